@@ -1,0 +1,518 @@
+"""The engine: carries out what the scheduler decides, over the links to the node launchers.
+
+Guarantees:
+- Every submitted evaluation ends in a result or in an error that names evaluation, worker, node and log.
+- What is submitted in one turn of the event loop travels in one write per node; so do the answers back.
+- Cancelling an evaluation's future kills its process group; its CPUs come back when that is gone.
+- Closing ends all that runs on all nodes and waits until it is gone.
+
+All of it runs in the event loop's thread. (A thread of its own was rejected: the hand-over doubles the round trip.)
+
+The way of one evaluation: `submit` packs the call and queues it; at the end of the turn `_flush` asks the scheduler
+and writes; `_on_results` sets the future.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import pickle
+import warnings
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+
+from hyperflow.engine import wire
+from hyperflow.engine.events import EventLog
+from hyperflow.engine.link import Link
+from hyperflow.engine.parcels import Packer, Parcel
+from hyperflow.engine.scheduler import Fork, Kill, Recall, Retire, Scheduler, Send, Task, Worker
+from hyperflow.engine.transport import Transport
+from hyperflow.engine.wire import Kind, Outcome
+from hyperflow.environment import Options
+from hyperflow.errors import (
+    ConfigurationError,
+    EvaluationExited,
+    HyperflowError,
+    NodeLost,
+    OutOfMemory,
+    RemoteError,
+    SerializationError,
+    TimeLimitExceeded,
+    WorkerDied,
+)
+from hyperflow.program import ProgramInfo
+
+REBALANCE_PAUSE = 0.005
+"""Seconds between looks at workers that hold tasks while a CPU is free."""
+
+EVENTS_PAUSE = 0.25
+"""Seconds that a line of the event log may wait."""
+
+
+@attrs.frozen
+class Statistics:
+    """How an engine stands at this moment.
+
+    Args:
+        nodes: Nodes that are up.
+        nodes_lost: Nodes that were lost.
+        cpus: CPUs of the nodes that are up.
+        cpus_free: Those of them that nobody holds.
+        workers: Worker processes by state: "busy", "idle", "ending".
+        waiting: Evaluations that no worker has.
+        running: Evaluations that are with a worker (queued there, some of them).
+        done: Evaluations that gave a result.
+        failed: Evaluations that gave an error.
+        cancelled: Evaluations whose caller went away.
+        retried: Evaluations that were started again after a failure, counted once each time.
+        returned: Evaluations that went back, uncharged, because their worker or node went.
+        late: Answers that came too late and were dropped.
+    """
+
+    nodes: int
+    nodes_lost: int
+    cpus: int
+    cpus_free: int
+    workers: dict[str, int]
+    waiting: int
+    running: int
+    done: int
+    failed: int
+    cancelled: int
+    retried: int
+    returned: int
+    late: int
+
+
+class Evaluation(asyncio.Future[Any]):
+    """The future of one evaluation; cancelling it ends the evaluation."""
+
+    task: Task
+    parcel: Parcel
+    engine: Engine
+    options: Options
+    retries: int
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel, as any future; the engine kills what runs."""
+        if not super().cancel(msg):
+            return False
+        self.engine._on_cancel(self)
+        return True
+
+
+class Engine:
+    """Evaluates calls on the workers of some nodes. Made by `open_engine`."""
+
+    def __init__(self, program: ProgramInfo) -> None:
+        self.program = program
+        self.scheduler = Scheduler()
+        self._loop = asyncio.get_running_loop()
+        self._packer = Packer()
+        self._events = EventLog(program.log_dir / "events.jsonl")
+        self._links: dict[str, Link] = {}
+        self._pinned: dict[str, bool] = {}
+        self._given: dict[int, set[int]] = {}  # which definitions a worker has
+        self._evaluations: dict[int, Evaluation] = {}
+        self._next_task = 1
+        self._flush_due = False
+        self._rebalance_due = False
+        self._events_due = False
+        self._counts: Counter[str] = Counter()
+        self._last_loss: NodeLost | None = None
+        self.closed = False
+
+    # ---- for its user -------------------------------------------------------------------------------------------
+
+    @property
+    def cpus(self) -> int:
+        """All CPUs of all nodes that are up."""
+        return self.scheduler.pool.total
+
+    def submit(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
+    ) -> Evaluation:
+        """Ship a call and return its future.
+
+        Raises:
+            ImpossibleRequest: No node has as many CPUs.
+            SerializationError: The function or an argument cannot be sent.
+            NodeLost: No node is left.
+            HyperflowError: The environment has been closed.
+        """
+        if self.closed:
+            raise HyperflowError("this environment was closed; evaluations belong inside its `async with`")
+        if not self._links:
+            raise self._last_loss or HyperflowError("no node is up")
+        parcel = self._packer.pack(fn, args, kwargs)
+        size = len(parcel.payload) + sum(buffer.nbytes for buffer in parcel.buffers)
+        alone = options.time_limit is not None
+        number = self._next_task
+        task = Task(number, parcel.function.number, options.cpus, options.fresh_process, alone, size)
+        self.scheduler.submit(task)
+        self._next_task = number + 1
+        parcel.function.users += 1
+        evaluation = Evaluation(loop=self._loop)
+        evaluation.task = task
+        evaluation.parcel = parcel
+        evaluation.engine = self
+        evaluation.options = options
+        evaluation.retries = options.retries
+        self._evaluations[number] = evaluation
+        self._events.task(number, "waiting", f', "function": {json.dumps(parcel.function.name)}, "cpus": {task.cpus}')
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+        return evaluation
+
+    def statistics(self) -> Statistics:
+        """Return how things stand; cheap."""
+        workers = Counter(
+            "ending" if worker.ending else "busy" if worker.queue else "idle"
+            for worker in self.scheduler.workers.values()
+        )
+        return Statistics(
+            nodes=len(self._links),
+            nodes_lost=self._counts["nodes_lost"],
+            cpus=self.scheduler.pool.total,
+            cpus_free=self.scheduler.pool.free,
+            workers=dict(workers),
+            waiting=self.scheduler.waiting,
+            running=self.scheduler.sent,
+            done=self._counts["done"],
+            failed=self._counts["failed"],
+            cancelled=self._counts["cancelled"],
+            retried=self._counts["retried"],
+            returned=self._counts["returned"],
+            late=self.scheduler.late,
+        )
+
+    # ---- out ----------------------------------------------------------------------------------------------------
+
+    def _soon(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Carry out what the scheduler decides, with one write per node."""
+        self._flush_due = False
+        self._packer.tick += 1
+        out: dict[str, list[wire.Bytes]] = {}
+        for effect in self.scheduler.schedule():
+            worker = effect.worker
+            parts = out.get(worker.node)
+            if parts is None:
+                parts = out[worker.node] = []
+            if type(effect) is Send:
+                self._send(effect, parts)
+            else:
+                self._order(effect, parts)
+        for node, parts in out.items():
+            link = self._links.get(node)
+            if link is not None:
+                link.write(parts)
+        if self.scheduler.unbalanced and not self._rebalance_due:
+            self._rebalance_due = True
+            self._loop.call_later(REBALANCE_PAUSE, self._rebalance)
+        if self._events.lines and not self._events_due:
+            self._events_due = True
+            self._loop.call_later(EVENTS_PAUSE, self._write_events)
+        if len(self._packer.definitions) > len(self._links):
+            self._forget()
+
+    def _send(self, effect: Send, parts: list[wire.Bytes]) -> None:
+        worker = effect.worker
+        records: list[wire.Bytes] = []
+        note = f', "worker": "{_service(worker)}"'
+        for task in effect.tasks:
+            evaluation = self._evaluations.get(task.number)
+            if evaluation is None:  # cancelled in this very turn: its place in the sequence is kept
+                records += wire.task_record(task.number, 0, b"")
+                continue
+            parcel = evaluation.parcel
+            for definition in (*parcel.classes, parcel.function):
+                if definition.number not in self._given[worker.number]:
+                    self._give(worker, definition.number, parts)
+            records += wire.task_record(task.number, parcel.function.number, parcel.payload, parcel.buffers)
+            self._events.task(task.number, "running", note)
+            limit = evaluation.options.time_limit
+            if limit is not None:
+                parts.append(wire.frame(Kind.LIMIT, worker.number, wire.SECONDS.pack(limit)))
+        parts += wire.records_frame(Kind.TASKS, worker.number, records)
+
+    def _give(self, worker: Worker, number: int, parts: list[wire.Bytes]) -> None:
+        link = self._links[worker.node]
+        if number not in link.defined:
+            link.defined.add(number)
+            definition = self._packer.definitions[number]
+            body = wire.DEFINITION.pack(number, definition.is_class) + definition.data
+            parts.append(wire.frame(Kind.DEFINE, 0, body))
+        self._given[worker.number].add(number)
+        parts.append(wire.frame(Kind.GIVE, worker.number, wire.NUMBER.pack(number)))
+
+    def _order(self, effect: Fork | Recall | Kill | Retire, parts: list[wire.Bytes]) -> None:
+        worker = effect.worker
+        if type(effect) is Fork:
+            self._given[worker.number] = set()
+            order = {
+                "slot": worker.slot,
+                "cpus": worker.cpus,
+                "pinned": self._pinned[worker.node],
+                "fresh": worker.fresh,
+            }
+            parts.append(wire.control(Kind.FORK, worker.number, order))
+            self._events.note(worker=_service(worker), state="started", cpus=worker.cpus, number=worker.number)
+        elif type(effect) is Recall:
+            parts.append(wire.frame(Kind.RECALL, worker.number, wire.SIZE.pack(effect.below)))
+        else:
+            parts.append(wire.frame(Kind.KILL if type(effect) is Kill else Kind.RETIRE, worker.number))
+
+    def _forget(self) -> None:
+        gone = self._packer.forgettable()
+        if gone:
+            body = b"".join(map(wire.NUMBER.pack, gone))
+            for link in self._links.values():
+                link.defined.difference_update(gone)
+                link.write([wire.frame(Kind.FORGET, 0, body)])
+            for given in self._given.values():
+                given.difference_update(gone)
+
+    def _rebalance(self) -> None:
+        self._rebalance_due = False
+        if not self.closed and self.scheduler.unbalanced:
+            self.scheduler.rebalance()
+            self._flush()
+
+    def _write_events(self) -> None:
+        self._events_due = False
+        self._events.flush()
+
+    # ---- in -----------------------------------------------------------------------------------------------------
+
+    def _on_frame(self, link: Link, kind: int, number: int, body: memoryview) -> None:
+        if kind == Kind.RESULTS:
+            for record in wire.results(body):
+                self._on_result(number, *record)
+        elif kind == Kind.RECALLED:
+            self.scheduler.recalled(number, *wire.SEQS.unpack(body))
+        elif kind == Kind.ENDED:
+            self._on_ended(number, json.loads(bytes(body)))
+        self._soon()
+
+    def _on_result(
+        self, number: int, task_number: int, outcome: int, seconds: float, payload: memoryview, buffers: list[memoryview]
+    ) -> None:
+        if outcome == Outcome.SKIPPED:
+            self.scheduler.skipped(number, task_number)
+            return
+        worker = self.scheduler.workers.get(number)
+        task = self.scheduler.answered(number, task_number, seconds)
+        evaluation = self._evaluations.get(task_number)
+        if task is None or worker is None or evaluation is None:
+            return
+        if outcome == Outcome.VALUE:
+            try:
+                value = pickle.loads(payload, buffers=buffers)
+            except Exception as error:
+                text = f"the result of {self._name(evaluation)} cannot be unpickled here: {type(error).__name__}: {error}"
+                self._fail(evaluation, SerializationError(text))
+                return
+            self._end(evaluation, "done", f', "seconds": {seconds:.6f}')
+            evaluation.set_result(value)
+        else:
+            self._on_failure(evaluation, worker, outcome, payload, buffers)
+
+    def _on_failure(
+        self, evaluation: Evaluation, worker: Worker, outcome: int, payload: memoryview, buffers: list[memoryview]
+    ) -> None:
+        error: Exception
+        trace = ""
+        content = pickle.loads(payload, buffers=buffers)
+        if outcome == Outcome.RAISED:
+            error, trace = content
+            if isinstance(error, StopIteration):  # no future can carry it
+                error = RemoteError("builtins.StopIteration", str(error), trace)
+        elif outcome == Outcome.UNSENDABLE_ERROR:
+            error, trace = RemoteError(*content), content[2]
+        elif outcome == Outcome.EXITED:
+            error, trace = EvaluationExited(*content), content[2]
+        else:
+            error = SerializationError(content)
+        if outcome in (Outcome.RAISED, Outcome.UNSENDABLE_ERROR) and self._again(evaluation, error):
+            return
+        if trace:
+            error.add_note(f"remote {trace}")
+        error.add_note(
+            f"(raised by {self._name(evaluation)} on {_service(worker)}; log: {self._log_file(worker)})"
+        )
+        self._fail(evaluation, error)
+
+    def _on_ended(self, number: int, told: dict[str, Any]) -> None:
+        """A worker and its process group have gone."""
+        worker = self.scheduler.workers.get(number)
+        self._given.pop(number, None)
+        if worker is None:
+            return
+        within, back = self.scheduler.ended(number, told["started"])
+        self._events.note(worker=_service(worker), state="ended", number=number, **told)
+        for task in back:
+            self._returned(task, _service(worker))
+        evaluation = self._evaluations.get(within.number) if within is not None else None
+        if evaluation is None:
+            return
+        place = (_service(worker), worker.node)
+        if told["reason"] == "time limit" and evaluation.options.time_limit is not None:
+            seconds = evaluation.options.time_limit
+            self._fail(evaluation, TimeLimitExceeded(self._name(evaluation), *place, seconds, told["log_file"]))
+        elif told["reason"] == "cancelled":  # another task of that worker was meant
+            self.scheduler.resubmit(evaluation.task)
+            self._returned(evaluation.task, _service(worker))
+        else:
+            kind = OutOfMemory if told["out_of_memory"] else WorkerDied
+            tail = told["tail"] or told["reason"]
+            error = kind(self._name(evaluation), *place, told["status"], told["log_file"], tail)
+            if not self._again(evaluation, error):
+                self._fail(evaluation, error)
+
+    def _returned(self, task: Task, worker: str) -> None:
+        self._counts["returned"] += 1
+        self._events.task(task.number, "waiting", f', "returned by": "{worker}"')
+
+    def _again(self, evaluation: Evaluation, error: Exception) -> bool:
+        """Start a failed evaluation once more if it has retries left."""
+        if evaluation.retries <= 0:
+            return False
+        evaluation.retries -= 1
+        self._counts["retried"] += 1
+        self._events.task(
+            evaluation.task.number, "waiting", f', "retry after": {json.dumps(f"{type(error).__name__}: {error}")}'
+        )
+        self.scheduler.resubmit(evaluation.task)
+        return True
+
+    def _fail(self, evaluation: Evaluation, error: Exception) -> None:
+        self._end(evaluation, "failed", f', "error": {json.dumps(f"{type(error).__name__}: {error}")}')
+        evaluation.set_exception(error)
+
+    def _end(self, evaluation: Evaluation, state: str, more: str = "") -> None:
+        number = evaluation.task.number
+        del self._evaluations[number]
+        evaluation.parcel.function.users -= 1
+        self._counts[state] += 1
+        self._events.task(number, state, more)
+
+    def _on_cancel(self, evaluation: Evaluation) -> None:
+        if evaluation.task.number in self._evaluations:
+            self.scheduler.cancel(evaluation.task)
+            self._end(evaluation, "cancelled")
+            self._soon()
+
+    def _on_lost(self, link: Link, cause: str) -> None:
+        """A node has gone without being asked to."""
+        del self._links[link.node]
+        self._counts["nodes_lost"] += 1
+        self._last_loss = loss = NodeLost(link.node, cause, str(link.log_file))
+        back, impossible = self.scheduler.lose_node(link.node)
+        self._events.note(node=link.node, state="lost", cause=cause)
+        for task in back:
+            self._returned(task, link.node)
+        for task in impossible:
+            evaluation = self._evaluations.get(task.number)
+            if evaluation is not None:
+                refusal = self.scheduler.refusal(task.cpus) if self._links else None
+                self._fail(evaluation, refusal or NodeLost(*loss.args))
+        self._soon()
+
+    # ---- names --------------------------------------------------------------------------------------------------
+
+    def _name(self, evaluation: Evaluation) -> str:
+        return f"evaluation {evaluation.task.number} of {evaluation.parcel.function.name}"
+
+    def _log_file(self, worker: Worker) -> str:
+        return str(self.program.log_dir / f"worker-{worker.node}-{worker.slot}.log")
+
+    # ---- nodes --------------------------------------------------------------------------------------------------
+
+    async def _add_node(self, transport: Transport, cpus: int | None, preload: Sequence[str]) -> None:
+        link = Link(transport, self.program.log_dir, self._on_frame, self._on_lost)
+        await link.start(self.program.program_id, preload)
+        ids, pinned = choose_cpus(link.node, cpus, link.greeting["affinity"], link.greeting["quota"])
+        self._links[link.node] = link
+        self._pinned[link.node] = pinned
+        self.scheduler.add_node(link.node, ids)
+        self._events.note(node=link.node, state="up", cpus=list(ids), pinned=pinned)
+
+    async def _close(self) -> None:
+        """End everything; what still waits is cancelled."""
+        self.closed = True
+        for evaluation in list(self._evaluations.values()):
+            evaluation.cancel()
+        self._flush()
+        links, self._links = self._links, {}
+        try:
+            await asyncio.gather(*(link.close() for link in links.values()))
+        finally:
+            self._events.note(state="closed")
+            self._events.close()
+
+
+def _service(worker: Worker) -> str:
+    return f"worker-{worker.slot}@{worker.node}"
+
+
+def choose_cpus(
+    node: str, wanted: int | None, affinity: Sequence[int], quota: float | None
+) -> tuple[Sequence[int], bool]:
+    """Return the CPU ids to hand out on a node, and whether to pin to them.
+
+    Where the affinity mask shows fewer ids than are wanted, the count stands, the ids are mere numbers, nothing is
+    pinned, and one warning says so.
+    """
+    if wanted is None:
+        usable = len(affinity) if quota is None else min(len(affinity), max(1, math.ceil(quota)))
+        return affinity[:usable], True
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
+        raise ConfigurationError(f"cpus={wanted!r}: a whole number of at least 1 is needed, or None for all there are")
+    if wanted > len(affinity):
+        warnings.warn(
+            f"{wanted} CPUs were asked for on {node}, but this process may use only {len(affinity)} "
+            f"(ids {list(affinity)}): evaluations will share them, and nothing is pinned",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return range(wanted), False
+    return affinity[:wanted], True
+
+
+@asynccontextmanager
+async def open_engine(
+    transports: Sequence[Transport], program: ProgramInfo, *, cpus: int | None = None, preload: Sequence[str] = ()
+) -> AsyncIterator[Engine]:
+    """Start a launcher through each transport, and give the engine; at the end of the scope everything is ended.
+
+    Args:
+        transports: One for each node.
+        program: Whose log directory is used.
+        cpus: CPUs to use on each node; None for all that may be used there.
+        preload: Modules that every launcher imports once, before it forks workers.
+
+    Raises:
+        LauncherError: A launcher could not be started.
+        ConfigurationError: `cpus` makes no sense, or a module of `preload` does not import.
+    """
+    if cpus is not None:
+        choose_cpus("every node", cpus, range(cpus if isinstance(cpus, int) else 0), None)
+    engine = Engine(program)
+    try:
+        await asyncio.gather(*(engine._add_node(transport, cpus, preload) for transport in transports))
+        yield engine
+    finally:
+        await engine._close()
+
+

@@ -1,0 +1,166 @@
+"""The asyncio end of one node's stream: the handshake, and frames from then on.
+
+Guarantees: a launcher of another version is refused, naming both, before anything is sent to it; a launcher that
+does not answer in time is an error that names its log; the end of the stream is reported once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hyperflow._version import __version__
+from hyperflow.engine import wire
+from hyperflow.engine.transport import LAUNCHER, Connection, Transport
+from hyperflow.engine.wire import Kind
+from hyperflow.errors import ConfigurationError, LauncherError
+
+GREETING_TIMEOUT = 60.0
+"""Seconds for a launcher to say hello: Python starts slowly from a busy parallel file system."""
+
+OnFrame = Callable[["Link", int, int, memoryview], None]
+OnLost = Callable[["Link", str], None]
+
+
+class Link:
+    """One node's launcher, as the head sees it.
+
+    Args:
+        transport: How to reach it.
+        log_dir: Where it and its workers log.
+        on_frame: Called with each frame after the handshake.
+        on_lost: Called once when the stream ends without having been closed.
+    """
+
+    def __init__(self, transport: Transport, log_dir: Path, on_frame: OnFrame, on_lost: OnLost) -> None:
+        self.node = transport.node
+        self.log_file = log_dir / f"launcher-{transport.node}.log"
+        self.defined: set[int] = set()  # what the launcher keeps
+        self.greeting: dict[str, Any] = {}
+        self._transport = transport
+        self._log_dir = log_dir
+        self._on_frame = on_frame
+        self._on_lost = on_lost
+        self._reader = wire.Reader()
+        self._connection: Connection | None = None
+        self._closing = False
+        self._lost = False
+        # What comes during the handshake; None afterwards.
+        self._inbox: asyncio.Queue[tuple[int, memoryview] | LauncherError] | None = asyncio.Queue()
+
+    async def start(self, program_id: str, preload: Sequence[str]) -> None:
+        """Start the launcher and shake hands.
+
+        Raises:
+            LauncherError: It could not be started, is of another version, or did not answer.
+            ConfigurationError: A module of `preload` does not import.
+        """
+        self._connection = await self._transport.start(LAUNCHER, self, self.log_file)
+        try:
+            kind, body = await self._next(GREETING_TIMEOUT)
+            if kind != Kind.GREETING:
+                raise LauncherError(f"the launcher on {self.node} began with a frame of kind {kind}")
+            self.greeting = json.loads(bytes(body))
+            self._compare()
+            setup = {
+                "node": self.node,
+                "log_dir": str(self._log_dir),
+                "program_id": program_id,
+                "cwd": os.getcwd(),
+                "sys_path": [str(Path(path).absolute()) if path == "" else path for path in sys.path],
+                "environment": {},
+                "preload": list(preload),
+            }
+            self.write([wire.control(Kind.SETUP, 0, setup)])
+            kind, body = await self._next(None)  # imports take what they take
+            if kind == Kind.FAILED:
+                raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode()}")
+            self._inbox = None
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _next(self, seconds: float | None) -> tuple[int, memoryview]:
+        assert self._inbox is not None
+        try:
+            async with asyncio.timeout(seconds):
+                said = await self._inbox.get()
+        except TimeoutError:
+            raise LauncherError(
+                f"the launcher on {self.node} did not say anything for {seconds:g} s; its log: {self.log_file}"
+            ) from None
+        if isinstance(said, LauncherError):
+            raise said
+        return said
+
+    def _compare(self) -> None:
+        ours = {
+            "protocol": wire.PROTOCOL_VERSION,
+            "python": sys.version.split()[0],
+            "hyperflow": __version__,
+        }
+        for what, here in ours.items():
+            there = self.greeting.get(what)
+            if there != here:
+                raise LauncherError(
+                    f"{what} is {here} here and {there} on {self.node}; use one and the same Python environment"
+                )
+
+    def write(self, parts: Sequence[wire.Bytes]) -> None:
+        """Send frames; after the end of the stream they go nowhere."""
+        if self._connection is not None and not self._lost:
+            self._connection.write(parts)
+
+    def data_received(self, data: bytes) -> None:
+        """Cut the stream into frames and hand them on."""
+        try:
+            frames = self._reader.feed(data)
+        except wire.ProtocolError as error:
+            self.connection_lost(error)
+            return
+        for kind, worker, body in frames:
+            if self._inbox is not None:
+                self._inbox.put_nowait((kind, body))
+            elif not self._closing:
+                self._on_frame(self, kind, worker, body)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Report the end of the stream, unless it was wanted."""
+        if self._lost:
+            return
+        self._lost = True
+        cause = f"its stream ended{f': {error}' if error else ''}"
+        if self._inbox is not None:
+            self._inbox.put_nowait(
+                LauncherError(f"the launcher on {self.node} ended during its start; its log: {self._tail()}")
+            )
+        elif not self._closing:
+            self._on_lost(self, cause)
+
+    def _tail(self) -> str:
+        try:
+            lines = self.log_file.read_text(errors="replace").splitlines()[-15:]
+        except OSError:
+            lines = []
+        return "\n  | ".join([str(self.log_file), *lines])
+
+    async def close(self) -> None:
+        """Let the launcher end in order, and wait until it has gone."""
+        connection, self._closing = self._connection, True
+        if connection is None:
+            return
+        self.write([wire.frame(Kind.CLOSE)])
+        waiting = asyncio.ensure_future(connection.wait_closed())
+        try:
+            await asyncio.shield(waiting)
+        except asyncio.CancelledError:  # no time for good manners: the end of the stream ends it at once
+            connection.close()
+            await waiting
+            raise
+        finally:
+            connection.close()

@@ -1,0 +1,577 @@
+"""The node launcher: the one process per node that forks, feeds, watches and kills that node's workers.
+
+Guarantees:
+- Its own stdin and stdout are the stream to the head, taken away from fds 0 and 1 before anything else, so that
+  nothing that is printed on this node can reach the protocol. It never unpickles anything.
+- When the stream ends, or the launcher itself is killed, every worker and all their descendants end, daemons
+  included, within KILL_GRACE and a little.
+- A crash is charged exactly: each worker notes the task it is in in a page of memory that it shares with us.
+- Workers are forked from this single-threaded process after the imports were done once (a zygote): a millisecond or
+  two each, and no lock can be held by a thread that fork left behind.
+
+Two processes: a keeper, which does nothing but wait, and the launcher itself below it. Both adopt orphans
+(PR_SET_CHILD_SUBREAPER), so whichever of them is killed, the other finds every process that is left. A single
+launcher cannot promise that: what its workers' children leave behind would belong to init.
+
+Single-threaded, with one select loop: threads and fork do not mix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import mmap
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections import deque
+from typing import Any, NoReturn
+
+from hyperflow._version import __version__
+from hyperflow.engine import processes, wire, worker
+from hyperflow.engine.wire import Kind
+
+KILL_GRACE = 2.0
+"""Seconds between SIGTERM and SIGKILL for a worker's process group."""
+
+LEAVE_GRACE = 2.0
+"""Seconds that an idle worker has to end by itself at the end of the run."""
+
+CHUNK = 1 << 18
+TAIL_BYTES = 2000
+TAIL_LINES = 20
+
+
+class WorkerProcess:
+    """A forked worker, seen from its launcher."""
+
+    def __init__(self, number: int, pid: int, sock: socket.socket, page: mmap.mmap, info: worker.WorkerInfo) -> None:
+        self.number = number
+        self.pid = pid
+        self.sock = sock
+        self.notes = worker.Notes(page)
+        self.info = info
+        self.reader = wire.Reader()
+        self.backlog = bytearray()
+        self.log_start = _size(info.log_file)
+        self.deadline: float | None = None  # of the evaluation that it is in
+        self.status: int | None = None  # once it was reaped
+        self.peak_memory = 0
+        self.reason = ""  # why we end it; empty if it ended by itself
+        self.leave_by: float | None = None
+        self.kill_at: float | None = None
+
+
+class Launcher:
+    """The select loop and what it knows."""
+
+    def __init__(self, in_fd: int, out_fd: int) -> None:
+        self.in_fd = in_fd
+        self.out_fd = out_fd
+        self.selector = selectors.DefaultSelector()
+        self.reader = wire.Reader()
+        self.out: deque[memoryview] = deque()
+        self.writing = False
+        self.workers: dict[int, WorkerProcess] = {}
+        self.definitions: dict[int, bytes] = {}
+        self.closing = False
+        self.setup: dict[str, Any] = {}
+        self.out_of_memory_kills = _out_of_memory_kills()
+        for fd in (in_fd, out_fd):
+            os.set_blocking(fd, False)
+        self.wakeup, wakeup_end = socket.socketpair()
+        for end in (self.wakeup, wakeup_end):
+            end.setblocking(False)
+        self.wakeup_end = wakeup_end
+        signal.set_wakeup_fd(wakeup_end.fileno(), warn_on_full_buffer=False)
+        for signum in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(signum, lambda *_: None)  # the wakeup fd does the work
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the head decides about Ctrl-C
+        self.selector.register(in_fd, selectors.EVENT_READ, self.on_head)
+        self.selector.register(self.wakeup, selectors.EVENT_READ, self.on_signal)
+
+    # ---- the loop -----------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Work until the stream has ended, or CLOSE came, and all workers are gone."""
+        self.send(wire.control(Kind.GREETING, 0, greeting()))
+        self.flush()
+        while not (self.closing and not self.workers):
+            for key, events in self.selector.select(self.patience()):
+                if isinstance(key.data, WorkerProcess):
+                    self.on_worker(key.data, events)
+                else:
+                    key.data()
+            self.check_clocks()
+            self.flush()
+        processes.end_descendants()
+        with contextlib.suppress(OSError):
+            os.set_blocking(self.out_fd, True)
+            self.flush()
+
+    def patience(self) -> float | None:
+        """Return how long nothing needs to be looked at."""
+        now = time.monotonic()
+        next_look: float | None = None
+        for process in self.workers.values():
+            if process.status is not None or process.kill_at is not None:
+                return 0.01  # its group may be gone any moment
+            for moment in (process.deadline, process.leave_by):
+                if moment is not None:
+                    wait = max(moment - now, 0.0)
+                    next_look = wait if next_look is None else min(next_look, wait)
+        return next_look
+
+    def check_clocks(self) -> None:
+        now = time.monotonic()
+        for process in list(self.workers.values()):
+            if process.deadline is not None and now >= process.deadline:
+                process.deadline = None
+                self.kill(process, "time limit")
+            if process.leave_by is not None and now >= process.leave_by:
+                process.leave_by = None
+                self.kill(process, "closing")
+            if process.kill_at is not None and now >= process.kill_at:
+                _signal_group(process.pid, signal.SIGKILL)
+            if process.status is not None and not _group_lives(process.pid):
+                self.finish(process)
+
+    def on_signal(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if signal.SIGTERM in self.wakeup.recv(1024):
+                self.close("SIGTERM")
+        by_pid = {process.pid: process for process in self.workers.values()}
+        for pid, status, usage in processes.reap():
+            process = by_pid.get(pid)
+            if process is None:
+                continue  # an orphan that we adopted
+            process.status = status
+            process.peak_memory = usage.ru_maxrss * 1024  # type: ignore[attr-defined]
+            self.drain(process)
+            if process.kill_at is None:  # what it leaves behind in its group goes with it
+                _signal_group(pid, signal.SIGTERM)
+                process.kill_at = time.monotonic() + self.setup.get("kill_grace", KILL_GRACE)
+
+    # ---- from the head ------------------------------------------------------------------------------------------
+
+    def on_head(self) -> None:
+        try:
+            data = os.read(self.in_fd, CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.selector.unregister(self.in_fd)
+            self.close("the head has gone")
+            return
+        for kind, number, body in self.reader.feed(data):
+            self.handle(kind, number, body)
+
+    def handle(self, kind: int, number: int, body: memoryview) -> None:
+        process = self.workers.get(number)
+        if kind == Kind.SETUP:
+            self.prepare(json.loads(bytes(body)))
+        elif kind == Kind.DEFINE:
+            definition, _ = wire.DEFINITION.unpack_from(body)
+            self.definitions[definition] = bytes(body)
+        elif kind == Kind.FORGET:
+            for (definition,) in wire.NUMBER.iter_unpack(body):
+                self.definitions.pop(definition, None)
+            for other in self.workers.values():
+                self.forward(other, wire.frame(Kind.FORGET, other.number, body))
+        elif kind == Kind.FORK:
+            self.fork(number, json.loads(bytes(body)))
+        elif kind == Kind.CLOSE:
+            self.close("")
+        elif process is None or process.status is not None:
+            pass  # it ended meanwhile; the head hears of that, or has
+        elif kind == Kind.GIVE:
+            for (definition,) in wire.NUMBER.iter_unpack(body):
+                self.forward(process, wire.frame(Kind.DEFINE, number, self.definitions[definition]))
+        elif kind in (Kind.TASKS, Kind.RETIRE):
+            self.forward(process, wire.frame(Kind(kind), number, body))
+        elif kind == Kind.LIMIT:
+            process.deadline = time.monotonic() + wire.SECONDS.unpack(body)[0]
+        elif kind == Kind.RECALL:
+            (below,) = wire.SIZE.unpack(body)
+            boundary = process.notes.recall(below)
+            self.send(wire.frame(Kind.RECALLED, number, wire.SEQS.pack(boundary, below)))
+        elif kind == Kind.KILL:
+            self.kill(process, "cancelled")
+        else:
+            raise wire.ProtocolError(f"frame of kind {kind} from the head")
+
+    def prepare(self, setup: dict[str, Any]) -> None:
+        """Take on the head's paths and environment, and import what is to be shared by all workers."""
+        self.setup = setup
+        os.environ.update(setup["environment"])
+        with contextlib.suppress(OSError):
+            os.chdir(setup["cwd"])
+        sys.path[:] = setup["sys_path"]
+        # A numerical library starts its threads when it is imported. Here it must not: threads and fork do not mix.
+        user_set = {name: os.environ[name] for name in worker.THREAD_VARIABLES if name in os.environ}
+        os.environ.update({name: "1" for name in worker.THREAD_VARIABLES})
+        try:
+            for module in setup["preload"]:
+                importlib.import_module(module)
+        except BaseException:
+            self.send(wire.frame(Kind.FAILED, 0, f"cannot import {module!r}:\n{traceback.format_exc()}".encode()))
+            return
+        for name in worker.THREAD_VARIABLES:
+            os.environ.pop(name)
+        os.environ.update(user_set)
+        gc.collect()
+        gc.freeze()  # keeps the garbage collector of a worker from copying all pages of what we imported
+        self.send(wire.frame(Kind.READY))
+
+    def close(self, why: str) -> None:
+        """Let idle workers leave by themselves; after a loss of the head, end all at once."""
+        self.closing = True
+        for process in self.workers.values():
+            if why:
+                self.kill(process, why)
+            elif process.kill_at is None:
+                self.forward(process, wire.frame(Kind.RETIRE, process.number))
+                process.leave_by = time.monotonic() + LEAVE_GRACE
+
+    # ---- workers ------------------------------------------------------------------------------------------------
+
+    def fork(self, number: int, order: dict[str, Any]) -> None:
+        info = worker.WorkerInfo(
+            service_id=f"worker-{order['slot']}@{self.setup['node']}",
+            node=self.setup["node"],
+            cpus=tuple(order["cpus"]),
+            pinned=order["pinned"],
+            log_file=os.path.join(self.setup["log_dir"], f"worker-{self.setup['node']}-{order['slot']}.log"),
+            program_id=self.setup["program_id"],
+        )
+        ours, theirs = socket.socketpair()
+        page = mmap.mmap(-1, mmap.PAGESIZE)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            self.report_end(number, 70, 0, f"cannot fork: {error.strerror}", "", 0, info)
+            return
+        if pid == 0:
+            self.become_worker(theirs, ours, page, info, order["fresh"])
+        theirs.close()
+        ours.setblocking(False)
+        process = WorkerProcess(number, pid, ours, page, info)
+        self.workers[number] = process
+        self.selector.register(ours, selectors.EVENT_READ, process)
+
+    def become_worker(
+        self, sock: socket.socket, launcher_end: socket.socket, page: mmap.mmap, info: worker.WorkerInfo, fresh: bool
+    ) -> NoReturn:
+        """In the forked child: let go of all that is the launcher's, and serve."""
+        code = 70
+        try:
+            signal.set_wakeup_fd(-1)
+            launcher_end.close()
+            self.wakeup.close()
+            self.wakeup_end.close()
+            self.selector.close()
+            for other in self.workers.values():
+                other.sock.close()
+            for fd in {self.in_fd, self.out_fd}:
+                os.close(fd)
+            code = worker.serve(sock, page, info, fresh)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(BaseException):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def forward(self, process: WorkerProcess, data: bytes) -> None:
+        """Send to a worker, as far as it takes it now."""
+        if not process.backlog:
+            try:
+                sent = process.sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return  # it is dying; reaping it tells the rest
+            if sent == len(data):
+                return
+            data = data[sent:]
+            self.selector.modify(process.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, process)
+        process.backlog += data
+
+    def on_worker(self, process: WorkerProcess, events: int) -> None:
+        if process.sock.fileno() < 0:
+            return  # reaped in this very turn
+        if events & selectors.EVENT_WRITE and process.backlog:
+            try:
+                sent = process.sock.send(process.backlog)
+                del process.backlog[:sent]
+            except BlockingIOError:
+                pass
+            except OSError:
+                process.backlog.clear()
+            if not process.backlog and process.number in self.workers:
+                self.selector.modify(process.sock, selectors.EVENT_READ, process)
+        if events & selectors.EVENT_READ and not self.take(process):
+            self.selector.unregister(process.sock)
+
+    def take(self, process: WorkerProcess) -> bool:
+        """Pass on what a worker sent; False at the end of its stream."""
+        try:
+            data = process.sock.recv(CHUNK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if not data:
+            return False
+        for kind, _, body in process.reader.feed(data):
+            if kind != Kind.RESULTS:
+                raise wire.ProtocolError(f"frame of kind {kind} from a worker")
+            process.deadline = None
+            self.send(wire.HEADER.pack(len(body), kind, process.number), body)
+        return True
+
+    def drain(self, process: WorkerProcess) -> None:
+        """Take what a worker that ended had still sent."""
+        while process.sock.fileno() >= 0:
+            before = len(self.out)
+            if not self.take(process):
+                break
+            if len(self.out) == before:
+                try:
+                    if not process.sock.recv(1, socket.MSG_PEEK):
+                        break
+                except OSError:
+                    break
+        with contextlib.suppress(KeyError, ValueError):
+            self.selector.unregister(process.sock)
+        process.sock.close()
+
+    def kill(self, process: WorkerProcess, reason: str) -> None:
+        """End a worker's process group: TERM now, KILL after the grace."""
+        process.deadline = process.leave_by = None
+        if process.kill_at is None:
+            process.reason = process.reason or reason
+            process.kill_at = time.monotonic() + self.setup.get("kill_grace", KILL_GRACE)
+            _signal_group(process.pid, signal.SIGTERM)
+
+    def finish(self, process: WorkerProcess) -> None:
+        """A worker and its group have gone: end what escaped into sessions of their own, and tell the head."""
+        del self.workers[process.number]
+        known = {other.pid for other in self.workers.values()}
+        tag = f"HYPERFLOW_SERVICE_ID={process.info.service_id}"
+        strays = [
+            pid
+            for pid in processes.children(os.getpid())
+            if pid not in known and (processes.session(pid) == process.pid or processes.carries(pid, tag))
+        ]
+        processes.kill_all(strays)
+        status = process.status if process.status is not None else 70
+        tail = "" if process.reason else _tail(process.info.log_file, process.log_start)
+        self.report_end(
+            process.number, status, process.notes.started, process.reason, tail, process.peak_memory, process.info
+        )
+
+    def report_end(
+        self, number: int, status: int, started: int, reason: str, tail: str, memory: int, info: worker.WorkerInfo
+    ) -> None:
+        out_of_memory = False
+        if status == -signal.SIGKILL and not reason:
+            kills = _out_of_memory_kills()
+            if kills > self.out_of_memory_kills:
+                self.out_of_memory_kills += 1
+                out_of_memory = True
+        body = {
+            "status": status,
+            "started": started,
+            "reason": reason,
+            "out_of_memory": out_of_memory,
+            "tail": tail,
+            "peak_memory": memory,
+            "log_file": info.log_file,
+        }
+        self.send(wire.control(Kind.ENDED, number, body))
+
+    # ---- to the head --------------------------------------------------------------------------------------------
+
+    def send(self, *parts: wire.Bytes) -> None:
+        self.out.extend(memoryview(part) for part in parts if len(part))
+
+    def flush(self) -> None:
+        """Write what the stream takes; the rest when it takes more."""
+        try:
+            while self.out:
+                sent = os.writev(self.out_fd, [self.out[i] for i in range(min(len(self.out), 64))])
+                while sent:
+                    first = self.out[0]
+                    if sent < len(first):
+                        self.out[0] = first[sent:]
+                        break
+                    sent -= len(first)
+                    self.out.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:  # nobody reads any more; the end of the other direction closes us
+            self.out.clear()
+        if bool(self.out) != self.writing:
+            self.writing = bool(self.out)
+            if self.writing:
+                self.selector.register(self.out_fd, selectors.EVENT_WRITE, lambda: None)
+            else:
+                self.selector.unregister(self.out_fd)
+
+
+def greeting() -> dict[str, Any]:
+    """Return what the head has to know of this node before it sends anything."""
+    return {
+        "protocol": wire.PROTOCOL_VERSION,
+        "python": sys.version.split()[0],
+        "hyperflow": __version__,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "affinity": sorted(os.sched_getaffinity(0)),
+        "quota": _cpu_quota(),
+    }
+
+
+def _cgroup_file(controller: str, name_v2: str, name_v1: str) -> str | None:
+    """Return the path of a file of our control group, version 2 or 1."""
+    try:
+        with open("/proc/self/cgroup") as file:
+            lines = [line.rstrip("\n").split(":", 2) for line in file]
+    except OSError:
+        return None
+    for _, controllers, path in lines:
+        if not controllers:
+            found = f"/sys/fs/cgroup{path}/{name_v2}"
+        elif controller in controllers.split(","):
+            found = f"/sys/fs/cgroup/{controller}{path}/{name_v1}"
+        else:
+            continue
+        if os.path.exists(found):
+            return found
+    return None
+
+
+def _cpu_quota() -> float | None:
+    """Return how many CPUs' worth of time our control group may use."""
+    path = _cgroup_file("cpu", "cpu.max", "cpu.cfs_quota_us")
+    try:
+        if path is None:
+            return None
+        with open(path) as file:
+            words = file.read().split()
+        if len(words) == 1:  # version 1 keeps the period in a file of its own
+            with open(path.replace("quota", "period")) as file:
+                words += file.read().split()
+        return float(words[0]) / float(words[1]) if float(words[0]) > 0 else None
+    except (OSError, ValueError):  # "max": no quota
+        return None
+
+
+def _out_of_memory_kills() -> int:
+    """Return how many processes the kernel has killed in our control group (else: on this node) for lack of memory."""
+    for path in (_cgroup_file("memory", "memory.events", "memory.oom_control"), "/proc/vmstat"):
+        if path is not None:
+            with contextlib.suppress(OSError, ValueError), open(path) as file:
+                for line in file:
+                    name, _, count = line.partition(" ")
+                    if name == "oom_kill":
+                        return int(count)
+    return 0
+
+
+def _signal_group(pid: int, signum: int) -> None:
+    try:
+        os.killpg(pid, signum)
+    except ProcessLookupError:  # a worker that was forked just now has no group of its own yet
+        processes.kill_all([pid], signum)
+    except PermissionError:
+        pass
+
+
+def _group_lives(pid: int) -> bool:
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _tail(path: str, start: int) -> str:
+    """Return the last lines of a log, from a position on."""
+    try:
+        with open(path, "rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(start, end - TAIL_BYTES))
+            text = file.read(TAIL_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-TAIL_LINES:])
+
+
+def keep(launcher: int) -> NoReturn:
+    """Wait for the launcher to end, and see to it that nothing outlives it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: processes.kill_all([launcher]))
+    status = 0
+    while True:
+        try:
+            pid, status = os.wait()
+        except ChildProcessError:
+            break
+        if pid == launcher:
+            break
+    processes.end_descendants()
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def main() -> NoReturn:
+    """Run a launcher whose stream to the head is stdin and stdout."""
+    in_fd, out_fd = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    os.close(null)
+    processes.adopt_orphans()
+    keeper = os.getpid()
+    pid = os.fork()
+    if pid:
+        os.close(in_fd)
+        os.close(out_fd)
+        keep(pid)
+    processes.die_with_parent(signal.SIGTERM)
+    processes.adopt_orphans()
+    if os.getppid() != keeper:
+        os._exit(70)
+    code = 0
+    try:
+        Launcher(in_fd, out_fd).serve()
+    except BaseException:
+        traceback.print_exc()
+        processes.end_descendants()
+        code = 70
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

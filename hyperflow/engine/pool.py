@@ -1,0 +1,106 @@
+"""The account of free CPUs: which ids of which node are given out and which are free.
+
+Guarantees: an id is given out once at a time; given plus free ids of a node are all its ids; taking from the node
+with the most free CPUs costs a few steps however many nodes there are.
+
+Pure state: no I/O, no clock, no asyncio. Who gets what is the scheduler's business; here is only the arithmetic.
+
+Why ids and not a count: a worker is pinned to its ids for life, so that the threads which a numerical library
+starts on its first call stay where the worker may run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class NodeCpus:
+    """The CPUs of one node."""
+
+    __slots__ = ("free", "ids", "name")
+
+    def __init__(self, name: str, ids: Iterable[int]) -> None:
+        self.name = name
+        self.ids = frozenset(ids)
+        self.free = set(self.ids)
+
+
+class CpuPool:
+    """The CPUs of all nodes."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, NodeCpus] = {}
+        # Nodes by their number of free CPUs, so that the emptiest is found without looking at all of them.
+        self._with_free: list[dict[str, NodeCpus]] = [{}]
+        self.total = 0
+        self.free = 0
+        self.largest = 0
+
+    def add(self, name: str, ids: Iterable[int]) -> None:
+        """Take a node in."""
+        if name in self.nodes:
+            raise ValueError(f"node {name} is in the pool already")
+        node = NodeCpus(name, ids)
+        self.nodes[name] = node
+        while len(self._with_free) <= len(node.ids):
+            self._with_free.append({})
+        self._with_free[len(node.free)][name] = node
+        self.total += len(node.ids)
+        self.free += len(node.free)
+        self.largest = max(self.largest, len(node.ids))
+
+    def remove(self, name: str) -> None:
+        """Strike a node out, with what was given out of it."""
+        node = self.nodes.pop(name)
+        del self._with_free[len(node.free)][name]
+        self.total -= len(node.ids)
+        self.free -= len(node.free)
+        self.largest = max((len(n.ids) for n in self.nodes.values()), default=0)
+
+    def roomiest(self, cpus: int, without: str | None = None) -> str | None:
+        """Return the node with the most free CPUs if it has `cpus` of them."""
+        for count in range(len(self._with_free) - 1, cpus - 1, -1):
+            for name in self._with_free[count]:
+                if name != without:
+                    return name
+        return None
+
+    def most_promising(self, cpus: int) -> str | None:
+        """Return the node that is large enough for `cpus` and has the most of them free."""
+        for count in range(len(self._with_free) - 1, -1, -1):
+            for name, node in self._with_free[count].items():
+                if len(node.ids) >= cpus:
+                    return name
+        return None
+
+    def are_free(self, name: str, ids: Iterable[int]) -> bool:
+        """Whether all these ids of a node are free."""
+        return self.nodes[name].free.issuperset(ids)
+
+    def lowest_free(self, name: str, cpus: int) -> tuple[int, ...]:
+        """Return the lowest free ids of a node: neighbours where possible, which mostly share caches."""
+        return tuple(sorted(self.nodes[name].free)[:cpus])
+
+    def take(self, name: str, ids: Iterable[int]) -> None:
+        """Give out free ids of a node."""
+        node = self.nodes[name]
+        wanted = set(ids)
+        if not node.free >= wanted:
+            raise ValueError(f"CPUs {sorted(wanted - node.free)} of {name} are not free")
+        self._move(node, node.free - wanted)
+
+    def give_back(self, name: str, ids: Iterable[int]) -> None:
+        """Take back ids that were given out; those of a node that has gone are forgotten."""
+        node = self.nodes.get(name)
+        if node is None:
+            return
+        returned = set(ids)
+        if returned & node.free or not returned <= node.ids:
+            raise ValueError(f"CPUs {sorted(returned)} of {name} were not given out")
+        self._move(node, node.free | returned)
+
+    def _move(self, node: NodeCpus, free: set[int]) -> None:
+        del self._with_free[len(node.free)][node.name]
+        self.free += len(free) - len(node.free)
+        node.free = free
+        self._with_free[len(free)][node.name] = node

@@ -1,0 +1,114 @@
+"""Processes of this machine: who descends from whom, and how all of them are ended.
+
+Standard library only: the launcher uses it before anything else is imported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Iterable
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent(signum: int = signal.SIGKILL) -> None:
+    """Let the kernel send us a signal when the *thread* that forked us ends (so it must be a main thread)."""
+    _libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends, so that no daemon escapes."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children(pid: int) -> list[int]:
+    """Return the direct children of a single-threaded process."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(word) for word in file.read().split()]
+    except FileNotFoundError:
+        if not os.path.exists(f"/proc/{pid}"):
+            return []
+        return [child for child, parent in _parents().items() if parent == pid]  # a kernel without that file
+
+
+def _parents() -> dict[int, int]:
+    parents: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
+            except (OSError, IndexError):
+                continue
+    return parents
+
+
+def descendants(pid: int) -> list[int]:
+    """Return all processes below one, itself not included."""
+    below: dict[int, list[int]] = {}
+    for child, parent in _parents().items():
+        below.setdefault(parent, []).append(child)
+    found: list[int] = []
+    pending = [pid]
+    while pending:
+        new = below.get(pending.pop(), [])
+        found += new
+        pending += new
+    return found
+
+
+def session(pid: int) -> int:
+    """Return the session of a process, 0 if it has gone."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def carries(pid: int, tag: str) -> bool:
+    """Whether a process was started with this text in its environment."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return tag.encode() in file.read().split(b"\0")
+    except OSError:
+        return False
+
+
+def kill_all(pids: Iterable[int], signum: int = signal.SIGKILL) -> None:
+    """Send a signal to processes, of which some may have gone."""
+    for pid in pids:
+        try:
+            os.kill(pid, signum)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def reap() -> list[tuple[int, int, object]]:
+    """Collect all children that have ended: (pid, exit code or minus signal, resource usage)."""
+    ended: list[tuple[int, int, object]] = []
+    while True:
+        try:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended.append((pid, os.waitstatus_to_exitcode(status), usage))
+
+
+def end_descendants(seconds: float = 5.0) -> None:
+    """Kill all processes below this one, and what they leave to us, until none is left."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        reap()
+        left = descendants(os.getpid())
+        if not left:
+            return
+        kill_all(left)
+        time.sleep(0.005)

@@ -1,0 +1,134 @@
+"""Transports: how a node launcher is started and reached. Each gives back one stream of bytes.
+
+A transport is a value. `start` runs the launcher's command at its place and connects the two ends:
+
+    connection = await transport.start(command, receiver, log_file)
+    connection.write(parts)            the receiver's `data_received` and `connection_lost` are called
+
+Guarantees: the launcher's stderr goes to `log_file`; the end of the stream is the end of the node; `wait_closed`
+returns when nothing of it is left.
+
+To add one: write a class with these methods (see Local, 60 lines); nothing else of the engine needs to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+
+from hyperflow.engine.wire import Bytes
+from hyperflow.errors import LauncherError
+
+_HOME = str(Path(__file__).resolve().parents[2])
+
+LAUNCHER = [
+    sys.executable,
+    "-P",
+    "-c",
+    f"import sys; sys.path.append({_HOME!r}); from hyperflow.engine.node import main; main()",
+]
+"""The launcher's command. An absolute interpreter: no environment has to be activated. -P: a file named like a
+module of the standard library, in the directory where the user happens to be, is not taken for it. The path, because
+hyperflow may be run without being installed; not PYTHONPATH, which users' own programs would inherit."""
+
+
+class Receiver(Protocol):
+    """The head's end of a stream."""
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        ...
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The stream has ended."""
+        ...
+
+
+class Connection(Protocol):
+    """A stream to a launcher."""
+
+    def write(self, parts: Sequence[Bytes]) -> None:
+        """Send bytes, some time; never blocks."""
+        ...
+
+    def close(self) -> None:
+        """End the stream, which ends the launcher."""
+        ...
+
+    async def wait_closed(self) -> None:
+        """Wait until the launcher, and all that it started, have gone."""
+        ...
+
+
+class Transport(Protocol):
+    """A way to start a launcher."""
+
+    @property
+    def node(self) -> str:
+        """The node's name, for ids and logs."""
+        ...
+
+    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
+        """Start the launcher; raises LauncherError with the cause."""
+        ...
+
+
+class _Protocol(asyncio.Protocol):
+    def __init__(self, receiver: Receiver) -> None:
+        self.receiver = receiver
+        self.data_received = receiver.data_received
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.receiver.connection_lost(exc)
+
+
+class _LocalConnection:
+    def __init__(self, transport: asyncio.WriteTransport, process: subprocess.Popen[bytes]) -> None:
+        self._transport = transport
+        self._process = process
+
+    def write(self, parts: Sequence[Bytes]) -> None:
+        self._transport.write(b"".join(parts))
+
+    def close(self) -> None:
+        self._transport.close()
+
+    async def wait_closed(self) -> None:
+        pause = 0.001
+        while self._process.poll() is None:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 0.05)
+
+
+@attrs.frozen
+class Local:
+    """A launcher on this machine, at the other end of a pair of sockets."""
+
+    node: str = attrs.field(factory=socket.gethostname)
+
+    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> _LocalConnection:
+        """Start the launcher; raises LauncherError if the interpreter cannot be started."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs, log_file.open("ab") as log:
+                process = subprocess.Popen(
+                    command,
+                    stdin=theirs,
+                    stdout=theirs,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C in the terminal is for the head, which ends us in order
+                )
+        except OSError as error:
+            ours.close()
+            raise LauncherError(f"cannot start {' '.join(command)}: {error}") from error
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_unix_connection(lambda: _Protocol(receiver), sock=ours)
+        return _LocalConnection(transport, process)

@@ -1,0 +1,177 @@
+"""Frames: what travels between head, launcher and worker, to bytes and back.
+
+A frame is a header (length of the body, kind, worker) and a body. The launcher routes by header and leaves the bodies
+of tasks and results alone: they are pickles, and only a worker and the head read those. Control bodies are JSON or
+plain numbers.
+
+Many tasks travel in one frame, one record each; so do many results. Large buffers (numpy arrays, by pickle's
+protocol 5) lie behind their pickle, uncopied.
+
+No sockets here, and nothing else of hyperflow: head, launcher and worker share this file.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+PROTOCOL_VERSION = 1
+
+HEADER = struct.Struct("<QBI")  # length of the body, kind, worker
+TASK = struct.Struct("<QIHQ")  # task, function, number of buffers, length of what follows
+RESULT = struct.Struct("<QBfHQ")  # task, outcome, seconds, number of buffers, length of what follows
+DEFINITION = struct.Struct("<IB")  # its number, whether it is a class; its pickle follows
+NUMBER = struct.Struct("<I")
+SIZE = struct.Struct("<Q")
+SECONDS = struct.Struct("<d")
+SEQS = struct.Struct("<QQ")
+
+LARGEST_BODY = 1 << 40
+"""A longer one is nonsense on the stream, not data."""
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Kind(enum.IntEnum):
+    """What a frame is; the comment says between whom."""
+
+    GREETING = 1  # launcher > head: versions and CPUs
+    SETUP = 2  # head > launcher: paths, environment, limits, what to import
+    READY = 3  # launcher > head: the imports are done
+    FAILED = 4  # launcher > head: they are not; text
+    FORK = 5  # head > launcher: start a worker
+    DEFINE = 6  # head > launcher > worker: a function or class, to be kept
+    GIVE = 7  # head > launcher: pass a kept definition on to a worker
+    FORGET = 8  # head > launcher > worker: definitions that will not be used again
+    TASKS = 9  # head > launcher > worker
+    LIMIT = 10  # head > launcher: kill the worker unless it answers within so many seconds
+    RECALL = 11  # head > launcher: take back what the worker has not started
+    KILL = 12  # head > launcher
+    RETIRE = 13  # head > launcher > worker
+    CLOSE = 14  # head > launcher
+    RESULTS = 15  # worker > launcher > head
+    RECALLED = 16  # launcher > head: seqs that the worker will not run
+    ENDED = 17  # launcher > head: a worker and its group have gone
+
+
+class Outcome(enum.IntEnum):
+    """How an evaluation ended, and what its payload is."""
+
+    VALUE = 0  # the pickled result
+    RAISED = 1  # pickled (exception, formatted traceback)
+    UNSENDABLE_ERROR = 2  # pickled (type name, text, formatted traceback)
+    EXITED = 3  # the same three, of a SystemExit, KeyboardInterrupt, ...
+    UNSENDABLE_VALUE = 4  # pickled text
+    UNREADABLE = 5  # pickled text: function or arguments could not be unpickled
+    SKIPPED = 6  # nothing: the task was recalled
+
+
+class ProtocolError(Exception):
+    """What arrived is no frame."""
+
+
+def frame(kind: Kind, worker: int = 0, body: Bytes = b"") -> bytes:
+    """Return a whole frame."""
+    return b"".join((HEADER.pack(len(body), kind, worker), body))
+
+
+def control(kind: Kind, worker: int, body: Any) -> bytes:
+    """Return a frame whose body is JSON."""
+    return frame(kind, worker, json.dumps(body).encode())
+
+
+def records_frame(kind: Kind, worker: int, parts: Sequence[Bytes]) -> list[Bytes]:
+    """Return a frame of records as its parts, so that large ones need not be joined."""
+    length = sum(map(len, parts))
+    return [HEADER.pack(length, kind, worker), *parts]
+
+
+def task_record(task: int, function: int, payload: bytes, buffers: Sequence[memoryview] = ()) -> list[Bytes]:
+    """Return a task's record, in parts."""
+    if not buffers:
+        return [TASK.pack(task, function, 0, len(payload)), payload]
+    sizes = b"".join(SIZE.pack(buffer.nbytes) for buffer in buffers)
+    length = len(sizes) + len(payload) + sum(buffer.nbytes for buffer in buffers)
+    return [TASK.pack(task, function, len(buffers), length), sizes, payload, *buffers]
+
+
+def result_record(
+    task: int, outcome: Outcome, seconds: float, payload: bytes, buffers: Sequence[memoryview] = ()
+) -> list[Bytes]:
+    """Return a result's record, in parts."""
+    if not buffers:
+        return [RESULT.pack(task, outcome, seconds, 0, len(payload)), payload]
+    sizes = b"".join(SIZE.pack(buffer.nbytes) for buffer in buffers)
+    length = len(sizes) + len(payload) + sum(buffer.nbytes for buffer in buffers)
+    return [RESULT.pack(task, outcome, seconds, len(buffers), length), sizes, payload, *buffers]
+
+
+def tasks(body: memoryview) -> Iterator[tuple[int, int, memoryview, list[memoryview]]]:
+    """Yield (task, function, payload, buffers) of a body of tasks."""
+    offset = 0
+    while offset < len(body):
+        task, function, count, length = TASK.unpack_from(body, offset)
+        offset += TASK.size
+        content = body[offset : offset + length]
+        offset += length
+        payload, buffers = _split(content, count) if count else (content, [])
+        yield task, function, payload, buffers
+
+
+def results(body: memoryview) -> Iterator[tuple[int, int, float, memoryview, list[memoryview]]]:
+    """Yield (task, outcome, seconds, payload, buffers) of a body of results."""
+    offset = 0
+    while offset < len(body):
+        task, outcome, seconds, count, length = RESULT.unpack_from(body, offset)
+        offset += RESULT.size
+        content = body[offset : offset + length]
+        offset += length
+        payload, buffers = _split(content, count) if count else (content, [])
+        yield task, outcome, seconds, payload, buffers
+
+
+def _split(content: memoryview, count: int) -> tuple[memoryview, list[memoryview]]:
+    sizes = [SIZE.unpack_from(content, position * SIZE.size)[0] for position in range(count)]
+    start = len(content)
+    buffers: list[memoryview] = []
+    for size in reversed(sizes):
+        buffers.append(content[start - size : start])
+        start -= size
+    buffers.reverse()
+    return content[count * SIZE.size : start], buffers
+
+
+class Reader:
+    """Cuts a stream of bytes into frames.
+
+    Bodies are views of a bytearray made for them, so that arrays in them can be written to by whoever gets them.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._needed = HEADER.size  # bytes to have before it is worth looking
+
+    def feed(self, data: Bytes) -> list[tuple[int, int, memoryview]]:
+        """Take bytes in, and return the frames that are complete: (kind, worker, body)."""
+        self._buffer += data
+        if len(self._buffer) < self._needed:
+            return []
+        whole = memoryview(self._buffer)
+        frames: list[tuple[int, int, memoryview]] = []
+        offset = 0
+        self._needed = HEADER.size
+        while len(whole) - offset >= HEADER.size:
+            length, kind, worker = HEADER.unpack_from(whole, offset)
+            if length > LARGEST_BODY:
+                raise ProtocolError(f"a frame of {length} bytes: not a hyperflow stream")
+            end = offset + HEADER.size + length
+            if end > len(whole):
+                self._needed = end - offset
+                break
+            frames.append((kind, worker, whole[offset + HEADER.size : end]))
+            offset = end
+        self._buffer = bytearray(whole[offset:])  # a new one: the frames keep the old one
+        return frames

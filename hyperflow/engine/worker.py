@@ -1,0 +1,439 @@
+"""The worker's main: evaluates one closure at a time.
+
+Guarantees:
+- What a function prints, and what its children print, goes to the worker's log file; nothing of it can reach the
+  stream to the launcher. Lines that Python prints are marked with their evaluation; lines that others wrote to the
+  file are followed by a mark that says whose they are.
+- Every evaluation has exactly one answer, or the process ends and the launcher says so. SystemExit and the like
+  are answers, too.
+- Each answer is sent before the next task is started, so that a crash never takes an earlier result with it.
+- The process is pinned, and the thread variables are set, before anything is imported by the user's function.
+
+A worker is forked by the launcher and sees the same loaded modules; it does not read the user's script.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import dataclasses
+import io
+import mmap
+import os
+import pickle
+import signal
+import socket
+import sys
+import time
+import traceback
+import types
+from typing import Any, TextIO
+
+from hyperflow.engine import closure, processes, wire
+from hyperflow.engine.wire import Kind, Outcome
+from hyperflow.errors import MisuseError
+
+CHUNK = 1 << 18
+
+QUICK = 50e-6
+"""An evaluation that took less (seconds) has started no program that could have written to the log."""
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""What numerical libraries ask for their number of threads, each its own."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """Where a function runs.
+
+    Attributes:
+        service_id: The worker's name in logs and errors.
+        node: The node's name.
+        cpus: The CPU ids set aside for the evaluation (numbers without meaning where nothing is pinned).
+        pinned: Whether the process is bound to them.
+        log_file: Where its output goes.
+        program_id: The run it belongs to.
+    """
+
+    service_id: str
+    node: str
+    cpus: tuple[int, ...]
+    pinned: bool
+    log_file: str
+    program_id: str
+
+
+_info: WorkerInfo | None = None
+
+
+def worker_info() -> WorkerInfo:
+    """Return where this function runs: service id, node, CPU ids, log file. Only on a worker.
+
+    Raises:
+        MisuseError: Called elsewhere, for example in the job itself.
+    """
+    if _info is None:
+        raise MisuseError(
+            "worker_info() belongs in a function that runs on a worker: await hyperflow.remote_eval(my_function)"
+        )
+    return _info
+
+
+class Notes:
+    """A page of memory that a worker shares with its launcher.
+
+    The worker writes which task (seq) it is about to start and looks whether that was recalled; the launcher writes
+    what is recalled and looks what was started. Each writes before it looks, so one of the two always sees the other.
+    """
+
+    STARTED, FROM, BELOW = range(3)
+    SETTLE = 0.0002
+    """Seconds after which a write of one processor has long been seen by the others."""
+
+    def __init__(self, page: mmap.mmap) -> None:
+        self.page = page
+        self.words = memoryview(page).cast("Q")
+
+    @property
+    def started(self) -> int:
+        return self.words[self.STARTED]
+
+    def recall(self, below: int) -> int:
+        """For the launcher: forbid all that has not been started; return the first seq that will not run."""
+        self.words[self.BELOW] = below
+        self.words[self.FROM] = self.started + 1
+        time.sleep(self.SETTLE)
+        return self.started + 1
+
+
+class Log:
+    """The worker's log file, which is its stdout and stderr."""
+
+    def __init__(self) -> None:
+        self.label = "worker"
+        self._expected = os.fstat(1).st_size  # what is beyond it, somebody else wrote
+        self._others = False
+
+    def write_line(self, line: str) -> None:
+        """Write a line with the mark of the evaluation."""
+        with contextlib.suppress(OSError):  # a full disk must not fail an evaluation that merely prints
+            self._look()
+            os.write(1, f"[{self.label}] {line}\n".encode(errors="replace"))
+            self._expected = os.fstat(1).st_size
+
+    def end_evaluation(self) -> None:
+        """Say whose the unmarked lines are."""
+        with contextlib.suppress(OSError):
+            self._look()
+            if self._others:
+                self.write_line("wrote the unmarked lines above")
+                self._others = False
+
+    def _look(self) -> None:
+        self._others = self._others or os.fstat(1).st_size > self._expected
+
+
+class MarkedOutput(io.TextIOBase):
+    """sys.stdout and sys.stderr of a worker: writes whole lines, each with the mark of its evaluation."""
+
+    encoding = "utf-8"
+    errors = "replace"
+
+    def __init__(self, log: Log, fd: int) -> None:
+        self._log = log
+        self._fd = fd
+        self._partial = ""
+
+    @property
+    def buffer(self) -> io.FileIO:
+        """Bytes written here go to the log unmarked."""
+        return io.FileIO(self._fd, "wb", closefd=False)
+
+    def write(self, text: str) -> int:
+        lines = (self._partial + text).split("\n")
+        self._partial = lines.pop()
+        for line in lines:
+            self._log.write_line(line)
+        return len(text)
+
+    def flush(self) -> None:
+        if self._partial:
+            self._log.write_line(self._partial)
+            self._partial = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._fd
+
+
+_log: Log | None = None
+
+
+def log_line(line: str) -> None:
+    """Write a line to the worker's log, marked with the evaluation."""
+    if _log is not None:
+        _log.write_line(line)
+
+
+def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool) -> int:
+    """Be a worker until the launcher ends the stream; return the exit code."""
+    global _info, _log
+    _settle(info)
+    _info = info
+    _log = Log()
+    out, err = MarkedOutput(_log, 1), MarkedOutput(_log, 2)
+    sys.stdout, sys.stderr = out, err
+    evaluator = Worker(sock, Notes(page), _log, (out, err))
+    evaluator.serve(fresh)
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
+    return 0
+
+
+def _settle(info: WorkerInfo) -> None:
+    """Make a freshly forked copy of the launcher into a worker."""
+    processes.die_with_parent(signal.SIGKILL)
+    os.setsid()
+    for signum in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    atexit._clear()
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        log = os.open(info.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError:  # the head tried the directory; a disk that is full by now costs the log, not the work
+        log = os.dup(null)
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(null)
+    os.close(log)
+    os.environ["HYPERFLOW_SERVICE_ID"] = info.service_id
+    for name in THREAD_VARIABLES:
+        os.environ.setdefault(name, str(len(info.cpus)))
+    if info.pinned:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, info.cpus)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("500")  # if memory runs out, an evaluation is to go, not the launcher
+    # Functions of the user's script refer to "__main__"; the launcher's own must not be taken for it.
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None and hasattr(numpy, "random"):
+        numpy.random.seed()  # else all workers would draw the same numbers
+    if numpy is not None and len(info.cpus) > 1:
+        # It was imported while the variables said 1, see the launcher's `prepare`.
+        with contextlib.suppress(ImportError):
+            import threadpoolctl  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+            threadpoolctl.threadpool_limits(len(info.cpus))
+
+
+class Worker:
+    """The loop: read tasks, run them in order, answer each."""
+
+    def __init__(
+        self, sock: socket.socket, notes: Notes, log: Log, outputs: tuple[MarkedOutput, MarkedOutput]
+    ) -> None:
+        self.sock = sock
+        self.notes = notes
+        self.log = log
+        self.outputs = outputs
+        self.reader = wire.Reader()
+        self.definitions: dict[int, bytes] = {}
+        self.functions: dict[int, Any] = {}
+        self.runner: asyncio.Runner | None = None
+        self.seq = 0
+        self.trouble = ""
+
+    def serve(self, fresh: bool) -> None:
+        """Work until the stream ends, RETIRE comes, or after one task in a fresh process."""
+        while True:
+            data = self.sock.recv(CHUNK)
+            if not data:
+                return
+            for kind, _, body in self.reader.feed(data):
+                if kind == Kind.TASKS:
+                    self.run_all(body)
+                    if fresh:
+                        return
+                elif kind == Kind.DEFINE:
+                    number, is_class = wire.DEFINITION.unpack_from(body)
+                    self.definitions[number] = bytes(body[wire.DEFINITION.size :])
+                    if is_class:
+                        self.define_class(number)
+                elif kind == Kind.FORGET:
+                    for (number,) in wire.NUMBER.iter_unpack(body):
+                        self.definitions.pop(number, None)
+                        self.functions.pop(number, None)
+                elif kind == Kind.RETIRE:
+                    return
+
+    def run_all(self, body: memoryview) -> None:
+        words = self.notes.words
+        for task, function, payload, buffers in wire.tasks(body):
+            self.seq = seq = self.seq + 1
+            words[Notes.STARTED] = seq
+            if words[Notes.FROM] <= seq < words[Notes.BELOW]:
+                self.answer(task, Outcome.SKIPPED, 0.0, b"")
+            else:
+                self.run(task, function, payload, buffers)
+
+    def run(self, task: int, function: int, payload: memoryview, buffers: list[memoryview]) -> None:
+        """Evaluate one task and answer."""
+        start = time.perf_counter()
+        log = self.log
+        try:
+            fn = self.functions.get(function)
+            if fn is None:
+                fn = self.define(function)
+            loaded = closure.loads(payload, buffers=buffers)
+        except BaseException as error:
+            text = f"the function or its arguments could not be unpickled on the worker: {_text(error)}"
+            if isinstance(error, ModuleNotFoundError):
+                text += f"; the worker looks for modules in {sys.path}"
+            text += self.trouble
+            self.answer(task, Outcome.UNREADABLE, 0.0, pickle.dumps(text))
+            return
+        log.label = f"#{task} {getattr(fn, '__name__', 'call')}"
+        outcome = Outcome.VALUE
+        out: list[memoryview] = []
+        try:
+            if type(loaded) is list:  # with keyword arguments
+                value = fn(*loaded[0], **loaded[1])
+            else:
+                value = fn(*loaded)
+            if type(value) is types.CoroutineType:
+                value = self.run_async(value)
+        except BaseException as error:
+            seconds = time.perf_counter() - start
+            outcome, data = _raised(error)
+        else:
+            seconds = time.perf_counter() - start
+            try:
+                data = dumps_result(value, out)
+            except BaseException as error:
+                out = []
+                outcome = Outcome.UNSENDABLE_VALUE
+                data = pickle.dumps(str(closure.explain(f"the result of {log.label}", value, error)))
+        stdout, stderr = self.outputs
+        if stdout._partial or stderr._partial:
+            stdout.flush()
+            stderr.flush()
+        if seconds > QUICK:
+            log.end_evaluation()
+        self.answer(task, outcome, seconds, data, out)
+
+    def define(self, number: int) -> Any:
+        """Unpickle a function, once."""
+        found = self.functions[number] = closure.loads(self.definitions[number])
+        return found
+
+    def define_class(self, number: int) -> None:
+        """Make a class that arguments refer to by its number in `closure`; it has to be there before them."""
+        try:
+            self.define(number)
+        except BaseException as error:
+            self.trouble = f"; a class could not be made: {_text(error)}"
+
+    def run_async(self, coroutine: Any) -> Any:
+        """Run an async function to its end; what it leaves behind is cancelled."""
+        if self.runner is None:
+            self.runner = asyncio.Runner()
+        try:
+            return self.runner.run(coroutine)
+        finally:
+            loop = self.runner.get_loop()
+            left = asyncio.all_tasks(loop)
+            for one in left:
+                one.cancel()
+            if left:
+                loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+
+    def answer(
+        self, task: int, outcome: Outcome, seconds: float, data: bytes, buffers: list[memoryview] | None = None
+    ) -> None:
+        record = wire.result_record(task, outcome, seconds, data, buffers or ())
+        parts = wire.records_frame(Kind.RESULTS, 0, record)
+        if buffers:
+            for part in parts:
+                self.sock.sendall(part)
+        else:
+            self.sock.sendall(b"".join(parts))
+
+
+def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
+    """Pickle a result; classes of the script go back under the number that they came with."""
+
+    def beside(buffer: pickle.PickleBuffer) -> None:
+        buffers.append(buffer.raw())
+
+    try:
+        return pickle.dumps(value, closure.PROTOCOL, buffer_callback=beside)
+    except Exception:
+        buffers.clear()
+        return closure.by_value(value, beside)
+
+
+def _text(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()
+
+
+def _raised(error: BaseException) -> tuple[Outcome, bytes]:
+    """Return how to tell the head of an exception: as itself if it survives the way, else in words."""
+    frames = error.__traceback__
+    error.__traceback__ = frames.tb_next if frames is not None else None  # our own frame teaches nobody
+    try:
+        formatted = "".join(traceback.format_exception(error)).rstrip()
+    except Exception:  # a broken __str__ or __repr__
+        formatted = "(the traceback could not be formatted)"
+    kind = type(error)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text could not be made)"
+    words = pickle.dumps((name, text, formatted))
+    if not isinstance(error, Exception):
+        return Outcome.EXITED, words
+    try:
+        data = closure.by_value((error, formatted))
+        copy = closure.loads(data)[0]
+        if type(copy) is kind and copy.args == error.args:
+            return Outcome.RAISED, data
+    except BaseException:
+        pass
+    try:  # its __init__ takes other arguments than it handed to super().__init__
+        data = closure.by_value((_Rebuilt(kind, error.args, dict(vars(error))), formatted))
+        closure.loads(data)
+    except BaseException:
+        return Outcome.UNSENDABLE_ERROR, words
+    return Outcome.RAISED, data
+
+
+class _Rebuilt:
+    """Pickles as an exception that is made without its __init__."""
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts = parts
+
+    def __reduce__(self) -> Any:
+        return _rebuild, self.parts
+
+
+def _rebuild(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error

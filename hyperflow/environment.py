@@ -1,0 +1,152 @@
+"""The environment of a running flow: a frozen record, reached through a context variable.
+
+Guarantees: an environment is never changed, only replaced for a scope (`using`), as with Reader's `local`; each
+asyncio task sees the environment that was in force where it was created.
+
+Why a context variable and not an argument: a flow is ordinary async Python, and the environment has to reach
+through functions of the user's that know nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+
+from hyperflow.errors import ConfigurationError, NotInFlow
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Mapping
+
+    from hyperflow.program import ProgramInfo
+
+
+def _positive_int(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{attribute.name}={value!r}: a whole number of at least 1 is needed")
+
+
+def _natural(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigurationError(f"{attribute.name}={value!r}: a whole number of at least 0 is needed")
+
+
+def _seconds(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and (not isinstance(value, (int, float)) or not value > 0):
+        raise ConfigurationError(f"{attribute.name}={value!r}: a positive number of seconds is needed, or None")
+
+
+@attrs.frozen
+class Options:
+    """What an evaluation asks for; changed for a scope with `using`.
+
+    Args:
+        cpus: CPUs set aside for each evaluation, all on one node.
+        fresh_process: Run each evaluation in a process of its own, forked for it and ended after it.
+        retries: How often an evaluation is started again after it raised an Exception or its worker died.
+        time_limit: Seconds from its start on a worker after which an evaluation is killed.
+    """
+
+    cpus: int = attrs.field(default=1, validator=_positive_int)
+    fresh_process: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    retries: int = attrs.field(default=0, validator=_natural)
+    time_limit: float | None = attrs.field(default=None, validator=_seconds)
+
+
+class Evaluator(Protocol):
+    """What runs remote evaluations: the engine, or an inline stand-in for tests."""
+
+    @property
+    def cpus(self) -> int:
+        """All CPUs of all nodes that are up."""
+        ...
+
+    def submit(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
+    ) -> asyncio.Future[Any]:
+        """Ship a call; cancelling the future that comes back ends the evaluation."""
+        ...
+
+
+class ResultsDatabase(Protocol):
+    """The part of a results database that KeyValMap and memoize stand on."""
+
+    async def insert(self, map_name: str, key: str, value: str) -> None: ...
+
+    async def lookup(self, map_name: str, key: str) -> str | None: ...
+
+    async def lookup_all(self, map_name: str) -> list[tuple[str, str]]: ...
+
+
+@attrs.frozen(eq=False)
+class Environment:
+    """What a running flow can reach: options, evaluator, database and the directories of the program.
+
+    Args:
+        options: What evaluations ask for in this scope.
+        evaluator: Runs remote evaluations.
+        database: The program's results.
+        program: Id and directories of this run.
+    """
+
+    options: Options
+    evaluator: Evaluator
+    database: ResultsDatabase
+    program: ProgramInfo
+
+    def using(self, **changes: Any) -> Environment:
+        """Return this environment with changed options."""
+        return attrs.evolve(self, options=changed(self.options, changes))
+
+
+_current: ContextVar[Environment | None] = ContextVar("hyperflow_environment", default=None)
+
+# Bound once, because every evaluation passes through here.
+peek = _current.get
+"""The environment in force, or None."""
+
+
+def current(asked_by: str = "a flow") -> Environment:
+    """Return the environment in force; raises NotInFlow where there is none."""
+    environment = peek()
+    if environment is None:
+        raise NotInFlow(
+            f"{asked_by} was awaited where nothing runs it. In a script: hyperflow.run_job_local(my_job()). "
+            "In async code or a notebook: `async with hyperflow.open_local_job() as env:` and await it inside; "
+            "in a later notebook cell: await env.run(my_job())"
+        )
+    return environment
+
+
+@contextmanager
+def entered(environment: Environment) -> Generator[Environment, None, None]:
+    """Put an environment in force for a scope."""
+    token = _current.set(environment)
+    try:
+        yield environment
+    finally:
+        _current.reset(token)
+
+
+def changed(options: Options, changes: dict[str, Any]) -> Options:
+    """Return options with some fields replaced; an unknown name is refused with the list of the known ones."""
+    known = [field.name for field in attrs.fields(Options)]
+    for name in changes:
+        if name not in known:
+            raise ConfigurationError(f"using({name}=...): no such option; there are {', '.join(known)}")
+    return attrs.evolve(options, **changes)
+
+
+@contextmanager
+def using(**changes: Any) -> Generator[Environment, None, None]:
+    """Change options for all evaluations started in the scope: `with using(cpus=4): ...`.
+
+    The options are those of `Options`: cpus, fresh_process, retries, time_limit. Raises ConfigurationError
+    for an unknown option or a value that makes no sense, NotInFlow outside of a run.
+    """
+    with entered(current("using(...)").using(**changes)) as environment:
+        yield environment

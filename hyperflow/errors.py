@@ -1,0 +1,206 @@
+"""The errors of hyperflow, one tree; every one of them survives pickle.
+
+    HyperflowError
+    ├── MisuseError (TypeError)        the call is wrong: the message shows the corrected one
+    │   └── NotInFlow                  a Flow was awaited where no environment is in force
+    ├── ConfigurationError             an option or a place in the file system cannot be used
+    │   └── ImpossibleRequest          more CPUs than any node has; refused at once, never waited for
+    ├── SerializationError             something could not be shipped; names it
+    ├── RemoteError                    the user's exception, when it could not travel itself
+    │   └── EvaluationExited           the function called sys.exit() or raised another non-Exception
+    ├── WorkerDied                     the process that ran the evaluation ended without an answer
+    │   └── OutOfMemory                ... because the kernel killed it for lack of memory
+    ├── TimeLimitExceeded              the evaluation ran longer than its time_limit and was killed
+    ├── LauncherError                  a node launcher could not be started or spoke nonsense
+    ├── NodeLost                       a node went away, and nothing is left to run the evaluation on
+    ├── CommandFailed                  an external program ended with a status that was not accepted
+    └── DatabaseError                  the results database cannot be used, or holds something unreadable
+
+The user's own exceptions are not in this tree: they arrive as themselves, with the remote traceback and one
+line of context (evaluation, worker, node, log file) as notes.
+
+Why so strict about pickle: an exception is rebuilt as `cls(*args)`. A class that hands a formatted message to
+`super().__init__` while its own `__init__` takes other arguments cannot be rebuilt, and the failure shows up far
+from its cause. So here every class hands exactly its own arguments on, and formats in `__str__`.
+"""
+
+from __future__ import annotations
+
+import signal
+
+
+class HyperflowError(Exception):
+    """Base of every error that hyperflow itself raises."""
+
+
+class MisuseError(HyperflowError, TypeError):
+    """The call cannot mean what was intended; the message shows the corrected call."""
+
+
+class NotInFlow(MisuseError):
+    """A Flow was awaited where no environment is in force, so there is nothing to run it on."""
+
+
+class FlowNeverAwaited(RuntimeWarning):
+    """A flow was made inside a running flow and then dropped: most likely an `await` is missing."""
+
+
+class ConfigurationError(HyperflowError):
+    """An option, a directory or an environment variable cannot be used as it is."""
+
+
+class ImpossibleRequest(ConfigurationError):
+    """An evaluation asks for more CPUs than any node has; it is refused at once."""
+
+
+class SerializationError(HyperflowError):
+    """A function, an argument or a result could not be sent; the message names the part that cannot travel."""
+
+
+class RemoteError(HyperflowError):
+    """A user's exception that could not travel back as itself.
+
+    Args:
+        type_name: The exception's class, as `module.qualname`.
+        text: What `str(exception)` gave.
+        traceback: The formatted remote traceback.
+    """
+
+    def __init__(self, type_name: str, text: str, traceback: str = "") -> None:
+        super().__init__(type_name, text, traceback)
+        self.type_name = type_name
+        self.text = text
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        head = f"{self.type_name}: {self.text}" if self.text else self.type_name
+        return f"the evaluation raised {head} (which could not be sent back as itself)"
+
+
+class EvaluationExited(RemoteError):
+    """The function called `sys.exit()` or raised KeyboardInterrupt, CancelledError or the like on the worker.
+
+    Raised in place of the original: that one would end, interrupt or cancel the program that awaits it.
+    """
+
+    def __str__(self) -> str:
+        head = f"{self.type_name}({self.text})"
+        return (
+            f"the evaluation ended itself with {head}; on a worker, return a value or raise an Exception instead"
+        )
+
+
+class WorkerDied(HyperflowError):
+    """The worker process that ran the evaluation ended without an answer.
+
+    Args:
+        evaluation: What ran, such as `evaluation 7 of simulate`.
+        service_id: The worker.
+        node: The node it ran on.
+        status: Exit code, or minus the signal's number.
+        log_file: Where its output is.
+        log_tail: The last lines of that output.
+    """
+
+    def __init__(
+        self, evaluation: str, service_id: str, node: str, status: int, log_file: str = "", log_tail: str = ""
+    ) -> None:
+        super().__init__(evaluation, service_id, node, status, log_file, log_tail)
+        self.evaluation = evaluation
+        self.service_id = service_id
+        self.node = node
+        self.status = status
+        self.log_file = log_file
+        self.log_tail = log_tail
+
+    def _cause(self) -> str:
+        if self.status < 0:
+            try:
+                name = signal.Signals(-self.status).name
+            except ValueError:
+                name = f"signal {-self.status}"
+            return f"was killed by {name}"
+        return f"exited with code {self.status} without an answer"
+
+    def __str__(self) -> str:
+        text = f"{self.service_id} on {self.node} {self._cause()} while it ran {self.evaluation}; log: {self.log_file}"
+        if self.log_tail:
+            text += "\nlast output:\n" + "\n".join("  | " + line for line in self.log_tail.splitlines())
+        return text
+
+
+class OutOfMemory(WorkerDied):
+    """The kernel killed the worker because its memory limit was reached."""
+
+    def _cause(self) -> str:
+        return "was killed by the kernel because memory ran out (ask for fewer evaluations at a time: using(cpus=...))"
+
+
+class TimeLimitExceeded(HyperflowError, TimeoutError):
+    """The evaluation ran longer than its `time_limit` and was killed, with its process group."""
+
+    def __init__(self, evaluation: str, service_id: str, node: str, seconds: float, log_file: str = "") -> None:
+        super().__init__(evaluation, service_id, node, seconds, log_file)
+        self.evaluation = evaluation
+        self.service_id = service_id
+        self.node = node
+        self.seconds = seconds
+        self.log_file = log_file
+
+    def __str__(self) -> str:
+        return (
+            f"{self.evaluation} ran longer than its time_limit of {self.seconds:g} s on {self.service_id} at "
+            f"{self.node} and was killed; log: {self.log_file}"
+        )
+
+
+class LauncherError(HyperflowError):
+    """A node launcher could not be started, or what it sent is not what a launcher sends."""
+
+
+class NodeLost(HyperflowError):
+    """A node went away, and no node is left that could run the evaluation.
+
+    Args:
+        node: The node that was lost last.
+        cause: Why hyperflow holds it for lost.
+        log_file: The launcher's log.
+    """
+
+    def __init__(self, node: str, cause: str, log_file: str = "") -> None:
+        super().__init__(node, cause, log_file)
+        self.node = node
+        self.cause = cause
+        self.log_file = log_file
+
+    def __str__(self) -> str:
+        return f"node {self.node} was lost ({self.cause}) and no other node can take its work; log: {self.log_file}"
+
+
+class CommandFailed(HyperflowError):
+    """An external program ended with a status that was not accepted.
+
+    Args:
+        argv: The command, as a list of words.
+        returncode: Its exit code, or minus the signal's number.
+        stderr: The end of its error output, where that was captured.
+        log_file: Where its output went otherwise.
+    """
+
+    def __init__(self, argv: list[str], returncode: int, stderr: str = "", log_file: str = "") -> None:
+        super().__init__(argv, returncode, stderr, log_file)
+        self.argv = argv
+        self.returncode = returncode
+        self.stderr = stderr
+        self.log_file = log_file
+
+    def __str__(self) -> str:
+        how = f"was killed by signal {-self.returncode}" if self.returncode < 0 else f"exited with {self.returncode}"
+        text = f"command {self.argv!r} {how}"
+        if self.stderr:
+            text += "\n" + "\n".join("  | " + line for line in self.stderr.splitlines()[-20:])
+        return text + (f"\nits output is in {self.log_file}" if self.log_file else "")
+
+
+class DatabaseError(HyperflowError):
+    """The results database cannot be used, or holds something that cannot be read."""

@@ -1,0 +1,360 @@
+"""Flow: an immutable description of a computation that needs an environment.
+
+Guarantees:
+- Nothing runs when a flow is made. `await flow` inside a running flow runs it there, in the environment in force,
+  and may be done as often as one likes; each time it runs anew.
+- `pure` and `then` obey the monad laws, and chains of them, however long or deep, use no Python stack.
+- A flow pickles together with its arguments.
+- A flow that is used as if it were its result, or made and dropped, says so with the corrected code.
+
+Why a class and not just coroutines: a coroutine runs once, cannot be pickled, and has no place for `using`,
+`retry` or `timeout`. A step (below) is one way to run; a Flow is what the user holds: a step and its type.
+
+Why `start` beside `await`: a combinator that runs 20,000 evaluations side by side needs 20,000 futures, but not
+20,000 tasks. A step that already is a future elsewhere (a remote evaluation) hands that out and saves the task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+
+import attrs
+
+from hyperflow import environment
+from hyperflow.errors import ConfigurationError, FlowNeverAwaited, MisuseError
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+U = TypeVar("U")
+
+STEPS_BETWEEN_PAUSES = 256
+"""A chain of pure steps hands the event loop a turn this often, so that it can be cancelled."""
+
+
+class Step:
+    """One way to run. Subclasses are frozen records, so that a flow pickles with its arguments."""
+
+    __slots__ = ()
+
+    def coroutine(self) -> Coroutine[Any, Any, Any]:
+        """Run once: a new coroutine at each call."""
+        raise NotImplementedError
+
+    def begin(self) -> Generator[Any, None, Any]:
+        """Run inside the task that awaits."""
+        return self.coroutine().__await__()
+
+    def start(self) -> asyncio.Future[Any]:
+        """Run beside the caller; cancelling the future cancels the run."""
+        return asyncio.get_running_loop().create_task(self.coroutine())
+
+
+class Flow(Generic[T_co]):
+    """A computation that needs an environment and gives a T; `await` it inside a running flow.
+
+    Made by functions under `@job`, by `remote_eval`, `pure`, `concurrently` and the like, not by hand.
+    """
+
+    __slots__ = ("__weakref__", "_step", "_unused")
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        # Only a flow made while one runs is likely to be a forgotten await.
+        self._unused = environment.peek() is not None
+
+    def __await__(self) -> Generator[Any, None, T_co]:
+        self._unused = False
+        if environment.peek() is None:
+            environment.current(repr(self))
+        return self._step.begin()
+
+    def start(self) -> asyncio.Future[T_co]:
+        """Run beside the caller and return the future of the result (what the combinators are made of)."""
+        self._unused = False
+        if environment.peek() is None:
+            environment.current(repr(self))
+        return self._step.start()
+
+    def map(self, fn: Callable[[T_co], U]) -> Flow[U]:
+        """Apply a plain function to the result: `flow.map(f)` gives `f(x)` where `flow` gives x."""
+        return self._followed_by(Bound(self, function(fn, "map"), joins=False))
+
+    def then(self, fn: Callable[[T_co], Flow[U]]) -> Flow[U]:
+        """Go on with the flow that `fn` makes of the result (the monad's bind)."""
+        return self._followed_by(Bound(self, function(fn, "then"), joins=True))
+
+    def using(self, **options: Any) -> Flow[T_co]:
+        """Run with changed options: `flow.using(cpus=4)`. See `Options` for what there is."""
+        environment.changed(environment.Options(), options)  # a bad option is refused here, not when it runs
+        return self._followed_by(Using(self, options))
+
+    def retry(
+        self,
+        times: int,
+        *,
+        on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+        pause: float = 0.0,
+    ) -> Flow[T_co]:
+        """Run again when it raises `on`, up to `times` times more, `pause` seconds after each failure.
+
+        The last error is raised as it is. Cancelling is never retried.
+        """
+        if times < 0:
+            raise ConfigurationError(f"retry({times}): a whole number of at least 0 is needed")
+        return self._followed_by(Retrying(self, times, on, pause))
+
+    def timeout(self, seconds: float) -> Flow[T_co]:
+        """Cancel the flow and raise TimeoutError when it has not ended after `seconds`."""
+        if not seconds >= 0:
+            raise ConfigurationError(f"timeout({seconds}): a number of seconds is needed")
+        return self._followed_by(TimedOut(self, seconds))
+
+    def _followed_by(self, step: Step) -> Any:
+        self._unused = False
+        return type(self)(step)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._step}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._unused = False
+        return type(self), (self._step,)
+
+    def __del__(self) -> None:
+        if self._unused:
+            warnings.warn(
+                f"{self!r} was made but never awaited; write: await {self._step}", FlowNeverAwaited, stacklevel=2
+            )
+
+    if not TYPE_CHECKING:  # a type checker is to refuse these by itself
+
+        def _not_a_value(self, *_: object) -> NoReturn:
+            self._unused = False
+            raise MisuseError(f"{self!r} is a flow, not its result; write: (await {self._step})")
+
+        __bool__ = __iter__ = __len__ = __getitem__ = __contains__ = _not_a_value
+        __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _not_a_value
+        __floordiv__ = __mod__ = __pow__ = __rpow__ = __neg__ = __abs__ = __float__ = __int__ = _not_a_value
+        __index__ = __lt__ = __le__ = __gt__ = __ge__ = __matmul__ = __enter__ = __exit__ = _not_a_value
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("__"):  # asked by pickle, copy and the like, which expect this answer
+                raise AttributeError(name)
+            raise AttributeError(
+                f"{type(self).__name__} has no attribute {name!r}: {self!r} is a flow, not its result; "
+                f"write: (await {self._step}).{name}"
+            )
+
+
+class Job(Flow[T_co]):
+    """A flow that runs on the head node of one allocation, or on this machine, and owns its CPUs."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:  # the same methods; only their types say more
+
+        def map(self, fn: Callable[[T_co], U]) -> Job[U]: ...
+        def then(self, fn: Callable[[T_co], Flow[U]]) -> Job[U]: ...
+        def using(self, **options: Any) -> Job[T_co]: ...
+        def retry(
+            self,
+            times: int,
+            *,
+            on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+            pause: float = 0.0,
+        ) -> Job[T_co]: ...
+        def timeout(self, seconds: float) -> Job[T_co]: ...
+
+
+def show_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Return a call as the user would write it, with long arguments cut."""
+
+    def short(value: object) -> str:
+        try:
+            text = repr(value)
+        except Exception:  # a broken __repr__ must not hide the error that is being reported
+            text = f"<{type(value).__name__}>"
+        return text if len(text) <= 40 else text[:37] + "..."
+
+    words = [short(a) for a in args[:6]] + ["..."] * (len(args) > 6)
+    words += [f"{name}={short(value)}" for name, value in kwargs.items()]
+    return f"{getattr(fn, '__name__', None) or short(fn)}({', '.join(words)})"
+
+
+def function(fn: object, where: str) -> Any:
+    """Return fn if it can be called; else explain what was probably meant."""
+    if asyncio.iscoroutine(fn):
+        name = fn.__name__
+        fn.close()  # else Python warns, too, that it was never awaited
+        raise MisuseError(
+            f"{where} takes a function, not a coroutine: leave the call to hyperflow and write "
+            f"{where}({name}, ...) in place of {where}({name}(...))"
+        )
+    if isinstance(fn, Flow):
+        raise MisuseError(f"{where} takes a function, not the flow {fn!r}; write: await {fn._step}")
+    if not callable(fn):
+        raise MisuseError(f"{where} takes a function, not {fn!r}")
+    return fn
+
+
+def flow(value: object, where: str) -> Flow[Any]:
+    """Return value if it is a flow; else explain what was probably meant."""
+    if isinstance(value, Flow):
+        return value
+    if asyncio.iscoroutine(value):
+        name = value.__name__
+        value.close()
+        raise MisuseError(
+            f"{where} takes a flow, not a coroutine: put @hyperflow.job above `async def {name}`, then {name}(...) "
+            "is a flow"
+        )
+    if callable(value):
+        name = getattr(value, "__name__", repr(value))
+        raise MisuseError(f"{where} takes a flow, not the function {name}: call it, as in {where}({name}(...))")
+    raise MisuseError(f"{where} takes a flow, not {value!r}; a plain value becomes one with hyperflow.pure(...)")
+
+
+@attrs.frozen(repr=False)
+class Call(Step):
+    """A call of a function under `@job`; `fn` makes the coroutine."""
+
+    fn: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def coroutine(self) -> Coroutine[Any, Any, Any]:
+        return self.fn.__wrapped__(*self.args, **self.kwargs)
+
+    def __repr__(self) -> str:
+        return show_call(self.fn, self.args, self.kwargs)
+
+
+@attrs.frozen(repr=False)
+class Native(Step):
+    """A call of one of hyperflow's own async functions, shown under the name that the user knows."""
+
+    name: str
+    fn: Callable[..., Coroutine[Any, Any, Any]]
+    args: tuple[Any, ...] = ()
+
+    def coroutine(self) -> Coroutine[Any, Any, Any]:
+        return self.fn(*self.args)
+
+    def __repr__(self) -> str:
+        return f"{self.name}(...)"
+
+
+@attrs.frozen
+class Bound(Step):
+    """`source`, then `fn`: the next flow if it joins, else the result."""
+
+    source: Flow[Any]
+    fn: Callable[[Any], Any]
+    joins: bool
+
+    async def coroutine(self) -> Any:
+        pending: list[Bound] = []
+        step: Step = self
+        count = 0
+        while True:
+            while isinstance(step, Bound):  # down the left spine, without recursion
+                pending.append(step)
+                step = step.source._step
+            value = await _Awaitable(step)
+            while pending and not pending[-1].joins:
+                value = pending.pop().fn(value)
+            if not pending:
+                return value
+            following = pending.pop().fn(value)
+            if not isinstance(following, Flow):
+                raise MisuseError(
+                    f"then(fn): fn has to return a flow, but returned {following!r}; for a plain value use "
+                    "map(fn), or return hyperflow.pure(value)"
+                )
+            following._unused = False
+            step = following._step
+            count += 1
+            if count % STEPS_BETWEEN_PAUSES == 0:
+                await asyncio.sleep(0)
+
+
+@attrs.frozen
+class _Awaitable:
+    step: Step
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self.step.begin()
+
+
+@attrs.frozen
+class Pure(Step):
+    value: Any
+
+    async def coroutine(self) -> Any:
+        return self.value
+
+
+@attrs.frozen
+class Ask(Step):
+    async def coroutine(self) -> Any:
+        return environment.current()
+
+
+@attrs.frozen
+class Using(Step):
+    source: Flow[Any]
+    options: dict[str, Any]
+
+    async def coroutine(self) -> Any:
+        with environment.using(**self.options):
+            return await self.source
+
+    def start(self) -> asyncio.Future[Any]:
+        with environment.using(**self.options):
+            return self.source.start()
+
+
+@attrs.frozen
+class Retrying(Step):
+    source: Flow[Any]
+    times: int
+    on: type[BaseException] | tuple[type[BaseException], ...]
+    pause: float
+
+    async def coroutine(self) -> Any:
+        for _ in range(self.times):
+            try:
+                return await self.source
+            except asyncio.CancelledError:
+                raise
+            except self.on:
+                await asyncio.sleep(self.pause)
+        return await self.source
+
+
+@attrs.frozen
+class TimedOut(Step):
+    source: Flow[Any]
+    seconds: float
+
+    async def coroutine(self) -> Any:
+        try:
+            async with asyncio.timeout(self.seconds) as scope:
+                return await self.source
+        except TimeoutError as error:
+            if scope.expired():
+                raise TimeoutError(f"{self.source!r} took longer than {self.seconds:g} s and was cancelled") from error
+            raise
+
+
+def pure(value: T) -> Job[T]:
+    """Return a flow that gives `value` (the monad's return)."""
+    return Job(Pure(value))
+
+
+def ask() -> Job[environment.Environment]:
+    """Return a flow that gives the environment in force."""
+    return Job(Ask())

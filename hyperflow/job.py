@@ -1,0 +1,191 @@
+"""Jobs: `@job`, and the ways to run one on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import inspect
+import types
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import attrs
+
+from hyperflow import environment
+from hyperflow import flow as flows
+from hyperflow.database import open_database
+from hyperflow.engine.engine import Engine, Statistics, open_engine
+from hyperflow.engine.transport import Local, Transport
+from hyperflow.environment import Environment, Options
+from hyperflow.errors import MisuseError
+from hyperflow.flow import Call, Flow, Job
+from hyperflow.program import ProgramInfo
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class JobFunction:
+    """What `@job` makes of an async function: calling it describes a Job, and runs nothing."""
+
+    def __init__(self, fn: Callable[..., Coroutine[Any, Any, Any]]) -> None:
+        functools.update_wrapper(self, fn)
+        self.__wrapped__ = fn
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Job[Any]:
+        return Job(Call(self, args, kwargs))
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By name where there is one: the name of the wrapped function stands for us.
+        fn = self.__wrapped__
+        if fn.__module__ != "__main__":
+            try:
+                if _by_name(fn.__module__, fn.__qualname__) is self:
+                    return _by_name, (fn.__module__, fn.__qualname__)
+            except (ImportError, AttributeError):
+                pass
+        return JobFunction, (fn,)
+
+    def __repr__(self) -> str:
+        return f"<job {getattr(self, '__qualname__', self.__wrapped__)}>"
+
+
+def _by_name(module: str, qualname: str) -> Any:
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def checked_async_function(fn: Any, decorator: str) -> Any:
+    """Return fn if it is an `async def`; else explain."""
+    name = getattr(fn, "__name__", repr(fn))
+    if asyncio.iscoroutine(fn):
+        fn.close()
+        raise MisuseError(f"@{decorator} takes the function, not the coroutine {name}(...)")
+    if isinstance(fn, type):
+        raise MisuseError(f"@{decorator} takes an async function, not the class {name}; put it above `async def`")
+    if inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
+        raise MisuseError(
+            f"@{decorator}: {name} is a generator (it contains `yield`); a flow has one result: collect the values in "
+            "a list and return that"
+        )
+    if not inspect.iscoroutinefunction(fn):
+        raise MisuseError(f"@{decorator}: {name} is an ordinary function; write: async def {name}(...)")
+    return fn
+
+
+def job(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Job[T]]:
+    """Make `async def f(...) -> T` a description: `f(...)` is then a Job[T], which runs when it is awaited.
+
+    Raises:
+        MisuseError: fn is no async function.
+    """
+    return JobFunction(checked_async_function(fn, "job"))
+
+
+@attrs.frozen(eq=False)
+class JobEnv(Environment):
+    """The environment of a running Job. See Environment for its fields."""
+
+    evaluator: Engine
+
+    def statistics(self) -> Statistics:
+        """Return how nodes, workers, CPUs and evaluations stand."""
+        return self.evaluator.statistics()
+
+    async def run(self, flow: Flow[T]) -> T:
+        """Await a flow in this environment: for notebooks, where each cell has a context of its own.
+
+        Example: `env = await stack.enter_async_context(open_local_job())`, and in later cells
+        `await env.run(my_job())`.
+        """
+        with environment.entered(self):
+            return await flows.flow(flow, "env.run")
+
+
+@asynccontextmanager
+async def open_job(
+    transports: Sequence[Transport], program: ProgramInfo | None, *, cpus: int | None, preload: Sequence[str]
+) -> AsyncIterator[JobEnv]:
+    """Start launchers, open the database, and put the environment in force for the scope."""
+    mine = program or ProgramInfo.temporary_one()
+    async with open_database(mine.database, mine.program_id) as database:
+        async with open_engine(transports, mine, cpus=cpus, preload=preload) as engine:
+            env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine)
+            with environment.entered(env):
+                yield env
+    mine.remove()  # only a temporary one, and only after success: errors point into its logs
+
+
+@asynccontextmanager
+async def open_local_job(
+    *, cpus: int | None = None, program: ProgramInfo | None = None, preload: Sequence[str] = ()
+) -> AsyncIterator[JobEnv]:
+    """Evaluate on this machine: `async with open_local_job(cpus=4) as env: await my_job()`.
+
+    Args:
+        cpus: How many CPUs to use; None for all that this process may use. More than those is allowed: then nothing
+            is pinned, and a warning says so.
+        program: Where logs and results go; None for a temporary place that is removed at the end, but kept when
+            the scope ends with an error.
+        preload: Modules that are imported once, before workers are forked, such as "numpy".
+
+    Raises:
+        ConfigurationError: `cpus` makes no sense, a directory cannot be written, a module does not import.
+        LauncherError: The launcher could not be started.
+
+    At the end of the scope, by an error or cancelling too, all processes are ended and waited for.
+    """
+    async with open_job([Local()], program, cpus=cpus, preload=preload) as env:
+        yield env
+
+
+def run_job_local(
+    job: Flow[T], *, cpus: int | None = None, program: ProgramInfo | None = None, preload: Sequence[str] = ()
+) -> T:
+    """Run a job on this machine and return its result; blocks. For scripts and tests.
+
+    Arguments and errors are those of `open_local_job`, and what the job raises. Ctrl-C cancels the job, ends its
+    processes and raises KeyboardInterrupt.
+    """
+    flow = flows.flow(job, "run_job_local")
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        flow._unused = False
+        raise MisuseError(
+            "run_job_local blocks, and an event loop is running here (a notebook, or async code); write: "
+            f"async with hyperflow.open_local_job() as env: result = await {flow._step}"
+        )
+
+    async def run() -> T:
+        async with open_local_job(cpus=cpus, program=program, preload=preload):
+            return await flow
+
+    result = run_in_new_loop(run())
+    if isinstance(result, Flow):
+        result._unused = False
+        raise MisuseError(f"{flow!r} returned the flow {result!r}, not its result; write: return await {result._step}")
+    return result
+
+
+def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run on uvloop where there is one, else on asyncio's own loop."""
+    try:
+        import uvloop
+    except ImportError:
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+

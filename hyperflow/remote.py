@@ -1,0 +1,148 @@
+"""remote_eval and remote_map: plain function calls, evaluated on the workers of the environment in force."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
+from typing import Any, Literal, ParamSpec, TypeVar, overload
+
+import attrs
+
+from hyperflow import environment
+from hyperflow.errors import ConfigurationError
+from hyperflow.flow import Job, Native, Step, function, show_call
+
+P = ParamSpec("P")
+T = TypeVar("T")
+X = TypeVar("X")
+
+CHUNK_SECONDS = 0.02
+"""What a chunk of remote_map should take: much more than a round trip, much less than anybody's patience."""
+
+LARGEST_CHUNK = 100_000
+
+
+@attrs.frozen(repr=False, eq=False)
+class RemoteEval(Step):
+    """A call that is evaluated on a worker."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def start(self) -> asyncio.Future[Any]:
+        env = environment.current()
+        return env.evaluator.submit(self.fn, self.args, self.kwargs, env.options)
+
+    def begin(self) -> Generator[Any, None, Any]:
+        return self.start().__await__()
+
+    async def coroutine(self) -> Any:
+        return await self.start()
+
+    def __repr__(self) -> str:
+        words = (getattr(self.fn, "__name__", None) or repr(self.fn), *map(repr, self.args))
+        return f"hyperflow.remote_eval({show_call(self.fn, self.args, dict(self.kwargs))[len(words[0]) + 1 : -1]})" * 0 + (
+            f"hyperflow.remote_eval({words[0]}, ...)" if self.args or self.kwargs else f"hyperflow.remote_eval({words[0]})"
+        )
+
+
+@overload
+def remote_eval(fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]: ...
+@overload
+def remote_eval(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]: ...
+def remote_eval(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any]:
+    """Evaluate `fn(*args, **kwargs)` on a worker, with the CPUs that `using(cpus=...)` asks for.
+
+    Args:
+        fn: Any callable: of a module, of the script, a lambda, a closure, a bound method, `async def`.
+        args: Are pickled when the flow runs, not when it is made.
+        kwargs: Likewise.
+
+    Awaiting it raises what fn raised, as itself, with the remote traceback as a note; or WorkerDied,
+    TimeLimitExceeded, ImpossibleRequest, SerializationError, NodeLost. Cancelling kills the worker's process group,
+    and returns at once; the CPUs come back when the group has gone.
+
+    Cost: some ten microseconds each when many are under way, a tenth of a millisecond for one alone.
+    """
+    return Job(RemoteEval(function(fn, "remote_eval"), args, kwargs))
+
+
+def apply_to_all(fn: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+    """On a worker: evaluate a chunk of remote_map."""
+    results: list[Any] = []
+    for item in items:
+        try:
+            results.append(fn(item))
+        except Exception as error:
+            error.add_note(f"(in remote_map, for the item {item!r:.200})")
+            raise
+    return results
+
+
+async def apply_to_all_async(fn: Callable[[Any], Awaitable[Any]], items: list[Any]) -> list[Any]:
+    """On a worker: the same for an async function."""
+    results: list[Any] = []
+    for item in items:
+        try:
+            results.append(await fn(item))
+        except Exception as error:
+            error.add_note(f"(in remote_map, for the item {item!r:.200})")
+            raise
+    return results
+
+
+async def _remote_map(fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: int | None) -> list[Any]:
+    """Keep all CPUs busy with chunks; an automatic size follows the time that chunks take."""
+    loop = asyncio.get_running_loop()
+    env = environment.current()
+    worker_fn = apply_to_all_async if asyncio.iscoroutinefunction(fn) else apply_to_all
+    source = iter(xs)
+    results: list[list[Any]] = []
+    going: dict[asyncio.Future[Any], tuple[int, int, float]] = {}
+    size = chunk_size or 1
+    exhausted = False
+    try:
+        while True:
+            room = 3 * max(1, env.evaluator.cpus // env.options.cpus)
+            while not exhausted and len(going) < room:
+                chunk: list[Any] = []
+                for x in source:
+                    chunk.append(x)
+                    if len(chunk) >= size:
+                        break
+                else:
+                    exhausted = True
+                if chunk:
+                    future = env.evaluator.submit(worker_fn, (fn, chunk), {}, env.options)
+                    going[future] = (len(results), len(chunk), loop.time())
+                    results.append([])
+            if not going:
+                return [result for chunk in results for result in chunk]
+            done, _ = await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
+            for future in done:
+                place, count, began = going.pop(future)
+                results[place] = future.result()
+                if chunk_size is None:
+                    each = max((loop.time() - began) / 3, 1e-9) / count
+                    size = max(1, min(2 * size, LARGEST_CHUNK, int(CHUNK_SECONDS / each)))
+    finally:
+        for future in going:
+            future.cancel()
+
+
+def remote_map(fn: Callable[[X], T], xs: Iterable[X], chunk_size: int | Literal["auto"] = "auto") -> Job[list[T]]:
+    """Evaluate `fn(x)` on workers for every x, many in one message, and give the results in the order of xs.
+
+    Args:
+        fn: As for remote_eval; called once for each item.
+        xs: Taken as it is needed; an iterator is used up by the first run.
+        chunk_size: Items to one evaluation; "auto" aims at 20 ms each.
+
+    A chunk is one evaluation: options such as `time_limit` and `retries` hold for a chunk. The first failure cancels
+    the rest and is raised itself, with the item as a note.
+    """
+    if chunk_size != "auto" and (not isinstance(chunk_size, int) or chunk_size < 1):
+        raise ConfigurationError(f'chunk_size={chunk_size!r}: a whole number of at least 1 is needed, or "auto"')
+    size = None if chunk_size == "auto" else chunk_size
+    return Job(Native("remote_map", _remote_map, (function(fn, "remote_map"), xs, size)))
