@@ -15,7 +15,7 @@ import attrs
 
 from hyperflow import environment
 from hyperflow import flow as flows
-from hyperflow.database import open_database
+from hyperflow.database.store import copy_database, open_database
 from hyperflow.engine.engine import Engine, Statistics, open_engine
 from hyperflow.engine.transport import Local, Transport
 from hyperflow.environment import Environment, Options
@@ -115,6 +115,8 @@ async def open_job(
 ) -> AsyncIterator[JobEnv]:
     """Start launchers, open the database, and put the environment in force for the scope."""
     mine = program or ProgramInfo.temporary_one()
+    if mine.start_from is not None and not mine.database.exists():
+        copy_database(mine.start_from, mine.database)
     async with open_database(mine.database, mine.program_id) as database:
         async with open_engine(transports, mine, cpus=cpus, preload=preload) as engine:
             env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine)

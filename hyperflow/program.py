@@ -49,6 +49,7 @@ class ProgramInfo:
         log_dir: Logs of workers and launchers, and the event log.
         data_dir: Work directories.
         temporary: Removed at the end of a run that succeeded.
+        start_from: An earlier database, which is copied to `database` when that is opened first.
     """
 
     program_id: str
@@ -56,6 +57,7 @@ class ProgramInfo:
     log_dir: Path
     data_dir: Path
     temporary: bool = False
+    start_from: Path | None = None
 
     @classmethod
     def new(
@@ -85,9 +87,9 @@ class ProgramInfo:
         if start_from is not None:
             if program.database.exists():
                 raise ConfigurationError(f"start_from={start_from}: {program.database} exists already")
-            from hyperflow.database.store import copy_database  # only this one way needs SQLite
-
-            copy_database(Path(start_from), program.database)
+            if not Path(start_from).is_file():
+                raise ConfigurationError(f"start_from={start_from}: there is no such file")
+            program = attrs.evolve(program, start_from=Path(start_from).absolute())
         return program
 
     @classmethod

@@ -73,6 +73,7 @@ class Link:
                 "program_id": program_id,
                 "cwd": os.getcwd(),
                 "sys_path": [str(Path(path).absolute()) if path == "" else path for path in sys.path],
+                "argv": sys.argv,
                 "environment": {},
                 "preload": list(preload),
             }

@@ -215,6 +215,7 @@ class Launcher:
         with contextlib.suppress(OSError):
             os.chdir(setup["cwd"])
         sys.path[:] = setup["sys_path"]
+        sys.argv[:] = setup["argv"]
         # A numerical library starts its threads when it is imported. Here it must not: threads and fork do not mix.
         user_set = {name: os.environ[name] for name in worker.THREAD_VARIABLES if name in os.environ}
         os.environ.update({name: "1" for name in worker.THREAD_VARIABLES})
@@ -254,15 +255,19 @@ class Launcher:
         )
         ours, theirs = socket.socketpair()
         page = mmap.mmap(-1, mmap.PAGESIZE)
+        # Until the child has a group and default handlers of its own, a SIGTERM that is meant for it has to wait.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         try:
             pid = os.fork()
         except OSError as error:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
             ours.close()
             theirs.close()
             self.report_end(number, 70, 0, f"cannot fork: {error.strerror}", "", 0, info)
             return
         if pid == 0:
             self.become_worker(theirs, ours, page, info, order["fresh"])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         theirs.close()
         ours.setblocking(False)
         process = WorkerProcess(number, pid, ours, page, info)

@@ -207,6 +207,7 @@ def _settle(info: WorkerInfo) -> None:
     os.setsid()
     for signum in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # blocked by the launcher for the time of the fork
     signal.signal(signal.SIGINT, signal.default_int_handler)
     atexit._clear()
     null = os.open(os.devnull, os.O_RDWR)

@@ -1,0 +1,220 @@
+"""External programs, run from inside an evaluation.
+
+Guarantees: no shell; the program belongs to the worker's process group, so it ends with its evaluation however that
+ends; cancelling the await ends it and everything below it; the CPUs and thread counts that it sees are those of the
+evaluation; what it used is returned and logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import attrs
+
+from hyperflow.engine import processes
+from hyperflow.engine.worker import THREAD_VARIABLES, WorkerInfo, log_line, worker_info
+from hyperflow.errors import CommandFailed, ConfigurationError, MisuseError
+
+KILL_GRACE = 2.0
+"""Seconds between SIGTERM and SIGKILL when the await is cancelled."""
+
+_NOT_PASSED_ON = ("PMI_", "PMIX_", "SLURM_CPU_BIND", "SLURM_MEM_BIND")
+"""Variables of the step that started the launcher. A program that took them for its own would bind its threads to
+the wrong CPUs, or wait for MPI peers that are not there."""
+
+
+@attrs.frozen
+class CommandResult:
+    """How an external program ended and what it used.
+
+    Args:
+        argv: The command.
+        returncode: Its exit code, or minus the number of the signal that ended it.
+        stdout: Its output, if it was captured, else "".
+        stderr: Its error output, likewise.
+        wall: Seconds from start to end.
+        user: Seconds of CPU time in the program and its children.
+        system: Seconds of CPU time in the kernel for them.
+        peak_memory: Bytes of resident memory of the largest of them.
+    """
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+    wall: float
+    user: float
+    system: float
+    peak_memory: int
+
+
+async def run_command(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    capture: bool = False,
+    check: bool = False,
+    stdin: bytes | os.PathLike[str] | None = None,
+    stdout: os.PathLike[str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    threads: int | None = None,
+) -> CommandResult:
+    """Run an external program and wait for it; only in a function that runs on a worker.
+
+    Args:
+        argv: The program and its arguments, as separate words; no shell is involved.
+        capture: Return its output and error output; otherwise they go to the worker's log.
+        check: Raise CommandFailed unless it exits with 0.
+        stdin: Bytes or a file for it to read; nothing by default.
+        stdout: A file that its output is written to.
+        cwd: The directory that it starts in.
+        env: Variables on top of the worker's.
+        threads: What OMP_NUM_THREADS and its siblings are set to; by default the evaluation's number of CPUs.
+
+    Raises:
+        CommandFailed: With `check`, it ended with another code than 0, or by a signal.
+        OSError: It could not be started (FileNotFoundError: there is no such program).
+        MisuseError: Not on a worker, or argv is one string.
+
+    Cancelling sends SIGTERM to the program and everything below it, SIGKILL two seconds later.
+    """
+    info = worker_info()
+    words = _words(argv)
+    with ExitStack() as stack:
+        out, err = _outputs(stack, capture, stdout)
+        source = _input(stack, stdin)
+        log_line("$ " + " ".join(words))
+        began = time.monotonic()
+        try:
+            process = subprocess.Popen(  # noqa: ASYNC220 (returns when the program has started)
+                words, stdin=source, stdout=out, stderr=err, cwd=cwd, env=_environment(info, env, threads)
+            )
+        except OSError as error:
+            error.add_note(f"(run_command({words!r}) on {info.node}; PATH is {os.environ.get('PATH')})")
+            raise
+        returncode, usage = await _wait(process)
+        wall = time.monotonic() - began
+        result = CommandResult(
+            tuple(words),
+            returncode,
+            _text(out) if capture and stdout is None else "",
+            _text(err) if capture else "",
+            wall,
+            usage.ru_utime,
+            usage.ru_stime,
+            usage.ru_maxrss * 1024,
+        )
+    log_line(
+        f"{words[0]}: exit {returncode}, wall {wall:.3f} s, user {result.user:.3f} s, "
+        f"system {result.system:.3f} s, peak memory {result.peak_memory / 1e6:.1f} MB"
+    )
+    if check and returncode != 0:
+        raise CommandFailed(words, returncode, result.stderr, "" if capture else info.log_file)
+    return result
+
+
+def _words(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
+    if isinstance(argv, (str, bytes)):
+        raise MisuseError(f"run_command takes a list of words, no shell: run_command({argv.split()!r})")
+    words = [os.fspath(word) for word in argv]
+    for word in words:
+        if not isinstance(word, str):
+            raise MisuseError(f"run_command takes words: {word!r} in {words!r} is none; write str(...)")
+    if not words:
+        raise MisuseError("run_command([]): the program's name is missing")
+    return words
+
+
+def _outputs(stack: ExitStack, capture: bool, stdout: os.PathLike[str] | None) -> tuple[Any, Any]:
+    # Files and not pipes: nothing has to be read while the program runs, and it can never block on us.
+    out: Any = 1
+    err: Any = 2
+    if stdout is not None:
+        out = stack.enter_context(Path(stdout).open("wb"))
+    elif capture:
+        out = stack.enter_context(tempfile.TemporaryFile())
+    if capture:
+        err = stack.enter_context(tempfile.TemporaryFile())
+    return out, err
+
+
+def _input(stack: ExitStack, stdin: bytes | os.PathLike[str] | None) -> IO[bytes] | int:
+    if stdin is None:
+        return subprocess.DEVNULL
+    if isinstance(stdin, bytes):
+        file = stack.enter_context(tempfile.TemporaryFile())
+        file.write(stdin)
+        file.seek(0)
+        return file
+    return stack.enter_context(Path(stdin).open("rb"))
+
+
+def _environment(info: WorkerInfo, env: Mapping[str, str] | None, threads: int | None) -> dict[str, str]:
+    if threads is not None and threads < 1:
+        raise ConfigurationError(f"threads={threads!r}: a whole number of at least 1 is needed")
+    built = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
+    built["HYPERFLOW_CPUS"] = ",".join(map(str, info.cpus))
+    if threads is not None:
+        built.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    built.update(env or {})
+    return built
+
+
+async def _wait(process: subprocess.Popen[bytes]) -> tuple[int, Any]:
+    """Wait for the end without blocking the loop; return exit code and resource usage."""
+    try:
+        await _wait_for_end(process.pid)
+    except asyncio.CancelledError:
+        await _end(process.pid)
+        raise
+    finally:
+        # Not Popen.wait: it throws the resource usage away.
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage
+
+
+async def _wait_for_end(pid: int) -> None:
+    """Wait until a child has ended, and leave it to be reaped."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:  # a kernel before 5.3
+        pause = 0.001
+        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 0.05)
+        return
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    loop.add_reader(fd, lambda: ended.done() or ended.set_result(None))
+    try:
+        await ended
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+
+
+async def _end(pid: int) -> None:
+    """End a child and everything below it, also if we are cancelled once more meanwhile."""
+    below = [pid, *processes.descendants(pid)]
+    processes.kill_all(below, signal.SIGTERM)
+    try:
+        async with asyncio.timeout(KILL_GRACE):
+            await _wait_for_end(pid)
+    except (TimeoutError, asyncio.CancelledError):
+        pass
+    processes.kill_all([*below, *processes.descendants(pid)])
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")

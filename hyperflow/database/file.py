@@ -1,0 +1,336 @@
+"""The database file: what SQLite holds, and how it is kept whole. Synchronous; used by one thread.
+
+Guarantees:
+- Entries are only ever added. The newest entry of a key is its value, so a later program shadows an earlier one's
+  results without changing them.
+- What `insert` has returned from is on the disk (`synchronous=FULL`).
+- Every entry carries a checksum over map, key and value. SQLite's own check does not see a flipped byte in a value.
+  A damaged entry is reported and treated as absent; an older, sound entry of its key counts again.
+- After a failed fsync nothing more is accepted: the kernel may have dropped the pages, and a second fsync would
+  succeed all the same. A full disk is not that: it is reported, and when there is space again the file goes on.
+
+WAL on a local file system, where a commit is one fsync and readers do not wait; a rollback journal elsewhere, because
+WAL needs memory shared by all users of the file. The WAL is written back here and not by SQLite's automatism, which
+keeps an fsync error of that step to itself. A closed database is one file without WAL, safe to copy with `cp`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import attrs
+
+from hyperflow.database import place
+from hyperflow.errors import ConfigurationError, DatabaseError
+
+BUSY_SECONDS = 120.0
+"""How long a commit waits for another program that reads the file (only without WAL does a reader hold it up)."""
+
+IN_MEMORY = 4096
+"""Values up to this many characters are kept in memory; longer ones are read when asked for."""
+
+MEMORY_BUDGET = 256 * 1024 * 1024
+"""Characters of values kept in memory for one database; beyond it, all are read when asked for."""
+
+WAL_LIMIT = 4 * 1024 * 1024
+"""Bytes added, by a rough count, after which the WAL is written back into the database."""
+
+SCHEMA = """
+CREATE TABLE entries (
+    id INTEGER PRIMARY KEY,
+    map TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    program TEXT NOT NULL,
+    time REAL NOT NULL,
+    checksum BLOB NOT NULL
+);
+CREATE INDEX entries_of_map ON entries (map);
+"""
+
+Entry = tuple[str, str, str]
+"""Map, key, value."""
+
+
+@attrs.frozen
+class Found:
+    """Where the newest value of a key is: here (`text`), or in the entry `id`."""
+
+    text: str | None
+    id: int
+
+
+def checksum(map_name: str, key: str, value: str) -> bytes:
+    """Return what shows that an entry is as it was written, and belongs to this map and key."""
+    return hashlib.blake2b(
+        f"{len(map_name)}:{len(key)}:{map_name}{key}{value}".encode("utf-8", "surrogatepass"), digest_size=16
+    ).digest()
+
+
+def _lenient_text(data: bytes) -> str:
+    # A damaged text may be no UTF-8. The checksum finds that out; here it must not end the reading of all others.
+    return data.decode("utf-8", "replace")
+
+
+@attrs.define(eq=False)
+class DatabaseFile:
+    """An open database file; make one with `DatabaseFile.open`, close it with `close`."""
+
+    path: Path
+    program_id: str
+    connection: sqlite3.Connection
+    next_id: int
+    wal: bool
+    remembered: int = 0
+    in_wal: int = 0
+    broken: str = ""
+    damaged: list[str] = attrs.field(factory=list)
+    """Reports of damaged entries, for the owner of this object to take away."""
+
+    @classmethod
+    def open(cls, path: Path, program_id: str) -> DatabaseFile:
+        """Open or make a database; the caller has checked the place and owns the file.
+
+        Raises:
+            DatabaseError: It is damaged, of another program or a newer version, or the disk is full.
+        """
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        with reported(path, "open"):
+            connection = sqlite3.connect(
+                f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=BUSY_SECONDS
+            )
+            try:
+                connection.text_factory = _lenient_text
+                wal = _prepare(connection, path)
+                (newest,) = connection.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()
+            except BaseException:
+                connection.close()
+                raise
+        return cls(path, program_id, connection, newest + 1, wal)
+
+    def insert(self, entries: Iterable[Entry]) -> list[int]:
+        """Add entries in one transaction, and return their ids when they are on the disk.
+
+        Raises:
+            DatabaseError: None of them was added.
+        """
+        if self.broken:
+            raise DatabaseError(self.broken)
+        now = time.time()
+        first = self.next_id
+        rows = [
+            (number, map_name, key, value, len(value), self.program_id, now, checksum(map_name, key, value))
+            for number, (map_name, key, value) in enumerate(entries, first)
+        ]
+        with self._fail_stop(), reported(self.path, "write to"):
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+                self.connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:
+                    with suppress(sqlite3.Error):  # the first error is the one to report
+                        self.connection.execute("ROLLBACK")
+                raise
+        self.next_id = first + len(rows)
+        self.in_wal += sum(len(row[2]) + len(row[3]) for row in rows)
+        return list(range(first, self.next_id))
+
+    def load(self, map_name: str) -> dict[str, Found]:
+        """Return where the newest sound value of each key of a map is."""
+        found: dict[str, Found] = {}
+        query = (
+            "SELECT id, key, checksum, CASE WHEN size <= ? THEN value END FROM entries INDEXED BY entries_of_map "
+            "WHERE map = ? ORDER BY id"
+        )
+        with reported(self.path, "read"):
+            for number, key, digest, value in self.connection.execute(query, (IN_MEMORY, map_name)):
+                if not isinstance(key, str):
+                    self._report(number, map_name, key)
+                elif value is None:
+                    found[key] = Found(None, number)
+                elif self._is_sound(number, map_name, key, value, digest):
+                    found[key] = self.remember(value, number)
+        return found
+
+    def remember(self, value: str, number: int) -> Found:
+        """Return what to keep in memory for a value."""
+        if len(value) > IN_MEMORY or self.remembered + len(value) > MEMORY_BUDGET:
+            return Found(None, number)
+        self.remembered += len(value)
+        return Found(value, number)
+
+    def read(self, map_name: str, key: str, newest: int) -> str | None:
+        """Return the newest sound value of a key, from the entry `newest` downwards, or None."""
+        with reported(self.path, "read"):
+            found = self.connection.execute(
+                "SELECT id, key, checksum, value FROM entries WHERE id = ?", (newest,)
+            ).fetchone()
+            if found is not None and found[1] == key and self._is_sound(newest, map_name, key, found[3], found[2]):
+                return str(found[3])
+            older = self.connection.execute(
+                "SELECT id, checksum, value FROM entries WHERE map = ? AND key = ? AND id < ? ORDER BY id DESC",
+                (map_name, key, newest),
+            )
+            for number, digest, value in older:
+                if self._is_sound(number, map_name, key, value, digest):
+                    return str(value)
+        return None
+
+    def read_all(self, map_name: str, places: list[tuple[str, Found]]) -> list[tuple[str, str]]:
+        """Return keys and values, reading those that are not in memory; damaged ones are left out."""
+        texts = ((key, at.text if at.text is not None else self.read(map_name, key, at.id)) for key, at in places)
+        return [(key, text) for key, text in texts if text is not None]
+
+    def tidy(self) -> None:
+        """Write the WAL back when it has grown long; called when nobody waits for the file."""
+        if self.wal and not self.broken and self.in_wal > WAL_LIMIT:
+            self.in_wal = 0
+            with suppress(DatabaseError), self._fail_stop(), reported(self.path, "write back"):
+                # PASSIVE waits for no reader; what one still needs is left for the next time.
+                self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def close(self) -> None:
+        """Close the file; what cannot be tidied up now (a full disk, a reader) waits for the next opening."""
+        with suppress(sqlite3.Error):
+            if not self.broken:
+                self.connection.execute("PRAGMA busy_timeout = 100")
+                self.connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+        with suppress(sqlite3.Error):
+            self.connection.close()
+
+    def _is_sound(self, number: int, map_name: str, key: str, value: object, digest: object) -> bool:
+        if isinstance(value, str) and digest == checksum(map_name, key, value):
+            return True
+        self._report(number, map_name, key)
+        return False
+
+    def _report(self, number: int, map_name: str, key: object) -> None:
+        self.damaged.append(
+            f"entry {number} of map {map_name!r}, key {key!r:.80}, in {self.path} is damaged; it counts as absent"
+        )
+
+    @contextmanager
+    def _fail_stop(self) -> Iterator[None]:
+        try:
+            yield
+        except DatabaseError as error:
+            code = getattr(error.__cause__, "sqlite_errorcode", 0)
+            if code in (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC):
+                self.broken = (
+                    f"{self.path} accepts nothing more, because the system failed to write it to the disk earlier "
+                    f"({error.__cause__}); results recorded before that are safe. Start the program again"
+                )
+            raise
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
+    """Check a newly opened file, make its tables if it is empty, and set how it is written; return if with WAL."""
+    wal = place.is_local(path)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    if not wal:
+        # Without shared memory, even if an earlier program left the file with a WAL.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables:
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        place.check_version(path, application_id, version)
+    else:
+        connection.executescript(
+            f"BEGIN IMMEDIATE; PRAGMA application_id = {place.APPLICATION_ID}; "
+            f"PRAGMA user_version = {place.SCHEMA_VERSION}; {SCHEMA} COMMIT;"
+        )
+        _sync(path.parent)
+    (mode,) = connection.execute(f"PRAGMA journal_mode = {'WAL' if wal else 'TRUNCATE'}").fetchone()
+    if not wal:
+        connection.execute("PRAGMA locking_mode = NORMAL")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # gives the exclusive lock back
+    return bool(mode == "wal")
+
+
+@contextmanager
+def reported(path: Path, doing: str) -> Iterator[None]:
+    """Turn SQLite's errors into DatabaseErrors that name the file and what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        raise DatabaseError(f"cannot {doing} {path}: {error}{_ADVICE.get(code, '')}") from error
+
+
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "; free space there. Nothing that was recorded before is lost",
+    sqlite3.SQLITE_CORRUPT: "; the file is damaged. `sqlite3 FILE .recover` may save most of it; "
+    "or move it away, and its results are computed again",
+    sqlite3.SQLITE_NOTADB: "; the file is damaged, or no database",
+    sqlite3.SQLITE_BUSY: f"; another program has kept it locked for {BUSY_SECONDS:g} s",
+    sqlite3.SQLITE_READONLY: "; it became read-only",
+}
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a database, also one that a running program is writing to; the source is only read.
+
+    The copy is complete or not there: it gets its name when it is on the disk.
+
+    Raises:
+        ConfigurationError: There is no such source, or the target exists or cannot be made.
+        DatabaseError: The source is damaged, not hyperflow's, or of a newer version.
+    """
+    source = place.resolved(source)
+    if not source.is_file():
+        raise ConfigurationError(f"there is no results database {source} to start from")
+    if not place.check_header(source):
+        raise DatabaseError(f"{source} is empty, not a results database")
+    target = place.resolved(target)
+    place.check(target)
+    if target.exists():
+        raise ConfigurationError(f"{target} exists already; a copy does not replace it")
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    try:
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        _backup(source, draft)
+        _sync(draft)
+        try:
+            os.link(draft, target)  # unlike rename, it does not replace what came meanwhile
+        except FileExistsError:
+            raise ConfigurationError(f"{target} exists already; a copy does not replace it") from None
+        _sync(target.parent)
+    except OSError as error:
+        raise ConfigurationError(f"cannot copy {source} to {target}: {error.strerror or error}") from error
+    finally:
+        for leftover in (draft, draft.with_name(draft.name + "-journal")):
+            leftover.unlink(missing_ok=True)
+
+
+def _backup(source: Path, target: Path) -> None:
+    with (
+        reported(source, "copy"),
+        closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as old,
+        closing(sqlite3.connect(f"{target.as_uri()}?mode=rw", uri=True)) as new,
+    ):
+        (version,) = old.execute("PRAGMA user_version").fetchone()
+        (application_id,) = old.execute("PRAGMA application_id").fetchone()
+        place.check_version(source, application_id, version)
+        old.backup(new)
+        new.execute("PRAGMA journal_mode = DELETE").fetchall()

@@ -1,0 +1,126 @@
+"""Flights: a computation that several callers wait for, running once.
+
+Guarantees:
+- Calls for one key that overlap are one computation; its result, or its failure, reaches all who wait.
+- A caller that is cancelled leaves; the others are not disturbed. When the last one leaves, the computation is
+  cancelled, and that caller waits until it has ended: nothing is left running.
+- Who comes while a computation is being cancelled waits for its end and starts a new one: two never overlap.
+- A computation that would wait for itself, directly or through others, fails at once instead of waiting for ever.
+
+The computation is a task of its own, in the environment of the first caller, because no caller may own it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Hashable
+from contextvars import ContextVar
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import attrs
+
+from hyperflow.errors import MisuseError
+
+
+@attrs.define(eq=False)
+class _Flight:
+    name: str
+    task: asyncio.Task[Any] | None = None
+    waiting: int = 0
+    cancelling: bool = False
+    waits_for: list[_Flight] = attrs.field(factory=list)
+
+    def reaches(self, other: _Flight) -> bool:
+        """Tell whether this one waits for the other, maybe through more of them."""
+        seen: set[int] = set()
+        todo = [self]
+        while todo:
+            one = todo.pop()
+            if one is other:
+                return True
+            if id(one) not in seen:
+                seen.add(id(one))
+                todo.extend(one.waits_for)
+        return False
+
+
+_flights: WeakKeyDictionary[Any, dict[Hashable, _Flight]] = WeakKeyDictionary()
+_inside: ContextVar[_Flight | None] = ContextVar("hyperflow_flight", default=None)
+
+
+async def once(
+    owner: object, key: Hashable, name: str, lookup: Callable[[], Any], compute: Callable[[], Coroutine[Any, Any, Any]]
+) -> Any:
+    """Return what `lookup` finds, or else the result of `compute`, which runs once for all who ask meanwhile.
+
+    Args:
+        owner: Keys count within this object.
+        key: What the computation is for.
+        name: Shown to users.
+        lookup: Gives the recorded result, or None.
+        compute: Computes and records it.
+    """
+    flights = _flights.setdefault(owner, {})
+    while True:
+        recorded = await lookup()
+        if recorded is not None:
+            return recorded
+        flight = flights.get(key)
+        if flight is None:
+            flight = _take_off(flights, key, name, compute)
+        elif flight.cancelling:
+            assert flight.task is not None
+            await asyncio.wait([flight.task])
+            continue
+        return await _join(flight)
+
+
+def _take_off(
+    flights: dict[Hashable, _Flight], key: Hashable, name: str, compute: Callable[[], Coroutine[Any, Any, Any]]
+) -> _Flight:
+    flight = flights[key] = _Flight(name)
+
+    async def fly() -> Any:
+        _inside.set(flight)
+        try:
+            return await compute()
+        finally:
+            del flights[key]
+
+    flight.task = asyncio.get_running_loop().create_task(fly())
+    return flight
+
+
+async def _join(flight: _Flight) -> Any:
+    task = flight.task
+    assert task is not None
+    inside = _inside.get()
+    if inside is not None:
+        if flight.reaches(inside):
+            raise MisuseError(f"{flight.name} waits for its own result, so it would wait for ever")
+        inside.waits_for.append(flight)
+    flight.waiting += 1
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        if flight.waiting == 1 and not task.done():
+            flight.cancelling = True
+            task.cancel()
+            await _ended(task)
+        raise
+    finally:
+        flight.waiting -= 1
+        if inside is not None:
+            inside.waits_for.remove(flight)
+    return task.result()
+
+
+async def _ended(task: asyncio.Task[Any]) -> None:
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:  # cancelled once more: still nothing may be left running
+            pass
+    if not task.cancelled():
+        task.exception()  # counts as seen: nobody is left to tell

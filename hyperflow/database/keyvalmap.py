@@ -1,0 +1,143 @@
+"""KeyValMap: a named map from keys to values in the program's results database.
+
+Guarantees: what was inserted is on the disk when `insert` returns. The newest value of a key counts, and nothing is
+overwritten. Maps of one name are one map, in this program and in later ones that go on from its database.
+
+With types, `KeyValMap("energies", key=tuple[int, int], value=Energy)`, keys and values come back as what they were.
+Without, values are plain data: None, bool, int, float, str, bytes, complex, dates, numpy arrays, lists, dicts, sets.
+Tuples come back as lists then, and a class is refused, because it could not be made again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, overload
+
+from hyperflow import environment
+from hyperflow.database import keys, memo, plain, records
+from hyperflow.database.codec import codec_for
+from hyperflow.errors import DatabaseError, MisuseError, SerializationError
+from hyperflow.flow import Flow, Job, Native
+
+K = TypeVar("K")
+V = TypeVar("V")
+D = TypeVar("D")
+
+
+class KeyValMap(Generic[K, V]):
+    """A named map in the results database.
+
+        energies = hf.KeyValMap("energies", key=int, value=float)
+        await energies.insert(3, 0.5)
+
+    Args:
+        name: Names the map in the database.
+        key: The type of keys; needed for classes in `lookup_all`, and says that 1 means 1.0 where it is float.
+        value: The type of values; without it they are plain data, and tuples come back as lists.
+    """
+
+    @overload
+    def __init__(self: KeyValMap[Any, Any], name: str) -> None: ...
+    @overload
+    def __init__(self: KeyValMap[K, Any], name: str, *, key: type[K]) -> None: ...
+    @overload
+    def __init__(self: KeyValMap[Any, V], name: str, *, value: type[V]) -> None: ...
+    @overload
+    def __init__(self, name: str, *, key: type[K], value: type[V]) -> None: ...
+    @overload
+    def __init__(self: KeyValMap[Any, Any], name: str, *, key: Any = ..., value: Any = ...) -> None: ...
+    def __init__(self, name: str, *, key: Any = Any, value: Any = Any) -> None:
+        _check_name(name)
+        self.name = name
+        self.key = key
+        self.value = value
+        self._widen = keys.widening(key)
+
+    def __repr__(self) -> str:
+        types = "".join(f", {n}={t}" for n, t in (("key", self.key), ("value", self.value)) if t is not Any)
+        return f"KeyValMap({self.name!r}{types})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make, (self.name, self.key, self.value)
+
+    def insert(self, key: K, value: V) -> Job[None]:
+        """Record a value for a key; it is on the disk when the flow ends.
+
+        Many inserts side by side (`map_concurrently`) share one fsync; one alone takes as long as that. Cancelling
+        does not take the value back. Raises SerializationError for a key or value that cannot be recorded,
+        DatabaseError when the disk is full.
+        """
+        return Job(Native("KeyValMap.insert", self._insert, (key, value)))
+
+    def lookup(self, key: K) -> Job[V | None]:
+        """Give the newest value of a key, or None if there is none.
+
+        Takes microseconds after the map's first use, except for long values, which are read from the disk.
+        """
+        return Job(Native("KeyValMap.lookup", self._lookup, (key, None)))
+
+    def lookup_default(self, key: K, default: D) -> Job[V | D]:
+        """Give the newest value of a key, or `default` if there is none."""
+        return Job(Native("KeyValMap.lookup_default", self._lookup, (key, default)))
+
+    def lookup_all(self) -> Job[list[tuple[K, V]]]:
+        """Give all keys with their newest values, the oldest key first.
+
+        A list of pairs and not a dict, because keys may be lists, dicts or arrays, and because 1, 1.0 and True are
+        three keys here and one in a dict. Where that does not matter: `dict(await m.lookup_all())`.
+        """
+        return Job(Native("KeyValMap.lookup_all", self._lookup_all))
+
+    def memoize(self, fn: Callable[[K], Flow[V]]) -> Callable[[K], Job[V]]:
+        """Return `fn` with its results recorded in this map: the argument is the key.
+
+        What is in the map already, by whatever way, is returned without running `fn`. See `hyperflow.memoize` for
+        what else holds.
+        """
+        typed = {} if self.value is Any else {"result": self.value}
+        local_names = sys._getframe(1).f_locals
+        return memo.memoized(fn, self.name, f"{self!r}.memoize", local_names, key=self.key, **typed)
+
+    def _key(self, key: Any) -> str:
+        try:
+            return keys.encode(key if self._widen is None else self._widen(key), self.name)
+        except SerializationError as error:
+            raise SerializationError(f"key of {self!r}: {error}") from error
+
+    async def _insert(self, key: Any, value: Any) -> None:
+        text = self._key(key)
+        try:
+            encoded = codec_for(self.value).encode(value)
+            codec_for(self.value).decode(encoded)  # what could not be read back must not be recorded
+        except SerializationError as error:
+            raise SerializationError(f"value for key {key!r:.60} of {self!r}: {error}") from error
+        await environment.current("KeyValMap.insert").database.insert(self.name, text, encoded)
+
+    async def _lookup(self, key: Any, default: Any) -> Any:
+        text = await environment.current("KeyValMap.lookup").database.lookup(self.name, self._key(key))
+        return default if text is None else self._decoded(text)
+
+    async def _lookup_all(self) -> Any:
+        entries = await environment.current("KeyValMap.lookup_all").database.lookup_all(self.name)
+        makers = records.makers(self.key)
+        try:
+            decoded = [keys.decode(key, makers) for key, _ in entries]
+        except SerializationError as error:
+            raise SerializationError(f"{self!r}: {error}") from error
+        return [(key, self._decoded(text)) for key, (_, text) in zip(decoded, entries, strict=True)]
+
+    def _decoded(self, text: str) -> Any:
+        try:
+            return codec_for(self.value).decode(text)
+        except SerializationError as error:
+            raise DatabaseError(f"a value of {self!r} is not of the map's type: {error}") from error
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name or not plain.is_text(name):
+        raise MisuseError(f"KeyValMap({name!r}): a name is needed, as in KeyValMap('energies')")
+
+
+def _make(name: str, key: Any, value: Any) -> KeyValMap[Any, Any]:
+    return KeyValMap(name, key=key, value=value)

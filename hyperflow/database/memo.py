@@ -1,0 +1,314 @@
+"""Memo: a function that returns a flow, whose results are recorded and not computed again.
+
+Guarantees:
+- A result is recorded, on the disk, before anyone sees it. A recorded one is returned without running the function.
+- Overlapping calls with the same arguments run once (see `flights`). A failure reaches all and is not recorded.
+- The key is name, version and arguments, bound to the parameters as Python does: `f(1)`, `f(x=1)` and a default of 1
+  are one call. Source text and pickle bytes are no part of it: a new comment forgets nothing. A changed result needs
+  a new `version`.
+- The first caller gets what every later one gets: the value as it was recorded, made anew for each.
+- What cannot be a key, or cannot be stored, is refused, as far as annotations show it before anything runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+import attrs
+
+from hyperflow import environment
+from hyperflow import flow as flows
+from hyperflow.database import flights, keys, records
+from hyperflow.database.codec import Codec, codec_for
+from hyperflow.database.scalars import show
+from hyperflow.errors import ConfigurationError, DatabaseError, MisuseError, SerializationError
+from hyperflow.flow import Flow, Job, Step
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+class Unresolved:
+    """Stands for a type that is not known (yet); a class, so that it stays itself when it is pickled."""
+
+
+@attrs.frozen(repr=False)
+class MemoCall(Step):
+    """A call of a memoized function; a record of the function, so that it pickles by name."""
+
+    fn: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def coroutine(self) -> Coroutine[Any, Any, Any]:
+        return run(self.fn.__memo__, self.args, self.kwargs)
+
+    def __repr__(self) -> str:
+        return flows.show_call(self.fn, self.args, self.kwargs)
+
+
+@attrs.frozen
+class Parameter:
+    """One parameter: its name, how it stands in a key, and what makes an int a float where it is annotated so."""
+
+    name: str
+    head: str
+    widen: keys.Widening | None
+
+
+@attrs.define(eq=False)
+class Memo:
+    """What is known of a memoized function: the function, where its results are, and how they are written."""
+
+    fn: Callable[..., Any]
+    name: str
+    map_name: str
+    result: Any = Unresolved
+    hints: dict[str, Any] = attrs.field(factory=dict)
+    key_is_argument: bool = False
+    key_hint: Any = inspect.Parameter.empty
+    signature: inspect.Signature = attrs.field(init=False)
+    is_simple: bool = attrs.field(init=False)
+    """Whether there is no `*args`, `**kwargs` or keyword-only parameter, so that binding can be left out."""
+    _parameters: list[Parameter] | None = attrs.field(default=None, init=False)
+    _codec: Codec | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.signature = inspect.signature(self.fn)
+        simple = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self.is_simple = all(parameter.kind in simple for parameter in self.signature.parameters.values())
+
+    def __reduce__(self) -> tuple[Any, ...]:  # without what is made at first use, which does not pickle
+        described = (self.fn, self.name, self.map_name, self.result, self.hints, self.key_is_argument, self.key_hint)
+        return type(self), described
+
+    def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Return the canonical text of the arguments.
+
+        Raises:
+            SerializationError: An argument has a type that cannot be in a key; names the parameter.
+        """
+        parameters = self._parameters
+        if parameters is None:
+            parameters = self._parameters = self._prepare()
+        if len(args) == len(parameters) and not kwargs and self.is_simple:
+            values: Any = args
+        else:
+            bound = self.signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            values = bound.arguments.values()
+        texts = []
+        for parameter, value in zip(parameters, values, strict=True):
+            if parameter.widen is not None:
+                value = parameter.widen(value)
+            try:
+                texts.append(parameter.head + keys.encode(value, self.map_name))
+            except SerializationError as error:
+                raise SerializationError(f"argument {parameter.name} of {self.name}: {error}") from error
+        if self.key_is_argument:
+            return texts[0]
+        texts.sort()
+        return "{" + ",".join(texts) + "}"
+
+    def _prepare(self) -> list[Parameter]:
+        hints = self.hints or records.hints_of(inspect.unwrap(self.fn))
+        found = []
+        for name, parameter in self.signature.parameters.items():
+            hint = hints.get(name)
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL and hint is not None:
+                hint = types.GenericAlias(tuple, (hint, ...))
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD and hint is not None:
+                hint = types.GenericAlias(dict, (str, hint))
+            if self.key_is_argument:
+                hint = self.key_hint
+            head = "" if self.key_is_argument else keys.encode(name) + ":"
+            found.append(Parameter(name, head, keys.widening(hint)))
+        return found
+
+    @property
+    def codec(self) -> Codec:
+        """How results are written; raises SerializationError if the annotation's type cannot be stored."""
+        if self._codec is None:
+            if self.result is Unresolved:
+                self.result = _result_type(self.fn, self.name, records.hints_of(inspect.unwrap(self.fn)))
+            if self.result is Unresolved:
+                raise MisuseError(
+                    f"the annotations of {self.name} cannot be resolved: {_return_text(self.fn)!r}. Define the types "
+                    "at the top level of the module and import them also when it runs, not only for type checkers"
+                )
+            try:
+                self._codec = codec_for(self.result)
+            except SerializationError as error:
+                raise SerializationError(f"results of {self.name} cannot be recorded: {error}") from error
+        return self._codec
+
+
+async def run(memo: Memo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the recorded result of a call, or compute and record it."""
+    codec = memo.codec
+    key = memo.key(args, kwargs)
+    database = environment.current(memo.name).database
+    text = await database.lookup(memo.map_name, key)
+    if text is None:
+        text = await flights.once(
+            database,
+            (memo.map_name, key),
+            flows.show_call(memo.fn, args, kwargs),
+            functools.partial(database.lookup, memo.map_name, key),
+            functools.partial(_compute, memo, key, args, kwargs),
+        )
+    try:
+        return codec.decode(text)
+    except SerializationError as error:
+        raise DatabaseError(
+            f"the recorded result of {flows.show_call(memo.fn, args, kwargs)} is no {show(codec.hint)} any more: {error}. "
+            "If the type has changed, give @memoize a higher version"
+        ) from error
+
+
+async def _compute(memo: Memo, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    made = memo.fn(*args, **kwargs)
+    if not isinstance(made, Flow):
+        _refuse_result(memo, made)
+    value = await made
+    try:
+        text = memo.codec.encode(value)
+        memo.codec.decode(text)  # what could not be read back must not be recorded
+    except SerializationError as error:
+        raise SerializationError(
+            f"the result of {flows.show_call(memo.fn, args, kwargs)} cannot be recorded: {error}"
+        ) from error
+    await environment.current(memo.name).database.insert(memo.map_name, key, text)
+    return text
+
+
+def _refuse_result(memo: Memo, made: Any) -> typing.NoReturn:
+    if inspect.iscoroutine(made):
+        made.close()
+    raise MisuseError(
+        f"{memo.name} returned {made!r:.80}, but memoize is for functions that return a flow: put @hyperflow.job "
+        f"between @hyperflow.memoize and an `async def`, or let a `def` return hyperflow.remote_eval(...)"
+    )
+
+
+def memoize(name: str, *, version: int | str = 1) -> Callable[[Callable[P, Flow[T]]], Callable[P, Job[T]]]:
+    """Record the results of a function that returns a flow, and return recorded ones without running it.
+
+        @hf.memoize("half", version=1)
+        def half(x: int) -> hf.Job[float]:
+            return hf.remote_eval(f, x)
+
+    The arguments may be numbers, str, bytes, None, Path, Fraction, Decimal, dates, enums, numpy arrays, tuples, lists,
+    dicts, sets, attrs classes, dataclasses, NamedTuples, nested at will, and types known by `database.register`. The
+    result's type is that of the annotation; without one it is plain data, and tuples come back as lists. The
+    options of `using` are no part of the key: the first caller's are in force when it runs.
+
+    A recorded call costs some microseconds; one that runs costs its evaluation and, once for all that end
+    together, an fsync. Cancelling a call cancels the computation if nobody else waits for it.
+
+    Args:
+        name: Names the results in the database (map `memoize:name:version`).
+        version: Change it when the function would now give other results.
+
+    Raises:
+        MisuseError: When it decorates something that returns no flow.
+        SerializationError: At the call, when an argument cannot be in a key, or the result cannot be stored.
+    """
+    if not _is_name(name):
+        raise MisuseError("memoize needs a name for the results: @hyperflow.memoize('name', version=1)")
+    if isinstance(version, bool) or not isinstance(version, (int, str)):
+        raise ConfigurationError(f"memoize(version={version!r}): an int or str is needed")
+    local_names = sys._getframe(1).f_locals
+
+    def decorate(fn: Callable[P, Flow[T]]) -> Callable[P, Job[T]]:
+        return memoized(fn, f"memoize:{name}:{version}", f"@memoize({name!r})", local_names)
+
+    return decorate
+
+
+def memoized(
+    fn: Callable[P, Flow[T]],
+    map_name: str,
+    where: str,
+    local_names: dict[str, Any],
+    result: Any = Unresolved,
+    key: Any = Unresolved,
+) -> Callable[P, Job[T]]:
+    """Return the memoized form of a function.
+
+    Args:
+        fn: Returns a flow.
+        map_name: Where results are kept.
+        where: What the user called, for errors.
+        local_names: What annotations may refer to besides the function's globals.
+        result: The type of results, if it is known otherwise than by annotation.
+        key: If given, the function has one argument of this type, which is the key itself.
+    """
+    shown = getattr(fn, "__qualname__", None) or repr(fn)
+    _check_kind(fn, shown, where)
+    hints = records.hints_of(inspect.unwrap(fn), local_names)
+    memo = Memo(fn, shown, map_name, hints=hints)
+    annotated = _result_type(fn, shown, hints, where)
+    memo.result = annotated if result is Unresolved else result
+    if key is not Unresolved:
+        if len(memo.signature.parameters) != 1:
+            raise MisuseError(
+                f"{where}: the map's key is the argument of {shown}, so it has to have one, not "
+                f"{len(memo.signature.parameters)}; take a tuple or a record, or use @hyperflow.memoize('name')"
+            )
+        memo.key_is_argument, memo.key_hint = True, key
+
+    @functools.wraps(fn)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Job[T]:
+        if kwargs or len(args) != len(memo.signature.parameters) or not memo.is_simple:
+            memo.signature.bind(*args, **kwargs)  # a wrong call fails here, as it would without memoize
+        return Job(MemoCall(wrapper, args, kwargs))
+
+    setattr(wrapper, "__memo__", memo)
+    return wrapper
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name != ""
+
+
+def _check_kind(fn: Any, shown: str, where: str) -> None:
+    flows.function(fn, where)
+    inner = inspect.unwrap(fn)
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        raise MisuseError(f"{where}: {shown} is a generator; memoize is for functions that return a flow of one result")
+    if inspect.iscoroutinefunction(fn):
+        raise MisuseError(
+            f"{where}: {shown} is an `async def`, which returns no flow; put @hyperflow.job between them:\n"
+            f"    @hyperflow.{where.lstrip('@')}\n    @hyperflow.job\n    async def {inner.__name__}(...): ..."
+        )
+
+
+def _return_text(fn: Any) -> Any:
+    return getattr(inspect.unwrap(fn), "__annotations__", {}).get("return")
+
+
+def _result_type(fn: Any, shown: str, hints: dict[str, Any], where: str = "@memoize") -> Any:
+    """Return the T of an annotation Flow[T], Any if there is none, Unresolved if it names what is not known (yet)."""
+    inner = inspect.unwrap(fn)
+    if _return_text(fn) is None and "return" not in getattr(inner, "__annotations__", {}):
+        return Any
+    if "return" not in hints:
+        return Unresolved
+    hint = hints["return"]
+    if inspect.iscoroutinefunction(inner):  # under @job: annotated with the plain result
+        return hint
+    origin = typing.get_origin(hint) or hint
+    if isinstance(origin, type) and issubclass(origin, Flow):
+        return (typing.get_args(hint) or (Any,))[0]
+    if hint is Any:
+        return Any
+    raise MisuseError(
+        f"{where}: {shown} is annotated to return {show(hint)}, which is no flow; let it return "
+        f"hyperflow.Job[{show(hint)}], as in `return hyperflow.remote_eval(...)`"
+    )

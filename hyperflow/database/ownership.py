@@ -1,0 +1,225 @@
+"""Ownership: one process at a time may write to a results database.
+
+A lock file beside the database (`results.sqlite.lock`) names its owner: host, process and program. It appears
+complete or not at all, because it is written under another name and then linked, which every shared file system
+does atomically.
+
+Guarantees:
+- Whoever comes second is told who the owner is.
+- A lock that its owner left behind (same machine, and the process has gone, or the machine was started anew) is taken
+  over. Of any number of processes that try so at once, one succeeds.
+- A lock of another machine is never taken over: nobody here can tell whether its owner lives. The error says what to
+  type when one knows that it does not.
+- A forked child never gives away the lock of its parent.
+
+Why not flock or SQLite's own locks alone: on parallel file systems they are often local to each node, or missing, and
+two nodes that write at once destroy the database. flock is used for one thing: two processes *of the same machine*
+that both find an abandoned lock take turns in replacing it, and for that it need not reach further.
+
+Rejected: a lease that is renewed. A machine that sleeps, or a file system that stalls, would lose its database to
+another one while it still writes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from hyperflow.errors import ConfigurationError, DatabaseError
+
+ATTEMPTS = 100
+"""How often a lock that changes hands while it is looked at is looked at again; each time someone else gets on."""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> str:
+    """Return which set of process ids is seen here; containers of one machine have different ones."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def started(pid: int) -> str:
+    """Return when a process was started, in the kernel's ticks, or "" if there is none (or just its zombie)."""
+    after_name = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    if len(after_name) < 20 or after_name[0] in ("Z", "X"):
+        return ""
+    return after_name[19]
+
+
+@attrs.frozen
+class Owner:
+    """Who holds a lock, as written in the lock file."""
+
+    host: str
+    pid: int
+    boot_id: str
+    pid_namespace: str
+    started: str
+    program: str
+    since: str
+    token: str
+
+    @classmethod
+    def this_process(cls, program: str) -> Owner:
+        """Return what to write for this process."""
+        return cls(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            boot_id=_read("/proc/sys/kernel/random/boot_id"),
+            pid_namespace=_pid_namespace(),
+            started=started(os.getpid()),
+            program=program,
+            since=time.strftime("%Y-%m-%d %H:%M:%S"),
+            token=secrets.token_hex(8),
+        )
+
+    @classmethod
+    def from_text(cls, text: str) -> Owner | None:
+        """Return the owner that a lock file names, or None if the text is not of this module's making."""
+        try:
+            data: dict[str, Any] = json.loads(text)
+            return cls(**{field.name: field.type(data[field.name]) for field in attrs.fields(attrs.resolve_types(cls))})
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def is_gone(self) -> bool:
+        """Tell whether this owner certainly has ended: False when that cannot be known from here."""
+        if self.host != socket.gethostname():
+            return False
+        if self.boot_id != _read("/proc/sys/kernel/random/boot_id"):
+            return True
+        if self.pid_namespace != _pid_namespace():
+            return False
+        return started(self.pid) != self.started
+
+    def __str__(self) -> str:
+        return f"program {self.program} (process {self.pid} on {self.host}, since {self.since})"
+
+
+@attrs.frozen
+class Ownership:
+    """The right to write to a database, held by this process until `release`."""
+
+    lock: Path
+    owner: Owner
+
+    @classmethod
+    def acquire(cls, database: Path, program: str) -> Ownership:
+        """Take the lock of a database.
+
+        Raises:
+            DatabaseError: Another process has it (or this one, by another open); the message names it.
+            ConfigurationError: The lock file cannot be made.
+        """
+        lock = database.with_name(database.name + ".lock")
+        owner = Owner.this_process(program)
+        draft = lock.with_name(f"{lock.name}.{owner.token}")
+        try:
+            _write_new(draft, json.dumps(attrs.asdict(owner)))
+            try:
+                for _ in range(ATTEMPTS):
+                    if _put(draft, lock) or _take_over(draft, lock, database):
+                        return cls(lock, owner)
+            finally:
+                draft.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"cannot make the lock file {lock}: {error.strerror or error}") from error
+        raise DatabaseError(f"the lock file {lock} changes hands all the time; are many programs opening {database}?")
+
+    def release(self) -> None:
+        """Give the lock back; does nothing in a forked child, or when the lock is no longer this one."""
+        if os.getpid() != self.owner.pid:
+            return
+        found = Owner.from_text(_read(str(self.lock)))
+        if found is not None and found.token == self.owner.token:
+            self.lock.unlink(missing_ok=True)
+
+
+def _write_new(path: Path, text: str) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(file, "w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _put(draft: Path, lock: Path) -> bool:
+    try:
+        os.link(draft, lock, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links: exclusive creation is atomic there, too, though not complete
+        try:
+            _write_new(lock, draft.read_text())
+        except FileExistsError:
+            return False
+    return True
+
+
+def _take_over(draft: Path, lock: Path, database: Path) -> bool:
+    """Replace a lock whose owner has gone; return False when it changed meanwhile; refuse when it is held."""
+    try:
+        file = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        owner = Owner.from_text(_content(file))
+        if owner is None or not owner.is_gone():
+            if owner is not None and not _is_still(file, lock):
+                return False
+            raise _refusal(owner, lock, database)
+        # From here on only one process at a time: the others wait, and then find another file at this name.
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without flock
+            raise DatabaseError(
+                f"{database} was left locked by {owner}, which has ended; to go on, type: rm {lock}"
+            ) from None
+        if not _is_still(file, lock):
+            return False
+        # rename replaces at once, so there is no moment without a lock.
+        os.rename(draft, lock)
+        return True
+    finally:
+        os.close(file)
+
+
+def _content(file: int) -> str:
+    return os.pread(file, 65536, 0).decode(errors="replace")
+
+
+def _is_still(file: int, lock: Path) -> bool:
+    """Tell whether the open file is what the name stands for now."""
+    try:
+        return os.path.samestat(os.fstat(file), lock.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _refusal(owner: Owner | None, lock: Path, database: Path) -> DatabaseError:
+    if owner is None:
+        return DatabaseError(
+            f"{database} is locked, but {lock} does not say by whom; if no program uses the database, type: rm {lock}"
+        )
+    advice = "wait until it ends, or use another database"
+    if owner.pid == os.getpid() and owner.host == socket.gethostname():
+        advice = "which is this process itself: open a database once, and share it"
+    elif owner.host != socket.gethostname() or owner.pid_namespace != _pid_namespace():
+        advice = f"{advice}. Only if you know that it has ended: rm {lock}"
+    return DatabaseError(f"{database} is in use by {owner}; {advice}")

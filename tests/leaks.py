@@ -1,0 +1,93 @@
+"""What this process holds that could be left behind: processes, threads, file descriptors, temporary files."""
+
+import contextlib
+import gc
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+# Set for the whole run and inherited: finds also the processes whose parent has died, which no longer descend from us.
+MARK = "HYPERFLOW_TEST_RUN"
+
+Held: TypeAlias = Mapping[Hashable, str]
+"""What is held: an identity that is never used twice, and the words for it."""
+
+
+class Process(NamedTuple):
+    """A process: its number may be used again, but not with the same start."""
+
+    pid: int
+    started: bytes
+
+
+def held() -> Held:
+    """Look at everything held now."""
+    return {**processes(), **dict(_threads()), **dict(_descriptors()), **dict(_files())}
+
+
+def leaked(before: Held, grace: float, look: Callable[[], Held]) -> Held:
+    """Return what *look* finds in addition to *before*. Things that are just ending have *grace* seconds for it."""
+    deadline = time.monotonic() + grace
+    while new := {key: words for key, words in look().items() if key not in before}:
+        if time.monotonic() > deadline:
+            break
+        gc.collect()  # what only a reference cycle keeps is not a leak
+        time.sleep(0.02)
+    return new
+
+
+def kill(things: Held) -> None:
+    """Kill the processes among the things, so that they do not disturb the tests that follow."""
+    for key in processes().keys() & things.keys():
+        if isinstance(key, Process):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(key.pid, signal.SIGKILL)
+
+
+def processes() -> Held:
+    """Find the living processes that come from this one, by descent or by the mark in their environment."""
+    parents: dict[int, int] = {}
+    found: dict[int, tuple[Hashable, str]] = {}
+    ours = {os.getpid()}
+    mark = f"{MARK}={os.environ[MARK]}".encode() if MARK in os.environ else None
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            # man proc_pid_stat: after the name, the third to the last of the fields
+            state, parent, *rest = (directory / "stat").read_bytes().rpartition(b")")[2].split()
+            if state in (b"Z", b"X"):
+                continue
+            pid = int(directory.name)
+            command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            parents[pid] = int(parent)
+            found[pid] = Process(pid, rest[17]), f"process {pid} (parent {int(parent)}): {command[:200]}"
+            if mark and mark in (directory / "environ").read_bytes().split(b"\0"):
+                ours.add(pid)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it has just ended, or is not ours to read
+    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    return dict(found[pid] for pid in ours - {os.getpid()} if pid in found)
+
+
+def _threads() -> Iterator[tuple[Hashable, str]]:
+    for thread in threading.enumerate():
+        yield ("thread", thread), f"thread {thread.name!r}"
+
+
+def _descriptors() -> Iterator[tuple[Hashable, str]]:
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:
+            continue  # the one that listed the directory
+        yield ("descriptor", number, target), f"file descriptor {number}: {target}"
+
+
+def _files() -> Iterator[tuple[Hashable, str]]:
+    for path in Path(tempfile.gettempdir()).iterdir():
+        yield ("file", path), f"temporary {'directory' if path.is_dir() else 'file'} {path}"
