@@ -195,9 +195,9 @@ async def _wait_for_end(pid: int) -> None:
         return
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
-    loop.add_reader(fd, lambda: ended.done() or ended.set_result(None))
+    loop.add_reader(fd, ended.cancel)  # cancelled and not set: it may be called more than once
     try:
-        await ended
+        await asyncio.wait([ended])
     finally:
         loop.remove_reader(fd)
         os.close(fd)

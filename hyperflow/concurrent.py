@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, TypeVar, overload
-
-import attrs
 
 from hyperflow import flow as flows
 from hyperflow.errors import ConfigurationError
@@ -32,82 +30,91 @@ IN_FLIGHT = 1000
 evaluations, few enough that an endless iterable costs little memory."""
 
 
-async def _cancel_all(futures: Iterable[asyncio.Future[Any]]) -> int:
-    """Cancel what has not ended, wait until it has, and return how many of them failed instead."""
-    pending = [future for future in futures if not future.done()]
-    for future in pending:
+class _Group:
+    """Futures that run side by side and end together."""
+
+    def __init__(self) -> None:
+        self.futures: list[asyncio.Future[Any]] = []
+        self.going = 0
+        self.failed: list[asyncio.Future[Any]] = []  # in the order in which they failed
+        self._waiter: asyncio.Future[None] | None = None
+        self._enough = 0
+
+    def start(self, one: Flow[Any], where: str) -> None:
+        """Start a flow."""
+        flows.check(one, where)
+        future = one.start()
+        self.going += 1
+        self.futures.append(future)
+        future.add_done_callback(self._ended)
+
+    def _ended(self, future: asyncio.Future[Any]) -> None:
+        self.going -= 1
+        if future.cancelled() or future.exception() is not None:  # asking marks the exception as seen
+            self.failed.append(future)
+        if self._waiter is not None and not self._waiter.done() and (self.failed or self.going < self._enough):
+            self._waiter.set_result(None)
+
+    async def until_fewer_than(self, count: int) -> None:
+        """Wait until fewer than `count` run, or one has failed. Wakes up once, not for each that ends."""
+        if self.going >= count and not self.failed:
+            self._enough = count
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def first_failure(self) -> BaseException:
+        """Return the first failure, with a note if there were more."""
+        try:
+            self.failed[0].result()
+        except asyncio.CancelledError as error:
+            return error
+        except BaseException as error:
+            more = sum(not future.cancelled() for future in self.failed[1:])
+            if more:
+                error.add_note(f"(of the flows beside it, {more} more failed; the first failure is raised)")
+            return error
+        raise AssertionError("a future that failed has no error")
+
+
+async def _cancel_all(futures: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel what has not ended, and wait until it has."""
+    waiting = [future for future in futures if not future.done()]
+    for future in waiting:
         future.cancel()
     interrupted: asyncio.CancelledError | None = None
-    waiting = [future for future in pending if not future.done()]
-    while waiting:
+    while waiting := [future for future in waiting if not future.done()]:
         try:
             await asyncio.wait(waiting)
         except asyncio.CancelledError as error:  # cancelled once more: still nothing may be left running
             interrupted = error
-        waiting = [future for future in waiting if not future.done()]
-    failed = sum(not future.cancelled() and future.exception() is not None for future in pending)
     if interrupted is not None:
         raise interrupted
-    return failed
 
 
-async def _gather(made: Iterator[Flow[Any]], limit: int | None) -> list[Any]:
+async def _gather(made: Iterable[Flow[Any]], limit: int | None, where: str) -> list[Any]:
     """Run flows, at most `limit` at a time, and return their results in order."""
-    loop = asyncio.get_running_loop()
-    futures: list[asyncio.Future[Any]] = []
-    going = 0
-    exhausted = False
-    first_failure: asyncio.Future[Any] | None = None
-    wakeup: asyncio.Future[None] | None = None
-
-    def ended(future: asyncio.Future[Any]) -> None:
-        nonlocal going, first_failure
-        going -= 1
-        failed = future.cancelled() or future.exception() is not None  # asking marks it as seen
-        if failed and first_failure is None:
-            first_failure = future
-        if wakeup is not None and not wakeup.done() and (going == 0 or first_failure or not exhausted):
-            wakeup.set_result(None)
-
+    group = _Group()
     try:
-        while first_failure is None:
-            while not exhausted and (limit is None or going < limit):
-                try:
-                    one = next(made)
-                except StopIteration:
-                    exhausted = True
-                    break
-                future = flows.flow(one, "map_concurrently's function result").start()
-                going += 1
-                futures.append(future)
-                future.add_done_callback(ended)
-            if going == 0:
+        for one in made:
+            group.start(one, where)
+            if limit is not None:
+                await group.until_fewer_than(limit)
+            if group.failed:
                 break
-            wakeup = loop.create_future()
-            await wakeup
-        if first_failure is None:
-            return [future.result() for future in futures]
-    except BaseException:
-        await _cancel_all(futures)
-        raise
-    failed = await _cancel_all(futures)
-    try:
-        return first_failure.result()
-    except BaseException as error:
-        also = failed + sum(
-            f.done() and not f.cancelled() and f.exception() is not None for f in futures if f is not first_failure
-        )
-        if also and not isinstance(error, asyncio.CancelledError):
-            error.add_note(f"(of the flows beside it, {also} more failed; the first failure is raised)")
-        raise
+        await group.until_fewer_than(1)
+    finally:
+        await _cancel_all(group.futures)
+    if group.failed:
+        raise group.first_failure()
+    return [future.result() for future in group.futures]
 
 
-def _mine(made: Iterable[object], where: str) -> tuple[Flow[Any], ...]:
+def _mine(made: Iterable[Flow[Any]], where: str) -> tuple[Flow[Any], ...]:
     """Check that all are flows, and take them over."""
-    taken = tuple(flows.flow(one, where) for one in made)
-    for one in taken:
-        one._unused = False
-    return taken
+    made = tuple(made)
+    for one in made:
+        flows.check(one, where)
+    return tuple(one.used() for one in made)
 
 
 def _checked_limit(limit: int | None) -> int | None:
@@ -117,7 +124,7 @@ def _checked_limit(limit: int | None) -> int | None:
 
 
 async def _concurrently(made: tuple[Flow[Any], ...]) -> tuple[Any, ...]:
-    return tuple(await _gather(iter(made), None))
+    return tuple(await _gather(made, None, "concurrently"))
 
 
 @overload
@@ -141,7 +148,7 @@ def concurrently(*flows: Flow[Any]) -> Job[Any]:
 
 
 async def _map_concurrently(fn: Callable[[Any], Flow[Any]], xs: Iterable[Any], limit: int | None) -> list[Any]:
-    return await _gather(map(fn, xs), limit)
+    return await _gather(map(fn, xs), limit, "the function of map_concurrently")
 
 
 def map_concurrently(fn: Callable[[X], Flow[T]], xs: Iterable[X], limit: int | None = None) -> Job[list[T]]:
@@ -152,12 +159,12 @@ def map_concurrently(fn: Callable[[X], Flow[T]], xs: Iterable[X], limit: int | N
         xs: Taken as far as `limit` allows at a time. An iterator is used up by the first run.
         limit: How many flows may run at a time; None for all.
     """
-    made = Native("map_concurrently", _map_concurrently)
-    return Job(attrs.evolve(made, args=(flows.function(fn, "map_concurrently"), xs, _checked_limit(limit))))
+    arguments = (flows.function(fn, "map_concurrently"), xs, _checked_limit(limit))
+    return Job(Native("map_concurrently", _map_concurrently, arguments))
 
 
 async def _replicate(n: int, flow: Flow[Any]) -> list[Any]:
-    return await _gather(itertools.repeat(flow, n), None)
+    return await _gather(itertools.repeat(flow, n), None, "replicate_concurrently")
 
 
 def replicate_concurrently(n: int, flow: Flow[T]) -> Job[list[T]]:
@@ -168,12 +175,17 @@ def replicate_concurrently(n: int, flow: Flow[T]) -> Job[list[T]]:
 
 async def _race(made: tuple[Flow[Any], ...]) -> Any:
     futures: list[asyncio.Future[Any]] = []
+    ended: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
     try:
-        futures.extend(one.start() for one in made)
-        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
-        winner = next(future for future in futures if future.done())
+        for one in made:
+            future = one.start()
+            futures.append(future)
+            future.add_done_callback(ended.put_nowait)
+        winner = await ended.get()
     finally:
         await _cancel_all(futures)
+        for future in futures:
+            _ = future.cancelled() or future.exception()  # seen: asyncio need not report a loser's error
     return winner.result()
 
 
@@ -202,46 +214,20 @@ async def as_completed(
     """
     flows.function(fn, "as_completed")
     room = _checked_limit(limit) or IN_FLIGHT
-    loop = asyncio.get_running_loop()
     source = iter(xs)
     going: dict[asyncio.Future[T], X] = {}
-    done: list[asyncio.Future[T]] = []
-    wakeup: asyncio.Future[None] | None = None
-    exhausted = False
-
-    def ended(future: asyncio.Future[T]) -> None:
-        done.append(future)
-        if wakeup is not None and not wakeup.done():
-            wakeup.set_result(None)
-
+    done: asyncio.Queue[asyncio.Future[T]] = asyncio.Queue()
     try:
         while True:
-            while not exhausted and len(going) < room:
-                try:
-                    x = next(source)
-                except StopIteration:
-                    exhausted = True
-                    break
-                future = flows.flow(fn(x), "as_completed's function result").start()
+            for x in itertools.islice(source, room - len(going)):
+                one = fn(x)
+                flows.check(one, "the function of as_completed")
+                future = one.start()
                 going[future] = x
-                future.add_done_callback(ended)
+                future.add_done_callback(done.put_nowait)
             if not going:
                 return
-            if not done:
-                wakeup = loop.create_future()
-                await wakeup
-            ready, done = done, []
-            for position, future in enumerate(ready):
-                x = going.pop(future)
-                try:
-                    result = future.result()
-                except BaseException:
-                    done.extend(ready[position + 1 :])
-                    raise
-                yield x, result
+            future = await done.get()
+            yield going.pop(future), future.result()
     finally:
         await _cancel_all(going)
-
-
-__all__ = ("as_completed", "concurrently", "map_concurrently", "race", "replicate_concurrently")
-

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
 import attrs
 
@@ -58,38 +58,44 @@ class Flow(Generic[T_co]):
     Made by functions under `@job`, by `remote_eval`, `pure`, `concurrently` and the like, not by hand.
     """
 
-    __slots__ = ("__weakref__", "_step", "_unused")
+    __slots__ = ("__weakref__", "step", "unused")
 
     def __init__(self, step: Step) -> None:
-        self._step = step
+        self.step = step
+        """How it runs; hyperflow's own business."""
         # Only a flow made while one runs is likely to be a forgotten await.
-        self._unused = environment.peek() is not None
+        self.unused = environment.peek() is not None
 
     def __await__(self) -> Generator[Any, None, T_co]:
-        self._unused = False
+        self.unused = False
         if environment.peek() is None:
             environment.current(repr(self))
-        return self._step.begin()
+        return self.step.begin()
+
+    def used(self) -> Self:
+        """Note that somebody has taken the flow over: nobody forgot to await it."""
+        self.unused = False
+        return self
 
     def start(self) -> asyncio.Future[T_co]:
         """Run beside the caller and return the future of the result (what the combinators are made of)."""
-        self._unused = False
+        self.unused = False
         if environment.peek() is None:
             environment.current(repr(self))
-        return self._step.start()
+        return self.step.start()
 
     def map(self, fn: Callable[[T_co], U]) -> Flow[U]:
         """Apply a plain function to the result: `flow.map(f)` gives `f(x)` where `flow` gives x."""
-        return self._followed_by(Bound(self, function(fn, "map"), joins=False))
+        return self._followed_by(Bound(self.used(), function(fn, "map"), joins=False))
 
     def then(self, fn: Callable[[T_co], Flow[U]]) -> Flow[U]:
         """Go on with the flow that `fn` makes of the result (the monad's bind)."""
-        return self._followed_by(Bound(self, function(fn, "then"), joins=True))
+        return self._followed_by(Bound(self.used(), function(fn, "then"), joins=True))
 
     def using(self, **options: Any) -> Flow[T_co]:
         """Run with changed options: `flow.using(cpus=4)`. See `Options` for what there is."""
         environment.changed(environment.Options(), options)  # a bad option is refused here, not when it runs
-        return self._followed_by(Using(self, options))
+        return self._followed_by(Using(self.used(), options))
 
     def retry(
         self,
@@ -104,36 +110,33 @@ class Flow(Generic[T_co]):
         """
         if times < 0:
             raise ConfigurationError(f"retry({times}): a whole number of at least 0 is needed")
-        return self._followed_by(Retrying(self, times, on, pause))
+        return self._followed_by(Retrying(self.used(), times, on, pause))
 
     def timeout(self, seconds: float) -> Flow[T_co]:
         """Cancel the flow and raise TimeoutError when it has not ended after `seconds`."""
         if not seconds >= 0:
             raise ConfigurationError(f"timeout({seconds}): a number of seconds is needed")
-        return self._followed_by(TimedOut(self, seconds))
+        return self._followed_by(TimedOut(self.used(), seconds))
 
-    def _followed_by(self, step: Step) -> Any:
-        self._unused = False
+    def _followed_by(self, step: Step) -> Flow[Any]:
         return type(self)(step)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._step}>"
+        return f"<{type(self).__name__} {self.step}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        self._unused = False
-        return type(self), (self._step,)
+        return type(self.used()), (self.step,)
 
     def __del__(self) -> None:
-        if self._unused:
+        if self.unused:
             warnings.warn(
-                f"{self!r} was made but never awaited; write: await {self._step}", FlowNeverAwaited, stacklevel=2
+                f"{self!r} was made but never awaited; write: await {self.step}", FlowNeverAwaited, stacklevel=2
             )
 
     if not TYPE_CHECKING:  # a type checker is to refuse these by itself
 
         def _not_a_value(self, *_: object) -> NoReturn:
-            self._unused = False
-            raise MisuseError(f"{self!r} is a flow, not its result; write: (await {self._step})")
+            raise MisuseError(f"{self.used()!r} is a flow, not its result; write: (await {self.step})")
 
         __bool__ = __iter__ = __len__ = __getitem__ = __contains__ = _not_a_value
         __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _not_a_value
@@ -145,7 +148,7 @@ class Flow(Generic[T_co]):
                 raise AttributeError(name)
             raise AttributeError(
                 f"{type(self).__name__} has no attribute {name!r}: {self!r} is a flow, not its result; "
-                f"write: (await {self._step}).{name}"
+                f"write: (await {self.step}).{name}"
             )
 
 
@@ -184,29 +187,33 @@ def show_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     return f"{getattr(fn, '__name__', None) or short(fn)}({', '.join(words)})"
 
 
+def _closed(coroutine: Coroutine[Any, Any, Any]) -> str:
+    """Give a coroutine up (else Python warns, too, that it was never awaited) and return its function's name."""
+    coroutine.close()
+    return str(getattr(coroutine, "__name__", "the function"))
+
+
 def function(fn: object, where: str) -> Any:
     """Return fn if it can be called; else explain what was probably meant."""
     if asyncio.iscoroutine(fn):
-        name = fn.__name__
-        fn.close()  # else Python warns, too, that it was never awaited
+        name = _closed(fn)
         raise MisuseError(
             f"{where} takes a function, not a coroutine: leave the call to hyperflow and write "
             f"{where}({name}, ...) in place of {where}({name}(...))"
         )
     if isinstance(fn, Flow):
-        raise MisuseError(f"{where} takes a function, not the flow {fn!r}; write: await {fn._step}")
+        raise MisuseError(f"{where} takes a function, not the flow {fn!r}; write: await {fn.step}")
     if not callable(fn):
         raise MisuseError(f"{where} takes a function, not {fn!r}")
     return fn
 
 
-def flow(value: object, where: str) -> Flow[Any]:
-    """Return value if it is a flow; else explain what was probably meant."""
+def check(value: object, where: str) -> None:
+    """Raise MisuseError, with what was probably meant, if value is no flow."""
     if isinstance(value, Flow):
-        return value
+        return
     if asyncio.iscoroutine(value):
-        name = value.__name__
-        value.close()
+        name = _closed(value)
         raise MisuseError(
             f"{where} takes a flow, not a coroutine: put @hyperflow.job above `async def {name}`, then {name}(...) "
             "is a flow"
@@ -226,7 +233,8 @@ class Call(Step):
     kwargs: dict[str, Any]
 
     def coroutine(self) -> Coroutine[Any, Any, Any]:
-        return self.fn.__wrapped__(*self.args, **self.kwargs)
+        made: Coroutine[Any, Any, Any] = self.fn.__wrapped__(*self.args, **self.kwargs)
+        return made
 
     def __repr__(self) -> str:
         return show_call(self.fn, self.args, self.kwargs)
@@ -262,7 +270,7 @@ class Bound(Step):
         while True:
             while isinstance(step, Bound):  # down the left spine, without recursion
                 pending.append(step)
-                step = step.source._step
+                step = step.source.step
             value = await _Awaitable(step)
             while pending and not pending[-1].joins:
                 value = pending.pop().fn(value)
@@ -274,8 +282,7 @@ class Bound(Step):
                     f"then(fn): fn has to return a flow, but returned {following!r}; for a plain value use "
                     "map(fn), or return hyperflow.pure(value)"
                 )
-            following._unused = False
-            step = following._step
+            step = following.used().step
             count += 1
             if count % STEPS_BETWEEN_PAUSES == 0:
                 await asyncio.sleep(0)
@@ -283,6 +290,8 @@ class Bound(Step):
 
 @attrs.frozen
 class _Awaitable:
+    """Lets a coroutine await a step."""
+
     step: Step
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -341,8 +350,9 @@ class TimedOut(Step):
     seconds: float
 
     async def coroutine(self) -> Any:
+        scope = asyncio.timeout(self.seconds)
         try:
-            async with asyncio.timeout(self.seconds) as scope:
+            async with scope:
                 return await self.source
         except TimeoutError as error:
             if scope.expired():

@@ -106,7 +106,8 @@ class JobEnv(Environment):
         `await env.run(my_job())`.
         """
         with environment.entered(self):
-            return await flows.flow(flow, "env.run")
+            flows.check(flow, "env.run")
+            return await flow
 
 
 @asynccontextmanager
@@ -156,26 +157,25 @@ def run_job_local(
     Arguments and errors are those of `open_local_job`, and what the job raises. Ctrl-C cancels the job, ends its
     processes and raises KeyboardInterrupt.
     """
-    flow = flows.flow(job, "run_job_local")
+    flows.check(job, "run_job_local")
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         pass
     else:
-        flow._unused = False
         raise MisuseError(
             "run_job_local blocks, and an event loop is running here (a notebook, or async code); write: "
-            f"async with hyperflow.open_local_job() as env: result = await {flow._step}"
+            f"async with hyperflow.open_local_job() as env: result = await {job.used().step}"
         )
 
     async def run() -> T:
         async with open_local_job(cpus=cpus, program=program, preload=preload):
-            return await flow
+            return await job
 
     result = run_in_new_loop(run())
     if isinstance(result, Flow):
-        result._unused = False
-        raise MisuseError(f"{flow!r} returned the flow {result!r}, not its result; write: return await {result._step}")
+        text = f"{job!r} returned the flow {result.used()!r}, not its result; write: return await {result.step}"
+        raise MisuseError(text)
     return result
 
 

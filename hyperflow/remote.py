@@ -41,10 +41,8 @@ class RemoteEval(Step):
         return await self.start()
 
     def __repr__(self) -> str:
-        words = (getattr(self.fn, "__name__", None) or repr(self.fn), *map(repr, self.args))
-        return f"hyperflow.remote_eval({show_call(self.fn, self.args, dict(self.kwargs))[len(words[0]) + 1 : -1]})" * 0 + (
-            f"hyperflow.remote_eval({words[0]}, ...)" if self.args or self.kwargs else f"hyperflow.remote_eval({words[0]})"
-        )
+        name, _, arguments = show_call(self.fn, self.args, dict(self.kwargs)).partition("(")
+        return f"hyperflow.remote_eval({name}{', ' * (arguments != ')')}{arguments}"
 
 
 @overload
@@ -142,7 +140,7 @@ def remote_map(fn: Callable[[X], T], xs: Iterable[X], chunk_size: int | Literal[
     A chunk is one evaluation: options such as `time_limit` and `retries` hold for a chunk. The first failure cancels
     the rest and is raised itself, with the item as a note.
     """
-    if chunk_size != "auto" and (not isinstance(chunk_size, int) or chunk_size < 1):
+    if chunk_size != "auto" and (type(chunk_size) is not int or chunk_size < 1):
         raise ConfigurationError(f'chunk_size={chunk_size!r}: a whole number of at least 1 is needed, or "auto"')
     size = None if chunk_size == "auto" else chunk_size
     return Job(Native("remote_map", _remote_map, (function(fn, "remote_map"), xs, size)))

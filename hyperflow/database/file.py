@@ -89,6 +89,7 @@ class DatabaseFile:
     connection: sqlite3.Connection
     next_id: int
     wal: bool
+    loaded: set[str] = attrs.field(factory=set)
     remembered: int = 0
     in_wal: int = 0
     broken: str = ""
@@ -117,8 +118,8 @@ class DatabaseFile:
                 raise
         return cls(path, program_id, connection, newest + 1, wal)
 
-    def insert(self, entries: Iterable[Entry]) -> list[int]:
-        """Add entries in one transaction, and return their ids when they are on the disk.
+    def insert(self, entries: Iterable[Entry]) -> list[Found]:
+        """Add entries in one transaction, and return where they are when they are on the disk.
 
         Raises:
             DatabaseError: None of them was added.
@@ -143,7 +144,8 @@ class DatabaseFile:
                 raise
         self.next_id = first + len(rows)
         self.in_wal += sum(len(row[2]) + len(row[3]) for row in rows)
-        return list(range(first, self.next_id))
+        nowhere = Found(None, 0)  # for maps of which nothing is in memory
+        return [self.remember(row[3], row[0]) if row[1] in self.loaded else nowhere for row in rows]
 
     def load(self, map_name: str) -> dict[str, Found]:
         """Return where the newest sound value of each key of a map is."""
@@ -160,6 +162,7 @@ class DatabaseFile:
                     found[key] = Found(None, number)
                 elif self._is_sound(number, map_name, key, value, digest):
                     found[key] = self.remember(value, number)
+        self.loaded.add(map_name)
         return found
 
     def remember(self, value: str, number: int) -> Found:

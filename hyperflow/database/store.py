@@ -227,6 +227,8 @@ class Store:
 
     async def close(self) -> None:
         """Record what is queued, close the file and give back its lock; cancelling waits for that all the same."""
+        if os.getpid() != self._pid:  # a forked child leaves its parent's store alone
+            return
         if self._closing is None:
             self._closing = self._loop.create_task(self._close())
         await _settled(self._closing)
@@ -252,8 +254,7 @@ class Store:
         entries = [entry for entry, _ in batch]
 
         def commit(file: DatabaseFile) -> list[Found]:
-            ids = file.insert(entries)
-            return [file.remember(value, number) for (_, _, value), number in zip(entries, ids, strict=True)]
+            return file.insert(entries)
 
         self._thread.call(commit).add_done_callback(lambda done: self._committed(batch, done))
 

@@ -98,7 +98,7 @@ def _known(number: str) -> Any:
 # ---- by name or by value ---------------------------------------------------------------------------------------
 
 
-def _found_by_name(thing: Any, module_name: str | None, qualname: str) -> bool:
+def found_by_name(thing: Any, module_name: str | None, qualname: str) -> bool:
     """Whether another process can import thing."""
     if not module_name or module_name in ("__main__", "__mp_main__") or "<locals>" in qualname:
         return False
@@ -113,7 +113,7 @@ def _found_by_name(thing: Any, module_name: str | None, qualname: str) -> bool:
 
 
 def _main_class(cls: type) -> bool:
-    return not _found_by_name(cls, cls.__module__, cls.__qualname__)
+    return not found_by_name(cls, cls.__module__, cls.__qualname__)
 
 
 # ---- shells and how they are filled ------------------------------------------------------------------------------
@@ -205,9 +205,10 @@ def _make_type_variable(number: str, name: str, bound: Any, constraints: tuple[A
 
 
 def _make_typed_dict(number: str, name: str, annotations: dict[str, Any], total: bool) -> Any:
-    found = _by_id.get(number)
+    found: Any = _by_id.get(number)
     if found is None:
-        found = typing.TypedDict(name, annotations, total=total)  # type: ignore[misc,operator]
+        make: Any = typing.TypedDict  # the functional form, whose arguments a type checker wants to be literals
+        found = make(name, annotations, total=total)
         _id_of[found] = number
         _by_id[number] = found
     return found
@@ -246,7 +247,8 @@ def _global_names(code: types.CodeType) -> tuple[tuple[str, ...], frozenset[str]
     return tuple(sorted(names)), frozenset(attributes)
 
 
-def _referenced(fn: types.FunctionType) -> dict[str, Any]:
+def referenced_globals(fn: types.FunctionType) -> dict[str, Any]:
+    """Return the globals that fn refers to, by name."""
     names, _ = _global_names(fn.__code__)
     return {name: fn.__globals__[name] for name in names if name in fn.__globals__}
 
@@ -280,7 +282,7 @@ _ENUM_INNER = {
 class Recipes:
     """Answers for what pickle cannot send by name; mixed into the C pickler and into dill's."""
 
-    needs: dict[str, Any] | None = None
+    needs: dict[str, Any] | None
     """Where instances' classes are collected that the receiver has to know first; None to send them inside."""
 
     def _begin(self) -> None:
@@ -289,7 +291,7 @@ class Recipes:
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
         if kind is types.FunctionType:
-            if _found_by_name(obj, obj.__module__, obj.__qualname__):
+            if found_by_name(obj, obj.__module__, obj.__qualname__):
                 return NotImplemented
             return self._function(obj)
         if isinstance(obj, type):
@@ -310,8 +312,8 @@ class Recipes:
         if namespace is None:
             namespace = self._namespaces[id(base)] = _Namespace(str(base.get("__name__", "__main__")))
         cells = fn.__closure__ or ()
-        referenced = _referenced(fn)
-        inside = (_contents(cell) for cell in cells)
+        referenced = referenced_globals(fn)
+        inside = (contents(cell) for cell in cells)
         attributes = {
             "__name__": fn.__name__,
             "__qualname__": fn.__qualname__,
@@ -353,7 +355,7 @@ class Recipes:
         for name in (slots,) if isinstance(slots, str) else slots:
             private = f"_{cls.__name__.lstrip('_')}{name}" if name.startswith("__") else name
             body.pop(private, None)
-        abstract = body.get("__abstractmethods__", None)
+        abstract = body.get("__abstractmethods__")
         registered = _registered(cls) if "_abc_impl" in body else []
         for name in _SKIPPED_IN_CLASS:
             body.pop(name, None)
@@ -365,7 +367,7 @@ class Recipes:
             for name in (*members, *_ENUM_INNER):
                 body.pop(name, None)
             head.pop("__slots__", None)
-            made = (_make_enum, (number, cls.__name__, cls.__bases__, members, head))
+            made: tuple[Any, tuple[Any, ...]] = (_make_enum, (number, cls.__name__, cls.__bases__, members, head))
         else:
             made = (_make_class, (number, type(cls), cls.__name__, cls.__bases__, head))
         return (*made, (body, registered), None, None, _fill_class)
@@ -379,7 +381,8 @@ def _registered(cls: Any) -> list[Any]:
     return [found for ref in registry if (found := ref()) is not None]
 
 
-def _contents(cell: types.CellType) -> Any:
+def contents(cell: types.CellType) -> Any:
+    """Return what is in a cell, None if it is empty."""
     try:
         return cell.cell_contents
     except ValueError:  # empty: a name that has not been bound yet
@@ -395,7 +398,7 @@ def _cell(cell: types.CellType) -> Any:
 
 
 def _type_variable(variable: typing.TypeVar) -> Any:
-    if _found_by_name(variable, variable.__module__, variable.__name__):
+    if found_by_name(variable, variable.__module__, variable.__name__):
         return variable.__name__
     variance = "covariant" if variable.__covariant__ else "contravariant" if variable.__contravariant__ else ""
     arguments = (_track(variable), variable.__name__, variable.__bound__, variable.__constraints__, variance)
@@ -410,7 +413,7 @@ def _module(module: types.ModuleType) -> Any:
 
 
 def _cached(fn: Any) -> Any:
-    if _found_by_name(fn, fn.__module__, fn.__qualname__):
+    if found_by_name(fn, fn.__module__, fn.__qualname__):
         return fn.__qualname__
     return _make_lru_cache, (fn.cache_parameters(), fn.__wrapped__)
 
@@ -530,8 +533,8 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(obj, types.FunctionType):
         name = obj.__qualname__
         for variable, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True):
-            yield f" variable {variable!r} captured by {name}", _contents(cell)
-        for variable, value in _referenced(obj).items():
+            yield f" variable {variable!r} captured by {name}", contents(cell)
+        for variable, value in referenced_globals(obj).items():
             if value is not obj:
                 yield f" global variable {variable!r} used by {name}", value
         for position, value in enumerate(obj.__defaults__ or ()):

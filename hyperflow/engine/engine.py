@@ -102,7 +102,7 @@ class Evaluation(asyncio.Future[Any]):
         """Cancel, as any future; the engine kills what runs."""
         if not super().cancel(msg):
             return False
-        self.engine._on_cancel(self)
+        self.engine.on_cancel(self)
         return True
 
 
@@ -209,7 +209,7 @@ class Engine:
             parts = out.get(worker.node)
             if parts is None:
                 parts = out[worker.node] = []
-            if type(effect) is Send:
+            if isinstance(effect, Send):
                 self._send(effect, parts)
             else:
                 self._order(effect, parts)
@@ -320,8 +320,8 @@ class Engine:
             try:
                 value = pickle.loads(payload, buffers=buffers)
             except Exception as error:
-                text = f"the result of {self._name(evaluation)} cannot be unpickled here: {type(error).__name__}: {error}"
-                self._fail(evaluation, SerializationError(text))
+                text = f"the result of {self._name(evaluation)} cannot be unpickled here"
+                self._fail(evaluation, SerializationError(f"{text}: {type(error).__name__}: {error}"))
                 return
             self._end(evaluation, "done", f', "seconds": {seconds:.6f}')
             evaluation.set_result(value)
@@ -407,7 +407,8 @@ class Engine:
         self._counts[state] += 1
         self._events.task(number, state, more)
 
-    def _on_cancel(self, evaluation: Evaluation) -> None:
+    def on_cancel(self, evaluation: Evaluation) -> None:
+        """Nobody waits for the evaluation any more."""
         if evaluation.task.number in self._evaluations:
             self.scheduler.cancel(evaluation.task)
             self._end(evaluation, "cancelled")
@@ -439,7 +440,8 @@ class Engine:
 
     # ---- nodes --------------------------------------------------------------------------------------------------
 
-    async def _add_node(self, transport: Transport, cpus: int | None, preload: Sequence[str]) -> None:
+    async def add_node(self, transport: Transport, cpus: int | None, preload: Sequence[str]) -> None:
+        """Start a launcher and take its CPUs into the pool."""
         link = Link(transport, self.program.log_dir, self._on_frame, self._on_lost)
         await link.start(self.program.program_id, preload)
         ids, pinned = choose_cpus(link.node, cpus, link.greeting["affinity"], link.greeting["quota"])
@@ -448,7 +450,7 @@ class Engine:
         self.scheduler.add_node(link.node, ids)
         self._events.note(node=link.node, state="up", cpus=list(ids), pinned=pinned)
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
         """End everything; what still waits is cancelled."""
         self.closed = True
         for evaluation in list(self._evaluations.values()):
@@ -477,8 +479,6 @@ def choose_cpus(
     if wanted is None:
         usable = len(affinity) if quota is None else min(len(affinity), max(1, math.ceil(quota)))
         return affinity[:usable], True
-    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
-        raise ConfigurationError(f"cpus={wanted!r}: a whole number of at least 1 is needed, or None for all there are")
     if wanted > len(affinity):
         warnings.warn(
             f"{wanted} CPUs were asked for on {node}, but this process may use only {len(affinity)} "
@@ -506,13 +506,13 @@ async def open_engine(
         LauncherError: A launcher could not be started.
         ConfigurationError: `cpus` makes no sense, or a module of `preload` does not import.
     """
-    if cpus is not None:
-        choose_cpus("every node", cpus, range(cpus if isinstance(cpus, int) else 0), None)
+    if cpus is not None and (type(cpus) is not int or cpus < 1):
+        raise ConfigurationError(f"cpus={cpus!r}: a whole number of at least 1 is needed, or None for all there are")
     engine = Engine(program)
     try:
-        await asyncio.gather(*(engine._add_node(transport, cpus, preload) for transport in transports))
+        await asyncio.gather(*(engine.add_node(transport, cpus, preload) for transport in transports))
         yield engine
     finally:
-        await engine._close()
+        await engine.close()
 
 

@@ -34,7 +34,7 @@ from collections import deque
 from typing import Any, NoReturn
 
 from hyperflow._version import __version__
-from hyperflow.engine import processes, wire, worker
+from hyperflow.engine import machine, processes, wire, worker
 from hyperflow.engine.wire import Kind
 
 KILL_GRACE = 2.0
@@ -82,7 +82,7 @@ class Launcher:
         self.definitions: dict[int, bytes] = {}
         self.closing = False
         self.setup: dict[str, Any] = {}
-        self.out_of_memory_kills = _out_of_memory_kills()
+        self.out_of_memory_kills = machine.out_of_memory_kills()
         for fd in (in_fd, out_fd):
             os.set_blocking(fd, False)
         self.wakeup, wakeup_end = socket.socketpair()
@@ -218,13 +218,14 @@ class Launcher:
         sys.argv[:] = setup["argv"]
         # A numerical library starts its threads when it is imported. Here it must not: threads and fork do not mix.
         user_set = {name: os.environ[name] for name in worker.THREAD_VARIABLES if name in os.environ}
-        os.environ.update({name: "1" for name in worker.THREAD_VARIABLES})
-        try:
-            for module in setup["preload"]:
+        os.environ.update(dict.fromkeys(worker.THREAD_VARIABLES, "1"))
+        for module in setup["preload"]:
+            try:
                 importlib.import_module(module)
-        except BaseException:
-            self.send(wire.frame(Kind.FAILED, 0, f"cannot import {module!r}:\n{traceback.format_exc()}".encode()))
-            return
+            except BaseException:  # whatever a module does when it is imported: the head has to hear of it
+                text = f"cannot import {module!r}:\n{traceback.format_exc()}"
+                self.send(wire.frame(Kind.FAILED, 0, text.encode()))
+                return
         for name in worker.THREAD_VARIABLES:
             os.environ.pop(name)
         os.environ.update(user_set)
@@ -392,7 +393,7 @@ class Launcher:
     ) -> None:
         out_of_memory = False
         if status == -signal.SIGKILL and not reason:
-            kills = _out_of_memory_kills()
+            kills = machine.out_of_memory_kills()
             if kills > self.out_of_memory_kills:
                 self.out_of_memory_kills += 1
                 out_of_memory = True
@@ -444,56 +445,9 @@ def greeting() -> dict[str, Any]:
         "hyperflow": __version__,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "affinity": sorted(os.sched_getaffinity(0)),
-        "quota": _cpu_quota(),
+        "affinity": machine.affinity(),
+        "quota": machine.cpu_quota(),
     }
-
-
-def _cgroup_file(controller: str, name_v2: str, name_v1: str) -> str | None:
-    """Return the path of a file of our control group, version 2 or 1."""
-    try:
-        with open("/proc/self/cgroup") as file:
-            lines = [line.rstrip("\n").split(":", 2) for line in file]
-    except OSError:
-        return None
-    for _, controllers, path in lines:
-        if not controllers:
-            found = f"/sys/fs/cgroup{path}/{name_v2}"
-        elif controller in controllers.split(","):
-            found = f"/sys/fs/cgroup/{controller}{path}/{name_v1}"
-        else:
-            continue
-        if os.path.exists(found):
-            return found
-    return None
-
-
-def _cpu_quota() -> float | None:
-    """Return how many CPUs' worth of time our control group may use."""
-    path = _cgroup_file("cpu", "cpu.max", "cpu.cfs_quota_us")
-    try:
-        if path is None:
-            return None
-        with open(path) as file:
-            words = file.read().split()
-        if len(words) == 1:  # version 1 keeps the period in a file of its own
-            with open(path.replace("quota", "period")) as file:
-                words += file.read().split()
-        return float(words[0]) / float(words[1]) if float(words[0]) > 0 else None
-    except (OSError, ValueError):  # "max": no quota
-        return None
-
-
-def _out_of_memory_kills() -> int:
-    """Return how many processes the kernel has killed in our control group (else: on this node) for lack of memory."""
-    for path in (_cgroup_file("memory", "memory.events", "memory.oom_control"), "/proc/vmstat"):
-        if path is not None:
-            with contextlib.suppress(OSError, ValueError), open(path) as file:
-                for line in file:
-                    name, _, count = line.partition(" ")
-                    if name == "oom_kill":
-                        return int(count)
-    return 0
 
 
 def _signal_group(pid: int, signum: int) -> None:

@@ -85,7 +85,7 @@ class _Known:
     def holds(self) -> bool:
         for place, name, value in self.captured:
             if name is None:
-                if closure._contents(place) is not value:
+                if closure.contents(place) is not value:
                     return False
             elif place.get(name) is not value:
                 return False
@@ -207,14 +207,14 @@ def _snapshot(fn: Any, captured: list[tuple[Any, Any, Any]], seen: set[int]) -> 
     if id(fn) in seen or type(fn) is not types.FunctionType:
         return True
     seen.add(id(fn))
-    if closure._found_by_name(fn, fn.__module__, fn.__qualname__):
+    if closure.found_by_name(fn, fn.__module__, fn.__qualname__):
         return True
     values: list[Any] = list(fn.__defaults__ or ()) + list((fn.__kwdefaults__ or {}).values())
-    for name, value in closure._referenced(fn).items():
+    for name, value in closure.referenced_globals(fn).items():
         captured.append((fn.__globals__, name, value))
         values.append(value)
     for cell in fn.__closure__ or ():
-        value = closure._contents(cell)
+        value = closure.contents(cell)
         captured.append((cell, None, value))
         values.append(value)
     return all(_is_stable(value, captured, seen) for value in values)

@@ -83,7 +83,9 @@ class Transport(Protocol):
 class _Protocol(asyncio.Protocol):
     def __init__(self, receiver: Receiver) -> None:
         self.receiver = receiver
-        self.data_received = receiver.data_received
+
+    def data_received(self, data: bytes) -> None:
+        self.receiver.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.receiver.connection_lost(exc)
@@ -120,8 +122,8 @@ class Local:
             with theirs, log_file.open("ab") as log:
                 process = subprocess.Popen(
                     command,
-                    stdin=theirs,
-                    stdout=theirs,
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
                     stderr=log,
                     start_new_session=True,  # Ctrl-C in the terminal is for the head, which ends us in order
                 )
