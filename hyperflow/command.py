@@ -125,10 +125,10 @@ async def run_command(
 def _words(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
     if isinstance(argv, (str, bytes)):
         raise MisuseError(f"run_command takes a list of words, no shell: run_command({argv.split()!r})")
-    words = [os.fspath(word) for word in argv]
-    for word in words:
-        if not isinstance(word, str):
-            raise MisuseError(f"run_command takes words: {word!r} in {words!r} is none; write str(...)")
+    try:
+        words = [os.fspath(word) for word in argv]
+    except TypeError as error:
+        raise MisuseError(f"run_command takes a list of words and paths: {error} in {argv!r}; write str(...)") from None
     if not words:
         raise MisuseError("run_command([]): the program's name is missing")
     return words
@@ -178,7 +178,7 @@ async def _wait(process: subprocess.Popen[bytes]) -> tuple[int, Any]:
         raise
     finally:
         # Not Popen.wait: it throws the resource usage away.
-        _, status, usage = os.wait4(process.pid, 0)
+        _, status, usage = os.wait4(process.pid, 0)  # noqa: ASYNC222 (it has ended)
         process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, usage
 
@@ -189,7 +189,7 @@ async def _wait_for_end(pid: int) -> None:
         fd = os.pidfd_open(pid)
     except OSError:  # a kernel before 5.3
         pause = 0.001
-        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:  # noqa: ASYNC222 (WNOHANG)
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.05)
         return

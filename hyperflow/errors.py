@@ -85,9 +85,7 @@ class EvaluationExited(RemoteError):
 
     def __str__(self) -> str:
         head = f"{self.type_name}({self.text})"
-        return (
-            f"the evaluation ended itself with {head}; on a worker, return a value or raise an Exception instead"
-        )
+        return f"the evaluation ended itself with {head}; on a worker, return a value or raise an Exception instead"
 
 
 class WorkerDied(HyperflowError):

@@ -178,7 +178,7 @@ def show_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     def short(value: object) -> str:
         try:
             text = repr(value)
-        except Exception:  # a broken __repr__ must not hide the error that is being reported
+        except Exception:  # noqa: BLE001 (a broken __repr__ must not hide the error that is being reported)
             text = f"<{type(value).__name__}>"
         return text if len(text) <= 40 else text[:37] + "..."
 
@@ -300,6 +300,8 @@ class _Awaitable:
 
 @attrs.frozen
 class Pure(Step):
+    """A value."""
+
     value: Any
 
     async def coroutine(self) -> Any:
@@ -308,12 +310,16 @@ class Pure(Step):
 
 @attrs.frozen
 class Ask(Step):
+    """The environment in force."""
+
     async def coroutine(self) -> Any:
         return environment.current()
 
 
 @attrs.frozen
 class Using(Step):
+    """`source` with changed options."""
+
     source: Flow[Any]
     options: dict[str, Any]
 
@@ -328,6 +334,8 @@ class Using(Step):
 
 @attrs.frozen
 class Retrying(Step):
+    """`source`, and again after failures."""
+
     source: Flow[Any]
     times: int
     on: type[BaseException] | tuple[type[BaseException], ...]
@@ -346,6 +354,8 @@ class Retrying(Step):
 
 @attrs.frozen
 class TimedOut(Step):
+    """`source`, cancelled after a time."""
+
     source: Flow[Any]
     seconds: float
 

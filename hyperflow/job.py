@@ -118,11 +118,13 @@ async def open_job(
     mine = program or ProgramInfo.temporary_one()
     if mine.start_from is not None and not mine.database.exists():
         copy_database(mine.start_from, mine.database)
-    async with open_database(mine.database, mine.program_id) as database:
-        async with open_engine(transports, mine, cpus=cpus, preload=preload) as engine:
-            env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine)
-            with environment.entered(env):
-                yield env
+    async with (
+        open_database(mine.database, mine.program_id) as database,
+        open_engine(transports, mine, cpus=cpus, preload=preload) as engine,
+    ):
+        env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine)
+        with environment.entered(env):
+            yield env
     mine.remove()  # only a temporary one, and only after success: errors point into its logs
 
 
@@ -182,12 +184,10 @@ def run_job_local(
 def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop where there is one, else on asyncio's own loop."""
     try:
-        import uvloop
+        import uvloop  # noqa: PLC0415 (not on every platform)
     except ImportError:
         factory = None
     else:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)
-
-

@@ -20,7 +20,7 @@ LEVELS = (
     {"cli"},
     {"cluster"},
     {"job"},
-    {"remote", "concurrent"},
+    {"remote", "concurrent", "command"},
     {"engine"},
     {"flow", "environment", "program", "errors", "_version"},
 )

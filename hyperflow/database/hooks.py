@@ -25,7 +25,18 @@ from cattrs import Converter
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
 from hyperflow.database import plain, records
-from hyperflow.database.scalars import SCALARS, In, Out, float_out, none_in, none_out, plain_in, python_number, show, wrong
+from hyperflow.database.scalars import (
+    SCALARS,
+    In,
+    Out,
+    float_out,
+    none_in,
+    none_out,
+    plain_in,
+    python_number,
+    show,
+    wrong,
+)
 from hyperflow.errors import SerializationError
 
 
@@ -70,9 +81,7 @@ def _exactly_in(cls: type, into: In) -> In:
 
 def _exactly_out(out: Out) -> Out:
     """The same for writing, where only enums (IntEnum, StrEnum) are more than a number or text of another class."""
-    return lambda value: (
-        _enum_out(type(value), converter())(value) if isinstance(value, enum.Enum) else out(value)
-    )
+    return lambda value: _enum_out(type(value), converter())(value) if isinstance(value, enum.Enum) else out(value)
 
 
 def _out_hook(hint: Any, made: Converter) -> Out:

@@ -33,6 +33,7 @@ from hyperflow.flow import Flow, Job, Step
 P = ParamSpec("P")
 T = TypeVar("T")
 
+
 class Unresolved:
     """Stands for a type that is not known (yet); a class, so that it stays itself when it is pickled."""
 

@@ -59,7 +59,9 @@ def _made_by(module: str, name: str, method: str = "") -> Callable[[Any], Any]:
 
 def _array_out(array: Any) -> list[Any]:
     if array.dtype.hasobject:
-        raise SerializationError("a numpy array with dtype=object cannot be stored; convert it to a plain dtype or a list")
+        raise SerializationError(
+            "a numpy array with dtype=object cannot be stored; convert it to a plain dtype or a list"
+        )
     if array.dtype.names is not None:
         raise SerializationError("a structured numpy array cannot be stored; store its fields one by one")
     little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
@@ -110,9 +112,7 @@ _registered: dict[str, Leaf] = {}
 _registered_types: dict[type, Leaf] = {}
 
 
-def register(
-    cls: type[T], encode: Callable[[T], Any], decode: Callable[[Any], T], *, name: str | None = None
-) -> None:
+def register(cls: type[T], encode: Callable[[T], Any], decode: Callable[[Any], T], *, name: str | None = None) -> None:
     """Teach the database a type, for keys and for values.
 
     Args:

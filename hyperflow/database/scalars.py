@@ -21,7 +21,9 @@ def show(hint: Any) -> str:
     """Return a type as the user would write it."""
     if hint is Any:
         return "plain data"
-    return hint.__qualname__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+    return (
+        hint.__qualname__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+    )
 
 
 def short(value: Any) -> str:

@@ -75,7 +75,7 @@ _by_id: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 def _forget_origin_after_fork() -> None:
     # A class that a worker makes must not get the number of one that its launcher or another worker made.
-    global _origin
+    global _origin  # noqa: PLW0603 (that is what has to change)
     _origin = uuid.uuid4().hex[:12]
 
 
@@ -285,7 +285,8 @@ class Recipes:
     needs: dict[str, Any] | None
     """Where instances' classes are collected that the receiver has to know first; None to send them inside."""
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Prepare for one parcel."""
         self._namespaces: dict[int, _Namespace] = {}
 
     def reducer_override(self, obj: Any) -> Any:
@@ -362,8 +363,7 @@ class Recipes:
         if abstract is not None:
             body["__abstractmethods__"] = abstract
         if issubclass(cls, enum.Enum):
-            members = {member.name: member.value for member in cls.__members__.values() if member.name is not None}
-            members.update({n: m.value for n, m in cls.__members__.items()})
+            members = {name: member.value for name, member in cls.__members__.items()}  # aliases, too
             for name in (*members, *_ENUM_INNER):
                 body.pop(name, None)
             head.pop("__slots__", None)
@@ -408,7 +408,7 @@ def _type_variable(variable: typing.TypeVar) -> Any:
 def _module(module: types.ModuleType) -> Any:
     name = module.__name__
     if name != "__main__" and sys.modules.get(name) is not module:
-        raise pickle.PicklingError(f"module {name!r} cannot be imported elsewhere; import it where the function needs it")
+        raise pickle.PicklingError(f"module {name!r} cannot be imported elsewhere; import it inside the function")
     return importlib.import_module, (name,)
 
 
@@ -425,7 +425,10 @@ def _dataclass_sentinel(sentinel: Any) -> Any:
     return NotImplemented
 
 
-_SomeTypedDict = typing.TypedDict("_SomeTypedDict", {})
+class _SomeTypedDict(typing.TypedDict):
+    """Shows what typed dictionaries are made by; typing keeps that to itself."""
+
+
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _NAMELESS_TYPES = {cls: name for name, cls in vars(types).items() if isinstance(cls, type)}
 _PLAIN_TYPES: dict[Any, Any] = {type(None): None, type(NotImplemented): NotImplemented, type(...): ...}
@@ -442,7 +445,7 @@ _RECIPES: dict[Any, Callable[[Any], Any]] = {
         (p.func,),
         {"attrname": p.attrname, "__doc__": p.__doc__},
     ),
-    functools._lru_cache_wrapper: _cached,
+    type(functools.lru_cache(int)): _cached,
     typing.TypeVar: _type_variable,
 }
 for _name in ("MISSING", "KW_ONLY", "_FIELD", "_HAS_DEFAULT_FACTORY"):
@@ -452,19 +455,19 @@ for _name in ("MISSING", "KW_ONLY", "_FIELD", "_HAS_DEFAULT_FACTORY"):
 class _Pickler(Recipes, pickle.Pickler):
     def __init__(self, file: Any, buffers: Any = None, needs: dict[str, Any] | None = None) -> None:
         pickle.Pickler.__init__(self, file, protocol=PROTOCOL, buffer_callback=buffers)
-        self._begin()
+        self.begin()
         self.needs = needs
 
 
 def _with_dill(obj: Any, needs: dict[str, Any] | None) -> bytes:
-    import dill  # costs 40 ms, and few programs need it
+    import dill  # noqa: PLC0415 (costs 40 ms, and few programs need it)
 
     class Fallback(Recipes, dill.Pickler):  # type: ignore[misc]
         pass
 
     file = io.BytesIO()
     pickler = Fallback(file, protocol=PROTOCOL)
-    pickler._begin()
+    pickler.begin()
     pickler.needs = needs
     pickler.dump(obj)
     return file.getvalue()
@@ -528,7 +531,7 @@ def _culprit(obj: Any, path: str, error: BaseException, seen: set[int], depth: i
     return path, obj, error
 
 
-def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
+def _parts(obj: Any) -> Iterator[tuple[str, Any]]:  # noqa: PLR0912 (one branch for each kind of container)
     """Yield what obj is made of, each with the words that lead there."""
     if isinstance(obj, types.FunctionType):
         name = obj.__qualname__

@@ -295,7 +295,7 @@ class Engine:
 
     # ---- in -----------------------------------------------------------------------------------------------------
 
-    def _on_frame(self, link: Link, kind: int, number: int, body: memoryview) -> None:
+    def _on_frame(self, kind: int, number: int, body: memoryview) -> None:
         if kind == Kind.RESULTS:
             for record in wire.results(body):
                 self._on_result(number, *record)
@@ -306,7 +306,13 @@ class Engine:
         self._soon()
 
     def _on_result(
-        self, number: int, task_number: int, outcome: int, seconds: float, payload: memoryview, buffers: list[memoryview]
+        self,
+        number: int,
+        task_number: int,
+        outcome: int,
+        seconds: float,
+        payload: memoryview,
+        buffers: list[memoryview],
     ) -> None:
         if outcome == Outcome.SKIPPED:
             self.scheduler.skipped(number, task_number)
@@ -319,7 +325,7 @@ class Engine:
         if outcome == Outcome.VALUE:
             try:
                 value = pickle.loads(payload, buffers=buffers)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (whatever a user's __setstate__ raises)
                 text = f"the result of {self._name(evaluation)} cannot be unpickled here"
                 self._fail(evaluation, SerializationError(f"{text}: {type(error).__name__}: {error}"))
                 return
@@ -348,9 +354,7 @@ class Engine:
             return
         if trace:
             error.add_note(f"remote {trace}")
-        error.add_note(
-            f"(raised by {self._name(evaluation)} on {_service(worker)}; log: {self._log_file(worker)})"
-        )
+        error.add_note(f"(raised by {self._name(evaluation)} on {_service(worker)}; log: {self._log_file(worker)})")
         self._fail(evaluation, error)
 
     def _on_ended(self, number: int, told: dict[str, Any]) -> None:
@@ -514,5 +518,3 @@ async def open_engine(
         yield engine
     finally:
         await engine.close()
-
-

@@ -40,7 +40,8 @@ class EventLog:
             self._file.write("".join(lines).encode())
             self._file.flush()
         except OSError as error:
-            warnings.warn(f"the event log {self.path} ends here: {error}; the run goes on", RuntimeWarning, stacklevel=2)
+            text = f"the event log {self.path} ends here: {error}; the run goes on"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
             self._abandon()
 
     def _abandon(self) -> None:

@@ -23,7 +23,7 @@ from hyperflow.errors import ConfigurationError, LauncherError
 GREETING_TIMEOUT = 60.0
 """Seconds for a launcher to say hello: Python starts slowly from a busy parallel file system."""
 
-OnFrame = Callable[["Link", int, int, memoryview], None]
+OnFrame = Callable[[int, int, memoryview], None]
 OnLost = Callable[["Link", str], None]
 
 
@@ -67,17 +67,7 @@ class Link:
                 raise LauncherError(f"the launcher on {self.node} began with a frame of kind {kind}")
             self.greeting = json.loads(bytes(body))
             self._compare()
-            setup = {
-                "node": self.node,
-                "log_dir": str(self._log_dir),
-                "program_id": program_id,
-                "cwd": os.getcwd(),
-                "sys_path": [str(Path(path).absolute()) if path == "" else path for path in sys.path],
-                "argv": sys.argv,
-                "environment": {},
-                "preload": list(preload),
-            }
-            self.write([wire.control(Kind.SETUP, 0, setup)])
+            self.write([wire.control(Kind.SETUP, 0, self._setup(program_id, preload))])
             kind, body = await self._next(None)  # imports take what they take
             if kind == Kind.FAILED:
                 raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode()}")
@@ -85,6 +75,19 @@ class Link:
         except BaseException:
             await self.close()
             raise
+
+    def _setup(self, program_id: str, preload: Sequence[str]) -> dict[str, Any]:
+        """Return what makes the node's Python find what ours finds."""
+        return {
+            "node": self.node,
+            "log_dir": str(self._log_dir),
+            "program_id": program_id,
+            "cwd": os.getcwd(),
+            "sys_path": [os.path.abspath(path) for path in sys.path],
+            "argv": sys.argv,
+            "environment": {},
+            "preload": list(preload),
+        }
 
     async def _next(self, seconds: float | None) -> tuple[int, memoryview]:
         assert self._inbox is not None
@@ -128,7 +131,7 @@ class Link:
             if self._inbox is not None:
                 self._inbox.put_nowait((kind, body))
             elif not self._closing:
-                self._on_frame(self, kind, worker, body)
+                self._on_frame(kind, worker, body)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Report the end of the stream, unless it was wanted."""

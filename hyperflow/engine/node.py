@@ -222,7 +222,7 @@ class Launcher:
         for module in setup["preload"]:
             try:
                 importlib.import_module(module)
-            except BaseException:  # whatever a module does when it is imported: the head has to hear of it
+            except BaseException:  # noqa: BLE001 (whatever a module does when it is imported, the head has to hear)
                 text = f"cannot import {module!r}:\n{traceback.format_exc()}"
                 self.send(wire.frame(Kind.FAILED, 0, text.encode()))
                 return
@@ -291,7 +291,7 @@ class Launcher:
             for fd in {self.in_fd, self.out_fd}:
                 os.close(fd)
             code = worker.serve(sock, page, info, fresh)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 (a forked child must not go on as a launcher)
             traceback.print_exc()
         finally:
             with contextlib.suppress(BaseException):
@@ -525,7 +525,7 @@ def main() -> NoReturn:
     code = 0
     try:
         Launcher(in_fd, out_fd).serve()
-    except BaseException:
+    except BaseException:  # noqa: BLE001 (it is printed, and the processes end in any case)
         traceback.print_exc()
         processes.end_descendants()
         code = 70

@@ -110,11 +110,7 @@ class Packer:
         if type(fn) is not types.FunctionType and type(fn) is not types.BuiltinFunctionType:
             fn, args, kwargs = take_apart(fn, args, kwargs)
         known = self._functions.get(id(fn))
-        if (
-            known is not None
-            and known.ref() is fn
-            and (known.tick == self.tick if known.volatile else known.holds())
-        ):
+        if known is not None and known.ref() is fn and (known.tick == self.tick if known.volatile else known.holds()):
             definition = known.definition
         else:
             definition = self._define(fn)
@@ -128,9 +124,9 @@ class Packer:
             except Exception:
                 pass  # the slow way says more
         self.slow.add(definition.number)
-        return self._pack_slowly(fn, definition, content)
+        return self._pack_slowly(definition, content)
 
-    def _pack_slowly(self, fn: Callable[..., Any], definition: Definition, content: Any) -> Parcel:
+    def _pack_slowly(self, definition: Definition, content: Any) -> Parcel:
         needs: dict[str, Any] = {}
         buffers: list[memoryview] = []
         try:
@@ -194,7 +190,7 @@ def take_apart(
     while True:
         if isinstance(fn, functools.partial):
             args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
-        elif type(fn) is types.MethodType:
+        elif isinstance(fn, types.MethodType):
             args, fn = (fn.__self__, *args), fn.__func__
         elif not isinstance(fn, type) and type(type(fn).__dict__.get("__call__")) is types.FunctionType:
             args, fn = (fn, *args), type(fn).__dict__["__call__"]
@@ -226,5 +222,3 @@ def _is_stable(value: Any, captured: list[tuple[Any, Any, Any]], seen: set[int])
     if isinstance(value, (tuple, frozenset)):
         return all(_is_stable(part, captured, seen) for part in value)
     return isinstance(value, _IMMUTABLE)
-
-

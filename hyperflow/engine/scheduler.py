@@ -266,11 +266,13 @@ class Scheduler:
         task.state = State.ENDED
         return task
 
-    def skipped(self, number: int, task_number: int) -> None:
+    def skipped(self, number: int, task_number: int, seq: int) -> None:
         """A worker did not run a task because of a recall."""
         worker = self.workers.get(number)
-        task = worker.queue.pop(task_number, None) if worker is not None else None
-        if worker is not None and task is not None:  # else the recall's own answer came first
+        task = worker.queue.get(task_number) if worker is not None else None
+        # Mostly the recall's own answer came first. The same worker may even have the task again, under another seq.
+        if worker is not None and task is not None and task.seq == seq:
+            del worker.queue[task_number]
             self._leave(worker, task)
             self._put_back([task])
 
@@ -285,9 +287,10 @@ class Scheduler:
             del worker.queue[task.number]
             self._leave(worker, task)
         self._put_back(back)
-        oldest = next(iter(worker.queue.values()), None)
-        if oldest is not None and oldest.state is State.CANCELLED:
-            self.kill(worker)  # it had been started before the recall
+        # The last one that it started is the one that it is in, whatever answers are still under way.
+        newest = next(reversed(worker.queue.values()), None)
+        if newest is not None and newest.state is State.CANCELLED:
+            self.kill(worker)
 
     def cancel(self, task: Task) -> None:
         """Nobody wants the task any more. If a worker may be in it, the worker is killed."""

@@ -120,7 +120,7 @@ class Local:
         ours, theirs = socket.socketpair()
         try:
             with theirs, log_file.open("ab") as log:
-                process = subprocess.Popen(
+                process = subprocess.Popen(  # noqa: ASYNC220 (returns when it has started)
                     command,
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),

@@ -28,7 +28,7 @@ import sys
 import time
 import traceback
 import types
-from typing import Any, TextIO
+from typing import Any
 
 from hyperflow.engine import closure, processes, wire
 from hyperflow.engine.wire import Kind, Outcome
@@ -151,7 +151,7 @@ class MarkedOutput(io.TextIOBase):
     def __init__(self, log: Log, fd: int) -> None:
         self._log = log
         self._fd = fd
-        self._partial = ""
+        self.partial = ""
 
     @property
     def buffer(self) -> io.FileIO:
@@ -159,16 +159,16 @@ class MarkedOutput(io.TextIOBase):
         return io.FileIO(self._fd, "wb", closefd=False)
 
     def write(self, text: str) -> int:
-        lines = (self._partial + text).split("\n")
-        self._partial = lines.pop()
+        lines = (self.partial + text).split("\n")
+        self.partial = lines.pop()
         for line in lines:
             self._log.write_line(line)
         return len(text)
 
     def flush(self) -> None:
-        if self._partial:
-            self._log.write_line(self._partial)
-            self._partial = ""
+        if self.partial:
+            self._log.write_line(self.partial)
+            self.partial = ""
 
     def writable(self) -> bool:
         return True
@@ -188,7 +188,7 @@ def log_line(line: str) -> None:
 
 def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool) -> int:
     """Be a worker until the launcher ends the stream; return the exit code."""
-    global _info, _log
+    global _info, _log  # noqa: PLW0603 (a worker is one for its whole process)
     _settle(info)
     _info = info
     _log = Log()
@@ -197,7 +197,7 @@ def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool) -
     evaluator = Worker(sock, Notes(page), _log, (out, err))
     evaluator.serve(fresh)
     with contextlib.suppress(BaseException):
-        atexit._run_exitfuncs()
+        atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage] (what sys.exit would do)
     return 0
 
 
@@ -209,7 +209,7 @@ def _settle(info: WorkerInfo) -> None:
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # blocked by the launcher for the time of the fork
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    atexit._clear()
+    atexit._clear()  # pyright: ignore[reportPrivateUsage] (what the launcher registered is the launcher's)
     null = os.open(os.devnull, os.O_RDWR)
     try:
         log = os.open(info.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -236,7 +236,7 @@ def _settle(info: WorkerInfo) -> None:
     if numpy is not None and len(info.cpus) > 1:
         # It was imported while the variables said 1, see the launcher's `prepare`.
         with contextlib.suppress(ImportError):
-            import threadpoolctl  # type: ignore[import-not-found,import-untyped,unused-ignore]
+            import threadpoolctl  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: PLC0415
 
             threadpoolctl.threadpool_limits(len(info.cpus))
 
@@ -244,9 +244,7 @@ def _settle(info: WorkerInfo) -> None:
 class Worker:
     """The loop: read tasks, run them in order, answer each."""
 
-    def __init__(
-        self, sock: socket.socket, notes: Notes, log: Log, outputs: tuple[MarkedOutput, MarkedOutput]
-    ) -> None:
+    def __init__(self, sock: socket.socket, notes: Notes, log: Log, outputs: tuple[MarkedOutput, MarkedOutput]) -> None:
         self.sock = sock
         self.notes = notes
         self.log = log
@@ -311,10 +309,7 @@ class Worker:
         outcome = Outcome.VALUE
         out: list[memoryview] = []
         try:
-            if type(loaded) is list:  # with keyword arguments
-                value = fn(*loaded[0], **loaded[1])
-            else:
-                value = fn(*loaded)
+            value = fn(*loaded[0], **loaded[1]) if type(loaded) is list else fn(*loaded)
             if type(value) is types.CoroutineType:
                 value = self.run_async(value)
         except BaseException as error:
@@ -329,7 +324,7 @@ class Worker:
                 outcome = Outcome.UNSENDABLE_VALUE
                 data = pickle.dumps(str(closure.explain(f"the result of {log.label}", value, error)))
         stdout, stderr = self.outputs
-        if stdout._partial or stderr._partial:
+        if stdout.partial or stderr.partial:
             stdout.flush()
             stderr.flush()
         if seconds > QUICK:
