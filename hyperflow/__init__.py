@@ -3,8 +3,6 @@
 These are the public names; each module's text says more. Start with `job`, `remote_eval` and `run_job_local`.
 """
 
-from __future__ import annotations
-
 from hyperflow._version import __version__ as __version__
 from hyperflow.command import CommandResult as CommandResult
 from hyperflow.command import run_command as run_command
@@ -16,11 +14,11 @@ from hyperflow.concurrent import replicate_concurrently as replicate_concurrentl
 from hyperflow.database import KeyValMap as KeyValMap
 from hyperflow.database import memoize as memoize
 from hyperflow.database import new_work_dir as new_work_dir
-from hyperflow.engine.engine import Statistics as Statistics
 from hyperflow.engine.worker import WorkerInfo as WorkerInfo
 from hyperflow.engine.worker import worker_info as worker_info
 from hyperflow.environment import Environment as Environment
 from hyperflow.environment import Options as Options
+from hyperflow.environment import Statistics as Statistics
 from hyperflow.environment import using as using
 from hyperflow.errors import CommandFailed as CommandFailed
 from hyperflow.errors import ConfigurationError as ConfigurationError

@@ -57,12 +57,51 @@ class Options:
     time_limit: float | None = attrs.field(default=None, validator=_seconds)
 
 
+@attrs.frozen
+class Statistics:
+    """How an evaluator stands at this moment.
+
+    Args:
+        nodes: Nodes that are up.
+        nodes_lost: Nodes that were lost.
+        cpus: CPUs of the nodes that are up.
+        cpus_free: Those of them that nobody holds.
+        workers: Worker processes by state: "busy", "idle", "ending".
+        waiting: Evaluations that no worker has.
+        running: Evaluations that are with a worker (queued there, some of them).
+        done: Evaluations that gave a result.
+        failed: Evaluations that gave an error.
+        cancelled: Evaluations whose caller went away.
+        retried: Evaluations that were started again after a failure, counted once each time.
+        returned: Evaluations that went back, uncharged, because their worker or node went.
+        late: Answers that came too late and were dropped.
+    """
+
+    nodes: int
+    nodes_lost: int
+    cpus: int
+    cpus_free: int
+    workers: dict[str, int]
+    waiting: int
+    running: int
+    done: int
+    failed: int
+    cancelled: int
+    retried: int
+    returned: int
+    late: int
+
+
 class Evaluator(Protocol):
     """What runs remote evaluations: the engine, or an inline stand-in for tests."""
 
     @property
     def cpus(self) -> int:
         """All CPUs of all nodes that are up."""
+        ...
+
+    def statistics(self) -> Statistics:
+        """How things stand; cheap."""
         ...
 
     def submit(
@@ -97,6 +136,10 @@ class Environment:
     evaluator: Evaluator
     database: ResultsDatabase
     program: ProgramInfo
+
+    def statistics(self) -> Statistics:
+        """Return how nodes, workers, CPUs and evaluations stand at this moment; cheap."""
+        return self.evaluator.statistics()
 
     def using(self, **changes: Any) -> Environment:
         """Return this environment with changed options."""

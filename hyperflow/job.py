@@ -16,7 +16,7 @@ import attrs
 from hyperflow import environment
 from hyperflow import flow as flows
 from hyperflow.database.store import copy_database, open_database
-from hyperflow.engine.engine import Engine, Statistics, open_engine
+from hyperflow.engine.engine import open_engine
 from hyperflow.engine.transport import Local, Transport
 from hyperflow.environment import Environment, Options
 from hyperflow.errors import MisuseError
@@ -92,12 +92,6 @@ def job(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Job[T]]:
 @attrs.frozen(eq=False)
 class JobEnv(Environment):
     """The environment of a running Job. See Environment for its fields."""
-
-    evaluator: Engine
-
-    def statistics(self) -> Statistics:
-        """Return how nodes, workers, CPUs and evaluations stand."""
-        return self.evaluator.statistics()
 
     async def run(self, flow: Flow[T]) -> T:
         """Await a flow in this environment: for notebooks, where each cell has a context of its own.
