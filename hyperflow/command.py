@@ -44,7 +44,8 @@ class CommandResult:
         wall: Seconds from start to end.
         user: Seconds of CPU time in the program and its children.
         system: Seconds of CPU time in the kernel for them.
-        peak_memory: Bytes of resident memory of the largest of them.
+        peak_memory: Bytes of resident memory of the largest of them; an upper bound, because Linux hands the peak of
+            the worker itself (some 25 MB at least) on to what it starts.
     """
 
     argv: tuple[str, ...]
@@ -72,10 +73,10 @@ async def run_command(
 
     Args:
         argv: The program and its arguments, as separate words; no shell is involved.
-        capture: Return its output and error output; otherwise they go to the worker's log.
+        capture: Return its output and error output, as text; otherwise they go to the worker's log.
         check: Raise CommandFailed unless it exits with 0.
         stdin: Bytes or a file for it to read; nothing by default.
-        stdout: A file that its output is written to.
+        stdout: A file that its output is written to, byte by byte.
         cwd: The directory that it starts in.
         env: Variables on top of the worker's.
         threads: What OMP_NUM_THREADS and its siblings are set to; by default the evaluation's number of CPUs.
@@ -115,7 +116,7 @@ async def run_command(
         )
     log_line(
         f"{words[0]}: exit {returncode}, wall {wall:.3f} s, user {result.user:.3f} s, "
-        f"system {result.system:.3f} s, peak memory {result.peak_memory / 1e6:.1f} MB"
+        f"system {result.system:.3f} s, peak memory at most {result.peak_memory / 1e6:.1f} MB"
     )
     if check and returncode != 0:
         raise CommandFailed(words, returncode, result.stderr, "" if capture else info.log_file)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import typing
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import attrs
@@ -66,7 +66,7 @@ def codec_for(hint: Any) -> Codec:
         return _codec_for.__wrapped__(hint)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _codec_for(hint: Any) -> Codec:
     while isinstance(hint, typing.NewType):
         hint = hint.__supertype__
@@ -76,7 +76,7 @@ def _codec_for(hint: Any) -> Codec:
         return Codec(None, none_out, none_in)
     if hint in SCALARS:
         return Codec(hint, *SCALARS[hint])
-    from hyperflow.database import hooks  # imports cattrs
+    from hyperflow.database import hooks  # noqa: PLC0415 - imports cattrs, for the first type that needs it
 
     converter = hooks.converter()
     try:

@@ -195,7 +195,7 @@ class DatabaseFile:
         return [(key, text) for key, text in texts if text is not None]
 
     def tidy(self) -> None:
-        """Write the WAL back when it has grown long; called when nobody waits for the file."""
+        """Write the WAL back when it has grown long; called after an answer was given, not before."""
         if self.wal and not self.broken and self.in_wal > WAL_LIMIT:
             self.in_wal = 0
             with suppress(DatabaseError), self._fail_stop(), reported(self.path, "write back"):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,7 +26,7 @@ from hyperflow.errors import MisuseError
 
 @attrs.define(eq=False)
 class _Flight:
-    name: str
+    name: Callable[[], str]
     task: asyncio.Task[Any] | None = None
     waiting: int = 0
     cancelling: bool = False
@@ -34,7 +35,7 @@ class _Flight:
     def reaches(self, other: _Flight) -> bool:
         """Tell whether this one waits for the other, maybe through more of them."""
         seen: set[int] = set()
-        todo = [self]
+        todo: list[_Flight] = [self]
         while todo:
             one = todo.pop()
             if one is other:
@@ -50,34 +51,29 @@ _inside: ContextVar[_Flight | None] = ContextVar("hyperflow_flight", default=Non
 
 
 async def once(
-    owner: object, key: Hashable, name: str, lookup: Callable[[], Any], compute: Callable[[], Coroutine[Any, Any, Any]]
+    owner: object, key: Hashable, name: Callable[[], str], compute: Callable[[], Coroutine[Any, Any, Any]]
 ) -> Any:
-    """Return what `lookup` finds, or else the result of `compute`, which runs once for all who ask meanwhile.
+    """Return the result of `compute`, which runs once for all who ask while it does.
 
     Args:
         owner: Keys count within this object.
         key: What the computation is for.
-        name: Shown to users.
-        lookup: Gives the recorded result, or None.
-        compute: Computes and records it.
+        name: Gives what is shown to users.
+        compute: The computation. It first looks whether an earlier one has recorded the result: that one may have
+            ended after the caller last looked.
     """
     flights = _flights.setdefault(owner, {})
-    while True:
-        recorded = await lookup()
-        if recorded is not None:
-            return recorded
-        flight = flights.get(key)
-        if flight is None:
-            flight = _take_off(flights, key, name, compute)
-        elif flight.cancelling:
-            assert flight.task is not None
-            await asyncio.wait([flight.task])
-            continue
-        return await _join(flight)
+    while (flight := flights.get(key)) is not None and flight.cancelling:
+        assert flight.task is not None
+        await asyncio.wait([flight.task])
+    return await _join(flight or _take_off(flights, key, name, compute))
 
 
 def _take_off(
-    flights: dict[Hashable, _Flight], key: Hashable, name: str, compute: Callable[[], Coroutine[Any, Any, Any]]
+    flights: dict[Hashable, _Flight],
+    key: Hashable,
+    name: Callable[[], str],
+    compute: Callable[[], Coroutine[Any, Any, Any]],
 ) -> _Flight:
     flight = flights[key] = _Flight(name)
 
@@ -98,11 +94,11 @@ async def _join(flight: _Flight) -> Any:
     inside = _inside.get()
     if inside is not None:
         if flight.reaches(inside):
-            raise MisuseError(f"{flight.name} waits for its own result, so it would wait for ever")
+            raise MisuseError(f"{flight.name()} waits for its own result, so it would wait for ever")
         inside.waits_for.append(flight)
     flight.waiting += 1
     try:
-        await asyncio.wait([task])
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         if flight.waiting == 1 and not task.done():
             flight.cancelling = True
@@ -113,14 +109,11 @@ async def _join(flight: _Flight) -> Any:
         flight.waiting -= 1
         if inside is not None:
             inside.waits_for.remove(flight)
-    return task.result()
 
 
 async def _ended(task: asyncio.Task[Any]) -> None:
     while not task.done():
-        try:
+        with suppress(asyncio.CancelledError):  # cancelled once more: still nothing may be left running
             await asyncio.wait([task])
-        except asyncio.CancelledError:  # cancelled once more: still nothing may be left running
-            pass
     if not task.cancelled():
         task.exception()  # counts as seen: nobody is left to tell

@@ -88,7 +88,7 @@ def _out_hook(hint: Any, made: Converter) -> Out:
     try:
         return made.get_unstructure_hook(hint)
     except RecursionError:  # cattrs' sign that the hook for this class is being made just now
-        return lambda value: made.get_unstructure_hook(hint)(value)
+        return lambda value: made.get_unstructure_hook(hint)(value)  # noqa: PLW0108 - it is there only later
 
 
 def _in_hook(hint: Any, made: Converter) -> In:

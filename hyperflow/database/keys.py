@@ -24,7 +24,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
@@ -220,9 +220,9 @@ def widening(hint: Any) -> Widening | None:
         return _each_of(arguments)
     if origin is None or not isinstance(origin, type) or not arguments:
         return None
-    if issubclass(origin, collections.abc.Mapping) and len(arguments) == 2:
+    if issubclass(origin, Mapping) and len(arguments) == 2:
         return _entries(widening(arguments[0]), widening(arguments[1]))
-    if issubclass(origin, collections.abc.Iterable):
+    if issubclass(origin, Iterable):
         return _all(widening(arguments[0]))
     return None
 

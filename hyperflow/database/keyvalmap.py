@@ -10,7 +10,6 @@ Tuples come back as lists then, and a class is refused, because it could not be 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
@@ -23,6 +22,8 @@ from hyperflow.flow import Flow, Job, Native
 K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
+K2 = TypeVar("K2")
+V2 = TypeVar("V2")
 
 
 class KeyValMap(Generic[K, V]):
@@ -40,9 +41,9 @@ class KeyValMap(Generic[K, V]):
     @overload
     def __init__(self: KeyValMap[Any, Any], name: str) -> None: ...
     @overload
-    def __init__(self: KeyValMap[K, Any], name: str, *, key: type[K]) -> None: ...
+    def __init__(self: KeyValMap[K2, Any], name: str, *, key: type[K2]) -> None: ...
     @overload
-    def __init__(self: KeyValMap[Any, V], name: str, *, value: type[V]) -> None: ...
+    def __init__(self: KeyValMap[Any, V2], name: str, *, value: type[V2]) -> None: ...
     @overload
     def __init__(self, name: str, *, key: type[K], value: type[V]) -> None: ...
     @overload
@@ -96,7 +97,7 @@ class KeyValMap(Generic[K, V]):
         what else holds.
         """
         typed = {} if self.value is Any else {"result": self.value}
-        local_names = sys._getframe(1).f_locals
+        local_names = records.names_of_caller()
         return memo.memoized(fn, self.name, f"{self!r}.memoize", local_names, key=self.key, **typed)
 
     def _key(self, key: Any) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import sys
 import types
 import typing
@@ -105,10 +106,9 @@ class Memo:
             values = bound.arguments.values()
         texts = []
         for parameter, value in zip(parameters, values, strict=True):
-            if parameter.widen is not None:
-                value = parameter.widen(value)
+            widened = value if parameter.widen is None else parameter.widen(value)
             try:
-                texts.append(parameter.head + keys.encode(value, self.map_name))
+                texts.append(parameter.head + keys.encode(widened, self.map_name))
             except SerializationError as error:
                 raise SerializationError(f"argument {parameter.name} of {self.name}: {error}") from error
         if self.key_is_argument:
@@ -149,6 +149,41 @@ class Memo:
         return self._codec
 
 
+class Memoized:
+    """What `memoize` makes of a function: calling it describes a Job, and runs nothing.
+
+    A class and not a closure, because a function that refers to itself cannot travel with a user's closure.
+    """
+
+    def __init__(self, memo: Memo) -> None:
+        functools.update_wrapper(self, memo.fn)
+        self.__wrapped__ = memo.fn
+        self.__memo__ = memo
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Job[Any]:
+        memo = self.__memo__
+        if kwargs or len(args) != len(memo.signature.parameters) or not memo.is_simple:
+            memo.signature.bind(*args, **kwargs)  # a wrong call fails here, as it would without memoize
+        return Job(MemoCall(self, args, kwargs))
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        # By name where there is one; `__main__` is another module on a worker.
+        name = getattr(self, "__qualname__", "")
+        if self.__module__ != "__main__":
+            try:
+                if operator.attrgetter(name)(sys.modules[self.__module__]) is self:
+                    return str(name)
+            except (AttributeError, KeyError):
+                pass
+        return type(self), (self.__memo__,)
+
+    def __repr__(self) -> str:
+        return f"<memoized {self.__memo__.name}>"
+
+
 async def run(memo: Memo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return the recorded result of a call, or compute and record it."""
     codec = memo.codec
@@ -159,20 +194,24 @@ async def run(memo: Memo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         text = await flights.once(
             database,
             (memo.map_name, key),
-            flows.show_call(memo.fn, args, kwargs),
-            functools.partial(database.lookup, memo.map_name, key),
+            functools.partial(flows.show_call, memo.fn, args, kwargs),
             functools.partial(_compute, memo, key, args, kwargs),
         )
     try:
         return codec.decode(text)
     except SerializationError as error:
+        call = flows.show_call(memo.fn, args, kwargs)
         raise DatabaseError(
-            f"the recorded result of {flows.show_call(memo.fn, args, kwargs)} is no {show(codec.hint)} any more: {error}. "
+            f"the recorded result of {call} is no {show(codec.hint)} any more: {error}. "
             "If the type has changed, give @memoize a higher version"
         ) from error
 
 
 async def _compute(memo: Memo, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    database = environment.current(memo.name).database
+    recorded = await database.lookup(memo.map_name, key)
+    if recorded is not None:
+        return recorded
     made = memo.fn(*args, **kwargs)
     if not isinstance(made, Flow):
         _refuse_result(memo, made)
@@ -184,7 +223,7 @@ async def _compute(memo: Memo, key: str, args: tuple[Any, ...], kwargs: dict[str
         raise SerializationError(
             f"the result of {flows.show_call(memo.fn, args, kwargs)} cannot be recorded: {error}"
         ) from error
-    await environment.current(memo.name).database.insert(memo.map_name, key, text)
+    await database.insert(memo.map_name, key, text)
     return text
 
 
@@ -222,9 +261,9 @@ def memoize(name: str, *, version: int | str = 1) -> Callable[[Callable[P, Flow[
     """
     if not _is_name(name):
         raise MisuseError("memoize needs a name for the results: @hyperflow.memoize('name', version=1)")
-    if isinstance(version, bool) or not isinstance(version, (int, str)):
+    if not _is_version(version):
         raise ConfigurationError(f"memoize(version={version!r}): an int or str is needed")
-    local_names = sys._getframe(1).f_locals
+    local_names = records.names_of_caller()
 
     def decorate(fn: Callable[P, Flow[T]]) -> Callable[P, Job[T]]:
         return memoized(fn, f"memoize:{name}:{version}", f"@memoize({name!r})", local_names)
@@ -264,18 +303,15 @@ def memoized(
             )
         memo.key_is_argument, memo.key_hint = True, key
 
-    @functools.wraps(fn)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Job[T]:
-        if kwargs or len(args) != len(memo.signature.parameters) or not memo.is_simple:
-            memo.signature.bind(*args, **kwargs)  # a wrong call fails here, as it would without memoize
-        return Job(MemoCall(wrapper, args, kwargs))
-
-    setattr(wrapper, "__memo__", memo)
-    return wrapper
+    return Memoized(memo)
 
 
 def _is_name(name: object) -> bool:
     return isinstance(name, str) and name != ""
+
+
+def _is_version(version: object) -> bool:
+    return isinstance(version, int | str) and not isinstance(version, bool)
 
 
 def _check_kind(fn: Any, shown: str, where: str) -> None:

@@ -26,6 +26,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 import socket
 import time
 from pathlib import Path
@@ -68,6 +69,7 @@ class Owner:
 
     host: str
     pid: int
+    machine: str
     boot_id: str
     pid_namespace: str
     started: str
@@ -81,6 +83,7 @@ class Owner:
         return cls(
             host=socket.gethostname(),
             pid=os.getpid(),
+            machine=_read("/etc/machine-id"),
             boot_id=_read("/proc/sys/kernel/random/boot_id"),
             pid_namespace=_pid_namespace(),
             started=started(os.getpid()),
@@ -98,15 +101,22 @@ class Owner:
         except (ValueError, KeyError, TypeError):
             return None
 
+    def is_near(self) -> bool:
+        """Tell whether this owner's process would be seen from here."""
+        return (self.host, self.machine, self.pid_namespace) == (
+            socket.gethostname(),
+            _read("/etc/machine-id"),
+            _pid_namespace(),
+        )
+
     def is_gone(self) -> bool:
         """Tell whether this owner certainly has ended: False when that cannot be known from here."""
-        if self.host != socket.gethostname():
+        # Names are not always unique: containers of many machines may have the same.
+        if self.host != socket.gethostname() or self.machine != _read("/etc/machine-id"):
             return False
         if self.boot_id != _read("/proc/sys/kernel/random/boot_id"):
             return True
-        if self.pid_namespace != _pid_namespace():
-            return False
-        return started(self.pid) != self.started
+        return self.is_near() and started(self.pid) != self.started
 
     def __str__(self) -> str:
         return f"program {self.program} (process {self.pid} on {self.host}, since {self.since})"
@@ -163,7 +173,7 @@ def _put(draft: Path, lock: Path) -> bool:
     try:
         os.link(draft, lock, follow_symlinks=False)
     except FileExistsError:
-        return False
+        return draft.stat().st_nlink == 2  # NFS may have linked, lost the answer, and found the link when asked again
     except OSError:  # a file system without links: exclusive creation is atomic there, too, though not complete
         try:
             _write_new(lock, draft.read_text())
@@ -189,7 +199,7 @@ def _take_over(draft: Path, lock: Path, database: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:  # a file system without flock
             raise DatabaseError(
-                f"{database} was left locked by {owner}, which has ended; to go on, type: rm {lock}"
+                f"{database} was left locked by {owner}, which has ended; to go on, type: {_removal(lock)}"
             ) from None
         if not _is_still(file, lock):
             return False
@@ -212,14 +222,19 @@ def _is_still(file: int, lock: Path) -> bool:
         return False
 
 
+def _removal(lock: Path) -> str:
+    return f"rm {shlex.quote(str(lock))}"
+
+
 def _refusal(owner: Owner | None, lock: Path, database: Path) -> DatabaseError:
     if owner is None:
         return DatabaseError(
-            f"{database} is locked, but {lock} does not say by whom; if no program uses the database, type: rm {lock}"
+            f"{database} is locked, but {lock} does not say by whom; if no program uses the database, "
+            f"type: {_removal(lock)}"
         )
     advice = "wait until it ends, or use another database"
     if owner.pid == os.getpid() and owner.host == socket.gethostname():
         advice = "which is this process itself: open a database once, and share it"
-    elif owner.host != socket.gethostname() or owner.pid_namespace != _pid_namespace():
-        advice = f"{advice}. Only if you know that it has ended: rm {lock}"
+    elif not owner.is_near():
+        advice = f"{advice}. Only if you know that it has ended: {_removal(lock)}"
     return DatabaseError(f"{database} is in use by {owner}; {advice}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from pathlib import Path
 
@@ -21,7 +22,7 @@ APPLICATION_ID = 0x68796670  # "hyfp"
 SCHEMA_VERSION = 1
 
 LOCAL_FILE_SYSTEMS = frozenset(
-    "ext2 ext3 ext4 xfs btrfs zfs f2fs jfs reiserfs bcachefs tmpfs ramfs overlay apfs hfs ufs".split()
+    ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs", "tmpfs", "ramfs", "overlay")
 )
 
 _MAGIC = b"SQLite format 3\0"
@@ -70,7 +71,7 @@ def _check_file(path: Path, status: os.stat_result) -> None:
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigurationError(
             f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):04o}), so its results cannot be "
-            f"trusted; if they can, type: chmod go-w {path}"
+            f"trusted; if they can, type: chmod go-w {shlex.quote(str(path))}"
         )
     if status.st_nlink > 1:
         raise ConfigurationError(

@@ -30,7 +30,15 @@ T = TypeVar("T")
 LONG_INT = 10_000
 """Bits from which an int is written in hexadecimal: Python refuses to turn longer ones into decimal digits."""
 
-dumps = json.JSONEncoder(ensure_ascii=True, allow_nan=False, check_circular=False, separators=(",", ":")).encode
+_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, check_circular=False, separators=(",", ":")).encode
+
+
+def dumps(data: Any) -> str:
+    """Return JSON data as text."""
+    # The encoder is made anew for each text, which costs more than all else about a number.
+    if type(data) is float and math.isfinite(data):
+        return repr(data)
+    return _encode(data)
 
 
 @attrs.frozen
@@ -59,9 +67,7 @@ def _made_by(module: str, name: str, method: str = "") -> Callable[[Any], Any]:
 
 def _array_out(array: Any) -> list[Any]:
     if array.dtype.hasobject:
-        raise SerializationError(
-            "a numpy array with dtype=object cannot be stored; convert it to a plain dtype or a list"
-        )
+        raise SerializationError("a numpy array with dtype=object cannot be stored; convert it to a plain dtype")
     if array.dtype.names is not None:
         raise SerializationError("a structured numpy array cannot be stored; store its fields one by one")
     little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
@@ -69,7 +75,7 @@ def _array_out(array: Any) -> list[Any]:
 
 
 def _array_in(payload: Any) -> Any:
-    import numpy
+    import numpy  # noqa: PLC0415 - only for users of numpy
 
     dtype, shape, data = payload
     return numpy.frombuffer(bytearray(base64.b64decode(data)), dtype=numpy.dtype(dtype)).reshape(shape)
@@ -117,8 +123,8 @@ def register(cls: type[T], encode: Callable[[T], Any], decode: Callable[[Any], T
 
     Args:
         cls: The type; its subclasses are not included.
-        encode: Makes of a value something simpler that says all that matters of it (numbers, str, lists, dicts, ...).
-        decode: Makes the value of that again. For a type that is used in keys only it is called by `lookup_all`.
+        encode: Makes of a value something simpler that says all that matters of it: numbers, str, lists, dicts.
+        decode: Makes the value of that again. For a type that is only in keys, `lookup_all` calls it.
         name: Stands for the type in the database; the class's qualified name if not given.
 
     Raises:
@@ -152,7 +158,8 @@ def recipe(cls: type) -> str:
     """Return what a user can write to teach the database a type."""
     name = cls.__name__
     return (
-        f"teach it with hyperflow.database.register({name}, encode=lambda value: ..., decode=lambda data: {name}(...)), "
+        f"teach it with hyperflow.database.register({name}, encode=lambda value: ..., "
+        f"decode=lambda data: {name}(...)), "
         "or make it an attrs class or a dataclass"
     )
 
@@ -250,7 +257,7 @@ def leaf_to_json(value: Any, cls: type) -> Any:
     if leaf is None:
         raise SerializationError(
             f"a {cls.__qualname__} cannot be stored without being told its type: give the map's types, as in "
-            f"KeyValMap('name', value={cls.__name__}), or annotate the function, as in -> hyperflow.Job[{cls.__name__}]; "
+            f"KeyValMap('name', value={cls.__name__}), or annotate the function: -> hyperflow.Job[{cls.__name__}]; "
             f"if the type is unknown even then, {recipe(cls)}"
         )
     payload = to_json(leaf.encode(value))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import types
+import inspect
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,15 +40,23 @@ def fields_of(cls: type) -> tuple[Field, ...]:
         return tuple(Field(a.name, a.alias if a.init else None) for a in attrs.fields(cls) if a.eq)
     if dataclasses.is_dataclass(cls):
         return tuple(Field(f.name, f.name if f.init else None) for f in dataclasses.fields(cls) if f.compare)
-    return tuple(Field(name, name) for name in getattr(cls, "_fields"))
+    return tuple(Field(name, name) for name in getattr(cls, "_fields", ()))
 
 
 def hints_of(thing: Any, local_names: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the annotations of a class or function, or none where they cannot be resolved."""
     try:
         return typing.get_type_hints(thing, localns=local_names)
-    except Exception:  # a name that exists only for type checkers, or evaluating it fails in any other way
+    except Exception:  # noqa: BLE001 - a name that exists only for type checkers, or whatever evaluating it raises
         return {}
+
+
+def names_of_caller() -> dict[str, Any]:
+    """Return the local names where the function was called that calls this one: annotations may refer to them."""
+    frame = inspect.currentframe()
+    for _ in range(2):
+        frame = frame.f_back if frame is not None else None
+    return dict(frame.f_locals) if frame is not None else {}
 
 
 def parts(hint: Any) -> Iterator[Any]:
@@ -62,8 +70,8 @@ def parts(hint: Any) -> Iterator[Any]:
         seen.append(one)
         yield one
         waiting.extend(typing.get_args(one))
-        if isinstance(one, types.FunctionType) and hasattr(one, "__supertype__"):
-            waiting.append(getattr(one, "__supertype__"))
+        if isinstance(one, typing.NewType):
+            waiting.append(one.__supertype__)
         origin = typing.get_origin(one)
         for cls in (one, origin):
             if is_record(cls):

@@ -27,27 +27,32 @@ def show(hint: Any) -> str:
 
 
 def short(value: Any) -> str:
+    """Return a value as an error shows it."""
     try:
         text = repr(value)
-    except Exception:  # a broken __repr__ must not hide the error that is being reported
+    except Exception:  # noqa: BLE001 - a broken __repr__ must not hide the error that is being reported
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def plain_in(data: Any, _: Any) -> Any:
+    """Read plain data."""
     return plain.from_json(data)
 
 
 def wrong(value: Any, wanted: str) -> SerializationError:
+    """Return the error for a value of another type than annotated."""
     return SerializationError(f"{short(value)} is a {type(value).__qualname__} where the annotation says {wanted}")
 
 
 def none_out(value: Any) -> None:
+    """Write None."""
     if value is not None:
         raise wrong(value, "None")
 
 
 def none_in(data: Any, _: Any) -> None:
+    """Read None."""
     none_out(data)
 
 
@@ -84,6 +89,7 @@ def _int_in(data: Any, _: Any) -> Any:
 
 
 def float_out(value: Any) -> Any:
+    """Write a float, or an int that is that float."""
     number = value if type(value) is float else python_number(value)
     if type(number) is int and float(number) == number:  # as in Python's own typing, an int is a float
         number = float(number)

@@ -4,8 +4,8 @@ Guarantees:
 - `insert` returns when the entry is on the disk, not before; when it raises, the entry was not recorded.
 - One thread per open database does all of SQLite's work. All inserts that are queued when it comes round go into one
   transaction, so a thousand at a time cost one fsync.
-- A map's keys, and its values unless they are long, are in memory after its first use: a `lookup` then neither waits nor
-  leaves the loop.
+- A map's keys, and its values unless they are long, are in memory after its first use: a `lookup` then neither waits
+  nor leaves the loop.
 - Closing waits until everything queued is recorded. A loop that is closed without that does not keep the thread.
 - Nobody waits for ever: a store that was closed, failed, or belongs to the parent of a forked process says so.
 
@@ -91,7 +91,7 @@ class _Thread:
     def _run(self, path: Path, program_id: str) -> None:
         try:
             ownership, file = _open(path, program_id)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the one who opens is told
             self._tell(self.opened, None, error)
             atexit.unregister(self._at_exit)
             return
@@ -119,13 +119,12 @@ class _Thread:
             result, failure = None, None
             try:
                 result = job.run(file)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the one who asked is told
                 failure = error
             if not self._tell(job.future, result, failure):
                 return
             del job, result, failure  # or a large value would be kept until the next job
-            if self._jobs.empty():
-                file.tidy()
+            file.tidy()
 
     def _tell(self, future: asyncio.Future[Any], result: Any, failure: BaseException | None) -> bool:
         """Give a future its result on the loop; return False if the loop has been closed."""

@@ -1,0 +1,44 @@
+"""A program and an environment whose evaluator is never asked: the database knows nothing of the engine."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from hyperflow import environment
+from hyperflow.database.store import Store, copy_database, open_database
+from hyperflow.environment import Environment, Options
+from hyperflow.program import ProgramInfo
+
+
+@attrs.frozen
+class NoEvaluator:
+    """Stands where the engine would."""
+
+    cpus: int = 1
+
+    def submit(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
+    ) -> asyncio.Future[Any]:
+        """Refuse: no test of the database evaluates anything."""
+        raise NotImplementedError
+
+
+@asynccontextmanager
+async def running(program: ProgramInfo) -> AsyncIterator[Store]:
+    """Open the program's database, as running a job does, and put an environment in force."""
+    if program.start_from is not None and not program.database.exists():
+        copy_database(program.start_from, program.database)
+    async with open_database(program.database, program.program_id) as store:
+        with environment.entered(Environment(Options(), NoEvaluator(), store, program)):
+            yield store
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> ProgramInfo:
+    """Make a program with directories of its own."""
+    return ProgramInfo.new(tmp_path / "base")
