@@ -34,6 +34,7 @@ from hyperflow.errors import NotInFlow as NotInFlow
 from hyperflow.errors import OutOfMemory as OutOfMemory
 from hyperflow.errors import RemoteError as RemoteError
 from hyperflow.errors import SerializationError as SerializationError
+from hyperflow.errors import SlurmError as SlurmError
 from hyperflow.errors import TimeLimitExceeded as TimeLimitExceeded
 from hyperflow.errors import WorkerDied as WorkerDied
 from hyperflow.flow import Flow as Flow
@@ -71,6 +72,7 @@ __all__ = (
     "ProgramInfo",
     "RemoteError",
     "SerializationError",
+    "SlurmError",
     "Statistics",
     "TimeLimitExceeded",
     "WorkerDied",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from typing import Any, TypeVar, overload
 
 from hyperflow import flow as flows
@@ -76,8 +76,8 @@ class _Group:
         raise AssertionError("a future that failed has no error")
 
 
-async def _cancel_all(futures: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel what has not ended, and wait until it has."""
+async def _cancel_all(futures: Collection[asyncio.Future[Any]]) -> None:
+    """Cancel what has not ended, and wait until it has. Errors count as seen: asyncio need not report them."""
     waiting = [future for future in futures if not future.done()]
     for future in waiting:
         future.cancel()
@@ -87,6 +87,8 @@ async def _cancel_all(futures: Iterable[asyncio.Future[Any]]) -> None:
             await asyncio.wait(waiting)
         except asyncio.CancelledError as error:  # cancelled once more: still nothing may be left running
             interrupted = error
+    for future in futures:
+        _ = future.cancelled() or future.exception()
     if interrupted is not None:
         raise interrupted
 
@@ -184,8 +186,6 @@ async def _race(made: tuple[Flow[Any], ...]) -> Any:
         winner = await ended.get()
     finally:
         await _cancel_all(futures)
-        for future in futures:
-            _ = future.cancelled() or future.exception()  # seen: asyncio need not report a loser's error
     return winner.result()
 
 

@@ -10,7 +10,7 @@ through functions of the user's that know nothing of it.
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -172,7 +172,8 @@ def entered(environment: Environment) -> Generator[Environment, None, None]:
     try:
         yield environment
     finally:
-        _current.reset(token)
+        with suppress(ValueError):  # left in another context than entered, such as another cell of a notebook
+            _current.reset(token)
 
 
 def changed(options: Options, changes: dict[str, Any]) -> Options:

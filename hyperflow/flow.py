@@ -33,6 +33,9 @@ U = TypeVar("U")
 STEPS_BETWEEN_PAUSES = 256
 """A chain of pure steps hands the event loop a turn this often, so that it can be cancelled."""
 
+LINKS_SHOWN = 3
+"""Of a long chain, errors show the last ones."""
+
 
 class Step:
     """One way to run. Subclasses are frozen records, so that a flow pickles with its arguments."""
@@ -255,7 +258,7 @@ class Native(Step):
         return f"{self.name}(...)"
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Bound(Step):
     """`source`, then `fn`: the next flow if it joins, else the result."""
 
@@ -287,6 +290,14 @@ class Bound(Step):
             if count % STEPS_BETWEEN_PAUSES == 0:
                 await asyncio.sleep(0)
 
+    def __repr__(self) -> str:
+        words: list[str] = []
+        step: Step = self
+        while isinstance(step, Bound) and len(words) < LINKS_SHOWN:
+            words.append(f".{'then' if step.joins else 'map'}({getattr(step.fn, '__name__', '...')})")
+            step = step.source.step
+        return ("..." if isinstance(step, Bound) else repr(step)) + "".join(reversed(words))
+
 
 @attrs.frozen
 class _Awaitable:
@@ -298,7 +309,7 @@ class _Awaitable:
         return self.step.begin()
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Pure(Step):
     """A value."""
 
@@ -307,16 +318,22 @@ class Pure(Step):
     async def coroutine(self) -> Any:
         return self.value
 
+    def __repr__(self) -> str:
+        return show_call(pure, (self.value,), {})
 
-@attrs.frozen
+
+@attrs.frozen(repr=False)
 class Ask(Step):
     """The environment in force."""
 
     async def coroutine(self) -> Any:
         return environment.current()
 
+    def __repr__(self) -> str:
+        return "ask()"
 
-@attrs.frozen
+
+@attrs.frozen(repr=False)
 class Using(Step):
     """`source` with changed options."""
 
@@ -331,8 +348,11 @@ class Using(Step):
         with environment.using(**self.options):
             return self.source.start()
 
+    def __repr__(self) -> str:
+        return f"{self.source.step}.{show_call(self.source.using, (), self.options)}"
 
-@attrs.frozen
+
+@attrs.frozen(repr=False)
 class Retrying(Step):
     """`source`, and again after failures."""
 
@@ -351,8 +371,11 @@ class Retrying(Step):
                 await asyncio.sleep(self.pause)
         return await self.source
 
+    def __repr__(self) -> str:
+        return f"{self.source.step}.retry({self.times})"
 
-@attrs.frozen
+
+@attrs.frozen(repr=False)
 class TimedOut(Step):
     """`source`, cancelled after a time."""
 
@@ -368,6 +391,9 @@ class TimedOut(Step):
             if scope.expired():
                 raise TimeoutError(f"{self.source!r} took longer than {self.seconds:g} s and was cancelled") from error
             raise
+
+    def __repr__(self) -> str:
+        return f"{self.source.step}.timeout({self.seconds:g})"
 
 
 def pure(value: T) -> Job[T]:

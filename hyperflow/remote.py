@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
@@ -66,35 +68,51 @@ def remote_eval(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any
     return Job(RemoteEval(function(fn, "remote_eval"), args, kwargs))
 
 
-def apply_to_all(fn: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+def apply_to_all(fn: Callable[[Any], Any], items: list[Any]) -> list[Any] | Coroutine[Any, Any, list[Any]]:
     """On a worker: evaluate a chunk of remote_map."""
     results: list[Any] = []
-    for item in items:
+    for position, item in enumerate(items):
         try:
-            results.append(fn(item))
+            result = fn(item)
         except Exception as error:
-            error.add_note(f"(in remote_map, for the item {item!r:.200})")
+            _note_item(error, item)
             raise
+        if type(result) is types.CoroutineType:  # also of a lambda or an object that calls an async function
+            return _apply_to_rest(fn, items[position + 1 :], results, result, item)
+        results.append(result)
     return results
 
 
-async def apply_to_all_async(fn: Callable[[Any], Awaitable[Any]], items: list[Any]) -> list[Any]:
-    """On a worker: the same for an async function."""
-    results: list[Any] = []
-    for item in items:
+async def _apply_to_rest(
+    fn: Callable[[Any], Awaitable[Any]], items: list[Any], results: list[Any], first: Awaitable[Any], item: Any
+) -> list[Any]:
+    """Go on with a chunk whose function turned out to be async."""
+    awaitable = first
+    rest = iter(items)
+    while True:
         try:
-            results.append(await fn(item))
+            results.append(await awaitable)
+            item = next(rest, _END)
+            if item is _END:
+                return results
+            awaitable = fn(item)
         except Exception as error:
-            error.add_note(f"(in remote_map, for the item {item!r:.200})")
+            _note_item(error, item)
             raise
-    return results
+
+
+_END = object()
+
+
+def _note_item(error: Exception, item: object) -> None:
+    with contextlib.suppress(Exception):  # the item's repr may fail, and a frozen exception takes no note
+        error.add_note(f"(in remote_map, for the item {item!r:.200})")
 
 
 async def _remote_map(fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: int | None) -> list[Any]:
     """Keep all CPUs busy with chunks; an automatic size follows the time that chunks take."""
     loop = asyncio.get_running_loop()
     env = environment.current()
-    worker_fn = apply_to_all_async if asyncio.iscoroutinefunction(fn) else apply_to_all
     source = iter(xs)
     results: list[list[Any]] = []
     going: dict[asyncio.Future[Any], tuple[int, int, float]] = {}
@@ -112,7 +130,7 @@ async def _remote_map(fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: i
                 else:
                     exhausted = True
                 if chunk:
-                    future = env.evaluator.submit(worker_fn, (fn, chunk), {}, env.options)
+                    future = env.evaluator.submit(apply_to_all, (fn, chunk), {}, env.options)
                     going[future] = (len(results), len(chunk), loop.time())
                     results.append([])
             if not going:
@@ -126,10 +144,19 @@ async def _remote_map(fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: i
                     size = max(1, min(2 * size, LARGEST_CHUNK, int(CHUNK_SECONDS / each)))
     finally:
         for future in going:
-            future.cancel()
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # seen: it failed in the same moment as the one that is raised
 
 
-def remote_map(fn: Callable[[X], T], xs: Iterable[X], chunk_size: int | Literal["auto"] = "auto") -> Job[list[T]]:
+@overload
+def remote_map(
+    fn: Callable[[X], Coroutine[Any, Any, T]], xs: Iterable[X], chunk_size: int | Literal["auto"] = "auto"
+) -> Job[list[T]]: ...
+@overload
+def remote_map(fn: Callable[[X], T], xs: Iterable[X], chunk_size: int | Literal["auto"] = "auto") -> Job[list[T]]: ...
+def remote_map(
+    fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: int | Literal["auto"] = "auto"
+) -> Job[list[Any]]:
     """Evaluate `fn(x)` on workers for every x, many in one message, and give the results in the order of xs.
 
     Args:

@@ -22,6 +22,8 @@ from tests import leaks
 hypothesis.settings.register_profile("hyperflow", deadline=None)
 hypothesis.settings.load_profile("hyperflow")
 
+pytest_plugins = ["tests.cluster.fixture"]
+
 FAILED = pytest.StashKey[bool]()
 TERMINAL = pytest.StashKey[int]()
 

@@ -14,6 +14,9 @@ from typing import NamedTuple, TypeAlias
 # Set for the whole run and inherited: finds also the processes whose parent has died, which no longer descend from us.
 MARK = "HYPERFLOW_TEST_RUN"
 
+# What outlives a test on purpose: the hosts of a cluster. What descends from these processes is ours only by the mark.
+SPARED: set[int] = set()
+
 Held: TypeAlias = Mapping[Hashable, str]
 """What is held: an identity that is never used twice, and the words for it."""
 
@@ -69,7 +72,7 @@ def processes() -> Held:
                 ours.add(pid)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it has just ended, or is not ours to read
-    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+    while more := {pid for pid, parent in parents.items() if parent in ours} - ours - SPARED:
         ours |= more
     return dict(found[pid] for pid in ours - {os.getpid()} if pid in found)
 

@@ -180,11 +180,11 @@ def _make_enum(number: str, name: str, bases: tuple[Any, ...], members: dict[str
 _filled: weakref.WeakSet[type] = weakref.WeakSet()
 
 
-def _fill_class(cls: Any, state: tuple[dict[str, Any], list[Any]]) -> None:
+def _fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[str, Any]]]) -> None:
     if cls in _filled or _id_of[cls].startswith(_origin + ":"):
         return  # made by an earlier parcel, or our own that came home
     _filled.add(cls)
-    attributes, registered = state
+    attributes, registered, members = state
     for name, value in attributes.items():
         if name == "__abstractmethods__":
             cls.__abstractmethods__ = value
@@ -192,6 +192,8 @@ def _fill_class(cls: Any, state: tuple[dict[str, Any], list[Any]]) -> None:
         setattr(cls, name, value)
     for subclass in registered:
         cls.register(subclass)
+    for name, own in members.items():
+        vars(cls[name]).update(own)
 
 
 def _make_type_variable(number: str, name: str, bound: Any, constraints: tuple[Any, ...], variance: str) -> Any:
@@ -272,10 +274,11 @@ def _submodules(fn: types.FunctionType, values: Iterator[Any]) -> list[str]:
 
 _SKIPPED_IN_CLASS = {"__dict__", "__weakref__", "_abc_impl", "__abstractmethods__", "__subclasshook__"}
 _HEAD_OF_CLASS = ("__module__", "__qualname__", "__slots__", "__doc__", "__orig_bases__")
+_ENUM_INNER_OF_MEMBER = {"_value_", "_name_", "__objclass__", "_sort_order_"}
 _ENUM_INNER = {
     "_member_names_", "_member_map_", "_value2member_map_", "_member_type_", "_value_repr_", "_unhashable_values_",
     "_flag_mask_", "_all_bits_", "_boundary_", "_singles_mask_", "_inverted_", "_use_args_", "_hashable_values_",
-    "_unhashable_values_map_", "__new__", "_new_member_", "_generate_next_value_", "_missing_", "__new_member__",
+    "_unhashable_values_map_", "__new__", "_new_member_", "_generate_next_value_", "__new_member__",
 }  # fmt: skip
 
 
@@ -284,6 +287,9 @@ class Recipes:
 
     needs: dict[str, Any] | None
     """Where instances' classes are collected that the receiver has to know first; None to send them inside."""
+
+    going_home: bool
+    """Whether the receiver is the only one that ever sends us anything, so that it knows all classes not our own."""
 
     def begin(self) -> None:
         """Prepare for one parcel."""
@@ -348,8 +354,8 @@ class Recipes:
         if self.needs is not None:
             self.needs[number] = cls
             return _known, (number,)
-        if not number.startswith(_origin + ":"):
-            return _known, (number,)  # it came from over there, where it is known
+        if self.going_home and not number.startswith(_origin + ":"):
+            return _known, (number,)  # it came from there
         body = dict(vars(cls))
         head = {name: body.pop(name) for name in _HEAD_OF_CLASS if name in body}
         slots = head.get("__slots__", ())
@@ -362,7 +368,12 @@ class Recipes:
             body.pop(name, None)
         if abstract is not None:
             body["__abstractmethods__"] = abstract
+        own: dict[str, dict[str, Any]] = {}  # what the __init__ of an enum gave its members
         if issubclass(cls, enum.Enum):
+            own = {
+                name: {key: value for key, value in vars(member).items() if key not in _ENUM_INNER_OF_MEMBER}
+                for name, member in cls.__members__.items()
+            }
             members = {name: member.value for name, member in cls.__members__.items()}  # aliases, too
             for name in (*members, *_ENUM_INNER):
                 body.pop(name, None)
@@ -370,7 +381,7 @@ class Recipes:
             made: tuple[Any, tuple[Any, ...]] = (_make_enum, (number, cls.__name__, cls.__bases__, members, head))
         else:
             made = (_make_class, (number, type(cls), cls.__name__, cls.__bases__, head))
-        return (*made, (body, registered), None, None, _fill_class)
+        return (*made, (body, registered, own), None, None, _fill_class)
 
 
 def _registered(cls: Any) -> list[Any]:
@@ -453,13 +464,14 @@ for _name in ("MISSING", "KW_ONLY", "_FIELD", "_HAS_DEFAULT_FACTORY"):
 
 
 class _Pickler(Recipes, pickle.Pickler):
-    def __init__(self, file: Any, buffers: Any = None, needs: dict[str, Any] | None = None) -> None:
+    def __init__(self, file: Any, buffers: Any, needs: dict[str, Any] | None, going_home: bool) -> None:
         pickle.Pickler.__init__(self, file, protocol=PROTOCOL, buffer_callback=buffers)
         self.begin()
         self.needs = needs
+        self.going_home = going_home
 
 
-def _with_dill(obj: Any, needs: dict[str, Any] | None) -> bytes:
+def _with_dill(obj: Any, needs: dict[str, Any] | None, going_home: bool) -> bytes:
     import dill  # noqa: PLC0415 (costs 40 ms, and few programs need it)
 
     class Fallback(Recipes, dill.Pickler):  # type: ignore[misc]
@@ -469,27 +481,30 @@ def _with_dill(obj: Any, needs: dict[str, Any] | None) -> bytes:
     pickler = Fallback(file, protocol=PROTOCOL)
     pickler.begin()
     pickler.needs = needs
+    pickler.going_home = going_home
     pickler.dump(obj)
     return file.getvalue()
 
 
-def by_value(obj: Any, buffers: Any = None, needs: dict[str, Any] | None = None) -> bytes:
+def by_value(obj: Any, buffers: Any = None, needs: dict[str, Any] | None = None, going_home: bool = False) -> bytes:
     """Pickle obj with functions and classes by value where they have no name elsewhere.
 
     Args:
         buffers: pickle's buffer_callback, for large arrays to travel beside the pickle.
         needs: Filled with the classes (by number) that the receiver has to know first; if None they are inside.
+        going_home: On a worker, for the head: classes that came from there go by their number alone. (The head cannot
+            do so: a class that one worker made is unknown to the others.)
 
     Raises whatever pickle raises; `explain` makes an error for the user of it.
     """
     file = io.BytesIO()
     try:
-        _Pickler(file, buffers, needs).dump(obj)
+        _Pickler(file, buffers, needs, going_home).dump(obj)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         if "belongs to this process" in str(error):
             raise
         try:
-            return _with_dill(obj, needs)
+            return _with_dill(obj, needs, going_home)
         except Exception:
             raise error from None  # pickle's own words are the clearer ones
     return file.getvalue()
@@ -527,7 +542,7 @@ def _culprit(obj: Any, path: str, error: BaseException, seen: set[int], depth: i
             try:
                 by_value(part)
             except Exception as inner:
-                return _culprit(part, f"{path}{name}" if path else name.lstrip("."), inner, seen, depth + 1)
+                return _culprit(part, f"{path}{name}" if path else name.lstrip("., "), inner, seen, depth + 1)
     return path, obj, error
 
 
@@ -536,12 +551,12 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:  # noqa: PLR0912 (one branch 
     if isinstance(obj, types.FunctionType):
         name = obj.__qualname__
         for variable, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True):
-            yield f" variable {variable!r} captured by {name}", contents(cell)
+            yield f", variable {variable!r} captured by {name}", contents(cell)
         for variable, value in referenced_globals(obj).items():
             if value is not obj:
-                yield f" global variable {variable!r} used by {name}", value
+                yield f", global variable {variable!r} used by {name}", value
         for position, value in enumerate(obj.__defaults__ or ()):
-            yield f" default value {position} of {name}", value
+            yield f", default value {position} of {name}", value
     elif isinstance(obj, dict):
         for key, value in itertools.islice(obj.items(), 1000):
             yield f"[{_short(key)}]", value

@@ -15,16 +15,15 @@ and writes; `_on_results` sets the future.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import pickle
 import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
-
-import attrs
 
 from hyperflow.engine import wire
 from hyperflow.engine.events import EventLog
@@ -33,7 +32,7 @@ from hyperflow.engine.parcels import Packer, Parcel
 from hyperflow.engine.scheduler import Fork, Kill, Recall, Retire, Scheduler, Send, Task, Worker
 from hyperflow.engine.transport import Transport
 from hyperflow.engine.wire import Kind, Outcome
-from hyperflow.environment import Options
+from hyperflow.environment import Options, Statistics
 from hyperflow.errors import (
     ConfigurationError,
     EvaluationExited,
@@ -50,43 +49,12 @@ from hyperflow.program import ProgramInfo
 REBALANCE_PAUSE = 0.005
 """Seconds between looks at workers that hold tasks while a CPU is free."""
 
+STILLBORN_SECONDS = 20.0
+"""A node is held for lost when for so long its workers have ended, or could not be forked, before they started
+anything. What waits would wait for ever."""
+
 EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
-
-
-@attrs.frozen
-class Statistics:
-    """How an engine stands at this moment.
-
-    Args:
-        nodes: Nodes that are up.
-        nodes_lost: Nodes that were lost.
-        cpus: CPUs of the nodes that are up.
-        cpus_free: Those of them that nobody holds.
-        workers: Worker processes by state: "busy", "idle", "ending".
-        waiting: Evaluations that no worker has.
-        running: Evaluations that are with a worker (queued there, some of them).
-        done: Evaluations that gave a result.
-        failed: Evaluations that gave an error.
-        cancelled: Evaluations whose caller went away.
-        retried: Evaluations that were started again after a failure, counted once each time.
-        returned: Evaluations that went back, uncharged, because their worker or node went.
-        late: Answers that came too late and were dropped.
-    """
-
-    nodes: int
-    nodes_lost: int
-    cpus: int
-    cpus_free: int
-    workers: dict[str, int]
-    waiting: int
-    running: int
-    done: int
-    failed: int
-    cancelled: int
-    retried: int
-    returned: int
-    late: int
 
 
 class Evaluation(asyncio.Future[Any]):
@@ -116,6 +84,8 @@ class Engine:
         self._packer = Packer()
         self._events = EventLog(program.log_dir / "events.jsonl")
         self._links: dict[str, Link] = {}
+        self._losing: list[asyncio.Task[None]] = []
+        self._stillborn: dict[str, float] = {}  # since when no worker of a node has started anything
         self._pinned: dict[str, bool] = {}
         self._given: dict[int, set[int]] = {}  # which definitions a worker has
         self._evaluations: dict[int, Evaluation] = {}
@@ -280,6 +250,7 @@ class Engine:
             for link in self._links.values():
                 link.defined.difference_update(gone)
                 link.write([wire.frame(Kind.FORGET, 0, body)])
+            self.scheduler.forget(gone)
             for given in self._given.values():
                 given.difference_update(gone)
 
@@ -297,10 +268,12 @@ class Engine:
 
     def _on_frame(self, kind: int, number: int, body: memoryview) -> None:
         if kind == Kind.RESULTS:
+            if self._stillborn:
+                self._stillborn.clear()
             for record in wire.results(body):
                 self._on_result(number, *record)
         elif kind == Kind.RECALLED:
-            self.scheduler.recalled(number, *wire.SEQS.unpack(body))
+            self._note_recalled(self.scheduler.recalled(number, *wire.SEQS.unpack(body)))
         elif kind == Kind.ENDED:
             self._on_ended(number, json.loads(bytes(body)))
         self._soon()
@@ -315,7 +288,7 @@ class Engine:
         buffers: list[memoryview],
     ) -> None:
         if outcome == Outcome.SKIPPED:
-            self.scheduler.skipped(number, task_number)
+            self._note_recalled(self.scheduler.skipped(number, task_number, *wire.SIZE.unpack(payload)))
             return
         worker = self.scheduler.workers.get(number)
         task = self.scheduler.answered(number, task_number, seconds)
@@ -341,9 +314,7 @@ class Engine:
         trace = ""
         content = pickle.loads(payload, buffers=buffers)
         if outcome == Outcome.RAISED:
-            error, trace = content
-            if isinstance(error, StopIteration):  # no future can carry it
-                error = RemoteError("builtins.StopIteration", str(error), trace)
+            error, trace = _unpickled(*content), content[-1]
         elif outcome == Outcome.UNSENDABLE_ERROR:
             error, trace = RemoteError(*content), content[2]
         elif outcome == Outcome.EXITED:
@@ -352,9 +323,10 @@ class Engine:
             error = SerializationError(content)
         if outcome in (Outcome.RAISED, Outcome.UNSENDABLE_ERROR) and self._again(evaluation, error):
             return
-        if trace:
-            error.add_note(f"remote {trace}")
-        error.add_note(f"(raised by {self._name(evaluation)} on {_service(worker)}; log: {self._log_file(worker)})")
+        with contextlib.suppress(Exception):  # an exception of the user's may refuse all attributes
+            if trace:
+                error.add_note(f"remote {trace}")
+            error.add_note(f"(raised by {self._name(evaluation)} on {_service(worker)}; log: {self._log_file(worker)})")
         self._fail(evaluation, error)
 
     def _on_ended(self, number: int, told: dict[str, Any]) -> None:
@@ -367,6 +339,8 @@ class Engine:
         self._events.note(worker=_service(worker), state="ended", number=number, **told)
         for task in back:
             self._returned(task, _service(worker))
+        if not told["started"] and told["reason"] != "cancelled":
+            self._on_stillborn(worker.node, told["reason"] or told["tail"] or f"status {told['status']}")
         evaluation = self._evaluations.get(within.number) if within is not None else None
         if evaluation is None:
             return
@@ -384,6 +358,17 @@ class Engine:
             if not self._again(evaluation, error):
                 self._fail(evaluation, error)
 
+    def _on_stillborn(self, node: str, cause: str) -> None:
+        """A worker ended before it started anything. The next one may do better, but not for ever."""
+        since = self._stillborn.setdefault(node, self._loop.time())
+        working = any(worker.queue for worker in self.scheduler.workers.values() if worker.node == node)
+        if not working and self._loop.time() - since > STILLBORN_SECONDS and node in self._links:
+            self._links[node].give_up(f"for {STILLBORN_SECONDS:g} s no worker could start: {cause}")
+
+    def _note_recalled(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            self._events.task(task.number, "waiting", ', "recalled": true')
+
     def _returned(self, task: Task, worker: str) -> None:
         self._counts["returned"] += 1
         self._events.task(task.number, "waiting", f', "returned by": "{worker}"')
@@ -394,14 +379,12 @@ class Engine:
             return False
         evaluation.retries -= 1
         self._counts["retried"] += 1
-        self._events.task(
-            evaluation.task.number, "waiting", f', "retry after": {json.dumps(f"{type(error).__name__}: {error}")}'
-        )
+        self._events.task(evaluation.task.number, "waiting", f', "retry after": {json.dumps(_text(error))}')
         self.scheduler.resubmit(evaluation.task)
         return True
 
     def _fail(self, evaluation: Evaluation, error: Exception) -> None:
-        self._end(evaluation, "failed", f', "error": {json.dumps(f"{type(error).__name__}: {error}")}')
+        self._end(evaluation, "failed", f', "error": {json.dumps(_text(error))}')
         evaluation.set_exception(error)
 
     def _end(self, evaluation: Evaluation, state: str, more: str = "") -> None:
@@ -421,6 +404,7 @@ class Engine:
     def _on_lost(self, link: Link, cause: str) -> None:
         """A node has gone without being asked to."""
         del self._links[link.node]
+        self._losing.append(self._loop.create_task(link.close()))  # what is left of it there is ended at once
         self._counts["nodes_lost"] += 1
         self._last_loss = loss = NodeLost(link.node, cause, str(link.log_file))
         back, impossible = self.scheduler.lose_node(link.node)
@@ -448,7 +432,11 @@ class Engine:
         """Start a launcher and take its CPUs into the pool."""
         link = Link(transport, self.program.log_dir, self._on_frame, self._on_lost)
         await link.start(self.program.program_id, preload)
-        ids, pinned = choose_cpus(link.node, cpus, link.greeting["affinity"], link.greeting["quota"])
+        try:
+            ids, pinned = choose_cpus(link.node, cpus, link.greeting["affinity"], link.greeting["quota"])
+        except BaseException:  # where warnings are errors
+            await link.close()
+            raise
         self._links[link.node] = link
         self._pinned[link.node] = pinned
         self.scheduler.add_node(link.node, ids)
@@ -460,16 +448,47 @@ class Engine:
         for evaluation in list(self._evaluations.values()):
             evaluation.cancel()
         self._flush()
-        links, self._links = self._links, {}
-        try:
-            await asyncio.gather(*(link.close() for link in links.values()))
-        finally:
-            self._events.note(state="closed")
-            self._events.close()
+        links, self._links = list(self._links.values()), {}
+        closing = asyncio.gather(*map(asyncio.ensure_future, map(Link.close, links)), *self._losing)
+        interrupted: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                # Shielded: a task that is cancelled before its first step would not close anything.
+                await asyncio.shield(closing)
+            except asyncio.CancelledError as error:
+                interrupted = error
+                for link in links:
+                    link.hurry()
+            except Exception:  # noqa: BLE001 (is raised below)
+                break
+        self._events.note(state="closed")
+        self._events.close()
+        if interrupted is not None:
+            raise interrupted
+        closing.result()
 
 
 def _service(worker: Worker) -> str:
     return f"worker-{worker.slot}@{worker.node}"
+
+
+def _text(error: Exception) -> str:
+    """Return an error in words for the event log; a user's `__str__` may raise, or write a book."""
+    try:
+        return f"{type(error).__name__}: {error}"[:1000]
+    except Exception:  # noqa: BLE001 (see above)
+        return type(error).__name__
+
+
+def _unpickled(data: bytes, type_name: str, text: str, trace: str) -> Exception:
+    """Return the exception that a worker sent, in words if it cannot be made here although it could over there."""
+    try:
+        error = pickle.loads(data)
+    except Exception:  # noqa: BLE001 (whatever a user's __reduce__ or __init__ raises)
+        return RemoteError(type_name, text, trace)
+    if not isinstance(error, Exception) or isinstance(error, StopIteration):  # no future can carry a StopIteration
+        return RemoteError(type_name, text, trace)
+    return error
 
 
 def choose_cpus(
@@ -494,6 +513,18 @@ def choose_cpus(
     return affinity[:wanted], True
 
 
+async def _all(starts: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Start side by side; when one fails, the others are cancelled and waited for, and that failure is raised."""
+    tasks = [asyncio.ensure_future(start) for start in starts]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
 @asynccontextmanager
 async def open_engine(
     transports: Sequence[Transport], program: ProgramInfo, *, cpus: int | None = None, preload: Sequence[str] = ()
@@ -514,7 +545,7 @@ async def open_engine(
         raise ConfigurationError(f"cpus={cpus!r}: a whole number of at least 1 is needed, or None for all there are")
     engine = Engine(program)
     try:
-        await asyncio.gather(*(engine.add_node(transport, cpus, preload) for transport in transports))
+        await _all(engine.add_node(transport, cpus, preload) for transport in transports)
         yield engine
     finally:
         await engine.close()

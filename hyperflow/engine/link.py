@@ -23,6 +23,9 @@ from hyperflow.errors import ConfigurationError, LauncherError
 GREETING_TIMEOUT = 60.0
 """Seconds for a launcher to say hello: Python starts slowly from a busy parallel file system."""
 
+CLOSE_GRACE = 10.0
+"""Seconds for a launcher to end in order; after that its stream is ended."""
+
 OnFrame = Callable[[int, int, memoryview], None]
 OnLost = Callable[["Link", str], None]
 
@@ -50,6 +53,7 @@ class Link:
         self._connection: Connection | None = None
         self._closing = False
         self._lost = False
+        self._ended = asyncio.Event()
         # What comes during the handshake; None afterwards.
         self._inbox: asyncio.Queue[tuple[int, memoryview] | LauncherError] | None = asyncio.Queue()
 
@@ -130,15 +134,27 @@ class Link:
         for kind, worker, body in frames:
             if self._inbox is not None:
                 self._inbox.put_nowait((kind, body))
-            elif not self._closing:
+            else:
                 self._on_frame(kind, worker, body)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Report the end of the stream, unless it was wanted."""
+        self._ended.set()
         if self._lost:
             return
         self._lost = True
+        self.hurry()  # what sends nonsense is not to go on
         cause = f"its stream ended{f': {error}' if error else ''}"
+        self._report(cause)
+
+    def give_up(self, cause: str) -> None:
+        """Hold the node for lost although it still speaks."""
+        if not self._lost:
+            self._lost = True
+            self.hurry()
+            self._report(cause)
+
+    def _report(self, cause: str) -> None:
         if self._inbox is not None:
             self._inbox.put_nowait(
                 LauncherError(f"the launcher on {self.node} ended during its start; its log: {self._tail()}")
@@ -153,15 +169,28 @@ class Link:
             lines = []
         return "\n  | ".join([str(self.log_file), *lines])
 
+    def hurry(self) -> None:
+        """End the stream now, and so the launcher, whatever it is doing; `close` then waits for that."""
+        if self._connection is not None:
+            self._connection.close()
+
     async def close(self) -> None:
         """Let the launcher end in order, and wait until it has gone."""
         connection, self._closing = self._connection, True
         if connection is None:
             return
-        self.write([wire.frame(Kind.CLOSE)])
+        if self._inbox is None:
+            self.write([wire.frame(Kind.CLOSE)])
+        else:  # it may be importing; there is nothing to be ended in order
+            connection.close()
         waiting = asyncio.ensure_future(connection.wait_closed())
         try:
-            await asyncio.shield(waiting)
+            async with asyncio.timeout(CLOSE_GRACE):
+                await asyncio.shield(waiting)
+                await self._ended.wait()  # the last words of the launcher
+        except TimeoutError:
+            connection.close()
+            await waiting
         except asyncio.CancelledError:  # no time for good manners: the end of the stream ends it at once
             connection.close()
             await waiting

@@ -19,11 +19,13 @@ Single-threaded, with one select loop: threads and fork do not mix.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import json
 import mmap
 import os
+import select
 import selectors
 import signal
 import socket
@@ -31,6 +33,7 @@ import sys
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from hyperflow._version import __version__
@@ -41,7 +44,16 @@ KILL_GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL for a worker's process group."""
 
 LEAVE_GRACE = 2.0
-"""Seconds that an idle worker has to end by itself at the end of the run."""
+"""Seconds that a worker has to end by itself when there is nothing left for it to do."""
+
+STUCK_GRACE = 5.0
+"""Seconds from the end of the stream until its keeper kills a launcher: more than all that it does then by itself."""
+
+FORK_PAUSE = 0.05
+"""Seconds from a fork that failed to the report of it."""
+
+LONGEST_LOOK = 3600.0
+"""Seconds to wait in the selector at most: epoll refuses more than 24 days, which a time limit may well be."""
 
 CHUNK = 1 << 18
 TAIL_BYTES = 2000
@@ -51,8 +63,11 @@ TAIL_LINES = 20
 class WorkerProcess:
     """A forked worker, seen from its launcher."""
 
-    def __init__(self, number: int, pid: int, sock: socket.socket, page: mmap.mmap, info: worker.WorkerInfo) -> None:
+    def __init__(
+        self, number: int, pid: int, sock: socket.socket, page: mmap.mmap, info: worker.WorkerInfo, fresh: bool
+    ) -> None:
         self.number = number
+        self.fresh = fresh
         self.pid = pid
         self.sock = sock
         self.notes = worker.Notes(page)
@@ -81,6 +96,8 @@ class Launcher:
         self.workers: dict[int, WorkerProcess] = {}
         self.definitions: dict[int, bytes] = {}
         self.closing = False
+        self.stopping = False
+        self.later: deque[tuple[float, Callable[[], None]]] = deque()
         self.setup: dict[str, Any] = {}
         self.out_of_memory_kills = machine.out_of_memory_kills()
         for fd in (in_fd, out_fd):
@@ -90,8 +107,7 @@ class Launcher:
             end.setblocking(False)
         self.wakeup_end = wakeup_end
         signal.set_wakeup_fd(wakeup_end.fileno(), warn_on_full_buffer=False)
-        for signum in (signal.SIGCHLD, signal.SIGTERM):
-            signal.signal(signum, lambda *_: None)  # the wakeup fd does the work
+        self.catch_signals()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the head decides about Ctrl-C
         self.selector.register(in_fd, selectors.EVENT_READ, self.on_head)
         self.selector.register(self.wakeup, selectors.EVENT_READ, self.on_signal)
@@ -115,21 +131,27 @@ class Launcher:
             os.set_blocking(self.out_fd, True)
             self.flush()
 
+    def catch_signals(self) -> None:
+        for signum in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(signum, lambda *_: None)  # the wakeup fd does the work
+
     def patience(self) -> float | None:
         """Return how long nothing needs to be looked at."""
         now = time.monotonic()
-        next_look: float | None = None
+        next_look = max(self.later[0][0] - now, 0.0) if self.later else None  # None: until something happens
         for process in self.workers.values():
             if process.status is not None or process.kill_at is not None:
                 return 0.01  # its group may be gone any moment
             for moment in (process.deadline, process.leave_by):
                 if moment is not None:
-                    wait = max(moment - now, 0.0)
+                    wait = min(max(moment - now, 0.0), LONGEST_LOOK)
                     next_look = wait if next_look is None else min(next_look, wait)
         return next_look
 
     def check_clocks(self) -> None:
         now = time.monotonic()
+        while self.later and now >= self.later[0][0]:
+            self.later.popleft()[1]()
         for process in list(self.workers.values()):
             if process.deadline is not None and now >= process.deadline:
                 process.deadline = None
@@ -145,7 +167,7 @@ class Launcher:
     def on_signal(self) -> None:
         with contextlib.suppress(BlockingIOError):
             if signal.SIGTERM in self.wakeup.recv(1024):
-                self.close("SIGTERM")
+                self.stop("SIGTERM")
         by_pid = {process.pid: process for process in self.workers.values()}
         for pid, status, usage in processes.reap():
             process = by_pid.get(pid)
@@ -168,8 +190,7 @@ class Launcher:
         except OSError:
             data = b""
         if not data:
-            self.selector.unregister(self.in_fd)
-            self.close("the head has gone")
+            self.stop("the head has gone")
             return
         for kind, number, body in self.reader.feed(data):
             self.handle(kind, number, body)
@@ -189,22 +210,22 @@ class Launcher:
         elif kind == Kind.FORK:
             self.fork(number, json.loads(bytes(body)))
         elif kind == Kind.CLOSE:
-            self.close("")
+            self.close()
         elif process is None or process.status is not None:
             pass  # it ended meanwhile; the head hears of that, or has
         elif kind == Kind.GIVE:
             for (definition,) in wire.NUMBER.iter_unpack(body):
                 self.forward(process, wire.frame(Kind.DEFINE, number, self.definitions[definition]))
-        elif kind in (Kind.TASKS, Kind.RETIRE):
-            self.forward(process, wire.frame(Kind(kind), number, body))
+        elif kind == Kind.TASKS:
+            self.forward(process, wire.frame(Kind.TASKS, number, body))
         elif kind == Kind.LIMIT:
             process.deadline = time.monotonic() + wire.SECONDS.unpack(body)[0]
         elif kind == Kind.RECALL:
             (below,) = wire.SIZE.unpack(body)
             boundary = process.notes.recall(below)
             self.send(wire.frame(Kind.RECALLED, number, wire.SEQS.pack(boundary, below)))
-        elif kind == Kind.KILL:
-            self.kill(process, "cancelled")
+        elif kind in (Kind.RETIRE, Kind.KILL):
+            self.end(process, "" if kind == Kind.RETIRE else "cancelled")
         else:
             raise wire.ProtocolError(f"frame of kind {kind} from the head")
 
@@ -219,6 +240,7 @@ class Launcher:
         # A numerical library starts its threads when it is imported. Here it must not: threads and fork do not mix.
         user_set = {name: os.environ[name] for name in worker.THREAD_VARIABLES if name in os.environ}
         os.environ.update(dict.fromkeys(worker.THREAD_VARIABLES, "1"))
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there are no workers yet, and an import may take for ever
         for module in setup["preload"]:
             try:
                 importlib.import_module(module)
@@ -226,6 +248,7 @@ class Launcher:
                 text = f"cannot import {module!r}:\n{traceback.format_exc()}"
                 self.send(wire.frame(Kind.FAILED, 0, text.encode()))
                 return
+        self.catch_signals()
         for name in worker.THREAD_VARIABLES:
             os.environ.pop(name)
         os.environ.update(user_set)
@@ -233,15 +256,24 @@ class Launcher:
         gc.freeze()  # keeps the garbage collector of a worker from copying all pages of what we imported
         self.send(wire.frame(Kind.READY))
 
-    def close(self, why: str) -> None:
-        """Let idle workers leave by themselves; after a loss of the head, end all at once."""
+    def close(self) -> None:
+        """The head asks for the end: let idle workers leave by themselves."""
         self.closing = True
         for process in self.workers.values():
-            if why:
-                self.kill(process, why)
-            elif process.kill_at is None:
-                self.forward(process, wire.frame(Kind.RETIRE, process.number))
-                process.leave_by = time.monotonic() + LEAVE_GRACE
+            self.end(process, "")
+
+    def stop(self, why: str) -> None:
+        """End all at once, without asking the head or telling it.
+
+        It would take the news of each worker's end for a crash, and would have tasks for a new one. What it gets is
+        the end of the stream, and so a lost node: nobody is to blame.
+        """
+        self.closing = True
+        self.stopping = True
+        with contextlib.suppress(KeyError):
+            self.selector.unregister(self.in_fd)
+        for process in self.workers.values():
+            self.kill(process, why)
 
     # ---- workers ------------------------------------------------------------------------------------------------
 
@@ -254,24 +286,24 @@ class Launcher:
             log_file=os.path.join(self.setup["log_dir"], f"worker-{self.setup['node']}-{order['slot']}.log"),
             program_id=self.setup["program_id"],
         )
-        ours, theirs = socket.socketpair()
-        page = mmap.mmap(-1, mmap.PAGESIZE)
         # Until the child has a group and default handlers of its own, a SIGTERM that is meant for it has to wait.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         try:
+            ours, theirs = socket.socketpair()
+            page = mmap.mmap(-1, mmap.PAGESIZE)
             pid = os.fork()
-        except OSError as error:
+        except OSError as error:  # too many processes, open files, too little memory; sockets close with their objects
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-            ours.close()
-            theirs.close()
-            self.report_end(number, 70, 0, f"cannot fork: {error.strerror}", "", 0, info)
+            # A little later: the head will want another one, and shall not keep us busy with nothing but that.
+            report = functools.partial(self.report_end, number, 70, 0, f"cannot fork: {error.strerror}", "", 0, info)
+            self.later.append((time.monotonic() + FORK_PAUSE, report))
             return
         if pid == 0:
             self.become_worker(theirs, ours, page, info, order["fresh"])
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         theirs.close()
         ours.setblocking(False)
-        process = WorkerProcess(number, pid, ours, page, info)
+        process = WorkerProcess(number, pid, ours, page, info, order["fresh"])
         self.workers[number] = process
         self.selector.register(ours, selectors.EVENT_READ, process)
 
@@ -340,11 +372,18 @@ class Launcher:
             return False
         if not data:
             return False
-        for kind, _, body in process.reader.feed(data):
-            if kind != Kind.RESULTS:
-                raise wire.ProtocolError(f"frame of kind {kind} from a worker")
+        try:
+            frames = process.reader.feed(data)
+            if any(kind != Kind.RESULTS for kind, _, _ in frames):
+                raise wire.ProtocolError("a frame that workers do not send")
+        except wire.ProtocolError:  # a function wrote to descriptors that are not its own: that worker only
+            self.kill(process, "something that is no answer was written to its stream")
+            return False
+        for kind, _, body in frames:
             process.deadline = None
             self.send(wire.HEADER.pack(len(body), kind, process.number), body)
+            if process.fresh:  # it ends by itself; but what a function registered with atexit may take for ever
+                process.leave_by = time.monotonic() + LEAVE_GRACE
         return True
 
     def drain(self, process: WorkerProcess) -> None:
@@ -362,6 +401,14 @@ class Launcher:
         with contextlib.suppress(KeyError, ValueError):
             self.selector.unregister(process.sock)
         process.sock.close()
+
+    def end(self, process: WorkerProcess, reason: str) -> None:
+        """End a worker for a reason; without one, let it end by itself, soon."""
+        if reason:
+            self.kill(process, reason)
+        elif process.kill_at is None:
+            self.forward(process, wire.frame(Kind.RETIRE, process.number))
+            process.leave_by = time.monotonic() + LEAVE_GRACE
 
     def kill(self, process: WorkerProcess, reason: str) -> None:
         """End a worker's process group: TERM now, KILL after the grace."""
@@ -411,6 +458,8 @@ class Launcher:
     # ---- to the head --------------------------------------------------------------------------------------------
 
     def send(self, *parts: wire.Bytes) -> None:
+        if self.stopping:
+            return
         self.out.extend(memoryview(part) for part in parts if len(part))
 
     def flush(self) -> None:
@@ -488,20 +537,32 @@ def _tail(path: str, start: int) -> str:
     return "\n".join(text.splitlines()[-TAIL_LINES:])
 
 
-def keep(launcher: int) -> NoReturn:
-    """Wait for the launcher to end, and see to it that nothing outlives it."""
+def keep(launcher: int, stream: int) -> NoReturn:
+    """Wait for the launcher to end, and see to it that nothing outlives it; nor it the stream."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: processes.kill_all([launcher]))
-    status = 0
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    wakeup, wakeup_end = socket.socketpair()
+    for end in (wakeup, wakeup_end):
+        end.setblocking(False)
+    signal.set_wakeup_fd(wakeup_end.fileno(), warn_on_full_buffer=False)
+    poll = select.poll()
+    poll.register(wakeup, select.POLLIN)
+    poll.register(stream, select.POLLRDHUP)  # nothing is read here
+    kill_at: float | None = None
     while True:
-        try:
-            pid, status = os.wait()
-        except ChildProcessError:
-            break
-        if pid == launcher:
-            break
-    processes.end_descendants()
-    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+        for pid, status, _ in processes.reap():
+            if pid == launcher:
+                processes.end_descendants()
+                os._exit(status & 0xFF)
+        if kill_at is not None and time.monotonic() >= kill_at:
+            processes.kill_all([launcher])  # it is stopped, or stuck in an import
+        if any(fd == stream for fd, _ in poll.poll(None if kill_at is None else 100)):
+            poll.unregister(stream)
+            processes.kill_all([launcher], signal.SIGTERM)  # it may be importing, and not be looking
+            kill_at = time.monotonic() + STUCK_GRACE
+        with contextlib.suppress(BlockingIOError):
+            wakeup.recv(1024)
 
 
 def main() -> NoReturn:
@@ -515,9 +576,8 @@ def main() -> NoReturn:
     keeper = os.getpid()
     pid = os.fork()
     if pid:
-        os.close(in_fd)
         os.close(out_fd)
-        keep(pid)
+        keep(pid, in_fd)
     processes.die_with_parent(signal.SIGTERM)
     processes.adopt_orphans()
     if os.getppid() != keeper:

@@ -118,7 +118,7 @@ class Packer:
         buffers: list[memoryview] = []
         if definition.number not in self.slow:
             try:
-                data = pickle.dumps(content, 5, buffer_callback=lambda b: buffers.append(b.raw()))
+                data = pickle.dumps(content, 5, buffer_callback=lambda b: buffers.append(_copied(b)))
                 if b"__main__" not in data:
                     return Parcel(definition, data, buffers, ())
             except Exception:
@@ -130,7 +130,7 @@ class Packer:
         needs: dict[str, Any] = {}
         buffers: list[memoryview] = []
         try:
-            data = closure.by_value(content, lambda b: buffers.append(b.raw()), needs)
+            data = closure.by_value(content, lambda b: buffers.append(_copied(b)), needs)
             classes = tuple(self._class(number, cls) for number, cls in needs.items())
         except Exception as error:
             raise closure.explain(f"an argument of {definition.name}", content, error) from error
@@ -181,6 +181,11 @@ class Packer:
         self._by_content = {k: d for k, d in self._by_content.items() if d.number not in gone}
         self._functions = {k: f for k, f in self._functions.items() if f.definition.number not in gone}
         return sorted(gone)
+
+
+def _copied(buffer: pickle.PickleBuffer) -> memoryview:
+    """Return an array's bytes as they are now: the call may wait long, and its caller may use the array again."""
+    return memoryview(bytes(buffer.raw()))
 
 
 def take_apart(

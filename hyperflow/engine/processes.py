@@ -80,6 +80,11 @@ def carries(pid: int, tag: str) -> bool:
         return False
 
 
+def carriers(tag: str) -> list[int]:
+    """Return all processes that were started with this text in their environment, as far as we may look."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and carries(int(name), tag)]
+
+
 def kill_all(pids: Iterable[int], signum: int = signal.SIGKILL) -> None:
     """Send a signal to processes, of which some may have gone."""
     for pid in pids:

@@ -25,6 +25,7 @@ work stealing between workers (they would need to know each other, and blame wou
 from __future__ import annotations
 
 import enum
+import itertools
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -45,6 +46,9 @@ AHEAD_BYTES = 1 << 20
 
 RECALL_WORTH = 0.0005
 """Less estimated work (seconds) than this is left where it is queued: it ends before a recall would."""
+
+LOOKS_AT_ONCE = 100
+"""How many workers a step looks at for tasks that are worth recalling; the rest is for `rebalance`, now and then."""
 
 NEWEST_WEIGHT = 0.2
 """Weight of the newest measurement in the mean time of a function."""
@@ -177,6 +181,7 @@ class Scheduler:
         # Workers to look at when queueing ahead: those something happened to. Looking at all of them would make
         # each step cost O(workers).
         self._hungry: dict[int, Worker] = {}
+        self._laden: dict[int, Worker] = {}  # those that have, or had lately, more than one task
         self._idle: dict[tuple[str, int], dict[int, Worker]] = {}
         self._slots: dict[str, set[int]] = {}
         self._seconds: dict[int, float] = {}
@@ -266,8 +271,13 @@ class Scheduler:
         task.state = State.ENDED
         return task
 
-    def skipped(self, number: int, task_number: int, seq: int) -> None:
-        """A worker did not run a task because of a recall."""
+    def forget(self, functions: Iterable[int]) -> None:
+        """These functions will not be used again."""
+        for number in functions:
+            self._seconds.pop(number, None)
+
+    def skipped(self, number: int, task_number: int, seq: int) -> list[Task]:
+        """A worker did not run a task because of a recall; return the task if it went back to waiting by that."""
         worker = self.workers.get(number)
         task = worker.queue.get(task_number) if worker is not None else None
         # Mostly the recall's own answer came first. The same worker may even have the task again, under another seq.
@@ -275,12 +285,14 @@ class Scheduler:
             del worker.queue[task_number]
             self._leave(worker, task)
             self._put_back([task])
+            return [task] if task.state is State.WAITING else []
+        return []
 
-    def recalled(self, number: int, boundary: int, below: int) -> None:
-        """A launcher recalled the tasks with boundary <= seq < below from a worker."""
+    def recalled(self, number: int, boundary: int, below: int) -> list[Task]:
+        """A launcher recalled the tasks with boundary <= seq < below from a worker; return those that wait again."""
         worker = self.workers.get(number)
         if worker is None:
-            return
+            return []
         worker.recalling = False
         back = [task for task in worker.queue.values() if boundary <= task.seq < below]
         for task in back:
@@ -291,6 +303,7 @@ class Scheduler:
         newest = next(reversed(worker.queue.values()), None)
         if newest is not None and newest.state is State.CANCELLED:
             self.kill(worker)
+        return [task for task in back if task.state is State.WAITING]
 
     def cancel(self, task: Task) -> None:
         """Nobody wants the task any more. If a worker may be in it, the worker is killed."""
@@ -347,22 +360,45 @@ class Scheduler:
             reserved, holder = self._place()
             if self._waiting_count:
                 self._queue_ahead(reserved, holder)
+                if self._waiting_count and self.pool.free:
+                    self._place()  # the reservation's holder may be among what was queued ahead
         self._hungry.clear()
         if self._ahead_count and self.pool.free and not self._waiting_count:
-            self.rebalance(self._recall_worth)
+            self.rebalance(self._recall_worth, looks=LOOKS_AT_ONCE)
         effects, self._effects = self._effects, []
         return effects
 
-    def rebalance(self, worth: float = 0.0) -> None:
-        """Recall tasks that are queued ahead while a CPU is free, if that is at least `worth` seconds of work."""
-        for worker in self.workers.values():
-            if worker.recalling or worker.ending or len(worker.queue) < 2:
+    def rebalance(self, worth: float = 0.0, looks: int | None = None) -> None:
+        """Recall as many tasks that are queued ahead as the free CPUs can take.
+
+        Args:
+            worth: Leave what is less work than this (seconds).
+            looks: Look at so many workers at most.
+        """
+        room: dict[int, bool] = {}
+        free = self.pool.free
+        for worker in list(itertools.islice(self._laden.values(), looks)):
+            cpus = len(worker.cpus)
+            ahead = len(worker.queue) - 1
+            if ahead < 1:
+                del self._laden[worker.number]
                 continue
-            if self.pool.roomiest(len(worker.cpus)) is None:
+            if worker.ending:
                 continue
-            ahead = list(worker.queue.values())[1:]
-            if any(task.state is State.SENT for task in ahead) and self._work(ahead) >= worth:
+            if not worker.recalling:
+                if cpus not in room:
+                    room[cpus] = self.pool.roomiest(cpus) is not None
+                if not room[cpus] or not self._is_worth(worker, worth):
+                    continue
                 self._recall(worker)
+            free -= ahead * cpus
+            if free <= 0:
+                return
+
+    def _is_worth(self, worker: Worker, worth: float) -> bool:
+        """Whether a worker has tasks ahead that somebody wants, and at least so many seconds of work."""
+        ahead = list(worker.queue.values())[1:]
+        return any(task.state is State.SENT for task in ahead) and self._work(ahead) >= worth
 
     def _place(self) -> tuple[str | None, int]:
         """Start what fits, oldest first; return the node reserved for the oldest that does not, and its size."""
@@ -443,6 +479,8 @@ class Scheduler:
             task.state = State.SENT
             worker.queue[task.number] = task
             worker.load += task.size
+        if len(worker.queue) > 1:
+            self._laden[worker.number] = worker
         self._sent_count += len(tasks)
         self._hungry[worker.number] = worker
         self._effects.append(Send(worker, tasks))
@@ -539,17 +577,19 @@ class Scheduler:
 
     def _put_back(self, tasks: list[Task]) -> None:
         """Let tasks wait again, in the order of their numbers; what was cancelled is dropped."""
-        sizes: set[int] = set()
-        for task in sorted(tasks, key=lambda task: -task.number):
+        sizes: dict[int, list[Task]] = {}
+        for task in tasks:
             if task.state is State.CANCELLED:
                 continue
             task.state = State.WAITING
             task.worker = None
             task.seq = 0
-            self._waiting.setdefault(task.cpus, deque()).appendleft(task)
             self._waiting_count += 1
-            sizes.add(task.cpus)
-        for cpus in sizes:
-            waiting = self._waiting[cpus]
-            if len(waiting) > len(tasks):  # mostly in order already: what comes back is older than what waits
-                self._waiting[cpus] = deque(sorted(waiting, key=lambda task: task.number))
+            sizes.setdefault(task.cpus, []).append(task)
+        for cpus, back in sizes.items():
+            waiting = self._waiting.setdefault(cpus, deque())
+            # What comes back is mostly older than all that waits, so only a few in front are looked at.
+            newest = max(task.number for task in back)
+            while waiting and waiting[0].number < newest:
+                back.append(waiting.popleft())
+            waiting.extendleft(sorted(back, key=lambda task: -task.number))

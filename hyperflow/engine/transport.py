@@ -14,19 +14,28 @@ To add one: write a class with these methods (see Local, 60 lines); nothing else
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 import socket
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import attrs
 
+from hyperflow.engine import processes
 from hyperflow.engine.wire import Bytes
 from hyperflow.errors import LauncherError
 
 _HOME = str(Path(__file__).resolve().parents[2])
+
+KILL_AFTER = 8.0
+"""Seconds that a local launcher has to be gone after the end of its stream; more than all that it and its keeper do
+then. Somebody may have stopped both of them."""
 
 LAUNCHER = [
     sys.executable,
@@ -92,21 +101,29 @@ class _Protocol(asyncio.Protocol):
 
 
 class _LocalConnection:
-    def __init__(self, transport: asyncio.WriteTransport, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, transport: asyncio.WriteTransport, process: subprocess.Popen[bytes], tag: str) -> None:
+        self._tag = tag
         self._transport = transport
         self._process = process
+        self._kill_at = math.inf
 
     def write(self, parts: Sequence[Bytes]) -> None:
         self._transport.write(b"".join(parts))
 
     def close(self) -> None:
+        self._kill_at = min(self._kill_at, time.monotonic() + KILL_AFTER)
         self._transport.close()
 
     async def wait_closed(self) -> None:
         pause = 0.001
         while self._process.poll() is None:
+            if time.monotonic() > self._kill_at:
+                processes.kill_all([*processes.descendants(self._process.pid), self._process.pid])
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.05)
+        if self._process.returncode != 0:
+            # Keeper and launcher find all that is left of each other, but somebody may have killed both at once.
+            processes.kill_all(processes.carriers(self._tag))
 
 
 @attrs.frozen
@@ -118,6 +135,7 @@ class Local:
     async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> _LocalConnection:
         """Start the launcher; raises LauncherError if the interpreter cannot be started."""
         ours, theirs = socket.socketpair()
+        number = uuid.uuid4().hex
         try:
             with theirs, log_file.open("ab") as log:
                 process = subprocess.Popen(  # noqa: ASYNC220 (returns when it has started)
@@ -125,6 +143,7 @@ class Local:
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
                     stderr=log,
+                    env={**os.environ, "HYPERFLOW_LAUNCHER": number},
                     start_new_session=True,  # Ctrl-C in the terminal is for the head, which ends us in order
                 )
         except OSError as error:
@@ -132,5 +151,11 @@ class Local:
             raise LauncherError(f"cannot start {' '.join(command)}: {error}") from error
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_unix_connection(lambda: _Protocol(receiver), sock=ours)
-        return _LocalConnection(transport, process)
+        try:
+            transport, _ = await loop.create_unix_connection(lambda: _Protocol(receiver), sock=ours)
+        except BaseException:  # cancelled
+            ours.close()
+            process.kill()
+            process.wait()
+            raise
+        return _LocalConnection(transport, process, f"HYPERFLOW_LAUNCHER={number}")

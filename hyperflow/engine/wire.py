@@ -57,6 +57,9 @@ class Kind(enum.IntEnum):
     ENDED = 17  # launcher > head: a worker and its group have gone
 
 
+_KINDS = frozenset(map(int, Kind))
+
+
 class Outcome(enum.IntEnum):
     """How an evaluation ended, and what its payload is."""
 
@@ -66,7 +69,7 @@ class Outcome(enum.IntEnum):
     EXITED = 3  # the same three, of a SystemExit, KeyboardInterrupt, ...
     UNSENDABLE_VALUE = 4  # pickled text
     UNREADABLE = 5  # pickled text: function or arguments could not be unpickled
-    SKIPPED = 6  # nothing: the task was recalled
+    SKIPPED = 6  # the seq under which it was recalled
 
 
 class ProtocolError(Exception):
@@ -119,6 +122,8 @@ def tasks(body: memoryview) -> Iterator[tuple[int, int, memoryview, list[memoryv
         offset += length
         payload, buffers = _split(content, count) if count else (content, [])
         yield task, function, payload, buffers
+    if offset > len(body):
+        raise ProtocolError("a record that is longer than its frame")
 
 
 def results(body: memoryview) -> Iterator[tuple[int, int, float, memoryview, list[memoryview]]]:
@@ -131,6 +136,8 @@ def results(body: memoryview) -> Iterator[tuple[int, int, float, memoryview, lis
         offset += length
         payload, buffers = _split(content, count) if count else (content, [])
         yield task, outcome, seconds, payload, buffers
+    if offset > len(body):
+        raise ProtocolError("a record that is longer than its frame")
 
 
 def _split(content: memoryview, count: int) -> tuple[memoryview, list[memoryview]]:
@@ -165,8 +172,9 @@ class Reader:
         self._needed = HEADER.size
         while len(whole) - offset >= HEADER.size:
             length, kind, worker = HEADER.unpack_from(whole, offset)
-            if length > LARGEST_BODY:
-                raise ProtocolError(f"a frame of {length} bytes: not a hyperflow stream")
+            # Looked at before the body is here: the body of a header that is rubbish would be waited for in vain.
+            if length > LARGEST_BODY or kind not in _KINDS:
+                raise ProtocolError(f"a frame of kind {kind} with {length} bytes: not a hyperflow stream")
             end = offset + HEADER.size + length
             if end > len(whole):
                 self._needed = end - offset

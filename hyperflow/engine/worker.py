@@ -151,7 +151,7 @@ class MarkedOutput(io.TextIOBase):
     def __init__(self, log: Log, fd: int) -> None:
         self._log = log
         self._fd = fd
-        self.partial = ""
+        self.partial: list[str] = []  # of a line; a list, for who prints a dot a thousand times
 
     @property
     def buffer(self) -> io.FileIO:
@@ -159,16 +159,26 @@ class MarkedOutput(io.TextIOBase):
         return io.FileIO(self._fd, "wb", closefd=False)
 
     def write(self, text: str) -> int:
-        lines = (self.partial + text).split("\n")
-        self.partial = lines.pop()
-        for line in lines:
-            self._log.write_line(line)
+        first, end, rest = text.partition("\n")
+        self.partial.append(first)
+        if end:
+            pieces, self.partial = self.partial, []
+            self._log.write_line("".join(pieces))
+            *lines, last = rest.split("\n")
+            for line in lines:
+                self._log.write_line(line)
+            if last:
+                self.partial.append(last)
         return len(text)
 
     def flush(self) -> None:
-        if self.partial:
-            self._log.write_line(self.partial)
-            self.partial = ""
+        pieces, self.partial = self.partial, []
+        if text := "".join(pieces):
+            self._log.write_line(text)
+
+    def close(self) -> None:
+        """Stay open: the next evaluation prints, too."""
+        self.flush()
 
     def writable(self) -> bool:
         return True
@@ -252,6 +262,7 @@ class Worker:
         self.reader = wire.Reader()
         self.definitions: dict[int, bytes] = {}
         self.functions: dict[int, Any] = {}
+        self.pid = os.getpid()
         self.runner: asyncio.Runner | None = None
         self.seq = 0
         self.trouble = ""
@@ -285,7 +296,7 @@ class Worker:
             self.seq = seq = self.seq + 1
             words[Notes.STARTED] = seq
             if words[Notes.FROM] <= seq < words[Notes.BELOW]:
-                self.answer(task, Outcome.SKIPPED, 0.0, b"")
+                self.answer(task, Outcome.SKIPPED, 0.0, wire.SIZE.pack(seq))
             else:
                 self.run(task, function, payload, buffers)
 
@@ -323,7 +334,11 @@ class Worker:
                 out = []
                 outcome = Outcome.UNSENDABLE_VALUE
                 data = pickle.dumps(str(closure.explain(f"the result of {log.label}", value, error)))
-        stdout, stderr = self.outputs
+        if os.getpid() != self.pid:
+            # The function forked, and this is the child, which came back as well. It must not answer: its parent
+            # will, on the same stream.
+            os._exit(0 if outcome == Outcome.VALUE else 1)
+        sys.stdout, sys.stderr = stdout, stderr = self.outputs  # should the function have put others there
         if stdout.partial or stderr.partial:
             stdout.flush()
             stderr.flush()
@@ -345,7 +360,7 @@ class Worker:
 
     def run_async(self, coroutine: Any) -> Any:
         """Run an async function to its end; what it leaves behind is cancelled."""
-        if self.runner is None:
+        if self.runner is None or self.runner.get_loop().is_closed():  # an earlier function may have closed it
             self.runner = asyncio.Runner()
         try:
             return self.runner.run(coroutine)
@@ -379,7 +394,7 @@ def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
         return pickle.dumps(value, closure.PROTOCOL, buffer_callback=beside)
     except Exception:
         buffers.clear()
-        return closure.by_value(value, beside)
+        return closure.by_value(value, beside, going_home=True)
 
 
 def _text(error: BaseException) -> str:
@@ -389,7 +404,8 @@ def _text(error: BaseException) -> str:
 def _raised(error: BaseException) -> tuple[Outcome, bytes]:
     """Return how to tell the head of an exception: as itself if it survives the way, else in words."""
     frames = error.__traceback__
-    error.__traceback__ = frames.tb_next if frames is not None else None  # our own frame teaches nobody
+    # Our own frame teaches nobody. (Not by assignment: a frozen exception would refuse it.)
+    error.with_traceback(frames.tb_next if frames is not None else None)
     try:
         formatted = "".join(traceback.format_exception(error)).rstrip()
     except Exception:  # a broken __str__ or __repr__
@@ -400,22 +416,23 @@ def _raised(error: BaseException) -> tuple[Outcome, bytes]:
         text = str(error)
     except Exception:
         text = "(its text could not be made)"
-    words = pickle.dumps((name, text, formatted))
+    words = (name, text, formatted)
     if not isinstance(error, Exception):
-        return Outcome.EXITED, words
+        return Outcome.EXITED, pickle.dumps(words)
     try:
-        data = closure.by_value((error, formatted))
-        copy = closure.loads(data)[0]
+        data = closure.by_value(error, going_home=True)
+        copy = closure.loads(data)
         if type(copy) is kind and copy.args == error.args:
-            return Outcome.RAISED, data
+            return Outcome.RAISED, pickle.dumps((data, *words))
     except BaseException:
         pass
     try:  # its __init__ takes other arguments than it handed to super().__init__
-        data = closure.by_value((_Rebuilt(kind, error.args, dict(vars(error))), formatted))
+        data = closure.by_value(_Rebuilt(kind, error.args, dict(vars(error))), going_home=True)
         closure.loads(data)
     except BaseException:
-        return Outcome.UNSENDABLE_ERROR, words
-    return Outcome.RAISED, data
+        return Outcome.UNSENDABLE_ERROR, pickle.dumps(words)
+    # The words go beside it: the head might be unable to make what could be made here.
+    return Outcome.RAISED, pickle.dumps((data, *words))
 
 
 class _Rebuilt:

@@ -1,0 +1,193 @@
+"""The inline environment: remote evaluations run in this process, so that a test of a job takes microseconds.
+
+What is as on real workers: functions, arguments and results are shipped through the same pickles, so what cannot
+travel fails here too, and nothing is shared by accident; a request of more CPUs than there are is refused; no more
+run at a time than there are CPUs, first come, first served; `retries`; a function sees no environment.
+
+What is not: nothing runs in parallel. A plain function holds the event loop up, and can be neither cancelled nor
+stopped by `time_limit`; an `async def` can. A function that kills its process kills the test. `fresh_process` changes
+nothing, since every call gets a new copy of its function; `worker_info()` is refused. Results are kept in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import traceback
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from hyperflow import environment
+from hyperflow.engine import closure
+from hyperflow.engine.parcels import Packer
+from hyperflow.engine.worker import dumps_result
+from hyperflow.environment import Options, Statistics
+from hyperflow.errors import (
+    ConfigurationError,
+    EvaluationExited,
+    HyperflowError,
+    ImpossibleRequest,
+    SerializationError,
+    TimeLimitExceeded,
+)
+from hyperflow.job import JobEnv
+from hyperflow.program import ProgramInfo
+
+
+class InlineEvaluator:
+    """Evaluates in the event loop's thread. Made by `open_inline_job`."""
+
+    def __init__(self, cpus: int, ship: bool) -> None:
+        self.cpus = cpus
+        self.closed = False
+        self._free = cpus
+        self._ship = ship
+        self._packer = Packer()
+        self._door = asyncio.Lock()
+        self._freed = asyncio.Event()
+        self._running = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._counts: Counter[str] = Counter()
+
+    def statistics(self) -> Statistics:
+        """Return how things stand."""
+        ends = [self._counts[state] for state in ("done", "failed", "cancelled", "retried", "returned", "late")]
+        waiting = len(self._tasks) - self._running
+        return Statistics(1, 0, self.cpus, self._free, {"busy": self._running}, waiting, self._running, *ends)
+
+    def submit(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
+    ) -> asyncio.Task[Any]:
+        """Evaluate a call; refuses what the real engine refuses."""
+        if self.closed:
+            raise HyperflowError("this environment was closed; evaluations belong inside its `async with`")
+        if options.cpus > self.cpus:
+            raise ImpossibleRequest(f"using(cpus={options.cpus}): open_inline_job was given {self.cpus} CPUs")
+        call = self._shipped(fn, args, kwargs) if self._ship else functools.partial(fn, *args, **kwargs)
+        name = getattr(fn, "__qualname__", repr(fn))
+        # A context of its own: on a worker there is no environment.
+        task = asyncio.get_running_loop().create_task(self._run(name, call, options), context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.remove(task)
+        self._counts["cancelled" if task.cancelled() else "failed" if task.exception() else "done"] += 1
+
+    def _shipped(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
+        """Return the call as a worker would have it after unpickling; each time it is called, unpickled anew."""
+        self._packer.tick += 1
+        parcel = self._packer.pack(fn, args, kwargs)
+
+        def call() -> Any:
+            function = closure.loads(parcel.function.data)
+            content = closure.loads(parcel.payload, buffers=[bytearray(buffer) for buffer in parcel.buffers])
+            return function(*content[0], **content[1]) if type(content) is list else function(*content)
+
+        return call
+
+    async def _run(self, name: str, call: Callable[[], Any], options: Options) -> Any:
+        await self._take(options.cpus)
+        try:
+            for left in range(options.retries, -1, -1):
+                try:
+                    return await self._evaluate(name, call, options.time_limit)
+                except TimeLimitExceeded:
+                    raise
+                except Exception:
+                    if not left:
+                        raise
+                    self._counts["retried"] += 1
+        finally:
+            self._give_back(options.cpus)
+
+    async def _evaluate(self, name: str, call: Callable[[], Any], time_limit: float | None) -> Any:
+        scope = asyncio.timeout(time_limit)
+        try:
+            async with scope:
+                value = call()
+                if inspect.iscoroutine(value):
+                    value = await value
+        except TimeoutError:
+            if scope.expired() and time_limit is not None:
+                raise TimeLimitExceeded(f"an evaluation of {name}", "inline", "this process", time_limit) from None
+            raise
+        except SystemExit as error:
+            raise EvaluationExited("builtins.SystemExit", str(error), traceback.format_exc()) from None
+        if not self._ship:
+            return value
+        buffers: list[memoryview] = []
+        try:
+            data = dumps_result(value, buffers)
+        except Exception as error:
+            raise SerializationError(str(closure.explain(f"the result of {name}", value, error))) from error
+        return closure.loads(data, buffers=[bytearray(buffer) for buffer in buffers])
+
+    async def _take(self, cpus: int) -> None:
+        async with self._door:  # one at a time, so that a large request is not starved
+            while self._free < cpus:
+                self._freed.clear()
+                await self._freed.wait()
+            self._free -= cpus
+            self._running += 1
+
+    def _give_back(self, cpus: int) -> None:
+        self._free += cpus
+        self._running -= 1
+        self._freed.set()
+
+    async def close(self) -> None:
+        """Cancel what still runs, and wait for it."""
+        self.closed = True
+        while tasks := list(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+
+class MemoryDatabase:
+    """A results database that forgets."""
+
+    def __init__(self) -> None:
+        self._maps: dict[str, dict[str, str]] = {}
+
+    async def insert(self, map_name: str, key: str, value: str) -> None:
+        """Record a value."""
+        self._maps.setdefault(map_name, {})[key] = value
+
+    async def lookup(self, map_name: str, key: str) -> str | None:
+        """Return the newest value, or None."""
+        return self._maps.get(map_name, {}).get(key)
+
+    async def lookup_all(self, map_name: str) -> list[tuple[str, str]]:
+        """Return all keys with their newest values."""
+        return list(self._maps.get(map_name, {}).items())
+
+
+@asynccontextmanager
+async def open_inline_job(*, cpus: int = 1, ship: bool = True) -> AsyncIterator[JobEnv]:
+    """Evaluate in this process, for tests: `async with open_inline_job(cpus=2): assert await my_job() == 42`.
+
+    Args:
+        cpus: How many CPUs to pretend to have.
+        ship: Pickle functions, arguments and results as if they travelled. False lets a test look at what its
+            functions change.
+
+    Results and work directories are forgotten at the end.
+    """
+    if type(cpus) is not int or cpus < 1:
+        raise ConfigurationError(f"cpus={cpus!r}: a whole number of at least 1 is needed")
+    program = ProgramInfo.temporary_one()
+    evaluator = InlineEvaluator(cpus, ship)
+    try:
+        env = JobEnv(options=Options(), evaluator=evaluator, database=MemoryDatabase(), program=program)
+        with environment.entered(env):
+            yield env
+    finally:
+        await evaluator.close()
+        program.remove()

@@ -1,0 +1,81 @@
+"""Errors cross processes: every class survives pickle, with its text, its notes and its place in the tree."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import hyperflow
+from hyperflow import errors
+from hyperflow.errors import HyperflowError
+
+SAMPLES: dict[str, Any] = {"str": "some text\nof two lines", "int": -9, "float": 1.5, "list[str]": ["gzip", "a b"]}
+
+
+def tree(cls: type[BaseException] = HyperflowError) -> Iterator[type[BaseException]]:
+    """Yield a class and all below it, as far as they are the library's own."""
+    if cls.__module__.startswith("hyperflow."):
+        yield cls
+    for below in cls.__subclasses__():
+        yield from tree(below)
+
+
+def sample(cls: type[BaseException]) -> BaseException:
+    """Make an error, with a value of the right type for each argument."""
+    if not inspect.isfunction(cls.__init__):  # Python's own takes anything
+        return cls("what went wrong")
+    return cls(*(SAMPLES[p.annotation] for p in inspect.signature(cls).parameters.values()))
+
+
+@pytest.mark.parametrize("cls", sorted(set(tree()), key=lambda cls: cls.__name__))
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_errors_survive_pickle(cls: type[BaseException], protocol: int) -> None:
+    """Class, arguments, text, attributes and notes are the same on the other side, and once more after that."""
+    error = sample(cls)
+    error.add_note("(raised by evaluation 7)")
+    for _ in range(2):
+        copy = pickle.loads(pickle.dumps(error, protocol))
+
+        assert type(copy) is cls
+        assert (copy.args, str(copy), repr(copy)) == (error.args, str(error), repr(error))
+        assert vars(copy) == vars(error)
+        error = copy
+
+
+@pytest.mark.parametrize("cls", sorted(set(tree()), key=lambda cls: cls.__name__))
+def test_errors_say_what_they_were_given(cls: type[BaseException]) -> None:
+    """Each text argument appears in the text of the error, or is an attribute; each class has a docstring."""
+    error = sample(cls)
+
+    assert str(error)
+    assert cls.__doc__
+    for value in error.args:
+        assert value in vars(error).values() or str(value) in str(error)
+
+
+def test_the_docstring_shows_the_tree() -> None:
+    """Every error of the module is in it, below its parent."""
+    lines = (errors.__doc__ or "").splitlines()
+    places = {word: (number, line.index(word)) for number, line in enumerate(lines) for word in line.split()}
+    for cls in tree():
+        if cls.__module__ == errors.__name__ and cls is not HyperflowError:
+            number, column = places[cls.__name__]
+            parent_number, parent_column = places[next(b.__name__ for b in cls.__mro__[1:] if b.__name__ in places)]
+            assert parent_number < number
+            assert parent_column < column
+
+
+def test_public_errors_are_public() -> None:
+    """Whatever a user may want to catch is a name of the package."""
+    assert {cls.__name__ for cls in tree() if cls.__module__ == errors.__name__} <= set(hyperflow.__all__)
+
+
+def test_errors_that_python_has_too() -> None:
+    """Code that knows nothing of hyperflow catches them as what they are."""
+    assert issubclass(hyperflow.MisuseError, TypeError)
+    assert issubclass(hyperflow.TimeLimitExceeded, TimeoutError)
+    assert issubclass(hyperflow.FlowNeverAwaited, RuntimeWarning)

@@ -1,0 +1,118 @@
+"""The public types, as users' checkers see them. Never run: `tests/test_typing.py` says how to read the comments."""
+
+# What is revealed is not awaited.
+# mypy: disable-error-code="unused-awaitable"
+
+import functools
+from collections.abc import Iterator
+
+import hyperflow as hf
+from hyperflow.testing import open_inline_job
+
+
+def area(width: float, height: float = 1.0) -> float:
+    raise NotImplementedError
+
+
+async def fetch(name: str, *, retries: int = 0) -> bytes:
+    raise NotImplementedError
+
+
+def broken(x: int) -> str | None:
+    raise NotImplementedError
+
+
+def names() -> Iterator[str]:
+    raise NotImplementedError
+
+
+@hf.job
+async def count(path: str, limit: int = 3) -> int:
+    raise NotImplementedError
+
+
+class Detector:
+    """Has a job for a method."""
+
+    @hf.job
+    async def read(self, channel: int) -> list[float]:
+        raise NotImplementedError
+
+
+@hf.memoize("lengths", version=1)
+def length(text: str) -> hf.Job[int]:
+    raise NotImplementedError
+
+
+@hf.job
+async def main() -> None:
+    # describing
+    reveal_type(count)  # revealed: (path: str, limit: int = ...) -> Job[int]
+    reveal_type(count("a"))  # revealed: Job[int]
+    reveal_type(await count("a", limit=2))  # revealed: int
+    reveal_type(hf.pure("x"))  # revealed: Job[str]
+    reveal_type(await hf.ask())  # revealed: Environment
+    reveal_type(count("a").map(float))  # revealed: Job[float]
+    reveal_type(count("a").map(lambda n: [n]))  # revealed: Job[list[int]]
+    reveal_type(count("a").then(lambda n: hf.pure(str(n))))  # revealed: Job[str]
+    reveal_type(count("a").using(cpus=4).retry(3, on=OSError).timeout(2.5))  # revealed: Job[int]
+    count(3)  # error: "str"
+    count()  # error: path
+    count("a").then(lambda n: n)  # error:
+    count("a").map(len)  # error: int
+    count("a") + 1  # error:
+    count("a").real  # error: "real"
+    hf.job(area)  # error:
+
+    # evaluating elsewhere
+    reveal_type(hf.remote_eval(area, 2.0, height=3.0))  # revealed: Job[float]
+    reveal_type(hf.remote_eval(fetch, "x", retries=2))  # revealed: Job[bytes]
+    reveal_type(await hf.remote_eval(broken, 1))  # revealed: str | None
+    reveal_type(await hf.remote_eval(functools.partial(area, 2.0)))  # revealed: float
+    reveal_type(await hf.remote_eval(lambda: 3))  # revealed: int
+    reveal_type(await hf.remote_eval(Detector))  # revealed: Detector
+    reveal_type(await hf.remote_map(broken, [1, 2]))  # revealed: list[str | None]
+    reveal_type(await hf.remote_map(fetch, ["x"], chunk_size=3))  # revealed: list[bytes]
+    hf.remote_eval(area, "wide")  # error: remote_eval
+    hf.remote_eval(area)  # error:
+    hf.remote_eval(fetch, "x", retry=2)  # error: retry
+    hf.remote_map(broken, ["a"])  # error:
+    hf.remote_map(broken, [1], chunk_size="large")  # error:
+
+    # concurrency
+    reveal_type(await hf.concurrently())  # revealed: tuple[()]
+    reveal_type(hf.concurrently(count("a"), hf.pure("x")))  # revealed: Job[tuple[int, str]]
+    reveal_type(await hf.concurrently(count("a"), hf.pure("x"), hf.pure(1.5)))  # revealed: tuple[int, str, float]
+    reveal_type(await hf.concurrently(*[count(n) for n in "abc"]))  # revealed: tuple[int, ...]
+    reveal_type(await hf.map_concurrently(count, ["a"], limit=2))  # revealed: list[int]
+    reveal_type(await hf.map_concurrently(lambda n: hf.remote_eval(area, n), [1.0]))  # revealed: list[float]
+    reveal_type(await hf.replicate_concurrently(3, count("a")))  # revealed: list[int]
+    reveal_type(await hf.race(count("a"), count("b")))  # revealed: int
+    async for pair in hf.as_completed(count, names()):
+        reveal_type(pair)  # revealed: tuple[str, int]
+    hf.concurrently(3)  # error:
+    hf.map_concurrently(count, [1])  # error:
+    hf.map_concurrently(area, [1.0])  # error:
+    hf.race(area)  # error:
+
+    # results
+    reveal_type(length("abc"))  # revealed: Job[int]
+    reveal_type(await length(text="abc"))  # revealed: int
+    length(3)  # error: "str"
+
+    # running
+    async with hf.open_local_job(cpus=2) as env:
+        reveal_type(env)  # revealed: JobEnv
+        reveal_type(await env.run(count("a")))  # revealed: int
+        reveal_type(env.statistics().done)  # revealed: int
+    async with open_inline_job(cpus=2) as inline:
+        reveal_type(inline)  # revealed: JobEnv
+    with hf.using(cpus=4, time_limit=60) as changed:
+        reveal_type(changed.options.cpus)  # revealed: int
+
+
+reveal_type(hf.run_job_local(main()))  # revealed: None
+reveal_type(hf.run_job_local(count("a"), cpus=2))  # revealed: int
+reveal_type(Detector().read(3))  # revealed: Job[list[float]]
+hf.run_job_local(main)  # error:
+hf.run_job_local(fetch("x"))  # error:
