@@ -14,7 +14,8 @@
     ├── LauncherError                  a node launcher could not be started or spoke nonsense
     ├── NodeLost                       a node went away, and nothing is left to run the evaluation on
     ├── CommandFailed                  an external program ended with a status that was not accepted
-    └── DatabaseError                  the results database cannot be used, or holds something unreadable
+    ├── DatabaseError                  the results database cannot be used, or holds something unreadable
+    └── SlurmError                     Slurm said something that cannot be, or nothing at all
 
 The user's own exceptions are not in this tree: they arrive as themselves, with the remote traceback and one
 line of context (evaluation, worker, node, log file) as notes.
@@ -202,3 +203,7 @@ class CommandFailed(HyperflowError):
 
 class DatabaseError(HyperflowError):
     """The results database cannot be used, or holds something that cannot be read."""
+
+
+class SlurmError(HyperflowError):
+    """Slurm has not said what is needed, or what it said contradicts itself; names the variable or the command."""

@@ -16,6 +16,7 @@ import attrs
 from hyperflow import environment
 from hyperflow import flow as flows
 from hyperflow.database.store import copy_database, open_database
+from hyperflow.engine import machine
 from hyperflow.engine.engine import open_engine
 from hyperflow.engine.transport import Local, Transport
 from hyperflow.environment import Environment, Options
@@ -109,6 +110,7 @@ async def open_job(
     transports: Sequence[Transport], program: ProgramInfo | None, *, cpus: int | None, preload: Sequence[str]
 ) -> AsyncIterator[JobEnv]:
     """Start launchers, open the database, and put the environment in force for the scope."""
+    machine.check_count(cpus)
     mine = program or ProgramInfo.temporary_one()
     if mine.start_from is not None and not mine.database.exists():
         copy_database(mine.start_from, mine.database)

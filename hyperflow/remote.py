@@ -63,6 +63,9 @@ def remote_eval(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any
     TimeLimitExceeded, ImpossibleRequest, SerializationError, NodeLost. Cancelling kills the worker's process group,
     and returns at once; the CPUs come back when the group has gone.
 
+    A worker is used again: what fn changes in its process (working directory, environment, module globals) is there for
+    the next evaluation. Ask for `using(fresh_process=True)` where that matters.
+
     Cost: some ten microseconds each when many are under way, a tenth of a millisecond for one alone.
     """
     return Job(RemoteEval(function(fn, "remote_eval"), args, kwargs))

@@ -32,7 +32,7 @@ ASIDE = {
 USES_ASIDE = {"cli", "cluster", "job"}
 
 # State machines: events in, effects out. The clock and the outside world come to them as arguments.
-PURE = {"hyperflow.engine.pool", "hyperflow.engine.scheduler"}
+PURE = {"hyperflow.engine.pool", "hyperflow.engine.scheduler", "hyperflow.engine.state"}
 IMPURE = {"asyncio", "datetime", "os", "select", "selectors", "signal", "socket", "subprocess", "threading", "time"}
 
 # What starts on every node before anything else. All that it imports while it starts, directly or not, is standard

@@ -22,26 +22,21 @@ script again in the worker, as multiprocessing does: it forces the `if __name__ 
 from __future__ import annotations
 
 import abc
-import copyreg
 import dataclasses
-import dis
 import enum
 import functools
 import importlib
 import io
 import itertools
 import marshal
-import os
 import pickle
 import sys
 import types
 import typing
-import uuid
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from hyperflow.errors import SerializationError
+from hyperflow.engine import captures, shells
 
 PROTOCOL = 5
 
@@ -65,58 +60,8 @@ _REFUSED: dict[str, str] = {
 what the function meant."""
 
 
-# ---- identity of classes (and type variables) that travel by value ---------------------------------------------
-
-_origin = uuid.uuid4().hex[:12]
-_numbers = itertools.count()
-_id_of: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
-_by_id: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-
-
-def _forget_origin_after_fork() -> None:
-    # A class that a worker makes must not get the number of one that its launcher or another worker made.
-    global _origin  # noqa: PLW0603 (that is what has to change)
-    _origin = uuid.uuid4().hex[:12]
-
-
-os.register_at_fork(after_in_child=_forget_origin_after_fork)
-
-
-def _track(thing: Any) -> str:
-    number = _id_of.get(thing)
-    if number is None:
-        number = _id_of[thing] = f"{_origin}:{next(_numbers)}"
-        _by_id[number] = thing
-    return number
-
-
-def _known(number: str) -> Any:
-    """Return the class that went out under this number."""
-    return _by_id[number]
-
-
-# ---- by name or by value ---------------------------------------------------------------------------------------
-
-
-def found_by_name(thing: Any, module_name: str | None, qualname: str) -> bool:
-    """Whether another process can import thing."""
-    if not module_name or module_name in ("__main__", "__mp_main__") or "<locals>" in qualname:
-        return False
-    found: Any = sys.modules.get(module_name)
-    if found is None:
-        return False
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-        if found is None:
-            return False
-    return found is thing
-
-
 def _main_class(cls: type) -> bool:
-    return not found_by_name(cls, cls.__module__, cls.__qualname__)
-
-
-# ---- shells and how they are filled ------------------------------------------------------------------------------
+    return not captures.found_by_name(cls, cls.__module__, cls.__qualname__)
 
 
 class _Namespace:
@@ -127,150 +72,6 @@ class _Namespace:
     def __init__(self, name: str) -> None:
         self.name = name
 
-
-def _make_namespace(name: str) -> dict[str, Any]:
-    return {"__name__": name, "__builtins__": __builtins__}
-
-
-def _make_function(code: bytes, namespace: dict[str, Any], cells: tuple[types.CellType, ...]) -> Any:
-    return types.FunctionType(marshal.loads(code), namespace, closure=cells or None)
-
-
-def _fill_function(fn: Any, state: tuple[dict[str, Any], dict[str, Any], list[str]]) -> None:
-    attributes, referenced, submodules = state
-    for name in submodules:
-        importlib.import_module(name)
-    fn.__globals__.update(referenced)
-    own = attributes.pop("__dict__")
-    for name, value in attributes.items():
-        setattr(fn, name, value)
-    fn.__dict__.update(own)
-
-
-def _make_cell() -> types.CellType:
-    return types.CellType()
-
-
-def _fill_cell(cell: types.CellType, state: tuple[Any]) -> None:
-    cell.cell_contents = state[0]
-
-
-def _make_class(number: str, metaclass: Any, name: str, bases: tuple[Any, ...], head: dict[str, Any]) -> Any:
-    cls = _by_id.get(number)
-    if cls is None:
-        cls = types.new_class(name, bases, {"metaclass": metaclass}, lambda body: body.update(head))
-        _id_of[cls] = number
-        _by_id[number] = cls
-    return cls
-
-
-def _make_enum(number: str, name: str, bases: tuple[Any, ...], members: dict[str, Any], head: dict[str, Any]) -> Any:
-    cls = _by_id.get(number)
-    if cls is None:
-        metaclass: Any = type(bases[-1])
-        body = metaclass.__prepare__(name, bases)
-        for key, value in {**head, **members}.items():
-            body[key] = value
-        cls = metaclass.__new__(metaclass, name, bases, body)
-        _id_of[cls] = number
-        _by_id[number] = cls
-    return cls
-
-
-_filled: weakref.WeakSet[type] = weakref.WeakSet()
-
-
-def _fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[str, Any]]]) -> None:
-    if cls in _filled or _id_of[cls].startswith(_origin + ":"):
-        return  # made by an earlier parcel, or our own that came home
-    _filled.add(cls)
-    attributes, registered, members = state
-    for name, value in attributes.items():
-        if name == "__abstractmethods__":
-            cls.__abstractmethods__ = value
-            continue
-        setattr(cls, name, value)
-    for subclass in registered:
-        cls.register(subclass)
-    for name, own in members.items():
-        vars(cls[name]).update(own)
-
-
-def _make_type_variable(number: str, name: str, bound: Any, constraints: tuple[Any, ...], variance: str) -> Any:
-    found = _by_id.get(number)
-    if found is None:
-        kind = {"covariant": {"covariant": True}, "contravariant": {"contravariant": True}}.get(variance, {})
-        found = typing.TypeVar(name, *constraints, bound=bound, **kind)  # type: ignore[misc]
-        _id_of[found] = number
-        _by_id[number] = found
-    return found
-
-
-def _make_typed_dict(number: str, name: str, annotations: dict[str, Any], total: bool) -> Any:
-    found: Any = _by_id.get(number)
-    if found is None:
-        make: Any = typing.TypedDict  # the functional form, whose arguments a type checker wants to be literals
-        found = make(name, annotations, total=total)
-        _id_of[found] = number
-        _by_id[number] = found
-    return found
-
-
-def _make_proxy(contents: dict[Any, Any]) -> Any:
-    return types.MappingProxyType(contents)
-
-
-def _make_lru_cache(parameters: dict[str, Any], fn: Any) -> Any:
-    return functools.lru_cache(**parameters)(fn)
-
-
-def _fetch(*path: str) -> Any:
-    found: Any = importlib.import_module(path[0])
-    for part in path[1:]:
-        found = getattr(found, part)
-    return found
-
-
-# ---- what a function refers to -----------------------------------------------------------------------------------
-
-_GLOBAL_OPS = ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL")
-
-
-@functools.lru_cache(maxsize=10_000)
-def _global_names(code: types.CodeType) -> tuple[tuple[str, ...], frozenset[str]]:
-    """Return the globals that code and the code inside it refer to, and all names that may be attributes."""
-    names = {i.argval for i in dis.get_instructions(code) if i.opname in _GLOBAL_OPS}
-    attributes = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            inner, inner_attributes = _global_names(constant)
-            names.update(inner)
-            attributes |= inner_attributes
-    return tuple(sorted(names)), frozenset(attributes)
-
-
-def referenced_globals(fn: types.FunctionType) -> dict[str, Any]:
-    """Return the globals that fn refers to, by name."""
-    names, _ = _global_names(fn.__code__)
-    return {name: fn.__globals__[name] for name in names if name in fn.__globals__}
-
-
-def _submodules(fn: types.FunctionType, values: Iterator[Any]) -> list[str]:
-    """Return submodules that fn reaches through a package: `xml.etree.ElementTree` where the global is `xml`."""
-    _, attributes = _global_names(fn.__code__)
-    found: list[str] = []
-    for value in values:
-        if isinstance(value, types.ModuleType) and hasattr(value, "__path__"):
-            prefix = value.__name__ + "."
-            found += [
-                name
-                for name in list(sys.modules)
-                if name.startswith(prefix) and attributes.issuperset(name[len(prefix) :].split("."))
-            ]
-    return sorted(found)
-
-
-# ---- the pickler -------------------------------------------------------------------------------------------------
 
 _SKIPPED_IN_CLASS = {"__dict__", "__weakref__", "_abc_impl", "__abstractmethods__", "__subclasshook__"}
 _HEAD_OF_CLASS = ("__module__", "__qualname__", "__slots__", "__doc__", "__orig_bases__")
@@ -298,7 +99,7 @@ class Recipes:
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
         if kind is types.FunctionType:
-            if found_by_name(obj, obj.__module__, obj.__qualname__):
+            if captures.found_by_name(obj, obj.__module__, obj.__qualname__):
                 return NotImplemented
             return self._function(obj)
         if isinstance(obj, type):
@@ -310,7 +111,7 @@ class Recipes:
         if name in _REFUSED:
             raise pickle.PicklingError(f"{_REFUSED[name]} ({name}) belongs to this process and cannot be sent")
         if kind is _Namespace:
-            return _make_namespace, (obj.name,)
+            return shells.make_namespace, (obj.name,)
         return NotImplemented
 
     def _function(self, fn: types.FunctionType) -> Any:
@@ -319,8 +120,8 @@ class Recipes:
         if namespace is None:
             namespace = self._namespaces[id(base)] = _Namespace(str(base.get("__name__", "__main__")))
         cells = fn.__closure__ or ()
-        referenced = referenced_globals(fn)
-        inside = (contents(cell) for cell in cells)
+        referenced = captures.referenced_globals(fn)
+        inside = (captures.contents(cell) for cell in cells)
         attributes = {
             "__name__": fn.__name__,
             "__qualname__": fn.__qualname__,
@@ -331,14 +132,14 @@ class Recipes:
             "__annotations__": fn.__annotations__,
             "__dict__": fn.__dict__,
         }
-        state = (attributes, referenced, _submodules(fn, itertools.chain(referenced.values(), inside)))
+        state = (attributes, referenced, captures.submodules(fn, itertools.chain(referenced.values(), inside)))
         return (
-            _make_function,
+            shells.make_function,
             (marshal.dumps(fn.__code__), namespace, cells),
             state,
             None,
             None,
-            _fill_function,
+            shells.fill_function,
         )
 
     def _class(self, cls: Any) -> Any:
@@ -347,15 +148,15 @@ class Recipes:
         if not _main_class(cls):
             return NotImplemented
         if not cls.__flags__ & _HEAP_TYPE:  # written in C, such as the type of functions: has no contents to send
-            return (_fetch, ("types", _NAMELESS_TYPES[cls])) if cls in _NAMELESS_TYPES else NotImplemented
+            return (shells.fetch, ("types", _NAMELESS_TYPES[cls])) if cls in _NAMELESS_TYPES else NotImplemented
         if type(cls) is type(_SomeTypedDict):
-            return _make_typed_dict, (_track(cls), cls.__name__, cls.__annotations__, cls.__total__)
-        number = _track(cls)
+            return shells.make_typed_dict, (shells.track(cls), cls.__name__, cls.__annotations__, cls.__total__)
+        number = shells.track(cls)
         if self.needs is not None:
             self.needs[number] = cls
-            return _known, (number,)
-        if self.going_home and not number.startswith(_origin + ":"):
-            return _known, (number,)  # it came from there
+            return shells.known, (number,)
+        if self.going_home and not shells.is_ours(number):
+            return shells.known, (number,)  # it came from there
         body = dict(vars(cls))
         head = {name: body.pop(name) for name in _HEAD_OF_CLASS if name in body}
         slots = head.get("__slots__", ())
@@ -378,10 +179,10 @@ class Recipes:
             for name in (*members, *_ENUM_INNER):
                 body.pop(name, None)
             head.pop("__slots__", None)
-            made: tuple[Any, tuple[Any, ...]] = (_make_enum, (number, cls.__name__, cls.__bases__, members, head))
+            made: tuple[Any, tuple[Any, ...]] = (shells.make_enum, (number, cls.__name__, cls.__bases__, members, head))
         else:
-            made = (_make_class, (number, type(cls), cls.__name__, cls.__bases__, head))
-        return (*made, (body, registered, own), None, None, _fill_class)
+            made = (shells.make_class, (number, type(cls), cls.__name__, cls.__bases__, head))
+        return (*made, (body, registered, own), None, None, shells.fill_class)
 
 
 def _registered(cls: Any) -> list[Any]:
@@ -392,28 +193,20 @@ def _registered(cls: Any) -> list[Any]:
     return [found for ref in registry if (found := ref()) is not None]
 
 
-def contents(cell: types.CellType) -> Any:
-    """Return what is in a cell, None if it is empty."""
-    try:
-        return cell.cell_contents
-    except ValueError:  # empty: a name that has not been bound yet
-        return None
-
-
 def _cell(cell: types.CellType) -> Any:
     try:
         contents = (cell.cell_contents,)
     except ValueError:
-        return _make_cell, ()
-    return _make_cell, (), contents, None, None, _fill_cell
+        return shells.make_cell, ()
+    return shells.make_cell, (), contents, None, None, shells.fill_cell
 
 
 def _type_variable(variable: typing.TypeVar) -> Any:
-    if found_by_name(variable, variable.__module__, variable.__name__):
+    if captures.found_by_name(variable, variable.__module__, variable.__name__):
         return variable.__name__
     variance = "covariant" if variable.__covariant__ else "contravariant" if variable.__contravariant__ else ""
-    arguments = (_track(variable), variable.__name__, variable.__bound__, variable.__constraints__, variance)
-    return _make_type_variable, arguments
+    arguments = (shells.track(variable), variable.__name__, variable.__bound__, variable.__constraints__, variance)
+    return shells.make_type_variable, arguments
 
 
 def _module(module: types.ModuleType) -> Any:
@@ -424,15 +217,15 @@ def _module(module: types.ModuleType) -> Any:
 
 
 def _cached(fn: Any) -> Any:
-    if found_by_name(fn, fn.__module__, fn.__qualname__):
+    if captures.found_by_name(fn, fn.__module__, fn.__qualname__):
         return fn.__qualname__
-    return _make_lru_cache, (fn.cache_parameters(), fn.__wrapped__)
+    return shells.make_lru_cache, (fn.cache_parameters(), fn.__wrapped__)
 
 
 def _dataclass_sentinel(sentinel: Any) -> Any:
     for name in ("MISSING", "KW_ONLY", "_FIELD", "_FIELD_CLASSVAR", "_FIELD_INITVAR", "_HAS_DEFAULT_FACTORY"):
         if getattr(dataclasses, name, None) is sentinel:
-            return _fetch, ("dataclasses", name)
+            return shells.fetch, ("dataclasses", name)
     return NotImplemented
 
 
@@ -447,7 +240,7 @@ _RECIPES: dict[Any, Callable[[Any], Any]] = {
     types.CellType: _cell,
     types.ModuleType: _module,
     types.CodeType: lambda code: (marshal.loads, (marshal.dumps(code),)),
-    types.MappingProxyType: lambda proxy: (_make_proxy, (dict(proxy),)),
+    types.MappingProxyType: lambda proxy: (shells.make_proxy, (dict(proxy),)),
     property: lambda p: (property, (p.fget, p.fset, p.fdel, p.__doc__)),
     classmethod: lambda m: (classmethod, (m.__func__,)),
     staticmethod: lambda m: (staticmethod, (m.__func__,)),
@@ -495,7 +288,7 @@ def by_value(obj: Any, buffers: Any = None, needs: dict[str, Any] | None = None,
         going_home: On a worker, for the head: classes that came from there go by their number alone. (The head cannot
             do so: a class that one worker made is unknown to the others.)
 
-    Raises whatever pickle raises; `explain` makes an error for the user of it.
+    Raises whatever pickle raises; `culprit.explain` makes an error for the user of it.
     """
     file = io.BytesIO()
     try:
@@ -511,71 +304,3 @@ def by_value(obj: Any, buffers: Any = None, needs: dict[str, Any] | None = None,
 
 
 loads = pickle.loads
-
-
-# ---- telling the user what could not travel ------------------------------------------------------------------------
-
-
-def explain(what: str, obj: Any, error: BaseException) -> SerializationError:
-    """Return an error that names the innermost part of obj that cannot be pickled."""
-    path, culprit, cause = _culprit(obj, "", error, set(), 0)
-    where = f": {path} = {_short(culprit)}" if path else ""
-    reason = f"{type(cause).__name__}: {cause}" if not isinstance(cause, pickle.PicklingError) else str(cause)
-    return SerializationError(
-        f"{what} cannot be sent to another process{where}; {reason}. Make it inside the function, or pass what it "
-        "is made of (a path, a number) in its place"
-    )
-
-
-def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _culprit(obj: Any, path: str, error: BaseException, seen: set[int], depth: int) -> tuple[str, Any, BaseException]:
-    if depth < 8 and id(obj) not in seen:
-        seen.add(id(obj))
-        for name, part in _parts(obj):
-            try:
-                by_value(part)
-            except Exception as inner:
-                return _culprit(part, f"{path}{name}" if path else name.lstrip("., "), inner, seen, depth + 1)
-    return path, obj, error
-
-
-def _parts(obj: Any) -> Iterator[tuple[str, Any]]:  # noqa: PLR0912 (one branch for each kind of container)
-    """Yield what obj is made of, each with the words that lead there."""
-    if isinstance(obj, types.FunctionType):
-        name = obj.__qualname__
-        for variable, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True):
-            yield f", variable {variable!r} captured by {name}", contents(cell)
-        for variable, value in referenced_globals(obj).items():
-            if value is not obj:
-                yield f", global variable {variable!r} used by {name}", value
-        for position, value in enumerate(obj.__defaults__ or ()):
-            yield f", default value {position} of {name}", value
-    elif isinstance(obj, dict):
-        for key, value in itertools.islice(obj.items(), 1000):
-            yield f"[{_short(key)}]", value
-    elif isinstance(obj, (list, tuple)):
-        for position, value in enumerate(itertools.islice(obj, 1000)):
-            yield f"[{position}]", value
-    elif isinstance(obj, (set, frozenset)):
-        for value in itertools.islice(obj, 1000):
-            yield "{...}", value
-    elif isinstance(obj, types.MethodType):
-        yield ".__self__", obj.__self__
-        yield ".__func__", obj.__func__
-    elif isinstance(obj, functools.partial):
-        yield ".func", obj.func
-        yield ".args", obj.args
-        yield ".keywords", obj.keywords
-    elif not isinstance(obj, type):
-        for name, value in list(getattr(obj, "__dict__", {}).items()):
-            yield f".{name}", value
-        for name in copyreg._slotnames(type(obj)):  # type: ignore[attr-defined]
-            if hasattr(obj, name):
-                yield f".{name}", getattr(obj, name)

@@ -17,29 +17,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import math
 import pickle
-import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from hyperflow.engine import wire
+from hyperflow.engine import machine, wire
+from hyperflow.engine.evaluation import Evaluation, in_words, read_failure
 from hyperflow.engine.events import EventLog
 from hyperflow.engine.link import Link
-from hyperflow.engine.parcels import Packer, Parcel
-from hyperflow.engine.scheduler import Fork, Kill, Recall, Retire, Scheduler, Send, Task, Worker
+from hyperflow.engine.parcels import Packer
+from hyperflow.engine.scheduler import Scheduler
+from hyperflow.engine.state import Fork, Kill, Recall, Retire, Send, Task, Worker
 from hyperflow.engine.transport import Transport
 from hyperflow.engine.wire import Kind, Outcome
 from hyperflow.environment import Options, Statistics
 from hyperflow.errors import (
-    ConfigurationError,
-    EvaluationExited,
     HyperflowError,
     NodeLost,
     OutOfMemory,
-    RemoteError,
     SerializationError,
     TimeLimitExceeded,
     WorkerDied,
@@ -55,23 +52,6 @@ anything. What waits would wait for ever."""
 
 EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
-
-
-class Evaluation(asyncio.Future[Any]):
-    """The future of one evaluation; cancelling it ends the evaluation."""
-
-    task: Task
-    parcel: Parcel
-    engine: Engine
-    options: Options
-    retries: int
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        """Cancel, as any future; the engine kills what runs."""
-        if not super().cancel(msg):
-            return False
-        self.engine.on_cancel(self)
-        return True
 
 
 class Engine:
@@ -130,7 +110,7 @@ class Engine:
         evaluation = Evaluation(loop=self._loop)
         evaluation.task = task
         evaluation.parcel = parcel
-        evaluation.engine = self
+        evaluation.on_cancel = self._on_cancel
         evaluation.options = options
         evaluation.retries = options.retries
         self._evaluations[number] = evaluation
@@ -299,7 +279,7 @@ class Engine:
             try:
                 value = pickle.loads(payload, buffers=buffers)
             except Exception as error:  # noqa: BLE001 (whatever a user's __setstate__ raises)
-                text = f"the result of {self._name(evaluation)} cannot be unpickled here"
+                text = f"the result of {evaluation.name} cannot be unpickled here"
                 self._fail(evaluation, SerializationError(f"{text}: {type(error).__name__}: {error}"))
                 return
             self._end(evaluation, "done", f', "seconds": {seconds:.6f}')
@@ -310,23 +290,13 @@ class Engine:
     def _on_failure(
         self, evaluation: Evaluation, worker: Worker, outcome: int, payload: memoryview, buffers: list[memoryview]
     ) -> None:
-        error: Exception
-        trace = ""
-        content = pickle.loads(payload, buffers=buffers)
-        if outcome == Outcome.RAISED:
-            error, trace = _unpickled(*content), content[-1]
-        elif outcome == Outcome.UNSENDABLE_ERROR:
-            error, trace = RemoteError(*content), content[2]
-        elif outcome == Outcome.EXITED:
-            error, trace = EvaluationExited(*content), content[2]
-        else:
-            error = SerializationError(content)
+        error, trace = read_failure(outcome, payload, buffers)
         if outcome in (Outcome.RAISED, Outcome.UNSENDABLE_ERROR) and self._again(evaluation, error):
             return
         with contextlib.suppress(Exception):  # an exception of the user's may refuse all attributes
             if trace:
                 error.add_note(f"remote {trace}")
-            error.add_note(f"(raised by {self._name(evaluation)} on {_service(worker)}; log: {self._log_file(worker)})")
+            error.add_note(f"(raised by {evaluation.name} on {_service(worker)}; log: {self._log_file(worker)})")
         self._fail(evaluation, error)
 
     def _on_ended(self, number: int, told: dict[str, Any]) -> None:
@@ -347,14 +317,14 @@ class Engine:
         place = (_service(worker), worker.node)
         if told["reason"] == "time limit" and evaluation.options.time_limit is not None:
             seconds = evaluation.options.time_limit
-            self._fail(evaluation, TimeLimitExceeded(self._name(evaluation), *place, seconds, told["log_file"]))
+            self._fail(evaluation, TimeLimitExceeded(evaluation.name, *place, seconds, told["log_file"]))
         elif told["reason"] == "cancelled":  # another task of that worker was meant
             self.scheduler.resubmit(evaluation.task)
             self._returned(evaluation.task, _service(worker))
         else:
             kind = OutOfMemory if told["out_of_memory"] else WorkerDied
             tail = told["tail"] or told["reason"]
-            error = kind(self._name(evaluation), *place, told["status"], told["log_file"], tail)
+            error = kind(evaluation.name, *place, told["status"], told["log_file"], tail)
             if not self._again(evaluation, error):
                 self._fail(evaluation, error)
 
@@ -379,12 +349,12 @@ class Engine:
             return False
         evaluation.retries -= 1
         self._counts["retried"] += 1
-        self._events.task(evaluation.task.number, "waiting", f', "retry after": {json.dumps(_text(error))}')
+        self._events.task(evaluation.task.number, "waiting", f', "retry after": {json.dumps(in_words(error))}')
         self.scheduler.resubmit(evaluation.task)
         return True
 
     def _fail(self, evaluation: Evaluation, error: Exception) -> None:
-        self._end(evaluation, "failed", f', "error": {json.dumps(_text(error))}')
+        self._end(evaluation, "failed", f', "error": {json.dumps(in_words(error))}')
         evaluation.set_exception(error)
 
     def _end(self, evaluation: Evaluation, state: str, more: str = "") -> None:
@@ -394,7 +364,7 @@ class Engine:
         self._counts[state] += 1
         self._events.task(number, state, more)
 
-    def on_cancel(self, evaluation: Evaluation) -> None:
+    def _on_cancel(self, evaluation: Evaluation) -> None:
         """Nobody waits for the evaluation any more."""
         if evaluation.task.number in self._evaluations:
             self.scheduler.cancel(evaluation.task)
@@ -420,9 +390,6 @@ class Engine:
 
     # ---- names --------------------------------------------------------------------------------------------------
 
-    def _name(self, evaluation: Evaluation) -> str:
-        return f"evaluation {evaluation.task.number} of {evaluation.parcel.function.name}"
-
     def _log_file(self, worker: Worker) -> str:
         return str(self.program.log_dir / f"worker-{worker.node}-{worker.slot}.log")
 
@@ -433,7 +400,7 @@ class Engine:
         link = Link(transport, self.program.log_dir, self._on_frame, self._on_lost)
         await link.start(self.program.program_id, preload)
         try:
-            ids, pinned = choose_cpus(link.node, cpus, link.greeting["affinity"], link.greeting["quota"])
+            ids, pinned = machine.choose_cpus(link.node, cpus, link.greeting["affinity"], link.greeting["quota"])
         except BaseException:  # where warnings are errors
             await link.close()
             raise
@@ -472,47 +439,6 @@ def _service(worker: Worker) -> str:
     return f"worker-{worker.slot}@{worker.node}"
 
 
-def _text(error: Exception) -> str:
-    """Return an error in words for the event log; a user's `__str__` may raise, or write a book."""
-    try:
-        return f"{type(error).__name__}: {error}"[:1000]
-    except Exception:  # noqa: BLE001 (see above)
-        return type(error).__name__
-
-
-def _unpickled(data: bytes, type_name: str, text: str, trace: str) -> Exception:
-    """Return the exception that a worker sent, in words if it cannot be made here although it could over there."""
-    try:
-        error = pickle.loads(data)
-    except Exception:  # noqa: BLE001 (whatever a user's __reduce__ or __init__ raises)
-        return RemoteError(type_name, text, trace)
-    if not isinstance(error, Exception) or isinstance(error, StopIteration):  # no future can carry a StopIteration
-        return RemoteError(type_name, text, trace)
-    return error
-
-
-def choose_cpus(
-    node: str, wanted: int | None, affinity: Sequence[int], quota: float | None
-) -> tuple[Sequence[int], bool]:
-    """Return the CPU ids to hand out on a node, and whether to pin to them.
-
-    Where the affinity mask shows fewer ids than are wanted, the count stands, the ids are mere numbers, nothing is
-    pinned, and one warning says so.
-    """
-    if wanted is None:
-        usable = len(affinity) if quota is None else min(len(affinity), max(1, math.ceil(quota)))
-        return affinity[:usable], True
-    if wanted > len(affinity):
-        warnings.warn(
-            f"{wanted} CPUs were asked for on {node}, but this process may use only {len(affinity)} "
-            f"(ids {list(affinity)}): evaluations will share them, and nothing is pinned",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return range(wanted), False
-    return affinity[:wanted], True
-
-
 async def _all(starts: Iterable[Coroutine[Any, Any, None]]) -> None:
     """Start side by side; when one fails, the others are cancelled and waited for, and that failure is raised."""
     tasks = [asyncio.ensure_future(start) for start in starts]
@@ -541,8 +467,6 @@ async def open_engine(
         LauncherError: A launcher could not be started.
         ConfigurationError: `cpus` makes no sense, or a module of `preload` does not import.
     """
-    if cpus is not None and (type(cpus) is not int or cpus < 1):
-        raise ConfigurationError(f"cpus={cpus!r}: a whole number of at least 1 is needed, or None for all there are")
     engine = Engine(program)
     try:
         await _all(engine.add_node(transport, cpus, preload) for transport in transports)

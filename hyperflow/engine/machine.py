@@ -1,12 +1,17 @@
 """What this machine grants: CPUs by affinity and control group, and what its kernel killed for lack of memory.
 
-Standard library only: the launcher uses it before anything else is imported.
+The launcher uses it too, so it needs little.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import warnings
+from collections.abc import Sequence
+
+from hyperflow.errors import ConfigurationError
 
 
 def affinity() -> list[int]:
@@ -40,6 +45,75 @@ def out_of_memory_kills() -> int:
                 if name == "oom_kill":
                     return int(count)
     return 0
+
+
+def check_count(cpus: object) -> None:
+    """Raise ConfigurationError unless this is a number of CPUs, or None."""
+    if cpus is not None and (type(cpus) is not int or cpus < 1):
+        raise ConfigurationError(f"cpus={cpus!r}: a whole number of at least 1 is needed, or None for all there are")
+
+
+def choose_cpus(
+    node: str, wanted: int | None, affinity: Sequence[int], quota: float | None
+) -> tuple[Sequence[int], bool]:
+    """Return the CPU ids to hand out on a node, and whether to pin to them.
+
+    Where the affinity mask shows fewer ids than are wanted, the count stands, the ids are mere numbers, nothing is
+    pinned, and one warning says so.
+    """
+    if wanted is None:
+        usable = len(affinity) if quota is None else min(len(affinity), max(1, math.ceil(quota)))
+        return affinity[:usable], True
+    if wanted > len(affinity):
+        warnings.warn(
+            f"{wanted} CPUs were asked for on {node}, but this process may use only {len(affinity)} "
+            f"(ids {list(affinity)}): evaluations will share them, and nothing is pinned",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return range(wanted), False
+    return affinity[:wanted], True
+
+
+class MemoryKills:
+    """Tells whether a killed worker was killed for lack of memory.
+
+    The kernel counts such kills and does not say who it was: a worker, or a program that one started. So a kill is
+    held against a worker that dies by SIGKILL within RECENT seconds, and forgotten after that.
+    """
+
+    RECENT = 5.0
+    PAUSE = 0.5  # seconds between looks while there is something else to do
+
+    def __init__(self) -> None:
+        self._seen = out_of_memory_kills()
+        self._recent: list[float] = []
+        self._next_look = 0.0
+        self._put_off = False
+
+    def look(self, now: float) -> None:
+        """Take note of what was killed lately; costs nothing unless the last look is a while ago."""
+        self._put_off = now < self._next_look
+        if not self._put_off:
+            self._next_look = now + self.PAUSE
+            self._count(now)
+
+    def patience(self, now: float) -> float | None:
+        """Return the seconds until a look that was put off; None if there is none."""
+        return max(self._next_look - now, 0.0) if self._put_off else None
+
+    def took_one(self, now: float) -> bool:
+        """Whether a kill is left that can be held against a worker that has died; it is then used up."""
+        self._count(now)
+        if self._recent:
+            self._recent.pop()
+            return True
+        return False
+
+    def _count(self, now: float) -> None:
+        kills = out_of_memory_kills()
+        self._recent = [then for then in self._recent if now - then < self.RECENT] + [now] * (kills - self._seen)
+        self._seen = kills
 
 
 def _cgroup_file(controller: str, name_v2: str, name_v1: str) -> str | None:

@@ -25,7 +25,6 @@ import importlib
 import json
 import mmap
 import os
-import select
 import selectors
 import signal
 import socket
@@ -37,7 +36,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from hyperflow._version import __version__
-from hyperflow.engine import machine, processes, wire, worker
+from hyperflow.engine import child, keeper, machine, processes, wire, worker
 from hyperflow.engine.wire import Kind
 
 KILL_GRACE = 2.0
@@ -46,9 +45,6 @@ KILL_GRACE = 2.0
 LEAVE_GRACE = 2.0
 """Seconds that a worker has to end by itself when there is nothing left for it to do."""
 
-STUCK_GRACE = 5.0
-"""Seconds from the end of the stream until its keeper kills a launcher: more than all that it does then by itself."""
-
 FORK_PAUSE = 0.05
 """Seconds from a fork that failed to the report of it."""
 
@@ -56,31 +52,6 @@ LONGEST_LOOK = 3600.0
 """Seconds to wait in the selector at most: epoll refuses more than 24 days, which a time limit may well be."""
 
 CHUNK = 1 << 18
-TAIL_BYTES = 2000
-TAIL_LINES = 20
-
-
-class WorkerProcess:
-    """A forked worker, seen from its launcher."""
-
-    def __init__(
-        self, number: int, pid: int, sock: socket.socket, page: mmap.mmap, info: worker.WorkerInfo, fresh: bool
-    ) -> None:
-        self.number = number
-        self.fresh = fresh
-        self.pid = pid
-        self.sock = sock
-        self.notes = worker.Notes(page)
-        self.info = info
-        self.reader = wire.Reader()
-        self.backlog = bytearray()
-        self.log_start = _size(info.log_file)
-        self.deadline: float | None = None  # of the evaluation that it is in
-        self.status: int | None = None  # once it was reaped
-        self.peak_memory = 0
-        self.reason = ""  # why we end it; empty if it ended by itself
-        self.leave_by: float | None = None
-        self.kill_at: float | None = None
 
 
 class Launcher:
@@ -93,13 +64,13 @@ class Launcher:
         self.reader = wire.Reader()
         self.out: deque[memoryview] = deque()
         self.writing = False
-        self.workers: dict[int, WorkerProcess] = {}
+        self.workers: dict[int, child.WorkerProcess] = {}
         self.definitions: dict[int, bytes] = {}
         self.closing = False
         self.stopping = False
         self.later: deque[tuple[float, Callable[[], None]]] = deque()
         self.setup: dict[str, Any] = {}
-        self.out_of_memory_kills = machine.out_of_memory_kills()
+        self.memory_kills = machine.MemoryKills()
         for fd in (in_fd, out_fd):
             os.set_blocking(fd, False)
         self.wakeup, wakeup_end = socket.socketpair()
@@ -120,12 +91,13 @@ class Launcher:
         self.flush()
         while not (self.closing and not self.workers):
             for key, events in self.selector.select(self.patience()):
-                if isinstance(key.data, WorkerProcess):
+                if isinstance(key.data, child.WorkerProcess):
                     self.on_worker(key.data, events)
                 else:
                     key.data()
             self.check_clocks()
             self.flush()
+            self.memory_kills.look(time.monotonic())
         processes.end_descendants()
         with contextlib.suppress(OSError):
             os.set_blocking(self.out_fd, True)
@@ -138,7 +110,9 @@ class Launcher:
     def patience(self) -> float | None:
         """Return how long nothing needs to be looked at."""
         now = time.monotonic()
-        next_look = max(self.later[0][0] - now, 0.0) if self.later else None  # None: until something happens
+        next_look = self.memory_kills.patience(now)  # None: until something happens
+        if self.later:
+            next_look = min(next_look or LONGEST_LOOK, max(self.later[0][0] - now, 0.0))
         for process in self.workers.values():
             if process.status is not None or process.kill_at is not None:
                 return 0.01  # its group may be gone any moment
@@ -160,8 +134,8 @@ class Launcher:
                 process.leave_by = None
                 self.kill(process, "closing")
             if process.kill_at is not None and now >= process.kill_at:
-                _signal_group(process.pid, signal.SIGKILL)
-            if process.status is not None and not _group_lives(process.pid):
+                child.signal_group(process.pid, signal.SIGKILL)
+            if process.status is not None and not child.group_lives(process.pid):
                 self.finish(process)
 
     def on_signal(self) -> None:
@@ -177,7 +151,7 @@ class Launcher:
             process.peak_memory = usage.ru_maxrss * 1024  # type: ignore[attr-defined]
             self.drain(process)
             if process.kill_at is None:  # what it leaves behind in its group goes with it
-                _signal_group(pid, signal.SIGTERM)
+                child.signal_group(pid, signal.SIGTERM)
                 process.kill_at = time.monotonic() + self.setup.get("kill_grace", KILL_GRACE)
 
     # ---- from the head ------------------------------------------------------------------------------------------
@@ -303,7 +277,7 @@ class Launcher:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         theirs.close()
         ours.setblocking(False)
-        process = WorkerProcess(number, pid, ours, page, info, order["fresh"])
+        process = child.WorkerProcess(number, pid, ours, page, info, order["fresh"])
         self.workers[number] = process
         self.selector.register(ours, selectors.EVENT_READ, process)
 
@@ -331,7 +305,7 @@ class Launcher:
                 sys.stderr.flush()
             os._exit(code)
 
-    def forward(self, process: WorkerProcess, data: bytes) -> None:
+    def forward(self, process: child.WorkerProcess, data: bytes) -> None:
         """Send to a worker, as far as it takes it now."""
         if not process.backlog:
             try:
@@ -346,7 +320,7 @@ class Launcher:
             self.selector.modify(process.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, process)
         process.backlog += data
 
-    def on_worker(self, process: WorkerProcess, events: int) -> None:
+    def on_worker(self, process: child.WorkerProcess, events: int) -> None:
         if process.sock.fileno() < 0:
             return  # reaped in this very turn
         if events & selectors.EVENT_WRITE and process.backlog:
@@ -362,7 +336,7 @@ class Launcher:
         if events & selectors.EVENT_READ and not self.take(process):
             self.selector.unregister(process.sock)
 
-    def take(self, process: WorkerProcess) -> bool:
+    def take(self, process: child.WorkerProcess) -> bool:
         """Pass on what a worker sent; False at the end of its stream."""
         try:
             data = process.sock.recv(CHUNK)
@@ -386,7 +360,7 @@ class Launcher:
                 process.leave_by = time.monotonic() + LEAVE_GRACE
         return True
 
-    def drain(self, process: WorkerProcess) -> None:
+    def drain(self, process: child.WorkerProcess) -> None:
         """Take what a worker that ended had still sent."""
         while process.sock.fileno() >= 0:
             before = len(self.out)
@@ -402,7 +376,7 @@ class Launcher:
             self.selector.unregister(process.sock)
         process.sock.close()
 
-    def end(self, process: WorkerProcess, reason: str) -> None:
+    def end(self, process: child.WorkerProcess, reason: str) -> None:
         """End a worker for a reason; without one, let it end by itself, soon."""
         if reason:
             self.kill(process, reason)
@@ -410,15 +384,15 @@ class Launcher:
             self.forward(process, wire.frame(Kind.RETIRE, process.number))
             process.leave_by = time.monotonic() + LEAVE_GRACE
 
-    def kill(self, process: WorkerProcess, reason: str) -> None:
+    def kill(self, process: child.WorkerProcess, reason: str) -> None:
         """End a worker's process group: TERM now, KILL after the grace."""
         process.deadline = process.leave_by = None
         if process.kill_at is None:
             process.reason = process.reason or reason
             process.kill_at = time.monotonic() + self.setup.get("kill_grace", KILL_GRACE)
-            _signal_group(process.pid, signal.SIGTERM)
+            child.signal_group(process.pid, signal.SIGTERM)
 
-    def finish(self, process: WorkerProcess) -> None:
+    def finish(self, process: child.WorkerProcess) -> None:
         """A worker and its group have gone: end what escaped into sessions of their own, and tell the head."""
         del self.workers[process.number]
         known = {other.pid for other in self.workers.values()}
@@ -430,7 +404,7 @@ class Launcher:
         ]
         processes.kill_all(strays)
         status = process.status if process.status is not None else 70
-        tail = "" if process.reason else _tail(process.info.log_file, process.log_start)
+        tail = "" if process.reason else child.tail(process.info.log_file, process.log_start)
         self.report_end(
             process.number, status, process.notes.started, process.reason, tail, process.peak_memory, process.info
         )
@@ -438,17 +412,12 @@ class Launcher:
     def report_end(
         self, number: int, status: int, started: int, reason: str, tail: str, memory: int, info: worker.WorkerInfo
     ) -> None:
-        out_of_memory = False
-        if status == -signal.SIGKILL and not reason:
-            kills = machine.out_of_memory_kills()
-            if kills > self.out_of_memory_kills:
-                self.out_of_memory_kills += 1
-                out_of_memory = True
+        killed = status == -signal.SIGKILL and not reason
         body = {
             "status": status,
             "started": started,
             "reason": reason,
-            "out_of_memory": out_of_memory,
+            "out_of_memory": killed and self.memory_kills.took_one(time.monotonic()),
             "tail": tail,
             "peak_memory": memory,
             "log_file": info.log_file,
@@ -499,72 +468,6 @@ def greeting() -> dict[str, Any]:
     }
 
 
-def _signal_group(pid: int, signum: int) -> None:
-    try:
-        os.killpg(pid, signum)
-    except ProcessLookupError:  # a worker that was forked just now has no group of its own yet
-        processes.kill_all([pid], signum)
-    except PermissionError:
-        pass
-
-
-def _group_lives(pid: int) -> bool:
-    try:
-        os.killpg(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
-
-
-def _tail(path: str, start: int) -> str:
-    """Return the last lines of a log, from a position on."""
-    try:
-        with open(path, "rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(start, end - TAIL_BYTES))
-            text = file.read(TAIL_BYTES).decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-TAIL_LINES:])
-
-
-def keep(launcher: int, stream: int) -> NoReturn:
-    """Wait for the launcher to end, and see to it that nothing outlives it; nor it the stream."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: processes.kill_all([launcher]))
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    wakeup, wakeup_end = socket.socketpair()
-    for end in (wakeup, wakeup_end):
-        end.setblocking(False)
-    signal.set_wakeup_fd(wakeup_end.fileno(), warn_on_full_buffer=False)
-    poll = select.poll()
-    poll.register(wakeup, select.POLLIN)
-    poll.register(stream, select.POLLRDHUP)  # nothing is read here
-    kill_at: float | None = None
-    while True:
-        for pid, status, _ in processes.reap():
-            if pid == launcher:
-                processes.end_descendants()
-                os._exit(status & 0xFF)
-        if kill_at is not None and time.monotonic() >= kill_at:
-            processes.kill_all([launcher])  # it is stopped, or stuck in an import
-        if any(fd == stream for fd, _ in poll.poll(None if kill_at is None else 100)):
-            poll.unregister(stream)
-            processes.kill_all([launcher], signal.SIGTERM)  # it may be importing, and not be looking
-            kill_at = time.monotonic() + STUCK_GRACE
-        with contextlib.suppress(BlockingIOError):
-            wakeup.recv(1024)
-
-
 def main() -> NoReturn:
     """Run a launcher whose stream to the head is stdin and stdout."""
     in_fd, out_fd = os.dup(0), os.dup(1)
@@ -573,14 +476,14 @@ def main() -> NoReturn:
     os.dup2(2, 1)
     os.close(null)
     processes.adopt_orphans()
-    keeper = os.getpid()
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         os.close(out_fd)
-        keep(pid, in_fd)
+        keeper.keep(pid, in_fd)
     processes.die_with_parent(signal.SIGTERM)
     processes.adopt_orphans()
-    if os.getppid() != keeper:
+    if os.getppid() != parent:
         os._exit(70)
     code = 0
     try:

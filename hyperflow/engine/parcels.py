@@ -3,8 +3,8 @@
 Guarantees:
 - A function is pickled once and sent to a worker once. If what it captured cannot be changed unnoticed (numbers,
   strings, other functions), it is recognised by identity; rebinding a captured name is noticed. If it captured
-  something mutable (a list, an array), it is pickled anew in every loop tick in which it is used, so that a worker
-  never computes with stale data, but sent again only if the bytes differ.
+  something mutable (a list, an array), it is pickled anew for each call, so that a worker does not compute with stale
+  data; a large one once in a turn of the event loop. It is sent again only if the bytes differ.
 - Bound methods, partials and callable objects are taken apart into a function and arguments, so that they profit too.
 
 Why definitions have numbers: a task then names its function in four bytes, and a launcher that has seen a definition
@@ -22,7 +22,11 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hyperflow.engine import closure
+from hyperflow.engine import captures, closure, culprit
+
+LARGE_CAPTURE = 1 << 16
+"""A function that captured mutable things is pickled anew for each call, and only once in a turn of the event loop if
+its pickle is longer than this: a hundred evaluations with a captured 100 MB array must not cost 100 copies of it."""
 
 KEPT_DEFINITIONS = 4096
 """Unused definitions beyond this number are forgotten everywhere: a lambda made anew for each evaluation must not
@@ -82,10 +86,13 @@ class _Known:
         self.volatile = volatile
         self.tick = -1
 
-    def holds(self) -> bool:
+    def holds(self, tick: int) -> bool:
+        """Whether the pickle is still what the function is."""
+        if self.volatile and (self.tick != tick or len(self.definition.data) <= LARGE_CAPTURE):
+            return False
         for place, name, value in self.captured:
             if name is None:
-                if closure.contents(place) is not value:
+                if captures.contents(place) is not value:
                     return False
             elif place.get(name) is not value:
                 return False
@@ -110,7 +117,7 @@ class Packer:
         if type(fn) is not types.FunctionType and type(fn) is not types.BuiltinFunctionType:
             fn, args, kwargs = take_apart(fn, args, kwargs)
         known = self._functions.get(id(fn))
-        if known is not None and known.ref() is fn and (known.tick == self.tick if known.volatile else known.holds()):
+        if known is not None and known.ref() is fn and known.holds(self.tick):
             definition = known.definition
         else:
             definition = self._define(fn)
@@ -133,7 +140,7 @@ class Packer:
             data = closure.by_value(content, lambda b: buffers.append(_copied(b)), needs)
             classes = tuple(self._class(number, cls) for number, cls in needs.items())
         except Exception as error:
-            raise closure.explain(f"an argument of {definition.name}", content, error) from error
+            raise culprit.explain(f"an argument of {definition.name}", content, error) from error
         return Parcel(definition, data, buffers, classes)
 
     def _class(self, number: str, cls: type) -> Definition:
@@ -147,7 +154,7 @@ class Packer:
         try:
             data = closure.by_value(fn)
         except Exception as error:
-            raise closure.explain(f"the function {name}", fn, error) from error
+            raise culprit.explain(f"the function {name}", fn, error) from error
         digest = hashlib.blake2b(data, digest_size=16).digest()
         definition = self._by_content.get(digest)
         if definition is None:
@@ -208,14 +215,14 @@ def _snapshot(fn: Any, captured: list[tuple[Any, Any, Any]], seen: set[int]) -> 
     if id(fn) in seen or type(fn) is not types.FunctionType:
         return True
     seen.add(id(fn))
-    if closure.found_by_name(fn, fn.__module__, fn.__qualname__):
+    if captures.found_by_name(fn, fn.__module__, fn.__qualname__):
         return True
     values: list[Any] = list(fn.__defaults__ or ()) + list((fn.__kwdefaults__ or {}).values())
-    for name, value in closure.referenced_globals(fn).items():
+    for name, value in captures.referenced_globals(fn).items():
         captured.append((fn.__globals__, name, value))
         values.append(value)
     for cell in fn.__closure__ or ():
-        value = closure.contents(cell)
+        value = captures.contents(cell)
         captured.append((cell, None, value))
         values.append(value)
     return all(_is_stable(value, captured, seen) for value in values)

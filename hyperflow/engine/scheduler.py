@@ -24,14 +24,12 @@ work stealing between workers (they would need to know each other, and blame wou
 
 from __future__ import annotations
 
-import enum
 import itertools
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-import attrs
-
 from hyperflow.engine.pool import CpuPool
+from hyperflow.engine.state import Effect, Fork, Kill, Recall, Retire, Send, State, Task, Worker
 from hyperflow.errors import ImpossibleRequest
 
 AHEAD_SECONDS = 0.002
@@ -52,116 +50,6 @@ LOOKS_AT_ONCE = 100
 
 NEWEST_WEIGHT = 0.2
 """Weight of the newest measurement in the mean time of a function."""
-
-
-class State(enum.Enum):
-    """What a task is doing."""
-
-    WAITING = "waiting"
-    SENT = "running"
-    ENDED = "ended"
-    CANCELLED = "cancelled"
-
-
-class Task:
-    """One evaluation, as the scheduler sees it.
-
-    Args:
-        number: Its place in the order of submission.
-        function: Tasks with the same number here are expected to take a similar time.
-        cpus: How many CPUs of one node it needs.
-        fresh: It needs a process of its own.
-        alone: Nothing may be queued ahead of it or behind it (it has a time limit, say).
-        size: Bytes to send.
-    """
-
-    __slots__ = ("alone", "cpus", "fresh", "function", "number", "seq", "size", "state", "worker")
-
-    def __init__(
-        self, number: int, function: int, cpus: int = 1, fresh: bool = False, alone: bool = False, size: int = 0
-    ) -> None:
-        self.number = number
-        self.function = function
-        self.cpus = cpus
-        self.fresh = fresh
-        self.alone = alone or fresh
-        self.size = size
-        self.state = State.WAITING
-        self.worker: Worker | None = None
-        self.seq = 0
-
-    def __repr__(self) -> str:
-        return f"Task({self.number}, cpus={self.cpus}, {self.state.value})"
-
-
-class Worker:
-    """A worker process, as the scheduler sees it.
-
-    Args:
-        number: Never used again, unlike the slot.
-        node: Where it is.
-        slot: The lowest number that was free on its node: names its log file, so that files stay few.
-        cpus: The CPU ids that it is pinned to for life.
-        fresh: It runs one task and ends.
-    """
-
-    __slots__ = ("cpus", "ending", "fresh", "leased", "load", "node", "number", "queue", "recalling", "sent", "slot")
-
-    def __init__(self, number: int, node: str, slot: int, cpus: tuple[int, ...], fresh: bool) -> None:
-        self.number = number
-        self.node = node
-        self.slot = slot
-        self.cpus = cpus
-        self.fresh = fresh
-        self.queue: dict[int, Task] = {}  # sent and not answered, in the order in which they were sent
-        self.sent = 0
-        self.load = 0  # bytes in the queue
-        self.leased = False  # whether its CPU ids are taken out of the pool for it
-        self.recalling = False
-        self.ending = False
-
-    def __repr__(self) -> str:
-        return f"Worker({self.number}, {self.node}, cpus={self.cpus}, queue={len(self.queue)})"
-
-
-@attrs.frozen
-class Fork:
-    """Start this worker."""
-
-    worker: Worker
-
-
-@attrs.frozen
-class Send:
-    """Send these tasks to the worker, in this order."""
-
-    worker: Worker
-    tasks: list[Task]
-
-
-@attrs.frozen
-class Recall:
-    """Ask the worker's launcher for the tasks that the worker has not started, up to seq `below` (not included)."""
-
-    worker: Worker
-    below: int
-
-
-@attrs.frozen
-class Kill:
-    """End the worker and its process group."""
-
-    worker: Worker
-
-
-@attrs.frozen
-class Retire:
-    """Let an idle worker end."""
-
-    worker: Worker
-
-
-Effect = Fork | Send | Recall | Kill | Retire
 
 
 class Scheduler:

@@ -30,7 +30,7 @@ import traceback
 import types
 from typing import Any
 
-from hyperflow.engine import closure, processes, wire
+from hyperflow.engine import closure, culprit, processes, wire
 from hyperflow.engine.wire import Kind, Outcome
 from hyperflow.errors import MisuseError
 
@@ -241,7 +241,7 @@ def _settle(info: WorkerInfo) -> None:
     # Functions of the user's script refer to "__main__"; the launcher's own must not be taken for it.
     sys.modules["__main__"] = types.ModuleType("__main__")
     numpy: Any = sys.modules.get("numpy")
-    if numpy is not None and hasattr(numpy, "random"):
+    if "numpy.random" in sys.modules:  # numpy itself imports it only when it is asked for, which takes a while
         numpy.random.seed()  # else all workers would draw the same numbers
     if numpy is not None and len(info.cpus) > 1:
         # It was imported while the variables said 1, see the launcher's `prepare`.
@@ -333,7 +333,7 @@ class Worker:
             except BaseException as error:
                 out = []
                 outcome = Outcome.UNSENDABLE_VALUE
-                data = pickle.dumps(str(closure.explain(f"the result of {log.label}", value, error)))
+                data = pickle.dumps(str(culprit.explain(f"the result of {log.label}", value, error)))
         if os.getpid() != self.pid:
             # The function forked, and this is the child, which came back as well. It must not answer: its parent
             # will, on the same stream.

@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from hyperflow import environment
-from hyperflow.engine import closure
+from hyperflow.engine import closure, culprit
 from hyperflow.engine.parcels import Packer
 from hyperflow.engine.worker import dumps_result
 from hyperflow.environment import Options, Statistics
@@ -125,7 +125,7 @@ class InlineEvaluator:
         try:
             data = dumps_result(value, buffers)
         except Exception as error:
-            raise SerializationError(str(closure.explain(f"the result of {name}", value, error))) from error
+            raise SerializationError(str(culprit.explain(f"the result of {name}", value, error))) from error
         return closure.loads(data, buffers=[bytearray(buffer) for buffer in buffers])
 
     async def _take(self, cpus: int) -> None:

@@ -103,6 +103,11 @@ def work(n):
         subprocess.Popen(["setsid", "sleep", "1000"])
     if n % 100 == 1 and os.fork() == 0:
         os.setsid(); os.execvp("sleep", ["sleep", "1000"])
+    if n % 100 == 2 and os.fork() == 0:  # a daemon that says nowhere whose it is
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(1000)
+        os._exit(0)
     time.sleep(0.005)
     return n
 

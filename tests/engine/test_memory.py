@@ -18,6 +18,9 @@ group = sys.argv[1]
 open(group + "/cgroup.procs", "w").write(str(os.getpid()))
 import asyncio
 import hyperflow as hf
+from hyperflow.engine.machine import MemoryKills
+
+RECENT = MemoryKills.RECENT
 
 def eats(n):
     if n == 13:
@@ -40,7 +43,13 @@ async def main():
     try:
         await hf.remote_eval(eats, 13)
     except hf.OutOfMemory as error:
-        print(error)
+        print(str(error).splitlines()[0])
+    await hf.remote_eval(child_eats)
+    await asyncio.sleep(RECENT + 1)  # the time that has to pass is what is tested
+    try:
+        await hf.remote_eval(lambda: os.kill(os.getpid(), 9))
+    except hf.WorkerDied as error:
+        print(type(error).__name__)
 
 hf.run_job_local(main(), cpus=2, program=hf.ProgramInfo.new("runs"))
 """
@@ -78,3 +87,4 @@ def test_out_of_memory(tmp_path: Path, group: Path) -> None:
     assert lines[:3] == ["OutOfMemory True", "-9", "1"], done.stdout + done.stderr
     assert "was killed by the kernel because memory ran out" in lines[3]
     assert os.uname().nodename.split(".")[0] in lines[3]
+    assert lines[4] == "WorkerDied", "a plain kill is not put down to memory that ran out elsewhere, long before"

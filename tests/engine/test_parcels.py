@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from hyperflow.engine import closure, parcels
-from hyperflow.engine.parcels import Packer, take_apart
+from hyperflow.engine.parcels import LARGE_CAPTURE, Packer, take_apart
 from hyperflow.errors import SerializationError
 from tests.engine.elsewhere import Elsewhere
 
@@ -231,13 +231,27 @@ def test_a_captured_list_that_changes(there: Elsewhere, through: str) -> None:
     assert len(there.sent) == sent + 1
 
 
-def test_within_a_tick_a_function_is_pickled_once() -> None:
-    """A thousand calls side by side do not pickle a captured array a thousand times."""
+def test_a_small_capture_is_taken_anew_for_each_call() -> None:
+    """What a captured list holds when a call is made is what the call gets, within one turn of the loop, too."""
     packer = Packer()
     values = [1]
 
     def fn() -> int:
         return sum(values)
+
+    first = packer.pack(fn, (), {}).function
+    assert packer.pack(fn, (), {}).function is first
+    values.append(2)
+    assert packer.pack(fn, (), {}).function is not first
+
+
+def test_within_a_tick_a_large_capture_is_pickled_once() -> None:
+    """A thousand calls side by side do not pickle a captured array a thousand times."""
+    packer = Packer()
+    values = bytearray(LARGE_CAPTURE)
+
+    def fn() -> int:
+        return len(values)
 
     first = packer.pack(fn, (), {}).function
     values.append(2)

@@ -30,7 +30,7 @@ async def test_random_numbers_differ() -> None:
 
         return float(numpy.random.random()), random.random(), float(numpy.random.default_rng().random())
 
-    async with local(preload=["numpy", "random"]):
+    async with local(preload=["numpy.random", "random"]):
         drawn = await hf.replicate_concurrently(20, hf.remote_eval(draw).using(fresh_process=True))
     for column in zip(*drawn, strict=True):
         assert len(set(column)) == 20

@@ -1,0 +1,170 @@
+"""What a parcel is rebuilt from: empty shells of functions, cells and classes, and how they are filled.
+
+These functions run where a parcel arrives; a pickle names them. A shell is made first and filled afterwards, so that
+what is in it may refer to it.
+
+Guarantees: a class that travels by value has a number, and is made once for that number in one process; where it came
+from, its number stands for the original. So an instance that comes back is one of the very class that it went out as.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+import marshal
+import os
+import types
+import typing
+import uuid
+import weakref
+from typing import Any
+
+_origin = uuid.uuid4().hex[:12]
+_numbers = itertools.count()
+_id_of: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_by_id: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+
+
+def _forget_origin_after_fork() -> None:
+    # A class that a worker makes must not get the number of one that its launcher or another worker made.
+    global _origin  # noqa: PLW0603 (that is what has to change)
+    _origin = uuid.uuid4().hex[:12]
+
+
+os.register_at_fork(after_in_child=_forget_origin_after_fork)
+
+
+def track(thing: Any) -> str:
+    """Return the number of a class or type variable; it gets one if it has none."""
+    number = _id_of.get(thing)
+    if number is None:
+        number = _id_of[thing] = f"{_origin}:{next(_numbers)}"
+        _by_id[number] = thing
+    return number
+
+
+def is_ours(number: str) -> bool:
+    """Whether the number was given out by this process."""
+    return number.startswith(_origin + ":")
+
+
+def known(number: str) -> Any:
+    """Return the class that went out under this number."""
+    return _by_id[number]
+
+
+def make_namespace(name: str) -> dict[str, Any]:
+    """Make the globals that the functions of one module in one parcel share."""
+    return {"__name__": name, "__builtins__": __builtins__}
+
+
+def make_function(code: bytes, namespace: dict[str, Any], cells: tuple[types.CellType, ...]) -> Any:
+    """Make a function that has its code and nothing else yet."""
+    return types.FunctionType(marshal.loads(code), namespace, closure=cells or None)
+
+
+def fill_function(fn: Any, state: tuple[dict[str, Any], dict[str, Any], list[str]]) -> None:
+    """Give a function what it refers to."""
+    attributes, referenced, submodules = state
+    for name in submodules:
+        importlib.import_module(name)
+    fn.__globals__.update(referenced)
+    own = attributes.pop("__dict__")
+    for name, value in attributes.items():
+        setattr(fn, name, value)
+    fn.__dict__.update(own)
+
+
+def make_cell() -> types.CellType:
+    """Make an empty closure cell."""
+    return types.CellType()
+
+
+def fill_cell(cell: types.CellType, state: tuple[Any]) -> None:
+    """Fill it."""
+    cell.cell_contents = state[0]
+
+
+def make_class(number: str, metaclass: Any, name: str, bases: tuple[Any, ...], head: dict[str, Any]) -> Any:
+    """Make a class without its contents, or find the one that was made for this number."""
+    cls = _by_id.get(number)
+    if cls is None:
+        cls = types.new_class(name, bases, {"metaclass": metaclass}, lambda body: body.update(head))
+        _id_of[cls] = number
+        _by_id[number] = cls
+    return cls
+
+
+def make_enum(number: str, name: str, bases: tuple[Any, ...], members: dict[str, Any], head: dict[str, Any]) -> Any:
+    """Make an enum with its members, or find the one that was made for this number."""
+    cls = _by_id.get(number)
+    if cls is None:
+        metaclass: Any = type(bases[-1])
+        body = metaclass.__prepare__(name, bases)
+        for key, value in {**head, **members}.items():
+            body[key] = value
+        cls = metaclass.__new__(metaclass, name, bases, body)
+        _id_of[cls] = number
+        _by_id[number] = cls
+    return cls
+
+
+_filled: weakref.WeakSet[type] = weakref.WeakSet()
+
+
+def fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[str, Any]]]) -> None:
+    """Give a class its contents, once."""
+    if cls in _filled or is_ours(_id_of[cls]):
+        return  # made by an earlier parcel, or our own that came home
+    _filled.add(cls)
+    attributes, registered, members = state
+    for name, value in attributes.items():
+        if name == "__abstractmethods__":
+            cls.__abstractmethods__ = value
+            continue
+        setattr(cls, name, value)
+    for subclass in registered:
+        cls.register(subclass)
+    for name, own in members.items():
+        vars(cls[name]).update(own)
+
+
+def make_type_variable(number: str, name: str, bound: Any, constraints: tuple[Any, ...], variance: str) -> Any:
+    """Make a type variable, or find the one that was made for this number."""
+    found = _by_id.get(number)
+    if found is None:
+        kind = {"covariant": {"covariant": True}, "contravariant": {"contravariant": True}}.get(variance, {})
+        found = typing.TypeVar(name, *constraints, bound=bound, **kind)  # type: ignore[misc]
+        _id_of[found] = number
+        _by_id[number] = found
+    return found
+
+
+def make_typed_dict(number: str, name: str, annotations: dict[str, Any], total: bool) -> Any:
+    """Make a typed dictionary, or find the one that was made for this number."""
+    found: Any = _by_id.get(number)
+    if found is None:
+        make: Any = typing.TypedDict  # the functional form, whose arguments a type checker wants to be literals
+        found = make(name, annotations, total=total)
+        _id_of[found] = number
+        _by_id[number] = found
+    return found
+
+
+def make_proxy(contents: dict[Any, Any]) -> Any:
+    """Make a read-only view of a dictionary."""
+    return types.MappingProxyType(contents)
+
+
+def make_lru_cache(parameters: dict[str, Any], fn: Any) -> Any:
+    """Make a function cached again; its cache starts empty."""
+    return functools.lru_cache(**parameters)(fn)
+
+
+def fetch(*path: str) -> Any:
+    """Find something by its module and the names below."""
+    found: Any = importlib.import_module(path[0])
+    for part in path[1:]:
+        found = getattr(found, part)
+    return found

@@ -1,0 +1,102 @@
+"""What `scontrol show job` says about a job: how it is asked, and its text to data."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import attrs
+
+from hyperflow.errors import SlurmError
+
+Run: TypeAlias = Callable[[Sequence[str], Mapping[str, str]], str]
+"""Runs a command with some variables added to the environment, and returns what it printed: `run_command` does."""
+
+TIMEOUT = 60.0
+"""Seconds that a command of Slurm has; it gives up one question after `MessageTimeout`, 10 s, and asks again."""
+
+
+@attrs.frozen
+class JobRecord:
+    """The part of Slurm's record of a job that the environment may lack.
+
+    Args:
+        job_id: The job.
+        nodes: Its list of nodes, as Slurm writes it.
+        head: The node on which a batch script runs.
+        end_time: When the allocation ends, in seconds since 1970; None if it has no end.
+        restarts: How often it has been put back into the queue.
+    """
+
+    job_id: int
+    nodes: str
+    head: str
+    end_time: float | None
+    restarts: int
+
+
+def ask(job_id: int, run: Run | None = None) -> JobRecord:
+    """
+    Ask Slurm for the record of a job. This blocks, for as long as Slurm's controller takes to answer.
+
+    Raises:
+        SlurmError: scontrol could not be run, or failed, or said something unexpected.
+    """
+    # Seconds since 1970: times in the form of a place and its time zone are ambiguous once a year.
+    text = (run or run_command)(["scontrol", "show", "job", str(job_id), "-o"], {"SLURM_TIME_FORMAT": "%s"})
+    return parse(text, job_id)
+
+
+def run_command(argv: Sequence[str], variables: Mapping[str, str]) -> str:
+    """Run a command of Slurm, and return what it printed."""
+    command = " ".join(argv)
+    try:
+        done = subprocess.run(
+            argv,
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise SlurmError(f"`{command}`: there is no {argv[0]} in PATH ({os.environ.get('PATH', '')})") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"`{command}` gave no answer within {TIMEOUT:g} s; does Slurm's controller run?") from None
+    if done.returncode:
+        raise SlurmError(f"`{command}` exited with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+# The neighbours are part of the pattern because a job's name may hold anything, also "EndTime=0".
+_ID = re.compile(r"JobId=(\d+) ")
+_RESTARTS = re.compile(r" Requeue=\d+ Restarts=(\d+) BatchFlag=")
+_END = re.compile(r" StartTime=\S+ EndTime=(\S+) Deadline=")
+_NODES = re.compile(r" NodeList=(\S+) BatchHost=(\S+) ")
+
+
+def parse(text: str, job_id: int) -> JobRecord:
+    """Read what `scontrol show job ID -o` says with SLURM_TIME_FORMAT=%s; an array's first job gives all its jobs."""
+    for line in text.splitlines():
+        found = _ID.match(line)
+        if found and int(found[1]) == job_id:
+            nodes, end = _NODES.search(line), _one(_END, line)
+            if nodes is None:
+                raise SlurmError(f"scontrol names no nodes for job {job_id}; it said: {line}")
+            if not end.isdigit() and end not in {"Unknown", "NONE"}:
+                raise SlurmError(f"scontrol says EndTime={end} for job {job_id}, no number of seconds; it said: {line}")
+            restarts = int(_one(_RESTARTS, line))
+            return JobRecord(job_id, nodes[1], nodes[2], float(end) if end.isdigit() else None, restarts)
+    raise SlurmError(f"scontrol has no record of job {job_id}; it said: {text.strip()[:500] or 'nothing'}")
+
+
+def _one(pattern: re.Pattern[str], line: str) -> str:
+    match = pattern.search(line)
+    if match is None:
+        raise SlurmError(f"scontrol's record of a job has nothing like `{pattern.pattern.strip()}`; it said: {line}")
+    return match[1]

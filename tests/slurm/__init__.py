@@ -1,0 +1,1 @@
+"""Tests of what reads Slurm's texts, against files made by a real Slurm (`golden.py`) and against Slurm itself."""
