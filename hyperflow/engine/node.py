@@ -112,7 +112,7 @@ class Launcher:
         now = time.monotonic()
         next_look = self.memory_kills.patience(now)  # None: until something happens
         if self.later:
-            next_look = min(next_look or LONGEST_LOOK, max(self.later[0][0] - now, 0.0))
+            next_look = min(LONGEST_LOOK if next_look is None else next_look, max(self.later[0][0] - now, 0.0))
         for process in self.workers.values():
             if process.status is not None or process.kill_at is not None:
                 return 0.01  # its group may be gone any moment
