@@ -44,7 +44,9 @@ from hyperflow.flow import pure as pure
 from hyperflow.job import JobEnv as JobEnv
 from hyperflow.job import job as job
 from hyperflow.job import open_local_job as open_local_job
+from hyperflow.job import open_slurm_job as open_slurm_job
 from hyperflow.job import run_job_local as run_job_local
+from hyperflow.job import run_job_slurm as run_job_slurm
 from hyperflow.program import ProgramInfo as ProgramInfo
 from hyperflow.remote import remote_eval as remote_eval
 from hyperflow.remote import remote_map as remote_map
@@ -86,6 +88,7 @@ __all__ = (
     "memoize",
     "new_work_dir",
     "open_local_job",
+    "open_slurm_job",
     "pure",
     "race",
     "remote_eval",
@@ -93,6 +96,7 @@ __all__ = (
     "replicate_concurrently",
     "run_command",
     "run_job_local",
+    "run_job_slurm",
     "using",
     "worker_info",
 )

@@ -49,12 +49,15 @@ class Options:
         fresh_process: Run each evaluation in a process of its own, forked for it and ended after it.
         retries: How often an evaluation is started again after it raised an Exception or its worker died.
         time_limit: Seconds from its start on a worker after which an evaluation is killed.
+        exclusive: When its node is lost, an evaluation is run again only when it must have ended over there. For
+            functions with effects that must not overlap; it may have to wait for `silence_limit` (minutes).
     """
 
     cpus: int = attrs.field(default=1, validator=_positive_int)
     fresh_process: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     retries: int = attrs.field(default=0, validator=_natural)
     time_limit: float | None = attrs.field(default=None, validator=_seconds)
+    exclusive: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
 
 
 @attrs.frozen

@@ -1,4 +1,4 @@
-"""Jobs: `@job`, and the ways to run one on this machine."""
+"""Jobs: `@job`, and the ways to run one: on this machine, or on a Slurm allocation."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ import asyncio
 import functools
 import importlib
 import inspect
+import os
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import attrs
 
 from hyperflow import environment
 from hyperflow import flow as flows
+from hyperflow.config import Settings, read_settings
 from hyperflow.database.store import copy_database, open_database
 from hyperflow.engine import machine
-from hyperflow.engine.engine import open_engine
-from hyperflow.engine.transport import Local, Transport
+from hyperflow.engine.engine import NodePlan, open_engine
+from hyperflow.engine.ssh import Ssh
+from hyperflow.engine.transport import FirstOf, Local, Srun, Transport
 from hyperflow.environment import Environment, Options
 from hyperflow.errors import MisuseError
 from hyperflow.flow import Call, Flow, Job
 from hyperflow.program import ProgramInfo
+from hyperflow.slurm import allocation
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -107,16 +111,15 @@ class JobEnv(Environment):
 
 @asynccontextmanager
 async def open_job(
-    transports: Sequence[Transport], program: ProgramInfo | None, *, cpus: int | None, preload: Sequence[str]
+    nodes: Sequence[NodePlan], program: ProgramInfo | None, *, settings: Settings, preload: Sequence[str]
 ) -> AsyncIterator[JobEnv]:
     """Start launchers, open the database, and put the environment in force for the scope."""
-    machine.check_count(cpus)
     mine = program or ProgramInfo.temporary_one()
     if mine.start_from is not None and not mine.database.exists():
         copy_database(mine.start_from, mine.database)
     async with (
         open_database(mine.database, mine.program_id) as database,
-        open_engine(transports, mine, cpus=cpus, preload=preload) as engine,
+        open_engine(nodes, mine, settings=settings, preload=preload) as engine,
     ):
         env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine)
         with environment.entered(env):
@@ -143,8 +146,55 @@ async def open_local_job(
 
     At the end of the scope, by an error or cancelling too, all processes are ended and waited for.
     """
-    async with open_job([Local()], program, cpus=cpus, preload=preload) as env:
+    machine.check_count(cpus)
+    async with open_job([NodePlan(Local(), cpus)], program, settings=read_settings(), preload=preload) as env:
         yield env
+
+
+@asynccontextmanager
+async def open_slurm_job(
+    *, program: ProgramInfo | None = None, preload: Sequence[str] = (), **settings: Any
+) -> AsyncIterator[JobEnv]:
+    """Evaluate on all CPUs of the Slurm allocation that this process is in; the same as open_local_job otherwise.
+
+    Works in a batch script, in `srun --pty`, and in `salloc` on a login host. Each other node is contacted exactly once.
+
+    Args:
+        program: Where logs and results go: a directory that all nodes see. None for one in the current directory.
+        preload: Modules that are imported once on each node.
+        settings: Fields of `hyperflow.config.Settings` (transport="srun", min_nodes=3, ...), which take precedence over
+            HYPERFLOW_* variables and the configuration file.
+
+    Raises:
+        SlurmError: There is no allocation, or its variables contradict each other.
+        LauncherError: Fewer than `min_nodes` nodes could be started; a node beyond those is left out with a warning.
+        ConfigurationError: As open_local_job.
+    """
+    chosen = read_settings(**settings)
+    granted = await asyncio.to_thread(allocation.find, os.environ)
+    nodes = [NodePlan(_transport(node.name, granted, chosen), node.cpus, granted=True) for node in granted.nodes]
+    place = program or ProgramInfo.new("hyperflow-runs")
+    async with open_job(nodes, place, settings=chosen, preload=preload) as env:
+        yield env
+
+
+def _transport(node: str, granted: allocation.Allocation, settings: Settings) -> Transport:
+    if node == granted.here:
+        return Local(node)
+    choices = {"ssh": Ssh(node, settings), "srun": Srun(node, settings.prologue)}
+    if settings.transport == "auto":
+        return FirstOf(tuple(choices.values()))
+    return choices[settings.transport]
+
+
+def run_job_slurm(
+    job: Flow[T], *, program: ProgramInfo | None = None, preload: Sequence[str] = (), **settings: Any
+) -> T:
+    """Run a job on all nodes of the Slurm allocation that this process is in, and return its result; blocks.
+
+    Arguments and errors are those of `open_slurm_job`, and what the job raises.
+    """
+    return _run(job, "run_job_slurm", lambda: open_slurm_job(program=program, preload=preload, **settings))
 
 
 def run_job_local(
@@ -155,19 +205,25 @@ def run_job_local(
     Arguments and errors are those of `open_local_job`, and what the job raises. Ctrl-C cancels the job, ends its
     processes and raises KeyboardInterrupt.
     """
-    flows.check(job, "run_job_local")
+    return _run(job, "run_job_local", lambda: open_local_job(cpus=cpus, program=program, preload=preload))
+
+
+def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncContextManager[JobEnv]]) -> T:
+    """Run a job in an environment and an event loop of its own."""
+    flows.check(job, where)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         pass
     else:
         raise MisuseError(
-            "run_job_local blocks, and an event loop is running here (a notebook, or async code); write: "
-            f"async with hyperflow.open_local_job() as env: result = await {job.used().step}"
+            f"{where} blocks, and an event loop is running here (a notebook, or async code); write: "
+            f"async with hyperflow.{where.replace('run_job', 'open')}_job() as env: "
+            f"result = await {job.used().step}"
         )
 
     async def run() -> T:
-        async with open_local_job(cpus=cpus, program=program, preload=preload):
+        async with open_environment():
             return await job
 
     result = run_in_new_loop(run())

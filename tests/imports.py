@@ -22,7 +22,7 @@ LEVELS = (
     {"job"},
     {"remote", "concurrent", "command"},
     {"engine"},
-    {"flow", "environment", "program", "errors", "_version"},
+    {"flow", "environment", "program", "config", "errors", "_version"},
 )
 # Rooms beside the chain: what they may use, and from where they may be used.
 ASIDE = {

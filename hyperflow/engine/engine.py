@@ -17,12 +17,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import pickle
+import time
+import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+import attrs
+
+from hyperflow.config import Settings
 from hyperflow.engine import machine, wire
 from hyperflow.engine.evaluation import Evaluation, in_words, read_failure
 from hyperflow.engine.events import EventLog
@@ -35,6 +41,7 @@ from hyperflow.engine.wire import Kind, Outcome
 from hyperflow.environment import Options, Statistics
 from hyperflow.errors import (
     HyperflowError,
+    LauncherError,
     NodeLost,
     OutOfMemory,
     SerializationError,
@@ -43,6 +50,10 @@ from hyperflow.errors import (
 )
 from hyperflow.program import ProgramInfo
 
+T = TypeVar("T")
+
+logger = logging.getLogger("hyperflow")
+
 REBALANCE_PAUSE = 0.005
 """Seconds between looks at workers that hold tasks while a CPU is free."""
 
@@ -50,15 +61,37 @@ STILLBORN_SECONDS = 20.0
 """A node is held for lost when for so long its workers have ended, or could not be forked, before they started
 anything. What waits would wait for ever."""
 
+STOOD_STILL = 10.0
+"""Seconds for which user code may block the event loop before a warning says what that costs."""
+
+END_GRACE = 15.0
+"""Seconds after which nothing of a node runs whose launcher has heard of the end; see keeper.py and node.py."""
+
 EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
+
+
+@attrs.frozen
+class NodePlan:
+    """A node to be used.
+
+    Args:
+        transport: How to reach it.
+        cpus: How many CPUs to use there; None for all that may be used.
+        granted: Whether a batch system granted just these: if more are visible there, it is not known which are ours.
+    """
+
+    transport: Transport
+    cpus: int | None = None
+    granted: bool = False
 
 
 class Engine:
     """Evaluates calls on the workers of some nodes. Made by `open_engine`."""
 
-    def __init__(self, program: ProgramInfo) -> None:
+    def __init__(self, program: ProgramInfo, settings: Settings) -> None:
         self.program = program
+        self.settings = settings
         self.scheduler = Scheduler()
         self._loop = asyncio.get_running_loop()
         self._packer = Packer()
@@ -73,6 +106,7 @@ class Engine:
         self._flush_due = False
         self._rebalance_due = False
         self._events_due = False
+        self._timers: list[asyncio.TimerHandle] = []
         self._counts: Counter[str] = Counter()
         self._last_loss: NodeLost | None = None
         self.closed = False
@@ -103,7 +137,7 @@ class Engine:
         size = len(parcel.payload) + sum(buffer.nbytes for buffer in parcel.buffers)
         alone = options.time_limit is not None
         number = self._next_task
-        task = Task(number, parcel.function.number, options.cpus, options.fresh_process, alone, size)
+        task = Task(number, parcel.function.number, options.cpus, options.fresh_process, alone, size, options.exclusive)
         self.scheduler.submit(task)
         self._next_task = number + 1
         parcel.function.users += 1
@@ -371,22 +405,43 @@ class Engine:
             self._end(evaluation, "cancelled")
             self._soon()
 
-    def _on_lost(self, link: Link, cause: str) -> None:
+    def _on_lost(self, link: Link, cause: str, silent: bool) -> None:
         """A node has gone without being asked to."""
-        del self._links[link.node]
+        if self._links.pop(link.node, None) is None:
+            return
+        logger.warning("node %s was lost: %s; its log: %s", link.node, cause, link.log_file)
         self._losing.append(self._loop.create_task(link.close()))  # what is left of it there is ended at once
         self._counts["nodes_lost"] += 1
-        self._last_loss = loss = NodeLost(link.node, cause, str(link.log_file))
+        self._last_loss = NodeLost(link.node, cause, str(link.log_file))
+        wait = END_GRACE + (self.settings.silence_limit if silent else 0.0)
+        for task in self.scheduler.withhold(link.node):
+            self._events.task(task.number, "withheld", f', "seconds": {wait}')
+            self._timers.append(self._loop.call_later(wait, self._release, task, link.node))
         back, impossible = self.scheduler.lose_node(link.node)
         self._events.note(node=link.node, state="lost", cause=cause)
         for task in back:
             self._returned(task, link.node)
         for task in impossible:
-            evaluation = self._evaluations.get(task.number)
-            if evaluation is not None:
-                refusal = self.scheduler.refusal(task.cpus) if self._links else None
-                self._fail(evaluation, refusal or NodeLost(*loss.args))
+            self._refuse(task)
         self._soon()
+
+    def _release(self, task: Task, node: str) -> None:
+        """An exclusive task must have ended over there: it may run elsewhere."""
+        if task.number not in self._evaluations:
+            return
+        if task.cpus > self.scheduler.pool.largest:
+            self._refuse(task)
+        else:
+            self.scheduler.resubmit(task)
+            self._returned(task, node)
+            self._soon()
+
+    def _refuse(self, task: Task) -> None:
+        """No node is left that could run a task."""
+        evaluation = self._evaluations.get(task.number)
+        if evaluation is not None and self._last_loss is not None:
+            refusal = self.scheduler.refusal(task.cpus) if self._links else None
+            self._fail(evaluation, refusal or NodeLost(*self._last_loss.args))
 
     # ---- names --------------------------------------------------------------------------------------------------
 
@@ -395,23 +450,62 @@ class Engine:
 
     # ---- nodes --------------------------------------------------------------------------------------------------
 
-    async def add_node(self, transport: Transport, cpus: int | None, preload: Sequence[str]) -> None:
-        """Start a launcher and take its CPUs into the pool."""
-        link = Link(transport, self.program.log_dir, self._on_frame, self._on_lost)
-        await link.start(self.program.program_id, preload)
+    async def start(self, nodes: Sequence[NodePlan], preload: Sequence[str]) -> None:
+        """Start all launchers, at the same time, and take their CPUs into the pool.
+
+        A node that cannot be started is left out with a warning, as long as `min_nodes` are there.
+        """
+        outcomes = await _all(self._try_node(plan, preload) for plan in nodes)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, LauncherError)]
+        if len(self._links) < self.settings.min_nodes:
+            raise LauncherError(
+                f"{len(self._links)} of {len(nodes)} nodes could be started, and min_nodes is "
+                f"{self.settings.min_nodes}:\n" + "\n".join(map(str, failures))
+            )
+        for failure in failures:
+            warnings.warn(f"going on without a node: {failure}", RuntimeWarning, stacklevel=2)
+        unpinned = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        if unpinned:
+            warnings.warn("nothing is pinned: " + "; ".join(unpinned), RuntimeWarning, stacklevel=2)
+        self._timers.append(self._loop.call_later(self.settings.heartbeat, self._beat, self._loop.time()))
+
+    async def _try_node(self, plan: NodePlan, preload: Sequence[str]) -> LauncherError | str | None:
+        """Start a launcher; return the error if it cannot be started, or why its workers are not pinned."""
+        link = Link(plan.transport, self.settings, self.program.log_dir, self._on_frame, self._on_lost)
         try:
-            ids, pinned = machine.choose_cpus(link.node, cpus, link.greeting["affinity"], link.greeting["quota"])
-        except BaseException:  # where warnings are errors
-            await link.close()
-            raise
+            await link.start(self.program.program_id, preload)
+        except LauncherError as error:
+            self._events.note(node=link.node, state="not started", cause=str(error))
+            return error
+        cpus = machine.choose_cpus(plan.cpus, link.greeting["affinity"], link.greeting["quota"], plan.granted)
         self._links[link.node] = link
-        self._pinned[link.node] = pinned
-        self.scheduler.add_node(link.node, ids)
-        self._events.note(node=link.node, state="up", cpus=list(ids), pinned=pinned)
+        self._pinned[link.node] = cpus.pinned
+        self.scheduler.add_node(link.node, cpus.ids)
+        self._events.note(node=link.node, state="up", cpus=list(cpus.ids), pinned=cpus.pinned)
+        return f"{link.node}: {cpus.remark}" if cpus.remark else None
+
+    def _beat(self, due: float) -> None:
+        """Exchange signs of life with the nodes."""
+        now = self._loop.time()
+        late = now - due - self.settings.heartbeat
+        if late > STOOD_STILL:
+            logger.warning(
+                "the event loop stood still for %.0f s: evaluations went on, but none was started or delivered; put "
+                "long calculations into remote_eval, or into asyncio.to_thread",
+                late,
+            )
+        if late < self.settings.heartbeat:  # else what came meanwhile has still to be read
+            moment = time.monotonic()
+            for link in list(self._links.values()):
+                link.beat(moment)
+        self._timers = [timer for timer in self._timers if timer.when() > now and not timer.cancelled()]
+        self._timers.append(self._loop.call_later(self.settings.heartbeat, self._beat, now))
 
     async def close(self) -> None:
         """End everything; what still waits is cancelled."""
         self.closed = True
+        for timer in self._timers:
+            timer.cancel()
         for evaluation in list(self._evaluations.values()):
             evaluation.cancel()
         self._flush()
@@ -439,11 +533,11 @@ def _service(worker: Worker) -> str:
     return f"worker-{worker.slot}@{worker.node}"
 
 
-async def _all(starts: Iterable[Coroutine[Any, Any, None]]) -> None:
+async def _all(starts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Start side by side; when one fails, the others are cancelled and waited for, and that failure is raised."""
     tasks = [asyncio.ensure_future(start) for start in starts]
     try:
-        await asyncio.gather(*tasks)
+        return await asyncio.gather(*tasks)
     except BaseException:
         for task in tasks:
             task.cancel()
@@ -453,23 +547,27 @@ async def _all(starts: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 @asynccontextmanager
 async def open_engine(
-    transports: Sequence[Transport], program: ProgramInfo, *, cpus: int | None = None, preload: Sequence[str] = ()
+    nodes: Sequence[NodePlan],
+    program: ProgramInfo,
+    *,
+    settings: Settings | None = None,
+    preload: Sequence[str] = (),
 ) -> AsyncIterator[Engine]:
-    """Start a launcher through each transport, and give the engine; at the end of the scope everything is ended.
+    """Start a launcher on each node, and give the engine; at the end of the scope everything is ended.
 
     Args:
-        transports: One for each node.
+        nodes: How to reach each of them, and how many CPUs to use there.
         program: Whose log directory is used.
-        cpus: CPUs to use on each node; None for all that may be used there.
+        settings: Limits of time, and how many nodes there have to be.
         preload: Modules that every launcher imports once, before it forks workers.
 
     Raises:
-        LauncherError: A launcher could not be started.
-        ConfigurationError: `cpus` makes no sense, or a module of `preload` does not import.
+        LauncherError: Fewer than `min_nodes` launchers could be started.
+        ConfigurationError: A module of `preload` does not import.
     """
-    engine = Engine(program)
+    engine = Engine(program, settings or Settings())
     try:
-        await _all(engine.add_node(transport, cpus, preload) for transport in transports)
+        await engine.start(nodes, preload)
         yield engine
     finally:
         await engine.close()

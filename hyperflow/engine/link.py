@@ -10,24 +10,26 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperflow._version import __version__
+from hyperflow._version import __version__, installed_version
+from hyperflow.config import Settings
 from hyperflow.engine import wire
 from hyperflow.engine.transport import LAUNCHER, Connection, Transport
 from hyperflow.engine.wire import Kind
 from hyperflow.errors import ConfigurationError, LauncherError
 
-GREETING_TIMEOUT = 60.0
-"""Seconds for a launcher to say hello: Python starts slowly from a busy parallel file system."""
+LONGEST_NOISE = 1 << 20
+"""Bytes that a shell may say before the launcher does."""
 
 CLOSE_GRACE = 10.0
 """Seconds for a launcher to end in order; after that its stream is ended."""
 
 OnFrame = Callable[[int, int, memoryview], None]
-OnLost = Callable[["Link", str], None]
+OnLost = Callable[["Link", str, bool], None]
 
 
 class Link:
@@ -35,17 +37,23 @@ class Link:
 
     Args:
         transport: How to reach it.
+        settings: Limits of time.
         log_dir: Where it and its workers log.
         on_frame: Called with each frame after the handshake.
         on_lost: Called once when the stream ends without having been closed.
     """
 
-    def __init__(self, transport: Transport, log_dir: Path, on_frame: OnFrame, on_lost: OnLost) -> None:
+    def __init__(
+        self, transport: Transport, settings: Settings, log_dir: Path, on_frame: OnFrame, on_lost: OnLost
+    ) -> None:
         self.node = transport.node
         self.log_file = log_dir / f"launcher-{transport.node}.log"
         self.defined: set[int] = set()  # what the launcher keeps
         self.greeting: dict[str, Any] = {}
+        self.heard = self._spoke = time.monotonic()
         self._transport = transport
+        self._settings = settings
+        self._noise: bytes | None = b""  # what came before the launcher's first words; None after those
         self._log_dir = log_dir
         self._on_frame = on_frame
         self._on_lost = on_lost
@@ -66,7 +74,7 @@ class Link:
         """
         self._connection = await self._transport.start(LAUNCHER, self, self.log_file)
         try:
-            kind, body = await self._next(GREETING_TIMEOUT)
+            kind, body = await self._next(self._settings.start_timeout)
             if kind != Kind.GREETING:
                 raise LauncherError(f"the launcher on {self.node} began with a frame of kind {kind}")
             self.greeting = json.loads(bytes(body))
@@ -91,6 +99,8 @@ class Link:
             "argv": sys.argv,
             "environment": {},
             "preload": list(preload),
+            "heartbeat": self._settings.heartbeat,
+            "silence_limit": self._settings.silence_limit,
         }
 
     async def _next(self, seconds: float | None) -> tuple[int, memoryview]:
@@ -100,7 +110,7 @@ class Link:
                 said = await self._inbox.get()
         except TimeoutError:
             raise LauncherError(
-                f"the launcher on {self.node} did not say anything for {seconds:g} s; its log: {self.log_file}"
+                f"the launcher on {self.node} did not say anything for {seconds:g} s; its log: {self._tail()}"
             ) from None
         if isinstance(said, LauncherError):
             raise said
@@ -111,6 +121,7 @@ class Link:
             "protocol": wire.PROTOCOL_VERSION,
             "python": sys.version.split()[0],
             "hyperflow": __version__,
+            "dill": installed_version("dill"),
         }
         for what, here in ours.items():
             there = self.greeting.get(what)
@@ -123,15 +134,31 @@ class Link:
         """Send frames; after the end of the stream they go nowhere."""
         if self._connection is not None and not self._lost:
             self._connection.write(parts)
+            self._spoke = time.monotonic()
+
+    def beat(self, now: float) -> None:
+        """Give a sign of life if there was none lately; give the node up if it gave none for long.
+
+        Not to be called after the event loop stood still: what has come meanwhile must be read first.
+        """
+        if now - self._spoke >= self._settings.heartbeat:
+            self.write([wire.frame(Kind.ALIVE)])
+        if now - self.heard > self._settings.node_timeout:
+            self.give_up(f"nothing was heard of it for {now - self.heard:.1f} s", silent=True)
 
     def data_received(self, data: bytes) -> None:
         """Cut the stream into frames and hand them on."""
+        self.heard = time.monotonic()  # any byte: a sign of life may have to wait behind a large result
+        if self._noise is not None:
+            data = self._skip_noise(data)
         try:
             frames = self._reader.feed(data)
         except wire.ProtocolError as error:
             self.connection_lost(error)
             return
         for kind, worker, body in frames:
+            if kind == Kind.ALIVE:
+                continue
             if self._inbox is not None:
                 self._inbox.put_nowait((kind, body))
             else:
@@ -145,28 +172,41 @@ class Link:
         self._lost = True
         self.hurry()  # what sends nonsense is not to go on
         cause = f"its stream ended{f': {error}' if error else ''}"
-        self._report(cause)
+        self._report(cause, False)
 
-    def give_up(self, cause: str) -> None:
-        """Hold the node for lost although it still speaks."""
+    def give_up(self, cause: str, silent: bool = False) -> None:
+        """Hold the node for lost although its stream has not ended. Silent: it may not know, and go on over there."""
         if not self._lost:
             self._lost = True
             self.hurry()
-            self._report(cause)
+            self._report(cause, silent)
 
-    def _report(self, cause: str) -> None:
+    def _skip_noise(self, data: bytes) -> bytes:
+        """Return what follows the launcher's first words, if they have come."""
+        noise, hello, rest = ((self._noise or b"") + data).partition(wire.HELLO)
+        if hello:
+            self._noise = None
+            return rest
+        self._noise = noise
+        if len(noise) > LONGEST_NOISE:
+            self.connection_lost(wire.ProtocolError("what it says is not what a launcher says"))
+        return b""
+
+    def _report(self, cause: str, silent: bool) -> None:
         if self._inbox is not None:
             self._inbox.put_nowait(
                 LauncherError(f"the launcher on {self.node} ended during its start; its log: {self._tail()}")
             )
         elif not self._closing:
-            self._on_lost(self, cause)
+            self._on_lost(self, cause, silent)
 
     def _tail(self) -> str:
         try:
             lines = self.log_file.read_text(errors="replace").splitlines()[-15:]
         except OSError:
             lines = []
+        if self._noise:
+            lines += self._noise.decode(errors="replace").splitlines()[-15:]
         return "\n  | ".join([str(self.log_file), *lines])
 
     def hurry(self) -> None:

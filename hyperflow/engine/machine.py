@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from hyperflow.errors import ConfigurationError
 
@@ -53,26 +53,35 @@ def check_count(cpus: object) -> None:
         raise ConfigurationError(f"cpus={cpus!r}: a whole number of at least 1 is needed, or None for all there are")
 
 
-def choose_cpus(
-    node: str, wanted: int | None, affinity: Sequence[int], quota: float | None
-) -> tuple[Sequence[int], bool]:
-    """Return the CPU ids to hand out on a node, and whether to pin to them.
+class CpuChoice(NamedTuple):
+    """The CPUs to hand out on a node.
 
-    Where the affinity mask shows fewer ids than are wanted, the count stands, the ids are mere numbers, nothing is
-    pinned, and one warning says so.
+    Attributes:
+        ids: Their ids, or mere numbers where nothing is pinned.
+        pinned: Whether workers are bound to them.
+        remark: Why not, if that is worth a warning.
+    """
+
+    ids: Sequence[int]
+    pinned: bool
+    remark: str = ""
+
+
+def choose_cpus(wanted: int | None, affinity: Sequence[int], quota: float | None, granted: bool = False) -> CpuChoice:
+    """Choose the CPU ids to hand out on a node.
+
+    Where the affinity mask shows fewer ids than are wanted, the count stands and nothing is pinned. Where a batch
+    system granted fewer than the mask shows, nothing is pinned either: the others' may be among the first.
     """
     if wanted is None:
         usable = len(affinity) if quota is None else min(len(affinity), max(1, math.ceil(quota)))
-        return affinity[:usable], True
+        return CpuChoice(affinity[:usable], True)
     if wanted > len(affinity):
-        warnings.warn(
-            f"{wanted} CPUs were asked for on {node}, but this process may use only {len(affinity)} "
-            f"(ids {list(affinity)}): evaluations will share them, and nothing is pinned",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return range(wanted), False
-    return affinity[:wanted], True
+        remark = f"{wanted} CPUs were asked for, but a process may use only {len(affinity)} there (ids {list(affinity)}), which evaluations share"
+        return CpuChoice(range(wanted), False, remark)
+    if granted and wanted < len(affinity):
+        return CpuChoice(range(wanted), False)
+    return CpuChoice(affinity[:wanted], True)
 
 
 class MemoryKills:

@@ -35,7 +35,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from hyperflow._version import __version__
+from hyperflow._version import __version__, installed_version
 from hyperflow.engine import child, keeper, machine, processes, wire, worker
 from hyperflow.engine.wire import Kind
 
@@ -71,6 +71,7 @@ class Launcher:
         self.later: deque[tuple[float, Callable[[], None]]] = deque()
         self.setup: dict[str, Any] = {}
         self.memory_kills = machine.MemoryKills()
+        self.heard = self.spoke = time.monotonic()
         for fd in (in_fd, out_fd):
             os.set_blocking(fd, False)
         self.wakeup, wakeup_end = socket.socketpair()
@@ -87,7 +88,7 @@ class Launcher:
 
     def serve(self) -> None:
         """Work until the stream has ended, or CLOSE came, and all workers are gone."""
-        self.send(wire.control(Kind.GREETING, 0, greeting()))
+        self.send(wire.HELLO, wire.control(Kind.GREETING, 0, greeting()))
         self.flush()
         while not (self.closing and not self.workers):
             for key, events in self.selector.select(self.patience()):
@@ -111,6 +112,9 @@ class Launcher:
         """Return how long nothing needs to be looked at."""
         now = time.monotonic()
         next_look = self.memory_kills.patience(now)  # None: until something happens
+        if self.setup:
+            beat = min(self.spoke + self.setup["heartbeat"], self.heard + self.setup["silence_limit"]) - now
+            next_look = min(LONGEST_LOOK if next_look is None else next_look, max(beat, 0.0))
         if self.later:
             next_look = min(LONGEST_LOOK if next_look is None else next_look, max(self.later[0][0] - now, 0.0))
         for process in self.workers.values():
@@ -124,6 +128,11 @@ class Launcher:
 
     def check_clocks(self) -> None:
         now = time.monotonic()
+        if self.setup and not self.closing:
+            if now - self.heard > self.setup["silence_limit"]:
+                self.stop(f"the head has not been heard for {now - self.heard:.0f} s")
+            elif now - self.spoke >= self.setup["heartbeat"]:
+                self.send(wire.frame(Kind.ALIVE))
         while self.later and now >= self.later[0][0]:
             self.later.popleft()[1]()
         for process in list(self.workers.values()):
@@ -166,10 +175,11 @@ class Launcher:
         if not data:
             self.stop("the head has gone")
             return
+        self.heard = time.monotonic()
         for kind, number, body in self.reader.feed(data):
             self.handle(kind, number, body)
 
-    def handle(self, kind: int, number: int, body: memoryview) -> None:
+    def handle(self, kind: int, number: int, body: memoryview) -> None:  # noqa: PLR0912 (one branch for each kind)
         process = self.workers.get(number)
         if kind == Kind.SETUP:
             self.prepare(json.loads(bytes(body)))
@@ -185,6 +195,8 @@ class Launcher:
             self.fork(number, json.loads(bytes(body)))
         elif kind == Kind.CLOSE:
             self.close()
+        elif kind == Kind.ALIVE:
+            pass  # it was heard
         elif process is None or process.status is not None:
             pass  # it ended meanwhile; the head hears of that, or has
         elif kind == Kind.GIVE:
@@ -436,6 +448,7 @@ class Launcher:
         try:
             while self.out:
                 sent = os.writev(self.out_fd, [self.out[i] for i in range(min(len(self.out), 64))])
+                self.spoke = time.monotonic()
                 while sent:
                     first = self.out[0]
                     if sent < len(first):
@@ -461,6 +474,7 @@ def greeting() -> dict[str, Any]:
         "protocol": wire.PROTOCOL_VERSION,
         "python": sys.version.split()[0],
         "hyperflow": __version__,
+        "dill": installed_version("dill"),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "affinity": machine.affinity(),

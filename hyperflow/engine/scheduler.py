@@ -108,6 +108,22 @@ class Scheduler:
         self.pool.add(name, cpus)
         self._slots[name] = set()
 
+    def withhold(self, name: str) -> list[Task]:
+        """Take the exclusive tasks from a node that is about to be struck out; they are the caller's to resubmit."""
+        held = [
+            task
+            for worker in self.workers.values()
+            if worker.node == name
+            for task in worker.queue.values()
+            if task.exclusive and task.state is State.SENT
+        ]
+        for task in held:
+            assert task.worker is not None
+            del task.worker.queue[task.number]
+            self._leave(task.worker, task)
+            task.state = State.ENDED
+        return held
+
     def lose_node(self, name: str) -> tuple[list[Task], list[Task]]:
         """A node is gone: return the tasks that went back to waiting, and those that have become impossible."""
         self.pool.remove(name)

@@ -26,12 +26,20 @@ class Task:
         fresh: It needs a process of its own.
         alone: Nothing may be queued ahead of it or behind it (it has a time limit, say).
         size: Bytes to send.
+        exclusive: It must not be given to another node while a lost one may still be in it.
     """
 
-    __slots__ = ("alone", "cpus", "fresh", "function", "number", "seq", "size", "state", "worker")
+    __slots__ = ("alone", "cpus", "exclusive", "fresh", "function", "number", "seq", "size", "state", "worker")
 
     def __init__(
-        self, number: int, function: int, cpus: int = 1, fresh: bool = False, alone: bool = False, size: int = 0
+        self,
+        number: int,
+        function: int,
+        cpus: int = 1,
+        fresh: bool = False,
+        alone: bool = False,
+        size: int = 0,
+        exclusive: bool = False,
     ) -> None:
         self.number = number
         self.function = function
@@ -39,6 +47,7 @@ class Task:
         self.fresh = fresh
         self.alone = alone or fresh
         self.size = size
+        self.exclusive = exclusive
         self.state = State.WAITING
         self.worker: Worker | None = None
         self.seq = 0

@@ -14,8 +14,10 @@ To add one: write a class with these methods (see Local, 60 lines); nothing else
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -30,6 +32,8 @@ import attrs
 from hyperflow.engine import processes
 from hyperflow.engine.wire import Bytes
 from hyperflow.errors import LauncherError
+
+logger = logging.getLogger("hyperflow")
 
 _HOME = str(Path(__file__).resolve().parents[2])
 
@@ -100,7 +104,7 @@ class _Protocol(asyncio.Protocol):
         self.receiver.connection_lost(exc)
 
 
-class _LocalConnection:
+class _ProcessConnection:
     def __init__(self, transport: asyncio.WriteTransport, process: subprocess.Popen[bytes], tag: str) -> None:
         self._tag = tag
         self._transport = transport
@@ -126,36 +130,96 @@ class _LocalConnection:
             processes.kill_all(processes.carriers(self._tag))
 
 
+async def start_process(command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
+    """Start a process of this machine, with its stdin and stdout as the stream."""
+    ours, theirs = socket.socketpair()
+    number = uuid.uuid4().hex
+    try:
+        with theirs, log_file.open("ab") as log:
+            process = subprocess.Popen(  # noqa: ASYNC220 (returns when it has started)
+                command,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=log,
+                env={**os.environ, "HYPERFLOW_LAUNCHER": number},
+                start_new_session=True,  # Ctrl-C in the terminal is for the head, which ends us in order
+            )
+    except OSError as error:
+        ours.close()
+        raise LauncherError(f"cannot start {' '.join(command)}: {error}") from error
+    ours.setblocking(False)
+    loop = asyncio.get_running_loop()
+    try:
+        transport, _ = await loop.create_unix_connection(lambda: _Protocol(receiver), sock=ours)
+    except BaseException:  # cancelled
+        ours.close()
+        process.kill()
+        process.wait()
+        raise
+    return _ProcessConnection(transport, process, f"HYPERFLOW_LAUNCHER={number}")
+
+
+def with_prologue(command: Sequence[str], prologue: str) -> list[str]:
+    """Return the command, run by sh after some lines of the user's, such as `module load`.
+
+    What they print must not get into the stream. `-e`: a module that is not there must not be passed over.
+    """
+    if not prologue.strip():
+        return list(command)
+    return ["/bin/sh", "-ec", f"{{\n{prologue}\n}} >&2 </dev/null\nexec {shlex.join(command)}"]
+
+
 @attrs.frozen
 class Local:
     """A launcher on this machine, at the other end of a pair of sockets."""
 
     node: str = attrs.field(factory=socket.gethostname)
 
-    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> _LocalConnection:
+    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
         """Start the launcher; raises LauncherError if the interpreter cannot be started."""
-        ours, theirs = socket.socketpair()
-        number = uuid.uuid4().hex
-        try:
-            with theirs, log_file.open("ab") as log:
-                process = subprocess.Popen(  # noqa: ASYNC220 (returns when it has started)
-                    command,
-                    stdin=theirs.fileno(),
-                    stdout=theirs.fileno(),
-                    stderr=log,
-                    env={**os.environ, "HYPERFLOW_LAUNCHER": number},
-                    start_new_session=True,  # Ctrl-C in the terminal is for the head, which ends us in order
-                )
-        except OSError as error:
-            ours.close()
-            raise LauncherError(f"cannot start {' '.join(command)}: {error}") from error
-        ours.setblocking(False)
-        loop = asyncio.get_running_loop()
-        try:
-            transport, _ = await loop.create_unix_connection(lambda: _Protocol(receiver), sock=ours)
-        except BaseException:  # cancelled
-            ours.close()
-            process.kill()
-            process.wait()
-            raise
-        return _LocalConnection(transport, process, f"HYPERFLOW_LAUNCHER={number}")
+        return await start_process(command, receiver, log_file)
+
+
+@attrs.frozen
+class Srun:
+    """A launcher in a job step of its own, which Slurm starts on the node.
+
+    Steps are for where ssh is not allowed: `--overlap` lets the step share the job's CPUs with the user's own steps,
+    but some sites and versions make later steps wait all the same.
+    """
+
+    node: str
+    prologue: str = ""
+
+    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
+        """Start the step; raises LauncherError if there is no srun."""
+        step = ["srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={self.node}", "--cpu-bind=none"]
+        options = ["--unbuffered", "--quiet", "--export=ALL", "--kill-on-bad-exit=1"]
+        return await start_process([*step, *options, *with_prologue(command, self.prologue)], receiver, log_file)
+
+
+@attrs.frozen
+class FirstOf:
+    """The first of several transports to the same node that works."""
+
+    transports: tuple[Transport, ...]
+
+    @property
+    def node(self) -> str:
+        """The node that all of them lead to."""
+        return self.transports[0].node
+
+    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
+        """Try one after the other; raises LauncherError with what all of them said."""
+        causes: list[str] = []
+        for transport in self.transports:
+            name = type(transport).__name__.lower()
+            try:
+                connection = await transport.start(command, receiver, log_file)
+            except LauncherError as error:
+                causes.append(str(error))
+                logger.warning("%s: %s does not work: %s", self.node, name, error)
+            else:
+                logger.info("%s: reached by %s", self.node, name)
+                return connection
+        raise LauncherError("; ".join(causes))

@@ -32,6 +32,10 @@ SEQS = struct.Struct("<QQ")
 LARGEST_BODY = 1 << 40
 """A longer one is nonsense on the stream, not data."""
 
+HELLO = b"\n<hyperflow launcher>\n"
+"""What a launcher's stream begins with; what comes before it was said by somebody else (a shell, a message of the
+day) and is skipped."""
+
 Bytes = bytes | bytearray | memoryview
 
 
@@ -55,6 +59,7 @@ class Kind(enum.IntEnum):
     RESULTS = 15  # worker > launcher > head
     RECALLED = 16  # launcher > head: seqs that the worker will not run
     ENDED = 17  # launcher > head: a worker and its group have gone
+    ALIVE = 18  # both ways: nothing but that
 
 
 _KINDS = frozenset(map(int, Kind))

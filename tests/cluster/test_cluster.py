@@ -2,6 +2,7 @@
 
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -182,7 +183,8 @@ def test_what_dies_here_dies_there(cluster: Cluster) -> None:
 
 def test_jobs(cluster: Cluster) -> None:
     """A job finds the Python that runs here; it can be watched, cancelled, and signalled."""
-    job = cluster.slurm.sbatch(f"echo started; exec {sys.executable} -c 'import time; time.sleep(60)'", nodes=2)
+    sleep = shlex.join([sys.executable, "-c", "import time; time.sleep(60)"])
+    job = cluster.slurm.sbatch(f"echo started; exec {sleep}", nodes=2)
     cluster.slurm.wait_for(job, "RUNNING")
     block_until(lambda: cluster.slurm.output(job), 5, "it says so")
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import hyperflow as hf
-from hyperflow.engine.engine import open_engine
+from hyperflow.config import Settings
+from hyperflow.engine.engine import NodePlan, open_engine
 from hyperflow.engine.transport import Connection, Local, Receiver
 from hyperflow.environment import Options
 from tests import leaks
@@ -323,7 +324,7 @@ async def test_two_nodes_one_lost(tmp_path: Path) -> None:
     program = hf.ProgramInfo.new(tmp_path / "runs")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        nodes = open_engine([Local("north"), Local("south")], program, cpus=2)
+        nodes = open_engine([NodePlan(Local("north"), 2), NodePlan(Local("south"), 2)], program)
         engine = await nodes.__aenter__()
     try:
         options = Options()
@@ -356,15 +357,20 @@ async def _keep_open(gate: Gate, futures: list[asyncio.Future[str]]) -> None:
 
 
 async def test_one_of_two_nodes_does_not_start(tmp_path: Path) -> None:
-    """A node that cannot be started is an error, and the nodes that are starting beside it are ended."""
+    """A node that cannot be started is left out with a warning; where too few are left, all are ended."""
 
     class Broken(Local):
         async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
             return await super().start(["sh", "-c", "echo no such node >&2; exit 255"], receiver, log_file)
 
     before = leaks.processes()
-    with pytest.raises(hf.LauncherError, match=r"(?s)launcher on broken .*no such node"):
-        async with open_engine([Local("north"), Broken("broken"), Local("south")], hf.ProgramInfo.new(tmp_path)):
+    nodes = [NodePlan(Local("north"), 1), NodePlan(Broken("broken"), 1), NodePlan(Local("south"), 1)]
+    with pytest.warns(RuntimeWarning, match=r"(?s)launcher on broken .*no such node"):
+        async with open_engine(nodes, hf.ProgramInfo.new(tmp_path)) as engine:
+            assert engine.statistics().nodes == 2
+            assert await engine.submit(f.add, (1, 2), {}, Options()) == 3
+    with pytest.raises(hf.LauncherError, match=r"(?s)2 of 3 nodes .*launcher on broken .*no such node"):
+        async with open_engine(nodes, hf.ProgramInfo.new(tmp_path), settings=Settings(min_nodes=3)):
             pass
     assert not leaks.processes().keys() - before.keys()
 

@@ -1,5 +1,6 @@
 """The allocation: read from what a real Slurm puts into the environment, and refused where that contradicts itself."""
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -99,7 +100,8 @@ def test_in_real_allocations(cluster: Cluster, tmp_path: Path) -> None:
         "a = allocation.find(os.environ)\n"
         "print([n.name for n in a.nodes], a.cpus, a.head, a.here, 200 < a.end_time - time.time() <= 300)\n"
     )
-    job = cluster.slurm.sbatch(f"exec {sys.executable} {script}", nodes=3, ntasks_per_node=4, time=5)
+    tell = shlex.join([sys.executable, str(script)])
+    job = cluster.slurm.sbatch(f"exec {tell}", nodes=3, ntasks_per_node=4, time=5)
     cluster.slurm.wait_for(job)
     interactive = cluster.login.run(["salloc", "-N2", "--time=5", sys.executable, str(script)]).stdout
 
