@@ -157,7 +157,7 @@ async def open_slurm_job(
 ) -> AsyncIterator[JobEnv]:
     """Evaluate on all CPUs of the Slurm allocation that this process is in; the same as open_local_job otherwise.
 
-    Works in a batch script, in `srun --pty`, and in `salloc` on a login host. Each other node is contacted exactly once.
+    Works in a batch script, in `srun --pty`, and in `salloc` on a login host. Each other node is contacted once.
 
     Args:
         program: Where logs and results go: a directory that all nodes see. None for one in the current directory.
@@ -181,7 +181,7 @@ async def open_slurm_job(
 def _transport(node: str, granted: allocation.Allocation, settings: Settings) -> Transport:
     if node == granted.here:
         return Local(node)
-    choices = {"ssh": Ssh(node, settings), "srun": Srun(node, settings.prologue)}
+    choices: dict[str, Transport] = {"ssh": Ssh(node, settings), "srun": Srun(node, settings.prologue)}
     if settings.transport == "auto":
         return FirstOf(tuple(choices.values()))
     return choices[settings.transport]
