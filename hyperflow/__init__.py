@@ -20,6 +20,7 @@ from hyperflow.environment import Environment as Environment
 from hyperflow.environment import Options as Options
 from hyperflow.environment import Statistics as Statistics
 from hyperflow.environment import using as using
+from hyperflow.errors import AllocationEnding as AllocationEnding
 from hyperflow.errors import CommandFailed as CommandFailed
 from hyperflow.errors import ConfigurationError as ConfigurationError
 from hyperflow.errors import DatabaseError as DatabaseError
@@ -52,6 +53,7 @@ from hyperflow.remote import remote_eval as remote_eval
 from hyperflow.remote import remote_map as remote_map
 
 __all__ = (
+    "AllocationEnding",
     "CommandFailed",
     "CommandResult",
     "ConfigurationError",

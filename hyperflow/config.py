@@ -46,6 +46,7 @@ class Settings:
         ssh_port: Port of the nodes' sshd; None for what the user's ssh configuration says.
         heartbeat: Seconds between signs of life, both ways.
         node_timeout: Seconds of silence after which the head gives a node up.
+        end_margin: Seconds before the end of the allocation at which a job is told, and starts nothing more.
         silence_limit: Seconds of silence after which a launcher gives the head up, and ends. Much longer: a busy head
             is not a dead head.
     """
@@ -62,6 +63,7 @@ class Settings:
     heartbeat: float = 2.0
     node_timeout: float = 30.0
     silence_limit: float = 600.0
+    end_margin: float = 60.0
 
 
 NAMES = tuple(field.name for field in attrs.fields(Settings))

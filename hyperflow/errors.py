@@ -13,6 +13,7 @@
     ├── TimeLimitExceeded              the evaluation ran longer than its time_limit and was killed
     ├── LauncherError                  a node launcher could not be started or spoke nonsense
     ├── NodeLost                       a node went away, and nothing is left to run the evaluation on
+    ├── AllocationEnding               the allocation ends soon: the evaluation was not run, or not to its end
     ├── CommandFailed                  an external program ended with a status that was not accepted
     ├── DatabaseError                  the results database cannot be used, or holds something unreadable
     └── SlurmError                     Slurm said something that cannot be, or nothing at all
@@ -174,6 +175,29 @@ class NodeLost(HyperflowError):
 
     def __str__(self) -> str:
         return f"node {self.node} was lost ({self.cause}) and no other node can take its work; log: {self.log_file}"
+
+
+class AllocationEnding(HyperflowError):
+    """The allocation ends soon, and the evaluation was not started any more, or was ended with it.
+
+    Nobody is to blame; what was recorded stays. A job that catches it has a moment to save itself; one that does not
+    ends with it, and `run_job_slurm(job, requeue=True)` puts itself back into the queue then.
+
+    Args:
+        why: How that is known.
+        seconds: How long the allocation lasted from then on.
+    """
+
+    def __init__(self, why: str, seconds: float) -> None:
+        super().__init__(why, seconds)
+        self.why = why
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return (
+            f"the allocation ends ({self.why}; {self.seconds:.0f} s were left then), and nothing more is started. "
+            "Results that were recorded stay; run the program again to go on from them"
+        )
 
 
 class CommandFailed(HyperflowError):

@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import os
+import signal
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,14 +20,14 @@ from hyperflow import flow as flows
 from hyperflow.config import Settings, read_settings
 from hyperflow.database.store import copy_database, open_database
 from hyperflow.engine import machine
-from hyperflow.engine.engine import NodePlan, open_engine
+from hyperflow.engine.engine import End, NodePlan, open_engine
 from hyperflow.engine.ssh import Ssh
 from hyperflow.engine.transport import FirstOf, Local, Srun, Transport
 from hyperflow.environment import Environment, Options
-from hyperflow.errors import MisuseError
+from hyperflow.errors import AllocationEnding, MisuseError
 from hyperflow.flow import Call, Flow, Job
 from hyperflow.program import ProgramInfo
-from hyperflow.slurm import allocation
+from hyperflow.slurm import allocation, scontrol
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -111,7 +112,12 @@ class JobEnv(Environment):
 
 @asynccontextmanager
 async def open_job(
-    nodes: Sequence[NodePlan], program: ProgramInfo | None, *, settings: Settings, preload: Sequence[str]
+    nodes: Sequence[NodePlan],
+    program: ProgramInfo | None,
+    *,
+    settings: Settings,
+    preload: Sequence[str],
+    end: End | None = None,
 ) -> AsyncIterator[JobEnv]:
     """Start launchers, open the database, and put the environment in force for the scope."""
     mine = program or ProgramInfo.temporary_one()
@@ -119,7 +125,7 @@ async def open_job(
         copy_database(mine.start_from, mine.database)
     async with (
         open_database(mine.database, mine.program_id) as database,
-        open_engine(nodes, mine, settings=settings, preload=preload) as engine,
+        open_engine(nodes, mine, settings=settings, preload=preload, end=end) as engine,
     ):
         env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine)
         with environment.entered(env):
@@ -151,6 +157,13 @@ async def open_local_job(
         yield env
 
 
+END_SIGNALS: dict[int, str] = {
+    signal.SIGUSR1: "SIGUSR1 came, as `#SBATCH --signal=USR1@120` has it",
+    signal.SIGTERM: "SIGTERM came, by scancel or at the time limit",
+}
+"""What Slurm sends before it kills."""
+
+
 @asynccontextmanager
 async def open_slurm_job(
     *, program: ProgramInfo | None = None, preload: Sequence[str] = (), **settings: Any
@@ -174,7 +187,8 @@ async def open_slurm_job(
     granted = await asyncio.to_thread(allocation.find, os.environ)
     nodes = [NodePlan(_transport(node.name, granted, chosen), node.cpus, granted=True) for node in granted.nodes]
     place = program or ProgramInfo.new("hyperflow-runs")
-    async with open_job(nodes, place, settings=chosen, preload=preload) as env:
+    end = End(granted.end_time, chosen.end_margin, END_SIGNALS)
+    async with open_job(nodes, place, settings=chosen, preload=preload, end=end) as env:
         yield env
 
 
@@ -188,13 +202,31 @@ def _transport(node: str, granted: allocation.Allocation, settings: Settings) ->
 
 
 def run_job_slurm(
-    job: Flow[T], *, program: ProgramInfo | None = None, preload: Sequence[str] = (), **settings: Any
+    job: Flow[T],
+    *,
+    program: ProgramInfo | None = None,
+    preload: Sequence[str] = (),
+    requeue: bool = False,
+    **settings: Any,
 ) -> T:
     """Run a job on all nodes of the Slurm allocation that this process is in, and return its result; blocks.
 
-    Arguments and errors are those of `open_slurm_job`, and what the job raises.
+    Args:
+        job: What to run.
+        program: As for open_slurm_job. With `requeue`, one whose `database` stays the same from run to run.
+        preload: As for open_slurm_job.
+        requeue: When the job ends with AllocationEnding, put this Slurm job back into the queue. Started again, it
+            finds what was recorded in the database. The job has to be submitted with `--requeue`.
+        settings: As for open_slurm_job.
+
+    Raises what open_slurm_job and the job raise.
     """
-    return _run(job, "run_job_slurm", lambda: open_slurm_job(program=program, preload=preload, **settings))
+    try:
+        return _run(job, "run_job_slurm", lambda: open_slurm_job(program=program, preload=preload, **settings))
+    except AllocationEnding:
+        if requeue:
+            scontrol.requeue(allocation.read(os.environ).job_id)
+        raise
 
 
 def run_job_local(

@@ -19,6 +19,7 @@ import contextlib
 import json
 import logging
 import pickle
+import threading
 import time
 import warnings
 from collections import Counter
@@ -40,6 +41,7 @@ from hyperflow.engine.transport import Transport
 from hyperflow.engine.wire import Kind, Outcome
 from hyperflow.environment import Options, Statistics
 from hyperflow.errors import (
+    AllocationEnding,
     HyperflowError,
     LauncherError,
     NodeLost,
@@ -61,6 +63,9 @@ STILLBORN_SECONDS = 20.0
 """A node is held for lost when for so long its workers have ended, or could not be forked, before they started
 anything. What waits would wait for ever."""
 
+CUT_OFF = 10.0
+"""Seconds before the end of an allocation (at most a quarter of the notice) at which what still runs is ended."""
+
 STOOD_STILL = 10.0
 """Seconds for which user code may block the event loop before a warning says what that costs."""
 
@@ -69,6 +74,25 @@ END_GRACE = 15.0
 
 EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
+
+
+@attrs.frozen
+class End:
+    """When an allocation ends, as far as that is known.
+
+    Args:
+        at: Seconds since 1970, or None.
+        margin: How many seconds before that the job is told.
+        signals: Signals that announce it: a number, and what it says.
+    """
+
+    at: float | None
+    margin: float
+    signals: Mapping[int, str] = attrs.field(factory=dict[int, str])
+
+    def seconds_left(self) -> float:
+        """Return how long the allocation lasts; 0 if that is not known."""
+        return max(self.at - time.time(), 0.0) if self.at is not None else 0.0
 
 
 @attrs.frozen
@@ -107,8 +131,12 @@ class Engine:
         self._rebalance_due = False
         self._events_due = False
         self._timers: list[asyncio.TimerHandle] = []
+        self._ends: list[asyncio.TimerHandle] = []
+        self._signals: list[int] = []
         self._counts: Counter[str] = Counter()
         self._last_loss: NodeLost | None = None
+        self._ending: AllocationEnding | None = None
+        self._over: AllocationEnding | None = None  # the same, once nothing runs any more
         self.closed = False
 
     # ---- for its user -------------------------------------------------------------------------------------------
@@ -131,6 +159,8 @@ class Engine:
         """
         if self.closed:
             raise HyperflowError("this environment was closed; evaluations belong inside its `async with`")
+        if self._over is not None:
+            raise AllocationEnding(*self._over.args)
         if not self._links:
             raise self._last_loss or HyperflowError("no node is up")
         parcel = self._packer.pack(fn, args, kwargs)
@@ -187,6 +217,8 @@ class Engine:
         """Carry out what the scheduler decides, with one write per node."""
         self._flush_due = False
         self._packer.tick += 1
+        if self._ending is not None and self._over is None and not self.scheduler.sent:
+            self._turn_away(self._ending)
         out: dict[str, list[wire.Bytes]] = {}
         for effect in self.scheduler.schedule():
             worker = effect.worker
@@ -436,6 +468,43 @@ class Engine:
             self._returned(task, node)
             self._soon()
 
+    # ---- the end of the allocation ------------------------------------------------------------------------------
+
+    def expect_end(self, end: End) -> None:
+        """Prepare for the end of the allocation."""
+        if end.at is not None:
+            pause = max(end.seconds_left() - end.margin, 0.0)
+            self._ends.append(self._loop.call_later(pause, self.drain, "its time limit is near", end))
+        if threading.current_thread() is threading.main_thread():
+            for signum, text in end.signals.items():
+                self._loop.add_signal_handler(signum, self.drain, text, end)
+                self._signals.append(signum)
+
+    def drain(self, why: str, end: End) -> None:
+        """Start nothing more; what runs may go on until shortly before the end.
+
+        Only when it has ended, the flows that await the others are told. Earlier, one that is told would cancel those
+        beside it, as one that fails does, and what they had computed would be lost.
+        """
+        if self._ending is not None:
+            return
+        seconds = end.seconds_left()
+        logger.warning("the allocation ends (%s), in %.0f s: nothing more is started", why, seconds)
+        self._events.note(state="ending", cause=why, seconds=round(seconds, 1))
+        self._ending = AllocationEnding(why, seconds)
+        self.scheduler.paused = True
+        pause = seconds - min(CUT_OFF, seconds / 4)
+        self._ends.append(self._loop.call_later(pause, self._turn_away, self._ending))
+        self._soon()
+
+    def _turn_away(self, ending: AllocationEnding) -> None:
+        """End all that is left: what waits, and what still runs."""
+        self._over = ending
+        for evaluation in list(self._evaluations.values()):
+            self.scheduler.cancel(evaluation.task)
+            self._fail(evaluation, AllocationEnding(*ending.args))
+        self._soon()
+
     def _refuse(self, task: Task) -> None:
         """No node is left that could run a task."""
         evaluation = self._evaluations.get(task.number)
@@ -504,8 +573,10 @@ class Engine:
     async def close(self) -> None:
         """End everything; what still waits is cancelled."""
         self.closed = True
-        for timer in self._timers:
+        for timer in (*self._timers, *self._ends):
             timer.cancel()
+        for signum in self._signals:
+            self._loop.remove_signal_handler(signum)
         for evaluation in list(self._evaluations.values()):
             evaluation.cancel()
         self._flush()
@@ -552,6 +623,7 @@ async def open_engine(
     *,
     settings: Settings | None = None,
     preload: Sequence[str] = (),
+    end: End | None = None,
 ) -> AsyncIterator[Engine]:
     """Start a launcher on each node, and give the engine; at the end of the scope everything is ended.
 
@@ -560,6 +632,7 @@ async def open_engine(
         program: Whose log directory is used.
         settings: Limits of time, and how many nodes there have to be.
         preload: Modules that every launcher imports once, before it forks workers.
+        end: When the allocation ends.
 
     Raises:
         LauncherError: Fewer than `min_nodes` launchers could be started.
@@ -568,6 +641,8 @@ async def open_engine(
     engine = Engine(program, settings or Settings())
     try:
         await engine.start(nodes, preload)
+        if end is not None:
+            engine.expect_end(end)
         yield engine
     finally:
         await engine.close()

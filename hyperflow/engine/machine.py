@@ -77,8 +77,8 @@ def choose_cpus(wanted: int | None, affinity: Sequence[int], quota: float | None
         usable = len(affinity) if quota is None else min(len(affinity), max(1, math.ceil(quota)))
         return CpuChoice(affinity[:usable], True)
     if wanted > len(affinity):
-        usable = f"only {len(affinity)} there (ids {list(affinity)})"
-        remark = f"{wanted} CPUs were asked for, but a process may use {usable}, which evaluations share"
+        seen = f"only {len(affinity)} there (ids {list(affinity)})"
+        remark = f"{wanted} CPUs were asked for, but a process may use {seen}, which evaluations share"
         return CpuChoice(range(wanted), False, remark)
     if granted and wanted < len(affinity):
         return CpuChoice(range(wanted), False)

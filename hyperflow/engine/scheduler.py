@@ -58,6 +58,8 @@ class Scheduler:
     def __init__(self, recall_worth: float = RECALL_WORTH) -> None:
         self.pool = CpuPool()
         self.workers: dict[int, Worker] = {}
+        self.paused = False
+        """Whether nothing is started any more; what has been sent goes on."""
         self.late = 0
         """Answers for tasks that had been given to somebody else or were cancelled."""
         self._recall_worth = recall_worth
@@ -260,7 +262,7 @@ class Scheduler:
 
     def schedule(self) -> list[Effect]:
         """Place what can be placed, queue ahead, and return all effects since the last call."""
-        if self._waiting_count:
+        if self._waiting_count and not self.paused:
             reserved, holder = self._place()
             if self._waiting_count:
                 self._queue_ahead(reserved, holder)

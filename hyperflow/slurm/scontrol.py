@@ -50,6 +50,16 @@ def ask(job_id: int, run: Run | None = None) -> JobRecord:
     return parse(text, job_id)
 
 
+def requeue(job_id: int, run: Run | None = None) -> None:
+    """
+    Put a running batch job back into the queue, under its number; Slurm then ends all that it runs.
+
+    Raises:
+        SlurmError: Slurm refused, for example because the job was not submitted with --requeue.
+    """
+    (run or run_command)(["scontrol", "requeue", str(job_id)], {})
+
+
 def run_command(argv: Sequence[str], variables: Mapping[str, str]) -> str:
     """Run a command of Slurm, and return what it printed."""
     command = " ".join(argv)
