@@ -8,11 +8,13 @@ that nobody expected keeps its traceback.
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeAlias
+from typing import Annotated, NoReturn, TypeAlias, TypeVar
 
 import cyclopts
 
 import hyperflow as hf
+
+T = TypeVar("T")
 
 Cpus: TypeAlias = Annotated[
     int | None,
@@ -22,6 +24,20 @@ Cpus: TypeAlias = Annotated[
     ),
 ]
 """The type of an option --cpus."""
+
+
+Slurm: TypeAlias = Annotated[
+    bool,
+    cyclopts.Parameter(help="Use all CPUs of the Slurm allocation that this runs in, instead of this machine's."),
+]
+"""The type of an option --slurm."""
+
+
+def run_job(job: hf.Flow[T], cpus: int | None, program: hf.ProgramInfo | None, slurm: bool) -> T:
+    """Run a job on this machine, or on the allocation; there it goes back into the queue if its time is up."""
+    if slurm:
+        return hf.run_job_slurm(job, program=program, requeue=True)
+    return hf.run_job_local(job, cpus=cpus, program=program)
 
 
 def run(main: Callable[..., int | None]) -> NoReturn:

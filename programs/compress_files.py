@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 import attrs
-from commandline import Cpus, run
+from commandline import Cpus, Slurm, run, run_job
 from progress import progress
 
 import hyperflow as hf
@@ -239,6 +239,7 @@ def main(
     force: bool = False,
     verify: bool = False,
     cpus: Cpus = None,
+    slurm: Slurm = False,
     base_dir: Path | None = None,
 ) -> int:
     """Compress files with an external program, many at the same time; the sources stay.
@@ -275,7 +276,7 @@ def main(
     outcomes: list[Compressed | Failed] = []
     if tasks:
         where = hf.ProgramInfo.new(base_dir) if base_dir is not None else None
-        outcomes = hf.run_job_local(compress_all(tasks), cpus=cpus, program=where)
+        outcomes = run_job(compress_all(tasks), cpus, where, slurm)
     failed += [one for one in outcomes if isinstance(one, Failed)]
     report([one for one in outcomes if isinstance(one, Compressed)], failed, time.monotonic() - began)
     return 1 if failed else 0

@@ -18,9 +18,9 @@ async def greetings() -> list[str]:
     return await hf.map_concurrently(lambda number: hf.remote_eval(greet, number), range(cpus))
 
 
-def main() -> None:
-    """Say hello from every CPU of this machine."""
-    print(*hf.run_job_local(greetings()), sep="\n")
+def main(*, slurm: bool = False) -> None:
+    """Say hello from every CPU of this machine, or with --slurm of the allocation that this runs in."""
+    print(*hf.run_job_slurm(greetings()) if slurm else hf.run_job_local(greetings()), sep="\n")
 
 
 cyclopts.run(main)

@@ -34,7 +34,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import attrs
-from commandline import Cpus, run
+from commandline import Cpus, Slurm, run, run_job
 from progress import progress
 
 import hyperflow as hf
@@ -151,6 +151,7 @@ def main(
     points: int = 5001,
     eps: float = 1e-12,
     cpus: Cpus = None,
+    slurm: Slurm = False,
     base_dir: Path = Path("root_search"),
 ) -> int:
     """Find brackets for the square, cube and fourth roots of points between x_min and x_max.
@@ -167,7 +168,7 @@ def main(
     xs = points_between(x_min, x_max, points, eps)
     program = hf.ProgramInfo.new(base_dir, database=base_dir / "root_search.sqlite")
     began = time.monotonic()
-    outcome = hf.run_job_local(search(xs, eps), cpus=cpus, program=program)
+    outcome = run_job(search(xs, eps), cpus, program, slurm)
     wall = time.monotonic() - began
     right = report(xs, eps, outcome)
     computed = outcome.evaluations

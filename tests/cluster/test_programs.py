@@ -1,0 +1,55 @@
+"""The sbatch scripts of the programs, as a user submits them: from the checkout, on a real Slurm."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+from tests.imports import TOP
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Return a directory that looks like a checkout in which `make demo` has run."""
+    for name in ("programs", ".venv"):
+        (tmp_path / name).symlink_to(TOP / name)
+    return tmp_path
+
+
+def submit(cluster: Cluster, checkout: Path, name: str, *words: str) -> tuple[str, str]:
+    """Submit a program's script, wait for its end, and return the job's state and output."""
+    done = cluster.login.run(["sbatch", "--parsable", f"programs/{name}.sbatch", *words], cwd=checkout)
+    number = int(done.stdout)
+    state = cluster.slurm.wait_for(number)["JobState"]
+    return state, (checkout / f"{name}-{number}.out").read_text()
+
+
+def test_hello_world(cluster: Cluster, checkout: Path) -> None:
+    """Every CPU of the two nodes says hello."""
+    state, output = submit(cluster, checkout, "hello_world")
+    assert state == "COMPLETED", output
+    nodes = re.findall(r"^Hello \d from worker-\d@(\w+)", output, re.MULTILINE)
+    assert len(nodes) == 4
+    assert len(set(nodes)) == 2
+
+
+def test_root_search(cluster: Cluster, checkout: Path) -> None:
+    """The second job finds the first one's results."""
+    for computed in (153, 0):
+        state, output = submit(cluster, checkout, "root_search", "--points", "51")
+        assert state == "COMPLETED", output
+        assert f"evaluations    {computed} in this run" in output
+        assert "153 of 153 brackets checked and right" in output
+
+
+def test_compress_files(cluster: Cluster, checkout: Path) -> None:
+    """Files named on sbatch's command line are compressed on the nodes."""
+    files = [checkout / f"file {number}.txt" for number in range(6)]
+    for file in files:
+        file.write_text(file.name * 1000)
+    state, output = submit(cluster, checkout, "compress_files", "--verify", *map(os.fspath, files))
+    assert state == "COMPLETED", output
+    assert "6 compressed, 0 failed" in output
+    assert all(file.with_name(f"{file.name}.gz").stat().st_size < 1000 for file in files)
