@@ -4,7 +4,7 @@
     transport = "ssh"             # "auto", "ssh" or "srun"
     prologue = "module load gcc"  # shell lines to be run on a node before the launcher
     min_nodes = 2
-    host_keys = "strict"          # or "accept-new"
+    host_keys = "strict"          # or "accept-new"; or known_hosts = "/path/of/a/file": those keys and no others
 
 Every key is a field of `Settings`, and so is every variable: HYPERFLOW_MIN_NODES=2. A key that is unknown, a variable
 that looks like a misspelt one, and a value that makes no sense are refused with the place where they were found.
@@ -13,6 +13,7 @@ that looks like a misspelt one, and a value that makes no sense are refused with
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ class Settings:
     """How nodes are reached and watched.
 
     Args:
-        transport: "ssh", "srun", or "auto": ssh, and srun for all nodes if ssh reaches none.
+        transport: "ssh", "srun", or "auto": ssh, and srun for a node that ssh does not reach.
         prologue: Shell lines that are run on each node before the launcher, under `set -e`.
         min_nodes: With fewer nodes than this a job does not start.
         start_timeout: Seconds for a launcher to say hello.
@@ -43,6 +44,7 @@ class Settings:
         connect_attempts: How often a connection that was dropped before we logged in is tried.
         host_keys: What to do with a host whose key is in no known_hosts file: "strict" refuses it; "accept-new" takes
             it, and keeps it in hyperflow's own file. A key that has changed is always refused.
+        known_hosts: A file of known host keys; those count, and no others. Not together with "accept-new".
         ssh_port: Port of the nodes' sshd; None for what the user's ssh configuration says.
         heartbeat: Seconds between signs of life, both ways.
         node_timeout: Seconds of silence after which the head gives a node up.
@@ -59,6 +61,7 @@ class Settings:
     connect_timeout: float = 20.0
     connect_attempts: int = 6
     host_keys: str = "strict"
+    known_hosts: str = ""
     ssh_port: int | None = None
     heartbeat: float = 2.0
     node_timeout: float = 30.0
@@ -93,7 +96,15 @@ def read_settings(variables: Mapping[str, str] | None = None, **arguments: Any) 
     for name, value in arguments.items():
         if value is not None:
             values[name] = _checked(name, value, name)
-    return Settings(**values)
+    settings = Settings(**values)
+    if settings.known_hosts and settings.host_keys == "accept-new":
+        raise ConfigurationError('known_hosts names the only keys that count; host_keys = "accept-new" takes others')
+    if not settings.heartbeat < settings.node_timeout:
+        raise ConfigurationError(
+            f"heartbeat = {settings.heartbeat:g} and node_timeout = {settings.node_timeout:g}: "
+            "between two signs of life a node would be given up"
+        )
+    return settings
 
 
 def _default_file(variables: Mapping[str, str]) -> str:
@@ -123,8 +134,11 @@ def _checked(name: str, value: Any, where: str) -> Any:
     whole = field.default is None or isinstance(field.default, int)
     try:
         number = int(value) if whole else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = 0
-    if isinstance(value, bool) or number <= 0:
+    cut_off = isinstance(value, float) and number != value
+    if isinstance(value, bool) or cut_off or not 0 < number < math.inf:
         raise ConfigurationError(f"{where} = {value!r}: a positive {'whole ' if whole else ''}number is needed")
+    if name == "ssh_port" and number > 65535:
+        raise ConfigurationError(f"{where} = {value!r}: a port of at most 65535 is needed")
     return number

@@ -17,6 +17,7 @@ TOP = Path(__file__).resolve().parent.parent
 
 # Highest first. Rooms of one level may use each other, as long as there is no cycle.
 LEVELS = (
+    {"__main__"},
     {"cli"},
     {"cluster"},
     {"job"},

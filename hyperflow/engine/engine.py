@@ -563,10 +563,9 @@ class Engine:
                 "long calculations into remote_eval, or into asyncio.to_thread",
                 late,
             )
-        if late < self.settings.heartbeat:  # else what came meanwhile has still to be read
-            moment = time.monotonic()
-            for link in list(self._links.values()):
-                link.beat(moment)
+        moment, lapse = time.monotonic(), min(now - due, 2 * self.settings.heartbeat)
+        for link in list(self._links.values()):
+            link.beat(moment, lapse)
         self._timers = [timer for timer in self._timers if timer.when() > now and not timer.cancelled()]
         self._timers.append(self._loop.call_later(self.settings.heartbeat, self._beat, now))
 

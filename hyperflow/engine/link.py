@@ -18,7 +18,7 @@ from typing import Any
 from hyperflow._version import __version__, installed_version
 from hyperflow.config import Settings
 from hyperflow.engine import wire
-from hyperflow.engine.transport import LAUNCHER, Connection, Transport
+from hyperflow.engine.transport import LAUNCHER, Connection, CutOff, Transport, portable_environment
 from hyperflow.engine.wire import Kind
 from hyperflow.errors import ConfigurationError, LauncherError
 
@@ -51,6 +51,7 @@ class Link:
         self.defined: set[int] = set()  # what the launcher keeps
         self.greeting: dict[str, Any] = {}
         self.heard = self._spoke = time.monotonic()
+        self._silence = 0.0  # seconds in which we listened and heard nothing
         self._transport = transport
         self._settings = settings
         self._noise: bytes | None = b""  # what came before the launcher's first words; None after those
@@ -77,7 +78,7 @@ class Link:
             kind, body = await self._next(self._settings.start_timeout)
             if kind != Kind.GREETING:
                 raise LauncherError(f"the launcher on {self.node} began with a frame of kind {kind}")
-            self.greeting = json.loads(bytes(body))
+            self.greeting = self._read_greeting(bytes(body))
             self._compare()
             self.write([wire.control(Kind.SETUP, 0, self._setup(program_id, preload))])
             kind, body = await self._next(None)  # imports take what they take
@@ -97,7 +98,7 @@ class Link:
             "cwd": os.getcwd(),
             "sys_path": [os.path.abspath(path) for path in sys.path],
             "argv": sys.argv,
-            "environment": {},
+            "environment": portable_environment(os.environ),
             "preload": list(preload),
             "heartbeat": self._settings.heartbeat,
             "silence_limit": self._settings.silence_limit,
@@ -115,6 +116,12 @@ class Link:
         if isinstance(said, LauncherError):
             raise said
         return said
+
+    def _read_greeting(self, body: bytes) -> dict[str, Any]:
+        try:
+            return {**json.loads(body)}
+        except (ValueError, TypeError) as error:
+            raise LauncherError(f"the greeting of the launcher on {self.node} makes no sense: {error}") from error
 
     def _compare(self) -> None:
         ours = {
@@ -136,14 +143,18 @@ class Link:
             self._connection.write(parts)
             self._spoke = time.monotonic()
 
-    def beat(self, now: float) -> None:
+    def beat(self, now: float, lapse: float) -> None:
         """Give a sign of life if there was none lately; give the node up if it gave none for long.
 
-        Not to be called after the event loop stood still: what has come meanwhile must be read first.
+        Args:
+            now: The time.
+            lapse: Seconds since the last beat in which we listened. However long the event loop stood still, it counts
+                as little: what came meanwhile is not read yet.
         """
         if now - self._spoke >= self._settings.heartbeat:
             self.write([wire.frame(Kind.ALIVE)])
-        if now - self.heard > self._settings.node_timeout:
+        self._silence = min(self._silence + lapse, now - self.heard)
+        if self._silence > self._settings.node_timeout:
             self.give_up(f"nothing was heard of it for {now - self.heard:.1f} s", silent=True)
 
     def data_received(self, data: bytes) -> None:
@@ -171,8 +182,8 @@ class Link:
             return
         self._lost = True
         self.hurry()  # what sends nonsense is not to go on
-        cause = f"its stream ended{f': {error}' if error else ''}"
-        self._report(cause, False)
+        cause = f"its stream ended{f': {error}' if error and str(error) else ''}"
+        self._report(cause, isinstance(error, CutOff))
 
     def give_up(self, cause: str, silent: bool = False) -> None:
         """Hold the node for lost although its stream has not ended. Silent: it may not know, and go on over there."""

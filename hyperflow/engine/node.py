@@ -53,6 +53,9 @@ LONGEST_LOOK = 3600.0
 
 CHUNK = 1 << 18
 
+BEFORE_PROLOGUE = "HYPERFLOW_BEFORE_PROLOGUE"
+"""The variable that holds what `env` said before the prologue; see `transport.with_prologue`."""
+
 
 class Launcher:
     """The select loop and what it knows."""
@@ -132,7 +135,9 @@ class Launcher:
             if now - self.heard > self.setup["silence_limit"]:
                 self.stop(f"the head has not been heard for {now - self.heard:.0f} s")
             elif now - self.spoke >= self.setup["heartbeat"]:
-                self.send(wire.frame(Kind.ALIVE))
+                self.spoke = now
+                if not self.out:  # else there is more than enough for the head to hear, once it takes it
+                    self.send(wire.frame(Kind.ALIVE))
         while self.later and now >= self.later[0][0]:
             self.later.popleft()[1]()
         for process in list(self.workers.values()):
@@ -218,7 +223,7 @@ class Launcher:
     def prepare(self, setup: dict[str, Any]) -> None:
         """Take on the head's paths and environment, and import what is to be shared by all workers."""
         self.setup = setup
-        os.environ.update(setup["environment"])
+        self.take_environment(setup["environment"])
         with contextlib.suppress(OSError):
             os.chdir(setup["cwd"])
         sys.path[:] = setup["sys_path"]
@@ -240,7 +245,17 @@ class Launcher:
         os.environ.update(user_set)
         gc.collect()
         gc.freeze()  # keeps the garbage collector of a worker from copying all pages of what we imported
+        self.heard = time.monotonic()  # imports may have taken long, and the head says nothing before they are done
         self.send(wire.frame(Kind.READY))
+
+    def take_environment(self, theirs: dict[str, str]) -> None:
+        """Take on the head's variables, except what the prologue has set here."""
+        before = os.environ.pop(BEFORE_PROLOGUE, None)
+        for name, value in theirs.items():
+            here = os.environ.get(name)
+            was = f"\n{name}=" if here is None else f"\n{name}={here}\n"
+            if before is None or (was in f"\n{before}\n") == (here is not None):
+                os.environ[name] = value
 
     def close(self) -> None:
         """The head asks for the end: let idle workers leave by themselves."""

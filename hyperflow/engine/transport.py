@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +41,16 @@ KILL_AFTER = 8.0
 """Seconds that a local launcher has to be gone after the end of its stream; more than all that it and its keeper do
 then. Somebody may have stopped both of them."""
 
+_NOT_PORTABLE = {
+    *("PWD", "OLDPWD", "SHLVL", "_", "HOSTNAME", "HOST", "TERM", "TTY", "DISPLAY", "XAUTHORITY", "XDG_RUNTIME_DIR"),
+    *("SLURMD_NODENAME", "SLURM_NODEID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_GTIDS", "SLURM_TASK_PID"),
+    *("SLURM_CPUS_ON_NODE", "SLURM_TOPOLOGY_ADDR", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
+}
+_NOT_PORTABLE_PREFIXES = (
+    *("SSH_", "DBUS_", "XDG_SESSION_", "SLURM_STEP", "SLURM_LAUNCH", "SLURM_SRUN", "SLURM_CPU_BIND"),
+    *("HYPERFLOW_LAUNCHER", "HYPERFLOW_SERVICE", "HYPERFLOW_BEFORE_PROLOGUE"),
+)
+
 LAUNCHER = [
     sys.executable,
     "-P",
@@ -52,6 +62,10 @@ module of the standard library, in the directory where the user happens to be, i
 hyperflow may be run without being installed; not PYTHONPATH, which users' own programs would inherit."""
 
 
+class CutOff(ConnectionError):
+    """A stream has ended, and nothing says that the other end knows, or has ended too."""
+
+
 class Receiver(Protocol):
     """The head's end of a stream."""
 
@@ -60,7 +74,7 @@ class Receiver(Protocol):
         ...
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The stream has ended."""
+        """The stream has ended. A CutOff says that the launcher may go on until its silence_limit."""
         ...
 
 
@@ -94,14 +108,15 @@ class Transport(Protocol):
 
 
 class _Protocol(asyncio.Protocol):
-    def __init__(self, receiver: Receiver) -> None:
+    def __init__(self, receiver: Receiver, remote: bool) -> None:
         self.receiver = receiver
+        self.remote = remote
 
     def data_received(self, data: bytes) -> None:
         self.receiver.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.receiver.connection_lost(exc)
+        self.receiver.connection_lost(CutOff(str(exc) if exc else "") if self.remote else exc)
 
 
 class _ProcessConnection:
@@ -130,8 +145,10 @@ class _ProcessConnection:
             processes.kill_all(processes.carriers(self._tag))
 
 
-async def start_process(command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
-    """Start a process of this machine, with its stdin and stdout as the stream."""
+async def start_process(
+    command: Sequence[str], receiver: Receiver, log_file: Path, *, remote: bool = False
+) -> Connection:
+    """Start a process of this machine, with its stdin and stdout as the stream; remote: of which it is not the end."""
     ours, theirs = socket.socketpair()
     number = uuid.uuid4().hex
     try:
@@ -150,7 +167,7 @@ async def start_process(command: Sequence[str], receiver: Receiver, log_file: Pa
     ours.setblocking(False)
     loop = asyncio.get_running_loop()
     try:
-        transport, _ = await loop.create_unix_connection(lambda: _Protocol(receiver), sock=ours)
+        transport, _ = await loop.create_unix_connection(lambda: _Protocol(receiver, remote), sock=ours)
     except BaseException:  # cancelled
         ours.close()
         process.kill()
@@ -162,11 +179,22 @@ async def start_process(command: Sequence[str], receiver: Receiver, log_file: Pa
 def with_prologue(command: Sequence[str], prologue: str) -> list[str]:
     """Return the command, run by sh after some lines of the user's, such as `module load`.
 
-    What they print must not get into the stream. `-e`: a module that is not there must not be passed over.
+    What they print must not get into the stream. `-e`: a module that is not there must not be passed over. The launcher
+    takes on the head's variables; by what `env` said before it can tell which of them the prologue has set.
     """
     if not prologue.strip():
         return list(command)
-    return ["/bin/sh", "-ec", f"{{\n{prologue}\n}} >&2 </dev/null\nexec {shlex.join(command)}"]
+    before = 'HYPERFLOW_BEFORE_PROLOGUE="$(env)"\nexport HYPERFLOW_BEFORE_PROLOGUE'
+    return ["/bin/sh", "-ec", f"{before}\n{{\n{prologue}\n}} >&2 </dev/null\nexec {shlex.join(command)}"]
+
+
+def portable_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that mean on another node what they mean here."""
+    return {
+        name: value
+        for name, value in variables.items()
+        if name not in _NOT_PORTABLE and not name.startswith(_NOT_PORTABLE_PREFIXES)
+    }
 
 
 @attrs.frozen
@@ -195,7 +223,8 @@ class Srun:
         """Start the step; raises LauncherError if there is no srun."""
         step = ["srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={self.node}", "--cpu-bind=none"]
         options = ["--unbuffered", "--quiet", "--export=ALL", "--kill-on-bad-exit=1"]
-        return await start_process([*step, *options, *with_prologue(command, self.prologue)], receiver, log_file)
+        line = [*step, *options, *with_prologue(command, self.prologue)]
+        return await start_process(line, receiver, log_file, remote=True)
 
 
 @attrs.frozen

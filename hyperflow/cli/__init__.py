@@ -1,0 +1,5 @@
+"""The `hyperflow` command.
+
+`main` reads the command line, `doctor` runs the checks, `checks`, `reach` and `hostkeys` are the checks, `probe` is a
+shell on a node, `verdicts` turns what was found into words, `report` is what is printed, `check` one check's outcome.
+"""

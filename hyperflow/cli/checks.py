@@ -1,0 +1,197 @@
+"""The checks that concern no node in particular: Slurm, the allocation, the run directory, SQLite in it.
+
+Each takes what it needs and returns a Check. What may block, does so in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from hyperflow.cli import verdicts
+from hyperflow.cli.check import Check, failed, in_thread, ok, skipped, warning
+from hyperflow.config import Settings, read_settings
+from hyperflow.database import place
+from hyperflow.database.file import DatabaseFile
+from hyperflow.database.ownership import Ownership
+from hyperflow.errors import ConfigurationError, DatabaseError, SlurmError
+from hyperflow.program import ProgramInfo
+from hyperflow.slurm import allocation
+
+NOT_CONFIGURED = "Could not establish a configuration source"
+"""What Slurm's commands say on a machine on which they are merely installed."""
+
+LITTLE_SPACE = 1 << 30
+"""Bytes; with fewer than this free in the run directory, there is a warning."""
+
+
+def configuration(variables: Mapping[str, str]) -> tuple[Check, Settings]:
+    """Read the settings; if they cannot be read, the other checks are made with the defaults."""
+    try:
+        settings = read_settings(variables)
+    except ConfigurationError as error:
+        fix = "Correct it there, or remove it; the other checks are made with the defaults"
+        return failed("configuration", str(error), fix), Settings()
+    changed = {
+        field.name: value
+        for field in attrs.fields(Settings)
+        if (value := getattr(settings, field.name)) != field.default
+    }
+    words = ", ".join(f"{name} = {value!r}" for name, value in changed.items()) or "all settings have their defaults"
+    return ok("configuration", words, **attrs.asdict(settings)), settings
+
+
+def ask(argv: Sequence[str], variables: Mapping[str, str] | None = None, seconds: float = 30.0) -> str:
+    """Run a command of Slurm, and return what it printed; raises SlurmError with what it said."""
+    command = " ".join(argv)
+    try:
+        done = subprocess.run(
+            argv,
+            env={**os.environ, **(variables or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=seconds,
+            check=False,
+        )
+    except OSError as error:
+        raise SlurmError(f"`{command}`: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"`{command}` gave no answer within {seconds:g} s") from None
+    if done.returncode:
+        raise SlurmError(f"`{command}` exited with {done.returncode}: {_one_line(done.stderr or done.stdout)}")
+    return done.stdout
+
+
+def _one_line(text: str) -> str:
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+async def slurm(variables: Mapping[str, str], seconds: float) -> Check:
+    """Look for Slurm, and whether its controller answers; `data["nodes"]` is then the list of all nodes."""
+    if shutil.which("sinfo", path=variables.get("PATH")) is None:
+        if "SLURM_JOB_ID" in variables:
+            fix = f"Put Slurm's commands into PATH, which is {variables.get('PATH', '')}"
+            return failed("Slurm", "there is an allocation, but no sinfo in PATH", fix)
+        return skipped("Slurm", "there is no sinfo in PATH; without Slurm there is run_job_local()")
+
+    def look() -> tuple[str, str]:
+        limit = max(seconds - 1, 1.0)
+        version = ask(["sinfo", "--version"], seconds=limit).strip()
+        return version, ask(["sinfo", "--noheader", "--format=%N"], seconds=limit).strip()
+
+    try:
+        version, nodes = await in_thread(look)
+    except SlurmError as error:
+        if NOT_CONFIGURED in str(error) and "SLURM_JOB_ID" not in variables:
+            fix = "If this machine belongs to a cluster, SLURM_CONF has to name its slurm.conf"
+            return skipped("Slurm", "its commands are here, but no configuration; there is run_job_local()", fix)
+        fix = "`scontrol ping` shows whether the controller runs; SLURM_CONF and munge have to be right on this host"
+        return failed("Slurm", str(error), fix)
+    return ok("Slurm", f"{version}; the controller answers", version=version, nodes=" ".join(nodes.split()))
+
+
+async def find_allocation(variables: Mapping[str, str], seconds: float) -> tuple[Check, allocation.Allocation | None]:
+    """Read the allocation that this process is in."""
+    name = "allocation"
+    if "SLURM_JOB_ID" not in variables:
+        return skipped(name, "this is not inside one"), None
+    try:
+        granted = await in_thread(
+            lambda: allocation.find(variables, lambda argv, more: ask(argv, more, max(seconds - 1, 1.0)))
+        )
+    except SlurmError as error:
+        fix = "The variables SLURM_* of a job have to be as Slurm set them; `env | grep ^SLURM_` shows them"
+        return failed(name, str(error), fix), None
+    end = "no time limit"
+    if granted.end_time is not None:
+        left = max(granted.end_time - time.time(), 0.0) / 60
+        end = f"ends at {datetime.fromtimestamp(granted.end_time).astimezone():%Y-%m-%d %H:%M} (in {left:.0f} minutes)"
+    data: dict[str, Any] = {
+        "job_id": granted.job_id,
+        "nodes": {node.name: node.cpus for node in granted.nodes},
+        "here": granted.here,
+        "end_time": granted.end_time,
+        "restart_count": granted.restart_count,
+    }
+    words = f"job {granted.job_id}: {variables['SLURM_JOB_NODELIST']}, {granted.cpus} CPUs, {end}"
+    return ok(name, words, **data), granted
+
+
+@contextmanager
+def directory_for_checks(run_dir: Path) -> Iterator[Path]:
+    """Make a program's directory, as a run would; afterwards remove all that was made. Blocks.
+
+    Raises:
+        ConfigurationError: It cannot be made or written.
+    """
+    made = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
+    program = attrs.evolve(ProgramInfo.new(run_dir), temporary=True)
+    try:
+        yield program.log_dir.parent
+    finally:
+        program.remove()
+        for path in made:
+            with suppress(OSError):  # somebody else uses it by now
+                path.rmdir()
+
+
+def run_directory(run_dir: Path) -> Check:
+    """Say how a run directory that can be written stands."""
+    free, kind = shutil.disk_usage(run_dir).free, place.file_system_type(run_dir)
+    detail = f"{run_dir} on {kind or 'an unknown type of file system'}, {free / 1e9:.1f} GB free"
+    data: dict[str, Any] = {"path": str(run_dir), "file_system": kind, "free_bytes": free}
+    if free < LITTLE_SPACE:
+        return warning("run directory", detail, "Free space there, or choose another with --run-dir", **data)
+    return ok("run directory", detail, **data)
+
+
+def no_run_directory(run_dir: Path, error: str) -> Check:
+    """Say that the run directory cannot be used."""
+    fix = "Choose one that can be written: `hyperflow doctor --run-dir DIR`, and ProgramInfo.new(DIR) in the program"
+    return failed("run directory", error, fix, path=str(run_dir))
+
+
+def sqlite(directory: Path) -> Check:
+    """Make a results database, and use it as a run would. Blocks."""
+    path = directory / "results.sqlite"
+    try:
+        place.check(path)
+        ownership = Ownership.acquire(path, directory.name)
+        try:
+            file = DatabaseFile.open(path, directory.name)
+            try:
+                started = time.perf_counter()
+                file.insert([("doctor", "key", "value")])
+                seconds = time.perf_counter() - started
+                wal = file.wal
+            finally:
+                file.close()
+            again = DatabaseFile.open(path, directory.name)
+            try:
+                found = again.load("doctor")["key"].text
+            finally:
+                again.close()
+        finally:
+            ownership.release()
+    except (ConfigurationError, DatabaseError, OSError, KeyError) as error:
+        return no_sqlite(str(error))
+    if found != "value":
+        return no_sqlite(f"what was written was not there when it was read: {found!r}")
+    return verdicts.database(place.file_system_type(path), place.is_local(path), wal, seconds)
+
+
+def no_sqlite(error: str) -> Check:
+    """Say that no database can be kept in the run directory."""
+    fix = "Keep the database elsewhere: ProgramInfo.new(DIR, database=FILE); only the program itself needs to see FILE"
+    return failed("SQLite", error, fix)

@@ -1,0 +1,120 @@
+"""A shell on a node that answers three questions: echo this, read that file, write that file.
+
+It is started by one of the engine's transports, just as a launcher is, but needs nothing on the node except /bin/sh. So
+what it finds is not to be blamed on Python.
+
+Each question is three lines: a verb, a path, a text. Each answer is one: `+` or `-`, and the text or the error. The
+script is one line, because a csh as login shell does not take others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from hyperflow.engine.transport import Connection, Transport
+from hyperflow.errors import LauncherError
+
+MARK = b"<hyperflow doctor>\n"
+"""What comes before it was said by a shell's start-up files."""
+
+CLOSE_SECONDS = 12.0
+"""Seconds for a shell to be gone; more than a transport takes to kill what does not end by itself."""
+
+_ANSWER = 'then printf "%s\\n" "+$found"; else printf "%s\\n" "-$found"; fi;;'
+SCRIPT = (
+    'printf "\\n%s\\n" "<hyperflow doctor>"; '
+    "while IFS= read -r verb && IFS= read -r path && IFS= read -r text; do case $verb in "
+    'echo) printf "%s\\n" "+$text";; '
+    f'read) if found=$(cat "$path" 2>&1); {_ANSWER} '
+    f'write) if found=$( {{ printf "%s\\n" "$text" >"$path"; }} 2>&1 ); {_ANSWER} '
+    "esac; done"
+)
+
+
+class Refused(Exception):
+    """The node could not do what it was asked to; the text is what the shell said."""
+
+
+class Probe:
+    """The head's end of a shell on a node. Made by `open_probe`."""
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        self.connection: Connection | None = None
+        self._said = b""
+        self._lines: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._marked = False
+
+    def data_received(self, data: bytes) -> None:
+        """Cut into lines what follows the mark."""
+        self._said += data
+        if not self._marked:
+            _, mark, rest = self._said.partition(MARK)
+            if not mark:
+                return
+            self._marked, self._said = True, rest
+            self._lines.put_nowait(MARK)
+        *lines, self._said = self._said.split(b"\n")
+        for line in lines:
+            self._lines.put_nowait(line)
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 (a receiver gets it)
+        """Tell who waits."""
+        self._lines.put_nowait(None)
+
+    async def begin(self) -> None:
+        """Wait until the shell has started."""
+        await self._next()
+
+    async def ask(self, verb: str, path: str = "", text: str = "") -> str:
+        """Ask one question; raises Refused with what the shell says about it, LauncherError if it has gone."""
+        assert self.connection is not None
+        self.connection.write([f"{verb}\n{path}\n{text}\n".encode(errors="surrogateescape")])
+        answer = (await self._next()).decode(errors="replace")
+        if not answer.startswith("+"):
+            raise Refused(answer.removeprefix("-"))
+        return answer[1:]
+
+    async def _next(self) -> bytes:
+        line = await self._lines.get()
+        if line is None:
+            self._lines.put_nowait(None)
+            said = "" if self._marked else self._said.decode(errors="replace").strip()
+            raise LauncherError(f"the shell on {self.node} ended{': ' if said else ''}{said[-500:]}")
+        return line
+
+
+@asynccontextmanager
+async def open_probe(transport: Transport, log_file: Path) -> AsyncIterator[Probe]:
+    """Hold a shell on a node.
+
+    Raises:
+        LauncherError: It could not be started, or ended; the text has what it said.
+    """
+    probe = Probe(transport.node)
+    probe.connection = await transport.start(["/bin/sh", "-c", SCRIPT], probe, log_file)
+    try:
+        await probe.begin()
+        yield probe
+    except LauncherError as error:
+        if tail := log_tail(log_file):
+            raise LauncherError(f"{error}; it said: {tail}") from error
+        raise
+    finally:
+        probe.connection.close()
+        with contextlib.suppress(Exception):  # it has been cut off, whatever it says to that
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await probe.connection.wait_closed()
+
+
+def log_tail(log_file: Path) -> str:
+    """Return the end of what a program has said, in one line."""
+    try:
+        lines = log_file.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return " | ".join(line.strip() for line in lines[-5:] if line.strip())[-500:]

@@ -1,0 +1,230 @@
+"""The checks of one node: ssh, srun, the shared directory, the launcher and its greeting, CPUs.
+
+A node is contacted by ssh twice: for a shell, which the first checks need, and for a launcher, as a run starts it.
+Everything that was started there has ended when a check returns, or is made to end by the end of its stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+
+from hyperflow.cli import verdicts
+from hyperflow.cli.check import Check, Status, bounded, in_thread, ok, skipped
+from hyperflow.cli.hostkeys import known_keys, shown_key
+from hyperflow.cli.probe import Probe, Refused, open_probe
+from hyperflow.config import Settings
+from hyperflow.database import place
+from hyperflow.engine.link import Link
+from hyperflow.engine.ssh import Ssh
+from hyperflow.engine.transport import Local, Srun, Transport
+from hyperflow.errors import HyperflowError, LauncherError
+
+T = TypeVar("T")
+
+ECHOES = 5
+"""How often a shell is asked to echo; the median counts."""
+
+SEEN_SECONDS = 5.0
+"""Seconds for a file to be seen on the other side; some file systems remember for a while what is not there."""
+
+CLOSING_SECONDS = 30.0
+"""Seconds beyond its own limit that the check of a launcher has, to end it in order."""
+
+
+@attrs.frozen
+class Site:
+    """What the checks of all nodes have in common.
+
+    Args:
+        settings: How hyperflow is to reach nodes.
+        directory: In the run directory, made for the checks; None if there is none.
+        scratch: On this machine, for logs.
+        seconds: How long a check may take.
+        in_allocation: Whether this process is in an allocation, so that srun can be tried.
+        granted: The CPUs of each node of the allocation.
+    """
+
+    settings: Settings
+    directory: Path | None
+    scratch: Path
+    seconds: float
+    in_allocation: bool
+    granted: dict[str, int]
+
+
+async def check_this_machine(node: str, site: Site) -> list[Check]:
+    """Check what can be checked here: the launcher, and CPUs."""
+    checks = [await _check_launcher(Local(node), "local", site)]
+    return _with_cpus(node, checks, site)
+
+
+async def check_node(node: str, site: Site) -> list[Check]:
+    """Check another node."""
+    async with AsyncExitStack() as stack:
+        async with asyncio.TaskGroup() as group:
+            by_ssh = group.create_task(_check_ssh(node, site, stack))
+            by_srun = group.create_task(_check_srun(node, site, stack))
+        (ssh, ssh_probe), (srun, srun_probe) = by_ssh.result(), by_srun.result()
+        ssh, srun = verdicts.by_transport(site.settings.transport, ssh, srun)
+        checks = [ssh, srun, await _check_sharing(node, site, ssh_probe or srun_probe)]
+    how = verdicts.chosen_transport(site.settings.transport, ssh, srun)
+    if how is None:
+        return [*checks, *(skipped(name, "the node cannot be reached", node=node) for name in ("Python", "CPUs"))]
+    ways: dict[str, Transport] = {"ssh": Ssh(node, site.settings), "srun": Srun(node, site.settings.prologue)}
+    return _with_cpus(node, [*checks, await _check_launcher(ways[how], how, site)], site)
+
+
+async def _check_ssh(node: str, site: Site, stack: AsyncExitStack) -> tuple[Check, Probe | None]:
+    # Without the prologue: if that fails, it is the launcher's failure.
+    settings = attrs.evolve(
+        site.settings,
+        prologue="",
+        connect_attempts=min(site.settings.connect_attempts, 2),
+        connect_timeout=min(site.settings.connect_timeout, site.seconds * 0.45),  # so that both attempts can tell
+    )
+    probes: list[Probe] = []
+
+    async def check() -> Check:
+        try:
+            probe, latency = await _opened(Ssh(node, settings), site, stack)
+        except LauncherError as error:
+            if error.__cause__ is None or isinstance(error.__cause__, LauncherError):
+                raise
+            import asyncssh  # noqa: PLC0415 (costs 0.1 s, which the command need not pay where there is no node)
+
+            known = await known_keys(node, settings)
+            refused = isinstance(error.__cause__, asyncssh.HostKeyNotVerifiable)
+            shown = await shown_key(node, settings) if refused else ""
+            return verdicts.ssh_failure(node, error.__cause__, known, shown, node in site.granted)
+        probes.append(probe)
+        known = await known_keys(node, settings)
+        vouches = ", ".join(known.places)
+        words = f"key accepted, host key in {vouches or 'a file of known hosts'}, echo in {1000 * latency:.1f} ms"
+        return ok("ssh", words, node, latency_seconds=latency, known_in=list(known.files))
+
+    late = f"See how far `ssh -v {node} true` gets, and `sinfo --nodes={node}` whether it is up"
+    return await bounded(site.seconds, "ssh", node, check(), late), probes[0] if probes else None
+
+
+async def _check_srun(node: str, site: Site, stack: AsyncExitStack) -> tuple[Check, Probe | None]:
+    if not site.in_allocation:
+        return skipped("srun", "only within an allocation", node=node), None
+    if node not in site.granted:
+        return skipped("srun", "the node is not of our allocation", node=node), None
+    probes: list[Probe] = []
+
+    async def check() -> Check:
+        probe, latency = await _opened(Srun(node), site, stack)
+        probes.append(probe)
+        return ok("srun", f"a step starts, echo in {1000 * latency:.1f} ms", node, latency_seconds=latency)
+
+    late = f"Try `srun --overlap --nodes=1 --ntasks=1 --nodelist={node} hostname`; other steps may hold the CPUs"
+    return await bounded(site.seconds, "srun", node, check(), late), probes[0] if probes else None
+
+
+async def _opened(transport: Transport, site: Site, stack: AsyncExitStack) -> tuple[Probe, float]:
+    """Open a shell that the stack closes, and measure the time of an echo."""
+    log_file = site.scratch / f"{type(transport).__name__.lower()}-{transport.node}.log"
+    probe = await stack.enter_async_context(open_probe(transport, log_file))
+    times: list[float] = []
+    for number in range(ECHOES):
+        started = time.perf_counter()
+        if await probe.ask("echo", text=f"echo {number}") != f"echo {number}":
+            raise LauncherError(f"the shell on {transport.node} does not answer what it was asked")
+        times.append(time.perf_counter() - started)
+    return probe, statistics.median(times)
+
+
+async def _check_sharing(node: str, site: Site, probe: Probe | None) -> Check:
+    name, directory = "shared directory", site.directory
+    if probe is None:
+        return skipped(name, "the node cannot be reached", node=node)
+    if directory is None:
+        return skipped(name, "the run directory cannot be written", node=node)
+
+    async def check() -> Check:
+        here, there = directory / f"here-{node}", directory / f"there-{node}"
+        await in_thread(lambda: here.write_text(f"to {node}\n"))
+        read, seconds_there = await _within(SEEN_SECONDS, lambda: _read_there(probe, here, f"to {node}"))
+        written, seconds_here = None, 0.0
+        if read is None:
+            written, seconds_here = await _within(SEEN_SECONDS, lambda: _write_there(probe, there, f"from {node}"))
+        kind = await in_thread(lambda: place.file_system_type(directory))
+        return verdicts.sharing(node, str(directory.parent), kind, read, written, (seconds_there, seconds_here))
+
+    late = "The file system hangs on that node, or here: `df` on both sides shows it"
+    return await bounded(site.seconds, name, node, check(), late)
+
+
+async def _within(seconds: float, attempt: Callable[[], Awaitable[str | None]]) -> tuple[str | None, float]:
+    """Try until there is no complaint or the time is up; return the last complaint, and how long it took."""
+    started = time.monotonic()
+    pause = 0.02
+    while (complaint := await attempt()) is not None and time.monotonic() - started < seconds:
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, 0.5)
+    return complaint, round(time.monotonic() - started, 3)
+
+
+async def _read_there(probe: Probe, path: Path, text: str) -> str | None:
+    try:
+        found = await probe.ask("read", str(path))
+    except Refused as error:
+        return str(error).rpartition(": ")[2]
+    return None if found == text else f"it reads {found!r} there"
+
+
+async def _write_there(probe: Probe, path: Path, text: str) -> str | None:
+    try:
+        await probe.ask("write", str(path), text)
+        found = await in_thread(path.read_text)
+    except Refused as error:
+        return str(error).rpartition(": ")[2]
+    except OSError as error:
+        return error.strerror or str(error)
+    return None if found == f"{text}\n" else f"it reads {found!r} here"
+
+
+async def _check_launcher(transport: Transport, how: str, site: Site) -> Check:
+    """Start a launcher as a run does, hear its greeting, and end it."""
+    link = Link(transport, site.settings, site.scratch, lambda *_: None, lambda *_: None)
+    remote = {"ssh": f"ssh {link.node}", "srun": f"srun --overlap --nodelist={link.node}"}.get(how, "")
+    interpreter = shlex.quote(sys.executable)
+    limit = site.settings.connect_timeout + site.settings.start_timeout + 1.0
+
+    async def check() -> Check:
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(limit):  # the link has its own, and can say more
+                await link.start("doctor", ())
+        except (HyperflowError, TimeoutError) as error:
+            late = f"no launcher was ready within {limit:g} s (connect_timeout and start_timeout)"
+            text = (str(error) or late).replace(str(link.log_file), "").replace("\n", " ")
+            words, prologue = " ".join(text.split()), site.settings.prologue if remote else ""
+            failure = verdicts.launcher_failure(link.node, remote, words, interpreter, prologue)
+            return attrs.evolve(failure, data={"greeting": link.greeting} if link.greeting else {})
+        seconds = time.monotonic() - started
+        await link.close()
+        return verdicts.greeting(link.node, link.greeting, how, seconds)
+
+    late = "The launcher could not be ended; see `ps -u $USER` there"
+    return await bounded(limit + CLOSING_SECONDS, "Python", link.node, check(), late)
+
+
+def _with_cpus(node: str, checks: list[Check], site: Site) -> list[Check]:
+    """Add what the launcher's greeting says about CPUs."""
+    launcher = checks[-1]
+    said = launcher.data.get("greeting")
+    if launcher.status is not Status.OK or not said:
+        return [*checks, skipped("CPUs", "no launcher could be started", node=node)]
+    return [*checks, verdicts.cpus(node, site.granted.get(node), said["affinity"], said["quota"])]

@@ -1,0 +1,144 @@
+"""What the doctor prints: a table for people, JSON for programs.
+
+The JSON is one object:
+
+    format      1; it changes when something here changes its meaning, not when something is added
+    ok          whether nothing failed; the exit code is then 0, otherwise 1
+    hyperflow, python, host, time
+                versions, the machine on which the doctor ran, and when (ISO 8601)
+    counts      how many checks are "ok", "warning", "failed", "skipped"
+    checks      a list of objects:
+        check   "configuration", "Slurm", "allocation", "run directory", "SQLite", "nodes", "ssh", "srun",
+                "shared directory", "Python" or "CPUs"
+        node    the node, or null
+        status  "ok", "warning", "failed" or "skipped"
+        detail  what was found, in words; of a skipped check, why
+        fix     what to do about it, in words; "" if nothing
+        seconds how long the check took
+        data    what was found, for programs; empty for what was skipped or ended with an error. It has
+                configuration: every setting; Slurm: version, nodes; run directory: path, file_system, free_bytes;
+                allocation: job_id, nodes (name to CPUs), here, end_time, restart_count;
+                SQLite: file_system, local, journal ("wal" or "rollback"), commit_seconds;
+                ssh: latency_seconds, known_in (files), or cause: "host key changed", "host key unknown",
+                "permission denied", "refused", "unknown name", "no answer" or "other"; srun: latency_seconds;
+                shared directory: file_system, seconds_there, seconds_here (until a file was seen);
+                Python: greeting (versions and CPUs, as the launcher has them), transport, start_seconds;
+                CPUs: granted, affinity, quota
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, TextIO
+
+import attrs
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hyperflow._version import __version__
+from hyperflow.cli.check import Check, Status
+
+FORMAT = 1
+
+MOST_ALIKE = 8
+"""With more nodes than this of which a check says ok, they share one line."""
+
+STYLES = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "bold red", Status.SKIPPED: "dim"}
+WORDS = {Status.OK: "ok", Status.WARNING: "warning", Status.FAILED: "FAILED", Status.SKIPPED: "skipped"}
+
+
+def exit_code(checks: Iterable[Check]) -> int:
+    """Return 0 if nothing failed, else 1."""
+    return 1 if any(check.status is Status.FAILED for check in checks) else 0
+
+
+def as_json(checks: Sequence[Check]) -> str:
+    """Return the checks as a JSON object; see the module's docstring."""
+    report: dict[str, Any] = {
+        "format": FORMAT,
+        "ok": exit_code(checks) == 0,
+        "hyperflow": __version__,
+        "python": sys.version.split()[0],
+        "host": socket.gethostname(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "counts": {status.value: count for status, count in _counts(checks).items()},
+        "checks": [
+            {
+                "check": check.name,
+                "node": check.node,
+                "status": check.status.value,
+                "detail": check.detail,
+                "fix": check.fix,
+                "seconds": check.seconds,
+                "data": dict(check.data),
+            }
+            for check in checks
+        ],
+    }
+    return json.dumps(report, indent=2)
+
+
+def print_table(checks: Sequence[Check], file: TextIO) -> None:
+    """Print the checks for people: in colours and wrapped on a terminal, plain and a line each in a pipe."""
+    terminal = file.isatty()
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
+    for _ in range(3):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in folded(checks):
+        style = STYLES[check.status]
+        words = Text(check.detail)
+        if check.fix:
+            words.append(f"\n-> {check.fix}", style="" if terminal else None)
+        table.add_row(Text(WORDS[check.status], style=style), Text(check.name), Text(check.node or ""), words)
+    if terminal:
+        Console(file=file, highlight=False).print(table)
+    else:
+        buffer = io.StringIO()
+        Console(file=buffer, width=100_000, color_system=None, highlight=False).print(table)
+        file.writelines(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
+    print(summary(checks), file=file)
+
+
+def folded(checks: Sequence[Check]) -> list[Check]:
+    """Order the checks by what they are about, and put those that say the same of several nodes into one."""
+    order = list(dict.fromkeys(check.name for check in checks))
+    result: list[Check] = []
+    for name in order:
+        alike: dict[tuple[Status, str, str], list[Check]] = {}
+        mine = [check for check in checks if check.name == name]
+        many = sum(check.status is Status.OK for check in mine) > MOST_ALIKE
+        for check in mine:
+            well = check.status is Status.OK and check.node is not None and many
+            alike.setdefault(
+                (check.status, "all well", "") if well else (check.status, check.detail, check.fix), []
+            ).append(check)
+        for (_, detail, _), same in alike.items():
+            result.append(attrs.evolve(same[0], node=_nodes(same), detail=detail) if len(same) > 1 else same[0])
+    return result
+
+
+def _nodes(checks: Sequence[Check]) -> str | None:
+    names = [check.node for check in checks if check.node is not None]
+    if not names:
+        return None
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, ... {names[-1]} ({len(names)} nodes)"
+
+
+def summary(checks: Sequence[Check]) -> str:
+    """Return the last line for people."""
+    counts = _counts(checks)
+    words = ", ".join(f"{counts[status]} {WORDS[status].lower()}" for status in Status if counts[status])
+    return f"{words}: " + ("see FAILED above." if counts[Status.FAILED] else "nothing failed.")
+
+
+def _counts(checks: Sequence[Check]) -> dict[Status, int]:
+    counts = Counter(check.status for check in checks)
+    return {status: counts[status] for status in Status}

@@ -1,0 +1,230 @@
+"""What was found, turned into words and a status; and what to do about it. Pure: nothing is looked at here."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from hyperflow.cli.check import Check, Status, failed, ok, skipped, warning
+from hyperflow.cli.hostkeys import KnownKeys, typed
+
+CONFIGURATION = "~/.config/hyperflow/config.toml"
+
+SLOW_SECONDS = 1.0
+"""Longer than this for a file to be seen on another node, or for a commit, is worth a warning."""
+
+
+def ssh_failure(node: str, error: BaseException, known: KnownKeys, shown: str, in_allocation: bool) -> Check:
+    """Say why a node cannot be reached by ssh.
+
+    Args:
+        error: What stopped it, as asyncssh or the operating system has it.
+        known: What is known of its host key.
+        shown: The fingerprint of the key that it shows, "" if that could not be found out.
+        in_allocation: Whether the node is one of our allocation: others may refuse us for that alone.
+    """
+    import asyncssh  # noqa: PLC0415 (costs 0.1 s)
+
+    by_srun = f'set transport = "srun" in {CONFIGURATION}'
+    if isinstance(error, asyncssh.HostKeyNotVerifiable):
+        return _host_key_failure(node, known, shown)
+    if isinstance(error, asyncssh.PermissionDenied):
+        fix = (
+            f"Try `ssh -o BatchMode=yes {node} true`. Without a key: `ssh-keygen -t ed25519 && cat "
+            f"~/.ssh/id_ed25519.pub >> ~/.ssh/authorized_keys`. A key with a passphrase needs an agent: `ssh-add`. "
+            f"If this site allows no ssh: {by_srun}"
+        )
+        if not in_allocation:
+            fix = f"Many sites let in only who has a job on the node: run the doctor in one (`salloc`). {fix}"
+        return failed("ssh", f"our key is not accepted ({error})", fix, node, cause="permission denied")
+    if isinstance(error, ConnectionRefusedError):
+        fix = f"Ask the administrators to start sshd on {node}, leave {node} out (`--exclude={node}`), or {by_srun}"
+        return failed("ssh", "no sshd answers there (connection refused)", fix, node, cause="refused")
+    if isinstance(error, socket.gaierror):
+        fix = (
+            "See `sinfo --Node` for the nodes there are, and `getent hosts NODE`; ~/.ssh/config may give it a HostName"
+        )
+        return failed("ssh", f"nobody knows this name ({error.strerror})", fix, node, cause="unknown name")
+    if isinstance(error, (TimeoutError, asyncssh.ConnectionLost, ConnectionResetError)) or not str(error):
+        fix = f"See `sinfo --nodes={node}` whether it is up, and `ssh -v {node} true` how far one gets; or {by_srun}"
+        what = str(error) or "no answer in time"
+        return failed("ssh", f"it does not answer, or hangs up ({what})", fix, node, cause="no answer")
+    return failed("ssh", str(error), f"Try `ssh -v {node} true`, or {by_srun}", node, cause="other")
+
+
+def _host_key_failure(node: str, known: KnownKeys, shown: str) -> Check:
+    key = f" ({shown})" if shown else ""
+    port = "" if known.port == 22 else f"-p {known.port} "
+    kept = typed(known.pinned) if known.pinned else "~/.ssh/known_hosts"
+    scan = f"`ssh-keyscan {port}{known.host} >> {kept}`"
+    if not known.files:
+        fix = f"After comparing the key with what the administrators say: {scan}"
+        if not known.pinned:
+            fix += f'; or, to trust each node at first sight: host_keys = "accept-new" in {CONFIGURATION}'
+        where = f"not in {known.pinned}" if known.pinned else "in no file of known hosts"
+        return failed("ssh", f"its host key{key} is {where}", fix, node, cause="host key unknown")
+    forget = [
+        f"ask the administrators to correct {path}"
+        if path.startswith("/etc/")
+        else f"`ssh-keygen -R {shlex.quote(known.entry)} -f {path}`"
+        for path in known.places
+    ]
+    fix = f"It may be another machine that poses as {node}. If {node} was installed anew: {', '.join(forget)}, {scan}"
+    detail = f"its host key{key} has changed: another one is in {', '.join(known.places)}"
+    return failed("ssh", detail, fix, node, cause="host key changed", known_in=list(known.files))
+
+
+def by_transport(transport: str, ssh: Check, srun: Check) -> tuple[Check, Check]:
+    """Say how bad a failure is: one of a transport that hyperflow would not use here is a warning only."""
+    if transport == "srun":
+        ssh = _demoted(ssh, 'hyperflow does not use ssh here (transport = "srun")')
+    if transport == "ssh":
+        srun = _demoted(srun, 'hyperflow does not use srun here (transport = "ssh")')
+    elif transport == "auto" and ssh.status is Status.OK:
+        srun = _demoted(srun, "hyperflow does not need it here, because ssh works")
+    elif transport == "auto" and srun.status is Status.OK and ssh.status is Status.FAILED:
+        ssh = attrs.evolve(ssh, detail=f"{ssh.detail}; hyperflow will use srun")
+    return ssh, srun
+
+
+def _demoted(check: Check, why: str) -> Check:
+    if check.status is not Status.FAILED:
+        return check
+    return attrs.evolve(check, status=Status.WARNING, detail=f"{check.detail}; {why}")
+
+
+def chosen_transport(transport: str, ssh: Check, srun: Check) -> str | None:
+    """Return by which transport hyperflow would start the node's launcher, None if by none."""
+    tried = {"ssh": (ssh,), "srun": (srun,)}.get(transport, (ssh, srun))
+    return next((check.name for check in tried if check.status is Status.OK), None)
+
+
+def sharing(
+    node: str, place: str, kind: str, read: str | None, written: str | None, seconds: tuple[float, float]
+) -> Check:
+    """Say whether a directory is shared with a node.
+
+    Args:
+        read: Why the node did not read what was written here; None if it did.
+        written: Why what the node wrote was not read here; None if it was.
+        seconds: How long each took.
+    """
+    name = "shared directory"
+    kind = kind or "unknown"
+    fix = (
+        f"{place} is on a file system of type {kind} here. Choose a directory that all nodes see, such as your home: "
+        "`hyperflow doctor --run-dir DIR`, and ProgramInfo.new(DIR) in the program"
+    )
+    data = {"seconds_there": seconds[0], "seconds_here": seconds[1], "file_system": kind}
+    if read is not None:
+        return failed(name, f"what is written here in {place} is not there ({read})", fix, node, **data)
+    if written is not None:
+        detail = f"it sees {place}, but what it writes there is not here ({written})"
+        return failed(name, detail, fix, node, **data)
+    if max(seconds) > SLOW_SECONDS:
+        detail = f"shared, but it took {seconds[0]:.1f} s until it saw a file, and {seconds[1]:.1f} s back"
+        slow = "Functions must not expect files of other nodes at once; ask for a directory with a shorter cache"
+        return warning(name, detail, slow, node, **data)
+    return ok(name, "files written here are there, and the other way round", node, **data)
+
+
+def database(kind: str, local: bool, wal: bool, seconds: float) -> Check:
+    """Say how a results database does in the run directory, after it has been tried."""
+    where = f"on {kind or 'an unknown type of file system'}, " + ("local" if local else "which may be shared")
+    journal = "write-ahead log" if wal else "rollback journal"
+    data: dict[str, Any] = {
+        "file_system": kind,
+        "local": local,
+        "journal": "wal" if wal else "rollback",
+        "commit_seconds": seconds,
+    }
+    detail = f"{where}: {journal}; opened, written, read, closed; a commit took {1000 * seconds:.1f} ms"
+    if seconds > SLOW_SECONDS:
+        fix = "Put the database on a faster file system: ProgramInfo.new(DIR, database=FILE)"
+        return warning("SQLite", detail, fix, **data)
+    return ok("SQLite", detail, **data)
+
+
+def cpus(node: str, granted: int | None, affinity: Sequence[int], quota: float | None) -> Check:
+    """Compare what a node lets a process have with what Slurm has promised.
+
+    Args:
+        granted: How many CPUs the allocation has there; None outside of one.
+    """
+    name, seen = "CPUs", len(affinity)
+    data = {"granted": granted, "affinity": list(affinity), "quota": quota}
+    limit = f", with {quota:g} CPUs' worth of time" if quota is not None else ""
+    if granted is None:
+        return ok(name, f"a process may use {count(seen)}{limit}; no allocation promises anything", node, **data)
+    if seen < granted:
+        fix = (
+            'Evaluations will share them. Try the other transport ("ssh" or "srun"), ask Slurm for as many CPUs as '
+            "there are, or look with `taskset -pc $$` on the node"
+        )
+        return warning(
+            name, f"Slurm grants {count(granted)}, but a process may use only {seen}{limit}", fix, node, **data
+        )
+    if quota is not None and quota < granted:
+        fix = "Evaluations will be throttled; ask for that many CPUs only, or ask the administrators about the limit"
+        return warning(
+            name, f"Slurm grants {count(granted)}, but the control group only the time of {quota:g}", fix, node, **data
+        )
+    if seen > granted:
+        fix = (
+            "Nothing is pinned, and nothing keeps evaluations off the CPUs of others' jobs. Ask for whole nodes "
+            '(`--exclusive`), or try the other transport (transport = "srun"), which Slurm confines on most sites'
+        )
+        return warning(name, f"Slurm grants {count(granted)}, but a process may use {seen}{limit}", fix, node, **data)
+    return ok(name, f"{count(granted)}, as Slurm promises{limit}; workers will be pinned", node, **data)
+
+
+def count(cpus: int) -> str:
+    """Return a number of CPUs in words."""
+    return f"{cpus} CPU{'s' * (cpus != 1)}"
+
+
+def launcher_failure(node: str, how: str, error: str, interpreter: str, prologue: str) -> Check:
+    """Say why a launcher could not be started although the node can be reached.
+
+    Args:
+        how: The command that runs others there; "" for here.
+    """
+    how = f"{how} " if how else ""
+    if "no module named" in error.lower() or "not found" in error or "No such file" in error:
+        fix = (
+            f"The node has to see the Python environment: is {interpreter} there (`{how}ls -l {interpreter}`)? Install "
+            'it on a shared file system, or load what it needs with prologue = "module load ..." in '
+            f"{CONFIGURATION}"
+        )
+    elif "here and" in error:
+        fix = f"`{how}{interpreter} --version` shows what is there; install the environment on a shared file system"
+    else:
+        fix = f"Try `{how}{interpreter} -c 'import hyperflow.engine.node'`; see also start_timeout in {CONFIGURATION}"
+    if prologue and "here and" not in error:
+        fix = f"Perhaps the prologue fails there, see prologue in {CONFIGURATION}. {fix}"
+    return failed("Python", error, fix, node)
+
+
+def greeting(node: str, said: Mapping[str, Any], how: str, seconds: float) -> Check:
+    """Say which versions a launcher has greeted us with; they are ours.
+
+    Args:
+        how: The transport; "local" for here.
+    """
+    versions = {what: said.get(what) for what in ("python", "hyperflow", "dill", "protocol")}
+    words = f"Python {versions['python']}, hyperflow {versions['hyperflow']}, dill {versions['dill']}"
+    way = "here" if how == "local" else f"by {how}"
+    start = round(seconds, 3)
+    data = {"transport": how, "start_seconds": start, "greeting": dict(said)}
+    return ok("Python", f"{words}; a launcher started {way} in {seconds:.1f} s", node, **data)
+
+
+def no_nodes(sinfo: str) -> Check:
+    """Say that there is no node to look at, and how to name some."""
+    example = sinfo or "node[1-3]"
+    fix = f"`hyperflow doctor --nodes '{example}'`, or run it within an allocation: `salloc --nodes=2 hyperflow doctor`"
+    return skipped("nodes", "no allocation, and none were named", fix)

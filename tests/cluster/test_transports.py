@@ -1,0 +1,289 @@
+"""Runs in real allocations: how the nodes are reached, and that all of them are used."""
+
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+from tests.cluster import daemons
+from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import cluster as held_cluster
+from tests.cluster.runs import prepare, submit
+from tests.helpers import block_until
+from tests.imports import TOP
+
+NODES = ("node1", "node2", "node3")
+
+
+def _connections(cluster: Cluster) -> dict[str, int]:
+    return {node: cluster.connections(node) for node in cluster.nodes}
+
+
+@pytest.mark.parametrize("transport", ["auto", "ssh"])
+def test_one_ssh_connection_per_node(cluster: Cluster, transport: str) -> None:
+    """A thousand evaluations use all nodes, through one connection to each other node and none to the head's."""
+    before = _connections(cluster)
+
+    run = submit(cluster, transport=transport)
+    result = run.result()
+
+    assert result["right"]
+    assert set(result["nodes"]) == set(NODES)
+    assert min(result["nodes"].values()) > 50
+    assert _connections(cluster) == {
+        "node1": before["node1"],
+        "node2": before["node2"] + 1,
+        "node3": before["node3"] + 1,
+    }
+    assert run.statistics()["cpus"] == 12
+    assert (run.statistics()["done"], run.statistics()["failed"]) == (1000, 0)
+    assert not [told for told in run.all("log") if told.value[0].startswith("asyncssh")]
+
+
+def test_srun(cluster: Cluster) -> None:
+    """With srun there is one step for each other node, and no ssh."""
+    before = _connections(cluster)
+    steps = "tell('steps', os.popen('squeue --steps --noheader --format=%i,%N').read().split())"
+
+    run = submit(cluster, f"async def main():\n    {steps}\n    return await thousand(quick)\n", transport="srun")
+    result = run.result()
+
+    assert result["right"]
+    assert set(result["nodes"]) == set(NODES)
+    assert _connections(cluster) == before
+    nodes = [step.split(",")[1] for step in run.all("steps")[0].value if ".batch" not in step]
+    assert sorted(nodes) == ["node2", "node3"]
+
+
+def test_auto_falls_back_to_srun(cluster: Cluster) -> None:
+    """Where ssh is refused, srun is taken, and the log says why."""
+    (cluster.home / ".ssh" / "authorized_keys").unlink()
+    before = _connections(cluster)
+
+    run = submit(cluster)
+    result = run.result()
+
+    assert set(result["nodes"]) == set(NODES)
+    said = [told.value[2] for told in run.logged("ssh does not work")]
+    assert len(said) == 2
+    assert all("does not accept our keys" in each and "srun" in each for each in said)
+    assert len(run.logged("reached by srun")) == 2
+    # Refused is refused: nobody knocks twice.
+    assert _connections(cluster) == {
+        "node1": before["node1"],
+        "node2": before["node2"] + 1,
+        "node3": before["node3"] + 1,
+    }
+
+
+def test_nodes_of_different_size(needs_cluster: None) -> None:
+    """Each node gives the CPUs that were granted there."""
+    with held_cluster(cpus=(1, 4, 2)) as c:
+        run, command, env = prepare(c)
+        c.slurm.sbatch(f"exec {command}", nodes=3, exclusive=True, env=env)
+
+        result = run.result()
+
+        assert run.statistics()["cpus"] == 7
+        assert result["right"]
+        assert result["nodes"]["node2"] > result["nodes"]["node1"]
+        block_until(lambda: not c.slurm.squeue(), 10, "the job ends")
+
+
+def test_salloc_on_the_login_host(cluster: Cluster) -> None:
+    """In salloc on a login host no node is local: each is contacted once."""
+    before = _connections(cluster)
+    run, command, env = prepare(cluster)
+
+    cluster.login.run(["salloc", "--nodes=3", "--ntasks-per-node=4", *shlex.split(command)], env=env)
+
+    assert set(run.result()["nodes"]) == set(NODES)
+    assert _connections(cluster) == {node: count + 1 for node, count in before.items()}
+
+
+def test_srun_with_a_terminal(cluster: Cluster) -> None:
+    """In a shell that `srun --pty` gives, all nodes of the job are used."""
+    run, command, env = prepare(cluster)
+    inner = f"srun --pty --nodes=1 --ntasks=1 {command}"
+    # srun --pty wants a terminal of its own: `script` has one to give
+    outer = ["script", "-qec", f"salloc --nodes=3 --ntasks-per-node=4 {inner}", "/dev/null"]
+
+    with cluster.login.start(outer, env=env, stdin=subprocess.PIPE):
+        result = run.result()
+
+        assert set(result["nodes"]) == set(NODES)
+        assert run.statistics()["cpus"] == 12
+
+
+def test_no_allocation(cluster: Cluster) -> None:
+    """Outside an allocation the error says what to do."""
+    run, command, env = prepare(cluster)
+
+    cluster.login.run(shlex.split(command), env=env)
+
+    error = run.error()
+    assert error.startswith("SlurmError")
+    assert "SLURM_JOB_ID is not set" in error
+    assert "sbatch" in error
+    assert "run_job_local" in error
+
+
+# ------------------------------------------------------------------------------------- surroundings
+
+
+ENVIRONMENT = """
+def look(x):
+    time.sleep(0.05)
+    return [hf.worker_info().node, os.environ.get("MINE"), os.environ.get("THEIRS"), os.environ.get("LOADED")]
+
+async def main():
+    found = await hf.map_concurrently(lambda x: hf.remote_eval(look, x), range(24))
+    return sorted(map(list, set(map(tuple, found))), key=str)
+"""
+
+
+@pytest.mark.parametrize("transport", ["ssh", "srun"])
+def test_variables(cluster: Cluster, transport: str) -> None:
+    """Functions see the variables of the batch script on all nodes, and on other nodes what the prologue has made."""
+    run = submit(
+        cluster,
+        ENVIRONMENT,
+        before="export MINE=one THEIRS=two LANG=C; unset LOADED",
+        prologue="echo what a module says\nexport THEIRS=three LOADED=yes",
+        transport=transport,
+    )
+
+    nodes = {node: rest for node, *rest in run.result()}
+
+    assert nodes.pop("node1", ["one", "two", None]) == ["one", "two", None]
+    assert nodes
+    assert all(values == ["one", "three", "yes"] for values in nodes.values())
+
+
+def test_noise(cluster: Cluster) -> None:
+    """A start-up file that prints, sshd's banner, LANG=C and a home that cannot be written to do no harm."""
+    sshd = cluster.hosts["node2"]
+    daemons.stop("sshd", sshd)
+    (cluster.home / "banner").write_text("No smoking.\n" * 100)
+    sshd.daemon([*daemons.argv("sshd", sshd), "-o", f"Banner={cluster.home}/banner"])
+    (cluster.home / ".bashrc").write_text("echo welcome\necho; printf 'no newline' >&2\nseq 10000\n")
+    shutil.copytree(cluster.home / ".ssh", cluster.home / "ro" / ".ssh")
+    within = "unshare --mount sh -c 'mount --bind $HOME $HOME && mount -o remount,ro,bind $HOME && exec \"$@\"' -"
+
+    run = submit(cluster, before="export LANG=C LC_ALL=C HOME=$HOME/ro", within=within, transport="ssh")
+
+    assert run.result()["right"]
+    assert run.statistics()["nodes"] == 3
+    daemons.stop("sshd", sshd)
+
+
+def test_a_login_shell_that_is_no_sh(cluster: Cluster) -> None:
+    """A login shell that knows neither exec with variables nor functions is given one plain command."""
+    shell = cluster.home / "nosh"
+    # What csh, fish and others have in common: words, single quotes, and `exec`.
+    shell.write_text(
+        "#!/usr/bin/python3\nimport os, shlex, sys\nprint('nosh: hello')\n"
+        "assert sys.argv[1] == '-c', sys.argv\nwords = shlex.split(sys.argv[2])\n"
+        "assert words[0] == 'exec', words\nassert not set('$`!\\n') & set(sys.argv[2]), sys.argv[2]\n"
+        "sys.stdout.flush()\nos.execv(words[1], words[1:])\n"
+    )
+    shell.chmod(0o755)
+    passwd = cluster.directory / "etc" / "passwd"
+    before = passwd.read_text()
+    try:
+        passwd.write_text(before.replace(":/bin/bash", f":{shell}", 1))
+        run = submit(cluster, transport="ssh")
+        assert run.result()["right"]
+        assert run.statistics()["nodes"] == 3
+    finally:
+        passwd.write_text(before)
+
+
+def test_a_prologue_that_fails(cluster: Cluster) -> None:
+    """The node is left out with the prologue's own words; without a node too few, that is the error."""
+    prologue = 'if [ "$(hostname)" = node2 ]; then echo "no module named gcc" >&2; false; fi'
+
+    run = submit(cluster, prologue=prologue, transport="ssh")
+    result = run.result()
+
+    assert set(result["nodes"]) == {"node1", "node3"}
+    (warning,) = [each.value for each in run.all("warning") if "node2" in each.value and "pinned" not in each.value]
+    assert "going on without a node" in warning
+    assert "no module named gcc" in warning
+
+    run = submit(cluster, prologue=prologue, transport="ssh", min_nodes=3)
+    error = run.error()
+    assert error.startswith("LauncherError: 2 of 3 nodes")
+    assert "no module named gcc" in error
+
+
+@pytest.mark.parametrize(
+    ("what", "files"),
+    [
+        ("hyperflow", {"sitecustomize.py": "import hyperflow._version as v; v.__version__ = '77.7'"}),
+        ("python", {"sitecustomize.py": "import sys; sys.version = '77.7 (main, Jan  1 2026, 00:00:00) [GCC 1.0.0]'"}),
+        ("protocol", {"sitecustomize.py": "import hyperflow.engine.wire as w; w.PROTOCOL_VERSION = 77.7"}),
+        ("dill", {"dill-77.7.dist-info/METADATA": "Metadata-Version: 2.1\nName: dill\nVersion: 77.7\n"}),
+    ],
+)
+def test_another_version(cluster: Cluster, what: str, files: dict[str, str]) -> None:
+    """A node with another version of something that matters is refused; the warning names both versions."""
+    for name, text in files.items():
+        path = cluster.home / "other" / name
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    there = f"{cluster.home}/other:{TOP}"
+
+    run = submit(cluster, prologue=f'if [ "$(hostname)" = node3 ]; then export PYTHONPATH={there}; fi', transport="ssh")
+
+    assert set(run.result()["nodes"]) == {"node1", "node2"}
+    (warning,) = [each.value for each in run.all("warning") if "going on without a node" in each.value]
+    assert f"{what} is " in warning
+    assert "77.7 on node3" in warning
+
+
+def test_a_shell_that_hangs(cluster: Cluster) -> None:
+    """A start-up file that never ends is an error after start_timeout; sshd is asked to end it."""
+    (cluster.home / ".bashrc").write_text("echo hanging\n[ $(hostname) = node2 ] && sleep 3600\n")
+
+    run = submit(cluster, start_timeout=1.0, transport="ssh")
+
+    assert set(run.result()["nodes"]) == {"node1", "node3"}
+    (warning,) = [each.value for each in run.all("warning") if "going on without a node" in each.value]
+    assert "did not say anything for 1 s" in warning
+    assert "hanging" in warning
+    # sshd does as it is asked for all users but root, which the tests are.
+    block_until(lambda: "session_signal_req" in cluster.sshd_log("node2"), 5, "sshd is asked to kill it")
+    run.cluster.slurm.wait_for(run.job)
+    for process in cluster.strangers()["node2"]:
+        process.kill()
+
+
+def test_all_nodes_start_at_once(cluster: Cluster) -> None:
+    """Each node's prologue waits for all the others': they start together, or not at all."""
+    # two other nodes; a third comer would be the one that waits for ever
+    meet = "touch $HOME/came.$(hostname); until [ -e $HOME/came.node2 ] && [ -e $HOME/came.node3 ]; do sleep 0.05; done"
+
+    run = submit(cluster, prologue=meet, start_timeout=10, transport="ssh")
+
+    assert run.result()["right"]
+    assert run.statistics()["nodes"] == 3
+
+
+def test_a_node_without_sshd(cluster: Cluster) -> None:
+    """A node that cannot be reached is left out with one warning; too few nodes are an error that names each."""
+    cluster.faults.stop_daemon("node2", "sshd")
+
+    run = submit(cluster, transport="ssh")
+
+    assert set(run.result()["nodes"]) == {"node1", "node3"}
+    (warning,) = [each.value for each in run.all("warning") if "going on without a node" in each.value]
+    assert "cannot reach node2 by ssh: no sshd answers there" in warning
+
+    cluster.faults.stop_daemon("node3", "sshd")
+    run = submit(cluster, transport="ssh", min_nodes=2)
+    error = run.error()
+    assert error.startswith("LauncherError: 1 of 3 nodes could be started, and min_nodes is 2")
+    assert "cannot reach node2" in error
+    assert "cannot reach node3" in error
