@@ -224,7 +224,7 @@ def report(done: list[Compressed], failed: list[Failed], wall: float) -> None:
             f"bytes          {bytes_in} in, {bytes_out} out, ratio {bytes_in / max(bytes_out, 1):.2f}\n"
             f"wall time      {wall:.2f} s, {len(done) / wall:.0f} files/s\n"
             f"CPU time       {sum(one.cpu for one in done):.2f} s in the external program\n"
-            f"peak memory    {max(one.peak_memory for one in done) / 1e6:.1f} MB in one of them"
+            f"peak memory    at most {max(one.peak_memory for one in done) / 1e6:.1f} MB in one of them"
         )
     sys.stdout.flush()
     for one in failed:
