@@ -99,11 +99,12 @@ def read_settings(variables: Mapping[str, str] | None = None, **arguments: Any) 
     settings = Settings(**values)
     if settings.known_hosts and settings.host_keys == "accept-new":
         raise ConfigurationError('known_hosts names the only keys that count; host_keys = "accept-new" takes others')
-    if not settings.heartbeat < settings.node_timeout:
-        raise ConfigurationError(
-            f"heartbeat = {settings.heartbeat:g} and node_timeout = {settings.node_timeout:g}: "
-            "between two signs of life a node would be given up"
-        )
+    for limit in ("node_timeout", "silence_limit"):
+        if getattr(settings, limit) <= settings.heartbeat:
+            text = "the other side would be given up between two signs of life"
+            raise ConfigurationError(
+                f"{limit} = {getattr(settings, limit):g}, heartbeat = {settings.heartbeat:g}: {text}"
+            )
     return settings
 
 

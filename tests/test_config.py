@@ -111,6 +111,8 @@ def test_settings_that_contradict_each_other(variables: dict[str, str]) -> None:
         read_settings(variables, known_hosts="~/pinned", host_keys="accept-new")
     with pytest.raises(ConfigurationError, match="node_timeout"):
         read_settings(variables, heartbeat=30, node_timeout=30)
+    with pytest.raises(ConfigurationError, match="silence_limit"):
+        read_settings(variables, silence_limit=1)
 
 
 def test_numbers_as_texts(variables: dict[str, str]) -> None:

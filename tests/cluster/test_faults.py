@@ -160,7 +160,7 @@ def test_silent_deaths(wide: Cluster) -> None:
 
 def test_a_link_is_cut_and_a_launcher_killed_half_way(cluster: Cluster) -> None:
     """Two of three nodes die in the middle of a run, and a thousand of a thousand results are there."""
-    run = submit(cluster, "async def main():\n    return await thousand(held)\n", **QUICK)
+    run = submit(cluster, "async def main():\n    return await thousand(held)\n", **{**QUICK, "silence_limit": 3.0})
     run.wait_held(*cluster.nodes)
     cluster.faults.cut("node2")
     _kill(_launchers(cluster, "node3")[1])
@@ -196,7 +196,7 @@ def test_a_node_is_lost_by_srun(cluster: Cluster) -> None:
 
 EXCLUSIVE = """
 import hyperflow.engine.engine
-hyperflow.engine.engine.END_GRACE = 2.0
+hyperflow.engine.engine.END_GRACE = 1.0
 
 def stamp(x):
     path = place / f"stamp.{x}.{hf.worker_info().node}"
@@ -218,7 +218,7 @@ def test_exclusive_evaluations_wait(cluster: Cluster, fault: str) -> None:
 
     A stream that ends without a word of the launcher's end is no proof: something in between may have cut it.
     """
-    run = submit(cluster, EXCLUSIVE, nodes=2, **{**QUICK, "node_timeout": 1.0, "silence_limit": 2.0})
+    run = submit(cluster, EXCLUSIVE, nodes=2, **{**QUICK, "node_timeout": 1.0, "silence_limit": 1.5})
     block_until(lambda: len(run.all("started")) == 8, 20, "all run", state=run.seen)
     getattr(cluster.faults, fault)("node2")
     lost = run.wait_logged("node node2 was lost").when
@@ -233,7 +233,7 @@ def test_exclusive_evaluations_wait(cluster: Cluster, fault: str) -> None:
     for told in again:
         x, node = told.value
         assert node == "node1"
-        assert told.when - lost > 4.0 - 0.1
+        assert told.when - lost > 2.5 - 0.1
         assert (run.place / f"stamp.{x}.node2").stat().st_mtime < told.when
     assert run.statistics()["failed"] == 0
 
