@@ -20,7 +20,9 @@ from hyperflow import flow as flows
 from hyperflow.config import Settings, read_settings
 from hyperflow.database.store import copy_database, open_database
 from hyperflow.engine import machine
-from hyperflow.engine.engine import End, NodePlan, open_engine
+from hyperflow.engine.end import End
+from hyperflow.engine.engine import open_engine
+from hyperflow.engine.fleet import NodePlan
 from hyperflow.engine.ssh import Ssh
 from hyperflow.engine.transport import FirstOf, Local, Srun, Transport
 from hyperflow.environment import Environment, Options

@@ -19,31 +19,27 @@ import contextlib
 import json
 import logging
 import pickle
-import threading
-import time
-import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import attrs
-
 from hyperflow.config import Settings
-from hyperflow.engine import machine, wire
+from hyperflow.engine import wire
+from hyperflow.engine.end import End, EndWatch
 from hyperflow.engine.evaluation import Evaluation, in_words, read_failure
 from hyperflow.engine.events import EventLog
+from hyperflow.engine.fleet import Fleet, NodePlan
 from hyperflow.engine.link import Link
+from hyperflow.engine.machine import CpuChoice
 from hyperflow.engine.parcels import Packer
 from hyperflow.engine.scheduler import Scheduler
 from hyperflow.engine.state import Fork, Kill, Recall, Retire, Send, Task, Worker
-from hyperflow.engine.transport import Transport
 from hyperflow.engine.wire import Kind, Outcome
 from hyperflow.environment import Options, Statistics
 from hyperflow.errors import (
     AllocationEnding,
     HyperflowError,
-    LauncherError,
     NodeLost,
     OutOfMemory,
     SerializationError,
@@ -66,48 +62,11 @@ anything. What waits would wait for ever."""
 CUT_OFF = 10.0
 """Seconds before the end of an allocation (at most a quarter of the notice) at which what still runs is ended."""
 
-STOOD_STILL = 10.0
-"""Seconds for which user code may block the event loop before a warning says what that costs."""
-
 END_GRACE = 15.0
 """Seconds after which nothing of a node runs whose launcher has heard of the end; see keeper.py and node.py."""
 
 EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
-
-
-@attrs.frozen
-class End:
-    """When an allocation ends, as far as that is known.
-
-    Args:
-        at: Seconds since 1970, or None.
-        margin: How many seconds before that the job is told.
-        signals: Signals that announce it: a number, and what it says.
-    """
-
-    at: float | None
-    margin: float
-    signals: Mapping[int, str] = attrs.field(factory=dict[int, str])
-
-    def seconds_left(self) -> float:
-        """Return how long the allocation lasts; 0 if that is not known."""
-        return max(self.at - time.time(), 0.0) if self.at is not None else 0.0
-
-
-@attrs.frozen
-class NodePlan:
-    """A node to be used.
-
-    Args:
-        transport: How to reach it.
-        cpus: How many CPUs to use there; None for all that may be used.
-        granted: Whether a batch system granted just these: if more are visible there, it is not known which are ours.
-    """
-
-    transport: Transport
-    cpus: int | None = None
-    granted: bool = False
 
 
 class Engine:
@@ -120,8 +79,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._packer = Packer()
         self._events = EventLog(program.log_dir / "events.jsonl")
-        self._links: dict[str, Link] = {}
-        self._losing: list[asyncio.Task[None]] = []
+        self.fleet = Fleet(program, settings, self._events, self._on_frame, self._on_up, self._on_lost)
         self._stillborn: dict[str, float] = {}  # since when no worker of a node has started anything
         self._pinned: dict[str, bool] = {}
         self._given: dict[int, set[int]] = {}  # which definitions a worker has
@@ -131,8 +89,7 @@ class Engine:
         self._rebalance_due = False
         self._events_due = False
         self._timers: list[asyncio.TimerHandle] = []
-        self._ends: list[asyncio.TimerHandle] = []
-        self._signals: list[int] = []
+        self._end_watch: EndWatch | None = None
         self._counts: Counter[str] = Counter()
         self._last_loss: NodeLost | None = None
         self._ending: AllocationEnding | None = None
@@ -161,7 +118,7 @@ class Engine:
             raise HyperflowError("this environment was closed; evaluations belong inside its `async with`")
         if self._over is not None:
             raise AllocationEnding(*self._over.args)
-        if not self._links:
+        if not self.fleet.links:
             raise self._last_loss or HyperflowError("no node is up")
         parcel = self._packer.pack(fn, args, kwargs)
         size = len(parcel.payload) + sum(buffer.nbytes for buffer in parcel.buffers)
@@ -191,7 +148,7 @@ class Engine:
             for worker in self.scheduler.workers.values()
         )
         return Statistics(
-            nodes=len(self._links),
+            nodes=len(self.fleet.links),
             nodes_lost=self._counts["nodes_lost"],
             cpus=self.scheduler.pool.total,
             cpus_free=self.scheduler.pool.free,
@@ -230,16 +187,14 @@ class Engine:
             else:
                 self._order(effect, parts)
         for node, parts in out.items():
-            link = self._links.get(node)
-            if link is not None:
-                link.write(parts)
+            self.fleet.write(node, parts)
         if self.scheduler.unbalanced and not self._rebalance_due:
             self._rebalance_due = True
             self._loop.call_later(REBALANCE_PAUSE, self._rebalance)
         if self._events.lines and not self._events_due:
             self._events_due = True
             self._loop.call_later(EVENTS_PAUSE, self._write_events)
-        if len(self._packer.definitions) > len(self._links):
+        if len(self._packer.definitions) > len(self.fleet.links):
             self._forget()
 
     def _send(self, effect: Send, parts: list[wire.Bytes]) -> None:
@@ -263,7 +218,7 @@ class Engine:
         parts += wire.records_frame(Kind.TASKS, worker.number, records)
 
     def _give(self, worker: Worker, number: int, parts: list[wire.Bytes]) -> None:
-        link = self._links[worker.node]
+        link = self.fleet.links[worker.node]
         if number not in link.defined:
             link.defined.add(number)
             definition = self._packer.definitions[number]
@@ -293,7 +248,7 @@ class Engine:
         gone = self._packer.forgettable()
         if gone:
             body = b"".join(map(wire.NUMBER.pack, gone))
-            for link in self._links.values():
+            for link in self.fleet.links.values():
                 link.defined.difference_update(gone)
                 link.write([wire.frame(Kind.FORGET, 0, body)])
             self.scheduler.forget(gone)
@@ -398,8 +353,8 @@ class Engine:
         """A worker ended before it started anything. The next one may do better, but not for ever."""
         since = self._stillborn.setdefault(node, self._loop.time())
         working = any(worker.queue for worker in self.scheduler.workers.values() if worker.node == node)
-        if not working and self._loop.time() - since > STILLBORN_SECONDS and node in self._links:
-            self._links[node].give_up(f"for {STILLBORN_SECONDS:g} s no worker could start: {cause}")
+        if not working and self._loop.time() - since > STILLBORN_SECONDS and node in self.fleet.links:
+            self.fleet.links[node].give_up(f"for {STILLBORN_SECONDS:g} s no worker could start: {cause}")
 
     def _note_recalled(self, tasks: list[Task]) -> None:
         for task in tasks:
@@ -439,10 +394,6 @@ class Engine:
 
     def _on_lost(self, link: Link, cause: str, silent: bool) -> None:
         """A node has gone without being asked to."""
-        if self._links.pop(link.node, None) is None:
-            return
-        logger.warning("node %s was lost: %s; its log: %s", link.node, cause, link.log_file)
-        self._losing.append(self._loop.create_task(link.close()))  # what is left of it there is ended at once
         self._counts["nodes_lost"] += 1
         self._last_loss = NodeLost(link.node, cause, str(link.log_file))
         wait = END_GRACE + (self.settings.silence_limit if silent else 0.0)
@@ -450,7 +401,6 @@ class Engine:
             self._events.task(task.number, "withheld", f', "seconds": {wait}')
             self._timers.append(self._loop.call_later(wait, self._release, task, link.node))
         back, impossible = self.scheduler.lose_node(link.node)
-        self._events.note(node=link.node, state="lost", cause=cause)
         for task in back:
             self._returned(task, link.node)
         for task in impossible:
@@ -470,31 +420,24 @@ class Engine:
 
     # ---- the end of the allocation ------------------------------------------------------------------------------
 
-    def expect_end(self, end: End) -> None:
+    def expect(self, end: End) -> None:
         """Prepare for the end of the allocation."""
-        if end.at is not None:
-            pause = max(end.seconds_left() - end.margin, 0.0)
-            self._ends.append(self._loop.call_later(pause, self.drain, "its time limit is near", end))
-        if threading.current_thread() is threading.main_thread():
-            for signum, text in end.signals.items():
-                self._loop.add_signal_handler(signum, self.drain, text, end)
-                self._signals.append(signum)
+        self._end_watch = EndWatch(end, self.drain)
 
-    def drain(self, why: str, end: End) -> None:
-        """Start nothing more; what runs may go on until shortly before the end.
+    def drain(self, why: str, seconds: float) -> None:
+        """Start nothing more; what runs may go on until shortly before the end, `seconds` from now.
 
         Only when it has ended, the flows that await the others are told. Earlier, one that is told would cancel those
         beside it, as one that fails does, and what they had computed would be lost.
         """
         if self._ending is not None:
             return
-        seconds = end.seconds_left()
         logger.warning("the allocation ends (%s), in %.0f s: nothing more is started", why, seconds)
         self._events.note(state="ending", cause=why, seconds=round(seconds, 1))
         self._ending = AllocationEnding(why, seconds)
         self.scheduler.paused = True
         pause = seconds - min(CUT_OFF, seconds / 4)
-        self._ends.append(self._loop.call_later(pause, self._turn_away, self._ending))
+        self._timers.append(self._loop.call_later(pause, self._turn_away, self._ending))
         self._soon()
 
     def _turn_away(self, ending: AllocationEnding) -> None:
@@ -509,7 +452,7 @@ class Engine:
         """No node is left that could run a task."""
         evaluation = self._evaluations.get(task.number)
         if evaluation is not None and self._last_loss is not None:
-            refusal = self.scheduler.refusal(task.cpus) if self._links else None
+            refusal = self.scheduler.refusal(task.cpus) if self.fleet.links else None
             self._fail(evaluation, refusal or NodeLost(*self._last_loss.args))
 
     # ---- names --------------------------------------------------------------------------------------------------
@@ -519,100 +462,29 @@ class Engine:
 
     # ---- nodes --------------------------------------------------------------------------------------------------
 
-    async def start(self, nodes: Sequence[NodePlan], preload: Sequence[str]) -> None:
-        """Start all launchers, at the same time, and take their CPUs into the pool.
-
-        A node that cannot be started is left out with a warning, as long as `min_nodes` are there.
-        """
-        outcomes = await _all(self._try_node(plan, preload) for plan in nodes)
-        failures = [outcome for outcome in outcomes if isinstance(outcome, LauncherError)]
-        if len(self._links) < self.settings.min_nodes:
-            raise LauncherError(
-                f"{len(self._links)} of {len(nodes)} nodes could be started, and min_nodes is "
-                f"{self.settings.min_nodes}:\n" + "\n".join(map(str, failures))
-            )
-        for failure in failures:
-            warnings.warn(f"going on without a node: {failure}", RuntimeWarning, stacklevel=2)
-        unpinned = [outcome for outcome in outcomes if isinstance(outcome, str)]
-        if unpinned:
-            warnings.warn("nothing is pinned: " + "; ".join(unpinned), RuntimeWarning, stacklevel=2)
-        self._timers.append(self._loop.call_later(self.settings.heartbeat, self._beat, self._loop.time()))
-
-    async def _try_node(self, plan: NodePlan, preload: Sequence[str]) -> LauncherError | str | None:
-        """Start a launcher; return the error if it cannot be started, or why its workers are not pinned."""
-        link = Link(plan.transport, self.settings, self.program.log_dir, self._on_frame, self._on_lost)
-        try:
-            await link.start(self.program.program_id, preload)
-        except LauncherError as error:
-            self._events.note(node=link.node, state="not started", cause=str(error))
-            return error
-        cpus = machine.choose_cpus(plan.cpus, link.greeting["affinity"], link.greeting["quota"], plan.granted)
-        self._links[link.node] = link
-        self._pinned[link.node] = cpus.pinned
-        self.scheduler.add_node(link.node, cpus.ids)
-        self._events.note(node=link.node, state="up", cpus=list(cpus.ids), pinned=cpus.pinned)
-        return f"{link.node}: {cpus.remark}" if cpus.remark else None
-
-    def _beat(self, due: float) -> None:
-        """Exchange signs of life with the nodes."""
-        now = self._loop.time()
-        late = now - due - self.settings.heartbeat
-        if late > STOOD_STILL:
-            logger.warning(
-                "the event loop stood still for %.0f s: evaluations went on, but none was started or delivered; put "
-                "long calculations into remote_eval, or into asyncio.to_thread",
-                late,
-            )
-        moment, lapse = time.monotonic(), min(now - due, 2 * self.settings.heartbeat)
-        for link in list(self._links.values()):
-            link.beat(moment, lapse)
-        self._timers = [timer for timer in self._timers if timer.when() > now and not timer.cancelled()]
-        self._timers.append(self._loop.call_later(self.settings.heartbeat, self._beat, now))
+    def _on_up(self, node: str, cpus: CpuChoice) -> None:
+        self._pinned[node] = cpus.pinned
+        self.scheduler.add_node(node, cpus.ids)
 
     async def close(self) -> None:
         """End everything; what still waits is cancelled."""
         self.closed = True
-        for timer in (*self._timers, *self._ends):
+        if self._end_watch is not None:
+            self._end_watch.close()
+        for timer in self._timers:
             timer.cancel()
-        for signum in self._signals:
-            self._loop.remove_signal_handler(signum)
         for evaluation in list(self._evaluations.values()):
             evaluation.cancel()
         self._flush()
-        links, self._links = list(self._links.values()), {}
-        closing = asyncio.gather(*map(asyncio.ensure_future, map(Link.close, links)), *self._losing)
-        interrupted: asyncio.CancelledError | None = None
-        while not closing.done():
-            try:
-                # Shielded: a task that is cancelled before its first step would not close anything.
-                await asyncio.shield(closing)
-            except asyncio.CancelledError as error:
-                interrupted = error
-                for link in links:
-                    link.hurry()
-            except Exception:  # noqa: BLE001 (is raised below)
-                break
-        self._events.note(state="closed")
-        self._events.close()
-        if interrupted is not None:
-            raise interrupted
-        closing.result()
+        try:
+            await self.fleet.close()
+        finally:
+            self._events.note(state="closed")
+            self._events.close()
 
 
 def _service(worker: Worker) -> str:
     return f"worker-{worker.slot}@{worker.node}"
-
-
-async def _all(starts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Start side by side; when one fails, the others are cancelled and waited for, and that failure is raised."""
-    tasks = [asyncio.ensure_future(start) for start in starts]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
 
 
 @asynccontextmanager
@@ -639,9 +511,9 @@ async def open_engine(
     """
     engine = Engine(program, settings or Settings())
     try:
-        await engine.start(nodes, preload)
+        await engine.fleet.start(nodes, preload)
         if end is not None:
-            engine.expect_end(end)
+            engine.expect(end)
         yield engine
     finally:
         await engine.close()

@@ -87,12 +87,17 @@ def _read_known_hosts(files: tuple[tuple[str, tuple[int, int]], ...]) -> asyncss
     return known
 
 
+EVALUATE = 'eval "$(printf %b "$0")"'
+
+
 def shell_line(command: Sequence[str]) -> str:
     """Return a command for any login shell.
 
-    sh runs it; what the login shell has to understand is one word in single quotes, and csh and fish read those alike.
+    sh runs it; what the login shell has to understand is words in single quotes, which csh and fish read too. csh
+    takes no line break and no exclamation mark in them, so those travel in disguise, and printf makes them again.
     """
-    return f"exec /bin/sh -c {shlex.quote('exec ' + shlex.join(command))}"
+    script = f"exec {shlex.join(command)}".replace("\\", "\\\\").replace("\n", "\\n").replace("!", "\\0041")
+    return f"exec /bin/sh -c {shlex.quote(EVALUATE)} {shlex.quote(script)}"
 
 
 @attrs.frozen

@@ -285,7 +285,7 @@ def test_a_link_is_cut_during_an_import(cluster: Cluster) -> None:
 
 BLOCKING = """
 import hyperflow.engine.engine
-hyperflow.engine.engine.STOOD_STILL = 1.5
+hyperflow.engine.fleet.STOOD_STILL = 1.5
 
 async def main():
     async with asyncio.TaskGroup() as group:

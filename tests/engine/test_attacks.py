@@ -36,7 +36,7 @@ async def test_workers_killed_at_random(tmp_path: Path) -> None:
 
     async with local() as env:
         futures = [hf.remote_eval(work, n).using(retries=50).start() for n in range(2000)]
-        _, launcher = (0, next(iter(env.evaluator._links.values())).greeting["pid"])
+        _, launcher = (0, next(iter(env.evaluator.fleet.links.values())).greeting["pid"])
         killed = 0
         while not all(future.done() for future in futures):
             workers = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and parent(int(pid)) == launcher]
@@ -315,7 +315,7 @@ def few_processes() -> Iterator[Path]:
 async def test_no_process_can_be_forked_for_a_while(few_processes: Path) -> None:
     """An evaluation for which no process can be forked waits until one can, quietly."""
     async with local() as env:
-        link = next(iter(env.evaluator._links.values()))
+        link = next(iter(env.evaluator.fleet.links.values()))
         (few_processes / "cgroup.procs").write_text(str(link.greeting["pid"]))
         (few_processes / "pids.max").write_text("1")
         waiting = hf.remote_eval(os.getpid).start()
@@ -333,7 +333,7 @@ async def test_no_process_can_be_forked_any_more(few_processes: Path, monkeypatc
     """Where no process can be forked for long, and nothing runs, the node is lost: nothing waits for ever."""
     monkeypatch.setattr("hyperflow.engine.engine.STILLBORN_SECONDS", 0.3)
     async with local() as env:
-        link = next(iter(env.evaluator._links.values()))
+        link = next(iter(env.evaluator.fleet.links.values()))
         (few_processes / "cgroup.procs").write_text(str(link.greeting["pid"]))
         (few_processes / "pids.max").write_text("1")
         async with asyncio.timeout(10):

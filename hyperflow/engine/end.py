@@ -1,0 +1,57 @@
+"""The end of an allocation: when it comes, and who says so."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import attrs
+
+
+@attrs.frozen
+class End:
+    """When an allocation ends, as far as that is known.
+
+    Args:
+        at: Seconds since 1970, or None.
+        margin: How many seconds before that the job is told.
+        signals: Signals that announce it: a number, and what it says.
+    """
+
+    at: float | None
+    margin: float
+    signals: Mapping[int, str] = attrs.field(factory=dict[int, str])
+
+    def seconds_left(self) -> float:
+        """Return how long the allocation lasts; 0 if that is not known."""
+        return max(self.at - time.time(), 0.0) if self.at is not None else 0.0
+
+
+class EndWatch:
+    """Calls `announce(why, seconds left)` when the end is near, by the clock or by a signal."""
+
+    def __init__(self, end: End, announce: Callable[[str, float], None]) -> None:
+        self._end = end
+        self._announce = announce
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._signals: list[int] = []
+        if end.at is not None:
+            pause = max(end.seconds_left() - end.margin, 0.0)
+            self._timer = self._loop.call_later(pause, self._tell, "its time limit is near")
+        if threading.current_thread() is threading.main_thread():  # others cannot have signal handlers
+            for signum, text in end.signals.items():
+                self._loop.add_signal_handler(signum, self._tell, text)
+                self._signals.append(signum)
+
+    def _tell(self, why: str) -> None:
+        self._announce(why, self._end.seconds_left())
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for signum in self._signals:
+            self._loop.remove_signal_handler(signum)
