@@ -20,7 +20,7 @@ from hyperflow import flow as flows
 from hyperflow.config import Settings, read_settings
 from hyperflow.database.store import copy_database, open_database
 from hyperflow.engine import machine
-from hyperflow.engine.end import End
+from hyperflow.engine.end import End, Notice
 from hyperflow.engine.engine import open_engine
 from hyperflow.engine.fleet import NodePlan
 from hyperflow.engine.ssh import Ssh
@@ -159,9 +159,10 @@ async def open_local_job(
         yield env
 
 
-END_SIGNALS: dict[int, str] = {
-    signal.SIGUSR1: "SIGUSR1 came, as `#SBATCH --signal=USR1@120` has it",
-    signal.SIGTERM: "SIGTERM came, by scancel or at the time limit",
+END_SIGNALS = {
+    int(signal.SIGUSR1): Notice("SIGUSR1 came, as `#SBATCH --signal=USR1@120` has it"),
+    # KILL follows after KillWait, which we do not know: what runs is ended at once, the job has the rest for itself.
+    int(signal.SIGTERM): Notice("SIGTERM came, by scancel or at the time limit", 0.0),
 }
 """What Slurm sends before it kills."""
 

@@ -11,18 +11,31 @@ import attrs
 
 
 @attrs.frozen
+class Notice:
+    """What a signal says of the end.
+
+    Args:
+        why: In words.
+        seconds: How long the allocation lasts from then on, if the signal says so and not the clock.
+    """
+
+    why: str
+    seconds: float | None = None
+
+
+@attrs.frozen
 class End:
     """When an allocation ends, as far as that is known.
 
     Args:
         at: Seconds since 1970, or None.
         margin: How many seconds before that the job is told.
-        signals: Signals that announce it: a number, and what it says.
+        signals: Signals that announce it, by number.
     """
 
     at: float | None
     margin: float
-    signals: Mapping[int, str] = attrs.field(factory=dict[int, str])
+    signals: Mapping[int, Notice] = attrs.field(factory=dict[int, Notice])
 
     def seconds_left(self) -> float:
         """Return how long the allocation lasts; 0 if that is not known."""
@@ -40,14 +53,14 @@ class EndWatch:
         self._signals: list[int] = []
         if end.at is not None:
             pause = max(end.seconds_left() - end.margin, 0.0)
-            self._timer = self._loop.call_later(pause, self._tell, "its time limit is near")
+            self._timer = self._loop.call_later(pause, self._tell, Notice("its time limit is near"))
         if threading.current_thread() is threading.main_thread():  # others cannot have signal handlers
-            for signum, text in end.signals.items():
-                self._loop.add_signal_handler(signum, self._tell, text)
+            for signum, notice in end.signals.items():
+                self._loop.add_signal_handler(signum, self._tell, notice)
                 self._signals.append(signum)
 
-    def _tell(self, why: str) -> None:
-        self._announce(why, self._end.seconds_left())
+    def _tell(self, notice: Notice) -> None:
+        self._announce(notice.why, self._end.seconds_left() if notice.seconds is None else notice.seconds)
 
     def close(self) -> None:
         """Watch no longer."""
