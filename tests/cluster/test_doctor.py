@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ NEEDED = {"PYTHONPATH": HOME}
 
 def in_allocation(cluster: Cluster, *words: str, **env: str) -> tuple[int, dict[str, Any]]:
     """Run the doctor in a batch job on all nodes; return its exit code and what it told."""
-    script = f"{' '.join([*DOCTOR, '--json', *words])} >told.json; echo $? >code"
+    script = f"{shlex.join([*DOCTOR, '--json', *words])} >told.json; echo $? >code"
     job = cluster.slurm.sbatch(script, nodes=3, exclusive=True, env={**NEEDED, **env})
     assert cluster.slurm.wait_for(job)["JobState"] == "COMPLETED", cluster.slurm.output(job)
     return int((cluster.home / "code").read_text()), json.loads((cluster.home / "told.json").read_text())
@@ -191,7 +192,7 @@ def test_no_python(cluster: Cluster) -> None:
         code, told = from_login(cluster, "--nodes", "node3")
 
     assert (code, failures(told)) == (1, [("Python", "node3")])
-    assert f"`ssh node3 ls -l {sys.executable}`" in check(told, "Python", "node3")["fix"]
+    assert f"`ssh node3 ls -l {shlex.quote(sys.executable)}`" in check(told, "Python", "node3")["fix"]
 
 
 def test_a_prologue_that_fails(cluster: Cluster) -> None:
