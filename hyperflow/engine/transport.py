@@ -8,7 +8,8 @@ A transport is a value. `start` runs the launcher's command at its place and con
 Guarantees: the launcher's stderr goes to `log_file`; the end of the stream is the end of the node; `wait_closed`
 returns when nothing of it is left.
 
-To add one: write a class with these methods (see Local, 60 lines); nothing else of the engine needs to know.
+To add one: write a class with these members (see Local and Srun below, Ssh in ssh.py); nothing else of the engine needs
+to know.
 """
 
 from __future__ import annotations

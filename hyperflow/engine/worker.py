@@ -18,7 +18,6 @@ import asyncio
 import atexit
 import contextlib
 import dataclasses
-import io
 import mmap
 import os
 import pickle
@@ -31,6 +30,7 @@ import types
 from typing import Any
 
 from hyperflow.engine import closure, culprit, processes, wire
+from hyperflow.engine.log import Log, MarkedOutput
 from hyperflow.engine.wire import Kind, Outcome
 from hyperflow.errors import MisuseError
 
@@ -113,78 +113,6 @@ class Notes:
         self.words[self.FROM] = self.started + 1
         time.sleep(self.SETTLE)
         return self.started + 1
-
-
-class Log:
-    """The worker's log file, which is its stdout and stderr."""
-
-    def __init__(self) -> None:
-        self.label = "worker"
-        self._expected = os.fstat(1).st_size  # what is beyond it, somebody else wrote
-        self._others = False
-
-    def write_line(self, line: str) -> None:
-        """Write a line with the mark of the evaluation."""
-        with contextlib.suppress(OSError):  # a full disk must not fail an evaluation that merely prints
-            self._look()
-            os.write(1, f"[{self.label}] {line}\n".encode(errors="replace"))
-            self._expected = os.fstat(1).st_size
-
-    def end_evaluation(self) -> None:
-        """Say whose the unmarked lines are."""
-        with contextlib.suppress(OSError):
-            self._look()
-            if self._others:
-                self.write_line("wrote the unmarked lines above")
-                self._others = False
-
-    def _look(self) -> None:
-        self._others = self._others or os.fstat(1).st_size > self._expected
-
-
-class MarkedOutput(io.TextIOBase):
-    """sys.stdout and sys.stderr of a worker: writes whole lines, each with the mark of its evaluation."""
-
-    encoding = "utf-8"
-    errors = "replace"
-
-    def __init__(self, log: Log, fd: int) -> None:
-        self._log = log
-        self._fd = fd
-        self.partial: list[str] = []  # of a line; a list, for who prints a dot a thousand times
-
-    @property
-    def buffer(self) -> io.FileIO:
-        """Bytes written here go to the log unmarked."""
-        return io.FileIO(self._fd, "wb", closefd=False)
-
-    def write(self, text: str) -> int:
-        first, end, rest = text.partition("\n")
-        self.partial.append(first)
-        if end:
-            pieces, self.partial = self.partial, []
-            self._log.write_line("".join(pieces))
-            *lines, last = rest.split("\n")
-            for line in lines:
-                self._log.write_line(line)
-            if last:
-                self.partial.append(last)
-        return len(text)
-
-    def flush(self) -> None:
-        pieces, self.partial = self.partial, []
-        if text := "".join(pieces):
-            self._log.write_line(text)
-
-    def close(self) -> None:
-        """Stay open: the next evaluation prints, too."""
-        self.flush()
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._fd
 
 
 _log: Log | None = None
