@@ -36,6 +36,7 @@ class _Group:
     def __init__(self) -> None:
         self.futures: list[asyncio.Future[Any]] = []
         self.going = 0
+        self._on_end = self._ended  # bound once, for all of them
         self.failed: list[asyncio.Future[Any]] = []  # in the order in which they failed
         self._waiter: asyncio.Future[None] | None = None
         self._enough = 0
@@ -46,7 +47,7 @@ class _Group:
         future = one.start()
         self.going += 1
         self.futures.append(future)
-        future.add_done_callback(self._ended)
+        future.add_done_callback(self._on_end)
 
     def _ended(self, future: asyncio.Future[Any]) -> None:
         self.going -= 1

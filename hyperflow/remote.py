@@ -33,7 +33,7 @@ class RemoteEval(Step):
     kwargs: Mapping[str, Any]
 
     def start(self) -> asyncio.Future[Any]:
-        env = environment.current()
+        env = environment.peek() or environment.current()
         return env.evaluator.submit(self.fn, self.args, self.kwargs, env.options)
 
     def begin(self) -> Generator[Any, None, Any]:
@@ -68,7 +68,9 @@ def remote_eval(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any
 
     Cost: some ten microseconds each when many are under way, a tenth of a millisecond for one alone.
     """
-    return Job(RemoteEval(function(fn, "remote_eval"), args, kwargs))
+    if type(fn) is not types.FunctionType:
+        function(fn, "remote_eval")
+    return Job(RemoteEval(fn, args, kwargs))
 
 
 def apply_to_all(fn: Callable[[Any], Any], items: list[Any]) -> list[Any] | Coroutine[Any, Any, list[Any]]:

@@ -62,6 +62,12 @@ class Probe:
         for line in lines:
             self._lines.put_nowait(line)
 
+    def pause_writing(self) -> None:
+        """What is said here is short."""
+
+    def resume_writing(self) -> None:
+        """What is said here is short."""
+
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 (a receiver gets it)
         """Tell who waits."""
         self._lines.put_nowait(None)

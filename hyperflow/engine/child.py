@@ -5,8 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+from typing import TYPE_CHECKING
 
-from hyperflow.engine import processes, wire, worker
+from hyperflow.engine import processes, wire
+from hyperflow.engine.notes import Notes
+
+if TYPE_CHECKING:
+    from hyperflow.engine import worker
 
 TAIL_BYTES = 2000
 TAIL_LINES = 20
@@ -22,9 +27,10 @@ class WorkerProcess:
         self.fresh = fresh
         self.pid = pid
         self.sock = sock
-        self.notes = worker.Notes(page)
+        self.notes = Notes(page)
         self.info = info
         self.reader = wire.Reader()
+        self.fds: list[int] = []  # that came with its answers, and that it has not said yet what they are
         self.backlog = bytearray()
         self.log_start = size(info.log_file)
         self.deadline: float | None = None  # of the evaluation that it is in

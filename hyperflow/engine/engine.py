@@ -40,6 +40,7 @@ from hyperflow.environment import Options, Statistics
 from hyperflow.errors import (
     AllocationEnding,
     HyperflowError,
+    ImpossibleRequest,
     NodeLost,
     OutOfMemory,
     SerializationError,
@@ -65,6 +66,9 @@ CUT_OFF = 10.0
 END_GRACE = 15.0
 """Seconds after which nothing of a node runs whose launcher has heard of the end; see keeper.py and node.py."""
 
+VALUE, SKIPPED = int(Outcome.VALUE), int(Outcome.SKIPPED)
+"""Plain numbers, because they are compared with each answer."""
+
 EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
 
@@ -84,6 +88,7 @@ class Engine:
         self._pinned: dict[str, bool] = {}
         self._given: dict[int, set[int]] = {}  # which definitions a worker has
         self._evaluations: dict[int, Evaluation] = {}
+        self._submitted: dict[tuple[str, int], list[int]] = {}  # in this turn: function and CPUs, and numbers of tasks
         self._next_task = 1
         self._flush_due = False
         self._rebalance_due = False
@@ -94,6 +99,7 @@ class Engine:
         self._last_loss: NodeLost | None = None
         self._ending: AllocationEnding | None = None
         self._over: AllocationEnding | None = None  # the same, once nothing runs any more
+        self._cancelled = self._on_cancel  # bound once: each evaluation has it
         self.closed = False
 
     # ---- for its user -------------------------------------------------------------------------------------------
@@ -121,21 +127,31 @@ class Engine:
         if not self.fleet.links:
             raise self._last_loss or HyperflowError("no node is up")
         parcel = self._packer.pack(fn, args, kwargs)
-        size = len(parcel.payload) + sum(buffer.nbytes for buffer in parcel.buffers)
+        size = len(parcel.payload)
+        if parcel.buffers:
+            size += sum(len(buffer) for buffer in parcel.buffers if not isinstance(buffer, int))
         alone = options.time_limit is not None
         number = self._next_task
         task = Task(number, parcel.function.number, options.cpus, options.fresh_process, alone, size, options.exclusive)
-        self.scheduler.submit(task)
+        self._packer.hold(parcel)
+        try:
+            self.scheduler.submit(task)
+        except ImpossibleRequest:
+            self._packer.release(parcel)
+            raise
         self._next_task = number + 1
-        parcel.function.users += 1
         evaluation = Evaluation(loop=self._loop)
         evaluation.task = task
         evaluation.parcel = parcel
-        evaluation.on_cancel = self._on_cancel
+        evaluation.on_cancel = self._cancelled
         evaluation.options = options
         evaluation.retries = options.retries
         self._evaluations[number] = evaluation
-        self._events.task(number, "waiting", f', "function": {json.dumps(parcel.function.name)}, "cpus": {task.cpus}')
+        alike = (parcel.function.name, options.cpus)
+        if alike in self._submitted:
+            self._submitted[alike].append(number)
+        else:
+            self._submitted[alike] = [number]
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
@@ -174,6 +190,7 @@ class Engine:
         """Carry out what the scheduler decides, with one write per node."""
         self._flush_due = False
         self._packer.tick += 1
+        self._note_submitted()
         if self._ending is not None and self._over is None and not self.scheduler.sent:
             self._turn_away(self._ending)
         out: dict[str, list[wire.Bytes]] = {}
@@ -194,36 +211,46 @@ class Engine:
         if self._events.lines and not self._events_due:
             self._events_due = True
             self._loop.call_later(EVENTS_PAUSE, self._write_events)
-        if len(self._packer.definitions) > len(self.fleet.links):
-            self._forget()
+        self._forget()
 
     def _send(self, effect: Send, parts: list[wire.Bytes]) -> None:
         worker = effect.worker
+        given = self._given[worker.number]
         records: list[wire.Bytes] = []
-        note = f', "worker": "{_service(worker)}"'
+        started: list[int] = []
         for task in effect.tasks:
-            evaluation = self._evaluations.get(task.number)
+            number = task.number
+            evaluation = self._evaluations.get(number)
             if evaluation is None:  # cancelled in this very turn: its place in the sequence is kept
-                records += wire.task_record(task.number, 0, b"")
+                wire.add_task(records, number, 0, b"")
                 continue
             parcel = evaluation.parcel
-            for definition in (*parcel.classes, parcel.function):
-                if definition.number not in self._given[worker.number]:
-                    self._give(worker, definition.number, parts)
-            records += wire.task_record(task.number, parcel.function.number, parcel.payload, parcel.buffers)
-            self._events.task(task.number, "running", note)
+            for need in parcel.needs:
+                if need.number not in given:
+                    self._give(worker, need.number, parts)
+            function = task.function
+            if function not in given:
+                self._give(worker, function, parts)
+            wire.add_task(records, number, function, parcel.payload, parcel.buffers)
+            started.append(number)
             limit = evaluation.options.time_limit
             if limit is not None:
                 parts.append(wire.frame(Kind.LIMIT, worker.number, wire.SECONDS.pack(limit)))
         parts += wire.records_frame(Kind.TASKS, worker.number, records)
+        if started:
+            self._events.tasks("running", started, f', "worker": "{_service(worker)}"')
 
     def _give(self, worker: Worker, number: int, parts: list[wire.Bytes]) -> None:
         link = self.fleet.links[worker.node]
         if number not in link.defined:
             link.defined.add(number)
-            definition = self._packer.definitions[number]
-            body = wire.DEFINITION.pack(number, definition.is_class) + definition.data
-            parts.append(wire.frame(Kind.DEFINE, 0, body))
+            attachment = self._packer.attachments.known.get(number)
+            if attachment is not None:
+                link.write_block(number, attachment.block)
+            else:
+                definition = self._packer.definitions[number]
+                body = wire.DEFINITION.pack(number, definition.is_class) + definition.data
+                parts.append(wire.frame(Kind.DEFINE, 0, body))
         self._given[worker.number].add(number)
         parts.append(wire.frame(Kind.GIVE, worker.number, wire.NUMBER.pack(number)))
 
@@ -271,47 +298,64 @@ class Engine:
         if kind == Kind.RESULTS:
             if self._stillborn:
                 self._stillborn.clear()
-            for record in wire.results(body):
-                self._on_result(number, *record)
+            self._on_results(number, body)
         elif kind == Kind.RECALLED:
             self._note_recalled(self.scheduler.recalled(number, *wire.SEQS.unpack(body)))
         elif kind == Kind.ENDED:
             self._on_ended(number, json.loads(bytes(body)))
         self._soon()
 
-    def _on_result(
-        self,
-        number: int,
-        task_number: int,
-        outcome: int,
-        seconds: float,
-        payload: memoryview,
-        buffers: list[memoryview],
-    ) -> None:
-        if outcome == Outcome.SKIPPED:
-            self._note_recalled(self.scheduler.skipped(number, task_number, *wire.SIZE.unpack(payload)))
-            return
-        worker = self.scheduler.workers.get(number)
-        task = self.scheduler.answered(number, task_number, seconds)
-        evaluation = self._evaluations.get(task_number)
-        if task is None or worker is None or evaluation is None:
-            return
-        if outcome == Outcome.VALUE:
+    def _on_results(self, number: int, body: memoryview) -> None:
+        """A worker has answered, mostly several tasks at once."""
+        scheduler, evaluations = self.scheduler, self._evaluations
+        worker = scheduler.workers.get(number)
+        done: list[int] = []
+        times: list[str] = []
+        for task_number, outcome, seconds, payload, buffers in wire.results(body):
+            if outcome == SKIPPED:
+                self._note_recalled(scheduler.skipped(number, task_number, *wire.SIZE.unpack(payload)))
+                continue
+            task = scheduler.answered(number, task_number, seconds)
+            evaluation = evaluations.get(task_number)
+            if task is None or worker is None or evaluation is None:
+                if worker is not None:
+                    self._drop(worker, buffers)
+                continue
+            if outcome != VALUE:
+                self._on_failure(evaluation, worker, outcome, payload)
+                continue
             try:
-                value = pickle.loads(payload, buffers=buffers)
+                if buffers:
+                    value = pickle.loads(payload, buffers=self._found(worker, buffers))
+                else:
+                    value = pickle.loads(payload)
             except Exception as error:  # noqa: BLE001 (whatever a user's __setstate__ raises)
                 text = f"the result of {evaluation.name} cannot be unpickled here"
                 self._fail(evaluation, SerializationError(f"{text}: {type(error).__name__}: {error}"))
-                return
-            self._end(evaluation, "done", f', "seconds": {seconds:.6f}')
+                continue
+            del evaluations[task_number]
+            self._packer.release(evaluation.parcel)
+            done.append(task_number)
+            times.append(f"{seconds:.6f}")
             evaluation.set_result(value)
-        else:
-            self._on_failure(evaluation, worker, outcome, payload, buffers)
+        if done and worker is not None:
+            self._counts["done"] += len(done)
+            more = f', "worker": "{_service(worker)}", "seconds": [{", ".join(times)}]'
+            self._events.tasks("done", done, more)
 
-    def _on_failure(
-        self, evaluation: Evaluation, worker: Worker, outcome: int, payload: memoryview, buffers: list[memoryview]
-    ) -> None:
-        error, trace = read_failure(outcome, payload, buffers)
+    def _found(self, worker: Worker, buffers: list[wire.Buffer]) -> list[memoryview]:
+        """Return the buffers of a result, in place of the numbers of their blocks."""
+        link = self.fleet.links[worker.node]
+        return [link.take_block(worker.number, each) if isinstance(each, int) else each for each in buffers]
+
+    def _drop(self, worker: Worker, buffers: list[wire.Buffer]) -> None:
+        """Let go of a result that comes late."""
+        if buffers and worker.node in self.fleet.links:
+            with contextlib.suppress(OSError):
+                self._found(worker, buffers)
+
+    def _on_failure(self, evaluation: Evaluation, worker: Worker, outcome: int, payload: memoryview) -> None:
+        error, trace = read_failure(outcome, payload)
         if outcome in (Outcome.RAISED, Outcome.UNSENDABLE_ERROR) and self._again(evaluation, error):
             return
         with contextlib.suppress(Exception):  # an exception of the user's may refuse all attributes
@@ -326,6 +370,8 @@ class Engine:
         self._given.pop(number, None)
         if worker is None:
             return
+        if worker.node in self.fleet.links:
+            self.fleet.links[worker.node].drop_blocks(number)
         within, back = self.scheduler.ended(number, told["started"])
         self._events.note(worker=_service(worker), state="ended", number=number, **told)
         for task in back:
@@ -357,12 +403,17 @@ class Engine:
             self.fleet.links[node].give_up(f"for {STILLBORN_SECONDS:g} s no worker could start: {cause}")
 
     def _note_recalled(self, tasks: list[Task]) -> None:
-        for task in tasks:
-            self._events.task(task.number, "waiting", ', "recalled": true')
+        if tasks:
+            self._events.tasks("waiting", [task.number for task in tasks], ', "recalled": true')
+
+    def _note_submitted(self) -> None:
+        for (function, cpus), numbers in self._submitted.items():
+            self._events.tasks("waiting", numbers, f', "function": {json.dumps(function)}, "cpus": {cpus}')
+        self._submitted.clear()
 
     def _returned(self, task: Task, worker: str) -> None:
         self._counts["returned"] += 1
-        self._events.task(task.number, "waiting", f', "returned by": "{worker}"')
+        self._events.tasks("waiting", [task.number], f', "returned by": "{worker}"')
 
     def _again(self, evaluation: Evaluation, error: Exception) -> bool:
         """Start a failed evaluation once more if it has retries left."""
@@ -370,7 +421,7 @@ class Engine:
             return False
         evaluation.retries -= 1
         self._counts["retried"] += 1
-        self._events.task(evaluation.task.number, "waiting", f', "retry after": {json.dumps(in_words(error))}')
+        self._events.tasks("waiting", [evaluation.task.number], f', "retry after": {json.dumps(in_words(error))}')
         self.scheduler.resubmit(evaluation.task)
         return True
 
@@ -381,9 +432,10 @@ class Engine:
     def _end(self, evaluation: Evaluation, state: str, more: str = "") -> None:
         number = evaluation.task.number
         del self._evaluations[number]
-        evaluation.parcel.function.users -= 1
+        self._packer.release(evaluation.parcel)
         self._counts[state] += 1
-        self._events.task(number, state, more)
+        self._note_submitted()  # it may be of this very turn
+        self._events.tasks(state, [number], more)
 
     def _on_cancel(self, evaluation: Evaluation) -> None:
         """Nobody waits for the evaluation any more."""
@@ -398,7 +450,7 @@ class Engine:
         self._last_loss = NodeLost(link.node, cause, str(link.log_file))
         wait = END_GRACE + (self.settings.silence_limit if silent else 0.0)
         for task in self.scheduler.withhold(link.node):
-            self._events.task(task.number, "withheld", f', "seconds": {wait}')
+            self._events.tasks("withheld", [task.number], f', "seconds": {wait}')
             self._timers.append(self._loop.call_later(wait, self._release, task, link.node))
         back, impossible = self.scheduler.lose_node(link.node)
         for task in back:
@@ -479,6 +531,7 @@ class Engine:
         try:
             await self.fleet.close()
         finally:
+            self._packer.attachments.close()
             self._events.note(state="closed")
             self._events.close()
 

@@ -21,6 +21,8 @@ class Evaluation(asyncio.Future[Any]):
     callbacks would run a turn later, and cost something each time.
     """
 
+    __slots__ = ("on_cancel", "options", "parcel", "retries", "task")  # else each would have a dictionary as well
+
     task: Task
     parcel: Parcel
     options: Options
@@ -40,9 +42,9 @@ class Evaluation(asyncio.Future[Any]):
         return f"evaluation {self.task.number} of {self.parcel.function.name}"
 
 
-def read_failure(outcome: int, payload: memoryview, buffers: list[memoryview]) -> tuple[Exception, str]:
+def read_failure(outcome: int, payload: memoryview) -> tuple[Exception, str]:
     """Return the error that a worker told of, and the remote traceback if there is one."""
-    content = pickle.loads(payload, buffers=buffers)
+    content = pickle.loads(payload)
     if outcome == Outcome.RAISED:
         return _unpickled(*content), content[-1]
     if outcome == Outcome.UNSENDABLE_ERROR:

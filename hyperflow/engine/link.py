@@ -7,10 +7,13 @@ does not answer in time is an error that names its log; the end of the stream is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import mmap
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from typing import Any
 from hyperflow._version import __version__, installed_version
 from hyperflow.config import Settings
 from hyperflow.engine import wire
+from hyperflow.engine.blocks import Block, Proof, is_shared
 from hyperflow.engine.transport import LAUNCHER, Connection, CutOff, Transport, portable_environment
 from hyperflow.engine.wire import Kind
 from hyperflow.errors import ConfigurationError, LauncherError
@@ -60,6 +64,11 @@ class Link:
         self._on_lost = on_lost
         self._reader = wire.Reader()
         self._connection: Connection | None = None
+        self._full = False  # whether the stream holds more than it should
+        self._backlog: deque[Sequence[wire.Bytes]] = deque()  # what waits for it
+        self._shares_memory = False
+        self._blocks: dict[tuple[int, int], memoryview | OSError] = {}  # of results that have not come yet
+        self._filled: dict[tuple[int, int], int] = {}  # bytes that have come of a block
         self._closing = False
         self._lost = False
         self._ended = asyncio.Event()
@@ -74,22 +83,26 @@ class Link:
             ConfigurationError: A module of `preload` does not import.
         """
         self._connection = await self._transport.start(LAUNCHER, self, self.log_file)
+        proof = Proof()
         try:
             kind, body = await self._next(self._settings.start_timeout)
             if kind != Kind.GREETING:
                 raise LauncherError(f"the launcher on {self.node} began with a frame of kind {kind}")
             self.greeting = self._read_greeting(bytes(body))
             self._compare()
-            self.write([wire.control(Kind.SETUP, 0, self._setup(program_id, preload))])
+            self.write([wire.control(Kind.SETUP, 0, self._setup(program_id, preload, proof))])
             kind, body = await self._next(None)  # imports take what they take
             if kind == Kind.FAILED:
                 raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode()}")
+            self._shares_memory = json.loads(bytes(body))["shares_memory"]
             self._inbox = None
         except BaseException:
             await self.close()
             raise
+        finally:
+            proof.close()
 
-    def _setup(self, program_id: str, preload: Sequence[str]) -> dict[str, Any]:
+    def _setup(self, program_id: str, preload: Sequence[str], proof: Proof) -> dict[str, Any]:
         """Return what makes the node's Python find what ours finds."""
         return {
             "node": self.node,
@@ -102,6 +115,7 @@ class Link:
             "preload": list(preload),
             "heartbeat": self._settings.heartbeat,
             "silence_limit": self._settings.silence_limit,
+            "memory": proof.offer() if is_shared(self.greeting.get("memory")) else None,
         }
 
     async def _next(self, seconds: float | None) -> tuple[int, memoryview]:
@@ -140,8 +154,41 @@ class Link:
     def write(self, parts: Sequence[wire.Bytes]) -> None:
         """Send frames; after the end of the stream they go nowhere."""
         if self._connection is not None and not self._lost:
-            self._connection.write(parts)
+            if self._full:
+                self._backlog.append(parts)
+            else:
+                self._connection.write(parts)
             self._spoke = time.monotonic()
+
+    def write_block(self, number: int, block: Block) -> None:
+        """Send a large buffer, or where it is; as fast as the stream takes it, and all that follows behind it."""
+        place = (os.getpid(), block.fd) if self._shares_memory else (0, -1)
+        self.write([wire.frame(Kind.BLOCK, 0, wire.BLOCK.pack(number, block.size, *place))])
+        if not self._shares_memory:
+            for parts in wire.content(number, 0, block.view()):
+                self.write(parts)
+
+    def pause_writing(self) -> None:
+        """Keep what is to be written, in order. Pieces of a block are not copied meanwhile."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """Write what was kept, until there is too much again."""
+        self._full = False
+        while self._backlog and not self._full and self._connection is not None:
+            self._connection.write(self._backlog.popleft())
+
+    def take_block(self, worker: int, number: int) -> memoryview:
+        """Return a large buffer of a result; raises OSError if it could not be opened."""
+        block = self._blocks.pop((worker, number))
+        if isinstance(block, OSError):
+            raise block
+        return block
+
+    def drop_blocks(self, worker: int) -> None:
+        """A worker is no more: what it sent without a result is of no use."""
+        for key in [key for key in self._blocks if key[0] == worker]:
+            del self._blocks[key]
 
     def beat(self, now: float, lapse: float) -> None:
         """Give a sign of life if there was none lately; give the node up if it gave none for long.
@@ -170,10 +217,35 @@ class Link:
         for kind, worker, body in frames:
             if kind == Kind.ALIVE:
                 continue
-            if self._inbox is not None:
+            if kind in (Kind.BLOCK, Kind.CONTENT):
+                self._on_block(kind, worker, body)
+            elif self._inbox is not None:
                 self._inbox.put_nowait((kind, body))
             else:
                 self._on_frame(kind, worker, body)
+
+    def _on_block(self, kind: int, worker: int, body: memoryview) -> None:
+        if kind == Kind.CONTENT:
+            key = (worker, *wire.NUMBER.unpack_from(body))
+            view, at = self._blocks.get(key), self._filled.get(key, 0)
+            piece = body[wire.NUMBER.size :]
+            if isinstance(view, memoryview):
+                view[at : at + len(piece)] = piece
+                self._filled[key] = at + len(piece)
+                if at + len(piece) == len(view):
+                    del self._filled[key]
+            return
+        number, size, pid, fd = wire.BLOCK.unpack(body)
+        try:
+            if pid == 0:
+                self._blocks[worker, number] = memoryview(mmap.mmap(-1, size))
+            else:
+                with contextlib.closing(Block.at(pid, fd, size)) as block:
+                    self._blocks[worker, number] = block.view()
+        except OSError as error:  # too many open files, no memory
+            self._blocks[worker, number] = error
+        if pid != 0:
+            self.write([wire.frame(Kind.TAKEN, worker, wire.NUMBER.pack(number))])
 
     def connection_lost(self, error: Exception | None) -> None:
         """Report the end of the stream, unless it was wanted."""
@@ -231,6 +303,7 @@ class Link:
         if connection is None:
             return
         if self._inbox is None:
+            self._backlog.clear()
             self.write([wire.frame(Kind.CLOSE)])
         else:  # it may be importing; there is nothing to be ended in order
             connection.close()

@@ -13,6 +13,17 @@ from typing import NamedTuple
 
 from hyperflow.errors import ConfigurationError
 
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""What numerical libraries ask for their number of threads, each its own."""
+
 
 def affinity() -> list[int]:
     """Return the ids of the CPUs that this process may run on."""

@@ -28,16 +28,20 @@ import os
 import selectors
 import signal
 import socket
+import struct
 import sys
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hyperflow._version import __version__, installed_version
-from hyperflow.engine import child, keeper, machine, processes, wire, worker
+from hyperflow.engine import blocks, child, keeper, machine, processes, wire
 from hyperflow.engine.wire import Kind
+
+if TYPE_CHECKING:
+    from hyperflow.engine import worker
 
 KILL_GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL for a worker's process group."""
@@ -52,6 +56,15 @@ LONGEST_LOOK = 3600.0
 """Seconds to wait in the selector at most: epoll refuses more than 24 days, which a time limit may well be."""
 
 CHUNK = 1 << 18
+
+SHARED = ("engine.worker", "command", "concurrent", "database.keyvalmap", "database.memo", "job", "remote")
+"""Modules of ours that workers need, and that functions and modules of the user's refer to."""
+
+MOST_FDS = 253
+"""The kernel passes so many descriptors with one message at most."""
+
+JOINED = 1 << 16
+"""Parts that are smaller together are copied into one: a write of many parts costs more than that."""
 
 BEFORE_PROLOGUE = "HYPERFLOW_BEFORE_PROLOGUE"
 """The variable that holds what `env` said before the prologue; see `transport.with_prologue`."""
@@ -69,8 +82,14 @@ class Launcher:
         self.writing = False
         self.workers: dict[int, child.WorkerProcess] = {}
         self.definitions: dict[int, bytes] = {}
+        self.blocks: dict[int, blocks.Block] = {}
+        self.passed: dict[tuple[int, int], blocks.Block] = {}  # of workers' results, until the head has mapped them
+        self.shares_memory = False
+        self.proof = blocks.Proof()
         self.closing = False
         self.stopping = False
+        self.warm = False
+        self.own_path = sys.path[:]
         self.later: deque[tuple[float, Callable[[], None]]] = deque()
         self.setup: dict[str, Any] = {}
         self.memory_kills = machine.MemoryKills()
@@ -91,7 +110,7 @@ class Launcher:
 
     def serve(self) -> None:
         """Work until the stream has ended, or CLOSE came, and all workers are gone."""
-        self.send(wire.HELLO, wire.control(Kind.GREETING, 0, greeting()))
+        self.send(wire.HELLO, wire.control(Kind.GREETING, 0, {**greeting(), "memory": self.proof.offer()}))
         self.flush()
         while not (self.closing and not self.workers):
             for key, events in self.selector.select(self.patience()):
@@ -194,8 +213,19 @@ class Launcher:
         elif kind == Kind.FORGET:
             for (definition,) in wire.NUMBER.iter_unpack(body):
                 self.definitions.pop(definition, None)
+                if definition in self.blocks:
+                    self.blocks.pop(definition).close()
             for other in self.workers.values():
                 self.forward(other, wire.frame(Kind.FORGET, other.number, body))
+        elif kind == Kind.BLOCK:
+            self.keep_block(*wire.BLOCK.unpack(body))
+        elif kind == Kind.CONTENT:
+            (definition,) = wire.NUMBER.unpack_from(body)
+            if definition in self.blocks:
+                self.blocks[definition].append(body[wire.NUMBER.size :])
+        elif kind == Kind.TAKEN:
+            for (definition,) in wire.NUMBER.iter_unpack(body):
+                self.passed.pop((number, definition)).close()
         elif kind == Kind.FORK:
             self.fork(number, json.loads(bytes(body)))
         elif kind == Kind.CLOSE:
@@ -206,7 +236,12 @@ class Launcher:
             pass  # it ended meanwhile; the head hears of that, or has
         elif kind == Kind.GIVE:
             for (definition,) in wire.NUMBER.iter_unpack(body):
-                self.forward(process, wire.frame(Kind.DEFINE, number, self.definitions[definition]))
+                if definition in self.definitions:
+                    self.forward(process, wire.frame(Kind.DEFINE, number, self.definitions[definition]))
+                elif definition in self.blocks:  # else it could not be opened, and the worker will say so
+                    block = self.blocks[definition]
+                    place = wire.BLOCK.pack(definition, block.size, os.getpid(), block.fd)
+                    self.forward(process, wire.frame(Kind.BLOCK, number, place))
         elif kind == Kind.TASKS:
             self.forward(process, wire.frame(Kind.TASKS, number, body))
         elif kind == Kind.LIMIT:
@@ -229,8 +264,8 @@ class Launcher:
         sys.path[:] = setup["sys_path"]
         sys.argv[:] = setup["argv"]
         # A numerical library starts its threads when it is imported. Here it must not: threads and fork do not mix.
-        user_set = {name: os.environ[name] for name in worker.THREAD_VARIABLES if name in os.environ}
-        os.environ.update(dict.fromkeys(worker.THREAD_VARIABLES, "1"))
+        user_set = {name: os.environ[name] for name in machine.THREAD_VARIABLES if name in os.environ}
+        os.environ.update(dict.fromkeys(machine.THREAD_VARIABLES, "1"))
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there are no workers yet, and an import may take for ever
         for module in setup["preload"]:
             try:
@@ -240,13 +275,18 @@ class Launcher:
                 self.send(wire.frame(Kind.FAILED, 0, text.encode()))
                 return
         self.catch_signals()
-        for name in worker.THREAD_VARIABLES:
+        for name in machine.THREAD_VARIABLES:
             os.environ.pop(name)
         os.environ.update(user_set)
-        gc.collect()
-        gc.freeze()  # keeps the garbage collector of a worker from copying all pages of what we imported
         self.heard = time.monotonic()  # imports may have taken long, and the head says nothing before they are done
-        self.send(wire.frame(Kind.READY))
+        self.proof.close()
+        self.shares_memory = blocks.is_shared(setup["memory"])
+        self.send(wire.control(Kind.READY, 0, {"shares_memory": self.shares_memory}))
+
+    def keep_block(self, number: int, size: int, pid: int, fd: int) -> None:
+        """Open a large buffer of the head's, or begin one whose content follows."""
+        with contextlib.suppress(OSError):  # who misses it will say so
+            self.blocks[number] = blocks.Block.at(pid, fd, size) if pid else blocks.Block(os.memfd_create("block"), 0)
 
     def take_environment(self, theirs: dict[str, str]) -> None:
         """Take on the head's variables, except what the prologue has set here."""
@@ -278,7 +318,21 @@ class Launcher:
 
     # ---- workers ------------------------------------------------------------------------------------------------
 
+    def warm_up(self) -> None:
+        """Import what workers need, so that each finds it there; not before the first, for a job may need none."""
+        theirs, sys.path[:] = sys.path[:], self.own_path  # a file of the user's is not to be taken for one of ours
+        for module in SHARED:
+            importlib.import_module(f"hyperflow.{module}")
+        sys.path[:] = theirs
+        gc.collect()
+        gc.freeze()  # keeps the garbage collector of a worker from copying all pages of what we imported
+        self.warm = True
+
     def fork(self, number: int, order: dict[str, Any]) -> None:
+        if not self.warm:
+            self.warm_up()
+        from hyperflow.engine import worker  # noqa: PLC0415 (see warm_up)
+
         info = worker.WorkerInfo(
             service_id=f"worker-{order['slot']}@{self.setup['node']}",
             node=self.setup["node"],
@@ -321,8 +375,12 @@ class Launcher:
             self.selector.close()
             for other in self.workers.values():
                 other.sock.close()
+            for block in (*self.blocks.values(), *self.passed.values()):
+                block.close()
             for fd in {self.in_fd, self.out_fd}:
                 os.close(fd)
+            from hyperflow.engine import worker  # noqa: PLC0415 (see warm_up)
+
             code = worker.serve(sock, page, info, fresh)
         except BaseException:  # noqa: BLE001 (a forked child must not go on as a launcher)
             traceback.print_exc()
@@ -366,26 +424,46 @@ class Launcher:
     def take(self, process: child.WorkerProcess) -> bool:
         """Pass on what a worker sent; False at the end of its stream."""
         try:
-            data = process.sock.recv(CHUNK)
+            data, fds, _, _ = socket.recv_fds(process.sock, CHUNK, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return True
         except OSError:
             return False
         if not data:
             return False
+        process.fds += fds
         try:
             frames = process.reader.feed(data)
-            if any(kind != Kind.RESULTS for kind, _, _ in frames):
-                raise wire.ProtocolError("a frame that workers do not send")
-        except wire.ProtocolError:  # a function wrote to descriptors that are not its own: that worker only
+            for kind, _, body in frames:
+                if kind == Kind.BLOCK:
+                    self.pass_block(process, body)
+                elif kind != Kind.RESULTS:
+                    raise wire.ProtocolError("a frame that workers do not send")
+        except (wire.ProtocolError, struct.error, IndexError, ValueError):
+            # A function wrote to descriptors that are not its own: that worker only.
             self.kill(process, "something that is no answer was written to its stream")
             return False
-        for kind, _, body in frames:
+        if frames:
+            # One frame of all that has come: each answer is sent by itself, but the head need not take it so.
+            bodies = [body for kind, _, body in frames if kind == Kind.RESULTS]
+            self.send(*wire.records_frame(Kind.RESULTS, process.number, bodies))
             process.deadline = None
-            self.send(wire.HEADER.pack(len(body), kind, process.number), body)
             if process.fresh:  # it ends by itself; but what a function registered with atexit may take for ever
                 process.leave_by = time.monotonic() + LEAVE_GRACE
         return True
+
+    def pass_block(self, process: child.WorkerProcess, body: memoryview) -> None:
+        """A large buffer of a result: tell the head where it is, or send what is in it."""
+        number, size, _, _ = wire.BLOCK.unpack(body)
+        block = blocks.Block(process.fds.pop(0), size)
+        place = (os.getpid(), block.fd) if self.shares_memory else (0, -1)
+        self.send(wire.frame(Kind.BLOCK, process.number, wire.BLOCK.pack(number, size, *place)))
+        if self.shares_memory:
+            self.passed[process.number, number] = block
+        else:
+            with contextlib.closing(block):
+                for parts in wire.content(number, process.number, block.view()):
+                    self.send(*parts)
 
     def drain(self, process: child.WorkerProcess) -> None:
         """Take what a worker that ended had still sent."""
@@ -456,6 +534,8 @@ class Launcher:
     def send(self, *parts: wire.Bytes) -> None:
         if self.stopping:
             return
+        if len(parts) > 2 and sum(map(len, parts)) < JOINED:
+            parts = (b"".join(parts),)
         self.out.extend(memoryview(part) for part in parts if len(part))
 
     def flush(self) -> None:

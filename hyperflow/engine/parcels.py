@@ -16,13 +16,16 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
+import itertools
 import pickle
 import types
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hyperflow.engine import captures, closure, culprit
+from hyperflow.engine import captures, closure, culprit, wire
+from hyperflow.engine.attachments import MOST_BLOCKS, Attachments
+from hyperflow.engine.definition import Attachment, Definition
 
 LARGE_CAPTURE = 1 << 16
 """A function that captured mutable things is pickled anew for each call, and only once in a turn of the event loop if
@@ -36,40 +39,22 @@ _IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), type, types.Mod
               enum.Enum)  # fmt: skip
 
 
-class Definition:
-    """A pickled function or class.
-
-    Attributes:
-        number: Its name on the wire.
-        data: The pickle.
-        is_class: Classes are made as soon as they arrive, functions when they are first called.
-        needs: Classes that have to be there before it.
-        users: Tasks under way that use it.
-        name: For logs.
-    """
-
-    __slots__ = ("data", "is_class", "name", "number", "users")
-
-    def __init__(self, number: int, data: bytes, is_class: bool, name: str) -> None:
-        self.number = number
-        self.data = data
-        self.is_class = is_class
-        self.users = 0
-        self.name = name
-
-
 class Parcel:
-    """A call, ready to be sent."""
+    """A call, ready to be sent; `needs` are the classes and blocks that have to be there before it."""
 
-    __slots__ = ("buffers", "classes", "function", "payload")
+    __slots__ = ("buffers", "function", "needs", "payload")
 
     def __init__(
-        self, function: Definition, payload: bytes, buffers: list[memoryview], classes: tuple[Definition, ...]
+        self,
+        function: Definition,
+        payload: bytes,
+        buffers: Sequence[wire.Buffer] = (),
+        needs: Sequence[Definition | Attachment] = (),
     ) -> None:
         self.function = function
         self.payload = payload
         self.buffers = buffers
-        self.classes = classes
+        self.needs = needs
 
 
 class _Known:
@@ -102,7 +87,7 @@ class _Known:
 class Packer:
     """Makes parcels, and keeps the account of definitions."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_blocks: int = MOST_BLOCKS) -> None:
         self.tick = 0
         """Counted up by the engine once per loop tick."""
         self.definitions: dict[int, Definition] = {}
@@ -110,7 +95,10 @@ class Packer:
         self._functions: dict[int, _Known] = {}
         self._classes: dict[str, Definition] = {}
         self._by_content: dict[bytes, Definition] = {}
-        self._next = 1
+        self._numbers = itertools.count(1)
+        self.attachments = Attachments(self._number, most_blocks)
+        self._beside: list[pickle.PickleBuffer] = []  # of the call that is being packed
+        self._keep_beside = self._beside.append
 
     def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parcel:
         """Make a parcel of a call; raises SerializationError that names what cannot be sent."""
@@ -122,26 +110,32 @@ class Packer:
         else:
             definition = self._define(fn)
         content: Any = [args, dict(kwargs)] if kwargs else args
-        buffers: list[memoryview] = []
         if definition.number not in self.slow:
+            beside = self._beside
             try:
-                data = pickle.dumps(content, 5, buffer_callback=lambda b: buffers.append(_copied(b)))
+                data = pickle.dumps(content, 5, buffer_callback=self._keep_beside)
                 if b"__main__" not in data:
-                    return Parcel(definition, data, buffers, ())
+                    if not beside:
+                        return Parcel(definition, data)
+                    needs: list[Definition | Attachment] = []
+                    return Parcel(definition, data, self.attachments.attach(beside, needs), needs)
             except Exception:
                 pass  # the slow way says more
+            finally:
+                if beside:
+                    beside.clear()
         self.slow.add(definition.number)
         return self._pack_slowly(definition, content)
 
     def _pack_slowly(self, definition: Definition, content: Any) -> Parcel:
-        needs: dict[str, Any] = {}
-        buffers: list[memoryview] = []
+        classes: dict[str, Any] = {}
+        buffers: list[pickle.PickleBuffer] = []
         try:
-            data = closure.by_value(content, lambda b: buffers.append(_copied(b)), needs)
-            classes = tuple(self._class(number, cls) for number, cls in needs.items())
+            data = closure.by_value(content, buffers.append, classes)
+            needs: list[Definition | Attachment] = [self._class(number, cls) for number, cls in classes.items()]
         except Exception as error:
             raise culprit.explain(f"an argument of {definition.name}", content, error) from error
-        return Parcel(definition, data, buffers, classes)
+        return Parcel(definition, data, self.attachments.attach(buffers, needs), needs)
 
     def _class(self, number: str, cls: type) -> Definition:
         known = self._classes.get(number)
@@ -170,16 +164,36 @@ class Packer:
         known.tick = self.tick
         return definition
 
+    def _number(self) -> int:
+        return next(self._numbers)
+
     def _add(self, data: bytes, is_class: bool, name: str) -> Definition:
-        definition = Definition(self._next, data, is_class, name)
-        self._next += 1
+        definition = Definition(self._number(), data, is_class, name)
         self.definitions[definition.number] = definition
         return definition
 
+    def hold(self, parcel: Parcel) -> None:
+        """A call is to be sent."""
+        parcel.function.users += 1
+        for need in parcel.needs:
+            if isinstance(need, Attachment):
+                self.attachments.used(need)
+
+    def release(self, parcel: Parcel) -> None:
+        """A call has ended."""
+        parcel.function.users -= 1
+        for need in parcel.needs:
+            if isinstance(need, Attachment):
+                self.attachments.released(need)
+
     def forgettable(self) -> list[int]:
-        """Strike out unused function definitions where there are too many; return their numbers."""
-        if len(self.definitions) <= KEPT_DEFINITIONS:
-            return []
+        """Strike out unused blocks, and function definitions where there are too many; return their numbers."""
+        gone = self.attachments.unwanted()
+        if len(self.definitions) > KEPT_DEFINITIONS:
+            gone += self._surplus()
+        return gone
+
+    def _surplus(self) -> list[int]:
         unused = [d for d in self.definitions.values() if d.users == 0 and not d.is_class]
         gone = {d.number for d in unused[: len(unused) - KEPT_DEFINITIONS // 2]}
         for number in gone:
@@ -188,11 +202,6 @@ class Packer:
         self._by_content = {k: d for k, d in self._by_content.items() if d.number not in gone}
         self._functions = {k: f for k, f in self._functions.items() if f.definition.number not in gone}
         return sorted(gone)
-
-
-def _copied(buffer: pickle.PickleBuffer) -> memoryview:
-    """Return an array's bytes as they are now: the call may wait long, and its caller may use the array again."""
-    return memoryview(bytes(buffer.raw()))
 
 
 def take_apart(

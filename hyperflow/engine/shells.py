@@ -16,11 +16,10 @@ import marshal
 import os
 import types
 import typing
-import uuid
 import weakref
 from typing import Any
 
-_origin = uuid.uuid4().hex[:12]
+_origin = os.urandom(6).hex()
 _numbers = itertools.count()
 _id_of: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _by_id: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
@@ -29,7 +28,7 @@ _by_id: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 def _forget_origin_after_fork() -> None:
     # A class that a worker makes must not get the number of one that its launcher or another worker made.
     global _origin  # noqa: PLW0603 (that is what has to change)
-    _origin = uuid.uuid4().hex[:12]
+    _origin = os.urandom(6).hex()
 
 
 os.register_at_fork(after_in_child=_forget_origin_after_fork)

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from hyperflow.config import Settings
-from hyperflow.engine.transport import CutOff, Receiver, with_prologue
+from hyperflow.engine.transport import WRITE_AHEAD, CutOff, Receiver, with_prologue
 from hyperflow.engine.wire import HELLO, Bytes
 from hyperflow.errors import LauncherError
 
@@ -272,6 +272,7 @@ class SshConnection:
     def connection_made(self, channel: Any) -> None:
         """The session is there."""
         self._channel = channel
+        channel.set_write_buffer_limits(WRITE_AHEAD)
 
     def session_started(self) -> None:
         """The command is running, as far as sshd says."""
@@ -304,9 +305,11 @@ class SshConnection:
 
     def pause_writing(self) -> None:
         """Asyncssh holds enough bytes; it keeps what comes all the same."""
+        self._receiver.pause_writing()
 
     def resume_writing(self) -> None:
         """Asyncssh can take more."""
+        self._receiver.resume_writing()
 
     # ---- the link's side ----------------------------------------------------------------------------------------
 

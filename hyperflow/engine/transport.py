@@ -23,7 +23,6 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -37,6 +36,9 @@ from hyperflow.errors import LauncherError
 logger = logging.getLogger("hyperflow")
 
 _HOME = str(Path(__file__).resolve().parents[2])
+
+WRITE_AHEAD = 1 << 22
+"""Bytes that a stream holds before it asks for a pause."""
 
 KILL_AFTER = 8.0
 """Seconds that a local launcher has to be gone after the end of its stream; more than all that it and its keeper do
@@ -72,6 +74,14 @@ class Receiver(Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
+        ...
+
+    def pause_writing(self) -> None:
+        """The stream holds enough; what is written all the same is kept in memory."""
+        ...
+
+    def resume_writing(self) -> None:
+        """The stream takes more."""
         ...
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -116,6 +126,12 @@ class _Protocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.receiver.data_received(data)
 
+    def pause_writing(self) -> None:
+        self.receiver.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.receiver.resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.receiver.connection_lost(CutOff(str(exc) if exc else "") if self.remote else exc)
 
@@ -140,7 +156,7 @@ class _ProcessConnection:
             if time.monotonic() > self._kill_at:
                 processes.kill_all([*processes.descendants(self._process.pid), self._process.pid])
             await asyncio.sleep(pause)
-            pause = min(2 * pause, 0.05)
+            pause = min(1.25 * pause, 0.02)  # a program that has done its work waits for this
         if self._process.returncode != 0:
             # Keeper and launcher find all that is left of each other, but somebody may have killed both at once.
             processes.kill_all(processes.carriers(self._tag))
@@ -151,7 +167,7 @@ async def start_process(
 ) -> Connection:
     """Start a process of this machine, with its stdin and stdout as the stream; remote: of which it is not the end."""
     ours, theirs = socket.socketpair()
-    number = uuid.uuid4().hex
+    number = os.urandom(16).hex()
     try:
         with theirs, log_file.open("ab") as log:
             process = subprocess.Popen(  # noqa: ASYNC220 (returns when it has started)
@@ -174,6 +190,7 @@ async def start_process(
         process.kill()
         process.wait()
         raise
+    transport.set_write_buffer_limits(WRITE_AHEAD)
     return _ProcessConnection(transport, process, f"HYPERFLOW_LAUNCHER={number}")
 
 

@@ -4,8 +4,9 @@ A frame is a header (length of the body, kind, worker) and a body. The launcher 
 of tasks and results alone: they are pickles, and only a worker and the head read those. Control bodies are JSON or
 plain numbers.
 
-Many tasks travel in one frame, one record each; so do many results. Large buffers (numpy arrays, by pickle's
-protocol 5) lie behind their pickle, uncopied.
+Many tasks travel in one frame, one record each; so do many results. Buffers (numpy arrays, by pickle's protocol 5) lie
+behind their pickle, uncopied; in the place of a large one there is the number of a block, which has gone before (see
+blocks.py).
 
 No sockets here, and nothing else of hyperflow: head, launcher and worker share this file.
 """
@@ -18,16 +19,24 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 HEADER = struct.Struct("<QBI")  # length of the body, kind, worker
 TASK = struct.Struct("<QIHQ")  # task, function, number of buffers, length of what follows
 RESULT = struct.Struct("<QBfHQ")  # task, outcome, seconds, number of buffers, length of what follows
+RESULT_HEAD = struct.Struct("<QBIQBfHQ")  # HEADER and RESULT of a frame with one result, packed at once
 DEFINITION = struct.Struct("<IB")  # its number, whether it is a class; its pickle follows
 NUMBER = struct.Struct("<I")
 SIZE = struct.Struct("<Q")
 SECONDS = struct.Struct("<d")
 SEQS = struct.Struct("<QQ")
+BLOCK = struct.Struct("<QQQq")  # its number, size, process and descriptor that hold it; process 0: CONTENT follows
+
+IS_BLOCK = 1 << 63
+"""Set in the size of a buffer that is not here but in the block with the number that is left."""
+
+CONTENT_PIECE = 1 << 18
+"""Bytes of a block that travel in one frame."""
 
 LARGEST_BODY = 1 << 40
 """A longer one is nonsense on the stream, not data."""
@@ -60,6 +69,9 @@ class Kind(enum.IntEnum):
     RECALLED = 16  # launcher > head: seqs that the worker will not run
     ENDED = 17  # launcher > head: a worker and its group have gone
     ALIVE = 18  # both ways: nothing but that
+    BLOCK = 19  # head > launcher > worker, worker > launcher > head: a large buffer
+    CONTENT = 20  # between head and launcher that share no memory: the next piece of a block
+    TAKEN = 21  # head > launcher: blocks of a worker that it has mapped
 
 
 _KINDS = frozenset(map(int, Kind))
@@ -81,6 +93,13 @@ class ProtocolError(Exception):
     """What arrived is no frame."""
 
 
+def content(number: int, worker: int, data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield the frames of a block's content, each as head and piece, so that nothing is copied."""
+    for at in range(0, len(data), CONTENT_PIECE):
+        piece = data[at : at + CONTENT_PIECE]
+        yield HEADER.pack(NUMBER.size + len(piece), Kind.CONTENT, worker) + NUMBER.pack(number), piece
+
+
 def frame(kind: Kind, worker: int = 0, body: Bytes = b"") -> bytes:
     """Return a whole frame."""
     return b"".join((HEADER.pack(len(body), kind, worker), body))
@@ -97,27 +116,35 @@ def records_frame(kind: Kind, worker: int, parts: Sequence[Bytes]) -> list[Bytes
     return [HEADER.pack(length, kind, worker), *parts]
 
 
-def task_record(task: int, function: int, payload: bytes, buffers: Sequence[memoryview] = ()) -> list[Bytes]:
-    """Return a task's record, in parts."""
+Buffer = memoryview | int
+"""A buffer, or the number of the block that it is in."""
+
+
+def add_task(parts: list[Bytes], task: int, function: int, payload: bytes, buffers: Sequence[Buffer] = ()) -> None:
+    """Add a task's record to the parts of a frame."""
     if not buffers:
-        return [TASK.pack(task, function, 0, len(payload)), payload]
-    sizes = b"".join(SIZE.pack(buffer.nbytes) for buffer in buffers)
-    length = len(sizes) + len(payload) + sum(buffer.nbytes for buffer in buffers)
-    return [TASK.pack(task, function, len(buffers), length), sizes, payload, *buffers]
+        parts += (TASK.pack(task, function, 0, len(payload)), payload)
+        return
+    content = _content(payload, buffers)
+    parts += (TASK.pack(task, function, len(buffers), sum(map(len, content))), *content)
 
 
 def result_record(
-    task: int, outcome: Outcome, seconds: float, payload: bytes, buffers: Sequence[memoryview] = ()
+    task: int, outcome: Outcome, seconds: float, payload: bytes, buffers: Sequence[Buffer] = ()
 ) -> list[Bytes]:
     """Return a result's record, in parts."""
     if not buffers:
         return [RESULT.pack(task, outcome, seconds, 0, len(payload)), payload]
-    sizes = b"".join(SIZE.pack(buffer.nbytes) for buffer in buffers)
-    length = len(sizes) + len(payload) + sum(buffer.nbytes for buffer in buffers)
-    return [RESULT.pack(task, outcome, seconds, len(buffers), length), sizes, payload, *buffers]
+    content = _content(payload, buffers)
+    return [RESULT.pack(task, outcome, seconds, len(buffers), sum(map(len, content))), *content]
 
 
-def tasks(body: memoryview) -> Iterator[tuple[int, int, memoryview, list[memoryview]]]:
+def _content(payload: bytes, buffers: Sequence[Buffer]) -> list[Bytes]:
+    sizes = [each | IS_BLOCK if isinstance(each, int) else len(each) for each in buffers]
+    return [b"".join(map(SIZE.pack, sizes)), payload, *(each for each in buffers if not isinstance(each, int))]
+
+
+def tasks(body: memoryview) -> Iterator[tuple[int, int, memoryview, list[Buffer]]]:
     """Yield (task, function, payload, buffers) of a body of tasks."""
     offset = 0
     while offset < len(body):
@@ -131,7 +158,7 @@ def tasks(body: memoryview) -> Iterator[tuple[int, int, memoryview, list[memoryv
         raise ProtocolError("a record that is longer than its frame")
 
 
-def results(body: memoryview) -> Iterator[tuple[int, int, float, memoryview, list[memoryview]]]:
+def results(body: memoryview) -> Iterator[tuple[int, int, float, memoryview, list[Buffer]]]:
     """Yield (task, outcome, seconds, payload, buffers) of a body of results."""
     offset = 0
     while offset < len(body):
@@ -145,13 +172,16 @@ def results(body: memoryview) -> Iterator[tuple[int, int, float, memoryview, lis
         raise ProtocolError("a record that is longer than its frame")
 
 
-def _split(content: memoryview, count: int) -> tuple[memoryview, list[memoryview]]:
+def _split(content: memoryview, count: int) -> tuple[memoryview, list[Buffer]]:
     sizes = [SIZE.unpack_from(content, position * SIZE.size)[0] for position in range(count)]
     start = len(content)
-    buffers: list[memoryview] = []
+    buffers: list[Buffer] = []
     for size in reversed(sizes):
-        buffers.append(content[start - size : start])
-        start -= size
+        if size & IS_BLOCK:
+            buffers.append(size ^ IS_BLOCK)
+        else:
+            buffers.append(content[start - size : start])
+            start -= size
     buffers.reverse()
     return content[count * SIZE.size : start], buffers
 

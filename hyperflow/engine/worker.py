@@ -30,7 +30,10 @@ import types
 from typing import Any
 
 from hyperflow.engine import closure, culprit, processes, wire
+from hyperflow.engine.blocks import LARGE, Block
 from hyperflow.engine.log import Log, MarkedOutput
+from hyperflow.engine.machine import THREAD_VARIABLES
+from hyperflow.engine.notes import Notes
 from hyperflow.engine.wire import Kind, Outcome
 from hyperflow.errors import MisuseError
 
@@ -38,17 +41,6 @@ CHUNK = 1 << 18
 
 QUICK = 50e-6
 """An evaluation that took less (seconds) has started no program that could have written to the log."""
-
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-"""What numerical libraries ask for their number of threads, each its own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,33 +78,6 @@ def worker_info() -> WorkerInfo:
             "worker_info() belongs in a function that runs on a worker: await hyperflow.remote_eval(my_function)"
         )
     return _info
-
-
-class Notes:
-    """A page of memory that a worker shares with its launcher.
-
-    The worker writes which task (seq) it is about to start and looks whether that was recalled; the launcher writes
-    what is recalled and looks what was started. Each writes before it looks, so one of the two always sees the other.
-    """
-
-    STARTED, FROM, BELOW = range(3)
-    SETTLE = 0.0002
-    """Seconds after which a write of one processor has long been seen by the others."""
-
-    def __init__(self, page: mmap.mmap) -> None:
-        self.page = page
-        self.words = memoryview(page).cast("Q")
-
-    @property
-    def started(self) -> int:
-        return self.words[self.STARTED]
-
-    def recall(self, below: int) -> int:
-        """For the launcher: forbid all that has not been started; return the first seq that will not run."""
-        self.words[self.BELOW] = below
-        self.words[self.FROM] = self.started + 1
-        time.sleep(self.SETTLE)
-        return self.started + 1
 
 
 _log: Log | None = None
@@ -190,6 +155,8 @@ class Worker:
         self.reader = wire.Reader()
         self.definitions: dict[int, bytes] = {}
         self.functions: dict[int, Any] = {}
+        self.blocks: dict[int, Block] = {}
+        self.results = 0  # blocks of results so far: their numbers
         self.pid = os.getpid()
         self.runner: asyncio.Runner | None = None
         self.seq = 0
@@ -211,10 +178,16 @@ class Worker:
                     self.definitions[number] = bytes(body[wire.DEFINITION.size :])
                     if is_class:
                         self.define_class(number)
+                elif kind == Kind.BLOCK:
+                    number, size, pid, fd = wire.BLOCK.unpack(body)
+                    with contextlib.suppress(OSError):  # the evaluation that needs it will say so
+                        self.blocks[number] = Block.at(pid, fd, size)
                 elif kind == Kind.FORGET:
                     for (number,) in wire.NUMBER.iter_unpack(body):
                         self.definitions.pop(number, None)
                         self.functions.pop(number, None)
+                        if number in self.blocks:
+                            self.blocks.pop(number).close()
                 elif kind == Kind.RETIRE:
                     return
 
@@ -228,7 +201,7 @@ class Worker:
             else:
                 self.run(task, function, payload, buffers)
 
-    def run(self, task: int, function: int, payload: memoryview, buffers: list[memoryview]) -> None:
+    def run(self, task: int, function: int, payload: memoryview, buffers: list[wire.Buffer]) -> None:
         """Evaluate one task and answer."""
         start = time.perf_counter()
         log = self.log
@@ -236,7 +209,10 @@ class Worker:
             fn = self.functions.get(function)
             if fn is None:
                 fn = self.define(function)
-            loaded = closure.loads(payload, buffers=buffers)
+            if buffers:
+                loaded = closure.loads(payload, buffers=[self.found(each) for each in buffers])
+            else:
+                loaded = closure.loads(payload)
         except BaseException as error:
             text = f"the function or its arguments could not be unpickled on the worker: {_text(error)}"
             if isinstance(error, ModuleNotFoundError):
@@ -303,13 +279,38 @@ class Worker:
     def answer(
         self, task: int, outcome: Outcome, seconds: float, data: bytes, buffers: list[memoryview] | None = None
     ) -> None:
-        record = wire.result_record(task, outcome, seconds, data, buffers or ())
-        parts = wire.records_frame(Kind.RESULTS, 0, record)
-        if buffers:
-            for part in parts:
-                self.sock.sendall(part)
-        else:
-            self.sock.sendall(b"".join(parts))
+        if not buffers:
+            length = wire.RESULT.size + len(data)
+            head = wire.RESULT_HEAD.pack(length, Kind.RESULTS, 0, task, outcome, seconds, 0, len(data))
+            self.sock.sendall(head + data)
+            return
+        found = [self.shared(each) for each in buffers]
+        for part in wire.records_frame(Kind.RESULTS, 0, wire.result_record(task, outcome, seconds, data, found)):
+            self.sock.sendall(part)
+
+    def shared(self, data: memoryview) -> wire.Buffer:
+        """Put a large buffer into a block, pass it on, and return its number; or return the buffer as it is."""
+        if data.nbytes < LARGE:
+            return data
+        try:
+            block = Block.of(data)
+        except OSError:  # too many open files, no memory, no memfd here
+            return data
+        self.results += 1
+        message = wire.frame(Kind.BLOCK, 0, wire.BLOCK.pack(self.results, block.size, 0, -1))
+        with contextlib.closing(block):
+            sent = socket.send_fds(self.sock, [message], [block.fd])
+        if sent < len(message):
+            self.sock.sendall(message[sent:])
+        return self.results
+
+    def found(self, buffer: wire.Buffer) -> memoryview:
+        """Return a buffer of an argument; one that is in a block is this evaluation's own as soon as it is changed."""
+        if not isinstance(buffer, int):
+            return buffer
+        if buffer not in self.blocks:
+            raise OSError(f"a large argument (block {buffer}) could not be opened on this node")
+        return self.blocks[buffer].view()
 
 
 def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:

@@ -46,7 +46,7 @@ class InlineEvaluator:
         self.closed = False
         self._free = cpus
         self._ship = ship
-        self._packer = Packer()
+        self._packer = Packer(most_blocks=0)  # all is in this process
         self._door = asyncio.Lock()
         self._freed = asyncio.Event()
         self._running = 0

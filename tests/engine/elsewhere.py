@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hyperflow.engine import wire, worker
+from hyperflow.engine.definition import Definition
 from hyperflow.engine.parcels import Packer
 from hyperflow.engine.wire import Kind, Outcome
 from hyperflow.errors import SerializationError
@@ -46,12 +47,14 @@ class Elsewhere:
         """Evaluate a call in a tick of its own, and return its result or raise its error."""
         self.packer.tick += 1
         parcel = self.packer.pack(fn, args, kwargs)
-        for definition in (*parcel.classes, parcel.function):
+        for definition in (*parcel.needs, parcel.function):
             if definition.number not in self.sent:
                 self.sent.append(definition.number)
+                assert isinstance(definition, Definition)
                 head = wire.DEFINITION.pack(definition.number, definition.is_class)
                 self._sock.sendall(wire.frame(Kind.DEFINE, 0, head + definition.data))
-        record = wire.task_record(1, parcel.function.number, parcel.payload, parcel.buffers)
+        record: list[wire.Bytes] = []
+        wire.add_task(record, 1, parcel.function.number, parcel.payload, parcel.buffers)
         self._sock.sendall(b"".join(wire.records_frame(Kind.TASKS, 0, record)))
         frames: list[tuple[int, int, memoryview]] = []
         while not frames:

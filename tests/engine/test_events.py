@@ -15,8 +15,13 @@ from tests.engine.support import Gate, local, wait_at
 
 
 def events(program: hf.ProgramInfo) -> list[dict[str, Any]]:
-    """Read the event log."""
-    return [json.loads(line) for line in (program.log_dir / "events.jsonl").read_text().splitlines()]
+    """Read the event log, with a line of its own for each task."""
+    lines = [json.loads(line) for line in (program.log_dir / "events.jsonl").read_text().splitlines()]
+    return [
+        {**line, "task": task, **({"seconds": line["seconds"][n]} if isinstance(line.get("seconds"), list) else {})}
+        for line in lines
+        for n, task in enumerate(line.get("tasks", [None]))
+    ]
 
 
 async def test_a_small_run(tmp_path: Path) -> None:
@@ -43,7 +48,7 @@ async def test_a_small_run(tmp_path: Path) -> None:
     tasks: dict[int, list[dict[str, Any]]] = defaultdict(list)
     workers: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
-        if "task" in line:
+        if line["task"] is not None:
             tasks[line["task"]].append(line)
         elif "worker" in line:
             workers[line["number"]].append(line)
@@ -111,5 +116,5 @@ async def test_event_log_of_odd_errors(tmp_path: Path) -> None:
         with pytest.raises(f.Boom) as caught:
             await hf.remote_eval(f.fail, "\udc80" + "x" * 3_000_000)
     assert len(str(caught.value)) == 3_000_001
-    assert [line["state"] for line in events(program) if line.get("task")] == ["waiting", "running", "failed"] * 2
+    assert [line["state"] for line in events(program) if line["task"]] == ["waiting", "running", "failed"] * 2
     assert (program.log_dir / "events.jsonl").stat().st_size < 100_000

@@ -77,6 +77,7 @@ def test_script_named_like_a_module(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("raise RuntimeError('nor me')")
     source = """
 import sys; here = sys.path.pop(0)
+import json, selectors  # the head has them
 import hyperflow as hf
 sys.path.insert(0, here)
 print(hf.run_job_local(hf.remote_eval(lambda: 5), cpus=1))

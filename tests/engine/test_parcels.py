@@ -115,7 +115,7 @@ def test_a_class_is_sent_once_and_before_it_is_needed(there: Elsewhere) -> None:
     assert there.call(double, 1) == 2
     assert there.call(lambda a: a, Local(5)) == Local(5)
 
-    assert there.packer.pack(double, (Local(1),), {}).classes[0].number in there.sent
+    assert there.packer.pack(double, (Local(1),), {}).needs[0].number in there.sent
 
 
 def test_what_a_callable_stands_for() -> None:
@@ -146,7 +146,7 @@ def test_unused_definitions_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
     gone = packer.forgettable()
 
     assert packed[3].function.number not in gone
-    assert packed[0].classes[0].number not in gone
+    assert packed[0].needs[0].number not in gone
     assert packed[0].function.number in gone
     assert packed[29].function.number not in gone
     assert len(packer.definitions) <= 10

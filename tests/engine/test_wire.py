@@ -59,7 +59,7 @@ def test_tasks_round_trip(sent: list[tuple[int, int, bytes, list[bytes]]]) -> No
     """Many in one frame, with and without large buffers, empty ones too."""
     parts: list[wire.Bytes] = []
     for task, function, payload, beside in sent:
-        parts += wire.task_record(task, function, payload, [memoryview(b) for b in beside])
+        wire.add_task(parts, task, function, payload, [memoryview(b) for b in beside])
     ((kind, worker, body),) = Reader().feed(b"".join(wire.records_frame(Kind.TASKS, 7, parts)))
 
     assert (kind, worker) == (Kind.TASKS, 7)
@@ -129,8 +129,10 @@ def test_nonsense_is_refused_at_once(header: bytes) -> None:
 @pytest.mark.parametrize("read", [wire.tasks, wire.results])
 def test_a_record_that_is_longer_than_its_frame_is_refused(read: Any) -> None:
     """So that nobody takes half of a pickle for a whole one."""
+    task: list[wire.Bytes] = []
+    wire.add_task(task, 1, 2, b"x" * 50)
     record = {
-        wire.tasks: wire.task_record(1, 2, b"x" * 50),
+        wire.tasks: task,
         wire.results: wire.result_record(1, Outcome.VALUE, 0, b"x" * 50),
     }
     body = b"".join(record[read])

@@ -1,0 +1,36 @@
+"""The page of memory in which a worker and its launcher settle which tasks have been started.
+
+A module of its own because the launcher has this while it starts; all else of a worker it imports later.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+
+
+class Notes:
+    """A page of memory that a worker shares with its launcher.
+
+    The worker writes which task (seq) it is about to start and looks whether that was recalled; the launcher writes
+    what is recalled and looks what was started. Each writes before it looks, so one of the two always sees the other.
+    """
+
+    STARTED, FROM, BELOW = range(3)
+    SETTLE = 0.0002
+    """Seconds after which a write of one processor has long been seen by the others."""
+
+    def __init__(self, page: mmap.mmap) -> None:
+        self.page = page
+        self.words = memoryview(page).cast("Q")
+
+    @property
+    def started(self) -> int:
+        return self.words[self.STARTED]
+
+    def recall(self, below: int) -> int:
+        """For the launcher: forbid all that has not been started; return the first seq that will not run."""
+        self.words[self.BELOW] = below
+        self.words[self.FROM] = self.started + 1
+        time.sleep(self.SETTLE)
+        return self.started + 1
