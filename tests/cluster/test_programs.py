@@ -53,3 +53,12 @@ def test_compress_files(cluster: Cluster, checkout: Path) -> None:
     assert state == "COMPLETED", output
     assert "6 compressed, 0 failed" in output
     assert all(file.with_name(f"{file.name}.gz").stat().st_size < 1000 for file in files)
+
+
+def test_allowed_region(cluster: Cluster, checkout: Path) -> None:
+    """Probes with two CPUs each, on two nodes; the second job finds the first one's results."""
+    for computed in (True, False):
+        state, output = submit(cluster, checkout, "allowed_region", "--ions", "6", "--tolerance", "1e-3")
+        assert state == "COMPLETED", output
+        assert ("evaluations    0 in this run" not in output) == computed
+        assert "0.001 was allowed: right" in output
