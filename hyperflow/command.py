@@ -21,13 +21,14 @@ from typing import IO, Any
 import attrs
 
 from hyperflow.engine import processes
-from hyperflow.engine.worker import THREAD_VARIABLES, WorkerInfo, log_line, worker_info
+from hyperflow.engine.machine import THREAD_VARIABLES
+from hyperflow.engine.worker import WorkerInfo, log_line, worker_info
 from hyperflow.errors import CommandFailed, ConfigurationError, MisuseError
 
 KILL_GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL when the await is cancelled."""
 
-_NOT_PASSED_ON = ("PMI_", "PMIX_", "SLURM_CPU_BIND", "SLURM_MEM_BIND")
+_NOT_PASSED_ON = (b"PMI_", b"PMIX_", b"SLURM_CPU_BIND", b"SLURM_MEM_BIND")
 """Variables of the step that started the launcher. A program that took them for its own would bind its threads to
 the wrong CPUs, or wait for MPI peers that are not there."""
 
@@ -159,15 +160,16 @@ def _input(stack: ExitStack, stdin: bytes | os.PathLike[str] | None) -> IO[bytes
     return stack.enter_context(Path(stdin).open("rb"))
 
 
-def _environment(info: WorkerInfo, env: Mapping[str, str] | None, threads: int | None) -> dict[str, str]:
+def _environment(info: WorkerInfo, env: Mapping[str, str] | None, threads: int | None) -> dict[bytes, bytes]:
     if threads is not None and threads < 1:
         raise ConfigurationError(f"threads={threads!r}: a whole number of at least 1 is needed")
-    built = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
-    built["HYPERFLOW_CPUS"] = ",".join(map(str, info.cpus))
+    # As bytes: to decode all of them, and encode them again, would cost a tenth of starting a small program.
+    built = {name: value for name, value in os.environb.items() if not name.startswith(_NOT_PASSED_ON)}
+    more = {"HYPERFLOW_CPUS": ",".join(map(str, info.cpus))}
     if threads is not None:
-        built.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-    built.update(env or {})
-    return built
+        more |= dict.fromkeys(THREAD_VARIABLES, str(threads))
+    more |= env or {}
+    return built | {os.fsencode(name): os.fsencode(value) for name, value in more.items()}
 
 
 async def _wait(process: subprocess.Popen[bytes]) -> tuple[int, Any]:

@@ -55,7 +55,8 @@ FORK_PAUSE = 0.05
 LONGEST_LOOK = 3600.0
 """Seconds to wait in the selector at most: epoll refuses more than 24 days, which a time limit may well be."""
 
-CHUNK = 1 << 18
+CHUNK = 1 << 16
+"""Bytes to read at a time. For more than 128 kB, malloc would map new memory each time: 7 µs for a read of 2."""
 
 SHARED = ("engine.worker", "command", "concurrent", "database.keyvalmap", "database.memo", "job", "remote")
 """Modules of ours that workers need, and that functions and modules of the user's refer to."""
