@@ -30,6 +30,10 @@ IN_FLIGHT = 1000
 evaluations, few enough that an endless iterable costs little memory."""
 
 
+STARTS_BETWEEN_PAUSES = 500
+"""Many flows are started in so many at a time: the event loop has a turn, and workers begin while others are started."""
+
+
 class _Group:
     """Futures that run side by side and end together."""
 
@@ -102,6 +106,8 @@ async def _gather(made: Iterable[Flow[Any]], limit: int | None, where: str) -> l
             group.start(one, where)
             if limit is not None:
                 await group.until_fewer_than(limit)
+            if len(group.futures) % STARTS_BETWEEN_PAUSES == 0:
+                await asyncio.sleep(0)
             if group.failed:
                 break
         await group.until_fewer_than(1)

@@ -8,14 +8,15 @@
 
 Guarantees: directories are made for their user alone (mode 0700: they hold pickles and logs), before any work
 starts, and one that cannot be written is refused then. Earlier programs are never changed by a later one.
+
+The database may be on a PostgreSQL server instead. Its URL is printed, logged and sent to other nodes, so one that
+holds a password is refused, by an error that does not show it.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
-import tempfile
+import re
 import time
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def _make_private(path: Path) -> None:
     """Make a directory that only its owner can enter, and try that it can be written."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = path / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
+        probe = path / f".probe-{os.getpid()}-{os.urandom(4).hex()}"
         with probe.open("xb") as file:
             file.write(b"x" * 4096)  # more than nothing, because a full disk still takes an empty file
         probe.unlink()
@@ -39,13 +40,46 @@ def _make_private(path: Path) -> None:
         ) from error
 
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|postgres(ql)?:")
+_HOST = r"(\[[0-9A-Fa-f:.%]*\]|[^\[\]:/?#@]*)(:[0-9]*)?"
+_SERVER_URL = re.compile(rf"postgres(ql)?://([^:/?#@]*@)?{_HOST}(,{_HOST})*(/[^?#:@]*)?(\?[^#]*)?")
+
+
+def is_url(database: str | os.PathLike[str]) -> bool:
+    """Tell whether a database is named by a URL; all else is a file's path."""
+    return isinstance(database, str) and _URL.match(database) is not None
+
+
+def checked_url(url: str) -> str:
+    """Return a database's URL if it is one of a PostgreSQL server, and without a password.
+
+    Raises:
+        ConfigurationError: It is not; what follows the scheme is not shown, because it may hold a password.
+    """
+    scheme, _, rest = url.partition(":")
+    shown = f"database='{scheme}://...'"
+    if scheme not in ("postgresql", "postgres"):
+        raise ConfigurationError(
+            f"{shown}: a results database is a file's path, or postgresql://user@host/database for a server"
+        )
+    options = {option.partition("=")[0] for option in rest.partition("?")[2].split("&")}
+    if ":" in rest.rpartition("@")[0] or options & {"password", "sslpassword"}:
+        raise ConfigurationError(
+            f"{shown}: no password in the URL, because it is printed and logged. Put it into ~/.pgpass (chmod 600), "
+            "one line for each: HOST:PORT:DATABASE:USER:PASSWORD; or into the file that PGPASSFILE names"
+        )
+    if not _SERVER_URL.fullmatch(url):
+        raise ConfigurationError(f"{shown} is not the URL of a server, such as postgresql://user@host:5432/database")
+    return url
+
+
 @attrs.frozen
 class ProgramInfo:
     """Where one run of a program keeps its things; make one with `ProgramInfo.new(base_dir)`.
 
     Args:
         program_id: Unique for this run; starts with the time, so that names sort by age.
-        database: The results database's file.
+        database: The results database's file; a str is the URL of a server.
         log_dir: Logs of workers and launchers, and the event log.
         data_dir: Work directories.
         temporary: Removed at the end of a run that succeeded.
@@ -53,7 +87,7 @@ class ProgramInfo:
     """
 
     program_id: str
-    database: Path
+    database: Path | str
     log_dir: Path
     data_dir: Path
     temporary: bool = False
@@ -72,20 +106,32 @@ class ProgramInfo:
         Args:
             base_dir: Is made if it is not there.
             database: A database file to go on with (or to make), in place of one in the program's directory.
-                Only one process at a time may have it open.
+                Only one process at a time may have it open. Or `postgresql://user@host/database`, which many may:
+                needs `pip install 'hyperflow[postgresql]'`, and takes its password from `~/.pgpass`.
             start_from: An earlier program's database. It is copied, never changed: its results count as
                 known, and later ones shadow them.
 
         Raises:
-            ConfigurationError: A directory cannot be made or written.
+            ConfigurationError: A directory cannot be made or written; the URL is none, or holds a password;
+                `start_from` together with a server.
         """
-        program_id = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
+        url = None
+        if start_from is not None and is_url(start_from):
+            raise ConfigurationError("start_from copies a file; to go on with a database on a server: database=URL")
+        if database is not None and is_url(database):
+            url = checked_url(str(database))
+            if start_from is not None:
+                raise ConfigurationError(
+                    f"start_from={start_from}: only a file can be copied to begin with. The database {url} keeps what "
+                    "earlier programs recorded there: without start_from, this one goes on from it"
+                )
+        program_id = time.strftime("%Y%m%d-%H%M%S-") + os.urandom(3).hex()
         home = Path(base_dir).absolute() / program_id
         program = cls._under(home, program_id)
         if database is not None:
-            program = attrs.evolve(program, database=Path(database).absolute())
+            program = attrs.evolve(program, database=url or Path(database).absolute())
         if start_from is not None:
-            if program.database.exists():
+            if Path(program.database).exists():
                 raise ConfigurationError(f"start_from={start_from}: {program.database} exists already")
             if not Path(start_from).is_file():
                 raise ConfigurationError(f"start_from={start_from}: there is no such file")
@@ -95,8 +141,20 @@ class ProgramInfo:
     @classmethod
     def temporary_one(cls) -> ProgramInfo:
         """Make a program that is removed at the end of a run that succeeded, and kept after one that failed."""
+        import tempfile  # noqa: PLC0415 (with what it imports it takes longer than all of ours here)
+
         home = Path(tempfile.mkdtemp(prefix="hyperflow-"))
         return attrs.evolve(cls._under(home, home.name), temporary=True)
+
+    @classmethod
+    def existing(cls, home: str | os.PathLike[str], program_id: str, database: str | os.PathLike[str]) -> ProgramInfo:
+        """Return a program whose directory is there already, to go on with it.
+
+        Raises:
+            ConfigurationError: A directory cannot be written.
+        """
+        where = checked_url(str(database)) if is_url(database) else Path(database).absolute()
+        return attrs.evolve(cls._under(Path(home).absolute(), program_id), database=where)
 
     @classmethod
     def _under(cls, home: Path, program_id: str) -> ProgramInfo:
@@ -108,4 +166,6 @@ class ProgramInfo:
     def remove(self) -> None:
         """Remove the directories of a temporary program."""
         if self.temporary:
+            import shutil  # noqa: PLC0415 (see temporary_one)
+
             shutil.rmtree(self.log_dir.parent, ignore_errors=True)

@@ -22,7 +22,7 @@ from tests import leaks
 hypothesis.settings.register_profile("hyperflow", deadline=None)
 hypothesis.settings.load_profile("hyperflow")
 
-pytest_plugins = ["tests.cluster.fixture"]
+pytest_plugins = ["tests.cluster.fixture", "tests.postgres"]
 
 FAILED = pytest.StashKey[bool]()
 TERMINAL = pytest.StashKey[int]()

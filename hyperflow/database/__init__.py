@@ -1,19 +1,44 @@
 """The results database: named maps, memoized functions and work directories that outlive a program.
 
 `KeyValMap`, `memoize` and `new_work_dir` are what users call; `register` teaches them a type. `open_database` opens
-the store under them, one SQLite file written by one process.
+the store under them: one SQLite file written by one process, or a PostgreSQL server.
 
 Read in this order: keyvalmap, memo and flights, workdir (what users see); keys, codec (texts; below them plain,
-records, scalars, hooks); store, file, ownership, place (the disk).
+records, scalars, hooks); opening, thread; store, file, ownership, place, merge (the disk); shared, server (PostgreSQL).
 """
 
 from __future__ import annotations
 
-from hyperflow.database.keyvalmap import KeyValMap as KeyValMap
-from hyperflow.database.memo import memoize as memoize
-from hyperflow.database.plain import register as register
-from hyperflow.database.store import DamagedEntry as DamagedEntry
-from hyperflow.database.store import open_database as open_database
-from hyperflow.database.workdir import new_work_dir as new_work_dir
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hyperflow.database.keyvalmap import KeyValMap as KeyValMap
+    from hyperflow.database.memo import memoize as memoize
+    from hyperflow.database.opening import open_database as open_database
+    from hyperflow.database.plain import register as register
+    from hyperflow.database.store import DamagedEntry as DamagedEntry
+    from hyperflow.database.workdir import new_work_dir as new_work_dir
 
 __all__ = ("DamagedEntry", "KeyValMap", "memoize", "new_work_dir", "open_database", "register")
+
+_MODULE_OF = {
+    "KeyValMap": "keyvalmap",
+    "memoize": "memo",
+    "open_database": "opening",
+    "register": "plain",
+    "DamagedEntry": "store",
+    "new_work_dir": "workdir",
+}
+"""Where they are, for they are imported one by one, when they are asked for: see `hyperflow`."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

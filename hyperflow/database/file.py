@@ -21,7 +21,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -56,8 +56,30 @@ CREATE TABLE entries (
 CREATE INDEX entries_of_map ON entries (map);
 """
 
+TAKEN = """
+CREATE TABLE IF NOT EXISTS taken (
+    program TEXT PRIMARY KEY,
+    newest INTEGER NOT NULL,
+    time REAL NOT NULL,
+    checksum BLOB NOT NULL
+)
+"""
+"""How far the files of other programs have been taken over (see `merge`); made when the first one is."""
+
 Entry = tuple[str, str, str]
 """Map, key, value."""
+
+Row = tuple[str, str, str, str, float, bytes]
+"""Map, key, value, program, time, checksum: an entry as the file has it."""
+
+
+@attrs.frozen
+class Mark:
+    """The last entry of another program's file that has been looked at; time and checksum tell it from any other."""
+
+    newest: int
+    time: float
+    checksum: bytes
 
 
 @attrs.frozen
@@ -75,8 +97,8 @@ def checksum(map_name: str, key: str, value: str) -> bytes:
     ).digest()
 
 
-def _lenient_text(data: bytes) -> str:
-    # A damaged text may be no UTF-8. The checksum finds that out; here it must not end the reading of all others.
+def lenient_text(data: bytes) -> str:
+    """Return a text that may be damaged, and no UTF-8; finding that out is for the checksum, not the end of reading."""
     return data.decode("utf-8", "replace")
 
 
@@ -110,7 +132,7 @@ class DatabaseFile:
                 f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=BUSY_SECONDS
             )
             try:
-                connection.text_factory = _lenient_text
+                connection.text_factory = lenient_text
                 wal = _prepare(connection, path)
                 (newest,) = connection.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()
             except BaseException:
@@ -124,18 +146,50 @@ class DatabaseFile:
         Raises:
             DatabaseError: None of them was added.
         """
+        now = time.time()
+        return self._add([(*entry, self.program_id, now, checksum(*entry)) for entry in entries])
+
+    def take(self, rows: list[Row], source: str, since: Mark | None, mark: Mark) -> list[Found] | None:
+        """Add entries of another program as they are, and note how far its file was read, in one transaction.
+
+        Returns None, and adds nothing, if the file has been taken over further than `since` meanwhile.
+
+        Raises:
+            DatabaseError: None of them was added.
+        """
+        if self.taken(source) != since:
+            return None
+
+        def note() -> None:
+            self.connection.execute(TAKEN)
+            values = (source, mark.newest, mark.time, mark.checksum)
+            self.connection.execute("INSERT OR REPLACE INTO taken VALUES (?, ?, ?, ?)", values)
+
+        return self._add(rows, note)
+
+    def taken(self, source: str) -> Mark | None:
+        """Return how far a program's file has been taken over, or None for not at all."""
+        with reported(self.path, "read"):
+            if not self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'taken'").fetchone():
+                return None
+            found = self.connection.execute(
+                "SELECT newest, time, checksum FROM taken WHERE program = ?", (source,)
+            ).fetchone()
+        return found and Mark(*found)
+
+    def _add(self, entries: list[Row], also: Callable[[], None] = lambda: None) -> list[Found]:
         if self.broken:
             raise DatabaseError(self.broken)
-        now = time.time()
         first = self.next_id
         rows = [
-            (number, map_name, key, value, len(value), self.program_id, now, checksum(map_name, key, value))
-            for number, (map_name, key, value) in enumerate(entries, first)
+            (number, map_name, key, value, len(value), program, when, digest)
+            for number, (map_name, key, value, program, when, digest) in enumerate(entries, first)
         ]
         with self._fail_stop(), reported(self.path, "write to"):
             try:
                 self.connection.execute("BEGIN IMMEDIATE")
                 self.connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                also()
                 self.connection.execute("COMMIT")
             except BaseException:
                 if self.connection.in_transaction:

@@ -19,7 +19,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 import attrs
 
@@ -29,7 +29,7 @@ from hyperflow.database import flights, keys, records
 from hyperflow.database.codec import Codec, codec_for
 from hyperflow.database.scalars import show
 from hyperflow.errors import ConfigurationError, DatabaseError, MisuseError, SerializationError
-from hyperflow.flow import Flow, Job, Step
+from hyperflow.flow import Cluster, Flow, Job, Step
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,6 +75,8 @@ class Memo:
     key_is_argument: bool = False
     key_hint: Any = inspect.Parameter.empty
     signature: inspect.Signature = attrs.field(init=False)
+    kind: type[Flow[Any]] = attrs.field(init=False)
+    """Job or Cluster, as the function itself returns."""
     is_simple: bool = attrs.field(init=False)
     """Whether there is no `*args`, `**kwargs` or keyword-only parameter, so that binding can be left out."""
     _parameters: list[Parameter] | None = attrs.field(default=None, init=False)
@@ -82,6 +84,7 @@ class Memo:
 
     def __attrs_post_init__(self) -> None:
         self.signature = inspect.signature(self.fn)
+        self.kind = Cluster if _is_of_cluster(self.fn, self.hints) else Job
         simple = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         self.is_simple = all(parameter.kind in simple for parameter in self.signature.parameters.values())
 
@@ -149,6 +152,12 @@ class Memo:
         return self._codec
 
 
+def _is_of_cluster(fn: Any, hints: dict[str, Any]) -> bool:
+    hint = hints.get("return")
+    origin = typing.get_origin(hint) or hint
+    return getattr(fn, "level", "") == "cluster" or (isinstance(origin, type) and issubclass(origin, Cluster))
+
+
 class Memoized:
     """What `memoize` makes of a function: calling it describes a Job, and runs nothing.
 
@@ -160,11 +169,11 @@ class Memoized:
         self.__wrapped__ = memo.fn
         self.__memo__ = memo
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Job[Any]:
+    def __call__(self, *args: Any, **kwargs: Any) -> Flow[Any]:
         memo = self.__memo__
         if kwargs or len(args) != len(memo.signature.parameters) or not memo.is_simple:
             memo.signature.bind(*args, **kwargs)  # a wrong call fails here, as it would without memoize
-        return Job(MemoCall(self, args, kwargs))
+        return memo.kind(MemoCall(self, args, kwargs))
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
@@ -236,7 +245,18 @@ def _refuse_result(memo: Memo, made: Any) -> typing.NoReturn:
     )
 
 
-def memoize(name: str, *, version: int | str = 1) -> Callable[[Callable[P, Flow[T]]], Callable[P, Job[T]]]:
+class Memoizer(Protocol):
+    """What `memoize(...)` gives: it keeps the kind of flow."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Cluster[T]], /) -> Callable[P, Cluster[T]]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Job[T]], /) -> Callable[P, Job[T]]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Flow[T]], /) -> Callable[P, Flow[T]]: ...
+
+
+def memoize(name: str, *, version: int | str = 1) -> Memoizer:
     """Record the results of a function that returns a flow, and return recorded ones without running it.
 
         @hf.memoize("half", version=1)
@@ -265,7 +285,7 @@ def memoize(name: str, *, version: int | str = 1) -> Callable[[Callable[P, Flow[
         raise ConfigurationError(f"memoize(version={version!r}): an int or str is needed")
     local_names = records.names_of_caller()
 
-    def decorate(fn: Callable[P, Flow[T]]) -> Callable[P, Job[T]]:
+    def decorate(fn: Callable[..., Flow[Any]], /) -> Any:
         return memoized(fn, f"memoize:{name}:{version}", f"@memoize({name!r})", local_names)
 
     return decorate
@@ -303,7 +323,7 @@ def memoized(
             )
         memo.key_is_argument, memo.key_hint = True, key
 
-    return Memoized(memo)
+    return cast("Callable[P, Job[T]]", Memoized(memo))
 
 
 def _is_name(name: object) -> bool:

@@ -2,41 +2,30 @@
 
 Guarantees:
 - `insert` returns when the entry is on the disk, not before; when it raises, the entry was not recorded.
-- One thread per open database does all of SQLite's work. All inserts that are queued when it comes round go into one
-  transaction, so a thousand at a time cost one fsync.
+- One thread per open database does all of SQLite's work (see `thread`). All inserts that are queued when it comes round
+  go into one transaction, so a thousand at a time cost one fsync.
 - A map's keys, and its values unless they are long, are in memory after its first use: a `lookup` then neither waits
   nor leaves the loop.
-- Closing waits until everything queued is recorded. A loop that is closed without that does not keep the thread.
-- Nobody waits for ever: a store that was closed, failed, or belongs to the parent of a forked process says so.
-
-Inserts are collected on the loop while the thread commits, and handed over together. That needs no lock, and adapts by
-itself: a lone insert goes at once, a storm in batches as large as one fsync is long.
+- Closing waits until everything queued is recorded.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import os
-import queue
-import threading
 import warnings
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import attrs
-
 from hyperflow.database import place
-from hyperflow.database.file import DatabaseFile, Entry, Found, copy_database
+from hyperflow.database.file import DatabaseFile, Found, Mark, Row, copy_database
 from hyperflow.database.ownership import Ownership
+from hyperflow.database.thread import Batches, DatabaseThread
 from hyperflow.errors import DatabaseError
 
 T = TypeVar("T")
-
-LOOP_CHECK = 1.0
-"""Seconds after which an idle thread looks whether its loop still exists."""
 
 LONGEST_VALUE = 900_000_000
 """Characters; SQLite stores no more than a billion bytes in one place."""
@@ -46,137 +35,29 @@ class DamagedEntry(RuntimeWarning):
     """An entry of the results database is not what was written; it counts as absent."""
 
 
-@attrs.frozen
-class _Job:
-    run: Callable[[DatabaseFile], Any]
-    future: asyncio.Future[Any]
-
-
-class _Thread:
-    """The thread that does all of SQLite's work for one open database."""
-
-    def __init__(self, path: Path, program_id: str) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self.opened: asyncio.Future[None] = self._loop.create_future()
-        self.closed: asyncio.Future[None] = self._loop.create_future()
-        # A daemon, so that an interpreter whose loop is never closed can end; `_at_exit` then closes in order.
-        self._thread = threading.Thread(
-            target=self._run, args=(path, program_id), name=f"hyperflow-database {path.name}", daemon=True
-        )
-        self._pid = os.getpid()
-        self._finishing = False
-        atexit.register(self._at_exit)
-        self._thread.start()
-
-    def call(self, run: Callable[[DatabaseFile], T]) -> asyncio.Future[T]:
-        """Run a function in the thread and return the future of its result."""
-        if self._finishing:
-            raise DatabaseError("the results database was closed")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._jobs.put(_Job(run, future))
-        return future
-
-    def finish(self) -> asyncio.Future[None]:
-        """End the thread after all calls made so far; the future is done when the file is closed."""
-        self._finishing = True
-        self._jobs.put(None)
-        return self.closed
-
-    def _at_exit(self) -> None:
-        if os.getpid() == self._pid:  # a forked child has a copy of this, but no thread
-            self._jobs.put(None)
-            self._thread.join(10)
-
-    def _run(self, path: Path, program_id: str) -> None:
-        try:
-            ownership, file = _open(path, program_id)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the one who opens is told
-            self._tell(self.opened, None, error)
-            atexit.unregister(self._at_exit)
-            return
-        try:
-            if self._tell(self.opened, None, None):
-                self._serve(file)
-        finally:
-            try:
-                file.close()
-            finally:
-                ownership.release()
-                atexit.unregister(self._at_exit)
-                self._tell(self.closed, None, None)
-
-    def _serve(self, file: DatabaseFile) -> None:
-        while True:
-            try:
-                job = self._jobs.get(timeout=LOOP_CHECK)
-            except queue.Empty:
-                if self._loop.is_closed():
-                    return
-                continue
-            if job is None:
-                return
-            result, failure = None, None
-            try:
-                result = job.run(file)
-            except BaseException as error:  # noqa: BLE001 - whatever it is, the one who asked is told
-                failure = error
-            if not self._tell(job.future, result, failure):
-                return
-            del job, result, failure  # or a large value would be kept until the next job
-            file.tidy()
-
-    def _tell(self, future: asyncio.Future[Any], result: Any, failure: BaseException | None) -> bool:
-        """Give a future its result on the loop; return False if the loop has been closed."""
-        try:
-            self._loop.call_soon_threadsafe(_resolve, future, result, failure)
-        except RuntimeError:
-            return False
-        return True
-
-
-def _resolve(future: asyncio.Future[Any], result: Any, failure: BaseException | None) -> None:
-    if future.done():  # cancelled
-        return
-    if failure is None:
-        future.set_result(result)
-    else:
-        future.set_exception(failure)
-
-
-async def _settled(future: asyncio.Future[Any]) -> None:
-    """Wait until a future is done, also when cancelled meanwhile; raise that afterwards."""
-    interrupted: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError as error:
-            interrupted = error
-    if interrupted is not None:
-        raise interrupted
-
-
-def _open(path: Path, program_id: str) -> tuple[Ownership, DatabaseFile]:
+@contextmanager
+def _opened(path: Path, program_id: str) -> Iterator[DatabaseFile]:
     place.check(path)
     ownership = Ownership.acquire(path, program_id)
     try:
-        return ownership, DatabaseFile.open(path, program_id)
-    except BaseException:
+        with closing(DatabaseFile.open(path, program_id)) as file:
+            yield file
+    finally:
         ownership.release()
-        raise
+
+
+def _open(path: Path, program_id: str) -> DatabaseThread[DatabaseFile]:
+    return DatabaseThread(str(path), lambda: _opened(path, program_id))
 
 
 class Store:
-    """A program's results database; opened with `open_database`, used from one event loop."""
+    """A results database in a file; opened with `open_file`, used from one event loop."""
 
-    def __init__(self, path: Path, thread: _Thread) -> None:
+    def __init__(self, path: Path, thread: DatabaseThread[DatabaseFile]) -> None:
         self.path = path
         self._thread = thread
         self._loop = asyncio.get_running_loop()
-        self._pid = os.getpid()
-        self._closing: asyncio.Future[None] | None = None
-        self._queued: list[tuple[Entry, asyncio.Future[None]]] = []
-        self._handing_over = False
+        self._inserts = Batches(thread, DatabaseFile.insert, self._remember)
         self._maps: dict[str, dict[str, Found]] = {}
         self._loads: dict[str, asyncio.Future[None]] = {}
 
@@ -188,15 +69,10 @@ class Store:
         Raises:
             DatabaseError: It was not recorded: the disk is full, or the database was closed.
         """
-        self._check_open()
+        self._thread.check()
         if len(value) > LONGEST_VALUE:
             raise DatabaseError(f"a value of {len(value)} characters is too long for {self.path}: store a file's path")
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._queued.append(((map_name, key, value), future))
-        if not self._handing_over:
-            self._handing_over = True
-            self._loop.call_soon(self._hand_over)  # so that all inserts of this turn of the loop go together
-        await future
+        await self._inserts.add((map_name, key, value))
 
     async def lookup(self, map_name: str, key: str) -> str | None:
         """Return the newest value of a key, or None; does not wait once the map is in memory.
@@ -204,7 +80,7 @@ class Store:
         Raises:
             DatabaseError: The file cannot be read, or the database was closed.
         """
-        self._check_open()
+        self._thread.check()
         entries = self._maps.get(map_name)
         if entries is None:
             entries = await self._loaded(map_name)
@@ -220,62 +96,44 @@ class Store:
         Raises:
             DatabaseError: The file cannot be read, or the database was closed.
         """
-        self._check_open()
+        self._thread.check()
         places = list((await self._loaded(map_name)).items())
         return await self._ask(lambda file: file.read_all(map_name, places))
 
+    async def taken(self, source: str) -> Mark | None:
+        """Return how far the file of another program has been taken over; see `merge.take_over`."""
+        self._thread.check()
+        return await self._ask(lambda file: file.taken(source))
+
+    async def take(self, rows: list[Row], source: str, since: Mark | None, mark: Mark) -> bool:
+        """Record entries of another program as they are, and how far its file was read, in one transaction.
+
+        Returns False if the file has been taken over further than `since` meanwhile. Cancelling takes nothing back.
+
+        Raises:
+            DatabaseError: None of them was recorded.
+        """
+        self._thread.check()
+
+        def remember(done: asyncio.Future[list[Found] | None]) -> None:
+            places = None if done.exception() else done.result()
+            if places is not None:
+                self._remember(rows, places)
+
+        future = self._thread.call(lambda file: file.take(rows, source, since, mark))
+        # In a callback, because this task may be cancelled and those who look up are to see the entries all the same.
+        future.add_done_callback(remember)
+        return await asyncio.shield(future) is not None
+
+    def _remember(self, entries: Sequence[Sequence[Any]], places: Sequence[Found]) -> None:
+        for (map_name, key, *_), found in zip(entries, places, strict=True):
+            loaded = self._maps.get(map_name)
+            if loaded is not None:
+                loaded[key] = found
+
     async def close(self) -> None:
         """Record what is queued, close the file and give back its lock; cancelling waits for that all the same."""
-        if os.getpid() != self._pid:  # a forked child leaves its parent's store alone
-            return
-        if self._closing is None:
-            self._closing = self._loop.create_task(self._close())
-        await _settled(self._closing)
-        self._closing.result()
-
-    async def _close(self) -> None:
-        while self._handing_over:
-            await asyncio.sleep(0)  # lets a batch be handed over
-            await self._thread.call(lambda file: None)  # comes after it
-        await self._thread.finish()
-
-    def _check_open(self) -> None:
-        if self._closing is not None:
-            raise DatabaseError(f"the results database {self.path} was closed; use it while its program runs")
-        if os.getpid() != self._pid:
-            raise DatabaseError(
-                f"the results database {self.path} belongs to process {self._pid}; a process forked from it cannot "
-                "use it. Return results from the evaluation and record them in the job"
-            )
-
-    def _hand_over(self) -> None:
-        batch, self._queued = self._queued, []
-        entries = [entry for entry, _ in batch]
-
-        def commit(file: DatabaseFile) -> list[Found]:
-            return file.insert(entries)
-
-        self._thread.call(commit).add_done_callback(lambda done: self._committed(batch, done))
-
-    def _committed(self, batch: list[tuple[Entry, asyncio.Future[None]]], done: asyncio.Future[list[Found]]) -> None:
-        failure = done.exception()
-        if failure is not None:
-            for _, future in batch:
-                if not future.done():
-                    error = DatabaseError(str(failure))  # one for each: a traceback grows where it is raised
-                    error.__cause__ = failure
-                    future.set_exception(error)
-        else:
-            for ((map_name, key, _), future), found in zip(batch, done.result(), strict=True):
-                entries = self._maps.get(map_name)
-                if entries is not None:
-                    entries[key] = found
-                if not future.done():
-                    future.set_result(None)
-        if self._queued:
-            self._hand_over()
-        else:
-            self._handing_over = False
+        await self._thread.close(self._inserts)
 
     async def _loaded(self, map_name: str) -> dict[str, Found]:
         """Return a map's entries, reading its keys at the first use; all who come meanwhile wait for that one."""
@@ -308,8 +166,8 @@ class Store:
 
 
 @asynccontextmanager
-async def open_database(path: str | os.PathLike[str], program_id: str) -> AsyncIterator[Store]:
-    """Open a program's results database for a scope; it is made if it is not there.
+async def open_file(path: str | os.PathLike[str], program_id: str) -> AsyncIterator[Store]:
+    """Open a results database in a file for a scope; it is made if it is not there.
 
     Leaving the scope waits until everything queued is recorded, also when cancelled.
 
@@ -322,14 +180,8 @@ async def open_database(path: str | os.PathLike[str], program_id: str) -> AsyncI
         DatabaseError: The file is in use, damaged, not hyperflow's, or of a newer version.
     """
     file = place.resolved(Path(path))
-    thread = _Thread(file, program_id)
-    try:
-        await _settled(thread.opened)
-        thread.opened.result()
-    except asyncio.CancelledError:
-        if thread.opened.exception() is None:
-            await _settled(thread.finish())
-        raise
+    thread = _open(file, program_id)
+    await thread.wait_opened()
     store = Store(file, thread)
     try:
         yield store
@@ -337,4 +189,4 @@ async def open_database(path: str | os.PathLike[str], program_id: str) -> AsyncI
         await store.close()
 
 
-__all__ = ("DamagedEntry", "Store", "copy_database", "open_database")
+__all__ = ("DamagedEntry", "Store", "copy_database", "open_file")

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # What is looked for, in PATH with the directories for administrators, and what brings it.
@@ -55,12 +55,17 @@ def install() -> None:
     wanted = sorted({PROGRAMS[program] for program in missing()})
     if not wanted or os.geteuid() != 0 or shutil.which("apt-get") is None or not _may_unshare():
         return
+    install_these(wanted, SERVICES)
+
+
+def install_these(wanted: Sequence[str], services: Sequence[str]) -> None:
+    """Install packages; leave those of their services that were not here before neither running nor enabled."""
     print(f"installing {' '.join(wanted)}", flush=True)
-    before = {service for service in SERVICES if _unit(service)}
+    before = {service for service in services if _unit(service)}
     with _nothing_starts():
         if _apt("update", "-qq"):
             _apt("install", "-y", "-qq", "--no-install-recommends", *wanted)
-    for service in SERVICES:
+    for service in services:
         if service not in before and _unit(service):
             _quietly("update-rc.d", service, "disable")
             _quietly("deb-systemd-helper", "disable", f"{service}.service")

@@ -10,7 +10,8 @@ import attrs
 import pytest
 
 from hyperflow import environment
-from hyperflow.database.store import Store, copy_database, open_database
+from hyperflow.database.opening import open_database
+from hyperflow.database.store import Store, copy_database
 from hyperflow.environment import Environment, Options
 from hyperflow.program import ProgramInfo
 
@@ -31,7 +32,7 @@ class NoEvaluator:
 @asynccontextmanager
 async def running(program: ProgramInfo) -> AsyncIterator[Store]:
     """Open the program's database, as running a job does, and put an environment in force."""
-    if program.start_from is not None and not program.database.exists():
+    if program.start_from is not None and not Path(program.database).exists():
         copy_database(program.start_from, program.database)
     async with open_database(program.database, program.program_id) as store:
         with environment.entered(Environment(Options(), NoEvaluator(), store, program)):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hyperflow.database import place
-from hyperflow.database.store import open_database
+from hyperflow.database.opening import open_database
 from hyperflow.errors import ConfigurationError, DatabaseError
 
 MOUNTS = """\

@@ -15,7 +15,8 @@ import pytest
 from hyperflow.database import file as files
 from hyperflow.database import place
 from hyperflow.database.file import DatabaseFile
-from hyperflow.database.store import DamagedEntry, Store, _Thread, open_database
+from hyperflow.database.opening import open_database
+from hyperflow.database.store import DamagedEntry, Store, _open
 from hyperflow.errors import DatabaseError
 
 
@@ -235,10 +236,10 @@ def database_threads() -> list[threading.Thread]:
 
 def test_a_loop_that_is_closed_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread ends by itself, and gives file and lock back."""
-    monkeypatch.setattr("hyperflow.database.store.LOOP_CHECK", 0.01)
+    monkeypatch.setattr("hyperflow.database.thread.LOOP_CHECK", 0.01)
 
     async def opened() -> Store:
-        thread = _Thread(tmp_path / "db", "p")
+        thread = _open(tmp_path / "db", "p")
         await thread.opened
         return Store(tmp_path / "db", thread)
 

@@ -1,0 +1,317 @@
+"""The PostgreSQL server: what it holds, and how it is asked. Synchronous; used by one thread.
+
+Guarantees:
+- Entries are only ever added, by as many processes as like. The newest entry of a key, the one with the greatest id, is
+  its value. Which one that is, all processes agree on; two that compute one key at the same time both record it.
+- What `insert` has returned from is committed, as durably as the server is set up to be: a role's or a database's
+  `synchronous_commit = off` is not accepted.
+- A connection that is lost, also by the server's restart, is made anew for `RETRY_SECONDS`. Whether a commit whose
+  answer was lost has happened is looked up before it is repeated.
+- Every entry carries a checksum, as in a file.
+
+Keys may be longer than what an index takes, so they are found by a digest. There is no index by id alone, because the
+planner would use it to look for the newest entry of a key: from the end of the table, through everybody's.
+
+Rejected: one table for each map, which would need the right to make tables all the time; and unique keys with an
+update in place, which would overwrite what an earlier program has found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import attrs
+import psycopg
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
+
+from hyperflow.database.file import Entry, checksum
+from hyperflow.errors import ConfigurationError, DatabaseError
+
+T = TypeVar("T")
+
+LAYOUT_VERSION = 1
+
+RETRY_SECONDS = 60.0
+"""How long a lost connection is made anew; after that every call tries once."""
+
+LAYOUT = """
+CREATE TABLE hyperflow_entries (
+    id BIGINT GENERATED ALWAYS AS IDENTITY,
+    map TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    program TEXT NOT NULL,
+    time DOUBLE PRECISION NOT NULL,
+    digest BYTEA NOT NULL,
+    checksum BYTEA NOT NULL,
+    PRIMARY KEY (digest, id)
+);
+CREATE INDEX hyperflow_entries_of_map ON hyperflow_entries (left(map, 200), id);
+CREATE TABLE hyperflow_layout (version INTEGER NOT NULL);
+"""
+
+HAS_TABLES = (
+    "SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'hyperflow_layout' AND pg_table_is_visible(pg_class.oid))"
+)
+
+INSERT = "COPY hyperflow_entries (map, key, value, program, time, digest, checksum) FROM STDIN"
+
+NEWEST = """
+SELECT found.* FROM unnest(%s::bytea[]) AS asked (digest) CROSS JOIN LATERAL (
+    SELECT digest, id, map, key, value, checksum FROM hyperflow_entries AS entry
+    WHERE entry.digest = asked.digest ORDER BY id DESC LIMIT 1
+) AS found
+"""
+
+OLDER = (
+    "SELECT digest, id, map, key, value, checksum FROM hyperflow_entries WHERE digest = %s AND id < %s ORDER BY id DESC"
+)
+
+WHOLE_MAP = (
+    "SELECT digest, id, map, key, value, checksum FROM hyperflow_entries "
+    "WHERE left(map, 200) = left(%(map)s, 200) AND map = %(map)s ORDER BY id"
+)
+
+RECORDED = (
+    "SELECT EXISTS (SELECT FROM hyperflow_entries WHERE digest = %s AND program = %s AND time = %s AND checksum = %s)"
+)
+
+Found = tuple[bytes, int, str, str, str, bytes]
+"""Digest, id, map, key, value, checksum."""
+
+
+@attrs.frozen
+class Answer:
+    """What was found for a key, and reports of damaged entries that were met with."""
+
+    text: str | None
+    damaged: Sequence[str] = ()
+
+
+def key_digest(map_name: str, key: str) -> bytes:
+    """Return what a key is found by."""
+    return hashlib.blake2b(f"{len(map_name)}:{map_name}{key}".encode(), digest_size=16).digest()
+
+
+@attrs.define(eq=False)
+class Server:
+    """An open database on a server; make one with `Server.open`, close it with `close`."""
+
+    url: str
+    program_id: str
+    connection: psycopg.Connection[Any]
+    away: bool = False
+
+    @classmethod
+    def open(cls, url: str, program_id: str) -> Server:
+        """Connect, and make the tables if they are not there. The URL has been checked: it holds no password.
+
+        Raises:
+            ConfigurationError: The URL is wrong.
+            DatabaseError: There is no such server or database, it wants another password, the tables cannot be used.
+        """
+        try:
+            conninfo_to_dict(url)
+        except psycopg.Error as error:
+            raise ConfigurationError(f"database={url!r}: {_text(error)}") from error
+        try:
+            server = cls(url, program_id, _connect(url, program_id))
+        except psycopg.Error as error:
+            raise DatabaseError(f"cannot connect to {url}: {_text(error)}{_advice(error)}") from error
+        try:
+            _prepare(server.connection, url)
+        except psycopg.Error as error:
+            server.close()
+            raise DatabaseError(f"cannot use {url}: {_text(error)}{_advice(error)}") from error
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    def insert(self, entries: list[Entry]) -> list[None]:
+        """Add entries in one transaction, and return when it is committed.
+
+        Raises:
+            DatabaseError: None of them was added, unless the server went away for good just then.
+        """
+        now = time.time()
+        rows = [(*entry, self.program_id, now, key_digest(entry[0], entry[1]), checksum(*entry)) for entry in entries]
+        tried = False
+
+        def add(connection: psycopg.Connection[Any]) -> None:
+            nonlocal tried
+            again, tried = tried, True
+            if again:
+                _, _, _, program, when, digest, sum_ = rows[0]
+                (recorded,) = connection.execute(RECORDED, (digest, program, when, sum_)).fetchone() or (False,)
+                if recorded:  # the answer was lost, not the entries; they are one transaction, so one stands for all
+                    return
+            with connection.cursor() as cursor, cursor.copy(INSERT) as copy:
+                for row in rows:
+                    copy.write_row(row)
+
+        self._retried("write to", add)
+        return [None] * len(rows)
+
+    def lookup(self, places: list[tuple[str, str]]) -> list[Answer]:
+        """Return the newest sound value of each of some keys (map and key).
+
+        Raises:
+            DatabaseError: The server cannot be reached.
+        """
+        digests = [key_digest(*each) for each in places]
+
+        def ask(connection: psycopg.Connection[Any]) -> dict[bytes, Answer]:
+            found = connection.execute(NEWEST, (list(set(digests)),), binary=True).fetchall()
+            return {row[0]: self._sound(connection, row) for row in found}
+
+        answers = self._retried("read", ask)
+        return [answers.get(digest, Answer(None)) for digest in digests]
+
+    def read_all(self, map_name: str) -> tuple[list[tuple[str, str]], list[str]]:
+        """Return each key of a map with its newest sound value, the oldest key first; and reports of damaged ones.
+
+        Raises:
+            DatabaseError: The server cannot be reached.
+        """
+
+        def ask(connection: psycopg.Connection[Any]) -> tuple[list[tuple[str, str]], list[str]]:
+            values: dict[str, str] = {}
+            damaged: list[str] = []
+            with connection.transaction(), connection.cursor("hyperflow", binary=True) as cursor:
+                cursor.itersize = 5000
+                for row in cursor.execute(WHOLE_MAP, {"map": map_name}):
+                    if _is_sound(row):
+                        values[row[3]] = row[4]
+                    else:
+                        damaged.append(self._report(row))
+            return list(values.items()), damaged
+
+        return self._retried("read", ask)
+
+    def tidy(self) -> None:
+        """Do nothing: the server tidies up by itself."""
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    def _sound(self, connection: psycopg.Connection[Any], row: Found) -> Answer:
+        if _is_sound(row):
+            return Answer(row[4])
+        damaged = [self._report(row)]
+        for older in connection.execute(OLDER, row[:2], binary=True):
+            if _is_sound(older):
+                return Answer(older[4], damaged)
+            damaged.append(self._report(older))
+        return Answer(None, damaged)
+
+    def _report(self, row: Found) -> str:
+        return f"entry {row[1]} of map {row[2]!r}, key {row[3]!r:.80}, in {self.url} is damaged; it counts as absent"
+
+    def _retried(self, doing: str, run: Callable[[psycopg.Connection[Any]], T]) -> T:
+        """Run a function with the connection, and again with a new one as long as it gets lost."""
+        deadline = time.monotonic() + (0 if self.away else RETRY_SECONDS)
+        pause = 0.01
+        while True:
+            try:
+                if self.connection.closed:
+                    self.connection = _connect(self.url, self.program_id)
+                result = run(self.connection)
+            except psycopg.Error as error:
+                lost = self.connection.closed
+                if not lost or time.monotonic() >= deadline:
+                    self.away = lost
+                    tried = f" (tried for {RETRY_SECONDS:g} s)" if lost else ""
+                    raise DatabaseError(f"cannot {doing} {self.url}{tried}: {_text(error)}{_advice(error)}") from error
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
+            else:
+                self.away = False
+                return result
+
+
+def _connect(url: str, program_id: str) -> psycopg.Connection[Any]:
+    defaults: dict[str, Any] = {
+        "connect_timeout": 10,
+        "fallback_application_name": f"hyperflow {program_id}",
+        "tcp_user_timeout": 30_000,  # milliseconds until a network that swallows everything counts as lost
+        "keepalives_idle": 30,
+    }
+    given = conninfo_to_dict(url)
+    options = {name: value for name, value in defaults.items() if name not in given}
+    connection = psycopg.connect(url, autocommit=True, client_encoding="UTF8", **options)
+    try:
+        if connection.execute("SHOW synchronous_commit").fetchone() == ("off",):
+            connection.execute("SET synchronous_commit = on")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: psycopg.Connection[Any], url: str) -> None:
+    """Check a newly opened database, and make its tables if they are not there."""
+    if connection.info.server_version < 100_000:
+        raise DatabaseError(f"{url} is PostgreSQL {connection.info.server_version // 10_000}; 10 or later is needed")
+    if connection.execute("SHOW server_encoding").fetchone() != ("UTF8",):
+        raise DatabaseError(f"{url} cannot hold all characters; it needs a database made with: createdb -E UTF8 NAME")
+    if connection.execute("SHOW transaction_read_only").fetchone() == ("on",):
+        raise DatabaseError(f"{url} can only be read: it is a copy that follows another server, or was set so")
+    if not _has_tables(connection):
+        with connection.transaction():
+            # Of many that open it first at the same time, one makes the tables.
+            connection.execute("SELECT pg_advisory_xact_lock(hashtext('hyperflow'))")
+            if not _has_tables(connection):
+                connection.execute(LAYOUT)
+                connection.execute("INSERT INTO hyperflow_layout VALUES (%s)", (LAYOUT_VERSION,))
+    row = connection.execute("SELECT max(version) FROM hyperflow_layout").fetchone()
+    version = row[0] if row else None
+    if version is None or version > LAYOUT_VERSION:
+        raise DatabaseError(
+            f"the tables in {url} were made by a newer version of hyperflow (their layout is version {version}, this "
+            f"one knows {LAYOUT_VERSION}); they were left as they are. Upgrade hyperflow to use them"
+        )
+    for right in ("SELECT", "INSERT"):
+        if connection.execute("SELECT has_table_privilege('hyperflow_entries', %s)", (right,)).fetchone() != (True,):
+            raise DatabaseError(f"cannot use {url}: no right to {right}{_GRANT}")
+
+
+def _has_tables(connection: psycopg.Connection[Any]) -> bool:
+    # Not to_regclass(): within a transaction it may remember that there was no such table.
+    return connection.execute(HAS_TABLES).fetchone() == (True,)
+
+
+def _is_sound(row: Found) -> bool:
+    _, _, map_name, key, value, digest = row
+    return digest == checksum(map_name, key, value)
+
+
+def _text(error: psycopg.Error) -> str:
+    return " ".join(str(error).split())
+
+
+_GRANT = (
+    ". Its administrator, or who made the tables, types in psql: GRANT SELECT, INSERT ON hyperflow_entries, "
+    "hyperflow_layout TO you; and who is to make them needs: GRANT CREATE ON SCHEMA public TO you;"
+)
+
+
+def _advice(error: psycopg.Error) -> str:
+    if isinstance(error, errors.InsufficientPrivilege):
+        return _GRANT
+    if isinstance(error, errors.DiskFull):
+        return "; free space on the server. Nothing that was recorded before is lost"
+    text = str(error)
+    if "password" in text:
+        return (
+            ". Passwords are kept in ~/.pgpass (chmod 600), one line for each: HOST:PORT:DATABASE:USER:PASSWORD; "
+            "or in the file that PGPASSFILE names"
+        )
+    if "database" in text and "does not exist" in text:
+        return "; to make it, type: createdb NAME"
+    return ""

@@ -1,0 +1,254 @@
+"""The thread that does all the work on one open database, and how the event loop hands it work.
+
+Guarantees:
+- What is asked for at one moment goes together: all that was added to a batch while the thread was busy is handed
+  over at once. That needs no lock, and adapts by itself: a lone item goes at once, a storm in batches as large as what
+  one fsync, or one round trip to a server, leaves time for.
+- Each who asked is told of a failure by an error of its own.
+- Nobody waits for ever: a database that was closed, or belongs to the parent of a forked process, says so.
+- A loop that is closed without closing the database does not keep the thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Generic, Protocol, TypeVar
+
+import attrs
+
+from hyperflow.errors import DatabaseError
+
+LOOP_CHECK = 1.0
+"""Seconds after which an idle thread looks whether its loop still exists."""
+
+
+class Held(Protocol):
+    """What the thread holds open."""
+
+    def tidy(self) -> None:
+        """Do what can wait until an answer was given."""
+
+
+H = TypeVar("H", bound=Held)
+T = TypeVar("T")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@attrs.frozen
+class _Call:
+    run: Callable[[Any], Any]
+    future: asyncio.Future[Any]
+
+
+class DatabaseThread(Generic[H]):
+    """The thread that opens, holds and closes a database.
+
+    Args:
+        name: Names the database to users.
+        opener: Opens it, in the thread; the end of its scope closes it.
+    """
+
+    def __init__(self, name: str, opener: Callable[[], AbstractContextManager[H]]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self.name = name
+        self.opened: asyncio.Future[None] = self._loop.create_future()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        # A daemon, so that an interpreter whose loop is never closed can end; `_at_exit` then closes in order.
+        self._thread = threading.Thread(
+            target=self._run, args=(opener,), name=f"hyperflow-database {name.rpartition('/')[2]}", daemon=True
+        )
+        self._pid = os.getpid()
+        self._closing: asyncio.Task[None] | None = None
+        self._finishing = False
+        atexit.register(self._at_exit)
+        self._thread.start()
+
+    async def wait_opened(self) -> None:
+        """Wait until the database is open; raise what opening it raised. Cancelling closes it again."""
+        try:
+            await settled(self.opened)
+            self.opened.result()
+        except asyncio.CancelledError:
+            if self.opened.exception() is None:
+                await settled(self.finish())
+            raise
+
+    def check(self) -> None:
+        """Raise if the database was closed, or is not this process's."""
+        if self._closing is not None:
+            raise DatabaseError(f"the results database {self.name} was closed; use it while its program runs")
+        if not self._is_ours():
+            raise DatabaseError(
+                f"the results database {self.name} belongs to process {self._pid}; a process forked from it cannot "
+                "use it. Return results from the evaluation and record them in the job"
+            )
+
+    def call(self, run: Callable[[H], T]) -> asyncio.Future[T]:
+        """Run a function in the thread and return the future of its result."""
+        if self._finishing:
+            raise DatabaseError("the results database was closed")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._calls.put(_Call(run, future))
+        return future
+
+    def finish(self) -> asyncio.Future[None]:
+        """End the thread after all calls made so far; the future is done when the database is closed."""
+        self._finishing = True
+        self._calls.put(None)
+        return self.closed
+
+    async def close(self, *batches: Batches[H, Any, Any]) -> None:
+        """Do what the batches hold, and close the database; cancelling waits for that all the same."""
+        if not self._is_ours():
+            return
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close(batches))
+        await settled(self._closing)
+        self._closing.result()
+
+    async def _close(self, batches: tuple[Batches[H, Any, Any], ...]) -> None:
+        for batch in batches:
+            await batch.drained()
+        await self.finish()
+
+    def _is_ours(self) -> bool:
+        # A forked child has a copy of this, but no thread; it leaves its parent's database alone.
+        return os.getpid() == self._pid
+
+    def _at_exit(self) -> None:
+        if self._is_ours():
+            self._calls.put(None)
+            self._thread.join(10)
+
+    def _run(self, opener: Callable[[], AbstractContextManager[H]]) -> None:
+        opened = False
+        try:
+            with opener() as held:
+                opened = True
+                if self._tell(self.opened, None, None):
+                    self._serve(held)
+        except BaseException as error:
+            if opened:
+                raise
+            self._tell(self.opened, None, error)
+        finally:
+            atexit.unregister(self._at_exit)
+            self._tell(self.closed, None, None)
+
+    def _serve(self, held: H) -> None:
+        while True:
+            try:
+                call = self._calls.get(timeout=LOOP_CHECK)
+            except queue.Empty:
+                if self._loop.is_closed():
+                    return
+                continue
+            if call is None:
+                return
+            result, failure = None, None
+            try:
+                result = call.run(held)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the one who asked is told
+                failure = error
+            if not self._tell(call.future, result, failure):
+                return
+            del call, result, failure  # or a large value would be kept until the next call
+            held.tidy()
+
+    def _tell(self, future: asyncio.Future[Any], result: Any, failure: BaseException | None) -> bool:
+        """Give a future its result on the loop; return False if the loop has been closed."""
+        try:
+            self._loop.call_soon_threadsafe(_resolve, future, result, failure)
+        except RuntimeError:
+            return False
+        return True
+
+
+def _resolve(future: asyncio.Future[Any], result: Any, failure: BaseException | None) -> None:
+    if future.done():  # cancelled
+        return
+    if failure is None:
+        future.set_result(result)
+    else:
+        future.set_exception(failure)
+
+
+async def settled(future: asyncio.Future[Any]) -> None:
+    """Wait until a future is done, also when cancelled meanwhile; raise that afterwards."""
+    interrupted: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+
+
+class Batches(Generic[H, Item, Result]):
+    """Collects what is asked for in one turn of the loop, and all that comes while the thread has the previous batch.
+
+    Args:
+        thread: Does the work.
+        run: Does a batch; returns as many results, in the same order.
+        learn: Is told, on the loop, of each batch that was done, before those who asked are.
+    """
+
+    def __init__(
+        self,
+        thread: DatabaseThread[H],
+        run: Callable[[H, list[Item]], list[Result]],
+        learn: Callable[[list[Item], list[Result]], None] = lambda items, results: None,
+    ) -> None:
+        self._thread = thread
+        self._run = run
+        self._learn = learn
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._busy = False
+
+    async def add(self, item: Item) -> Result:
+        """Have an item done with the next batch; cancelling does not take it back."""
+        future: asyncio.Future[Result] = self._loop.create_future()
+        self._waiting.append((item, future))
+        if not self._busy:
+            self._busy = True
+            self._loop.call_soon(self._hand_over)  # so that all of this turn of the loop go together
+        return await future
+
+    async def drained(self) -> None:
+        """Wait until nothing is waiting or under way."""
+        while self._busy:
+            await asyncio.sleep(0)  # lets a batch be handed over
+            await self._thread.call(lambda held: None)  # comes after it
+
+    def _hand_over(self) -> None:
+        batch, self._waiting = self._waiting, []
+        items = [item for item, _ in batch]
+        self._thread.call(lambda held: self._run(held, items)).add_done_callback(lambda done: self._done(batch, done))
+
+    def _done(self, batch: list[tuple[Item, asyncio.Future[Result]]], done: asyncio.Future[list[Result]]) -> None:
+        failure = done.exception()
+        if failure is not None:
+            for _, future in batch:
+                if not future.done():
+                    error = DatabaseError(str(failure))  # one for each: a traceback grows where it is raised
+                    error.__cause__ = failure
+                    future.set_exception(error)
+        else:
+            self._learn([item for item, _ in batch], done.result())
+            for (_, future), result in zip(batch, done.result(), strict=True):
+                if not future.done():
+                    future.set_result(result)
+        if self._waiting:
+            self._hand_over()
+        else:
+            self._busy = False
