@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+import contextlib
 import os
 import sys
 
@@ -15,6 +15,8 @@ def installed_version(distribution: str) -> str:
     By the name of its directory: importlib.metadata takes 15 ms to import, and every start of a launcher waits for it.
     """
     for path in sys.path:
-        for found in glob.glob(os.path.join(glob.escape(path or "."), f"{distribution}-*.dist-info")):
-            return os.path.basename(found).removeprefix(f"{distribution}-").removesuffix(".dist-info")
+        with contextlib.suppress(OSError):
+            for name in os.listdir(path or "."):
+                if name.startswith(f"{distribution}-") and name.endswith(".dist-info"):
+                    return name.removeprefix(f"{distribution}-").removesuffix(".dist-info")
     return "none"

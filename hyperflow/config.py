@@ -12,10 +12,8 @@ that looks like a misspelt one, and a value that makes no sense are refused with
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,7 +89,7 @@ def read_settings(variables: Mapping[str, str] | None = None, **arguments: Any) 
     for variable, text in variables.items():
         name = variable.removeprefix(PREFIX).lower()
         # Others are not ours to refuse: a worker's own HYPERFLOW_SERVICE_ID, say, when a run is started inside a run.
-        if variable.startswith(PREFIX) and (name in NAMES or difflib.get_close_matches(name, NAMES, cutoff=0.8)):
+        if variable.startswith(PREFIX) and (name in NAMES or _is_near(name)):
             values[name] = _checked(name, text, variable)
     for name, value in arguments.items():
         if value is not None:
@@ -108,12 +106,21 @@ def read_settings(variables: Mapping[str, str] | None = None, **arguments: Any) 
     return settings
 
 
+def _is_near(name: str) -> bool:
+    """Tell whether this looks like a misspelt setting."""
+    import difflib  # noqa: PLC0415 (few need it, and every start would wait for it)
+
+    return bool(difflib.get_close_matches(name, NAMES, cutoff=0.8))
+
+
 def _default_file(variables: Mapping[str, str]) -> str:
     home = variables.get("XDG_CONFIG_HOME") or os.path.join(variables.get("HOME", "/"), ".config")
     return os.path.join(home, "hyperflow", "config.toml")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 (few have such a file, and every start would wait for it)
+
     try:
         return tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

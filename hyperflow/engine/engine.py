@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 from hyperflow.config import Settings
 from hyperflow.engine import wire
+from hyperflow.engine.doorkeeper import Doorkeeper
 from hyperflow.engine.end import End, EndWatch
 from hyperflow.engine.evaluation import Evaluation, in_words, read_failure
 from hyperflow.engine.events import EventLog
@@ -80,6 +81,7 @@ class Engine:
         self.program = program
         self.settings = settings
         self.scheduler = Scheduler()
+        self.locks = Doorkeeper()
         self._loop = asyncio.get_running_loop()
         self._packer = Packer()
         self._events = EventLog(program.log_dir / "events.jsonl")

@@ -58,7 +58,7 @@ LONGEST_LOOK = 3600.0
 CHUNK = 1 << 16
 """Bytes to read at a time. For more than 128 kB, malloc would map new memory each time: 7 µs for a read of 2."""
 
-SHARED = ("engine.worker", "command", "concurrent", "database.keyvalmap", "database.memo", "job", "remote")
+SHARED = ("engine.worker", "command", "concurrent", "database.keyvalmap", "database.memo", "job", "locks", "remote")
 """Modules of ours that workers need, and that functions and modules of the user's refer to."""
 
 MOST_FDS = 253
@@ -245,6 +245,8 @@ class Launcher:
                     self.forward(process, wire.frame(Kind.BLOCK, number, place))
         elif kind == Kind.TASKS:
             self.forward(process, wire.frame(Kind.TASKS, number, body))
+        elif kind == Kind.REPLY:
+            self.forward(process, wire.frame(Kind.REPLY, number, body))
         elif kind == Kind.LIMIT:
             process.deadline = time.monotonic() + wire.SECONDS.unpack(body)[0]
         elif kind == Kind.RECALL:
@@ -438,15 +440,17 @@ class Launcher:
             for kind, _, body in frames:
                 if kind == Kind.BLOCK:
                     self.pass_block(process, body)
+                elif kind == Kind.ASK:
+                    self.send(wire.frame(Kind.ASK, process.number, body))
                 elif kind != Kind.RESULTS:
                     raise wire.ProtocolError("a frame that workers do not send")
         except (wire.ProtocolError, struct.error, IndexError, ValueError):
             # A function wrote to descriptors that are not its own: that worker only.
             self.kill(process, "something that is no answer was written to its stream")
             return False
-        if frames:
-            # One frame of all that has come: each answer is sent by itself, but the head need not take it so.
-            bodies = [body for kind, _, body in frames if kind == Kind.RESULTS]
+        # One frame of all that has come: each answer is sent by itself, but the head need not take it so.
+        bodies = [body for kind, _, body in frames if kind == Kind.RESULTS]
+        if bodies:
             self.send(*wire.records_frame(Kind.RESULTS, process.number, bodies))
             process.deadline = None
             if process.fresh:  # it ends by itself; but what a function registered with atexit may take for ever

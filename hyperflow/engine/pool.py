@@ -30,8 +30,11 @@ class CpuPool:
 
     def __init__(self) -> None:
         self.nodes: dict[str, NodeCpus] = {}
-        # Nodes by their number of free CPUs, so that the emptiest is found without looking at all of them.
+        # Nodes by their number of free CPUs, so that the emptiest is found without looking at all of them. What was put
+        # in last is looked at first and taken out by popitem: at the front of a dictionary, the gaps of what was taken
+        # out would pile up, and each look would go over all of them.
         self._with_free: list[dict[str, NodeCpus]] = [{}]
+        self._most = 0  # no node has more free CPUs than this
         self.total = 0
         self.free = 0
         self.largest = 0
@@ -44,7 +47,7 @@ class CpuPool:
         self.nodes[name] = node
         while len(self._with_free) <= len(node.ids):
             self._with_free.append({})
-        self._with_free[len(node.free)][name] = node
+        self._put(node)
         self.total += len(node.ids)
         self.free += len(node.free)
         self.largest = max(self.largest, len(node.ids))
@@ -52,23 +55,25 @@ class CpuPool:
     def remove(self, name: str) -> None:
         """Strike a node out, with what was given out of it."""
         node = self.nodes.pop(name)
-        del self._with_free[len(node.free)][name]
+        self._take_out(node)
         self.total -= len(node.ids)
         self.free -= len(node.free)
         self.largest = max((len(n.ids) for n in self.nodes.values()), default=0)
 
     def roomiest(self, cpus: int, without: str | None = None) -> str | None:
         """Return the node with the most free CPUs if it has `cpus` of them."""
-        for count in range(len(self._with_free) - 1, cpus - 1, -1):
-            for name in self._with_free[count]:
+        while self._most and not self._with_free[self._most]:
+            self._most -= 1
+        for count in range(self._most, cpus - 1, -1):
+            for name in reversed(self._with_free[count]):
                 if name != without:
                     return name
         return None
 
     def most_promising(self, cpus: int) -> str | None:
         """Return the node that is large enough for `cpus` and has the most of them free."""
-        for count in range(len(self._with_free) - 1, -1, -1):
-            for name, node in self._with_free[count].items():
+        for count in range(self._most, -1, -1):
+            for name, node in reversed(self._with_free[count].items()):
                 if len(node.ids) >= cpus:
                     return name
         return None
@@ -87,7 +92,10 @@ class CpuPool:
         wanted = set(ids)
         if not node.free >= wanted:
             raise ValueError(f"CPUs {sorted(wanted - node.free)} of {name} are not free")
-        self._move(node, node.free - wanted)
+        self._take_out(node)
+        node.free -= wanted
+        self.free -= len(wanted)
+        self._put(node)
 
     def give_back(self, name: str, ids: Iterable[int]) -> None:
         """Take back ids that were given out; those of a node that has gone are forgotten."""
@@ -97,10 +105,19 @@ class CpuPool:
         returned = set(ids)
         if returned & node.free or not returned <= node.ids:
             raise ValueError(f"CPUs {sorted(returned)} of {name} were not given out")
-        self._move(node, node.free | returned)
+        self._take_out(node)
+        node.free |= returned
+        self.free += len(returned)
+        self._put(node)
 
-    def _move(self, node: NodeCpus, free: set[int]) -> None:
-        del self._with_free[len(node.free)][node.name]
-        self.free += len(free) - len(node.free)
-        node.free = free
-        self._with_free[len(free)][node.name] = node
+    def _put(self, node: NodeCpus) -> None:
+        count = len(node.free)
+        self._with_free[count][node.name] = node
+        self._most = max(self._most, count)
+
+    def _take_out(self, node: NodeCpus) -> None:
+        nodes = self._with_free[len(node.free)]
+        if next(reversed(nodes)) == node.name:
+            nodes.popitem()
+        else:
+            del nodes[node.name]

@@ -24,7 +24,6 @@ work stealing between workers (they would need to know each other, and blame wou
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -71,7 +70,7 @@ class Scheduler:
         # Workers to look at when queueing ahead: those something happened to. Looking at all of them would make
         # each step cost O(workers).
         self._hungry: dict[int, Worker] = {}
-        self._laden: dict[int, Worker] = {}  # those that have, or had lately, more than one task
+        self._laden: deque[Worker] = deque()  # those that have, or had lately, more than one task
         self._idle: dict[tuple[str, int], dict[int, Worker]] = {}
         self._slots: dict[str, set[int]] = {}
         self._seconds: dict[int, float] = {}
@@ -283,12 +282,14 @@ class Scheduler:
         """
         room: dict[int, bool] = {}
         free = self.pool.free
-        for worker in list(itertools.islice(self._laden.values(), looks)):
+        for _ in range(len(self._laden) if looks is None else min(looks, len(self._laden))):
+            worker = self._laden.popleft()
             cpus = len(worker.cpus)
             ahead = len(worker.queue) - 1
             if ahead < 1:
-                del self._laden[worker.number]
+                worker.laden = False
                 continue
+            self._laden.append(worker)  # the next look begins with others
             if worker.ending:
                 continue
             if not worker.recalling:
@@ -385,8 +386,9 @@ class Scheduler:
             task.state = State.SENT
             worker.queue[task.number] = task
             worker.load += task.size
-        if len(worker.queue) > 1:
-            self._laden[worker.number] = worker
+        if len(worker.queue) > 1 and not worker.laden:
+            worker.laden = True
+            self._laden.append(worker)
         self._sent_count += len(tasks)
         self._hungry[worker.number] = worker
         self._effects.append(Send(worker, tasks))

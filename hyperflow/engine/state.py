@@ -67,7 +67,10 @@ class Worker:
         fresh: It runs one task and ends.
     """
 
-    __slots__ = ("cpus", "ending", "fresh", "leased", "load", "node", "number", "queue", "recalling", "sent", "slot")
+    __slots__ = (
+        *("cpus", "ending", "fresh", "laden", "leased", "load"),
+        *("node", "number", "queue", "recalling", "sent", "slot"),
+    )
 
     def __init__(self, number: int, node: str, slot: int, cpus: tuple[int, ...], fresh: bool) -> None:
         self.number = number
@@ -79,6 +82,7 @@ class Worker:
         self.sent = 0
         self.load = 0  # bytes in the queue
         self.leased = False  # whether its CPU ids are taken out of the pool for it
+        self.laden = False  # whether the scheduler has it among those that may have more than one task
         self.recalling = False
         self.ending = False
 

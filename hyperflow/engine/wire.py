@@ -19,7 +19,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 HEADER = struct.Struct("<QBI")  # length of the body, kind, worker
 TASK = struct.Struct("<QIHQ")  # task, function, number of buffers, length of what follows
@@ -72,6 +72,8 @@ class Kind(enum.IntEnum):
     BLOCK = 19  # head > launcher > worker, worker > launcher > head: a large buffer
     CONTENT = 20  # between head and launcher that share no memory: the next piece of a block
     TAKEN = 21  # head > launcher: blocks of a worker that it has mapped
+    ASK = 22  # worker > launcher > head: a lock is wanted, or released
+    REPLY = 23  # head > launcher > worker: it is held, or refused
 
 
 _KINDS = frozenset(map(int, Kind))

@@ -31,6 +31,7 @@ from typing import Any
 
 from hyperflow.engine import closure, culprit, processes, wire
 from hyperflow.engine.blocks import LARGE, Block
+from hyperflow.engine.borrower import Borrower
 from hyperflow.engine.log import Log, MarkedOutput
 from hyperflow.engine.machine import THREAD_VARIABLES
 from hyperflow.engine.notes import Notes
@@ -81,6 +82,14 @@ def worker_info() -> WorkerInfo:
     return _info
 
 
+_borrower: Borrower | None = None
+
+
+def borrower() -> Borrower | None:
+    """Return what takes locks for functions that run here; None where this is no worker."""
+    return _borrower
+
+
 _log: Log | None = None
 
 
@@ -92,13 +101,14 @@ def log_line(line: str) -> None:
 
 def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool) -> int:
     """Be a worker until the launcher ends the stream; return the exit code."""
-    global _info, _log  # noqa: PLW0603 (a worker is one for its whole process)
+    global _borrower, _info, _log  # noqa: PLW0603 (a worker is one for its whole process)
     _settle(info)
     _info = info
     _log = Log()
     out, err = MarkedOutput(_log, 1), MarkedOutput(_log, 2)
     sys.stdout, sys.stderr = out, err
     evaluator = Worker(sock, Notes(page), _log, (out, err))
+    _borrower = evaluator.borrower
     evaluator.serve(fresh)
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage] (what sys.exit would do)
@@ -154,6 +164,7 @@ class Worker:
         self.log = log
         self.outputs = outputs
         self.reader = wire.Reader()
+        self.borrower = Borrower(sock, self.reader)
         self.definitions: dict[int, bytes] = {}
         self.functions: dict[int, Any] = {}
         self.blocks: dict[int, Block] = {}
@@ -165,11 +176,17 @@ class Worker:
 
     def serve(self, fresh: bool) -> None:
         """Work until the stream ends, RETIRE comes, or after one task in a fresh process."""
+        later = self.borrower.later
         while True:
-            data = self.sock.recv(CHUNK)
-            if not data:
-                return
-            for kind, _, body in self.reader.feed(data):
+            if later:
+                frames = later[:]
+                later.clear()
+            else:
+                data = self.sock.recv(CHUNK)
+                if not data:
+                    return
+                frames = self.reader.feed(data)
+            for kind, _, body in frames:
                 if kind == Kind.TASKS:
                     self.run_all(body)
                     if fresh:
@@ -221,6 +238,7 @@ class Worker:
             text += self.trouble
             self.answer(task, Outcome.UNREADABLE, 0.0, pickle.dumps(text))
             return
+        self.borrower.task = task
         log.label = f"#{task} {getattr(fn, '__name__', 'call')}"
         outcome = Outcome.VALUE
         out: list[memoryview] = []
