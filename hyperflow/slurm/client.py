@@ -1,0 +1,457 @@
+"""The one client through which a program speaks with Slurm: it submits, finds, watches and cancels batch jobs.
+
+What it guarantees:
+
+- A job is submitted once. A failed `sbatch` may have succeeded: its answer can be lost after slurmctld has taken the
+  job. So after every failure that is no plain refusal the job's token is looked for, and only when Slurm has answered
+  that there is no such job, sbatch is run again. Should the first one come through even later, the second is cancelled.
+- One squeue for all watched jobs, asked fast while something changes, seldom while nothing does; `calls` counts.
+- Nothing is concluded from an error. While slurmctld is away, states stay as they were, and one warning says so. A job
+  is `gone` only when Slurm has answered twice without it, and accounting, if there is any, does not know its end.
+
+Rejected: one squeue or scontrol for each job (slurmctld slows down for the whole site); sacct as the source (many sites
+have none, and it lags behind); to be told by the jobs alone (those that never start, or are killed, say nothing).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import attrs
+
+from hyperflow.errors import SlurmError
+from hyperflow.slurm import queue, refusal
+from hyperflow.slurm.commands import Answer, Commands, SlurmAway
+from hyperflow.slurm.queue import BatchState
+
+log = logging.getLogger("hyperflow.slurm")
+
+_SECONDS = {"SLURM_TIME_FORMAT": "%s"}  # times of day with no zone are ambiguous once a year
+_MOST_IDS = 500
+"""Job ids in one command line."""
+_MISSES = 2
+"""Answers of squeue without a job, until it is taken for forgotten."""
+_PATIENT_MISSES = 6
+"""The same, while accounting gives no answer about its end."""
+_WEEK = 7 * 24 * 3600.0
+_ACCOUNTING_TRIES = 3
+_QUIET = 600.0
+"""Seconds without another warning that Slurm is away."""
+
+
+@attrs.frozen
+class Pace:
+    """How often, and how long. All in seconds.
+
+    Args:
+        fast: Between two looks while something changes, and at least.
+        slow: Between two looks while nothing does.
+        first_retry: The pause after the first failure; each later one is twice as long.
+        last_retry: The longest such pause.
+        patience: How long a command is tried again while Slurm is away, or its limits are reached.
+        timeout: For an answer. Slurm's commands try again by themselves for a while.
+    """
+
+    fast: float = 1.0
+    slow: float = 30.0
+    first_retry: float = 3.0
+    last_retry: float = 60.0
+    patience: float = 24 * 3600.0
+    timeout: float = 100.0
+
+
+class Watch:
+    """What is known of one job. Comes from `SlurmClient.watch()`."""
+
+    def __init__(self, job_id: int, forget: Callable[[], None]) -> None:
+        self.job_id = job_id
+        self.state = BatchState()
+        self._forget = forget
+        self._changed = asyncio.Event()
+        self._failure: SlurmError | None = None
+        self.misses = 0
+
+    async def changed(self, seen: BatchState) -> BatchState:
+        """Wait until the state is another than *seen*, and return it; at once, if it is already, or is final.
+
+        Raises:
+            SlurmError: The client was closed, or cannot look any more.
+        """
+        while self.state == seen and not self.state.final:
+            if self._failure is not None:
+                raise SlurmError(f"job {self.job_id} is no longer watched: {self._failure}")
+            await self._changed.wait()
+        return self.state
+
+    async def __aiter__(self) -> AsyncIterator[BatchState]:
+        """Give the state as it is, and then each new one that is noticed, until a final one."""
+        state = self.state
+        yield state
+        while not state.final:
+            state = await self.changed(state)
+            yield state
+
+    def close(self) -> None:
+        """Watch it no longer; the state stays as it is, and who waits for another one gets an error."""
+        self._forget()
+        self.fail(SlurmError("the watch was closed"))
+
+    def set(self, state: BatchState) -> bool:
+        """Take what was seen; return whether it is new. (For the client.)"""
+        if state == self.state:
+            return False
+        self.state = state
+        self._wake()
+        return True
+
+    def fail(self, failure: SlurmError) -> None:
+        """Let those who wait know that there will be nothing more. (For the client.)"""
+        self._failure = failure
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+class SlurmClient:
+    """One program's way to Slurm: `async with SlurmClient() as client`.
+
+    Args:
+        pace: How often Slurm is asked, and how long it is tried.
+        environ: The environment of Slurm's commands, and so of jobs, in place of this process's. What belongs to
+            another allocation, or presets options (SLURM_*, SBATCH_*, PMI_*, ...), is taken out of it.
+    """
+
+    def __init__(self, pace: Pace | None = None, environ: Mapping[str, str] | None = None) -> None:
+        self.pace = pace or Pace()
+        self._commands = Commands(environ)
+        self._watches: dict[int, Watch] = {}
+        self._soon = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+        self._failure: SlurmError | None = None
+        self._away_since: float | None = None
+        self._quiet_until = 0.0
+        self._tell_away = logging.WARNING
+        self._no_accounting = False
+
+    @property
+    def calls(self) -> Counter[str]:
+        """How often each command of Slurm was run."""
+        return self._commands.calls
+
+    async def __aenter__(self) -> Self:
+        self._looking = asyncio.create_task(self._look_on(), name="squeue")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._looking is not None
+        self._looking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._looking
+
+    # --------------------------------------------------------------------------------------- submitting
+
+    async def submit(self, script: Path, token: str) -> int:
+        """
+        Submit a script that carries a token, and return the job's id.
+
+        Waits while Slurm is away or a limit on submitted jobs is reached. Cancelling kills sbatch: whether there is a
+        job then is open, and `find()` tells.
+
+        Raises:
+            SlurmError: Slurm refuses the job, in words of its own; or was away for longer than `pace.patience`.
+        """
+        retry = _Retry(self.pace, f"submit {script.name}")
+        since = time.time() - 3600  # an hour for clocks that differ
+        in_doubt = False
+        while True:
+            said, verdict = "", "temporary"
+            try:
+                answer = await self._commands.run(*_sbatch(script), timeout=self.pace.timeout)
+            except SlurmAway as away:
+                said = str(away)
+            else:
+                job_id = queue.read_submitted(answer.output)
+                if answer.code == 0 and job_id is not None:
+                    return await self._only_one(token, job_id) if in_doubt else job_id
+                said, verdict = answer.said, refusal.verdict(answer.errors)
+            if verdict == "refused":
+                raise _refused(script, said)
+            if verdict == "temporary":
+                await retry.pause(said)  # before the question, too: what was sent may still be on its way
+            if found := (await self.find([token], since=since))[token]:
+                log.warning("sbatch failed (%s), but has submitted %s as job %d", said, script.name, found[0])
+                return found[0]
+            if verdict == "unclear":
+                raise _refused(script, said)
+            in_doubt = True
+
+    async def _only_one(self, token: str, job_id: int) -> int:
+        """Make sure that a job which was submitted again is there once, and return the one that stays."""
+        ids = (await self.find([token]))[token] or [job_id]
+        if ids[1:]:
+            log.warning("job %d was submitted again as %s, which is cancelled", ids[0], ids[1:])
+            await self.cancel(ids[1:])
+        return ids[0]
+
+    async def find(self, tokens: Collection[str], *, since: float | None = None) -> dict[str, list[int]]:
+        """
+        Return the ids of the user's jobs that carry each token, oldest first; [] where there are none.
+
+        Jobs that have ended are found as long as slurmctld remembers them, and in accounting, if there is any.
+
+        Args:
+            tokens: What to look for.
+            since: How far to look back in accounting, in seconds since 1970; None for a week.
+
+        Raises:
+            SlurmError: Slurm was away for longer than `pace.patience`.
+        """
+        retry = _Retry(self.pace, "look for jobs")
+        while True:
+            try:
+                found = queue.by_token(await self._list(), tokens)
+                missing = [token for token, ids in found.items() if not ids]
+                if missing:
+                    found |= queue.by_token(await self._account_for(since), missing)
+            except SlurmAway as away:
+                await retry.pause(str(away))
+            else:
+                return found
+
+    async def _account_for(self, since: float | None) -> dict[int, queue.Listed]:
+        # Not for as long as slurmctld is waited for: accounting may be away for days, and says little that is needed.
+        said = ""
+        for _ in range(_ACCOUNTING_TRIES):
+            try:
+                return await self._account(since=time.time() - _WEEK if since is None else since)
+            except SlurmAway as away:
+                said = str(away)
+                await asyncio.sleep(self.pace.first_retry)
+        log.warning("accounting gives no answer, and jobs that have ended some time ago may not be found: %s", said)
+        return {}
+
+    async def cancel(self, job_ids: Iterable[int]) -> None:
+        """
+        Cancel jobs, and return when Slurm has taken note. Those that have ended or are not known are no error.
+
+        Raises:
+            SlurmError: Slurm refuses, or was away for longer than `pace.patience`.
+        """
+        ids = sorted(set(job_ids))
+        for at in range(0, len(ids), _MOST_IDS):
+            await self._cancel([str(job_id) for job_id in ids[at : at + _MOST_IDS]])
+        self.poke()
+
+    async def _cancel(self, ids: list[str]) -> None:
+        retry = _Retry(self.pace, f"cancel {' '.join(ids)}")
+        while True:
+            try:
+                answer = await self._commands.run("scancel", *ids, timeout=self.pace.timeout)
+            except SlurmAway as away:
+                await retry.pause(str(away))
+                continue
+            lines = answer.said.splitlines()
+            if all(_is_done_with(line) for line in lines) and (lines or answer.code == 0):
+                return
+            if refusal.verdict(answer.said) != "temporary":
+                if answer.code == 0:  # a remark
+                    return
+                raise SlurmError(f"scancel {' '.join(ids)} failed: {answer.said}")
+            await retry.pause(answer.said)
+
+    # ----------------------------------------------------------------------------------------- watching
+
+    def watch(self, job_id: int) -> Watch:
+        """Return what is known of a job, kept up to date from now on; the same for the same job."""
+        watch = self._watches.get(job_id)
+        if watch is None:
+            watch = self._watches[job_id] = Watch(job_id, lambda: self._close(job_id))
+            if self._failure is not None:
+                watch.fail(self._failure)
+            self.poke()
+        return watch
+
+    def _close(self, job_id: int) -> None:
+        self._watches.pop(job_id, None)
+
+    def poke(self) -> None:
+        """Look soon: something has probably changed. (Never more often than `pace.fast`.)"""
+        self._soon.set()
+
+    async def _look_on(self) -> None:
+        try:
+            interval = 0.0
+            while True:
+                if await self._pause(interval):
+                    interval = 0.0
+                if self._watches:
+                    news = await self._look()
+                    # Ten times as long as the answer took, so that a slow controller is left in peace.
+                    least = max(self.pace.fast, min(10 * self._commands.took, self.pace.slow))
+                    interval = least if news else min(max(1.5 * interval, least), self.pace.slow)
+        except SlurmError as error:  # there is no squeue: those who wait are told
+            self._failure = error
+        finally:
+            if self._failure is None:
+                self._failure = SlurmError("the client of Slurm was closed")
+            for watch in [*self._watches.values()]:
+                watch.fail(self._failure)
+
+    async def _pause(self, interval: float) -> bool:
+        """Wait until it is time to look; return whether somebody has asked for it. Without watches, wait for one."""
+        await asyncio.sleep(self.pace.fast if interval else 0.0)
+        try:
+            async with asyncio.timeout(max(interval - self.pace.fast, 0.0) if self._watches else None):
+                await self._soon.wait()
+        except TimeoutError:
+            return False
+        self._soon.clear()
+        return True
+
+    async def _look(self) -> bool:
+        """Ask once about all jobs; return whether anything has changed, or is about to."""
+        watched = dict(self._watches)  # a job that is watched from now on may not be in the answer
+        try:
+            listed = await self._list()
+            missing: list[Watch] = []
+            news = False
+            for job_id, watch in watched.items():
+                if job_id in listed:
+                    watch.misses = 0
+                    news |= self._take(watch, listed[job_id].state)
+                else:
+                    watch.misses += 1
+                    missing.append(watch)
+            forgotten = [watch for watch in missing if watch.misses >= _MISSES]
+            if forgotten:
+                await self._bury(forgotten)
+            return news or bool(missing)
+        except SlurmAway as away:
+            self._note_away(str(away))
+            return False
+
+    async def _bury(self, forgotten: list[Watch]) -> None:
+        """Find out how jobs have ended that slurmctld does not know any more."""
+        try:
+            ended = await self._account(ids=[watch.job_id for watch in forgotten])
+        except SlurmAway:
+            ended = {}
+        for watch in forgotten:
+            known = ended.get(watch.job_id)
+            if known is not None and known.state.final:
+                self._take(watch, attrs.evolve(known.state, restarts=watch.state.restarts))
+            elif self._no_accounting or watch.misses >= _PATIENT_MISSES:
+                self._take(watch, attrs.evolve(watch.state, kind="gone", hopeless=""))
+
+    def _take(self, watch: Watch, state: BatchState) -> bool:
+        if state.final:
+            self._watches.pop(watch.job_id, None)
+        return watch.set(state)
+
+    # ------------------------------------------------------------------------------------------- asking
+
+    async def _list(self) -> dict[int, queue.Listed]:
+        """Return all jobs of this user that slurmctld knows.
+
+        By user, not by `--jobs`: for a list of these, squeue fetches the jobs of the whole site.
+        """
+        answer = await self._commands.run(
+            *("squeue", "--noheader", "--states=all", f"--user={os.getuid()}", f"--Format={queue.QUEUE_FORMAT}"),
+            timeout=self.pace.timeout,
+            variables=_SECONDS,
+        )
+        if answer.code or not _is_list(answer):
+            raise SlurmAway(answer.said or f"squeue exited with {answer.code}")
+        self._note_back()
+        return queue.read_queue(answer.output)
+
+    async def _account(self, *, ids: list[int] | None = None, since: float = 0.0) -> dict[int, queue.Listed]:
+        """Return what accounting knows of jobs that have ended; nothing where there is none."""
+        if self._no_accounting:
+            return {}
+        if ids is None:
+            start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
+            which = [f"--user={os.getuid()}", f"--starttime={start}"]
+        else:
+            which = [f"--jobs={','.join(map(str, ids))}"]
+        form = ("--allocations", "--noheader", "--parsable2", f"--delimiter={queue.SEPARATOR}")
+        try:
+            answer = await self._commands.run(
+                *("sacct", *form, *which, f"--format={queue.ACCOUNTING_FORMAT}"),
+                timeout=self.pace.timeout,
+                variables=_SECONDS,
+            )
+        except SlurmError:  # there is no sacct
+            self._no_accounting = True
+            return {}
+        if "accounting storage is disabled" in answer.errors:
+            self._no_accounting = True
+            return {}
+        if answer.code:
+            raise SlurmAway(answer.said or f"sacct exited with {answer.code}")
+        return queue.read_accounting(answer.output)
+
+    def _note_away(self, said: str) -> None:
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            # A controller that comes and goes is told of once in a while only.
+            self._tell_away = logging.WARNING if self._away_since > self._quiet_until else logging.INFO
+            self._quiet_until = self._away_since + _QUIET
+            log.log(
+                self._tell_away, "Slurm does not say how its jobs are; until it does, they count as before: %s", said
+            )
+
+    def _note_back(self) -> None:
+        if self._away_since is not None:
+            log.log(self._tell_away, "Slurm answers again, after %.0f s", time.monotonic() - self._away_since)
+            self._away_since = None
+
+
+class _Retry:
+    """The pauses between tries of one thing."""
+
+    def __init__(self, pace: Pace, what: str) -> None:
+        self._pace = pace
+        self._what = what
+        self._next = pace.first_retry
+        self._until = time.monotonic() + pace.patience
+
+    async def pause(self, said: str) -> None:
+        """Wait until it is to be tried again."""
+        if time.monotonic() > self._until:
+            raise SlurmError(f"Slurm does not {self._what}, for {self._pace.patience:g} s now; it said: {said}")
+        if self._next == self._pace.first_retry:
+            log.warning("cannot %s now, and will try again until it works; Slurm said: %s", self._what, said)
+        await asyncio.sleep(self._next)
+        self._next = min(2 * self._next, self._pace.last_retry)
+
+
+def _sbatch(script: Path) -> tuple[str, ...]:
+    return "sbatch", "--parsable", str(script.absolute())  # a bare name would be looked for in PATH
+
+
+def _refused(script: Path, said: str) -> SlurmError:
+    told = refusal.advice(said)
+    return SlurmError(f"sbatch refused {script}:\n  {said}" + (f"\n{told}" if told else "\nsee the script"))
+
+
+def _is_list(answer: Answer) -> bool:
+    # Some errors come with exit code 0, and some sites' squeue has remarks that mean nothing.
+    return bool(answer.output.strip()) or "error" not in answer.errors.lower()
+
+
+def _is_done_with(line: str) -> bool:
+    return "Invalid job id" in line or "already completing or completed" in line

@@ -1,0 +1,123 @@
+"""Commands of Slurm from an event loop: one at a time, with pauses, counted, and ended when they take too long.
+
+slurmctld serves a whole site. So a program has one `Commands`, which never runs two at once, and pauses at least as
+long as the last one took: a slow controller is asked less often, whatever the program does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections import Counter
+from collections.abc import Mapping
+from typing import IO
+
+import attrs
+
+from hyperflow.errors import SlurmError
+
+_KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
+"""How Slurm is reached; without these its commands would not work where they are set."""
+_REMOVED = ("SLURM", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "PMI_", "PMI2_", "PMIX_", "PALS_")
+
+_LONGEST_PAUSE = 10.0
+
+
+class SlurmAway(Exception):
+    """Slurm has given no answer, or none that says anything; it may have done what it was asked for all the same."""
+
+
+@attrs.frozen
+class Answer:
+    """What a command has said."""
+
+    code: int
+    output: str
+    errors: str
+
+    @property
+    def said(self) -> str:
+        """Its complaints, or whatever else it said."""
+        return self.errors.strip() or self.output.strip()
+
+
+def clean(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what belongs to an allocation or presets options.
+
+    sbatch lets SBATCH_* override what is in the script, and hands everything on to the job, where the SLURM_* of
+    another allocation would bind it to the CPUs of that one.
+    """
+    return {name: value for name, value in environ.items() if name in _KEPT or not name.startswith(_REMOVED)}
+
+
+class Commands:
+    """Runs Slurm's commands, and counts them in `calls`."""
+
+    def __init__(self, environ: Mapping[str, str] | None = None, gap: float = 0.1) -> None:
+        self.calls: Counter[str] = Counter()
+        self.took = 0.0
+        """Seconds that the last one took."""
+        self._environ = clean(os.environ if environ is None else environ)
+        self._gap = gap
+        self._turn = asyncio.Lock()
+        self._free_at = 0.0
+
+    async def run(self, *argv: str, timeout: float, variables: Mapping[str, str] | None = None) -> Answer:
+        """
+        Run a command and return its answer, whatever that is. Cancelling kills it.
+
+        Raises:
+            SlurmAway: It gave no answer in time, and was killed.
+            SlurmError: There is no such command.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            await asyncio.sleep(max(0.0, self._free_at - loop.time()))
+            self.calls[argv[0]] += 1
+            began = loop.time()
+            try:
+                async with asyncio.timeout(timeout):
+                    return await _run(argv, {**self._environ, **(variables or {})})
+            except TimeoutError:
+                raise SlurmAway(f"{argv[0]} gave no answer within {timeout:g} s") from None
+            finally:
+                self.took = loop.time() - began
+                self._free_at = loop.time() + min(max(self._gap, self.took), _LONGEST_PAUSE)
+
+
+async def _run(argv: tuple[str, ...], environ: Mapping[str, str]) -> Answer:
+    # Files, not pipes: nothing has to be read meanwhile, and who inherits a pipe could hold it open. In memory, because
+    # squeue says nothing when a disk is full, and its list would only be shorter.
+    with _memory("output") as output, _memory("errors") as errors:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                env=environ,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is for the program; and what a wrapper starts is killed along with it
+            )
+        except (FileNotFoundError, PermissionError):
+            path = environ.get("PATH", "")
+            raise SlurmError(
+                f"there is no {argv[0]} in PATH ({path}); run this where Slurm's commands are, mostly on a login node"
+            ) from None
+        try:
+            code = await process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()  # at once: it has ended, or was killed
+        return Answer(code, _read(output), _read(errors))
+
+
+def _memory(name: str) -> IO[bytes]:
+    return os.fdopen(os.memfd_create(name), "w+b")
+
+
+def _read(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")

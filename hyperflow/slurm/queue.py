@@ -1,0 +1,223 @@
+"""What squeue and sacct print about jobs, to data: the state of a batch job as a program sees it.
+
+squeue is asked with `--Format` and a separator that nobody types, no field cut (`:` without a width), free texts last.
+Not with `--json`: squeue has to be built with it, and the layout changes with the version of its data parser (a job's
+state was a word and became a list, its exit code a number and became an object). Nor with `-o`, which has no letter for
+restarts and exit codes.
+
+squeue with `--states=all` also shows jobs that have ended, for as long as slurmctld remembers them (MinJobAge, 5
+minutes by default). `scontrol show job` knows no more than that, and is therefore not asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Literal, TypeAlias
+
+import attrs
+
+SEPARATOR = "\x1f"
+_QUEUE = ("JobID", "State", "Reason", "NodeList", "StartTime", "RestartCnt", "exit_code", "Comment", "Name")
+QUEUE_FORMAT = ",".join(f"{field}:{SEPARATOR}" for field in _QUEUE)
+"""For `squeue --Format`, together with SLURM_TIME_FORMAT=%s."""
+ACCOUNTING_FORMAT = "JobIDRaw,State,ExitCode,NodeList,Start,Comment,JobName"
+"""For `sacct --format`, together with --parsable2, --delimiter=SEPARATOR and SLURM_TIME_FORMAT=%s."""
+
+Kind: TypeAlias = Literal["unknown", "pending", "running", "ended", "gone"]
+
+# The program has not begun, though there may be nodes already. Everything that has no nodes is pending as well.
+_PENDING = {"PENDING", "CONFIGURING", "POWER_UP_NODE", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
+
+# The states in which a job has ended, and what they mean for somebody who can do something about it.
+_ENDS = {
+    "COMPLETED": "the script has ended without an error",
+    "FAILED": "the script has failed",
+    "TIMEOUT": "it has reached its time limit; give it more time",
+    "OUT_OF_MEMORY": "it has used more memory than it asked for; give it more",
+    "NODE_FAIL": "a node has failed",
+    "CANCELLED": "it was cancelled",
+    "PREEMPTED": "another job has taken its place",
+    "BOOT_FAIL": "a node could not be booted",
+    "DEADLINE": "it could not have ended before its deadline",
+    "LAUNCH_FAILED": "it could not be launched",
+    "RECONFIG_FAIL": "a node could not be configured",
+    "REVOKED": "another cluster has taken it",
+}
+_OUTPUT_FAILED = 53
+"""What Slurm gives as the signal when it could not open the output file on the node."""
+
+_HOPELESS = {
+    "PartitionNodeLimit": "more nodes than the partition has or allows (or some of them are down)",
+    "PartitionTimeLimit": "a longer time limit than the partition allows",
+    "PartitionConfig": "the partition does not allow what the job asks for",
+    "BadConstraints": "no node has what the job asks for",
+    "AccountNotAllowed": "the partition does not allow this account",
+    "QOSNotAllowed": "the partition does not allow this QOS",
+    "InvalidAccount": "the account is not valid",
+    "InvalidQOS": "the QOS is not valid",
+    "DependencyNeverSatisfied": "a job that it depends on has failed",
+    "ReservationDeleted": "its reservation was deleted",
+    "JobHoldMaxRequeue": "Slurm has started it too often; `scontrol release` lets it try again",
+    "launch failed requeued held": "it could not be launched; `scontrol release` lets it try again",
+    "QOSMinCpuNotSatisfied": "fewer CPUs than the QOS demands",
+}
+# AssocMaxWallDurationPerJobLimit, QOSMaxCpuPerJobLimit, QOSMaxMemoryPerJob, MaxMemPerLimit, ...: limits of one job.
+_LIMIT_OF_ONE_JOB = re.compile(r"(Assoc|QOS)?Max\w*Per(Job|Node)(Limit)?|MaxMemPerLimit|QOSMin\w+")
+
+
+@attrs.frozen
+class BatchState:
+    """What Slurm says about one batch job.
+
+    Args:
+        kind: "unknown" (nothing heard yet), "pending", "running", "ended", or "gone" (Slurm has forgotten it).
+        slurm_state: Slurm's own word, such as TIMEOUT. A job that is COMPLETING still counts as running.
+        reason: Why it waits, or why it has ended, in Slurm's words; "" if it gives none.
+        nodes: The list of its nodes, as Slurm writes it.
+        restarts: How often it has been put back into the queue.
+        exit_code: Of the script, once it has ended.
+        signal: The signal that has ended the script, if one has.
+        hopeless: Why it cannot start as things are; "" if it can, or nobody knows. A site may change that, so it is
+            better to wait some minutes before anything is concluded.
+        start_time: When it was started, in seconds since 1970.
+    """
+
+    kind: Kind = "unknown"
+    slurm_state: str = ""
+    reason: str = ""
+    nodes: str = ""
+    restarts: int = 0
+    exit_code: int | None = None
+    signal: int | None = None
+    hopeless: str = ""
+    start_time: float | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more is to be expected."""
+        return self.kind in {"ended", "gone"}
+
+    @property
+    def description(self) -> str:
+        """The state for people."""
+        match self.kind:
+            case "unknown":
+                return "not heard of yet"
+            case "gone":
+                return "Slurm no longer knows it"
+            case "pending":
+                why = f" ({self.reason})" if self.reason else ""
+                return f"pending{why}" + (f": {self.hopeless}" if self.hopeless else "")
+            case "running":
+                doing = "running" if self.slurm_state == "RUNNING" else self.slurm_state.lower()
+                return f"{doing} on {self.nodes}"
+            case "ended":
+                return f"{self.slurm_state}: {self._end()}"
+
+    def _end(self) -> str:
+        if self.slurm_state == "FAILED":
+            if self.signal == _OUTPUT_FAILED:
+                return f"Slurm could not write the job's log on {self.nodes}; do the nodes see the log directory?"
+            if self.signal:
+                return f"the script was killed by signal {self.signal}"
+            if self.reason == "BadConstraints":
+                return _HOPELESS["BadConstraints"]
+            return f"the script has ended with exit code {self.exit_code}"
+        told = _ENDS.get(self.slurm_state, "it has ended")
+        return f"{told} ({self.reason})" if self.reason.startswith("by ") else told
+
+
+@attrs.frozen
+class Listed:
+    """One job in a list: its state, and the words of its comment and name, among which a token may be."""
+
+    state: BatchState
+    words: frozenset[str]
+
+    @property
+    def stillborn(self) -> bool:
+        """Whether this is what slurmctld keeps of a job that sbatch was refused: a record, though never a job."""
+        return self.state.slurm_state == "FAILED" and self.state.reason == "BadConstraints" and not self.state.nodes
+
+
+def read_queue(text: str) -> dict[int, Listed]:
+    """Read what `squeue --noheader --Format=QUEUE_FORMAT` has printed; lines that are no such thing are passed over."""
+    found: dict[int, Listed] = {}
+    for line in text.splitlines():
+        fields = line.split(SEPARATOR, 7)
+        if len(fields) == 8 and fields[0].isdecimal():  # else part of a name or comment with a line break in it
+            job_id, state, reason, nodes, start, restarts, status, rest = fields
+            made = _state(state, reason, nodes, start, int(restarts) if restarts.isdecimal() else 0, _ended(status))
+            found[int(job_id)] = Listed(made, _words(rest))
+    return found
+
+
+def read_accounting(text: str) -> dict[int, Listed]:
+    """Read what sacct has printed, with ACCOUNTING_FORMAT."""
+    found: dict[int, Listed] = {}
+    for line in text.splitlines():
+        fields = line.split(SEPARATOR, 5)
+        if len(fields) == 6 and fields[0].isdecimal():
+            job_id, state, status, nodes, start, rest = fields
+            word, _, by = state.partition(" by ")
+            reason = f"by user {by}" if by else ""
+            made = _state(word, reason, nodes, start, 0, _ended(status))
+            found[int(job_id)] = Listed(made, _words(rest))
+    return found
+
+
+def by_token(listed: Mapping[int, Listed], tokens: Collection[str]) -> dict[str, list[int]]:
+    """Return the jobs that carry each token, oldest first."""
+    found: dict[str, list[int]] = {token: [] for token in tokens}
+    for job_id, job in sorted(listed.items()):
+        if not job.stillborn:
+            for token in job.words & found.keys():
+                found[token].append(job_id)
+    return found
+
+
+def read_submitted(text: str) -> int | None:
+    """Return the id that `sbatch --parsable` has printed, as `ID` or `ID;CLUSTER`; None if there is none."""
+    for line in reversed(text.splitlines()):  # sites' own lines come before it
+        if match := re.fullmatch(r"(\d+)(;\S*)?", line.strip()):
+            return int(match[1])
+    return None
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[A-Za-z0-9_-]+", text))
+
+
+def _ended(status: str) -> tuple[int, int] | None:
+    """Return exit code and signal, of `3:0`, or of a number as wait() gives it."""
+    code, colon, signal = status.partition(":")
+    if not code.isdecimal() or (colon and not signal.isdecimal()):
+        return None
+    return (int(code), int(signal)) if colon else (int(code) >> 8, int(code) & 0x7F)
+
+
+def _state(word: str, reason: str, nodes: str, start: str, restarts: int, status: tuple[int, int] | None) -> BatchState:
+    nodes = "" if nodes in {"(null)", "None assigned"} else nodes
+    kind: Kind = "ended" if word in _ENDS else "pending" if word in _PENDING or not nodes else "running"
+    reason = "" if reason in {"None", "(null)", "N/A"} else reason
+    code, signal = status if status and kind == "ended" else (None, None)
+    return BatchState(
+        kind=kind,
+        slurm_state=word,
+        reason=reason,
+        nodes=nodes,
+        restarts=restarts,
+        exit_code=code,
+        signal=signal or None,
+        hopeless=_hopeless(reason) if kind == "pending" else "",
+        # While it waits this is Slurm's guess, which changes all the time.
+        start_time=float(start) if kind != "pending" and start.isdecimal() else None,
+    )
+
+
+def _hopeless(reason: str) -> str:
+    told = _HOPELESS.get(reason)
+    if told is None and _LIMIT_OF_ONE_JOB.fullmatch(reason):
+        told = "it asks for more or less than the account or QOS allows a job"
+    return f"Slurm cannot start it as it is: {told}" if told else ""

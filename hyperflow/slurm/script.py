@@ -1,0 +1,326 @@
+"""Batch scripts: what is asked of Slurm, and the text that asks for it.
+
+The text is a pure function of its arguments, so that what a program submits can be read beforehand, kept beside its
+logs and compared in tests. All options are in the script as `#SBATCH` lines, none on sbatch's command line: who finds
+the script can submit it by hand.
+
+The token, by which a job is found again when sbatch's answer was lost, is in the job's name and in its comment: some
+sites overwrite comments, and accounting keeps comments only where it is told to, but names always.
+
+`--requeue` is asked for unless the user objects: it makes Slurm start a job again whose node has failed or that was
+preempted, under the same number, with the priority that it has gathered, and also when nobody is there to submit it
+anew. What the job had recorded by then is not computed again. The price: a job that brings its nodes down is started
+again by Slurm (5 times, if the site has not changed MaxBatchRequeue) before it is held.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import attrs
+
+from hyperflow.errors import ConfigurationError
+
+NOT_SEEN = 72
+"""The exit code of a script whose node does not see the directory it is to run in."""
+
+# What batch_script() sets, and what would make of one job something else than one job that it can be followed by.
+_OURS = {
+    "job-name": "the job's name is how it is found again",
+    "comment": "the comment is how the job is found again",
+    "output": "the output goes to the log",
+    "error": "errors go to the log",
+    "open-mode": "the log is appended to",
+    "chdir": "the job runs in the program's directory",
+    "array": "one job is one allocation; ask for several of them",
+    "clusters": "jobs are looked for on this cluster only",
+    "parsable": "it is for sbatch's answer, which is not seen",
+    "quiet": "what sbatch says is needed when it refuses",
+    "test-only": "the job would not run",
+    "wait": "sbatch has to return at once",
+    "wrap": "the script is ours",
+    "requeue": "write requeue=True",
+    "no-requeue": "write requeue=False",
+}
+_TIME = re.compile(
+    r"(?P<minutes>\d+)"
+    r"|(?P<m>\d+):(?P<s>\d+)"
+    r"|(?P<hours>\d+):(?P<hm>\d+):(?P<hs>\d+)"
+    r"|(?P<days>\d+)-(?P<dh>\d+)(?::(?P<dm>\d+)(?::(?P<ds>\d+))?)?"
+)
+_MEMORY = re.compile(r"(\d+[KMGT]?)B?", re.IGNORECASE)
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{8,64}")
+
+
+# ----------------------------------------------------------------------------- what may be given, to what is kept
+# These leave alone what they do not understand: the checks below refuse it, and know the field's name.
+
+
+def _to_count(value: int | str) -> int:
+    return int(value) if isinstance(value, str) and value.isdecimal() else cast(int, value)
+
+
+def _to_count_or_none(value: int | str | None) -> int | None:
+    return None if value is None else _to_count(value)
+
+
+def _to_time(value: str | int | datetime.timedelta | None) -> str | None:
+    if isinstance(value, datetime.timedelta):
+        minutes, seconds = divmod(math.ceil(value.total_seconds()), 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+    if isinstance(value, str) and value.lower() in {"unlimited", "infinite"}:
+        return "UNLIMITED"
+    return f"{value}" if isinstance(value, int) else value
+
+
+def _to_memory(value: str | int | None) -> str | None:
+    text = f"{value}" if isinstance(value, int) else value
+    match = _MEMORY.fullmatch(text) if isinstance(text, str) else None
+    return match[1].upper() if match else text
+
+
+def _to_extra(value: Mapping[str, str | int | None]) -> Mapping[str, str | None]:
+    if not isinstance(cast(object, value), Mapping):
+        return cast(Mapping[str, str | None], value)
+    return {name: f"{text}" if isinstance(text, int) else text for name, text in value.items()}
+
+
+# ------------------------------------------------------------------------------------------------------ the checks
+
+_Field: TypeAlias = "attrs.Attribute[Any]"
+
+
+def _error(field: _Field, value: object, text: str) -> ConfigurationError:
+    return ConfigurationError(f"SbatchOptions({field.name}={value!r}): {text}")
+
+
+def _check_count(_: object, field: _Field, value: object) -> None:
+    if value is None and field.default is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise _error(field, value, "a whole number of at least 1 is needed")
+
+
+def _check_flag(_: object, field: _Field, value: object) -> None:
+    if not isinstance(value, bool):
+        raise _error(field, value, "True or False is needed")
+
+
+def _check_text(_: object, field: _Field, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str) or not value.strip():
+        raise _error(field, value, "a text is needed, or None")
+    if not value.isprintable():
+        raise _error(field, value, "a line break or a control character cannot stand in a line of a batch script")
+
+
+def _check_time(_: object, field: _Field, value: object) -> None:
+    if value is None or value == "UNLIMITED" or (isinstance(value, str) and _seconds(value)):
+        return
+    forms = '"2:00:00" (hours), "1-12:00:00" (days), 90 (minutes) or a timedelta'
+    raise _error(field, value, f"a time is needed, such as {forms}")
+
+
+def _check_memory(_: object, field: _Field, value: object) -> None:
+    if value is not None and not (isinstance(value, str) and _MEMORY.fullmatch(value)):
+        raise _error(field, value, 'a whole number with a unit is needed, such as "8G"; without one it is megabytes')
+
+
+def _check_extra(_: object, field: _Field, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise _error(field, value, 'a dictionary is needed, such as {"nice": "100", "contiguous": None}')
+    fields = {name.replace("_", "-"): name for name in FIELDS}
+    for name, text in value.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+            raise _error(field, value, f"{name!r} is not the long name of an option of sbatch, without the dashes")
+        if name in _OURS:
+            raise _error(field, value, f"--{name} is not yours to set: {_OURS[name]}")
+        if name in fields:
+            raise _error(field, value, f"write {fields[name]}=... instead")
+        _check_text(None, field, text)
+
+
+def _check_preamble(_: object, field: _Field, value: object) -> None:
+    if not isinstance(value, str) or "\0" in value or "\r" in value:
+        raise _error(field, value, "lines of shell are needed (without \\0 and \\r, which sbatch refuses)")
+    if re.search(r"^\s*#SBATCH\b", value, re.MULTILINE):
+        raise _error(field, value, "sbatch does not read #SBATCH lines here; use a field, or extra={...}")
+
+
+def _seconds(time: str) -> float | None:
+    """Return the seconds of one of Slurm's forms of a time; None if it is none of them."""
+    match = _TIME.fullmatch(time)
+    if match is None:
+        return None
+    part = {name: int(text or 0) for name, text in match.groupdict().items()}
+    minutes = part["minutes"] + part["m"] + part["hm"] + part["dm"]
+    hours = 24 * part["days"] + part["dh"] + part["hours"]
+    return 3600.0 * hours + 60 * minutes + part["s"] + part["hs"] + part["ds"]
+
+
+@attrs.frozen
+class SbatchOptions:
+    """What one allocation is to be: `SbatchOptions(nodes=2, ntasks_per_node=4, time="2:00:00", mem="8G")`.
+
+    What is None is left to the site. Raises ConfigurationError at once where a value cannot be meant.
+
+    Args:
+        nodes: How many nodes.
+        ntasks_per_node: How many CPU tasks each node has room for.
+        cpus_per_task: CPUs of each of these.
+        time: The limit: "2:00:00", "1-12:00:00", minutes as a number, or a timedelta.
+        mem: Memory of each node: "8G", or megabytes as a number.
+        mem_per_cpu: Memory of each CPU, in place of `mem`.
+        partition, account, qos, constraint, gres: As sbatch has them.
+        exclusive: Whether nobody else may use the nodes.
+        requeue: Whether Slurm may start the job again after a node has failed, or after preemption.
+        mail_type, mail_user: As sbatch has them.
+        extra: Any other option of sbatch by its long name; None for one without a value.
+        preamble: Lines of shell before the program, such as "module load mpi".
+    """
+
+    nodes: int = attrs.field(default=1, converter=_to_count, validator=_check_count)
+    ntasks_per_node: int = attrs.field(default=1, converter=_to_count, validator=_check_count)
+    cpus_per_task: int | None = attrs.field(default=None, converter=_to_count_or_none, validator=_check_count)
+    time: str | None = attrs.field(default=None, converter=_to_time, validator=_check_time)
+    mem: str | None = attrs.field(default=None, converter=_to_memory, validator=_check_memory)
+    mem_per_cpu: str | None = attrs.field(default=None, converter=_to_memory, validator=_check_memory)
+    partition: str | None = attrs.field(default=None, validator=_check_text)
+    account: str | None = attrs.field(default=None, validator=_check_text)
+    qos: str | None = attrs.field(default=None, validator=_check_text)
+    constraint: str | None = attrs.field(default=None, validator=_check_text)
+    gres: str | None = attrs.field(default=None, validator=_check_text)
+    exclusive: bool = attrs.field(default=False, validator=_check_flag)
+    requeue: bool = attrs.field(default=True, validator=_check_flag)
+    mail_type: str | None = attrs.field(default=None, validator=_check_text)
+    mail_user: str | None = attrs.field(default=None, validator=_check_text)
+    # Not part of the hash, for a dictionary has none; what is equal still has the same.
+    extra: Mapping[str, str | None] = attrs.field(
+        factory=dict[str, str | None], converter=_to_extra, validator=_check_extra, hash=False
+    )
+    preamble: str = attrs.field(default="", validator=_check_preamble)
+
+    def __attrs_post_init__(self) -> None:
+        if self.mem is not None and self.mem_per_cpu is not None:
+            raise ConfigurationError(
+                f"SbatchOptions(mem={self.mem!r}, mem_per_cpu={self.mem_per_cpu!r}): Slurm takes one of the two"
+            )
+
+    def changed(self, **changes: Any) -> SbatchOptions:
+        """Return these options with some of them changed: `options.changed(time="2:00:00", mem="8G")`.
+
+        Raises:
+            ConfigurationError: There is no such option, or its value cannot be meant.
+        """
+        for name in changes:
+            if name not in FIELDS:
+                raise ConfigurationError(f"SbatchOptions has no {name}; it has {', '.join(FIELDS)}")
+        # Slurm takes one of the two; the newer wish counts.
+        for one, other in (("mem", "mem_per_cpu"), ("mem_per_cpu", "mem")):
+            if changes.get(one) is not None:
+                changes.setdefault(other, None)
+        return attrs.evolve(self, **changes)
+
+    def over(self, others: SbatchOptions) -> SbatchOptions:
+        """Return these options, and those of others where these have what an option has by itself."""
+        plain = SbatchOptions()
+        mine = {name: getattr(self, name) for name in FIELDS if getattr(self, name) != getattr(plain, name)}
+        return others.changed(**mine)
+
+    @property
+    def time_limit(self) -> float | None:
+        """The limit in seconds; None if the site decides, or there is none."""
+        return None if self.time is None else _seconds(self.time)
+
+
+FIELDS = tuple(field.name for field in attrs.fields(SbatchOptions))
+
+
+def batch_script(
+    options: SbatchOptions,
+    *,
+    name: str,
+    token: str,
+    command: Sequence[str],
+    log_file: Path,
+    directory: Path,
+    signal_seconds: int = 60,
+) -> str:
+    """
+    Return the text of a batch script. The program takes the shell's place, so that it gets the signals itself.
+
+    Args:
+        options: What is asked of Slurm.
+        name: What the job is called in lists; need not be unique.
+        token: By which this submission is found: 8 to 64 letters, digits, `_` and `-`.
+        command: The program and its arguments.
+        log_file: Where the output goes. It is appended to, so that a second start does not destroy what the first said.
+        directory: Where the program runs; a node that does not see it ends the job with exit code 72.
+        signal_seconds: How long before the end SIGUSR1 is to come. Slurm may send it a minute early, so it is left out
+            when the time limit is so short that the job would begin with it.
+
+    Raises:
+        ConfigurationError: The token or a path cannot stand in a script.
+    """
+    if not _TOKEN.fullmatch(token):
+        raise ConfigurationError(f"the token {token!r} is not 8 to 64 letters, digits, `_` and `-`")
+    lines = [f"#SBATCH {line}" for line in _lines(options, name, token, log_file, directory, signal_seconds)]
+    refusal = shlex.quote(
+        f" does not see {directory}: the base directory has to be on a file system that all nodes share"
+    )
+    body = [
+        f'cd -- {shlex.quote(str(directory))} || {{ echo "hyperflow: $HOSTNAME"{refusal} >&2; exit {NOT_SEEN}; }}',
+        *([options.preamble.rstrip("\n")] if options.preamble.strip() else []),
+        f"exec {shlex.join(command)}",
+    ]
+    return "\n".join(["#!/bin/bash", *lines, "", *body, ""])
+
+
+def _lines(
+    options: SbatchOptions, name: str, token: str, log_file: Path, directory: Path, signal_seconds: int
+) -> list[str]:
+    given: dict[str, str | int | bool | None] = {
+        # Blanks and commas have a meaning in lists that others keep of jobs.
+        "job-name": f"{re.sub(r'[^A-Za-z0-9_.:+=-]+', '_', name)[:60]}.{token}",
+        "comment": f"hyperflow {token}",
+        "output": _path(log_file).replace("%", "%%"),  # else sbatch would put the job's number in place of %j
+        "open-mode": "append",
+        "chdir": _path(directory),
+    }
+    given |= {field.replace("_", "-"): getattr(options, field) for field in FIELDS if field not in _NOT_OPTIONS}
+    given["requeue" if options.requeue else "no-requeue"] = True
+    limit = options.time_limit
+    if "signal" not in options.extra and (limit is None or limit >= 2 * (signal_seconds + 60)):
+        given["signal"] = f"B:USR1@{signal_seconds}"
+    lines = [_line(option, value) for option, value in given.items() if value is not None and value is not False]
+    return lines + [_line(option, True if value is None else value) for option, value in options.extra.items()]
+
+
+_NOT_OPTIONS = {"requeue", "extra", "preamble"}
+
+
+def _path(path: Path) -> str:
+    text = str(path)
+    if not path.is_absolute() or not text.isprintable() or "\\" in text:
+        raise ConfigurationError(
+            f"{text!r} cannot stand in a batch script: it has to be absolute, without line breaks, control characters "
+            "and backslashes, which mean something to Slurm; choose another base directory"
+        )
+    return text
+
+
+def _line(option: str, value: str | int | bool) -> str:
+    if value is True:
+        return f"--{option}"
+    text = str(value)
+    if not re.fullmatch(r"[A-Za-z0-9_./:,=+@%-]+", text):
+        # As sbatch reads it, which is not as the shell does: nothing but these two is special between the quotes.
+        text = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"--{option}={text}"
