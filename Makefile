@@ -1,7 +1,7 @@
 # Needs make and Python >= 3.11, nothing else; see CONTRIBUTING.md.
 # Paths are relative and everything runs through .venv/bin/python: the checkout may be anywhere, spaces included.
 
-.PHONY: demo test lint format build clean
+.PHONY: demo test lint format build bench clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -10,7 +10,7 @@ demo: .venv/installed
 	@$(PY) programs/root_search.py
 
 test: .venv/installed-dev
-	@$(PY) -m pytest
+	@$(PY) -m pytest --numprocesses=2 --dist=loadgroup
 
 lint: .venv/installed-dev
 	$(PY) -m ruff check
@@ -28,8 +28,12 @@ build: .venv/installed-dev
 	$(PY) -m build --quiet
 	@ls dist
 
+# QUESTIONS="many round_trip" asks only those; ARGUMENTS=--write puts the figures into docs/benchmarks.md.
+bench: .venv-bench/installed
+	@.venv-bench/bin/python -m benchmarks $(QUESTIONS) $(ARGUMENTS)
+
 clean:
-	rm -rf .venv dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An editable install remembers where it was made, so a checkout that was moved or copied starts afresh.
@@ -37,8 +41,12 @@ ifneq "$(shell cat .venv/made-in 2>/dev/null)" "$(CURDIR)"
 .PHONY: .venv/made-in
 endif
 
-.venv/made-in: scripts/venv
-	@scripts/venv .venv
+ifneq "$(shell cat .venv-bench/made-in 2>/dev/null)" "$(CURDIR)"
+.PHONY: .venv-bench/made-in
+endif
+
+.venv/made-in .venv-bench/made-in: scripts/venv
+	@scripts/venv $(@D)
 	@pwd -P >$@
 
 # -qq: errors only. What was installed is recorded by the stamps, so this runs again only when pyproject.toml changes.
@@ -51,3 +59,9 @@ endif
 	@echo "Installing hyperflow and the development tools into .venv"
 	@$(PY) -m pip install -qq -e '.[dev]'
 	@touch .venv/installed $@
+
+# The peers have an environment of their own, so that what they need cannot change what is tested.
+.venv-bench/installed: pyproject.toml benchmarks/requirements.txt .venv-bench/made-in
+	@echo "Installing hyperflow and what it is compared with into .venv-bench"
+	@.venv-bench/bin/python -m pip install -qq -e '.[numpy]' -r benchmarks/requirements.txt
+	@touch $@

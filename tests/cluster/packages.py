@@ -1,6 +1,7 @@
 """The Debian packages that a cluster is made of, and how they are installed without starting or enabling anything."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ PROGRAMS = {
 SERVICES = ("munge", "slurmctld", "slurmd", "ssh")
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
+_LOCK = "/run/lock/hyperflow-tests-install"
 _POLICY = Path("/usr/sbin/policy-rc.d")
 
 
@@ -61,14 +63,23 @@ def install() -> None:
 def install_these(wanted: Sequence[str], services: Sequence[str]) -> None:
     """Install packages; leave those of their services that were not here before neither running nor enabled."""
     print(f"installing {' '.join(wanted)}", flush=True)
-    before = {service for service in services if _unit(service)}
-    with _nothing_starts():
-        if _apt("update", "-qq"):
-            _apt("install", "-y", "-qq", "--no-install-recommends", *wanted)
-    for service in services:
-        if service not in before and _unit(service):
-            _quietly("update-rc.d", service, "disable")
-            _quietly("deb-systemd-helper", "disable", f"{service}.service")
+    with _one_at_a_time():
+        before = {service for service in services if _unit(service)}
+        with _nothing_starts():
+            if _apt("update", "-qq"):
+                _apt("install", "-y", "-qq", "--no-install-recommends", *wanted)
+        for service in services:
+            if service not in before and _unit(service):
+                _quietly("update-rc.d", service, "disable")
+                _quietly("deb-systemd-helper", "disable", f"{service}.service")
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Wait for other processes of the test run (pytest-xdist's) that install something."""
+    with open(_LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _unit(service: str) -> bool:
