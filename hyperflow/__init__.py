@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from hyperflow.errors import CommandFailed as CommandFailed
     from hyperflow.errors import ConfigurationError as ConfigurationError
     from hyperflow.errors import DatabaseError as DatabaseError
+    from hyperflow.errors import Deadlock as Deadlock
     from hyperflow.errors import EvaluationExited as EvaluationExited
     from hyperflow.errors import FlowNeverAwaited as FlowNeverAwaited
     from hyperflow.errors import HyperflowError as HyperflowError
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from hyperflow.errors import SlurmError as SlurmError
     from hyperflow.errors import TimeLimitExceeded as TimeLimitExceeded
     from hyperflow.errors import WorkerDied as WorkerDied
+    from hyperflow.extvar import ExtVar as ExtVar
     from hyperflow.flow import Cluster as Cluster
     from hyperflow.flow import Flow as Flow
     from hyperflow.flow import Job as Job
@@ -74,6 +76,8 @@ if TYPE_CHECKING:
     from hyperflow.job import open_slurm_job as open_slurm_job
     from hyperflow.job import run_job_local as run_job_local
     from hyperflow.job import run_job_slurm as run_job_slurm
+    from hyperflow.locks import with_lock as with_lock
+    from hyperflow.locks import with_locks as with_locks
     from hyperflow.main import main as main
     from hyperflow.program import ProgramInfo as ProgramInfo
     from hyperflow.remote import remote_eval as remote_eval
@@ -88,8 +92,10 @@ __all__ = (
     "CommandResult",
     "ConfigurationError",
     "DatabaseError",
+    "Deadlock",
     "Environment",
     "EvaluationExited",
+    "ExtVar",
     "Flow",
     "FlowNeverAwaited",
     "HyperflowError",
@@ -145,6 +151,8 @@ __all__ = (
     "run_job_local",
     "run_job_slurm",
     "using",
+    "with_lock",
+    "with_locks",
     "worker_info",
 )
 
@@ -163,6 +171,7 @@ _MODULES = {
         "CommandFailed",
         "ConfigurationError",
         "DatabaseError",
+        "Deadlock",
         "EvaluationExited",
         "FlowNeverAwaited",
         "HyperflowError",
@@ -187,9 +196,11 @@ _MODULES = {
         "TimeLimitExceeded",
         "WorkerDied",
     ),
+    "extvar": ("ExtVar",),
     "flow": ("Cluster", "Flow", "Job", "ask", "pure"),
     "job": ("JobEnv", "job", "open_local_job", "open_slurm_job", "run_job_local", "run_job_slurm"),
     "main": ("main",),
+    "locks": ("with_lock", "with_locks"),
     "program": ("ProgramInfo",),
     "remote": ("remote_eval", "remote_map"),
     "slurm.script": ("SbatchOptions",),

@@ -9,10 +9,10 @@ through functions of the user's that know nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 import attrs
 
@@ -20,7 +20,7 @@ from hyperflow.errors import ConfigurationError, NotInFlow
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from hyperflow.program import ProgramInfo
 
@@ -41,6 +41,31 @@ def _seconds(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
 
 
 @attrs.frozen
+class Resubmit:
+    """An answer to failures: submit the job again, up to `times` times; then hold it.
+
+    Args:
+        times: How often.
+        then: What follows when that did not help: "hold" or "raise".
+    """
+
+    times: int = attrs.field(default=1, validator=_positive_int)
+    then: str = attrs.field(default="hold", validator=attrs.validators.in_(("hold", "raise")))
+
+
+def _on_error(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    answers = cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {Exception: value}
+    for kind, answer in answers.items():
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise ConfigurationError(f"{attribute.name}={value!r}: {kind!r} is not a class of errors")
+        if answer not in ("hold", "raise") and not isinstance(answer, Resubmit):
+            raise ConfigurationError(
+                f'{attribute.name}={value!r}: "hold", "raise" or hyperflow.Resubmit(times) is needed, or a dictionary '
+                "of these by class of error"
+            )
+
+
+@attrs.frozen
 class Options:
     """What an evaluation asks for; changed for a scope with `using`.
 
@@ -51,6 +76,9 @@ class Options:
         time_limit: Seconds from its start on a worker after which an evaluation is killed.
         exclusive: When its node is lost, an evaluation is run again only when it must have ended over there. For
             functions with effects that must not overlap; it may have to wait for `silence_limit` (minutes).
+        sbatch: In a Cluster: what Slurm is asked for, a `SbatchOptions`. None for one node and one CPU.
+        on_error: In a Cluster: what is done about a job that fails: "hold" it until somebody retries it, "raise" the
+            error in the program, `Resubmit(times)`; or a dictionary of these by class of error, the first that fits.
     """
 
     cpus: int = attrs.field(default=1, validator=_positive_int)
@@ -58,6 +86,8 @@ class Options:
     retries: int = attrs.field(default=0, validator=_natural)
     time_limit: float | None = attrs.field(default=None, validator=_seconds)
     exclusive: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    sbatch: Any = None
+    on_error: Any = attrs.field(default="hold", validator=_on_error)
 
 
 @attrs.frozen
@@ -95,8 +125,29 @@ class Statistics:
     late: int
 
 
+class LockDesk(Protocol):
+    """What hands out locks here: the doorkeeper of a Job in its head process, a worker's borrower on a worker."""
+
+    async def take(self, keys: Collection[str]) -> int:
+        """Wait for some keys, all or none, and return a number for `release`."""
+        ...
+
+    def take_blocking(self, keys: Collection[str]) -> int:
+        """Do the same without an event loop."""
+        ...
+
+    def release(self, number: int) -> None:
+        """Give back what was taken."""
+        ...
+
+
 class Evaluator(Protocol):
     """What runs remote evaluations: the engine, or an inline stand-in for tests."""
+
+    @property
+    def locks(self) -> LockDesk:
+        """What hands out locks to flows."""
+        ...
 
     @property
     def cpus(self) -> int:
@@ -134,6 +185,9 @@ class Environment:
         database: The program's results.
         program: Id and directories of this run.
     """
+
+    level: ClassVar[str] = "job"
+    """Which functions run here: those under @job, or those under @cluster."""
 
     options: Options
     evaluator: Evaluator

@@ -15,7 +15,17 @@
     ├── NodeLost                       a node went away, and nothing is left to run the evaluation on
     ├── AllocationEnding               the allocation ends soon: the evaluation was not run, or not to its end
     ├── CommandFailed                  an external program ended with a status that was not accepted
+    ├── Deadlock                       a lock would have been waited for in a circle, for ever
     ├── DatabaseError                  the results database cannot be used, or holds something unreadable
+    ├── JobFailed                      a job of a Cluster ended without a result (its own exceptions arrive as themselves)
+    │   ├── JobCrashed                 ... its process ended without an answer
+    │   ├── JobOutOfMemory             ... it needed more memory than it had asked for
+    │   ├── JobTimeLimitExceeded       ... its allocation ended before it did
+    │   ├── JobNodeFailed              ... its node failed, and Slurm did not start it again
+    │   ├── JobCancelled               ... somebody cancelled it
+    │   ├── JobRefused                 ... Slurm refused it, or can never start it
+    │   └── JobResultUnreadable        ... its result is damaged, or cannot be made here
+    ├── RunInUse                       a run directory has a master already
     └── SlurmError                     Slurm said something that cannot be, or nothing at all
 
 The user's own exceptions are not in this tree: they arrive as themselves, with the remote traceback and one
@@ -225,9 +235,102 @@ class CommandFailed(HyperflowError):
         return text + (f"\nits output is in {self.log_file}" if self.log_file else "")
 
 
+class Deadlock(HyperflowError):
+    """Taking a lock would have closed a circle, in which each waits for the next one, for ever.
+
+    Args:
+        wanted: Who wanted what.
+        circle: Who holds what and waits for what, a line for each.
+    """
+
+    def __init__(self, wanted: str, circle: list[str]) -> None:
+        super().__init__(wanted, circle)
+        self.wanted = wanted
+        self.circle = circle
+
+    def __str__(self) -> str:
+        lines = "".join(f"\n  {line}" for line in self.circle)
+        return (
+            f"{self.wanted}; that would be waited for for ever:{lines}\n"
+            "Take all locks that belong together at once: hyperflow.with_locks([...])"
+        )
+
+
 class DatabaseError(HyperflowError):
     """The results database cannot be used, or holds something that cannot be read."""
 
 
 class SlurmError(HyperflowError):
     """Slurm has not said what is needed, or what it said contradicts itself; names the variable or the command."""
+
+
+class JobFailed(HyperflowError):
+    """A job of a Cluster ended without a result. It arrives only where `on_error` says so; else the job is held.
+
+    Args:
+        job: Which one, such as `job 3, roots(n=2)`.
+        cause: What happened.
+        slurm: What Slurm said of it.
+        directory: Where its files are.
+    """
+
+    def __init__(self, job: str, cause: str, slurm: str = "", directory: str = "") -> None:
+        super().__init__(job, cause, slurm, directory)
+        self.job = job
+        self.cause = cause
+        self.slurm = slurm
+        self.directory = directory
+
+    def __str__(self) -> str:
+        slurm = f" (Slurm: {self.slurm})" if self.slurm else ""
+        return f"{self.job}: {self.cause}{slurm}" + (f"; its files: {self.directory}" if self.directory else "")
+
+
+class JobCrashed(JobFailed):
+    """The job's process ended without an answer."""
+
+
+class JobOutOfMemory(JobFailed):
+    """The job needed more memory than it had asked for."""
+
+
+class JobTimeLimitExceeded(JobFailed, TimeoutError):
+    """The job's allocation ended before it did."""
+
+
+class JobNodeFailed(JobFailed):
+    """The job's node failed, or was given to another job, and Slurm did not start it again."""
+
+
+class JobCancelled(JobFailed):
+    """Somebody cancelled the job: with scancel, or with `hyperflow cancel`."""
+
+
+class JobRefused(JobFailed):
+    """Slurm refused the job, or says that it can never start."""
+
+
+class JobResultUnreadable(JobFailed):
+    """The job's result is damaged, or cannot be made here."""
+
+
+class RunInUse(HyperflowError):
+    """Another master runs on the run directory.
+
+    Args:
+        directory: The run directory.
+        host: Where the other master runs.
+        pid: Its process.
+        advice: What to do.
+    """
+
+    def __init__(self, directory: str, host: str, pid: int, advice: str) -> None:
+        super().__init__(directory, host, pid, advice)
+        self.directory = directory
+        self.host = host
+        self.pid = pid
+        self.advice = advice
+
+    def __str__(self) -> str:
+        by = f"process {self.pid} on {self.host} runs it" if self.host else "it is locked"
+        return f"the run {self.directory} has a master already ({by}); {self.advice}"

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 import attrs
 
 from hyperflow import environment
+from hyperflow.environment import peek
 from hyperflow.errors import ConfigurationError, FlowNeverAwaited, MisuseError
 
 T_co = TypeVar("T_co", covariant=True)
@@ -67,7 +68,7 @@ class Flow(Generic[T_co]):
         self.step = step
         """How it runs; hyperflow's own business."""
         # Only a flow made while one runs is likely to be a forgotten await.
-        self.unused = environment.peek() is not None
+        self.unused = peek() is not None
 
     def __await__(self) -> Generator[Any, None, T_co]:
         self.unused = False
@@ -83,7 +84,7 @@ class Flow(Generic[T_co]):
     def start(self) -> asyncio.Future[T_co]:
         """Run beside the caller and return the future of the result (what the combinators are made of)."""
         self.unused = False
-        if environment.peek() is None:
+        if peek() is None:
             environment.current(repr(self))
         return self.step.start()
 
@@ -175,6 +176,26 @@ class Job(Flow[T_co]):
         def timeout(self, seconds: float) -> Job[T_co]: ...
 
 
+class Cluster(Flow[T_co]):
+    """A flow that runs on the login node and asks Slurm for allocations, one for each `remote_eval_job`."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:  # the same methods; only their types say more
+
+        def map(self, fn: Callable[[T_co], U]) -> Cluster[U]: ...
+        def then(self, fn: Callable[[T_co], Flow[U]]) -> Cluster[U]: ...
+        def using(self, **options: Any) -> Cluster[T_co]: ...
+        def retry(
+            self,
+            times: int,
+            *,
+            on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+            pause: float = 0.0,
+        ) -> Cluster[T_co]: ...
+        def timeout(self, seconds: float) -> Cluster[T_co]: ...
+
+
 def show_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Return a call as the user would write it, with long arguments cut."""
 
@@ -229,18 +250,33 @@ def check(value: object, where: str) -> None:
 
 @attrs.frozen(repr=False)
 class Call(Step):
-    """A call of a function under `@job`; `fn` makes the coroutine."""
+    """A call of a function under `@job` or `@cluster`; `fn` makes the coroutine."""
 
     fn: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     def coroutine(self) -> Coroutine[Any, Any, Any]:
+        env = environment.peek()
+        if env is not None and env.level != self.fn.level:
+            raise MisuseError(_WRONG_LEVEL[env.level].format(call=self))
         made: Coroutine[Any, Any, Any] = self.fn.__wrapped__(*self.args, **self.kwargs)
         return made
 
     def __repr__(self) -> str:
         return show_call(self.fn, self.args, self.kwargs)
+
+
+_WRONG_LEVEL = {
+    "cluster": (
+        "{call} is a job, which runs in an allocation, and this is a Cluster computation, which has none; write: "
+        "await hyperflow.remote_eval_job({call})"
+    ),
+    "job": (
+        "{call} is a Cluster computation, which asks Slurm for allocations, and this is a job, which runs inside one; "
+        "run it with hyperflow.main or hyperflow.open_cluster, and let it call the jobs"
+    ),
+}
 
 
 @attrs.frozen(repr=False)

@@ -1,4 +1,8 @@
-"""Jobs: `@job`, and the ways to run one: on this machine, or on a Slurm allocation."""
+"""Jobs: `@job`, and the ways to run one: on this machine, or on a Slurm allocation.
+
+What only a run needs (the engine, the database, Slurm) is imported where it begins: `@job` also stands above functions
+in modules that merely take part.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +15,24 @@ import signal
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import attrs
 
 from hyperflow import environment
 from hyperflow import flow as flows
 from hyperflow.config import Settings, read_settings
-from hyperflow.database.store import copy_database, open_database
 from hyperflow.engine import machine
-from hyperflow.engine.end import End, Notice
-from hyperflow.engine.engine import open_engine
-from hyperflow.engine.fleet import NodePlan
-from hyperflow.engine.ssh import Ssh
-from hyperflow.engine.transport import FirstOf, Local, Srun, Transport
 from hyperflow.environment import Environment, Options
 from hyperflow.errors import AllocationEnding, MisuseError
 from hyperflow.flow import Call, Flow, Job
 from hyperflow.program import ProgramInfo
-from hyperflow.slurm import allocation, scontrol
+
+if TYPE_CHECKING:
+    from hyperflow.engine.end import End
+    from hyperflow.engine.fleet import NodePlan
+    from hyperflow.engine.transport import Transport
+    from hyperflow.slurm import allocation
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,6 +40,8 @@ T = TypeVar("T")
 
 class JobFunction:
     """What `@job` makes of an async function: calling it describes a Job, and runs nothing."""
+
+    level = "job"
 
     def __init__(self, fn: Callable[..., Coroutine[Any, Any, Any]]) -> None:
         functools.update_wrapper(self, fn)
@@ -57,10 +62,10 @@ class JobFunction:
                     return _by_name, (fn.__module__, fn.__qualname__)
             except (ImportError, AttributeError):
                 pass
-        return JobFunction, (fn,)
+        return type(self), (fn,)
 
     def __repr__(self) -> str:
-        return f"<job {getattr(self, '__qualname__', self.__wrapped__)}>"
+        return f"<{self.level} {getattr(self, '__qualname__', self.__wrapped__)}>"
 
 
 def _by_name(module: str, qualname: str) -> Any:
@@ -122,8 +127,12 @@ async def open_job(
     end: End | None = None,
 ) -> AsyncIterator[JobEnv]:
     """Start launchers, open the database, and put the environment in force for the scope."""
+    from hyperflow.database.opening import open_database  # noqa: PLC0415 (see above)
+    from hyperflow.database.store import copy_database  # noqa: PLC0415 (see above)
+    from hyperflow.engine.engine import open_engine  # noqa: PLC0415 (see above)
+
     mine = program or ProgramInfo.temporary_one()
-    if mine.start_from is not None and not mine.database.exists():
+    if mine.start_from is not None and not isinstance(mine.database, str) and not mine.database.exists():
         copy_database(mine.start_from, mine.database)
     async with (
         open_database(mine.database, mine.program_id) as database,
@@ -154,17 +163,20 @@ async def open_local_job(
 
     At the end of the scope, by an error or cancelling too, all processes are ended and waited for.
     """
+    from hyperflow.engine.fleet import NodePlan  # noqa: PLC0415 (see above)
+    from hyperflow.engine.transport import Local  # noqa: PLC0415 (see above)
+
     machine.check_count(cpus)
     async with open_job([NodePlan(Local(), cpus)], program, settings=read_settings(), preload=preload) as env:
         yield env
 
 
-END_SIGNALS = {
-    int(signal.SIGUSR1): Notice("SIGUSR1 came, as `#SBATCH --signal=USR1@120` has it"),
+END_SIGNALS: dict[int, tuple[str, float | None]] = {
+    signal.SIGUSR1: ("SIGUSR1 came, as `#SBATCH --signal=USR1@120` has it", None),
     # KILL follows after KillWait, which we do not know: what runs is ended at once, the job has the rest for itself.
-    int(signal.SIGTERM): Notice("SIGTERM came, by scancel or at the time limit", 0.0),
+    signal.SIGTERM: ("SIGTERM came, by scancel or at the time limit", 0.0),
 }
-"""What Slurm sends before it kills."""
+"""What Slurm sends before it kills: what that says, and the seconds that are left from then on, as in `Notice`."""
 
 
 @asynccontextmanager
@@ -186,16 +198,24 @@ async def open_slurm_job(
         LauncherError: Fewer than `min_nodes` nodes could be started; a node beyond those is left out with a warning.
         ConfigurationError: As open_local_job.
     """
+    from hyperflow.engine.end import End, Notice  # noqa: PLC0415 (see above)
+    from hyperflow.engine.fleet import NodePlan  # noqa: PLC0415 (see above)
+    from hyperflow.slurm import allocation  # noqa: PLC0415 (see above)
+
     chosen = read_settings(**settings)
     granted = await asyncio.to_thread(allocation.find, os.environ)
     nodes = [NodePlan(_transport(node.name, granted, chosen), node.cpus, granted=True) for node in granted.nodes]
     place = program or ProgramInfo.new("hyperflow-runs")
-    end = End(granted.end_time, chosen.end_margin, END_SIGNALS)
+    notices = {int(signum): Notice(*said) for signum, said in END_SIGNALS.items()}
+    end = End(granted.end_time, chosen.end_margin, notices)
     async with open_job(nodes, place, settings=chosen, preload=preload, end=end) as env:
         yield env
 
 
 def _transport(node: str, granted: allocation.Allocation, settings: Settings) -> Transport:
+    from hyperflow.engine.ssh import Ssh  # noqa: PLC0415 (see above)
+    from hyperflow.engine.transport import FirstOf, Local, Srun  # noqa: PLC0415 (see above)
+
     if node == granted.here:
         return Local(node)
     choices: dict[str, Transport] = {"ssh": Ssh(node, settings), "srun": Srun(node, settings.prologue)}
@@ -228,6 +248,8 @@ def run_job_slurm(
         return _run(job, "run_job_slurm", lambda: open_slurm_job(program=program, preload=preload, **settings))
     except AllocationEnding:
         if requeue:
+            from hyperflow.slurm import allocation, scontrol  # noqa: PLC0415 (see above)
+
             scontrol.requeue(allocation.read(os.environ).job_id)
         raise
 

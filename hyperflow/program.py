@@ -125,6 +125,8 @@ class ProgramInfo:
                     f"start_from={start_from}: only a file can be copied to begin with. The database {url} keeps what "
                     "earlier programs recorded there: without start_from, this one goes on from it"
                 )
+        if start_from is not None and not Path(start_from).is_file():
+            raise ConfigurationError(f"start_from={start_from}: there is no such file")
         program_id = time.strftime("%Y%m%d-%H%M%S-") + os.urandom(3).hex()
         home = Path(base_dir).absolute() / program_id
         program = cls._under(home, program_id)
@@ -133,8 +135,6 @@ class ProgramInfo:
         if start_from is not None:
             if Path(program.database).exists():
                 raise ConfigurationError(f"start_from={start_from}: {program.database} exists already")
-            if not Path(start_from).is_file():
-                raise ConfigurationError(f"start_from={start_from}: there is no such file")
             program = attrs.evolve(program, start_from=Path(start_from).absolute())
         return program
 

@@ -19,9 +19,13 @@ TOP = Path(__file__).resolve().parent.parent
 LEVELS = (
     {"__main__"},
     {"cli"},
+    {"main"},
+    {"console"},
     {"cluster"},
+    {"control"},
+    {"master"},
     {"job"},
-    {"remote", "concurrent", "command"},
+    {"remote", "concurrent", "command", "locks", "extvar"},
     {"engine"},
     {"flow", "environment", "program", "config", "errors", "_version"},
 )
@@ -30,15 +34,15 @@ ASIDE = {
     "database": {"flow", "environment", "program", "errors"},
     "slurm": {"errors"},
 }
-USES_ASIDE = {"cli", "cluster", "job"}
+USES_ASIDE = {"cli", "console", "cluster", "control", "master", "job", "locks", "extvar"}
 
 # State machines: events in, effects out. The clock and the outside world come to them as arguments.
-PURE = {"hyperflow.engine.pool", "hyperflow.engine.scheduler", "hyperflow.engine.state"}
+PURE = {"hyperflow.engine.locks", "hyperflow.engine.pool", "hyperflow.engine.scheduler", "hyperflow.engine.state"}
 IMPURE = {"asyncio", "datetime", "os", "select", "selectors", "signal", "socket", "subprocess", "threading", "time"}
 
 # What starts on every node before anything else. All that it imports while it starts, directly or not, is standard
 # library: it starts fast, and works wherever Python does. (A worker may import more later, inside a function.)
-LIGHT = {"hyperflow.engine.node", "hyperflow.engine.wire"}
+LIGHT = {"hyperflow", "hyperflow.engine.node", "hyperflow.engine.wire"}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import hyperflow as hf
 from hyperflow.engine import closure, node
 from tests.engine.support import local
 
-HEAVY = {"asyncssh", "cattrs", "dill", "numpy", "cyclopts", "rich"}
+HEAVY = {"aiohttp", "asyncssh", "cattrs", "dill", "numpy", "cyclopts", "rich"}
 """What few runs need; it is imported where it is used."""
 
 OF_A_RUN = {"sqlite3", "uvloop", "hyperflow.engine.engine", "hyperflow.database.store", "hyperflow.slurm"}

@@ -20,7 +20,7 @@ from hyperflow.engine.doorkeeper import inside
 from hyperflow.engine.wire import Kind
 from hyperflow.errors import Deadlock, HyperflowError, MisuseError
 
-CHUNK = 1 << 18
+CHUNK = 1 << 16
 
 
 class Borrower:
@@ -41,7 +41,7 @@ class Borrower:
         self._serial = 0
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._expected = 0
-        self._said: dict[str, Any] | None = None
+        self._said: dict[str, Any] = {}  # the reply to what is waited for without an event loop
         self._pid = os.getpid()
         self._thread = threading.get_ident()
 
@@ -68,10 +68,10 @@ class Borrower:
     def take_blocking(self, keys: Collection[str]) -> int:
         """Do the same without an event loop."""
         self._check()
-        self._expected, self._said = self._ask(keys), None
-        serial = self._expected
+        self._expected = serial = self._ask(keys)
+        self._said.clear()
         try:
-            while self._said is None:
+            while not self._said:
                 self._feed(self._sock.recv(CHUNK))
             if (error := _error(self._said)) is not None:
                 raise error
@@ -80,10 +80,10 @@ class Borrower:
             raise
         return serial
 
-    def release(self, serial: int) -> None:
+    def release(self, number: int) -> None:
         """Give back what was taken."""
         self._check()
-        self._send({"task": self.task, "release": serial})
+        self._send({"task": self.task, "release": number})
 
     def _ask(self, keys: Collection[str]) -> int:
         self._serial += 1
@@ -96,7 +96,7 @@ class Borrower:
     def _check(self) -> None:
         if os.getpid() != self._pid or threading.get_ident() != self._thread:
             raise MisuseError(
-                "a lock is taken and released by the evaluation itself, not by a process or thread that it has started; "
+                "a lock is taken and released by the evaluation itself, not by a process or thread that it starts; "
                 "take it around what those do"
             )
 
@@ -122,7 +122,7 @@ class Borrower:
             said = json.loads(bytes(body))
             waiting = self._waiting.get(said["ask"])
             if said["ask"] == self._expected:
-                self._said = said
+                self._said.update(said)
             elif waiting is not None and not waiting.done():
                 error = _error(said)
                 if error is None:

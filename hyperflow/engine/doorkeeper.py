@@ -3,7 +3,7 @@
 Guarantees:
 - What is held is released when its holder ends: the flow's scope, the evaluation's answer, the worker's end. An
   evaluation that was cancelled still holds until its process group has gone, for until then it may be at work.
-- Locks that other Jobs of the program may want, too, are taken from them (`Outside`) after those here have agreed, and
+- Locks that other Jobs of the program may want, too, are taken from them (`Outside`) when those here have agreed. They
   are given back before the next one here gets them.
 - An ask that would wait for ever is refused with `Deadlock`, naming all who wait for each other.
 
@@ -52,8 +52,6 @@ class Doorkeeper:
         self.locks = Locks()
         self.asks = self.locks.asks
         """All that hold or wait; empty in programs without locks."""
-        self.parents: dict[int, int] = {}
-        """Of evaluations that were submitted in the scope of a lock: task and ask."""
         self._answers: dict[int, Answer] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}  # that take from outside, or give back
         self._leaving: set[int] = set()
@@ -88,6 +86,7 @@ class Doorkeeper:
 
     def take_blocking(self, keys: Collection[str]) -> NoReturn:
         """Refuse to hold the event loop up."""
+        del keys
         raise MisuseError("in a flow a lock is waited for; write: async with hyperflow.with_lock(...)")
 
     # ---- for all ------------------------------------------------------------------------------------------------
@@ -160,28 +159,29 @@ class Doorkeeper:
 
     def _forget(self, ask: Ask) -> None:
         self._leaving.discard(ask.number)
-        keys = self.locks.release(ask.number)
-        if not self.asks:
-            self.parents.clear()
-        self._settle(keys)
+        self._settle(self.locks.release(ask.number))
 
     def _settle(self, keys: Collection[str]) -> None:
         for ask in self.locks.settle(keys):
             if self.outside is None:
-                self._hold(ask)
+                self._answers.pop(ask.number)(None)
             else:
                 self._start(ask, self._take_outside(ask, self.outside))
 
-    def _hold(self, ask: Ask) -> None:
-        self.locks.hold(ask.number)
-        self._answers.pop(ask.number)(None)
+    def share(self, outside: Outside) -> None:
+        """Ask the outside, too, from now on; before anybody has asked for anything."""
+        assert not self.asks, self.asks
+        self.outside = outside
+        self.locks.at_once = False
 
     # ---- the outside --------------------------------------------------------------------------------------------
 
     def _start(self, ask: Ask, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work, name=f"lock {ask.shown}", context=Context())
         self._tasks[ask.number] = task
-        task.add_done_callback(lambda _: self._tasks.pop(ask.number, None) if self._tasks.get(ask.number) is task else None)
+        task.add_done_callback(
+            lambda _: self._tasks.pop(ask.number, None) if self._tasks.get(ask.number) is task else None
+        )
 
     async def _take_outside(self, ask: Ask, outside: Outside) -> None:
         try:
@@ -202,7 +202,8 @@ class Doorkeeper:
         if ask.number in self._leaving:
             await self._give_back(ask, outside)
         else:
-            self._hold(ask)
+            self.locks.hold(ask.number)
+            self._answers.pop(ask.number)(None)
 
     async def _give_back(self, ask: Ask, outside: Outside) -> None:
         try:

@@ -26,11 +26,11 @@ from typing import Any, TypeVar
 
 from hyperflow.config import Settings
 from hyperflow.engine import wire
-from hyperflow.engine.doorkeeper import Doorkeeper
 from hyperflow.engine.end import End, EndWatch
 from hyperflow.engine.evaluation import Evaluation, in_words, read_failure
 from hyperflow.engine.events import EventLog
 from hyperflow.engine.fleet import Fleet, NodePlan
+from hyperflow.engine.lending import Lending
 from hyperflow.engine.link import Link
 from hyperflow.engine.machine import CpuChoice
 from hyperflow.engine.parcels import Packer
@@ -81,11 +81,12 @@ class Engine:
         self.program = program
         self.settings = settings
         self.scheduler = Scheduler()
-        self.locks = Doorkeeper()
         self._loop = asyncio.get_running_loop()
         self._packer = Packer()
         self._events = EventLog(program.log_dir / "events.jsonl")
         self.fleet = Fleet(program, settings, self._events, self._on_frame, self._on_up, self._on_lost)
+        self.locks = Lending(self.scheduler, self.fleet.write)
+        self._asks = self.locks.asks
         self._stillborn: dict[str, float] = {}  # since when no worker of a node has started anything
         self._pinned: dict[str, bool] = {}
         self._given: dict[int, set[int]] = {}  # which definitions a worker has
@@ -149,6 +150,8 @@ class Engine:
         evaluation.options = options
         evaluation.retries = options.retries
         self._evaluations[number] = evaluation
+        if self._asks:
+            self.locks.note(task)
         alike = (parcel.function.name, options.cpus)
         if alike in self._submitted:
             self._submitted[alike].append(number)
@@ -213,6 +216,8 @@ class Engine:
         if self._events.lines and not self._events_due:
             self._events_due = True
             self._loop.call_later(EVENTS_PAUSE, self._write_events)
+        if self.locks.submitted:
+            self.locks.check_stall()
         self._forget()
 
     def _send(self, effect: Send, parts: list[wire.Bytes]) -> None:
@@ -305,11 +310,23 @@ class Engine:
             self._note_recalled(self.scheduler.recalled(number, *wire.SEQS.unpack(body)))
         elif kind == Kind.ENDED:
             self._on_ended(number, json.loads(bytes(body)))
+        elif kind == Kind.ASK:
+            self._on_ask(number, body)
         self._soon()
+
+    def _on_ask(self, number: int, body: memoryview) -> None:
+        """A worker wants a lock, or gives it back."""
+        worker = self.scheduler.workers.get(number)
+        if worker is None:
+            return
+        told = json.loads(bytes(body))
+        evaluation = self._evaluations.get(told["task"])
+        name = evaluation.name if evaluation is not None else f"evaluation {told['task']}"
+        self.locks.on_ask(worker, f"{name} on {_service(worker)}", told)
 
     def _on_results(self, number: int, body: memoryview) -> None:
         """A worker has answered, mostly several tasks at once."""
-        scheduler, evaluations = self.scheduler, self._evaluations
+        scheduler, evaluations, asks = self.scheduler, self._evaluations, self._asks
         worker = scheduler.workers.get(number)
         done: list[int] = []
         times: list[str] = []
@@ -317,6 +334,8 @@ class Engine:
             if outcome == SKIPPED:
                 self._note_recalled(scheduler.skipped(number, task_number, *wire.SIZE.unpack(payload)))
                 continue
+            if asks:
+                self.locks.gone((number, task_number))
             task = scheduler.answered(number, task_number, seconds)
             evaluation = evaluations.get(task_number)
             if task is None or worker is None or evaluation is None:
@@ -370,6 +389,8 @@ class Engine:
         """A worker and its process group have gone."""
         worker = self.scheduler.workers.get(number)
         self._given.pop(number, None)
+        if self._asks:
+            self.locks.worker_gone(number)
         if worker is None:
             return
         if worker.node in self.fleet.links:
@@ -451,6 +472,9 @@ class Engine:
         self._counts["nodes_lost"] += 1
         self._last_loss = NodeLost(link.node, cause, str(link.log_file))
         wait = END_GRACE + (self.settings.silence_limit if silent else 0.0)
+        if self._asks:  # what was at work over there may go on for a while
+            workers = [worker.number for worker in self.scheduler.workers.values() if worker.node == link.node]
+            self._timers += [self._loop.call_later(wait, self.locks.worker_gone, number) for number in workers]
         for task in self.scheduler.withhold(link.node):
             self._events.tasks("withheld", [task.number], f', "seconds": {wait}')
             self._timers.append(self._loop.call_later(wait, self._release, task, link.node))
@@ -532,6 +556,7 @@ class Engine:
         self._flush()
         try:
             await self.fleet.close()
+            await self.locks.close()
         finally:
             self._packer.attachments.close()
             self._events.note(state="closed")

@@ -6,8 +6,8 @@ made in the scope of another one has that one as its *parent*: that one will not
 
 Guarantees, which tests check over random histories:
 - A key is held by one ask at a time, and an ask that waits holds nothing.
-- First come, first served: an ask gets its turn before any later one that wants one of the same keys. The one exception
-  is an ask within another one, which may pass an earlier one that waits, directly or not, for what its own parents hold:
+- First come, first served: an ask gets its turn before any later one that wants one of the same keys. The exception is
+  an ask within another one, which may pass an earlier one that waits, directly or not, for what its own parents hold:
   in the order of arrival both would wait for ever.
 - An ask that would close a circle of waiting is refused, with the circle. Without circles somebody always gets on.
 - When an owner goes, all that it held and asked for goes with it.
@@ -71,6 +71,8 @@ class Locks:
     """The locks of one Job."""
 
     def __init__(self) -> None:
+        self.at_once = True
+        """Whether nobody else has a say, and whose turn it is holds."""
         self.asks: dict[int, Ask] = {}
         """All that hold or wait, by number."""
         self._held: dict[str, Ask] = {}
@@ -101,7 +103,7 @@ class Locks:
         return ask
 
     def settle(self, keys: Iterable[str]) -> list[Ask]:
-        """Return those whose turn has come since these keys were asked for or released, the oldest first."""
+        """Return those whose turn has come since these keys were asked for or released; with `at_once`, they hold."""
         candidates = dict(self._within)
         for key in keys:
             if key in self._wanted:
@@ -111,6 +113,8 @@ class Locks:
         for _, ask in sorted(candidates.items()):
             if self._may_go(ask):
                 self._go(ask)
+                if self.at_once:
+                    self.hold(ask.number)
                 found.append(ask)
         return found
 
@@ -160,17 +164,20 @@ class Locks:
             for number, other in self._wanted.get(key, {}).items():
                 if number == ask.number:
                     break
-                if not ask.parents or not self._depends(other, ask.parents):
+                if not ask.parents or not self.depends(other, ask.parents, suspect=True):
                     return False
         return True
 
-    def _depends(self, ask: Ask, others: Collection[Ask]) -> bool:
-        """Whether an ask may have to wait, directly or not, for one of the others to be released."""
+    def depends(self, ask: Ask, others: Collection[Ask], suspect: bool = False) -> bool:
+        """Tell whether an ask has to wait, directly or not, for one of the others to be released.
+
+        Nobody here knows for what those wait that are just taking their keys; `suspect` assumes that it is for that.
+        """
         seen: set[int] = set()
         todo = [ask]
         while todo:
             one = todo.pop()
-            if one in others:
+            if one in others or (suspect and one.stage is Stage.TURN):
                 return True
             if one.number in seen:
                 continue
@@ -207,7 +214,10 @@ class Locks:
                     return [f"{holder.name} holds {key}"]
                 for waiting in self._waiting_within(holder):
                     if (rest := follow(waiting)) is not None:
-                        return [f"{holder.name} holds {key}, and {waiting.name}, within, waits for {waiting.shown}", *rest]
+                        return [
+                            f"{holder.name} holds {key}, and {waiting.name}, within, waits for {waiting.shown}",
+                            *rest,
+                        ]
             return None
 
         return follow(ask) or []

@@ -17,17 +17,19 @@ import functools
 import inspect
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from hyperflow import environment
-from hyperflow.engine import closure, culprit
+from hyperflow import environment, locks
+from hyperflow.engine import closure, culprit, doorkeeper
+from hyperflow.engine.doorkeeper import Doorkeeper
 from hyperflow.engine.parcels import Packer
 from hyperflow.engine.worker import dumps_result
 from hyperflow.environment import Options, Statistics
 from hyperflow.errors import (
     ConfigurationError,
+    Deadlock,
     EvaluationExited,
     HyperflowError,
     ImpossibleRequest,
@@ -38,12 +40,41 @@ from hyperflow.job import JobEnv
 from hyperflow.program import ProgramInfo
 
 
+class InlineDesk:
+    """Takes locks in the name of an evaluation."""
+
+    def __init__(self, locks: Doorkeeper, name: str) -> None:
+        self._locks = locks
+        self._name = name
+
+    async def take(self, keys: Collection[str]) -> int:
+        """Wait for some keys."""
+        return await self._locks.take_for(keys, self, self._name)
+
+    def take_blocking(self, keys: Collection[str]) -> int:
+        """Take some keys that nobody has: who has them cannot go on meanwhile."""
+        said: list[HyperflowError | None] = []
+        number = self._locks.ask(keys, self, self._name, doorkeeper.inside.get(), said.append)
+        if not said:
+            self._locks.release(number)
+            raise Deadlock(
+                f"{self._name} wants {', '.join(keys)}",
+                ["a plain function holds the event loop up here, and somebody else in it has that; use an async def"],
+            )
+        return number
+
+    def release(self, number: int) -> None:
+        """Give back what was taken."""
+        self._locks.release(number)
+
+
 class InlineEvaluator:
     """Evaluates in the event loop's thread. Made by `open_inline_job`."""
 
     def __init__(self, cpus: int, ship: bool) -> None:
         self.cpus = cpus
         self.closed = False
+        self.locks = Doorkeeper()
         self._free = cpus
         self._ship = ship
         self._packer = Packer(most_blocks=0)  # all is in this process
@@ -70,12 +101,17 @@ class InlineEvaluator:
         call = self._shipped(fn, args, kwargs) if self._ship else functools.partial(fn, *args, **kwargs)
         name = getattr(fn, "__qualname__", repr(fn))
         # A context of its own: on a worker there is no environment.
-        task = asyncio.get_running_loop().create_task(self._run(name, call, options), context=contextvars.Context())
+        context = contextvars.Context()
+        desk = InlineDesk(self.locks, f"an evaluation of {name}")
+        context.run(locks.stand_in.set, desk)
+        context.run(doorkeeper.inside.set, doorkeeper.inside.get())
+        task = asyncio.get_running_loop().create_task(self._run(name, call, options), context=context)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(functools.partial(self._ended, desk))
         return task
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _ended(self, desk: InlineDesk, task: asyncio.Task[Any]) -> None:
+        self.locks.gone(desk)
         self._tasks.remove(task)
         self._counts["cancelled" if task.cancelled() else "failed" if task.exception() else "done"] += 1
 
@@ -148,6 +184,7 @@ class InlineEvaluator:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+        await self.locks.close()
 
 
 class MemoryDatabase:

@@ -2,12 +2,14 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.imports import TOP
+from tests.programs.runs import figures
 
 
 @pytest.fixture
@@ -36,12 +38,19 @@ def test_hello_world(cluster: Cluster, checkout: Path) -> None:
 
 
 def test_root_search(cluster: Cluster, checkout: Path) -> None:
-    """The second job finds the first one's results."""
-    for computed in (153, 0):
-        state, output = submit(cluster, checkout, "root_search", "--points", "51")
-        assert state == "COMPLETED", output
-        assert f"evaluations    {computed} in this run" in output
-        assert "153 of 153 brackets checked and right" in output
+    """From the login host, three jobs of two nodes find the brackets; a run with their database computes none."""
+    words = [sys.executable, "programs/root_search.py", "--points", "51", "--base-dir", "runs", "--on-error", "raise"]
+    for earlier, computed in ([], 153), (["--database", "database"], 0):
+        ended = cluster.login.run([*words, *earlier], cwd=checkout, env={"PYTHONPATH": str(TOP)})
+        assert figures(ended.stdout)["evaluations"].split(":")[0].strip() == str(computed), ended.stderr
+        assert "153 of 153 brackets checked and right" in ended.stdout
+        run = max((checkout / "runs").iterdir())
+        (checkout / "database").unlink(missing_ok=True)
+        (checkout / "database").symlink_to(run / "results.sqlite")
+        for number in "123":
+            script = (run / "jobs" / number / "script.sh").read_text()
+            assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=2\n" in script
+            assert "running" in ended.stderr
 
 
 def test_compress_files(cluster: Cluster, checkout: Path) -> None:

@@ -44,6 +44,31 @@ def length(text: str) -> hf.Job[int]:
     raise NotImplementedError
 
 
+@hf.cluster
+async def survey(points: int) -> list[float]:
+    raise NotImplementedError
+
+
+@hf.memoize("boundary")
+def boundary(x: float) -> hf.Cluster[float]:
+    raise NotImplementedError
+
+
+@hf.cluster
+async def whole() -> None:
+    reveal_type(survey)  # revealed: (points: int) -> Cluster[list[float]]
+    reveal_type(await survey(3))  # revealed: list[float]
+    reveal_type(hf.remote_eval_job(count("a")))  # revealed: Cluster[int]
+    reveal_type(await hf.remote_eval_job(count("a")).using(sbatch=hf.SbatchOptions(nodes=2)))  # revealed: int
+    reveal_type(survey(3).map(len).timeout(2))  # revealed: Cluster[int]
+    reveal_type(boundary(0.5))  # revealed: Cluster[float]
+    reveal_type(await hf.map_concurrently(lambda x: hf.remote_eval_job(count(x)), ["a"]))  # revealed: list[int]
+    async with hf.open_cluster(local=True) as env:
+        reveal_type(env)  # revealed: ClusterEnv
+        reveal_type(await env.run(survey(1)))  # revealed: list[float]
+        reveal_type(env.statistics().jobs)  # revealed: dict[str, int]
+
+
 @hf.job
 async def main() -> None:
     # describing

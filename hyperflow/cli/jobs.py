@@ -1,0 +1,312 @@
+"""Commands about the jobs of a program: list, why, retry, cancel, give-up, resume, runs.
+
+What changes something is asked of the running master. What only looks does without one, and says so. Exit codes: 0,
+done; 1, refused, with the reason; 3, no master runs that could do it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hyperflow.cli import runs
+from hyperflow.cli.runs import BASE_DIR, Run
+from hyperflow.console.options import Resources
+from hyperflow.console.table import counts_in_words, jobs_table, print_table
+from hyperflow.control.client import Contact, MasterElsewhere, NoMaster, Refused, contact
+from hyperflow.control.messages import FORMAT, job_from_json, job_to_json
+from hyperflow.errors import ConfigurationError
+from hyperflow.master.lifecycle import State
+from hyperflow.master.view import JobView
+
+REFUSED = 1
+NO_MASTER = 3
+
+NO_RESOURCES = Resources()
+
+Json: TypeAlias = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
+BaseDir: TypeAlias = Annotated[Path, Parameter(help="Where runs are.")]
+WhichRun: TypeAlias = Annotated[
+    str | None, Parameter(name="--run", help="Its id, the beginning of it, or its directory; by default the newest.")
+]
+All: TypeAlias = Annotated[bool, Parameter(name="--all", negative="")]
+
+
+def add_to(app: App) -> None:
+    """Add the commands to the command line."""
+    app.command(list_, name="list")
+    app.command(why)
+    app.command(retry)
+    app.command(cancel)
+    app.command(give_up)
+    app.command(resume)
+    app.command(runs_, name="runs")
+
+
+def list_(run: str | None = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
+    """Show the jobs of a program.
+
+    Parameters
+    ----------
+    run
+        Its id, the beginning of it, or its directory; by default the newest run in the base directory.
+    """
+    return _guarded(lambda: _list(runs.find(run, base_dir), as_json))
+
+
+def _list(run: Run, as_json: bool) -> int:
+    note, answer = "", None
+    try:
+        answer = contact(run.home).get("/jobs")
+    except MasterElsewhere as error:
+        note = f"{error}; this is from its files. There: {_ssh(error, ['hyperflow', 'list', str(run.home)])}"
+    except NoMaster as error:
+        note = f"{error}; this is from its files, as the last master left them. To go on: {_resume(run)}"
+    jobs = run.jobs() if answer is None else [job_from_json(job) for job in answer["jobs"]]
+    if as_json:
+        about = {"run": str(run.home), "program": run.program_id, "master": answer is not None, "note": note}
+        print(json.dumps({"format": FORMAT, **about, "jobs": [job_to_json(job) for job in jobs]}, indent=2))
+        return 0
+    print(f"run {run.program_id}: {counts_in_words(job.state for job in jobs)}")
+    if jobs:
+        width = Console().width if sys.stdout.isatty() else 100_000
+        print_table(jobs_table(jobs, time.time(), width=width, slurm=not run.local), sys.stdout)
+    if note:
+        print(note)
+    if answer is not None and (held := [job.number for job in jobs if job.state is State.HELD]):
+        print(f"held jobs wait for you: hyperflow why {held[0]}")
+    return 0
+
+
+def why(number: int, /, *, run: WhichRun = None, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
+    """Tell all that is known of a job: why it waits or is held, the end of its log, and what to type.
+
+    Parameters
+    ----------
+    number
+        The job, as `hyperflow list` has it.
+    """
+    return _guarded(lambda: _why(runs.find(run, base_dir), number, as_json))
+
+
+def _why(run: Run, number: int, as_json: bool) -> int:
+    note = ""
+    try:
+        text = str(contact(run.home).get(f"/jobs/{number}/why")["why"])
+    except MasterElsewhere as error:
+        note = f"{error}; this is from its files"
+        text = run.why(number)
+    except NoMaster as error:
+        note = f"{error}; to go on: {_resume(run)}"
+        text = run.why(number)
+    if as_json:
+        print(json.dumps({"format": FORMAT, "run": str(run.home), "number": number, "why": text, "note": note}))
+    else:
+        print(text, *([note] if note else []), sep="\n")
+    return 0
+
+
+def retry(
+    *numbers: int,
+    every: All = False,
+    resources: Annotated[Resources, Parameter(name="*")] = NO_RESOURCES,
+    run: WhichRun = None,
+    base_dir: BaseDir = BASE_DIR,
+    as_json: Json = False,
+) -> int:
+    """Submit jobs again that are held, have failed or were cancelled; maybe with other resources.
+
+    Parameters
+    ----------
+    numbers
+        The jobs.
+    every
+        All that are held.
+    """
+    changes = resources.changes()
+    return _guarded(lambda: _act("retry", run, base_dir, _chosen(numbers, every), as_json, changes=changes))
+
+
+def cancel(
+    *numbers: int, every: All = False, run: WhichRun = None, base_dir: BaseDir = BASE_DIR, as_json: Json = False
+) -> int:
+    """End jobs at Slurm, or take them from its queue; they are held then, and can be retried or given up.
+
+    Parameters
+    ----------
+    numbers
+        The jobs.
+    every
+        All that are queued or running.
+    """
+    return _guarded(lambda: _act("cancel", run, base_dir, _chosen(numbers, every), as_json))
+
+
+def give_up(
+    *numbers: int, every: All = False, run: WhichRun = None, base_dir: BaseDir = BASE_DIR, as_json: Json = False
+) -> int:
+    """Hand the errors of held jobs to the program, which ends with them unless it knows what to do.
+
+    Parameters
+    ----------
+    numbers
+        The jobs.
+    every
+        All that are held.
+    """
+    return _guarded(lambda: _act("give_up", run, base_dir, _chosen(numbers, every), as_json))
+
+
+def resume(run: str | None = None, /, *, base_dir: BaseDir = BASE_DIR) -> int:
+    """Start a program again whose master has ended; it goes on where it was.
+
+    It is started in its directory, with the Python and the command line that it had, and with --resume.
+
+    Parameters
+    ----------
+    run
+        Its id, the beginning of it, or its directory; by default the newest run in the base directory.
+    """
+    return _guarded(lambda: _resume_now(runs.find(run, base_dir)))
+
+
+def runs_(*, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
+    """Show which runs there are, the newest last."""
+    return _guarded(lambda: _runs(base_dir, as_json))
+
+
+# ---- how it is done -------------------------------------------------------------------------------------------------
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    try:
+        return command()
+    except NoMaster as error:
+        return _complain(str(error), NO_MASTER)
+    except (ConfigurationError, Refused) as error:
+        return _complain(str(error), REFUSED)
+    except BrokenPipeError:  # `hyperflow list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"hyperflow: {text}", file=sys.stderr)
+    return code
+
+
+def _chosen(numbers: Sequence[int], every: bool) -> list[int] | str:
+    if bool(numbers) == every:
+        raise ConfigurationError("say which jobs: their numbers, as `hyperflow list` has them, or --all")
+    return "all" if every else list(numbers)
+
+
+def _act(what: str, which: str | None, base_dir: Path, numbers: list[int] | str, as_json: bool, **more: Any) -> int:
+    run = runs.find(which, base_dir)
+    try:
+        answer = _contact(run).post(f"/{what}", numbers=numbers, **more)
+    except NoMaster as error:
+        raise NoMaster(f"{error}, and only a master can do that; start the program again: {_resume(run)}") from None
+    jobs = [job_from_json(job) for job in answer["jobs"]]
+    if as_json:
+        print(json.dumps({"format": FORMAT, "jobs": [job_to_json(job) for job in jobs]}, indent=2))
+    else:
+        for job in jobs:
+            print(_line(job))
+    return 0
+
+
+def _contact(run: Run) -> Contact:
+    try:
+        return contact(run.home)
+    except MasterElsewhere as error:
+        words = ["hyperflow", *sys.argv[1:]]
+        if "--run" not in words:
+            words += ["--run", str(run.home)]
+        raise Refused(f"{error}; type: {_ssh(error, words)}") from None
+
+
+def _ssh(error: MasterElsewhere, words: Sequence[str]) -> str:
+    there = [str(Path(sys.executable).with_name("hyperflow")), *words[1:]]
+    return shlex.join(["ssh", error.host, shlex.join(there)])
+
+
+def _line(job: JobView) -> str:
+    return f"job {job.number}, {job.name}: {job.state}{f' ({job.cause})' if job.cause else ''}"
+
+
+def _resume(run: Run) -> str:
+    return shlex.join(["hyperflow", "resume", _typed(run.home)])
+
+
+def _typed(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
+def _resume_now(run: Run) -> int:
+    owner = run.owner
+    if owner is not None:
+        here = "" if owner.host == socket.gethostname() else f" on {owner.host}"
+        raise ConfigurationError(f"process {owner.pid}{here} is the master of {run.home}: it need not be resumed")
+    script = run.about.get("script")
+    if not script or not Path(script).is_file():
+        raise ConfigurationError(
+            f"{run.home} was begun by {script or 'an interactive session'}, which is not there; start its program "
+            f"with resume={str(run.home)!r}"
+        )
+    directory, python = str(run.about["directory"]), str(run.about["python"])
+    words = [python, str(script), *run.command[1:], "--resume", str(run.home)]
+    print(f"hyperflow: in {directory}: {shlex.join(words)}", file=sys.stderr, flush=True)
+    try:
+        os.chdir(directory)
+        os.execv(python, words)  # signals and the terminal are the program's then
+    except OSError as error:
+        raise ConfigurationError(f"cannot start it: {error}") from None
+
+
+def _runs(base_dir: Path, as_json: bool) -> int:
+    rows = [_described(run) for run in runs.all_runs(base_dir)]
+    if as_json:
+        print(json.dumps({"format": FORMAT, "base_dir": str(base_dir.absolute()), "runs": rows}, indent=2))
+        return 0
+    if not rows:
+        raise ConfigurationError(f"there are no runs in {base_dir.absolute()}; --base-dir names another place")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("run", no_wrap=True)
+    table.add_column("master", no_wrap=True)
+    table.add_column("jobs", no_wrap=True, overflow="ellipsis")
+    table.add_column("program", no_wrap=True, overflow="ellipsis", ratio=1)
+    for row in rows:
+        master = f"{row['pid']} on {row['host']}" if row["host"] else "none"
+        table.add_row(*map(Text, (row["program"], master, row["jobs"], shlex.join(row["command"]))))
+    print_table(table, sys.stdout)
+    return 0
+
+
+def _described(run: Run) -> dict[str, Any]:
+    owner = run.owner
+    return {
+        "program": run.program_id,
+        "run": str(run.home),
+        "host": owner.host if owner is not None else None,
+        "pid": owner.pid if owner is not None else None,
+        "local": run.local,
+        "created": run.about.get("created"),
+        "command": run.command,
+        "jobs": counts_in_words(job.state for job in run.jobs()),
+    }

@@ -1,0 +1,153 @@
+"""Runs on the disk: which there are, which one is meant, and how their jobs stand according to their files.
+
+Reading changes nothing, so a run may be looked at whether or not its master runs, from any host that sees its files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from hyperflow.control import client
+from hyperflow.database.ownership import Owner
+from hyperflow.errors import ConfigurationError
+from hyperflow.master import sealed, view
+from hyperflow.master.lifecycle import Record
+from hyperflow.master.rundir import JobDirectory
+from hyperflow.master.sealed import Damaged
+from hyperflow.master.view import JobView
+
+BASE_DIR = Path("hyperflow-runs")
+
+
+@attrs.frozen
+class Run:
+    """A run on the disk.
+
+    Args:
+        home: Its directory.
+        about: What program.json says.
+    """
+
+    home: Path
+    about: dict[str, Any]
+
+    @property
+    def program_id(self) -> str:
+        """Its id."""
+        return str(self.about["program_id"])
+
+    @property
+    def local(self) -> bool:
+        """Whether its jobs run on the master's machine, without Slurm."""
+        return bool(self.about.get("local"))
+
+    @property
+    def owner(self) -> Owner | None:
+        """Its master."""
+        return client.owner(self.home)
+
+    @property
+    def command(self) -> list[str]:
+        """The program's command line, without --resume."""
+        argv = [str(word) for word in self.about["argv"]]
+        kept = argv[:1]
+        words = iter(argv[1:])
+        for word in words:
+            if word == "--resume":
+                next(words, None)
+            elif not word.startswith("--resume="):
+                kept.append(word)
+        return kept
+
+    def jobs(self) -> list[JobView]:
+        """Return the jobs, as their files have them; one that cannot be read is left out."""
+        return [
+            view.view(record, directory, directory.read_status(), _changed(directory))
+            for directory, record in self._records()
+        ]
+
+    def why(self, number: int) -> str:
+        """Tell all that is known of a job.
+
+        Raises:
+            ConfigurationError: There is no such job, or its files cannot be read.
+        """
+        directory = JobDirectory(self.home / "jobs" / str(number))
+        try:
+            return view.story(directory.read_record(), directory)
+        except FileNotFoundError:
+            numbers = ", ".join(str(record.number) for _, record in self._records()) or "none yet"
+            raise ConfigurationError(f"{self.home} has no job {number}; it has {numbers}") from None
+        except (OSError, Damaged) as error:
+            raise ConfigurationError(str(error)) from None
+
+    def _records(self) -> list[tuple[JobDirectory, Record]]:
+        found: list[tuple[JobDirectory, Record]] = []
+        names = (name for name in _listed(self.home / "jobs") if name.isdigit())
+        for name in sorted(names, key=int):
+            directory = JobDirectory(self.home / "jobs" / name)
+            try:
+                found.append((directory, directory.read_record()))
+            except (OSError, Damaged):
+                continue
+        return found
+
+
+def _changed(directory: JobDirectory) -> float:
+    return (directory.path / "job.json").stat().st_mtime
+
+
+def _listed(path: Path) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def _read(home: Path) -> Run | None:
+    try:
+        about = json.loads(sealed.read_private(home / "program.json"))
+        return Run(home, {**about, "program_id": str(about["program_id"]), "argv": list(about["argv"])})
+    except (OSError, ValueError, KeyError, TypeError, Damaged):
+        return None
+
+
+def all_runs(base_dir: Path) -> list[Run]:
+    """Return the runs in a base directory, the oldest first; ids begin with the time."""
+    found = (_read(base_dir.absolute() / name) for name in sorted(_listed(base_dir)))
+    return [run for run in found if run is not None]
+
+
+def find(which: str | None, base_dir: Path) -> Run:
+    """Return the run that is meant.
+
+    Args:
+        which: Its id, the beginning of it, or its directory; None for the newest one.
+        base_dir: Where runs are.
+
+    Raises:
+        ConfigurationError: There is none, or more than one fits.
+    """
+    if which is not None and (run := _read(Path(which).absolute())) is not None:
+        return run
+    runs = all_runs(base_dir)
+    place = base_dir.absolute()
+    if not runs:
+        raise ConfigurationError(f"there are no runs in {place}; --base-dir names another place")
+    fitting = [run for run in runs if which is None or run.home.name.startswith(which)]
+    exact = [run for run in fitting if run.home.name == which]
+    if which is None:
+        return fitting[-1]
+    if not fitting:
+        raise ConfigurationError(
+            f"{which!r} is no run in {place}, and no directory of one; `hyperflow runs` shows what there is"
+        )
+    if len(fitting) > 1 and not exact:
+        names = ", ".join(run.home.name for run in fitting[-5:])
+        raise ConfigurationError(f"{len(fitting)} runs begin with {which!r}, {names} among them: say more of the id")
+    return (exact or fitting)[0]

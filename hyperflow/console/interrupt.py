@@ -1,0 +1,155 @@
+"""What Ctrl-C and the signals of a batch system or a closed terminal mean for a program that has jobs with Slurm.
+
+Ctrl-C asks, if there is somebody to be asked: leave the jobs with Slurm, cancel them, or go on. A second Ctrl-C leaves
+them. Where nobody can be asked, and on SIGTERM and SIGHUP, they are left: a job that was left costs a `scancel`, one
+that was cancelled by mistake costs all that it has computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias
+
+from rich.console import Console
+
+from hyperflow.console.display import Display, say
+from hyperflow.console.table import jobs_in_words
+from hyperflow.master.lifecycle import WITH_SLURM
+from hyperflow.master.master import Master
+
+Policy: TypeAlias = Literal["ask", "leave", "cancel"]
+
+QUESTION = (
+    "\nInterrupted, with {jobs} at Slurm. What is to become of that?\n"
+    "  l  leave it there, and go on later with `hyperflow resume` (also: Ctrl-C)\n"
+    "  c  cancel it\n"
+    "  g  go on, as if nothing had been\n"
+    "l, c or g? "
+)
+
+
+class Interruption:
+    """Ends a program when somebody wants it to end.
+
+    Args:
+        work: The program.
+        master: Its master.
+        display: What is in the way of a question.
+        console: Where to ask.
+        policy: What follows from Ctrl-C.
+    """
+
+    def __init__(
+        self, work: asyncio.Task[Any], master: Master, display: Display, console: Console, policy: Policy
+    ) -> None:
+        self.signal: signal.Signals | None = None
+        """Which signal has ended the program."""
+        self.cancelled = False
+        """Whether the jobs have been cancelled."""
+        self._work = work
+        self._master = master
+        self._display = display
+        self._console = console
+        self._policy = policy
+        self._question: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals within a scope."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._end, number, False)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    async def settled(self) -> None:
+        """Wait until a question has been withdrawn, and what was decided has been done."""
+        if self._question is not None:
+            self._question.cancel()
+            await asyncio.wait([self._question])
+        if self._ending is not None:
+            await self._ending
+
+    def _interrupted(self) -> None:
+        if self.signal is not None:  # it takes too long: from now on Ctrl-C is Python's own
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+        elif self._question is not None and not self._question.done():
+            self._end(signal.SIGINT, False)
+        elif self._policy == "ask" and not self._master.batch.local and self._count() and _somebody_is_there():
+            self._question = asyncio.create_task(self._ask(), name="question after Ctrl-C")
+        else:
+            self._end(signal.SIGINT, self._policy == "cancel")
+
+    def _count(self) -> int:
+        return len(self._master.numbers(*WITH_SLURM))
+
+    async def _ask(self) -> None:
+        self._display.aside()
+        try:
+            while True:
+                jobs = jobs_in_words(self._count())
+                self._console.print(QUESTION.format(jobs=jobs), markup=False, highlight=False, end="")
+                match (await _line()).strip().lower()[:1]:
+                    case "g":
+                        return
+                    case "l" | "c" as answer:
+                        self._end(signal.SIGINT, answer == "c")
+                        return
+                    case _:
+                        continue
+        except EOFError:
+            self._end(signal.SIGINT, False)
+        finally:
+            self._display.back()
+
+    def _end(self, number: signal.Signals, cancel_jobs: bool) -> None:
+        if self.signal is not None:
+            return
+        self.signal, self.cancelled = number, cancel_jobs
+        if self._question is not None:
+            self._question.cancel()
+        self._ending = asyncio.create_task(self._leave(), name="end of the program")
+
+    async def _leave(self) -> None:
+        if self.cancelled:
+            say(self._console, "cancelling the jobs ...")
+        await self._master.leave(cancel_jobs=self.cancelled)
+        self._work.cancel()
+
+
+def _somebody_is_there() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+async def _line() -> str:
+    """Return a line that is typed; raises EOFError if there will be none."""
+    loop = asyncio.get_running_loop()
+    typed: asyncio.Future[bytes] = loop.create_future()
+    descriptor = sys.stdin.fileno()
+
+    def read() -> None:
+        try:
+            data = os.read(descriptor, 4096)
+        except OSError:
+            data = b""
+        if not typed.done():
+            typed.set_result(data)
+
+    loop.add_reader(descriptor, read)
+    try:
+        data = await typed
+    finally:
+        loop.remove_reader(descriptor)
+    if not data:
+        raise EOFError
+    return data.decode(errors="replace")

@@ -1,0 +1,211 @@
+"""The command line of a Cluster program, and the run that it asks for; see `hyperflow.main`."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+from cyclopts import App, CycloptsError
+from rich.console import Console
+
+from hyperflow import flow as flows
+from hyperflow.cluster import ClusterEnv, open_cluster, remote_eval_job
+from hyperflow.console.display import logging_to, say, showing
+from hyperflow.console.interrupt import Interruption
+from hyperflow.console.options import GROUPS, Resources, Running, failure_policy, joined
+from hyperflow.console.rehearsal import rehearse
+from hyperflow.console.table import age, counts_in_words, jobs_in_words
+from hyperflow.control import place
+from hyperflow.errors import ConfigurationError, HyperflowError, MisuseError
+from hyperflow.flow import Cluster, Flow
+from hyperflow.job import run_in_new_loop
+from hyperflow.master.lifecycle import WITH_SLURM, State
+from hyperflow.master.rundir import find
+from hyperflow.program import ProgramInfo, is_url
+
+WRONG = 2
+"""Exit code: what was typed cannot be meant."""
+
+INTERRUPTED = 128
+"""Exit code, plus the signal's number: somebody has ended the program."""
+
+
+def run_program(fn: Callable[..., Flow[Any]], argv: Sequence[str]) -> int:
+    """Run a program as its command line says, and return the exit code."""
+    name = Path(sys.argv[0]).name
+    app = App(
+        name=name,
+        version_flags=[],
+        help_format="plaintext",
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,  # or it would end the process in silence
+    )
+    app["--help"].group = GROUPS[0][1]
+    app.default(joined(fn, lambda call, running, resources: _Run(call, running, resources).exit_code()))
+    try:
+        return app(list(argv), exit_on_error=False, print_error=False) or 0
+    except CycloptsError as error:
+        return _complain(error, WRONG)
+
+
+def _complain(error: object, code: int) -> int:
+    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+    return code
+
+
+class _ProgramError(Exception):
+    """Carries an error of the program's own past those that we explain."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@attrs.define
+class _Run:
+    """One run of a program.
+
+    Args:
+        call: Calls its function, which gives a flow.
+        running: How it is run.
+        resources: What is asked of Slurm where the program does not say.
+    """
+
+    call: Callable[[], Any]
+    running: Running
+    resources: Resources
+    console: Console = attrs.field(factory=lambda: Console(stderr=True, highlight=False))
+    code: int = 0
+
+    def exit_code(self) -> int:
+        """Run it, and return the exit code."""
+        try:
+            flow = self._flow()
+            if self.running.dry_run:
+                self._rehearse(flow)
+            else:
+                run_in_new_loop(self._run(flow))
+        except _ProgramError as failure:
+            traceback.print_exception(failure.error)
+            return 1
+        except ConfigurationError as error:
+            return _complain(error, WRONG)
+        except HyperflowError as error:
+            return _complain(error, 1)
+        except KeyboardInterrupt:
+            return _complain("interrupted", INTERRUPTED + 2)
+        return self.code
+
+    def _flow(self) -> Flow[Any]:
+        flow = self.call()
+        flows.check(flow, "hyperflow.main")
+        # A job is a program, too: one that needs one allocation.
+        return flow if isinstance(flow, Cluster) else remote_eval_job(flow)
+
+    def _rehearse(self, flow: Flow[Any]) -> None:
+        if self.running.resume is not None:
+            raise ConfigurationError("--dry-run shows how a new run begins; leave --resume out")
+        earlier = self.running.database
+        if earlier is not None and is_url(earlier):
+            raise ConfigurationError("--dry-run does not look into a database on a server; leave --database out")
+        scripts = run_in_new_loop(rehearse(flow, self.running.base_dir, self.resources.options(), earlier))
+        if not scripts:
+            say(self.console, "the program has ended without a job")
+        for number, script in enumerate(scripts, 1):
+            print(f"# ---- job {number} " + "-" * 60 + f"\n{script}")
+
+    # ---- a real run ---------------------------------------------------------------------------------------------
+
+    async def _run(self, flow: Flow[Any]) -> None:
+        async with self._cluster() as env:
+            log_file = env.program.log_dir / "master.log"
+            with logging_to(self.console, log_file, self.running.verbose):
+                self._tell_place(env)
+                await self._await(flow, env)
+
+    @asynccontextmanager
+    async def _cluster(self) -> AsyncIterator[ClusterEnv]:
+        running = self.running
+        policy = failure_policy(running.on_error)
+        sbatch = self.resources.options()
+        if running.resume is not None:
+            program = find(running.resume, running.base_dir)
+        else:
+            earlier = running.database
+            named = {"database": earlier} if earlier is not None and is_url(earlier) else {"start_from": earlier}
+            program = ProgramInfo.new(running.base_dir, **named)
+        async with open_cluster(
+            program, local=running.local, max_jobs=running.max_jobs, sbatch=sbatch, on_error=policy
+        ) as env:
+            yield env
+
+    def _tell_place(self, env: ClusterEnv) -> None:
+        address = place.read(env.master.run.home)
+        control = address.path if address is not None else "none"
+        say(
+            self.console,
+            f"run {env.program.program_id}: logs {_short(env.program.log_dir)}, database "
+            f"{_short(env.program.database)}, control {_short(control)}",
+        )
+
+    async def _await(self, flow: Flow[Any], env: ClusterEnv) -> None:
+        began = time.monotonic()
+
+        async def awaited() -> Any:
+            return await flow
+
+        async with showing(env.master, self.console) as display:
+            work = asyncio.create_task(awaited(), name="program")
+            interruption = Interruption(work, env.master, display, self.console, self.running.on_interrupt)
+            with interruption.listening():
+                try:
+                    await asyncio.wait([work])
+                finally:
+                    work.cancel()
+                    await interruption.settled()
+        took = age(time.monotonic() - began)
+        jobs = counts_in_words(job.state for job in env.master.jobs())
+        if interruption.signal is not None:
+            self.code = INTERRUPTED + interruption.signal
+            say(self.console, f"interrupted after {took}: {self._left(env, interruption.cancelled)}{self._again(env)}")
+        elif (error := work.exception()) is not None:
+            say(self.console, f"failed after {took} ({jobs}), with {type(error).__name__}{self._again(env)}")
+            raise _ProgramError(error)
+        else:
+            say(self.console, f"done after {took}: {jobs}")
+            _print_result(work.result())
+
+    def _left(self, env: ClusterEnv, cancelled: bool) -> str:
+        if cancelled:
+            return f"{jobs_in_words(len(env.master.numbers(State.CANCELLED)))} cancelled"
+        jobs = jobs_in_words(len(env.master.numbers(*WITH_SLURM)))
+        return f"{jobs} ended with it" if self.running.local else f"{jobs} left with Slurm"
+
+    def _again(self, env: ClusterEnv) -> str:
+        home = env.master.run.home
+        return f"; to go on: hyperflow resume {shlex.quote(_short(home))}"
+
+
+def _short(where: object) -> str:
+    """Return a path as it can be typed here: relative if it is below the current directory."""
+    if isinstance(where, Path):
+        try:
+            return str(where.relative_to(Path.cwd()))
+        except (ValueError, OSError):
+            return str(where)
+    return str(where)
+
+
+def _print_result(result: Any) -> None:
+    if isinstance(result, Flow):
+        raise MisuseError(f"the program returned the flow {result.used()!r}, not its result; write: return await ...")
+    if result is not None:
+        print(result)

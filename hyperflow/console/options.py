@@ -1,0 +1,185 @@
+"""The options that hyperflow adds to a program's command line, and how the two are joined.
+
+The program's function says what there is by its signature; hyperflow's options stand in groups of their own below. One
+that the function has itself is the function's, and ours is then written with --hf- in front: `--hf-time`. The one
+exception is --resume, which is always ours: `hyperflow resume` starts programs with it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import attrs
+from cyclopts import App, Group, Parameter, validators
+
+from hyperflow.console.interrupt import Policy
+from hyperflow.environment import Resubmit
+from hyperflow.errors import ConfigurationError, MisuseError
+from hyperflow.slurm.script import SbatchOptions
+
+AT_LEAST_ONE = validators.Number(gte=1)
+
+
+@attrs.frozen
+class Running:
+    """How a program is run."""
+
+    local: Annotated[bool, Parameter(help="Run all jobs on this machine, without Slurm.")] = False
+    base_dir: Annotated[
+        Path, Parameter(help="Where runs are kept, each in a directory of its own; all nodes have to see it.")
+    ] = Path("hyperflow-runs")
+    resume: Annotated[
+        str | None, Parameter(help="Go on with an earlier run: its id, or its directory. Say all else as before.")
+    ] = None
+    database: Annotated[
+        str | None,
+        Parameter(help="Begin with the results in this file, an earlier database; or use a server: postgresql://..."),
+    ] = None
+    max_jobs: Annotated[
+        int | None, Parameter(help="How many jobs may be with Slurm at a time; by default all.", validator=AT_LEAST_ONE)
+    ] = None
+    on_error: Annotated[
+        str,
+        Parameter(help="What is done about a job that fails: hold it until somebody decides, raise, or retry:N times."),
+    ] = "hold"
+    on_interrupt: Annotated[
+        Policy,
+        Parameter(
+            help="What Ctrl-C does with jobs at Slurm: ask (without a terminal: leave), leave them, cancel them."
+        ),
+    ] = "ask"
+    dry_run: Annotated[bool, Parameter(help="Print the batch scripts of the first jobs, and submit nothing.")] = False
+    verbose: Annotated[bool, Parameter(alias="-v", help="Tell each change of a job's state.")] = False
+
+
+@attrs.frozen
+class Resources:
+    """What is asked of Slurm; None for what the program says, or the site."""
+
+    time: Annotated[str | None, Parameter(help="Time limit: 2:00:00, 1-12:00:00, or minutes.")] = None
+    mem: Annotated[str | None, Parameter(help="Memory of each node: 8G, or megabytes.")] = None
+    mem_per_cpu: Annotated[str | None, Parameter(help="Memory of each CPU, in place of --mem.")] = None
+    nodes: Annotated[int | None, Parameter(help="How many nodes.", validator=AT_LEAST_ONE)] = None
+    ntasks_per_node: Annotated[int | None, Parameter(help="CPU tasks on each node.", validator=AT_LEAST_ONE)] = None
+    cpus_per_task: Annotated[int | None, Parameter(help="CPUs of each of these.", validator=AT_LEAST_ONE)] = None
+    partition: Annotated[str | None, Parameter(help="Partition.")] = None
+    account: Annotated[str | None, Parameter(help="Who pays.")] = None
+    qos: Annotated[str | None, Parameter(help="Quality of service.")] = None
+    constraint: Annotated[str | None, Parameter(help="Features that nodes must have.")] = None
+    gres: Annotated[str | None, Parameter(help="Generic resources, such as gpu:1.")] = None
+
+    def changes(self) -> dict[str, Any]:
+        """Return what has been said."""
+        return attrs.asdict(self, filter=lambda _, value: value is not None)
+
+    def options(self) -> SbatchOptions:
+        """Return them as options for sbatch."""
+        return SbatchOptions(**self.changes())
+
+
+GROUPS = (
+    (Running, Group("Options of hyperflow", sort_key=1000)),
+    (Resources, Group("What Slurm is asked for, where the program does not say", sort_key=1001)),
+)
+
+_PREFIX = "hyperflow__"
+
+
+def joined(fn: Callable[..., Any], run: Callable[[Callable[[], Any], Running, Resources], int]) -> Callable[..., int]:
+    """Return a command that takes the arguments of a function, and ours.
+
+    Args:
+        fn: The function.
+        run: Is given what calls it, and our options.
+
+    Raises:
+        MisuseError: The function's signature cannot be a command line.
+    """
+    signature = _signature(fn)
+    taken = _names(fn, signature)
+    if "--resume" in taken:
+        raise MisuseError(
+            f"{_name(fn)} has a parameter `resume`, but --resume is hyperflow's, which goes on with an earlier run by "
+            "it; choose another name"
+        )
+    ours = [parameter for record, group in GROUPS for parameter in _parameters(record, group, taken)]
+    theirs = list(signature.parameters.values())
+    last = theirs[-1:] if theirs and theirs[-1].kind is inspect.Parameter.VAR_KEYWORD else []
+    parameters = [*theirs[: len(theirs) - len(last)], *ours, *last]
+
+    def command(*args: Any, **kwargs: Any) -> int:
+        mine: list[Any] = []
+        for record, _ in GROUPS:
+            names = [field.name for field in attrs.fields(record)]
+            given = {name: kwargs.pop(_PREFIX + name) for name in names if _PREFIX + name in kwargs}
+            mine.append(record(**given))
+        return run(lambda: fn(*args, **kwargs), *mine)
+
+    command.__signature__ = signature.replace(parameters=parameters, return_annotation=int)  # type: ignore[attr-defined]
+    command.__doc__ = inspect.getdoc(fn)
+    command.__name__ = _name(fn)
+    return command
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    return str(getattr(fn, "__name__", fn))
+
+
+def _signature(fn: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(fn, eval_str=True)
+    except NameError as error:
+        raise MisuseError(
+            f"the command line is made from the types of {_name(fn)}, but {error}; import it outside of TYPE_CHECKING"
+        ) from None
+
+
+def _names(fn: Callable[..., Any], signature: inspect.Signature) -> set[str]:
+    """Return the options that a function has by itself."""
+
+    def stand_in(*args: Any, **kwargs: Any) -> None:
+        """Have the function's signature."""
+
+    stand_in.__signature__ = signature  # type: ignore[attr-defined]
+    app = App(name=_name(fn))
+    app.default(stand_in)
+    arguments = app.assemble_argument_collection(parse_docstring=False)
+    return {name for argument in arguments for name in argument.names}
+
+
+def _parameters(record: type, group: Group, taken: set[str]) -> list[inspect.Parameter]:
+    hints = typing.get_type_hints(record, include_extras=True)
+    made: list[inspect.Parameter] = []
+    for field in attrs.fields(record):
+        plain = "--" + field.name.replace("_", "-")
+        name = plain if plain not in taken else "--hf-" + plain.removeprefix("--")
+        own: dict[str, Any] = {"name": name, "group": group, "negative": (), "show_default": bool(field.default)}
+        if field.name == "verbose" and "-v" in taken:
+            own["alias"] = ()
+        made.append(
+            inspect.Parameter(
+                _PREFIX + field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=Annotated[hints[field.name], Parameter(**own)],
+            )
+        )
+    return made
+
+
+def failure_policy(text: str) -> str | Resubmit:
+    """Return what `--on-error` asks for.
+
+    Raises:
+        ConfigurationError: It is none of what there is.
+    """
+    if text in ("hold", "raise"):
+        return text
+    if match := re.fullmatch(r"retry:([1-9]\d*)", text):
+        return Resubmit(int(match[1]))
+    raise ConfigurationError(f"--on-error {text}: hold, raise, or retry:N with a number of at least 1 is needed")

@@ -1,0 +1,119 @@
+"""A rehearsal: the program runs up to its first jobs, and what would be submitted for them is shown instead.
+
+What the program does before it asks for a job, it does; its jobs never give a result, so what would follow from those
+is not seen. Nothing is left behind: the run directory that the scripts name is not made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from hyperflow import environment
+from hyperflow.cluster import ClusterEnv, ClusterEvaluator
+from hyperflow.database.opening import open_database
+from hyperflow.database.store import copy_database
+from hyperflow.environment import Options, ResultsDatabase
+from hyperflow.flow import Flow
+from hyperflow.master import calls
+from hyperflow.master.batch import Order, script_text
+from hyperflow.master.local import LocalBatch
+from hyperflow.master.master import Master
+from hyperflow.master.rundir import JobDirectory, RunDirectory
+from hyperflow.program import ProgramInfo
+from hyperflow.slurm.script import SbatchOptions
+
+QUIET = 0.5
+"""Seconds without another job after which those that were asked for are taken for the first ones."""
+
+ID = "YYYYMMDD-HHMMSS-000000"
+"""In place of a run's id, which is made when the run is."""
+
+
+class Rehearsing(Master):
+    """A master that notes what it would submit."""
+
+    def __init__(self, run: RunDirectory, database: ResultsDatabase, defaults: SbatchOptions, base_dir: Path) -> None:
+        super().__init__(run, LocalBatch(), database, defaults=defaults)
+        self.scripts: list[str] = []
+        self.asked = asyncio.Event()
+        self._home = base_dir.absolute() / ID
+
+    async def call(
+        self,
+        job: Flow[Any],
+        sent: Flow[Any],
+        options: SbatchOptions | None,
+        on_error: object,
+        within: Sequence[str] = (),
+    ) -> Any:
+        """Note a job, and never return."""
+        del on_error, within  # nothing fails here, and nothing waits
+        calls.pack_job(sent)  # what cannot travel is an error here, too
+        directory = JobDirectory(self._home / "jobs" / str(len(self.scripts) + 1))
+        name = calls.function_name(calls.identity(job))
+        order = Order(directory, 1, f"{ID}-{directory.number}-1", name, options or self.defaults)
+        self.scripts.append(script_text(order))
+        self.asked.set()
+        await asyncio.Event().wait()
+
+
+async def rehearse(flow: Flow[Any], base_dir: Path, sbatch: SbatchOptions, earlier: str | None) -> list[str]:
+    """Return the batch scripts of the first jobs that a program asks for.
+
+    Args:
+        flow: The program.
+        base_dir: Where its run would be.
+        sbatch: What is asked of Slurm where the program does not say.
+        earlier: A database to begin with.
+
+    Raises what the program raises before that.
+    """
+    async with _stage(base_dir, sbatch, earlier) as master:
+        work = asyncio.create_task(_awaited(flow))
+        try:
+            await _first_calls(master, work)
+            if work.done():
+                work.result()
+            return master.scripts
+        finally:
+            work.cancel()
+            await asyncio.wait([work])
+
+
+async def _first_calls(master: Rehearsing, work: asyncio.Task[Any]) -> None:
+    limit = None  # until the first job, the program has all the time that it wants
+    while not work.done():
+        master.asked.clear()
+        news = asyncio.create_task(master.asked.wait())
+        await asyncio.wait([work, news], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if not news.done():
+            news.cancel()
+            return
+        limit = QUIET
+
+
+async def _awaited(flow: Flow[Any]) -> Any:
+    return await flow
+
+
+@asynccontextmanager
+async def _stage(base_dir: Path, sbatch: SbatchOptions, earlier: str | None) -> AsyncIterator[Rehearsing]:
+    program = ProgramInfo.temporary_one()
+    try:
+        if earlier is not None:
+            copy_database(Path(earlier), Path(program.database))
+        run = RunDirectory.open(program, local=True)
+        try:
+            async with open_database(program.database, program.program_id) as database:
+                master = Rehearsing(run, database, sbatch, base_dir)
+                options = Options(sbatch=sbatch)
+                with environment.entered(ClusterEnv(options, ClusterEvaluator(master), database, program, master)):
+                    yield master
+        finally:
+            run.close()
+    finally:
+        program.remove()

@@ -1,0 +1,143 @@
+"""Jobs as a table."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
+from rich.table import Table
+from rich.text import Text
+
+from hyperflow.master.lifecycle import State
+from hyperflow.master.view import JobView
+
+STYLES = {
+    State.NEW: "dim",
+    State.SUBMITTING: "cyan",
+    State.QUEUED: "cyan",
+    State.RUNNING: "green",
+    State.ENDED: "green",
+    State.DONE: "dim green",
+    State.FAILED: "bold red",
+    State.HELD: "bold yellow",
+    State.CANCELLED: "dim",
+}
+
+URGENCY = (
+    *(State.HELD, State.FAILED, State.RUNNING, State.ENDED, State.QUEUED),
+    *(State.SUBMITTING, State.NEW, State.CANCELLED, State.DONE),
+)
+"""Which jobs are shown when there is no room for all."""
+
+NARROW = 90
+"""On fewer columns than this, what can be asked for with `hyperflow why` is left out."""
+
+GAP = 2
+"""Blanks between columns."""
+
+CUT: tuple[str, ...] = ("job", "nodes or reason")
+"""Columns that are cut where there is not room for all."""
+
+RIGHT = ("#", "Slurm", "done/run/fail", "d/r/f", "since")
+
+
+def jobs_table(
+    jobs: Sequence[JobView], now: float, *, width: int, rows: int | None = None, slurm: bool = True
+) -> Table:
+    """Return the table of jobs.
+
+    Args:
+        jobs: In the order in which they are shown.
+        now: The time, in seconds since 1970.
+        width: Columns that there are.
+        rows: How many jobs there is room for; None for all.
+        slurm: Whether they have numbers at Slurm.
+    """
+    picked = shown(jobs, rows)
+    columns = _columns(picked, now, slurm, width >= NARROW)
+    longest = {heading: max(map(cell_len, [heading, *cells])) for heading, cells in columns.items()}
+    # By itself rich would take room from all columns alike, and cut states and numbers.
+    room = width - sum(longest[heading] + GAP for heading in columns if heading not in CUT) - GAP * len(CUT)
+    mine, other = (longest[heading] for heading in CUT)
+    widths: dict[str, int] = dict(zip(CUT, _shared(mine, other, max(room // 2, 4)), strict=True))
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+    for heading in columns:
+        justify: JustifyMethod = "right" if heading in RIGHT else "left"
+        least = None if heading in widths else longest[heading]
+        table.add_column(
+            heading, justify=justify, no_wrap=True, overflow="ellipsis", width=widths.get(heading), min_width=least
+        )
+    for job, *cells in zip(picked, *columns.values(), strict=True):
+        table.add_row(*(Text(cell, STYLES[job.state] if cell == str(job.state) else "") for cell in cells))
+    return table
+
+
+def _columns(jobs: Sequence[JobView], now: float, slurm: bool, wide: bool) -> dict[str, list[str]]:
+    """Return the cells of all columns, by heading."""
+    columns = {"#": [str(job.number) for job in jobs], "job": [_one_line(job.name) for job in jobs]}
+    columns["state"] = [str(job.state) for job in jobs]
+    if slurm and wide:
+        columns["Slurm"] = ["" if job.batch_id is None else str(job.batch_id) for job in jobs]
+    columns["nodes or reason"] = [_one_line(job.cause or job.reason or job.nodes) for job in jobs]
+    counts = [f"{job.progress.done}/{job.progress.running}/{job.progress.failed}" for job in jobs]
+    columns["done/run/fail" if wide else "d/r/f"] = counts
+    if wide:
+        columns["since"] = [age(now - job.since) for job in jobs]
+    return columns
+
+
+def _shared(one: int, other: int, half: int) -> tuple[int, int]:
+    """Return the widths of two columns that have two halves together; what one leaves is the other's."""
+    if one <= half:
+        return one, min(other, 2 * half - one)
+    return min(one, 2 * half - min(other, half)), min(other, half)
+
+
+def shown(jobs: Sequence[JobView], rows: int | None) -> list[JobView]:
+    """Return as many jobs as there is room for, in their order: those that matter most."""
+    if rows is None or len(jobs) <= rows:
+        return list(jobs)
+    chosen = sorted(jobs, key=lambda job: URGENCY.index(job.state))[: max(rows, 1)]
+    kept = {job.number for job in chosen}
+    return [job for job in jobs if job.number in kept]
+
+
+def counts_in_words(states: Iterable[State]) -> str:
+    """Return how many jobs are in which state: `1 held, 3 running, 12 done`."""
+    counts = Counter(states)
+    return ", ".join(f"{counts[state]} {state}" for state in URGENCY if counts[state]) or "no jobs yet"
+
+
+def jobs_in_words(count: int) -> str:
+    """Return `1 job`, `2 jobs`."""
+    return "1 job" if count == 1 else f"{count} jobs"
+
+
+def age(seconds: float) -> str:
+    """Return a time span for people, in two parts at most: `45 s`, `12 min`, `3:20 h`, `2 d 5 h`."""
+    whole = max(int(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    if whole < 86400:
+        return f"{whole // 3600}:{whole % 3600 // 60:02} h"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def print_table(table: Table, file: TextIO) -> None:
+    """Print a table: cut to the terminal's width, or in full, a line for each row, into anything else."""
+    if file.isatty():
+        Console(file=file, highlight=False).print(table)
+        return
+    buffer = io.StringIO()
+    Console(file=buffer, width=100_000, color_system=None, highlight=False).print(table)
+    file.writelines(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

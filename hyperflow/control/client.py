@@ -1,0 +1,119 @@
+"""Speaks with the master of a run, from another process of the same user on the same machine.
+
+It is plain HTTP over a socket, which the standard library speaks; the server's library would take longer to import
+than a question takes to be answered.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from hyperflow.control import place
+from hyperflow.control.place import Address
+from hyperflow.database.ownership import Owner
+from hyperflow.errors import HyperflowError
+
+PATIENCE = 120.0
+"""Seconds until a master that says nothing is given up: it waits for Slurm where it ends jobs."""
+
+
+class NoMaster(HyperflowError):
+    """No master runs on this run."""
+
+
+class MasterElsewhere(HyperflowError):
+    """The master runs on another host.
+
+    Args:
+        host: Where.
+        pid: Its process.
+    """
+
+    def __init__(self, host: str, pid: int) -> None:
+        super().__init__(host, pid)
+        self.host = host
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return f"the master of this run is process {self.pid} on {self.host}, and answers there only"
+
+
+class Refused(HyperflowError):
+    """The master has said no; the text says why."""
+
+
+@attrs.frozen
+class Contact:
+    """A master that can be spoken to."""
+
+    address: Address
+
+    def get(self, path: str) -> dict[str, Any]:
+        """Ask something; raises Refused, or NoMaster if it has ended meanwhile."""
+        return self._ask("GET", path, None)
+
+    def post(self, path: str, **body: Any) -> dict[str, Any]:
+        """Have something done; raises Refused, or NoMaster if it has ended meanwhile."""
+        return self._ask("POST", path, body)
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        connection = _UnixConnection(self.address.path)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            answer: dict[str, Any] = json.loads(response.read())
+        except TimeoutError:
+            raise Refused(f"process {self.address.pid} has not answered within {PATIENCE:g} s; is it busy?") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise NoMaster(
+                f"process {self.address.pid} does not answer at {self.address.path}: {type(error).__name__}: {error}"
+            ) from error
+        finally:
+            connection.close()
+        if response.status != http.client.OK:
+            raise Refused(str(answer.get("error", answer)))
+        return answer
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=PATIENCE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(PATIENCE)
+        self.sock.connect(str(self._path))
+
+
+def owner(home: Path) -> Owner | None:
+    """Return who is the master of a run, or None; a lock of another host may be out of date."""
+    try:
+        found = Owner.from_text((home / "master.lock").read_text(errors="replace"))
+    except OSError:
+        return None
+    return None if found is None or found.is_gone() else found
+
+
+def contact(home: Path) -> Contact:
+    """Return how to speak with the master of a run.
+
+    Raises:
+        NoMaster: None runs.
+        MasterElsewhere: It runs on another host.
+    """
+    master = owner(home)
+    if master is None:
+        raise NoMaster("no master runs on this run")
+    if master.host != socket.gethostname():
+        raise MasterElsewhere(master.host, master.pid)
+    address = place.read(home)
+    if address is None:
+        raise NoMaster(f"its master is process {master.pid}, which has no control socket; its log says why")
+    return Contact(address)

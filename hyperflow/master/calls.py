@@ -1,0 +1,219 @@
+"""Calls and results of the cluster level, to bytes and back; and what makes a call the same one in the next run.
+
+A job travels as a file, and its result comes back as one, maybe to another process than the one that sent it: the
+master may have been started again meanwhile. So a class of the script goes back by its name, and the master takes the
+class that its own script has under that name. (Inside one run of the engine they go by number; see engine/closure.py.)
+
+The identity of a call is a text: the function's qualified name and its arguments as in a key of the database. Where an
+argument cannot be in a key, a digest of the pickled call takes its place; that is stable as long as the code is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import pickle
+import sys
+import traceback
+from typing import Any
+
+from hyperflow.database import keys
+from hyperflow.database.memo import MemoCall
+from hyperflow.engine import captures, closure, culprit, shells
+from hyperflow.errors import EvaluationExited, HyperflowError, RemoteError, SerializationError
+from hyperflow.flow import Call, Flow, Step, Using
+from hyperflow.remote import RemoteEval
+
+WHERE = "jobs of a Cluster"
+
+LONGEST = 2000
+"""Characters of an identity; an array in the arguments would make a long one."""
+
+SCRIPT = ("__main__", "__mp_main__")
+
+
+def class_of_script(module: str, qualname: str, number: str) -> Any:
+    """Return the class that a result refers to: the one that was sent, or the script's own of that name."""
+    try:
+        return shells.known(number)
+    except KeyError:
+        pass
+    found: Any = sys.modules.get("__main__" if module in SCRIPT else module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, type):
+        raise SerializationError(
+            f"it holds a {qualname} of the script, which the script does not have (any more); define the class at the "
+            "top level of the script"
+        )
+    return found
+
+
+class _Pickler(closure.Recipes, pickle.Pickler):
+    """Names the script's classes; with `stable`, says nothing that changes from process to process."""
+
+    def __init__(self, file: Any, stable: bool) -> None:
+        pickle.Pickler.__init__(self, file, protocol=closure.PROTOCOL)
+        self.begin()
+        self.needs = None
+        self.going_home = False
+        self._stable = stable
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, type) and not captures.found_by_name(obj, obj.__module__, obj.__qualname__):
+            if self._stable:
+                return class_of_script, (obj.__module__, obj.__qualname__, "")
+            number = shells.track(obj)
+            if not shells.is_ours(number):
+                return class_of_script, (obj.__module__, obj.__qualname__, number)
+        return super().reducer_override(obj)
+
+
+def _pickled(value: Any, stable: bool = False) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file, stable).dump(value)
+    return file.getvalue()
+
+
+def pack_job(job: Flow[Any]) -> bytes:
+    """Pickle a job, with the functions and classes of the script in it.
+
+    Raises:
+        SerializationError: Part of it cannot travel; names the part.
+    """
+    try:
+        return closure.by_value(job)
+    except Exception as error:
+        raise SerializationError(str(culprit.explain(f"the job {job!r}", job.step, error))) from error
+
+
+def pack_value(value: Any, what: str) -> bytes:
+    """Pickle a result; raises SerializationError if it cannot travel."""
+    try:
+        return _pickled(value)
+    except Exception as error:
+        raise SerializationError(str(culprit.explain(f"the result of {what}", value, error))) from error
+
+
+def pack_error(error: BaseException, context: str) -> bytes:
+    """Pickle what a job raised: as itself if it survives the way, else in words. Traceback and context become notes."""
+    try:
+        trace = "".join(traceback.format_exception(error)).rstrip()
+    except Exception:  # noqa: BLE001 (a broken __str__ or __repr__)
+        trace = "(the traceback could not be formatted)"
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 (see above)
+        text = "(its text could not be made)"
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    told: Exception = RemoteError(name, text, trace)
+    if not isinstance(error, Exception):
+        told = EvaluationExited(name, text, trace)
+    notes = [f"remote {trace}", f"({context})"]
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):  # no future can carry a StopIteration
+        for form in (error, _Rebuilt(error)):
+            try:
+                data = _pickled((form, notes))
+                copy = unpack_error(data)
+                if type(copy) is type(error) and copy.args == error.args:
+                    return data
+            except Exception:  # noqa: BLE001 - whatever a user's __reduce__ or __init__ raises: the next form
+                continue
+    return _pickled((told, notes[1:]))
+
+
+def unpack_error(data: bytes) -> Exception:
+    """Return the error that a job ended with, with its notes."""
+    error, notes = pickle.loads(data)
+    for note in notes:
+        try:
+            error.add_note(note)
+        except Exception:  # noqa: BLE001 (a frozen exception takes no note)
+            break
+    if not isinstance(error, Exception):
+        raise SerializationError(f"a {type(error).__name__} is no Exception")
+    return error
+
+
+class _Rebuilt:
+    """Pickles as an exception that is made without its __init__."""
+
+    def __init__(self, error: Exception) -> None:
+        self._parts = (type(error), error.args, dict(vars(error)))
+
+    def __reduce__(self) -> Any:
+        return rebuild, self._parts
+
+
+def rebuild(kind: type[Exception], args: tuple[Any, ...], attributes: dict[str, Any]) -> Exception:
+    """Make an exception without calling its __init__."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
+
+def identity(job: Flow[Any]) -> str:
+    """Return a text that says which call this is, the same in every run of the program."""
+    text = _identity(job.step)
+    if len(text) <= LONGEST:
+        return text
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    return f"{function_name(text)}(digest {digest})"
+
+
+def function_name(identity: str) -> str:
+    """Return the part of an identity that is the function's name."""
+    return identity.partition("(")[0]
+
+
+def _identity(step: Step) -> str:
+    try:
+        match step:
+            case Call():
+                return f"{_name(step.fn)}({_arguments(step.fn, step.args, step.kwargs)})"
+            case MemoCall():
+                memo = step.fn.__memo__
+                return f"{memo.name}({memo.key(step.args, step.kwargs)})"
+            case RemoteEval():
+                return f"remote_eval {_name(step.fn)}({_arguments(step.fn, step.args, dict(step.kwargs))})"
+            case Using():
+                return f"{_identity(step.source.step)}.using({keys.encode(step.options, WHERE)})"
+            case _:
+                pass
+    except HyperflowError:
+        pass
+    return f"{_shown_name(step)}(digest {_digest(step)})"
+
+
+def _name(fn: Any) -> str:
+    inner = inspect.unwrap(fn)
+    if getattr(inner, "__closure__", None) or getattr(fn, "__self__", None) is not None:
+        raise SerializationError("what it captured belongs to the call")
+    if "<lambda>" in inner.__qualname__:
+        raise SerializationError("one lambda has the name of all")
+    return str(inner.__qualname__)
+
+
+def _arguments(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    try:
+        bound = inspect.signature(inspect.unwrap(fn)).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return keys.encode([list(args), kwargs], WHERE)
+    bound.apply_defaults()
+    return keys.encode(dict(bound.arguments), WHERE)
+
+
+def _shown_name(step: Step) -> str:
+    fn = getattr(step, "fn", None)
+    name = getattr(inspect.unwrap(fn), "__qualname__", None) if callable(fn) else None
+    return str(name or type(step).__name__)
+
+
+def _digest(step: Step) -> str:
+    try:
+        data = _pickled(step, stable=True)
+    except Exception:  # noqa: BLE001 (dill may still find a way to send it; then only the name and the order count)
+        return "unknown"
+    return hashlib.blake2b(data, digest_size=12).hexdigest()

@@ -1,0 +1,140 @@
+"""Why a job failed: from what Slurm says, what the job's own process has said, and the error that it ended with."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+from hyperflow.environment import Resubmit
+from hyperflow.errors import (
+    AllocationEnding,
+    JobCancelled,
+    JobCrashed,
+    JobFailed,
+    JobNodeFailed,
+    JobOutOfMemory,
+    JobRefused,
+    JobResultUnreadable,
+    JobTimeLimitExceeded,
+    OutOfMemory,
+)
+from hyperflow.master.lifecycle import Cause, Kind, Verdict
+from hyperflow.slurm.queue import BatchState
+
+ERRORS: Mapping[Kind, type[JobFailed]] = {
+    Kind.CRASH: JobCrashed,
+    Kind.OUT_OF_MEMORY: JobOutOfMemory,
+    Kind.TIME_LIMIT: JobTimeLimitExceeded,
+    Kind.NODE_FAILURE: JobNodeFailed,
+    Kind.CANCELLED: JobCancelled,
+    Kind.REFUSED: JobRefused,
+    Kind.HOPELESS: JobRefused,
+    Kind.RESULT: JobResultUnreadable,
+}
+"""What the program gets where it wants errors raised. An exception of the job itself arrives as itself."""
+
+REMEDIES: Mapping[Kind, str] = {
+    Kind.EXCEPTION: "if it may work the next time: hyperflow retry {number}. A change of the code needs a new start of "
+    "the program: hyperflow resume",
+    Kind.CRASH: "look at the output above; then: hyperflow retry {number}",
+    Kind.OUT_OF_MEMORY: "give it more memory: hyperflow retry {number} --mem 8G",
+    Kind.TIME_LIMIT: "give it more time: hyperflow retry {number} --time 2:00:00. What it has recorded is not computed "
+    "again",
+    Kind.NODE_FAILURE: "hyperflow retry {number}",
+    Kind.CANCELLED: "hyperflow retry {number}",
+    Kind.REFUSED: "change what Slurm objects to: hyperflow retry {number} --partition NAME (or --time, --mem, ...)",
+    Kind.HOPELESS: "ask for less: hyperflow retry {number} --time 1:00:00 (or --nodes, --mem, --partition, ...)",
+    Kind.RESULT: "it has to be computed again: hyperflow retry {number}",
+}
+"""What to type, by cause."""
+
+_BY_STATE: Mapping[str, tuple[Kind, str]] = {
+    "TIMEOUT": (Kind.TIME_LIMIT, "its allocation reached its time limit before the job had ended"),
+    "DEADLINE": (Kind.TIME_LIMIT, "it could not have ended before its deadline"),
+    "OUT_OF_MEMORY": (Kind.OUT_OF_MEMORY, "it used more memory than it had asked for"),
+    "NODE_FAIL": (Kind.NODE_FAILURE, "one of its nodes failed"),
+    "BOOT_FAIL": (Kind.NODE_FAILURE, "one of its nodes could not be booted"),
+    "CANCELLED": (Kind.CANCELLED, "somebody cancelled it"),
+    "PREEMPTED": (Kind.NODE_FAILURE, "another job took its place"),
+}
+
+
+def of_end(state: BatchState, output: str) -> Cause:
+    """Return why a job has ended without a result."""
+    said = state.description
+    if state.slurm_state in _BY_STATE:
+        kind, text = _BY_STATE[state.slurm_state]
+        return Cause(kind, text, said)
+    own = [line for line in output.splitlines() if line.startswith("hyperflow: ")]
+    if own and state.exit_code:
+        return Cause(Kind.CRASH, f"it could not be run: {own[-1].removeprefix('hyperflow: ')}", said)
+    if state.signal in (signal.SIGKILL, signal.SIGKILL + 128) or state.exit_code == 128 + signal.SIGKILL:
+        return Cause(
+            Kind.CRASH, "its process was killed (maybe for lack of memory; the node's administrator sees)", said
+        )
+    if state.signal:
+        return Cause(Kind.CRASH, f"its process was killed by signal {state.signal}", said)
+    if state.kind == "gone":
+        return Cause(Kind.CRASH, "Slurm has forgotten it, and it has left no result", said)
+    return Cause(Kind.CRASH, "it has ended, and has left no result", said)
+
+
+def of_error(error: Exception, state: BatchState | None) -> Cause:
+    """Return the cause for the error that a job has ended with; `state` is what Slurm says of its end."""
+    if isinstance(error, AllocationEnding):
+        if state is not None and state.slurm_state in _BY_STATE:
+            kind, text = _BY_STATE[state.slurm_state]
+            return Cause(kind, text, state.description)
+        return Cause(Kind.TIME_LIMIT, f"its allocation ended before the job did: {_text(error)}")
+    if isinstance(error, OutOfMemory):
+        return Cause(Kind.OUT_OF_MEMORY, _text(error))
+    return Cause(Kind.EXCEPTION, f"{type(error).__name__}: {_text(error)}")
+
+
+def _text(error: Exception) -> str:
+    try:
+        return str(error)[:2000]
+    except Exception:  # noqa: BLE001 (a user's __str__ may raise)
+        return "(its text could not be made)"
+
+
+_HUMAN = frozenset({Kind.CANCELLED, Kind.REFUSED, Kind.HOPELESS})
+"""Causes that trying again does not change; somebody wanted it so, or has to change what is asked for."""
+
+
+def verdict(on_error: object, error: Exception, kind: Kind, failures: int) -> Verdict:
+    """Return what follows from a failure.
+
+    Args:
+        on_error: The option of that name.
+        error: What the program would get.
+        kind: The cause.
+        failures: How often the job has been submitted again already.
+    """
+    answer: object = on_error
+    named = False
+    if isinstance(on_error, Mapping):
+        for one, its_answer in on_error.items():
+            if isinstance(error, one):
+                answer, named = its_answer, one not in (Exception, JobFailed)
+                break
+        else:
+            answer = "hold"
+    if isinstance(answer, Resubmit):
+        if failures < answer.times and (named or kind not in _HUMAN):
+            return Verdict.AGAIN
+        answer = answer.then
+    return Verdict.RAISE if answer == "raise" else Verdict.HOLD
+
+
+def tail(path: Path, lines: int = 15, size: int = 8192) -> str:
+    """Return the last lines of a file, "" if there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(file.tell() - size, 0))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])

@@ -1,0 +1,296 @@
+"""The life of a job of the cluster level: pure state. Events in, a new record out; no I/O, no clock.
+
+    new -> submitting -> queued -> running -> ended -> done
+                  \\                                 \\-> held | failed (told to the program) | new (once more)
+                   \\-> held (refused)
+    held, failed, cancelled -> new (retry)        any but done -> cancelled
+
+Guarantees, which tests check over random histories: a job that is done stays done. Each submission is an attempt with a
+number of its own that only grows (one that never came about does not count); within an attempt Slurm may start the job
+again, and that count only grows, too. What belongs to an older attempt or start changes nothing. At most one attempt of
+a job is with Slurm.
+
+An event that does not fit the state is no error: the world is asynchronous, and news of a job that was cancelled
+meanwhile come late by nature. `step` then returns the record that it was given.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+
+class State(enum.StrEnum):
+    """Where a job is in its life."""
+
+    NEW = "new"
+    SUBMITTING = "submitting"
+    QUEUED = "queued"
+    RUNNING = "running"
+    ENDED = "ended"
+    DONE = "done"
+    FAILED = "failed"
+    HELD = "held"
+    CANCELLED = "cancelled"
+
+
+WITH_SLURM = frozenset({State.SUBMITTING, State.QUEUED, State.RUNNING, State.ENDED})
+"""States in which there is, or may be, an allocation, or an outcome that nobody has looked at."""
+
+_STARTED = frozenset({State.QUEUED, State.RUNNING, State.ENDED})
+
+AT_REST = frozenset({State.DONE, State.FAILED, State.HELD, State.CANCELLED})
+"""States that only somebody's decision ends."""
+
+
+class Kind(enum.StrEnum):
+    """Why a job failed."""
+
+    EXCEPTION = "exception"
+    CRASH = "crash"
+    OUT_OF_MEMORY = "out of memory"
+    TIME_LIMIT = "time limit"
+    NODE_FAILURE = "node failure"
+    CANCELLED = "cancelled"
+    REFUSED = "refused"
+    HOPELESS = "hopeless"
+    RESULT = "unreadable result"
+
+
+@attrs.frozen
+class Cause:
+    """Why a job failed, in words; `slurm` is what Slurm said."""
+
+    kind: Kind
+    text: str
+    slurm: str = ""
+
+
+@attrs.frozen(order=True)
+class Epoch:
+    """One start of a job: the how manieth submission, and how often Slurm has started that one again."""
+
+    attempt: int
+    restarts: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.attempt}.{self.restarts}"
+
+
+@attrs.frozen
+class Attempt:
+    """One submission.
+
+    Args:
+        number: From 1.
+        token: Unique; known before sbatch is called, so that a submission whose answer was lost can be found.
+        batch_id: What sbatch answered, as soon as that is known.
+        restarts: How often Slurm has started it again.
+    """
+
+    number: int
+    token: str
+    batch_id: int | None = None
+    restarts: int = 0
+
+
+@attrs.frozen
+class Record:
+    """What is known of a job; the contents of its job.json.
+
+    Args:
+        number: Counts the jobs of a program from 1.
+        identity: Which call of the program it is; the same in every run of the program.
+        name: The call for people: function and arguments, cut.
+        options: What sbatch is asked for.
+        state: Where it is in its life.
+        attempts: All submissions, the oldest first.
+        cause: Why it failed, while it is held or failed.
+        failures: How many attempts have failed and were tried again by themselves.
+        nodes: Where it runs.
+        reason: Why it waits, in Slurm's words.
+    """
+
+    number: int
+    identity: str
+    name: str
+    options: Mapping[str, Any]
+    state: State = State.NEW
+    attempts: tuple[Attempt, ...] = ()
+    cause: Cause | None = None
+    failures: int = 0
+    nodes: str = ""
+    reason: str = ""
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The newest submission."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def batch_id(self) -> int | None:
+        """The Slurm id of the newest submission, if it has one."""
+        return self.attempt.batch_id if self.attempt else None
+
+    @property
+    def epoch(self) -> Epoch:
+        """The newest start; older ones have no say any more."""
+        return Epoch(self.attempt.number, self.attempt.restarts) if self.attempt else Epoch(0)
+
+
+@attrs.frozen
+class Submitting:
+    """It is about to be submitted, under this token."""
+
+    token: str
+
+
+@attrs.frozen
+class Accepted:
+    """It has been submitted, and has this id."""
+
+    batch_id: int
+
+
+@attrs.frozen
+class Taken:
+    """Another submission under the same token does the work: one that had been thought lost."""
+
+    batch_id: int
+
+
+@attrs.frozen
+class NotThere:
+    """Nothing was submitted under its token, or what was has gone with the master that it belonged to."""
+
+
+@attrs.frozen
+class Seen:
+    """Slurm has it queued or running."""
+
+    attempt: int
+    running: bool
+    restarts: int = 0
+    nodes: str = ""
+    reason: str = ""
+
+
+@attrs.frozen
+class Restarted:
+    """A later start of the newest attempt has been heard of."""
+
+    epoch: Epoch
+
+
+@attrs.frozen
+class Over:
+    """Slurm has it no more: now its outcome counts."""
+
+    attempt: int
+    restarts: int = 0
+
+
+@attrs.frozen
+class Finished:
+    """A sound result was found."""
+
+    epoch: Epoch
+
+
+class Verdict(enum.StrEnum):
+    """What follows from a failure."""
+
+    HOLD = "hold"
+    RAISE = "raise"
+    AGAIN = "again"
+
+
+@attrs.frozen
+class Failed:
+    """An attempt has failed, or could not be made."""
+
+    attempt: int
+    cause: Cause
+    verdict: Verdict
+
+
+@attrs.frozen
+class Retry:
+    """Somebody wants it tried again, maybe with other options; `kept` failures stay counted."""
+
+    options: Mapping[str, Any] | None = None
+
+
+@attrs.frozen
+class Cancel:
+    """Nobody wants it any more."""
+
+
+Event = Submitting | Accepted | Taken | NotThere | Seen | Restarted | Over | Finished | Failed | Retry | Cancel
+
+
+def step(job: Record, event: Event) -> Record:
+    """Return the record after an event; the same one if it changes nothing."""
+    match event:
+        case Submitting(token) if job.state is State.NEW:
+            attempt = Attempt(job.epoch.attempt + 1, token)
+            return attrs.evolve(_moved(job, State.SUBMITTING), attempts=(*job.attempts, attempt), cause=None)
+        case Accepted(batch_id) if job.state is State.SUBMITTING:
+            return _with_attempt(_moved(job, State.QUEUED), batch_id=batch_id)
+        case Taken(batch_id) if job.state in _STARTED and batch_id != job.batch_id:
+            return _with_attempt(_moved(job, State.QUEUED), batch_id=batch_id, restarts=0)
+        case NotThere() if job.state is State.SUBMITTING:
+            # The same token once more: should the first one come through late, the two are known for one.
+            return attrs.evolve(_moved(job, State.NEW), attempts=job.attempts[:-1])
+        case NotThere() if job.state in (State.QUEUED, State.RUNNING):
+            return _moved(job, State.NEW)
+        case Seen() if event.attempt == job.epoch.attempt and job.state in (State.QUEUED, State.RUNNING):
+            return _seen(job, event)
+        case Restarted(epoch) if epoch.attempt == job.epoch.attempt and epoch > job.epoch and job.state in _STARTED:
+            return _with_attempt(job, restarts=epoch.restarts)
+        case Over() if event.attempt == job.epoch.attempt and job.state in (State.QUEUED, State.RUNNING):
+            restarts = max(event.restarts, job.epoch.restarts)
+            return _with_attempt(_moved(job, State.ENDED), restarts=restarts)
+        case Finished(epoch) if epoch == job.epoch and job.state in _STARTED:
+            return _moved(job, State.DONE)
+        case Failed() if event.attempt == job.epoch.attempt and job.state in WITH_SLURM | {State.NEW, State.DONE}:
+            return _failed(job, event)
+        case Retry(options) if job.state in (State.HELD, State.FAILED, State.CANCELLED):
+            changed = job.options if options is None else options
+            return attrs.evolve(_moved(job, State.NEW), options=changed, cause=None, failures=0)
+        case Cancel() if job.state not in (State.DONE, State.CANCELLED):
+            return attrs.evolve(_moved(job, State.CANCELLED), cause=None)
+        case _:
+            return job
+
+
+def _moved(job: Record, state: State) -> Record:
+    return attrs.evolve(job, state=state, nodes="", reason="")
+
+
+def _with_attempt(job: Record, **changes: Any) -> Record:
+    return attrs.evolve(job, attempts=(*job.attempts[:-1], attrs.evolve(job.attempts[-1], **changes)))
+
+
+def _seen(job: Record, event: Seen) -> Record:
+    if event.restarts < job.epoch.restarts:
+        return job
+    state = State.RUNNING if event.running else State.QUEUED
+    moved = attrs.evolve(job, state=state, nodes=event.nodes, reason=event.reason)
+    return _with_attempt(moved, restarts=event.restarts)
+
+
+def _failed(job: Record, event: Failed) -> Record:
+    # Of a job that is done only one thing can turn out: that its result cannot be read.
+    if job.state is State.DONE and event.cause.kind is not Kind.RESULT:
+        return job
+    match event.verdict:
+        case Verdict.AGAIN:
+            return attrs.evolve(_moved(job, State.NEW), failures=job.failures + 1, cause=event.cause)
+        case Verdict.RAISE:
+            return attrs.evolve(_moved(job, State.FAILED), cause=event.cause)
+        case Verdict.HOLD:
+            return attrs.evolve(_moved(job, State.HELD), cause=event.cause)

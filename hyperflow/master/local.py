@@ -1,0 +1,186 @@
+"""Jobs on this machine: the same runner as in an allocation, as processes of the master's.
+
+No more run at a time than the CPUs that their orders ask for allow, first come, first served; each is pinned to CPUs of
+its own. A job that asks for more than the machine has runs alone, with as many workers as it asked for. All of them end
+with the master, however that ends, and what they had started ends with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import Self
+
+from hyperflow.engine import processes
+from hyperflow.master.batch import Order, write_script
+from hyperflow.slurm.queue import BatchState
+
+logger = logging.getLogger("hyperflow")
+
+TAG = "HYPERFLOW_LOCAL_JOB"
+
+TERMINATE = 3.0
+"""Seconds between asking a job to end and killing it."""
+
+
+class LocalWatch:
+    """What is known of one job."""
+
+    def __init__(self) -> None:
+        self.state = BatchState("pending", "PENDING", reason="CPUs")
+        self._news = asyncio.Event()
+
+    def tell(self, state: BatchState) -> None:
+        """Set the state."""
+        self.state = state
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def changed(self, seen: BatchState) -> BatchState:
+        """Return the newest state as soon as it is another than this one."""
+        while self.state == seen:
+            await self._news.wait()
+        return self.state
+
+
+class LocalBatch:
+    """Runs jobs on this machine; `async with` ends all of them."""
+
+    local = True
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self._ids = sorted(os.sched_getaffinity(0))
+        self._free = list(self._ids)
+        self._waiting: list[tuple[int, Order]] = []
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._watches: dict[int, LocalWatch] = {}
+        self._tokens: dict[str, int] = {}
+        # Not the number of an earlier master of the same run, whose jobs have ended with it.
+        self._next = int(time.time() * 1000)
+        self._warned = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._waiting.clear()
+        await self.cancel(list(self._running))
+
+    async def submit(self, order: Order) -> int:
+        """Queue a job, and return its number."""
+        write_script(order)
+        number = self._next
+        self._next += 1
+        self._watches[number] = LocalWatch()
+        self._tokens[order.token] = number
+        self._waiting.append((number, order))
+        self._start_some()
+        return number
+
+    async def find(self, tokens: Collection[str]) -> Mapping[str, list[int]]:
+        """Return what was submitted under each token: nothing of what an earlier master had."""
+        return {token: [self._tokens[token]] if token in self._tokens else [] for token in tokens}
+
+    def watch(self, batch_id: int) -> LocalWatch:
+        """Return what is known of a job."""
+        watch = self._watches.get(batch_id)
+        if watch is None:
+            watch = self._watches[batch_id] = LocalWatch()
+            watch.tell(BatchState("gone"))
+        return watch
+
+    def poke(self) -> None:
+        """Nothing to be asked: the news come by themselves."""
+
+    async def cancel(self, batch_ids: Collection[int]) -> None:
+        """End jobs, and return when they have gone."""
+        wanted = set(batch_ids)
+        for number, _ in self._waiting:
+            if number in wanted:
+                self._watches[number].tell(BatchState("ended", "CANCELLED"))
+        self._waiting = [waiting for waiting in self._waiting if waiting[0] not in wanted]
+        tasks = [self._running[number] for number in wanted if number in self._running]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _start_some(self) -> None:
+        while self._waiting:
+            number, order = self._waiting[0]
+            wanted = min(order.cpus, len(self._ids))
+            if wanted > len(self._free):
+                return
+            del self._waiting[0]
+            mine = [self._free.pop(0) for _ in range(wanted)]
+            if order.cpus > len(self._ids) and not self._warned:
+                self._warned = True
+                logger.warning(
+                    "%s asks for %d CPUs, and this machine has %d: its evaluations share them",
+                    order.name, order.cpus, len(self._ids),
+                )  # fmt: skip
+            task = asyncio.get_running_loop().create_task(self._run(number, order, mine))
+            self._running[number] = task
+            task.add_done_callback(lambda _, number=number, mine=mine: self._ended(number, mine))  # type: ignore[misc]
+
+    def _ended(self, number: int, mine: list[int]) -> None:
+        del self._running[number]
+        self._free = sorted(self._free + mine)
+        self._start_some()
+
+    async def _run(self, number: int, order: Order, ids: list[int]) -> None:
+        words = ["--local", str(number), str(order.cpus), ",".join(map(str, ids))]
+        watch = self._watches[number]
+        tag = f"{order.token}"
+        state = BatchState("ended", "CANCELLED")
+        with order.directory.output.open("ab") as output:
+            process = subprocess.Popen(  # noqa: ASYNC220 (returns when it has started)
+                [*order.command, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=order.directory.path,
+                env={**os.environ, TAG: tag},
+                start_new_session=True,  # Ctrl-C in the terminal is for the master
+            )
+        try:
+            watch.tell(BatchState("running", "RUNNING", nodes=socket.gethostname(), start_time=time.time()))
+            code = await _exit_code(process)
+            word = "COMPLETED" if code == 0 else "FAILED"
+            state = BatchState("ended", word, exit_code=max(code, 0), signal=-code if code < 0 else None)
+        except asyncio.CancelledError:
+            process.terminate()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TERMINATE):
+                    await _exit_code(process)
+            process.kill()
+            await _exit_code(process)
+        finally:
+            await _clear(f"{TAG}={tag}")
+            watch.tell(state)
+
+
+async def _exit_code(process: subprocess.Popen[bytes]) -> int:
+    pause = 0.002
+    while (code := process.poll()) is None:
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, 0.05)
+    return code
+
+
+async def _clear(tag: str) -> None:
+    """Wait until what a job had started has gone: its launcher sees to that; if not, we do."""
+    deadline = time.monotonic() + TERMINATE
+    while left := processes.carriers(tag):
+        if time.monotonic() > deadline:
+            processes.kill_all(left, signal.SIGKILL)
+        await asyncio.sleep(0.02)

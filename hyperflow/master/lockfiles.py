@@ -1,0 +1,402 @@
+"""Locks between the Jobs of a program, which share nothing but the run directory.
+
+    <run>/locks/
+      <digest of a key>/<holder>    somebody holds the lock of a key, which is in the file, for people
+      queue/<time>,<holder>         somebody waits: for what, and in the scope of what
+      .<holder>/                    a draft of the first
+
+A holder is one ask of one start of a job (or of the master, job 0): its name has job, attempt, restarts, Slurm id,
+host, process and a count in it.
+
+Guarantees:
+- A lock is taken by renaming a directory with the holder's file in it to the lock's name. That succeeds if
+  there is none of that name or an empty one, and for one of those who try at the same time.
+- It is released by removing the file under the holder's own name. So whoever finds that a holder has ended can remove
+  what it left, and never what somebody else has taken meanwhile.
+- Several locks are taken in the order of their names, all or none. Nobody keeps one while it waits for another.
+- First come, first served by the clocks of the nodes; an ask within another one does not stand in the queue, see
+  `engine/locks.py`.
+- A circle of waiting that goes through several Jobs is found in the queue, and the last in it is refused.
+
+When has a holder ended? When its process ran on this machine and has gone; when its start has left a result or has been
+followed by another one; when the master has heard of its end and removed what was left. Slurm's word counts here: what
+goes on running on a node that Slurm holds for lost does so without its locks. While no master runs, locks of a Job that
+was killed on another node stay.
+
+Rejected: flock, which does not reach from node to node on every file system; a lease that is renewed, since a Job that
+stalls would lose its locks while it is at work; a lock file that is linked and unlinked, for it cannot be taken over
+safely by two who both find its holder dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import json
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from hyperflow.database.ownership import Owner, started
+from hyperflow.engine.doorkeeper import Doorkeeper, inside
+from hyperflow.engine.locks import Ask
+from hyperflow.environment import Environment
+from hyperflow.errors import Deadlock
+from hyperflow.master import sealed
+from hyperflow.master.lifecycle import Epoch, State
+from hyperflow.master.rundir import JobDirectory
+
+T = TypeVar("T")
+
+logger = logging.getLogger("hyperflow")
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
+"""Seconds between two looks at a lock that somebody has."""
+
+NO_EPOCH = Epoch(0)
+
+MASTER = 0
+"""The number of the job that is none: flows at the cluster level."""
+
+
+@attrs.frozen
+class Holder:
+    """One start of a job, as far as others can tell whether it has ended."""
+
+    job: int
+    attempt: int
+    restarts: int
+    batch_id: int
+    machine: str
+    pid: int
+    started: str
+    host: str
+
+    @classmethod
+    def this_process(cls, job: int = MASTER, epoch: Epoch = NO_EPOCH, batch_id: int = 0) -> Holder:
+        """Return what names this process."""
+        pid = os.getpid()
+        host = socket.gethostname().replace(",", "_").replace("/", "_")
+        return cls(job, epoch.attempt, epoch.restarts, batch_id, _machine(), pid, started(pid), host)
+
+    def name(self, count: int) -> str:
+        """Return the name of one ask."""
+        return ",".join(map(str, (*attrs.astuple(self), count)))
+
+    @classmethod
+    def from_name(cls, name: str) -> Holder | None:
+        """Return whom a name means, or None if it is not of our making."""
+        try:
+            job, attempt, restarts, batch_id, machine, pid, start, host, _ = name.split(",")
+            return cls(int(job), int(attempt), int(restarts), int(batch_id), machine, int(pid), start, host)
+        except ValueError:
+            return None
+
+    @property
+    def epoch(self) -> Epoch:
+        """Which start of the job it is."""
+        return Epoch(self.attempt, self.restarts)
+
+    def is_gone(self, home: Path) -> bool:
+        """Tell whether it certainly has ended, as far as can be known from here."""
+        if self.machine == _machine():
+            return started(self.pid) != self.started
+        if self.job == MASTER:
+            owner = Owner.from_text(_text(home / "master.lock"))
+            return owner is None or (owner.pid, owner.started) != (self.pid, self.started)
+        directory = JobDirectory(home / "jobs" / str(self.job))
+        claim = directory.read_claim(self.attempt) or {}
+        if directory.result(self.epoch).exists() or claim.get("restarts", 0) > self.restarts:
+            return True
+        try:
+            record = directory.read_record()
+        except (OSError, sealed.Damaged):
+            return False
+        return record.epoch > self.epoch or record.state in (State.DONE, State.FAILED)
+
+
+def _machine() -> str:
+    """Return what tells apart places whose process numbers mean different processes."""
+    facts = [socket.gethostname(), _text(Path("/etc/machine-id")), _text(Path("/proc/sys/kernel/random/boot_id"))]
+    with suppress(OSError):
+        facts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.blake2b("\n".join(facts).encode(), digest_size=6).hexdigest()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+@attrs.frozen
+class Ticket:
+    """Somebody who waits.
+
+    Args:
+        wants: The names of the locks.
+        within: The holders in whose scope it waits.
+        text: Who wants what, for errors.
+    """
+
+    wants: tuple[str, ...]
+    within: tuple[str, ...]
+    text: str
+
+
+class LockFiles:
+    """Takes locks from the other Jobs of a program; the `Outside` of a doorkeeper.
+
+    Args:
+        home: The run directory.
+        me: Who takes them.
+        within: The holders in whose scope this whole job runs.
+    """
+
+    def __init__(self, home: Path, me: Holder, within: Sequence[str] = ()) -> None:
+        self._home = home
+        self._place = home / "locks"
+        self._queue = self._place / "queue"
+        self._me = me
+        self._within = tuple(within)
+        self._one_at_a_time = threading.Lock()
+        self._known: dict[str, Ticket] = {}
+        self._mine: dict[int, tuple[str, Ticket]] = {}  # tickets of asks
+        self._suspect: dict[int, list[str]] = {}  # circles that were seen once
+
+    # ---- what the doorkeeper asks for ---------------------------------------------------------------------------
+
+    async def take(self, ask: Ask) -> None:
+        """Wait until nobody else has the keys, and take them, all or none."""
+        pause = FIRST_PAUSE
+        try:
+            while not await _in_thread(self._try, ask):
+                await asyncio.sleep(pause * random.uniform(0.7, 1.3))
+                pause = min(1.6 * pause, LONGEST_PAUSE)
+        except BaseException:
+            await _in_thread(self._give_back, ask, False)
+            raise
+        finally:
+            self._suspect.pop(ask.number, None)
+
+    async def give_back(self, ask: Ask) -> None:
+        """Let others have them."""
+        await _in_thread(self._give_back, ask, True)
+
+    def name(self, number: int) -> str:
+        """Return under which name an ask holds."""
+        return self._me.name(number)
+
+    # ---- in a thread --------------------------------------------------------------------------------------------
+
+    def _try(self, ask: Ask) -> bool:
+        with self._one_at_a_time:
+            return self._try_alone(ask)
+
+    def _try_alone(self, ask: Ask) -> bool:
+        self._place.mkdir(mode=0o700, exist_ok=True)
+        self._queue.mkdir(mode=0o700, exist_ok=True)
+        names = {_digest(key): key for key in ask.keys}
+        if self._is_behind(ask, names.keys()):
+            self._line_up(ask, sorted(names))
+            return False
+        taken: list[str] = []
+        for name in sorted(names):
+            if not self._take_one(name, names[name], ask.number):
+                for one in taken:
+                    self._release_one(one, self.name(ask.number))
+                self._line_up(ask, sorted(names))
+                self._look_for_circle(ask)
+                return False
+            taken.append(name)
+        self._leave_queue(ask)
+        return True
+
+    def _take_one(self, name: str, key: str, number: int) -> bool:
+        """Take one lock if nobody has it, or somebody who has ended."""
+        if self._living_holder(name) is not None:
+            return False
+        holder = self.name(number)
+        draft = self._place / f".{holder}"
+        draft.mkdir(mode=0o700, exist_ok=True)
+        (draft / holder).write_text(key + "\n")
+        try:
+            os.rename(draft, self._place / name)
+        except OSError as error:
+            (draft / holder).unlink()
+            draft.rmdir()
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return False
+        return True
+
+    def _living_holder(self, name: str) -> str | None:
+        for found in _names(self._place / name):
+            holder = Holder.from_name(found)
+            if holder is None or not holder.is_gone(self._home):
+                return found
+            logger.warning("a lock of job %d was taken over: that start of it has ended", holder.job)
+            self._release_one(name, found)
+        return None
+
+    def _release_one(self, name: str, holder: str) -> bool:
+        try:
+            (self._place / name / holder).unlink()
+        except FileNotFoundError:
+            return False
+        with suppress(OSError):  # somebody has it already
+            (self._place / name).rmdir()
+        return True
+
+    def _give_back(self, ask: Ask, had_it: bool) -> None:
+        with self._one_at_a_time:
+            for key in ask.keys:
+                if not self._release_one(_digest(key), self.name(ask.number)) and had_it:
+                    logger.warning("the lock of %s was taken from us; somebody held this job for dead", key)
+            self._leave_queue(ask)
+
+    # ---- the queue ----------------------------------------------------------------------------------------------
+
+    def _is_behind(self, ask: Ask, names: Iterable[str]) -> bool:
+        """Whether somebody who came earlier waits for one of these locks."""
+        if ask.parents or self._within:
+            return False
+        mine, _ = self._mine.get(ask.number, (None, None))
+        earlier = [ticket for name, ticket in self._tickets() if mine is None or name < mine]
+        return any(not set(ticket.wants).isdisjoint(names) for ticket in earlier)
+
+    def _line_up(self, ask: Ask, wants: Sequence[str]) -> None:
+        if ask.number in self._mine:
+            return
+        within = [*(self.name(parent.number) for parent in ask.parents), *self._within]
+        job = "the Cluster" if self._me.job == MASTER else f"job {self._me.job}"
+        text = f"{ask.name} (in {job})", ask.shown
+        name = f"{time.time_ns():020d},{self.name(ask.number)}"
+        ticket = Ticket(tuple(wants), tuple(within), " waits for ".join(text))
+        self._mine[ask.number] = name, ticket
+        draft = self._place / f".{name}"
+        draft.write_text(json.dumps(attrs.asdict(ticket)))
+        os.replace(draft, self._queue / name)
+
+    def _leave_queue(self, ask: Ask) -> None:
+        name, _ = self._mine.pop(ask.number, (None, None))
+        if name is not None:
+            (self._queue / name).unlink(missing_ok=True)
+
+    def _tickets(self) -> Iterator[tuple[str, Ticket]]:
+        """Yield all tickets of those who have not ended, the oldest first."""
+        names = sorted(_names(self._queue))
+        self._known = {name: self._known[name] for name in names if name in self._known}
+        for name in names:
+            holder = Holder.from_name(name.partition(",")[2])
+            if holder is None:
+                continue
+            if holder.is_gone(self._home):
+                (self._queue / name).unlink(missing_ok=True)
+                continue
+            if name not in self._known:
+                with suppress(OSError, ValueError, KeyError, TypeError):
+                    told = json.loads((self._queue / name).read_text())
+                    self._known[name] = Ticket(tuple(told["wants"]), tuple(told["within"]), str(told["text"]))
+            if name in self._known:
+                yield name, self._known[name]
+
+    def _look_for_circle(self, ask: Ask) -> None:
+        """Refuse an ask that is the last in a circle of waiting, once that has been seen twice."""
+        mine, ticket = self._mine[ask.number]
+        if not ticket.within:
+            return
+        tickets = {**dict(self._tickets()), mine: ticket}
+        circle = self._circle(mine, tickets)
+        suspect = self._suspect.get(ask.number)
+        self._suspect[ask.number] = circle
+        if circle and circle == suspect and mine == max(circle):
+            lines = [f"{tickets[name].text}, which the next one holds, or what it is within" for name in circle]
+            raise Deadlock(f"{ask.name} wants {ask.shown}", lines)
+
+    def _circle(self, mine: str, tickets: dict[str, Ticket]) -> list[str]:
+        """Return the names of tickets that wait for each other in a circle through this one."""
+        goal = set(tickets[mine].within)
+        seen = {mine}
+        todo = [[mine]]
+        while todo:
+            path = todo.pop()
+            for name in tickets[path[-1]].wants:
+                for holder in _names(self._place / name):
+                    if holder in goal:
+                        return path
+                    for other, ticket in tickets.items():
+                        if holder in ticket.within and other not in seen:
+                            seen.add(other)
+                            todo.append([*path, other])
+        return []
+
+
+def share(env: Environment, home: Path, me: Holder, within: Sequence[str] = ()) -> None:
+    """Let the locks of an environment be those of the whole program."""
+    if isinstance(env.evaluator.locks, Doorkeeper):
+        env.evaluator.locks.share(LockFiles(home, me, within))
+
+
+def scope(env: Environment) -> list[str]:
+    """Return the holders in whose scope this code runs."""
+    locks = env.evaluator.locks
+    if not isinstance(locks, Doorkeeper) or not isinstance(locks.outside, LockFiles):
+        return []
+    ask = locks.asks.get(inside.get() or 0)
+    return [locks.outside.name(one.number) for one in (ask, *ask.parents)] if ask is not None else []
+
+
+def sweep(home: Path, ended: Callable[[Holder], bool]) -> None:
+    """Remove what holders have left that have ended; for the master, which knows."""
+    place = home / "locks"
+    for name in _names(place):
+        inner = place / name
+        if name == "queue":
+            for ticket in _names(inner):
+                if (holder := Holder.from_name(ticket.partition(",")[2])) is not None and ended(holder):
+                    (inner / ticket).unlink(missing_ok=True)
+            continue
+        for found in _names(inner):
+            if (holder := Holder.from_name(found)) is not None and ended(holder):
+                (inner / found).unlink(missing_ok=True)
+                with suppress(OSError):
+                    inner.rmdir()
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _digest(key: str) -> str:
+    return hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+
+
+async def _in_thread(work: Callable[..., T], *args: Any) -> T:
+    """Run in a thread, and do not leave before it has ended."""
+    running = asyncio.ensure_future(asyncio.to_thread(work, *args))
+    interrupted = False
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError:
+            interrupted = True
+    if interrupted:
+        with suppress(Exception):
+            running.result()
+        raise asyncio.CancelledError
+    return running.result()

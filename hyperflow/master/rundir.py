@@ -1,0 +1,295 @@
+"""The run directory: the truth about a run of a Cluster program. All that has to survive the master is here.
+
+    base_dir/<program_id>/
+      program.json               how the program was started: what its jobs need to be like it
+      master.lock                the master that runs now: host, process, since when
+      results.sqlite             the program's results; the master alone writes to it
+      log/  data/                as those of any program
+      locks/                     who holds which lock (see `lockfiles`)
+      vars/                      variables that people may set (`ExtVar`)
+      jobs/<n>/                  one directory for each job
+        call                     the pickled job (sealed)
+        script.sh                what was handed to sbatch last
+        job.json                 state, attempts with their tokens and Slurm ids, options, why it is held
+        slurm.out                what the script and the job's own process have printed
+        status.json              how the job's evaluations stand, every few seconds
+        scope.json               in the scope of which locks it is awaited, if of any
+        claim.<a>                which Slurm job has taken attempt <a>
+        result.<a>.<r>           its outcome (sealed): a value, or an error
+        results.<a>.<r>.sqlite   what it has recorded, until the master has taken it over
+        log.<a>.<r>/             logs of its launchers and workers
+
+<a> counts submissions, <r> how often Slurm has started that one again (a requeue, a lost node). So each start of a job
+writes to files of its own, and one that was given up and still runs somewhere cannot touch those of its successor.
+
+Guarantees: files appear complete or not at all (see `sealed`). A job's directory appears with its call and job.json in
+it. Nobody but the user can write in a run directory that is used.
+
+Rejected: one database of jobs for a run. It would be a second truth beside the files that jobs themselves write, and
+what it holds could not be read with `cat` when something has gone wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from hyperflow.database.ownership import Owner, Ownership
+from hyperflow.errors import ConfigurationError, DatabaseError, RunInUse
+from hyperflow.master import sealed
+from hyperflow.master.lifecycle import Attempt, Cause, Epoch, Kind, Record, State
+from hyperflow.program import ProgramInfo
+
+FORMAT = 1
+
+
+@attrs.frozen
+class JobDirectory:
+    """The directory of one job."""
+
+    path: Path
+
+    @property
+    def number(self) -> int:
+        """The job's number."""
+        return int(self.path.name)
+
+    @property
+    def home(self) -> Path:
+        """The run directory."""
+        return self.path.parent.parent
+
+    @property
+    def call(self) -> Path:
+        """The pickled job."""
+        return self.path / "call"
+
+    @property
+    def script(self) -> Path:
+        """What was handed to sbatch last."""
+        return self.path / "script.sh"
+
+    @property
+    def output(self) -> Path:
+        """What the script has printed."""
+        return self.path / "slurm.out"
+
+    @property
+    def status(self) -> Path:
+        """How the job's evaluations stand."""
+        return self.path / "status.json"
+
+    def claim(self, attempt: int) -> Path:
+        """Which Slurm job has taken an attempt."""
+        return self.path / f"claim.{attempt}"
+
+    def result(self, epoch: Epoch) -> Path:
+        """The outcome of one start."""
+        return self.path / f"result.{epoch}"
+
+    def database(self, epoch: Epoch) -> Path:
+        """What one start has recorded."""
+        return self.path / f"results.{epoch}.sqlite"
+
+    def log_dir(self, epoch: Epoch) -> Path:
+        """The logs of one start."""
+        return self.path / f"log.{epoch}"
+
+    def results(self) -> list[Epoch]:
+        """Return which starts have left an outcome."""
+        return self._epochs(r"result\.(\d+)\.(\d+)")
+
+    def databases(self) -> list[Epoch]:
+        """Return which starts have left a database."""
+        return self._epochs(r"results\.(\d+)\.(\d+)\.sqlite")
+
+    def _epochs(self, pattern: str) -> list[Epoch]:
+        matches = (re.fullmatch(pattern, name) for name in os.listdir(self.path))
+        return sorted(Epoch(int(match[1]), int(match[2])) for match in matches if match)
+
+    def read_claim(self, attempt: int) -> dict[str, Any] | None:
+        """Return who has taken an attempt, or None."""
+        return _read_json(self.claim(attempt))
+
+    def read_status(self) -> dict[str, Any] | None:
+        """Return the last status, or None."""
+        return _read_json(self.status)
+
+    def write_scope(self, holders: Sequence[str]) -> None:
+        """Say in the scope of which locks the job is awaited; its own locks look there for circles of waiting."""
+        if holders or (self.path / "scope.json").exists():
+            sealed.write_file(self.path / "scope.json", json.dumps({"holders": list(holders)}).encode())
+
+    def read_scope(self) -> list[str]:
+        """Return in the scope of which locks the job is awaited."""
+        told = _read_json(self.path / "scope.json") or {}
+        return [str(one) for one in told.get("holders", [])]
+
+    def write_record(self, record: Record) -> None:
+        """Write job.json; it is on the disk when this returns."""
+        sealed.write_file(self.path / "job.json", record_to_json(record))
+
+    def read_record(self) -> Record:
+        """Return what job.json says; raises Damaged if that cannot be used."""
+        return record_from_json(sealed.read_private(self.path / "job.json"), self.path / "job.json")
+
+
+def record_to_json(record: Record) -> bytes:
+    """Return a record as the text of job.json."""
+    return json.dumps({"format": FORMAT, **attrs.asdict(record)}, indent=1).encode() + b"\n"
+
+
+def record_from_json(text: bytes, path: Path) -> Record:
+    """Return the record that a job.json holds; raises Damaged if it holds none."""
+    try:
+        data = json.loads(text)
+        if data.pop("format") != FORMAT:
+            raise ValueError("it was written by a newer version of hyperflow")
+        data["state"] = State(data["state"])
+        data["attempts"] = tuple(Attempt(**attempt) for attempt in data["attempts"])
+        if data["cause"] is not None:
+            data["cause"] = Cause(**{**data["cause"], "kind": Kind(data["cause"]["kind"])})
+        return Record(**data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise sealed.Damaged(f"{path} is damaged: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return what a small file holds; None if it is not there, or not (yet) whole."""
+    try:
+        found = json.loads(sealed.read_private(path))
+    except (OSError, ValueError, sealed.Damaged):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+@attrs.define(eq=False)
+class RunDirectory:
+    """The directory of one run, held by its master; open it with `RunDirectory.open`, and `close` it."""
+
+    home: Path
+    program: ProgramInfo
+    lock: Ownership
+
+    @classmethod
+    def open(cls, program: ProgramInfo, local: bool) -> RunDirectory:
+        """Take a run directory into possession.
+
+        Raises:
+            RunInUse: Another master runs on it; names host and process.
+            ConfigurationError: Others could write to it, it cannot be written, or was begun otherwise (local or not).
+        """
+        home = program.log_dir.parent
+        jobs = home / "jobs"
+        sealed.check_private(home)
+        try:
+            jobs.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"cannot make {jobs}: {error.strerror or error}") from error
+        sealed.check_private(jobs)
+        lock = _lock(home, program.program_id)
+        try:
+            run = cls(home, program, lock)
+            run._begin(local)
+        except BaseException:
+            lock.release()
+            raise
+        return run
+
+    def _begin(self, local: bool) -> None:
+        known = _read_json(self.home / "program.json") or {}
+        if known.get("local", local) != local:
+            here = "on this machine (--local)" if known["local"] else "on Slurm"
+            raise ConfigurationError(f"the jobs of {self.home} run {here}; resume it in the same way")
+        script = getattr(sys.modules.get("__main__"), "__file__", None)
+        about = {
+            "format": FORMAT,
+            "program_id": self.program.program_id,
+            "database": str(self.program.database),
+            "local": local,
+            "python": sys.executable,
+            "script": os.path.abspath(script) if script else None,
+            "argv": sys.argv,
+            "directory": os.getcwd(),
+            # "" stands for the directory in which Python happens to run.
+            "sys_path": [os.path.abspath(entry) for entry in sys.path],
+            "created": known.get("created", time.time()),
+        }
+        sealed.write_file(self.home / "program.json", json.dumps(about, indent=1).encode() + b"\n")
+        for leftover in (self.home / "jobs").glob(".new-*"):  # its call was not yet promised to anybody
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def jobs(self) -> Iterator[JobDirectory]:
+        """Yield the directories of all jobs, by number."""
+        names = (name for name in os.listdir(self.home / "jobs") if name.isdigit())
+        for name in sorted(names, key=int):
+            yield JobDirectory(self.home / "jobs" / name)
+
+    def add(self, record: Record, call: bytes) -> JobDirectory:
+        """Make the directory of a new job; it is there with its call and record, or not at all."""
+        jobs = self.home / "jobs"
+        draft = jobs / f".new-{record.number}-{secrets.token_hex(4)}"
+        try:
+            draft.mkdir(mode=0o700)
+            made = JobDirectory(draft)
+            sealed.write_sealed(made.call, "call", call, identity=record.identity)
+            made.write_record(record)
+            os.rename(draft, jobs / str(record.number))
+            sealed.sync_directory(jobs)
+        except OSError as error:
+            raise ConfigurationError(f"cannot make a job's directory in {jobs}: {error.strerror or error}") from error
+        return JobDirectory(jobs / str(record.number))
+
+    def close(self) -> None:
+        """Give it back."""
+        self.lock.release()
+
+
+def _lock(home: Path, program_id: str) -> Ownership:
+    try:
+        return Ownership.acquire(home / "master", program_id)
+    except DatabaseError:
+        path = home / "master.lock"
+        owner = Owner.from_text(_text(path))
+        if owner is None:
+            raise RunInUse(str(home), "", 0, f"look at {path}, which does not say by whom") from None
+        # A process of another host cannot be seen from here, and the run must not have two masters.
+        sure = f"only if you know that process {owner.pid} on {owner.host} has ended, type: rm {shlex.quote(str(path))}"
+        advice = "wait until it ends, or end it" if owner.is_near() else f"end it there; {sure}"
+        raise RunInUse(str(home), owner.host, owner.pid, advice) from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def find(resume: str | os.PathLike[str], base_dir: str | os.PathLike[str]) -> ProgramInfo:
+    """Return the program of an earlier run, given its id or its directory.
+
+    Raises:
+        ConfigurationError: There is no such run, or it is not one that can be resumed.
+    """
+    candidates = [Path(resume), Path(base_dir) / resume]
+    home = next((path.absolute() for path in candidates if (path / "program.json").exists()), None)
+    if home is None:
+        places = " nor in ".join(str(path.absolute()) for path in candidates)
+        raise ConfigurationError(f"resume={str(resume)!r}: there is no run to resume in {places} (no program.json)")
+    sealed.check_private(home)
+    about = _read_json(home / "program.json")
+    if about is None or about.get("format") != FORMAT:
+        raise ConfigurationError(f"{home / 'program.json'} cannot be read, or is of a newer version of hyperflow")
+    return ProgramInfo.existing(home, about["program_id"], about["database"])

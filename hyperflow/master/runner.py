@@ -1,0 +1,292 @@
+"""What runs in an allocation: reads a job's call, runs it, writes its result.
+
+    python -c "..." JOB_DIRECTORY ATTEMPT [--local ID CPUS IDS]
+
+Guarantees:
+- A result appears complete, under the name of this very start of the job, and only after everything that the job had
+  recorded is on the disk and its database is closed.
+- An attempt is run by one Slurm job. If sbatch was called twice for it, because the first answer was lost, the second
+  job finds the claim of the first, and ends without having done anything.
+- A job that Slurm starts again, although it had written its result, does not compute it again.
+- Nothing is unpickled from a directory that others can write to.
+
+What goes wrong here before the job itself runs is said in slurm.out, which the master quotes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import AbstractAsyncContextManager, suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from hyperflow.database.store import copy_database
+from hyperflow.engine import closure, processes
+from hyperflow.environment import Environment
+from hyperflow.errors import AllocationEnding, ConfigurationError, HyperflowError
+from hyperflow.flow import Flow
+from hyperflow.job import JobEnv, open_local_job, open_slurm_job, run_in_new_loop
+from hyperflow.master import calls, lockfiles, sealed
+from hyperflow.master.lifecycle import Epoch, Record
+from hyperflow.master.outcome import CUT_OFF
+from hyperflow.master.rundir import JobDirectory
+from hyperflow.program import ProgramInfo, is_url
+
+STATUS_PAUSE = 2.0
+"""Seconds between two looks at how the job stands."""
+
+RESULT_PATIENCE = 600.0
+"""Seconds for which it is tried to write a result that cannot be written."""
+
+RESULT_PAUSE = 5.0
+
+REFUSED = 70
+"""The exit code when the job was not run, and slurm.out says why."""
+
+RAISED = 1
+"""The exit code when the job has ended with an error, which is its result: lists of Slurm then show it as FAILED."""
+
+
+@attrs.frozen
+class Place:
+    """Where this process runs.
+
+    Args:
+        batch_id: Slurm's id of the job, or LocalBatch's.
+        restarts: How often Slurm has started it before.
+        cpus: How many CPUs to use on this machine; None in an allocation.
+        ids: Which ones, if there are enough.
+    """
+
+    batch_id: int
+    restarts: int = 0
+    cpus: int | None = None
+    ids: tuple[int, ...] = ()
+
+    def open(self, program: ProgramInfo) -> AbstractAsyncContextManager[JobEnv]:
+        """Open the job's environment."""
+        if self.cpus is None:
+            return open_slurm_job(program=program)
+        return open_local_job(cpus=self.cpus, program=program)
+
+
+@attrs.frozen
+class Task:
+    """One start of a job."""
+
+    directory: JobDirectory
+    record: Record
+    epoch: Epoch
+    place: Place
+    about: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"job {self.record.number}, {self.record.name}"
+
+    @property
+    def holder(self) -> lockfiles.Holder:
+        """Who holds locks here."""
+        return lockfiles.Holder.this_process(self.record.number, self.epoch, self.place.batch_id)
+
+    def program(self) -> ProgramInfo:
+        """Return directories and database for this start."""
+        log_dir = self.directory.log_dir(self.epoch)
+        log_dir.mkdir(mode=0o700, exist_ok=True)
+        program_id = f"{self.about['program_id']}-{self.record.number}-{self.epoch}"
+        data_dir = self.directory.home / "data"
+        shared = self.about["database"]
+        if is_url(shared):
+            return ProgramInfo(program_id, shared, log_dir, data_dir)
+        earlier = [epoch for epoch in self.directory.databases() if epoch < self.epoch]
+        # What an earlier start has recorded the master takes over some time, and in any case before a new attempt.
+        again = earlier and earlier[-1].attempt == self.epoch.attempt
+        source = self.directory.database(earlier[-1]) if again else Path(shared)
+        target = self.directory.database(self.epoch)
+        if source.exists() and not target.exists():
+            try:
+                copy_database(source, target)
+            except HyperflowError as error:  # it would only spare work
+                print(f"hyperflow: begins with an empty database: {error}", flush=True)
+        return ProgramInfo(program_id, target, log_dir, data_dir)
+
+    def write(self, outcome: str, payload: bytes) -> None:
+        """Write the result."""
+        sealed.write_sealed(
+            self.directory.result(self.epoch),
+            "result",
+            payload,
+            outcome=outcome,
+            attempt=self.epoch.attempt,
+            restarts=self.epoch.restarts,
+            batch_id=self.place.batch_id,
+        )
+
+
+def main() -> None:
+    """Run the job that the command line names."""
+    signal.signal(signal.SIGUSR1, _pass)  # before the job listens for it, it would end us
+    try:
+        sys.exit(run(Path(sys.argv[1]), int(sys.argv[2]), _place(sys.argv[3:])))
+    except (HyperflowError, OSError) as error:
+        print(f"hyperflow: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        sys.exit(REFUSED)
+
+
+def _place(words: list[str]) -> Place:
+    if words:
+        processes.die_with_parent()
+        _, number, cpus, ids = words
+        pinned = tuple(int(one) for one in ids.split(",") if one)
+        return Place(int(number), cpus=int(cpus), ids=pinned)
+    return Place(int(os.environ["SLURM_JOB_ID"]), int(os.environ.get("SLURM_RESTART_COUNT") or 0))
+
+
+def run(path: Path, attempt: int, place: Place) -> int:
+    """Run a job and return the exit code."""
+    directory = JobDirectory(path)
+    for each in (directory.home, path.parent, path):
+        sealed.check_private(each)
+    about = json.loads(sealed.read_private(directory.home / "program.json"))
+    _be_like_the_master(about, place)
+    epoch = Epoch(attempt, place.restarts)
+    task = Task(directory, directory.read_record(), epoch, place, about)
+    if not claim(directory, epoch, place):
+        print(f"hyperflow: another Slurm job has taken attempt {attempt}; nothing is left to do", flush=True)
+        return 0
+    for earlier in directory.results():
+        if earlier.attempt == attempt and earlier < epoch:
+            with suppress(sealed.Damaged):
+                header, payload = sealed.read_sealed(directory.result(earlier), "result")
+                if header["outcome"] == CUT_OFF:
+                    continue
+                print(f"hyperflow: an earlier start ({earlier}) has left its result; it counts", flush=True)
+                task.write(header["outcome"], payload)
+                return 0
+    return run_in_new_loop(_run(task))
+
+
+def _pass(_number: int, _frame: object) -> None:
+    """Take a signal without effect. (To ignore it would be inherited by all that is started here.)"""
+
+
+def _be_like_the_master(about: dict[str, Any], place: Place) -> None:
+    """Let modules and relative paths be found where the program finds them."""
+    sys.path += [entry for entry in about["sys_path"] if entry not in sys.path]
+    with suppress(OSError):  # a directory that this node does not have is no reason not to run
+        os.chdir(about["directory"])
+    sys.argv = about["argv"]
+    if place.ids and len(place.ids) == place.cpus:
+        os.sched_setaffinity(0, place.ids)
+
+
+def claim(directory: JobDirectory, epoch: Epoch, place: Place) -> bool:
+    """Take an attempt for this Slurm job; return False if another one has it."""
+    path = directory.claim(epoch.attempt)
+    mine = {"batch_id": place.batch_id, "restarts": place.restarts, "host": socket.gethostname(), "since": time.time()}
+    draft = path.with_name(f".{path.name}.{place.batch_id}-{place.restarts}")
+    sealed.write_file(draft, json.dumps(mine).encode())
+    try:
+        _put(draft, path)
+    except FileExistsError:
+        found = directory.read_claim(epoch.attempt)
+        if found is None:
+            raise sealed.Damaged(f"{path} cannot be read, so that nobody knows who has taken attempt {epoch}") from None
+        if found["batch_id"] != place.batch_id:
+            return False
+        os.replace(draft, path)  # of an earlier start
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def _put(draft: Path, path: Path) -> None:
+    """Give a file its name, unless there is one of that name; raises FileExistsError then."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: exclusive creation is atomic there, too, though not complete
+        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(draft.read_bytes())
+
+
+async def _run(task: Task) -> int:
+    context = f"raised by {task.name}, in Slurm job {task.place.batch_id}; its files: {task.directory.path}"
+    if task.place.cpus is not None:
+        context = f"raised by {task.name}; its files: {task.directory.path}"
+    try:
+        _, call = sealed.read_sealed(task.directory.call, "call")
+        job = closure.loads(call)
+        payload = calls.pack_value(await _evaluate(task, job), task.name)
+        outcome = "value"
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is the job's outcome
+        outcome = CUT_OFF if isinstance(error, AllocationEnding) else "error"
+        payload = calls.pack_error(error, context)
+        print(f"hyperflow: {task.name} has ended with {type(error).__name__}", file=sys.stderr, flush=True)
+    # At the time limit there are some seconds between TERM and KILL: enough for the result.
+    before = signal.signal(signal.SIGTERM, _pass)
+    try:
+        await _write_patiently(task, outcome, payload)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0 if outcome == "value" else RAISED
+
+
+async def _write_patiently(task: Task, outcome: str, payload: bytes) -> None:
+    """Write the result; where that fails, because the disk is full, try again for a while: it may be hours of work."""
+    deadline = time.monotonic() + RESULT_PATIENCE
+    while True:
+        try:
+            task.write(outcome, payload)
+            return
+        except ConfigurationError as error:
+            if time.monotonic() > deadline:
+                raise
+            print(f"hyperflow: {error}; trying again", file=sys.stderr, flush=True)
+            await asyncio.sleep(RESULT_PAUSE)
+
+
+async def _evaluate(task: Task, job: Flow[Any]) -> Any:
+    program = task.program()
+    async with task.place.open(program) as env:
+        lockfiles.share(env, task.directory.home, task.holder, task.directory.read_scope())
+        telling = asyncio.create_task(_tell(task, env))
+        try:
+            return await job
+        finally:
+            telling.cancel()
+            _write_status(task, env)
+
+
+async def _tell(task: Task, env: Environment) -> None:
+    """Say every few seconds how the job stands."""
+    while True:
+        await asyncio.to_thread(_write_status, task, env)
+        await asyncio.sleep(STATUS_PAUSE)
+
+
+def _write_status(task: Task, env: Environment) -> None:
+    stands = env.statistics()
+    status = {
+        "attempt": task.epoch.attempt,
+        "restarts": task.epoch.restarts,
+        "batch_id": task.place.batch_id,
+        "host": socket.gethostname(),
+        "time": time.time(),
+        **attrs.asdict(stands),
+    }
+    draft = task.directory.path / f".status.{task.epoch}"
+    with suppress(OSError):  # it is only for people; a full disk will be told by what matters
+        draft.write_text(json.dumps(status))
+        draft.chmod(0o600)
+        os.replace(draft, task.directory.status)

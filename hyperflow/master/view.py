@@ -1,0 +1,116 @@
+"""What people see of a program's jobs: one line each, and the whole story of one."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from hyperflow.master import causes
+from hyperflow.master.lifecycle import Record, State
+from hyperflow.master.rundir import JobDirectory
+
+TAILS = 3
+"""How many logs of workers are quoted."""
+
+
+@attrs.frozen
+class Progress:
+    """How a job's evaluations stand."""
+
+    waiting: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+
+
+@attrs.frozen
+class JobView:
+    """One job, as a list shows it.
+
+    Args:
+        number: Its number in the program.
+        name: The call, cut.
+        state: Where it is in its life.
+        batch_id: Its newest Slurm id.
+        reason: Why it waits, in Slurm's words.
+        nodes: Where it runs, as Slurm writes it.
+        progress: How its evaluations stand.
+        cause: Why it is held or has failed.
+        since: When it came into this state, in seconds since 1970.
+        attempts: How often it was submitted.
+        directory: Where its files are.
+    """
+
+    number: int
+    name: str
+    state: State
+    batch_id: int | None
+    reason: str
+    nodes: str
+    progress: Progress
+    cause: str
+    since: float
+    attempts: int
+    directory: Path
+
+
+def view(record: Record, directory: JobDirectory, status: dict[str, Any] | None, since: float) -> JobView:
+    """Return the line of a job."""
+    return JobView(
+        number=record.number,
+        name=record.name,
+        state=record.state,
+        batch_id=record.batch_id,
+        reason=record.reason,
+        nodes=record.nodes,
+        progress=_progress(record, status),
+        cause=f"{record.cause.kind}: {record.cause.text}" if record.cause else "",
+        since=since,
+        attempts=len(record.attempts),
+        directory=directory.path,
+    )
+
+
+def _progress(record: Record, status: dict[str, Any] | None) -> Progress:
+    if status is None or (status.get("attempt"), status.get("restarts")) != (
+        record.epoch.attempt,
+        record.epoch.restarts,
+    ):
+        return Progress()  # of an older start
+    over = record.state not in (State.RUNNING, State.ENDED)
+    counts = {field.name: int(status.get(field.name, 0)) for field in attrs.fields(Progress)}
+    return Progress(**{**counts, **({"running": 0, "waiting": 0} if over else {})})
+
+
+def story(record: Record, directory: JobDirectory) -> str:
+    """Tell all that is known of a job, and what can be done."""
+    lines = [f"job {record.number}, {record.name}: {record.state}"]
+    if record.batch_id is not None:
+        where = f" on {record.nodes}" if record.nodes else ""
+        lines.append(f"  Slurm job {record.batch_id}, attempt {record.epoch.attempt}{where}")
+    if record.reason:
+        lines.append(f"  waits for: {record.reason}")
+    if record.cause is not None:
+        lines += [f"  cause: {record.cause.kind}: {record.cause.text}"]
+        if record.cause.slurm:
+            lines.append(f"  Slurm says: {record.cause.slurm}")
+    if quoted := causes.tail(directory.output):
+        lines += [f"  the end of {directory.output}:", *(f"    | {line}" for line in quoted.splitlines())]
+    logs = directory.log_dir(record.epoch)
+    if record.state in (State.HELD, State.FAILED) and logs.is_dir():
+        for log in _newest(logs):
+            if quoted := causes.tail(log, lines=5):
+                lines += [f"  the end of {log}:", *(f"    | {line}" for line in quoted.splitlines())]
+        lines.append(f"  all logs: {shlex.quote(str(logs))}")
+    lines.append(f"  its files: {shlex.quote(str(directory.path))} (script.sh is what was submitted)")
+    if record.cause is not None:
+        lines.append("  to go on: " + causes.REMEDIES[record.cause.kind].format(number=record.number))
+    return "\n".join(lines)
+
+
+def _newest(logs: Path) -> list[Path]:
+    found = [path for path in logs.glob("*.log") if path.stat().st_size]
+    return sorted(found, key=lambda path: path.stat().st_mtime)[-TAILS:]

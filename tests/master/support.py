@@ -1,0 +1,37 @@
+"""Masters for tests, with a FakeSlurm behind them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import hyperflow as hf
+from hyperflow import environment
+from hyperflow.cluster import ClusterEnv, ClusterEvaluator
+from hyperflow.environment import Options
+from hyperflow.master import rundir
+from hyperflow.master.entry import Patience
+from hyperflow.master.master import open_master
+from hyperflow.master.rundir import RunDirectory
+from hyperflow.testing.inline import MemoryDatabase
+from tests.master.fake_slurm import FakeBatch, FakeSlurm, Fate
+
+QUICK = Patience(look=0.01, grace=0.05, hopeless=0.05, rows=0.01, second_thoughts=0.02)
+
+
+@asynccontextmanager
+async def open_fake(
+    base: Path, slurm: FakeSlurm, *, fate: Fate | None = None, resume: bool = False, **options: Any
+) -> AsyncIterator[ClusterEnv]:
+    """Run a master with a FakeSlurm; `resume`: on the one run in the directory."""
+    on_error = options.pop("on_error", "hold")
+    program = rundir.find(next(base.glob("*-*")), base) if resume else hf.ProgramInfo.new(base)
+    run = RunDirectory.open(program, False)
+    database = MemoryDatabase()  # rows are for the tests on real processes
+    try:
+        async with open_master(run, FakeBatch(slurm, fate), database, **{"patience": QUICK, **options}) as master:
+            env = ClusterEnv(Options(on_error=on_error), ClusterEvaluator(master), database, program, master)
+            with environment.entered(env):
+                yield env
+    finally:
+        run.close()

@@ -1,0 +1,449 @@
+"""What the master does about failures, results and people, with a Slurm that does what the test says."""
+
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hyperflow as hf
+from hyperflow.cluster import ClusterEnv
+from hyperflow.master.lifecycle import Epoch, State
+from hyperflow.slurm.queue import BatchState
+from tests.helpers import wait_until
+from tests.master.fake_slurm import FakeSlurm, write_result
+from tests.master.support import open_fake
+
+
+@hf.job
+async def double(x: int) -> int:
+    """Be a job."""
+    if x < 0:
+        raise ValueError(f"{x} is negative")
+    return 2 * x
+
+
+@asynccontextmanager
+async def going(flow: Awaitable[Any]) -> AsyncIterator[asyncio.Future[Any]]:
+    """Run a flow beside the test."""
+    future = asyncio.ensure_future(flow)
+    await asyncio.sleep(0)  # it makes its call before the test goes on
+    try:
+        yield future
+    finally:
+        future.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await future
+
+
+def state_of(env: ClusterEnv, number: int = 1) -> State:
+    """Return a job's state."""
+    return next(job.state for job in env.master.jobs() if job.number == number)
+
+
+async def until(env: ClusterEnv, state: State, number: int = 1) -> None:
+    """Wait until a job is in a state."""
+    await wait_until(
+        lambda: env.master.jobs() and state_of(env, number) is state,
+        5,
+        f"job {number} is {state}",
+        state=env.master.jobs,
+    )
+
+
+async def test_failed_job_is_held_and_others_go_on(tmp_path: Path) -> None:
+    """A job that raises is held with its cause; the job beside it has its result; the flow that waits still waits."""
+    async with open_fake(tmp_path, FakeSlurm()) as env, going(hf.remote_eval_job(double(-1))) as bad:
+        assert await hf.remote_eval_job(double(4)) == 8
+        await until(env, State.HELD)
+        assert not bad.done()
+        (held, _) = env.master.jobs()
+        assert held.cause == "exception: ValueError: -1 is negative"
+        story = env.master.why(1)
+        assert "job 1, double(-1): held" in story
+        assert "hyperflow retry 1" in story
+        assert env.statistics().jobs == {"held": 1, "done": 1}
+
+
+async def test_own_exception_arrives_as_itself(tmp_path: Path) -> None:
+    """With on_error="raise" the program gets the job's own exception, with the remote traceback as a note."""
+    async with open_fake(tmp_path, FakeSlurm(), on_error="raise") as env:
+        with pytest.raises(ValueError, match="-1 is negative") as caught:
+            await hf.remote_eval_job(double(-1))
+        assert "Traceback" in caught.value.__notes__[0]
+        assert state_of(env) is State.FAILED
+
+
+async def test_slurms_end_is_the_cause(tmp_path: Path) -> None:
+    """A job without a result is held for what Slurm says of its end, and the error of that kind can be had."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        slurm.tell(1, BatchState("ended", "TIMEOUT"))
+        await until(env, State.HELD)
+        assert "time limit" in env.master.jobs()[0].cause
+        assert "--time" in env.master.why(1)
+        await env.master.give_up([1])
+        with pytest.raises(hf.JobTimeLimitExceeded, match="time limit"):
+            await waiting
+
+
+async def test_retry_with_other_options(tmp_path: Path) -> None:
+    """A retry changes what is asked of Slurm, and the flow that waited gets the result. Nonsense changes nothing."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        with pytest.raises(hf.ConfigurationError, match="only what is held"):
+            await env.master.retry([1])
+        slurm.tell(1, BatchState("ended", "OUT_OF_MEMORY"))
+        await until(env, State.HELD)
+        for numbers, changes in (([1, 2], {}), ([1], {"tim": 1}), ([1], {"time": "soon"})):
+            with pytest.raises(hf.ConfigurationError):
+                await env.master.retry(numbers, **changes)
+        assert state_of(env) is State.HELD
+        slurm.run_at_once = True
+        await env.master.retry([1], mem="8G")
+        assert await waiting == 2
+        assert slurm.jobs[2].order.options.mem == "8G"
+        assert slurm.jobs[1].order.token != slurm.jobs[2].order.token
+
+
+@pytest.mark.parametrize(
+    ("on_error", "submissions", "error"),
+    [
+        (hf.Resubmit(2, then="raise"), 3, hf.JobCrashed),
+        ({hf.JobCrashed: hf.Resubmit(1, then="raise"), Exception: "hold"}, 2, hf.JobCrashed),
+        ({hf.JobOutOfMemory: hf.Resubmit(5), hf.JobFailed: "raise"}, 1, hf.JobCrashed),
+    ],
+)
+async def test_policies(tmp_path: Path, on_error: Any, submissions: int, error: type[Exception]) -> None:
+    """What is done about a failure follows its class, and is tried so often."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm, on_error=on_error), going(hf.remote_eval_job(double(1))) as waiting:
+        for number in range(1, submissions + 1):
+            await wait_until(lambda number=number: number in slurm.jobs, 5, f"submission {number}")  # type: ignore[misc]
+            slurm.tell(number, BatchState("ended", "FAILED", signal=11))
+        with pytest.raises(error):
+            await waiting
+    assert len(slurm.jobs) == submissions
+
+
+async def test_what_people_want_is_not_retried(tmp_path: Path) -> None:
+    """A job that somebody has cancelled is held, also where crashes are tried again."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm, on_error=hf.Resubmit(3)) as env, going(hf.remote_eval_job(double(1))):
+        await until(env, State.QUEUED)
+        slurm.tell(1, BatchState("ended", "CANCELLED", reason="by user 7"))
+        await until(env, State.HELD)
+        assert len(slurm.jobs) == 1
+
+
+async def test_hopeless_request(tmp_path: Path) -> None:
+    """A job that Slurm says it cannot start is taken from the queue, after a while, and held."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))):
+        await until(env, State.QUEUED)
+        slurm.tell(1, BatchState("pending", "PENDING", reason="PartitionTimeLimit", hopeless="too long"))
+        await until(env, State.HELD)
+        assert "hopeless: too long" in env.master.jobs()[0].cause
+    assert slurm.jobs[1].cancelled
+
+
+async def test_cancelled_await_cancels_job(tmp_path: Path) -> None:
+    """Cancelling the flow ends the job at Slurm; a time limit of the program's does so, too."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env:
+        with pytest.raises(TimeoutError):
+            await hf.remote_eval_job(double(1)).timeout(0.1)
+    assert slurm.jobs[1].cancelled
+    assert state_of(env) is State.CANCELLED
+
+
+async def test_program_that_fails_leaves_its_jobs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An error of the program itself costs no job; what is with Slurm is told, and the next run goes on with it."""
+
+    async def flawed() -> None:
+        await hf.concurrently(hf.remote_eval_job(double(1)), hf.remote_eval_job(double(2)), flaw())
+
+    @hf.cluster
+    async def flaw() -> None:
+        await wait_until(lambda: len(slurm.jobs) == 2, 5, "both are submitted")
+        raise ZeroDivisionError
+
+    slurm = FakeSlurm(run_at_once=False)
+    with pytest.raises(ZeroDivisionError):
+        async with open_fake(tmp_path, slurm):
+            await flawed()
+    assert "To end them: scancel 1 2" in caplog.text
+    for number in (1, 2):
+        slurm.run(number)
+    async with open_fake(tmp_path, slurm, resume=True):
+        assert await hf.concurrently(*(hf.remote_eval_job(double(x)) for x in (1, 2))) == (2, 4)
+    assert len(slurm.jobs) == 2
+    assert not slurm.jobs[1].cancelled
+
+
+async def test_leaving(tmp_path: Path) -> None:
+    """After leave(cancel_jobs=False), cancelled flows leave their jobs, and the next master goes on with them."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        await env.master.leave(cancel_jobs=False)
+        waiting.cancel()
+    assert not slurm.jobs[1].cancelled
+    slurm.run(1)
+    async with open_fake(tmp_path, slurm, resume=True):
+        assert await hf.remote_eval_job(double(1)) == 2
+    assert len(slurm.jobs) == 1
+
+
+async def test_leaving_nothing(tmp_path: Path) -> None:
+    """leave(cancel_jobs=True) ends all jobs at Slurm."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))):
+        await until(env, State.QUEUED)
+        await env.master.leave(cancel_jobs=True)
+        assert slurm.jobs[1].cancelled
+        assert state_of(env) is State.CANCELLED
+
+
+async def test_cancel_by_people_holds(tmp_path: Path) -> None:
+    """`hyperflow cancel` ends the job, and holds it, so that it can be tried again."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        await env.master.cancel([1])
+        assert slurm.jobs[1].cancelled
+        assert state_of(env) is State.HELD
+        with pytest.raises(hf.ConfigurationError, match="nothing to cancel"):
+            await env.master.cancel([1])
+        slurm.run_at_once = True
+        await env.master.retry(env.master.numbers(State.HELD))
+        assert await waiting == 2
+
+
+async def test_requeue_is_a_new_epoch(tmp_path: Path) -> None:
+    """After Slurm has started a job again, the result of the first start is late: it is counted, and does not count."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        slurm.tell(1, BatchState("running", "RUNNING", nodes="node1", restarts=1))
+        await until(env, State.RUNNING)
+        write_result(slurm.jobs[1].order.directory, Epoch(1, 0))
+        await wait_until(lambda: env.statistics().late == 1, 5, "the late result is counted")
+        assert not waiting.done()
+        slurm.run(1, restarts=1)
+        assert await waiting == 2
+        assert env.statistics().returned == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (lambda data: data[:-3], "cut short"),
+        (lambda data: data[:-3] + b"xyz", "altered"),
+        (lambda data: b"rubbish", "does not begin"),
+        (lambda data: b"", "does not begin"),
+        (lambda data: data.replace(b'"attempt": 1', b'"attempt": 2'), "altered"),
+    ],
+)
+async def test_damaged_result_is_held(tmp_path: Path, damage: Any, word: str) -> None:
+    """A result that was cut or altered is never unpickled: the job is held with a clear text, and can be retried."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        directory = slurm.jobs[1].order.directory
+        write_result(directory, Epoch(1))
+        path = directory.result(Epoch(1))
+        path.write_bytes(damage(path.read_bytes()))
+        slurm.tell(1, BatchState("ended", "COMPLETED"))
+        await until(env, State.HELD)
+        assert word in env.master.jobs()[0].cause
+        slurm.run_at_once = True
+        await env.master.retry([1])
+        assert await waiting == 2
+
+
+async def test_result_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    """A result that others could have written is not unpickled."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))):
+        await until(env, State.QUEUED)
+        directory = slurm.jobs[1].order.directory
+        write_result(directory, Epoch(1))
+        directory.result(Epoch(1)).chmod(0o666)
+        slurm.tell(1, BatchState("ended", "COMPLETED"))
+        await until(env, State.HELD)
+        assert "can be written by others" in env.master.jobs()[0].cause
+
+
+async def test_held_stays_held_after_restart(tmp_path: Path) -> None:
+    """A hold survives its master; the next one can retry it."""
+    slurm = FakeSlurm()
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(-1))):
+        await until(env, State.HELD)
+        await env.master.leave(cancel_jobs=False)
+    async with open_fake(tmp_path, slurm, resume=True) as env, going(hf.remote_eval_job(double(-1))):
+        await asyncio.sleep(0.05)  # long enough for it to do something that it should not do
+        assert state_of(env) is State.HELD
+        assert len(slurm.jobs) == 1
+        await env.master.retry([1])
+        await until(env, State.HELD)
+        await wait_until(lambda: len(slurm.jobs) == 2, 5, "it is submitted again")
+
+
+async def test_max_jobs(tmp_path: Path) -> None:
+    """No more jobs than `max_jobs` are with Slurm at a time; all are done in the end."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm, max_jobs=2) as env:
+        flow = hf.map_concurrently(lambda x: hf.remote_eval_job(double(x)), range(5))
+        async with going(flow) as waiting:
+            for number in range(1, 6):
+                await wait_until(lambda number=number: number in slurm.jobs, 5, f"job {number}")  # type: ignore[misc]
+                there = [job for job in slurm.jobs.values() if not job.watch.state.final]
+                assert len(there) <= 2
+                assert env.statistics().waiting <= 5
+                slurm.run(number)
+            assert await waiting == [0, 2, 4, 6, 8]
+
+
+async def test_combinators(tmp_path: Path) -> None:
+    """What works with jobs works with Cluster flows: race, as_completed, retry, then."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm, on_error="raise") as env:
+        async with going(hf.race(hf.remote_eval_job(double(1)), hf.remote_eval_job(double(2)))) as winner:
+            await until(env, State.QUEUED, 2)
+            slurm.run(2)
+            assert await winner == 4
+        await wait_until(lambda: slurm.jobs[1].cancelled, 5, "the loser is cancelled")
+        slurm.run_at_once = True
+        found = [pair async for pair in hf.as_completed(lambda x: hf.remote_eval_job(double(x)), range(3))]
+        assert sorted(found) == [(0, 0), (1, 2), (2, 4)]
+        assert await hf.remote_eval_job(double(3)).then(lambda x: hf.remote_eval_job(double(x))) == 12
+        count = len(slurm.jobs)
+        with pytest.raises(ValueError, match="negative"):
+            await hf.remote_eval_job(double(-1)).retry(2)
+        assert len(slurm.jobs) == count + 3
+
+
+async def test_edited_program(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Jobs that the program no longer asks for are named: a hint at the first new call, the list at the end."""
+    slurm = FakeSlurm()
+    async with open_fake(tmp_path, slurm):
+        await hf.remote_eval_job(double(1))
+        await hf.remote_eval_job(double(2))
+    caplog.clear()
+    async with open_fake(tmp_path, slurm, resume=True) as env:
+        assert await hf.remote_eval_job(double(2)) == 4
+        assert [job.name for job in env.master.unmatched()] == ["double(1)"]
+        assert await hf.remote_eval_job(double(3)) == 6
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "double(3) is a new call" in told[0]
+    assert "job 1, double(1)" in told[0]
+    assert told[1] == "job 1: double(1): the program no longer makes this call"
+    assert len(told) == 2
+
+
+async def test_equal_calls_are_told_apart(tmp_path: Path) -> None:
+    """Two equal calls are two jobs, and each finds its own again."""
+    slurm = FakeSlurm()
+    for resume in (False, True):
+        async with open_fake(tmp_path, slurm, resume=resume) as env:
+            assert await hf.replicate_concurrently(2, hf.remote_eval_job(double(5))) == [10, 10]
+            assert not env.master.unmatched()
+    assert len(slurm.jobs) == 2
+
+
+async def test_second_master_is_refused(tmp_path: Path) -> None:
+    """While a master runs, another one is refused, with the host and process of the first."""
+    async with open_fake(tmp_path, FakeSlurm()):
+        with pytest.raises(hf.RunInUse) as caught:
+            async with open_fake(tmp_path, FakeSlurm(), resume=True):
+                pass
+    assert caught.value.pid == os.getpid()
+    assert f"process {os.getpid()} on {os.uname().nodename}" in str(caught.value)
+
+
+async def test_master_elsewhere_is_refused(tmp_path: Path) -> None:
+    """Of a master on another host nobody here knows whether it lives; the text says what to type if it does not."""
+    async with open_fake(tmp_path, FakeSlurm()) as env:
+        lock = env.master.run.home / "master.lock"
+        owner = json.loads(lock.read_text())
+    lock.write_text(json.dumps({**owner, "host": "login7", "machine": "elsewhere", "pid": 77}))
+    with pytest.raises(hf.RunInUse, match="process 77 on login7") as caught:
+        async with open_fake(tmp_path, FakeSlurm(), resume=True):
+            pass
+    assert f"rm {lock}" in str(caught.value)
+
+
+async def test_dead_master_is_replaced(tmp_path: Path) -> None:
+    """The lock of a master of this host that has ended is taken over."""
+    async with open_fake(tmp_path, FakeSlurm()) as env:
+        lock = env.master.run.home / "master.lock"
+        owner = json.loads(lock.read_text())
+    lock.write_text(json.dumps({**owner, "pid": 2**22 + 1, "started": "1"}))
+    async with open_fake(tmp_path, FakeSlurm(), resume=True):
+        assert await hf.remote_eval_job(double(1)) == 2
+
+
+@pytest.mark.parametrize("part", [".", "jobs"])
+async def test_directory_writable_by_others_is_refused(tmp_path: Path, part: str) -> None:
+    """A run directory in which others could put pickles is not used."""
+    async with open_fake(tmp_path, FakeSlurm()) as env:
+        home = env.master.run.home
+    (home / part).chmod(0o777)
+    with pytest.raises(hf.ConfigurationError, match=r"can be written by others.*chmod go-w"):
+        async with open_fake(tmp_path, FakeSlurm(), resume=True):
+            pass
+    (home / part).chmod(0o700)
+
+
+async def test_resume_of_nothing(tmp_path: Path) -> None:
+    """A run that is not there is refused with the places that were looked at."""
+    with pytest.raises(hf.ConfigurationError, match=r"no run to resume.*program\.json"):
+        async with hf.open_cluster(resume="20200101-000000-abcdef", base_dir=tmp_path):
+            pass
+
+
+async def test_two_submissions_of_one_attempt(tmp_path: Path) -> None:
+    """Where sbatch came through twice, the job that has claimed the attempt is followed."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        slurm.add(slurm.jobs[1].order)
+        directory = slurm.jobs[1].order.directory
+        directory.claim(1).write_text('{"batch_id": 2, "restarts": 0}')
+        directory.claim(1).chmod(0o600)
+        slurm.tell(1, BatchState("ended", "COMPLETED", exit_code=0))
+        await wait_until(lambda: env.master.jobs()[0].batch_id == 2, 5, "the other one is followed")
+        slurm.run(2)
+        assert await waiting == 2
+
+
+async def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the run directory cannot be written the program ends with a clear error; resumed, it has lost nothing."""
+    slurm = FakeSlurm()
+    count = 0
+
+    def replace(old: Any, new: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.rename(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hyperflow.master.sealed.os.replace", replace)
+        async with open_fake(tmp_path, slurm):
+            with pytest.raises(hf.ConfigurationError, match=r"No space left on device.*resume the program"):
+                await hf.map_concurrently(lambda x: hf.remote_eval_job(double(x)), range(3))
+    async with open_fake(tmp_path, slurm, resume=True):
+        assert await hf.map_concurrently(lambda x: hf.remote_eval_job(double(x)), range(3)) == [0, 2, 4]
+    assert len(slurm.jobs) == 3

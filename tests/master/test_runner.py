@@ -1,0 +1,126 @@
+"""What runs in an allocation: claims, refusals, results that could not be written at once."""
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hyperflow as hf
+from hyperflow.errors import ConfigurationError
+from hyperflow.master import calls, outcome, runner, sealed
+from hyperflow.master.batch import RUNNER
+from hyperflow.master.lifecycle import Attempt, Epoch, Record, State
+from hyperflow.master.rundir import JobDirectory, RunDirectory
+from hyperflow.master.runner import Place
+
+
+@hf.job
+async def double(x: int) -> int:
+    """Be a job."""
+    return 2 * x
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> JobDirectory:
+    """Return the directory of a job that is just being submitted."""
+    run = RunDirectory.open(hf.ProgramInfo.new(tmp_path), True)
+    record = Record(1, "double(2)#1", "double(2)", {}, State.QUEUED, (Attempt(1, "token-1", 7),))
+    made = run.add(record, calls.pack_job(double(2)))
+    run.close()
+    return made
+
+
+def run(directory: JobDirectory, attempt: int = 1, batch_id: int = 7) -> "subprocess.CompletedProcess[str]":
+    """Run the runner as LocalBatch does."""
+    words = [*RUNNER, str(directory.path), str(attempt), "--local", str(batch_id), "1", ""]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_result(directory: JobDirectory) -> None:
+    """The result is there, and only then the process ends; what the job has printed is its output."""
+    assert run(directory).returncode == 0
+    assert outcome.read_value(directory, Epoch(1)) == 4
+    assert outcome.read_error(directory, Epoch(1)) is None
+
+
+def test_second_slurm_job_does_nothing(directory: JobDirectory) -> None:
+    """Of two Slurm jobs for one attempt, the second ends without having done anything."""
+    assert run(directory, batch_id=7).returncode == 0
+    path = directory.result(Epoch(1))
+    path.unlink()
+    done = run(directory, batch_id=8)
+    assert done.returncode == 0
+    assert "another Slurm job has taken attempt 1" in done.stdout
+    assert not path.exists()
+    assert directory.read_claim(1) is not None
+
+
+def test_claim_without_links(directory: JobDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system without hard links, an attempt is taken once all the same."""
+
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("hyperflow.master.runner.os.link", link)
+    assert runner.claim(directory, Epoch(1), Place(7))
+    assert not runner.claim(directory, Epoch(1), Place(8))
+    assert runner.claim(directory, Epoch(1, 1), Place(7, 1))
+    assert directory.read_claim(1) is not None
+
+
+def test_later_start_takes_the_earlier_result(directory: JobDirectory) -> None:
+    """A start that finds the result of an earlier one of its attempt uses it; not that of a start that was cut off."""
+    sealed.write_sealed(directory.result(Epoch(1)), "result", calls.pack_value(77, ""), **header("cut off", 0))
+    assert runner.run(directory.path, 1, Place(7, 1, cpus=1)) == 0
+    assert outcome.read_value(directory, Epoch(1, 1)) == 4
+    sealed.write_sealed(directory.result(Epoch(1, 1)), "result", calls.pack_value(78, ""), **header("value", 1))
+    assert runner.run(directory.path, 1, Place(7, 2, cpus=1)) == 0
+    assert outcome.read_value(directory, Epoch(1, 2)) == 78
+    assert outcome.is_cut_off(directory, Epoch(1, 0))
+
+
+def header(result: str, restarts: int) -> dict[str, Any]:
+    """Return a result's header."""
+    return {"outcome": result, "attempt": 1, "restarts": restarts, "batch_id": 7}
+
+
+@pytest.mark.parametrize("part", ["home", "jobs", "job", "call"])
+def test_what_others_can_write_is_refused(directory: JobDirectory, part: str) -> None:
+    """Where somebody else could have put a pickle, nothing is unpickled; the output says why."""
+    path = {"home": directory.home, "jobs": directory.path.parent, "job": directory.path, "call": directory.call}[part]
+    path.chmod(0o777)
+    try:
+        done = run(directory)
+        said = done.stderr if part != "call" else str(outcome.read_error(directory, Epoch(1)))
+        assert done.returncode == (runner.REFUSED if part != "call" else runner.RAISED)
+        assert f"{path} can be written by others" in said
+    finally:
+        path.chmod(0o700)
+
+
+def test_result_that_cannot_be_written_at_once(directory: JobDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk the result is written as soon as there is space; it may be hours of work."""
+    write = sealed.write_file
+    failures = iter(range(2))
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name.startswith("result") and next(failures, None) is not None:
+            raise ConfigurationError(os.strerror(errno.ENOSPC))
+        write(path, data)
+
+    monkeypatch.setattr(sealed, "write_file", full)
+    monkeypatch.setattr(runner, "RESULT_PAUSE", 0.01)
+    assert runner.run(directory.path, 1, Place(7, cpus=1)) == 0
+    assert outcome.read_value(directory, Epoch(1)) == 4
+
+
+def test_damaged_call(directory: JobDirectory) -> None:
+    """A call that was cut is not unpickled."""
+    directory.call.write_bytes(directory.call.read_bytes()[:-1])
+    assert run(directory).returncode == runner.RAISED
+    error = outcome.read_error(directory, Epoch(1))
+    assert isinstance(error, sealed.Damaged)
+    assert "it was cut short" in str(error)
