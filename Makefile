@@ -7,7 +7,7 @@
 PY := .venv/bin/python
 
 demo: .venv/installed
-	@$(PY) programs/root_search.py
+	@$(PY) programs/root_search.py --local
 
 test: .venv/installed-dev
 	@$(PY) -m pytest --numprocesses=2 --dist=loadgroup

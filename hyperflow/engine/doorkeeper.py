@@ -7,7 +7,7 @@ Guarantees:
   are given back before the next one here gets them.
 - An ask that would wait for ever is refused with `Deadlock`, naming all who wait for each other.
 
-The rules are in `locks`; here is what waits: futures of flows, replies to workers, and tasks that deal with the outside.
+The rules are in `locks`; here is what waits: futures of flows, replies to workers, tasks that deal with the outside.
 """
 
 from __future__ import annotations

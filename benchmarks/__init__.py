@@ -1,0 +1,1 @@
+"""What hyperflow costs, measured beside other libraries: `make bench`."""

@@ -1,0 +1,108 @@
+"""`python -m benchmarks`: runs the questions and prints a table for each."""
+
+import importlib
+import os
+import sys
+from typing import Annotated
+
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import harness
+from benchmarks.harness import OURS, Question, Result
+
+QUESTIONS = (
+    "many",
+    "round_trip",
+    "ssh_many",
+    "ssh_round_trip",
+    "chunked_map",
+    "fresh_process",
+    "commands",
+    "uneven",
+    "large_data",
+    "large_ssh",
+    "shared_argument",
+    "shared_argument_local",
+    "stream",
+    "scheduler",
+    "launchers",
+    "startup",
+    "memo_hits",
+    "memo_inserts",
+)
+"""In the order of the report; each is a module of this package."""
+
+app = cyclopts.App(name="python -m benchmarks", help=__doc__)
+console = Console(width=None if sys.stdout.isatty() else 140)
+
+
+@app.default
+def main(
+    *questions: str,
+    rounds: int | None = None,
+    only: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    quick: bool = False,
+    write: bool = False,
+) -> int:
+    """Measure, and print one table for each question.
+
+    Args:
+        questions: Which; all if none is named.
+        rounds: How many turns each contestant has; 5, or fewer where the question says so.
+        only: Only these contestants.
+        quick: One round of a tenth of the work: to see that everything works. Its figures mean nothing.
+        write: Write docs/benchmarks.md, .json and .svg, too.
+    """
+    if quick:
+        os.environ[harness.QUICK] = "1"
+        rounds = 1
+    for key in questions:
+        if key not in QUESTIONS:
+            console.print(f"There is no question {key!r}; there are {', '.join(QUESTIONS)}.")
+            return 2
+    results: list[Result] = []
+    for key in questions or QUESTIONS:
+        question: Question = importlib.import_module(f"benchmarks.{key}").QUESTION
+        results.append(harness.run(question, rounds or question.rounds or 5, only))
+        console.print(table(results[-1]))
+    if write:
+        from benchmarks import report  # it needs matplotlib
+
+        report.write(results)
+    return int(any(result.skipped.get(OURS, "").startswith("failed") for result in results))
+
+
+def table(result: Result) -> Table:
+    """Show one question: who took how long, and how hyperflow compares."""
+    question, medians, ratios = result.question, result.medians, result.ratios
+    shown = Table(
+        title=f"{question.key}: {question.title}, {question.unit}",
+        caption=f"Goal: {question.goal}: {'reached' if result.reached else 'not reached'}",
+        title_justify="left",
+        caption_justify="left",
+    )
+    shown.add_column("")
+    for heading in ("median", "range", "to hyperflow's", "beside it"):
+        shown.add_column(heading, justify="right")
+    for name in question.contestants:
+        if name in medians:
+            values = [turn["value"] for turn in result.turns[name]]
+            beside = ", ".join(f"{key} {number(value)}" for key, value in medians[name].items() if key != "value")
+            ratio = f"{number(ratios[name])} times" if name in ratios else ""
+            spread = f"{number(min(values))} to {number(max(values))}"
+            shown.add_row(name, number(medians[name]["value"]), spread, ratio, beside)
+        elif name in result.skipped:
+            shown.add_row(name, "", "", "", result.skipped[name])
+    return shown
+
+
+def number(value: float) -> str:
+    """Write a number with three digits that count, or all of them before the point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    sys.exit(app())
