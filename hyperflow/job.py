@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import importlib
 import inspect
 import os
 import signal
 import types
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import attrs
@@ -290,6 +291,10 @@ def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncC
     return result
 
 
+PYTHONS_OWN = (700, 10, 10)
+"""When Python looks for garbage, if nobody has told it otherwise."""
+
+
 def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop where there is one, else on asyncio's own loop."""
     try:
@@ -298,5 +303,21 @@ def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
         factory = None
     else:
         factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=factory) as runner, _seldom_collecting():
         return runner.run(main)
+
+
+@contextmanager
+def _seldom_collecting() -> Iterator[None]:
+    """Let Python look for garbage cycles less often, unless the user has set that otherwise.
+
+    It looks after each 700 new objects; with many evaluations under way that took a fifth of the head's time and more
+    (most of it for 100,000 memoized calls side by side), and found nothing.
+    """
+    before = gc.get_threshold()
+    if before == PYTHONS_OWN:
+        gc.set_threshold(20_000, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
 import weakref
 
 LARGE = 1 << 18
@@ -83,12 +82,17 @@ class Block:
         return memoryview(array).cast("B")
 
     def equals(self, data: memoryview) -> bool:
-        """Whether the block has this content; some 10 ms for 100 MB."""
+        """Whether the block has this content; some 5 ms for 100 MB."""
         if data.nbytes != self.size:
             return False
         if self._compared is None:
             self._compared = self.view()
         mine = self._compared
+        if not data.readonly:
+            import ctypes  # noqa: PLC0415 (not everybody has large arrays)
+
+            both = (ctypes.addressof(ctypes.c_char.from_buffer(each)) for each in (mine, data))
+            return bool(ctypes.CDLL(None).memcmp(*map(ctypes.c_void_p, both), ctypes.c_size_t(self.size)) == 0)
         # By pieces as bytes: memoryviews compare item by item, a hundred times slower.
         return all(bytes(mine[at : at + PIECE]) == bytes(data[at : at + PIECE]) for at in range(0, self.size, PIECE))
 
@@ -104,7 +108,7 @@ class Proof:
     """A block with a secret in it, by which another process shows that it can open what we hold."""
 
     def __init__(self) -> None:
-        self._secret = secrets.token_bytes(16)
+        self._secret = os.urandom(16)  # the module `secrets` would cost the launcher a tenth of its start
         try:
             self._block: Block | None = Block.of(memoryview(self._secret))
         except OSError:  # no memfd here

@@ -4,7 +4,8 @@
       program.json               how the program was started: what its jobs need to be like it
       master.lock                the master that runs now: host, process, since when
       results.sqlite             the program's results; the master alone writes to it
-      log/  data/                as those of any program
+      log/  data/                as those of any program; log/master.log is what `hyperflow.main` has told
+      control/                   where the running master can be spoken to (control/place.py)
       locks/                     who holds which lock (see `lockfiles`)
       vars/                      variables that people may set (`ExtVar`)
       jobs/<n>/                  one directory for each job

@@ -96,7 +96,7 @@ def story(record: Record, directory: JobDirectory) -> str:
     if record.cause is not None:
         lines += [f"  cause: {record.cause.kind}: {record.cause.text}"]
         if record.cause.slurm:
-            lines.append(f"  Slurm says: {record.cause.slurm}")
+            lines.append("  Slurm says: " + record.cause.slurm.replace("\n", "\n    "))
     if quoted := causes.tail(directory.output):
         lines += [f"  the end of {directory.output}:", *(f"    | {line}" for line in quoted.splitlines())]
     logs = directory.log_dir(record.epoch)

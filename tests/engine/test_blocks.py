@@ -216,7 +216,8 @@ async def test_the_launcher_holds_no_copy(env: hf.JobEnv) -> None:
     before = resident()
     for _ in range(3):
         await hf.remote_eval(doubled, np.ones(4_000_000))
-    assert resident() - before < 8_000_000  # of 192,000,000 that went through
+    # Of 192,000,000 that went through. It lets go of the last one just after we have it.
+    await wait_until(lambda: resident() - before < 8_000_000, 10, "it holds little", state=resident)
 
 
 @pytest.fixture

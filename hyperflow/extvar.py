@@ -1,0 +1,251 @@
+"""Variables of a running program that people may read and set from outside, to steer it while it runs.
+
+    tolerance = hf.ExtVar("tolerance", 1e-3)         at the top of a script
+    await tolerance.get()                            in a flow of it, in any Job of the program
+    hyperflow var set RUN tolerance 1e-6             in a shell, meanwhile
+
+A variable is a file of the run directory, `vars/<name>.json`, which holds its value and nothing else. It appears with
+the default when the program first asks for it, so that `hyperflow var list` shows what there is to set.
+
+Guarantees: who reads gets a value that somebody has set, whole; the last one who sets wins. The file is for the user
+alone. Not promised: that a change is seen at once. On a file system that several machines share it may take seconds.
+
+Rejected: a message to the master. It may be down, or on another host, and Jobs would have to ask it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from hyperflow import environment
+from hyperflow.database.codec import Codec, codec_for
+from hyperflow.errors import ConfigurationError, MisuseError, SerializationError
+from hyperflow.program import ProgramInfo
+
+T = TypeVar("T")
+
+PERIOD = 0.5
+"""Seconds between two looks at a variable by `changes`."""
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "..."
+
+
+MISSING: Any = _Missing()
+
+
+class ExtVar(Generic[T]):
+    """A variable of a running program that can be read and set from outside.
+
+    Args:
+        name: Letters, digits, and `_`, `-`, `.`; not at the beginning the last two.
+        default: Its value until somebody sets it.
+        type: What its values are, as in an annotation: `float`, `list[int]`, an attrs class. What was set from outside
+            and is none is then an error, and an int counts as a float. Without it, values are plain data.
+
+    Raises:
+        MisuseError: The name cannot be one.
+        SerializationError: The default is not of the type, or the type cannot be stored.
+
+    Example: `async for tolerance in ExtVar("tolerance", 1e-3, type=float).changes(): ...`
+    """
+
+    def __init__(self, name: str, default: T = MISSING, *, type: Any = Any) -> None:  # noqa: A002 (what it is)
+        self.name = checked_name(name)
+        self._codec = codec_for(type)
+        self._default = None if default is MISSING else self._codec.encode(default)
+
+    async def get(self) -> T:
+        """Return the value, in a flow of the program; the first time, the default becomes visible from outside.
+
+        Raises:
+            NotInFlow: No flow runs here.
+            ConfigurationError: What was set is cut, no JSON or of another type; says what to type.
+        """
+        return await asyncio.to_thread(self._here().get)
+
+    async def set(self, value: T) -> None:
+        """Set the value, in a flow of the program; it is on the disk when this returns.
+
+        Raises:
+            SerializationError: It is not of the type.
+        """
+        await asyncio.to_thread(self._here().set, value)
+
+    async def changes(self) -> AsyncIterator[T]:
+        """Yield the value, and again each time that somebody has set another one; it never ends by itself.
+
+        Values that follow each other faster than two looks a second may be left out, but never the last one. What
+        cannot be read is looked at once more before it is an error: somebody may just be writing with an editor.
+        """
+        here = self._here()
+        await asyncio.to_thread(here.get)  # it is there from now on
+        seen = await asyncio.to_thread(here.version)  # before the value is read, which may be a newer one then
+        value = await asyncio.to_thread(here.get)
+        yield value
+        failed = None
+        while True:
+            await asyncio.sleep(PERIOD)
+            version = await asyncio.to_thread(here.version)
+            if version == seen and failed is None:
+                continue
+            try:
+                newer = await asyncio.to_thread(here.get)
+            except ConfigurationError:
+                if failed == version:
+                    raise
+                failed = version
+                continue
+            seen, failed = version, None
+            if newer != value:
+                value = newer
+                yield value
+
+    def of(self, run: str | os.PathLike[str]) -> RunVar[T]:
+        """Return the variable of a run, given its directory, to be read and set from outside; blocking.
+
+        Example: `hf.ExtVar("tolerance", type=float).of("hyperflow-runs/20261120-101500-3f2a1b").set(1e-6)`
+        """
+        home = Path(run).absolute()
+        if not home.is_dir():
+            raise ConfigurationError(f"{home}: there is no such run directory")
+        return RunVar(self.name, home, self._codec, self._default)
+
+    def _here(self) -> RunVar[T]:
+        program = environment.current(repr(self)).program
+        return RunVar(self.name, home_of(program), self._codec, self._default, first=True)
+
+    def __repr__(self) -> str:
+        return f"hyperflow.ExtVar({self.name!r})"
+
+
+class RunVar(Generic[T]):
+    """A variable of one run; blocking. Made by `ExtVar.of`."""
+
+    def __init__(self, name: str, home: Path, codec: Codec, default: str | None, first: bool = False) -> None:
+        self.name = name
+        self.path = home / "vars" / f"{name}.json"
+        self._home = home
+        self._codec = codec
+        self._default = default
+        self._first = first
+
+    def get(self) -> T:
+        """Return the value, or the default if the program has not asked for it and nobody has set it.
+
+        Raises:
+            ConfigurationError: It cannot be read; or it is not there and has no default.
+        """
+        try:
+            text = self.path.read_text()
+        except FileNotFoundError:
+            return self._of_default()
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._unreadable(str(error)) from error
+        try:
+            json.loads(text)
+        except ValueError as error:
+            raise self._unreadable(f"it is no JSON, or cut: {error}") from error
+        try:
+            value: T = self._codec.decode(text)
+        except SerializationError as error:
+            raise self._unreadable(str(error)) from error
+        return value
+
+    def set(self, value: T) -> None:
+        """Set the value.
+
+        Raises:
+            SerializationError: It is not of the type.
+            ConfigurationError: The file cannot be written.
+        """
+        write(self.path, self._codec.encode(value), over=True)
+
+    def version(self) -> tuple[int, int, int] | None:
+        """Return what is another after each change."""
+        try:
+            # Opened, and not just asked for: NFS looks at the server then.
+            number = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            found = os.fstat(number)
+        finally:
+            os.close(number)
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def _of_default(self) -> T:
+        if self._default is None:
+            there = ", ".join(names(self._home)) or "none yet"
+            raise ConfigurationError(f"the run {self._home} has no variable {self.name!r}; it has {there}")
+        if self._first:
+            write(self.path, self._default, over=False)
+        value: T = self._codec.decode(self._default)
+        return value
+
+    def _unreadable(self, why: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"the variable {self.name!r} cannot be read from {self.path}: {why}; "
+            f"to set it, type: hyperflow var set {self._home} {self.name} VALUE"
+        )
+
+
+def checked_name(name: str) -> str:
+    """Return a name that can be a variable's; raises MisuseError for others."""
+    if not NAME.fullmatch(name):
+        raise MisuseError(
+            f"{name!r} cannot be the name of a variable: it is a file's name, of at most 100 letters, digits, and "
+            "'_', '-', '.', and does not begin with the last two"
+        )
+    return name
+
+
+def home_of(program: ProgramInfo) -> Path:
+    """Return the directory that all Jobs of a program have in common."""
+    return program.data_dir.parent
+
+
+def names(home: Path) -> list[str]:
+    """Return which variables a run has."""
+    with contextlib.suppress(OSError):
+        found = (entry.removesuffix(".json") for entry in os.listdir(home / "vars") if entry.endswith(".json"))
+        return sorted(name for name in found if NAME.fullmatch(name))
+    return []
+
+
+def write(path: Path, text: str, over: bool) -> None:
+    """Write a variable's file, whole; without `over`, one that is there stays.
+
+    Raises:
+        ConfigurationError: It cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(number, "w") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(number)
+            if over:
+                os.replace(draft, path)
+            else:
+                with contextlib.suppress(FileExistsError):
+                    os.link(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write the variable {path}: {error.strerror or error}") from error
