@@ -4,9 +4,9 @@ What is wanted, for n = 2, 3, 4 and many points x: two numbers low <= high, at m
 low**n <= x <= high**n. How many steps that takes is known only when it is done, which is what job arrays and static
 graphs are bad at.
 
-        Master                        this script: what is wanted, and the table at the end
+        Master                        this script, on the login node: what is wanted, and the table at the end
         |
-        +-- Job n=2                   one for each n: holds CPUs, decides what is evaluated
+        +-- Job n=2                   one for each n: a Slurm job of two nodes with two CPUs each
         |   |
         |   +-- Node                  evaluates on its CPUs
         |   |   +-- bracket(2, x1)    one bisection each, recorded in the results database
@@ -20,28 +20,43 @@ graphs are bad at.
         +-- Job n=4
             :
 
-- The Master is `search`. It says which Jobs there are, and waits for them.
-- A Job is `roots`. It depends on its arguments only, so that it could as well run elsewhere, in an allocation of its
-  own. Here all three run on this machine, side by side, and share its CPUs.
+- The Master is `search`. It says which Jobs there are, and waits for them. Kill it at any moment, and start it again
+  with `hyperflow resume`: it goes on where it was.
+- A Job is `roots`. It runs on the head node of its allocation, or with `--local` on this machine, and decides what is
+  evaluated.
 - An evaluation is `bracket`: a plain function, `bisect`, that runs in a worker process with a CPU of its own.
-  It is memoized: what the database holds is not computed again. Kill the program at any moment, run it
-  again, and it goes on where it was.
+  It is memoized: what the database holds is not computed again. `--database` begins a new run with what an earlier one
+  has found.
 """
 
 import math
 import time
 from fractions import Fraction
-from pathlib import Path
 
 import attrs
-from commandline import Cpus, Slurm, run, run_job
-from progress import progress
 
 import hyperflow as hf
 
 ROOTS = (2, 3, 4)
+TWO_NODES = hf.SbatchOptions(nodes=2, ntasks_per_node=2, time="10:00")
+"""What each Job asks Slurm for: two CPUs on each of two nodes, for ten minutes."""
+
 ROWS = 3
 """How many points the table shows for each n."""
+
+
+@attrs.frozen
+class Points:
+    """Evenly spread points, both ends included."""
+
+    low: float
+    high: float
+    count: int
+
+    def all(self) -> list[float]:
+        """Return them, each once: where the ends are close, there are fewer floats between them than points."""
+        parts = [number / max(self.count - 1, 1) for number in range(self.count)]
+        return list(dict.fromkeys(self.low * (1 - part) + self.high * part for part in parts))
 
 
 @attrs.frozen
@@ -59,9 +74,9 @@ class Bracket:
 
 @attrs.frozen
 class Outcome:
-    """All brackets of a run, in the order of the points, and how many evaluations they took."""
+    """The brackets for one n, in the order of the points, and how many evaluations they took."""
 
-    brackets: dict[int, list[Bracket]]
+    brackets: list[Bracket]
     evaluations: int
 
 
@@ -93,29 +108,34 @@ def bracket(n: int, x: float, eps: float) -> hf.Job[Bracket]:
 
 
 @hf.job
-async def roots(n: int, xs: list[float], eps: float) -> list[Bracket]:
-    """Give the brackets for one n and all points, in their order."""
-    found: dict[float, Bracket] = {}
-    with progress(f"n = {n}", total=len(xs)) as done:
-        async for x, one in hf.as_completed(lambda x: bracket(n, x, eps), xs):
-            found[x] = one
-            done()
-    return [found[x] for x in xs]
+async def roots(n: int, points: Points, eps: float) -> Outcome:
+    """Give the brackets for one n and all points."""
+    brackets = await hf.map_concurrently(lambda x: bracket(n, x, eps), points.all())
+    return Outcome(brackets, (await hf.ask()).statistics().done)
 
 
-# ---- the Master -----------------------------------------------------------------------------------------------------
+# ---- the Master: runs on the login node, or here --------------------------------------------------------------------
 
 
-@hf.job
-async def search(xs: list[float], eps: float) -> Outcome:
-    """Run the three Jobs side by side; with Slurm, each of them in an allocation of its own."""
-    found = await hf.map_concurrently(lambda n: roots(n, xs, eps), ROOTS)
-    statistics = (await hf.ask()).statistics()
-    return Outcome(dict(zip(ROOTS, found, strict=True)), statistics.done)
+@hf.cluster
+async def search(points: Points, eps: float) -> None:
+    """Run the three Jobs side by side, each in an allocation of its own; check and show what they have found."""
+    began = time.monotonic()
+    with hf.using(sbatch=TWO_NODES):
+        found = await hf.map_concurrently(lambda n: hf.remote_eval_job(roots(n, points, eps)), ROOTS)
+    wall = time.monotonic() - began
+    xs = points.all()
+    report(xs, eps, [outcome.brackets for outcome in found])
+    computed = sum(outcome.evaluations for outcome in found)
+    print(
+        f"evaluations    {computed}{'' if computed else ': nothing was left to compute'}\n"
+        f"from database  {len(ROOTS) * len(xs) - computed}\n"
+        f"wall time      {wall:.2f} s"
+    )
 
 
-def points_between(x_min: float, x_max: float, points: int, eps: float) -> list[float]:
-    """Spread the points evenly, both ends included; refuse what makes no sense before any work is done."""
+def points_between(x_min: float, x_max: float, points: int, eps: float) -> Points:
+    """Give the points that are meant; refuse what makes no sense before any work is done."""
     if not 0 <= x_min < math.inf:
         raise hf.ConfigurationError(f"--x-min {x_min:g}: a number of at least 0 is needed (real roots only)")
     if not x_min <= x_max < math.inf:
@@ -124,63 +144,37 @@ def points_between(x_min: float, x_max: float, points: int, eps: float) -> list[
         raise hf.ConfigurationError(f"--points {points}: at least 1 is needed")
     if not 0 < eps < math.inf:
         raise hf.ConfigurationError(f"--eps {eps:g}: a positive number is needed")
-    parts = [number / max(points - 1, 1) for number in range(points)]
-    # Each point once: where x_min and x_max are close, there are fewer floats between them than points.
-    return list(dict.fromkeys(x_min * (1 - part) + x_max * part for part in parts))
+    return Points(x_min, x_max, points)
 
 
-def report(xs: list[float], eps: float, outcome: Outcome) -> bool:
-    """Print some rows, and check all of them; tell whether all are right."""
+def report(xs: list[float], eps: float, found: list[list[Bracket]]) -> None:
+    """Print some rows, and check all of them; raise an error if any is wrong."""
     print("n  x                   low                     high                    width")
-    for n, brackets in outcome.brackets.items():
+    right = 0
+    for n, brackets in zip(ROOTS, found, strict=True):
         for position in sorted({round((len(xs) - 1) * row / (ROWS - 1)) for row in range(ROWS)}):
             one = brackets[position]
             print(f"{n}  {xs[position]!r:<18}  {one.low!r:<22}  {one.high!r:<22}  {one.high - one.low:.1e}")
-    total = sum(map(len, outcome.brackets.values()))
-    right = sum(
-        one.holds(n, x, eps) for n, brackets in outcome.brackets.items() for x, one in zip(xs, brackets, strict=True)
-    )
+        right += sum(one.holds(n, x, eps) for x, one in zip(xs, brackets, strict=True))
+    total = len(ROOTS) * len(xs)
     print(f"... {right} of {total} brackets checked and right: low**n <= x <= high**n, exactly")
-    return right == total
+    if right < total:
+        raise ArithmeticError(f"{total - right} brackets are wrong")
 
 
-def main(
-    *,
-    x_min: float = 0.0,
-    x_max: float = 10.0,
-    points: int = 5001,
-    eps: float = 1e-12,
-    cpus: Cpus = None,
-    slurm: Slurm = False,
-    base_dir: Path = Path("root_search"),
-) -> int:
+def root_search(*, x_min: float = 0.0, x_max: float = 10.0, points: int = 5001, eps: float = 1e-12) -> hf.Cluster[None]:
     """Find brackets for the square, cube and fourth roots of points between x_min and x_max.
 
-    Results are recorded in a database in the base directory: run it again, and only what is new is computed.
+    Three Slurm jobs of two nodes with two CPUs each; with --local, on this machine.
 
     Args:
         x_min: The smallest point, at least 0.
         x_max: The largest point.
         points: How many points, evenly spread.
         eps: How wide a bracket may be. Below the distance of floats: the two floats next to the root.
-        base_dir: Where the database and each run's logs are; made if it is not there.
     """
-    xs = points_between(x_min, x_max, points, eps)
-    program = hf.ProgramInfo.new(base_dir, database=base_dir / "root_search.sqlite")
-    began = time.monotonic()
-    outcome = run_job(search(xs, eps), cpus, program, slurm)
-    wall = time.monotonic() - began
-    right = report(xs, eps, outcome)
-    computed = outcome.evaluations
-    print(
-        f"evaluations    {computed} in this run{'' if computed else ': nothing was left to compute'}\n"
-        f"from database  {len(ROOTS) * len(xs) - computed}\n"
-        f"wall time      {wall:.2f} s\n"
-        f"database       {program.database}\n"
-        f"logs           {program.log_dir}"
-    )
-    return 0 if right else 1
+    return search(points_between(x_min, x_max, points, eps), eps)
 
 
 if __name__ == "__main__":
-    run(main)
+    hf.main(root_search)

@@ -61,15 +61,20 @@ class Interruption:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals within a scope."""
+        """Take the signals within a scope; one that is ignored, as SIGHUP is under nohup, stays so."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, self._interrupted)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._end, number, False)
+        ours = {
+            signal.SIGINT: self._interrupted,
+            signal.SIGTERM: lambda: self._end(signal.SIGTERM, False),
+            signal.SIGHUP: lambda: self._end(signal.SIGHUP, False),
+        }
+        heard = [number for number in ours if signal.getsignal(number) is not signal.SIG_IGN]
+        for number in heard:
+            loop.add_signal_handler(number, ours[number])
         try:
             yield
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in heard:
                 loop.remove_signal_handler(number)
 
     async def settled(self) -> None:

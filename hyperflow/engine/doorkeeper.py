@@ -177,11 +177,15 @@ class Doorkeeper:
     # ---- the outside --------------------------------------------------------------------------------------------
 
     def _start(self, ask: Ask, work: Coroutine[Any, Any, None]) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            if self._tasks.get(ask.number) is task:
+                del self._tasks[ask.number]
+            if task.cancelled() and ask.number in self.asks:  # before its first step
+                self._forget(ask)
+
         task = asyncio.get_running_loop().create_task(work, name=f"lock {ask.shown}", context=Context())
         self._tasks[ask.number] = task
-        task.add_done_callback(
-            lambda _: self._tasks.pop(ask.number, None) if self._tasks.get(ask.number) is task else None
-        )
+        task.add_done_callback(ended)
 
     async def _take_outside(self, ask: Ask, outside: Outside) -> None:
         try:

@@ -319,10 +319,13 @@ class Engine:
         worker = self.scheduler.workers.get(number)
         if worker is None:
             return
-        told = json.loads(bytes(body))
-        evaluation = self._evaluations.get(told["task"])
-        name = evaluation.name if evaluation is not None else f"evaluation {told['task']}"
-        self.locks.on_ask(worker, f"{name} on {_service(worker)}", told)
+        try:
+            told = json.loads(bytes(body))
+            evaluation = self._evaluations.get(told["task"])
+            name = evaluation.name if evaluation is not None else f"evaluation {told['task']}"
+            self.locks.on_ask(worker, f"{name} on {_service(worker)}", told)
+        except (ValueError, KeyError, TypeError):  # not ours: a function wrote to a descriptor that is not its own
+            logger.warning("%s sent something that is no question for a lock", _service(worker))
 
     def _on_results(self, number: int, body: memoryview) -> None:
         """A worker has answered, mostly several tasks at once."""

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import hashlib
 import json
 import logging
@@ -125,6 +126,7 @@ class Holder:
         return record.epoch > self.epoch or record.state in (State.DONE, State.FAILED)
 
 
+@functools.cache
 def _machine() -> str:
     """Return what tells apart places whose process numbers mean different processes."""
     facts = [socket.gethostname(), _text(Path("/etc/machine-id")), _text(Path("/proc/sys/kernel/random/boot_id"))]
@@ -191,8 +193,15 @@ class LockFiles:
             self._suspect.pop(ask.number, None)
 
     async def give_back(self, ask: Ask) -> None:
-        """Let others have them."""
-        await _in_thread(self._give_back, ask, True)
+        """Let others have them; a file system that has trouble is asked again for a while."""
+        for pause in (0.1, 0.5, 2.0):
+            try:
+                await _in_thread(self._give_back, ask, True)
+            except OSError:
+                await asyncio.sleep(pause)
+            else:
+                return
+        await _in_thread(self._give_back, ask, False)
 
     def name(self, number: int) -> str:
         """Return under which name an ask holds."""

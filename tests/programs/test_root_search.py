@@ -1,8 +1,6 @@
 """programs/root_search.py: right brackets, nothing computed twice, clear errors before any work."""
 
-import contextlib
 import math
-import os
 import re
 import subprocess
 from fractions import Fraction
@@ -29,47 +27,56 @@ def rows(output: str) -> list[tuple[int, float, float, float]]:
     return [(int(n), float(x), float(low), float(high)) for n, x, low, high in found]
 
 
+def newest_run(directory: Path) -> Path:
+    """Return the directory of the newest run."""
+    return max((directory / "hyperflow-runs").iterdir())
+
+
 def test_second_run_computes_nothing(tmp_path: Path) -> None:
-    """The first run evaluates every n and x, the second none; both give the same brackets, which are right."""
-    words = ("--points", "101", "--x-min", "0.5", "--x-max", "20", "--eps", "1e-9")
+    """The first run evaluates every n and x, one with its database none; both give the same brackets, right ones."""
+    words = ("--local", "--points", "101", "--x-min", "0.5", "--x-max", "20", "--eps", "1e-9")
     first = run("root_search.py", *words, cwd=tmp_path).stdout
-    second = run("root_search.py", *words, cwd=tmp_path).stdout
+    database = newest_run(tmp_path) / "results.sqlite"
+    second = run("root_search.py", *words, "--database", database, cwd=tmp_path).stdout
 
     assert counts(first) == (303, 0)
-    assert counts(second) == (0, 303)
-    assert "nothing was left to compute" in second
+    assert figures(second)["evaluations"].strip() == "0: nothing was left to compute"
+    assert figures(second)["from database"] == "303"
     assert first.splitlines()[:LINES_OF_RESULTS] == second.splitlines()[:LINES_OF_RESULTS]
     assert "303 of 303 brackets checked and right" in first
     assert [(n, x) for n, x, _, _ in rows(first)] == [(n, x) for n in (2, 3, 4) for x in (0.5, 10.25, 20.0)]
     for n, x, low, high in rows(first):
         assert Fraction(low) ** n <= Fraction(x) <= Fraction(high) ** n
         assert high - low <= 1e-9
-    for name in ("database", "logs"):
-        assert Path(figures(first)[name].strip()).exists()
 
 
 def test_more_points_compute_only_what_is_new(tmp_path: Path) -> None:
-    """Points of an earlier run are found in the database among new ones."""
-    run("root_search.py", "--points", "11", cwd=tmp_path)
-    finer = run("root_search.py", "--points", "21", cwd=tmp_path).stdout
+    """Points of an earlier run are found in its database among new ones."""
+    run("root_search.py", "--local", "--points", "11", cwd=tmp_path)
+    database = newest_run(tmp_path) / "results.sqlite"
+    finer = run("root_search.py", "--local", "--points", "21", "--database", database, cwd=tmp_path).stdout
 
     assert counts(finer) == (30, 33)
 
 
 def test_killed_run_goes_on(tmp_path: Path) -> None:
     """What was recorded when the program was killed is not computed again."""
-    words = ("--points", "2001", "--base-dir", tmp_path)
-    log = tmp_path / "root_search.sqlite-wal"
+    words = ("--local", "--points", "2001")
 
     def recorded() -> int:
-        return sum(file.stat().st_size for file in (log, log.with_name("root_search.sqlite")) if file.exists())
+        files = tmp_path.glob("hyperflow-runs/*/jobs/*/results.*.sqlite*")
+        return sum(file.stat().st_size for file in files)
 
     with subprocess.Popen(
-        command("root_search.py", *words), env=surroundings(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command("root_search.py", *words),
+        cwd=tmp_path,
+        env=surroundings(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as process:
         block_until(lambda: recorded() > 150_000, 20, "results on the disk", state=recorded)
         process.kill()
-    output = run("root_search.py", *words, cwd=tmp_path).stdout
+    output = run("root_search.py", *words, "--resume", newest_run(tmp_path).name, cwd=tmp_path).stdout
 
     computed, found = counts(output)
     assert computed + found == 6003
@@ -88,7 +95,7 @@ def test_killed_run_goes_on(tmp_path: Path) -> None:
 )
 def test_extreme_points_have_right_brackets(tmp_path: Path, words: tuple[str, ...], last: float) -> None:
     """Zero, numbers below 1, the smallest and the largest; eps below the distance of floats gives neighbours."""
-    output = run("root_search.py", *words, cwd=tmp_path).stdout
+    output = run("root_search.py", "--local", *words, cwd=tmp_path).stdout
 
     assert rows(output)[-1][:2] == (4, last)
     for n, x, low, high in rows(output):
@@ -107,14 +114,14 @@ def test_extreme_points_have_right_brackets(tmp_path: Path, words: tuple[str, ..
         (("--points", "many"), '"many"'),
         (("--eps", "0"), "--eps 0: a positive number"),
         (("--eps", "nan"), "--eps nan: a positive number"),
-        (("--cpus", "0"), "--cpus"),
+        (("--max-jobs", "0"), "--max-jobs"),
         (("--nonsense",), "--nonsense"),
         (("--base-dir", "/proc/nothing"), "cannot write in /proc/nothing"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, words: tuple[str, ...], complaint: str) -> None:
     """What makes no sense is told in one line, with exit code 2, and nothing is made."""
-    ended = run("root_search.py", *words, cwd=tmp_path, code=2)
+    ended = run("root_search.py", "--local", *words, cwd=tmp_path, code=2)
 
     assert complaint in ended.stderr
     assert ended.stderr.startswith("root_search.py: ")
@@ -123,33 +130,10 @@ def test_bad_input_is_one_line(tmp_path: Path, words: tuple[str, ...], complaint
     assert not list(tmp_path.iterdir())
 
 
-def test_progress_is_shown_on_a_terminal(tmp_path: Path) -> None:
-    """A terminal sees a bar for each n; with HYPERFLOW_PROGRESS=0 it sees nothing."""
-
-    def seen(**env: str) -> str:
-        words = command("root_search.py", "--points", "200", "--base-dir", tmp_path / f"base{len(env)}")
-        master, terminal = os.openpty()
-        output = b""
-        with os.fdopen(master, "rb", buffering=0) as screen:
-            with os.fdopen(terminal, "wb") as errors:
-                env = surroundings(TERM="xterm", **env)
-                process = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=errors)
-            with process, contextlib.suppress(OSError):  # which says that nobody writes to the terminal any more
-                while True:
-                    output += screen.read(65536)
-        assert process.returncode == 0, output.decode()
-        return output.decode()
-
-    bars = seen()
-    assert all(f"n = {n}" in bars for n in (2, 3, 4))
-    assert "200" in bars
-    assert not seen(HYPERFLOW_PROGRESS="0")
-
-
 def test_help_tells_every_option(tmp_path: Path) -> None:
     """--help names the options with their defaults, and needs nothing."""
     output = run("root_search.py", "--help", cwd=tmp_path).stdout
 
-    assert all(f"--{name}" in output for name in ("x-min", "x-max", "points", "eps", "cpus", "base-dir"))
+    assert all(f"--{name}" in output for name in ("x-min", "x-max", "points", "eps", "local", "base-dir"))
     assert "5001" in output
     assert not list(tmp_path.iterdir())

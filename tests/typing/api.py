@@ -135,9 +135,24 @@ async def main() -> None:
     with hf.using(cpus=4, time_limit=60) as changed:
         reveal_type(changed.options.cpus)  # revealed: int
 
+    # locks and variables
+    async with hf.with_lock("a"), hf.with_locks([1, ("b", 2)]):
+        hf.with_locks(3)  # error:
+    step = hf.ExtVar("step", 0.5, type=float)
+    reveal_type(await step.get())  # revealed: float
+    await step.set("fast")  # error:
+    step.of("runs/1").set("fast")  # error:
+    async for value in step.changes():
+        reveal_type(value)  # revealed: float
+
 
 reveal_type(hf.run_job_local(main()))  # revealed: None
 reveal_type(hf.run_job_local(count("a"), cpus=2))  # revealed: int
 reveal_type(Detector().read(3))  # revealed: Job[list[float]]
 hf.run_job_local(main)  # error:
 hf.run_job_local(fetch("x"))  # error:
+
+
+def program() -> None:
+    """Hold what does not return."""
+    hf.main(area)  # error:

@@ -1,0 +1,49 @@
+"""`hyperflow var`: list, get, set, and what is said when something is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hyperflow as hf
+from tests.engine.support import environment
+
+
+def hyperflow(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end, which has to be this exit code."""
+    command = [sys.executable, "-m", "hyperflow", *words]
+    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+async def test_list_get_set(tmp_path: Path) -> None:
+    """What the program has asked for is listed; what is set there the program sees; a text needs quotes."""
+    step = hf.ExtVar("step", 0.5, type=float)
+    async with hf.open_cluster(base_dir=tmp_path / "hyperflow-runs", local=True) as env:
+        run = env.program.program_id
+        await step.get()
+        assert hyperflow("var", "list", run, cwd=tmp_path).stdout == "step  0.5\n"
+        hyperflow("var", "set", run[:12], "step", "0.25", cwd=tmp_path)
+        assert await step.get() == 0.25
+        assert hyperflow("var", "get", run, "step", cwd=tmp_path).stdout == "0.25\n"
+        told = json.loads(hyperflow("var", "list", "--json", cwd=tmp_path).stdout)
+        assert told["variables"] == {"step": 0.25}
+        assert (
+            "a text needs its quotes: '\"fast\"'"
+            in hyperflow("var", "set", run, "step", "fast", cwd=tmp_path, code=1).stderr
+        )
+        hyperflow("var", "set", run, "step", "-2", cwd=tmp_path)
+        assert await step.get() == -2.0
+        assert (
+            "has not asked for other so far; it has step"
+            in hyperflow("var", "set", run, "other", "1", cwd=tmp_path).stderr
+        )
+        assert "no variable 'none'" in hyperflow("var", "get", run, "none", cwd=tmp_path, code=1).stderr
+        assert "cannot be the name" in hyperflow("var", "set", run, "../x", "1", cwd=tmp_path, code=1).stderr
+        assert "is no run" in hyperflow("var", "get", "1999", "step", cwd=tmp_path, code=1).stderr
+        hyperflow("var", "set", run, "step", '"fast"', cwd=tmp_path)
+        with pytest.raises(hf.ConfigurationError, match="hyperflow var set"):
+            await step.get()
