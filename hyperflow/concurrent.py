@@ -31,7 +31,7 @@ evaluations, few enough that an endless iterable costs little memory."""
 
 
 STARTS_BETWEEN_PAUSES = 500
-"""Many flows are started in so many at a time: the event loop has a turn, and workers begin while others are started."""
+"""Many flows are started in so many at a time: the event loop has a turn, and workers begin meanwhile."""
 
 
 class _Group:

@@ -17,7 +17,7 @@
     ├── CommandFailed                  an external program ended with a status that was not accepted
     ├── Deadlock                       a lock would have been waited for in a circle, for ever
     ├── DatabaseError                  the results database cannot be used, or holds something unreadable
-    ├── JobFailed                      a job of a Cluster ended without a result (its own exceptions arrive as themselves)
+    ├── JobFailed                      a job of a Cluster ended without a result (its exceptions arrive as themselves)
     │   ├── JobCrashed                 ... its process ended without an answer
     │   ├── JobOutOfMemory             ... it needed more memory than it had asked for
     │   ├── JobTimeLimitExceeded       ... its allocation ended before it did

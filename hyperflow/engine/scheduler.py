@@ -282,6 +282,7 @@ class Scheduler:
         """
         room: dict[int, bool] = {}
         free = self.pool.free
+        looked_at: list[Worker] = []
         for _ in range(len(self._laden) if looks is None else min(looks, len(self._laden))):
             worker = self._laden.popleft()
             cpus = len(worker.cpus)
@@ -289,7 +290,7 @@ class Scheduler:
             if ahead < 1:
                 worker.laden = False
                 continue
-            self._laden.append(worker)  # the next look begins with others
+            looked_at.append(worker)
             if worker.ending:
                 continue
             if not worker.recalling:
@@ -300,7 +301,8 @@ class Scheduler:
                 self._recall(worker)
             free -= ahead * cpus
             if free <= 0:
-                return
+                break
+        self._laden.extendleft(reversed(looked_at))
 
     def _is_worth(self, worker: Worker, worth: float) -> bool:
         """Whether a worker has tasks ahead that somebody wants, and at least so many seconds of work."""

@@ -66,12 +66,13 @@ def test_a_start_that_fails_leaves_nothing(needs_cluster: None, monkeypatch: pyt
     """If a daemon does not start, the error has its words, and everything is taken down again."""
     argv = daemons.argv
     monkeypatch.setattr(daemons, "argv", lambda name, host: [*argv(name, host), *["--nonsense"] * (name == "slurmd")])
-    before = set(place.PARENT.glob("hfc-*"))
+    mine = f"hfc-*-{os.getpid()}-*"
+    before = set(place.PARENT.glob(mine))
 
     with pytest.raises(CommandError, match="slurmd"), held_cluster():
         pass
 
-    assert set(place.PARENT.glob("hfc-*")) == before
+    assert set(place.PARENT.glob(mine)) == before
 
 
 def test_the_owner_is_killed(needs_cluster: None) -> None:

@@ -44,7 +44,7 @@ def test_a_run_in_a_pipe(place: Path) -> None:
     first, *lines, last = done.stderr.splitlines()
     found = re.fullmatch(r"run (\S+): logs (\S+), database (\S+), control (\S+)", first)
     assert found
-    assert all((place / path).parent.exists() for path in found.groups()[1:])
+    assert all((place / path).parent.exists() for path in found.groups()[1:3])
     assert f"{BASE}/{found[1]}/log" == found[2]
     states = [line.split("): ")[1] for line in lines]
     assert [states[0], states[-1]] == ["submitting", "done"]

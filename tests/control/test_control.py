@@ -6,7 +6,8 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -213,8 +214,16 @@ async def test_a_long_path_has_its_socket_elsewhere(tmp_path: Path) -> None:
     assert not list((home / "control").iterdir())
 
 
-async def test_what_a_killed_master_has_left_is_replaced(tmp_path: Path) -> None:
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Yield a directory whose name leaves room for that of a socket."""
+    with tempfile.TemporaryDirectory(prefix="hf", dir="/tmp") as directory:
+        yield Path(directory)
+
+
+async def test_what_a_killed_master_has_left_is_replaced(short_path: Path) -> None:
     """A socket and an address that nobody answers at are replaced, also those outside of the run directory."""
+    tmp_path = short_path
     async with hf.open_cluster(base_dir=tmp_path, local=True) as env:
         home, run = env.master.run.home, env.program.program_id
     elsewhere = tmp_path / f"{place.PREFIX}x"

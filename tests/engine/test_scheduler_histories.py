@@ -263,7 +263,9 @@ class Histories(RuleBasedStateMachine):
         workers = list(scheduler.workers.values())
         assert scheduler._ahead_count == sum(max(0, len(w.queue) - 1) for w in workers)
         assert scheduler._active == sum(w.leased for w in workers)
-        assert {w.number for w in workers if len(w.queue) > 1} <= scheduler._laden.keys()
+        assert {w.number for w in workers if len(w.queue) > 1} <= {w.number for w in scheduler._laden}
+        assert all(worker.laden for worker in scheduler._laden)
+        assert len(set(map(id, scheduler._laden))) == len(scheduler._laden)
         for w in workers:
             assert w.load == sum(task.size for task in w.queue.values())
             assert w.leased or not w.queue
