@@ -13,6 +13,7 @@ import importlib
 import inspect
 import os
 import signal
+import socket
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -164,12 +165,17 @@ async def open_local_job(
 
     At the end of the scope, by an error or cancelling too, all processes are ended and waited for.
     """
-    from hyperflow.engine.fleet import NodePlan  # noqa: PLC0415 (see above)
-    from hyperflow.engine.transport import Local  # noqa: PLC0415 (see above)
+    from hyperflow.engine.transport import LAUNCHER, Local, Spawned, launcher_log  # noqa: PLC0415 (see above)
 
     machine.check_count(cpus)
-    async with open_job([NodePlan(Local(), cpus)], program, settings=read_settings(), preload=preload) as env:
-        yield env
+    settings = read_settings()
+    mine = program or ProgramInfo.temporary_one()
+    node = socket.gethostname()
+    with Spawned(LAUNCHER, launcher_log(mine.log_dir, node)) as launcher:  # which starts while we import the rest
+        from hyperflow.engine.fleet import NodePlan  # noqa: PLC0415 (see above)
+
+        async with open_job([NodePlan(Local(node, launcher), cpus)], mine, settings=settings, preload=preload) as env:
+            yield env
 
 
 END_SIGNALS: dict[int, tuple[str, float | None]] = {

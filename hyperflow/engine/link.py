@@ -22,7 +22,7 @@ from hyperflow._version import __version__, installed_version
 from hyperflow.config import Settings
 from hyperflow.engine import wire
 from hyperflow.engine.blocks import Block, Proof, is_shared
-from hyperflow.engine.transport import LAUNCHER, Connection, CutOff, Transport, portable_environment
+from hyperflow.engine.transport import LAUNCHER, Connection, CutOff, Transport, launcher_log, portable_environment
 from hyperflow.engine.wire import Kind
 from hyperflow.errors import ConfigurationError, LauncherError
 
@@ -51,7 +51,7 @@ class Link:
         self, transport: Transport, settings: Settings, log_dir: Path, on_frame: OnFrame, on_lost: OnLost
     ) -> None:
         self.node = transport.node
-        self.log_file = log_dir / f"launcher-{transport.node}.log"
+        self.log_file = launcher_log(log_dir, transport.node)
         self.defined: set[int] = set()  # what the launcher keeps
         self.greeting: dict[str, Any] = {}
         self.heard = self._spoke = time.monotonic()

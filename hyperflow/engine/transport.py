@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import attrs
 
@@ -162,36 +162,54 @@ class _ProcessConnection:
             processes.kill_all(processes.carriers(self._tag))
 
 
-async def start_process(
-    command: Sequence[str], receiver: Receiver, log_file: Path, *, remote: bool = False
-) -> Connection:
-    """Start a process of this machine, with its stdin and stdout as the stream; remote: of which it is not the end."""
-    ours, theirs = socket.socketpair()
-    number = os.urandom(16).hex()
-    try:
-        with theirs, log_file.open("ab") as log:
-            process = subprocess.Popen(  # noqa: ASYNC220 (returns when it has started)
-                command,
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=log,
-                env={**os.environ, "HYPERFLOW_LAUNCHER": number},
-                start_new_session=True,  # Ctrl-C in the terminal is for the head, which ends us in order
-            )
-    except OSError as error:
-        ours.close()
-        raise LauncherError(f"cannot start {' '.join(command)}: {error}") from error
-    ours.setblocking(False)
-    loop = asyncio.get_running_loop()
-    try:
-        transport, _ = await loop.create_unix_connection(lambda: _Protocol(receiver, remote), sock=ours)
-    except BaseException:  # cancelled
-        ours.close()
-        process.kill()
-        process.wait()
-        raise
-    transport.set_write_buffer_limits(WRITE_AHEAD)
-    return _ProcessConnection(transport, process, f"HYPERFLOW_LAUNCHER={number}")
+class Spawned:
+    """A process of this machine whose stdin and stdout are a stream of ours. It ends at the end of the scope, unless
+    somebody has connected to it.
+
+    Apart from connecting, so that a launcher can start while its head is still importing.
+    """
+
+    def __init__(self, command: Sequence[str], log_file: Path) -> None:
+        self._sock, theirs = socket.socketpair()
+        self._connected = False
+        number = os.urandom(16).hex()
+        self._tag = f"HYPERFLOW_LAUNCHER={number}"
+        try:
+            with theirs, log_file.open("ab") as log:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=log,
+                    env={**os.environ, "HYPERFLOW_LAUNCHER": number},
+                    start_new_session=True,  # Ctrl-C in the terminal is for the head, which ends us in order
+                )
+        except OSError as error:
+            self._sock.close()
+            raise LauncherError(f"cannot start {' '.join(command)}: {error}") from error
+
+    async def connect(self, receiver: Receiver, *, remote: bool = False) -> Connection:
+        """Take up the stream; remote: of which this process is not the end."""
+        self._sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_unix_connection(lambda: _Protocol(receiver, remote), sock=self._sock)
+        transport.set_write_buffer_limits(WRITE_AHEAD)
+        self._connected = True
+        return _ProcessConnection(transport, self._process, self._tag)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._connected:
+            self._sock.close()
+            self._process.kill()
+            self._process.wait()
+
+
+def launcher_log(log_dir: Path, node: str) -> Path:
+    """Return the log file of a node's launcher."""
+    return log_dir / f"launcher-{node}.log"
 
 
 def with_prologue(command: Sequence[str], prologue: str) -> list[str]:
@@ -217,13 +235,22 @@ def portable_environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 @attrs.frozen
 class Local:
-    """A launcher on this machine, at the other end of a pair of sockets."""
+    """A launcher on this machine, at the other end of a pair of sockets.
+
+    Args:
+        node: What the machine is called in logs.
+        spawned: The launcher, if it has been started.
+    """
 
     node: str = attrs.field(factory=socket.gethostname)
+    spawned: Spawned | None = None
 
     async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
         """Start the launcher; raises LauncherError if the interpreter cannot be started."""
-        return await start_process(command, receiver, log_file)
+        if self.spawned is not None:
+            return await self.spawned.connect(receiver)
+        with Spawned(command, log_file) as process:
+            return await process.connect(receiver)
 
 
 @attrs.frozen
@@ -242,7 +269,8 @@ class Srun:
         step = ["srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={self.node}", "--cpu-bind=none"]
         options = ["--unbuffered", "--quiet", "--export=ALL", "--kill-on-bad-exit=1"]
         line = [*step, *options, *with_prologue(command, self.prologue)]
-        return await start_process(line, receiver, log_file, remote=True)
+        with Spawned(line, log_file) as process:
+            return await process.connect(receiver, remote=True)
 
 
 @attrs.frozen
