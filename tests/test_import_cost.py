@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 import hyperflow as hf
-from hyperflow.engine import closure, node
+from hyperflow.engine import closure, zygote
 from tests.engine.support import local
 
 HEAVY = {"aiohttp", "asyncssh", "cattrs", "dill", "numpy", "cyclopts", "rich"}
@@ -33,7 +33,7 @@ async def flow(x):
 flow(3), hf.run_job_local, hf.run_job_slurm, hf.remote_map, hf.race, hf.ProgramInfo, hf.using, hf.WorkerDied
 """
 
-SHARED = f"import importlib\nfor name in {node.SHARED}: importlib.import_module('hyperflow.' + name)"
+SHARED = f"import importlib\nfor name in {zygote.SHARED}: importlib.import_module('hyperflow.' + name)"
 
 
 def modules_after(code: str) -> set[str]:
@@ -79,7 +79,7 @@ async def test_workers_find_everything_there() -> None:
             found_async = await hf.remote_eval(in_async_function)
 
     assert found >= {"asyncio", "pickle", "hyperflow.engine.closure"}
-    assert found >= {f"hyperflow.{module}" for module in node.SHARED}
+    assert found >= {f"hyperflow.{module}" for module in zygote.SHARED}
     # Beyond that an async function needs no more; what it brings itself is this module.
     assert not {name for name in found_async - found if name.startswith(("asyncio", "hyperflow"))}
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import pickle
@@ -245,7 +246,7 @@ class Engine:
                 parts.append(wire.frame(Kind.LIMIT, worker.number, wire.SECONDS.pack(limit)))
         parts += wire.records_frame(Kind.TASKS, worker.number, records)
         if started:
-            self._events.tasks("running", started, f', "worker": "{_service(worker)}"')
+            self._events.tasks("running", started, f', "worker": "{worker.name}"')
 
     def _give(self, worker: Worker, number: int, parts: list[wire.Bytes]) -> None:
         link = self.fleet.links[worker.node]
@@ -272,7 +273,7 @@ class Engine:
                 "fresh": worker.fresh,
             }
             parts.append(wire.control(Kind.FORK, worker.number, order))
-            self._events.note(worker=_service(worker), state="started", cpus=worker.cpus, number=worker.number)
+            self._events.note(worker=worker.name, state="started", cpus=worker.cpus, number=worker.number)
         elif type(effect) is Recall:
             parts.append(wire.frame(Kind.RECALL, worker.number, wire.SIZE.pack(effect.below)))
         else:
@@ -323,9 +324,9 @@ class Engine:
             told = json.loads(bytes(body))
             evaluation = self._evaluations.get(told["task"])
             name = evaluation.name if evaluation is not None else f"evaluation {told['task']}"
-            self.locks.on_ask(worker, f"{name} on {_service(worker)}", told)
+            self.locks.on_ask(worker, f"{name} on {worker.name}", told)
         except (ValueError, KeyError, TypeError):  # not ours: a function wrote to a descriptor that is not its own
-            logger.warning("%s sent something that is no question for a lock", _service(worker))
+            logger.warning("%s sent something that is no question for a lock", worker.name)
 
     def _on_results(self, number: int, body: memoryview) -> None:
         """A worker has answered, mostly several tasks at once."""
@@ -364,7 +365,7 @@ class Engine:
             evaluation.set_result(value)
         if done and worker is not None:
             self._counts["done"] += len(done)
-            more = f', "worker": "{_service(worker)}", "seconds": [{", ".join(times)}]'
+            more = f', "worker": "{worker.name}", "seconds": [{", ".join(times)}]'
             self._events.tasks("done", done, more)
 
     def _found(self, worker: Worker, buffers: list[wire.Buffer]) -> list[memoryview]:
@@ -385,7 +386,7 @@ class Engine:
         with contextlib.suppress(Exception):  # an exception of the user's may refuse all attributes
             if trace:
                 error.add_note(f"remote {trace}")
-            error.add_note(f"(raised by {evaluation.name} on {_service(worker)}; log: {self._log_file(worker)})")
+            error.add_note(f"(raised by {evaluation.name} on {worker.name}; log: {self._log_file(worker)})")
         self._fail(evaluation, error)
 
     def _on_ended(self, number: int, told: dict[str, Any]) -> None:
@@ -399,21 +400,21 @@ class Engine:
         if worker.node in self.fleet.links:
             self.fleet.links[worker.node].drop_blocks(number)
         within, back = self.scheduler.ended(number, told["started"])
-        self._events.note(worker=_service(worker), state="ended", number=number, **told)
+        self._events.note(worker=worker.name, state="ended", number=number, **told)
         for task in back:
-            self._returned(task, _service(worker))
+            self._returned(task, worker.name)
         if not told["started"] and told["reason"] != "cancelled":
             self._on_stillborn(worker.node, told["reason"] or told["tail"] or f"status {told['status']}")
         evaluation = self._evaluations.get(within.number) if within is not None else None
         if evaluation is None:
             return
-        place = (_service(worker), worker.node)
+        place = (worker.name, worker.node)
         if told["reason"] == "time limit" and evaluation.options.time_limit is not None:
             seconds = evaluation.options.time_limit
             self._fail(evaluation, TimeLimitExceeded(evaluation.name, *place, seconds, told["log_file"]))
         elif told["reason"] == "cancelled":  # another task of that worker was meant
             self.scheduler.resubmit(evaluation.task)
-            self._returned(evaluation.task, _service(worker))
+            self._returned(evaluation.task, worker.name)
         else:
             kind = OutOfMemory if told["out_of_memory"] else WorkerDied
             tail = told["tail"] or told["reason"]
@@ -434,7 +435,7 @@ class Engine:
 
     def _note_submitted(self) -> None:
         for (function, cpus), numbers in self._submitted.items():
-            self._events.tasks("waiting", numbers, f', "function": {json.dumps(function)}, "cpus": {cpus}')
+            self._events.tasks("waiting", numbers, f', "function": {_quoted(function)}, "cpus": {cpus}')
         self._submitted.clear()
 
     def _returned(self, task: Task, worker: str) -> None:
@@ -566,8 +567,10 @@ class Engine:
             self._events.close()
 
 
-def _service(worker: Worker) -> str:
-    return f"worker-{worker.slot}@{worker.node}"
+@functools.lru_cache(maxsize=1000)
+def _quoted(name: str) -> str:
+    """Return a function's name as JSON; it is logged in each turn of the loop."""
+    return json.dumps(name)
 
 
 @asynccontextmanager

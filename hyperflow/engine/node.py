@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
-import importlib
 import json
 import mmap
 import os
@@ -37,8 +35,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hyperflow._version import __version__, installed_version
-from hyperflow.engine import blocks, child, keeper, machine, processes, wire
+from hyperflow.engine import child, keeper, machine, processes, wire
+from hyperflow.engine.cache import NodeCache
 from hyperflow.engine.wire import Kind
+from hyperflow.engine.zygote import Zygote
 
 if TYPE_CHECKING:
     from hyperflow.engine import worker
@@ -58,17 +58,11 @@ LONGEST_LOOK = 3600.0
 CHUNK = 1 << 16
 """Bytes to read at a time. For more than 128 kB, malloc would map new memory each time: 7 µs for a read of 2."""
 
-SHARED = ("engine.worker", "command", "concurrent", "database.keyvalmap", "database.memo", "job", "locks", "remote")
-"""Modules of ours that workers need, and that functions and modules of the user's refer to."""
-
 MOST_FDS = 253
 """The kernel passes so many descriptors with one message at most."""
 
 JOINED = 1 << 16
 """Parts that are smaller together are copied into one: a write of many parts costs more than that."""
-
-BEFORE_PROLOGUE = "HYPERFLOW_BEFORE_PROLOGUE"
-"""The variable that holds what `env` said before the prologue; see `transport.with_prologue`."""
 
 
 class Launcher:
@@ -82,15 +76,10 @@ class Launcher:
         self.out: deque[memoryview] = deque()
         self.writing = False
         self.workers: dict[int, child.WorkerProcess] = {}
-        self.definitions: dict[int, bytes] = {}
-        self.blocks: dict[int, blocks.Block] = {}
-        self.passed: dict[tuple[int, int], blocks.Block] = {}  # of workers' results, until the head has mapped them
-        self.shares_memory = False
-        self.proof = blocks.Proof()
+        self.zygote = Zygote()
+        self.cache = NodeCache()
         self.closing = False
         self.stopping = False
-        self.warm = False
-        self.own_path = sys.path[:]
         self.later: deque[tuple[float, Callable[[], None]]] = deque()
         self.setup: dict[str, Any] = {}
         self.memory_kills = machine.MemoryKills()
@@ -111,7 +100,7 @@ class Launcher:
 
     def serve(self) -> None:
         """Work until the stream has ended, or CLOSE came, and all workers are gone."""
-        self.send(wire.HELLO, wire.control(Kind.GREETING, 0, {**greeting(), "memory": self.proof.offer()}))
+        self.send(wire.HELLO, wire.control(Kind.GREETING, 0, {**greeting(), "memory": self.cache.proof.offer()}))
         self.flush()
         while not (self.closing and not self.workers):
             for key, events in self.selector.select(self.patience()):
@@ -209,24 +198,17 @@ class Launcher:
         if kind == Kind.SETUP:
             self.prepare(json.loads(bytes(body)))
         elif kind == Kind.DEFINE:
-            definition, _ = wire.DEFINITION.unpack_from(body)
-            self.definitions[definition] = bytes(body)
+            self.cache.define(body)
+        elif kind == Kind.BLOCK:
+            self.cache.keep_block(body)
+        elif kind == Kind.CONTENT:
+            self.cache.fill(body)
+        elif kind == Kind.TAKEN:
+            self.cache.taken(number, body)
         elif kind == Kind.FORGET:
-            for (definition,) in wire.NUMBER.iter_unpack(body):
-                self.definitions.pop(definition, None)
-                if definition in self.blocks:
-                    self.blocks.pop(definition).close()
+            self.cache.forget(body)
             for other in self.workers.values():
                 self.forward(other, wire.frame(Kind.FORGET, other.number, body))
-        elif kind == Kind.BLOCK:
-            self.keep_block(*wire.BLOCK.unpack(body))
-        elif kind == Kind.CONTENT:
-            (definition,) = wire.NUMBER.unpack_from(body)
-            if definition in self.blocks:
-                self.blocks[definition].append(body[wire.NUMBER.size :])
-        elif kind == Kind.TAKEN:
-            for (definition,) in wire.NUMBER.iter_unpack(body):
-                self.passed.pop((number, definition)).close()
         elif kind == Kind.FORK:
             self.fork(number, json.loads(bytes(body)))
         elif kind == Kind.CLOSE:
@@ -236,13 +218,8 @@ class Launcher:
         elif process is None or process.status is not None:
             pass  # it ended meanwhile; the head hears of that, or has
         elif kind == Kind.GIVE:
-            for (definition,) in wire.NUMBER.iter_unpack(body):
-                if definition in self.definitions:
-                    self.forward(process, wire.frame(Kind.DEFINE, number, self.definitions[definition]))
-                elif definition in self.blocks:  # else it could not be opened, and the worker will say so
-                    block = self.blocks[definition]
-                    place = wire.BLOCK.pack(definition, block.size, os.getpid(), block.fd)
-                    self.forward(process, wire.frame(Kind.BLOCK, number, place))
+            for data in self.cache.given(number, body):
+                self.forward(process, data)
         elif kind == Kind.TASKS:
             self.forward(process, wire.frame(Kind.TASKS, number, body))
         elif kind == Kind.REPLY:
@@ -259,46 +236,15 @@ class Launcher:
             raise wire.ProtocolError(f"frame of kind {kind} from the head")
 
     def prepare(self, setup: dict[str, Any]) -> None:
-        """Take on the head's paths and environment, and import what is to be shared by all workers."""
+        """Become what workers are to be forked from, and tell the head."""
         self.setup = setup
-        self.take_environment(setup["environment"])
-        with contextlib.suppress(OSError):
-            os.chdir(setup["cwd"])
-        sys.path[:] = setup["sys_path"]
-        sys.argv[:] = setup["argv"]
-        # A numerical library starts its threads when it is imported. Here it must not: threads and fork do not mix.
-        user_set = {name: os.environ[name] for name in machine.THREAD_VARIABLES if name in os.environ}
-        os.environ.update(dict.fromkeys(machine.THREAD_VARIABLES, "1"))
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there are no workers yet, and an import may take for ever
-        for module in setup["preload"]:
-            try:
-                importlib.import_module(module)
-            except BaseException:  # noqa: BLE001 (whatever a module does when it is imported, the head has to hear)
-                text = f"cannot import {module!r}:\n{traceback.format_exc()}"
-                self.send(wire.frame(Kind.FAILED, 0, text.encode()))
-                return
-        self.catch_signals()
-        for name in machine.THREAD_VARIABLES:
-            os.environ.pop(name)
-        os.environ.update(user_set)
+        wrong = self.zygote.prepare(setup)
+        if wrong:
+            self.send(wire.frame(Kind.FAILED, 0, wrong.encode()))
+            return
+        self.cache.settle(setup["memory"])
         self.heard = time.monotonic()  # imports may have taken long, and the head says nothing before they are done
-        self.proof.close()
-        self.shares_memory = blocks.is_shared(setup["memory"])
-        self.send(wire.control(Kind.READY, 0, {"shares_memory": self.shares_memory}))
-
-    def keep_block(self, number: int, size: int, pid: int, fd: int) -> None:
-        """Open a large buffer of the head's, or begin one whose content follows."""
-        with contextlib.suppress(OSError):  # who misses it will say so
-            self.blocks[number] = blocks.Block.at(pid, fd, size) if pid else blocks.Block(os.memfd_create("block"), 0)
-
-    def take_environment(self, theirs: dict[str, str]) -> None:
-        """Take on the head's variables, except what the prologue has set here."""
-        before = os.environ.pop(BEFORE_PROLOGUE, None)
-        for name, value in theirs.items():
-            here = os.environ.get(name)
-            was = f"\n{name}=" if here is None else f"\n{name}={here}\n"
-            if before is None or (was in f"\n{before}\n") == (here is not None):
-                os.environ[name] = value
+        self.send(wire.control(Kind.READY, 0, {"shares_memory": self.cache.shares_memory}))
 
     def close(self) -> None:
         """The head asks for the end: let idle workers leave by themselves."""
@@ -321,20 +267,9 @@ class Launcher:
 
     # ---- workers ------------------------------------------------------------------------------------------------
 
-    def warm_up(self) -> None:
-        """Import what workers need, so that each finds it there; not before the first, for a job may need none."""
-        theirs, sys.path[:] = sys.path[:], self.own_path  # a file of the user's is not to be taken for one of ours
-        for module in SHARED:
-            importlib.import_module(f"hyperflow.{module}")
-        sys.path[:] = theirs
-        gc.collect()
-        gc.freeze()  # keeps the garbage collector of a worker from copying all pages of what we imported
-        self.warm = True
-
     def fork(self, number: int, order: dict[str, Any]) -> None:
-        if not self.warm:
-            self.warm_up()
-        from hyperflow.engine import worker  # noqa: PLC0415 (see warm_up)
+        self.zygote.warm_up()
+        from hyperflow.engine import worker  # noqa: PLC0415 (see Zygote.warm_up)
 
         info = worker.WorkerInfo(
             service_id=f"worker-{order['slot']}@{self.setup['node']}",
@@ -378,11 +313,10 @@ class Launcher:
             self.selector.close()
             for other in self.workers.values():
                 other.sock.close()
-            for block in (*self.blocks.values(), *self.passed.values()):
-                block.close()
+            self.cache.close()
             for fd in {self.in_fd, self.out_fd}:
                 os.close(fd)
-            from hyperflow.engine import worker  # noqa: PLC0415 (see warm_up)
+            from hyperflow.engine import worker  # noqa: PLC0415 (see Zygote.warm_up)
 
             code = worker.serve(sock, page, info, fresh)
         except BaseException:  # noqa: BLE001 (a forked child must not go on as a launcher)
@@ -439,7 +373,8 @@ class Launcher:
             frames = process.reader.feed(data)
             for kind, _, body in frames:
                 if kind == Kind.BLOCK:
-                    self.pass_block(process, body)
+                    for part in self.cache.passed_on(process.number, body, process.fds.pop(0)):
+                        self.send(part)
                 elif kind == Kind.ASK:
                     self.send(wire.frame(Kind.ASK, process.number, body))
                 elif kind != Kind.RESULTS:
@@ -456,19 +391,6 @@ class Launcher:
             if process.fresh:  # it ends by itself; but what a function registered with atexit may take for ever
                 process.leave_by = time.monotonic() + LEAVE_GRACE
         return True
-
-    def pass_block(self, process: child.WorkerProcess, body: memoryview) -> None:
-        """A large buffer of a result: tell the head where it is, or send what is in it."""
-        number, size, _, _ = wire.BLOCK.unpack(body)
-        block = blocks.Block(process.fds.pop(0), size)
-        place = (os.getpid(), block.fd) if self.shares_memory else (0, -1)
-        self.send(wire.frame(Kind.BLOCK, process.number, wire.BLOCK.pack(number, size, *place)))
-        if self.shares_memory:
-            self.passed[process.number, number] = block
-        else:
-            with contextlib.closing(block):
-                for parts in wire.content(number, process.number, block.view()):
-                    self.send(*parts)
 
     def drain(self, process: child.WorkerProcess) -> None:
         """Take what a worker that ended had still sent."""

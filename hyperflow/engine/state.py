@@ -69,13 +69,14 @@ class Worker:
 
     __slots__ = (
         *("cpus", "ending", "fresh", "laden", "leased", "load"),
-        *("node", "number", "queue", "recalling", "sent", "slot"),
+        *("name", "node", "number", "queue", "recalling", "sent", "slot"),
     )
 
     def __init__(self, number: int, node: str, slot: int, cpus: tuple[int, ...], fresh: bool) -> None:
         self.number = number
         self.node = node
         self.slot = slot
+        self.name = f"worker-{slot}@{node}"  # in logs and errors
         self.cpus = cpus
         self.fresh = fresh
         self.queue: dict[int, Task] = {}  # sent and not answered, in the order in which they were sent

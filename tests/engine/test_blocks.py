@@ -133,7 +133,8 @@ async def test_nothing_is_left(env: hf.JobEnv) -> None:
     before = memfds(os.getpid()), memfds(launcher(env))
     a = np.ones(ITEMS)
     b = await hf.remote_eval(doubled, a)
-    assert (memfds(os.getpid()), memfds(launcher(env))) == (before[0] + 1, before[1] + 1)
+    held = (before[0] + 1, before[1] + 1)  # once the launcher has heard that we have the result
+    await wait_until(lambda: (memfds(os.getpid()), memfds(launcher(env))) == held, 10, "one block is held")
     del a
     assert await hf.remote_eval(held_here) == 0 or await hf.remote_eval(held_here) == 0  # once it has heard
     await wait_until(lambda: (memfds(os.getpid()), memfds(launcher(env))) == before, 10, "the blocks are let go")
