@@ -35,7 +35,7 @@ def _make_private(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ConfigurationError(
-            f"cannot write in {path}: {error.strerror or error}; choose another place with "
+            f"cannot write in {path}: {error.strerror or error}; choose another place, by --base-dir or "
             "ProgramInfo.new(base_dir), or free space there"
         ) from error
 

@@ -4,12 +4,12 @@ What is wanted: the boundary of a region in a plane, where all one can do is to 
 and asking is expensive. Where to ask next depends on the answers so far, twice over: a ray is bisected, and where
 neighbouring rays have found the boundary to turn, or far apart, another one is sent out between them.
 
-        Master                        this script: what is wanted; the picture and the check at the end
+        Master                        this script, on the login node: what is wanted; picture and check at the end
         |
-        +-- Job sector 0              one for each part of the full circle: holds CPUs, decides where to look
+        +-- Job sector 0              one for each part of the full circle: a Slurm job of two nodes
         |   |
         |   +-- ray                   side by side; each bisects, one probe after the other
-        |   |   +-- probe (q, a)      one evaluation each, with several CPUs, recorded in the results database
+        |   |   +-- probe (q, a)      one evaluation each, on either node, with several CPUs, recorded in the database
         |   |   :
         |   +-- ray
         |   :   when all are there: more rays, where the outline is not good enough yet
@@ -17,17 +17,21 @@ neighbouring rays have found the boundary to turn, or far apart, another one is 
         |   :
         +-- Job sector 3
 
-- The Master is `mapped`. It says which Jobs there are, and waits for them.
-- A Job is `sector`. It depends on its arguments only, so that it could as well run elsewhere, in an allocation of its
-  own. It sends two more rays than it needs, beyond its edges, to see how the outline goes on there. After each round
-  it leaves what it has found in a file, and draws the picture of what all sectors have left.
+- The Master is `mapped`. It says which Jobs there are, and waits for them. Kill it at any moment, and start it again
+  with `hyperflow resume`: it goes on where it was.
+- A Job is `sector`. It sends three more rays than it needs, beyond its edges, to see how the outline goes on there.
+  Those are the neighbouring sector's, too. So what a ray has found is left in a small file, which all Jobs see, and a
+  lock makes whoever needs the same ray meanwhile wait for that. After each round a Job draws the picture of what all
+  have left.
 - An evaluation is `stable` (ring_of_ions.py has the physics): a plain function that runs in a worker process with CPUs
-  of its own. It is memoized: kill the program at any moment, run it again, and it goes on where it was.
+  of its own. It is memoized: what the database holds is not computed again. `--database` begins a new run with what an
+  earlier one has found, for example to go on to a smaller tolerance.
 
 How good it is. A ray is bisected until what is left is a quarter of the tolerance, so that its crossing is within an
 eighth of it. Between crossings the outline is straight; rays are added until the boundary cannot be farther from it
 than half of the tolerance (`overshoot` in outline.py: a bound for convex and for concave arcs, and for corners). In
-the end all of it is compared with the exact boundary, which is known here and which the search knows nothing of.
+the end all of it is compared with the exact boundary, which is known here and which the search knows nothing of; if it
+is not as good as was wanted, the program ends with an error.
 
 Needs numpy and matplotlib: pip install 'hyperflow[plot]', or in a checkout: pip install -e '.[plot]'.
 """
@@ -43,7 +47,6 @@ from typing import Annotated
 import attrs
 import cattrs
 import cyclopts
-from commandline import Cpus, Slurm, run, run_job
 from outline import Crossing, Probe, between, direction, gap
 from region_picture import KINDS, Picture
 from ring_of_ions import exact_boundary, stable
@@ -83,7 +86,7 @@ class Survey:
 
 @attrs.frozen
 class Outcome:
-    """The crossings, once around, and how many evaluations they took."""
+    """The crossings of a sector, in the order of their turns, and how many evaluations they took."""
 
     crossings: list[Crossing]
     evaluations: int
@@ -117,42 +120,62 @@ async def ray(turn: float, survey: Survey) -> Crossing:
 
 
 @hf.job
-async def sector(number: int, survey: Survey, picture: Picture, shared: Path) -> list[Crossing]:
-    """Map one sector; give its crossings in the order of their turns."""
+async def shared_ray(turn: float, survey: Survey, shared: Path) -> Crossing:
+    """Give what a ray has found; if another sector needs the same one, one of them sends it, and the other waits."""
+    file = shared / f"{round(turn % 1.0, 12)}.json"
+    async with hf.with_lock(file):
+        if not file.exists():
+            leave(file, await ray(turn % 1.0, survey))
+    return attrs.evolve(left_in(file), turn=turn)
+
+
+@hf.job
+async def sector(number: int, survey: Survey, picture: Path | None) -> Outcome:
+    """Map one sector."""
+    env = await hf.ask()
+    shared, drawn = shared_by_all(env.program, survey), drawing(env.program, survey, picture)
     begin, end = (survey.rays * edge // survey.sectors for edge in (number, number + 1))
     turns = [place / survey.rays for place in range(begin - 1, end + 2)]
     found: list[Crossing] = []
-    with hf.using(cpus=survey.probe_cpus):
-        if not await probe(*parts(CENTRE), survey.ions, survey.coupling):
-            raise hf.ConfigurationError(
-                f"--coupling {survey.coupling:g}: not even q = {CENTRE.real:g}, a = 0 is allowed"
-            )
-        while turns:
-            found += await hf.map_concurrently(lambda turn: ray(turn, survey), turns)
-            found.sort(key=lambda one: one.turn)
-            leave(shared, number, within(found, begin / survey.rays, end / survey.rays))
-            if picture.due():
-                picture.draw(left_by_all(shared))
-            turns = list(between(found, survey.tolerance / 2, survey.spacing))
-    return within(found, begin / survey.rays, end / survey.rays)
+    while turns:
+        found += await hf.map_concurrently(lambda turn: shared_ray(turn, survey, shared), turns)
+        found.sort(key=lambda one: one.turn)
+        if drawn.due():
+            drawn.draw(left_by_all(shared))
+        turns = list(between(found, survey.tolerance / 2, survey.spacing))
+    mine = [one for one in found if begin / survey.rays <= one.turn < end / survey.rays]
+    return Outcome(mine, env.statistics().done)
 
 
-def within(crossings: list[Crossing], begin: float, end: float) -> list[Crossing]:
-    """Return the crossings of a sector, without the neighbours that it looked at."""
-    return [one for one in crossings if begin <= one.turn < end]
+def shared_by_all(program: hf.ProgramInfo, survey: Survey) -> Path:
+    """Return the directory in which the sectors leave what they have found; another survey has another one."""
+    shared = program.data_dir / "-".join(map(str, ("rays", *attrs.astuple(survey))))
+    shared.mkdir(exist_ok=True)
+    return shared
 
 
-def leave(shared: Path, number: int, crossings: list[Crossing]) -> None:
-    """Leave what a sector has found so far where the other sectors see it."""
-    part = shared / f"sector-{number:04}.part"
-    part.write_text(json.dumps(cattrs.unstructure(crossings)))
-    os.replace(part, part.with_suffix(".json"))
+def leave(file: Path, crossing: Crossing) -> None:
+    """Leave what a ray has found where all sectors see it."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(cattrs.unstructure(crossing)))
+    os.replace(part, file)
+
+
+def left_in(file: Path) -> Crossing:
+    """Return what a ray has found."""
+    return cattrs.structure(json.loads(file.read_text()), Crossing)
 
 
 def left_by_all(shared: Path) -> list[Crossing]:
-    """Collect what all sectors have found so far."""
-    files = sorted(shared.glob("sector-*.json"))
-    return [one for file in files for one in cattrs.structure(json.loads(file.read_text()), list[Crossing])]
+    """Return what all sectors have found so far."""
+    return sorted(map(left_in, shared.glob("*.json")), key=lambda one: one.turn)
+
+
+def drawing(program: hf.ProgramInfo, survey: Survey, path: Path | None) -> Picture:
+    """Return the picture, as it is before anything is found."""
+    exact = exact_boundary(survey.ions, survey.coupling, points=101)
+    title = f"Where a ring of {survey.ions} ions stays in a trap with a square wave"
+    return Picture(path or program.data_dir / "allowed_region.svg", title, exact)
 
 
 def parts(point: complex) -> tuple[float, float]:
@@ -160,17 +183,41 @@ def parts(point: complex) -> tuple[float, float]:
     return point.real, point.imag
 
 
-# ---- the Master -----------------------------------------------------------------------------------------------------
+# ---- the Master: runs on the login node, or here --------------------------------------------------------------------
 
 
-@hf.job
-async def mapped(survey: Survey, picture: Picture, shared: Path) -> Outcome:
-    """Run the sectors side by side."""
-    found = await hf.map_concurrently(lambda number: sector(number, survey, picture, shared), range(survey.sectors))
-    crossings = [one for crossings in found for one in crossings]
-    picture.draw(crossings)
-    statistics = (await hf.ask()).statistics()
-    return Outcome(crossings, statistics.done)
+@hf.cluster
+async def mapped(survey: Survey, picture: Path | None) -> None:
+    """Run the sectors side by side, each in an allocation of its own; draw and check what they have found."""
+    began = time.monotonic()
+    two_nodes = hf.SbatchOptions(nodes=2, cpus_per_task=survey.probe_cpus, time="10:00")
+    with hf.using(sbatch=two_nodes, cpus=survey.probe_cpus):
+        found = await hf.map_concurrently(
+            lambda number: hf.remote_eval_job(sector(number, survey, picture)), range(survey.sectors)
+        )
+    wall = time.monotonic() - began
+    crossings = [one for outcome in found for one in outcome.crossings]
+    drawn = drawing((await hf.ask()).program, survey, picture)
+    drawn.draw(crossings)
+    print(f"wall time      {wall:.2f} s\npicture        {drawn.path}")
+    report(survey, crossings, sum(outcome.evaluations for outcome in found))
+
+
+def report(survey: Survey, crossings: list[Crossing], computed: int) -> None:
+    """Compare the outline with the exact boundary; raise an error if it is not as good as was wanted."""
+    error = gap([one.point for one in crossings], exact_boundary(survey.ions, survey.coupling))
+    right = error <= survey.tolerance
+    probes = {complex(each.q, each.a): each.allowed for one in crossings for each in one.probes}
+    print(
+        f"boundary       {len(crossings)} points, on as many rays\n"
+        f"error          {error:.2e} from the exact boundary, {survey.tolerance:g} was allowed: "
+        f"{'right' if right else 'WRONG'}\n"
+        f"probes         {len(probes)}, of which {sum(probes.values())} are allowed\n"
+        f"evaluations    {computed}{'' if computed else ': nothing was left to compute'}\n"
+        f"known before   {len(probes) - computed}"
+    )
+    if not right:
+        raise ArithmeticError(f"the outline is up to {error:.2e} from the boundary, not {survey.tolerance:g}")
 
 
 def check(survey: Survey) -> None:
@@ -185,6 +232,8 @@ def check(survey: Survey) -> None:
         raise hf.ConfigurationError(f"--sectors {survey.sectors}: at most as many as --rays, {survey.rays}")
     if not 0 <= survey.coupling < math.inf:
         raise hf.ConfigurationError(f"--coupling {survey.coupling:g}: a number of at least 0 is needed")
+    if not stable(*parts(CENTRE), survey.ions, survey.coupling):  # a single evaluation, right here
+        raise hf.ConfigurationError(f"--coupling {survey.coupling:g}: not even q = {CENTRE.real:g}, a = 0 is allowed")
 
 
 def check_picture(path: Path | None) -> None:
@@ -197,60 +246,22 @@ def check_picture(path: Path | None) -> None:
         raise hf.ConfigurationError(f"--picture {path}: there is no directory {path.absolute().parent}")
 
 
-def report(survey: Survey, outcome: Outcome) -> bool:
-    """Compare the outline with the exact boundary; tell whether it is as good as was wanted."""
-    exact = exact_boundary(survey.ions, survey.coupling)
-    error = gap([one.point for one in outcome.crossings], exact)
-    right = error <= survey.tolerance
-    probes = {CENTRE: True}
-    probes |= {complex(each.q, each.a): each.allowed for one in outcome.crossings for each in one.probes}
-    computed = outcome.evaluations
-    print(
-        f"boundary       {len(outcome.crossings)} points, on as many rays\n"
-        f"error          {error:.2e} from the exact boundary, {survey.tolerance:g} was allowed: "
-        f"{'right' if right else 'WRONG'}\n"
-        f"probes         {len(probes)}, of which {sum(probes.values())} are allowed\n"
-        f"evaluations    {computed} in this run{'' if computed else ': nothing was left to compute'}\n"
-        f"from database  {len(probes) - computed}"
-    )
-    return right
-
-
-def main(
-    *,
-    survey: Annotated[Survey, cyclopts.Parameter(name="*")] = Survey(),
-    cpus: Cpus = None,
-    slurm: Slurm = False,
-    picture: Path | None = None,
-    base_dir: Path = Path("allowed_region"),
-) -> int:
+def allowed_region(
+    *, survey: Annotated[Survey, cyclopts.Parameter(name="*")] = Survey(), picture: Path | None = None
+) -> hf.Cluster[None]:
     """Map where in the plane of a trap's voltages a ring of ions is stable, and compare with the exact boundary.
 
-    Results are recorded in a database in the base directory: run it again, and only what is new is computed.
+    One Slurm job of two nodes for each sector, which has the CPUs for one probe on each (--ntasks-per-node for more);
+    with --local, on this machine.
 
     Args:
-        picture: Where the picture goes, and by its suffix what it is (.svg, .png, .pdf). It is replaced as it gets
-            better; by default allowed_region.svg in the base directory.
-        base_dir: Where the database and each run's logs are; made if it is not there.
+        picture: Where the picture goes, which all nodes have to see, and by its suffix what it is (.svg, .png, .pdf).
+            It is replaced as it gets better; by default data/allowed_region.svg in the run's directory.
     """
     check(survey)
     check_picture(picture)
-    program = hf.ProgramInfo.new(base_dir, database=base_dir / "allowed_region.sqlite")
-    line = exact_boundary(survey.ions, survey.coupling, points=101)
-    path = (picture or base_dir / "allowed_region.svg").absolute()
-    drawn = Picture(path, f"Where a ring of {survey.ions} ions stays in a trap with a square wave", line)
-    began = time.monotonic()
-    outcome = run_job(mapped(survey, drawn, program.data_dir), cpus, program, slurm)
-    wall = time.monotonic() - began
-    right = report(survey, outcome)
-    print(
-        f"wall time      {wall:.2f} s\n"
-        f"picture        {drawn.path}\n"
-        f"database       {program.database}\n"
-        f"logs           {program.log_dir}"
-    )
-    return 0 if right else 1
+    return mapped(survey, picture and picture.absolute())
 
 
 if __name__ == "__main__":
-    run(main)
+    hf.main(allowed_region)

@@ -27,7 +27,7 @@ from hyperflow.console.options import Resources
 from hyperflow.console.table import counts_in_words, jobs_table, print_table
 from hyperflow.control.client import Contact, MasterElsewhere, NoMaster, Refused, contact
 from hyperflow.control.messages import FORMAT, job_from_json, job_to_json
-from hyperflow.errors import ConfigurationError
+from hyperflow.errors import ConfigurationError, RunInUse
 from hyperflow.master.lifecycle import State
 from hyperflow.master.view import JobView
 
@@ -85,6 +85,9 @@ def _list(run: Run, as_json: bool) -> int:
         print_table(jobs_table(jobs, time.time(), width=width, slurm=not run.local), sys.stdout)
     if note:
         print(note)
+    if answer is not None and (unmatched := answer["unmatched"]):
+        numbers = ", ".join(map(str, unmatched[:10])) + (", ..." if unmatched[10:] else "")
+        print(f"of an earlier start, and not asked for by the program so far (was it edited?): {numbers}")
     if answer is not None and (held := [job.number for job in jobs if job.state is State.HELD]):
         print(f"held jobs wait for you: hyperflow why {held[0]}")
     return 0
@@ -128,12 +131,14 @@ def retry(
 ) -> int:
     """Submit jobs again that are held, have failed or were cancelled; maybe with other resources.
 
+    While no master runs, that is noted for the next one: `hyperflow resume`.
+
     Parameters
     ----------
     numbers
         The jobs.
     every
-        All that are held.
+        All that are held; while no master runs, also those whose error the program has got.
     """
     changes = resources.changes()
     return _guarded(lambda: _act("retry", run, base_dir, _chosen(numbers, every), as_json, changes=changes))
@@ -195,7 +200,7 @@ def _guarded(command: Callable[[], int]) -> int:
         return command()
     except NoMaster as error:
         return _complain(str(error), NO_MASTER)
-    except (ConfigurationError, Refused) as error:
+    except (ConfigurationError, Refused, RunInUse) as error:
         return _complain(str(error), REFUSED)
     except BrokenPipeError:  # `hyperflow list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -215,16 +220,23 @@ def _chosen(numbers: Sequence[int], every: bool) -> list[int] | str:
 
 def _act(what: str, which: str | None, base_dir: Path, numbers: list[int] | str, as_json: bool, **more: Any) -> int:
     run = runs.find(which, base_dir)
+    note = ""
     try:
         answer = _contact(run).post(f"/{what}", numbers=numbers, **more)
+        jobs = [job_from_json(job) for job in answer["jobs"]]
     except NoMaster as error:
-        raise NoMaster(f"{error}, and only a master can do that; start the program again: {_resume(run)}") from None
-    jobs = [job_from_json(job) for job in answer["jobs"]]
+        if what != "retry" or run.owner is not None:
+            words = f"{error}, and only a master can do that; start the program again: {_resume(run)}"
+            raise NoMaster(words) from None
+        jobs = run.retry(numbers, **more)
+        note = f"{error}; that is noted for the next one: {_resume(run)}"
     if as_json:
         print(json.dumps({"format": FORMAT, "jobs": [job_to_json(job) for job in jobs]}, indent=2))
     else:
         for job in jobs:
             print(_line(job))
+        if note:
+            print(note)
     return 0
 
 

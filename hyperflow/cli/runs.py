@@ -1,12 +1,14 @@
 """Runs on the disk: which there are, which one is meant, and how their jobs stand according to their files.
 
 Reading changes nothing, so a run may be looked at whether or not its master runs, from any host that sees its files.
+What is noted here for the next master (`retry`) is written under the run's lock.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,12 @@ import attrs
 from hyperflow.control import client
 from hyperflow.database.ownership import Owner
 from hyperflow.errors import ConfigurationError
-from hyperflow.master import sealed, view
-from hyperflow.master.lifecycle import Record
+from hyperflow.master import lifecycle, rundir, sealed, view
+from hyperflow.master.lifecycle import Record, State
 from hyperflow.master.rundir import JobDirectory
 from hyperflow.master.sealed import Damaged
 from hyperflow.master.view import JobView
+from hyperflow.slurm.script import SbatchOptions
 
 BASE_DIR = Path("hyperflow-runs")
 
@@ -85,6 +88,38 @@ class Run:
             raise ConfigurationError(f"{self.home} has no job {number}; it has {numbers}") from None
         except (OSError, Damaged) as error:
             raise ConfigurationError(str(error)) from None
+
+    def retry(self, numbers: Sequence[int] | str, changes: Mapping[str, Any]) -> list[JobView]:
+        """Note that jobs are to be tried again, while no master runs; the next one does that.
+
+        Args:
+            numbers: Which; "all" are those that are held or have failed.
+            changes: What to ask of Slurm otherwise than before.
+
+        Raises:
+            ConfigurationError: A number or an option does not exist, or a job is not at rest; then nothing is done.
+            RunInUse: A master has just been started.
+        """
+        lock = rundir.take_lock(self.home, self.program_id)
+        try:
+            there = {record.number: (directory, record) for directory, record in self._records()}
+            if isinstance(numbers, str):
+                numbers = [number for number, (_, record) in there.items() if record.state in (State.HELD, State.FAILED)]
+            again: list[tuple[JobDirectory, Record]] = []
+            for number in numbers:
+                if number not in there:
+                    raise ConfigurationError(f"there is no job {number} in {self.home}")
+                directory, record = there[number]
+                options = SbatchOptions(**record.options).changed(**changes)
+                after = lifecycle.step(record, lifecycle.Retry(attrs.asdict(options)))
+                if after is record:
+                    raise ConfigurationError(f"job {number}, {record.name} is {record.state}: it need not be retried")
+                again.append((directory, after))
+            for directory, record in again:
+                directory.write_record(record)
+            return [view.view(record, directory, None, _changed(directory)) for directory, record in again]
+        finally:
+            lock.release()
 
     def _records(self) -> list[tuple[JobDirectory, Record]]:
         found: list[tuple[JobDirectory, Record]] = []

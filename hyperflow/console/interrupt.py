@@ -128,8 +128,10 @@ class Interruption:
     async def _leave(self) -> None:
         if self.cancelled:
             say(self._console, "cancelling the jobs ...")
-        await self._master.leave(cancel_jobs=self.cancelled)
-        self._work.cancel()
+        try:
+            await self._master.leave(cancel_jobs=self.cancelled)
+        finally:
+            self._work.cancel()
 
 
 def _somebody_is_there() -> bool:

@@ -178,6 +178,8 @@ class _Run:
             say(self.console, f"interrupted after {took}: {self._left(env, interruption.cancelled)}{self._again(env)}")
         elif (error := work.exception()) is not None:
             say(self.console, f"failed after {took} ({jobs}), with {type(error).__name__}{self._again(env)}")
+            if env.master.numbers(State.FAILED):
+                say(self.console, "a failed job fails in the same way then; to have it tried again: hyperflow retry --all")
             raise _ProgramError(error)
         else:
             say(self.console, f"done after {took}: {jobs}")

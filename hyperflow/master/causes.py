@@ -20,6 +20,7 @@ from hyperflow.errors import (
     OutOfMemory,
 )
 from hyperflow.master.lifecycle import Cause, Kind, Verdict
+from hyperflow.slurm import refusal
 from hyperflow.slurm.queue import BatchState
 
 ERRORS: Mapping[Kind, type[JobFailed]] = {
@@ -35,15 +36,15 @@ ERRORS: Mapping[Kind, type[JobFailed]] = {
 """What the program gets where it wants errors raised. An exception of the job itself arrives as itself."""
 
 REMEDIES: Mapping[Kind, str] = {
-    Kind.EXCEPTION: "if it may work the next time: hyperflow retry {number}. A change of the code needs a new start of "
-    "the program: hyperflow resume",
+    Kind.EXCEPTION: "if it may work the next time: hyperflow retry {number}. If the code has to be changed, end the "
+    "program (its jobs can be left), change it, and then: hyperflow retry {number}; hyperflow resume",
     Kind.CRASH: "look at the output above; then: hyperflow retry {number}",
     Kind.OUT_OF_MEMORY: "give it more memory: hyperflow retry {number} --mem 8G",
     Kind.TIME_LIMIT: "give it more time: hyperflow retry {number} --time 2:00:00. What it has recorded is not computed "
     "again",
     Kind.NODE_FAILURE: "hyperflow retry {number}",
     Kind.CANCELLED: "hyperflow retry {number}",
-    Kind.REFUSED: "change what Slurm objects to: hyperflow retry {number} --partition NAME (or --time, --mem, ...)",
+    Kind.REFUSED: "change what is objected to: hyperflow retry {number} --partition NAME (or --time, --mem, ...)",
     Kind.HOPELESS: "ask for less: hyperflow retry {number} --time 1:00:00 (or --nodes, --mem, --partition, ...)",
     Kind.RESULT: "it has to be computed again: hyperflow retry {number}",
 }
@@ -78,6 +79,11 @@ def of_end(state: BatchState, output: str) -> Cause:
     if state.kind == "gone":
         return Cause(Kind.CRASH, "Slurm has forgotten it, and it has left no result", said)
     return Cause(Kind.CRASH, "it has ended, and has left no result", said)
+
+
+def of_refusal(error: Exception) -> Cause:
+    """Return why a job could not be submitted, from what sbatch has said, or the file system."""
+    return Cause(Kind.REFUSED, f"it could not be submitted: {refusal.gist(str(error))}", str(error))
 
 
 def of_error(error: Exception, state: BatchState | None) -> Cause:

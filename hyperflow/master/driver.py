@@ -73,6 +73,7 @@ class Drivers:
         self._tell = tell
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: set[asyncio.Task[None]] = set()  # those of them that wait for nothing that matters at the end
+        self._sought: dict[str, asyncio.Future[list[int]]] = {}  # submissions that are looked for, by token
 
     # ---- what others ask for ------------------------------------------------------------------------------------
 
@@ -216,7 +217,7 @@ class Drivers:
         try:
             batch_id = await self._batch.submit(Order(entry.directory, number, token, name, options))
         except (SlurmError, ConfigurationError) as error:
-            self._fail(entry, Cause(Kind.REFUSED, "it could not be submitted", str(error)))
+            self._fail(entry, causes.of_refusal(error))
         else:
             self.apply(entry, lifecycle.Accepted(batch_id))
 
@@ -224,7 +225,7 @@ class Drivers:
         """Find out whether a submission, of which an earlier master has not noted the answer, came through."""
         attempt = entry.record.attempt
         assert attempt is not None
-        found = (await self._batch.find([attempt.token]))[attempt.token]
+        found = await self._find(attempt.token)
         # A job that has ended long ago is no longer known to Slurm; but it has left its claim.
         claim = entry.directory.read_claim(attempt.number)
         if claim is not None:
@@ -236,6 +237,29 @@ class Drivers:
         others = [one for one in found if one != entry.record.batch_id]
         if others:
             await self._batch.cancel(others)
+
+    async def _find(self, token: str) -> list[int]:
+        """Ask Slurm for a submission; all that are looked for at the same time share one question."""
+        found = self._sought[token] = asyncio.get_running_loop().create_future()
+        if len(self._sought) == 1:
+            asking = self.spawn(self._ask(), "question for submissions")
+            self._idle.add(asking)
+            asking.add_done_callback(self._idle.discard)
+        return await found
+
+    async def _ask(self) -> None:
+        await asyncio.sleep(0)  # the drivers of other jobs are just starting, too
+        sought, self._sought = self._sought, {}
+        try:
+            found = await self._batch.find(list(sought))
+        except Exception as error:  # it belongs to those who wait
+            for waiting in sought.values():
+                if not waiting.done():
+                    waiting.set_exception(error)
+        else:
+            for token, waiting in sought.items():
+                if not waiting.done():
+                    waiting.set_result(found[token])
 
     async def _follow(self, entry: Entry) -> None:
         """Watch a job that Slurm has until it has ended, or its result is there."""
@@ -250,6 +274,9 @@ class Drivers:
                 running = state.kind == "running"
                 seen = lifecycle.Seen(attempt.number, running, state.restarts, state.nodes, state.reason)
                 self.apply(entry, seen)
+            if state.hopeless and hopeless_since is None:
+                number = entry.record.number
+                logger.warning("%s: %s (%s); hyperflow why %d", entry.name, state.hopeless, state.reason, number)
             hopeless_since = (hopeless_since or time.monotonic()) if state.hopeless else None
             if hopeless_since is not None and time.monotonic() - hopeless_since >= self._patience.hopeless:
                 self._dispose(entry)
@@ -353,7 +380,12 @@ class Drivers:
         if verdict is Verdict.AGAIN:
             self.counts["retried"] += 1
         elif verdict is Verdict.HOLD:
-            number = entry.record.number
+            self.tell_held(entry)
+
+    def tell_held(self, entry: Entry) -> None:
+        """Say that a job waits for somebody's decision."""
+        number, cause = entry.record.number, entry.record.cause
+        if cause is not None:
             logger.warning("%s is held: %s: %s (hyperflow why %d)", entry.name, cause.kind, cause.text, number)
 
     def verdict(self, entry: Entry, cause: Cause) -> Verdict:

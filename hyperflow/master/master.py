@@ -76,6 +76,7 @@ class Master:
         self._entries: dict[int, Entry] = {}
         self._unasked: dict[str, Entry] = {}
         self._asked: Counter[str] = Counter()
+        self._one_at_a_time = asyncio.Lock()
         self._warned: set[str] = set()
 
     # ---- for people ---------------------------------------------------------------------------------------------
@@ -114,7 +115,7 @@ class Master:
         Raises:
             ConfigurationError: A number or an option does not exist, or a job is not at rest; then nothing is done.
         """
-        chosen = self._chosen(numbers, {State.HELD, State.FAILED, State.CANCELLED}, "only what is held is tried again")
+        chosen = self._chosen(numbers, {State.HELD, State.FAILED, State.CANCELLED}, "only what is held is tried again (cancel holds it)")
         options: list[Mapping[str, Any]] = [
             attrs.asdict(SbatchOptions(**entry.record.options).changed(**changes)) for entry in chosen
         ]
@@ -227,25 +228,30 @@ class Master:
         """
         if self.leaving:
             raise HyperflowError("the program is being left; no more jobs are submitted")
-        entry = self._entry_of_call(job, sent, options or self.defaults)
+        async with self._one_at_a_time:  # a hundred calls at once would block the event loop while all are written
+            entry = self._entry_of_call(job, sent, options or self.defaults)
         entry.on_error = on_error
-        entry.waiter = asyncio.get_running_loop().create_future()
+        waiter = entry.waiter = asyncio.get_running_loop().create_future()
         self._judge(entry)
         entry.directory.write_scope(within)
         if entry.record.state is State.CANCELLED:  # an earlier run had no use for it any more, this one has
             self._drivers.apply(entry, lifecycle.Retry())
         self._drivers.answer(entry)
         self._drivers.start(entry)
+        if entry.record.state is State.HELD:  # since an earlier run, or the program would not be asking just now
+            self._drivers.tell_held(entry)
         try:
-            return await entry.waiter
+            return await waiter
         except asyncio.CancelledError:
-            if entry.waiter.cancelled() and not self.leaving:
+            if waiter.cancelled() and not self.leaving:
                 # Maybe because the program is just ending with an error: then its jobs had better stay.
                 loop = asyncio.get_running_loop()
                 pause = 0.0 if self.batch.local else self._patience.second_thoughts
                 timer = loop.call_later(pause, self._abandon, entry)
                 self._abandoned[entry.record.number] = timer
             raise
+        finally:
+            entry.waiter = None  # the result is the program's now; the master would keep all of them for its life
 
     def _abandon(self, entry: Entry) -> None:
         """End a job that no flow waits for any more."""
@@ -260,6 +266,8 @@ class Master:
         entry = self._unasked.pop(identity, None)
         if entry is not None:
             entry.asked = True
+            if entry.record.state is not State.DONE:  # the program may have been mended since
+                entry.directory.renew_call(calls.pack_job(sent), identity)
             return entry
         self._warn_of_similar(identity, job)
         number = max(self._entries, default=0) + 1
@@ -305,7 +313,7 @@ class Master:
             since = (directory.path / "job.json").stat().st_mtime
             entry = self._entries[record.number] = Entry(directory, record, since, status=directory.read_status())
             self._unasked[record.identity] = entry
-            if record.state in (State.CANCELLED, State.HELD) and record.attempt is not None and not self.batch.local:
+            if record.state in (State.CANCELLED, State.HELD, State.NEW) and record.attempt is not None and not self.batch.local:
                 doubtful.append(record)
             self._drivers.start(entry)
             if record.state in AT_REST and directory.databases():  # the earlier master could not take them over

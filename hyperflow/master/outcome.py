@@ -55,8 +55,9 @@ def _read(directory: JobDirectory, epoch: Epoch) -> tuple[str, bytes]:
     except OSError as error:
         raise Damaged(f"cannot read {path}: {error.strerror or error}") from error
     says = Epoch(header["attempt"], header["restarts"])
-    if says != epoch:
-        raise Damaged(f"{path} says of itself that it is of start {says}")
+    job = header.get("job", directory.number)
+    if (job, says) != (directory.number, epoch):
+        raise Damaged(f"{path} says of itself that it is of start {says} of job {job}")
     return str(header["outcome"]), payload
 
 

@@ -20,11 +20,12 @@ class Room:
             self._queue.append(turn)
             try:
                 await turn
-            finally:
+            except asyncio.CancelledError:
                 if turn in self._queue:
                     self._queue.remove(turn)
-                elif turn.cancelled():
-                    self._wake()  # its turn had come, and it is not there to take it
+                else:  # its turn had come, and it is not there to take it
+                    self._wake()
+                raise
         self._inside += 1
 
     def leave(self) -> None:

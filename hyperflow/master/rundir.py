@@ -41,6 +41,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,17 @@ class JobDirectory:
         """Return the last status, or None."""
         return _read_json(self.status)
 
+    def write_call(self, call: bytes, identity: str) -> None:
+        """Write the pickled job."""
+        sealed.write_sealed(self.call, "call", call, identity=identity)
+
+    def renew_call(self, call: bytes, identity: str) -> None:
+        """Let the next start of the job run this call, if it is another than the one that is there."""
+        with suppress(OSError, sealed.Damaged):
+            if sealed.read_sealed(self.call, "call")[1] == call:
+                return
+        self.write_call(call, identity)
+
     def write_scope(self, holders: Sequence[str]) -> None:
         """Say in the scope of which locks the job is awaited; its own locks look there for circles of waiting."""
         if holders or (self.path / "scope.json").exists():
@@ -199,7 +211,7 @@ class RunDirectory:
         except OSError as error:
             raise ConfigurationError(f"cannot make {jobs}: {error.strerror or error}") from error
         sealed.check_private(jobs)
-        lock = _lock(home, program.program_id)
+        lock = take_lock(home, program.program_id)
         try:
             run = cls(home, program, lock)
             run._begin(local)
@@ -244,7 +256,7 @@ class RunDirectory:
         try:
             draft.mkdir(mode=0o700)
             made = JobDirectory(draft)
-            sealed.write_sealed(made.call, "call", call, identity=record.identity)
+            made.write_call(call, record.identity)
             made.write_record(record)
             os.rename(draft, jobs / str(record.number))
             sealed.sync_directory(jobs)
@@ -257,7 +269,8 @@ class RunDirectory:
         self.lock.release()
 
 
-def _lock(home: Path, program_id: str) -> Ownership:
+def take_lock(home: Path, program_id: str) -> Ownership:
+    """Become the one who may change a run's jobs; raises RunInUse, with host and process, if somebody is."""
     try:
         return Ownership.acquire(home / "master", program_id)
     except DatabaseError:

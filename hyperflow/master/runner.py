@@ -30,7 +30,7 @@ import attrs
 
 from hyperflow.database.store import copy_database
 from hyperflow.engine import closure, processes
-from hyperflow.environment import Environment
+from hyperflow.environment import Environment, Statistics
 from hyperflow.errors import AllocationEnding, ConfigurationError, HyperflowError
 from hyperflow.flow import Flow
 from hyperflow.job import JobEnv, open_local_job, open_slurm_job, run_in_new_loop
@@ -116,7 +116,7 @@ class Task:
             try:
                 copy_database(source, target)
             except HyperflowError as error:  # it would only spare work
-                print(f"hyperflow: begins with an empty database: {error}", flush=True)
+                _say(f"begins with an empty database: {error}")
         return ProgramInfo(program_id, target, log_dir, data_dir)
 
     def write(self, outcome: str, payload: bytes) -> None:
@@ -125,6 +125,7 @@ class Task:
             self.directory.result(self.epoch),
             "result",
             payload,
+            job=self.record.number,
             outcome=outcome,
             attempt=self.epoch.attempt,
             restarts=self.epoch.restarts,
@@ -138,8 +139,14 @@ def main() -> None:
     try:
         sys.exit(run(Path(sys.argv[1]), int(sys.argv[2]), _place(sys.argv[3:])))
     except (HyperflowError, OSError) as error:
-        print(f"hyperflow: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        _say(f"{type(error).__name__}: {error}")
         sys.exit(REFUSED)
+
+
+def _say(text: str) -> None:
+    """Say something in slurm.out; where that is on a full disk, it must not cost the job's result."""
+    with suppress(OSError):
+        print(f"hyperflow: {text}", file=sys.stderr, flush=True)
 
 
 def _place(words: list[str]) -> Place:
@@ -161,7 +168,7 @@ def run(path: Path, attempt: int, place: Place) -> int:
     epoch = Epoch(attempt, place.restarts)
     task = Task(directory, directory.read_record(), epoch, place, about)
     if not claim(directory, epoch, place):
-        print(f"hyperflow: another Slurm job has taken attempt {attempt}; nothing is left to do", flush=True)
+        _say(f"another Slurm job has taken attempt {attempt}; nothing is left to do")
         return 0
     for earlier in directory.results():
         if earlier.attempt == attempt and earlier < epoch:
@@ -169,7 +176,7 @@ def run(path: Path, attempt: int, place: Place) -> int:
                 header, payload = sealed.read_sealed(directory.result(earlier), "result")
                 if header["outcome"] == CUT_OFF:
                     continue
-                print(f"hyperflow: an earlier start ({earlier}) has left its result; it counts", flush=True)
+                _say(f"an earlier start ({earlier}) has left its result; it counts")
                 task.write(header["outcome"], payload)
                 return 0
     return run_in_new_loop(_run(task))
@@ -232,7 +239,7 @@ async def _run(task: Task) -> int:
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the job's outcome
         outcome = CUT_OFF if isinstance(error, AllocationEnding) else "error"
         payload = calls.pack_error(error, context)
-        print(f"hyperflow: {task.name} has ended with {type(error).__name__}", file=sys.stderr, flush=True)
+        _say(f"{task.name} has ended with {type(error).__name__}")
     # At the time limit there are some seconds between TERM and KILL: enough for the result.
     before = signal.signal(signal.SIGTERM, _pass)
     try:
@@ -252,7 +259,7 @@ async def _write_patiently(task: Task, outcome: str, payload: bytes) -> None:
         except ConfigurationError as error:
             if time.monotonic() > deadline:
                 raise
-            print(f"hyperflow: {error}; trying again", file=sys.stderr, flush=True)
+            _say(f"{error}; trying again")
             await asyncio.sleep(RESULT_PAUSE)
 
 
@@ -265,18 +272,18 @@ async def _evaluate(task: Task, job: Flow[Any]) -> Any:
             return await job
         finally:
             telling.cancel()
-            _write_status(task, env)
+            _write_status(task, env.statistics())
 
 
 async def _tell(task: Task, env: Environment) -> None:
     """Say every few seconds how the job stands."""
     while True:
-        await asyncio.to_thread(_write_status, task, env)
+        # Counted here: workers come and go in this thread while another one would look at them.
+        await asyncio.to_thread(_write_status, task, env.statistics())
         await asyncio.sleep(STATUS_PAUSE)
 
 
-def _write_status(task: Task, env: Environment) -> None:
-    stands = env.statistics()
+def _write_status(task: Task, stands: Statistics) -> None:
     status = {
         "attempt": task.epoch.attempt,
         "restarts": task.epoch.restarts,

@@ -10,6 +10,7 @@ against accidents; what keeps strangers out is that only the user can write the 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -24,6 +25,8 @@ from hyperflow.errors import ConfigurationError, HyperflowError
 MAGIC = b"hyperflow 1 "
 
 LONGEST_HEADER = 1 << 20
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Damaged(HyperflowError):
@@ -40,7 +43,8 @@ def write_file(path: Path, data: bytes) -> None:
         _write(path, data)
     except OSError as error:
         text = f"cannot write {path}: {error.strerror or error}; what was written before is safe"
-        raise ConfigurationError(f"{text}. Free space there, and resume the program") from error
+        todo = "Free space there" if error.errno in FULL else "See to it that it can be written"
+        raise ConfigurationError(f"{text}. {todo}, and resume the program") from error
 
 
 def _write(path: Path, data: bytes) -> None:

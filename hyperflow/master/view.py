@@ -9,8 +9,9 @@ from typing import Any
 import attrs
 
 from hyperflow.master import causes
-from hyperflow.master.lifecycle import Record, State
+from hyperflow.master.lifecycle import Kind, Record, State
 from hyperflow.master.rundir import JobDirectory
+from hyperflow.slurm import queue
 
 TAILS = 3
 """How many logs of workers are quoted."""
@@ -93,6 +94,10 @@ def story(record: Record, directory: JobDirectory) -> str:
         lines.append(f"  Slurm job {record.batch_id}, attempt {record.epoch.attempt}{where}")
     if record.reason:
         lines.append(f"  waits for: {record.reason}")
+        if hopeless := queue.hopeless(record.reason):
+            lines.append(f"  {hopeless}. If that does not change within some minutes, it is held. To change it at once:")
+            lines.append(f"    hyperflow cancel {record.number}")
+            lines.append("    " + causes.REMEDIES[Kind.HOPELESS].format(number=record.number))
     if record.cause is not None:
         lines += [f"  cause: {record.cause.kind}: {record.cause.text}"]
         if record.cause.slurm:

@@ -69,7 +69,7 @@ class Commands:
         Run a command and return its answer, whatever that is. Cancelling kills it.
 
         Raises:
-            SlurmAway: It gave no answer in time, and was killed.
+            SlurmAway: It gave no answer in time, and was killed; or this machine has no room for a process just now.
             SlurmError: There is no such command.
         """
         loop = asyncio.get_running_loop()
@@ -82,6 +82,8 @@ class Commands:
                     return await _run(argv, {**self._environ, **(variables or {})})
             except TimeoutError:
                 raise SlurmAway(f"{argv[0]} gave no answer within {timeout:g} s") from None
+            except OSError as error:  # no more processes, open files or memory just now
+                raise SlurmAway(f"{argv[0]} could not be started on this machine: {error.strerror or error}") from None
             finally:
                 self.took = loop.time() - began
                 self._free_at = loop.time() + min(max(self._gap, self.took), _LONGEST_PAUSE)

@@ -210,13 +210,14 @@ def _state(word: str, reason: str, nodes: str, start: str, restarts: int, status
         restarts=restarts,
         exit_code=code,
         signal=signal or None,
-        hopeless=_hopeless(reason) if kind == "pending" else "",
+        hopeless=hopeless(reason) if kind == "pending" else "",
         # While it waits this is Slurm's guess, which changes all the time.
         start_time=float(start) if kind != "pending" and start.isdecimal() else None,
     )
 
 
-def _hopeless(reason: str) -> str:
+def hopeless(reason: str) -> str:
+    """Say why a job that waits for this cannot start as things are; "" if it can, or nobody knows."""
     told = _HOPELESS.get(reason)
     if told is None and _LIMIT_OF_ONE_JOB.fullmatch(reason):
         told = "it asks for more or less than the account or QOS allows a job"

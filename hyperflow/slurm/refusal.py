@@ -72,3 +72,16 @@ def verdict(text: str) -> Verdict:
 def advice(text: str) -> str:
     """Say what can be done about a refusal; "" if nothing is known of it."""
     return next((told for words, told in _REFUSED if re.search(words, text, re.IGNORECASE)), "")
+
+
+_GIST = 160
+"""Characters that a list has room for."""
+
+
+def gist(text: str) -> str:
+    """Return the line of a refusal that says most, without what every line begins with, and cut."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line.partition("error: ")[2] for line in lines if "error: " in line]
+    # The first one names the culprit; the one after it says the same in general words.
+    said = (errors or lines or [""])[0].removeprefix("Batch job submission failed: ")
+    return said if len(said) <= _GIST else said[: _GIST - 3] + "..."

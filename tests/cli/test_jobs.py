@@ -58,9 +58,29 @@ async def test_files_tell_without_a_master(typed: Callable[..., tuple[int, str]]
     assert typed("why", "9") == (1, f"hyperflow: {home} has no job 9; it has 1, 2\n")
     code, text = typed("runs")
     assert (code, "1 failed, 1 done" in text, home.name in text) == (0, True, True)
-    for words in (["retry", "1", "--mem", "8G"], ["cancel", "1"], ["give-up", "--all"]):
+    for words in (["cancel", "1"], ["give-up", "--all"]):
         code, text = typed(*words)
         assert (code, "only a master can do that" in text) == (3, True)
+
+
+async def test_retry_without_a_master(typed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    """It is noted for the next master, which submits what had failed for good; what cannot be is refused as a whole."""
+    home = await finished_run(tmp_path / "hyperflow-runs")
+    for words, complaint in (
+        (["1", "2"], " is done: it need not be retried"),
+        (["1", "9"], "there is no job 9"),
+        (["1", "--mem", "plenty"], "a whole number with a unit is needed"),
+    ):
+        code, text = typed("retry", *words)
+        assert (code, complaint in text) == (1, True), text
+        assert "1 failed, 1 done" in typed("list")[1]
+    code, text = typed("retry", "--all", "--mem", "8G")
+    assert (code, "job 1, fails(3): new" in text, "hyperflow resume" in text) == (0, True, True), text
+    async with hf.open_cluster(resume=home, local=True, on_error="raise") as env:
+        with pytest.raises(ValueError, match="no 3"):
+            await hf.remote_eval_job(fails(3))
+        assert env.master.jobs()[0].attempts == 2
+    assert json.loads((home / "jobs" / "1" / "job.json").read_text())["options"]["mem"] == "8G"
 
 
 async def test_json(typed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The sbatch scripts of the programs, as a user submits them: from the checkout, on a real Slurm."""
+"""The programs and their sbatch scripts, as a user starts them: from the checkout, on a real Slurm."""
 
 import os
 import re
@@ -65,9 +65,15 @@ def test_compress_files(cluster: Cluster, checkout: Path) -> None:
 
 
 def test_allowed_region(cluster: Cluster, checkout: Path) -> None:
-    """Probes with two CPUs each, on two nodes; the second job finds the first one's results."""
-    for computed in (True, False):
-        state, output = submit(cluster, checkout, "allowed_region", "--ions", "6", "--tolerance", "1e-3")
-        assert state == "COMPLETED", output
-        assert ("evaluations    0 in this run" not in output) == computed
-        assert "0.001 was allowed: right" in output
+    """From the login host, sectors side by side find the boundary; the rays that two of them need are sent once."""
+    words = [sys.executable, "programs/allowed_region.py", "--ions", "6", "--tolerance", "1e-3", "--sectors", "3"]
+    ended = cluster.login.run([*words, "--on-error", "raise"], cwd=checkout, env={"PYTHONPATH": str(TOP)})
+    found = figures(ended.stdout)
+    assert "0.001 was allowed: right" in found["error"], ended.stderr
+    assert found["known before"].strip() == "0"
+    assert found["evaluations"].strip() == found["probes"].split(",")[0].strip()
+    (run,) = (checkout / "hyperflow-runs").iterdir()
+    for number in "123":
+        script = (run / "jobs" / number / "script.sh").read_text()
+        assert "#SBATCH --nodes=2\n" in script
+        assert "#SBATCH --cpus-per-task=2\n" in script

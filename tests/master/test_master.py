@@ -3,14 +3,18 @@
 import asyncio
 import contextlib
 import errno
+import gc
+import itertools
 import json
 import logging
 import os
+import weakref
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 import hyperflow as hf
@@ -18,7 +22,7 @@ from hyperflow.cluster import ClusterEnv
 from hyperflow.master.lifecycle import Epoch, State
 from hyperflow.slurm.queue import BatchState
 from tests.helpers import wait_until
-from tests.master.fake_slurm import FakeSlurm, write_result
+from tests.master.fake_slurm import FakeSlurm, Fate, write_result
 from tests.master.support import open_fake
 
 
@@ -447,3 +451,84 @@ async def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     async with open_fake(tmp_path, slurm, resume=True):
         assert await hf.map_concurrently(lambda x: hf.remote_eval_job(double(x)), range(3)) == [0, 2, 4]
     assert len(slurm.jobs) == 3
+
+
+async def test_mended_program(tmp_path: Path) -> None:
+    """A held job of a program that was mended meanwhile runs the new code when it is tried again."""
+
+    def written(right: bool) -> Any:
+        @hf.job
+        async def work(x: int) -> int:
+            if not right:
+                raise ValueError("a slip of the pen")
+            return 2 * x
+
+        return work
+
+    slurm = FakeSlurm()
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(written(False)(3))):
+        await until(env, State.HELD)
+        await env.master.leave(cancel_jobs=False)
+    async with open_fake(tmp_path, slurm, resume=True) as env, going(hf.remote_eval_job(written(True)(3))) as waiting:
+        await env.master.retry([1])
+        assert await waiting == 6
+
+
+async def test_held_job_is_told_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A program that is started again and waits for a job that is held says so."""
+    slurm = FakeSlurm()
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(-1))):
+        await until(env, State.HELD)
+        await env.master.leave(cancel_jobs=False)
+    caplog.clear()
+    async with open_fake(tmp_path, slurm, resume=True), going(hf.remote_eval_job(double(-1))):
+        await wait_until(lambda: "double(-1) is held: exception: ValueError" in caplog.text, 5, "it is told")
+
+
+class Value:
+    """Something that can be referred to."""
+
+
+@hf.job
+async def value() -> Value:
+    """Return it."""
+    return Value()
+
+
+async def test_results_are_not_kept(tmp_path: Path) -> None:
+    """The master does not hold on to a result that the program has had."""
+    async with open_fake(tmp_path, FakeSlurm()):
+        found = weakref.ref(await hf.remote_eval_job(value()))
+        gc.collect()
+        assert found() is None
+
+
+async def test_many_calls_at_once(tmp_path: Path) -> None:
+    """While many jobs are being made, others have their turn."""
+    async with open_fake(tmp_path, FakeSlurm()) as env:
+        made: list[int] = []
+        async with going(hf.map_concurrently(lambda x: hf.remote_eval_job(double(x)), range(20))) as waiting:
+            while len(env.master.jobs()) < 20:
+                made.append(len(env.master.jobs()))
+                await asyncio.sleep(0)
+            assert await waiting == [2 * x for x in range(20)]
+    assert max(after - before for before, after in itertools.pairwise(made)) <= 2
+
+
+async def test_lost_submissions_share_a_question(tmp_path: Path) -> None:
+    """After a master that was killed while it submitted many jobs, Slurm is asked once for all of them."""
+    slurm = FakeSlurm(run_at_once=False)
+    flow = hf.map_concurrently(lambda x: hf.remote_eval_job(double(x)), range(5))
+    async with open_fake(tmp_path, slurm) as env, going(flow):
+        await until(env, State.QUEUED, 5)
+        await env.master.leave(cancel_jobs=False)
+    for job in slurm.jobs.values():
+        record = job.order.directory.read_record()
+        lost = attrs.evolve(record.attempts[0], batch_id=None)
+        job.order.directory.write_record(attrs.evolve(record, state=State.SUBMITTING, attempts=(lost,)))
+    fate = Fate()
+    async with open_fake(tmp_path, slurm, resume=True, fate=fate) as env, going(flow):
+        await until(env, State.QUEUED, 5)
+        assert [job.batch_id for job in env.master.jobs()] == [1, 2, 3, 4, 5]
+        await env.master.leave(cancel_jobs=False)
+    assert fate.steps.count("find") == 1

@@ -1,20 +1,24 @@
 """What runs in an allocation: claims, refusals, results that could not be written at once."""
 
+import asyncio
 import errno
 import os
 import subprocess
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import hyperflow as hf
+from hyperflow.environment import Statistics
 from hyperflow.errors import ConfigurationError
 from hyperflow.master import calls, outcome, runner, sealed
 from hyperflow.master.batch import RUNNER
 from hyperflow.master.lifecycle import Attempt, Epoch, Record, State
 from hyperflow.master.rundir import JobDirectory, RunDirectory
 from hyperflow.master.runner import Place
+from tests.helpers import wait_until
 
 
 @hf.job
@@ -53,7 +57,7 @@ def test_second_slurm_job_does_nothing(directory: JobDirectory) -> None:
     path.unlink()
     done = run(directory, batch_id=8)
     assert done.returncode == 0
-    assert "another Slurm job has taken attempt 1" in done.stdout
+    assert "another Slurm job has taken attempt 1" in done.stderr
     assert not path.exists()
     assert directory.read_claim(1) is not None
 
@@ -124,3 +128,30 @@ def test_damaged_call(directory: JobDirectory) -> None:
     error = outcome.read_error(directory, Epoch(1))
     assert isinstance(error, sealed.Damaged)
     assert "it was cut short" in str(error)
+
+
+def test_nothing_can_be_printed(directory: JobDirectory) -> None:
+    """Where slurm.out is on a full disk, the outcome of the job is written all the same, if there is space for that."""
+    directory.call.write_bytes(b"rubbish")
+    words = [*RUNNER, str(directory.path), "1", "--local", "7", "1", ""]
+    with open("/dev/full", "wb") as full:
+        subprocess.run(words, stdout=full, stderr=full, check=False)
+    assert isinstance(outcome.read_error(directory, Epoch(1)), sealed.Damaged)
+
+
+async def test_statistics_are_counted_in_the_loop(directory: JobDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How the job stands is counted where workers come and go, in no other thread; only the file is written in one."""
+    threads: list[threading.Thread] = []
+
+    class Env:
+        def statistics(self) -> Statistics:
+            threads.append(threading.current_thread())
+            return Statistics(1, 0, 1, 1, {}, 0, 0, 0, 0, 0, 0, 0, 0)
+
+    monkeypatch.setattr(runner, "STATUS_PAUSE", 0.0)
+    task = runner.Task(directory, directory.read_record(), Epoch(1), Place(7), {})
+    telling = asyncio.create_task(runner._tell(task, cast(Any, Env())))
+    await wait_until(lambda: len(threads) > 1 and directory.status.exists(), 5, "it tells twice")
+    telling.cancel()
+    await asyncio.wait([telling])
+    assert set(threads) == {threading.current_thread()}

@@ -11,13 +11,16 @@ from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
 
+import attrs
 import pytest
 
 from tests.helpers import block_until
-from tests.programs.runs import TOP, command, figures, run, surroundings
+from tests.programs.runs import TOP, Word, command, figures, run, surroundings
 
-QUICK = ("--ions", "6", "--tolerance", "1e-3")
-NUMBERS = ("probes", "evaluations", "from database")
+LOCAL = ("--local", "--ions", "6")
+COARSE = ("--tolerance", "1e-3")
+QUICK = (*LOCAL, *COARSE, "--sectors", "2")
+NUMBERS = ("probes", "evaluations", "known before")
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -39,16 +42,51 @@ def outline(programs: None) -> ModuleType:
     return importlib.import_module("outline")
 
 
+@attrs.frozen
+class Done:
+    """A run that has ended, in a directory of its own."""
+
+    output: str
+    home: Path
+
+    @property
+    def database(self) -> Path:
+        """What a later run may begin with."""
+        return self.home / "results.sqlite"
+
+    @property
+    def picture(self) -> Path:
+        """Where it is if nothing else is said."""
+        return self.home / "data" / "allowed_region.svg"
+
+
+def mapped(directory: Path, *words: Word) -> Done:
+    """Run the program in a directory."""
+    output = run("allowed_region.py", *words, cwd=directory).stdout
+    return Done(output, newest_run(directory))
+
+
+@pytest.fixture(scope="module")
+def coarse(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Give one run for all tests that only look at what it leaves."""
+    return mapped(tmp_path_factory.mktemp("coarse"), *QUICK)
+
+
 def counts(output: str) -> tuple[int, int, int]:
-    """Return how many probes, evaluations and results from the database there were."""
+    """Return how many probes and evaluations there were, and how many probes were known before."""
     numbers = figures(output)
-    probes, computed, found = (numbers[name].replace(",", " ").split()[0] for name in NUMBERS)
+    probes, computed, found = (re.split("[,:]", numbers[name])[0] for name in NUMBERS)
     return int(probes), int(computed), int(found)
 
 
 def error(output: str) -> float:
     """Return how far from the exact boundary the outline is."""
     return float(figures(output)["error"].split()[0])
+
+
+def newest_run(directory: Path) -> Path:
+    """Return the directory of the newest run."""
+    return max((directory / "hyperflow-runs").iterdir())
 
 
 def drawn(picture: Path) -> dict[str, list[complex]]:
@@ -66,46 +104,54 @@ def drawn(picture: Path) -> dict[str, list[complex]]:
 # ---- the program ----------------------------------------------------------------------------------------------------
 
 
-def test_outline_is_right_and_second_run_computes_nothing(tmp_path: Path) -> None:
-    """The outline is within the tolerance of the exact boundary; run again, it is the same and nothing is evaluated."""
-    first = run("allowed_region.py", *QUICK, cwd=tmp_path).stdout
-    picture = tmp_path / "allowed_region" / "allowed_region.svg"
-    before = picture.read_bytes()
-    second = run("allowed_region.py", *QUICK, cwd=tmp_path).stdout
+def test_outline_is_right_and_second_run_computes_nothing(tmp_path: Path, coarse: Done) -> None:
+    """The outline is within the tolerance of the exact boundary; with its database, it is the same without work."""
+    again = mapped(tmp_path, *QUICK, "--database", coarse.database)
 
-    probes, computed, found = counts(first)
+    probes, computed, found = counts(coarse.output)
     assert (computed, found) == (probes, 0)
-    assert counts(second) == (probes, 0, probes)
-    assert "nothing was left to compute" in second
-    assert first.splitlines()[:3] == second.splitlines()[:3]
-    assert 0 < error(first) <= 1e-3
-    assert picture.read_bytes() == before
-    for name in ("picture", "database", "logs"):
-        assert Path(figures(first)[name].strip()).exists()
+    assert counts(again.output) == (probes, 0, probes)
+    assert "nothing was left to compute" in again.output
+    for name in ("boundary", "error", "probes"):
+        assert figures(coarse.output)[name] == figures(again.output)[name]
+    assert 0 < error(coarse.output) <= 1e-3
+    assert figures(coarse.output)["picture"].strip() == str(coarse.picture)
+    assert again.picture.read_bytes() == coarse.picture.read_bytes()
 
 
-def test_smaller_tolerance_is_kept_and_uses_what_is_known(tmp_path: Path) -> None:
+def test_smaller_tolerance_is_kept_and_uses_what_is_known(tmp_path: Path, coarse: Done) -> None:
     """A finer map has a smaller error, and the probes of the coarse one are among its own."""
-    coarse = run("allowed_region.py", *QUICK, cwd=tmp_path).stdout
-    fine = run("allowed_region.py", "--ions", "6", "--tolerance", "1e-4", cwd=tmp_path).stdout
+    words = (*LOCAL, "--tolerance", "1e-4", "--sectors", "1", "--database", coarse.database)
+    fine = mapped(tmp_path, *words)
 
-    assert error(fine) <= 1e-4 < error(coarse)
-    assert counts(fine)[2] == counts(coarse)[0]
+    assert error(fine.output) <= 1e-4 < error(coarse.output)
+    assert counts(fine.output)[2] == counts(coarse.output)[0]
+
+
+def test_wrong_outline_is_an_error(programs: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """An outline is right for its own ring of ions, and for another one the report says how wrong, and raises."""
+    program = importlib.import_module("allowed_region")
+    exact = program.exact_boundary(6, 0.003, points=101)
+    found = [program.Crossing(0.0, point.real, point.imag, []) for point in exact]
+
+    program.report(program.Survey(ions=6), found, 0)
+    assert "right" in capsys.readouterr().out
+    with pytest.raises(ArithmeticError, match=r"from the boundary, not 0\.0002"):
+        program.report(program.Survey(ions=6, coupling=0.004), found, 0)
+    assert error(capsys.readouterr().out) > 2e-4
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ("--rays", "7", "--sectors", "5"),
-        ("--rays", "4", "--sectors", "1"),
-        ("--rays", "5", "--sectors", "5", "--spacing", "0.5"),
-        ("--coupling", "0"),
-        ("--coupling", "0.04", "--probe-cpus", "1"),
+        ("--rays", "7", "--sectors", "3"),
+        ("--rays", "4", "--sectors", "4", "--spacing", "0.5", "--coupling", "0.04", "--probe-cpus", "1"),
+        ("--coupling", "0", "--sectors", "1"),
     ],
 )
 def test_other_divisions_and_other_regions(tmp_path: Path, words: tuple[str, ...]) -> None:
     """However the circle is divided, no probe is evaluated twice; a region with a cusp or a thin one is right, too."""
-    output = run("allowed_region.py", *QUICK, *words, cwd=tmp_path).stdout
+    output = run("allowed_region.py", *LOCAL, *COARSE, *words, cwd=tmp_path).stdout
 
     probes, computed, found = counts(output)
     assert (computed, found) == (probes, 0)
@@ -114,37 +160,40 @@ def test_other_divisions_and_other_regions(tmp_path: Path, words: tuple[str, ...
 
 def test_killed_run_goes_on(tmp_path: Path) -> None:
     """What was recorded at the kill is not computed again, and the picture that it left is a whole one."""
-    words = ("--ions", "6", "--tolerance", "1e-5", "--base-dir", tmp_path, "--picture", tmp_path / "growing.svg")
+    words = (*LOCAL, "--tolerance", "1e-4", "--sectors", "2", "--picture", tmp_path / "growing.svg")
     with subprocess.Popen(
-        command("allowed_region.py", *words), env=surroundings(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command("allowed_region.py", *words),
+        cwd=tmp_path,
+        env=surroundings(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as process:
         block_until((tmp_path / "growing.svg").exists, 30, "the first picture")
         process.kill()
     left = drawn(tmp_path / "growing.svg")
-    output = run("allowed_region.py", *words, cwd=tmp_path).stdout
+    output = run("allowed_region.py", *words, "--resume", newest_run(tmp_path).name, cwd=tmp_path).stdout
 
     probes, computed, found = counts(output)
     assert computed + found == probes
     assert 0 < found < probes
-    assert error(output) <= 1e-5
+    assert error(output) <= 1e-4
     assert len(left["boundary"]) < len(drawn(tmp_path / "growing.svg")["boundary"])
 
 
-def test_picture_shows_the_boundary(tmp_path: Path, outline: ModuleType) -> None:
+def test_picture_shows_the_boundary(coarse: Done, outline: ModuleType) -> None:
     """The picture has every point of the outline, where the exact boundary is, and the probes on their sides of it."""
-    output = run("allowed_region.py", *QUICK, cwd=tmp_path).stdout
-    shown = drawn(tmp_path / "allowed_region" / "allowed_region.svg")
+    shown = drawn(coarse.picture)
 
-    points = int(figures(output)["boundary"].split()[0])
+    points = int(figures(coarse.output)["boundary"].split()[0])
     assert len(shown["boundary"]) == points + 1  # it is closed
     assert shown["boundary"][0] == shown["boundary"][-1]
     width = max(point.real for point in shown["exact"]) - min(point.real for point in shown["exact"])
     assert width > 100
     assert outline.gap(shown["boundary"], shown["exact"]) < width / 200
-    assert len(shown["allowed"]) + len(shown["forbidden"]) == counts(output)[0] - 1  # all but the centre
+    assert len(shown["allowed"]) + len(shown["forbidden"]) == counts(coarse.output)[0]
     assert all(inside(point, shown["exact"]) for point in shown["allowed"])
     assert not any(inside(point, shown["exact"]) for point in shown["forbidden"])
-    assert [file.name for file in (tmp_path / "allowed_region").glob(".*")] == []
+    assert [file.name for file in coarse.picture.parent.glob("*.*")] == [coarse.picture.name]
 
 
 def inside(point: complex, line: list[complex]) -> bool:
@@ -153,11 +202,13 @@ def inside(point: complex, line: list[complex]) -> bool:
     return abs(sum(angles)) > math.pi
 
 
-def test_picture_may_be_a_png(tmp_path: Path) -> None:
-    """The suffix says what the picture is."""
-    run("allowed_region.py", *QUICK, "--picture", "region.png", cwd=tmp_path)
+def test_picture_may_be_a_png(tmp_path: Path, programs: None) -> None:
+    """The suffix says what the picture is; nothing else is left beside it."""
+    picture = importlib.import_module("region_picture").Picture(tmp_path / "region.png", "a ring", [0.5 + 0.1j])
+    picture.draw([])
 
-    assert (tmp_path / "region.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert picture.path.read_bytes().startswith(b"\x89PNG\r\n")
+    assert list(tmp_path.iterdir()) == [picture.path]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +230,7 @@ def test_picture_may_be_a_png(tmp_path: Path) -> None:
 )
 def test_bad_input_is_one_line(tmp_path: Path, words: tuple[str, ...], complaint: str) -> None:
     """What makes no sense is told in one line, with exit code 2, and nothing is made."""
-    ended = run("allowed_region.py", *words, cwd=tmp_path, code=2)
+    ended = run("allowed_region.py", "--local", *words, cwd=tmp_path, code=2)
 
     assert complaint in ended.stderr
     assert ended.stderr.startswith("allowed_region.py: ")

@@ -89,3 +89,22 @@ def test_what_does_not_pass(text: str, word: str) -> None:
 def test_what_nobody_knows(text: str) -> None:
     """Words of a site's own are no reason to try again, and no proof that there is no job."""
     assert refusal.verdict(text) == "unclear"
+
+
+@pytest.mark.parametrize(
+    ("text", "gist"),
+    [
+        (
+            "sbatch refused /x/script.sh:\n  sbatch: error: invalid partition specified: fast\nsbatch: error: Batch job "
+            "submission failed: Invalid partition name specified\ngive another partition=...",
+            "invalid partition specified: fast",
+        ),
+        (f"sbatch refused /x/script.sh:\n  {FAILED}Invalid feature specification", "Invalid feature specification"),
+        ("there is no sbatch in PATH (/bin)", "there is no sbatch in PATH (/bin)"),
+        ("sbatch: error: " + 300 * "x", 157 * "x" + "..."),
+        ("", ""),
+    ],
+)
+def test_gist(text: str, gist: str) -> None:
+    """Of many lines, the one that a list has room for names the culprit."""
+    assert refusal.gist(text) == gist
