@@ -110,7 +110,7 @@ class RemoteJob(Step):
 async def _remote_eval_job(master: Master, job: Flow[Any], options: Options) -> Any:
     changes = {name: getattr(options, name) for name in OF_EVALUATIONS}
     plain = {name: value for name, value in changes.items() if value != getattr(Options(), name)}
-    sent = job.using(**plain) if plain else job
+    sent = job.using(**plain).used() if plain else job  # not sent if an earlier run has: that is no oversight
     wanted = _sbatch(options.sbatch)
     within = lockfiles.scope(environment.current())
     return await master.call(job, sent, wanted and wanted.over(master.defaults), options.on_error, within)

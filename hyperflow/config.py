@@ -46,7 +46,8 @@ class Settings:
         ssh_port: Port of the nodes' sshd; None for what the user's ssh configuration says.
         heartbeat: Seconds between signs of life, both ways.
         node_timeout: Seconds of silence after which the head gives a node up.
-        end_margin: Seconds before the end of the allocation at which a job is told, and starts nothing more.
+        end_margin: Seconds before the end of the allocation at which a job is told, and starts nothing more; 0 for a
+            minute, or a quarter of the time there was at the start, if that is less.
         silence_limit: Seconds of silence after which a launcher gives the head up, and ends. Much longer: a busy head
             is not a dead head.
     """
@@ -64,7 +65,7 @@ class Settings:
     heartbeat: float = 2.0
     node_timeout: float = 30.0
     silence_limit: float = 600.0
-    end_margin: float = 60.0
+    end_margin: float = 0.0
 
 
 NAMES = tuple(field.name for field in attrs.fields(Settings))

@@ -6,10 +6,10 @@ neighbouring rays have found the boundary to turn, or far apart, another one is 
 
         Master                        this script, on the login node: what is wanted; picture and check at the end
         |
-        +-- Job sector 0              one for each part of the full circle: a Slurm job of two nodes
+        +-- Job sector 0              one for each part of the full circle: a Slurm job; decides where to look
         |   |
         |   +-- ray                   side by side; each bisects, one probe after the other
-        |   |   +-- probe (q, a)      one evaluation each, on either node, with several CPUs, recorded in the database
+        |   |   +-- probe (q, a)      one evaluation each, with several CPUs, recorded in the results database
         |   |   :
         |   +-- ray
         |   :   when all are there: more rays, where the outline is not good enough yet
@@ -190,8 +190,8 @@ def parts(point: complex) -> tuple[float, float]:
 async def mapped(survey: Survey, picture: Path | None) -> None:
     """Run the sectors side by side, each in an allocation of its own; draw and check what they have found."""
     began = time.monotonic()
-    two_nodes = hf.SbatchOptions(nodes=2, cpus_per_task=survey.probe_cpus, time="10:00")
-    with hf.using(sbatch=two_nodes, cpus=survey.probe_cpus):
+    two_probes = hf.SbatchOptions(ntasks_per_node=2, cpus_per_task=survey.probe_cpus, time="10:00")
+    with hf.using(sbatch=two_probes, cpus=survey.probe_cpus):
         found = await hf.map_concurrently(
             lambda number: hf.remote_eval_job(sector(number, survey, picture)), range(survey.sectors)
         )
@@ -251,8 +251,8 @@ def allowed_region(
 ) -> hf.Cluster[None]:
     """Map where in the plane of a trap's voltages a ring of ions is stable, and compare with the exact boundary.
 
-    One Slurm job of two nodes for each sector, which has the CPUs for one probe on each (--ntasks-per-node for more);
-    with --local, on this machine.
+    One Slurm job for each sector, with the CPUs for two probes at a time (--nodes 2 for twice as many); with --local,
+    on this machine.
 
     Args:
         picture: Where the picture goes, which all nodes have to see, and by its suffix what it is (.svg, .png, .pdf).

@@ -104,7 +104,8 @@ class Run:
         try:
             there = {record.number: (directory, record) for directory, record in self._records()}
             if isinstance(numbers, str):
-                numbers = [number for number, (_, record) in there.items() if record.state in (State.HELD, State.FAILED)]
+                failed = (State.HELD, State.FAILED)
+                numbers = [number for number, (_, record) in there.items() if record.state in failed]
             again: list[tuple[JobDirectory, Record]] = []
             for number in numbers:
                 if number not in there:

@@ -87,6 +87,7 @@ class Interruption:
 
     def _interrupted(self) -> None:
         if self.signal is not None:  # it takes too long: from now on Ctrl-C is Python's own
+            say(self._console, "still waiting for Slurm; another Ctrl-C ends this at once, and jobs may stay there")
             asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
         elif self._question is not None and not self._question.done():
             self._end(signal.SIGINT, False)

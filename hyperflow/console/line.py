@@ -179,7 +179,7 @@ class _Run:
         elif (error := work.exception()) is not None:
             say(self.console, f"failed after {took} ({jobs}), with {type(error).__name__}{self._again(env)}")
             if env.master.numbers(State.FAILED):
-                say(self.console, "a failed job fails in the same way then; to have it tried again: hyperflow retry --all")
+                say(self.console, "a failed job fails in the same way then, unless before: hyperflow retry --all")
             raise _ProgramError(error)
         else:
             say(self.console, f"done after {took}: {jobs}")

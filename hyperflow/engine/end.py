@@ -10,6 +10,10 @@ from collections.abc import Callable, Mapping
 import attrs
 
 
+USUAL_MARGIN = 60.0
+"""Seconds before the end at which a job is told, if nobody has said otherwise."""
+
+
 @attrs.frozen
 class Notice:
     """What a signal says of the end.
@@ -29,7 +33,8 @@ class End:
 
     Args:
         at: Seconds since 1970, or None.
-        margin: How many seconds before that the job is told.
+        margin: How many seconds before that the job is told; 0 for USUAL_MARGIN, or a quarter of the time that is left
+            now, if that is less.
         signals: Signals that announce it, by number.
     """
 
@@ -52,7 +57,8 @@ class EndWatch:
         self._timer: asyncio.TimerHandle | None = None
         self._signals: list[int] = []
         if end.at is not None:
-            pause = max(end.seconds_left() - end.margin, 0.0)
+            left = end.seconds_left()
+            pause = max(left - (end.margin or min(USUAL_MARGIN, left / 4)), 0.0)
             self._timer = self._loop.call_later(pause, self._tell, Notice("its time limit is near"))
         if threading.current_thread() is threading.main_thread():  # others cannot have signal handlers
             for signum, notice in end.signals.items():

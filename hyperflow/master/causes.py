@@ -67,6 +67,9 @@ def of_end(state: BatchState, output: str) -> Cause:
     if state.slurm_state in _BY_STATE:
         kind, text = _BY_STATE[state.slurm_state]
         return Cause(kind, text, said)
+    if state.unseen:
+        text = "could not write slurm.out: the run directory has to be on a file system that all nodes see"
+        return Cause(Kind.CRASH, f"{state.nodes} {text}; start the program with another --base-dir", said)
     own = [line for line in output.splitlines() if line.startswith("hyperflow: ")]
     if own and state.exit_code:
         return Cause(Kind.CRASH, f"it could not be run: {own[-1].removeprefix('hyperflow: ')}", said)

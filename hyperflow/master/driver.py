@@ -20,13 +20,21 @@ import attrs
 from hyperflow.database.merge import take_over
 from hyperflow.database.store import Store
 from hyperflow.environment import ResultsDatabase
-from hyperflow.errors import AllocationEnding, ConfigurationError, DatabaseError, JobFailed, SlurmError
+from hyperflow.errors import (
+    AllocationEnding,
+    ConfigurationError,
+    DatabaseError,
+    HyperflowError,
+    JobFailed,
+    SlurmError,
+)
 from hyperflow.master import calls, causes, lifecycle, lockfiles, outcome
 from hyperflow.master.batch import Batch, Order
 from hyperflow.master.entry import Entry, Patience
 from hyperflow.master.lifecycle import AT_REST, WITH_SLURM, Cause, Epoch, Kind, Record, State, Verdict
 from hyperflow.master.room import Room
 from hyperflow.master.sealed import Damaged
+from hyperflow.master.turns import Turns
 from hyperflow.slurm.queue import BatchState
 from hyperflow.slurm.script import SbatchOptions
 
@@ -65,6 +73,7 @@ class Drivers:
         tell: Callable[[], None],
     ) -> None:
         self.counts: Counter[str] = Counter()
+        self.turns = Turns()
         self._program_id = program_id
         self._batch = batch
         self._database = database
@@ -82,6 +91,12 @@ class Drivers:
         after = lifecycle.step(entry.record, event)
         if after is not entry.record:
             self.put(entry, after)
+
+    async def _apply_in_turn(self, entry: Entry, event: lifecycle.Event) -> None:
+        """The same, in a turn of its own where it writes: squeue tells of many jobs at once."""
+        if _durable(lifecycle.step(entry.record, event)) != _durable(entry.record):
+            await self.turns.wait()
+        self.apply(entry, event)
 
     def put(self, entry: Entry, after: Record) -> None:
         """Replace a record; raises ConfigurationError if it cannot be written."""
@@ -197,7 +212,8 @@ class Drivers:
                 self._room.leave()
         except Exception as error:
             # A driver that ended in silence would let the program wait for ever.
-            logger.exception("%s cannot be driven on", entry.name)
+            explained = isinstance(error, HyperflowError)
+            logger.error("%s cannot be driven on: %s", entry.name, error, exc_info=None if explained else error)
             if entry.waiter is not None and not entry.waiter.done():
                 entry.waiter.set_exception(error)
         finally:
@@ -240,7 +256,8 @@ class Drivers:
 
     async def _find(self, token: str) -> list[int]:
         """Ask Slurm for a submission; all that are looked for at the same time share one question."""
-        found = self._sought[token] = asyncio.get_running_loop().create_future()
+        found: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self._sought[token] = found
         if len(self._sought) == 1:
             asking = self.spawn(self._ask(), "question for submissions")
             self._idle.add(asking)
@@ -252,7 +269,7 @@ class Drivers:
         sought, self._sought = self._sought, {}
         try:
             found = await self._batch.find(list(sought))
-        except Exception as error:  # it belongs to those who wait
+        except Exception as error:  # noqa: BLE001 (it belongs to those who wait)
             for waiting in sought.values():
                 if not waiting.done():
                     waiting.set_exception(error)
@@ -273,7 +290,7 @@ class Drivers:
             if state.kind != "unknown":
                 running = state.kind == "running"
                 seen = lifecycle.Seen(attempt.number, running, state.restarts, state.nodes, state.reason)
-                self.apply(entry, seen)
+                await self._apply_in_turn(entry, seen)
             if state.hopeless and hopeless_since is None:
                 number = entry.record.number
                 logger.warning("%s: %s (%s); hyperflow why %d", entry.name, state.hopeless, state.reason, number)
@@ -293,7 +310,7 @@ class Drivers:
         if self._batch.local and state.kind == "gone" and self._newest_result(entry) is None:
             self.apply(entry, lifecycle.NotThere())  # it ended with the master that had started it
         else:
-            self.apply(entry, lifecycle.Over(attempt.number, state.restarts))
+            await self._apply_in_turn(entry, lifecycle.Over(attempt.number, state.restarts))
 
     async def _look(self, entry: Entry) -> None:
         """Take note of what a running job says of itself, and now and then of what it has recorded."""
@@ -315,7 +332,7 @@ class Drivers:
         _free_locks(entry, entry.record.epoch)
         state = entry.end or BatchState("gone")
         deadline = time.monotonic()
-        if not self._batch.local and state.exit_code not in NO_RESULT_CODES:
+        if not self._batch.local and state.exit_code not in NO_RESULT_CODES and not state.unseen:
             deadline += self._patience.grace
         pause = 0.05
         while (found := self._newest_result(entry)) is None and time.monotonic() < deadline:
@@ -368,7 +385,7 @@ class Drivers:
         self._read_status(entry)
         await self.take_rows(entry, ended=True)  # the result was written after the job's database was closed
         if error is None:
-            self.apply(entry, lifecycle.Finished(epoch))
+            await self._apply_in_turn(entry, lifecycle.Finished(epoch))
         else:
             self._fail(entry, causes.of_error(error, state))
         return True

@@ -40,6 +40,9 @@ from hyperflow.slurm.script import SbatchOptions
 
 logger = logging.getLogger("hyperflow")
 
+TAKEN_BACK = frozenset({State.CANCELLED, State.HELD, State.NEW})
+"""States in which an attempt may have been ended, without Slurm having heard of it."""
+
 
 class Master:
     """Runs the jobs of one program. Made by `open_master`.
@@ -76,7 +79,6 @@ class Master:
         self._entries: dict[int, Entry] = {}
         self._unasked: dict[str, Entry] = {}
         self._asked: Counter[str] = Counter()
-        self._one_at_a_time = asyncio.Lock()
         self._warned: set[str] = set()
 
     # ---- for people ---------------------------------------------------------------------------------------------
@@ -115,7 +117,8 @@ class Master:
         Raises:
             ConfigurationError: A number or an option does not exist, or a job is not at rest; then nothing is done.
         """
-        chosen = self._chosen(numbers, {State.HELD, State.FAILED, State.CANCELLED}, "only what is held is tried again (cancel holds it)")
+        words = "only what is held is tried again (cancel holds it)"
+        chosen = self._chosen(numbers, {State.HELD, State.FAILED, State.CANCELLED}, words)
         options: list[Mapping[str, Any]] = [
             attrs.asdict(SbatchOptions(**entry.record.options).changed(**changes)) for entry in chosen
         ]
@@ -228,18 +231,18 @@ class Master:
         """
         if self.leaving:
             raise HyperflowError("the program is being left; no more jobs are submitted")
-        async with self._one_at_a_time:  # a hundred calls at once would block the event loop while all are written
-            entry = self._entry_of_call(job, sent, options or self.defaults)
+        await self._drivers.turns.wait()
+        entry = self._entry_of_call(job, sent, options or self.defaults)
         entry.on_error = on_error
         waiter = entry.waiter = asyncio.get_running_loop().create_future()
         self._judge(entry)
         entry.directory.write_scope(within)
         if entry.record.state is State.CANCELLED:  # an earlier run had no use for it any more, this one has
             self._drivers.apply(entry, lifecycle.Retry())
+        if entry.record.state is State.HELD:  # since an earlier run
+            self._drivers.tell_held(entry)
         self._drivers.answer(entry)
         self._drivers.start(entry)
-        if entry.record.state is State.HELD:  # since an earlier run, or the program would not be asking just now
-            self._drivers.tell_held(entry)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -313,7 +316,7 @@ class Master:
             since = (directory.path / "job.json").stat().st_mtime
             entry = self._entries[record.number] = Entry(directory, record, since, status=directory.read_status())
             self._unasked[record.identity] = entry
-            if record.state in (State.CANCELLED, State.HELD, State.NEW) and record.attempt is not None and not self.batch.local:
+            if record.state in TAKEN_BACK and record.attempt is not None and not self.batch.local:
                 doubtful.append(record)
             self._drivers.start(entry)
             if record.state in AT_REST and directory.databases():  # the earlier master could not take them over

@@ -95,9 +95,9 @@ def story(record: Record, directory: JobDirectory) -> str:
     if record.reason:
         lines.append(f"  waits for: {record.reason}")
         if hopeless := queue.hopeless(record.reason):
-            lines.append(f"  {hopeless}. If that does not change within some minutes, it is held. To change it at once:")
-            lines.append(f"    hyperflow cancel {record.number}")
-            lines.append("    " + causes.REMEDIES[Kind.HOPELESS].format(number=record.number))
+            remedy = causes.REMEDIES[Kind.HOPELESS].format(number=record.number)
+            lines.append(f"  {hopeless}. If that stays so for some minutes, it is held")
+            lines.append(f"  to go on at once: hyperflow cancel {record.number}; then {remedy}")
     if record.cause is not None:
         lines += [f"  cause: {record.cause.kind}: {record.cause.text}"]
         if record.cause.slurm:

@@ -63,6 +63,7 @@ _HOPELESS = {
     "QOSMinCpuNotSatisfied": "fewer CPUs than the QOS demands",
 }
 # AssocMaxWallDurationPerJobLimit, QOSMaxCpuPerJobLimit, QOSMaxMemoryPerJob, MaxMemPerLimit, ...: limits of one job.
+_NOT_ALLOWED = re.compile(r"Job's (account|QOS)\b.* this partition\b.*")
 _LIMIT_OF_ONE_JOB = re.compile(r"(Assoc|QOS)?Max\w*Per(Job|Node)(Limit)?|MaxMemPerLimit|QOSMin\w+")
 
 
@@ -99,6 +100,11 @@ class BatchState:
         return self.kind in {"ended", "gone"}
 
     @property
+    def unseen(self) -> bool:
+        """Whether it has not begun because its node could not open the file for its output."""
+        return self.slurm_state == "FAILED" and self.signal == _OUTPUT_FAILED
+
+    @property
     def description(self) -> str:
         """The state for people."""
         match self.kind:
@@ -117,7 +123,7 @@ class BatchState:
 
     def _end(self) -> str:
         if self.slurm_state == "FAILED":
-            if self.signal == _OUTPUT_FAILED:
+            if self.unseen:
                 return f"Slurm could not write the job's log on {self.nodes}; do the nodes see the log directory?"
             if self.signal:
                 return f"the script was killed by signal {self.signal}"
@@ -221,4 +227,6 @@ def hopeless(reason: str) -> str:
     told = _HOPELESS.get(reason)
     if told is None and _LIMIT_OF_ONE_JOB.fullmatch(reason):
         told = "it asks for more or less than the account or QOS allows a job"
+    if told is None and _NOT_ALLOWED.fullmatch(reason):
+        told = "the partition does not allow this account or QOS"
     return f"Slurm cannot start it as it is: {told}" if told else ""

@@ -83,6 +83,20 @@ async def test_retry_without_a_master(typed: Callable[..., tuple[int, str]], tmp
     assert json.loads((home / "jobs" / "1" / "job.json").read_text())["options"]["mem"] == "8G"
 
 
+def test_calls_that_are_no_longer_made(
+    typed: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a program runs, `list` names the jobs of an earlier start that it has not asked for."""
+
+    class Master:
+        def get(self, _: str) -> dict[str, Any]:
+            return {"jobs": [], "unmatched": [1, 3]}
+
+    made(tmp_path / "hyperflow-runs", "run")
+    monkeypatch.setattr("hyperflow.cli.jobs.contact", lambda _: Master())
+    assert "not asked for by the program so far (was it edited?): 1, 3\n" in typed("list")[1]
+
+
 async def test_json(typed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     """--json has the same for programs."""
     home = await finished_run(tmp_path / "hyperflow-runs")

@@ -123,7 +123,7 @@ def test_resume_goes_on(place: Path) -> None:
     listed = hyperflow(place, "list").stdout
     assert "no master runs" in listed
     assert f"hyperflow resume {BASE}/" in listed
-    assert hyperflow(place, "retry", "1", code=3).stderr.count("hyperflow resume") == 1
+    assert hyperflow(place, "cancel", "1", code=3).stderr.count("hyperflow resume") == 1
     (place / "b").touch()
     done = hyperflow(place, "resume")
     assert "--resume" in done.stderr.splitlines()[0]

@@ -62,7 +62,7 @@ async def test_results(tmp_path: Path) -> None:
         assert [str(job.state) for job in env.master.jobs()] == ["done"] * 3
         assert sum(job.progress.done for job in env.master.jobs()) >= 4
     async with hf.open_cluster(resume=env.program.program_id, base_dir=tmp_path, local=True, patience=QUICK) as env:
-        assert await program([3, 4]) == [5, 14]
+        assert await program([3, 4]).using(retries=2) == [5, 14]  # a call is the same one whatever the options are
         assert not env.master.numbers(State.NEW, State.QUEUED, State.RUNNING)
         assert [job.attempts for job in env.master.jobs()] == [1, 1, 1]
 

@@ -19,11 +19,13 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.cluster import ClusterEnv
+from hyperflow.errors import SlurmError
+from hyperflow.master import calls, sealed
 from hyperflow.master.lifecycle import Epoch, State
 from hyperflow.slurm.queue import BatchState
 from tests.helpers import wait_until
-from tests.master.fake_slurm import FakeSlurm, Fate, write_result
-from tests.master.support import open_fake
+from tests.master.fake_slurm import FakeBatch, FakeSlurm, Fate, write_result
+from tests.master.support import QUICK, open_fake
 
 
 @hf.job
@@ -456,22 +458,25 @@ async def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 async def test_mended_program(tmp_path: Path) -> None:
     """A held job of a program that was mended meanwhile runs the new code when it is tried again."""
 
-    def written(right: bool) -> Any:
-        @hf.job
-        async def work(x: int) -> int:
-            if not right:
-                raise ValueError("a slip of the pen")
-            return 2 * x
+    @hf.job
+    async def work(x: int) -> int:
+        raise ValueError("a slip of the pen")
 
-        return work
+    wrong = work
+
+    @hf.job  # type: ignore[no-redef]
+    async def work(x: int) -> int:
+        return 2 * x
 
     slurm = FakeSlurm()
-    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(written(False)(3))):
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(wrong(3))):
         await until(env, State.HELD)
         await env.master.leave(cancel_jobs=False)
-    async with open_fake(tmp_path, slurm, resume=True) as env, going(hf.remote_eval_job(written(True)(3))) as waiting:
+    async with open_fake(tmp_path, slurm, resume=True) as env, going(hf.remote_eval_job(work(3))) as waiting:
+        assert state_of(env) is State.HELD
         await env.master.retry([1])
         assert await waiting == 6
+        assert len(env.master.jobs()) == 1
 
 
 async def test_held_job_is_told_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -499,6 +504,7 @@ async def test_results_are_not_kept(tmp_path: Path) -> None:
     """The master does not hold on to a result that the program has had."""
     async with open_fake(tmp_path, FakeSlurm()):
         found = weakref.ref(await hf.remote_eval_job(value()))
+        await asyncio.sleep(0)  # the event loop itself has it until its next turn
         gc.collect()
         assert found() is None
 
@@ -520,6 +526,7 @@ async def test_lost_submissions_share_a_question(tmp_path: Path) -> None:
     slurm = FakeSlurm(run_at_once=False)
     flow = hf.map_concurrently(lambda x: hf.remote_eval_job(double(x)), range(5))
     async with open_fake(tmp_path, slurm) as env, going(flow):
+        await wait_until(lambda: len(slurm.jobs) == 5, 5, "all are submitted")
         await until(env, State.QUEUED, 5)
         await env.master.leave(cancel_jobs=False)
     for job in slurm.jobs.values():
@@ -528,7 +535,58 @@ async def test_lost_submissions_share_a_question(tmp_path: Path) -> None:
         job.order.directory.write_record(attrs.evolve(record, state=State.SUBMITTING, attempts=(lost,)))
     fate = Fate()
     async with open_fake(tmp_path, slurm, resume=True, fate=fate) as env, going(flow):
-        await until(env, State.QUEUED, 5)
+        await wait_until(lambda: all(job.state is State.QUEUED for job in env.master.jobs()), 5, "all are found")
         assert [job.batch_id for job in env.master.jobs()] == [1, 2, 3, 4, 5]
         await env.master.leave(cancel_jobs=False)
     assert fate.steps.count("find") == 1
+
+
+async def test_node_that_does_not_see_the_run(tmp_path: Path) -> None:
+    """Where a node cannot open slurm.out, that is what the job is held for, and not Slurm's number for it."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))):
+        await until(env, State.QUEUED)
+        slurm.tell(1, BatchState("ended", "FAILED", nodes="node7", exit_code=0, signal=53))
+        await until(env, State.HELD)
+        assert "crash: node7 could not write slurm.out" in env.master.jobs()[0].cause
+        assert "another --base-dir" in env.master.why(1)
+
+
+async def test_refusal_in_slurms_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list has what sbatch has said, and `why` all of it."""
+
+    async def refuse(*_: object) -> int:
+        raise SlurmError("sbatch refused script.sh:\n  sbatch: error: invalid partition specified: fast\nsee sinfo")
+
+    monkeypatch.setattr(FakeBatch, "submit", refuse)
+    async with open_fake(tmp_path, FakeSlurm()) as env, going(hf.remote_eval_job(double(1))):
+        await until(env, State.HELD)
+        (job,) = env.master.jobs()
+        assert job.cause == "refused: it could not be submitted: invalid partition specified: fast"
+        assert "see sinfo" in env.master.why(1)
+
+
+async def test_hopeless_job_says_what_to_type(tmp_path: Path) -> None:
+    """While a job waits that Slurm cannot start, `why` says so already, and the log once."""
+    slurm = FakeSlurm(run_at_once=False)
+    patience = attrs.evolve(QUICK, hopeless=60.0)
+    async with open_fake(tmp_path, slurm, patience=patience) as env, going(hf.remote_eval_job(double(1))):
+        await until(env, State.QUEUED)
+        slurm.tell(1, BatchState("pending", "PENDING", reason="PartitionTimeLimit", hopeless="too long"))
+        await wait_until(lambda: "PartitionTimeLimit" in env.master.why(1), 5, "it is seen")
+        assert "a longer time limit than the partition allows" in env.master.why(1)
+        assert "hyperflow cancel 1; then " in env.master.why(1)
+        await env.master.leave(cancel_jobs=False)
+
+
+async def test_swapped_results(tmp_path: Path) -> None:
+    """A result that belongs to another job is not taken, although it is whole."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))):
+        await until(env, State.QUEUED)
+        directory = slurm.jobs[1].order.directory
+        header = {"job": 2, "outcome": "value", "attempt": 1, "restarts": 0}
+        sealed.write_sealed(directory.result(Epoch(1)), "result", calls.pack_value(77, ""), **header)
+        slurm.tell(1, BatchState("ended", "COMPLETED"))
+        await until(env, State.HELD)
+        assert "of start 1.0 of job 2" in env.master.jobs()[0].cause

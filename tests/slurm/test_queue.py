@@ -98,6 +98,8 @@ def test_words(word: str, nodes: str, kind: str) -> None:
         ("ReqNodeNotAvail, UnavailableNodes:n[1-3]", False),  # maintenance ends
         ("JobHeldUser", False),
         ("BadConstraints", True),
+        ("Job's account not known, so it can't use this partition (strict allows physics)", True),
+        ("Job's QOS not permitted to use this partition (strict denies low including low)", True),
         ("PartitionTimeLimit", True),
         ("AssocMaxWallDurationPerJobLimit", True),
         ("QOSMaxWallDurationPerJobLimit", True),

@@ -95,8 +95,7 @@ def test_what_nobody_knows(text: str) -> None:
     ("text", "gist"),
     [
         (
-            "sbatch refused /x/script.sh:\n  sbatch: error: invalid partition specified: fast\nsbatch: error: Batch job "
-            "submission failed: Invalid partition name specified\ngive another partition=...",
+            f"sbatch refused x:\n  sbatch: error: invalid partition specified: fast\n{FAILED}Invalid name\nsee it",
             "invalid partition specified: fast",
         ),
         (f"sbatch refused /x/script.sh:\n  {FAILED}Invalid feature specification", "Invalid feature specification"),
