@@ -25,7 +25,7 @@ from hyperflow.cli import runs
 from hyperflow.cli.runs import BASE_DIR, Run
 from hyperflow.console.options import Resources
 from hyperflow.console.table import counts_in_words, jobs_table, print_table
-from hyperflow.control.client import Contact, MasterElsewhere, NoMaster, Refused, contact
+from hyperflow.control.client import Contact, MasterElsewhere, NoMaster, Refused, Silent, contact
 from hyperflow.control.messages import FORMAT, job_from_json, job_to_json
 from hyperflow.errors import ConfigurationError, RunInUse
 from hyperflow.master.lifecycle import State
@@ -72,6 +72,8 @@ def _list(run: Run, as_json: bool) -> int:
         answer = contact(run.home).get("/jobs")
     except MasterElsewhere as error:
         note = f"{error}; this is from its files. There: {_ssh(error, ['hyperflow', 'list', str(run.home)])}"
+    except Silent as error:
+        note = f"{error}; this is from its files"
     except NoMaster as error:
         note = f"{error}; this is from its files, as the last master left them. To go on: {_resume(run)}"
     jobs = run.jobs() if answer is None else [job_from_json(job) for job in answer["jobs"]]
@@ -108,7 +110,7 @@ def _why(run: Run, number: int, as_json: bool) -> int:
     note = ""
     try:
         text = str(contact(run.home).get(f"/jobs/{number}/why")["why"])
-    except MasterElsewhere as error:
+    except (MasterElsewhere, Silent) as error:
         note = f"{error}; this is from its files"
         text = run.why(number)
     except NoMaster as error:

@@ -22,6 +22,9 @@ from hyperflow.errors import HyperflowError
 PATIENCE = 120.0
 """Seconds until a master that says nothing is given up: it waits for Slurm where it ends jobs."""
 
+GLANCE = 10.0
+"""The same for what it only has to look up; a master that was stopped (Ctrl-Z) answers nothing at all."""
+
 
 class NoMaster(HyperflowError):
     """No master runs on this run."""
@@ -48,6 +51,10 @@ class Refused(HyperflowError):
     """The master has said no; the text says why."""
 
 
+class Silent(Refused):
+    """The master has not answered in time; what was asked for may be done all the same."""
+
+
 @attrs.frozen
 class Contact:
     """A master that can be spoken to."""
@@ -55,21 +62,22 @@ class Contact:
     address: Address
 
     def get(self, path: str) -> dict[str, Any]:
-        """Ask something; raises Refused, or NoMaster if it has ended meanwhile."""
-        return self._ask("GET", path, None)
+        """Ask something; raises Refused, Silent, or NoMaster if it has ended meanwhile."""
+        return self._ask("GET", path, None, GLANCE)
 
     def post(self, path: str, **body: Any) -> dict[str, Any]:
-        """Have something done; raises Refused, or NoMaster if it has ended meanwhile."""
+        """Have something done; raises Refused, Silent, or NoMaster if it has ended meanwhile."""
         return self._ask("POST", path, body)
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        connection = _UnixConnection(self.address.path)
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None, patience: float = PATIENCE) -> dict[str, Any]:
+        connection = _UnixConnection(self.address.path, patience)
         try:
             connection.request(method, path, None if body is None else json.dumps(body))
             response = connection.getresponse()
             answer: dict[str, Any] = json.loads(response.read())
         except TimeoutError:
-            raise Refused(f"process {self.address.pid} has not answered within {PATIENCE:g} s; is it busy?") from None
+            words = f"process {self.address.pid} has not answered within {patience:g} s: it is stopped, or busy"
+            raise Silent(words) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise NoMaster(
                 f"process {self.address.pid} does not answer at {self.address.path}: {type(error).__name__}: {error}"
@@ -82,13 +90,14 @@ class Contact:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=PATIENCE)
+    def __init__(self, path: Path, patience: float) -> None:
+        super().__init__("localhost", timeout=patience)
         self._path = path
+        self._patience = patience
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(PATIENCE)
+        self.sock.settimeout(self._patience)
         self.sock.connect(str(self._path))
 
 

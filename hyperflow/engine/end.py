@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-
 USUAL_MARGIN = 60.0
 """Seconds before the end at which a job is told, if nobody has said otherwise."""
 

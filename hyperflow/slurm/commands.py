@@ -105,7 +105,8 @@ async def _run(argv: tuple[str, ...], environ: Mapping[str, str]) -> Answer:
         except (FileNotFoundError, PermissionError):
             path = environ.get("PATH", "")
             raise SlurmError(
-                f"there is no {argv[0]} in PATH ({path}); run this where Slurm's commands are, mostly on a login node"
+                f"there is no {argv[0]} in PATH; run this where Slurm's commands are, mostly on a login node, or do "
+                f"without Slurm (--local). PATH is {path}"
             ) from None
         try:
             code = await process.wait()

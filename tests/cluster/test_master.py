@@ -152,7 +152,7 @@ async def both_nodes(x):
     assert not list(home.glob("jobs/*/results.*.sqlite"))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(150)
 def test_failures_are_held_and_retried(cluster: Cluster) -> None:
     """Exception, time limit, scancel and refusal hold a job each; `why` says what it was; retried, all have results."""
     main = """
@@ -160,7 +160,7 @@ async def main():
     one = hf.SbatchOptions()
     return await hf.concurrently(
         hf.remote_eval_job(raises(1)),
-        hf.remote_eval_job(work(2)).using(sbatch=one.changed(time=1)),
+        hf.remote_eval_job(work(2, "two")).using(sbatch=one.changed(time=1)),
         hf.remote_eval_job(work(3, "three")),
         hf.remote_eval_job(work(4)).using(sbatch=one.changed(partition="nowhere")),
         hf.remote_eval_job(crashes(5)),
@@ -190,7 +190,7 @@ async def crashes(x):
                 lambda number=number: any(  # type: ignore[misc]
                     text.startswith(f"job {number}, ") and "is held" in text for _, text in program.told("log")
                 ),
-                40,
+                70,
                 f"job {number} is held",
                 state=program.seen,
             )
@@ -204,6 +204,7 @@ async def crashes(x):
         assert "nvalid partition" in stories[4]
         assert "its process was killed" in stories[5]
         (program.place / "mended").touch()
+        program.go("two")
         program.go("three")
         program.order("retry", 1, 3, 5)
         program.order("retry", 2, time="5:00")

@@ -16,7 +16,7 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.control import place
-from hyperflow.control.client import Contact, MasterElsewhere, NoMaster, Refused, contact
+from hyperflow.control.client import Contact, MasterElsewhere, NoMaster, Refused, Silent, contact
 from hyperflow.control.messages import job_from_json, job_to_json
 from hyperflow.control.server import open_control, peer
 from hyperflow.errors import ConfigurationError
@@ -249,6 +249,17 @@ async def test_a_master_that_dies_meanwhile(tmp_path: Path) -> None:
         gone = place.Address(address.host, address.pid, tmp_path / "gone")
         with pytest.raises(NoMaster, match=f"process {os.getpid()} does not answer"):
             await ask(Contact(gone).get, "/jobs")
+
+
+async def test_a_master_that_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A master that takes the question and says nothing is not waited for long by who only looks."""
+    monkeypatch.setattr("hyperflow.control.client.GLANCE", 0.05)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        silent = Contact(place.Address(socket.gethostname(), 7, tmp_path / "s"))
+        with pytest.raises(Silent, match=r"process 7 has not answered within 0.05 s: it is stopped, or busy"):
+            await ask(silent.get, "/jobs")
 
 
 async def test_a_master_on_another_host(tmp_path: Path) -> None:
