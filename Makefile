@@ -10,7 +10,7 @@ demo: .venv/installed
 	@$(PY) programs/root_search.py --local
 
 test: .venv/installed-dev
-	@$(PY) -m pytest --numprocesses=2 --dist=loadgroup
+	@$(PY) -m pytest --numprocesses=2
 
 lint: .venv/installed-dev
 	$(PY) -m ruff check

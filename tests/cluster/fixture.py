@@ -12,13 +12,6 @@ NEEDS = "needs_cluster"
 BROKEN = pytest.StashKey[str]()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process of pytest-xdist have all tests of the cluster: there is one for each process that needs one."""
-    for item in items:
-        if NEEDS in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("cluster"))
-
-
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Install what a cluster is made of, if any test needs one: before the first, so that its time is not taken."""
     if session.config.option.collectonly:

@@ -105,6 +105,7 @@ def remove(directory: Path) -> None:
 
 
 def sweep() -> None:
-    """Remove what clusters have left whose process was killed."""
+    """Remove what clusters have left whose process was killed; others may be doing so at the same time."""
     for path in leftovers():
-        remove(path)
+        with contextlib.suppress(FileNotFoundError):
+            remove(path)
