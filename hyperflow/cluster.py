@@ -31,6 +31,7 @@ from hyperflow.master import lockfiles, rundir
 from hyperflow.master.batch import Batch, SlurmBatch
 from hyperflow.master.entry import ClusterStatistics, Patience
 from hyperflow.master.local import LocalBatch
+from hyperflow.master.mail import mailer
 from hyperflow.master.master import Master, open_master
 from hyperflow.master.rundir import RunDirectory
 from hyperflow.program import ProgramInfo
@@ -181,7 +182,7 @@ class ClusterEvaluator:
 
 
 @asynccontextmanager
-async def open_cluster(
+async def open_cluster(  # noqa: PLR0913 (each is something that a user may want to say)
     program: ProgramInfo | None = None,
     *,
     resume: str | os.PathLike[str] | None = None,
@@ -190,6 +191,7 @@ async def open_cluster(
     max_jobs: int | None = None,
     sbatch: SbatchOptions | None = None,
     on_error: Any = "hold",
+    mail: str | None = None,
     patience: Patience | None = None,
 ) -> AsyncIterator[ClusterEnv]:
     """Run Cluster computations: `async with open_cluster() as env: await search(10)`.
@@ -203,6 +205,7 @@ async def open_cluster(
         max_jobs: How many jobs may be with Slurm at a time; None for all.
         sbatch: What is asked of Slurm where `using(sbatch=...)` says nothing.
         on_error: What is done about failures where `using(on_error=...)` says nothing.
+        mail: An address that is told of each job that is held, by this machine's own mailer.
         patience: How long is waited for what.
 
     Raises:
@@ -217,6 +220,7 @@ async def open_cluster(
 
     if program is not None and resume is not None:
         raise ConfigurationError("open_cluster(program, resume=...): one of the two")
+    post = mailer(mail) if mail is not None else None
     mine = rundir.find(resume, base_dir) if resume is not None else program or ProgramInfo.new(base_dir)
     limits = patience or Patience()
     options = Options(sbatch=_sbatch(sbatch), on_error=on_error)
@@ -234,7 +238,7 @@ async def open_cluster(
         else:
             batch = SlurmBatch(await stack.enter_async_context(SlurmClient(Pace(limits.fast, limits.slow))))
         master = await stack.enter_async_context(
-            open_master(run, batch, database, defaults=options.sbatch, max_jobs=max_jobs, patience=limits)
+            open_master(run, batch, database, defaults=options.sbatch, max_jobs=max_jobs, patience=limits, mailer=post)
         )
         await stack.enter_async_context(open_control(master))
         evaluator = ClusterEvaluator(master)

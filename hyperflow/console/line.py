@@ -143,7 +143,7 @@ class _Run:
             named = {"database": earlier} if earlier is not None and is_url(earlier) else {"start_from": earlier}
             program = ProgramInfo.new(running.base_dir, **named)
         async with open_cluster(
-            program, local=running.local, max_jobs=running.max_jobs, sbatch=sbatch, on_error=policy
+            program, local=running.local, max_jobs=running.max_jobs, sbatch=sbatch, on_error=policy, mail=running.mail
         ) as env:
             yield env
 

@@ -53,6 +53,9 @@ class Running:
             help="What Ctrl-C does with jobs at Slurm: ask (without a terminal: leave), leave them, cancel them."
         ),
     ] = "ask"
+    mail: Annotated[
+        str | None, Parameter(help="An address that is told of each held job, by this machine's own mailer.")
+    ] = None
     dry_run: Annotated[bool, Parameter(help="Print the batch scripts of the first jobs, and submit nothing.")] = False
     verbose: Annotated[bool, Parameter(alias="-v", help="Tell each change of a job's state.")] = False
 

@@ -61,6 +61,7 @@ class Drivers:
         patience: How long is waited.
         room: How many jobs may be with Slurm.
         tell: Called when something has changed that people see.
+        held: Called with a job that is held from now on.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Drivers:
         patience: Patience,
         room: Room,
         tell: Callable[[], None],
+        held: Callable[[Entry], None],
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.turns = Turns()
@@ -80,6 +82,7 @@ class Drivers:
         self._patience = patience
         self._room = room
         self._tell = tell
+        self._held = held
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: set[asyncio.Task[None]] = set()  # those of them that wait for nothing that matters at the end
         self._sought: dict[str, asyncio.Future[list[int]]] = {}  # submissions that are looked for, by token
@@ -398,6 +401,7 @@ class Drivers:
             self.counts["retried"] += 1
         elif verdict is Verdict.HOLD:
             self.tell_held(entry)
+            self._held(entry)
 
     def tell_held(self, entry: Entry) -> None:
         """Say that a job waits for somebody's decision."""

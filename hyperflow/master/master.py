@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -32,6 +33,7 @@ from hyperflow.master.batch import Batch
 from hyperflow.master.driver import Drivers
 from hyperflow.master.entry import ClusterStatistics, Entry, Patience
 from hyperflow.master.lifecycle import AT_REST, WITH_SLURM, Cause, Kind, Record, State, Verdict
+from hyperflow.master.mail import Mailer
 from hyperflow.master.room import Room
 from hyperflow.master.rundir import RunDirectory
 from hyperflow.master.sealed import Damaged
@@ -54,6 +56,7 @@ class Master:
         defaults: What is asked of Slurm where a call says nothing.
         max_jobs: How many jobs may be with Slurm at a time; None for all.
         patience: How long is waited for what.
+        mailer: Tells somebody of jobs that are held.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Master:
         defaults: SbatchOptions | None = None,
         max_jobs: int | None = None,
         patience: Patience | None = None,
+        mailer: Mailer | None = None,
     ) -> None:
         self.run = run
         self.batch = batch
@@ -73,7 +77,10 @@ class Master:
         """Grows with every change that a list of jobs would show."""
         self.leaving = False
         self._patience = patience or Patience()
-        self._drivers = Drivers(run.program.program_id, batch, database, self._patience, Room(max_jobs), self._tell)
+        self._mailer = mailer
+        self._drivers = Drivers(
+            run.program.program_id, batch, database, self._patience, Room(max_jobs), self._tell, self._on_held
+        )
         self._abandoned: dict[int, asyncio.TimerHandle] = {}
         self._news = asyncio.Event()
         self._entries: dict[int, Entry] = {}
@@ -97,6 +104,14 @@ class Master:
         self.version += 1
         self._news.set()
         self._news = asyncio.Event()
+
+    def _on_held(self, entry: Entry) -> None:
+        if self._mailer is not None:
+            run = self.run.program.program_id
+            subject = f"hyperflow: {entry.name} of {run} on {socket.gethostname()} is held"
+            about = f"{story(entry.record, entry.directory)}\n\nThe run: {self.run.home}\n"
+            sending = self._drivers.spawn(self._mailer.send(subject, about), f"mail about job {entry.record.number}")
+            sending.add_done_callback(_look_at)
 
     def why(self, number: int) -> str:
         """Tell all that is known of a job, and what can be done about it."""
