@@ -102,7 +102,10 @@ class TimedOut(pytest.fail.Exception, SystemExit):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep a way to the terminal, for the last words of a run that hangs."""
+    """Keep a way to the terminal, for the last words of a run that hangs; let signals do what they do for a user."""
+    for signum, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(signum) is signal.SIG_IGN:  # a shell in the background, nohup
+            signal.signal(signum, usual)
     with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         config.stash[TERMINAL] = os.dup(sys.stderr.fileno())
 
