@@ -94,11 +94,12 @@ async def run_command(
     with ExitStack() as stack:
         out, err = _outputs(stack, capture, stdout)
         source = _input(stack, stdin)
+        variables: Any = _environment(info, env, threads)  # Any: on Windows it would have to be text
         log_line("$ " + " ".join(words))
         began = time.monotonic()
         try:
             process = subprocess.Popen(  # noqa: ASYNC220 (returns when the program has started)
-                words, stdin=source, stdout=out, stderr=err, cwd=cwd, env=_environment(info, env, threads)
+                words, stdin=source, stdout=out, stderr=err, cwd=cwd, env=variables
             )
         except OSError as error:
             error.add_note(f"(run_command({words!r}) on {info.node}; PATH is {os.environ.get('PATH')})")
