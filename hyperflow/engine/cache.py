@@ -68,6 +68,9 @@ class NodeCache:
         """Yield what tells the head of a result's large buffer: where it is, or else all that is in it."""
         number, size, _, _ = wire.BLOCK.unpack(body)
         block = Block(fd, size)
+        if os.fstat(fd).st_size < size:  # who maps more than there is dies when it looks at that
+            block.close()
+            raise wire.ProtocolError("a block that is smaller than its worker says")
         place = (os.getpid(), block.fd) if self.shares_memory else (0, -1)
         yield wire.frame(Kind.BLOCK, worker, wire.BLOCK.pack(number, size, *place))
         if self.shares_memory:

@@ -23,7 +23,7 @@ import pickle
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from hyperflow.config import Settings
 from hyperflow.engine import wire
@@ -50,8 +50,6 @@ from hyperflow.errors import (
     WorkerDied,
 )
 from hyperflow.program import ProgramInfo
-
-T = TypeVar("T")
 
 logger = logging.getLogger("hyperflow")
 
@@ -376,7 +374,7 @@ class Engine:
     def _drop(self, worker: Worker, buffers: list[wire.Buffer]) -> None:
         """Let go of a result that comes late."""
         if buffers and worker.node in self.fleet.links:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, KeyError):
                 self._found(worker, buffers)
 
     def _on_failure(self, evaluation: Evaluation, worker: Worker, outcome: int, payload: memoryview) -> None:

@@ -407,6 +407,9 @@ class Launcher:
         with contextlib.suppress(KeyError, ValueError):
             self.selector.unregister(process.sock)
         process.sock.close()
+        for fd in process.fds:  # of an answer that it did not finish
+            os.close(fd)
+        process.fds.clear()
 
     def end(self, process: child.WorkerProcess, reason: str) -> None:
         """End a worker for a reason; without one, let it end by itself, soon."""

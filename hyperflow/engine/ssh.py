@@ -191,7 +191,7 @@ async def ciphers(node: str) -> list[str]:
     import asyncssh  # noqa: PLC0415 (see Ssh.start)
 
     here: Any = asyncssh.SSHClientConnectionOptions
-    configured = (await here.construct(host=node)).encryption_algs
+    configured = (await here.construct(host=node, config=())).encryption_algs  # (): the files that ssh reads
     default = (await here.construct(host=node, config=None)).encryption_algs
     names = [name.decode() for name in configured]
     return sorted(names, key=lambda name: "gcm" not in name) if configured == default else names
