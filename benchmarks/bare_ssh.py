@@ -8,7 +8,7 @@ from typing import Any
 import asyncssh
 
 from benchmarks.on_cluster import node
-from hyperflow.engine.ssh import ciphers
+from hyperflow.transports.ssh import ciphers
 
 
 class Stream(asyncssh.SSHClientSession[bytes]):

@@ -21,7 +21,7 @@ from benchmarks.harness import Figures, Question, Skipped
 from benchmarks.ours import on_two_workers
 from benchmarks.peers import PEERS, opened
 from benchmarks.work import add_one
-from hyperflow.engine import processes
+from hyperflow.wire import processes
 
 Array = np.ndarray[Any, Any]
 MEGABYTES = 100

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Mapping
 
 from benchmarks.harness import Figures, Question, scaled
-from hyperflow.engine.scheduler import Scheduler
-from hyperflow.engine.state import Fork, Send, Task, Worker
+from hyperflow.scheduling.scheduler import Scheduler
+from hyperflow.scheduling.state import Fork, Send, Task, Worker
 
 CPUS = 64
 TASKS = scaled(500_000)

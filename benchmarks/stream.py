@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hyperflow as hf
 from benchmarks.harness import OURS, Figures, Question, scaled
-from hyperflow.engine import processes
+from hyperflow.wire import processes
 
 EVALUATIONS = scaled(1_000_000)
 WARM_UP = scaled(50_000)

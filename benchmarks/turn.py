@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks import harness
-from hyperflow.engine import processes
+from hyperflow.wire import processes
 
 GRACE = 3.0
 """Seconds between SIGTERM and SIGKILL. Python's resource trackers ignore the first, and remove semaphores meanwhile."""

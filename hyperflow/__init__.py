@@ -14,11 +14,18 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hyperflow._cluster import ClusterEnv as ClusterEnv
+    from hyperflow._cluster import cluster as cluster
+    from hyperflow._cluster import open_cluster as open_cluster
+    from hyperflow._cluster import remote_eval_job as remote_eval_job
+    from hyperflow._job import JobEnv as JobEnv
+    from hyperflow._job import job as job
+    from hyperflow._job import open_local_job as open_local_job
+    from hyperflow._job import open_slurm_job as open_slurm_job
+    from hyperflow._job import run_job_local as run_job_local
+    from hyperflow._job import run_job_slurm as run_job_slurm
+    from hyperflow._main import main as main
     from hyperflow._version import __version__ as __version__
-    from hyperflow.cluster import ClusterEnv as ClusterEnv
-    from hyperflow.cluster import cluster as cluster
-    from hyperflow.cluster import open_cluster as open_cluster
-    from hyperflow.cluster import remote_eval_job as remote_eval_job
     from hyperflow.command import CommandResult as CommandResult
     from hyperflow.command import run_command as run_command
     from hyperflow.concurrent import as_completed as as_completed
@@ -29,8 +36,6 @@ if TYPE_CHECKING:
     from hyperflow.database.keyvalmap import KeyValMap as KeyValMap
     from hyperflow.database.memo import memoize as memoize
     from hyperflow.database.workdir import new_work_dir as new_work_dir
-    from hyperflow.engine.worker import WorkerInfo as WorkerInfo
-    from hyperflow.engine.worker import worker_info as worker_info
     from hyperflow.environment import Environment as Environment
     from hyperflow.environment import Options as Options
     from hyperflow.environment import Resubmit as Resubmit
@@ -70,19 +75,14 @@ if TYPE_CHECKING:
     from hyperflow.flow import Job as Job
     from hyperflow.flow import ask as ask
     from hyperflow.flow import pure as pure
-    from hyperflow.job import JobEnv as JobEnv
-    from hyperflow.job import job as job
-    from hyperflow.job import open_local_job as open_local_job
-    from hyperflow.job import open_slurm_job as open_slurm_job
-    from hyperflow.job import run_job_local as run_job_local
-    from hyperflow.job import run_job_slurm as run_job_slurm
     from hyperflow.locks import with_lock as with_lock
     from hyperflow.locks import with_locks as with_locks
-    from hyperflow.main import main as main
     from hyperflow.program import ProgramInfo as ProgramInfo
     from hyperflow.remote import remote_eval as remote_eval
     from hyperflow.remote import remote_map as remote_map
     from hyperflow.slurm.script import SbatchOptions as SbatchOptions
+    from hyperflow.worker.worker import WorkerInfo as WorkerInfo
+    from hyperflow.worker.worker import worker_info as worker_info
 
 __all__ = (
     "AllocationEnding",

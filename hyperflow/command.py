@@ -20,10 +20,10 @@ from typing import IO, Any
 
 import attrs
 
-from hyperflow.engine import processes
-from hyperflow.engine.machine import THREAD_VARIABLES
-from hyperflow.engine.worker import WorkerInfo, log_line, worker_info
 from hyperflow.errors import CommandFailed, ConfigurationError, MisuseError
+from hyperflow.wire import processes
+from hyperflow.wire.machine import THREAD_VARIABLES
+from hyperflow.worker.worker import WorkerInfo, log_line, worker_info
 
 KILL_GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL when the await is cancelled."""

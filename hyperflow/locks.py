@@ -22,10 +22,10 @@ from typing import Any, Self
 
 from hyperflow import environment
 from hyperflow.database import keys as canonical
-from hyperflow.engine import worker
-from hyperflow.engine.doorkeeper import inside
 from hyperflow.environment import LockDesk
 from hyperflow.errors import MisuseError, NotInFlow
+from hyperflow.locking.manager import inside
+from hyperflow.worker import worker
 
 stand_in: ContextVar[LockDesk | None] = ContextVar("hyperflow_lock_desk", default=None)
 """What takes locks for functions in the inline environment, which are on no worker."""

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperflow import concurrent
+from hyperflow._job import job
 from hyperflow.concurrent import as_completed, concurrently, map_concurrently, race, replicate_concurrently
 from hyperflow.environment import current
 from hyperflow.errors import ConfigurationError, ImpossibleRequest, MisuseError
 from hyperflow.flow import Flow, ask, pure
-from hyperflow.job import job
 from hyperflow.remote import remote_eval
 from hyperflow.testing import open_inline_job
 from tests.test_flow import Boom, Boom2, double, run

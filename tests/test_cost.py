@@ -23,11 +23,12 @@ import attrs
 import pytest
 
 import hyperflow as hf
+from hyperflow._job import open_job
 from hyperflow.config import Settings
-from hyperflow.engine import node, wire
-from hyperflow.engine.fleet import NodePlan
-from hyperflow.engine.transport import Receiver
-from hyperflow.job import open_job
+from hyperflow.head.fleet import NodePlan
+from hyperflow.launcher import launcher
+from hyperflow.transports.process import Receiver
+from hyperflow.wire import frames
 
 FEW, MANY = 200, 1200
 """Evaluations; what counts is the difference, so that start and end of a run do not."""
@@ -85,35 +86,35 @@ class FakeLauncher:
     node = "fake"
 
     def __init__(self) -> None:
-        self._reader = wire.Reader()
-        self._answers: list[wire.Bytes] = []
+        self._reader = frames.Reader()
+        self._answers: list[frames.Bytes] = []
 
     async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> "FakeLauncher":
         """Begin as a launcher does."""
         self._receiver = receiver
         self._loop = asyncio.get_running_loop()
-        greeting = wire.control(wire.Kind.GREETING, 0, {**node.greeting(), "affinity": [0, 1]})
-        self._answer(wire.HELLO, greeting)
+        greeting = frames.control(frames.Kind.GREETING, 0, {**launcher.greeting(), "affinity": [0, 1]})
+        self._answer(frames.HELLO, greeting)
         return self
 
-    def write(self, parts: Sequence[wire.Bytes]) -> None:
+    def write(self, parts: Sequence[frames.Bytes]) -> None:
         """Read what the head says, and answer."""
         with uncounted():
             self._read(b"".join(parts))
 
     def _read(self, data: bytes) -> None:
         for kind, worker, body in self._reader.feed(data):
-            if kind == wire.Kind.SETUP:
-                self._answer(wire.control(wire.Kind.READY, 0, {"shares_memory": False}))
-            elif kind == wire.Kind.TASKS:
-                records: list[wire.Bytes] = []
-                for task, *_ in wire.tasks(body):
-                    records += wire.result_record(task, wire.Outcome.VALUE, 1e-6, RESULT)
-                self._answer(*wire.records_frame(wire.Kind.RESULTS, worker, records))
-            elif kind == wire.Kind.CLOSE:
+            if kind == frames.Kind.SETUP:
+                self._answer(frames.control(frames.Kind.READY, 0, {"shares_memory": False}))
+            elif kind == frames.Kind.TASKS:
+                records: list[frames.Bytes] = []
+                for task, *_ in frames.tasks(body):
+                    records += frames.result_record(task, frames.Outcome.VALUE, 1e-6, RESULT)
+                self._answer(*frames.records_frame(frames.Kind.RESULTS, worker, records))
+            elif kind == frames.Kind.CLOSE:
                 self.close()
 
-    def _answer(self, *parts: wire.Bytes) -> None:
+    def _answer(self, *parts: frames.Bytes) -> None:
         self._answers += parts
         if len(self._answers) == len(parts):
             self._loop.call_soon(self._deliver)

@@ -13,8 +13,8 @@ import hyperflow as hf
 from hyperflow import extvar
 from hyperflow.master.entry import Patience
 from hyperflow.testing import open_inline_job
-from tests.engine.support import environment
 from tests.helpers import wait_until
+from tests.support import environment
 
 step = hf.ExtVar("step", 0.5, type=float)
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hyperflow._job import JobEnv, job
 from hyperflow.environment import Environment, Options, current, using
 from hyperflow.errors import ConfigurationError
 from hyperflow.flow import Flow, Job, ask, pure
-from hyperflow.job import JobEnv, job
 from hyperflow.remote import remote_eval, remote_map
 from hyperflow.testing import open_inline_job
 

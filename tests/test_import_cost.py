@@ -10,13 +10,14 @@ from types import ModuleType
 import pytest
 
 import hyperflow as hf
-from hyperflow.engine import closure, zygote
-from tests.engine.support import local
+from hyperflow.launcher import zygote
+from hyperflow.shipping import pickler
+from tests.support import local
 
 HEAVY = {"aiohttp", "asyncssh", "cattrs", "dill", "numpy", "cyclopts", "rich"}
 """What few runs need; it is imported where it is used."""
 
-OF_A_RUN = {"sqlite3", "uvloop", "hyperflow.engine.engine", "hyperflow.database.store", "hyperflow.slurm"}
+OF_A_RUN = {"sqlite3", "uvloop", "hyperflow.head.engine", "hyperflow.database.store", "hyperflow.slurm"}
 """What only a run needs, not the description of a job."""
 
 OF_A_WORKER = {"asyncio", "attr", "inspect", "logging", "pickle", "ssl", "subprocess", "tempfile"}
@@ -46,10 +47,13 @@ def modules_after(code: str) -> set[str]:
     ("code", "unwanted"),
     [
         ("import hyperflow", HEAVY | OF_A_RUN | OF_A_WORKER),
-        ("import hyperflow.engine.node", HEAVY | OF_A_RUN | OF_A_WORKER),
+        ("import hyperflow.launcher.launcher", HEAVY | OF_A_RUN | OF_A_WORKER),
         (DESCRIBE, HEAVY | OF_A_RUN | {"difflib", "tomllib"}),
-        (SHARED, HEAVY | OF_A_RUN | {"hyperflow.cluster"}),
-        ("import hyperflow as hf; hf.run_job_local(hf.pure(1))", HEAVY | {"hyperflow.slurm", "hyperflow.engine.ssh"}),
+        (SHARED, HEAVY | OF_A_RUN | {"hyperflow._cluster"}),
+        (
+            "import hyperflow as hf; hf.run_job_local(hf.pure(1))",
+            HEAVY | {"hyperflow.slurm", "hyperflow.transports.ssh"},
+        ),
     ],
     ids=["import", "launcher", "describe", "workers", "run"],
 )
@@ -78,7 +82,7 @@ async def test_workers_find_everything_there() -> None:
             found = await hf.remote_eval(loaded_modules)
             found_async = await hf.remote_eval(in_async_function)
 
-    assert found >= {"asyncio", "pickle", "hyperflow.engine.closure"}
+    assert found >= {"asyncio", "pickle", "hyperflow.shipping.pickler"}
     assert found >= {f"hyperflow.{module}" for module in zygote.SHARED}
     # Beyond that an async function needs no more; what it brings itself is this module.
     assert not {name for name in found_async - found if name.startswith(("asyncio", "hyperflow"))}
@@ -86,9 +90,9 @@ async def test_workers_find_everything_there() -> None:
 
 def test_the_decorator_and_the_module_of_its_name() -> None:
     """`hyperflow.job` is the decorator, whatever has been imported, and in whichever order."""
-    for first in ("import hyperflow.job", "from hyperflow.job import JobEnv", "hf.JobEnv", "hf.job", "hf.errors"):
-        code = f"import hyperflow as hf; {first}; import hyperflow.job; from hyperflow.job import job\n"
-        assert "hyperflow.job" in modules_after(f"{code}assert hf.job is job and callable(job), hf.job")
+    for first in ("import hyperflow.job", "from hyperflow._job import JobEnv", "hf.JobEnv", "hf.job", "hf.errors"):
+        code = f"import hyperflow as hf; {first}; import hyperflow.job; from hyperflow._job import job\n"
+        assert "hyperflow._job" in modules_after(f"{code}assert hf.job is job and callable(job), hf.job")
 
 
 def test_the_package_behaves_as_others() -> None:
@@ -109,6 +113,6 @@ def test_the_package_travels_by_name() -> None:
     def refers() -> ModuleType:
         return hf
 
-    assert closure.loads(closure.by_value(refers))() is hf
+    assert pickler.loads(pickler.by_value(refers))() is hf
     assert pickle.loads(pickle.dumps(hf)) is hf
     assert copy.deepcopy(hf) is hf

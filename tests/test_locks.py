@@ -14,13 +14,13 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.config import Settings
-from hyperflow.engine.engine import open_engine
-from hyperflow.engine.fleet import NodePlan
-from hyperflow.engine.transport import Local
 from hyperflow.environment import Options
+from hyperflow.head.engine import open_engine
+from hyperflow.head.fleet import NodePlan
 from hyperflow.testing import open_inline_job
-from tests.engine.support import Gate, local, wait_at
+from hyperflow.transports.process import Local
 from tests.helpers import alive, wait_until
+from tests.support import Gate, local, wait_at
 
 
 def add_one(path: str) -> None:
@@ -293,7 +293,7 @@ async def test_fresh_process(tmp_path: Path) -> None:
 
 async def test_lost_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The locks of a lost node are free when what ran there must have ended, and not before."""
-    monkeypatch.setattr("hyperflow.engine.engine.END_GRACE", 1.0)
+    monkeypatch.setattr("hyperflow.head.engine.END_GRACE", 1.0)
     gate = Gate(tmp_path)
     program = hf.ProgramInfo.new(tmp_path / "runs")
     nodes = [NodePlan(Local("one"), 1), NodePlan(Local("two"), 1)]

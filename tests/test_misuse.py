@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from hyperflow._job import job, run_job_local
 from hyperflow.concurrent import as_completed, concurrently, map_concurrently, race, replicate_concurrently
 from hyperflow.environment import using
 from hyperflow.errors import ConfigurationError, FlowNeverAwaited, MisuseError, NotInFlow
 from hyperflow.flow import Flow, ask, pure
-from hyperflow.job import job, run_job_local
 from hyperflow.program import ProgramInfo
 from hyperflow.remote import remote_eval, remote_map
 from hyperflow.testing import open_inline_job

@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 
 from hyperflow.config import Settings
-from hyperflow.engine.ssh import known_hosts_files
+from hyperflow.transports.ssh import known_hosts_files
 
 FETCH_SECONDS = 5.0
 """Seconds to ask a node for the key that it shows."""

@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from hyperflow.engine.transport import Connection, Transport
 from hyperflow.errors import LauncherError
+from hyperflow.transports.process import Connection, Transport
 
 MARK = b"<hyperflow doctor>\n"
 """What comes before it was said by a shell's start-up files."""

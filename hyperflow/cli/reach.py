@@ -24,10 +24,10 @@ from hyperflow.cli.hostkeys import known_keys, shown_key
 from hyperflow.cli.probe import Probe, Refused, open_probe
 from hyperflow.config import Settings
 from hyperflow.database import place
-from hyperflow.engine.link import Link
-from hyperflow.engine.ssh import Ssh
-from hyperflow.engine.transport import Local, Srun, Transport
 from hyperflow.errors import HyperflowError, LauncherError
+from hyperflow.head.link import Link
+from hyperflow.transports.process import Local, Srun, Transport
+from hyperflow.transports.ssh import Ssh
 
 T = TypeVar("T")
 

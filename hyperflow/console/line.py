@@ -17,7 +17,8 @@ from cyclopts import App, CycloptsError
 from rich.console import Console
 
 from hyperflow import flow as flows
-from hyperflow.cluster import ClusterEnv, open_cluster, remote_eval_job
+from hyperflow._cluster import ClusterEnv, open_cluster, remote_eval_job
+from hyperflow._job import run_in_new_loop
 from hyperflow.console.display import logging_to, say, showing
 from hyperflow.console.interrupt import Interruption
 from hyperflow.console.options import GROUPS, Resources, Running, failure_policy, joined
@@ -26,7 +27,6 @@ from hyperflow.console.table import age, counts_in_words, jobs_in_words
 from hyperflow.control import place
 from hyperflow.errors import ConfigurationError, HyperflowError, MisuseError
 from hyperflow.flow import Cluster, Flow
-from hyperflow.job import run_in_new_loop
 from hyperflow.master.lifecycle import WITH_SLURM, State
 from hyperflow.master.rundir import find
 from hyperflow.program import ProgramInfo, is_url

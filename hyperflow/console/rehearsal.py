@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperflow import environment
-from hyperflow.cluster import ClusterEnv, ClusterEvaluator
+from hyperflow._cluster import ClusterEnv, ClusterEvaluator
 from hyperflow.database.opening import open_database
 from hyperflow.database.store import copy_database
 from hyperflow.environment import Options, ResultsDatabase

@@ -20,10 +20,10 @@ from typing import Any
 
 from hyperflow.database import keys
 from hyperflow.database.memo import MemoCall
-from hyperflow.engine import captures, closure, culprit, shells
 from hyperflow.errors import EvaluationExited, HyperflowError, RemoteError, SerializationError
 from hyperflow.flow import Call, Flow, Step, Using
 from hyperflow.remote import RemoteEval
+from hyperflow.shipping import captures, diagnose, pickler, rebuild
 
 WHERE = "jobs of a Cluster"
 
@@ -36,7 +36,7 @@ SCRIPT = ("__main__", "__mp_main__")
 def class_of_script(module: str, qualname: str, number: str) -> Any:
     """Return the class that a result refers to: the one that was sent, or the script's own of that name."""
     try:
-        return shells.known(number)
+        return rebuild.known(number)
     except KeyError:
         pass
     found: Any = sys.modules.get("__main__" if module in SCRIPT else module)
@@ -50,11 +50,11 @@ def class_of_script(module: str, qualname: str, number: str) -> Any:
     return found
 
 
-class _Pickler(closure.Recipes, pickle.Pickler):
+class _Pickler(pickler.Recipes, pickle.Pickler):
     """Names the script's classes; with `stable`, says nothing that changes from process to process."""
 
     def __init__(self, file: Any, stable: bool) -> None:
-        pickle.Pickler.__init__(self, file, protocol=closure.PROTOCOL)
+        pickle.Pickler.__init__(self, file, protocol=pickler.PROTOCOL)
         self.begin()
         self.needs = None
         self.going_home = False
@@ -64,8 +64,8 @@ class _Pickler(closure.Recipes, pickle.Pickler):
         if isinstance(obj, type) and not captures.found_by_name(obj, obj.__module__, obj.__qualname__):
             if self._stable:
                 return class_of_script, (obj.__module__, obj.__qualname__, "")
-            number = shells.track(obj)
-            if not shells.is_ours(number):
+            number = rebuild.track(obj)
+            if not rebuild.is_ours(number):
                 return class_of_script, (obj.__module__, obj.__qualname__, number)
         return super().reducer_override(obj)
 
@@ -83,9 +83,9 @@ def pack_job(job: Flow[Any]) -> bytes:
         SerializationError: Part of it cannot travel; names the part.
     """
     try:
-        return closure.by_value(job)
+        return pickler.by_value(job)
     except Exception as error:
-        raise SerializationError(str(culprit.explain(f"the job {job!r}", job.step, error))) from error
+        raise SerializationError(str(diagnose.explain(f"the job {job!r}", job.step, error))) from error
 
 
 def pack_value(value: Any, what: str) -> bytes:
@@ -93,7 +93,7 @@ def pack_value(value: Any, what: str) -> bytes:
     try:
         return _pickled(value)
     except Exception as error:
-        raise SerializationError(str(culprit.explain(f"the result of {what}", value, error))) from error
+        raise SerializationError(str(diagnose.explain(f"the result of {what}", value, error))) from error
 
 
 def pack_error(error: BaseException, context: str) -> bytes:
@@ -143,10 +143,10 @@ class _Rebuilt:
         self._parts = (type(error), error.args, dict(vars(error)))
 
     def __reduce__(self) -> Any:
-        return rebuild, self._parts
+        return rebuild_error, self._parts
 
 
-def rebuild(kind: type[Exception], args: tuple[Any, ...], attributes: dict[str, Any]) -> Exception:
+def rebuild_error(kind: type[Exception], args: tuple[Any, ...], attributes: dict[str, Any]) -> Exception:
     """Make an exception without calling its __init__."""
     error = kind.__new__(kind, *args)
     error.args = args

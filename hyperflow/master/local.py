@@ -19,9 +19,9 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Self
 
-from hyperflow.engine import processes
 from hyperflow.master.batch import Order, write_script
 from hyperflow.slurm.queue import BatchState
+from hyperflow.wire import processes
 
 logger = logging.getLogger("hyperflow")
 

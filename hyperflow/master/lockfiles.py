@@ -49,10 +49,10 @@ from typing import Any, TypeVar
 import attrs
 
 from hyperflow.database.ownership import Owner, started
-from hyperflow.engine.doorkeeper import Doorkeeper, inside
-from hyperflow.engine.locks import Ask
 from hyperflow.environment import Environment
 from hyperflow.errors import Deadlock
+from hyperflow.locking.manager import Doorkeeper, inside
+from hyperflow.locking.rules import Ask
 from hyperflow.master import sealed
 from hyperflow.master.lifecycle import Epoch, State
 from hyperflow.master.rundir import JobDirectory

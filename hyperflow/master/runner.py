@@ -28,17 +28,18 @@ from typing import Any
 
 import attrs
 
+from hyperflow._job import JobEnv, open_local_job, open_slurm_job, run_in_new_loop
 from hyperflow.database.store import copy_database
-from hyperflow.engine import closure, processes
 from hyperflow.environment import Environment, Statistics
 from hyperflow.errors import AllocationEnding, ConfigurationError, HyperflowError
 from hyperflow.flow import Flow
-from hyperflow.job import JobEnv, open_local_job, open_slurm_job, run_in_new_loop
 from hyperflow.master import calls, lockfiles, sealed
 from hyperflow.master.lifecycle import Epoch, Record
 from hyperflow.master.outcome import CUT_OFF
 from hyperflow.master.rundir import JobDirectory
 from hyperflow.program import ProgramInfo, is_url
+from hyperflow.shipping import pickler
+from hyperflow.wire import processes
 
 STATUS_PAUSE = 2.0
 """Seconds between two looks at how the job stands."""
@@ -233,7 +234,7 @@ async def _run(task: Task) -> int:
         context = f"raised by {task.name}; its files: {task.directory.path}"
     try:
         _, call = sealed.read_sealed(task.directory.call, "call")
-        job = closure.loads(call)
+        job = pickler.loads(call)
         payload = calls.pack_value(await _evaluate(task, job), task.name)
         outcome = "value"
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the job's outcome

@@ -22,10 +22,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from hyperflow import environment, locks
-from hyperflow.engine import closure, culprit, doorkeeper
-from hyperflow.engine.doorkeeper import Doorkeeper
-from hyperflow.engine.parcels import Packer
-from hyperflow.engine.worker import dumps_result
+from hyperflow._job import JobEnv
 from hyperflow.environment import Options, Statistics
 from hyperflow.errors import (
     ConfigurationError,
@@ -36,8 +33,12 @@ from hyperflow.errors import (
     SerializationError,
     TimeLimitExceeded,
 )
-from hyperflow.job import JobEnv
+from hyperflow.locking import manager
+from hyperflow.locking.manager import Doorkeeper
 from hyperflow.program import ProgramInfo
+from hyperflow.shipping import diagnose, pickler
+from hyperflow.shipping.packer import Packer
+from hyperflow.worker.worker import dumps_result
 
 
 class InlineDesk:
@@ -54,7 +55,7 @@ class InlineDesk:
     def take_blocking(self, keys: Collection[str]) -> int:
         """Take some keys that nobody has: who has them cannot go on meanwhile."""
         said: list[HyperflowError | None] = []
-        number = self._locks.ask(keys, self, self._name, doorkeeper.inside.get(), said.append)
+        number = self._locks.ask(keys, self, self._name, manager.inside.get(), said.append)
         if not said:
             self._locks.release(number)
             raise Deadlock(
@@ -104,7 +105,7 @@ class InlineEvaluator:
         context = contextvars.Context()
         desk = InlineDesk(self.locks, f"an evaluation of {name}")
         context.run(locks.stand_in.set, desk)
-        context.run(doorkeeper.inside.set, doorkeeper.inside.get())
+        context.run(manager.inside.set, manager.inside.get())
         task = asyncio.get_running_loop().create_task(self._run(name, call, options), context=context)
         self._tasks.add(task)
         task.add_done_callback(functools.partial(self._ended, desk))
@@ -121,8 +122,8 @@ class InlineEvaluator:
         parcel = self._packer.pack(fn, args, kwargs)
 
         def call() -> Any:
-            function = closure.loads(parcel.function.data)
-            content = closure.loads(parcel.payload, buffers=[bytearray(buffer) for buffer in parcel.buffers])
+            function = pickler.loads(parcel.function.data)
+            content = pickler.loads(parcel.payload, buffers=[bytearray(buffer) for buffer in parcel.buffers])
             return function(*content[0], **content[1]) if type(content) is list else function(*content)
 
         return call
@@ -161,8 +162,8 @@ class InlineEvaluator:
         try:
             data = dumps_result(value, buffers)
         except Exception as error:
-            raise SerializationError(str(culprit.explain(f"the result of {name}", value, error))) from error
-        return closure.loads(data, buffers=[bytearray(buffer) for buffer in buffers])
+            raise SerializationError(str(diagnose.explain(f"the result of {name}", value, error))) from error
+        return pickler.loads(data, buffers=[bytearray(buffer) for buffer in buffers])
 
     async def _take(self, cpus: int) -> None:
         async with self._door:  # one at a time, so that a large request is not starved

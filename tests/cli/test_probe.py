@@ -7,9 +7,9 @@ import attrs
 import pytest
 
 from hyperflow.cli.probe import Refused, open_probe
-from hyperflow.engine.ssh import shell_line
-from hyperflow.engine.transport import Connection, Local, Receiver
 from hyperflow.errors import LauncherError
+from hyperflow.transports.process import Connection, Local, Receiver
+from hyperflow.transports.ssh import shell_line
 
 
 @attrs.frozen

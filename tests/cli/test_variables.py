@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import hyperflow as hf
-from tests.engine.support import environment
+from tests.support import environment
 
 
 def hyperflow(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from typing import IO, Any, TypeAlias
 
 import attrs
 
-from hyperflow.engine.processes import children
+from hyperflow.wire.processes import children
 from tests import leaks
 from tests.cluster import packages, place
 from tests.helpers import block_until

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 import hyperflow as hf
-from hyperflow.cluster import ClusterEnv
+from hyperflow._cluster import ClusterEnv
 from hyperflow.master.entry import Patience
 
 __all__ = ["asyncio", "evaluate", "hf", "mark", "os", "place", "quick", "run", "sys", "time", "wait_for_go", "work"]

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
-from hyperflow.engine.processes import children
+from hyperflow.wire.processes import children
 from tests.helpers import block_until
 
 PARENT = Path("/tmp")

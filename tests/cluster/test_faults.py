@@ -60,7 +60,9 @@ def wide(wide_cluster: Cluster) -> Iterator[Cluster]:
 
 def _launchers(cluster: Cluster, node: str) -> list[int]:
     """The numbers here of a node's keeper and launcher, in this order."""
-    found = [p for p in cluster.hosts[node].processes() if "hyperflow.engine.node" in p.command and p.name != "bash"]
+    found = [
+        p for p in cluster.hosts[node].processes() if "hyperflow.launcher.launcher" in p.command and p.name != "bash"
+    ]
     numbers = {p.pid for p in found}
     keeper = next(p for p in found if p.parent not in numbers)
     launcher = next(p for p in found if p.parent == keeper.pid)
@@ -195,8 +197,8 @@ def test_a_node_is_lost_by_srun(cluster: Cluster) -> None:
 
 
 EXCLUSIVE = """
-import hyperflow.engine.engine
-hyperflow.engine.engine.END_GRACE = 1.0
+import hyperflow.head.engine
+hyperflow.head.engine.END_GRACE = 1.0
 
 def stamp(x):
     path = place / f"stamp.{x}.{hf.worker_info().node}"
@@ -284,8 +286,8 @@ def test_a_link_is_cut_during_an_import(cluster: Cluster) -> None:
 
 
 BLOCKING = """
-import hyperflow.engine.engine
-hyperflow.engine.fleet.STOOD_STILL = 1.5
+import hyperflow.head.engine
+hyperflow.head.fleet.STOOD_STILL = 1.5
 
 async def main():
     async with asyncio.TaskGroup() as group:

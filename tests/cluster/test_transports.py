@@ -223,7 +223,7 @@ def test_a_prologue_that_fails(cluster: Cluster) -> None:
     [
         ("hyperflow", {"sitecustomize.py": "import hyperflow._version as v; v.__version__ = '77.7'"}),
         ("python", {"sitecustomize.py": "import sys; sys.version = '77.7 (main, Jan  1 2026, 00:00:00) [GCC 1.0.0]'"}),
-        ("protocol", {"sitecustomize.py": "import hyperflow.engine.wire as w; w.PROTOCOL_VERSION = 77.7"}),
+        ("protocol", {"sitecustomize.py": "import hyperflow.wire.frames as w; w.PROTOCOL_VERSION = 77.7"}),
         ("dill", {"dill-77.7.dist-info/METADATA": "Metadata-Version: 2.1\nName: dill\nVersion: 77.7\n"}),
     ],
 )

@@ -18,11 +18,11 @@ from hyperflow import environment
 from hyperflow import flow as flows
 from hyperflow.concurrent import concurrently, map_concurrently, race
 from hyperflow.database import KeyValMap, memoize
-from hyperflow.engine import closure
 from hyperflow.environment import Environment, Options
 from hyperflow.errors import ConfigurationError, DatabaseError, MisuseError, NotInFlow, SerializationError
 from hyperflow.flow import Flow, Job, Native
 from hyperflow.program import ProgramInfo
+from hyperflow.shipping import pickler
 from tests.database.conftest import NoEvaluator, running
 
 T = TypeVar("T")
@@ -144,7 +144,7 @@ async def test_name_and_version_are_part_of_the_key(program: ProgramInfo) -> Non
 
 async def test_async_functions_under_job(program: ProgramInfo) -> None:
     """`@memoize` above `@job`: the annotation is the plain result."""
-    from hyperflow.job import job
+    from hyperflow._job import job
 
     @memoize("f")
     @job
@@ -659,7 +659,7 @@ async def test_memoized_functions_travel_in_closures(program: ProgramInfo) -> No
     def count(n: int) -> Flow[Spectrum]:
         return flows.pure(Spectrum([n])) if n == 0 else count(n - 1)
 
-    (again,) = pickle.loads(closure.by_value([lambda: (count, at_the_top)]))
+    (again,) = pickle.loads(pickler.by_value([lambda: (count, at_the_top)]))
     count_again, top_again = again()
 
     assert top_again is at_the_top

@@ -15,13 +15,13 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
+from hyperflow._job import job, run_job_local
 from hyperflow.database import KeyValMap, memoize, new_work_dir
 from hyperflow.database import server as servers
 from hyperflow.database.opening import open_database
 from hyperflow.database.store import DamagedEntry
 from hyperflow.errors import ConfigurationError, DatabaseError
 from hyperflow.flow import Job
-from hyperflow.job import job, run_job_local
 from hyperflow.program import ProgramInfo
 from hyperflow.remote import remote_eval
 from tests import helpers

@@ -10,12 +10,12 @@ from typing import Any
 
 import attrs
 
-from hyperflow.engine import closure
 from hyperflow.master import calls, sealed
 from hyperflow.master.batch import Order
 from hyperflow.master.lifecycle import Epoch
 from hyperflow.master.local import LocalWatch
 from hyperflow.master.rundir import JobDirectory
+from hyperflow.shipping import pickler
 from hyperflow.slurm.queue import BatchState
 
 
@@ -110,7 +110,7 @@ class FakeSlurm:
 def write_result(directory: JobDirectory, epoch: Epoch, batch_id: int = 1) -> None:
     """Write the result of a start, by calling its function right here."""
     _, call = sealed.read_sealed(directory.call, "call")
-    job = closure.loads(call)
+    job = pickler.loads(call)
     try:
         contextvars.Context().run(lambda: job.used().step.coroutine().send(None))  # elsewhere, there is no Cluster
     except StopIteration as end:

@@ -7,7 +7,7 @@ from typing import Any
 
 import hyperflow as hf
 from hyperflow import environment
-from hyperflow.cluster import ClusterEnv, ClusterEvaluator
+from hyperflow._cluster import ClusterEnv, ClusterEvaluator
 from hyperflow.environment import Options
 from hyperflow.master import rundir
 from hyperflow.master.entry import Patience

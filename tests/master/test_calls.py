@@ -12,10 +12,10 @@ import attrs
 import pytest
 
 import hyperflow as hf
-from hyperflow.engine import shells
 from hyperflow.errors import RemoteError, SerializationError
 from hyperflow.flow import Flow
 from hyperflow.master import calls
+from hyperflow.shipping import rebuild
 
 
 @attrs.frozen
@@ -174,7 +174,7 @@ def test_classes_of_a_script_are_found_by_name(monkeypatch: pytest.MonkeyPatch) 
     main = sys.modules["__main__"]
     monkeypatch.setattr(main, "Opaque", Opaque, raising=False)
     assert calls.class_of_script("__main__", "Opaque", "elsewhere:7") is Opaque
-    assert calls.class_of_script("__main__", "Other", shells.track(Point)) is Point
+    assert calls.class_of_script("__main__", "Other", rebuild.track(Point)) is Point
     with pytest.raises(SerializationError, match="a Gone of the script"):
         calls.class_of_script("__main__", "Gone", "elsewhere:8")
 

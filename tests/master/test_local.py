@@ -12,11 +12,11 @@ import attrs
 import pytest
 
 import hyperflow as hf
-from hyperflow.cluster import ClusterEnv
-from hyperflow.engine import processes
+from hyperflow._cluster import ClusterEnv
 from hyperflow.master.entry import Patience
 from hyperflow.master.lifecycle import State
 from hyperflow.master.local import TAG
+from hyperflow.wire import processes
 from tests.helpers import alive, block_until, wait_until
 
 QUICK = Patience(look=0.05)

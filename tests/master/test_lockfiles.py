@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 import hyperflow as hf
-from hyperflow.engine.locks import Ask
+from hyperflow.locking.rules import Ask
 from hyperflow.master.entry import Patience
 from hyperflow.master.lifecycle import Attempt, Epoch, Record, State
 from hyperflow.master.lockfiles import Holder, LockFiles, sweep

@@ -18,7 +18,7 @@ import attrs
 import pytest
 
 import hyperflow as hf
-from hyperflow.cluster import ClusterEnv
+from hyperflow._cluster import ClusterEnv
 from hyperflow.errors import SlurmError
 from hyperflow.master import calls, sealed
 from hyperflow.master.lifecycle import Epoch, State

@@ -1,0 +1,329 @@
+"""Jobs: `@job`, and the ways to run one: on this machine, or on a Slurm allocation.
+
+What only a run needs (the engine, the database, Slurm) is imported where it begins: `@job` also stands above functions
+in modules that merely take part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import importlib
+import inspect
+import os
+import signal
+import socket
+import types
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import attrs
+
+from hyperflow import environment
+from hyperflow import flow as flows
+from hyperflow.config import Settings, read_settings
+from hyperflow.environment import Environment, Options
+from hyperflow.errors import AllocationEnding, MisuseError
+from hyperflow.flow import Call, Flow, Job
+from hyperflow.program import ProgramInfo
+from hyperflow.wire import machine
+
+if TYPE_CHECKING:
+    from hyperflow.head.allocation_end import End
+    from hyperflow.head.fleet import NodePlan
+    from hyperflow.slurm import allocation
+    from hyperflow.transports.process import Transport
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class JobFunction:
+    """What `@job` makes of an async function: calling it describes a Job, and runs nothing."""
+
+    level = "job"
+
+    def __init__(self, fn: Callable[..., Coroutine[Any, Any, Any]]) -> None:
+        functools.update_wrapper(self, fn)
+        self.__wrapped__ = fn
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Job[Any]:
+        return Job(Call(self, args, kwargs))
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By name where there is one: the name of the wrapped function stands for us.
+        fn = self.__wrapped__
+        if fn.__module__ != "__main__":
+            try:
+                if _by_name(fn.__module__, fn.__qualname__) is self:
+                    return _by_name, (fn.__module__, fn.__qualname__)
+            except (ImportError, AttributeError):
+                pass
+        return type(self), (fn,)
+
+    def __repr__(self) -> str:
+        return f"<{self.level} {getattr(self, '__qualname__', self.__wrapped__)}>"
+
+
+def _by_name(module: str, qualname: str) -> Any:
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def checked_async_function(fn: Any, decorator: str) -> Any:
+    """Return fn if it is an `async def`; else explain."""
+    name = getattr(fn, "__name__", repr(fn))
+    if asyncio.iscoroutine(fn):
+        fn.close()
+        raise MisuseError(f"@{decorator} takes the function, not the coroutine {name}(...)")
+    if isinstance(fn, type):
+        raise MisuseError(f"@{decorator} takes an async function, not the class {name}; put it above `async def`")
+    if inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
+        raise MisuseError(
+            f"@{decorator}: {name} is a generator (it contains `yield`); a flow has one result: collect the values in "
+            "a list and return that"
+        )
+    if not inspect.iscoroutinefunction(fn):
+        raise MisuseError(f"@{decorator}: {name} is an ordinary function; write: async def {name}(...)")
+    return fn
+
+
+def job(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Job[T]]:
+    """Make `async def f(...) -> T` a description: `f(...)` is then a Job[T], which runs when it is awaited.
+
+    Raises:
+        MisuseError: fn is no async function.
+    """
+    return JobFunction(checked_async_function(fn, "job"))
+
+
+@attrs.frozen(eq=False)
+class JobEnv(Environment):
+    """The environment of a running Job. See Environment for its fields."""
+
+    async def run(self, flow: Flow[T]) -> T:
+        """Await a flow in this environment: for notebooks, where each cell has a context of its own.
+
+        Example: `env = await stack.enter_async_context(open_local_job())`, and in later cells
+        `await env.run(my_job())`.
+        """
+        with environment.entered(self):
+            flows.check(flow, "env.run")
+            return await flow
+
+
+@asynccontextmanager
+async def open_job(
+    nodes: Sequence[NodePlan],
+    program: ProgramInfo | None,
+    *,
+    settings: Settings,
+    preload: Sequence[str],
+    end: End | None = None,
+) -> AsyncIterator[JobEnv]:
+    """Start launchers, open the database, and put the environment in force for the scope."""
+    from hyperflow.database.opening import open_database  # noqa: PLC0415 (see above)
+    from hyperflow.database.store import copy_database  # noqa: PLC0415 (see above)
+    from hyperflow.head.engine import open_engine  # noqa: PLC0415 (see above)
+
+    mine = program or ProgramInfo.temporary_one()
+    if mine.start_from is not None and not isinstance(mine.database, str) and not mine.database.exists():
+        copy_database(mine.start_from, mine.database)
+    async with (
+        open_database(mine.database, mine.program_id) as database,
+        open_engine(nodes, mine, settings=settings, preload=preload, end=end) as engine,
+    ):
+        env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine)
+        with environment.entered(env):
+            yield env
+    mine.remove()  # only a temporary one, and only after success: errors point into its logs
+
+
+@asynccontextmanager
+async def open_local_job(
+    *, cpus: int | None = None, program: ProgramInfo | None = None, preload: Sequence[str] = ()
+) -> AsyncIterator[JobEnv]:
+    """Evaluate on this machine: `async with open_local_job(cpus=4) as env: await my_job()`.
+
+    Args:
+        cpus: How many CPUs to use; None for all that this process may use. More than those is allowed: then nothing
+            is pinned, and a warning says so.
+        program: Where logs and results go; None for a temporary place that is removed at the end, but kept when
+            the scope ends with an error.
+        preload: Modules that are imported once, before workers are forked, such as "numpy".
+
+    Raises:
+        ConfigurationError: `cpus` makes no sense, a directory cannot be written, a module does not import.
+        LauncherError: The launcher could not be started.
+
+    At the end of the scope, by an error or cancelling too, all processes are ended and waited for.
+    """
+    from hyperflow.transports.process import LAUNCHER, Local, Spawned, launcher_log  # noqa: PLC0415 (see above)
+
+    machine.check_count(cpus)
+    settings = read_settings()
+    mine = program or ProgramInfo.temporary_one()
+    node = socket.gethostname()
+    with Spawned(LAUNCHER, launcher_log(mine.log_dir, node)) as launcher:  # which starts while we import the rest
+        from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (see above)
+
+        async with open_job([NodePlan(Local(node, launcher), cpus)], mine, settings=settings, preload=preload) as env:
+            yield env
+
+
+END_SIGNALS: dict[int, tuple[str, float | None]] = {
+    signal.SIGUSR1: ("SIGUSR1 came, as `#SBATCH --signal=USR1@120` has it", None),
+    # KILL follows after KillWait, which we do not know: what runs is ended at once, the job has the rest for itself.
+    signal.SIGTERM: ("SIGTERM came, by scancel or at the time limit", 0.0),
+}
+"""What Slurm sends before it kills: what that says, and the seconds that are left from then on, as in `Notice`."""
+
+
+@asynccontextmanager
+async def open_slurm_job(
+    *, program: ProgramInfo | None = None, preload: Sequence[str] = (), **settings: Any
+) -> AsyncIterator[JobEnv]:
+    """Evaluate on all CPUs of the Slurm allocation that this process is in; the same as open_local_job otherwise.
+
+    Works in a batch script, in `srun --pty`, and in `salloc` on a login host. Each other node is contacted once.
+
+    Args:
+        program: Where logs and results go: a directory that all nodes see. None for one in the current directory.
+        preload: Modules that are imported once on each node.
+        settings: Fields of `hyperflow.config.Settings` (transport="srun", min_nodes=3, ...), which take precedence over
+            HYPERFLOW_* variables and the configuration file.
+
+    Raises:
+        SlurmError: There is no allocation, or its variables contradict each other.
+        LauncherError: Fewer than `min_nodes` nodes could be started; a node beyond those is left out with a warning.
+        ConfigurationError: As open_local_job.
+    """
+    from hyperflow.head.allocation_end import End, Notice  # noqa: PLC0415 (see above)
+    from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (see above)
+    from hyperflow.slurm import allocation  # noqa: PLC0415 (see above)
+
+    chosen = read_settings(**settings)
+    granted = await asyncio.to_thread(allocation.find, os.environ)
+    nodes = [NodePlan(_transport(node.name, granted, chosen), node.cpus, granted=True) for node in granted.nodes]
+    place = program or ProgramInfo.new("hyperflow-runs")
+    notices = {int(signum): Notice(*said) for signum, said in END_SIGNALS.items()}
+    end = End(granted.end_time, chosen.end_margin, notices)
+    async with open_job(nodes, place, settings=chosen, preload=preload, end=end) as env:
+        yield env
+
+
+def _transport(node: str, granted: allocation.Allocation, settings: Settings) -> Transport:
+    from hyperflow.transports.process import FirstOf, Local, Srun  # noqa: PLC0415 (see above)
+    from hyperflow.transports.ssh import Ssh  # noqa: PLC0415 (see above)
+
+    if node == granted.here:
+        return Local(node)
+    choices: dict[str, Transport] = {"ssh": Ssh(node, settings), "srun": Srun(node, settings.prologue)}
+    if settings.transport == "auto":
+        return FirstOf(tuple(choices.values()))
+    return choices[settings.transport]
+
+
+def run_job_slurm(
+    job: Flow[T],
+    *,
+    program: ProgramInfo | None = None,
+    preload: Sequence[str] = (),
+    requeue: bool = False,
+    **settings: Any,
+) -> T:
+    """Run a job on all nodes of the Slurm allocation that this process is in, and return its result; blocks.
+
+    Args:
+        job: What to run.
+        program: As for open_slurm_job. With `requeue`, one whose `database` stays the same from run to run.
+        preload: As for open_slurm_job.
+        requeue: When the job ends with AllocationEnding, put this Slurm job back into the queue. Started again, it
+            finds what was recorded in the database. The job has to be submitted with `--requeue`.
+        settings: As for open_slurm_job.
+
+    Raises what open_slurm_job and the job raise.
+    """
+    try:
+        return _run(job, "run_job_slurm", lambda: open_slurm_job(program=program, preload=preload, **settings))
+    except AllocationEnding:
+        if requeue:
+            from hyperflow.slurm import allocation, scontrol  # noqa: PLC0415 (see above)
+
+            scontrol.requeue(allocation.read(os.environ).job_id)
+        raise
+
+
+def run_job_local(
+    job: Flow[T], *, cpus: int | None = None, program: ProgramInfo | None = None, preload: Sequence[str] = ()
+) -> T:
+    """Run a job on this machine and return its result; blocks. For scripts and tests.
+
+    Arguments and errors are those of `open_local_job`, and what the job raises. Ctrl-C cancels the job, ends its
+    processes and raises KeyboardInterrupt.
+    """
+    return _run(job, "run_job_local", lambda: open_local_job(cpus=cpus, program=program, preload=preload))
+
+
+def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncContextManager[JobEnv]]) -> T:
+    """Run a job in an environment and an event loop of its own."""
+    flows.check(job, where)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise MisuseError(
+            f"{where} blocks, and an event loop is running here (a notebook, or async code); write: "
+            f"async with hyperflow.{where.replace('run_job', 'open')}_job() as env: "
+            f"result = await {job.used().step}"
+        )
+
+    async def run() -> T:
+        async with open_environment():
+            return await job
+
+    result = run_in_new_loop(run())
+    if isinstance(result, Flow):
+        text = f"{job!r} returned the flow {result.used()!r}, not its result; write: return await {result.step}"
+        raise MisuseError(text)
+    return result
+
+
+PYTHONS_OWN = (700, 10, 10)
+"""When Python looks for garbage, if nobody has told it otherwise."""
+
+
+def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run on uvloop where there is one, else on asyncio's own loop."""
+    try:
+        import uvloop  # noqa: PLC0415 (not on every platform)
+    except ImportError:
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner, _seldom_collecting():
+        return runner.run(main)
+
+
+@contextmanager
+def _seldom_collecting() -> Iterator[None]:
+    """Let Python look for garbage cycles less often, unless the user has set that otherwise.
+
+    It looks after each 700 new objects; with many evaluations under way that took a fifth of the head's time and more
+    (most of it for 100,000 memoized calls side by side), and found nothing.
+    """
+    before = gc.get_threshold()
+    if before == PYTHONS_OWN:
+        gc.set_threshold(20_000, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

@@ -1,1 +1,0 @@
-"""What makes remote_eval work: a pure scheduler, node launchers, workers, and the streams between them."""

@@ -1,0 +1,175 @@
+"""The nodes: all are started at the same time, watched, and ended together.
+
+Guarantees: a node that cannot be started is left out with a warning, as long as `min_nodes` are there; one that ends or
+falls silent is given up once, and is not used again; at the end nothing is left of any of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import warnings
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
+
+import attrs
+
+from hyperflow.config import Settings
+from hyperflow.errors import LauncherError
+from hyperflow.events.writer import EventLog
+from hyperflow.head.link import Link, OnFrame, OnLost
+from hyperflow.program import ProgramInfo
+from hyperflow.transports.process import Transport
+from hyperflow.wire import frames, machine
+from hyperflow.wire.machine import CpuChoice
+
+T = TypeVar("T")
+
+logger = logging.getLogger("hyperflow")
+
+STOOD_STILL = 10.0
+"""Seconds for which user code may block the event loop before a warning says what that costs."""
+
+
+@attrs.frozen
+class NodePlan:
+    """A node to be used.
+
+    Args:
+        transport: How to reach it.
+        cpus: How many CPUs to use there; None for all that may be used.
+        granted: Whether a batch system granted just these: if more are visible there, it is not known which are ours.
+    """
+
+    transport: Transport
+    cpus: int | None = None
+    granted: bool = False
+
+
+class Fleet:
+    """The links to all nodes that are up.
+
+    Args:
+        program: Whose log directory is used.
+        settings: Limits of time, and how many nodes there have to be.
+        events: The event log.
+        on_frame: Called with each frame of any node.
+        on_up: Called with a node's name and its CPUs when it is up.
+        on_lost: Called when a node has gone without being asked to.
+    """
+
+    def __init__(
+        self,
+        program: ProgramInfo,
+        settings: Settings,
+        events: EventLog,
+        on_frame: OnFrame,
+        on_up: Callable[[str, CpuChoice], None],
+        on_lost: OnLost,
+    ) -> None:
+        self.links: dict[str, Link] = {}
+        self._program = program
+        self._settings = settings
+        self._events = events
+        self._on_frame = on_frame
+        self._on_up = on_up
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._losing: list[asyncio.Task[None]] = []
+        self._beating: asyncio.TimerHandle | None = None
+
+    async def start(self, nodes: Sequence[NodePlan], preload: Sequence[str]) -> None:
+        """Start all launchers; raises LauncherError if too few come up."""
+        outcomes = await _all(self._try(plan, preload) for plan in nodes)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, LauncherError)]
+        if len(self.links) < self._settings.min_nodes:
+            raise LauncherError(
+                f"{len(self.links)} of {len(nodes)} nodes could be started, and min_nodes is "
+                f"{self._settings.min_nodes}:\n" + "\n".join(map(str, failures))
+            )
+        for failure in failures:
+            warnings.warn(f"going on without a node: {failure}", RuntimeWarning, stacklevel=2)
+        unpinned = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        if unpinned:
+            warnings.warn("nothing is pinned: " + "; ".join(unpinned), RuntimeWarning, stacklevel=2)
+        self._beating = self._loop.call_later(self._settings.heartbeat, self._beat, self._loop.time())
+
+    async def _try(self, plan: NodePlan, preload: Sequence[str]) -> LauncherError | str | None:
+        """Start a launcher; return the error if it cannot be started, or why its workers are not pinned."""
+        link = Link(plan.transport, self._settings, self._program.log_dir, self._on_frame, self._lost)
+        try:
+            await link.start(self._program.program_id, preload)
+        except LauncherError as error:
+            self._events.note(node=link.node, state="not started", cause=str(error))
+            return error
+        cpus = machine.choose_cpus(plan.cpus, link.greeting["affinity"], link.greeting["quota"], plan.granted)
+        self.links[link.node] = link
+        self._on_up(link.node, cpus)
+        self._events.note(node=link.node, state="up", cpus=list(cpus.ids), pinned=cpus.pinned)
+        return f"{link.node}: {cpus.remark}" if cpus.remark else None
+
+    def write(self, node: str, parts: Sequence[frames.Bytes]) -> None:
+        """Send to a node; to one that has gone, nothing."""
+        link = self.links.get(node)
+        if link is not None:
+            link.write(parts)
+
+    def _beat(self, due: float) -> None:
+        """Exchange signs of life with the nodes."""
+        now = self._loop.time()
+        heartbeat = self._settings.heartbeat
+        late = now - due - heartbeat
+        if late > STOOD_STILL:
+            logger.warning(
+                "the event loop stood still for %.0f s: evaluations went on, but none was started or delivered; put "
+                "long calculations into remote_eval, or into asyncio.to_thread",
+                late,
+            )
+        moment, lapse = time.monotonic(), min(now - due, 2 * heartbeat)
+        for link in list(self.links.values()):
+            link.beat(moment, lapse)
+        self._beating = self._loop.call_later(heartbeat, self._beat, now)
+
+    def _lost(self, link: Link, cause: str, silent: bool) -> None:
+        """Strike a node out, and end what is left of it."""
+        if self.links.pop(link.node, None) is None:
+            return
+        logger.warning("node %s was lost: %s; its log: %s", link.node, cause, link.log_file)
+        self._events.note(node=link.node, state="lost", cause=cause)
+        self._losing.append(self._loop.create_task(link.close()))
+        self._on_lost(link, cause, silent)
+
+    async def close(self) -> None:
+        """End all nodes and wait until they have gone; if cancelled meanwhile, without good manners."""
+        if self._beating is not None:
+            self._beating.cancel()
+        links = list(self.links.values())
+        self.links.clear()
+        closing = asyncio.gather(*map(asyncio.ensure_future, map(Link.close, links)), *self._losing)
+        interrupted: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                # Shielded: a task that is cancelled before its first step would not close anything.
+                await asyncio.shield(closing)
+            except asyncio.CancelledError as error:
+                interrupted = error
+                for link in links:
+                    link.hurry()
+            except Exception:  # noqa: BLE001 (is raised below)
+                break
+        if interrupted is not None:
+            raise interrupted
+        closing.result()
+
+
+async def _all(starts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Start side by side; when one fails, the others are cancelled and waited for, and that failure is raised."""
+    tasks = [asyncio.ensure_future(start) for start in starts]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -1,0 +1,323 @@
+"""The asyncio end of one node's stream: the handshake, and frames from then on.
+
+Guarantees: a launcher of another version is refused, naming both, before anything is sent to it; a launcher that
+does not answer in time is an error that names its log; the end of the stream is reported once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import mmap
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hyperflow._version import __version__, installed_version
+from hyperflow.config import Settings
+from hyperflow.errors import ConfigurationError, LauncherError
+from hyperflow.transports.process import LAUNCHER, Connection, CutOff, Transport, launcher_log, portable_environment
+from hyperflow.wire import frames
+from hyperflow.wire.frames import Kind
+from hyperflow.wire.shared_memory import Block, Proof, is_shared
+
+LONGEST_NOISE = 1 << 20
+"""Bytes that a shell may say before the launcher does."""
+
+CLOSE_GRACE = 10.0
+"""Seconds for a launcher to end in order; after that its stream is ended."""
+
+OnFrame = Callable[[int, int, memoryview], None]
+OnLost = Callable[["Link", str, bool], None]
+
+
+class Link:
+    """One node's launcher, as the head sees it.
+
+    Args:
+        transport: How to reach it.
+        settings: Limits of time.
+        log_dir: Where it and its workers log.
+        on_frame: Called with each frame after the handshake.
+        on_lost: Called once when the stream ends without having been closed.
+    """
+
+    def __init__(
+        self, transport: Transport, settings: Settings, log_dir: Path, on_frame: OnFrame, on_lost: OnLost
+    ) -> None:
+        self.node = transport.node
+        self.log_file = launcher_log(log_dir, transport.node)
+        self.defined: set[int] = set()  # what the launcher keeps
+        self.greeting: dict[str, Any] = {}
+        self.heard = self._spoke = time.monotonic()
+        self._silence = 0.0  # seconds in which we listened and heard nothing
+        self._transport = transport
+        self._settings = settings
+        self._noise: bytes | None = b""  # what came before the launcher's first words; None after those
+        self._log_dir = log_dir
+        self._on_frame = on_frame
+        self._on_lost = on_lost
+        self._reader = frames.Reader()
+        self._connection: Connection | None = None
+        self._full = False  # whether the stream holds more than it should
+        self._backlog: deque[Sequence[frames.Bytes]] = deque()  # what waits for it
+        self._shares_memory = False
+        self._blocks: dict[tuple[int, int], memoryview | OSError] = {}  # of results that have not come yet
+        self._filled: dict[tuple[int, int], int] = {}  # bytes that have come of a block
+        self._closing = False
+        self._lost = False
+        self._ended = asyncio.Event()
+        # What comes during the handshake; None afterwards.
+        self._inbox: asyncio.Queue[tuple[int, memoryview] | LauncherError] | None = asyncio.Queue()
+
+    async def start(self, program_id: str, preload: Sequence[str]) -> None:
+        """Start the launcher and shake hands.
+
+        Raises:
+            LauncherError: It could not be started, is of another version, or did not answer.
+            ConfigurationError: A module of `preload` does not import.
+        """
+        self._connection = await self._transport.start(LAUNCHER, self, self.log_file)
+        proof = Proof()
+        try:
+            kind, body = await self._next(self._settings.start_timeout)
+            if kind != Kind.GREETING:
+                raise LauncherError(f"the launcher on {self.node} began with a frame of kind {kind}")
+            self.greeting = self._read_greeting(bytes(body))
+            self._compare()
+            self.write([frames.control(Kind.SETUP, 0, self._setup(program_id, preload, proof))])
+            kind, body = await self._next(None)  # imports take what they take
+            if kind == Kind.FAILED:
+                raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode()}")
+            self._shares_memory = json.loads(bytes(body))["shares_memory"]
+            self._inbox = None
+        except BaseException:
+            await self.close()
+            raise
+        finally:
+            proof.close()
+
+    def _setup(self, program_id: str, preload: Sequence[str], proof: Proof) -> dict[str, Any]:
+        """Return what makes the node's Python find what ours finds."""
+        return {
+            "node": self.node,
+            "log_dir": str(self._log_dir),
+            "program_id": program_id,
+            "cwd": os.getcwd(),
+            "sys_path": [os.path.abspath(path) for path in sys.path],
+            "argv": sys.argv,
+            "environment": portable_environment(os.environ),
+            "preload": list(preload),
+            "heartbeat": self._settings.heartbeat,
+            "silence_limit": self._settings.silence_limit,
+            "memory": proof.offer() if is_shared(self.greeting.get("memory")) else None,
+        }
+
+    async def _next(self, seconds: float | None) -> tuple[int, memoryview]:
+        assert self._inbox is not None
+        try:
+            async with asyncio.timeout(seconds):
+                said = await self._inbox.get()
+        except TimeoutError:
+            raise LauncherError(
+                f"the launcher on {self.node} did not say anything for {seconds:g} s; its log: {self._tail()}"
+            ) from None
+        if isinstance(said, LauncherError):
+            raise said
+        return said
+
+    def _read_greeting(self, body: bytes) -> dict[str, Any]:
+        try:
+            return {**json.loads(body)}
+        except (ValueError, TypeError) as error:
+            raise LauncherError(f"the greeting of the launcher on {self.node} makes no sense: {error}") from error
+
+    def _compare(self) -> None:
+        ours = {
+            "protocol": frames.PROTOCOL_VERSION,
+            "python": sys.version.split()[0],
+            "hyperflow": __version__,
+            "dill": installed_version("dill"),
+        }
+        for what, here in ours.items():
+            there = self.greeting.get(what)
+            if there != here:
+                raise LauncherError(
+                    f"{what} is {here} here and {there} on {self.node}; use one and the same Python environment"
+                )
+
+    def write(self, parts: Sequence[frames.Bytes]) -> None:
+        """Send frames; after the end of the stream they go nowhere."""
+        if self._connection is not None and not self._lost:
+            if self._full:
+                self._backlog.append(parts)
+            else:
+                self._connection.write(parts)
+            self._spoke = time.monotonic()
+
+    def write_block(self, number: int, block: Block) -> None:
+        """Send a large buffer, or where it is; as fast as the stream takes it, and all that follows behind it."""
+        place = (os.getpid(), block.fd) if self._shares_memory else (0, -1)
+        self.write([frames.frame(Kind.BLOCK, 0, frames.BLOCK.pack(number, block.size, *place))])
+        if not self._shares_memory:
+            for parts in frames.content(number, 0, block.view()):
+                self.write(parts)
+
+    def pause_writing(self) -> None:
+        """Keep what is to be written, in order. Pieces of a block are not copied meanwhile."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """Write what was kept, until there is too much again."""
+        self._full = False
+        while self._backlog and not self._full and self._connection is not None:
+            self._connection.write(self._backlog.popleft())
+
+    def take_block(self, worker: int, number: int) -> memoryview:
+        """Return a large buffer of a result; raises OSError if it could not be opened."""
+        block = self._blocks.pop((worker, number))
+        if isinstance(block, OSError):
+            raise block
+        return block
+
+    def drop_blocks(self, worker: int) -> None:
+        """A worker is no more: what it sent without a result is of no use."""
+        for key in [key for key in self._blocks if key[0] == worker]:
+            del self._blocks[key]
+
+    def beat(self, now: float, lapse: float) -> None:
+        """Give a sign of life if there was none lately; give the node up if it gave none for long.
+
+        Args:
+            now: The time.
+            lapse: Seconds since the last beat in which we listened. However long the event loop stood still, it counts
+                as little: what came meanwhile is not read yet.
+        """
+        if now - self._spoke >= self._settings.heartbeat:
+            self.write([frames.frame(Kind.ALIVE)])
+        self._silence = min(self._silence + lapse, now - self.heard)
+        if self._silence > self._settings.node_timeout:
+            self.give_up(f"nothing was heard of it for {now - self.heard:.1f} s", silent=True)
+
+    def data_received(self, data: bytes) -> None:
+        """Cut the stream into frames and hand them on."""
+        self.heard = time.monotonic()  # any byte: a sign of life may have to wait behind a large result
+        if self._noise is not None:
+            data = self._skip_noise(data)
+        try:
+            received = self._reader.feed(data)
+        except frames.ProtocolError as error:
+            self.connection_lost(error)
+            return
+        for kind, worker, body in received:
+            if kind == Kind.ALIVE:
+                continue
+            if kind in (Kind.BLOCK, Kind.CONTENT):
+                self._on_block(kind, worker, body)
+            elif self._inbox is not None:
+                self._inbox.put_nowait((kind, body))
+            else:
+                self._on_frame(kind, worker, body)
+
+    def _on_block(self, kind: int, worker: int, body: memoryview) -> None:
+        if kind == Kind.CONTENT:
+            key = (worker, *frames.NUMBER.unpack_from(body))
+            view, at = self._blocks.get(key), self._filled.get(key, 0)
+            piece = body[frames.NUMBER.size :]
+            if isinstance(view, memoryview):
+                view[at : at + len(piece)] = piece
+                self._filled[key] = at + len(piece)
+                if at + len(piece) == len(view):
+                    del self._filled[key]
+            return
+        number, size, pid, fd = frames.BLOCK.unpack(body)
+        try:
+            if pid == 0:
+                self._blocks[worker, number] = memoryview(mmap.mmap(-1, size))
+            else:
+                with contextlib.closing(Block.at(pid, fd, size)) as block:
+                    self._blocks[worker, number] = block.view()
+        except OSError as error:  # too many open files, no memory
+            self._blocks[worker, number] = error
+        if pid != 0:
+            self.write([frames.frame(Kind.TAKEN, worker, frames.NUMBER.pack(number))])
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Report the end of the stream, unless it was wanted."""
+        self._ended.set()
+        if self._lost:
+            return
+        self._lost = True
+        self.hurry()  # what sends nonsense is not to go on
+        cause = f"its stream ended{f': {error}' if error and str(error) else ''}"
+        self._report(cause, isinstance(error, CutOff))
+
+    def give_up(self, cause: str, silent: bool = False) -> None:
+        """Hold the node for lost although its stream has not ended. Silent: it may not know, and go on over there."""
+        if not self._lost:
+            self._lost = True
+            self.hurry()
+            self._report(cause, silent)
+
+    def _skip_noise(self, data: bytes) -> bytes:
+        """Return what follows the launcher's first words, if they have come."""
+        noise, hello, rest = ((self._noise or b"") + data).partition(frames.HELLO)
+        if hello:
+            self._noise = None
+            return rest
+        self._noise = noise
+        if len(noise) > LONGEST_NOISE:
+            self.connection_lost(frames.ProtocolError("what it says is not what a launcher says"))
+        return b""
+
+    def _report(self, cause: str, silent: bool) -> None:
+        if self._inbox is not None:
+            self._inbox.put_nowait(
+                LauncherError(f"the launcher on {self.node} ended during its start; its log: {self._tail()}")
+            )
+        elif not self._closing:
+            self._on_lost(self, cause, silent)
+
+    def _tail(self) -> str:
+        try:
+            lines = self.log_file.read_text(errors="replace").splitlines()[-15:]
+        except OSError:
+            lines = []
+        if self._noise:
+            lines += self._noise.decode(errors="replace").splitlines()[-15:]
+        return "\n  | ".join([str(self.log_file), *lines])
+
+    def hurry(self) -> None:
+        """End the stream now, and so the launcher, whatever it is doing; `close` then waits for that."""
+        if self._connection is not None:
+            self._connection.close()
+
+    async def close(self) -> None:
+        """Let the launcher end in order, and wait until it has gone."""
+        connection, self._closing = self._connection, True
+        if connection is None:
+            return
+        if self._inbox is None:
+            self._backlog.clear()
+            self.write([frames.frame(Kind.CLOSE)])
+        else:  # it may be importing; there is nothing to be ended in order
+            connection.close()
+        waiting = asyncio.ensure_future(connection.wait_closed())
+        try:
+            async with asyncio.timeout(CLOSE_GRACE):
+                await asyncio.shield(waiting)
+                await self._ended.wait()  # the last words of the launcher
+        except TimeoutError:
+            connection.close()
+            await waiting
+        except asyncio.CancelledError:  # no time for good manners: the end of the stream ends it at once
+            connection.close()
+            await waiting
+            raise
+        finally:
+            connection.close()

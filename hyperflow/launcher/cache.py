@@ -1,0 +1,92 @@
+"""The cache of a node: what the head has sent once, for workers that will want it, and what it has not taken yet.
+
+Functions, classes and large buffers have numbers; a worker is given them by number. Results' large buffers wait here
+until the head has mapped them. Nothing of it is unpickled here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from hyperflow.wire import frames
+from hyperflow.wire.frames import Kind
+from hyperflow.wire.shared_memory import Block, Proof, is_shared
+
+
+class NodeCache:
+    """Definitions and blocks."""
+
+    def __init__(self) -> None:
+        self.proof = Proof()
+        self.shares_memory = False
+        """Whether the head can open what we hold, and we what it holds."""
+        self._definitions: dict[int, bytes] = {}
+        self._blocks: dict[int, Block] = {}
+        self._passed: dict[tuple[int, int], Block] = {}  # by worker and its own number
+
+    def settle(self, offer: dict[str, str | int] | None) -> None:
+        """The head offers to share memory, or does not."""
+        self.proof.close()
+        self.shares_memory = is_shared(offer)
+
+    def define(self, body: memoryview) -> None:
+        """Keep a function or class."""
+        number, _ = frames.DEFINITION.unpack_from(body)
+        self._definitions[number] = bytes(body)
+
+    def keep_block(self, body: memoryview) -> None:
+        """Open a large buffer of the head's, or begin one whose content follows."""
+        number, size, pid, fd = frames.BLOCK.unpack(body)
+        with contextlib.suppress(OSError):  # who misses it will say so
+            self._blocks[number] = Block.at(pid, fd, size) if pid else Block(os.memfd_create("block"), 0)
+
+    def fill(self, body: memoryview) -> None:
+        """Add to a block that has begun."""
+        (number,) = frames.NUMBER.unpack_from(body)
+        if number in self._blocks:
+            self._blocks[number].append(body[frames.NUMBER.size :])
+
+    def forget(self, body: memoryview) -> None:
+        """Let go of what will not be wanted again."""
+        for (number,) in frames.NUMBER.iter_unpack(body):
+            self._definitions.pop(number, None)
+            if number in self._blocks:
+                self._blocks.pop(number).close()
+
+    def given(self, worker: int, body: memoryview) -> Iterator[bytes]:
+        """Yield the frames that give a worker what it is to have."""
+        for (number,) in frames.NUMBER.iter_unpack(body):
+            if number in self._definitions:
+                yield frames.frame(Kind.DEFINE, worker, self._definitions[number])
+            elif number in self._blocks:  # else it could not be opened, and the worker will say so
+                block = self._blocks[number]
+                yield frames.frame(Kind.BLOCK, worker, frames.BLOCK.pack(number, block.size, os.getpid(), block.fd))
+
+    def passed_on(self, worker: int, body: memoryview, fd: int) -> Iterator[frames.Bytes]:
+        """Yield what tells the head of a result's large buffer: where it is, or else all that is in it."""
+        number, size, _, _ = frames.BLOCK.unpack(body)
+        block = Block(fd, size)
+        if os.fstat(fd).st_size < size:  # who maps more than there is dies when it looks at that
+            block.close()
+            raise frames.ProtocolError("a block that is smaller than its worker says")
+        place = (os.getpid(), block.fd) if self.shares_memory else (0, -1)
+        yield frames.frame(Kind.BLOCK, worker, frames.BLOCK.pack(number, size, *place))
+        if self.shares_memory:
+            self._passed[worker, number] = block
+        else:
+            with contextlib.closing(block):
+                for head, piece in frames.content(number, worker, block.view()):
+                    yield head
+                    yield piece
+
+    def taken(self, worker: int, body: memoryview) -> None:
+        """The head has mapped buffers of a result."""
+        for (number,) in frames.NUMBER.iter_unpack(body):
+            self._passed.pop((worker, number)).close()
+
+    def close(self) -> None:
+        """In a forked worker: let go of all blocks, or its copies of the descriptors would keep their memory."""
+        for block in (*self._blocks.values(), *self._passed.values()):
+            block.close()

@@ -1,0 +1,539 @@
+"""The node launcher: the one process per node that forks, feeds, watches and kills that node's workers.
+
+Guarantees:
+- Its own stdin and stdout are the stream to the head, taken away from fds 0 and 1 before anything else, so that
+  nothing that is printed on this node can reach the protocol. It never unpickles anything.
+- When the stream ends, or the launcher itself is killed, every worker and all their descendants end, daemons
+  included, within KILL_GRACE and a little.
+- A crash is charged exactly: each worker notes the task it is in in a page of memory that it shares with us.
+- Workers are forked from this single-threaded process after the imports were done once (a zygote): a millisecond or
+  two each, and no lock can be held by a thread that fork left behind.
+
+Two processes: a keeper, which does nothing but wait, and the launcher itself below it. Both adopt orphans
+(PR_SET_CHILD_SUBREAPER), so whichever of them is killed, the other finds every process that is left. A single
+launcher cannot promise that: what its workers' children leave behind would belong to init.
+
+Single-threaded, with one select loop: threads and fork do not mix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import mmap
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from hyperflow._version import __version__, installed_version
+from hyperflow.launcher import child, keeper
+from hyperflow.launcher.cache import NodeCache
+from hyperflow.launcher.zygote import Zygote
+from hyperflow.wire import frames, machine, processes
+from hyperflow.wire.frames import Kind
+
+if TYPE_CHECKING:
+    from hyperflow.worker import worker
+
+KILL_GRACE = 2.0
+"""Seconds between SIGTERM and SIGKILL for a worker's process group."""
+
+LEAVE_GRACE = 2.0
+"""Seconds that a worker has to end by itself when there is nothing left for it to do."""
+
+FORK_PAUSE = 0.05
+"""Seconds from a fork that failed to the report of it."""
+
+LONGEST_LOOK = 3600.0
+"""Seconds to wait in the selector at most: epoll refuses more than 24 days, which a time limit may well be."""
+
+CHUNK = 1 << 16
+"""Bytes to read at a time. For more than 128 kB, malloc would map new memory each time: 7 µs for a read of 2."""
+
+MOST_FDS = 253
+"""The kernel passes so many descriptors with one message at most."""
+
+JOINED = 1 << 16
+"""Parts that are smaller together are copied into one: a write of many parts costs more than that."""
+
+
+class Launcher:
+    """The select loop and what it knows."""
+
+    def __init__(self, in_fd: int, out_fd: int) -> None:
+        self.in_fd = in_fd
+        self.out_fd = out_fd
+        self.selector = selectors.DefaultSelector()
+        self.reader = frames.Reader()
+        self.out: deque[memoryview] = deque()
+        self.writing = False
+        self.workers: dict[int, child.WorkerProcess] = {}
+        self.zygote = Zygote()
+        self.cache = NodeCache()
+        self.closing = False
+        self.stopping = False
+        self.later: deque[tuple[float, Callable[[], None]]] = deque()
+        self.setup: dict[str, Any] = {}
+        self.memory_kills = machine.MemoryKills()
+        self.heard = self.spoke = time.monotonic()
+        for fd in (in_fd, out_fd):
+            os.set_blocking(fd, False)
+        self.wakeup, wakeup_end = socket.socketpair()
+        for end in (self.wakeup, wakeup_end):
+            end.setblocking(False)
+        self.wakeup_end = wakeup_end
+        signal.set_wakeup_fd(wakeup_end.fileno(), warn_on_full_buffer=False)
+        self.catch_signals()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the head decides about Ctrl-C
+        self.selector.register(in_fd, selectors.EVENT_READ, self.on_head)
+        self.selector.register(self.wakeup, selectors.EVENT_READ, self.on_signal)
+
+    # ---- the loop -----------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Work until the stream has ended, or CLOSE came, and all workers are gone."""
+        self.send(frames.HELLO, frames.control(Kind.GREETING, 0, {**greeting(), "memory": self.cache.proof.offer()}))
+        self.flush()
+        while not (self.closing and not self.workers):
+            for key, events in self.selector.select(self.patience()):
+                if isinstance(key.data, child.WorkerProcess):
+                    self.on_worker(key.data, events)
+                else:
+                    key.data()
+            self.check_clocks()
+            self.flush()
+            self.memory_kills.look(time.monotonic())
+        processes.end_descendants()
+        with contextlib.suppress(OSError):
+            os.set_blocking(self.out_fd, True)
+            self.flush()
+
+    def catch_signals(self) -> None:
+        for signum in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(signum, lambda *_: None)  # the wakeup fd does the work
+
+    def patience(self) -> float | None:
+        """Return how long nothing needs to be looked at."""
+        now = time.monotonic()
+        next_look = self.memory_kills.patience(now)  # None: until something happens
+        if self.setup:
+            beat = min(self.spoke + self.setup["heartbeat"], self.heard + self.setup["silence_limit"]) - now
+            next_look = min(LONGEST_LOOK if next_look is None else next_look, max(beat, 0.0))
+        if self.later:
+            next_look = min(LONGEST_LOOK if next_look is None else next_look, max(self.later[0][0] - now, 0.0))
+        for process in self.workers.values():
+            if process.status is not None or process.kill_at is not None:
+                return 0.01  # its group may be gone any moment
+            for moment in (process.deadline, process.leave_by):
+                if moment is not None:
+                    wait = min(max(moment - now, 0.0), LONGEST_LOOK)
+                    next_look = wait if next_look is None else min(next_look, wait)
+        return next_look
+
+    def check_clocks(self) -> None:
+        now = time.monotonic()
+        if self.setup and not self.closing:
+            if now - self.heard > self.setup["silence_limit"]:
+                self.stop(f"the head has not been heard for {now - self.heard:.0f} s")
+            elif now - self.spoke >= self.setup["heartbeat"]:
+                self.spoke = now
+                if not self.out:  # else there is more than enough for the head to hear, once it takes it
+                    self.send(frames.frame(Kind.ALIVE))
+        while self.later and now >= self.later[0][0]:
+            self.later.popleft()[1]()
+        for process in list(self.workers.values()):
+            if process.deadline is not None and now >= process.deadline:
+                process.deadline = None
+                self.kill(process, "time limit")
+            if process.leave_by is not None and now >= process.leave_by:
+                process.leave_by = None
+                self.kill(process, "closing")
+            if process.kill_at is not None and now >= process.kill_at:
+                child.signal_group(process.pid, signal.SIGKILL)
+            if process.status is not None and not child.group_lives(process.pid):
+                self.finish(process)
+
+    def on_signal(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if signal.SIGTERM in self.wakeup.recv(1024):
+                self.stop("SIGTERM")
+        by_pid = {process.pid: process for process in self.workers.values()}
+        for pid, status, usage in processes.reap():
+            process = by_pid.get(pid)
+            if process is None:
+                continue  # an orphan that we adopted
+            process.status = status
+            process.peak_memory = usage.ru_maxrss * 1024  # type: ignore[attr-defined]
+            self.drain(process)
+            if process.kill_at is None:  # what it leaves behind in its group goes with it
+                child.signal_group(pid, signal.SIGTERM)
+                process.kill_at = time.monotonic() + self.setup.get("kill_grace", KILL_GRACE)
+
+    # ---- from the head ------------------------------------------------------------------------------------------
+
+    def on_head(self) -> None:
+        try:
+            data = os.read(self.in_fd, CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.stop("the head has gone")
+            return
+        self.heard = time.monotonic()
+        for kind, number, body in self.reader.feed(data):
+            self.handle(kind, number, body)
+
+    def handle(self, kind: int, number: int, body: memoryview) -> None:  # noqa: PLR0912 (one branch for each kind)
+        process = self.workers.get(number)
+        if kind == Kind.SETUP:
+            self.prepare(json.loads(bytes(body)))
+        elif kind == Kind.DEFINE:
+            self.cache.define(body)
+        elif kind == Kind.BLOCK:
+            self.cache.keep_block(body)
+        elif kind == Kind.CONTENT:
+            self.cache.fill(body)
+        elif kind == Kind.TAKEN:
+            self.cache.taken(number, body)
+        elif kind == Kind.FORGET:
+            self.cache.forget(body)
+            for other in self.workers.values():
+                self.forward(other, frames.frame(Kind.FORGET, other.number, body))
+        elif kind == Kind.FORK:
+            self.fork(number, json.loads(bytes(body)))
+        elif kind == Kind.CLOSE:
+            self.close()
+        elif kind == Kind.ALIVE:
+            pass  # it was heard
+        elif process is None or process.status is not None:
+            pass  # it ended meanwhile; the head hears of that, or has
+        elif kind == Kind.GIVE:
+            for data in self.cache.given(number, body):
+                self.forward(process, data)
+        elif kind == Kind.TASKS:
+            self.forward(process, frames.frame(Kind.TASKS, number, body))
+        elif kind == Kind.REPLY:
+            self.forward(process, frames.frame(Kind.REPLY, number, body))
+        elif kind == Kind.LIMIT:
+            process.deadline = time.monotonic() + frames.SECONDS.unpack(body)[0]
+        elif kind == Kind.RECALL:
+            (below,) = frames.SIZE.unpack(body)
+            boundary = process.notes.recall(below)
+            self.send(frames.frame(Kind.RECALLED, number, frames.SEQS.pack(boundary, below)))
+        elif kind in (Kind.RETIRE, Kind.KILL):
+            self.end(process, "" if kind == Kind.RETIRE else "cancelled")
+        else:
+            raise frames.ProtocolError(f"frame of kind {kind} from the head")
+
+    def prepare(self, setup: dict[str, Any]) -> None:
+        """Become what workers are to be forked from, and tell the head."""
+        self.setup = setup
+        wrong = self.zygote.prepare(setup)
+        if wrong:
+            self.send(frames.frame(Kind.FAILED, 0, wrong.encode()))
+            return
+        self.cache.settle(setup["memory"])
+        self.heard = time.monotonic()  # imports may have taken long, and the head says nothing before they are done
+        self.send(frames.control(Kind.READY, 0, {"shares_memory": self.cache.shares_memory}))
+
+    def close(self) -> None:
+        """The head asks for the end: let idle workers leave by themselves."""
+        self.closing = True
+        for process in self.workers.values():
+            self.end(process, "")
+
+    def stop(self, why: str) -> None:
+        """End all at once, without asking the head or telling it.
+
+        It would take the news of each worker's end for a crash, and would have tasks for a new one. What it gets is
+        the end of the stream, and so a lost node: nobody is to blame.
+        """
+        self.closing = True
+        self.stopping = True
+        with contextlib.suppress(KeyError):
+            self.selector.unregister(self.in_fd)
+        for process in self.workers.values():
+            self.kill(process, why)
+
+    # ---- workers ------------------------------------------------------------------------------------------------
+
+    def fork(self, number: int, order: dict[str, Any]) -> None:
+        self.zygote.warm_up()
+        from hyperflow.worker import worker  # noqa: PLC0415 (see Zygote.warm_up)
+
+        info = worker.WorkerInfo(
+            service_id=f"worker-{order['slot']}@{self.setup['node']}",
+            node=self.setup["node"],
+            cpus=tuple(order["cpus"]),
+            pinned=order["pinned"],
+            log_file=os.path.join(self.setup["log_dir"], f"worker-{self.setup['node']}-{order['slot']}.log"),
+            program_id=self.setup["program_id"],
+        )
+        # Until the child has a group and default handlers of its own, a SIGTERM that is meant for it has to wait.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        try:
+            ours, theirs = socket.socketpair()
+            page = mmap.mmap(-1, mmap.PAGESIZE)
+            pid = os.fork()
+        except OSError as error:  # too many processes, open files, too little memory; sockets close with their objects
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+            # A little later: the head will want another one, and shall not keep us busy with nothing but that.
+            report = functools.partial(self.report_end, number, 70, 0, f"cannot fork: {error.strerror}", "", 0, info)
+            self.later.append((time.monotonic() + FORK_PAUSE, report))
+            return
+        if pid == 0:
+            self.become_worker(theirs, ours, page, info, order["fresh"])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        theirs.close()
+        ours.setblocking(False)
+        process = child.WorkerProcess(number, pid, ours, page, info, order["fresh"])
+        self.workers[number] = process
+        self.selector.register(ours, selectors.EVENT_READ, process)
+
+    def become_worker(
+        self, sock: socket.socket, launcher_end: socket.socket, page: mmap.mmap, info: worker.WorkerInfo, fresh: bool
+    ) -> NoReturn:
+        """In the forked child: let go of all that is the launcher's, and serve."""
+        code = 70
+        try:
+            signal.set_wakeup_fd(-1)
+            launcher_end.close()
+            self.wakeup.close()
+            self.wakeup_end.close()
+            self.selector.close()
+            for other in self.workers.values():
+                other.sock.close()
+            self.cache.close()
+            for fd in {self.in_fd, self.out_fd}:
+                os.close(fd)
+            from hyperflow.worker import worker  # noqa: PLC0415 (see Zygote.warm_up)
+
+            code = worker.serve(sock, page, info, fresh)
+        except BaseException:  # noqa: BLE001 (a forked child must not go on as a launcher)
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(BaseException):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def forward(self, process: child.WorkerProcess, data: bytes) -> None:
+        """Send to a worker, as far as it takes it now."""
+        if not process.backlog:
+            try:
+                sent = process.sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return  # it is dying; reaping it tells the rest
+            if sent == len(data):
+                return
+            data = data[sent:]
+            self.selector.modify(process.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, process)
+        process.backlog += data
+
+    def on_worker(self, process: child.WorkerProcess, events: int) -> None:
+        if process.sock.fileno() < 0:
+            return  # reaped in this very turn
+        if events & selectors.EVENT_WRITE and process.backlog:
+            try:
+                sent = process.sock.send(process.backlog)
+                del process.backlog[:sent]
+            except BlockingIOError:
+                pass
+            except OSError:
+                process.backlog.clear()
+            if not process.backlog and process.number in self.workers:
+                self.selector.modify(process.sock, selectors.EVENT_READ, process)
+        if events & selectors.EVENT_READ and not self.take(process):
+            self.selector.unregister(process.sock)
+
+    def take(self, process: child.WorkerProcess) -> bool:
+        """Pass on what a worker sent; False at the end of its stream."""
+        try:
+            data, fds, _, _ = socket.recv_fds(process.sock, CHUNK, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if not data:
+            return False
+        process.fds += fds
+        try:
+            received = process.reader.feed(data)
+            for kind, _, body in received:
+                if kind == Kind.BLOCK:
+                    for part in self.cache.passed_on(process.number, body, process.fds.pop(0)):
+                        self.send(part)
+                elif kind == Kind.ASK:
+                    self.send(frames.frame(Kind.ASK, process.number, body))
+                elif kind != Kind.RESULTS:
+                    raise frames.ProtocolError("a frame that workers do not send")
+        except (frames.ProtocolError, struct.error, IndexError, ValueError):
+            # A function wrote to descriptors that are not its own: that worker only.
+            self.kill(process, "something that is no answer was written to its stream")
+            return False
+        # One frame of all that has come: each answer is sent by itself, but the head need not take it so.
+        bodies = [body for kind, _, body in received if kind == Kind.RESULTS]
+        if bodies:
+            self.send(*frames.records_frame(Kind.RESULTS, process.number, bodies))
+            process.deadline = None
+            if process.fresh:  # it ends by itself; but what a function registered with atexit may take for ever
+                process.leave_by = time.monotonic() + LEAVE_GRACE
+        return True
+
+    def drain(self, process: child.WorkerProcess) -> None:
+        """Take what a worker that ended had still sent."""
+        while process.sock.fileno() >= 0:
+            before = len(self.out)
+            if not self.take(process):
+                break
+            if len(self.out) == before:
+                try:
+                    if not process.sock.recv(1, socket.MSG_PEEK):
+                        break
+                except OSError:
+                    break
+        with contextlib.suppress(KeyError, ValueError):
+            self.selector.unregister(process.sock)
+        process.sock.close()
+        for fd in process.fds:  # of an answer that it did not finish
+            os.close(fd)
+        process.fds.clear()
+
+    def end(self, process: child.WorkerProcess, reason: str) -> None:
+        """End a worker for a reason; without one, let it end by itself, soon."""
+        if reason:
+            self.kill(process, reason)
+        elif process.kill_at is None:
+            self.forward(process, frames.frame(Kind.RETIRE, process.number))
+            process.leave_by = time.monotonic() + LEAVE_GRACE
+
+    def kill(self, process: child.WorkerProcess, reason: str) -> None:
+        """End a worker's process group: TERM now, KILL after the grace."""
+        process.deadline = process.leave_by = None
+        if process.kill_at is None:
+            process.reason = process.reason or reason
+            process.kill_at = time.monotonic() + self.setup.get("kill_grace", KILL_GRACE)
+            child.signal_group(process.pid, signal.SIGTERM)
+
+    def finish(self, process: child.WorkerProcess) -> None:
+        """A worker and its group have gone: end what escaped into sessions of their own, and tell the head."""
+        del self.workers[process.number]
+        known = {other.pid for other in self.workers.values()}
+        tag = f"HYPERFLOW_SERVICE_ID={process.info.service_id}"
+        strays = [
+            pid
+            for pid in processes.children(os.getpid())
+            if pid not in known and (processes.session(pid) == process.pid or processes.carries(pid, tag))
+        ]
+        processes.kill_all(strays)
+        status = process.status if process.status is not None else 70
+        tail = "" if process.reason else child.tail(process.info.log_file, process.log_start)
+        self.report_end(
+            process.number, status, process.notes.started, process.reason, tail, process.peak_memory, process.info
+        )
+
+    def report_end(
+        self, number: int, status: int, started: int, reason: str, tail: str, memory: int, info: worker.WorkerInfo
+    ) -> None:
+        killed = status == -signal.SIGKILL and not reason
+        body = {
+            "status": status,
+            "started": started,
+            "reason": reason,
+            "out_of_memory": killed and self.memory_kills.took_one(time.monotonic()),
+            "tail": tail,
+            "peak_memory": memory,
+            "log_file": info.log_file,
+        }
+        self.send(frames.control(Kind.ENDED, number, body))
+
+    # ---- to the head --------------------------------------------------------------------------------------------
+
+    def send(self, *parts: frames.Bytes) -> None:
+        if self.stopping:
+            return
+        if len(parts) > 2 and sum(map(len, parts)) < JOINED:
+            parts = (b"".join(parts),)
+        self.out.extend(memoryview(part) for part in parts if len(part))
+
+    def flush(self) -> None:
+        """Write what the stream takes; the rest when it takes more."""
+        try:
+            while self.out:
+                sent = os.writev(self.out_fd, [self.out[i] for i in range(min(len(self.out), 64))])
+                self.spoke = time.monotonic()
+                while sent:
+                    first = self.out[0]
+                    if sent < len(first):
+                        self.out[0] = first[sent:]
+                        break
+                    sent -= len(first)
+                    self.out.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:  # nobody reads any more; the end of the other direction closes us
+            self.out.clear()
+        if bool(self.out) != self.writing:
+            self.writing = bool(self.out)
+            if self.writing:
+                self.selector.register(self.out_fd, selectors.EVENT_WRITE, lambda: None)
+            else:
+                self.selector.unregister(self.out_fd)
+
+
+def greeting() -> dict[str, Any]:
+    """Return what the head has to know of this node before it sends anything."""
+    return {
+        "protocol": frames.PROTOCOL_VERSION,
+        "python": sys.version.split()[0],
+        "hyperflow": __version__,
+        "dill": installed_version("dill"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "affinity": machine.affinity(),
+        "quota": machine.cpu_quota(),
+    }
+
+
+def main() -> NoReturn:
+    """Run a launcher whose stream to the head is stdin and stdout."""
+    in_fd, out_fd = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    os.close(null)
+    processes.adopt_orphans()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        os.close(out_fd)
+        keeper.keep(pid, in_fd)
+    processes.die_with_parent(signal.SIGTERM)
+    processes.adopt_orphans()
+    if os.getppid() != parent:
+        os._exit(70)
+    code = 0
+    try:
+        Launcher(in_fd, out_fd).serve()
+    except BaseException:  # noqa: BLE001 (it is printed, and the processes end in any case)
+        traceback.print_exc()
+        processes.end_descendants()
+        code = 70
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The zygote: what a launcher makes of its own process, so that workers forked from it find all that they need.
+
+Guarantees: single-threaded until the last fork, because threads and fork do not mix; variables that a prologue has set
+on this node win over the head's; a file of the user's is not taken for a module of ours. Standard library only, until
+the first worker is wanted: a job may want none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import signal
+import sys
+import traceback
+from typing import Any
+
+from hyperflow.wire import machine
+
+SHARED = ("engine.worker", "command", "concurrent", "database.keyvalmap", "database.memo", "job", "locks", "remote")
+"""Modules of ours that workers need, and that functions and modules of the user's refer to."""
+
+BEFORE_PROLOGUE = "HYPERFLOW_BEFORE_PROLOGUE"
+"""The variable that holds what `env` said before the prologue; see `transport.with_prologue`."""
+
+
+class Zygote:
+    """This process, as workers will find it."""
+
+    def __init__(self) -> None:
+        self._own_path = sys.path[:]
+        self._warm = False
+
+    def prepare(self, setup: dict[str, Any]) -> str:
+        """Take on the head's paths and environment, and import what the program names; return what went wrong."""
+        take_environment(setup["environment"])
+        with contextlib.suppress(OSError):
+            os.chdir(setup["cwd"])
+        sys.path[:] = setup["sys_path"]
+        sys.argv[:] = setup["argv"]
+        # A numerical library starts its threads when it is imported. Here it must not.
+        user_set = {name: os.environ[name] for name in machine.THREAD_VARIABLES if name in os.environ}
+        os.environ.update(dict.fromkeys(machine.THREAD_VARIABLES, "1"))
+        ours = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there are no workers yet, and an import may never end
+        for module in setup["preload"]:
+            try:
+                importlib.import_module(module)
+            except BaseException:  # noqa: BLE001 (whatever a module does when it is imported, the head has to hear)
+                return f"cannot import {module!r}:\n{traceback.format_exc()}"
+        signal.signal(signal.SIGTERM, ours)
+        for name in machine.THREAD_VARIABLES:
+            os.environ.pop(name)
+        os.environ.update(user_set)
+        return ""
+
+    def warm_up(self) -> None:
+        """Import what workers need, so that each finds it there; not before the first is wanted."""
+        if self._warm:
+            return
+        theirs, sys.path[:] = sys.path[:], self._own_path
+        for module in SHARED:
+            importlib.import_module(f"hyperflow.{module}")
+        sys.path[:] = theirs
+        gc.collect()
+        gc.freeze()  # keeps the garbage collector of a worker from copying all pages of what we imported
+        self._warm = True
+
+
+def take_environment(theirs: dict[str, str]) -> None:
+    """Take on the head's variables, except what the prologue has set here."""
+    before = os.environ.pop(BEFORE_PROLOGUE, None)
+    for name, value in theirs.items():
+        here = os.environ.get(name)
+        was = f"\n{name}=" if here is None else f"\n{name}={here}\n"
+        if before is None or (was in f"\n{before}\n") == (here is not None):
+            os.environ[name] = value

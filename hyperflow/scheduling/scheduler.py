@@ -1,0 +1,505 @@
+"""Who runs what, where: events in, effects out.
+
+Guarantees, checked after every step of random histories by the tests:
+- No task is lost, and none is with two workers at a time.
+- First come, first served. A large request that does not fit reserves the most promising node: nothing younger
+  starts there until it fits, while other nodes go on. So nothing starves, and nothing waits that could run without
+  making an older one wait longer.
+- A request that no node can ever serve is refused at once, at submission or when a node is lost.
+- A crash is charged to the task that the worker was in; what was only queued there goes back uncharged.
+
+Pure state: no I/O, no clock, no asyncio. The engine calls a method for each event and then `schedule()`, whose
+effects it carries out. (Measured times come in with the events; the driver decides when to `rebalance`.)
+
+Queueing ahead. A round trip to a worker costs about as much as twenty microsecond evaluations, so a busy worker is
+sent more tasks than it can run at once: about AHEAD_SECONDS worth, by the mean time of their function so far. That
+is done only while no CPU is free. When one becomes free and nothing waits for it, tasks that were queued ahead
+elsewhere are recalled. So a long task never waits behind another while a CPU idles, whatever the estimate was.
+
+Workers are pinned to their CPU ids for life and reused for requests of the same size; see pool.py for why.
+
+What was rejected: a queue at each node (the launcher is Python too, and would have to handle every task);
+work stealing between workers (they would need to know each other, and blame would no longer be exact).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from hyperflow.errors import ImpossibleRequest
+from hyperflow.scheduling.pool import CpuPool
+from hyperflow.scheduling.state import Effect, Fork, Kill, Recall, Retire, Send, State, Task, Worker
+
+AHEAD_SECONDS = 0.002
+"""Work queued ahead at a busy worker: several round trips, yet short for anybody who waits."""
+
+AHEAD_AT_LEAST_ONE_BELOW = 0.05
+"""A task whose function takes less than this (seconds) is queued ahead even if that exceeds AHEAD_SECONDS."""
+
+AHEAD_TASKS = 1000
+AHEAD_BYTES = 1 << 20
+"""Bounds on what is queued ahead at one worker, whatever the estimates say."""
+
+RECALL_WORTH = 0.0005
+"""Less estimated work (seconds) than this is left where it is queued: it ends before a recall would."""
+
+LOOKS_AT_ONCE = 100
+"""How many workers a step looks at for tasks that are worth recalling; the rest is for `rebalance`, now and then."""
+
+NEWEST_WEIGHT = 0.2
+"""Weight of the newest measurement in the mean time of a function."""
+
+
+class Scheduler:
+    """The state of all tasks and workers; see the module's text."""
+
+    def __init__(self, recall_worth: float = RECALL_WORTH) -> None:
+        self.pool = CpuPool()
+        self.workers: dict[int, Worker] = {}
+        self.paused = False
+        """Whether nothing is started any more; what has been sent goes on."""
+        self.late = 0
+        """Answers for tasks that had been given to somebody else or were cancelled."""
+        self._recall_worth = recall_worth
+        self._waiting: dict[int, deque[Task]] = {}  # by CPUs asked for; each deque ordered by number
+        self._waiting_count = 0
+        self._sent_count = 0
+        self._ahead_count = 0  # tasks that are with a worker that has an older one
+        self._active = 0  # workers that hold CPUs
+        # Workers to look at when queueing ahead: those something happened to. Looking at all of them would make
+        # each step cost O(workers).
+        self._hungry: dict[int, Worker] = {}
+        self._laden: deque[Worker] = deque()  # those that have, or had lately, more than one task
+        self._idle: dict[tuple[str, int], dict[int, Worker]] = {}
+        self._slots: dict[str, set[int]] = {}
+        self._seconds: dict[int, float] = {}
+        self._next_worker = 1
+        self._effects: list[Effect] = []
+
+    # ---- what one may ask ---------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that are with no worker."""
+        return self._waiting_count
+
+    @property
+    def sent(self) -> int:
+        """Tasks that are with a worker."""
+        return self._sent_count
+
+    @property
+    def unbalanced(self) -> bool:
+        """Whether a CPU is free while tasks are queued ahead: time to `rebalance` soon."""
+        return self._ahead_count > 0 and self.pool.free > 0
+
+    def refusal(self, cpus: int) -> ImpossibleRequest | None:
+        """Return the error for a request that no node can serve, or None."""
+        if cpus <= self.pool.largest:
+            return None
+        return ImpossibleRequest(
+            f"using(cpus={cpus}): the largest node has {self.pool.largest} CPUs; an evaluation runs on one node"
+        )
+
+    # ---- events -------------------------------------------------------------------------------------------------
+
+    def add_node(self, name: str, cpus: Sequence[int]) -> None:
+        """A node is up."""
+        self.pool.add(name, cpus)
+        self._slots[name] = set()
+
+    def withhold(self, name: str) -> list[Task]:
+        """Take the exclusive tasks from a node that is about to be struck out; they are the caller's to resubmit."""
+        held = [
+            task
+            for worker in self.workers.values()
+            if worker.node == name
+            for task in worker.queue.values()
+            if task.exclusive and task.state is State.SENT
+        ]
+        for task in held:
+            assert task.worker is not None
+            del task.worker.queue[task.number]
+            self._leave(task.worker, task)
+            task.state = State.ENDED
+        return held
+
+    def lose_node(self, name: str) -> tuple[list[Task], list[Task]]:
+        """A node is gone: return the tasks that went back to waiting, and those that have become impossible."""
+        self.pool.remove(name)
+        del self._slots[name]
+        back: list[Task] = []
+        for worker in [w for w in self.workers.values() if w.node == name]:
+            del self.workers[worker.number]
+            self._release(worker)
+            back += self._empty(worker)
+        self._idle = {key: idle for key, idle in self._idle.items() if key[0] != name}
+        self._put_back(back)
+        impossible: list[Task] = []
+        for cpus in [cpus for cpus in self._waiting if cpus > self.pool.largest]:
+            impossible += [task for task in self._waiting.pop(cpus) if task.state is State.WAITING]
+        for task in impossible:
+            self._waiting_count -= 1
+            task.state = State.ENDED
+        return [task for task in back if task.state is State.WAITING], impossible
+
+    def submit(self, task: Task) -> None:
+        """A task is to be run; raises ImpossibleRequest if no node is large enough."""
+        if task.cpus > self.pool.largest:
+            refusal = self.refusal(task.cpus)
+            if refusal is not None:
+                raise refusal
+        tasks = self._waiting.get(task.cpus)
+        if tasks is None:
+            tasks = self._waiting[task.cpus] = deque()
+        tasks.append(task)
+        self._waiting_count += 1
+
+    def resubmit(self, task: Task) -> None:
+        """An answered task is to be run once more, before what was submitted after it."""
+        self._put_back([task])
+
+    def answered(self, number: int, task_number: int, seconds: float) -> Task | None:
+        """A worker sent a task's outcome; None if it comes late and must be dropped."""
+        worker = self.workers.get(number)
+        task = worker.queue.pop(task_number, None) if worker is not None else None
+        if worker is None or task is None:
+            self.late += 1
+            return None
+        if task.state is State.CANCELLED:
+            self._leave(worker, task)
+            return None
+        known = self._seconds.get(task.function)
+        self._seconds[task.function] = seconds if known is None else known + NEWEST_WEIGHT * (seconds - known)
+        self._leave(worker, task)
+        task.state = State.ENDED
+        return task
+
+    def forget(self, functions: Iterable[int]) -> None:
+        """These functions will not be used again."""
+        for number in functions:
+            self._seconds.pop(number, None)
+
+    def skipped(self, number: int, task_number: int, seq: int) -> list[Task]:
+        """A worker did not run a task because of a recall; return the task if it went back to waiting by that."""
+        worker = self.workers.get(number)
+        task = worker.queue.get(task_number) if worker is not None else None
+        # Mostly the recall's own answer came first. The same worker may even have the task again, under another seq.
+        if worker is not None and task is not None and task.seq == seq:
+            del worker.queue[task_number]
+            self._leave(worker, task)
+            self._put_back([task])
+            return [task] if task.state is State.WAITING else []
+        return []
+
+    def recalled(self, number: int, boundary: int, below: int) -> list[Task]:
+        """A launcher recalled the tasks with boundary <= seq < below from a worker; return those that wait again."""
+        worker = self.workers.get(number)
+        if worker is None:
+            return []
+        worker.recalling = False
+        back = [task for task in worker.queue.values() if boundary <= task.seq < below]
+        for task in back:
+            del worker.queue[task.number]
+            self._leave(worker, task)
+        self._put_back(back)
+        # The last one that it started is the one that it is in, whatever answers are still under way.
+        newest = next(reversed(worker.queue.values()), None)
+        if newest is not None and newest.state is State.CANCELLED:
+            self.kill(worker)
+        return [task for task in back if task.state is State.WAITING]
+
+    def cancel(self, task: Task) -> None:
+        """Nobody wants the task any more. If a worker may be in it, the worker is killed."""
+        worker = task.worker
+        if task.state is State.WAITING:
+            self._waiting_count -= 1
+        elif task.state is State.SENT and worker is not None:
+            self._sent_count -= 1
+            # The oldest unanswered task of a worker is the one that it is in. A younger one comes back by the recall
+            # (or with the worker's end, should it have been started meanwhile) and is dropped then.
+            if next(iter(worker.queue.values())) is task:
+                self.kill(worker)
+            elif not worker.recalling and not worker.ending:
+                self._recall(worker)
+        else:
+            return
+        task.state = State.CANCELLED
+
+    def kill(self, worker: Worker) -> None:
+        """End a worker; its CPUs come back when `ended` is called."""
+        if not worker.ending:
+            worker.ending = True
+            self._idle.get((worker.node, len(worker.cpus)), {}).pop(worker.number, None)
+            self._effects.append(Kill(worker))
+
+    def ended(self, number: int, started: int) -> tuple[Task | None, list[Task]]:
+        """A worker and its process group have gone.
+
+        Args:
+            number: The worker's.
+            started: seq of the last task that it started.
+
+        Returns: the task that it was in, if that has no answer (it is the caller's to resubmit or to end), and the
+        tasks that went back to waiting.
+        """
+        worker = self.workers.pop(number, None)
+        if worker is None:
+            return None, []
+        self._idle.get((worker.node, len(worker.cpus)), {}).pop(number, None)
+        self._release(worker)
+        self._slots[worker.node].discard(worker.slot)
+        within = next((t for t in worker.queue.values() if t.seq == started and t.state is State.SENT), None)
+        back = [task for task in self._empty(worker) if task is not within]
+        if within is not None:
+            within.state = State.ENDED
+        self._put_back(back)
+        return within, [task for task in back if task.state is State.WAITING]
+
+    # ---- decisions ----------------------------------------------------------------------------------------------
+
+    def schedule(self) -> list[Effect]:
+        """Place what can be placed, queue ahead, and return all effects since the last call."""
+        if self._waiting_count and not self.paused:
+            reserved, holder = self._place()
+            if self._waiting_count:
+                self._queue_ahead(reserved, holder)
+                if self._waiting_count and self.pool.free:
+                    self._place()  # the reservation's holder may be among what was queued ahead
+        self._hungry.clear()
+        if self._ahead_count and self.pool.free and not self._waiting_count:
+            self.rebalance(self._recall_worth, looks=LOOKS_AT_ONCE)
+        effects, self._effects = self._effects, []
+        return effects
+
+    def rebalance(self, worth: float = 0.0, looks: int | None = None) -> None:
+        """Recall as many tasks that are queued ahead as the free CPUs can take.
+
+        Args:
+            worth: Leave what is less work than this (seconds).
+            looks: Look at so many workers at most.
+        """
+        room: dict[int, bool] = {}
+        free = self.pool.free
+        looked_at: list[Worker] = []
+        for _ in range(len(self._laden) if looks is None else min(looks, len(self._laden))):
+            worker = self._laden.popleft()
+            cpus = len(worker.cpus)
+            ahead = len(worker.queue) - 1
+            if ahead < 1:
+                worker.laden = False
+                continue
+            looked_at.append(worker)
+            if worker.ending:
+                continue
+            if not worker.recalling:
+                if cpus not in room:
+                    room[cpus] = self.pool.roomiest(cpus) is not None
+                if not room[cpus] or not self._is_worth(worker, worth):
+                    continue
+                self._recall(worker)
+            free -= ahead * cpus
+            if free <= 0:
+                break
+        self._laden.extendleft(reversed(looked_at))
+
+    def _is_worth(self, worker: Worker, worth: float) -> bool:
+        """Whether a worker has tasks ahead that somebody wants, and at least so many seconds of work."""
+        ahead = list(worker.queue.values())[1:]
+        return any(task.state is State.SENT for task in ahead) and self._work(ahead) >= worth
+
+    def _place(self) -> tuple[str | None, int]:
+        """Start what fits, oldest first; return the node reserved for the oldest that does not, and its size."""
+        reserved: str | None = None
+        holder = 0
+        blocked: set[int] = set()
+        while True:
+            sizes = [cpus for cpus in self._waiting if cpus not in blocked and self._oldest(cpus) is not None]
+            if not sizes:
+                return reserved, holder
+            cpus = min(sizes, key=lambda size: self._waiting[size][0].number)
+            node = self.pool.roomiest(cpus, without=reserved)
+            if node is not None:
+                self._start(self._pop(cpus), node)
+                continue
+            blocked.add(cpus)
+            if reserved is None:
+                reserved = self.pool.most_promising(cpus)
+                holder = cpus
+
+    def _oldest(self, cpus: int) -> Task | None:
+        tasks = self._waiting[cpus]
+        while tasks and tasks[0].state is not State.WAITING:  # cancelled meanwhile
+            tasks.popleft()
+        return tasks[0] if tasks else None
+
+    def _pop(self, cpus: int) -> Task:
+        self._waiting_count -= 1
+        return self._waiting[cpus].popleft()
+
+    def _start(self, task: Task, node: str) -> None:
+        worker = None if task.fresh else self._idle_worker(node, task.cpus)
+        if worker is None:
+            worker = self._fork(node, task.cpus, task.fresh)
+        self.pool.take(node, worker.cpus)
+        worker.leased = True
+        self._active += 1
+        self._give(worker, [task])
+
+    def _idle_worker(self, node: str, cpus: int) -> Worker | None:
+        idle = self._idle.get((node, cpus))
+        if not idle:
+            return None
+        for number in reversed(idle):  # the one used last has the warmest caches
+            if self.pool.are_free(node, idle[number].cpus):
+                return idle.pop(number)
+        return None
+
+    def _fork(self, node: str, cpus: int, fresh: bool) -> Worker:
+        slots = self._slots[node]
+        if len(slots) >= 2 * len(self.pool.nodes[node].ids):
+            self._retire_one(node)
+        slot = next(number for number in range(len(slots) + 1) if number not in slots)
+        slots.add(slot)
+        worker = Worker(self._next_worker, node, slot, self.pool.lowest_free(node, cpus), fresh)
+        self._next_worker += 1
+        self.workers[worker.number] = worker
+        self._effects.append(Fork(worker))
+        return worker
+
+    def _retire_one(self, node: str) -> None:
+        """Idle workers of many sizes pile up where requests of many sizes alternate: let the oldest one go."""
+        idle = [w for (name, _), workers in self._idle.items() if name == node for w in workers.values()]
+        if idle:
+            oldest = min(idle, key=lambda worker: worker.number)
+            self._idle[node, len(oldest.cpus)].pop(oldest.number)
+            self._effects.append(Retire(oldest))
+
+    def _give(self, worker: Worker, tasks: list[Task]) -> None:
+        if worker.queue:
+            self._ahead_count += len(tasks)
+        else:
+            self._ahead_count += len(tasks) - 1
+        for task in tasks:
+            worker.sent += 1
+            task.seq = worker.sent
+            task.worker = worker
+            task.state = State.SENT
+            worker.queue[task.number] = task
+            worker.load += task.size
+        if len(worker.queue) > 1 and not worker.laden:
+            worker.laden = True
+            self._laden.append(worker)
+        self._sent_count += len(tasks)
+        self._hungry[worker.number] = worker
+        self._effects.append(Send(worker, tasks))
+
+    def _queue_ahead(self, reserved: str | None, holder: int) -> None:
+        """Send busy workers more of the size they have, as long as nothing older of another size waits."""
+        for cpus in list(self._waiting):
+            others = [t.number for size in self._waiting if size != cpus and (t := self._oldest(size)) is not None]
+            bound = min(others, default=None)
+            oldest = self._oldest(cpus)
+            if oldest is None or oldest.alone:
+                continue
+            rooms = [
+                (worker, room)
+                for worker in self._hungry.values()
+                if worker.queue
+                and len(worker.cpus) == cpus
+                and (worker.node != reserved or cpus == holder)
+                and (room := self._room(worker, oldest)) > 0
+            ]
+            left = len(self._waiting[cpus])
+            share = -(-left // self._active)  # all that are at work will be hungry soon
+            for worker, room in rooms:
+                tasks = self._take_ahead(cpus, min(share, room), bound, oldest.function)
+                if not tasks:
+                    break
+                self._give(worker, tasks)
+
+    def _room(self, worker: Worker, task: Task) -> int:
+        """How many tasks like this one may be queued at the worker beside what it has."""
+        if worker.fresh or worker.ending or worker.recalling or worker.load >= AHEAD_BYTES:
+            return 0
+        seconds = self._seconds.get(task.function)
+        if seconds is None:
+            return 0
+        queued = len(worker.queue)
+        last = next(reversed(worker.queue.values()))
+        if last.alone or last.function not in self._seconds:
+            return 0
+        work = AHEAD_SECONDS - queued * max(seconds, self._seconds[last.function])
+        count = int(work / max(seconds, 1e-6)) if work > 0 else 0
+        if count < 1 and queued == 1 and seconds < AHEAD_AT_LEAST_ONE_BELOW:
+            count = 1
+        return min(count, AHEAD_TASKS - queued)
+
+    def _take_ahead(self, cpus: int, count: int, bound: int | None, function: int) -> list[Task]:
+        taken: list[Task] = []
+        size = 0
+        while len(taken) < count and size < AHEAD_BYTES:
+            oldest = self._oldest(cpus)
+            if oldest is None or oldest.alone or oldest.function != function:
+                break
+            if bound is not None and oldest.number > bound:
+                break
+            taken.append(self._pop(cpus))
+            size += oldest.size
+        return taken
+
+    def _work(self, tasks: Iterable[Task]) -> float:
+        return sum(self._seconds.get(task.function, 1.0) for task in tasks)
+
+    def _recall(self, worker: Worker) -> None:
+        worker.recalling = True
+        self._effects.append(Recall(worker, worker.sent + 1))
+
+    # ---- book-keeping -------------------------------------------------------------------------------------------
+
+    def _leave(self, worker: Worker, task: Task) -> None:
+        """A task has left a worker's queue."""
+        worker.load -= task.size
+        if task.state is State.SENT:  # a cancelled one was counted out before
+            self._sent_count -= 1
+        if worker.queue:
+            self._ahead_count -= 1
+            self._hungry[worker.number] = worker
+        elif not worker.ending and not worker.fresh:
+            self._release(worker)
+            self._idle.setdefault((worker.node, len(worker.cpus)), {})[worker.number] = worker
+
+    def _release(self, worker: Worker) -> None:
+        if worker.leased:
+            worker.leased = False
+            self._active -= 1
+            self.pool.give_back(worker.node, worker.cpus)
+
+    def _empty(self, worker: Worker) -> list[Task]:
+        """Take all tasks from a worker that is no more."""
+        tasks = list(worker.queue.values())
+        worker.queue.clear()
+        if tasks:
+            self._ahead_count -= len(tasks) - 1
+        self._sent_count -= sum(task.state is State.SENT for task in tasks)
+        return tasks
+
+    def _put_back(self, tasks: list[Task]) -> None:
+        """Let tasks wait again, in the order of their numbers; what was cancelled is dropped."""
+        sizes: dict[int, list[Task]] = {}
+        for task in tasks:
+            if task.state is State.CANCELLED:
+                continue
+            task.state = State.WAITING
+            task.worker = None
+            task.seq = 0
+            self._waiting_count += 1
+            sizes.setdefault(task.cpus, []).append(task)
+        for cpus, back in sizes.items():
+            waiting = self._waiting.setdefault(cpus, deque())
+            # What comes back is mostly older than all that waits, so only a few in front are looked at.
+            newest = max(task.number for task in back)
+            while waiting and waiting[0].number < newest:
+                back.append(waiting.popleft())
+            waiting.extendleft(sorted(back, key=lambda task: -task.number))

@@ -1,0 +1,80 @@
+"""Which part of a value cannot be sent: for errors that name the variable."""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import itertools
+import pickle
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from hyperflow.errors import SerializationError
+from hyperflow.shipping import captures
+from hyperflow.shipping.pickler import by_value
+
+
+def explain(what: str, obj: Any, error: BaseException) -> SerializationError:
+    """Return an error that names the innermost part of obj that cannot be pickled."""
+    path, culprit, cause = _culprit(obj, "", error, set(), 0)
+    where = f": {path} = {_short(culprit)}" if path else ""
+    reason = f"{type(cause).__name__}: {cause}" if not isinstance(cause, pickle.PicklingError) else str(cause)
+    return SerializationError(
+        f"{what} cannot be sent to another process{where}; {reason}. Make it inside the function, or pass what it "
+        "is made of (a path, a number) in its place"
+    )
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _culprit(obj: Any, path: str, error: BaseException, seen: set[int], depth: int) -> tuple[str, Any, BaseException]:
+    if depth < 8 and id(obj) not in seen:
+        seen.add(id(obj))
+        for name, part in _parts(obj):
+            try:
+                by_value(part)
+            except Exception as inner:
+                return _culprit(part, f"{path}{name}" if path else name.lstrip("., "), inner, seen, depth + 1)
+    return path, obj, error
+
+
+def _parts(obj: Any) -> Iterator[tuple[str, Any]]:  # noqa: PLR0912 (one branch for each kind of container)
+    """Yield what obj is made of, each with the words that lead there."""
+    if isinstance(obj, types.FunctionType):
+        name = obj.__qualname__
+        for variable, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True):
+            yield f", variable {variable!r} captured by {name}", captures.contents(cell)
+        for variable, value in captures.referenced_globals(obj).items():
+            if value is not obj:
+                yield f", global variable {variable!r} used by {name}", value
+        for position, value in enumerate(obj.__defaults__ or ()):
+            yield f", default value {position} of {name}", value
+    elif isinstance(obj, dict):
+        for key, value in itertools.islice(obj.items(), 1000):
+            yield f"[{_short(key)}]", value
+    elif isinstance(obj, (list, tuple)):
+        for position, value in enumerate(itertools.islice(obj, 1000)):
+            yield f"[{position}]", value
+    elif isinstance(obj, (set, frozenset)):
+        for value in itertools.islice(obj, 1000):
+            yield "{...}", value
+    elif isinstance(obj, types.MethodType):
+        yield ".__self__", obj.__self__
+        yield ".__func__", obj.__func__
+    elif isinstance(obj, functools.partial):
+        yield ".func", obj.func
+        yield ".args", obj.args
+        yield ".keywords", obj.keywords
+    elif not isinstance(obj, type):
+        for name, value in list(getattr(obj, "__dict__", {}).items()):
+            yield f".{name}", value
+        for name in copyreg._slotnames(type(obj)):  # type: ignore[attr-defined]
+            if hasattr(obj, name):
+                yield f".{name}", getattr(obj, name)

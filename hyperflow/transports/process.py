@@ -1,0 +1,300 @@
+"""Transports: how a node launcher is started and reached. Each gives back one stream of bytes.
+
+A transport is a value. `start` runs the launcher's command at its place and connects the two ends:
+
+    connection = await transport.start(command, receiver, log_file)
+    connection.write(parts)            the receiver's `data_received` and `connection_lost` are called
+
+Guarantees: the launcher's stderr goes to `log_file`; the end of the stream is the end of the node; `wait_closed`
+returns when nothing of it is left.
+
+To add one: write a class with these members (see Local and Srun below, Ssh in ssh.py); nothing else of the engine needs
+to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, Self
+
+import attrs
+
+from hyperflow.errors import LauncherError
+from hyperflow.wire import processes
+from hyperflow.wire.frames import Bytes
+
+logger = logging.getLogger("hyperflow")
+
+_HOME = str(Path(__file__).resolve().parents[2])
+
+WRITE_AHEAD = 1 << 22
+"""Bytes that a stream holds before it asks for a pause."""
+
+KILL_AFTER = 8.0
+"""Seconds that a local launcher has to be gone after the end of its stream; more than all that it and its keeper do
+then. Somebody may have stopped both of them."""
+
+_NOT_PORTABLE = {
+    *("PWD", "OLDPWD", "SHLVL", "_", "HOSTNAME", "HOST", "TERM", "TTY", "DISPLAY", "XAUTHORITY", "XDG_RUNTIME_DIR"),
+    *("SLURMD_NODENAME", "SLURM_NODEID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_GTIDS", "SLURM_TASK_PID"),
+    *("SLURM_CPUS_ON_NODE", "SLURM_TOPOLOGY_ADDR", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
+}
+_NOT_PORTABLE_PREFIXES = (
+    *("SSH_", "DBUS_", "XDG_SESSION_", "SLURM_STEP", "SLURM_LAUNCH", "SLURM_SRUN", "SLURM_CPU_BIND"),
+    *("HYPERFLOW_LAUNCHER", "HYPERFLOW_SERVICE", "HYPERFLOW_BEFORE_PROLOGUE"),
+)
+
+LAUNCHER = [
+    sys.executable,
+    "-P",
+    "-c",
+    f"import sys; sys.path.append({_HOME!r}); from hyperflow.launcher.launcher import main; main()",
+]
+"""The launcher's command. An absolute interpreter: no environment has to be activated. -P: a file named like a
+module of the standard library, in the directory where the user happens to be, is not taken for it. The path, because
+hyperflow may be run without being installed; not PYTHONPATH, which users' own programs would inherit."""
+
+
+class CutOff(ConnectionError):
+    """A stream has ended, and nothing says that the other end knows, or has ended too."""
+
+
+class Receiver(Protocol):
+    """The head's end of a stream."""
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        ...
+
+    def pause_writing(self) -> None:
+        """The stream holds enough; what is written all the same is kept in memory."""
+        ...
+
+    def resume_writing(self) -> None:
+        """The stream takes more."""
+        ...
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The stream has ended. A CutOff says that the launcher may go on until its silence_limit."""
+        ...
+
+
+class Connection(Protocol):
+    """A stream to a launcher."""
+
+    def write(self, parts: Sequence[Bytes]) -> None:
+        """Send bytes, some time; never blocks."""
+        ...
+
+    def close(self) -> None:
+        """End the stream, which ends the launcher."""
+        ...
+
+    async def wait_closed(self) -> None:
+        """Wait until the launcher, and all that it started, have gone."""
+        ...
+
+
+class Transport(Protocol):
+    """A way to start a launcher."""
+
+    @property
+    def node(self) -> str:
+        """The node's name, for ids and logs."""
+        ...
+
+    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
+        """Start the launcher; raises LauncherError with the cause."""
+        ...
+
+
+class _Protocol(asyncio.Protocol):
+    def __init__(self, receiver: Receiver, remote: bool) -> None:
+        self.receiver = receiver
+        self.remote = remote
+
+    def data_received(self, data: bytes) -> None:
+        self.receiver.data_received(data)
+
+    def pause_writing(self) -> None:
+        self.receiver.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.receiver.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.receiver.connection_lost(CutOff(str(exc) if exc else "") if self.remote else exc)
+
+
+class _ProcessConnection:
+    def __init__(self, transport: asyncio.WriteTransport, process: subprocess.Popen[bytes], tag: str) -> None:
+        self._tag = tag
+        self._transport = transport
+        self._process = process
+        self._kill_at = math.inf
+
+    def write(self, parts: Sequence[Bytes]) -> None:
+        self._transport.write(b"".join(parts))
+
+    def close(self) -> None:
+        self._kill_at = min(self._kill_at, time.monotonic() + KILL_AFTER)
+        self._transport.close()
+
+    async def wait_closed(self) -> None:
+        pause = 0.001
+        while self._process.poll() is None:
+            if time.monotonic() > self._kill_at:
+                processes.kill_all([*processes.descendants(self._process.pid), self._process.pid])
+            await asyncio.sleep(pause)
+            pause = min(1.25 * pause, 0.02)  # a program that has done its work waits for this
+        if self._process.returncode != 0:
+            # Keeper and launcher find all that is left of each other, but somebody may have killed both at once.
+            processes.kill_all(processes.carriers(self._tag))
+
+
+class Spawned:
+    """A process of this machine whose stdin and stdout are a stream of ours. It ends at the end of the scope, unless
+    somebody has connected to it.
+
+    Apart from connecting, so that a launcher can start while its head is still importing.
+    """
+
+    def __init__(self, command: Sequence[str], log_file: Path) -> None:
+        self._sock, theirs = socket.socketpair()
+        self._connected = False
+        number = os.urandom(16).hex()
+        self._tag = f"HYPERFLOW_LAUNCHER={number}"
+        try:
+            with theirs, log_file.open("ab") as log:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=log,
+                    env={**os.environ, "HYPERFLOW_LAUNCHER": number},
+                    start_new_session=True,  # Ctrl-C in the terminal is for the head, which ends us in order
+                )
+        except OSError as error:
+            self._sock.close()
+            raise LauncherError(f"cannot start {' '.join(command)}: {error}") from error
+
+    async def connect(self, receiver: Receiver, *, remote: bool = False) -> Connection:
+        """Take up the stream; remote: of which this process is not the end."""
+        self._sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_unix_connection(lambda: _Protocol(receiver, remote), sock=self._sock)
+        transport.set_write_buffer_limits(WRITE_AHEAD)
+        self._connected = True
+        return _ProcessConnection(transport, self._process, self._tag)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._connected:
+            self._sock.close()
+            self._process.kill()
+            self._process.wait()
+
+
+def launcher_log(log_dir: Path, node: str) -> Path:
+    """Return the log file of a node's launcher."""
+    return log_dir / f"launcher-{node}.log"
+
+
+def with_prologue(command: Sequence[str], prologue: str) -> list[str]:
+    """Return the command, run by sh after some lines of the user's, such as `module load`.
+
+    What they print must not get into the stream. `-e`: a module that is not there must not be passed over. The launcher
+    takes on the head's variables; by what `env` said before it can tell which of them the prologue has set.
+    """
+    if not prologue.strip():
+        return list(command)
+    before = 'HYPERFLOW_BEFORE_PROLOGUE="$(env)"\nexport HYPERFLOW_BEFORE_PROLOGUE'
+    return ["/bin/sh", "-ec", f"{before}\n{{\n{prologue}\n}} >&2 </dev/null\nexec {shlex.join(command)}"]
+
+
+def portable_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that mean on another node what they mean here."""
+    return {
+        name: value
+        for name, value in variables.items()
+        if name not in _NOT_PORTABLE and not name.startswith(_NOT_PORTABLE_PREFIXES)
+    }
+
+
+@attrs.frozen
+class Local:
+    """A launcher on this machine, at the other end of a pair of sockets.
+
+    Args:
+        node: What the machine is called in logs.
+        spawned: The launcher, if it has been started.
+    """
+
+    node: str = attrs.field(factory=socket.gethostname)
+    spawned: Spawned | None = None
+
+    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
+        """Start the launcher; raises LauncherError if the interpreter cannot be started."""
+        if self.spawned is not None:
+            return await self.spawned.connect(receiver)
+        with Spawned(command, log_file) as process:
+            return await process.connect(receiver)
+
+
+@attrs.frozen
+class Srun:
+    """A launcher in a job step of its own, which Slurm starts on the node.
+
+    Steps are for where ssh is not allowed: `--overlap` lets the step share the job's CPUs with the user's own steps,
+    but some sites and versions make later steps wait all the same.
+    """
+
+    node: str
+    prologue: str = ""
+
+    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
+        """Start the step; raises LauncherError if there is no srun."""
+        step = ["srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={self.node}", "--cpu-bind=none"]
+        options = ["--unbuffered", "--quiet", "--export=ALL", "--kill-on-bad-exit=1"]
+        line = [*step, *options, *with_prologue(command, self.prologue)]
+        with Spawned(line, log_file) as process:
+            return await process.connect(receiver, remote=True)
+
+
+@attrs.frozen
+class FirstOf:
+    """The first of several transports to the same node that works."""
+
+    transports: tuple[Transport, ...]
+
+    @property
+    def node(self) -> str:
+        """The node that all of them lead to."""
+        return self.transports[0].node
+
+    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
+        """Try one after the other; raises LauncherError with what all of them said."""
+        causes: list[str] = []
+        for transport in self.transports:
+            name = type(transport).__name__.lower()
+            try:
+                connection = await transport.start(command, receiver, log_file)
+            except LauncherError as error:
+                causes.append(str(error))
+                logger.warning("%s: %s does not work: %s", self.node, name, error)
+            else:
+                logger.info("%s: reached by %s", self.node, name)
+                return connection
+        raise LauncherError("; ".join(causes))

@@ -1,0 +1,401 @@
+"""The worker's main: evaluates one closure at a time.
+
+Guarantees:
+- What a function prints, and what its children print, goes to the worker's log file; nothing of it can reach the
+  stream to the launcher. Lines that Python prints are marked with their evaluation; lines that others wrote to the
+  file are followed by a mark that says whose they are.
+- Every evaluation has exactly one answer, or the process ends and the launcher says so. SystemExit and the like
+  are answers, too.
+- Each answer is sent before the next task is started, so that a crash never takes an earlier result with it.
+- The process is pinned, and the thread variables are set, before anything is imported by the user's function.
+
+A worker is forked by the launcher and sees the same loaded modules; it does not read the user's script.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import dataclasses
+import mmap
+import os
+import pickle
+import signal
+import socket
+import sys
+import time
+import traceback
+import types
+from typing import Any
+
+from hyperflow.errors import MisuseError
+from hyperflow.shipping import diagnose, pickler
+from hyperflow.wire import frames, processes
+from hyperflow.wire.claim_page import Notes
+from hyperflow.wire.frames import Kind, Outcome
+from hyperflow.wire.machine import THREAD_VARIABLES
+from hyperflow.wire.shared_memory import LARGE, Block
+from hyperflow.worker.lock_client import Borrower
+from hyperflow.worker.log import Log, MarkedOutput
+
+CHUNK = 1 << 16
+"""Bytes to read at a time. For more than 128 kB, malloc would map new memory each time: 7 µs for a read of 2."""
+
+QUICK = 50e-6
+"""An evaluation that took less (seconds) has started no program that could have written to the log."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """Where a function runs.
+
+    Attributes:
+        service_id: The worker's name in logs and errors.
+        node: The node's name.
+        cpus: The CPU ids set aside for the evaluation (numbers without meaning where nothing is pinned).
+        pinned: Whether the process is bound to them.
+        log_file: Where its output goes.
+        program_id: The run it belongs to.
+    """
+
+    service_id: str
+    node: str
+    cpus: tuple[int, ...]
+    pinned: bool
+    log_file: str
+    program_id: str
+
+
+_info: WorkerInfo | None = None
+
+
+def worker_info() -> WorkerInfo:
+    """Return where this function runs: service id, node, CPU ids, log file. Only on a worker.
+
+    Raises:
+        MisuseError: Called elsewhere, for example in the job itself.
+    """
+    if _info is None:
+        raise MisuseError(
+            "worker_info() belongs in a function that runs on a worker: await hyperflow.remote_eval(my_function)"
+        )
+    return _info
+
+
+_borrower: Borrower | None = None
+
+
+def borrower() -> Borrower | None:
+    """Return what takes locks for functions that run here; None where this is no worker."""
+    return _borrower
+
+
+_log: Log | None = None
+
+
+def log_line(line: str) -> None:
+    """Write a line to the worker's log, marked with the evaluation."""
+    if _log is not None:
+        _log.write_line(line)
+
+
+def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool) -> int:
+    """Be a worker until the launcher ends the stream; return the exit code."""
+    global _borrower, _info, _log  # noqa: PLW0603 (a worker is one for its whole process)
+    _settle(info)
+    _info = info
+    _log = Log()
+    out, err = MarkedOutput(_log, 1), MarkedOutput(_log, 2)
+    sys.stdout, sys.stderr = out, err
+    evaluator = Worker(sock, Notes(page), _log, (out, err))
+    _borrower = evaluator.borrower
+    evaluator.serve(fresh)
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage] (what sys.exit would do)
+    return 0
+
+
+def _settle(info: WorkerInfo) -> None:
+    """Make a freshly forked copy of the launcher into a worker."""
+    processes.die_with_parent(signal.SIGKILL)
+    os.setsid()
+    for signum in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # blocked by the launcher for the time of the fork
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    atexit._clear()  # pyright: ignore[reportPrivateUsage] (what the launcher registered is the launcher's)
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        log = os.open(info.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError:  # the head tried the directory; a disk that is full by now costs the log, not the work
+        log = os.dup(null)
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(null)
+    os.close(log)
+    os.environ["HYPERFLOW_SERVICE_ID"] = info.service_id
+    for name in THREAD_VARIABLES:
+        os.environ.setdefault(name, str(len(info.cpus)))
+    if info.pinned:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, info.cpus)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("500")  # if memory runs out, an evaluation is to go, not the launcher
+    # Functions of the user's script refer to "__main__"; the launcher's own must not be taken for it.
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    numpy: Any = sys.modules.get("numpy")
+    if "numpy.random" in sys.modules:  # numpy itself imports it only when it is asked for, which takes a while
+        numpy.random.seed()  # else all workers would draw the same numbers
+    if numpy is not None and len(info.cpus) > 1:
+        # It was imported while the variables said 1, see the launcher's `prepare`.
+        with contextlib.suppress(ImportError):
+            import threadpoolctl  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: PLC0415
+
+            threadpoolctl.threadpool_limits(len(info.cpus))
+
+
+class Worker:
+    """The loop: read tasks, run them in order, answer each."""
+
+    def __init__(self, sock: socket.socket, notes: Notes, log: Log, outputs: tuple[MarkedOutput, MarkedOutput]) -> None:
+        self.sock = sock
+        self.notes = notes
+        self.log = log
+        self.outputs = outputs
+        self.reader = frames.Reader()
+        self.borrower = Borrower(sock, self.reader)
+        self.definitions: dict[int, bytes] = {}
+        self.functions: dict[int, Any] = {}
+        self.blocks: dict[int, Block] = {}
+        self.results = 0  # blocks of results so far: their numbers
+        self.pid = os.getpid()
+        self.runner: asyncio.Runner | None = None
+        self.seq = 0
+        self.trouble = ""
+
+    def serve(self, fresh: bool) -> None:
+        """Work until the stream ends, RETIRE comes, or after one task in a fresh process."""
+        later = self.borrower.later
+        while True:
+            if later:
+                received = later[:]
+                later.clear()
+            else:
+                data = self.sock.recv(CHUNK)
+                if not data:
+                    return
+                received = self.reader.feed(data)
+            for kind, _, body in received:
+                if kind == Kind.TASKS:
+                    self.run_all(body)
+                    if fresh:
+                        return
+                elif kind == Kind.DEFINE:
+                    number, is_class = frames.DEFINITION.unpack_from(body)
+                    self.definitions[number] = bytes(body[frames.DEFINITION.size :])
+                    if is_class:
+                        self.define_class(number)
+                elif kind == Kind.BLOCK:
+                    number, size, pid, fd = frames.BLOCK.unpack(body)
+                    with contextlib.suppress(OSError):  # the evaluation that needs it will say so
+                        self.blocks[number] = Block.at(pid, fd, size)
+                elif kind == Kind.FORGET:
+                    for (number,) in frames.NUMBER.iter_unpack(body):
+                        self.definitions.pop(number, None)
+                        self.functions.pop(number, None)
+                        if number in self.blocks:
+                            self.blocks.pop(number).close()
+                elif kind == Kind.RETIRE:
+                    return
+
+    def run_all(self, body: memoryview) -> None:
+        words = self.notes.words
+        for task, function, payload, buffers in frames.tasks(body):
+            self.seq = seq = self.seq + 1
+            words[Notes.STARTED] = seq
+            if words[Notes.FROM] <= seq < words[Notes.BELOW]:
+                self.answer(task, Outcome.SKIPPED, 0.0, frames.SIZE.pack(seq))
+            else:
+                self.run(task, function, payload, buffers)
+
+    def run(self, task: int, function: int, payload: memoryview, buffers: list[frames.Buffer]) -> None:
+        """Evaluate one task and answer."""
+        start = time.perf_counter()
+        log = self.log
+        try:
+            fn = self.functions.get(function)
+            if fn is None:
+                fn = self.define(function)
+            if buffers:
+                loaded = pickler.loads(payload, buffers=[self.found(each) for each in buffers])
+            else:
+                loaded = pickler.loads(payload)
+        except BaseException as error:
+            text = f"the function or its arguments could not be unpickled on the worker: {_text(error)}"
+            if isinstance(error, ModuleNotFoundError):
+                text += f"; the worker looks for modules in {sys.path}"
+            text += self.trouble
+            self.answer(task, Outcome.UNREADABLE, 0.0, pickle.dumps(text))
+            return
+        self.borrower.task = task
+        log.label = f"#{task} {getattr(fn, '__name__', 'call')}"
+        outcome = Outcome.VALUE
+        out: list[memoryview] = []
+        try:
+            value = fn(*loaded[0], **loaded[1]) if type(loaded) is list else fn(*loaded)
+            if type(value) is types.CoroutineType:
+                value = self.run_async(value)
+        except BaseException as error:
+            seconds = time.perf_counter() - start
+            outcome, data = _raised(error)
+        else:
+            seconds = time.perf_counter() - start
+            try:
+                data = dumps_result(value, out)
+            except BaseException as error:
+                out = []
+                outcome = Outcome.UNSENDABLE_VALUE
+                data = pickle.dumps(str(diagnose.explain(f"the result of {log.label}", value, error)))
+        if os.getpid() != self.pid:
+            # The function forked, and this is the child, which came back as well. It must not answer: its parent
+            # will, on the same stream.
+            os._exit(0 if outcome == Outcome.VALUE else 1)
+        sys.stdout, sys.stderr = stdout, stderr = self.outputs  # should the function have put others there
+        if stdout.partial or stderr.partial:
+            stdout.flush()
+            stderr.flush()
+        if seconds > QUICK:
+            log.end_evaluation()
+        self.answer(task, outcome, seconds, data, out)
+
+    def define(self, number: int) -> Any:
+        """Unpickle a function, once."""
+        found = self.functions[number] = pickler.loads(self.definitions[number])
+        return found
+
+    def define_class(self, number: int) -> None:
+        """Make a class that arguments refer to by its number in `closure`; it has to be there before them."""
+        try:
+            self.define(number)
+        except BaseException as error:
+            self.trouble = f"; a class could not be made: {_text(error)}"
+
+    def run_async(self, coroutine: Any) -> Any:
+        """Run an async function to its end; what it leaves behind is cancelled."""
+        if self.runner is None or self.runner.get_loop().is_closed():  # an earlier function may have closed it
+            self.runner = asyncio.Runner()
+        try:
+            return self.runner.run(coroutine)
+        finally:
+            loop = self.runner.get_loop()
+            left = asyncio.all_tasks(loop)
+            for one in left:
+                one.cancel()
+            if left:
+                loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+
+    def answer(
+        self, task: int, outcome: Outcome, seconds: float, data: bytes, buffers: list[memoryview] | None = None
+    ) -> None:
+        if not buffers:
+            length = frames.RESULT.size + len(data)
+            head = frames.RESULT_HEAD.pack(length, Kind.RESULTS, 0, task, outcome, seconds, 0, len(data))
+            self.sock.sendall(head + data)
+            return
+        found = [self.shared(each) for each in buffers]
+        for part in frames.records_frame(Kind.RESULTS, 0, frames.result_record(task, outcome, seconds, data, found)):
+            self.sock.sendall(part)
+
+    def shared(self, data: memoryview) -> frames.Buffer:
+        """Put a large buffer into a block, pass it on, and return its number; or return the buffer as it is."""
+        if data.nbytes < LARGE:
+            return data
+        try:
+            block = Block.of(data)
+        except OSError:  # too many open files, no memory, no memfd here
+            return data
+        self.results += 1
+        message = frames.frame(Kind.BLOCK, 0, frames.BLOCK.pack(self.results, block.size, 0, -1))
+        with contextlib.closing(block):
+            sent = socket.send_fds(self.sock, [message], [block.fd])
+        if sent < len(message):
+            self.sock.sendall(message[sent:])
+        return self.results
+
+    def found(self, buffer: frames.Buffer) -> memoryview:
+        """Return a buffer of an argument; one that is in a block is this evaluation's own as soon as it is changed."""
+        if not isinstance(buffer, int):
+            return buffer
+        if buffer not in self.blocks:
+            raise OSError(f"a large argument (block {buffer}) could not be opened on this node")
+        return self.blocks[buffer].view()
+
+
+def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
+    """Pickle a result; classes of the script go back under the number that they came with."""
+
+    def beside(buffer: pickle.PickleBuffer) -> None:
+        buffers.append(buffer.raw())
+
+    try:
+        return pickle.dumps(value, pickler.PROTOCOL, buffer_callback=beside)
+    except Exception:
+        buffers.clear()
+        return pickler.by_value(value, beside, going_home=True)
+
+
+def _text(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()
+
+
+def _raised(error: BaseException) -> tuple[Outcome, bytes]:
+    """Return how to tell the head of an exception: as itself if it survives the way, else in words."""
+    frames = error.__traceback__
+    # Our own frame teaches nobody. (Not by assignment: a frozen exception would refuse it.)
+    error.with_traceback(frames.tb_next if frames is not None else None)
+    try:
+        formatted = "".join(traceback.format_exception(error)).rstrip()
+    except Exception:  # a broken __str__ or __repr__
+        formatted = "(the traceback could not be formatted)"
+    kind = type(error)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text could not be made)"
+    words = (name, text, formatted)
+    if not isinstance(error, Exception):
+        return Outcome.EXITED, pickle.dumps(words)
+    try:
+        data = pickler.by_value(error, going_home=True)
+        copy = pickler.loads(data)
+        if type(copy) is kind and copy.args == error.args:
+            return Outcome.RAISED, pickle.dumps((data, *words))
+    except BaseException:
+        pass
+    try:  # its __init__ takes other arguments than it handed to super().__init__
+        data = pickler.by_value(_Rebuilt(kind, error.args, dict(vars(error))), going_home=True)
+        pickler.loads(data)
+    except BaseException:
+        return Outcome.UNSENDABLE_ERROR, pickle.dumps(words)
+    # The words go beside it: the head might be unable to make what could be made here.
+    return Outcome.RAISED, pickle.dumps((data, *words))
+
+
+class _Rebuilt:
+    """Pickles as an exception that is made without its __init__."""
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts = parts
+
+    def __reduce__(self) -> Any:
+        return _rebuild, self.parts
+
+
+def _rebuild(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error

@@ -1,1 +1,0 @@
-"""Tests of the engine, one file for each of its modules."""

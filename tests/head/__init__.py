@@ -1,0 +1,1 @@
+"""Tests of evaluations through the engine, launchers and workers."""

@@ -1,0 +1,1 @@
+"""Tests of locks: the rules, and the lock manager."""

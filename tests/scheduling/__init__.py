@@ -1,0 +1,1 @@
+"""Tests of the scheduler and the CPU pool, without processes."""

@@ -1,0 +1,660 @@
+"""The scheduler's rules, one by one. (`test_scheduler_histories.py` plays random histories.)"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyperflow.errors import ImpossibleRequest
+from hyperflow.scheduling import pool as engine_pool
+from hyperflow.scheduling import scheduler as engine_scheduler
+from hyperflow.scheduling.scheduler import Fork, Kill, Recall, Retire, Scheduler, Send, State, Task, Worker
+from tests.head.fake_nodes import numbers
+
+QUICK = 1e-6
+SLOW = 10.0
+
+
+def scheduler(*nodes: int) -> Scheduler:
+    """Return a scheduler with nodes a, b, c... of so many CPUs."""
+    made = Scheduler()
+    for name, cpus in zip("abcdefgh", nodes, strict=False):
+        made.add_node(name, range(cpus))
+    return made
+
+
+def submit(to: Scheduler, first: int, last: int, function: int = 1, **wanted: int) -> list[Task]:
+    """Submit tasks with these numbers."""
+    tasks = [Task(number, function, **wanted) for number in range(first, last + 1)]
+    for task in tasks:
+        to.submit(task)
+    return tasks
+
+
+def sent(to: Scheduler) -> list[int]:
+    """Let it schedule, and return the numbers of the tasks that it sends."""
+    return sorted(task.number for effect in to.schedule() if isinstance(effect, Send) for task in effect.tasks)
+
+
+def worker_of(task: Task) -> Worker:
+    """Return the worker that has the task."""
+    assert task.worker is not None
+    return task.worker
+
+
+def answer(to: Scheduler, task: Task, seconds: float = SLOW) -> Task | None:
+    """The task's worker answers."""
+    return to.answered(worker_of(task).number, task.number, seconds)
+
+
+def two_deep(to: Scheduler, behind: int = 3) -> list[Task]:
+    """Bring one worker with one CPU to have a task that runs (1) and others queued behind it; return them all."""
+    (first,) = submit(to, 0, 0)
+    to.schedule()
+    tasks = submit(to, 1, behind + 1)
+    answer(to, first, QUICK)
+    to.schedule()
+    assert [t.worker for t in tasks] == [tasks[0].worker] * (behind + 1)
+    return tasks
+
+
+# ---- who goes first -----------------------------------------------------------------------------------------------
+
+
+def test_first_come_first_served() -> None:
+    """As many tasks start as there are CPUs, oldest first; the next one when a CPU comes back."""
+    it = scheduler(2)
+    tasks = submit(it, 1, 4)
+    assert sent(it) == [1, 2]
+
+    assert answer(it, tasks[1]) is tasks[1]
+
+    assert sent(it) == [3]
+    assert (it.waiting, it.sent) == (1, 2)
+
+
+def test_the_emptiest_node_is_taken() -> None:
+    """Tasks go where most CPUs are free."""
+    it = scheduler(2, 4)
+    tasks = submit(it, 1, 4)
+    it.schedule()
+
+    assert [worker_of(task).node for task in tasks] == ["b", "b", "b", "a"]
+
+
+def test_a_large_request_keeps_a_node_for_itself() -> None:
+    """What does not fit reserves the most promising node: younger ones go on elsewhere, and not there."""
+    it = scheduler(2, 4)
+    first = submit(it, 1, 6)
+    it.schedule()
+    submit(it, 7, 7, cpus=4)
+    submit(it, 8, 9)
+    small_node = [task for task in first if worker_of(task).node == "a"]
+    large_node = [task for task in first if worker_of(task).node == "b"]
+
+    for task in large_node[:3]:
+        answer(it, task)
+        assert sent(it) == []
+    answer(it, small_node[0])
+    assert sent(it) == [8]
+    answer(it, large_node[3])
+
+    assert sent(it) == [7]
+
+
+def test_a_second_size_that_does_not_fit_reserves_nothing() -> None:
+    """Only the oldest holds a node back; younger small ones pass a younger large one."""
+    it = scheduler(4, 4)
+    submit(it, 1, 2, cpus=3)
+    assert sent(it) == [1, 2]
+    submit(it, 3, 3, cpus=4)
+    submit(it, 4, 4, cpus=2)
+    submit(it, 5, 6)
+
+    assert sent(it) == [5]
+
+
+@given(st.data(), st.lists(st.integers(1, 4), min_size=1, max_size=4))
+def test_a_large_request_is_not_starved(data: st.DataObject, sizes: list[int]) -> None:
+    """However the small ones end and come again, the large one starts before each CPU has ended a few of them."""
+    it = scheduler(*sizes)
+    cpus = sum(sizes)
+    running = deque(submit(it, 1, 2 * cpus))
+    it.schedule()
+    (large,) = submit(it, 1000, 1000, cpus=max(sizes))
+    completions = 0
+    while large.state is State.WAITING:
+        at_work = [task for task in running if task.state is State.SENT]
+        oldest_few = at_work[: data.draw(st.integers(1, 3))]
+        answer(it, data.draw(st.sampled_from(oldest_few)))
+        completions += 1
+        running.extend(submit(it, 1000 + completions, 1000 + completions))
+        it.schedule()
+
+        assert completions <= 3 * cpus + max(sizes) * cpus
+
+
+def test_what_was_queued_ahead_holds_nothing_back() -> None:
+    """When the one that had reserved a node was queued ahead elsewhere, younger ones start there at once."""
+    it = scheduler(3)
+    small, pair = submit(it, 1, 1)[0], submit(it, 2, 2, cpus=2)[0]
+    it.schedule()
+    pairs = submit(it, 3, 5, cpus=2)
+    submit(it, 6, 6)
+    answer(it, pair, QUICK)
+    assert sent(it) == [3, 4]
+    answer(it, small, QUICK)
+    assert sent(it) == []  # 5 has reserved the node
+    answer(it, pairs[0], QUICK)
+
+    assert sent(it) == [5, 6]
+
+
+# ---- what cannot be -----------------------------------------------------------------------------------------------
+
+
+def test_impossible_is_refused_at_once() -> None:
+    """More CPUs than the largest node has, or any at all where there is no node."""
+    with pytest.raises(ImpossibleRequest, match=r"using\(cpus=3\): the largest node has 2 CPUs"):
+        submit(scheduler(2, 1), 1, 1, cpus=3)
+    with pytest.raises(ImpossibleRequest):
+        submit(scheduler(), 1, 1)
+
+
+def test_a_loss_makes_requests_impossible() -> None:
+    """What only the lost node could serve is given back as impossible, waiting or running; the rest waits again."""
+    it = scheduler(1, 4)
+    (large,) = submit(it, 1, 1, cpus=4)
+    it.schedule()
+    (small,), (other,) = submit(it, 2, 2), submit(it, 3, 3, cpus=4)
+    it.schedule()
+    assert worker_of(small).node == "a"
+
+    back, impossible = it.lose_node("b")
+
+    assert (numbers(back), numbers(impossible)) == ([], [1, 3])
+    assert (large.state, other.state) == (State.ENDED, State.ENDED)
+    assert (it.waiting, it.sent, it.pool.total) == (0, 1, 1)
+
+
+def test_after_a_loss_the_order_stands() -> None:
+    """What comes back from several workers goes in among what waits, by its number."""
+    it = scheduler(1, 2)
+    tasks = submit(it, 1, 3)
+    it.schedule()
+    submit(it, 4, 5)
+    answer(it, next(task for task in tasks if worker_of(task).node == "a"))
+    assert sent(it) == [4]
+
+    back, _ = it.lose_node("b")
+    it.add_node("c", range(3))
+
+    assert len(back) == 2
+    assert sent(it) == sorted([*numbers(back), 5])
+
+
+def test_one_that_comes_back_waits_behind_older_ones() -> None:
+    """A younger task that comes back together with others does not overtake an older one that waits."""
+    it = scheduler(1, 2, 2)
+    (one,), two = submit(it, 1, 1), submit(it, 2, 3, cpus=2)
+    it.schedule()
+    it.cancel(one)
+    older, younger = submit(it, 4, 4, cpus=2)[0], submit(it, 5, 5)[0]
+    it.schedule()
+    assert it.waiting == 2
+
+    it.ended(worker_of(one).number, 1)
+    it.schedule()
+    it.lose_node(worker_of(two[0]).node)
+    it.lose_node("a")
+    it.schedule()
+    answer(it, two[1])
+
+    assert sent(it) == [2]
+    assert (older.state, younger.state) == (State.WAITING, State.WAITING)
+
+
+# ---- workers -------------------------------------------------------------------------------------------------------
+
+
+def test_workers_are_reused_by_size() -> None:
+    """An idle worker takes the next request of its size; another size gets a worker of its own, another number."""
+    it = scheduler(3)
+    one, two = submit(it, 1, 1)[0], submit(it, 2, 2, cpus=2)[0]
+    it.schedule()
+    workers = worker_of(one), worker_of(two)
+    assert [w.cpus for w in workers] == [(1,), (0, 1)] or [w.cpus for w in workers] == [(0,), (1, 2)]
+    answer(it, one)
+    answer(it, two)
+    again = submit(it, 3, 3, cpus=2) + submit(it, 4, 4)
+
+    assert not [effect for effect in it.schedule() if isinstance(effect, Fork)]
+    assert [worker_of(task) for task in again] == [workers[1], workers[0]]
+
+
+def test_a_fresh_task_has_a_process_of_its_own() -> None:
+    """It gets no idle worker, its worker takes nothing more, and its CPUs come back when that has gone."""
+    it = scheduler(1)
+    (plain,) = submit(it, 1, 1)
+    it.schedule()
+    answer(it, plain)
+    fresh = Task(2, 1, fresh=True)
+    it.submit(fresh)
+    it.schedule()
+    worker = worker_of(fresh)
+    assert worker is not worker_of(plain)
+
+    answer(it, fresh)
+    submit(it, 3, 3)
+    assert sent(it) == []
+    it.ended(worker.number, 1)
+
+    assert sent(it) == [3]
+
+
+def test_slots_are_used_again() -> None:
+    """A worker gets the lowest slot that is free on its node, so log files stay few."""
+    it = scheduler(2)
+    slots: list[int] = []
+    for number in range(1, 11):
+        task = Task(number, 1, fresh=True)
+        it.submit(task)
+        it.schedule()
+        slots.append(worker_of(task).slot)
+        if number > 1:  # the first one stays
+            answer(it, task)
+            it.ended(worker_of(task).number, 1)
+
+    assert slots == [0] + 9 * [1]
+
+
+def test_idle_workers_of_odd_sizes_are_retired() -> None:
+    """However many sizes alternate, a node has at most two workers for each CPU; slots are used again."""
+    it = scheduler(4)
+    retired = 0
+    for number in range(1, 41):
+        (task,) = submit(it, number, number, cpus=1 + number % 4)
+        for other in submit(it, 1000 * number, 1000 * number + number % 3):
+            it.cancel(other)
+        for effect in it.schedule():
+            if isinstance(effect, Retire):
+                retired += 1
+                it.ended(effect.worker.number, effect.worker.sent)
+        assert len(it.workers) <= 9
+        assert worker_of(task).slot < 9
+        answer(it, task)
+    for size in (1, 2, 3, 4):  # and with workers of one size on every CPU
+        crowd = submit(it, 100 * size, 100 * size + 4 // size - 1, cpus=size)
+        retired += sum(isinstance(effect, Retire) for effect in it.schedule())
+        for task in crowd:
+            answer(it, task)
+    crowd = submit(it, 500, 503) + submit(it, 600, 601, cpus=2)
+    it.schedule()
+
+    assert len(it.workers) - retired <= 8
+
+
+# ---- queueing ahead ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "least", "most"), [(1e-6, 500, 1000), (2e-4, 5, 12), (0.01, 1, 1), (0.5, 0, 0)])
+def test_queued_ahead_is_what_takes_little_time(seconds: float, least: int, most: int) -> None:
+    """Microseconds are queued deep, milliseconds one ahead, long ones not at all."""
+    it = scheduler(1)
+    (first,) = submit(it, 0, 0)
+    it.schedule()
+    submit(it, 1, 3000)
+    answer(it, first, seconds)
+    it.schedule()
+
+    assert least <= it.sent - 1 <= most
+
+
+def test_nothing_is_queued_behind_what_nobody_knows() -> None:
+    """A function that never ended has no time yet: one task at a time."""
+    it = scheduler(2)
+    submit(it, 1, 10)
+    assert sent(it) == [1, 2]
+    assert sent(it) == []
+
+
+def test_a_large_payload_is_not_queued_deep() -> None:
+    """However quick the function is, a worker is sent a megabyte ahead at most, and one task more."""
+    it = scheduler(1)
+    (first,) = submit(it, 0, 0)
+    it.schedule()
+    submit(it, 1, 100, size=1 << 18)
+    answer(it, first, QUICK)
+    it.schedule()
+
+    assert it.sent <= 1 + 4
+
+
+def test_nothing_is_queued_around_a_task_that_is_alone() -> None:
+    """A task with a time limit is neither queued ahead nor queued behind."""
+    it = scheduler(1)
+    (first,) = submit(it, 0, 0)
+    it.schedule()
+    limited = Task(1, 1, alone=True)
+    it.submit(limited)
+    submit(it, 2, 5)
+    answer(it, first, QUICK)
+    assert sent(it) == [1]
+    answer(it, limited, QUICK)
+    submit(it, 6, 6)
+
+    assert sent(it) == [2, 3, 4, 5, 6]
+
+
+def test_younger_ones_are_not_queued_past_another_size() -> None:
+    """A worker is sent nothing that is younger than a waiting request of another size."""
+    it = scheduler(1, 2)
+    (pair,) = submit(it, 0, 0, cpus=2)
+    (first,) = submit(it, 1, 1)
+    it.schedule()
+    it.cancel(pair)
+    submit(it, 2, 2, cpus=2)
+    rest = submit(it, 3, 9)
+    answer(it, first, QUICK)
+    assert sent(it) == [3]
+
+    it.ended(worker_of(pair).number, 1)
+
+    assert sent(it) == [2]
+    answer(it, rest[0], QUICK)
+    assert sent(it)[:2] == [4, 5]
+
+
+# ---- taking back ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_queued_is_recalled_when_a_cpu_is_free() -> None:
+    """A task that turns out long keeps nobody waiting: what is behind it goes to the free CPU."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    it.add_node("b", [0])
+    assert it.unbalanced
+    assert it.schedule() == []  # too little work to be worth it, by the estimate
+    it.rebalance()
+
+    (recall,) = it.schedule()
+    assert recall == Recall(worker_of(tasks[0]), below=6)
+    it.recalled(recall.worker.number, 3, 6)
+
+    assert sent(it) == [2, 3, 4]
+    assert worker_of(tasks[1]).node == "b"
+
+
+def test_no_more_is_recalled_than_the_free_cpus_can_take() -> None:
+    """One free CPU takes back the tasks of one worker, not of all; those on their way count."""
+    it = scheduler(3)
+    first = submit(it, 1, 3)
+    it.schedule()
+    submit(it, 4, 12)
+    for task in first:
+        answer(it, task, QUICK)
+    it.schedule()
+    assert sorted(len(worker.queue) for worker in it.workers.values()) == [3, 3, 3]
+
+    it.add_node("b", [0])
+    it.rebalance()
+    it.rebalance()
+    assert len([effect for effect in it.schedule() if isinstance(effect, Recall)]) == 1
+
+    it.add_node("c", range(3))
+    it.rebalance()
+    assert len([effect for effect in it.schedule() if isinstance(effect, Recall)]) == 1
+
+
+def test_an_old_skip_does_not_take_a_task_that_was_sent_again() -> None:
+    """A recalled task may go to the same worker once more before that says that it skipped the first sending."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    worker = worker_of(tasks[0])
+    old = {task.number: task.seq for task in tasks[1:]}
+    it.add_node("b", [0])
+    it.rebalance()
+    it.schedule()
+    it.recalled(worker.number, tasks[0].seq + 1, worker.sent + 1)
+    it.schedule()
+    (again,) = [task for task in tasks[1:] if task.worker is worker][:1]
+
+    for number, seq in old.items():
+        it.skipped(worker.number, number, seq)
+
+    assert again.worker is worker
+    assert (it.waiting, it.sent) == (0, 4)
+    assert answer(it, again) is again
+
+
+def test_the_task_a_recall_just_missed_comes_back_by_its_skip() -> None:
+    """A worker may skip a task that the recall's own answer counts as started; it waits again then."""
+    it = scheduler(1)
+    tasks = two_deep(it, behind=2)
+    worker = worker_of(tasks[0])
+    it.add_node("b", [0])
+    it.rebalance()
+    it.schedule()
+    it.recalled(worker.number, tasks[1].seq + 1, worker.sent + 1)
+    assert numbers(list(worker.queue.values())) == [1, 2]
+
+    it.skipped(worker.number, 2, tasks[1].seq)
+
+    assert tasks[1].state is State.WAITING
+    assert numbers(list(worker.queue.values())) == [1]
+
+
+# ---- cancelling ----------------------------------------------------------------------------------------------------
+
+
+def test_cancelling_what_waits_costs_nothing() -> None:
+    """It is dropped; nothing is sent."""
+    it = scheduler(1)
+    tasks = submit(it, 1, 3)
+    it.schedule()
+    it.cancel(tasks[1])
+    assert (it.waiting, it.schedule()) == (1, [])
+
+    answer(it, tasks[0])
+
+    assert sent(it) == [3]
+
+
+def test_cancelling_what_runs_kills_its_worker() -> None:
+    """The CPUs come back when the process group has gone, not before; what was behind it goes back, unblamed."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    worker = worker_of(tasks[0])
+    it.cancel(tasks[0])
+    it.cancel(tasks[0])  # once more: nothing
+    assert it.schedule() == [Kill(worker)]
+    assert it.pool.free == 0
+
+    within, back = it.ended(worker.number, tasks[0].seq)
+
+    assert (within, numbers(back)) == (None, [2, 3, 4])
+    assert sent(it) == [2, 3, 4]
+
+
+def test_cancelling_what_is_queued_spares_the_worker() -> None:
+    """It is recalled, with those behind it; those come again."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    worker = worker_of(tasks[0])
+    it.cancel(tasks[2])
+
+    assert it.schedule() == [Recall(worker, below=6)]
+    it.recalled(worker.number, 3, 6)
+
+    assert tasks[2].state is State.CANCELLED
+    assert sent(it) == [2, 4]
+    assert not worker.ending
+
+
+def test_a_cancelled_task_that_had_started_is_killed() -> None:
+    """Even while the answer of the one before it is still under way, and the recall's answer overtakes it."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    worker = worker_of(tasks[0])
+    it.cancel(tasks[1])
+    it.schedule()
+
+    it.recalled(worker.number, tasks[1].seq + 1, 6)
+
+    assert it.schedule() == [Kill(worker)]
+    assert answer(it, tasks[0]) is tasks[0]
+    within, _ = it.ended(worker.number, tasks[1].seq)
+    assert within is None
+
+
+def test_an_answer_after_cancelling_is_dropped() -> None:
+    """It came too late; and one of a worker that is no more is counted as late."""
+    it = scheduler(2)
+    one, two = submit(it, 1, 2)
+    it.schedule()
+    it.cancel(one)
+    assert answer(it, one) is None
+    it.ended(worker_of(two).number, 1)
+
+    assert it.answered(2, 2, QUICK) is None
+    assert it.late == 1
+
+
+# ---- blame ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_crash_is_charged_to_the_task_that_was_started() -> None:
+    """The others that were queued there go back."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    number = worker_of(tasks[0]).number
+    answer(it, tasks[0], QUICK)
+
+    within, back = it.ended(number, tasks[1].seq)
+
+    assert within is tasks[1]
+    assert numbers(back) == [3, 4]
+    assert (it.waiting, it.sent, it.pool.free) == (2, 0, 1)
+
+
+def test_a_crash_after_the_last_answer_is_charged_to_nobody() -> None:
+    """The task that it had started was answered; what was behind it had not been started."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    number = worker_of(tasks[0]).number
+    answer(it, tasks[0], QUICK)
+
+    within, back = it.ended(number, tasks[0].seq)
+
+    assert (within, numbers(back)) == (None, [2, 3, 4])
+
+
+def test_a_retried_task_goes_before_younger_ones() -> None:
+    """It keeps its place in the order."""
+    it = scheduler(1)
+    tasks = submit(it, 1, 3)
+    it.schedule()
+    answer(it, tasks[0])
+    it.resubmit(tasks[0])
+
+    assert sent(it) == [1]
+
+
+# ---- scale ---------------------------------------------------------------------------------------------------------
+
+
+def steps(run: Callable[[], object]) -> int:
+    """Count the lines of the scheduler and the pool that run: unlike the time, always the same."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        if frame.f_code.co_filename not in (engine_scheduler.__file__, engine_pool.__file__):
+            return None
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def large(nodes: int, more: int, seconds: float) -> tuple[Scheduler, list[Task]]:
+    """Return nodes of 64 CPUs, all at work, with so many times the work of one task for each CPU behind it."""
+    it = Scheduler()
+    for number in range(nodes):
+        it.add_node(f"n{number}", range(64))
+    crowd = submit(it, 1, nodes * 64)
+    it.schedule()
+    crowd += submit(it, nodes * 64 + 1, (1 + more) * nodes * 64)
+    for task in crowd[: nodes * 64]:
+        answer(it, task, seconds)
+    it.schedule()
+    return it, crowd[nodes * 64 :]
+
+
+def test_a_thousand_nodes_cost_no_more_than_one() -> None:
+    """An answer, and what follows from it, takes as many steps on 64,000 CPUs as on 64."""
+
+    def cost(nodes: int) -> int:
+        it, crowd = large(nodes, more=4, seconds=SLOW)
+
+        def run() -> None:
+            for task in crowd[:50]:
+                answer(it, task)
+                it.schedule()
+
+        return steps(run)
+
+    assert cost(1000) < 1.2 * cost(1)
+
+
+def test_the_end_of_a_large_map_costs_no_more_on_many_nodes() -> None:
+    """When CPUs become free and nothing waits, a step does not look at all workers that have tasks ahead."""
+
+    def cost(nodes: int) -> int:
+        it, _ = large(nodes, more=2, seconds=1e-4)
+        assert it.waiting == 0
+
+        def run() -> None:
+            for worker in list(it.workers.values())[:10]:
+                for number in list(worker.queue):
+                    it.answered(worker.number, number, 1e-4)
+                it.schedule()
+
+        return steps(run)
+
+    assert cost(200) < 1.2 * cost(10)
+
+
+def test_a_hundred_thousand_waiting_cost_no_more_than_a_thousand() -> None:
+    """Retrying and cancelling do not look at all that wait."""
+
+    def cost(waiting: int) -> int:
+        it = scheduler(2)
+        crowd = submit(it, 1, waiting)
+        it.schedule()
+
+        def run() -> None:
+            for _ in range(50):
+                for task in crowd[:2]:
+                    answer(it, task)
+                    it.resubmit(task)
+                it.schedule()
+            for task in crowd[-300:]:
+                it.cancel(task)
+
+        return steps(run)
+
+    assert cost(100_000) == cost(1000)

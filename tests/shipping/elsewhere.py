@@ -1,0 +1,82 @@
+"""A worker in a second process, with nothing between it and the test but parcels and the wire."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from hyperflow.errors import SerializationError
+from hyperflow.shipping.definition import Definition
+from hyperflow.shipping.packer import Packer
+from hyperflow.wire import frames
+from hyperflow.wire.frames import Kind, Outcome
+from hyperflow.worker import worker
+from tests.imports import TOP
+
+
+class Elsewhere:
+    """Evaluates calls over there: `with Elsewhere() as there: there.call(fn, x)`."""
+
+    def __init__(self, packer: Packer | None = None) -> None:
+        self.packer = packer or Packer()
+        self.sent: list[int] = []
+        """The numbers of the definitions that went there."""
+        self._sock, theirs = socket.socketpair()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "PYTHONPATH": str(TOP)},
+        )
+        theirs.close()
+        self._sock.settimeout(30)
+        self._reader = frames.Reader()
+
+    def __enter__(self) -> Elsewhere:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
+        assert self._process.wait(timeout=30) == 0
+
+    def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate a call in a tick of its own, and return its result or raise its error."""
+        self.packer.tick += 1
+        parcel = self.packer.pack(fn, args, kwargs)
+        for definition in (*parcel.needs, parcel.function):
+            if definition.number not in self.sent:
+                self.sent.append(definition.number)
+                assert isinstance(definition, Definition)
+                head = frames.DEFINITION.pack(definition.number, definition.is_class)
+                self._sock.sendall(frames.frame(Kind.DEFINE, 0, head + definition.data))
+        record: list[frames.Bytes] = []
+        frames.add_task(record, 1, parcel.function.number, parcel.payload, parcel.buffers)
+        self._sock.sendall(b"".join(frames.records_frame(Kind.TASKS, 0, record)))
+        received: list[tuple[int, int, memoryview]] = []
+        while not received:
+            data = self._sock.recv(1 << 18)
+            assert data, "the worker has gone"
+            received = self._reader.feed(data)
+        ((_, outcome, _, payload, buffers),) = frames.results(received[0][2])
+        content = pickle.loads(payload, buffers=buffers)
+        if outcome == Outcome.VALUE:
+            return content
+        if outcome == Outcome.RAISED:
+            raise pickle.loads(content[0])
+        raise SerializationError(str(content))
+
+
+def main() -> None:
+    """Be the worker."""
+    info = worker.WorkerInfo("worker-0@elsewhere", "elsewhere", (0,), False, os.devnull, "test")
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    os._exit(worker.serve(sock, mmap.mmap(-1, mmap.PAGESIZE), info, False))
+
+
+if __name__ == "__main__":
+    main()

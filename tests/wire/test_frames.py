@@ -1,0 +1,158 @@
+"""Frames and records: what goes in comes out, however the stream is cut; nonsense is refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyperflow.wire import frames
+from hyperflow.wire.frames import Kind, Outcome, ProtocolError, Reader
+
+numbers = st.integers(0, 2**64 - 1)
+payloads = st.binary(max_size=200)
+buffers = st.lists(st.binary(max_size=300), max_size=4)
+many_frames = st.lists(st.tuples(st.sampled_from(Kind), st.integers(0, 2**32 - 1), payloads), max_size=8)
+
+
+def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
+    """Cut a stream at these places."""
+    edges = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
+    return [stream[a:b] for a, b in pairwise(edges)]
+
+
+@given(many_frames, st.lists(st.integers(0, 10_000), max_size=40))
+def test_frames_come_out_however_the_stream_is_cut(sent: list[tuple[Kind, int, bytes]], places: list[int]) -> None:
+    """Every frame once, whole, in order, and as soon as its last byte is there."""
+    reader = Reader()
+    stream = b"".join(frames.frame(*one) for one in sent)
+    ends = [sum(frames.HEADER.size + len(body) for _, _, body in sent[: n + 1]) for n in range(len(sent))]
+    received: list[tuple[int, int, bytes]] = []
+    fed = 0
+    for piece in cut(stream, places):
+        received += [(kind, worker, bytes(body)) for kind, worker, body in reader.feed(piece)]
+        fed += len(piece)
+        assert len(received) == sum(end <= fed for end in ends)
+
+    assert received == sent
+
+
+@given(many_frames)
+def test_bytes_one_by_one(sent: list[tuple[Kind, int, bytes]]) -> None:
+    """The finest cut."""
+    reader = Reader()
+    stream = b"".join(frames.frame(*one) for one in sent)
+    received = [frame for n in range(len(stream)) for frame in reader.feed(stream[n : n + 1])]
+
+    assert [(kind, worker, bytes(body)) for kind, worker, body in received] == sent
+
+
+@given(st.lists(st.tuples(numbers, st.integers(0, 2**32 - 1), payloads, buffers), max_size=6))
+def test_tasks_round_trip(sent: list[tuple[int, int, bytes, list[bytes]]]) -> None:
+    """Many in one frame, with and without large buffers, empty ones too."""
+    parts: list[frames.Bytes] = []
+    for task, function, payload, beside in sent:
+        frames.add_task(parts, task, function, payload, [memoryview(b) for b in beside])
+    ((kind, worker, body),) = Reader().feed(b"".join(frames.records_frame(Kind.TASKS, 7, parts)))
+
+    assert (kind, worker) == (Kind.TASKS, 7)
+    assert [(t, f, bytes(p), [bytes(b) for b in bs]) for t, f, p, bs in frames.tasks(body)] == sent
+
+
+@given(
+    st.lists(st.tuples(numbers, st.sampled_from(Outcome), st.floats(0, 1e6, width=32), payloads, buffers), max_size=6)
+)
+def test_results_round_trip(sent: list[tuple[int, Outcome, float, bytes, list[bytes]]]) -> None:
+    """The same the other way."""
+    parts: list[frames.Bytes] = []
+    for task, outcome, seconds, payload, beside in sent:
+        parts += frames.result_record(task, outcome, seconds, payload, [memoryview(b) for b in beside])
+    ((_, _, body),) = Reader().feed(b"".join(frames.records_frame(Kind.RESULTS, 0, parts)))
+
+    assert [(t, o, s, bytes(p), [bytes(b) for b in bs]) for t, o, s, p, bs in frames.results(body)] == sent
+
+
+def test_arrays_travel_beside_their_pickle_and_can_be_written_to() -> None:
+    """Neither side copies them, and whoever gets one owns it."""
+    numpy = pytest.importorskip("numpy")
+    array = numpy.arange(10_000.0)
+    beside: list[memoryview] = []
+    payload = pickle.dumps(array, 5, buffer_callback=lambda b: beside.append(b.raw()))
+    assert len(payload) < 1000
+    record = frames.result_record(1, Outcome.VALUE, 0.0, payload, beside)
+    assert record[-1] is beside[0]
+    ((_, _, body),) = Reader().feed(b"".join(frames.records_frame(Kind.RESULTS, 0, record)))
+    ((_, _, _, received, views),) = frames.results(body)
+
+    copy = pickle.loads(received, buffers=views)
+    assert numpy.shares_memory(copy, numpy.frombuffer(body, dtype="u1"))
+    copy += 1
+    assert copy[-1] == 10_000
+
+
+def test_control_bodies_are_json() -> None:
+    """Nothing in them is ever unpickled."""
+    ((kind, worker, body),) = Reader().feed(frames.control(Kind.FORK, 3, {"cpus": [1, 2], "ä": None}))
+
+    assert (kind, worker, json.loads(bytes(body))) == (Kind.FORK, 3, {"cpus": [1, 2], "ä": None})
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        frames.HEADER.pack(frames.LARGEST_BODY + 1, Kind.TASKS, 0),
+        frames.HEADER.pack(2**64 - 1, Kind.RESULTS, 1),
+        frames.HEADER.pack(10, 0, 1),
+        frames.HEADER.pack(10, 200, 1),
+        b"Welcome to cluster.example.org!\n",
+        b"bash: python3: command not found\n",
+        b"\0" * 40,
+    ],
+)
+def test_nonsense_is_refused_at_once(header: bytes) -> None:
+    """A banner that a login shell prints, or a length beyond sense: said, not waited for."""
+    good = frames.frame(Kind.READY)
+    reader = Reader()
+    assert len(reader.feed(good)) == 1
+
+    with pytest.raises(ProtocolError, match="not a hyperflow stream"):
+        reader.feed(header)
+
+
+@pytest.mark.parametrize("read", [frames.tasks, frames.results])
+def test_a_record_that_is_longer_than_its_frame_is_refused(read: Any) -> None:
+    """So that nobody takes half of a pickle for a whole one."""
+    task: list[frames.Bytes] = []
+    frames.add_task(task, 1, 2, b"x" * 50)
+    record = {
+        frames.tasks: task,
+        frames.results: frames.result_record(1, Outcome.VALUE, 0, b"x" * 50),
+    }
+    body = b"".join(record[read])
+    assert len(list(read(memoryview(body)))) == 1
+
+    for short in (body[:-1], body[:10]):
+        with pytest.raises((ProtocolError, struct.error)):
+            list(read(memoryview(short)))
+
+
+def test_a_frame_in_many_pieces_costs_what_its_length_costs() -> None:
+    """The reader does not look at what it has before it has enough."""
+    reader = Reader()
+    body = bytes(1 << 20)
+    stream = memoryview(frames.frame(Kind.TASKS, 1, body))
+    looks = 0
+    for start in range(0, len(stream), 1000):
+        before = reader._buffer
+        received = reader.feed(stream[start : start + 1000])
+        looks += reader._buffer is not before
+
+    assert len(received) == 1
+    assert looks == 2  # at the header, and at the end
