@@ -26,7 +26,7 @@ from hyperflow.database.store import copy_database
 from hyperflow.environment import Environment, Options
 from hyperflow.errors import ConfigurationError, MisuseError
 from hyperflow.flow import Call, Cluster, Flow, Job, Step
-from hyperflow.locking.manager import Doorkeeper
+from hyperflow.locking.manager import LockManager
 from hyperflow.master import lockfiles, rundir
 from hyperflow.master.batch import Batch, SlurmBatch
 from hyperflow.master.entry import ClusterStatistics, Patience
@@ -154,7 +154,7 @@ class ClusterEvaluator:
 
     def __init__(self, master: Master) -> None:
         self._master = master
-        self.locks = Doorkeeper()
+        self.locks = LockManager()
 
     @property
     def cpus(self) -> int:

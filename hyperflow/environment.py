@@ -126,7 +126,7 @@ class Statistics:
 
 
 class LockDesk(Protocol):
-    """What hands out locks here: the doorkeeper of a Job in its head process, a worker's borrower on a worker."""
+    """What hands out locks here: the lock manager of a Job in its head process, a worker's lock client on a worker."""
 
     async def take(self, keys: Collection[str]) -> int:
         """Wait for some keys, all or none, and return a number for `release`."""

@@ -43,7 +43,7 @@ class WithLocks:
         if self._held is not None:
             raise MisuseError(f"this {self._call} is in use; each scope needs one of its own")
         env = environment.peek()
-        found = env.evaluator.locks if env is not None else worker.borrower() or stand_in.get()
+        found = env.evaluator.locks if env is not None else worker.lock_client() or stand_in.get()
         if found is None:
             raise NotInFlow(
                 f"{self._call} belongs in a flow, or in a function that runs on a worker: "
@@ -111,7 +111,7 @@ def with_lock(key: Any) -> WithLocks:
 def with_locks(keys: Iterable[Any]) -> WithLocks:
     """Hold several locks for a scope, all or none: while one of them cannot be had, none is taken.
 
-    So those that take all they need by one `with_locks` never wait for each other in a circle. Otherwise as with_lock.
+    So those that take all they need by one `with_locks` never wait for each other in a cycle. Otherwise as with_lock.
 
     Args:
         keys: Names the locks; the order does not matter, and one that comes twice counts once.

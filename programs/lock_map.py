@@ -10,7 +10,7 @@ and writes both. Meanwhile others do the same, in the same Job and in another on
         Master                         on the login node: makes the map, and checks it at the end
         |
         +-- Job 1                      an allocation of its own
-        |   +-- move(entry 3 -> 7)     with_locks([3, 7]): both or none, so that nobody waits in a circle
+        |   +-- move(entry 3 -> 7)     with_locks([3, 7]): both or none, so that nobody waits in a cycle
         |   +-- move(entry 7 -> 1)
         |   :
         +-- Job 2

@@ -1,11 +1,16 @@
 """The import rules: which module of hyperflow may know which. `python -m tests.imports` checks them.
 
+The rules stand in the table of `docs/design.md`, "The house", and nowhere else: this reads them there. A room is a
+module or a package directly inside hyperflow. It may import rooms that stand below it in the table, and of these only
+what the table's last column says; rooms of one row may use each other. So the files can be read from the bottom up.
+A new room needs a row.
+
 Every import counts, also those in functions and under TYPE_CHECKING: what a file needs to be understood is what
-it imports, whenever it does. A room is a module or a package directly inside hyperflow; each one may use the rooms
-below it (`LEVELS`), so the files can be read from the bottom up. When a new room is needed, give it its place here.
+it imports, whenever it does.
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,34 +20,43 @@ from pathlib import Path
 PACKAGE = "hyperflow"
 TOP = Path(__file__).resolve().parent.parent
 
-# Highest first. Rooms of one level may use each other, as long as there is no cycle.
-LEVELS = (
-    {"__main__"},
-    {"cli"},
-    {"main"},
-    {"console"},
-    {"cluster"},
-    {"control"},
-    {"master"},
-    {"job"},
-    {"remote", "concurrent", "command", "locks", "extvar"},
-    {"engine"},
-    {"flow", "environment", "program", "config", "errors", "_version"},
-)
-# Rooms beside the chain: what they may use, and from where they may be used.
-ASIDE = {
-    "database": {"flow", "environment", "program", "errors"},
-    "slurm": {"errors"},
-}
-USES_ASIDE = {"cli", "console", "cluster", "control", "master", "job", "locks", "extvar"}
-
 # State machines: events in, effects out. The clock and the outside world come to them as arguments.
-PURE = {"hyperflow.engine.locks", "hyperflow.engine.pool", "hyperflow.engine.scheduler", "hyperflow.engine.state"}
+PURE = {
+    "hyperflow.scheduling.pool",
+    "hyperflow.scheduling.scheduler",
+    "hyperflow.scheduling.state",
+    "hyperflow.locking.rules",
+}
 IMPURE = {"asyncio", "datetime", "os", "select", "selectors", "signal", "socket", "subprocess", "threading", "time"}
 
 # What starts on every node before anything else. All that it imports while it starts, directly or not, is standard
-# library: it starts fast, and works wherever Python does. (A worker may import more later, inside a function.)
-LIGHT = {"hyperflow", "hyperflow.engine.node", "hyperflow.engine.wire"}
+# library: it starts fast, and works wherever Python does. (A forked child imports more later, inside a function.)
+LIGHT = {"hyperflow", "hyperflow.launcher.launcher", "hyperflow.wire.frames"}
+
+
+def house(text: str) -> dict[str, set[str]]:
+    """Read the table of rooms in docs/design.md; return what each room may import."""
+    table = text.partition("\n## The house\n")[2].partition("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("| `")
+    ]
+    rooms = [set(_names(row[0])) for row in rows]
+    allowed: dict[str, set[str]] = {}
+    for height, row in enumerate(rows):
+        below = set[str]().union(*rooms[height + 1 :])
+        named = set(_names(row[2]))
+        if row[2].startswith("all below"):
+            may = below - named
+        elif named <= below:
+            may = named
+        else:
+            raise ValueError(f"docs/design.md: {row[0]} may import {named - below}, which is not below it")
+        allowed |= dict.fromkeys(rooms[height], may | rooms[height])
+    return allowed
+
+
+def _names(cell: str) -> list[str]:
+    return [name.removesuffix("/").removesuffix(".py") for name in re.findall("`([^`]+)`", cell)]
 
 
 @dataclass(frozen=True)
@@ -104,13 +118,15 @@ def _imports(tree: ast.AST, package: str, known: frozenset[str], at_start: bool 
                 yield from _imports(node, package, known, at_start and not later)
 
 
-def check(modules: Mapping[str, Module]) -> Iterator[str]:
+def check(modules: Mapping[str, Module], allowed: Mapping[str, set[str]]) -> Iterator[str]:
     """Yield one line for each break of a rule."""
+    missing = {room(name) for name in modules} - allowed.keys() - {"", "testing"}
+    yield from (f'the room {one!r} has no row in the table of docs/design.md, "The house"' for one in sorted(missing))
     for name, module in modules.items():
         if not module.has_docstring:
             yield f"{module.path}:1: {name} has no docstring"
         for imported in module.imports:
-            for reason in _objections(name, imported.module, modules):
+            for reason in _objections(name, imported.module, modules, allowed):
                 yield f"{module.path}:{imported.line}: {name} imports {imported.module}: {reason}"
     for module, line, reason in _heavy(modules):
         yield f"{module.path}:{line}: {reason}"
@@ -122,7 +138,9 @@ def room(name: str) -> str:
     return name.removeprefix(PACKAGE).removeprefix(".").partition(".")[0]
 
 
-def _objections(name: str, imported: str, modules: Mapping[str, Module]) -> Iterator[str]:
+def _objections(
+    name: str, imported: str, modules: Mapping[str, Module], allowed: Mapping[str, set[str]]
+) -> Iterator[str]:
     if name in PURE and imported.partition(".")[0] in IMPURE:
         yield "this module does no I/O and has no clock"
     if imported.partition(".")[0] != PACKAGE or room(name) in {"", "testing"}:
@@ -130,26 +148,16 @@ def _objections(name: str, imported: str, modules: Mapping[str, Module]) -> Iter
     if imported not in modules:
         yield "there is no such module"
     user, used = room(name), room(imported)
-    if user != used and (reason := _forbidden(user, used)):
+    if user != used and (reason := _forbidden(user, used, allowed)):
         yield reason
 
 
-def _forbidden(user: str, used: str) -> str | None:
-    level = {room: height for height, rooms in enumerate(reversed(LEVELS)) for room in rooms}
+def _forbidden(user: str, used: str, allowed: Mapping[str, set[str]]) -> str | None:
     if used == "":
         return "name the module that defines it"
     if used == "testing":
         return "only tests use this room"
-    for each in (user, used):
-        if each not in level and each not in ASIDE:
-            return f"the room {each!r} has no place in tests/imports.py yet"
-    if user in ASIDE:
-        allowed = used in ASIDE[user]
-    elif used in ASIDE:
-        allowed = user in USES_ASIDE
-    else:
-        allowed = level[used] <= level[user]
-    return None if allowed else f"{user} must not know {used}"
+    return f"{user} must not know {used}" if used not in allowed.get(user, {used}) else None
 
 
 def _heavy(modules: Mapping[str, Module]) -> Iterator[tuple[Module, int, str]]:
@@ -187,7 +195,7 @@ def _cycles(modules: Mapping[str, Module]) -> Iterator[str]:
 def main() -> int:
     """Print what breaks the rules; return the exit status."""
     modules = read(TOP / PACKAGE)
-    complaints = list(check(modules))
+    complaints = list(check(modules, house((TOP / "docs" / "design.md").read_text(encoding="utf-8"))))
     print(*complaints, sep="\n", end="\n" if complaints else "")
     print(f"import rules: {len(modules)} modules, {len(complaints)} complaints")
     return 1 if complaints else 0

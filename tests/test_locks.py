@@ -69,7 +69,7 @@ async def test_flows_and_workers_exclude_each_other(tmp_path: Path) -> None:
         work = [hf.remote_eval(fn, str(path)) for fn in (add_one, add_one_async, add_many_async) * 10]
         await asyncio.gather(*(one.start() for one in work), *(add_one_async(str(path)) for _ in range(10)))
         assert path.read_text() == "80"
-        assert not env.evaluator.locks.asks
+        assert not env.evaluator.locks.requests
         assert not env.evaluator.locks._serials
 
 
@@ -123,7 +123,7 @@ async def once_more(key: str) -> None:
 
 
 async def test_circles_are_refused() -> None:
-    """One's own lock once more, that of the flow that awaits the evaluation, a circle of two flows: refused."""
+    """One's own lock once more, that of the flow that awaits the evaluation, a cycle of two flows: refused."""
     async with local(cpus=2):
         assert "not by a process or thread" in await hf.remote_eval(from_a_thread)
         with pytest.raises(hf.Deadlock, match=r'evaluation \d+ of once_more on worker-\d@\S+ holds "a"'):
@@ -161,7 +161,7 @@ async def test_no_cpu_for_who_holds(tmp_path: Path) -> None:
         holding = asyncio.create_task(holder())
         await has.wait()
         waiting = [hf.remote_eval(add_one, str(path)).start() for _ in range(2)]
-        await wait_until(lambda: len(env.evaluator.locks.asks) == 3, 20, "both wait")
+        await wait_until(lambda: len(env.evaluator.locks.requests) == 3, 20, "both wait")
         go.set()
         assert await holding
         got = await asyncio.gather(*waiting, return_exceptions=True)
@@ -172,14 +172,14 @@ async def test_no_cpu_for_who_holds(tmp_path: Path) -> None:
 
 
 async def test_tasks_that_come_meanwhile_are_kept(tmp_path: Path) -> None:
-    """What was queued ahead at a worker whose evaluation waits for a lock is done afterwards, each once."""
+    """What was prefetched at a worker whose evaluation waits for a lock is done afterwards, each once."""
     path = tmp_path / "number"
     path.write_text("0")
     async with local(cpus=1) as env:
         await asyncio.gather(*(hf.remote_eval(add_one, str(path)).start() for _ in range(50)))  # now it is quick
         async with held("number"):
             more = [asyncio.ensure_future(hf.remote_eval(add_one, str(path)).start()) for _ in range(50)]
-            await wait_until(lambda: len(env.evaluator.locks.asks) == 2, 20, "one waits")
+            await wait_until(lambda: len(env.evaluator.locks.requests) == 2, 20, "one waits")
             more += [asyncio.ensure_future(hf.remote_eval(add_one, str(path)).start()) for _ in range(50)]
         await asyncio.gather(*more)
     assert path.read_text() == "150"
@@ -211,7 +211,7 @@ async def test_killed_worker(tmp_path: Path) -> None:
         held = asyncio.ensure_future(hf.remote_eval(hold, gate.path).start())
         await gate.wait_inside()
         waits = asyncio.ensure_future(hf.remote_eval(hold, gate.path).start())
-        await wait_until(lambda: len(env.evaluator.locks.asks) == 2, 20, "the other one waits")
+        await wait_until(lambda: len(env.evaluator.locks.requests) == 2, 20, "the other one waits")
         (pid,) = (int(path.suffix[1:]) for path in tmp_path.glob("gate.*"))
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(hf.WorkerDied):
@@ -219,7 +219,7 @@ async def test_killed_worker(tmp_path: Path) -> None:
         await gate.wait_inside(2)
         waits.cancel()
         assert await take()
-        assert not env.evaluator.locks.asks
+        assert not env.evaluator.locks.requests
 
 
 @pytest.mark.parametrize("fn", [hold, hold_async])
@@ -236,7 +236,7 @@ async def test_cancelled_holder(tmp_path: Path, fn: object) -> None:
         assert not waits.done()
         await waits
         assert not alive(pid)
-        assert not env.evaluator.locks.asks
+        assert not env.evaluator.locks.requests
 
 
 async def test_cancelled_while_waiting(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ async def test_cancelled_while_waiting(tmp_path: Path) -> None:
                 asyncio.ensure_future(take()),
                 asyncio.ensure_future(take()),
             ]
-            await wait_until(lambda: len(env.evaluator.locks.asks) == 4, 20, "all wait")
+            await wait_until(lambda: len(env.evaluator.locks.requests) == 4, 20, "all wait")
             for one in waits[:2]:
                 one.cancel()
         assert await waits[2]
@@ -276,7 +276,7 @@ async def test_time_limit_and_errors(tmp_path: Path) -> None:
             await hf.remote_eval(fail)
         await hf.remote_eval(leave_behind)
         assert await take()
-        assert not env.evaluator.locks.asks
+        assert not env.evaluator.locks.requests
 
 
 async def test_fresh_process(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ async def test_fresh_process(tmp_path: Path) -> None:
     async with local(cpus=1) as env:
         async with held("number"):
             waits = asyncio.ensure_future(hf.remote_eval(add_one, str(path)).using(fresh_process=True).start())
-            await wait_until(lambda: len(env.evaluator.locks.asks) == 2, 20, "it waits")
+            await wait_until(lambda: len(env.evaluator.locks.requests) == 2, 20, "it waits")
         await waits
     assert path.read_text() == "1"
 
@@ -323,7 +323,7 @@ async def dine(left: int, right: int, rounds: int, seed: int) -> int:
 
 
 async def test_dining_philosophers() -> None:
-    """Many who take two of few locks each, on workers and in flows, never wait in a circle; all come to their end."""
+    """Many who take two of few locks each, on workers and in flows, never wait in a cycle; all come to their end."""
     count, rounds = 7, 60
     async with local(cpus=2):
         there = [hf.remote_eval(dine, n, (n + 1) % count, rounds, n).start() for n in range(count)]
@@ -333,7 +333,7 @@ async def test_dining_philosophers() -> None:
 
 
 async def test_inline(tmp_path: Path) -> None:
-    """The inline environment has locks too: async functions wait, plain ones take what is free, circles are refused."""
+    """The inline environment has locks too: async functions wait, plain ones take what is free, cycles are refused."""
     path = tmp_path / "number"
     path.write_text("0")
     async with open_inline_job(cpus=4) as env:
@@ -346,4 +346,4 @@ async def test_inline(tmp_path: Path) -> None:
             with pytest.raises(hf.Deadlock):
                 await hf.remote_eval(once_more, "b")
         await hf.remote_eval(once_more, "b")
-        assert not env.evaluator.locks.asks
+        assert not env.evaluator.locks.requests

@@ -203,7 +203,7 @@ def launcher_failure(node: str, how: str, error: str, interpreter: str, prologue
     elif "here and" in error:
         fix = f"`{how}{interpreter} --version` shows what is there; install the environment on a shared file system"
     else:
-        fix = f"Try `{how}{interpreter} -c 'import hyperflow.launcher.launcher'`; see also start_timeout in {CONFIGURATION}"
+        fix = f"Try `{how}{interpreter} -c 'import hyperflow.launcher'`; see also start_timeout in {CONFIGURATION}"
     if prologue and "here and" not in error:
         fix = f"Perhaps the prologue fails there, see prologue in {CONFIGURATION}. {fix}"
     return failed("Python", error, fix, node)

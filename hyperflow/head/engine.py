@@ -42,10 +42,10 @@ from hyperflow.head.allocation_end import End, EndWatch
 from hyperflow.head.evaluation import Evaluation, in_words, read_failure
 from hyperflow.head.fleet import Fleet, NodePlan
 from hyperflow.head.link import Link
-from hyperflow.head.worker_locks import Lending
+from hyperflow.head.worker_locks import WorkerLocks
 from hyperflow.program import ProgramInfo
 from hyperflow.scheduling.scheduler import Scheduler
-from hyperflow.scheduling.state import Fork, Kill, Recall, Retire, Send, Task, Worker
+from hyperflow.scheduling.state import Fork, Kill, Retire, Retract, Send, Task, Worker
 from hyperflow.shipping.packer import Packer
 from hyperflow.wire import frames
 from hyperflow.wire.frames import Kind, Outcome
@@ -56,7 +56,7 @@ logger = logging.getLogger("hyperflow")
 REBALANCE_PAUSE = 0.005
 """Seconds between looks at workers that hold tasks while a CPU is free."""
 
-STILLBORN_SECONDS = 20.0
+FAILED_STARTS_SECONDS = 20.0
 """A node is held for lost when for so long its workers have ended, or could not be forked, before they started
 anything. What waits would wait for ever."""
 
@@ -84,9 +84,9 @@ class Engine:
         self._packer = Packer()
         self._events = EventLog(program.log_dir / "events.jsonl")
         self.fleet = Fleet(program, settings, self._events, self._on_frame, self._on_up, self._on_lost)
-        self.locks = Lending(self.scheduler, self.fleet.write)
-        self._asks = self.locks.asks
-        self._stillborn: dict[str, float] = {}  # since when no worker of a node has started anything
+        self.locks = WorkerLocks(self.scheduler, self.fleet.write)
+        self._requests = self.locks.requests
+        self._failed_starts: dict[str, float] = {}  # since when no worker of a node has started anything
         self._pinned: dict[str, bool] = {}
         self._given: dict[int, set[int]] = {}  # which definitions a worker has
         self._evaluations: dict[int, Evaluation] = {}
@@ -128,30 +128,30 @@ class Engine:
             raise AllocationEnding(*self._over.args)
         if not self.fleet.links:
             raise self._last_loss or HyperflowError("no node is up")
-        parcel = self._packer.pack(fn, args, kwargs)
-        size = len(parcel.payload)
-        if parcel.buffers:
-            size += sum(len(buffer) for buffer in parcel.buffers if not isinstance(buffer, int))
+        packed = self._packer.pack(fn, args, kwargs)
+        size = len(packed.payload)
+        if packed.buffers:
+            size += sum(len(buffer) for buffer in packed.buffers if not isinstance(buffer, int))
         alone = options.time_limit is not None
         number = self._next_task
-        task = Task(number, parcel.function.number, options.cpus, options.fresh_process, alone, size, options.exclusive)
-        self._packer.hold(parcel)
+        task = Task(number, packed.function.number, options.cpus, options.fresh_process, alone, size, options.exclusive)
+        self._packer.hold(packed)
         try:
             self.scheduler.submit(task)
         except ImpossibleRequest:
-            self._packer.release(parcel)
+            self._packer.release(packed)
             raise
         self._next_task = number + 1
         evaluation = Evaluation(loop=self._loop)
         evaluation.task = task
-        evaluation.parcel = parcel
+        evaluation.packed = packed
         evaluation.on_cancel = self._cancelled
         evaluation.options = options
         evaluation.retries = options.retries
         self._evaluations[number] = evaluation
-        if self._asks:
+        if self._requests:
             self.locks.note(task)
-        alike = (parcel.function.name, options.cpus)
+        alike = (packed.function.name, options.cpus)
         if alike in self._submitted:
             self._submitted[alike].append(number)
         else:
@@ -230,14 +230,14 @@ class Engine:
             if evaluation is None:  # cancelled in this very turn: its place in the sequence is kept
                 frames.add_task(records, number, 0, b"")
                 continue
-            parcel = evaluation.parcel
-            for need in parcel.needs:
+            packed = evaluation.packed
+            for need in packed.needs:
                 if need.number not in given:
                     self._give(worker, need.number, parts)
             function = task.function
             if function not in given:
                 self._give(worker, function, parts)
-            frames.add_task(records, number, function, parcel.payload, parcel.buffers)
+            frames.add_task(records, number, function, packed.payload, packed.buffers)
             started.append(number)
             limit = evaluation.options.time_limit
             if limit is not None:
@@ -260,7 +260,7 @@ class Engine:
         self._given[worker.number].add(number)
         parts.append(frames.frame(Kind.GIVE, worker.number, frames.NUMBER.pack(number)))
 
-    def _order(self, effect: Fork | Recall | Kill | Retire, parts: list[frames.Bytes]) -> None:
+    def _order(self, effect: Fork | Retract | Kill | Retire, parts: list[frames.Bytes]) -> None:
         worker = effect.worker
         if type(effect) is Fork:
             self._given[worker.number] = set()
@@ -272,8 +272,8 @@ class Engine:
             }
             parts.append(frames.control(Kind.FORK, worker.number, order))
             self._events.note(worker=worker.name, state="started", cpus=worker.cpus, number=worker.number)
-        elif type(effect) is Recall:
-            parts.append(frames.frame(Kind.RECALL, worker.number, frames.SIZE.pack(effect.below)))
+        elif type(effect) is Retract:
+            parts.append(frames.frame(Kind.RETRACT, worker.number, frames.SIZE.pack(effect.below)))
         else:
             parts.append(frames.frame(Kind.KILL if type(effect) is Kill else Kind.RETIRE, worker.number))
 
@@ -302,18 +302,18 @@ class Engine:
 
     def _on_frame(self, kind: int, number: int, body: memoryview) -> None:
         if kind == Kind.RESULTS:
-            if self._stillborn:
-                self._stillborn.clear()
+            if self._failed_starts:
+                self._failed_starts.clear()
             self._on_results(number, body)
-        elif kind == Kind.RECALLED:
-            self._note_recalled(self.scheduler.recalled(number, *frames.SEQS.unpack(body)))
+        elif kind == Kind.RETRACTED:
+            self._note_retracted(self.scheduler.retracted(number, *frames.SEQS.unpack(body)))
         elif kind == Kind.ENDED:
             self._on_ended(number, json.loads(bytes(body)))
-        elif kind == Kind.ASK:
-            self._on_ask(number, body)
+        elif kind == Kind.LOCK_REQUEST:
+            self._on_lock_request(number, body)
         self._soon()
 
-    def _on_ask(self, number: int, body: memoryview) -> None:
+    def _on_lock_request(self, number: int, body: memoryview) -> None:
         """A worker wants a lock, or gives it back."""
         worker = self.scheduler.workers.get(number)
         if worker is None:
@@ -322,21 +322,21 @@ class Engine:
             told = json.loads(bytes(body))
             evaluation = self._evaluations.get(told["task"])
             name = evaluation.name if evaluation is not None else f"evaluation {told['task']}"
-            self.locks.on_ask(worker, f"{name} on {worker.name}", told)
+            self.locks.on_request(worker, f"{name} on {worker.name}", told)
         except (ValueError, KeyError, TypeError):  # not ours: a function wrote to a descriptor that is not its own
             logger.warning("%s sent something that is no question for a lock", worker.name)
 
     def _on_results(self, number: int, body: memoryview) -> None:
         """A worker has answered, mostly several tasks at once."""
-        scheduler, evaluations, asks = self.scheduler, self._evaluations, self._asks
+        scheduler, evaluations, requests = self.scheduler, self._evaluations, self._requests
         worker = scheduler.workers.get(number)
         done: list[int] = []
         times: list[str] = []
         for task_number, outcome, seconds, payload, buffers in frames.results(body):
             if outcome == SKIPPED:
-                self._note_recalled(scheduler.skipped(number, task_number, *frames.SIZE.unpack(payload)))
+                self._note_retracted(scheduler.skipped(number, task_number, *frames.SIZE.unpack(payload)))
                 continue
-            if asks:
+            if requests:
                 self.locks.gone((number, task_number))
             task = scheduler.answered(number, task_number, seconds)
             evaluation = evaluations.get(task_number)
@@ -357,7 +357,7 @@ class Engine:
                 self._fail(evaluation, SerializationError(f"{text}: {type(error).__name__}: {error}"))
                 continue
             del evaluations[task_number]
-            self._packer.release(evaluation.parcel)
+            self._packer.release(evaluation.packed)
             done.append(task_number)
             times.append(f"{seconds:.6f}")
             evaluation.set_result(value)
@@ -391,7 +391,7 @@ class Engine:
         """A worker and its process group have gone."""
         worker = self.scheduler.workers.get(number)
         self._given.pop(number, None)
-        if self._asks:
+        if self._requests:
             self.locks.worker_gone(number)
         if worker is None:
             return
@@ -402,7 +402,7 @@ class Engine:
         for task in back:
             self._returned(task, worker.name)
         if not told["started"] and told["reason"] != "cancelled":
-            self._on_stillborn(worker.node, told["reason"] or told["tail"] or f"status {told['status']}")
+            self._on_failed_start(worker.node, told["reason"] or told["tail"] or f"status {told['status']}")
         evaluation = self._evaluations.get(within.number) if within is not None else None
         if evaluation is None:
             return
@@ -420,16 +420,16 @@ class Engine:
             if not self._again(evaluation, error):
                 self._fail(evaluation, error)
 
-    def _on_stillborn(self, node: str, cause: str) -> None:
+    def _on_failed_start(self, node: str, cause: str) -> None:
         """A worker ended before it started anything. The next one may do better, but not for ever."""
-        since = self._stillborn.setdefault(node, self._loop.time())
+        since = self._failed_starts.setdefault(node, self._loop.time())
         working = any(worker.queue for worker in self.scheduler.workers.values() if worker.node == node)
-        if not working and self._loop.time() - since > STILLBORN_SECONDS and node in self.fleet.links:
-            self.fleet.links[node].give_up(f"for {STILLBORN_SECONDS:g} s no worker could start: {cause}")
+        if not working and self._loop.time() - since > FAILED_STARTS_SECONDS and node in self.fleet.links:
+            self.fleet.links[node].give_up(f"for {FAILED_STARTS_SECONDS:g} s no worker could start: {cause}")
 
-    def _note_recalled(self, tasks: list[Task]) -> None:
+    def _note_retracted(self, tasks: list[Task]) -> None:
         if tasks:
-            self._events.tasks("waiting", [task.number for task in tasks], ', "recalled": true')
+            self._events.tasks("waiting", [task.number for task in tasks], ', "retracted": true')
 
     def _note_submitted(self) -> None:
         for (function, cpus), numbers in self._submitted.items():
@@ -457,7 +457,7 @@ class Engine:
     def _end(self, evaluation: Evaluation, state: str, more: str = "") -> None:
         number = evaluation.task.number
         del self._evaluations[number]
-        self._packer.release(evaluation.parcel)
+        self._packer.release(evaluation.packed)
         self._counts[state] += 1
         self._note_submitted()  # it may be of this very turn
         self._events.tasks(state, [number], more)
@@ -474,7 +474,7 @@ class Engine:
         self._counts["nodes_lost"] += 1
         self._last_loss = NodeLost(link.node, cause, str(link.log_file))
         wait = END_GRACE + (self.settings.silence_limit if silent else 0.0)
-        if self._asks:  # what was at work over there may go on for a while
+        if self._requests:  # what was at work over there may go on for a while
             workers = [worker.number for worker in self.scheduler.workers.values() if worker.node == link.node]
             self._timers += [self._loop.call_later(wait, self.locks.worker_gone, number) for number in workers]
         for task in self.scheduler.withhold(link.node):

@@ -10,7 +10,7 @@ from typing import Any
 from hyperflow.environment import Options
 from hyperflow.errors import EvaluationExited, RemoteError, SerializationError
 from hyperflow.scheduling.state import Task
-from hyperflow.shipping.packer import Parcel
+from hyperflow.shipping.packer import PackedCall
 from hyperflow.wire.frames import Outcome
 
 
@@ -21,10 +21,10 @@ class Evaluation(asyncio.Future[Any]):
     callbacks would run a turn later, and cost something each time.
     """
 
-    __slots__ = ("on_cancel", "options", "parcel", "retries", "task")  # else each would have a dictionary as well
+    __slots__ = ("on_cancel", "options", "packed", "retries", "task")  # else each would have a dictionary as well
 
     task: Task
-    parcel: Parcel
+    packed: PackedCall
     options: Options
     retries: int
     on_cancel: Callable[[Evaluation], None]
@@ -39,7 +39,7 @@ class Evaluation(asyncio.Future[Any]):
     @property
     def name(self) -> str:
         """What logs and errors call it."""
-        return f"evaluation {self.task.number} of {self.parcel.function.name}"
+        return f"evaluation {self.task.number} of {self.packed.function.name}"
 
 
 def read_failure(outcome: int, payload: memoryview) -> tuple[Exception, str]:

@@ -155,7 +155,7 @@ class Fleet:
             except asyncio.CancelledError as error:
                 interrupted = error
                 for link in links:
-                    link.hurry()
+                    link.abort()
             except Exception:  # noqa: BLE001 (is raised below)
                 break
         if interrupted is not None:

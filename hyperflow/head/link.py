@@ -54,7 +54,7 @@ class Link:
         self.log_file = launcher_log(log_dir, transport.node)
         self.defined: set[int] = set()  # what the launcher keeps
         self.greeting: dict[str, Any] = {}
-        self.heard = self._spoke = time.monotonic()
+        self.last_received = self._last_sent = time.monotonic()
         self._silence = 0.0  # seconds in which we listened and heard nothing
         self._transport = transport
         self._settings = settings
@@ -158,7 +158,7 @@ class Link:
                 self._backlog.append(parts)
             else:
                 self._connection.write(parts)
-            self._spoke = time.monotonic()
+            self._last_sent = time.monotonic()
 
     def write_block(self, number: int, block: Block) -> None:
         """Send a large buffer, or where it is; as fast as the stream takes it, and all that follows behind it."""
@@ -198,15 +198,15 @@ class Link:
             lapse: Seconds since the last beat in which we listened. However long the event loop stood still, it counts
                 as little: what came meanwhile is not read yet.
         """
-        if now - self._spoke >= self._settings.heartbeat:
+        if now - self._last_sent >= self._settings.heartbeat:
             self.write([frames.frame(Kind.ALIVE)])
-        self._silence = min(self._silence + lapse, now - self.heard)
+        self._silence = min(self._silence + lapse, now - self.last_received)
         if self._silence > self._settings.node_timeout:
-            self.give_up(f"nothing was heard of it for {now - self.heard:.1f} s", silent=True)
+            self.give_up(f"nothing was heard of it for {now - self.last_received:.1f} s", silent=True)
 
     def data_received(self, data: bytes) -> None:
         """Cut the stream into frames and hand them on."""
-        self.heard = time.monotonic()  # any byte: a sign of life may have to wait behind a large result
+        self.last_received = time.monotonic()  # any byte: a sign of life may have to wait behind a large result
         if self._noise is not None:
             data = self._skip_noise(data)
         try:
@@ -253,7 +253,7 @@ class Link:
         if self._lost:
             return
         self._lost = True
-        self.hurry()  # what sends nonsense is not to go on
+        self.abort()  # what sends nonsense is not to go on
         cause = f"its stream ended{f': {error}' if error and str(error) else ''}"
         self._report(cause, isinstance(error, CutOff))
 
@@ -261,7 +261,7 @@ class Link:
         """Hold the node for lost although its stream has not ended. Silent: it may not know, and go on over there."""
         if not self._lost:
             self._lost = True
-            self.hurry()
+            self.abort()
             self._report(cause, silent)
 
     def _skip_noise(self, data: bytes) -> bytes:
@@ -292,7 +292,7 @@ class Link:
             lines += self._noise.decode(errors="replace").splitlines()[-15:]
         return "\n  | ".join([str(self.log_file), *lines])
 
-    def hurry(self) -> None:
+    def abort(self) -> None:
         """End the stream now, and so the launcher, whatever it is doing; `close` then waits for that."""
         if self._connection is not None:
             self._connection.close()

@@ -1,6 +1,6 @@
-"""Locks for evaluations: what workers ask the doorkeeper for, and what it replies.
+"""Locks for evaluations: what workers ask the lock manager for, and what it replies.
 
-An evaluation that waits for a lock keeps its CPUs. So there is one more circle than those that `locks` sees: a flow
+An evaluation that waits for a lock keeps its CPUs. So there is one more cycle than those that `rules` sees: a flow
 holds a lock and awaits an evaluation, which finds no free CPU, because all are with evaluations that wait for that
 lock. It is looked for whenever an evaluation that was submitted in the scope of a lock cannot be started, and the
 newest ask in it is refused. (Rejected: lending out the CPUs of those that wait. They are pinned to them, and get them
@@ -13,16 +13,16 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from hyperflow.errors import Deadlock, HyperflowError
-from hyperflow.locking.manager import Doorkeeper, inside
-from hyperflow.locking.rules import Ask, Stage
+from hyperflow.locking.manager import LockManager, inside
+from hyperflow.locking.rules import LockRequest, Stage
 from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.state import State, Task, Worker
 from hyperflow.wire import frames
 from hyperflow.wire.frames import Kind
 
 
-class Lending(Doorkeeper):
-    """The doorkeeper of an engine.
+class WorkerLocks(LockManager):
+    """The lock manager of an engine.
 
     Args:
         scheduler: Knows which evaluation is where.
@@ -40,7 +40,7 @@ class Lending(Doorkeeper):
     def note(self, task: Task) -> None:
         """A task was submitted; to be called while there are asks."""
         number = inside.get()
-        if number is not None and number in self.asks:
+        if number is not None and number in self.requests:
             self.submitted[task.number] = (task, number)
 
     def gone(self, owner: Hashable) -> None:
@@ -49,19 +49,19 @@ class Lending(Doorkeeper):
             self.submitted.pop(owner[1], None)
         super().gone(owner)
 
-    def _forget(self, ask: Ask) -> None:
-        self._serials.pop(ask.number, None)
-        super()._forget(ask)
-        if not self.asks:
+    def _forget(self, request: LockRequest) -> None:
+        self._serials.pop(request.number, None)
+        super()._forget(request)
+        if not self.requests:
             self.submitted.clear()
 
-    def on_ask(self, worker: Worker, name: str, told: dict[str, Any]) -> None:
+    def on_request(self, worker: Worker, name: str, told: dict[str, Any]) -> None:
         """A worker wants a lock, or gives it back."""
         owner = (worker.number, int(told["task"]))
-        asks = {self._serials.get(ask.number): ask.number for ask in self.locks.owned(owner)}
+        requests = {self._serials.get(request.number): request.number for request in self.locks.owned(owner)}
         if "release" in told:
-            if told["release"] in asks:
-                self.release(asks[told["release"]])
+            if told["release"] in requests:
+                self.release(requests[told["release"]])
             return
         serial = int(told["ask"])
 
@@ -71,46 +71,46 @@ class Lending(Doorkeeper):
                 said["deadlock"] = error.args
             elif error is not None:
                 said["error"] = str(error)
-            self._write(worker.node, [frames.control(Kind.REPLY, worker.number, said)])
+            self._write(worker.node, [frames.control(Kind.LOCK_REPLY, worker.number, said)])
 
         _, above = self.submitted.get(owner[1], (None, None))
-        parent = asks.get(told["within"], above)
+        parent = requests.get(told["within"], above)
         try:
-            number = self.ask([str(key) for key in told["keys"]], owner, name, parent, answer)
+            number = self.request([str(key) for key in told["keys"]], owner, name, parent, answer)
         except HyperflowError as error:
             answer(error)
         else:
-            if number in self.asks:
+            if number in self.requests:
                 self._serials[number] = serial
 
     def check_stall(self) -> None:
         """Refuse an ask if evaluations that wait for locks keep all CPUs from one that has to end before."""
         starved = {
-            task.number: self.asks[number]
+            task.number: self.requests[number]
             for task, number in self.submitted.values()
-            if number in self.asks and not _is_started(task)
+            if number in self.requests and not _is_started(task)
         }
         if not starved:
             return
-        above = {one for ask in starved.values() for one in (ask, *ask.parents)}
-        waiting: list[Ask] = []
+        above = {one for request in starved.values() for one in (request, *request.parents)}
+        waiting: list[LockRequest] = []
         for worker in self._scheduler.workers.values():
             if worker.ending:
                 return  # its CPUs will be free
             if worker.queue:
                 owner = (worker.number, next(iter(worker.queue)))
-                mine = [ask for ask in self.locks.owned(owner) if ask.stage is not Stage.HELD]
-                if not any(self.locks.depends(ask, above) for ask in mine):
+                mine = [request for request in self.locks.owned(owner) if request.stage is not Stage.HELD]
+                if not any(self.locks.depends(request, above) for request in mine):
                     return  # it will end some time
                 waiting += mine
         if waiting:
-            newest = max(waiting, key=lambda ask: ask.number)
-            circle = [
-                f"{ask.name} holds {ask.shown}, and awaits evaluation {number}, which finds no free CPU"
-                for number, ask in starved.items()
+            newest = max(waiting, key=lambda request: request.number)
+            cycle = [
+                f"{request.name} holds {request.shown}, and awaits evaluation {number}, which finds no free CPU"
+                for number, request in starved.items()
             ]
-            circle += [f"{ask.name}, on CPUs of its own, waits for {ask.shown}" for ask in waiting]
-            self.refuse(newest, Deadlock(f"{newest.name} wants {newest.shown}", circle))
+            cycle += [f"{request.name}, on CPUs of its own, waits for {request.shown}" for request in waiting]
+            self.refuse(newest, Deadlock(f"{newest.name} wants {newest.shown}", cycle))
 
 
 def _is_started(task: Task) -> bool:

@@ -8,7 +8,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from hyperflow.wire import frames, processes
-from hyperflow.wire.claim_page import Notes
+from hyperflow.wire.claim_page import ClaimPage
 
 if TYPE_CHECKING:
     from hyperflow.worker import worker
@@ -27,7 +27,7 @@ class WorkerProcess:
         self.fresh = fresh
         self.pid = pid
         self.sock = sock
-        self.notes = Notes(page)
+        self.claims = ClaimPage(page)
         self.info = info
         self.reader = frames.Reader()
         self.fds: list[int] = []  # that came with its answers, and that it has not said yet what they are

@@ -84,7 +84,7 @@ class Launcher:
         self.later: deque[tuple[float, Callable[[], None]]] = deque()
         self.setup: dict[str, Any] = {}
         self.memory_kills = machine.MemoryKills()
-        self.heard = self.spoke = time.monotonic()
+        self.last_received = self.last_sent = time.monotonic()
         for fd in (in_fd, out_fd):
             os.set_blocking(fd, False)
         self.wakeup, wakeup_end = socket.socketpair()
@@ -126,7 +126,7 @@ class Launcher:
         now = time.monotonic()
         next_look = self.memory_kills.patience(now)  # None: until something happens
         if self.setup:
-            beat = min(self.spoke + self.setup["heartbeat"], self.heard + self.setup["silence_limit"]) - now
+            beat = min(self.last_sent + self.setup["heartbeat"], self.last_received + self.setup["silence_limit"]) - now
             next_look = min(LONGEST_LOOK if next_look is None else next_look, max(beat, 0.0))
         if self.later:
             next_look = min(LONGEST_LOOK if next_look is None else next_look, max(self.later[0][0] - now, 0.0))
@@ -142,10 +142,10 @@ class Launcher:
     def check_clocks(self) -> None:
         now = time.monotonic()
         if self.setup and not self.closing:
-            if now - self.heard > self.setup["silence_limit"]:
-                self.stop(f"the head has not been heard for {now - self.heard:.0f} s")
-            elif now - self.spoke >= self.setup["heartbeat"]:
-                self.spoke = now
+            if now - self.last_received > self.setup["silence_limit"]:
+                self.stop(f"the head has not been heard for {now - self.last_received:.0f} s")
+            elif now - self.last_sent >= self.setup["heartbeat"]:
+                self.last_sent = now
                 if not self.out:  # else there is more than enough for the head to hear, once it takes it
                     self.send(frames.frame(Kind.ALIVE))
         while self.later and now >= self.later[0][0]:
@@ -190,7 +190,7 @@ class Launcher:
         if not data:
             self.stop("the head has gone")
             return
-        self.heard = time.monotonic()
+        self.last_received = time.monotonic()
         for kind, number, body in self.reader.feed(data):
             self.handle(kind, number, body)
 
@@ -223,14 +223,14 @@ class Launcher:
                 self.forward(process, data)
         elif kind == Kind.TASKS:
             self.forward(process, frames.frame(Kind.TASKS, number, body))
-        elif kind == Kind.REPLY:
-            self.forward(process, frames.frame(Kind.REPLY, number, body))
+        elif kind == Kind.LOCK_REPLY:
+            self.forward(process, frames.frame(Kind.LOCK_REPLY, number, body))
         elif kind == Kind.LIMIT:
             process.deadline = time.monotonic() + frames.SECONDS.unpack(body)[0]
-        elif kind == Kind.RECALL:
+        elif kind == Kind.RETRACT:
             (below,) = frames.SIZE.unpack(body)
-            boundary = process.notes.recall(below)
-            self.send(frames.frame(Kind.RECALLED, number, frames.SEQS.pack(boundary, below)))
+            boundary = process.claims.retract(below)
+            self.send(frames.frame(Kind.RETRACTED, number, frames.SEQS.pack(boundary, below)))
         elif kind in (Kind.RETIRE, Kind.KILL):
             self.end(process, "" if kind == Kind.RETIRE else "cancelled")
         else:
@@ -244,7 +244,8 @@ class Launcher:
             self.send(frames.frame(Kind.FAILED, 0, wrong.encode()))
             return
         self.cache.settle(setup["memory"])
-        self.heard = time.monotonic()  # imports may have taken long, and the head says nothing before they are done
+        # Imports may have taken long, and the head says nothing before they are done.
+        self.last_received = time.monotonic()
         self.send(frames.control(Kind.READY, 0, {"shares_memory": self.cache.shares_memory}))
 
     def close(self) -> None:
@@ -376,8 +377,8 @@ class Launcher:
                 if kind == Kind.BLOCK:
                     for part in self.cache.passed_on(process.number, body, process.fds.pop(0)):
                         self.send(part)
-                elif kind == Kind.ASK:
-                    self.send(frames.frame(Kind.ASK, process.number, body))
+                elif kind == Kind.LOCK_REQUEST:
+                    self.send(frames.frame(Kind.LOCK_REQUEST, process.number, body))
                 elif kind != Kind.RESULTS:
                     raise frames.ProtocolError("a frame that workers do not send")
         except (frames.ProtocolError, struct.error, IndexError, ValueError):
@@ -442,7 +443,7 @@ class Launcher:
         status = process.status if process.status is not None else 70
         tail = "" if process.reason else child.tail(process.info.log_file, process.log_start)
         self.report_end(
-            process.number, status, process.notes.started, process.reason, tail, process.peak_memory, process.info
+            process.number, status, process.claims.started, process.reason, tail, process.peak_memory, process.info
         )
 
     def report_end(
@@ -474,7 +475,7 @@ class Launcher:
         try:
             while self.out:
                 sent = os.writev(self.out_fd, [self.out[i] for i in range(min(len(self.out), 64))])
-                self.spoke = time.monotonic()
+                self.last_sent = time.monotonic()
                 while sent:
                     first = self.out[0]
                     if sent < len(first):
@@ -533,7 +534,3 @@ def main() -> NoReturn:
         processes.end_descendants()
         code = 70
     os._exit(code)
-
-
-if __name__ == "__main__":
-    main()

@@ -18,7 +18,7 @@ from typing import Any
 
 from hyperflow.wire import machine
 
-SHARED = ("engine.worker", "command", "concurrent", "database.keyvalmap", "database.memo", "job", "locks", "remote")
+SHARED = ("worker.worker", "command", "concurrent", "database.keyvalmap", "database.memo", "_job", "locks", "remote")
 """Modules of ours that workers need, and that functions and modules of the user's refer to."""
 
 BEFORE_PROLOGUE = "HYPERFLOW_BEFORE_PROLOGUE"

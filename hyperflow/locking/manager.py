@@ -1,11 +1,11 @@
-"""The doorkeeper: the locks of a Job, as its head process hands them out to flows and to workers.
+"""The lock manager: the locks of a Job, as its head process hands them out to flows and to workers.
 
 Guarantees:
 - What is held is released when its holder ends: the flow's scope, the evaluation's answer, the worker's end. An
   evaluation that was cancelled still holds until its process group has gone, for until then it may be at work.
 - Locks that other Jobs of the program may want, too, are taken from them (`Outside`) when those here have agreed. They
   are given back before the next one here gets them.
-- An ask that would wait for ever is refused with `Deadlock`, naming all who wait for each other.
+- A request that would wait for ever is refused with `Deadlock`, naming all who wait for each other.
 
 The rules are in `locks`; here is what waits: futures of flows, replies to workers, tasks that deal with the outside.
 """
@@ -19,7 +19,7 @@ from contextvars import Context, ContextVar
 from typing import Any, NoReturn, Protocol
 
 from hyperflow.errors import Deadlock, HyperflowError, MisuseError
-from hyperflow.locking.rules import Ask, Circle, Locks, Stage
+from hyperflow.locking.rules import Cycle, LockRequest, Locks, Stage
 
 logger = logging.getLogger("hyperflow")
 
@@ -29,28 +29,28 @@ FLOW = (0, 0)
 """The owner of what flows ask for: they release it themselves. (Evaluations: worker and task.)"""
 
 inside: ContextVar[int | None] = ContextVar("hyperflow_inside_lock", default=None)
-"""The ask in whose scope this code runs."""
+"""The request in whose scope this code runs."""
 
 
 class Outside(Protocol):
     """The other Jobs of the program."""
 
-    async def take(self, ask: Ask) -> None:
+    async def take(self, request: LockRequest) -> None:
         """Wait until no other Job has the keys, and take them, all or none; a cancelled one leaves nothing."""
         ...
 
-    async def give_back(self, ask: Ask) -> None:
+    async def give_back(self, request: LockRequest) -> None:
         """Let other Jobs have them."""
         ...
 
 
-class Doorkeeper:
+class LockManager:
     """Hands out the locks of one Job."""
 
     def __init__(self) -> None:
         self.outside: Outside | None = None
         self.locks = Locks()
-        self.asks = self.locks.asks
+        self.requests = self.locks.requests
         """All that hold or wait; empty in programs without locks."""
         self._answers: dict[int, Answer] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}  # that take from outside, or give back
@@ -76,7 +76,7 @@ class Doorkeeper:
             else:
                 waiting.set_exception(error)
 
-        number = self.ask(keys, owner, name, inside.get(), answer)
+        number = self.request(keys, owner, name, inside.get(), answer)
         try:
             await waiting
         except BaseException:
@@ -91,14 +91,14 @@ class Doorkeeper:
 
     # ---- for all ------------------------------------------------------------------------------------------------
 
-    def ask(self, keys: Collection[str], owner: Hashable, name: str, parent: int | None, answer: Answer) -> int:
+    def request(self, keys: Collection[str], owner: Hashable, name: str, parent: int | None, answer: Answer) -> int:
         """Ask for some keys.
 
         Args:
             keys: Which.
             owner: Who, for `gone`.
             name: The same, for errors.
-            parent: The ask in whose scope it is.
+            parent: The request in whose scope it is.
             answer: Called with None when they are held, or with an error; maybe before this returns.
 
         Raises:
@@ -107,112 +107,112 @@ class Doorkeeper:
         if self._closed:
             raise HyperflowError("this environment was closed; locks belong inside its `async with`")
         try:
-            ask = self.locks.ask(keys, name, owner, parent)
-        except Circle as circle:
-            raise Deadlock(circle.wanted, circle.circle) from None
-        self._answers[ask.number] = answer
-        self._settle(ask.keys)
-        return ask.number
+            request = self.locks.request(keys, name, owner, parent)
+        except Cycle as cycle:
+            raise Deadlock(cycle.wanted, cycle.cycle) from None
+        self._answers[request.number] = answer
+        self._settle(request.keys)
+        return request.number
 
     def release(self, number: int) -> None:
         """Let go of what was asked for, whether it is held or not (yet)."""
-        ask = self.asks.get(number)
-        if ask is None or number in self._leaving:
+        request = self.requests.get(number)
+        if request is None or number in self._leaving:
             return
         self._answers.pop(number, None)
-        if self.outside is None or ask.stage is Stage.WAITING:
-            self._forget(ask)
+        if self.outside is None or request.stage is Stage.WAITING:
+            self._forget(request)
             return
         self._leaving.add(number)
-        if ask.stage is Stage.TURN:
+        if request.stage is Stage.GRANTED:
             self._tasks[number].cancel()
         else:
-            self._start(ask, self._give_back(ask, self.outside))
+            self._start(request, self._give_back(request, self.outside))
 
     def gone(self, owner: Hashable) -> None:
         """Somebody has ended."""
-        for ask in self.locks.owned(owner):
-            self.release(ask.number)
+        for request in self.locks.owned(owner):
+            self.release(request.number)
 
     def worker_gone(self, worker: int) -> None:
         """A worker has ended."""
-        for owner in {ask.owner for ask in self.asks.values()}:
+        for owner in {request.owner for request in self.requests.values()}:
             if isinstance(owner, tuple) and owner[0] == worker:
                 self.gone(owner)
 
-    def refuse(self, ask: Ask, error: HyperflowError) -> None:
+    def refuse(self, request: LockRequest, error: HyperflowError) -> None:
         """Tell somebody who waits that it is in vain."""
-        answer = self._answers.pop(ask.number, None)
-        self.release(ask.number)
+        answer = self._answers.pop(request.number, None)
+        self.release(request.number)
         if answer is not None:
             answer(error)
 
     async def close(self) -> None:
         """Let go of everything, and wait until the outside has it back."""
         self._closed = True
-        for number in list(self.asks):
+        for number in list(self.requests):
             self.release(number)
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
     # ---- turns --------------------------------------------------------------------------------------------------
 
-    def _forget(self, ask: Ask) -> None:
-        self._leaving.discard(ask.number)
-        self._settle(self.locks.release(ask.number))
+    def _forget(self, request: LockRequest) -> None:
+        self._leaving.discard(request.number)
+        self._settle(self.locks.release(request.number))
 
     def _settle(self, keys: Collection[str]) -> None:
-        for ask in self.locks.settle(keys):
+        for request in self.locks.settle(keys):
             if self.outside is None:
-                self._answers.pop(ask.number)(None)
+                self._answers.pop(request.number)(None)
             else:
-                self._start(ask, self._take_outside(ask, self.outside))
+                self._start(request, self._take_outside(request, self.outside))
 
     def share(self, outside: Outside) -> None:
         """Ask the outside, too, from now on; before anybody has asked for anything."""
-        assert not self.asks, self.asks
+        assert not self.requests, self.requests
         self.outside = outside
         self.locks.at_once = False
 
     # ---- the outside --------------------------------------------------------------------------------------------
 
-    def _start(self, ask: Ask, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, request: LockRequest, work: Coroutine[Any, Any, None]) -> None:
         def ended(task: asyncio.Task[None]) -> None:
-            if self._tasks.get(ask.number) is task:
-                del self._tasks[ask.number]
-            if task.cancelled() and ask.number in self.asks:  # before its first step
-                self._forget(ask)
+            if self._tasks.get(request.number) is task:
+                del self._tasks[request.number]
+            if task.cancelled() and request.number in self.requests:  # before its first step
+                self._forget(request)
 
-        task = asyncio.get_running_loop().create_task(work, name=f"lock {ask.shown}", context=Context())
-        self._tasks[ask.number] = task
+        task = asyncio.get_running_loop().create_task(work, name=f"lock {request.shown}", context=Context())
+        self._tasks[request.number] = task
         task.add_done_callback(ended)
 
-    async def _take_outside(self, ask: Ask, outside: Outside) -> None:
+    async def _take_outside(self, request: LockRequest, outside: Outside) -> None:
         try:
-            await outside.take(ask)
+            await outside.take(request)
         except BaseException as error:
-            answer = self._answers.pop(ask.number, None)
-            self._forget(ask)
+            answer = self._answers.pop(request.number, None)
+            self._forget(request)
             if answer is None:  # released meanwhile
                 return
             if isinstance(error, HyperflowError):
                 answer(error)
             elif isinstance(error, OSError):
-                answer(HyperflowError(f"cannot take the lock of {ask.shown}: {error}"))
+                answer(HyperflowError(f"cannot take the lock of {request.shown}: {error}"))
             else:
-                answer(HyperflowError(f"waiting for {ask.shown} was ended"))
+                answer(HyperflowError(f"waiting for {request.shown} was ended"))
                 raise
             return
-        if ask.number in self._leaving:
-            await self._give_back(ask, outside)
+        if request.number in self._leaving:
+            await self._give_back(request, outside)
         else:
-            self.locks.hold(ask.number)
-            self._answers.pop(ask.number)(None)
+            self.locks.hold(request.number)
+            self._answers.pop(request.number)(None)
 
-    async def _give_back(self, ask: Ask, outside: Outside) -> None:
+    async def _give_back(self, request: LockRequest, outside: Outside) -> None:
         try:
-            await outside.give_back(ask)
+            await outside.give_back(request)
         except OSError as error:
-            logger.warning("the lock of %s cannot be given back, and is kept from other jobs: %s", ask.shown, error)
+            logger.warning("the lock of %s cannot be given back, and is kept from other jobs: %s", request.shown, error)
         finally:
-            self._forget(ask)
+            self._forget(request)

@@ -5,7 +5,7 @@
       queue/<time>,<holder>         somebody waits: for what, and in the scope of what
       .<holder>/                    a draft of the first
 
-A holder is one ask of one start of a job (or of the master, job 0): its name has job, attempt, restarts, Slurm id,
+A holder is one request of one start of a job (or of the master, job 0): its name has job, attempt, restarts, Slurm id,
 host, process and a count in it.
 
 Guarantees:
@@ -14,9 +14,9 @@ Guarantees:
 - It is released by removing the file under the holder's own name. So whoever finds that a holder has ended can remove
   what it left, and never what somebody else has taken meanwhile.
 - Several locks are taken in the order of their names, all or none. Nobody keeps one while it waits for another.
-- First come, first served by the clocks of the nodes; an ask within another one does not stand in the queue, see
+- First come, first served by the clocks of the nodes; a request within another one does not stand in the queue, see
   `engine/locks.py`.
-- A circle of waiting that goes through several Jobs is found in the queue, and the last in it is refused.
+- A cycle of waiting that goes through several Jobs is found in the queue, and the last in it is refused.
 
 When has a holder ended? When its process ran on this machine and has gone; when its start has left a result or has been
 followed by another one; when the master has heard of its end and removed what was left. Slurm's word counts here: what
@@ -51,8 +51,8 @@ import attrs
 from hyperflow.database.ownership import Owner, started
 from hyperflow.environment import Environment
 from hyperflow.errors import Deadlock
-from hyperflow.locking.manager import Doorkeeper, inside
-from hyperflow.locking.rules import Ask
+from hyperflow.locking.manager import LockManager, inside
+from hyperflow.locking.rules import LockRequest
 from hyperflow.master import sealed
 from hyperflow.master.lifecycle import Epoch, State
 from hyperflow.master.rundir import JobDirectory
@@ -158,7 +158,7 @@ class Ticket:
 
 
 class LockFiles:
-    """Takes locks from the other Jobs of a program; the `Outside` of a doorkeeper.
+    """Takes locks from the other Jobs of a program; the `Outside` of a lock manager.
 
     Args:
         home: The run directory.
@@ -175,61 +175,61 @@ class LockFiles:
         self._one_at_a_time = threading.Lock()
         self._known: dict[str, Ticket] = {}
         self._mine: dict[int, tuple[str, Ticket]] = {}  # tickets of asks
-        self._suspect: dict[int, list[str]] = {}  # circles that were seen once
+        self._suspect: dict[int, list[str]] = {}  # cycles that were seen once
 
-    # ---- what the doorkeeper asks for ---------------------------------------------------------------------------
+    # ---- what the lock manager asks for ---------------------------------------------------------------------------
 
-    async def take(self, ask: Ask) -> None:
+    async def take(self, request: LockRequest) -> None:
         """Wait until nobody else has the keys, and take them, all or none."""
         pause = FIRST_PAUSE
         try:
-            while not await _in_thread(self._try, ask):
+            while not await _in_thread(self._try, request):
                 await asyncio.sleep(pause * random.uniform(0.7, 1.3))
                 pause = min(1.6 * pause, LONGEST_PAUSE)
         except BaseException:
-            await _in_thread(self._give_back, ask, False)
+            await _in_thread(self._give_back, request, False)
             raise
         finally:
-            self._suspect.pop(ask.number, None)
+            self._suspect.pop(request.number, None)
 
-    async def give_back(self, ask: Ask) -> None:
+    async def give_back(self, request: LockRequest) -> None:
         """Let others have them; a file system that has trouble is asked again for a while."""
         for pause in (0.1, 0.5, 2.0):
             try:
-                await _in_thread(self._give_back, ask, True)
+                await _in_thread(self._give_back, request, True)
             except OSError:
                 await asyncio.sleep(pause)
             else:
                 return
-        await _in_thread(self._give_back, ask, False)
+        await _in_thread(self._give_back, request, False)
 
     def name(self, number: int) -> str:
-        """Return under which name an ask holds."""
+        """Return under which name a request holds."""
         return self._me.name(number)
 
     # ---- in a thread --------------------------------------------------------------------------------------------
 
-    def _try(self, ask: Ask) -> bool:
+    def _try(self, request: LockRequest) -> bool:
         with self._one_at_a_time:
-            return self._try_alone(ask)
+            return self._try_alone(request)
 
-    def _try_alone(self, ask: Ask) -> bool:
+    def _try_alone(self, request: LockRequest) -> bool:
         self._place.mkdir(mode=0o700, exist_ok=True)
         self._queue.mkdir(mode=0o700, exist_ok=True)
-        names = {_digest(key): key for key in ask.keys}
-        if self._is_behind(ask, names.keys()):
-            self._line_up(ask, sorted(names))
+        names = {_digest(key): key for key in request.keys}
+        if self._is_behind(request, names.keys()):
+            self._line_up(request, sorted(names))
             return False
         taken: list[str] = []
         for name in sorted(names):
-            if not self._take_one(name, names[name], ask.number):
+            if not self._take_one(name, names[name], request.number):
                 for one in taken:
-                    self._release_one(one, self.name(ask.number))
-                self._line_up(ask, sorted(names))
-                self._look_for_circle(ask)
+                    self._release_one(one, self.name(request.number))
+                self._line_up(request, sorted(names))
+                self._look_for_circle(request)
                 return False
             taken.append(name)
-        self._leave_queue(ask)
+        self._leave_queue(request)
         return True
 
     def _take_one(self, name: str, key: str, number: int) -> bool:
@@ -268,38 +268,38 @@ class LockFiles:
             (self._place / name).rmdir()
         return True
 
-    def _give_back(self, ask: Ask, had_it: bool) -> None:
+    def _give_back(self, request: LockRequest, had_it: bool) -> None:
         with self._one_at_a_time:
-            for key in ask.keys:
-                if not self._release_one(_digest(key), self.name(ask.number)) and had_it:
+            for key in request.keys:
+                if not self._release_one(_digest(key), self.name(request.number)) and had_it:
                     logger.warning("the lock of %s was taken from us; somebody held this job for dead", key)
-            self._leave_queue(ask)
+            self._leave_queue(request)
 
     # ---- the queue ----------------------------------------------------------------------------------------------
 
-    def _is_behind(self, ask: Ask, names: Iterable[str]) -> bool:
+    def _is_behind(self, request: LockRequest, names: Iterable[str]) -> bool:
         """Whether somebody who came earlier waits for one of these locks."""
-        if ask.parents or self._within:
+        if request.parents or self._within:
             return False
-        mine, _ = self._mine.get(ask.number, (None, None))
+        mine, _ = self._mine.get(request.number, (None, None))
         earlier = [ticket for name, ticket in self._tickets() if mine is None or name < mine]
         return any(not set(ticket.wants).isdisjoint(names) for ticket in earlier)
 
-    def _line_up(self, ask: Ask, wants: Sequence[str]) -> None:
-        if ask.number in self._mine:
+    def _line_up(self, request: LockRequest, wants: Sequence[str]) -> None:
+        if request.number in self._mine:
             return
-        within = [*(self.name(parent.number) for parent in ask.parents), *self._within]
+        within = [*(self.name(parent.number) for parent in request.parents), *self._within]
         job = "the Cluster" if self._me.job == MASTER else f"job {self._me.job}"
-        text = f"{ask.name} (in {job})", ask.shown
-        name = f"{time.time_ns():020d},{self.name(ask.number)}"
+        text = f"{request.name} (in {job})", request.shown
+        name = f"{time.time_ns():020d},{self.name(request.number)}"
         ticket = Ticket(tuple(wants), tuple(within), " waits for ".join(text))
-        self._mine[ask.number] = name, ticket
+        self._mine[request.number] = name, ticket
         draft = self._place / f".{name}"
         draft.write_text(json.dumps(attrs.asdict(ticket)))
         os.replace(draft, self._queue / name)
 
-    def _leave_queue(self, ask: Ask) -> None:
-        name, _ = self._mine.pop(ask.number, (None, None))
+    def _leave_queue(self, request: LockRequest) -> None:
+        name, _ = self._mine.pop(request.number, (None, None))
         if name is not None:
             (self._queue / name).unlink(missing_ok=True)
 
@@ -321,21 +321,21 @@ class LockFiles:
             if name in self._known:
                 yield name, self._known[name]
 
-    def _look_for_circle(self, ask: Ask) -> None:
-        """Refuse an ask that is the last in a circle of waiting, once that has been seen twice."""
-        mine, ticket = self._mine[ask.number]
+    def _look_for_circle(self, request: LockRequest) -> None:
+        """Refuse a request that is the last in a cycle of waiting, once that has been seen twice."""
+        mine, ticket = self._mine[request.number]
         if not ticket.within:
             return
         tickets = {**dict(self._tickets()), mine: ticket}
-        circle = self._circle(mine, tickets)
-        suspect = self._suspect.get(ask.number)
-        self._suspect[ask.number] = circle
-        if circle and circle == suspect and mine == max(circle):
-            lines = [f"{tickets[name].text}, which the next one holds, or what it is within" for name in circle]
-            raise Deadlock(f"{ask.name} wants {ask.shown}", lines)
+        cycle = self._cycle(mine, tickets)
+        suspect = self._suspect.get(request.number)
+        self._suspect[request.number] = cycle
+        if cycle and cycle == suspect and mine == max(cycle):
+            lines = [f"{tickets[name].text}, which the next one holds, or what it is within" for name in cycle]
+            raise Deadlock(f"{request.name} wants {request.shown}", lines)
 
-    def _circle(self, mine: str, tickets: dict[str, Ticket]) -> list[str]:
-        """Return the names of tickets that wait for each other in a circle through this one."""
+    def _cycle(self, mine: str, tickets: dict[str, Ticket]) -> list[str]:
+        """Return the names of tickets that wait for each other in a cycle through this one."""
         goal = set(tickets[mine].within)
         seen = {mine}
         todo = [[mine]]
@@ -354,17 +354,17 @@ class LockFiles:
 
 def share(env: Environment, home: Path, me: Holder, within: Sequence[str] = ()) -> None:
     """Let the locks of an environment be those of the whole program."""
-    if isinstance(env.evaluator.locks, Doorkeeper):
+    if isinstance(env.evaluator.locks, LockManager):
         env.evaluator.locks.share(LockFiles(home, me, within))
 
 
 def scope(env: Environment) -> list[str]:
     """Return the holders in whose scope this code runs."""
     locks = env.evaluator.locks
-    if not isinstance(locks, Doorkeeper) or not isinstance(locks.outside, LockFiles):
+    if not isinstance(locks, LockManager) or not isinstance(locks.outside, LockFiles):
         return []
-    ask = locks.asks.get(inside.get() or 0)
-    return [locks.outside.name(one.number) for one in (ask, *ask.parents)] if ask is not None else []
+    request = locks.requests.get(inside.get() or 0)
+    return [locks.outside.name(one.number) for one in (request, *request.parents)] if request is not None else []
 
 
 def sweep(home: Path, ended: Callable[[Holder], bool]) -> None:

@@ -127,7 +127,7 @@ class Master:
 
         Args:
             numbers: Which.
-            changes: What to ask of Slurm otherwise than before: `time="2:00:00"`, `mem="8G"`, ...
+            changes: What to request of Slurm otherwise than before: `time="2:00:00"`, `mem="8G"`, ...
 
         Raises:
             ConfigurationError: A number or an option does not exist, or a job is not at rest; then nothing is done.

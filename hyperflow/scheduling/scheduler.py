@@ -11,10 +11,10 @@ Guarantees, checked after every step of random histories by the tests:
 Pure state: no I/O, no clock, no asyncio. The engine calls a method for each event and then `schedule()`, whose
 effects it carries out. (Measured times come in with the events; the driver decides when to `rebalance`.)
 
-Queueing ahead. A round trip to a worker costs about as much as twenty microsecond evaluations, so a busy worker is
-sent more tasks than it can run at once: about AHEAD_SECONDS worth, by the mean time of their function so far. That
-is done only while no CPU is free. When one becomes free and nothing waits for it, tasks that were queued ahead
-elsewhere are recalled. So a long task never waits behind another while a CPU idles, whatever the estimate was.
+Prefetching. A round trip to a worker costs about as much as twenty microsecond evaluations, so a busy worker is
+sent more tasks than it can run at once: about PREFETCH_SECONDS worth, by the mean time of their function so far. That
+is done only while no CPU is free. When one becomes free and nothing waits for it, tasks that were prefetched
+elsewhere are retracted. So a long task never waits behind another while a CPU idles, whatever the estimate was.
 
 Workers are pinned to their CPU ids for life and reused for requests of the same size; see pool.py for why.
 
@@ -29,23 +29,23 @@ from collections.abc import Iterable, Sequence
 
 from hyperflow.errors import ImpossibleRequest
 from hyperflow.scheduling.pool import CpuPool
-from hyperflow.scheduling.state import Effect, Fork, Kill, Recall, Retire, Send, State, Task, Worker
+from hyperflow.scheduling.state import Effect, Fork, Kill, Retire, Retract, Send, State, Task, Worker
 
-AHEAD_SECONDS = 0.002
-"""Work queued ahead at a busy worker: several round trips, yet short for anybody who waits."""
+PREFETCH_SECONDS = 0.002
+"""Work prefetched at a busy worker: several round trips, yet short for anybody who waits."""
 
-AHEAD_AT_LEAST_ONE_BELOW = 0.05
-"""A task whose function takes less than this (seconds) is queued ahead even if that exceeds AHEAD_SECONDS."""
+PREFETCH_ONE_BELOW = 0.05
+"""A task whose function takes less than this (seconds) is prefetched even if that exceeds PREFETCH_SECONDS."""
 
-AHEAD_TASKS = 1000
-AHEAD_BYTES = 1 << 20
-"""Bounds on what is queued ahead at one worker, whatever the estimates say."""
+PREFETCH_TASKS = 1000
+PREFETCH_BYTES = 1 << 20
+"""Bounds on what is prefetched at one worker, whatever the estimates say."""
 
-RECALL_WORTH = 0.0005
-"""Less estimated work (seconds) than this is left where it is queued: it ends before a recall would."""
+RETRACT_WORTH = 0.0005
+"""Less estimated work (seconds) than this is left where it is queued: it ends before a retraction would."""
 
 LOOKS_AT_ONCE = 100
-"""How many workers a step looks at for tasks that are worth recalling; the rest is for `rebalance`, now and then."""
+"""How many workers a step looks at for tasks that are worth retracting; the rest is for `rebalance`, now and then."""
 
 NEWEST_WEIGHT = 0.2
 """Weight of the newest measurement in the mean time of a function."""
@@ -54,23 +54,23 @@ NEWEST_WEIGHT = 0.2
 class Scheduler:
     """The state of all tasks and workers; see the module's text."""
 
-    def __init__(self, recall_worth: float = RECALL_WORTH) -> None:
+    def __init__(self, retract_worth: float = RETRACT_WORTH) -> None:
         self.pool = CpuPool()
         self.workers: dict[int, Worker] = {}
         self.paused = False
         """Whether nothing is started any more; what has been sent goes on."""
         self.late = 0
         """Answers for tasks that had been given to somebody else or were cancelled."""
-        self._recall_worth = recall_worth
+        self._retract_worth = retract_worth
         self._waiting: dict[int, deque[Task]] = {}  # by CPUs asked for; each deque ordered by number
         self._waiting_count = 0
         self._sent_count = 0
-        self._ahead_count = 0  # tasks that are with a worker that has an older one
+        self._prefetched = 0  # tasks that are with a worker that has an older one
         self._active = 0  # workers that hold CPUs
-        # Workers to look at when queueing ahead: those something happened to. Looking at all of them would make
+        # Workers to look at when prefetching: those something happened to. Looking at all of them would make
         # each step cost O(workers).
-        self._hungry: dict[int, Worker] = {}
-        self._laden: deque[Worker] = deque()  # those that have, or had lately, more than one task
+        self._candidates: dict[int, Worker] = {}
+        self._overfull: deque[Worker] = deque()  # those that have, or had lately, more than one task
         self._idle: dict[tuple[str, int], dict[int, Worker]] = {}
         self._slots: dict[str, set[int]] = {}
         self._seconds: dict[int, float] = {}
@@ -91,8 +91,8 @@ class Scheduler:
 
     @property
     def unbalanced(self) -> bool:
-        """Whether a CPU is free while tasks are queued ahead: time to `rebalance` soon."""
-        return self._ahead_count > 0 and self.pool.free > 0
+        """Whether a CPU is free while tasks are prefetched: time to `rebalance` soon."""
+        return self._prefetched > 0 and self.pool.free > 0
 
     def refusal(self, cpus: int) -> ImpossibleRequest | None:
         """Return the error for a request that no node can serve, or None."""
@@ -182,10 +182,10 @@ class Scheduler:
             self._seconds.pop(number, None)
 
     def skipped(self, number: int, task_number: int, seq: int) -> list[Task]:
-        """A worker did not run a task because of a recall; return the task if it went back to waiting by that."""
+        """A worker did not run a task because of a retraction; return it if it waits again."""
         worker = self.workers.get(number)
         task = worker.queue.get(task_number) if worker is not None else None
-        # Mostly the recall's own answer came first. The same worker may even have the task again, under another seq.
+        # Mostly the retraction's own answer came first. It may even have the task again, under another seq.
         if worker is not None and task is not None and task.seq == seq:
             del worker.queue[task_number]
             self._leave(worker, task)
@@ -193,12 +193,12 @@ class Scheduler:
             return [task] if task.state is State.WAITING else []
         return []
 
-    def recalled(self, number: int, boundary: int, below: int) -> list[Task]:
-        """A launcher recalled the tasks with boundary <= seq < below from a worker; return those that wait again."""
+    def retracted(self, number: int, boundary: int, below: int) -> list[Task]:
+        """A launcher retracted the tasks with boundary <= seq < below from a worker; return those that wait again."""
         worker = self.workers.get(number)
         if worker is None:
             return []
-        worker.recalling = False
+        worker.retracting = False
         back = [task for task in worker.queue.values() if boundary <= task.seq < below]
         for task in back:
             del worker.queue[task.number]
@@ -217,12 +217,12 @@ class Scheduler:
             self._waiting_count -= 1
         elif task.state is State.SENT and worker is not None:
             self._sent_count -= 1
-            # The oldest unanswered task of a worker is the one that it is in. A younger one comes back by the recall
-            # (or with the worker's end, should it have been started meanwhile) and is dropped then.
+            # The oldest unanswered task of a worker is the one that it is in. A younger one comes back by the
+            # retraction (or with the worker's end, should it have been started meanwhile) and is dropped then.
             if next(iter(worker.queue.values())) is task:
                 self.kill(worker)
-            elif not worker.recalling and not worker.ending:
-                self._recall(worker)
+            elif not worker.retracting and not worker.ending:
+                self._retract(worker)
         else:
             return
         task.state = State.CANCELLED
@@ -260,21 +260,21 @@ class Scheduler:
     # ---- decisions ----------------------------------------------------------------------------------------------
 
     def schedule(self) -> list[Effect]:
-        """Place what can be placed, queue ahead, and return all effects since the last call."""
+        """Place what can be placed, prefetch, and return all effects since the last call."""
         if self._waiting_count and not self.paused:
             reserved, holder = self._place()
             if self._waiting_count:
-                self._queue_ahead(reserved, holder)
+                self._prefetch(reserved, holder)
                 if self._waiting_count and self.pool.free:
-                    self._place()  # the reservation's holder may be among what was queued ahead
-        self._hungry.clear()
-        if self._ahead_count and self.pool.free and not self._waiting_count:
-            self.rebalance(self._recall_worth, looks=LOOKS_AT_ONCE)
+                    self._place()  # the reservation's holder may be among what was prefetched
+        self._candidates.clear()
+        if self._prefetched and self.pool.free and not self._waiting_count:
+            self.rebalance(self._retract_worth, looks=LOOKS_AT_ONCE)
         effects, self._effects = self._effects, []
         return effects
 
     def rebalance(self, worth: float = 0.0, looks: int | None = None) -> None:
-        """Recall as many tasks that are queued ahead as the free CPUs can take.
+        """Recall as many tasks that are prefetched as the free CPUs can take.
 
         Args:
             worth: Leave what is less work than this (seconds).
@@ -283,31 +283,31 @@ class Scheduler:
         room: dict[int, bool] = {}
         free = self.pool.free
         looked_at: list[Worker] = []
-        for _ in range(len(self._laden) if looks is None else min(looks, len(self._laden))):
-            worker = self._laden.popleft()
+        for _ in range(len(self._overfull) if looks is None else min(looks, len(self._overfull))):
+            worker = self._overfull.popleft()
             cpus = len(worker.cpus)
-            ahead = len(worker.queue) - 1
-            if ahead < 1:
-                worker.laden = False
+            prefetched = len(worker.queue) - 1
+            if prefetched < 1:
+                worker.overfull = False
                 continue
             looked_at.append(worker)
             if worker.ending:
                 continue
-            if not worker.recalling:
+            if not worker.retracting:
                 if cpus not in room:
                     room[cpus] = self.pool.roomiest(cpus) is not None
                 if not room[cpus] or not self._is_worth(worker, worth):
                     continue
-                self._recall(worker)
-            free -= ahead * cpus
+                self._retract(worker)
+            free -= prefetched * cpus
             if free <= 0:
                 break
-        self._laden.extendleft(reversed(looked_at))
+        self._overfull.extendleft(reversed(looked_at))
 
     def _is_worth(self, worker: Worker, worth: float) -> bool:
-        """Whether a worker has tasks ahead that somebody wants, and at least so many seconds of work."""
-        ahead = list(worker.queue.values())[1:]
-        return any(task.state is State.SENT for task in ahead) and self._work(ahead) >= worth
+        """Whether a worker has prefetched tasks that somebody wants, and at least so many seconds of work."""
+        prefetched = list(worker.queue.values())[1:]
+        return any(task.state is State.SENT for task in prefetched) and self._work(prefetched) >= worth
 
     def _place(self) -> tuple[str | None, int]:
         """Start what fits, oldest first; return the node reserved for the oldest that does not, and its size."""
@@ -378,9 +378,9 @@ class Scheduler:
 
     def _give(self, worker: Worker, tasks: list[Task]) -> None:
         if worker.queue:
-            self._ahead_count += len(tasks)
+            self._prefetched += len(tasks)
         else:
-            self._ahead_count += len(tasks) - 1
+            self._prefetched += len(tasks) - 1
         for task in tasks:
             worker.sent += 1
             task.seq = worker.sent
@@ -388,14 +388,14 @@ class Scheduler:
             task.state = State.SENT
             worker.queue[task.number] = task
             worker.load += task.size
-        if len(worker.queue) > 1 and not worker.laden:
-            worker.laden = True
-            self._laden.append(worker)
+        if len(worker.queue) > 1 and not worker.overfull:
+            worker.overfull = True
+            self._overfull.append(worker)
         self._sent_count += len(tasks)
-        self._hungry[worker.number] = worker
+        self._candidates[worker.number] = worker
         self._effects.append(Send(worker, tasks))
 
-    def _queue_ahead(self, reserved: str | None, holder: int) -> None:
+    def _prefetch(self, reserved: str | None, holder: int) -> None:
         """Send busy workers more of the size they have, as long as nothing older of another size waits."""
         for cpus in list(self._waiting):
             others = [t.number for size in self._waiting if size != cpus and (t := self._oldest(size)) is not None]
@@ -405,7 +405,7 @@ class Scheduler:
                 continue
             rooms = [
                 (worker, room)
-                for worker in self._hungry.values()
+                for worker in self._candidates.values()
                 if worker.queue
                 and len(worker.cpus) == cpus
                 and (worker.node != reserved or cpus == holder)
@@ -414,14 +414,14 @@ class Scheduler:
             left = len(self._waiting[cpus])
             share = -(-left // self._active)  # all that are at work will be hungry soon
             for worker, room in rooms:
-                tasks = self._take_ahead(cpus, min(share, room), bound, oldest.function)
+                tasks = self._take_prefetch(cpus, min(share, room), bound, oldest.function)
                 if not tasks:
                     break
                 self._give(worker, tasks)
 
     def _room(self, worker: Worker, task: Task) -> int:
         """How many tasks like this one may be queued at the worker beside what it has."""
-        if worker.fresh or worker.ending or worker.recalling or worker.load >= AHEAD_BYTES:
+        if worker.fresh or worker.ending or worker.retracting or worker.load >= PREFETCH_BYTES:
             return 0
         seconds = self._seconds.get(task.function)
         if seconds is None:
@@ -430,16 +430,16 @@ class Scheduler:
         last = next(reversed(worker.queue.values()))
         if last.alone or last.function not in self._seconds:
             return 0
-        work = AHEAD_SECONDS - queued * max(seconds, self._seconds[last.function])
+        work = PREFETCH_SECONDS - queued * max(seconds, self._seconds[last.function])
         count = int(work / max(seconds, 1e-6)) if work > 0 else 0
-        if count < 1 and queued == 1 and seconds < AHEAD_AT_LEAST_ONE_BELOW:
+        if count < 1 and queued == 1 and seconds < PREFETCH_ONE_BELOW:
             count = 1
-        return min(count, AHEAD_TASKS - queued)
+        return min(count, PREFETCH_TASKS - queued)
 
-    def _take_ahead(self, cpus: int, count: int, bound: int | None, function: int) -> list[Task]:
+    def _take_prefetch(self, cpus: int, count: int, bound: int | None, function: int) -> list[Task]:
         taken: list[Task] = []
         size = 0
-        while len(taken) < count and size < AHEAD_BYTES:
+        while len(taken) < count and size < PREFETCH_BYTES:
             oldest = self._oldest(cpus)
             if oldest is None or oldest.alone or oldest.function != function:
                 break
@@ -452,9 +452,9 @@ class Scheduler:
     def _work(self, tasks: Iterable[Task]) -> float:
         return sum(self._seconds.get(task.function, 1.0) for task in tasks)
 
-    def _recall(self, worker: Worker) -> None:
-        worker.recalling = True
-        self._effects.append(Recall(worker, worker.sent + 1))
+    def _retract(self, worker: Worker) -> None:
+        worker.retracting = True
+        self._effects.append(Retract(worker, worker.sent + 1))
 
     # ---- book-keeping -------------------------------------------------------------------------------------------
 
@@ -464,8 +464,8 @@ class Scheduler:
         if task.state is State.SENT:  # a cancelled one was counted out before
             self._sent_count -= 1
         if worker.queue:
-            self._ahead_count -= 1
-            self._hungry[worker.number] = worker
+            self._prefetched -= 1
+            self._candidates[worker.number] = worker
         elif not worker.ending and not worker.fresh:
             self._release(worker)
             self._idle.setdefault((worker.node, len(worker.cpus)), {})[worker.number] = worker
@@ -481,7 +481,7 @@ class Scheduler:
         tasks = list(worker.queue.values())
         worker.queue.clear()
         if tasks:
-            self._ahead_count -= len(tasks) - 1
+            self._prefetched -= len(tasks) - 1
         self._sent_count -= sum(task.state is State.SENT for task in tasks)
         return tasks
 

@@ -24,7 +24,7 @@ class Task:
         function: Tasks with the same number here are expected to take a similar time.
         cpus: How many CPUs of one node it needs.
         fresh: It needs a process of its own.
-        alone: Nothing may be queued ahead of it or behind it (it has a time limit, say).
+        alone: Nothing may be prefetched of it or behind it (it has a time limit, say).
         size: Bytes to send.
         exclusive: It must not be given to another node while a lost one may still be in it.
     """
@@ -68,8 +68,8 @@ class Worker:
     """
 
     __slots__ = (
-        *("cpus", "ending", "fresh", "laden", "leased", "load"),
-        *("name", "node", "number", "queue", "recalling", "sent", "slot"),
+        *("cpus", "ending", "fresh", "leased", "load", "overfull"),
+        *("name", "node", "number", "queue", "retracting", "sent", "slot"),
     )
 
     def __init__(self, number: int, node: str, slot: int, cpus: tuple[int, ...], fresh: bool) -> None:
@@ -83,8 +83,8 @@ class Worker:
         self.sent = 0
         self.load = 0  # bytes in the queue
         self.leased = False  # whether its CPU ids are taken out of the pool for it
-        self.laden = False  # whether the scheduler has it among those that may have more than one task
-        self.recalling = False
+        self.overfull = False  # whether the scheduler has it among those that may have more than one task
+        self.retracting = False
         self.ending = False
 
     def __repr__(self) -> str:
@@ -107,7 +107,7 @@ class Send:
 
 
 @attrs.frozen
-class Recall:
+class Retract:
     """Ask the worker's launcher for the tasks that the worker has not started, up to seq `below` (not included)."""
 
     worker: Worker
@@ -128,4 +128,4 @@ class Retire:
     worker: Worker
 
 
-Effect = Fork | Send | Recall | Kill | Retire
+Effect = Fork | Send | Retract | Kill | Retire

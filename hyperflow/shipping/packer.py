@@ -40,7 +40,7 @@ _IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), type, types.Mod
               enum.Enum)  # fmt: skip
 
 
-class Parcel:
+class PackedCall:
     """A call, ready to be sent; `needs` are the classes and blocks that have to be there before it."""
 
     __slots__ = ("buffers", "function", "needs", "payload")
@@ -86,7 +86,7 @@ class _Known:
 
 
 class Packer:
-    """Makes parcels, and keeps the account of definitions."""
+    """Makes packed calls, and keeps the account of definitions."""
 
     def __init__(self, most_blocks: int = MOST_BLOCKS) -> None:
         self.tick = 0
@@ -101,8 +101,8 @@ class Packer:
         self._beside: list[pickle.PickleBuffer] = []  # of the call that is being packed
         self._keep_beside = self._beside.append
 
-    def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parcel:
-        """Make a parcel of a call; raises SerializationError that names what cannot be sent."""
+    def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> PackedCall:
+        """Make a packed call of a call; raises SerializationError that names what cannot be sent."""
         if type(fn) is not types.FunctionType and type(fn) is not types.BuiltinFunctionType:
             fn, args, kwargs = take_apart(fn, args, kwargs)
         known = self._functions.get(id(fn))
@@ -117,9 +117,9 @@ class Packer:
                 data = pickle.dumps(content, 5, buffer_callback=self._keep_beside)
                 if b"__main__" not in data:
                     if not beside:
-                        return Parcel(definition, data)
+                        return PackedCall(definition, data)
                     needs: list[Definition | Attachment] = []
-                    return Parcel(definition, data, self.attachments.attach(beside, needs), needs)
+                    return PackedCall(definition, data, self.attachments.attach(beside, needs), needs)
             except Exception:
                 pass  # the slow way says more
             finally:
@@ -128,7 +128,7 @@ class Packer:
         self.slow.add(definition.number)
         return self._pack_slowly(definition, content)
 
-    def _pack_slowly(self, definition: Definition, content: Any) -> Parcel:
+    def _pack_slowly(self, definition: Definition, content: Any) -> PackedCall:
         classes: dict[str, Any] = {}
         buffers: list[pickle.PickleBuffer] = []
         try:
@@ -136,7 +136,7 @@ class Packer:
             needs: list[Definition | Attachment] = [self._class(number, cls) for number, cls in classes.items()]
         except Exception as error:
             raise diagnose.explain(f"an argument of {definition.name}", content, error) from error
-        return Parcel(definition, data, self.attachments.attach(buffers, needs), needs)
+        return PackedCall(definition, data, self.attachments.attach(buffers, needs), needs)
 
     def _class(self, number: str, cls: type) -> Definition:
         known = self._classes.get(number)
@@ -173,17 +173,17 @@ class Packer:
         self.definitions[definition.number] = definition
         return definition
 
-    def hold(self, parcel: Parcel) -> None:
+    def hold(self, packed: PackedCall) -> None:
         """A call is to be sent."""
-        parcel.function.users += 1
-        for need in parcel.needs:
+        packed.function.users += 1
+        for need in packed.needs:
             if isinstance(need, Attachment):
                 self.attachments.used(need)
 
-    def release(self, parcel: Parcel) -> None:
+    def release(self, packed: PackedCall) -> None:
         """A call has ended."""
-        parcel.function.users -= 1
-        for need in parcel.needs:
+        packed.function.users -= 1
+        for need in packed.needs:
             if isinstance(need, Attachment):
                 self.attachments.released(need)
 

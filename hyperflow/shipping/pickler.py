@@ -5,7 +5,7 @@ Guarantees:
   classes of the script or notebook (`__main__`), lambdas, closures, local and mutually recursive functions.
 - A class that travels by value keeps its identity: in one worker it is made once, and an instance that comes back
   is an instance of the very class it went out as.
-- A function that shares a global, a closure cell or a namespace with another in the same parcel still shares it.
+- A function that shares a global, a closure cell or a namespace with another in the same packed call still shares it.
 - Locks, sockets, open files, running generators and the like are refused, and the error names the variable that
   holds them.
 
@@ -65,7 +65,7 @@ def _main_class(cls: type) -> bool:
 
 
 class _Namespace:
-    """Stands for one module's globals within one parcel, so that the functions in it share them."""
+    """Stands for one module's globals within one packed call, so that the functions in it share them."""
 
     __slots__ = ("name",)
 
@@ -93,7 +93,7 @@ class Recipes:
     """Whether the receiver is the only one that ever sends us anything, so that it knows all classes not our own."""
 
     def begin(self) -> None:
-        """Prepare for one parcel."""
+        """Prepare for one packed call."""
         self._namespaces: dict[int, _Namespace] = {}
 
     def reducer_override(self, obj: Any) -> Any:

@@ -1,7 +1,7 @@
-"""What a parcel is rebuilt from: empty shells of functions, cells and classes, and how they are filled.
+"""What a packed call is rebuilt from: empty shells of functions, cells and classes, and how they are filled.
 
-These functions run where a parcel arrives; a pickle names them. A shell is made first and filled afterwards, so that
-what is in it may refer to it.
+These functions run where a packed call arrives; a pickle names them. A shell is made first and filled afterwards, so
+that what is in it may refer to it.
 
 Guarantees: a class that travels by value has a number, and is made once for that number in one process; where it came
 from, its number stands for the original. So an instance that comes back is one of the very class that it went out as.
@@ -54,7 +54,7 @@ def known(number: str) -> Any:
 
 
 def make_namespace(name: str) -> dict[str, Any]:
-    """Make the globals that the functions of one module in one parcel share."""
+    """Make the globals that the functions of one module in one packed call share."""
     return {"__name__": name, "__builtins__": __builtins__}
 
 
@@ -115,7 +115,7 @@ _filled: weakref.WeakSet[type] = weakref.WeakSet()
 def fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[str, Any]]]) -> None:
     """Give a class its contents, once."""
     if cls in _filled or is_ours(_id_of[cls]):
-        return  # made by an earlier parcel, or our own that came home
+        return  # made by an earlier packed call, or our own that came home
     _filled.add(cls)
     attributes, registered, members = state
     for name, value in attributes.items():

@@ -34,7 +34,7 @@ from hyperflow.errors import (
     TimeLimitExceeded,
 )
 from hyperflow.locking import manager
-from hyperflow.locking.manager import Doorkeeper
+from hyperflow.locking.manager import LockManager
 from hyperflow.program import ProgramInfo
 from hyperflow.shipping import diagnose, pickler
 from hyperflow.shipping.packer import Packer
@@ -44,7 +44,7 @@ from hyperflow.worker.worker import dumps_result
 class InlineDesk:
     """Takes locks in the name of an evaluation."""
 
-    def __init__(self, locks: Doorkeeper, name: str) -> None:
+    def __init__(self, locks: LockManager, name: str) -> None:
         self._locks = locks
         self._name = name
 
@@ -55,7 +55,7 @@ class InlineDesk:
     def take_blocking(self, keys: Collection[str]) -> int:
         """Take some keys that nobody has: who has them cannot go on meanwhile."""
         said: list[HyperflowError | None] = []
-        number = self._locks.ask(keys, self, self._name, manager.inside.get(), said.append)
+        number = self._locks.request(keys, self, self._name, manager.inside.get(), said.append)
         if not said:
             self._locks.release(number)
             raise Deadlock(
@@ -75,7 +75,7 @@ class InlineEvaluator:
     def __init__(self, cpus: int, ship: bool) -> None:
         self.cpus = cpus
         self.closed = False
-        self.locks = Doorkeeper()
+        self.locks = LockManager()
         self._free = cpus
         self._ship = ship
         self._packer = Packer(most_blocks=0)  # all is in this process
@@ -119,11 +119,11 @@ class InlineEvaluator:
     def _shipped(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
         """Return the call as a worker would have it after unpickling; each time it is called, unpickled anew."""
         self._packer.tick += 1
-        parcel = self._packer.pack(fn, args, kwargs)
+        packed = self._packer.pack(fn, args, kwargs)
 
         def call() -> Any:
-            function = pickler.loads(parcel.function.data)
-            content = pickler.loads(parcel.payload, buffers=[bytearray(buffer) for buffer in parcel.buffers])
+            function = pickler.loads(packed.function.data)
+            content = pickler.loads(packed.payload, buffers=[bytearray(buffer) for buffer in packed.buffers])
             return function(*content[0], **content[1]) if type(content) is list else function(*content)
 
         return call

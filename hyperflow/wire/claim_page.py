@@ -1,6 +1,6 @@
 """The page of memory in which a worker and its launcher settle which tasks have been started.
 
-A module of its own because the launcher has this while it starts; all else of a worker it imports later.
+A lock-free handshake of two processes: no system call, no message, on the way of each task.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import mmap
 import time
 
 
-class Notes:
+class ClaimPage:
     """A page of memory that a worker shares with its launcher.
 
-    The worker writes which task (seq) it is about to start and looks whether that was recalled; the launcher writes
-    what is recalled and looks what was started. Each writes before it looks, so one of the two always sees the other.
+    The worker writes which task (seq) it is about to start and looks whether that was retracted; the launcher writes
+    what is retracted and looks what was started. Each writes before it looks, so one of the two always sees the other.
     """
 
     STARTED, FROM, BELOW = range(3)
@@ -28,7 +28,7 @@ class Notes:
     def started(self) -> int:
         return self.words[self.STARTED]
 
-    def recall(self, below: int) -> int:
+    def retract(self, below: int) -> int:
         """For the launcher: forbid all that has not been started; return the first seq that will not run."""
         self.words[self.BELOW] = below
         self.words[self.FROM] = self.started + 1

@@ -61,19 +61,19 @@ class Kind(enum.IntEnum):
     FORGET = 8  # head > launcher > worker: definitions that will not be used again
     TASKS = 9  # head > launcher > worker
     LIMIT = 10  # head > launcher: kill the worker unless it answers within so many seconds
-    RECALL = 11  # head > launcher: take back what the worker has not started
+    RETRACT = 11  # head > launcher: take back what the worker has not started
     KILL = 12  # head > launcher
     RETIRE = 13  # head > launcher > worker
     CLOSE = 14  # head > launcher
     RESULTS = 15  # worker > launcher > head
-    RECALLED = 16  # launcher > head: seqs that the worker will not run
+    RETRACTED = 16  # launcher > head: seqs that the worker will not run
     ENDED = 17  # launcher > head: a worker and its group have gone
     ALIVE = 18  # both ways: nothing but that
     BLOCK = 19  # head > launcher > worker, worker > launcher > head: a large buffer
     CONTENT = 20  # between head and launcher that share no memory: the next piece of a block
     TAKEN = 21  # head > launcher: blocks of a worker that it has mapped
-    ASK = 22  # worker > launcher > head: a lock is wanted, or released
-    REPLY = 23  # head > launcher > worker: it is held, or refused
+    LOCK_REQUEST = 22  # worker > launcher > head: a lock is wanted, or released
+    LOCK_REPLY = 23  # head > launcher > worker: it is held, or refused
 
 
 _KINDS = frozenset(map(int, Kind))
@@ -88,7 +88,7 @@ class Outcome(enum.IntEnum):
     EXITED = 3  # the same three, of a SystemExit, KeyboardInterrupt, ...
     UNSENDABLE_VALUE = 4  # pickled text
     UNREADABLE = 5  # pickled text: function or arguments could not be unpickled
-    SKIPPED = 6  # the seq under which it was recalled
+    SKIPPED = 6  # the seq under which it was retracted
 
 
 class ProtocolError(Exception):

@@ -1,7 +1,7 @@
 """The worker's end of the locks: asks the head of the Job over the stream that the worker has anyway.
 
 Guarantees: an async function that waits leaves its event loop free, a plain one blocks; tasks that arrive meanwhile,
-because they were queued ahead, are kept for later, in order. A function that ends without having released something
+because they were prefetched, are kept for later, in order. A function that ends without having released something
 need not be thought of here: the head knows which evaluation holds what.
 """
 
@@ -23,7 +23,7 @@ from hyperflow.wire.frames import Kind
 CHUNK = 1 << 16
 
 
-class Borrower:
+class LockClient:
     """Asks for locks in the name of the evaluation that runs.
 
     Args:
@@ -49,7 +49,7 @@ class Borrower:
         """Wait for some keys, all or none, and return a number for `release`."""
         self._check()
         loop = asyncio.get_running_loop()
-        serial = self._ask(keys)
+        serial = self._request(keys)
         waiting: asyncio.Future[None] = loop.create_future()
         if not self._waiting:
             loop.add_reader(self._sock.fileno(), self._on_readable)
@@ -68,7 +68,7 @@ class Borrower:
     def take_blocking(self, keys: Collection[str]) -> int:
         """Do the same without an event loop."""
         self._check()
-        self._expected = serial = self._ask(keys)
+        self._expected = serial = self._request(keys)
         self._said.clear()
         try:
             while not self._said:
@@ -85,13 +85,13 @@ class Borrower:
         self._check()
         self._send({"task": self.task, "release": number})
 
-    def _ask(self, keys: Collection[str]) -> int:
+    def _request(self, keys: Collection[str]) -> int:
         self._serial += 1
         self._send({"task": self.task, "ask": self._serial, "keys": list(keys), "within": inside.get()})
         return self._serial
 
     def _send(self, message: dict[str, Any]) -> None:
-        self._sock.sendall(frames.control(Kind.ASK, 0, message))
+        self._sock.sendall(frames.control(Kind.LOCK_REQUEST, 0, message))
 
     def _check(self) -> None:
         if os.getpid() != self._pid or threading.get_ident() != self._thread:
@@ -116,7 +116,7 @@ class Borrower:
         if not data:
             raise HyperflowError("the launcher has gone, and nobody hands out locks any more")
         for kind, worker, body in self._reader.feed(data):
-            if kind != Kind.REPLY:
+            if kind != Kind.LOCK_REPLY:
                 self.later.append((kind, worker, body))
                 continue
             said = json.loads(bytes(body))

@@ -32,11 +32,11 @@ from typing import Any
 from hyperflow.errors import MisuseError
 from hyperflow.shipping import diagnose, pickler
 from hyperflow.wire import frames, processes
-from hyperflow.wire.claim_page import Notes
+from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Kind, Outcome
 from hyperflow.wire.machine import THREAD_VARIABLES
 from hyperflow.wire.shared_memory import LARGE, Block
-from hyperflow.worker.lock_client import Borrower
+from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import Log, MarkedOutput
 
 CHUNK = 1 << 16
@@ -83,12 +83,12 @@ def worker_info() -> WorkerInfo:
     return _info
 
 
-_borrower: Borrower | None = None
+_lock_client: LockClient | None = None
 
 
-def borrower() -> Borrower | None:
+def lock_client() -> LockClient | None:
     """Return what takes locks for functions that run here; None where this is no worker."""
-    return _borrower
+    return _lock_client
 
 
 _log: Log | None = None
@@ -102,14 +102,14 @@ def log_line(line: str) -> None:
 
 def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool) -> int:
     """Be a worker until the launcher ends the stream; return the exit code."""
-    global _borrower, _info, _log  # noqa: PLW0603 (a worker is one for its whole process)
+    global _lock_client, _info, _log  # noqa: PLW0603 (a worker is one for its whole process)
     _settle(info)
     _info = info
     _log = Log()
     out, err = MarkedOutput(_log, 1), MarkedOutput(_log, 2)
     sys.stdout, sys.stderr = out, err
-    evaluator = Worker(sock, Notes(page), _log, (out, err))
-    _borrower = evaluator.borrower
+    evaluator = Worker(sock, ClaimPage(page), _log, (out, err))
+    _lock_client = evaluator.lock_client
     evaluator.serve(fresh)
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage] (what sys.exit would do)
@@ -159,13 +159,15 @@ def _settle(info: WorkerInfo) -> None:
 class Worker:
     """The loop: read tasks, run them in order, answer each."""
 
-    def __init__(self, sock: socket.socket, notes: Notes, log: Log, outputs: tuple[MarkedOutput, MarkedOutput]) -> None:
+    def __init__(
+        self, sock: socket.socket, claims: ClaimPage, log: Log, outputs: tuple[MarkedOutput, MarkedOutput]
+    ) -> None:
         self.sock = sock
-        self.notes = notes
+        self.claims = claims
         self.log = log
         self.outputs = outputs
         self.reader = frames.Reader()
-        self.borrower = Borrower(sock, self.reader)
+        self.lock_client = LockClient(sock, self.reader)
         self.definitions: dict[int, bytes] = {}
         self.functions: dict[int, Any] = {}
         self.blocks: dict[int, Block] = {}
@@ -177,7 +179,7 @@ class Worker:
 
     def serve(self, fresh: bool) -> None:
         """Work until the stream ends, RETIRE comes, or after one task in a fresh process."""
-        later = self.borrower.later
+        later = self.lock_client.later
         while True:
             if later:
                 received = later[:]
@@ -211,11 +213,11 @@ class Worker:
                     return
 
     def run_all(self, body: memoryview) -> None:
-        words = self.notes.words
+        words = self.claims.words
         for task, function, payload, buffers in frames.tasks(body):
             self.seq = seq = self.seq + 1
-            words[Notes.STARTED] = seq
-            if words[Notes.FROM] <= seq < words[Notes.BELOW]:
+            words[ClaimPage.STARTED] = seq
+            if words[ClaimPage.FROM] <= seq < words[ClaimPage.BELOW]:
                 self.answer(task, Outcome.SKIPPED, 0.0, frames.SIZE.pack(seq))
             else:
                 self.run(task, function, payload, buffers)
@@ -239,7 +241,7 @@ class Worker:
             text += self.trouble
             self.answer(task, Outcome.UNREADABLE, 0.0, pickle.dumps(text))
             return
-        self.borrower.task = task
+        self.lock_client.task = task
         log.label = f"#{task} {getattr(fn, '__name__', 'call')}"
         outcome = Outcome.VALUE
         out: list[memoryview] = []

@@ -60,9 +60,7 @@ def wide(wide_cluster: Cluster) -> Iterator[Cluster]:
 
 def _launchers(cluster: Cluster, node: str) -> list[int]:
     """The numbers here of a node's keeper and launcher, in this order."""
-    found = [
-        p for p in cluster.hosts[node].processes() if "hyperflow.launcher.launcher" in p.command and p.name != "bash"
-    ]
+    found = [p for p in cluster.hosts[node].processes() if "hyperflow.launcher" in p.command and p.name != "bash"]
     numbers = {p.pid for p in found}
     keeper = next(p for p in found if p.parent not in numbers)
     launcher = next(p for p in found if p.parent == keeper.pid)

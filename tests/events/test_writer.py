@@ -53,8 +53,8 @@ async def test_a_small_run(tmp_path: Path) -> None:
         elif "worker" in line:
             workers[line["number"]].append(line)
     assert all(before["state"] != line["state"] for of_one in tasks.values() for before, line in pairwise(of_one))
-    for of_one in tasks.values():  # one that was queued behind another may have been recalled: running, waiting
-        for at in [n for n, line in enumerate(of_one) if "recalled" in line][::-1]:
+    for of_one in tasks.values():  # one that was queued behind another may have been retracted: running, waiting
+        for at in [n for n, line in enumerate(of_one) if "retracted" in line][::-1]:
             del of_one[at - 1 : at + 1]
     states = [[line["state"] for line in tasks[n]] for n in sorted(tasks)]
     assert sorted(tasks) == list(range(1, 17))

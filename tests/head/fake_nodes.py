@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from hyperflow.scheduling.scheduler import Effect, Fork, Kill, Recall, Retire, Send, Task
+from hyperflow.scheduling.scheduler import Effect, Fork, Kill, Retire, Retract, Send, Task
 
 
 @attrs.frozen
@@ -25,7 +25,7 @@ class Answered:
 
 @attrs.frozen
 class Skipped:
-    """A worker came to a task that was recalled."""
+    """A worker came to a task that was retracted."""
 
     worker: int
     task: int
@@ -105,14 +105,14 @@ class FakeNode:
         self.orders: deque[Effect] = deque()
         self.messages: deque[Message] = deque()
         self.workers: dict[int, FakeWorker] = {}
-        self.settling: Recall | None = None  # a recall that was written into the page and not reported yet
+        self.settling: Retract | None = None  # a retraction that was written into the page and not reported yet
 
     def read_order(self) -> None:
-        """Carry out the next order, or report the recall that has settled."""
+        """Carry out the next order, or report the retract that has settled."""
         if self.settling is not None:
-            recall, self.settling = self.settling, None
-            if worker := self.workers.get(recall.worker.number):
-                self.messages.append(Recalled(worker.number, worker.started + 1, recall.below))
+            retract, self.settling = self.settling, None
+            if worker := self.workers.get(retract.worker.number):
+                self.messages.append(Recalled(worker.number, worker.started + 1, retract.below))
             return
         order = self.orders.popleft()
         number = order.worker.number
@@ -127,7 +127,7 @@ class FakeNode:
             for task in order.tasks:
                 worker.received += 1
                 worker.todo.append((worker.received, task.number))
-        elif isinstance(order, Recall):
+        elif isinstance(order, Retract):
             worker.recall_below = order.below
             worker.recall_from = worker.started + 1
             self.settling = order

@@ -269,7 +269,7 @@ async def test_cancelled_while_it_is_recalled(tmp_path: Path) -> None:
         await gate.wait_inside()
         queued.cancel()
         (worker,) = env.evaluator.scheduler.workers.values()
-        await wait_until(lambda: len(worker.queue) == 1, 10, "the recall's answer")
+        await wait_until(lambda: len(worker.queue) == 1, 10, "the retract's answer")
         gate.open()
         assert await blocking == pid
         assert await hf.remote_eval(perhaps, False) == pid

@@ -1,4 +1,4 @@
-"""Queueing ahead: quick evaluations are queued at busy workers, and come back when one of them blocks."""
+"""Prefetching: quick evaluations are queued at busy workers, and come back when one of them blocks."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ async def test_what_waits_behind_a_blocker_runs_elsewhere(tmp_path: Path) -> Non
         stats = env.statistics()
         assert (stats.failed, stats.retried, stats.late) == (0, 0, 0)
         assert stats.returned == 0
-    assert '"recalled": true' in (program.log_dir / "events.jsonl").read_text()
+    assert '"retracted": true' in (program.log_dir / "events.jsonl").read_text()
     assert sorted(map(int, effects.read_text().split())) == sorted([*range(-500, 0), *range(4000, 6000)])
 
 

@@ -57,23 +57,23 @@ class TestSilence:
     async def test_it_adds_up(self, link: Link, lost: list[str]) -> None:
         """Five seconds of silence and one more are too many."""
         for second in range(1, 6):
-            link.beat(link.heard + second, 1.0)
+            link.beat(link.last_received + second, 1.0)
         assert lost == []
-        link.beat(link.heard + 6, 1.0)
+        link.beat(link.last_received + 6, 1.0)
         assert lost == ["nothing was heard of it for 6.0 s"]
 
     async def test_while_we_did_not_listen(self, link: Link, lost: list[str]) -> None:
         """However long the event loop stood still, it counts as the little that the caller says."""
-        link.beat(link.heard + 1000, 2.0)
-        link.beat(link.heard + 2000, 2.0)
+        link.beat(link.last_received + 1000, 2.0)
+        link.beat(link.last_received + 2000, 2.0)
         assert lost == []
-        link.beat(link.heard + 3000, 2.0)
+        link.beat(link.last_received + 3000, 2.0)
         assert lost == ["nothing was heard of it for 3000.0 s"]
 
     async def test_any_byte_ends_it(self, link: Link, lost: list[str]) -> None:
         """A part of a frame is a sign of life."""
         for _ in range(5):
-            link.beat(link.heard + 4.9, 4.9)
+            link.beat(link.last_received + 4.9, 4.9)
             link.data_received(b"x")
         assert lost == []
 

@@ -1,4 +1,4 @@
-"""The doorkeeper between flows and the other Jobs of a program: whatever happens on the way, nothing is left held."""
+"""the lock manager between flows and the other Jobs of a program: whatever happens on the way, nothing is left held."""
 
 import asyncio
 import contextlib
@@ -7,8 +7,8 @@ import random
 import pytest
 
 from hyperflow.errors import Deadlock, HyperflowError
-from hyperflow.locking.manager import Doorkeeper
-from hyperflow.locking.rules import Ask
+from hyperflow.locking.manager import LockManager
+from hyperflow.locking.rules import LockRequest
 
 
 class Others:
@@ -19,24 +19,24 @@ class Others:
         self.ours: set[str] = set()
         self.error: Exception | None = None
 
-    async def take(self, ask: Ask) -> None:
+    async def take(self, request: LockRequest) -> None:
         """Wait for keys."""
-        while self.theirs & set(ask.keys):  # noqa: ASYNC110 (a turn each)
+        while self.theirs & set(request.keys):  # noqa: ASYNC110 (a turn each)
             await asyncio.sleep(0)
         if self.error is not None:
             raise self.error
-        assert not self.ours & set(ask.keys)
-        self.ours |= set(ask.keys)
+        assert not self.ours & set(request.keys)
+        self.ours |= set(request.keys)
 
-    async def give_back(self, ask: Ask) -> None:
+    async def give_back(self, request: LockRequest) -> None:
         """Take them back, after a while."""
         await asyncio.sleep(0)
-        self.ours -= set(ask.keys)
+        self.ours -= set(request.keys)
 
 
-def shared() -> tuple[Doorkeeper, Others]:
-    """Return a doorkeeper that has to ask others."""
-    locks, others = Doorkeeper(), Others()
+def shared() -> tuple[LockManager, Others]:
+    """Return a lock manager that has to ask others."""
+    locks, others = LockManager(), Others()
     locks.share(others)
     return locks, others
 
@@ -56,7 +56,7 @@ async def test_waits_for_the_others_and_gives_back() -> None:
     assert others.ours == {"a"}
     locks.release(number)
     await locks.close()
-    assert (others.ours, locks.asks) == (set(), {})
+    assert (others.ours, locks.requests) == (set(), {})
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -74,7 +74,7 @@ async def test_cancelled_at_any_moment(turns: int) -> None:
         others.theirs = set()
         locks.release(await locks.take(["a"]))
         await locks.close()
-        assert (others.ours, locks.asks, locks._leaving) == (set(), {}, set())
+        assert (others.ours, locks.requests, locks._leaving) == (set(), {}, set())
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ async def test_errors_outside(error: Exception, kind: type[Exception]) -> None:
     others.error = None
     locks.release(await locks.take(["a"]))
     await locks.close()
-    assert not locks.asks
+    assert not locks.requests
 
 
 async def test_gone_owners() -> None:
@@ -112,6 +112,6 @@ async def test_gone_owners() -> None:
         for owner in range(300):
             group.create_task(live(owner))
     await locks.close()
-    assert (others.ours, locks.asks, locks._leaving) == (set(), {}, set())
+    assert (others.ours, locks.requests, locks._leaving) == (set(), {}, set())
     with pytest.raises(HyperflowError, match="closed"):
         await locks.take(["a"])

@@ -1,11 +1,11 @@
-"""The rules of locks, without processes: one holder at a time, all or none, in order, no circle that waits for ever."""
+"""The rules of locks, without processes: one holder at a time, all or none, in order, no cycle that waits for ever."""
 
 import contextlib
 import random
 
 import pytest
 
-from hyperflow.locking.rules import Ask, Circle, Locks, Stage
+from hyperflow.locking.rules import Cycle, LockRequest, Locks, Stage
 
 
 class Table:
@@ -15,31 +15,31 @@ class Table:
         self.locks = Locks()
         self.locks.at_once = at_once
 
-    def ask(self, keys: str, parent: Ask | None = None, owner: object = None) -> Ask:
+    def request(self, keys: str, parent: LockRequest | None = None, owner: object = None) -> LockRequest:
         """Want some keys, one for each letter."""
-        ask = self.locks.ask(list(keys), keys, owner, parent.number if parent else None)
-        self.settle(ask.keys)
-        return ask
+        request = self.locks.request(list(keys), keys, owner, parent.number if parent else None)
+        self.settle(request.keys)
+        return request
 
-    def release(self, ask: Ask) -> None:
+    def release(self, request: LockRequest) -> None:
         """Let go."""
-        self.settle(self.locks.release(ask.number))
+        self.settle(self.locks.release(request.number))
 
     def settle(self, keys: tuple[str, ...]) -> None:
         """Let those whose turn it is take what they want."""
-        expected = Stage.HELD if self.locks.at_once else Stage.TURN
-        assert all(ask.stage is expected for ask in self.locks.settle(keys))
+        expected = Stage.HELD if self.locks.at_once else Stage.GRANTED
+        assert all(request.stage is expected for request in self.locks.settle(keys))
 
 
-def held(*asks: Ask) -> list[bool]:
+def held(*requests: LockRequest) -> list[bool]:
     """Tell which of them hold what they want."""
-    return [ask.stage is Stage.HELD for ask in asks]
+    return [request.stage is Stage.HELD for request in requests]
 
 
 def test_one_at_a_time_in_order() -> None:
     """A key has one holder; those who wait get it in the order in which they came."""
     table = Table()
-    first, second, third = (table.ask("a") for _ in range(3))
+    first, second, third = (table.request("a") for _ in range(3))
 
     assert held(first, second, third) == [True, False, False]
     table.release(first)
@@ -51,8 +51,8 @@ def test_one_at_a_time_in_order() -> None:
 def test_all_or_none() -> None:
     """Who wants two keys takes none while one is held, and those who come later do not pass."""
     table = Table()
-    a, ab, b = table.ask("a"), table.ask("ab"), table.ask("b")
-    other = table.ask("c")
+    a, ab, b = table.request("a"), table.request("ab"), table.request("b")
+    other = table.request("c")
 
     assert held(a, ab, b, other) == [True, False, False, True]
     table.release(a)
@@ -64,44 +64,44 @@ def test_all_or_none() -> None:
 def test_who_gives_up_lets_others_on() -> None:
     """One that waits and leaves no longer keeps those behind it."""
     table = Table()
-    table.ask("a")
-    ab, b = table.ask("ab"), table.ask("b")
+    table.request("a")
+    ab, b = table.request("ab"), table.request("b")
     table.release(ab)
 
     assert held(b) == [True]
 
 
 def test_owner_goes() -> None:
-    """All asks of an owner are known, held or not."""
+    """All requests of an owner are known, held or not."""
     table = Table()
-    mine = [table.ask("a", owner=1), table.ask("b", owner=1)]
-    table.ask("c", owner=2)
-    mine.append(table.ask("c", owner=1))
+    mine = [table.request("a", owner=1), table.request("b", owner=1)]
+    table.request("c", owner=2)
+    mine.append(table.request("c", owner=1))
 
     assert table.locks.owned(1) == mine
-    for ask in mine:
-        table.release(ask)
+    for request in mine:
+        table.release(request)
     assert table.locks.owned(1) == []
-    assert len(table.locks.asks) == 1
+    assert len(table.locks.requests) == 1
 
 
 def test_within_passes_who_waits_for_it() -> None:
-    """An ask within another one passes an earlier one that waits for that one: in order, both would wait for ever."""
+    """A request within another one passes an earlier one that waits for it: in order, both would deadlock."""
     table = Table()
-    a = table.ask("a")
-    ab = table.ask("ab")
-    behind = table.ask("b")
-    within = table.ask("b", parent=a)
+    a = table.request("a")
+    ab = table.request("ab")
+    behind = table.request("b")
+    within = table.request("b", parent=a)
 
     assert held(ab, behind, within) == [False, False, True]
 
 
 def test_within_waits_for_who_does_not_wait_for_it() -> None:
-    """Otherwise an ask within another one stands in the queue as all."""
+    """Otherwise a request within another one stands in the queue as all."""
     table = Table()
-    a, b = table.ask("a"), table.ask("b")
-    bc = table.ask("bc")
-    within = table.ask("c", parent=a)
+    a, b = table.request("a"), table.request("b")
+    bc = table.request("bc")
+    within = table.request("c", parent=a)
 
     assert held(bc, within) == [False, False]
     table.release(b)
@@ -113,26 +113,26 @@ def test_within_waits_for_who_does_not_wait_for_it() -> None:
 def test_within_passes_who_comes_to_wait_for_it() -> None:
     """The same if that one comes to wait for it only later, and through others."""
     table = Table()
-    a, z = table.ask("a"), table.ask("z")
-    bz = table.ask("bz")
-    within = table.ask("b", parent=a)
+    a, z = table.request("a"), table.request("z")
+    bz = table.request("bz")
+    within = table.request("b", parent=a)
     assert held(bz, within) == [False, False]
-    child = table.ask("a", parent=z)
+    child = table.request("a", parent=z)
 
     assert held(child, within) == [False, True]
 
 
 def test_circle_is_refused_and_told() -> None:
-    """The ask that would close a circle is refused, with all in it; the others go on as if it had not been."""
+    """The request that would close a cycle is refused, with all in it; the others go on as if it had not been."""
     table = Table()
-    a, b, c = table.ask("a"), table.ask("b"), table.ask("c")
-    table.ask("b", parent=a)
-    waiting = table.ask("c", parent=b)
-    with pytest.raises(Circle) as caught:
-        table.ask("a", parent=c)
+    a, b, c = table.request("a"), table.request("b"), table.request("c")
+    table.request("b", parent=a)
+    waiting = table.request("c", parent=b)
+    with pytest.raises(Cycle) as caught:
+        table.request("a", parent=c)
 
     assert caught.value.wanted == "a wants a"
-    assert caught.value.circle == [
+    assert caught.value.cycle == [
         "a holds a, and b, within, waits for b",
         "b holds b, and c, within, waits for c",
         "c holds c",
@@ -144,20 +144,20 @@ def test_circle_is_refused_and_told() -> None:
 def test_own_lock_once_more() -> None:
     """Who wants what its own scope holds is refused, however far out that is."""
     table = Table()
-    inner = table.ask("c", parent=table.ask("b", parent=table.ask("a")))
-    with pytest.raises(Circle, match="wants a"):
-        table.ask("a", parent=inner)
+    inner = table.request("c", parent=table.request("b", parent=table.request("a")))
+    with pytest.raises(Cycle, match="wants a"):
+        table.request("a", parent=inner)
 
 
 def test_turn_is_not_yet_hold() -> None:
     """While one is taking its keys from outside, others wait; but not those within another one."""
     table = Table(at_once=False)
-    a = table.ask("a")
+    a = table.request("a")
     table.locks.hold(a.number)
-    taking = table.ask("b")
-    waiting, within = table.ask("b"), table.ask("b", parent=a)
+    taking = table.request("b")
+    waiting, within = table.request("b"), table.request("b", parent=a)
 
-    assert [ask.stage for ask in (taking, waiting, within)] == [Stage.TURN, Stage.WAITING, Stage.TURN]
+    assert [request.stage for request in (taking, waiting, within)] == [Stage.GRANTED, Stage.WAITING, Stage.GRANTED]
     table.locks.hold(within.number)
     table.release(within)
     table.locks.hold(taking.number)
@@ -169,7 +169,7 @@ class Activity:
 
     def __init__(self, owner: int) -> None:
         self.owner = owner
-        self.stack: list[Ask] = []
+        self.stack: list[LockRequest] = []
         self.left = 4
 
     @property
@@ -185,10 +185,12 @@ def live(seed: int) -> None:
     letters = "abcdefg"[: chance.randint(2, 7)]
     activities = [Activity(number) for number in range(chance.randint(2, 9))]
     while any(one.stack or one.left for one in activities):
-        asks = list(table.locks.asks.values())
-        holders = [key for ask in asks if ask.stage is Stage.HELD for key in ask.keys]
+        requests = list(table.locks.requests.values())
+        holders = [key for request in requests if request.stage is Stage.HELD for key in request.keys]
         assert len(holders) == len(set(holders))
-        turns = [ask for ask in asks if ask.stage is Stage.TURN and set(ask.keys).isdisjoint(holders)]
+        turns = [
+            request for request in requests if request.stage is Stage.GRANTED and set(request.keys).isdisjoint(holders)
+        ]
         if turns and chance.random() < 0.3:
             table.locks.hold(chance.choice(turns).number)
             continue
@@ -200,14 +202,14 @@ def live(seed: int) -> None:
         one = chance.choice(able)
         if waiting and chance.random() < 0.05:  # somebody dies
             one = chance.choice(waiting)
-            for ask in reversed(table.locks.owned(one.owner)):
-                table.release(ask)
+            for request in reversed(table.locks.owned(one.owner)):
+                table.release(request)
             one.stack, one.left = [], 0
         elif one.left and (not one.stack or chance.random() < 0.5):
             one.left -= 1
             keys = "".join(chance.sample(letters, chance.randint(1, min(3, len(letters)))))
-            with contextlib.suppress(Circle):
-                one.stack.append(table.ask(keys, one.stack[-1] if one.stack else None, one.owner))
+            with contextlib.suppress(Cycle):
+                one.stack.append(table.request(keys, one.stack[-1] if one.stack else None, one.owner))
         else:
             table.release(one.stack.pop())
     left = {name: value for name, value in vars(table.locks).items() if isinstance(value, dict) and value}

@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 import hyperflow as hf
-from hyperflow.locking.rules import Ask
+from hyperflow.locking.rules import LockRequest
 from hyperflow.master.entry import Patience
 from hyperflow.master.lifecycle import Attempt, Epoch, Record, State
 from hyperflow.master.lockfiles import Holder, LockFiles, sweep
@@ -25,9 +25,9 @@ QUICK = Patience(look=0.05)
 numbers = iter(range(1, 1_000_000))
 
 
-def ask(keys: str, *parents: Ask) -> Ask:
+def request(keys: str, *parents: LockRequest) -> LockRequest:
     """Want some keys, one for each letter."""
-    return Ask(next(numbers), tuple(keys), f"flow {keys}", None, parents)
+    return LockRequest(next(numbers), tuple(keys), f"flow {keys}", None, parents)
 
 
 def files(home: Path, job: int = 1) -> LockFiles:
@@ -48,7 +48,7 @@ def left(home: Path) -> list[Path]:
 async def test_all_or_none_in_order(tmp_path: Path) -> None:
     """Who wants two locks has neither while one is held; who came first gets on first; nothing is left at the end."""
     one, two, three = (files(tmp_path, job) for job in (1, 2, 3))
-    a, ab, b = ask("a"), ask("ab"), ask("b")
+    a, ab, b = request("a"), request("ab"), request("b")
     await one.take(a)
     second = asyncio.create_task(two.take(ab))
     await wait_until(lambda: len(left(tmp_path)) == 3, 5, "the second one is in the queue")
@@ -67,7 +67,7 @@ async def test_all_or_none_in_order(tmp_path: Path) -> None:
 
 async def test_files_are_private_and_say_who(tmp_path: Path) -> None:
     """Nobody else can enter the directory; the holder's name says which start of which job it is."""
-    mine, one = files(tmp_path, 7), ask("a")
+    mine, one = files(tmp_path, 7), request("a")
     await mine.take(one)
     (path,) = (path for path in (tmp_path / "locks").glob("*/*,*"))
     assert (tmp_path / "locks").stat().st_mode & 0o777 == 0o700
@@ -85,14 +85,14 @@ def ended_process() -> int:
 async def test_holder_of_this_machine_that_has_gone(tmp_path: Path) -> None:
     """What a process of this machine has left, lock or place in the queue, is nobody's as soon as it has gone."""
     dead = LockFiles(tmp_path, attrs.evolve(Holder.this_process(1, Epoch(1)), pid=ended_process()))
-    one, two = ask("a"), ask("a")
+    one, two = request("a"), request("a")
     dead._place.mkdir()
     dead._queue.mkdir()
     dead._line_up(two, ["a"])
     assert dead._take_one("a", "a", one.number)
     living = files(tmp_path, 2)
     async with asyncio.timeout(5):
-        await living.take(ask("a"))
+        await living.take(request("a"))
     sweep(tmp_path, lambda holder: holder.job == 2)
     sweep(tmp_path, lambda holder: holder.job == 1)
     assert left(tmp_path) == []
@@ -109,8 +109,8 @@ async def test_holder_elsewhere_that_has_ended(tmp_path: Path, end: str) -> None
     record = Record(1, "f()", "f()", {}, State.RUNNING, (Attempt(1, "token", 5),))
     job.write_record(record)
     far = LockFiles(tmp_path, attrs.evolve(Holder.this_process(1, Epoch(1)), machine="elsewhere"))
-    await far.take(ask("a"))
-    waits = asyncio.create_task(files(tmp_path, 2).take(ask("a")))
+    await far.take(request("a"))
+    waits = asyncio.create_task(files(tmp_path, 2).take(request("a")))
     await wait_until(lambda: len(left(tmp_path)) == 3, 5, "it waits")
     await asyncio.sleep(0.1)  # several looks
     assert not waits.done()
@@ -133,7 +133,7 @@ async def test_holder_elsewhere_that_has_ended(tmp_path: Path, end: str) -> None
 async def test_taken_over_meanwhile(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Who gives back what somebody else has by now takes nothing away, and says so."""
     one, two = files(tmp_path, 1), files(tmp_path, 2)
-    mine, theirs = ask("a"), ask("a")
+    mine, theirs = request("a"), request("a")
     await one.take(mine)
     sweep(tmp_path, lambda holder: holder.job == 1)
     await two.take(theirs)
@@ -150,7 +150,7 @@ async def test_contention(tmp_path: Path) -> None:
 
     async def work(job: LockFiles) -> None:
         for _ in range(6):
-            mine = ask("".join(chance.sample("abcde", 2)))
+            mine = request("".join(chance.sample("abcde", 2)))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(chance.choice([0.01, 100])):
                     await job.take(mine)
@@ -172,13 +172,13 @@ async def test_contention(tmp_path: Path) -> None:
 async def test_circle_through_jobs(tmp_path: Path) -> None:
     """Two Jobs that hold what the other one wants: the one that came to wait last is refused, the other one gets on."""
     one, two = files(tmp_path, 1), files(tmp_path, 2)
-    a, b = ask("a"), ask("b")
+    a, b = request("a"), request("b")
     await one.take(a)
     await two.take(b)
-    first = asyncio.create_task(one.take(ask("b", a)))
+    first = asyncio.create_task(one.take(request("b", a)))
     await wait_until(lambda: len(left(tmp_path)) == 5, 5, "the first one waits")
     with pytest.raises(hf.Deadlock, match=r"flow a \(in job 2\) waits for a"):
-        await two.take(ask("a", b))
+        await two.take(request("a", b))
     assert not first.done()
     await two.give_back(b)
     await first
@@ -231,7 +231,7 @@ async def test_two_jobs_and_the_cluster(tmp_path: Path) -> None:
 
 
 async def test_jobs_that_die(tmp_path: Path) -> None:
-    """A Job that is killed, and one that is cancelled, hold a lock no more; a circle through a Job is refused."""
+    """A Job that is killed, and one that is cancelled, hold a lock no more; a cycle through a Job is refused."""
     path, mark = tmp_path / "number", tmp_path / "mark"
     path.write_text("0")
     async with hf.open_cluster(base_dir=tmp_path, local=True, patience=QUICK, on_error="raise"):

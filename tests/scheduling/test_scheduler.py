@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hyperflow.errors import ImpossibleRequest
 from hyperflow.scheduling import pool as engine_pool
 from hyperflow.scheduling import scheduler as engine_scheduler
-from hyperflow.scheduling.scheduler import Fork, Kill, Recall, Retire, Scheduler, Send, State, Task, Worker
+from hyperflow.scheduling.scheduler import Fork, Kill, Retire, Retract, Scheduler, Send, State, Task, Worker
 from tests.head.fake_nodes import numbers
 
 QUICK = 1e-6
@@ -141,8 +141,8 @@ def test_a_large_request_is_not_starved(data: st.DataObject, sizes: list[int]) -
         assert completions <= 3 * cpus + max(sizes) * cpus
 
 
-def test_what_was_queued_ahead_holds_nothing_back() -> None:
-    """When the one that had reserved a node was queued ahead elsewhere, younger ones start there at once."""
+def test_what_was_prefetched_holds_nothing_back() -> None:
+    """When the one that had reserved a node was prefetched elsewhere, younger ones start there at once."""
     it = scheduler(3)
     small, pair = submit(it, 1, 1)[0], submit(it, 2, 2, cpus=2)[0]
     it.schedule()
@@ -301,11 +301,11 @@ def test_idle_workers_of_odd_sizes_are_retired() -> None:
     assert len(it.workers) - retired <= 8
 
 
-# ---- queueing ahead ------------------------------------------------------------------------------------------------
+# ---- Prefetching ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("seconds", "least", "most"), [(1e-6, 500, 1000), (2e-4, 5, 12), (0.01, 1, 1), (0.5, 0, 0)])
-def test_queued_ahead_is_what_takes_little_time(seconds: float, least: int, most: int) -> None:
+def test_prefetched_is_what_takes_little_time(seconds: float, least: int, most: int) -> None:
     """Microseconds are queued deep, milliseconds one ahead, long ones not at all."""
     it = scheduler(1)
     (first,) = submit(it, 0, 0)
@@ -338,7 +338,7 @@ def test_a_large_payload_is_not_queued_deep() -> None:
 
 
 def test_nothing_is_queued_around_a_task_that_is_alone() -> None:
-    """A task with a time limit is neither queued ahead nor queued behind."""
+    """A task with a time limit is neither prefetched nor queued behind."""
     it = scheduler(1)
     (first,) = submit(it, 0, 0)
     it.schedule()
@@ -375,7 +375,7 @@ def test_younger_ones_are_not_queued_past_another_size() -> None:
 # ---- taking back ---------------------------------------------------------------------------------------------------
 
 
-def test_what_is_queued_is_recalled_when_a_cpu_is_free() -> None:
+def test_what_is_queued_is_retracted_when_a_cpu_is_free() -> None:
     """A task that turns out long keeps nobody waiting: what is behind it goes to the free CPU."""
     it = scheduler(1)
     tasks = two_deep(it)
@@ -384,15 +384,15 @@ def test_what_is_queued_is_recalled_when_a_cpu_is_free() -> None:
     assert it.schedule() == []  # too little work to be worth it, by the estimate
     it.rebalance()
 
-    (recall,) = it.schedule()
-    assert recall == Recall(worker_of(tasks[0]), below=6)
-    it.recalled(recall.worker.number, 3, 6)
+    (retract,) = it.schedule()
+    assert retract == Retract(worker_of(tasks[0]), below=6)
+    it.retracted(retract.worker.number, 3, 6)
 
     assert sent(it) == [2, 3, 4]
     assert worker_of(tasks[1]).node == "b"
 
 
-def test_no_more_is_recalled_than_the_free_cpus_can_take() -> None:
+def test_no_more_is_retracted_than_the_free_cpus_can_take() -> None:
     """One free CPU takes back the tasks of one worker, not of all; those on their way count."""
     it = scheduler(3)
     first = submit(it, 1, 3)
@@ -406,15 +406,15 @@ def test_no_more_is_recalled_than_the_free_cpus_can_take() -> None:
     it.add_node("b", [0])
     it.rebalance()
     it.rebalance()
-    assert len([effect for effect in it.schedule() if isinstance(effect, Recall)]) == 1
+    assert len([effect for effect in it.schedule() if isinstance(effect, Retract)]) == 1
 
     it.add_node("c", range(3))
     it.rebalance()
-    assert len([effect for effect in it.schedule() if isinstance(effect, Recall)]) == 1
+    assert len([effect for effect in it.schedule() if isinstance(effect, Retract)]) == 1
 
 
 def test_an_old_skip_does_not_take_a_task_that_was_sent_again() -> None:
-    """A recalled task may go to the same worker once more before that says that it skipped the first sending."""
+    """A retracted task may go to the same worker once more before that says that it skipped the first sending."""
     it = scheduler(1)
     tasks = two_deep(it)
     worker = worker_of(tasks[0])
@@ -422,7 +422,7 @@ def test_an_old_skip_does_not_take_a_task_that_was_sent_again() -> None:
     it.add_node("b", [0])
     it.rebalance()
     it.schedule()
-    it.recalled(worker.number, tasks[0].seq + 1, worker.sent + 1)
+    it.retracted(worker.number, tasks[0].seq + 1, worker.sent + 1)
     it.schedule()
     (again,) = [task for task in tasks[1:] if task.worker is worker][:1]
 
@@ -434,15 +434,15 @@ def test_an_old_skip_does_not_take_a_task_that_was_sent_again() -> None:
     assert answer(it, again) is again
 
 
-def test_the_task_a_recall_just_missed_comes_back_by_its_skip() -> None:
-    """A worker may skip a task that the recall's own answer counts as started; it waits again then."""
+def test_the_task_a_retraction_just_missed_comes_back_by_its_skip() -> None:
+    """A worker may skip a task that the retract's own answer counts as started; it waits again then."""
     it = scheduler(1)
     tasks = two_deep(it, behind=2)
     worker = worker_of(tasks[0])
     it.add_node("b", [0])
     it.rebalance()
     it.schedule()
-    it.recalled(worker.number, tasks[1].seq + 1, worker.sent + 1)
+    it.retracted(worker.number, tasks[1].seq + 1, worker.sent + 1)
     assert numbers(list(worker.queue.values())) == [1, 2]
 
     it.skipped(worker.number, 2, tasks[1].seq)
@@ -484,14 +484,14 @@ def test_cancelling_what_runs_kills_its_worker() -> None:
 
 
 def test_cancelling_what_is_queued_spares_the_worker() -> None:
-    """It is recalled, with those behind it; those come again."""
+    """It is retracted, with those behind it; those come again."""
     it = scheduler(1)
     tasks = two_deep(it)
     worker = worker_of(tasks[0])
     it.cancel(tasks[2])
 
-    assert it.schedule() == [Recall(worker, below=6)]
-    it.recalled(worker.number, 3, 6)
+    assert it.schedule() == [Retract(worker, below=6)]
+    it.retracted(worker.number, 3, 6)
 
     assert tasks[2].state is State.CANCELLED
     assert sent(it) == [2, 4]
@@ -499,14 +499,14 @@ def test_cancelling_what_is_queued_spares_the_worker() -> None:
 
 
 def test_a_cancelled_task_that_had_started_is_killed() -> None:
-    """Even while the answer of the one before it is still under way, and the recall's answer overtakes it."""
+    """Even while the answer of the one before it is still under way, and the retract's answer overtakes it."""
     it = scheduler(1)
     tasks = two_deep(it)
     worker = worker_of(tasks[0])
     it.cancel(tasks[1])
     it.schedule()
 
-    it.recalled(worker.number, tasks[1].seq + 1, 6)
+    it.retracted(worker.number, tasks[1].seq + 1, 6)
 
     assert it.schedule() == [Kill(worker)]
     assert answer(it, tasks[0]) is tasks[0]

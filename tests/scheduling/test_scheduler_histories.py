@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hyperflow.errors import ImpossibleRequest
-from hyperflow.scheduling.scheduler import Fork, Kill, Recall, Retire, Scheduler, Send, State, Task
+from hyperflow.scheduling.scheduler import Fork, Kill, Retire, Retract, Scheduler, Send, State, Task
 from tests.head.fake_nodes import Answered, Ended, FakeNode, FakeWorker, Message, Recalled, Skipped, tasks_of
 
 DURATIONS = {1: 2e-6, 2: 2e-4, 3: 0.01, 4: 0.5}
@@ -38,7 +38,7 @@ class Histories(RuleBasedStateMachine):
     def begin(self, sizes: list[int]) -> None:
         for cpus in sizes:
             self.add_node(cpus)
-        for function in DURATIONS:  # so that their times are known, and more is queued ahead from now on
+        for function in DURATIONS:  # so that their times are known, and more is prefetched from now on
             self.submit(1, "", function, 1, True)
             self.workers_go_on()
             self.workers_go_on()
@@ -199,7 +199,7 @@ class Histories(RuleBasedStateMachine):
             case Skipped(worker, number, seq):
                 self.scheduler.skipped(worker, number, seq)
             case Recalled(worker, boundary, below):
-                self.scheduler.recalled(worker, boundary, below)
+                self.scheduler.retracted(worker, boundary, below)
             case Ended(worker, started, within, killed):
                 theirs = dict(self.scheduler.workers[worker].queue)
                 blamed, back = self.scheduler.ended(worker, started)
@@ -214,7 +214,7 @@ class Histories(RuleBasedStateMachine):
         else:
             self.open.remove(task.number)
 
-    def check_effect(self, effect: Fork | Send | Recall | Kill | Retire) -> None:
+    def check_effect(self, effect: Fork | Send | Retract | Kill | Retire) -> None:
         if isinstance(effect, Send):
             first = effect.tasks[0]
             assert effect.worker.node in self.nodes
@@ -261,11 +261,11 @@ class Histories(RuleBasedStateMachine):
         states = Counter(self.tasks[number].state for number in self.open)
         assert (scheduler.waiting, scheduler.sent) == (states[State.WAITING], states[State.SENT])
         workers = list(scheduler.workers.values())
-        assert scheduler._ahead_count == sum(max(0, len(w.queue) - 1) for w in workers)
+        assert scheduler._prefetched == sum(max(0, len(w.queue) - 1) for w in workers)
         assert scheduler._active == sum(w.leased for w in workers)
-        assert {w.number for w in workers if len(w.queue) > 1} <= {w.number for w in scheduler._laden}
-        assert all(worker.laden for worker in scheduler._laden)
-        assert len(set(map(id, scheduler._laden))) == len(scheduler._laden)
+        assert {w.number for w in workers if len(w.queue) > 1} <= {w.number for w in scheduler._overfull}
+        assert all(worker.overfull for worker in scheduler._overfull)
+        assert len(set(map(id, scheduler._overfull))) == len(scheduler._overfull)
         for w in workers:
             assert w.load == sum(task.size for task in w.queue.values())
             assert w.leased or not w.queue

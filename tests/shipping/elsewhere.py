@@ -1,4 +1,4 @@
-"""A worker in a second process, with nothing between it and the test but parcels and the wire."""
+"""A worker in a second process, with nothing between it and the test but packed calls and the wire."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ class Elsewhere:
     def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Evaluate a call in a tick of its own, and return its result or raise its error."""
         self.packer.tick += 1
-        parcel = self.packer.pack(fn, args, kwargs)
-        for definition in (*parcel.needs, parcel.function):
+        packed = self.packer.pack(fn, args, kwargs)
+        for definition in (*packed.needs, packed.function):
             if definition.number not in self.sent:
                 self.sent.append(definition.number)
                 assert isinstance(definition, Definition)
                 head = frames.DEFINITION.pack(definition.number, definition.is_class)
                 self._sock.sendall(frames.frame(Kind.DEFINE, 0, head + definition.data))
         record: list[frames.Bytes] = []
-        frames.add_task(record, 1, parcel.function.number, parcel.payload, parcel.buffers)
+        frames.add_task(record, 1, packed.function.number, packed.payload, packed.buffers)
         self._sock.sendall(b"".join(frames.records_frame(Kind.TASKS, 0, record)))
         received: list[tuple[int, int, memoryview]] = []
         while not received:

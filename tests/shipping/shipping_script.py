@@ -175,7 +175,7 @@ def check_partials_methods_and_callables() -> None:
 
 
 def check_globals_are_shared() -> None:
-    """Functions of one parcel write and read the same global."""
+    """Functions of one packed call write and read the same global."""
     assert there.call(lambda: (set_total(5), read_total())[1]) == 5
     assert total == 0
 

@@ -1,4 +1,4 @@
-"""Parcels: sent once, never stale, and refused with the name of what cannot travel."""
+"""Packed calls: sent once, never stale, and refused with the name of what cannot travel."""
 
 from __future__ import annotations
 
@@ -272,9 +272,9 @@ def test_arguments_are_taken_as_they_are_at_the_call(slow: bool) -> None:
     array += 1
     packed.append(packer.pack(double, (array, *extra), {}))
 
-    sums = [pickler.loads(parcel.payload, buffers=parcel.buffers)[0].sum() for parcel in packed]
+    sums = [pickler.loads(packed.payload, buffers=packed.buffers)[0].sum() for packed in packed]
     assert sums == [0, 1000]
-    assert all(parcel.buffers and len(parcel.payload) < 2000 for parcel in packed)
+    assert all(packed.buffers and len(packed.payload) < 2000 for packed in packed)
 
 
 def test_arrays_arrive_writable(there: Elsewhere) -> None:
