@@ -20,12 +20,11 @@ import contextlib
 import json
 import os
 import re
-import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from hyperflow import environment
+from hyperflow import environment, files
 from hyperflow.database.codec import Codec, codec_for
 from hyperflow.errors import ConfigurationError, MisuseError, SerializationError
 from hyperflow.program import ProgramInfo
@@ -231,21 +230,10 @@ def write(path: Path, text: str, over: bool) -> None:
     Raises:
         ConfigurationError: It cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    put = files.write_whole if over else files.put_new
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(number, "w") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(number)
-            if over:
-                os.replace(draft, path)
-            else:
-                with contextlib.suppress(FileExistsError):
-                    os.link(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with contextlib.suppress(FileExistsError):
+            put(path, f"{text}\n".encode())
     except OSError as error:
         raise ConfigurationError(f"cannot write the variable {path}: {error.strerror or error}") from error

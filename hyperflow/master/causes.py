@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from pathlib import Path
 
 from hyperflow.environment import Resubmit
 from hyperflow.errors import (
@@ -135,15 +134,3 @@ def verdict(on_error: object, error: Exception, kind: Kind, failures: int) -> Ve
             return Verdict.AGAIN
         answer = answer.then
     return Verdict.RAISE if answer == "raise" else Verdict.HOLD
-
-
-def tail(path: Path, lines: int = 15, size: int = 8192) -> str:
-    """Return the last lines of a file, "" if there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(file.tell() - size, 0))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-lines:])

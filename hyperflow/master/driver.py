@@ -17,6 +17,8 @@ from typing import Any
 
 import attrs
 
+from hyperflow import files
+from hyperflow.aio import settled
 from hyperflow.database.merge import take_over
 from hyperflow.database.store import Store
 from hyperflow.environment import ResultsDatabase
@@ -141,14 +143,11 @@ class Drivers:
                 entry.driver.cancel()
         for task in self._idle:
             task.cancel()
-        interrupted: asyncio.CancelledError | None = None
-        while self._tasks:
-            try:
-                await asyncio.wait(self._tasks)
-            except asyncio.CancelledError as error:
-                interrupted = error
-        if interrupted is not None:
-            raise interrupted
+        await settled(asyncio.ensure_future(self._all_ended()))
+
+    async def _all_ended(self) -> None:
+        while ending := [task for task in self._tasks if not task.done()]:  # one that ends may start another one
+            await asyncio.wait(ending)
 
     def answer(self, entry: Entry) -> None:
         """Give the flow that waits its result or error, if the job is at its end."""
@@ -346,7 +345,7 @@ class Drivers:
             pause = min(2 * pause, 1.0)
         if found is None or not await self._take_result(entry, state):
             await self.take_rows(entry, ended=state.slurm_state in CERTAIN_END)
-            self._fail(entry, causes.of_end(state, causes.tail(entry.directory.output)))
+            self._fail(entry, causes.of_end(state, files.tail(entry.directory.output)))
 
     def _taken_by(self, entry: Entry) -> int | None:
         """Return the Slurm job that has taken the newest attempt, if it is another than the one we know of."""

@@ -19,6 +19,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Self
 
+from hyperflow.aio import Changing
 from hyperflow.master.batch import Order, write_script
 from hyperflow.slurm.queue import BatchState
 from hyperflow.wire import processes
@@ -35,20 +36,14 @@ class LocalWatch:
     """What is known of one job."""
 
     def __init__(self) -> None:
-        self.state = BatchState("pending", "PENDING", reason="CPUs")
-        self._news = asyncio.Event()
+        self._news = Changing(BatchState("pending", "PENDING", reason="CPUs"))
+        self.tell = self._news.set
+        self.changed = self._news.changed
 
-    def tell(self, state: BatchState) -> None:
-        """Set the state."""
-        self.state = state
-        self._news.set()
-        self._news = asyncio.Event()
-
-    async def changed(self, seen: BatchState) -> BatchState:
-        """Return the newest state as soon as it is another than this one."""
-        while self.state == seen:
-            await self._news.wait()
-        return self.state
+    @property
+    def state(self) -> BatchState:
+        """The newest state."""
+        return self._news.value
 
 
 class LocalBatch:

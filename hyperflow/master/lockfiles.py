@@ -48,6 +48,8 @@ from typing import Any, TypeVar
 
 import attrs
 
+from hyperflow import files
+from hyperflow.aio import settled
 from hyperflow.database.ownership import Owner, started
 from hyperflow.environment import Environment
 from hyperflow.errors import Deadlock
@@ -294,9 +296,7 @@ class LockFiles:
         name = f"{time.time_ns():020d},{self.name(request.number)}"
         ticket = Ticket(tuple(wants), tuple(within), " waits for ".join(text))
         self._mine[request.number] = name, ticket
-        draft = self._place / f".{name}"
-        draft.write_text(json.dumps(attrs.asdict(ticket)))
-        os.replace(draft, self._queue / name)
+        files.write_whole(self._queue / name, json.dumps(attrs.asdict(ticket)).encode(), durable=False)
 
     def _leave_queue(self, request: LockRequest) -> None:
         name, _ = self._mine.pop(request.number, (None, None))
@@ -309,7 +309,7 @@ class LockFiles:
         self._known = {name: self._known[name] for name in names if name in self._known}
         for name in names:
             holder = Holder.from_name(name.partition(",")[2])
-            if holder is None:
+            if holder is None or name.startswith("."):  # the second one is a draft
                 continue
             if holder.is_gone(self._home):
                 (self._queue / name).unlink(missing_ok=True)
@@ -398,14 +398,9 @@ def _digest(key: str) -> str:
 async def _in_thread(work: Callable[..., T], *args: Any) -> T:
     """Run in a thread, and do not leave before it has ended."""
     running = asyncio.ensure_future(asyncio.to_thread(work, *args))
-    interrupted = False
-    while not running.done():
-        try:
-            await asyncio.wait([running])
-        except asyncio.CancelledError:
-            interrupted = True
-    if interrupted:
-        with suppress(Exception):
-            running.result()
-        raise asyncio.CancelledError
+    try:
+        await settled(running)
+    except asyncio.CancelledError:
+        _ = running.cancelled() or running.exception()  # counts as seen: nobody is left to tell
+        raise
     return running.result()

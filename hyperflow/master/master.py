@@ -25,6 +25,7 @@ from typing import Any
 
 import attrs
 
+from hyperflow.aio import Changing
 from hyperflow.environment import ResultsDatabase
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.flow import Flow
@@ -73,8 +74,7 @@ class Master:
         self.run = run
         self.batch = batch
         self.defaults = defaults or SbatchOptions()
-        self.version = 0
-        """Grows with every change that a list of jobs would show."""
+        self._version = Changing(0)
         self.leaving = False
         self._patience = patience or Patience()
         self._mailer = mailer
@@ -82,7 +82,6 @@ class Master:
             run.program.program_id, batch, database, self._patience, Room(max_jobs), self._tell, self._on_held
         )
         self._abandoned: dict[int, asyncio.TimerHandle] = {}
-        self._news = asyncio.Event()
         self._entries: dict[int, Entry] = {}
         self._unasked: dict[str, Entry] = {}
         self._asked: Counter[str] = Counter()
@@ -94,16 +93,17 @@ class Master:
         """Return how all jobs stand, by number."""
         return [entry.view() for _, entry in sorted(self._entries.items())]
 
+    @property
+    def version(self) -> int:
+        """Grows with every change that a list of jobs would show."""
+        return self._version.value
+
     async def changed(self, seen: int = -1) -> int:
         """Wait until `version` is another than `seen`, and return it."""
-        while self.version == seen:
-            await self._news.wait()
-        return self.version
+        return await self._version.changed(seen)
 
     def _tell(self) -> None:
-        self.version += 1
-        self._news.set()
-        self._news = asyncio.Event()
+        self._version.set(self.version + 1)
 
     def _on_held(self, entry: Entry) -> None:
         if self._mailer is not None:

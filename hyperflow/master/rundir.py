@@ -47,6 +47,7 @@ from typing import Any
 
 import attrs
 
+from hyperflow import files
 from hyperflow.database.ownership import Owner, Ownership
 from hyperflow.errors import ConfigurationError, DatabaseError, RunInUse
 from hyperflow.master import sealed
@@ -259,7 +260,7 @@ class RunDirectory:
             made.write_call(call, record.identity)
             made.write_record(record)
             os.rename(draft, jobs / str(record.number))
-            sealed.sync_directory(jobs)
+            files.sync_directory(jobs)
         except OSError as error:
             raise ConfigurationError(f"cannot make a job's directory in {jobs}: {error.strerror or error}") from error
         return JobDirectory(jobs / str(record.number))

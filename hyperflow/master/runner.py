@@ -28,6 +28,7 @@ from typing import Any
 
 import attrs
 
+from hyperflow import files
 from hyperflow._job import JobEnv, open_local_job, open_slurm_job, run_in_new_loop
 from hyperflow.database.store import copy_database
 from hyperflow.environment import Environment, Statistics
@@ -201,31 +202,17 @@ def claim(directory: JobDirectory, epoch: Epoch, place: Place) -> bool:
     """Take an attempt for this Slurm job; return False if another one has it."""
     path = directory.claim(epoch.attempt)
     mine = {"batch_id": place.batch_id, "restarts": place.restarts, "host": socket.gethostname(), "since": time.time()}
-    draft = path.with_name(f".{path.name}.{place.batch_id}-{place.restarts}")
-    sealed.write_file(draft, json.dumps(mine).encode())
+    text = json.dumps(mine).encode()
     try:
-        _put(draft, path)
+        files.put_new(path, text)
     except FileExistsError:
         found = directory.read_claim(epoch.attempt)
         if found is None:
             raise sealed.Damaged(f"{path} cannot be read, so that nobody knows who has taken attempt {epoch}") from None
         if found["batch_id"] != place.batch_id:
             return False
-        os.replace(draft, path)  # of an earlier start
-    finally:
-        draft.unlink(missing_ok=True)
+        files.write_whole(path, text)  # in the place of an earlier start's
     return True
-
-
-def _put(draft: Path, path: Path) -> None:
-    """Give a file its name, unless there is one of that name; raises FileExistsError then."""
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links: exclusive creation is atomic there, too, though not complete
-        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(draft.read_bytes())
 
 
 async def _run(task: Task) -> int:
@@ -293,8 +280,5 @@ def _write_status(task: Task, stands: Statistics) -> None:
         "time": time.time(),
         **attrs.asdict(stands),
     }
-    draft = task.directory.path / f".status.{task.epoch}"
     with suppress(OSError):  # it is only for people; a full disk will be told by what matters
-        draft.write_text(json.dumps(status))
-        draft.chmod(0o600)
-        os.replace(draft, task.directory.status)
+        files.write_whole(task.directory.status, json.dumps(status).encode(), durable=False)

@@ -14,12 +14,12 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import shlex
 import stat
 from pathlib import Path
 from typing import Any
 
+from hyperflow import files
 from hyperflow.errors import ConfigurationError, HyperflowError
 
 MAGIC = b"hyperflow 1 "
@@ -40,35 +40,11 @@ def write_file(path: Path, data: bytes) -> None:
         ConfigurationError: It cannot be written: the disk is full, or read-only.
     """
     try:
-        _write(path, data)
+        files.write_whole(path, data)
     except OSError as error:
         text = f"cannot write {path}: {error.strerror or error}; what was written before is safe"
         todo = "Free space there" if error.errno in FULL else "See to it that it can be written"
         raise ConfigurationError(f"{text}. {todo}, and resume the program") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(number, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Bring the names in a directory to the disk."""
-    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def write_sealed(path: Path, kind: str, payload: bytes, **header: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from hyperflow import files
 from hyperflow.master import causes
 from hyperflow.master.lifecycle import Kind, Record, State
 from hyperflow.master.rundir import JobDirectory
@@ -102,12 +103,12 @@ def story(record: Record, directory: JobDirectory) -> str:
         lines += [f"  cause: {record.cause.kind}: {record.cause.text}"]
         if record.cause.slurm:
             lines.append("  Slurm says: " + record.cause.slurm.replace("\n", "\n    "))
-    if quoted := causes.tail(directory.output):
+    if quoted := files.tail(directory.output):
         lines += [f"  the end of {directory.output}:", *(f"    | {line}" for line in quoted.splitlines())]
     logs = directory.log_dir(record.epoch)
     if record.state in (State.HELD, State.FAILED) and logs.is_dir():
         for log in _newest(logs):
-            if quoted := causes.tail(log, lines=5):
+            if quoted := files.tail(log, lines=5):
                 lines += [f"  the end of {log}:", *(f"    | {line}" for line in quoted.splitlines())]
         lines.append(f"  all logs: {shlex.quote(str(logs))}")
     lines.append(f"  its files: {shlex.quote(str(directory.path))} (script.sh is what was submitted)")

@@ -21,13 +21,14 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import attrs
 
+from hyperflow.aio import Changing
 from hyperflow.errors import SlurmError
 from hyperflow.slurm import queue, refusal
 from hyperflow.slurm.commands import Answer, Commands, SlurmAway
@@ -72,13 +73,18 @@ class Pace:
 class Watch:
     """What is known of one job. Comes from `SlurmClient.watch()`."""
 
-    def __init__(self, job_id: int, forget: Callable[[], None]) -> None:
+    def __init__(self, job_id: int) -> None:
         self.job_id = job_id
-        self.state = BatchState()
-        self._forget = forget
-        self._changed = asyncio.Event()
-        self._failure: SlurmError | None = None
         self.misses = 0
+        """How many answers of squeue, one after the other, did not have it. (For the client.)"""
+        self._news = Changing(BatchState())
+        self.set = self._news.set
+        """Take what was seen; return whether it is new. (For the client.)"""
+
+    @property
+    def state(self) -> BatchState:
+        """The newest state."""
+        return self._news.value
 
     async def changed(self, seen: BatchState) -> BatchState:
         """Wait until the state is another than *seen*, and return it; at once, if it is already, or is final.
@@ -86,41 +92,11 @@ class Watch:
         Raises:
             SlurmError: The client was closed, or cannot look any more.
         """
-        while self.state == seen and not self.state.final:
-            if self._failure is not None:
-                raise SlurmError(f"job {self.job_id} is no longer watched: {self._failure}")
-            await self._changed.wait()
-        return self.state
-
-    async def __aiter__(self) -> AsyncIterator[BatchState]:
-        """Give the state as it is, and then each new one that is noticed, until a final one."""
-        state = self.state
-        yield state
-        while not state.final:
-            state = await self.changed(state)
-            yield state
-
-    def close(self) -> None:
-        """Watch it no longer; the state stays as it is, and who waits for another one gets an error."""
-        self._forget()
-        self.fail(SlurmError("the watch was closed"))
-
-    def set(self, state: BatchState) -> bool:
-        """Take what was seen; return whether it is new. (For the client.)"""
-        if state == self.state:
-            return False
-        self.state = state
-        self._wake()
-        return True
+        return self.state if self.state.final else await self._news.changed(seen)
 
     def fail(self, failure: SlurmError) -> None:
         """Let those who wait know that there will be nothing more. (For the client.)"""
-        self._failure = failure
-        self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._news.fail(SlurmError(f"job {self.job_id} is no longer watched: {failure}"))
 
 
 class SlurmClient:
@@ -278,14 +254,11 @@ class SlurmClient:
         """Return what is known of a job, kept up to date from now on; the same for the same job."""
         watch = self._watches.get(job_id)
         if watch is None:
-            watch = self._watches[job_id] = Watch(job_id, lambda: self._close(job_id))
+            watch = self._watches[job_id] = Watch(job_id)
             if self._failure is not None:
                 watch.fail(self._failure)
             self.poke()
         return watch
-
-    def _close(self, job_id: int) -> None:
-        self._watches.pop(job_id, None)
 
     def poke(self) -> None:
         """Look soon: something has probably changed. (Never more often than `pace.fast`.)"""

@@ -446,7 +446,7 @@ async def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         os.rename(old, new)
 
     with monkeypatch.context() as patch:
-        patch.setattr("hyperflow.master.sealed.os.replace", replace)
+        patch.setattr("hyperflow.files.os.replace", replace)
         async with open_fake(tmp_path, slurm):
             with pytest.raises(hf.ConfigurationError, match=r"No space left on device.*resume the program"):
                 await hf.map_concurrently(lambda x: hf.remote_eval_job(double(x)), range(3))

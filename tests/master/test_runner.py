@@ -65,10 +65,10 @@ def test_second_slurm_job_does_nothing(directory: JobDirectory) -> None:
 def test_claim_without_links(directory: JobDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a file system without hard links, an attempt is taken once all the same."""
 
-    def link(*_: object) -> None:
+    def link(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr("hyperflow.master.runner.os.link", link)
+    monkeypatch.setattr("hyperflow.files.os.link", link)
     assert runner.claim(directory, Epoch(1), Place(7))
     assert not runner.claim(directory, Epoch(1), Place(8))
     assert runner.claim(directory, Epoch(1, 1), Place(7, 1))

@@ -1,0 +1,79 @@
+"""Two small things that asyncio lacks: to wait although cancelled, and a value whose changes can be awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+async def settled(*futures: asyncio.Future[Any], on_cancel: Callable[[], object] | None = None) -> None:
+    """Wait until all futures are done, although this task is cancelled meanwhile; then raise that CancelledError.
+
+    For what must not be left behind half done: a thread at work, a process that ends, a file being closed. The futures
+    are not cancelled, and their results and errors are not looked at: ask them afterwards.
+
+    Args:
+        futures: What to wait for. Futures, not coroutines: a coroutine that has not begun would never run if this task
+            were cancelled first.
+        on_cancel: Called at each cancel, to make the futures end sooner. It must not raise.
+    """
+    interrupted: asyncio.CancelledError | None = None
+    while waiting := [future for future in futures if not future.done()]:
+        try:
+            await asyncio.wait(waiting)
+        except asyncio.CancelledError as error:
+            interrupted = error
+            if on_cancel is not None:
+                on_cancel()
+    if interrupted is not None:
+        raise interrupted
+
+
+class Changing(Generic[T]):
+    """A value, and a way to wait until it is another one.
+
+    Guarantees: a waiter that is behind returns at once. All waiters wake up at each change. Values that follow each
+    other faster than a waiter runs are skipped, but never the last one. Only for one event loop's thread.
+    """
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+        self._failure: Exception | None = None
+        self._news = asyncio.Event()
+
+    @property
+    def value(self) -> T:
+        """The newest value."""
+        return self._value
+
+    def set(self, value: T) -> bool:
+        """Replace the value, and wake the waiters if it is another one; return whether it is."""
+        if value == self._value:
+            return False
+        self._value = value
+        self._wake()
+        return True
+
+    def fail(self, failure: Exception) -> None:
+        """Say that no more changes come: `changed` raises this when there is nothing new to return."""
+        self._failure = failure
+        self._wake()
+
+    async def changed(self, seen: T) -> T:
+        """Wait until the value differs from `seen`, and return it.
+
+        Raises:
+            Exception: What `fail` was given, if the value is still the same.
+        """
+        while self._value == seen:
+            if self._failure is not None:
+                raise self._failure.with_traceback(None)  # each waiter would make it longer
+            await self._news.wait()
+        return self._value
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()

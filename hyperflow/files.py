@@ -1,0 +1,113 @@
+"""Files that are whole or not there, and the tail of a file. Standard library only; all of it blocks.
+
+Guarantees of the writers:
+- Nobody ever sees half a file under its name, not even after a crash: a draft beside it is written first, and then gets
+  the name in one step. A process that is killed leaves at most a draft: a hidden file whose name ends in random digits.
+- The file is for the user alone (mode 0600), and no symbolic link is followed.
+- With `durable`, which is the default, contents and name are on the disk when the function returns.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file, in the place of an older one if there is one. Raises OSError; the older one is untouched then."""
+    with _drafted(path, data, durable) as draft:
+        os.replace(draft, path)
+    if durable:
+        sync_directory(path.parent)
+
+
+def put_new(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file, unless there is one of that name. Of several who try at the same time, one succeeds.
+
+    Raises:
+        FileExistsError: There is one; it is untouched.
+        OSError: It cannot be written.
+    """
+    with _drafted(path, data, durable) as draft:
+        link_new(draft, path)
+    if durable:
+        sync_directory(path.parent)
+
+
+def link_new(draft: Path, path: Path) -> None:
+    """Give a complete file a second name, unless that exists; raises FileExistsError then. The draft stays.
+
+    Where the file system has no links, the file is created exclusively and copied. That is as safe against two who try
+    at the same time; but a reader may see it half written, and so may everybody after a crash.
+    """
+    try:
+        os.link(draft, path, follow_symlinks=False)
+    except FileExistsError:
+        # NFS may have linked, lost the answer, and found the link when it asked again.
+        if not _same(draft, path):
+            raise
+    except OSError:
+        _copy_new(draft, path)
+
+
+def _same(draft: Path, path: Path) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(draft.lstat(), path.lstat())
+    return False
+
+
+def _copy_new(draft: Path, path: Path) -> None:
+    number = os.open(path, _NEW, 0o600)
+    try:
+        with os.fdopen(number, "wb") as file, draft.open("rb") as source:
+            shutil.copyfileobj(source, file)
+            file.flush()
+            os.fsync(number)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _drafted(path: Path, data: bytes, durable: bool) -> Iterator[Path]:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    number = os.open(draft, _NEW, 0o600)
+    try:
+        with os.fdopen(number, "wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(number)
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Bring the names in a directory to the disk."""
+    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def tail(path: str | os.PathLike[str], *, lines: int = 15, size: int = 8192, start: int = 0) -> str:
+    """Return the last lines of a file, from its last `size` bytes and not from before `start`; "" if it is unreadable.
+
+    Bytes that are no UTF-8 are replaced. The first line may be cut. A huge file costs no more than a small one.
+    """
+    try:
+        with open(path, "rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(end - size, start))
+            text = file.read(size).decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
