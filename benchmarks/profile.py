@@ -28,7 +28,10 @@ waits, and so does the head's thread for the database: py-spy takes that for wor
 
 COLOURS = {
     "hyperflow": "#7ab0f5",
-    "hyperflow/engine": "#a5c9f8",
+    "hyperflow/head": "#a5c9f8",
+    "hyperflow/launcher": "#a5c9f8",
+    "hyperflow/scheduling": "#a5c9f8",
+    "hyperflow/worker": "#a5c9f8",
     "asyncio": "#d5dbe1",
 }
 """By the directory that the code is in, the longest that fits; the rest is lighter."""
@@ -36,7 +39,7 @@ REST, INK = "#e9edf1", "#24292f"
 
 TITLE = (
     f"{MANY:,} evaluations side by side, over and over: who is at work, and in which function "
-    "(blue: hyperflow, lighter: its engine; grey: others)"
+    "(blue: hyperflow, lighter: its head, launcher, scheduler and worker; grey: others)"
 )
 
 NARROWEST = 0.003
