@@ -187,6 +187,7 @@ def _record_writer(cls: type) -> Writer:
     columns = [
         (field.name, f"{quoted(field.name)}:", widening(hints.get(field.name)))
         for field in sorted(records.fields_of(cls), key=lambda field: field.name)
+        if field.compared
     ]
 
     def write(value: Any, where: str) -> str:

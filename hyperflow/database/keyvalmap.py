@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from hyperflow import environment
 from hyperflow.database import keys, memo, plain, records
-from hyperflow.database.codec import codec_for
+from hyperflow.database.values import codec_for
 from hyperflow.errors import DatabaseError, MisuseError, SerializationError
 from hyperflow.flow import Flow, Job, Native
 

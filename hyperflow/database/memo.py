@@ -26,8 +26,8 @@ import attrs
 from hyperflow import environment
 from hyperflow import flow as flows
 from hyperflow.database import flights, keys, records
-from hyperflow.database.codec import Codec, codec_for
-from hyperflow.database.scalars import show
+from hyperflow.database.hints import show
+from hyperflow.database.values import Codec, codec_for
 from hyperflow.errors import ConfigurationError, DatabaseError, MisuseError, SerializationError
 from hyperflow.flow import Cluster, Flow, Job, Step
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from hyperflow import environment
 from hyperflow.database import keys
-from hyperflow.database.codec import codec_for
+from hyperflow.database.values import codec_for
 from hyperflow.errors import ConfigurationError, SerializationError
 from hyperflow.flow import Job, Native
 
