@@ -16,18 +16,19 @@ keeps an fsync error of that step to itself. A closed database is one file witho
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 import attrs
 
 from hyperflow.database import place
+from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, checksum, text_of
 from hyperflow.errors import ConfigurationError, DatabaseError
 
 BUSY_SECONDS = 120.0
@@ -42,7 +43,8 @@ MEMORY_BUDGET = 256 * 1024 * 1024
 WAL_LIMIT = 4 * 1024 * 1024
 """Bytes added, by a rough count, after which the WAL is written back into the database."""
 
-SCHEMA = """
+SCHEMAS = (
+    """
 CREATE TABLE entries (
     id INTEGER PRIMARY KEY,
     map TEXT NOT NULL,
@@ -54,9 +56,15 @@ CREATE TABLE entries (
     checksum BLOB NOT NULL
 );
 CREATE INDEX entries_of_map ON entries (map);
-"""
+""",
+    """
+ALTER TABLE entries ADD COLUMN schema_version INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE entries ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}';
+""",
+)
+"""What makes each schema version of the one before; the first one makes the tables of an empty file."""
 
-TAKEN = """
+WATERMARKS = """
 CREATE TABLE IF NOT EXISTS taken (
     program TEXT PRIMARY KEY,
     newest INTEGER NOT NULL,
@@ -64,18 +72,15 @@ CREATE TABLE IF NOT EXISTS taken (
     checksum BLOB NOT NULL
 )
 """
-"""How far the files of other programs have been taken over (see `merge`); made when the first one is."""
+"""How far the files of other programs have been ingested (see `ingest`); made for the first one."""
 
-Entry = tuple[str, str, str]
-"""Map, key, value."""
-
-Row = tuple[str, str, str, str, float, bytes]
-"""Map, key, value, program, time, checksum: an entry as the file has it."""
+Row = tuple[str, str, str, str, float, bytes, int, str]
+"""Map, key, value, program, time, checksum, schema version, metadata: an entry as the file has it."""
 
 
 @attrs.frozen
-class Mark:
-    """The last entry of another program's file that has been looked at; time and checksum tell it from any other."""
+class Watermark:
+    """The last entry of another program's file that was looked at; time and checksum tell it from any other."""
 
     newest: int
     time: float
@@ -88,13 +93,6 @@ class Found:
 
     text: str | None
     id: int
-
-
-def checksum(map_name: str, key: str, value: str) -> bytes:
-    """Return what shows that an entry is as it was written, and belongs to this map and key."""
-    return hashlib.blake2b(
-        f"{len(map_name)}:{len(key)}:{map_name}{key}{value}".encode("utf-8", "surrogatepass"), digest_size=16
-    ).digest()
 
 
 def lenient_text(data: bytes) -> str:
@@ -147,48 +145,50 @@ class DatabaseFile:
             DatabaseError: None of them was added.
         """
         now = time.time()
-        return self._add([(*entry, self.program_id, now, checksum(*entry)) for entry in entries])
+        return self._add(
+            [(*entry, self.program_id, now, checksum(*entry), SCHEMA_VERSION, NO_METADATA) for entry in entries]
+        )
 
-    def take(self, rows: list[Row], source: str, since: Mark | None, mark: Mark) -> list[Found] | None:
-        """Add entries of another program as they are, and note how far its file was read, in one transaction.
+    def ingest(self, rows: list[Row], source: str, since: Watermark | None, watermark: Watermark) -> list[Found] | None:
+        """Add entries of another program as they are, and move its watermark, in one transaction.
 
-        Returns None, and adds nothing, if the file has been taken over further than `since` meanwhile.
+        Returns None, and adds nothing, if its watermark is not `since` any more.
 
         Raises:
             DatabaseError: None of them was added.
         """
-        if self.taken(source) != since:
+        if self.watermark(source) != since:
             return None
 
-        def note() -> None:
-            self.connection.execute(TAKEN)
-            values = (source, mark.newest, mark.time, mark.checksum)
+        def move() -> None:
+            self.connection.execute(WATERMARKS)
+            values = (source, watermark.newest, watermark.time, watermark.checksum)
             self.connection.execute("INSERT OR REPLACE INTO taken VALUES (?, ?, ?, ?)", values)
 
-        return self._add(rows, note)
+        return self._add(rows, move)
 
-    def taken(self, source: str) -> Mark | None:
-        """Return how far a program's file has been taken over, or None for not at all."""
+    def watermark(self, source: str) -> Watermark | None:
+        """Return how far a program's file has been ingested, or None for not at all."""
         with reported(self.path, "read"):
             if not self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'taken'").fetchone():
                 return None
             found = self.connection.execute(
                 "SELECT newest, time, checksum FROM taken WHERE program = ?", (source,)
             ).fetchone()
-        return found and Mark(*found)
+        return found and Watermark(*found)
 
     def _add(self, entries: list[Row], also: Callable[[], None] = lambda: None) -> list[Found]:
         if self.broken:
             raise DatabaseError(self.broken)
         first = self.next_id
         rows = [
-            (number, map_name, key, value, len(value), program, when, digest)
-            for number, (map_name, key, value, program, when, digest) in enumerate(entries, first)
+            (number, map_name, key, value, len(value), *others)
+            for number, (map_name, key, value, *others) in enumerate(entries, first)
         ]
         with self._fail_stop(), reported(self.path, "write to"):
             try:
                 self.connection.execute("BEGIN IMMEDIATE")
-                self.connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                self.connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
                 also()
                 self.connection.execute("COMMIT")
             except BaseException:
@@ -197,25 +197,28 @@ class DatabaseFile:
                         self.connection.execute("ROLLBACK")
                 raise
         self.next_id = first + len(rows)
-        self.in_wal += sum(len(row[2]) + len(row[3]) for row in rows)
+        self.in_wal += sum(len(entry[1]) + len(entry[2]) for entry in entries)
         nowhere = Found(None, 0)  # for maps of which nothing is in memory
-        return [self.remember(row[3], row[0]) if row[1] in self.loaded else nowhere for row in rows]
+        return [
+            self.remember(text_of(entry[2], entry[6]), number) if entry[0] in self.loaded else nowhere
+            for number, entry in enumerate(entries, first)
+        ]
 
     def load(self, map_name: str) -> dict[str, Found]:
         """Return where the newest sound value of each key of a map is."""
         found: dict[str, Found] = {}
         query = (
-            "SELECT id, key, checksum, CASE WHEN size <= ? THEN value END FROM entries INDEXED BY entries_of_map "
-            "WHERE map = ? ORDER BY id"
+            "SELECT id, key, CASE WHEN size <= ? THEN value END, schema_version, metadata, checksum "
+            "FROM entries INDEXED BY entries_of_map WHERE map = ? ORDER BY id"
         )
         with reported(self.path, "read"):
-            for number, key, digest, value in self.connection.execute(query, (IN_MEMORY, map_name)):
+            for number, key, *stored in self.connection.execute(query, (IN_MEMORY, map_name)):
                 if not isinstance(key, str):
                     self._report(number, map_name, key)
-                elif value is None:
+                elif stored[0] is None:
                     found[key] = Found(None, number)
-                elif self._is_sound(number, map_name, key, value, digest):
-                    found[key] = self.remember(value, number)
+                elif (text := self._sound(number, map_name, key, *stored)) is not None:
+                    found[key] = self.remember(text, number)
         self.loaded.add(map_name)
         return found
 
@@ -228,19 +231,16 @@ class DatabaseFile:
 
     def read(self, map_name: str, key: str, newest: int) -> str | None:
         """Return the newest sound value of a key, from the entry `newest` downwards, or None."""
+        what = "SELECT id, value, schema_version, metadata, checksum FROM entries WHERE"
         with reported(self.path, "read"):
-            found = self.connection.execute(
-                "SELECT id, key, checksum, value FROM entries WHERE id = ?", (newest,)
-            ).fetchone()
-            if found is not None and found[1] == key and self._is_sound(newest, map_name, key, found[3], found[2]):
-                return str(found[3])
+            first = self.connection.execute(f"{what} id = ? AND key = ?", (newest, key)).fetchall()
             older = self.connection.execute(
-                "SELECT id, checksum, value FROM entries WHERE map = ? AND key = ? AND id < ? ORDER BY id DESC",
-                (map_name, key, newest),
+                f"{what} map = ? AND key = ? AND id < ? ORDER BY id DESC", (map_name, key, newest)
             )
-            for number, digest, value in older:
-                if self._is_sound(number, map_name, key, value, digest):
-                    return str(value)
+            for number, *stored in chain(first, older):
+                text = self._sound(number, map_name, key, *stored)
+                if text is not None:
+                    return text
         return None
 
     def read_all(self, map_name: str, places: list[tuple[str, Found]]) -> list[tuple[str, str]]:
@@ -265,11 +265,14 @@ class DatabaseFile:
         with suppress(sqlite3.Error):
             self.connection.close()
 
-    def _is_sound(self, number: int, map_name: str, key: str, value: object, digest: object) -> bool:
-        if isinstance(value, str) and digest == checksum(map_name, key, value):
-            return True
+    def _sound(
+        self, number: int, map_name: str, key: str, value: object, version: int, metadata: str, digest: object
+    ) -> str | None:
+        """Return the text of an entry that is as it was written, or report it."""
+        if isinstance(value, str) and digest == checksum(map_name, key, value, version, metadata):
+            return text_of(value, version)
         self._report(number, map_name, key)
-        return False
+        return None
 
     def _report(self, number: int, map_name: str, key: object) -> None:
         self.damaged.append(
@@ -300,14 +303,11 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
         # Without shared memory, even if an earlier program left the file with a WAL.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables:
-        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        place.check_version(path, application_id, version)
-    else:
+    version = _checked_version(connection, path) if tables else 0
+    if version < SCHEMA_VERSION:
         connection.executescript(
             f"BEGIN IMMEDIATE; PRAGMA application_id = {place.APPLICATION_ID}; "
-            f"PRAGMA user_version = {place.SCHEMA_VERSION}; {SCHEMA} COMMIT;"
+            f"PRAGMA user_version = {SCHEMA_VERSION}; {' '.join(SCHEMAS[version:])} COMMIT;"
         )
         _sync(path.parent)
     (mode,) = connection.execute(f"PRAGMA journal_mode = {'WAL' if wal else 'TRUNCATE'}").fetchone()
@@ -315,6 +315,13 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
         connection.execute("PRAGMA locking_mode = NORMAL")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # gives the exclusive lock back
     return bool(mode == "wal")
+
+
+def _checked_version(connection: sqlite3.Connection, path: Path) -> int:
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    place.check_version(path, application_id, version)
+    return int(version)
 
 
 @contextmanager
@@ -386,8 +393,6 @@ def _backup(source: Path, target: Path) -> None:
         closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as old,
         closing(sqlite3.connect(f"{target.as_uri()}?mode=rw", uri=True)) as new,
     ):
-        (version,) = old.execute("PRAGMA user_version").fetchone()
-        (application_id,) = old.execute("PRAGMA application_id").fetchone()
-        place.check_version(source, application_id, version)
+        _checked_version(old, source)
         old.backup(new)
         new.execute("PRAGMA journal_mode = DELETE").fetchall()

@@ -2,7 +2,7 @@
 
 Guarantees:
 - A result is recorded, on the disk, before anyone sees it. A recorded one is returned without running the function.
-- Overlapping calls with the same arguments run once (see `flights`). A failure reaches all and is not recorded.
+- Overlapping calls with the same arguments run once (see `single_flight`). A failure reaches all and is not recorded.
 - The key is name, version and arguments, bound to the parameters as Python does: `f(1)`, `f(x=1)` and a default of 1
   are one call. Source text and pickle bytes are no part of it: a new comment forgets nothing. A changed result needs
   a new `version`.
@@ -25,7 +25,7 @@ import attrs
 
 from hyperflow import environment
 from hyperflow import flow as flows
-from hyperflow.database import flights, keys, records
+from hyperflow.database import keys, records, single_flight
 from hyperflow.database.hints import show
 from hyperflow.database.values import Codec, codec_for
 from hyperflow.errors import ConfigurationError, DatabaseError, MisuseError, SerializationError
@@ -200,7 +200,7 @@ async def run(memo: Memo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     database = environment.current(memo.name).database
     text = await database.lookup(memo.map_name, key)
     if text is None:
-        text = await flights.once(
+        text = await single_flight.once(
             database,
             (memo.map_name, key),
             functools.partial(flows.show_call, memo.fn, args, kwargs),

@@ -16,11 +16,10 @@ import shlex
 import stat
 from pathlib import Path
 
+from hyperflow.database.entries import SCHEMA_VERSION
 from hyperflow.errors import ConfigurationError, DatabaseError
 
 APPLICATION_ID = 0x68796670  # "hyfp"
-SCHEMA_VERSION = 1
-
 LOCAL_FILE_SYSTEMS = frozenset(
     ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs", "tmpfs", "ramfs", "overlay")
 )

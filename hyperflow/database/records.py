@@ -61,9 +61,7 @@ def fields_of(hint: Any) -> tuple[Field, ...]:
 def items_of(hint: Any) -> dict[str, Any]:
     """Return the hints of a TypedDict's items."""
     variables = _variables(hint)
-    return {
-        name: _substituted(one, variables) for name, one in hints_of(typing.get_origin(hint) or hint).items()
-    }
+    return {name: _substituted(one, variables) for name, one in hints_of(typing.get_origin(hint) or hint).items()}
 
 
 def _variables(hint: Any) -> dict[Any, Any]:

@@ -16,7 +16,8 @@ import warnings
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 
-from hyperflow.database.file import Entry
+from hyperflow.database import plain
+from hyperflow.database.entries import Entry
 from hyperflow.database.server import Answer, Server
 from hyperflow.database.store import DamagedEntry
 from hyperflow.database.thread import Batches, DatabaseThread
@@ -81,16 +82,8 @@ class SharedStore:
 
     def _check_text(self, text: str) -> None:
         # One that the server cannot take would make all others of its batch fail.
-        if "\0" in text or not _is_unicode(text):
+        if "\0" in text or not plain.is_text(text):
             raise DatabaseError(f"{text!r:.60} cannot be recorded in {self.url}: it has characters that are no text")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _report(damaged: Sequence[str]) -> None:

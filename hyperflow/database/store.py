@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hyperflow.database import place
-from hyperflow.database.file import DatabaseFile, Found, Mark, Row, copy_database
+from hyperflow.database.file import DatabaseFile, Found, Row, Watermark, copy_database
 from hyperflow.database.ownership import Ownership
 from hyperflow.database.thread import Batches, DatabaseThread
 from hyperflow.errors import DatabaseError
@@ -100,15 +100,15 @@ class Store:
         places = list((await self._loaded(map_name)).items())
         return await self._ask(lambda file: file.read_all(map_name, places))
 
-    async def taken(self, source: str) -> Mark | None:
-        """Return how far the file of another program has been taken over; see `merge.take_over`."""
+    async def watermark(self, source: str) -> Watermark | None:
+        """Return how far the file of another program has been ingested; see `ingest`."""
         self._thread.check()
-        return await self._ask(lambda file: file.taken(source))
+        return await self._ask(lambda file: file.watermark(source))
 
-    async def take(self, rows: list[Row], source: str, since: Mark | None, mark: Mark) -> bool:
-        """Record entries of another program as they are, and how far its file was read, in one transaction.
+    async def ingest(self, rows: list[Row], source: str, since: Watermark | None, watermark: Watermark) -> bool:
+        """Record entries of another program as they are, and move its watermark, in one transaction.
 
-        Returns False if the file has been taken over further than `since` meanwhile. Cancelling takes nothing back.
+        Returns False if its watermark is not `since` any more. Cancelling takes nothing back.
 
         Raises:
             DatabaseError: None of them was recorded.
@@ -120,7 +120,7 @@ class Store:
             if places is not None:
                 self._remember(rows, places)
 
-        future = self._thread.call(lambda file: file.take(rows, source, since, mark))
+        future = self._thread.call(lambda file: file.ingest(rows, source, since, watermark))
         # In a callback, because this task may be cancelled and those who look up are to see the entries all the same.
         future.add_done_callback(remember)
         return await asyncio.shield(future) is not None

@@ -19,7 +19,7 @@ import attrs
 
 from hyperflow import files
 from hyperflow.aio import settled
-from hyperflow.database.merge import take_over
+from hyperflow.database.ingest import ingest
 from hyperflow.database.store import Store
 from hyperflow.environment import ResultsDatabase
 from hyperflow.errors import (
@@ -421,7 +421,7 @@ class Drivers:
             over = ended or epoch < entry.record.epoch
             program_id = f"{self._program_id}-{entry.record.number}-{epoch}"
             try:
-                await take_over(self._database, path, program_id, ended=over)
+                await ingest(self._database, path, program_id, ended=over)
             except (DatabaseError, ConfigurationError) as error:
                 logger.warning("%s: what it has recorded in %s is left there: %s", entry.name, path, error)
             else:

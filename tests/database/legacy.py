@@ -111,6 +111,9 @@ class Taught:
     def __hash__(self) -> int:
         return self.number
 
+    def __repr__(self) -> str:
+        return f"Taught({self.number})"
+
 
 hf.database.register(Taught, lambda value: [value.number], lambda data: Taught(data[0]), name="tests.legacy.Taught")
 
@@ -195,6 +198,10 @@ KEYS: list[Any] = [
     *(numpy.arange(3), numpy.float32(0.5), Taught(3), Box((1, 2)), Metres(2.0), uuid.UUID(int=5)),
 ]
 """Keys of the map "keys"; the value is the place in this list."""
+
+
+KEY: Any = Color | Level | Flags | Point | Tree | Named | Box[tuple[int, int]] | Any
+"""What `lookup_all` has to know of them."""
 
 
 @hf.memoize("legacy", version=2)
