@@ -75,7 +75,7 @@ _under_way: list[Any] = []
 @cache
 def _conform_to(hint: Any) -> Conform:
     if hint in _under_way:  # a TypedDict or an alias that contains itself
-        return lambda value: conform_to(hint)(value)
+        return lambda value: conform_to(hint)(value)  # noqa: PLW0108 - it is there only later
     _under_way.append(hint)
     try:
         return _made(records.bare(hint))

@@ -85,10 +85,9 @@ async def ingest(store: Store, source: Path, program_id: str, *, ended: bool = F
     while True:
         piece = await asyncio.to_thread(_read, source, program_id, watermark, ended)
         reached = piece.watermark
-        if reached is not None and reached != watermark:
-            if not await store.ingest(piece.rows, program_id, watermark, reached):
-                watermark = await store.watermark(program_id)
-                continue  # another call has ingested this piece
+        if reached not in (None, watermark) and not await store.ingest(piece.rows, program_id, watermark, reached):
+            watermark = await store.watermark(program_id)
+            continue  # another call has ingested this piece
         for report in piece.damaged:
             warnings.warn(report, DamagedEntry, stacklevel=2)
         count += len(piece.rows)

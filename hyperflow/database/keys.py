@@ -57,14 +57,9 @@ def encode(value: Any, where: str = "") -> str:
         raise SerializationError("it contains itself, or is nested too deeply to be a key") from None
 
 
-def decode(text: str, classes: dict[str, Callable[[Any], Any]] | None = None) -> Any:
-    """Return the value of a key.
-
-    Args:
-        text: What `encode` gave.
-        classes: What makes the classes that may occur in it (`records.makers` of the key's type).
-    """
-    return plain.from_json(json.loads(text), classes) if '"!' in text else json.loads(text)
+def decode(text: str, makers: plain.Makers = plain.NONE) -> Any:
+    """Return the value of a key, given what makes its classes (`records.makers` of the key's type)."""
+    return plain.from_json(json.loads(text), makers) if '"!' in text else json.loads(text)
 
 
 def _text(value: Any, where: str) -> str:

@@ -80,8 +80,10 @@ def _variables(hint: Any) -> dict[Any, Any]:
 def _substituted(hint: Any, variables: dict[Any, Any]) -> Any:
     if isinstance(hint, typing.TypeVar):
         return variables.get(hint, hint)
-    inside = () if isinstance(hint, type) else getattr(hint, "__parameters__", ())
-    return hint[tuple(variables.get(one, one) for one in inside)] if inside and variables else hint
+    inside = getattr(hint, "__parameters__", ())
+    if not inside or not variables or typing.get_origin(hint) is None:
+        return hint
+    return hint[tuple(variables.get(one, one) for one in inside)]
 
 
 def bare(hint: Any) -> Any:

@@ -287,7 +287,7 @@ def _prepare(connection: psycopg.Connection[Any], url: str) -> None:
                     raise
                 raise DatabaseError(
                     f"the tables in {url} are of schema version {version}, and only who made them can upgrade them to "
-                    f"{SCHEMA_VERSION}: let that user open the database once with this version of hyperflow ({_text(error)})"
+                    f"{SCHEMA_VERSION}: let that user open the database once with this hyperflow ({_text(error)})"
                 ) from error
             if version < SCHEMA_VERSION:
                 connection.execute("INSERT INTO hyperflow_layout VALUES (%s)", (SCHEMA_VERSION,))

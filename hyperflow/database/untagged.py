@@ -56,13 +56,13 @@ class _Tagger:
     def _of_list(self, data: list[Any], hint: Any, cls: Any, arguments: tuple[Any, ...]) -> Any:
         if records.is_record(cls):  # a NamedTuple
             fields = records.fields_of(hint)
-            items = {field.name: self.tagged(item, field.hint) for field, item in zip(fields, data, strict=True)}
-            return {"!class": [self._names[cls], items]}
+            named = {field.name: self.tagged(item, field.hint) for field, item in zip(fields, data, strict=True)}
+            return {"!class": [self._names[cls], named]}
         if cls is tuple:
             each = arguments if len(arguments) == len(data) and ... not in arguments else [*arguments[:1]] * len(data)
             return {"!tuple": [self.tagged(*pair) for pair in zip(data, each or [Any] * len(data), strict=True)]}
         items = [self.tagged(item, arguments[0] if arguments else Any) for item in data]
-        tag = f"!{COLLECTIONS.get(cls, list).__name__}"  # type: ignore[attr-defined]
+        tag = f"!{COLLECTIONS.get(cls, list).__name__}"
         return items if tag == "!list" else {tag: items}
 
     def _of_object(self, data: dict[str, Any], hint: Any, cls: Any, arguments: tuple[Any, ...]) -> Any:

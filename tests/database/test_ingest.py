@@ -254,8 +254,9 @@ import os, signal, sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("PRAGMA cache_size = 1")  # so that a transaction reaches the file before it ends
 connection.execute("BEGIN IMMEDIATE")
+insert = "INSERT INTO entries VALUES (?, 'm', ?, ?, 1, 'job-1', 0, x'00', 2, '{}')"
 for n in range(500):
-    connection.execute("INSERT INTO entries VALUES (?, 'm', ?, ?, 1, 'job-1', 0, x'00', 2, '{}')", (100 + n, n, "x" * 5000))
+    connection.execute(insert, (100 + n, n, "x" * 5000))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
