@@ -65,7 +65,7 @@ class ExtVar(Generic[T]):
     def __init__(self, name: str, default: T = MISSING, *, type: Any = Any) -> None:  # noqa: A002 (what it is)
         self.name = checked_name(name)
         self._codec = codec_for(type)
-        self._default = None if default is MISSING else self._codec.encode_for_people(default)
+        self._default = None if default is MISSING else self._codec.encode(default, for_people=True)
 
     async def get(self) -> T:
         """Return the value, in a flow of the program; the first time, the default becomes visible from outside.
@@ -171,7 +171,7 @@ class RunVar(Generic[T]):
             SerializationError: It is not of the type.
             ConfigurationError: The file cannot be written.
         """
-        write(self.path, self._codec.encode_for_people(value), over=True)
+        write(self.path, self._codec.encode(value, for_people=True), over=True)
 
     def version(self) -> tuple[int, int, int] | None:
         """Return what is another after each change."""

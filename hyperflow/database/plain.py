@@ -185,12 +185,21 @@ def leaf_for(cls: type) -> Leaf | None:
     return leaf
 
 
-def float_to_json(value: float) -> Any:
+Writers = Mapping[type, Callable[[Any, Any], Any]]
+"""Make JSON data of the values of a class; the second argument is this mapping itself."""
+
+Makers = Mapping[str, Callable[[Any], Any]]
+"""Make the instances of a class again, by the name in its tag."""
+
+NONE: Mapping[Any, Any] = {}
+
+
+def float_to_json(value: float, _: Writers = NONE) -> Any:
     """Return a float as JSON; what is not finite gets a tag."""
     return value if math.isfinite(value) else {"!float": repr(value)}
 
 
-def int_to_json(value: int) -> Any:
+def int_to_json(value: int, _: Writers = NONE) -> Any:
     """Return an int as JSON, of any size."""
     return value if value.bit_length() < LONG_INT else {"!int": hex(value)}
 
@@ -206,7 +215,7 @@ def is_text(value: str) -> bool:
     return True
 
 
-def str_to_json(value: str) -> Any:
+def str_to_json(value: str, _: Writers = NONE) -> Any:
     """Return a str as JSON; what is not proper Unicode gets a tag."""
     return value if is_text(value) else {"!str": _base64(value.encode("utf-8", "surrogatepass"))}
 
@@ -214,15 +223,6 @@ def str_to_json(value: str) -> Any:
 def is_plain_name(key: object) -> bool:
     """Tell whether a dict's key can be an object's name in JSON as it is."""
     return type(key) is str and not key.startswith("!") and is_text(key)
-
-
-Writers = Mapping[type, Callable[[Any, Any], Any]]
-"""Make JSON data of the values of a class; the second argument is this mapping itself."""
-
-Makers = Mapping[str, Callable[[Any], Any]]
-"""Make the instances of a class again, by the name in its tag."""
-
-NONE: Mapping[Any, Any] = {}
 
 
 def dict_to_json(value: Mapping[Any, Any], writers: Writers) -> Any:
@@ -250,9 +250,9 @@ _COLLECTIONS: dict[str, Callable[[Any], Any]] = {
 _OUT: dict[type, Callable[[Any, Writers], Any]] = {
     type(None): lambda value, _: value,
     bool: lambda value, _: value,
-    int: lambda value, _: int_to_json(value),
-    float: lambda value, _: float_to_json(value),
-    str: lambda value, _: str_to_json(value),
+    int: int_to_json,
+    float: float_to_json,
+    str: str_to_json,
     list: _list_to_json,
     dict: dict_to_json,
     tuple: _tagged_list("!tuple"),
@@ -292,18 +292,30 @@ def from_json(data: Any, makers: Makers = NONE) -> Any:
         data: What `json.loads` gave.
         makers: Make the classes and enums that may occur, by the name in their tag.
     """
-    if isinstance(data, list):
-        return [from_json(item, makers) for item in data]
-    if not isinstance(data, dict):
+    if type(data) is list:
+        return [item if type(item) in _SAME else from_json(item, makers) for item in data]
+    if type(data) is not dict:
         return data
     if len(data) == 1:
         ((tag, payload),) = data.items()
         if tag.startswith("!"):
             return _untagged(tag, payload, makers)
-    return {name: from_json(item, makers) for name, item in data.items()}
+    return {name: item if type(item) in _SAME else from_json(item, makers) for name, item in data.items()}
+
+
+_SAME = frozenset((int, float, str, bool, type(None)))
+"""What JSON data stands for itself."""
 
 
 def _untagged(tag: str, payload: Any, makers: Makers) -> Any:
+    if tag in ("!class", "!enum"):
+        name, data = payload
+        if name not in makers:
+            raise SerializationError(
+                f"a {name} cannot be made again without the class: name it, as in KeyValMap(..., key={name}) or "
+                f"KeyValMap(..., value={name})"
+            )
+        return makers[name](from_json(data, makers))
     if tag in _COLLECTIONS:
         return _COLLECTIONS[tag]([from_json(item, makers) for item in payload])
     if tag == "!dict":
@@ -319,14 +331,6 @@ def _untagged(tag: str, payload: Any, makers: Makers) -> Any:
         if name not in _registered:
             raise SerializationError(f"the type {name} is not known here; call hyperflow.database.register first")
         return _registered[name].decode(from_json(data, makers))
-    if tag in ("!class", "!enum"):
-        name, data = payload
-        if name not in makers:
-            raise SerializationError(
-                f"a {name} cannot be made again without the class: name it, as in KeyValMap(..., key={name}) or "
-                f"KeyValMap(..., value={name})"
-            )
-        return makers[name](from_json(data, makers))
     if tag in _BY_TAG:
         return _BY_TAG[tag].decode(payload)
     raise SerializationError(f"{tag} is not a tag of this version of hyperflow")

@@ -23,6 +23,9 @@ from hyperflow.database.hints import Conform, conform_to, short, show
 from hyperflow.errors import SerializationError
 
 
+_parse = json.JSONDecoder().decode
+
+
 @attrs.frozen(eq=False)
 class Codec:
     """How values of one type are written: to and from JSON text."""
@@ -32,23 +35,37 @@ class Codec:
     writers: plain.Writers
     makers: plain.Makers
 
-    def encode(self, value: Any) -> str:
-        """Return a value's text; raises SerializationError when it is not of the type, or cannot be stored."""
-        return plain.dumps(self._data(value))
+    def encode(self, value: Any, for_people: bool = False) -> str:
+        """Return a value's text.
 
-    def encode_for_people(self, value: Any) -> str:
-        """Return a text without the tags that the hint makes needless, as a person would write it."""
-        data = self._data(value)
-        short_form = untagged.without_tags(data)
-        return plain.dumps(short_form if untagged.with_tags(short_form, self.hint) == data else data)
+        Args:
+            value: Of the type.
+            for_people: Leave out the tags that the type makes needless.
+
+        Raises:
+            SerializationError: It is not of the type, or cannot be stored.
+        """
+        try:
+            data = plain.to_json(self.conform(value), self.writers)
+        except SerializationError:
+            raise
+        except RecursionError:
+            raise SerializationError("the value contains itself, or is nested too deeply to be stored") from None
+        except Exception as error:
+            raise SerializationError(
+                f"{short(value)} cannot be stored as {show(self.hint)}: {type(error).__name__}: {error}"
+            ) from error
+        if for_people:
+            bare = untagged.without_tags(data)
+            data = bare if untagged.with_tags(bare, self.hint) == data else data
+        return plain.dumps(data)
 
     def decode(self, text: str) -> Any:
         """Return the value of a text; raises SerializationError when the text is of another type."""
         try:
-            data = json.loads(text)
+            data = _parse(text)
             if type(text) is not str:
-                data = untagged.with_tags(data, self.hint)
-                data = plain.from_json(data, self.makers)
+                data = plain.from_json(untagged.with_tags(data, self.hint), self.makers)
             elif '"!' in text:
                 data = plain.from_json(data, self.makers)
             return self.conform(data)
@@ -57,18 +74,6 @@ class Codec:
         except Exception as error:
             raise SerializationError(
                 f"{short(str(text))} cannot be read as {show(self.hint)}: {type(error).__name__}: {error}"
-            ) from error
-
-    def _data(self, value: Any) -> Any:
-        try:
-            return plain.to_json(self.conform(value), self.writers)
-        except SerializationError:
-            raise
-        except RecursionError:
-            raise SerializationError("the value contains itself, or is nested too deeply to be stored") from None
-        except Exception as error:
-            raise SerializationError(
-                f"{short(value)} cannot be stored as {show(self.hint)}: {type(error).__name__}: {error}"
             ) from error
 
 
