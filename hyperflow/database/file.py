@@ -30,6 +30,8 @@ import attrs
 from hyperflow.database import place
 from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, checksum, text_of
 from hyperflow.errors import ConfigurationError, DatabaseError
+from hyperflow.files import link_new
+from hyperflow.files import sync_directory as sync
 
 BUSY_SECONDS = 120.0
 """How long a commit waits for another program that reads the file (only without WAL does a reader hold it up)."""
@@ -309,7 +311,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
             f"BEGIN IMMEDIATE; PRAGMA application_id = {place.APPLICATION_ID}; "
             f"PRAGMA user_version = {SCHEMA_VERSION}; {' '.join(SCHEMAS[version:])} COMMIT;"
         )
-        _sync(path.parent)
+        sync(path.parent)
     (mode,) = connection.execute(f"PRAGMA journal_mode = {'WAL' if wal else 'TRUNCATE'}").fetchone()
     if not wal:
         connection.execute("PRAGMA locking_mode = NORMAL")
@@ -344,14 +346,6 @@ _ADVICE = {
 }
 
 
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
 def copy_database(source: Path, target: Path) -> None:
     """Copy a database, also one that a running program is writing to; the source is only read.
 
@@ -374,12 +368,12 @@ def copy_database(source: Path, target: Path) -> None:
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         _backup(source, draft)
-        _sync(draft)
+        sync(draft)
         try:
-            os.link(draft, target)  # unlike rename, it does not replace what came meanwhile
+            link_new(draft, target)  # unlike rename, it does not replace what came meanwhile
         except FileExistsError:
             raise ConfigurationError(f"{target} exists already; a copy does not replace it") from None
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise ConfigurationError(f"cannot copy {source} to {target}: {error.strerror or error}") from error
     finally:

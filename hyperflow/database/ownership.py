@@ -29,12 +29,14 @@ import secrets
 import shlex
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from hyperflow.errors import ConfigurationError, DatabaseError
+from hyperflow.files import put_new, write_whole
 
 ATTEMPTS = 100
 """How often a lock that changes hands while it is looked at is looked at again; each time someone else gets on."""
@@ -139,15 +141,14 @@ class Ownership:
         """
         lock = database.with_name(database.name + ".lock")
         owner = Owner.this_process(program)
-        draft = lock.with_name(f"{lock.name}.{owner.token}")
+        text = json.dumps(attrs.asdict(owner)).encode()
         try:
-            _write_new(draft, json.dumps(attrs.asdict(owner)))
-            try:
-                for _ in range(ATTEMPTS):
-                    if _put(draft, lock) or _take_over(draft, lock, database):
-                        return cls(lock, owner)
-            finally:
-                draft.unlink(missing_ok=True)
+            for _ in range(ATTEMPTS):
+                with suppress(FileExistsError):
+                    put_new(lock, text)
+                    return cls(lock, owner)
+                if _replace(lock, text, database):
+                    return cls(lock, owner)
         except OSError as error:
             raise ConfigurationError(f"cannot make the lock file {lock}: {error.strerror or error}") from error
         raise DatabaseError(f"the lock file {lock} changes hands all the time; are many programs opening {database}?")
@@ -161,28 +162,7 @@ class Ownership:
             self.lock.unlink(missing_ok=True)
 
 
-def _write_new(path: Path, text: str) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(file, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _put(draft: Path, lock: Path) -> bool:
-    try:
-        os.link(draft, lock, follow_symlinks=False)
-    except FileExistsError:
-        return draft.stat().st_nlink == 2  # NFS may have linked, lost the answer, and found the link when asked again
-    except OSError:  # a file system without links: exclusive creation is atomic there, too, though not complete
-        try:
-            _write_new(lock, draft.read_text())
-        except FileExistsError:
-            return False
-    return True
-
-
-def _take_over(draft: Path, lock: Path, database: Path) -> bool:
+def _replace(lock: Path, text: bytes, database: Path) -> bool:
     """Replace a lock whose owner has gone; return False when it changed meanwhile; refuse when it is held."""
     try:
         file = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -203,8 +183,7 @@ def _take_over(draft: Path, lock: Path, database: Path) -> bool:
             ) from None
         if not _is_still(file, lock):
             return False
-        # rename replaces at once, so there is no moment without a lock.
-        os.rename(draft, lock)
+        write_whole(lock, text)  # in one step, so there is no moment without a lock
         return True
     finally:
         os.close(file)

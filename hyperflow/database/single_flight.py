@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
-from hyperflow.database.thread import settled
+from hyperflow.aio import settled
 from hyperflow.errors import MisuseError
 
 

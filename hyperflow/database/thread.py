@@ -22,6 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
+from hyperflow.aio import settled
 from hyperflow.errors import DatabaseError
 
 LOOP_CHECK = 1.0
@@ -179,18 +180,6 @@ def _resolve(future: asyncio.Future[Any], result: Any, failure: BaseException | 
         future.set_result(result)
     else:
         future.set_exception(failure)
-
-
-async def settled(future: asyncio.Future[Any]) -> None:
-    """Wait until a future is done, also when cancelled meanwhile; raise that afterwards."""
-    interrupted: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError as error:
-            interrupted = error
-    if interrupted is not None:
-        raise interrupted
 
 
 class Batches(Generic[H, Item, Result]):

@@ -22,7 +22,6 @@ from hyperflow.database import plain, records, untagged
 from hyperflow.database.hints import Conform, conform_to, short, show
 from hyperflow.errors import SerializationError
 
-
 _parse = json.JSONDecoder().decode
 
 
