@@ -4,14 +4,16 @@ Guarantees:
 - Entries are only ever added. The newest entry of a key is its value, so a later program shadows an earlier one's
   results without changing them.
 - What `insert` has returned from is on the disk (`synchronous=FULL`).
-- Every entry carries a checksum over map, key and value. SQLite's own check does not see a flipped byte in a value.
-  A damaged entry is reported and treated as absent; an older, sound entry of its key counts again.
-- After a failed fsync nothing more is accepted: the kernel may have dropped the pages, and a second fsync would
-  succeed all the same. A full disk is not that: it is reported, and when there is space again the file goes on.
+- Every entry has a checksum (see `entries`). A damaged entry is reported and counts as absent; an older, sound entry of
+  its key counts again.
+- After a failed fsync the file accepts nothing more: the kernel may have dropped the pages, and a second fsync would
+  succeed all the same. A full disk is different: it is reported, and writing goes on when there is space again.
+- A file of an older schema version is upgraded when it is opened, in one transaction.
 
-WAL on a local file system, where a commit is one fsync and readers do not wait; a rollback journal elsewhere, because
-WAL needs memory shared by all users of the file. The WAL is written back here and not by SQLite's automatism, which
-keeps an fsync error of that step to itself. A closed database is one file without WAL, safe to copy with `cp`.
+The file has a write-ahead log (WAL) on a local file system, where a commit is one fsync and readers do not wait; a
+rollback journal elsewhere, because a WAL needs memory that all users of the file share. Checkpoints are made here and
+not by SQLite, which hides an fsync error of that step. A closed database is one file without WAL, safe to copy with
+`cp`.
 """
 
 from __future__ import annotations
@@ -34,16 +36,16 @@ from hyperflow.files import link_new
 from hyperflow.files import sync_directory as sync
 
 BUSY_SECONDS = 120.0
-"""How long a commit waits for another program that reads the file (only without WAL does a reader hold it up)."""
+"""How long a commit waits for another program that reads the file (a reader blocks it only without a WAL)."""
 
 IN_MEMORY = 4096
-"""Values up to this many characters are kept in memory; longer ones are read when asked for."""
+"""Values up to this many characters stay in memory; longer ones are read at each lookup."""
 
 MEMORY_BUDGET = 256 * 1024 * 1024
-"""Characters of values kept in memory for one database; beyond it, all are read when asked for."""
+"""Characters of values that stay in memory for one database; beyond it, all are read at each lookup."""
 
 WAL_LIMIT = 4 * 1024 * 1024
-"""Bytes added, by a rough count, after which the WAL is written back into the database."""
+"""Bytes added, by a rough count, after which there is a checkpoint: the WAL is written back into the database."""
 
 SCHEMAS = (
     """
@@ -98,7 +100,7 @@ class Found:
 
 
 def lenient_text(data: bytes) -> str:
-    """Return a text that may be damaged, and no UTF-8; finding that out is for the checksum, not the end of reading."""
+    """Return a text although it may be damaged, and not UTF-8: the checksum finds that out, and reading goes on."""
     return data.decode("utf-8", "replace")
 
 
@@ -116,7 +118,7 @@ class DatabaseFile:
     in_wal: int = 0
     broken: str = ""
     damaged: list[str] = attrs.field(factory=list)
-    """Reports of damaged entries, for the owner of this object to take away."""
+    """Reports of damaged entries, which the owner of this object fetches."""
 
     @classmethod
     def open(cls, path: Path, program_id: str) -> DatabaseFile:
@@ -251,7 +253,7 @@ class DatabaseFile:
         return [(key, text) for key, text in texts if text is not None]
 
     def tidy(self) -> None:
-        """Write the WAL back when it has grown long; called after an answer was given, not before."""
+        """Make a checkpoint when the WAL has grown long; called when the caller has its answer, not before."""
         if self.wal and not self.broken and self.in_wal > WAL_LIMIT:
             self.in_wal = 0
             with suppress(DatabaseError), self._fail_stop(), reported(self.path, "write back"):
@@ -259,7 +261,7 @@ class DatabaseFile:
                 self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def close(self) -> None:
-        """Close the file; what cannot be tidied up now (a full disk, a reader) waits for the next opening."""
+        """Close the file; what cannot be cleaned up now (a full disk, a reader) waits for the next opening."""
         with suppress(sqlite3.Error):
             if not self.broken:
                 self.connection.execute("PRAGMA busy_timeout = 100")
@@ -296,7 +298,7 @@ class DatabaseFile:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
-    """Check a newly opened file, make its tables if it is empty, and set how it is written; return if with WAL."""
+    """Check a newly opened file, make or upgrade its tables, and choose its journal; tell whether that is a WAL."""
     wal = place.is_local(path)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA wal_autocheckpoint = 0")

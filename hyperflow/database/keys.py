@@ -8,9 +8,9 @@ different texts: 1, 1.0 and True are three keys, and so are (1, 2) and [1, 2]. A
 Where an annotation says float, an int counts as that float (as in Python's own typing): `f(1)` and `f(1.0)` are one
 call of `def f(x: float)`. The same holds inside containers and for the fields of records.
 
-A class is named by its qualified name alone. Its module is left out because it is `__main__` or something else
-depending on how a program was started. Two classes of one name from different modules in the keys of one map would
-be mixed up, so the second one is refused.
+A class goes by its qualified name alone, without the module, which is `__main__` or something else depending on how the
+program was started. Two classes of one name from different modules would be confused in the keys of one map, so the
+second one is refused.
 
 Rejected: pickle bytes (differ between processes and versions), repr (addresses, no promise), hash() (seeded), and
 source text (a comment would forget a week of results: use `version=`).

@@ -1,23 +1,22 @@
 """Ownership: one process at a time may write to a results database.
 
 A lock file beside the database (`results.sqlite.lock`) names its owner: host, process and program. It appears
-complete or not at all, because it is written under another name and then linked, which every shared file system
-does atomically.
+complete or not at all (see `hyperflow.files`).
 
 Guarantees:
-- Whoever comes second is told who the owner is.
-- A lock that its owner left behind (same machine, and the process has gone, or the machine was started anew) is taken
-  over. Of any number of processes that try so at once, one succeeds.
-- A lock of another machine is never taken over: nobody here can tell whether its owner lives. The error says what to
-  type when one knows that it does not.
-- A forked child never gives away the lock of its parent.
+- The second process gets an error that names the owner.
+- A lock whose owner has ended (same machine, and the process is gone or the machine was restarted) is replaced. Of any
+  number of processes that try at once, one succeeds.
+- A lock of another machine is never replaced: nobody here can tell whether its owner lives. The error says what to type
+  if the user knows that it does not.
+- A forked child never releases the lock of its parent.
 
 Why not flock or SQLite's own locks alone: on parallel file systems they are often local to each node, or missing, and
 two nodes that write at once destroy the database. flock is used for one thing: two processes *of the same machine*
-that both find an abandoned lock take turns in replacing it, and for that it need not reach further.
+that both find an abandoned lock replace it one after the other, and for that it need not reach further.
 
 Rejected: a lease that is renewed. A machine that sleeps, or a file system that stalls, would lose its database to
-another one while it still writes.
+another machine while it still writes; SQLite has no fencing token that would stop it.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from hyperflow.errors import ConfigurationError, DatabaseError
 from hyperflow.files import put_new, write_whole
 
 ATTEMPTS = 100
-"""How often a lock that changes hands while it is looked at is looked at again; each time someone else gets on."""
+"""How often to try again when the lock changes hands meanwhile; each time another process has got it."""
 
 
 def _read(path: str) -> str:
@@ -50,7 +49,7 @@ def _read(path: str) -> str:
 
 
 def _pid_namespace() -> str:
-    """Return which set of process ids is seen here; containers of one machine have different ones."""
+    """Return the namespace of the process ids here; containers of one machine have different ones."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -104,7 +103,7 @@ class Owner:
             return None
 
     def is_near(self) -> bool:
-        """Tell whether this owner's process would be seen from here."""
+        """Tell whether this owner's process would be visible here."""
         return (self.host, self.machine, self.pid_namespace) == (
             socket.gethostname(),
             _read("/etc/machine-id"),
@@ -112,7 +111,7 @@ class Owner:
         )
 
     def is_gone(self) -> bool:
-        """Tell whether this owner certainly has ended: False when that cannot be known from here."""
+        """Tell whether this owner has certainly ended: False if nobody can know that here."""
         # Names are not always unique: containers of many machines may have the same.
         if self.host != socket.gethostname() or self.machine != _read("/etc/machine-id"):
             return False

@@ -1,20 +1,20 @@
 """The PostgreSQL server: what it holds, and how it is asked. Synchronous; used by one thread.
 
 Guarantees:
-- Entries are only ever added, by as many processes as like. The newest entry of a key, the one with the greatest id, is
-  its value. Which one that is, all processes agree on; two that compute one key at the same time both record it.
-- What `insert` has returned from is committed, as durably as the server is set up to be: a role's or a database's
-  `synchronous_commit = off` is not accepted.
-- A connection that is lost, also by the server's restart, is made anew for `RETRY_SECONDS`. Whether a commit whose
-  answer was lost has happened is looked up before it is repeated.
+- Entries are only ever added, by any number of processes. The newest entry of a key, the one with the greatest id, is
+  its value, for all of them. Two processes that compute one key at the same time both record it.
+- When `insert` returns, the entries are committed, as durably as the server is set up to be: a role's or a database's
+  `synchronous_commit = off` is overridden.
+- A lost connection, also after the server's restart, is made anew for `RETRY_SECONDS`. If the answer to a commit was
+  lost, the entries are looked up before they are sent again.
 - Every entry has a checksum, a schema version and metadata, as in a file (see `entries`). Tables of an older version
   are upgraded by whoever opens them first with the right to; programs of that older version can go on meanwhile.
 
-Keys may be longer than what an index takes, so they are found by a digest. There is no index by id alone, because the
-planner would use it to look for the newest entry of a key: from the end of the table, through everybody's.
+A key can be longer than an index entry, so a digest of it is the index. There is no index by id alone: the planner
+would use it to find the newest entry of a key, from the end of the table through the entries of all keys.
 
-Rejected: one table for each map, which would need the right to make tables all the time; and unique keys with an
-update in place, which would overwrite what an earlier program has found.
+Rejected: one table for each map, which would need the right to make tables at any time; and unique keys with an update
+in place, which would overwrite what an earlier program has found.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from hyperflow.errors import ConfigurationError, DatabaseError
 T = TypeVar("T")
 
 RETRY_SECONDS = 60.0
-"""How long a lost connection is made anew; after that every call tries once."""
+"""How long to try to make a lost connection anew; after that every call tries once."""
 
 LAYOUTS = (
     """
@@ -94,14 +94,14 @@ Found = tuple[bytes, int, str, str, str, bytes, int, str]
 
 @attrs.frozen
 class Answer:
-    """What was found for a key, and reports of damaged entries that were met with."""
+    """What was found for a key, and reports of damaged entries on the way."""
 
     text: str | None
     damaged: Sequence[str] = ()
 
 
 def key_digest(map_name: str, key: str) -> bytes:
-    """Return what a key is found by."""
+    """Return the digest of a key, which is its index."""
     return hashlib.blake2b(f"{len(map_name)}:{map_name}{key}".encode(), digest_size=16).digest()
 
 
@@ -225,7 +225,7 @@ class Server:
         return f"entry {row[1]} of map {row[2]!r}, key {row[3]!r:.80}, in {self.url} is damaged; it counts as absent"
 
     def _retried(self, doing: str, run: Callable[[psycopg.Connection[Any]], T]) -> T:
-        """Run a function with the connection, and again with a new one as long as it gets lost."""
+        """Run a function with the connection; while the connection gets lost, again with a new one."""
         deadline = time.monotonic() + (0 if self.away else RETRY_SECONDS)
         pause = 0.01
         while True:
