@@ -159,7 +159,7 @@ class RunVar(Generic[T]):
         except ValueError as error:
             raise self._unreadable(f"it is no JSON, or cut: {error}") from error
         try:
-            value: T = self._codec.decode(untagged.Text(text))
+            value: T = self._codec.decode(untagged.Text(text.strip()))
         except SerializationError as error:
             raise self._unreadable(str(error)) from error
         return value

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import attrs
 
@@ -91,8 +92,7 @@ class Watermark:
     checksum: bytes
 
 
-@attrs.frozen
-class Found:
+class Found(NamedTuple):
     """Where the newest value of a key is: here (`text`), or in the entry `id`."""
 
     text: str | None
@@ -216,13 +216,13 @@ class DatabaseFile:
             "FROM entries INDEXED BY entries_of_map WHERE map = ? ORDER BY id"
         )
         with reported(self.path, "read"):
-            for number, key, *stored in self.connection.execute(query, (IN_MEMORY, map_name)):
-                if not isinstance(key, str):
-                    self._report(number, map_name, key)
-                elif stored[0] is None:
+            for number, key, value, version, metadata, digest in self.connection.execute(query, (IN_MEMORY, map_name)):
+                if value is None and isinstance(key, str):
                     found[key] = Found(None, number)
-                elif (text := self._sound(number, map_name, key, *stored)) is not None:
-                    found[key] = self.remember(text, number)
+                elif type(key) is type(value) is str and digest == checksum(map_name, key, value, version, metadata):
+                    found[key] = self.remember(value if version > 1 else text_of(value, version), number)
+                else:
+                    self._report(number, map_name, key)
         self.loaded.add(map_name)
         return found
 
@@ -241,10 +241,10 @@ class DatabaseFile:
             older = self.connection.execute(
                 f"{what} map = ? AND key = ? AND id < ? ORDER BY id DESC", (map_name, key, newest)
             )
-            for number, *stored in chain(first, older):
-                text = self._sound(number, map_name, key, *stored)
-                if text is not None:
-                    return text
+            for number, value, version, metadata, digest in chain(first, older):
+                if isinstance(value, str) and digest == checksum(map_name, key, value, version, metadata):
+                    return text_of(value, version)
+                self._report(number, map_name, key)
         return None
 
     def read_all(self, map_name: str, places: list[tuple[str, Found]]) -> list[tuple[str, str]]:
@@ -268,15 +268,6 @@ class DatabaseFile:
                 self.connection.execute("PRAGMA journal_mode = DELETE").fetchall()
         with suppress(sqlite3.Error):
             self.connection.close()
-
-    def _sound(
-        self, number: int, map_name: str, key: str, value: object, version: int, metadata: str, digest: object
-    ) -> str | None:
-        """Return the text of an entry that is as it was written, or report it."""
-        if isinstance(value, str) and digest == checksum(map_name, key, value, version, metadata):
-            return text_of(value, version)
-        self._report(number, map_name, key)
-        return None
 
     def _report(self, number: int, map_name: str, key: object) -> None:
         self.damaged.append(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from hyperflow.database.shared import SharedStore
 
 
-@asynccontextmanager
-async def open_database(target: str | os.PathLike[str], program_id: str) -> AsyncIterator[Store | SharedStore]:
+def open_database(target: str | os.PathLike[str], program_id: str) -> AbstractAsyncContextManager[Store | SharedStore]:
     """Open a program's results database for a scope, and make it if it is not there.
 
     Leaving the scope waits until everything queued is recorded, also when cancelled.
@@ -31,23 +30,23 @@ async def open_database(target: str | os.PathLike[str], program_id: str) -> Asyn
         ConfigurationError: The place cannot be used: a directory, read-only, writable by others; or the URL is wrong.
         DatabaseError: The file is in use, damaged, not hyperflow's, or of a newer version; or the server refuses us.
     """
-    store: Store | SharedStore
-    if program.is_url(target):
-        store = _shared_store(program.checked_url(str(target)), program_id)
-    else:
-        store = Store(Path(target), program_id)
-    await store.thread.wait_opened()
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-def _shared_store(url: str, program_id: str) -> SharedStore:
+    if not program.is_url(target):
+        return _scope(lambda: Store(Path(target), program_id))
+    url = program.checked_url(str(target))
     try:
         from hyperflow.database.shared import SharedStore  # noqa: PLC0415 - psycopg is optional
     except ImportError as error:
         raise ConfigurationError(
             f"database={url!r} needs psycopg ({error}); type: pip install 'hyperflow[postgresql]'"
         ) from error
-    return SharedStore(url, program_id)
+    return _scope(lambda: SharedStore(url, program_id))
+
+
+@asynccontextmanager
+async def _scope(start: Callable[[], Store | SharedStore]) -> AsyncIterator[Store | SharedStore]:
+    store = start()
+    await store.thread.wait_opened()
+    try:
+        yield store
+    finally:
+        await store.close()

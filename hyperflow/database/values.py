@@ -22,7 +22,7 @@ from hyperflow.database import plain, records, untagged
 from hyperflow.database.hints import Conform, conform_to, short, show
 from hyperflow.errors import SerializationError
 
-_parse = json.JSONDecoder().decode
+_parse = json.JSONDecoder().raw_decode  # json.loads takes a microsecond more for a number, to look for blanks
 
 
 @attrs.frozen(eq=False)
@@ -62,7 +62,9 @@ class Codec:
     def decode(self, text: str) -> Any:
         """Return the value of a text; raises SerializationError when the text is of another type."""
         try:
-            data = _parse(text)
+            data, end = _parse(text)
+            if end != len(text):
+                data = json.loads(text)  # tells what is wrong with the rest
             if type(text) is not str:
                 data = plain.from_json(untagged.with_tags(data, self.hint), self.makers)
             elif '"!' in text:

@@ -80,7 +80,7 @@ async def test_maps_see_them_when_cancelled(tmp_path: Path, monkeypatch: pytest.
     await record(tmp_path / "job", "job-1", "a")
     async with open_database(tmp_path / "db", "master") as store:
         assert await store.lookup("m", "a") is None
-        calling = store._thread.call
+        calling = store.thread.call
         reached = asyncio.Event()
 
         def call(run: Callable[[Any], Any]) -> Any:
@@ -89,7 +89,7 @@ async def test_maps_see_them_when_cancelled(tmp_path: Path, monkeypatch: pytest.
                 reached.set()
             return future
 
-        monkeypatch.setattr(store._thread, "call", call)
+        monkeypatch.setattr(store.thread, "call", call)
         taking = asyncio.ensure_future(ingest(store, tmp_path / "job", "job-1"))
         await reached.wait()
         taking.cancel()

@@ -403,7 +403,7 @@ async def test_settings_of_the_server(postgres: Server, server_url: str) -> None
     """A commit that would not wait for the disk is made to; a database that can only be read is refused."""
     postgres.admin("ALTER DATABASE test SET synchronous_commit = off")
     async with open_database(server_url, "p") as store:
-        show = store._thread.call(lambda server: server.connection.execute("SHOW synchronous_commit").fetchone())
+        show = store.thread.call(lambda server: server.connection.execute("SHOW synchronous_commit").fetchone())
         assert await show == ("on",)
     postgres.admin("ALTER DATABASE test SET default_transaction_read_only = on")
     with pytest.raises(DatabaseError, match="can only be read"):

@@ -366,7 +366,9 @@ def test_the_refusal_shows_the_way_out() -> None:
     assert isinstance(codec_for(Any).decode(codec_for(Any).encode(Taught())), Taught)
 
 
-@pytest.mark.parametrize("text", ['{"y":1}', "1", '"a"', '{"x":"a"}', "[", '{"!numpy":1}'])
+@pytest.mark.parametrize(
+    "text", ['{"y":1}', "1", '"a"', '{"x":"a"}', "[", '{"!numpy":1}', '{"!class":["Point",{"x":1.0}]} 1']
+)
 def test_unreadable_texts(text: str) -> None:
     """What is not of the type is an error of this library, whatever it is."""
     with pytest.raises(SerializationError):
