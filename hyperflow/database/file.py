@@ -219,7 +219,11 @@ class DatabaseFile:
             for number, key, value, version, metadata, digest in self.connection.execute(query, (IN_MEMORY, map_name)):
                 if value is None and isinstance(key, str):
                     found[key] = Found(None, number)
-                elif type(key) is type(value) is str and digest == checksum(map_name, key, value, version, metadata):
+                elif (
+                    isinstance(key, str)
+                    and isinstance(value, str)
+                    and digest == checksum(map_name, key, value, version, metadata)
+                ):
                     found[key] = self.remember(value if version > 1 else text_of(value, version), number)
                 else:
                     self._report(number, map_name, key)

@@ -239,9 +239,9 @@ def test_a_loop_that_is_closed_early(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("hyperflow.database.thread.LOOP_CHECK", 0.01)
 
     async def opened() -> Store:
-        thread = Store(tmp_path / "db", "p").thread
-        await thread.opened
-        return Store(tmp_path / "db", thread)
+        store = Store(tmp_path / "db", "p")
+        await store.thread.opened
+        return store
 
     loop = asyncio.new_event_loop()
     store = loop.run_until_complete(opened())
