@@ -2,7 +2,7 @@
 
 A job travels as a file, and its result comes back as one, maybe to another process than the one that sent it: the
 master may have been started again meanwhile. So a class of the script goes back by its name, and the master takes the
-class that its own script has under that name. (Inside one run of the engine they go by number; see engine/closure.py.)
+class that its own script has under that name. (Inside one run of the engine they go by number; see shipping/pickler.py.)
 
 The identity of a call is a text: the function's qualified name and its arguments as in a key of the database. Where an
 argument cannot be in a key, a digest of the pickled call takes its place; that is stable as long as the code is.
@@ -15,7 +15,6 @@ import inspect
 import io
 import pickle
 import sys
-import traceback
 from typing import Any
 
 from hyperflow.database import keys
@@ -23,7 +22,7 @@ from hyperflow.database.memo import MemoCall
 from hyperflow.errors import EvaluationExited, HyperflowError, RemoteError, SerializationError
 from hyperflow.flow import Call, Flow, Step, Using
 from hyperflow.remote import RemoteEval
-from hyperflow.shipping import captures, diagnose, pickler, rebuild
+from hyperflow.shipping import captures, diagnose, exceptions, pickler, rebuild
 
 WHERE = "jobs of a Cluster"
 
@@ -56,8 +55,6 @@ class _Pickler(pickler.Recipes, pickle.Pickler):
     def __init__(self, file: Any, stable: bool) -> None:
         pickle.Pickler.__init__(self, file, protocol=pickler.PROTOCOL)
         self.begin()
-        self.needs = None
-        self.going_home = False
         self._stable = stable
 
     def reducer_override(self, obj: Any) -> Any:
@@ -98,29 +95,12 @@ def pack_value(value: Any, what: str) -> bytes:
 
 def pack_error(error: BaseException, context: str) -> bytes:
     """Pickle what a job raised: as itself if it survives the way, else in words. Traceback and context become notes."""
-    try:
-        trace = "".join(traceback.format_exception(error)).rstrip()
-    except Exception:  # noqa: BLE001 (a broken __str__ or __repr__)
-        trace = "(the traceback could not be formatted)"
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 (see above)
-        text = "(its text could not be made)"
-    name = f"{type(error).__module__}.{type(error).__qualname__}"
-    told: Exception = RemoteError(name, text, trace)
+    words = exceptions.in_words(error)
+    notes = [f"remote {words[-1]}", f"({context})"]
     if not isinstance(error, Exception):
-        told = EvaluationExited(name, text, trace)
-    notes = [f"remote {trace}", f"({context})"]
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):  # no future can carry a StopIteration
-        for form in (error, _Rebuilt(error)):
-            try:
-                data = _pickled((form, notes))
-                copy = unpack_error(data)
-                if type(copy) is type(error) and copy.args == error.args:
-                    return data
-            except Exception:  # noqa: BLE001 - whatever a user's __reduce__ or __init__ raises: the next form
-                continue
-    return _pickled((told, notes[1:]))
+        return _pickled((EvaluationExited(*words), notes[1:]))
+    data = exceptions.dumps(error, lambda it: _pickled((it, notes)), unpack_error)
+    return data if data is not None else _pickled((RemoteError(*words), notes[1:]))
 
 
 def unpack_error(data: bytes) -> Exception:
@@ -133,24 +113,6 @@ def unpack_error(data: bytes) -> Exception:
             break
     if not isinstance(error, Exception):
         raise SerializationError(f"a {type(error).__name__} is no Exception")
-    return error
-
-
-class _Rebuilt:
-    """Pickles as an exception that is made without its __init__."""
-
-    def __init__(self, error: Exception) -> None:
-        self._parts = (type(error), error.args, dict(vars(error)))
-
-    def __reduce__(self) -> Any:
-        return rebuild_error, self._parts
-
-
-def rebuild_error(kind: type[Exception], args: tuple[Any, ...], attributes: dict[str, Any]) -> Exception:
-    """Make an exception without calling its __init__."""
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(attributes)
     return error
 
 

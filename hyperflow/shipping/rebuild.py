@@ -1,10 +1,11 @@
-"""What a packed call is rebuilt from: empty shells of functions, cells and classes, and how they are filled.
+"""What a pickle is rebuilt from: functions, cells and classes are made empty, and filled afterwards.
 
-These functions run where a packed call arrives; a pickle names them. A shell is made first and filled afterwards, so
-that what is in it may refer to it.
+A pickle names these functions, and they run where it arrives. Because an object is there before it is filled, what is
+in it may refer to it.
 
-Guarantees: a class that travels by value has a number, and is made once for that number in one process; where it came
-from, its number stands for the original. So an instance that comes back is one of the very class that it went out as.
+Guarantees: a class that travels by value has a number, and a process makes it once for that number. In the process
+where it comes from, the number stands for the original. So an instance that comes back is an instance of the very
+class that it went out as.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import importlib
 import itertools
 import marshal
 import os
+import pickle
 import types
 import typing
 import weakref
 from typing import Any
+
+from hyperflow.errors import SerializationError
 
 _origin = os.urandom(6).hex()
 _numbers = itertools.count()
@@ -54,12 +58,12 @@ def known(number: str) -> Any:
 
 
 def make_namespace(name: str) -> dict[str, Any]:
-    """Make the globals that the functions of one module in one packed call share."""
+    """Make the globals that the functions of one module in one pickle share."""
     return {"__name__": name, "__builtins__": __builtins__}
 
 
 def make_function(code: bytes, namespace: dict[str, Any], cells: tuple[types.CellType, ...]) -> Any:
-    """Make a function that has its code and nothing else yet."""
+    """Make a function that has its code, and nothing else yet."""
     return types.FunctionType(marshal.loads(code), namespace, closure=cells or None)
 
 
@@ -115,7 +119,7 @@ _filled: weakref.WeakSet[type] = weakref.WeakSet()
 def fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[str, Any]]]) -> None:
     """Give a class its contents, once."""
     if cls in _filled or is_ours(_id_of[cls]):
-        return  # made by an earlier packed call, or our own that came home
+        return  # made by an earlier pickle, or our own that came home
     _filled.add(cls)
     attributes, registered, members = state
     for name, value in attributes.items():
@@ -167,3 +171,19 @@ def fetch(*path: str) -> Any:
     for part in path[1:]:
         found = getattr(found, part)
     return found
+
+
+def load_dill(version: str, reason: str, data: bytes) -> Any:
+    """Load what dill pickled; dill of another version may read it wrongly."""
+    try:
+        import dill  # noqa: PLC0415 (costs 40 ms, and few programs need it)
+
+        here = dill.__version__
+    except ImportError:
+        here = "missing"
+    if here != version:
+        raise SerializationError(
+            f"it could be pickled by dill only ({reason}), and dill is {version} where it was pickled and {here} where "
+            f"it is read: type `pip install dill=={version}` there, or pass what it is made of in its place"
+        )
+    return pickle.loads(data)

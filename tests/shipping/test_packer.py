@@ -74,7 +74,7 @@ def test_a_function_is_sent_once(there: Elsewhere) -> None:
 
 
 def test_a_function_is_pickled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What captured only what cannot change is recognised by identity, in later ticks too."""
+    """What captured only what cannot change is recognised by identity, in later turns of the event loop too."""
     packer, pickled = Packer(), []
     real = pickler.by_value
     monkeypatch.setattr(pickler, "by_value", lambda obj, *args: pickled.append(obj) or real(obj, *args))
@@ -84,7 +84,7 @@ def test_a_function_is_pickled_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return x * n, s, double(x)
 
     for _ in range(3):
-        packer.tick += 1
+        packer.turn += 1
         packer.pack(fn, (1,), {})
 
     assert pickled == [fn]
@@ -132,8 +132,8 @@ def test_what_a_callable_stands_for() -> None:
     assert take_apart(Line, (1,), {}) == (Line, (1,), {})
 
 
-def test_unused_definitions_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there are too many; those in use and the classes stay, and what was forgotten can be sent again."""
+def test_unused_definitions_are_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are too many; those in use and the classes stay, and what was evicted can be sent again."""
     monkeypatch.setattr(packer_module, "KEPT_DEFINITIONS", 10)
     packer = Packer()
 
@@ -144,14 +144,14 @@ def test_unused_definitions_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
     functions = [eval(f"lambda x: x + {n}") for n in range(30)]
     packed = [packer.pack(fn, (Local(1),), {}) for fn in functions]
     packed[3].function.users += 1
-    gone = packer.forgettable()
+    gone = packer.evict()
 
     assert packed[3].function.number not in gone
     assert packed[0].needs[0].number not in gone
     assert packed[0].function.number in gone
     assert packed[29].function.number not in gone
     assert len(packer.definitions) <= 10
-    assert packer.forgettable() == []
+    assert packer.evict() == []
     again = packer.pack(functions[0], (1,), {}).function
     assert again.number not in gone
     assert again.number in packer.definitions
@@ -205,7 +205,7 @@ def test_a_global_that_is_bound_anew(there: Elsewhere, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("through", ["cell", "default", "inner", "object", "tuple"])
 def test_a_captured_list_that_changes(there: Elsewhere, through: str) -> None:
-    """Is noticed in the next tick; the definition goes again only if the bytes differ."""
+    """Is noticed in the next turn; the definition goes again only if the bytes differ."""
     values = [1]
     holder = (1, values)
     thing = Line(values)  # type: ignore[arg-type]
@@ -246,7 +246,7 @@ def test_a_small_capture_is_taken_anew_for_each_call() -> None:
     assert packer.pack(fn, (), {}).function is not first
 
 
-def test_within_a_tick_a_large_capture_is_pickled_once() -> None:
+def test_within_a_turn_a_large_capture_is_pickled_once() -> None:
     """A thousand calls side by side do not pickle a captured array a thousand times."""
     packer = Packer()
     values = bytearray(LARGE_CAPTURE)
@@ -257,7 +257,7 @@ def test_within_a_tick_a_large_capture_is_pickled_once() -> None:
     first = packer.pack(fn, (), {}).function
     values.append(2)
     assert packer.pack(fn, (), {}).function is first
-    packer.tick += 1
+    packer.turn += 1
     assert packer.pack(fn, (), {}).function is not first
 
 
