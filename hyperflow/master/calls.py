@@ -2,7 +2,7 @@
 
 A job travels as a file, and its result comes back as one, maybe to another process than the one that sent it: the
 master may have been started again meanwhile. So a class of the script goes back by its name, and the master takes the
-class that its own script has under that name. (Inside one run of the engine they go by number; see shipping/pickler.py.)
+class that its own script has under that name. (Inside one run of the engine classes go by number: shipping/pickler.py.)
 
 The identity of a call is a text: the function's qualified name and its arguments as in a key of the database. Where an
 argument cannot be in a key, a digest of the pickled call takes its place; that is stable as long as the code is.

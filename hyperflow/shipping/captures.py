@@ -10,7 +10,6 @@ import types
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-
 Captured: TypeAlias = tuple[Any, str | None, Any]
 """Where a captured name is (a cell, whose name is None, or globals), the name, and its value."""
 

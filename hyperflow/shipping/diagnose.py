@@ -20,7 +20,7 @@ def explain(what: str, obj: Any, error: BaseException) -> SerializationError:
     """Return an error that names the innermost part of obj that cannot be pickled."""
     try:
         path, part, cause = _innermost(obj, "", error, set(), 0)
-    except BaseException:  # noqa: BLE001 (the object's own methods may raise anything)
+    except BaseException:  # the object's own methods may raise anything
         path, part, cause = "", obj, error
     where = f": {path} = {short_repr(part, 60)}" if path else ""
     reason = short_str(cause, 1000) if isinstance(cause, pickle.PicklingError) else in_words(cause)
@@ -30,16 +30,14 @@ def explain(what: str, obj: Any, error: BaseException) -> SerializationError:
     )
 
 
-def _innermost(
-    obj: Any, path: str, error: BaseException, seen: set[int], depth: int
-) -> tuple[str, Any, BaseException]:
+def _innermost(obj: Any, path: str, error: BaseException, seen: set[int], depth: int) -> tuple[str, Any, BaseException]:
     """Return the way to the innermost part of obj that cannot be pickled, the part, and its error."""
     if depth < 8 and id(obj) not in seen:
         seen.add(id(obj))
         for name, part in _parts(obj):
             try:
                 by_value(part)
-            except BaseException as inner:  # noqa: BLE001 (the same)
+            except BaseException as inner:  # the same
                 return _innermost(part, f"{path}{name}" if path else name.lstrip("., "), inner, seen, depth + 1)
     return path, obj, error
 

@@ -25,7 +25,7 @@ def in_words(error: BaseException) -> tuple[str, str, str]:
     """Return name of the class, text and traceback: the arguments of a RemoteError."""
     try:
         trace = "".join(traceback.format_exception(error)).rstrip()
-    except BaseException:  # noqa: BLE001 (a user's method may raise anything)
+    except BaseException:  # a user's method may raise anything
         trace = "(the traceback could not be formatted)"
     kind = type(error)
     return f"{kind.__module__}.{kind.__qualname__}", short_str(error, LONGEST_TEXT), trace
@@ -45,12 +45,12 @@ def dumps(error: Exception, dump: Callable[[Any], bytes], load: Callable[[bytes]
         copy = load(data)
         if type(copy) is type(error) and copy.args == error.args:
             return data
-    except BaseException:  # noqa: BLE001 (whatever its __reduce__ or __init__ raises)
+    except BaseException:  # whatever its __reduce__ or __init__ raises
         pass
     try:
         data = dump(_WithoutInit(error))
         return data if type(load(data)) is type(error) else None
-    except BaseException:  # noqa: BLE001 (the same)
+    except BaseException:  # the same
         return None
 
 
@@ -58,7 +58,7 @@ def loads(data: bytes, words: tuple[str, str, str]) -> Exception:
     """Return an exception that was pickled; in words if it cannot be made here, although it could over there."""
     try:
         error = pickle.loads(data)
-    except BaseException:  # noqa: BLE001 (whatever a user's __reduce__ or __init__ raises)
+    except BaseException:  # whatever a user's __reduce__ or __init__ raises
         return RemoteError(*words)
     return error if isinstance(error, Exception) else RemoteError(*words)
 
