@@ -25,6 +25,7 @@ from typing import Any
 
 from hyperflow.shipping import captures, diagnose, pickler
 from hyperflow.shipping.arrays import MOST_BLOCKS, SharedBuffer, SharedBuffers
+from hyperflow.shipping.pickler import PROTOCOL
 from hyperflow.wire import frames
 
 LARGE_CAPTURE = 1 << 16
@@ -57,22 +58,20 @@ class Definition:
     args_by_value: bool = False
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class PackedCall:
-    """A call, ready to be sent; `needs` are the classes and buffers that have to be there before it."""
+    """A call, ready to be sent.
 
-    __slots__ = ("buffers", "function", "needs", "payload")
+    Attributes:
+        payload: The pickled arguments.
+        buffers: Contents of arrays among them, or numbers of blocks.
+        needs: The classes and blocks that have to be there before it.
+    """
 
-    def __init__(
-        self,
-        function: Definition,
-        payload: bytes,
-        buffers: Sequence[frames.Buffer] = (),
-        needs: Sequence[Definition | SharedBuffer] = (),
-    ) -> None:
-        self.function = function
-        self.payload = payload
-        self.buffers = buffers
-        self.needs = needs
+    function: Definition
+    payload: bytes
+    buffers: Sequence[frames.Buffer] = ()
+    needs: Sequence[Definition | SharedBuffer] = ()
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -131,7 +130,7 @@ class Packer:
         if not definition.args_by_value:
             found = self._found
             try:
-                data = pickle.dumps(content, 5, buffer_callback=self._on_buffer)
+                data = pickle.dumps(content, PROTOCOL, buffer_callback=self._on_buffer)
                 if b"__main__" not in data:  # else there may be a class of the script in it; the slow way will see
                     if not found:
                         return PackedCall(definition, data)

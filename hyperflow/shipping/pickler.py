@@ -91,7 +91,7 @@ class _Namespace:
         self.name = name
 
 
-_SKIPPED_IN_CLASS = {"__dict__", "__weakref__", "_abc_impl", "__abstractmethods__", "__subclasshook__"}
+_SKIPPED_IN_CLASS = {"__dict__", "__weakref__", "_abc_impl", "__subclasshook__"}
 _HEAD_OF_CLASS = ("__module__", "__qualname__", "__slots__", "__doc__", "__orig_bases__")
 _ENUM_INNER_OF_MEMBER = {"_value_", "_name_", "__objclass__", "_sort_order_"}
 _ENUM_INNER = {
@@ -102,7 +102,11 @@ _ENUM_INNER = {
 
 
 class Recipes:
-    """Answers for what pickle cannot send by name; mixed into the C pickler and into dill's."""
+    """Answers for what pickle cannot send by name: a mixin of the C pickler, and of dill's.
+
+    Attributes:
+        all_by_name: Whether no recipe was needed so far.
+    """
 
     def begin(self, beside: Beside | None = None, going_home: bool = False) -> None:
         """Prepare for one pickle; see `by_value`."""
@@ -165,7 +169,7 @@ class Recipes:
         if captures.found_by_name(cls, cls.__module__, cls.__qualname__):
             return NotImplemented
         self.all_by_name = False
-        if not cls.__flags__ & _HEAP_TYPE:  # written in C, such as the type of functions: has no contents to send
+        if not cls.__flags__ & _HEAP_TYPE:  # written in C, as is the type of functions: there are no contents to send
             return (rebuild.fetch, ("types", _NAMELESS_TYPES[cls])) if cls in _NAMELESS_TYPES else NotImplemented
         if type(cls) is type(_SomeTypedDict):
             return rebuild.make_typed_dict, (rebuild.track(cls), cls.__name__, cls.__annotations__, cls.__total__)
@@ -176,38 +180,36 @@ class Recipes:
         elif self._beside is not None:
             self._beside.classes[number] = cls
             return rebuild.known, (number,)
-        body = dict(vars(cls))
-        head = {name: body.pop(name) for name in _HEAD_OF_CLASS if name in body}
-        slots = head.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            private = f"_{cls.__name__.lstrip('_')}{name}" if name.startswith("__") else name
-            body.pop(private, None)
-        abstract = body.get("__abstractmethods__")
-        registered = _registered(cls) if "_abc_impl" in body else []
-        for name in _SKIPPED_IN_CLASS:
+        return _class_by_value(cls, number)
+
+
+def _class_by_value(cls: Any, number: str) -> Any:
+    body = dict(vars(cls))
+    head = {name: body.pop(name) for name in _HEAD_OF_CLASS if name in body}
+    slots = head.get("__slots__", ())
+    for name in (slots,) if isinstance(slots, str) else slots:
+        private = f"_{cls.__name__.lstrip('_')}{name}" if name.startswith("__") else name
+        body.pop(private, None)
+    registered = _registered(cls) if "_abc_impl" in body else []
+    for name in _SKIPPED_IN_CLASS:
+        body.pop(name, None)
+    made: tuple[Any, tuple[Any, ...]] = (rebuild.make_class, (number, type(cls), cls.__name__, cls.__bases__, head))
+    own: dict[str, dict[str, Any]] = {}  # attributes that the __init__ of an enum gave its members
+    if issubclass(cls, enum.Enum):
+        members = {name: member.value for name, member in cls.__members__.items()}  # aliases, too
+        own = {
+            name: {key: value for key, value in vars(member).items() if key not in _ENUM_INNER_OF_MEMBER}
+            for name, member in cls.__members__.items()
+        }
+        for name in (*members, *_ENUM_INNER):
             body.pop(name, None)
-        if abstract is not None:
-            body["__abstractmethods__"] = abstract
-        own: dict[str, dict[str, Any]] = {}  # what the __init__ of an enum gave its members
-        if issubclass(cls, enum.Enum):
-            own = {
-                name: {key: value for key, value in vars(member).items() if key not in _ENUM_INNER_OF_MEMBER}
-                for name, member in cls.__members__.items()
-            }
-            members = {name: member.value for name, member in cls.__members__.items()}  # aliases, too
-            for name in (*members, *_ENUM_INNER):
-                body.pop(name, None)
-            head.pop("__slots__", None)
-            made: tuple[Any, tuple[Any, ...]] = (
-                rebuild.make_enum,
-                (number, cls.__name__, cls.__bases__, members, head),
-            )
-        else:
-            made = (rebuild.make_class, (number, type(cls), cls.__name__, cls.__bases__, head))
-        return (*made, (body, registered, own), None, None, rebuild.fill_class)
+        head.pop("__slots__", None)
+        made = rebuild.make_enum, (number, cls.__name__, cls.__bases__, members, head)
+    return (*made, (body, registered, own), None, None, rebuild.fill_class)
 
 
 def _registered(cls: Any) -> list[Any]:
+    """Return the virtual subclasses of an abstract class."""
     get = getattr(abc, "_get_dump", None)
     if get is None:
         return []

@@ -19,6 +19,7 @@ import pickle
 import types
 import typing
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from hyperflow.errors import SerializationError
@@ -30,7 +31,7 @@ _by_id: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
 def _forget_origin_after_fork() -> None:
-    # A class that a worker makes must not get the number of one that its launcher or another worker made.
+    # A class of this worker must not get the number of a class of its launcher or of another worker.
     global _origin  # noqa: PLW0603 (that is what has to change)
     _origin = os.urandom(6).hex()
 
@@ -39,7 +40,7 @@ os.register_at_fork(after_in_child=_forget_origin_after_fork)
 
 
 def track(thing: Any) -> str:
-    """Return the number of a class or type variable; it gets one if it has none."""
+    """Return the number of a class or type variable; give it one if it has none."""
     number = _id_of.get(thing)
     if number is None:
         number = _id_of[thing] = f"{_origin}:{next(_numbers)}"
@@ -48,7 +49,7 @@ def track(thing: Any) -> str:
 
 
 def is_ours(number: str) -> bool:
-    """Whether the number was given out by this process."""
+    """Whether this process gave out the number."""
     return number.startswith(_origin + ":")
 
 
@@ -85,32 +86,36 @@ def make_cell() -> types.CellType:
 
 
 def fill_cell(cell: types.CellType, state: tuple[Any]) -> None:
-    """Fill it."""
+    """Fill a closure cell."""
     cell.cell_contents = state[0]
 
 
+def _once(number: str, make: Callable[[], Any]) -> Any:
+    """Return what the number stands for; the first time, make it."""
+    found = _by_id.get(number)
+    if found is None:
+        found = make()
+        _id_of[found] = number
+        _by_id[number] = found
+    return found
+
+
 def make_class(number: str, metaclass: Any, name: str, bases: tuple[Any, ...], head: dict[str, Any]) -> Any:
-    """Make a class without its contents, or find the one that was made for this number."""
-    cls = _by_id.get(number)
-    if cls is None:
-        cls = types.new_class(name, bases, {"metaclass": metaclass}, lambda body: body.update(head))
-        _id_of[cls] = number
-        _by_id[number] = cls
-    return cls
+    """Make a class without its contents, once for its number."""
+    return _once(number, lambda: types.new_class(name, bases, {"metaclass": metaclass}, lambda body: body.update(head)))
 
 
 def make_enum(number: str, name: str, bases: tuple[Any, ...], members: dict[str, Any], head: dict[str, Any]) -> Any:
-    """Make an enum with its members, or find the one that was made for this number."""
-    cls = _by_id.get(number)
-    if cls is None:
+    """Make an enum with its members, once for its number."""
+
+    def make() -> Any:
         metaclass: Any = type(bases[-1])
         body = metaclass.__prepare__(name, bases)
         for key, value in {**head, **members}.items():
             body[key] = value
-        cls = metaclass.__new__(metaclass, name, bases, body)
-        _id_of[cls] = number
-        _by_id[number] = cls
-    return cls
+        return metaclass.__new__(metaclass, name, bases, body)
+
+    return _once(number, make)
 
 
 _filled: weakref.WeakSet[type] = weakref.WeakSet()
@@ -134,25 +139,16 @@ def fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[
 
 
 def make_type_variable(number: str, name: str, bound: Any, constraints: tuple[Any, ...], variance: str) -> Any:
-    """Make a type variable, or find the one that was made for this number."""
-    found = _by_id.get(number)
-    if found is None:
-        kind = {"covariant": {"covariant": True}, "contravariant": {"contravariant": True}}.get(variance, {})
-        found = typing.TypeVar(name, *constraints, bound=bound, **kind)  # type: ignore[misc]
-        _id_of[found] = number
-        _by_id[number] = found
-    return found
+    """Make a type variable, once for its number."""
+    kind = {"covariant": {"covariant": True}, "contravariant": {"contravariant": True}}.get(variance, {})
+    make: Any = typing.TypeVar  # a type checker wants its arguments to be literals
+    return _once(number, lambda: make(name, *constraints, bound=bound, **kind))
 
 
 def make_typed_dict(number: str, name: str, annotations: dict[str, Any], total: bool) -> Any:
-    """Make a typed dictionary, or find the one that was made for this number."""
-    found: Any = _by_id.get(number)
-    if found is None:
-        make: Any = typing.TypedDict  # the functional form, whose arguments a type checker wants to be literals
-        found = make(name, annotations, total=total)
-        _id_of[found] = number
-        _by_id[number] = found
-    return found
+    """Make a typed dictionary, once for its number."""
+    make: Any = typing.TypedDict  # the functional form, whose arguments a type checker wants to be literals
+    return _once(number, lambda: make(name, annotations, total=total))
 
 
 def make_proxy(contents: dict[Any, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The worker's main: evaluates one closure at a time.
+"""The worker's main: evaluates one call at a time.
 
 Guarantees:
 - What a function prints, and what its children print, goes to the worker's log file; nothing of it can reach the
@@ -279,7 +279,7 @@ class Worker:
         return found
 
     def define_class(self, number: int) -> None:
-        """Make a class that arguments refer to by its number in `closure`; it has to be there before them."""
+        """Make a class that arguments refer to by its number; it has to be there before them."""
         try:
             self.define(number)
         except BaseException as error:
