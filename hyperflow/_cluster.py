@@ -14,16 +14,16 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 import attrs
 
 from hyperflow import environment
 from hyperflow import flow as flows
-from hyperflow._job import JobFunction, checked_async_function
+from hyperflow._job import JobFunction, OpenEnv, checked_async_function
 from hyperflow.database.opening import open_database
 from hyperflow.database.store import copy_database
-from hyperflow.environment import Environment, Options
+from hyperflow.environment import FailurePolicy, JobOptions, Options
 from hyperflow.errors import ConfigurationError, MisuseError
 from hyperflow.flow import Call, Cluster, Flow, Job, Step
 from hyperflow.locking.manager import LockManager
@@ -35,15 +35,12 @@ from hyperflow.master.mail import mailer
 from hyperflow.master.master import Master, open_master
 from hyperflow.master.rundir import RunDirectory
 from hyperflow.program import ProgramInfo
-from hyperflow.remote import RemoteEval, apply_to_all
+from hyperflow.remote import RemoteEval
 from hyperflow.slurm.client import Pace, SlurmClient
 from hyperflow.slurm.script import SbatchOptions
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-OF_EVALUATIONS = ("cpus", "fresh_process", "retries", "time_limit", "exclusive")
-"""Options that go with a job into its allocation: they are for the evaluations there."""
 
 
 class ClusterFunction(JobFunction):
@@ -67,7 +64,7 @@ def cluster(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Cluster[T]]:
 
 
 @attrs.frozen(eq=False)
-class ClusterEnv(Environment):
+class ClusterEnv(OpenEnv):
     """The environment of a running Cluster computation. See Environment for the other fields.
 
     Args:
@@ -78,15 +75,9 @@ class ClusterEnv(Environment):
 
     master: Master
 
-    def statistics(self) -> ClusterStatistics:
-        """Return how the jobs stand; cheap."""
-        return self.master.statistics()
+    if TYPE_CHECKING:  # the same method; its record is about jobs, and so another one than the base class promises
 
-    async def run(self, flow: Flow[T]) -> T:
-        """Await a flow in this environment: for notebooks, where each cell has a context of its own."""
-        with environment.entered(self):
-            flows.check(flow, "env.run")
-            return await flow
+        def statistics(self) -> ClusterStatistics: ...  # type: ignore[override]
 
 
 @attrs.frozen(repr=False, eq=False)
@@ -102,27 +93,18 @@ class RemoteJob(Step):
                 f"{self!r} was awaited in a job, which has its CPUs already and asks Slurm for none; "
                 f"write: await {self.job.step}"
             )
-        return await _remote_eval_job(env.master, self.job, env.options)
+        return await _remote_eval_job(env.master, self.job, env.options, env.job_options)
 
     def __repr__(self) -> str:
         return f"hyperflow.remote_eval_job({self.job.step})"
 
 
-async def _remote_eval_job(master: Master, job: Flow[Any], options: Options) -> Any:
-    changes = {name: getattr(options, name) for name in OF_EVALUATIONS}
-    plain = {name: value for name, value in changes.items() if value != getattr(Options(), name)}
+async def _remote_eval_job(master: Master, job: Flow[Any], options: Options, job_options: JobOptions) -> Any:
+    plain = attrs.asdict(options, filter=lambda field, value: value != field.default)
     sent = job.using(**plain).used() if plain else job  # not sent if an earlier run has: that is no oversight
-    wanted = _sbatch(options.sbatch)
+    wanted = job_options.sbatch and job_options.sbatch.over(master.defaults)
     within = lockfiles.scope(environment.current())
-    return await master.call(job, sent, wanted and wanted.over(master.defaults), options.on_error, within)
-
-
-def _sbatch(options: Any) -> SbatchOptions | None:
-    if options is not None and not isinstance(options, SbatchOptions):
-        raise ConfigurationError(
-            f"using(sbatch={options!r}): write using(sbatch=hyperflow.SbatchOptions(nodes=2, ...))"
-        )
-    return options
+    return await master.call(job, sent, wanted, job_options.on_error, within)
 
 
 def remote_eval_job(job: Flow[T]) -> Cluster[T]:
@@ -154,12 +136,8 @@ class ClusterEvaluator:
 
     def __init__(self, master: Master) -> None:
         self._master = master
+        self.cpus = 0
         self.locks = LockManager()
-
-    @property
-    def cpus(self) -> int:
-        """There are none here."""
-        return 1
 
     def statistics(self) -> ClusterStatistics:
         """Return how the jobs stand."""
@@ -169,15 +147,11 @@ class ClusterEvaluator:
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
     ) -> asyncio.Future[Any]:
         """Run a call in an allocation of its own."""
-        if fn is apply_to_all:
-            raise MisuseError(
-                "remote_map in a Cluster computation would take a Slurm job for each few items; put it into a @job, "
-                "and write: await hyperflow.remote_eval_job(that_job(...))"
-            )
-        wanted = (_sbatch(options.sbatch) or SbatchOptions()).over(self._master.defaults)
+        job_options = environment.current().job_options
+        wanted = (job_options.sbatch or SbatchOptions()).over(self._master.defaults)
         one_worker = wanted.changed(nodes=1, ntasks_per_node=1, cpus_per_task=options.cpus)
         job: Job[Any] = Job(RemoteEval(fn, args, kwargs))
-        running = _remote_eval_job(self._master, job, attrs.evolve(options, sbatch=one_worker))
+        running = _remote_eval_job(self._master, job, options, attrs.evolve(job_options, sbatch=one_worker))
         return asyncio.get_running_loop().create_task(running)
 
 
@@ -190,7 +164,7 @@ async def open_cluster(  # noqa: PLR0913 (each is something that a user may want
     local: bool = False,
     max_jobs: int | None = None,
     sbatch: SbatchOptions | None = None,
-    on_error: Any = "hold",
+    on_error: FailurePolicy = "hold",
     mail: str | None = None,
     patience: Patience | None = None,
 ) -> AsyncIterator[ClusterEnv]:
@@ -223,7 +197,7 @@ async def open_cluster(  # noqa: PLR0913 (each is something that a user may want
     post = mailer(mail) if mail is not None else None
     mine = rundir.find(resume, base_dir) if resume is not None else program or ProgramInfo.new(base_dir)
     limits = patience or Patience()
-    options = Options(sbatch=_sbatch(sbatch), on_error=on_error)
+    job_options = JobOptions(sbatch=sbatch, on_error=on_error)
     if max_jobs is not None and max_jobs < 1:
         raise ConfigurationError(f"max_jobs={max_jobs}: a whole number of at least 1 is needed, or None")
     async with AsyncExitStack() as stack:
@@ -238,12 +212,14 @@ async def open_cluster(  # noqa: PLR0913 (each is something that a user may want
         else:
             batch = SlurmBatch(await stack.enter_async_context(SlurmClient(Pace(limits.fast, limits.slow))))
         master = await stack.enter_async_context(
-            open_master(run, batch, database, defaults=options.sbatch, max_jobs=max_jobs, patience=limits, mailer=post)
+            open_master(
+                run, batch, database, defaults=job_options.sbatch, max_jobs=max_jobs, patience=limits, mailer=post
+            )
         )
         await stack.enter_async_context(open_control(master))
         evaluator = ClusterEvaluator(master)
         stack.push_async_callback(evaluator.locks.close)
-        env = ClusterEnv(options, evaluator, database, mine, master)
+        env = ClusterEnv(Options(), evaluator, database, mine, master, job_options=job_options)
         lockfiles.share(env, run.home, lockfiles.Holder.this_process())
         stack.enter_context(environment.entered(env))
         yield env

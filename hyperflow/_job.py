@@ -105,8 +105,8 @@ def job(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Job[T]]:
 
 
 @attrs.frozen(eq=False)
-class JobEnv(Environment):
-    """The environment of a running Job. See Environment for its fields."""
+class OpenEnv(Environment):
+    """An environment that a program can hold on to: what JobEnv and ClusterEnv have in common."""
 
     async def run(self, flow: Flow[T]) -> T:
         """Await a flow in this environment: for notebooks, where each cell has a context of its own.
@@ -117,6 +117,11 @@ class JobEnv(Environment):
         with environment.entered(self):
             flows.check(flow, "env.run")
             return await flow
+
+
+@attrs.frozen(eq=False)
+class JobEnv(OpenEnv):
+    """The environment of a running Job. See Environment for its fields."""
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, cast
 
 import attrs
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hyperflow.program import ProgramInfo
+    from hyperflow.slurm.script import SbatchOptions
 
 
 def _positive_int(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -50,7 +51,12 @@ class Resubmit:
     """
 
     times: int = attrs.field(default=1, validator=_positive_int)
-    then: str = attrs.field(default="hold", validator=attrs.validators.in_(("hold", "raise")))
+    then: Literal["hold", "raise"] = attrs.field(default="hold", validator=attrs.validators.in_(("hold", "raise")))
+
+
+Answer: TypeAlias = Literal["hold", "raise"] | Resubmit
+FailurePolicy: TypeAlias = Answer | Mapping[type[Exception], Answer]
+"""What to do about a job that fails; or, by class of error, the first that fits."""
 
 
 def _on_error(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -65,29 +71,45 @@ def _on_error(_: object, attribute: attrs.Attribute[Any], value: object) -> None
             )
 
 
+def _sbatch(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None:
+        from hyperflow.slurm.script import SbatchOptions  # noqa: PLC0415 (only who has one needs its module)
+
+        if not isinstance(value, SbatchOptions):
+            raise ConfigurationError(
+                f"{attribute.name}={value!r}: write using({attribute.name}=hyperflow.SbatchOptions(nodes=2, ...))"
+            )
+
+
 @attrs.frozen
 class Options:
-    """What an evaluation asks for; changed for a scope with `using`.
-
-    Args:
-        cpus: CPUs set aside for each evaluation, all on one node.
-        fresh_process: Run each evaluation in a process of its own, forked for it and ended after it.
-        retries: How often an evaluation is started again after it raised an Exception or its worker died.
-        time_limit: Seconds from its start on a worker after which an evaluation is killed.
-        exclusive: When its node is lost, an evaluation is run again only when it must have ended over there. For
-            functions with effects that must not overlap; it may have to wait for `silence_limit` (minutes).
-        sbatch: In a Cluster: what Slurm is asked for, a `SbatchOptions`. None for one node and one CPU.
-        on_error: In a Cluster: what is done about a job that fails: "hold" it until somebody retries it, "raise" the
-            error in the program, `Resubmit(times)`; or a dictionary of these by class of error, the first that fits.
-    """
+    """What each evaluation asks for; `using` sets it, and says what each option means."""
 
     cpus: int = attrs.field(default=1, validator=_positive_int)
     fresh_process: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     retries: int = attrs.field(default=0, validator=_natural)
     time_limit: float | None = attrs.field(default=None, validator=_seconds)
     exclusive: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
-    sbatch: Any = None
-    on_error: Any = attrs.field(default="hold", validator=_on_error)
+
+
+@attrs.frozen
+class JobOptions:
+    """What each Slurm job of a Cluster computation asks for; `using` sets it, and says what each option means."""
+
+    sbatch: SbatchOptions | None = attrs.field(default=None, validator=_sbatch)
+    on_error: FailurePolicy = attrs.field(default="hold", validator=_on_error)
+
+
+class OptionChanges(TypedDict, total=False):
+    """The arguments of `using`: the fields of Options and of JobOptions. A test compares them."""
+
+    cpus: int
+    fresh_process: bool
+    retries: int
+    time_limit: float | None
+    exclusive: bool
+    sbatch: SbatchOptions | None
+    on_error: FailurePolicy
 
 
 @attrs.frozen
@@ -154,8 +176,8 @@ class Evaluator(Protocol):
         """All CPUs of all nodes that are up."""
         ...
 
-    def statistics(self) -> Statistics:
-        """How things stand; cheap."""
+    def statistics(self) -> Any:
+        """How things stand; cheap. A `Statistics`, or what a Cluster has in its place."""
         ...
 
     def submit(
@@ -180,7 +202,8 @@ class Environment:
     """What a running flow can reach: options, evaluator, database and the directories of the program.
 
     Args:
-        options: What evaluations ask for in this scope.
+        options: What each evaluation asks for in this scope.
+        job_options: What each Slurm job asks for in this scope; only a Cluster computation has jobs.
         evaluator: Runs remote evaluations.
         database: The program's results.
         program: Id and directories of this run.
@@ -193,14 +216,17 @@ class Environment:
     evaluator: Evaluator
     database: ResultsDatabase
     program: ProgramInfo
+    job_options: JobOptions = attrs.field(factory=JobOptions, kw_only=True)
 
     def statistics(self) -> Statistics:
         """Return how nodes, workers, CPUs and evaluations stand at this moment; cheap."""
-        return self.evaluator.statistics()
+        found: Statistics = self.evaluator.statistics()
+        return found
 
-    def using(self, **changes: Any) -> Environment:
-        """Return this environment with changed options."""
-        return attrs.evolve(self, options=changed(self.options, changes))
+    def using(self, **changes: Unpack[OptionChanges]) -> Self:
+        """Return this environment with changed options; the module's `using` says which there are."""
+        options, job_options = changed(self.options, self.job_options, changes)
+        return attrs.evolve(self, options=options, job_options=job_options)
 
 
 _current: ContextVar[Environment | None] = ContextVar("hyperflow_environment", default=None)
@@ -214,12 +240,17 @@ def current(asked_by: str = "a flow") -> Environment:
     """Return the environment in force; raises NotInFlow where there is none."""
     environment = peek()
     if environment is None:
-        raise NotInFlow(
-            f"{asked_by} was awaited where nothing runs it. In a script: hyperflow.run_job_local(my_job()). "
-            "In async code or a notebook: `async with hyperflow.open_local_job() as env:` and await it inside; "
-            "in a later notebook cell: await env.run(my_job())"
-        )
+        raise not_in_flow(asked_by)
     return environment
+
+
+def not_in_flow(asked_by: str) -> NotInFlow:
+    """Return the error for what needs a running flow and has none."""
+    return NotInFlow(
+        f"{asked_by} was awaited where nothing runs it. In a script: hyperflow.run_job_local(my_job()). "
+        "In async code or a notebook: `async with hyperflow.open_local_job() as env:` and await it inside; "
+        "in a later notebook cell: await env.run(my_job())"
+    )
 
 
 @contextmanager
@@ -233,21 +264,55 @@ def entered(environment: Environment) -> Generator[Environment, None, None]:
             _current.reset(token)
 
 
-def changed(options: Options, changes: dict[str, Any]) -> Options:
-    """Return options with some fields replaced; an unknown name is refused with the list of the known ones."""
-    known = [field.name for field in attrs.fields(Options)]
+def changed(options: Options, job_options: JobOptions, changes: OptionChanges) -> tuple[Options, JobOptions]:
+    """Return both records with some fields replaced.
+
+    Raises:
+        ConfigurationError: There is no such option, or a value makes no sense.
+    """
+    ours, theirs = ([field.name for field in attrs.fields(record)] for record in (Options, JobOptions))
     for name in changes:
-        if name not in known:
-            raise ConfigurationError(f"using({name}=...): no such option; there are {', '.join(known)}")
-    return attrs.evolve(options, **changes)
+        if name not in ours and name not in theirs:
+            raise ConfigurationError(_no_such_option(name, [*ours, *theirs]))
+    for_evaluations: dict[str, Any] = {name: value for name, value in changes.items() if name in ours}
+    for_jobs: dict[str, Any] = {name: value for name, value in changes.items() if name in theirs}
+    return attrs.evolve(options, **for_evaluations), attrs.evolve(job_options, **for_jobs)
+
+
+def _no_such_option(name: str, known: list[str]) -> str:
+    import difflib  # noqa: PLC0415 (few need it, and every start would wait for it)
+
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {near[0]}? There" if near else "there"
+    return f"using({name}=...): no such option; {meant} are {', '.join(known)}"
 
 
 @contextmanager
-def using(**changes: Any) -> Generator[Environment, None, None]:
-    """Change options for all evaluations started in the scope: `with using(cpus=4): ...`.
+def using(**changes: Unpack[OptionChanges]) -> Generator[Environment, None, None]:
+    """Change options for everything started in the scope: `with using(cpus=4): ...`; see also `Flow.using`.
 
-    The options are those of `Options`: cpus, fresh_process, retries, time_limit. Raises ConfigurationError
-    for an unknown option or a value that makes no sense, NotInFlow outside of a run.
+    For each evaluation:
+
+    Args:
+        cpus: How many CPUs it holds, all on one node; 1 by default. More than any node has raises ImpossibleRequest.
+        fresh_process: Run it in a process of its own, which is forked for it and ends after it.
+        retries: How often it is started again after it raised an Exception or its worker died (WorkerDied); 0 by
+            default. The last error is raised.
+        time_limit: Seconds from its start on a worker. Then it is killed and raises TimeLimitExceeded; no retries.
+            None for no limit, the default.
+        exclusive: After its node was lost, run it again only when it must have ended there, which may take
+            `silence_limit` (minutes). For functions with effects that must not overlap.
+
+    For each Slurm job of a Cluster computation (without effect in a job):
+
+        sbatch: What Slurm is asked for, a SbatchOptions; by default one node with one CPU.
+        on_error: What to do when it fails: "hold" it until somebody retries it (the default), "raise" the error in
+            the program (a JobFailed, or the job's own exception), `Resubmit(times)`; or a dictionary of these by class
+            of error, where the first that fits counts.
+
+    Raises:
+        ConfigurationError: There is no such option, or a value makes no sense.
+        NotInFlow: No flow runs here.
     """
     with entered(current("using(...)").using(**changes)) as environment:
         yield environment

@@ -19,12 +19,12 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, Unpack
 
 import attrs
 
 from hyperflow import environment
-from hyperflow.environment import peek
+from hyperflow.environment import JobOptions, OptionChanges, Options, changed, peek
 from hyperflow.errors import ConfigurationError, FlowNeverAwaited, MisuseError
 from hyperflow.saying import short_repr
 
@@ -63,31 +63,32 @@ class Flow(Generic[T_co]):
     Made by functions under `@job`, by `remote_eval`, `pure`, `concurrently` and the like, not by hand.
     """
 
-    __slots__ = ("__weakref__", "step", "unused")
+    __slots__ = ("__weakref__", "_unawaited", "step")
 
     def __init__(self, step: Step) -> None:
         self.step = step
         """How it runs; hyperflow's own business."""
-        # Only a flow made while one runs is likely to be a forgotten await.
-        self.unused = peek() is not None
+        # Only a flow made while one runs is likely to be a forgotten await. (Rejected: a guard object, or a
+        # weakref.finalize, for each flow. Every evaluation would pay for making it.)
+        self._unawaited = peek() is not None
 
     def __await__(self) -> Generator[Any, None, T_co]:
-        self.unused = False
-        if environment.peek() is None:
-            environment.current(repr(self))
+        self._unawaited = False
+        if peek() is None:
+            raise environment.not_in_flow(repr(self))
         return self.step.begin()
-
-    def used(self) -> Self:
-        """Note that somebody has taken the flow over: nobody forgot to await it."""
-        self.unused = False
-        return self
 
     def start(self) -> asyncio.Future[T_co]:
         """Run beside the caller and return the future of the result (what the combinators are made of)."""
-        self.unused = False
+        self._unawaited = False
         if peek() is None:
-            environment.current(repr(self))
+            raise environment.not_in_flow(repr(self))
         return self.step.start()
+
+    def used(self) -> Self:
+        """Return the flow, as one that somebody has taken over: nobody forgot to await it."""
+        self._unawaited = False
+        return self
 
     def map(self, fn: Callable[[T_co], U]) -> Flow[U]:
         """Apply a plain function to the result: `flow.map(f)` gives `f(x)` where `flow` gives x."""
@@ -97,9 +98,13 @@ class Flow(Generic[T_co]):
         """Go on with the flow that `fn` makes of the result (the monad's bind)."""
         return self._followed_by(Bound(self.used(), function(fn, "then"), joins=True))
 
-    def using(self, **options: Any) -> Flow[T_co]:
-        """Run with changed options: `flow.using(cpus=4)`. See `Options` for what there is."""
-        environment.changed(environment.Options(), options)  # a bad option is refused here, not when it runs
+    def using(self, **options: Unpack[OptionChanges]) -> Flow[T_co]:
+        """Run with changed options: `flow.using(cpus=4)`; `hyperflow.using` says which there are.
+
+        Raises:
+            ConfigurationError: There is no such option, or a value makes no sense.
+        """
+        changed(Options(), JobOptions(), options)  # a bad option is refused here, not when it runs
         return self._followed_by(Using(self.used(), options))
 
     def retry(
@@ -133,7 +138,7 @@ class Flow(Generic[T_co]):
         return type(self.used()), (self.step,)
 
     def __del__(self) -> None:
-        if self.unused:
+        if self._unawaited:
             warnings.warn(
                 f"{self!r} was made but never awaited; write: await {self.step}", FlowNeverAwaited, stacklevel=2
             )
@@ -166,7 +171,7 @@ class Job(Flow[T_co]):
 
         def map(self, fn: Callable[[T_co], U]) -> Job[U]: ...
         def then(self, fn: Callable[[T_co], Flow[U]]) -> Job[U]: ...
-        def using(self, **options: Any) -> Job[T_co]: ...
+        def using(self, **options: Unpack[OptionChanges]) -> Job[T_co]: ...
         def retry(
             self,
             times: int,
@@ -186,7 +191,7 @@ class Cluster(Flow[T_co]):
 
         def map(self, fn: Callable[[T_co], U]) -> Cluster[U]: ...
         def then(self, fn: Callable[[T_co], Flow[U]]) -> Cluster[U]: ...
-        def using(self, **options: Any) -> Cluster[T_co]: ...
+        def using(self, **options: Unpack[OptionChanges]) -> Cluster[T_co]: ...
         def retry(
             self,
             times: int,
@@ -367,7 +372,7 @@ class Using(Step):
     """`source` with changed options."""
 
     source: Flow[Any]
-    options: dict[str, Any]
+    options: OptionChanges
 
     async def coroutine(self) -> Any:
         with environment.using(**self.options):
@@ -378,7 +383,7 @@ class Using(Step):
             return self.source.start()
 
     def __repr__(self) -> str:
-        return f"{self.source.step}.{show_call(self.source.using, (), self.options)}"
+        return f"{self.source.step}.{show_call(self.source.using, (), {**self.options})}"
 
 
 @attrs.frozen(repr=False)

@@ -11,7 +11,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 import attrs
 
 from hyperflow import environment
-from hyperflow.errors import ConfigurationError
+from hyperflow.errors import ConfigurationError, MisuseError
 from hyperflow.flow import Job, Native, Step, function, show_call
 
 P = ParamSpec("P")
@@ -120,6 +120,11 @@ async def _remote_map(fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: i
     """Keep all CPUs busy with chunks; an automatic size follows the time that chunks take."""
     loop = asyncio.get_running_loop()
     env = environment.current()
+    if env.level == "cluster":
+        raise MisuseError(
+            "remote_map in a Cluster computation would take a Slurm job for each few items; put it into a @job, and "
+            "write: await hyperflow.remote_eval_job(that_job(...))"
+        )
     source = iter(xs)
     results: list[list[Any]] = []
     going: dict[asyncio.Future[Any], tuple[int, int, float]] = {}

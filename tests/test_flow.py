@@ -7,6 +7,7 @@ import functools
 import operator
 import pickle
 from collections.abc import Callable
+from inspect import get_annotations
 from typing import Any
 
 import attrs
@@ -16,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperflow._job import JobEnv, job
-from hyperflow.environment import Environment, Options, current, using
+from hyperflow.environment import Environment, JobOptions, OptionChanges, Options, Resubmit, current, using
 from hyperflow.errors import ConfigurationError
 from hyperflow.flow import Flow, Job, ask, pure
 from hyperflow.remote import remote_eval, remote_map
+from hyperflow.slurm.script import SbatchOptions
 from hyperflow.testing import open_inline_job
 
 
@@ -339,20 +341,52 @@ async def test_timeout_cancels_and_names_the_flow() -> None:
         lambda flow: flow.using(retries=-1),
         lambda flow: flow.using(time_limit=0),
         lambda flow: flow.using(fresh_process="yes"),
+        lambda flow: flow.using(sbatch="nodes=2"),
+        lambda flow: flow.using(on_error="ignore"),
+        lambda flow: flow.using(on_error={"JobFailed": "raise"}),
     ],
 )
 def test_nonsense_is_refused_when_the_flow_is_made(make: Callable[[Flow[int]], object]) -> None:
     """The error names the option and its value."""
     with pytest.raises(
-        (ConfigurationError, TypeError), match=r"retry|timeout|cpus=|retries=|time_limit=|fresh_process"
+        (ConfigurationError, TypeError),
+        match=r"retry|timeout|cpus=|retries=|time_limit=|fresh_process|sbatch=|on_error=",
     ):
         make(pure(1))
 
 
-def test_an_unknown_option_is_refused_with_the_known_ones() -> None:
-    """So a slip of the pen is seen at once."""
-    with pytest.raises(ConfigurationError, match=r"using\(cpu=\.\.\.\): no such option; there are cpus, fresh_process"):
-        pure(1).using(cpu=4)
+async def test_an_unknown_option_is_refused_with_the_known_ones() -> None:
+    """The error names the one that was probably meant, and all there are: for the flow, the block, the environment."""
+    words = r"using\(cpu=\.\.\.\): no such option; did you mean cpus\? There are cpus, fresh_process, .*, on_error$"
+    with pytest.raises(ConfigurationError, match=words):
+        pure(1).using(cpu=4)  # type: ignore[call-arg]
+    with pytest.raises(ConfigurationError, match=r"using\(zzz=\.\.\.\): no such option; there are cpus, "):
+        pure(1).using(zzz=4)  # type: ignore[call-arg]
+    async with open_inline_job() as env:
+        with pytest.raises(ConfigurationError, match=words), using(cpu=4):  # type: ignore[call-arg]
+            pass
+        with pytest.raises(ConfigurationError, match=words):
+            env.using(cpu=4)  # type: ignore[call-arg]
+
+
+def test_the_options_are_written_alike_in_all_three_places() -> None:
+    """What `using` takes is, with the same types, what the two records have; its docstring explains each."""
+    taken = {name: hint.__forward_arg__ for name, hint in get_annotations(OptionChanges).items()}
+    fields = [field for record in (Options, JobOptions) for field in attrs.fields(record)]
+
+    assert taken == {field.name: field.type for field in fields}
+    for name in taken:
+        assert f"\n        {name}: " in (using.__doc__ or "")
+
+
+async def test_options_of_jobs_are_kept_apart_from_those_of_evaluations() -> None:
+    """`using` sorts its arguments into the two records; what is not mentioned stays."""
+    sbatch = SbatchOptions(nodes=2)
+    async with open_inline_job(cpus=4):
+        with using(cpus=2, sbatch=sbatch), using(on_error=Resubmit(2)) as env:
+            assert env.options == Options(cpus=2)
+            assert env.job_options == JobOptions(sbatch, Resubmit(2))
+            assert current() is env
 
 
 # ---- long chains ---------------------------------------------------------------------------------------------------

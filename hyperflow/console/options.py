@@ -18,7 +18,7 @@ import attrs
 from cyclopts import App, Group, Parameter, validators
 
 from hyperflow.console.interrupt import Policy
-from hyperflow.environment import Resubmit
+from hyperflow.environment import Answer, Resubmit
 from hyperflow.errors import ConfigurationError, MisuseError
 from hyperflow.slurm.script import SbatchOptions
 
@@ -175,14 +175,17 @@ def _parameters(record: type, group: Group, taken: set[str]) -> list[inspect.Par
     return made
 
 
-def failure_policy(text: str) -> str | Resubmit:
+def failure_policy(text: str) -> Answer:
     """Return what `--on-error` asks for.
 
     Raises:
         ConfigurationError: It is none of what there is.
     """
-    if text in ("hold", "raise"):
-        return text
-    if match := re.fullmatch(r"retry:([1-9]\d*)", text):
-        return Resubmit(int(match[1]))
+    match text.partition(":"):
+        case ("hold" | "raise" as answer, "", ""):
+            return answer
+        case ("retry", ":", times) if re.fullmatch(r"[1-9]\d*", times):
+            return Resubmit(int(times))
+        case _:
+            pass
     raise ConfigurationError(f"--on-error {text}: hold, raise, or retry:N with a number of at least 1 is needed")

@@ -16,7 +16,7 @@ from hyperflow import environment
 from hyperflow._cluster import ClusterEnv, ClusterEvaluator
 from hyperflow.database.opening import open_database
 from hyperflow.database.store import copy_database
-from hyperflow.environment import Options, ResultsDatabase
+from hyperflow.environment import JobOptions, Options, ResultsDatabase
 from hyperflow.flow import Flow
 from hyperflow.master import calls
 from hyperflow.master.batch import Order, script_text
@@ -110,8 +110,10 @@ async def _stage(base_dir: Path, sbatch: SbatchOptions, earlier: str | None) -> 
         try:
             async with open_database(program.database, program.program_id) as database:
                 master = Rehearsing(run, database, sbatch, base_dir)
-                options = Options(sbatch=sbatch)
-                with environment.entered(ClusterEnv(options, ClusterEvaluator(master), database, program, master)):
+                env = ClusterEnv(
+                    Options(), ClusterEvaluator(master), database, program, master, job_options=JobOptions(sbatch)
+                )
+                with environment.entered(env):
                     yield master
         finally:
             run.close()

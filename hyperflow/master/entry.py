@@ -7,7 +7,6 @@ from typing import Any
 
 import attrs
 
-from hyperflow.environment import Statistics
 from hyperflow.master.lifecycle import Epoch, Record
 from hyperflow.master.rundir import JobDirectory
 from hyperflow.master.view import JobView, view
@@ -39,17 +38,33 @@ class Patience:
 
 
 @attrs.frozen
-class ClusterStatistics(Statistics):
-    """How a Cluster computation stands; its evaluations are jobs.
+class ClusterStatistics:
+    """How the jobs of a Cluster computation stand.
 
     Args:
         jobs: Jobs by state.
+        waiting: Jobs that Slurm does not run yet.
+        running: Jobs that run, or have ended and are being looked at.
+        done: Jobs that gave a result.
+        failed: Jobs whose error was raised in the program.
         held: Jobs that wait for somebody's decision.
-        calls: How often commands of Slurm were run.
+        cancelled: Jobs that no flow wanted any more.
+        retried: How often a job was submitted again after a failure.
+        returned: How often Slurm has put a job back into its queue and started it again.
+        late: Results that came too late and were left aside.
+        calls: How often each command of Slurm was run.
     """
 
     jobs: dict[str, int]
+    waiting: int
+    running: int
+    done: int
+    failed: int
     held: int
+    cancelled: int
+    retried: int
+    returned: int
+    late: int
     calls: dict[str, int]
 
 

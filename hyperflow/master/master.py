@@ -188,11 +188,6 @@ class Master:
         states = Counter(str(entry.record.state) for entry in self._entries.values())
         counts = self._drivers.counts
         return ClusterStatistics(
-            nodes=0,
-            nodes_lost=0,
-            cpus=0,
-            cpus_free=0,
-            workers={},
             waiting=states[State.NEW] + states[State.SUBMITTING] + states[State.QUEUED],
             running=states[State.RUNNING] + states[State.ENDED],
             done=states[State.DONE],

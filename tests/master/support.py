@@ -8,7 +8,7 @@ from typing import Any
 import hyperflow as hf
 from hyperflow import environment
 from hyperflow._cluster import ClusterEnv, ClusterEvaluator
-from hyperflow.environment import Options
+from hyperflow.environment import JobOptions, Options
 from hyperflow.master import rundir
 from hyperflow.master.entry import Patience
 from hyperflow.master.master import open_master
@@ -30,7 +30,8 @@ async def open_fake(
     database = MemoryDatabase()  # rows are for the tests on real processes
     try:
         async with open_master(run, FakeBatch(slurm, fate), database, **{"patience": QUICK, **options}) as master:
-            env = ClusterEnv(Options(on_error=on_error), ClusterEvaluator(master), database, program, master)
+            job_options = JobOptions(on_error=on_error)
+            env = ClusterEnv(Options(), ClusterEvaluator(master), database, program, master, job_options=job_options)
             with environment.entered(env):
                 yield env
     finally:

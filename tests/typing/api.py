@@ -60,6 +60,8 @@ async def whole() -> None:
     reveal_type(await survey(3))  # revealed: list[float]
     reveal_type(hf.remote_eval_job(count("a")))  # revealed: Cluster[int]
     reveal_type(await hf.remote_eval_job(count("a")).using(sbatch=hf.SbatchOptions(nodes=2)))  # revealed: int
+    hf.remote_eval_job(count("a")).using(sbatch="nodes=2")  # error: sbatch
+    hf.remote_eval_job(count("a")).using(on_error="ignore")  # error: on_error
     reveal_type(survey(3).map(len).timeout(2))  # revealed: Cluster[int]
     reveal_type(boundary(0.5))  # revealed: Cluster[float]
     reveal_type(await hf.map_concurrently(lambda x: hf.remote_eval_job(count(x)), ["a"]))  # revealed: list[int]
@@ -67,6 +69,11 @@ async def whole() -> None:
         reveal_type(env)  # revealed: ClusterEnv
         reveal_type(await env.run(survey(1)))  # revealed: list[float]
         reveal_type(env.statistics().jobs)  # revealed: dict[str, int]
+        env.statistics().cpus  # error: cpus
+    here = await hf.ask()
+    assert isinstance(here, hf.ClusterEnv)
+    reveal_type(here.statistics().jobs)  # revealed: dict[str, int]
+    here.using(max_jobs=3)  # error: max_jobs
 
 
 @hf.job
@@ -134,6 +141,11 @@ async def main() -> None:
         reveal_type(inline)  # revealed: JobEnv
     with hf.using(cpus=4, time_limit=60) as changed:
         reveal_type(changed.options.cpus)  # revealed: int
+    with hf.using(cpu=4):  # error: cpu
+        count("a").using(retry=1)  # error: retry
+        count("a").using(retries="1")  # error: retries
+        (await hf.ask()).using(time_limits=3)  # error: time_limits
+    reveal_type((await hf.ask()).statistics().cpus)  # revealed: int
 
     # locks and variables
     async with hf.with_lock("a"), hf.with_locks([1, ("b", 2)]):
