@@ -190,7 +190,7 @@ async def open_cluster(  # noqa: PLR0913 (each is something that a user may want
     of this machine end); `await env.master.leave(cancel_jobs=True)` ends them before. When it ends by itself, jobs
     that no flow waits for any more are ended.
     """
-    from hyperflow.control.server import open_control  # noqa: PLC0415 (its library is for a run only)
+    from hyperflow.master.api import open_control  # noqa: PLC0415 (its library is for a run only)
 
     if program is not None and resume is not None:
         raise ConfigurationError("open_cluster(program, resume=...): one of the two")

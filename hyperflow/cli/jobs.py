@@ -26,8 +26,8 @@ from hyperflow.cli.runs import BASE_DIR, Run
 from hyperflow.console.options import Resources
 from hyperflow.console.table import counts_in_words, jobs_table, print_table
 from hyperflow.control.client import Contact, MasterElsewhere, NoMaster, Refused, Silent, contact
-from hyperflow.control.messages import FORMAT, job_from_json, job_to_json
 from hyperflow.errors import ConfigurationError, RunInUse
+from hyperflow.master.job_json import FORMAT, job_from_json, job_to_json
 from hyperflow.master.lifecycle import State
 from hyperflow.master.view import JobView
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import attrs
 
+from hyperflow import checked_files
+from hyperflow.checked_files import Damaged
 from hyperflow.control import client
 from hyperflow.database.ownership import Owner
 from hyperflow.errors import ConfigurationError
-from hyperflow.master import lifecycle, rundir, sealed, view
+from hyperflow.master import lifecycle, rundir, view
 from hyperflow.master.lifecycle import Record, State
 from hyperflow.master.rundir import JobDirectory
-from hyperflow.master.sealed import Damaged
 from hyperflow.master.view import JobView
 from hyperflow.slurm.script import SbatchOptions
 
@@ -147,7 +148,7 @@ def _listed(path: Path) -> list[str]:
 
 def _read(home: Path) -> Run | None:
     try:
-        about = json.loads(sealed.read_private(home / "program.json"))
+        about = json.loads(checked_files.read_private(home / "program.json"))
         return Run(home, {**about, "program_id": str(about["program_id"]), "argv": list(about["argv"])})
     except (OSError, ValueError, KeyError, TypeError, Damaged):
         return None

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import attrs
 
-from hyperflow.master import sealed
+from hyperflow import checked_files
 from hyperflow.master.rundir import JobDirectory
 from hyperflow.slurm.client import SlurmClient
 from hyperflow.slurm.queue import BatchState
@@ -155,4 +155,4 @@ def script_text(order: Order) -> str:
 
 def write_script(order: Order) -> None:
     """Write an order's batch script into its directory; it is kept there, beside the logs."""
-    sealed.write_file(order.directory.script, script_text(order).encode())
+    checked_files.write_file(order.directory.script, script_text(order).encode())

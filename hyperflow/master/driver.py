@@ -19,6 +19,7 @@ import attrs
 
 from hyperflow import files
 from hyperflow.aio import settled
+from hyperflow.checked_files import Damaged
 from hyperflow.database.ingest import ingest
 from hyperflow.database.store import Store
 from hyperflow.environment import ResultsDatabase
@@ -35,7 +36,6 @@ from hyperflow.master.batch import Batch, Order
 from hyperflow.master.entry import Entry, Patience
 from hyperflow.master.lifecycle import AT_REST, WITH_SLURM, Cause, Epoch, Kind, Record, State, Verdict
 from hyperflow.master.room import Room
-from hyperflow.master.sealed import Damaged
 from hyperflow.master.turns import Turns
 from hyperflow.slurm.queue import BatchState
 from hyperflow.slurm.script import SbatchOptions

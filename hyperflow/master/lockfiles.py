@@ -48,14 +48,13 @@ from typing import Any, TypeVar
 
 import attrs
 
-from hyperflow import files
+from hyperflow import checked_files, files
 from hyperflow.aio import settled
 from hyperflow.database.ownership import Owner, started
 from hyperflow.environment import Environment
 from hyperflow.errors import Deadlock
 from hyperflow.locking.manager import LockManager, inside
 from hyperflow.locking.rules import LockRequest
-from hyperflow.master import sealed
 from hyperflow.master.lifecycle import Epoch, State
 from hyperflow.master.rundir import JobDirectory
 
@@ -123,7 +122,7 @@ class Holder:
             return True
         try:
             record = directory.read_record()
-        except (OSError, sealed.Damaged):
+        except (OSError, checked_files.Damaged):
             return False
         return record.epoch > self.epoch or record.state in (State.DONE, State.FAILED)
 

@@ -26,6 +26,7 @@ from typing import Any
 import attrs
 
 from hyperflow.aio import Changing
+from hyperflow.checked_files import Damaged
 from hyperflow.environment import ResultsDatabase
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.flow import Flow
@@ -37,7 +38,6 @@ from hyperflow.master.lifecycle import AT_REST, WITH_SLURM, Cause, Kind, Record,
 from hyperflow.master.mail import Mailer
 from hyperflow.master.room import Room
 from hyperflow.master.rundir import RunDirectory
-from hyperflow.master.sealed import Damaged
 from hyperflow.master.view import JobView, story
 from hyperflow.slurm.script import SbatchOptions
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-from hyperflow.master import calls, sealed
+from hyperflow import checked_files
+from hyperflow.checked_files import Damaged
+from hyperflow.master import calls
 from hyperflow.master.lifecycle import Epoch
 from hyperflow.master.rundir import JobDirectory
-from hyperflow.master.sealed import Damaged
 
 CUT_OFF = "cut off"
 """The outcome of a start whose allocation came to its end; unlike a value or an error, another start may do better."""
@@ -51,7 +52,7 @@ def is_cut_off(directory: JobDirectory, epoch: Epoch) -> bool:
 def _read(directory: JobDirectory, epoch: Epoch) -> tuple[str, bytes]:
     path = directory.result(epoch)
     try:
-        header, payload = sealed.read_sealed(path, "result")
+        header, payload = checked_files.read_checked(path, "result")
     except OSError as error:
         raise Damaged(f"cannot read {path}: {error.strerror or error}") from error
     says = Epoch(header["attempt"], header["restarts"])

@@ -9,22 +9,22 @@
       locks/                     who holds which lock (see `lockfiles`)
       vars/                      variables that people may set (`ExtVar`)
       jobs/<n>/                  one directory for each job
-        call                     the pickled job (sealed)
+        call                     the pickled job (a checked file)
         script.sh                what was handed to sbatch last
         job.json                 state, attempts with their tokens and Slurm ids, options, why it is held
         slurm.out                what the script and the job's own process have printed
         status.json              how the job's evaluations stand, every few seconds
         scope.json               in the scope of which locks it is awaited, if of any
         claim.<a>                which Slurm job has taken attempt <a>
-        result.<a>.<r>           its outcome (sealed): a value, or an error
+        result.<a>.<r>           its outcome (a checked file): a value, or an error
         results.<a>.<r>.sqlite   what it has recorded, until the master has taken it over
         log.<a>.<r>/             logs of its launchers and workers
 
 <a> counts submissions, <r> how often Slurm has started that one again (a requeue, a lost node). So each start of a job
 writes to files of its own, and one that was given up and still runs somewhere cannot touch those of its successor.
 
-Guarantees: files appear complete or not at all (see `sealed`). A job's directory appears with its call and job.json in
-it. Nobody but the user can write in a run directory that is used.
+Guarantees: files appear complete or not at all (see `checked_files`). A job's directory appears with its call and
+job.json in it. Nobody but the user can write in a run directory that is used.
 
 Rejected: one database of jobs for a run. It would be a second truth beside the files that jobs themselves write, and
 what it holds could not be read with `cat` when something has gone wrong.
@@ -47,10 +47,9 @@ from typing import Any
 
 import attrs
 
-from hyperflow import files
+from hyperflow import checked_files, files
 from hyperflow.database.ownership import Owner, Ownership
 from hyperflow.errors import ConfigurationError, DatabaseError, RunInUse
-from hyperflow.master import sealed
 from hyperflow.master.lifecycle import Attempt, Cause, Epoch, Kind, Record, State
 from hyperflow.program import ProgramInfo
 
@@ -131,19 +130,19 @@ class JobDirectory:
 
     def write_call(self, call: bytes, identity: str) -> None:
         """Write the pickled job."""
-        sealed.write_sealed(self.call, "call", call, identity=identity)
+        checked_files.write_checked(self.call, "call", call, identity=identity)
 
     def renew_call(self, call: bytes, identity: str) -> None:
         """Let the next start of the job run this call, if it is another than the one that is there."""
-        with suppress(OSError, sealed.Damaged):
-            if sealed.read_sealed(self.call, "call")[1] == call:
+        with suppress(OSError, checked_files.Damaged):
+            if checked_files.read_checked(self.call, "call")[1] == call:
                 return
         self.write_call(call, identity)
 
     def write_scope(self, holders: Sequence[str]) -> None:
         """Say in the scope of which locks the job is awaited; its own locks look there for circles of waiting."""
         if holders or (self.path / "scope.json").exists():
-            sealed.write_file(self.path / "scope.json", json.dumps({"holders": list(holders)}).encode())
+            checked_files.write_file(self.path / "scope.json", json.dumps({"holders": list(holders)}).encode())
 
     def read_scope(self) -> list[str]:
         """Return in the scope of which locks the job is awaited."""
@@ -152,11 +151,11 @@ class JobDirectory:
 
     def write_record(self, record: Record) -> None:
         """Write job.json; it is on the disk when this returns."""
-        sealed.write_file(self.path / "job.json", record_to_json(record))
+        checked_files.write_file(self.path / "job.json", record_to_json(record))
 
     def read_record(self) -> Record:
         """Return what job.json says; raises Damaged if that cannot be used."""
-        return record_from_json(sealed.read_private(self.path / "job.json"), self.path / "job.json")
+        return record_from_json(checked_files.read_private(self.path / "job.json"), self.path / "job.json")
 
 
 def record_to_json(record: Record) -> bytes:
@@ -176,14 +175,14 @@ def record_from_json(text: bytes, path: Path) -> Record:
             data["cause"] = Cause(**{**data["cause"], "kind": Kind(data["cause"]["kind"])})
         return Record(**data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise sealed.Damaged(f"{path} is damaged: {error}") from error
+        raise checked_files.Damaged(f"{path} is damaged: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     """Return what a small file holds; None if it is not there, or not (yet) whole."""
     try:
-        found = json.loads(sealed.read_private(path))
-    except (OSError, ValueError, sealed.Damaged):
+        found = json.loads(checked_files.read_private(path))
+    except (OSError, ValueError, checked_files.Damaged):
         return None
     return found if isinstance(found, dict) else None
 
@@ -206,12 +205,12 @@ class RunDirectory:
         """
         home = program.log_dir.parent
         jobs = home / "jobs"
-        sealed.check_private(home)
+        checked_files.check_private(home)
         try:
             jobs.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"cannot make {jobs}: {error.strerror or error}") from error
-        sealed.check_private(jobs)
+        checked_files.check_private(jobs)
         lock = take_lock(home, program.program_id)
         try:
             run = cls(home, program, lock)
@@ -240,7 +239,7 @@ class RunDirectory:
             "sys_path": [os.path.abspath(entry) for entry in sys.path],
             "created": known.get("created", time.time()),
         }
-        sealed.write_file(self.home / "program.json", json.dumps(about, indent=1).encode() + b"\n")
+        checked_files.write_file(self.home / "program.json", json.dumps(about, indent=1).encode() + b"\n")
         for leftover in (self.home / "jobs").glob(".new-*"):  # its call was not yet promised to anybody
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -303,7 +302,7 @@ def find(resume: str | os.PathLike[str], base_dir: str | os.PathLike[str]) -> Pr
     if home is None:
         places = " nor in ".join(str(path.absolute()) for path in candidates)
         raise ConfigurationError(f"resume={str(resume)!r}: there is no run to resume in {places} (no program.json)")
-    sealed.check_private(home)
+    checked_files.check_private(home)
     about = _read_json(home / "program.json")
     if about is None or about.get("format") != FORMAT:
         raise ConfigurationError(f"{home / 'program.json'} cannot be read, or is of a newer version of hyperflow")

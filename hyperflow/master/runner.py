@@ -28,13 +28,13 @@ from typing import Any
 
 import attrs
 
-from hyperflow import files
+from hyperflow import checked_files, files
 from hyperflow._job import JobEnv, open_local_job, open_slurm_job, run_in_new_loop
 from hyperflow.database.store import copy_database
 from hyperflow.environment import Environment, Statistics
 from hyperflow.errors import AllocationEnding, ConfigurationError, HyperflowError
 from hyperflow.flow import Flow
-from hyperflow.master import calls, lockfiles, sealed
+from hyperflow.master import calls, lockfiles
 from hyperflow.master.lifecycle import Epoch, Record
 from hyperflow.master.outcome import CUT_OFF
 from hyperflow.master.rundir import JobDirectory
@@ -123,7 +123,7 @@ class Task:
 
     def write(self, outcome: str, payload: bytes) -> None:
         """Write the result."""
-        sealed.write_sealed(
+        checked_files.write_checked(
             self.directory.result(self.epoch),
             "result",
             payload,
@@ -164,8 +164,8 @@ def run(path: Path, attempt: int, place: Place) -> int:
     """Run a job and return the exit code."""
     directory = JobDirectory(path)
     for each in (directory.home, path.parent, path):
-        sealed.check_private(each)
-    about = json.loads(sealed.read_private(directory.home / "program.json"))
+        checked_files.check_private(each)
+    about = json.loads(checked_files.read_private(directory.home / "program.json"))
     _be_like_the_master(about, place)
     epoch = Epoch(attempt, place.restarts)
     task = Task(directory, directory.read_record(), epoch, place, about)
@@ -174,8 +174,8 @@ def run(path: Path, attempt: int, place: Place) -> int:
         return 0
     for earlier in directory.results():
         if earlier.attempt == attempt and earlier < epoch:
-            with suppress(sealed.Damaged):
-                header, payload = sealed.read_sealed(directory.result(earlier), "result")
+            with suppress(checked_files.Damaged):
+                header, payload = checked_files.read_checked(directory.result(earlier), "result")
                 if header["outcome"] == CUT_OFF:
                     continue
                 _say(f"an earlier start ({earlier}) has left its result; it counts")
@@ -208,7 +208,9 @@ def claim(directory: JobDirectory, epoch: Epoch, place: Place) -> bool:
     except FileExistsError:
         found = directory.read_claim(epoch.attempt)
         if found is None:
-            raise sealed.Damaged(f"{path} cannot be read, so that nobody knows who has taken attempt {epoch}") from None
+            raise checked_files.Damaged(
+                f"{path} cannot be read, so that nobody knows who has taken attempt {epoch}"
+            ) from None
         if found["batch_id"] != place.batch_id:
             return False
         files.write_whole(path, text)  # in the place of an earlier start's
@@ -220,7 +222,7 @@ async def _run(task: Task) -> int:
     if task.place.cpus is not None:
         context = f"raised by {task.name}; its files: {task.directory.path}"
     try:
-        _, call = sealed.read_sealed(task.directory.call, "call")
+        _, call = checked_files.read_checked(task.directory.call, "call")
         job = pickler.loads(call)
         payload = calls.pack_value(await _evaluate(task, job), task.name)
         outcome = "value"

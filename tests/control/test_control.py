@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 import hyperflow as hf
-from hyperflow.control import place
+from hyperflow import checked_files
+from hyperflow.control import place, variables
 from hyperflow.control.client import Contact, MasterElsewhere, NoMaster, Refused, Silent, contact
-from hyperflow.control.messages import job_from_json, job_to_json
-from hyperflow.control.server import open_control, peer
+from hyperflow.control.server import peer, serve
 from hyperflow.errors import ConfigurationError
+from hyperflow.master.api import open_control
+from hyperflow.master.job_json import job_from_json, job_to_json
 from hyperflow.master.lifecycle import State
 from hyperflow.master.master import Master
 from tests.helpers import wait_until
@@ -232,7 +235,7 @@ async def test_what_a_killed_master_has_left_is_replaced(short_path: Path) -> No
         with socket.socket(socket.AF_UNIX) as left:
             left.bind(str(path))
     address = {"host": socket.gethostname(), "pid": 1, "path": str(elsewhere / "socket")}
-    place.sealed.write_file(home / "control" / "master.json", repr(address).replace("'", '"').encode())
+    checked_files.write_file(home / "control" / "master.json", repr(address).replace("'", '"').encode())
     with pytest.raises(NoMaster, match="no master runs"):
         contact(home)
 
@@ -302,6 +305,22 @@ async def test_defects_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture
             assert (await ask(master.get, "/jobs"))["jobs"] == []
     assert "ZeroDivisionError" in caplog.text
     await wait_until(lambda: place.read(home) is None, 5, "the socket has gone")
+
+
+async def test_the_server_needs_no_master(tmp_path: Path) -> None:
+    """It answers what it is given: any process that has a run's directory can serve, a Job's head as well."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.json_response({"evaluations": 7})
+
+    async with serve(tmp_path, [web.get("/evaluations", answer), *variables.routes(tmp_path)]) as address:
+        assert address is not None
+        assert await ask(Contact(address).get, "/evaluations") == {"evaluations": 7}
+        assert await ask(Contact(address).get, "/vars") == {"names": []}
+        assert "GET /jobs: Not Found" in await refusal(ask(Contact(address).get, "/jobs"))
+    assert asked == ["/evaluations"]
 
 
 def test_a_place_that_others_can_write_to_is_refused(tmp_path: Path) -> None:

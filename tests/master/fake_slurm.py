@@ -10,7 +10,8 @@ from typing import Any
 
 import attrs
 
-from hyperflow.master import calls, sealed
+from hyperflow import checked_files
+from hyperflow.master import calls
 from hyperflow.master.batch import Order
 from hyperflow.master.lifecycle import Epoch
 from hyperflow.master.local import LocalWatch
@@ -54,11 +55,11 @@ class Fate:
             rename(old, new)
             self.step(f"after naming {Path(new).name}")
 
-        monkeypatch.setattr(sealed, "write_file", write_file)
+        monkeypatch.setattr(checked_files, "write_file", write_file)
         monkeypatch.setattr("hyperflow.master.rundir.os.rename", renamed)
 
 
-_WRITE, _RENAME = sealed.write_file, os.rename
+_WRITE, _RENAME = checked_files.write_file, os.rename
 
 
 @attrs.define
@@ -109,7 +110,7 @@ class FakeSlurm:
 
 def write_result(directory: JobDirectory, epoch: Epoch, batch_id: int = 1) -> None:
     """Write the result of a start, by calling its function right here."""
-    _, call = sealed.read_sealed(directory.call, "call")
+    _, call = checked_files.read_checked(directory.call, "call")
     job = pickler.loads(call)
     try:
         contextvars.Context().run(lambda: job.used().step.coroutine().send(None))  # elsewhere, there is no Cluster
@@ -120,7 +121,7 @@ def write_result(directory: JobDirectory, epoch: Epoch, batch_id: int = 1) -> No
     else:
         raise AssertionError("the job waits for something")
     header = {"outcome": outcome, "attempt": epoch.attempt, "restarts": epoch.restarts, "batch_id": batch_id}
-    _WRITE(directory.result(epoch), sealed.seal("result", payload, header))
+    _WRITE(directory.result(epoch), checked_files.with_checksum("result", payload, header))
 
 
 class FakeBatch:

@@ -18,9 +18,10 @@ import attrs
 import pytest
 
 import hyperflow as hf
+from hyperflow import checked_files
 from hyperflow._cluster import ClusterEnv
 from hyperflow.errors import SlurmError
-from hyperflow.master import calls, sealed
+from hyperflow.master import calls
 from hyperflow.master.lifecycle import Epoch, State
 from hyperflow.slurm.queue import BatchState
 from tests.helpers import wait_until
@@ -586,7 +587,7 @@ async def test_swapped_results(tmp_path: Path) -> None:
         await until(env, State.QUEUED)
         directory = slurm.jobs[1].order.directory
         header = {"job": 2, "outcome": "value", "attempt": 1, "restarts": 0}
-        sealed.write_sealed(directory.result(Epoch(1)), "result", calls.pack_value(77, ""), **header)
+        checked_files.write_checked(directory.result(Epoch(1)), "result", calls.pack_value(77, ""), **header)
         slurm.tell(1, BatchState("ended", "COMPLETED"))
         await until(env, State.HELD)
         assert "of start 1.0 of job 2" in env.master.jobs()[0].cause

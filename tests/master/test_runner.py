@@ -11,9 +11,10 @@ from typing import Any, cast
 import pytest
 
 import hyperflow as hf
+from hyperflow import checked_files
 from hyperflow.environment import Statistics
 from hyperflow.errors import ConfigurationError
-from hyperflow.master import calls, outcome, runner, sealed
+from hyperflow.master import calls, outcome, runner
 from hyperflow.master.batch import RUNNER
 from hyperflow.master.lifecycle import Attempt, Epoch, Record, State
 from hyperflow.master.rundir import JobDirectory, RunDirectory
@@ -77,10 +78,10 @@ def test_claim_without_links(directory: JobDirectory, monkeypatch: pytest.Monkey
 
 def test_later_start_takes_the_earlier_result(directory: JobDirectory) -> None:
     """A start that finds the result of an earlier one of its attempt uses it; not that of a start that was cut off."""
-    sealed.write_sealed(directory.result(Epoch(1)), "result", calls.pack_value(77, ""), **header("cut off", 0))
+    checked_files.write_checked(directory.result(Epoch(1)), "result", calls.pack_value(77, ""), **header("cut off", 0))
     assert runner.run(directory.path, 1, Place(7, 1, cpus=1)) == 0
     assert outcome.read_value(directory, Epoch(1, 1)) == 4
-    sealed.write_sealed(directory.result(Epoch(1, 1)), "result", calls.pack_value(78, ""), **header("value", 1))
+    checked_files.write_checked(directory.result(Epoch(1, 1)), "result", calls.pack_value(78, ""), **header("value", 1))
     assert runner.run(directory.path, 1, Place(7, 2, cpus=1)) == 0
     assert outcome.read_value(directory, Epoch(1, 2)) == 78
     assert outcome.is_cut_off(directory, Epoch(1, 0))
@@ -107,7 +108,7 @@ def test_what_others_can_write_is_refused(directory: JobDirectory, part: str) ->
 
 def test_result_that_cannot_be_written_at_once(directory: JobDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a full disk the result is written as soon as there is space; it may be hours of work."""
-    write = sealed.write_file
+    write = checked_files.write_file
     failures = iter(range(2))
 
     def full(path: Path, data: bytes) -> None:
@@ -115,7 +116,7 @@ def test_result_that_cannot_be_written_at_once(directory: JobDirectory, monkeypa
             raise ConfigurationError(os.strerror(errno.ENOSPC))
         write(path, data)
 
-    monkeypatch.setattr(sealed, "write_file", full)
+    monkeypatch.setattr(checked_files, "write_file", full)
     monkeypatch.setattr(runner, "RESULT_PAUSE", 0.01)
     assert runner.run(directory.path, 1, Place(7, cpus=1)) == 0
     assert outcome.read_value(directory, Epoch(1)) == 4
@@ -126,7 +127,7 @@ def test_damaged_call(directory: JobDirectory) -> None:
     directory.call.write_bytes(directory.call.read_bytes()[:-1])
     assert run(directory).returncode == runner.RAISED
     error = outcome.read_error(directory, Epoch(1))
-    assert isinstance(error, sealed.Damaged)
+    assert isinstance(error, checked_files.Damaged)
     assert "it was cut short" in str(error)
 
 
@@ -136,7 +137,7 @@ def test_nothing_can_be_printed(directory: JobDirectory) -> None:
     words = [*RUNNER, str(directory.path), "1", "--local", "7", "1", ""]
     with open("/dev/full", "wb") as full:
         subprocess.run(words, stdout=full, stderr=full, check=False)
-    assert isinstance(outcome.read_error(directory, Epoch(1)), sealed.Damaged)
+    assert isinstance(outcome.read_error(directory, Epoch(1)), checked_files.Damaged)
 
 
 async def test_statistics_are_counted_in_the_loop(directory: JobDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

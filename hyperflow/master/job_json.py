@@ -1,4 +1,4 @@
-"""Jobs as JSON, and back."""
+"""Jobs as JSON, and back: for the control API and `hyperflow list --json`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from hyperflow.master.lifecycle import State
 from hyperflow.master.view import JobView, Progress
 
 FORMAT = 1
-"""It changes when something changes its meaning, not when something is added."""
+"""Goes up with incompatible changes only; members may be added without."""
 
 
 def job_to_json(job: JobView) -> dict[str, Any]:
-    """Return a job as an object of JSON."""
+    """Return a job as a JSON object."""
     return {**attrs.asdict(job), "state": str(job.state), "directory": str(job.directory)}
 
 
 def job_from_json(data: Mapping[str, Any]) -> JobView:
-    """Return the job that an object of JSON tells of; members that are not known here are left out."""
+    """Return the job that a JSON object describes; members that are not known here are left out."""
     known = {field.name: data[field.name] for field in attrs.fields(JobView)}
     counts = {field.name: data["progress"][field.name] for field in attrs.fields(Progress)}
     known |= {
