@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from typing import Any, TypeVar, overload
 
 from hyperflow import flow as flows
+from hyperflow.aio import settled
 from hyperflow.errors import ConfigurationError
 from hyperflow.flow import Flow, Job, Native
 
@@ -83,19 +84,13 @@ class _Group:
 
 async def _cancel_all(futures: Collection[asyncio.Future[Any]]) -> None:
     """Cancel what has not ended, and wait until it has. Errors count as seen: asyncio need not report them."""
-    waiting = [future for future in futures if not future.done()]
-    for future in waiting:
-        future.cancel()
-    interrupted: asyncio.CancelledError | None = None
-    while waiting := [future for future in waiting if not future.done()]:
-        try:
-            await asyncio.wait(waiting)
-        except asyncio.CancelledError as error:  # cancelled once more: still nothing may be left running
-            interrupted = error
     for future in futures:
-        _ = future.cancelled() or future.exception()
-    if interrupted is not None:
-        raise interrupted
+        future.cancel()
+    try:
+        await settled(*futures)
+    finally:
+        for future in futures:
+            _ = future.cancelled() or future.exception()
 
 
 async def _gather(made: Iterable[Flow[Any]], limit: int | None, where: str) -> list[Any]:

@@ -92,13 +92,15 @@ class Flow(Generic[T_co]):
 
     def map(self, fn: Callable[[T_co], U]) -> Flow[U]:
         """Apply a plain function to the result: `flow.map(f)` gives `f(x)` where `flow` gives x."""
-        return self._followed_by(Bound(self.used(), function(fn, "map"), joins=False))
+        made: Flow[Any] = self._followed_by(Bound(self.used(), function(fn, "map"), joins=False))
+        return made
 
     def then(self, fn: Callable[[T_co], Flow[U]]) -> Flow[U]:
         """Go on with the flow that `fn` makes of the result (the monad's bind)."""
-        return self._followed_by(Bound(self.used(), function(fn, "then"), joins=True))
+        made: Flow[Any] = self._followed_by(Bound(self.used(), function(fn, "then"), joins=True))
+        return made
 
-    def using(self, **options: Unpack[OptionChanges]) -> Flow[T_co]:
+    def using(self, **options: Unpack[OptionChanges]) -> Self:
         """Run with changed options: `flow.using(cpus=4)`; `hyperflow.using` says which there are.
 
         Raises:
@@ -113,7 +115,7 @@ class Flow(Generic[T_co]):
         *,
         on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
         pause: float = 0.0,
-    ) -> Flow[T_co]:
+    ) -> Self:
         """Run again when it raises `on`, up to `times` times more, `pause` seconds after each failure.
 
         The last error is raised as it is. Cancelling is never retried.
@@ -122,13 +124,13 @@ class Flow(Generic[T_co]):
             raise ConfigurationError(f"retry({times}): a whole number of at least 0 is needed")
         return self._followed_by(Retrying(self.used(), times, on, pause))
 
-    def timeout(self, seconds: float) -> Flow[T_co]:
+    def timeout(self, seconds: float) -> Self:
         """Cancel the flow and raise TimeoutError when it has not ended after `seconds`."""
         if not seconds >= 0:
             raise ConfigurationError(f"timeout({seconds}): a number of seconds is needed")
         return self._followed_by(TimedOut(self.used(), seconds))
 
-    def _followed_by(self, step: Step) -> Flow[Any]:
+    def _followed_by(self, step: Step) -> Self:
         return type(self)(step)
 
     def __repr__(self) -> str:
@@ -171,15 +173,6 @@ class Job(Flow[T_co]):
 
         def map(self, fn: Callable[[T_co], U]) -> Job[U]: ...
         def then(self, fn: Callable[[T_co], Flow[U]]) -> Job[U]: ...
-        def using(self, **options: Unpack[OptionChanges]) -> Job[T_co]: ...
-        def retry(
-            self,
-            times: int,
-            *,
-            on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
-            pause: float = 0.0,
-        ) -> Job[T_co]: ...
-        def timeout(self, seconds: float) -> Job[T_co]: ...
 
 
 class Cluster(Flow[T_co]):
@@ -191,15 +184,6 @@ class Cluster(Flow[T_co]):
 
         def map(self, fn: Callable[[T_co], U]) -> Cluster[U]: ...
         def then(self, fn: Callable[[T_co], Flow[U]]) -> Cluster[U]: ...
-        def using(self, **options: Unpack[OptionChanges]) -> Cluster[T_co]: ...
-        def retry(
-            self,
-            times: int,
-            *,
-            on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
-            pause: float = 0.0,
-        ) -> Cluster[T_co]: ...
-        def timeout(self, seconds: float) -> Cluster[T_co]: ...
 
 
 def show_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -5,11 +5,10 @@ Each takes what it needs and returns a Check. What may block, does so in a threa
 
 from __future__ import annotations
 
-import os
+import functools
 import shutil
-import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +25,7 @@ from hyperflow.database.ownership import Ownership
 from hyperflow.errors import ConfigurationError, DatabaseError, SlurmError
 from hyperflow.program import ProgramInfo
 from hyperflow.slurm import allocation
+from hyperflow.slurm.scontrol import run_command
 
 NOT_CONFIGURED = "Could not establish a configuration source"
 """What Slurm's commands say on a machine on which they are merely installed."""
@@ -50,33 +50,6 @@ def configuration(variables: Mapping[str, str]) -> tuple[Check, Settings]:
     return ok("configuration", words, **attrs.asdict(settings)), settings
 
 
-def ask(argv: Sequence[str], variables: Mapping[str, str] | None = None, seconds: float = 30.0) -> str:
-    """Run a command of Slurm, and return what it printed; raises SlurmError with what it said."""
-    command = " ".join(argv)
-    try:
-        done = subprocess.run(
-            argv,
-            env={**os.environ, **(variables or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=seconds,
-            check=False,
-        )
-    except OSError as error:
-        raise SlurmError(f"`{command}`: {error.strerror}") from None
-    except subprocess.TimeoutExpired:
-        raise SlurmError(f"`{command}` gave no answer within {seconds:g} s") from None
-    if done.returncode:
-        raise SlurmError(f"`{command}` exited with {done.returncode}: {_one_line(done.stderr or done.stdout)}")
-    return done.stdout
-
-
-def _one_line(text: str) -> str:
-    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
-
-
 async def slurm(variables: Mapping[str, str], seconds: float) -> Check:
     """Look for Slurm, and whether its controller answers; `data["nodes"]` is then the list of all nodes."""
     if shutil.which("sinfo", path=variables.get("PATH")) is None:
@@ -87,8 +60,8 @@ async def slurm(variables: Mapping[str, str], seconds: float) -> Check:
 
     def look() -> tuple[str, str]:
         limit = max(seconds - 1, 1.0)
-        version = ask(["sinfo", "--version"], seconds=limit).strip()
-        return version, ask(["sinfo", "--noheader", "--format=%N"], seconds=limit).strip()
+        version = run_command(["sinfo", "--version"], {}, limit).strip()
+        return version, run_command(["sinfo", "--noheader", "--format=%N"], {}, limit).strip()
 
     try:
         version, nodes = await in_thread(look)
@@ -108,7 +81,7 @@ async def find_allocation(variables: Mapping[str, str], seconds: float) -> tuple
         return skipped(name, "this is not inside one"), None
     try:
         granted = await in_thread(
-            lambda: allocation.find(variables, lambda argv, more: ask(argv, more, max(seconds - 1, 1.0)))
+            lambda: allocation.find(variables, functools.partial(run_command, timeout=max(seconds - 1, 1.0)))
         )
     except SlurmError as error:
         fix = "The variables SLURM_* of a job have to be as Slurm set them; `env | grep ^SLURM_` shows them"

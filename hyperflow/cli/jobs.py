@@ -6,6 +6,7 @@ done; 1, refused, with the reason; 3, no master runs that could do it.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, ParamSpec, TypeAlias
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -26,10 +27,12 @@ from hyperflow.cli.runs import BASE_DIR, Run
 from hyperflow.console.options import Resources
 from hyperflow.console.table import counts_in_words, jobs_table, print_table
 from hyperflow.control.client import Contact, MasterElsewhere, NoMaster, Refused, Silent, contact
-from hyperflow.errors import ConfigurationError, RunInUse
+from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.master.job_json import FORMAT, job_from_json, job_to_json
 from hyperflow.master.lifecycle import State
 from hyperflow.master.view import JobView
+
+P = ParamSpec("P")
 
 REFUSED = 1
 NO_MASTER = 3
@@ -44,6 +47,23 @@ WhichRun: TypeAlias = Annotated[
 All: TypeAlias = Annotated[bool, Parameter(name="--all", negative="")]
 
 
+def answering(command: Callable[P, int]) -> Callable[P, int]:
+    """Make a command print an error and return its exit code, in place of raising it."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return command(*args, **kwargs)
+        except HyperflowError as error:
+            print(f"hyperflow: {error}", file=sys.stderr)
+            return NO_MASTER if isinstance(error, NoMaster) else REFUSED
+        except BrokenPipeError:  # `hyperflow list | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
+    return run
+
+
 def add_to(app: App) -> None:
     """Add the commands to the command line."""
     app.command(list_, name="list")
@@ -55,6 +75,7 @@ def add_to(app: App) -> None:
     app.command(runs_, name="runs")
 
 
+@answering
 def list_(run: str | None = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
     """Show the jobs of a program.
 
@@ -63,28 +84,25 @@ def list_(run: str | None = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: J
     run
         Its id, the beginning of it, or its directory; by default the newest run in the base directory.
     """
-    return _guarded(lambda: _list(runs.find(run, base_dir), as_json))
-
-
-def _list(run: Run, as_json: bool) -> int:
+    found = runs.find(run, base_dir)
     note, answer = "", None
     try:
-        answer = contact(run.home).get("/jobs")
+        answer = contact(found.home).get("/jobs")
     except MasterElsewhere as error:
-        note = f"{error}; this is from its files. There: {_ssh(error, ['hyperflow', 'list', str(run.home)])}"
+        note = f"{error}; this is from its files. There: {_ssh(error, ['hyperflow', 'list', str(found.home)])}"
     except Silent as error:
         note = f"{error}; this is from its files"
     except NoMaster as error:
-        note = f"{error}; this is from its files, as the last master left them. To go on: {_resume(run)}"
-    jobs = run.jobs() if answer is None else [job_from_json(job) for job in answer["jobs"]]
+        note = f"{error}; this is from its files, as the last master left them. To go on: {_resume(found)}"
+    jobs = found.jobs() if answer is None else [job_from_json(job) for job in answer["jobs"]]
     if as_json:
-        about = {"run": str(run.home), "program": run.program_id, "master": answer is not None, "note": note}
+        about = {"run": str(found.home), "program": found.program_id, "master": answer is not None, "note": note}
         print(json.dumps({"format": FORMAT, **about, "jobs": [job_to_json(job) for job in jobs]}, indent=2))
         return 0
-    print(f"run {run.program_id}: {counts_in_words(job.state for job in jobs)}")
+    print(f"run {found.program_id}: {counts_in_words(job.state for job in jobs)}")
     if jobs:
         width = Console().width if sys.stdout.isatty() else 100_000
-        print_table(jobs_table(jobs, time.time(), width=width, slurm=not run.local), sys.stdout)
+        print_table(jobs_table(jobs, time.time(), width=width, slurm=not found.local), sys.stdout)
     if note:
         print(note)
     if answer is not None and (unmatched := answer["unmatched"]):
@@ -95,6 +113,7 @@ def _list(run: Run, as_json: bool) -> int:
     return 0
 
 
+@answering
 def why(number: int, /, *, run: WhichRun = None, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
     """Tell all that is known of a job: why it waits or is held, the end of its log, and what to type.
 
@@ -103,26 +122,24 @@ def why(number: int, /, *, run: WhichRun = None, base_dir: BaseDir = BASE_DIR, a
     number
         The job, as `hyperflow list` has it.
     """
-    return _guarded(lambda: _why(runs.find(run, base_dir), number, as_json))
-
-
-def _why(run: Run, number: int, as_json: bool) -> int:
+    found = runs.find(run, base_dir)
     note = ""
     try:
-        text = str(contact(run.home).get(f"/jobs/{number}/why")["why"])
+        text = str(contact(found.home).get(f"/jobs/{number}/why")["why"])
     except (MasterElsewhere, Silent) as error:
         note = f"{error}; this is from its files"
-        text = run.why(number)
+        text = found.why(number)
     except NoMaster as error:
-        note = f"{error}; to go on: {_resume(run)}"
-        text = run.why(number)
+        note = f"{error}; to go on: {_resume(found)}"
+        text = found.why(number)
     if as_json:
-        print(json.dumps({"format": FORMAT, "run": str(run.home), "number": number, "why": text, "note": note}))
+        print(json.dumps({"format": FORMAT, "run": str(found.home), "number": number, "why": text, "note": note}))
     else:
         print(text, *([note] if note else []), sep="\n")
     return 0
 
 
+@answering
 def retry(
     *numbers: int,
     every: All = False,
@@ -143,9 +160,10 @@ def retry(
         All that are held; while no master runs, also those whose error the program has got.
     """
     changes = resources.changes()
-    return _guarded(lambda: _act("retry", run, base_dir, _chosen(numbers, every), as_json, changes=changes))
+    return _act("retry", run, base_dir, _chosen(numbers, every), as_json, changes=changes)
 
 
+@answering
 def cancel(
     *numbers: int, every: All = False, run: WhichRun = None, base_dir: BaseDir = BASE_DIR, as_json: Json = False
 ) -> int:
@@ -158,9 +176,10 @@ def cancel(
     every
         All that are queued or running.
     """
-    return _guarded(lambda: _act("cancel", run, base_dir, _chosen(numbers, every), as_json))
+    return _act("cancel", run, base_dir, _chosen(numbers, every), as_json)
 
 
+@answering
 def give_up(
     *numbers: int, every: All = False, run: WhichRun = None, base_dir: BaseDir = BASE_DIR, as_json: Json = False
 ) -> int:
@@ -173,9 +192,10 @@ def give_up(
     every
         All that are held.
     """
-    return _guarded(lambda: _act("give_up", run, base_dir, _chosen(numbers, every), as_json))
+    return _act("give_up", run, base_dir, _chosen(numbers, every), as_json)
 
 
+@answering
 def resume(run: str | None = None, /, *, base_dir: BaseDir = BASE_DIR) -> int:
     """Start a program again whose master has ended; it goes on where it was.
 
@@ -186,32 +206,49 @@ def resume(run: str | None = None, /, *, base_dir: BaseDir = BASE_DIR) -> int:
     run
         Its id, the beginning of it, or its directory; by default the newest run in the base directory.
     """
-    return _guarded(lambda: _resume_now(runs.find(run, base_dir)))
+    found = runs.find(run, base_dir)
+    owner = found.owner
+    if owner is not None:
+        here = "" if owner.host == socket.gethostname() else f" on {owner.host}"
+        raise ConfigurationError(f"process {owner.pid}{here} is the master of {found.home}: it need not be resumed")
+    script = found.about.get("script")
+    if not script or not Path(script).is_file():
+        raise ConfigurationError(
+            f"{found.home} was begun by {script or 'an interactive session'}, which is not there; start its program "
+            f"with resume={str(found.home)!r}"
+        )
+    directory, python = str(found.about["directory"]), str(found.about["python"])
+    words = [python, str(script), *found.command[1:], "--resume", str(found.home)]
+    print(f"hyperflow: in {directory}: {shlex.join(words)}", file=sys.stderr, flush=True)
+    try:
+        os.chdir(directory)
+        os.execv(python, words)  # signals and the terminal are the program's then
+    except OSError as error:
+        raise ConfigurationError(f"cannot start it: {error}") from None
 
 
+@answering
 def runs_(*, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
     """Show which runs there are, the newest last."""
-    return _guarded(lambda: _runs(base_dir, as_json))
+    rows = [_described(run) for run in runs.all_runs(base_dir)]
+    if as_json:
+        print(json.dumps({"format": FORMAT, "base_dir": str(base_dir.absolute()), "runs": rows}, indent=2))
+        return 0
+    if not rows:
+        raise ConfigurationError(f"there are no runs in {base_dir.absolute()}; --base-dir names another place")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("run", no_wrap=True)
+    table.add_column("master", no_wrap=True)
+    table.add_column("jobs", no_wrap=True, overflow="ellipsis")
+    table.add_column("program", no_wrap=True, overflow="ellipsis", ratio=1)
+    for row in rows:
+        master = f"{row['pid']} on {row['host']}" if row["host"] else "none"
+        table.add_row(*map(Text, (row["program"], master, row["jobs"], shlex.join(row["command"]))))
+    print_table(table, sys.stdout)
+    return 0
 
 
 # ---- how it is done -------------------------------------------------------------------------------------------------
-
-
-def _guarded(command: Callable[[], int]) -> int:
-    try:
-        return command()
-    except NoMaster as error:
-        return _complain(str(error), NO_MASTER)
-    except (ConfigurationError, Refused, RunInUse) as error:
-        return _complain(str(error), REFUSED)
-    except BrokenPipeError:  # `hyperflow list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-
-
-def _complain(text: str, code: int) -> int:
-    print(f"hyperflow: {text}", file=sys.stderr)
-    return code
 
 
 def _chosen(numbers: Sequence[int], every: bool) -> list[int] | str:
@@ -270,46 +307,6 @@ def _typed(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except (ValueError, OSError):
         return str(path)
-
-
-def _resume_now(run: Run) -> int:
-    owner = run.owner
-    if owner is not None:
-        here = "" if owner.host == socket.gethostname() else f" on {owner.host}"
-        raise ConfigurationError(f"process {owner.pid}{here} is the master of {run.home}: it need not be resumed")
-    script = run.about.get("script")
-    if not script or not Path(script).is_file():
-        raise ConfigurationError(
-            f"{run.home} was begun by {script or 'an interactive session'}, which is not there; start its program "
-            f"with resume={str(run.home)!r}"
-        )
-    directory, python = str(run.about["directory"]), str(run.about["python"])
-    words = [python, str(script), *run.command[1:], "--resume", str(run.home)]
-    print(f"hyperflow: in {directory}: {shlex.join(words)}", file=sys.stderr, flush=True)
-    try:
-        os.chdir(directory)
-        os.execv(python, words)  # signals and the terminal are the program's then
-    except OSError as error:
-        raise ConfigurationError(f"cannot start it: {error}") from None
-
-
-def _runs(base_dir: Path, as_json: bool) -> int:
-    rows = [_described(run) for run in runs.all_runs(base_dir)]
-    if as_json:
-        print(json.dumps({"format": FORMAT, "base_dir": str(base_dir.absolute()), "runs": rows}, indent=2))
-        return 0
-    if not rows:
-        raise ConfigurationError(f"there are no runs in {base_dir.absolute()}; --base-dir names another place")
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("run", no_wrap=True)
-    table.add_column("master", no_wrap=True)
-    table.add_column("jobs", no_wrap=True, overflow="ellipsis")
-    table.add_column("program", no_wrap=True, overflow="ellipsis", ratio=1)
-    for row in rows:
-        master = f"{row['pid']} on {row['host']}" if row["host"] else "none"
-        table.add_row(*map(Text, (row["program"], master, row["jobs"], shlex.join(row["command"]))))
-    print_table(table, sys.stdout)
-    return 0
 
 
 def _described(run: Run) -> dict[str, Any]:

@@ -28,7 +28,6 @@ The JSON is one object:
 
 from __future__ import annotations
 
-import io
 import json
 import socket
 import sys
@@ -38,12 +37,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 import attrs
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from hyperflow._version import __version__
 from hyperflow.cli.check import Check, Status
+from hyperflow.console import table as console_table
 
 FORMAT = 1
 
@@ -87,7 +86,6 @@ def as_json(checks: Sequence[Check]) -> str:
 
 def print_table(checks: Sequence[Check], file: TextIO) -> None:
     """Print the checks for people: in colours and wrapped on a terminal, plain and a line each in a pipe."""
-    terminal = file.isatty()
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
     for _ in range(3):
         table.add_column(no_wrap=True)
@@ -96,14 +94,9 @@ def print_table(checks: Sequence[Check], file: TextIO) -> None:
         style = STYLES[check.status]
         words = Text(check.detail)
         if check.fix:
-            words.append(f"\n-> {check.fix}", style="" if terminal else None)
+            words.append(f"\n-> {check.fix}", style="" if file.isatty() else None)
         table.add_row(Text(WORDS[check.status], style=style), Text(check.name), Text(check.node or ""), words)
-    if terminal:
-        Console(file=file, highlight=False).print(table)
-    else:
-        buffer = io.StringIO()
-        Console(file=buffer, width=100_000, color_system=None, highlight=False).print(table)
-        file.writelines(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
+    console_table.print_table(table, file)
     print(summary(checks), file=file)
 
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from cyclopts import App
 
 from hyperflow import extvar
 from hyperflow.cli import runs
-from hyperflow.cli.jobs import BaseDir, Json
+from hyperflow.cli.jobs import BaseDir, Json, answering
 from hyperflow.cli.runs import BASE_DIR
-from hyperflow.errors import HyperflowError
 from hyperflow.extvar import ExtVar
 
 app = App(name="var", help="Look at and set the variables (ExtVar) of a program while it runs.")
 
 
 @app.command(name="list")
+@answering
 def list_(run: str | None = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
     """Show the variables of a program and their values; those that it has asked for, and those that were set.
 
@@ -29,19 +28,17 @@ def list_(run: str | None = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: J
         Its id, the beginning of it, or its directory; by default the newest run in the base directory.
     """
 
-    def work() -> int:
-        home = runs.find(run, base_dir).home
-        texts = {name: _text(home / "vars" / f"{name}.json") for name in extvar.names(home)}
-        if as_json:
-            print(json.dumps({"run": str(home), "variables": {name: _value(text) for name, text in texts.items()}}))
-        for name, text in texts.items() if not as_json else ():
-            print(f"{name}  {text}")
-        return 0
-
-    return _guarded(work)
+    home = runs.find(run, base_dir).home
+    texts = {name: _text(home / "vars" / f"{name}.json") for name in extvar.names(home)}
+    if as_json:
+        print(json.dumps({"run": str(home), "variables": {name: _value(text) for name, text in texts.items()}}))
+    for name, text in texts.items() if not as_json else ():
+        print(f"{name}  {text}")
+    return 0
 
 
 @app.command
+@answering
 def get(run: str, name: str, /, *, base_dir: BaseDir = BASE_DIR) -> int:
     """Print the value of a variable, as JSON.
 
@@ -53,16 +50,14 @@ def get(run: str, name: str, /, *, base_dir: BaseDir = BASE_DIR) -> int:
         The variable.
     """
 
-    def work() -> int:
-        here = ExtVar[object](name).of(runs.find(run, base_dir).home)
-        here.get()  # says what is wrong with it
-        print(_text(here.path))
-        return 0
-
-    return _guarded(work)
+    here = ExtVar[object](name).of(runs.find(run, base_dir).home)
+    here.get()  # says what is wrong with it
+    print(_text(here.path))
+    return 0
 
 
 @app.command(name="set")
+@answering
 def set_(run: str, name: str, value: str, /, *, base_dir: BaseDir = BASE_DIR) -> int:
     """Set a variable; the program sees it when it looks the next time.
 
@@ -76,20 +71,17 @@ def set_(run: str, name: str, value: str, /, *, base_dir: BaseDir = BASE_DIR) ->
         JSON: 0.5, true, '"text"', '[1, 2]'.
     """
 
-    def work() -> int:
-        here = ExtVar[object](name).of(runs.find(run, base_dir).home)
-        try:
-            text = json.dumps(json.loads(value))
-        except ValueError as error:
-            print(f"{value} is no JSON ({error}); a text needs its quotes: {json.dumps(value)!r}", file=sys.stderr)
-            return 1
-        if here.version() is None:
-            there = ", ".join(extvar.names(here.path.parent.parent)) or "none yet"
-            print(f"note: the program has not asked for {name} so far; it has {there}", file=sys.stderr)
-        extvar.write(here.path, text, over=True)
-        return 0
-
-    return _guarded(work)
+    here = ExtVar[object](name).of(runs.find(run, base_dir).home)
+    try:
+        text = json.dumps(json.loads(value))
+    except ValueError as error:
+        print(f"{value} is no JSON ({error}); a text needs its quotes: {json.dumps(value)!r}", file=sys.stderr)
+        return 1
+    if here.version() is None:
+        there = ", ".join(extvar.names(here.path.parent.parent)) or "none yet"
+        print(f"note: the program has not asked for {name} so far; it has {there}", file=sys.stderr)
+    extvar.write(here.path, text, over=True)
+    return 0
 
 
 def _text(path: Path) -> str:
@@ -104,11 +96,3 @@ def _value(text: str) -> object:
         return json.loads(text)
     except ValueError:
         return None
-
-
-def _guarded(work: Callable[[], int]) -> int:
-    try:
-        return work()
-    except HyperflowError as error:
-        print(error, file=sys.stderr)
-        return 1

@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -83,32 +82,11 @@ def has_table(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
-class Display(Protocol):
-    """What is shown, and can step aside."""
-
-    def aside(self) -> None:
-        """Leave the terminal to somebody else."""
-        ...
-
-    def back(self) -> None:
-        """Go on."""
-        ...
-
-
-class NoTable:
-    """Nothing but lines."""
-
-    def aside(self) -> None:
-        """Nothing is in the way."""
-
-    def back(self) -> None:
-        """Nothing is to be done."""
-
-
 class LiveTable:
-    """The table of a master's jobs at the bottom of the terminal."""
+    """The table of a master's jobs at the bottom of the terminal; where there is no terminal, nothing."""
 
     def __init__(self, master: Master, console: Console) -> None:
+        self.shown = has_table(console)
         self._master = master
         self._console = console
         # Its own thread would draw while the jobs change; we draw when they have. What the program prints goes to a
@@ -123,13 +101,15 @@ class LiveTable:
 
     def aside(self) -> None:
         """Leave the terminal to somebody else; what was shown last stays."""
-        self.draw()
-        self._live.stop()
+        if self.shown:
+            self.draw()
+            self._live.stop()
 
     def back(self) -> None:
         """Go on below what has been written meanwhile."""
-        self._live.start()
-        self.draw()
+        if self.shown:
+            self._live.start()
+            self.draw()
 
     def draw(self) -> None:
         """Draw the table as it is now."""
@@ -158,12 +138,12 @@ class LiveTable:
 
 
 @asynccontextmanager
-async def showing(master: Master, console: Console) -> AsyncIterator[Display]:
-    """Show the jobs of a master within a scope."""
-    if not has_table(console):
-        yield NoTable()
-        return
+async def showing(master: Master, console: Console) -> AsyncIterator[LiveTable]:
+    """Show the jobs of a master within a scope, if there is a terminal to show them on."""
     table = LiveTable(master, console)
+    if not table.shown:
+        yield table
+        return
     table.back()
     following = asyncio.create_task(table.follow(), name="table of jobs")
     try:

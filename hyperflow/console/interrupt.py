@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 from rich.console import Console
 
-from hyperflow.console.display import Display, say
+from hyperflow.console.display import LiveTable, say
 from hyperflow.console.table import jobs_in_words
 from hyperflow.master.lifecycle import WITH_SLURM
 from hyperflow.master.master import Master
@@ -45,7 +45,7 @@ class Interruption:
     """
 
     def __init__(
-        self, work: asyncio.Task[Any], master: Master, display: Display, console: Console, policy: Policy
+        self, work: asyncio.Task[Any], master: Master, display: LiveTable, console: Console, policy: Policy
     ) -> None:
         self.signal: signal.Signals | None = None
         """Which signal has ended the program."""

@@ -60,7 +60,7 @@ def requeue(job_id: int, run: Run | None = None) -> None:
     (run or run_command)(["scontrol", "requeue", str(job_id)], {})
 
 
-def run_command(argv: Sequence[str], variables: Mapping[str, str]) -> str:
+def run_command(argv: Sequence[str], variables: Mapping[str, str], timeout: float = TIMEOUT) -> str:
     """Run a command of Slurm, and return what it printed."""
     command = " ".join(argv)
     try:
@@ -71,13 +71,13 @@ def run_command(argv: Sequence[str], variables: Mapping[str, str]) -> str:
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=TIMEOUT,
+            timeout=timeout,
             check=False,
         )
     except FileNotFoundError:
         raise SlurmError(f"`{command}`: there is no {argv[0]} in PATH ({os.environ.get('PATH', '')})") from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"`{command}` gave no answer within {TIMEOUT:g} s; does Slurm's controller run?") from None
+        raise SlurmError(f"`{command}` gave no answer within {timeout:g} s; does Slurm's controller run?") from None
     if done.returncode:
         raise SlurmError(f"`{command}` exited with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
