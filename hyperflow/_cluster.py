@@ -1,10 +1,9 @@
 """The cluster level: `@cluster`, `remote_eval_job`, and the environment of a Cluster computation.
 
-A Cluster computation runs on the login node. It owns no CPUs; what it owns is a master, which asks Slurm for an
-allocation for each job that the computation sends there, and a run directory, in which everything is that has to
-survive the two of them. Run again with `resume`, the computation goes through the same steps as before, and each of
-its calls is answered by what the run directory knows of it. So a Cluster function should decide by what its jobs
-return, and not by the clock or by chance.
+A Cluster computation runs on the login node. It owns no CPUs. It has a master, which asks Slurm for an allocation for
+each job of the computation, and a run directory, which holds everything that must survive both. Run again with
+`resume`, the computation takes the same steps as before, and the run directory answers the calls that it knows. So a
+Cluster function should decide by what its jobs return, and not by the clock or by random numbers.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ T = TypeVar("T")
 
 
 class ClusterFunction(JobFunction):
-    """What `@cluster` makes of an async function: calling it describes a Cluster computation, and runs nothing."""
+    """An async function under `@cluster`: calling it returns a Cluster computation and runs nothing."""
 
     level = "cluster"
 
@@ -53,12 +52,12 @@ class ClusterFunction(JobFunction):
 
 
 def cluster(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Cluster[T]]:
-    """Make `async def f(...) -> T` a Cluster computation: `f(...)` is then a Cluster[T], which runs when it is awaited.
+    """Turn `async def f(...) -> T` into a Cluster computation: `f(...)` returns a Cluster[T], which runs when awaited.
 
     Run it with `hyperflow.main(f)`, or in a notebook within `open_cluster`.
 
     Raises:
-        MisuseError: fn is no async function.
+        MisuseError: fn is not an async function.
     """
     return ClusterFunction(checked_async_function(fn, "cluster"))
 
@@ -82,7 +81,7 @@ class ClusterEnv(OpenEnv):
 
 @attrs.frozen(repr=False, eq=False)
 class RemoteJob(Step):
-    """A job that runs in an allocation of its own."""
+    """A job to be run in its own Slurm allocation."""
 
     job: Flow[Any]
 
@@ -101,7 +100,7 @@ class RemoteJob(Step):
 
 async def _remote_eval_job(master: Master, job: Flow[Any], options: Options, job_options: JobOptions) -> Any:
     plain = attrs.asdict(options, filter=lambda field, value: value != field.default)
-    sent = job.using(**plain).used() if plain else job  # not sent if an earlier run has: that is no oversight
+    sent = job.using(**plain).used() if plain else job  # used() because it is not awaited if an earlier run has sent it
     wanted = job_options.sbatch and job_options.sbatch.over(master.defaults)
     within = lockfiles.scope(environment.current())
     return await master.call(job, sent, wanted, job_options.on_error, within)
@@ -110,17 +109,17 @@ async def _remote_eval_job(master: Master, job: Flow[Any], options: Options, job
 def remote_eval_job(job: Flow[T]) -> Cluster[T]:
     """Run a job in a Slurm allocation of its own: `await remote_eval_job(roots(2))`, in a Cluster computation.
 
-    What is asked of Slurm: `using(sbatch=SbatchOptions(nodes=2, time="2:00:00"))`. What happens when the job fails:
-    `using(on_error=...)`; by default it is held, and the await goes on waiting until somebody retries it. Options for
-    evaluations, such as `cpus`, hold inside the job. Functions and arguments travel in a file of the run directory.
+    `using(sbatch=SbatchOptions(nodes=2, time="2:00:00"))` says what to ask Slurm for, `using(on_error=...)` what to do
+    when the job fails; by default it is held, and the await waits until somebody retries it. Options for evaluations,
+    such as `cpus`, apply inside the job. Functions and arguments travel in a file of the run directory.
 
-    Awaiting it gives the job's result. Cancelling it ends the job at Slurm, or takes it from its queue, a second later,
-    and does not wait for that; if the program itself has ended with an error by then, the job stays. A master that is
-    killed leaves the job as it is. The next one goes on with it.
+    Awaiting it returns the job's result. Cancelling it ends the job at Slurm, or removes it from the queue, a second
+    later, and does not wait for that; if the program itself has ended with an error by then, the job stays. When the
+    master is killed, the job goes on, and the next master takes it over.
 
     Raises:
-        MisuseError: It is no job; or, when it is awaited, this is no Cluster computation.
-        SerializationError: When it is awaited: a part of the call cannot travel.
+        MisuseError: It is not a job; or, when it is awaited, this is not a Cluster computation.
+        SerializationError: When it is awaited: a part of the call cannot be pickled.
     """
     flows.check(job, "remote_eval_job")
     if isinstance(job, Cluster):
@@ -132,7 +131,7 @@ def remote_eval_job(job: Flow[T]) -> Cluster[T]:
 
 
 class ClusterEvaluator:
-    """Plain `remote_eval` in a Cluster computation: each takes a Slurm job, with one worker."""
+    """Plain `remote_eval` in a Cluster computation: each one is a Slurm job with one worker."""
 
     def __init__(self, master: Master) -> None:
         self._master = master
@@ -140,13 +139,13 @@ class ClusterEvaluator:
         self.locks = LockManager()
 
     def statistics(self) -> ClusterStatistics:
-        """Return how the jobs stand."""
+        """Count the jobs by state."""
         return self._master.statistics()
 
     def submit(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
     ) -> asyncio.Future[Any]:
-        """Run a call in an allocation of its own."""
+        """Run a call as a Slurm job."""
         job_options = environment.current().job_options
         wanted = (job_options.sbatch or SbatchOptions()).over(self._master.defaults)
         one_worker = wanted.changed(nodes=1, ntasks_per_node=1, cpus_per_task=options.cpus)
@@ -171,24 +170,23 @@ async def open_cluster(  # noqa: PLR0913 (each is something that a user may want
     """Run Cluster computations: `async with open_cluster() as env: await search(10)`.
 
     Args:
-        program: Where all is kept that this run makes, which the nodes have to see; None for a new directory in
-            `base_dir`.
-        resume: The id or directory of an earlier run, to go on with; in place of `program`.
-        base_dir: Where runs are.
+        program: The directories of this run, which the nodes have to see; None for new ones in `base_dir`.
+        resume: The id or directory of an earlier run to continue; in place of `program`.
+        base_dir: The directory of the runs.
         local: Run all jobs on this machine, without Slurm.
-        max_jobs: How many jobs may be with Slurm at a time; None for all.
-        sbatch: What is asked of Slurm where `using(sbatch=...)` says nothing.
-        on_error: What is done about failures where `using(on_error=...)` says nothing.
-        mail: An address that is told of each job that is held, by this machine's own mailer.
+        max_jobs: How many jobs may be with Slurm at a time; None for no limit.
+        sbatch: What to ask Slurm for where `using(sbatch=...)` says nothing.
+        on_error: What to do about failures where `using(on_error=...)` says nothing.
+        mail: An address that gets a mail about each held job, from this machine's own mailer.
         patience: How long is waited for what.
 
     Raises:
         RunInUse: Another master runs on that directory.
         ConfigurationError: There is no such run, others can write to it, or it cannot be written.
 
-    When the scope is left by an error, or is cancelled, jobs stay with Slurm, so that the program can be resumed (those
-    of this machine end); `await env.master.leave(cancel_jobs=True)` ends them before. When it ends by itself, jobs
-    that no flow waits for any more are ended.
+    When an error or a cancel ends the scope, jobs stay with Slurm, so that the program can be resumed (jobs on this
+    machine end); `await env.master.leave(cancel_jobs=True)` ends them before. When the scope ends normally, it ends the
+    jobs that no flow awaits any more.
     """
     from hyperflow.master.api import open_control  # noqa: PLC0415 (its library is for a run only)
 

@@ -1,7 +1,7 @@
 """Jobs: `@job`, and the ways to run one: on this machine, or on a Slurm allocation.
 
-What only a run needs (the engine, the database, Slurm) is imported where it begins: `@job` also stands above functions
-in modules that merely take part.
+What only a run needs (the engine, the database, Slurm) is imported when one begins: modules with functions under `@job`
+are also imported where nothing is run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class JobFunction:
-    """What `@job` makes of an async function: calling it describes a Job, and runs nothing."""
+    """An async function under `@job`: calling it returns a Job and runs nothing."""
 
     level = "job"
 
@@ -56,7 +56,7 @@ class JobFunction:
         return self if instance is None else types.MethodType(self, instance)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By name where there is one: the name of the wrapped function stands for us.
+        # By name if possible: the wrapped function's name leads to this object.
         fn = self.__wrapped__
         if fn.__module__ != "__main__":
             try:
@@ -78,7 +78,7 @@ def _by_name(module: str, qualname: str) -> Any:
 
 
 def checked_async_function(fn: Any, decorator: str) -> Any:
-    """Return fn if it is an `async def`; else explain."""
+    """Return fn if it is an `async def`; otherwise raise MisuseError with what to write."""
     name = getattr(fn, "__name__", repr(fn))
     if asyncio.iscoroutine(fn):
         fn.close()
@@ -96,20 +96,20 @@ def checked_async_function(fn: Any, decorator: str) -> Any:
 
 
 def job(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Job[T]]:
-    """Make `async def f(...) -> T` a description: `f(...)` is then a Job[T], which runs when it is awaited.
+    """Turn `async def f(...) -> T` into a description: `f(...)` returns a Job[T], which runs when it is awaited.
 
     Raises:
-        MisuseError: fn is no async function.
+        MisuseError: fn is not an async function.
     """
     return JobFunction(checked_async_function(fn, "job"))
 
 
 @attrs.frozen(eq=False)
 class OpenEnv(Environment):
-    """An environment that a program can hold on to: what JobEnv and ClusterEnv have in common."""
+    """An environment that a program has opened: what JobEnv and ClusterEnv have in common."""
 
     async def run(self, flow: Flow[T]) -> T:
-        """Await a flow in this environment: for notebooks, where each cell has a context of its own.
+        """Await a flow in this environment: for notebooks, where each cell has its own context.
 
         Example: `env = await stack.enter_async_context(open_local_job())`, and in later cells
         `await env.run(my_job())`.
@@ -158,17 +158,17 @@ async def open_local_job(
     """Evaluate on this machine: `async with open_local_job(cpus=4) as env: await my_job()`.
 
     Args:
-        cpus: How many CPUs to use; None for all that this process may use. More than those is allowed: then nothing
-            is pinned, and a warning says so.
-        program: Where logs and results go; None for a temporary place that is removed at the end, but kept when
+        cpus: How many CPUs to use; None for all that this process may use. With more than those, workers are not
+            pinned, and a warning says so.
+        program: Where logs and results go; None for a temporary directory, which is removed at the end, and kept when
             the scope ends with an error.
-        preload: Modules that are imported once, before workers are forked, such as "numpy".
+        preload: Modules to import once, before workers are forked, such as "numpy".
 
     Raises:
-        ConfigurationError: `cpus` makes no sense, a directory cannot be written, a module does not import.
+        ConfigurationError: `cpus` makes no sense, a directory cannot be written, a module cannot be imported.
         LauncherError: The launcher could not be started.
 
-    At the end of the scope, by an error or cancelling too, all processes are ended and waited for.
+    Leaving the scope, also by an error or when cancelled, ends all processes and waits for them.
     """
     from hyperflow.transports.process import LAUNCHER, Local, Spawned, launcher_log  # noqa: PLC0415 (see above)
 
@@ -176,7 +176,9 @@ async def open_local_job(
     settings = read_settings()
     mine = program or ProgramInfo.temporary_one()
     node = socket.gethostname()
-    with Spawned(LAUNCHER, launcher_log(mine.log_dir, node)) as launcher:  # which starts while we import the rest
+    with Spawned(
+        LAUNCHER, launcher_log(mine.log_dir, node)
+    ) as launcher:  # it starts while this process imports the rest
         from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (see above)
 
         async with open_job([NodePlan(Local(node, launcher), cpus)], mine, settings=settings, preload=preload) as env:
@@ -185,30 +187,30 @@ async def open_local_job(
 
 END_SIGNALS: dict[int, tuple[str, float | None]] = {
     signal.SIGUSR1: ("SIGUSR1 came, as `#SBATCH --signal=USR1@120` has it", None),
-    # KILL follows after KillWait, which we do not know: what runs is ended at once, the job has the rest for itself.
+    # KILL follows after KillWait, whose length is unknown here: evaluations end at once, the job has what time is left.
     signal.SIGTERM: ("SIGTERM came, by scancel or at the time limit", 0.0),
 }
-"""What Slurm sends before it kills: what that says, and the seconds that are left from then on, as in `Notice`."""
+"""Slurm's signals before it kills: what each means, and the seconds that are left then, as in `Notice`."""
 
 
 @asynccontextmanager
 async def open_slurm_job(
     *, program: ProgramInfo | None = None, preload: Sequence[str] = (), **settings: Any
 ) -> AsyncIterator[JobEnv]:
-    """Evaluate on all CPUs of the Slurm allocation that this process is in; the same as open_local_job otherwise.
+    """Evaluate on all CPUs of the Slurm allocation that this process is in; otherwise like open_local_job.
 
-    Works in a batch script, in `srun --pty`, and in `salloc` on a login host. Each other node is contacted once.
+    Works in a batch script, in `srun --pty`, and in `salloc` on a login host. It contacts each other node once.
 
     Args:
         program: Where logs and results go: a directory that all nodes see. None for one in the current directory.
-        preload: Modules that are imported once on each node.
-        settings: Fields of `hyperflow.config.Settings` (transport="srun", min_nodes=3, ...), which take precedence over
-            HYPERFLOW_* variables and the configuration file.
+        preload: Modules to import once on each node.
+        settings: Fields of `hyperflow.config.Settings` (transport="srun", min_nodes=3, ...); they override HYPERFLOW_*
+            variables and the configuration file.
 
     Raises:
         SlurmError: There is no allocation, or its variables contradict each other.
-        LauncherError: Fewer than `min_nodes` nodes could be started; a node beyond those is left out with a warning.
-        ConfigurationError: As open_local_job.
+        LauncherError: Fewer than `min_nodes` nodes could be started. If enough could, a warning names the others.
+        ConfigurationError: As for open_local_job.
     """
     from hyperflow.head.allocation_end import End, Notice  # noqa: PLC0415 (see above)
     from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (see above)
@@ -248,10 +250,10 @@ def run_job_slurm(
 
     Args:
         job: What to run.
-        program: As for open_slurm_job. With `requeue`, one whose `database` stays the same from run to run.
+        program: As for open_slurm_job. With `requeue`, its `database` must be the same file in each run.
         preload: As for open_slurm_job.
         requeue: When the job ends with AllocationEnding, put this Slurm job back into the queue. Started again, it
-            finds what was recorded in the database. The job has to be submitted with `--requeue`.
+            finds the recorded results in the database. Submit the Slurm job with `--requeue`.
         settings: As for open_slurm_job.
 
     Raises what open_slurm_job and the job raise.
@@ -271,14 +273,14 @@ def run_job_local(
 ) -> T:
     """Run a job on this machine and return its result; blocks. For scripts and tests.
 
-    Arguments and errors are those of `open_local_job`, and what the job raises. Ctrl-C cancels the job, ends its
-    processes and raises KeyboardInterrupt.
+    Takes the arguments of `open_local_job`; raises its errors and what the job raises. Ctrl-C cancels the job, ends
+    its processes and raises KeyboardInterrupt.
     """
     return _run(job, "run_job_local", lambda: open_local_job(cpus=cpus, program=program, preload=preload))
 
 
 def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncContextManager[JobEnv]]) -> T:
-    """Run a job in an environment and an event loop of its own."""
+    """Run a job in its own environment and event loop."""
     flows.check(job, where)
     try:
         asyncio.get_running_loop()
@@ -303,11 +305,11 @@ def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncC
 
 
 PYTHONS_OWN = (700, 10, 10)
-"""When Python looks for garbage, if nobody has told it otherwise."""
+"""Python's default thresholds for its cycle collector."""
 
 
 def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run on uvloop where there is one, else on asyncio's own loop."""
+    """Run on uvloop where it is installed, otherwise on asyncio's own loop."""
     try:
         import uvloop  # noqa: PLC0415 (not on every platform)
     except ImportError:
@@ -320,10 +322,10 @@ def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
 
 @contextmanager
 def _seldom_collecting() -> Iterator[None]:
-    """Let Python look for garbage cycles less often, unless the user has set that otherwise.
+    """Make Python's cycle collector run less often, unless the user has set its thresholds.
 
-    It looks after each 700 new objects; with many evaluations under way that took a fifth of the head's time and more
-    (most of it for 100,000 memoized calls side by side), and found nothing.
+    By default it runs after each 700 new objects. With many evaluations under way that took a fifth of the head's time
+    or more (most of it for 100,000 memoized calls side by side), and found nothing.
     """
     before = gc.get_threshold()
     if before == PYTHONS_OWN:

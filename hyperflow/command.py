@@ -1,8 +1,8 @@
 """External programs, run from inside an evaluation.
 
-Guarantees: no shell; the program belongs to the worker's process group, so it ends with its evaluation however that
-ends; cancelling the await ends it and everything below it; the CPUs and thread counts that it sees are those of the
-evaluation; what it used is returned and logged.
+Guarantees: no shell. The program belongs to the worker's process group, so it ends with its evaluation, however that
+ends. Cancelling the await ends it and all its descendants. The CPUs and thread counts that it sees are those of the
+evaluation. Its time and memory are returned and logged.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ KILL_GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL when the await is cancelled."""
 
 _NOT_PASSED_ON = (b"PMI_", b"PMIX_", b"SLURM_CPU_BIND", b"SLURM_MEM_BIND")
-"""Variables of the step that started the launcher. A program that took them for its own would bind its threads to
-the wrong CPUs, or wait for MPI peers that are not there."""
+"""Variables of the step that started the launcher. With them a program would bind its threads to the wrong CPUs, or
+wait for MPI peers that do not exist."""
 
 
 @attrs.frozen
@@ -45,8 +45,8 @@ class CommandResult:
         wall: Seconds from start to end.
         user: Seconds of CPU time in the program and its children.
         system: Seconds of CPU time in the kernel for them.
-        peak_memory: Bytes of resident memory of the largest of them; an upper bound, because Linux hands the peak of
-            the worker itself (some 25 MB at least) on to what it starts.
+        peak_memory: Bytes of resident memory of the largest of them; an upper bound, because Linux counts in the peak
+            of the worker that started it (at least 25 MB).
     """
 
     argv: tuple[str, ...]
@@ -73,21 +73,21 @@ async def run_command(
     """Run an external program and wait for it; only in a function that runs on a worker.
 
     Args:
-        argv: The program and its arguments, as separate words; no shell is involved.
-        capture: Return its output and error output, as text; otherwise they go to the worker's log.
+        argv: The program and its arguments, as separate words, without a shell.
+        capture: Return its output and error output as text; otherwise they go to the worker's log.
         check: Raise CommandFailed unless it exits with 0.
         stdin: Bytes or a file for it to read; nothing by default.
-        stdout: A file that its output is written to, byte by byte.
-        cwd: The directory that it starts in.
-        env: Variables on top of the worker's.
-        threads: What OMP_NUM_THREADS and its siblings are set to; by default the evaluation's number of CPUs.
+        stdout: A file for its output, byte by byte.
+        cwd: The directory to start it in.
+        env: Variables to add to the worker's.
+        threads: The value of OMP_NUM_THREADS and the like; by default the evaluation's number of CPUs.
 
     Raises:
-        CommandFailed: With `check`, it ended with another code than 0, or by a signal.
+        CommandFailed: With `check`, it exited with another code than 0, or a signal ended it.
         OSError: It could not be started (FileNotFoundError: there is no such program).
         MisuseError: Not on a worker, or argv is one string.
 
-    Cancelling sends SIGTERM to the program and everything below it, SIGKILL two seconds later.
+    Cancelling sends SIGTERM to the program and all its descendants, and SIGKILL two seconds later.
     """
     info = worker_info()
     words = _words(argv)
@@ -138,7 +138,7 @@ def _words(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 
 def _outputs(stack: ExitStack, capture: bool, stdout: os.PathLike[str] | None) -> tuple[Any, Any]:
-    # Files and not pipes: nothing has to be read while the program runs, and it can never block on us.
+    # Files and not pipes: nobody has to read while the program runs, so it never blocks on a full pipe.
     out: Any = 1
     err: Any = 2
     if stdout is not None:
@@ -164,7 +164,7 @@ def _input(stack: ExitStack, stdin: bytes | os.PathLike[str] | None) -> IO[bytes
 def _environment(info: WorkerInfo, env: Mapping[str, str] | None, threads: int | None) -> dict[bytes, bytes]:
     if threads is not None and threads < 1:
         raise ConfigurationError(f"threads={threads!r}: a whole number of at least 1 is needed")
-    # As bytes: to decode all of them, and encode them again, would cost a tenth of starting a small program.
+    # As bytes: decoding and encoding all of them takes a tenth of the time to start a small program.
     built = {name: value for name, value in os.environb.items() if not name.startswith(_NOT_PASSED_ON)}
     more = {"HYPERFLOW_CPUS": ",".join(map(str, info.cpus))}
     if threads is not None:
@@ -181,14 +181,14 @@ async def _wait(process: subprocess.Popen[bytes]) -> tuple[int, Any]:
         await _end(process.pid)
         raise
     finally:
-        # Not Popen.wait: it throws the resource usage away.
+        # Not Popen.wait: it drops the resource usage.
         _, status, usage = os.wait4(process.pid, 0)  # noqa: ASYNC222 (it has ended)
         process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, usage
 
 
 async def _wait_for_end(pid: int) -> None:
-    """Wait until a child has ended, and leave it to be reaped."""
+    """Wait until a child has ended, without reaping it."""
     try:
         fd = os.pidfd_open(pid)
     except OSError:  # a kernel before 5.3
@@ -213,7 +213,7 @@ def _settle(ended: asyncio.Future[None]) -> None:
 
 
 async def _end(pid: int) -> None:
-    """End a child and everything below it, also if we are cancelled once more meanwhile."""
+    """End a child and all its descendants, even if this task is cancelled again meanwhile."""
     below = [pid, *processes.descendants(pid)]
     processes.kill_all(below, signal.SIGTERM)
     try:

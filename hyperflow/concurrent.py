@@ -1,7 +1,7 @@
 """Flows side by side: concurrently, map_concurrently, replicate_concurrently, race, as_completed.
 
-Guarantees: when one of several flows fails, the others are cancelled and awaited, and then the first failure is
-raised itself, not a group. The same holds when the awaiting flow is cancelled. Nothing is left running.
+Guarantees: when one of several flows fails, the others are cancelled and awaited; then the first failure is raised
+itself, not in a group. When the awaiting flow is cancelled, so are all of them. Nothing is left running.
 
 Why not asyncio.TaskGroup: it wraps even a single failure into a group, so that `except Boom` would not see it,
 and it needs a task for each flow.
@@ -27,12 +27,12 @@ D = TypeVar("D")
 X = TypeVar("X")
 
 IN_FLIGHT = 1000
-"""How many flows `as_completed` keeps going without a `limit`: enough to keep a large allocation busy with short
-evaluations, few enough that an endless iterable costs little memory."""
+"""How many flows `as_completed` runs at a time without a `limit`: enough to keep a large allocation busy with short
+evaluations, and few enough that an endless iterable needs little memory."""
 
 
 STARTS_BETWEEN_PAUSES = 500
-"""Many flows are started in so many at a time: the event loop has a turn, and workers begin meanwhile."""
+"""After so many starts the event loop runs once, so that workers begin while the rest is started."""
 
 
 class _Group:
@@ -62,14 +62,14 @@ class _Group:
             self._waiter.set_result(None)
 
     async def until_fewer_than(self, count: int) -> None:
-        """Wait until fewer than `count` run, or one has failed. Wakes up once, not for each that ends."""
+        """Wait until fewer than `count` run, or one has failed. Wakes up once, not at each end."""
         if self.going >= count and not self.failed:
             self._enough = count
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 
     def first_failure(self) -> BaseException:
-        """Return the first failure, with a note if there were more."""
+        """Return the first failure, with a note if more flows failed."""
         try:
             self.failed[0].result()
         except asyncio.CancelledError as error:
@@ -83,7 +83,7 @@ class _Group:
 
 
 async def _cancel_all(futures: Collection[asyncio.Future[Any]]) -> None:
-    """Cancel what has not ended, and wait until it has. Errors count as seen: asyncio need not report them."""
+    """Cancel them and wait until all have ended. Their errors count as retrieved: asyncio does not report them."""
     for future in futures:
         future.cancel()
     try:
@@ -114,7 +114,7 @@ async def _gather(made: Iterable[Flow[Any]], limit: int | None, where: str) -> l
 
 
 def _mine(made: Iterable[Flow[Any]], where: str) -> tuple[Flow[Any], ...]:
-    """Check that all are flows, and take them over."""
+    """Check that all are flows, and mark them as used."""
     made = tuple(made)
     for one in made:
         flows.check(one, where)
@@ -144,9 +144,9 @@ def concurrently(a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], /) -> Job[tuple
 @overload
 def concurrently(*flows: Flow[T]) -> Job[tuple[T, ...]]: ...
 def concurrently(*flows: Flow[Any]) -> Job[Any]:
-    """Run flows side by side and give all their results, in order.
+    """Run flows side by side and return all their results, in order.
 
-    The first failure cancels the others, waits for them, and is raised itself. Cancelling cancels all.
+    The first failure cancels the others, waits for them, and is raised unchanged. Cancelling cancels all.
     """
     return Job(Native("concurrently", _concurrently, (_mine(flows, "concurrently"),)))
 
@@ -156,11 +156,11 @@ async def _map_concurrently(fn: Callable[[Any], Flow[Any]], xs: Iterable[Any], l
 
 
 def map_concurrently(fn: Callable[[X], Flow[T]], xs: Iterable[X], limit: int | None = None) -> Job[list[T]]:
-    """Run `fn(x)` for every x side by side and give the results in the order of xs.
+    """Run `fn(x)` for every x side by side and return the results in the order of xs.
 
     Args:
-        fn: Makes the flow for one x.
-        xs: Taken as far as `limit` allows at a time. An iterator is used up by the first run.
+        fn: Returns the flow for one x.
+        xs: Read as far as `limit` allows at a time. The first run uses an iterator up.
         limit: How many flows may run at a time; None for all.
     """
     arguments = (flows.function(fn, "map_concurrently"), xs, _checked_limit(limit))
@@ -172,7 +172,7 @@ async def _replicate(n: int, flow: Flow[Any]) -> list[Any]:
 
 
 def replicate_concurrently(n: int, flow: Flow[T]) -> Job[list[T]]:
-    """Run one flow `n` times side by side and give the n results."""
+    """Run one flow `n` times side by side and return the n results."""
     (mine,) = _mine([flow], "replicate_concurrently")
     return Job(Native("replicate_concurrently", _replicate, (n, mine)))
 
@@ -192,12 +192,12 @@ async def _race(made: tuple[Flow[Any], ...]) -> Any:
 
 
 def race(*flows: Flow[T]) -> Job[T]:
-    """Run flows side by side; the first that ends gives the result (or its error), the others are cancelled.
+    """Run flows side by side; return the result of the first that ends, or raise its error, and cancel the others.
 
     Cancelling a remote evaluation kills its process; `race` does not wait until that process has gone.
     """
     if not flows:
-        raise ConfigurationError("race() of no flows would wait for ever")
+        raise ConfigurationError("race() of no flows would never end")
     return Job(Native("race", _race, (_mine(flows, "race"),)))
 
 
@@ -207,12 +207,12 @@ async def as_completed(
     """Iterate over `(x, result)` in the order in which they end: `async for x, r in as_completed(fn, xs): ...`.
 
     Args:
-        fn: Makes the flow for one x.
-        xs: May be lazy and endless; the next x is taken only when there is room for it.
+        fn: Returns the flow for one x.
+        xs: May be lazy and endless; the next x is read when fewer than `limit` flows run.
         limit: How many flows run at a time; None for 1000.
 
-    The first failure is raised at the iteration, after the others were cancelled. Leaving the loop early cancels
-    what still runs. Memory is O(limit).
+    The iteration raises the first failure, after it has cancelled the others. Leaving the loop early cancels what
+    still runs. Memory is O(limit).
     """
     flows.function(fn, "as_completed")
     room = _checked_limit(limit) or IN_FLIGHT

@@ -6,8 +6,8 @@
     min_nodes = 2
     host_keys = "strict"          # or "accept-new"; or known_hosts = "/path/of/a/file": those keys and no others
 
-Every key is a field of `Settings`, and so is every variable: HYPERFLOW_MIN_NODES=2. A key that is unknown, a variable
-that looks like a misspelt one, and a value that makes no sense are refused with the place where they were found.
+Every key is a field of `Settings`, and so is every variable: HYPERFLOW_MIN_NODES=2. An unknown key, a variable that
+looks like a misspelt one, and a value that makes no sense are errors that name the place.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ class Settings:
 
     Args:
         transport: "ssh", "srun", or "auto": ssh, and srun for a node that ssh does not reach.
-        prologue: Shell lines that are run on each node before the launcher, under `set -e`.
+        prologue: Shell lines to run on each node before the launcher, under `set -e`.
         min_nodes: With fewer nodes than this a job does not start.
-        start_timeout: Seconds for a launcher to say hello.
-        handshakes: How many ssh handshakes may be under way at a time (sshd's default is to drop some beyond 10).
-        connect_timeout: Seconds for one ssh connection to come about.
-        connect_attempts: How often a connection that was dropped before we logged in is tried.
+        start_timeout: Seconds until a launcher must have sent its greeting.
+        handshakes: How many ssh handshakes may run at a time (by default sshd drops some beyond 10).
+        connect_timeout: Seconds until one ssh connection must be established.
+        connect_attempts: How often to try when sshd drops a connection before the login.
         host_keys: What to do with a host whose key is in no known_hosts file: "strict" refuses it; "accept-new" takes
             it, and keeps it in hyperflow's own file. A key that has changed is always refused.
-        known_hosts: A file of known host keys; those count, and no others. Not together with "accept-new".
-        ssh_port: Port of the nodes' sshd; None for what the user's ssh configuration says.
-        heartbeat: Seconds between signs of life, both ways.
+        known_hosts: A file of known host keys; only those count. Not together with "accept-new".
+        ssh_port: Port of the nodes' sshd; None for the one in the user's ssh configuration.
+        heartbeat: Seconds between heartbeats, in both directions.
         node_timeout: Seconds of silence after which the head gives a node up.
-        end_margin: Seconds before the end of the allocation at which a job is told, and starts nothing more; 0 for a
-            minute, or a quarter of the time there was at the start, if that is less.
-        silence_limit: Seconds of silence after which a launcher gives the head up, and ends. Much longer: a busy head
-            is not a dead head.
+        end_margin: This many seconds before the end of the allocation, a job starts nothing more and is told; 0 for a
+            minute, or for a quarter of the time at the start if that is less.
+        silence_limit: Seconds of silence after which a launcher gives the head up and ends. Much longer than
+            `node_timeout`, because a busy head may be silent.
     """
 
     transport: str = "auto"
@@ -76,10 +76,10 @@ def read_settings(variables: Mapping[str, str] | None = None, **arguments: Any) 
 
     Args:
         variables: The environment; os.environ if None.
-        arguments: Fields of Settings that take precedence; None stands for "not given".
+        arguments: Fields of Settings that override the others; None stands for "not given".
 
     Raises:
-        ConfigurationError: Something is unknown or makes no sense; the message names the place.
+        ConfigurationError: A name is unknown or a value makes no sense; the message names the place.
     """
     variables = os.environ if variables is None else variables
     values: dict[str, Any] = {}
@@ -89,7 +89,7 @@ def read_settings(variables: Mapping[str, str] | None = None, **arguments: Any) 
             values[name] = _checked(name, value, f"{path}: {name}")
     for variable, text in variables.items():
         name = variable.removeprefix(PREFIX).lower()
-        # Others are not ours to refuse: a worker's own HYPERFLOW_SERVICE_ID, say, when a run is started inside a run.
+        # Others are no settings: a worker's own HYPERFLOW_SERVICE_ID, for example, where a run starts inside a run.
         if variable.startswith(PREFIX) and (name in NAMES or _is_near(name)):
             values[name] = _checked(name, text, variable)
     for name, value in arguments.items():
@@ -129,7 +129,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _checked(name: str, value: Any, where: str) -> Any:
-    """Return a value as its field wants it; a text may stand for a number."""
+    """Return a value with the type of its field; a text may stand for a number."""
     field = {field.name: field for field in attrs.fields(Settings)}.get(name)
     if field is None:
         raise ConfigurationError(f"{where}: there is no such setting; there are {', '.join(NAMES)}")

@@ -1,10 +1,10 @@
 """The environment of a running flow: a frozen record, reached through a context variable.
 
-Guarantees: an environment is never changed, only replaced for a scope (`using`), as with Reader's `local`; each
-asyncio task sees the environment that was in force where it was created.
+Guarantees: nobody changes an environment; `using` replaces it for a scope, as Reader's `local` does. An asyncio task
+sees the environment that was in force where it was created.
 
-Why a context variable and not an argument: a flow is ordinary async Python, and the environment has to reach
-through functions of the user's that know nothing of it.
+Why a context variable and not an argument: between a flow and those that it awaits are ordinary functions of the user,
+which do not know of the environment and cannot hand it on.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def _seconds(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
 
 @attrs.frozen
 class Resubmit:
-    """An answer to failures: submit the job again, up to `times` times; then hold it.
+    """A policy for failures: submit the job again, up to `times` times; then hold it.
 
     Args:
         times: How often.
-        then: What follows when that did not help: "hold" or "raise".
+        then: What to do when it still fails: "hold" or "raise".
     """
 
     times: int = attrs.field(default=1, validator=_positive_int)
@@ -114,21 +114,21 @@ class OptionChanges(TypedDict, total=False):
 
 @attrs.frozen
 class Statistics:
-    """How an evaluator stands at this moment.
+    """Nodes, CPUs, workers and evaluations at one moment.
 
     Args:
         nodes: Nodes that are up.
         nodes_lost: Nodes that were lost.
         cpus: CPUs of the nodes that are up.
-        cpus_free: Those of them that nobody holds.
+        cpus_free: Those of them that no evaluation holds.
         workers: Worker processes by state: "busy", "idle", "ending".
-        waiting: Evaluations that no worker has.
-        running: Evaluations that are with a worker (queued there, some of them).
-        done: Evaluations that gave a result.
-        failed: Evaluations that gave an error.
-        cancelled: Evaluations whose caller went away.
-        retried: Evaluations that were started again after a failure, counted once each time.
-        returned: Evaluations that went back, uncharged, because their worker or node went.
+        waiting: Evaluations that no worker has yet.
+        running: Evaluations that a worker has; some of them are queued there (prefetched).
+        done: Evaluations that ended with a result.
+        failed: Evaluations that ended with an error.
+        cancelled: Evaluations whose caller was cancelled.
+        retried: How often evaluations were started again after a failure.
+        returned: How often evaluations went back to the queue, uncharged, because a worker or node was lost.
         late: Answers that came too late and were dropped.
     """
 
@@ -147,48 +147,48 @@ class Statistics:
     late: int
 
 
-class LockDesk(Protocol):
-    """What hands out locks here: the lock manager of a Job in its head process, a worker's lock client on a worker."""
+class Locks(Protocol):
+    """Acquires and releases locks: the lock manager in a Job's head process, the lock client on a worker."""
 
     async def take(self, keys: Collection[str]) -> int:
-        """Wait for some keys, all or none, and return a number for `release`."""
+        """Acquire some keys, all or none, and return a number for `release`."""
         ...
 
     def take_blocking(self, keys: Collection[str]) -> int:
-        """Do the same without an event loop."""
+        """The same, without an event loop."""
         ...
 
     def release(self, number: int) -> None:
-        """Give back what was taken."""
+        """Release the keys that `take` returned this number for."""
         ...
 
 
 class Evaluator(Protocol):
-    """What runs remote evaluations: the engine, or an inline stand-in for tests."""
+    """Runs remote evaluations: the engine, its inline replacement for tests, or a Cluster's one job for each."""
 
     @property
-    def locks(self) -> LockDesk:
-        """What hands out locks to flows."""
+    def locks(self) -> Locks:
+        """Where flows acquire locks."""
         ...
 
     @property
     def cpus(self) -> int:
-        """All CPUs of all nodes that are up."""
+        """All CPUs of all nodes that are up; none in a Cluster computation."""
         ...
 
     def statistics(self) -> Any:
-        """How things stand; cheap. A `Statistics`, or what a Cluster has in its place."""
+        """Return a `Statistics`, or a Cluster's record in its place; cheap."""
         ...
 
     def submit(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
     ) -> asyncio.Future[Any]:
-        """Ship a call; cancelling the future that comes back ends the evaluation."""
+        """Send a call to a worker; cancelling the returned future ends the evaluation."""
         ...
 
 
 class ResultsDatabase(Protocol):
-    """The part of a results database that KeyValMap and memoize stand on."""
+    """The part of a results database that KeyValMap and memoize use."""
 
     async def insert(self, map_name: str, key: str, value: str) -> None: ...
 
@@ -199,7 +199,7 @@ class ResultsDatabase(Protocol):
 
 @attrs.frozen(eq=False)
 class Environment:
-    """What a running flow can reach: options, evaluator, database and the directories of the program.
+    """What a running flow can use: options, evaluator, database and the program's directories.
 
     Args:
         options: What each evaluation asks for in this scope.
@@ -210,7 +210,7 @@ class Environment:
     """
 
     level: ClassVar[str] = "job"
-    """Which functions run here: those under @job, or those under @cluster."""
+    """Which functions may run here: "job" for those under @job, "cluster" for those under @cluster."""
 
     options: Options
     evaluator: Evaluator
@@ -219,7 +219,7 @@ class Environment:
     job_options: JobOptions = attrs.field(factory=JobOptions, kw_only=True)
 
     def statistics(self) -> Statistics:
-        """Return how nodes, workers, CPUs and evaluations stand at this moment; cheap."""
+        """Return the figures of nodes, workers, CPUs and evaluations at this moment; cheap."""
         found: Statistics = self.evaluator.statistics()
         return found
 
@@ -231,7 +231,7 @@ class Environment:
 
 _current: ContextVar[Environment | None] = ContextVar("hyperflow_environment", default=None)
 
-# Bound once, because every evaluation passes through here.
+# Bound once: every evaluation calls it.
 peek = _current.get
 """The environment in force, or None."""
 

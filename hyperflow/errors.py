@@ -4,7 +4,7 @@
     ├── MisuseError (TypeError)        the call is wrong: the message shows the corrected one
     │   └── NotInFlow                  a Flow was awaited where no environment is in force
     ├── ConfigurationError             an option or a place in the file system cannot be used
-    │   └── ImpossibleRequest          more CPUs than any node has; refused at once, never waited for
+    │   └── ImpossibleRequest          more CPUs than any node has; refused at once
     ├── SerializationError             something could not be shipped; names it
     ├── RemoteError                    the user's exception, when it could not travel itself
     │   └── EvaluationExited           the function called sys.exit() or raised another non-Exception
@@ -15,7 +15,7 @@
     ├── NodeLost                       a node went away, and nothing is left to run the evaluation on
     ├── AllocationEnding               the allocation ends soon: the evaluation was not run, or not to its end
     ├── CommandFailed                  an external program ended with a status that was not accepted
-    ├── Deadlock                       a lock would have been waited for in a circle, for ever
+    ├── Deadlock                       acquiring a lock would have closed a cycle of waiters
     ├── DatabaseError                  the results database cannot be used, or holds something unreadable
     ├── JobFailed                      a job of a Cluster ended without a result (its exceptions arrive as themselves)
     │   ├── JobCrashed                 ... its process ended without an answer
@@ -24,16 +24,16 @@
     │   ├── JobNodeFailed              ... its node failed, and Slurm did not start it again
     │   ├── JobCancelled               ... somebody cancelled it
     │   ├── JobRefused                 ... Slurm refused it, or can never start it
-    │   └── JobResultUnreadable        ... its result is damaged, or cannot be made here
+    │   └── JobResultUnreadable        ... its result is damaged, or cannot be unpickled here
     ├── RunInUse                       a run directory has a master already
-    └── SlurmError                     Slurm said something that cannot be, or nothing at all
+    └── SlurmError                     Slurm's answer is missing or contradicts itself
 
 The user's own exceptions are not in this tree: they arrive as themselves, with the remote traceback and one
 line of context (evaluation, worker, node, log file) as notes.
 
 Why so strict about pickle: an exception is rebuilt as `cls(*args)`. A class that hands a formatted message to
-`super().__init__` while its own `__init__` takes other arguments cannot be rebuilt, and the failure shows up far
-from its cause. So here every class hands exactly its own arguments on, and formats in `__str__`.
+`super().__init__` while its own `__init__` takes other arguments cannot be rebuilt, and the failure shows far from its
+cause. So every class here hands on exactly its own arguments, and formats its text in `__str__`.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class MisuseError(HyperflowError, TypeError):
 
 
 class NotInFlow(MisuseError):
-    """A Flow was awaited where no environment is in force, so there is nothing to run it on."""
+    """A Flow was awaited where no environment is in force, so nothing can run it."""
 
 
 class FlowNeverAwaited(RuntimeWarning):
-    """A flow was made inside a running flow and then dropped: most likely an `await` is missing."""
+    """A running flow made another flow and nobody awaited it: most likely an `await` is missing."""
 
 
 class ConfigurationError(HyperflowError):
@@ -62,7 +62,7 @@ class ConfigurationError(HyperflowError):
 
 
 class ImpossibleRequest(ConfigurationError):
-    """An evaluation asks for more CPUs than any node has; it is refused at once."""
+    """An evaluation asks for more CPUs than any node has; it does not wait for them."""
 
 
 class SerializationError(HyperflowError):
@@ -74,7 +74,7 @@ class RemoteError(HyperflowError):
 
     Args:
         type_name: The exception's class, as `module.qualname`.
-        text: What `str(exception)` gave.
+        text: What `str(exception)` returned.
         traceback: The formatted remote traceback.
     """
 
@@ -92,7 +92,7 @@ class RemoteError(HyperflowError):
 class EvaluationExited(RemoteError):
     """The function called `sys.exit()` or raised KeyboardInterrupt, CancelledError or the like on the worker.
 
-    Raised in place of the original: that one would end, interrupt or cancel the program that awaits it.
+    It is raised in place of the original, which would end, interrupt or cancel the program that awaits it.
     """
 
     def __str__(self) -> str:
@@ -165,7 +165,7 @@ class TimeLimitExceeded(HyperflowError, TimeoutError):
 
 
 class LauncherError(HyperflowError):
-    """A node launcher could not be started, or what it sent is not what a launcher sends."""
+    """A node launcher could not be started, or it sent something that breaks the protocol."""
 
 
 class NodeLost(HyperflowError):
@@ -173,7 +173,7 @@ class NodeLost(HyperflowError):
 
     Args:
         node: The node that was lost last.
-        cause: Why hyperflow holds it for lost.
+        cause: Why hyperflow gave it up.
         log_file: The launcher's log.
     """
 
@@ -188,14 +188,14 @@ class NodeLost(HyperflowError):
 
 
 class AllocationEnding(HyperflowError):
-    """The allocation ends soon, and the evaluation was not started any more, or was ended with it.
+    """The allocation ends soon: the evaluation was not started, or was ended early.
 
-    Nobody is to blame; what was recorded stays. A job that catches it has a moment to save itself; one that does not
-    ends with it, and `run_job_slurm(job, requeue=True)` puts itself back into the queue then.
+    Recorded results stay. A job that catches this error has some seconds to save its state. A job that does not ends
+    with it, and `run_job_slurm(job, requeue=True)` then puts its Slurm job back into the queue.
 
     Args:
-        why: How that is known.
-        seconds: How long the allocation lasted from then on.
+        why: How hyperflow knows.
+        seconds: How many seconds of the allocation were left then.
     """
 
     def __init__(self, why: str, seconds: float) -> None:
@@ -236,7 +236,7 @@ class CommandFailed(HyperflowError):
 
 
 class Deadlock(HyperflowError):
-    """Taking a lock would have closed a circle, in which each waits for the next one, for ever.
+    """Acquiring a lock would have closed a cycle in which each waits for the next.
 
     Args:
         wanted: Who wanted what.
@@ -251,7 +251,7 @@ class Deadlock(HyperflowError):
     def __str__(self) -> str:
         lines = "".join(f"\n  {line}" for line in self.circle)
         return (
-            f"{self.wanted}; that would be waited for for ever:{lines}\n"
+            f"{self.wanted}; that would deadlock:{lines}\n"
             "Take all locks that belong together at once: hyperflow.with_locks([...])"
         )
 
@@ -261,16 +261,16 @@ class DatabaseError(HyperflowError):
 
 
 class SlurmError(HyperflowError):
-    """Slurm has not said what is needed, or what it said contradicts itself; names the variable or the command."""
+    """Slurm's answer lacks something or contradicts itself; the message names the variable or the command."""
 
 
 class JobFailed(HyperflowError):
-    """A job of a Cluster ended without a result. It arrives only where `on_error` says so; else the job is held.
+    """A job of a Cluster ended without a result. It is raised only where `on_error` says so; else the job is held.
 
     Args:
         job: Which one, such as `job 3, roots(n=2)`.
         cause: What happened.
-        slurm: What Slurm said of it.
+        slurm: What Slurm said about it.
         directory: Where its files are.
     """
 
@@ -311,7 +311,7 @@ class JobRefused(JobFailed):
 
 
 class JobResultUnreadable(JobFailed):
-    """The job's result is damaged, or cannot be made here."""
+    """The job's result is damaged, or cannot be unpickled here."""
 
 
 class RunInUse(HyperflowError):

@@ -4,13 +4,13 @@
     await tolerance.get()                            in a flow of it, in any Job of the program
     hyperflow var set RUN tolerance 1e-6             in a shell, meanwhile
 
-A variable is a file of the run directory, `vars/<name>.json`, which holds its value and nothing else. It appears with
-the default when the program first asks for it, so that `hyperflow var list` shows what there is to set.
+A variable is a file of the run directory, `vars/<name>.json`, which holds its value and nothing else. When the program
+first asks for it, the file is written with the default, so that `hyperflow var list` shows what can be set.
 
-Guarantees: who reads gets a value that somebody has set, whole; the last one who sets wins. The file is for the user
-alone. Not promised: that a change is seen at once. On a file system that several machines share it may take seconds.
+Guarantees: a reader gets a whole value that somebody has set; the last write wins. Only the user can read or write the
+file. Not promised: that a change is seen at once. On a file system that several machines share it may take seconds.
 
-Rejected: a message to the master. It may be down, or on another host, and Jobs would have to ask it.
+Rejected: a message to the master. It may be down, or on another host, and every Job would have to ask it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from hyperflow.program import ProgramInfo
 T = TypeVar("T")
 
 PERIOD = 0.5
-"""Seconds between two looks at a variable by `changes`."""
+"""`changes` looks at the file this often, in seconds."""
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
@@ -50,13 +50,13 @@ class ExtVar(Generic[T]):
     """A variable of a running program that can be read and set from outside.
 
     Args:
-        name: Letters, digits, and `_`, `-`, `.`; not at the beginning the last two.
+        name: Letters, digits, `_`, `-` and `.`; the first one is not `-` or `.`.
         default: Its value until somebody sets it.
-        type: What its values are, as in an annotation: `float`, `list[int]`, an attrs class. What was set from outside
-            and is none is then an error, and an int counts as a float. Without it, values are plain data.
+        type: The type of its values, as in an annotation: `float`, `list[int]`, an attrs class. Another value that was
+            set from outside is then an error; an int counts as a float. Without a type, values are plain data.
 
     Raises:
-        MisuseError: The name cannot be one.
+        MisuseError: The name has other characters.
         SerializationError: The default is not of the type, or the type cannot be stored.
 
     Example: `async for tolerance in ExtVar("tolerance", 1e-3, type=float).changes(): ...`
@@ -68,11 +68,11 @@ class ExtVar(Generic[T]):
         self._default = None if default is MISSING else self._codec.encode(default, for_people=True)
 
     async def get(self) -> T:
-        """Return the value, in a flow of the program; the first time, the default becomes visible from outside.
+        """Return the value, in a flow of the program. The first time, this writes the file with the default.
 
         Raises:
             NotInFlow: No flow runs here.
-            ConfigurationError: What was set is cut, no JSON or of another type; says what to type.
+            ConfigurationError: The file is cut, not JSON or of another type; the message says what to type.
         """
         return await asyncio.to_thread(self._here().get)
 
@@ -85,10 +85,10 @@ class ExtVar(Generic[T]):
         await asyncio.to_thread(self._here().set, value)
 
     async def changes(self) -> AsyncIterator[T]:
-        """Yield the value, and again each time that somebody has set another one; it never ends by itself.
+        """Yield the value, and each new value after it; it never ends by itself.
 
-        Values that follow each other faster than two looks a second may be left out, but never the last one. What
-        cannot be read is looked at once more before it is an error: somebody may just be writing with an editor.
+        It looks twice a second and may skip values in between, but never the last one. A file that cannot be read is
+        read once more before it is an error: an editor may be writing it.
         """
         here = self._here()
         await asyncio.to_thread(here.get)  # it is there from now on
@@ -114,7 +114,7 @@ class ExtVar(Generic[T]):
                 yield value
 
     def of(self, run: str | os.PathLike[str]) -> RunVar[T]:
-        """Return the variable of a run, given its directory, to be read and set from outside; blocking.
+        """Return the variable of a run, given its directory, to read and set it from outside; blocking.
 
         Example: `hf.ExtVar("tolerance", type=float).of("hyperflow-runs/20261120-101500-3f2a1b").set(1e-6)`
         """
@@ -203,7 +203,7 @@ class RunVar(Generic[T]):
 
 
 def checked_name(name: str) -> str:
-    """Return a name that can be a variable's; raises MisuseError for others."""
+    """Return the name; raises MisuseError if a variable cannot have it."""
     if not NAME.fullmatch(name):
         raise MisuseError(
             f"{name!r} cannot be the name of a variable: it is a file's name, of at most 100 letters, digits, and "
@@ -213,12 +213,12 @@ def checked_name(name: str) -> str:
 
 
 def home_of(program: ProgramInfo) -> Path:
-    """Return the directory that all Jobs of a program have in common."""
+    """Return the directory that all Jobs of a program share."""
     return program.data_dir.parent
 
 
 def names(home: Path) -> list[str]:
-    """Return which variables a run has."""
+    """Return the names of a run's variables."""
     with contextlib.suppress(OSError):
         found = (entry.removesuffix(".json") for entry in os.listdir(home / "vars") if entry.endswith(".json"))
         return sorted(name for name in found if NAME.fullmatch(name))
@@ -226,7 +226,7 @@ def names(home: Path) -> list[str]:
 
 
 def write(path: Path, text: str, over: bool) -> None:
-    """Write a variable's file, whole; without `over`, one that is there stays.
+    """Write a variable's file, whole or not at all; an existing one stays, except with `over`.
 
     Raises:
         ConfigurationError: It cannot be written.

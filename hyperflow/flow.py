@@ -1,17 +1,17 @@
 """Flow: an immutable description of a computation that needs an environment.
 
 Guarantees:
-- Nothing runs when a flow is made. `await flow` inside a running flow runs it there, in the environment in force,
-  and may be done as often as one likes; each time it runs anew.
+- Making a flow runs nothing. `await flow` inside a running flow runs it there, in the environment in force. Each
+  `await` runs it again.
 - `pure` and `then` obey the monad laws, and chains of them, however long or deep, use no Python stack.
 - A flow pickles together with its arguments.
-- A flow that is used as if it were its result, or made and dropped, says so with the corrected code.
+- A flow that is used like its result is an error, and one that nobody awaits a warning; both show the corrected code.
 
 Why a class and not just coroutines: a coroutine runs once, cannot be pickled, and has no place for `using`,
 `retry` or `timeout`. A step (below) is one way to run; a Flow is what the user holds: a step and its type.
 
 Why `start` beside `await`: a combinator that runs 20,000 evaluations side by side needs 20,000 futures, but not
-20,000 tasks. A step that already is a future elsewhere (a remote evaluation) hands that out and saves the task.
+20,000 tasks. A remote evaluation has a future already: its step returns that one and needs no task.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 STEPS_BETWEEN_PAUSES = 256
-"""A chain of pure steps hands the event loop a turn this often, so that it can be cancelled."""
+"""A chain of pure steps lets the event loop run once in so many steps, so that it can be cancelled."""
 
 LINKS_SHOWN = 3
-"""Of a long chain, errors show the last ones."""
+"""How many links at the end of a long chain an error shows."""
 
 
 class Step:
@@ -58,16 +58,16 @@ class Step:
 
 
 class Flow(Generic[T_co]):
-    """A computation that needs an environment and gives a T; `await` it inside a running flow.
+    """A computation that needs an environment and returns a T; `await` it inside a running flow.
 
-    Made by functions under `@job`, by `remote_eval`, `pure`, `concurrently` and the like, not by hand.
+    Functions under `@job`, `remote_eval`, `pure`, `concurrently` and the like make flows; users do not construct them.
     """
 
     __slots__ = ("__weakref__", "_unawaited", "step")
 
     def __init__(self, step: Step) -> None:
         self.step = step
-        """How it runs; hyperflow's own business."""
+        """How it runs; internal to hyperflow."""
         # Only a flow made while one runs is likely to be a forgotten await. (Rejected: a guard object, or a
         # weakref.finalize, for each flow. Every evaluation would pay for making it.)
         self._unawaited = peek() is not None
@@ -79,26 +79,24 @@ class Flow(Generic[T_co]):
         return self.step.begin()
 
     def start(self) -> asyncio.Future[T_co]:
-        """Run beside the caller and return the future of the result (what the combinators are made of)."""
+        """Run beside the caller and return the future of the result; the combinators are built on this."""
         self._unawaited = False
         if peek() is None:
             raise environment.not_in_flow(repr(self))
         return self.step.start()
 
     def used(self) -> Self:
-        """Return the flow, as one that somebody has taken over: nobody forgot to await it."""
+        """Return the flow, and note that somebody has taken it over: no await was forgotten."""
         self._unawaited = False
         return self
 
     def map(self, fn: Callable[[T_co], U]) -> Flow[U]:
-        """Apply a plain function to the result: `flow.map(f)` gives `f(x)` where `flow` gives x."""
-        made: Flow[Any] = self._followed_by(Bound(self.used(), function(fn, "map"), joins=False))
-        return made
+        """Apply a plain function to the result: `flow.map(f)` returns `f(x)` where `flow` returns x."""
+        return self._followed_by(Bound(self.used(), function(fn, "map"), joins=False))
 
     def then(self, fn: Callable[[T_co], Flow[U]]) -> Flow[U]:
-        """Go on with the flow that `fn` makes of the result (the monad's bind)."""
-        made: Flow[Any] = self._followed_by(Bound(self.used(), function(fn, "then"), joins=True))
-        return made
+        """Continue with the flow that `fn` returns for the result (the monad's bind)."""
+        return self._followed_by(Bound(self.used(), function(fn, "then"), joins=True))
 
     def using(self, **options: Unpack[OptionChanges]) -> Self:
         """Run with changed options: `flow.using(cpus=4)`; `hyperflow.using` says which there are.
@@ -107,7 +105,7 @@ class Flow(Generic[T_co]):
             ConfigurationError: There is no such option, or a value makes no sense.
         """
         changed(Options(), JobOptions(), options)  # a bad option is refused here, not when it runs
-        return self._followed_by(Using(self.used(), options))
+        return type(self)(Using(self.used(), options))
 
     def retry(
         self,
@@ -116,21 +114,21 @@ class Flow(Generic[T_co]):
         on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
         pause: float = 0.0,
     ) -> Self:
-        """Run again when it raises `on`, up to `times` times more, `pause` seconds after each failure.
+        """Run again after an error of class `on`, up to `times` times more, `pause` seconds after each failure.
 
-        The last error is raised as it is. Cancelling is never retried.
+        Raises the last error unchanged. A cancelled flow is not retried.
         """
         if times < 0:
             raise ConfigurationError(f"retry({times}): a whole number of at least 0 is needed")
-        return self._followed_by(Retrying(self.used(), times, on, pause))
+        return type(self)(Retrying(self.used(), times, on, pause))
 
     def timeout(self, seconds: float) -> Self:
         """Cancel the flow and raise TimeoutError when it has not ended after `seconds`."""
         if not seconds >= 0:
             raise ConfigurationError(f"timeout({seconds}): a number of seconds is needed")
-        return self._followed_by(TimedOut(self.used(), seconds))
+        return type(self)(TimedOut(self.used(), seconds))
 
-    def _followed_by(self, step: Step) -> Self:
+    def _followed_by(self, step: Step) -> Flow[Any]:
         return type(self)(step)
 
     def __repr__(self) -> str:
@@ -145,7 +143,7 @@ class Flow(Generic[T_co]):
                 f"{self!r} was made but never awaited; write: await {self.step}", FlowNeverAwaited, stacklevel=2
             )
 
-    if not TYPE_CHECKING:  # a type checker is to refuse these by itself
+    if not TYPE_CHECKING:  # type checkers refuse these by themselves
 
         def _not_a_value(self, *_: object) -> NoReturn:
             raise MisuseError(f"{self.used()!r} is a flow, not its result; write: (await {self.step})")
@@ -156,7 +154,7 @@ class Flow(Generic[T_co]):
         __index__ = __lt__ = __le__ = __gt__ = __ge__ = __matmul__ = __enter__ = __exit__ = _not_a_value
 
         def __getattr__(self, name: str) -> NoReturn:
-            if name.startswith("__"):  # asked by pickle, copy and the like, which expect this answer
+            if name.startswith("__"):  # pickle, copy and the like ask, and expect this answer
                 raise AttributeError(name)
             raise AttributeError(
                 f"{type(self).__name__} has no attribute {name!r}: {self!r} is a flow, not its result; "
@@ -194,13 +192,13 @@ def show_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def _closed(coroutine: Coroutine[Any, Any, Any]) -> str:
-    """Give a coroutine up (else Python warns, too, that it was never awaited) and return its function's name."""
+    """Close a coroutine, so that Python does not warn as well, and return its function's name."""
     coroutine.close()
     return str(getattr(coroutine, "__name__", "the function"))
 
 
 def function(fn: object, where: str) -> Any:
-    """Return fn if it can be called; else explain what was probably meant."""
+    """Return fn if it can be called; otherwise raise MisuseError with what was probably meant."""
     if asyncio.iscoroutine(fn):
         name = _closed(fn)
         raise MisuseError(
@@ -263,7 +261,7 @@ _WRONG_LEVEL = {
 
 @attrs.frozen(repr=False)
 class Native(Step):
-    """A call of one of hyperflow's own async functions, shown under the name that the user knows."""
+    """A call of one of hyperflow's own async functions, shown by its public name."""
 
     name: str
     fn: Callable[..., Coroutine[Any, Any, Any]]
@@ -278,7 +276,7 @@ class Native(Step):
 
 @attrs.frozen(repr=False)
 class Bound(Step):
-    """`source`, then `fn`: the next flow if it joins, else the result."""
+    """`source`, then `fn`, which returns the next flow (`then`) or the result (`map`)."""
 
     source: Flow[Any]
     fn: Callable[[Any], Any]
@@ -372,7 +370,7 @@ class Using(Step):
 
 @attrs.frozen(repr=False)
 class Retrying(Step):
-    """`source`, and again after failures."""
+    """`source`, run again after failures."""
 
     source: Flow[Any]
     times: int
@@ -395,7 +393,7 @@ class Retrying(Step):
 
 @attrs.frozen(repr=False)
 class TimedOut(Step):
-    """`source`, cancelled after a time."""
+    """`source`, cancelled after some seconds."""
 
     source: Flow[Any]
     seconds: float
@@ -415,10 +413,10 @@ class TimedOut(Step):
 
 
 def pure(value: T) -> Job[T]:
-    """Return a flow that gives `value` (the monad's return)."""
+    """Return a flow whose result is `value` (the monad's return)."""
     return Job(Pure(value))
 
 
 def ask() -> Job[environment.Environment]:
-    """Return a flow that gives the environment in force."""
+    """Return a flow whose result is the environment in force; in a Cluster computation, a `ClusterEnv`."""
     return Job(Ask())

@@ -6,11 +6,11 @@
         log/               one file per worker and launcher, and events.jsonl
         data/              work directories (`new_work_dir`)
 
-Guarantees: directories are made for their user alone (mode 0700: they hold pickles and logs), before any work
-starts, and one that cannot be written is refused then. Earlier programs are never changed by a later one.
+Guarantees: only the user can enter the directories (mode 0700: they hold pickles and logs). They are made before any
+work starts, and one that cannot be written is an error then. A program never changes an earlier one's files.
 
-The database may be on a PostgreSQL server instead. Its URL is printed, logged and sent to other nodes, so one that
-holds a password is refused, by an error that does not show it.
+The database may be on a PostgreSQL server instead. Its URL is printed, logged and sent to other nodes, so it must not
+contain a password; the error for that does not show it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hyperflow.errors import ConfigurationError
 
 
 def _make_private(path: Path) -> None:
-    """Make a directory that only its owner can enter, and try that it can be written."""
+    """Make a directory that only its owner can enter, and try to write in it."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         probe = path / f".probe-{os.getpid()}-{os.urandom(4).hex()}"
@@ -46,15 +46,15 @@ _SERVER_URL = re.compile(rf"postgres(ql)?://([^:/?#@]*@)?{_HOST}(,{_HOST})*(/[^?
 
 
 def is_url(database: str | os.PathLike[str]) -> bool:
-    """Tell whether a database is named by a URL; all else is a file's path."""
+    """Tell whether a database is a URL; otherwise it is a file's path."""
     return isinstance(database, str) and _URL.match(database) is not None
 
 
 def checked_url(url: str) -> str:
-    """Return a database's URL if it is one of a PostgreSQL server, and without a password.
+    """Return the URL if it is that of a PostgreSQL server and contains no password.
 
     Raises:
-        ConfigurationError: It is not; what follows the scheme is not shown, because it may hold a password.
+        ConfigurationError: It is not. The message shows the scheme only: the rest may contain a password.
     """
     scheme, _, rest = url.partition(":")
     shown = f"database='{scheme}://...'"
@@ -75,15 +75,15 @@ def checked_url(url: str) -> str:
 
 @attrs.frozen
 class ProgramInfo:
-    """Where one run of a program keeps its things; make one with `ProgramInfo.new(base_dir)`.
+    """The directories and the database of one run of a program; make one with `ProgramInfo.new(base_dir)`.
 
     Args:
-        program_id: Unique for this run; starts with the time, so that names sort by age.
+        program_id: Unique for this run; starts with the time, so that ids sort by age.
         database: The results database's file; a str is the URL of a server.
         log_dir: Logs of workers and launchers, and the event log.
         data_dir: Work directories.
-        temporary: Removed at the end of a run that succeeded.
-        start_from: An earlier database, which is copied to `database` when that is opened first.
+        temporary: Whether to remove the directories at the end of a run that succeeded.
+        start_from: An earlier database, copied to `database` before that is first opened.
     """
 
     program_id: str
@@ -104,15 +104,15 @@ class ProgramInfo:
         """Make the directories of a new program under `base_dir`.
 
         Args:
-            base_dir: Is made if it is not there.
-            database: A database file to go on with (or to make), in place of one in the program's directory.
-                Only one process at a time may have it open. Or `postgresql://user@host/database`, which many may:
-                needs `pip install 'hyperflow[postgresql]'`, and takes its password from `~/.pgpass`.
-            start_from: An earlier program's database. It is copied, never changed: its results count as
-                known, and later ones shadow them.
+            base_dir: Made if it does not exist.
+            database: A database file to continue or to make, in place of one in the program's directory. Only one
+                process at a time may open it. Or `postgresql://user@host/database`, which many processes may open;
+                that needs `pip install 'hyperflow[postgresql]'`, and the password comes from `~/.pgpass`.
+            start_from: An earlier program's database. It is copied, never changed: its results count as known, and
+                newer ones hide them.
 
         Raises:
-            ConfigurationError: A directory cannot be made or written; the URL is none, or holds a password;
+            ConfigurationError: A directory cannot be made or written; the URL is not valid, or contains a password;
                 `start_from` together with a server.
         """
         url = None
@@ -140,7 +140,7 @@ class ProgramInfo:
 
     @classmethod
     def temporary_one(cls) -> ProgramInfo:
-        """Make a program that is removed at the end of a run that succeeded, and kept after one that failed."""
+        """Make a program in a temporary directory, removed after a run that succeeds and kept after one that fails."""
         import tempfile  # noqa: PLC0415 (with what it imports it takes longer than all of ours here)
 
         home = Path(tempfile.mkdtemp(prefix="hyperflow-"))
@@ -148,7 +148,7 @@ class ProgramInfo:
 
     @classmethod
     def existing(cls, home: str | os.PathLike[str], program_id: str, database: str | os.PathLike[str]) -> ProgramInfo:
-        """Return a program whose directory is there already, to go on with it.
+        """Return a program whose directory exists, to continue it.
 
         Raises:
             ConfigurationError: A directory cannot be written.

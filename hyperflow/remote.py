@@ -19,14 +19,14 @@ T = TypeVar("T")
 X = TypeVar("X")
 
 CHUNK_SECONDS = 0.02
-"""What a chunk of remote_map should take: much more than a round trip, much less than anybody's patience."""
+"""How long a chunk of remote_map should take: much longer than a round trip, too short to notice."""
 
 LARGEST_CHUNK = 100_000
 
 
 @attrs.frozen(repr=False, eq=False)
 class RemoteEval(Step):
-    """A call that is evaluated on a worker."""
+    """A call to be evaluated on a worker."""
 
     fn: Callable[..., Any]
     args: tuple[Any, ...]
@@ -56,19 +56,19 @@ def remote_eval(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any
 
     Args:
         fn: Any callable: of a module, of the script, a lambda, a closure, a bound method, `async def`.
-        args: Are pickled when the flow runs, not when it is made.
-        kwargs: Likewise.
+        args: Pickled when the flow runs, not when it is made.
+        kwargs: The same.
 
-    Awaiting it raises what fn raised, as itself, with the remote traceback as a note; or WorkerDied,
-    TimeLimitExceeded, ImpossibleRequest, SerializationError, NodeLost. Cancelling kills the worker's process group,
-    and returns at once; the CPUs come back when the group has gone.
+    Awaiting it raises the exception that fn raised, with the remote traceback as a note; or WorkerDied,
+    TimeLimitExceeded, ImpossibleRequest, SerializationError, NodeLost. Cancelling kills the worker's process group and
+    returns at once; the CPUs are free when the group has ended.
 
-    A worker is used again: what fn changes in its process (working directory, environment, module globals) is there for
-    the next evaluation. Ask for `using(fresh_process=True)` where that matters.
+    A worker runs many evaluations: the next one sees what fn changed in the process (working directory, environment,
+    module globals). Where that matters, ask for `using(fresh_process=True)`.
 
-    Cost: some ten microseconds each when many are under way, a tenth of a millisecond for one alone. A large array is
-    copied once, whatever the number of evaluations that get it, and compared with that copy each time (5 ms for
-    100 MB); one that is marked read-only (`a.flags.writeable = False`) is not compared.
+    Cost: about 10 microseconds each when many are under way, 0.1 ms for one alone. A large array is copied once,
+    however many evaluations get it, and compared with the copy each time (5 ms for 100 MB). One that is marked
+    read-only (`a.flags.writeable = False`) is not compared.
     """
     if type(fn) is not types.FunctionType:
         function(fn, "remote_eval")
@@ -93,7 +93,7 @@ def apply_to_all(fn: Callable[[Any], Any], items: list[Any]) -> list[Any] | Coro
 async def _apply_to_rest(
     fn: Callable[[Any], Awaitable[Any]], items: list[Any], results: list[Any], first: Awaitable[Any], item: Any
 ) -> list[Any]:
-    """Go on with a chunk whose function turned out to be async."""
+    """Evaluate the rest of a chunk whose function turned out to be async."""
     awaitable = first
     rest = iter(items)
     while True:
@@ -117,7 +117,7 @@ def _note_item(error: Exception, item: object) -> None:
 
 
 async def _remote_map(fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: int | None) -> list[Any]:
-    """Keep all CPUs busy with chunks; an automatic size follows the time that chunks take."""
+    """Keep all CPUs busy with chunks; the automatic size follows how long chunks take."""
     loop = asyncio.get_running_loop()
     env = environment.current()
     if env.level == "cluster":
@@ -157,7 +157,7 @@ async def _remote_map(fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: i
     finally:
         for future in going:
             if not future.cancel() and not future.cancelled():
-                future.exception()  # seen: it failed in the same moment as the one that is raised
+                future.exception()  # retrieved: it failed together with the one that is raised
 
 
 @overload
@@ -169,15 +169,15 @@ def remote_map(fn: Callable[[X], T], xs: Iterable[X], chunk_size: int | Literal[
 def remote_map(
     fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: int | Literal["auto"] = "auto"
 ) -> Job[list[Any]]:
-    """Evaluate `fn(x)` on workers for every x, many in one message, and give the results in the order of xs.
+    """Evaluate `fn(x)` on workers for every x, many in one message, and return the results in the order of xs.
 
     Args:
         fn: As for remote_eval; called once for each item.
-        xs: Taken as it is needed; an iterator is used up by the first run.
-        chunk_size: Items to one evaluation; "auto" aims at 20 ms each.
+        xs: Read as needed. The first run uses an iterator up.
+        chunk_size: Items in one evaluation; "auto" aims at 20 ms for each chunk.
 
-    A chunk is one evaluation: options such as `time_limit` and `retries` hold for a chunk. The first failure cancels
-    the rest and is raised itself, with the item as a note.
+    A chunk is one evaluation: options such as `time_limit` and `retries` apply to a chunk. The first failure cancels
+    the rest and is raised unchanged, with the item as a note.
     """
     if chunk_size != "auto" and (type(chunk_size) is not int or chunk_size < 1):
         raise ConfigurationError(f'chunk_size={chunk_size!r}: a whole number of at least 1 is needed, or "auto"')

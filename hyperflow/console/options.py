@@ -145,12 +145,12 @@ def _signature(fn: Callable[..., Any]) -> inspect.Signature:
 def _names(fn: Callable[..., Any], signature: inspect.Signature) -> set[str]:
     """Return the options that a function has by itself."""
 
-    def stand_in(*args: Any, **kwargs: Any) -> None:
+    def has_signature(*args: Any, **kwargs: Any) -> None:
         """Have the function's signature."""
 
-    stand_in.__signature__ = signature  # type: ignore[attr-defined]
+    has_signature.__signature__ = signature  # type: ignore[attr-defined]
     app = App(name=_name(fn))
-    app.default(stand_in)
+    app.default(has_signature)
     arguments = app.assemble_argument_collection(parse_docstring=False)
     return {name for argument in arguments for name in argument.names}
 

@@ -1,12 +1,12 @@
 """The inline environment: remote evaluations run in this process, so that a test of a job takes microseconds.
 
-What is as on real workers: functions, arguments and results are shipped through the same pickles, so what cannot
-travel fails here too, and nothing is shared by accident; a request of more CPUs than there are is refused; no more
-run at a time than there are CPUs, first come, first served; `retries`; a function sees no environment.
+The same as on real workers: functions, arguments and results are pickled in the same way, so what cannot be sent fails
+here, too, and nothing is shared by accident; a request for more CPUs than there are is an error; evaluations wait for
+free CPUs, first come, first served; `retries`; a function sees no environment.
 
-What is not: nothing runs in parallel. A plain function holds the event loop up, and can be neither cancelled nor
-stopped by `time_limit`; an `async def` can. A function that kills its process kills the test. `fresh_process` changes
-nothing, since every call gets a new copy of its function; `worker_info()` is refused. Results are kept in memory.
+Different: nothing runs in parallel. A plain function blocks the event loop, and neither cancelling nor `time_limit`
+stops it; they stop an `async def`. A function that kills its process kills the test. `fresh_process` changes nothing,
+because every call gets a new copy of its function; `worker_info()` raises. Results are kept in memory.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from hyperflow.shipping.packer import Packer
 from hyperflow.worker.worker import dumps_result
 
 
-class InlineDesk:
-    """Takes locks in the name of an evaluation."""
+class InlineLocks:
+    """Acquires locks for one evaluation."""
 
     def __init__(self, locks: LockManager, name: str) -> None:
         self._locks = locks
         self._name = name
 
     async def take(self, keys: Collection[str]) -> int:
-        """Wait for some keys."""
+        """Acquire some keys."""
         return await self._locks.take_for(keys, self, self._name)
 
     def take_blocking(self, keys: Collection[str]) -> int:
-        """Take some keys that nobody has: who has them cannot go on meanwhile."""
+        """Acquire some free keys; if they are held, the holder cannot go on meanwhile, so that is a Deadlock."""
         said: list[HyperflowError | None] = []
         number = self._locks.request(keys, self, self._name, manager.inside.get(), said.append)
         if not said:
@@ -65,7 +65,7 @@ class InlineDesk:
         return number
 
     def release(self, number: int) -> None:
-        """Give back what was taken."""
+        """Release the keys of this number."""
         self._locks.release(number)
 
 
@@ -78,7 +78,7 @@ class InlineEvaluator:
         self.locks = LockManager()
         self._free = cpus
         self._ship = ship
-        self._packer = Packer(most_blocks=0)  # all is in this process
+        self._packer = Packer(most_blocks=0)  # everything is in this process
         self._door = asyncio.Lock()
         self._freed = asyncio.Event()
         self._running = 0
@@ -86,7 +86,7 @@ class InlineEvaluator:
         self._counts: Counter[str] = Counter()
 
     def statistics(self) -> Statistics:
-        """Return how things stand."""
+        """Return the figures of this moment."""
         ends = [self._counts[state] for state in ("done", "failed", "cancelled", "retried", "returned", "late")]
         waiting = len(self._tasks) - self._running
         return Statistics(1, 0, self.cpus, self._free, {"busy": self._running}, waiting, self._running, *ends)
@@ -94,30 +94,30 @@ class InlineEvaluator:
     def submit(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
     ) -> asyncio.Task[Any]:
-        """Evaluate a call; refuses what the real engine refuses."""
+        """Evaluate a call; raises what the real engine raises."""
         if self.closed:
             raise HyperflowError("this environment was closed; evaluations belong inside its `async with`")
         if options.cpus > self.cpus:
             raise ImpossibleRequest(f"using(cpus={options.cpus}): open_inline_job was given {self.cpus} CPUs")
         call = self._shipped(fn, args, kwargs) if self._ship else functools.partial(fn, *args, **kwargs)
         name = getattr(fn, "__qualname__", repr(fn))
-        # A context of its own: on a worker there is no environment.
+        # Its own context: on a worker there is no environment.
         context = contextvars.Context()
-        desk = InlineDesk(self.locks, f"an evaluation of {name}")
-        context.run(locks.stand_in.set, desk)
+        client = InlineLocks(self.locks, f"an evaluation of {name}")
+        context.run(locks.inline_locks.set, client)
         context.run(manager.inside.set, manager.inside.get())
         task = asyncio.get_running_loop().create_task(self._run(name, call, options), context=context)
         self._tasks.add(task)
-        task.add_done_callback(functools.partial(self._ended, desk))
+        task.add_done_callback(functools.partial(self._ended, client))
         return task
 
-    def _ended(self, desk: InlineDesk, task: asyncio.Task[Any]) -> None:
-        self.locks.gone(desk)
+    def _ended(self, client: InlineLocks, task: asyncio.Task[Any]) -> None:
+        self.locks.gone(client)
         self._tasks.remove(task)
         self._counts["cancelled" if task.cancelled() else "failed" if task.exception() else "done"] += 1
 
     def _shipped(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
-        """Return the call as a worker would have it after unpickling; each time it is called, unpickled anew."""
+        """Return the call as a worker gets it: unpickled, anew for each attempt."""
         self._packer.turn += 1
         packed = self._packer.pack(fn, args, kwargs)
 
@@ -166,7 +166,7 @@ class InlineEvaluator:
         return pickler.loads(data, buffers=[bytearray(buffer) for buffer in buffers])
 
     async def _take(self, cpus: int) -> None:
-        async with self._door:  # one at a time, so that a large request is not starved
+        async with self._door:  # one at a time, so that a large request does not starve
             while self._free < cpus:
                 self._freed.clear()
                 await self._freed.wait()
@@ -179,7 +179,7 @@ class InlineEvaluator:
         self._freed.set()
 
     async def close(self) -> None:
-        """Cancel what still runs, and wait for it."""
+        """Cancel the evaluations that run, and wait for their end."""
         self.closed = True
         while tasks := list(self._tasks):
             for task in tasks:
@@ -189,7 +189,7 @@ class InlineEvaluator:
 
 
 class MemoryDatabase:
-    """A results database that forgets."""
+    """A results database in memory."""
 
     def __init__(self) -> None:
         self._maps: dict[str, dict[str, str]] = {}
@@ -212,11 +212,11 @@ async def open_inline_job(*, cpus: int = 1, ship: bool = True) -> AsyncIterator[
     """Evaluate in this process, for tests: `async with open_inline_job(cpus=2): assert await my_job() == 42`.
 
     Args:
-        cpus: How many CPUs to pretend to have.
-        ship: Pickle functions, arguments and results as if they travelled. False lets a test look at what its
-            functions change.
+        cpus: How many CPUs to simulate.
+        ship: Pickle functions, arguments and results as for a worker. With False, a test can see what its functions
+            change.
 
-    Results and work directories are forgotten at the end.
+    Results and work directories are deleted at the end.
     """
     if type(cpus) is not int or cpus < 1:
         raise ConfigurationError(f"cpus={cpus!r}: a whole number of at least 1 is needed")
