@@ -155,7 +155,7 @@ class ClusterEvaluator:
 
 
 @asynccontextmanager
-async def open_cluster(  # noqa: PLR0913 (each is something that a user may want to say)
+async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
     program: ProgramInfo | None = None,
     *,
     resume: str | os.PathLike[str] | None = None,

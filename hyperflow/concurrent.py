@@ -74,7 +74,7 @@ class _Group:
             self.failed[0].result()
         except asyncio.CancelledError as error:
             return error
-        except BaseException as error:  # noqa: BLE001 (it is handed to the caller)
+        except BaseException as error:  # noqa: BLE001 (the caller raises it)
             more = sum(not future.cancelled() for future in self.failed[1:])
             if more:
                 error.add_note(f"(of the flows beside it, {more} more failed; the first failure is raised)")

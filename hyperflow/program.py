@@ -141,7 +141,7 @@ class ProgramInfo:
     @classmethod
     def temporary_one(cls) -> ProgramInfo:
         """Make a program in a temporary directory, removed after a run that succeeds and kept after one that fails."""
-        import tempfile  # noqa: PLC0415 (with what it imports it takes longer than all of ours here)
+        import tempfile  # noqa: PLC0415 (its import takes longer than all others here)
 
         home = Path(tempfile.mkdtemp(prefix="hyperflow-"))
         return attrs.evolve(cls._under(home, home.name), temporary=True)

@@ -1,4 +1,4 @@
-"""The outcome of one check, and the two ways to bound what a check waits for."""
+"""The outcome of one check, and two ways to limit how long a check waits."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Check:
     Args:
         name: Which check: "ssh", "SQLite", ...
         status: How it ended.
-        detail: What was found; of a skipped check, why.
-        fix: What to type or to put into the configuration; "" where there is nothing to be done.
-        node: The node that was looked at; None for what is not about one node.
+        detail: What was found; for a skipped check, why it was skipped.
+        fix: What to type or to configure; "" if nothing.
+        node: The checked node; None if the check is not about one node.
         seconds: How long it took.
         data: The findings for programs: names to numbers, texts and lists.
     """
@@ -50,30 +50,30 @@ class Check:
 
 
 def ok(name: str, detail: str, node: str | None = None, **data: Any) -> Check:
-    """Return a check that found everything well."""
+    """Return a check that found no problem."""
     return Check(name, Status.OK, detail, node=node, data=data)
 
 
 def skipped(name: str, reason: str, fix: str = "", node: str | None = None) -> Check:
-    """Return a check that was not made."""
+    """Return a check that did not run."""
     return Check(name, Status.SKIPPED, reason, fix, node)
 
 
 def failed(name: str, detail: str, fix: str, node: str | None = None, **data: Any) -> Check:
-    """Return a check that found something that will not work."""
+    """Return a check that found what will not work."""
     return Check(name, Status.FAILED, detail, fix, node, data=data)
 
 
 def warning(name: str, detail: str, fix: str, node: str | None = None, **data: Any) -> Check:
-    """Return a check that found something that will work, though not well."""
+    """Return a check that found what will work badly."""
     return Check(name, Status.WARNING, detail, fix, node, data=data)
 
 
 async def bounded(seconds: float, name: str, node: str | None, work: Awaitable[Check], late: str = "") -> Check:
-    """Return what a check finds, or that it failed: with an error, or because it took longer than this.
+    """Return what a check finds; one that raises an error, or takes longer than this, has failed.
 
     Args:
-        late: What to do when it takes too long.
+        late: The advice when it takes too long.
     """
     started = time.monotonic()
     try:
@@ -83,7 +83,7 @@ async def bounded(seconds: float, name: str, node: str | None, work: Awaitable[C
         check = failed(name, f"no answer within {seconds:g} s", late, node)
     except (HyperflowError, OSError) as error:
         check = failed(name, str(error) or type(error).__name__, late, node)
-    except Exception as error:  # noqa: BLE001 (a defect in one check must not take the findings of the others along)
+    except Exception as error:  # noqa: BLE001 (a defect in one check must not hide the findings of the others)
         check = failed(
             name, f"{type(error).__name__}: {error}", "This is a defect of the doctor: please report it", node
         )
@@ -91,15 +91,15 @@ async def bounded(seconds: float, name: str, node: str | None, work: Awaitable[C
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Run what blocks, perhaps for ever; when this is cancelled, the thread is left behind and keeps nobody.
+    """Run blocking work in a daemon thread; when this is cancelled, the thread is abandoned.
 
-    Not asyncio.to_thread: its threads are waited for at the end, and a file system that hangs would hang us.
+    Not asyncio.to_thread: Python waits for its threads at exit, so a file system that hangs would hang the command.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
     def tell(result: T | None, error: BaseException | None) -> None:
-        if future.done():  # nobody waits any more
+        if future.done():  # the caller was cancelled
             return
         if error is not None:
             future.set_exception(error)
@@ -110,7 +110,7 @@ async def in_thread(work: Callable[[], T]) -> T:
         result, failure = None, None
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001 (whatever it is, the one who waits is told)
+        except BaseException as error:  # noqa: BLE001 (whatever it is, the caller gets it)
             failure = error
         with contextlib.suppress(RuntimeError):  # the loop has been closed
             loop.call_soon_threadsafe(tell, result, failure)

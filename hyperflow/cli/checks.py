@@ -1,6 +1,6 @@
-"""The checks that concern no node in particular: Slurm, the allocation, the run directory, SQLite in it.
+"""The checks that are not about one node: Slurm, the allocation, the run directory, SQLite in it.
 
-Each takes what it needs and returns a Check. What may block, does so in a thread of its own.
+Each returns a Check. Blocking work runs in a separate thread.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from hyperflow.slurm import allocation
 from hyperflow.slurm.scontrol import run_command
 
 NOT_CONFIGURED = "Could not establish a configuration source"
-"""What Slurm's commands say on a machine on which they are merely installed."""
+"""Slurm's commands print this on a machine where they are installed but not configured."""
 
 LITTLE_SPACE = 1 << 30
-"""Bytes; with fewer than this free in the run directory, there is a warning."""
+"""With fewer free bytes than this in the run directory, there is a warning."""
 
 
 def configuration(variables: Mapping[str, str]) -> tuple[Check, Settings]:
-    """Read the settings; if they cannot be read, the other checks are made with the defaults."""
+    """Read the settings; if they cannot be read, the other checks use the defaults."""
     try:
         settings = read_settings(variables)
     except ConfigurationError as error:
@@ -51,7 +51,7 @@ def configuration(variables: Mapping[str, str]) -> tuple[Check, Settings]:
 
 
 async def slurm(variables: Mapping[str, str], seconds: float) -> Check:
-    """Look for Slurm, and whether its controller answers; `data["nodes"]` is then the list of all nodes."""
+    """Check that Slurm is there and its controller answers; `data["nodes"]` is then the list of all nodes."""
     if shutil.which("sinfo", path=variables.get("PATH")) is None:
         if "SLURM_JOB_ID" in variables:
             fix = f"Put Slurm's commands into PATH, which is {variables.get('PATH', '')}"
@@ -75,7 +75,7 @@ async def slurm(variables: Mapping[str, str], seconds: float) -> Check:
 
 
 async def find_allocation(variables: Mapping[str, str], seconds: float) -> tuple[Check, allocation.Allocation | None]:
-    """Read the allocation that this process is in."""
+    """Read the allocation of this process."""
     name = "allocation"
     if "SLURM_JOB_ID" not in variables:
         return skipped(name, "this is not inside one"), None
@@ -103,7 +103,7 @@ async def find_allocation(variables: Mapping[str, str], seconds: float) -> tuple
 
 @contextmanager
 def directory_for_checks(run_dir: Path) -> Iterator[Path]:
-    """Make a program's directory, as a run would; afterwards remove all that was made. Blocks.
+    """Make a program's directory, as a run does; afterwards remove all that was made. Blocks.
 
     Raises:
         ConfigurationError: It cannot be made or written.
@@ -115,12 +115,12 @@ def directory_for_checks(run_dir: Path) -> Iterator[Path]:
     finally:
         program.remove()
         for path in made:
-            with suppress(OSError):  # somebody else uses it by now
+            with suppress(OSError):  # somebody else uses it now
                 path.rmdir()
 
 
 def run_directory(run_dir: Path) -> Check:
-    """Say how a run directory that can be written stands."""
+    """Report on a run directory that can be written: file system and free space."""
     free, kind = shutil.disk_usage(run_dir).free, place.file_system_type(run_dir)
     detail = f"{run_dir} on {kind or 'an unknown type of file system'}, {free / 1e9:.1f} GB free"
     data: dict[str, Any] = {"path": str(run_dir), "file_system": kind, "free_bytes": free}
@@ -130,13 +130,13 @@ def run_directory(run_dir: Path) -> Check:
 
 
 def no_run_directory(run_dir: Path, error: str) -> Check:
-    """Say that the run directory cannot be used."""
+    """Report that the run directory cannot be used."""
     fix = "Choose one that can be written: `hyperflow doctor --run-dir DIR`, and ProgramInfo.new(DIR) in the program"
     return failed("run directory", error, fix, path=str(run_dir))
 
 
 def sqlite(directory: Path) -> Check:
-    """Make a results database, and use it as a run would. Blocks."""
+    """Make a results database, and use it as a run does. Blocks."""
     path = directory / "results.sqlite"
     try:
         place.check(path)
@@ -165,6 +165,6 @@ def sqlite(directory: Path) -> Check:
 
 
 def no_sqlite(error: str) -> Check:
-    """Say that no database can be kept in the run directory."""
+    """Report that a database cannot be in the run directory."""
     fix = "Keep the database elsewhere: ProgramInfo.new(DIR, database=FILE); only the program itself needs to see FILE"
     return failed("SQLite", error, fix)

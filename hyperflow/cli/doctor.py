@@ -1,4 +1,4 @@
-"""The doctor: makes all checks, those of different nodes side by side, and leaves nothing behind."""
+"""The doctor: runs all checks, those of different nodes side by side, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ ORDER = (
     *("configuration", "Slurm", "allocation", "run directory", "SQLite"),
     *("nodes", "ssh", "srun", "shared directory", "Python", "CPUs"),
 )
-"""The order in which checks are reported; in each, the nodes in their own order."""
+"""The order of checks in the report; within one, the nodes keep their order."""
 
 
 async def examine(variables: Mapping[str, str], nodes: Sequence[str], run_dir: Path, seconds: float) -> list[Check]:
-    """Make all checks, and return what they found.
+    """Run all checks, and return what they found.
 
     Args:
         variables: The environment variables.
-        nodes: The nodes to look at; if none are named, those of the allocation.
-        run_dir: Where runs are to be kept; what is not there is made for the checks, and removed.
+        nodes: The nodes to check; if empty, those of the allocation.
+        run_dir: The directory for runs; if it does not exist, it is made for the checks and removed.
         seconds: How long each check may take.
     """
     configuration, settings = checks.configuration(variables)
@@ -80,7 +80,7 @@ async def _prepare(run_dir: Path, seconds: float, held: ExitStack) -> tuple[Chec
 
     async def prepare() -> Check:
         try:
-            # A thread that comes to its end too late removes nothing, as it would of a file system that hangs.
+            # If the thread ends too late, its directory stays: the file system hangs anyway.
             kept.append(await in_thread(lambda: held.enter_context(checks.directory_for_checks(run_dir))))
         except ConfigurationError as error:
             return checks.no_run_directory(run_dir, str(error))
@@ -96,7 +96,7 @@ async def _let_go(held: ExitStack, seconds: float) -> None:
         async with asyncio.timeout(seconds):
             await in_thread(held.close)
     except TimeoutError:
-        pass  # it hangs, which a check has said
+        pass  # it hangs; a check has reported that
 
 
 async def _check_places(nodes: list[str], granted: Allocation | None, site: reach.Site, slurm: Check) -> list[Check]:

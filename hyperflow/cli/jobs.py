@@ -1,7 +1,7 @@
 """Commands about the jobs of a program: list, why, retry, cancel, give-up, resume, runs.
 
-What changes something is asked of the running master. What only looks does without one, and says so. Exit codes: 0,
-done; 1, refused, with the reason; 3, no master runs that could do it.
+Commands that change something ask the running master. Commands that only show something work without one, and say so.
+Exit codes: 0, done; 1, refused, with the reason; 3, it needs a master and none runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NO_MASTER = 3
 NO_RESOURCES = Resources()
 
 Json: TypeAlias = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
-BaseDir: TypeAlias = Annotated[Path, Parameter(help="Where runs are.")]
+BaseDir: TypeAlias = Annotated[Path, Parameter(help="The directory of the runs.")]
 WhichRun: TypeAlias = Annotated[
     str | None, Parameter(name="--run", help="Its id, the beginning of it, or its directory; by default the newest.")
 ]
@@ -115,7 +115,7 @@ def list_(run: str | None = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: J
 
 @answering
 def why(number: int, /, *, run: WhichRun = None, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
-    """Tell all that is known of a job: why it waits or is held, the end of its log, and what to type.
+    """Show all that is known about a job: why it waits or is held, the end of its log, and what to type.
 
     Parameters
     ----------
@@ -148,16 +148,16 @@ def retry(
     base_dir: BaseDir = BASE_DIR,
     as_json: Json = False,
 ) -> int:
-    """Submit jobs again that are held, have failed or were cancelled; maybe with other resources.
+    """Submit held, failed or cancelled jobs again, with other resources if you name some.
 
-    While no master runs, that is noted for the next one: `hyperflow resume`.
+    While no master runs, this is recorded for the next one: `hyperflow resume`.
 
     Parameters
     ----------
     numbers
         The jobs.
     every
-        All that are held; while no master runs, also those whose error the program has got.
+        All held jobs; while no master runs, also those whose error the program has received.
     """
     changes = resources.changes()
     return _act("retry", run, base_dir, _chosen(numbers, every), as_json, changes=changes)
@@ -167,14 +167,14 @@ def retry(
 def cancel(
     *numbers: int, every: All = False, run: WhichRun = None, base_dir: BaseDir = BASE_DIR, as_json: Json = False
 ) -> int:
-    """End jobs at Slurm, or take them from its queue; they are held then, and can be retried or given up.
+    """End jobs at Slurm, or remove them from its queue; then they are held, and you can retry them or give them up.
 
     Parameters
     ----------
     numbers
         The jobs.
     every
-        All that are queued or running.
+        All queued and running jobs.
     """
     return _act("cancel", run, base_dir, _chosen(numbers, every), as_json)
 
@@ -183,23 +183,23 @@ def cancel(
 def give_up(
     *numbers: int, every: All = False, run: WhichRun = None, base_dir: BaseDir = BASE_DIR, as_json: Json = False
 ) -> int:
-    """Hand the errors of held jobs to the program, which ends with them unless it knows what to do.
+    """Raise the errors of held jobs in the program, which ends with them unless it handles them.
 
     Parameters
     ----------
     numbers
         The jobs.
     every
-        All that are held.
+        All held jobs.
     """
     return _act("give_up", run, base_dir, _chosen(numbers, every), as_json)
 
 
 @answering
 def resume(run: str | None = None, /, *, base_dir: BaseDir = BASE_DIR) -> int:
-    """Start a program again whose master has ended; it goes on where it was.
+    """Start a program again whose master has ended; it continues where it was.
 
-    It is started in its directory, with the Python and the command line that it had, and with --resume.
+    It starts in its old directory, with the Python and the command line that it had, and with --resume.
 
     Parameters
     ----------
@@ -222,14 +222,14 @@ def resume(run: str | None = None, /, *, base_dir: BaseDir = BASE_DIR) -> int:
     print(f"hyperflow: in {directory}: {shlex.join(words)}", file=sys.stderr, flush=True)
     try:
         os.chdir(directory)
-        os.execv(python, words)  # signals and the terminal are the program's then
+        os.execv(python, words)  # the program gets signals and the terminal
     except OSError as error:
         raise ConfigurationError(f"cannot start it: {error}") from None
 
 
 @answering
 def runs_(*, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
-    """Show which runs there are, the newest last."""
+    """Show all runs, the newest last."""
     rows = [_described(run) for run in runs.all_runs(base_dir)]
     if as_json:
         print(json.dumps({"format": FORMAT, "base_dir": str(base_dir.absolute()), "runs": rows}, indent=2))

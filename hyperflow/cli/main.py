@@ -1,4 +1,4 @@
-"""The command line: `hyperflow doctor`, and whatever comes beside it."""
+"""The `hyperflow` command line, and its command `doctor`."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def doctor(
     timeout: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 30.0,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Check whether hyperflow can run here, and say what to do where it cannot.
+    """Check whether hyperflow can run here, and say what to do if it cannot.
 
-    Run it on a login node with --nodes, inside an allocation (sbatch, salloc, srun --pty), or without Slurm. It looks
-    at Slurm and the allocation, at ssh and srun to each node, whether the run directory is really shared, whether each
-    node has the same Python and packages, whether a results database can be kept, and at CPUs against Slurm's promise.
-    Everything that it makes and starts, it removes and ends again; with host_keys = "accept-new", keys are kept.
+    Run it on a login node with --nodes, inside an allocation (sbatch, salloc, srun --pty), or without Slurm. It checks
+    Slurm and the allocation, ssh and srun to each node, whether the run directory is shared, whether each node has the
+    same Python and packages, whether a results database works there, and whether nodes have the CPUs that Slurm grants.
+    It removes what it makes and ends what it starts; with host_keys = "accept-new", it keeps new keys.
 
-    The exit code is 0 if nothing failed, and 1 otherwise; warnings and skipped checks are no failures.
+    The exit code is 0 if no check failed, otherwise 1; warnings and skipped checks are not failures.
 
     Parameters
     ----------
     nodes
-        Nodes to look at, such as 'node[1-3],gpu7'; without it, those of the allocation.
+        Nodes to check, such as 'node[1-3],gpu7'; by default those of the allocation.
     run_dir
-        The directory in which runs are to be kept; all nodes have to see it.
+        The directory for runs; all nodes have to see it.
     timeout
-        Seconds that each check may take; starting Python on a node has `start_timeout` of the configuration.
+        Seconds that each check may take; for starting Python on a node, `start_timeout` of the configuration counts.
     json
         Print one JSON object for programs: format, ok, counts, and checks with check, node, status, detail, fix,
         seconds, data.
@@ -63,7 +63,7 @@ def doctor(
         print("Looking ...", file=sys.stderr)
     try:
         checks = run_in_new_loop(_examine(names, run_dir.absolute(), timeout))
-    except asyncio.CancelledError:  # all has been ended and removed
+    except asyncio.CancelledError:  # after cleaning up
         return 128 + signal.SIGTERM
     if json:
         print(report.as_json(checks))
@@ -73,7 +73,7 @@ def doctor(
 
 
 async def _examine(nodes: Sequence[str], run_dir: Path, seconds: float) -> list[Check]:
-    """Examine, and when told to end (scancel, a terminal that was closed), do so in order, as after Ctrl-C."""
+    """Examine; on SIGTERM and SIGHUP (scancel, a closed terminal) clean up as after Ctrl-C."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -1,10 +1,10 @@
-"""A shell on a node that answers three questions: echo this, read that file, write that file.
+"""A shell on a node that obeys three commands: echo a text, read a file, write a file.
 
-It is started by one of the engine's transports, just as a launcher is, but needs nothing on the node except /bin/sh. So
-what it finds is not to be blamed on Python.
+A transport starts it in the same way as a launcher, but it needs nothing on the node except /bin/sh. So a failure here
+has nothing to do with Python.
 
-Each question is three lines: a verb, a path, a text. Each answer is one: `+` or `-`, and the text or the error. The
-script is one line, because a csh as login shell does not take others.
+A command is three lines: a verb, a path, a text. An answer is one line: `+` or `-`, and the text or the error. The
+script is one line, because a csh as login shell accepts no others.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from hyperflow.errors import LauncherError
 from hyperflow.transports.process import Connection, Transport
 
 MARK = b"<hyperflow doctor>\n"
-"""What comes before it was said by a shell's start-up files."""
+"""What comes before it is output of the shell's start-up files."""
 
 CLOSE_SECONDS = 12.0
-"""Seconds for a shell to be gone; more than a transport takes to kill what does not end by itself."""
+"""Seconds to wait for the shell's end; longer than a transport takes to kill it."""
 
 _ANSWER = 'then printf "%s\\n" "+$found"; else printf "%s\\n" "-$found"; fi;;'
 SCRIPT = (
@@ -36,7 +36,7 @@ SCRIPT = (
 
 
 class Refused(Exception):
-    """The node could not do what it was asked to; the text is what the shell said."""
+    """A command failed on the node; the text is what the shell printed."""
 
 
 class Probe:
@@ -50,7 +50,7 @@ class Probe:
         self._marked = False
 
     def data_received(self, data: bytes) -> None:
-        """Cut into lines what follows the mark."""
+        """Cut the bytes after the mark into lines."""
         self._said += data
         if not self._marked:
             _, mark, rest = self._said.partition(MARK)
@@ -63,13 +63,13 @@ class Probe:
             self._lines.put_nowait(line)
 
     def pause_writing(self) -> None:
-        """What is said here is short."""
+        """Nothing to do: all commands are short."""
 
     def resume_writing(self) -> None:
-        """What is said here is short."""
+        """Nothing to do: all commands are short."""
 
-    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 (a receiver gets it)
-        """Tell who waits."""
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 (part of the interface)
+        """Wake the waiter with end-of-stream."""
         self._lines.put_nowait(None)
 
     async def begin(self) -> None:
@@ -77,7 +77,7 @@ class Probe:
         await self._next()
 
     async def ask(self, verb: str, path: str = "", text: str = "") -> str:
-        """Ask one question; raises Refused with what the shell says about it, LauncherError if it has gone."""
+        """Send a command and return its answer; raises Refused if it fails, LauncherError if the shell has ended."""
         assert self.connection is not None
         self.connection.write([f"{verb}\n{path}\n{text}\n".encode(errors="surrogateescape")])
         answer = (await self._next()).decode(errors="replace")
@@ -96,10 +96,10 @@ class Probe:
 
 @asynccontextmanager
 async def open_probe(transport: Transport, log_file: Path) -> AsyncIterator[Probe]:
-    """Hold a shell on a node.
+    """Keep a shell on a node open within a scope.
 
     Raises:
-        LauncherError: It could not be started, or ended; the text has what it said.
+        LauncherError: It could not be started, or it ended; the text has its output.
     """
     probe = Probe(transport.node)
     probe.connection = await transport.start(["/bin/sh", "-c", SCRIPT], probe, log_file)
@@ -112,13 +112,13 @@ async def open_probe(transport: Transport, log_file: Path) -> AsyncIterator[Prob
         raise
     finally:
         probe.connection.close()
-        with contextlib.suppress(Exception):  # it has been cut off, whatever it says to that
+        with contextlib.suppress(Exception):  # the stream is cut in any case
             async with asyncio.timeout(CLOSE_SECONDS):
                 await probe.connection.wait_closed()
 
 
 def log_tail(log_file: Path) -> str:
-    """Return the end of what a program has said, in one line."""
+    """Return the last output of a program, in one line."""
     try:
         lines = log_file.read_text(errors="replace").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
 """The checks of one node: ssh, srun, the shared directory, the launcher and its greeting, CPUs.
 
-A node is contacted by ssh twice: for a shell, which the first checks need, and for a launcher, as a run starts it.
-Everything that was started there has ended when a check returns, or is made to end by the end of its stream.
+A node is contacted by ssh twice: for a shell, which the first checks use, and for a launcher, as in a run. When a check
+returns, what it started on the node has ended, or ends with its stream.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from hyperflow.transports.ssh import Ssh
 T = TypeVar("T")
 
 ECHOES = 5
-"""How often a shell is asked to echo; the median counts."""
+"""How many echoes to time; the median counts."""
 
 SEEN_SECONDS = 5.0
-"""Seconds for a file to be seen on the other side; some file systems remember for a while what is not there."""
+"""Seconds until a file must be seen on the other side; some file systems cache for a while that it does not exist."""
 
 CLOSING_SECONDS = 30.0
-"""Seconds beyond its own limit that the check of a launcher has, to end it in order."""
+"""Seconds that the check of a launcher has beyond its own limit, to end the launcher properly."""
 
 
 @attrs.frozen
 class Site:
-    """What the checks of all nodes have in common.
+    """What the checks of all nodes share.
 
     Args:
-        settings: How hyperflow is to reach nodes.
-        directory: In the run directory, made for the checks; None if there is none.
-        scratch: On this machine, for logs.
+        settings: How hyperflow reaches nodes.
+        directory: Made for the checks in the run directory; None if that cannot be used.
+        scratch: A directory for logs on this machine.
         seconds: How long a check may take.
-        in_allocation: Whether this process is in an allocation, so that srun can be tried.
+        in_allocation: Whether this process is in an allocation, so that srun works.
         granted: The CPUs of each node of the allocation.
     """
 
@@ -63,7 +63,7 @@ class Site:
 
 
 async def check_this_machine(node: str, site: Site) -> list[Check]:
-    """Check what can be checked here: the launcher, and CPUs."""
+    """Check this machine: the launcher and the CPUs."""
     checks = [await _check_launcher(Local(node), "local", site)]
     return _with_cpus(node, checks, site)
 
@@ -85,12 +85,12 @@ async def check_node(node: str, site: Site) -> list[Check]:
 
 
 async def _check_ssh(node: str, site: Site, stack: AsyncExitStack) -> tuple[Check, Probe | None]:
-    # Without the prologue: if that fails, it is the launcher's failure.
+    # Without the prologue: if that fails, the check of the launcher reports it.
     settings = attrs.evolve(
         site.settings,
         prologue="",
         connect_attempts=min(site.settings.connect_attempts, 2),
-        connect_timeout=min(site.settings.connect_timeout, site.seconds * 0.45),  # so that both attempts can tell
+        connect_timeout=min(site.settings.connect_timeout, site.seconds * 0.45),  # so that both attempts fit
     )
     probes: list[Probe] = []
 
@@ -100,7 +100,7 @@ async def _check_ssh(node: str, site: Site, stack: AsyncExitStack) -> tuple[Chec
         except LauncherError as error:
             if error.__cause__ is None or isinstance(error.__cause__, LauncherError):
                 raise
-            import asyncssh  # noqa: PLC0415 (costs 0.1 s, which the command need not pay where there is no node)
+            import asyncssh  # noqa: PLC0415 (costs 0.1 s, which a check without nodes need not pay)
 
             known = await known_keys(node, settings)
             refused = isinstance(error.__cause__, asyncssh.HostKeyNotVerifiable)
@@ -133,7 +133,7 @@ async def _check_srun(node: str, site: Site, stack: AsyncExitStack) -> tuple[Che
 
 
 async def _opened(transport: Transport, site: Site, stack: AsyncExitStack) -> tuple[Probe, float]:
-    """Open a shell that the stack closes, and measure the time of an echo."""
+    """Open a shell that the stack closes, and measure how long an echo takes."""
     log_file = site.scratch / f"{type(transport).__name__.lower()}-{transport.node}.log"
     probe = await stack.enter_async_context(open_probe(transport, log_file))
     times: list[float] = []
@@ -167,7 +167,7 @@ async def _check_sharing(node: str, site: Site, probe: Probe | None) -> Check:
 
 
 async def _within(seconds: float, attempt: Callable[[], Awaitable[str | None]]) -> tuple[str | None, float]:
-    """Try until there is no complaint or the time is up; return the last complaint, and how long it took."""
+    """Retry until there is no complaint or the time is up; return the last complaint, and how long it took."""
     started = time.monotonic()
     pause = 0.02
     while (complaint := await attempt()) is not None and time.monotonic() - started < seconds:
@@ -196,7 +196,7 @@ async def _write_there(probe: Probe, path: Path, text: str) -> str | None:
 
 
 async def _check_launcher(transport: Transport, how: str, site: Site) -> Check:
-    """Start a launcher as a run does, hear its greeting, and end it."""
+    """Start a launcher as a run does, wait for its greeting, and end it."""
     link = Link(transport, site.settings, site.scratch, lambda *_: None, lambda *_: None)
     remote = {"ssh": f"ssh {link.node}", "srun": f"srun --overlap --nodelist={link.node}"}.get(how, "")
     interpreter = shlex.quote(sys.executable)
@@ -205,7 +205,7 @@ async def _check_launcher(transport: Transport, how: str, site: Site) -> Check:
     async def check() -> Check:
         started = time.monotonic()
         try:
-            async with asyncio.timeout(limit):  # the link has its own, and can say more
+            async with asyncio.timeout(limit):  # the link has its own limit, and a better error
                 await link.start("doctor", ())
         except (HyperflowError, TimeoutError) as error:
             late = f"no launcher was ready within {limit:g} s (connect_timeout and start_timeout)"
@@ -222,7 +222,7 @@ async def _check_launcher(transport: Transport, how: str, site: Site) -> Check:
 
 
 def _with_cpus(node: str, checks: list[Check], site: Site) -> list[Check]:
-    """Add what the launcher's greeting says about CPUs."""
+    """Add the check of the CPUs, from the launcher's greeting."""
     launcher = checks[-1]
     said = launcher.data.get("greeting")
     if launcher.status is not Status.OK or not said:

@@ -1,9 +1,9 @@
-"""What the doctor prints: a table for people, JSON for programs.
+"""The doctor's report: a table for people, JSON for programs.
 
 The JSON is one object:
 
-    format      1; it changes when something here changes its meaning, not when something is added
-    ok          whether nothing failed; the exit code is then 0, otherwise 1
+    format      1; goes up with incompatible changes only
+    ok          whether no check failed; the exit code is then 0, otherwise 1
     hyperflow, python, host, time
                 versions, the machine on which the doctor ran, and when (ISO 8601)
     counts      how many checks are "ok", "warning", "failed", "skipped"
@@ -12,10 +12,10 @@ The JSON is one object:
                 "shared directory", "Python" or "CPUs"
         node    the node, or null
         status  "ok", "warning", "failed" or "skipped"
-        detail  what was found, in words; of a skipped check, why
+        detail  what was found, in words; for a skipped check, why
         fix     what to do about it, in words; "" if nothing
         seconds how long the check took
-        data    what was found, for programs; empty for what was skipped or ended with an error. It has
+        data    what was found, for programs; empty if the check was skipped or raised an error. It has
                 configuration: every setting; Slurm: version, nodes; run directory: path, file_system, free_bytes;
                 allocation: job_id, nodes (name to CPUs), here, end_time, restart_count;
                 SQLite: file_system, local, journal ("wal" or "rollback"), commit_seconds;
@@ -47,7 +47,7 @@ from hyperflow.console import table as console_table
 FORMAT = 1
 
 MOST_ALIKE = 8
-"""With more nodes than this of which a check says ok, they share one line."""
+"""If a check is ok on more nodes than this, they share one line."""
 
 STYLES = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "bold red", Status.SKIPPED: "dim"}
 WORDS = {Status.OK: "ok", Status.WARNING: "warning", Status.FAILED: "FAILED", Status.SKIPPED: "skipped"}
@@ -85,7 +85,7 @@ def as_json(checks: Sequence[Check]) -> str:
 
 
 def print_table(checks: Sequence[Check], file: TextIO) -> None:
-    """Print the checks for people: in colours and wrapped on a terminal, plain and a line each in a pipe."""
+    """Print the checks for people: coloured and wrapped on a terminal, plain and one line each in a pipe."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
     for _ in range(3):
         table.add_column(no_wrap=True)
@@ -101,7 +101,7 @@ def print_table(checks: Sequence[Check], file: TextIO) -> None:
 
 
 def folded(checks: Sequence[Check]) -> list[Check]:
-    """Order the checks by what they are about, and put those that say the same of several nodes into one."""
+    """Order the checks by name, and merge those that say the same about several nodes."""
     order = list(dict.fromkeys(check.name for check in checks))
     result: list[Check] = []
     for name in order:

@@ -20,7 +20,7 @@ app = App(name="var", help="Look at and set the variables (ExtVar) of a program 
 @app.command(name="list")
 @answering
 def list_(run: str | None = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
-    """Show the variables of a program and their values; those that it has asked for, and those that were set.
+    """Show the variables of a program with their values: those that it has read, and those that were set.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def get(run: str, name: str, /, *, base_dir: BaseDir = BASE_DIR) -> int:
     """
 
     here = ExtVar[object](name).of(runs.find(run, base_dir).home)
-    here.get()  # says what is wrong with it
+    here.get()  # raises if the value is not valid
     print(_text(here.path))
     return 0
 
@@ -59,14 +59,14 @@ def get(run: str, name: str, /, *, base_dir: BaseDir = BASE_DIR) -> int:
 @app.command(name="set")
 @answering
 def set_(run: str, name: str, value: str, /, *, base_dir: BaseDir = BASE_DIR) -> int:
-    """Set a variable; the program sees it when it looks the next time.
+    """Set a variable; the program gets the value when it reads the variable next.
 
     Parameters
     ----------
     run
         The program: its id, the beginning of it, or its directory.
     name
-        The variable. One that the program has not asked for (yet) is made, with a warning.
+        The variable. If the program has not read it yet, it is made, with a note.
     value
         JSON: 0.5, true, '"text"', '[1, 2]'.
     """

@@ -1,4 +1,4 @@
-"""What was found, turned into words and a status; and what to do about it. Pure: nothing is looked at here."""
+"""Turns findings into a status, words and advice. Pure: it examines nothing itself."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from hyperflow.cli.hostkeys import KnownKeys, typed
 CONFIGURATION = "~/.config/hyperflow/config.toml"
 
 SLOW_SECONDS = 1.0
-"""Longer than this for a file to be seen on another node, or for a commit, is worth a warning."""
+"""A file that takes longer to appear on another node, or a commit that takes longer, gets a warning."""
 
 
 def ssh_failure(node: str, error: BaseException, known: KnownKeys, shown: str, in_allocation: bool) -> Check:
-    """Say why a node cannot be reached by ssh.
+    """Report why ssh does not reach a node.
 
     Args:
-        error: What stopped it, as asyncssh or the operating system has it.
-        known: What is known of its host key.
-        shown: The fingerprint of the key that it shows, "" if that could not be found out.
-        in_allocation: Whether the node is one of our allocation: others may refuse us for that alone.
+        error: The error of asyncssh or the operating system.
+        known: What the known_hosts files say about it.
+        shown: The fingerprint of its host key, "" if it is unknown.
+        in_allocation: Whether the node belongs to this allocation: others may refuse the login for that reason.
     """
     import asyncssh  # noqa: PLC0415 (costs 0.1 s)
 
@@ -79,7 +79,7 @@ def _host_key_failure(node: str, known: KnownKeys, shown: str) -> Check:
 
 
 def by_transport(transport: str, ssh: Check, srun: Check) -> tuple[Check, Check]:
-    """Say how bad a failure is: one of a transport that hyperflow would not use here is a warning only."""
+    """Grade failures: that of a transport which hyperflow would not use here is only a warning."""
     if transport == "srun":
         ssh = _demoted(ssh, 'hyperflow does not use ssh here (transport = "srun")')
     if transport == "ssh":
@@ -98,7 +98,7 @@ def _demoted(check: Check, why: str) -> Check:
 
 
 def chosen_transport(transport: str, ssh: Check, srun: Check) -> str | None:
-    """Return by which transport hyperflow would start the node's launcher, None if by none."""
+    """Return the transport by which hyperflow would start the node's launcher, or None."""
     tried = {"ssh": (ssh,), "srun": (srun,)}.get(transport, (ssh, srun))
     return next((check.name for check in tried if check.status is Status.OK), None)
 
@@ -106,11 +106,11 @@ def chosen_transport(transport: str, ssh: Check, srun: Check) -> str | None:
 def sharing(
     node: str, place: str, kind: str, read: str | None, written: str | None, seconds: tuple[float, float]
 ) -> Check:
-    """Say whether a directory is shared with a node.
+    """Report whether a node shares a directory.
 
     Args:
-        read: Why the node did not read what was written here; None if it did.
-        written: Why what the node wrote was not read here; None if it was.
+        read: Why the node could not read what was written here; None if it could.
+        written: Why this machine could not read what the node wrote; None if it could.
         seconds: How long each took.
     """
     name = "shared directory"
@@ -133,7 +133,7 @@ def sharing(
 
 
 def database(kind: str, local: bool, wal: bool, seconds: float) -> Check:
-    """Say how a results database does in the run directory, after it has been tried."""
+    """Report on the results database that was tried in the run directory."""
     where = f"on {kind or 'an unknown type of file system'}, " + ("local" if local else "which may be shared")
     journal = "write-ahead log" if wal else "rollback journal"
     data: dict[str, Any] = {
@@ -150,10 +150,10 @@ def database(kind: str, local: bool, wal: bool, seconds: float) -> Check:
 
 
 def cpus(node: str, granted: int | None, affinity: Sequence[int], quota: float | None) -> Check:
-    """Compare what a node lets a process have with what Slurm has promised.
+    """Compare the CPUs that a process may use on a node with those that Slurm grants.
 
     Args:
-        granted: How many CPUs the allocation has there; None outside of one.
+        granted: How many CPUs the allocation has there; None outside of an allocation.
     """
     name, seen = "CPUs", len(affinity)
     data = {"granted": granted, "affinity": list(affinity), "quota": quota}
@@ -183,15 +183,15 @@ def cpus(node: str, granted: int | None, affinity: Sequence[int], quota: float |
 
 
 def count(cpus: int) -> str:
-    """Return a number of CPUs in words."""
+    """Return `1 CPU`, `2 CPUs`."""
     return f"{cpus} CPU{'s' * (cpus != 1)}"
 
 
 def launcher_failure(node: str, how: str, error: str, interpreter: str, prologue: str) -> Check:
-    """Say why a launcher could not be started although the node can be reached.
+    """Report why a launcher did not start although the node can be reached.
 
     Args:
-        how: The command that runs others there; "" for here.
+        how: The command that runs others on the node; "" for this machine.
     """
     how = f"{how} " if how else ""
     if "no module named" in error.lower() or "not found" in error or "No such file" in error:
@@ -210,10 +210,10 @@ def launcher_failure(node: str, how: str, error: str, interpreter: str, prologue
 
 
 def greeting(node: str, said: Mapping[str, Any], how: str, seconds: float) -> Check:
-    """Say which versions a launcher has greeted us with; they are ours.
+    """Report the versions in a launcher's greeting; they are the same as here.
 
     Args:
-        how: The transport; "local" for here.
+        how: The transport; "local" for this machine.
     """
     versions = {what: said.get(what) for what in ("python", "hyperflow", "dill", "protocol")}
     words = f"Python {versions['python']}, hyperflow {versions['hyperflow']}, dill {versions['dill']}"
@@ -224,7 +224,7 @@ def greeting(node: str, said: Mapping[str, Any], how: str, seconds: float) -> Ch
 
 
 def no_nodes(sinfo: str) -> Check:
-    """Say that there is no node to look at, and how to name some."""
+    """Report that there is no node to check, and how to name some."""
     example = sinfo or "node[1-3]"
     fix = f"`hyperflow doctor --nodes '{example}'`, or run it within an allocation: `salloc --nodes=2 hyperflow doctor`"
     return skipped("nodes", "no allocation, and none were named", fix)

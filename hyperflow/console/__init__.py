@@ -1,5 +1,5 @@
-"""What people see of a program, and type at it: its command line, the table of its jobs, the question after Ctrl-C.
+"""The terminal UI of a Cluster program.
 
-`line` reads the command line and runs the program, `options` is what hyperflow adds to it, `display` shows the jobs
-while they run, `table` how they look, `interrupt` what follows from signals, `rehearsal` a run that submits nothing.
+`line` reads the command line and runs the program; `options` has the options that hyperflow adds. `display` shows the
+jobs while they run, by `table`. `interrupt` handles Ctrl-C and other signals. `rehearsal` is the dry run.
 """

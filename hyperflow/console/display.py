@@ -1,8 +1,8 @@
-"""What is shown while a program runs: a live table on a terminal, a line for each change of state anywhere else.
+"""Shows a running program's jobs: a live table on a terminal, elsewhere a line for each change of state.
 
-Everything is on standard error, so that standard output has what the program itself says, and nothing else. What the
-program prints while the table is there appears above it. The lines are those of the logger "hyperflow", which a file in
-the program's log directory keeps as well; where the program has set up logging by itself, that is left alone.
+All of it goes to standard error; standard output has the program's own output only. What the program prints while the
+table is shown appears above it. The lines are records of the logger "hyperflow"; a file in the program's log directory
+has them, too. Where the program has set up logging itself, nothing is printed.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from hyperflow.master.master import Master
 logger = logging.getLogger("hyperflow")
 
 FRAME = 0.2
-"""Seconds between two pictures of the table, at least."""
+"""At least so many seconds lie between two redraws of the table."""
 
 AGE = 1.0
-"""Seconds after which it is drawn again though nothing has changed: the column of ages has."""
+"""The table is redrawn after so many seconds without a change, because its ages change."""
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line as it is."""
+    """Print a line unchanged."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Lines(logging.Handler):
-    """Prints records on the console, which knows how to keep them out of the table."""
+    """Prints log records on the console, which shows them above the table."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def logging_to(console: Console, log_file: Path, verbose: bool) -> Iterator[None]:
-    """Print what is logged, and keep it in a file."""
+    """Print log records, and write them to a file."""
     level = logger.level
     handlers: list[logging.Handler] = []
     if not logger.handlers and not logging.getLogger().handlers:
@@ -78,7 +78,7 @@ def logging_to(console: Console, log_file: Path, verbose: bool) -> Iterator[None
 
 
 def has_table(console: Console) -> bool:
-    """Tell whether there is a terminal that can show a table that changes."""
+    """Tell whether this is a terminal that can redraw a table."""
     return console.is_terminal and not console.is_dumb_terminal
 
 
@@ -89,8 +89,8 @@ class LiveTable:
         self.shown = has_table(console)
         self._master = master
         self._console = console
-        # Its own thread would draw while the jobs change; we draw when they have. What the program prints goes to a
-        # file, if that is where it is to go.
+        # No auto_refresh: its thread would draw while the jobs change; `follow` draws afterwards. Standard output that
+        # goes to a file stays there.
         self._live = Live(
             console=console,
             auto_refresh=False,
@@ -100,19 +100,19 @@ class LiveTable:
         )
 
     def aside(self) -> None:
-        """Leave the terminal to somebody else; what was shown last stays."""
+        """Free the terminal for a question; the last table stays on it."""
         if self.shown:
             self.draw()
             self._live.stop()
 
     def back(self) -> None:
-        """Go on below what has been written meanwhile."""
+        """Show the table again, below what was written meanwhile."""
         if self.shown:
             self._live.start()
             self.draw()
 
     def draw(self) -> None:
-        """Draw the table as it is now."""
+        """Draw the jobs as they are now."""
         self._live.update(self._picture(), refresh=True)
 
     def _picture(self) -> RenderableType:
@@ -126,7 +126,7 @@ class LiveTable:
         return Group(table, Text(words, style="bold", no_wrap=True, overflow="ellipsis"))
 
     async def follow(self) -> None:
-        """Draw whenever something has changed."""
+        """Redraw after each change."""
         seen = self._master.version
         while True:
             with suppress(TimeoutError):

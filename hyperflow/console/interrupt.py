@@ -1,8 +1,8 @@
-"""What Ctrl-C and the signals of a batch system or a closed terminal mean for a program that has jobs with Slurm.
+"""Handles Ctrl-C, SIGTERM and SIGHUP in a program that has jobs with Slurm.
 
-Ctrl-C asks, if there is somebody to be asked: leave the jobs with Slurm, cancel them, or go on. A second Ctrl-C leaves
-them. Where nobody can be asked, and on SIGTERM and SIGHUP, they are left: a job that was left costs a `scancel`, one
-that was cancelled by mistake costs all that it has computed.
+On a terminal, Ctrl-C asks: leave the jobs with Slurm, cancel them, or continue. A second Ctrl-C leaves them. Without a
+terminal, and on SIGTERM and SIGHUP, the jobs are left: a job left by mistake costs a `scancel`, a job cancelled by
+mistake costs all that it has computed.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from hyperflow.master.master import Master
 Policy: TypeAlias = Literal["ask", "leave", "cancel"]
 
 QUESTION = (
-    "\nInterrupted, with {jobs} at Slurm. What is to become of that?\n"
-    "  l  leave it there, and go on later with `hyperflow resume` (also: Ctrl-C)\n"
-    "  c  cancel it\n"
-    "  g  go on, as if nothing had been\n"
+    "\nInterrupted, with {jobs} at Slurm.\n"
+    "  l  leave there; `hyperflow resume` continues later (also: Ctrl-C)\n"
+    "  c  cancel\n"
+    "  g  go on\n"
     "l, c or g? "
 )
 
 
 class Interruption:
-    """Ends a program when somebody wants it to end.
+    """Ends a program after a signal.
 
     Args:
         work: The program.
         master: Its master.
-        display: What is in the way of a question.
+        display: The table, which makes room for the question.
         console: Where to ask.
-        policy: What follows from Ctrl-C.
+        policy: What Ctrl-C does.
     """
 
     def __init__(
         self, work: asyncio.Task[Any], master: Master, display: LiveTable, console: Console, policy: Policy
     ) -> None:
         self.signal: signal.Signals | None = None
-        """Which signal has ended the program."""
+        """The signal that has ended the program."""
         self.cancelled = False
         """Whether the jobs have been cancelled."""
         self._work = work
@@ -61,7 +61,7 @@ class Interruption:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals within a scope; one that is ignored, as SIGHUP is under nohup, stays so."""
+        """Handle the signals within a scope; an ignored one, such as SIGHUP under nohup, stays ignored."""
         loop = asyncio.get_running_loop()
         ours = {
             signal.SIGINT: self._interrupted,
@@ -78,7 +78,7 @@ class Interruption:
                 loop.remove_signal_handler(number)
 
     async def settled(self) -> None:
-        """Wait until a question has been withdrawn, and what was decided has been done."""
+        """Withdraw a pending question, and wait until the decision is carried out."""
         if self._question is not None:
             self._question.cancel()
             await asyncio.wait([self._question])
@@ -86,7 +86,7 @@ class Interruption:
             await self._ending
 
     def _interrupted(self) -> None:
-        if self.signal is not None:  # it takes too long: from now on Ctrl-C is Python's own
+        if self.signal is not None:  # it takes long: from now on, Ctrl-C is a KeyboardInterrupt
             say(self._console, "still waiting for Slurm; another Ctrl-C ends this at once, and jobs may stay there")
             asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
         elif self._question is not None and not self._question.done():
@@ -140,7 +140,7 @@ def _somebody_is_there() -> bool:
 
 
 async def _line() -> str:
-    """Return a line that is typed; raises EOFError if there will be none."""
+    """Return the next line of standard input; raises EOFError at its end."""
     loop = asyncio.get_running_loop()
     typed: asyncio.Future[bytes] = loop.create_future()
     descriptor = sys.stdin.fileno()

@@ -32,10 +32,10 @@ from hyperflow.master.rundir import find
 from hyperflow.program import ProgramInfo, is_url
 
 WRONG = 2
-"""Exit code: what was typed cannot be meant."""
+"""Exit code: usage error."""
 
 INTERRUPTED = 128
-"""Exit code, plus the signal's number: somebody has ended the program."""
+"""Exit code, plus the signal's number: a signal ended the program."""
 
 
 def run_program(fn: Callable[..., Flow[Any]], argv: Sequence[str]) -> int:
@@ -62,7 +62,7 @@ def _complain(error: object, code: int) -> int:
 
 
 class _ProgramError(Exception):
-    """Carries an error of the program's own past those that we explain."""
+    """Wraps the program's own error: that one gets its traceback, other errors are explained in one line."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(error)
@@ -74,9 +74,9 @@ class _Run:
     """One run of a program.
 
     Args:
-        call: Calls its function, which gives a flow.
-        running: How it is run.
-        resources: What is asked of Slurm where the program does not say.
+        call: Calls its function, which returns a flow.
+        running: How to run it.
+        resources: What to ask Slurm for where the program does not say.
     """
 
     call: Callable[[], Any]
@@ -107,7 +107,7 @@ class _Run:
     def _flow(self) -> Flow[Any]:
         flow = self.call()
         flows.check(flow, "hyperflow.main")
-        # A job is a program, too: one that needs one allocation.
+        # A single job runs in one allocation.
         return flow if isinstance(flow, Cluster) else remote_eval_job(flow)
 
     def _rehearse(self, flow: Flow[Any]) -> None:
@@ -197,7 +197,7 @@ class _Run:
 
 
 def _short(where: object) -> str:
-    """Return a path as it can be typed here: relative if it is below the current directory."""
+    """Return a path as users type it: relative if it is below the current directory."""
     if isinstance(where, Path):
         try:
             return str(where.relative_to(Path.cwd()))

@@ -1,8 +1,8 @@
-"""The options that hyperflow adds to a program's command line, and how the two are joined.
+"""The options that hyperflow adds to those of a program's function.
 
-The program's function says what there is by its signature; hyperflow's options stand in groups of their own below. One
-that the function has itself is the function's, and ours is then written with --hf- in front: `--hf-time`. The one
-exception is --resume, which is always ours: `hyperflow resume` starts programs with it.
+The function's signature defines its own options; hyperflow's are in separate groups below them. Where both have an
+option, the name is the function's, and hyperflow's gets a prefix: `--hf-time`. Only --resume is always hyperflow's,
+because `hyperflow resume` starts programs with it.
 """
 
 from __future__ import annotations
@@ -27,42 +27,43 @@ AT_LEAST_ONE = validators.Number(gte=1)
 
 @attrs.frozen
 class Running:
-    """How a program is run."""
+    """How to run a program."""
 
     local: Annotated[bool, Parameter(help="Run all jobs on this machine, without Slurm.")] = False
     base_dir: Annotated[
-        Path, Parameter(help="Where runs are kept, each in a directory of its own; all nodes have to see it.")
+        Path, Parameter(help="The directory of the runs, one subdirectory each; all nodes have to see it.")
     ] = Path("hyperflow-runs")
     resume: Annotated[
-        str | None, Parameter(help="Go on with an earlier run: its id, or its directory. Say all else as before.")
+        str | None, Parameter(help="Continue an earlier run: its id or its directory. Repeat its other arguments.")
     ] = None
     database: Annotated[
         str | None,
-        Parameter(help="Begin with the results in this file, an earlier database; or use a server: postgresql://..."),
+        Parameter(help="Start from the results in this earlier database file; or use a server: postgresql://..."),
     ] = None
     max_jobs: Annotated[
-        int | None, Parameter(help="How many jobs may be with Slurm at a time; by default all.", validator=AT_LEAST_ONE)
+        int | None,
+        Parameter(help="How many jobs may be with Slurm at a time; no limit by default.", validator=AT_LEAST_ONE),
     ] = None
     on_error: Annotated[
         str,
-        Parameter(help="What is done about a job that fails: hold it until somebody decides, raise, or retry:N times."),
+        Parameter(
+            help="What to do about a job that fails: hold it until you decide, raise its error, or retry:N times."
+        ),
     ] = "hold"
     on_interrupt: Annotated[
         Policy,
-        Parameter(
-            help="What Ctrl-C does with jobs at Slurm: ask (without a terminal: leave), leave them, cancel them."
-        ),
+        Parameter(help="What Ctrl-C does with jobs at Slurm: ask (without a terminal: leave), leave, cancel."),
     ] = "ask"
     mail: Annotated[
-        str | None, Parameter(help="An address that is told of each held job, by this machine's own mailer.")
+        str | None, Parameter(help="An address to mail to about each held job, with this machine's own mailer.")
     ] = None
     dry_run: Annotated[bool, Parameter(help="Print the batch scripts of the first jobs, and submit nothing.")] = False
-    verbose: Annotated[bool, Parameter(alias="-v", help="Tell each change of a job's state.")] = False
+    verbose: Annotated[bool, Parameter(alias="-v", help="Print each change of a job's state.")] = False
 
 
 @attrs.frozen
 class Resources:
-    """What is asked of Slurm; None for what the program says, or the site."""
+    """What to ask Slurm for; None leaves it to the program, or to the site's default."""
 
     time: Annotated[str | None, Parameter(help="Time limit: 2:00:00, 1-12:00:00, or minutes.")] = None
     mem: Annotated[str | None, Parameter(help="Memory of each node: 8G, or megabytes.")] = None
@@ -71,17 +72,17 @@ class Resources:
     ntasks_per_node: Annotated[int | None, Parameter(help="CPU tasks on each node.", validator=AT_LEAST_ONE)] = None
     cpus_per_task: Annotated[int | None, Parameter(help="CPUs of each of these.", validator=AT_LEAST_ONE)] = None
     partition: Annotated[str | None, Parameter(help="Partition.")] = None
-    account: Annotated[str | None, Parameter(help="Who pays.")] = None
+    account: Annotated[str | None, Parameter(help="Account to charge.")] = None
     qos: Annotated[str | None, Parameter(help="Quality of service.")] = None
     constraint: Annotated[str | None, Parameter(help="Features that nodes must have.")] = None
     gres: Annotated[str | None, Parameter(help="Generic resources, such as gpu:1.")] = None
 
     def changes(self) -> dict[str, Any]:
-        """Return what has been said."""
+        """Return the options that were given."""
         return attrs.asdict(self, filter=lambda _, value: value is not None)
 
     def options(self) -> SbatchOptions:
-        """Return them as options for sbatch."""
+        """Return them for sbatch."""
         return SbatchOptions(**self.changes())
 
 
@@ -94,11 +95,11 @@ _PREFIX = "hyperflow__"
 
 
 def joined(fn: Callable[..., Any], run: Callable[[Callable[[], Any], Running, Resources], int]) -> Callable[..., int]:
-    """Return a command that takes the arguments of a function, and ours.
+    """Return a command that takes the arguments of a function and hyperflow's options.
 
     Args:
         fn: The function.
-        run: Is given what calls it, and our options.
+        run: Gets a call of the function, and hyperflow's options.
 
     Raises:
         MisuseError: The function's signature cannot be a command line.
@@ -143,7 +144,7 @@ def _signature(fn: Callable[..., Any]) -> inspect.Signature:
 
 
 def _names(fn: Callable[..., Any], signature: inspect.Signature) -> set[str]:
-    """Return the options that a function has by itself."""
+    """Return the names of a function's own options."""
 
     def has_signature(*args: Any, **kwargs: Any) -> None:
         """Have the function's signature."""
@@ -176,10 +177,10 @@ def _parameters(record: type, group: Group, taken: set[str]) -> list[inspect.Par
 
 
 def failure_policy(text: str) -> Answer:
-    """Return what `--on-error` asks for.
+    """Return the policy that `--on-error` names.
 
     Raises:
-        ConfigurationError: It is none of what there is.
+        ConfigurationError: There is no such policy.
     """
     match text.partition(":"):
         case ("hold" | "raise" as answer, "", ""):

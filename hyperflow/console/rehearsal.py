@@ -1,7 +1,7 @@
-"""A rehearsal: the program runs up to its first jobs, and what would be submitted for them is shown instead.
+"""The dry run: the program runs up to its first jobs, and their batch scripts are shown in place of being submitted.
 
-What the program does before it asks for a job, it does; its jobs never give a result, so what would follow from those
-is not seen. Nothing is left behind: the run directory that the scripts name is not made.
+The program's own code up to there does run. Its jobs never return, so later jobs are not seen. Nothing is left behind:
+the run directory in the scripts is not made.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from hyperflow.program import ProgramInfo
 from hyperflow.slurm.script import SbatchOptions
 
 QUIET = 0.5
-"""Seconds without another job after which those that were asked for are taken for the first ones."""
+"""After so many seconds without another job, the jobs so far are taken to be the first ones."""
 
 ID = "YYYYMMDD-HHMMSS-000000"
-"""In place of a run's id, which is made when the run is."""
+"""Stands for the run's id, which does not exist yet."""
 
 
 class Rehearsing(Master):
-    """A master that notes what it would submit."""
+    """A master that records what it would submit."""
 
     def __init__(self, run: RunDirectory, database: ResultsDatabase, defaults: SbatchOptions, base_dir: Path) -> None:
         super().__init__(run, LocalBatch(), database, defaults=defaults)
@@ -50,9 +50,9 @@ class Rehearsing(Master):
         on_error: object,
         within: Sequence[str] = (),
     ) -> Any:
-        """Note a job, and never return."""
-        del on_error, within  # nothing fails here, and nothing waits
-        calls.pack_job(sent)  # what cannot travel is an error here, too
+        """Record a job, and never return."""
+        del on_error, within  # nothing fails or waits here
+        calls.pack_job(sent)  # what cannot be pickled is an error here, too
         directory = JobDirectory(self._home / "jobs" / str(len(self.scripts) + 1))
         name = calls.function_name(calls.identity(job))
         order = Order(directory, 1, f"{ID}-{directory.number}-1", name, options or self.defaults)
@@ -67,10 +67,10 @@ async def rehearse(flow: Flow[Any], base_dir: Path, sbatch: SbatchOptions, earli
     Args:
         flow: The program.
         base_dir: Where its run would be.
-        sbatch: What is asked of Slurm where the program does not say.
-        earlier: A database to begin with.
+        sbatch: What to ask Slurm for where the program does not say.
+        earlier: A database to start from.
 
-    Raises what the program raises before that.
+    Raises what the program raises before its first job.
     """
     async with _stage(base_dir, sbatch, earlier) as master:
         work = asyncio.create_task(_awaited(flow))
@@ -85,7 +85,7 @@ async def rehearse(flow: Flow[Any], base_dir: Path, sbatch: SbatchOptions, earli
 
 
 async def _first_calls(master: Rehearsing, work: asyncio.Task[Any]) -> None:
-    limit = None  # until the first job, the program has all the time that it wants
+    limit = None  # no limit before the first job
     while not work.done():
         master.asked.clear()
         news = asyncio.create_task(master.asked.wait())

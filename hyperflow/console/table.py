@@ -31,16 +31,16 @@ URGENCY = (
     *(State.HELD, State.FAILED, State.RUNNING, State.ENDED, State.QUEUED),
     *(State.SUBMITTING, State.NEW, State.CANCELLED, State.DONE),
 )
-"""Which jobs are shown when there is no room for all."""
+"""When not all jobs fit, jobs in the first of these states are shown."""
 
 NARROW = 90
-"""On fewer columns than this, what can be asked for with `hyperflow why` is left out."""
+"""Below this width, columns that `hyperflow why` shows, too, are left out."""
 
 GAP = 2
 """Blanks between columns."""
 
 CUT: tuple[str, ...] = ("job", "nodes or reason")
-"""Columns that are cut where there is not room for all."""
+"""Columns to cut when the table is too wide."""
 
 RIGHT = ("#", "Slurm", "done/run/fail", "d/r/f", "since")
 
@@ -51,16 +51,16 @@ def jobs_table(
     """Return the table of jobs.
 
     Args:
-        jobs: In the order in which they are shown.
+        jobs: In the order in which to show them.
         now: The time, in seconds since 1970.
-        width: Columns that there are.
-        rows: How many jobs there is room for; None for all.
-        slurm: Whether they have numbers at Slurm.
+        width: Columns of the terminal.
+        rows: How many jobs fit; None for all.
+        slurm: Whether to show the jobs' ids at Slurm.
     """
     picked = shown(jobs, rows)
     columns = _columns(picked, now, slurm, width >= NARROW)
     longest = {heading: max(map(cell_len, [heading, *cells])) for heading, cells in columns.items()}
-    # By itself rich would take room from all columns alike, and cut states and numbers.
+    # rich itself would shrink all columns alike, and cut states and numbers.
     room = width - sum(longest[heading] + GAP for heading in columns if heading not in CUT) - GAP * len(CUT)
     mine, other = (longest[heading] for heading in CUT)
     widths: dict[str, int] = dict(zip(CUT, _shared(mine, other, max(room // 2, 4)), strict=True))
@@ -91,14 +91,14 @@ def _columns(jobs: Sequence[JobView], now: float, slurm: bool, wide: bool) -> di
 
 
 def _shared(one: int, other: int, half: int) -> tuple[int, int]:
-    """Return the widths of two columns that have two halves together; what one leaves is the other's."""
+    """Return the widths of two columns that share two halves; what one does not need, the other gets."""
     if one <= half:
         return one, min(other, 2 * half - one)
     return min(one, 2 * half - min(other, half)), min(other, half)
 
 
 def shown(jobs: Sequence[JobView], rows: int | None) -> list[JobView]:
-    """Return as many jobs as there is room for, in their order: those that matter most."""
+    """Return as many jobs as fit, the most urgent ones, in their order."""
     if rows is None or len(jobs) <= rows:
         return list(jobs)
     chosen = sorted(jobs, key=lambda job: URGENCY.index(job.state))[: max(rows, 1)]
@@ -107,7 +107,7 @@ def shown(jobs: Sequence[JobView], rows: int | None) -> list[JobView]:
 
 
 def counts_in_words(states: Iterable[State]) -> str:
-    """Return how many jobs are in which state: `1 held, 3 running, 12 done`."""
+    """Return the number of jobs in each state: `1 held, 3 running, 12 done`."""
     counts = Counter(states)
     return ", ".join(f"{counts[state]} {state}" for state in URGENCY if counts[state]) or "no jobs yet"
 
@@ -130,7 +130,7 @@ def age(seconds: float) -> str:
 
 
 def print_table(table: Table, file: TextIO) -> None:
-    """Print a table: cut to the terminal's width, or in full, a line for each row, into anything else."""
+    """Print a table: cut to the width of a terminal; to a file in full, one line for each row."""
     if file.isatty():
         Console(file=file, highlight=False).print(table)
         return

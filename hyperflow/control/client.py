@@ -1,7 +1,6 @@
-"""Speaks with the master of a run, from another process of the same user on the same machine.
+"""Sends requests to the master of a run, from another process of the same user on the same machine.
 
-It is plain HTTP over a socket, which the standard library speaks; the server's library would take longer to import
-than a question takes to be answered.
+HTTP over a Unix socket with the standard library: importing aiohttp would take longer than the whole request.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from hyperflow.database.ownership import Owner
 from hyperflow.errors import HyperflowError
 
 PATIENCE = 120.0
-"""Seconds until a master that says nothing is given up: it waits for Slurm where it ends jobs."""
+"""Seconds to wait for an answer to an order: the master waits for Slurm when it ends jobs."""
 
 GLANCE = 10.0
-"""The same for what it only has to look up; a master that was stopped (Ctrl-Z) answers nothing at all."""
+"""Seconds to wait for an answer to a question; a stopped master (Ctrl-Z) does not answer at all."""
 
 
 class NoMaster(HyperflowError):
@@ -34,8 +33,8 @@ class MasterElsewhere(HyperflowError):
     """The master runs on another host.
 
     Args:
-        host: Where.
-        pid: Its process.
+        host: The host.
+        pid: The master's process.
     """
 
     def __init__(self, host: str, pid: int) -> None:
@@ -48,25 +47,25 @@ class MasterElsewhere(HyperflowError):
 
 
 class Refused(HyperflowError):
-    """The master has said no; the text says why."""
+    """The master refused the request; the text says why."""
 
 
 class Silent(Refused):
-    """The master has not answered in time; what was asked for may be done all the same."""
+    """The master did not answer in time; it may carry out the request all the same."""
 
 
 @attrs.frozen
 class Contact:
-    """A master that can be spoken to."""
+    """A master that can be asked."""
 
     address: Address
 
     def get(self, path: str) -> dict[str, Any]:
-        """Ask something; raises Refused, Silent, or NoMaster if it has ended meanwhile."""
+        """Ask a question; raises Refused, Silent, or NoMaster if the master has ended meanwhile."""
         return self._ask("GET", path, None, GLANCE)
 
     def post(self, path: str, **body: Any) -> dict[str, Any]:
-        """Have something done; raises Refused, Silent, or NoMaster if it has ended meanwhile."""
+        """Give an order; raises Refused, Silent, or NoMaster if the master has ended meanwhile."""
         return self._ask("POST", path, body)
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None, patience: float = PATIENCE) -> dict[str, Any]:
@@ -102,7 +101,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def owner(home: Path) -> Owner | None:
-    """Return who is the master of a run, or None; a lock of another host may be out of date."""
+    """Return the owner of a run's lock, its master, or None; a lock of another host may be stale."""
     try:
         found = Owner.from_text((home / "master.lock").read_text(errors="replace"))
     except OSError:
@@ -111,10 +110,10 @@ def owner(home: Path) -> Owner | None:
 
 
 def contact(home: Path) -> Contact:
-    """Return how to speak with the master of a run.
+    """Return the contact to the master of a run.
 
     Raises:
-        NoMaster: None runs.
+        NoMaster: No master runs.
         MasterElsewhere: It runs on another host.
     """
     master = owner(home)

@@ -1,15 +1,15 @@
-"""Where the control socket of a run is.
+"""Binds the control socket of a run, and finds it.
 
     <run>/control/        for the user alone (0700)
       master.json         the master's host and process, and the path of its socket
       socket              the socket, if it can be here
 
-Guarantees: only the user can reach the socket. What a killed master has left is replaced by the next one, which may do
-so because it holds the run's lock. At the end both files are gone.
+Guarantees: only the user can reach the socket. The next process that serves the run replaces what a killed one has
+left; it may do so because it holds the run's lock. At the end both files are removed.
 
-A socket's path may have no more than 107 bytes, and not every file system takes sockets. Then it is in a directory of
-its own under the temporary directory. (Rejected: XDG_RUNTIME_DIR, which is removed when the user logs out, while a
-master in tmux goes on.)
+A socket's path has at most 107 bytes, and some file systems take no sockets. Then the socket is in a private directory
+under the temporary directory. (Rejected: XDG_RUNTIME_DIR, which is removed when the user logs out, while a program in
+tmux goes on.)
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from hyperflow import checked_files
 from hyperflow.errors import ConfigurationError
 
 LONGEST = 107
-"""Bytes of a socket's path: Linux has room for 108, and the last one ends it."""
+"""Bytes of a socket's path: Linux has room for 108, with a zero at the end."""
 
 PREFIX = "hyperflow-control-"
 
 
 @attrs.frozen
 class Address:
-    """Where a master can be spoken to.
+    """Where a run's control socket is.
 
     Args:
-        host: The machine; its socket cannot be reached from another one.
+        host: The machine; other machines cannot reach the socket.
         pid: The process.
         path: The socket.
     """
@@ -49,7 +49,7 @@ class Address:
 
 
 def read(home: Path) -> Address | None:
-    """Return the address that a run's master has left, or None; it may be that of a master that was killed."""
+    """Return the address in a run's directory, or None; the process there may have been killed."""
     try:
         data = json.loads(checked_files.read_private(home / "control" / "master.json"))
         return Address(str(data["host"]), int(data["pid"]), Path(data["path"]))
@@ -59,10 +59,10 @@ def read(home: Path) -> Address | None:
 
 @contextmanager
 def listening(home: Path) -> Iterator[tuple[socket.socket, Address]]:
-    """Have a socket for the run in this directory; nobody else may be its master meanwhile.
+    """Bind the run's control socket within a scope. The caller holds the run's lock.
 
     Raises:
-        ConfigurationError: There is no place for it.
+        ConfigurationError: It cannot be made.
     """
     room = home / "control"
     try:
