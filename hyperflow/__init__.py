@@ -8,7 +8,7 @@ that need only a part do not wait for the rest. (Scientific Python's SPEC 1; not
 launcher starts with the standard library only.)
 """
 
-import importlib
+from importlib import import_module as _import_module
 
 with open(f"{__file__.rpartition('.')[0]}.pyi", encoding="utf-8") as _stub:  # from MODULE import NAME as NAME
     _MODULE_OF = {words[-1]: words[1] for words in map(str.split, _stub) if words[:1] == ["from"]}
@@ -17,11 +17,11 @@ __all__ = tuple(sorted(_MODULE_OF))  # pyright: ignore[reportUnsupportedDunderAl
 
 def __getattr__(name: str) -> object:
     if name in _MODULE_OF:
-        value = globals()[name] = getattr(importlib.import_module(_MODULE_OF[name]), name)
+        value = globals()[name] = getattr(_import_module(_MODULE_OF[name]), name)
         return value
     if not name.startswith("_"):  # `hyperflow.database`, say
         try:
-            return importlib.import_module(f"{__name__}.{name}")
+            return _import_module(f"{__name__}.{name}")
         except ModuleNotFoundError as error:
             if error.name != f"{__name__}.{name}":
                 raise

@@ -25,7 +25,7 @@ from rich.text import Text
 from hyperflow.cli import runs
 from hyperflow.cli.runs import BASE_DIR, Run
 from hyperflow.console.options import Resources
-from hyperflow.console.table import counts_in_words, jobs_table, print_table
+from hyperflow.console.table import as_typed, counts_in_words, jobs_table, print_table
 from hyperflow.control.client import Contact, MasterElsewhere, NoMaster, Refused, Silent, contact
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.master.job_json import FORMAT, job_from_json, job_to_json
@@ -299,14 +299,7 @@ def _line(job: JobView) -> str:
 
 
 def _resume(run: Run) -> str:
-    return shlex.join(["hyperflow", "resume", _typed(run.home)])
-
-
-def _typed(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except (ValueError, OSError):
-        return str(path)
+    return shlex.join(["hyperflow", "resume", as_typed(run.home)])
 
 
 def _described(run: Run) -> dict[str, Any]:

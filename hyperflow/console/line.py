@@ -7,8 +7,8 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from hyperflow.console.display import logging_to, say, showing
 from hyperflow.console.interrupt import Interruption
 from hyperflow.console.options import GROUPS, Resources, Running, failure_policy, joined
 from hyperflow.console.rehearsal import rehearse
-from hyperflow.console.table import age, counts_in_words, jobs_in_words
+from hyperflow.console.table import age, as_typed, counts_in_words, jobs_in_words
 from hyperflow.control import place
 from hyperflow.errors import ConfigurationError, HyperflowError, MisuseError
 from hyperflow.flow import Cluster, Flow
@@ -131,8 +131,7 @@ class _Run:
                 self._tell_place(env)
                 await self._await(flow, env)
 
-    @asynccontextmanager
-    async def _cluster(self) -> AsyncIterator[ClusterEnv]:
+    def _cluster(self) -> AbstractAsyncContextManager[ClusterEnv]:
         running = self.running
         policy = failure_policy(running.on_error)
         sbatch = self.resources.options()
@@ -142,18 +141,17 @@ class _Run:
             earlier = running.database
             named = {"database": earlier} if earlier is not None and is_url(earlier) else {"start_from": earlier}
             program = ProgramInfo.new(running.base_dir, **named)
-        async with open_cluster(
+        return open_cluster(
             program, local=running.local, max_jobs=running.max_jobs, sbatch=sbatch, on_error=policy, mail=running.mail
-        ) as env:
-            yield env
+        )
 
     def _tell_place(self, env: ClusterEnv) -> None:
         address = place.read(env.master.run.home)
         control = address.path if address is not None else "none"
         say(
             self.console,
-            f"run {env.program.program_id}: logs {_short(env.program.log_dir)}, database "
-            f"{_short(env.program.database)}, control {_short(control)}",
+            f"run {env.program.program_id}: logs {as_typed(env.program.log_dir)}, database "
+            f"{as_typed(env.program.database)}, control {as_typed(control)}",
         )
 
     async def _await(self, flow: Flow[Any], env: ClusterEnv) -> None:
@@ -193,17 +191,7 @@ class _Run:
 
     def _again(self, env: ClusterEnv) -> str:
         home = env.master.run.home
-        return f"; to go on: hyperflow resume {shlex.quote(_short(home))}"
-
-
-def _short(where: object) -> str:
-    """Return a path as users type it: relative if it is below the current directory."""
-    if isinstance(where, Path):
-        try:
-            return str(where.relative_to(Path.cwd()))
-        except (ValueError, OSError):
-            return str(where)
-    return str(where)
+        return f"; to go on: hyperflow resume {shlex.quote(as_typed(home))}"
 
 
 def _print_result(result: Any) -> None:

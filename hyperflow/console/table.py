@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 from rich.cells import cell_len
@@ -127,6 +128,14 @@ def age(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600}:{whole % 3600 // 60:02} h"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def as_typed(where: Path | str) -> str:
+    """Return a path as users type it: relative if it is below the current directory."""
+    try:
+        return str(where.relative_to(Path.cwd())) if isinstance(where, Path) else where
+    except (ValueError, OSError):
+        return str(where)
 
 
 def print_table(table: Table, file: TextIO) -> None:
