@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import pickle
+import pkgutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,12 +18,21 @@ from hyperflow.errors import HyperflowError
 SAMPLES: dict[str, Any] = {"str": "some text\nof two lines", "int": -9, "float": 1.5, "list[str]": ["gzip", "a b"]}
 
 
+for _found in pkgutil.walk_packages(hyperflow.__path__, "hyperflow."):
+    if not _found.name.endswith("__main__"):
+        importlib.import_module(_found.name)  # so that every class is there
+
+
 def tree(cls: type[BaseException] = HyperflowError) -> Iterator[type[BaseException]]:
     """Yield a class and all below it, as far as they are the library's own."""
     if cls.__module__.startswith("hyperflow."):
         yield cls
     for below in cls.__subclasses__():
         yield from tree(below)
+
+
+# Also those beside the tree. Private ones are for the process that raises them.
+ALL = sorted({cls for cls in tree(BaseException) if not cls.__name__.startswith("_")}, key=lambda cls: cls.__name__)
 
 
 def sample(cls: type[BaseException]) -> BaseException:
@@ -31,7 +42,7 @@ def sample(cls: type[BaseException]) -> BaseException:
     return cls(*(SAMPLES[p.annotation] for p in inspect.signature(cls).parameters.values()))
 
 
-@pytest.mark.parametrize("cls", sorted(set(tree()), key=lambda cls: cls.__name__))
+@pytest.mark.parametrize("cls", ALL)
 @pytest.mark.parametrize("protocol", [2, 5])
 def test_errors_survive_pickle(cls: type[BaseException], protocol: int) -> None:
     """Class, arguments, text, attributes and notes are the same on the other side, and once more after that."""
@@ -46,7 +57,7 @@ def test_errors_survive_pickle(cls: type[BaseException], protocol: int) -> None:
         error = copy
 
 
-@pytest.mark.parametrize("cls", sorted(set(tree()), key=lambda cls: cls.__name__))
+@pytest.mark.parametrize("cls", ALL)
 def test_errors_say_what_they_were_given(cls: type[BaseException]) -> None:
     """Each text argument appears in the text of the error, or is an attribute; each class has a docstring."""
     error = sample(cls)
