@@ -1,4 +1,4 @@
-"""Host keys: which known_hosts file has a node's key, if any."""
+"""Host keys: which file vouches for a node, if any."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hyperflow.config import Settings
 from hyperflow.transports.ssh import known_hosts_files
 
 FETCH_SECONDS = 5.0
-"""Timeout for fetching a node's host key, in seconds."""
+"""Seconds to ask a node for the key that it shows."""
 
 
 @attrs.frozen
@@ -24,10 +24,10 @@ class KnownKeys:
     """What is known about a node's host key.
 
     Args:
-        host: The name to look up: the user's ssh configuration may give the node another one.
-        port: The port; with a port other than 22 the entry is `[host]:port`.
-        files: The known_hosts files that have its key, or that of a certificate authority for it.
-        pinned: The only file that counts, if the configuration names one.
+        host: The name under which it is looked up: the user's ssh configuration may give a node another one.
+        port: The port; names of others than 22 are written `[host]:port`.
+        files: The files of known hosts that have a key of it, or of who vouches for it.
+        pinned: The one file whose keys count, if the configuration names one.
     """
 
     host: str
@@ -37,17 +37,17 @@ class KnownKeys:
 
     @property
     def places(self) -> list[str]:
-        """The files as users type them."""
+        """The files as one types them."""
         return [typed(path) for path in self.files]
 
     @property
     def entry(self) -> str:
-        """The node's name as known_hosts files write it."""
+        """The node's name as it is written in such a file."""
         return self.host if self.port == 22 else f"[{self.host}]:{self.port}"
 
 
 def typed(path: str) -> str:
-    """Return a path as users type it into a shell: with ~ for the home directory."""
+    """Return a path as one types it into a shell: with ~ for the home directory."""
     home = os.path.expanduser("~/")
     if path.startswith(home):
         return "~/" + shlex.quote(path.removeprefix(home))
@@ -55,13 +55,11 @@ def typed(path: str) -> str:
 
 
 async def known_keys(node: str, settings: Settings) -> KnownKeys:
-    """Look a node up in the known_hosts files, in the same way as the ssh transport does."""
+    """Look a node up in the files of known hosts, in the same way as the ssh transport does."""
     import asyncssh  # noqa: PLC0415 (costs 0.1 s)
 
     name, host, port = node, node, settings.ssh_port or 22
-    with contextlib.suppress(
-        OSError, ValueError, asyncssh.Error
-    ):  # asyncssh may not understand the user's configuration
+    with contextlib.suppress(OSError, ValueError, asyncssh.Error):  # the user's configuration may be beyond asyncssh
         options = asyncssh.SSHClientConnectionOptions(host=node, port=settings.ssh_port or ())
         host, port = options.host or node, options.port or 22
         name = options.host_key_alias or host
@@ -78,15 +76,15 @@ async def known_keys(node: str, settings: Settings) -> KnownKeys:
 
 
 def files_that_know(host: str, address: str, port: int, files: Sequence[str]) -> list[str]:
-    """Return those files that have a key of the host, or of a certificate authority for it."""
+    """Return those of the files that have a key for a host, or of who vouches for it."""
     import asyncssh  # noqa: PLC0415 (costs 0.1 s)
 
     knowing: list[str] = []
     for path in files:
         known = asyncssh.import_known_hosts("")
-        with contextlib.suppress(OSError):  # a file that cannot be read has no keys
+        with contextlib.suppress(OSError):  # what cannot be read vouches for nobody
             for line in Path(path).read_text(errors="replace").splitlines():
-                with contextlib.suppress(ValueError):  # nor has a damaged line
+                with contextlib.suppress(ValueError):  # nor does a damaged line
                     known.load(line)
         if any(asyncssh.match_known_hosts(known, host, address, port)[:2]):
             knowing.append(path)
@@ -94,7 +92,7 @@ def files_that_know(host: str, address: str, port: int, files: Sequence[str]) ->
 
 
 async def shown_key(node: str, settings: Settings) -> str:
-    """Return the fingerprint of a node's host key, "" if it does not send one in time. This needs no login."""
+    """Return the fingerprint of the key that a node shows, "" if it shows none soon. Nobody logs in for this."""
     import asyncssh  # noqa: PLC0415 (costs 0.1 s)
 
     try:
