@@ -104,8 +104,9 @@ class Flow(Generic[T_co]):
         Raises:
             ConfigurationError: There is no such option, or a value makes no sense.
         """
+        step = Using(self.used(), options)
         changed(Options(), JobOptions(), options)  # a bad option is refused here, not when it runs
-        return type(self)(Using(self.used(), options))
+        return type(self)(step)
 
     def retry(
         self,
@@ -118,15 +119,17 @@ class Flow(Generic[T_co]):
 
         Raises the last error unchanged. A cancelled flow is not retried.
         """
+        step = Retrying(self.used(), times, on, pause)
         if times < 0:
             raise ConfigurationError(f"retry({times}): a whole number of at least 0 is needed")
-        return type(self)(Retrying(self.used(), times, on, pause))
+        return type(self)(step)
 
     def timeout(self, seconds: float) -> Self:
         """Cancel the flow and raise TimeoutError when it has not ended after `seconds`."""
+        step = TimedOut(self.used(), seconds)
         if not seconds >= 0:
             raise ConfigurationError(f"timeout({seconds}): a number of seconds is needed")
-        return type(self)(TimedOut(self.used(), seconds))
+        return type(self)(step)
 
     def _followed_by(self, step: Step) -> Flow[Any]:
         return type(self)(step)

@@ -100,6 +100,12 @@ async def test_a_flow_that_is_made_and_dropped() -> None:
             await race(measure(1), measure(2).timeout(3))
             await replicate_concurrently(2, measure(1))
             await measure(1).then(measure)
+            refusals: list[dict[str, Any]] = [{"cpu": 2}, {"sbatch": "nodes=2"}]
+            for refused in refusals:  # one error is enough
+                with pytest.raises(ConfigurationError):
+                    measure(1).using(**refused)
+            with pytest.raises(ConfigurationError):
+                measure(1).retry(-1)
             gc.collect()
     drop()  # outside of a run, flows are made to be run later
 
