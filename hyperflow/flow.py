@@ -66,10 +66,10 @@ class Flow(Generic[T_co]):
     __slots__ = ("__weakref__", "step", "unused")
 
     def __init__(self, step: Step) -> None:
-        self.step = step
+        self.step: Step = step
         """How it runs; hyperflow's own business."""
         # Only a flow made while one runs is likely to be a forgotten await.
-        self.unused = peek() is not None
+        self.unused: bool = peek() is not None
 
     def __await__(self) -> Generator[Any, None, T_co]:
         self.unused = False

@@ -567,6 +567,90 @@ def test_a_retried_task_goes_before_younger_ones() -> None:
     assert sent(it) == [1]
 
 
+# ---- what the engine asks and decides ---------------------------------------------------------------------------
+
+
+def test_refusals() -> None:
+    """What fits on the largest node is not refused; what does not is refused with both numbers."""
+    it = scheduler(2, 4)
+
+    assert it.refusal(4) is None
+    assert "cpus=5" in str(it.refusal(5))
+    assert "4 CPUs" in str(it.refusal(5))
+
+
+def test_exclusive_tasks_are_withheld() -> None:
+    """From a node that may be lost only the exclusive tasks are taken, and only those that somebody still wants."""
+    it = scheduler(3, 2)
+    one, gone, plain = submit(it, 1, 2, exclusive=True) + submit(it, 3, 3)
+    (elsewhere,) = submit(it, 4, 4, exclusive=True)
+    it.schedule()
+    node = worker_of(one).node
+    there = [task for task in (one, gone, elsewhere) if worker_of(task).node == node]
+    it.cancel(there[-1])
+    wanted = there[:-1]
+
+    assert it.withhold(node) == wanted
+    assert [task.state for task in wanted] == [State.ENDED] * len(wanted)
+    assert it.withhold(node) == []
+    back, impossible = it.lose_node(node)
+    assert not {task.number for task in (*back, *impossible)} & {task.number for task in there}
+    assert it.sent == sum(task.state is State.SENT for task in (one, gone, plain, elsewhere))
+    for task in wanted:
+        it.resubmit(task)
+    assert it.waiting == len(wanted) + len(back)
+
+
+def test_forgotten_functions_are_unknown_again() -> None:
+    """Nothing is prefetched behind a function whose times were forgotten."""
+    it = scheduler(1)
+    (first,) = submit(it, 1, 1)
+    it.schedule()
+    running, *behind = submit(it, 2, 4)
+    answer(it, first, QUICK)
+    it.forget([1, 77])
+    it.schedule()
+
+    assert running.state is State.SENT
+    assert [task.state for task in behind] == [State.WAITING] * 2
+
+
+def test_news_of_a_worker_that_is_no_more() -> None:
+    """Whatever still comes from it changes nothing; an answer counts as late."""
+    it = scheduler(1)
+    (task,) = submit(it, 1, 1)
+    it.schedule()
+    number = worker_of(task).number
+    assert it.ended(number, 0) == (None, [task])
+
+    assert it.answered(number, 1, SLOW) is None
+    assert it.skipped(number, 1, 1) == []
+    assert it.retracted(number, 1, 2) == []
+    assert it.ended(number, 1) == (None, [])
+    assert (it.late, it.waiting, it.sent) == (1, 1, 0)
+
+
+def test_nothing_starts_while_paused() -> None:
+    """What is paused starts nothing, and goes on as if nothing had been when it is no longer."""
+    it = scheduler(1)
+    submit(it, 1, 1)
+    it.paused = True
+    assert it.schedule() == []
+    it.paused = False
+    assert sent(it) == [1]
+
+
+def test_names_for_errors() -> None:
+    """A task and a worker show what one looks for in a failing test or a log."""
+    it = scheduler(1)
+    (task,) = submit(it, 7, 7)
+    it.schedule()
+
+    assert repr(task) == f"Task(7, cpus=1, {State.SENT.value})"
+    assert repr(worker_of(task)) == "Worker(1, a, cpus=(0,), queue=1)"
+    assert worker_of(task).name == "worker-0@a"
+
+
 # ---- scale ---------------------------------------------------------------------------------------------------------
 
 

@@ -349,6 +349,7 @@ async def test_submitting_is_cancelled(cluster: Cluster, shims: Shims, client: S
     }
 
 
+@pytest.mark.process
 async def test_there_is_no_slurm(tmp_path: Path) -> None:
     """Without its commands the error says so, to who submits and to who waits."""
     async with SlurmClient(QUICK, {"PATH": str(tmp_path)}) as client:
