@@ -14,7 +14,6 @@ from typing import Any
 
 import hyperflow
 
-
 GAPS = {"hyperflow.ClusterEnv": "its attribute `master` is for our own command line; the rooms behind it are inferred"}
 
 
