@@ -451,6 +451,83 @@ def test_the_task_a_retraction_just_missed_comes_back_by_its_skip() -> None:
     assert numbers(list(worker.queue.values())) == [1]
 
 
+def test_a_skip_tells_what_waits_again() -> None:
+    """The task comes back once; one that nobody wants any more, or a skip of another sending, gives nothing."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    worker = worker_of(tasks[0])
+    it.cancel(tasks[2])
+
+    assert it.skipped(worker.number, tasks[1].number, tasks[1].seq + 7) == []
+    assert it.skipped(worker.number, tasks[1].number, tasks[1].seq) == [tasks[1]]
+    assert it.skipped(worker.number, tasks[1].number, tasks[1].seq) == []
+    assert it.skipped(worker.number, tasks[2].number, tasks[2].seq) == []
+    assert it.skipped(99, tasks[3].number, tasks[3].seq) == []
+
+
+def test_a_retraction_ends_before_what_was_sent_after_it() -> None:
+    """What comes back is from its first number to the one before its end; the caller hears what waits again."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    worker = worker_of(tasks[0])
+    it.cancel(tasks[2])
+
+    back = it.retracted(worker.number, tasks[1].seq, tasks[3].seq)
+
+    assert back == [tasks[1]]
+    assert list(worker.queue.values()) == [tasks[0], tasks[3]]
+    assert not worker.retracting
+
+
+def test_a_lost_node_leaves_nothing_of_its_workers() -> None:
+    """Idle workers of a lost node get no task when a node of the same name comes back; those elsewhere go on."""
+    it = scheduler(1, 1)
+    first = submit(it, 1, 2)
+    it.schedule()
+    workers = {worker_of(task).node: worker_of(task) for task in first}
+    for task in first:
+        answer(it, task)
+
+    assert it.lose_node("a") == ([], [])
+    it.add_node("a", [0])
+    again = submit(it, 3, 4)
+    it.schedule()
+
+    used = {worker_of(task).node: worker_of(task) for task in again}
+    assert used["b"] is workers["b"]
+    assert used["a"] is not workers["a"]
+
+
+def test_a_loss_makes_requests_of_all_sizes_impossible() -> None:
+    """Each request that was waiting for the lost node is given back."""
+    it = scheduler(4, 1)
+    submit(it, 1, 5)
+    it.schedule()
+    large = submit(it, 6, 6, cpus=2) + submit(it, 7, 7, cpus=3)
+
+    _, impossible = it.lose_node("a")
+
+    assert sorted(numbers(impossible)) == numbers(large)
+    assert [task.state for task in large] == [State.ENDED] * 2
+
+
+def test_a_killed_idle_worker_gets_nothing_more() -> None:
+    """Its CPU is free, and another worker is made for it."""
+    it = scheduler(1)
+    (first,) = submit(it, 1, 1)
+    it.schedule()
+    worker = worker_of(first)
+    answer(it, first)
+    it.kill(worker)
+    it.kill(worker)
+    (second,) = submit(it, 2, 2)
+    effects = it.schedule()
+
+    assert sum(isinstance(effect, Kill) for effect in effects) == 1
+    assert worker_of(second) is not worker
+    assert it.ended(worker.number, 1) == (None, [])
+
+
 # ---- cancelling ----------------------------------------------------------------------------------------------------
 
 
