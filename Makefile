@@ -43,7 +43,7 @@ coverage: .venv/installed-dev
 	$(PY) -m tests.coverage_floor $(ARGUMENTS)
 
 # A test for the tests: do they notice a change of the scheduler, the rules of locks, the life of a job?
-# docs/mutants.md explains those that may live.
+# tests/mutants.txt explains those that may live.
 mutants: .venv-tools/installed
 	@rm -rf mutants
 	$(TOOLS)/mutmut run --max-children 2

@@ -528,6 +528,48 @@ def test_a_killed_idle_worker_gets_nothing_more() -> None:
     assert it.ended(worker.number, 1) == (None, [])
 
 
+def test_nothing_is_prefetched_while_a_retraction_is_under_way() -> None:
+    """What it will bring back is not known yet."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    worker = worker_of(tasks[0])
+    it.cancel(tasks[1])
+    it.schedule()
+    submit(it, 50, 50)
+
+    assert worker.retracting
+    assert sent(it) == []
+
+
+def test_cancelled_twice_is_cancelled_once() -> None:
+    """The second time changes nothing."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    for _ in range(2):
+        it.cancel(tasks[1])
+        it.cancel(tasks[0])
+
+    assert (it.waiting, it.sent) == (0, 2)
+    assert sum(isinstance(effect, Kill) for effect in it.schedule()) == 1
+
+
+def test_what_comes_back_after_its_size_was_impossible() -> None:
+    """A size that no node had for a while is served again when there is one, and in order."""
+    it = scheduler(2, 1)
+    (first,) = submit(it, 1, 1, cpus=2)
+    it.schedule()
+    answer(it, first)
+    submit(it, 2, 2, cpus=2)
+    _, impossible = it.lose_node("a")
+    it.add_node("c", [0, 1])
+    it.resubmit(first)
+    it.resubmit(impossible[0])
+
+    assert sent(it) == [1]
+    answer(it, first)
+    assert sent(it) == [2]
+
+
 # ---- cancelling ----------------------------------------------------------------------------------------------------
 
 
