@@ -13,10 +13,9 @@ from typing import Protocol
 
 import attrs
 
-from hyperflow.master import sealed
+from hyperflow.master import checked_files
 from hyperflow.master.rundir import JobDirectory
-from hyperflow.slurm.client import SlurmClient
-from hyperflow.slurm.queue import BatchState
+from hyperflow.slurm.client import SlurmClient, Watch
 from hyperflow.slurm.script import SbatchOptions, batch_script
 
 _HOME = str(Path(__file__).resolve().parents[2])
@@ -59,19 +58,6 @@ class Order:
         return self.options.nodes * self.options.ntasks_per_node * (self.options.cpus_per_task or 1)
 
 
-class Watch(Protocol):
-    """What is known of one submitted job."""
-
-    @property
-    def state(self) -> BatchState:
-        """The newest state."""
-        ...
-
-    async def changed(self, seen: BatchState) -> BatchState:
-        """Return the newest state as soon as it is another than this one."""
-        ...
-
-
 class Batch(Protocol):
     """Runs jobs."""
 
@@ -95,10 +81,6 @@ class Batch(Protocol):
 
     def watch(self, batch_id: int) -> Watch:
         """Return what is known of a job."""
-        ...
-
-    def poke(self) -> None:
-        """Look soon."""
         ...
 
     async def cancel(self, batch_ids: Collection[int]) -> None:
@@ -132,10 +114,6 @@ class SlurmBatch:
         """Return what is known of a job."""
         return self.client.watch(batch_id)
 
-    def poke(self) -> None:
-        """Look soon."""
-        self.client.poke()
-
     async def cancel(self, batch_ids: Collection[int]) -> None:
         """End jobs, or take them from the queue."""
         await self.client.cancel(list(batch_ids))
@@ -155,4 +133,4 @@ def script_text(order: Order) -> str:
 
 def write_script(order: Order) -> None:
     """Write an order's batch script into its directory; it is kept there, beside the logs."""
-    sealed.write_file(order.directory.script, script_text(order).encode())
+    checked_files.write_file(order.directory.script, script_text(order).encode())

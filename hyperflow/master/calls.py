@@ -18,10 +18,14 @@ import sys
 import traceback
 from typing import Any
 
+import attrs
+
 from hyperflow.database import keys
 from hyperflow.database.memo import MemoCall
 from hyperflow.errors import EvaluationExited, HyperflowError, RemoteError, SerializationError
 from hyperflow.flow import Call, Flow, Step, Using
+from hyperflow.master.checked_files import Damaged
+from hyperflow.master.rundir import VALUE
 from hyperflow.remote import RemoteEval
 from hyperflow.shipping import captures, diagnose, pickler, rebuild
 
@@ -102,10 +106,7 @@ def pack_error(error: BaseException, context: str) -> bytes:
         trace = "".join(traceback.format_exception(error)).rstrip()
     except Exception:  # noqa: BLE001 (a broken __str__ or __repr__)
         trace = "(the traceback could not be formatted)"
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 (see above)
-        text = "(its text could not be made)"
+    text = text_of(error)
     name = f"{type(error).__module__}.{type(error).__qualname__}"
     told: Exception = RemoteError(name, text, trace)
     if not isinstance(error, Exception):
@@ -121,6 +122,46 @@ def pack_error(error: BaseException, context: str) -> bytes:
             except Exception:  # noqa: BLE001 - whatever a user's __reduce__ or __init__ raises: the next form
                 continue
     return _pickled((told, notes[1:]))
+
+
+@attrs.frozen
+class Value:
+    """A job's result, still a pickle: it is made for the flow that waits for it."""
+
+    payload: bytes
+
+    def make(self) -> Any:
+        """Return the result; raises Damaged if it cannot be made here."""
+        try:
+            return pickle.loads(self.payload)
+        except BaseException as error:
+            raise Damaged(f"its result cannot be made here: {type(error).__name__}: {text_of(error)}") from error
+
+
+@attrs.frozen
+class Error:
+    """The error that a job has ended with."""
+
+    error: Exception
+
+
+def unpack(outcome: str, payload: bytes) -> Value | Error:
+    """Return how a job has ended, from what its result file holds; raises Damaged if an error cannot be made here."""
+    if outcome == VALUE:
+        return Value(payload)
+    try:
+        return Error(unpack_error(payload))
+    except BaseException as error:
+        words = f"{type(error).__name__}: {text_of(error)}"
+        raise Damaged(f"the error that it ended with cannot be made here: {words}") from error
+
+
+def text_of(error: BaseException) -> str:
+    """Return an error's text; a user's class may fail to make it."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 (see above)
+        return "(its text could not be made)"
 
 
 def unpack_error(data: bytes) -> Exception:

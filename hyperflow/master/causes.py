@@ -18,6 +18,7 @@ from hyperflow.errors import (
     JobTimeLimitExceeded,
     OutOfMemory,
 )
+from hyperflow.master.calls import text_of
 from hyperflow.master.lifecycle import Cause, Kind, Verdict
 from hyperflow.slurm import refusal
 from hyperflow.slurm.queue import BatchState
@@ -49,23 +50,12 @@ REMEDIES: Mapping[Kind, str] = {
 }
 """What to type, by cause."""
 
-_BY_STATE: Mapping[str, tuple[Kind, str]] = {
-    "TIMEOUT": (Kind.TIME_LIMIT, "its allocation reached its time limit before the job had ended"),
-    "DEADLINE": (Kind.TIME_LIMIT, "it could not have ended before its deadline"),
-    "OUT_OF_MEMORY": (Kind.OUT_OF_MEMORY, "it used more memory than it had asked for"),
-    "NODE_FAIL": (Kind.NODE_FAILURE, "one of its nodes failed"),
-    "BOOT_FAIL": (Kind.NODE_FAILURE, "one of its nodes could not be booted"),
-    "CANCELLED": (Kind.CANCELLED, "somebody cancelled it"),
-    "PREEMPTED": (Kind.NODE_FAILURE, "another job took its place"),
-}
-
 
 def of_end(state: BatchState, output: str) -> Cause:
     """Return why a job has ended without a result."""
     said = state.description
-    if state.slurm_state in _BY_STATE:
-        kind, text = _BY_STATE[state.slurm_state]
-        return Cause(kind, text, said)
+    if state.end and state.end.kind:
+        return Cause(Kind(state.end.kind), state.end.text, said)
     if state.unseen:
         text = "could not write slurm.out: the run directory has to be on a file system that all nodes see"
         return Cause(Kind.CRASH, f"{state.nodes} {text}; start the program with another --base-dir", said)
@@ -91,20 +81,12 @@ def of_refusal(error: Exception) -> Cause:
 def of_error(error: Exception, state: BatchState | None) -> Cause:
     """Return the cause for the error that a job has ended with; `state` is what Slurm says of its end."""
     if isinstance(error, AllocationEnding):
-        if state is not None and state.slurm_state in _BY_STATE:
-            kind, text = _BY_STATE[state.slurm_state]
-            return Cause(kind, text, state.description)
-        return Cause(Kind.TIME_LIMIT, f"its allocation ended before the job did: {_text(error)}")
+        if state is not None and state.end and state.end.kind:
+            return Cause(Kind(state.end.kind), state.end.text, state.description)
+        return Cause(Kind.TIME_LIMIT, f"its allocation ended before the job did: {text_of(error)[:2000]}")
     if isinstance(error, OutOfMemory):
-        return Cause(Kind.OUT_OF_MEMORY, _text(error))
-    return Cause(Kind.EXCEPTION, f"{type(error).__name__}: {_text(error)}")
-
-
-def _text(error: Exception) -> str:
-    try:
-        return str(error)[:2000]
-    except Exception:  # noqa: BLE001 (a user's __str__ may raise)
-        return "(its text could not be made)"
+        return Cause(Kind.OUT_OF_MEMORY, text_of(error)[:2000])
+    return Cause(Kind.EXCEPTION, f"{type(error).__name__}: {text_of(error)[:2000]}")
 
 
 _HUMAN = frozenset({Kind.CANCELLED, Kind.REFUSED, Kind.HOPELESS})

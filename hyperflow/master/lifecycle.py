@@ -126,6 +126,11 @@ class Record:
     reason: str = ""
 
     @property
+    def title(self) -> str:
+        """What errors and logs call it."""
+        return f"job {self.number}, {self.name}"
+
+    @property
     def attempt(self) -> Attempt | None:
         """The newest submission."""
         return self.attempts[-1] if self.attempts else None

@@ -55,7 +55,7 @@ from hyperflow.environment import Environment
 from hyperflow.errors import Deadlock
 from hyperflow.locking.manager import LockManager, inside
 from hyperflow.locking.rules import LockRequest
-from hyperflow.master import sealed
+from hyperflow.master import checked_files
 from hyperflow.master.lifecycle import Epoch, State
 from hyperflow.master.rundir import JobDirectory
 
@@ -123,7 +123,7 @@ class Holder:
             return True
         try:
             record = directory.read_record()
-        except (OSError, sealed.Damaged):
+        except (OSError, checked_files.Damaged):
             return False
         return record.epoch > self.epoch or record.state in (State.DONE, State.FAILED)
 

@@ -50,11 +50,15 @@ import attrs
 from hyperflow import files
 from hyperflow.database.ownership import Owner, Ownership
 from hyperflow.errors import ConfigurationError, DatabaseError, RunInUse
-from hyperflow.master import sealed
+from hyperflow.master import checked_files
+from hyperflow.master.checked_files import Damaged
 from hyperflow.master.lifecycle import Attempt, Cause, Epoch, Kind, Record, State
 from hyperflow.program import ProgramInfo
 
 FORMAT = 1
+
+VALUE, ERROR, CUT_OFF = "value", "error", "cut off"
+"""How a start ends. It is cut off when its allocation ends: another start may do better then."""
 
 
 @attrs.frozen
@@ -129,21 +133,43 @@ class JobDirectory:
         """Return the last status, or None."""
         return _read_json(self.status)
 
+    def write_result(self, epoch: Epoch, batch_id: int, outcome: str, payload: bytes) -> None:
+        """Write how a start has ended: with `VALUE`, `ERROR` or `CUT_OFF`."""
+        start = {"attempt": epoch.attempt, "restarts": epoch.restarts, "batch_id": batch_id}
+        header = {"job": self.number, "outcome": outcome, **start}
+        checked_files.write_checked(self.result(epoch), "result", payload, **header)
+
+    def read_result(self, epoch: Epoch) -> tuple[str, bytes]:
+        """Return how a start has ended, and the pickle of its value or error.
+
+        Raises:
+            Damaged: The result is not there, was cut or altered, or belongs to another start.
+        """
+        path = self.result(epoch)
+        try:
+            header, payload = checked_files.read_checked(path, "result")
+        except OSError as error:
+            raise Damaged(f"cannot read {path}: {error.strerror or error}") from error
+        says = Epoch(header["attempt"], header["restarts"])
+        if (header.get("job", self.number), says) != (self.number, epoch):
+            raise Damaged(f"{path} says that it is of start {says} of job {header.get('job')}")
+        return str(header["outcome"]), payload
+
     def write_call(self, call: bytes, identity: str) -> None:
         """Write the pickled job."""
-        sealed.write_sealed(self.call, "call", call, identity=identity)
+        checked_files.write_checked(self.call, "call", call, identity=identity)
 
     def renew_call(self, call: bytes, identity: str) -> None:
         """Let the next start of the job run this call, if it is another than the one that is there."""
-        with suppress(OSError, sealed.Damaged):
-            if sealed.read_sealed(self.call, "call")[1] == call:
+        with suppress(OSError, Damaged):
+            if checked_files.read_checked(self.call, "call")[1] == call:
                 return
         self.write_call(call, identity)
 
     def write_scope(self, holders: Sequence[str]) -> None:
         """Say in the scope of which locks the job is awaited; its own locks look there for circles of waiting."""
         if holders or (self.path / "scope.json").exists():
-            sealed.write_file(self.path / "scope.json", json.dumps({"holders": list(holders)}).encode())
+            checked_files.write_file(self.path / "scope.json", json.dumps({"holders": list(holders)}).encode())
 
     def read_scope(self) -> list[str]:
         """Return in the scope of which locks the job is awaited."""
@@ -152,11 +178,15 @@ class JobDirectory:
 
     def write_record(self, record: Record) -> None:
         """Write job.json; it is on the disk when this returns."""
-        sealed.write_file(self.path / "job.json", record_to_json(record))
+        checked_files.write_file(self.path / "job.json", record_to_json(record))
+
+    def changed_at(self) -> float:
+        """Return when job.json was last written, in seconds since 1970."""
+        return (self.path / "job.json").stat().st_mtime
 
     def read_record(self) -> Record:
         """Return what job.json says; raises Damaged if that cannot be used."""
-        return record_from_json(sealed.read_private(self.path / "job.json"), self.path / "job.json")
+        return record_from_json(checked_files.read_private(self.path / "job.json"), self.path / "job.json")
 
 
 def record_to_json(record: Record) -> bytes:
@@ -176,14 +206,14 @@ def record_from_json(text: bytes, path: Path) -> Record:
             data["cause"] = Cause(**{**data["cause"], "kind": Kind(data["cause"]["kind"])})
         return Record(**data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise sealed.Damaged(f"{path} is damaged: {error}") from error
+        raise Damaged(f"{path} is damaged: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     """Return what a small file holds; None if it is not there, or not (yet) whole."""
     try:
-        found = json.loads(sealed.read_private(path))
-    except (OSError, ValueError, sealed.Damaged):
+        found = json.loads(checked_files.read_private(path))
+    except (OSError, ValueError, Damaged):
         return None
     return found if isinstance(found, dict) else None
 
@@ -206,12 +236,12 @@ class RunDirectory:
         """
         home = program.log_dir.parent
         jobs = home / "jobs"
-        sealed.check_private(home)
+        checked_files.check_private(home)
         try:
             jobs.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"cannot make {jobs}: {error.strerror or error}") from error
-        sealed.check_private(jobs)
+        checked_files.check_private(jobs)
         lock = take_lock(home, program.program_id)
         try:
             run = cls(home, program, lock)
@@ -240,7 +270,7 @@ class RunDirectory:
             "sys_path": [os.path.abspath(entry) for entry in sys.path],
             "created": known.get("created", time.time()),
         }
-        sealed.write_file(self.home / "program.json", json.dumps(about, indent=1).encode() + b"\n")
+        checked_files.write_file(self.home / "program.json", json.dumps(about, indent=1).encode() + b"\n")
         for leftover in (self.home / "jobs").glob(".new-*"):  # its call was not yet promised to anybody
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -303,7 +333,7 @@ def find(resume: str | os.PathLike[str], base_dir: str | os.PathLike[str]) -> Pr
     if home is None:
         places = " nor in ".join(str(path.absolute()) for path in candidates)
         raise ConfigurationError(f"resume={str(resume)!r}: there is no run to resume in {places} (no program.json)")
-    sealed.check_private(home)
+    checked_files.check_private(home)
     about = _read_json(home / "program.json")
     if about is None or about.get("format") != FORMAT:
         raise ConfigurationError(f"{home / 'program.json'} cannot be read, or is of a newer version of hyperflow")

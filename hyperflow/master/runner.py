@@ -34,10 +34,9 @@ from hyperflow.database.store import copy_database
 from hyperflow.environment import Environment, Statistics
 from hyperflow.errors import AllocationEnding, ConfigurationError, HyperflowError
 from hyperflow.flow import Flow
-from hyperflow.master import calls, lockfiles, sealed
+from hyperflow.master import calls, checked_files, lockfiles
 from hyperflow.master.lifecycle import Epoch, Record
-from hyperflow.master.outcome import CUT_OFF
-from hyperflow.master.rundir import JobDirectory
+from hyperflow.master.rundir import CUT_OFF, ERROR, VALUE, JobDirectory
 from hyperflow.program import ProgramInfo, is_url
 from hyperflow.shipping import pickler
 from hyperflow.wire import processes
@@ -91,11 +90,6 @@ class Task:
     about: dict[str, Any]
 
     @property
-    def name(self) -> str:
-        """What errors call it."""
-        return f"job {self.record.number}, {self.record.name}"
-
-    @property
     def holder(self) -> lockfiles.Holder:
         """Who holds locks here."""
         return lockfiles.Holder.this_process(self.record.number, self.epoch, self.place.batch_id)
@@ -123,16 +117,7 @@ class Task:
 
     def write(self, outcome: str, payload: bytes) -> None:
         """Write the result."""
-        sealed.write_sealed(
-            self.directory.result(self.epoch),
-            "result",
-            payload,
-            job=self.record.number,
-            outcome=outcome,
-            attempt=self.epoch.attempt,
-            restarts=self.epoch.restarts,
-            batch_id=self.place.batch_id,
-        )
+        self.directory.write_result(self.epoch, self.place.batch_id, outcome, payload)
 
 
 def main() -> None:
@@ -164,8 +149,8 @@ def run(path: Path, attempt: int, place: Place) -> int:
     """Run a job and return the exit code."""
     directory = JobDirectory(path)
     for each in (directory.home, path.parent, path):
-        sealed.check_private(each)
-    about = json.loads(sealed.read_private(directory.home / "program.json"))
+        checked_files.check_private(each)
+    about = json.loads(checked_files.read_private(directory.home / "program.json"))
     _be_like_the_master(about, place)
     epoch = Epoch(attempt, place.restarts)
     task = Task(directory, directory.read_record(), epoch, place, about)
@@ -174,12 +159,12 @@ def run(path: Path, attempt: int, place: Place) -> int:
         return 0
     for earlier in directory.results():
         if earlier.attempt == attempt and earlier < epoch:
-            with suppress(sealed.Damaged):
-                header, payload = sealed.read_sealed(directory.result(earlier), "result")
-                if header["outcome"] == CUT_OFF:
+            with suppress(checked_files.Damaged):
+                outcome, payload = directory.read_result(earlier)
+                if outcome == CUT_OFF:
                     continue
                 _say(f"an earlier start ({earlier}) has left its result; it counts")
-                task.write(header["outcome"], payload)
+                task.write(outcome, payload)
                 return 0
     return run_in_new_loop(_run(task))
 
@@ -208,7 +193,9 @@ def claim(directory: JobDirectory, epoch: Epoch, place: Place) -> bool:
     except FileExistsError:
         found = directory.read_claim(epoch.attempt)
         if found is None:
-            raise sealed.Damaged(f"{path} cannot be read, so that nobody knows who has taken attempt {epoch}") from None
+            raise checked_files.Damaged(
+                f"{path} cannot be read, so that nobody knows who has taken attempt {epoch}"
+            ) from None
         if found["batch_id"] != place.batch_id:
             return False
         files.write_whole(path, text)  # in the place of an earlier start's
@@ -216,25 +203,25 @@ def claim(directory: JobDirectory, epoch: Epoch, place: Place) -> bool:
 
 
 async def _run(task: Task) -> int:
-    context = f"raised by {task.name}, in Slurm job {task.place.batch_id}; its files: {task.directory.path}"
+    context = f"raised by {task.record.title}, in Slurm job {task.place.batch_id}; its files: {task.directory.path}"
     if task.place.cpus is not None:
-        context = f"raised by {task.name}; its files: {task.directory.path}"
+        context = f"raised by {task.record.title}; its files: {task.directory.path}"
     try:
-        _, call = sealed.read_sealed(task.directory.call, "call")
+        _, call = checked_files.read_checked(task.directory.call, "call")
         job = pickler.loads(call)
-        payload = calls.pack_value(await _evaluate(task, job), task.name)
-        outcome = "value"
+        payload = calls.pack_value(await _evaluate(task, job), task.record.title)
+        outcome = VALUE
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the job's outcome
-        outcome = CUT_OFF if isinstance(error, AllocationEnding) else "error"
+        outcome = CUT_OFF if isinstance(error, AllocationEnding) else ERROR
         payload = calls.pack_error(error, context)
-        _say(f"{task.name} has ended with {type(error).__name__}")
+        _say(f"{task.record.title} has ended with {type(error).__name__}")
     # At the time limit there are some seconds between TERM and KILL: enough for the result.
     before = signal.signal(signal.SIGTERM, _pass)
     try:
         await _write_patiently(task, outcome, payload)
     finally:
         signal.signal(signal.SIGTERM, before)
-    return 0 if outcome == "value" else RAISED
+    return 0 if outcome == VALUE else RAISED
 
 
 async def _write_patiently(task: Task, outcome: str, payload: bytes) -> None:

@@ -29,6 +29,37 @@ class Progress:
 
 
 @attrs.frozen
+class ClusterStatistics:
+    """How the jobs of a Cluster computation stand.
+
+    Args:
+        jobs: Jobs by state.
+        waiting: Jobs that Slurm does not run yet.
+        running: Jobs that run, or have ended and are being looked at.
+        done: Jobs that gave a result.
+        failed: Jobs whose error was raised in the program.
+        held: Jobs that wait for somebody's decision.
+        cancelled: Jobs that no flow wanted any more.
+        retried: How often a job was submitted again after a failure.
+        returned: How often Slurm has put a job back into its queue and started it again.
+        late: Results that came too late and were left aside.
+        calls: How often each command of Slurm was run.
+    """
+
+    jobs: dict[str, int]
+    waiting: int
+    running: int
+    done: int
+    failed: int
+    held: int
+    cancelled: int
+    retried: int
+    returned: int
+    late: int
+    calls: dict[str, int]
+
+
+@attrs.frozen
 class JobView:
     """One job, as a list shows it.
 
@@ -58,22 +89,22 @@ class JobView:
     attempts: int
     directory: Path
 
-
-def view(record: Record, directory: JobDirectory, status: dict[str, Any] | None, since: float) -> JobView:
-    """Return the line of a job."""
-    return JobView(
-        number=record.number,
-        name=record.name,
-        state=record.state,
-        batch_id=record.batch_id,
-        reason=record.reason,
-        nodes=record.nodes,
-        progress=_progress(record, status),
-        cause=f"{record.cause.kind}: {record.cause.text}" if record.cause else "",
-        since=since,
-        attempts=len(record.attempts),
-        directory=directory.path,
-    )
+    @classmethod
+    def of(cls, record: Record, directory: JobDirectory, status: dict[str, Any] | None, since: float) -> JobView:
+        """Return the line of a job."""
+        return cls(
+            number=record.number,
+            name=record.name,
+            state=record.state,
+            batch_id=record.batch_id,
+            reason=record.reason,
+            nodes=record.nodes,
+            progress=_progress(record, status),
+            cause=f"{record.cause.kind}: {record.cause.text}" if record.cause else "",
+            since=since,
+            attempts=len(record.attempts),
+            directory=directory.path,
+        )
 
 
 def _progress(record: Record, status: dict[str, Any] | None) -> Progress:

@@ -44,9 +44,6 @@ class Allocation:
         partition: Where the job was queued.
         end_time: When it will be ended, in seconds since 1970; None where there is no limit, or nobody said.
         restart_count: How often it has been put back into the queue after a start.
-        job_name: Its name.
-        submit_dir: The directory in which it was submitted.
-        cluster_name: Which of a site's clusters this is.
     """
 
     job_id: int
@@ -56,9 +53,6 @@ class Allocation:
     partition: str | None = None
     end_time: float | None = None
     restart_count: int = 0
-    job_name: str | None = None
-    submit_dir: str | None = None
-    cluster_name: str | None = None
 
     @property
     def cpus(self) -> int:
@@ -101,9 +95,6 @@ def read(
         partition=environ.get("SLURM_JOB_PARTITION"),
         end_time=_end_time(variables, record),
         restart_count=record.restarts if record else variables.integer("SLURM_RESTART_COUNT", 0),
-        job_name=environ.get("SLURM_JOB_NAME"),
-        submit_dir=environ.get("SLURM_SUBMIT_DIR"),
-        cluster_name=environ.get("SLURM_CLUSTER_NAME"),
     )
 
 

@@ -36,7 +36,6 @@ from hyperflow.slurm.queue import BatchState
 
 log = logging.getLogger("hyperflow.slurm")
 
-_SECONDS = {"SLURM_TIME_FORMAT": "%s"}  # times of day with no zone are ambiguous once a year
 _MOST_IDS = 500
 """Job ids in one command line."""
 _MISSES = 2
@@ -50,7 +49,7 @@ _QUIET = 600.0
 
 
 @attrs.frozen
-class Pace:
+class PollIntervals:
     """How often, and how long. All in seconds.
 
     Args:
@@ -70,16 +69,23 @@ class Pace:
     timeout: float = 100.0
 
 
-class Watch:
-    """What is known of one job. Comes from `SlurmClient.watch()`."""
+UNKNOWN = BatchState()
 
-    def __init__(self, job_id: int) -> None:
+
+class Watch:
+    """What is known of one job: its state, and whether more news will come. Made by who runs the job."""
+
+    def __init__(self, job_id: int, state: BatchState = UNKNOWN) -> None:
         self.job_id = job_id
         self.misses = 0
         """How many answers of squeue, one after the other, did not have it. (For the client.)"""
-        self._news = Changing(BatchState())
+        self._news = Changing(state)
         self.set = self._news.set
-        """Take what was seen; return whether it is new. (For the client.)"""
+        """Replace the state; return whether it is another one. (For who runs the job.)"""
+        self.subscribe = self._news.subscribe
+        """Have a function called at each change, and when no more will be noticed."""
+        self.check = self._news.check
+        """Raise SlurmError if no more changes will be noticed."""
 
     @property
     def state(self) -> BatchState:
@@ -95,7 +101,7 @@ class Watch:
         return self.state if self.state.final else await self._news.changed(seen)
 
     def fail(self, failure: SlurmError) -> None:
-        """Let those who wait know that there will be nothing more. (For the client.)"""
+        """Say that no more changes will be noticed. (For who runs the job.)"""
         self._news.fail(SlurmError(f"job {self.job_id} is no longer watched: {failure}"))
 
 
@@ -108,8 +114,8 @@ class SlurmClient:
             another allocation, or presets options (SLURM_*, SBATCH_*, PMI_*, ...), is taken out of it.
     """
 
-    def __init__(self, pace: Pace | None = None, environ: Mapping[str, str] | None = None) -> None:
-        self.pace = pace or Pace()
+    def __init__(self, pace: PollIntervals | None = None, environ: Mapping[str, str] | None = None) -> None:
+        self.pace = pace or PollIntervals()
         self._commands = Commands(environ)
         self._watches: dict[int, Watch] = {}
         self._soon = asyncio.Event()
@@ -229,7 +235,7 @@ class SlurmClient:
         ids = sorted(set(job_ids))
         for at in range(0, len(ids), _MOST_IDS):
             await self._cancel([str(job_id) for job_id in ids[at : at + _MOST_IDS]])
-        self.poke()
+        self.wake()
 
     async def _cancel(self, ids: list[str]) -> None:
         retry = _Retry(self.pace, f"cancel {' '.join(ids)}")
@@ -257,10 +263,10 @@ class SlurmClient:
             watch = self._watches[job_id] = Watch(job_id)
             if self._failure is not None:
                 watch.fail(self._failure)
-            self.poke()
+            self.wake()
         return watch
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Look soon: something has probably changed. (Never more often than `pace.fast`.)"""
         self._soon.set()
 
@@ -344,7 +350,6 @@ class SlurmClient:
         answer = await self._commands.run(
             *("squeue", "--noheader", "--states=all", f"--user={os.getuid()}", f"--Format={queue.QUEUE_FORMAT}"),
             timeout=self.pace.timeout,
-            variables=_SECONDS,
         )
         if answer.code or not _is_list(answer):
             raise SlurmAway(answer.said or f"squeue exited with {answer.code}")
@@ -365,7 +370,6 @@ class SlurmClient:
             answer = await self._commands.run(
                 *("sacct", *form, *which, f"--format={queue.ACCOUNTING_FORMAT}"),
                 timeout=self.pace.timeout,
-                variables=_SECONDS,
             )
         except SlurmError:  # there is no sacct
             self._no_accounting = True
@@ -396,7 +400,7 @@ class SlurmClient:
 class _Retry:
     """The pauses between tries of one thing."""
 
-    def __init__(self, pace: Pace, what: str) -> None:
+    def __init__(self, pace: PollIntervals, what: str) -> None:
         self._pace = pace
         self._what = what
         self._next = pace.first_retry

@@ -232,7 +232,7 @@ async def test_what_a_killed_master_has_left_is_replaced(short_path: Path) -> No
         with socket.socket(socket.AF_UNIX) as left:
             left.bind(str(path))
     address = {"host": socket.gethostname(), "pid": 1, "path": str(elsewhere / "socket")}
-    place.sealed.write_file(home / "control" / "master.json", repr(address).replace("'", '"').encode())
+    place.checked_files.write_file(home / "control" / "master.json", repr(address).replace("'", '"').encode())
     with pytest.raises(NoMaster, match="no master runs"):
         contact(home)
 

@@ -20,7 +20,7 @@ import pytest
 import hyperflow as hf
 from hyperflow._cluster import ClusterEnv
 from hyperflow.errors import SlurmError
-from hyperflow.master import calls, sealed
+from hyperflow.master import calls, checked_files
 from hyperflow.master.lifecycle import Epoch, State
 from hyperflow.slurm.queue import BatchState
 from tests.helpers import wait_until
@@ -569,8 +569,8 @@ async def test_refusal_in_slurms_words(tmp_path: Path, monkeypatch: pytest.Monke
 async def test_hopeless_job_says_what_to_type(tmp_path: Path) -> None:
     """While a job waits that Slurm cannot start, `why` says so already, and the log once."""
     slurm = FakeSlurm(run_at_once=False)
-    patience = attrs.evolve(QUICK, hopeless=60.0)
-    async with open_fake(tmp_path, slurm, patience=patience) as env, going(hf.remote_eval_job(double(1))):
+    timeouts = attrs.evolve(QUICK, hopeless=60.0)
+    async with open_fake(tmp_path, slurm, timeouts=timeouts) as env, going(hf.remote_eval_job(double(1))):
         await until(env, State.QUEUED)
         slurm.tell(1, BatchState("pending", "PENDING", reason="PartitionTimeLimit", hopeless="too long"))
         await wait_until(lambda: "PartitionTimeLimit" in env.master.why(1), 5, "it is seen")
@@ -586,7 +586,7 @@ async def test_swapped_results(tmp_path: Path) -> None:
         await until(env, State.QUEUED)
         directory = slurm.jobs[1].order.directory
         header = {"job": 2, "outcome": "value", "attempt": 1, "restarts": 0}
-        sealed.write_sealed(directory.result(Epoch(1)), "result", calls.pack_value(77, ""), **header)
+        checked_files.write_checked(directory.result(Epoch(1)), "result", calls.pack_value(77, ""), **header)
         slurm.tell(1, BatchState("ended", "COMPLETED"))
         await until(env, State.HELD)
         assert "of start 1.0 of job 2" in env.master.jobs()[0].cause
