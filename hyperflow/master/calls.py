@@ -104,7 +104,7 @@ def pack_error(error: BaseException, context: str) -> bytes:
     """Pickle what a job raised: as itself if it survives the way, else in words. Traceback and context become notes."""
     try:
         trace = "".join(traceback.format_exception(error)).rstrip()
-    except Exception:  # noqa: BLE001 (a broken __str__ or __repr__)
+    except BaseException:  # noqa: BLE001 (a broken __str__ or __repr__)
         trace = "(the traceback could not be formatted)"
     text = text_of(error)
     name = f"{type(error).__module__}.{type(error).__qualname__}"
@@ -119,7 +119,7 @@ def pack_error(error: BaseException, context: str) -> bytes:
                 copy = unpack_error(data)
                 if type(copy) is type(error) and copy.args == error.args:
                     return data
-            except Exception:  # noqa: BLE001 - whatever a user's __reduce__ or __init__ raises: the next form
+            except BaseException:  # noqa: BLE001 - whatever a user's __reduce__ or __init__ raises: the next form
                 continue
     return _pickled((told, notes[1:]))
 
@@ -160,7 +160,7 @@ def text_of(error: BaseException) -> str:
     """Return an error's text; a user's class may fail to make it."""
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 (see above)
+    except BaseException:  # noqa: BLE001 (see above)
         return "(its text could not be made)"
 
 
@@ -170,7 +170,7 @@ def unpack_error(data: bytes) -> Exception:
     for note in notes:
         try:
             error.add_note(note)
-        except Exception:  # noqa: BLE001 (a frozen exception takes no note)
+        except BaseException:  # noqa: BLE001 (a frozen exception takes no note)
             break
     if not isinstance(error, Exception):
         raise SerializationError(f"a {type(error).__name__} is no Exception")
