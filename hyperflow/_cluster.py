@@ -36,7 +36,7 @@ from hyperflow.master.rundir import RunDirectory
 from hyperflow.master.shared import Timeouts
 from hyperflow.master.view import ClusterStatistics
 from hyperflow.program import ProgramInfo
-from hyperflow.remote import RemoteEval, apply_to_all
+from hyperflow.remote import RemoteEval
 from hyperflow.slurm.client import SlurmClient
 from hyperflow.slurm.script import SbatchOptions
 
@@ -79,7 +79,7 @@ class ClusterEnv(Environment):
 
     master: Master
 
-    def statistics(self) -> ClusterStatistics:
+    def statistics(self) -> ClusterStatistics:  # type: ignore[override]  # it has jobs, and neither nodes nor CPUs
         """Return how the jobs stand; cheap."""
         return self.master.statistics()
 
@@ -159,22 +159,20 @@ class ClusterEvaluator:
 
     @property
     def cpus(self) -> int:
-        """There are none here."""
-        return 1
+        """There are none; remote_map asks, to divide its items among them."""
+        raise MisuseError(
+            "remote_map in a Cluster computation would take a Slurm job for each few items; put it into a @job, "
+            "and write: await hyperflow.remote_eval_job(that_job(...))"
+        )
 
-    def statistics(self) -> ClusterStatistics:
-        """Return how the jobs stand."""
+    def statistics(self) -> Any:
+        """Return how the jobs stand. (Any: others count evaluations. `ClusterEnv.statistics` has the type.)"""
         return self._master.statistics()
 
     def submit(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
     ) -> asyncio.Future[Any]:
         """Run a call in an allocation of its own."""
-        if fn is apply_to_all:
-            raise MisuseError(
-                "remote_map in a Cluster computation would take a Slurm job for each few items; put it into a @job, "
-                "and write: await hyperflow.remote_eval_job(that_job(...))"
-            )
         wanted = (_sbatch(options.sbatch) or SbatchOptions()).over(self._master.defaults)
         one_worker = wanted.changed(nodes=1, ntasks_per_node=1, cpus_per_task=options.cpus)
         job: Job[Any] = Job(RemoteEval(fn, args, kwargs))

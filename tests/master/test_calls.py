@@ -167,7 +167,10 @@ class Trap:
         return sys.exit, (7,)
 
 
-@pytest.mark.parametrize("error", [Unsendable("words"), KeyError(Trap()), StopIteration(1), KeyboardInterrupt(), SystemExit(3)])
+UNFIT = [Unsendable("words"), KeyError(Trap()), StopIteration(1), KeyboardInterrupt(), SystemExit(3)]
+
+
+@pytest.mark.parametrize("error", UNFIT)
 def test_other_errors_travel_in_words(error: BaseException) -> None:
     """What cannot travel, or would end or interrupt the program, arrives as a RemoteError that names it."""
     back = calls.unpack_error(calls.pack_error(thrown(error), "raised over there"))
