@@ -37,7 +37,6 @@ from hyperflow.master.shared import Timeouts
 from hyperflow.master.view import ClusterStatistics
 from hyperflow.program import ProgramInfo
 from hyperflow.remote import RemoteEval
-from hyperflow.slurm.client import SlurmClient
 from hyperflow.slurm.script import SbatchOptions
 
 P = ParamSpec("P")
@@ -235,7 +234,7 @@ async def open_cluster(  # noqa: PLR0913 (each is something that a user may want
         if local:
             batch = await stack.enter_async_context(LocalBatch())
         else:
-            batch = SlurmBatch(await stack.enter_async_context(SlurmClient(limits.slurm)))
+            batch = await stack.enter_async_context(SlurmBatch(limits.slurm))
         master = await stack.enter_async_context(
             open_master(run, batch, database, defaults=options.sbatch, max_jobs=max_jobs, timeouts=limits, mailer=post)
         )

@@ -1,12 +1,8 @@
-"""What runs the jobs of a program: Slurm, or this machine.
-
-Both are used in the same way: submit an order, find what was submitted under a token, watch it, cancel it.
-"""
+"""What runs the jobs of a program: Slurm, or this machine. To the master they are the same thing."""
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -71,7 +67,7 @@ class Batch(Protocol):
         """How often commands of Slurm were run."""
         ...
 
-    async def submit(self, order: Order) -> int:
+    async def submit_order(self, order: Order) -> int:
         """Submit, and return the id; raises SlurmError if it was refused."""
         ...
 
@@ -88,35 +84,15 @@ class Batch(Protocol):
         ...
 
 
-class SlurmBatch:
+class SlurmBatch(SlurmClient):
     """Slurm, through the one client that a master has."""
 
     local = False
 
-    def __init__(self, client: SlurmClient) -> None:
-        self.client = client
-
-    @property
-    def calls(self) -> Counter[str]:
-        """How often commands of Slurm were run."""
-        return self.client.calls
-
-    async def submit(self, order: Order) -> int:
+    async def submit_order(self, order: Order) -> int:
         """Write the script, submit it, and return the id."""
         write_script(order)
-        return await self.client.submit(order.directory.script, order.token)
-
-    async def find(self, tokens: Collection[str]) -> Mapping[str, list[int]]:
-        """Return what was submitted under each token."""
-        return await self.client.find(list(tokens))
-
-    def watch(self, batch_id: int) -> Watch:
-        """Return what is known of a job."""
-        return self.client.watch(batch_id)
-
-    async def cancel(self, batch_ids: Collection[int]) -> None:
-        """End jobs, or take them from the queue."""
-        await self.client.cancel(list(batch_ids))
+        return await self.submit(order.directory.script, order.token)
 
 
 def script_text(order: Order) -> str:

@@ -1,11 +1,11 @@
-"""Calls and results of the cluster level, to bytes and back; and what makes a call the same one in the next run.
+"""Calls and results of the cluster level, to bytes and back; and which call is the same one in the next run.
 
-A job travels as a file, and its result comes back as one, maybe to another process than the one that sent it: the
-master may have been started again meanwhile. So a class of the script goes back by its name, and the master takes the
-class that its own script has under that name. (Inside one run of the engine they go by number; see engine/closure.py.)
+A job travels as a file, and its result comes back as one, maybe to another process than the sender: the master may have
+been restarted meanwhile. So a class of the script goes back by its name, and the master uses the class that its own
+script has under that name. (Inside one run of an engine classes go by number, see shipping/pickler.py.)
 
-The identity of a call is a text: the function's qualified name and its arguments as in a key of the database. Where an
-argument cannot be in a key, a digest of the pickled call takes its place; that is stable as long as the code is.
+The identity of a call is a text: the function's qualified name and its arguments as in a key of the database. Arguments
+that cannot be in a key are replaced by a digest of the pickled call, which is stable as long as the code is.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def class_of_script(module: str, qualname: str, number: str) -> Any:
 
 
 class _Pickler(pickler.Recipes, pickle.Pickler):
-    """Names the script's classes; with `stable`, says nothing that changes from process to process."""
+    """Names the script's classes; with `stable`, leaves out what changes from process to process."""
 
     def __init__(self, file: Any, stable: bool) -> None:
         pickle.Pickler.__init__(self, file, protocol=pickler.PROTOCOL)

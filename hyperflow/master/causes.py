@@ -1,4 +1,4 @@
-"""Why a job failed: from what Slurm says, what the job's own process has said, and the error that it ended with."""
+"""Why a job failed, what the program gets for it, and what follows: from Slurm's words, slurm.out, the job's error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ERRORS: Mapping[Kind, type[JobFailed]] = {
     Kind.HOPELESS: JobRefused,
     Kind.RESULT: JobResultUnreadable,
 }
-"""What the program gets where it wants errors raised. An exception of the job itself arrives as itself."""
+"""What the program gets if it wants errors raised. The job's own exception arrives as itself."""
 
 REMEDIES: Mapping[Kind, str] = {
     Kind.EXCEPTION: "if it may work the next time: hyperflow retry {number}. If the code has to be changed, end the "
@@ -90,7 +90,7 @@ def of_error(error: Exception, state: BatchState | None) -> Cause:
 
 
 _HUMAN = frozenset({Kind.CANCELLED, Kind.REFUSED, Kind.HOPELESS})
-"""Causes that trying again does not change; somebody wanted it so, or has to change what is asked for."""
+"""Causes that another try does not change: somebody wanted it so, or has to ask for something else."""
 
 
 def verdict(on_error: object, error: Exception, kind: Kind, failures: int) -> Verdict:

@@ -340,7 +340,7 @@ class JobDriver:
         options = SbatchOptions(**self.record.options)
         name = calls.function_name(self.record.identity)
         try:
-            batch_id = await self._shared.batch.submit(Order(self.directory, number, token, name, options))
+            batch_id = await self._shared.batch.submit_order(Order(self.directory, number, token, name, options))
         except (SlurmError, ConfigurationError) as error:
             self._fail(causes.of_refusal(error))
         else:

@@ -1,8 +1,8 @@
-"""Jobs on this machine: the same runner as in an allocation, as processes of the master's.
+"""Jobs on this machine: the same runner as in an allocation, as processes of the master.
 
-No more run at a time than the CPUs that their orders ask for allow, first come, first served; each is pinned to CPUs of
-its own. A job that asks for more than the machine has runs alone, with as many workers as it asked for. All of them end
-with the master, however that ends, and what they had started ends with them.
+Jobs run at the same time as far as their CPUs allow, first come, first served; each is pinned to CPUs of its own. A job
+that asks for more CPUs than the machine has runs alone, with as many workers as it asked for. All of them end with the
+master, however that ends, and so does what they have started.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class LocalBatch:
         self._waiting.clear()
         await self.cancel(list(self._running))
 
-    async def submit(self, order: Order) -> int:
+    async def submit_order(self, order: Order) -> int:
         """Queue a job, and return its number."""
         write_script(order)
         number = self._next
@@ -71,7 +71,7 @@ class LocalBatch:
         return number
 
     async def find(self, tokens: Collection[str]) -> Mapping[str, list[int]]:
-        """Return what was submitted under each token: nothing of what an earlier master had."""
+        """Return what was submitted under each token; the jobs of an earlier master have ended with it."""
         return {token: [self._tokens[token]] if token in self._tokens else [] for token in tokens}
 
     def watch(self, batch_id: int) -> Watch:
@@ -82,7 +82,7 @@ class LocalBatch:
         return watch
 
     async def cancel(self, batch_ids: Collection[int]) -> None:
-        """End jobs, and return when they have gone."""
+        """End jobs, and return when they are gone."""
         wanted = set(batch_ids)
         for number, _ in self._waiting:
             if number in wanted:
@@ -158,7 +158,7 @@ async def _exit_code(process: subprocess.Popen[bytes]) -> int:
 
 
 async def _clear(tag: str) -> None:
-    """Wait until what a job had started has gone: its launcher sees to that; if not, we do."""
+    """Wait until the processes that a job has started are gone: its launcher ends them; if not, we do."""
     deadline = time.monotonic() + TERMINATE
     while left := processes.carriers(tag):
         if time.monotonic() > deadline:

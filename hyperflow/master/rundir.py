@@ -1,33 +1,34 @@
-"""The run directory: the truth about a run of a Cluster program. All that has to survive the master is here.
+"""The run directory: the truth about a run of a Cluster program, and all of it that has to survive the master.
 
     base_dir/<program_id>/
       program.json               how the program was started: what its jobs need to be like it
       master.lock                the master that runs now: host, process, since when
       results.sqlite             the program's results; the master alone writes to it
-      log/  data/                as those of any program; log/master.log is what `hyperflow.main` has told
-      control/                   where the running master can be spoken to (control/place.py)
+      log/  data/                as in any program; log/master.log is what `hyperflow.main` has logged
+      control/                   the address of the running master (control/place.py)
       locks/                     who holds which lock (see `lockfiles`)
       vars/                      variables that people may set (`ExtVar`)
       jobs/<n>/                  one directory for each job
-        call                     the pickled job (sealed)
+        call                     the pickled job (a checked file)
         script.sh                what was handed to sbatch last
         job.json                 state, attempts with their tokens and Slurm ids, options, why it is held
         slurm.out                what the script and the job's own process have printed
         status.json              how the job's evaluations stand, every few seconds
         scope.json               in the scope of which locks it is awaited, if of any
         claim.<a>                which Slurm job has taken attempt <a>
-        result.<a>.<r>           its outcome (sealed): a value, or an error
-        results.<a>.<r>.sqlite   what it has recorded, until the master has taken it over
+        result.<a>.<r>           its outcome (a checked file): a value or an error
+        results.<a>.<r>.sqlite   what it has recorded, until it is in the program's database
         log.<a>.<r>/             logs of its launchers and workers
 
-<a> counts submissions, <r> how often Slurm has started that one again (a requeue, a lost node). So each start of a job
-writes to files of its own, and one that was given up and still runs somewhere cannot touch those of its successor.
+<a> counts submissions, <r> how often Slurm has started that one again (a requeue, a lost node). Together they are
+the fencing token of a start: each start writes to files of its own, so one that was given up, and still runs somewhere,
+cannot touch the files of its successor.
 
-Guarantees: files appear complete or not at all (see `sealed`). A job's directory appears with its call and job.json in
-it. Nobody but the user can write in a run directory that is used.
+Guarantees: files appear complete or not at all (see `checked_files`). A job's directory appears with its call and
+job.json in it. A run directory that others could write to is not used.
 
-Rejected: one database of jobs for a run. It would be a second truth beside the files that jobs themselves write, and
-what it holds could not be read with `cat` when something has gone wrong.
+Rejected: one database of jobs for a run. It would be a second truth beside the files that the jobs write, and
+nobody could read it with `cat` when something has gone wrong.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class JobDirectory:
         return sorted(Epoch(int(match[1]), int(match[2])) for match in matches if match)
 
     def read_claim(self, attempt: int) -> dict[str, Any] | None:
-        """Return who has taken an attempt, or None."""
+        """Return which Slurm job has taken an attempt, or None."""
         return _read_json(self.claim(attempt))
 
     def read_status(self) -> dict[str, Any] | None:
@@ -160,7 +161,7 @@ class JobDirectory:
         checked_files.write_checked(self.call, "call", call, identity=identity)
 
     def renew_call(self, call: bytes, identity: str) -> None:
-        """Let the next start of the job run this call, if it is another than the one that is there."""
+        """Replace the pickled job if it differs; the next start runs the new one."""
         with suppress(OSError, Damaged):
             if checked_files.read_checked(self.call, "call")[1] == call:
                 return
@@ -228,11 +229,11 @@ class RunDirectory:
 
     @classmethod
     def open(cls, program: ProgramInfo, local: bool) -> RunDirectory:
-        """Take a run directory into possession.
+        """Take possession of a run directory.
 
         Raises:
             RunInUse: Another master runs on it; names host and process.
-            ConfigurationError: Others could write to it, it cannot be written, or was begun otherwise (local or not).
+            ConfigurationError: Others could write to it, it cannot be written, or `local` has changed.
         """
         home = program.log_dir.parent
         jobs = home / "jobs"
@@ -271,7 +272,7 @@ class RunDirectory:
             "created": known.get("created", time.time()),
         }
         checked_files.write_file(self.home / "program.json", json.dumps(about, indent=1).encode() + b"\n")
-        for leftover in (self.home / "jobs").glob(".new-*"):  # its call was not yet promised to anybody
+        for leftover in (self.home / "jobs").glob(".new-*"):  # nobody was promised anything about its call
             shutil.rmtree(leftover, ignore_errors=True)
 
     def jobs(self) -> Iterator[JobDirectory]:
@@ -301,25 +302,18 @@ class RunDirectory:
 
 
 def take_lock(home: Path, program_id: str) -> Ownership:
-    """Become the one who may change a run's jobs; raises RunInUse, with host and process, if somebody is."""
+    """Become the only one who may change a run's jobs; raises RunInUse, with host and process, if somebody else is."""
     try:
         return Ownership.acquire(home / "master", program_id)
     except DatabaseError:
         path = home / "master.lock"
-        owner = Owner.from_text(_text(path))
+        owner = Owner.from_text(files.read_text(path))
         if owner is None:
             raise RunInUse(str(home), "", 0, f"look at {path}, which does not say by whom") from None
         # A process of another host cannot be seen from here, and the run must not have two masters.
         sure = f"only if you know that process {owner.pid} on {owner.host} has ended, type: rm {shlex.quote(str(path))}"
         advice = "wait until it ends, or end it" if owner.is_near() else f"end it there; {sure}"
         raise RunInUse(str(home), owner.host, owner.pid, advice) from None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 def find(resume: str | os.PathLike[str], base_dir: str | os.PathLike[str]) -> ProgramInfo:

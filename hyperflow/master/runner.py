@@ -3,14 +3,14 @@
     python -c "..." JOB_DIRECTORY ATTEMPT [--local ID CPUS IDS]
 
 Guarantees:
-- A result appears complete, under the name of this very start of the job, and only after everything that the job had
+- A result appears complete, under the name of this very start of the job, and only after everything that the job has
   recorded is on the disk and its database is closed.
-- An attempt is run by one Slurm job. If sbatch was called twice for it, because the first answer was lost, the second
-  job finds the claim of the first, and ends without having done anything.
+- One Slurm job runs an attempt. If sbatch was called twice for it, because the first answer was lost, the second job
+  finds the claim of the first one, and ends without doing anything.
 - A job that Slurm starts again, although it had written its result, does not compute it again.
 - Nothing is unpickled from a directory that others can write to.
 
-What goes wrong here before the job itself runs is said in slurm.out, which the master quotes.
+What goes wrong before the job itself runs is written to slurm.out, which the master quotes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ STATUS_PAUSE = 2.0
 """Seconds between two looks at how the job stands."""
 
 RESULT_PATIENCE = 600.0
-"""Seconds for which it is tried to write a result that cannot be written."""
+"""Seconds for which a result that cannot be written is tried again."""
 
 RESULT_PAUSE = 5.0
 
@@ -53,7 +53,7 @@ REFUSED = 70
 """The exit code when the job was not run, and slurm.out says why."""
 
 RAISED = 1
-"""The exit code when the job has ended with an error, which is its result: lists of Slurm then show it as FAILED."""
+"""The exit code when the job has ended with an error, which is its result. Slurm's lists then show it as FAILED."""
 
 
 @attrs.frozen
@@ -104,14 +104,14 @@ class Task:
         if is_url(shared):
             return ProgramInfo(program_id, shared, log_dir, data_dir)
         earlier = [epoch for epoch in self.directory.databases() if epoch < self.epoch]
-        # What an earlier start has recorded the master takes over some time, and in any case before a new attempt.
+        # The master copies what an earlier start has recorded at some time, but certainly before a new attempt.
         again = earlier and earlier[-1].attempt == self.epoch.attempt
         source = self.directory.database(earlier[-1]) if again else Path(shared)
         target = self.directory.database(self.epoch)
         if source.exists() and not target.exists():
             try:
                 copy_database(source, target)
-            except HyperflowError as error:  # it would only spare work
+            except HyperflowError as error:  # it would only save work
                 _say(f"begins with an empty database: {error}")
         return ProgramInfo(program_id, target, log_dir, data_dir)
 
@@ -122,7 +122,7 @@ class Task:
 
 def main() -> None:
     """Run the job that the command line names."""
-    signal.signal(signal.SIGUSR1, _pass)  # before the job listens for it, it would end us
+    signal.signal(signal.SIGUSR1, _pass)  # until the job listens for it, it would end this process
     try:
         sys.exit(run(Path(sys.argv[1]), int(sys.argv[2]), _place(sys.argv[3:])))
     except (HyperflowError, OSError) as error:
@@ -131,7 +131,7 @@ def main() -> None:
 
 
 def _say(text: str) -> None:
-    """Say something in slurm.out; where that is on a full disk, it must not cost the job's result."""
+    """Write a line to slurm.out. If its disk is full, the job must not lose its result for that."""
     with suppress(OSError):
         print(f"hyperflow: {text}", file=sys.stderr, flush=True)
 
@@ -170,11 +170,11 @@ def run(path: Path, attempt: int, place: Place) -> int:
 
 
 def _pass(_number: int, _frame: object) -> None:
-    """Take a signal without effect. (To ignore it would be inherited by all that is started here.)"""
+    """Receive a signal without effect. (All child processes would inherit that it is ignored.)"""
 
 
 def _be_like_the_master(about: dict[str, Any], place: Place) -> None:
-    """Let modules and relative paths be found where the program finds them."""
+    """Find modules and relative paths where the program finds them."""
     sys.path += [entry for entry in about["sys_path"] if entry not in sys.path]
     with suppress(OSError):  # a directory that this node does not have is no reason not to run
         os.chdir(about["directory"])
@@ -225,7 +225,7 @@ async def _run(task: Task) -> int:
 
 
 async def _write_patiently(task: Task, outcome: str, payload: bytes) -> None:
-    """Write the result; where that fails, because the disk is full, try again for a while: it may be hours of work."""
+    """Write the result. If that fails, because the disk is full, try again for a while: it may be hours of work."""
     deadline = time.monotonic() + RESULT_PATIENCE
     while True:
         try:
@@ -251,7 +251,7 @@ async def _evaluate(task: Task, job: Flow[Any]) -> Any:
 
 
 async def _tell(task: Task, env: Environment) -> None:
-    """Say every few seconds how the job stands."""
+    """Write every few seconds how the job stands."""
     while True:
         # Counted here: workers come and go in this thread while another one would look at them.
         await asyncio.to_thread(_write_status, task, env.statistics())
@@ -267,5 +267,5 @@ def _write_status(task: Task, stands: Statistics) -> None:
         "time": time.time(),
         **attrs.asdict(stands),
     }
-    with suppress(OSError):  # it is only for people; a full disk will be told by what matters
+    with suppress(OSError):  # it is only for people; a full disk shows up where it matters
         files.write_whole(task.directory.status, json.dumps(status).encode(), durable=False)

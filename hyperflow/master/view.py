@@ -1,4 +1,4 @@
-"""What people see of a program's jobs: one line each, and the whole story of one."""
+"""What people see of a program's jobs: counts, one line for each job, and the whole story of one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hyperflow.master.rundir import JobDirectory
 from hyperflow.slurm import queue
 
 TAILS = 3
-"""How many logs of workers are quoted."""
+"""How many logs of workers a story quotes."""
 
 
 @attrs.frozen
@@ -119,7 +119,7 @@ def _progress(record: Record, status: dict[str, Any] | None) -> Progress:
 
 
 def story(record: Record, directory: JobDirectory) -> str:
-    """Tell all that is known of a job, and what can be done."""
+    """Tell all that is known of a job, and what to type."""
     lines = [f"job {record.number}, {record.name}: {record.state}"]
     if record.batch_id is not None:
         where = f" on {record.nodes}" if record.nodes else ""

@@ -43,7 +43,7 @@ class Allocation:
         here: The node on which this process runs; None on a login host.
         partition: Where the job was queued.
         end_time: When it will be ended, in seconds since 1970; None where there is no limit, or nobody said.
-        restart_count: How often it has been put back into the queue after a start.
+        restart_count: How often Slurm has put it back into the queue after a start.
     """
 
     job_id: int
@@ -102,8 +102,8 @@ def find(environ: Mapping[str, str], run: scontrol.Run | None = None) -> Allocat
     """
     Read the allocation that this process is in, and ask scontrol once for what the environment lacks.
 
-    This blocks while Slurm's controller answers. (`SLURM_RESTART_COUNT` is set from the first restart on, so that
-    its absence says enough; the end of the job is what has to be asked for.)
+    This blocks until Slurm's controller answers. Only the end of the job has to be asked for: a missing
+    `SLURM_RESTART_COUNT` means that there was no restart.
 
     Raises:
         SlurmError: There is no allocation, or Slurm contradicts itself, or scontrol gives no answer.
@@ -220,7 +220,7 @@ def _confirm(record: scontrol.JobRecord, job_id: int, variables: _Variables, nam
 
 
 def _here(environ: Mapping[str, str], names: tuple[str, ...], hostname: str) -> str | None:
-    # Names of nodes need not be names of hosts, but mostly are; and hosts may call themselves node1.cluster.example.
+    # A node's name is mostly, but not always, that of its host; and a host may call itself node1.cluster.example.
     for candidate in (environ.get("SLURMD_NODENAME", ""), hostname, hostname.partition(".")[0]):
         if candidate in names:
             return candidate

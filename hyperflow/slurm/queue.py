@@ -1,12 +1,12 @@
 """What squeue and sacct print about jobs, to data: the state of a batch job as a program sees it.
 
-squeue is asked with `--Format` and a separator that nobody types, no field cut (`:` without a width), free texts last.
+squeue is asked with `--Format`, a separator that nobody types, uncut fields (`:` without a width), and free texts last.
 Not with `--json`: squeue has to be built with it, and the layout changes with the version of its data parser (a job's
 state was a word and became a list, its exit code a number and became an object). Nor with `-o`, which has no letter for
 restarts and exit codes.
 
-squeue with `--states=all` also shows jobs that have ended, for as long as slurmctld remembers them (MinJobAge, 5
-minutes by default). `scontrol show job` knows no more than that, and is therefore not asked.
+squeue with `--states=all` also lists jobs that have ended, for as long as slurmctld remembers them (MinJobAge, 5
+minutes by default). `scontrol show job` knows no more than that, so it is not asked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ACCOUNTING_FORMAT = "JobIDRaw,State,ExitCode,NodeList,Comment,JobName"
 
 Kind: TypeAlias = Literal["unknown", "pending", "running", "ended", "gone"]
 
-# The program has not begun, though there may be nodes already. Everything that has no nodes is pending as well.
+# The program has not begun, though there may be nodes already. A job without nodes is pending, too.
 _PENDING = {"PENDING", "CONFIGURING", "POWER_UP_NODE", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
 
 
@@ -96,8 +96,8 @@ class BatchState:
         restarts: How often it has been put back into the queue.
         exit_code: Of the script, once it has ended.
         signal: The signal that has ended the script, if one has.
-        hopeless: Why it cannot start as things are; "" if it can, or nobody knows. A site may change that, so it is
-            better to wait some minutes before anything is concluded.
+        hopeless: Why it cannot start as things are; "" if it can, or nobody knows. A site may change that, so wait some
+            minutes before you conclude anything.
     """
 
     kind: Kind = "unknown"
@@ -116,12 +116,12 @@ class BatchState:
 
     @property
     def final(self) -> bool:
-        """Whether nothing more is to be expected."""
+        """Whether the state does not change any more."""
         return self.kind in {"ended", "gone"}
 
     @property
     def unseen(self) -> bool:
-        """Whether it has not begun because its node could not open the file for its output."""
+        """Whether it has not begun, because its node could not open the file for its output."""
         return self.slurm_state == "FAILED" and self.signal == _OUTPUT_FAILED
 
     @property
@@ -162,13 +162,13 @@ class Listed:
     words: frozenset[str]
 
     @property
-    def stillborn(self) -> bool:
-        """Whether this is what slurmctld keeps of a job that sbatch was refused: a record, though never a job."""
+    def was_refused(self) -> bool:
+        """Whether sbatch was refused this job: slurmctld keeps a record of it, but it never was a job."""
         return self.state.slurm_state == "FAILED" and self.state.reason == "BadConstraints" and not self.state.nodes
 
 
 def read_queue(text: str) -> dict[int, Listed]:
-    """Read what `squeue --noheader --Format=QUEUE_FORMAT` has printed; lines that are no such thing are passed over."""
+    """Read what `squeue --noheader --Format=QUEUE_FORMAT` has printed; other lines are skipped."""
     found: dict[int, Listed] = {}
     for line in text.splitlines():
         fields = line.split(SEPARATOR, 6)
@@ -197,7 +197,7 @@ def by_token(listed: Mapping[int, Listed], tokens: Collection[str]) -> dict[str,
     """Return the jobs that carry each token, oldest first."""
     found: dict[str, list[int]] = {token: [] for token in tokens}
     for job_id, job in sorted(listed.items()):
-        if not job.stillborn:
+        if not job.was_refused:
             for token in job.words & found.keys():
                 found[token].append(job_id)
     return found
@@ -241,7 +241,7 @@ def _state(word: str, reason: str, nodes: str, restarts: int, status: tuple[int,
 
 
 def hopeless(reason: str) -> str:
-    """Say why a job that waits for this cannot start as things are; "" if it can, or nobody knows."""
+    """Say why a job that waits for this reason cannot start as things are; "" if it can, or nobody knows."""
     told = _HOPELESS.get(reason)
     if told is None and _LIMIT_OF_ONE_JOB.fullmatch(reason):
         told = "it asks for more or less than the account or QOS allows a job"

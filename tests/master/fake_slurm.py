@@ -134,7 +134,7 @@ class FakeBatch:
         self.fate = fate or Fate()
         self.calls: Counter[str] = Counter()
 
-    async def submit(self, order: Order) -> int:
+    async def submit_order(self, order: Order) -> int:
         """Submit: the answer may be lost."""
         self.fate.step(f"before sbatch {order.token}")
         self.calls["sbatch"] += 1

@@ -18,7 +18,7 @@ from tests.cluster.cluster import Cluster
 from tests.helpers import block_until, wait_until
 from tests.slurm.shims import Shims, configured
 
-QUICK = PollIntervals(fast=0.1, slow=1.0, first_retry=0.2, last_retry=1.0, patience=50.0, timeout=20.0)
+QUICK = PollIntervals(fast=0.1, slow=1.0, first_retry=0.2, last_retry=1.0, give_up_after=50.0, timeout=20.0)
 
 
 @pytest.fixture
