@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +125,10 @@ class Run:
 
     def _records(self) -> list[tuple[JobDirectory, Record]]:
         found: list[tuple[JobDirectory, Record]] = []
-        names = (name for name in _listed(self.home / "jobs") if name.isdigit())
-        for name in sorted(names, key=int):
-            directory = JobDirectory(self.home / "jobs" / name)
-            try:
-                found.append((directory, directory.read_record()))
-            except (OSError, Damaged):
-                continue
+        with suppress(OSError):
+            for directory in rundir.job_directories(self.home):
+                with suppress(OSError, Damaged):
+                    found.append((directory, directory.read_record()))
         return found
 
 

@@ -71,15 +71,15 @@ class Batch(Protocol):
         """Submit, and return the id; raises SlurmError if it was refused."""
         ...
 
-    async def find(self, tokens: Collection[str]) -> Mapping[str, list[int]]:
+    async def find(self, tokens: Collection[str], /) -> Mapping[str, list[int]]:
         """Return what was submitted under each token, the oldest first."""
         ...
 
-    def watch(self, batch_id: int) -> Watch:
+    def watch(self, batch_id: int, /) -> Watch:
         """Return what is known of a job."""
         ...
 
-    async def cancel(self, batch_ids: Collection[int]) -> None:
+    async def cancel(self, batch_ids: Collection[int], /) -> None:
         """End jobs, or take them from the queue."""
         ...
 

@@ -370,7 +370,7 @@ class JobDriver:
         watch = self._watch_of(attempt.batch_id)
         state = watch.state
         if state.final:
-            self._end = state
+            self._end, self._watch = state, None
             if self._shared.batch.local and state.kind == "gone" and self._newest_result() is None:
                 self._apply(lifecycle.NotThere())  # it ended with the master that had started it
             else:

@@ -93,12 +93,12 @@ class Holder:
         return cls(job, epoch.attempt, epoch.restarts, batch_id, _machine(), pid, started(pid), host)
 
     def name(self, count: int) -> str:
-        """Return the name of one ask."""
+        """Return the name of one request."""
         return ",".join(map(str, (*attrs.astuple(self), count)))
 
     @classmethod
     def from_name(cls, name: str) -> Holder | None:
-        """Return whom a name means, or None if it is not of our making."""
+        """Return whom a name means, or None if this module has not made it."""
         try:
             job, attempt, restarts, batch_id, machine, pid, start, host, _ = name.split(",")
             return cls(int(job), int(attempt), int(restarts), int(batch_id), machine, int(pid), start, host)
@@ -111,7 +111,7 @@ class Holder:
         return Epoch(self.attempt, self.restarts)
 
     def is_gone(self, home: Path) -> bool:
-        """Tell whether it certainly has ended, as far as can be known from here."""
+        """Tell whether it has certainly ended, as far as this process can know."""
         if self.machine == _machine():
             return started(self.pid) != self.started
         if self.job == MASTER:
@@ -130,7 +130,7 @@ class Holder:
 
 @functools.cache
 def _machine() -> str:
-    """Return what tells apart places whose process numbers mean different processes."""
+    """Return a name for this space of process numbers: elsewhere the same number is another process."""
     facts = [
         socket.gethostname(),
         files.read_text(Path("/etc/machine-id")),
@@ -368,17 +368,13 @@ def sweep(home: Path, ended: Callable[[Holder], bool]) -> None:
     """Remove what ended holders have left; for the master, which knows who has ended."""
     place = home / "locks"
     for name in _names(place):
-        inner = place / name
-        if name == "queue":
-            for ticket in _names(inner):
-                if (holder := Holder.from_name(ticket.partition(",")[2])) is not None and ended(holder):
-                    (inner / ticket).unlink(missing_ok=True)
-            continue
-        for found in _names(inner):
-            if (holder := Holder.from_name(found)) is not None and ended(holder):
-                (inner / found).unlink(missing_ok=True)
-                with suppress(OSError):
-                    inner.rmdir()
+        for found in _names(place / name):
+            holder = Holder.from_name(found.partition(",")[2] if name == "queue" else found)
+            if holder is not None and ended(holder):
+                (place / name / found).unlink(missing_ok=True)
+                if name != "queue":
+                    with suppress(OSError):
+                        (place / name).rmdir()
 
 
 def _names(directory: Path) -> list[str]:

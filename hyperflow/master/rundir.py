@@ -41,7 +41,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ class JobDirectory:
         self.write_call(call, identity)
 
     def write_scope(self, holders: Sequence[str]) -> None:
-        """Say in the scope of which locks the job is awaited; its own locks look there for circles of waiting."""
+        """Say in the scope of which locks the job is awaited; its own locks look there for cycles of waiting."""
         if holders or (self.path / "scope.json").exists():
             checked_files.write_file(self.path / "scope.json", json.dumps({"holders": list(holders)}).encode())
 
@@ -275,11 +275,9 @@ class RunDirectory:
         for leftover in (self.home / "jobs").glob(".new-*"):  # nobody was promised anything about its call
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def jobs(self) -> Iterator[JobDirectory]:
-        """Yield the directories of all jobs, by number."""
-        names = (name for name in os.listdir(self.home / "jobs") if name.isdigit())
-        for name in sorted(names, key=int):
-            yield JobDirectory(self.home / "jobs" / name)
+    def jobs(self) -> list[JobDirectory]:
+        """Return the directories of all jobs, by number."""
+        return job_directories(self.home)
 
     def add(self, record: Record, call: bytes) -> JobDirectory:
         """Make the directory of a new job; it is there with its call and record, or not at all."""
@@ -299,6 +297,12 @@ class RunDirectory:
     def close(self) -> None:
         """Give it back."""
         self.lock.release()
+
+
+def job_directories(home: Path) -> list[JobDirectory]:
+    """Return the directories of a run's jobs, by number; raises OSError if there is no such run."""
+    names = (name for name in os.listdir(home / "jobs") if name.isdigit())
+    return [JobDirectory(home / "jobs" / name) for name in sorted(names, key=int)]
 
 
 def take_lock(home: Path, program_id: str) -> Ownership:

@@ -41,7 +41,6 @@ class Allocation:
         nodes: All of them, in Slurm's order.
         head: The node on which a batch script runs: the first.
         here: The node on which this process runs; None on a login host.
-        partition: Where the job was queued.
         end_time: When it will be ended, in seconds since 1970; None where there is no limit, or nobody said.
         restart_count: How often Slurm has put it back into the queue after a start.
     """
@@ -50,7 +49,6 @@ class Allocation:
     nodes: tuple[Node, ...]
     head: str
     here: str | None = None
-    partition: str | None = None
     end_time: float | None = None
     restart_count: int = 0
 
@@ -92,7 +90,6 @@ def read(
         nodes=tuple(Node(name, cpus[name], tasks.get(name)) for name in names),
         head=record.head if record else names[0],
         here=_here(environ, names, hostname or ""),
-        partition=environ.get("SLURM_JOB_PARTITION"),
         end_time=_end_time(variables, record),
         restart_count=record.restarts if record else variables.integer("SLURM_RESTART_COUNT", 0),
     )
