@@ -31,7 +31,7 @@ from hyperflow.master import lockfiles, rundir
 from hyperflow.master.batch import Batch, SlurmBatch
 from hyperflow.master.local import LocalBatch
 from hyperflow.master.mail import mailer
-from hyperflow.master.master import Master, open_master
+from hyperflow.master.master import Master
 from hyperflow.master.rundir import RunDirectory
 from hyperflow.master.shared import Timeouts
 from hyperflow.master.view import ClusterStatistics
@@ -203,7 +203,7 @@ async def open_cluster(  # noqa: PLR0913 (each is something that a user may want
         max_jobs: How many jobs may be with Slurm at a time; None for all.
         sbatch: What is asked of Slurm where `using(sbatch=...)` says nothing.
         on_error: What is done about failures where `using(on_error=...)` says nothing.
-        mail: An address that is told of each job that is held, by this machine's own mailer.
+        mail: An address that gets a mail about each job that is held, by this machine's own mailer.
         timeouts: How long is waited, and how often is looked.
 
     Raises:
@@ -211,8 +211,8 @@ async def open_cluster(  # noqa: PLR0913 (each is something that a user may want
         ConfigurationError: There is no such run, others can write to it, or it cannot be written.
 
     When the scope is left by an error, or is cancelled, jobs stay with Slurm, so that the program can be resumed (those
-    of this machine end); `await env.master.leave(cancel_jobs=True)` ends them before. When it ends by itself, jobs
-    that no flow waits for any more are ended.
+    of this machine end); `await env.master.leave(cancel_jobs=True)` ends them before. When it ends regularly,
+    jobs that no flow waits for any more are ended.
     """
     from hyperflow.control.server import open_control  # noqa: PLC0415 (its library is for a run only)
 
@@ -236,7 +236,7 @@ async def open_cluster(  # noqa: PLR0913 (each is something that a user may want
         else:
             batch = await stack.enter_async_context(SlurmBatch(limits.slurm))
         master = await stack.enter_async_context(
-            open_master(run, batch, database, defaults=options.sbatch, max_jobs=max_jobs, timeouts=limits, mailer=post)
+            Master(run, batch, database, defaults=options.sbatch, max_jobs=max_jobs, timeouts=limits, mailer=post)
         )
         await stack.enter_async_context(open_control(master))
         evaluator = ClusterEvaluator(master)

@@ -1,9 +1,9 @@
 """One job of a program: its driver takes it from state to state, and answers the flow that waits for it.
 
-The driver is a write-ahead log's client: what happens is on the disk before anything depends on it. The idempotency key
-of a submission is there before sbatch is called, the Slurm id before the job is watched, a job's rows and its end
-before the program sees the result. All writing is synchronous, in the event loop's thread: the guarantees of the master
-stand on the order of the writes.
+The job's directory is a write-ahead log: what happens is on the disk before anything depends on it. The idempotency
+key of a submission is there before sbatch is called, the Slurm id before the job is watched, a job's rows and its end
+before the program sees the result. All writing is synchronous, in the event loop's thread, because the guarantees of
+the master rest on the order of the writes.
 
 A driver has a task while it has something to do: while it submits, takes in news, looks for a result. A job that rests
 has none: a new one that waits for a slot, one that Slurm has queued or runs, one that is held or done. `wake` starts
@@ -114,7 +114,7 @@ class JobDriver:
             return await waiter
         except asyncio.CancelledError:
             if waiter.cancelled() and not self._shared.leaving:
-                # Maybe because the program is just ending with an error: then its jobs had better stay.
+                # Perhaps the program is just ending with an error: then its jobs should stay.
                 pause = 0.0 if self._shared.batch.local else self._shared.timeouts.second_thoughts
                 self._second_thoughts = asyncio.get_running_loop().call_later(pause, self.abandon)
             raise
@@ -233,7 +233,7 @@ class JobDriver:
             while self.record.state not in AT_REST and await self._advance():
                 pass
         except Exception as error:
-            # If this ended in silence, the program would wait for ever.
+            # If this ended in silence, the flow would never return.
             self._stuck = True
             explained = isinstance(error, HyperflowError)
             logger.error("%s cannot be driven on: %s", self.record.title, error, exc_info=None if explained else error)
@@ -304,7 +304,7 @@ class JobDriver:
         self._put(lifecycle.step(self.record, event))
 
     async def _apply_paced(self, event: lifecycle.Event) -> None:
-        """The same, in a turn of its own where it writes: one answer of squeue tells of many jobs."""
+        """The same, in a turn of its own if it writes: one answer of squeue may concern many jobs."""
         if _durable(lifecycle.step(self.record, event)) != _durable(self.record):
             await self._shared.pacing.turn()
         self._apply(event)

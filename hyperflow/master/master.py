@@ -20,10 +20,9 @@ import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Sequence
 from time import time
-from typing import Any
+from typing import Any, Self
 
 import attrs
 
@@ -49,7 +48,7 @@ TAKEN_BACK = frozenset({State.CANCELLED, State.HELD, State.NEW})
 
 
 class Master:
-    """Runs the jobs of one program. Made by `open_master`.
+    """Runs the jobs of one program, in the scope of an `async with`; at its end all drivers have ended.
 
     Args:
         run: The run directory.
@@ -111,7 +110,7 @@ class Master:
             _ = self._shared.spawn(self._mailer.send(subject, about), f"mail about job {record.number}")
 
     def why(self, number: int) -> str:
-        """Tell all that is known of a job, and what can be done about it."""
+        """Tell all that is known of a job, and what to type."""
         driver = self._driver(number)
         return story(driver.record, driver.directory)
 
@@ -124,7 +123,7 @@ class Master:
 
         Args:
             numbers: Which.
-            changes: What to request of Slurm otherwise than before: `time="2:00:00"`, `mem="8G"`, ...
+            changes: Options of Slurm that change: `time="2:00:00"`, `mem="8G"`, ...
 
         Raises:
             ConfigurationError: A number or an option does not exist, or a job is not at rest; then nothing is done.
@@ -269,8 +268,19 @@ class Master:
 
     # ---- start and end ------------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Take up what an earlier master has left."""
+    async def __aenter__(self) -> Self:
+        try:
+            self._take_up()
+        except BaseException:
+            await self.close(finished=False)
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await self.close(finished=kind is None and not self.leaving)
+
+    def _take_up(self) -> None:
+        """Go on with what an earlier master has left."""
         doubtful: list[Record] = []
         for directory in self.run.jobs():
             try:
@@ -319,18 +329,3 @@ async def _disposed(drivers: Collection[JobDriver]) -> None:
 
 def _cut(text: str, size: int = 200) -> str:
     return text if len(text) <= size else text[: size - 3] + "..."
-
-
-@asynccontextmanager
-async def open_master(
-    run: RunDirectory, batch: Batch, database: ResultsDatabase, **options: Any
-) -> AsyncIterator[Master]:
-    """Run a master for a scope; see Master for the options. At the end of the scope its drivers have ended."""
-    master = Master(run, batch, database, **options)
-    finished = False
-    try:
-        await master.start()
-        yield master
-        finished = True
-    finally:
-        await master.close(finished and not master.leaving)

@@ -104,7 +104,7 @@ class Task:
         if is_url(shared):
             return ProgramInfo(program_id, shared, log_dir, data_dir)
         earlier = [epoch for epoch in self.directory.databases() if epoch < self.epoch]
-        # The master copies what an earlier start has recorded at some time, but certainly before a new attempt.
+        # The master copies what earlier starts have recorded now and then, and certainly before a new attempt.
         again = earlier and earlier[-1].attempt == self.epoch.attempt
         source = self.directory.database(earlier[-1]) if again else Path(shared)
         target = self.directory.database(self.epoch)

@@ -223,7 +223,7 @@ class SlurmClient:
             except SlurmAway as away:
                 said = str(away)
                 await asyncio.sleep(self.pace.first_retry)
-        log.warning("accounting gives no answer, and jobs that have ended some time ago may not be found: %s", said)
+        log.warning("accounting gives no answer; jobs that ended long ago may not be found: %s", said)
         return {}
 
     async def cancel(self, job_ids: Iterable[int]) -> None:
@@ -282,7 +282,7 @@ class SlurmClient:
                     # Ten times as long as the answer took, so that a slow controller is left in peace.
                     least = max(self.pace.fast, min(10 * self._commands.took, self.pace.slow))
                     interval = least if news else min(max(1.5 * interval, least), self.pace.slow)
-        except SlurmError as error:  # there is no squeue: those who wait are told
+        except SlurmError as error:  # there is no squeue: whoever waits gets the error
             self._failure = error
         finally:
             if self._failure is None:

@@ -10,7 +10,7 @@ from hyperflow import environment
 from hyperflow._cluster import ClusterEnv, ClusterEvaluator
 from hyperflow.environment import Options
 from hyperflow.master import rundir
-from hyperflow.master.master import open_master
+from hyperflow.master.master import Master
 from hyperflow.master.rundir import RunDirectory
 from hyperflow.master.shared import Timeouts
 from hyperflow.testing.inline import MemoryDatabase
@@ -29,7 +29,7 @@ async def open_fake(
     run = RunDirectory.open(program, False)
     database = MemoryDatabase()  # rows are for the tests on real processes
     try:
-        async with open_master(run, FakeBatch(slurm, fate), database, **{"timeouts": QUICK, **options}) as master:
+        async with Master(run, FakeBatch(slurm, fate), database, **{"timeouts": QUICK, **options}) as master:
             env = ClusterEnv(Options(on_error=on_error), ClusterEvaluator(master), database, program, master)
             with environment.entered(env):
                 yield env

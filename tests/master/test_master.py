@@ -558,7 +558,7 @@ async def test_refusal_in_slurms_words(tmp_path: Path, monkeypatch: pytest.Monke
     async def refuse(*_: object) -> int:
         raise SlurmError("sbatch refused script.sh:\n  sbatch: error: invalid partition specified: fast\nsee sinfo")
 
-    monkeypatch.setattr(FakeBatch, "submit", refuse)
+    monkeypatch.setattr(FakeBatch, "submit_order", refuse)
     async with open_fake(tmp_path, FakeSlurm()) as env, going(hf.remote_eval_job(double(1))):
         await until(env, State.HELD)
         (job,) = env.master.jobs()
