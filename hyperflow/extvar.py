@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from hyperflow import environment, files
-from hyperflow.database.codec import Codec, codec_for
+from hyperflow.database import untagged
+from hyperflow.database.values import Codec, codec_for
 from hyperflow.errors import ConfigurationError, MisuseError, SerializationError
 from hyperflow.program import ProgramInfo
 
@@ -64,7 +65,7 @@ class ExtVar(Generic[T]):
     def __init__(self, name: str, default: T = MISSING, *, type: Any = Any) -> None:  # noqa: A002 (what it is)
         self.name = checked_name(name)
         self._codec = codec_for(type)
-        self._default = None if default is MISSING else self._codec.encode(default)
+        self._default = None if default is MISSING else self._codec.encode(default, for_people=True)
 
     async def get(self) -> T:
         """Return the value, in a flow of the program; the first time, the default becomes visible from outside.
@@ -158,7 +159,7 @@ class RunVar(Generic[T]):
         except ValueError as error:
             raise self._unreadable(f"it is no JSON, or cut: {error}") from error
         try:
-            value: T = self._codec.decode(text)
+            value: T = self._codec.decode(untagged.Text(text.strip()))
         except SerializationError as error:
             raise self._unreadable(str(error)) from error
         return value
@@ -170,7 +171,7 @@ class RunVar(Generic[T]):
             SerializationError: It is not of the type.
             ConfigurationError: The file cannot be written.
         """
-        write(self.path, self._codec.encode(value), over=True)
+        write(self.path, self._codec.encode(value, for_people=True), over=True)
 
     def version(self) -> tuple[int, int, int] | None:
         """Return what is another after each change."""
@@ -191,7 +192,7 @@ class RunVar(Generic[T]):
             raise ConfigurationError(f"the run {self._home} has no variable {self.name!r}; it has {there}")
         if self._first:
             write(self.path, self._default, over=False)
-        value: T = self._codec.decode(self._default)
+        value: T = self._codec.decode(untagged.Text(self._default))
         return value
 
     def _unreadable(self, why: str) -> ConfigurationError:

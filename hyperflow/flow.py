@@ -26,6 +26,7 @@ import attrs
 from hyperflow import environment
 from hyperflow.environment import peek
 from hyperflow.errors import ConfigurationError, FlowNeverAwaited, MisuseError
+from hyperflow.saying import short_repr
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -198,17 +199,9 @@ class Cluster(Flow[T_co]):
 
 def show_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Return a call as the user would write it, with long arguments cut."""
-
-    def short(value: object) -> str:
-        try:
-            text = repr(value)
-        except Exception:  # noqa: BLE001 (a broken __repr__ must not hide the error that is being reported)
-            text = f"<{type(value).__name__}>"
-        return text if len(text) <= 40 else text[:37] + "..."
-
-    words = [short(a) for a in args[:6]] + ["..."] * (len(args) > 6)
-    words += [f"{name}={short(value)}" for name, value in kwargs.items()]
-    return f"{getattr(fn, '__name__', None) or short(fn)}({', '.join(words)})"
+    words = [short_repr(a, 40) for a in args[:6]] + ["..."] * (len(args) > 6)
+    words += [f"{name}={short_repr(value, 40)}" for name, value in kwargs.items()]
+    return f"{getattr(fn, '__name__', None) or short_repr(fn, 40)}({', '.join(words)})"
 
 
 def _closed(coroutine: Coroutine[Any, Any, Any]) -> str:

@@ -45,7 +45,6 @@ from pathlib import Path
 from typing import Annotated
 
 import attrs
-import cattrs
 import cyclopts
 from outline import Crossing, Probe, between, direction, gap
 from region_picture import KINDS, Picture
@@ -157,13 +156,15 @@ def shared_by_all(program: hf.ProgramInfo, survey: Survey) -> Path:
 def leave(file: Path, crossing: Crossing) -> None:
     """Leave what a ray has found where all sectors see it."""
     part = file.with_suffix(".part")
-    part.write_text(json.dumps(cattrs.unstructure(crossing)))
+    part.write_text(json.dumps(attrs.asdict(crossing)))
     os.replace(part, file)
 
 
 def left_in(file: Path) -> Crossing:
     """Return what a ray has found."""
-    return cattrs.structure(json.loads(file.read_text()), Crossing)
+    found = json.loads(file.read_text())
+    probes = [Probe(**probe) for probe in found.pop("probes")]
+    return Crossing(**found, probes=probes)
 
 
 def left_by_all(shared: Path) -> list[Crossing]:

@@ -292,3 +292,8 @@ def write_rubbish(rubbish: bytes) -> int:
 def modules() -> set[str]:
     """Return what is loaded."""
     return set(sys.modules)
+
+
+def keys_of(table: dict[Any, Any]) -> Any:
+    """Return what only dill can pickle."""
+    return table.keys()

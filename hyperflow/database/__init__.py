@@ -3,8 +3,9 @@
 `KeyValMap`, `memoize` and `new_work_dir` are what users call; `register` teaches them a type. `open_database` opens
 the store under them: one SQLite file written by one process, or a PostgreSQL server.
 
-Read in this order: keyvalmap, memo and flights, workdir (what users see); keys, codec (texts; below them plain,
-records, scalars, hooks); opening, thread; store, file, ownership, place, merge (the disk); shared, server (PostgreSQL).
+Read in this order: keyvalmap, memo and single_flight, workdir (what users see); keys, values (texts; below them plain,
+records, hints, untagged); opening, thread, entries; store, file, ownership, place, ingest (the disk); shared, server
+(PostgreSQL).
 """
 
 from __future__ import annotations

@@ -4,45 +4,52 @@ Guarantees:
 - Entries are only ever added. The newest entry of a key is its value, so a later program shadows an earlier one's
   results without changing them.
 - What `insert` has returned from is on the disk (`synchronous=FULL`).
-- Every entry carries a checksum over map, key and value. SQLite's own check does not see a flipped byte in a value.
-  A damaged entry is reported and treated as absent; an older, sound entry of its key counts again.
-- After a failed fsync nothing more is accepted: the kernel may have dropped the pages, and a second fsync would
-  succeed all the same. A full disk is not that: it is reported, and when there is space again the file goes on.
+- Every entry has a checksum (see `entries`). A damaged entry is reported and counts as absent; an older, sound entry of
+  its key counts again.
+- After a failed fsync the file accepts nothing more: the kernel may have dropped the pages, and a second fsync would
+  succeed all the same. A full disk is different: it is reported, and writing goes on when there is space again.
+- A file of an older schema version is upgraded when it is opened, in one transaction.
 
-WAL on a local file system, where a commit is one fsync and readers do not wait; a rollback journal elsewhere, because
-WAL needs memory shared by all users of the file. The WAL is written back here and not by SQLite's automatism, which
-keeps an fsync error of that step to itself. A closed database is one file without WAL, safe to copy with `cp`.
+The file has a write-ahead log (WAL) on a local file system, where a commit is one fsync and readers do not wait; a
+rollback journal elsewhere, because a WAL needs memory that all users of the file share. Checkpoints are made here and
+not by SQLite, which hides an fsync error of that step. A closed database is one file without WAL, safe to copy with
+`cp`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import attrs
 
 from hyperflow.database import place
+from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, checksum, text_of
 from hyperflow.errors import ConfigurationError, DatabaseError
+from hyperflow.files import link_new
+from hyperflow.files import sync_directory as sync
 
 BUSY_SECONDS = 120.0
-"""How long a commit waits for another program that reads the file (only without WAL does a reader hold it up)."""
+"""How long a commit waits for another program that reads the file (a reader blocks it only without a WAL)."""
 
 IN_MEMORY = 4096
-"""Values up to this many characters are kept in memory; longer ones are read when asked for."""
+"""Values up to this many characters stay in memory; longer ones are read at each lookup."""
 
 MEMORY_BUDGET = 256 * 1024 * 1024
-"""Characters of values kept in memory for one database; beyond it, all are read when asked for."""
+"""Characters of values that stay in memory for one database; beyond it, all are read at each lookup."""
 
 WAL_LIMIT = 4 * 1024 * 1024
-"""Bytes added, by a rough count, after which the WAL is written back into the database."""
+"""Bytes added, by a rough count, after which there is a checkpoint: the WAL is written back into the database."""
 
-SCHEMA = """
+SCHEMAS = (
+    """
 CREATE TABLE entries (
     id INTEGER PRIMARY KEY,
     map TEXT NOT NULL,
@@ -54,9 +61,15 @@ CREATE TABLE entries (
     checksum BLOB NOT NULL
 );
 CREATE INDEX entries_of_map ON entries (map);
-"""
+""",
+    """
+ALTER TABLE entries ADD COLUMN schema_version INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE entries ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}';
+""",
+)
+"""What makes each schema version of the one before; the first one makes the tables of an empty file."""
 
-TAKEN = """
+WATERMARKS = """
 CREATE TABLE IF NOT EXISTS taken (
     program TEXT PRIMARY KEY,
     newest INTEGER NOT NULL,
@@ -64,41 +77,30 @@ CREATE TABLE IF NOT EXISTS taken (
     checksum BLOB NOT NULL
 )
 """
-"""How far the files of other programs have been taken over (see `merge`); made when the first one is."""
+"""How far the files of other programs have been ingested (see `ingest`); made for the first one."""
 
-Entry = tuple[str, str, str]
-"""Map, key, value."""
-
-Row = tuple[str, str, str, str, float, bytes]
-"""Map, key, value, program, time, checksum: an entry as the file has it."""
+Row = tuple[str, str, str, str, float, bytes, int, str]
+"""Map, key, value, program, time, checksum, schema version, metadata: an entry as the file has it."""
 
 
 @attrs.frozen
-class Mark:
-    """The last entry of another program's file that has been looked at; time and checksum tell it from any other."""
+class Watermark:
+    """The last entry of another program's file that was looked at; time and checksum tell it from any other."""
 
     newest: int
     time: float
     checksum: bytes
 
 
-@attrs.frozen
-class Found:
+class Found(NamedTuple):
     """Where the newest value of a key is: here (`text`), or in the entry `id`."""
 
     text: str | None
     id: int
 
 
-def checksum(map_name: str, key: str, value: str) -> bytes:
-    """Return what shows that an entry is as it was written, and belongs to this map and key."""
-    return hashlib.blake2b(
-        f"{len(map_name)}:{len(key)}:{map_name}{key}{value}".encode("utf-8", "surrogatepass"), digest_size=16
-    ).digest()
-
-
 def lenient_text(data: bytes) -> str:
-    """Return a text that may be damaged, and no UTF-8; finding that out is for the checksum, not the end of reading."""
+    """Return a text although it may be damaged, and not UTF-8: the checksum finds that out, and reading goes on."""
     return data.decode("utf-8", "replace")
 
 
@@ -116,7 +118,7 @@ class DatabaseFile:
     in_wal: int = 0
     broken: str = ""
     damaged: list[str] = attrs.field(factory=list)
-    """Reports of damaged entries, for the owner of this object to take away."""
+    """Reports of damaged entries, which the owner of this object fetches."""
 
     @classmethod
     def open(cls, path: Path, program_id: str) -> DatabaseFile:
@@ -147,48 +149,50 @@ class DatabaseFile:
             DatabaseError: None of them was added.
         """
         now = time.time()
-        return self._add([(*entry, self.program_id, now, checksum(*entry)) for entry in entries])
+        return self._add(
+            [(*entry, self.program_id, now, checksum(*entry), SCHEMA_VERSION, NO_METADATA) for entry in entries]
+        )
 
-    def take(self, rows: list[Row], source: str, since: Mark | None, mark: Mark) -> list[Found] | None:
-        """Add entries of another program as they are, and note how far its file was read, in one transaction.
+    def ingest(self, rows: list[Row], source: str, since: Watermark | None, watermark: Watermark) -> list[Found] | None:
+        """Add entries of another program as they are, and move its watermark, in one transaction.
 
-        Returns None, and adds nothing, if the file has been taken over further than `since` meanwhile.
+        Returns None, and adds nothing, if its watermark is not `since` any more.
 
         Raises:
             DatabaseError: None of them was added.
         """
-        if self.taken(source) != since:
+        if self.watermark(source) != since:
             return None
 
-        def note() -> None:
-            self.connection.execute(TAKEN)
-            values = (source, mark.newest, mark.time, mark.checksum)
+        def move() -> None:
+            self.connection.execute(WATERMARKS)
+            values = (source, watermark.newest, watermark.time, watermark.checksum)
             self.connection.execute("INSERT OR REPLACE INTO taken VALUES (?, ?, ?, ?)", values)
 
-        return self._add(rows, note)
+        return self._add(rows, move)
 
-    def taken(self, source: str) -> Mark | None:
-        """Return how far a program's file has been taken over, or None for not at all."""
+    def watermark(self, source: str) -> Watermark | None:
+        """Return how far a program's file has been ingested, or None for not at all."""
         with reported(self.path, "read"):
             if not self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'taken'").fetchone():
                 return None
             found = self.connection.execute(
                 "SELECT newest, time, checksum FROM taken WHERE program = ?", (source,)
             ).fetchone()
-        return found and Mark(*found)
+        return found and Watermark(*found)
 
     def _add(self, entries: list[Row], also: Callable[[], None] = lambda: None) -> list[Found]:
         if self.broken:
             raise DatabaseError(self.broken)
         first = self.next_id
         rows = [
-            (number, map_name, key, value, len(value), program, when, digest)
-            for number, (map_name, key, value, program, when, digest) in enumerate(entries, first)
+            (number, map_name, key, value, len(value), *others)
+            for number, (map_name, key, value, *others) in enumerate(entries, first)
         ]
         with self._fail_stop(), reported(self.path, "write to"):
             try:
                 self.connection.execute("BEGIN IMMEDIATE")
-                self.connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                self.connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
                 also()
                 self.connection.execute("COMMIT")
             except BaseException:
@@ -197,25 +201,32 @@ class DatabaseFile:
                         self.connection.execute("ROLLBACK")
                 raise
         self.next_id = first + len(rows)
-        self.in_wal += sum(len(row[2]) + len(row[3]) for row in rows)
+        self.in_wal += sum(len(entry[1]) + len(entry[2]) for entry in entries)
         nowhere = Found(None, 0)  # for maps of which nothing is in memory
-        return [self.remember(row[3], row[0]) if row[1] in self.loaded else nowhere for row in rows]
+        return [
+            self.remember(text_of(entry[2], entry[6]), number) if entry[0] in self.loaded else nowhere
+            for number, entry in enumerate(entries, first)
+        ]
 
     def load(self, map_name: str) -> dict[str, Found]:
         """Return where the newest sound value of each key of a map is."""
         found: dict[str, Found] = {}
         query = (
-            "SELECT id, key, checksum, CASE WHEN size <= ? THEN value END FROM entries INDEXED BY entries_of_map "
-            "WHERE map = ? ORDER BY id"
+            "SELECT id, key, CASE WHEN size <= ? THEN value END, schema_version, metadata, checksum "
+            "FROM entries INDEXED BY entries_of_map WHERE map = ? ORDER BY id"
         )
         with reported(self.path, "read"):
-            for number, key, digest, value in self.connection.execute(query, (IN_MEMORY, map_name)):
-                if not isinstance(key, str):
-                    self._report(number, map_name, key)
-                elif value is None:
+            for number, key, value, version, metadata, digest in self.connection.execute(query, (IN_MEMORY, map_name)):
+                if value is None and isinstance(key, str):
                     found[key] = Found(None, number)
-                elif self._is_sound(number, map_name, key, value, digest):
-                    found[key] = self.remember(value, number)
+                elif (
+                    isinstance(key, str)
+                    and isinstance(value, str)
+                    and digest == checksum(map_name, key, value, version, metadata)
+                ):
+                    found[key] = self.remember(value if version > 1 else text_of(value, version), number)
+                else:
+                    self._report(number, map_name, key)
         self.loaded.add(map_name)
         return found
 
@@ -228,19 +239,16 @@ class DatabaseFile:
 
     def read(self, map_name: str, key: str, newest: int) -> str | None:
         """Return the newest sound value of a key, from the entry `newest` downwards, or None."""
+        what = "SELECT id, value, schema_version, metadata, checksum FROM entries WHERE"
         with reported(self.path, "read"):
-            found = self.connection.execute(
-                "SELECT id, key, checksum, value FROM entries WHERE id = ?", (newest,)
-            ).fetchone()
-            if found is not None and found[1] == key and self._is_sound(newest, map_name, key, found[3], found[2]):
-                return str(found[3])
+            first = self.connection.execute(f"{what} id = ? AND key = ?", (newest, key)).fetchall()
             older = self.connection.execute(
-                "SELECT id, checksum, value FROM entries WHERE map = ? AND key = ? AND id < ? ORDER BY id DESC",
-                (map_name, key, newest),
+                f"{what} map = ? AND key = ? AND id < ? ORDER BY id DESC", (map_name, key, newest)
             )
-            for number, digest, value in older:
-                if self._is_sound(number, map_name, key, value, digest):
-                    return str(value)
+            for number, value, version, metadata, digest in chain(first, older):
+                if isinstance(value, str) and digest == checksum(map_name, key, value, version, metadata):
+                    return text_of(value, version)
+                self._report(number, map_name, key)
         return None
 
     def read_all(self, map_name: str, places: list[tuple[str, Found]]) -> list[tuple[str, str]]:
@@ -249,7 +257,7 @@ class DatabaseFile:
         return [(key, text) for key, text in texts if text is not None]
 
     def tidy(self) -> None:
-        """Write the WAL back when it has grown long; called after an answer was given, not before."""
+        """Make a checkpoint when the WAL has grown long; called when the caller has its answer, not before."""
         if self.wal and not self.broken and self.in_wal > WAL_LIMIT:
             self.in_wal = 0
             with suppress(DatabaseError), self._fail_stop(), reported(self.path, "write back"):
@@ -257,19 +265,13 @@ class DatabaseFile:
                 self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def close(self) -> None:
-        """Close the file; what cannot be tidied up now (a full disk, a reader) waits for the next opening."""
+        """Close the file; what cannot be cleaned up now (a full disk, a reader) waits for the next opening."""
         with suppress(sqlite3.Error):
             if not self.broken:
                 self.connection.execute("PRAGMA busy_timeout = 100")
                 self.connection.execute("PRAGMA journal_mode = DELETE").fetchall()
         with suppress(sqlite3.Error):
             self.connection.close()
-
-    def _is_sound(self, number: int, map_name: str, key: str, value: object, digest: object) -> bool:
-        if isinstance(value, str) and digest == checksum(map_name, key, value):
-            return True
-        self._report(number, map_name, key)
-        return False
 
     def _report(self, number: int, map_name: str, key: object) -> None:
         self.damaged.append(
@@ -291,7 +293,7 @@ class DatabaseFile:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
-    """Check a newly opened file, make its tables if it is empty, and set how it is written; return if with WAL."""
+    """Check a newly opened file, make or upgrade its tables, and choose its journal; tell whether that is a WAL."""
     wal = place.is_local(path)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA wal_autocheckpoint = 0")
@@ -300,21 +302,25 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
         # Without shared memory, even if an earlier program left the file with a WAL.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables:
-        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        place.check_version(path, application_id, version)
-    else:
+    version = _checked_version(connection, path) if tables else 0
+    if version < SCHEMA_VERSION:
         connection.executescript(
             f"BEGIN IMMEDIATE; PRAGMA application_id = {place.APPLICATION_ID}; "
-            f"PRAGMA user_version = {place.SCHEMA_VERSION}; {SCHEMA} COMMIT;"
+            f"PRAGMA user_version = {SCHEMA_VERSION}; {' '.join(SCHEMAS[version:])} COMMIT;"
         )
-        _sync(path.parent)
+        sync(path.parent)
     (mode,) = connection.execute(f"PRAGMA journal_mode = {'WAL' if wal else 'TRUNCATE'}").fetchone()
     if not wal:
         connection.execute("PRAGMA locking_mode = NORMAL")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # gives the exclusive lock back
     return bool(mode == "wal")
+
+
+def _checked_version(connection: sqlite3.Connection, path: Path) -> int:
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    place.check_version(path, application_id, version)
+    return int(version)
 
 
 @contextmanager
@@ -335,14 +341,6 @@ _ADVICE = {
     sqlite3.SQLITE_BUSY: f"; another program has kept it locked for {BUSY_SECONDS:g} s",
     sqlite3.SQLITE_READONLY: "; it became read-only",
 }
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def copy_database(source: Path, target: Path) -> None:
@@ -367,12 +365,12 @@ def copy_database(source: Path, target: Path) -> None:
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         _backup(source, draft)
-        _sync(draft)
+        sync(draft)
         try:
-            os.link(draft, target)  # unlike rename, it does not replace what came meanwhile
+            link_new(draft, target)  # unlike rename, it does not replace what came meanwhile
         except FileExistsError:
             raise ConfigurationError(f"{target} exists already; a copy does not replace it") from None
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise ConfigurationError(f"cannot copy {source} to {target}: {error.strerror or error}") from error
     finally:
@@ -386,8 +384,6 @@ def _backup(source: Path, target: Path) -> None:
         closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as old,
         closing(sqlite3.connect(f"{target.as_uri()}?mode=rw", uri=True)) as new,
     ):
-        (version,) = old.execute("PRAGMA user_version").fetchone()
-        (application_id,) = old.execute("PRAGMA application_id").fetchone()
-        place.check_version(source, application_id, version)
+        _checked_version(old, source)
         old.backup(new)
         new.execute("PRAGMA journal_mode = DELETE").fetchall()

@@ -8,9 +8,9 @@ different texts: 1, 1.0 and True are three keys, and so are (1, 2) and [1, 2]. A
 Where an annotation says float, an int counts as that float (as in Python's own typing): `f(1)` and `f(1.0)` are one
 call of `def f(x: float)`. The same holds inside containers and for the fields of records.
 
-A class is named by its qualified name alone. Its module is left out because it is `__main__` or something else
-depending on how a program was started. Two classes of one name from different modules in the keys of one map would
-be mixed up, so the second one is refused.
+A class goes by its qualified name alone, without the module, which is `__main__` or something else depending on how the
+program was started. Two classes of one name from different modules would be confused in the keys of one map, so the
+second one is refused.
 
 Rejected: pickle bytes (differ between processes and versions), repr (addresses, no promise), hash() (seeded), and
 source text (a comment would forget a week of results: use `version=`).
@@ -57,14 +57,9 @@ def encode(value: Any, where: str = "") -> str:
         raise SerializationError("it contains itself, or is nested too deeply to be a key") from None
 
 
-def decode(text: str, classes: dict[str, Callable[[Any], Any]] | None = None) -> Any:
-    """Return the value of a key.
-
-    Args:
-        text: What `encode` gave.
-        classes: What makes the classes that may occur in it (`records.makers` of the key's type).
-    """
-    return plain.from_json(json.loads(text), classes) if '"!' in text else json.loads(text)
+def decode(text: str, makers: plain.Makers = plain.NONE) -> Any:
+    """Return the value of a key, given what makes its classes (`records.makers` of the key's type)."""
+    return plain.from_json(json.loads(text), makers) if '"!' in text else json.loads(text)
 
 
 def _text(value: Any, where: str) -> str:
@@ -187,6 +182,7 @@ def _record_writer(cls: type) -> Writer:
     columns = [
         (field.name, f"{quoted(field.name)}:", widening(hints.get(field.name)))
         for field in sorted(records.fields_of(cls), key=lambda field: field.name)
+        if field.compared
     ]
 
     def write(value: Any, where: str) -> str:

@@ -4,8 +4,8 @@ Guarantees: what was inserted is on the disk when `insert` returns. The newest v
 overwritten. Maps of one name are one map, in this program and in later ones that go on from its database.
 
 With types, `KeyValMap("energies", key=tuple[int, int], value=Energy)`, keys and values come back as what they were.
-Without, values are plain data: None, bool, int, float, str, bytes, complex, dates, numpy arrays, lists, dicts, sets.
-Tuples come back as lists then, and a class is refused, because it could not be made again.
+Without, values are plain data: None, bool, int, float, str, bytes, complex, dates, numpy arrays, lists, tuples, dicts,
+sets. A class is refused then, because it could not be made again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from hyperflow import environment
 from hyperflow.database import keys, memo, plain, records
-from hyperflow.database.codec import codec_for
+from hyperflow.database.values import codec_for
 from hyperflow.errors import DatabaseError, MisuseError, SerializationError
 from hyperflow.flow import Flow, Job, Native
 
@@ -35,7 +35,7 @@ class KeyValMap(Generic[K, V]):
     Args:
         name: Names the map in the database.
         key: The type of keys; needed for classes in `lookup_all`, and says that 1 means 1.0 where it is float.
-        value: The type of values; without it they are plain data, and tuples come back as lists.
+        value: The type of values; without it they are plain data.
     """
 
     @overload
@@ -93,8 +93,8 @@ class KeyValMap(Generic[K, V]):
     def memoize(self, fn: Callable[[K], Flow[V]]) -> Callable[[K], Job[V]]:
         """Return `fn` with its results recorded in this map: the argument is the key.
 
-        What is in the map already, by whatever way, is returned without running `fn`. See `hyperflow.memoize` for
-        what else holds.
+        What is in the map already, also by `insert`, is returned without running `fn`. See `hyperflow.memoize` for
+        the rest.
         """
         typed = {} if self.value is Any else {"result": self.value}
         local_names = records.names_of_caller()
@@ -110,7 +110,7 @@ class KeyValMap(Generic[K, V]):
         text = self._key(key)
         try:
             encoded = codec_for(self.value).encode(value)
-            codec_for(self.value).decode(encoded)  # what could not be read back must not be recorded
+            codec_for(self.value).decode(encoded)  # what cannot be read back must not be recorded
         except SerializationError as error:
             raise SerializationError(f"value for key {key!r:.60} of {self!r}: {error}") from error
         await environment.current("KeyValMap.insert").database.insert(self.name, text, encoded)

@@ -2,12 +2,12 @@
 
 Guarantees:
 - A result is recorded, on the disk, before anyone sees it. A recorded one is returned without running the function.
-- Overlapping calls with the same arguments run once (see `flights`). A failure reaches all and is not recorded.
+- Overlapping calls with the same arguments run once (see `single_flight`). A failure reaches all and is not recorded.
 - The key is name, version and arguments, bound to the parameters as Python does: `f(1)`, `f(x=1)` and a default of 1
   are one call. Source text and pickle bytes are no part of it: a new comment forgets nothing. A changed result needs
   a new `version`.
 - The first caller gets what every later one gets: the value as it was recorded, made anew for each.
-- What cannot be a key, or cannot be stored, is refused, as far as annotations show it before anything runs.
+- What cannot be a key, or cannot be stored, is refused; if the annotations show it, before anything runs.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import attrs
 
 from hyperflow import environment
 from hyperflow import flow as flows
-from hyperflow.database import flights, keys, records
-from hyperflow.database.codec import Codec, codec_for
-from hyperflow.database.scalars import show
+from hyperflow.database import keys, records, single_flight
+from hyperflow.database.hints import show
+from hyperflow.database.values import Codec, codec_for
 from hyperflow.errors import ConfigurationError, DatabaseError, MisuseError, SerializationError
 from hyperflow.flow import Cluster, Flow, Job, Step
 
@@ -200,7 +200,7 @@ async def run(memo: Memo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     database = environment.current(memo.name).database
     text = await database.lookup(memo.map_name, key)
     if text is None:
-        text = await flights.once(
+        text = await single_flight.once(
             database,
             (memo.map_name, key),
             functools.partial(flows.show_call, memo.fn, args, kwargs),
@@ -227,7 +227,7 @@ async def _compute(memo: Memo, key: str, args: tuple[Any, ...], kwargs: dict[str
     value = await made
     try:
         text = memo.codec.encode(value)
-        memo.codec.decode(text)  # what could not be read back must not be recorded
+        memo.codec.decode(text)  # what cannot be read back must not be recorded
     except SerializationError as error:
         raise SerializationError(
             f"the result of {flows.show_call(memo.fn, args, kwargs)} cannot be recorded: {error}"
@@ -265,11 +265,11 @@ def memoize(name: str, *, version: int | str = 1) -> Memoizer:
 
     The arguments may be numbers, str, bytes, None, Path, Fraction, Decimal, dates, enums, numpy arrays, tuples, lists,
     dicts, sets, attrs classes, dataclasses, NamedTuples, nested at will, and types known by `database.register`. The
-    result's type is that of the annotation; without one it is plain data, and tuples come back as lists. The
-    options of `using` are no part of the key: the first caller's are in force when it runs.
+    result's type is that of the annotation; without one it is plain data. The options of `using` are not part of the
+    key: when it runs, those of the first caller apply.
 
-    A recorded call costs some microseconds; one that runs costs its evaluation and, once for all that end
-    together, an fsync. Cancelling a call cancels the computation if nobody else waits for it.
+    A recorded call costs some microseconds. One that runs costs its evaluation and an fsync, which it shares with
+    those that end at the same time. Cancelling a call cancels the computation if nobody else waits for it.
 
     Args:
         name: Names the results in the database (map `memoize:name:version`).

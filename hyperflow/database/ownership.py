@@ -1,23 +1,22 @@
 """Ownership: one process at a time may write to a results database.
 
 A lock file beside the database (`results.sqlite.lock`) names its owner: host, process and program. It appears
-complete or not at all, because it is written under another name and then linked, which every shared file system
-does atomically.
+complete or not at all (see `hyperflow.files`).
 
 Guarantees:
-- Whoever comes second is told who the owner is.
-- A lock that its owner left behind (same machine, and the process has gone, or the machine was started anew) is taken
-  over. Of any number of processes that try so at once, one succeeds.
-- A lock of another machine is never taken over: nobody here can tell whether its owner lives. The error says what to
-  type when one knows that it does not.
-- A forked child never gives away the lock of its parent.
+- The second process gets an error that names the owner.
+- A lock whose owner has ended (same machine, and the process is gone or the machine was restarted) is replaced. Of any
+  number of processes that try at once, one succeeds.
+- A lock of another machine is never replaced: nobody here can tell whether its owner lives. The error says what to type
+  if the user knows that it does not.
+- A forked child never releases the lock of its parent.
 
 Why not flock or SQLite's own locks alone: on parallel file systems they are often local to each node, or missing, and
 two nodes that write at once destroy the database. flock is used for one thing: two processes *of the same machine*
-that both find an abandoned lock take turns in replacing it, and for that it need not reach further.
+that both find an abandoned lock replace it one after the other, and for that it need not reach further.
 
 Rejected: a lease that is renewed. A machine that sleeps, or a file system that stalls, would lose its database to
-another one while it still writes.
+another machine while it still writes; SQLite has no fencing token that would stop it.
 """
 
 from __future__ import annotations
@@ -29,15 +28,17 @@ import secrets
 import shlex
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from hyperflow.errors import ConfigurationError, DatabaseError
+from hyperflow.files import put_new, write_whole
 
 ATTEMPTS = 100
-"""How often a lock that changes hands while it is looked at is looked at again; each time someone else gets on."""
+"""How often to try again when the lock changes hands meanwhile; each time another process has got it."""
 
 
 def _read(path: str) -> str:
@@ -48,7 +49,7 @@ def _read(path: str) -> str:
 
 
 def _pid_namespace() -> str:
-    """Return which set of process ids is seen here; containers of one machine have different ones."""
+    """Return the namespace of the process ids here; containers of one machine have different ones."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -102,7 +103,7 @@ class Owner:
             return None
 
     def is_near(self) -> bool:
-        """Tell whether this owner's process would be seen from here."""
+        """Tell whether this owner's process would be visible here."""
         return (self.host, self.machine, self.pid_namespace) == (
             socket.gethostname(),
             _read("/etc/machine-id"),
@@ -110,7 +111,7 @@ class Owner:
         )
 
     def is_gone(self) -> bool:
-        """Tell whether this owner certainly has ended: False when that cannot be known from here."""
+        """Tell whether this owner has certainly ended: False if nobody can know that here."""
         # Names are not always unique: containers of many machines may have the same.
         if self.host != socket.gethostname() or self.machine != _read("/etc/machine-id"):
             return False
@@ -139,15 +140,14 @@ class Ownership:
         """
         lock = database.with_name(database.name + ".lock")
         owner = Owner.this_process(program)
-        draft = lock.with_name(f"{lock.name}.{owner.token}")
+        text = json.dumps(attrs.asdict(owner)).encode()
         try:
-            _write_new(draft, json.dumps(attrs.asdict(owner)))
-            try:
-                for _ in range(ATTEMPTS):
-                    if _put(draft, lock) or _take_over(draft, lock, database):
-                        return cls(lock, owner)
-            finally:
-                draft.unlink(missing_ok=True)
+            for _ in range(ATTEMPTS):
+                with suppress(FileExistsError):
+                    put_new(lock, text)
+                    return cls(lock, owner)
+                if _replace(lock, text, database):
+                    return cls(lock, owner)
         except OSError as error:
             raise ConfigurationError(f"cannot make the lock file {lock}: {error.strerror or error}") from error
         raise DatabaseError(f"the lock file {lock} changes hands all the time; are many programs opening {database}?")
@@ -161,28 +161,7 @@ class Ownership:
             self.lock.unlink(missing_ok=True)
 
 
-def _write_new(path: Path, text: str) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(file, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _put(draft: Path, lock: Path) -> bool:
-    try:
-        os.link(draft, lock, follow_symlinks=False)
-    except FileExistsError:
-        return draft.stat().st_nlink == 2  # NFS may have linked, lost the answer, and found the link when asked again
-    except OSError:  # a file system without links: exclusive creation is atomic there, too, though not complete
-        try:
-            _write_new(lock, draft.read_text())
-        except FileExistsError:
-            return False
-    return True
-
-
-def _take_over(draft: Path, lock: Path, database: Path) -> bool:
+def _replace(lock: Path, text: bytes, database: Path) -> bool:
     """Replace a lock whose owner has gone; return False when it changed meanwhile; refuse when it is held."""
     try:
         file = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -203,8 +182,7 @@ def _take_over(draft: Path, lock: Path, database: Path) -> bool:
             ) from None
         if not _is_still(file, lock):
             return False
-        # rename replaces at once, so there is no moment without a lock.
-        os.rename(draft, lock)
+        write_whole(lock, text)  # in one step, so there is no moment without a lock
         return True
     finally:
         os.close(file)

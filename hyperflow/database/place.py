@@ -1,8 +1,8 @@
 """Places: may a results database be kept here, and how?
 
-Guarantees: a file is looked at before anything is written to it or beside it. What is not an ordinary file of this
-user's own, that only this user can write, is refused with its path; so is what is not a database of hyperflow, and
-one made by a newer version, which is left as it was, byte for byte.
+Guarantees: nothing is written to a file, or beside it, before these checks. An error with the path refuses what is not
+an ordinary file of this user's own that only this user can write; what is not a database of hyperflow; and a database
+of a newer version. All of these stay as they were, byte for byte.
 
 Why the type of the file system is read from `/proc/self/mountinfo`: Python's `statvfs` does not show it. A type
 that is not known to be local counts as remote, which is slower, never wrong.
@@ -16,11 +16,10 @@ import shlex
 import stat
 from pathlib import Path
 
+from hyperflow.database.entries import SCHEMA_VERSION
 from hyperflow.errors import ConfigurationError, DatabaseError
 
 APPLICATION_ID = 0x68796670  # "hyfp"
-SCHEMA_VERSION = 1
-
 LOCAL_FILE_SYSTEMS = frozenset(
     ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs", "tmpfs", "ramfs", "overlay")
 )
@@ -29,7 +28,7 @@ _MAGIC = b"SQLite format 3\0"
 
 
 def resolved(path: Path) -> Path:
-    """Return the one name of a database that its owner's lock goes by, whatever links lead to it."""
+    """Return the one name of a database, whatever links lead to it; its lock file is named after it."""
     return Path(os.path.realpath(path))
 
 

@@ -1,15 +1,16 @@
-"""Plain values to and from JSON, with tags for what JSON cannot say.
+"""Values to and from JSON, with tags for what JSON cannot say; keys and values of the database share this format.
 
-Guarantees: whatever `to_json` takes, `from_json` gives back with the same type and value, except that a tuple comes
-back as a list (JSON has one sequence); what it does not take is refused, never approximated. The text is ASCII.
+Guarantees: what `to_json` takes, `from_json` gives back with the same type and value. It refuses everything else, and
+approximates nothing. The text is ASCII.
 
-A tag is an object with one name that starts with `!`: `{"!bytes": "aGk="}`. A user's dict that looks like one, or
-has a key that is no str, is written as `{"!dict": [[key, value], ...]}`, so nothing can be mistaken.
+A tag is an object with one name that starts with `!`: `{"!bytes": "aGk="}`, `{"!tuple": [1, 2]}`,
+`{"!class": ["Point", {"x": 1.5}]}`. A user's dict that looks like a tag, or has a key that is not a str, becomes
+`{"!dict": [[key, value], ...]}`, so the two are never confused.
 
 Why not pickle: a database outlives Python versions, is read by other programs, and may come from a colleague.
-Nothing in it is ever executed; class names in it are only compared with classes that the caller brought along.
+Reading it executes nothing: a class name is only looked up among the classes that the caller brought along.
 
-Types are looked up by name, not by import, so that neither numpy nor decimal is loaded for users without them.
+Types are looked up by name, not by import, so that users without numpy or decimal do not load them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import base64
 import importlib
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -183,12 +185,21 @@ def leaf_for(cls: type) -> Leaf | None:
     return leaf
 
 
-def float_to_json(value: float) -> Any:
+Writers = Mapping[type, Callable[[Any, Any], Any]]
+"""Make JSON data of the values of a class; the second argument is this mapping itself."""
+
+Makers = Mapping[str, Callable[[Any], Any]]
+"""Make the instances of a class again, by the name in its tag."""
+
+NONE: Mapping[Any, Any] = {}
+
+
+def float_to_json(value: float, _: Writers = NONE) -> Any:
     """Return a float as JSON; what is not finite gets a tag."""
     return value if math.isfinite(value) else {"!float": repr(value)}
 
 
-def int_to_json(value: int) -> Any:
+def int_to_json(value: int, _: Writers = NONE) -> Any:
     """Return an int as JSON, of any size."""
     return value if value.bit_length() < LONG_INT else {"!int": hex(value)}
 
@@ -204,7 +215,7 @@ def is_text(value: str) -> bool:
     return True
 
 
-def str_to_json(value: str) -> Any:
+def str_to_json(value: str, _: Writers = NONE) -> Any:
     """Return a str as JSON; what is not proper Unicode gets a tag."""
     return value if is_text(value) else {"!str": _base64(value.encode("utf-8", "surrogatepass"))}
 
@@ -214,79 +225,101 @@ def is_plain_name(key: object) -> bool:
     return type(key) is str and not key.startswith("!") and is_text(key)
 
 
-def _dict_to_json(value: dict[Any, Any]) -> Any:
+def dict_to_json(value: Mapping[Any, Any], writers: Writers) -> Any:
+    """Return a dict as JSON: as an object if its keys are plain names, else as pairs."""
     if all(map(is_plain_name, value)):
-        return {name: to_json(item) for name, item in value.items()}
-    return {"!dict": [[to_json(key), to_json(item)] for key, item in value.items()]}
+        return {name: to_json(item, writers) for name, item in value.items()}
+    return {"!dict": [[to_json(key, writers), to_json(item, writers)] for key, item in value.items()]}
 
 
-def _itself(value: Any) -> Any:
-    return value
+def _list_to_json(value: Any, writers: Writers) -> Any:
+    return [to_json(item, writers) for item in value]
 
 
-def _list_to_json(value: Any) -> Any:
-    return [to_json(item) for item in value]
+def _tagged_list(tag: str) -> Callable[[Any, Any], Any]:
+    return lambda value, writers: {tag: _list_to_json(value, writers)}
 
 
-_OUT: dict[type, Callable[[Any], Any]] = {
-    type(None): _itself,
-    bool: _itself,
+_COLLECTIONS: dict[str, Callable[[Any], Any]] = {
+    "!tuple": tuple,
+    "!set": set,
+    "!frozenset": frozenset,
+    "!deque": deque,
+}
+
+_OUT: dict[type, Callable[[Any, Writers], Any]] = {
+    type(None): lambda value, _: value,
+    bool: lambda value, _: value,
     int: int_to_json,
     float: float_to_json,
     str: str_to_json,
     list: _list_to_json,
-    tuple: _list_to_json,
-    dict: _dict_to_json,
-    set: lambda value: {"!set": _list_to_json(value)},
-    frozenset: lambda value: {"!frozenset": _list_to_json(value)},
+    dict: dict_to_json,
+    tuple: _tagged_list("!tuple"),
+    set: _tagged_list("!set"),
+    frozenset: _tagged_list("!frozenset"),
+    deque: _tagged_list("!deque"),
 }
 
 
-def to_json(value: Any) -> Any:
-    """Return a value as data that `json` can write; raises SerializationError for a type it does not know."""
+def to_json(value: Any, writers: Writers = NONE) -> Any:
+    """Return a value as data that `json` can write.
+
+    Raises:
+        SerializationError: It has a type that is neither known here nor among the writers.
+    """
     cls = type(value)
     out = _OUT.get(cls)
     if out is not None:
-        return out(value)
-    return leaf_to_json(value, cls)
-
-
-def leaf_to_json(value: Any, cls: type) -> Any:
-    """Return a value that has a tag as JSON data."""
+        return out(value, writers)
     leaf = leaf_for(cls)
-    if leaf is None:
-        raise SerializationError(
-            f"a {cls.__qualname__} cannot be stored without being told its type: give the map's types, as in "
-            f"KeyValMap('name', value={cls.__name__}), or annotate the function: -> hyperflow.Job[{cls.__name__}]; "
-            f"if the type is unknown even then, {recipe(cls)}"
-        )
-    payload = to_json(leaf.encode(value))
-    return {leaf.tag: [leaf.name, payload] if leaf.name else payload}
+    if leaf is not None:
+        payload = to_json(leaf.encode(value), writers)
+        return {leaf.tag: [leaf.name, payload] if leaf.name else payload}
+    if cls in writers:
+        return writers[cls](value, writers)
+    raise SerializationError(
+        f"a {cls.__qualname__} cannot be stored without being told its type: give the map's types, as in "
+        f"KeyValMap('name', value={cls.__name__}), or annotate the function: -> hyperflow.Job[{cls.__name__}]; "
+        f"if the type is unknown even then, {recipe(cls)}"
+    )
 
 
-def from_json(data: Any, classes: Mapping[str, Callable[[Any], Any]] | None = None) -> Any:
+def from_json(data: Any, makers: Makers = NONE) -> Any:
     """Return the value that JSON data stands for.
 
     Args:
         data: What `json.loads` gave.
-        classes: Makers of the classes and enums that may occur in keys, by qualified name.
+        makers: Make the classes and enums that may occur, by the name in their tag.
     """
-    if isinstance(data, list):
-        return [from_json(item, classes) for item in data]
-    if not isinstance(data, dict):
+    if type(data) is list:
+        return [item if type(item) in _SAME else from_json(item, makers) for item in data]
+    if type(data) is not dict:
         return data
     if len(data) == 1:
         ((tag, payload),) = data.items()
         if tag.startswith("!"):
-            return _untagged(tag, payload, classes)
-    return {name: from_json(item, classes) for name, item in data.items()}
+            return _untagged(tag, payload, makers)
+    return {name: item if type(item) in _SAME else from_json(item, makers) for name, item in data.items()}
 
 
-def _untagged(tag: str, payload: Any, classes: Mapping[str, Callable[[Any], Any]] | None) -> Any:
+_SAME = frozenset((int, float, str, bool, type(None)))
+"""What JSON data stands for itself."""
+
+
+def _untagged(tag: str, payload: Any, makers: Makers) -> Any:
+    if tag in ("!class", "!enum"):
+        name, data = payload
+        if name not in makers:
+            raise SerializationError(
+                f"a {name} cannot be made again without the class: name it, as in KeyValMap(..., key={name}) or "
+                f"KeyValMap(..., value={name})"
+            )
+        return makers[name](from_json(data, makers))
     if tag in _COLLECTIONS:
-        return _COLLECTIONS[tag](from_json(item, classes) for item in payload)
+        return _COLLECTIONS[tag]([from_json(item, makers) for item in payload])
     if tag == "!dict":
-        return {from_json(key, classes): from_json(item, classes) for key, item in payload}
+        return {from_json(key, makers): from_json(item, makers) for key, item in payload}
     if tag == "!float":
         return float(payload)
     if tag == "!int":
@@ -297,23 +330,7 @@ def _untagged(tag: str, payload: Any, classes: Mapping[str, Callable[[Any], Any]
         name, data = payload
         if name not in _registered:
             raise SerializationError(f"the type {name} is not known here; call hyperflow.database.register first")
-        return _registered[name].decode(from_json(data, classes))
-    if tag in ("!class", "!enum"):
-        name, data = payload
-        if classes is None or name not in classes:
-            raise SerializationError(
-                f"a key of class {name} cannot be made again without the class: KeyValMap(..., key={name})"
-            )
-        return classes[name](from_json(data, classes))
+        return _registered[name].decode(from_json(data, makers))
     if tag in _BY_TAG:
         return _BY_TAG[tag].decode(payload)
     raise SerializationError(f"{tag} is not a tag of this version of hyperflow")
-
-
-_COLLECTIONS: dict[str, Callable[[Any], Any]] = {"!tuple": tuple, "!set": set, "!frozenset": frozenset}
-
-
-def loads(text: str) -> Any:
-    """Return the value that a text of `dumps(to_json(...))` stands for."""
-    data = json.loads(text)
-    return from_json(data) if '"!' in text else data

@@ -1,7 +1,7 @@
-"""Records: what attrs classes, dataclasses and NamedTuples have in common.
+"""Records: what attrs classes, dataclasses and NamedTuples have in common, and which classes a type hint names.
 
-Guarantees: a record's fields in the key are those that count in its `==`. So two records that are equal have one
-key, and a cache that a class keeps in a field with `eq=False` changes nothing.
+Guarantees: a record's fields in a key are those that count in its `==`. So two records that are equal have one key, and
+a cache that a class keeps in a field with `eq=False` changes nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ class Field:
 
     name: str
     argument: str | None
+    compared: bool = True
+    """Whether it counts in `==`."""
+    hint: Any = Any
 
 
 def is_named_tuple(cls: type) -> bool:
@@ -34,13 +37,67 @@ def is_record(cls: object) -> bool:
     return isinstance(cls, type) and (attrs.has(cls) or dataclasses.is_dataclass(cls) or is_named_tuple(cls))
 
 
-def fields_of(cls: type) -> tuple[Field, ...]:
-    """Return the fields that count in `==`, in the order of definition."""
+def fields_of(hint: Any) -> tuple[Field, ...]:
+    """Return the fields of a record in the order of definition; `Box[int]` has fields of other types than `Box`."""
+    cls = typing.get_origin(hint) or hint
+    hints = hints_of(cls)
+    variables = _variables(hint)
+
+    def field(name: str, argument: str | None, compared: bool, written: Any) -> Field:
+        # An annotation that cannot be resolved stays the text that it is, so that it is refused and not ignored.
+        return Field(name, argument, compared, _substituted(hints.get(name, written), variables))
+
     if attrs.has(cls):
-        return tuple(Field(a.name, a.alias if a.init else None) for a in attrs.fields(cls) if a.eq)
+        return tuple(
+            field(a.name, a.alias if a.init else None, bool(a.eq), Any if a.type is None else a.type)
+            for a in attrs.fields(cls)
+        )
     if dataclasses.is_dataclass(cls):
-        return tuple(Field(f.name, f.name if f.init else None) for f in dataclasses.fields(cls) if f.compare)
-    return tuple(Field(name, name) for name in getattr(cls, "_fields", ()))
+        return tuple(field(f.name, f.name if f.init else None, f.compare, f.type) for f in dataclasses.fields(cls))
+    written = getattr(cls, "__annotations__", {})
+    return tuple(field(name, name, True, written.get(name, Any)) for name in getattr(cls, "_fields", ()))
+
+
+def items_of(hint: Any) -> dict[str, Any]:
+    """Return the hints of a TypedDict's items."""
+    variables = _variables(hint)
+    return {name: _substituted(one, variables) for name, one in hints_of(typing.get_origin(hint) or hint).items()}
+
+
+def _variables(hint: Any) -> dict[Any, Any]:
+    """Return what stands for the type variables of a generic class: `Box[int]` says that T is int."""
+    found: dict[Any, Any] = {}
+    waiting = [hint]
+    while waiting:
+        one = waiting.pop()
+        cls = typing.get_origin(one) or one
+        given = [_substituted(argument, found) for argument in typing.get_args(one)]
+        found.update(zip(getattr(cls, "__parameters__", ()), given, strict=False))
+        waiting.extend(getattr(cls, "__orig_bases__", ()))
+    return found
+
+
+def _substituted(hint: Any, variables: dict[Any, Any]) -> Any:
+    if isinstance(hint, typing.TypeVar):
+        return variables.get(hint, hint)
+    inside = getattr(hint, "__parameters__", ())
+    if not inside or not variables or typing.get_origin(hint) is None:
+        return hint
+    return hint[tuple(variables.get(one, one) for one in inside)]
+
+
+def bare(hint: Any) -> Any:
+    """Return a hint without what says nothing of its values: NewType, Annotated, Final, an alias's name."""
+    while True:
+        origin = typing.get_origin(hint)
+        if isinstance(hint, typing.NewType):
+            hint = hint.__supertype__
+        elif origin in (typing.Annotated, typing.Final, typing.Required, typing.NotRequired):
+            hint = typing.get_args(hint)[0]
+        elif type(hint).__name__ == "TypeAliasType":  # `type Name = ...` of Python 3.12
+            hint = hint.__value__
+        else:
+            return hint
 
 
 def hints_of(thing: Any, local_names: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -64,36 +121,65 @@ def parts(hint: Any) -> Iterator[Any]:
     seen: list[Any] = []
     waiting = [hint]
     while waiting:
-        one = waiting.pop()
-        if any(one is other for other in seen):
+        one = bare(waiting.pop())
+        if any(one is other or (type(one) is type(other) and one == other) for other in seen):
             continue
         seen.append(one)
         yield one
         waiting.extend(typing.get_args(one))
-        if isinstance(one, typing.NewType):
-            waiting.append(one.__supertype__)
-        origin = typing.get_origin(one)
-        for cls in (one, origin):
-            if is_record(cls):
-                waiting.extend(hints_of(cls).values())
-
-
-def makers(hint: Any) -> dict[str, Callable[[Any], Any]]:
-    """Return, by qualified name, what makes records and enums again of the data in a key."""
-    found: dict[str, Callable[[Any], Any]] = {}
-    for one in parts(hint):
         cls = typing.get_origin(one) or one
-        if isinstance(cls, type) and issubclass(cls, enum.Enum):
-            found[cls.__qualname__] = _enum_maker(cls)
-        elif is_record(cls):
-            found[cls.__qualname__] = _record_maker(cls)
-    return found
+        if is_record(cls):
+            waiting.extend(field.hint for field in fields_of(one))
+        elif typing.is_typeddict(cls):
+            waiting.extend(items_of(one).values())
 
 
-def _enum_maker(cls: type[enum.Enum]) -> Callable[[Any], Any]:
+def classes_in(hint: Any) -> dict[type, str]:
+    """Return the records and enums in a hint, each with its name in the database.
+
+    That is the qualified name. Two classes of one name in one hint get the name of their module, too.
+    """
+    found = [cls for one in parts(hint) if isinstance(cls := typing.get_origin(one) or one, type)]
+    known = [cls for cls in dict.fromkeys(found) if is_record(cls) or issubclass(cls, enum.Enum)]
+    plain = [cls.__qualname__ for cls in known]
+    return {
+        cls: cls.__qualname__ if plain.count(cls.__qualname__) == 1 else f"{cls.__module__}.{cls.__qualname__}"
+        for cls in known
+    }
+
+
+def makers(
+    hint: Any, conform_to: Callable[[Any], Callable[[Any], Any]] = lambda hint: lambda value: value
+) -> dict[str, Callable[[Any], Any]]:
+    """Return, by name, what makes the records and enums in a hint again of the data in the database.
+
+    Args:
+        hint: A type.
+        conform_to: Gives for a field's hint what checks a value that is read for it.
+    """
+    made = {
+        cls: _enum_maker(cls) if issubclass(cls, enum.Enum) else _record_maker(cls, conform_to)
+        for cls in classes_in(hint)
+    }
+    by_own_name = {cls.__qualname__: maker for cls, maker in made.items()}
+    return {**by_own_name, **{name: made[cls] for cls, name in classes_in(hint).items()}}
+
+
+def _enum_maker(cls: Any) -> Callable[[Any], Any]:
     return lambda member: cls[member] if isinstance(member, str) else cls(member)
 
 
-def _record_maker(cls: type) -> Callable[[Any], Any]:
-    arguments = {field.name: field.argument for field in fields_of(cls) if field.argument is not None}
-    return lambda data: cls(**{arguments[name]: value for name, value in data.items() if name in arguments})
+def _record_maker(cls: type, conform_to: Callable[[Any], Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    arguments = {
+        field.name: (field.argument, conform_to(field.hint)) for field in fields_of(cls) if field.argument is not None
+    }
+
+    def make(data: dict[str, Any]) -> Any:
+        given = {}
+        for name, value in data.items():
+            if name in arguments:  # a field that the class has lost since is left out
+                argument, conform = arguments[name]
+                given[argument] = conform(value)
+        return cls(**given)
+
+    return make

@@ -1,19 +1,20 @@
 """The PostgreSQL server: what it holds, and how it is asked. Synchronous; used by one thread.
 
 Guarantees:
-- Entries are only ever added, by as many processes as like. The newest entry of a key, the one with the greatest id, is
-  its value. Which one that is, all processes agree on; two that compute one key at the same time both record it.
-- What `insert` has returned from is committed, as durably as the server is set up to be: a role's or a database's
-  `synchronous_commit = off` is not accepted.
-- A connection that is lost, also by the server's restart, is made anew for `RETRY_SECONDS`. Whether a commit whose
-  answer was lost has happened is looked up before it is repeated.
-- Every entry carries a checksum, as in a file.
+- Entries are only ever added, by any number of processes. The newest entry of a key, the one with the greatest id, is
+  its value, for all of them. Two processes that compute one key at the same time both record it.
+- When `insert` returns, the entries are committed, as durably as the server is set up to be: a role's or a database's
+  `synchronous_commit = off` is overridden.
+- A lost connection, also after the server's restart, is made anew for `RETRY_SECONDS`. If the answer to a commit was
+  lost, the entries are looked up before they are sent again.
+- Every entry has a checksum, a schema version and metadata, as in a file (see `entries`). Tables of an older version
+  are upgraded by whoever opens them first with the right to; programs of that older version can go on meanwhile.
 
-Keys may be longer than what an index takes, so they are found by a digest. There is no index by id alone, because the
-planner would use it to look for the newest entry of a key: from the end of the table, through everybody's.
+A key can be longer than an index entry, so a digest of it is the index. There is no index by id alone: the planner
+would use it to find the newest entry of a key, from the end of the table through the entries of all keys.
 
-Rejected: one table for each map, which would need the right to make tables all the time; and unique keys with an
-update in place, which would overwrite what an earlier program has found.
+Rejected: one table for each map, which would need the right to make tables at any time; and unique keys with an update
+in place, which would overwrite what an earlier program has found.
 """
 
 from __future__ import annotations
@@ -28,17 +29,16 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
-from hyperflow.database.file import Entry, checksum
+from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, checksum, text_of
 from hyperflow.errors import ConfigurationError, DatabaseError
 
 T = TypeVar("T")
 
-LAYOUT_VERSION = 1
-
 RETRY_SECONDS = 60.0
-"""How long a lost connection is made anew; after that every call tries once."""
+"""How long to try to make a lost connection anew; after that every call tries once."""
 
-LAYOUT = """
+LAYOUTS = (
+    """
 CREATE TABLE hyperflow_entries (
     id BIGINT GENERATED ALWAYS AS IDENTITY,
     map TEXT NOT NULL,
@@ -52,48 +52,56 @@ CREATE TABLE hyperflow_entries (
 );
 CREATE INDEX hyperflow_entries_of_map ON hyperflow_entries (left(map, 200), id);
 CREATE TABLE hyperflow_layout (version INTEGER NOT NULL);
-"""
+""",
+    """
+ALTER TABLE hyperflow_entries
+    ADD COLUMN schema_version INTEGER NOT NULL DEFAULT 1,
+    ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}';
+""",
+)
+"""What makes each schema version of the one before; the first one makes the tables."""
 
 HAS_TABLES = (
     "SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'hyperflow_layout' AND pg_table_is_visible(pg_class.oid))"
 )
 
-INSERT = "COPY hyperflow_entries (map, key, value, program, time, digest, checksum) FROM STDIN"
+INSERT = (
+    "COPY hyperflow_entries (map, key, value, program, time, digest, checksum, schema_version, metadata) FROM STDIN"
+)
 
-NEWEST = """
+FOUND = "digest, id, map, key, value, checksum, schema_version, metadata"
+
+NEWEST = f"""
 SELECT found.* FROM unnest(%s::bytea[]) AS asked (digest) CROSS JOIN LATERAL (
-    SELECT digest, id, map, key, value, checksum FROM hyperflow_entries AS entry
+    SELECT {FOUND} FROM hyperflow_entries AS entry
     WHERE entry.digest = asked.digest ORDER BY id DESC LIMIT 1
 ) AS found
 """
 
-OLDER = (
-    "SELECT digest, id, map, key, value, checksum FROM hyperflow_entries WHERE digest = %s AND id < %s ORDER BY id DESC"
-)
+OLDER = f"SELECT {FOUND} FROM hyperflow_entries WHERE digest = %s AND id < %s ORDER BY id DESC"
 
 WHOLE_MAP = (
-    "SELECT digest, id, map, key, value, checksum FROM hyperflow_entries "
-    "WHERE left(map, 200) = left(%(map)s, 200) AND map = %(map)s ORDER BY id"
+    f"SELECT {FOUND} FROM hyperflow_entries WHERE left(map, 200) = left(%(map)s, 200) AND map = %(map)s ORDER BY id"
 )
 
 RECORDED = (
     "SELECT EXISTS (SELECT FROM hyperflow_entries WHERE digest = %s AND program = %s AND time = %s AND checksum = %s)"
 )
 
-Found = tuple[bytes, int, str, str, str, bytes]
-"""Digest, id, map, key, value, checksum."""
+Found = tuple[bytes, int, str, str, str, bytes, int, str]
+"""Digest, id, map, key, value, checksum, schema version, metadata."""
 
 
 @attrs.frozen
 class Answer:
-    """What was found for a key, and reports of damaged entries that were met with."""
+    """What was found for a key, and reports of damaged entries on the way."""
 
     text: str | None
     damaged: Sequence[str] = ()
 
 
 def key_digest(map_name: str, key: str) -> bytes:
-    """Return what a key is found by."""
+    """Return the digest of a key, which is its index."""
     return hashlib.blake2b(f"{len(map_name)}:{map_name}{key}".encode(), digest_size=16).digest()
 
 
@@ -139,14 +147,17 @@ class Server:
             DatabaseError: None of them was added, unless the server went away for good just then.
         """
         now = time.time()
-        rows = [(*entry, self.program_id, now, key_digest(entry[0], entry[1]), checksum(*entry)) for entry in entries]
+        rows = [
+            (*entry, self.program_id, now, key_digest(*entry[:2]), checksum(*entry), SCHEMA_VERSION, NO_METADATA)
+            for entry in entries
+        ]
         tried = False
 
         def add(connection: psycopg.Connection[Any]) -> None:
             nonlocal tried
             again, tried = tried, True
             if again:
-                _, _, _, program, when, digest, sum_ = rows[0]
+                _, _, _, program, when, digest, sum_, *_ = rows[0]
                 (recorded,) = connection.execute(RECORDED, (digest, program, when, sum_)).fetchone() or (False,)
                 if recorded:  # the answer was lost, not the entries; they are one transaction, so one stands for all
                     return
@@ -186,7 +197,7 @@ class Server:
                 cursor.itersize = 5000
                 for row in cursor.execute(WHOLE_MAP, {"map": map_name}):
                     if _is_sound(row):
-                        values[row[3]] = row[4]
+                        values[row[3]] = text_of(row[4], row[6])
                     else:
                         damaged.append(self._report(row))
             return list(values.items()), damaged
@@ -202,11 +213,11 @@ class Server:
 
     def _sound(self, connection: psycopg.Connection[Any], row: Found) -> Answer:
         if _is_sound(row):
-            return Answer(row[4])
+            return Answer(text_of(row[4], row[6]))
         damaged = [self._report(row)]
         for older in connection.execute(OLDER, row[:2], binary=True):
             if _is_sound(older):
-                return Answer(older[4], damaged)
+                return Answer(text_of(older[4], older[6]), damaged)
             damaged.append(self._report(older))
         return Answer(None, damaged)
 
@@ -214,7 +225,7 @@ class Server:
         return f"entry {row[1]} of map {row[2]!r}, key {row[3]!r:.80}, in {self.url} is damaged; it counts as absent"
 
     def _retried(self, doing: str, run: Callable[[psycopg.Connection[Any]], T]) -> T:
-        """Run a function with the connection, and again with a new one as long as it gets lost."""
+        """Run a function with the connection; while the connection gets lost, again with a new one."""
         deadline = time.monotonic() + (0 if self.away else RETRY_SECONDS)
         pause = 0.01
         while True:
@@ -262,33 +273,46 @@ def _prepare(connection: psycopg.Connection[Any], url: str) -> None:
         raise DatabaseError(f"{url} cannot hold all characters; it needs a database made with: createdb -E UTF8 NAME")
     if connection.execute("SHOW transaction_read_only").fetchone() == ("on",):
         raise DatabaseError(f"{url} can only be read: it is a copy that follows another server, or was set so")
-    if not _has_tables(connection):
+    version = _version(connection)
+    if version < SCHEMA_VERSION:
         with connection.transaction():
-            # Of many that open it first at the same time, one makes the tables.
+            # Of many that open it first at the same time, one makes the tables, or upgrades them.
             connection.execute("SELECT pg_advisory_xact_lock(hashtext('hyperflow'))")
-            if not _has_tables(connection):
-                connection.execute(LAYOUT)
-                connection.execute("INSERT INTO hyperflow_layout VALUES (%s)", (LAYOUT_VERSION,))
-    row = connection.execute("SELECT max(version) FROM hyperflow_layout").fetchone()
-    version = row[0] if row else None
-    if version is None or version > LAYOUT_VERSION:
+            version = _version(connection)
+            try:
+                for layout in LAYOUTS[version:]:
+                    connection.execute(layout)
+            except errors.InsufficientPrivilege as error:
+                if version == 0:
+                    raise
+                raise DatabaseError(
+                    f"the tables in {url} are of schema version {version}, and only who made them can upgrade them to "
+                    f"{SCHEMA_VERSION}: let that user open the database once with this hyperflow ({_text(error)})"
+                ) from error
+            if version < SCHEMA_VERSION:
+                connection.execute("INSERT INTO hyperflow_layout VALUES (%s)", (SCHEMA_VERSION,))
+    if version > SCHEMA_VERSION:
         raise DatabaseError(
-            f"the tables in {url} were made by a newer version of hyperflow (their layout is version {version}, this "
-            f"one knows {LAYOUT_VERSION}); they were left as they are. Upgrade hyperflow to use them"
+            f"the tables in {url} were made by a newer version of hyperflow (their schema version is {version}, this "
+            f"one knows {SCHEMA_VERSION}); they were left as they are. Upgrade hyperflow to use them"
         )
     for right in ("SELECT", "INSERT"):
         if connection.execute("SELECT has_table_privilege('hyperflow_entries', %s)", (right,)).fetchone() != (True,):
             raise DatabaseError(f"cannot use {url}: no right to {right}{_GRANT}")
 
 
-def _has_tables(connection: psycopg.Connection[Any]) -> bool:
+def _version(connection: psycopg.Connection[Any]) -> int:
+    """Return the schema version of the tables, 0 if there are none."""
     # Not to_regclass(): within a transaction it may remember that there was no such table.
-    return connection.execute(HAS_TABLES).fetchone() == (True,)
+    if connection.execute(HAS_TABLES).fetchone() != (True,):
+        return 0
+    (version,) = connection.execute("SELECT max(version) FROM hyperflow_layout").fetchone() or (None,)
+    return SCHEMA_VERSION + 1 if version is None else int(version)
 
 
 def _is_sound(row: Found) -> bool:
-    _, _, map_name, key, value, digest = row
-    return digest == checksum(map_name, key, value)
+    _, _, map_name, key, value, digest, version, metadata = row
+    return digest == checksum(map_name, key, value, version, metadata)
 
 
 def _text(error: psycopg.Error) -> str:

@@ -1,22 +1,23 @@
 """The shared store: a results database on a PostgreSQL server, which many programs and Jobs write to at a time.
 
 Guarantees:
-- `insert` returns when the entry is committed. All that is asked for at one moment goes together (see `thread`): a
-  thousand inserts cost one commit, a thousand lookups one round trip.
-- `lookup` asks the server each time, so what another process has recorded is seen at once. (Rejected: keeping in memory
-  what was seen. It would make a lookup cheaper than a round trip, and show values that others have long replaced.)
+- `insert` returns when the entry is committed. Requests of one moment go together (see `thread`): a thousand inserts
+  cost one commit, a thousand lookups one round trip.
+- `lookup` asks the server each time, so it sees at once what another process has recorded. (Rejected: a cache. It would
+  make a lookup cheaper than a round trip, and show values that others have long replaced.)
 - The newest entry of a key counts, for everybody. When two processes compute one memoized call at the same time, each
-  goes on with its own result; the one that was recorded last is what everybody finds from then on. (Within one
-  process it is computed once.)
+  goes on with its own result, and everybody who looks later finds the one that was recorded last. (Within one process
+  it is computed once.)
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import Sequence
+from contextlib import closing
 
-from hyperflow.database.file import Entry
+from hyperflow.database import plain
+from hyperflow.database.entries import Entry
 from hyperflow.database.server import Answer, Server
 from hyperflow.database.store import DamagedEntry
 from hyperflow.database.thread import Batches, DatabaseThread
@@ -27,13 +28,13 @@ LONGEST_VALUE = 100_000_000
 
 
 class SharedStore:
-    """A results database on a server; opened with `open_shared`, used from one event loop."""
+    """A results database on a server; made by `open_database`, used from one event loop."""
 
-    def __init__(self, url: str, thread: DatabaseThread[Server]) -> None:
+    def __init__(self, url: str, program_id: str) -> None:
         self.url = url
-        self._thread = thread
-        self._inserts: Batches[Server, Entry, None] = Batches(thread, Server.insert)
-        self._lookups: Batches[Server, tuple[str, str], Answer] = Batches(thread, Server.lookup)
+        self.thread = DatabaseThread(url, lambda: closing(Server.open(url, program_id)))
+        self._inserts: Batches[Server, Entry, None] = Batches(self.thread, Server.insert)
+        self._lookups: Batches[Server, tuple[str, str], Answer] = Batches(self.thread, Server.lookup)
 
     async def insert(self, map_name: str, key: str, value: str) -> None:
         """Record a value, and return when it is committed.
@@ -43,7 +44,7 @@ class SharedStore:
         Raises:
             DatabaseError: It was not recorded: the server cannot be reached, or the database was closed.
         """
-        self._thread.check()
+        self.thread.check()
         if len(value) > LONGEST_VALUE:
             raise DatabaseError(f"a value of {len(value)} characters is too long for {self.url}: store a file's path")
         for text in (map_name, key, value):
@@ -56,7 +57,7 @@ class SharedStore:
         Raises:
             DatabaseError: The server cannot be reached, or the database was closed.
         """
-        self._thread.check()
+        self.thread.check()
         for text in (map_name, key):
             self._check_text(text)
         answer = await self._lookups.add((map_name, key))
@@ -69,53 +70,22 @@ class SharedStore:
         Raises:
             DatabaseError: The server cannot be reached, or the database was closed.
         """
-        self._thread.check()
+        self.thread.check()
         self._check_text(map_name)
-        found, damaged = await self._thread.call(lambda server: server.read_all(map_name))
+        found, damaged = await self.thread.call(lambda server: server.read_all(map_name))
         _report(damaged)
         return found
 
     async def close(self) -> None:
         """Record what is queued, and close the connection; cancelling waits for that all the same."""
-        await self._thread.close(self._inserts, self._lookups)
+        await self.thread.close(self._inserts, self._lookups)
 
     def _check_text(self, text: str) -> None:
         # One that the server cannot take would make all others of its batch fail.
-        if "\0" in text or not _is_unicode(text):
+        if "\0" in text or not plain.is_text(text):
             raise DatabaseError(f"{text!r:.60} cannot be recorded in {self.url}: it has characters that are no text")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _report(damaged: Sequence[str]) -> None:
     for report in damaged:
         warnings.warn(report, DamagedEntry, stacklevel=3)
-
-
-@asynccontextmanager
-async def open_shared(url: str, program_id: str) -> AsyncIterator[SharedStore]:
-    """Open a results database on a server for a scope; its tables are made if they are not there.
-
-    Leaving the scope waits until everything queued is recorded, also when cancelled.
-
-    Args:
-        url: Has been checked: it holds no password.
-        program_id: Is noted with every entry, and shown by the server as the application's name.
-
-    Raises:
-        ConfigurationError: The URL is wrong.
-        DatabaseError: There is no such server or database, it refuses us, or its tables are of a newer version.
-    """
-    thread = DatabaseThread(url, lambda: closing(Server.open(url, program_id)))
-    await thread.wait_opened()
-    store = SharedStore(url, thread)
-    try:
-        yield store
-    finally:
-        await store.close()

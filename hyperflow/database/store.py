@@ -1,9 +1,9 @@
-"""The store: a program's results database, for the event loop.
+"""The store: a program's results database in a file, for the event loop.
 
 Guarantees:
 - `insert` returns when the entry is on the disk, not before; when it raises, the entry was not recorded.
-- One thread per open database does all of SQLite's work (see `thread`). All inserts that are queued when it comes round
-  go into one transaction, so a thousand at a time cost one fsync.
+- One thread per open database does all of SQLite's work (see `thread`), with group commit: all inserts that are queued
+  when it comes round are one transaction, so a thousand at a time cost one fsync.
 - A map's keys, and its values unless they are long, are in memory after its first use: a `lookup` then neither waits
   nor leaves the loop.
 - Closing waits until everything queued is recorded.
@@ -12,15 +12,14 @@ Guarantees:
 from __future__ import annotations
 
 import asyncio
-import os
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hyperflow.database import place
-from hyperflow.database.file import DatabaseFile, Found, Mark, Row, copy_database
+from hyperflow.database.file import DatabaseFile, Found, Row, Watermark, copy_database
 from hyperflow.database.ownership import Ownership
 from hyperflow.database.thread import Batches, DatabaseThread
 from hyperflow.errors import DatabaseError
@@ -46,18 +45,14 @@ def _opened(path: Path, program_id: str) -> Iterator[DatabaseFile]:
         ownership.release()
 
 
-def _open(path: Path, program_id: str) -> DatabaseThread[DatabaseFile]:
-    return DatabaseThread(str(path), lambda: _opened(path, program_id))
-
-
 class Store:
-    """A results database in a file; opened with `open_file`, used from one event loop."""
+    """A results database in a file; made by `open_database`, used from one event loop."""
 
-    def __init__(self, path: Path, thread: DatabaseThread[DatabaseFile]) -> None:
-        self.path = path
-        self._thread = thread
+    def __init__(self, path: Path, program_id: str) -> None:
+        self.path = place.resolved(path)
+        self.thread = DatabaseThread(str(self.path), lambda: _opened(self.path, program_id))
         self._loop = asyncio.get_running_loop()
-        self._inserts = Batches(thread, DatabaseFile.insert, self._remember)
+        self._inserts = Batches(self.thread, DatabaseFile.insert, self._remember)
         self._maps: dict[str, dict[str, Found]] = {}
         self._loads: dict[str, asyncio.Future[None]] = {}
 
@@ -69,7 +64,7 @@ class Store:
         Raises:
             DatabaseError: It was not recorded: the disk is full, or the database was closed.
         """
-        self._thread.check()
+        self.thread.check()
         if len(value) > LONGEST_VALUE:
             raise DatabaseError(f"a value of {len(value)} characters is too long for {self.path}: store a file's path")
         await self._inserts.add((map_name, key, value))
@@ -80,7 +75,7 @@ class Store:
         Raises:
             DatabaseError: The file cannot be read, or the database was closed.
         """
-        self._thread.check()
+        self.thread.check()
         entries = self._maps.get(map_name)
         if entries is None:
             entries = await self._loaded(map_name)
@@ -96,31 +91,31 @@ class Store:
         Raises:
             DatabaseError: The file cannot be read, or the database was closed.
         """
-        self._thread.check()
+        self.thread.check()
         places = list((await self._loaded(map_name)).items())
         return await self._ask(lambda file: file.read_all(map_name, places))
 
-    async def taken(self, source: str) -> Mark | None:
-        """Return how far the file of another program has been taken over; see `merge.take_over`."""
-        self._thread.check()
-        return await self._ask(lambda file: file.taken(source))
+    async def watermark(self, source: str) -> Watermark | None:
+        """Return how far the file of another program has been ingested; see `ingest`."""
+        self.thread.check()
+        return await self._ask(lambda file: file.watermark(source))
 
-    async def take(self, rows: list[Row], source: str, since: Mark | None, mark: Mark) -> bool:
-        """Record entries of another program as they are, and how far its file was read, in one transaction.
+    async def ingest(self, rows: list[Row], source: str, since: Watermark | None, watermark: Watermark) -> bool:
+        """Record entries of another program as they are, and move its watermark, in one transaction.
 
-        Returns False if the file has been taken over further than `since` meanwhile. Cancelling takes nothing back.
+        Returns False if its watermark is not `since` any more. Cancelling takes nothing back.
 
         Raises:
             DatabaseError: None of them was recorded.
         """
-        self._thread.check()
+        self.thread.check()
 
         def remember(done: asyncio.Future[list[Found] | None]) -> None:
             places = None if done.exception() else done.result()
             if places is not None:
                 self._remember(rows, places)
 
-        future = self._thread.call(lambda file: file.take(rows, source, since, mark))
+        future = self.thread.call(lambda file: file.ingest(rows, source, since, watermark))
         # In a callback, because this task may be cancelled and those who look up are to see the entries all the same.
         future.add_done_callback(remember)
         return await asyncio.shield(future) is not None
@@ -133,7 +128,7 @@ class Store:
 
     async def close(self) -> None:
         """Record what is queued, close the file and give back its lock; cancelling waits for that all the same."""
-        await self._thread.close(self._inserts)
+        await self.thread.close(self._inserts)
 
     async def _loaded(self, map_name: str) -> dict[str, Found]:
         """Return a map's entries, reading its keys at the first use; all who come meanwhile wait for that one."""
@@ -159,34 +154,10 @@ class Store:
             damaged, file.damaged = file.damaged, []
             return result, damaged
 
-        result, damaged = await self._thread.call(read)
+        result, damaged = await self.thread.call(read)
         for report in damaged:
             warnings.warn(report, DamagedEntry, stacklevel=2)
         return result
 
 
-@asynccontextmanager
-async def open_file(path: str | os.PathLike[str], program_id: str) -> AsyncIterator[Store]:
-    """Open a results database in a file for a scope; it is made if it is not there.
-
-    Leaving the scope waits until everything queued is recorded, also when cancelled.
-
-    Args:
-        path: The file. Only one process at a time may have it open.
-        program_id: Is noted with every entry, and told to others who want the file.
-
-    Raises:
-        ConfigurationError: The place cannot be used: a directory, read-only, writable by others.
-        DatabaseError: The file is in use, damaged, not hyperflow's, or of a newer version.
-    """
-    file = place.resolved(Path(path))
-    thread = _open(file, program_id)
-    await thread.wait_opened()
-    store = Store(file, thread)
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-__all__ = ("DamagedEntry", "Store", "copy_database", "open_file")
+__all__ = ("DamagedEntry", "Store", "copy_database")

@@ -1,12 +1,12 @@
 """The thread that does all the work on one open database, and how the event loop hands it work.
 
 Guarantees:
-- What is asked for at one moment goes together: all that was added to a batch while the thread was busy is handed
-  over at once. That needs no lock, and adapts by itself: a lone item goes at once, a storm in batches as large as what
-  one fsync, or one round trip to a server, leaves time for.
-- Each who asked is told of a failure by an error of its own.
-- Nobody waits for ever: a database that was closed, or belongs to the parent of a forked process, says so.
-- A loop that is closed without closing the database does not keep the thread.
+- Group commit: all items that come while the thread is busy are the next batch. That needs no lock, and adapts by
+  itself: a lone item goes at once, a storm in batches as large as one fsync, or one round trip to a server, leaves time
+  for.
+- Each caller gets a failure as an error of its own.
+- No caller hangs: a database that was closed, or belongs to the parent of a forked process, says so.
+- The thread ends when its loop is closed, also if the database was not.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
+from hyperflow.aio import settled
 from hyperflow.errors import DatabaseError
 
 LOOP_CHECK = 1.0
-"""Seconds after which an idle thread looks whether its loop still exists."""
+"""Seconds after which an idle thread checks that its loop still exists."""
 
 
 class Held(Protocol):
     """What the thread holds open."""
 
     def tidy(self) -> None:
-        """Do what can wait until an answer was given."""
+        """Do what can wait until the caller has its answer."""
 
 
 H = TypeVar("H", bound=Held)
@@ -106,7 +107,7 @@ class DatabaseThread(Generic[H]):
         return self.closed
 
     async def close(self, *batches: Batches[H, Any, Any]) -> None:
-        """Do what the batches hold, and close the database; cancelling waits for that all the same."""
+        """Finish the batches, and close the database; a cancelled caller waits for that, too."""
         if not self._is_ours():
             return
         if self._closing is None:
@@ -156,7 +157,7 @@ class DatabaseThread(Generic[H]):
             result, failure = None, None
             try:
                 result = call.run(held)
-            except BaseException as error:  # noqa: BLE001 - whatever it is, the one who asked is told
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets it
                 failure = error
             if not self._tell(call.future, result, failure):
                 return
@@ -181,25 +182,13 @@ def _resolve(future: asyncio.Future[Any], result: Any, failure: BaseException | 
         future.set_exception(failure)
 
 
-async def settled(future: asyncio.Future[Any]) -> None:
-    """Wait until a future is done, also when cancelled meanwhile; raise that afterwards."""
-    interrupted: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError as error:
-            interrupted = error
-    if interrupted is not None:
-        raise interrupted
-
-
 class Batches(Generic[H, Item, Result]):
-    """Collects what is asked for in one turn of the loop, and all that comes while the thread has the previous batch.
+    """Collects the items of one turn of the loop, and all that come while the thread has the previous batch.
 
     Args:
         thread: Does the work.
         run: Does a batch; returns as many results, in the same order.
-        learn: Is told, on the loop, of each batch that was done, before those who asked are.
+        learn: Called on the loop with each batch that is done, before its callers wake up.
     """
 
     def __init__(
@@ -216,7 +205,7 @@ class Batches(Generic[H, Item, Result]):
         self._busy = False
 
     async def add(self, item: Item) -> Result:
-        """Have an item done with the next batch; cancelling does not take it back."""
+        """Put an item into the next batch, and return its result; cancelling does not take it back."""
         future: asyncio.Future[Result] = self._loop.create_future()
         self._waiting.append((item, future))
         if not self._busy:

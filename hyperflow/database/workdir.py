@@ -1,8 +1,8 @@
 """Work directories: one for each object, the same every time.
 
 Guarantees: `new_work_dir(obj)` gives the directory that the database records for `obj`, also in a later program that
-goes on from it. A directory is made for its user alone (mode 0700) and recorded before it is handed out. The object's
-text never becomes a path: the name is a hash of its key, after a few harmless letters for human readers. So
+goes on from that database. A directory is for its user alone (mode 0700), and is recorded before the caller gets it.
+The object's text never becomes a path: the name is a few harmless letters for people, and a hash of the key. So
 `"../../x"`, a name of 4 kB, or two that differ in case only, are all safe.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from hyperflow import environment
 from hyperflow.database import keys
-from hyperflow.database.codec import codec_for
+from hyperflow.database.values import codec_for
 from hyperflow.errors import ConfigurationError, SerializationError
 from hyperflow.flow import Job, Native
 

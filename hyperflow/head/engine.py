@@ -39,11 +39,12 @@ from hyperflow.errors import (
 )
 from hyperflow.events.writer import EventLog
 from hyperflow.head.allocation_end import End, EndWatch
-from hyperflow.head.evaluation import Evaluation, in_words, read_failure
+from hyperflow.head.evaluation import Evaluation, read_failure
 from hyperflow.head.fleet import Fleet, NodePlan
 from hyperflow.head.link import Link
 from hyperflow.head.worker_locks import WorkerLocks
 from hyperflow.program import ProgramInfo
+from hyperflow.saying import in_words
 from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.state import Fork, Kill, Retire, Retract, Send, Task, Worker
 from hyperflow.shipping.packer import Packer
@@ -193,7 +194,7 @@ class Engine:
     def _flush(self) -> None:
         """Carry out what the scheduler decides, with one write per node."""
         self._flush_due = False
-        self._packer.tick += 1
+        self._packer.turn += 1
         self._note_submitted()
         if self._ending is not None and self._over is None and not self.scheduler.sent:
             self._turn_away(self._ending)
@@ -250,9 +251,9 @@ class Engine:
         link = self.fleet.links[worker.node]
         if number not in link.defined:
             link.defined.add(number)
-            attachment = self._packer.attachments.known.get(number)
-            if attachment is not None:
-                link.write_block(number, attachment.block)
+            buffer = self._packer.buffers.known.get(number)
+            if buffer is not None:
+                link.write_block(number, buffer.block)
             else:
                 definition = self._packer.definitions[number]
                 body = frames.DEFINITION.pack(number, definition.is_class) + definition.data
@@ -278,7 +279,7 @@ class Engine:
             parts.append(frames.frame(Kind.KILL if type(effect) is Kill else Kind.RETIRE, worker.number))
 
     def _forget(self) -> None:
-        gone = self._packer.forgettable()
+        gone = self._packer.evict()
         if gone:
             body = b"".join(map(frames.NUMBER.pack, gone))
             for link in self.fleet.links.values():
@@ -378,7 +379,7 @@ class Engine:
                 self._found(worker, buffers)
 
     def _on_failure(self, evaluation: Evaluation, worker: Worker, outcome: int, payload: memoryview) -> None:
-        error, trace = read_failure(outcome, payload)
+        error, trace = read_failure(evaluation.name, outcome, payload)
         if outcome in (Outcome.RAISED, Outcome.UNSENDABLE_ERROR) and self._again(evaluation, error):
             return
         with contextlib.suppress(Exception):  # an exception of the user's may refuse all attributes
@@ -560,7 +561,7 @@ class Engine:
             await self.fleet.close()
             await self.locks.close()
         finally:
-            self._packer.attachments.close()
+            self._packer.buffers.close()
             self._events.note(state="closed")
             self._events.close()
 

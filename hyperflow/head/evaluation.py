@@ -10,6 +10,7 @@ from typing import Any
 from hyperflow.environment import Options
 from hyperflow.errors import EvaluationExited, RemoteError, SerializationError
 from hyperflow.scheduling.state import Task
+from hyperflow.shipping import exceptions
 from hyperflow.shipping.packer import PackedCall
 from hyperflow.wire.frames import Outcome
 
@@ -42,32 +43,14 @@ class Evaluation(asyncio.Future[Any]):
         return f"evaluation {self.task.number} of {self.packed.function.name}"
 
 
-def read_failure(outcome: int, payload: memoryview) -> tuple[Exception, str]:
-    """Return the error that a worker told of, and the remote traceback if there is one."""
+def read_failure(name: str, outcome: int, payload: memoryview) -> tuple[Exception, str]:
+    """Return the error that a worker told of an evaluation, and the remote traceback if there is one."""
     content = pickle.loads(payload)
     if outcome == Outcome.RAISED:
-        return _unpickled(*content), content[-1]
+        data, words = content
+        return exceptions.loads(data, words), words[-1]
     if outcome == Outcome.UNSENDABLE_ERROR:
         return RemoteError(*content), content[-1]
     if outcome == Outcome.EXITED:
         return EvaluationExited(*content), content[-1]
-    return SerializationError(content), ""
-
-
-def in_words(error: Exception) -> str:
-    """Return an error for the event log; a user's `__str__` may raise, or write a book."""
-    try:
-        return f"{type(error).__name__}: {error}"[:1000]
-    except Exception:  # noqa: BLE001 (see above)
-        return type(error).__name__
-
-
-def _unpickled(data: bytes, type_name: str, text: str, trace: str) -> Exception:
-    """Return the exception that a worker sent, in words if it cannot be made here although it could over there."""
-    try:
-        error = pickle.loads(data)
-    except Exception:  # noqa: BLE001 (whatever a user's __reduce__ or __init__ raises)
-        return RemoteError(type_name, text, trace)
-    if not isinstance(error, Exception) or isinstance(error, StopIteration):  # no future can carry a StopIteration
-        return RemoteError(type_name, text, trace)
-    return error
+    return SerializationError(f"{name}: {content}"), ""

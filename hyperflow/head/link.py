@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperflow._version import __version__, installed_version
+from hyperflow._version import __version__
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError, LauncherError
 from hyperflow.transports.process import LAUNCHER, Connection, CutOff, Transport, launcher_log, portable_environment
@@ -142,7 +142,6 @@ class Link:
             "protocol": frames.PROTOCOL_VERSION,
             "python": sys.version.split()[0],
             "hyperflow": __version__,
-            "dill": installed_version("dill"),
         }
         for what, here in ours.items():
             there = self.greeting.get(what)

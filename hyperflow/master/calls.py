@@ -15,11 +15,11 @@ import inspect
 import io
 import pickle
 import sys
-import traceback
 from typing import Any
 
 import attrs
 
+from hyperflow import saying
 from hyperflow.database import keys
 from hyperflow.database.memo import MemoCall
 from hyperflow.errors import EvaluationExited, HyperflowError, RemoteError, SerializationError
@@ -27,7 +27,7 @@ from hyperflow.flow import Call, Flow, Step, Using
 from hyperflow.master.checked_files import Damaged
 from hyperflow.master.rundir import VALUE
 from hyperflow.remote import RemoteEval
-from hyperflow.shipping import captures, diagnose, pickler, rebuild
+from hyperflow.shipping import captures, diagnose, exceptions, pickler, rebuild
 
 WHERE = "jobs of a Cluster"
 
@@ -60,8 +60,6 @@ class _Pickler(pickler.Recipes, pickle.Pickler):
     def __init__(self, file: Any, stable: bool) -> None:
         pickle.Pickler.__init__(self, file, protocol=pickler.PROTOCOL)
         self.begin()
-        self.needs = None
-        self.going_home = False
         self._stable = stable
 
     def reducer_override(self, obj: Any) -> Any:
@@ -102,26 +100,12 @@ def pack_value(value: Any, what: str) -> bytes:
 
 def pack_error(error: BaseException, context: str) -> bytes:
     """Pickle what a job raised: as itself if it survives the way, else in words. Traceback and context become notes."""
-    try:
-        trace = "".join(traceback.format_exception(error)).rstrip()
-    except BaseException:  # noqa: BLE001 (a broken __str__ or __repr__)
-        trace = "(the traceback could not be formatted)"
-    text = text_of(error)
-    name = f"{type(error).__module__}.{type(error).__qualname__}"
-    told: Exception = RemoteError(name, text, trace)
+    words = exceptions.in_words(error)
+    notes = [f"remote {words[-1]}", f"({context})"]
     if not isinstance(error, Exception):
-        told = EvaluationExited(name, text, trace)
-    notes = [f"remote {trace}", f"({context})"]
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):  # no future can carry a StopIteration
-        for form in (error, _Rebuilt(error)):
-            try:
-                data = _pickled((form, notes))
-                copy = unpack_error(data)
-                if type(copy) is type(error) and copy.args == error.args:
-                    return data
-            except BaseException:  # noqa: BLE001 - whatever a user's __reduce__ or __init__ raises: the next form
-                continue
-    return _pickled((told, notes[1:]))
+        return _pickled((EvaluationExited(*words), notes[1:]))
+    data = exceptions.dumps(error, lambda it: _pickled((it, notes)), unpack_error)
+    return data if data is not None else _pickled((RemoteError(*words), notes[1:]))
 
 
 @attrs.frozen
@@ -135,7 +119,7 @@ class Value:
         try:
             return pickle.loads(self.payload)
         except BaseException as error:
-            raise Damaged(f"its result cannot be made here: {type(error).__name__}: {text_of(error)}") from error
+            raise Damaged(f"its result cannot be made here: {saying.in_words(error)}") from error
 
 
 @attrs.frozen
@@ -152,16 +136,8 @@ def unpack(outcome: str, payload: bytes) -> Value | Error:
     try:
         return Error(unpack_error(payload))
     except BaseException as error:
-        words = f"{type(error).__name__}: {text_of(error)}"
+        words = saying.in_words(error)
         raise Damaged(f"the error that it ended with cannot be made here: {words}") from error
-
-
-def text_of(error: BaseException) -> str:
-    """Return an error's text; a user's class may fail to make it."""
-    try:
-        return str(error)
-    except BaseException:  # noqa: BLE001 (see above)
-        return "(its text could not be made)"
 
 
 def unpack_error(data: bytes) -> Exception:
@@ -174,24 +150,6 @@ def unpack_error(data: bytes) -> Exception:
             break
     if not isinstance(error, Exception):
         raise SerializationError(f"a {type(error).__name__} is no Exception")
-    return error
-
-
-class _Rebuilt:
-    """Pickles as an exception that is made without its __init__."""
-
-    def __init__(self, error: Exception) -> None:
-        self._parts = (type(error), error.args, dict(vars(error)))
-
-    def __reduce__(self) -> Any:
-        return rebuild_error, self._parts
-
-
-def rebuild_error(kind: type[Exception], args: tuple[Any, ...], attributes: dict[str, Any]) -> Exception:
-    """Make an exception without calling its __init__."""
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(attributes)
     return error
 
 

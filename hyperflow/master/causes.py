@@ -18,8 +18,8 @@ from hyperflow.errors import (
     JobTimeLimitExceeded,
     OutOfMemory,
 )
-from hyperflow.master.calls import text_of
 from hyperflow.master.lifecycle import Cause, Kind, Verdict
+from hyperflow.saying import in_words, short_str
 from hyperflow.slurm import refusal
 from hyperflow.slurm.queue import BatchState
 
@@ -83,10 +83,10 @@ def of_error(error: Exception, state: BatchState | None) -> Cause:
     if isinstance(error, AllocationEnding):
         if state is not None and state.end and state.end.kind:
             return Cause(Kind(state.end.kind), state.end.text, state.description)
-        return Cause(Kind.TIME_LIMIT, f"its allocation ended before the job did: {text_of(error)[:2000]}")
+        return Cause(Kind.TIME_LIMIT, f"its allocation ended before the job did: {short_str(error, 2000)}")
     if isinstance(error, OutOfMemory):
-        return Cause(Kind.OUT_OF_MEMORY, text_of(error)[:2000])
-    return Cause(Kind.EXCEPTION, f"{type(error).__name__}: {text_of(error)[:2000]}")
+        return Cause(Kind.OUT_OF_MEMORY, short_str(error, 2000))
+    return Cause(Kind.EXCEPTION, in_words(error, 2000))
 
 
 _HUMAN = frozenset({Kind.CANCELLED, Kind.REFUSED, Kind.HOPELESS})

@@ -23,7 +23,7 @@ from typing import Any
 import attrs
 
 from hyperflow import files
-from hyperflow.database.merge import take_over
+from hyperflow.database.ingest import ingest
 from hyperflow.database.store import Store
 from hyperflow.errors import (
     AllocationEnding,
@@ -530,7 +530,7 @@ class JobDriver:
             over = ended or epoch < self.record.epoch
             program_id = f"{self._shared.program_id}-{self.record.number}-{epoch}"
             try:
-                await take_over(database, path, program_id, ended=over)
+                await ingest(database, path, program_id, ended=over)
             except (DatabaseError, ConfigurationError) as error:
                 logger.warning("%s: what it has recorded in %s is left there: %s", self.record.title, path, error)
             else:

@@ -1,24 +1,26 @@
-"""Attachments: the large buffers of calls' arguments, each sent to a node once, however many calls have it.
+"""Large buffers of arguments: each is sent to a node once, as a block of shared memory, however many calls have it.
 
 Guarantees:
-- A call gets the contents as they were when it was submitted: they are copied into a block then.
-- An array that comes again is sent again only if it has changed. That is found by comparing all of it with the block,
-  which costs a tenth of copying it; an array that is marked read-only, and owns its data, is taken at its word.
-- An array that is no more leaves nothing behind; of those that are, some blocks are kept for the next call.
+- A call gets the contents as they are when it is submitted: they are copied into a block then.
+- An array that comes again is sent again only if it has changed. To see that, all of it is compared with the block,
+  which takes a tenth of the time of a copy. An array that is marked read-only, and owns its data, is not compared.
+- When an array is deleted, its block goes, too. Blocks of living arrays are kept for the next call, up to a limit;
+  beyond it the least recently used ones are evicted.
 
-Rejected: to recognise an array by its identity alone, within one turn of the event loop, say. Who fills one array anew
-for each call would compute with the wrong numbers, and never know. Or by a hash: as dear as comparing, and less sure.
+Rejected: to recognise an array by its identity alone, at least within one turn of the event loop. A loop that fills
+one array anew for each call would compute with the wrong numbers, and nobody would notice. Also rejected: a hash of
+the contents. It takes as long as the comparison, and proves less.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hyperflow.shipping.definition import Attachment, Definition
 from hyperflow.wire import frames, shared_memory
 from hyperflow.wire.shared_memory import Block
 
@@ -26,37 +28,51 @@ KEPT_BYTES = 1 << 29
 """Bytes of blocks that are kept although no call uses them now."""
 
 MOST_BLOCKS = 256
-"""Blocks at a time: each holds a descriptor here and on each node. Beyond, buffers travel with their calls."""
+"""Blocks at a time: each needs a file descriptor here and on each node. Beyond, buffers travel with their calls."""
 
 
-class Attachments:
+@dataclasses.dataclass(slots=True, eq=False)
+class SharedBuffer:
+    """A large buffer of an argument.
+
+    Attributes:
+        number: Its name on the wire.
+        block: Where its contents are.
+        users: How many calls under way use it.
+    """
+
+    number: int
+    block: Block
+    users: int = 0
+
+
+class SharedBuffers:
     """Which buffers have become blocks."""
 
     def __init__(self, next_number: Callable[[], int], most_blocks: int) -> None:
-        self.known: dict[int, Attachment] = {}
+        self.known: dict[int, SharedBuffer] = {}
         self._most_blocks = most_blocks
         self._next_number = next_number
-        self._by_source: dict[int, tuple[weakref.ref[Any], Attachment]] = {}  # by the id of what owns the buffer
-        self._idle: dict[int, Attachment] = {}  # those that no call uses; the one used last at the end
+        self._by_source: dict[int, tuple[weakref.ref[Any], SharedBuffer]] = {}  # by the id of the array
+        self._idle: dict[int, SharedBuffer] = {}  # those that no call uses; the most recently used one is the last
         self._idle_bytes = 0
-        self._orphans: deque[int] = deque()  # whose array is no more; filled by the garbage collector, in any thread
+        self._orphans: deque[int] = deque()  # those of deleted arrays; the garbage collector adds them, in any thread
 
-    def attach(
-        self, buffers: Sequence[pickle.PickleBuffer], needs: list[Definition | Attachment]
-    ) -> list[frames.Buffer]:
-        """Return what stands for the buffers in a call, and add the blocks among them to what it needs."""
-        attached: list[frames.Buffer] = []
+    def share(self, buffers: Sequence[pickle.PickleBuffer]) -> tuple[list[frames.Buffer], list[SharedBuffer]]:
+        """Return what a call has in place of its buffers (the number of a block, or a copy), and the blocks."""
+        standing: list[frames.Buffer] = []
+        shared: list[SharedBuffer] = []
         for buffer in buffers:
             data = buffer.raw()
-            attachment = self._find(data) if data.nbytes >= shared_memory.LARGE else None
-            if attachment is None:
-                attached.append(memoryview(bytes(data)))  # as it is now: its owner may use it again
+            found = self._find(data) if data.nbytes >= shared_memory.LARGE else None
+            if found is None:
+                standing.append(memoryview(bytes(data)))  # a copy, because its owner may change it
             else:
-                needs.append(attachment)
-                attached.append(attachment.number)
-        return attached
+                standing.append(found.number)
+                shared.append(found)
+        return standing, shared
 
-    def _find(self, data: memoryview) -> Attachment | None:
+    def _find(self, data: memoryview) -> SharedBuffer | None:
         """Return the block with this content; None if there can be none."""
         source = data.obj
         known = self._by_source.get(id(source))
@@ -70,14 +86,13 @@ class Attachments:
             block = Block.of(data)
         except OSError:  # too many open files, no memfd here, no memory
             return None
-        attachment = Attachment(self._next_number(), block)
-        self.known[attachment.number] = attachment
+        made = SharedBuffer(self._next_number(), block)
+        self.known[made.number] = made
         try:
-            ref = weakref.ref(source, self._forgetter(id(source), attachment.number))
-            self._by_source[id(source)] = (ref, attachment)
-        except TypeError:  # it takes no weak references, and may be no more at any time
-            self._orphans.append(attachment.number)
-        return attachment
+            self._by_source[id(source)] = (weakref.ref(source, self._forgetter(id(source), made.number)), made)
+        except TypeError:  # it takes no weak references, and may be deleted at any time
+            self._orphans.append(made.number)
+        return made
 
     def _forgetter(self, key: int, number: int) -> Callable[[object], None]:
         def forget(ref: object) -> None:
@@ -88,44 +103,46 @@ class Attachments:
 
         return forget
 
-    def used(self, attachment: Attachment) -> None:
-        """A call uses it (again)."""
-        attachment.users += 1
-        if self._idle.pop(attachment.number, None) is not None:
-            self._idle_bytes -= attachment.block.size
+    def hold(self, buffer: SharedBuffer) -> None:
+        """Count one more call that uses it."""
+        buffer.users += 1
+        if self._idle.pop(buffer.number, None) is not None:
+            self._idle_bytes -= buffer.block.size
 
-    def released(self, attachment: Attachment) -> None:
-        """A call that used it has ended."""
-        attachment.users -= 1
-        if attachment.users == 0:
-            self._idle[attachment.number] = attachment
-            self._idle_bytes += attachment.block.size
+    def release(self, buffer: SharedBuffer) -> None:
+        """Count one call less that uses it."""
+        buffer.users -= 1
+        if buffer.users == 0:
+            self._idle[buffer.number] = buffer
+            self._idle_bytes += buffer.block.size
 
-    def unwanted(self) -> list[int]:
-        """Let go of blocks that no call uses: of arrays that are no more, and the oldest where there are too many."""
-        gone: list[Attachment] = []
+    def evict(self) -> list[int]:
+        """Close blocks that no call uses: those of deleted arrays, and the least recently used beyond the limit."""
+        gone: list[SharedBuffer] = []
         for _ in range(len(self._orphans)):
             number = self._orphans.popleft()
             if number in self._idle:
-                gone.append(self._idle.pop(number))
+                gone.append(self._take_idle(number))
             elif number in self.known:
                 self._orphans.append(number)
-        self._idle_bytes -= sum(attachment.block.size for attachment in gone)
         while self._idle_bytes > KEPT_BYTES or len(self._idle) > MOST_BLOCKS // 2:
-            oldest = self._idle.pop(next(iter(self._idle)))
-            self._idle_bytes -= oldest.block.size
-            gone.append(oldest)
-        for attachment in gone:
-            attachment.block.close()
-            del self.known[attachment.number]
+            gone.append(self._take_idle(next(iter(self._idle))))
+        for buffer in gone:
+            buffer.block.close()
+            del self.known[buffer.number]
         if gone:
-            self._by_source = {key: at for key, at in self._by_source.items() if at[1].number in self.known}
-        return [attachment.number for attachment in gone]
+            self._by_source = {key: known for key, known in self._by_source.items() if known[1].number in self.known}
+        return [buffer.number for buffer in gone]
+
+    def _take_idle(self, number: int) -> SharedBuffer:
+        buffer = self._idle.pop(number)
+        self._idle_bytes -= buffer.block.size
+        return buffer
 
     def close(self) -> None:
-        """Let go of all blocks."""
-        for attachment in self.known.values():
-            attachment.block.close()
+        """Close all blocks."""
+        for buffer in self.known.values():
+            buffer.block.close()
 
 
 def is_constant(source: Any) -> bool:

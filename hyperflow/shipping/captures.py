@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dis
+import enum
 import functools
 import sys
 import types
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
+
+Captured: TypeAlias = tuple[Any, str | None, Any]
+"""Where a captured name is (a cell, whose name is None, or globals), the name, and its value."""
+
+_IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), type, types.ModuleType, types.BuiltinFunctionType,
+              enum.Enum)  # fmt: skip
 
 
 def found_by_name(thing: Any, module_name: str | None, qualname: str) -> bool:
@@ -67,3 +74,35 @@ def submodules(fn: types.FunctionType, values: Iterator[Any]) -> list[str]:
                 if name.startswith(prefix) and attributes.issuperset(name[len(prefix) :].split("."))
             ]
     return sorted(found)
+
+
+def snapshot(fn: Any) -> tuple[list[Captured], bool]:
+    """Return all that fn captured, through other functions too, and whether some of it is mutable."""
+    captured: list[Captured] = []
+    return captured, not _add(fn, captured, set())
+
+
+def _add(fn: Any, captured: list[Captured], seen: set[int]) -> bool:
+    """Add what fn captured; return whether all of it is immutable."""
+    if id(fn) in seen or type(fn) is not types.FunctionType:
+        return True
+    seen.add(id(fn))
+    if found_by_name(fn, fn.__module__, fn.__qualname__):
+        return True
+    values: list[Any] = list(fn.__defaults__ or ()) + list((fn.__kwdefaults__ or {}).values())
+    for name, value in referenced_globals(fn).items():
+        captured.append((fn.__globals__, name, value))
+        values.append(value)
+    for cell in fn.__closure__ or ():
+        value = contents(cell)
+        captured.append((cell, None, value))
+        values.append(value)
+    return all(_is_immutable(value, captured, seen) for value in values)
+
+
+def _is_immutable(value: Any, captured: list[Captured], seen: set[int]) -> bool:
+    if type(value) is types.FunctionType:
+        return _add(value, captured, seen)
+    if isinstance(value, (tuple, frozenset)):
+        return all(_is_immutable(part, captured, seen) for part in value)
+    return isinstance(value, _IMMUTABLE)

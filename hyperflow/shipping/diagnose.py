@@ -1,4 +1,4 @@
-"""Which part of a value cannot be sent: for errors that name the variable."""
+"""Which part of a value cannot be sent: for errors that name the variable that holds it."""
 
 from __future__ import annotations
 
@@ -11,37 +11,34 @@ from collections.abc import Iterator
 from typing import Any
 
 from hyperflow.errors import SerializationError
+from hyperflow.saying import in_words, short_repr, short_str
 from hyperflow.shipping import captures
 from hyperflow.shipping.pickler import by_value
 
 
 def explain(what: str, obj: Any, error: BaseException) -> SerializationError:
     """Return an error that names the innermost part of obj that cannot be pickled."""
-    path, culprit, cause = _culprit(obj, "", error, set(), 0)
-    where = f": {path} = {_short(culprit)}" if path else ""
-    reason = f"{type(cause).__name__}: {cause}" if not isinstance(cause, pickle.PicklingError) else str(cause)
+    try:
+        path, part, cause = _innermost(obj, "", error, set(), 0)
+    except BaseException:  # the object's own methods may raise anything
+        path, part, cause = "", obj, error
+    where = f": {path} = {short_repr(part, 60)}" if path else ""
+    reason = short_str(cause, 1000) if isinstance(cause, pickle.PicklingError) else in_words(cause)
     return SerializationError(
         f"{what} cannot be sent to another process{where}; {reason}. Make it inside the function, or pass what it "
         "is made of (a path, a number) in its place"
     )
 
 
-def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _culprit(obj: Any, path: str, error: BaseException, seen: set[int], depth: int) -> tuple[str, Any, BaseException]:
+def _innermost(obj: Any, path: str, error: BaseException, seen: set[int], depth: int) -> tuple[str, Any, BaseException]:
+    """Return the way to the innermost part of obj that cannot be pickled, the part, and its error."""
     if depth < 8 and id(obj) not in seen:
         seen.add(id(obj))
         for name, part in _parts(obj):
             try:
                 by_value(part)
-            except Exception as inner:
-                return _culprit(part, f"{path}{name}" if path else name.lstrip("., "), inner, seen, depth + 1)
+            except BaseException as inner:  # the same
+                return _innermost(part, f"{path}{name}" if path else name.lstrip("., "), inner, seen, depth + 1)
     return path, obj, error
 
 
@@ -58,7 +55,7 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:  # noqa: PLR0912 (one branch 
             yield f", default value {position} of {name}", value
     elif isinstance(obj, dict):
         for key, value in itertools.islice(obj.items(), 1000):
-            yield f"[{_short(key)}]", value
+            yield f"[{short_repr(key, 60)}]", value
     elif isinstance(obj, (list, tuple)):
         for position, value in enumerate(itertools.islice(obj, 1000)):
             yield f"[{position}]", value

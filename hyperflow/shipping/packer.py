@@ -1,19 +1,19 @@
-"""The head's end of shipping: which functions and classes the nodes have to know, and a call as bytes.
+"""The head's end of shipping: a call as bytes, and the functions and classes that nodes have to know for it.
 
 Guarantees:
-- A function is pickled once and sent to a worker once. If what it captured cannot be changed unnoticed (numbers,
-  strings, other functions), it is recognised by identity; rebinding a captured name is noticed. If it captured
-  something mutable (a list, an array), it is pickled anew for each call, so that a worker does not compute with stale
-  data; a large one once in a turn of the event loop. It is sent again only if the bytes differ.
-- Bound methods, partials and callable objects are taken apart into a function and arguments, so that they profit too.
+- A function is pickled once and sent to a worker once. It is recognised by identity as long as all that it captured
+  is immutable (numbers, strings, other functions) and the captured names are not rebound. If it captured something
+  mutable (a list, an array), it is pickled again for each call, a large one once in a turn of the event loop, and sent
+  again only if the bytes differ. So no worker computes with stale data.
+- Bound methods, partials and callable objects are taken apart into a function and arguments: they are sent once, too.
 
-Why definitions have numbers: a task then names its function in four bytes, and a launcher that has seen a definition
-passes it on to a new worker without asking the head.
+Why definitions have numbers: a task then names its function in four bytes, and a launcher that has a definition gives
+it to a new worker without asking the head.
 """
 
 from __future__ import annotations
 
-import enum
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -24,57 +24,74 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hyperflow.shipping import captures, diagnose, pickler
-from hyperflow.shipping.arrays import MOST_BLOCKS, Attachments
-from hyperflow.shipping.definition import Attachment, Definition
+from hyperflow.shipping.arrays import MOST_BLOCKS, SharedBuffer, SharedBuffers
+from hyperflow.shipping.pickler import PROTOCOL
 from hyperflow.wire import frames
 
 LARGE_CAPTURE = 1 << 16
-"""A function that captured mutable things is pickled anew for each call, and only once in a turn of the event loop if
-its pickle is longer than this: a hundred evaluations with a captured 100 MB array must not cost 100 copies of it."""
+"""Bytes of a pickled function with mutable captures, beyond which it is pickled once in a turn of the event loop only:
+a hundred evaluations with a captured 100 MB array must not copy it a hundred times."""
 
 KEPT_DEFINITIONS = 4096
-"""Unused definitions beyond this number are forgotten everywhere: a lambda made anew for each evaluation must not
-fill the memory of all nodes."""
-
-_IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), type, types.ModuleType, types.BuiltinFunctionType,
-              enum.Enum)  # fmt: skip
+"""Unused definitions beyond this number are evicted everywhere: a lambda made anew for each evaluation must not fill
+the memory of all nodes."""
 
 
+@dataclasses.dataclass(slots=True, eq=False)
+class Definition:
+    """A pickled function or class, which is sent once to a node and once to a worker.
+
+    Attributes:
+        number: Its name on the wire.
+        data: The pickle.
+        is_class: Workers make classes when they arrive, functions when they are first called.
+        name: For logs and errors.
+        users: How many calls under way use it; not counted for classes, which are kept.
+        args_by_value: Whether arguments of its last call held something that plain pickle cannot send.
+    """
+
+    number: int
+    data: bytes
+    is_class: bool
+    name: str
+    users: int = 0
+    args_by_value: bool = False
+
+
+@dataclasses.dataclass(slots=True, eq=False)
 class PackedCall:
-    """A call, ready to be sent; `needs` are the classes and blocks that have to be there before it."""
+    """A call, ready to be sent.
 
-    __slots__ = ("buffers", "function", "needs", "payload")
+    Attributes:
+        payload: The pickled arguments.
+        buffers: Contents of arrays among them, or numbers of blocks.
+        needs: The classes and blocks that have to be there before it.
+    """
 
-    def __init__(
-        self,
-        function: Definition,
-        payload: bytes,
-        buffers: Sequence[frames.Buffer] = (),
-        needs: Sequence[Definition | Attachment] = (),
-    ) -> None:
-        self.function = function
-        self.payload = payload
-        self.buffers = buffers
-        self.needs = needs
+    function: Definition
+    payload: bytes
+    buffers: Sequence[frames.Buffer] = ()
+    needs: Sequence[Definition | SharedBuffer] = ()
 
 
-class _Known:
-    """A function that was pickled, and what has to be still so for the pickle to hold."""
+@dataclasses.dataclass(slots=True, eq=False)
+class _PickledFunction:
+    """The definition of a function that is alive, and how to see that it is still up to date.
 
-    __slots__ = ("captured", "definition", "ref", "tick", "volatile")
+    Attributes:
+        captured: Where the function's names are, each name, and its value when the function was pickled.
+        mutable: Whether one of these values can change without being rebound.
+        turn: The turn of the event loop in which the function was pickled.
+    """
 
-    def __init__(
-        self, ref: weakref.ref[Any], definition: Definition, captured: list[tuple[Any, Any, Any]], volatile: bool
-    ) -> None:
-        self.ref = ref
-        self.definition = definition
-        self.captured = captured
-        self.volatile = volatile
-        self.tick = -1
+    ref: weakref.ref[Any]
+    definition: Definition
+    captured: list[captures.Captured]
+    mutable: bool
+    turn: int
 
-    def holds(self, tick: int) -> bool:
-        """Whether the pickle is still what the function is."""
-        if self.volatile and (self.tick != tick or len(self.definition.data) <= LARGE_CAPTURE):
+    def is_current(self, turn: int) -> bool:
+        if self.mutable and (self.turn != turn or len(self.definition.data) <= LARGE_CAPTURE):
             return False
         for place, name, value in self.captured:
             if name is None:
@@ -86,57 +103,55 @@ class _Known:
 
 
 class Packer:
-    """Makes packed calls, and keeps the account of definitions."""
+    """Packs calls, and keeps account of definitions and shared buffers."""
 
     def __init__(self, most_blocks: int = MOST_BLOCKS) -> None:
-        self.tick = 0
-        """Counted up by the engine once per loop tick."""
+        self.turn = 0
+        """The turn of the event loop; the engine counts it up."""
         self.definitions: dict[int, Definition] = {}
-        self.slow: set[int] = set()  # functions whose arguments plain pickle cannot do
-        self._functions: dict[int, _Known] = {}
+        self._functions: dict[int, _PickledFunction] = {}  # by id
         self._classes: dict[str, Definition] = {}
         self._by_content: dict[bytes, Definition] = {}
-        self._numbers = itertools.count(1)
-        self.attachments = Attachments(self._number, most_blocks)
-        self._beside: list[pickle.PickleBuffer] = []  # of the call that is being packed
-        self._keep_beside = self._beside.append
+        self._next_number = functools.partial(next, itertools.count(1))
+        self.buffers = SharedBuffers(self._next_number, most_blocks)
+        self._found: list[pickle.PickleBuffer] = []  # in the arguments of the call that is being packed
+        self._on_buffer = self._found.append
 
     def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> PackedCall:
-        """Make a packed call of a call; raises SerializationError that names what cannot be sent."""
+        """Pack a call; raises SerializationError that names what cannot be sent."""
         if type(fn) is not types.FunctionType and type(fn) is not types.BuiltinFunctionType:
             fn, args, kwargs = take_apart(fn, args, kwargs)
         known = self._functions.get(id(fn))
-        if known is not None and known.ref() is fn and known.holds(self.tick):
+        if known is not None and known.ref() is fn and known.is_current(self.turn):
             definition = known.definition
         else:
             definition = self._define(fn)
         content: Any = [args, dict(kwargs)] if kwargs else args
-        if definition.number not in self.slow:
-            beside = self._beside
+        if not definition.args_by_value:
+            found = self._found
             try:
-                data = pickle.dumps(content, 5, buffer_callback=self._keep_beside)
-                if b"__main__" not in data:
-                    if not beside:
+                data = pickle.dumps(content, PROTOCOL, buffer_callback=self._on_buffer)
+                if b"__main__" not in data:  # else there may be a class of the script in it; the slow way will see
+                    if not found:
                         return PackedCall(definition, data)
-                    needs: list[Definition | Attachment] = []
-                    return PackedCall(definition, data, self.attachments.attach(beside, needs), needs)
+                    return PackedCall(definition, data, *self.buffers.share(found))
             except Exception:
                 pass  # the slow way says more
             finally:
-                if beside:
-                    beside.clear()
-        self.slow.add(definition.number)
-        return self._pack_slowly(definition, content)
+                if found:
+                    found.clear()
+        return self._pack_by_value(definition, content)
 
-    def _pack_slowly(self, definition: Definition, content: Any) -> PackedCall:
-        classes: dict[str, Any] = {}
-        buffers: list[pickle.PickleBuffer] = []
+    def _pack_by_value(self, definition: Definition, content: Any) -> PackedCall:
+        beside = pickler.Beside()
         try:
-            data = pickler.by_value(content, buffers.append, classes)
-            needs: list[Definition | Attachment] = [self._class(number, cls) for number, cls in classes.items()]
+            data = pickler.by_value(content, beside)
+            classes = [self._class(number, cls) for number, cls in beside.classes.items()]
         except Exception as error:
             raise diagnose.explain(f"an argument of {definition.name}", content, error) from error
-        return PackedCall(definition, data, self.attachments.attach(buffers, needs), needs)
+        definition.args_by_value = not beside.all_by_name
+        buffers, shared = self.buffers.share(beside.buffers)
+        return PackedCall(definition, data, buffers, [*classes, *shared])
 
     def _class(self, number: str, cls: type) -> Definition:
         known = self._classes.get(number)
@@ -154,52 +169,46 @@ class Packer:
         definition = self._by_content.get(digest)
         if definition is None:
             definition = self._by_content[digest] = self._add(data, False, name)
-        captured: list[tuple[Any, Any, Any]] = []
-        volatile = not _snapshot(fn, captured, set())
         key = id(fn)
         try:
             ref = weakref.ref(fn, lambda _: self._functions.pop(key, None))
         except TypeError:  # some callables written in C
             return definition
-        known = self._functions[key] = _Known(ref, definition, captured, volatile)
-        known.tick = self.tick
+        captured, mutable = captures.snapshot(fn)
+        self._functions[key] = _PickledFunction(ref, definition, captured, mutable, self.turn)
         return definition
 
-    def _number(self) -> int:
-        return next(self._numbers)
-
     def _add(self, data: bytes, is_class: bool, name: str) -> Definition:
-        definition = Definition(self._number(), data, is_class, name)
+        definition = Definition(self._next_number(), data, is_class, name)
         self.definitions[definition.number] = definition
         return definition
 
     def hold(self, packed: PackedCall) -> None:
-        """A call is to be sent."""
+        """Count a call that is under way: what it needs is not evicted."""
         packed.function.users += 1
         for need in packed.needs:
-            if isinstance(need, Attachment):
-                self.attachments.used(need)
+            if isinstance(need, SharedBuffer):
+                self.buffers.hold(need)
 
     def release(self, packed: PackedCall) -> None:
-        """A call has ended."""
+        """Count a call that has ended."""
         packed.function.users -= 1
         for need in packed.needs:
-            if isinstance(need, Attachment):
-                self.attachments.released(need)
+            if isinstance(need, SharedBuffer):
+                self.buffers.release(need)
 
-    def forgettable(self) -> list[int]:
-        """Strike out unused blocks, and function definitions where there are too many; return their numbers."""
-        gone = self.attachments.unwanted()
+    def evict(self) -> list[int]:
+        """Drop unused buffers, and functions where there are too many; return their numbers."""
+        gone = self.buffers.evict()
         if len(self.definitions) > KEPT_DEFINITIONS:
-            gone += self._surplus()
+            gone += self._evict_functions()
         return gone
 
-    def _surplus(self) -> list[int]:
+    def _evict_functions(self) -> list[int]:
         unused = [d for d in self.definitions.values() if d.users == 0 and not d.is_class]
         gone = {d.number for d in unused[: len(unused) - KEPT_DEFINITIONS // 2]}
         for number in gone:
             del self.definitions[number]
-            self.slow.discard(number)
         self._by_content = {k: d for k, d in self._by_content.items() if d.number not in gone}
         self._functions = {k: f for k, f in self._functions.items() if f.definition.number not in gone}
         return sorted(gone)
@@ -218,29 +227,3 @@ def take_apart(
             args, fn = (fn, *args), type(fn).__dict__["__call__"]
         else:
             return fn, args, kwargs
-
-
-def _snapshot(fn: Any, captured: list[tuple[Any, Any, Any]], seen: set[int]) -> bool:
-    """Note all that fn captured, through other functions too; False if any of it can change unnoticed."""
-    if id(fn) in seen or type(fn) is not types.FunctionType:
-        return True
-    seen.add(id(fn))
-    if captures.found_by_name(fn, fn.__module__, fn.__qualname__):
-        return True
-    values: list[Any] = list(fn.__defaults__ or ()) + list((fn.__kwdefaults__ or {}).values())
-    for name, value in captures.referenced_globals(fn).items():
-        captured.append((fn.__globals__, name, value))
-        values.append(value)
-    for cell in fn.__closure__ or ():
-        value = captures.contents(cell)
-        captured.append((cell, None, value))
-        values.append(value)
-    return all(_is_stable(value, captured, seen) for value in values)
-
-
-def _is_stable(value: Any, captured: list[tuple[Any, Any, Any]], seen: set[int]) -> bool:
-    if type(value) is types.FunctionType:
-        return _snapshot(value, captured, seen)
-    if isinstance(value, (tuple, frozenset)):
-        return all(_is_stable(part, captured, seen) for part in value)
-    return isinstance(value, _IMMUTABLE)

@@ -3,20 +3,22 @@
 Guarantees:
 - What an importable module holds travels by name. What only this process has travels by value: functions and
   classes of the script or notebook (`__main__`), lambdas, closures, local and mutually recursive functions.
-- A class that travels by value keeps its identity: in one worker it is made once, and an instance that comes back
-  is an instance of the very class it went out as.
-- A function that shares a global, a closure cell or a namespace with another in the same packed call still shares it.
+- A class that travels by value keeps its identity: a worker makes it once, and an instance that comes back is an
+  instance of the very class that it went out as.
+- Functions in the same pickle that share a global, a closure cell or a namespace still share it when they arrive.
 - Locks, sockets, open files, running generators and the like are refused, and the error names the variable that
   holds them.
+- What needs dill is read only by the same version of dill; with another one, only the call that has it fails.
 
-How: the C pickler does the work; `reducer_override` is asked only about functions, classes and instances, and hands
-out recipes for those that cannot go by name. A recipe makes an empty shell first and fills it afterwards, which is
-what makes recursion work: pickle remembers the shell before it looks into its contents (cloudpickle's technique).
+How: the C pickler does the work. It asks `reducer_override` about functions, classes and instances only, which returns
+recipes for those that cannot go by name. A recipe makes an empty object first and fills it afterwards. So recursion
+works: pickle remembers the object before it looks into its contents (cloudpickle's technique).
 
-What was rejected: dill for functions and classes. Measured with dill 0.4.1: mutually recursive functions, local
-recursive functions, enums and type variables of `__main__` fail, an attrs class takes 9 kB and 4 ms. dill still
-serves where plain pickle has no answer (dictionary views, weak references and so on). Also rejected: running the
-script again in the worker, as multiprocessing does: it forces the `if __name__ == "__main__"` guard on everybody.
+What was rejected (docs/design.md has the figures): dill for functions and classes, which cannot do mutual recursion,
+enums and type variables of `__main__`; cloudpickle, which loses the identity of many classes on the way back and knows
+no classes that are sent once; and to run the script again in the worker, as multiprocessing does, which forces an
+`if __name__ == "__main__"` on everybody. dill is the last resort where pickle has no answer (dictionary views, weak
+references and so on).
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+from hyperflow.saying import short_str
 from hyperflow.shipping import captures, rebuild
 
 PROTOCOL = 5
@@ -60,12 +63,27 @@ _REFUSED: dict[str, str] = {
 what the function meant."""
 
 
-def _main_class(cls: type) -> bool:
-    return not captures.found_by_name(cls, cls.__module__, cls.__qualname__)
+class BelongsToProcess(pickle.PicklingError):
+    """An object has no meaning in another process; no other pickler is asked."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Beside:
+    """What goes beside a pickle, and how it was made.
+
+    Attributes:
+        buffers: Contents of arrays; the receiver gives them to `loads`.
+        classes: Classes of the script, by number: the receiver has to know them first.
+        all_by_name: Whether plain pickle could have made it.
+    """
+
+    buffers: list[pickle.PickleBuffer] = dataclasses.field(default_factory=list)
+    classes: dict[str, type] = dataclasses.field(default_factory=dict)
+    all_by_name: bool = True
 
 
 class _Namespace:
-    """Stands for one module's globals within one packed call, so that the functions in it share them."""
+    """Stands for one module's globals within one pickle, so that the functions in it share them."""
 
     __slots__ = ("name",)
 
@@ -73,7 +91,7 @@ class _Namespace:
         self.name = name
 
 
-_SKIPPED_IN_CLASS = {"__dict__", "__weakref__", "_abc_impl", "__abstractmethods__", "__subclasshook__"}
+_SKIPPED_IN_CLASS = {"__dict__", "__weakref__", "_abc_impl", "__subclasshook__"}
 _HEAD_OF_CLASS = ("__module__", "__qualname__", "__slots__", "__doc__", "__orig_bases__")
 _ENUM_INNER_OF_MEMBER = {"_value_", "_name_", "__objclass__", "_sort_order_"}
 _ENUM_INNER = {
@@ -84,32 +102,35 @@ _ENUM_INNER = {
 
 
 class Recipes:
-    """Answers for what pickle cannot send by name; mixed into the C pickler and into dill's."""
+    """Answers for what pickle cannot send by name: a mixin of the C pickler, and of dill's.
 
-    needs: dict[str, Any] | None
-    """Where instances' classes are collected that the receiver has to know first; None to send them inside."""
+    Attributes:
+        all_by_name: Whether no recipe was needed so far.
+    """
 
-    going_home: bool
-    """Whether the receiver is the only one that ever sends us anything, so that it knows all classes not our own."""
-
-    def begin(self) -> None:
-        """Prepare for one packed call."""
+    def begin(self, beside: Beside | None = None, going_home: bool = False) -> None:
+        """Prepare for one pickle; see `by_value`."""
         self._namespaces: dict[int, _Namespace] = {}
+        self._beside = beside
+        self._going_home = going_home
+        self.all_by_name = True
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
         if kind is types.FunctionType:
             if captures.found_by_name(obj, obj.__module__, obj.__qualname__):
                 return NotImplemented
+            self.all_by_name = False
             return self._function(obj)
         if isinstance(obj, type):
             return self._class(obj)
         recipe = _RECIPES.get(kind)
         if recipe is not None:
+            self.all_by_name = False
             return recipe(obj)
         name = f"{kind.__module__}.{kind.__qualname__}"
         if name in _REFUSED:
-            raise pickle.PicklingError(f"{_REFUSED[name]} ({name}) belongs to this process and cannot be sent")
+            raise BelongsToProcess(f"{_REFUSED[name]} ({name}) belongs to this process and cannot be sent")
         if kind is _Namespace:
             return rebuild.make_namespace, (obj.name,)
         return NotImplemented
@@ -145,50 +166,50 @@ class Recipes:
     def _class(self, cls: Any) -> Any:
         if cls in _PLAIN_TYPES:
             return type, (_PLAIN_TYPES[cls],)
-        if not _main_class(cls):
+        if captures.found_by_name(cls, cls.__module__, cls.__qualname__):
             return NotImplemented
-        if not cls.__flags__ & _HEAP_TYPE:  # written in C, such as the type of functions: has no contents to send
+        self.all_by_name = False
+        if not cls.__flags__ & _HEAP_TYPE:  # written in C, as is the type of functions: there are no contents to send
             return (rebuild.fetch, ("types", _NAMELESS_TYPES[cls])) if cls in _NAMELESS_TYPES else NotImplemented
         if type(cls) is type(_SomeTypedDict):
             return rebuild.make_typed_dict, (rebuild.track(cls), cls.__name__, cls.__annotations__, cls.__total__)
         number = rebuild.track(cls)
-        if self.needs is not None:
-            self.needs[number] = cls
+        if self._going_home:
+            if not rebuild.is_ours(number):  # it came from there
+                return rebuild.known, (number,)
+        elif self._beside is not None:
+            self._beside.classes[number] = cls
             return rebuild.known, (number,)
-        if self.going_home and not rebuild.is_ours(number):
-            return rebuild.known, (number,)  # it came from there
-        body = dict(vars(cls))
-        head = {name: body.pop(name) for name in _HEAD_OF_CLASS if name in body}
-        slots = head.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            private = f"_{cls.__name__.lstrip('_')}{name}" if name.startswith("__") else name
-            body.pop(private, None)
-        abstract = body.get("__abstractmethods__")
-        registered = _registered(cls) if "_abc_impl" in body else []
-        for name in _SKIPPED_IN_CLASS:
+        return _class_by_value(cls, number)
+
+
+def _class_by_value(cls: Any, number: str) -> Any:
+    body = dict(vars(cls))
+    head = {name: body.pop(name) for name in _HEAD_OF_CLASS if name in body}
+    slots = head.get("__slots__", ())
+    for name in (slots,) if isinstance(slots, str) else slots:
+        private = f"_{cls.__name__.lstrip('_')}{name}" if name.startswith("__") else name
+        body.pop(private, None)
+    registered = _registered(cls) if "_abc_impl" in body else []
+    for name in _SKIPPED_IN_CLASS:
+        body.pop(name, None)
+    made: tuple[Any, tuple[Any, ...]] = (rebuild.make_class, (number, type(cls), cls.__name__, cls.__bases__, head))
+    own: dict[str, dict[str, Any]] = {}  # attributes that the __init__ of an enum gave its members
+    if issubclass(cls, enum.Enum):
+        members = {name: member.value for name, member in cls.__members__.items()}  # aliases, too
+        own = {
+            name: {key: value for key, value in vars(member).items() if key not in _ENUM_INNER_OF_MEMBER}
+            for name, member in cls.__members__.items()
+        }
+        for name in (*members, *_ENUM_INNER):
             body.pop(name, None)
-        if abstract is not None:
-            body["__abstractmethods__"] = abstract
-        own: dict[str, dict[str, Any]] = {}  # what the __init__ of an enum gave its members
-        if issubclass(cls, enum.Enum):
-            own = {
-                name: {key: value for key, value in vars(member).items() if key not in _ENUM_INNER_OF_MEMBER}
-                for name, member in cls.__members__.items()
-            }
-            members = {name: member.value for name, member in cls.__members__.items()}  # aliases, too
-            for name in (*members, *_ENUM_INNER):
-                body.pop(name, None)
-            head.pop("__slots__", None)
-            made: tuple[Any, tuple[Any, ...]] = (
-                rebuild.make_enum,
-                (number, cls.__name__, cls.__bases__, members, head),
-            )
-        else:
-            made = (rebuild.make_class, (number, type(cls), cls.__name__, cls.__bases__, head))
-        return (*made, (body, registered, own), None, None, rebuild.fill_class)
+        head.pop("__slots__", None)
+        made = rebuild.make_enum, (number, cls.__name__, cls.__bases__, members, head)
+    return (*made, (body, registered, own), None, None, rebuild.fill_class)
 
 
 def _registered(cls: Any) -> list[Any]:
+    """Return the virtual subclasses of an abstract class."""
     get = getattr(abc, "_get_dump", None)
     if get is None:
         return []
@@ -260,14 +281,20 @@ for _name in ("MISSING", "KW_ONLY", "_FIELD", "_HAS_DEFAULT_FACTORY"):
 
 
 class _Pickler(Recipes, pickle.Pickler):
-    def __init__(self, file: Any, buffers: Any, needs: dict[str, Any] | None, going_home: bool) -> None:
-        pickle.Pickler.__init__(self, file, protocol=PROTOCOL, buffer_callback=buffers)
-        self.begin()
-        self.needs = needs
-        self.going_home = going_home
+    """The C pickler with recipes."""
 
 
-def _with_dill(obj: Any, needs: dict[str, Any] | None, going_home: bool) -> bytes:
+class _MadeByDill:
+    """Pickles as a call that compares the versions of dill, and then loads what dill made."""
+
+    def __init__(self, *parts: str | bytes) -> None:
+        self._parts = parts
+
+    def __reduce__(self) -> Any:
+        return rebuild.load_dill, self._parts
+
+
+def _with_dill(obj: Any, reason: str, beside: Beside | None, going_home: bool) -> bytes:
     import dill  # noqa: PLC0415 (costs 40 ms, and few programs need it)
 
     class Fallback(Recipes, dill.Pickler):  # type: ignore[misc]
@@ -275,34 +302,41 @@ def _with_dill(obj: Any, needs: dict[str, Any] | None, going_home: bool) -> byte
 
     file = io.BytesIO()
     pickler = Fallback(file, protocol=PROTOCOL)
-    pickler.begin()
-    pickler.needs = needs
-    pickler.going_home = going_home
+    pickler.begin(beside, going_home)
     pickler.dump(obj)
-    return file.getvalue()
+    return pickle.dumps(_MadeByDill(dill.__version__, reason, file.getvalue()), PROTOCOL)
 
 
-def by_value(obj: Any, buffers: Any = None, needs: dict[str, Any] | None = None, going_home: bool = False) -> bytes:
+def by_value(obj: Any, beside: Beside | None = None, going_home: bool = False) -> bytes:
     """Pickle obj with functions and classes by value where they have no name elsewhere.
 
     Args:
-        buffers: pickle's buffer_callback, for large arrays to travel beside the pickle.
-        needs: Filled with the classes (by number) that the receiver has to know first; if None they are inside.
-        going_home: On a worker, for the head: classes that came from there go by their number alone. (The head cannot
-            do so: a class that one worker made is unknown to the others.)
+        beside: Gets the contents of arrays and the classes that the receiver has to know first; if it is None, they
+            are inside.
+        going_home: On a worker, for the head: classes that came from there go by their number alone, others inside.
+            (The head cannot do so: a class that one worker made is unknown to the others.)
 
-    Raises whatever pickle raises; `culprit.explain` makes an error for the user of it.
+    Raises whatever pickle raises; `diagnose.explain` makes an error for the user of it.
     """
     file = io.BytesIO()
+    pickler = _Pickler(file, PROTOCOL, buffer_callback=None if beside is None else beside.buffers.append)
+    pickler.begin(beside, going_home)
     try:
-        _Pickler(file, buffers, needs, going_home).dump(obj)
+        pickler.dump(obj)
+    except BelongsToProcess:
+        raise
     except (pickle.PicklingError, TypeError, AttributeError) as error:
-        if "belongs to this process" in str(error):
-            raise
+        if beside is not None:
+            beside.buffers.clear()  # dill has them inside
+            beside.all_by_name = False
         try:
-            return _with_dill(obj, needs, going_home)
+            return _with_dill(obj, short_str(error, 200), beside, going_home)
+        except BelongsToProcess:
+            raise
         except Exception:
             raise error from None  # pickle's own words are the clearer ones
+    if beside is not None:
+        beside.all_by_name = pickler.all_by_name
     return file.getvalue()
 
 

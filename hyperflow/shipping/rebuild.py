@@ -1,10 +1,11 @@
-"""What a packed call is rebuilt from: empty shells of functions, cells and classes, and how they are filled.
+"""What a pickle is rebuilt from: functions, cells and classes are made empty, and filled afterwards.
 
-These functions run where a packed call arrives; a pickle names them. A shell is made first and filled afterwards, so
-that what is in it may refer to it.
+A pickle names these functions, and they run where it arrives. Because an object is there before it is filled, what is
+in it may refer to it.
 
-Guarantees: a class that travels by value has a number, and is made once for that number in one process; where it came
-from, its number stands for the original. So an instance that comes back is one of the very class that it went out as.
+Guarantees: a class that travels by value has a number, and a process makes it once for that number. In the process
+where it comes from, the number stands for the original. So an instance that comes back is an instance of the very
+class that it went out as.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ import importlib
 import itertools
 import marshal
 import os
+import pickle
 import types
 import typing
 import weakref
+from collections.abc import Callable
 from typing import Any
+
+from hyperflow.errors import SerializationError
 
 _origin = os.urandom(6).hex()
 _numbers = itertools.count()
@@ -26,7 +31,7 @@ _by_id: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
 def _forget_origin_after_fork() -> None:
-    # A class that a worker makes must not get the number of one that its launcher or another worker made.
+    # A class of this worker must not get the number of a class of its launcher or of another worker.
     global _origin  # noqa: PLW0603 (that is what has to change)
     _origin = os.urandom(6).hex()
 
@@ -35,7 +40,7 @@ os.register_at_fork(after_in_child=_forget_origin_after_fork)
 
 
 def track(thing: Any) -> str:
-    """Return the number of a class or type variable; it gets one if it has none."""
+    """Return the number of a class or type variable; give it one if it has none."""
     number = _id_of.get(thing)
     if number is None:
         number = _id_of[thing] = f"{_origin}:{next(_numbers)}"
@@ -44,7 +49,7 @@ def track(thing: Any) -> str:
 
 
 def is_ours(number: str) -> bool:
-    """Whether the number was given out by this process."""
+    """Whether this process gave out the number."""
     return number.startswith(_origin + ":")
 
 
@@ -54,12 +59,12 @@ def known(number: str) -> Any:
 
 
 def make_namespace(name: str) -> dict[str, Any]:
-    """Make the globals that the functions of one module in one packed call share."""
+    """Make the globals that the functions of one module in one pickle share."""
     return {"__name__": name, "__builtins__": __builtins__}
 
 
 def make_function(code: bytes, namespace: dict[str, Any], cells: tuple[types.CellType, ...]) -> Any:
-    """Make a function that has its code and nothing else yet."""
+    """Make a function that has its code, and nothing else yet."""
     return types.FunctionType(marshal.loads(code), namespace, closure=cells or None)
 
 
@@ -81,32 +86,36 @@ def make_cell() -> types.CellType:
 
 
 def fill_cell(cell: types.CellType, state: tuple[Any]) -> None:
-    """Fill it."""
+    """Fill a closure cell."""
     cell.cell_contents = state[0]
 
 
+def _once(number: str, make: Callable[[], Any]) -> Any:
+    """Return what the number stands for; the first time, make it."""
+    found = _by_id.get(number)
+    if found is None:
+        found = make()
+        _id_of[found] = number
+        _by_id[number] = found
+    return found
+
+
 def make_class(number: str, metaclass: Any, name: str, bases: tuple[Any, ...], head: dict[str, Any]) -> Any:
-    """Make a class without its contents, or find the one that was made for this number."""
-    cls = _by_id.get(number)
-    if cls is None:
-        cls = types.new_class(name, bases, {"metaclass": metaclass}, lambda body: body.update(head))
-        _id_of[cls] = number
-        _by_id[number] = cls
-    return cls
+    """Make a class without its contents, once for its number."""
+    return _once(number, lambda: types.new_class(name, bases, {"metaclass": metaclass}, lambda body: body.update(head)))
 
 
 def make_enum(number: str, name: str, bases: tuple[Any, ...], members: dict[str, Any], head: dict[str, Any]) -> Any:
-    """Make an enum with its members, or find the one that was made for this number."""
-    cls = _by_id.get(number)
-    if cls is None:
+    """Make an enum with its members, once for its number."""
+
+    def make() -> Any:
         metaclass: Any = type(bases[-1])
         body = metaclass.__prepare__(name, bases)
         for key, value in {**head, **members}.items():
             body[key] = value
-        cls = metaclass.__new__(metaclass, name, bases, body)
-        _id_of[cls] = number
-        _by_id[number] = cls
-    return cls
+        return metaclass.__new__(metaclass, name, bases, body)
+
+    return _once(number, make)
 
 
 _filled: weakref.WeakSet[type] = weakref.WeakSet()
@@ -115,7 +124,7 @@ _filled: weakref.WeakSet[type] = weakref.WeakSet()
 def fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[str, Any]]]) -> None:
     """Give a class its contents, once."""
     if cls in _filled or is_ours(_id_of[cls]):
-        return  # made by an earlier packed call, or our own that came home
+        return  # made by an earlier pickle, or our own that came home
     _filled.add(cls)
     attributes, registered, members = state
     for name, value in attributes.items():
@@ -130,25 +139,16 @@ def fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[
 
 
 def make_type_variable(number: str, name: str, bound: Any, constraints: tuple[Any, ...], variance: str) -> Any:
-    """Make a type variable, or find the one that was made for this number."""
-    found = _by_id.get(number)
-    if found is None:
-        kind = {"covariant": {"covariant": True}, "contravariant": {"contravariant": True}}.get(variance, {})
-        found = typing.TypeVar(name, *constraints, bound=bound, **kind)  # type: ignore[misc]
-        _id_of[found] = number
-        _by_id[number] = found
-    return found
+    """Make a type variable, once for its number."""
+    kind = {"covariant": {"covariant": True}, "contravariant": {"contravariant": True}}.get(variance, {})
+    make: Any = typing.TypeVar  # a type checker wants its arguments to be literals
+    return _once(number, lambda: make(name, *constraints, bound=bound, **kind))
 
 
 def make_typed_dict(number: str, name: str, annotations: dict[str, Any], total: bool) -> Any:
-    """Make a typed dictionary, or find the one that was made for this number."""
-    found: Any = _by_id.get(number)
-    if found is None:
-        make: Any = typing.TypedDict  # the functional form, whose arguments a type checker wants to be literals
-        found = make(name, annotations, total=total)
-        _id_of[found] = number
-        _by_id[number] = found
-    return found
+    """Make a typed dictionary, once for its number."""
+    make: Any = typing.TypedDict  # the functional form, whose arguments a type checker wants to be literals
+    return _once(number, lambda: make(name, annotations, total=total))
 
 
 def make_proxy(contents: dict[Any, Any]) -> Any:
@@ -167,3 +167,19 @@ def fetch(*path: str) -> Any:
     for part in path[1:]:
         found = getattr(found, part)
     return found
+
+
+def load_dill(version: str, reason: str, data: bytes) -> Any:
+    """Load what dill pickled; dill of another version may read it wrongly."""
+    try:
+        import dill  # noqa: PLC0415 (costs 40 ms, and few programs need it)
+
+        here = dill.__version__
+    except ImportError:
+        here = "missing"
+    if here != version:
+        raise SerializationError(
+            f"it could be pickled by dill only ({reason}), and dill is {version} where it was pickled and {here} where "
+            f"it is read: type `pip install dill=={version}` there, or pass what it is made of in its place"
+        )
+    return pickle.loads(data)

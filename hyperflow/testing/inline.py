@@ -118,7 +118,7 @@ class InlineEvaluator:
 
     def _shipped(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
         """Return the call as a worker would have it after unpickling; each time it is called, unpickled anew."""
-        self._packer.tick += 1
+        self._packer.turn += 1
         packed = self._packer.pack(fn, args, kwargs)
 
         def call() -> Any:

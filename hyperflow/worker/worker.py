@@ -1,4 +1,4 @@
-"""The worker's main: evaluates one closure at a time.
+"""The worker's main: evaluates one call at a time.
 
 Guarantees:
 - What a function prints, and what its children print, goes to the worker's log file; nothing of it can reach the
@@ -30,7 +30,7 @@ import types
 from typing import Any
 
 from hyperflow.errors import MisuseError
-from hyperflow.shipping import diagnose, pickler
+from hyperflow.shipping import diagnose, exceptions, pickler
 from hyperflow.wire import frames, processes
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Kind, Outcome
@@ -235,7 +235,8 @@ class Worker:
             else:
                 loaded = pickler.loads(payload)
         except BaseException as error:
-            text = f"the function or its arguments could not be unpickled on the worker: {_text(error)}"
+            what = "an argument" if function in self.functions else "the function"
+            text = f"{what} could not be unpickled on the worker: {_text(error)}"
             if isinstance(error, ModuleNotFoundError):
                 text += f"; the worker looks for modules in {sys.path}"
             text += self.trouble
@@ -278,7 +279,7 @@ class Worker:
         return found
 
     def define_class(self, number: int) -> None:
-        """Make a class that arguments refer to by its number in `closure`; it has to be there before them."""
+        """Make a class that arguments refer to by its number; it has to be there before them."""
         try:
             self.define(number)
         except BaseException as error:
@@ -337,15 +338,16 @@ class Worker:
 
 def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
     """Pickle a result; classes of the script go back under the number that they came with."""
-
-    def beside(buffer: pickle.PickleBuffer) -> None:
-        buffers.append(buffer.raw())
-
+    found: list[pickle.PickleBuffer] = []
     try:
-        return pickle.dumps(value, pickler.PROTOCOL, buffer_callback=beside)
+        data = pickle.dumps(value, pickler.PROTOCOL, buffer_callback=found.append)
     except Exception:
-        buffers.clear()
-        return pickler.by_value(value, beside, going_home=True)
+        beside = pickler.Beside()
+        data = pickler.by_value(value, beside, going_home=True)
+        found = beside.buffers
+    if found:
+        buffers += [buffer.raw() for buffer in found]
+    return data
 
 
 def _text(error: BaseException) -> str:
@@ -353,51 +355,15 @@ def _text(error: BaseException) -> str:
 
 
 def _raised(error: BaseException) -> tuple[Outcome, bytes]:
-    """Return how to tell the head of an exception: as itself if it survives the way, else in words."""
-    frames = error.__traceback__
-    # Our own frame teaches nobody. (Not by assignment: a frozen exception would refuse it.)
-    error.with_traceback(frames.tb_next if frames is not None else None)
-    try:
-        formatted = "".join(traceback.format_exception(error)).rstrip()
-    except Exception:  # a broken __str__ or __repr__
-        formatted = "(the traceback could not be formatted)"
-    kind = type(error)
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    try:
-        text = str(error)
-    except Exception:
-        text = "(its text could not be made)"
-    words = (name, text, formatted)
+    """Return what the head gets of an exception."""
+    trace = error.__traceback__
+    # Our own frame teaches nobody. (Not by assignment, nor by its own method: a frozen exception would refuse.)
+    BaseException.with_traceback(error, trace.tb_next if trace is not None else None)
+    words = exceptions.in_words(error)
     if not isinstance(error, Exception):
         return Outcome.EXITED, pickle.dumps(words)
-    try:
-        data = pickler.by_value(error, going_home=True)
-        copy = pickler.loads(data)
-        if type(copy) is kind and copy.args == error.args:
-            return Outcome.RAISED, pickle.dumps((data, *words))
-    except BaseException:
-        pass
-    try:  # its __init__ takes other arguments than it handed to super().__init__
-        data = pickler.by_value(_Rebuilt(kind, error.args, dict(vars(error))), going_home=True)
-        pickler.loads(data)
-    except BaseException:
+    data = exceptions.dumps(error, lambda it: pickler.by_value(it, going_home=True))
+    if data is None:
         return Outcome.UNSENDABLE_ERROR, pickle.dumps(words)
     # The words go beside it: the head might be unable to make what could be made here.
-    return Outcome.RAISED, pickle.dumps((data, *words))
-
-
-class _Rebuilt:
-    """Pickles as an exception that is made without its __init__."""
-
-    def __init__(self, *parts: Any) -> None:
-        self.parts = parts
-
-    def __reduce__(self) -> Any:
-        return _rebuild, self.parts
-
-
-def _rebuild(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(attributes)
-    return error
+    return Outcome.RAISED, pickle.dumps((data, words))

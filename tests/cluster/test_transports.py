@@ -224,7 +224,6 @@ def test_a_prologue_that_fails(cluster: Cluster) -> None:
         ("hyperflow", {"sitecustomize.py": "import hyperflow._version as v; v.__version__ = '77.7'"}),
         ("python", {"sitecustomize.py": "import sys; sys.version = '77.7 (main, Jan  1 2026, 00:00:00) [GCC 1.0.0]'"}),
         ("protocol", {"sitecustomize.py": "import hyperflow.wire.frames as w; w.PROTOCOL_VERSION = 77.7"}),
-        ("dill", {"dill-77.7.dist-info/METADATA": "Metadata-Version: 2.1\nName: dill\nVersion: 77.7\n"}),
     ],
 )
 def test_another_version(cluster: Cluster, what: str, files: dict[str, str]) -> None:
@@ -241,6 +240,30 @@ def test_another_version(cluster: Cluster, what: str, files: dict[str, str]) -> 
     (warning,) = [each.value for each in run.all("warning") if "going on without a node" in each.value]
     assert f"{what} is " in warning
     assert "77.7 on node3" in warning
+
+
+def test_another_version_of_dill(cluster: Cluster) -> None:
+    """A node with another dill is used all the same; there fails only what needs dill."""
+    other = cluster.home / "other"
+    (other / "dill-77.7.dist-info").mkdir(parents=True)
+    (other / "sitecustomize.py").write_text("import dill; dill.__version__ = '77.7'")
+    main = """
+async def main():
+    try:
+        tell("keys", list(await hf.map_concurrently(lambda _: hf.remote_eval(len, {"a": 1}.keys()), range(500))))
+    except hf.SerializationError as error:
+        tell("refused", str(error))
+    return await thousand(quick)
+"""
+
+    run = submit(
+        cluster, main, prologue=f'[ "$(hostname)" != node3 ] || export PYTHONPATH={other}:{TOP}', transport="ssh"
+    )
+
+    assert set(run.result()["nodes"]) == set(NODES)
+    (refused,) = run.all("refused")
+    assert "of len: an argument could not be unpickled on the worker" in refused.value
+    assert "and 77.7 where it is read" in refused.value
 
 
 def test_a_shell_that_hangs(cluster: Cluster) -> None:

@@ -88,7 +88,7 @@ async def test_a_forked_child_that_exits_normally(tmp_path: Path) -> None:
             try:
                 store.close().send(None)
             except StopIteration:  # without waiting
-                store._thread._at_exit()
+                store.thread._at_exit()
                 os._exit(7)
             finally:
                 os._exit(1)

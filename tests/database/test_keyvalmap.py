@@ -32,8 +32,8 @@ async def test_plain(program: ProgramInfo) -> None:
         await m.insert("k", [1, 2])
         await m.insert(("a", 1), {"x": (1, None)})
         assert await m.lookup("k") == [1, 2]
-        assert await m.lookup_default(("a", 1), 5) == {"x": [1, None]}
-        assert await m.lookup_all() == [("k", [1, 2]), (("a", 1), {"x": [1, None]})]
+        assert await m.lookup_default(("a", 1), 5) == {"x": (1, None)}
+        assert await m.lookup_all() == [("k", [1, 2]), (("a", 1), {"x": (1, None)})]
         assert await KeyValMap("other").lookup_all() == []
 
 

@@ -18,6 +18,7 @@ import pytest
 from hyperflow._job import job, run_job_local
 from hyperflow.database import KeyValMap, memoize, new_work_dir
 from hyperflow.database import server as servers
+from hyperflow.database.entries import SCHEMA_VERSION
 from hyperflow.database.opening import open_database
 from hyperflow.database.store import DamagedEntry
 from hyperflow.errors import ConfigurationError, DatabaseError
@@ -152,7 +153,7 @@ async def test_many_open_an_empty_database_at_once(postgres: Server, server_url:
 
     await asyncio.gather(*(use(n) for n in range(12)))
     assert sorted(row[1] for row in on_server(postgres)) == sorted(str(n) for n in range(12))
-    assert postgres.admin("SELECT version FROM hyperflow_layout", database="test") == [(servers.LAYOUT_VERSION,)]
+    assert postgres.admin("SELECT version FROM hyperflow_layout", database="test") == [(SCHEMA_VERSION,)]
 
 
 WRITER = """
@@ -402,7 +403,7 @@ async def test_settings_of_the_server(postgres: Server, server_url: str) -> None
     """A commit that would not wait for the disk is made to; a database that can only be read is refused."""
     postgres.admin("ALTER DATABASE test SET synchronous_commit = off")
     async with open_database(server_url, "p") as store:
-        show = store._thread.call(lambda server: server.connection.execute("SHOW synchronous_commit").fetchone())
+        show = store.thread.call(lambda server: server.connection.execute("SHOW synchronous_commit").fetchone())
         assert await show == ("on",)
     postgres.admin("ALTER DATABASE test SET default_transaction_read_only = on")
     with pytest.raises(DatabaseError, match="can only be read"):

@@ -16,7 +16,7 @@ from hyperflow.database import file as files
 from hyperflow.database import place
 from hyperflow.database.file import DatabaseFile
 from hyperflow.database.opening import open_database
-from hyperflow.database.store import DamagedEntry, Store, _open
+from hyperflow.database.store import DamagedEntry, Store
 from hyperflow.errors import DatabaseError
 
 
@@ -39,7 +39,7 @@ async def test_insert_and_lookup(tmp_path: Path) -> None:
 async def test_every_commit_is_synced(tmp_path: Path) -> None:
     """No kill shows this, only a power cut: SQLite's own answer has to do."""
     async with open_database(tmp_path / "db", "p") as store:
-        assert await store._thread.call(lambda file: file.connection.execute("PRAGMA synchronous").fetchone()) == (2,)
+        assert await store.thread.call(lambda file: file.connection.execute("PRAGMA synchronous").fetchone()) == (2,)
 
 
 async def test_newest_wins_and_nothing_is_overwritten(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ async def test_closing_waits_for_what_is_queued(tmp_path: Path) -> None:
 
     async def use() -> None:
         async with open_database(tmp_path / "db", "p") as store:
-            store._thread.call(lambda file: busy.wait(10))
+            store.thread.call(lambda file: busy.wait(10))
             inserts.extend(asyncio.ensure_future(store.insert("m", f"handed over {n}", "1")) for n in range(50))
             await turns()
             inserts.extend(asyncio.ensure_future(store.insert("m", f"queued {n}", "1")) for n in range(50))
@@ -239,9 +239,9 @@ def test_a_loop_that_is_closed_early(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("hyperflow.database.thread.LOOP_CHECK", 0.01)
 
     async def opened() -> Store:
-        thread = _open(tmp_path / "db", "p")
-        await thread.opened
-        return Store(tmp_path / "db", thread)
+        store = Store(tmp_path / "db", "p")
+        await store.thread.opened
+        return store
 
     loop = asyncio.new_event_loop()
     store = loop.run_until_complete(opened())
@@ -354,10 +354,10 @@ async def test_a_failed_fsync_ends_it(tmp_path: Path, monkeypatch: pytest.Monkey
             real, file.connection = file.connection, Failing()  # type: ignore[assignment]
             return real
 
-        real = await store._thread.call(break_it)
+        real = await store.thread.call(break_it)
         with pytest.raises(DatabaseError, match="disk I/O error"):
             await store.insert("m", "k", "2")
-        await store._thread.call(lambda file: setattr(file, "connection", real))
+        await store.thread.call(lambda file: setattr(file, "connection", real))
         with pytest.raises(DatabaseError, match="accepts nothing more"):
             await store.insert("m", "k", "3")
         assert await store.lookup("m", "k") == "1"

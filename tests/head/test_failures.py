@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dill
 import pytest
 
 import hyperflow as hf
@@ -231,6 +232,21 @@ async def test_results_that_do_not_travel() -> None:
         for make, text in DO_NOT_TRAVEL:
             await fails_alone(env, hf.remote_eval(make), hf.SerializationError, text)
             assert await hf.remote_eval(os.getpid) == pid
+
+
+async def test_another_version_of_dill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only an evaluation that needs dill fails, by name: for its function, an argument, or its result."""
+    keys = {"a": 1}.keys()
+    async with local() as env:
+        assert list(await hf.remote_eval(f.identity, keys)) == ["a"]
+        monkeypatch.setattr(dill, "__version__", "77.7")
+        for flow, words in [
+            (hf.remote_eval(lambda: keys), r"of test_another.*<lambda>: the function .*'dict_keys'.* dill is 77\.7 "),
+            (hf.remote_eval(f.identity, keys), r"of identity: an argument .*'dict_keys'.* dill is 77\.7 where"),
+            (hf.remote_eval(f.keys_of, {"a": 1}), r"the result of .* of keys_of .*'dict_keys'.* and 77\.7 where"),
+        ]:
+            error = await fails_alone(env, flow, hf.SerializationError, words)
+            assert "`pip install dill==" in str(error)
 
 
 async def test_recursion_without_end() -> None:

@@ -75,7 +75,7 @@ async def test_rows_that_were_left_are_taken_later(tmp_path: Path) -> None:
             async def full(*_: object, **__: object) -> None:
                 raise hf.DatabaseError("the disk is full")
 
-            patch.setattr("hyperflow.master.driver.take_over", full)
+            patch.setattr("hyperflow.master.driver.ingest", full)
             assert await program([3]) == [5]
         assert await env.database.lookup_all("memoize:squared:1") == []
     async with hf.open_cluster(resume=env.program.program_id, base_dir=tmp_path, local=True, timeouts=QUICK) as env:

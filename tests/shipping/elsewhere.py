@@ -12,8 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hyperflow.errors import SerializationError
-from hyperflow.shipping.definition import Definition
-from hyperflow.shipping.packer import Packer
+from hyperflow.shipping.packer import Definition, Packer
 from hyperflow.wire import frames
 from hyperflow.wire.frames import Kind, Outcome
 from hyperflow.worker import worker
@@ -45,8 +44,8 @@ class Elsewhere:
         assert self._process.wait(timeout=30) == 0
 
     def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate a call in a tick of its own, and return its result or raise its error."""
-        self.packer.tick += 1
+        """Evaluate a call in a turn of its own, and return its result or raise its error."""
+        self.packer.turn += 1
         packed = self.packer.pack(fn, args, kwargs)
         for definition in (*packed.needs, packed.function):
             if definition.number not in self.sent:

@@ -1,6 +1,6 @@
 """A user's script: what only `__main__` has goes to another process, and comes back as what it was.
 
-Each `check_...` is a test of its own in `test_closure.py`, which runs this file once and reads what it prints.
+Each `check_...` is a test of its own in `test_pickler.py`, which runs this file once and reads what it prints.
 """
 
 # The classes and lambdas are what is sent.

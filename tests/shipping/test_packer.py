@@ -7,16 +7,18 @@ import functools
 import gc
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
+import dill
 import pytest
 
 from hyperflow.errors import SerializationError
+from hyperflow.shipping import diagnose, pickler
 from hyperflow.shipping import packer as packer_module
-from hyperflow.shipping import pickler
 from hyperflow.shipping.packer import LARGE_CAPTURE, Packer, take_apart
 from tests.shipping.elsewhere import Elsewhere
 
@@ -73,18 +75,56 @@ def test_a_function_is_sent_once(there: Elsewhere) -> None:
     assert len(there.sent) == before + 3
 
 
-def test_a_function_is_pickled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What captured only what cannot change is recognised by identity, in later ticks too."""
-    packer, pickled = Packer(), []
+@pytest.fixture
+def pickled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Collect what is pickled by value, which is the slow way."""
+    found: list[Any] = []
     real = pickler.by_value
-    monkeypatch.setattr(pickler, "by_value", lambda obj, *args: pickled.append(obj) or real(obj, *args))
+    monkeypatch.setattr(pickler, "by_value", lambda obj, *args: found.append(obj) or real(obj, *args))
+    return found
+
+
+@attrs.frozen
+class OfScript:
+    """Has no name in another process."""
+
+    x: int
+
+
+OfScript.__module__ = "__main__"
+
+
+@pytest.mark.parametrize("argument", ["__main__", {"text": "in __main__"}, b"__main__"])
+def test_one_argument_that_looks_like_the_script_s(pickled: list[Any], argument: Any) -> None:
+    """One call with the text `__main__` in it is looked at closely; the calls after it are as fast as before."""
+    packer = Packer()
+    packer.pack(double, (argument,), {})
+    for n in range(5):
+        packer.pack(double, (n,), {})
+
+    assert pickled == [double, (argument,)]
+
+
+def test_arguments_of_the_script_go_by_value_at_once(pickled: list[Any]) -> None:
+    """After one such call the fast way is not tried in vain; the first call without any finds back to it."""
+    packer = Packer()
+    contents: list[tuple[Any, ...]] = [(OfScript(1),), (OfScript(2), lambda: 0), ("__main__",), (3,), (4,)]
+    needs = [[need.number for need in packer.pack(double, content, {}).needs] for content in contents]
+
+    assert needs == [[2], [2], [], [], []]
+    assert pickled == [double, contents[0], OfScript, contents[1], contents[2]]
+
+
+def test_a_function_is_pickled_once(pickled: list[Any]) -> None:
+    """What captured only what cannot change is recognised by identity, in later turns of the event loop too."""
+    packer = Packer()
     n, s = 3, ("a", 1.5, frozenset({1}))
 
     def fn(x: int) -> Any:
         return x * n, s, double(x)
 
     for _ in range(3):
-        packer.tick += 1
+        packer.turn += 1
         packer.pack(fn, (1,), {})
 
     assert pickled == [fn]
@@ -132,8 +172,8 @@ def test_what_a_callable_stands_for() -> None:
     assert take_apart(Line, (1,), {}) == (Line, (1,), {})
 
 
-def test_unused_definitions_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there are too many; those in use and the classes stay, and what was forgotten can be sent again."""
+def test_unused_definitions_are_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are too many; those in use and the classes stay, and what was evicted can be sent again."""
     monkeypatch.setattr(packer_module, "KEPT_DEFINITIONS", 10)
     packer = Packer()
 
@@ -144,14 +184,14 @@ def test_unused_definitions_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
     functions = [eval(f"lambda x: x + {n}") for n in range(30)]
     packed = [packer.pack(fn, (Local(1),), {}) for fn in functions]
     packed[3].function.users += 1
-    gone = packer.forgettable()
+    gone = packer.evict()
 
     assert packed[3].function.number not in gone
     assert packed[0].needs[0].number not in gone
     assert packed[0].function.number in gone
     assert packed[29].function.number not in gone
     assert len(packer.definitions) <= 10
-    assert packer.forgettable() == []
+    assert packer.evict() == []
     again = packer.pack(functions[0], (1,), {}).function
     assert again.number not in gone
     assert again.number in packer.definitions
@@ -205,7 +245,7 @@ def test_a_global_that_is_bound_anew(there: Elsewhere, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("through", ["cell", "default", "inner", "object", "tuple"])
 def test_a_captured_list_that_changes(there: Elsewhere, through: str) -> None:
-    """Is noticed in the next tick; the definition goes again only if the bytes differ."""
+    """Is noticed in the next turn; the definition goes again only if the bytes differ."""
     values = [1]
     holder = (1, values)
     thing = Line(values)  # type: ignore[arg-type]
@@ -246,7 +286,7 @@ def test_a_small_capture_is_taken_anew_for_each_call() -> None:
     assert packer.pack(fn, (), {}).function is not first
 
 
-def test_within_a_tick_a_large_capture_is_pickled_once() -> None:
+def test_within_a_turn_a_large_capture_is_pickled_once() -> None:
     """A thousand calls side by side do not pickle a captured array a thousand times."""
     packer = Packer()
     values = bytearray(LARGE_CAPTURE)
@@ -257,7 +297,7 @@ def test_within_a_tick_a_large_capture_is_pickled_once() -> None:
     first = packer.pack(fn, (), {}).function
     values.append(2)
     assert packer.pack(fn, (), {}).function is first
-    packer.tick += 1
+    packer.turn += 1
     assert packer.pack(fn, (), {}).function is not first
 
 
@@ -398,6 +438,86 @@ def test_a_result_that_cannot_be_sent(there: Elsewhere) -> None:
     assert there.call(double, 2) == 4
 
 
+def test_what_belongs_to_this_process_is_refused_beside_what_dill_can_do() -> None:
+    """Dill is not asked to make a new lock; the error names the lock, not what stands before it."""
+    with pytest.raises(SerializationError, match=r"argument of double .*: \[1\] = .*a lock .*belongs to this process"):
+        Packer().pack(double, ({"a": 1}.keys(), threading.Lock()), {})
+    with pytest.raises(pickler.BelongsToProcess):
+        pickler.by_value([{"a": 1}.keys(), threading.Lock()])
+
+
+class OddReduce:
+    """Says the words of a refusal, and means something else."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("it belongs to this process")
+
+
+def test_words_of_an_error_steer_nothing() -> None:
+    """Only the class of an error says that it is a refusal."""
+    with pytest.raises(TypeError) as caught:
+        pickler.by_value(OddReduce())
+    assert not isinstance(caught.value, pickler.BelongsToProcess)
+
+
+class Exits:
+    """Ends the program when somebody pickles it or looks at it."""
+
+    def __reduce__(self) -> Any:
+        raise SystemExit("while it is pickled")
+
+    def __repr__(self) -> str:
+        raise SystemExit("while it is shown")
+
+
+def test_a_part_that_wants_to_exit_while_it_is_diagnosed(there: Elsewhere) -> None:
+    """Whatever it raises, the error is told, and names it; a worker that has it as a result goes on."""
+    error = diagnose.explain("a call", [1, Exits()], ValueError("no"))
+    assert "[1] = <Exits>; SystemExit: while it is pickled" in str(error)
+    with pytest.raises(SerializationError, match=r"the result of .*\[0\] = <Exits>; SystemExit: while it is pickled"):
+        there.call(lambda: [Exits()])
+    assert there.call(double, 2) == 4
+
+
+def test_arrays_beside_what_needs_dill(there: Elsewhere) -> None:
+    """Dill has them inside, so they do not travel beside the pickle as well."""
+    numpy = pytest.importorskip("numpy")
+    array = numpy.arange(5000.0)
+    packed = there.packer.pack(double, (array, {"a": 1}.keys()), {})
+    assert not packed.buffers
+    back, keys = there.call(lambda *args: args, array, {"a": 1}.keys())
+    assert (back == array).all()
+    assert list(keys) == ["a"]
+
+
 def test_what_only_dill_can_do(there: Elsewhere) -> None:
     """Dictionary views and the like travel by dill."""
     assert list(there.call(lambda keys: keys, {"a": 1}.keys())) == ["a"]
+
+
+def test_another_version_of_dill(there: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what needed dill fails: a function, an argument, a result; the error names both versions and the command."""
+    keys = {"a": 1}.keys()
+    ours = dill.__version__
+    monkeypatch.setattr(dill, "__version__", "77.7")
+
+    def captures() -> Any:
+        return keys
+
+    for fn, args, what in [(captures, (), "the function"), (double, (keys,), "an argument")]:
+        words = rf"{what} could not .*'dict_keys'.* dill is 77.7 where .* and {ours} .*`pip install dill==77.7`"
+        with pytest.raises(SerializationError, match=words):
+            there.call(fn, *args)
+    with pytest.raises(SerializationError, match=rf"dill is {ours} where .* and 77.7 where it is read"):
+        there.call({"a": 1}.keys)
+
+    assert there.call(double, 2) == 4
+    assert there.call(lambda: [OfScript(1)]) == [OfScript(1)]
+
+
+def test_no_dill_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says so."""
+    data = pickler.by_value({"a": 1}.keys())
+    monkeypatch.setitem(sys.modules, "dill", None)
+    with pytest.raises(SerializationError, match="and missing where it is read"):
+        pickler.loads(data)

@@ -173,7 +173,7 @@ async def test_unused_blocks_are_bounded(env: hf.JobEnv, monkeypatch: pytest.Mon
 
 async def test_too_many_at_a_time(env: hf.JobEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond a number of blocks, and without descriptors, buffers travel with their calls."""
-    monkeypatch.setattr(env.evaluator._packer.attachments, "_most_blocks", 3)  # type: ignore[attr-defined]
+    monkeypatch.setattr(env.evaluator._packer.buffers, "_most_blocks", 3)  # type: ignore[attr-defined]
     many = [np.full(ITEMS, n) for n in range(10)]
     assert await hf.map_concurrently(lambda a: hf.remote_eval(total, a), many) == [n * ITEMS for n in range(10)]
 

@@ -1,13 +1,13 @@
-"""Flights: a computation that several callers wait for, running once.
+"""Single flight: a computation that several callers wait for runs once.
 
 Guarantees:
 - Calls for one key that overlap are one computation; its result, or its failure, reaches all who wait.
-- A caller that is cancelled leaves; the others are not disturbed. When the last one leaves, the computation is
-  cancelled, and that caller waits until it has ended: nothing is left running.
-- Who comes while a computation is being cancelled waits for its end and starts a new one: two never overlap.
-- A computation that would wait for itself, directly or through others, fails at once instead of waiting for ever.
+- A cancelled caller leaves, and does not disturb the others. When the last one leaves, the computation is cancelled,
+  and that caller waits until it has ended: nothing stays running.
+- A caller that comes while a computation is being cancelled waits for its end and starts a new one: two never overlap.
+- A computation that would wait for itself, directly or through others, fails at once instead of blocking forever.
 
-The computation is a task of its own, in the environment of the first caller, because no caller may own it.
+The computation is a task of its own, in the environment of the first caller, because any caller may leave.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
+from hyperflow.aio import settled
 from hyperflow.errors import MisuseError
 
 
@@ -59,8 +60,8 @@ async def once(
         owner: Keys count within this object.
         key: What the computation is for.
         name: Gives what is shown to users.
-        compute: The computation. It first looks whether an earlier one has recorded the result: that one may have
-            ended after the caller last looked.
+        compute: The computation. It looks first whether an earlier one has recorded the result, which may have
+            happened after the caller looked.
     """
     flights = _flights.setdefault(owner, {})
     while (flight := flights.get(key)) is not None and flight.cancelling:
@@ -94,7 +95,7 @@ async def _join(flight: _Flight) -> Any:
     inside = _inside.get()
     if inside is not None:
         if flight.reaches(inside):
-            raise MisuseError(f"{flight.name()} waits for its own result, so it would wait for ever")
+            raise MisuseError(f"{flight.name()} waits for its own result, so it would never end")
         inside.waits_for.append(flight)
     flight.waiting += 1
     try:
@@ -103,17 +104,12 @@ async def _join(flight: _Flight) -> Any:
         if flight.waiting == 1 and not task.done():
             flight.cancelling = True
             task.cancel()
-            await _ended(task)
+            with suppress(asyncio.CancelledError):  # cancelled once more: the computation has ended all the same
+                await settled(task)
+            if not task.cancelled():
+                task.exception()  # counts as seen: nobody is left to tell
         raise
     finally:
         flight.waiting -= 1
         if inside is not None:
             inside.waits_for.remove(flight)
-
-
-async def _ended(task: asyncio.Task[Any]) -> None:
-    while not task.done():
-        with suppress(asyncio.CancelledError):  # cancelled once more: still nothing may be left running
-            await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()  # counts as seen: nobody is left to tell

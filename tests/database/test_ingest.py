@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from hyperflow.database import file as files
-from hyperflow.database import merge, place
+from hyperflow.database import ingest as ingesting
+from hyperflow.database import place
 from hyperflow.database.file import checksum
-from hyperflow.database.merge import Taken, take_over
+from hyperflow.database.ingest import Ingested, ingest
 from hyperflow.database.opening import open_database
 from hyperflow.database.store import DamagedEntry, Store, copy_database
 from hyperflow.errors import ConfigurationError, DatabaseError
@@ -51,14 +52,14 @@ async def test_each_entry_is_taken_once_as_it_is(tmp_path: Path) -> None:
     """Program, time and order stay; taking again adds what came since, and else nothing."""
     await record(tmp_path / "job", "job-1", "a", "b", "a")
     async with open_database(tmp_path / "db", "master") as store:
-        assert await take_over(store, tmp_path / "job", "job-1") == Taken(3, 3)
-        assert await take_over(store, tmp_path / "job", "job-1", ended=True) == Taken(3, 0)
+        assert await ingest(store, tmp_path / "job", "job-1") == Ingested(3, 3)
+        assert await ingest(store, tmp_path / "job", "job-1", ended=True) == Ingested(3, 0)
         await record(tmp_path / "job", "job-1", "c")
-        assert await take_over(store, tmp_path / "job", "job-1") == Taken(4, 1)
+        assert await ingest(store, tmp_path / "job", "job-1") == Ingested(4, 1)
 
     assert rows(tmp_path / "db") == rows(tmp_path / "job")
     async with open_database(tmp_path / "db", "master") as store:
-        assert await take_over(store, tmp_path / "job", "job-1") == Taken(4, 0)
+        assert await ingest(store, tmp_path / "job", "job-1") == Ingested(4, 0)
 
 
 async def test_maps_in_memory_see_them(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ async def test_maps_in_memory_see_them(tmp_path: Path) -> None:
         await store.insert("m", "a", "old")
         assert await store.lookup("m", "b") is None
 
-        await take_over(store, tmp_path / "job", "job-1")
+        await ingest(store, tmp_path / "job", "job-1")
 
         assert await store.lookup("m", "a") == "value of a"
         assert await store.lookup_all("m") == [("a", "value of a"), ("b", "value of b")]
@@ -79,17 +80,17 @@ async def test_maps_see_them_when_cancelled(tmp_path: Path, monkeypatch: pytest.
     await record(tmp_path / "job", "job-1", "a")
     async with open_database(tmp_path / "db", "master") as store:
         assert await store.lookup("m", "a") is None
-        calling = store._thread.call
+        calling = store.thread.call
         reached = asyncio.Event()
 
         def call(run: Callable[[Any], Any]) -> Any:
             future = calling(run)
-            if "take" in run.__qualname__ and "taken" not in run.__qualname__:
+            if "Store.ingest." in run.__qualname__:
                 reached.set()
             return future
 
-        monkeypatch.setattr(store._thread, "call", call)
-        taking = asyncio.ensure_future(take_over(store, tmp_path / "job", "job-1"))
+        monkeypatch.setattr(store.thread, "call", call)
+        taking = asyncio.ensure_future(ingest(store, tmp_path / "job", "job-1"))
         await reached.wait()
         taking.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -97,7 +98,7 @@ async def test_maps_see_them_when_cancelled(tmp_path: Path, monkeypatch: pytest.
         await calling(lambda file: None)
 
         assert await store.lookup("m", "a") == "value of a"
-        assert await take_over(store, tmp_path / "job", "job-1") == Taken(1, 0)
+        assert await ingest(store, tmp_path / "job", "job-1") == Ingested(1, 0)
 
 
 async def test_what_a_job_was_started_with_is_not_taken(tmp_path: Path) -> None:
@@ -107,26 +108,26 @@ async def test_what_a_job_was_started_with_is_not_taken(tmp_path: Path) -> None:
     await record(tmp_path / "job", "job-1", "b")
 
     async with open_database(tmp_path / "db", "master") as store:
-        assert await take_over(store, tmp_path / "job", "job-1") == Taken(2, 1)
+        assert await ingest(store, tmp_path / "job", "job-1") == Ingested(2, 1)
 
     assert [row[1] for row in rows(tmp_path / "db")] == ["a", "b"]
 
 
 async def test_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file is taken in pieces of bounded length, each with its mark, and comes whole."""
-    monkeypatch.setattr(merge, "PIECE", 7)
-    monkeypatch.setattr(merge, "PIECE_CHARACTERS", 60)
+    """A file is taken in pieces of bounded length, each with its watermark, and comes whole."""
+    monkeypatch.setattr(ingesting, "PIECE", 7)
+    monkeypatch.setattr(ingesting, "PIECE_CHARACTERS", 60)
     await record(tmp_path / "job", "job-1", *(str(n) for n in range(50)))
     pieces: list[int] = []
-    real = Store.take
+    real = Store.ingest
 
     async def counted(self: Store, entries: Any, *rest: Any) -> bool:
         pieces.append(len(entries))
         return await real(self, entries, *rest)
 
-    monkeypatch.setattr(Store, "take", counted)
+    monkeypatch.setattr(Store, "ingest", counted)
     async with open_database(tmp_path / "db", "master") as store:
-        assert await take_over(store, tmp_path / "job", "job-1") == Taken(50, 50)
+        assert await ingest(store, tmp_path / "job", "job-1") == Ingested(50, 50)
 
     assert max(pieces) <= 7
     assert rows(tmp_path / "db") == rows(tmp_path / "job")
@@ -134,10 +135,10 @@ async def test_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_two_calls_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They share the work: each entry is taken by one of them."""
-    monkeypatch.setattr(merge, "PIECE", 3)
+    monkeypatch.setattr(ingesting, "PIECE", 3)
     await record(tmp_path / "job", "job-1", *(str(n) for n in range(50)))
     async with open_database(tmp_path / "db", "master") as store:
-        taken = await asyncio.gather(*(take_over(store, tmp_path / "job", "job-1") for _ in range(4)))
+        taken = await asyncio.gather(*(ingest(store, tmp_path / "job", "job-1") for _ in range(4)))
 
     assert sum(each.count for each in taken) == 50
     assert rows(tmp_path / "db") == rows(tmp_path / "job")
@@ -148,18 +149,18 @@ async def test_nothing_recorded_yet(tmp_path: Path) -> None:
     (tmp_path / "empty").touch(0o600)
     async with open_database(tmp_path / "db", "master") as store:
         for name in ("missing", "nowhere/job", "empty"):
-            assert await take_over(store, tmp_path / name, "job-1") == Taken(0, 0)
+            assert await ingest(store, tmp_path / name, "job-1") == Ingested(0, 0)
 
 
 async def test_another_file_under_the_same_id(tmp_path: Path) -> None:
     """A Job that began anew in a new file is read from its beginning, not from where the old one ended."""
     async with open_database(tmp_path / "db", "master") as store:
         await record(tmp_path / "job", "job-1", "a", "b")
-        await take_over(store, tmp_path / "job", "job-1")
+        await ingest(store, tmp_path / "job", "job-1")
         (tmp_path / "job").unlink()
         await record(tmp_path / "job", "job-1", "c", "d", "e")
 
-        assert await take_over(store, tmp_path / "job", "job-1") == Taken(3, 3)
+        assert await ingest(store, tmp_path / "job", "job-1") == Ingested(3, 3)
         assert [key for key, _ in await store.lookup_all("m")] == ["a", "b", "c", "d", "e"]
 
 
@@ -167,9 +168,9 @@ async def test_the_run_directory_was_moved(tmp_path: Path) -> None:
     """A file is known by its program and entries, not by its path."""
     await record(tmp_path / "job", "job-1", "a")
     async with open_database(tmp_path / "db", "master") as store:
-        await take_over(store, tmp_path / "job", "job-1")
+        await ingest(store, tmp_path / "job", "job-1")
         (tmp_path / "job").rename(tmp_path / "moved")
-        assert await take_over(store, tmp_path / "moved", "job-1") == Taken(1, 0)
+        assert await ingest(store, tmp_path / "moved", "job-1") == Ingested(1, 0)
 
 
 async def test_damaged_entries_are_left_out(tmp_path: Path) -> None:
@@ -180,8 +181,8 @@ async def test_damaged_entries_are_left_out(tmp_path: Path) -> None:
         connection.commit()
     async with open_database(tmp_path / "db", "master") as store:
         with pytest.warns(DamagedEntry, match="entry 2 in .*job is damaged"):
-            assert await take_over(store, tmp_path / "job", "job-1") == Taken(3, 2, 1)
-        assert await take_over(store, tmp_path / "job", "job-1") == Taken(3, 0)
+            assert await ingest(store, tmp_path / "job", "job-1") == Ingested(3, 2, 1)
+        assert await ingest(store, tmp_path / "job", "job-1") == Ingested(3, 0)
 
     assert [row[1] for row in rows(tmp_path / "db")] == ["a", "c"]
 
@@ -193,8 +194,8 @@ async def test_a_gap(tmp_path: Path) -> None:
         connection.execute("DELETE FROM entries WHERE key = 'b'")
         connection.commit()
     async with open_database(tmp_path / "db", "master") as store:
-        assert await take_over(store, tmp_path / "job", "job-1") == Taken(1, 1)
-        assert await take_over(store, tmp_path / "job", "job-1", ended=True) == Taken(3, 1)
+        assert await ingest(store, tmp_path / "job", "job-1") == Ingested(1, 1)
+        assert await ingest(store, tmp_path / "job", "job-1", ended=True) == Ingested(3, 1)
 
 
 async def test_refused_sources(tmp_path: Path) -> None:
@@ -207,13 +208,13 @@ async def test_refused_sources(tmp_path: Path) -> None:
     os.truncate(tmp_path / "short", 9000)
     async with open_database(tmp_path / "db", "master") as store:
         with pytest.raises(ConfigurationError, match="open can be written by others"):
-            await take_over(store, tmp_path / "open", "job-1")
+            await ingest(store, tmp_path / "open", "job-1")
         with pytest.raises(ConfigurationError, match="is a directory"):
-            await take_over(store, tmp_path, "job-1")
+            await ingest(store, tmp_path, "job-1")
         with pytest.raises(DatabaseError, match="text is not a results database"):
-            await take_over(store, tmp_path / "text", "job-1")
+            await ingest(store, tmp_path / "text", "job-1")
         with pytest.raises(DatabaseError, match=r"short.*damaged"):
-            await take_over(store, tmp_path / "short", "job-1", ended=True)
+            await ingest(store, tmp_path / "short", "job-1", ended=True)
 
 
 @pytest.mark.parametrize("journal", ["wal", "rollback"])
@@ -231,14 +232,14 @@ async def test_from_a_writing_job_that_is_killed(tmp_path: Path, monkeypatch: py
                 data = await asyncio.to_thread(os.read, writer.stdout.fileno(), 4096)
                 assert data, "the writer ended by itself"
                 seen += data
-                await take_over(store, path, program_id)
+                await ingest(store, path, program_id)
             writer.send_signal(signal.SIGKILL)
             seen += writer.communicate()[0]
             before = digests(path)
-            await take_over(store, path, program_id)
+            await ingest(store, path, program_id)
             assert digests(path) == before  # it is only read, as long as the Job may live
 
-            await take_over(store, path, program_id, ended=True)
+            await ingest(store, path, program_id, ended=True)
 
             acknowledged = {f"{program_id}-{line.decode()}" for line in seen.split(b"\n")[:-1]}
             assert len(acknowledged) > 100
@@ -253,8 +254,9 @@ import os, signal, sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("PRAGMA cache_size = 1")  # so that a transaction reaches the file before it ends
 connection.execute("BEGIN IMMEDIATE")
+insert = "INSERT INTO entries VALUES (?, 'm', ?, ?, 1, 'job-1', 0, x'00', 2, '{}')"
 for n in range(500):
-    connection.execute("INSERT INTO entries VALUES (?, 'm', ?, ?, 1, 'job-1', 0, x'00')", (100 + n, n, "x" * 5000))
+    connection.execute(insert, (100 + n, n, "x" * 5000))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -269,27 +271,27 @@ async def test_a_journal_of_a_killed_job(tmp_path: Path, monkeypatch: pytest.Mon
     assert "job-journal" in before
 
     async with open_database(tmp_path / "db", "master") as store:
-        assert await take_over(store, tmp_path / "job", "job-1") == Taken(0, 0)
+        assert await ingest(store, tmp_path / "job", "job-1") == Ingested(0, 0)
         assert digests(tmp_path / "job") == before
-        assert await take_over(store, tmp_path / "job", "job-1", ended=True) == Taken(2, 2)
+        assert await ingest(store, tmp_path / "job", "job-1", ended=True) == Ingested(2, 2)
 
 
 TAKER = """
 import asyncio, sys
 from pathlib import Path
-from hyperflow.database import merge
+from hyperflow.database import ingest
 from hyperflow.database.opening import open_database
-merge.PIECE = 5
+ingest.PIECE = 5
 async def main():
     async with open_database(sys.argv[1], "master") as store:
-        taking = store.take
+        taking = store.ingest
         async def take(*arguments):
             taken = await taking(*arguments)
             print("piece", flush=True)
             sys.stdin.readline()
             return taken
-        store.take = take
-        await merge.take_over(store, Path(sys.argv[2]), "job-1")
+        store.ingest = take
+        await ingest.ingest(store, Path(sys.argv[2]), "job-1")
 asyncio.run(main())
 """
 
@@ -329,19 +331,19 @@ async def test_the_checksum_is_the_jobs(tmp_path: Path) -> None:
     """An entry is found damaged later by what its Job wrote, not by what was read from the Job's file."""
     await record(tmp_path / "job", "job-1", "a")
     async with open_database(tmp_path / "db", "master") as store:
-        await take_over(store, tmp_path / "job", "job-1")
+        await ingest(store, tmp_path / "job", "job-1")
 
     assert [row[6] for row in rows(tmp_path / "db")] == [checksum("m", "a", "value of a")]
 
 
-async def test_entries_and_mark_are_one_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_entries_and_watermark_are_one_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it cannot be noted how far the file was read, its entries are not recorded either."""
     await record(tmp_path / "job", "job-1", "a")
     async with open_database(tmp_path / "db", "master") as store:
         with monkeypatch.context() as patch:
-            patch.setattr(files, "TAKEN", "no SQL")
+            patch.setattr(files, "WATERMARKS", "no SQL")
             with pytest.raises(DatabaseError, match=r"cannot write to .*db"):
-                await take_over(store, tmp_path / "job", "job-1")
+                await ingest(store, tmp_path / "job", "job-1")
         assert await store.lookup("m", "a") is None
         assert rows(tmp_path / "db") == []
-        assert await take_over(store, tmp_path / "job", "job-1") == Taken(1, 1)
+        assert await ingest(store, tmp_path / "job", "job-1") == Ingested(1, 1)

@@ -1,0 +1,36 @@
+"""Entries: what one record of a database consists of, in a file and on a server alike.
+
+Guarantees: every entry says in which schema version its value was written, and has room for metadata, a JSON object
+that is still empty. Its checksum covers all of it but the program and the time: SQLite's own check, and most disks, do
+not see a flipped byte in a value.
+
+Schema version 1 had neither column, and values without tags (see `untagged`). Entries of that version stay as they are,
+also where they are copied or ingested.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from hyperflow.database import untagged
+
+SCHEMA_VERSION = 2
+
+NO_METADATA = "{}"
+
+Entry = tuple[str, str, str]
+"""Map, key, value."""
+
+
+def checksum(map_name: str, key: str, value: str, version: int = SCHEMA_VERSION, metadata: str = NO_METADATA) -> bytes:
+    """Return what shows that an entry is as it was written, and belongs to this map and key."""
+    if version == 1:
+        text = f"{len(map_name)}:{len(key)}:{map_name}{key}{value}"
+    else:
+        text = f"{version}:{len(map_name)}:{len(key)}:{len(value)}:{map_name}{key}{value}{metadata}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def text_of(value: str, version: int) -> str:
+    """Return a value's text, marked if it has no tags."""
+    return untagged.Text(value) if version == 1 else value

@@ -1,0 +1,159 @@
+"""Ingest: what a Job recorded in a file of its own comes into its program's database.
+
+Guarantees:
+- The program's database has one writer, the caller. It only reads the Job's file, in pieces, while the Job may be
+  writing to it: neither waits long for the other.
+- Entries keep their program, time and order. Each comes once, however often this is called and whatever was killed in
+  between: a piece and the watermark after it are one transaction.
+- What the Job was started with (entries of other programs, by `start_from`) does not come.
+- A damaged entry is reported and left out. What a killed Job had recorded is there.
+
+The watermark stands under the Job's program id, with the time and the checksum of its entry: a run directory may be
+moved, and a Job that began anew in another file is read from its beginning.
+
+Ids in a file have no gaps, because nothing is ever removed. A gap seen while the Job is writing is a page that is not
+there yet, which happens on network file systems whose locks do not reach from node to node. What comes after it waits
+for the next time. So does everything while the journal of a killed Job lies there, until the caller knows that the Job
+has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import warnings
+from contextlib import closing
+from pathlib import Path
+
+import attrs
+
+from hyperflow.database import file as files
+from hyperflow.database import place
+from hyperflow.database.entries import NO_METADATA, checksum
+from hyperflow.database.file import Row, Watermark
+from hyperflow.database.store import DamagedEntry, Store
+from hyperflow.errors import DatabaseError
+
+PIECE = 5_000
+"""Entries in one transaction: others who insert meanwhile wait for no more than one."""
+
+PIECE_CHARACTERS = 16 * 1024 * 1024
+"""Characters of values after which a piece ends, because it is held in memory."""
+
+
+@attrs.frozen
+class Ingested:
+    """What came of reading a file.
+
+    Args:
+        newest: The last entry of the file that was looked at, 0 if there is none.
+        count: Entries that came this time.
+        damaged: Entries that were left out this time; a warning has named each.
+    """
+
+    newest: int
+    count: int
+    damaged: int = 0
+
+
+@attrs.frozen
+class _Piece:
+    rows: list[Row]
+    damaged: list[str]
+    watermark: Watermark | None
+    last: bool
+
+
+async def ingest(store: Store, source: Path, program_id: str, *, ended: bool = False) -> Ingested:
+    """Copy what a program recorded in its own file into this store; call it as often as you like.
+
+    Cancelling loses nothing: what came stays, and the next call goes on from there.
+
+    Args:
+        store: The open database that receives them.
+        source: The other program's database. One that is not there, or empty, has recorded nothing yet.
+        program_id: The program whose entries come; unique for each file that is written.
+        ended: Nobody writes to the source any more, which has to be certain: what a killed writer left half done
+            is then tidied up first.
+
+    Raises:
+        ConfigurationError: The source is no ordinary file of this user's, that nobody else can write.
+        DatabaseError: The source is damaged or not hyperflow's; or it cannot be written to this store.
+    """
+    watermark = await store.watermark(program_id)
+    count = damaged = 0
+    while True:
+        piece = await asyncio.to_thread(_read, source, program_id, watermark, ended)
+        reached = piece.watermark
+        if reached not in (None, watermark) and not await store.ingest(piece.rows, program_id, watermark, reached):
+            watermark = await store.watermark(program_id)
+            continue  # another call has ingested this piece
+        for report in piece.damaged:
+            warnings.warn(report, DamagedEntry, stacklevel=2)
+        count += len(piece.rows)
+        damaged += len(piece.damaged)
+        watermark = reached
+        if piece.last:
+            return Ingested(watermark.newest if watermark else 0, count, damaged)
+
+
+def _read(source: Path, program_id: str, watermark: Watermark | None, ended: bool) -> _Piece:
+    """Read the next piece of a file, in one short look, so that its writer need not wait."""
+    source = place.resolved(source)
+    if not source.parent.is_dir() or not place.check(source):
+        return _Piece([], [], watermark, True)
+    mode = "rw" if ended else "ro"
+    try:
+        with (
+            files.reported(source, "read"),
+            closing(sqlite3.connect(f"{source.as_uri()}?mode={mode}", uri=True, timeout=files.BUSY_SECONDS)) as opened,
+        ):
+            opened.text_factory = files.lenient_text
+            if ended and not place.is_local(source):
+                opened.execute("PRAGMA locking_mode = EXCLUSIVE")  # a WAL is read without shared memory then
+            opened.execute("BEGIN")
+            return _next(opened, source, program_id, watermark, ended)
+    except DatabaseError as error:
+        code = getattr(error.__cause__, "sqlite_errorcode", 0)
+        if code == sqlite3.SQLITE_READONLY_ROLLBACK and not ended:
+            return _Piece([], [], watermark, True)
+        raise
+
+
+def _next(
+    opened: sqlite3.Connection, source: Path, program_id: str, watermark: Watermark | None, ended: bool
+) -> _Piece:
+    since = watermark.newest if watermark is not None and _is_there(opened, watermark) else 0
+    (layout,) = opened.execute("PRAGMA user_version").fetchone()
+    added = "schema_version, metadata" if layout > 1 else f"1, '{NO_METADATA}'"  # of an older hyperflow
+    query = (
+        f"SELECT id, map, key, CASE WHEN program = ?1 THEN value END, program, time, checksum, {added} FROM entries "
+        "WHERE id > ?2 ORDER BY id"
+    )
+    rows: list[Row] = []
+    damaged: list[str] = []
+    characters = 0
+    for number, *row in opened.execute(query, (program_id, since)):
+        map_name, key, value, program, time, digest, version, metadata = row
+        if number != since + 1 and not ended:
+            break
+        since, watermark = number, Watermark(number, time, digest)
+        if program != program_id:
+            continue
+        texts = (map_name, key, value)
+        if all(isinstance(text, str) for text in texts) and digest == checksum(*texts, version, metadata):
+            rows.append((map_name, key, value, program, time, digest, version, metadata))
+            characters += len(value)
+        else:
+            damaged.append(f"entry {number} in {source} is damaged; it was not ingested")
+        if len(rows) >= PIECE or characters > PIECE_CHARACTERS:
+            return _Piece(rows, damaged, watermark, False)
+    return _Piece(rows, damaged, watermark, True)
+
+
+def _is_there(opened: sqlite3.Connection, watermark: Watermark) -> bool:
+    found = opened.execute("SELECT time, checksum FROM entries WHERE id = ?", (watermark.newest,)).fetchone()
+    return bool(found == (watermark.time, watermark.checksum))
+
+
+__all__ = ("Ingested", "ingest")

@@ -1,0 +1,33 @@
+"""Texts of other people's objects, for messages: short, and made whatever the objects' own methods do.
+
+A `__repr__` or `__str__` of the user's may raise anything, SystemExit included, or return a book. The error that is
+being reported must not get lost because of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def short_repr(value: object, limit: int) -> str:
+    """Return `repr(value)`, cut after so many characters."""
+    return _text(repr, value, limit, f"<{type(value).__name__}>")
+
+
+def short_str(value: object, limit: int) -> str:
+    """Return `str(value)`, cut after so many characters."""
+    return _text(str, value, limit, "(its text could not be made)")
+
+
+def in_words(error: BaseException, limit: int = 1000) -> str:
+    """Return the type and the text of an error, cut after so many characters."""
+    return _text(lambda e: f"{type(e).__name__}: {e}", error, limit, type(error).__name__)
+
+
+def _text(show: Callable[[Any], str], value: object, limit: int, otherwise: str) -> str:
+    try:
+        text = str.__str__(show(value))  # a str itself, where a `__str__` returns one of a subclass
+    except BaseException:  # noqa: BLE001 (see above)
+        return otherwise
+    return text if len(text) <= limit else text[: limit - 3] + "..."

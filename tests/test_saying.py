@@ -1,0 +1,44 @@
+"""Texts of other people's objects: short, and there whatever the objects do."""
+
+import pytest
+
+from hyperflow import saying
+
+
+class Bad:
+    """Raises when it is shown."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __repr__(self) -> str:
+        raise self.error
+
+    __str__ = __repr__
+
+
+class BadError(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+@pytest.mark.parametrize("error", [ValueError(), SystemExit(), KeyboardInterrupt(), RecursionError()])
+def test_nothing_that_an_object_raises_gets_through(error: BaseException) -> None:
+    """What is said in place of its text."""
+    assert saying.short_repr(Bad(error), 40) == "<Bad>"
+    assert saying.short_str(Bad(error), 40) == "(its text could not be made)"
+
+
+def test_errors_in_words() -> None:
+    """Type and text; the type alone where there is no text."""
+    assert saying.in_words(ValueError("why")) == "ValueError: why"
+    assert saying.in_words(BadError()) == "BadError"
+
+
+def test_long_texts_are_cut() -> None:
+    """To exactly so many characters."""
+    assert saying.short_repr("x" * 100, 40) == "'" + 36 * "x" + "..."
+    assert saying.short_repr("x" * 38, 40) == repr("x" * 38)
+    assert len(saying.short_str("x" * 100, 40)) == len(saying.in_words(ValueError("x" * 100), 40)) == 40
