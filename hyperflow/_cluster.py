@@ -29,14 +29,14 @@ from hyperflow.flow import Call, Cluster, Flow, Job, Step
 from hyperflow.locking.manager import LockManager
 from hyperflow.master import lockfiles, rundir
 from hyperflow.master.batch import Batch, SlurmBatch
-from hyperflow.master.entry import ClusterStatistics, Patience
 from hyperflow.master.local import LocalBatch
 from hyperflow.master.mail import mailer
-from hyperflow.master.master import Master, open_master
+from hyperflow.master.master import Master
 from hyperflow.master.rundir import RunDirectory
+from hyperflow.master.shared import Timeouts
+from hyperflow.master.view import ClusterStatistics
 from hyperflow.program import ProgramInfo
-from hyperflow.remote import RemoteEval, apply_to_all
-from hyperflow.slurm.client import Pace, SlurmClient
+from hyperflow.remote import RemoteEval
 from hyperflow.slurm.script import SbatchOptions
 
 P = ParamSpec("P")
@@ -78,7 +78,7 @@ class ClusterEnv(Environment):
 
     master: Master
 
-    def statistics(self) -> ClusterStatistics:
+    def statistics(self) -> ClusterStatistics:  # type: ignore[override]  # it has jobs, and neither nodes nor CPUs
         """Return how the jobs stand; cheap."""
         return self.master.statistics()
 
@@ -158,22 +158,20 @@ class ClusterEvaluator:
 
     @property
     def cpus(self) -> int:
-        """There are none here."""
-        return 1
+        """There are none; remote_map asks, to divide its items among them."""
+        raise MisuseError(
+            "remote_map in a Cluster computation would take a Slurm job for each few items; put it into a @job, "
+            "and write: await hyperflow.remote_eval_job(that_job(...))"
+        )
 
-    def statistics(self) -> ClusterStatistics:
-        """Return how the jobs stand."""
+    def statistics(self) -> Any:
+        """Return how the jobs stand. (Any: others count evaluations. `ClusterEnv.statistics` has the type.)"""
         return self._master.statistics()
 
     def submit(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
     ) -> asyncio.Future[Any]:
         """Run a call in an allocation of its own."""
-        if fn is apply_to_all:
-            raise MisuseError(
-                "remote_map in a Cluster computation would take a Slurm job for each few items; put it into a @job, "
-                "and write: await hyperflow.remote_eval_job(that_job(...))"
-            )
         wanted = (_sbatch(options.sbatch) or SbatchOptions()).over(self._master.defaults)
         one_worker = wanted.changed(nodes=1, ntasks_per_node=1, cpus_per_task=options.cpus)
         job: Job[Any] = Job(RemoteEval(fn, args, kwargs))
@@ -192,7 +190,7 @@ async def open_cluster(  # noqa: PLR0913 (each is something that a user may want
     sbatch: SbatchOptions | None = None,
     on_error: Any = "hold",
     mail: str | None = None,
-    patience: Patience | None = None,
+    timeouts: Timeouts | None = None,
 ) -> AsyncIterator[ClusterEnv]:
     """Run Cluster computations: `async with open_cluster() as env: await search(10)`.
 
@@ -205,16 +203,16 @@ async def open_cluster(  # noqa: PLR0913 (each is something that a user may want
         max_jobs: How many jobs may be with Slurm at a time; None for all.
         sbatch: What is asked of Slurm where `using(sbatch=...)` says nothing.
         on_error: What is done about failures where `using(on_error=...)` says nothing.
-        mail: An address that is told of each job that is held, by this machine's own mailer.
-        patience: How long is waited for what.
+        mail: An address that gets a mail about each job that is held, by this machine's own mailer.
+        timeouts: How long is waited, and how often is looked.
 
     Raises:
         RunInUse: Another master runs on that directory.
         ConfigurationError: There is no such run, others can write to it, or it cannot be written.
 
     When the scope is left by an error, or is cancelled, jobs stay with Slurm, so that the program can be resumed (those
-    of this machine end); `await env.master.leave(cancel_jobs=True)` ends them before. When it ends by itself, jobs
-    that no flow waits for any more are ended.
+    of this machine end); `await env.master.leave(cancel_jobs=True)` ends them before. When it ends regularly,
+    jobs that no flow waits for any more are ended.
     """
     from hyperflow.control.server import open_control  # noqa: PLC0415 (its library is for a run only)
 
@@ -222,7 +220,7 @@ async def open_cluster(  # noqa: PLR0913 (each is something that a user may want
         raise ConfigurationError("open_cluster(program, resume=...): one of the two")
     post = mailer(mail) if mail is not None else None
     mine = rundir.find(resume, base_dir) if resume is not None else program or ProgramInfo.new(base_dir)
-    limits = patience or Patience()
+    limits = timeouts or Timeouts()
     options = Options(sbatch=_sbatch(sbatch), on_error=on_error)
     if max_jobs is not None and max_jobs < 1:
         raise ConfigurationError(f"max_jobs={max_jobs}: a whole number of at least 1 is needed, or None")
@@ -236,9 +234,9 @@ async def open_cluster(  # noqa: PLR0913 (each is something that a user may want
         if local:
             batch = await stack.enter_async_context(LocalBatch())
         else:
-            batch = SlurmBatch(await stack.enter_async_context(SlurmClient(Pace(limits.fast, limits.slow))))
+            batch = await stack.enter_async_context(SlurmBatch(limits.slurm))
         master = await stack.enter_async_context(
-            open_master(run, batch, database, defaults=options.sbatch, max_jobs=max_jobs, patience=limits, mailer=post)
+            Master(run, batch, database, defaults=options.sbatch, max_jobs=max_jobs, timeouts=limits, mailer=post)
         )
         await stack.enter_async_context(open_control(master))
         evaluator = ClusterEvaluator(master)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ import attrs
 from hyperflow.control import client
 from hyperflow.database.ownership import Owner
 from hyperflow.errors import ConfigurationError
-from hyperflow.master import lifecycle, rundir, sealed, view
+from hyperflow.master import checked_files, lifecycle, rundir
+from hyperflow.master.checked_files import Damaged
 from hyperflow.master.lifecycle import Record, State
 from hyperflow.master.rundir import JobDirectory
-from hyperflow.master.sealed import Damaged
-from hyperflow.master.view import JobView
+from hyperflow.master.view import JobView, story
 from hyperflow.slurm.script import SbatchOptions
 
 BASE_DIR = Path("hyperflow-runs")
@@ -70,7 +71,7 @@ class Run:
     def jobs(self) -> list[JobView]:
         """Return the jobs, as their files have them; one that cannot be read is left out."""
         return [
-            view.view(record, directory, directory.read_status(), _changed(directory))
+            JobView.of(record, directory, directory.read_status(), directory.changed_at())
             for directory, record in self._records()
         ]
 
@@ -82,7 +83,7 @@ class Run:
         """
         directory = JobDirectory(self.home / "jobs" / str(number))
         try:
-            return view.story(directory.read_record(), directory)
+            return story(directory.read_record(), directory)
         except FileNotFoundError:
             numbers = ", ".join(str(record.number) for _, record in self._records()) or "none yet"
             raise ConfigurationError(f"{self.home} has no job {number}; it has {numbers}") from None
@@ -118,24 +119,17 @@ class Run:
                 again.append((directory, after))
             for directory, record in again:
                 directory.write_record(record)
-            return [view.view(record, directory, None, _changed(directory)) for directory, record in again]
+            return [JobView.of(record, directory, None, directory.changed_at()) for directory, record in again]
         finally:
             lock.release()
 
     def _records(self) -> list[tuple[JobDirectory, Record]]:
         found: list[tuple[JobDirectory, Record]] = []
-        names = (name for name in _listed(self.home / "jobs") if name.isdigit())
-        for name in sorted(names, key=int):
-            directory = JobDirectory(self.home / "jobs" / name)
-            try:
-                found.append((directory, directory.read_record()))
-            except (OSError, Damaged):
-                continue
+        with suppress(OSError):
+            for directory in rundir.job_directories(self.home):
+                with suppress(OSError, Damaged):
+                    found.append((directory, directory.read_record()))
         return found
-
-
-def _changed(directory: JobDirectory) -> float:
-    return (directory.path / "job.json").stat().st_mtime
 
 
 def _listed(path: Path) -> list[str]:
@@ -147,7 +141,7 @@ def _listed(path: Path) -> list[str]:
 
 def _read(home: Path) -> Run | None:
     try:
-        about = json.loads(sealed.read_private(home / "program.json"))
+        about = json.loads(checked_files.read_private(home / "program.json"))
         return Run(home, {**about, "program_id": str(about["program_id"]), "argv": list(about["argv"])})
     except (OSError, ValueError, KeyError, TypeError, Damaged):
         return None

@@ -25,7 +25,7 @@ from pathlib import Path
 import attrs
 
 from hyperflow.errors import ConfigurationError
-from hyperflow.master import sealed
+from hyperflow.master import checked_files
 
 LONGEST = 107
 """Bytes of a socket's path: Linux has room for 108, and the last one ends it."""
@@ -51,9 +51,9 @@ class Address:
 def read(home: Path) -> Address | None:
     """Return the address that a run's master has left, or None; it may be that of a master that was killed."""
     try:
-        data = json.loads(sealed.read_private(home / "control" / "master.json"))
+        data = json.loads(checked_files.read_private(home / "control" / "master.json"))
         return Address(str(data["host"]), int(data["pid"]), Path(data["path"]))
-    except (OSError, ValueError, KeyError, TypeError, sealed.Damaged):
+    except (OSError, ValueError, KeyError, TypeError, checked_files.Damaged):
         return None
 
 
@@ -67,7 +67,7 @@ def listening(home: Path) -> Iterator[tuple[socket.socket, Address]]:
     room = home / "control"
     try:
         room.mkdir(mode=0o700, exist_ok=True)
-        sealed.check_private(room)
+        checked_files.check_private(room)
         room.chmod(0o700)
         _remove(room, read(home))
         made, path = _bind(room)
@@ -77,7 +77,7 @@ def listening(home: Path) -> Iterator[tuple[socket.socket, Address]]:
     try:
         with made:
             text = json.dumps({"host": address.host, "pid": address.pid, "path": str(path)})
-            sealed.write_file(room / "master.json", text.encode() + b"\n")
+            checked_files.write_file(room / "master.json", text.encode() + b"\n")
             yield made, address
     finally:
         _remove(room, address)

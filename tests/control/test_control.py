@@ -97,7 +97,7 @@ async def test_a_held_job_is_seen_and_retried(tmp_path: Path) -> None:
 
         assert answer["jobs"][0]["number"] == 1
         assert await waiting == "there"
-        assert env.master.run.jobs().__next__().read_record().options["time"] == "2:00:00"
+        assert env.master.run.jobs()[0].read_record().options["time"] == "2:00:00"
         assert (await ask(master.get, "/statistics"))["jobs"] == {"done": 1}
 
 
@@ -232,7 +232,7 @@ async def test_what_a_killed_master_has_left_is_replaced(short_path: Path) -> No
         with socket.socket(socket.AF_UNIX) as left:
             left.bind(str(path))
     address = {"host": socket.gethostname(), "pid": 1, "path": str(elsewhere / "socket")}
-    place.sealed.write_file(home / "control" / "master.json", repr(address).replace("'", '"').encode())
+    place.checked_files.write_file(home / "control" / "master.json", repr(address).replace("'", '"').encode())
     with pytest.raises(NoMaster, match="no master runs"):
         contact(home)
 

@@ -1,11 +1,11 @@
-"""Sealed files: a header in plain text, a payload, and a checksum over both.
+"""Checked files: a header in plain text, a payload, and a checksum over both.
 
     hyperflow 1 {"kind": "result", "size": 123, "digest": "...", ...}
     payload
 
-Guarantees: a file appears under its name complete and on the disk, or not at all. One that was cut, altered, or that
-somebody else could have written is refused before a byte of its payload is used: it is a pickle. The checksum is
-against accidents; what keeps strangers out is that only the user can write the file.
+Guarantees: A file appears under its name complete and on the disk, or not at all. A file that was cut or altered, or
+that somebody else could have written, is refused before a byte of its payload is used, because the payload is a pickle.
+The checksum is against accidents; strangers are kept out because only the user can write the file.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ def write_file(path: Path, data: bytes) -> None:
         raise ConfigurationError(f"{text}. {todo}, and resume the program") from error
 
 
-def write_sealed(path: Path, kind: str, payload: bytes, **header: Any) -> None:
-    """Write a sealed file."""
-    write_file(path, seal(kind, payload, header))
+def write_checked(path: Path, kind: str, payload: bytes, **header: Any) -> None:
+    """Write a checked file."""
+    write_file(path, with_checksum(kind, payload, header))
 
 
-def seal(kind: str, payload: bytes, header: dict[str, Any]) -> bytes:
-    """Return the contents of a sealed file."""
+def with_checksum(kind: str, payload: bytes, header: dict[str, Any]) -> bytes:
+    """Return the contents of a checked file."""
     header = {"kind": kind, **header, "size": len(payload)}
     header["digest"] = _digest(header, payload)
     return MAGIC + json.dumps(header).encode() + b"\n" + payload
 
 
-def read_sealed(path: Path, kind: str) -> tuple[dict[str, Any], bytes]:
-    """Return header and payload of a sealed file.
+def read_checked(path: Path, kind: str) -> tuple[dict[str, Any], bytes]:
+    """Return header and payload of a checked file.
 
     Raises:
         FileNotFoundError: It is not there.
