@@ -1,23 +1,63 @@
 # Needs make and Python >= 3.11, nothing else; see CONTRIBUTING.md.
 # Paths are relative and everything runs through .venv/bin/python: the checkout may be anywhere, spaces included.
 
-.PHONY: demo test lint format build bench clean
+.PHONY: demo check test unit lint style mypy pyright public-types coverage mutants matrix lock format build bench clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
+TOOLS := .venv-tools/bin
 
 demo: .venv/installed
 	@$(PY) programs/root_search.py --local
 
+# While working: all that takes less than a minute, side by side. What each part prints comes when the part has ended.
+check: .venv/installed-dev
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit lint
+
 test: .venv/installed-dev
 	@$(PY) -m pytest --numprocesses=2
 
-lint: .venv/installed-dev
-	$(PY) -m ruff check
+unit: .venv/installed-dev
+	@$(PY) -m pytest -q -m unit --numprocesses=2 --hypothesis-profile=quick
+
+lint: style mypy pyright public-types
+
+style: .venv/installed-dev
 	$(PY) -m ruff format --check
+	$(PY) -m ruff check
 	$(PY) -m tests.imports
+	.venv/bin/codespell
+
+mypy: .venv/installed-dev
 	$(PY) -m mypy
+
+pyright: .venv/installed-dev
 	$(PY) -m basedpyright
+
+public-types: .venv/installed-dev
+	$(PY) -m tests.public_types
+
+# What the unit tests alone reach of the pure modules; it may not fall. ARGUMENTS=--write records what it is now.
+coverage: .venv/installed-dev
+	@mkdir -p .coverage
+	$(PY) -m coverage run -m pytest -q -m unit
+	$(PY) -m tests.coverage_floor $(ARGUMENTS)
+
+# A test for the tests: do they notice a change of the scheduler, the rules of locks, the life of a job?
+# tests/mutants.txt explains those that may live.
+mutants: .venv-tools/installed
+	@rm -rf mutants
+	$(TOOLS)/mutmut run --max-children 2
+	$(TOOLS)/python -m tests.mutants
+
+# The unit tests with each Python that we support and that is here.
+matrix: .venv-tools/installed
+	$(TOOLS)/tox run
+
+# requirements-dev.txt: exact versions of all that is installed for development, on every Python that we support.
+lock: .venv-tools/installed
+	$(TOOLS)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra=dev \
+		--upgrade --output-file=requirements-dev.txt pyproject.toml
 
 format: .venv/installed-dev
 	$(PY) -m ruff check --fix
@@ -33,19 +73,18 @@ bench: .venv-bench/installed
 	@.venv-bench/bin/python -m benchmarks $(QUESTIONS) $(ARGUMENTS)
 
 clean:
-	rm -rf .venv .venv-bench dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-tools dist build mutants .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .tox
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An editable install remembers where it was made, so a checkout that was moved or copied starts afresh.
-ifneq "$(shell cat .venv/made-in 2>/dev/null)" "$(CURDIR)"
-.PHONY: .venv/made-in
+define moved
+ifneq "$(shell cat $(1)/made-in 2>/dev/null)" "$(CURDIR)"
+.PHONY: $(1)/made-in
 endif
+endef
+$(foreach venv,.venv .venv-bench .venv-tools,$(eval $(call moved,$(venv))))
 
-ifneq "$(shell cat .venv-bench/made-in 2>/dev/null)" "$(CURDIR)"
-.PHONY: .venv-bench/made-in
-endif
-
-.venv/made-in .venv-bench/made-in: scripts/venv
+.venv/made-in .venv-bench/made-in .venv-tools/made-in: scripts/venv
 	@scripts/venv $(@D)
 	@pwd -P >$@
 
@@ -55,13 +94,21 @@ endif
 	@$(PY) -m pip install -qq -e .
 	@touch $@
 
+# LOCKED=yes installs what requirements-dev.txt says, to the byte.
 .venv/installed-dev: pyproject.toml .venv/made-in
 	@echo "Installing hyperflow and the development tools into .venv"
-	@$(PY) -m pip install -qq -e '.[dev]'
+	$(if $(LOCKED),@$(PY) -m pip install -qq --require-hashes -r requirements-dev.txt)
+	@$(PY) -m pip install -qq $(if $(LOCKED),--no-deps) -e '.[dev]'
 	@touch .venv/installed $@
 
 # The peers have an environment of their own, so that what they need cannot change what is tested.
 .venv-bench/installed: pyproject.toml benchmarks/requirements.txt .venv-bench/made-in
 	@echo "Installing hyperflow and what it is compared with into .venv-bench"
 	@.venv-bench/bin/python -m pip install -qq -e '.[numpy]' -r benchmarks/requirements.txt
+	@touch $@
+
+# So have the tools that only `make mutants`, `make matrix` and `make lock` need.
+.venv-tools/installed: pyproject.toml scripts/tools.txt .venv-tools/made-in
+	@echo "Installing hyperflow and the rarer tools into .venv-tools"
+	@$(TOOLS)/python -m pip install -qq -e '.[dev]' -r scripts/tools.txt
 	@touch $@

@@ -28,14 +28,14 @@ from hyperflow.flow import Call, Cluster, Flow, Job, Step
 from hyperflow.locking.manager import LockManager
 from hyperflow.master import lockfiles, rundir
 from hyperflow.master.batch import Batch, SlurmBatch
-from hyperflow.master.entry import ClusterStatistics, Patience
 from hyperflow.master.local import LocalBatch
 from hyperflow.master.mail import mailer
-from hyperflow.master.master import Master, open_master
+from hyperflow.master.master import Master
 from hyperflow.master.rundir import RunDirectory
+from hyperflow.master.shared import Timeouts
+from hyperflow.master.view import ClusterStatistics
 from hyperflow.program import ProgramInfo
 from hyperflow.remote import RemoteEval
-from hyperflow.slurm.client import Pace, SlurmClient
 from hyperflow.slurm.script import SbatchOptions
 
 P = ParamSpec("P")
@@ -165,7 +165,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
     sbatch: SbatchOptions | None = None,
     on_error: FailurePolicy = "hold",
     mail: str | None = None,
-    patience: Patience | None = None,
+    timeouts: Timeouts | None = None,
 ) -> AsyncIterator[ClusterEnv]:
     """Run Cluster computations: `async with open_cluster() as env: await search(10)`.
 
@@ -178,7 +178,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         sbatch: What to ask Slurm for where `using(sbatch=...)` says nothing.
         on_error: What to do about failures where `using(on_error=...)` says nothing.
         mail: An address that gets a mail about each held job, from this machine's own mailer.
-        patience: How long is waited for what.
+        timeouts: Timeouts and polling intervals, in seconds.
 
     Raises:
         RunInUse: Another master runs on that directory.
@@ -194,7 +194,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         raise ConfigurationError("open_cluster(program, resume=...): one of the two")
     post = mailer(mail) if mail is not None else None
     mine = rundir.find(resume, base_dir) if resume is not None else program or ProgramInfo.new(base_dir)
-    limits = patience or Patience()
+    limits = timeouts or Timeouts()
     job_options = JobOptions(sbatch=sbatch, on_error=on_error)
     if max_jobs is not None and max_jobs < 1:
         raise ConfigurationError(f"max_jobs={max_jobs}: a whole number of at least 1 is needed, or None")
@@ -208,11 +208,9 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         if local:
             batch = await stack.enter_async_context(LocalBatch())
         else:
-            batch = SlurmBatch(await stack.enter_async_context(SlurmClient(Pace(limits.fast, limits.slow))))
+            batch = await stack.enter_async_context(SlurmBatch(limits.slurm))
         master = await stack.enter_async_context(
-            open_master(
-                run, batch, database, defaults=job_options.sbatch, max_jobs=max_jobs, patience=limits, mailer=post
-            )
+            Master(run, batch, database, defaults=job_options.sbatch, max_jobs=max_jobs, timeouts=limits, mailer=post)
         )
         await stack.enter_async_context(open_control(master))
         evaluator = ClusterEvaluator(master)

@@ -43,6 +43,7 @@ class Changing(Generic[T]):
         self._value = value
         self._failure: Exception | None = None
         self._news = asyncio.Event()
+        self._subscribers: list[Callable[[], object]] = []
 
     @property
     def value(self) -> T:
@@ -69,11 +70,21 @@ class Changing(Generic[T]):
             Exception: What `fail` was given, if the value is still the same.
         """
         while self._value == seen:
-            if self._failure is not None:
-                raise self._failure.with_traceback(None)  # each waiter would make it longer
+            self.check()
             await self._news.wait()
         return self._value
+
+    def check(self) -> None:
+        """Raise what `fail` was given, if it was."""
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)  # each waiter would make it longer
+
+    def subscribe(self, callback: Callable[[], object]) -> None:
+        """Call this at each change, and at `fail`: for who has no task that could wait. It must not raise."""
+        self._subscribers.append(callback)
 
     def _wake(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
+        for callback in self._subscribers:
+            callback()

@@ -3,9 +3,9 @@
     hyperflow 1 {"kind": "result", "size": 123, "digest": "...", ...}
     payload
 
-Guarantees: a file appears under its name complete and on the disk, or not at all. One that was cut, altered, or that
-somebody else could have written is refused before a byte of its payload is used: it is a pickle. The checksum is
-against accidents; what keeps strangers out is that only the user can write the file.
+Guarantees: A file appears under its name complete and on the disk, or not at all. A file that was cut or altered, or
+that somebody else could have written, is refused before a byte of its payload is used, because the payload is a pickle.
+The checksum is against accidents; strangers are kept out because only the user can write the file.
 """
 
 from __future__ import annotations

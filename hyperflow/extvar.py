@@ -63,7 +63,7 @@ class ExtVar(Generic[T]):
     """
 
     def __init__(self, name: str, default: T = MISSING, *, type: Any = Any) -> None:  # noqa: A002 (what it is)
-        self.name = checked_name(name)
+        self.name: str = checked_name(name)
         self._codec = codec_for(type)
         self._default = None if default is MISSING else self._codec.encode(default, for_people=True)
 
@@ -135,8 +135,8 @@ class RunVar(Generic[T]):
     """A variable of one run; blocking. Made by `ExtVar.of`."""
 
     def __init__(self, name: str, home: Path, codec: Codec, default: str | None, first: bool = False) -> None:
-        self.name = name
-        self.path = home / "vars" / f"{name}.json"
+        self.name: str = name
+        self.path: Path = home / "vars" / f"{name}.json"
         self._home = home
         self._codec = codec
         self._default = default

@@ -98,6 +98,14 @@ def sync_directory(path: Path) -> None:
         os.close(number)
 
 
+def read_text(path: Path) -> str:
+    """Return what a file says, "" if it cannot be read. Bytes that are no UTF-8 are replaced."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
 def tail(path: str | os.PathLike[str], *, lines: int = 15, size: int = 8192, start: int = 0) -> str:
     """Return the last lines of a file, from its last `size` bytes and not from before `start`; "" if it is unreadable.
 

@@ -66,11 +66,11 @@ class Flow(Generic[T_co]):
     __slots__ = ("__weakref__", "_unawaited", "step")
 
     def __init__(self, step: Step) -> None:
-        self.step = step
+        self.step: Step = step
         """How it runs; internal to hyperflow."""
         # Only a flow made while one runs is likely to be a forgotten await. (Rejected: a guard object, or a
         # weakref.finalize, for each flow. Every evaluation would pay for making it.)
-        self._unawaited = peek() is not None
+        self._unawaited: bool = peek() is not None
 
     def __await__(self) -> Generator[Any, None, T_co]:
         self._unawaited = False

@@ -5,7 +5,6 @@ import faulthandler
 import logging
 import os
 import signal
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -15,11 +14,15 @@ from typing import Any, cast
 import hypothesis
 import pytest
 import uvloop
+from hypothesis import Phase
 
-from tests import leaks
+from tests import kinds, leaks
 
-# A slow machine is not a failing property.
+# A slow machine is not a failing property. `quick` is for `make check`; `make test` looks at as many examples as usual.
+# For `make mutants` it is enough that a test fails: looking for the smallest example takes minutes.
 hypothesis.settings.register_profile("hyperflow", deadline=None)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=25)
+hypothesis.settings.register_profile("mutants", deadline=None, phases=[Phase.explicit, Phase.generate])
 hypothesis.settings.load_profile("hyperflow")
 
 pytest_plugins = ["tests.cluster.fixture", "tests.postgres"]
@@ -70,6 +73,18 @@ def aaa_leak_gate(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.fail("left behind:\n  " + "\n  ".join(sorted(left.values()) + lost), pytrace=False)
 
 
+@pytest.fixture(autouse=True)
+def unit_tests_start_no_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a unit test that starts a process."""
+    yield from kinds.starts_nothing(request.node)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test its marker, before tests are selected by marker."""
+    kinds.mark(items)
+
+
 @contextlib.contextmanager
 def _asyncio_errors() -> Iterator[list[str]]:
     """Collect what asyncio can only log: exceptions nobody retrieved, in tasks and callbacks, and tasks lost."""
@@ -107,7 +122,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if signal.getsignal(signum) is signal.SIG_IGN:  # a shell in the background, nohup
             signal.signal(signum, usual)
     with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        config.stash[TERMINAL] = os.dup(sys.stderr.fileno())
+        config.stash[TERMINAL] = os.dup(2)  # sys.stderr may be something without a descriptor
 
 
 @pytest.hookimpl(wrapper=True)

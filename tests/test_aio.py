@@ -85,6 +85,21 @@ async def test_changing_keeps_the_last() -> None:
     assert await waiting == 3
 
 
+async def test_changing_calls_back() -> None:
+    """Each change, and a failure, is told to who has subscribed; the same value again is not. It can be looked at."""
+    number = Changing(1)
+    seen: list[int] = []
+    number.subscribe(lambda: seen.append(number.value))
+    for value in (1, 2, 2, 3):
+        number.set(value)
+    number.check()
+    assert seen == [2, 3]
+    number.fail(Broken("no more"))
+    assert seen == [2, 3, 3]
+    with pytest.raises(Broken):
+        number.check()
+
+
 async def test_changing_that_fails() -> None:
     """Who waits, and who comes later, gets the failure; but what they have not seen yet comes first."""
     number = Changing(1)

@@ -11,7 +11,7 @@ import pytest
 
 import hyperflow as hf
 from hyperflow import extvar
-from hyperflow.master.entry import Patience
+from hyperflow.master.shared import Timeouts
 from hyperflow.testing import open_inline_job
 from tests.helpers import wait_until
 from tests.support import environment
@@ -139,7 +139,7 @@ async def test_jobs_and_other_processes(tmp_path: Path) -> None:
     """All Jobs of a program see what another process sets, and what one of them sets."""
     marks = tmp_path / "marks"
     marks.mkdir()
-    async with hf.open_cluster(base_dir=tmp_path / "runs", local=True, patience=Patience(look=0.05)) as env:
+    async with hf.open_cluster(base_dir=tmp_path / "runs", local=True, timeouts=Timeouts(look=0.05)) as env:
         jobs = [asyncio.ensure_future(hf.remote_eval_job(reports(2, str(marks))).start()) for _ in range(2)]
         await wait_until(lambda: len(list(marks.iterdir())) == 2, 20, "both jobs have seen the default")
         code = "import sys, hyperflow as hf; hf.ExtVar('step').of(sys.argv[1]).set(8)"

@@ -139,6 +139,13 @@ def test_durable_means_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert steps[3:] == ["replace"]
 
 
+def test_read_text(tmp_path: Path) -> None:
+    """What a file says, whatever its bytes are; "" if there is none."""
+    assert files.read_text(tmp_path / "file") == ""
+    (tmp_path / "file").write_bytes(b"a\xff\n")
+    assert files.read_text(tmp_path / "file") == "a\N{REPLACEMENT CHARACTER}\n"
+
+
 def test_tail(tmp_path: Path) -> None:
     """The last lines, of the last bytes, from a position on; "" if there is no file; any bytes will do."""
     path = tmp_path / "log"

@@ -122,6 +122,7 @@ def differences(wanted: Answers, given: Answers) -> Iterable[str]:
             yield f"line {line}: error {given.errors[line]!r}, wanted {wanted.errors.get(line, 'none')!r}"
 
 
+@pytest.mark.process
 @pytest.mark.timeout(300)  # a checker's first run, with nothing cached, on a slow machine
 @pytest.mark.parametrize("checker", [mypy, pyright])
 def test_public_types(checker: Callable[[Path], Answers]) -> None:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from hyperflow import files
 from hyperflow.errors import LauncherError
 from hyperflow.transports.process import Connection, Transport
 
@@ -119,8 +120,5 @@ async def open_probe(transport: Transport, log_file: Path) -> AsyncIterator[Prob
 
 def log_tail(log_file: Path) -> str:
     """Return the last output of a program, in one line."""
-    try:
-        lines = log_file.read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return " | ".join(line.strip() for line in lines[-5:] if line.strip())[-500:]
+    lines = (line.strip() for line in files.tail(log_file, lines=5).splitlines())
+    return " | ".join(filter(None, lines))[-500:]

@@ -1,7 +1,7 @@
-"""Runs on the disk: which exist, which one a command means, and the state of their jobs as their files have it.
+"""Runs on the disk: which there are, which one is meant, and how their jobs stand according to their files.
 
-Reading changes nothing, so it works from any host that sees the files, whether or not a master runs. `retry`, which
-records something for the next master, holds the run's lock.
+Reading changes nothing, so a run may be looked at whether or not its master runs, from any host that sees its files.
+What is noted here for the next master (`retry`) is written under the run's lock.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from hyperflow.checked_files import Damaged
 from hyperflow.control import client
 from hyperflow.database.ownership import Owner
 from hyperflow.errors import ConfigurationError
-from hyperflow.master import lifecycle, rundir, view
+from hyperflow.master import lifecycle, rundir
 from hyperflow.master.lifecycle import Record, State
 from hyperflow.master.rundir import JobDirectory
-from hyperflow.master.view import JobView
+from hyperflow.master.view import JobView, story
 from hyperflow.slurm.script import SbatchOptions
 
 BASE_DIR = Path("hyperflow-runs")
@@ -34,7 +35,7 @@ class Run:
 
     Args:
         home: Its directory.
-        about: The contents of program.json.
+        about: What program.json says.
     """
 
     home: Path
@@ -69,21 +70,21 @@ class Run:
         return kept
 
     def jobs(self) -> list[JobView]:
-        """Return the jobs from their files; a job that cannot be read is left out."""
+        """Return the jobs, as their files have them; one that cannot be read is left out."""
         return [
-            view.view(record, directory, directory.read_status(), _changed(directory))
+            JobView.of(record, directory, directory.read_status(), directory.changed_at())
             for directory, record in self._records()
         ]
 
     def why(self, number: int) -> str:
-        """Return all that is known about a job, for people.
+        """Tell all that is known of a job.
 
         Raises:
             ConfigurationError: There is no such job, or its files cannot be read.
         """
         directory = JobDirectory(self.home / "jobs" / str(number))
         try:
-            return view.story(directory.read_record(), directory)
+            return story(directory.read_record(), directory)
         except FileNotFoundError:
             numbers = ", ".join(str(record.number) for _, record in self._records()) or "none yet"
             raise ConfigurationError(f"{self.home} has no job {number}; it has {numbers}") from None
@@ -91,15 +92,15 @@ class Run:
             raise ConfigurationError(str(error)) from None
 
     def retry(self, numbers: Sequence[int] | str, changes: Mapping[str, Any]) -> list[JobView]:
-        """Record, while no master runs, that the next one is to submit jobs again.
+        """Note that jobs are to be tried again, while no master runs; the next one does that.
 
         Args:
-            numbers: Which jobs; "all" for those that are held or have failed.
-            changes: Options for Slurm to change.
+            numbers: Which; "all" are those that are held or have failed.
+            changes: What to ask of Slurm otherwise than before.
 
         Raises:
-            ConfigurationError: A number or an option does not exist, or a job is not at rest; then nothing is recorded.
-            RunInUse: A master has started meanwhile.
+            ConfigurationError: A number or an option does not exist, or a job is not at rest; then nothing is done.
+            RunInUse: A master has just been started.
         """
         lock = rundir.take_lock(self.home, self.program_id)
         try:
@@ -119,24 +120,17 @@ class Run:
                 again.append((directory, after))
             for directory, record in again:
                 directory.write_record(record)
-            return [view.view(record, directory, None, _changed(directory)) for directory, record in again]
+            return [JobView.of(record, directory, None, directory.changed_at()) for directory, record in again]
         finally:
             lock.release()
 
     def _records(self) -> list[tuple[JobDirectory, Record]]:
         found: list[tuple[JobDirectory, Record]] = []
-        names = (name for name in _listed(self.home / "jobs") if name.isdigit())
-        for name in sorted(names, key=int):
-            directory = JobDirectory(self.home / "jobs" / name)
-            try:
-                found.append((directory, directory.read_record()))
-            except (OSError, Damaged):
-                continue
+        with suppress(OSError):
+            for directory in rundir.job_directories(self.home):
+                with suppress(OSError, Damaged):
+                    found.append((directory, directory.read_record()))
         return found
-
-
-def _changed(directory: JobDirectory) -> float:
-    return (directory.path / "job.json").stat().st_mtime
 
 
 def _listed(path: Path) -> list[str]:
@@ -161,14 +155,14 @@ def all_runs(base_dir: Path) -> list[Run]:
 
 
 def find(which: str | None, base_dir: Path) -> Run:
-    """Return the run that a command means.
+    """Return the run that is meant.
 
     Args:
         which: Its id, the beginning of it, or its directory; None for the newest one.
-        base_dir: The directory of the runs.
+        base_dir: Where runs are.
 
     Raises:
-        ConfigurationError: No run fits, or several do.
+        ConfigurationError: There is none, or more than one fits.
     """
     if which is not None and (run := _read(Path(which).absolute())) is not None:
         return run

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from hyperflow.cli.check import Check, Status, failed, ok, skipped, warning
-from hyperflow.cli.hostkeys import KnownKeys, typed
-
-CONFIGURATION = "~/.config/hyperflow/config.toml"
+from hyperflow.transports import ssh_advice
+from hyperflow.transports.ssh_advice import CONFIGURATION, KnownKeys
 
 SLOW_SECONDS = 1.0
 """A file that takes longer to appear on another node, or a commit that takes longer, gets a warning."""
@@ -29,53 +26,15 @@ def ssh_failure(node: str, error: BaseException, known: KnownKeys, shown: str, i
     """
     import asyncssh  # noqa: PLC0415 (costs 0.1 s)
 
-    by_srun = f'set transport = "srun" in {CONFIGURATION}'
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        return _host_key_failure(node, known, shown)
-    if isinstance(error, asyncssh.PermissionDenied):
-        fix = (
-            f"Try `ssh -o BatchMode=yes {node} true`. Without a key: `ssh-keygen -t ed25519 && cat "
-            f"~/.ssh/id_ed25519.pub >> ~/.ssh/authorized_keys`. A key with a passphrase needs an agent: `ssh-add`. "
-            f"If this site allows no ssh: {by_srun}"
-        )
-        if not in_allocation:
-            fix = f"Many sites let in only who has a job on the node: run the doctor in one (`salloc`). {fix}"
-        return failed("ssh", f"our key is not accepted ({error})", fix, node, cause="permission denied")
-    if isinstance(error, ConnectionRefusedError):
-        fix = f"Ask the administrators to start sshd on {node}, leave {node} out (`--exclude={node}`), or {by_srun}"
-        return failed("ssh", "no sshd answers there (connection refused)", fix, node, cause="refused")
-    if isinstance(error, socket.gaierror):
-        fix = (
-            "See `sinfo --Node` for the nodes there are, and `getent hosts NODE`; ~/.ssh/config may give it a HostName"
-        )
-        return failed("ssh", f"nobody knows this name ({error.strerror})", fix, node, cause="unknown name")
-    if isinstance(error, (TimeoutError, asyncssh.ConnectionLost, ConnectionResetError)) or not str(error):
-        fix = f"See `sinfo --nodes={node}` whether it is up, and `ssh -v {node} true` how far one gets; or {by_srun}"
-        what = str(error) or "no answer in time"
-        return failed("ssh", f"it does not answer, or hangs up ({what})", fix, node, cause="no answer")
-    return failed("ssh", str(error), f"Try `ssh -v {node} true`, or {by_srun}", node, cause="other")
-
-
-def _host_key_failure(node: str, known: KnownKeys, shown: str) -> Check:
-    key = f" ({shown})" if shown else ""
-    port = "" if known.port == 22 else f"-p {known.port} "
-    kept = typed(known.pinned) if known.pinned else "~/.ssh/known_hosts"
-    scan = f"`ssh-keyscan {port}{known.host} >> {kept}`"
-    if not known.files:
-        fix = f"After comparing the key with what the administrators say: {scan}"
-        if not known.pinned:
-            fix += f'; or, to trust each node at first sight: host_keys = "accept-new" in {CONFIGURATION}'
-        where = f"not in {known.pinned}" if known.pinned else "in no file of known hosts"
-        return failed("ssh", f"its host key{key} is {where}", fix, node, cause="host key unknown")
-    forget = [
-        f"ask the administrators to correct {path}"
-        if path.startswith("/etc/")
-        else f"`ssh-keygen -R {shlex.quote(known.entry)} -f {path}`"
-        for path in known.places
-    ]
-    fix = f"It may be another machine that poses as {node}. If {node} was installed anew: {', '.join(forget)}, {scan}"
-    detail = f"its host key{key} has changed: another one is in {', '.join(known.places)}"
-    return failed("ssh", detail, fix, node, cause="host key changed", known_in=list(known.files))
+        told = ssh_advice.host_key_failure(node, known, shown)
+        where = {"known_in": list(known.files)} if known.files else {}
+        return failed("ssh", told.what, told.fix, node, cause=told.cause, **where)
+    told = ssh_advice.explain(error, node)
+    fix = told.fix
+    if isinstance(error, asyncssh.PermissionDenied) and not in_allocation:
+        fix = f"Many sites let in only who has a job on the node: run the doctor in one (`salloc`). {fix}"
+    return failed("ssh", told.what, fix, node, cause=told.cause)
 
 
 def by_transport(transport: str, ssh: Check, srun: Check) -> tuple[Check, Check]:

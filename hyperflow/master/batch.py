@@ -1,12 +1,8 @@
-"""What runs the jobs of a program: Slurm, or this machine.
-
-Both are used in the same way: submit an order, find what was submitted under a token, watch it, cancel it.
-"""
+"""What runs the jobs of a program: Slurm, or this machine. To the master they are the same thing."""
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,8 +11,7 @@ import attrs
 
 from hyperflow import checked_files
 from hyperflow.master.rundir import JobDirectory
-from hyperflow.slurm.client import SlurmClient
-from hyperflow.slurm.queue import BatchState
+from hyperflow.slurm.client import SlurmClient, Watch
 from hyperflow.slurm.script import SbatchOptions, batch_script
 
 _HOME = str(Path(__file__).resolve().parents[2])
@@ -59,19 +54,6 @@ class Order:
         return self.options.nodes * self.options.ntasks_per_node * (self.options.cpus_per_task or 1)
 
 
-class Watch(Protocol):
-    """What is known of one submitted job."""
-
-    @property
-    def state(self) -> BatchState:
-        """The newest state."""
-        ...
-
-    async def changed(self, seen: BatchState) -> BatchState:
-        """Return the newest state as soon as it is another than this one."""
-        ...
-
-
 class Batch(Protocol):
     """Runs jobs."""
 
@@ -85,60 +67,32 @@ class Batch(Protocol):
         """How often commands of Slurm were run."""
         ...
 
-    async def submit(self, order: Order) -> int:
+    async def submit_order(self, order: Order) -> int:
         """Submit, and return the id; raises SlurmError if it was refused."""
         ...
 
-    async def find(self, tokens: Collection[str]) -> Mapping[str, list[int]]:
+    async def find(self, tokens: Collection[str], /) -> Mapping[str, list[int]]:
         """Return what was submitted under each token, the oldest first."""
         ...
 
-    def watch(self, batch_id: int) -> Watch:
+    def watch(self, batch_id: int, /) -> Watch:
         """Return what is known of a job."""
         ...
 
-    def poke(self) -> None:
-        """Look soon."""
-        ...
-
-    async def cancel(self, batch_ids: Collection[int]) -> None:
+    async def cancel(self, batch_ids: Collection[int], /) -> None:
         """End jobs, or take them from the queue."""
         ...
 
 
-class SlurmBatch:
+class SlurmBatch(SlurmClient):
     """Slurm, through the one client that a master has."""
 
     local = False
 
-    def __init__(self, client: SlurmClient) -> None:
-        self.client = client
-
-    @property
-    def calls(self) -> Counter[str]:
-        """How often commands of Slurm were run."""
-        return self.client.calls
-
-    async def submit(self, order: Order) -> int:
+    async def submit_order(self, order: Order) -> int:
         """Write the script, submit it, and return the id."""
         write_script(order)
-        return await self.client.submit(order.directory.script, order.token)
-
-    async def find(self, tokens: Collection[str]) -> Mapping[str, list[int]]:
-        """Return what was submitted under each token."""
-        return await self.client.find(list(tokens))
-
-    def watch(self, batch_id: int) -> Watch:
-        """Return what is known of a job."""
-        return self.client.watch(batch_id)
-
-    def poke(self) -> None:
-        """Look soon."""
-        self.client.poke()
-
-    async def cancel(self, batch_ids: Collection[int]) -> None:
-        """End jobs, or take them from the queue."""
-        await self.client.cancel(list(batch_ids))
+        return await self.submit(order.directory.script, order.token)
 
 
 def script_text(order: Order) -> str:

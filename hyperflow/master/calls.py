@@ -1,11 +1,11 @@
-"""Calls and results of the cluster level, to bytes and back; and what makes a call the same one in the next run.
+"""Calls and results of the cluster level, to bytes and back; and which call is the same one in the next run.
 
-A job travels as a file, and its result comes back as one, maybe to another process than the one that sent it: the
-master may have been started again meanwhile. So a class of the script goes back by its name, and the master takes the
-class that its own script has under that name. (Inside one run of the engine classes go by number: shipping/pickler.py.)
+A job travels as a file, and its result comes back as one, maybe to another process than the sender: the master may have
+been restarted meanwhile. So a class of the script goes back by its name, and the master uses the class that its own
+script has under that name. (Inside one run of an engine classes go by number, see shipping/pickler.py.)
 
-The identity of a call is a text: the function's qualified name and its arguments as in a key of the database. Where an
-argument cannot be in a key, a digest of the pickled call takes its place; that is stable as long as the code is.
+The identity of a call is a text: the function's qualified name and its arguments as in a key of the database. Arguments
+that cannot be in a key are replaced by a digest of the pickled call, which is stable as long as the code is.
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ import pickle
 import sys
 from typing import Any
 
+import attrs
+
+from hyperflow import saying
+from hyperflow.checked_files import Damaged
 from hyperflow.database import keys
 from hyperflow.database.memo import MemoCall
 from hyperflow.errors import EvaluationExited, HyperflowError, RemoteError, SerializationError
 from hyperflow.flow import Call, Flow, Step, Using
+from hyperflow.master.rundir import VALUE
 from hyperflow.remote import RemoteEval
 from hyperflow.shipping import captures, diagnose, exceptions, pickler, rebuild
 
@@ -50,7 +55,7 @@ def class_of_script(module: str, qualname: str, number: str) -> Any:
 
 
 class _Pickler(pickler.Recipes, pickle.Pickler):
-    """Names the script's classes; with `stable`, says nothing that changes from process to process."""
+    """Names the script's classes; with `stable`, leaves out what changes from process to process."""
 
     def __init__(self, file: Any, stable: bool) -> None:
         pickle.Pickler.__init__(self, file, protocol=pickler.PROTOCOL)
@@ -103,13 +108,45 @@ def pack_error(error: BaseException, context: str) -> bytes:
     return data if data is not None else _pickled((RemoteError(*words), notes[1:]))
 
 
+@attrs.frozen
+class Value:
+    """A job's result, still a pickle: it is made for the flow that waits for it."""
+
+    payload: bytes
+
+    def make(self) -> Any:
+        """Return the result; raises Damaged if it cannot be made here."""
+        try:
+            return pickle.loads(self.payload)
+        except BaseException as error:
+            raise Damaged(f"its result cannot be made here: {saying.in_words(error)}") from error
+
+
+@attrs.frozen
+class Error:
+    """The error that a job has ended with."""
+
+    error: Exception
+
+
+def unpack(outcome: str, payload: bytes) -> Value | Error:
+    """Return how a job has ended, from what its result file holds; raises Damaged if an error cannot be made here."""
+    if outcome == VALUE:
+        return Value(payload)
+    try:
+        return Error(unpack_error(payload))
+    except BaseException as error:
+        words = saying.in_words(error)
+        raise Damaged(f"the error that it ended with cannot be made here: {words}") from error
+
+
 def unpack_error(data: bytes) -> Exception:
     """Return the error that a job ended with, with its notes."""
     error, notes = pickle.loads(data)
     for note in notes:
         try:
             error.add_note(note)
-        except Exception:  # noqa: BLE001 (a frozen exception takes no note)
+        except BaseException:  # noqa: BLE001 (a frozen exception takes no note)
             break
     if not isinstance(error, Exception):
         raise SerializationError(f"a {type(error).__name__} is no Exception")

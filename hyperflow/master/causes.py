@@ -1,4 +1,4 @@
-"""Why a job failed: from what Slurm says, what the job's own process has said, and the error that it ended with."""
+"""Why a job failed, what the program gets for it, and what follows: from Slurm's words, slurm.out, the job's error."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from hyperflow.errors import (
     OutOfMemory,
 )
 from hyperflow.master.lifecycle import Cause, Kind, Verdict
+from hyperflow.saying import in_words, short_str
 from hyperflow.slurm import refusal
 from hyperflow.slurm.queue import BatchState
 
@@ -32,7 +33,7 @@ ERRORS: Mapping[Kind, type[JobFailed]] = {
     Kind.HOPELESS: JobRefused,
     Kind.RESULT: JobResultUnreadable,
 }
-"""What the program gets where it wants errors raised. An exception of the job itself arrives as itself."""
+"""What the program gets if it wants errors raised. The job's own exception arrives as itself."""
 
 REMEDIES: Mapping[Kind, str] = {
     Kind.EXCEPTION: "if it may work the next time: hyperflow retry {number}. If the code has to be changed, end the "
@@ -49,23 +50,12 @@ REMEDIES: Mapping[Kind, str] = {
 }
 """What to type, by cause."""
 
-_BY_STATE: Mapping[str, tuple[Kind, str]] = {
-    "TIMEOUT": (Kind.TIME_LIMIT, "its allocation reached its time limit before the job had ended"),
-    "DEADLINE": (Kind.TIME_LIMIT, "it could not have ended before its deadline"),
-    "OUT_OF_MEMORY": (Kind.OUT_OF_MEMORY, "it used more memory than it had asked for"),
-    "NODE_FAIL": (Kind.NODE_FAILURE, "one of its nodes failed"),
-    "BOOT_FAIL": (Kind.NODE_FAILURE, "one of its nodes could not be booted"),
-    "CANCELLED": (Kind.CANCELLED, "somebody cancelled it"),
-    "PREEMPTED": (Kind.NODE_FAILURE, "another job took its place"),
-}
-
 
 def of_end(state: BatchState, output: str) -> Cause:
     """Return why a job has ended without a result."""
     said = state.description
-    if state.slurm_state in _BY_STATE:
-        kind, text = _BY_STATE[state.slurm_state]
-        return Cause(kind, text, said)
+    if state.end and state.end.kind:
+        return Cause(Kind(state.end.kind), state.end.text, said)
     if state.unseen:
         text = "could not write slurm.out: the run directory has to be on a file system that all nodes see"
         return Cause(Kind.CRASH, f"{state.nodes} {text}; start the program with another --base-dir", said)
@@ -91,24 +81,16 @@ def of_refusal(error: Exception) -> Cause:
 def of_error(error: Exception, state: BatchState | None) -> Cause:
     """Return the cause for the error that a job has ended with; `state` is what Slurm says of its end."""
     if isinstance(error, AllocationEnding):
-        if state is not None and state.slurm_state in _BY_STATE:
-            kind, text = _BY_STATE[state.slurm_state]
-            return Cause(kind, text, state.description)
-        return Cause(Kind.TIME_LIMIT, f"its allocation ended before the job did: {_text(error)}")
+        if state is not None and state.end and state.end.kind:
+            return Cause(Kind(state.end.kind), state.end.text, state.description)
+        return Cause(Kind.TIME_LIMIT, f"its allocation ended before the job did: {short_str(error, 2000)}")
     if isinstance(error, OutOfMemory):
-        return Cause(Kind.OUT_OF_MEMORY, _text(error))
-    return Cause(Kind.EXCEPTION, f"{type(error).__name__}: {_text(error)}")
-
-
-def _text(error: Exception) -> str:
-    try:
-        return str(error)[:2000]
-    except Exception:  # noqa: BLE001 (a user's __str__ may raise)
-        return "(its text could not be made)"
+        return Cause(Kind.OUT_OF_MEMORY, short_str(error, 2000))
+    return Cause(Kind.EXCEPTION, in_words(error, 2000))
 
 
 _HUMAN = frozenset({Kind.CANCELLED, Kind.REFUSED, Kind.HOPELESS})
-"""Causes that trying again does not change; somebody wanted it so, or has to change what is asked for."""
+"""Causes that another try does not change: somebody wanted it so, or has to ask for something else."""
 
 
 def verdict(on_error: object, error: Exception, kind: Kind, failures: int) -> Verdict:

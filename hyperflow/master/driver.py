@@ -1,8 +1,14 @@
-"""Drivers: each takes one job from state to state, until it is at rest.
+"""One job of a program: its driver takes it from state to state, and answers the flow that waits for it.
 
-What happened is on the disk before anything depends on it: the token before sbatch is called, the Slurm id before the
-job is watched, a job's rows and its end before the program sees the result. All writing is synchronous, in the event
-loop's thread: the order of the writes is what the guarantees of the master stand on.
+The job's directory is a write-ahead log: what happens is on the disk before anything depends on it. The idempotency
+key of a submission is there before sbatch is called, the Slurm id before the job is watched, a job's rows and its end
+before the program sees the result. All writing is synchronous, in the event loop's thread, because the guarantees of
+the master rest on the order of the writes.
+
+A driver has a task while it has something to do: while it submits, takes in news, looks for a result. A job that rests
+has none: a new one that waits for a slot, one that Slurm has queued or runs, one that is held or done. `wake` starts
+the task again; whoever wakes need not know why, since the driver looks at everything that may be new. Rejected: a task
+for each job that waits for its next event. A program has thousands of jobs, and nearly all of them wait.
 """
 
 from __future__ import annotations
@@ -10,19 +16,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import attrs
 
 from hyperflow import files
-from hyperflow.aio import settled
 from hyperflow.checked_files import Damaged
 from hyperflow.database.ingest import ingest
 from hyperflow.database.store import Store
-from hyperflow.environment import ResultsDatabase
 from hyperflow.errors import (
     AllocationEnding,
     ConfigurationError,
@@ -31,426 +34,509 @@ from hyperflow.errors import (
     JobFailed,
     SlurmError,
 )
-from hyperflow.master import calls, causes, lifecycle, lockfiles, outcome
-from hyperflow.master.batch import Batch, Order
-from hyperflow.master.entry import Entry, Patience
+from hyperflow.master import calls, causes, lifecycle, lockfiles
+from hyperflow.master.batch import Order
 from hyperflow.master.lifecycle import AT_REST, WITH_SLURM, Cause, Epoch, Kind, Record, State, Verdict
-from hyperflow.master.room import Room
-from hyperflow.master.turns import Turns
+from hyperflow.master.rundir import CUT_OFF, JobDirectory
+from hyperflow.master.shared import Shared
+from hyperflow.master.view import JobView
+from hyperflow.slurm.client import Watch
 from hyperflow.slurm.queue import BatchState
 from hyperflow.slurm.script import SbatchOptions
 
 logger = logging.getLogger("hyperflow")
 
-CERTAIN_END = frozenset({"COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "CANCELLED", "PREEMPTED", "DEADLINE"})
-"""Slurm's words for an end after which nothing of a job runs; what ran on a lost node may go on for a while."""
-
-LOOK_COST = 0.02
-"""Seconds between two looks at files, whichever job's: with many jobs each is looked at less often, because the file
-system is everybody's. (That a job has ended Slurm says, too.)"""
-
 NO_RESULT_CODES = frozenset({70, 72})
 """Exit codes that say that the job was not run."""
 
 
-class Drivers:
-    """Drives the jobs of one program.
+class JobDriver:
+    """A job in the master's process: its record, the flow that waits for it, and what is being done about it.
 
     Args:
-        program_id: The program's.
-        batch: Runs jobs.
-        database: Where rows go.
-        patience: How long is waited.
-        room: How many jobs may be with Slurm.
-        tell: Called when something has changed that people see.
-        held: Called with a job that is held from now on.
+        shared: What all jobs of the program share.
+        directory: The job's files.
+        record: What is known of the job, as on the disk.
+        since: When it came into its state, in seconds since 1970.
+        asked: Whether the program has called it, in this process.
     """
 
     def __init__(
-        self,
-        program_id: str,
-        batch: Batch,
-        database: ResultsDatabase,
-        patience: Patience,
-        room: Room,
-        tell: Callable[[], None],
-        held: Callable[[Entry], None],
+        self, shared: Shared, directory: JobDirectory, record: Record, since: float, asked: bool = False
     ) -> None:
-        self.counts: Counter[str] = Counter()
-        self.turns = Turns()
-        self._program_id = program_id
-        self._batch = batch
-        self._database = database
-        self._patience = patience
-        self._room = room
-        self._tell = tell
-        self._held = held
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._idle: set[asyncio.Task[None]] = set()  # those of them that wait for nothing that matters at the end
-        self._sought: dict[str, asyncio.Future[list[int]]] = {}  # submissions that are looked for, by token
+        self.directory = directory
+        self.record = record
+        self.disposal: asyncio.Task[None] | None = None
+        """Ends the job at Slurm."""
+        self._shared = shared
+        self._since = since
+        self._asked = asked
+        self._on_error: object = "hold"
+        self._unjudged = False  # it has failed before the program has called it
+        self._waiter: asyncio.Future[Any] | None = None
+        self._second_thoughts: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stuck = False  # something unforeseen has gone wrong; the next call or retry tries again
+        self._watch: Watch | None = None
+        self._hopeless: tuple[float, asyncio.TimerHandle] | None = None  # since when; what wakes us
+        self._end: BatchState | None = None
+        self._status = directory.read_status() if record.attempts else None
+        self._rows_taken: float | None = None
+        self._late: set[Epoch] = set()  # starts of which a result was found that does not count
+        self._outcome: tuple[Epoch, calls.Value | calls.Error] | None = None  # read once, held until answered
 
-    # ---- what others ask for ------------------------------------------------------------------------------------
+    def view(self) -> JobView:
+        """Return what a list shows."""
+        return JobView.of(self.record, self.directory, self._status, self._since)
 
-    def apply(self, entry: Entry, event: lifecycle.Event) -> None:
-        """Take an event into the record, and the record to the disk."""
-        after = lifecycle.step(entry.record, event)
-        if after is not entry.record:
-            self.put(entry, after)
+    # ---- for the program ----------------------------------------------------------------------------------------
 
-    async def _apply_in_turn(self, entry: Entry, event: lifecycle.Event) -> None:
-        """The same, in a turn of its own where it writes: squeue tells of many jobs at once."""
-        if _durable(lifecycle.step(entry.record, event)) != _durable(entry.record):
-            await self.turns.wait()
-        self.apply(entry, event)
+    async def result(self, on_error: object, within: Sequence[str]) -> Any:
+        """Return what the job returns, or raise what follows from its failure; it is carried on if it needs to be.
 
-    def put(self, entry: Entry, after: Record) -> None:
-        """Replace a record; raises ConfigurationError if it cannot be written."""
-        before = entry.record
-        if _durable(before) != _durable(after):
-            entry.directory.write_record(after)
-        entry.record = after
-        if before.state is not after.state:
-            entry.since = time.time()
-            logger.info("%s: %s%s", entry.name, after.state, f" ({after.cause.text})" if after.cause else "")
-        if before != after:
-            self._tell()
+        Cancelling this ends the job at Slurm a little later, unless the program is left meanwhile.
 
-    def start(self, entry: Entry) -> None:
-        """Start a job's driver, unless it has one or needs none: what is not with Slurm yet waits for a flow."""
-        state = entry.record.state
-        if entry.driver is None and (state in WITH_SLURM or (state is State.NEW and entry.wanted)):
-            entry.driver = self.spawn(self._drive(entry), f"driver of job {entry.record.number}")
+        Args:
+            on_error: What is done about failures.
+            within: In the scope of which locks the job is awaited.
+        """
+        self._on_error, self._asked = on_error, True
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            self._judge()
+            self.directory.write_scope(within)
+            if self.record.state is State.CANCELLED:  # an earlier run had no use for it any more, this one has
+                self._apply(lifecycle.Retry())
+            if self.record.state is State.HELD:  # since an earlier run
+                self._tell_held()
+            self._answer()
+            self.start()
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.cancelled() and not self._shared.leaving:
+                # Perhaps the program is just ending with an error: then its jobs should stay.
+                pause = 0.0 if self._shared.batch.local else self._shared.timeouts.second_thoughts
+                self._second_thoughts = asyncio.get_running_loop().call_later(pause, self.abandon)
+            raise
+        finally:
+            self._waiter = None  # the result is the program's now; the master would keep all of them for its life
 
-    def stop(self, entry: Entry) -> None:
-        """Let go of a job, and end it at Slurm; the caller says next what becomes of it."""
-        if entry.driver is not None:
-            entry.driver.cancel()
-            entry.driver = None
-        if entry.record.state in WITH_SLURM:
-            self._dispose(entry)
+    def _judge(self) -> None:
+        """Apply the program's answer to a failure that was found before the program had asked for the job."""
+        cause = self.record.cause
+        if self._unjudged and self.record.state is State.HELD and cause is not None:
+            verdict = self._verdict(cause)
+            if verdict is Verdict.RAISE:
+                self._put(attrs.evolve(self.record, state=State.FAILED))
+            elif verdict is Verdict.AGAIN:
+                self._apply(lifecycle.Retry())
+        self._unjudged = False
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Start a task that ends before `close` returns."""
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    @property
+    def _wanted(self) -> bool:
+        """Whether a flow waits for it."""
+        return self._waiter is not None and not self._waiter.done()
 
-    async def close(self, entries: Collection[Entry]) -> None:
-        """End all drivers, and wait for them and for what still speaks with Slurm."""
-        for entry in entries:
-            if entry.driver is not None:
-                entry.driver.cancel()
-        for task in self._idle:
-            task.cancel()
-        await settled(asyncio.ensure_future(self._all_ended()))
-
-    async def _all_ended(self) -> None:
-        while ending := [task for task in self._tasks if not task.done()]:  # one that ends may start another one
-            await asyncio.wait(ending)
-
-    def answer(self, entry: Entry) -> None:
-        """Give the flow that waits its result or error, if the job is at its end."""
-        waiter, record = entry.waiter, entry.record
-        if waiter is None or waiter.done():
-            return
-        if record.state is State.DONE:
+    def _answer(self) -> None:
+        """Give the flow that waits its result or error, if the job is at its end; let go of what was read for that."""
+        if self._waiter is None or self._waiter.done():
+            self._outcome = None
+        elif self.record.state is State.DONE:
             try:
-                waiter.set_result(outcome.read_value(entry.directory, record.epoch))
+                self._waiter.set_result(self._value())
             except Damaged as damage:
-                self._fail(entry, Cause(Kind.RESULT, str(damage)))
-                if entry.record.state is not State.DONE:
-                    self.start(entry)
-                    self.answer(entry)
-        elif record.state is State.FAILED and record.cause is not None:
-            waiter.set_exception(self.error(entry, record.cause))
+                self._outcome = None
+                self._fail(Cause(Kind.RESULT, str(damage)))
+                self.start()
+                self._answer()
+            else:
+                self._outcome = None
+        elif self.record.state is State.FAILED and self.record.cause is not None:
+            self._waiter.set_exception(self._error(self.record.cause))
+            self._outcome = None
 
-    def error(self, entry: Entry, cause: Cause) -> Exception:
+    def _load(self, epoch: Epoch) -> calls.Value | calls.Error:
+        """Read how a start has ended, unless that was done already; raises Damaged."""
+        if self._outcome is None or self._outcome[0] != epoch:
+            self._outcome = epoch, calls.unpack(*self.directory.read_result(epoch))
+        return self._outcome[1]
+
+    def _value(self) -> Any:
+        outcome = self._load(self.record.epoch)
+        if isinstance(outcome, calls.Value):
+            return outcome.make()
+        raise Damaged(f"{self.directory.result(self.record.epoch)} holds an error, although a value was noted")
+
+    def _error(self, cause: Cause) -> Exception:
         """Return what the program gets for a failure: the job's own exception if that is the cause."""
         if cause.kind is Kind.EXCEPTION:
             with suppress(Damaged):
-                if (own := outcome.read_error(entry.directory, entry.record.epoch)) is not None:
-                    return own
+                outcome = self._load(self.record.epoch)
+                if isinstance(outcome, calls.Error):
+                    return outcome.error
         kind = causes.ERRORS.get(cause.kind, JobFailed)
-        return kind(entry.name, cause.text, cause.slurm, str(entry.directory.path))
+        return kind(self.record.title, cause.text, cause.slurm, str(self.directory.path))
 
-    async def end_at_slurm(self, records: Sequence[Record], by_token: bool = False) -> None:
-        """End the newest attempts of jobs, wherever they are; a submission may be under way.
+    # ---- for people ---------------------------------------------------------------------------------------------
 
-        With `by_token` only what Slurm itself says is theirs: in the long run it gives out its ids again.
-        """
-        attempts = [record.attempt for record in records if record.attempt is not None]
-        ids = [attempt.batch_id for attempt in attempts if attempt.batch_id is not None and not by_token]
-        tokens = [attempt.token for attempt in attempts if attempt.batch_id is None or by_token]
+    def retry(self, options: Mapping[str, Any]) -> None:
+        """Submit it again, with these options."""
+        self._apply(lifecycle.Retry(options))
+        self._shared.counts["retried"] += 1
+        self.start()
+
+    def cancel(self) -> None:
+        """End it at Slurm, and hold it."""
+        self._stop()
+        cause = Cause(Kind.CANCELLED, "it was cancelled by `hyperflow cancel`")
+        self._apply(lifecycle.Failed(self.record.epoch.attempt, cause, Verdict.HOLD))
+
+    def give_up(self) -> None:
+        """Hand its error to the program."""
+        self._put(attrs.evolve(self.record, state=State.FAILED))
+        self._answer()
+
+    def abandon(self) -> None:
+        """End it for good: no flow waits for it any more."""
+        self._stop()
+        self._apply(lifecycle.Cancel())
+
+    def close(self, finished: bool) -> None:
+        """Decide about a job whose await was cancelled a moment ago: if the program has `finished`, nobody wants it."""
+        if self._second_thoughts is not None:
+            self._second_thoughts.cancel()
+            if finished:
+                self.abandon()
+
+    # ---- the task -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Carry the job on, if there is anything to do; a new one is not submitted before a flow waits for it."""
+        self._stuck = False
+        if self.record.state in WITH_SLURM:
+            self._shared.slots.occupy(self.record.number)
+            if self.record.state is State.RUNNING:
+                self._shared.look_at(self.record.number, self.wake)
+        self.wake()
+
+    def wake(self) -> None:
+        """Look at what is new. Cheap, and may be called at any time."""
+        state = self.record.state
+        idle = self._task is None and not self._stuck and not self._shared.closed
+        if idle and (state in WITH_SLURM or (state is State.NEW and self._wanted)):
+            self._task = self._shared.spawn(self.run(), f"driver of job {self.record.number}", finish=False)
+
+    async def run(self) -> None:
+        """Take the job from state to state, until there is nothing to do or it has to wait for Slurm or a slot."""
+        me = asyncio.current_task()
         try:
-            if tokens:
-                found = await self._batch.find(tokens)
-                ids += [one for token in tokens for one in found[token]]
-            if ids:
-                await self._batch.cancel(ids)
-        except SlurmError as error:
-            logger.warning("jobs %s may still be with Slurm: %s", ids or tokens, error)
+            while self.record.state not in AT_REST and await self._advance():
+                pass
+        except Exception as error:
+            # If this ended in silence, the flow would never return.
+            self._stuck = True
+            explained = isinstance(error, HyperflowError)
+            logger.error("%s cannot be driven on: %s", self.record.title, error, exc_info=None if explained else error)
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_exception(error)
+        finally:
+            if self._task is me:  # else `_stop` has put things in order, and there may be a new task
+                self._task = None
+                state = self.record.state
+                if self._stuck or state in AT_REST or (state is State.NEW and not self._wanted):
+                    self._shared.slots.give_back(self.record.number)
+                    self._shared.look_away(self.record.number)
+        self._answer()
+
+    async def _advance(self) -> bool:
+        """Do what the state asks for; return False if that is to wait."""
+        match self.record.state:
+            case State.NEW:
+                # A slot that has become free wakes it.
+                if not self._wanted or not self._shared.slots.take(self.record.number, self.wake):
+                    return False
+                await self._submit()
+            case State.SUBMITTING:
+                await self._look_up()
+            case State.QUEUED | State.RUNNING:
+                return await self._follow()
+            case _:
+                await self._conclude()
+        return True
+
+    def _stop(self) -> None:
+        """Let go of the job, and end it at Slurm; the caller says next what becomes of it."""
+        if self._second_thoughts is not None:
+            self._second_thoughts.cancel()
+            self._second_thoughts = None
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        self._shared.slots.give_back(self.record.number)
+        self._shared.look_away(self.record.number)
+        if self.record.state in WITH_SLURM:
+            self._dispose()
+
+    def _dispose(self) -> None:
+        number = self.record.number
+        self.disposal = self._shared.spawn(self._shared.end_at_slurm([self.record]), f"end of job {number}")
+        if (self.directory.home / "locks").exists():
+            freeing = self._free_when_gone(self.record, self.disposal)
+            _ = self._shared.spawn(freeing, f"locks of job {number}", finish=False)
+
+    async def _free_when_gone(self, record: Record, disposal: asyncio.Task[None]) -> None:
+        """Free the locks of a start that is being ended, when it has gone."""
+        await asyncio.wait([disposal])
+        if record.batch_id is not None:
+            watch = self._shared.batch.watch(record.batch_id)
+            while not watch.state.final:
+                await watch.changed(watch.state)
+            self._free_locks(record.epoch)
+
+    def _free_locks(self, epoch: Epoch) -> None:
+        number = self.record.number
+        lockfiles.sweep(self.directory.home, lambda holder: holder.job == number and holder.epoch <= epoch)
+
+    # ---- the record ---------------------------------------------------------------------------------------------
+
+    def _apply(self, event: lifecycle.Event) -> None:
+        """Take an event into the record, and the record to the disk."""
+        self._put(lifecycle.step(self.record, event))
+
+    async def _apply_paced(self, event: lifecycle.Event) -> None:
+        """The same, in a turn of its own if it writes: one answer of squeue may concern many jobs."""
+        if _durable(lifecycle.step(self.record, event)) != _durable(self.record):
+            await self._shared.pacing.turn()
+        self._apply(event)
+
+    def _put(self, after: Record) -> None:
+        """Replace the record; raises ConfigurationError if it cannot be written."""
+        before = self.record
+        if after is before:
+            return
+        if _durable(before) != _durable(after):
+            self.directory.write_record(after)
+        self.record = after
+        if before.state is not after.state:
+            self._since = time.time()
+            logger.info("%s: %s%s", after.title, after.state, f" ({after.cause.text})" if after.cause else "")
+            if after.state is State.RUNNING:
+                self._shared.look_at(after.number, self.wake)
+            else:
+                self._shared.look_away(after.number)
+        if before != after:
+            self._shared.tell()
 
     # ---- from state to state ------------------------------------------------------------------------------------
 
-    async def _drive(self, entry: Entry) -> None:
-        me = asyncio.current_task()
+    async def _submit(self) -> None:
+        if self.disposal is not None:  # an earlier attempt is just being ended
+            await asyncio.wait([self.disposal])
+        number = self.record.epoch.attempt + 1
+        token = f"{self._shared.program_id}-{self.record.number}-{number}"
+        self._apply(lifecycle.Submitting(token))
+        self._outcome = None  # of an earlier attempt
+        await self.take_rows()  # of earlier attempts: this one begins with what the program's database has
+        options = SbatchOptions(**self.record.options)
+        name = calls.function_name(self.record.identity)
         try:
-            await self._room.enter(at_once=entry.record.state in WITH_SLURM)
-            try:
-                while entry.record.state not in AT_REST:
-                    match entry.record.state:
-                        case State.NEW:
-                            if not entry.wanted:  # the program has not asked for it (yet)
-                                return
-                            await self._submit(entry)
-                        case State.SUBMITTING:
-                            await self._look_up(entry)
-                        case State.QUEUED | State.RUNNING:
-                            await self._follow(entry)
-                        case _:
-                            await self._conclude(entry)
-            finally:
-                self._room.leave()
-        except Exception as error:
-            # A driver that ended in silence would let the program wait for ever.
-            explained = isinstance(error, HyperflowError)
-            logger.error("%s cannot be driven on: %s", entry.name, error, exc_info=None if explained else error)
-            if entry.waiter is not None and not entry.waiter.done():
-                entry.waiter.set_exception(error)
-        finally:
-            if entry.driver is me:
-                entry.driver = None
-        self.answer(entry)
-
-    async def _submit(self, entry: Entry) -> None:
-        if entry.disposal is not None:  # an earlier attempt is just being ended
-            await asyncio.wait([entry.disposal])
-        number = entry.record.epoch.attempt + 1
-        token = f"{self._program_id}-{entry.record.number}-{number}"
-        self.apply(entry, lifecycle.Submitting(token))
-        await self.take_rows(entry)  # of earlier attempts: this one begins with what the program's database has
-        options = SbatchOptions(**entry.record.options)
-        name = calls.function_name(entry.record.identity)
-        try:
-            batch_id = await self._batch.submit(Order(entry.directory, number, token, name, options))
+            batch_id = await self._shared.batch.submit_order(Order(self.directory, number, token, name, options))
         except (SlurmError, ConfigurationError) as error:
-            self._fail(entry, causes.of_refusal(error))
+            self._fail(causes.of_refusal(error))
         else:
-            self.apply(entry, lifecycle.Accepted(batch_id))
+            self._apply(lifecycle.Accepted(batch_id))
 
-    async def _look_up(self, entry: Entry) -> None:
-        """Find out whether a submission, of which an earlier master has not noted the answer, came through."""
-        attempt = entry.record.attempt
+    async def _look_up(self) -> None:
+        """Find out whether a submission came through: an earlier master has not noted the answer."""
+        attempt = self.record.attempt
         assert attempt is not None
-        found = await self._find(attempt.token)
-        # A job that has ended long ago is no longer known to Slurm; but it has left its claim.
-        claim = entry.directory.read_claim(attempt.number)
+        found = await self._shared.find(attempt.token)
+        # Slurm forgets a job that has ended long ago; but the job has left its claim.
+        claim = self.directory.read_claim(attempt.number)
         if claim is not None:
-            self.apply(entry, lifecycle.Accepted(int(claim["batch_id"])))
+            self._apply(lifecycle.Accepted(int(claim["batch_id"])))
         elif found:
-            self.apply(entry, lifecycle.Accepted(found[0]))
+            self._apply(lifecycle.Accepted(found[0]))
         else:
-            self.apply(entry, lifecycle.NotThere())
-        others = [one for one in found if one != entry.record.batch_id]
+            self._apply(lifecycle.NotThere())
+        others = [one for one in found if one != self.record.batch_id]
         if others:
-            await self._batch.cancel(others)
+            await self._shared.batch.cancel(others)
 
-    async def _find(self, token: str) -> list[int]:
-        """Ask Slurm for a submission; all that are looked for at the same time share one question."""
-        found: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._sought[token] = found
-        if len(self._sought) == 1:
-            asking = self.spawn(self._ask(), "question for submissions")
-            self._idle.add(asking)
-            asking.add_done_callback(self._idle.discard)
-        return await found
-
-    async def _ask(self) -> None:
-        await asyncio.sleep(0)  # the drivers of other jobs are just starting, too
-        sought, self._sought = self._sought, {}
-        try:
-            found = await self._batch.find(list(sought))
-        except Exception as error:  # noqa: BLE001 (it belongs to those who wait)
-            for waiting in sought.values():
-                if not waiting.done():
-                    waiting.set_exception(error)
-        else:
-            for token, waiting in sought.items():
-                if not waiting.done():
-                    waiting.set_result(found[token])
-
-    async def _follow(self, entry: Entry) -> None:
-        """Watch a job that Slurm has until it has ended, or its result is there."""
-        attempt = entry.record.attempt
+    async def _follow(self) -> bool:
+        """Take in what Slurm and the job's files say; return False if there was nothing that leads on."""
+        attempt = self.record.attempt
         assert attempt is not None
-        assert attempt.batch_id is not None
-        watch = self._batch.watch(attempt.batch_id)
+        watch = self._watch_of(attempt.batch_id)
         state = watch.state
-        hopeless_since = None
-        while not state.final:
-            if state.kind != "unknown":
-                running = state.kind == "running"
-                seen = lifecycle.Seen(attempt.number, running, state.restarts, state.nodes, state.reason)
-                await self._apply_in_turn(entry, seen)
-            if state.hopeless and hopeless_since is None:
-                number = entry.record.number
-                logger.warning("%s: %s (%s); hyperflow why %d", entry.name, state.hopeless, state.reason, number)
-            hopeless_since = (hopeless_since or time.monotonic()) if state.hopeless else None
-            if hopeless_since is not None and time.monotonic() - hopeless_since >= self._patience.hopeless:
-                self._dispose(entry)
-                self._fail(entry, Cause(Kind.HOPELESS, state.hopeless, state.description))
-                return
-            if entry.record.state is State.RUNNING:
-                await self._look(entry)
-                if self._newest_result(entry) is not None and await self._take_result(entry, None):
-                    return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(self._patience.look, LOOK_COST * len(self._tasks))):
-                    state = await watch.changed(state)
-        entry.end = state
-        if self._batch.local and state.kind == "gone" and self._newest_result(entry) is None:
-            self.apply(entry, lifecycle.NotThere())  # it ended with the master that had started it
-        else:
-            await self._apply_in_turn(entry, lifecycle.Over(attempt.number, state.restarts))
+        if state.final:
+            self._end, self._watch = state, None
+            if self._shared.batch.local and state.kind == "gone" and self._newest_result() is None:
+                self._apply(lifecycle.NotThere())  # it ended with the master that had started it
+            else:
+                await self._apply_paced(lifecycle.Over(attempt.number, state.restarts))
+            return True
+        if state.kind != "unknown":
+            running = state.kind == "running"
+            await self._apply_paced(lifecycle.Seen(attempt.number, running, state.restarts, state.nodes, state.reason))
+        if self._is_hopeless(state):
+            self._dispose()
+            self._fail(Cause(Kind.HOPELESS, state.hopeless, state.description))
+            return True
+        if self.record.state is State.RUNNING:
+            await self._look()
+            if self._newest_result() is not None and await self._take_result(None):
+                return True
+        if watch.state != state:  # it has changed meanwhile
+            return True
+        watch.check()
+        return False
 
-    async def _look(self, entry: Entry) -> None:
+    def _watch_of(self, batch_id: int | None) -> Watch:
+        assert batch_id is not None
+        if self._watch is None or self._watch.job_id != batch_id:
+            self._watch = self._shared.batch.watch(batch_id)
+            self._watch.subscribe(self.wake)
+        return self._watch
+
+    def _is_hopeless(self, state: BatchState) -> bool:
+        """Whether Slurm has said for long enough that it cannot start the job; else see to it that we look again."""
+        since = time.monotonic()
+        if self._hopeless is not None:
+            since, timer = self._hopeless
+            timer.cancel()
+            self._hopeless = None
+        elif state.hopeless:
+            words = (self.record.title, state.hopeless, state.reason, self.record.number)
+            logger.warning("%s: %s (%s); hyperflow why %d", *words)
+        if not state.hopeless:
+            return False
+        left = since + self._shared.timeouts.hopeless - time.monotonic()
+        if left > 0:
+            self._hopeless = since, asyncio.get_running_loop().call_later(left, self.wake)
+        return left <= 0
+
+    async def _look(self) -> None:
         """Take note of what a running job says of itself, and now and then of what it has recorded."""
-        self._read_status(entry)
-        if not entry.rows_taken:
-            entry.rows_taken = time.monotonic()
-        elif time.monotonic() - entry.rows_taken >= self._patience.rows:
-            await self.take_rows(entry)
-            entry.rows_taken = time.monotonic()
+        self._read_status()
+        if self._rows_taken is None:
+            self._rows_taken = time.monotonic()
+        elif time.monotonic() - self._rows_taken >= self._shared.timeouts.rows:
+            await self.take_rows()
+            self._rows_taken = time.monotonic()
 
-    def _read_status(self, entry: Entry) -> None:
-        status = entry.directory.read_status()
-        if status is not None and status != entry.status:
-            entry.status = status
-            self._tell()
+    def _read_status(self) -> None:
+        status = self.directory.read_status()
+        if status is not None and status != self._status:
+            self._status = status
+            self._shared.tell()
 
-    async def _conclude(self, entry: Entry) -> None:
-        """Slurm has the job no more: find its outcome."""
-        _free_locks(entry, entry.record.epoch)
-        state = entry.end or BatchState("gone")
+    async def _conclude(self) -> None:
+        """Slurm does not have the job any more: find its outcome."""
+        self._free_locks(self.record.epoch)
+        state = self._end or BatchState("gone")
         deadline = time.monotonic()
-        if not self._batch.local and state.exit_code not in NO_RESULT_CODES and not state.unseen:
-            deadline += self._patience.grace
+        if not self._shared.batch.local and state.exit_code not in NO_RESULT_CODES and not state.unseen:
+            deadline += self._shared.timeouts.grace
         pause = 0.05
-        while (found := self._newest_result(entry)) is None and time.monotonic() < deadline:
-            if (other := self._taken_by(entry)) is not None:
-                self.apply(entry, lifecycle.Taken(other))
+        while (found := self._newest_result()) is None and time.monotonic() < deadline:
+            if (other := self._taken_by()) is not None:
+                self._apply(lifecycle.Taken(other))
                 return
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1.0)
-        if found is None or not await self._take_result(entry, state):
-            await self.take_rows(entry, ended=state.slurm_state in CERTAIN_END)
-            self._fail(entry, causes.of_end(state, files.tail(entry.directory.output)))
+        if found is None or not await self._take_result(state):
+            await self.take_rows(ended=state.end is not None and state.end.nothing_runs)
+            self._fail(causes.of_end(state, files.tail(self.directory.output)))
 
-    def _taken_by(self, entry: Entry) -> int | None:
-        """Return the Slurm job that has taken the newest attempt, if it is another than the one we know of."""
-        claim = entry.directory.read_claim(entry.record.epoch.attempt)
-        return None if claim is None or claim["batch_id"] == entry.record.batch_id else int(claim["batch_id"])
+    def _taken_by(self) -> int | None:
+        """Return the Slurm job that has claimed the newest attempt, if it is another than the one that we know of."""
+        claim = self.directory.read_claim(self.record.epoch.attempt)
+        return None if claim is None or claim["batch_id"] == self.record.batch_id else int(claim["batch_id"])
 
     # ---- outcomes -----------------------------------------------------------------------------------------------
 
-    def _newest_result(self, entry: Entry) -> Epoch | None:
+    def _newest_result(self) -> Epoch | None:
         """Return the start whose result counts, if there is one; take note of results that do not count."""
-        current = entry.record.epoch
-        for epoch in reversed(entry.directory.results()):
+        current = self.record.epoch
+        for epoch in reversed(self.directory.results()):
             if epoch.attempt == current.attempt and epoch >= current:
                 return epoch
-            if epoch not in entry.late:
-                entry.late.add(epoch)
+            if epoch not in self._late:
+                self._late.add(epoch)
                 # Those of earlier attempts were looked at in their time.
-                if epoch.attempt == current.attempt and not outcome.is_cut_off(entry.directory, epoch):
-                    self.counts["late"] += 1
+                if epoch.attempt == current.attempt and not self._is_cut_off(epoch):
+                    self._shared.counts["late"] += 1
                     logger.warning(
                         "%s: a result of start %s came late, when %s was the one that counts; it is left aside",
-                        entry.name, epoch, current,
+                        self.record.title, epoch, current,
                     )  # fmt: skip
         return None
 
-    async def _take_result(self, entry: Entry, state: BatchState | None) -> bool:
+    def _is_cut_off(self, epoch: Epoch) -> bool:
+        try:
+            return self.directory.read_result(epoch)[0] == CUT_OFF
+        except Damaged:
+            return False
+
+    async def _take_result(self, state: BatchState | None) -> bool:
         """Take the newest result; return False if Slurm has to say first why the job has ended."""
-        epoch = self._newest_result(entry)
+        epoch = self._newest_result()
         assert epoch is not None
         try:
-            error = outcome.read_error(entry.directory, epoch)
+            outcome = self._load(epoch)
         except Damaged as damage:
-            await self.take_rows(entry, ended=state is not None)
-            self._fail(entry, Cause(Kind.RESULT, str(damage)))
+            await self.take_rows(ended=state is not None)
+            self._fail(Cause(Kind.RESULT, str(damage)))
             return True
-        if isinstance(error, AllocationEnding) and state is None:
+        if isinstance(outcome, calls.Error) and isinstance(outcome.error, AllocationEnding) and state is None:
             return False
-        self.apply(entry, lifecycle.Restarted(epoch))  # squeue may not have said so yet
-        self._read_status(entry)
-        await self.take_rows(entry, ended=True)  # the result was written after the job's database was closed
-        if error is None:
-            await self._apply_in_turn(entry, lifecycle.Finished(epoch))
+        self._apply(lifecycle.Restarted(epoch))  # squeue may not have said so yet
+        self._read_status()
+        await self.take_rows(ended=True)  # the result was written after the job's database was closed
+        if isinstance(outcome, calls.Value):
+            await self._apply_paced(lifecycle.Finished(epoch))
         else:
-            self._fail(entry, causes.of_error(error, state))
+            self._fail(causes.of_error(outcome.error, state))
         return True
 
-    def _fail(self, entry: Entry, cause: Cause) -> None:
-        verdict = self.verdict(entry, cause)
-        entry.unjudged = not entry.asked
-        self.apply(entry, lifecycle.Failed(entry.record.epoch.attempt, cause, verdict))
+    def _fail(self, cause: Cause) -> None:
+        verdict = self._verdict(cause)
+        self._unjudged = not self._asked
+        self._apply(lifecycle.Failed(self.record.epoch.attempt, cause, verdict))
         if verdict is Verdict.AGAIN:
-            self.counts["retried"] += 1
+            self._shared.counts["retried"] += 1
         elif verdict is Verdict.HOLD:
-            self.tell_held(entry)
-            self._held(entry)
+            self._tell_held()
+            self._shared.held(self.record, self.directory)
 
-    def tell_held(self, entry: Entry) -> None:
-        """Say that a job waits for somebody's decision."""
-        number, cause = entry.record.number, entry.record.cause
+    def _tell_held(self) -> None:
+        """Say that the job waits for somebody's decision."""
+        number, cause = self.record.number, self.record.cause
         if cause is not None:
-            logger.warning("%s is held: %s: %s (hyperflow why %d)", entry.name, cause.kind, cause.text, number)
+            logger.warning("%s is held: %s: %s (hyperflow why %d)", self.record.title, cause.kind, cause.text, number)
 
-    def verdict(self, entry: Entry, cause: Cause) -> Verdict:
+    def _verdict(self, cause: Cause) -> Verdict:
         """Return what the program wants done about a failure."""
-        return causes.verdict(entry.on_error, self.error(entry, cause), cause.kind, entry.record.failures)
+        return causes.verdict(self._on_error, self._error(cause), cause.kind, self.record.failures)
 
-    async def take_rows(self, entry: Entry, ended: bool = False) -> None:
-        """Take what a job has recorded into the program's database; `ended`: nobody writes to its file any more."""
-        if not isinstance(self._database, Store):
+    async def take_rows(self, ended: bool = False) -> None:
+        """Take what the job has recorded into the program's database; `ended`: nobody writes to its file any more."""
+        database = self._shared.database
+        if not isinstance(database, Store):
             return  # one that jobs write to themselves
-        for epoch in entry.directory.databases():
-            path = entry.directory.database(epoch)
-            over = ended or epoch < entry.record.epoch
-            program_id = f"{self._program_id}-{entry.record.number}-{epoch}"
+        for epoch in self.directory.databases():
+            path = self.directory.database(epoch)
+            over = ended or epoch < self.record.epoch
+            program_id = f"{self._shared.program_id}-{self.record.number}-{epoch}"
             try:
-                await ingest(self._database, path, program_id, ended=over)
+                await ingest(database, path, program_id, ended=over)
             except (DatabaseError, ConfigurationError) as error:
-                logger.warning("%s: what it has recorded in %s is left there: %s", entry.name, path, error)
+                logger.warning("%s: what it has recorded in %s is left there: %s", self.record.title, path, error)
             else:
                 if over:
                     path.unlink(missing_ok=True)
                     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # of a process that was killed
-
-    def _dispose(self, entry: Entry) -> None:
-        entry.disposal = self.spawn(self.end_at_slurm([entry.record]), f"end of job {entry.record.number}")
-        if (entry.directory.home / "locks").exists():
-            waiting = self.spawn(self._free_when_gone(entry, entry.record), f"locks of job {entry.record.number}")
-            self._idle.add(waiting)
-            waiting.add_done_callback(self._idle.discard)
-
-    async def _free_when_gone(self, entry: Entry, record: Record) -> None:
-        """Free the locks of a start that is being ended, when it has gone."""
-        assert entry.disposal is not None
-        await asyncio.wait([entry.disposal])
-        if record.batch_id is not None:
-            watch = self._batch.watch(record.batch_id)
-            state = watch.state
-            while not state.final:
-                state = await watch.changed(state)
-            _free_locks(entry, record.epoch)
-
-
-def _free_locks(entry: Entry, epoch: Epoch) -> None:
-    number = entry.record.number
-    lockfiles.sweep(entry.directory.home, lambda holder: holder.job == number and holder.epoch <= epoch)
 
 
 def _durable(record: Record) -> Record:

@@ -1,17 +1,17 @@
 """The life of a job of the cluster level: pure state. Events in, a new record out; no I/O, no clock.
 
     new -> submitting -> queued -> running -> ended -> done
-                  \\                                 \\-> held | failed (told to the program) | new (once more)
+                  \\                                 \\-> held | failed (the program gets the error) | new (once more)
                    \\-> held (refused)
     held, failed, cancelled -> new (retry)        any but done -> cancelled
 
-Guarantees, which tests check over random histories: a job that is done stays done. Each submission is an attempt with a
-number of its own that only grows (one that never came about does not count); within an attempt Slurm may start the job
-again, and that count only grows, too. What belongs to an older attempt or start changes nothing. At most one attempt of
-a job is with Slurm.
+Guarantees, which tests check over random histories: A job that is done stays done. Each submission is an attempt with a
+number that only grows (a submission that never happened does not count). Within an attempt Slurm may start the job
+again; that count only grows, too. Events of an older attempt or start change nothing. At most one attempt of a job is
+with Slurm.
 
-An event that does not fit the state is no error: the world is asynchronous, and news of a job that was cancelled
-meanwhile come late by nature. `step` then returns the record that it was given.
+An event that does not fit the state is no error: the world is asynchronous, and news of a cancelled job come late by
+nature. `step` then returns the record that it was given.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class State(enum.StrEnum):
 
 
 WITH_SLURM = frozenset({State.SUBMITTING, State.QUEUED, State.RUNNING, State.ENDED})
-"""States in which there is, or may be, an allocation, or an outcome that nobody has looked at."""
+"""States in which there may be an allocation, or an outcome that nobody has looked at."""
 
 _STARTED = frozenset({State.QUEUED, State.RUNNING, State.ENDED})
 
 AT_REST = frozenset({State.DONE, State.FAILED, State.HELD, State.CANCELLED})
-"""States that only somebody's decision ends."""
+"""States that end only by somebody's decision."""
 
 
 class Kind(enum.StrEnum):
@@ -71,7 +71,11 @@ class Cause:
 
 @attrs.frozen(order=True)
 class Epoch:
-    """One start of a job: the how manieth submission, and how often Slurm has started that one again."""
+    """One start of a job: which submission, and how often Slurm has started that one again. The job's fencing token.
+
+    It only grows. Files of a start carry it in their names, so an older start that still runs somewhere cannot pass for
+    the newest one.
+    """
 
     attempt: int
     restarts: int = 0
@@ -86,7 +90,8 @@ class Attempt:
 
     Args:
         number: From 1.
-        token: Unique; known before sbatch is called, so that a submission whose answer was lost can be found.
+        token: The idempotency key of the submission. It is on the disk before sbatch is called, so that a submission
+            whose answer was lost can be found, and is not made twice.
         batch_id: What sbatch answered, as soon as that is known.
         restarts: How often Slurm has started it again.
     """
@@ -109,7 +114,7 @@ class Record:
         state: Where it is in its life.
         attempts: All submissions, the oldest first.
         cause: Why it failed, while it is held or failed.
-        failures: How many attempts have failed and were tried again by themselves.
+        failures: How many attempts have failed and were retried without anybody's decision.
         nodes: Where it runs.
         reason: Why it waits, in Slurm's words.
     """
@@ -126,6 +131,11 @@ class Record:
     reason: str = ""
 
     @property
+    def title(self) -> str:
+        """What errors and logs call it."""
+        return f"job {self.number}, {self.name}"
+
+    @property
     def attempt(self) -> Attempt | None:
         """The newest submission."""
         return self.attempts[-1] if self.attempts else None
@@ -137,7 +147,7 @@ class Record:
 
     @property
     def epoch(self) -> Epoch:
-        """The newest start; older ones have no say any more."""
+        """The newest start; older ones do not count any more."""
         return Epoch(self.attempt.number, self.attempt.restarts) if self.attempt else Epoch(0)
 
 
@@ -164,7 +174,7 @@ class Taken:
 
 @attrs.frozen
 class NotThere:
-    """Nothing was submitted under its token, or what was has gone with the master that it belonged to."""
+    """Nothing was submitted under its token; or it was, and has ended with the master that it belonged to."""
 
 
 @attrs.frozen
@@ -180,14 +190,14 @@ class Seen:
 
 @attrs.frozen
 class Restarted:
-    """A later start of the newest attempt has been heard of."""
+    """There is a later start of the newest attempt."""
 
     epoch: Epoch
 
 
 @attrs.frozen
 class Over:
-    """Slurm has it no more: now its outcome counts."""
+    """Slurm does not have it any more: now its outcome counts."""
 
     attempt: int
     restarts: int = 0
@@ -219,7 +229,7 @@ class Failed:
 
 @attrs.frozen
 class Retry:
-    """Somebody wants it tried again, maybe with other options; `kept` failures stay counted."""
+    """Somebody wants it tried again, maybe with other options; its failures are counted from 0 again."""
 
     options: Mapping[str, Any] | None = None
 
@@ -243,7 +253,7 @@ def step(job: Record, event: Event) -> Record:
         case Taken(batch_id) if job.state in _STARTED and batch_id != job.batch_id:
             return _with_attempt(_moved(job, State.QUEUED), batch_id=batch_id, restarts=0)
         case NotThere() if job.state is State.SUBMITTING:
-            # The same token once more: should the first one come through late, the two are known for one.
+            # The next submission has the same token: should the first one come through late, the two are known as one.
             return attrs.evolve(_moved(job, State.NEW), attempts=job.attempts[:-1])
         case NotThere() if job.state in (State.QUEUED, State.RUNNING):
             return _moved(job, State.NEW)

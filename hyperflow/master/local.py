@@ -1,8 +1,8 @@
-"""Jobs on this machine: the same runner as in an allocation, as processes of the master's.
+"""Jobs on this machine: the same runner as in an allocation, as processes of the master.
 
-No more run at a time than the CPUs that their orders ask for allow, first come, first served; each is pinned to CPUs of
-its own. A job that asks for more than the machine has runs alone, with as many workers as it asked for. All of them end
-with the master, however that ends, and what they had started ends with them.
+Jobs run at the same time as far as their CPUs allow, first come, first served; each is pinned to CPUs of its own. A job
+that asks for more CPUs than the machine has runs alone, with as many workers as it asked for. All of them end with the
+master, however that ends, and so does what they have started.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Self
 
-from hyperflow.aio import Changing
 from hyperflow.master.batch import Order, write_script
+from hyperflow.slurm.client import Watch
 from hyperflow.slurm.queue import BatchState
 from hyperflow.wire import processes
 
@@ -32,18 +32,7 @@ TERMINATE = 3.0
 """Seconds between asking a job to end and killing it."""
 
 
-class LocalWatch:
-    """What is known of one job."""
-
-    def __init__(self) -> None:
-        self._news = Changing(BatchState("pending", "PENDING", reason="CPUs"))
-        self.tell = self._news.set
-        self.changed = self._news.changed
-
-    @property
-    def state(self) -> BatchState:
-        """The newest state."""
-        return self._news.value
+QUEUED = BatchState("pending", "PENDING", reason="CPUs")
 
 
 class LocalBatch:
@@ -57,7 +46,7 @@ class LocalBatch:
         self._free = list(self._ids)
         self._waiting: list[tuple[int, Order]] = []
         self._running: dict[int, asyncio.Task[None]] = {}
-        self._watches: dict[int, LocalWatch] = {}
+        self._watches: dict[int, Watch] = {}
         self._tokens: dict[str, int] = {}
         # Not the number of an earlier master of the same run, whose jobs have ended with it.
         self._next = int(time.time() * 1000)
@@ -70,38 +59,34 @@ class LocalBatch:
         self._waiting.clear()
         await self.cancel(list(self._running))
 
-    async def submit(self, order: Order) -> int:
+    async def submit_order(self, order: Order) -> int:
         """Queue a job, and return its number."""
         write_script(order)
         number = self._next
         self._next += 1
-        self._watches[number] = LocalWatch()
+        self._watches[number] = Watch(number, QUEUED)
         self._tokens[order.token] = number
         self._waiting.append((number, order))
         self._start_some()
         return number
 
     async def find(self, tokens: Collection[str]) -> Mapping[str, list[int]]:
-        """Return what was submitted under each token: nothing of what an earlier master had."""
+        """Return what was submitted under each token; the jobs of an earlier master have ended with it."""
         return {token: [self._tokens[token]] if token in self._tokens else [] for token in tokens}
 
-    def watch(self, batch_id: int) -> LocalWatch:
+    def watch(self, batch_id: int) -> Watch:
         """Return what is known of a job."""
         watch = self._watches.get(batch_id)
         if watch is None:
-            watch = self._watches[batch_id] = LocalWatch()
-            watch.tell(BatchState("gone"))
+            watch = self._watches[batch_id] = Watch(batch_id, BatchState("gone"))
         return watch
 
-    def poke(self) -> None:
-        """Nothing to be asked: the news come by themselves."""
-
     async def cancel(self, batch_ids: Collection[int]) -> None:
-        """End jobs, and return when they have gone."""
+        """End jobs, and return when they are gone."""
         wanted = set(batch_ids)
         for number, _ in self._waiting:
             if number in wanted:
-                self._watches[number].tell(BatchState("ended", "CANCELLED"))
+                self._watches[number].set(BatchState("ended", "CANCELLED"))
         self._waiting = [waiting for waiting in self._waiting if waiting[0] not in wanted]
         tasks = [self._running[number] for number in wanted if number in self._running]
         for task in tasks:
@@ -148,7 +133,7 @@ class LocalBatch:
                 start_new_session=True,  # Ctrl-C in the terminal is for the master
             )
         try:
-            watch.tell(BatchState("running", "RUNNING", nodes=socket.gethostname(), start_time=time.time()))
+            watch.set(BatchState("running", "RUNNING", nodes=socket.gethostname()))
             code = await _exit_code(process)
             word = "COMPLETED" if code == 0 else "FAILED"
             state = BatchState("ended", word, exit_code=max(code, 0), signal=-code if code < 0 else None)
@@ -161,7 +146,7 @@ class LocalBatch:
             await _exit_code(process)
         finally:
             await _clear(f"{TAG}={tag}")
-            watch.tell(state)
+            watch.set(state)
 
 
 async def _exit_code(process: subprocess.Popen[bytes]) -> int:
@@ -173,7 +158,7 @@ async def _exit_code(process: subprocess.Popen[bytes]) -> int:
 
 
 async def _clear(tag: str) -> None:
-    """Wait until what a job had started has gone: its launcher sees to that; if not, we do."""
+    """Wait until the processes that a job has started are gone: its launcher ends them; if not, we do."""
     deadline = time.monotonic() + TERMINATE
     while left := processes.carriers(tag):
         if time.monotonic() > deadline:

@@ -1,31 +1,31 @@
 """Locks between the Jobs of a program, which share nothing but the run directory.
 
     <run>/locks/
-      <digest of a key>/<holder>    somebody holds the lock of a key, which is in the file, for people
+      <digest of a key>/<holder>    somebody holds the lock of a key; the file has the key in it, for people
       queue/<time>,<holder>         somebody waits: for what, and in the scope of what
       .<holder>/                    a draft of the first
 
-A holder is one request of one start of a job (or of the master, job 0): its name has job, attempt, restarts, Slurm id,
-host, process and a count in it.
+A holder is one request of one start of a job (or of the master, job 0). Its name holds job, attempt, restarts, Slurm
+id, host, process and a count.
 
 Guarantees:
-- A lock is taken by renaming a directory with the holder's file in it to the lock's name. That succeeds if
-  there is none of that name or an empty one, and for one of those who try at the same time.
-- It is released by removing the file under the holder's own name. So whoever finds that a holder has ended can remove
-  what it left, and never what somebody else has taken meanwhile.
+- A lock is taken by renaming a directory that contains the holder's file to the lock's name. This succeeds if that name
+  does not exist or is an empty directory, and for only one of those who try at the same time.
+- A lock is released by removing the file under the holder's own name. So whoever finds that a holder has ended can
+  remove what it left, but never what somebody else has taken meanwhile.
 - Several locks are taken in the order of their names, all or none. Nobody keeps one while it waits for another.
-- First come, first served by the clocks of the nodes; a request within another one does not stand in the queue, see
-  `engine/locks.py`.
-- A cycle of waiting that goes through several Jobs is found in the queue, and the last in it is refused.
+- First come, first served, by the clocks of the nodes. A request inside the scope of another one does not queue, see
+  `locking/rules.py`.
+- A cycle of waiting through several Jobs is found in the queue, and its last member is refused.
 
-When has a holder ended? When its process ran on this machine and has gone; when its start has left a result or has been
-followed by another one; when the master has heard of its end and removed what was left. Slurm's word counts here: what
-goes on running on a node that Slurm holds for lost does so without its locks. While no master runs, locks of a Job that
-was killed on another node stay.
+When has a holder ended? When its process ran on this machine and is gone; when its start has left a result or a later
+start exists; when the master has learnt of its end and has removed what was left. Slurm's word counts: what still runs
+on a node that Slurm has given up runs without its locks. While no master runs, the locks of a Job that was killed on
+another node stay.
 
-Rejected: flock, which does not reach from node to node on every file system; a lease that is renewed, since a Job that
-stalls would lose its locks while it is at work; a lock file that is linked and unlinked, for it cannot be taken over
-safely by two who both find its holder dead.
+Rejected: flock, which does not work across nodes on every file system; a lease that is renewed, because a Job that
+stalls would lose its locks while it works; a lock file that is linked and unlinked, because two who both find its
+holder dead cannot take it over safely.
 """
 
 from __future__ import annotations
@@ -92,12 +92,12 @@ class Holder:
         return cls(job, epoch.attempt, epoch.restarts, batch_id, _machine(), pid, started(pid), host)
 
     def name(self, count: int) -> str:
-        """Return the name of one ask."""
+        """Return the name of one request."""
         return ",".join(map(str, (*attrs.astuple(self), count)))
 
     @classmethod
     def from_name(cls, name: str) -> Holder | None:
-        """Return whom a name means, or None if it is not of our making."""
+        """Return whom a name means, or None if this module has not made it."""
         try:
             job, attempt, restarts, batch_id, machine, pid, start, host, _ = name.split(",")
             return cls(int(job), int(attempt), int(restarts), int(batch_id), machine, int(pid), start, host)
@@ -110,11 +110,11 @@ class Holder:
         return Epoch(self.attempt, self.restarts)
 
     def is_gone(self, home: Path) -> bool:
-        """Tell whether it certainly has ended, as far as can be known from here."""
+        """Tell whether it has certainly ended, as far as this process can know."""
         if self.machine == _machine():
             return started(self.pid) != self.started
         if self.job == MASTER:
-            owner = Owner.from_text(_text(home / "master.lock"))
+            owner = Owner.from_text(files.read_text(home / "master.lock"))
             return owner is None or (owner.pid, owner.started) != (self.pid, self.started)
         directory = JobDirectory(home / "jobs" / str(self.job))
         claim = directory.read_claim(self.attempt) or {}
@@ -129,18 +129,15 @@ class Holder:
 
 @functools.cache
 def _machine() -> str:
-    """Return what tells apart places whose process numbers mean different processes."""
-    facts = [socket.gethostname(), _text(Path("/etc/machine-id")), _text(Path("/proc/sys/kernel/random/boot_id"))]
+    """Return a name for this space of process numbers: elsewhere the same number is another process."""
+    facts = [
+        socket.gethostname(),
+        files.read_text(Path("/etc/machine-id")),
+        files.read_text(Path("/proc/sys/kernel/random/boot_id")),
+    ]
     with suppress(OSError):
         facts.append(os.readlink("/proc/self/ns/pid"))
     return hashlib.blake2b("\n".join(facts).encode(), digest_size=6).hexdigest()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 @attrs.frozen
@@ -175,10 +172,10 @@ class LockFiles:
         self._within = tuple(within)
         self._one_at_a_time = threading.Lock()
         self._known: dict[str, Ticket] = {}
-        self._mine: dict[int, tuple[str, Ticket]] = {}  # tickets of asks
+        self._mine: dict[int, tuple[str, Ticket]] = {}  # tickets of requests
         self._suspect: dict[int, list[str]] = {}  # cycles that were seen once
 
-    # ---- what the lock manager asks for ---------------------------------------------------------------------------
+    # ---- for the lock manager -----------------------------------------------------------------------------------
 
     async def take(self, request: LockRequest) -> None:
         """Wait until nobody else has the keys, and take them, all or none."""
@@ -194,7 +191,7 @@ class LockFiles:
             self._suspect.pop(request.number, None)
 
     async def give_back(self, request: LockRequest) -> None:
-        """Let others have them; a file system that has trouble is asked again for a while."""
+        """Let others have them; where the file system fails, try again for a while."""
         for pause in (0.1, 0.5, 2.0):
             try:
                 await _in_thread(self._give_back, request, True)
@@ -205,7 +202,7 @@ class LockFiles:
         await _in_thread(self._give_back, request, False)
 
     def name(self, number: int) -> str:
-        """Return under which name a request holds."""
+        """Return the name under which a request holds."""
         return self._me.name(number)
 
     # ---- in a thread --------------------------------------------------------------------------------------------
@@ -227,7 +224,7 @@ class LockFiles:
                 for one in taken:
                     self._release_one(one, self.name(request.number))
                 self._line_up(request, sorted(names))
-                self._look_for_circle(request)
+                self._look_for_cycle(request)
                 return False
             taken.append(name)
         self._leave_queue(request)
@@ -273,7 +270,7 @@ class LockFiles:
         with self._one_at_a_time:
             for key in request.keys:
                 if not self._release_one(_digest(key), self.name(request.number)) and had_it:
-                    logger.warning("the lock of %s was taken from us; somebody held this job for dead", key)
+                    logger.warning("the lock of %s was taken from us; somebody took this job for dead", key)
             self._leave_queue(request)
 
     # ---- the queue ----------------------------------------------------------------------------------------------
@@ -320,7 +317,7 @@ class LockFiles:
             if name in self._known:
                 yield name, self._known[name]
 
-    def _look_for_circle(self, request: LockRequest) -> None:
+    def _look_for_cycle(self, request: LockRequest) -> None:
         """Refuse a request that is the last in a cycle of waiting, once that has been seen twice."""
         mine, ticket = self._mine[request.number]
         if not ticket.within:
@@ -367,20 +364,16 @@ def scope(env: Environment) -> list[str]:
 
 
 def sweep(home: Path, ended: Callable[[Holder], bool]) -> None:
-    """Remove what holders have left that have ended; for the master, which knows."""
+    """Remove what ended holders have left; for the master, which knows who has ended."""
     place = home / "locks"
     for name in _names(place):
-        inner = place / name
-        if name == "queue":
-            for ticket in _names(inner):
-                if (holder := Holder.from_name(ticket.partition(",")[2])) is not None and ended(holder):
-                    (inner / ticket).unlink(missing_ok=True)
-            continue
-        for found in _names(inner):
-            if (holder := Holder.from_name(found)) is not None and ended(holder):
-                (inner / found).unlink(missing_ok=True)
-                with suppress(OSError):
-                    inner.rmdir()
+        for found in _names(place / name):
+            holder = Holder.from_name(found.partition(",")[2] if name == "queue" else found)
+            if holder is not None and ended(holder):
+                (place / name / found).unlink(missing_ok=True)
+                if name != "queue":
+                    with suppress(OSError):
+                        (place / name).rmdir()
 
 
 def _names(directory: Path) -> list[str]:

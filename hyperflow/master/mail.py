@@ -1,7 +1,7 @@
-"""Mail by the machine's own mailer, for who is not looking when a job is held.
+"""Mail by the machine's own mailer, for users who are not looking when a job is held.
 
-A mail that cannot be sent is told in the log and costs nothing else. There being no mailer is told before the program
-begins. Nothing but `sendmail -t` is spoken, which every mailer brings: no server, no password.
+A mail that cannot be sent is logged and costs nothing else. A machine without a mailer is refused before the program
+begins. Only `sendmail -t` is used, which every mailer provides: no server, no password.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from hyperflow.errors import ConfigurationError
 
 logger = logging.getLogger("hyperflow")
 
-PATIENCE = 60.0
-"""Seconds that the mailer has."""
+SEND_SECONDS = 60.0
+"""Seconds for the mailer to finish."""
 
 ADMINISTRATORS = ("/usr/sbin", "/usr/lib", "/sbin")
 """Where `sendmail` is, if it is not in PATH."""
@@ -46,10 +46,10 @@ class Mailer:
             *(self.program, "-t", "-i"), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(SEND_SECONDS):
                 _, said = await process.communicate(bytes(message))
         except TimeoutError:
-            logger.warning("no mail to %s: %s took more than %.0f s", self.address, self.program, PATIENCE)
+            logger.warning("no mail to %s: %s took more than %.0f s", self.address, self.program, SEND_SECONDS)
         else:
             if process.returncode != 0:
                 words = said.decode(errors="replace").strip()[-300:]
@@ -63,7 +63,7 @@ class Mailer:
 
 
 def mailer(address: str) -> Mailer:
-    """Return what sends mail to an address.
+    """Return a mailer for an address.
 
     Raises:
         ConfigurationError: It is no address, or this machine has no mailer.

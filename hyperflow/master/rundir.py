@@ -1,11 +1,11 @@
-"""The run directory: the truth about a run of a Cluster program. All that has to survive the master is here.
+"""The run directory: the truth about a run of a Cluster program, and all of it that has to survive the master.
 
     base_dir/<program_id>/
       program.json               how the program was started: what its jobs need to be like it
       master.lock                the master that runs now: host, process, since when
       results.sqlite             the program's results; the master alone writes to it
-      log/  data/                as those of any program; log/master.log is what `hyperflow.main` has told
-      control/                   where the running master can be spoken to (control/place.py)
+      log/  data/                as in any program; log/master.log is what `hyperflow.main` has logged
+      control/                   the address of the running master (control/place.py)
       locks/                     who holds which lock (see `lockfiles`)
       vars/                      variables that people may set (`ExtVar`)
       jobs/<n>/                  one directory for each job
@@ -16,18 +16,19 @@
         status.json              how the job's evaluations stand, every few seconds
         scope.json               in the scope of which locks it is awaited, if of any
         claim.<a>                which Slurm job has taken attempt <a>
-        result.<a>.<r>           its outcome (a checked file): a value, or an error
-        results.<a>.<r>.sqlite   what it has recorded, until the master has taken it over
+        result.<a>.<r>           its outcome (a checked file): a value or an error
+        results.<a>.<r>.sqlite   what it has recorded, until it is in the program's database
         log.<a>.<r>/             logs of its launchers and workers
 
-<a> counts submissions, <r> how often Slurm has started that one again (a requeue, a lost node). So each start of a job
-writes to files of its own, and one that was given up and still runs somewhere cannot touch those of its successor.
+<a> counts submissions, <r> how often Slurm has started that one again (a requeue, a lost node). Together they are
+the fencing token of a start: each start writes to files of its own, so one that was given up, and still runs somewhere,
+cannot touch the files of its successor.
 
 Guarantees: files appear complete or not at all (see `checked_files`). A job's directory appears with its call and
-job.json in it. Nobody but the user can write in a run directory that is used.
+job.json in it. A run directory that others could write to is not used.
 
-Rejected: one database of jobs for a run. It would be a second truth beside the files that jobs themselves write, and
-what it holds could not be read with `cat` when something has gone wrong.
+Rejected: one database of jobs for a run. It would be a second truth beside the files that the jobs write, and
+nobody could read it with `cat` when something has gone wrong.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,16 @@ from typing import Any
 import attrs
 
 from hyperflow import checked_files, files
+from hyperflow.checked_files import Damaged
 from hyperflow.database.ownership import Owner, Ownership
 from hyperflow.errors import ConfigurationError, DatabaseError, RunInUse
 from hyperflow.master.lifecycle import Attempt, Cause, Epoch, Kind, Record, State
 from hyperflow.program import ProgramInfo
 
 FORMAT = 1
+
+VALUE, ERROR, CUT_OFF = "value", "error", "cut off"
+"""How a start ends. It is cut off when its allocation ends: another start may do better then."""
 
 
 @attrs.frozen
@@ -121,26 +126,48 @@ class JobDirectory:
         return sorted(Epoch(int(match[1]), int(match[2])) for match in matches if match)
 
     def read_claim(self, attempt: int) -> dict[str, Any] | None:
-        """Return who has taken an attempt, or None."""
+        """Return which Slurm job has taken an attempt, or None."""
         return _read_json(self.claim(attempt))
 
     def read_status(self) -> dict[str, Any] | None:
         """Return the last status, or None."""
         return _read_json(self.status)
 
+    def write_result(self, epoch: Epoch, batch_id: int, outcome: str, payload: bytes) -> None:
+        """Write how a start has ended: with `VALUE`, `ERROR` or `CUT_OFF`."""
+        start = {"attempt": epoch.attempt, "restarts": epoch.restarts, "batch_id": batch_id}
+        header = {"job": self.number, "outcome": outcome, **start}
+        checked_files.write_checked(self.result(epoch), "result", payload, **header)
+
+    def read_result(self, epoch: Epoch) -> tuple[str, bytes]:
+        """Return how a start has ended, and the pickle of its value or error.
+
+        Raises:
+            Damaged: The result is not there, was cut or altered, or belongs to another start.
+        """
+        path = self.result(epoch)
+        try:
+            header, payload = checked_files.read_checked(path, "result")
+        except OSError as error:
+            raise Damaged(f"cannot read {path}: {error.strerror or error}") from error
+        says = Epoch(header["attempt"], header["restarts"])
+        if (header.get("job", self.number), says) != (self.number, epoch):
+            raise Damaged(f"{path} says that it is of start {says} of job {header.get('job')}")
+        return str(header["outcome"]), payload
+
     def write_call(self, call: bytes, identity: str) -> None:
         """Write the pickled job."""
         checked_files.write_checked(self.call, "call", call, identity=identity)
 
     def renew_call(self, call: bytes, identity: str) -> None:
-        """Let the next start of the job run this call, if it is another than the one that is there."""
-        with suppress(OSError, checked_files.Damaged):
+        """Replace the pickled job if it differs; the next start runs the new one."""
+        with suppress(OSError, Damaged):
             if checked_files.read_checked(self.call, "call")[1] == call:
                 return
         self.write_call(call, identity)
 
     def write_scope(self, holders: Sequence[str]) -> None:
-        """Say in the scope of which locks the job is awaited; its own locks look there for circles of waiting."""
+        """Say in the scope of which locks the job is awaited; its own locks look there for cycles of waiting."""
         if holders or (self.path / "scope.json").exists():
             checked_files.write_file(self.path / "scope.json", json.dumps({"holders": list(holders)}).encode())
 
@@ -152,6 +179,10 @@ class JobDirectory:
     def write_record(self, record: Record) -> None:
         """Write job.json; it is on the disk when this returns."""
         checked_files.write_file(self.path / "job.json", record_to_json(record))
+
+    def changed_at(self) -> float:
+        """Return when job.json was last written, in seconds since 1970."""
+        return (self.path / "job.json").stat().st_mtime
 
     def read_record(self) -> Record:
         """Return what job.json says; raises Damaged if that cannot be used."""
@@ -175,14 +206,14 @@ def record_from_json(text: bytes, path: Path) -> Record:
             data["cause"] = Cause(**{**data["cause"], "kind": Kind(data["cause"]["kind"])})
         return Record(**data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise checked_files.Damaged(f"{path} is damaged: {error}") from error
+        raise Damaged(f"{path} is damaged: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     """Return what a small file holds; None if it is not there, or not (yet) whole."""
     try:
         found = json.loads(checked_files.read_private(path))
-    except (OSError, ValueError, checked_files.Damaged):
+    except (OSError, ValueError, Damaged):
         return None
     return found if isinstance(found, dict) else None
 
@@ -197,11 +228,11 @@ class RunDirectory:
 
     @classmethod
     def open(cls, program: ProgramInfo, local: bool) -> RunDirectory:
-        """Take a run directory into possession.
+        """Take possession of a run directory.
 
         Raises:
             RunInUse: Another master runs on it; names host and process.
-            ConfigurationError: Others could write to it, it cannot be written, or was begun otherwise (local or not).
+            ConfigurationError: Others could write to it, it cannot be written, or `local` has changed.
         """
         home = program.log_dir.parent
         jobs = home / "jobs"
@@ -240,14 +271,12 @@ class RunDirectory:
             "created": known.get("created", time.time()),
         }
         checked_files.write_file(self.home / "program.json", json.dumps(about, indent=1).encode() + b"\n")
-        for leftover in (self.home / "jobs").glob(".new-*"):  # its call was not yet promised to anybody
+        for leftover in (self.home / "jobs").glob(".new-*"):  # nobody was promised anything about its call
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def jobs(self) -> Iterator[JobDirectory]:
-        """Yield the directories of all jobs, by number."""
-        names = (name for name in os.listdir(self.home / "jobs") if name.isdigit())
-        for name in sorted(names, key=int):
-            yield JobDirectory(self.home / "jobs" / name)
+    def jobs(self) -> list[JobDirectory]:
+        """Return the directories of all jobs, by number."""
+        return job_directories(self.home)
 
     def add(self, record: Record, call: bytes) -> JobDirectory:
         """Make the directory of a new job; it is there with its call and record, or not at all."""
@@ -269,26 +298,25 @@ class RunDirectory:
         self.lock.release()
 
 
+def job_directories(home: Path) -> list[JobDirectory]:
+    """Return the directories of a run's jobs, by number; raises OSError if there is no such run."""
+    names = (name for name in os.listdir(home / "jobs") if name.isdigit())
+    return [JobDirectory(home / "jobs" / name) for name in sorted(names, key=int)]
+
+
 def take_lock(home: Path, program_id: str) -> Ownership:
-    """Become the one who may change a run's jobs; raises RunInUse, with host and process, if somebody is."""
+    """Become the only one who may change a run's jobs; raises RunInUse, with host and process, if somebody else is."""
     try:
         return Ownership.acquire(home / "master", program_id)
     except DatabaseError:
         path = home / "master.lock"
-        owner = Owner.from_text(_text(path))
+        owner = Owner.from_text(files.read_text(path))
         if owner is None:
             raise RunInUse(str(home), "", 0, f"look at {path}, which does not say by whom") from None
         # A process of another host cannot be seen from here, and the run must not have two masters.
         sure = f"only if you know that process {owner.pid} on {owner.host} has ended, type: rm {shlex.quote(str(path))}"
         advice = "wait until it ends, or end it" if owner.is_near() else f"end it there; {sure}"
         raise RunInUse(str(home), owner.host, owner.pid, advice) from None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 def find(resume: str | os.PathLike[str], base_dir: str | os.PathLike[str]) -> ProgramInfo:

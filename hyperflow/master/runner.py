@@ -3,14 +3,14 @@
     python -c "..." JOB_DIRECTORY ATTEMPT [--local ID CPUS IDS]
 
 Guarantees:
-- A result appears complete, under the name of this very start of the job, and only after everything that the job had
+- A result appears complete, under the name of this very start of the job, and only after everything that the job has
   recorded is on the disk and its database is closed.
-- An attempt is run by one Slurm job. If sbatch was called twice for it, because the first answer was lost, the second
-  job finds the claim of the first, and ends without having done anything.
+- One Slurm job runs an attempt. If sbatch was called twice for it, because the first answer was lost, the second job
+  finds the claim of the first one, and ends without doing anything.
 - A job that Slurm starts again, although it had written its result, does not compute it again.
 - Nothing is unpickled from a directory that others can write to.
 
-What goes wrong here before the job itself runs is said in slurm.out, which the master quotes.
+What goes wrong before the job itself runs is written to slurm.out, which the master quotes.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ from hyperflow.errors import AllocationEnding, ConfigurationError, HyperflowErro
 from hyperflow.flow import Flow
 from hyperflow.master import calls, lockfiles
 from hyperflow.master.lifecycle import Epoch, Record
-from hyperflow.master.outcome import CUT_OFF
-from hyperflow.master.rundir import JobDirectory
+from hyperflow.master.rundir import CUT_OFF, ERROR, VALUE, JobDirectory
 from hyperflow.program import ProgramInfo, is_url
 from hyperflow.shipping import pickler
 from hyperflow.wire import processes
@@ -46,7 +45,7 @@ STATUS_PAUSE = 2.0
 """Seconds between two looks at how the job stands."""
 
 RESULT_PATIENCE = 600.0
-"""Seconds for which it is tried to write a result that cannot be written."""
+"""Seconds for which a result that cannot be written is tried again."""
 
 RESULT_PAUSE = 5.0
 
@@ -54,7 +53,7 @@ REFUSED = 70
 """The exit code when the job was not run, and slurm.out says why."""
 
 RAISED = 1
-"""The exit code when the job has ended with an error, which is its result: lists of Slurm then show it as FAILED."""
+"""The exit code when the job has ended with an error, which is its result. Slurm's lists then show it as FAILED."""
 
 
 @attrs.frozen
@@ -91,11 +90,6 @@ class Task:
     about: dict[str, Any]
 
     @property
-    def name(self) -> str:
-        """What errors call it."""
-        return f"job {self.record.number}, {self.record.name}"
-
-    @property
     def holder(self) -> lockfiles.Holder:
         """Who holds locks here."""
         return lockfiles.Holder.this_process(self.record.number, self.epoch, self.place.batch_id)
@@ -110,34 +104,25 @@ class Task:
         if is_url(shared):
             return ProgramInfo(program_id, shared, log_dir, data_dir)
         earlier = [epoch for epoch in self.directory.databases() if epoch < self.epoch]
-        # What an earlier start has recorded the master takes over some time, and in any case before a new attempt.
+        # The master copies what earlier starts have recorded now and then, and certainly before a new attempt.
         again = earlier and earlier[-1].attempt == self.epoch.attempt
         source = self.directory.database(earlier[-1]) if again else Path(shared)
         target = self.directory.database(self.epoch)
         if source.exists() and not target.exists():
             try:
                 copy_database(source, target)
-            except HyperflowError as error:  # it would only spare work
+            except HyperflowError as error:  # it would only save work
                 _say(f"begins with an empty database: {error}")
         return ProgramInfo(program_id, target, log_dir, data_dir)
 
     def write(self, outcome: str, payload: bytes) -> None:
         """Write the result."""
-        checked_files.write_checked(
-            self.directory.result(self.epoch),
-            "result",
-            payload,
-            job=self.record.number,
-            outcome=outcome,
-            attempt=self.epoch.attempt,
-            restarts=self.epoch.restarts,
-            batch_id=self.place.batch_id,
-        )
+        self.directory.write_result(self.epoch, self.place.batch_id, outcome, payload)
 
 
 def main() -> None:
     """Run the job that the command line names."""
-    signal.signal(signal.SIGUSR1, _pass)  # before the job listens for it, it would end us
+    signal.signal(signal.SIGUSR1, _pass)  # until the job listens for it, it would end this process
     try:
         sys.exit(run(Path(sys.argv[1]), int(sys.argv[2]), _place(sys.argv[3:])))
     except (HyperflowError, OSError) as error:
@@ -146,7 +131,7 @@ def main() -> None:
 
 
 def _say(text: str) -> None:
-    """Say something in slurm.out; where that is on a full disk, it must not cost the job's result."""
+    """Write a line to slurm.out. If its disk is full, the job must not lose its result for that."""
     with suppress(OSError):
         print(f"hyperflow: {text}", file=sys.stderr, flush=True)
 
@@ -175,21 +160,21 @@ def run(path: Path, attempt: int, place: Place) -> int:
     for earlier in directory.results():
         if earlier.attempt == attempt and earlier < epoch:
             with suppress(checked_files.Damaged):
-                header, payload = checked_files.read_checked(directory.result(earlier), "result")
-                if header["outcome"] == CUT_OFF:
+                outcome, payload = directory.read_result(earlier)
+                if outcome == CUT_OFF:
                     continue
                 _say(f"an earlier start ({earlier}) has left its result; it counts")
-                task.write(header["outcome"], payload)
+                task.write(outcome, payload)
                 return 0
     return run_in_new_loop(_run(task))
 
 
 def _pass(_number: int, _frame: object) -> None:
-    """Take a signal without effect. (To ignore it would be inherited by all that is started here.)"""
+    """Receive a signal without effect. (All child processes would inherit that it is ignored.)"""
 
 
 def _be_like_the_master(about: dict[str, Any], place: Place) -> None:
-    """Let modules and relative paths be found where the program finds them."""
+    """Find modules and relative paths where the program finds them."""
     sys.path += [entry for entry in about["sys_path"] if entry not in sys.path]
     with suppress(OSError):  # a directory that this node does not have is no reason not to run
         os.chdir(about["directory"])
@@ -218,29 +203,29 @@ def claim(directory: JobDirectory, epoch: Epoch, place: Place) -> bool:
 
 
 async def _run(task: Task) -> int:
-    context = f"raised by {task.name}, in Slurm job {task.place.batch_id}; its files: {task.directory.path}"
+    context = f"raised by {task.record.title}, in Slurm job {task.place.batch_id}; its files: {task.directory.path}"
     if task.place.cpus is not None:
-        context = f"raised by {task.name}; its files: {task.directory.path}"
+        context = f"raised by {task.record.title}; its files: {task.directory.path}"
     try:
         _, call = checked_files.read_checked(task.directory.call, "call")
         job = pickler.loads(call)
-        payload = calls.pack_value(await _evaluate(task, job), task.name)
-        outcome = "value"
+        payload = calls.pack_value(await _evaluate(task, job), task.record.title)
+        outcome = VALUE
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the job's outcome
-        outcome = CUT_OFF if isinstance(error, AllocationEnding) else "error"
+        outcome = CUT_OFF if isinstance(error, AllocationEnding) else ERROR
         payload = calls.pack_error(error, context)
-        _say(f"{task.name} has ended with {type(error).__name__}")
+        _say(f"{task.record.title} has ended with {type(error).__name__}")
     # At the time limit there are some seconds between TERM and KILL: enough for the result.
     before = signal.signal(signal.SIGTERM, _pass)
     try:
         await _write_patiently(task, outcome, payload)
     finally:
         signal.signal(signal.SIGTERM, before)
-    return 0 if outcome == "value" else RAISED
+    return 0 if outcome == VALUE else RAISED
 
 
 async def _write_patiently(task: Task, outcome: str, payload: bytes) -> None:
-    """Write the result; where that fails, because the disk is full, try again for a while: it may be hours of work."""
+    """Write the result. If that fails, because the disk is full, try again for a while: it may be hours of work."""
     deadline = time.monotonic() + RESULT_PATIENCE
     while True:
         try:
@@ -266,7 +251,7 @@ async def _evaluate(task: Task, job: Flow[Any]) -> Any:
 
 
 async def _tell(task: Task, env: Environment) -> None:
-    """Say every few seconds how the job stands."""
+    """Write every few seconds how the job stands."""
     while True:
         # Counted here: workers come and go in this thread while another one would look at them.
         await asyncio.to_thread(_write_status, task, env.statistics())
@@ -282,5 +267,5 @@ def _write_status(task: Task, stands: Statistics) -> None:
         "time": time.time(),
         **attrs.asdict(stands),
     }
-    with suppress(OSError):  # it is only for people; a full disk will be told by what matters
+    with suppress(OSError):  # it is only for people; a full disk shows up where it matters
         files.write_whole(task.directory.status, json.dumps(status).encode(), durable=False)

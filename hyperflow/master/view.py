@@ -1,4 +1,4 @@
-"""What people see of a program's jobs: one line each, and the whole story of one."""
+"""What people see of a program's jobs: counts, one line for each job, and the whole story of one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hyperflow.master.rundir import JobDirectory
 from hyperflow.slurm import queue
 
 TAILS = 3
-"""How many logs of workers are quoted."""
+"""How many logs of workers a story quotes."""
 
 
 @attrs.frozen
@@ -26,6 +26,37 @@ class Progress:
     running: int = 0
     done: int = 0
     failed: int = 0
+
+
+@attrs.frozen
+class ClusterStatistics:
+    """How the jobs of a Cluster computation stand.
+
+    Args:
+        jobs: Jobs by state.
+        waiting: Jobs that Slurm does not run yet.
+        running: Jobs that run, or have ended and are being looked at.
+        done: Jobs that gave a result.
+        failed: Jobs whose error was raised in the program.
+        held: Jobs that wait for somebody's decision.
+        cancelled: Jobs that no flow wanted any more.
+        retried: How often a job was submitted again after a failure.
+        returned: How often Slurm has put a job back into its queue and started it again.
+        late: Results that came too late and were left aside.
+        calls: How often each command of Slurm was run.
+    """
+
+    jobs: dict[str, int]
+    waiting: int
+    running: int
+    done: int
+    failed: int
+    held: int
+    cancelled: int
+    retried: int
+    returned: int
+    late: int
+    calls: dict[str, int]
 
 
 @attrs.frozen
@@ -58,22 +89,22 @@ class JobView:
     attempts: int
     directory: Path
 
-
-def view(record: Record, directory: JobDirectory, status: dict[str, Any] | None, since: float) -> JobView:
-    """Return the line of a job."""
-    return JobView(
-        number=record.number,
-        name=record.name,
-        state=record.state,
-        batch_id=record.batch_id,
-        reason=record.reason,
-        nodes=record.nodes,
-        progress=_progress(record, status),
-        cause=f"{record.cause.kind}: {record.cause.text}" if record.cause else "",
-        since=since,
-        attempts=len(record.attempts),
-        directory=directory.path,
-    )
+    @classmethod
+    def of(cls, record: Record, directory: JobDirectory, status: dict[str, Any] | None, since: float) -> JobView:
+        """Return the line of a job."""
+        return cls(
+            number=record.number,
+            name=record.name,
+            state=record.state,
+            batch_id=record.batch_id,
+            reason=record.reason,
+            nodes=record.nodes,
+            progress=_progress(record, status),
+            cause=f"{record.cause.kind}: {record.cause.text}" if record.cause else "",
+            since=since,
+            attempts=len(record.attempts),
+            directory=directory.path,
+        )
 
 
 def _progress(record: Record, status: dict[str, Any] | None) -> Progress:
@@ -88,7 +119,7 @@ def _progress(record: Record, status: dict[str, Any] | None) -> Progress:
 
 
 def story(record: Record, directory: JobDirectory) -> str:
-    """Tell all that is known of a job, and what can be done."""
+    """Tell all that is known of a job, and what to type."""
     lines = [f"job {record.number}, {record.name}: {record.state}"]
     if record.batch_id is not None:
         where = f" on {record.nodes}" if record.nodes else ""

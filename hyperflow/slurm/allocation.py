@@ -41,24 +41,16 @@ class Allocation:
         nodes: All of them, in Slurm's order.
         head: The node on which a batch script runs: the first.
         here: The node on which this process runs; None on a login host.
-        partition: Where the job was queued.
         end_time: When it will be ended, in seconds since 1970; None where there is no limit, or nobody said.
-        restart_count: How often it has been put back into the queue after a start.
-        job_name: Its name.
-        submit_dir: The directory in which it was submitted.
-        cluster_name: Which of a site's clusters this is.
+        restart_count: How often Slurm has put it back into the queue after a start.
     """
 
     job_id: int
     nodes: tuple[Node, ...]
     head: str
     here: str | None = None
-    partition: str | None = None
     end_time: float | None = None
     restart_count: int = 0
-    job_name: str | None = None
-    submit_dir: str | None = None
-    cluster_name: str | None = None
 
     @property
     def cpus(self) -> int:
@@ -98,12 +90,8 @@ def read(
         nodes=tuple(Node(name, cpus[name], tasks.get(name)) for name in names),
         head=record.head if record else names[0],
         here=_here(environ, names, hostname or ""),
-        partition=environ.get("SLURM_JOB_PARTITION"),
         end_time=_end_time(variables, record),
         restart_count=record.restarts if record else variables.integer("SLURM_RESTART_COUNT", 0),
-        job_name=environ.get("SLURM_JOB_NAME"),
-        submit_dir=environ.get("SLURM_SUBMIT_DIR"),
-        cluster_name=environ.get("SLURM_CLUSTER_NAME"),
     )
 
 
@@ -111,8 +99,8 @@ def find(environ: Mapping[str, str], run: scontrol.Run | None = None) -> Allocat
     """
     Read the allocation that this process is in, and ask scontrol once for what the environment lacks.
 
-    This blocks while Slurm's controller answers. (`SLURM_RESTART_COUNT` is set from the first restart on, so that
-    its absence says enough; the end of the job is what has to be asked for.)
+    This blocks until Slurm's controller answers. Only the end of the job has to be asked for: a missing
+    `SLURM_RESTART_COUNT` means that there was no restart.
 
     Raises:
         SlurmError: There is no allocation, or Slurm contradicts itself, or scontrol gives no answer.
@@ -229,7 +217,7 @@ def _confirm(record: scontrol.JobRecord, job_id: int, variables: _Variables, nam
 
 
 def _here(environ: Mapping[str, str], names: tuple[str, ...], hostname: str) -> str | None:
-    # Names of nodes need not be names of hosts, but mostly are; and hosts may call themselves node1.cluster.example.
+    # A node's name is mostly, but not always, that of its host; and a host may call itself node1.cluster.example.
     for candidate in (environ.get("SLURMD_NODENAME", ""), hostname, hostname.partition(".")[0]):
         if candidate in names:
             return candidate

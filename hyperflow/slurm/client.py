@@ -1,16 +1,17 @@
-"""The one client through which a program speaks with Slurm: it submits, finds, watches and cancels batch jobs.
+"""The one client through which a program uses Slurm: it submits, finds, watches and cancels batch jobs.
 
-What it guarantees:
+Guarantees:
 
-- A job is submitted once. A failed `sbatch` may have succeeded: its answer can be lost after slurmctld has taken the
-  job. So after every failure that is no plain refusal the job's token is looked for, and only when Slurm has answered
-  that there is no such job, sbatch is run again. Should the first one come through even later, the second is cancelled.
-- One squeue for all watched jobs, asked fast while something changes, seldom while nothing does; `calls` counts.
+- A job is submitted once. An `sbatch` that failed may have succeeded: its answer can get lost after slurmctld has taken
+  the job. So after every failure that is not a plain refusal, the client looks for the job's token, its idempotency
+  key. Only when Slurm has answered that there is no such job, it runs sbatch again. Should the first job appear even
+  later, the second one is cancelled.
+- One squeue for all watched jobs, often while something changes, seldom while nothing does; `calls` counts.
 - Nothing is concluded from an error. While slurmctld is away, states stay as they were, and one warning says so. A job
   is `gone` only when Slurm has answered twice without it, and accounting, if there is any, does not know its end.
 
 Rejected: one squeue or scontrol for each job (slurmctld slows down for the whole site); sacct as the source (many sites
-have none, and it lags behind); to be told by the jobs alone (those that never start, or are killed, say nothing).
+have none, and it lags behind); reports by the jobs alone (those that never start, or are killed, send none).
 """
 
 from __future__ import annotations
@@ -36,50 +37,56 @@ from hyperflow.slurm.queue import BatchState
 
 log = logging.getLogger("hyperflow.slurm")
 
-_SECONDS = {"SLURM_TIME_FORMAT": "%s"}  # times of day with no zone are ambiguous once a year
 _MOST_IDS = 500
 """Job ids in one command line."""
 _MISSES = 2
-"""Answers of squeue without a job, until it is taken for forgotten."""
+"""After how many answers of squeue without a job Slurm has forgotten it."""
 _PATIENT_MISSES = 6
-"""The same, while accounting gives no answer about its end."""
+"""The same, if accounting gives no answer about its end."""
 _WEEK = 7 * 24 * 3600.0
 _ACCOUNTING_TRIES = 3
 _QUIET = 600.0
-"""Seconds without another warning that Slurm is away."""
+"""Seconds between two warnings that Slurm is away."""
 
 
 @attrs.frozen
-class Pace:
-    """How often, and how long. All in seconds.
+class PollIntervals:
+    """How often Slurm is asked, and how long it is tried, in seconds.
 
     Args:
-        fast: Between two looks while something changes, and at least.
-        slow: Between two looks while nothing does.
+        fast: Between two looks while something changes; the shortest pause.
+        slow: Between two looks while nothing changes.
         first_retry: The pause after the first failure; each later one is twice as long.
         last_retry: The longest such pause.
-        patience: How long a command is tried again while Slurm is away, or its limits are reached.
-        timeout: For an answer. Slurm's commands try again by themselves for a while.
+        give_up_after: How long a command is tried again while Slurm is away, or a limit on jobs is reached.
+        timeout: For one answer. Slurm's commands themselves try again for a while.
     """
 
     fast: float = 1.0
     slow: float = 30.0
     first_retry: float = 3.0
     last_retry: float = 60.0
-    patience: float = 24 * 3600.0
+    give_up_after: float = 24 * 3600.0
     timeout: float = 100.0
 
 
-class Watch:
-    """What is known of one job. Comes from `SlurmClient.watch()`."""
+UNKNOWN = BatchState()
 
-    def __init__(self, job_id: int) -> None:
+
+class Watch:
+    """What is known of one job: its state, and whether more news will come. Made by who runs the job."""
+
+    def __init__(self, job_id: int, state: BatchState = UNKNOWN) -> None:
         self.job_id = job_id
         self.misses = 0
         """How many answers of squeue, one after the other, did not have it. (For the client.)"""
-        self._news = Changing(BatchState())
+        self._news = Changing(state)
         self.set = self._news.set
-        """Take what was seen; return whether it is new. (For the client.)"""
+        """Replace the state; return whether it is another one. (For who runs the job.)"""
+        self.subscribe = self._news.subscribe
+        """Have a function called at each change, and when no more will be noticed."""
+        self.check = self._news.check
+        """Raise SlurmError if no more changes will be noticed."""
 
     @property
     def state(self) -> BatchState:
@@ -95,7 +102,7 @@ class Watch:
         return self.state if self.state.final else await self._news.changed(seen)
 
     def fail(self, failure: SlurmError) -> None:
-        """Let those who wait know that there will be nothing more. (For the client.)"""
+        """Say that no more changes will be noticed. (For who runs the job.)"""
         self._news.fail(SlurmError(f"job {self.job_id} is no longer watched: {failure}"))
 
 
@@ -108,8 +115,8 @@ class SlurmClient:
             another allocation, or presets options (SLURM_*, SBATCH_*, PMI_*, ...), is taken out of it.
     """
 
-    def __init__(self, pace: Pace | None = None, environ: Mapping[str, str] | None = None) -> None:
-        self.pace = pace or Pace()
+    def __init__(self, pace: PollIntervals | None = None, environ: Mapping[str, str] | None = None) -> None:
+        self.pace = pace or PollIntervals()
         self._commands = Commands(environ)
         self._watches: dict[int, Watch] = {}
         self._soon = asyncio.Event()
@@ -143,11 +150,11 @@ class SlurmClient:
         """
         Submit a script that carries a token, and return the job's id.
 
-        Waits while Slurm is away or a limit on submitted jobs is reached. Cancelling kills sbatch: whether there is a
-        job then is open, and `find()` tells.
+        Waits while Slurm is away or a limit on submitted jobs is reached. Cancelling kills sbatch; `find()` then tells
+        whether there is a job.
 
         Raises:
-            SlurmError: Slurm refuses the job, in words of its own; or was away for longer than `pace.patience`.
+            SlurmError: Slurm refuses the job, and says why; or was away for longer than `pace.give_up_after`.
         """
         retry = _Retry(self.pace, f"submit {script.name}")
         since = time.time() - 3600  # an hour for clocks that differ
@@ -166,7 +173,7 @@ class SlurmClient:
             if verdict == "refused":
                 raise _refused(script, said)
             if verdict == "temporary":
-                await retry.pause(said)  # before the question, too: what was sent may still be on its way
+                await retry.pause(said)  # before the question, too: the job may still be on its way
             if found := (await self.find([token], since=since))[token]:
                 log.warning("sbatch failed (%s), but has submitted %s as job %d", said, script.name, found[0])
                 return found[0]
@@ -175,7 +182,7 @@ class SlurmClient:
             in_doubt = True
 
     async def _only_one(self, token: str, job_id: int) -> int:
-        """Make sure that a job which was submitted again is there once, and return the one that stays."""
+        """Keep one of the jobs that carry a token, the oldest, and return its id."""
         ids = (await self.find([token]))[token] or [job_id]
         if ids[1:]:
             log.warning("job %d was submitted again as %s, which is cancelled", ids[0], ids[1:])
@@ -193,7 +200,7 @@ class SlurmClient:
             since: How far to look back in accounting, in seconds since 1970; None for a week.
 
         Raises:
-            SlurmError: Slurm was away for longer than `pace.patience`.
+            SlurmError: Slurm was away for longer than `pace.give_up_after`.
         """
         retry = _Retry(self.pace, "look for jobs")
         while True:
@@ -208,7 +215,7 @@ class SlurmClient:
                 return found
 
     async def _account_for(self, since: float | None) -> dict[int, queue.Listed]:
-        # Not for as long as slurmctld is waited for: accounting may be away for days, and says little that is needed.
+        # Fewer tries than for slurmctld: accounting may be away for days, and little depends on it.
         said = ""
         for _ in range(_ACCOUNTING_TRIES):
             try:
@@ -216,20 +223,20 @@ class SlurmClient:
             except SlurmAway as away:
                 said = str(away)
                 await asyncio.sleep(self.pace.first_retry)
-        log.warning("accounting gives no answer, and jobs that have ended some time ago may not be found: %s", said)
+        log.warning("accounting gives no answer; jobs that ended long ago may not be found: %s", said)
         return {}
 
     async def cancel(self, job_ids: Iterable[int]) -> None:
         """
-        Cancel jobs, and return when Slurm has taken note. Those that have ended or are not known are no error.
+        Cancel jobs, and return when Slurm has accepted that. Jobs that have ended or are unknown are no error.
 
         Raises:
-            SlurmError: Slurm refuses, or was away for longer than `pace.patience`.
+            SlurmError: Slurm refuses, or was away for longer than `pace.give_up_after`.
         """
         ids = sorted(set(job_ids))
         for at in range(0, len(ids), _MOST_IDS):
             await self._cancel([str(job_id) for job_id in ids[at : at + _MOST_IDS]])
-        self.poke()
+        self.wake()
 
     async def _cancel(self, ids: list[str]) -> None:
         retry = _Retry(self.pace, f"cancel {' '.join(ids)}")
@@ -257,11 +264,11 @@ class SlurmClient:
             watch = self._watches[job_id] = Watch(job_id)
             if self._failure is not None:
                 watch.fail(self._failure)
-            self.poke()
+            self.wake()
         return watch
 
-    def poke(self) -> None:
-        """Look soon: something has probably changed. (Never more often than `pace.fast`.)"""
+    def wake(self) -> None:
+        """Look soon, because something has probably changed; but not more often than `pace.fast`."""
         self._soon.set()
 
     async def _look_on(self) -> None:
@@ -275,7 +282,7 @@ class SlurmClient:
                     # Ten times as long as the answer took, so that a slow controller is left in peace.
                     least = max(self.pace.fast, min(10 * self._commands.took, self.pace.slow))
                     interval = least if news else min(max(1.5 * interval, least), self.pace.slow)
-        except SlurmError as error:  # there is no squeue: those who wait are told
+        except SlurmError as error:  # there is no squeue: whoever waits gets the error
             self._failure = error
         finally:
             if self._failure is None:
@@ -284,7 +291,7 @@ class SlurmClient:
                 watch.fail(self._failure)
 
     async def _pause(self, interval: float) -> bool:
-        """Wait until it is time to look; return whether somebody has asked for it. Without watches, wait for one."""
+        """Wait until it is time to look; return whether `wake` was called. Without watches, wait for one."""
         await asyncio.sleep(self.pace.fast if interval else 0.0)
         try:
             async with asyncio.timeout(max(interval - self.pace.fast, 0.0) if self._watches else None):
@@ -295,7 +302,7 @@ class SlurmClient:
         return True
 
     async def _look(self) -> bool:
-        """Ask once about all jobs; return whether anything has changed, or is about to."""
+        """Ask once about all jobs; return whether anything has changed or will soon."""
         watched = dict(self._watches)  # a job that is watched from now on may not be in the answer
         try:
             listed = await self._list()
@@ -310,14 +317,14 @@ class SlurmClient:
                     missing.append(watch)
             forgotten = [watch for watch in missing if watch.misses >= _MISSES]
             if forgotten:
-                await self._bury(forgotten)
+                await self._find_ends(forgotten)
             return news or bool(missing)
         except SlurmAway as away:
             self._note_away(str(away))
             return False
 
-    async def _bury(self, forgotten: list[Watch]) -> None:
-        """Find out how jobs have ended that slurmctld does not know any more."""
+    async def _find_ends(self, forgotten: list[Watch]) -> None:
+        """Find out how jobs ended that slurmctld does not know any more."""
         try:
             ended = await self._account(ids=[watch.job_id for watch in forgotten])
         except SlurmAway:
@@ -344,7 +351,6 @@ class SlurmClient:
         answer = await self._commands.run(
             *("squeue", "--noheader", "--states=all", f"--user={os.getuid()}", f"--Format={queue.QUEUE_FORMAT}"),
             timeout=self.pace.timeout,
-            variables=_SECONDS,
         )
         if answer.code or not _is_list(answer):
             raise SlurmAway(answer.said or f"squeue exited with {answer.code}")
@@ -365,7 +371,6 @@ class SlurmClient:
             answer = await self._commands.run(
                 *("sacct", *form, *which, f"--format={queue.ACCOUNTING_FORMAT}"),
                 timeout=self.pace.timeout,
-                variables=_SECONDS,
             )
         except SlurmError:  # there is no sacct
             self._no_accounting = True
@@ -380,11 +385,13 @@ class SlurmClient:
     def _note_away(self, said: str) -> None:
         if self._away_since is None:
             self._away_since = time.monotonic()
-            # A controller that comes and goes is told of once in a while only.
+            # Of a controller that comes and goes there is one warning in a while.
             self._tell_away = logging.WARNING if self._away_since > self._quiet_until else logging.INFO
             self._quiet_until = self._away_since + _QUIET
             log.log(
-                self._tell_away, "Slurm does not say how its jobs are; until it does, they count as before: %s", said
+                self._tell_away,
+                "Slurm does not answer; until it does, the states of its jobs stay as they were: %s",
+                said,
             )
 
     def _note_back(self) -> None:
@@ -394,18 +401,18 @@ class SlurmClient:
 
 
 class _Retry:
-    """The pauses between tries of one thing."""
+    """The pauses between the tries of one command."""
 
-    def __init__(self, pace: Pace, what: str) -> None:
+    def __init__(self, pace: PollIntervals, what: str) -> None:
         self._pace = pace
         self._what = what
         self._next = pace.first_retry
-        self._until = time.monotonic() + pace.patience
+        self._until = time.monotonic() + pace.give_up_after
 
     async def pause(self, said: str) -> None:
-        """Wait until it is to be tried again."""
+        """Wait before the next try."""
         if time.monotonic() > self._until:
-            raise SlurmError(f"Slurm does not {self._what}, for {self._pace.patience:g} s now; it said: {said}")
+            raise SlurmError(f"Slurm does not {self._what}, for {self._pace.give_up_after:g} s now; it said: {said}")
         if self._next == self._pace.first_retry:
             log.warning("cannot %s now, and will try again until it works; Slurm said: %s", self._what, said)
         await asyncio.sleep(self._next)
@@ -422,7 +429,7 @@ def _refused(script: Path, said: str) -> SlurmError:
 
 
 def _is_list(answer: Answer) -> bool:
-    # Some errors come with exit code 0, and some sites' squeue has remarks that mean nothing.
+    # Some errors come with exit code 0, and some sites' squeue prints remarks that mean nothing.
     return bool(answer.output.strip()) or "error" not in answer.errors.lower()
 
 

@@ -1,7 +1,7 @@
-"""Commands of Slurm from an event loop: one at a time, with pauses, counted, and ended when they take too long.
+"""Commands of Slurm from an event loop: one at a time, with pauses, counted, and killed when they take too long.
 
-slurmctld serves a whole site. So a program has one `Commands`, which never runs two at once, and pauses at least as
-long as the last one took: a slow controller is asked less often, whatever the program does.
+slurmctld serves a whole site. So a program has one `Commands`, which never runs two at once, and after each one pauses
+for as long as it took: a slow controller is asked less often, whatever the program does.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import attrs
 from hyperflow.errors import SlurmError
 
 _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
-"""How Slurm is reached; without these its commands would not work where they are set."""
+"""They say how Slurm is reached; where a site sets them, its commands do not work without."""
 _REMOVED = ("SLURM", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "PMI_", "PMI2_", "PMIX_", "PALS_")
 
 _LONGEST_PAUSE = 10.0
 
 
 class SlurmAway(Exception):
-    """Slurm has given no answer, or none that says anything; it may have done what it was asked for all the same."""
+    """Slurm has given no answer, or a meaningless one. It may have done what it was asked for."""
 
 
 @attrs.frozen
@@ -44,10 +44,10 @@ class Answer:
 
 
 def clean(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what belongs to an allocation or presets options.
+    """Return an environment without variables that belong to an allocation or preset options.
 
-    sbatch lets SBATCH_* override what is in the script, and hands everything on to the job, where the SLURM_* of
-    another allocation would bind it to the CPUs of that one.
+    SBATCH_* override what is in a script. And sbatch passes all variables on to the job, where the SLURM_* of another
+    allocation would bind it to the CPUs of that one.
     """
     return {name: value for name, value in environ.items() if name in _KEPT or not name.startswith(_REMOVED)}
 
@@ -64,12 +64,12 @@ class Commands:
         self._turn = asyncio.Lock()
         self._free_at = 0.0
 
-    async def run(self, *argv: str, timeout: float, variables: Mapping[str, str] | None = None) -> Answer:
+    async def run(self, *argv: str, timeout: float) -> Answer:
         """
         Run a command and return its answer, whatever that is. Cancelling kills it.
 
         Raises:
-            SlurmAway: It gave no answer in time, and was killed; or this machine has no room for a process just now.
+            SlurmAway: It gave no answer in time, and was killed; or this machine could not start a process.
             SlurmError: There is no such command.
         """
         loop = asyncio.get_running_loop()
@@ -79,7 +79,7 @@ class Commands:
             began = loop.time()
             try:
                 async with asyncio.timeout(timeout):
-                    return await _run(argv, {**self._environ, **(variables or {})})
+                    return await _run(argv, self._environ)
             except TimeoutError:
                 raise SlurmAway(f"{argv[0]} gave no answer within {timeout:g} s") from None
             except OSError as error:  # no more processes, open files or memory just now
@@ -90,8 +90,8 @@ class Commands:
 
 
 async def _run(argv: tuple[str, ...], environ: Mapping[str, str]) -> Answer:
-    # Files, not pipes: nothing has to be read meanwhile, and who inherits a pipe could hold it open. In memory, because
-    # squeue says nothing when a disk is full, and its list would only be shorter.
+    # Files, not pipes: nobody has to read meanwhile, and a process that inherits a pipe could hold it open. In memory,
+    # because on a full disk squeue's list would be cut without an error.
     with _memory("output") as output, _memory("errors") as errors:
         try:
             process = await asyncio.create_subprocess_exec(
@@ -113,7 +113,7 @@ async def _run(argv: tuple[str, ...], environ: Mapping[str, str]) -> Answer:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()  # at once: it has ended, or was killed
+            await process.wait()  # returns at once: it has ended, or was killed
         return Answer(code, _read(output), _read(errors))
 
 

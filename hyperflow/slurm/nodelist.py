@@ -4,12 +4,11 @@
     entry  = { text | "[" range { "," range } "]" }
     range  = digits [ "-" digits ]                  as wide as its first number: 07-10 is 07 08 09 10
 
-Order is Slurm's own, because the order of an allocation's nodes means something: `SLURM_JOB_CPUS_PER_NODE` follows
-it. An entry's last bracket runs fastest, as one expects, but of those before it the first does: `[1-2]-[3-4]-[5-6]`
-begins 1-3-5, 1-3-6, 2-3-5.
+The order is Slurm's own, because `SLURM_JOB_CPUS_PER_NODE` follows it. An entry's last bracket runs fastest, as one
+expects, but among the others the first one does: `[1-2]-[3-4]-[5-6]` begins 1-3-5, 1-3-6, 2-3-5.
 
-More than Slurm takes: text after the last bracket. Less: blanks, and a range without an end (`n[3-]`), which Slurm
-reads as n3.
+Unlike Slurm, this takes text after the last bracket, and refuses blanks and a range without an end (`n[3-]`, which
+Slurm reads as n3).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import re
 from hyperflow.errors import SlurmError
 
 MOST_NODES = 65536
-"""The most nodes of one entry. Slurm has this limit for one range; a list beyond it is a mistake, not a cluster."""
+"""The most nodes of one entry. Slurm has this limit for one range; a longer list is a mistake, not a cluster."""
 
 _TEXT = re.compile(r"[^\[\],\s]+")
 _RANGE = re.compile(r"([0-9]{1,32})(?:-([0-9]{1,32}))?")

@@ -1,12 +1,12 @@
 """What squeue and sacct print about jobs, to data: the state of a batch job as a program sees it.
 
-squeue is asked with `--Format` and a separator that nobody types, no field cut (`:` without a width), free texts last.
+squeue is asked with `--Format`, a separator that nobody types, uncut fields (`:` without a width), and free texts last.
 Not with `--json`: squeue has to be built with it, and the layout changes with the version of its data parser (a job's
 state was a word and became a list, its exit code a number and became an object). Nor with `-o`, which has no letter for
 restarts and exit codes.
 
-squeue with `--states=all` also shows jobs that have ended, for as long as slurmctld remembers them (MinJobAge, 5
-minutes by default). `scontrol show job` knows no more than that, and is therefore not asked.
+squeue with `--states=all` also lists jobs that have ended, for as long as slurmctld remembers them (MinJobAge, 5
+minutes by default). `scontrol show job` knows no more than that, so it is not asked.
 """
 
 from __future__ import annotations
@@ -18,32 +18,49 @@ from typing import Literal, TypeAlias
 import attrs
 
 SEPARATOR = "\x1f"
-_QUEUE = ("JobID", "State", "Reason", "NodeList", "StartTime", "RestartCnt", "exit_code", "Comment", "Name")
+_QUEUE = ("JobID", "State", "Reason", "NodeList", "RestartCnt", "exit_code", "Comment", "Name")
 QUEUE_FORMAT = ",".join(f"{field}:{SEPARATOR}" for field in _QUEUE)
-"""For `squeue --Format`, together with SLURM_TIME_FORMAT=%s."""
-ACCOUNTING_FORMAT = "JobIDRaw,State,ExitCode,NodeList,Start,Comment,JobName"
-"""For `sacct --format`, together with --parsable2, --delimiter=SEPARATOR and SLURM_TIME_FORMAT=%s."""
+"""For `squeue --Format`."""
+ACCOUNTING_FORMAT = "JobIDRaw,State,ExitCode,NodeList,Comment,JobName"
+"""For `sacct --format`, together with --parsable2 and --delimiter=SEPARATOR."""
 
 Kind: TypeAlias = Literal["unknown", "pending", "running", "ended", "gone"]
 
-# The program has not begun, though there may be nodes already. Everything that has no nodes is pending as well.
+# The program has not begun, though there may be nodes already. A job without nodes is pending, too.
 _PENDING = {"PENDING", "CONFIGURING", "POWER_UP_NODE", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
 
-# The states in which a job has ended, and what they mean for somebody who can do something about it.
-_ENDS = {
-    "COMPLETED": "the script has ended without an error",
-    "FAILED": "the script has failed",
-    "TIMEOUT": "it has reached its time limit; give it more time",
-    "OUT_OF_MEMORY": "it has used more memory than it asked for; give it more",
-    "NODE_FAIL": "a node has failed",
-    "CANCELLED": "it was cancelled",
-    "PREEMPTED": "another job has taken its place",
-    "BOOT_FAIL": "a node could not be booted",
-    "DEADLINE": "it could not have ended before its deadline",
-    "LAUNCH_FAILED": "it could not be launched",
-    "RECONFIG_FAIL": "a node could not be configured",
-    "REVOKED": "another cluster has taken it",
+
+@attrs.frozen
+class End:
+    """What it means that a job has ended in one of Slurm's states.
+
+    Args:
+        text: For somebody who can do something about it.
+        kind: The sort of failure; "" if that takes more than the state.
+        nothing_runs: Whether nothing of the job runs any more. On a node that Slurm has lost it may go on for a while.
+    """
+
+    text: str
+    kind: Literal["", "time limit", "out of memory", "node failure", "cancelled"] = ""
+    nothing_runs: bool = True
+
+
+ENDS: Mapping[str, End] = {
+    "COMPLETED": End("the script has ended without an error"),
+    "FAILED": End("the script has failed"),
+    "TIMEOUT": End("it has reached its time limit; give it more time", "time limit"),
+    "DEADLINE": End("it could not have ended before its deadline", "time limit"),
+    "OUT_OF_MEMORY": End("it has used more memory than it asked for; give it more", "out of memory"),
+    "NODE_FAIL": End("one of its nodes has failed", "node failure", nothing_runs=False),
+    "BOOT_FAIL": End("one of its nodes could not be booted", "node failure", nothing_runs=False),
+    "PREEMPTED": End("another job has taken its place", "node failure"),
+    "CANCELLED": End("somebody cancelled it", "cancelled"),
+    "LAUNCH_FAILED": End("it could not be launched", nothing_runs=False),
+    "RECONFIG_FAIL": End("a node could not be configured", nothing_runs=False),
+    "REVOKED": End("another cluster has taken it", nothing_runs=False),
 }
+"""The states in which a job has ended."""
+
 _OUTPUT_FAILED = 53
 """What Slurm gives as the signal when it could not open the output file on the node."""
 
@@ -79,9 +96,8 @@ class BatchState:
         restarts: How often it has been put back into the queue.
         exit_code: Of the script, once it has ended.
         signal: The signal that has ended the script, if one has.
-        hopeless: Why it cannot start as things are; "" if it can, or nobody knows. A site may change that, so it is
-            better to wait some minutes before anything is concluded.
-        start_time: When it was started, in seconds since 1970.
+        hopeless: Why it cannot start as things are; "" if it can, or nobody knows. A site may change that, so wait some
+            minutes before you conclude anything.
     """
 
     kind: Kind = "unknown"
@@ -92,16 +108,20 @@ class BatchState:
     exit_code: int | None = None
     signal: int | None = None
     hopeless: str = ""
-    start_time: float | None = None
+
+    @property
+    def end(self) -> End | None:
+        """What it means that it has ended; None while it has not, or where Slurm's word is not known."""
+        return ENDS.get(self.slurm_state) if self.kind == "ended" else None
 
     @property
     def final(self) -> bool:
-        """Whether nothing more is to be expected."""
+        """Whether the state does not change any more."""
         return self.kind in {"ended", "gone"}
 
     @property
     def unseen(self) -> bool:
-        """Whether it has not begun because its node could not open the file for its output."""
+        """Whether it has not begun, because its node could not open the file for its output."""
         return self.slurm_state == "FAILED" and self.signal == _OUTPUT_FAILED
 
     @property
@@ -130,7 +150,7 @@ class BatchState:
             if self.reason == "BadConstraints":
                 return _HOPELESS["BadConstraints"]
             return f"the script has ended with exit code {self.exit_code}"
-        told = _ENDS.get(self.slurm_state, "it has ended")
+        told = self.end.text if self.end else "it has ended"
         return f"{told} ({self.reason})" if self.reason.startswith("by ") else told
 
 
@@ -142,19 +162,19 @@ class Listed:
     words: frozenset[str]
 
     @property
-    def stillborn(self) -> bool:
-        """Whether this is what slurmctld keeps of a job that sbatch was refused: a record, though never a job."""
+    def was_refused(self) -> bool:
+        """Whether sbatch was refused this job: slurmctld keeps a record of it, but it never was a job."""
         return self.state.slurm_state == "FAILED" and self.state.reason == "BadConstraints" and not self.state.nodes
 
 
 def read_queue(text: str) -> dict[int, Listed]:
-    """Read what `squeue --noheader --Format=QUEUE_FORMAT` has printed; lines that are no such thing are passed over."""
+    """Read what `squeue --noheader --Format=QUEUE_FORMAT` has printed; other lines are skipped."""
     found: dict[int, Listed] = {}
     for line in text.splitlines():
-        fields = line.split(SEPARATOR, 7)
-        if len(fields) == 8 and fields[0].isdecimal():  # else part of a name or comment with a line break in it
-            job_id, state, reason, nodes, start, restarts, status, rest = fields
-            made = _state(state, reason, nodes, start, int(restarts) if restarts.isdecimal() else 0, _ended(status))
+        fields = line.split(SEPARATOR, 6)
+        if len(fields) == 7 and fields[0].isdecimal():  # else part of a name or comment with a line break in it
+            job_id, state, reason, nodes, restarts, status, rest = fields
+            made = _state(state, reason, nodes, int(restarts) if restarts.isdecimal() else 0, _ended(status))
             found[int(job_id)] = Listed(made, _words(rest))
     return found
 
@@ -163,12 +183,12 @@ def read_accounting(text: str) -> dict[int, Listed]:
     """Read what sacct has printed, with ACCOUNTING_FORMAT."""
     found: dict[int, Listed] = {}
     for line in text.splitlines():
-        fields = line.split(SEPARATOR, 5)
-        if len(fields) == 6 and fields[0].isdecimal():
-            job_id, state, status, nodes, start, rest = fields
+        fields = line.split(SEPARATOR, 4)
+        if len(fields) == 5 and fields[0].isdecimal():
+            job_id, state, status, nodes, rest = fields
             word, _, by = state.partition(" by ")
             reason = f"by user {by}" if by else ""
-            made = _state(word, reason, nodes, start, 0, _ended(status))
+            made = _state(word, reason, nodes, 0, _ended(status))
             found[int(job_id)] = Listed(made, _words(rest))
     return found
 
@@ -177,7 +197,7 @@ def by_token(listed: Mapping[int, Listed], tokens: Collection[str]) -> dict[str,
     """Return the jobs that carry each token, oldest first."""
     found: dict[str, list[int]] = {token: [] for token in tokens}
     for job_id, job in sorted(listed.items()):
-        if not job.stillborn:
+        if not job.was_refused:
             for token in job.words & found.keys():
                 found[token].append(job_id)
     return found
@@ -203,9 +223,9 @@ def _ended(status: str) -> tuple[int, int] | None:
     return (int(code), int(signal)) if colon else (int(code) >> 8, int(code) & 0x7F)
 
 
-def _state(word: str, reason: str, nodes: str, start: str, restarts: int, status: tuple[int, int] | None) -> BatchState:
+def _state(word: str, reason: str, nodes: str, restarts: int, status: tuple[int, int] | None) -> BatchState:
     nodes = "" if nodes in {"(null)", "None assigned"} else nodes
-    kind: Kind = "ended" if word in _ENDS else "pending" if word in _PENDING or not nodes else "running"
+    kind: Kind = "ended" if word in ENDS else "pending" if word in _PENDING or not nodes else "running"
     reason = "" if reason in {"None", "(null)", "N/A"} else reason
     code, signal = status if status and kind == "ended" else (None, None)
     return BatchState(
@@ -217,13 +237,11 @@ def _state(word: str, reason: str, nodes: str, start: str, restarts: int, status
         exit_code=code,
         signal=signal or None,
         hopeless=hopeless(reason) if kind == "pending" else "",
-        # While it waits this is Slurm's guess, which changes all the time.
-        start_time=float(start) if kind != "pending" and start.isdecimal() else None,
     )
 
 
 def hopeless(reason: str) -> str:
-    """Say why a job that waits for this cannot start as things are; "" if it can, or nobody knows."""
+    """Say why a job that waits for this reason cannot start as things are; "" if it can, or nobody knows."""
     told = _HOPELESS.get(reason)
     if told is None and _LIMIT_OF_ONE_JOB.fullmatch(reason):
         told = "it asks for more or less than the account or QOS allows a job"

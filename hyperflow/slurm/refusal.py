@@ -1,8 +1,8 @@
-"""What it means when a command of Slurm fails: try again, or ask for something else.
+"""What it means that a command of Slurm failed: try again, or ask for something else.
 
-Slurm's commands have one exit code for everything, so the words decide: those of `slurm_errno.c`, of which new ones
-come but old ones stay. What nobody here knows, such as the words of a site's own wrapper, is `unclear`: no reason to
-try again, but no proof either that nothing was submitted.
+Slurm's commands have one exit code for everything, so the words decide: those of `slurm_errno.c`, to which new ones are
+added while old ones stay. Unknown words, such as those of a site's own wrapper, are `unclear`: no reason to try again,
+but no proof either that nothing was submitted.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Literal, TypeAlias
 
 Verdict: TypeAlias = Literal["temporary", "refused", "unclear"]
 
-# These first: a limit on submitted jobs is told with the words of limits that no waiting helps against. Whole phrases,
-# because a script or a partition may be called anything.
+# These first: for a limit on submitted jobs Slurm uses the words of limits that waiting does not help against. Whole
+# phrases, because a script or a partition may have any name.
 _TEMPORARY = re.compile(
     r"Unable to contact slurm controller|Unable to establish (controller|configuration)|Backup controller in standby"
     r"|Socket timed out|Connection timed out|Operation timed out|Connection (refused|reset)|No route to host"
@@ -27,7 +27,7 @@ _TEMPORARY = re.compile(
     re.IGNORECASE,
 )
 
-# What sbatch says when it, or slurmctld, has read the request and wants none of it.
+# What sbatch says when it, or slurmctld, has read the request and refuses it.
 _REFUSAL = re.compile(
     r"submission failed: (?!Unspecified error|Slurm internal error)"
     r"|unrecognized option|invalid option|Invalid --|Invalid numeric value|requires an argument|is ambiguous"
@@ -35,7 +35,7 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
-# In the order in which they are looked for: a line that names the culprit comes before the general one.
+# In this order: a line that names the culprit comes before the general one.
 _REFUSED = (
     (r"accounting/QOS policy", "it is beyond a limit of the account or QOS: ask for less, or a shorter time"),
     (
@@ -75,11 +75,11 @@ def advice(text: str) -> str:
 
 
 _GIST = 160
-"""Characters that a list has room for."""
+"""Characters that fit into a list."""
 
 
 def gist(text: str) -> str:
-    """Return the line of a refusal that says most, without what every line begins with, and cut."""
+    """Return the line of a refusal that says most, without the common beginning, and cut."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line.partition("error: ")[2] for line in lines if "error: " in line]
     # The first one names the culprit; the one after it says the same in general words.

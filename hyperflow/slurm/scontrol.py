@@ -13,10 +13,10 @@ import attrs
 from hyperflow.errors import SlurmError
 
 Run: TypeAlias = Callable[[Sequence[str], Mapping[str, str]], str]
-"""Runs a command with some variables added to the environment, and returns what it printed: `run_command` does."""
+"""Runs a command with additional environment variables, and returns what it printed, as `run_command` does."""
 
 TIMEOUT = 60.0
-"""Seconds that a command of Slurm has; it gives up one question after `MessageTimeout`, 10 s, and asks again."""
+"""Seconds for a command of Slurm; it gives one question up after `MessageTimeout`, 10 s, and asks again."""
 
 
 @attrs.frozen
@@ -40,12 +40,12 @@ class JobRecord:
 
 def ask(job_id: int, run: Run | None = None) -> JobRecord:
     """
-    Ask Slurm for the record of a job. This blocks, for as long as Slurm's controller takes to answer.
+    Ask Slurm for the record of a job. This blocks until Slurm's controller answers.
 
     Raises:
         SlurmError: scontrol could not be run, or failed, or said something unexpected.
     """
-    # Seconds since 1970: times in the form of a place and its time zone are ambiguous once a year.
+    # Seconds since 1970: local times are ambiguous once a year.
     text = (run or run_command)(["scontrol", "show", "job", str(job_id), "-o"], {"SLURM_TIME_FORMAT": "%s"})
     return parse(text, job_id)
 

@@ -1,16 +1,16 @@
 """Batch scripts: what is asked of Slurm, and the text that asks for it.
 
 The text is a pure function of its arguments, so that what a program submits can be read beforehand, kept beside its
-logs and compared in tests. All options are in the script as `#SBATCH` lines, none on sbatch's command line: who finds
+logs and compared in tests. All options are `#SBATCH` lines in the script, none is on sbatch's command line: who finds
 the script can submit it by hand.
 
-The token, by which a job is found again when sbatch's answer was lost, is in the job's name and in its comment: some
-sites overwrite comments, and accounting keeps comments only where it is told to, but names always.
+The token finds a job again when sbatch's answer was lost. It is in the job's name and in its comment: some sites
+overwrite comments, and accounting keeps comments only if configured so, but it always keeps names.
 
-`--requeue` is asked for unless the user objects: it makes Slurm start a job again whose node has failed or that was
-preempted, under the same number, with the priority that it has gathered, and also when nobody is there to submit it
-anew. What the job had recorded by then is not computed again. The price: a job that brings its nodes down is started
-again by Slurm (5 times, if the site has not changed MaxBatchRequeue) before it is held.
+`--requeue` is asked for unless the user objects. Slurm then restarts a job whose node has failed or that was preempted,
+under the same number, with the priority that it has gathered, even when nobody is there to submit it again. What the
+job had recorded is not computed again. The price: Slurm restarts a job that crashes its nodes (5 times, if the site has
+not changed MaxBatchRequeue) before it holds it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hyperflow.errors import ConfigurationError
 NOT_SEEN = 72
 """The exit code of a script whose node does not see the directory it is to run in."""
 
-# What batch_script() sets, and what would make of one job something else than one job that it can be followed by.
+# What batch_script() sets, and what would prevent that a job is one job, which can be followed.
 _OURS = {
     "job-name": "the job's name is how it is found again",
     "comment": "the comment is how the job is found again",
@@ -58,8 +58,7 @@ _MEMORY = re.compile(r"(\d+[KMGT]?)B?", re.IGNORECASE)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
-# ----------------------------------------------------------------------------- what may be given, to what is kept
-# These leave alone what they do not understand: the checks below refuse it, and know the field's name.
+# ---- converters: they pass on what they do not understand, because the checks below know the field's name ----
 
 
 def _to_count(value: int | str) -> int:
@@ -169,7 +168,7 @@ def _seconds(time: str) -> float | None:
 class SbatchOptions:
     """What one allocation is to be: `SbatchOptions(nodes=2, ntasks_per_node=4, time="2:00:00", mem="8G")`.
 
-    What is None is left to the site. Raises ConfigurationError at once where a value cannot be meant.
+    None leaves an option to the site. Raises ConfigurationError at once for a value that makes no sense.
 
     Args:
         nodes: How many nodes.
@@ -201,7 +200,7 @@ class SbatchOptions:
     requeue: bool = attrs.field(default=True, validator=_check_flag)
     mail_type: str | None = attrs.field(default=None, validator=_check_text)
     mail_user: str | None = attrs.field(default=None, validator=_check_text)
-    # Not part of the hash, for a dictionary has none; what is equal still has the same.
+    # Not part of the hash, because a dictionary has none; equal options still have equal hashes.
     extra: Mapping[str, str | None] = attrs.field(
         factory=dict[str, str | None], converter=_to_extra, validator=_check_extra, hash=False
     )
@@ -217,19 +216,19 @@ class SbatchOptions:
         """Return these options with some of them changed: `options.changed(time="2:00:00", mem="8G")`.
 
         Raises:
-            ConfigurationError: There is no such option, or its value cannot be meant.
+            ConfigurationError: There is no such option, or its value makes no sense.
         """
         for name in changes:
             if name not in FIELDS:
                 raise ConfigurationError(f"SbatchOptions has no {name}; it has {', '.join(FIELDS)}")
-        # Slurm takes one of the two; the newer wish counts.
+        # Slurm takes only one of the two; the newer one counts.
         for one, other in (("mem", "mem_per_cpu"), ("mem_per_cpu", "mem")):
             if changes.get(one) is not None:
                 changes.setdefault(other, None)
         return attrs.evolve(self, **changes)
 
     def over(self, others: SbatchOptions) -> SbatchOptions:
-        """Return these options, and those of others where these have what an option has by itself."""
+        """Return these options, with those of others wherever these have the default."""
         plain = SbatchOptions()
         mine = {name: getattr(self, name) for name in FIELDS if getattr(self, name) != getattr(plain, name)}
         return others.changed(**mine)
@@ -261,10 +260,10 @@ def batch_script(
         name: What the job is called in lists; need not be unique.
         token: By which this submission is found: 8 to 64 letters, digits, `_` and `-`.
         command: The program and its arguments.
-        log_file: Where the output goes. It is appended to, so that a second start does not destroy what the first said.
+        log_file: Where the output goes. It is appended to, so that a second start keeps the output of the first one.
         directory: Where the program runs; a node that does not see it ends the job with exit code 72.
-        signal_seconds: How long before the end SIGUSR1 is to come. Slurm may send it a minute early, so it is left out
-            when the time limit is so short that the job would begin with it.
+        signal_seconds: How long before the end SIGUSR1 comes. Slurm may send it a minute early, so it is left out if
+            the time limit is so short that the job would begin with it.
 
     Raises:
         ConfigurationError: The token or a path cannot stand in a script.
@@ -287,7 +286,7 @@ def _lines(
     options: SbatchOptions, name: str, token: str, log_file: Path, directory: Path, signal_seconds: int
 ) -> list[str]:
     given: dict[str, str | int | bool | None] = {
-        # Blanks and commas have a meaning in lists that others keep of jobs.
+        # Blanks and commas have a meaning in lists of jobs that others keep.
         "job-name": f"{re.sub(r'[^A-Za-z0-9_.:+=-]+', '_', name)[:60]}.{token}",
         "comment": f"hyperflow {token}",
         "output": _path(log_file).replace("%", "%%"),  # else sbatch would put the job's number in place of %j
@@ -321,6 +320,6 @@ def _line(option: str, value: str | int | bool) -> str:
         return f"--{option}"
     text = str(value)
     if not re.fullmatch(r"[A-Za-z0-9_./:,=+@%-]+", text):
-        # As sbatch reads it, which is not as the shell does: nothing but these two is special between the quotes.
+        # Quoted for sbatch, not for the shell: between its quotes only these two characters are special.
         text = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return f"--{option}={text}"

@@ -35,6 +35,7 @@ import attrs
 from hyperflow.config import Settings
 from hyperflow.errors import LauncherError
 from hyperflow.transports.process import WRITE_AHEAD, CutOff, Receiver, with_prologue
+from hyperflow.transports.ssh_advice import KnownKeys, explain, files_that_know, host_key_failure
 from hyperflow.wire.frames import HELLO, Bytes
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Ssh:
                 await connection.create_session(lambda: session, line, encoding=None, request_pty=False)
         except (OSError, asyncssh.Error, TimeoutError) as error:
             connection.abort()
-            raise LauncherError(f"cannot start a launcher on {self.node}: {advice(error, self.node)}") from error
+            raise LauncherError(f"cannot start a launcher on {self.node}: {explain(error, self.node)}") from error
         except BaseException:
             connection.abort()
             raise
@@ -147,7 +148,7 @@ class Ssh:
             except (OSError, asyncssh.Error, TimeoutError, ValueError) as error:
                 slow = isinstance(error, TimeoutError) and attempt >= SLOW_ATTEMPTS
                 if attempt == self.settings.connect_attempts or slow or not may_pass(error):
-                    raise LauncherError(f"cannot reach {self.node} by ssh: {advice(error, self.node)}") from error
+                    raise LauncherError(f"cannot reach {self.node} by ssh: {explain(error, self.node)}") from error
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))
             pause *= 2
         raise AssertionError("the last attempt returns or raises")
@@ -208,22 +209,14 @@ def host_key_policy(settings: Settings, refusals: list[str]) -> Any:
 
     class Client(asyncssh.SSHClient):
         def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-            mark = key.get_fingerprint()
-            files = ", ".join(known_hosts_files(settings.known_hosts)) or "any known_hosts file"
+            mark, pinned = key.get_fingerprint(), settings.known_hosts
             if any(asyncssh.match_known_hosts(known_hosts(settings), host, addr, port)):
-                refusals.append(
-                    f"its host key {mark} is not the known one, in {files}. If {host} was installed anew, "
-                    f"`ssh-keygen -R {host}` forgets the old key (-f FILE for a file other than ~/.ssh/known_hosts); "
-                    "if not, it may be another machine that poses as it"
-                )
+                files = known_hosts_files(pinned)
+                knowing = files_that_know(host, addr, port, files) or files  # or: one of them revokes it
+                refusals.append(str(host_key_failure(host, KnownKeys(host, port, tuple(knowing), pinned), mark)))
                 return False
-            if settings.known_hosts or settings.host_keys != "accept-new":
-                way = "" if settings.known_hosts else ', or set host_keys = "accept-new"'
-                kept = settings.known_hosts or "~/.ssh/known_hosts"
-                refusals.append(
-                    f"its host key {mark} is unknown: {host} is not in {files}. "
-                    f"Type `ssh-keyscan {'' if port == 22 else f'-p {port} '}{host} >> {kept}`{way}"
-                )
+            if pinned or settings.host_keys != "accept-new":
+                refusals.append(str(host_key_failure(host, KnownKeys(host, port, (), pinned), mark)))
                 return False
             try:
                 keep_key(host if port == 22 else f"[{host}]:{port}", key)
@@ -251,25 +244,6 @@ def may_pass(error: BaseException) -> bool:
     if isinstance(error, (asyncssh.PermissionDenied, asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed)):
         return False
     return isinstance(error, (asyncssh.ConnectionLost, ConnectionResetError, TimeoutError, BrokenPipeError))
-
-
-def advice(error: BaseException, node: str) -> str:
-    """Return what went wrong and what to do about it."""
-    import asyncssh  # noqa: PLC0415 (see Ssh.start)
-
-    if isinstance(error, asyncssh.PermissionDenied):
-        return f"it does not accept our keys ({error}). Try `ssh -o BatchMode=yes {node} true`, or set transport = srun"
-    if isinstance(error, asyncssh.KeyExchangeFailed):
-        return f"no common ground ({error}); perhaps the known host key is of a kind that it does not have any more"
-    if isinstance(error, ConnectionRefusedError):
-        return f"no sshd answers there ({error})"
-    if isinstance(error, TimeoutError):
-        return "it did not answer in time (connect_timeout)"
-    if isinstance(error, FileNotFoundError):
-        return f"there is no {error.filename}, which the configuration names (an IdentityFile in ~/.ssh/config?)"
-    if isinstance(error, ValueError):
-        return f"a key or a line of the configuration in ~/.ssh is not understood ({error})"
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 class SshConnection:

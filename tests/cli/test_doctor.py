@@ -41,6 +41,7 @@ def statuses(told: dict[str, Any]) -> dict[str, str]:
     return {check["check"]: check["status"] for check in told["checks"]}
 
 
+@pytest.mark.process
 def test_without_slurm(laptop: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What concerns Slurm is skipped, the rest is well, the exit code is 0, and nothing is left behind."""
     code, told = doctor(capfd)
@@ -55,6 +56,7 @@ def test_without_slurm(laptop: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert sorted(path.name for path in laptop.iterdir()) == ["bin"]
 
 
+@pytest.mark.process
 def test_a_run_directory_that_is_there_stays(laptop: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What was there before the doctor came is there afterwards, and nothing else."""
     runs = laptop / "deep" / "runs"
@@ -65,6 +67,7 @@ def test_a_run_directory_that_is_there_stays(laptop: Path, capfd: pytest.Capture
     assert [path.name for path in runs.iterdir()] == ["earlier"]
 
 
+@pytest.mark.process
 def test_a_run_directory_that_cannot_be(laptop: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Where nothing can be written that is the failure; what would need the directory is skipped."""
     (laptop / "file").touch()
@@ -76,6 +79,7 @@ def test_a_run_directory_that_cannot_be(laptop: Path, capfd: pytest.CaptureFixtu
     assert statuses(told)["Python"] == "ok"
 
 
+@pytest.mark.process
 def test_a_configuration_that_cannot_be_read(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +92,7 @@ def test_a_configuration_that_cannot_be_read(
     assert statuses(told)["Python"] == "ok"
 
 
+@pytest.mark.process
 def test_slurm_that_does_not_answer(
     laptop: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +109,7 @@ def test_slurm_that_does_not_answer(
     assert "SLURM_JOB_NODELIST" in told["checks"][2]["detail"]
 
 
+@pytest.mark.process
 def test_slurm_that_is_merely_installed(laptop: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Where Slurm's commands are but no configuration, this is no part of a cluster, and nothing has failed."""
     sinfo = laptop / "bin" / "sinfo"

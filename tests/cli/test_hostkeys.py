@@ -5,8 +5,9 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from hyperflow.cli.hostkeys import files_that_know, known_keys, typed
+from hyperflow.cli.hostkeys import known_keys
 from hyperflow.config import Settings
+from hyperflow.transports.ssh_advice import files_that_know, typed
 
 KEY = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
 

@@ -7,7 +7,7 @@ import pytest
 
 from hyperflow.cli import verdicts
 from hyperflow.cli.check import Status, failed, ok, skipped
-from hyperflow.cli.hostkeys import KnownKeys
+from hyperflow.transports.ssh_advice import KnownKeys
 
 NOBODY = KnownKeys("node2", 22, ())
 CHANGED = asyncssh.HostKeyNotVerifiable("Host key is not trusted")

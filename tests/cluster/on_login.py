@@ -17,7 +17,8 @@ import attrs
 
 import hyperflow as hf
 from hyperflow._cluster import ClusterEnv
-from hyperflow.master.entry import Patience
+from hyperflow.master.shared import Timeouts
+from hyperflow.slurm.client import PollIntervals
 
 __all__ = ["asyncio", "evaluate", "hf", "mark", "os", "place", "quick", "run", "sys", "time", "wait_for_go", "work"]
 
@@ -79,10 +80,10 @@ def run(main: Callable[[], hf.Cluster[Any]], **options: Any) -> None:
     logging.getLogger().setLevel(logging.INFO)
     resume = os.environ.get("TEST_RESUME")
     where = {"resume": resume} if resume else {"program": hf.ProgramInfo.new(place / "runs")}
-    patience = Patience(look=0.1, grace=3.0, rows=0.5, fast=0.5, slow=2.0)
+    timeouts = Timeouts(look=0.1, grace=3.0, rows=0.5, slurm=PollIntervals(fast=0.5, slow=2.0))
 
     async def whole() -> None:
-        async with hf.open_cluster(**{"patience": patience, **where, **options}) as env:  # type: ignore[arg-type]
+        async with hf.open_cluster(**{"timeouts": timeouts, **where, **options}) as env:  # type: ignore[arg-type]
             tell("home", str(env.master.run.home))
             obeying = asyncio.create_task(_obey(env))
             try:

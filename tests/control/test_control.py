@@ -100,7 +100,7 @@ async def test_a_held_job_is_seen_and_retried(tmp_path: Path) -> None:
 
         assert answer["jobs"][0]["number"] == 1
         assert await waiting == "there"
-        assert env.master.run.jobs().__next__().read_record().options["time"] == "2:00:00"
+        assert env.master.run.jobs()[0].read_record().options["time"] == "2:00:00"
         assert (await ask(master.get, "/statistics"))["jobs"] == {"done": 1}
 
 

@@ -414,7 +414,7 @@ async def test_settings_of_the_server(postgres: Server, server_url: str) -> None
 async def test_without_psycopg(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is optional; who names a server without it is told what to install."""
     for module in ("hyperflow.database.shared", "hyperflow.database.server"):
-        monkeypatch.delitem(sys.modules, module)
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'hyperflow\[postgresql\]'"):
         open_database("postgresql://host/db", "p")

@@ -1,6 +1,7 @@
 """The rules of locks, without processes: one holder at a time, all or none, in order, no cycle that waits for ever."""
 
 import contextlib
+import pickle
 import random
 
 import pytest
@@ -214,6 +215,47 @@ def live(seed: int) -> None:
             table.release(one.stack.pop())
     left = {name: value for name, value in vars(table.locks).items() if isinstance(value, dict) and value}
     assert not left, f"seed {seed}"
+
+
+def test_alone_there_is_nobody_to_ask() -> None:
+    """Locks that are shared with nobody are held when their turn comes; what nobody asked for is released in vain."""
+    locks = Locks()
+    request = locks.request(["a"], "one", 1)
+
+    assert locks.settle(["a"]) == [request]
+    assert request.stage is Stage.HELD
+    assert locks.release(99) == ()
+    assert locks.release(request.number) == ("a",)
+
+
+def test_what_is_just_taken_may_depend_on_anybody() -> None:
+    """Nobody knows what one waits for that is just taking its keys: it counts as dependent for those who suspect it."""
+    table = Table(at_once=False)
+    turn, behind, other = table.request("a"), table.request("a"), table.request("b")
+
+    assert turn.stage is Stage.GRANTED
+    assert table.locks.depends(behind, [turn])
+    assert not table.locks.depends(behind, [other])
+    assert table.locks.depends(behind, [other], suspect=True)
+
+
+def test_released_at_any_stage() -> None:
+    """One whose turn has come leaves as well as one that holds or waits, and the next one's turn comes."""
+    table = Table(at_once=False)
+    turn, behind = table.request("ab"), table.request("b")
+    table.release(turn)
+
+    assert behind.stage is Stage.GRANTED
+    table.locks.hold(behind.number)
+    table.release(behind)
+    assert not table.locks.requests
+
+
+def test_cycle_survives_pickle() -> None:
+    """It comes from the head's process to a worker's."""
+    again = pickle.loads(pickle.dumps(Cycle("a wants b", ["b holds c"])))
+
+    assert (again.wanted, again.cycle) == ("a wants b", ["b holds c"])
 
 
 def test_random_histories() -> None:

@@ -14,9 +14,10 @@ from hyperflow import checked_files
 from hyperflow.master import calls
 from hyperflow.master.batch import Order
 from hyperflow.master.lifecycle import Epoch
-from hyperflow.master.local import LocalWatch
+from hyperflow.master.local import QUEUED
 from hyperflow.master.rundir import JobDirectory
 from hyperflow.shipping import pickler
+from hyperflow.slurm.client import Watch
 from hyperflow.slurm.queue import BatchState
 
 
@@ -68,7 +69,7 @@ class FakeJob:
 
     number: int
     order: Order
-    watch: LocalWatch
+    watch: Watch
     started: int = 0
     cancelled: bool = False
 
@@ -84,7 +85,7 @@ class FakeSlurm:
     def add(self, order: Order) -> int:
         """Take a job."""
         number = self._first + len(self.jobs)
-        self.jobs[number] = FakeJob(number, order, LocalWatch())
+        self.jobs[number] = FakeJob(number, order, Watch(number, QUEUED))
         if self.run_at_once:
             self.run(number)
         return number
@@ -101,11 +102,11 @@ class FakeSlurm:
         job.started += 1
         _WRITE(directory.claim(attempt), b'{"batch_id": %d, "restarts": %d}' % (number, restarts))
         write_result(directory, Epoch(attempt, restarts), number)
-        job.watch.tell(BatchState("ended", end, restarts=restarts, exit_code=0))
+        job.watch.set(BatchState("ended", end, restarts=restarts, exit_code=0))
 
     def tell(self, number: int, state: BatchState) -> None:
         """Say how a job stands."""
-        self.jobs[number].watch.tell(state)
+        self.jobs[number].watch.set(state)
 
 
 def write_result(directory: JobDirectory, epoch: Epoch, batch_id: int = 1) -> None:
@@ -134,7 +135,7 @@ class FakeBatch:
         self.fate = fate or Fate()
         self.calls: Counter[str] = Counter()
 
-    async def submit(self, order: Order) -> int:
+    async def submit_order(self, order: Order) -> int:
         """Submit: the answer may be lost."""
         self.fate.step(f"before sbatch {order.token}")
         self.calls["sbatch"] += 1
@@ -151,16 +152,11 @@ class FakeBatch:
                 by_token[job.order.token].append(job.number)
         return by_token
 
-    def watch(self, batch_id: int) -> LocalWatch:
+    def watch(self, batch_id: int) -> Watch:
         """Return what is known of a job."""
         if batch_id in self.slurm.jobs:
             return self.slurm.jobs[batch_id].watch
-        gone = LocalWatch()
-        gone.tell(BatchState("gone"))
-        return gone
-
-    def poke(self) -> None:
-        """Nothing to do."""
+        return Watch(batch_id, BatchState("gone"))
 
     async def cancel(self, batch_ids: Collection[int]) -> None:
         """End jobs."""
@@ -169,4 +165,4 @@ class FakeBatch:
             job = self.slurm.jobs.get(number)
             if job is not None and not job.watch.state.final:
                 job.cancelled = True
-                job.watch.tell(BatchState("ended", "CANCELLED"))
+                job.watch.set(BatchState("ended", "CANCELLED"))

@@ -10,13 +10,13 @@ from hyperflow import environment
 from hyperflow._cluster import ClusterEnv, ClusterEvaluator
 from hyperflow.environment import JobOptions, Options
 from hyperflow.master import rundir
-from hyperflow.master.entry import Patience
-from hyperflow.master.master import open_master
+from hyperflow.master.master import Master
 from hyperflow.master.rundir import RunDirectory
+from hyperflow.master.shared import Timeouts
 from hyperflow.testing.inline import MemoryDatabase
 from tests.master.fake_slurm import FakeBatch, FakeSlurm, Fate
 
-QUICK = Patience(look=0.01, grace=0.05, hopeless=0.05, rows=0.01, second_thoughts=0.02)
+QUICK = Timeouts(look=0.01, grace=0.05, hopeless=0.05, rows=0.01, second_thoughts=0.02)
 
 
 @asynccontextmanager
@@ -29,7 +29,7 @@ async def open_fake(
     run = RunDirectory.open(program, False)
     database = MemoryDatabase()  # rows are for the tests on real processes
     try:
-        async with open_master(run, FakeBatch(slurm, fate), database, **{"patience": QUICK, **options}) as master:
+        async with Master(run, FakeBatch(slurm, fate), database, **{"timeouts": QUICK, **options}) as master:
             job_options = JobOptions(on_error=on_error)
             env = ClusterEnv(Options(), ClusterEvaluator(master), database, program, master, job_options=job_options)
             with environment.entered(env):

@@ -160,7 +160,17 @@ def test_errors_travel_as_themselves(error: Exception) -> None:
         assert back.__notes__[1] == "(raised over there)"
 
 
-@pytest.mark.parametrize("error", [Unsendable("words"), StopIteration(1), KeyboardInterrupt(), SystemExit(3)])
+class Trap:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> Any:
+        return sys.exit, (7,)
+
+
+UNFIT = [Unsendable("words"), KeyError(Trap()), StopIteration(1), KeyboardInterrupt(), SystemExit(3)]
+
+
+@pytest.mark.parametrize("error", UNFIT)
 def test_other_errors_travel_in_words(error: BaseException) -> None:
     """What cannot travel, or would end or interrupt the program, arrives as a RemoteError that names it."""
     back = calls.unpack_error(calls.pack_error(thrown(error), "raised over there"))

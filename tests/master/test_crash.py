@@ -10,8 +10,7 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.master import lifecycle
-from hyperflow.master.driver import Drivers
-from hyperflow.master.entry import Entry
+from hyperflow.master.driver import JobDriver
 from tests.master.fake_slurm import FakeSlurm, Fate, Killed
 from tests.master.support import open_fake
 
@@ -110,11 +109,11 @@ async def test_killed_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 async def test_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A master that did not ask for lost submissions would be caught by the test above."""
 
-    async def guess(self: Drivers, entry: Entry) -> None:
-        self.apply(entry, lifecycle.NotThere())
+    async def guess(self: JobDriver) -> None:
+        self._apply(lifecycle.NotThere())
 
     steps = await steps_of_whole_run(tmp_path / "whole", monkeypatch)
-    monkeypatch.setattr(Drivers, "_look_up", guess)
+    monkeypatch.setattr(JobDriver, "_look_up", guess)
     at = next(number for number, step in enumerate(steps) if step.startswith("after sbatch"))
     result, submitted = await killed_and_resumed(tmp_path / "killed", at, monkeypatch, False)
     assert result == 13

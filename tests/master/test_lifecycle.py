@@ -97,6 +97,64 @@ def test_done_stays_done() -> None:
     assert after(Failed(1, unreadable, Verdict.HOLD), job=done).state is State.HELD
 
 
+def test_restarts_are_counted() -> None:
+    """A later start of the same submission counts from when it is heard of; an equal or older one changes nothing."""
+    job = after(Restarted(Epoch(1, 2)), job=QUEUED)
+    assert (job.state, job.epoch, str(job.epoch)) == (State.QUEUED, Epoch(1, 2), "1.2")
+    assert after(Restarted(Epoch(1, 2)), job=job) is job
+    assert after(Restarted(Epoch(1, 1)), job=job) is job
+    over = after(Over(1, 3), job=job)
+    assert (over.state, over.epoch) == (State.ENDED, Epoch(1, 3))
+    assert after(Over(1, 1), job=job).epoch == Epoch(1, 2)
+
+
+def test_seen_in_the_queue_and_running() -> None:
+    """What Slurm says of place and reason is kept as long as it says so."""
+    waits = after(Seen(1, False, reason="Priority"), job=QUEUED)
+    assert (waits.state, waits.nodes, waits.reason) == (State.QUEUED, "", "Priority")
+    runs = after(Seen(1, True, nodes="node1"), job=waits)
+    assert (runs.state, runs.nodes, runs.reason) == (State.RUNNING, "node1", "")
+    assert after(Seen(1, False, 1), job=runs).state is State.QUEUED
+    for left in (Over(1), Cancel(), NotThere()):
+        moved = after(left, job=attrs.evolve(waits, nodes="node1"))
+        assert (moved.nodes, moved.reason) == ("", "")
+
+
+def test_gone_from_slurm() -> None:
+    """A job that Slurm has lost with its master is new again; its next submission is another attempt."""
+    for job in (QUEUED, after(Seen(1, True), job=QUEUED)):
+        gone = after(NotThere(), job=job)
+        assert gone.state is State.NEW
+        assert after(Submitting("token-2"), job=gone).epoch == Epoch(2)
+
+
+def test_taken_by_another_submission() -> None:
+    """A submission that had been thought lost does the work: its starts are counted from the first."""
+    job = after(Seen(1, True, 2), Taken(9), job=QUEUED)
+    assert (job.state, job.batch_id, job.epoch) == (State.QUEUED, 9, Epoch(1, 0))
+    assert after(Taken(9), job=job) is job
+
+
+def test_cancel() -> None:
+    """Whatever is not done can be cancelled, once, and then has no cause any more."""
+    held = after(Failed(1, CAUSE, Verdict.HOLD), job=QUEUED)
+    for job in (NEW, QUEUED, held):
+        cancelled = after(Cancel(), job=job)
+        assert (cancelled.state, cancelled.cause) == (State.CANCELLED, None)
+        assert after(Cancel(), job=cancelled) is cancelled
+
+
+def test_failures_are_counted_until_somebody_decides() -> None:
+    """Failures that were tried again add up; the cause shows until the next submission; a retry starts from zero."""
+    again = after(Failed(1, CAUSE, Verdict.AGAIN), job=QUEUED)
+    assert (again.failures, again.cause) == (1, CAUSE)
+    second = after(Submitting("token-2"), job=again)
+    assert (second.failures, second.cause) == (1, None)
+    held = after(Accepted(8), Failed(2, CAUSE, Verdict.HOLD), job=second)
+    retried = after(Retry(), job=attrs.evolve(held, options={"time": 1}))
+    assert (held.failures, retried.failures, retried.options) == (1, 0, {"time": 1})
+
+
 def _some_event(chance: random.Random, job: Record) -> Event:
     attempt = chance.randint(max(job.epoch.attempt - 1, 0), job.epoch.attempt + 1)
     restarts = chance.randint(0, 3)

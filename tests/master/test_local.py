@@ -13,13 +13,13 @@ import pytest
 
 import hyperflow as hf
 from hyperflow._cluster import ClusterEnv
-from hyperflow.master.entry import Patience
 from hyperflow.master.lifecycle import State
 from hyperflow.master.local import TAG
+from hyperflow.master.shared import Timeouts
 from hyperflow.wire import processes
 from tests.helpers import alive, block_until, wait_until
 
-QUICK = Patience(look=0.05)
+QUICK = Timeouts(look=0.05)
 CPUS = len(os.sched_getaffinity(0))
 
 
@@ -55,13 +55,13 @@ async def program(xs: list[int]) -> list[int]:
 
 async def test_results(tmp_path: Path) -> None:
     """Jobs and plain evaluations give results; what they recorded is in the program's database; resume reuses all."""
-    async with hf.open_cluster(base_dir=tmp_path, local=True, patience=QUICK) as env:
+    async with hf.open_cluster(base_dir=tmp_path, local=True, timeouts=QUICK) as env:
         assert await program([3, 4]) == [5, 14]
         assert await hf.remote_eval(square, 9) == 81
         assert len(await env.database.lookup_all("memoize:squared:1")) == 4
         assert [str(job.state) for job in env.master.jobs()] == ["done"] * 3
         assert sum(job.progress.done for job in env.master.jobs()) >= 4
-    async with hf.open_cluster(resume=env.program.program_id, base_dir=tmp_path, local=True, patience=QUICK) as env:
+    async with hf.open_cluster(resume=env.program.program_id, base_dir=tmp_path, local=True, timeouts=QUICK) as env:
         assert await program([3, 4]).using(retries=2) == [5, 14]  # a call is the same one whatever the options are
         assert not env.master.numbers(State.NEW, State.QUEUED, State.RUNNING)
         assert [job.attempts for job in env.master.jobs()] == [1, 1, 1]
@@ -69,7 +69,7 @@ async def test_results(tmp_path: Path) -> None:
 
 async def test_rows_that_were_left_are_taken_later(tmp_path: Path) -> None:
     """What could not be taken over, as on a full disk, is taken by the next master."""
-    async with hf.open_cluster(base_dir=tmp_path, local=True, patience=QUICK) as env:
+    async with hf.open_cluster(base_dir=tmp_path, local=True, timeouts=QUICK) as env:
         with pytest.MonkeyPatch.context() as patch:
 
             async def full(*_: object, **__: object) -> None:
@@ -78,7 +78,7 @@ async def test_rows_that_were_left_are_taken_later(tmp_path: Path) -> None:
             patch.setattr("hyperflow.master.driver.ingest", full)
             assert await program([3]) == [5]
         assert await env.database.lookup_all("memoize:squared:1") == []
-    async with hf.open_cluster(resume=env.program.program_id, base_dir=tmp_path, local=True, patience=QUICK) as env:
+    async with hf.open_cluster(resume=env.program.program_id, base_dir=tmp_path, local=True, timeouts=QUICK) as env:
         directory = env.master.jobs()[0].directory
         await wait_until(lambda: not list(directory.glob("results.*")), 10, "the rows are taken")
         assert len(await env.database.lookup_all("memoize:squared:1")) == 3
@@ -88,7 +88,7 @@ async def test_postgresql(tmp_path: Path, server_url: str) -> None:
     """With a database on a server, jobs record there themselves, and see each other's results while they run."""
     for computed in (3, 0):
         place = hf.ProgramInfo.new(tmp_path, database=server_url)
-        async with hf.open_cluster(place, local=True, patience=QUICK) as env:
+        async with hf.open_cluster(place, local=True, timeouts=QUICK) as env:
             assert await program([3]) == [5]
             assert env.master.jobs()[0].progress.done == computed
             assert not list(env.master.run.home.glob("jobs/*/results.*"))
@@ -98,7 +98,7 @@ async def test_kinds_are_told_apart(tmp_path: Path) -> None:
     """A job awaited in a Cluster, a Cluster computation in a job, and the like: the message has the right code."""
     with pytest.raises(hf.MisuseError, match="takes a job, which runs in an allocation"):
         hf.remote_eval_job(program([1]))
-    async with hf.open_cluster(base_dir=tmp_path, local=True, patience=QUICK, on_error="raise"):
+    async with hf.open_cluster(base_dir=tmp_path, local=True, timeouts=QUICK, on_error="raise"):
         with pytest.raises(hf.MisuseError, match=r"await hyperflow\.remote_eval_job\(point\(3\)\)"):
             await point(3)
         with pytest.raises(hf.MisuseError, match=r"remote_map in a Cluster .* put it into a @job"):
@@ -127,7 +127,7 @@ async def test_memoized_cluster_functions(tmp_path: Path) -> None:
     assert isinstance(whole(1), hf.Cluster)
     assert isinstance(plain(1), hf.Cluster)
     assert isinstance(squared(1), hf.Job)
-    async with hf.open_cluster(base_dir=tmp_path, local=True, patience=QUICK) as env:
+    async with hf.open_cluster(base_dir=tmp_path, local=True, timeouts=QUICK) as env:
         assert await hf.concurrently(whole(3), whole(3), plain(4)) == (5, 5, 8)
         assert await whole(3) == 5
         assert len(env.master.jobs()) == 2
@@ -148,7 +148,7 @@ async def cpus() -> tuple[int, list[int]]:
 async def test_more_cpus_than_there_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A job that asks for more CPUs than the machine has still runs, with one warning; a smaller one is pinned."""
     many = hf.SbatchOptions(nodes=2, ntasks_per_node=CPUS)
-    async with hf.open_cluster(base_dir=tmp_path, local=True, patience=QUICK):
+    async with hf.open_cluster(base_dir=tmp_path, local=True, timeouts=QUICK):
         with caplog.at_level(logging.WARNING, "hyperflow"):
             found = await hf.concurrently(hf.remote_eval_job(cpus()).using(sbatch=many), hf.remote_eval_job(cpus()))
     assert [count for count, _ in found] == [2 * CPUS, 1]
@@ -172,7 +172,7 @@ async def sleeping(mark: str) -> None:
 async def test_cancelled_job_leaves_no_process(tmp_path: Path) -> None:
     """Cancelling the await ends the job's process, its launcher and its workers."""
     mark = tmp_path / "mark"
-    async with hf.open_cluster(base_dir=tmp_path / "runs", local=True, patience=QUICK) as env:
+    async with hf.open_cluster(base_dir=tmp_path / "runs", local=True, timeouts=QUICK) as env:
         waiting = asyncio.ensure_future(hf.remote_eval_job(sleeping(str(mark))).start())
         await wait_until(lambda: mark.exists() and mark.read_text(), 20, "it sleeps", state=lambda: env.master.why(1))
         waiting.cancel()
@@ -205,7 +205,7 @@ class Odd(Exception):
 
 async def test_errors_of_real_processes(tmp_path: Path) -> None:
     """A process that ends without an answer, sys.exit and an exception that cannot be made anew: each has its error."""
-    async with hf.open_cluster(base_dir=tmp_path, local=True, patience=QUICK, on_error="raise"):
+    async with hf.open_cluster(base_dir=tmp_path, local=True, timeouts=QUICK, on_error="raise"):
         with pytest.raises(hf.JobCrashed, match="has left no result"):
             await hf.remote_eval_job(killed())
         with pytest.raises(hf.EvaluationExited, match="SystemExit"):
@@ -280,7 +280,7 @@ def test_killed_master_of_local_jobs(tmp_path: Path) -> None:
 async def test_progress_and_news(tmp_path: Path) -> None:
     """A list of jobs shows how evaluations stand, and `changed` wakes up whoever shows it."""
     mark = tmp_path / "mark"
-    async with hf.open_cluster(base_dir=tmp_path / "runs", local=True, patience=QUICK) as env:
+    async with hf.open_cluster(base_dir=tmp_path / "runs", local=True, timeouts=QUICK) as env:
         waiting = asyncio.ensure_future(hf.remote_eval_job(sleeping(str(mark))).start())
         seen = await asyncio.create_task(env.master.changed(env.master.version))
         assert isinstance(env, ClusterEnv)

@@ -14,13 +14,13 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.locking.rules import LockRequest
-from hyperflow.master.entry import Patience
 from hyperflow.master.lifecycle import Attempt, Epoch, Record, State
 from hyperflow.master.lockfiles import Holder, LockFiles, sweep
 from hyperflow.master.rundir import JobDirectory
+from hyperflow.master.shared import Timeouts
 from tests.helpers import wait_until
 
-QUICK = Patience(look=0.05)
+QUICK = Timeouts(look=0.05)
 
 numbers = iter(range(1, 1_000_000))
 
@@ -222,7 +222,7 @@ async def test_two_jobs_and_the_cluster(tmp_path: Path) -> None:
     """Two Jobs, their workers, and the Cluster's own flow exclude each other; at the end nothing is held."""
     path = tmp_path / "number"
     path.write_text("0")
-    async with hf.open_cluster(base_dir=tmp_path, local=True, patience=QUICK) as env:
+    async with hf.open_cluster(base_dir=tmp_path, local=True, timeouts=QUICK) as env:
         jobs = [hf.remote_eval_job(add(str(path), 12)).start() for _ in range(2)]
         mine = [add_one(str(path)) for _ in range(5)]
         await asyncio.gather(*jobs, *mine)
@@ -234,7 +234,7 @@ async def test_jobs_that_die(tmp_path: Path) -> None:
     """A Job that is killed, and one that is cancelled, hold a lock no more; a cycle through a Job is refused."""
     path, mark = tmp_path / "number", tmp_path / "mark"
     path.write_text("0")
-    async with hf.open_cluster(base_dir=tmp_path, local=True, patience=QUICK, on_error="raise"):
+    async with hf.open_cluster(base_dir=tmp_path, local=True, timeouts=QUICK, on_error="raise"):
         with pytest.raises(hf.JobCrashed):
             await hf.remote_eval_job(dies(str(mark)))
         assert mark.exists()

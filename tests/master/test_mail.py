@@ -54,6 +54,7 @@ async def test_a_held_job_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert b"hyperflow retry 1" in text
 
 
+@pytest.mark.process
 async def test_a_mailer_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -559,7 +559,7 @@ async def test_refusal_in_slurms_words(tmp_path: Path, monkeypatch: pytest.Monke
     async def refuse(*_: object) -> int:
         raise SlurmError("sbatch refused script.sh:\n  sbatch: error: invalid partition specified: fast\nsee sinfo")
 
-    monkeypatch.setattr(FakeBatch, "submit", refuse)
+    monkeypatch.setattr(FakeBatch, "submit_order", refuse)
     async with open_fake(tmp_path, FakeSlurm()) as env, going(hf.remote_eval_job(double(1))):
         await until(env, State.HELD)
         (job,) = env.master.jobs()
@@ -570,8 +570,8 @@ async def test_refusal_in_slurms_words(tmp_path: Path, monkeypatch: pytest.Monke
 async def test_hopeless_job_says_what_to_type(tmp_path: Path) -> None:
     """While a job waits that Slurm cannot start, `why` says so already, and the log once."""
     slurm = FakeSlurm(run_at_once=False)
-    patience = attrs.evolve(QUICK, hopeless=60.0)
-    async with open_fake(tmp_path, slurm, patience=patience) as env, going(hf.remote_eval_job(double(1))):
+    timeouts = attrs.evolve(QUICK, hopeless=60.0)
+    async with open_fake(tmp_path, slurm, timeouts=timeouts) as env, going(hf.remote_eval_job(double(1))):
         await until(env, State.QUEUED)
         slurm.tell(1, BatchState("pending", "PENDING", reason="PartitionTimeLimit", hopeless="too long"))
         await wait_until(lambda: "PartitionTimeLimit" in env.master.why(1), 5, "it is seen")
@@ -591,3 +591,131 @@ async def test_swapped_results(tmp_path: Path) -> None:
         slurm.tell(1, BatchState("ended", "COMPLETED"))
         await until(env, State.HELD)
         assert "of start 1.0 of job 2" in env.master.jobs()[0].cause
+
+
+def tasks_of_drivers() -> list[str]:
+    """Return the names of the tasks that work for jobs."""
+    return sorted(name for task in asyncio.all_tasks() if "driver" in (name := task.get_name()))
+
+
+async def test_a_job_at_rest_costs_no_task(tmp_path: Path) -> None:
+    """A job that is held or done, that Slurm has queued, or that waits for a slot, has no task at work for it."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm, max_jobs=3) as env:
+        calls = [asyncio.ensure_future(hf.remote_eval_job(double(x))) for x in (1, -1, 2, 3)]
+        await wait_until(lambda: len(slurm.jobs) == 3, 5, "three are submitted")
+        await wait_until(lambda: not tasks_of_drivers(), 5, "all rest", state=tasks_of_drivers)
+        assert [job.state for job in env.master.jobs()] == [State.QUEUED] * 3 + [State.NEW]
+        slurm.run(1)
+        slurm.run(2)
+        await until(env, State.DONE)
+        await until(env, State.HELD, 2)
+        await until(env, State.QUEUED, 4)
+        await wait_until(lambda: not tasks_of_drivers(), 5, "all rest", state=tasks_of_drivers)
+        slurm.run(3)
+        slurm.run(4)
+        assert [await calls[0], await calls[2], await calls[3]] == [2, 4, 6]
+        await env.master.give_up([2])
+        with pytest.raises(ValueError, match="-1 is negative"):
+            await calls[1]
+
+
+async def test_running_jobs_share_one_look(tmp_path: Path) -> None:
+    """However many jobs run, one task sees to it that their files are looked at, and it ends with the last of them."""
+    slurm = FakeSlurm(run_at_once=False)
+
+    def looking() -> int:
+        return sum(task.get_name() == "looks at files" for task in asyncio.all_tasks())
+
+    async with open_fake(tmp_path, slurm) as env:
+        waiting = asyncio.ensure_future(hf.map_concurrently(lambda x: hf.remote_eval_job(double(x)), range(3)))
+        await wait_until(lambda: len(slurm.jobs) == 3, 5, "all are submitted")
+        for number in slurm.jobs:
+            slurm.tell(number, BatchState("running", "RUNNING", nodes="node1"))
+            await until(env, State.RUNNING, number)
+        assert looking() == 1
+        for number, job in slurm.jobs.items():  # Slurm says nothing: the files do
+            write_result(job.order.directory, Epoch(1), number)
+        assert await waiting == [0, 2, 4]
+        await wait_until(lambda: looking() == 0, 5, "nobody looks")
+
+
+@pytest.mark.parametrize(("argument", "on_error"), [(4, "hold"), (-4, "raise"), (-4, "hold")])
+async def test_result_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: int, on_error: str
+) -> None:
+    """A result file is read and hashed once: whether it holds a value, or an error, also one that is held first."""
+    read: list[str] = []
+    really = checked_files.read_checked
+
+    def count(path: Path, kind: str) -> tuple[dict[str, Any], bytes]:
+        read.append(f"{kind} {path.name}")
+        return really(path, kind)
+
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm, on_error=on_error) as env:
+        waiting = asyncio.ensure_future(hf.remote_eval_job(double(argument)))
+        await until(env, State.QUEUED)
+        write_result(slurm.jobs[1].order.directory, Epoch(1))
+        monkeypatch.setattr(checked_files, "read_checked", count)
+        slurm.tell(1, BatchState("ended", "COMPLETED", exit_code=0))
+        if argument > 0:
+            assert await waiting == 8
+        else:
+            if on_error == "hold":
+                await until(env, State.HELD)
+                await env.master.give_up([1])
+            with pytest.raises(ValueError, match="-4 is negative"):
+                await waiting
+        assert read == ["result result.1.0"]
+
+
+async def test_outcome_is_let_go(tmp_path: Path) -> None:
+    """What was read of a result is not kept once it was given to the flow, nor while no flow waits for it."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        slurm.run(1)
+        assert await waiting == 2
+        assert env.master._drivers[1]._outcome is None
+    async with open_fake(tmp_path, FakeSlurm(), resume=True) as env:
+        assert await hf.remote_eval_job(double(1)) == 2
+        assert env.master._drivers[1]._outcome is None
+
+
+class Trap:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> Any:
+        return exit, (7,)
+
+
+@hf.job
+async def trap() -> Any:
+    """Return a trap."""
+    return Trap()
+
+
+async def test_result_that_ends_its_reader(tmp_path: Path) -> None:
+    """A result whose class raises SystemExit when it is read does not end the master: the job is held."""
+    async with open_fake(tmp_path, FakeSlurm()) as env, going(hf.remote_eval_job(trap())) as waiting:
+        await until(env, State.HELD)
+        assert "its result cannot be made here: SystemExit: 7" in env.master.jobs()[0].cause
+        assert not waiting.done()
+
+
+async def test_slot_of_a_flow_that_goes_away(tmp_path: Path) -> None:
+    """A flow that is cancelled while its job waits for a slot leaves its place to the next one."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm, max_jobs=1) as env:
+        first, second, third = (asyncio.ensure_future(hf.remote_eval_job(double(x))) for x in (1, 2, 3))
+        await wait_until(lambda: len(env.master.jobs()) == 3 and state_of(env) is State.QUEUED, 5, "one has the slot")
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        slurm.run(1)
+        assert await first == 2
+        await until(env, State.CANCELLED, 2)
+        await until(env, State.QUEUED, 3)
+        slurm.run(2)
+        assert await third == 6

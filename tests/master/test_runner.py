@@ -14,10 +14,10 @@ import hyperflow as hf
 from hyperflow import checked_files
 from hyperflow.environment import Statistics
 from hyperflow.errors import ConfigurationError
-from hyperflow.master import calls, outcome, runner
+from hyperflow.master import calls, runner
 from hyperflow.master.batch import RUNNER
 from hyperflow.master.lifecycle import Attempt, Epoch, Record, State
-from hyperflow.master.rundir import JobDirectory, RunDirectory
+from hyperflow.master.rundir import CUT_OFF, JobDirectory, RunDirectory
 from hyperflow.master.runner import Place
 from tests.helpers import wait_until
 
@@ -44,11 +44,24 @@ def run(directory: JobDirectory, attempt: int = 1, batch_id: int = 7) -> "subpro
     return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
+def value(directory: JobDirectory, epoch: Epoch) -> Any:
+    """Return the value that a start has ended with."""
+    outcome = calls.unpack(*directory.read_result(epoch))
+    assert isinstance(outcome, calls.Value)
+    return outcome.make()
+
+
+def error(directory: JobDirectory, epoch: Epoch) -> Exception:
+    """Return the error that a start has ended with."""
+    outcome = calls.unpack(*directory.read_result(epoch))
+    assert isinstance(outcome, calls.Error)
+    return outcome.error
+
+
 def test_result(directory: JobDirectory) -> None:
     """The result is there, and only then the process ends; what the job has printed is its output."""
     assert run(directory).returncode == 0
-    assert outcome.read_value(directory, Epoch(1)) == 4
-    assert outcome.read_error(directory, Epoch(1)) is None
+    assert value(directory, Epoch(1)) == 4
 
 
 def test_second_slurm_job_does_nothing(directory: JobDirectory) -> None:
@@ -80,11 +93,11 @@ def test_later_start_takes_the_earlier_result(directory: JobDirectory) -> None:
     """A start that finds the result of an earlier one of its attempt uses it; not that of a start that was cut off."""
     checked_files.write_checked(directory.result(Epoch(1)), "result", calls.pack_value(77, ""), **header("cut off", 0))
     assert runner.run(directory.path, 1, Place(7, 1, cpus=1)) == 0
-    assert outcome.read_value(directory, Epoch(1, 1)) == 4
+    assert value(directory, Epoch(1, 1)) == 4
     checked_files.write_checked(directory.result(Epoch(1, 1)), "result", calls.pack_value(78, ""), **header("value", 1))
     assert runner.run(directory.path, 1, Place(7, 2, cpus=1)) == 0
-    assert outcome.read_value(directory, Epoch(1, 2)) == 78
-    assert outcome.is_cut_off(directory, Epoch(1, 0))
+    assert value(directory, Epoch(1, 2)) == 78
+    assert directory.read_result(Epoch(1, 0))[0] == CUT_OFF
 
 
 def header(result: str, restarts: int) -> dict[str, Any]:
@@ -99,7 +112,7 @@ def test_what_others_can_write_is_refused(directory: JobDirectory, part: str) ->
     path.chmod(0o777)
     try:
         done = run(directory)
-        said = done.stderr if part != "call" else str(outcome.read_error(directory, Epoch(1)))
+        said = done.stderr if part != "call" else str(error(directory, Epoch(1)))
         assert done.returncode == (runner.REFUSED if part != "call" else runner.RAISED)
         assert f"{path} can be written by others" in said
     finally:
@@ -119,16 +132,16 @@ def test_result_that_cannot_be_written_at_once(directory: JobDirectory, monkeypa
     monkeypatch.setattr(checked_files, "write_file", full)
     monkeypatch.setattr(runner, "RESULT_PAUSE", 0.01)
     assert runner.run(directory.path, 1, Place(7, cpus=1)) == 0
-    assert outcome.read_value(directory, Epoch(1)) == 4
+    assert value(directory, Epoch(1)) == 4
 
 
 def test_damaged_call(directory: JobDirectory) -> None:
     """A call that was cut is not unpickled."""
     directory.call.write_bytes(directory.call.read_bytes()[:-1])
     assert run(directory).returncode == runner.RAISED
-    error = outcome.read_error(directory, Epoch(1))
-    assert isinstance(error, checked_files.Damaged)
-    assert "it was cut short" in str(error)
+    ended_with = error(directory, Epoch(1))
+    assert isinstance(ended_with, checked_files.Damaged)
+    assert "it was cut short" in str(ended_with)
 
 
 def test_nothing_can_be_printed(directory: JobDirectory) -> None:
@@ -137,7 +150,7 @@ def test_nothing_can_be_printed(directory: JobDirectory) -> None:
     words = [*RUNNER, str(directory.path), "1", "--local", "7", "1", ""]
     with open("/dev/full", "wb") as full:
         subprocess.run(words, stdout=full, stderr=full, check=False)
-    assert isinstance(outcome.read_error(directory, Epoch(1)), checked_files.Damaged)
+    assert isinstance(error(directory, Epoch(1)), checked_files.Damaged)
 
 
 async def test_statistics_are_counted_in_the_loop(directory: JobDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,6 +204,7 @@ def inside(point: complex, line: list[complex]) -> bool:
     return abs(sum(angles)) > math.pi
 
 
+@pytest.mark.process
 @pytest.mark.leaks("matplotlib keeps its fonts open")
 def test_picture_may_be_a_png(tmp_path: Path, programs: None) -> None:
     """The suffix says what the picture is; nothing else is left beside it."""

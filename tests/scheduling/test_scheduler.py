@@ -451,6 +451,125 @@ def test_the_task_a_retraction_just_missed_comes_back_by_its_skip() -> None:
     assert numbers(list(worker.queue.values())) == [1]
 
 
+def test_a_skip_tells_what_waits_again() -> None:
+    """The task comes back once; one that nobody wants any more, or a skip of another sending, gives nothing."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    worker = worker_of(tasks[0])
+    it.cancel(tasks[2])
+
+    assert it.skipped(worker.number, tasks[1].number, tasks[1].seq + 7) == []
+    assert it.skipped(worker.number, tasks[1].number, tasks[1].seq) == [tasks[1]]
+    assert it.skipped(worker.number, tasks[1].number, tasks[1].seq) == []
+    assert it.skipped(worker.number, tasks[2].number, tasks[2].seq) == []
+    assert it.skipped(99, tasks[3].number, tasks[3].seq) == []
+
+
+def test_a_retraction_ends_before_what_was_sent_after_it() -> None:
+    """What comes back is from its first number to the one before its end; the caller hears what waits again."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    worker = worker_of(tasks[0])
+    it.cancel(tasks[2])
+
+    back = it.retracted(worker.number, tasks[1].seq, tasks[3].seq)
+
+    assert back == [tasks[1]]
+    assert list(worker.queue.values()) == [tasks[0], tasks[3]]
+    assert not worker.retracting
+
+
+def test_a_lost_node_leaves_nothing_of_its_workers() -> None:
+    """Idle workers of a lost node get no task when a node of the same name comes back; those elsewhere go on."""
+    it = scheduler(1, 1)
+    first = submit(it, 1, 2)
+    it.schedule()
+    workers = {worker_of(task).node: worker_of(task) for task in first}
+    for task in first:
+        answer(it, task)
+
+    assert it.lose_node("a") == ([], [])
+    it.add_node("a", [0])
+    again = submit(it, 3, 4)
+    it.schedule()
+
+    used = {worker_of(task).node: worker_of(task) for task in again}
+    assert used["b"] is workers["b"]
+    assert used["a"] is not workers["a"]
+
+
+def test_a_loss_makes_requests_of_all_sizes_impossible() -> None:
+    """Each request that was waiting for the lost node is given back."""
+    it = scheduler(4, 1)
+    submit(it, 1, 5)
+    it.schedule()
+    large = submit(it, 6, 6, cpus=2) + submit(it, 7, 7, cpus=3)
+
+    _, impossible = it.lose_node("a")
+
+    assert sorted(numbers(impossible)) == numbers(large)
+    assert [task.state for task in large] == [State.ENDED] * 2
+
+
+def test_a_killed_idle_worker_gets_nothing_more() -> None:
+    """Its CPU is free, and another worker is made for it."""
+    it = scheduler(1)
+    (first,) = submit(it, 1, 1)
+    it.schedule()
+    worker = worker_of(first)
+    answer(it, first)
+    it.kill(worker)
+    it.kill(worker)
+    (second,) = submit(it, 2, 2)
+    effects = it.schedule()
+
+    assert sum(isinstance(effect, Kill) for effect in effects) == 1
+    assert worker_of(second) is not worker
+    assert it.ended(worker.number, 1) == (None, [])
+
+
+def test_nothing_is_prefetched_while_a_retraction_is_under_way() -> None:
+    """What it will bring back is not known yet."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    worker = worker_of(tasks[0])
+    it.cancel(tasks[1])
+    it.schedule()
+    submit(it, 50, 50)
+
+    assert worker.retracting
+    assert sent(it) == []
+
+
+def test_cancelled_twice_is_cancelled_once() -> None:
+    """The second time changes nothing."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    for _ in range(2):
+        it.cancel(tasks[1])
+        it.cancel(tasks[0])
+
+    assert (it.waiting, it.sent) == (0, 2)
+    assert sum(isinstance(effect, Kill) for effect in it.schedule()) == 1
+
+
+def test_what_comes_back_after_its_size_was_impossible() -> None:
+    """A size that no node had for a while is served again when there is one, and in order."""
+    it = scheduler(2, 1)
+    (first,) = submit(it, 1, 1, cpus=2)
+    it.schedule()
+    answer(it, first)
+    submit(it, 2, 2, cpus=2)
+    _, impossible = it.lose_node("a")
+    it.add_node("c", [0, 1])
+    it.resubmit(first)
+    it.resubmit(impossible[0])
+
+    assert sent(it) == [1]
+    answer(it, first)
+    assert sent(it) == [2]
+
+
 # ---- cancelling ----------------------------------------------------------------------------------------------------
 
 
@@ -565,6 +684,90 @@ def test_a_retried_task_goes_before_younger_ones() -> None:
     it.resubmit(tasks[0])
 
     assert sent(it) == [1]
+
+
+# ---- what the engine asks and decides ---------------------------------------------------------------------------
+
+
+def test_refusals() -> None:
+    """What fits on the largest node is not refused; what does not is refused with both numbers."""
+    it = scheduler(2, 4)
+
+    assert it.refusal(4) is None
+    assert "cpus=5" in str(it.refusal(5))
+    assert "4 CPUs" in str(it.refusal(5))
+
+
+def test_exclusive_tasks_are_withheld() -> None:
+    """From a node that may be lost only the exclusive tasks are taken, and only those that somebody still wants."""
+    it = scheduler(3, 2)
+    one, gone, plain = submit(it, 1, 2, exclusive=True) + submit(it, 3, 3)
+    (elsewhere,) = submit(it, 4, 4, exclusive=True)
+    it.schedule()
+    node = worker_of(one).node
+    there = [task for task in (one, gone, elsewhere) if worker_of(task).node == node]
+    it.cancel(there[-1])
+    wanted = there[:-1]
+
+    assert it.withhold(node) == wanted
+    assert [task.state for task in wanted] == [State.ENDED] * len(wanted)
+    assert it.withhold(node) == []
+    back, impossible = it.lose_node(node)
+    assert not {task.number for task in (*back, *impossible)} & {task.number for task in there}
+    assert it.sent == sum(task.state is State.SENT for task in (one, gone, plain, elsewhere))
+    for task in wanted:
+        it.resubmit(task)
+    assert it.waiting == len(wanted) + len(back)
+
+
+def test_forgotten_functions_are_unknown_again() -> None:
+    """Nothing is prefetched behind a function whose times were forgotten."""
+    it = scheduler(1)
+    (first,) = submit(it, 1, 1)
+    it.schedule()
+    running, *behind = submit(it, 2, 4)
+    answer(it, first, QUICK)
+    it.forget([1, 77])
+    it.schedule()
+
+    assert running.state is State.SENT
+    assert [task.state for task in behind] == [State.WAITING] * 2
+
+
+def test_news_of_a_worker_that_is_no_more() -> None:
+    """Whatever still comes from it changes nothing; an answer counts as late."""
+    it = scheduler(1)
+    (task,) = submit(it, 1, 1)
+    it.schedule()
+    number = worker_of(task).number
+    assert it.ended(number, 0) == (None, [task])
+
+    assert it.answered(number, 1, SLOW) is None
+    assert it.skipped(number, 1, 1) == []
+    assert it.retracted(number, 1, 2) == []
+    assert it.ended(number, 1) == (None, [])
+    assert (it.late, it.waiting, it.sent) == (1, 1, 0)
+
+
+def test_nothing_starts_while_paused() -> None:
+    """What is paused starts nothing, and goes on as if nothing had been when it is no longer."""
+    it = scheduler(1)
+    submit(it, 1, 1)
+    it.paused = True
+    assert it.schedule() == []
+    it.paused = False
+    assert sent(it) == [1]
+
+
+def test_names_for_errors() -> None:
+    """A task and a worker show what one looks for in a failing test or a log."""
+    it = scheduler(1)
+    (task,) = submit(it, 7, 7)
+    it.schedule()
+
+    assert repr(task) == f"Task(7, cpus=1, {State.SENT.value})"
+    assert repr(worker_of(task)) == "Worker(1, a, cpus=(0,), queue=1)"
+    assert worker_of(task).name == "worker-0@a"
 
 
 # ---- scale ---------------------------------------------------------------------------------------------------------

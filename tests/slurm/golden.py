@@ -68,8 +68,9 @@ def make(c: Cluster) -> dict[str, str]:
 
 
 def plain(text: str, directory: str) -> str:
-    """Replace what differs from run to run: places, times, ports, numbers of processes."""
+    """Replace what differs from run to run: places, times, ports, numbers of processes, how nice the tests run."""
     text = text.replace(directory, "/cluster")
+    text = re.sub(r"^(SLURM_PRIO_PROCESS)=-?\d+$", r"\1=0", text, flags=re.MULTILINE)
     text = re.sub(r"^(SLURM_TASK_PID|SLURM_\w+_PORT)=\d+$", r"\1=12345", text, flags=re.MULTILINE)
     text = re.sub(r"( AllocNode:Sid=\w+):\d+", r"\1:12345", text)
     text = re.sub(r"( Priority)=\d+", r"\1=1", text)

@@ -9,6 +9,7 @@ from hyperflow.errors import SlurmError
 from hyperflow.slurm.commands import Commands, SlurmAway
 
 
+@pytest.mark.process
 async def test_no_room_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no process or file is to be had just now, that says nothing about jobs: it is tried again later."""
     commands = Commands()

@@ -7,16 +7,16 @@ from hyperflow.slurm.queue import BatchState
 
 # Printed by 22.05.8 for jobs of a test; `|` stands for the separator.
 RECORDED = """\
-6|COMPLETED|None|node1|1795158896|0|0|(null)|wrap|
-2|FAILED|NonZeroExitCode|node1|1795158896|0|768|(null)|wrap|
-3|FAILED|JobLaunchFailure|node1|1795158896|0|9|(null)|wrap|
-17|FAILED|JobLaunchFailure|node2|1795158930|0|4021|(null)|wrap|
-20|NODE_FAIL|NodeDown|node2|1795159476|0|15|(null)|wrap|
-21|PENDING|BeginTime||N/A|1|0|(null)|wrap|
-5|FAILED|BadConstraints||1795158895|0|1|hyperflow token-000|a.token-000|
-4|PENDING|PartitionNodeLimit||N/A|0|0|hyperflow token-004|x|
-1|PENDING|JobHeldUser||N/A|0|0|hello, you|a/b c.token-001|
-19|RUNNING|None|node[1-2]|1795159476|0|0|hyperflow token-019|root.token-019|
+6|COMPLETED|None|node1|0|0|(null)|wrap|
+2|FAILED|NonZeroExitCode|node1|0|768|(null)|wrap|
+3|FAILED|JobLaunchFailure|node1|0|9|(null)|wrap|
+17|FAILED|JobLaunchFailure|node2|0|4021|(null)|wrap|
+20|NODE_FAIL|NodeDown|node2|0|15|(null)|wrap|
+21|PENDING|BeginTime||1|0|(null)|wrap|
+5|FAILED|BadConstraints||0|1|hyperflow token-000|a.token-000|
+4|PENDING|PartitionNodeLimit||0|0|hyperflow token-004|x|
+1|PENDING|JobHeldUser||0|0|hello, you|a/b c.token-001|
+19|RUNNING|None|node[1-2]|0|0|hyperflow token-019|root.token-019|
 """
 
 
@@ -35,16 +35,16 @@ def test_recorded() -> None:
     found = {job_id: job.state for job_id, job in squeue(RECORDED).items()}
 
     assert found == {
-        6: BatchState("ended", "COMPLETED", nodes="node1", exit_code=0, start_time=1795158896),
-        2: BatchState("ended", "FAILED", "NonZeroExitCode", "node1", exit_code=3, start_time=1795158896),
-        3: BatchState("ended", "FAILED", "JobLaunchFailure", "node1", exit_code=0, signal=9, start_time=1795158896),
-        17: BatchState("ended", "FAILED", "JobLaunchFailure", "node2", exit_code=15, signal=53, start_time=1795158930),
-        20: BatchState("ended", "NODE_FAIL", "NodeDown", "node2", exit_code=0, signal=15, start_time=1795159476),
+        6: BatchState("ended", "COMPLETED", nodes="node1", exit_code=0),
+        2: BatchState("ended", "FAILED", "NonZeroExitCode", "node1", exit_code=3),
+        3: BatchState("ended", "FAILED", "JobLaunchFailure", "node1", exit_code=0, signal=9),
+        17: BatchState("ended", "FAILED", "JobLaunchFailure", "node2", exit_code=15, signal=53),
+        20: BatchState("ended", "NODE_FAIL", "NodeDown", "node2", exit_code=0, signal=15),
         21: BatchState("pending", "PENDING", "BeginTime", restarts=1),
-        5: BatchState("ended", "FAILED", "BadConstraints", exit_code=0, signal=1, start_time=1795158895),
+        5: BatchState("ended", "FAILED", "BadConstraints", exit_code=0, signal=1),
         4: BatchState("pending", "PENDING", "PartitionNodeLimit", hopeless=found[4].hopeless),
         1: BatchState("pending", "PENDING", "JobHeldUser"),
-        19: BatchState("running", "RUNNING", nodes="node[1-2]", start_time=1795159476),
+        19: BatchState("running", "RUNNING", nodes="node[1-2]"),
     }
     assert "more nodes than the partition has" in found[4].hopeless
     assert "do the nodes see the log directory" in found[17].description
@@ -53,7 +53,7 @@ def test_recorded() -> None:
 def test_tokens() -> None:
     """A job is found by its name or its comment, oldest first; what Slurm has refused is no job."""
     tokens = ["token-000", "token-001", "token-004", "token-019", "token-01"]
-    more = "300|PENDING|None||N/A|0|0|(null)|again.token-004|\n"
+    more = "300|PENDING|None||0|0|(null)|again.token-004|\n"
 
     found = queue.by_token(squeue(more + RECORDED), tokens)
 
@@ -113,7 +113,7 @@ def test_words(word: str, nodes: str, kind: str) -> None:
 )
 def test_reasons(reason: str, hopeless: bool) -> None:
     """Limits that others' jobs use up pass; what one job asks for does not."""
-    found = state(f"7|PENDING|{reason}||N/A|0|0||x|")
+    found = state(f"7|PENDING|{reason}||0|0||x|")
 
     assert found.reason == reason
     assert bool(found.hopeless) is hopeless
@@ -123,11 +123,7 @@ def test_reasons(reason: str, hopeless: bool) -> None:
 def test_names_that_are_traps() -> None:
     """Line breaks and separators in names and comments make no other jobs, nor hide one."""
     text = (
-        "7|RUNNING|None|n1|5|0|0|a|b|c.token-007|\n"
-        "8|PENDING\n"
-        "|9|x\n\n"
-        "10|PENDING|None||N/A|0|0|x|tail of\n"
-        "name.token-010|\n"
+        "7|RUNNING|None|n1|0|0|a|b|c.token-007|\n8|PENDING\n|9|x\n\n10|PENDING|None||0|0|x|tail of\nname.token-010|\n"
     )
 
     found = squeue(text)
@@ -139,7 +135,7 @@ def test_names_that_are_traps() -> None:
 @pytest.mark.parametrize("status", ["3:0", "768"])
 def test_exit_codes_of_other_versions(status: str) -> None:
     """An exit code is read in both forms that Slurm has for it."""
-    found = state(f"7|FAILED|NonZeroExitCode|n1|5|0|{status}||x|")
+    found = state(f"7|FAILED|NonZeroExitCode|n1|0|{status}||x|")
 
     assert (found.exit_code, found.signal) == (3, None)
 
@@ -147,20 +143,20 @@ def test_exit_codes_of_other_versions(status: str) -> None:
 def test_accounting() -> None:
     """What sacct says of the end of a job, also who cancelled it."""
     text = (
-        "7|CANCELLED by 1000|0:15|node1|1795158896|hyperflow token-007|x.token-007\n"
-        "8|OUT_OF_MEMORY|0:125|node[1-2]|1795158896||x\n"
-        "9|CANCELLED by 0|0:0|None assigned|None||x\n"
-        "9.batch|FAILED|1:0|node1|1795158896||batch\n"
+        "7|CANCELLED by 1000|0:15|node1|hyperflow token-007|x.token-007\n"
+        "8|OUT_OF_MEMORY|0:125|node[1-2]||x\n"
+        "9|CANCELLED by 0|0:0|None assigned||x\n"
+        "9.batch|FAILED|1:0|node1||batch\n"
     )
 
     found = queue.read_accounting(text.replace("|", queue.SEPARATOR))
 
     assert {job_id: job.state for job_id, job in found.items()} == {
-        7: BatchState("ended", "CANCELLED", "by user 1000", "node1", exit_code=0, signal=15, start_time=1795158896),
-        8: BatchState("ended", "OUT_OF_MEMORY", nodes="node[1-2]", exit_code=0, signal=125, start_time=1795158896),
+        7: BatchState("ended", "CANCELLED", "by user 1000", "node1", exit_code=0, signal=15),
+        8: BatchState("ended", "OUT_OF_MEMORY", nodes="node[1-2]", exit_code=0, signal=125),
         9: BatchState("ended", "CANCELLED", "by user 0", exit_code=0),
     }
-    assert found[7].state.description == "CANCELLED: it was cancelled (by user 1000)"
+    assert found[7].state.description == "CANCELLED: somebody cancelled it (by user 1000)"
     assert queue.by_token(found, ["token-007"]) == {"token-007": [7]}
 
 
@@ -184,11 +180,11 @@ def test_descriptions() -> None:
     told = [
         BatchState().description,
         BatchState("gone", "RUNNING").description,
-        state("7|RUNNING|None|n[1-2]|5|0|0||x|").description,
-        state("7|COMPLETING|None|n1|5|0|0||x|").description,
-        state("7|PENDING|Resources||N/A|0|0||x|").description,
-        state("7|TIMEOUT|TimeLimit|n1|5|0|15||x|").description,
-        state("7|FAILED|NonZeroExitCode|n1|5|0|256||x|").description,
+        state("7|RUNNING|None|n[1-2]|0|0||x|").description,
+        state("7|COMPLETING|None|n1|0|0||x|").description,
+        state("7|PENDING|Resources||0|0||x|").description,
+        state("7|TIMEOUT|TimeLimit|n1|0|15||x|").description,
+        state("7|FAILED|NonZeroExitCode|n1|0|256||x|").description,
     ]
 
     assert told == [

@@ -66,6 +66,7 @@ def test_how_it_is_asked() -> None:
     assert asked == [(["scontrol", "show", "job", "7", "-o"], {"SLURM_TIME_FORMAT": "%s"})]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("script", "words"),
     [

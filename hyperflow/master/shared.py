@@ -1,0 +1,244 @@
+"""What the jobs of a program share: Slurm, the database, job slots, pacing, looks at files, and a place for tasks.
+
+A job that rests costs no task here: a job that is held or done, that waits for a slot, or that Slurm has queued.
+Whoever has news for it wakes its driver: its watch, the one task that looks at the files of running jobs, or a slot
+that has become free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import attrs
+
+from hyperflow.aio import settled
+from hyperflow.environment import ResultsDatabase
+from hyperflow.errors import SlurmError
+from hyperflow.master.batch import Batch
+from hyperflow.master.lifecycle import Record
+from hyperflow.master.rundir import JobDirectory
+from hyperflow.slurm.client import PollIntervals
+
+logger = logging.getLogger("hyperflow")
+
+LOOK_COST = 0.02
+"""Seconds between two looks at files, whichever job's: with many jobs each is looked at less often, because the file
+system is everybody's. (Slurm, too, says that a job has ended.)"""
+
+
+@attrs.frozen
+class Timeouts:
+    """Timeouts and polling intervals of a master, in seconds.
+
+    Args:
+        look: Between two looks at the files of a running job.
+        grace: For a result that must be there according to Slurm, on a file system that shows it late.
+        hopeless: Until a job that Slurm cannot start is held: the obstacle may be temporary.
+        rows: Between two times that the rows of a running job are copied into the program's database.
+        second_thoughts: Between the cancel of an await and the end of its job at Slurm. If the program itself ends with
+            an error meanwhile, its jobs stay: it can be resumed.
+        slurm: How often Slurm is asked.
+    """
+
+    look: float = 1.0
+    grace: float = 30.0
+    hopeless: float = 300.0
+    rows: float = 60.0
+    second_thoughts: float = 1.0
+    slurm: PollIntervals = attrs.field(factory=PollIntervals)
+
+
+class JobSlots:
+    """How many jobs may be with Slurm at a time; first come, first served."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._inside: set[int] = set()
+        self._queue: dict[int, Callable[[], object]] = {}
+
+    def occupy(self, job: int) -> None:
+        """Count a job that is with Slurm already, whatever the limit is."""
+        self._inside.add(job)
+
+    def take(self, job: int, then: Callable[[], object]) -> bool:
+        """Take a slot if there is one; else join the queue: `then` is called when the job has its slot."""
+        if job in self._inside:
+            return True
+        if self._limit is None or len(self._inside) < self._limit:
+            self._inside.add(job)
+            return True
+        self._queue[job] = then
+        return False
+
+    def give_back(self, job: int) -> None:
+        """Free a job's slot, or its place in the queue."""
+        self._inside.discard(job)
+        self._queue.pop(job, None)
+        while self._queue and (self._limit is None or len(self._inside) < self._limit):
+            following = next(iter(self._queue))
+            then = self._queue.pop(following)
+            self._inside.add(following)
+            then()
+
+
+class Pacing:
+    """Gives out one turn in each round of the event loop, in the order of arrival.
+
+    For what blocks the loop for some milliseconds, such as bringing a file to the disk. A hundred calls at once, or one
+    answer of squeue about a hundred jobs, would block it for seconds, and `hyperflow list`, the table and Ctrl-C with
+    it. Rejected: writing in threads. The order of the writes is what makes a kill at any moment safe, and has to be
+    seen in the code.
+    """
+
+    def __init__(self) -> None:
+        self._one_at_a_time = asyncio.Lock()
+        self._given = False
+
+    async def turn(self) -> None:
+        """Wait for a turn; the first one in a round has it at once."""
+        async with self._one_at_a_time:
+            if self._given:
+                await asyncio.sleep(0)
+            self._given = True
+            asyncio.get_running_loop().call_soon(self._next_round)
+
+    def _next_round(self) -> None:
+        self._given = False
+
+
+class Shared:
+    """What the drivers of one program's jobs share.
+
+    Args:
+        program_id: The program's.
+        batch: Runs jobs.
+        database: Where rows go.
+        timeouts: How long, and how often.
+        max_jobs: How many jobs may be with Slurm at a time; None for all.
+        tell: Called when something has changed that people see.
+        held: Called with a job that is held from now on.
+    """
+
+    def __init__(
+        self,
+        program_id: str,
+        batch: Batch,
+        database: ResultsDatabase,
+        timeouts: Timeouts,
+        max_jobs: int | None,
+        tell: Callable[[], None],
+        held: Callable[[Record, JobDirectory], None],
+    ) -> None:
+        self.program_id = program_id
+        self.batch = batch
+        self.database = database
+        self.timeouts = timeouts
+        self.slots = JobSlots(max_jobs)
+        self.pacing = Pacing()
+        self.counts: Counter[str] = Counter()
+        self.tell = tell
+        self.held = held
+        self.leaving = False
+        """Whether the program is being left: flows that are cancelled now leave their jobs as they are."""
+        self.closed = False
+        """Whether no driver is woken any more."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._abandoned_at_close: set[asyncio.Task[None]] = set()
+        self._sought: dict[str, asyncio.Future[list[int]]] = {}  # submissions that are looked for, by token
+        self._running: dict[int, Callable[[], object]] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    # ---- tasks --------------------------------------------------------------------------------------------------
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str, *, finish: bool = True) -> asyncio.Task[None]:
+        """Start a task that ends before `close` returns; if it need not `finish`, `close` cancels it."""
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        if not finish:
+            self._abandoned_at_close.add(task)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._abandoned_at_close.discard(task)
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            logger.error("%s failed: %s", task.get_name(), error)
+
+    async def close(self) -> None:
+        """End all drivers, and wait for them and for what still speaks with Slurm, although cancelled meanwhile."""
+        self.closed = True
+        for task in self._abandoned_at_close:
+            task.cancel()
+        await settled(asyncio.ensure_future(self._all_ended()))
+
+    async def _all_ended(self) -> None:
+        while ending := [task for task in self._tasks if not task.done()]:  # one that ends may start another one
+            await asyncio.wait(ending)
+
+    # ---- files --------------------------------------------------------------------------------------------------
+
+    def look_at(self, job: int, wake: Callable[[], object]) -> None:
+        """Wake a driver again and again, so that it looks at the files of its job: it runs."""
+        self._running[job] = wake
+        if self._looking is None:
+            self._looking = self.spawn(self._look(), "looks at files", finish=False)
+
+    def look_away(self, job: int) -> None:
+        """Let a driver sleep: its job does not run any more."""
+        self._running.pop(job, None)
+
+    async def _look(self) -> None:
+        try:
+            while self._running:
+                for job in tuple(self._running):
+                    await asyncio.sleep(max(self.timeouts.look / max(len(self._running), 1), LOOK_COST))
+                    if (wake := self._running.get(job)) is not None:
+                        wake()
+        finally:
+            self._looking = None
+
+    # ---- Slurm --------------------------------------------------------------------------------------------------
+
+    async def find(self, token: str) -> list[int]:
+        """Ask Slurm for a submission; all that are looked for at the same time share one question."""
+        found: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self._sought[token] = found
+        if len(self._sought) == 1:
+            _ = self.spawn(self._ask(), "question for submissions", finish=False)
+        return await found
+
+    async def _ask(self) -> None:
+        await asyncio.sleep(0)  # the drivers of other jobs are just starting, too
+        sought, self._sought = self._sought, {}
+        try:
+            found = await self.batch.find(list(sought))
+        except Exception as error:  # noqa: BLE001 (it belongs to those who wait)
+            for waiting in sought.values():
+                if not waiting.done():
+                    waiting.set_exception(error)
+        else:
+            for token, waiting in sought.items():
+                if not waiting.done():
+                    waiting.set_result(found[token])
+
+    async def end_at_slurm(self, records: Sequence[Record], by_token: bool = False) -> None:
+        """End the newest attempts of jobs, wherever they are; a submission may be under way.
+
+        With `by_token` only what carries a job's idempotency key: in the long run Slurm gives out its ids again.
+        """
+        attempts = [record.attempt for record in records if record.attempt is not None]
+        ids = [attempt.batch_id for attempt in attempts if attempt.batch_id is not None and not by_token]
+        tokens = [attempt.token for attempt in attempts if attempt.batch_id is None or by_token]
+        try:
+            if tokens:
+                found = await self.batch.find(tokens)
+                ids += [one for token in tokens for one in found[token]]
+            if ids:
+                await self.batch.cancel(ids)
+        except SlurmError as error:
+            logger.warning("jobs %s may still be with Slurm: %s", ids or tokens, error)
