@@ -1,4 +1,4 @@
-"""Host keys: which file vouches for a node, if any."""
+"""Host keys: which known_hosts file has a node's key, if any."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from hyperflow.transports.ssh import known_hosts_files
 from hyperflow.transports.ssh_advice import KnownKeys, files_that_know
 
 FETCH_SECONDS = 5.0
-"""Seconds to ask a node for the key that it shows."""
+"""Timeout for fetching a node's host key, in seconds."""
 
 
 async def known_keys(node: str, settings: Settings) -> KnownKeys:
-    """Look a node up in the files of known hosts, in the same way as the ssh transport does."""
+    """Look a node up in the known_hosts files, in the same way as the ssh transport does."""
     import asyncssh  # noqa: PLC0415 (costs 0.1 s)
 
     name, host, port = node, node, settings.ssh_port or 22
-    with contextlib.suppress(OSError, ValueError, asyncssh.Error):  # the user's configuration may be beyond asyncssh
+    with contextlib.suppress(
+        OSError, ValueError, asyncssh.Error
+    ):  # asyncssh may not understand the user's configuration
         options = asyncssh.SSHClientConnectionOptions(host=node, port=settings.ssh_port or ())
         host, port = options.host or node, options.port or 22
         name = options.host_key_alias or host
@@ -36,7 +38,7 @@ async def known_keys(node: str, settings: Settings) -> KnownKeys:
 
 
 async def shown_key(node: str, settings: Settings) -> str:
-    """Return the fingerprint of the key that a node shows, "" if it shows none soon. Nobody logs in for this."""
+    """Return the fingerprint of a node's host key, "" if it does not send one in time. This needs no login."""
     import asyncssh  # noqa: PLC0415 (costs 0.1 s)
 
     try:

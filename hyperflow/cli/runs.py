@@ -1,7 +1,7 @@
-"""Runs on the disk: which there are, which one is meant, and how their jobs stand according to their files.
+"""Runs on the disk: which exist, which one a command means, and the state of their jobs as their files have it.
 
-Reading changes nothing, so a run may be looked at whether or not its master runs, from any host that sees its files.
-What is noted here for the next master (`retry`) is written under the run's lock.
+Reading changes nothing, so it works from any host that sees the files, whether or not a master runs. `retry`, which
+records something for the next master, holds the run's lock.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Run:
 
     Args:
         home: Its directory.
-        about: What program.json says.
+        about: The contents of program.json.
     """
 
     home: Path
@@ -70,14 +70,14 @@ class Run:
         return kept
 
     def jobs(self) -> list[JobView]:
-        """Return the jobs, as their files have them; one that cannot be read is left out."""
+        """Return the jobs from their files; a job that cannot be read is left out."""
         return [
             JobView.of(record, directory, directory.read_status(), directory.changed_at())
             for directory, record in self._records()
         ]
 
     def why(self, number: int) -> str:
-        """Tell all that is known of a job.
+        """Return all that is known about a job, for people.
 
         Raises:
             ConfigurationError: There is no such job, or its files cannot be read.
@@ -92,15 +92,15 @@ class Run:
             raise ConfigurationError(str(error)) from None
 
     def retry(self, numbers: Sequence[int] | str, changes: Mapping[str, Any]) -> list[JobView]:
-        """Note that jobs are to be tried again, while no master runs; the next one does that.
+        """Record, while no master runs, that the next one is to submit jobs again.
 
         Args:
-            numbers: Which; "all" are those that are held or have failed.
-            changes: What to ask of Slurm otherwise than before.
+            numbers: Which jobs; "all" for those that are held or have failed.
+            changes: Options for Slurm to change.
 
         Raises:
-            ConfigurationError: A number or an option does not exist, or a job is not at rest; then nothing is done.
-            RunInUse: A master has just been started.
+            ConfigurationError: A number or an option does not exist, or a job is not at rest; then nothing is recorded.
+            RunInUse: A master has started meanwhile.
         """
         lock = rundir.take_lock(self.home, self.program_id)
         try:
@@ -155,14 +155,14 @@ def all_runs(base_dir: Path) -> list[Run]:
 
 
 def find(which: str | None, base_dir: Path) -> Run:
-    """Return the run that is meant.
+    """Return the run that a command means.
 
     Args:
         which: Its id, the beginning of it, or its directory; None for the newest one.
-        base_dir: Where runs are.
+        base_dir: The directory of the runs.
 
     Raises:
-        ConfigurationError: There is none, or more than one fits.
+        ConfigurationError: No run fits, or several do.
     """
     if which is not None and (run := _read(Path(which).absolute())) is not None:
         return run
