@@ -19,9 +19,7 @@ async def known_keys(node: str, settings: Settings) -> KnownKeys:
     import asyncssh  # noqa: PLC0415 (costs 0.1 s)
 
     name, host, port = node, node, settings.ssh_port or 22
-    with contextlib.suppress(
-        OSError, ValueError, asyncssh.Error
-    ):  # asyncssh may not understand the user's configuration
+    with contextlib.suppress(OSError, ValueError, asyncssh.Error):  # asyncssh may not read the user's configuration
         options = asyncssh.SSHClientConnectionOptions(host=node, port=settings.ssh_port or ())
         host, port = options.host or node, options.port or 22
         name = options.host_key_alias or host
