@@ -23,12 +23,11 @@ import attrs
 
 from hyperflow import environment
 from hyperflow import flow as flows
-from hyperflow.config import Settings, read_settings
+from hyperflow.config import Settings, check_cpus, read_settings
 from hyperflow.environment import Environment, Options
 from hyperflow.errors import AllocationEnding, MisuseError
 from hyperflow.flow import Call, Flow, Job
 from hyperflow.program import ProgramInfo
-from hyperflow.wire import machine
 
 if TYPE_CHECKING:
     from hyperflow.head.allocation_end import End
@@ -172,7 +171,7 @@ async def open_local_job(
     """
     from hyperflow.transports.process import LAUNCHER, Local, Spawned, launcher_log  # noqa: PLC0415 (see above)
 
-    machine.check_count(cpus)
+    check_cpus(cpus)
     settings = read_settings()
     mine = program or ProgramInfo.temporary_one()
     node = socket.gethostname()

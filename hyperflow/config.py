@@ -151,3 +151,9 @@ def _checked(name: str, value: Any, where: str) -> Any:
     if name == "ssh_port" and number > 65535:
         raise ConfigurationError(f"{where} = {value!r}: a port of at most 65535 is needed")
     return number
+
+
+def check_cpus(cpus: object) -> None:
+    """Raise ConfigurationError unless this is a number of CPUs, or None."""
+    if cpus is not None and (type(cpus) is not int or cpus < 1):
+        raise ConfigurationError(f"cpus={cpus!r}: a whole number of at least 1 is needed, or None for all there are")

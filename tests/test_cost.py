@@ -28,7 +28,7 @@ from hyperflow.config import Settings
 from hyperflow.head.fleet import NodePlan
 from hyperflow.launcher import launcher
 from hyperflow.transports.process import Receiver
-from hyperflow.wire import frames
+from hyperflow.wire import frames, messages
 
 FEW, MANY = 200, 1200
 """Evaluations; what counts is the difference, so that start and end of a run do not."""
@@ -93,7 +93,7 @@ class FakeLauncher:
         """Begin as a launcher does."""
         self._receiver = receiver
         self._loop = asyncio.get_running_loop()
-        greeting = frames.control(frames.Kind.GREETING, 0, {**launcher.greeting(), "affinity": [0, 1]})
+        greeting = messages.framed(launcher.greeting(None)._replace(affinity=(0, 1)))
         self._answer(frames.HELLO, greeting)
         return self
 
@@ -105,7 +105,7 @@ class FakeLauncher:
     def _read(self, data: bytes) -> None:
         for kind, worker, body in self._reader.feed(data):
             if kind == frames.Kind.SETUP:
-                self._answer(frames.control(frames.Kind.READY, 0, {"shares_memory": False}))
+                self._answer(messages.framed(messages.Ready(shares_memory=False)))
             elif kind == frames.Kind.TASKS:
                 records: list[frames.Bytes] = []
                 for task, *_ in frames.tasks(body):

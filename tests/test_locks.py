@@ -70,7 +70,7 @@ async def test_flows_and_workers_exclude_each_other(tmp_path: Path) -> None:
         await asyncio.gather(*(one.start() for one in work), *(add_one_async(str(path)) for _ in range(10)))
         assert path.read_text() == "80"
         assert not env.evaluator.locks.requests
-        assert not env.evaluator.locks._serials
+        assert not env.evaluator.worker_locks._serials
 
 
 async def test_keys_are_values() -> None:

@@ -212,10 +212,11 @@ async def _check_launcher(transport: Transport, how: str, site: Site) -> Check:
             text = (str(error) or late).replace(str(link.log_file), "").replace("\n", " ")
             words, prologue = " ".join(text.split()), site.settings.prologue if remote else ""
             failure = verdicts.launcher_failure(link.node, remote, words, interpreter, prologue)
-            return attrs.evolve(failure, data={"greeting": link.greeting} if link.greeting else {})
+            return attrs.evolve(failure, data={"greeting": link.greeting._asdict()} if link.greeting else {})
         seconds = time.monotonic() - started
         await link.close()
-        return verdicts.greeting(link.node, link.greeting, how, seconds)
+        assert link.greeting is not None, link.node
+        return verdicts.greeting(link.node, link.greeting._asdict(), how, seconds)
 
     late = "The launcher could not be ended; see `ps -u $USER` there"
     return await bounded(limit + CLOSING_SECONDS, "Python", link.node, check(), late)

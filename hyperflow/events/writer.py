@@ -1,19 +1,29 @@
-"""The event log: one JSON line per change of state of workers and tasks, with times.
+"""The event log's writer: one JSON line per change of state of tasks, workers and nodes; schema.py has the format.
 
     {"t": 1763600000.123456, "state": "running", "tasks": [7, 8, 9], "worker": "worker-0@node1"}
 
-Tasks that change together share a line: to write one for each would cost a quarter of the way of an evaluation. Lines
-are written a moment later, in batches, and the last ones may be missing after a kill: this is a record for people and
-plots, not what the results depend on. A disk that is full costs the log, not the run.
+Lines are written a moment later, in batches, and the last ones may be missing after a kill: this is a record for people
+and plots, and no result depends on it. A disk that is full costs the log, not the run.
+
+Lines about tasks are put together by format strings: json.dumps would double what they cost.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import time
 import warnings
+from collections.abc import Mapping
 from io import BufferedWriter
 from pathlib import Path
+
+from hyperflow.events.schema import VERSION
+from hyperflow.saying import in_words
+from hyperflow.wire.numbers import TaskNumber
+
+_MICROSECONDS = "%.6f".__mod__
 
 
 class EventLog:
@@ -23,14 +33,58 @@ class EventLog:
         self.path = path
         self.lines: list[str] = []
         self._file: BufferedWriter | None = path.open("ab")
+        if self._file.tell() and not _ends_in_order(path):
+            self.lines.append("\n")  # an earlier writer was killed within a line
+        self.note("opened", version=VERSION)
 
-    def tasks(self, state: str, numbers: list[int], more: str = "") -> None:
-        """Note the new state of some tasks. `more` is JSON members with a comma before them."""
+    # ---- tasks (the first three are on the way of each evaluation) ----------------------------------------------
+
+    def submitted(self, function: str, cpus: int, tasks: list[TaskNumber]) -> None:
+        """Tasks of one function that want the same number of CPUs."""
+        more = f'"function": {_quoted(function)}, "cpus": {cpus}'
+        self.lines.append(f'{{"t": {time.time():.6f}, "state": "waiting", "tasks": {tasks}, {more}}}\n')
+
+    def running(self, tasks: list[TaskNumber], worker: str) -> None:
+        """Tasks were sent to a worker."""
+        self.lines.append(f'{{"t": {time.time():.6f}, "state": "running", "tasks": {tasks}, "worker": "{worker}"}}\n')
+
+    def done(self, seconds: Mapping[TaskNumber, float], worker: str) -> None:
+        """A worker has answered; each task took so long."""
+        more = f'"worker": "{worker}", "seconds": [{", ".join(map(_MICROSECONDS, seconds.values()))}]'
+        self.lines.append(f'{{"t": {time.time():.6f}, "state": "done", "tasks": {list(seconds)}, {more}}}\n')
+
+    def retracted(self, tasks: list[TaskNumber]) -> None:
+        """Prefetched tasks came back, and wait again."""
+        self._tasks("waiting", tasks, ', "retracted": true')
+
+    def returned(self, task: TaskNumber, by: str) -> None:
+        """A task waits again because its worker or node has ended."""
+        self._tasks("waiting", [task], f', "returned_by": "{by}"')
+
+    def retried(self, task: TaskNumber, error: BaseException) -> None:
+        """A task failed, and waits again."""
+        self._tasks("waiting", [task], f', "retry_after": {json.dumps(in_words(error))}')
+
+    def failed(self, task: TaskNumber, error: BaseException) -> None:
+        """A task has failed."""
+        self._tasks("failed", [task], f', "error": {json.dumps(in_words(error))}')
+
+    def cancelled(self, task: TaskNumber) -> None:
+        """Nobody waits for a task any more."""
+        self._tasks("cancelled", [task])
+
+    def withheld(self, task: TaskNumber, seconds: float) -> None:
+        """An exclusive task may still run on a lost node, for so long."""
+        self._tasks("withheld", [task], f', "seconds": {seconds}')
+
+    def _tasks(self, state: str, numbers: list[TaskNumber], more: str = "") -> None:
         self.lines.append(f'{{"t": {time.time():.6f}, "state": "{state}", "tasks": {numbers}{more}}}\n')
 
-    def note(self, **members: object) -> None:
+    # ---- all else -----------------------------------------------------------------------------------------------
+
+    def note(self, state: str, **members: object) -> None:
         """Note anything else."""
-        self.lines.append(json.dumps({"t": round(time.time(), 6), **members}) + "\n")
+        self.lines.append(json.dumps({"t": round(time.time(), 6), "state": state, **members}) + "\n")
 
     def flush(self) -> None:
         """Write what has been collected."""
@@ -55,5 +109,18 @@ class EventLog:
 
     def close(self) -> None:
         """Write the rest and close the file."""
+        self.note("closed")
         self.flush()
         self._abandon()
+
+
+def _ends_in_order(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
+
+
+@functools.lru_cache(maxsize=1000)
+def _quoted(name: str) -> str:
+    """Return a function's name as JSON; it is logged in each turn of the loop."""
+    return json.dumps(name)

@@ -8,11 +8,22 @@ from collections.abc import Callable
 from typing import Any
 
 from hyperflow.environment import Options
-from hyperflow.errors import EvaluationExited, RemoteError, SerializationError
-from hyperflow.scheduling.state import Task
+from hyperflow.errors import (
+    EvaluationExited,
+    OutOfMemory,
+    RemoteError,
+    SerializationError,
+    TimeLimitExceeded,
+    WorkerDied,
+)
+from hyperflow.scheduling.state import Task, Worker
 from hyperflow.shipping import exceptions
 from hyperflow.shipping.packer import PackedCall
 from hyperflow.wire.frames import Outcome
+from hyperflow.wire.messages import WorkerEnded
+
+CANCELLED, TIME_LIMIT = "cancelled", "time limit"
+"""Reasons of WorkerEnded."""
 
 
 class Evaluation(asyncio.Future[Any]):
@@ -20,15 +31,25 @@ class Evaluation(asyncio.Future[Any]):
 
     A subclass, and not a callback on a plain future: asyncio cancels a future by this method at once, while its
     callbacks would run a turn later, and cost something each time.
+
+    Args:
+        task: What the scheduler knows of it.
+        packed: What is sent.
+        options: What the user wants.
+        on_cancel: Called when nobody waits for it any more.
     """
 
     __slots__ = ("on_cancel", "options", "packed", "retries", "task")  # else each would have a dictionary as well
 
-    task: Task
-    packed: PackedCall
-    options: Options
-    retries: int
-    on_cancel: Callable[[Evaluation], None]
+    def __init__(
+        self, task: Task, packed: PackedCall, options: Options, on_cancel: Callable[[Evaluation], None]
+    ) -> None:
+        super().__init__()
+        self.task = task
+        self.packed = packed
+        self.options = options
+        self.retries = options.retries  # that are left
+        self.on_cancel = on_cancel
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel, as any future; the engine kills what runs."""
@@ -54,3 +75,14 @@ def read_failure(name: str, outcome: int, payload: memoryview) -> tuple[Exceptio
     if outcome == Outcome.EXITED:
         return EvaluationExited(*content), content[-1]
     return SerializationError(f"{name}: {content}"), ""
+
+
+def death(evaluation: Evaluation, worker: Worker, ended: WorkerEnded, log_file: str) -> Exception | None:
+    """Return the error for the evaluation that a worker was in when it ended; None if another one was meant."""
+    limit = evaluation.options.time_limit
+    if ended.reason == CANCELLED:
+        return None
+    if ended.reason == TIME_LIMIT and limit is not None:
+        return TimeLimitExceeded(evaluation.name, worker.name, worker.node, limit, log_file)
+    kind = OutOfMemory if ended.out_of_memory else WorkerDied
+    return kind(evaluation.name, worker.name, worker.node, ended.status, log_file, ended.tail or ended.reason)

@@ -1,7 +1,7 @@
 """The nodes: all are started at the same time, watched, and ended together.
 
-Guarantees: a node that cannot be started is left out with a warning, as long as `min_nodes` are there; one that ends or
-falls silent is given up once, and is not used again; at the end nothing is left of any of them.
+Guarantees: a node that cannot be started is left out with a warning, as long as `min_nodes` are there. A node that
+ends, falls silent, or cannot start workers is given up once and not used again. At the end nothing is left of any.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import LauncherError
 from hyperflow.events.writer import EventLog
@@ -22,14 +23,16 @@ from hyperflow.head.link import Link, OnFrame, OnLost
 from hyperflow.program import ProgramInfo
 from hyperflow.transports.process import Transport
 from hyperflow.wire import frames, machine
-from hyperflow.wire.machine import CpuChoice
 
 T = TypeVar("T")
 
 logger = logging.getLogger("hyperflow")
 
-STOOD_STILL = 10.0
+BLOCKED = 10.0
 """Seconds for which user code may block the event loop before a warning says what that costs."""
+
+FAILED_STARTS_SECONDS = 20.0
+"""Give a node up after this many seconds in which no worker on it managed to start a task, and none is at work."""
 
 
 @attrs.frozen
@@ -39,7 +42,7 @@ class NodePlan:
     Args:
         transport: How to reach it.
         cpus: How many CPUs to use there; None for all that may be used.
-        granted: Whether a batch system granted just these: if more are visible there, it is not known which are ours.
+        granted: Whether a batch system granted just these. If more are visible there, nobody knows which are ours.
     """
 
     transport: Transport
@@ -55,7 +58,7 @@ class Fleet:
         settings: Limits of time, and how many nodes there have to be.
         events: The event log.
         on_frame: Called with each frame of any node.
-        on_up: Called with a node's name and its CPUs when it is up.
+        on_up: Called with a node's name and its CPU ids when it is up.
         on_lost: Called when a node has gone without being asked to.
     """
 
@@ -65,10 +68,12 @@ class Fleet:
         settings: Settings,
         events: EventLog,
         on_frame: OnFrame,
-        on_up: Callable[[str, CpuChoice], None],
+        on_up: Callable[[str, Sequence[int]], None],
         on_lost: OnLost,
     ) -> None:
         self.links: dict[str, Link] = {}
+        self.failed_starts: dict[str, float] = {}
+        """Since when no worker of a node has started anything."""
         self._program = program
         self._settings = settings
         self._events = events
@@ -101,12 +106,14 @@ class Fleet:
         try:
             await link.start(self._program.program_id, preload)
         except LauncherError as error:
-            self._events.note(node=link.node, state="not started", cause=str(error))
+            self._events.note("not started", node=link.node, cause=str(error))
             return error
-        cpus = machine.choose_cpus(plan.cpus, link.greeting["affinity"], link.greeting["quota"], plan.granted)
+        greeting = link.greeting
+        assert greeting is not None, link.node
+        link.cpus = cpus = machine.choose_cpus(plan.cpus, greeting.affinity, greeting.quota, plan.granted)
         self.links[link.node] = link
-        self._on_up(link.node, cpus)
-        self._events.note(node=link.node, state="up", cpus=list(cpus.ids), pinned=cpus.pinned)
+        self._on_up(link.node, cpus.ids)
+        self._events.note("up", node=link.node, cpus=list(cpus.ids), pinned=cpus.pinned)
         return f"{link.node}: {cpus.remark}" if cpus.remark else None
 
     def write(self, node: str, parts: Sequence[frames.Bytes]) -> None:
@@ -120,9 +127,9 @@ class Fleet:
         now = self._loop.time()
         heartbeat = self._settings.heartbeat
         late = now - due - heartbeat
-        if late > STOOD_STILL:
+        if late > BLOCKED:
             logger.warning(
-                "the event loop stood still for %.0f s: evaluations went on, but none was started or delivered; put "
+                "the event loop was blocked for %.0f s: evaluations went on, but none was started or delivered; put "
                 "long calculations into remote_eval, or into asyncio.to_thread",
                 late,
             )
@@ -136,31 +143,37 @@ class Fleet:
         if self.links.pop(link.node, None) is None:
             return
         logger.warning("node %s was lost: %s; its log: %s", link.node, cause, link.log_file)
-        self._events.note(node=link.node, state="lost", cause=cause)
+        self._events.note("lost", node=link.node, cause=cause)
         self._losing.append(self._loop.create_task(link.close()))
         self._on_lost(link, cause, silent)
 
+    def failed_start(self, node: str, cause: str, working: bool) -> None:
+        """A worker ended before it started anything. The next one may do better, but not for ever.
+
+        Args:
+            node: Where.
+            cause: Why.
+            working: Whether any worker of that node has tasks.
+        """
+        since = self.failed_starts.setdefault(node, self._loop.time())
+        if not working and self._loop.time() - since > FAILED_STARTS_SECONDS and node in self.links:
+            self.links[node].give_up(f"for {FAILED_STARTS_SECONDS:g} s no worker could start: {cause}")
+
     async def close(self) -> None:
-        """End all nodes and wait until they have gone; if cancelled meanwhile, without good manners."""
+        """End all nodes and wait until they have gone; if cancelled, kill instead of asking."""
         if self._beating is not None:
             self._beating.cancel()
         links = list(self.links.values())
         self.links.clear()
-        closing = asyncio.gather(*map(asyncio.ensure_future, map(Link.close, links)), *self._losing)
-        interrupted: asyncio.CancelledError | None = None
-        while not closing.done():
-            try:
-                # Shielded: a task that is cancelled before its first step would not close anything.
-                await asyncio.shield(closing)
-            except asyncio.CancelledError as error:
-                interrupted = error
-                for link in links:
-                    link.abort()
-            except Exception:  # noqa: BLE001 (is raised below)
-                break
-        if interrupted is not None:
-            raise interrupted
-        closing.result()
+        closing = [*self._losing, *(self._loop.create_task(link.close()) for link in links)]
+
+        def abort() -> None:
+            for link in links:
+                link.abort()
+
+        await settled(*closing, on_cancel=abort)
+        for one in closing:
+            one.result()
 
 
 async def _all(starts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

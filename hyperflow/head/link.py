@@ -1,14 +1,16 @@
 """The asyncio end of one node's stream: the handshake, and frames from then on.
 
-Guarantees: a launcher of another version is refused, naming both, before anything is sent to it; a launcher that
-does not answer in time is an error that names its log; the end of the stream is reported once.
+Guarantees: a launcher of another version is refused, naming both, before anything is sent to it. A launcher that does
+not answer in time is an error that names its log. The end of the stream is reported once.
+
+Backpressure: when the stream holds WRITE_AHEAD bytes (transports/process), what follows is kept here uncopied, in
+order, until the stream takes it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import mmap
 import os
 import sys
@@ -16,23 +18,30 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from hyperflow import files
 from hyperflow._version import __version__
+from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError, LauncherError
 from hyperflow.transports.process import LAUNCHER, Connection, CutOff, Transport, launcher_log, portable_environment
-from hyperflow.wire import frames
+from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
-from hyperflow.wire.shared_memory import Block, Proof, is_shared
+from hyperflow.wire.machine import CpuChoice
+from hyperflow.wire.messages import Greeting, Ready, Setup
+from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, WorkerNumber
+from hyperflow.wire.shared_memory import Block, Offer, Proof, is_shared
 
 LONGEST_NOISE = 1 << 20
-"""Bytes that a shell may say before the launcher does."""
+"""Bytes that a shell may print before the launcher's first words."""
 
 CLOSE_GRACE = 10.0
 """Seconds for a launcher to end in order; after that its stream is ended."""
 
-OnFrame = Callable[[int, int, memoryview], None]
+OF_LINKS = frozenset(map(int, (Kind.ALIVE, Kind.BLOCK, Kind.CONTENT)))
+"""Kinds of frames that the engine does not see."""
+
+OnFrame = Callable[[int, WorkerNumber, memoryview], None]
 OnLost = Callable[["Link", str, bool], None]
 
 
@@ -52,8 +61,9 @@ class Link:
     ) -> None:
         self.node = transport.node
         self.log_file = launcher_log(log_dir, transport.node)
-        self.defined: set[int] = set()  # what the launcher keeps
-        self.greeting: dict[str, Any] = {}
+        self.greeting: Greeting | None = None
+        self.cpus = CpuChoice((), False)
+        """Those to hand out there."""
         self.last_received = self._last_sent = time.monotonic()
         self._silence = 0.0  # seconds in which we listened and heard nothing
         self._transport = transport
@@ -67,8 +77,10 @@ class Link:
         self._full = False  # whether the stream holds more than it should
         self._backlog: deque[Sequence[frames.Bytes]] = deque()  # what waits for it
         self._shares_memory = False
-        self._blocks: dict[tuple[int, int], memoryview | OSError] = {}  # of results that have not come yet
-        self._filled: dict[tuple[int, int], int] = {}  # bytes that have come of a block
+        self._blocks: dict[
+            tuple[WorkerNumber, BlockNumber], memoryview | OSError
+        ] = {}  # of results that have not come yet
+        self._filled: dict[tuple[WorkerNumber, BlockNumber], int] = {}  # bytes that have come of a block
         self._closing = False
         self._lost = False
         self._ended = asyncio.Event()
@@ -88,13 +100,13 @@ class Link:
             kind, body = await self._next(self._settings.start_timeout)
             if kind != Kind.GREETING:
                 raise LauncherError(f"the launcher on {self.node} began with a frame of kind {kind}")
-            self.greeting = self._read_greeting(bytes(body))
-            self._compare()
-            self.write([frames.control(Kind.SETUP, 0, self._setup(program_id, preload, proof))])
+            self.greeting = self._read_greeting(body)
+            offer = proof.offer() if is_shared(self.greeting.memory) else None
+            self.write([messages.framed(self._setup(program_id, preload, offer))])
             kind, body = await self._next(None)  # imports take what they take
             if kind == Kind.FAILED:
                 raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode()}")
-            self._shares_memory = json.loads(bytes(body))["shares_memory"]
+            self._shares_memory = messages.read(Ready, body).shares_memory
             self._inbox = None
         except BaseException:
             await self.close()
@@ -102,21 +114,19 @@ class Link:
         finally:
             proof.close()
 
-    def _setup(self, program_id: str, preload: Sequence[str], proof: Proof) -> dict[str, Any]:
-        """Return what makes the node's Python find what ours finds."""
-        return {
-            "node": self.node,
-            "log_dir": str(self._log_dir),
-            "program_id": program_id,
-            "cwd": os.getcwd(),
-            "sys_path": [os.path.abspath(path) for path in sys.path],
-            "argv": sys.argv,
-            "environment": portable_environment(os.environ),
-            "preload": list(preload),
-            "heartbeat": self._settings.heartbeat,
-            "silence_limit": self._settings.silence_limit,
-            "memory": proof.offer() if is_shared(self.greeting.get("memory")) else None,
-        }
+    def _setup(self, program_id: str, preload: Sequence[str], memory: Offer | None) -> Setup:
+        return Setup(
+            node=self.node,
+            program_id=program_id,
+            cwd=os.getcwd(),
+            sys_path=tuple(map(os.path.abspath, sys.path)),
+            argv=tuple(sys.argv),
+            environment=portable_environment(os.environ),
+            preload=tuple(preload),
+            heartbeat=self._settings.heartbeat,
+            silence_limit=self._settings.silence_limit,
+            memory=memory,
+        )
 
     async def _next(self, seconds: float | None) -> tuple[int, memoryview]:
         assert self._inbox is not None
@@ -131,24 +141,24 @@ class Link:
             raise said
         return said
 
-    def _read_greeting(self, body: bytes) -> dict[str, Any]:
-        try:
-            return {**json.loads(body)}
-        except (ValueError, TypeError) as error:
-            raise LauncherError(f"the greeting of the launcher on {self.node} makes no sense: {error}") from error
-
-    def _compare(self) -> None:
+    def _read_greeting(self, body: memoryview) -> Greeting:
+        """Compare the versions first: a launcher of another one may have another greeting."""
         ours = {
             "protocol": frames.PROTOCOL_VERSION,
             "python": sys.version.split()[0],
             "hyperflow": __version__,
         }
-        for what, here in ours.items():
-            there = self.greeting.get(what)
-            if there != here:
-                raise LauncherError(
-                    f"{what} is {here} here and {there} on {self.node}; use one and the same Python environment"
-                )
+        try:
+            theirs = messages.members(body)
+            for what, here in ours.items():
+                if theirs.get(what) != here:
+                    raise LauncherError(
+                        f"{what} is {here} here and {theirs.get(what)} on {self.node}; "
+                        "use one and the same Python environment"
+                    )
+            return messages.read(Greeting, body)
+        except frames.ProtocolError as error:
+            raise LauncherError(f"the greeting of the launcher on {self.node} makes no sense: {error}") from error
 
     def write(self, parts: Sequence[frames.Bytes]) -> None:
         """Send frames; after the end of the stream they go nowhere."""
@@ -159,12 +169,12 @@ class Link:
                 self._connection.write(parts)
             self._last_sent = time.monotonic()
 
-    def write_block(self, number: int, block: Block) -> None:
-        """Send a large buffer, or where it is; as fast as the stream takes it, and all that follows behind it."""
+    def write_block(self, number: DefinitionNumber, block: Block) -> None:
+        """Send a large buffer, or where it is. What is written later comes after it."""
         place = (os.getpid(), block.fd) if self._shares_memory else (0, -1)
-        self.write([frames.frame(Kind.BLOCK, 0, frames.BLOCK.pack(number, block.size, *place))])
+        self.write([frames.frame(Kind.BLOCK, body=frames.BLOCK.pack(number, block.size, *place))])
         if not self._shares_memory:
-            for parts in frames.content(number, 0, block.view()):
+            for parts in frames.content(number, NO_WORKER, block.view()):
                 self.write(parts)
 
     def pause_writing(self) -> None:
@@ -177,15 +187,18 @@ class Link:
         while self._backlog and not self._full and self._connection is not None:
             self._connection.write(self._backlog.popleft())
 
-    def take_block(self, worker: int, number: int) -> memoryview:
-        """Return a large buffer of a result; raises OSError if it could not be opened."""
+    def found(self, worker: WorkerNumber, buffers: Sequence[frames.Buffer]) -> list[memoryview]:
+        """Return the buffers of a result, with those that are in blocks; raises OSError if one could not be opened."""
+        return [self._take_block(worker, BlockNumber(each)) if isinstance(each, int) else each for each in buffers]
+
+    def _take_block(self, worker: WorkerNumber, number: BlockNumber) -> memoryview:
         block = self._blocks.pop((worker, number))
         if isinstance(block, OSError):
             raise block
         return block
 
-    def drop_blocks(self, worker: int) -> None:
-        """A worker is no more: what it sent without a result is of no use."""
+    def drop_blocks(self, worker: WorkerNumber) -> None:
+        """A worker has ended: nobody can use what it sent without a result."""
         for key in [key for key in self._blocks if key[0] == worker]:
             del self._blocks[key]
 
@@ -194,8 +207,8 @@ class Link:
 
         Args:
             now: The time.
-            lapse: Seconds since the last beat in which we listened. However long the event loop stood still, it counts
-                as little: what came meanwhile is not read yet.
+            lapse: Seconds since the last beat in which we listened. Time in which the event loop was blocked counts
+                little: what came meanwhile is not read yet.
         """
         if now - self._last_sent >= self._settings.heartbeat:
             self.write([frames.frame(Kind.ALIVE)])
@@ -214,16 +227,15 @@ class Link:
             self.connection_lost(error)
             return
         for kind, worker, body in received:
-            if kind == Kind.ALIVE:
-                continue
-            if kind in (Kind.BLOCK, Kind.CONTENT):
-                self._on_block(kind, worker, body)
+            if kind in OF_LINKS:
+                if kind != Kind.ALIVE:
+                    self._on_block(kind, worker, body)
             elif self._inbox is not None:
                 self._inbox.put_nowait((kind, body))
             else:
                 self._on_frame(kind, worker, body)
 
-    def _on_block(self, kind: int, worker: int, body: memoryview) -> None:
+    def _on_block(self, kind: int, worker: WorkerNumber, body: memoryview) -> None:
         if kind == Kind.CONTENT:
             key = (worker, *frames.NUMBER.unpack_from(body))
             view, at = self._blocks.get(key), self._filled.get(key, 0)
@@ -257,7 +269,7 @@ class Link:
         self._report(cause, isinstance(error, CutOff))
 
     def give_up(self, cause: str, silent: bool = False) -> None:
-        """Hold the node for lost although its stream has not ended. Silent: it may not know, and go on over there."""
+        """Give the node up although its stream has not ended. Silent: it may not know that, and may go on."""
         if not self._lost:
             self._lost = True
             self.abort()
@@ -283,10 +295,7 @@ class Link:
             self._on_lost(self, cause, silent)
 
     def _tail(self) -> str:
-        try:
-            lines = self.log_file.read_text(errors="replace").splitlines()[-15:]
-        except OSError:
-            lines = []
+        lines = files.tail(self.log_file).splitlines()
         if self._noise:
             lines += self._noise.decode(errors="replace").splitlines()[-15:]
         return "\n  | ".join([str(self.log_file), *lines])
@@ -307,16 +316,13 @@ class Link:
         else:  # it may be importing; there is nothing to be ended in order
             connection.close()
         waiting = asyncio.ensure_future(connection.wait_closed())
+        timer = asyncio.get_running_loop().call_later(CLOSE_GRACE, connection.close)
         try:
-            async with asyncio.timeout(CLOSE_GRACE):
-                await asyncio.shield(waiting)
-                await self._ended.wait()  # the last words of the launcher
-        except TimeoutError:
-            connection.close()
-            await waiting
-        except asyncio.CancelledError:  # no time for good manners: the end of the stream ends it at once
-            connection.close()
-            await waiting
-            raise
+            await settled(waiting, on_cancel=connection.close)  # cancelled: the end of the stream ends it at once
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_GRACE):
+                    await self._ended.wait()  # the last words of the launcher
+            waiting.result()
         finally:
+            timer.cancel()
             connection.close()

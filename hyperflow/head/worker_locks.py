@@ -1,94 +1,123 @@
-"""Locks for evaluations: what workers ask the lock manager for, and what it replies.
+"""Locks for evaluations: what workers want from the lock manager, and what it replies.
 
-An evaluation that waits for a lock keeps its CPUs. So there is one more cycle than those that `rules` sees: a flow
-holds a lock and awaits an evaluation, which finds no free CPU, because all are with evaluations that wait for that
-lock. It is looked for whenever an evaluation that was submitted in the scope of a lock cannot be started, and the
-newest ask in it is refused. (Rejected: lending out the CPUs of those that wait. They are pinned to them, and get them
-back too late.)
+An evaluation that waits for a lock keeps its CPUs. So there is one more kind of deadlock than those that `rules` finds:
+a flow holds a lock and awaits an evaluation, which finds no free CPU, because all are with evaluations that wait for
+that lock. It is looked for whenever an evaluation that was submitted in the scope of a lock cannot be started, and the
+newest request in it is refused. (Rejected: to lend out the CPUs of those that wait. They are pinned to them, and would
+get them back too late.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any
+import logging
+from collections.abc import Callable
 
 from hyperflow.errors import Deadlock, HyperflowError
-from hyperflow.locking.manager import LockManager, inside
+from hyperflow.locking.manager import LockManager, scope
 from hyperflow.locking.rules import LockRequest, Stage
 from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.state import State, Task, Worker
-from hyperflow.wire import frames
-from hyperflow.wire.frames import Kind
+from hyperflow.wire import frames, messages
+from hyperflow.wire.frames import Kind, ProtocolError
+from hyperflow.wire.messages import LockReleased, LockReply, LockWanted
+from hyperflow.wire.numbers import LockRequestNumber, LockSerial, TaskNumber, WorkerNumber
+
+logger = logging.getLogger("hyperflow")
 
 
-class WorkerLocks(LockManager):
-    """The lock manager of an engine.
+class WorkerLocks:
+    """What an engine's workers hold and want.
 
     Args:
+        manager: Hands out the locks. Its requests have (worker, task) as owner if they are an evaluation's.
         scheduler: Knows which evaluation is where.
         write: Sends a frame to a node.
+        name: Returns what logs and errors call an evaluation.
     """
 
-    def __init__(self, scheduler: Scheduler, write: Callable[[str, list[frames.Bytes]], None]) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        manager: LockManager,
+        scheduler: Scheduler,
+        write: Callable[[str, list[frames.Bytes]], None],
+        name: Callable[[TaskNumber], str],
+    ) -> None:
+        self._manager = manager
         self._scheduler = scheduler
         self._write = write
-        self.submitted: dict[int, tuple[Task, int]] = {}
-        """Tasks that were submitted in the scope of an ask."""
-        self._serials: dict[int, int] = {}  # the workers' numbers of asks
+        self._name = name
+        self._serials: dict[LockRequestNumber, LockSerial] = {}
+        self._submitted: dict[TaskNumber, tuple[Task, LockRequestNumber]] = {}  # in the scope of a request
+        manager.on_forget.append(self._forget)
 
-    def note(self, task: Task) -> None:
-        """A task was submitted; to be called while there are asks."""
-        number = inside.get()
-        if number is not None and number in self.requests:
-            self.submitted[task.number] = (task, number)
+    def submitted(self, task: Task) -> None:
+        """A task was submitted while the manager is busy."""
+        number = scope()
+        if number is not None and number in self._manager.requests:
+            self._submitted[task.number] = (task, number)
 
-    def gone(self, owner: Hashable) -> None:
+    def answered(self, worker: WorkerNumber, task: TaskNumber) -> None:
         """An evaluation has ended."""
-        if isinstance(owner, tuple):
-            self.submitted.pop(owner[1], None)
-        super().gone(owner)
+        self._submitted.pop(task, None)
+        self._manager.gone((worker, task))
+
+    def worker_gone(self, worker: WorkerNumber) -> None:
+        """A worker has ended, with whatever it was in."""
+        for owner in {request.owner for request in self._manager.requests.values()}:
+            if isinstance(owner, tuple) and owner[0] == worker:
+                self._manager.gone(owner)
 
     def _forget(self, request: LockRequest) -> None:
         self._serials.pop(request.number, None)
-        super()._forget(request)
-        if not self.requests:
-            self.submitted.clear()
+        if not self._manager.busy:
+            self._submitted.clear()
 
-    def on_request(self, worker: Worker, name: str, told: dict[str, Any]) -> None:
-        """A worker wants a lock, or gives it back."""
-        owner = (worker.number, int(told["task"]))
-        requests = {self._serials.get(request.number): request.number for request in self.locks.owned(owner)}
-        if "release" in told:
-            if told["release"] in requests:
-                self.release(requests[told["release"]])
-            return
-        serial = int(told["ask"])
-
-        def answer(error: HyperflowError | None) -> None:
-            said: dict[str, Any] = {"ask": serial}
-            if isinstance(error, Deadlock):
-                said["deadlock"] = error.args
-            elif error is not None:
-                said["error"] = str(error)
-            self._write(worker.node, [frames.control(Kind.LOCK_REPLY, worker.number, said)])
-
-        _, above = self.submitted.get(owner[1], (None, None))
-        parent = requests.get(told["within"], above)
+    def on_message(self, worker: Worker, kind: int, body: memoryview) -> None:
+        """An evaluation wants locks, or does not want them any longer."""
         try:
-            number = self.request([str(key) for key in told["keys"]], owner, name, parent, answer)
+            if kind == Kind.LOCK_WANTED:
+                self._wanted(worker, messages.read(LockWanted, body))
+                return
+            released = messages.read(LockReleased, body)
+            number = self._number(worker, released.task, released.serial)
+        except (ProtocolError, TypeError):  # a function wrote to a descriptor that is not its own
+            logger.warning("%s sent something that is no message about locks", worker.name)
+            return
+        if number is not None:
+            self._manager.release(number)
+
+    def _wanted(self, worker: Worker, message: LockWanted) -> None:
+        def answer(error: HyperflowError | None) -> None:
+            reply = LockReply(message.serial)
+            if isinstance(error, Deadlock):
+                reply = LockReply(message.serial, error.wanted, tuple(error.circle))
+            elif error is not None:
+                reply = LockReply(message.serial, str(error))
+            self._write(worker.node, [messages.framed(reply, worker.number)])
+
+        owner, name = (worker.number, message.task), f"{self._name(message.task)} on {worker.name}"
+        _, above = self._submitted.get(message.task, (None, None))
+        parent = self._number(worker, message.task, message.within) or above
+        try:
+            number = self._manager.request([str(key) for key in message.keys], owner, name, parent, answer)
         except HyperflowError as error:
             answer(error)
         else:
-            if number in self.requests:
-                self._serials[number] = serial
+            if number in self._manager.requests:
+                self._serials[number] = message.serial
+
+    def _number(self, worker: Worker, task: TaskNumber, serial: LockSerial | None) -> LockRequestNumber | None:
+        """Return the manager's number for a request of an evaluation."""
+        mine = self._manager.owned((worker.number, task)) if serial is not None else []
+        return next((one.number for one in mine if self._serials.get(one.number) == serial), None)
 
     def check_stall(self) -> None:
-        """Refuse an ask if evaluations that wait for locks keep all CPUs from one that has to end before."""
+        """Refuse a request if evaluations that wait for locks keep all CPUs from one that has to end before."""
+        requests = self._manager.requests
         starved = {
-            task.number: self.requests[number]
-            for task, number in self.submitted.values()
-            if number in self.requests and not _is_started(task)
+            task.number: requests[number]
+            for task, number in self._submitted.values()
+            if number in requests and not _is_started(task)
         }
         if not starved:
             return
@@ -99,8 +128,8 @@ class WorkerLocks(LockManager):
                 return  # its CPUs will be free
             if worker.queue:
                 owner = (worker.number, next(iter(worker.queue)))
-                mine = [request for request in self.locks.owned(owner) if request.stage is not Stage.HELD]
-                if not any(self.locks.depends(request, above) for request in mine):
+                mine = [request for request in self._manager.owned(owner) if request.stage is not Stage.HELD]
+                if not any(self._manager.depends(request, above) for request in mine):
                     return  # it will end some time
                 waiting += mine
         if waiting:
@@ -110,7 +139,7 @@ class WorkerLocks(LockManager):
                 for number, request in starved.items()
             ]
             cycle += [f"{request.name}, on CPUs of its own, waits for {request.shown}" for request in waiting]
-            self.refuse(newest, Deadlock(f"{newest.name} wants {newest.shown}", cycle))
+            self._manager.refuse(newest, Deadlock(f"{newest.name} wants {newest.shown}", cycle))
 
 
 def _is_started(task: Task) -> bool:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from hyperflow.wire import frames
 from hyperflow.wire.frames import Kind
-from hyperflow.wire.shared_memory import Block, Proof, is_shared
+from hyperflow.wire.numbers import BlockNumber, DefinitionNumber, WorkerNumber
+from hyperflow.wire.shared_memory import Block, Offer, Proof, is_shared
 
 
 class NodeCache:
@@ -22,11 +23,11 @@ class NodeCache:
         self.proof = Proof()
         self.shares_memory = False
         """Whether the head can open what we hold, and we what it holds."""
-        self._definitions: dict[int, bytes] = {}
-        self._blocks: dict[int, Block] = {}
-        self._passed: dict[tuple[int, int], Block] = {}  # by worker and its own number
+        self._definitions: dict[DefinitionNumber, bytes] = {}
+        self._blocks: dict[DefinitionNumber, Block] = {}
+        self._passed: dict[tuple[WorkerNumber, BlockNumber], Block] = {}
 
-    def settle(self, offer: dict[str, str | int] | None) -> None:
+    def settle(self, offer: Offer | None) -> None:
         """The head offers to share memory, or does not."""
         self.proof.close()
         self.shares_memory = is_shared(offer)
@@ -55,7 +56,7 @@ class NodeCache:
             if number in self._blocks:
                 self._blocks.pop(number).close()
 
-    def given(self, worker: int, body: memoryview) -> Iterator[bytes]:
+    def given(self, worker: WorkerNumber, body: memoryview) -> Iterator[bytes]:
         """Yield the frames that give a worker what it is to have."""
         for (number,) in frames.NUMBER.iter_unpack(body):
             if number in self._definitions:
@@ -64,7 +65,7 @@ class NodeCache:
                 block = self._blocks[number]
                 yield frames.frame(Kind.BLOCK, worker, frames.BLOCK.pack(number, block.size, os.getpid(), block.fd))
 
-    def passed_on(self, worker: int, body: memoryview, fd: int) -> Iterator[frames.Bytes]:
+    def passed_on(self, worker: WorkerNumber, body: memoryview, fd: int) -> Iterator[frames.Bytes]:
         """Yield what tells the head of a result's large buffer: where it is, or else all that is in it."""
         number, size, _, _ = frames.BLOCK.unpack(body)
         block = Block(fd, size)
@@ -81,7 +82,7 @@ class NodeCache:
                     yield head
                     yield piece
 
-    def taken(self, worker: int, body: memoryview) -> None:
+    def taken(self, worker: WorkerNumber, body: memoryview) -> None:
         """The head has mapped buffers of a result."""
         for (number,) in frames.NUMBER.iter_unpack(body):
             self._passed.pop((worker, number)).close()

@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import socket
-from typing import TYPE_CHECKING
 
 from hyperflow.wire import frames, processes
 from hyperflow.wire.claim_page import ClaimPage
-
-if TYPE_CHECKING:
-    from hyperflow.worker import worker
-
-TAIL_BYTES = 2000
-TAIL_LINES = 20
+from hyperflow.wire.messages import ForkOrder
+from hyperflow.wire.numbers import WorkerNumber
 
 
 class WorkerProcess:
     """A forked worker, seen from its launcher."""
 
-    def __init__(
-        self, number: int, pid: int, sock: socket.socket, page: mmap.mmap, info: worker.WorkerInfo, fresh: bool
-    ) -> None:
+    def __init__(self, number: WorkerNumber, pid: int, sock: socket.socket, page: mmap.mmap, order: ForkOrder) -> None:
         self.number = number
-        self.fresh = fresh
+        self.name = order.name
+        self.fresh = order.fresh
         self.pid = pid
         self.sock = sock
         self.claims = ClaimPage(page)
-        self.info = info
         self.reader = frames.Reader()
         self.fds: list[int] = []  # that came with its answers, and that it has not said yet what they are
         self.backlog = bytearray()
-        self.log_start = size(info.log_file)
         self.deadline: float | None = None  # of the evaluation that it is in
         self.status: int | None = None  # once it was reaped
         self.peak_memory = 0
         self.reason = ""  # why we end it; empty if it ended by itself
         self.leave_by: float | None = None
         self.kill_at: float | None = None
+        self._log_file = order.log_file
+        self._log_start = 0  # it goes on with the log of the worker that had its slot before
+        with contextlib.suppress(OSError):
+            self._log_start = os.stat(order.log_file).st_size
+
+    def log_tail(self) -> str:
+        """Return the last lines of its log."""
+        from hyperflow import files  # noqa: PLC0415 (workers need it anyway; the launcher does not, while it starts)
+
+        return files.tail(self._log_file, lines=20, size=2000, start=self._log_start)
 
 
 def signal_group(pid: int, signum: int) -> None:
@@ -60,23 +63,3 @@ def group_lives(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def size(path: str) -> int:
-    """Return the size of a file, 0 if there is none."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
-
-
-def tail(path: str, start: int) -> str:
-    """Return the last lines of a log, from a position on."""
-    try:
-        with open(path, "rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(start, end - TAIL_BYTES))
-            text = file.read(TAIL_BYTES).decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-TAIL_LINES:])

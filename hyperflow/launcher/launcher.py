@@ -1,15 +1,16 @@
 """The node launcher: the one process per node that forks, feeds, watches and kills that node's workers.
 
 Guarantees:
-- Its own stdin and stdout are the stream to the head, taken away from fds 0 and 1 before anything else, so that
-  nothing that is printed on this node can reach the protocol. It never unpickles anything.
-- When the stream ends, or the launcher itself is killed, every worker and all their descendants end, daemons
-  included, within KILL_GRACE and a little.
-- A crash is charged exactly: each worker notes the task it is in in a page of memory that it shares with us.
-- Workers are forked from this single-threaded process after the imports were done once (a zygote): a millisecond or
-  two each, and no lock can be held by a thread that fork left behind.
+- Its stdin and stdout are the stream to the head. It moves them away from fds 0 and 1 before anything else, so nothing
+  that is printed on this node can reach the protocol. It never unpickles anything.
+- When the stream ends, or the launcher is killed, every worker and all their descendants end, daemons included, within
+  little more than KILL_GRACE.
+- A crash is charged to the right task: each worker writes the task that it starts into its claim page, which the
+  launcher reads.
+- Workers are forked from this single-threaded process after the imports were done once (a zygote). A fork takes a
+  millisecond or two, and no lock can be held by a thread that fork left behind.
 
-Two processes: a keeper, which does nothing but wait, and the launcher itself below it. Both adopt orphans
+Two processes: a keeper, which does nothing but wait, and the launcher itself below it. Both are subreapers
 (PR_SET_CHILD_SUBREAPER), so whichever of them is killed, the other finds every process that is left. A single
 launcher cannot promise that: what its workers' children leave behind would belong to init.
 
@@ -20,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import mmap
 import os
 import selectors
@@ -32,61 +32,48 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 from hyperflow._version import __version__, installed_version
-from hyperflow.launcher import child, keeper
+from hyperflow.launcher import child, entry, keeper
 from hyperflow.launcher.cache import NodeCache
+from hyperflow.launcher.head_stream import HeadStream
 from hyperflow.launcher.zygote import Zygote
-from hyperflow.wire import frames, machine, processes
+from hyperflow.wire import frames, machine, messages, processes
 from hyperflow.wire.frames import Kind
-
-if TYPE_CHECKING:
-    from hyperflow.worker import worker
+from hyperflow.wire.messages import ForkOrder, Greeting, Ready, Setup, WorkerEnded
+from hyperflow.wire.numbers import Seq, WorkerNumber
+from hyperflow.wire.shared_memory import Offer
 
 KILL_GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL for a worker's process group."""
 
 LEAVE_GRACE = 2.0
-"""Seconds that a worker has to end by itself when there is nothing left for it to do."""
+"""Seconds for a worker to end by itself when it has nothing left to do."""
 
 FORK_PAUSE = 0.05
-"""Seconds from a fork that failed to the report of it."""
+"""Seconds between a failed fork and the report of it."""
 
 LONGEST_LOOK = 3600.0
-"""Seconds to wait in the selector at most: epoll refuses more than 24 days, which a time limit may well be."""
-
-CHUNK = 1 << 16
-"""Bytes to read at a time. For more than 128 kB, malloc would map new memory each time: 7 µs for a read of 2."""
+"""Seconds to wait in the selector at most: epoll refuses more than 24 days, and a time limit may be longer."""
 
 MOST_FDS = 253
-"""The kernel passes so many descriptors with one message at most."""
-
-JOINED = 1 << 16
-"""Parts that are smaller together are copied into one: a write of many parts costs more than that."""
+"""The kernel passes at most so many descriptors with one message."""
 
 
 class Launcher:
     """The select loop and what it knows."""
 
     def __init__(self, in_fd: int, out_fd: int) -> None:
-        self.in_fd = in_fd
-        self.out_fd = out_fd
         self.selector = selectors.DefaultSelector()
-        self.reader = frames.Reader()
-        self.out: deque[memoryview] = deque()
-        self.writing = False
-        self.workers: dict[int, child.WorkerProcess] = {}
+        self.head = HeadStream(in_fd, out_fd, self.selector)
+        self.workers: dict[WorkerNumber, child.WorkerProcess] = {}
         self.zygote = Zygote()
         self.cache = NodeCache()
         self.closing = False
-        self.stopping = False
-        self.later: deque[tuple[float, Callable[[], None]]] = deque()
-        self.setup: dict[str, Any] = {}
+        self.later: deque[tuple[float, Callable[[], object]]] = deque()
+        self.setup: Setup | None = None
         self.memory_kills = machine.MemoryKills()
-        self.last_received = self.last_sent = time.monotonic()
-        for fd in (in_fd, out_fd):
-            os.set_blocking(fd, False)
         self.wakeup, wakeup_end = socket.socketpair()
         for end in (self.wakeup, wakeup_end):
             end.setblocking(False)
@@ -101,8 +88,8 @@ class Launcher:
 
     def serve(self) -> None:
         """Work until the stream has ended, or CLOSE came, and all workers are gone."""
-        self.send(frames.HELLO, frames.control(Kind.GREETING, 0, {**greeting(), "memory": self.cache.proof.offer()}))
-        self.flush()
+        self.head.send(frames.HELLO, messages.framed(greeting(self.cache.proof.offer())))
+        self.head.flush()
         while not (self.closing and not self.workers):
             for key, events in self.selector.select(self.patience()):
                 if isinstance(key.data, child.WorkerProcess):
@@ -110,44 +97,39 @@ class Launcher:
                 else:
                     key.data()
             self.check_clocks()
-            self.flush()
+            self.head.flush()
             self.memory_kills.look(time.monotonic())
         processes.end_descendants()
-        with contextlib.suppress(OSError):
-            os.set_blocking(self.out_fd, True)
-            self.flush()
+        self.head.flush_all()
 
     def catch_signals(self) -> None:
         for signum in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(signum, lambda *_: None)  # the wakeup fd does the work
 
     def patience(self) -> float | None:
-        """Return how long nothing needs to be looked at."""
+        """Return how long the select loop may wait; None until something happens."""
         now = time.monotonic()
-        next_look = self.memory_kills.patience(now)  # None: until something happens
-        if self.setup:
-            beat = min(self.last_sent + self.setup["heartbeat"], self.last_received + self.setup["silence_limit"]) - now
-            next_look = min(LONGEST_LOOK if next_look is None else next_look, max(beat, 0.0))
-        if self.later:
-            next_look = min(LONGEST_LOOK if next_look is None else next_look, max(self.later[0][0] - now, 0.0))
+        moments: list[float] = [self.later[0][0]] if self.later else []
         for process in self.workers.values():
             if process.status is not None or process.kill_at is not None:
                 return 0.01  # its group may be gone any moment
-            for moment in (process.deadline, process.leave_by):
-                if moment is not None:
-                    wait = min(max(moment - now, 0.0), LONGEST_LOOK)
-                    next_look = wait if next_look is None else min(next_look, wait)
-        return next_look
+            moments += [moment for moment in (process.deadline, process.leave_by) if moment is not None]
+        if self.setup is not None:
+            moments.append(self.head.last_sent + self.setup.heartbeat)
+            moments.append(self.head.last_received + self.setup.silence_limit)
+        if (look := self.memory_kills.patience(now)) is not None:
+            moments.append(now + look)
+        return min(max(min(moments) - now, 0.0), LONGEST_LOOK) if moments else None
 
     def check_clocks(self) -> None:
-        now = time.monotonic()
-        if self.setup and not self.closing:
-            if now - self.last_received > self.setup["silence_limit"]:
-                self.stop(f"the head has not been heard for {now - self.last_received:.0f} s")
-            elif now - self.last_sent >= self.setup["heartbeat"]:
-                self.last_sent = now
-                if not self.out:  # else there is more than enough for the head to hear, once it takes it
-                    self.send(frames.frame(Kind.ALIVE))
+        now, head = time.monotonic(), self.head
+        if self.setup is not None and not self.closing:
+            if now - head.last_received > self.setup.silence_limit:
+                self.stop(f"the head has not been heard for {now - head.last_received:.0f} s")
+            elif now - head.last_sent >= self.setup.heartbeat:
+                head.last_sent = now
+                if not head.has_more:  # else the head has more than enough to hear, once it reads
+                    head.send(frames.frame(Kind.ALIVE))
         while self.later and now >= self.later[0][0]:
             self.later.popleft()[1]()
         for process in list(self.workers.values()):
@@ -176,28 +158,22 @@ class Launcher:
             self.drain(process)
             if process.kill_at is None:  # what it leaves behind in its group goes with it
                 child.signal_group(pid, signal.SIGTERM)
-                process.kill_at = time.monotonic() + self.setup.get("kill_grace", KILL_GRACE)
+                process.kill_at = time.monotonic() + KILL_GRACE
 
     # ---- from the head ------------------------------------------------------------------------------------------
 
     def on_head(self) -> None:
-        try:
-            data = os.read(self.in_fd, CHUNK)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
+        received = self.head.read()
+        if received is None:
             self.stop("the head has gone")
             return
-        self.last_received = time.monotonic()
-        for kind, number, body in self.reader.feed(data):
+        for kind, number, body in received:
             self.handle(kind, number, body)
 
-    def handle(self, kind: int, number: int, body: memoryview) -> None:  # noqa: PLR0912 (one branch for each kind)
+    def handle(self, kind: int, number: WorkerNumber, body: memoryview) -> None:  # noqa: PLR0912 (one branch for each kind)
         process = self.workers.get(number)
         if kind == Kind.SETUP:
-            self.prepare(json.loads(bytes(body)))
+            self.prepare(messages.read(Setup, body))
         elif kind == Kind.DEFINE:
             self.cache.define(body)
         elif kind == Kind.BLOCK:
@@ -211,7 +187,7 @@ class Launcher:
             for other in self.workers.values():
                 self.forward(other, frames.frame(Kind.FORGET, other.number, body))
         elif kind == Kind.FORK:
-            self.fork(number, json.loads(bytes(body)))
+            self.fork(number, messages.read(ForkOrder, body))
         elif kind == Kind.CLOSE:
             self.close()
         elif kind == Kind.ALIVE:
@@ -230,23 +206,22 @@ class Launcher:
         elif kind == Kind.RETRACT:
             (below,) = frames.SIZE.unpack(body)
             boundary = process.claims.retract(below)
-            self.send(frames.frame(Kind.RETRACTED, number, frames.SEQS.pack(boundary, below)))
+            self.head.send(frames.frame(Kind.RETRACTED, number, frames.SEQS.pack(boundary, below)))
         elif kind in (Kind.RETIRE, Kind.KILL):
             self.end(process, "" if kind == Kind.RETIRE else "cancelled")
         else:
             raise frames.ProtocolError(f"frame of kind {kind} from the head")
 
-    def prepare(self, setup: dict[str, Any]) -> None:
+    def prepare(self, setup: Setup) -> None:
         """Become what workers are to be forked from, and tell the head."""
         self.setup = setup
         wrong = self.zygote.prepare(setup)
         if wrong:
-            self.send(frames.frame(Kind.FAILED, 0, wrong.encode()))
+            self.head.send(frames.frame(Kind.FAILED, body=wrong.encode()))
             return
-        self.cache.settle(setup["memory"])
-        # Imports may have taken long, and the head says nothing before they are done.
-        self.last_received = time.monotonic()
-        self.send(frames.control(Kind.READY, 0, {"shares_memory": self.cache.shares_memory}))
+        self.cache.settle(setup.memory)
+        self.head.last_received = time.monotonic()  # imports may take long, and the head says nothing meanwhile
+        self.head.send(messages.framed(Ready(self.cache.shares_memory)))
 
     def close(self) -> None:
         """The head asks for the end: let idle workers leave by themselves."""
@@ -257,30 +232,18 @@ class Launcher:
     def stop(self, why: str) -> None:
         """End all at once, without asking the head or telling it.
 
-        It would take the news of each worker's end for a crash, and would have tasks for a new one. What it gets is
-        the end of the stream, and so a lost node: nobody is to blame.
+        The head would take each worker's end for a crash, and send the tasks to a new worker. So it hears only the end
+        of the stream, which is a lost node: no task is charged.
         """
         self.closing = True
-        self.stopping = True
-        with contextlib.suppress(KeyError):
-            self.selector.unregister(self.in_fd)
+        self.head.mute()
         for process in self.workers.values():
             self.kill(process, why)
 
     # ---- workers ------------------------------------------------------------------------------------------------
 
-    def fork(self, number: int, order: dict[str, Any]) -> None:
+    def fork(self, number: WorkerNumber, order: ForkOrder) -> None:
         self.zygote.warm_up()
-        from hyperflow.worker import worker  # noqa: PLC0415 (see Zygote.warm_up)
-
-        info = worker.WorkerInfo(
-            service_id=f"worker-{order['slot']}@{self.setup['node']}",
-            node=self.setup["node"],
-            cpus=tuple(order["cpus"]),
-            pinned=order["pinned"],
-            log_file=os.path.join(self.setup["log_dir"], f"worker-{self.setup['node']}-{order['slot']}.log"),
-            program_id=self.setup["program_id"],
-        )
         # Until the child has a group and default handlers of its own, a SIGTERM that is meant for it has to wait.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         try:
@@ -289,25 +252,27 @@ class Launcher:
             pid = os.fork()
         except OSError as error:  # too many processes, open files, too little memory; sockets close with their objects
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-            # A little later: the head will want another one, and shall not keep us busy with nothing but that.
-            report = functools.partial(self.report_end, number, 70, 0, f"cannot fork: {error.strerror}", "", 0, info)
-            self.later.append((time.monotonic() + FORK_PAUSE, report))
+            report = WorkerEnded(70, Seq(0), f"cannot fork: {error.strerror}", False, "", 0)
+            # A little later: the head answers with another order, and shall not keep us busy with nothing but that.
+            send = functools.partial(self.head.send, messages.framed(report, number))
+            self.later.append((time.monotonic() + FORK_PAUSE, send))
             return
         if pid == 0:
-            self.become_worker(theirs, ours, page, info, order["fresh"])
+            self.become_worker(theirs, ours, page, order)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         theirs.close()
         ours.setblocking(False)
-        process = child.WorkerProcess(number, pid, ours, page, info, order["fresh"])
+        process = child.WorkerProcess(number, pid, ours, page, order)
         self.workers[number] = process
         self.selector.register(ours, selectors.EVENT_READ, process)
 
     def become_worker(
-        self, sock: socket.socket, launcher_end: socket.socket, page: mmap.mmap, info: worker.WorkerInfo, fresh: bool
+        self, sock: socket.socket, launcher_end: socket.socket, page: mmap.mmap, order: ForkOrder
     ) -> NoReturn:
         """In the forked child: let go of all that is the launcher's, and serve."""
         code = 70
         try:
+            assert self.setup is not None, order
             signal.set_wakeup_fd(-1)
             launcher_end.close()
             self.wakeup.close()
@@ -316,11 +281,8 @@ class Launcher:
             for other in self.workers.values():
                 other.sock.close()
             self.cache.close()
-            for fd in {self.in_fd, self.out_fd}:
-                os.close(fd)
-            from hyperflow.worker import worker  # noqa: PLC0415 (see Zygote.warm_up)
-
-            code = worker.serve(sock, page, info, fresh)
+            self.head.close()
+            code = entry.become_worker(sock, page, self.setup, order)
         except BaseException:  # noqa: BLE001 (a forked child must not go on as a launcher)
             traceback.print_exc()
         finally:
@@ -363,7 +325,7 @@ class Launcher:
     def take(self, process: child.WorkerProcess) -> bool:
         """Pass on what a worker sent; False at the end of its stream."""
         try:
-            data, fds, _, _ = socket.recv_fds(process.sock, CHUNK, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+            data, fds, _, _ = socket.recv_fds(process.sock, frames.CHUNK, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return True
         except OSError:
@@ -376,31 +338,31 @@ class Launcher:
             for kind, _, body in received:
                 if kind == Kind.BLOCK:
                     for part in self.cache.passed_on(process.number, body, process.fds.pop(0)):
-                        self.send(part)
-                elif kind == Kind.LOCK_REQUEST:
-                    self.send(frames.frame(Kind.LOCK_REQUEST, process.number, body))
+                        self.head.send(part)
+                elif kind in (Kind.LOCK_WANTED, Kind.LOCK_RELEASED):
+                    self.head.send(frames.frame(Kind(kind), process.number, body))
                 elif kind != Kind.RESULTS:
                     raise frames.ProtocolError("a frame that workers do not send")
         except (frames.ProtocolError, struct.error, IndexError, ValueError):
-            # A function wrote to descriptors that are not its own: that worker only.
+            # A function wrote to descriptors that are not its own. Only its worker is ended.
             self.kill(process, "something that is no answer was written to its stream")
             return False
-        # One frame of all that has come: each answer is sent by itself, but the head need not take it so.
+        # One frame of all that has come: the worker sends each answer by itself, but the head reads them together.
         bodies = [body for kind, _, body in received if kind == Kind.RESULTS]
         if bodies:
-            self.send(*frames.records_frame(Kind.RESULTS, process.number, bodies))
+            self.head.send(*frames.records_frame(Kind.RESULTS, process.number, bodies))
             process.deadline = None
-            if process.fresh:  # it ends by itself; but what a function registered with atexit may take for ever
+            if process.fresh:  # it ends by itself, unless what a function registered with atexit hangs
                 process.leave_by = time.monotonic() + LEAVE_GRACE
         return True
 
     def drain(self, process: child.WorkerProcess) -> None:
         """Take what a worker that ended had still sent."""
         while process.sock.fileno() >= 0:
-            before = len(self.out)
+            before = self.head.send()
             if not self.take(process):
                 break
-            if len(self.out) == before:
+            if self.head.send() == before:
                 try:
                     if not process.sock.recv(1, socket.MSG_PEEK):
                         break
@@ -426,87 +388,40 @@ class Launcher:
         process.deadline = process.leave_by = None
         if process.kill_at is None:
             process.reason = process.reason or reason
-            process.kill_at = time.monotonic() + self.setup.get("kill_grace", KILL_GRACE)
+            process.kill_at = time.monotonic() + KILL_GRACE
             child.signal_group(process.pid, signal.SIGTERM)
 
     def finish(self, process: child.WorkerProcess) -> None:
         """A worker and its group have gone: end what escaped into sessions of their own, and tell the head."""
         del self.workers[process.number]
         known = {other.pid for other in self.workers.values()}
-        tag = f"HYPERFLOW_SERVICE_ID={process.info.service_id}"
+        tag = f"HYPERFLOW_SERVICE_ID={process.name}"
         strays = [
             pid
             for pid in processes.children(os.getpid())
             if pid not in known and (processes.session(pid) == process.pid or processes.carries(pid, tag))
         ]
         processes.kill_all(strays)
-        status = process.status if process.status is not None else 70
-        tail = "" if process.reason else child.tail(process.info.log_file, process.log_start)
-        self.report_end(
-            process.number, status, process.claims.started, process.reason, tail, process.peak_memory, process.info
-        )
-
-    def report_end(
-        self, number: int, status: int, started: int, reason: str, tail: str, memory: int, info: worker.WorkerInfo
-    ) -> None:
-        killed = status == -signal.SIGKILL and not reason
-        body = {
-            "status": status,
-            "started": started,
-            "reason": reason,
-            "out_of_memory": killed and self.memory_kills.took_one(time.monotonic()),
-            "tail": tail,
-            "peak_memory": memory,
-            "log_file": info.log_file,
-        }
-        self.send(frames.control(Kind.ENDED, number, body))
-
-    # ---- to the head --------------------------------------------------------------------------------------------
-
-    def send(self, *parts: frames.Bytes) -> None:
-        if self.stopping:
-            return
-        if len(parts) > 2 and sum(map(len, parts)) < JOINED:
-            parts = (b"".join(parts),)
-        self.out.extend(memoryview(part) for part in parts if len(part))
-
-    def flush(self) -> None:
-        """Write what the stream takes; the rest when it takes more."""
-        try:
-            while self.out:
-                sent = os.writev(self.out_fd, [self.out[i] for i in range(min(len(self.out), 64))])
-                self.last_sent = time.monotonic()
-                while sent:
-                    first = self.out[0]
-                    if sent < len(first):
-                        self.out[0] = first[sent:]
-                        break
-                    sent -= len(first)
-                    self.out.popleft()
-        except BlockingIOError:
-            pass
-        except OSError:  # nobody reads any more; the end of the other direction closes us
-            self.out.clear()
-        if bool(self.out) != self.writing:
-            self.writing = bool(self.out)
-            if self.writing:
-                self.selector.register(self.out_fd, selectors.EVENT_WRITE, lambda: None)
-            else:
-                self.selector.unregister(self.out_fd)
+        status, reason = process.status if process.status is not None else 70, process.reason
+        out_of_memory = status == -signal.SIGKILL and not reason and self.memory_kills.took_one(time.monotonic())
+        tail = "" if reason else process.log_tail()
+        ended = WorkerEnded(status, process.claims.started, reason, out_of_memory, tail, process.peak_memory)
+        self.head.send(messages.framed(ended, process.number))
 
 
-def greeting() -> dict[str, Any]:
+def greeting(memory: Offer | None) -> Greeting:
     """Return what the head has to know of this node before it sends anything."""
-    return {
-        "protocol": frames.PROTOCOL_VERSION,
-        "python": sys.version.split()[0],
-        "hyperflow": __version__,
-        "dill": installed_version("dill"),
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "affinity": machine.affinity(),
-        "quota": machine.cpu_quota(),
-    }
+    return Greeting(
+        protocol=frames.PROTOCOL_VERSION,
+        python=sys.version.split()[0],
+        hyperflow=__version__,
+        dill=installed_version("dill"),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        affinity=tuple(machine.affinity()),
+        quota=machine.cpu_quota(),
+        memory=memory,
+    )
 
 
 def main() -> NoReturn:

@@ -1,7 +1,7 @@
 """The zygote: what a launcher makes of its own process, so that workers forked from it find all that they need.
 
-Guarantees: single-threaded until the last fork, because threads and fork do not mix; variables that a prologue has set
-on this node win over the head's; a file of the user's is not taken for a module of ours. Standard library only, until
+Guarantees: single-threaded until the last fork, because threads and fork do not mix. Variables that a prologue has set
+on this node win over the head's. A file of the user's is not taken for a module of ours. Standard library only, until
 the first worker is wanted: a job may want none.
 """
 
@@ -14,15 +14,25 @@ import os
 import signal
 import sys
 import traceback
-from typing import Any
 
 from hyperflow.wire import machine
+from hyperflow.wire.messages import Setup
 
-SHARED = ("worker.worker", "command", "concurrent", "database.keyvalmap", "database.memo", "_job", "locks", "remote")
+SHARED = (
+    "worker.worker",
+    "files",
+    "command",
+    "concurrent",
+    "database.keyvalmap",
+    "database.memo",
+    "_job",
+    "locks",
+    "remote",
+)
 """Modules of ours that workers need, and that functions and modules of the user's refer to."""
 
 BEFORE_PROLOGUE = "HYPERFLOW_BEFORE_PROLOGUE"
-"""The variable that holds what `env` said before the prologue; see `transport.with_prologue`."""
+"""The variable that holds what `env` said before the prologue; see `transports.process.with_prologue`."""
 
 
 class Zygote:
@@ -32,21 +42,21 @@ class Zygote:
         self._own_path = sys.path[:]
         self._warm = False
 
-    def prepare(self, setup: dict[str, Any]) -> str:
+    def prepare(self, setup: Setup) -> str:
         """Take on the head's paths and environment, and import what the program names; return what went wrong."""
-        take_environment(setup["environment"])
+        take_environment(setup.environment)
         with contextlib.suppress(OSError):
-            os.chdir(setup["cwd"])
-        sys.path[:] = setup["sys_path"]
-        sys.argv[:] = setup["argv"]
+            os.chdir(setup.cwd)
+        sys.path[:] = setup.sys_path
+        sys.argv[:] = setup.argv
         # A numerical library starts its threads when it is imported. Here it must not.
         user_set = {name: os.environ[name] for name in machine.THREAD_VARIABLES if name in os.environ}
         os.environ.update(dict.fromkeys(machine.THREAD_VARIABLES, "1"))
         ours = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there are no workers yet, and an import may never end
-        for module in setup["preload"]:
+        for module in setup.preload:
             try:
                 importlib.import_module(module)
-            except BaseException:  # noqa: BLE001 (whatever a module does when it is imported, the head has to hear)
+            except BaseException:  # noqa: BLE001 (whatever a module does when it is imported, the head hears of it)
                 return f"cannot import {module!r}:\n{traceback.format_exc()}"
         signal.signal(signal.SIGTERM, ours)
         for name in machine.THREAD_VARIABLES:

@@ -3,23 +3,24 @@
 Guarantees:
 - What is held is released when its holder ends: the flow's scope, the evaluation's answer, the worker's end. An
   evaluation that was cancelled still holds until its process group has gone, for until then it may be at work.
-- Locks that other Jobs of the program may want, too, are taken from them (`Outside`) when those here have agreed. They
-  are given back before the next one here gets them.
-- A request that would wait for ever is refused with `Deadlock`, naming all who wait for each other.
+- Locks that other Jobs of the program may want, too, are taken from them (`Outside`) after the request was granted
+  here. They are given back before the next request here gets them.
+- A request that would close a deadlock is refused with `Deadlock`, which names all who wait for each other.
 
-The rules are in `locks`; here is what waits: futures of flows, replies to workers, tasks that deal with the outside.
+The rules are in rules.py. Here is what waits: futures of flows, replies to workers, tasks that deal with the outside.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Hashable
+from collections.abc import Callable, Collection, Coroutine, Hashable, Mapping
 from contextvars import Context, ContextVar
 from typing import Any, NoReturn, Protocol
 
 from hyperflow.errors import Deadlock, HyperflowError, MisuseError
 from hyperflow.locking.rules import Cycle, LockRequest, Locks, Stage
+from hyperflow.wire.numbers import LockRequestNumber
 
 logger = logging.getLogger("hyperflow")
 
@@ -29,7 +30,7 @@ FLOW = (0, 0)
 """The owner of what flows ask for: they release it themselves. (Evaluations: worker and task.)"""
 
 inside: ContextVar[int | None] = ContextVar("hyperflow_inside_lock", default=None)
-"""The request in whose scope this code runs."""
+"""The request in whose scope this code runs: its LockRequestNumber, on a worker its LockSerial."""
 
 
 class Outside(Protocol):
@@ -49,22 +50,37 @@ class LockManager:
 
     def __init__(self) -> None:
         self.outside: Outside | None = None
-        self.locks = Locks()
-        self.requests = self.locks.requests
-        """All that hold or wait; empty in programs without locks."""
-        self._answers: dict[int, Answer] = {}
-        self._tasks: dict[int, asyncio.Task[None]] = {}  # that take from outside, or give back
-        self._leaving: set[int] = set()
+        self.busy = False
+        """Whether anybody holds or waits; never in programs without locks."""
+        self.on_forget: list[Callable[[LockRequest], None]] = []
+        """Called when a request has ended, whether it was held or not."""
+        self._rules = Locks()
+        self._answers: dict[LockRequestNumber, Answer] = {}
+        self._tasks: dict[LockRequestNumber, asyncio.Task[None]] = {}  # that take from outside, or give back
+        self._leaving: set[LockRequestNumber] = set()
         self._closed = False
+
+    @property
+    def requests(self) -> Mapping[LockRequestNumber, LockRequest]:
+        """All that hold or wait, by number."""
+        return self._rules.requests
+
+    def owned(self, owner: Hashable) -> list[LockRequest]:
+        """Return the requests of an owner."""
+        return self._rules.owned(owner)
+
+    def depends(self, request: LockRequest, others: Collection[LockRequest]) -> bool:
+        """Tell whether a request has to wait, directly or not, for one of the others to be released."""
+        return self._rules.depends(request, others)
 
     # ---- for flows ----------------------------------------------------------------------------------------------
 
-    async def take(self, keys: Collection[str]) -> int:
-        """Wait for some keys, all or none, and return the ask's number; cancelled, it holds nothing."""
+    async def take(self, keys: Collection[str]) -> LockRequestNumber:
+        """Wait for some keys, all or none, and return the request's number; cancelled, it holds nothing."""
         task = asyncio.current_task()
         return await self.take_for(keys, FLOW, f"the flow in {task.get_name() if task else 'no task'}")
 
-    async def take_for(self, keys: Collection[str], owner: Hashable, name: str) -> int:
+    async def take_for(self, keys: Collection[str], owner: Hashable, name: str) -> LockRequestNumber:
         """Wait for some keys in the name of somebody."""
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -76,7 +92,7 @@ class LockManager:
             else:
                 waiting.set_exception(error)
 
-        number = self.request(keys, owner, name, inside.get(), answer)
+        number = self.request(keys, owner, name, scope(), answer)
         try:
             await waiting
         except BaseException:
@@ -91,7 +107,9 @@ class LockManager:
 
     # ---- for all ------------------------------------------------------------------------------------------------
 
-    def request(self, keys: Collection[str], owner: Hashable, name: str, parent: int | None, answer: Answer) -> int:
+    def request(
+        self, keys: Collection[str], owner: Hashable, name: str, parent: LockRequestNumber | None, answer: Answer
+    ) -> LockRequestNumber:
         """Ask for some keys.
 
         Args:
@@ -102,23 +120,25 @@ class LockManager:
             answer: Called with None when they are held, or with an error; maybe before this returns.
 
         Raises:
-            Deadlock: They would be waited for for ever.
+            Deadlock: Waiting for them would never end.
         """
         if self._closed:
             raise HyperflowError("this environment was closed; locks belong inside its `async with`")
         try:
-            request = self.locks.request(keys, name, owner, parent)
+            request = self._rules.request(keys, name, owner, parent)
         except Cycle as cycle:
             raise Deadlock(cycle.wanted, cycle.cycle) from None
+        self.busy = True
         self._answers[request.number] = answer
         self._settle(request.keys)
         return request.number
 
     def release(self, number: int) -> None:
-        """Let go of what was asked for, whether it is held or not (yet)."""
-        request = self.requests.get(number)
-        if request is None or number in self._leaving:
+        """End a request, whatever its stage."""
+        request = self.requests.get(LockRequestNumber(number))
+        if request is None or request.number in self._leaving:
             return
+        number = request.number
         self._answers.pop(number, None)
         if self.outside is None or request.stage is Stage.WAITING:
             self._forget(request)
@@ -131,17 +151,11 @@ class LockManager:
 
     def gone(self, owner: Hashable) -> None:
         """Somebody has ended."""
-        for request in self.locks.owned(owner):
+        for request in self._rules.owned(owner):
             self.release(request.number)
 
-    def worker_gone(self, worker: int) -> None:
-        """A worker has ended."""
-        for owner in {request.owner for request in self.requests.values()}:
-            if isinstance(owner, tuple) and owner[0] == worker:
-                self.gone(owner)
-
     def refuse(self, request: LockRequest, error: HyperflowError) -> None:
-        """Tell somebody who waits that it is in vain."""
+        """End a request that waits, with an error."""
         answer = self._answers.pop(request.number, None)
         self.release(request.number)
         if answer is not None:
@@ -159,20 +173,24 @@ class LockManager:
 
     def _forget(self, request: LockRequest) -> None:
         self._leaving.discard(request.number)
-        self._settle(self.locks.release(request.number))
+        keys = self._rules.release(request.number)
+        self.busy = bool(self._rules.requests)
+        for tell in self.on_forget:
+            tell(request)
+        self._settle(keys)
 
     def _settle(self, keys: Collection[str]) -> None:
-        for request in self.locks.settle(keys):
+        for request in self._rules.settle(keys):
             if self.outside is None:
                 self._answers.pop(request.number)(None)
             else:
                 self._start(request, self._take_outside(request, self.outside))
 
     def share(self, outside: Outside) -> None:
-        """Ask the outside, too, from now on; before anybody has asked for anything."""
-        assert not self.requests, self.requests
+        """Ask the outside, too, from now on; only before the first request."""
+        assert not self.busy, self.requests
         self.outside = outside
-        self.locks.at_once = False
+        self._rules.at_once = False
 
     # ---- the outside --------------------------------------------------------------------------------------------
 
@@ -206,7 +224,7 @@ class LockManager:
         if request.number in self._leaving:
             await self._give_back(request, outside)
         else:
-            self.locks.hold(request.number)
+            self._rules.hold(request.number)
             self._answers.pop(request.number)(None)
 
     async def _give_back(self, request: LockRequest, outside: Outside) -> None:
@@ -216,3 +234,9 @@ class LockManager:
             logger.warning("the lock of %s cannot be given back, and is kept from other jobs: %s", request.shown, error)
         finally:
             self._forget(request)
+
+
+def scope() -> LockRequestNumber | None:
+    """Return the request in whose scope this code runs, in the head process of a Job."""
+    number = inside.get()
+    return LockRequestNumber(number) if number is not None else None

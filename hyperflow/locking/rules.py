@@ -8,9 +8,9 @@ Guarantees, which tests check over random histories:
 - A key is held by one request at a time, and a request that waits holds nothing.
 - First come, first served: a request is granted before any later one that wants one of the same keys. The exception is
   a request within another one, which may pass an earlier one that waits, directly or not, for what its own parents
-  hold: in the order of arrival both would wait for ever.
+  hold: in the order of arrival that would be a deadlock.
 - A request that would close a cycle of waiting is refused, with the cycle. Without cycles somebody always gets on.
-- When an owner goes, all that it held and asked for goes with it.
+- When an owner ends, its requests end with it.
 
 Why cycles are looked for, and not excluded by an order of keys: the order would be the program's to keep, across
 functions that know nothing of each other.
@@ -22,6 +22,8 @@ import dataclasses
 import enum
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from typing import Any
+
+from hyperflow.wire.numbers import LockRequestNumber
 
 
 class Stage(enum.Enum):
@@ -37,7 +39,7 @@ class LockRequest:
     """Somebody wants some keys.
 
     Attributes:
-        number: Grows with each ask.
+        number: Grows with each request.
         keys: What is wanted.
         name: Who it is, for errors.
         owner: What it ends with.
@@ -45,7 +47,7 @@ class LockRequest:
         stage: How far it is.
     """
 
-    number: int
+    number: LockRequestNumber
     keys: tuple[str, ...]
     name: str
     owner: Hashable
@@ -59,7 +61,7 @@ class LockRequest:
 
 
 class Cycle(Exception):
-    """A request that would wait for ever. Its text is for `errors.Deadlock`."""
+    """A request that would close a cycle of waiting. What it says is for `errors.Deadlock`."""
 
     def __init__(self, wanted: str, cycle: list[str]) -> None:
         super().__init__(wanted, cycle)
@@ -72,25 +74,29 @@ class Locks:
 
     def __init__(self) -> None:
         self.at_once = True
-        """Whether nobody else has a say, and whose turn it is holds."""
-        self.requests: dict[int, LockRequest] = {}
+        """Whether who is granted holds at once, because no other Job has a say."""
+        self.requests: dict[LockRequestNumber, LockRequest] = {}
         """All that hold or wait, by number."""
         self._held: dict[str, LockRequest] = {}
-        self._turns: dict[str, dict[int, LockRequest]] = {}
-        self._wanted: dict[str, dict[int, LockRequest]] = {}  # those that wait for a key, in the order of arrival
-        self._within: dict[int, LockRequest] = {}  # those that wait, and have parents
-        self._owned: dict[Hashable, dict[int, LockRequest]] = {}
+        self._granted: dict[str, dict[LockRequestNumber, LockRequest]] = {}
+        self._wanted: dict[
+            str, dict[LockRequestNumber, LockRequest]
+        ] = {}  # those that wait for a key, in the order of arrival
+        self._within: dict[LockRequestNumber, LockRequest] = {}  # those that wait, and have parents
+        self._owned: dict[Hashable, dict[LockRequestNumber, LockRequest]] = {}
         self._next = 1
 
-    def request(self, keys: Collection[str], name: str, owner: Hashable, parent: int | None = None) -> LockRequest:
-        """Want some keys. Whether its turn has come already, `settle` says.
+    def request(
+        self, keys: Collection[str], name: str, owner: Hashable, parent: LockRequestNumber | None = None
+    ) -> LockRequest:
+        """Want some keys. `settle` tells whether they are granted at once.
 
         Raises:
-            Circle: It would wait for ever; then it is as if nobody had asked.
+            Cycle: It would close a cycle of waiting. Then it leaves nothing behind.
         """
         above = self.requests.get(parent) if parent is not None else None
         parents = (above, *above.parents) if above is not None else ()
-        request = LockRequest(self._next, tuple(sorted(set(keys))), name, owner, parents)
+        request = LockRequest(LockRequestNumber(self._next), tuple(sorted(set(keys))), name, owner, parents)
         if parents and (cycle := self._cycle(request)):
             raise Cycle(f"{request.name} wants {request.shown}", cycle)
         self._next += 1
@@ -103,7 +109,7 @@ class Locks:
         return request
 
     def settle(self, keys: Iterable[str]) -> list[LockRequest]:
-        """Return those whose turn has come since these keys were asked for or released; with `at_once`, they hold."""
+        """Grant what these keys, just wanted or released, allow; return it. With `at_once`, it is held."""
         candidates = dict(self._within)
         for key in keys:
             if key in self._wanted:
@@ -118,18 +124,18 @@ class Locks:
                 found.append(request)
         return found
 
-    def hold(self, number: int) -> None:
-        """An ask whose turn it is has taken its keys."""
+    def hold(self, number: LockRequestNumber) -> None:
+        """A request that was granted has taken its keys."""
         request = self.requests[number]
         assert request.stage is Stage.GRANTED, request
         request.stage = Stage.HELD
         for key in request.keys:
             assert key not in self._held, key
-            _remove(self._turns, key, number)
+            _remove(self._granted, key, number)
             self._held[key] = request
 
-    def release(self, number: int) -> tuple[str, ...]:
-        """Forget an ask, whatever its stage; return its keys, which others may want."""
+    def release(self, number: LockRequestNumber) -> tuple[str, ...]:
+        """Forget a request, whatever its stage; return its keys, which others may want."""
         request = self.requests.pop(number, None)
         if request is None:
             return ()
@@ -139,7 +145,7 @@ class Locks:
             if request.stage is Stage.HELD:
                 del self._held[key]
             else:
-                _remove(self._wanted if request.stage is Stage.WAITING else self._turns, key, number)
+                _remove(self._wanted if request.stage is Stage.WAITING else self._granted, key, number)
         return request.keys
 
     def owned(self, owner: Hashable) -> list[LockRequest]:
@@ -151,15 +157,15 @@ class Locks:
         self._within.pop(request.number, None)
         for key in request.keys:
             _remove(self._wanted, key, request.number)
-            self._turns.setdefault(key, {})[request.number] = request
+            self._granted.setdefault(key, {})[request.number] = request
 
     def _may_go(self, request: LockRequest) -> bool:
         for key in request.keys:
             if key in self._held:
                 return False
-            # What is just being taken may turn out to be taken from outside, by one that waits for our parents; so only
-            # those without parents stand back for that. Outside, one of the two gets it.
-            if key in self._turns and not request.parents:
+            # A key that another request is just taking from outside may turn out to be with a Job that waits for our
+            # parents. So only requests without parents wait for that; outside, one of the two gets it.
+            if key in self._granted and not request.parents:
                 return False
             for number, other in self._wanted.get(key, {}).items():
                 if number == request.number:
@@ -171,9 +177,9 @@ class Locks:
     def depends(self, request: LockRequest, others: Collection[LockRequest], suspect: bool = False) -> bool:
         """Tell whether a request has to wait, directly or not, for one of the others to be released.
 
-        Nobody here knows for what those wait that are just taking their keys; `suspect` assumes that it is for that.
+        Nobody here knows for what those wait that are just taking their keys from outside. `suspect` assumes the worst.
         """
-        seen: set[int] = set()
+        seen: set[LockRequestNumber] = set()
         todo = [request]
         while todo:
             one = todo.pop()
@@ -188,19 +194,19 @@ class Locks:
                 for key in one.keys:
                     if key in self._held:
                         todo.append(self._held[key])
-                    todo += self._turns.get(key, {}).values()
+                    todo += self._granted.get(key, {}).values()
                     todo += [other for number, other in self._wanted.get(key, {}).items() if number < one.number]
         return False
 
     def _waiting_within(self, request: LockRequest) -> Iterator[LockRequest]:
-        turns = {number: one for requests in self._turns.values() for number, one in requests.items()}
-        for one in (*self._within.values(), *turns.values()):
+        granted = {number: one for requests in self._granted.values() for number, one in requests.items()}
+        for one in (*self._within.values(), *granted.values()):
             if request in one.parents:
                 yield one
 
     def _cycle(self, request: LockRequest) -> list[str]:
-        """Return, a line for each, who would wait for whom in a cycle if this one waited; or nothing."""
-        seen: set[int] = set()
+        """Return who would wait for whom in a cycle if this one waited, a line for each; nothing if there is none."""
+        seen: set[LockRequestNumber] = set()
 
         def follow(one: LockRequest) -> list[str] | None:
             if one.number in seen:
@@ -223,8 +229,8 @@ class Locks:
         return follow(request) or []
 
 
-def _remove(table: dict[Any, dict[int, LockRequest]], key: Hashable, number: int) -> None:
-    """Remove an ask from a table of tables that are never empty."""
+def _remove(table: dict[Any, dict[LockRequestNumber, LockRequest]], key: Hashable, number: LockRequestNumber) -> None:
+    """Remove a request from a table of tables that are never empty."""
     requests = table[key]
     del requests[number]
     if not requests:

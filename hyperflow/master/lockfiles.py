@@ -53,7 +53,8 @@ from hyperflow.aio import settled
 from hyperflow.database.ownership import Owner, started
 from hyperflow.environment import Environment
 from hyperflow.errors import Deadlock
-from hyperflow.locking.manager import LockManager, inside
+from hyperflow.locking import manager
+from hyperflow.locking.manager import LockManager
 from hyperflow.locking.rules import LockRequest
 from hyperflow.master.lifecycle import Epoch, State
 from hyperflow.master.rundir import JobDirectory
@@ -359,7 +360,8 @@ def scope(env: Environment) -> list[str]:
     locks = env.evaluator.locks
     if not isinstance(locks, LockManager) or not isinstance(locks.outside, LockFiles):
         return []
-    request = locks.requests.get(inside.get() or 0)
+    number = manager.scope()
+    request = locks.requests.get(number) if number is not None else None
     return [locks.outside.name(one.number) for one in (request, *request.parents)] if request is not None else []
 
 

@@ -11,15 +11,12 @@ Guarantees, checked after every step of random histories by the tests:
 Pure state: no I/O, no clock, no asyncio. The engine calls a method for each event and then `schedule()`, whose
 effects it carries out. (Measured times come in with the events; the driver decides when to `rebalance`.)
 
-Prefetching. A round trip to a worker costs about as much as twenty microsecond evaluations, so a busy worker is
-sent more tasks than it can run at once: about PREFETCH_SECONDS worth, by the mean time of their function so far. That
-is done only while no CPU is free. When one becomes free and nothing waits for it, tasks that were prefetched
-elsewhere are retracted. So a long task never waits behind another while a CPU idles, whatever the estimate was.
+Prefetching (prefetch.py) is done only while no CPU is free. When one becomes free and nothing waits for it, tasks that
+were prefetched elsewhere are retracted. So there is no head-of-line blocking: a task never waits for long behind
+another one while a CPU idles, whatever the estimate was.
 
-Workers are pinned to their CPU ids for life and reused for requests of the same size; see pool.py for why.
-
-What was rejected: a queue at each node (the launcher is Python too, and would have to handle every task);
-work stealing between workers (they would need to know each other, and blame would no longer be exact).
+Rejected: a queue at each node (the launcher is Python too, and would have to handle every task); work stealing between
+workers (they would need to know each other, and a crash could not be charged to the right task).
 """
 
 from __future__ import annotations
@@ -28,27 +25,31 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from hyperflow.errors import ImpossibleRequest
+from hyperflow.scheduling.idle import IdleWorkers
 from hyperflow.scheduling.pool import CpuPool
-from hyperflow.scheduling.state import Effect, Fork, Kill, Retire, Retract, Send, State, Task, Worker
-
-PREFETCH_SECONDS = 0.002
-"""Work prefetched at a busy worker: several round trips, yet short for anybody who waits."""
-
-PREFETCH_ONE_BELOW = 0.05
-"""A task whose function takes less than this (seconds) is prefetched even if that exceeds PREFETCH_SECONDS."""
-
-PREFETCH_TASKS = 1000
-PREFETCH_BYTES = 1 << 20
-"""Bounds on what is prefetched at one worker, whatever the estimates say."""
+from hyperflow.scheduling.prefetch import PREFETCH_BYTES, Estimates
+from hyperflow.scheduling.state import (
+    CANCELLED,
+    ENDED,
+    NOT_SENT,
+    SENT,
+    WAITING,
+    Effect,
+    Fork,
+    Kill,
+    Retire,
+    Retract,
+    Send,
+    Task,
+    Worker,
+)
+from hyperflow.wire.numbers import DefinitionNumber, Seq, TaskNumber, WorkerNumber
 
 RETRACT_WORTH = 0.0005
 """Less estimated work (seconds) than this is left where it is queued: it ends before a retraction would."""
 
 LOOKS_AT_ONCE = 100
-"""How many workers a step looks at for tasks that are worth retracting; the rest is for `rebalance`, now and then."""
-
-NEWEST_WEIGHT = 0.2
-"""Weight of the newest measurement in the mean time of a function."""
+"""How many workers a step looks at for tasks that are worth retracting; the driver's `rebalance` looks at all."""
 
 
 class Scheduler:
@@ -56,11 +57,11 @@ class Scheduler:
 
     def __init__(self, retract_worth: float = RETRACT_WORTH) -> None:
         self.pool = CpuPool()
-        self.workers: dict[int, Worker] = {}
+        self.workers: dict[WorkerNumber, Worker] = {}
         self.paused = False
-        """Whether nothing is started any more; what has been sent goes on."""
+        """Whether to start nothing more; what was sent goes on."""
         self.late = 0
-        """Answers for tasks that had been given to somebody else or were cancelled."""
+        """Answers for tasks that another worker has by now, or that were cancelled."""
         self._retract_worth = retract_worth
         self._waiting: dict[int, deque[Task]] = {}  # by CPUs asked for; each deque ordered by number
         self._waiting_count = 0
@@ -69,11 +70,10 @@ class Scheduler:
         self._active = 0  # workers that hold CPUs
         # Workers to look at when prefetching: those something happened to. Looking at all of them would make
         # each step cost O(workers).
-        self._candidates: dict[int, Worker] = {}
+        self._candidates: dict[WorkerNumber, Worker] = {}
         self._overfull: deque[Worker] = deque()  # those that have, or had lately, more than one task
-        self._idle: dict[tuple[str, int], dict[int, Worker]] = {}
-        self._slots: dict[str, set[int]] = {}
-        self._seconds: dict[int, float] = {}
+        self._idle = IdleWorkers(self.pool)
+        self._estimates = Estimates()
         self._next_worker = 1
         self._effects: list[Effect] = []
 
@@ -107,7 +107,7 @@ class Scheduler:
     def add_node(self, name: str, cpus: Sequence[int]) -> None:
         """A node is up."""
         self.pool.add(name, cpus)
-        self._slots[name] = set()
+        self._idle.add_node(name)
 
     def withhold(self, name: str) -> list[Task]:
         """Take the exclusive tasks from a node that is about to be struck out; they are the caller's to resubmit."""
@@ -116,33 +116,32 @@ class Scheduler:
             for worker in self.workers.values()
             if worker.node == name
             for task in worker.queue.values()
-            if task.exclusive and task.state is State.SENT
+            if task.exclusive and task.state is SENT
         ]
         for task in held:
             assert task.worker is not None
             del task.worker.queue[task.number]
             self._leave(task.worker, task)
-            task.state = State.ENDED
+            task.state = ENDED
         return held
 
     def lose_node(self, name: str) -> tuple[list[Task], list[Task]]:
         """A node is gone: return the tasks that went back to waiting, and those that have become impossible."""
         self.pool.remove(name)
-        del self._slots[name]
+        self._idle.remove_node(name)
         back: list[Task] = []
         for worker in [w for w in self.workers.values() if w.node == name]:
             del self.workers[worker.number]
             self._release(worker)
             back += self._empty(worker)
-        self._idle = {key: idle for key, idle in self._idle.items() if key[0] != name}
         self._put_back(back)
         impossible: list[Task] = []
         for cpus in [cpus for cpus in self._waiting if cpus > self.pool.largest]:
-            impossible += [task for task in self._waiting.pop(cpus) if task.state is State.WAITING]
+            impossible += [task for task in self._waiting.pop(cpus) if task.state is WAITING]
         for task in impossible:
             self._waiting_count -= 1
-            task.state = State.ENDED
-        return [task for task in back if task.state is State.WAITING], impossible
+            task.state = ENDED
+        return [task for task in back if task.state is WAITING], impossible
 
     def submit(self, task: Task) -> None:
         """A task is to be run; raises ImpossibleRequest if no node is large enough."""
@@ -160,28 +159,26 @@ class Scheduler:
         """An answered task is to be run once more, before what was submitted after it."""
         self._put_back([task])
 
-    def answered(self, number: int, task_number: int, seconds: float) -> Task | None:
+    def answered(self, number: WorkerNumber, task_number: TaskNumber, seconds: float) -> Task | None:
         """A worker sent a task's outcome; None if it comes late and must be dropped."""
         worker = self.workers.get(number)
         task = worker.queue.pop(task_number, None) if worker is not None else None
         if worker is None or task is None:
             self.late += 1
             return None
-        if task.state is State.CANCELLED:
+        if task.state is CANCELLED:
             self._leave(worker, task)
             return None
-        known = self._seconds.get(task.function)
-        self._seconds[task.function] = seconds if known is None else known + NEWEST_WEIGHT * (seconds - known)
+        self._estimates.learn(task.function, seconds)
         self._leave(worker, task)
-        task.state = State.ENDED
+        task.state = ENDED
         return task
 
-    def forget(self, functions: Iterable[int]) -> None:
+    def forget(self, functions: Iterable[DefinitionNumber]) -> None:
         """These functions will not be used again."""
-        for number in functions:
-            self._seconds.pop(number, None)
+        self._estimates.forget(functions)
 
-    def skipped(self, number: int, task_number: int, seq: int) -> list[Task]:
+    def skipped(self, number: WorkerNumber, task_number: TaskNumber, seq: Seq) -> list[Task]:
         """A worker did not run a task because of a retraction; return it if it waits again."""
         worker = self.workers.get(number)
         task = worker.queue.get(task_number) if worker is not None else None
@@ -190,10 +187,10 @@ class Scheduler:
             del worker.queue[task_number]
             self._leave(worker, task)
             self._put_back([task])
-            return [task] if task.state is State.WAITING else []
+            return [task] if task.state is WAITING else []
         return []
 
-    def retracted(self, number: int, boundary: int, below: int) -> list[Task]:
+    def retracted(self, number: WorkerNumber, boundary: Seq, below: Seq) -> list[Task]:
         """A launcher retracted the tasks with boundary <= seq < below from a worker; return those that wait again."""
         worker = self.workers.get(number)
         if worker is None:
@@ -206,16 +203,16 @@ class Scheduler:
         self._put_back(back)
         # The last one that it started is the one that it is in, whatever answers are still under way.
         newest = next(reversed(worker.queue.values()), None)
-        if newest is not None and newest.state is State.CANCELLED:
+        if newest is not None and newest.state is CANCELLED:
             self.kill(worker)
-        return [task for task in back if task.state is State.WAITING]
+        return [task for task in back if task.state is WAITING]
 
     def cancel(self, task: Task) -> None:
-        """Nobody wants the task any more. If a worker may be in it, the worker is killed."""
+        """Nobody wants the task any more. A worker that may be in it is killed."""
         worker = task.worker
-        if task.state is State.WAITING:
+        if task.state is WAITING:
             self._waiting_count -= 1
-        elif task.state is State.SENT and worker is not None:
+        elif task.state is SENT and worker is not None:
             self._sent_count -= 1
             # The oldest unanswered task of a worker is the one that it is in. A younger one comes back by the
             # retraction (or with the worker's end, should it have been started meanwhile) and is dropped then.
@@ -225,16 +222,16 @@ class Scheduler:
                 self._retract(worker)
         else:
             return
-        task.state = State.CANCELLED
+        task.state = CANCELLED
 
     def kill(self, worker: Worker) -> None:
         """End a worker; its CPUs come back when `ended` is called."""
         if not worker.ending:
             worker.ending = True
-            self._idle.get((worker.node, len(worker.cpus)), {}).pop(worker.number, None)
+            self._idle.remove(worker)
             self._effects.append(Kill(worker))
 
-    def ended(self, number: int, started: int) -> tuple[Task | None, list[Task]]:
+    def ended(self, number: WorkerNumber, started: Seq) -> tuple[Task | None, list[Task]]:
         """A worker and its process group have gone.
 
         Args:
@@ -247,15 +244,15 @@ class Scheduler:
         worker = self.workers.pop(number, None)
         if worker is None:
             return None, []
-        self._idle.get((worker.node, len(worker.cpus)), {}).pop(number, None)
+        self._idle.remove(worker)
+        self._idle.give_back_slot(worker)
         self._release(worker)
-        self._slots[worker.node].discard(worker.slot)
-        within = next((t for t in worker.queue.values() if t.seq == started and t.state is State.SENT), None)
+        within = next((t for t in worker.queue.values() if t.seq == started and t.state is SENT), None)
         back = [task for task in self._empty(worker) if task is not within]
         if within is not None:
-            within.state = State.ENDED
+            within.state = ENDED
         self._put_back(back)
-        return within, [task for task in back if task.state is State.WAITING]
+        return within, [task for task in back if task.state is WAITING]
 
     # ---- decisions ----------------------------------------------------------------------------------------------
 
@@ -274,7 +271,7 @@ class Scheduler:
         return effects
 
     def rebalance(self, worth: float = 0.0, looks: int | None = None) -> None:
-        """Recall as many tasks that are prefetched as the free CPUs can take.
+        """Retract as many prefetched tasks as the free CPUs can take.
 
         Args:
             worth: Leave what is less work than this (seconds).
@@ -305,9 +302,9 @@ class Scheduler:
         self._overfull.extendleft(reversed(looked_at))
 
     def _is_worth(self, worker: Worker, worth: float) -> bool:
-        """Whether a worker has prefetched tasks that somebody wants, and at least so many seconds of work."""
+        """Whether a worker has prefetched tasks that were not cancelled, and at least so many seconds of work."""
         prefetched = list(worker.queue.values())[1:]
-        return any(task.state is State.SENT for task in prefetched) and self._work(prefetched) >= worth
+        return any(task.state is SENT for task in prefetched) and self._estimates.work(prefetched) >= worth
 
     def _place(self) -> tuple[str | None, int]:
         """Start what fits, oldest first; return the node reserved for the oldest that does not, and its size."""
@@ -318,7 +315,7 @@ class Scheduler:
             sizes = [cpus for cpus in self._waiting if cpus not in blocked and self._oldest(cpus) is not None]
             if not sizes:
                 return reserved, holder
-            cpus = min(sizes, key=lambda size: self._waiting[size][0].number)
+            cpus = min(sizes, key=lambda size: self._waiting[size][0].number) if len(sizes) > 1 else sizes[0]
             node = self.pool.roomiest(cpus, without=reserved)
             if node is not None:
                 self._start(self._pop(cpus), node)
@@ -330,7 +327,7 @@ class Scheduler:
 
     def _oldest(self, cpus: int) -> Task | None:
         tasks = self._waiting[cpus]
-        while tasks and tasks[0].state is not State.WAITING:  # cancelled meanwhile
+        while tasks and tasks[0].state is not WAITING:  # cancelled meanwhile
             tasks.popleft()
         return tasks[0] if tasks else None
 
@@ -339,7 +336,7 @@ class Scheduler:
         return self._waiting[cpus].popleft()
 
     def _start(self, task: Task, node: str) -> None:
-        worker = None if task.fresh else self._idle_worker(node, task.cpus)
+        worker = None if task.fresh else self._idle.take(node, task.cpus)
         if worker is None:
             worker = self._fork(node, task.cpus, task.fresh)
         self.pool.take(node, worker.cpus)
@@ -347,34 +344,16 @@ class Scheduler:
         self._active += 1
         self._give(worker, [task])
 
-    def _idle_worker(self, node: str, cpus: int) -> Worker | None:
-        idle = self._idle.get((node, cpus))
-        if not idle:
-            return None
-        for number in reversed(idle):  # the one used last has the warmest caches
-            if self.pool.are_free(node, idle[number].cpus):
-                return idle.pop(number)
-        return None
-
     def _fork(self, node: str, cpus: int, fresh: bool) -> Worker:
-        slots = self._slots[node]
-        if len(slots) >= 2 * len(self.pool.nodes[node].ids):
-            self._retire_one(node)
-        slot = next(number for number in range(len(slots) + 1) if number not in slots)
-        slots.add(slot)
-        worker = Worker(self._next_worker, node, slot, self.pool.lowest_free(node, cpus), fresh)
+        surplus = self._idle.surplus(node)
+        if surplus is not None:
+            self._effects.append(Retire(surplus))
+        slot, ids = self._idle.take_slot(node), self.pool.lowest_free(node, cpus)
+        worker = Worker(WorkerNumber(self._next_worker), node, slot, ids, fresh)
         self._next_worker += 1
         self.workers[worker.number] = worker
         self._effects.append(Fork(worker))
         return worker
-
-    def _retire_one(self, node: str) -> None:
-        """Idle workers of many sizes pile up where requests of many sizes alternate: let the oldest one go."""
-        idle = [w for (name, _), workers in self._idle.items() if name == node for w in workers.values()]
-        if idle:
-            oldest = min(idle, key=lambda worker: worker.number)
-            self._idle[node, len(oldest.cpus)].pop(oldest.number)
-            self._effects.append(Retire(oldest))
 
     def _give(self, worker: Worker, tasks: list[Task]) -> None:
         if worker.queue:
@@ -382,10 +361,10 @@ class Scheduler:
         else:
             self._prefetched += len(tasks) - 1
         for task in tasks:
-            worker.sent += 1
+            worker.sent += 1  # type: ignore[assignment]  # Seq() would cost each task a call
             task.seq = worker.sent
             task.worker = worker
-            task.state = State.SENT
+            task.state = SENT
             worker.queue[task.number] = task
             worker.load += task.size
         if len(worker.queue) > 1 and not worker.overfull:
@@ -409,34 +388,17 @@ class Scheduler:
                 if worker.queue
                 and len(worker.cpus) == cpus
                 and (worker.node != reserved or cpus == holder)
-                and (room := self._room(worker, oldest)) > 0
+                and (room := self._estimates.room(worker, oldest)) > 0
             ]
             left = len(self._waiting[cpus])
-            share = -(-left // self._active)  # all that are at work will be hungry soon
+            share = -(-left // self._active)  # all that are at work will want more soon
             for worker, room in rooms:
                 tasks = self._take_prefetch(cpus, min(share, room), bound, oldest.function)
                 if not tasks:
                     break
                 self._give(worker, tasks)
 
-    def _room(self, worker: Worker, task: Task) -> int:
-        """How many tasks like this one may be queued at the worker beside what it has."""
-        if worker.fresh or worker.ending or worker.retracting or worker.load >= PREFETCH_BYTES:
-            return 0
-        seconds = self._seconds.get(task.function)
-        if seconds is None:
-            return 0
-        queued = len(worker.queue)
-        last = next(reversed(worker.queue.values()))
-        if last.alone or last.function not in self._seconds:
-            return 0
-        work = PREFETCH_SECONDS - queued * max(seconds, self._seconds[last.function])
-        count = int(work / max(seconds, 1e-6)) if work > 0 else 0
-        if count < 1 and queued == 1 and seconds < PREFETCH_ONE_BELOW:
-            count = 1
-        return min(count, PREFETCH_TASKS - queued)
-
-    def _take_prefetch(self, cpus: int, count: int, bound: int | None, function: int) -> list[Task]:
+    def _take_prefetch(self, cpus: int, count: int, bound: TaskNumber | None, function: DefinitionNumber) -> list[Task]:
         taken: list[Task] = []
         size = 0
         while len(taken) < count and size < PREFETCH_BYTES:
@@ -449,26 +411,23 @@ class Scheduler:
             size += oldest.size
         return taken
 
-    def _work(self, tasks: Iterable[Task]) -> float:
-        return sum(self._seconds.get(task.function, 1.0) for task in tasks)
-
     def _retract(self, worker: Worker) -> None:
         worker.retracting = True
-        self._effects.append(Retract(worker, worker.sent + 1))
+        self._effects.append(Retract(worker, Seq(worker.sent + 1)))
 
     # ---- book-keeping -------------------------------------------------------------------------------------------
 
     def _leave(self, worker: Worker, task: Task) -> None:
         """A task has left a worker's queue."""
         worker.load -= task.size
-        if task.state is State.SENT:  # a cancelled one was counted out before
+        if task.state is SENT:  # a cancelled one was counted out before
             self._sent_count -= 1
         if worker.queue:
             self._prefetched -= 1
             self._candidates[worker.number] = worker
         elif not worker.ending and not worker.fresh:
             self._release(worker)
-            self._idle.setdefault((worker.node, len(worker.cpus)), {})[worker.number] = worker
+            self._idle.put(worker)
 
     def _release(self, worker: Worker) -> None:
         if worker.leased:
@@ -482,18 +441,18 @@ class Scheduler:
         worker.queue.clear()
         if tasks:
             self._prefetched -= len(tasks) - 1
-        self._sent_count -= sum(task.state is State.SENT for task in tasks)
+        self._sent_count -= sum(task.state is SENT for task in tasks)
         return tasks
 
     def _put_back(self, tasks: list[Task]) -> None:
         """Let tasks wait again, in the order of their numbers; what was cancelled is dropped."""
         sizes: dict[int, list[Task]] = {}
         for task in tasks:
-            if task.state is State.CANCELLED:
+            if task.state is CANCELLED:
                 continue
-            task.state = State.WAITING
+            task.state = WAITING
             task.worker = None
-            task.seq = 0
+            task.seq = NOT_SENT
             self._waiting_count += 1
             sizes.setdefault(task.cpus, []).append(task)
         for cpus, back in sizes.items():

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import enum
+from typing import final
 
 import attrs
+
+from hyperflow.wire.numbers import DefinitionNumber, Seq, TaskNumber, WorkerNumber
+
+NOT_SENT = Seq(0)
+"""The seq of a task that is with no worker."""
 
 
 class State(enum.Enum):
@@ -14,6 +20,10 @@ class State(enum.Enum):
     SENT = "running"
     ENDED = "ended"
     CANCELLED = "cancelled"
+
+
+WAITING, SENT, ENDED, CANCELLED = State.WAITING, State.SENT, State.ENDED, State.CANCELLED
+"""Looked up once: in the class, that takes longer than what is done with them."""
 
 
 class Task:
@@ -33,8 +43,8 @@ class Task:
 
     def __init__(
         self,
-        number: int,
-        function: int,
+        number: TaskNumber,
+        function: DefinitionNumber,
         cpus: int = 1,
         fresh: bool = False,
         alone: bool = False,
@@ -48,9 +58,9 @@ class Task:
         self.alone = alone or fresh
         self.size = size
         self.exclusive = exclusive
-        self.state = State.WAITING
+        self.state = WAITING
         self.worker: Worker | None = None
-        self.seq = 0
+        self.seq = NOT_SENT
 
     def __repr__(self) -> str:
         return f"Task({self.number}, cpus={self.cpus}, {self.state.value})"
@@ -72,15 +82,15 @@ class Worker:
         *("name", "node", "number", "queue", "retracting", "sent", "slot"),
     )
 
-    def __init__(self, number: int, node: str, slot: int, cpus: tuple[int, ...], fresh: bool) -> None:
+    def __init__(self, number: WorkerNumber, node: str, slot: int, cpus: tuple[int, ...], fresh: bool) -> None:
         self.number = number
         self.node = node
         self.slot = slot
         self.name = f"worker-{slot}@{node}"  # in logs and errors
         self.cpus = cpus
         self.fresh = fresh
-        self.queue: dict[int, Task] = {}  # sent and not answered, in the order in which they were sent
-        self.sent = 0
+        self.queue: dict[TaskNumber, Task] = {}  # sent and not answered, in the order in which they were sent
+        self.sent = NOT_SENT  # the seq of the task that was sent last
         self.load = 0  # bytes in the queue
         self.leased = False  # whether its CPU ids are taken out of the pool for it
         self.overfull = False  # whether the scheduler has it among those that may have more than one task
@@ -91,6 +101,7 @@ class Worker:
         return f"Worker({self.number}, {self.node}, cpus={self.cpus}, queue={len(self.queue)})"
 
 
+@final
 @attrs.frozen
 class Fork:
     """Start this worker."""
@@ -98,6 +109,7 @@ class Fork:
     worker: Worker
 
 
+@final
 @attrs.frozen
 class Send:
     """Send these tasks to the worker, in this order."""
@@ -106,14 +118,16 @@ class Send:
     tasks: list[Task]
 
 
+@final
 @attrs.frozen
 class Retract:
-    """Ask the worker's launcher for the tasks that the worker has not started, up to seq `below` (not included)."""
+    """Take back the tasks that the worker has not started, up to seq `below` (not included)."""
 
     worker: Worker
-    below: int
+    below: Seq
 
 
+@final
 @attrs.frozen
 class Kill:
     """End the worker and its process group."""
@@ -121,6 +135,7 @@ class Kill:
     worker: Worker
 
 
+@final
 @attrs.frozen
 class Retire:
     """Let an idle worker end."""

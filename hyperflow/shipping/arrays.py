@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hyperflow.wire import frames, shared_memory
+from hyperflow.wire.numbers import DefinitionNumber
 from hyperflow.wire.shared_memory import Block
 
 KEPT_BYTES = 1 << 29
@@ -41,7 +42,7 @@ class SharedBuffer:
         users: How many calls under way use it.
     """
 
-    number: int
+    number: DefinitionNumber
     block: Block
     users: int = 0
 
@@ -49,14 +50,15 @@ class SharedBuffer:
 class SharedBuffers:
     """Which buffers have become blocks."""
 
-    def __init__(self, next_number: Callable[[], int], most_blocks: int) -> None:
-        self.known: dict[int, SharedBuffer] = {}
+    def __init__(self, next_number: Callable[[], DefinitionNumber], most_blocks: int) -> None:
+        self.known: dict[DefinitionNumber, SharedBuffer] = {}
         self._most_blocks = most_blocks
         self._next_number = next_number
         self._by_source: dict[int, tuple[weakref.ref[Any], SharedBuffer]] = {}  # by the id of the array
-        self._idle: dict[int, SharedBuffer] = {}  # those that no call uses; the most recently used one is the last
+        self._idle: dict[DefinitionNumber, SharedBuffer] = {}  # unused ones; the last was used most recently
         self._idle_bytes = 0
-        self._orphans: deque[int] = deque()  # those of deleted arrays; the garbage collector adds them, in any thread
+        # Of deleted arrays; the garbage collector adds them, in any thread.
+        self._orphans: deque[DefinitionNumber] = deque()
 
     def share(self, buffers: Sequence[pickle.PickleBuffer]) -> tuple[list[frames.Buffer], list[SharedBuffer]]:
         """Return what a call has in place of its buffers (the number of a block, or a copy), and the blocks."""
@@ -94,7 +96,7 @@ class SharedBuffers:
             self._orphans.append(made.number)
         return made
 
-    def _forgetter(self, key: int, number: int) -> Callable[[object], None]:
+    def _forgetter(self, key: int, number: DefinitionNumber) -> Callable[[object], None]:
         def forget(ref: object) -> None:
             self._orphans.append(number)
             known = self._by_source.get(key)
@@ -116,7 +118,7 @@ class SharedBuffers:
             self._idle[buffer.number] = buffer
             self._idle_bytes += buffer.block.size
 
-    def evict(self) -> list[int]:
+    def evict(self) -> list[DefinitionNumber]:
         """Close blocks that no call uses: those of deleted arrays, and the least recently used beyond the limit."""
         gone: list[SharedBuffer] = []
         for _ in range(len(self._orphans)):
@@ -134,7 +136,7 @@ class SharedBuffers:
             self._by_source = {key: known for key, known in self._by_source.items() if known[1].number in self.known}
         return [buffer.number for buffer in gone]
 
-    def _take_idle(self, number: int) -> SharedBuffer:
+    def _take_idle(self, number: DefinitionNumber) -> SharedBuffer:
         buffer = self._idle.pop(number)
         self._idle_bytes -= buffer.block.size
         return buffer

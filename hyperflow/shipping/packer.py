@@ -27,6 +27,7 @@ from hyperflow.shipping import captures, diagnose, pickler
 from hyperflow.shipping.arrays import MOST_BLOCKS, SharedBuffer, SharedBuffers
 from hyperflow.shipping.pickler import PROTOCOL
 from hyperflow.wire import frames
+from hyperflow.wire.numbers import DefinitionNumber
 
 LARGE_CAPTURE = 1 << 16
 """Bytes of a pickled function with mutable captures, beyond which it is pickled once in a turn of the event loop only:
@@ -50,7 +51,7 @@ class Definition:
         args_by_value: Whether arguments of its last call held something that plain pickle cannot send.
     """
 
-    number: int
+    number: DefinitionNumber
     data: bytes
     is_class: bool
     name: str
@@ -108,11 +109,11 @@ class Packer:
     def __init__(self, most_blocks: int = MOST_BLOCKS) -> None:
         self.turn = 0
         """The turn of the event loop; the engine counts it up."""
-        self.definitions: dict[int, Definition] = {}
+        self.definitions: dict[DefinitionNumber, Definition] = {}
         self._functions: dict[int, _PickledFunction] = {}  # by id
         self._classes: dict[str, Definition] = {}
         self._by_content: dict[bytes, Definition] = {}
-        self._next_number = functools.partial(next, itertools.count(1))
+        self._next_number = functools.partial(next, map(DefinitionNumber, itertools.count(1)))
         self.buffers = SharedBuffers(self._next_number, most_blocks)
         self._found: list[pickle.PickleBuffer] = []  # in the arguments of the call that is being packed
         self._on_buffer = self._found.append
@@ -197,14 +198,14 @@ class Packer:
             if isinstance(need, SharedBuffer):
                 self.buffers.release(need)
 
-    def evict(self) -> list[int]:
+    def evict(self) -> list[DefinitionNumber]:
         """Drop unused buffers, and functions where there are too many; return their numbers."""
         gone = self.buffers.evict()
         if len(self.definitions) > KEPT_DEFINITIONS:
             gone += self._evict_functions()
         return gone
 
-    def _evict_functions(self) -> list[int]:
+    def _evict_functions(self) -> list[DefinitionNumber]:
         unused = [d for d in self.definitions.values() if d.users == 0 and not d.is_class]
         gone = {d.number for d in unused[: len(unused) - KEPT_DEFINITIONS // 2]}
         for number in gone:

@@ -55,7 +55,7 @@ class InlineLocks:
     def take_blocking(self, keys: Collection[str]) -> int:
         """Acquire some free keys; if they are held, the holder cannot go on meanwhile, so that is a Deadlock."""
         said: list[HyperflowError | None] = []
-        number = self._locks.request(keys, self, self._name, manager.inside.get(), said.append)
+        number = self._locks.request(keys, self, self._name, manager.scope(), said.append)
         if not said:
             self._locks.release(number)
             raise Deadlock(

@@ -8,6 +8,8 @@ from __future__ import annotations
 import mmap
 import time
 
+from hyperflow.wire.numbers import Seq
+
 
 class ClaimPage:
     """A page of memory that a worker shares with its launcher.
@@ -25,12 +27,13 @@ class ClaimPage:
         self.words = memoryview(page).cast("Q")
 
     @property
-    def started(self) -> int:
-        return self.words[self.STARTED]
+    def started(self) -> Seq:
+        """The task that the worker started last; 0 before the first."""
+        return Seq(self.words[self.STARTED])
 
-    def retract(self, below: int) -> int:
+    def retract(self, below: Seq) -> Seq:
         """For the launcher: forbid all that has not been started; return the first seq that will not run."""
         self.words[self.BELOW] = below
         self.words[self.FROM] = self.started + 1
         time.sleep(self.SETTLE)
-        return self.started + 1
+        return Seq(self.started + 1)

@@ -1,25 +1,26 @@
 """Frames: what travels between head, launcher and worker, to bytes and back.
 
 A frame is a header (length of the body, kind, worker) and a body. The launcher routes by header and leaves the bodies
-of tasks and results alone: they are pickles, and only a worker and the head read those. Control bodies are JSON or
-plain numbers.
+of tasks and results alone: they are pickles, and only a worker and the head read those. Other bodies are messages (see
+messages.py) or plain numbers.
 
 Many tasks travel in one frame, one record each; so do many results. Buffers (numpy arrays, by pickle's protocol 5) lie
-behind their pickle, uncopied; in the place of a large one there is the number of a block, which has gone before (see
-blocks.py).
+behind their pickle, uncopied. In the place of a large one there is the number of a block, which was sent before (see
+shared_memory.py).
 
-No sockets here, and nothing else of hyperflow: head, launcher and worker share this file.
+Backpressure: a block's content travels in frames of its own (CONTENT). The sender writes the next one when the stream
+takes it, so a large array does not fill the sender's memory.
 """
 
 from __future__ import annotations
 
 import enum
-import json
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-PROTOCOL_VERSION = 3
+from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
+
+PROTOCOL_VERSION = 4
 
 HEADER = struct.Struct("<QBI")  # length of the body, kind, worker
 TASK = struct.Struct("<QIHQ")  # task, function, number of buffers, length of what follows
@@ -35,15 +36,18 @@ BLOCK = struct.Struct("<QQQq")  # its number, size, process and descriptor that 
 IS_BLOCK = 1 << 63
 """Set in the size of a buffer that is not here but in the block with the number that is left."""
 
+CHUNK = 1 << 16
+"""Bytes to read at a time. For more than 128 kB, malloc would map new memory each time: 7 µs for a read of 2."""
+
 CONTENT_PIECE = 1 << 18
 """Bytes of a block that travel in one frame."""
 
 LARGEST_BODY = 1 << 40
-"""A longer one is nonsense on the stream, not data."""
+"""A longer body is nonsense on the stream, not data."""
 
 HELLO = b"\n<hyperflow launcher>\n"
-"""What a launcher's stream begins with; what comes before it was said by somebody else (a shell, a message of the
-day) and is skipped."""
+"""What a launcher's stream begins with. What comes before it is from somebody else (a shell, a message of the day); it
+is skipped."""
 
 Bytes = bytes | bytearray | memoryview
 
@@ -54,7 +58,7 @@ class Kind(enum.IntEnum):
     GREETING = 1  # launcher > head: versions and CPUs
     SETUP = 2  # head > launcher: paths, environment, limits, what to import
     READY = 3  # launcher > head: the imports are done
-    FAILED = 4  # launcher > head: they are not; text
+    FAILED = 4  # launcher > head: an import failed; text
     FORK = 5  # head > launcher: start a worker
     DEFINE = 6  # head > launcher > worker: a function or class, to be kept
     GIVE = 7  # head > launcher: pass a kept definition on to a worker
@@ -72,8 +76,9 @@ class Kind(enum.IntEnum):
     BLOCK = 19  # head > launcher > worker, worker > launcher > head: a large buffer
     CONTENT = 20  # between head and launcher that share no memory: the next piece of a block
     TAKEN = 21  # head > launcher: blocks of a worker that it has mapped
-    LOCK_REQUEST = 22  # worker > launcher > head: a lock is wanted, or released
-    LOCK_REPLY = 23  # head > launcher > worker: it is held, or refused
+    LOCK_WANTED = 22  # worker > launcher > head: a function waits for locks
+    LOCK_REPLY = 23  # head > launcher > worker: it has them, or they are refused
+    LOCK_RELEASED = 24  # worker > launcher > head: it gives them back
 
 
 _KINDS = frozenset(map(int, Kind))
@@ -95,24 +100,19 @@ class ProtocolError(Exception):
     """What arrived is no frame."""
 
 
-def content(number: int, worker: int, data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+def content(number: int, worker: WorkerNumber, data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """Yield the frames of a block's content, each as head and piece, so that nothing is copied."""
     for at in range(0, len(data), CONTENT_PIECE):
         piece = data[at : at + CONTENT_PIECE]
         yield HEADER.pack(NUMBER.size + len(piece), Kind.CONTENT, worker) + NUMBER.pack(number), piece
 
 
-def frame(kind: Kind, worker: int = 0, body: Bytes = b"") -> bytes:
+def frame(kind: Kind, worker: WorkerNumber = NO_WORKER, body: Bytes = b"") -> bytes:
     """Return a whole frame."""
     return b"".join((HEADER.pack(len(body), kind, worker), body))
 
 
-def control(kind: Kind, worker: int, body: Any) -> bytes:
-    """Return a frame whose body is JSON."""
-    return frame(kind, worker, json.dumps(body).encode())
-
-
-def records_frame(kind: Kind, worker: int, parts: Sequence[Bytes]) -> list[Bytes]:
+def records_frame(kind: Kind, worker: WorkerNumber, parts: Sequence[Bytes]) -> list[Bytes]:
     """Return a frame of records as its parts, so that large ones need not be joined."""
     length = sum(map(len, parts))
     return [HEADER.pack(length, kind, worker), *parts]
@@ -122,7 +122,9 @@ Buffer = memoryview | int
 """A buffer, or the number of the block that it is in."""
 
 
-def add_task(parts: list[Bytes], task: int, function: int, payload: bytes, buffers: Sequence[Buffer] = ()) -> None:
+def add_task(
+    parts: list[Bytes], task: TaskNumber, function: DefinitionNumber, payload: bytes, buffers: Sequence[Buffer] = ()
+) -> None:
     """Add a task's record to the parts of a frame."""
     if not buffers:
         parts += (TASK.pack(task, function, 0, len(payload)), payload)
@@ -132,7 +134,7 @@ def add_task(parts: list[Bytes], task: int, function: int, payload: bytes, buffe
 
 
 def result_record(
-    task: int, outcome: Outcome, seconds: float, payload: bytes, buffers: Sequence[Buffer] = ()
+    task: TaskNumber, outcome: Outcome, seconds: float, payload: bytes, buffers: Sequence[Buffer] = ()
 ) -> list[Bytes]:
     """Return a result's record, in parts."""
     if not buffers:
@@ -146,7 +148,7 @@ def _content(payload: bytes, buffers: Sequence[Buffer]) -> list[Bytes]:
     return [b"".join(map(SIZE.pack, sizes)), payload, *(each for each in buffers if not isinstance(each, int))]
 
 
-def tasks(body: memoryview) -> Iterator[tuple[int, int, memoryview, list[Buffer]]]:
+def tasks(body: memoryview) -> Iterator[tuple[TaskNumber, DefinitionNumber, memoryview, list[Buffer]]]:
     """Yield (task, function, payload, buffers) of a body of tasks."""
     offset = 0
     while offset < len(body):
@@ -160,7 +162,7 @@ def tasks(body: memoryview) -> Iterator[tuple[int, int, memoryview, list[Buffer]
         raise ProtocolError("a record that is longer than its frame")
 
 
-def results(body: memoryview) -> Iterator[tuple[int, int, float, memoryview, list[Buffer]]]:
+def results(body: memoryview) -> Iterator[tuple[TaskNumber, int, float, memoryview, list[Buffer]]]:
     """Yield (task, outcome, seconds, payload, buffers) of a body of results."""
     offset = 0
     while offset < len(body):
@@ -198,18 +200,18 @@ class Reader:
         self._buffer = bytearray()
         self._needed = HEADER.size  # bytes to have before it is worth looking
 
-    def feed(self, data: Bytes) -> list[tuple[int, int, memoryview]]:
+    def feed(self, data: Bytes) -> list[tuple[int, WorkerNumber, memoryview]]:
         """Take bytes in, and return the frames that are complete: (kind, worker, body)."""
         self._buffer += data
         if len(self._buffer) < self._needed:
             return []
         whole = memoryview(self._buffer)
-        frames: list[tuple[int, int, memoryview]] = []
+        frames: list[tuple[int, WorkerNumber, memoryview]] = []
         offset = 0
         self._needed = HEADER.size
         while len(whole) - offset >= HEADER.size:
             length, kind, worker = HEADER.unpack_from(whole, offset)
-            # Looked at before the body is here: the body of a header that is rubbish would be waited for in vain.
+            # Before the body is here: with a header that is rubbish, its body would never come.
             if length > LARGEST_BODY or kind not in _KINDS:
                 raise ProtocolError(f"a frame of kind {kind} with {length} bytes: not a hyperflow stream")
             end = offset + HEADER.size + length

@@ -11,8 +11,6 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hyperflow.errors import ConfigurationError
-
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -58,12 +56,6 @@ def out_of_memory_kills() -> int:
     return 0
 
 
-def check_count(cpus: object) -> None:
-    """Raise ConfigurationError unless this is a number of CPUs, or None."""
-    if cpus is not None and (type(cpus) is not int or cpus < 1):
-        raise ConfigurationError(f"cpus={cpus!r}: a whole number of at least 1 is needed, or None for all there are")
-
-
 class CpuChoice(NamedTuple):
     """The CPUs to hand out on a node.
 
@@ -81,8 +73,8 @@ class CpuChoice(NamedTuple):
 def choose_cpus(wanted: int | None, affinity: Sequence[int], quota: float | None, granted: bool = False) -> CpuChoice:
     """Choose the CPU ids to hand out on a node.
 
-    Where the affinity mask shows fewer ids than are wanted, the count stands and nothing is pinned. Where a batch
-    system granted fewer than the mask shows, nothing is pinned either: the others' may be among the first.
+    If the affinity mask shows fewer ids than are wanted, the count stands and nothing is pinned. If a batch system
+    granted fewer than the mask shows, nothing is pinned either: the first ids may be somebody else's.
     """
     if wanted is None:
         usable = len(affinity) if quota is None else min(len(affinity), max(1, math.ceil(quota)))
@@ -99,8 +91,8 @@ def choose_cpus(wanted: int | None, affinity: Sequence[int], quota: float | None
 class MemoryKills:
     """Tells whether a killed worker was killed for lack of memory.
 
-    The kernel counts such kills and does not say who it was: a worker, or a program that one started. So a kill is
-    held against a worker that dies by SIGKILL within RECENT seconds, and forgotten after that.
+    The kernel counts such kills and does not say which process it killed: a worker, or a program that one started. So
+    a kill explains the next worker that dies by SIGKILL within RECENT seconds, and is forgotten after that.
     """
 
     RECENT = 5.0
@@ -113,7 +105,7 @@ class MemoryKills:
         self._put_off = False
 
     def look(self, now: float) -> None:
-        """Take note of what was killed lately; costs nothing unless the last look is a while ago."""
+        """Look at the kernel's count, unless the last look was less than PAUSE ago."""
         self._put_off = now < self._next_look
         if not self._put_off:
             self._next_look = now + self.PAUSE
@@ -124,7 +116,7 @@ class MemoryKills:
         return max(self._next_look - now, 0.0) if self._put_off else None
 
     def took_one(self, now: float) -> bool:
-        """Whether a kill is left that can be held against a worker that has died; it is then used up."""
+        """Whether a recent kill explains a worker's death. Each kill explains one."""
         self._count(now)
         if self._recent:
             self._recent.pop()

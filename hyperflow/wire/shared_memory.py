@@ -6,12 +6,12 @@ page. So an array crosses from process to process by one copy, into the block, a
 share its memory without seeing each other's changes. Where head and launcher do not share memory, the contents of a
 block go over the stream, piece by piece.
 
-Guarantees: nothing of it outlives the processes, however they end, because it has no name; what was mapped stays
-valid although everybody else has let go of it.
+Guarantees: no block outlives the processes, however they end, because it has no name. What a process has mapped stays
+valid after everybody else has closed the block.
 
 Rejected: multiprocessing.shared_memory, whose names in /dev/shm outlive a crash, and which starts a process to look
-after them. One large file with room for all: a range may be given away again only when nobody has it mapped any
-more, which nobody knows.
+after them. Rejected: one large file with room for all blocks. A range of it can be used again only when no process has
+it mapped, and nobody knows when that is.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ LARGE = 1 << 18
 
 PIECE = 1 << 16
 """Bytes that are compared at a time: they stay in the processor's cache."""
+
+
+Offer = tuple[int, int, str]
+"""Where a process holds a secret (its pid and descriptor), and the secret."""
 
 
 class Block:
@@ -114,11 +118,9 @@ class Proof:
         except OSError:  # no memfd here
             self._block = None
 
-    def offer(self) -> dict[str, str | int] | None:
+    def offer(self) -> Offer | None:
         """Return where the block is and what is in it."""
-        if self._block is None:
-            return None
-        return {"pid": os.getpid(), "fd": self._block.fd, "secret": self._secret.hex()}
+        return (os.getpid(), self._block.fd, self._secret.hex()) if self._block is not None else None
 
     def close(self) -> None:
         """Withdraw the offer."""
@@ -126,16 +128,17 @@ class Proof:
             self._block.close()
 
 
-def is_shared(offer: dict[str, str | int] | None) -> bool:
+def is_shared(offer: Offer | None) -> bool:
     """Whether we can open what the process holds that made this offer: it is on this machine, of our user."""
     if offer is None:
         return False
+    pid, fd, secret = offer
     try:
-        block = Block.at(int(offer["pid"]), int(offer["fd"]), 16)
+        block = Block.at(pid, fd, len(secret) // 2)
     except OSError:
         return False
     try:
-        return os.pread(block.fd, 17, 0).hex() == offer["secret"]
+        return os.pread(block.fd, 17, 0).hex() == secret
     except OSError:  # another file that cannot be read so
         return False
     finally:

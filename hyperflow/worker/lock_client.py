@@ -1,26 +1,24 @@
-"""The worker's end of the locks: asks the head of the Job over the stream that the worker has anyway.
+"""The lock client: asks the head of the Job for locks, over the stream that the worker has anyway.
 
-Guarantees: an async function that waits leaves its event loop free, a plain one blocks; tasks that arrive meanwhile,
-because they were prefetched, are kept for later, in order. A function that ends without having released something
-need not be thought of here: the head knows which evaluation holds what.
+Guarantees: an async function that waits leaves its event loop free, a plain one blocks. Tasks that arrive meanwhile,
+because they were prefetched, are kept for later, in order. A function that ends without a release is no problem: the
+head knows which evaluation holds what.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import threading
 from collections.abc import Collection
-from typing import Any
 
 from hyperflow.errors import Deadlock, HyperflowError, MisuseError
 from hyperflow.locking.manager import inside
-from hyperflow.wire import frames
+from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
-
-CHUNK = 1 << 16
+from hyperflow.wire.messages import LockReleased, LockReply, LockWanted
+from hyperflow.wire.numbers import LockSerial, TaskNumber, WorkerNumber
 
 
 class LockClient:
@@ -32,20 +30,20 @@ class LockClient:
     """
 
     def __init__(self, sock: socket.socket, reader: frames.Reader) -> None:
-        self.task = 0
+        self.task = TaskNumber(0)
         """The evaluation that runs."""
-        self.later: list[tuple[int, int, memoryview]] = []
+        self.later: list[tuple[int, WorkerNumber, memoryview]] = []
         """What has arrived while somebody waited for a lock."""
         self._sock = sock
         self._reader = reader
         self._serial = 0
-        self._waiting: dict[int, asyncio.Future[None]] = {}
-        self._expected = 0
-        self._said: dict[str, Any] = {}  # the reply to what is waited for without an event loop
+        self._waiting: dict[LockSerial, asyncio.Future[None]] = {}
+        self._expected = LockSerial(0)  # a plain function waits for the reply to this
+        self._replies: list[LockReply] = []  # and here that is put
         self._pid = os.getpid()
         self._thread = threading.get_ident()
 
-    async def take(self, keys: Collection[str]) -> int:
+    async def take(self, keys: Collection[str]) -> LockSerial:
         """Wait for some keys, all or none, and return a number for `release`."""
         self._check()
         loop = asyncio.get_running_loop()
@@ -65,15 +63,15 @@ class LockClient:
                 loop.remove_reader(self._sock.fileno())
         return serial
 
-    def take_blocking(self, keys: Collection[str]) -> int:
+    def take_blocking(self, keys: Collection[str]) -> LockSerial:
         """Do the same without an event loop."""
         self._check()
         self._expected = serial = self._request(keys)
-        self._said.clear()
+        self._replies.clear()
         try:
-            while not self._said:
-                self._feed(self._sock.recv(CHUNK))
-            if (error := _error(self._said)) is not None:
+            while not self._replies:
+                self._feed(self._sock.recv(frames.CHUNK))
+            if (error := _error(self._replies[0])) is not None:
                 raise error
         except BaseException:
             self.release(serial)
@@ -83,15 +81,16 @@ class LockClient:
     def release(self, number: int) -> None:
         """Give back what was taken."""
         self._check()
-        self._send({"task": self.task, "release": number})
+        self._send(LockReleased(self.task, LockSerial(number)))
 
-    def _request(self, keys: Collection[str]) -> int:
+    def _request(self, keys: Collection[str]) -> LockSerial:
         self._serial += 1
-        self._send({"task": self.task, "ask": self._serial, "keys": list(keys), "within": inside.get()})
-        return self._serial
+        serial, within = LockSerial(self._serial), inside.get()
+        self._send(LockWanted(self.task, serial, tuple(keys), LockSerial(within) if within is not None else None))
+        return serial
 
-    def _send(self, message: dict[str, Any]) -> None:
-        self._sock.sendall(frames.control(Kind.LOCK_REQUEST, 0, message))
+    def _send(self, message: LockWanted | LockReleased) -> None:
+        self._sock.sendall(messages.framed(message))
 
     def _check(self) -> None:
         if os.getpid() != self._pid or threading.get_ident() != self._thread:
@@ -102,7 +101,7 @@ class LockClient:
 
     def _on_readable(self) -> None:
         try:
-            data = self._sock.recv(CHUNK, socket.MSG_DONTWAIT)
+            data = self._sock.recv(frames.CHUNK, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         try:
@@ -119,19 +118,19 @@ class LockClient:
             if kind != Kind.LOCK_REPLY:
                 self.later.append((kind, worker, body))
                 continue
-            said = json.loads(bytes(body))
-            waiting = self._waiting.get(said["ask"])
-            if said["ask"] == self._expected:
-                self._said.update(said)
+            reply = messages.read(LockReply, body)
+            waiting = self._waiting.get(reply.serial)
+            if reply.serial == self._expected:
+                self._replies.append(reply)
             elif waiting is not None and not waiting.done():
-                error = _error(said)
+                error = _error(reply)
                 if error is None:
                     waiting.set_result(None)
                 else:
                     waiting.set_exception(error)
 
 
-def _error(said: dict[str, Any]) -> HyperflowError | None:
-    if "deadlock" in said:
-        return Deadlock(*said["deadlock"])
-    return HyperflowError(said["error"]) if "error" in said else None
+def _error(reply: LockReply) -> HyperflowError | None:
+    if reply.refusal is None:
+        return None
+    return HyperflowError(reply.refusal) if reply.cycle is None else Deadlock(reply.refusal, list(reply.cycle))

@@ -35,12 +35,10 @@ from hyperflow.wire import frames, processes
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Kind, Outcome
 from hyperflow.wire.machine import THREAD_VARIABLES
+from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, TaskNumber
 from hyperflow.wire.shared_memory import LARGE, Block
 from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import Log, MarkedOutput
-
-CHUNK = 1 << 16
-"""Bytes to read at a time. For more than 128 kB, malloc would map new memory each time: 7 µs for a read of 2."""
 
 QUICK = 50e-6
 """An evaluation that took less (seconds) has started no program that could have written to the log."""
@@ -168,10 +166,10 @@ class Worker:
         self.outputs = outputs
         self.reader = frames.Reader()
         self.lock_client = LockClient(sock, self.reader)
-        self.definitions: dict[int, bytes] = {}
-        self.functions: dict[int, Any] = {}
-        self.blocks: dict[int, Block] = {}
-        self.results = 0  # blocks of results so far: their numbers
+        self.definitions: dict[DefinitionNumber, bytes] = {}
+        self.functions: dict[DefinitionNumber, Any] = {}
+        self.blocks: dict[int, Block] = {}  # of arguments, by DefinitionNumber
+        self.results = BlockNumber(0)  # the number of the last block of a result
         self.pid = os.getpid()
         self.runner: asyncio.Runner | None = None
         self.seq = 0
@@ -185,7 +183,7 @@ class Worker:
                 received = later[:]
                 later.clear()
             else:
-                data = self.sock.recv(CHUNK)
+                data = self.sock.recv(frames.CHUNK)
                 if not data:
                     return
                 received = self.reader.feed(data)
@@ -222,7 +220,9 @@ class Worker:
             else:
                 self.run(task, function, payload, buffers)
 
-    def run(self, task: int, function: int, payload: memoryview, buffers: list[frames.Buffer]) -> None:
+    def run(
+        self, task: TaskNumber, function: DefinitionNumber, payload: memoryview, buffers: list[frames.Buffer]
+    ) -> None:
         """Evaluate one task and answer."""
         start = time.perf_counter()
         log = self.log
@@ -273,13 +273,13 @@ class Worker:
             log.end_evaluation()
         self.answer(task, outcome, seconds, data, out)
 
-    def define(self, number: int) -> Any:
+    def define(self, number: DefinitionNumber) -> Any:
         """Unpickle a function, once."""
         found = self.functions[number] = pickler.loads(self.definitions[number])
         return found
 
-    def define_class(self, number: int) -> None:
-        """Make a class that arguments refer to by its number; it has to be there before them."""
+    def define_class(self, number: DefinitionNumber) -> None:
+        """Make a class that arguments refer to by its number (see shipping/pickler); it has to be there before them."""
         try:
             self.define(number)
         except BaseException as error:
@@ -300,7 +300,7 @@ class Worker:
                 loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
 
     def answer(
-        self, task: int, outcome: Outcome, seconds: float, data: bytes, buffers: list[memoryview] | None = None
+        self, task: TaskNumber, outcome: Outcome, seconds: float, data: bytes, buffers: list[memoryview] | None = None
     ) -> None:
         if not buffers:
             length = frames.RESULT.size + len(data)
@@ -308,7 +308,9 @@ class Worker:
             self.sock.sendall(head + data)
             return
         found = [self.shared(each) for each in buffers]
-        for part in frames.records_frame(Kind.RESULTS, 0, frames.result_record(task, outcome, seconds, data, found)):
+        for part in frames.records_frame(
+            Kind.RESULTS, NO_WORKER, frames.result_record(task, outcome, seconds, data, found)
+        ):
             self.sock.sendall(part)
 
     def shared(self, data: memoryview) -> frames.Buffer:
@@ -319,8 +321,8 @@ class Worker:
             block = Block.of(data)
         except OSError:  # too many open files, no memory, no memfd here
             return data
-        self.results += 1
-        message = frames.frame(Kind.BLOCK, 0, frames.BLOCK.pack(self.results, block.size, 0, -1))
+        self.results = BlockNumber(self.results + 1)
+        message = frames.frame(Kind.BLOCK, body=frames.BLOCK.pack(self.results, block.size, 0, -1))
         with contextlib.closing(block):
             sent = socket.send_fds(self.sock, [message], [block.fd])
         if sent < len(message):

@@ -285,7 +285,7 @@ def test_a_link_is_cut_during_an_import(cluster: Cluster) -> None:
 
 BLOCKING = """
 import hyperflow.head.engine
-hyperflow.head.fleet.STOOD_STILL = 1.5
+hyperflow.head.fleet.BLOCKED = 1.5
 
 async def main():
     async with asyncio.TaskGroup() as group:
@@ -308,7 +308,7 @@ def test_a_blocked_head(cluster: Cluster) -> None:
     assert run.result()["right"]
     statistics = run.statistics()
     assert (statistics["nodes"], statistics["returned"], statistics["failed"]) == (2, 0, 0)
-    assert len(run.logged("the event loop stood still for 2 s")) == 1
+    assert len(run.logged("the event loop was blocked for 2 s")) == 1
 
 
 LARGE = """

@@ -10,18 +10,16 @@ from typing import Any
 import pytest
 
 import hyperflow as hf
+from hyperflow.events import reader, schema
 from tests import functions as f
 from tests.support import Gate, local, wait_at
 
 
 def events(program: hf.ProgramInfo) -> list[dict[str, Any]]:
     """Read the event log, with a line of its own for each task."""
-    lines = [json.loads(line) for line in (program.log_dir / "events.jsonl").read_text().splitlines()]
-    return [
-        {**line, "task": task, **({"seconds": line["seconds"][n]} if isinstance(line.get("seconds"), list) else {})}
-        for line in lines
-        for n, task in enumerate(line.get("tasks", [None]))
-    ]
+    path = program.log_dir / "events.jsonl"
+    assert json.loads(path.read_text().partition("\n")[0])["version"] == schema.VERSION
+    return [{"task": None, **event} for event in reader.each_task(reader.read(path))]
 
 
 async def test_a_small_run(tmp_path: Path) -> None:
@@ -75,7 +73,7 @@ async def test_a_small_run(tmp_path: Path) -> None:
     assert tasks[11][0]["function"] == 'a "name"\n\\'
     assert "Boom" in tasks[12][2]["error"]
     assert "code 3" in tasks[13][2]["error"]
-    assert "attempt 1" in tasks[14][2]["retry after"]
+    assert "attempt 1" in tasks[14][2]["retry_after"]
     assert workers
     assert all([line["state"] for line in of_one] == ["started", "ended"] for of_one in workers.values()), workers
     assert [line["status"] for of_one in workers.values() for line in of_one[1:]].count(3) == 1

@@ -37,7 +37,7 @@ async def test_workers_killed_at_random(tmp_path: Path) -> None:
 
     async with local() as env:
         futures = [hf.remote_eval(work, n).using(retries=50).start() for n in range(2000)]
-        _, launcher = (0, next(iter(env.evaluator.fleet.links.values())).greeting["pid"])
+        _, launcher = (0, next(iter(env.evaluator.fleet.links.values())).greeting.pid)
         killed = 0
         while not all(future.done() for future in futures):
             workers = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and parent(int(pid)) == launcher]
@@ -318,7 +318,7 @@ async def test_no_process_can_be_forked_for_a_while(few_processes: Path) -> None
     """An evaluation for which no process can be forked waits until one can, quietly."""
     async with local() as env:
         link = next(iter(env.evaluator.fleet.links.values()))
-        (few_processes / "cgroup.procs").write_text(str(link.greeting["pid"]))
+        (few_processes / "cgroup.procs").write_text(str(link.greeting.pid))
         (few_processes / "pids.max").write_text("1")
         waiting = hf.remote_eval(os.getpid).start()
         await wait_until(lambda: env.statistics().returned > 3, 10, "some attempts")
@@ -333,10 +333,10 @@ async def test_no_process_can_be_forked_for_a_while(few_processes: Path) -> None
 
 async def test_no_process_can_be_forked_any_more(few_processes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no process can be forked for long, and nothing runs, the node is lost: nothing waits for ever."""
-    monkeypatch.setattr("hyperflow.head.engine.STILLBORN_SECONDS", 0.3)
+    monkeypatch.setattr("hyperflow.head.fleet.FAILED_STARTS_SECONDS", 0.3)
     async with local() as env:
         link = next(iter(env.evaluator.fleet.links.values()))
-        (few_processes / "cgroup.procs").write_text(str(link.greeting["pid"]))
+        (few_processes / "cgroup.procs").write_text(str(link.greeting.pid))
         (few_processes / "pids.max").write_text("1")
         async with asyncio.timeout(10):
             with pytest.raises(hf.NodeLost, match="no worker could start: cannot fork"):
@@ -347,7 +347,7 @@ async def test_workers_that_die_at_birth(tmp_path: Path, monkeypatch: pytest.Mon
     """A preloaded module that kills every forked child makes the node lost, with the status of its workers."""
     (tmp_path / "kills_children.py").write_text("import os\nos.register_at_fork(after_in_child=lambda: os._exit(9))")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("hyperflow.head.engine.STILLBORN_SECONDS", 0.3)
+    monkeypatch.setattr("hyperflow.head.fleet.FAILED_STARTS_SECONDS", 0.3)
     async with local(preload=["kills_children"]), asyncio.timeout(10):
         with pytest.raises(hf.NodeLost, match="no worker could start: status 9"):
             await hf.remote_eval(os.getpid)

@@ -166,7 +166,7 @@ async def test_many_distinct_functions() -> None:
             del part
         assert await hf.remote_eval(made[0], 1) == 0  # forgotten or not, it can be sent again
         assert len(env.evaluator._packer.definitions) < 6000
-        assert len(env.evaluator.scheduler._seconds) < 6000
+        assert len(env.evaluator.scheduler._estimates.seconds) < 6000
 
 
 async def test_left_behind_tasks_are_cancelled() -> None:

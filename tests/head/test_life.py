@@ -40,7 +40,7 @@ def with_children(n: int) -> int:
 def pids_of(env: hf.JobEnv) -> tuple[int, int]:
     """Return the pids of a local run's keeper and launcher."""
     (link,) = env.evaluator.fleet.links.values()
-    return link._connection._process.pid, link.greeting["pid"]  # type: ignore[union-attr]
+    return link._connection._process.pid, link.greeting.pid  # type: ignore[union-attr]
 
 
 KILLS: dict[str, Callable[[int, int], None]] = {
@@ -334,7 +334,7 @@ async def test_two_nodes_one_lost(tmp_path: Path) -> None:
         waiting = [engine.submit(wait_at, (gate.path,), {}, options) for _ in range(4)]
         await gate.wait_inside(4)
         more = [engine.submit(f.identity, (n,), {}, options) for n in range(200)]
-        os.kill(engine.fleet.links["north"].greeting["pid"], signal.SIGKILL)
+        os.kill(engine.fleet.links["north"].greeting.pid, signal.SIGKILL)
         await wait_until(lambda: engine.statistics().nodes == 1, 10, "the loss")
         stats = engine.statistics()
         assert (stats.cpus, stats.nodes_lost, stats.failed) == (2, 1, 0)

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import hyperflow as hf
+from hyperflow.events import reader
 from tests.support import Gate, local, wait_at
 
 
@@ -42,7 +43,7 @@ async def test_what_waits_behind_a_blocker_runs_elsewhere(tmp_path: Path) -> Non
         stats = env.statistics()
         assert (stats.failed, stats.retried, stats.late) == (0, 0, 0)
         assert stats.returned == 0
-    assert '"retracted": true' in (program.log_dir / "events.jsonl").read_text()
+    assert any("retracted" in event for event in reader.read(program.log_dir / "events.jsonl"))
     assert sorted(map(int, effects.read_text().split())) == sorted([*range(-500, 0), *range(4000, 6000)])
 
 

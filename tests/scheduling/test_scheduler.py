@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hyperflow.errors import ImpossibleRequest
 from hyperflow.scheduling import pool as engine_pool
 from hyperflow.scheduling import scheduler as engine_scheduler
-from hyperflow.scheduling.scheduler import Fork, Kill, Retire, Retract, Scheduler, Send, State, Task, Worker
+from hyperflow.scheduling.scheduler import Fork, Kill, Retire, Retract, Scheduler, Send, Task, Worker
+from hyperflow.scheduling.state import State
 from tests.head.fake_nodes import numbers
 
 QUICK = 1e-6

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hyperflow.errors import ImpossibleRequest
-from hyperflow.scheduling.scheduler import Fork, Kill, Retire, Retract, Scheduler, Send, State, Task
+from hyperflow.scheduling.scheduler import Fork, Kill, Retire, Retract, Scheduler, Send, Task
+from hyperflow.scheduling.state import State
 from tests.head.fake_nodes import Answered, Ended, FakeNode, FakeWorker, Message, Recalled, Skipped, tasks_of
 
 DURATIONS = {1: 2e-6, 2: 2e-4, 3: 0.01, 4: 0.5}
@@ -271,8 +272,8 @@ class Histories(RuleBasedStateMachine):
             assert w.leased or not w.queue
         for name in self.nodes:
             slots = [w.slot for w in workers if w.node == name]
-            assert sorted(slots) == sorted(scheduler._slots[name])
-        for (name, size), idle in scheduler._idle.items():
+            assert sorted(slots) == sorted(scheduler._idle.slots[name])
+        for (name, size), idle in scheduler._idle.idle.items():
             assert all(w.node == name and len(w.cpus) == size and not w.leased for w in idle.values())
 
     @precondition(lambda self: self.flushed)

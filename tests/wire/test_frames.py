@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import struct
 from collections.abc import Sequence
@@ -95,13 +94,6 @@ def test_arrays_travel_beside_their_pickle_and_can_be_written_to() -> None:
     assert numpy.shares_memory(copy, numpy.frombuffer(body, dtype="u1"))
     copy += 1
     assert copy[-1] == 10_000
-
-
-def test_control_bodies_are_json() -> None:
-    """Nothing in them is ever unpickled."""
-    ((kind, worker, body),) = Reader().feed(frames.control(Kind.FORK, 3, {"cpus": [1, 2], "ä": None}))
-
-    assert (kind, worker, json.loads(bytes(body))) == (Kind.FORK, 3, {"cpus": [1, 2], "ä": None})
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def held_here() -> int:
 def launcher(env: hf.JobEnv) -> int:
     """Return the launcher's process."""
     (only,) = env.evaluator.fleet.links.values()  # type: ignore[attr-defined]
-    return int(only.greeting["pid"])
+    return int(only.greeting.pid)
 
 
 @pytest.fixture(params=["shared", "streamed"])
@@ -247,11 +247,12 @@ def test_an_offer_of_something_else() -> None:
     proof = shared_memory.Proof()
     offer = proof.offer()
     assert offer is not None
+    pid, fd, secret = offer
     assert shared_memory.is_shared(offer)
-    assert not shared_memory.is_shared({**offer, "secret": "00" * 16})
+    assert not shared_memory.is_shared((pid, fd, "00" * 16))
     reading, writing = os.pipe()
-    assert not shared_memory.is_shared({**offer, "fd": reading})
-    assert not shared_memory.is_shared({**offer, "fd": 10_000})
+    assert not shared_memory.is_shared((pid, reading, secret))
+    assert not shared_memory.is_shared((pid, 10_000, secret))
     assert not shared_memory.is_shared(None)
     os.close(reading)
     os.close(writing)

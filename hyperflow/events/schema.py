@@ -1,0 +1,63 @@
+"""The event log's format: what the lines of `events.jsonl` say.
+
+Each line is a JSON object with the time `t` (seconds since 1970), a `state`, and the members that belong to it:
+
+    STATE                 OF WHAT         MEMBERS
+    opened                the first line  version
+    waiting               tasks           when submitted: function, cpus; when they wait again: retracted, or
+                                          returned_by (a worker or node that ended), or retry_after (an error)
+    running               tasks           worker
+    done                  tasks           worker, seconds (one for each task)
+    failed                tasks           error
+    cancelled             tasks
+    withheld              tasks           seconds: so long an exclusive task of a lost node does not run elsewhere
+    started               a worker        worker, number, cpus
+    ended                 a worker        worker, number, status, started, reason, out_of_memory, tail, peak_memory,
+                                          log_file
+    up, not started, lost a node          node; cpus, pinned; or cause
+    ending                the allocation  cause, seconds
+    closed                the last line
+
+Tasks that change together share a line: one line for each would cost a quarter of the way of an evaluation. `tasks` are
+their numbers.
+
+A reader refuses a log of a newer version. Bump VERSION when a member changes its meaning, goes, or is renamed; a new
+member or state needs no new version, because readers pass over what they do not know. Logs from before versions have
+no `opened`; they say "retry after" and "returned by" with a space.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+VERSION = 1
+
+
+class Event(TypedDict, total=False):
+    """One line; which members there are depends on the state."""
+
+    t: float
+    state: str
+    version: int
+    tasks: list[int]
+    task: int
+    """Not in the log: the task that an event of `reader.each_task` is about."""
+    function: str
+    cpus: int | list[int]
+    retracted: bool
+    returned_by: str
+    retry_after: str
+    worker: str
+    number: int
+    seconds: float | list[float]
+    error: str
+    node: str
+    cause: str
+    pinned: bool
+    status: int
+    started: int
+    reason: str
+    out_of_memory: bool
+    tail: str
+    peak_memory: int
+    log_file: str

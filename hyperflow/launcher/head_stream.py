@@ -1,0 +1,102 @@
+"""The launcher's end of the stream to the head: frames in, frames out, never blocking.
+
+Guarantees: what `send` is given goes out in that order, as soon as the stream takes it; meanwhile it is kept. After
+`mute`, nothing goes out any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import time
+from collections import deque
+
+from hyperflow.wire import frames
+from hyperflow.wire.numbers import WorkerNumber
+
+JOINED = 1 << 16
+"""Parts that are smaller together are copied into one: a write of many parts costs more than that."""
+
+
+class HeadStream:
+    """Two file descriptors, and what waits to be written."""
+
+    def __init__(self, in_fd: int, out_fd: int, selector: selectors.BaseSelector) -> None:
+        self.last_received = self.last_sent = time.monotonic()
+        self._in_fd = in_fd
+        self._out_fd = out_fd
+        self._selector = selector
+        self._reader = frames.Reader()
+        self._out: deque[memoryview] = deque()
+        self._writing = False
+        self._muted = False
+        for fd in (in_fd, out_fd):
+            os.set_blocking(fd, False)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether anything waits to be written."""
+        return bool(self._out)
+
+    def read(self) -> list[tuple[int, WorkerNumber, memoryview]] | None:
+        """Return the frames that have come: (kind, worker, body); None at the end of the stream."""
+        try:
+            data = os.read(self._in_fd, frames.CHUNK)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        if not data:
+            return None
+        self.last_received = time.monotonic()
+        return self._reader.feed(data)
+
+    def send(self, *parts: frames.Bytes) -> int:
+        """Keep these parts for `flush`; return how many wait now."""
+        if not self._muted:
+            if len(parts) > 2 and sum(map(len, parts)) < JOINED:
+                parts = (b"".join(parts),)
+            self._out.extend(memoryview(part) for part in parts if len(part))
+        return len(self._out)
+
+    def flush(self) -> None:
+        """Write what the stream takes. The selector reports when it takes more."""
+        try:
+            while self._out:
+                sent = os.writev(self._out_fd, [self._out[i] for i in range(min(len(self._out), 64))])
+                self.last_sent = time.monotonic()
+                while sent:
+                    first = self._out[0]
+                    if sent < len(first):
+                        self._out[0] = first[sent:]
+                        break
+                    sent -= len(first)
+                    self._out.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:  # nobody reads any more; the end of the other direction closes us
+            self._out.clear()
+        if bool(self._out) != self._writing:
+            self._writing = bool(self._out)
+            if self._writing:
+                self._selector.register(self._out_fd, selectors.EVENT_WRITE, lambda: None)
+            else:
+                self._selector.unregister(self._out_fd)
+
+    def flush_all(self) -> None:
+        """Write the rest, and wait until the stream has taken it."""
+        with contextlib.suppress(OSError):
+            os.set_blocking(self._out_fd, True)
+            self.flush()
+
+    def mute(self) -> None:
+        """Read and send nothing more; what waits already is still written."""
+        self._muted = True
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(self._in_fd)
+
+    def close(self) -> None:
+        """In a forked worker: let go of both descriptors."""
+        for fd in {self._in_fd, self._out_fd}:
+            os.close(fd)

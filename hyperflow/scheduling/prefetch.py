@@ -1,0 +1,65 @@
+"""How much to prefetch: tasks that are sent to a worker while it is still busy with others.
+
+A round trip to a worker costs about as much as twenty microsecond evaluations, so a busy worker is sent more tasks than
+it can run at once: about PREFETCH_SECONDS of work, by the mean time of their function so far.
+
+Pure state: no I/O, no clock, no asyncio. What is prefetched where, and what is retracted, the scheduler decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hyperflow.scheduling.state import Task, Worker
+from hyperflow.wire.numbers import DefinitionNumber
+
+PREFETCH_SECONDS = 0.002
+"""Work prefetched at a busy worker: several round trips, yet a short wait for what is queued there."""
+
+PREFETCH_ONE_BELOW = 0.05
+"""One task whose function takes less than this (seconds) is prefetched even if that exceeds PREFETCH_SECONDS."""
+
+PREFETCH_TASKS = 1000
+PREFETCH_BYTES = 1 << 20
+"""Bounds on what is prefetched at one worker, whatever the estimates say."""
+
+NEWEST_WEIGHT = 0.2
+"""Weight of the newest measurement in the mean time of a function."""
+
+
+class Estimates:
+    """The mean time of each function, and what follows from it."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[DefinitionNumber, float] = {}
+
+    def learn(self, function: DefinitionNumber, seconds: float) -> None:
+        """A task of this function took so long."""
+        known = self.seconds.get(function)
+        self.seconds[function] = seconds if known is None else known + NEWEST_WEIGHT * (seconds - known)
+
+    def forget(self, functions: Iterable[DefinitionNumber]) -> None:
+        """These functions will not be used again."""
+        for number in functions:
+            self.seconds.pop(number, None)
+
+    def work(self, tasks: Iterable[Task]) -> float:
+        """Return how long tasks take together, in seconds; of an unknown function, a second each."""
+        return sum(self.seconds.get(task.function, 1.0) for task in tasks)
+
+    def room(self, worker: Worker, task: Task) -> int:
+        """Return how many tasks like this one may be queued at the worker beside what it has."""
+        if worker.fresh or worker.ending or worker.retracting or worker.load >= PREFETCH_BYTES:
+            return 0
+        seconds = self.seconds.get(task.function)
+        if seconds is None:
+            return 0
+        queued = len(worker.queue)
+        last = next(reversed(worker.queue.values()))
+        if last.alone or last.function not in self.seconds:
+            return 0
+        work = PREFETCH_SECONDS - queued * max(seconds, self.seconds[last.function])
+        count = int(work / max(seconds, 1e-6)) if work > 0 else 0
+        if count < 1 and queued == 1 and seconds < PREFETCH_ONE_BELOW:
+            count = 1
+        return min(count, PREFETCH_TASKS - queued)

@@ -1,0 +1,198 @@
+"""The messages with names in them: what head, launcher and worker say to each other besides tasks and results.
+
+Each is a frozen record, and travels as a JSON object with exactly the record's members. One that misses a member, or
+has one that nobody here knows, is refused by name: both ends are of one version, so something is wrong.
+
+NamedTuple and not attrs or dataclasses: the launcher reads this while it starts, and those two take longer to import
+than all that it imports. Sequences are tuples on both sides; JSON has lists in between.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple, TypeVar
+
+from hyperflow.wire import frames
+from hyperflow.wire.frames import Kind, ProtocolError
+from hyperflow.wire.numbers import NO_WORKER, LockSerial, Seq, TaskNumber, WorkerNumber
+from hyperflow.wire.shared_memory import Offer
+
+
+class Greeting(NamedTuple):
+    """Launcher to head: the first frame.
+
+    Attributes:
+        protocol: The version of frames and messages. This and the next three have to be the same on both sides.
+        python: The version of Python.
+        hyperflow: The version of this package.
+        dill: The version of dill.
+        host: The machine's name.
+        pid: The launcher's process.
+        affinity: The CPUs that it may run on.
+        quota: How many CPUs' worth of time its control group grants; None for no limit.
+        memory: By which the head can find out whether it shares memory with the launcher.
+    """
+
+    protocol: int
+    python: str
+    hyperflow: str
+    dill: str
+    host: str
+    pid: int
+    affinity: tuple[int, ...]
+    quota: float | None
+    memory: Offer | None
+
+
+class Setup(NamedTuple):
+    """Head to launcher: the answer to the greeting. With it the node's Python finds what the head's finds.
+
+    Attributes:
+        node: The node's name.
+        program_id: The run.
+        cwd: The head's directory.
+        sys_path: Where modules are.
+        argv: The program's arguments.
+        environment: The variables that mean the same on each node.
+        preload: Modules to import before workers are forked.
+        heartbeat: Give a sign of life after so many seconds without one.
+        silence_limit: End after so many seconds in which nothing came.
+        memory: The launcher's offer, the other way round; None to share nothing.
+    """
+
+    node: str
+    program_id: str
+    cwd: str
+    sys_path: tuple[str, ...]
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    preload: tuple[str, ...]
+    heartbeat: float
+    silence_limit: float
+    memory: Offer | None
+
+
+class Ready(NamedTuple):
+    """Launcher to head: the imports are done.
+
+    Attributes:
+        shares_memory: Whether both can open what the other holds.
+    """
+
+    shares_memory: bool
+
+
+class ForkOrder(NamedTuple):
+    """Head to launcher: start a worker.
+
+    Attributes:
+        name: The worker's, in logs and errors.
+        log_file: Where its output goes.
+        cpus: The CPUs set aside for it.
+        pinned: Whether to bind it to them.
+        fresh: Whether it ends after one task.
+    """
+
+    name: str
+    log_file: str
+    cpus: tuple[int, ...]
+    pinned: bool
+    fresh: bool
+
+
+class WorkerEnded(NamedTuple):
+    """Launcher to head: a worker and its process group have gone.
+
+    Attributes:
+        status: Its exit code, or minus the signal that ended it.
+        started: The last task that it started.
+        reason: Why the launcher ended it; empty if it ended by itself.
+        out_of_memory: Whether the kernel ended it to get memory.
+        tail: The end of its log, where nobody ended it on purpose.
+        peak_memory: In bytes.
+    """
+
+    status: int
+    started: Seq
+    reason: str
+    out_of_memory: bool
+    tail: str
+    peak_memory: int
+
+
+class LockWanted(NamedTuple):
+    """Worker to head: an evaluation waits for some keys.
+
+    Attributes:
+        task: The evaluation.
+        serial: What the reply shall be to.
+        keys: What it wants, all or none.
+        within: The request in whose scope it asks.
+    """
+
+    task: TaskNumber
+    serial: LockSerial
+    keys: tuple[str, ...]
+    within: LockSerial | None
+
+
+class LockReleased(NamedTuple):
+    """Worker to head: an evaluation gives back what it got, or does not wait any longer."""
+
+    task: TaskNumber
+    serial: LockSerial
+
+
+class LockReply(NamedTuple):
+    """Head to worker: the keys are held, or they are refused.
+
+    Attributes:
+        serial: What this is the reply to.
+        refusal: Why not; None if they are held.
+        cycle: Who waits for whom, a line for each, if waiting would be a deadlock.
+    """
+
+    serial: LockSerial
+    refusal: str | None = None
+    cycle: tuple[str, ...] | None = None
+
+
+KINDS: dict[type[Message], Kind] = {
+    Greeting: Kind.GREETING,
+    Setup: Kind.SETUP,
+    Ready: Kind.READY,
+    ForkOrder: Kind.FORK,
+    WorkerEnded: Kind.ENDED,
+    LockWanted: Kind.LOCK_WANTED,
+    LockReleased: Kind.LOCK_RELEASED,
+    LockReply: Kind.LOCK_REPLY,
+}
+
+Message = Greeting | Setup | Ready | ForkOrder | WorkerEnded | LockWanted | LockReleased | LockReply
+M = TypeVar("M", Greeting, Setup, Ready, ForkOrder, WorkerEnded, LockWanted, LockReleased, LockReply)
+
+
+def framed(message: Message, worker: WorkerNumber = NO_WORKER) -> bytes:
+    """Return a message as a frame."""
+    return frames.frame(KINDS[type(message)], worker, json.dumps(message._asdict()).encode())
+
+
+def members(body: memoryview) -> dict[str, Any]:
+    """Return the members of a message that may be of another version; raises ProtocolError if it is no JSON object."""
+    try:
+        found = json.loads(bytes(body))
+    except ValueError as error:
+        raise ProtocolError(f"a message that is not JSON: {error}") from None
+    if type(found) is not dict:
+        raise ProtocolError("a message that is not a JSON object")
+    return found
+
+
+def read(kind: type[M], body: memoryview) -> M:
+    """Return a message; raises ProtocolError if its members are not those of its kind."""
+    found = members(body)
+    if found.keys() != set(kind._fields):
+        missing, unknown = sorted(set(kind._fields) - found.keys()), sorted(found.keys() - set(kind._fields))
+        raise ProtocolError(f"a {kind.__name__} without {missing}, and with unknown {unknown}")
+    values: dict[str, Any] = {name: tuple(value) if type(value) is list else value for name, value in found.items()}
+    return kind(**values)

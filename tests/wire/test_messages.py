@@ -1,0 +1,71 @@
+"""Messages: what goes in comes out; what is not exactly a message is refused by name."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hyperflow.wire import messages
+from hyperflow.wire.frames import Kind, ProtocolError, Reader
+from hyperflow.wire.messages import (
+    ForkOrder,
+    Greeting,
+    LockReleased,
+    LockReply,
+    LockWanted,
+    Message,
+    Ready,
+    Setup,
+    WorkerEnded,
+)
+from hyperflow.wire.numbers import LockSerial, Seq, TaskNumber, WorkerNumber
+
+EXAMPLES: list[Message] = [
+    Greeting(4, "3.11.2", "0.1.0", "0.4.1", "north", 17, (0, 1), 1.5, (17, 5, "abcd")),
+    Setup("north", "run", "/home", ("/a", "/b"), ("x.py",), {"HOME": "/home"}, (), 1.0, 600.0, None),
+    Ready(shares_memory=True),
+    WorkerEnded(-9, Seq(3), "", True, "last words", 1 << 40),
+    LockWanted(TaskNumber(7), LockSerial(1), ('"a"', '"b"'), None),
+    LockReleased(TaskNumber(7), LockSerial(1)),
+    LockReply(LockSerial(1), "no", ("a waits for b", "b waits for a")),
+]
+
+
+def test_messages_are_json() -> None:
+    """Nothing in them is ever unpickled."""
+    order = ForkOrder("ä", "worker.log", (1, 2), pinned=True, fresh=False)
+    ((kind, worker, body),) = Reader().feed(messages.framed(order, WorkerNumber(3)))
+
+    assert (kind, worker, json.loads(bytes(body))["cpus"]) == (Kind.FORK, 3, [1, 2])
+    assert messages.read(ForkOrder, body) == order
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_messages_come_out_as_they_went_in(message: Message) -> None:
+    """Each kind of message has a frame of its own kind, and is the same record afterwards."""
+    ((kind, _, body),) = Reader().feed(messages.framed(message))
+
+    assert kind == messages.KINDS[type(message)]
+    assert messages.read(type(message), body) == message
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        (b"{", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[1]", "not a JSON object"),
+        (b"{}", r"without \['shares_memory'\]"),
+        (b'{"shares_memory": true, "since": 1}', r"unknown \['since'\]"),
+    ],
+)
+def test_other_members_are_refused(said: bytes, complaint: str) -> None:
+    """A message that misses a member, or has another one, is refused with its name."""
+    with pytest.raises(ProtocolError, match=complaint):
+        messages.read(Ready, memoryview(said))
+
+
+def test_no_kind_of_frame_is_two_messages() -> None:
+    """A kind says which message it is, and every message has one."""
+    assert len(set(messages.KINDS.values())) == len(messages.KINDS) == len(EXAMPLES) + 1
