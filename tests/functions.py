@@ -120,6 +120,23 @@ def make_elsewhere(pid: int) -> OnlyOverThere:
     return OnlyOverThere(pid)
 
 
+class LeavesElsewhere:
+    """Can be unpickled anywhere but in one process, which is told to end."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def __reduce__(self) -> Any:
+        return leave_elsewhere, (self.pid,)
+
+
+def leave_elsewhere(pid: int) -> LeavesElsewhere:
+    """End one process."""
+    if os.getpid() == pid:
+        raise SystemExit("no more")
+    return LeavesElsewhere(pid)
+
+
 class BrokenReduce:
     """Raises when it is pickled."""
 

@@ -81,7 +81,7 @@ class EndWatch:
         self._announce(notice.why, self._end.seconds_left() if notice.seconds is None else notice.seconds)
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         if self._timer is not None:
             self._timer.cancel()
         for signum in self._signals:
@@ -128,7 +128,7 @@ class Drain:
             self._turn_away(self.begun)
 
     def close(self) -> None:
-        """Expect the end no longer."""
+        """Forget the end: nothing is left to be drained."""
         if self._watch is not None:
             self._watch.close()
         if self._timer is not None:

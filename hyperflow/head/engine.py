@@ -43,6 +43,7 @@ from hyperflow.head.orders import Orders
 from hyperflow.head.worker_locks import WorkerLocks
 from hyperflow.locking.manager import LockManager
 from hyperflow.program import ProgramInfo
+from hyperflow.saying import in_words
 from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.state import Task, Worker
 from hyperflow.shipping.packer import Packer
@@ -242,8 +243,8 @@ class Engine:
                 else:
                     value = pickle.loads(payload)
             except BaseException as error:  # noqa: BLE001 (whatever a user's __setstate__ raises)
-                text = f"the result of {evaluation.name} cannot be unpickled here"
-                self._fail(evaluation, SerializationError(f"{text}: {type(error).__name__}: {error}"))
+                text = f"the result of {evaluation.name} cannot be unpickled here: {in_words(error)}"
+                self._fail(evaluation, SerializationError(text))
                 continue
             del evaluations[task_number]
             self._packer.release(evaluation.packed)

@@ -139,7 +139,7 @@ class Fleet:
         self._beating = self._loop.call_later(heartbeat, self._beat, now)
 
     def _lost(self, link: Link, cause: str, silent: bool) -> None:
-        """Strike a node out, and end what is left of it."""
+        """Remove a node, and end what is left of it."""
         if self.links.pop(link.node, None) is None:
             return
         logger.warning("node %s was lost: %s; its log: %s", link.node, cause, link.log_file)
@@ -148,7 +148,7 @@ class Fleet:
         self._on_lost(link, cause, silent)
 
     def failed_start(self, node: str, cause: str, working: bool) -> None:
-        """A worker ended before it started anything. The next one may do better, but not for ever.
+        """Note that a worker ended before it started anything; give the node up after many of these.
 
         Args:
             node: Where.

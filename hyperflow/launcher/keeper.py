@@ -1,6 +1,7 @@
-"""The keeper: the launcher's parent, which does nothing but see to it that nothing outlives the launcher.
+"""The keeper: the launcher's parent and a subreaper, which only makes sure that nothing outlives the launcher.
 
-Standard library only, as the launcher.
+When the launcher ends, its descendants become the keeper's children, and the keeper kills them. Standard library only,
+as the launcher.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from typing import NoReturn
 from hyperflow.wire import processes
 
 STUCK_GRACE = 5.0
-"""Seconds from the end of the stream until its keeper kills a launcher: more than all that it does then by itself."""
+"""Seconds from the end of the stream until the keeper kills the launcher: more than it needs to end by itself."""
 
 
 def keep(launcher: int, stream: int) -> NoReturn:
-    """Wait for the launcher to end, and see to it that nothing outlives it; nor it the stream."""
+    """Wait for the launcher to end, then kill what is left of it. End the launcher if the stream ends before it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: processes.kill_all([launcher]))
     signal.signal(signal.SIGCHLD, lambda *_: None)

@@ -79,7 +79,8 @@ class Launcher:
             end.setblocking(False)
         self.wakeup_end = wakeup_end
         signal.set_wakeup_fd(wakeup_end.fileno(), warn_on_full_buffer=False)
-        self.catch_signals()
+        for signum in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(signum, lambda *_: None)  # the wakeup fd does the work
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the head decides about Ctrl-C
         self.selector.register(in_fd, selectors.EVENT_READ, self.on_head)
         self.selector.register(self.wakeup, selectors.EVENT_READ, self.on_signal)
@@ -101,10 +102,6 @@ class Launcher:
             self.memory_kills.look(time.monotonic())
         processes.end_descendants()
         self.head.flush_all()
-
-    def catch_signals(self) -> None:
-        for signum in (signal.SIGCHLD, signal.SIGTERM):
-            signal.signal(signum, lambda *_: None)  # the wakeup fd does the work
 
     def patience(self) -> float | None:
         """Return how long the select loop may wait; None until something happens."""

@@ -101,7 +101,7 @@ class LockManager:
         return number
 
     def take_blocking(self, keys: Collection[str]) -> NoReturn:
-        """Refuse to hold the event loop up."""
+        """Refuse to block the event loop."""
         del keys
         raise MisuseError("in a flow a lock is waited for; write: async with hyperflow.with_lock(...)")
 
@@ -169,7 +169,7 @@ class LockManager:
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
-    # ---- turns --------------------------------------------------------------------------------------------------
+    # ---- granting -----------------------------------------------------------------------------------------------
 
     def _forget(self, request: LockRequest) -> None:
         self._leaving.discard(request.number)

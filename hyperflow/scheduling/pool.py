@@ -30,9 +30,9 @@ class CpuPool:
 
     def __init__(self) -> None:
         self.nodes: dict[str, NodeCpus] = {}
-        # Nodes by their number of free CPUs, so that the emptiest is found without looking at all of them. What was put
-        # in last is looked at first and taken out by popitem: at the front of a dictionary, the gaps of what was taken
-        # out would pile up, and each look would go over all of them.
+        # Nodes by their number of free CPUs, so that the emptiest is found without a look at all of them. What was put
+        # in last is looked at first, and taken out by popitem: taking from the front of a dictionary leaves gaps, and
+        # each later look would go over all of them.
         self._with_free: list[dict[str, NodeCpus]] = [{}]
         self._most = 0  # no node has more free CPUs than this
         self.total = 0
@@ -53,7 +53,7 @@ class CpuPool:
         self.largest = max(self.largest, len(node.ids))
 
     def remove(self, name: str) -> None:
-        """Strike a node out, with what was given out of it."""
+        """Remove a node, with what was given out of it."""
         node = self.nodes.pop(name)
         self._take_out(node)
         self.total -= len(node.ids)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hyperflow.scheduling.state import Task, Worker
+from hyperflow.scheduling.state import SENT, Task, Worker
 from hyperflow.wire.numbers import DefinitionNumber
 
 PREFETCH_SECONDS = 0.002
@@ -22,6 +22,9 @@ PREFETCH_ONE_BELOW = 0.05
 PREFETCH_TASKS = 1000
 PREFETCH_BYTES = 1 << 20
 """Bounds on what is prefetched at one worker, whatever the estimates say."""
+
+RETRACT_WORTH = 0.0005
+"""Less estimated work (seconds) than this is left where it is queued: it ends before a retraction would."""
 
 NEWEST_WEIGHT = 0.2
 """Weight of the newest measurement in the mean time of a function."""
@@ -46,6 +49,11 @@ class Estimates:
     def work(self, tasks: Iterable[Task]) -> float:
         """Return how long tasks take together, in seconds; of an unknown function, a second each."""
         return sum(self.seconds.get(task.function, 1.0) for task in tasks)
+
+    def is_worth_retracting(self, worker: Worker, worth: float) -> bool:
+        """Whether a worker has prefetched tasks that were not cancelled, and at least so many seconds of work."""
+        prefetched = list(worker.queue.values())[1:]
+        return any(task.state is SENT for task in prefetched) and self.work(prefetched) >= worth
 
     def room(self, worker: Worker, task: Task) -> int:
         """Return how many tasks like this one may be queued at the worker beside what it has."""

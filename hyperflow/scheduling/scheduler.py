@@ -8,8 +8,8 @@ Guarantees, checked after every step of random histories by the tests:
 - A request that no node can ever serve is refused at once, at submission or when a node is lost.
 - A crash is charged to the task that the worker was in; what was only queued there goes back uncharged.
 
-Pure state: no I/O, no clock, no asyncio. The engine calls a method for each event and then `schedule()`, whose
-effects it carries out. (Measured times come in with the events; the driver decides when to `rebalance`.)
+Pure state: no I/O, no clock, no asyncio. The engine calls a method for each event, and carries out the effects that
+`schedule()` returns. (Measured times come in with the events; the engine decides when to `rebalance`.)
 
 Prefetching (prefetch.py) is done only while no CPU is free. When one becomes free and nothing waits for it, tasks that
 were prefetched elsewhere are retracted. So there is no head-of-line blocking: a task never waits for long behind
@@ -21,13 +21,13 @@ workers (they would need to know each other, and a crash could not be charged to
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 
 from hyperflow.errors import ImpossibleRequest
 from hyperflow.scheduling.idle import IdleWorkers
 from hyperflow.scheduling.pool import CpuPool
-from hyperflow.scheduling.prefetch import PREFETCH_BYTES, Estimates
+from hyperflow.scheduling.prefetch import PREFETCH_BYTES, RETRACT_WORTH, Estimates
 from hyperflow.scheduling.state import (
     CANCELLED,
     ENDED,
@@ -45,11 +45,8 @@ from hyperflow.scheduling.state import (
 )
 from hyperflow.wire.numbers import DefinitionNumber, Seq, TaskNumber, WorkerNumber
 
-RETRACT_WORTH = 0.0005
-"""Less estimated work (seconds) than this is left where it is queued: it ends before a retraction would."""
-
 LOOKS_AT_ONCE = 100
-"""How many workers a step looks at for tasks that are worth retracting; the driver's `rebalance` looks at all."""
+"""How many workers a step looks at for tasks that are worth retracting; the engine's `rebalance` looks at all."""
 
 
 class Scheduler:
@@ -63,7 +60,7 @@ class Scheduler:
         self.late = 0
         """Answers for tasks that another worker has by now, or that were cancelled."""
         self._retract_worth = retract_worth
-        self._waiting: dict[int, deque[Task]] = {}  # by CPUs asked for; each deque ordered by number
+        self._waiting: dict[int, deque[Task]] = defaultdict(deque)  # by CPUs asked for; each deque ordered by number
         self._waiting_count = 0
         self._sent_count = 0
         self._prefetched = 0  # tasks that are with a worker that has an older one
@@ -110,7 +107,7 @@ class Scheduler:
         self._idle.add_node(name)
 
     def withhold(self, name: str) -> list[Task]:
-        """Take the exclusive tasks from a node that is about to be struck out; they are the caller's to resubmit."""
+        """Take the exclusive tasks from a node that is about to be lost; the caller resubmits them."""
         held = [
             task
             for worker in self.workers.values()
@@ -145,14 +142,9 @@ class Scheduler:
 
     def submit(self, task: Task) -> None:
         """A task is to be run; raises ImpossibleRequest if no node is large enough."""
-        if task.cpus > self.pool.largest:
-            refusal = self.refusal(task.cpus)
-            if refusal is not None:
-                raise refusal
-        tasks = self._waiting.get(task.cpus)
-        if tasks is None:
-            tasks = self._waiting[task.cpus] = deque()
-        tasks.append(task)
+        if task.cpus > self.pool.largest and (refusal := self.refusal(task.cpus)) is not None:
+            raise refusal
+        self._waiting[task.cpus].append(task)
         self._waiting_count += 1
 
     def resubmit(self, task: Task) -> None:
@@ -238,8 +230,8 @@ class Scheduler:
             number: The worker's.
             started: seq of the last task that it started.
 
-        Returns: the task that it was in, if that has no answer (it is the caller's to resubmit or to end), and the
-        tasks that went back to waiting.
+        Returns: the task that it was in, if that has no answer (the caller resubmits or ends it), and the tasks that
+        went back to waiting.
         """
         worker = self.workers.pop(number, None)
         if worker is None:
@@ -293,7 +285,7 @@ class Scheduler:
             if not worker.retracting:
                 if cpus not in room:
                     room[cpus] = self.pool.roomiest(cpus) is not None
-                if not room[cpus] or not self._is_worth(worker, worth):
+                if not room[cpus] or not self._estimates.is_worth_retracting(worker, worth):
                     continue
                 self._retract(worker)
             free -= prefetched * cpus
@@ -301,15 +293,9 @@ class Scheduler:
                 break
         self._overfull.extendleft(reversed(looked_at))
 
-    def _is_worth(self, worker: Worker, worth: float) -> bool:
-        """Whether a worker has prefetched tasks that were not cancelled, and at least so many seconds of work."""
-        prefetched = list(worker.queue.values())[1:]
-        return any(task.state is SENT for task in prefetched) and self._estimates.work(prefetched) >= worth
-
     def _place(self) -> tuple[str | None, int]:
         """Start what fits, oldest first; return the node reserved for the oldest that does not, and its size."""
-        reserved: str | None = None
-        holder = 0
+        reserved, holder = None, 0
         blocked: set[int] = set()
         while True:
             sizes = [cpus for cpus in self._waiting if cpus not in blocked and self._oldest(cpus) is not None]
@@ -322,8 +308,7 @@ class Scheduler:
                 continue
             blocked.add(cpus)
             if reserved is None:
-                reserved = self.pool.most_promising(cpus)
-                holder = cpus
+                reserved, holder = self.pool.most_promising(cpus), cpus
 
     def _oldest(self, cpus: int) -> Task | None:
         tasks = self._waiting[cpus]
@@ -436,7 +421,7 @@ class Scheduler:
             self.pool.give_back(worker.node, worker.cpus)
 
     def _empty(self, worker: Worker) -> list[Task]:
-        """Take all tasks from a worker that is no more."""
+        """Take all tasks from a worker that has ended."""
         tasks = list(worker.queue.values())
         worker.queue.clear()
         if tasks:
@@ -446,7 +431,7 @@ class Scheduler:
 
     def _put_back(self, tasks: list[Task]) -> None:
         """Let tasks wait again, in the order of their numbers; what was cancelled is dropped."""
-        sizes: dict[int, list[Task]] = {}
+        sizes = defaultdict[int, list[Task]](list)
         for task in tasks:
             if task.state is CANCELLED:
                 continue
@@ -454,9 +439,9 @@ class Scheduler:
             task.worker = None
             task.seq = NOT_SENT
             self._waiting_count += 1
-            sizes.setdefault(task.cpus, []).append(task)
+            sizes[task.cpus].append(task)
         for cpus, back in sizes.items():
-            waiting = self._waiting.setdefault(cpus, deque())
+            waiting = self._waiting[cpus]
             # What comes back is mostly older than all that waits, so only a few in front are looked at.
             newest = max(task.number for task in back)
             while waiting and waiting[0].number < newest:

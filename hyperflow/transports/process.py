@@ -8,8 +8,7 @@ A transport is a value. `start` runs the launcher's command at its place and con
 Guarantees: the launcher's stderr goes to `log_file`; the end of the stream is the end of the node; `wait_closed`
 returns when nothing of it is left.
 
-To add one: write a class with these members (see Local and Srun below, Ssh in ssh.py); nothing else of the engine needs
-to know.
+To add one: write a class with these members (see Local and Srun below, Ssh in ssh.py). Nothing else has to change.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ logger = logging.getLogger("hyperflow")
 _HOME = str(Path(__file__).resolve().parents[2])
 
 WRITE_AHEAD = 1 << 22
-"""Bytes that a stream holds before it asks for a pause."""
+"""Backpressure: a stream that holds so many bytes asks for a pause."""
 
 KILL_AFTER = 8.0
-"""Seconds that a local launcher has to be gone after the end of its stream; more than all that it and its keeper do
-then. Somebody may have stopped both of them."""
+"""Seconds after the end of its stream until a local launcher is killed: more than it and its keeper need to end. Both
+may be stopped (SIGSTOP)."""
 
 _NOT_PORTABLE = {
     *("PWD", "OLDPWD", "SHLVL", "_", "HOSTNAME", "HOST", "TERM", "TTY", "DISPLAY", "XAUTHORITY", "XDG_RUNTIME_DIR"),
@@ -77,7 +76,7 @@ class Receiver(Protocol):
         ...
 
     def pause_writing(self) -> None:
-        """The stream holds enough; what is written all the same is kept in memory."""
+        """The stream holds enough. What is written now is kept in memory."""
         ...
 
     def resume_writing(self) -> None:
@@ -93,7 +92,7 @@ class Connection(Protocol):
     """A stream to a launcher."""
 
     def write(self, parts: Sequence[Bytes]) -> None:
-        """Send bytes, some time; never blocks."""
+        """Queue bytes for sending; never blocks."""
         ...
 
     def close(self) -> None:

@@ -14,13 +14,13 @@ from hyperflow.wire.numbers import Seq
 class ClaimPage:
     """A page of memory that a worker shares with its launcher.
 
-    The worker writes which task (seq) it is about to start and looks whether that was retracted; the launcher writes
-    what is retracted and looks what was started. Each writes before it looks, so one of the two always sees the other.
+    The worker writes the seq of the task that it is about to start, then looks whether that is retracted. The launcher
+    writes what is retracted, then looks what was started. Each writes before it looks, so one always sees the other.
     """
 
     STARTED, FROM, BELOW = range(3)
     SETTLE = 0.0002
-    """Seconds after which a write of one processor has long been seen by the others."""
+    """Seconds after which every processor has seen a write of another one."""
 
     def __init__(self, page: mmap.mmap) -> None:
         self.page = page

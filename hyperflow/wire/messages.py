@@ -22,10 +22,10 @@ class Greeting(NamedTuple):
     """Launcher to head: the first frame.
 
     Attributes:
-        protocol: The version of frames and messages. This and the next three have to be the same on both sides.
+        protocol: The version of frames and messages. This and the next two have to be the same on both sides.
         python: The version of Python.
         hyperflow: The version of this package.
-        dill: The version of dill.
+        dill: The version of dill, for people.
         host: The machine's name.
         pid: The launcher's process.
         affinity: The CPUs that it may run on.

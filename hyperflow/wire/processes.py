@@ -22,7 +22,7 @@ def die_with_parent(signum: int = signal.SIGKILL) -> None:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent ends, so that no daemon escapes."""
+    """Become a subreaper: the parent of descendants whose own parent ends, so that no daemon escapes."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 

@@ -1,8 +1,8 @@
 """A worker's log file, which is its stdout and stderr: each line says, or is followed by, whose it is.
 
-Why by file and not by a pipe through the launcher: children of an evaluation write straight to the file, so nothing has
-to be read while they run, and nothing of it can reach the stream to the head. The price is that their lines cannot be
-marked one by one; a mark after them says whose they are.
+Why a file and not a pipe through the launcher: children of an evaluation write straight to the file. So nobody has to
+read while they run, and nothing of it can reach the stream to the head. The price: their lines cannot be marked one by
+one; a mark after them says whose they are.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 Guarantees:
 - What a function prints, and what its children print, goes to the worker's log file; nothing of it can reach the
-  stream to the launcher. Lines that Python prints are marked with their evaluation; lines that others wrote to the
-  file are followed by a mark that says whose they are.
-- Every evaluation has exactly one answer, or the process ends and the launcher says so. SystemExit and the like
-  are answers, too.
+  stream to the launcher. Lines that Python prints are marked with their evaluation. After lines that others wrote to
+  the file comes a mark that says whose they are.
+- Every evaluation has exactly one answer, or the process ends and the launcher says so. SystemExit and its like are
+  answers, too.
 - Each answer is sent before the next task is started, so that a crash never takes an earlier result with it.
 - The process is pinned, and the thread variables are set, before anything is imported by the user's function.
 

@@ -324,3 +324,11 @@ async def test_all_workers_killed_again_and_again(tmp_path: Path) -> None:
             got = await asyncio.gather(*futures, return_exceptions=True)
             assert [type(g) for g in got] == [hf.WorkerDied] * 2
         assert env.statistics().failed == 6
+
+
+async def test_a_result_that_ends_whoever_reads_it() -> None:
+    """A result whose unpickling raises SystemExit fails its own evaluation, and the head goes on."""
+    async with local() as env:
+        flow = hf.remote_eval(f.LeavesElsewhere, os.getpid())
+        error = await fails_alone(env, flow, hf.SerializationError, r"result of evaluation .* SystemExit: no more")
+        assert "LeavesElsewhere" in str(error)

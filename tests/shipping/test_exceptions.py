@@ -67,7 +67,9 @@ class HoldsLock(Exception):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("x", 1), TwoArguments(1, 2), Incomparable(Incomparable.Argument()), KeyError()], ids=repr
+    "error",
+    [ValueError("x", 1), TwoArguments(1, 2), Incomparable(Incomparable.Argument()), KeyError()],
+    ids=lambda error: type(error).__name__,
 )
 def test_as_itself(error: Exception) -> None:
     """Class, arguments and attributes survive, also where the constructor takes others."""
