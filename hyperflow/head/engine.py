@@ -35,7 +35,7 @@ from hyperflow.errors import (
 from hyperflow.events.writer import EventLog
 from hyperflow.head.allocation_end import Drain, End
 from hyperflow.head.definitions import Definitions
-from hyperflow.head.evaluation import CANCELLED, Evaluation, death, read_failure
+from hyperflow.head.evaluation import Evaluation, death, read_failure
 from hyperflow.head.fleet import Fleet, NodePlan
 from hyperflow.head.later import Later
 from hyperflow.head.link import Link
@@ -49,7 +49,7 @@ from hyperflow.scheduling.state import Task, Worker
 from hyperflow.shipping.packer import Packer
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind, Outcome
-from hyperflow.wire.messages import WorkerEnded
+from hyperflow.wire.messages import CANCELLED, WorkerEnded
 from hyperflow.wire.numbers import TaskNumber, WorkerNumber
 
 REBALANCE_PAUSE = 0.005

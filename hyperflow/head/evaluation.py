@@ -20,10 +20,7 @@ from hyperflow.scheduling.state import Task, Worker
 from hyperflow.shipping import exceptions
 from hyperflow.shipping.packer import PackedCall
 from hyperflow.wire.frames import Outcome
-from hyperflow.wire.messages import WorkerEnded
-
-CANCELLED, TIME_LIMIT = "cancelled", "time limit"
-"""Reasons of WorkerEnded."""
+from hyperflow.wire.messages import CANCELLED, TIME_LIMIT, WorkerEnded
 
 
 class Evaluation(asyncio.Future[Any]):

@@ -41,7 +41,7 @@ from hyperflow.launcher.head_stream import HeadStream
 from hyperflow.launcher.zygote import Zygote
 from hyperflow.wire import frames, machine, messages, processes
 from hyperflow.wire.frames import Kind
-from hyperflow.wire.messages import ForkOrder, Greeting, Ready, Setup, WorkerEnded
+from hyperflow.wire.messages import CANCELLED, TIME_LIMIT, ForkOrder, Greeting, Ready, Setup, WorkerEnded
 from hyperflow.wire.numbers import Seq, WorkerNumber
 from hyperflow.wire.shared_memory import Offer
 
@@ -132,7 +132,7 @@ class Launcher:
         for process in list(self.workers.values()):
             if process.deadline is not None and now >= process.deadline:
                 process.deadline = None
-                self.kill(process, "time limit")
+                self.kill(process, TIME_LIMIT)
             if process.leave_by is not None and now >= process.leave_by:
                 process.leave_by = None
                 self.kill(process, "closing")
@@ -205,7 +205,7 @@ class Launcher:
             boundary = process.claims.retract(below)
             self.head.send(frames.frame(Kind.RETRACTED, number, frames.SEQS.pack(boundary, below)))
         elif kind in (Kind.RETIRE, Kind.KILL):
-            self.end(process, "" if kind == Kind.RETIRE else "cancelled")
+            self.end(process, "" if kind == Kind.RETIRE else CANCELLED)
         else:
             raise frames.ProtocolError(f"frame of kind {kind} from the head")
 

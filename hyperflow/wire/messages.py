@@ -100,6 +100,10 @@ class ForkOrder(NamedTuple):
     fresh: bool
 
 
+CANCELLED, TIME_LIMIT = "cancelled", "time limit"
+"""The reasons of WorkerEnded that the head acts on; others are for people."""
+
+
 class WorkerEnded(NamedTuple):
     """Launcher to head: a worker and its process group have gone.
 
