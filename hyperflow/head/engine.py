@@ -85,7 +85,7 @@ class Engine:
         self._submitted: dict[tuple[str, int], list[TaskNumber]] = defaultdict(
             list
         )  # in this turn, those that are alike
-        self._next_task = TaskNumber(1)
+        self._next_task: TaskNumber = TaskNumber(1)
         self._counts: Counter[str] = Counter()
         self._last_loss: NodeLost | None = None
         self._flushing = Later(self._flush)
