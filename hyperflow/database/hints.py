@@ -19,11 +19,12 @@ import enum
 import types
 import typing
 from collections.abc import Callable, Mapping
-from functools import cache
-from typing import Any
+from functools import cache, wraps
+from typing import Any, TypeVar
 
 from hyperflow.database import plain, records
 from hyperflow.errors import SerializationError
+from hyperflow.saying import short_repr
 
 Conform = Callable[[Any], Any]
 """Returns the value as the hint says; raises SerializationError for a value of another type."""
@@ -37,18 +38,11 @@ def show(hint: Any) -> str:
     return hint.__qualname__ if is_class else str(hint).replace("typing.", "")
 
 
-def short(value: Any) -> str:
-    """Return a value as an error shows it."""
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - a broken __repr__ must not hide the error that is being reported
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def wrong(value: Any, hint: Any) -> SerializationError:
     """Return the error for a value of another type than annotated."""
-    return SerializationError(f"{short(value)} is a {type(value).__qualname__} where the annotation says {show(hint)}")
+    return SerializationError(
+        f"{short_repr(value, 60)} is a {type(value).__qualname__} where the annotation says {show(hint)}"
+    )
 
 
 def unknown(hint: Any) -> SerializationError:
@@ -57,23 +51,34 @@ def unknown(hint: Any) -> SerializationError:
     return SerializationError(f"values of type {show(hint)} cannot be stored{way_out}")
 
 
+T = TypeVar("T")
+
+
+def per_hint(make: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Remember what a function returns for each hint, until a type is registered."""
+    remembered = cache(make)
+    plain.when_registered(remembered.cache_clear)
+
+    @wraps(make)
+    def for_hint(hint: Any) -> T:
+        try:
+            return remembered(hint)
+        except TypeError:  # a hint that cannot be hashed, such as Annotated[int, []]
+            return make(hint)
+
+    return for_hint
+
+
+_under_way: list[Any] = []
+
+
+@per_hint
 def conform_to(hint: Any) -> Conform:
     """Return what checks a value against a hint; `Any` stands for plain data.
 
     Raises:
         SerializationError: Values of the type, or of one inside it, could not be made again.
     """
-    try:
-        return _conform_to(hint)
-    except TypeError:  # a hint that cannot be hashed, such as Annotated[int, []]
-        return _made(records.bare(hint))
-
-
-_under_way: list[Any] = []
-
-
-@cache
-def _conform_to(hint: Any) -> Conform:
     if hint in _under_way:  # a TypedDict or an alias that contains itself
         return lambda value: conform_to(hint)(value)  # noqa: PLW0108 - it is there only later
     _under_way.append(hint)
@@ -83,32 +88,26 @@ def _conform_to(hint: Any) -> Conform:
         _under_way.remove(hint)
 
 
-plain.when_registered(_conform_to.cache_clear)
-
-
 def _made(hint: Any) -> Conform:
-    origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    cls: Any = typing.get_origin(hint) or hint
+    arguments = typing.get_args(hint)
     if hint is Any or hint is object or isinstance(hint, typing.TypeVar):
         return lambda value: value
-    if origin is typing.Union or origin is types.UnionType:
+    if cls is typing.Union or cls is types.UnionType:
         return _union(hint, arguments)
-    if origin is typing.Literal:
+    if cls is typing.Literal:
         return _literal(hint, arguments)
-    if hint is None or not isinstance(origin, type):
-        if hint is None:
-            return _exactly(type(None), None)
+    if hint is None or cls is type(None):
+        return _exactly(type(None), None)
+    if not isinstance(cls, type):
         raise unknown(hint)
-    if origin in _SCALARS:
-        return _SCALARS[origin]
-    return _of_class(hint, origin, arguments)
-
-
-def _of_class(hint: Any, cls: Any, arguments: tuple[Any, ...]) -> Conform:
+    if cls in _SCALARS:
+        return _SCALARS[cls]
     leaf = plain.leaf_for(cls)
     if leaf is not None:
         return _leaf(hint, leaf)
-    if cls is type(None) or issubclass(cls, enum.Enum):
-        return _exactly(cls, None if cls is type(None) else hint)
+    if issubclass(cls, enum.Enum):
+        return _exactly(cls, hint)
     if records.is_record(cls):
         return _generic_record(hint, cls, arguments) if arguments else _exactly(cls, hint)
     if typing.is_typeddict(cls):
@@ -122,41 +121,24 @@ def _of_class(hint: Any, cls: Any, arguments: tuple[Any, ...]) -> Conform:
     raise unknown(hint)
 
 
-# Scalars.
-
-
-def python_number(value: Any) -> Any:
-    """Return a numpy number as the Python number of the same value, anything else as it is."""
-    return value.item() if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () else value
-
-
-def _scalar(cls: type) -> Conform:
+def _scalar(cls: type, convert: Callable[[Any], Any]) -> Conform:
     def conform(value: Any) -> Any:
         if type(value) is cls:
             return value
-        number = python_number(value)
-        if type(number) is not cls:
+        converted = convert(value)
+        if type(converted) is not cls:
             raise wrong(value, cls)
-        return number
+        return converted
 
     return conform
 
 
-def _float(value: Any) -> Any:
-    if type(value) is float:
-        return value
-    number = python_number(value)
-    if type(number) is int:  # as in Python's own typing, an int is a float
-        try:
-            number = float(number) if float(number) == number else None
-        except OverflowError:
-            number = None
-    if type(number) is not float:
-        raise wrong(value, float)
-    return number
-
-
-_SCALARS: dict[Any, Conform] = {bool: _scalar(bool), int: _scalar(int), float: _float, str: _scalar(str)}
+_SCALARS: dict[Any, Conform] = {
+    bool: _scalar(bool, plain.python_number),
+    int: _scalar(int, plain.python_number),
+    float: _scalar(float, plain.as_float),  # as in Python's own typing, an int is a float
+    str: _scalar(str, plain.python_number),
+}
 
 
 def _exactly(cls: type, hint: Any) -> Conform:
@@ -177,7 +159,7 @@ def _leaf(hint: Any, leaf: plain.Leaf) -> Conform:
     return conform
 
 
-# Records. Their fields conform where they are written and made (see `values`), except for what is generic.
+# The fields of a record conform where they are written and made (see `values`), except for what is generic.
 
 
 def _generic_record(hint: Any, cls: type, arguments: tuple[Any, ...]) -> Conform:
@@ -205,7 +187,7 @@ def _typed_dict(hint: Any, cls: Any) -> Conform:
             raise wrong(value, hint)
         missing = cls.__required_keys__ - value.keys()
         if missing:
-            raise SerializationError(f"{short(value)} has no {min(missing)!r}, which {show(hint)} needs")
+            raise SerializationError(f"{short_repr(value, 60)} has no {min(missing)!r}, which {show(hint)} needs")
         return {name: items[name](item) if name in items else item for name, item in value.items()}
 
     return conform
@@ -236,7 +218,7 @@ def _union(hint: Any, members: tuple[Any, ...]) -> Conform:
     def conform(value: Any) -> Any:
         if value is None and optional:
             return None
-        one = value if type(value) in classes else python_number(value)
+        one = value if type(value) in classes else plain.python_number(value)
         # Of `float | int`, 1 is the int, whatever the order.
         fitting = [inner for cls, inner in choices if cls is type(one)] or [inner for _, inner in choices]
         if len(fitting) == 1:
@@ -283,12 +265,9 @@ def _collection(hint: Any, cls: Any, arguments: tuple[Any, ...]) -> Conform:
 
 
 def _tuple(hint: Any, arguments: tuple[Any, ...]) -> Conform:
-    if not arguments and hint not in (tuple, typing.Tuple):  # noqa: UP006 - tuple[()] has no arguments either
-        arguments, every = (), None
-    elif not arguments or (len(arguments) == 2 and arguments[1] is ...):
-        every = conform_to(arguments[0] if arguments else Any)
-    else:
-        every = None
+    if hint in (tuple, typing.Tuple):  # noqa: UP006
+        arguments = (Any, ...)
+    every = conform_to(arguments[0]) if arguments[1:] == (...,) else None
     each = [] if every else [conform_to(argument) for argument in arguments]
 
     def conform(value: Any) -> Any:

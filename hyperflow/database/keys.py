@@ -21,18 +21,14 @@ from __future__ import annotations
 import collections
 import enum
 import json
-import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from json.encoder import encode_basestring_ascii as quoted
+from functools import lru_cache, partial
 from typing import Any
 
 from hyperflow.database import plain, records
 from hyperflow.errors import SerializationError
-
-Writer = Callable[[Any, str], str]
-"""Writes a value; the second argument names the map, for which class names have to be unique."""
 
 Widening = Callable[[Any], Any]
 
@@ -52,105 +48,39 @@ def encode(value: Any, where: str = "") -> str:
         SerializationError: A part has another type; the message shows how to register it.
     """
     try:
-        return _text(value, where)
+        return _writer(where)[type(value)](value)
     except RecursionError:
         raise SerializationError("it contains itself, or is nested too deeply to be a key") from None
 
 
-def decode(text: str, makers: plain.Makers = plain.NONE) -> Any:
+def decode(text: str, makers: plain.Makers | None = None) -> Any:
     """Return the value of a key, given what makes its classes (`records.makers` of the key's type)."""
-    return plain.from_json(json.loads(text), makers) if '"!' in text else json.loads(text)
+    return plain.from_json(json.loads(text), makers or {}) if '"!' in text else json.loads(text)
 
 
-def _text(value: Any, where: str) -> str:
-    cls = type(value)
-    try:
-        writer = _WRITERS[cls]
-    except KeyError:
-        writer = _WRITERS[cls] = _writer_for(cls)
-    return writer(value, where)
+@lru_cache(1000)
+def _writer(where: str) -> plain.Writer:
+    return plain.Writer(partial(_write_for, where), canonical=True)
 
 
-def _int(value: int, _: str) -> str:
-    return repr(value) if value.bit_length() < plain.LONG_INT else f'{{"!int":"{hex(value)}"}}'
+plain.when_registered(_writer.cache_clear)
 
 
-def _float(value: float, _: str) -> str:
-    return repr(value) if math.isfinite(value) else f'{{"!float":"{value!r}"}}'
-
-
-def _str(value: str, _: str) -> str:
-    return quoted(value) if plain.is_text(value) else plain.dumps(plain.str_to_json(value))
-
-
-def _items(values: Iterable[Any], where: str) -> str:
-    return ",".join([_text(value, where) for value in values])
-
-
-def _dict(value: dict[Any, Any], where: str) -> str:
-    if all(map(plain.is_plain_name, value)):
-        return "{" + ",".join([f"{quoted(name)}:{_text(value[name], where)}" for name in sorted(value)]) + "}"
-    pairs = sorted((_text(key, where), _text(item, where)) for key, item in value.items())
-    return '{"!dict":[' + ",".join([f"[{key},{item}]" for key, item in pairs]) + "]}"
-
-
-def _set(tag: str) -> Writer:
-    return lambda value, where: f'{{"{tag}":[{",".join(sorted(_text(item, where) for item in value))}]}}'
-
-
-_BUILT_IN: dict[type, Writer] = {
-    type(None): lambda value, _: "null",
-    bool: lambda value, _: "true" if value else "false",
-    int: _int,
-    float: _float,
-    str: _str,
-    list: lambda value, where: f"[{_items(value, where)}]",
-    tuple: lambda value, where: f'{{"!tuple":[{_items(value, where)}]}}',
-    dict: _dict,
-    collections.OrderedDict: _dict,
-    collections.defaultdict: _dict,
-    collections.Counter: _dict,
-    set: _set("!set"),
-    frozenset: _set("!frozenset"),
-}
-_WRITERS = dict(_BUILT_IN)
-
-
-def _forget_writers() -> None:
-    _WRITERS.clear()
-    _WRITERS.update(_BUILT_IN)
-
-
-plain.when_registered(_forget_writers)
-
-
-def _writer_for(cls: type) -> Writer:
-    leaf = plain.leaf_for(cls)
-    if leaf is not None and leaf.tag == "!numpy":
-        return _numpy_number
-    if leaf is not None:
-        return _leaf_writer(leaf)
+def _write_for(where: str, writer: plain.Writer, cls: type) -> plain.Write:
+    if cls in (collections.OrderedDict, collections.defaultdict, collections.Counter):
+        return writer.mapping
     if issubclass(cls, enum.Enum):
-        return _enum_writer(cls)
+        _check_name(cls, where)
+        return writer.enum(cls, cls.__qualname__)
     if records.is_record(cls):
-        return _record_writer(cls)
+        _check_name(cls, where)
+        hints = records.hints_of(cls)
+        names = sorted(field.name for field in records.fields_of(cls) if field.compared)
+        return writer.record(cls.__qualname__, [(name, widening(hints.get(name))) for name in names])
     raise SerializationError(f"a {cls.__qualname__} cannot be part of a key; {plain.recipe(cls)}")
 
 
-def _numpy_number(value: Any, where: str) -> str:
-    """A numpy number is the Python number of the same value: parameters often come from linspace or arange."""
-    number = value.item()
-    return plain.dumps(plain.to_json(value)) if type(number) is type(value) else _text(number, where)
-
-
-def _leaf_writer(leaf: plain.Leaf) -> Writer:
-    if leaf.name:
-        head = f'{{"{leaf.tag}":[{quoted(leaf.name)},'
-        return lambda value, where: f"{head}{_text(leaf.encode(value), where)}]}}"
-    return lambda value, where: f'{{"{leaf.tag}":{_text(leaf.encode(value), where)}}}'
-
-
-def _unique(cls: type, where: str) -> None:
+def _check_name(cls: type, where: str) -> None:
     """Refuse a second class of the same name in one map."""
     # `__main__` is whatever module was started, so it says nothing against being the same class.
     if cls.__module__ == "__main__":
@@ -164,79 +94,37 @@ def _unique(cls: type, where: str) -> None:
         )
 
 
-def _enum_writer(cls: type[enum.Enum]) -> Writer:
-    head = f'{{"!enum":[{quoted(cls.__qualname__)},'
-
-    def write(value: Any, where: str) -> str:
-        _unique(cls, where)
-        # A combination of flags that has no name of its own is known by its number.
-        is_member = value.name in cls.__members__
-        return f"{head}{_text(value.name if is_member else value.value, where)}]}}"
-
-    return write
-
-
-def _record_writer(cls: type) -> Writer:
-    head = f'{{"!class":[{quoted(cls.__qualname__)},{{'
-    hints = records.hints_of(cls)
-    columns = [
-        (field.name, f"{quoted(field.name)}:", widening(hints.get(field.name)))
-        for field in sorted(records.fields_of(cls), key=lambda field: field.name)
-        if field.compared
-    ]
-
-    def write(value: Any, where: str) -> str:
-        _unique(cls, where)
-        texts = []
-        for name, prefix, widen in columns:
-            item = getattr(value, name)
-            texts.append(prefix + _text(item if widen is None else widen(item), where))
-        return head + ",".join(texts) + "}]}"
-
-    return write
-
-
 def widening(hint: Any) -> Widening | None:
     """Return what makes an int a float (or complex) where the annotation says so, or None if it says no such thing."""
-    while isinstance(hint, typing.NewType):
-        hint = hint.__supertype__
+    if isinstance(hint, typing.NewType):
+        return widening(hint.__supertype__)
     if hint is float:
-        return _to_float
+        return plain.as_float
     if hint is complex:
-        return _to_complex
+        return _as_complex
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    inner = [widening(argument) for argument in arguments]
     if origin is typing.Annotated:
-        return widening(arguments[0])
+        return inner[0]
     if origin is typing.Union or origin is types.UnionType:
-        if int in arguments:  # then 1 and 1.0 are different on purpose
-            return None
-        inner = [found for found in map(widening, arguments) if found is not None]
-        return inner[0] if len(inner) == 1 else None
-    if origin is tuple and (len(arguments) != 2 or arguments[1] is not ...):
-        return _each_of(arguments)
-    if origin is None or not isinstance(origin, type) or not arguments:
+        found = [one for one in inner if one is not None]
+        return found[0] if len(found) == 1 and int not in arguments else None  # in `int | float`, 1 is not 1.0
+    if not any(inner) or not isinstance(origin, type):
         return None
-    if issubclass(origin, Mapping) and len(arguments) == 2:
-        return _entries(widening(arguments[0]), widening(arguments[1]))
-    if issubclass(origin, Iterable):
-        return _all(widening(arguments[0]))
-    return None
+    if origin is tuple and arguments[1:] != (...,):
+        return _each_of(inner)
+    if issubclass(origin, Mapping) and len(inner) == 2:
+        return _entries(*inner)
+    return _all(inner[0]) if issubclass(origin, Iterable) else None
 
 
-def _to_float(value: Any) -> Any:
-    if type(value) is int:
-        try:
-            number = float(value)
-        except OverflowError:
-            return value
-        return number if number == value else value  # an int beyond 2**53 may not be that float
-    item = getattr(value, "item", None) if type(value).__module__ == "numpy" else None
-    return _to_float(item()) if item is not None and getattr(value, "shape", None) == () else value
-
-
-def _to_complex(value: Any) -> Any:
-    number = _to_float(value)
+def _as_complex(value: Any) -> Any:
+    number = plain.as_float(value)
     return complex(number) if type(number) is float else value
+
+
+def _widened(widen: Widening | None, value: Any) -> Any:
+    return value if widen is None else widen(value)
 
 
 def _all(inner: Widening | None) -> Widening | None:
@@ -245,26 +133,19 @@ def _all(inner: Widening | None) -> Widening | None:
     return lambda value: type(value)(map(inner, value)) if type(value) in (list, tuple, set, frozenset) else value
 
 
-def _each_of(hints: tuple[Any, ...]) -> Widening | None:
-    inner = [widening(hint) for hint in hints]
-    if not any(inner):
-        return None
-
+def _each_of(inner: list[Widening | None]) -> Widening:
     def widen(value: Any) -> Any:
         if type(value) is not tuple or len(value) != len(inner):
             return value
-        return tuple(item if one is None else one(item) for one, item in zip(inner, value, strict=True))
+        return tuple(map(_widened, inner, value))
 
     return widen
 
 
-def _entries(key: Widening | None, item: Widening | None) -> Widening | None:
-    if key is None and item is None:
-        return None
-
+def _entries(key: Widening | None, item: Widening | None) -> Widening:
     def widen(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return {(key(k) if key else k): (item(v) if item else v) for k, v in value.items()}
+        return {_widened(key, name): _widened(item, one) for name, one in value.items()}
 
     return widen

@@ -1,6 +1,6 @@
-"""Values to and from JSON, with tags for what JSON cannot say; keys and values of the database share this format.
+"""Values to and from JSON text, with tags for what JSON cannot say; keys and values of the database share this format.
 
-Guarantees: what `to_json` takes, `from_json` gives back with the same type and value. It refuses everything else, and
+Guarantees: what a `Writer` takes, `from_json` gives back with the same type and value. It refuses everything else, and
 approximates nothing. The text is ASCII.
 
 A tag is an object with one name that starts with `!`: `{"!bytes": "aGk="}`, `{"!tuple": [1, 2]}`,
@@ -16,11 +16,12 @@ Types are looked up by name, not by import, so that users without numpy or decim
 from __future__ import annotations
 
 import base64
-import importlib
-import json
 import math
+import pkgutil
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, TypeVar
 
 import attrs
@@ -31,16 +32,6 @@ T = TypeVar("T")
 
 LONG_INT = 10_000
 """Bits from which an int is written in hexadecimal: Python refuses to turn longer ones into decimal digits."""
-
-_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, check_circular=False, separators=(",", ":")).encode
-
-
-def dumps(data: Any) -> str:
-    """Return JSON data as text."""
-    # The encoder is made anew for each text, which costs more than all else about a number.
-    if type(data) is float and math.isfinite(data):
-        return repr(data)
-    return _encode(data)
 
 
 @attrs.frozen
@@ -57,14 +48,16 @@ def _base64(data: bytes | bytearray | memoryview) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _made_by(module: str, name: str, method: str = "") -> Callable[[Any], Any]:
-    """Return a decoder that imports its type only when it is used."""
+_named = cache(pkgutil.resolve_name)
 
-    def decode(payload: Any) -> Any:
-        made = getattr(importlib.import_module(module), name)
-        return getattr(made, method)(payload) if method else made(payload)
 
-    return decode
+def _made_by(name: str) -> Callable[[Any], Any]:
+    """Return a decoder that imports its type only when a value of it is read."""
+    return lambda payload: _named(name)(*payload) if type(payload) is list else _named(name)(payload)
+
+
+def _isoformat(value: Any) -> Any:
+    return value.isoformat()
 
 
 def _array_out(array: Any) -> list[Any]:
@@ -83,41 +76,37 @@ def _array_in(payload: Any) -> Any:
     return numpy.frombuffer(bytearray(base64.b64decode(data)), dtype=numpy.dtype(dtype)).reshape(shape)
 
 
-def _scalar_in(payload: Any) -> Any:
-    return _array_in(payload)[()]
-
-
 _LEAVES: dict[str, Leaf] = {
     "builtins.bytes": Leaf("!bytes", _base64, base64.b64decode),
     "builtins.bytearray": Leaf("!bytearray", _base64, lambda text: bytearray(base64.b64decode(text))),
     "builtins.complex": Leaf(
         "!complex", lambda z: [repr(z.real), repr(z.imag)], lambda pair: complex(float(pair[0]), float(pair[1]))
     ),
-    "fractions.Fraction": Leaf(
-        "!fraction",
-        lambda x: [x.numerator, x.denominator],
-        lambda pair: importlib.import_module("fractions").Fraction(*pair),
-    ),
-    "decimal.Decimal": Leaf("!decimal", str, _made_by("decimal", "Decimal")),
-    "datetime.datetime": Leaf("!datetime", lambda t: t.isoformat(), _made_by("datetime", "datetime", "fromisoformat")),
-    "datetime.date": Leaf("!date", lambda t: t.isoformat(), _made_by("datetime", "date", "fromisoformat")),
-    "datetime.time": Leaf("!time", lambda t: t.isoformat(), _made_by("datetime", "time", "fromisoformat")),
+    "fractions.Fraction": Leaf("!fraction", lambda x: [x.numerator, x.denominator], _made_by("fractions:Fraction")),
+    "decimal.Decimal": Leaf("!decimal", str, _made_by("decimal:Decimal")),
+    "datetime.datetime": Leaf("!datetime", _isoformat, _made_by("datetime:datetime.fromisoformat")),
+    "datetime.date": Leaf("!date", _isoformat, _made_by("datetime:date.fromisoformat")),
+    "datetime.time": Leaf("!time", _isoformat, _made_by("datetime:time.fromisoformat")),
     "datetime.timedelta": Leaf(
-        "!timedelta",
-        lambda d: [d.days, d.seconds, d.microseconds],
-        lambda parts: importlib.import_module("datetime").timedelta(*parts),
+        "!timedelta", lambda d: [d.days, d.seconds, d.microseconds], _made_by("datetime:timedelta")
     ),
-    "uuid.UUID": Leaf("!uuid", str, _made_by("uuid", "UUID")),
+    "uuid.UUID": Leaf("!uuid", str, _made_by("uuid:UUID")),
     "numpy.ndarray": Leaf("!ndarray", _array_out, _array_in),
-    "numpy.generic": Leaf("!numpy", _array_out, _scalar_in),
 }
-_PATH = Leaf("!path", str, _made_by("pathlib", "Path"))
+_NUMPY_NUMBER = Leaf("!numpy", _array_out, lambda payload: _array_in(payload)[()])
+_PATH = Leaf("!path", str, _made_by("pathlib:Path"))
 _PATHS = ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath", "Path", "PurePath")
-_BY_TAG = {leaf.tag: leaf for leaf in (*_LEAVES.values(), _PATH)}
 
-_leaf_of: dict[type, Leaf | None] = {}
-_registered: dict[str, Leaf] = {}
-_registered_types: dict[type, Leaf] = {}
+_registered: dict[type, Leaf] = {}
+_registered_names: dict[str, Leaf] = {}
+
+_when_registered: list[Callable[[], None]] = []
+"""Forget what depends on the types that are registered."""
+
+
+def when_registered(forget: Callable[[], None]) -> None:
+    """Call `forget` whenever a type was registered."""
+    _when_registered.append(forget)
 
 
 def register(cls: type[T], encode: Callable[[T], Any], decode: Callable[[Any], T], *, name: str | None = None) -> None:
@@ -133,27 +122,15 @@ def register(cls: type[T], encode: Callable[[T], Any], decode: Callable[[Any], T
         MisuseError: The name stands for another type already.
     """
     name = name or cls.__qualname__
-    for other, leaf in _registered_types.items():
+    for other, leaf in _registered.items():
         if leaf.name == name and (other.__qualname__, other.__module__) != (cls.__qualname__, cls.__module__):
             raise MisuseError(
                 f"register({cls.__qualname__}): {other.__module__}.{other.__qualname__} has the name {name!r} already; "
                 f"write register({cls.__qualname__}, ..., name='another name')"
             )
-    leaf = Leaf("!type", encode, decode, name)
-    _registered[name] = leaf
-    _registered_types[cls] = leaf
-    _leaf_of.clear()
+    _registered[cls] = _registered_names[name] = Leaf("!type", encode, decode, name)
     for forget in _when_registered:
         forget()
-
-
-_when_registered: list[Callable[[], None]] = []
-"""Caches elsewhere that depend on what is registered."""
-
-
-def when_registered(forget: Callable[[], None]) -> None:
-    """Call `forget` whenever a type was registered."""
-    _when_registered.append(forget)
 
 
 def recipe(cls: type) -> str:
@@ -166,42 +143,34 @@ def recipe(cls: type) -> str:
     )
 
 
+@cache
 def leaf_for(cls: type) -> Leaf | None:
     """Return how values of exactly this type are written, or None if it is not one of the types with a tag."""
+    if cls in _registered:
+        return _registered[cls]
+    module = cls.__module__
+    if module.startswith("pathlib") and cls.__name__ in _PATHS:
+        return _PATH
+    if module == "numpy" and any(base.__name__ == "generic" for base in cls.__mro__):
+        return _NUMPY_NUMBER
+    return _LEAVES.get(f"{module}.{cls.__qualname__}")
+
+
+when_registered(leaf_for.cache_clear)
+
+
+def python_number(value: Any) -> Any:
+    """Return a numpy number as the Python number of the same value, anything else as it is."""
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () else value
+
+
+def as_float(value: Any) -> Any:
+    """Return an int as the float of the same value, if there is one (beyond 2**53 maybe not); else the value."""
+    number = python_number(value)
     try:
-        return _leaf_of[cls]
-    except KeyError:
-        pass
-    leaf = _registered_types.get(cls)
-    if leaf is None:
-        module = cls.__module__
-        if module.startswith("pathlib") and cls.__name__ in _PATHS:
-            leaf = _PATH
-        elif module == "numpy" and any(base.__name__ == "generic" for base in cls.__mro__):
-            leaf = _LEAVES["numpy.generic"]
-        else:
-            leaf = _LEAVES.get(f"{module}.{cls.__qualname__}")
-    _leaf_of[cls] = leaf
-    return leaf
-
-
-Writers = Mapping[type, Callable[[Any, Any], Any]]
-"""Make JSON data of the values of a class; the second argument is this mapping itself."""
-
-Makers = Mapping[str, Callable[[Any], Any]]
-"""Make the instances of a class again, by the name in its tag."""
-
-NONE: Mapping[Any, Any] = {}
-
-
-def float_to_json(value: float, _: Writers = NONE) -> Any:
-    """Return a float as JSON; what is not finite gets a tag."""
-    return value if math.isfinite(value) else {"!float": repr(value)}
-
-
-def int_to_json(value: int, _: Writers = NONE) -> Any:
-    """Return an int as JSON, of any size."""
-    return value if value.bit_length() < LONG_INT else {"!int": hex(value)}
+        return float(number) if type(number) is int and float(number) == number else number
+    except OverflowError:
+        return number
 
 
 def is_text(value: str) -> bool:
@@ -215,30 +184,132 @@ def is_text(value: str) -> bool:
     return True
 
 
-def str_to_json(value: str, _: Writers = NONE) -> Any:
-    """Return a str as JSON; what is not proper Unicode gets a tag."""
-    return value if is_text(value) else {"!str": _base64(value.encode("utf-8", "surrogatepass"))}
-
-
-def is_plain_name(key: object) -> bool:
-    """Tell whether a dict's key can be an object's name in JSON as it is."""
+def _is_plain_name(key: object) -> bool:
     return type(key) is str and not key.startswith("!") and is_text(key)
 
 
-def dict_to_json(value: Mapping[Any, Any], writers: Writers) -> Any:
-    """Return a dict as JSON: as an object if its keys are plain names, else as pairs."""
-    if all(map(is_plain_name, value)):
-        return {name: to_json(item, writers) for name, item in value.items()}
-    return {"!dict": [[to_json(key, writers), to_json(item, writers)] for key, item in value.items()]}
+def _int(value: int) -> str:
+    return repr(value) if value.bit_length() < LONG_INT else f'{{"!int":"{hex(value)}"}}'
 
 
-def _list_to_json(value: Any, writers: Writers) -> Any:
-    return [to_json(item, writers) for item in value]
+def _float(value: float) -> str:
+    return repr(value) if math.isfinite(value) else f'{{"!float":"{value!r}"}}'
 
 
-def _tagged_list(tag: str) -> Callable[[Any, Any], Any]:
-    return lambda value, writers: {tag: _list_to_json(value, writers)}
+def _str(value: str) -> str:
+    return quoted(value) if is_text(value) else f'{{"!str":"{_base64(value.encode("utf-8", "surrogatepass"))}"}}'
 
+
+Write = Callable[[Any], str]
+"""Returns the text of a value of one class."""
+
+
+class Writer(dict[type, Write]):
+    """Writes values as JSON text: has, for each class that was met so far, what writes its values.
+
+    Args:
+        of_class: Gives how the values of a class are written that is none of JSON's and has no tag of its own.
+            Raises SerializationError if they cannot be.
+        canonical: Equal values get equal texts: a dict's names are sorted, and a numpy number is the Python number of
+            the same value (parameters often come from linspace or arange).
+    """
+
+    def __init__(self, of_class: Callable[[Writer, type], Write], canonical: bool = False) -> None:
+        super().__init__(
+            {
+                type(None): lambda value: "null",
+                bool: lambda value: "true" if value else "false",
+                int: _int,
+                float: _float,
+                str: _str,
+                list: lambda value: f"[{self._items(value)}]",
+                tuple: self.tagged_list("!tuple"),
+                dict: self.mapping,
+                set: self._set("!set"),
+                frozenset: self._set("!frozenset"),
+            }
+        )
+        self._of_class = of_class
+        self._canonical = canonical
+
+    def __missing__(self, cls: type) -> Write:
+        write = self[cls] = self._write_for(cls)
+        return write
+
+    def text(self, value: Any) -> str:
+        """Return the text of a value; raises SerializationError if a part of it cannot be written."""
+        return self[type(value)](value)
+
+    def mapping(self, value: Mapping[Any, Any]) -> str:
+        """Write a dict: as an object if its keys are plain names, else as pairs."""
+        text = self.text
+        if all(map(_is_plain_name, value)):
+            names = sorted(value) if self._canonical else value
+            return "{" + ",".join([f"{quoted(name)}:{text(value[name])}" for name in names]) + "}"
+        pairs = [f"[{text(key)},{text(item)}]" for key, item in value.items()]
+        return '{"!dict":[' + ",".join(sorted(pairs) if self._canonical else pairs) + "]}"
+
+    def tagged_list(self, tag: str) -> Write:
+        """Return how a collection is written as a list with this tag."""
+        return lambda value: f'{{"{tag}":[{self._items(value)}]}}'
+
+    def enum(self, cls: Any, name: str) -> Write:
+        """Return how the members of an enum are written that has this name in the database."""
+        head = f'{{"!enum":[{quoted(name)},'
+
+        def write(member: Any) -> str:
+            # By name, because a value may be anything. A combination of flags may have no name of its own.
+            return f"{head}{self.text(member.name if member.name in cls.__members__ else member.value)}]}}"
+
+        return write
+
+    def record(self, name: str, fields: Iterable[tuple[str, Callable[[Any], Any] | None]]) -> Write:
+        """Return how a record is written: its name in the database, its fields, and what converts each of them."""
+        head = f'{{"!class":[{quoted(name)},{{'
+        columns = [(field, f"{quoted(field)}:", convert) for field, convert in fields]
+
+        def write(value: Any) -> str:
+            texts = []
+            for field, prefix, convert in columns:
+                item = getattr(value, field)
+                texts.append(prefix + self.text(item if convert is None else convert(item)))
+            return head + ",".join(texts) + "}]}"
+
+        return write
+
+    def _items(self, values: Iterable[Any]) -> str:
+        return ",".join([self[type(value)](value) for value in values])
+
+    def _set(self, tag: str) -> Write:
+        return lambda value: f'{{"{tag}":[{",".join(sorted(map(self.text, value)))}]}}'
+
+    def _write_for(self, cls: type) -> Write:
+        leaf = leaf_for(cls)
+        if leaf is None:
+            return self._of_class(self, cls)
+        head, tail = f'{{"{leaf.tag}":', "}"
+        if leaf.name:
+            head, tail = f"{head}[{quoted(leaf.name)},", "]}"
+
+        def write(value: Any) -> str:
+            return f"{head}{self.text(leaf.encode(value))}{tail}"
+
+        def number(value: Any) -> str:
+            simple = python_number(value)
+            return write(value) if type(simple) is type(value) else self.text(simple)
+
+        return number if self._canonical and leaf is _NUMPY_NUMBER else write
+
+
+Makers = Mapping[str, Callable[[Any], Any]]
+"""Make the instances of a class again, by the name in its tag."""
+
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    "!float": float,
+    "!int": lambda text: int(text, 16),
+    "!str": lambda text: base64.b64decode(text).decode("utf-8", "surrogatepass"),
+    **{leaf.tag: leaf.decode for leaf in (*_LEAVES.values(), _NUMPY_NUMBER, _PATH)},
+}
 
 _COLLECTIONS: dict[str, Callable[[Any], Any]] = {
     "!tuple": tuple,
@@ -247,45 +318,11 @@ _COLLECTIONS: dict[str, Callable[[Any], Any]] = {
     "!deque": deque,
 }
 
-_OUT: dict[type, Callable[[Any, Writers], Any]] = {
-    type(None): lambda value, _: value,
-    bool: lambda value, _: value,
-    int: int_to_json,
-    float: float_to_json,
-    str: str_to_json,
-    list: _list_to_json,
-    dict: dict_to_json,
-    tuple: _tagged_list("!tuple"),
-    set: _tagged_list("!set"),
-    frozenset: _tagged_list("!frozenset"),
-    deque: _tagged_list("!deque"),
-}
+_SAME = frozenset((int, float, str, bool, type(None)))
+"""What JSON data stands for itself."""
 
 
-def to_json(value: Any, writers: Writers = NONE) -> Any:
-    """Return a value as data that `json` can write.
-
-    Raises:
-        SerializationError: It has a type that is neither known here nor among the writers.
-    """
-    cls = type(value)
-    out = _OUT.get(cls)
-    if out is not None:
-        return out(value, writers)
-    leaf = leaf_for(cls)
-    if leaf is not None:
-        payload = to_json(leaf.encode(value), writers)
-        return {leaf.tag: [leaf.name, payload] if leaf.name else payload}
-    if cls in writers:
-        return writers[cls](value, writers)
-    raise SerializationError(
-        f"a {cls.__qualname__} cannot be stored without being told its type: give the map's types, as in "
-        f"KeyValMap('name', value={cls.__name__}), or annotate the function: -> hyperflow.Job[{cls.__name__}]; "
-        f"if the type is unknown even then, {recipe(cls)}"
-    )
-
-
-def from_json(data: Any, makers: Makers = NONE) -> Any:
+def from_json(data: Any, makers: Makers) -> Any:
     """Return the value that JSON data stands for.
 
     Args:
@@ -303,10 +340,6 @@ def from_json(data: Any, makers: Makers = NONE) -> Any:
     return {name: item if type(item) in _SAME else from_json(item, makers) for name, item in data.items()}
 
 
-_SAME = frozenset((int, float, str, bool, type(None)))
-"""What JSON data stands for itself."""
-
-
 def _untagged(tag: str, payload: Any, makers: Makers) -> Any:
     if tag in ("!class", "!enum"):
         name, data = payload
@@ -317,20 +350,14 @@ def _untagged(tag: str, payload: Any, makers: Makers) -> Any:
             )
         return makers[name](from_json(data, makers))
     if tag in _COLLECTIONS:
-        return _COLLECTIONS[tag]([from_json(item, makers) for item in payload])
+        return _COLLECTIONS[tag](from_json(payload, makers))
     if tag == "!dict":
         return {from_json(key, makers): from_json(item, makers) for key, item in payload}
-    if tag == "!float":
-        return float(payload)
-    if tag == "!int":
-        return int(payload, 16)
-    if tag == "!str":
-        return base64.b64decode(payload).decode("utf-8", "surrogatepass")
     if tag == "!type":
         name, data = payload
-        if name not in _registered:
+        if name not in _registered_names:
             raise SerializationError(f"the type {name} is not known here; call hyperflow.database.register first")
-        return _registered[name].decode(from_json(data, makers))
-    if tag in _BY_TAG:
-        return _BY_TAG[tag].decode(payload)
+        return _registered_names[name].decode(from_json(data, makers))
+    if tag in _DECODERS:
+        return _DECODERS[tag](payload)
     raise SerializationError(f"{tag} is not a tag of this version of hyperflow")

@@ -12,15 +12,17 @@ from __future__ import annotations
 import enum
 import json
 import typing
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections import deque
+from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import attrs
 
 from hyperflow.database import plain, records, untagged
-from hyperflow.database.hints import Conform, conform_to, short, show
+from hyperflow.database.hints import Conform, conform_to, per_hint, show
 from hyperflow.errors import SerializationError
+from hyperflow.saying import short_repr
 
 _parse = json.JSONDecoder().raw_decode  # json.loads takes a microsecond more for a number, to look for blanks
 
@@ -31,7 +33,7 @@ class Codec:
 
     hint: Any
     conform: Conform
-    writers: plain.Writers
+    writer: plain.Writer
     makers: plain.Makers
 
     def encode(self, value: Any, for_people: bool = False) -> str:
@@ -45,19 +47,16 @@ class Codec:
             SerializationError: It is not of the type, or cannot be stored.
         """
         try:
-            data = plain.to_json(self.conform(value), self.writers)
+            text = self.writer.text(self.conform(value))
         except SerializationError:
             raise
         except RecursionError:
             raise SerializationError("the value contains itself, or is nested too deeply to be stored") from None
         except Exception as error:
             raise SerializationError(
-                f"{short(value)} cannot be stored as {show(self.hint)}: {type(error).__name__}: {error}"
+                f"{short_repr(value, 60)} cannot be stored as {show(self.hint)}: {type(error).__name__}: {error}"
             ) from error
-        if for_people:
-            bare = untagged.without_tags(data)
-            data = bare if untagged.with_tags(bare, self.hint) == data else data
-        return plain.dumps(data)
+        return untagged.for_people(text, self.hint) if for_people else text
 
     def decode(self, text: str) -> Any:
         """Return the value of a text; raises SerializationError when the text is of another type."""
@@ -74,10 +73,11 @@ class Codec:
             raise
         except Exception as error:
             raise SerializationError(
-                f"{short(str(text))} cannot be read as {show(self.hint)}: {type(error).__name__}: {error}"
+                f"{short_repr(str(text), 60)} cannot be read as {show(self.hint)}: {type(error).__name__}: {error}"
             ) from error
 
 
+@per_hint
 def codec_for(hint: Any) -> Codec:
     """Return the codec of a type; `Any` stands for untyped, that is plain data.
 
@@ -85,50 +85,29 @@ def codec_for(hint: Any) -> Codec:
         SerializationError: Values of the type, or of one inside it, could not be made again.
     """
     try:
-        return _codec_for(hint)
-    except TypeError:  # a hint that cannot be hashed, such as Annotated[int, []]
-        return _codec_for.__wrapped__(hint)
-
-
-@cache
-def _codec_for(hint: Any) -> Codec:
-    try:
-        names = records.classes_in(hint)
-        writers = {
-            cls: _enum_writer(cls, name) if issubclass(cls, enum.Enum) else _record_writer(cls, name)
-            for cls, name in names.items()
-            if plain.leaf_for(cls) is None
-        }
-        for one in records.parts(hint):
-            cls = typing.get_origin(one) or one
-            if isinstance(cls, type) and issubclass(cls, Mapping):  # an OrderedDict is written as a dict
-                writers.setdefault(cls, plain.dict_to_json)
-        return Codec(records.bare(hint), conform_to(hint), writers, records.makers(hint, conform_to))
+        classes = [typing.get_origin(one) or one for one in records.parts(hint)]
+        # Written as a dict, and made again by `conform`.
+        dicts = [cls for cls in classes if isinstance(cls, type) and issubclass(cls, Mapping)]
+        writer = plain.Writer(partial(_write_for, records.classes_in(hint), dicts))
+        return Codec(records.bare(hint), conform_to(hint), writer, records.makers(hint, conform_to))
     except SerializationError:
         raise
     except Exception as error:
         raise SerializationError(f"{show(hint)} cannot be stored: {type(error).__name__}: {error}") from error
 
 
-plain.when_registered(_codec_for.cache_clear)
-
-
-def _enum_writer(cls: Any, name: str) -> Callable[[Any, plain.Writers], Any]:
-    # By name, because a value may be anything; a combination of flags has no name of its own.
-    return lambda member, writers: {
-        "!enum": [name, member.name if member.name in cls.__members__ else plain.to_json(member.value, writers)]
-    }
-
-
-def _record_writer(cls: type, name: str) -> Callable[[Any, plain.Writers], Any]:
-    fields = [(field.name, conform_to(field.hint)) for field in records.fields_of(cls) if field.argument is not None]
-
-    def write(value: Any, writers: plain.Writers) -> Any:
-        return {
-            "!class": [
-                name,
-                {field: plain.to_json(conform(getattr(value, field)), writers) for field, conform in fields},
-            ]
-        }
-
-    return write
+def _write_for(names: Mapping[type, str], dicts: Collection[type], writer: plain.Writer, cls: type) -> plain.Write:
+    if cls in names and issubclass(cls, enum.Enum):
+        return writer.enum(cls, names[cls])
+    if cls in names:
+        fields = [field for field in records.fields_of(cls) if field.argument is not None]
+        return writer.record(names[cls], [(field.name, conform_to(field.hint)) for field in fields])
+    if cls in dicts:
+        return writer.mapping
+    if cls is deque:
+        return writer.tagged_list("!deque")
+    raise SerializationError(
+        f"a {cls.__qualname__} cannot be stored without being told its type: give the map's types, as in "
+        f"KeyValMap('name', value={cls.__name__}), or annotate the function: -> hyperflow.Job[{cls.__name__}]; "
+        f"if the type is unknown even then, {plain.recipe(cls)}"
+    )
