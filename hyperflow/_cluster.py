@@ -20,8 +20,7 @@ import attrs
 from hyperflow import environment
 from hyperflow import flow as flows
 from hyperflow._job import JobFunction, OpenEnv, checked_async_function
-from hyperflow.database.opening import open_database
-from hyperflow.database.store import copy_database
+from hyperflow.database.store import copy_database, open_database
 from hyperflow.environment import FailurePolicy, JobOptions, Options
 from hyperflow.errors import ConfigurationError, MisuseError
 from hyperflow.flow import Call, Cluster, Flow, Job, Step

@@ -133,8 +133,7 @@ async def open_job(
     end: End | None = None,
 ) -> AsyncIterator[JobEnv]:
     """Start launchers, open the database, and put the environment in force for the scope."""
-    from hyperflow.database.opening import open_database  # noqa: PLC0415 (see above)
-    from hyperflow.database.store import copy_database  # noqa: PLC0415 (see above)
+    from hyperflow.database.store import copy_database, open_database  # noqa: PLC0415 (see above)
     from hyperflow.head.engine import open_engine  # noqa: PLC0415 (see above)
 
     mine = program or ProgramInfo.temporary_one()

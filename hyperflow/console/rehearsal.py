@@ -14,8 +14,7 @@ from typing import Any
 
 from hyperflow import environment
 from hyperflow._cluster import ClusterEnv, ClusterEvaluator
-from hyperflow.database.opening import open_database
-from hyperflow.database.store import copy_database
+from hyperflow.database.store import copy_database, open_database
 from hyperflow.environment import JobOptions, Options, ResultsDatabase
 from hyperflow.flow import Flow
 from hyperflow.master import calls

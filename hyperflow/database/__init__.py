@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hyperflow.database.keyvalmap import KeyValMap as KeyValMap
     from hyperflow.database.memo import memoize as memoize
-    from hyperflow.database.opening import open_database as open_database
     from hyperflow.database.plain import register as register
     from hyperflow.database.store import DamagedEntry as DamagedEntry
+    from hyperflow.database.store import open_database as open_database
     from hyperflow.database.workdir import new_work_dir as new_work_dir
 
 __all__ = ("DamagedEntry", "KeyValMap", "memoize", "new_work_dir", "open_database", "register")
@@ -26,7 +26,7 @@ __all__ = ("DamagedEntry", "KeyValMap", "memoize", "new_work_dir", "open_databas
 _MODULE_OF = {
     "KeyValMap": "keyvalmap",
     "memoize": "memo",
-    "open_database": "opening",
+    "open_database": "store",
     "register": "plain",
     "DamagedEntry": "store",
     "new_work_dir": "workdir",

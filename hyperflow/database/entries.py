@@ -11,6 +11,8 @@ also where they are copied or ingested.
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections.abc import Iterable
 
 from hyperflow.database import untagged
 
@@ -18,8 +20,19 @@ SCHEMA_VERSION = 2
 
 NO_METADATA = "{}"
 
+
+class DamagedEntry(RuntimeWarning):
+    """An entry of the results database is not what was written; it counts as absent."""
+
+
 Entry = tuple[str, str, str]
 """Map, key, value."""
+
+
+def warn_of(damaged: Iterable[str]) -> None:
+    """Warn of damaged entries; called by a store's method."""
+    for report in damaged:
+        warnings.warn(report, DamagedEntry, stacklevel=3)
 
 
 def checksum(map_name: str, key: str, value: str, version: int = SCHEMA_VERSION, metadata: str = NO_METADATA) -> bytes:

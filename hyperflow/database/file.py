@@ -99,6 +99,9 @@ class Found(NamedTuple):
     id: int
 
 
+ABSENT = Found(None, 0)
+
+
 def lenient_text(data: bytes) -> str:
     """Return a text although it may be damaged, and not UTF-8: the checksum finds that out, and reading goes on."""
     return data.decode("utf-8", "replace")
@@ -202,9 +205,8 @@ class DatabaseFile:
                 raise
         self.next_id = first + len(rows)
         self.in_wal += sum(len(entry[1]) + len(entry[2]) for entry in entries)
-        nowhere = Found(None, 0)  # for maps of which nothing is in memory
         return [
-            self.remember(text_of(entry[2], entry[6]), number) if entry[0] in self.loaded else nowhere
+            self.remember(text_of(entry[2], entry[6]), number) if entry[0] in self.loaded else ABSENT
             for number, entry in enumerate(entries, first)
         ]
 

@@ -103,6 +103,10 @@ def _made(hint: Any) -> Conform:
         raise unknown(hint)
     if cls in _SCALARS:
         return _SCALARS[cls]
+    return _of_class(hint, cls, arguments)
+
+
+def _of_class(hint: Any, cls: Any, arguments: tuple[Any, ...]) -> Conform:
     leaf = plain.leaf_for(cls)
     if leaf is not None:
         return _leaf(hint, leaf)
@@ -152,7 +156,8 @@ def _exactly(cls: type, hint: Any) -> Conform:
 
 def _leaf(hint: Any, leaf: plain.Leaf) -> Conform:
     def conform(value: Any) -> Any:
-        if plain.leaf_for(type(value)) is not leaf:
+        found: type = type(value)
+        if plain.leaf_for(found) is not leaf:
             raise wrong(value, hint)
         return value
 

@@ -109,8 +109,7 @@ class KeyValMap(Generic[K, V]):
     async def _insert(self, key: Any, value: Any) -> None:
         text = self._key(key)
         try:
-            encoded = codec_for(self.value).encode(value)
-            codec_for(self.value).decode(encoded)  # what cannot be read back must not be recorded
+            encoded = codec_for(self.value).encode_checked(value)
         except SerializationError as error:
             raise SerializationError(f"value for key {key!r:.60} of {self!r}: {error}") from error
         await environment.current("KeyValMap.insert").database.insert(self.name, text, encoded)

@@ -1,11 +1,10 @@
-"""Memo: a function that returns a flow, whose results are recorded and not computed again.
+"""Memo: the results of a function that returns a flow are recorded, and not computed again.
 
 Guarantees:
 - A result is recorded, on the disk, before anyone sees it. A recorded one is returned without running the function.
 - Overlapping calls with the same arguments run once (see `single_flight`). A failure reaches all and is not recorded.
 - The key is name, version and arguments, bound to the parameters as Python does: `f(1)`, `f(x=1)` and a default of 1
-  are one call. Source text and pickle bytes are no part of it: a new comment forgets nothing. A changed result needs
-  a new `version`.
+  are one call. Source text is no part of it, so a new comment forgets nothing. A changed result needs a new `version`.
 - The first caller gets what every later one gets: the value as it was recorded, made anew for each.
 - What cannot be a key, or cannot be stored, is refused; if the annotations show it, before anything runs.
 """
@@ -54,15 +53,6 @@ class MemoCall(Step):
         return flows.show_call(self.fn, self.args, self.kwargs)
 
 
-@attrs.frozen
-class Parameter:
-    """One parameter: its name, how it stands in a key, and what makes an int a float where it is annotated so."""
-
-    name: str
-    head: str
-    widen: keys.Widening | None
-
-
 @attrs.define(eq=False)
 class Memo:
     """What is known of a memoized function: the function, where its results are, and how they are written."""
@@ -70,16 +60,18 @@ class Memo:
     fn: Callable[..., Any]
     name: str
     map_name: str
-    result: Any = Unresolved
-    hints: dict[str, Any] = attrs.field(factory=dict)
-    key_is_argument: bool = False
-    key_hint: Any = inspect.Parameter.empty
+    hints: dict[str, Any]
+    result: Any
+    """The type of results."""
+    key_hint: Any
+    """If not Unresolved: there is one argument of this type, and it is the key itself."""
     signature: inspect.Signature = attrs.field(init=False)
     kind: type[Flow[Any]] = attrs.field(init=False)
     """Job or Cluster, as the function itself returns."""
     is_simple: bool = attrs.field(init=False)
     """Whether there is no `*args`, `**kwargs` or keyword-only parameter, so that binding can be left out."""
-    _parameters: list[Parameter] | None = attrs.field(default=None, init=False)
+    _parameters: list[tuple[str, str, keys.Widening | None]] | None = attrs.field(default=None, init=False)
+    """Name, how it stands in a key, and what makes an int a float where it is annotated so."""
     _codec: Codec | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -89,15 +81,10 @@ class Memo:
         self.is_simple = all(parameter.kind in simple for parameter in self.signature.parameters.values())
 
     def __reduce__(self) -> tuple[Any, ...]:  # without what is made at first use, which does not pickle
-        described = (self.fn, self.name, self.map_name, self.result, self.hints, self.key_is_argument, self.key_hint)
-        return type(self), described
+        return type(self), (self.fn, self.name, self.map_name, self.hints, self.result, self.key_hint)
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        """Return the canonical text of the arguments.
-
-        Raises:
-            SerializationError: An argument has a type that cannot be in a key; names the parameter.
-        """
+        """Return the canonical text of the arguments; an error names the parameter that cannot be in a key."""
         parameters = self._parameters
         if parameters is None:
             parameters = self._parameters = self._prepare()
@@ -108,19 +95,21 @@ class Memo:
             bound.apply_defaults()
             values = bound.arguments.values()
         texts = []
-        for parameter, value in zip(parameters, values, strict=True):
-            widened = value if parameter.widen is None else parameter.widen(value)
+        for (name, head, widen), value in zip(parameters, values, strict=True):
+            widened = value if widen is None else widen(value)
             try:
-                texts.append(parameter.head + keys.encode(widened, self.map_name))
+                texts.append(head + keys.encode(widened, self.map_name))
             except SerializationError as error:
-                raise SerializationError(f"argument {parameter.name} of {self.name}: {error}") from error
-        if self.key_is_argument:
+                raise SerializationError(f"argument {name} of {self.name}: {error}") from error
+        if self.key_hint is not Unresolved:
             return texts[0]
         texts.sort()
         return "{" + ",".join(texts) + "}"
 
-    def _prepare(self) -> list[Parameter]:
+    def _prepare(self) -> list[tuple[str, str, keys.Widening | None]]:
         hints = self.hints or records.hints_of(inspect.unwrap(self.fn))
+        if self.key_hint is not Unresolved:
+            return [(name, "", keys.widening(self.key_hint)) for name in self.signature.parameters]
         found = []
         for name, parameter in self.signature.parameters.items():
             hint = hints.get(name)
@@ -128,22 +117,21 @@ class Memo:
                 hint = types.GenericAlias(tuple, (hint, ...))
             if parameter.kind is inspect.Parameter.VAR_KEYWORD and hint is not None:
                 hint = types.GenericAlias(dict, (str, hint))
-            if self.key_is_argument:
-                hint = self.key_hint
-            head = "" if self.key_is_argument else keys.encode(name) + ":"
-            found.append(Parameter(name, head, keys.widening(hint)))
+            found.append((name, keys.encode(name) + ":", keys.widening(hint)))
         return found
 
     @property
     def codec(self) -> Codec:
         """How results are written; raises SerializationError if the annotation's type cannot be stored."""
         if self._codec is None:
+            inner = inspect.unwrap(self.fn)
             if self.result is Unresolved:
-                self.result = _result_type(self.fn, self.name, records.hints_of(inspect.unwrap(self.fn)))
+                self.result = _result_type(inner, self.name, records.hints_of(inner))
             if self.result is Unresolved:
                 raise MisuseError(
-                    f"the annotations of {self.name} cannot be resolved: {_return_text(self.fn)!r}. Define the types "
-                    "at the top level of the module and import them also when it runs, not only for type checkers"
+                    f"the annotations of {self.name} cannot be resolved: {inner.__annotations__['return']!r}. Define "
+                    "the types at the top level of the module and import them also when it runs, not only for type "
+                    "checkers"
                 )
             try:
                 self._codec = codec_for(self.result)
@@ -200,19 +188,15 @@ async def run(memo: Memo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     database = environment.current(memo.name).database
     text = await database.lookup(memo.map_name, key)
     if text is None:
-        text = await single_flight.once(
-            database,
-            (memo.map_name, key),
-            functools.partial(flows.show_call, memo.fn, args, kwargs),
-            functools.partial(_compute, memo, key, args, kwargs),
-        )
+        show_call = functools.partial(flows.show_call, memo.fn, args, kwargs)
+        compute = functools.partial(_compute, memo, key, args, kwargs)
+        text = await single_flight.once(database, (memo.map_name, key), show_call, compute)
     try:
         return codec.decode(text)
     except SerializationError as error:
-        call = flows.show_call(memo.fn, args, kwargs)
         raise DatabaseError(
-            f"the recorded result of {call} is no {show(codec.hint)} any more: {error}. "
-            "If the type has changed, give @memoize a higher version"
+            f"the recorded result of {flows.show_call(memo.fn, args, kwargs)} is no {show(codec.hint)} any more: "
+            f"{error}. If the type has changed, give @memoize a higher version"
         ) from error
 
 
@@ -223,26 +207,21 @@ async def _compute(memo: Memo, key: str, args: tuple[Any, ...], kwargs: dict[str
         return recorded
     made = memo.fn(*args, **kwargs)
     if not isinstance(made, Flow):
-        _refuse_result(memo, made)
+        if inspect.iscoroutine(made):
+            made.close()
+        raise MisuseError(
+            f"{memo.name} returned {made!r:.80}, but memoize is for functions that return a flow: put @hyperflow.job "
+            f"between @hyperflow.memoize and an `async def`, or let a `def` return hyperflow.remote_eval(...)"
+        )
     value = await made
     try:
-        text = memo.codec.encode(value)
-        memo.codec.decode(text)  # what cannot be read back must not be recorded
+        text = memo.codec.encode_checked(value)
     except SerializationError as error:
         raise SerializationError(
             f"the result of {flows.show_call(memo.fn, args, kwargs)} cannot be recorded: {error}"
         ) from error
     await database.insert(memo.map_name, key, text)
     return text
-
-
-def _refuse_result(memo: Memo, made: Any) -> typing.NoReturn:
-    if inspect.iscoroutine(made):
-        made.close()
-    raise MisuseError(
-        f"{memo.name} returned {made!r:.80}, but memoize is for functions that return a flow: put @hyperflow.job "
-        f"between @hyperflow.memoize and an `async def`, or let a `def` return hyperflow.remote_eval(...)"
-    )
 
 
 class Memoizer(Protocol):
@@ -311,18 +290,16 @@ def memoized(
     """
     shown = getattr(fn, "__qualname__", None) or repr(fn)
     _check_kind(fn, shown, where)
-    hints = records.hints_of(inspect.unwrap(fn), local_names)
-    memo = Memo(fn, shown, map_name, hints=hints)
-    annotated = _result_type(fn, shown, hints, where)
-    memo.result = annotated if result is Unresolved else result
-    if key is not Unresolved:
-        if len(memo.signature.parameters) != 1:
-            raise MisuseError(
-                f"{where}: the map's key is the argument of {shown}, so it has to have one, not "
-                f"{len(memo.signature.parameters)}; take a tuple or a record, or use @hyperflow.memoize('name')"
-            )
-        memo.key_is_argument, memo.key_hint = True, key
-
+    inner = inspect.unwrap(fn)
+    hints = records.hints_of(inner, local_names)
+    annotated = _result_type(inner, shown, hints, where)
+    memo = Memo(fn, shown, map_name, hints, annotated if result is Unresolved else result, key)
+    parameters = len(memo.signature.parameters)
+    if key is not Unresolved and parameters != 1:
+        raise MisuseError(
+            f"{where}: the map's key is the argument of {shown}, so it has to have one, not {parameters}; take a tuple "
+            "or a record, or use @hyperflow.memoize('name')"
+        )
     return cast("Callable[P, Job[T]]", Memoized(memo))
 
 
@@ -346,14 +323,9 @@ def _check_kind(fn: Any, shown: str, where: str) -> None:
         )
 
 
-def _return_text(fn: Any) -> Any:
-    return getattr(inspect.unwrap(fn), "__annotations__", {}).get("return")
-
-
-def _result_type(fn: Any, shown: str, hints: dict[str, Any], where: str = "@memoize") -> Any:
+def _result_type(inner: Any, shown: str, hints: dict[str, Any], where: str = "@memoize") -> Any:
     """Return the T of an annotation Flow[T], Any if there is none, Unresolved if it names what is not known (yet)."""
-    inner = inspect.unwrap(fn)
-    if _return_text(fn) is None and "return" not in getattr(inner, "__annotations__", {}):
+    if "return" not in getattr(inner, "__annotations__", {}):
         return Any
     if "return" not in hints:
         return Unresolved

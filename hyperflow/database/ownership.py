@@ -1,7 +1,7 @@
 """Ownership: one process at a time may write to a results database.
 
-A lock file beside the database (`results.sqlite.lock`) names its owner: host, process and program. It appears
-complete or not at all (see `hyperflow.files`).
+A lock file beside the database (`results.sqlite.lock`) names its owner: host, process and program. It is complete or
+not there (see `hyperflow.files`).
 
 Guarantees:
 - The second process gets an error that names the owner.
@@ -12,8 +12,8 @@ Guarantees:
 - A forked child never releases the lock of its parent.
 
 Why not flock or SQLite's own locks alone: on parallel file systems they are often local to each node, or missing, and
-two nodes that write at once destroy the database. flock is used for one thing: two processes *of the same machine*
-that both find an abandoned lock replace it one after the other, and for that it need not reach further.
+two nodes that write at once destroy the database. flock has one use here: processes *of the same machine* that find an
+abandoned lock replace it one after the other.
 
 Rejected: a lease that is renewed. A machine that sleeps, or a file system that stalls, would lose its database to
 another machine while it still writes; SQLite has no fencing token that would stop it.
@@ -35,17 +35,14 @@ from typing import Any
 import attrs
 
 from hyperflow.errors import ConfigurationError, DatabaseError
-from hyperflow.files import put_new, write_whole
+from hyperflow.files import put_new, read_text, write_whole
 
 ATTEMPTS = 100
 """How often to try again when the lock changes hands meanwhile; each time another process has got it."""
 
 
 def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace").strip()
-    except OSError:
-        return ""
+    return read_text(Path(path)).strip()
 
 
 def _pid_namespace() -> str:
@@ -104,20 +101,19 @@ class Owner:
 
     def is_near(self) -> bool:
         """Tell whether this owner's process would be visible here."""
-        return (self.host, self.machine, self.pid_namespace) == (
-            socket.gethostname(),
-            _read("/etc/machine-id"),
-            _pid_namespace(),
-        )
+        return self._is_of_this_machine() and self.pid_namespace == _pid_namespace()
 
     def is_gone(self) -> bool:
         """Tell whether this owner has certainly ended: False if nobody can know that here."""
-        # Names are not always unique: containers of many machines may have the same.
-        if self.host != socket.gethostname() or self.machine != _read("/etc/machine-id"):
+        if not self._is_of_this_machine():
             return False
         if self.boot_id != _read("/proc/sys/kernel/random/boot_id"):
             return True
         return self.is_near() and started(self.pid) != self.started
+
+    def _is_of_this_machine(self) -> bool:
+        # Host names alone are not unique: containers of many machines may have the same.
+        return (self.host, self.machine) == (socket.gethostname(), _read("/etc/machine-id"))
 
     def __str__(self) -> str:
         return f"program {self.program} (process {self.pid} on {self.host}, since {self.since})"
@@ -168,7 +164,7 @@ def _replace(lock: Path, text: bytes, database: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        owner = Owner.from_text(_content(file))
+        owner = Owner.from_text(os.pread(file, 65536, 0).decode(errors="replace"))
         if owner is None or not owner.is_gone():
             if owner is not None and not _is_still(file, lock):
                 return False
@@ -186,10 +182,6 @@ def _replace(lock: Path, text: bytes, database: Path) -> bool:
         return True
     finally:
         os.close(file)
-
-
-def _content(file: int) -> str:
-    return os.pread(file, 65536, 0).decode(errors="replace")
 
 
 def _is_still(file: int, lock: Path) -> bool:

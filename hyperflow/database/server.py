@@ -1,17 +1,24 @@
-"""The PostgreSQL server: what it holds, and how it is asked. Synchronous; used by one thread.
+"""A results database on a PostgreSQL server, which many programs and Jobs write to at a time.
+
+`SharedStore` is for the event loop; its thread has a `Server`, which holds the connection and is synchronous.
 
 Guarantees:
 - Entries are only ever added, by any number of processes. The newest entry of a key, the one with the greatest id, is
-  its value, for all of them. Two processes that compute one key at the same time both record it.
+  its value, for all of them. Within one process a memoized call is computed once; when two processes compute it at the
+  same time, both record it and each goes on with its own result.
 - When `insert` returns, the entries are committed, as durably as the server is set up to be: a role's or a database's
   `synchronous_commit = off` is overridden.
+- Requests of one moment go together (see `thread`): a thousand inserts cost one commit, a thousand lookups one round
+  trip.
+- `lookup` asks the server each time, so it sees at once what another process has recorded. (Rejected: a cache. It would
+  make a lookup cheaper than a round trip, and show values that others have long replaced.)
 - A lost connection, also after the server's restart, is made anew for `RETRY_SECONDS`. If the answer to a commit was
   lost, the entries are looked up before they are sent again.
-- Every entry has a checksum, a schema version and metadata, as in a file (see `entries`). Tables of an older version
-  are upgraded by whoever opens them first with the right to; programs of that older version can go on meanwhile.
+- Every entry is as in a file (see `entries`). The first user who opens older tables with the right to upgrade them does
+  so; programs of that older version can go on meanwhile.
 
-A key can be longer than an index entry, so a digest of it is the index. There is no index by id alone: the planner
-would use it to find the newest entry of a key, from the end of the table through the entries of all keys.
+A key can be longer than an index entry, so the index is a digest of it. There is no index by id alone: the planner
+would use it to find the newest entry of a key, and read from the end of the table through the entries of all keys.
 
 Rejected: one table for each map, which would need the right to make tables at any time; and unique keys with an update
 in place, which would overwrite what an earlier program has found.
@@ -21,7 +28,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any, TypeVar
 
 import attrs
@@ -29,13 +37,18 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
-from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, checksum, text_of
+from hyperflow.database import plain
+from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, checksum, text_of, warn_of
+from hyperflow.database.thread import Batches, DatabaseThread
 from hyperflow.errors import ConfigurationError, DatabaseError
 
 T = TypeVar("T")
 
 RETRY_SECONDS = 60.0
 """How long to try to make a lost connection anew; after that every call tries once."""
+
+LONGEST_VALUE = 100_000_000
+"""Characters; PostgreSQL stores no more than a billion bytes in one place, and takes twice as many to send them."""
 
 LAYOUTS = (
     """
@@ -78,7 +91,7 @@ SELECT found.* FROM unnest(%s::bytea[]) AS asked (digest) CROSS JOIN LATERAL (
 ) AS found
 """
 
-OLDER = f"SELECT {FOUND} FROM hyperflow_entries WHERE digest = %s AND id < %s ORDER BY id DESC"
+OLDER = f"SELECT {FOUND} FROM hyperflow_entries WHERE digest = %s AND id < %s ORDER BY id DESC LIMIT 1"
 
 WHOLE_MAP = (
     f"SELECT {FOUND} FROM hyperflow_entries WHERE left(map, 200) = left(%(map)s, 200) AND map = %(map)s ORDER BY id"
@@ -91,23 +104,18 @@ RECORDED = (
 Found = tuple[bytes, int, str, str, str, bytes, int, str]
 """Digest, id, map, key, value, checksum, schema version, metadata."""
 
-
-@attrs.frozen
-class Answer:
-    """What was found for a key, and reports of damaged entries on the way."""
-
-    text: str | None
-    damaged: Sequence[str] = ()
+Answer = tuple[str | None, list[str]]
+"""What was found for a key, and reports of damaged entries on the way."""
 
 
 def key_digest(map_name: str, key: str) -> bytes:
-    """Return the digest of a key, which is its index."""
+    """Return what the index has for a key."""
     return hashlib.blake2b(f"{len(map_name)}:{map_name}{key}".encode(), digest_size=16).digest()
 
 
 @attrs.define(eq=False)
 class Server:
-    """An open database on a server; make one with `Server.open`, close it with `close`."""
+    """A connection to the database; used by one thread. Its methods raise DatabaseError if the server stays away."""
 
     url: str
     program_id: str
@@ -143,8 +151,7 @@ class Server:
     def insert(self, entries: list[Entry]) -> list[None]:
         """Add entries in one transaction, and return when it is committed.
 
-        Raises:
-            DatabaseError: None of them was added, unless the server went away for good just then.
+        If it raises, none was added, unless the server went away for good just then.
         """
         now = time.time()
         rows = [
@@ -169,11 +176,7 @@ class Server:
         return [None] * len(rows)
 
     def lookup(self, places: list[tuple[str, str]]) -> list[Answer]:
-        """Return the newest sound value of each of some keys (map and key).
-
-        Raises:
-            DatabaseError: The server cannot be reached.
-        """
+        """Return the newest sound value of each of some keys (map and key)."""
         digests = [key_digest(*each) for each in places]
 
         def ask(connection: psycopg.Connection[Any]) -> dict[bytes, Answer]:
@@ -181,14 +184,10 @@ class Server:
             return {row[0]: self._sound(connection, row) for row in found}
 
         answers = self._retried("read", ask)
-        return [answers.get(digest, Answer(None)) for digest in digests]
+        return [answers.get(digest, (None, [])) for digest in digests]
 
     def read_all(self, map_name: str) -> tuple[list[tuple[str, str]], list[str]]:
-        """Return each key of a map with its newest sound value, the oldest key first; and reports of damaged ones.
-
-        Raises:
-            DatabaseError: The server cannot be reached.
-        """
+        """Return each key of a map with its newest sound value, the oldest key first; and reports of damaged ones."""
 
         def ask(connection: psycopg.Connection[Any]) -> tuple[list[tuple[str, str]], list[str]]:
             values: dict[str, str] = {}
@@ -204,22 +203,19 @@ class Server:
 
         return self._retried("read", ask)
 
-    def tidy(self) -> None:
-        """Do nothing: the server tidies up by itself."""
-
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
 
     def _sound(self, connection: psycopg.Connection[Any], row: Found) -> Answer:
-        if _is_sound(row):
-            return Answer(text_of(row[4], row[6]))
-        damaged = [self._report(row)]
-        for older in connection.execute(OLDER, row[:2], binary=True):
-            if _is_sound(older):
-                return Answer(text_of(older[4], older[6]), damaged)
-            damaged.append(self._report(older))
-        return Answer(None, damaged)
+        damaged: list[str] = []
+        while not _is_sound(row):
+            damaged.append(self._report(row))
+            older = connection.execute(OLDER, row[:2], binary=True).fetchone()
+            if older is None:
+                return None, damaged
+            row = older
+        return text_of(row[4], row[6]), damaged
 
     def _report(self, row: Found) -> str:
         return f"entry {row[1]} of map {row[2]!r}, key {row[3]!r:.80}, in {self.url} is damaged; it counts as absent"
@@ -266,7 +262,7 @@ def _connect(url: str, program_id: str) -> psycopg.Connection[Any]:
 
 
 def _prepare(connection: psycopg.Connection[Any], url: str) -> None:
-    """Check a newly opened database, and make its tables if they are not there."""
+    """Check a newly opened database, and make its tables or upgrade them."""
     if connection.info.server_version < 100_000:
         raise DatabaseError(f"{url} is PostgreSQL {connection.info.server_version // 10_000}; 10 or later is needed")
     if connection.execute("SHOW server_encoding").fetchone() != ("UTF8",):
@@ -276,7 +272,7 @@ def _prepare(connection: psycopg.Connection[Any], url: str) -> None:
     version = _version(connection)
     if version < SCHEMA_VERSION:
         with connection.transaction():
-            # Of many that open it first at the same time, one makes the tables, or upgrades them.
+            # Of many who open it first at the same time, one makes the tables, or upgrades them.
             connection.execute("SELECT pg_advisory_xact_lock(hashtext('hyperflow'))")
             version = _version(connection)
             try:
@@ -339,3 +335,52 @@ def _advice(error: psycopg.Error) -> str:
     if "database" in text and "does not exist" in text:
         return "; to make it, type: createdb NAME"
     return ""
+
+
+class SharedStore:
+    """A results database on a server; made by `open_database`, used from one event loop.
+
+    Its methods raise DatabaseError when the server cannot be reached, or the database was closed.
+    """
+
+    def __init__(self, url: str, program_id: str) -> None:
+        self.url = url
+        self.thread = DatabaseThread(url, lambda: closing(Server.open(url, program_id)))
+        self._inserts: Batches[Server, Entry, None] = Batches(self.thread, Server.insert)
+        self._lookups: Batches[Server, tuple[str, str], Answer] = Batches(self.thread, Server.lookup)
+
+    async def insert(self, map_name: str, key: str, value: str) -> None:
+        """Record a value, and return when it is committed. What a cancelled caller inserts may be recorded."""
+        self.thread.check()
+        if len(value) > LONGEST_VALUE:
+            raise DatabaseError(f"a value of {len(value)} characters is too long for {self.url}: store a file's path")
+        self._check_text(map_name, key, value)
+        await self._inserts.add((map_name, key, value))
+
+    async def lookup(self, map_name: str, key: str) -> str | None:
+        """Return the newest value of a key, or None."""
+        self.thread.check()
+        self._check_text(map_name, key)
+        text, damaged = await self._lookups.add((map_name, key))
+        warn_of(damaged)
+        return text
+
+    async def lookup_all(self, map_name: str) -> list[tuple[str, str]]:
+        """Return every key of a map with its newest value, the oldest key first."""
+        self.thread.check()
+        self._check_text(map_name)
+        found, damaged = await self.thread.call(lambda server: server.read_all(map_name))
+        warn_of(damaged)
+        return found
+
+    async def close(self) -> None:
+        """Record what is queued, and close the connection; cancelling waits for that all the same."""
+        await self.thread.close(self._inserts, self._lookups)
+
+    def _check_text(self, *texts: str) -> None:
+        # One that the server cannot take would make all others of its batch fail.
+        for text in texts:
+            if "\0" in text or not plain.is_text(text):
+                raise DatabaseError(
+                    f"{text!r:.60} cannot be recorded in {self.url}: it has characters that are no text"
+                )

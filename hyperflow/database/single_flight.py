@@ -3,9 +3,9 @@
 Guarantees:
 - Calls for one key that overlap are one computation; its result, or its failure, reaches all who wait.
 - A cancelled caller leaves, and does not disturb the others. When the last one leaves, the computation is cancelled,
-  and that caller waits until it has ended: nothing stays running.
+  and that caller waits until it has ended: nothing keeps running.
 - A caller that comes while a computation is being cancelled waits for its end and starts a new one: two never overlap.
-- A computation that would wait for itself, directly or through others, fails at once instead of blocking forever.
+- A computation that would wait for itself, directly or through others, fails at once instead of waiting forever.
 
 The computation is a task of its own, in the environment of the first caller, because any caller may leave.
 """
@@ -34,17 +34,11 @@ class _Flight:
     waits_for: list[_Flight] = attrs.field(factory=list)
 
     def reaches(self, other: _Flight) -> bool:
-        """Tell whether this one waits for the other, maybe through more of them."""
-        seen: set[int] = set()
-        todo: list[_Flight] = [self]
-        while todo:
-            one = todo.pop()
-            if one is other:
-                return True
-            if id(one) not in seen:
-                seen.add(id(one))
-                todo.extend(one.waits_for)
-        return False
+        """Tell whether this one is the other, or waits for it, maybe through more of them."""
+        seen = [self]
+        for one in seen:
+            seen.extend(next_one for next_one in one.waits_for if next_one not in seen)
+        return other in seen
 
 
 _flights: WeakKeyDictionary[Any, dict[Hashable, _Flight]] = WeakKeyDictionary()

@@ -1,9 +1,9 @@
-"""The store: a program's results database in a file, for the event loop.
+"""The store: a program's results database, for the event loop. Here in a file; see `server` for PostgreSQL.
 
 Guarantees:
 - `insert` returns when the entry is on the disk, not before; when it raises, the entry was not recorded.
-- One thread per open database does all of SQLite's work (see `thread`), with group commit: all inserts that are queued
-  when it comes round are one transaction, so a thousand at a time cost one fsync.
+- One thread per open database does all of SQLite's work, with group commit (see `thread`): a thousand inserts at a time
+  cost one fsync.
 - A map's keys, and its values unless they are long, are in memory after its first use: a `lookup` then neither waits
   nor leaves the loop.
 - Closing waits until everything queued is recorded.
@@ -12,17 +12,22 @@ Guarantees:
 from __future__ import annotations
 
 import asyncio
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from hyperflow import program
 from hyperflow.database import place
-from hyperflow.database.file import DatabaseFile, Found, Row, Watermark, copy_database
+from hyperflow.database.entries import DamagedEntry, warn_of
+from hyperflow.database.file import ABSENT, DatabaseFile, Found, Row, Watermark, copy_database
 from hyperflow.database.ownership import Ownership
 from hyperflow.database.thread import Batches, DatabaseThread
-from hyperflow.errors import DatabaseError
+from hyperflow.errors import ConfigurationError, DatabaseError
+
+if TYPE_CHECKING:
+    from hyperflow.database.server import SharedStore
 
 T = TypeVar("T")
 
@@ -30,8 +35,40 @@ LONGEST_VALUE = 900_000_000
 """Characters; SQLite stores no more than a billion bytes in one place."""
 
 
-class DamagedEntry(RuntimeWarning):
-    """An entry of the results database is not what was written; it counts as absent."""
+def open_database(target: str | os.PathLike[str], program_id: str) -> AbstractAsyncContextManager[Store | SharedStore]:
+    """Open a program's results database for a scope, and make it if it is not there.
+
+    Leaving the scope waits until everything queued is recorded, also when cancelled.
+
+    Args:
+        target: A file, which only one process at a time can have open; or `postgresql://user@host/database`, which
+            many can. The URL has no password in it: `~/.pgpass` is the place for that.
+        program_id: Goes into every entry; who finds the file locked, or lists the server's connections, sees it.
+
+    Raises:
+        ConfigurationError: The place cannot be used: a directory, read-only, writable by others; or the URL is wrong.
+        DatabaseError: The file is in use, damaged, not hyperflow's, or of a newer version; or the server refuses us.
+    """
+    if not program.is_url(target):
+        return _scope(lambda: Store(Path(target), program_id))
+    url = program.checked_url(str(target))
+    try:
+        from hyperflow.database.server import SharedStore  # noqa: PLC0415 - psycopg is optional
+    except ImportError as error:
+        raise ConfigurationError(
+            f"database={url!r} needs psycopg ({error}); type: pip install 'hyperflow[postgresql]'"
+        ) from error
+    return _scope(lambda: SharedStore(url, program_id))
+
+
+@asynccontextmanager
+async def _scope(start: Callable[[], Store | SharedStore]) -> AsyncIterator[Store | SharedStore]:
+    store = start()
+    await store.thread.wait_opened()
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 @contextmanager
@@ -46,51 +83,39 @@ def _opened(path: Path, program_id: str) -> Iterator[DatabaseFile]:
 
 
 class Store:
-    """A results database in a file; made by `open_database`, used from one event loop."""
+    """A results database in a file; made by `open_database`, used from one event loop.
+
+    Its methods raise DatabaseError when the file cannot be read or written, or the database was closed.
+    """
 
     def __init__(self, path: Path, program_id: str) -> None:
         self.path = place.resolved(path)
-        self.thread = DatabaseThread(str(self.path), lambda: _opened(self.path, program_id))
+        self.thread = DatabaseThread(str(self.path), lambda: _opened(self.path, program_id), DatabaseFile.tidy)
         self._loop = asyncio.get_running_loop()
         self._inserts = Batches(self.thread, DatabaseFile.insert, self._remember)
         self._maps: dict[str, dict[str, Found]] = {}
         self._loads: dict[str, asyncio.Future[None]] = {}
 
     async def insert(self, map_name: str, key: str, value: str) -> None:
-        """Record a value, and return when it is on the disk.
-
-        Cancelling does not take it back: it may be recorded all the same.
-
-        Raises:
-            DatabaseError: It was not recorded: the disk is full, or the database was closed.
-        """
+        """Record a value, and return when it is on the disk. What a cancelled caller inserts may be recorded."""
         self.thread.check()
         if len(value) > LONGEST_VALUE:
             raise DatabaseError(f"a value of {len(value)} characters is too long for {self.path}: store a file's path")
         await self._inserts.add((map_name, key, value))
 
     async def lookup(self, map_name: str, key: str) -> str | None:
-        """Return the newest value of a key, or None; does not wait once the map is in memory.
-
-        Raises:
-            DatabaseError: The file cannot be read, or the database was closed.
-        """
+        """Return the newest value of a key, or None; does not wait once the map is in memory."""
         self.thread.check()
         entries = self._maps.get(map_name)
         if entries is None:
             entries = await self._loaded(map_name)
-        found = entries.get(key)
-        if found is None or found.text is not None:
-            return None if found is None else found.text
-        number = found.id
-        return await self._ask(lambda file: file.read(map_name, key, number))
+        found = entries.get(key, ABSENT)
+        if found.text is not None or not found.id:
+            return found.text
+        return await self._ask(lambda file: file.read(map_name, key, found.id))
 
     async def lookup_all(self, map_name: str) -> list[tuple[str, str]]:
-        """Return every key of a map with its newest value, the oldest key first.
-
-        Raises:
-            DatabaseError: The file cannot be read, or the database was closed.
-        """
+        """Return every key of a map with its newest value, the oldest key first."""
         self.thread.check()
         places = list((await self._loaded(map_name)).items())
         return await self._ask(lambda file: file.read_all(map_name, places))
@@ -104,9 +129,6 @@ class Store:
         """Record entries of another program as they are, and move its watermark, in one transaction.
 
         Returns False if its watermark is not `since` any more. Cancelling takes nothing back.
-
-        Raises:
-            DatabaseError: None of them was recorded.
         """
         self.thread.check()
 
@@ -122,12 +144,11 @@ class Store:
 
     def _remember(self, entries: Sequence[Sequence[Any]], places: Sequence[Found]) -> None:
         for (map_name, key, *_), found in zip(entries, places, strict=True):
-            loaded = self._maps.get(map_name)
-            if loaded is not None:
-                loaded[key] = found
+            if map_name in self._maps:
+                self._maps[map_name][key] = found
 
     async def close(self) -> None:
-        """Record what is queued, close the file and give back its lock; cancelling waits for that all the same."""
+        """Record what is queued, close the file and give back its lock; a cancelled caller waits for that, too."""
         await self.thread.close(self._inserts)
 
     async def _loaded(self, map_name: str) -> dict[str, Found]:
@@ -155,9 +176,8 @@ class Store:
             return result, damaged
 
         result, damaged = await self.thread.call(read)
-        for report in damaged:
-            warnings.warn(report, DamagedEntry, stacklevel=2)
+        warn_of(damaged)
         return result
 
 
-__all__ = ("DamagedEntry", "Store", "copy_database")
+__all__ = ("DamagedEntry", "Store", "copy_database", "open_database")

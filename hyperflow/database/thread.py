@@ -1,9 +1,8 @@
 """The thread that does all the work on one open database, and how the event loop hands it work.
 
 Guarantees:
-- Group commit: all items that come while the thread is busy are the next batch. That needs no lock, and adapts by
-  itself: a lone item goes at once, a storm in batches as large as one fsync, or one round trip to a server, leaves time
-  for.
+- Group commit: all items that come while the thread is busy are the next batch. That needs no lock and no setting: a
+  lone item goes at once, many go in batches as large as one fsync, or one round trip to a server, leaves time for.
 - Each caller gets a failure as an error of its own.
 - No caller hangs: a database that was closed, or belongs to the parent of a forked process, says so.
 - The thread ends when its loop is closed, also if the database was not.
@@ -18,9 +17,7 @@ import queue
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Generic, Protocol, TypeVar
-
-import attrs
+from typing import Any, Generic, TypeVar
 
 from hyperflow.aio import settled
 from hyperflow.errors import DatabaseError
@@ -29,23 +26,12 @@ LOOP_CHECK = 1.0
 """Seconds after which an idle thread checks that its loop still exists."""
 
 
-class Held(Protocol):
-    """What the thread holds open."""
+H = TypeVar("H")
+"""What the thread holds open."""
 
-    def tidy(self) -> None:
-        """Do what can wait until the caller has its answer."""
-
-
-H = TypeVar("H", bound=Held)
 T = TypeVar("T")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-@attrs.frozen
-class _Call:
-    run: Callable[[Any], Any]
-    future: asyncio.Future[Any]
 
 
 class DatabaseThread(Generic[H]):
@@ -54,12 +40,16 @@ class DatabaseThread(Generic[H]):
     Args:
         name: Names the database to users.
         opener: Opens it, in the thread; the end of its scope closes it.
+        tidy: Does what can wait until the caller has its answer; called after each call.
     """
 
-    def __init__(self, name: str, opener: Callable[[], AbstractContextManager[H]]) -> None:
+    def __init__(
+        self, name: str, opener: Callable[[], AbstractContextManager[H]], tidy: Callable[[H], None] = lambda held: None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Callable[[Any], Any], asyncio.Future[Any]] | None] = queue.SimpleQueue()
         self.name = name
+        self._tidy = tidy
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self.closed: asyncio.Future[None] = self._loop.create_future()
         # A daemon, so that an interpreter whose loop is never closed can end; `_at_exit` then closes in order.
@@ -73,13 +63,13 @@ class DatabaseThread(Generic[H]):
         self._thread.start()
 
     async def wait_opened(self) -> None:
-        """Wait until the database is open; raise what opening it raised. Cancelling closes it again."""
+        """Wait until the database is open, or raise what opening it raised; a cancelled caller closes it again."""
         try:
             await settled(self.opened)
             self.opened.result()
         except asyncio.CancelledError:
             if self.opened.exception() is None:
-                await settled(self.finish())
+                await settled(self._finish())
             raise
 
     def check(self) -> None:
@@ -93,14 +83,14 @@ class DatabaseThread(Generic[H]):
             )
 
     def call(self, run: Callable[[H], T]) -> asyncio.Future[T]:
-        """Run a function in the thread and return the future of its result."""
+        """Run a function in the thread, and return the future of its result."""
         if self._finishing:
             raise DatabaseError("the results database was closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._calls.put(_Call(run, future))
+        self._calls.put((run, future))
         return future
 
-    def finish(self) -> asyncio.Future[None]:
+    def _finish(self) -> asyncio.Future[None]:
         """End the thread after all calls made so far; the future is done when the database is closed."""
         self._finishing = True
         self._calls.put(None)
@@ -118,10 +108,10 @@ class DatabaseThread(Generic[H]):
     async def _close(self, batches: tuple[Batches[H, Any, Any], ...]) -> None:
         for batch in batches:
             await batch.drained()
-        await self.finish()
+        await self._finish()
 
     def _is_ours(self) -> bool:
-        # A forked child has a copy of this, but no thread; it leaves its parent's database alone.
+        # A forked child has a copy of this object, but no thread. It leaves its parent's database alone.
         return os.getpid() == self._pid
 
     def _at_exit(self) -> None:
@@ -154,15 +144,16 @@ class DatabaseThread(Generic[H]):
                 continue
             if call is None:
                 return
+            run, future = call
             result, failure = None, None
             try:
-                result = call.run(held)
+                result = run(held)
             except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets it
                 failure = error
-            if not self._tell(call.future, result, failure):
+            if not self._tell(future, result, failure):
                 return
-            del call, result, failure  # or a large value would be kept until the next call
-            held.tidy()
+            del call, run, future, result, failure  # or a large value would be kept until the next call
+            self._tidy(held)
 
     def _tell(self, future: asyncio.Future[Any], result: Any, failure: BaseException | None) -> bool:
         """Give a future its result on the loop; return False if the loop has been closed."""

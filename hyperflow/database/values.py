@@ -58,6 +58,12 @@ class Codec:
             ) from error
         return untagged.for_people(text, self.hint) if for_people else text
 
+    def encode_checked(self, value: Any) -> str:
+        """Return a value's text; one that cannot be read back is refused, because it must not be recorded."""
+        text = self.encode(value)
+        self.decode(text)
+        return text
+
     def decode(self, text: str) -> Any:
         """Return the value of a text; raises SerializationError when the text is of another type."""
         try:

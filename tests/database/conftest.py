@@ -10,8 +10,7 @@ import attrs
 import pytest
 
 from hyperflow import environment
-from hyperflow.database.opening import open_database
-from hyperflow.database.store import Store, copy_database
+from hyperflow.database.store import Store, copy_database, open_database
 from hyperflow.environment import Environment, Options
 from hyperflow.program import ProgramInfo
 

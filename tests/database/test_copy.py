@@ -14,8 +14,7 @@ import pytest
 
 from hyperflow.database import place
 from hyperflow.database.entries import SCHEMA_VERSION
-from hyperflow.database.opening import open_database
-from hyperflow.database.store import copy_database
+from hyperflow.database.store import copy_database, open_database
 from hyperflow.errors import ConfigurationError, DatabaseError
 from hyperflow.program import ProgramInfo
 
@@ -68,7 +67,7 @@ async def test_from_a_live_database(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 async def test_from_a_program_that_was_killed(tmp_path: Path) -> None:
     """What is only in its WAL is copied, too, and neither file is changed."""
     code = (
-        "import asyncio, sys\nfrom hyperflow.database.opening import open_database\n"
+        "import asyncio, sys\nfrom hyperflow.database.store import open_database\n"
         "async def main():\n    async with open_database(sys.argv[1], 'p1') as store:\n"
         "        await store.insert('m', 'k', '1')\n        print('done', flush=True)\n"
         "        await asyncio.Event().wait()\nasyncio.run(main())"

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from hyperflow.database.opening import open_database
+from hyperflow.database.store import open_database
 
 ROOT = Path(__file__).resolve().parents[2]
 
 WRITER = """
 import asyncio, os, sys
 from hyperflow.database import place
-from hyperflow.database.opening import open_database
+from hyperflow.database.store import open_database
 place.is_local = lambda path: sys.argv[3] == "wal"
 
 async def main():
@@ -67,7 +67,7 @@ async def test_kill_in_a_commit_storm(tmp_path: Path, journal: str) -> None:
 def test_the_interpreter_ends_with_an_open_store(tmp_path: Path) -> None:
     """A script that forgets to close, or whose loop is never closed, ends at once and leaves a closed file."""
     code = (
-        "import asyncio, sys\nfrom hyperflow.database.opening import open_database\n"
+        "import asyncio, sys\nfrom hyperflow.database.store import open_database\n"
         "loop = asyncio.new_event_loop()\ncontext = open_database(sys.argv[1], 'p')\n"
         "store = loop.run_until_complete(context.__aenter__())\n"
         "loop.run_until_complete(store.insert('m', 'k', '1'))\n"

@@ -19,8 +19,7 @@ from hyperflow.database import ingest as ingesting
 from hyperflow.database import place
 from hyperflow.database.file import checksum
 from hyperflow.database.ingest import Ingested, ingest
-from hyperflow.database.opening import open_database
-from hyperflow.database.store import DamagedEntry, Store, copy_database
+from hyperflow.database.store import DamagedEntry, Store, copy_database, open_database
 from hyperflow.errors import ConfigurationError, DatabaseError
 from tests.database.test_copy import digests
 from tests.database.test_crash import WRITER
@@ -280,7 +279,7 @@ TAKER = """
 import asyncio, sys
 from pathlib import Path
 from hyperflow.database import ingest
-from hyperflow.database.opening import open_database
+from hyperflow.database.store import open_database
 ingest.PIECE = 5
 async def main():
     async with open_database(sys.argv[1], "master") as store:

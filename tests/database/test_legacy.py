@@ -12,9 +12,8 @@ import hyperflow as hf
 from hyperflow.database import place
 from hyperflow.database.entries import SCHEMA_VERSION, checksum
 from hyperflow.database.ingest import ingest
-from hyperflow.database.opening import open_database
 from hyperflow.database.server import key_digest
-from hyperflow.database.store import Store, copy_database
+from hyperflow.database.store import Store, copy_database, open_database
 from hyperflow.errors import DatabaseError
 from hyperflow.program import ProgramInfo
 from tests.database import legacy

@@ -13,8 +13,8 @@ from typing import Any
 import attrs
 import pytest
 
-from hyperflow.database.opening import open_database
 from hyperflow.database.ownership import Owner, Ownership, started
+from hyperflow.database.store import open_database
 from hyperflow.errors import ConfigurationError, DatabaseError
 from tests import helpers
 
@@ -54,7 +54,7 @@ def test_second_open_is_told_who_it_is(tmp_path: Path) -> None:
 async def test_another_process_is_refused(tmp_path: Path) -> None:
     """A real second process gets the error, and the first one is not disturbed."""
     code = (
-        "import asyncio, sys\nfrom hyperflow.database.opening import open_database\n"
+        "import asyncio, sys\nfrom hyperflow.database.store import open_database\n"
         "async def main():\n    async with open_database(sys.argv[1], 'second'): pass\nasyncio.run(main())"
     )
     async with open_database(tmp_path / "db", "first") as store:

@@ -9,7 +9,7 @@ import pytest
 
 from hyperflow.database import place
 from hyperflow.database.entries import SCHEMA_VERSION
-from hyperflow.database.opening import open_database
+from hyperflow.database.store import open_database
 from hyperflow.errors import ConfigurationError, DatabaseError
 
 MOUNTS = """\

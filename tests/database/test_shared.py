@@ -19,8 +19,7 @@ from hyperflow._job import job, run_job_local
 from hyperflow.database import KeyValMap, memoize, new_work_dir
 from hyperflow.database import server as servers
 from hyperflow.database.entries import SCHEMA_VERSION
-from hyperflow.database.opening import open_database
-from hyperflow.database.store import DamagedEntry
+from hyperflow.database.store import DamagedEntry, open_database
 from hyperflow.errors import ConfigurationError, DatabaseError
 from hyperflow.flow import Job
 from hyperflow.program import ProgramInfo
@@ -158,7 +157,7 @@ async def test_many_open_an_empty_database_at_once(postgres: Server, server_url:
 
 WRITER = """
 import asyncio, os, sys
-from hyperflow.database.opening import open_database
+from hyperflow.database.store import open_database
 
 async def main():
     async with open_database(sys.argv[1], sys.argv[2]) as store:
@@ -413,7 +412,7 @@ async def test_settings_of_the_server(postgres: Server, server_url: str) -> None
 
 async def test_without_psycopg(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is optional; who names a server without it is told what to install."""
-    for module in ("hyperflow.database.shared", "hyperflow.database.server"):
+    for module in ("hyperflow.database.server",):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'hyperflow\[postgresql\]'"):

@@ -15,8 +15,7 @@ import pytest
 from hyperflow.database import file as files
 from hyperflow.database import place
 from hyperflow.database.file import DatabaseFile
-from hyperflow.database.opening import open_database
-from hyperflow.database.store import DamagedEntry, Store
+from hyperflow.database.store import DamagedEntry, Store, open_database
 from hyperflow.errors import DatabaseError
 
 
