@@ -1,8 +1,8 @@
 """Entries: what one record of a database consists of, in a file and on a server alike.
 
-Guarantees: every entry says in which schema version its value was written, and has room for metadata, a JSON object
-that is still empty. Its checksum covers all of it but the program and the time: SQLite's own check, and most disks, do
-not see a flipped byte in a value.
+Guarantees: every entry has the schema version in which its value was written, and metadata, a JSON object that is still
+empty. Its checksum covers all of it but the program and the time: SQLite's own check, and most disks, do not see a
+flipped byte in a value.
 
 Schema version 1 had neither column, and values without tags (see `untagged`). Entries of that version stay as they are,
 also where they are copied or ingested.
@@ -36,12 +36,19 @@ def warn_of(damaged: Iterable[str]) -> None:
 
 
 def checksum(map_name: str, key: str, value: str, version: int = SCHEMA_VERSION, metadata: str = NO_METADATA) -> bytes:
-    """Return what shows that an entry is as it was written, and belongs to this map and key."""
+    """Return the checksum of an entry, which also shows that it belongs to this map and key."""
     if version == 1:
         text = f"{len(map_name)}:{len(key)}:{map_name}{key}{value}"
     else:
         text = f"{version}:{len(map_name)}:{len(key)}:{len(value)}:{map_name}{key}{value}{metadata}"
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def is_sound(map_name: object, key: object, value: object, digest: bytes, version: int, metadata: str) -> bool:
+    """Tell whether an entry is as it was written. What is damaged may be of any type that SQLite knows."""
+    if not (isinstance(map_name, str) and isinstance(key, str) and isinstance(value, str)):
+        return False
+    return digest == checksum(map_name, key, value, version, metadata)
 
 
 def text_of(value: str, version: int) -> str:

@@ -3,17 +3,15 @@
 Guarantees:
 - Entries are only ever added. The newest entry of a key is its value, so a later program shadows an earlier one's
   results without changing them.
-- What `insert` has returned from is on the disk (`synchronous=FULL`).
-- Every entry has a checksum (see `entries`). A damaged entry is reported and counts as absent; an older, sound entry of
-  its key counts again.
+- When `insert` returns, the entries are on the disk (`synchronous=FULL`).
+- A damaged entry (see `entries`) is reported and counts as absent; an older, sound entry of its key counts again.
 - After a failed fsync the file accepts nothing more: the kernel may have dropped the pages, and a second fsync would
   succeed all the same. A full disk is different: it is reported, and writing goes on when there is space again.
 - A file of an older schema version is upgraded when it is opened, in one transaction.
 
 The file has a write-ahead log (WAL) on a local file system, where a commit is one fsync and readers do not wait; a
 rollback journal elsewhere, because a WAL needs memory that all users of the file share. Checkpoints are made here and
-not by SQLite, which hides an fsync error of that step. A closed database is one file without WAL, safe to copy with
-`cp`.
+not by SQLite, which hides an fsync error of that step. A closed database is one file without WAL: `cp` can copy it.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from typing import NamedTuple
 import attrs
 
 from hyperflow.database import place
-from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, checksum, text_of
+from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, checksum, is_sound, text_of
 from hyperflow.errors import ConfigurationError, DatabaseError
 from hyperflow.files import link_new
 from hyperflow.files import sync_directory as sync
@@ -83,8 +81,7 @@ Row = tuple[str, str, str, str, float, bytes, int, str]
 """Map, key, value, program, time, checksum, schema version, metadata: an entry as the file has it."""
 
 
-@attrs.frozen
-class Watermark:
+class Watermark(NamedTuple):
     """The last entry of another program's file that was looked at; time and checksum tell it from any other."""
 
     newest: int
@@ -103,7 +100,7 @@ ABSENT = Found(None, 0)
 
 
 def lenient_text(data: bytes) -> str:
-    """Return a text although it may be damaged, and not UTF-8: the checksum finds that out, and reading goes on."""
+    """Return a text that may be damaged: reading goes on, and the checksum finds it out."""
     return data.decode("utf-8", "replace")
 
 
@@ -148,8 +145,7 @@ class DatabaseFile:
     def insert(self, entries: Iterable[Entry]) -> list[Found]:
         """Add entries in one transaction, and return where they are when they are on the disk.
 
-        Raises:
-            DatabaseError: None of them was added.
+        If it raises DatabaseError, none was added; so does `ingest`.
         """
         now = time.time()
         return self._add(
@@ -160,17 +156,13 @@ class DatabaseFile:
         """Add entries of another program as they are, and move its watermark, in one transaction.
 
         Returns None, and adds nothing, if its watermark is not `since` any more.
-
-        Raises:
-            DatabaseError: None of them was added.
         """
         if self.watermark(source) != since:
             return None
 
         def move() -> None:
             self.connection.execute(WATERMARKS)
-            values = (source, watermark.newest, watermark.time, watermark.checksum)
-            self.connection.execute("INSERT OR REPLACE INTO taken VALUES (?, ?, ?, ?)", values)
+            self.connection.execute("INSERT OR REPLACE INTO taken VALUES (?, ?, ?, ?)", (source, *watermark))
 
         return self._add(rows, move)
 
@@ -206,7 +198,7 @@ class DatabaseFile:
         self.next_id = first + len(rows)
         self.in_wal += sum(len(entry[1]) + len(entry[2]) for entry in entries)
         return [
-            self.remember(text_of(entry[2], entry[6]), number) if entry[0] in self.loaded else ABSENT
+            self._remembered(text_of(entry[2], entry[6]), number) if entry[0] in self.loaded else ABSENT
             for number, entry in enumerate(entries, first)
         ]
 
@@ -214,25 +206,21 @@ class DatabaseFile:
         """Return where the newest sound value of each key of a map is."""
         found: dict[str, Found] = {}
         query = (
-            "SELECT id, key, CASE WHEN size <= ? THEN value END, schema_version, metadata, checksum "
+            "SELECT id, key, CASE WHEN size <= ? THEN value END, checksum, schema_version, metadata "
             "FROM entries INDEXED BY entries_of_map WHERE map = ? ORDER BY id"
         )
         with reported(self.path, "read"):
-            for number, key, value, version, metadata, digest in self.connection.execute(query, (IN_MEMORY, map_name)):
+            for number, key, value, *rest in self.connection.execute(query, (IN_MEMORY, map_name)):
                 if value is None and isinstance(key, str):
                     found[key] = Found(None, number)
-                elif (
-                    isinstance(key, str)
-                    and isinstance(value, str)
-                    and digest == checksum(map_name, key, value, version, metadata)
-                ):
-                    found[key] = self.remember(value if version > 1 else text_of(value, version), number)
+                elif is_sound(map_name, key, value, *rest):
+                    found[key] = self._remembered(value if rest[1] > 1 else text_of(value, rest[1]), number)
                 else:
                     self._report(number, map_name, key)
         self.loaded.add(map_name)
         return found
 
-    def remember(self, value: str, number: int) -> Found:
+    def _remembered(self, value: str, number: int) -> Found:
         """Return what to keep in memory for a value."""
         if len(value) > IN_MEMORY or self.remembered + len(value) > MEMORY_BUDGET:
             return Found(None, number)
@@ -241,15 +229,15 @@ class DatabaseFile:
 
     def read(self, map_name: str, key: str, newest: int) -> str | None:
         """Return the newest sound value of a key, from the entry `newest` downwards, or None."""
-        what = "SELECT id, value, schema_version, metadata, checksum FROM entries WHERE"
+        what = "SELECT id, value, checksum, schema_version, metadata FROM entries WHERE"
         with reported(self.path, "read"):
             first = self.connection.execute(f"{what} id = ? AND key = ?", (newest, key)).fetchall()
             older = self.connection.execute(
                 f"{what} map = ? AND key = ? AND id < ? ORDER BY id DESC", (map_name, key, newest)
             )
-            for number, value, version, metadata, digest in chain(first, older):
-                if isinstance(value, str) and digest == checksum(map_name, key, value, version, metadata):
-                    return text_of(value, version)
+            for number, value, *rest in chain(first, older):
+                if is_sound(map_name, key, value, *rest):
+                    return text_of(value, rest[1])
                 self._report(number, map_name, key)
         return None
 
@@ -267,7 +255,7 @@ class DatabaseFile:
                 self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def close(self) -> None:
-        """Close the file; what cannot be cleaned up now (a full disk, a reader) waits for the next opening."""
+        """Close the file. What cannot be tidied now (a full disk, a reader) is left for the next opening."""
         with suppress(sqlite3.Error):
             if not self.broken:
                 self.connection.execute("PRAGMA busy_timeout = 100")
@@ -295,7 +283,7 @@ class DatabaseFile:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
-    """Check a newly opened file, make or upgrade its tables, and choose its journal; tell whether that is a WAL."""
+    """Check a newly opened file, make or upgrade its tables, and choose its journal. Return whether that is a WAL."""
     wal = place.is_local(path)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA wal_autocheckpoint = 0")

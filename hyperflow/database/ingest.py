@@ -1,8 +1,7 @@
-"""Ingest: what a Job recorded in a file of its own comes into its program's database.
+"""Ingest: the entries that a Job recorded in a file of its own come into its program's database.
 
 Guarantees:
-- The program's database has one writer, the caller. It only reads the Job's file, in pieces, while the Job may be
-  writing to it: neither waits long for the other.
+- The caller only reads the Job's file, in pieces, while the Job may be writing to it: neither waits long for the other.
 - Entries keep their program, time and order. Each comes once, however often this is called and whatever was killed in
   between: a piece and the watermark after it are one transaction.
 - What the Job was started with (entries of other programs, by `start_from`) does not come.
@@ -12,8 +11,8 @@ The watermark stands under the Job's program id, with the time and the checksum 
 moved, and a Job that began anew in another file is read from its beginning.
 
 Ids in a file have no gaps, because nothing is ever removed. A gap seen while the Job is writing is a page that is not
-there yet, which happens on network file systems whose locks do not reach from node to node. What comes after it waits
-for the next time. So does everything while the journal of a killed Job lies there, until the caller knows that the Job
+there yet, which happens on network file systems whose locks do not reach from node to node. What comes after it is left
+for the next call. So is everything while the journal of a killed Job lies there, until the caller knows that the Job
 has ended.
 """
 
@@ -21,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import warnings
 from contextlib import closing
 from pathlib import Path
 
@@ -29,13 +27,13 @@ import attrs
 
 from hyperflow.database import file as files
 from hyperflow.database import place
-from hyperflow.database.entries import NO_METADATA, checksum
+from hyperflow.database.entries import NO_METADATA, is_sound, warn_of
 from hyperflow.database.file import Row, Watermark
-from hyperflow.database.store import DamagedEntry, Store
+from hyperflow.database.store import Store
 from hyperflow.errors import DatabaseError
 
 PIECE = 5_000
-"""Entries in one transaction: others who insert meanwhile wait for no more than one."""
+"""Entries in one transaction, which is as long as others who insert meanwhile have to wait."""
 
 PIECE_CHARACTERS = 16 * 1024 * 1024
 """Characters of values after which a piece ends, because it is held in memory."""
@@ -43,17 +41,14 @@ PIECE_CHARACTERS = 16 * 1024 * 1024
 
 @attrs.frozen
 class Ingested:
-    """What came of reading a file.
-
-    Args:
-        newest: The last entry of the file that was looked at, 0 if there is none.
-        count: Entries that came this time.
-        damaged: Entries that were left out this time; a warning has named each.
-    """
+    """What came of reading a file."""
 
     newest: int
+    """The last entry of the file that was looked at, 0 if there is none."""
     count: int
+    """Entries that came this time."""
     damaged: int = 0
+    """Entries that were left out this time; a warning has named each."""
 
 
 @attrs.frozen
@@ -88,8 +83,7 @@ async def ingest(store: Store, source: Path, program_id: str, *, ended: bool = F
         if reached not in (None, watermark) and not await store.ingest(piece.rows, program_id, watermark, reached):
             watermark = await store.watermark(program_id)
             continue  # another call has ingested this piece
-        for report in piece.damaged:
-            warnings.warn(report, DamagedEntry, stacklevel=2)
+        warn_of(piece.damaged)
         count += len(piece.rows)
         damaged += len(piece.damaged)
         watermark = reached
@@ -123,7 +117,10 @@ def _read(source: Path, program_id: str, watermark: Watermark | None, ended: boo
 def _next(
     opened: sqlite3.Connection, source: Path, program_id: str, watermark: Watermark | None, ended: bool
 ) -> _Piece:
-    since = watermark.newest if watermark is not None and _is_there(opened, watermark) else 0
+    since = 0
+    if watermark is not None:
+        found = opened.execute("SELECT id, time, checksum FROM entries WHERE id = ?", watermark[:1]).fetchone()
+        since = watermark.newest if found == watermark else 0
     (layout,) = opened.execute("PRAGMA user_version").fetchone()
     added = "schema_version, metadata" if layout > 1 else f"1, '{NO_METADATA}'"  # of an older hyperflow
     query = (
@@ -140,8 +137,7 @@ def _next(
         since, watermark = number, Watermark(number, time, digest)
         if program != program_id:
             continue
-        texts = (map_name, key, value)
-        if all(isinstance(text, str) for text in texts) and digest == checksum(*texts, version, metadata):
+        if is_sound(map_name, key, value, digest, version, metadata):
             rows.append((map_name, key, value, program, time, digest, version, metadata))
             characters += len(value)
         else:
@@ -149,11 +145,6 @@ def _next(
         if len(rows) >= PIECE or characters > PIECE_CHARACTERS:
             return _Piece(rows, damaged, watermark, False)
     return _Piece(rows, damaged, watermark, True)
-
-
-def _is_there(opened: sqlite3.Connection, watermark: Watermark) -> bool:
-    found = opened.execute("SELECT time, checksum FROM entries WHERE id = ?", (watermark.newest,)).fetchone()
-    return bool(found == (watermark.time, watermark.checksum))
 
 
 __all__ = ("Ingested", "ingest")

@@ -65,9 +65,8 @@ class KeyValMap(Generic[K, V]):
     def insert(self, key: K, value: V) -> Job[None]:
         """Record a value for a key; it is on the disk when the flow ends.
 
-        Many inserts side by side (`map_concurrently`) share one fsync; one alone takes as long as that. Cancelling
-        does not take the value back. Raises SerializationError for a key or value that cannot be recorded,
-        DatabaseError when the disk is full.
+        Many inserts side by side (`map_concurrently`) share one fsync. Cancelling does not take the value back. Raises
+        SerializationError for a key or value that cannot be recorded, DatabaseError when the disk is full.
         """
         return Job(Native("KeyValMap.insert", self._insert, (key, value)))
 

@@ -1,11 +1,10 @@
 """Places: may a results database be kept here, and how?
 
-Guarantees: nothing is written to a file, or beside it, before these checks. An error with the path refuses what is not
-an ordinary file of this user's own that only this user can write; what is not a database of hyperflow; and a database
-of a newer version. All of these stay as they were, byte for byte.
+Guarantees: nothing is written to a file, or beside it, before these checks. They refuse what is not an ordinary file of
+this user's own that only this user can write; what is not a database of hyperflow; and a database of a newer version.
+All of these stay as they were, byte for byte.
 
-Why the type of the file system is read from `/proc/self/mountinfo`: Python's `statvfs` does not show it. A type
-that is not known to be local counts as remote, which is slower, never wrong.
+A file system whose type is not known to be local counts as remote, which is slower, never wrong.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ def check(path: Path) -> bool:
         DatabaseError: What is there is no database of hyperflow, or one of a newer version.
     """
     parent = path.parent
+    refused = f"cannot keep a results database at {path}: "
     if not parent.is_dir():
-        raise ConfigurationError(f"cannot keep a results database at {path}: there is no directory {parent}")
+        raise ConfigurationError(f"{refused}there is no directory {parent}")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ConfigurationError(
-            f"cannot keep a results database at {path}: the directory {parent} cannot be written, "
-            "and SQLite needs to make files beside the database"
+            f"{refused}the directory {parent} cannot be written, and SQLite needs to make files beside the database"
         )
     try:
         status = path.lstat()
@@ -118,6 +117,7 @@ def file_system_type(path: Path, mountinfo: str | None = None) -> str:
             mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
         except OSError:
             return ""
+    # Python's statvfs does not show the type.
     place = os.path.realpath(path)
     best, kind = "", ""
     for line in mountinfo.splitlines():

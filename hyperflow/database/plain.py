@@ -323,12 +323,7 @@ _SAME = frozenset((int, float, str, bool, type(None)))
 
 
 def from_json(data: Any, makers: Makers) -> Any:
-    """Return the value that JSON data stands for.
-
-    Args:
-        data: What `json.loads` gave.
-        makers: Make the classes and enums that may occur, by the name in their tag.
-    """
+    """Return the value that JSON data stands for; the makers are those of the classes and enums that may occur."""
     if type(data) is list:
         return [item if type(item) in _SAME else from_json(item, makers) for item in data]
     if type(data) is not dict:

@@ -1,14 +1,15 @@
 """Records: what attrs classes, dataclasses and NamedTuples have in common, and which classes a type hint names.
 
-Guarantees: a record's fields in a key are those that count in its `==`. So two records that are equal have one key, and
-a cache that a class keeps in a field with `eq=False` changes nothing.
+Guarantees: a record's fields in a key are those that count in its `==`. So records that are equal have one key, and a
+cache that a class keeps in a field with `eq=False` changes nothing.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
-import inspect
+import sys
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,14 +28,12 @@ class Field:
     hint: Any = Any
 
 
-def is_named_tuple(cls: type) -> bool:
-    """Tell whether a class was made by NamedTuple or namedtuple."""
-    return issubclass(cls, tuple) and hasattr(cls, "_fields") and hasattr(cls, "_make")
-
-
 def is_record(cls: object) -> bool:
     """Tell whether a class is one of the three kinds."""
-    return isinstance(cls, type) and (attrs.has(cls) or dataclasses.is_dataclass(cls) or is_named_tuple(cls))
+    if not isinstance(cls, type):
+        return False
+    is_named_tuple = issubclass(cls, tuple) and hasattr(cls, "_fields") and hasattr(cls, "_make")
+    return is_named_tuple or attrs.has(cls) or dataclasses.is_dataclass(cls)
 
 
 def fields_of(hint: Any) -> tuple[Field, ...]:
@@ -55,7 +54,7 @@ def fields_of(hint: Any) -> tuple[Field, ...]:
     if dataclasses.is_dataclass(cls):
         return tuple(field(f.name, f.name if f.init else None, f.compare, f.type) for f in dataclasses.fields(cls))
     written = getattr(cls, "__annotations__", {})
-    return tuple(field(name, name, True, written.get(name, Any)) for name in getattr(cls, "_fields", ()))
+    return tuple(field(name, name, True, written.get(name, Any)) for name in cls._fields)
 
 
 def items_of(hint: Any) -> dict[str, Any]:
@@ -110,10 +109,7 @@ def hints_of(thing: Any, local_names: dict[str, Any] | None = None) -> dict[str,
 
 def names_of_caller() -> dict[str, Any]:
     """Return the local names where the function was called that calls this one: annotations may refer to them."""
-    frame = inspect.currentframe()
-    for _ in range(2):
-        frame = frame.f_back if frame is not None else None
-    return dict(frame.f_locals) if frame is not None else {}
+    return dict(sys._getframe(2).f_locals)
 
 
 def parts(hint: Any) -> Iterator[Any]:
@@ -139,11 +135,11 @@ def classes_in(hint: Any) -> dict[type, str]:
 
     That is the qualified name. Two classes of one name in one hint get the name of their module, too.
     """
-    found = [cls for one in parts(hint) if isinstance(cls := typing.get_origin(one) or one, type)]
-    known = [cls for cls in dict.fromkeys(found) if is_record(cls) or issubclass(cls, enum.Enum)]
-    plain = [cls.__qualname__ for cls in known]
+    found = dict.fromkeys(cls for one in parts(hint) if isinstance(cls := typing.get_origin(one) or one, type))
+    known = [cls for cls in found if is_record(cls) or issubclass(cls, enum.Enum)]
+    count = collections.Counter(cls.__qualname__ for cls in known)
     return {
-        cls: cls.__qualname__ if plain.count(cls.__qualname__) == 1 else f"{cls.__module__}.{cls.__qualname__}"
+        cls: cls.__qualname__ if count[cls.__qualname__] == 1 else f"{cls.__module__}.{cls.__qualname__}"
         for cls in known
     }
 
@@ -153,16 +149,12 @@ def makers(
 ) -> dict[str, Callable[[Any], Any]]:
     """Return, by name, what makes the records and enums in a hint again of the data in the database.
 
-    Args:
-        hint: A type.
-        conform_to: Gives for a field's hint what checks a value that is read for it.
+    `conform_to` gives for a field's hint what checks a value that is read for it.
     """
-    made = {
-        cls: _enum_maker(cls) if issubclass(cls, enum.Enum) else _record_maker(cls, conform_to)
-        for cls in classes_in(hint)
-    }
+    names = classes_in(hint)
+    made = {cls: _enum_maker(cls) if issubclass(cls, enum.Enum) else _record_maker(cls, conform_to) for cls in names}
     by_own_name = {cls.__qualname__: maker for cls, maker in made.items()}
-    return {**by_own_name, **{name: made[cls] for cls, name in classes_in(hint).items()}}
+    return {**by_own_name, **{name: made[cls] for cls, name in names.items()}}
 
 
 def _enum_maker(cls: Any) -> Callable[[Any], Any]:

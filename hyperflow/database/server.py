@@ -38,7 +38,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from hyperflow.database import plain
-from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, checksum, text_of, warn_of
+from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, checksum, is_sound, text_of, warn_of
 from hyperflow.database.thread import Batches, DatabaseThread
 from hyperflow.errors import ConfigurationError, DatabaseError
 
@@ -195,7 +195,7 @@ class Server:
             with connection.transaction(), connection.cursor("hyperflow", binary=True) as cursor:
                 cursor.itersize = 5000
                 for row in cursor.execute(WHOLE_MAP, {"map": map_name}):
-                    if _is_sound(row):
+                    if is_sound(*row[2:]):
                         values[row[3]] = text_of(row[4], row[6])
                     else:
                         damaged.append(self._report(row))
@@ -209,7 +209,7 @@ class Server:
 
     def _sound(self, connection: psycopg.Connection[Any], row: Found) -> Answer:
         damaged: list[str] = []
-        while not _is_sound(row):
+        while not is_sound(*row[2:]):
             damaged.append(self._report(row))
             older = connection.execute(OLDER, row[:2], binary=True).fetchone()
             if older is None:
@@ -304,11 +304,6 @@ def _version(connection: psycopg.Connection[Any]) -> int:
         return 0
     (version,) = connection.execute("SELECT max(version) FROM hyperflow_layout").fetchone() or (None,)
     return SCHEMA_VERSION + 1 if version is None else int(version)
-
-
-def _is_sound(row: Found) -> bool:
-    _, _, map_name, key, value, digest, version, metadata = row
-    return digest == checksum(map_name, key, value, version, metadata)
 
 
 def _text(error: psycopg.Error) -> str:

@@ -28,7 +28,7 @@ from hyperflow.errors import MisuseError
 @attrs.define(eq=False)
 class _Flight:
     name: Callable[[], str]
-    task: asyncio.Task[Any] | None = None
+    task: asyncio.Task[Any]
     waiting: int = 0
     cancelling: bool = False
     waits_for: list[_Flight] = attrs.field(factory=list)
@@ -59,33 +59,22 @@ async def once(
     """
     flights = _flights.setdefault(owner, {})
     while (flight := flights.get(key)) is not None and flight.cancelling:
-        assert flight.task is not None
         await asyncio.wait([flight.task])
-    return await _join(flight or _take_off(flights, key, name, compute))
-
-
-def _take_off(
-    flights: dict[Hashable, _Flight],
-    key: Hashable,
-    name: Callable[[], str],
-    compute: Callable[[], Coroutine[Any, Any, Any]],
-) -> _Flight:
-    flight = flights[key] = _Flight(name)
 
     async def fly() -> Any:
-        _inside.set(flight)
+        _inside.set(flights[key])
         try:
             return await compute()
         finally:
             del flights[key]
 
-    flight.task = asyncio.get_running_loop().create_task(fly())
-    return flight
+    if flight is None:
+        flight = flights[key] = _Flight(name, asyncio.get_running_loop().create_task(fly()))
+    return await _join(flight)
 
 
 async def _join(flight: _Flight) -> Any:
     task = flight.task
-    assert task is not None
     inside = _inside.get()
     if inside is not None:
         if flight.reaches(inside):

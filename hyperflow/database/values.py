@@ -37,14 +37,9 @@ class Codec:
     makers: plain.Makers
 
     def encode(self, value: Any, for_people: bool = False) -> str:
-        """Return a value's text.
+        """Return a value's text; `for_people` leaves out the tags that the type makes needless.
 
-        Args:
-            value: Of the type.
-            for_people: Leave out the tags that the type makes needless.
-
-        Raises:
-            SerializationError: It is not of the type, or cannot be stored.
+        Raises SerializationError for a value that is not of the type, or cannot be stored.
         """
         try:
             text = self.writer.text(self.conform(value))

@@ -2,8 +2,8 @@
 
 Guarantees: `new_work_dir(obj)` gives the directory that the database records for `obj`, also in a later program that
 goes on from that database. A directory is for its user alone (mode 0700), and is recorded before the caller gets it.
-The object's text never becomes a path: the name is a few harmless letters for people, and a hash of the key. So
-`"../../x"`, a name of 4 kB, or two that differ in case only, are all safe.
+Its name is a few harmless letters of the object's key, for people, and a hash of the key. So `"../../x"`, a name of
+4 kB, or two that differ in case only, are all safe.
 """
 
 from __future__ import annotations
