@@ -29,7 +29,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any, TypeVar
 
 import attrs
@@ -134,19 +134,16 @@ class Server:
             conninfo_to_dict(url)
         except psycopg.Error as error:
             raise ConfigurationError(f"database={url!r}: {_text(error)}") from error
-        try:
-            server = cls(url, program_id, _connect(url, program_id))
-        except psycopg.Error as error:
-            raise DatabaseError(f"cannot connect to {url}: {_text(error)}{_advice(error)}") from error
-        try:
-            _prepare(server.connection, url)
-        except psycopg.Error as error:
-            server.close()
-            raise DatabaseError(f"cannot use {url}: {_text(error)}{_advice(error)}") from error
-        except BaseException:
-            server.close()
-            raise
-        return server
+        doing = "connect to"
+        with ExitStack() as stack:
+            try:
+                connection = stack.enter_context(closing(_connect(url, program_id)))
+                doing = "use"
+                _prepare(connection, url)
+            except psycopg.Error as error:
+                raise DatabaseError(f"cannot {doing} {url}: {_text(error)}{_advice(error)}") from error
+            stack.pop_all()
+        return cls(url, program_id, connection)
 
     def insert(self, entries: list[Entry]) -> list[None]:
         """Add entries in one transaction, and return when it is committed.

@@ -15,11 +15,12 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperflow import program
-from hyperflow.database import place
+from hyperflow.database import place, single_flight
 from hyperflow.database.entries import DamagedEntry, warn_of
 from hyperflow.database.file import ABSENT, DatabaseFile, Found, Row, Watermark, copy_database
 from hyperflow.database.ownership import Ownership
@@ -91,10 +92,8 @@ class Store:
     def __init__(self, path: Path, program_id: str) -> None:
         self.path = place.resolved(path)
         self.thread = DatabaseThread(str(self.path), lambda: _opened(self.path, program_id), DatabaseFile.tidy)
-        self._loop = asyncio.get_running_loop()
         self._inserts = Batches(self.thread, DatabaseFile.insert, self._remember)
         self._maps: dict[str, dict[str, Found]] = {}
-        self._loads: dict[str, asyncio.Future[None]] = {}
 
     async def insert(self, map_name: str, key: str, value: str) -> None:
         """Record a value, and return when it is on the disk. What a cancelled caller inserts may be recorded."""
@@ -153,19 +152,12 @@ class Store:
 
     async def _loaded(self, map_name: str) -> dict[str, Found]:
         """Return a map's entries, reading its keys at the first use; all who come meanwhile wait for that one."""
-        while map_name not in self._maps:
-            load = self._loads.get(map_name)
-            if load is None:
-                load = self._loads[map_name] = self._loop.create_task(self._load(map_name))
-                load.add_done_callback(lambda done: done.cancelled() or done.exception())  # counts as seen
-            await asyncio.shield(load)
+        if map_name not in self._maps:
+            await single_flight.once(self, map_name, lambda: f"map {map_name!r}", partial(self._load, map_name))
         return self._maps[map_name]
 
     async def _load(self, map_name: str) -> None:
-        try:
-            self._maps[map_name] = await self._ask(lambda file: file.load(map_name))
-        finally:
-            del self._loads[map_name]
+        self._maps[map_name] = await self._ask(lambda file: file.load(map_name))
 
     async def _ask(self, run: Callable[[DatabaseFile], T]) -> T:
         """Run a reading function in the thread, and report the damage that it met with."""
