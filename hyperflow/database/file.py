@@ -213,7 +213,7 @@ class DatabaseFile:
             for number, key, value, *rest in self.connection.execute(query, (IN_MEMORY, map_name)):
                 if value is None and isinstance(key, str):
                     found[key] = Found(None, number)
-                elif is_sound(map_name, key, value, *rest):
+                elif value is not None and is_sound(map_name, key, value, *rest):
                     found[key] = self._remembered(value if rest[1] > 1 else text_of(value, rest[1]), number)
                 else:
                     self._report(number, map_name, key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
-import sys
+import inspect
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -109,7 +109,10 @@ def hints_of(thing: Any, local_names: dict[str, Any] | None = None) -> dict[str,
 
 def names_of_caller() -> dict[str, Any]:
     """Return the local names where the function was called that calls this one: annotations may refer to them."""
-    return dict(sys._getframe(2).f_locals)
+    frame = inspect.currentframe()
+    for _ in range(2):
+        frame = frame.f_back if frame is not None else None
+    return dict(frame.f_locals) if frame is not None else {}
 
 
 def parts(hint: Any) -> Iterator[Any]:

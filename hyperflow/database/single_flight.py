@@ -35,7 +35,7 @@ class _Flight:
 
     def reaches(self, other: _Flight) -> bool:
         """Tell whether this one is the other, or waits for it, maybe through more of them."""
-        seen = [self]
+        seen: list[_Flight] = [self]
         for one in seen:
             seen.extend(next_one for next_one in one.waits_for if next_one not in seen)
         return other in seen
