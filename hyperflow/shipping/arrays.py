@@ -2,14 +2,13 @@
 
 Guarantees:
 - A call gets the contents as they are when it is submitted: they are copied into a block then.
-- An array that comes again is sent again only if it has changed. To see that, all of it is compared with the block,
-  which takes a tenth of the time of a copy. An array that is marked read-only, and owns its data, is not compared.
-- When an array is deleted, its block goes, too. Blocks of living arrays are kept for the next call, up to a limit;
-  beyond it the least recently used ones are evicted.
+- An array that comes again is sent again only if it has changed: all of it is compared with the block, which takes a
+  tenth of the time of a copy. An array that is marked read-only, and owns its data, is not compared.
+- When an array is deleted, its block goes, too. Of the other unused blocks, the most recently used are kept.
 
-Rejected: to recognise an array by its identity alone, at least within one turn of the event loop. A loop that fills
-one array anew for each call would compute with the wrong numbers, and nobody would notice. Also rejected: a hash of
-the contents. It takes as long as the comparison, and proves less.
+Rejected: to know an array by its identity alone, even within one turn of the event loop. A loop that fills one array
+anew for each call would compute with the wrong numbers, and nobody would notice. Also rejected: a hash of the contents.
+It takes as long as the comparison, and proves less.
 """
 
 from __future__ import annotations

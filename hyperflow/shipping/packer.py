@@ -1,10 +1,10 @@
 """The head's end of shipping: a call as bytes, and the functions and classes that nodes have to know for it.
 
 Guarantees:
-- A function is pickled once and sent to a worker once. It is recognised by identity as long as all that it captured
-  is immutable (numbers, strings, other functions) and the captured names are not rebound. If it captured something
-  mutable (a list, an array), it is pickled again for each call, a large one once in a turn of the event loop, and sent
-  again only if the bytes differ. So no worker computes with stale data.
+- A function is pickled once and sent to a worker once, as long as all that it captured is immutable (numbers, strings,
+  other functions) and the captured names are not rebound. If it captured something mutable (a list, an array), it is
+  pickled again for each call, a large one once in a turn of the event loop, and sent again only if the bytes differ.
+  So no worker computes with stale data.
 - Bound methods, partials and callable objects are taken apart into a function and arguments: they are sent once, too.
 
 Why definitions have numbers: a task then names its function in four bytes, and a launcher that has a definition gives
@@ -95,10 +95,7 @@ class _PickledFunction:
         if self.mutable and (self.turn != turn or len(self.definition.data) <= LARGE_CAPTURE):
             return False
         for place, name, value in self.captured:
-            if name is None:
-                if captures.contents(place) is not value:
-                    return False
-            elif place.get(name) is not value:
+            if (captures.contents(place) if name is None else place.get(name)) is not value:
                 return False
         return True
 
@@ -201,18 +198,15 @@ class Packer:
     def evict(self) -> list[DefinitionNumber]:
         """Drop unused buffers, and functions where there are too many; return their numbers."""
         gone = self.buffers.evict()
-        if len(self.definitions) > KEPT_DEFINITIONS:
-            gone += self._evict_functions()
-        return gone
-
-    def _evict_functions(self) -> list[DefinitionNumber]:
+        if len(self.definitions) <= KEPT_DEFINITIONS:
+            return gone
         unused = [d for d in self.definitions.values() if d.users == 0 and not d.is_class]
-        gone = {d.number for d in unused[: len(unused) - KEPT_DEFINITIONS // 2]}
-        for number in gone:
+        functions = {d.number for d in unused[: len(unused) - KEPT_DEFINITIONS // 2]}
+        for number in functions:
             del self.definitions[number]
-        self._by_content = {k: d for k, d in self._by_content.items() if d.number not in gone}
-        self._functions = {k: f for k, f in self._functions.items() if f.definition.number not in gone}
-        return sorted(gone)
+        self._by_content = {k: d for k, d in self._by_content.items() if d.number not in functions}
+        self._functions = {k: f for k, f in self._functions.items() if f.definition.number not in functions}
+        return gone + sorted(functions)
 
 
 def take_apart(

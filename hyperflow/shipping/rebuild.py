@@ -39,6 +39,16 @@ def _forget_origin_after_fork() -> None:
 os.register_at_fork(after_in_child=_forget_origin_after_fork)
 
 
+class Instead:
+    """Pickles as a call, whose result is there after unpickling."""
+
+    def __init__(self, fn: Callable[..., Any], *args: Any) -> None:
+        self._call = fn, args
+
+    def __reduce__(self) -> Any:
+        return self._call
+
+
 def track(thing: Any) -> str:
     """Return the number of a class or type variable; give it one if it has none."""
     number = _id_of.get(thing)
@@ -56,6 +66,9 @@ def is_ours(number: str) -> bool:
 def known(number: str) -> Any:
     """Return the class that went out under this number."""
     return _by_id[number]
+
+
+# What pickles call: `make_` makes a thing empty, `fill_` gives it its contents.
 
 
 def make_namespace(name: str) -> dict[str, Any]:
@@ -128,9 +141,6 @@ def fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[
     _filled.add(cls)
     attributes, registered, members = state
     for name, value in attributes.items():
-        if name == "__abstractmethods__":
-            cls.__abstractmethods__ = value
-            continue
         setattr(cls, name, value)
     for subclass in registered:
         cls.register(subclass)
@@ -149,11 +159,6 @@ def make_typed_dict(number: str, name: str, annotations: dict[str, Any], total: 
     """Make a typed dictionary, once for its number."""
     make: Any = typing.TypedDict  # the functional form, whose arguments a type checker wants to be literals
     return _once(number, lambda: make(name, annotations, total=total))
-
-
-def make_proxy(contents: dict[Any, Any]) -> Any:
-    """Make a read-only view of a dictionary."""
-    return types.MappingProxyType(contents)
 
 
 def make_lru_cache(parameters: dict[str, Any], fn: Any) -> Any:
