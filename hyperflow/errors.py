@@ -31,9 +31,9 @@
 The user's own exceptions are not in this tree: they arrive as themselves, with the remote traceback and one
 line of context (evaluation, worker, node, log file) as notes.
 
-Why so strict about pickle: an exception is rebuilt as `cls(*args)`. A class that hands a formatted message to
-`super().__init__` while its own `__init__` takes other arguments cannot be rebuilt, and the failure shows far from its
-cause. So every class here hands on exactly its own arguments, and formats its text in `__str__`.
+Why so strict about pickle: an exception is rebuilt as `cls(*args)`. If it handed a formatted message to
+`super().__init__`, that would fail, far from its cause. So every class here hands on exactly its own arguments, and
+formats its text in `__str__`. The constructors are written out: attrs and dataclasses would keep each launcher waiting.
 """
 
 from __future__ import annotations
@@ -70,13 +70,7 @@ class SerializationError(HyperflowError):
 
 
 class RemoteError(HyperflowError):
-    """A user's exception that could not travel back as itself.
-
-    Args:
-        type_name: The exception's class, as `module.qualname`.
-        text: What `str(exception)` returned.
-        traceback: The formatted remote traceback.
-    """
+    """A user's exception that could not travel back as itself: its class (`module.qualname`), text and traceback."""
 
     def __init__(self, type_name: str, text: str, traceback: str = "") -> None:
         super().__init__(type_name, text, traceback)
@@ -108,8 +102,7 @@ class WorkerDied(HyperflowError):
         service_id: The worker.
         node: The node it ran on.
         status: Exit code, or minus the signal's number.
-        log_file: Where its output is.
-        log_tail: The last lines of that output.
+        log_file: Where its output is; `log_tail` is the end of it.
     """
 
     def __init__(
@@ -124,13 +117,10 @@ class WorkerDied(HyperflowError):
         self.log_tail = log_tail
 
     def _cause(self) -> str:
-        if self.status < 0:
-            try:
-                name = signal.Signals(-self.status).name
-            except ValueError:
-                name = f"signal {-self.status}"
-            return f"was killed by {name}"
-        return f"exited with code {self.status} without an answer"
+        if self.status >= 0:
+            return f"exited with code {self.status} without an answer"
+        names = {known.value: known.name for known in signal.Signals}
+        return f"was killed by {names.get(-self.status, f'signal {-self.status}')}"
 
     def __str__(self) -> str:
         text = f"{self.service_id} on {self.node} {self._cause()} while it ran {self.evaluation}; log: {self.log_file}"
@@ -169,13 +159,7 @@ class LauncherError(HyperflowError):
 
 
 class NodeLost(HyperflowError):
-    """A node went away, and no node is left that could run the evaluation.
-
-    Args:
-        node: The node that was lost last.
-        cause: Why hyperflow gave it up.
-        log_file: The launcher's log.
-    """
+    """A node went away, and no node is left that could run the evaluation; the log is its launcher's."""
 
     def __init__(self, node: str, cause: str, log_file: str = "") -> None:
         super().__init__(node, cause, log_file)
@@ -190,12 +174,8 @@ class NodeLost(HyperflowError):
 class AllocationEnding(HyperflowError):
     """The allocation ends soon: the evaluation was not started, or was ended early.
 
-    Recorded results stay. A job that catches this error has some seconds to save its state. A job that does not ends
-    with it, and `run_job_slurm(job, requeue=True)` then puts its Slurm job back into the queue.
-
-    Args:
-        why: How hyperflow knows.
-        seconds: How many seconds of the allocation were left then.
+    Recorded results stay. A job that catches this error has some seconds to save its state: `seconds`, when hyperflow
+    came to know. A job that does not ends with it; `run_job_slurm(job, requeue=True)` then queues its Slurm job again.
     """
 
     def __init__(self, why: str, seconds: float) -> None:
@@ -216,8 +196,7 @@ class CommandFailed(HyperflowError):
     Args:
         argv: The command, as a list of words.
         returncode: Its exit code, or minus the signal's number.
-        stderr: The end of its error output, where that was captured.
-        log_file: Where its output went otherwise.
+        stderr: Its error output, if that was captured; otherwise it is in `log_file`.
     """
 
     def __init__(self, argv: list[str], returncode: int, stderr: str = "", log_file: str = "") -> None:
@@ -315,14 +294,7 @@ class JobResultUnreadable(JobFailed):
 
 
 class RunInUse(HyperflowError):
-    """Another master runs on the run directory.
-
-    Args:
-        directory: The run directory.
-        host: Where the other master runs.
-        pid: Its process.
-        advice: What to do.
-    """
+    """Another master runs on the run directory: this process on this host."""
 
     def __init__(self, directory: str, host: str, pid: int, advice: str) -> None:
         super().__init__(directory, host, pid, advice)

@@ -370,8 +370,9 @@ async def _retry(source: Flow[T], times: int, on: Caught, pause: float) -> T:
 
 
 async def _timeout(source: Flow[T], seconds: float) -> T:
+    scope = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds) as scope:
+        async with scope:
             return await source
     except TimeoutError as error:
         if scope.expired():

@@ -94,7 +94,7 @@ async def _apply_to_rest(
     try:
         results.append(await first)
         for item in items[len(results) :]:
-            results.append(await fn(item))
+            results.append(await fn(item))  # noqa: PERF401 (their number tells which item failed)
     except Exception as error:
         _note_item(error, items[len(results)])
         raise

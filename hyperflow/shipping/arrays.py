@@ -105,13 +105,11 @@ class SharedBuffers:
         return forget
 
     def hold(self, buffer: SharedBuffer) -> None:
-        """Count one more call that uses it."""
         buffer.users += 1
         if self._idle.pop(buffer.number, None) is not None:
             self._idle_bytes -= buffer.block.size
 
     def release(self, buffer: SharedBuffer) -> None:
-        """Count one call less that uses it."""
         buffer.users -= 1
         if buffer.users == 0:
             self._idle[buffer.number] = buffer
@@ -141,7 +139,6 @@ class SharedBuffers:
         return buffer
 
     def close(self) -> None:
-        """Close all blocks."""
         for buffer in self.known.values():
             buffer.block.close()
 

@@ -98,7 +98,7 @@ _ENUM_INNER = {
 class Recipes:
     """Answers for what pickle cannot send by name: a mixin of the C pickler, and of dill's."""
 
-    def begin(self, beside: Beside | None, going_home: bool) -> None:
+    def begin(self, beside: Beside | None = None, going_home: bool = False) -> None:
         """Prepare for one pickle; see `by_value`."""
         self._namespaces: dict[int, Instead] = {}  # by the id of the globals they share
         self._beside = beside
