@@ -187,7 +187,7 @@ async def open_slurm_job(
 
     Args:
         program: Where logs and results go: a directory that all nodes see. None for one in the current directory.
-        preload: Modules to import once on each node.
+        preload: As for open_local_job, on each node.
         settings: Fields of `hyperflow.config.Settings`, such as min_nodes=3; they override HYPERFLOW_* variables and
             the configuration file.
 
@@ -281,9 +281,8 @@ def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncC
 
     result = run_in_new_loop(run())
     if isinstance(result, Flow):
-        raise MisuseError(
-            f"{job!r} returned the flow {result.used()!r}, not its result; write: return await {result.step}"
-        )
+        flow = result.used()
+        raise MisuseError(f"{job!r} returned the flow {flow!r}, not its result; write: return await {flow.step}")
     return result
 
 

@@ -32,11 +32,7 @@ class Damaged(HyperflowError):
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file that is complete and on the disk when it gets its name, in the place of an older one.
-
-    Raises:
-        ConfigurationError: It cannot be written: the disk is full, or read-only.
-    """
+    """Do as `files.write_whole`; raise ConfigurationError, which says what to do, if the file cannot be written."""
     try:
         files.write_whole(path, data)
     except OSError as error:

@@ -61,7 +61,7 @@ class ExtVar(Generic[T]):
         self._default = None if default is MISSING else self._codec.encode(default, for_people=True)
 
     async def get(self) -> T:
-        """Return the value, in a flow of the program. The first time, this writes the file with the default.
+        """Return the value, in a flow of the program; the first time, this writes the file with the default.
 
         Raises:
             NotInFlow: No flow runs here.
@@ -70,11 +70,7 @@ class ExtVar(Generic[T]):
         return await asyncio.to_thread(self._here().get)
 
     async def set(self, value: T) -> None:
-        """Set the value, in a flow of the program; it is on the disk when this returns.
-
-        Raises:
-            SerializationError: It is not of the type.
-        """
+        """Set the value, in a flow of the program, as `RunVar.set` does; it is on the disk when this returns."""
         await asyncio.to_thread(self._here().set, value)
 
     async def changes(self) -> AsyncIterator[T]:
@@ -136,11 +132,7 @@ class RunVar(Generic[T]):
         self._first = first
 
     def get(self) -> T:
-        """Return the value, or the default if the program has not asked for it and nobody has set it.
-
-        Raises:
-            ConfigurationError: It cannot be read; or it is not there and has no default.
-        """
+        """Return the value, or the default if there is none yet; raises ConfigurationError as `ExtVar.get` does."""
         try:
             text = self.path.read_text()
         except FileNotFoundError:
@@ -208,11 +200,7 @@ def names(home: Path) -> list[str]:
 
 
 def write(path: Path, text: str, over: bool) -> None:
-    """Write a variable's file, whole or not at all; an existing one stays, except with `over`.
-
-    Raises:
-        ConfigurationError: It cannot be written.
-    """
+    """Write a variable's file, whole or not at all; an existing one stays, except with `over`."""
     put = files.write_whole if over else files.put_new
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)

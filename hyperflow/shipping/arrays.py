@@ -33,17 +33,11 @@ MOST_BLOCKS = 256
 
 @dataclasses.dataclass(slots=True, eq=False)
 class SharedBuffer:
-    """A large buffer of an argument.
+    """A large buffer of an argument."""
 
-    Attributes:
-        number: Its name on the wire.
-        block: Where its contents are.
-        users: How many calls under way use it.
-    """
-
-    number: DefinitionNumber
-    block: Block
-    users: int = 0
+    number: DefinitionNumber  # its name on the wire
+    block: Block  # where its contents are
+    users: int = 0  # calls under way that use it
 
 
 class SharedBuffers:

@@ -40,56 +40,35 @@ the memory of all nodes."""
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Definition:
-    """A pickled function or class, which is sent once to a node and once to a worker.
+    """A pickled function or class, which is sent once to a node and once to a worker."""
 
-    Attributes:
-        number: Its name on the wire.
-        data: The pickle.
-        is_class: Workers make classes when they arrive, functions when they are first called.
-        name: For logs and errors.
-        users: How many calls under way use it; not counted for classes, which are kept.
-        args_by_value: Whether arguments of its last call held something that plain pickle cannot send.
-    """
-
-    number: DefinitionNumber
+    number: DefinitionNumber  # its name on the wire
     data: bytes
-    is_class: bool
-    name: str
-    users: int = 0
-    args_by_value: bool = False
+    is_class: bool  # workers make classes when they arrive, functions when they are first called
+    name: str  # for logs and errors
+    users: int = 0  # calls under way that use it; not counted for classes, which are kept
+    args_by_value: bool = False  # whether arguments of its last call held something that plain pickle cannot send
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class PackedCall:
-    """A call, ready to be sent.
-
-    Attributes:
-        payload: The pickled arguments.
-        buffers: Contents of arrays among them, or numbers of blocks.
-        needs: The classes and blocks that have to be there before it.
-    """
+    """A call, ready to be sent."""
 
     function: Definition
-    payload: bytes
-    buffers: Sequence[frames.Buffer] = ()
-    needs: Sequence[Definition | SharedBuffer] = ()
+    payload: bytes  # the pickled arguments
+    buffers: Sequence[frames.Buffer] = ()  # contents of arrays among them, or numbers of blocks
+    needs: Sequence[Definition | SharedBuffer] = ()  # the classes and blocks that have to be there before it
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _PickledFunction:
-    """The definition of a function that is alive, and how to see that it is still up to date.
-
-    Attributes:
-        captured: Where the function's names are, each name, and its value when the function was pickled.
-        mutable: Whether one of these values can change without being rebound.
-        turn: The turn of the event loop in which the function was pickled.
-    """
+    """The definition of a function that is alive, and how to see that it is still up to date."""
 
     ref: weakref.ref[Any]
     definition: Definition
-    captured: list[captures.Captured]
-    mutable: bool
-    turn: int
+    captured: list[captures.Captured]  # with the values from when the function was pickled
+    mutable: bool  # whether one of these values can change without being rebound
+    turn: int  # the turn of the event loop in which the function was pickled
 
     def is_current(self, turn: int) -> bool:
         if self.mutable and (self.turn != turn or len(self.definition.data) <= LARGE_CAPTURE):

@@ -70,17 +70,14 @@ class BelongsToProcess(pickle.PicklingError):
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Beside:
-    """What goes beside a pickle, and how it was made.
-
-    Attributes:
-        buffers: Contents of arrays; the receiver gives them to `loads`.
-        classes: Classes of the script, by number: the receiver has to know them first.
-        all_by_name: Whether plain pickle could have made it.
-    """
+    """What goes beside a pickle, and how it was made."""
 
     buffers: list[pickle.PickleBuffer] = dataclasses.field(default_factory=list)
+    """Contents of arrays; the receiver gives them to `loads`."""
     classes: dict[str, type] = dataclasses.field(default_factory=dict)
+    """Classes of the script, by number: the receiver has to know them first."""
     all_by_name: bool = True
+    """Whether plain pickle could have made it."""
 
 
 _PARTS_OF_FUNCTION = ("__name__", "__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__",
@@ -147,7 +144,7 @@ class Recipes:
         if not cls.__flags__ & _HEAP_TYPE:  # written in C, as is the type of functions: there are no contents to send
             return (rebuild.fetch, ("types", _NAMELESS_TYPES[cls])) if cls in _NAMELESS_TYPES else NotImplemented
         if type(cls) is type(_SomeTypedDict):
-            return rebuild.make_typed_dict, (rebuild.track(cls), cls.__name__, cls.__annotations__, cls.__total__)
+            return _made_once(cls, typing.TypedDict, cls.__name__, cls.__annotations__, total=cls.__total__)
         number = rebuild.track(cls)
         if self._going_home:
             if not rebuild.is_ours(number):  # it came from there
@@ -200,9 +197,13 @@ def _cell(cell: types.CellType) -> Any:
 def _type_variable(variable: typing.TypeVar) -> Any:
     if captures.found_by_name(variable, variable.__module__, variable.__name__):
         return variable.__name__
-    variance = "covariant" if variable.__covariant__ else "contravariant" if variable.__contravariant__ else ""
-    arguments = (rebuild.track(variable), variable.__name__, variable.__bound__, variable.__constraints__, variance)
-    return rebuild.make_type_variable, arguments
+    names = (variable.__name__, *variable.__constraints__)
+    variance = {"covariant": variable.__covariant__, "contravariant": variable.__contravariant__}
+    return _made_once(variable, typing.TypeVar, *names, bound=variable.__bound__, **variance)
+
+
+def _made_once(thing: Any, make: Any, *args: Any, **kwargs: Any) -> Any:
+    return rebuild.once, (rebuild.track(thing), functools.partial(make, *args, **kwargs))
 
 
 def _module(module: types.ModuleType) -> Any:

@@ -17,7 +17,6 @@ import marshal
 import os
 import pickle
 import types
-import typing
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -103,7 +102,7 @@ def fill_cell(cell: types.CellType, state: tuple[Any]) -> None:
     cell.cell_contents = state[0]
 
 
-def _once(number: str, make: Callable[[], Any]) -> Any:
+def once(number: str, make: Callable[[], Any]) -> Any:
     """Return what the number stands for; the first time, make it."""
     found = _by_id.get(number)
     if found is None:
@@ -115,7 +114,7 @@ def _once(number: str, make: Callable[[], Any]) -> Any:
 
 def make_class(number: str, metaclass: Any, name: str, bases: tuple[Any, ...], head: dict[str, Any]) -> Any:
     """Make a class without its contents, once for its number."""
-    return _once(number, lambda: types.new_class(name, bases, {"metaclass": metaclass}, lambda body: body.update(head)))
+    return once(number, lambda: types.new_class(name, bases, {"metaclass": metaclass}, lambda body: body.update(head)))
 
 
 def make_enum(number: str, name: str, bases: tuple[Any, ...], members: dict[str, Any], head: dict[str, Any]) -> Any:
@@ -128,7 +127,7 @@ def make_enum(number: str, name: str, bases: tuple[Any, ...], members: dict[str,
             body[key] = value
         return metaclass.__new__(metaclass, name, bases, body)
 
-    return _once(number, make)
+    return once(number, make)
 
 
 _filled: weakref.WeakSet[type] = weakref.WeakSet()
@@ -146,19 +145,6 @@ def fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[
         cls.register(subclass)
     for name, own in members.items():
         vars(cls[name]).update(own)
-
-
-def make_type_variable(number: str, name: str, bound: Any, constraints: tuple[Any, ...], variance: str) -> Any:
-    """Make a type variable, once for its number."""
-    kind = {"covariant": {"covariant": True}, "contravariant": {"contravariant": True}}.get(variance, {})
-    make: Any = typing.TypeVar  # a type checker wants its arguments to be literals
-    return _once(number, lambda: make(name, *constraints, bound=bound, **kind))
-
-
-def make_typed_dict(number: str, name: str, annotations: dict[str, Any], total: bool) -> Any:
-    """Make a typed dictionary, once for its number."""
-    make: Any = typing.TypedDict  # the functional form, whose arguments a type checker wants to be literals
-    return _once(number, lambda: make(name, annotations, total=total))
 
 
 def make_lru_cache(parameters: dict[str, Any], fn: Any) -> Any:
