@@ -233,7 +233,6 @@ def run_job_slurm(
     """Run a job on all nodes of the Slurm allocation that this process is in, and return its result; blocks.
 
     Args:
-        job: What to run.
         program: As for open_slurm_job. With `requeue`, its `database` must be the same file in each run.
         requeue: When the job ends with AllocationEnding, put this Slurm job back into the queue. Started again, it
             finds the recorded results in the database. Submit the Slurm job with `--requeue`.

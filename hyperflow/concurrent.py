@@ -3,8 +3,7 @@
 Guarantees: when one of several flows fails, the others are cancelled and awaited; then the first failure is raised
 itself, not in a group. When the awaiting flow is cancelled, so are all of them. Nothing is left running.
 
-Why not asyncio.TaskGroup: it wraps even a single failure into a group, so that `except Boom` would not see it,
-and it needs a task for each flow.
+Why not asyncio.TaskGroup: it wraps even a single failure into a group, and it needs a task for each flow.
 """
 
 from __future__ import annotations

@@ -115,16 +115,12 @@ class Statistics:
     """Nodes, CPUs, workers and evaluations at one moment.
 
     Args:
-        nodes: Nodes that are up.
-        nodes_lost: Nodes that were lost.
-        cpus: CPUs of the nodes that are up.
-        cpus_free: Those of them that no evaluation holds.
+        nodes: Those that are up; `nodes_lost`: those that were lost.
+        cpus: CPUs of the nodes that are up; `cpus_free`: those of them that no evaluation holds.
         workers: Worker processes by state: "busy", "idle", "ending".
         waiting: Evaluations that no worker has yet.
         running: Evaluations that a worker has; some of them are queued there (prefetched).
-        done: Evaluations that ended with a result.
-        failed: Evaluations that ended with an error.
-        cancelled: Evaluations whose caller was cancelled.
+        done: Evaluations that ended with a result; `failed`: with an error; `cancelled`: whose caller was cancelled.
         retried: How often evaluations were started again after a failure.
         returned: How often evaluations went back to the queue, uncharged, because a worker or node was lost.
         late: Answers that came too late and were dropped.
@@ -152,9 +148,7 @@ class Locks(Protocol):
     """
 
     async def take(self, keys: Collection[str]) -> int: ...
-
     def take_blocking(self, keys: Collection[str]) -> int: ...
-
     def release(self, number: int) -> None: ...
 
 
@@ -163,7 +157,6 @@ class Evaluator(Protocol):
 
     @property
     def locks(self) -> Locks: ...
-
     @property
     def cpus(self) -> int:
         """All CPUs of all nodes that are up; none in a Cluster computation."""
@@ -182,9 +175,7 @@ class ResultsDatabase(Protocol):
     """The part of a results database that KeyValMap and memoize use."""
 
     async def insert(self, map_name: str, key: str, value: str) -> None: ...
-
     async def lookup(self, map_name: str, key: str) -> str | None: ...
-
     async def lookup_all(self, map_name: str) -> list[tuple[str, str]]: ...
 
 

@@ -248,7 +248,6 @@ class JobFailed(HyperflowError):
 
     Args:
         job: Which one, such as `job 3, roots(n=2)`.
-        cause: What happened.
         slurm: What Slurm said about it.
         directory: Where its files are.
     """

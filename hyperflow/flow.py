@@ -70,8 +70,8 @@ class Flow(Generic[T_co]):
     def __init__(self, step: Step) -> None:
         self.step: Step = step
         """How it runs; internal to hyperflow."""
-        # Only a flow made while one runs is likely to be a forgotten await. (Rejected: a guard object, or a
-        # weakref.finalize, for each flow. Every evaluation would pay for making it.)
+        # Only a flow made while one runs is likely to be a forgotten await. (A guard object for each flow was rejected:
+        # every evaluation would pay for making it.)
         self._unawaited: bool = peek() is not None
 
     def __await__(self) -> Generator[Any, None, T_co]:
@@ -101,11 +101,7 @@ class Flow(Generic[T_co]):
         return self._next(Bound(self.used(), function(fn, "then"), joins=True))
 
     def using(self, **options: Unpack[OptionChanges]) -> Self:
-        """Run with changed options: `flow.using(cpus=4)`; `hyperflow.using` says which there are.
-
-        Raises:
-            ConfigurationError: There is no such option, or a value makes no sense.
-        """
+        """Run with changed options: `flow.using(cpus=4)`; `hyperflow.using` says which there are."""
         source = self.used()
         changed(Options(), JobOptions(), options)  # a bad option is refused here, not when it runs
         return type(self)(Using(source, options))

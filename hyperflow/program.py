@@ -105,15 +105,14 @@ class ProgramInfo:
 
         Args:
             base_dir: Made if it does not exist.
-            database: A database file to continue or to make, in place of one in the program's directory. Only one
-                process at a time may open it. Or `postgresql://user@host/database`, which many processes may open;
-                that needs `pip install 'hyperflow[postgresql]'`, and the password comes from `~/.pgpass`.
+            database: A database file to continue or to make, which one process at a time may open; by default one in
+                the program's directory. Or `postgresql://user@host/database`, which many processes may open; that
+                needs `pip install 'hyperflow[postgresql]'`, and the password comes from `~/.pgpass`.
             start_from: An earlier program's database. It is copied, never changed: its results count as known, and
-                newer ones hide them.
+                newer ones hide them. Not together with a server.
 
         Raises:
-            ConfigurationError: A directory cannot be made or written; the URL is not valid, or contains a password;
-                `start_from` together with a server.
+            ConfigurationError: A directory cannot be made or written; an argument makes no sense.
         """
         where = None if database is None else _place(database)
         if start_from is not None:
