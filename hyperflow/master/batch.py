@@ -60,28 +60,22 @@ class Batch(Protocol):
     @property
     def local(self) -> bool:
         """Whether jobs end with the master."""
-        ...
 
     @property
     def calls(self) -> Mapping[str, int]:
         """How often commands of Slurm were run."""
-        ...
 
     async def submit_order(self, order: Order) -> int:
         """Submit, and return the id; raises SlurmError if it was refused."""
-        ...
 
     async def find(self, tokens: Collection[str], /) -> Mapping[str, list[int]]:
         """Return what was submitted under each token, the oldest first."""
-        ...
 
     def watch(self, batch_id: int, /) -> Watch:
         """Return what is known of a job."""
-        ...
 
     async def cancel(self, batch_ids: Collection[int], /) -> None:
         """End jobs, or take them from the queue."""
-        ...
 
 
 class SlurmBatch(SlurmClient):
