@@ -1,4 +1,4 @@
-"""What runs the jobs of a program: Slurm, or this machine. To the master they are the same thing."""
+"""What runs the jobs of a program: Slurm, or this machine. The master treats both in the same way."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ RUNNER = (
     "-c",
     f"import sys; sys.path.append({_HOME!r}); from hyperflow.master.runner import main; main()",
 )
-"""The command that runs a job; see the launcher's in engine/transport.py for why it is so."""
+"""The command that runs a job; `transports.process.LAUNCHER` tells why it has this form."""
 
 
 @attrs.frozen
 class Order:
-    """What is to be submitted.
+    """One submission of a job.
 
     Args:
         directory: The job's.
         attempt: Which submission this is.
-        token: By which it is found.
-        name: What it is called in lists.
-        options: What is asked for.
+        token: Its idempotency key, by which it is found.
+        name: What lists of jobs show.
+        options: What to ask for.
     """
 
     directory: JobDirectory
@@ -45,12 +45,11 @@ class Order:
 
     @property
     def command(self) -> Sequence[str]:
-        """What is to be run."""
         return [*RUNNER, str(self.directory.path), str(self.attempt)]
 
     @property
     def cpus(self) -> int:
-        """How many CPUs that is."""
+        """How many CPUs it asks for."""
         return self.options.nodes * self.options.ntasks_per_node * (self.options.cpus_per_task or 1)
 
 
@@ -63,7 +62,7 @@ class Batch(Protocol):
 
     @property
     def calls(self) -> Mapping[str, int]:
-        """How often commands of Slurm were run."""
+        """How often each command of Slurm was run."""
 
     async def submit_order(self, order: Order) -> int:
         """Submit, and return the id; raises SlurmError if it was refused."""
@@ -71,8 +70,7 @@ class Batch(Protocol):
     async def find(self, tokens: Collection[str], /) -> Mapping[str, list[int]]:
         """Return what was submitted under each token, the oldest first."""
 
-    def watch(self, batch_id: int, /) -> Watch:
-        """Return what is known of a job."""
+    def watch(self, batch_id: int, /) -> Watch: ...
 
     async def cancel(self, batch_ids: Collection[int], /) -> None:
         """End jobs, or take them from the queue."""
@@ -91,16 +89,12 @@ class SlurmBatch(SlurmClient):
 
 def script_text(order: Order) -> str:
     """Return an order's batch script."""
+    log_file, directory = order.directory.output, order.directory.path
     return batch_script(
-        order.options,
-        name=order.name,
-        token=order.token,
-        command=order.command,
-        log_file=order.directory.output,
-        directory=order.directory.path,
+        order.options, name=order.name, token=order.token, command=order.command, log_file=log_file, directory=directory
     )
 
 
 def write_script(order: Order) -> None:
-    """Write an order's batch script into its directory; it is kept there, beside the logs."""
+    """Write an order's batch script into its directory, where it is kept beside the logs."""
     checked_files.write_file(order.directory.script, script_text(order).encode())
