@@ -1,8 +1,8 @@
 """Jobs on this machine: the same runner as in an allocation, as processes of the master.
 
-Jobs run at the same time as far as their CPUs allow, first come, first served; each is pinned to CPUs of its own. A job
-that asks for more CPUs than the machine has runs alone, with as many workers as it asked for. All of them end with the
-master, however that ends, and so does what they have started.
+Jobs run side by side as far as their CPUs allow, first come, first served; each is pinned to CPUs of its own. A job
+that asks for more CPUs than the machine has runs alone, with as many workers as it asked for. All jobs, and all that
+they have started, end with the master, however that ends.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ TAG = "HYPERFLOW_LOCAL_JOB"
 TERMINATE = 3.0
 """Seconds between asking a job to end and killing it."""
 
-
 QUEUED = BatchState("pending", "PENDING", reason="CPUs")
 
 
@@ -48,7 +47,7 @@ class LocalBatch:
         self._running: dict[int, asyncio.Task[None]] = {}
         self._watches: dict[int, Watch] = {}
         self._tokens: dict[str, int] = {}
-        # Not the number of an earlier master of the same run, whose jobs have ended with it.
+        # Not a number of an earlier master of the same run, whose jobs have ended with it.
         self._next = int(time.time() * 1000)
         self._warned = False
 
@@ -60,7 +59,6 @@ class LocalBatch:
         await self.cancel(list(self._running))
 
     async def submit_order(self, order: Order) -> int:
-        """Queue a job, and return its number."""
         write_script(order)
         number = self._next
         self._next += 1
@@ -71,15 +69,10 @@ class LocalBatch:
         return number
 
     async def find(self, tokens: Collection[str]) -> Mapping[str, list[int]]:
-        """Return what was submitted under each token; the jobs of an earlier master have ended with it."""
         return {token: [self._tokens[token]] if token in self._tokens else [] for token in tokens}
 
     def watch(self, batch_id: int) -> Watch:
-        """Return what is known of a job."""
-        watch = self._watches.get(batch_id)
-        if watch is None:
-            watch = self._watches[batch_id] = Watch(batch_id, BatchState("gone"))
-        return watch
+        return self._watches.setdefault(batch_id, Watch(batch_id, BatchState("gone")))
 
     async def cancel(self, batch_ids: Collection[int]) -> None:
         """End jobs, and return when they are gone."""
@@ -104,10 +97,8 @@ class LocalBatch:
             mine = [self._free.pop(0) for _ in range(wanted)]
             if order.cpus > len(self._ids) and not self._warned:
                 self._warned = True
-                logger.warning(
-                    "%s asks for %d CPUs, and this machine has %d: its evaluations share them",
-                    order.name, order.cpus, len(self._ids),
-                )  # fmt: skip
+                text = "%s asks for %d CPUs, and this machine has %d: its evaluations share them"
+                logger.warning(text, order.name, order.cpus, len(self._ids))
             task = asyncio.get_running_loop().create_task(self._run(number, order, mine))
             self._running[number] = task
             task.add_done_callback(lambda _, number=number, mine=mine: self._ended(number, mine))  # type: ignore[misc]
@@ -120,7 +111,6 @@ class LocalBatch:
     async def _run(self, number: int, order: Order, ids: list[int]) -> None:
         words = ["--local", str(number), str(order.cpus), ",".join(map(str, ids))]
         watch = self._watches[number]
-        tag = f"{order.token}"
         state = BatchState("ended", "CANCELLED")
         with order.directory.output.open("ab") as output:
             process = subprocess.Popen(  # noqa: ASYNC220 (returns when it has started)
@@ -129,7 +119,7 @@ class LocalBatch:
                 stdout=output,
                 stderr=output,
                 cwd=order.directory.path,
-                env={**os.environ, TAG: tag},
+                env={**os.environ, TAG: order.token},
                 start_new_session=True,  # Ctrl-C in the terminal is for the master
             )
         try:
@@ -145,7 +135,7 @@ class LocalBatch:
             process.kill()
             await _exit_code(process)
         finally:
-            await _clear(f"{TAG}={tag}")
+            await _clear(f"{TAG}={order.token}")
             watch.set(state)
 
 
@@ -158,7 +148,7 @@ async def _exit_code(process: subprocess.Popen[bytes]) -> int:
 
 
 async def _clear(tag: str) -> None:
-    """Wait until the processes that a job has started are gone: its launcher ends them; if not, we do."""
+    """Wait until the processes that a job has started are gone. Its launcher ends them; what it leaves we kill."""
     deadline = time.monotonic() + TERMINATE
     while left := processes.carriers(tag):
         if time.monotonic() > deadline:
