@@ -183,9 +183,11 @@ class LockFiles:
         """Let others have them; where the file system fails, try again for a while."""
         for pause in (0.1, 0.5, 2.0):
             try:
-                return await _in_thread(self._give_back, request, True)
+                await _in_thread(self._give_back, request, True)
             except OSError:
                 await asyncio.sleep(pause)
+            else:
+                return
         await _in_thread(self._give_back, request, False)
 
     def name(self, number: int) -> str:
@@ -202,27 +204,28 @@ class LockFiles:
             if self._is_behind(request, names.keys()):
                 self._line_up(request, tuple(names))
                 return False
-            if not self._take_all(names, self.name(request.number)):
+            if not self._take_all(names, request.number):
                 self._line_up(request, tuple(names))
                 self._look_for_cycle(request)
                 return False
             self._leave_queue(request)
             return True
 
-    def _take_all(self, names: Mapping[str, str], holder: str) -> bool:
+    def _take_all(self, names: Mapping[str, str], number: int) -> bool:
         taken: list[str] = []
         for name, key in names.items():
-            if not self._take_one(name, key, holder):
+            if not self._take_one(name, key, number):
                 for one in taken:
-                    self._release_one(one, holder)
+                    self._release_one(one, self.name(number))
                 return False
             taken.append(name)
         return True
 
-    def _take_one(self, name: str, key: str, holder: str) -> bool:
+    def _take_one(self, name: str, key: str, number: int) -> bool:
         """Take one lock, unless somebody has it who has not ended."""
         if self._is_held(name):
             return False
+        holder = self.name(number)
         draft = self._place / f".{holder}"
         draft.mkdir(mode=0o700, exist_ok=True)
         (draft / holder).write_text(key + "\n")
