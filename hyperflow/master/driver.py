@@ -76,7 +76,7 @@ class JobDriver:
         self._hopeless: tuple[float, asyncio.TimerHandle] | None = None  # since when; the timer that wakes us
         self._end: BatchState | None = None
         self._status = directory.read_status() if record.attempts else None
-        self._rows_taken: float | None = None
+        self._rows_taken = time.monotonic()
         self._late: set[Epoch] = set()  # starts of which a result was found that does not count
         self._outcome: tuple[Epoch, calls.Value | calls.Error] | None = None  # read once, held until answered
 
@@ -122,15 +122,14 @@ class JobDriver:
                 self._apply(lifecycle.Retry())
         self._unjudged = False
 
-    @property
-    def _wanted(self) -> bool:
-        """Whether a flow waits for it."""
-        return self._waiter is not None and not self._waiter.done()
+    def _waiting(self) -> asyncio.Future[Any] | None:
+        """Return what the flow that waits for it awaits, if there is such a flow."""
+        return None if self._waiter is None or self._waiter.done() else self._waiter
 
     def _answer(self) -> None:
         """Give the flow that waits its result or error, if the job is at its end, and let go of what was read."""
-        waiter, cause = self._waiter, self.record.cause
-        if waiter is None or waiter.done():
+        waiter, cause = self._waiting(), self.record.cause
+        if waiter is None:
             self._outcome = None
         elif self.record.state is State.DONE:
             try:
@@ -211,7 +210,7 @@ class JobDriver:
         """Look at what is new. Cheap, and may be called at any time."""
         state = self.record.state
         idle = self._task is None and not self._stuck and not self._shared.closed
-        if idle and (state in WITH_SLURM or (state is State.NEW and self._wanted)):
+        if idle and (state in WITH_SLURM or (state is State.NEW and self._waiting())):
             self._task = self._shared.spawn(self.run(), f"driver of job {self.record.number}", finish=False)
 
     async def run(self) -> None:
@@ -225,13 +224,13 @@ class JobDriver:
             self._stuck = True
             trace = None if isinstance(error, HyperflowError) else error
             logger.error("the master cannot go on with %s: %s", self.record.title, error, exc_info=trace)
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_exception(error)
+            if waiter := self._waiting():
+                waiter.set_exception(error)
         finally:
             if self._task is me:  # else `_stop` was called, and there may be a new task
                 self._task = None
                 state = self.record.state
-                if self._stuck or state in AT_REST or (state is State.NEW and not self._wanted):
+                if self._stuck or state in AT_REST or (state is State.NEW and not self._waiting()):
                     self._shared.slots.give_back(self.record.number)
                     self._shared.look_away(self.record.number)
         self._answer()
@@ -240,7 +239,7 @@ class JobDriver:
         """Take the next step; return False if there is nothing to do but wait."""
         match self.record.state:
             case State.NEW:
-                if not self._wanted or not self._shared.slots.take(self.record.number, self.wake):
+                if not self._waiting() or not self._shared.slots.take(self.record.number, self.wake):
                     return False
                 await self._submit()
             case State.SUBMITTING:
@@ -403,9 +402,7 @@ class JobDriver:
     async def _look(self) -> None:
         """Read the status of a running job, and now and then take its rows."""
         self._read_status()
-        if self._rows_taken is None:
-            self._rows_taken = time.monotonic()
-        elif time.monotonic() - self._rows_taken >= self._shared.timeouts.rows:
+        if time.monotonic() - self._rows_taken >= self._shared.timeouts.rows:
             await self.take_rows()
             self._rows_taken = time.monotonic()
 
@@ -503,7 +500,7 @@ class JobDriver:
         return causes.verdict(self._on_error, self._error(cause), cause.kind, self.record.failures)
 
     async def take_rows(self, ended: bool = False) -> None:
-        """Take what the job has recorded into the program's database; `ended`: nobody writes to its file any more."""
+        """Ingest what the job has recorded into the program's database; `ended`: nobody writes to its file any more."""
         database = self._shared.database
         if not isinstance(database, Store):
             return  # one that jobs write to themselves

@@ -296,10 +296,8 @@ def _failed(job: Record, event: Failed) -> Record:
     # Of a job that is done only one thing can turn out: that its result cannot be read.
     if job.state is State.DONE and event.cause.kind is not Kind.RESULT:
         return job
-    match event.verdict:
-        case Verdict.AGAIN:
-            return attrs.evolve(_moved(job, State.NEW), failures=job.failures + 1, cause=event.cause)
-        case Verdict.RAISE:
-            return attrs.evolve(_moved(job, State.FAILED), cause=event.cause)
-        case Verdict.HOLD:
-            return attrs.evolve(_moved(job, State.HELD), cause=event.cause)
+    after = attrs.evolve(_moved(job, _AFTER_FAILURE[event.verdict]), cause=event.cause)
+    return attrs.evolve(after, failures=job.failures + 1) if event.verdict is Verdict.AGAIN else after
+
+
+_AFTER_FAILURE = {Verdict.HOLD: State.HELD, Verdict.RAISE: State.FAILED, Verdict.AGAIN: State.NEW}

@@ -86,11 +86,6 @@ class Task:
     place: Place
     about: dict[str, Any]
 
-    @property
-    def holder(self) -> lockfiles.Holder:
-        """Who holds locks here."""
-        return lockfiles.Holder.this_process(self.record.number, self.epoch, self.place.batch_id)
-
     def program(self) -> ProgramInfo:
         """Return directories and database for this start."""
         log_dir = self.directory.log_dir(self.epoch)
@@ -101,7 +96,7 @@ class Task:
         if is_url(shared):
             return ProgramInfo(program_id, shared, log_dir, data_dir)
         earlier = [epoch for epoch in self.directory.databases() if epoch < self.epoch]
-        # The master copies what earlier starts have recorded now and then, and certainly before a new attempt.
+        # The master takes the rows of earlier starts now and then, and certainly before a new attempt.
         again = earlier and earlier[-1].attempt == self.epoch.attempt
         source = self.directory.database(earlier[-1]) if again else Path(shared)
         target = self.directory.database(self.epoch)
@@ -113,7 +108,6 @@ class Task:
         return ProgramInfo(program_id, target, log_dir, data_dir)
 
     def write(self, outcome: str, payload: bytes) -> None:
-        """Write the result."""
         self.directory.write_result(self.epoch, self.place.batch_id, outcome, payload)
 
 
@@ -190,9 +184,8 @@ def claim(directory: JobDirectory, epoch: Epoch, place: Place) -> bool:
     except FileExistsError:
         found = directory.read_claim(epoch.attempt)
         if found is None:
-            raise checked_files.Damaged(
-                f"{path} cannot be read, so that nobody knows who has taken attempt {epoch}"
-            ) from None
+            words = f"{path} cannot be read, so that nobody knows who has taken attempt {epoch}"
+            raise checked_files.Damaged(words) from None
         if found["batch_id"] != place.batch_id:
             return False
         files.write_whole(path, text)  # in the place of an earlier start's
@@ -236,8 +229,9 @@ async def _write_patiently(task: Task, outcome: str, payload: bytes) -> None:
 
 async def _evaluate(task: Task, job: Flow[Any]) -> Any:
     program = task.program()
+    holder = lockfiles.Holder.this_process(task.record.number, task.epoch, task.place.batch_id)
     async with task.place.open(program) as env:
-        lockfiles.share(env, task.directory.home, task.holder, task.directory.read_scope())
+        lockfiles.share(env, task.directory.home, holder, task.directory.read_scope())
         telling = asyncio.create_task(_tell(task, env))
         try:
             return await job

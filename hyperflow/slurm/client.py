@@ -149,9 +149,7 @@ class SlurmClient:
         while True:
             said, verdict = "", "temporary"
             try:
-                # absolute: sbatch would look for a bare name in PATH
-                command = ("sbatch", "--parsable", str(script.absolute()))
-                answer = await self._commands.run(*command, timeout=self.pace.timeout)
+                answer = await self._commands.run(*_sbatch(script), timeout=self.pace.timeout)
             except SlurmAway as away:
                 said = str(away)
             else:
@@ -390,6 +388,10 @@ class _Retry:
             log.warning("cannot %s now, and will try again until it works; Slurm said: %s", self._what, said)
         await asyncio.sleep(self._next)
         self._next = min(2 * self._next, self._pace.last_retry)
+
+
+def _sbatch(script: Path) -> tuple[str, ...]:
+    return "sbatch", "--parsable", str(script.absolute())  # sbatch would look for a bare name in PATH
 
 
 def _refused(script: Path, said: str) -> SlurmError:
