@@ -1,8 +1,9 @@
-"""What people see of a program's jobs: counts, one line for each job, and the whole story of one."""
+"""What people see of a program's jobs: counts, one line for each job, also as JSON, and the whole story of one."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from hyperflow.master import causes
 from hyperflow.master.lifecycle import Kind, Record, State
 from hyperflow.master.rundir import JobDirectory
 from hyperflow.slurm import queue
+
+FORMAT = 1
+"""Goes up with incompatible changes only; members may be added without."""
 
 TAILS = 3
 """How many logs of workers a story quotes."""
@@ -96,6 +100,23 @@ def _progress(record: Record, status: dict[str, Any]) -> Progress:
     counts = {field.name: int(status.get(field.name, 0)) for field in attrs.fields(Progress)}
     over = record.state not in (State.RUNNING, State.ENDED)
     return Progress(**(counts | {"running": 0, "waiting": 0} if over else counts))
+
+
+def job_to_json(job: JobView) -> dict[str, Any]:
+    """Return a job as a JSON object."""
+    return {**attrs.asdict(job), "state": str(job.state), "directory": str(job.directory)}
+
+
+def job_from_json(data: Mapping[str, Any]) -> JobView:
+    """Return the job that a JSON object describes; members that are not known here are left out."""
+    known = {field.name: data[field.name] for field in attrs.fields(JobView)}
+    counts = {field.name: data["progress"][field.name] for field in attrs.fields(Progress)}
+    known |= {
+        "state": State(data["state"]),
+        "progress": Progress(**counts),
+        "directory": Path(data["directory"]),
+    }
+    return JobView(**known)
 
 
 def story(record: Record, directory: JobDirectory) -> str:

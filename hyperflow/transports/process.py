@@ -53,15 +53,19 @@ _NOT_PORTABLE_PREFIXES = (
     *("HYPERFLOW_LAUNCHER", "HYPERFLOW_SERVICE", "HYPERFLOW_BEFORE_PROLOGUE"),
 )
 
-LAUNCHER = [
-    sys.executable,
-    "-P",
-    "-c",
-    f"import sys; sys.path.append({_HOME!r}); from hyperflow.launcher.launcher import main; main()",
-]
-"""The launcher's command. The interpreter's path is absolute, so that no environment has to be activated. With -P, a
-file in the current directory is not taken for a module of the standard library. hyperflow's own path is added because
-it may run without being installed; not by PYTHONPATH, which users' own programs would inherit."""
+
+def python_command(module: str) -> list[str]:
+    """Return the command that runs a module's `main` with this Python.
+
+    The interpreter's path is absolute, so that no environment has to be activated. With -P, a file in the current
+    directory is not taken for a module of the standard library. hyperflow's own path is added because it may run
+    without being installed; not by PYTHONPATH, which users' own programs would inherit.
+    """
+    code = f"import sys; sys.path.append({_HOME!r}); from {module} import main; main()"
+    return [sys.executable, "-P", "-c", code]
+
+
+LAUNCHER = python_command("hyperflow.launcher.launcher")
 
 
 class CutOff(ConnectionError):
