@@ -77,16 +77,20 @@ class Batch(Protocol):
     @property
     def local(self) -> bool:
         """Whether jobs end with the master."""
+        ...
 
     @property
     def calls(self) -> Mapping[str, int]:
         """How often each command of Slurm was run."""
+        ...
 
     async def submit_order(self, order: Order) -> int:
         """Submit, and return the id; raises SlurmError if it was refused."""
+        ...
 
     async def find(self, tokens: Collection[str], /) -> Mapping[str, list[int]]:
         """Return what was submitted under each token, the oldest first."""
+        ...
 
     def watch(self, batch_id: int, /) -> Watch: ...
 

@@ -65,7 +65,7 @@ def of_end(state: BatchState, output: str) -> Cause:
     elif own and state.exit_code:
         text = f"it could not be run: {own[-1].removeprefix('hyperflow: ')}"
     elif state.signal in (signal.SIGKILL, signal.SIGKILL + 128) or state.exit_code == 128 + signal.SIGKILL:
-        text = "its process was killed (maybe for lack of memory; the node's administrator sees)"
+        text = "its process was killed (maybe for lack of memory; the node's administrator can see that)"
     elif state.signal:
         text = f"its process was killed by signal {state.signal}"
     elif state.kind == "gone":

@@ -154,7 +154,7 @@ class JobDriver:
         outcome = self._load(self.record.epoch)
         if isinstance(outcome, calls.Value):
             return outcome.make()
-        raise Damaged(f"{self.directory.result(self.record.epoch)} holds an error, although a value was noted")
+        raise Damaged(f"{self.directory.result(self.record.epoch)} contains an error, although job.json says done")
 
     def _error(self, cause: Cause) -> Exception:
         """Return what the program gets for a failure: the job's own exception, if that is the cause."""

@@ -36,7 +36,7 @@ from hyperflow.master.batch import Batch
 from hyperflow.master.driver import JobDriver
 from hyperflow.master.lifecycle import AT_REST, WITH_SLURM, Record, State
 from hyperflow.master.mail import Mailer
-from hyperflow.master.rundir import JobDirectory, RunDirectory
+from hyperflow.master.rundir import JobDirectory, RunDirectory, job_directories
 from hyperflow.master.shared import Shared, Timeouts
 from hyperflow.master.view import ClusterStatistics, JobView, story
 from hyperflow.slurm.script import SbatchOptions
@@ -272,7 +272,7 @@ class Master:
     def _take_up(self) -> None:
         """Go on with the jobs of an earlier master."""
         doubtful: list[Record] = []
-        for directory in self.run.jobs():
+        for directory in job_directories(self.run.home):
             try:
                 record = directory.read_record()
             except (Damaged, OSError) as error:

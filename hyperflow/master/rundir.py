@@ -239,9 +239,6 @@ class RunDirectory:
         for leftover in (self.home / "jobs").glob(".new-*"):  # nobody was promised anything about its call
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def jobs(self) -> list[JobDirectory]:
-        return job_directories(self.home)
-
     def add(self, record: Record, call: bytes) -> JobDirectory:
         """Make the directory of a new job; it appears with its call and record, or not at all."""
         jobs = self.home / "jobs"

@@ -22,7 +22,7 @@ _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
 """They say how Slurm is reached; where a site sets them, its commands need them."""
 _REMOVED = ("SLURM", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "PMI_", "PMI2_", "PMIX_", "PALS_")
 
-_LONGEST_PAUSE = 10.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 
 
 class SlurmAway(Exception):
@@ -54,12 +54,12 @@ def clean(environ: Mapping[str, str]) -> dict[str, str]:
 class Commands:
     """Runs Slurm's commands, and counts them in `calls`."""
 
-    def __init__(self, environ: Mapping[str, str] | None = None, gap: float = 0.1) -> None:
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         self.calls: Counter[str] = Counter()
         self.took = 0.0
         """Seconds that the last one took."""
         self._environ = clean(os.environ if environ is None else environ)
-        self._gap = gap
+
         self._turn = asyncio.Lock()
         self._free_at = 0.0
 
@@ -84,7 +84,7 @@ class Commands:
                 raise SlurmAway(f"{argv[0]} could not be started on this machine: {error.strerror or error}") from None
             finally:
                 self.took = loop.time() - began
-                self._free_at = loop.time() + min(max(self._gap, self.took), _LONGEST_PAUSE)
+                self._free_at = loop.time() + min(max(_SHORTEST_PAUSE, self.took), _LONGEST_PAUSE)
 
 
 async def _run(argv: tuple[str, ...], environ: Mapping[str, str]) -> Answer:

@@ -29,6 +29,10 @@ from hyperflow.errors import ConfigurationError
 NOT_SEEN = 72
 """The exit code of a script whose node does not see the directory it is to run in."""
 
+SIGNAL_SECONDS = 60
+"""How long before the end SIGUSR1 comes. Slurm may send it a minute early, so a job with a very short time limit gets
+none."""
+
 # What batch_script() sets, and what would make a job one that cannot be followed.
 _OURS = {
     "job-name": "the job's name is how it is found again",
@@ -244,26 +248,23 @@ def batch_script(
     command: Sequence[str],
     log_file: Path,
     directory: Path,
-    signal_seconds: int = 60,
 ) -> str:
     """Return the text of a batch script. The program takes the shell's place, so that it gets the signals itself.
 
     Args:
-        options: What is asked of Slurm.
+        options: What to ask of Slurm.
         name: What the job is called in lists; need not be unique.
         token: By which this submission is found: 8 to 64 letters, digits, `_` and `-`.
         command: The program and its arguments.
         log_file: Where the output goes. It is appended to, so that a second start keeps the output of the first one.
         directory: Where the program runs; a node that does not see it ends the job with exit code 72.
-        signal_seconds: How long before the end SIGUSR1 comes. Slurm may send it a minute early, so a job with a very
-            short time limit gets none.
 
     Raises:
-        ConfigurationError: The token or a path cannot stand in a script.
+        ConfigurationError: The token or a path cannot be used in a script.
     """
     if not _TOKEN.fullmatch(token):
         raise ConfigurationError(f"the token {token!r} is not 8 to 64 letters, digits, `_` and `-`")
-    lines = [f"#SBATCH {line}" for line in _lines(options, name, token, log_file, directory, signal_seconds)]
+    lines = [f"#SBATCH {line}" for line in _lines(options, name, token, log_file, directory)]
     refusal = shlex.quote(
         f" does not see {directory}: the base directory has to be on a file system that all nodes share"
     )
@@ -275,9 +276,7 @@ def batch_script(
     return "\n".join(["#!/bin/bash", *lines, "", *body, ""])
 
 
-def _lines(
-    options: SbatchOptions, name: str, token: str, log_file: Path, directory: Path, signal_seconds: int
-) -> list[str]:
+def _lines(options: SbatchOptions, name: str, token: str, log_file: Path, directory: Path) -> list[str]:
     given: dict[str, str | int | bool | None] = {
         # Blanks and commas separate fields in lists of jobs.
         "job-name": f"{re.sub(r'[^A-Za-z0-9_.:+=-]+', '_', name)[:60]}.{token}",
@@ -289,8 +288,8 @@ def _lines(
     given |= {field.replace("_", "-"): getattr(options, field) for field in FIELDS if field not in _NOT_OPTIONS}
     given["requeue" if options.requeue else "no-requeue"] = True
     limit = options.time_limit
-    if "signal" not in options.extra and (limit is None or limit >= 2 * (signal_seconds + 60)):
-        given["signal"] = f"B:USR1@{signal_seconds}"
+    if "signal" not in options.extra and (limit is None or limit >= 2 * (SIGNAL_SECONDS + 60)):
+        given["signal"] = f"B:USR1@{SIGNAL_SECONDS}"
     lines = [_line(option, value) for option, value in given.items() if value is not None and value is not False]
     return lines + [_line(option, True if value is None else value) for option, value in options.extra.items()]
 

@@ -105,9 +105,11 @@ class Transport(Protocol):
     @property
     def node(self) -> str:
         """The node's name, for ids and logs."""
+        ...
 
     async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
         """Start the launcher; raises LauncherError with the cause."""
+        ...
 
 
 class _Protocol(asyncio.Protocol):
