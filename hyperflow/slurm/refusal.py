@@ -50,7 +50,10 @@ _REFUSED = (
         "ask for fewer nodes, or fewer CPUs on each; see `sinfo`",
     ),
     (r"access.* denied|not permitted|permission denied", "ask the site who may do this"),
-    (r"unrecognized option|invalid option|invalid --|invalid numeric|ambiguous", "correct it, or leave it out"),
+    (
+        r"unrecognized option|invalid option|invalid --|invalid numeric|ambiguous",
+        "correct that option, or leave it out",
+    ),
     (r"directive|batch script|unable to open file", "see the script"),
     (r"invalid|not supported", "correct what it names"),
 )

@@ -53,8 +53,9 @@ def requeue(job_id: int, run: Run | None = None) -> None:
     (run or run_command)(["scontrol", "requeue", str(job_id)], {})
 
 
-def run_command(argv: Sequence[str], variables: Mapping[str, str], timeout: float = TIMEOUT) -> str:
-    """Run a command of Slurm, and return what it printed."""
+def run_command(argv: Sequence[str], variables: Mapping[str, str], timeout: float | None = None) -> str:
+    """Run a command of Slurm, and return what it printed; `timeout` is TIMEOUT unless given."""
+    timeout = TIMEOUT if timeout is None else timeout
     command = " ".join(argv)
     try:
         done = subprocess.run(
