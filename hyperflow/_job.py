@@ -212,10 +212,11 @@ async def open_slurm_job(
 
 def _transport(node: str, granted: allocation.Allocation, settings: Settings) -> Transport:
     from hyperflow.transports.process import FirstOf, Local, Srun  # noqa: PLC0415 (see above)
-    from hyperflow.transports.ssh import Ssh  # noqa: PLC0415 (see above)
 
     if node == granted.here:
         return Local(node)
+    from hyperflow.transports.ssh import Ssh  # noqa: PLC0415 (asyncssh costs 0.1 s, which one node alone need not pay)
+
     choices: dict[str, Transport] = {"ssh": Ssh(node, settings), "srun": Srun(node, settings.prologue)}
     if settings.transport == "auto":
         return FirstOf(tuple(choices.values()))
