@@ -26,8 +26,7 @@ from hyperflow.errors import ConfigurationError, MisuseError
 from hyperflow.flow import Call, Cluster, Flow, Job, Step
 from hyperflow.locking.manager import LockManager
 from hyperflow.master import lockfiles, rundir
-from hyperflow.master.batch import Batch, SlurmBatch
-from hyperflow.master.local import LocalBatch
+from hyperflow.master.batch import Batch, LocalBatch, SlurmBatch
 from hyperflow.master.mail import mailer
 from hyperflow.master.master import Master
 from hyperflow.master.rundir import RunDirectory

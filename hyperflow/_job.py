@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
-import importlib
 import inspect
 import os
 import signal
 import socket
 import types
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import attrs
@@ -28,6 +27,7 @@ from hyperflow.environment import Environment, Options
 from hyperflow.errors import AllocationEnding, MisuseError
 from hyperflow.flow import Call, Flow, Job
 from hyperflow.program import ProgramInfo
+from hyperflow.shipping import captures, rebuild
 
 if TYPE_CHECKING:
     from hyperflow.head.allocation_end import End
@@ -57,23 +57,12 @@ class JobFunction:
     def __reduce__(self) -> tuple[Any, ...]:
         # By name if possible: the wrapped function's name leads to this object.
         fn = self.__wrapped__
-        if fn.__module__ != "__main__":
-            try:
-                if _by_name(fn.__module__, fn.__qualname__) is self:
-                    return _by_name, (fn.__module__, fn.__qualname__)
-            except (ImportError, AttributeError):
-                pass
+        if captures.found_by_name(self, fn.__module__, fn.__qualname__):
+            return rebuild.fetch, (fn.__module__, *fn.__qualname__.split("."))
         return type(self), (fn,)
 
     def __repr__(self) -> str:
         return f"<{self.level} {getattr(self, '__qualname__', self.__wrapped__)}>"
-
-
-def _by_name(module: str, qualname: str) -> Any:
-    found: Any = importlib.import_module(module)
-    for part in qualname.split("."):
-        found = getattr(found, part)
-    return found
 
 
 def checked_async_function(fn: Any, decorator: str) -> Any:
@@ -110,8 +99,7 @@ class OpenEnv(Environment):
     async def run(self, flow: Flow[T]) -> T:
         """Await a flow in this environment: for notebooks, where each cell has its own context.
 
-        Example: `env = await stack.enter_async_context(open_local_job())`, and in later cells
-        `await env.run(my_job())`.
+        Example: `env = await stack.enter_async_context(open_local_job())`; in later cells `await env.run(my_job())`.
         """
         with environment.entered(self):
             flows.check(flow, "env.run")
@@ -156,10 +144,9 @@ async def open_local_job(
     """Evaluate on this machine: `async with open_local_job(cpus=4) as env: await my_job()`.
 
     Args:
-        cpus: How many CPUs to use; None for all that this process may use. With more than those, workers are not
-            pinned, and a warning says so.
-        program: Where logs and results go; None for a temporary directory, which is removed at the end, and kept when
-            the scope ends with an error.
+        cpus: How many CPUs to use; None for all that this process may use. With more, workers are not pinned, and a
+            warning says so.
+        program: Where logs and results go; None for a temporary directory, which is kept only after an error.
         preload: Modules to import once, before workers are forked, such as "numpy".
 
     Raises:
@@ -174,10 +161,8 @@ async def open_local_job(
     settings = read_settings()
     mine = program or ProgramInfo.temporary_one()
     node = socket.gethostname()
-    with Spawned(
-        LAUNCHER, launcher_log(mine.log_dir, node)
-    ) as launcher:  # it starts while this process imports the rest
-        from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (see above)
+    with Spawned(LAUNCHER, launcher_log(mine.log_dir, node)) as launcher:
+        from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (imported while the launcher starts)
 
         async with open_job([NodePlan(Local(node, launcher), cpus)], mine, settings=settings, preload=preload) as env:
             yield env
@@ -201,9 +186,9 @@ async def open_slurm_job(
 
     Args:
         program: Where logs and results go: a directory that all nodes see. None for one in the current directory.
-        preload: Modules to import once on each node.
-        settings: Fields of `hyperflow.config.Settings` (transport="srun", min_nodes=3, ...); they override HYPERFLOW_*
-            variables and the configuration file.
+        preload: As for open_local_job, on each node.
+        settings: Fields of `hyperflow.config.Settings`, such as min_nodes=3; they override HYPERFLOW_* variables and
+            the configuration file.
 
     Raises:
         SlurmError: There is no allocation, or its variables contradict each other.
@@ -226,10 +211,11 @@ async def open_slurm_job(
 
 def _transport(node: str, granted: allocation.Allocation, settings: Settings) -> Transport:
     from hyperflow.transports.process import FirstOf, Local, Srun  # noqa: PLC0415 (see above)
-    from hyperflow.transports.ssh import Ssh  # noqa: PLC0415 (see above)
 
     if node == granted.here:
         return Local(node)
+    from hyperflow.transports.ssh import Ssh  # noqa: PLC0415 (asyncssh costs 0.1 s, which one node alone need not pay)
+
     choices: dict[str, Transport] = {"ssh": Ssh(node, settings), "srun": Srun(node, settings.prologue)}
     if settings.transport == "auto":
         return FirstOf(tuple(choices.values()))
@@ -247,14 +233,11 @@ def run_job_slurm(
     """Run a job on all nodes of the Slurm allocation that this process is in, and return its result; blocks.
 
     Args:
-        job: What to run.
         program: As for open_slurm_job. With `requeue`, its `database` must be the same file in each run.
-        preload: As for open_slurm_job.
         requeue: When the job ends with AllocationEnding, put this Slurm job back into the queue. Started again, it
             finds the recorded results in the database. Submit the Slurm job with `--requeue`.
-        settings: As for open_slurm_job.
 
-    Raises what open_slurm_job and the job raise.
+    Other arguments are those of open_slurm_job. Raises what it and the job raise.
     """
     try:
         return _run(job, "run_job_slurm", lambda: open_slurm_job(program=program, preload=preload, **settings))
@@ -297,13 +280,13 @@ def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncC
 
     result = run_in_new_loop(run())
     if isinstance(result, Flow):
-        text = f"{job!r} returned the flow {result.used()!r}, not its result; write: return await {result.step}"
-        raise MisuseError(text)
+        flow = result.used()
+        raise MisuseError(f"{job!r} returned the flow {flow!r}, not its result; write: return await {flow.step}")
     return result
 
 
 PYTHONS_OWN = (700, 10, 10)
-"""Python's default thresholds for its cycle collector."""
+"""The default thresholds of Python's cycle collector. Others are the user's, and stay."""
 
 
 def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
@@ -314,21 +297,13 @@ def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
         factory = None
     else:
         factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner, _seldom_collecting():
-        return runner.run(main)
-
-
-@contextmanager
-def _seldom_collecting() -> Iterator[None]:
-    """Make Python's cycle collector run less often, unless the user has set its thresholds.
-
-    By default it runs after each 700 new objects. With many evaluations under way that took a fifth of the head's time
-    or more (most of it for 100,000 memoized calls side by side), and found nothing.
-    """
     before = gc.get_threshold()
     if before == PYTHONS_OWN:
+        # Python's cycle collector runs after each 700 new objects. With many evaluations under way that took a fifth of
+        # the head's time or more (most of it for 100,000 memoized calls side by side), and found nothing.
         gc.set_threshold(20_000, 20, 20)
     try:
-        yield
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(main)
     finally:
         gc.set_threshold(*before)

@@ -13,11 +13,10 @@ async def settled(*futures: asyncio.Future[Any], on_cancel: Callable[[], object]
     """Wait until all futures are done, although this task is cancelled meanwhile; then raise that CancelledError.
 
     For what must not be left behind half done: a thread at work, a process that ends, a file being closed. The futures
-    are not cancelled, and their results and errors are not looked at: ask them afterwards.
+    are not cancelled, and their results and errors are not looked at: ask them afterwards. Futures, not coroutines: one
+    that has not begun would never run if this task were cancelled first.
 
     Args:
-        futures: What to wait for. Futures, not coroutines: a coroutine that has not begun would never run if this task
-            were cancelled first.
         on_cancel: Called at each cancel, to make the futures end sooner. It must not raise.
     """
     interrupted: asyncio.CancelledError | None = None
@@ -47,7 +46,6 @@ class Changing(Generic[T]):
 
     @property
     def value(self) -> T:
-        """The newest value."""
         return self._value
 
     def set(self, value: T) -> bool:
@@ -64,11 +62,7 @@ class Changing(Generic[T]):
         self._wake()
 
     async def changed(self, seen: T) -> T:
-        """Wait until the value differs from `seen`, and return it.
-
-        Raises:
-            Exception: What `fail` was given, if the value is still the same.
-        """
+        """Wait until the value differs from `seen`, and return it; raise what `fail` is given meanwhile."""
         while self._value == seen:
             self.check()
             await self._news.wait()

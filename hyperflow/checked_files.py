@@ -23,9 +23,7 @@ from hyperflow import files
 from hyperflow.errors import ConfigurationError, HyperflowError
 
 MAGIC = b"hyperflow 1 "
-
 LONGEST_HEADER = 1 << 20
-
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -34,11 +32,7 @@ class Damaged(HyperflowError):
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file that is complete and on the disk when it gets its name, in the place of an older one.
-
-    Raises:
-        ConfigurationError: It cannot be written: the disk is full, or read-only.
-    """
+    """Do as `files.write_whole`; raise ConfigurationError, which says what to do, if the file cannot be written."""
     try:
         files.write_whole(path, data)
     except OSError as error:
@@ -48,7 +42,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def write_checked(path: Path, kind: str, payload: bytes, **header: Any) -> None:
-    """Write a checked file."""
+    """Write a checked file; raises as `write_file` does."""
     write_file(path, with_checksum(kind, payload, header))
 
 
@@ -104,11 +98,7 @@ def read_private(path: Path) -> bytes:
 
 
 def check_private(directory: Path) -> None:
-    """Refuse a directory that somebody else could write to: it holds pickles, which are trusted.
-
-    Raises:
-        ConfigurationError: It is somebody else's, can be written by others, or cannot be looked at.
-    """
+    """Raise ConfigurationError if somebody else could write to this directory: it holds pickles, which are trusted."""
     try:
         found = directory.lstat()
     except OSError as error:
@@ -116,8 +106,9 @@ def check_private(directory: Path) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise ConfigurationError(f"{directory} is not a directory")
     if objection := _objection(found):
-        words = f"if you know that nobody did, type: chmod go-w {shlex.quote(str(directory))}"
-        advice = words if found.st_uid == os.geteuid() else "use one of your own"
+        advice = "use one of your own"
+        if found.st_uid == os.geteuid():
+            advice = f"if you know that nobody did, type: chmod go-w {shlex.quote(str(directory))}"
         raise ConfigurationError(
             f"{directory} {objection}, and holds pickles, which can do anything when they are read; {advice}"
         )

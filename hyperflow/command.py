@@ -1,8 +1,7 @@
 """External programs, run from inside an evaluation.
 
 Guarantees: no shell. The program belongs to the worker's process group, so it ends with its evaluation, however that
-ends. Cancelling the await ends it and all its descendants. The CPUs and thread counts that it sees are those of the
-evaluation. Its time and memory are returned and logged.
+ends. The CPUs and thread counts that it sees are those of the evaluation. Its time and memory are returned and logged.
 """
 
 from __future__ import annotations
@@ -40,11 +39,9 @@ class CommandResult:
     Args:
         argv: The command.
         returncode: Its exit code, or minus the number of the signal that ended it.
-        stdout: Its output, if it was captured, else "".
-        stderr: Its error output, likewise.
+        stdout: Its output, if it was captured, else ""; `stderr` likewise.
         wall: Seconds from start to end.
-        user: Seconds of CPU time in the program and its children.
-        system: Seconds of CPU time in the kernel for them.
+        user: Seconds of CPU time in the program and its children; `system`: in the kernel for them.
         peak_memory: Bytes of resident memory of the largest of them; an upper bound, because Linux counts in the peak
             of the worker that started it (at least 25 MB).
     """

@@ -3,8 +3,7 @@
 Guarantees: when one of several flows fails, the others are cancelled and awaited; then the first failure is raised
 itself, not in a group. When the awaiting flow is cancelled, so are all of them. Nothing is left running.
 
-Why not asyncio.TaskGroup: it wraps even a single failure into a group, so that `except Boom` would not see it,
-and it needs a task for each flow.
+Why not asyncio.TaskGroup: it wraps even a single failure into a group, and it needs a task for each flow.
 """
 
 from __future__ import annotations
@@ -27,9 +26,8 @@ D = TypeVar("D")
 X = TypeVar("X")
 
 IN_FLIGHT = 1000
-"""How many flows `as_completed` runs at a time without a `limit`: enough to keep a large allocation busy with short
-evaluations, and few enough that an endless iterable needs little memory."""
-
+"""How many flows `as_completed` runs at a time without a `limit`: enough for a large allocation and short evaluations,
+and few enough that an endless iterable needs little memory."""
 
 STARTS_BETWEEN_PAUSES = 500
 """After so many starts the event loop runs once, so that workers begin while the rest is started."""
@@ -68,19 +66,6 @@ class _Group:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 
-    def first_failure(self) -> BaseException:
-        """Return the first failure, with a note if more flows failed."""
-        try:
-            self.failed[0].result()
-        except asyncio.CancelledError as error:
-            return error
-        except BaseException as error:  # noqa: BLE001 (the caller raises it)
-            more = sum(not future.cancelled() for future in self.failed[1:])
-            if more:
-                error.add_note(f"(of the flows beside it, {more} more failed; the first failure is raised)")
-            return error
-        raise AssertionError("a future that failed has no error")
-
 
 async def _cancel_all(futures: Collection[asyncio.Future[Any]]) -> None:
     """Cancel them and wait until all have ended. Their errors count as retrieved: asyncio does not report them."""
@@ -109,13 +94,16 @@ async def _gather(made: Iterable[Flow[Any]], limit: int | None, where: str) -> l
     finally:
         await _cancel_all(group.futures)
     if group.failed:
-        raise group.first_failure()
+        first, *others = group.failed
+        more = sum(not future.cancelled() for future in others)
+        if more and not first.cancelled() and (error := first.exception()) is not None:
+            error.add_note(f"(of the flows beside it, {more} more failed; the first failure is raised)")
+        first.result()  # raises it
     return [future.result() for future in group.futures]
 
 
-def _mine(made: Iterable[Flow[Any]], where: str) -> tuple[Flow[Any], ...]:
+def _mine(made: tuple[Flow[Any], ...], where: str) -> tuple[Flow[Any], ...]:
     """Check that all are flows, and mark them as used."""
-    made = tuple(made)
     for one in made:
         flows.check(one, where)
     return tuple(one.used() for one in made)
@@ -173,8 +161,8 @@ async def _replicate(n: int, flow: Flow[Any]) -> list[Any]:
 
 def replicate_concurrently(n: int, flow: Flow[T]) -> Job[list[T]]:
     """Run one flow `n` times side by side and return the n results."""
-    (mine,) = _mine([flow], "replicate_concurrently")
-    return Job(Native("replicate_concurrently", _replicate, (n, mine)))
+    flows.check(flow, "replicate_concurrently")
+    return Job(Native("replicate_concurrently", _replicate, (n, flow.used())))
 
 
 async def _race(made: tuple[Flow[Any], ...]) -> Any:

@@ -24,8 +24,7 @@ from hyperflow.errors import ConfigurationError
 
 PREFIX = "HYPERFLOW_"
 
-TRANSPORTS = ("auto", "ssh", "srun")
-HOST_KEYS = ("strict", "accept-new")
+CHOICES = {"transport": ("auto", "ssh", "srun"), "host_keys": ("strict", "accept-new")}
 
 
 @attrs.frozen
@@ -68,7 +67,7 @@ class Settings:
     end_margin: float = 0.0
 
 
-NAMES = tuple(field.name for field in attrs.fields(Settings))
+FIELDS = attrs.fields_dict(Settings)
 
 
 def read_settings(variables: Mapping[str, str] | None = None, **arguments: Any) -> Settings:
@@ -82,27 +81,25 @@ def read_settings(variables: Mapping[str, str] | None = None, **arguments: Any) 
         ConfigurationError: A name is unknown or a value makes no sense; the message names the place.
     """
     variables = os.environ if variables is None else variables
-    values: dict[str, Any] = {}
-    path = Path(variables.get("HYPERFLOW_CONFIG") or _default_file(variables))
+    given: list[tuple[str, Any, str]] = []
+    home = variables.get("XDG_CONFIG_HOME") or os.path.join(variables.get("HOME", "/"), ".config")
+    path = Path(variables.get("HYPERFLOW_CONFIG") or os.path.join(home, "hyperflow", "config.toml"))
     if path.exists() or "HYPERFLOW_CONFIG" in variables:
-        for name, value in _read_toml(path).items():
-            values[name] = _checked(name, value, f"{path}: {name}")
+        given += [(name, value, f"{path}: {name}") for name, value in _read_toml(path).items()]
     for variable, text in variables.items():
         name = variable.removeprefix(PREFIX).lower()
         # Others are no settings: a worker's own HYPERFLOW_SERVICE_ID, for example, where a run starts inside a run.
-        if variable.startswith(PREFIX) and (name in NAMES or _is_near(name)):
-            values[name] = _checked(name, text, variable)
-    for name, value in arguments.items():
-        if value is not None:
-            values[name] = _checked(name, value, name)
-    settings = Settings(**values)
+        if variable.startswith(PREFIX) and (name in FIELDS or _is_near(name)):
+            given.append((name, text, variable))
+    given += [(name, value, name) for name, value in arguments.items() if value is not None]
+    settings = Settings(**{name: _checked(name, value, where) for name, value, where in given})
     if settings.known_hosts and settings.host_keys == "accept-new":
         raise ConfigurationError('known_hosts names the only keys that count; host_keys = "accept-new" takes others')
     for limit in ("node_timeout", "silence_limit"):
         if getattr(settings, limit) <= settings.heartbeat:
-            text = "the other side would be given up between two signs of life"
             raise ConfigurationError(
-                f"{limit} = {getattr(settings, limit):g}, heartbeat = {settings.heartbeat:g}: {text}"
+                f"{limit} = {getattr(settings, limit):g}, heartbeat = {settings.heartbeat:g}: the other side would be "
+                "given up between two signs of life"
             )
     return settings
 
@@ -111,12 +108,7 @@ def _is_near(name: str) -> bool:
     """Tell whether this looks like a misspelt setting."""
     import difflib  # noqa: PLC0415 (few need it, and every start would wait for it)
 
-    return bool(difflib.get_close_matches(name, NAMES, cutoff=0.8))
-
-
-def _default_file(variables: Mapping[str, str]) -> str:
-    home = variables.get("XDG_CONFIG_HOME") or os.path.join(variables.get("HOME", "/"), ".config")
-    return os.path.join(home, "hyperflow", "config.toml")
+    return bool(difflib.get_close_matches(name, FIELDS, cutoff=0.8))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -130,17 +122,16 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _checked(name: str, value: Any, where: str) -> Any:
     """Return a value with the type of its field; a text may stand for a number."""
-    field = {field.name: field for field in attrs.fields(Settings)}.get(name)
-    if field is None:
-        raise ConfigurationError(f"{where}: there is no such setting; there are {', '.join(NAMES)}")
-    choices = {"transport": TRANSPORTS, "host_keys": HOST_KEYS}.get(name)
-    if choices is not None and value not in choices:
-        raise ConfigurationError(f"{where} = {value!r}: one of {', '.join(choices)} is needed")
-    if isinstance(field.default, str):
+    if name not in FIELDS:
+        raise ConfigurationError(f"{where}: there is no such setting; there are {', '.join(FIELDS)}")
+    if name in CHOICES and value not in CHOICES[name]:
+        raise ConfigurationError(f"{where} = {value!r}: one of {', '.join(CHOICES[name])} is needed")
+    default = FIELDS[name].default
+    if isinstance(default, str):
         if not isinstance(value, str):
             raise ConfigurationError(f"{where} = {value!r}: a text is needed")
         return value
-    whole = field.default is None or isinstance(field.default, int)
+    whole = default is None or isinstance(default, int)
     try:
         number = int(value) if whole else float(value)
     except (TypeError, ValueError, OverflowError):

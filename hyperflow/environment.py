@@ -3,8 +3,8 @@
 Guarantees: nobody changes an environment; `using` replaces it for a scope, as Reader's `local` does. An asyncio task
 sees the environment that was in force where it was created.
 
-Why a context variable and not an argument: between a flow and those that it awaits are ordinary functions of the user,
-which do not know of the environment and cannot hand it on.
+Why a context variable and not an argument: between a flow and those that it awaits are functions of the user, which
+cannot hand it on.
 """
 
 from __future__ import annotations
@@ -26,14 +26,12 @@ if TYPE_CHECKING:
     from hyperflow.slurm.script import SbatchOptions
 
 
-def _positive_int(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(f"{attribute.name}={value!r}: a whole number of at least 1 is needed")
+def _whole(least: int) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigurationError(f"{attribute.name}={value!r}: a whole number of at least {least} is needed")
 
-
-def _natural(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ConfigurationError(f"{attribute.name}={value!r}: a whole number of at least 0 is needed")
+    return check
 
 
 def _seconds(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -50,7 +48,7 @@ class Resubmit:
         then: What to do when it still fails: "hold" or "raise".
     """
 
-    times: int = attrs.field(default=1, validator=_positive_int)
+    times: int = attrs.field(default=1, validator=_whole(1))
     then: Literal["hold", "raise"] = attrs.field(default="hold", validator=attrs.validators.in_(("hold", "raise")))
 
 
@@ -85,9 +83,9 @@ def _sbatch(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
 class Options:
     """What each evaluation asks for; `using` sets it, and says what each option means."""
 
-    cpus: int = attrs.field(default=1, validator=_positive_int)
+    cpus: int = attrs.field(default=1, validator=_whole(1))
     fresh_process: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
-    retries: int = attrs.field(default=0, validator=_natural)
+    retries: int = attrs.field(default=0, validator=_whole(0))
     time_limit: float | None = attrs.field(default=None, validator=_seconds)
     exclusive: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
 
@@ -117,16 +115,12 @@ class Statistics:
     """Nodes, CPUs, workers and evaluations at one moment.
 
     Args:
-        nodes: Nodes that are up.
-        nodes_lost: Nodes that were lost.
-        cpus: CPUs of the nodes that are up.
-        cpus_free: Those of them that no evaluation holds.
+        nodes: Those that are up; `nodes_lost`: those that were lost.
+        cpus: CPUs of the nodes that are up; `cpus_free`: those of them that no evaluation holds.
         workers: Worker processes by state: "busy", "idle", "ending".
         waiting: Evaluations that no worker has yet.
         running: Evaluations that a worker has; some of them are queued there (prefetched).
-        done: Evaluations that ended with a result.
-        failed: Evaluations that ended with an error.
-        cancelled: Evaluations whose caller was cancelled.
+        done: Evaluations that ended with a result; `failed`: with an error; `cancelled`: whose caller was cancelled.
         retried: How often evaluations were started again after a failure.
         returned: How often evaluations went back to the queue, uncharged, because a worker or node was lost.
         late: Answers that came too late and were dropped.
@@ -148,37 +142,27 @@ class Statistics:
 
 
 class Locks(Protocol):
-    """Acquires and releases locks: the lock manager in a Job's head process, the lock client on a worker."""
+    """Acquires keys, all or none, for a number by which they are released.
 
-    async def take(self, keys: Collection[str]) -> int:
-        """Acquire some keys, all or none, and return a number for `release`."""
-        ...
+    It is the lock manager in a Job's head process, the lock client on a worker.
+    """
 
-    def take_blocking(self, keys: Collection[str]) -> int:
-        """The same, without an event loop."""
-        ...
-
-    def release(self, number: int) -> None:
-        """Release the keys that `take` returned this number for."""
-        ...
+    async def take(self, keys: Collection[str]) -> int: ...
+    def take_blocking(self, keys: Collection[str]) -> int: ...
+    def release(self, number: int) -> None: ...
 
 
 class Evaluator(Protocol):
     """Runs remote evaluations: the engine, its inline replacement for tests, or a Cluster's one job for each."""
 
     @property
-    def locks(self) -> Locks:
-        """Where flows acquire locks."""
-        ...
-
+    def locks(self) -> Locks: ...
     @property
     def cpus(self) -> int:
         """All CPUs of all nodes that are up; none in a Cluster computation."""
         ...
 
-    def statistics(self) -> Any:
-        """Return a `Statistics`, or a Cluster's record in its place; cheap."""
-        ...
+    def statistics(self) -> Any: ...  # a Statistics; in a Cluster computation its own record
 
     def submit(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
@@ -191,22 +175,20 @@ class ResultsDatabase(Protocol):
     """The part of a results database that KeyValMap and memoize use."""
 
     async def insert(self, map_name: str, key: str, value: str) -> None: ...
-
     async def lookup(self, map_name: str, key: str) -> str | None: ...
-
     async def lookup_all(self, map_name: str) -> list[tuple[str, str]]: ...
 
 
 @attrs.frozen(eq=False)
 class Environment:
-    """What a running flow can use: options, evaluator, database and the program's directories.
+    """What a running flow can use.
 
     Args:
         options: What each evaluation asks for in this scope.
-        job_options: What each Slurm job asks for in this scope; only a Cluster computation has jobs.
         evaluator: Runs remote evaluations.
         database: The program's results.
         program: Id and directories of this run.
+        job_options: What each Slurm job asks for in this scope; only a Cluster computation has jobs.
     """
 
     level: ClassVar[str] = "job"
@@ -220,8 +202,7 @@ class Environment:
 
     def statistics(self) -> Statistics:
         """Return the figures of nodes, workers, CPUs and evaluations at this moment; cheap."""
-        found: Statistics = self.evaluator.statistics()
-        return found
+        return cast("Statistics", self.evaluator.statistics())
 
     def using(self, **changes: Unpack[OptionChanges]) -> Self:
         """Return this environment with changed options; the module's `using` says which there are."""
@@ -265,18 +246,14 @@ def entered(environment: Environment) -> Generator[Environment, None, None]:
 
 
 def changed(options: Options, job_options: JobOptions, changes: OptionChanges) -> tuple[Options, JobOptions]:
-    """Return both records with some fields replaced.
-
-    Raises:
-        ConfigurationError: There is no such option, or a value makes no sense.
-    """
-    ours, theirs = ([field.name for field in attrs.fields(record)] for record in (Options, JobOptions))
-    for name in changes:
-        if name not in ours and name not in theirs:
-            raise ConfigurationError(_no_such_option(name, [*ours, *theirs]))
-    for_evaluations: dict[str, Any] = {name: value for name, value in changes.items() if name in ours}
-    for_jobs: dict[str, Any] = {name: value for name, value in changes.items() if name in theirs}
-    return attrs.evolve(options, **for_evaluations), attrs.evolve(job_options, **for_jobs)
+    """Return both records with some fields replaced; raises ConfigurationError as `using` does."""
+    values: dict[str, Any] = {**changes}
+    for_jobs = {field.name: values.pop(field.name) for field in attrs.fields(JobOptions) if field.name in values}
+    ours = [field.name for field in attrs.fields(Options)]
+    for name in values:
+        if name not in ours:
+            raise ConfigurationError(_no_such_option(name, [*ours, *attrs.fields_dict(JobOptions)]))
+    return attrs.evolve(options, **values), attrs.evolve(job_options, **for_jobs)
 
 
 def _no_such_option(name: str, known: list[str]) -> str:

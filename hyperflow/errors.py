@@ -31,14 +31,16 @@
 The user's own exceptions are not in this tree: they arrive as themselves, with the remote traceback and one
 line of context (evaluation, worker, node, log file) as notes.
 
-Why so strict about pickle: an exception is rebuilt as `cls(*args)`. A class that hands a formatted message to
-`super().__init__` while its own `__init__` takes other arguments cannot be rebuilt, and the failure shows far from its
-cause. So every class here hands on exactly its own arguments, and formats its text in `__str__`.
+Why so strict about pickle: an exception is rebuilt as `cls(*args)`. If it handed a formatted message to
+`super().__init__`, that would fail, far from its cause. So every class here hands on exactly its own arguments, and
+formats its text in `__str__`: attrs hands the fields on.
 """
 
 from __future__ import annotations
 
 import signal
+
+import attrs
 
 
 class HyperflowError(Exception):
@@ -69,20 +71,13 @@ class SerializationError(HyperflowError):
     """A function, an argument or a result could not be sent; the message names the part that cannot travel."""
 
 
+@attrs.define(slots=False, repr=False)
 class RemoteError(HyperflowError):
-    """A user's exception that could not travel back as itself.
+    """A user's exception that could not travel back as itself: its class (`module.qualname`), text and traceback."""
 
-    Args:
-        type_name: The exception's class, as `module.qualname`.
-        text: What `str(exception)` returned.
-        traceback: The formatted remote traceback.
-    """
-
-    def __init__(self, type_name: str, text: str, traceback: str = "") -> None:
-        super().__init__(type_name, text, traceback)
-        self.type_name = type_name
-        self.text = text
-        self.traceback = traceback
+    type_name: str
+    text: str
+    traceback: str = ""
 
     def __str__(self) -> str:
         head = f"{self.type_name}: {self.text}" if self.text else self.type_name
@@ -100,6 +95,7 @@ class EvaluationExited(RemoteError):
         return f"the evaluation ended itself with {head}; on a worker, return a value or raise an Exception instead"
 
 
+@attrs.define(slots=False, repr=False)
 class WorkerDied(HyperflowError):
     """The worker process that ran the evaluation ended without an answer.
 
@@ -108,29 +104,21 @@ class WorkerDied(HyperflowError):
         service_id: The worker.
         node: The node it ran on.
         status: Exit code, or minus the signal's number.
-        log_file: Where its output is.
-        log_tail: The last lines of that output.
+        log_file: Where its output is; `log_tail` is the end of it.
     """
 
-    def __init__(
-        self, evaluation: str, service_id: str, node: str, status: int, log_file: str = "", log_tail: str = ""
-    ) -> None:
-        super().__init__(evaluation, service_id, node, status, log_file, log_tail)
-        self.evaluation = evaluation
-        self.service_id = service_id
-        self.node = node
-        self.status = status
-        self.log_file = log_file
-        self.log_tail = log_tail
+    evaluation: str
+    service_id: str
+    node: str
+    status: int
+    log_file: str = ""
+    log_tail: str = ""
 
     def _cause(self) -> str:
-        if self.status < 0:
-            try:
-                name = signal.Signals(-self.status).name
-            except ValueError:
-                name = f"signal {-self.status}"
-            return f"was killed by {name}"
-        return f"exited with code {self.status} without an answer"
+        if self.status >= 0:
+            return f"exited with code {self.status} without an answer"
+        names = {known.value: known.name for known in signal.Signals}
+        return f"was killed by {names.get(-self.status, f'signal {-self.status}')}"
 
     def __str__(self) -> str:
         text = f"{self.service_id} on {self.node} {self._cause()} while it ran {self.evaluation}; log: {self.log_file}"
@@ -146,16 +134,15 @@ class OutOfMemory(WorkerDied):
         return "was killed by the kernel because memory ran out (ask for fewer evaluations at a time: using(cpus=...))"
 
 
+@attrs.define(slots=False, repr=False)
 class TimeLimitExceeded(HyperflowError, TimeoutError):
     """The evaluation ran longer than its `time_limit` and was killed, with its process group."""
 
-    def __init__(self, evaluation: str, service_id: str, node: str, seconds: float, log_file: str = "") -> None:
-        super().__init__(evaluation, service_id, node, seconds, log_file)
-        self.evaluation = evaluation
-        self.service_id = service_id
-        self.node = node
-        self.seconds = seconds
-        self.log_file = log_file
+    evaluation: str
+    service_id: str
+    node: str
+    seconds: float
+    log_file: str = ""
 
     def __str__(self) -> str:
         return (
@@ -168,40 +155,28 @@ class LauncherError(HyperflowError):
     """A node launcher could not be started, or it sent something that breaks the protocol."""
 
 
+@attrs.define(slots=False, repr=False)
 class NodeLost(HyperflowError):
-    """A node went away, and no node is left that could run the evaluation.
+    """A node went away, and no node is left that could run the evaluation; the log is its launcher's."""
 
-    Args:
-        node: The node that was lost last.
-        cause: Why hyperflow gave it up.
-        log_file: The launcher's log.
-    """
-
-    def __init__(self, node: str, cause: str, log_file: str = "") -> None:
-        super().__init__(node, cause, log_file)
-        self.node = node
-        self.cause = cause
-        self.log_file = log_file
+    node: str
+    cause: str
+    log_file: str = ""
 
     def __str__(self) -> str:
         return f"node {self.node} was lost ({self.cause}) and no other node can take its work; log: {self.log_file}"
 
 
+@attrs.define(slots=False, repr=False)
 class AllocationEnding(HyperflowError):
     """The allocation ends soon: the evaluation was not started, or was ended early.
 
-    Recorded results stay. A job that catches this error has some seconds to save its state. A job that does not ends
-    with it, and `run_job_slurm(job, requeue=True)` then puts its Slurm job back into the queue.
-
-    Args:
-        why: How hyperflow knows.
-        seconds: How many seconds of the allocation were left then.
+    Recorded results stay. A job that catches this error has some seconds to save its state: `seconds`, when hyperflow
+    came to know. A job that does not ends with it; `run_job_slurm(job, requeue=True)` then queues its Slurm job again.
     """
 
-    def __init__(self, why: str, seconds: float) -> None:
-        super().__init__(why, seconds)
-        self.why = why
-        self.seconds = seconds
+    why: str
+    seconds: float
 
     def __str__(self) -> str:
         return (
@@ -210,22 +185,20 @@ class AllocationEnding(HyperflowError):
         )
 
 
+@attrs.define(slots=False, repr=False)
 class CommandFailed(HyperflowError):
     """An external program ended with a status that was not accepted.
 
     Args:
         argv: The command, as a list of words.
         returncode: Its exit code, or minus the signal's number.
-        stderr: The end of its error output, where that was captured.
-        log_file: Where its output went otherwise.
+        stderr: Its error output, if that was captured; otherwise it is in `log_file`.
     """
 
-    def __init__(self, argv: list[str], returncode: int, stderr: str = "", log_file: str = "") -> None:
-        super().__init__(argv, returncode, stderr, log_file)
-        self.argv = argv
-        self.returncode = returncode
-        self.stderr = stderr
-        self.log_file = log_file
+    argv: list[str]
+    returncode: int
+    stderr: str = ""
+    log_file: str = ""
 
     def __str__(self) -> str:
         how = f"was killed by signal {-self.returncode}" if self.returncode < 0 else f"exited with {self.returncode}"
@@ -235,6 +208,7 @@ class CommandFailed(HyperflowError):
         return text + (f"\nits output is in {self.log_file}" if self.log_file else "")
 
 
+@attrs.define(slots=False, repr=False)
 class Deadlock(HyperflowError):
     """Acquiring a lock would have closed a cycle in which each waits for the next.
 
@@ -243,10 +217,8 @@ class Deadlock(HyperflowError):
         circle: Who holds what and waits for what, a line for each.
     """
 
-    def __init__(self, wanted: str, circle: list[str]) -> None:
-        super().__init__(wanted, circle)
-        self.wanted = wanted
-        self.circle = circle
+    wanted: str
+    circle: list[str]
 
     def __str__(self) -> str:
         lines = "".join(f"\n  {line}" for line in self.circle)
@@ -264,22 +236,20 @@ class SlurmError(HyperflowError):
     """Slurm's answer lacks something or contradicts itself; the message names the variable or the command."""
 
 
+@attrs.define(slots=False, repr=False)
 class JobFailed(HyperflowError):
     """A job of a Cluster ended without a result. It is raised only where `on_error` says so; else the job is held.
 
     Args:
         job: Which one, such as `job 3, roots(n=2)`.
-        cause: What happened.
         slurm: What Slurm said about it.
         directory: Where its files are.
     """
 
-    def __init__(self, job: str, cause: str, slurm: str = "", directory: str = "") -> None:
-        super().__init__(job, cause, slurm, directory)
-        self.job = job
-        self.cause = cause
-        self.slurm = slurm
-        self.directory = directory
+    job: str
+    cause: str
+    slurm: str = ""
+    directory: str = ""
 
     def __str__(self) -> str:
         slurm = f" (Slurm: {self.slurm})" if self.slurm else ""
@@ -314,22 +284,14 @@ class JobResultUnreadable(JobFailed):
     """The job's result is damaged, or cannot be unpickled here."""
 
 
+@attrs.define(slots=False, repr=False)
 class RunInUse(HyperflowError):
-    """Another master runs on the run directory.
+    """Another master runs on the run directory: this process on this host."""
 
-    Args:
-        directory: The run directory.
-        host: Where the other master runs.
-        pid: Its process.
-        advice: What to do.
-    """
-
-    def __init__(self, directory: str, host: str, pid: int, advice: str) -> None:
-        super().__init__(directory, host, pid, advice)
-        self.directory = directory
-        self.host = host
-        self.pid = pid
-        self.advice = advice
+    directory: str
+    host: str
+    pid: int
+    advice: str
 
     def __str__(self) -> str:
         by = f"process {self.pid} on {self.host} runs it" if self.host else "it is locked"

@@ -28,7 +28,6 @@ from hyperflow import environment, files
 from hyperflow.database import untagged
 from hyperflow.database.values import Codec, codec_for
 from hyperflow.errors import ConfigurationError, MisuseError, SerializationError
-from hyperflow.program import ProgramInfo
 
 T = TypeVar("T")
 
@@ -37,13 +36,7 @@ PERIOD = 0.5
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
-
-class _Missing:
-    def __repr__(self) -> str:
-        return "..."
-
-
-MISSING: Any = _Missing()
+MISSING: Any = ...
 
 
 class ExtVar(Generic[T]):
@@ -68,7 +61,7 @@ class ExtVar(Generic[T]):
         self._default = None if default is MISSING else self._codec.encode(default, for_people=True)
 
     async def get(self) -> T:
-        """Return the value, in a flow of the program. The first time, this writes the file with the default.
+        """Return the value, in a flow of the program; the first time, this writes the file with the default.
 
         Raises:
             NotInFlow: No flow runs here.
@@ -77,11 +70,7 @@ class ExtVar(Generic[T]):
         return await asyncio.to_thread(self._here().get)
 
     async def set(self, value: T) -> None:
-        """Set the value, in a flow of the program; it is on the disk when this returns.
-
-        Raises:
-            SerializationError: It is not of the type.
-        """
+        """Set the value, in a flow of the program, as `RunVar.set` does; it is on the disk when this returns."""
         await asyncio.to_thread(self._here().set, value)
 
     async def changes(self) -> AsyncIterator[T]:
@@ -107,11 +96,11 @@ class ExtVar(Generic[T]):
                 if failed == version:
                     raise
                 failed = version
-                continue
-            seen, failed = version, None
-            if newer != value:
-                value = newer
-                yield value
+            else:
+                seen, failed = version, None
+                if newer != value:
+                    value = newer
+                    yield value
 
     def of(self, run: str | os.PathLike[str]) -> RunVar[T]:
         """Return the variable of a run, given its directory, to read and set it from outside; blocking.
@@ -124,8 +113,8 @@ class ExtVar(Generic[T]):
         return RunVar(self.name, home, self._codec, self._default)
 
     def _here(self) -> RunVar[T]:
-        program = environment.current(repr(self)).program
-        return RunVar(self.name, home_of(program), self._codec, self._default, first=True)
+        home = environment.current(repr(self)).program.data_dir.parent  # which all Jobs of a program share
+        return RunVar(self.name, home, self._codec, self._default, first=True)
 
     def __repr__(self) -> str:
         return f"hyperflow.ExtVar({self.name!r})"
@@ -143,23 +132,18 @@ class RunVar(Generic[T]):
         self._first = first
 
     def get(self) -> T:
-        """Return the value, or the default if the program has not asked for it and nobody has set it.
-
-        Raises:
-            ConfigurationError: It cannot be read; or it is not there and has no default.
-        """
+        """Return the value, or the default if there is none yet; raises ConfigurationError as `ExtVar.get` does."""
         try:
             text = self.path.read_text()
         except FileNotFoundError:
-            return self._of_default()
+            text = self._of_default()
         except (OSError, UnicodeDecodeError) as error:
             raise self._unreadable(str(error)) from error
         try:
             json.loads(text)
+            value: T = self._codec.decode(untagged.Text(text.strip()))
         except ValueError as error:
             raise self._unreadable(f"it is no JSON, or cut: {error}") from error
-        try:
-            value: T = self._codec.decode(untagged.Text(text.strip()))
         except SerializationError as error:
             raise self._unreadable(str(error)) from error
         return value
@@ -176,24 +160,19 @@ class RunVar(Generic[T]):
     def version(self) -> tuple[int, int, int] | None:
         """Return what is another after each change."""
         try:
-            # Opened, and not just asked for: NFS looks at the server then.
-            number = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            with self.path.open("rb") as file:  # opened, and not just asked for: NFS looks at the server then
+                found = os.fstat(file.fileno())
         except OSError:
             return None
-        try:
-            found = os.fstat(number)
-        finally:
-            os.close(number)
         return found.st_ino, found.st_mtime_ns, found.st_size
 
-    def _of_default(self) -> T:
+    def _of_default(self) -> str:
         if self._default is None:
             there = ", ".join(names(self._home)) or "none yet"
             raise ConfigurationError(f"the run {self._home} has no variable {self.name!r}; it has {there}")
         if self._first:
             write(self.path, self._default, over=False)
-        value: T = self._codec.decode(untagged.Text(self._default))
-        return value
+        return self._default
 
     def _unreadable(self, why: str) -> ConfigurationError:
         return ConfigurationError(
@@ -212,11 +191,6 @@ def checked_name(name: str) -> str:
     return name
 
 
-def home_of(program: ProgramInfo) -> Path:
-    """Return the directory that all Jobs of a program share."""
-    return program.data_dir.parent
-
-
 def names(home: Path) -> list[str]:
     """Return the names of a run's variables."""
     with contextlib.suppress(OSError):
@@ -226,11 +200,7 @@ def names(home: Path) -> list[str]:
 
 
 def write(path: Path, text: str, over: bool) -> None:
-    """Write a variable's file, whole or not at all; an existing one stays, except with `over`.
-
-    Raises:
-        ConfigurationError: It cannot be written.
-    """
+    """Write a variable's file, whole or not at all; an existing one stays, except with `over`."""
     put = files.write_whole if over else files.put_new
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -21,10 +21,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a file, in the place of an older one if there is one. Raises OSError; the older one is untouched then."""
-    with _drafted(path, data, durable) as draft:
-        os.replace(draft, path)
-    if durable:
-        sync_directory(path.parent)
+    _write(path, data, os.replace, durable)
 
 
 def put_new(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -34,10 +31,7 @@ def put_new(path: Path, data: bytes, *, durable: bool = True) -> None:
         FileExistsError: There is one; it is untouched.
         OSError: It cannot be written.
     """
-    with _drafted(path, data, durable) as draft:
-        link_new(draft, path)
-    if durable:
-        sync_directory(path.parent)
+    _write(path, data, link_new, durable)
 
 
 def link_new(draft: Path, path: Path) -> None:
@@ -74,8 +68,7 @@ def _copy_new(draft: Path, path: Path) -> None:
         raise
 
 
-@contextmanager
-def _drafted(path: Path, data: bytes, durable: bool) -> Iterator[Path]:
+def _write(path: Path, data: bytes, give_name: Callable[[Path, Path], None], durable: bool) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     number = os.open(draft, _NEW, 0o600)
     try:
@@ -84,9 +77,11 @@ def _drafted(path: Path, data: bytes, durable: bool) -> Iterator[Path]:
             if durable:
                 file.flush()
                 os.fsync(number)
-        yield draft
+        give_name(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+    if durable:
+        sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:

@@ -7,11 +7,11 @@ Guarantees:
 - A flow pickles together with its arguments.
 - A flow that is used like its result is an error, and one that nobody awaits a warning; both show the corrected code.
 
-Why a class and not just coroutines: a coroutine runs once, cannot be pickled, and has no place for `using`,
-`retry` or `timeout`. A step (below) is one way to run; a Flow is what the user holds: a step and its type.
+Why a class and not just coroutines: a coroutine runs once and cannot be pickled. A step is one way to run; a Flow is
+what the user holds: a step and its type.
 
-Why `start` beside `await`: a combinator that runs 20,000 evaluations side by side needs 20,000 futures, but not
-20,000 tasks. A remote evaluation has a future already: its step returns that one and needs no task.
+Why `start` beside `await`: 20,000 evaluations side by side need 20,000 futures, but not 20,000 tasks. A remote
+evaluation has a future already: its step returns that one and needs no task.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeAlias, TypeVar, Unpack
 
 import attrs
 
@@ -31,6 +31,8 @@ from hyperflow.saying import short_repr
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 U = TypeVar("U")
+
+Caught: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
 
 STEPS_BETWEEN_PAUSES = 256
 """A chain of pure steps lets the event loop run once in so many steps, so that it can be cancelled."""
@@ -48,7 +50,7 @@ class Step:
         """Run once: a new coroutine at each call."""
         raise NotImplementedError
 
-    def begin(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, Any]:
         """Run inside the task that awaits."""
         return self.coroutine().__await__()
 
@@ -68,15 +70,15 @@ class Flow(Generic[T_co]):
     def __init__(self, step: Step) -> None:
         self.step: Step = step
         """How it runs; internal to hyperflow."""
-        # Only a flow made while one runs is likely to be a forgotten await. (Rejected: a guard object, or a
-        # weakref.finalize, for each flow. Every evaluation would pay for making it.)
+        # Only a flow made while one runs is likely to be a forgotten await. (A guard object for each flow was rejected:
+        # every evaluation would pay for making it.)
         self._unawaited: bool = peek() is not None
 
     def __await__(self) -> Generator[Any, None, T_co]:
         self._unawaited = False
         if peek() is None:
             raise environment.not_in_flow(repr(self))
-        return self.step.begin()
+        return self.step.__await__()
 
     def start(self) -> asyncio.Future[T_co]:
         """Run beside the caller and return the future of the result; the combinators are built on this."""
@@ -92,46 +94,36 @@ class Flow(Generic[T_co]):
 
     def map(self, fn: Callable[[T_co], U]) -> Flow[U]:
         """Apply a plain function to the result: `flow.map(f)` returns `f(x)` where `flow` returns x."""
-        return self._followed_by(Bound(self.used(), function(fn, "map"), joins=False))
+        return self._next(Bound(self.used(), function(fn, "map"), joins=False))
 
     def then(self, fn: Callable[[T_co], Flow[U]]) -> Flow[U]:
         """Continue with the flow that `fn` returns for the result (the monad's bind)."""
-        return self._followed_by(Bound(self.used(), function(fn, "then"), joins=True))
+        return self._next(Bound(self.used(), function(fn, "then"), joins=True))
 
     def using(self, **options: Unpack[OptionChanges]) -> Self:
-        """Run with changed options: `flow.using(cpus=4)`; `hyperflow.using` says which there are.
-
-        Raises:
-            ConfigurationError: There is no such option, or a value makes no sense.
-        """
-        step = Using(self.used(), options)
+        """Run with changed options: `flow.using(cpus=4)`; `hyperflow.using` says which there are."""
+        source = self.used()
         changed(Options(), JobOptions(), options)  # a bad option is refused here, not when it runs
-        return type(self)(step)
+        return type(self)(Using(source, options))
 
-    def retry(
-        self,
-        times: int,
-        *,
-        on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
-        pause: float = 0.0,
-    ) -> Self:
+    def retry(self, times: int, *, on: Caught = Exception, pause: float = 0.0) -> Self:
         """Run again after an error of class `on`, up to `times` times more, `pause` seconds after each failure.
 
         Raises the last error unchanged. A cancelled flow is not retried.
         """
-        step = Retrying(self.used(), times, on, pause)
+        source = self.used()
         if times < 0:
             raise ConfigurationError(f"retry({times}): a whole number of at least 0 is needed")
-        return type(self)(step)
+        return type(self)(Changed(source, f"retry({times})", _retry, (times, on, pause)))
 
     def timeout(self, seconds: float) -> Self:
         """Cancel the flow and raise TimeoutError when it has not ended after `seconds`."""
-        step = TimedOut(self.used(), seconds)
+        source = self.used()
         if not seconds >= 0:
             raise ConfigurationError(f"timeout({seconds}): a number of seconds is needed")
-        return type(self)(step)
+        return type(self)(Changed(source, f"timeout({seconds:g})", _timeout, (seconds,)))
 
-    def _followed_by(self, step: Step) -> Flow[Any]:
+    def _next(self, step: Step) -> Flow[Any]:
         return type(self)(step)
 
     def __repr__(self) -> str:
@@ -251,14 +243,10 @@ class Call(Step):
 
 
 _WRONG_LEVEL = {
-    "cluster": (
-        "{call} is a job, which runs in an allocation, and this is a Cluster computation, which has none; write: "
-        "await hyperflow.remote_eval_job({call})"
-    ),
-    "job": (
-        "{call} is a Cluster computation, which asks Slurm for allocations, and this is a job, which runs inside one; "
-        "run it with hyperflow.main or hyperflow.open_cluster, and let it call the jobs"
-    ),
+    "cluster": "{call} is a job, which runs in an allocation, and this is a Cluster computation, which has none; "
+    "write: await hyperflow.remote_eval_job({call})",
+    "job": "{call} is a Cluster computation, which asks Slurm for allocations, and this is a job, which runs inside "
+    "one; run it with hyperflow.main or hyperflow.open_cluster, and let it call the jobs",
 }
 
 
@@ -274,7 +262,7 @@ class Native(Step):
         return self.fn(*self.args)
 
     def __repr__(self) -> str:
-        return f"{self.name}(...)"
+        return f"{self.name}({'...' if self.args else ''})"
 
 
 @attrs.frozen(repr=False)
@@ -293,7 +281,7 @@ class Bound(Step):
             while isinstance(step, Bound):  # down the left spine, without recursion
                 pending.append(step)
                 step = step.source.step
-            value = await _Awaitable(step)
+            value = await step
             while pending and not pending[-1].joins:
                 value = pending.pop().fn(value)
             if not pending:
@@ -318,16 +306,6 @@ class Bound(Step):
         return ("..." if isinstance(step, Bound) else repr(step)) + "".join(reversed(words))
 
 
-@attrs.frozen
-class _Awaitable:
-    """Lets a coroutine await a step."""
-
-    step: Step
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        return self.step.begin()
-
-
 @attrs.frozen(repr=False)
 class Pure(Step):
     """A value."""
@@ -339,17 +317,6 @@ class Pure(Step):
 
     def __repr__(self) -> str:
         return show_call(pure, (self.value,), {})
-
-
-@attrs.frozen(repr=False)
-class Ask(Step):
-    """The environment in force."""
-
-    async def coroutine(self) -> Any:
-        return environment.current()
-
-    def __repr__(self) -> str:
-        return "ask()"
 
 
 @attrs.frozen(repr=False)
@@ -372,47 +339,41 @@ class Using(Step):
 
 
 @attrs.frozen(repr=False)
-class Retrying(Step):
-    """`source`, run again after failures."""
+class Changed(Step):
+    """`source`, run by one of hyperflow's own functions; shown as the method that was called."""
 
     source: Flow[Any]
-    times: int
-    on: type[BaseException] | tuple[type[BaseException], ...]
-    pause: float
+    method: str
+    fn: Callable[..., Coroutine[Any, Any, Any]]
+    args: tuple[Any, ...]
 
-    async def coroutine(self) -> Any:
-        for _ in range(self.times):
-            try:
-                return await self.source
-            except asyncio.CancelledError:
-                raise
-            except self.on:
-                await asyncio.sleep(self.pause)
-        return await self.source
+    def coroutine(self) -> Coroutine[Any, Any, Any]:
+        return self.fn(self.source, *self.args)
 
     def __repr__(self) -> str:
-        return f"{self.source.step}.retry({self.times})"
+        return f"{self.source.step}.{self.method}"
 
 
-@attrs.frozen(repr=False)
-class TimedOut(Step):
-    """`source`, cancelled after some seconds."""
-
-    source: Flow[Any]
-    seconds: float
-
-    async def coroutine(self) -> Any:
-        scope = asyncio.timeout(self.seconds)
+async def _retry(source: Flow[T], times: int, on: Caught, pause: float) -> T:
+    for _ in range(times):
         try:
-            async with scope:
-                return await self.source
-        except TimeoutError as error:
-            if scope.expired():
-                raise TimeoutError(f"{self.source!r} took longer than {self.seconds:g} s and was cancelled") from error
+            return await source
+        except asyncio.CancelledError:
             raise
+        except on:
+            await asyncio.sleep(pause)
+    return await source
 
-    def __repr__(self) -> str:
-        return f"{self.source.step}.timeout({self.seconds:g})"
+
+async def _timeout(source: Flow[T], seconds: float) -> T:
+    scope = asyncio.timeout(seconds)
+    try:
+        async with scope:
+            return await source
+    except TimeoutError as error:
+        if scope.expired():
+            raise TimeoutError(f"{source!r} took longer than {seconds:g} s and was cancelled") from error
+        raise
 
 
 def pure(value: T) -> Job[T]:
@@ -422,4 +383,8 @@ def pure(value: T) -> Job[T]:
 
 def ask() -> Job[environment.Environment]:
     """Return a flow whose result is the environment in force; in a Cluster computation, a `ClusterEnv`."""
-    return Job(Ask())
+    return Job(Native("ask", _environment))
+
+
+async def _environment() -> environment.Environment:
+    return environment.current()

@@ -1,15 +1,9 @@
 """Locks of a program: `with_lock` and `with_locks`.
 
-A lock has a key. One scope at a time holds it: a flow, or a function on a worker, in any Job of the program. A scope
-acquires several locks all or none.
-
-Guarantees:
-- A holder that ends, however that happens, releases its locks.
-- First come, first served within a Job; between Jobs as far as their clocks agree.
-- A lock that would deadlock is refused with `Deadlock`, which names all that wait for each other.
-
-The lock manager in a Job's head process decides first. Where a program has several Jobs, the head process then acquires
-a lock file, against the other Jobs (master/lockfiles.py). No port is opened for this.
+A lock has a key. One scope at a time holds it: a flow, or a function on a worker, in any Job of the program. The lock
+manager in a Job's head process (locking/manager.py) decides first, in the order of asking. Where a program has several
+Jobs, the head process then acquires a lock file, against the other Jobs, in the order of their clocks
+(master/lockfiles.py). No port is opened for this.
 """
 
 from __future__ import annotations
@@ -17,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from contextvars import ContextVar, Token
-from types import TracebackType
 from typing import Any, Self
 
 from hyperflow import environment
@@ -55,31 +48,24 @@ class WithLocks:
         self._held = locks, number, inside.set(number)
         return self
 
-    def _leave(self) -> None:
+    async def __aenter__(self) -> Self:
+        locks = self._locks()
+        return self._enter(locks, await locks.take(self._keys))
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__()
+
+    def __enter__(self) -> Self:
+        locks = self._locks()
+        return self._enter(locks, locks.take_blocking(self._keys))
+
+    def __exit__(self, *_: object) -> None:
         assert self._held is not None, self._call
         locks, number, token = self._held
         self._held = None
         with suppress(ValueError):  # left in another context than entered, such as another cell of a notebook
             inside.reset(token)
         locks.release(number)
-
-    async def __aenter__(self) -> Self:
-        locks = self._locks()
-        return self._enter(locks, await locks.take(self._keys))
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leave()
-
-    def __enter__(self) -> Self:
-        locks = self._locks()
-        return self._enter(locks, locks.take_blocking(self._keys))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leave()
 
     def __repr__(self) -> str:
         return f"hyperflow.{self._call}"
@@ -88,9 +74,9 @@ class WithLocks:
 def with_lock(key: Any) -> WithLocks:
     """Hold a lock for a scope: `async with with_lock("table"): ...`; nobody else in the program holds it meanwhile.
 
-    For flows, and for functions on workers; plain functions there write `with with_lock(...)`. An evaluation that waits
-    for a lock keeps its CPUs, and its `time_limit` goes on. What starts in the scope of a lock counts as awaited there:
-    a task started there that wants the same lock is refused.
+    For flows, and for functions on workers; plain functions there write `with with_lock(...)`. First come, first
+    served. An evaluation that waits for a lock keeps its CPUs, and its `time_limit` goes on. What starts in the scope
+    of a lock counts as awaited there: a task started there that wants the same lock is refused.
 
     Args:
         key: Names the lock; any value that can be a key of a KeyValMap.

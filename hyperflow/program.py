@@ -9,8 +9,8 @@
 Guarantees: only the user can enter the directories (mode 0700: they hold pickles and logs). They are made before any
 work starts, and one that cannot be written is an error then. A program never changes an earlier one's files.
 
-The database may be on a PostgreSQL server instead. Its URL is printed, logged and sent to other nodes, so it must not
-contain a password; the error for that does not show it.
+The database may be on a PostgreSQL server instead. Its URL is printed, logged and sent to other nodes, so a password in
+it is refused.
 """
 
 from __future__ import annotations
@@ -51,13 +51,9 @@ def is_url(database: str | os.PathLike[str]) -> bool:
 
 
 def checked_url(url: str) -> str:
-    """Return the URL if it is that of a PostgreSQL server and contains no password.
-
-    Raises:
-        ConfigurationError: It is not. The message shows the scheme only: the rest may contain a password.
-    """
+    """Return the URL of a PostgreSQL server; raise ConfigurationError if it is not one, or contains a password."""
     scheme, _, rest = url.partition(":")
-    shown = f"database='{scheme}://...'"
+    shown = f"database='{scheme}://...'"  # the rest may contain a password
     if scheme not in ("postgresql", "postgres"):
         raise ConfigurationError(
             f"{shown}: a results database is a file's path, or postgresql://user@host/database for a server"
@@ -71,6 +67,10 @@ def checked_url(url: str) -> str:
     if not _SERVER_URL.fullmatch(url):
         raise ConfigurationError(f"{shown} is not the URL of a server, such as postgresql://user@host:5432/database")
     return url
+
+
+def _place(database: str | os.PathLike[str]) -> Path | str:
+    return checked_url(str(database)) if is_url(database) else Path(database).absolute()
 
 
 @attrs.frozen
@@ -105,38 +105,31 @@ class ProgramInfo:
 
         Args:
             base_dir: Made if it does not exist.
-            database: A database file to continue or to make, in place of one in the program's directory. Only one
-                process at a time may open it. Or `postgresql://user@host/database`, which many processes may open;
-                that needs `pip install 'hyperflow[postgresql]'`, and the password comes from `~/.pgpass`.
+            database: A database file to continue or to make, which one process at a time may open; by default one in
+                the program's directory. Or `postgresql://user@host/database`, which many processes may open; that
+                needs `pip install 'hyperflow[postgresql]'`, and the password comes from `~/.pgpass`.
             start_from: An earlier program's database. It is copied, never changed: its results count as known, and
-                newer ones hide them.
+                newer ones hide them. Not together with a server.
 
         Raises:
-            ConfigurationError: A directory cannot be made or written; the URL is not valid, or contains a password;
-                `start_from` together with a server.
+            ConfigurationError: A directory cannot be made or written; an argument makes no sense.
         """
-        url = None
-        if start_from is not None and is_url(start_from):
-            raise ConfigurationError("start_from copies a file; to go on with a database on a server: database=URL")
-        if database is not None and is_url(database):
-            url = checked_url(str(database))
-            if start_from is not None:
-                raise ConfigurationError(
-                    f"start_from={start_from}: only a file can be copied to begin with. The database {url} keeps what "
-                    "earlier programs recorded there: without start_from, this one goes on from it"
-                )
-        if start_from is not None and not Path(start_from).is_file():
-            raise ConfigurationError(f"start_from={start_from}: there is no such file")
-        program_id = time.strftime("%Y%m%d-%H%M%S-") + os.urandom(3).hex()
-        home = Path(base_dir).absolute() / program_id
-        program = cls._under(home, program_id)
-        if database is not None:
-            program = attrs.evolve(program, database=url or Path(database).absolute())
+        where = None if database is None else _place(database)
         if start_from is not None:
-            if Path(program.database).exists():
-                raise ConfigurationError(f"start_from={start_from}: {program.database} exists already")
-            program = attrs.evolve(program, start_from=Path(start_from).absolute())
-        return program
+            if is_url(start_from):
+                raise ConfigurationError("start_from copies a file; to go on with a database on a server: database=URL")
+            if isinstance(where, str):
+                raise ConfigurationError(
+                    f"start_from={start_from}: only a file can be copied to begin with. The database {where} keeps "
+                    "what earlier programs recorded there: without start_from, this one goes on from it"
+                )
+            if not Path(start_from).is_file():
+                raise ConfigurationError(f"start_from={start_from}: there is no such file")
+            if where is not None and where.exists():
+                raise ConfigurationError(f"start_from={start_from}: {where} exists already")
+        program_id = time.strftime("%Y%m%d-%H%M%S-") + os.urandom(3).hex()
+        program = cls._under(Path(base_dir).absolute() / program_id, program_id, where)
+        return program if start_from is None else attrs.evolve(program, start_from=Path(start_from).absolute())
 
     @classmethod
     def temporary_one(cls) -> ProgramInfo:
@@ -148,17 +141,12 @@ class ProgramInfo:
 
     @classmethod
     def existing(cls, home: str | os.PathLike[str], program_id: str, database: str | os.PathLike[str]) -> ProgramInfo:
-        """Return a program whose directory exists, to continue it.
-
-        Raises:
-            ConfigurationError: A directory cannot be written.
-        """
-        where = checked_url(str(database)) if is_url(database) else Path(database).absolute()
-        return attrs.evolve(cls._under(Path(home).absolute(), program_id), database=where)
+        """Return a program whose directory exists, to continue it; raises as `new` does."""
+        return cls._under(Path(home).absolute(), program_id, _place(database))
 
     @classmethod
-    def _under(cls, home: Path, program_id: str) -> ProgramInfo:
-        program = cls(program_id, home / "results.sqlite", home / "log", home / "data")
+    def _under(cls, home: Path, program_id: str, database: Path | str | None = None) -> ProgramInfo:
+        program = cls(program_id, database or home / "results.sqlite", home / "log", home / "data")
         for directory in (home, program.log_dir, program.data_dir):
             _make_private(directory)
         return program

@@ -36,11 +36,8 @@ class RemoteEval(Step):
         env = environment.peek() or environment.current()
         return env.evaluator.submit(self.fn, self.args, self.kwargs, env.options)
 
-    def begin(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, Any]:
         return self.start().__await__()
-
-    async def coroutine(self) -> Any:
-        return await self.start()
 
     def __repr__(self) -> str:
         name, _, arguments = show_call(self.fn, self.args, dict(self.kwargs)).partition("(")
@@ -78,37 +75,30 @@ def remote_eval(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any
 def apply_to_all(fn: Callable[[Any], Any], items: list[Any]) -> list[Any] | Coroutine[Any, Any, list[Any]]:
     """On a worker: evaluate a chunk of remote_map."""
     results: list[Any] = []
-    for position, item in enumerate(items):
-        try:
+    try:
+        for item in items:
             result = fn(item)
-        except Exception as error:
-            _note_item(error, item)
-            raise
-        if type(result) is types.CoroutineType:  # also of a lambda or an object that calls an async function
-            return _apply_to_rest(fn, items[position + 1 :], results, result, item)
-        results.append(result)
+            if type(result) is types.CoroutineType:  # also of a lambda or an object that calls an async function
+                return _apply_to_rest(fn, items, results, result)
+            results.append(result)
+    except Exception as error:
+        _note_item(error, items[len(results)])
+        raise
     return results
 
 
 async def _apply_to_rest(
-    fn: Callable[[Any], Awaitable[Any]], items: list[Any], results: list[Any], first: Awaitable[Any], item: Any
+    fn: Callable[[Any], Awaitable[Any]], items: list[Any], results: list[Any], first: Awaitable[Any]
 ) -> list[Any]:
-    """Evaluate the rest of a chunk whose function turned out to be async."""
-    awaitable = first
-    rest = iter(items)
-    while True:
-        try:
-            results.append(await awaitable)
-            item = next(rest, _END)
-            if item is _END:
-                return results
-            awaitable = fn(item)
-        except Exception as error:
-            _note_item(error, item)
-            raise
-
-
-_END = object()
+    """Evaluate the rest of a chunk whose function turned out to be async; `first` is what it returned last."""
+    try:
+        results.append(await first)
+        for item in items[len(results) :]:
+            results.append(await fn(item))  # noqa: PERF401 (their number tells which item failed)
+    except Exception as error:
+        _note_item(error, items[len(results)])
+        raise
+    return results
 
 
 def _note_item(error: Exception, item: object) -> None:

@@ -28,9 +28,8 @@ from hyperflow.console.options import Resources
 from hyperflow.console.table import as_typed, counts_in_words, jobs_table, print_table
 from hyperflow.control.client import Contact, MasterElsewhere, NoMaster, Refused, Silent, contact
 from hyperflow.errors import ConfigurationError, HyperflowError
-from hyperflow.master.job_json import FORMAT, job_from_json, job_to_json
 from hyperflow.master.lifecycle import State
-from hyperflow.master.view import JobView
+from hyperflow.master.view import FORMAT, JobView, job_from_json, job_to_json
 
 P = ParamSpec("P")
 

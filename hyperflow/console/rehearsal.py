@@ -18,8 +18,7 @@ from hyperflow.database.store import copy_database, open_database
 from hyperflow.environment import JobOptions, Options, ResultsDatabase
 from hyperflow.flow import Flow
 from hyperflow.master import calls
-from hyperflow.master.batch import Order, script_text
-from hyperflow.master.local import LocalBatch
+from hyperflow.master.batch import LocalBatch, Order, script_text
 from hyperflow.master.master import Master
 from hyperflow.master.rundir import JobDirectory, RunDirectory
 from hyperflow.program import ProgramInfo

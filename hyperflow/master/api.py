@@ -15,9 +15,9 @@ from hyperflow.control import variables
 from hyperflow.control.place import Address
 from hyperflow.control.server import read_body, serve
 from hyperflow.errors import ConfigurationError
-from hyperflow.master.job_json import FORMAT, job_to_json
 from hyperflow.master.lifecycle import AT_REST, State
 from hyperflow.master.master import Master
+from hyperflow.master.view import FORMAT, job_to_json
 from hyperflow.slurm.script import FIELDS
 
 

@@ -1,40 +1,58 @@
-"""What runs the jobs of a program: Slurm, or this machine. To the master they are the same thing."""
+"""What runs the jobs of a program: Slurm, or this machine. The master treats both in the same way.
+
+On this machine jobs are processes of the master, with the same runner as in an allocation. They run side by side as far
+as their CPUs allow, first come, first served; each is pinned to CPUs of its own. A job that asks for more CPUs than the
+machine has runs alone, with as many workers as it asked for. All jobs, and all that they have started, end with the
+master, however that ends.
+"""
 
 from __future__ import annotations
 
-import sys
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
-from typing import Protocol
+from contextlib import suppress
+from typing import Protocol, Self
 
 import attrs
 
 from hyperflow import checked_files
 from hyperflow.master.rundir import JobDirectory
 from hyperflow.slurm.client import SlurmClient, Watch
+from hyperflow.slurm.queue import BatchState
 from hyperflow.slurm.script import SbatchOptions, batch_script
+from hyperflow.transports.process import python_command
+from hyperflow.wire import processes
 
-_HOME = str(Path(__file__).resolve().parents[2])
+logger = logging.getLogger("hyperflow")
 
-RUNNER = (
-    sys.executable,
-    "-P",
-    "-c",
-    f"import sys; sys.path.append({_HOME!r}); from hyperflow.master.runner import main; main()",
-)
-"""The command that runs a job; see the launcher's in engine/transport.py for why it is so."""
+RUNNER = python_command("hyperflow.master.runner")
+"""The command that runs a job."""
+
+TAG = "HYPERFLOW_LOCAL_JOB"
+
+TERMINATE = 3.0
+"""Seconds between asking a job to end and killing it."""
+
+QUEUED = BatchState("pending", "PENDING", reason="CPUs")
 
 
 @attrs.frozen
 class Order:
-    """What is to be submitted.
+    """One submission of a job.
 
     Args:
         directory: The job's.
         attempt: Which submission this is.
-        token: By which it is found.
-        name: What it is called in lists.
-        options: What is asked for.
+        token: Its idempotency key, by which it is found.
+        name: What lists of jobs show.
+        options: What to ask for.
     """
 
     directory: JobDirectory
@@ -45,12 +63,11 @@ class Order:
 
     @property
     def command(self) -> Sequence[str]:
-        """What is to be run."""
         return [*RUNNER, str(self.directory.path), str(self.attempt)]
 
     @property
     def cpus(self) -> int:
-        """How many CPUs that is."""
+        """How many CPUs it asks for."""
         return self.options.nodes * self.options.ntasks_per_node * (self.options.cpus_per_task or 1)
 
 
@@ -64,7 +81,7 @@ class Batch(Protocol):
 
     @property
     def calls(self) -> Mapping[str, int]:
-        """How often commands of Slurm were run."""
+        """How often each command of Slurm was run."""
         ...
 
     async def submit_order(self, order: Order) -> int:
@@ -75,13 +92,10 @@ class Batch(Protocol):
         """Return what was submitted under each token, the oldest first."""
         ...
 
-    def watch(self, batch_id: int, /) -> Watch:
-        """Return what is known of a job."""
-        ...
+    def watch(self, batch_id: int, /) -> Watch: ...
 
     async def cancel(self, batch_ids: Collection[int], /) -> None:
         """End jobs, or take them from the queue."""
-        ...
 
 
 class SlurmBatch(SlurmClient):
@@ -97,16 +111,134 @@ class SlurmBatch(SlurmClient):
 
 def script_text(order: Order) -> str:
     """Return an order's batch script."""
+    log_file, directory = order.directory.output, order.directory.path
     return batch_script(
-        order.options,
-        name=order.name,
-        token=order.token,
-        command=order.command,
-        log_file=order.directory.output,
-        directory=order.directory.path,
+        order.options, name=order.name, token=order.token, command=order.command, log_file=log_file, directory=directory
     )
 
 
 def write_script(order: Order) -> None:
-    """Write an order's batch script into its directory; it is kept there, beside the logs."""
+    """Write an order's batch script into its directory, where it is kept beside the logs."""
     checked_files.write_file(order.directory.script, script_text(order).encode())
+
+
+class LocalBatch:
+    """Runs jobs on this machine; `async with` ends all of them."""
+
+    local = True
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self._ids = sorted(os.sched_getaffinity(0))
+        self._free = list(self._ids)
+        self._waiting: list[tuple[int, Order]] = []
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._watches: dict[int, Watch] = {}
+        self._tokens: dict[str, int] = {}
+        # Not a number of an earlier master of the same run, whose jobs have ended with it.
+        self._next = int(time.time() * 1000)
+        self._warned = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._waiting.clear()
+        await self.cancel(list(self._running))
+
+    async def submit_order(self, order: Order) -> int:
+        write_script(order)
+        number = self._next
+        self._next += 1
+        self._watches[number] = Watch(number, QUEUED)
+        self._tokens[order.token] = number
+        self._waiting.append((number, order))
+        self._start_some()
+        return number
+
+    async def find(self, tokens: Collection[str]) -> Mapping[str, list[int]]:
+        return {token: [self._tokens[token]] if token in self._tokens else [] for token in tokens}
+
+    def watch(self, batch_id: int) -> Watch:
+        return self._watches.setdefault(batch_id, Watch(batch_id, BatchState("gone")))
+
+    async def cancel(self, batch_ids: Collection[int]) -> None:
+        """End jobs, and return when they are gone."""
+        wanted = set(batch_ids)
+        for number, _ in self._waiting:
+            if number in wanted:
+                self._watches[number].set(BatchState("ended", "CANCELLED"))
+        self._waiting = [waiting for waiting in self._waiting if waiting[0] not in wanted]
+        tasks = [self._running[number] for number in wanted if number in self._running]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _start_some(self) -> None:
+        while self._waiting:
+            number, order = self._waiting[0]
+            wanted = min(order.cpus, len(self._ids))
+            if wanted > len(self._free):
+                return
+            del self._waiting[0]
+            mine = [self._free.pop(0) for _ in range(wanted)]
+            if order.cpus > len(self._ids) and not self._warned:
+                self._warned = True
+                text = "%s asks for %d CPUs, and this machine has %d: its evaluations share them"
+                logger.warning(text, order.name, order.cpus, len(self._ids))
+            task = asyncio.get_running_loop().create_task(self._run(number, order, mine))
+            self._running[number] = task
+            task.add_done_callback(lambda _, number=number, mine=mine: self._ended(number, mine))  # type: ignore[misc]
+
+    def _ended(self, number: int, mine: list[int]) -> None:
+        del self._running[number]
+        self._free = sorted(self._free + mine)
+        self._start_some()
+
+    async def _run(self, number: int, order: Order, ids: list[int]) -> None:
+        words = ["--local", str(number), str(order.cpus), ",".join(map(str, ids))]
+        watch = self._watches[number]
+        state = BatchState("ended", "CANCELLED")
+        with order.directory.output.open("ab") as output:
+            process = subprocess.Popen(  # noqa: ASYNC220 (returns when it has started)
+                [*order.command, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=order.directory.path,
+                env={**os.environ, TAG: order.token},
+                start_new_session=True,  # Ctrl-C in the terminal is for the master
+            )
+        try:
+            watch.set(BatchState("running", "RUNNING", nodes=socket.gethostname()))
+            code = await _exit_code(process)
+            word = "COMPLETED" if code == 0 else "FAILED"
+            state = BatchState("ended", word, exit_code=max(code, 0), signal=-code if code < 0 else None)
+        except asyncio.CancelledError:
+            process.terminate()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TERMINATE):
+                    await _exit_code(process)
+            process.kill()
+            await _exit_code(process)
+        finally:
+            await _clear(f"{TAG}={order.token}")
+            watch.set(state)
+
+
+async def _exit_code(process: subprocess.Popen[bytes]) -> int:
+    pause = 0.002
+    while (code := process.poll()) is None:
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, 0.05)
+    return code
+
+
+async def _clear(tag: str) -> None:
+    """Wait until the processes that a job has started are gone. Its launcher ends them; what it leaves we kill."""
+    deadline = time.monotonic() + TERMINATE
+    while left := processes.carriers(tag):
+        if time.monotonic() > deadline:
+            processes.kill_all(left, signal.SIGKILL)
+        await asyncio.sleep(0.02)

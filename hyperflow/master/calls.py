@@ -1,11 +1,11 @@
 """Calls and results of the cluster level, to bytes and back; and which call is the same one in the next run.
 
-A job travels as a file, and its result comes back as one, maybe to another process than the sender: the master may have
-been restarted meanwhile. So a class of the script goes back by its name, and the master uses the class that its own
-script has under that name. (Inside one run of an engine classes go by number, see shipping/pickler.py.)
+A job travels as a file, and so does its result, which may come back to another process: the master may have been
+restarted meanwhile. So classes of the script come back by name, and the master uses its own script's class of that
+name. (Inside one run of an engine classes go by number, see shipping/pickler.py.)
 
-The identity of a call is a text: the function's qualified name and its arguments as in a key of the database. Arguments
-that cannot be in a key are replaced by a digest of the pickled call, which is stable as long as the code is.
+The identity of a call is a text: the function's qualified name and its arguments as in a key of the database. If they
+cannot be in a key, a digest of the pickled call takes their place; it is stable as long as the code is.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import inspect
 import io
 import pickle
 import sys
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -39,23 +40,21 @@ SCRIPT = ("__main__", "__mp_main__")
 
 def class_of_script(module: str, qualname: str, number: str) -> Any:
     """Return the class that a result refers to: the one that was sent, or the script's own of that name."""
-    try:
+    with suppress(KeyError):
         return rebuild.known(number)
-    except KeyError:
-        pass
     found: Any = sys.modules.get("__main__" if module in SCRIPT else module)
     for part in qualname.split("."):
         found = getattr(found, part, None)
     if not isinstance(found, type):
         raise SerializationError(
-            f"it holds a {qualname} of the script, which the script does not have (any more); define the class at the "
-            "top level of the script"
+            f"it contains a {qualname} of the script, which the script does not have (any more); define the class at "
+            "the top level of the script"
         )
     return found
 
 
 class _Pickler(pickler.Recipes, pickle.Pickler):
-    """Names the script's classes; with `stable`, leaves out what changes from process to process."""
+    """Pickles the script's classes by name; with `stable`, without what changes from process to process."""
 
     def __init__(self, file: Any, stable: bool) -> None:
         pickle.Pickler.__init__(self, file, protocol=pickler.PROTOCOL)
@@ -79,11 +78,7 @@ def _pickled(value: Any, stable: bool = False) -> bytes:
 
 
 def pack_job(job: Flow[Any]) -> bytes:
-    """Pickle a job, with the functions and classes of the script in it.
-
-    Raises:
-        SerializationError: Part of it cannot travel; names the part.
-    """
+    """Pickle a job, with the script's functions and classes; SerializationError names the part that cannot travel."""
     try:
         return pickler.by_value(job)
     except Exception as error:
@@ -99,7 +94,7 @@ def pack_value(value: Any, what: str) -> bytes:
 
 
 def pack_error(error: BaseException, context: str) -> bytes:
-    """Pickle what a job raised: as itself if it survives the way, else in words. Traceback and context become notes."""
+    """Pickle what a job raised: as itself if it survives that, else in words. Traceback and context become notes."""
     words = exceptions.in_words(error)
     notes = [f"remote {words[-1]}", f"({context})"]
     if not isinstance(error, Exception):
@@ -110,12 +105,12 @@ def pack_error(error: BaseException, context: str) -> bytes:
 
 @attrs.frozen
 class Value:
-    """A job's result, still a pickle: it is made for the flow that waits for it."""
+    """A job's result, still pickled."""
 
     payload: bytes
 
     def make(self) -> Any:
-        """Return the result; raises Damaged if it cannot be made here."""
+        """Return the result; raises Damaged if it cannot be unpickled here."""
         try:
             return pickle.loads(self.payload)
         except BaseException as error:
@@ -130,7 +125,7 @@ class Error:
 
 
 def unpack(outcome: str, payload: bytes) -> Value | Error:
-    """Return how a job has ended, from what its result file holds; raises Damaged if an error cannot be made here."""
+    """Return how a job has ended, from its result file; raises Damaged if its error cannot be unpickled here."""
     if outcome == VALUE:
         return Value(payload)
     try:
@@ -143,11 +138,9 @@ def unpack(outcome: str, payload: bytes) -> Value | Error:
 def unpack_error(data: bytes) -> Exception:
     """Return the error that a job ended with, with its notes."""
     error, notes = pickle.loads(data)
-    for note in notes:
-        try:
+    with suppress(BaseException):  # a frozen exception takes no note
+        for note in notes:
             error.add_note(note)
-        except BaseException:  # noqa: BLE001 (a frozen exception takes no note)
-            break
     if not isinstance(error, Exception):
         raise SerializationError(f"a {type(error).__name__} is no Exception")
     return error
@@ -158,8 +151,7 @@ def identity(job: Flow[Any]) -> str:
     text = _identity(job.step)
     if len(text) <= LONGEST:
         return text
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
-    return f"{function_name(text)}(digest {digest})"
+    return f"{function_name(text)}(digest {_digest(text.encode('utf-8', 'surrogatepass'))})"
 
 
 def function_name(identity: str) -> str:
@@ -183,7 +175,13 @@ def _identity(step: Step) -> str:
                 pass
     except HyperflowError:
         pass
-    return f"{_shown_name(step)}(digest {_digest(step)})"
+    try:
+        digest = _digest(_pickled(step, stable=True))
+    except Exception:  # noqa: BLE001 (dill may still find a way to send it; then only the name and the order count)
+        digest = "unknown"
+    fn = getattr(step, "fn", None)
+    name = getattr(inspect.unwrap(fn), "__qualname__", None) if callable(fn) else None
+    return f"{name or type(step).__name__}(digest {digest})"
 
 
 def _name(fn: Any) -> str:
@@ -204,15 +202,5 @@ def _arguments(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return keys.encode(dict(bound.arguments), WHERE)
 
 
-def _shown_name(step: Step) -> str:
-    fn = getattr(step, "fn", None)
-    name = getattr(inspect.unwrap(fn), "__qualname__", None) if callable(fn) else None
-    return str(name or type(step).__name__)
-
-
-def _digest(step: Step) -> str:
-    try:
-        data = _pickled(step, stable=True)
-    except Exception:  # noqa: BLE001 (dill may still find a way to send it; then only the name and the order count)
-        return "unknown"
+def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=12).hexdigest()

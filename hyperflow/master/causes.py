@@ -1,4 +1,4 @@
-"""Why a job failed, what the program gets for it, and what follows: from Slurm's words, slurm.out, the job's error."""
+"""Why a job failed, what the program gets for it, and what follows; from Slurm's words, slurm.out, the job's error."""
 
 from __future__ import annotations
 
@@ -53,33 +53,33 @@ REMEDIES: Mapping[Kind, str] = {
 
 def of_end(state: BatchState, output: str) -> Cause:
     """Return why a job has ended without a result."""
-    said = state.description
     if state.end and state.end.kind:
-        return Cause(Kind(state.end.kind), state.end.text, said)
-    if state.unseen:
-        text = "could not write slurm.out: the run directory has to be on a file system that all nodes see"
-        return Cause(Kind.CRASH, f"{state.nodes} {text}; start the program with another --base-dir", said)
+        return Cause(Kind(state.end.kind), state.end.text, state.description)
     own = [line for line in output.splitlines() if line.startswith("hyperflow: ")]
-    if own and state.exit_code:
-        return Cause(Kind.CRASH, f"it could not be run: {own[-1].removeprefix('hyperflow: ')}", said)
-    if state.signal in (signal.SIGKILL, signal.SIGKILL + 128) or state.exit_code == 128 + signal.SIGKILL:
-        return Cause(
-            Kind.CRASH, "its process was killed (maybe for lack of memory; the node's administrator sees)", said
+    text = "it has ended, and has left no result"
+    if state.unseen:
+        text = (
+            f"{state.nodes} could not write slurm.out: the run directory has to be on a file system that all nodes "
+            "see; start the program with another --base-dir"
         )
-    if state.signal:
-        return Cause(Kind.CRASH, f"its process was killed by signal {state.signal}", said)
-    if state.kind == "gone":
-        return Cause(Kind.CRASH, "Slurm has forgotten it, and it has left no result", said)
-    return Cause(Kind.CRASH, "it has ended, and has left no result", said)
+    elif own and state.exit_code:
+        text = f"it could not be run: {own[-1].removeprefix('hyperflow: ')}"
+    elif state.signal in (signal.SIGKILL, signal.SIGKILL + 128) or state.exit_code == 128 + signal.SIGKILL:
+        text = "its process was killed (maybe for lack of memory; the node's administrator can see that)"
+    elif state.signal:
+        text = f"its process was killed by signal {state.signal}"
+    elif state.kind == "gone":
+        text = "Slurm has forgotten it, and it has left no result"
+    return Cause(Kind.CRASH, text, state.description)
 
 
 def of_refusal(error: Exception) -> Cause:
-    """Return why a job could not be submitted, from what sbatch has said, or the file system."""
+    """Return why a job could not be submitted, from the error of sbatch or of the file system."""
     return Cause(Kind.REFUSED, f"it could not be submitted: {refusal.gist(str(error))}", str(error))
 
 
 def of_error(error: Exception, state: BatchState | None) -> Cause:
-    """Return the cause for the error that a job has ended with; `state` is what Slurm says of its end."""
+    """Return why a job has ended with an error; `state` is what Slurm says of its end."""
     if isinstance(error, AllocationEnding):
         if state is not None and state.end and state.end.kind:
             return Cause(Kind(state.end.kind), state.end.text, state.description)
@@ -94,13 +94,9 @@ _HUMAN = frozenset({Kind.CANCELLED, Kind.REFUSED, Kind.HOPELESS})
 
 
 def verdict(on_error: object, error: Exception, kind: Kind, failures: int) -> Verdict:
-    """Return what follows from a failure.
+    """Return what follows from a failure, by the option `on_error`.
 
-    Args:
-        on_error: The option of that name.
-        error: What the program would get.
-        kind: The cause.
-        failures: How often the job has been submitted again already.
+    `error` is what the program would get; `failures` is how often the job has been submitted again already.
     """
     answer: object = on_error
     named = False

@@ -2,13 +2,13 @@
 
 The job's directory is a write-ahead log: what happens is on the disk before anything depends on it. The idempotency
 key of a submission is there before sbatch is called, the Slurm id before the job is watched, a job's rows and its end
-before the program sees the result. All writing is synchronous, in the event loop's thread, because the guarantees of
-the master rest on the order of the writes.
+before the program sees the result. All writes are synchronous, in the event loop's thread, because the guarantees of
+the master rest on their order.
 
-A driver has a task while it has something to do: while it submits, takes in news, looks for a result. A job that rests
-has none: a new one that waits for a slot, one that Slurm has queued or runs, one that is held or done. `wake` starts
-the task again; whoever wakes need not know why, since the driver looks at everything that may be new. Rejected: a task
-for each job that waits for its next event. A program has thousands of jobs, and nearly all of them wait.
+A driver has a task while it has something to do: while it submits, takes in news, looks for a result. A job that waits
+for a slot, that Slurm has queued or runs, or that is held or done has none. `wake` starts the task again; the driver
+then looks at everything that may be new. Rejected: one task per job that waits for its next event. A program has
+thousands of jobs, and nearly all of them wait.
 """
 
 from __future__ import annotations
@@ -51,14 +51,9 @@ NO_RESULT_CODES = frozenset({70, 72})
 
 
 class JobDriver:
-    """A job in the master's process: its record, the flow that waits for it, and what is being done about it.
+    """A job in the master's process: its record, the flow that waits for it, and the task that carries it on.
 
-    Args:
-        shared: What all jobs of the program share.
-        directory: The job's files.
-        record: What is known of the job, as on the disk.
-        since: When it came into its state, in seconds since 1970.
-        asked: Whether the program has called it, in this process.
+    `since` is when the job came into its state; `asked`, whether the program has called it in this process.
     """
 
     def __init__(
@@ -78,34 +73,29 @@ class JobDriver:
         self._task: asyncio.Task[None] | None = None
         self._stuck = False  # something unforeseen has gone wrong; the next call or retry tries again
         self._watch: Watch | None = None
-        self._hopeless: tuple[float, asyncio.TimerHandle] | None = None  # since when; what wakes us
+        self._hopeless: tuple[float, asyncio.TimerHandle] | None = None  # since when; the timer that wakes us
         self._end: BatchState | None = None
         self._status = directory.read_status() if record.attempts else None
-        self._rows_taken: float | None = None
+        self._rows_taken = time.monotonic()
         self._late: set[Epoch] = set()  # starts of which a result was found that does not count
         self._outcome: tuple[Epoch, calls.Value | calls.Error] | None = None  # read once, held until answered
 
     def view(self) -> JobView:
-        """Return what a list shows."""
         return JobView.of(self.record, self.directory, self._status, self._since)
 
     # ---- for the program ----------------------------------------------------------------------------------------
 
     async def result(self, on_error: object, within: Sequence[str]) -> Any:
-        """Return what the job returns, or raise what follows from its failure; it is carried on if it needs to be.
+        """Return what the job returns, or raise what follows from its failure; for the arguments see `Master.call`.
 
         Cancelling this ends the job at Slurm a little later, unless the program is left meanwhile.
-
-        Args:
-            on_error: What is done about failures.
-            within: In the scope of which locks the job is awaited.
         """
         self._on_error, self._asked = on_error, True
         waiter = self._waiter = asyncio.get_running_loop().create_future()
         try:
             self._judge()
             self.directory.write_scope(within)
-            if self.record.state is State.CANCELLED:  # an earlier run had no use for it any more, this one has
+            if self.record.state is State.CANCELLED:  # an earlier run no longer wanted it, this one does
                 self._apply(lifecycle.Retry())
             if self.record.state is State.HELD:  # since an earlier run
                 self._tell_held()
@@ -114,15 +104,15 @@ class JobDriver:
             return await waiter
         except asyncio.CancelledError:
             if waiter.cancelled() and not self._shared.leaving:
-                # Perhaps the program is just ending with an error: then its jobs should stay.
+                # If the program is just ending with an error, its jobs are to stay.
                 pause = 0.0 if self._shared.batch.local else self._shared.timeouts.second_thoughts
                 self._second_thoughts = asyncio.get_running_loop().call_later(pause, self.abandon)
             raise
         finally:
-            self._waiter = None  # the result is the program's now; the master would keep all of them for its life
+            self._waiter = None  # else the master would keep all results as long as it lives
 
     def _judge(self) -> None:
-        """Apply the program's answer to a failure that was found before the program had asked for the job."""
+        """Apply the program's `on_error` to a failure that was found before the program had called the job."""
         cause = self.record.cause
         if self._unjudged and self.record.state is State.HELD and cause is not None:
             verdict = self._verdict(cause)
@@ -132,31 +122,30 @@ class JobDriver:
                 self._apply(lifecycle.Retry())
         self._unjudged = False
 
-    @property
-    def _wanted(self) -> bool:
-        """Whether a flow waits for it."""
-        return self._waiter is not None and not self._waiter.done()
+    def _waiting(self) -> asyncio.Future[Any] | None:
+        """Return what the flow that waits for it awaits, if there is such a flow."""
+        return None if self._waiter is None or self._waiter.done() else self._waiter
 
     def _answer(self) -> None:
-        """Give the flow that waits its result or error, if the job is at its end; let go of what was read for that."""
-        if self._waiter is None or self._waiter.done():
+        """Give the flow that waits its result or error, if the job is at its end, and let go of what was read."""
+        waiter, cause = self._waiting(), self.record.cause
+        if waiter is None:
             self._outcome = None
         elif self.record.state is State.DONE:
             try:
-                self._waiter.set_result(self._value())
+                waiter.set_result(self._value())
+                self._outcome = None
             except Damaged as damage:
                 self._outcome = None
                 self._fail(Cause(Kind.RESULT, str(damage)))
                 self.start()
                 self._answer()
-            else:
-                self._outcome = None
-        elif self.record.state is State.FAILED and self.record.cause is not None:
-            self._waiter.set_exception(self._error(self.record.cause))
+        elif self.record.state is State.FAILED and cause is not None:
+            waiter.set_exception(self._error(cause))
             self._outcome = None
 
     def _load(self, epoch: Epoch) -> calls.Value | calls.Error:
-        """Read how a start has ended, unless that was done already; raises Damaged."""
+        """Return how a start has ended, read once; raises Damaged."""
         if self._outcome is None or self._outcome[0] != epoch:
             self._outcome = epoch, calls.unpack(*self.directory.read_result(epoch))
         return self._outcome[1]
@@ -165,10 +154,10 @@ class JobDriver:
         outcome = self._load(self.record.epoch)
         if isinstance(outcome, calls.Value):
             return outcome.make()
-        raise Damaged(f"{self.directory.result(self.record.epoch)} holds an error, although a value was noted")
+        raise Damaged(f"{self.directory.result(self.record.epoch)} contains an error, although job.json says done")
 
     def _error(self, cause: Cause) -> Exception:
-        """Return what the program gets for a failure: the job's own exception if that is the cause."""
+        """Return what the program gets for a failure: the job's own exception, if that is the cause."""
         if cause.kind is Kind.EXCEPTION:
             with suppress(Damaged):
                 outcome = self._load(self.record.epoch)
@@ -180,7 +169,6 @@ class JobDriver:
     # ---- for people ---------------------------------------------------------------------------------------------
 
     def retry(self, options: Mapping[str, Any]) -> None:
-        """Submit it again, with these options."""
         self._apply(lifecycle.Retry(options))
         self._shared.counts["retried"] += 1
         self.start()
@@ -192,7 +180,6 @@ class JobDriver:
         self._apply(lifecycle.Failed(self.record.epoch.attempt, cause, Verdict.HOLD))
 
     def give_up(self) -> None:
-        """Hand its error to the program."""
         self._put(attrs.evolve(self.record, state=State.FAILED))
         self._answer()
 
@@ -202,7 +189,7 @@ class JobDriver:
         self._apply(lifecycle.Cancel())
 
     def close(self, finished: bool) -> None:
-        """Decide about a job whose await was cancelled a moment ago: if the program has `finished`, nobody wants it."""
+        """Decide about a job whose await was cancelled a moment ago: if the program has finished, nobody wants it."""
         if self._second_thoughts is not None:
             self._second_thoughts.cancel()
             if finished:
@@ -223,7 +210,7 @@ class JobDriver:
         """Look at what is new. Cheap, and may be called at any time."""
         state = self.record.state
         idle = self._task is None and not self._stuck and not self._shared.closed
-        if idle and (state in WITH_SLURM or (state is State.NEW and self._wanted)):
+        if idle and (state in WITH_SLURM or (state is State.NEW and self._waiting())):
             self._task = self._shared.spawn(self.run(), f"driver of job {self.record.number}", finish=False)
 
     async def run(self) -> None:
@@ -233,27 +220,26 @@ class JobDriver:
             while self.record.state not in AT_REST and await self._advance():
                 pass
         except Exception as error:
-            # If this ended in silence, the flow would never return.
+            # Without this, the flow would never return.
             self._stuck = True
-            explained = isinstance(error, HyperflowError)
-            logger.error("%s cannot be driven on: %s", self.record.title, error, exc_info=None if explained else error)
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_exception(error)
+            trace = None if isinstance(error, HyperflowError) else error
+            logger.error("the master cannot go on with %s: %s", self.record.title, error, exc_info=trace)
+            if waiter := self._waiting():
+                waiter.set_exception(error)
         finally:
-            if self._task is me:  # else `_stop` has put things in order, and there may be a new task
+            if self._task is me:  # else `_stop` was called, and there may be a new task
                 self._task = None
                 state = self.record.state
-                if self._stuck or state in AT_REST or (state is State.NEW and not self._wanted):
+                if self._stuck or state in AT_REST or (state is State.NEW and not self._waiting()):
                     self._shared.slots.give_back(self.record.number)
                     self._shared.look_away(self.record.number)
         self._answer()
 
     async def _advance(self) -> bool:
-        """Do what the state asks for; return False if that is to wait."""
+        """Take the next step; return False if there is nothing to do but wait."""
         match self.record.state:
             case State.NEW:
-                # A slot that has become free wakes it.
-                if not self._wanted or not self._shared.slots.take(self.record.number, self.wake):
+                if not self._waiting() or not self._shared.slots.take(self.record.number, self.wake):
                     return False
                 await self._submit()
             case State.SUBMITTING:
@@ -265,7 +251,7 @@ class JobDriver:
         return True
 
     def _stop(self) -> None:
-        """Let go of the job, and end it at Slurm; the caller says next what becomes of it."""
+        """Let go of the job, and end it at Slurm; the caller decides about its next state."""
         if self._second_thoughts is not None:
             self._second_thoughts.cancel()
             self._second_thoughts = None
@@ -285,7 +271,7 @@ class JobDriver:
             _ = self._shared.spawn(freeing, f"locks of job {number}", finish=False)
 
     async def _free_when_gone(self, record: Record, disposal: asyncio.Task[None]) -> None:
-        """Free the locks of a start that is being ended, when it has gone."""
+        """Free the locks of a start when Slurm has ended it."""
         await asyncio.wait([disposal])
         if record.batch_id is not None:
             watch = self._shared.batch.watch(record.batch_id)
@@ -300,11 +286,11 @@ class JobDriver:
     # ---- the record ---------------------------------------------------------------------------------------------
 
     def _apply(self, event: lifecycle.Event) -> None:
-        """Take an event into the record, and the record to the disk."""
+        """Apply an event to the record, and write the record."""
         self._put(lifecycle.step(self.record, event))
 
     async def _apply_paced(self, event: lifecycle.Event) -> None:
-        """The same, in a turn of its own if it writes: one answer of squeue may concern many jobs."""
+        """The same, in a turn of its own if it writes, because one answer of squeue may concern many jobs."""
         if _durable(lifecycle.step(self.record, event)) != _durable(self.record):
             await self._shared.pacing.turn()
         self._apply(event)
@@ -347,24 +333,21 @@ class JobDriver:
             self._apply(lifecycle.Accepted(batch_id))
 
     async def _look_up(self) -> None:
-        """Find out whether a submission came through: an earlier master has not noted the answer."""
+        """Find out whether a submission came through whose answer an earlier master has not noted."""
         attempt = self.record.attempt
         assert attempt is not None
         found = await self._shared.find(attempt.token)
-        # Slurm forgets a job that has ended long ago; but the job has left its claim.
+        # Slurm forgets a job that has ended long ago, but the job has left its claim.
         claim = self.directory.read_claim(attempt.number)
-        if claim is not None:
-            self._apply(lifecycle.Accepted(int(claim["batch_id"])))
-        elif found:
-            self._apply(lifecycle.Accepted(found[0]))
+        if claim is not None or found:
+            self._apply(lifecycle.Accepted(int(claim["batch_id"]) if claim is not None else found[0]))
         else:
             self._apply(lifecycle.NotThere())
-        others = [one for one in found if one != self.record.batch_id]
-        if others:
+        if others := [one for one in found if one != self.record.batch_id]:
             await self._shared.batch.cancel(others)
 
     async def _follow(self) -> bool:
-        """Take in what Slurm and the job's files say; return False if there was nothing that leads on."""
+        """Take in what Slurm and the job's files say; return False if there is nothing to do but wait."""
         attempt = self.record.attempt
         assert attempt is not None
         watch = self._watch_of(attempt.batch_id)
@@ -372,7 +355,7 @@ class JobDriver:
         if state.final:
             self._end, self._watch = state, None
             if self._shared.batch.local and state.kind == "gone" and self._newest_result() is None:
-                self._apply(lifecycle.NotThere())  # it ended with the master that had started it
+                self._apply(lifecycle.NotThere())  # it has ended with the master that started it
             else:
                 await self._apply_paced(lifecycle.Over(attempt.number, state.restarts))
             return True
@@ -400,15 +383,15 @@ class JobDriver:
         return self._watch
 
     def _is_hopeless(self, state: BatchState) -> bool:
-        """Whether Slurm has said for long enough that it cannot start the job; else see to it that we look again."""
+        """Whether Slurm has said for long enough that it cannot start the job; if not yet, look again in time."""
         since = time.monotonic()
         if self._hopeless is not None:
             since, timer = self._hopeless
             timer.cancel()
             self._hopeless = None
         elif state.hopeless:
-            words = (self.record.title, state.hopeless, state.reason, self.record.number)
-            logger.warning("%s: %s (%s); hyperflow why %d", *words)
+            about = (self.record.title, state.hopeless, state.reason, self.record.number)
+            logger.warning("%s: %s (%s); hyperflow why %d", *about)
         if not state.hopeless:
             return False
         left = since + self._shared.timeouts.hopeless - time.monotonic()
@@ -417,11 +400,9 @@ class JobDriver:
         return left <= 0
 
     async def _look(self) -> None:
-        """Take note of what a running job says of itself, and now and then of what it has recorded."""
+        """Read the status of a running job, and now and then take its rows."""
         self._read_status()
-        if self._rows_taken is None:
-            self._rows_taken = time.monotonic()
-        elif time.monotonic() - self._rows_taken >= self._shared.timeouts.rows:
+        if time.monotonic() - self._rows_taken >= self._shared.timeouts.rows:
             await self.take_rows()
             self._rows_taken = time.monotonic()
 
@@ -432,7 +413,7 @@ class JobDriver:
             self._shared.tell()
 
     async def _conclude(self) -> None:
-        """Slurm does not have the job any more: find its outcome."""
+        """Find the outcome of a job that Slurm does not have any more."""
         self._free_locks(self.record.epoch)
         state = self._end or BatchState("gone")
         deadline = time.monotonic()
@@ -450,27 +431,26 @@ class JobDriver:
             self._fail(causes.of_end(state, files.tail(self.directory.output)))
 
     def _taken_by(self) -> int | None:
-        """Return the Slurm job that has claimed the newest attempt, if it is another than the one that we know of."""
+        """Return the Slurm job that has claimed the newest attempt, if it is not the one that we know."""
         claim = self.directory.read_claim(self.record.epoch.attempt)
         return None if claim is None or claim["batch_id"] == self.record.batch_id else int(claim["batch_id"])
 
     # ---- outcomes -----------------------------------------------------------------------------------------------
 
     def _newest_result(self) -> Epoch | None:
-        """Return the start whose result counts, if there is one; take note of results that do not count."""
+        """Return the start whose result counts, if there is one; warn of results that came too late."""
         current = self.record.epoch
         for epoch in reversed(self.directory.results()):
-            if epoch.attempt == current.attempt and epoch >= current:
+            if epoch.attempt != current.attempt:  # the master has seen those of earlier attempts in their time
+                continue
+            if epoch >= current:
                 return epoch
             if epoch not in self._late:
                 self._late.add(epoch)
-                # Those of earlier attempts were looked at in their time.
-                if epoch.attempt == current.attempt and not self._is_cut_off(epoch):
+                if not self._is_cut_off(epoch):
                     self._shared.counts["late"] += 1
-                    logger.warning(
-                        "%s: a result of start %s came late, when %s was the one that counts; it is left aside",
-                        self.record.title, epoch, current,
-                    )  # fmt: skip
+                    text = "%s: a result of start %s came late, when %s was the one that counts; it is left aside"
+                    logger.warning(text, self.record.title, epoch, current)
         return None
 
     def _is_cut_off(self, epoch: Epoch) -> bool:
@@ -480,7 +460,7 @@ class JobDriver:
             return False
 
     async def _take_result(self, state: BatchState | None) -> bool:
-        """Take the newest result; return False if Slurm has to say first why the job has ended."""
+        """Take the newest result; return False if Slurm has to say why the job has ended first."""
         epoch = self._newest_result()
         assert epoch is not None
         try:
@@ -517,11 +497,10 @@ class JobDriver:
             logger.warning("%s is held: %s: %s (hyperflow why %d)", self.record.title, cause.kind, cause.text, number)
 
     def _verdict(self, cause: Cause) -> Verdict:
-        """Return what the program wants done about a failure."""
         return causes.verdict(self._on_error, self._error(cause), cause.kind, self.record.failures)
 
     async def take_rows(self, ended: bool = False) -> None:
-        """Take what the job has recorded into the program's database; `ended`: nobody writes to its file any more."""
+        """Ingest what the job has recorded into the program's database; `ended`: nobody writes to its file any more."""
         database = self._shared.database
         if not isinstance(database, Store):
             return  # one that jobs write to themselves
@@ -540,5 +519,5 @@ class JobDriver:
 
 
 def _durable(record: Record) -> Record:
-    """Return what of a record is on the disk; the rest Slurm can tell again at any time."""
+    """Return the part of a record that has to be on the disk; the rest Slurm can tell again at any time."""
     return attrs.evolve(record, nodes="", reason="")

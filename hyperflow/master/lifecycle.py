@@ -5,13 +5,13 @@
                    \\-> held (refused)
     held, failed, cancelled -> new (retry)        any but done -> cancelled
 
-Guarantees, which tests check over random histories: A job that is done stays done. Each submission is an attempt with a
-number that only grows (a submission that never happened does not count). Within an attempt Slurm may start the job
+Guarantees, which tests check over random histories: A job that is done stays done. Each submission is an attempt, and
+their numbers only grow (a submission that never happened does not count). Within an attempt Slurm may start the job
 again; that count only grows, too. Events of an older attempt or start change nothing. At most one attempt of a job is
 with Slurm.
 
-An event that does not fit the state is no error: the world is asynchronous, and news of a cancelled job come late by
-nature. `step` then returns the record that it was given.
+An event that does not fit the state is no error, because news of a cancelled job may come late. `step` then returns the
+record that it was given.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Cause:
 class Epoch:
     """One start of a job: which submission, and how often Slurm has started that one again. The job's fencing token.
 
-    It only grows. Files of a start carry it in their names, so an older start that still runs somewhere cannot pass for
+    It only grows. The names of a start's files contain it, so an older start that still runs somewhere cannot pass for
     the newest one.
     """
 
@@ -90,8 +90,8 @@ class Attempt:
 
     Args:
         number: From 1.
-        token: The idempotency key of the submission. It is on the disk before sbatch is called, so that a submission
-            whose answer was lost can be found, and is not made twice.
+        token: Its idempotency key. It is on the disk before sbatch is called, so that a submission whose answer was
+            lost is found, and not made twice.
         batch_id: What sbatch answered, as soon as that is known.
         restarts: How often Slurm has started it again.
     """
@@ -110,12 +110,11 @@ class Record:
         number: Counts the jobs of a program from 1.
         identity: Which call of the program it is; the same in every run of the program.
         name: The call for people: function and arguments, cut.
-        options: What sbatch is asked for.
-        state: Where it is in its life.
+        options: What to ask sbatch for.
         attempts: All submissions, the oldest first.
         cause: Why it failed, while it is held or failed.
         failures: How many attempts have failed and were retried without anybody's decision.
-        nodes: Where it runs.
+        nodes: Where it runs, as Slurm writes it.
         reason: Why it waits, in Slurm's words.
     """
 
@@ -167,7 +166,7 @@ class Accepted:
 
 @attrs.frozen
 class Taken:
-    """Another submission under the same token does the work: one that had been thought lost."""
+    """Another submission under the same token does the work: one that was believed lost."""
 
     batch_id: int
 
@@ -253,7 +252,7 @@ def step(job: Record, event: Event) -> Record:
         case Taken(batch_id) if job.state in _STARTED and batch_id != job.batch_id:
             return _with_attempt(_moved(job, State.QUEUED), batch_id=batch_id, restarts=0)
         case NotThere() if job.state is State.SUBMITTING:
-            # The next submission has the same token: should the first one come through late, the two are known as one.
+            # The next submission has the same token: if the first one comes through late, both are known as one.
             return attrs.evolve(_moved(job, State.NEW), attempts=job.attempts[:-1])
         case NotThere() if job.state in (State.QUEUED, State.RUNNING):
             return _moved(job, State.NEW)
@@ -297,10 +296,8 @@ def _failed(job: Record, event: Failed) -> Record:
     # Of a job that is done only one thing can turn out: that its result cannot be read.
     if job.state is State.DONE and event.cause.kind is not Kind.RESULT:
         return job
-    match event.verdict:
-        case Verdict.AGAIN:
-            return attrs.evolve(_moved(job, State.NEW), failures=job.failures + 1, cause=event.cause)
-        case Verdict.RAISE:
-            return attrs.evolve(_moved(job, State.FAILED), cause=event.cause)
-        case Verdict.HOLD:
-            return attrs.evolve(_moved(job, State.HELD), cause=event.cause)
+    after = attrs.evolve(_moved(job, _AFTER_FAILURE[event.verdict]), cause=event.cause)
+    return attrs.evolve(after, failures=job.failures + 1) if event.verdict is Verdict.AGAIN else after
+
+
+_AFTER_FAILURE = {Verdict.HOLD: State.HELD, Verdict.RAISE: State.FAILED, Verdict.AGAIN: State.NEW}

@@ -5,12 +5,11 @@
       queue/<time>,<holder>         somebody waits: for what, and in the scope of what
       .<holder>/                    a draft of the first
 
-A holder is one request of one start of a job (or of the master, job 0). Its name holds job, attempt, restarts, Slurm
-id, host, process and a count.
+A holder is one request of one start of a job (or of the master, job 0); its name says which.
 
 Guarantees:
-- A lock is taken by renaming a directory that contains the holder's file to the lock's name. This succeeds if that name
-  does not exist or is an empty directory, and for only one of those who try at the same time.
+- A lock is taken by renaming a directory that contains the holder's file to the lock's name. This succeeds only if that
+  name does not exist or is an empty directory, and for only one of those who try at the same time.
 - A lock is released by removing the file under the holder's own name. So whoever finds that a holder has ended can
   remove what it left, but never what somebody else has taken meanwhile.
 - Several locks are taken in the order of their names, all or none. Nobody keeps one while it waits for another.
@@ -18,13 +17,13 @@ Guarantees:
   `locking/rules.py`.
 - A cycle of waiting through several Jobs is found in the queue, and its last member is refused.
 
-When has a holder ended? When its process ran on this machine and is gone; when its start has left a result or a later
-start exists; when the master has learnt of its end and has removed what was left. Slurm's word counts: what still runs
-on a node that Slurm has given up runs without its locks. While no master runs, the locks of a Job that was killed on
-another node stay.
+A holder has ended when its process, on this machine, is gone; when its start has left a result, or a later start
+exists; when the master has learnt of its end and removed its files. Slurm's word counts: what still runs on a node that
+Slurm has given up runs without its locks. While no master runs, the locks of a Job that was killed on another node
+stay.
 
 Rejected: flock, which does not work across nodes on every file system; a lease that is renewed, because a Job that
-stalls would lose its locks while it works; a lock file that is linked and unlinked, because two who both find its
+stalls would lose its locks while it works; a lock file that is linked and unlinked, because two that both find its
 holder dead cannot take it over safely.
 """
 
@@ -41,7 +40,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -74,7 +73,7 @@ MASTER = 0
 
 @attrs.frozen
 class Holder:
-    """One start of a job, as far as others can tell whether it has ended."""
+    """One start of a job, with what others need to tell whether it has ended."""
 
     job: int
     attempt: int
@@ -87,18 +86,17 @@ class Holder:
 
     @classmethod
     def this_process(cls, job: int = MASTER, epoch: Epoch = NO_EPOCH, batch_id: int = 0) -> Holder:
-        """Return what names this process."""
         pid = os.getpid()
         host = socket.gethostname().replace(",", "_").replace("/", "_")
         return cls(job, epoch.attempt, epoch.restarts, batch_id, _machine(), pid, started(pid), host)
 
     def name(self, count: int) -> str:
-        """Return the name of one request."""
+        """Return the name of this holder's request number `count`."""
         return ",".join(map(str, (*attrs.astuple(self), count)))
 
     @classmethod
     def from_name(cls, name: str) -> Holder | None:
-        """Return whom a name means, or None if this module has not made it."""
+        """Return the holder that has this name; None if this module has not made it."""
         try:
             job, attempt, restarts, batch_id, machine, pid, start, host, _ = name.split(",")
             return cls(int(job), int(attempt), int(restarts), int(batch_id), machine, int(pid), start, host)
@@ -107,11 +105,10 @@ class Holder:
 
     @property
     def epoch(self) -> Epoch:
-        """Which start of the job it is."""
         return Epoch(self.attempt, self.restarts)
 
     def is_gone(self, home: Path) -> bool:
-        """Tell whether it has certainly ended, as far as this process can know."""
+        """Whether it has certainly ended, as far as this process can know."""
         if self.machine == _machine():
             return started(self.pid) != self.started
         if self.job == MASTER:
@@ -130,7 +127,7 @@ class Holder:
 
 @functools.cache
 def _machine() -> str:
-    """Return a name for this space of process numbers: elsewhere the same number is another process."""
+    """Return a name for this space of process numbers; elsewhere the same number is another process."""
     facts = [
         socket.gethostname(),
         files.read_text(Path("/etc/machine-id")),
@@ -143,13 +140,7 @@ def _machine() -> str:
 
 @attrs.frozen
 class Ticket:
-    """Somebody who waits.
-
-    Args:
-        wants: The names of the locks.
-        within: The holders in whose scope it waits.
-        text: Who wants what, for errors.
-    """
+    """A request that waits for the locks `wants`, in the scope of the holders `within`; `text` is for errors."""
 
     wants: tuple[str, ...]
     within: tuple[str, ...]
@@ -157,12 +148,9 @@ class Ticket:
 
 
 class LockFiles:
-    """Takes locks from the other Jobs of a program; the `Outside` of a lock manager.
+    """Takes locks for `me` from the other Jobs of a program; the `Outside` of a lock manager.
 
-    Args:
-        home: The run directory.
-        me: Who takes them.
-        within: The holders in whose scope this whole job runs.
+    `home` is the run directory; `within` are the holders in whose scope this whole job runs.
     """
 
     def __init__(self, home: Path, me: Holder, within: Sequence[str] = ()) -> None:
@@ -203,37 +191,39 @@ class LockFiles:
         await _in_thread(self._give_back, request, False)
 
     def name(self, number: int) -> str:
-        """Return the name under which a request holds."""
+        """Return the name under which a request holds its locks."""
         return self._me.name(number)
 
     # ---- in a thread --------------------------------------------------------------------------------------------
 
     def _try(self, request: LockRequest) -> bool:
         with self._one_at_a_time:
-            return self._try_alone(request)
-
-    def _try_alone(self, request: LockRequest) -> bool:
-        self._place.mkdir(mode=0o700, exist_ok=True)
-        self._queue.mkdir(mode=0o700, exist_ok=True)
-        names = {_digest(key): key for key in request.keys}
-        if self._is_behind(request, names.keys()):
-            self._line_up(request, sorted(names))
-            return False
-        taken: list[str] = []
-        for name in sorted(names):
-            if not self._take_one(name, names[name], request.number):
-                for one in taken:
-                    self._release_one(one, self.name(request.number))
-                self._line_up(request, sorted(names))
+            self._place.mkdir(mode=0o700, exist_ok=True)
+            self._queue.mkdir(mode=0o700, exist_ok=True)
+            names = {_digest(key): key for key in sorted(request.keys, key=_digest)}
+            if self._is_behind(request, names.keys()):
+                self._line_up(request, tuple(names))
+                return False
+            if not self._take_all(names, request.number):
+                self._line_up(request, tuple(names))
                 self._look_for_cycle(request)
                 return False
+            self._leave_queue(request)
+            return True
+
+    def _take_all(self, names: Mapping[str, str], number: int) -> bool:
+        taken: list[str] = []
+        for name, key in names.items():
+            if not self._take_one(name, key, number):
+                for one in taken:
+                    self._release_one(one, self.name(number))
+                return False
             taken.append(name)
-        self._leave_queue(request)
         return True
 
     def _take_one(self, name: str, key: str, number: int) -> bool:
-        """Take one lock if nobody has it, or somebody who has ended."""
-        if self._living_holder(name) is not None:
+        """Take one lock, unless somebody has it who has not ended."""
+        if self._is_held(name):
             return False
         holder = self.name(number)
         draft = self._place / f".{holder}"
@@ -249,21 +239,21 @@ class LockFiles:
             return False
         return True
 
-    def _living_holder(self, name: str) -> str | None:
+    def _is_held(self, name: str) -> bool:
         for found in _names(self._place / name):
             holder = Holder.from_name(found)
             if holder is None or not holder.is_gone(self._home):
-                return found
+                return True
             logger.warning("a lock of job %d was taken over: that start of it has ended", holder.job)
             self._release_one(name, found)
-        return None
+        return False
 
     def _release_one(self, name: str, holder: str) -> bool:
         try:
             (self._place / name / holder).unlink()
         except FileNotFoundError:
             return False
-        with suppress(OSError):  # somebody has it already
+        with suppress(OSError):  # somebody else has it already
             (self._place / name).rmdir()
         return True
 
@@ -271,7 +261,7 @@ class LockFiles:
         with self._one_at_a_time:
             for key in request.keys:
                 if not self._release_one(_digest(key), self.name(request.number)) and had_it:
-                    logger.warning("the lock of %s was taken from us; somebody took this job for dead", key)
+                    logger.warning("the lock of %s was taken from us: somebody believed that this job had ended", key)
             self._leave_queue(request)
 
     # ---- the queue ----------------------------------------------------------------------------------------------
@@ -284,14 +274,13 @@ class LockFiles:
         earlier = [ticket for name, ticket in self._tickets() if mine is None or name < mine]
         return any(not set(ticket.wants).isdisjoint(names) for ticket in earlier)
 
-    def _line_up(self, request: LockRequest, wants: Sequence[str]) -> None:
+    def _line_up(self, request: LockRequest, wants: tuple[str, ...]) -> None:
         if request.number in self._mine:
             return
-        within = [*(self.name(parent.number) for parent in request.parents), *self._within]
+        within = (*(self.name(parent.number) for parent in request.parents), *self._within)
         job = "the Cluster" if self._me.job == MASTER else f"job {self._me.job}"
-        text = f"{request.name} (in {job})", request.shown
         name = f"{time.time_ns():020d},{self.name(request.number)}"
-        ticket = Ticket(tuple(wants), tuple(within), " waits for ".join(text))
+        ticket = Ticket(wants, within, f"{request.name} (in {job}) waits for {request.shown}")
         self._mine[request.number] = name, ticket
         files.write_whole(self._queue / name, json.dumps(attrs.asdict(ticket)).encode(), durable=False)
 
@@ -301,7 +290,7 @@ class LockFiles:
             (self._queue / name).unlink(missing_ok=True)
 
     def _tickets(self) -> Iterator[tuple[str, Ticket]]:
-        """Yield all tickets of those who have not ended, the oldest first."""
+        """Yield the tickets of holders that have not ended, the oldest first."""
         names = sorted(_names(self._queue))
         self._known = {name: self._known[name] for name in names if name in self._known}
         for name in names:
@@ -350,7 +339,7 @@ class LockFiles:
 
 
 def share(env: Environment, home: Path, me: Holder, within: Sequence[str] = ()) -> None:
-    """Let the locks of an environment be those of the whole program."""
+    """Make the locks of an environment hold in the whole program."""
     if isinstance(env.evaluator.locks, LockManager):
         env.evaluator.locks.share(LockFiles(home, me, within))
 
@@ -366,7 +355,7 @@ def scope(env: Environment) -> list[str]:
 
 
 def sweep(home: Path, ended: Callable[[Holder], bool]) -> None:
-    """Remove what ended holders have left; for the master, which knows who has ended."""
+    """Remove the files of ended holders; for the master, which knows who has ended."""
     place = home / "locks"
     for name in _names(place):
         for found in _names(place / name):
@@ -390,7 +379,7 @@ def _digest(key: str) -> str:
 
 
 async def _in_thread(work: Callable[..., T], *args: Any) -> T:
-    """Run in a thread, and do not leave before it has ended."""
+    """Run in a thread, and return only when it has ended, even if cancelled."""
     running = asyncio.ensure_future(asyncio.to_thread(work, *args))
     try:
         await settled(running)

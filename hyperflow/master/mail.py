@@ -1,6 +1,6 @@
 """Mail by the machine's own mailer, for users who are not looking when a job is held.
 
-A mail that cannot be sent is logged and costs nothing else. A machine without a mailer is refused before the program
+A mail that cannot be sent is logged, and the program goes on. A machine without a mailer is refused before the program
 begins. Only `sendmail -t` is used, which every mailer provides: no server, no password.
 """
 
@@ -51,11 +51,9 @@ class Mailer:
         except TimeoutError:
             logger.warning("no mail to %s: %s took more than %.0f s", self.address, self.program, SEND_SECONDS)
         else:
-            if process.returncode != 0:
+            if code := process.returncode:
                 words = said.decode(errors="replace").strip()[-300:]
-                logger.warning(
-                    "no mail to %s: %s ended with %s: %s", self.address, self.program, process.returncode, words
-                )
+                logger.warning("no mail to %s: %s ended with %s: %s", self.address, self.program, code, words)
         finally:
             if process.returncode is None:
                 process.kill()

@@ -3,15 +3,15 @@
 Guarantees:
 - The run directory is a write-ahead log: what happens is there before anything depends on it. Started again, a master
   goes on from there: it watches what is queued or runs, uses the results that are there, submits nothing twice, and
-  does nothing again that was done.
+  repeats no work.
 - The idempotency key of a submission (its token) is on the disk before sbatch is called. Whether that call came through
-  is not guessed: Slurm is asked by the key. Should two come through all the same, only the first one does the work.
+  is not guessed: Slurm is asked by the key. If two come through, only the first one does the work.
 - A job that fails is held with its cause. The flow that awaits it goes on waiting; others are not disturbed.
 - A result counts if it is sound and carries the newest fencing token of its job (its epoch). Any other one is left
   aside, reported, and counted.
 - What a job has recorded is in the program's database before the program sees the job's result.
 
-This module is what the program and people see. How one job goes from state to state is in `driver`.
+This module is what the program and people see. `driver` takes one job from state to state.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from hyperflow.master.batch import Batch
 from hyperflow.master.driver import JobDriver
 from hyperflow.master.lifecycle import AT_REST, WITH_SLURM, Record, State
 from hyperflow.master.mail import Mailer
-from hyperflow.master.rundir import JobDirectory, RunDirectory
+from hyperflow.master.rundir import JobDirectory, RunDirectory, job_directories
 from hyperflow.master.shared import Shared, Timeouts
 from hyperflow.master.view import ClusterStatistics, JobView, story
 from hyperflow.slurm.script import SbatchOptions
@@ -44,7 +44,7 @@ from hyperflow.slurm.script import SbatchOptions
 logger = logging.getLogger("hyperflow")
 
 TAKEN_BACK = frozenset({State.CANCELLED, State.HELD, State.NEW})
-"""States in which an attempt may have been ended, without Slurm having heard of it."""
+"""States of jobs that an earlier master may have ended without telling Slurm."""
 
 
 class Master:
@@ -54,9 +54,8 @@ class Master:
         run: The run directory.
         batch: Slurm, or this machine.
         database: The program's results.
-        defaults: What is asked of Slurm where a call says nothing.
+        defaults: What to ask of Slurm where a call says nothing.
         max_jobs: How many jobs may be with Slurm at a time; None for all.
-        timeouts: How long is waited, and how often is looked.
         mailer: Tells somebody of jobs that are held.
     """
 
@@ -80,14 +79,14 @@ class Master:
             run.program.program_id, batch, database, timeouts or Timeouts(), max_jobs, self._tell, self._on_held
         )
         self._drivers: dict[int, JobDriver] = {}
-        self._unasked: dict[str, JobDriver] = {}  # by identity: jobs of an earlier run, not called by this one so far
+        self._unasked: dict[str, JobDriver] = {}  # by identity: jobs of an earlier run that this one has not called yet
         self._asked: Counter[str] = Counter()
         self._warned: set[str] = set()
 
     # ---- for people ---------------------------------------------------------------------------------------------
 
     def jobs(self) -> list[JobView]:
-        """Return how all jobs stand, by number."""
+        """Return all jobs, by number."""
         return [driver.view() for _, driver in sorted(self._drivers.items())]
 
     @property
@@ -96,7 +95,7 @@ class Master:
         return self._version.value
 
     async def changed(self, seen: int = -1) -> int:
-        """Wait until `version` is another than `seen`, and return it."""
+        """Wait until `version` differs from `seen`, and return it."""
         return await self._version.changed(seen)
 
     def _tell(self) -> None:
@@ -121,9 +120,7 @@ class Master:
     async def retry(self, numbers: Collection[int], **changes: Any) -> list[JobView]:
         """Submit jobs again that are held, have failed or were cancelled.
 
-        Args:
-            numbers: Which.
-            changes: Options of Slurm that change: `time="2:00:00"`, `mem="8G"`, ...
+        `changes` are options of Slurm: `time="2:00:00"`, `mem="8G"`, ...
 
         Raises:
             ConfigurationError: A number or an option does not exist, or a job is not at rest; then nothing is done.
@@ -136,7 +133,7 @@ class Master:
         return [driver.view() for driver in chosen]
 
     async def cancel(self, numbers: Collection[int]) -> None:
-        """End jobs at Slurm, or take them from its queue; they are held then, and can be retried or given up.
+        """End jobs at Slurm, or take them from its queue. They are then held, and can be retried or given up.
 
         Raises:
             ConfigurationError: A number does not exist, or the job is at rest; then nothing is done.
@@ -161,13 +158,10 @@ class Master:
         return self._shared.leaving
 
     async def leave(self, cancel_jobs: bool) -> None:
-        """Prepare for the end of the program before its work is done.
+        """Prepare for the end of the program before its work is done: from now on, cancelled flows do not end jobs.
 
-        Args:
-            cancel_jobs: End all jobs; else they stay with Slurm, and a later master finds them and their results.
-                (Jobs on this machine end with the master.)
-
-        After that, flows may be cancelled without an effect on jobs that were left.
+        With `cancel_jobs` all jobs are ended; else they stay with Slurm, and a later master finds them and their
+        results. (Jobs on this machine end with the master.)
         """
         self._shared.leaving = True
         if cancel_jobs:
@@ -177,17 +171,13 @@ class Master:
             await _disposed(active)
 
     def statistics(self) -> ClusterStatistics:
-        """Return how things stand; cheap."""
         states = Counter(str(driver.record.state) for driver in self._drivers.values())
         counts = self._shared.counts
         return ClusterStatistics(
             jobs=dict(states),
             waiting=states[State.NEW] + states[State.SUBMITTING] + states[State.QUEUED],
             running=states[State.RUNNING] + states[State.ENDED],
-            done=states[State.DONE],
-            failed=states[State.FAILED],
-            held=states[State.HELD],
-            cancelled=states[State.CANCELLED],
+            **{name: states[name] for name in ("done", "failed", "held", "cancelled")},
             retried=counts["retried"],
             returned=sum(driver.record.epoch.restarts for driver in self._drivers.values()),
             late=counts["late"],
@@ -195,7 +185,7 @@ class Master:
         )
 
     def unmatched(self) -> list[JobView]:
-        """Return the jobs of an earlier run of the program that this one has not asked for (so far)."""
+        """Return the jobs of an earlier run of the program that this one has not called (so far)."""
         return [driver.view() for driver in self._unasked.values()]
 
     def _driver(self, number: int) -> JobDriver:
@@ -226,11 +216,11 @@ class Master:
         """Run a job in an allocation of its own, or go on with what an earlier master knows of this call.
 
         Args:
-            job: What the program has called, by which the call is known again.
+            job: What the program has called; it identifies the call.
             sent: What is sent: the same with the options in force.
-            options: What is asked of Slurm.
-            on_error: What is done about failures.
-            within: In the scope of which locks it is awaited.
+            options: What to ask of Slurm.
+            on_error: What to do about failures.
+            within: The locks in whose scope it is awaited.
         """
         if self.leaving:
             raise HyperflowError("the program is being left; no more jobs are submitted")
@@ -243,7 +233,7 @@ class Master:
         identity = f"{identity}#{self._asked[identity]}"
         driver = self._unasked.pop(identity, None)
         if driver is not None:
-            if driver.record.state is not State.DONE:  # the program may have been mended since
+            if driver.record.state is not State.DONE:  # the program may have been corrected since
                 driver.directory.renew_call(calls.pack_job(sent), identity)
             return driver
         self._warn_of_similar(identity, job)
@@ -255,7 +245,7 @@ class Master:
         return driver
 
     def _warn_of_similar(self, identity: str, job: Flow[Any]) -> None:
-        """A call is new, while jobs of the same function wait to be asked for: has the program been edited?"""
+        """Warn of a new call while there are jobs of its function that nobody has called: was the program edited?"""
         name = calls.function_name(identity)
         similar = [driver.record for key, driver in self._unasked.items() if calls.function_name(key) == name]
         if similar and name not in self._warned:
@@ -280,9 +270,9 @@ class Master:
         await self.close(finished=kind is None and not self.leaving)
 
     def _take_up(self) -> None:
-        """Go on with what an earlier master has left."""
+        """Go on with the jobs of an earlier master."""
         doubtful: list[Record] = []
-        for directory in self.run.jobs():
+        for directory in job_directories(self.run.home):
             try:
                 record = directory.read_record()
             except (Damaged, OSError) as error:
@@ -299,11 +289,7 @@ class Master:
             _ = self._shared.spawn(self._shared.end_at_slurm(doubtful, by_token=True), "end of earlier jobs")
 
     async def close(self, finished: bool) -> None:
-        """End the drivers, and tell what is left.
-
-        Args:
-            finished: The program has come to its own end; what it does not wait for any more it does not want.
-        """
+        """End the drivers, and tell what is left; if the program has `finished`, it wants no job any more."""
         for driver in self._drivers.values():
             driver.close(finished)
         await self._shared.close()

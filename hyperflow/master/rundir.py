@@ -1,4 +1,4 @@
-"""The run directory: the truth about a run of a Cluster program, and all of it that has to survive the master.
+"""The run directory: all of a run of a Cluster program that has to survive the master.
 
     base_dir/<program_id>/
       program.json               how the program was started: what its jobs need to be like it
@@ -10,25 +10,25 @@
       vars/                      variables that people may set (`ExtVar`)
       jobs/<n>/                  one directory for each job
         call                     the pickled job (a checked file)
-        script.sh                what was handed to sbatch last
+        script.sh                the last batch script
         job.json                 state, attempts with their tokens and Slurm ids, options, why it is held
-        slurm.out                what the script and the job's own process have printed
+        slurm.out                what the script and the job's process have printed
         status.json              how the job's evaluations stand, every few seconds
-        scope.json               in the scope of which locks it is awaited, if of any
+        scope.json               the locks in whose scope it is awaited, if there are any
         claim.<a>                which Slurm job has taken attempt <a>
         result.<a>.<r>           its outcome (a checked file): a value or an error
         results.<a>.<r>.sqlite   what it has recorded, until it is in the program's database
         log.<a>.<r>/             logs of its launchers and workers
 
 <a> counts submissions, <r> how often Slurm has started that one again (a requeue, a lost node). Together they are
-the fencing token of a start: each start writes to files of its own, so one that was given up, and still runs somewhere,
-cannot touch the files of its successor.
+the fencing token of a start. Each start writes to files of its own, so one that was given up and still runs cannot
+touch the files of its successor.
 
 Guarantees: files appear complete or not at all (see `checked_files`). A job's directory appears with its call and
 job.json in it. A run directory that others could write to is not used.
 
-Rejected: one database of jobs for a run. It would be a second truth beside the files that the jobs write, and
-nobody could read it with `cat` when something has gone wrong.
+Rejected: one database of jobs for a run. It would be a second truth beside the files of the jobs, and nobody could read
+it with `cat` when something has gone wrong.
 """
 
 from __future__ import annotations
@@ -58,67 +58,45 @@ from hyperflow.program import ProgramInfo
 FORMAT = 1
 
 VALUE, ERROR, CUT_OFF = "value", "error", "cut off"
-"""How a start ends. It is cut off when its allocation ends: another start may do better then."""
+"""How a start ends. "cut off": its allocation ended, and another start may do better."""
 
 
-@attrs.frozen
 class JobDirectory:
-    """The directory of one job."""
+    """The directory of one job; the module's docstring tells what each file is."""
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.home = path.parent.parent
+        self.call = path / "call"
+        self.script = path / "script.sh"
+        self.output = path / "slurm.out"
+        self.status = path / "status.json"
+        self._record = path / "job.json"
+        self._scope = path / "scope.json"
 
     @property
     def number(self) -> int:
-        """The job's number."""
+        """The job's number; a directory that is being made has none yet."""
         return int(self.path.name)
 
-    @property
-    def home(self) -> Path:
-        """The run directory."""
-        return self.path.parent.parent
-
-    @property
-    def call(self) -> Path:
-        """The pickled job."""
-        return self.path / "call"
-
-    @property
-    def script(self) -> Path:
-        """What was handed to sbatch last."""
-        return self.path / "script.sh"
-
-    @property
-    def output(self) -> Path:
-        """What the script has printed."""
-        return self.path / "slurm.out"
-
-    @property
-    def status(self) -> Path:
-        """How the job's evaluations stand."""
-        return self.path / "status.json"
-
     def claim(self, attempt: int) -> Path:
-        """Which Slurm job has taken an attempt."""
         return self.path / f"claim.{attempt}"
 
     def result(self, epoch: Epoch) -> Path:
-        """The outcome of one start."""
         return self.path / f"result.{epoch}"
 
     def database(self, epoch: Epoch) -> Path:
-        """What one start has recorded."""
         return self.path / f"results.{epoch}.sqlite"
 
     def log_dir(self, epoch: Epoch) -> Path:
-        """The logs of one start."""
         return self.path / f"log.{epoch}"
 
     def results(self) -> list[Epoch]:
-        """Return which starts have left an outcome."""
+        """Return the starts that have left a result."""
         return self._epochs(r"result\.(\d+)\.(\d+)")
 
     def databases(self) -> list[Epoch]:
-        """Return which starts have left a database."""
+        """Return the starts that have left a database."""
         return self._epochs(r"results\.(\d+)\.(\d+)\.sqlite")
 
     def _epochs(self, pattern: str) -> list[Epoch]:
@@ -126,11 +104,9 @@ class JobDirectory:
         return sorted(Epoch(int(match[1]), int(match[2])) for match in matches if match)
 
     def read_claim(self, attempt: int) -> dict[str, Any] | None:
-        """Return which Slurm job has taken an attempt, or None."""
         return _read_json(self.claim(attempt))
 
     def read_status(self) -> dict[str, Any] | None:
-        """Return the last status, or None."""
         return _read_json(self.status)
 
     def write_result(self, epoch: Epoch, batch_id: int, outcome: str, payload: bytes) -> None:
@@ -156,7 +132,6 @@ class JobDirectory:
         return str(header["outcome"]), payload
 
     def write_call(self, call: bytes, identity: str) -> None:
-        """Write the pickled job."""
         checked_files.write_checked(self.call, "call", call, identity=identity)
 
     def renew_call(self, call: bytes, identity: str) -> None:
@@ -167,46 +142,36 @@ class JobDirectory:
         self.write_call(call, identity)
 
     def write_scope(self, holders: Sequence[str]) -> None:
-        """Say in the scope of which locks the job is awaited; its own locks look there for cycles of waiting."""
-        if holders or (self.path / "scope.json").exists():
-            checked_files.write_file(self.path / "scope.json", json.dumps({"holders": list(holders)}).encode())
+        """Note the locks in whose scope the job is awaited; its own locks look there for cycles of waiting."""
+        if holders or self._scope.exists():
+            checked_files.write_file(self._scope, json.dumps({"holders": list(holders)}).encode())
 
     def read_scope(self) -> list[str]:
-        """Return in the scope of which locks the job is awaited."""
-        told = _read_json(self.path / "scope.json") or {}
+        told = _read_json(self._scope) or {}
         return [str(one) for one in told.get("holders", [])]
 
     def write_record(self, record: Record) -> None:
         """Write job.json; it is on the disk when this returns."""
-        checked_files.write_file(self.path / "job.json", record_to_json(record))
+        text = json.dumps({"format": FORMAT, **attrs.asdict(record)}, indent=1)
+        checked_files.write_file(self._record, text.encode() + b"\n")
 
     def changed_at(self) -> float:
         """Return when job.json was last written, in seconds since 1970."""
-        return (self.path / "job.json").stat().st_mtime
+        return self._record.stat().st_mtime
 
     def read_record(self) -> Record:
-        """Return what job.json says; raises Damaged if that cannot be used."""
-        return record_from_json(checked_files.read_private(self.path / "job.json"), self.path / "job.json")
-
-
-def record_to_json(record: Record) -> bytes:
-    """Return a record as the text of job.json."""
-    return json.dumps({"format": FORMAT, **attrs.asdict(record)}, indent=1).encode() + b"\n"
-
-
-def record_from_json(text: bytes, path: Path) -> Record:
-    """Return the record that a job.json holds; raises Damaged if it holds none."""
-    try:
-        data = json.loads(text)
-        if data.pop("format") != FORMAT:
-            raise ValueError("it was written by a newer version of hyperflow")
-        data["state"] = State(data["state"])
-        data["attempts"] = tuple(Attempt(**attempt) for attempt in data["attempts"])
-        if data["cause"] is not None:
-            data["cause"] = Cause(**{**data["cause"], "kind": Kind(data["cause"]["kind"])})
-        return Record(**data)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{path} is damaged: {error}") from error
+        """Return what job.json says; raises Damaged if it cannot be used."""
+        try:
+            data = json.loads(checked_files.read_private(self._record))
+            if data.pop("format") != FORMAT:
+                raise ValueError("it was written by a newer version of hyperflow")
+            data["state"] = State(data["state"])
+            data["attempts"] = tuple(Attempt(**attempt) for attempt in data["attempts"])
+            if data["cause"] is not None:
+                data["cause"] = Cause(**{**data["cause"], "kind": Kind(data["cause"]["kind"])})
+            return Record(**data)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Damaged(f"{self._record} is damaged: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -228,7 +193,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, program: ProgramInfo, local: bool) -> RunDirectory:
-        """Take possession of a run directory.
+        """Take a run directory for this master alone.
 
         Raises:
             RunInUse: Another master runs on it; names host and process.
@@ -274,12 +239,8 @@ class RunDirectory:
         for leftover in (self.home / "jobs").glob(".new-*"):  # nobody was promised anything about its call
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def jobs(self) -> list[JobDirectory]:
-        """Return the directories of all jobs, by number."""
-        return job_directories(self.home)
-
     def add(self, record: Record, call: bytes) -> JobDirectory:
-        """Make the directory of a new job; it is there with its call and record, or not at all."""
+        """Make the directory of a new job; it appears with its call and record, or not at all."""
         jobs = self.home / "jobs"
         draft = jobs / f".new-{record.number}-{secrets.token_hex(4)}"
         try:
@@ -294,7 +255,6 @@ class RunDirectory:
         return JobDirectory(jobs / str(record.number))
 
     def close(self) -> None:
-        """Give it back."""
         self.lock.release()
 
 
@@ -305,7 +265,7 @@ def job_directories(home: Path) -> list[JobDirectory]:
 
 
 def take_lock(home: Path, program_id: str) -> Ownership:
-    """Become the only one who may change a run's jobs; raises RunInUse, with host and process, if somebody else is."""
+    """Become the only one that may change a run's jobs; raises RunInUse, with host and process, if there is another."""
     try:
         return Ownership.acquire(home / "master", program_id)
     except DatabaseError:

@@ -3,14 +3,14 @@
     python -c "..." JOB_DIRECTORY ATTEMPT [--local ID CPUS IDS]
 
 Guarantees:
-- A result appears complete, under the name of this very start of the job, and only after everything that the job has
+- A result appears complete, under the name of this start of the job, and only after everything that the job has
   recorded is on the disk and its database is closed.
 - One Slurm job runs an attempt. If sbatch was called twice for it, because the first answer was lost, the second job
   finds the claim of the first one, and ends without doing anything.
-- A job that Slurm starts again, although it had written its result, does not compute it again.
+- A job that Slurm starts again, although it has written its result, does not compute it again.
 - Nothing is unpickled from a directory that others can write to.
 
-What goes wrong before the job itself runs is written to slurm.out, which the master quotes.
+Errors before the job itself runs are written to slurm.out, which the master quotes.
 """
 
 from __future__ import annotations
@@ -42,18 +42,16 @@ from hyperflow.shipping import pickler
 from hyperflow.wire import processes
 
 STATUS_PAUSE = 2.0
-"""Seconds between two looks at how the job stands."""
+"""Seconds between two writes of status.json."""
 
-RESULT_PATIENCE = 600.0
-"""Seconds for which a result that cannot be written is tried again."""
-
-RESULT_PAUSE = 5.0
+RESULT_PATIENCE, RESULT_PAUSE = 600.0, 5.0
+"""Seconds for which a result that cannot be written is tried again, and between two tries."""
 
 REFUSED = 70
 """The exit code when the job was not run, and slurm.out says why."""
 
 RAISED = 1
-"""The exit code when the job has ended with an error, which is its result. Slurm's lists then show it as FAILED."""
+"""The exit code when the job's result is an error. Slurm's lists then show it as FAILED."""
 
 
 @attrs.frozen
@@ -73,7 +71,6 @@ class Place:
     ids: tuple[int, ...] = ()
 
     def open(self, program: ProgramInfo) -> AbstractAsyncContextManager[JobEnv]:
-        """Open the job's environment."""
         if self.cpus is None:
             return open_slurm_job(program=program)
         return open_local_job(cpus=self.cpus, program=program)
@@ -89,11 +86,6 @@ class Task:
     place: Place
     about: dict[str, Any]
 
-    @property
-    def holder(self) -> lockfiles.Holder:
-        """Who holds locks here."""
-        return lockfiles.Holder.this_process(self.record.number, self.epoch, self.place.batch_id)
-
     def program(self) -> ProgramInfo:
         """Return directories and database for this start."""
         log_dir = self.directory.log_dir(self.epoch)
@@ -104,7 +96,7 @@ class Task:
         if is_url(shared):
             return ProgramInfo(program_id, shared, log_dir, data_dir)
         earlier = [epoch for epoch in self.directory.databases() if epoch < self.epoch]
-        # The master copies what earlier starts have recorded now and then, and certainly before a new attempt.
+        # The master takes the rows of earlier starts now and then, and certainly before a new attempt.
         again = earlier and earlier[-1].attempt == self.epoch.attempt
         source = self.directory.database(earlier[-1]) if again else Path(shared)
         target = self.directory.database(self.epoch)
@@ -116,7 +108,6 @@ class Task:
         return ProgramInfo(program_id, target, log_dir, data_dir)
 
     def write(self, outcome: str, payload: bytes) -> None:
-        """Write the result."""
         self.directory.write_result(self.epoch, self.place.batch_id, outcome, payload)
 
 
@@ -170,11 +161,11 @@ def run(path: Path, attempt: int, place: Place) -> int:
 
 
 def _pass(_number: int, _frame: object) -> None:
-    """Receive a signal without effect. (All child processes would inherit that it is ignored.)"""
+    """Receive a signal without effect. (Child processes would inherit SIG_IGN.)"""
 
 
 def _be_like_the_master(about: dict[str, Any], place: Place) -> None:
-    """Find modules and relative paths where the program finds them."""
+    """Find modules and relative paths where the program finds them; in a local job, take its CPUs."""
     sys.path += [entry for entry in about["sys_path"] if entry not in sys.path]
     with suppress(OSError):  # a directory that this node does not have is no reason not to run
         os.chdir(about["directory"])
@@ -193,9 +184,8 @@ def claim(directory: JobDirectory, epoch: Epoch, place: Place) -> bool:
     except FileExistsError:
         found = directory.read_claim(epoch.attempt)
         if found is None:
-            raise checked_files.Damaged(
-                f"{path} cannot be read, so that nobody knows who has taken attempt {epoch}"
-            ) from None
+            words = f"{path} cannot be read, so that nobody knows who has taken attempt {epoch}"
+            raise checked_files.Damaged(words) from None
         if found["batch_id"] != place.batch_id:
             return False
         files.write_whole(path, text)  # in the place of an earlier start's
@@ -203,9 +193,8 @@ def claim(directory: JobDirectory, epoch: Epoch, place: Place) -> bool:
 
 
 async def _run(task: Task) -> int:
-    context = f"raised by {task.record.title}, in Slurm job {task.place.batch_id}; its files: {task.directory.path}"
-    if task.place.cpus is not None:
-        context = f"raised by {task.record.title}; its files: {task.directory.path}"
+    where = f", in Slurm job {task.place.batch_id}" if task.place.cpus is None else ""
+    context = f"raised by {task.record.title}{where}; its files: {task.directory.path}"
     try:
         _, call = checked_files.read_checked(task.directory.call, "call")
         job = pickler.loads(call)
@@ -215,7 +204,7 @@ async def _run(task: Task) -> int:
         outcome = CUT_OFF if isinstance(error, AllocationEnding) else ERROR
         payload = calls.pack_error(error, context)
         _say(f"{task.record.title} has ended with {type(error).__name__}")
-    # At the time limit there are some seconds between TERM and KILL: enough for the result.
+    # At the time limit there are some seconds between TERM and KILL, enough for the result.
     before = signal.signal(signal.SIGTERM, _pass)
     try:
         await _write_patiently(task, outcome, payload)
@@ -225,7 +214,7 @@ async def _run(task: Task) -> int:
 
 
 async def _write_patiently(task: Task, outcome: str, payload: bytes) -> None:
-    """Write the result. If that fails, because the disk is full, try again for a while: it may be hours of work."""
+    """Write the result. If the disk is full, try again for a while: the result may be hours of work."""
     deadline = time.monotonic() + RESULT_PATIENCE
     while True:
         try:
@@ -240,8 +229,9 @@ async def _write_patiently(task: Task, outcome: str, payload: bytes) -> None:
 
 async def _evaluate(task: Task, job: Flow[Any]) -> Any:
     program = task.program()
+    holder = lockfiles.Holder.this_process(task.record.number, task.epoch, task.place.batch_id)
     async with task.place.open(program) as env:
-        lockfiles.share(env, task.directory.home, task.holder, task.directory.read_scope())
+        lockfiles.share(env, task.directory.home, holder, task.directory.read_scope())
         telling = asyncio.create_task(_tell(task, env))
         try:
             return await job
@@ -251,7 +241,7 @@ async def _evaluate(task: Task, job: Flow[Any]) -> Any:
 
 
 async def _tell(task: Task, env: Environment) -> None:
-    """Write every few seconds how the job stands."""
+    """Write status.json every few seconds."""
     while True:
         # Counted here: workers come and go in this thread while another one would look at them.
         await asyncio.to_thread(_write_status, task, env.statistics())
@@ -259,13 +249,7 @@ async def _tell(task: Task, env: Environment) -> None:
 
 
 def _write_status(task: Task, stands: Statistics) -> None:
-    status = {
-        "attempt": task.epoch.attempt,
-        "restarts": task.epoch.restarts,
-        "batch_id": task.place.batch_id,
-        "host": socket.gethostname(),
-        "time": time.time(),
-        **attrs.asdict(stands),
-    }
+    start = {**attrs.asdict(task.epoch), "batch_id": task.place.batch_id, "host": socket.gethostname()}
+    status = {**start, "time": time.time(), **attrs.asdict(stands)}
     with suppress(OSError):  # it is only for people; a full disk shows up where it matters
         files.write_whole(task.directory.status, json.dumps(status).encode(), durable=False)

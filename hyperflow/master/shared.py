@@ -1,17 +1,17 @@
 """What the jobs of a program share: Slurm, the database, job slots, pacing, looks at files, and a place for tasks.
 
-A job that rests costs no task here: a job that is held or done, that waits for a slot, or that Slurm has queued.
-Whoever has news for it wakes its driver: its watch, the one task that looks at the files of running jobs, or a slot
-that has become free.
+Whoever has news for a job that rests wakes its driver: its watch, the one task that looks at the files of running jobs,
+or a slot that has become free.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 import attrs
 
@@ -23,11 +23,13 @@ from hyperflow.master.lifecycle import Record
 from hyperflow.master.rundir import JobDirectory
 from hyperflow.slurm.client import PollIntervals
 
+T = TypeVar("T")
+
 logger = logging.getLogger("hyperflow")
 
 LOOK_COST = 0.02
-"""Seconds between two looks at files, whichever job's: with many jobs each is looked at less often, because the file
-system is everybody's. (Slurm, too, says that a job has ended.)"""
+"""Seconds between two looks at files of any job. With many jobs each is looked at less often, because others use the
+file system, too. (Slurm also says when a job has ended.)"""
 
 
 @attrs.frozen
@@ -36,11 +38,11 @@ class Timeouts:
 
     Args:
         look: Between two looks at the files of a running job.
-        grace: For a result that must be there according to Slurm, on a file system that shows it late.
+        grace: For the result of a job that has ended, on a file system that shows it late.
         hopeless: Until a job that Slurm cannot start is held: the obstacle may be temporary.
-        rows: Between two times that the rows of a running job are copied into the program's database.
+        rows: Between two copies of a running job's rows into the program's database.
         second_thoughts: Between the cancel of an await and the end of its job at Slurm. If the program itself ends with
-            an error meanwhile, its jobs stay: it can be resumed.
+            an error meanwhile, its jobs stay, because it can be resumed.
         slurm: How often Slurm is asked.
     """
 
@@ -56,7 +58,7 @@ class JobSlots:
     """How many jobs may be with Slurm at a time; first come, first served."""
 
     def __init__(self, limit: int | None) -> None:
-        self._limit = limit
+        self._limit = math.inf if limit is None else limit
         self._inside: set[int] = set()
         self._queue: dict[int, Callable[[], object]] = {}
 
@@ -65,20 +67,18 @@ class JobSlots:
         self._inside.add(job)
 
     def take(self, job: int, then: Callable[[], object]) -> bool:
-        """Take a slot if there is one; else join the queue: `then` is called when the job has its slot."""
-        if job in self._inside:
-            return True
-        if self._limit is None or len(self._inside) < self._limit:
-            self._inside.add(job)
-            return True
-        self._queue[job] = then
-        return False
+        """Take a slot if one is free; else join the queue: `then` is called when the job has its slot."""
+        if job not in self._inside and len(self._inside) >= self._limit:
+            self._queue[job] = then
+            return False
+        self._inside.add(job)
+        return True
 
     def give_back(self, job: int) -> None:
         """Free a job's slot, or its place in the queue."""
         self._inside.discard(job)
         self._queue.pop(job, None)
-        while self._queue and (self._limit is None or len(self._inside) < self._limit):
+        while self._queue and len(self._inside) < self._limit:
             following = next(iter(self._queue))
             then = self._queue.pop(following)
             self._inside.add(following)
@@ -88,10 +88,9 @@ class JobSlots:
 class Pacing:
     """Gives out one turn in each round of the event loop, in the order of arrival.
 
-    For what blocks the loop for some milliseconds, such as bringing a file to the disk. A hundred calls at once, or one
-    answer of squeue about a hundred jobs, would block it for seconds, and `hyperflow list`, the table and Ctrl-C with
-    it. Rejected: writing in threads. The order of the writes is what makes a kill at any moment safe, and has to be
-    seen in the code.
+    For work that blocks the loop for some milliseconds, such as a durable write. A hundred calls at once, or one answer
+    of squeue about a hundred jobs, would block it for seconds, and with it `hyperflow list`, the table and Ctrl-C.
+    Rejected: writing in threads. The order of the writes makes a kill at any moment safe, and the code has to show it.
     """
 
     def __init__(self) -> None:
@@ -99,7 +98,6 @@ class Pacing:
         self._given = False
 
     async def turn(self) -> None:
-        """Wait for a turn; the first one in a round has it at once."""
         async with self._one_at_a_time:
             if self._given:
                 await asyncio.sleep(0)
@@ -113,14 +111,7 @@ class Pacing:
 class Shared:
     """What the drivers of one program's jobs share.
 
-    Args:
-        program_id: The program's.
-        batch: Runs jobs.
-        database: Where rows go.
-        timeouts: How long, and how often.
-        max_jobs: How many jobs may be with Slurm at a time; None for all.
-        tell: Called when something has changed that people see.
-        held: Called with a job that is held from now on.
+    `tell` is called when something has changed that people see; `held`, with a job that is held from now on.
     """
 
     def __init__(
@@ -143,18 +134,19 @@ class Shared:
         self.tell = tell
         self.held = held
         self.leaving = False
-        """Whether the program is being left: flows that are cancelled now leave their jobs as they are."""
+        """Whether the program is being left: flows that are cancelled from now on leave their jobs as they are."""
         self.closed = False
         """Whether no driver is woken any more."""
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._abandoned_at_close: set[asyncio.Task[None]] = set()
-        self._sought: dict[str, asyncio.Future[list[int]]] = {}  # submissions that are looked for, by token
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._abandoned_at_close: set[asyncio.Task[Any]] = set()
+        self._sought: list[str] = []  # tokens of the next question
+        self._question: asyncio.Task[Mapping[str, list[int]]] | None = None
         self._running: dict[int, Callable[[], object]] = {}
         self._looking: asyncio.Task[None] | None = None
 
     # ---- tasks --------------------------------------------------------------------------------------------------
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str, *, finish: bool = True) -> asyncio.Task[None]:
+    def spawn(self, coroutine: Coroutine[Any, Any, T], name: str, *, finish: bool = True) -> asyncio.Task[T]:
         """Start a task that ends before `close` returns; if it need not `finish`, `close` cancels it."""
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
@@ -163,14 +155,14 @@ class Shared:
             self._abandoned_at_close.add(task)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         self._abandoned_at_close.discard(task)
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
             logger.error("%s failed: %s", task.get_name(), error)
 
     async def close(self) -> None:
-        """End all drivers, and wait for them and for what still speaks with Slurm, although cancelled meanwhile."""
+        """End all drivers, and wait for all tasks, although cancelled meanwhile."""
         self.closed = True
         for task in self._abandoned_at_close:
             task.cancel()
@@ -183,13 +175,12 @@ class Shared:
     # ---- files --------------------------------------------------------------------------------------------------
 
     def look_at(self, job: int, wake: Callable[[], object]) -> None:
-        """Wake a driver again and again, so that it looks at the files of its job: it runs."""
+        """Wake the driver of a running job again and again, so that it looks at the job's files."""
         self._running[job] = wake
         if self._looking is None:
             self._looking = self.spawn(self._look(), "looks at files", finish=False)
 
     def look_away(self, job: int) -> None:
-        """Let a driver sleep: its job does not run any more."""
         self._running.pop(job, None)
 
     async def _look(self) -> None:
@@ -205,26 +196,16 @@ class Shared:
     # ---- Slurm --------------------------------------------------------------------------------------------------
 
     async def find(self, token: str) -> list[int]:
-        """Ask Slurm for a submission; all that are looked for at the same time share one question."""
-        found: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._sought[token] = found
-        if len(self._sought) == 1:
-            _ = self.spawn(self._ask(), "question for submissions", finish=False)
-        return await found
+        """Ask Slurm for a submission; drivers that ask at the same time share one question."""
+        self._sought.append(token)
+        if self._question is None or len(self._sought) == 1:
+            self._question = self.spawn(self._ask(), "question for submissions", finish=False)
+        return (await asyncio.shield(self._question))[token]
 
-    async def _ask(self) -> None:
+    async def _ask(self) -> Mapping[str, list[int]]:
         await asyncio.sleep(0)  # the drivers of other jobs are just starting, too
-        sought, self._sought = self._sought, {}
-        try:
-            found = await self.batch.find(list(sought))
-        except Exception as error:  # noqa: BLE001 (it belongs to those who wait)
-            for waiting in sought.values():
-                if not waiting.done():
-                    waiting.set_exception(error)
-        else:
-            for token, waiting in sought.items():
-                if not waiting.done():
-                    waiting.set_result(found[token])
+        sought, self._sought = self._sought, []
+        return await self.batch.find(sought)
 
     async def end_at_slurm(self, records: Sequence[Record], by_token: bool = False) -> None:
         """End the newest attempts of jobs, wherever they are; a submission may be under way.

@@ -1,8 +1,9 @@
-"""What people see of a program's jobs: counts, one line for each job, and the whole story of one."""
+"""What people see of a program's jobs: counts, one line for each job, also as JSON, and the whole story of one."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from hyperflow.master.lifecycle import Kind, Record, State
 from hyperflow.master.rundir import JobDirectory
 from hyperflow.slurm import queue
 
+FORMAT = 1
+"""Goes up with incompatible changes only; members may be added without."""
+
 TAILS = 3
 """How many logs of workers a story quotes."""
 
 
 @attrs.frozen
 class Progress:
-    """How a job's evaluations stand."""
+    """How many of a job's evaluations are in each state."""
 
     waiting: int = 0
     running: int = 0
@@ -30,16 +34,15 @@ class Progress:
 
 @attrs.frozen
 class ClusterStatistics:
-    """How the jobs of a Cluster computation stand.
+    """How many jobs of a Cluster computation are in each state, and what has happened to them.
 
     Args:
         jobs: Jobs by state.
         waiting: Jobs that Slurm does not run yet.
         running: Jobs that run, or have ended and are being looked at.
-        done: Jobs that gave a result.
         failed: Jobs whose error was raised in the program.
         held: Jobs that wait for somebody's decision.
-        cancelled: Jobs that no flow wanted any more.
+        cancelled: Jobs that no flow wants any more.
         retried: How often a job was submitted again after a failure.
         returned: How often Slurm has put a job back into its queue and started it again.
         late: Results that came too late and were left aside.
@@ -61,20 +64,13 @@ class ClusterStatistics:
 
 @attrs.frozen
 class JobView:
-    """One job, as a list shows it.
+    """One job, as a list shows it; fields with the name of one of `Record` mean the same.
 
     Args:
-        number: Its number in the program.
-        name: The call, cut.
-        state: Where it is in its life.
-        batch_id: Its newest Slurm id.
-        reason: Why it waits, in Slurm's words.
-        nodes: Where it runs, as Slurm writes it.
         progress: How its evaluations stand.
-        cause: Why it is held or has failed.
+        cause: Why it is held or has failed, in words.
         since: When it came into this state, in seconds since 1970.
         attempts: How often it was submitted.
-        directory: Where its files are.
     """
 
     number: int
@@ -91,31 +87,36 @@ class JobView:
 
     @classmethod
     def of(cls, record: Record, directory: JobDirectory, status: dict[str, Any] | None, since: float) -> JobView:
-        """Return the line of a job."""
-        return cls(
-            number=record.number,
-            name=record.name,
-            state=record.state,
-            batch_id=record.batch_id,
-            reason=record.reason,
-            nodes=record.nodes,
-            progress=_progress(record, status),
-            cause=f"{record.cause.kind}: {record.cause.text}" if record.cause else "",
-            since=since,
-            attempts=len(record.attempts),
-            directory=directory.path,
-        )
+        """Return the view of a job; `status` is what its status.json says."""
+        same = {name: getattr(record, name) for name in ("number", "name", "state", "batch_id", "reason", "nodes")}
+        cause = f"{record.cause.kind}: {record.cause.text}" if record.cause else ""
+        progress, attempts = _progress(record, status or {}), len(record.attempts)
+        return cls(**same, progress=progress, cause=cause, since=since, attempts=attempts, directory=directory.path)
 
 
-def _progress(record: Record, status: dict[str, Any] | None) -> Progress:
-    if status is None or (status.get("attempt"), status.get("restarts")) != (
-        record.epoch.attempt,
-        record.epoch.restarts,
-    ):
+def _progress(record: Record, status: dict[str, Any]) -> Progress:
+    if (status.get("attempt"), status.get("restarts")) != attrs.astuple(record.epoch):
         return Progress()  # of an older start
-    over = record.state not in (State.RUNNING, State.ENDED)
     counts = {field.name: int(status.get(field.name, 0)) for field in attrs.fields(Progress)}
-    return Progress(**{**counts, **({"running": 0, "waiting": 0} if over else {})})
+    over = record.state not in (State.RUNNING, State.ENDED)
+    return Progress(**(counts | {"running": 0, "waiting": 0} if over else counts))
+
+
+def job_to_json(job: JobView) -> dict[str, Any]:
+    """Return a job as a JSON object."""
+    return {**attrs.asdict(job), "state": str(job.state), "directory": str(job.directory)}
+
+
+def job_from_json(data: Mapping[str, Any]) -> JobView:
+    """Return the job that a JSON object describes; members that are not known here are left out."""
+    known = {field.name: data[field.name] for field in attrs.fields(JobView)}
+    counts = {field.name: data["progress"][field.name] for field in attrs.fields(Progress)}
+    known |= {
+        "state": State(data["state"]),
+        "progress": Progress(**counts),
+        "directory": Path(data["directory"]),
+    }
+    return JobView(**known)
 
 
 def story(record: Record, directory: JobDirectory) -> str:
@@ -134,18 +135,21 @@ def story(record: Record, directory: JobDirectory) -> str:
         lines += [f"  cause: {record.cause.kind}: {record.cause.text}"]
         if record.cause.slurm:
             lines.append("  Slurm says: " + record.cause.slurm.replace("\n", "\n    "))
-    if quoted := files.tail(directory.output):
-        lines += [f"  the end of {directory.output}:", *(f"    | {line}" for line in quoted.splitlines())]
+    lines += _quoted(directory.output, 15)
     logs = directory.log_dir(record.epoch)
     if record.state in (State.HELD, State.FAILED) and logs.is_dir():
         for log in _newest(logs):
-            if quoted := files.tail(log, lines=5):
-                lines += [f"  the end of {log}:", *(f"    | {line}" for line in quoted.splitlines())]
+            lines += _quoted(log, 5)
         lines.append(f"  all logs: {shlex.quote(str(logs))}")
     lines.append(f"  its files: {shlex.quote(str(directory.path))} (script.sh is what was submitted)")
     if record.cause is not None:
         lines.append("  to go on: " + causes.REMEDIES[record.cause.kind].format(number=record.number))
     return "\n".join(lines)
+
+
+def _quoted(file: Path, lines: int) -> list[str]:
+    quoted = [f"    | {line}" for line in files.tail(file, lines=lines).splitlines()]
+    return [f"  the end of {file}:", *quoted] if quoted else []
 
 
 def _newest(logs: Path) -> list[Path]:

@@ -2,14 +2,13 @@
 
 Guarantees:
 - A call gets the contents as they are when it is submitted: they are copied into a block then.
-- An array that comes again is sent again only if it has changed. To see that, all of it is compared with the block,
-  which takes a tenth of the time of a copy. An array that is marked read-only, and owns its data, is not compared.
-- When an array is deleted, its block goes, too. Blocks of living arrays are kept for the next call, up to a limit;
-  beyond it the least recently used ones are evicted.
+- An array that comes again is sent again only if it has changed: all of it is compared with the block, which takes a
+  tenth of the time of a copy. An array that is marked read-only, and owns its data, is not compared.
+- When an array is deleted, its block goes, too. Of the other unused blocks, the most recently used are kept.
 
-Rejected: to recognise an array by its identity alone, at least within one turn of the event loop. A loop that fills
-one array anew for each call would compute with the wrong numbers, and nobody would notice. Also rejected: a hash of
-the contents. It takes as long as the comparison, and proves less.
+Rejected: to know an array by its identity alone, even within one turn of the event loop. A loop that fills one array
+anew for each call would compute with the wrong numbers, and nobody would notice. Also rejected: a hash of the contents.
+It takes as long as the comparison, and proves less.
 """
 
 from __future__ import annotations
@@ -34,17 +33,11 @@ MOST_BLOCKS = 256
 
 @dataclasses.dataclass(slots=True, eq=False)
 class SharedBuffer:
-    """A large buffer of an argument.
+    """A large buffer of an argument."""
 
-    Attributes:
-        number: Its name on the wire.
-        block: Where its contents are.
-        users: How many calls under way use it.
-    """
-
-    number: DefinitionNumber
-    block: Block
-    users: int = 0
+    number: DefinitionNumber  # its name on the wire
+    block: Block  # where its contents are
+    users: int = 0  # calls under way that use it
 
 
 class SharedBuffers:
@@ -106,13 +99,11 @@ class SharedBuffers:
         return forget
 
     def hold(self, buffer: SharedBuffer) -> None:
-        """Count one more call that uses it."""
         buffer.users += 1
         if self._idle.pop(buffer.number, None) is not None:
             self._idle_bytes -= buffer.block.size
 
     def release(self, buffer: SharedBuffer) -> None:
-        """Count one call less that uses it."""
         buffer.users -= 1
         if buffer.users == 0:
             self._idle[buffer.number] = buffer
@@ -142,7 +133,6 @@ class SharedBuffers:
         return buffer
 
     def close(self) -> None:
-        """Close all blocks."""
         for buffer in self.known.values():
             buffer.block.close()
 

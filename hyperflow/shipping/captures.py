@@ -22,12 +22,8 @@ def found_by_name(thing: Any, module_name: str | None, qualname: str) -> bool:
     if not module_name or module_name in ("__main__", "__mp_main__") or "<locals>" in qualname:
         return False
     found: Any = sys.modules.get(module_name)
-    if found is None:
-        return False
     for part in qualname.split("."):
         found = getattr(found, part, None)
-        if found is None:
-            return False
     return found is thing
 
 

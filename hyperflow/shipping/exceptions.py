@@ -16,6 +16,7 @@ from typing import Any
 
 from hyperflow.errors import RemoteError
 from hyperflow.saying import short_str
+from hyperflow.shipping.rebuild import Instead
 
 LONGEST_TEXT = 100_000
 """Characters of an exception's text that travel."""
@@ -48,7 +49,7 @@ def dumps(error: Exception, dump: Callable[[Any], bytes], load: Callable[[bytes]
     except BaseException:  # whatever its __reduce__ or __init__ raises
         pass
     try:
-        data = dump(_WithoutInit(error))
+        data = dump(Instead(rebuild, type(error), error.args, dict(vars(error))))
         return data if type(load(data)) is type(error) else None
     except BaseException:  # the same
         return None
@@ -61,16 +62,6 @@ def loads(data: bytes, words: tuple[str, str, str]) -> Exception:
     except BaseException:  # whatever a user's __reduce__ or __init__ raises
         return RemoteError(*words)
     return error if isinstance(error, Exception) else RemoteError(*words)
-
-
-class _WithoutInit:
-    """Pickles as an exception that is made without its `__init__`."""
-
-    def __init__(self, error: Exception) -> None:
-        self._parts = (type(error), error.args, dict(vars(error)))
-
-    def __reduce__(self) -> Any:
-        return rebuild, self._parts
 
 
 def rebuild(kind: type[Exception], args: tuple[Any, ...], attributes: dict[str, Any]) -> Exception:

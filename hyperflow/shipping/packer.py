@@ -1,10 +1,10 @@
 """The head's end of shipping: a call as bytes, and the functions and classes that nodes have to know for it.
 
 Guarantees:
-- A function is pickled once and sent to a worker once. It is recognised by identity as long as all that it captured
-  is immutable (numbers, strings, other functions) and the captured names are not rebound. If it captured something
-  mutable (a list, an array), it is pickled again for each call, a large one once in a turn of the event loop, and sent
-  again only if the bytes differ. So no worker computes with stale data.
+- A function is pickled once and sent to a worker once, as long as all that it captured is immutable (numbers, strings,
+  other functions) and the captured names are not rebound. If it captured something mutable (a list, an array), it is
+  pickled again for each call, a large one once in a turn of the event loop, and sent again only if the bytes differ.
+  So no worker computes with stale data.
 - Bound methods, partials and callable objects are taken apart into a function and arguments: they are sent once, too.
 
 Why definitions have numbers: a task then names its function in four bytes, and a launcher that has a definition gives
@@ -40,65 +40,41 @@ the memory of all nodes."""
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Definition:
-    """A pickled function or class, which is sent once to a node and once to a worker.
+    """A pickled function or class, which is sent once to a node and once to a worker."""
 
-    Attributes:
-        number: Its name on the wire.
-        data: The pickle.
-        is_class: Workers make classes when they arrive, functions when they are first called.
-        name: For logs and errors.
-        users: How many calls under way use it; not counted for classes, which are kept.
-        args_by_value: Whether arguments of its last call held something that plain pickle cannot send.
-    """
-
-    number: DefinitionNumber
+    number: DefinitionNumber  # its name on the wire
     data: bytes
-    is_class: bool
-    name: str
-    users: int = 0
-    args_by_value: bool = False
+    is_class: bool  # workers make classes when they arrive, functions when they are first called
+    name: str  # for logs and errors
+    users: int = 0  # calls under way that use it; not counted for classes, which are kept
+    args_by_value: bool = False  # whether arguments of its last call held something that plain pickle cannot send
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class PackedCall:
-    """A call, ready to be sent.
-
-    Attributes:
-        payload: The pickled arguments.
-        buffers: Contents of arrays among them, or numbers of blocks.
-        needs: The classes and blocks that have to be there before it.
-    """
+    """A call, ready to be sent."""
 
     function: Definition
-    payload: bytes
-    buffers: Sequence[frames.Buffer] = ()
-    needs: Sequence[Definition | SharedBuffer] = ()
+    payload: bytes  # the pickled arguments
+    buffers: Sequence[frames.Buffer] = ()  # contents of arrays among them, or numbers of blocks
+    needs: Sequence[Definition | SharedBuffer] = ()  # the classes and blocks that have to be there before it
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _PickledFunction:
-    """The definition of a function that is alive, and how to see that it is still up to date.
-
-    Attributes:
-        captured: Where the function's names are, each name, and its value when the function was pickled.
-        mutable: Whether one of these values can change without being rebound.
-        turn: The turn of the event loop in which the function was pickled.
-    """
+    """The definition of a function that is alive, and how to see that it is still up to date."""
 
     ref: weakref.ref[Any]
     definition: Definition
-    captured: list[captures.Captured]
-    mutable: bool
-    turn: int
+    captured: list[captures.Captured]  # with the values from when the function was pickled
+    mutable: bool  # whether one of these values can change without being rebound
+    turn: int  # the turn of the event loop in which the function was pickled
 
     def is_current(self, turn: int) -> bool:
         if self.mutable and (self.turn != turn or len(self.definition.data) <= LARGE_CAPTURE):
             return False
         for place, name, value in self.captured:
-            if name is None:
-                if captures.contents(place) is not value:
-                    return False
-            elif place.get(name) is not value:
+            if (captures.contents(place) if name is None else place.get(name)) is not value:
                 return False
         return True
 
@@ -201,18 +177,15 @@ class Packer:
     def evict(self) -> list[DefinitionNumber]:
         """Drop unused buffers, and functions where there are too many; return their numbers."""
         gone = self.buffers.evict()
-        if len(self.definitions) > KEPT_DEFINITIONS:
-            gone += self._evict_functions()
-        return gone
-
-    def _evict_functions(self) -> list[DefinitionNumber]:
+        if len(self.definitions) <= KEPT_DEFINITIONS:
+            return gone
         unused = [d for d in self.definitions.values() if d.users == 0 and not d.is_class]
-        gone = {d.number for d in unused[: len(unused) - KEPT_DEFINITIONS // 2]}
-        for number in gone:
+        functions = {d.number for d in unused[: len(unused) - KEPT_DEFINITIONS // 2]}
+        for number in functions:
             del self.definitions[number]
-        self._by_content = {k: d for k, d in self._by_content.items() if d.number not in gone}
-        self._functions = {k: f for k, f in self._functions.items() if f.definition.number not in gone}
-        return sorted(gone)
+        self._by_content = {k: d for k, d in self._by_content.items() if d.number not in functions}
+        self._functions = {k: f for k, f in self._functions.items() if f.definition.number not in functions}
+        return gone + sorted(functions)
 
 
 def take_apart(

@@ -10,13 +10,13 @@ Guarantees:
   holds them.
 - What needs dill is read only by the same version of dill; with another one, only the call that has it fails.
 
-How: the C pickler does the work. It asks `reducer_override` about functions, classes and instances only, which returns
-recipes for those that cannot go by name. A recipe makes an empty object first and fills it afterwards. So recursion
-works: pickle remembers the object before it looks into its contents (cloudpickle's technique).
+How: the C pickler asks `reducer_override` about functions, classes and instances only, which returns recipes for those
+that cannot go by name. A recipe makes an empty object first and fills it afterwards. So recursion works: pickle
+remembers the object before it looks into its contents (cloudpickle's technique).
 
 What was rejected (docs/design.md has the figures): dill for functions and classes, which cannot do mutual recursion,
-enums and type variables of `__main__`; cloudpickle, which loses the identity of many classes on the way back and knows
-no classes that are sent once; and to run the script again in the worker, as multiprocessing does, which forces an
+enums and type variables of `__main__`; cloudpickle, which loses the identity of many classes on the way back and sends
+classes with every call; to run the script again in the worker, as multiprocessing does, which forces an
 `if __name__ == "__main__"` on everybody. dill is the last resort where pickle has no answer (dictionary views, weak
 references and so on).
 """
@@ -40,6 +40,7 @@ from typing import Any
 
 from hyperflow.saying import short_str
 from hyperflow.shipping import captures, rebuild
+from hyperflow.shipping.rebuild import Instead
 
 PROTOCOL = 5
 
@@ -69,28 +70,18 @@ class BelongsToProcess(pickle.PicklingError):
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Beside:
-    """What goes beside a pickle, and how it was made.
-
-    Attributes:
-        buffers: Contents of arrays; the receiver gives them to `loads`.
-        classes: Classes of the script, by number: the receiver has to know them first.
-        all_by_name: Whether plain pickle could have made it.
-    """
+    """What goes beside a pickle, and how it was made."""
 
     buffers: list[pickle.PickleBuffer] = dataclasses.field(default_factory=list)
+    """Contents of arrays; the receiver gives them to `loads`."""
     classes: dict[str, type] = dataclasses.field(default_factory=dict)
+    """Classes of the script, by number: the receiver has to know them first."""
     all_by_name: bool = True
+    """Whether plain pickle could have made it."""
 
 
-class _Namespace:
-    """Stands for one module's globals within one pickle, so that the functions in it share them."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
+_PARTS_OF_FUNCTION = ("__name__", "__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__",
+                      "__annotations__", "__dict__")  # fmt: skip
 _SKIPPED_IN_CLASS = {"__dict__", "__weakref__", "_abc_impl", "__subclasshook__"}
 _HEAD_OF_CLASS = ("__module__", "__qualname__", "__slots__", "__doc__", "__orig_bases__")
 _ENUM_INNER_OF_MEMBER = {"_value_", "_name_", "__objclass__", "_sort_order_"}
@@ -102,18 +93,15 @@ _ENUM_INNER = {
 
 
 class Recipes:
-    """Answers for what pickle cannot send by name: a mixin of the C pickler, and of dill's.
-
-    Attributes:
-        all_by_name: Whether no recipe was needed so far.
-    """
+    """Answers for what pickle cannot send by name: a mixin of the C pickler, and of dill's."""
 
     def begin(self, beside: Beside | None = None, going_home: bool = False) -> None:
         """Prepare for one pickle; see `by_value`."""
-        self._namespaces: dict[int, _Namespace] = {}
+        self._namespaces: dict[int, Instead] = {}  # by the id of the globals they share
         self._beside = beside
         self._going_home = going_home
         self.all_by_name = True
+        """Whether no recipe was needed so far."""
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
@@ -131,37 +119,21 @@ class Recipes:
         name = f"{kind.__module__}.{kind.__qualname__}"
         if name in _REFUSED:
             raise BelongsToProcess(f"{_REFUSED[name]} ({name}) belongs to this process and cannot be sent")
-        if kind is _Namespace:
-            return rebuild.make_namespace, (obj.name,)
         return NotImplemented
 
     def _function(self, fn: types.FunctionType) -> Any:
         base = fn.__globals__
         namespace = self._namespaces.get(id(base))
         if namespace is None:
-            namespace = self._namespaces[id(base)] = _Namespace(str(base.get("__name__", "__main__")))
+            name = str(base.get("__name__", "__main__"))
+            namespace = self._namespaces[id(base)] = Instead(rebuild.make_namespace, name)
         cells = fn.__closure__ or ()
         referenced = captures.referenced_globals(fn)
         inside = (captures.contents(cell) for cell in cells)
-        attributes = {
-            "__name__": fn.__name__,
-            "__qualname__": fn.__qualname__,
-            "__module__": fn.__module__,
-            "__doc__": fn.__doc__,
-            "__defaults__": fn.__defaults__,
-            "__kwdefaults__": fn.__kwdefaults__,
-            "__annotations__": fn.__annotations__,
-            "__dict__": fn.__dict__,
-        }
+        attributes = {name: getattr(fn, name) for name in _PARTS_OF_FUNCTION}
         state = (attributes, referenced, captures.submodules(fn, itertools.chain(referenced.values(), inside)))
-        return (
-            rebuild.make_function,
-            (marshal.dumps(fn.__code__), namespace, cells),
-            state,
-            None,
-            None,
-            rebuild.fill_function,
-        )
+        recipe = (rebuild.make_function, (marshal.dumps(fn.__code__), namespace, cells))
+        return (*recipe, state, None, None, rebuild.fill_function)
 
     def _class(self, cls: Any) -> Any:
         if cls in _PLAIN_TYPES:
@@ -172,7 +144,7 @@ class Recipes:
         if not cls.__flags__ & _HEAP_TYPE:  # written in C, as is the type of functions: there are no contents to send
             return (rebuild.fetch, ("types", _NAMELESS_TYPES[cls])) if cls in _NAMELESS_TYPES else NotImplemented
         if type(cls) is type(_SomeTypedDict):
-            return rebuild.make_typed_dict, (rebuild.track(cls), cls.__name__, cls.__annotations__, cls.__total__)
+            return _made_once(cls, typing.TypedDict, cls.__name__, cls.__annotations__, total=cls.__total__)
         number = rebuild.track(cls)
         if self._going_home:
             if not rebuild.is_ours(number):  # it came from there
@@ -210,11 +182,8 @@ def _class_by_value(cls: Any, number: str) -> Any:
 
 def _registered(cls: Any) -> list[Any]:
     """Return the virtual subclasses of an abstract class."""
-    get = getattr(abc, "_get_dump", None)
-    if get is None:
-        return []
-    registry = get(cls)[0]
-    return [found for ref in registry if (found := ref()) is not None]
+    get = getattr(abc, "_get_dump", None)  # CPython's own
+    return [found for ref in get(cls)[0] if (found := ref()) is not None] if get else []
 
 
 def _cell(cell: types.CellType) -> Any:
@@ -228,9 +197,13 @@ def _cell(cell: types.CellType) -> Any:
 def _type_variable(variable: typing.TypeVar) -> Any:
     if captures.found_by_name(variable, variable.__module__, variable.__name__):
         return variable.__name__
-    variance = "covariant" if variable.__covariant__ else "contravariant" if variable.__contravariant__ else ""
-    arguments = (rebuild.track(variable), variable.__name__, variable.__bound__, variable.__constraints__, variance)
-    return rebuild.make_type_variable, arguments
+    names = (variable.__name__, *variable.__constraints__)
+    variance = {"covariant": variable.__covariant__, "contravariant": variable.__contravariant__}
+    return _made_once(variable, typing.TypeVar, *names, bound=variable.__bound__, **variance)
+
+
+def _made_once(thing: Any, make: Any, *args: Any, **kwargs: Any) -> Any:
+    return rebuild.once, (rebuild.track(thing), functools.partial(make, *args, **kwargs))
 
 
 def _module(module: types.ModuleType) -> Any:
@@ -246,11 +219,15 @@ def _cached(fn: Any) -> Any:
     return rebuild.make_lru_cache, (fn.cache_parameters(), fn.__wrapped__)
 
 
+_SENTINELS = {
+    name: getattr(dataclasses, name)
+    for name in ("MISSING", "KW_ONLY", "_FIELD", "_FIELD_CLASSVAR", "_FIELD_INITVAR", "_HAS_DEFAULT_FACTORY")
+}
+
+
 def _dataclass_sentinel(sentinel: Any) -> Any:
-    for name in ("MISSING", "KW_ONLY", "_FIELD", "_FIELD_CLASSVAR", "_FIELD_INITVAR", "_HAS_DEFAULT_FACTORY"):
-        if getattr(dataclasses, name, None) is sentinel:
-            return rebuild.fetch, ("dataclasses", name)
-    return NotImplemented
+    names = [name for name, known in _SENTINELS.items() if known is sentinel]
+    return (rebuild.fetch, ("dataclasses", *names)) if names else NotImplemented
 
 
 class _SomeTypedDict(typing.TypedDict):
@@ -264,34 +241,19 @@ _RECIPES: dict[Any, Callable[[Any], Any]] = {
     types.CellType: _cell,
     types.ModuleType: _module,
     types.CodeType: lambda code: (marshal.loads, (marshal.dumps(code),)),
-    types.MappingProxyType: lambda proxy: (rebuild.make_proxy, (dict(proxy),)),
+    types.MappingProxyType: lambda proxy: (types.MappingProxyType, (dict(proxy),)),
     property: lambda p: (property, (p.fget, p.fset, p.fdel, p.__doc__)),
     classmethod: lambda m: (classmethod, (m.__func__,)),
     staticmethod: lambda m: (staticmethod, (m.__func__,)),
-    functools.cached_property: lambda p: (
-        functools.cached_property,
-        (p.func,),
-        {"attrname": p.attrname, "__doc__": p.__doc__},
-    ),
+    functools.cached_property: lambda p: (type(p), (p.func,), {"attrname": p.attrname, "__doc__": p.__doc__}),
     type(functools.lru_cache(int)): _cached,
     typing.TypeVar: _type_variable,
+    **{type(sentinel): _dataclass_sentinel for sentinel in _SENTINELS.values()},
 }
-for _name in ("MISSING", "KW_ONLY", "_FIELD", "_HAS_DEFAULT_FACTORY"):
-    _RECIPES[type(getattr(dataclasses, _name))] = _dataclass_sentinel
 
 
 class _Pickler(Recipes, pickle.Pickler):
     """The C pickler with recipes."""
-
-
-class _MadeByDill:
-    """Pickles as a call that compares the versions of dill, and then loads what dill made."""
-
-    def __init__(self, *parts: str | bytes) -> None:
-        self._parts = parts
-
-    def __reduce__(self) -> Any:
-        return rebuild.load_dill, self._parts
 
 
 def _with_dill(obj: Any, reason: str, beside: Beside | None, going_home: bool) -> bytes:
@@ -304,7 +266,7 @@ def _with_dill(obj: Any, reason: str, beside: Beside | None, going_home: bool) -
     pickler = Fallback(file, protocol=PROTOCOL)
     pickler.begin(beside, going_home)
     pickler.dump(obj)
-    return pickle.dumps(_MadeByDill(dill.__version__, reason, file.getvalue()), PROTOCOL)
+    return pickle.dumps(Instead(rebuild.load_dill, dill.__version__, reason, file.getvalue()), PROTOCOL)
 
 
 def by_value(obj: Any, beside: Beside | None = None, going_home: bool = False) -> bytes:

@@ -17,7 +17,6 @@ import marshal
 import os
 import pickle
 import types
-import typing
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +38,16 @@ def _forget_origin_after_fork() -> None:
 os.register_at_fork(after_in_child=_forget_origin_after_fork)
 
 
+class Instead:
+    """Pickles as a call, whose result is there after unpickling."""
+
+    def __init__(self, fn: Callable[..., Any], *args: Any) -> None:
+        self._call = fn, args
+
+    def __reduce__(self) -> Any:
+        return self._call
+
+
 def track(thing: Any) -> str:
     """Return the number of a class or type variable; give it one if it has none."""
     number = _id_of.get(thing)
@@ -56,6 +65,9 @@ def is_ours(number: str) -> bool:
 def known(number: str) -> Any:
     """Return the class that went out under this number."""
     return _by_id[number]
+
+
+# What pickles call: `make_` makes a thing empty, `fill_` gives it its contents.
 
 
 def make_namespace(name: str) -> dict[str, Any]:
@@ -90,7 +102,7 @@ def fill_cell(cell: types.CellType, state: tuple[Any]) -> None:
     cell.cell_contents = state[0]
 
 
-def _once(number: str, make: Callable[[], Any]) -> Any:
+def once(number: str, make: Callable[[], Any]) -> Any:
     """Return what the number stands for; the first time, make it."""
     found = _by_id.get(number)
     if found is None:
@@ -102,7 +114,7 @@ def _once(number: str, make: Callable[[], Any]) -> Any:
 
 def make_class(number: str, metaclass: Any, name: str, bases: tuple[Any, ...], head: dict[str, Any]) -> Any:
     """Make a class without its contents, once for its number."""
-    return _once(number, lambda: types.new_class(name, bases, {"metaclass": metaclass}, lambda body: body.update(head)))
+    return once(number, lambda: types.new_class(name, bases, {"metaclass": metaclass}, lambda body: body.update(head)))
 
 
 def make_enum(number: str, name: str, bases: tuple[Any, ...], members: dict[str, Any], head: dict[str, Any]) -> Any:
@@ -115,7 +127,7 @@ def make_enum(number: str, name: str, bases: tuple[Any, ...], members: dict[str,
             body[key] = value
         return metaclass.__new__(metaclass, name, bases, body)
 
-    return _once(number, make)
+    return once(number, make)
 
 
 _filled: weakref.WeakSet[type] = weakref.WeakSet()
@@ -128,32 +140,11 @@ def fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[
     _filled.add(cls)
     attributes, registered, members = state
     for name, value in attributes.items():
-        if name == "__abstractmethods__":
-            cls.__abstractmethods__ = value
-            continue
         setattr(cls, name, value)
     for subclass in registered:
         cls.register(subclass)
     for name, own in members.items():
         vars(cls[name]).update(own)
-
-
-def make_type_variable(number: str, name: str, bound: Any, constraints: tuple[Any, ...], variance: str) -> Any:
-    """Make a type variable, once for its number."""
-    kind = {"covariant": {"covariant": True}, "contravariant": {"contravariant": True}}.get(variance, {})
-    make: Any = typing.TypeVar  # a type checker wants its arguments to be literals
-    return _once(number, lambda: make(name, *constraints, bound=bound, **kind))
-
-
-def make_typed_dict(number: str, name: str, annotations: dict[str, Any], total: bool) -> Any:
-    """Make a typed dictionary, once for its number."""
-    make: Any = typing.TypedDict  # the functional form, whose arguments a type checker wants to be literals
-    return _once(number, lambda: make(name, annotations, total=total))
-
-
-def make_proxy(contents: dict[Any, Any]) -> Any:
-    """Make a read-only view of a dictionary."""
-    return types.MappingProxyType(contents)
 
 
 def make_lru_cache(parameters: dict[str, Any], fn: Any) -> Any:

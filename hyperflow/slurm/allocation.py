@@ -1,14 +1,14 @@
 """The allocation that this process is in: nodes, CPUs, end; from Slurm's environment variables.
 
-It works in a batch script (`sbatch`), in a shell on a node (`srun --pty`), and in `salloc` on a login host, where no
-node of the allocation is this one. Nothing is guessed: a variable that is missing or contradicts another is an error.
+It works in a batch script (`sbatch`), in a shell on a node (`srun --pty`), and in `salloc` on a login host, which is no
+node of the allocation. Nothing is guessed: a variable that is missing or contradicts another one is an error.
 
 What the variables mean, as seen in real allocations (tests/slurm/golden):
-- `SLURM_JOB_*` are the job's. `SLURM_NNODES`, `SLURM_NTASKS` and `SLURM_TASKS_PER_NODE` are those of the *step* inside
-  srun, so that an `srun -N1` in a job of three nodes speaks of one node there.
+- `SLURM_JOB_*` are the job's. Inside srun, `SLURM_NNODES`, `SLURM_NTASKS` and `SLURM_TASKS_PER_NODE` are the *step's*:
+  with `srun -N1` in a job of three nodes they tell of one node.
 - `SLURM_JOB_CPUS_PER_NODE` is what was granted, node by node, in the order of `SLURM_JOB_NODELIST`.
 - `SLURMD_NODENAME` is inherited like all others: in an `salloc` that was started inside another job it is that job's.
-- When the job ends is not in the environment of Slurm 22.05, and in newer ones it is as of the start: `scontrol` knows.
+- When the job ends is not in the environment of Slurm 22.05; newer ones say what held at its start. scontrol knows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hyperflow.slurm import nodelist, scontrol
 
 @attrs.frozen
 class Node:
-    """One node of an allocation: its CPUs that are ours, and the tasks that Slurm plans there, where it says so."""
+    """One node of an allocation: how many of its CPUs are ours, and the tasks that Slurm plans there, if it says so."""
 
     name: str
     cpus: int
@@ -41,7 +41,7 @@ class Allocation:
         nodes: All of them, in Slurm's order.
         head: The node on which a batch script runs: the first.
         here: The node on which this process runs; None on a login host.
-        end_time: When it will be ended, in seconds since 1970; None where there is no limit, or nobody said.
+        end_time: When Slurm ends it, in seconds since 1970; None where there is no limit, or nobody said.
         restart_count: How often Slurm has put it back into the queue after a start.
     """
 
@@ -54,20 +54,15 @@ class Allocation:
 
     @property
     def cpus(self) -> int:
-        """All CPUs."""
         return sum(node.cpus for node in self.nodes)
 
 
 def read(
     environ: Mapping[str, str], *, hostname: str | None = None, record: scontrol.JobRecord | None = None
 ) -> Allocation:
-    """
-    Read the allocation from variables, and from Slurm's record of the job where that is given.
+    """Read the allocation from variables, and from Slurm's record of the job if there is one.
 
-    Args:
-        environ: The environment variables.
-        hostname: What this machine calls itself, to find out which of the nodes it is.
-        record: What `scontrol.ask()` has returned.
+    `hostname`, what this machine calls itself, tells which of the nodes it is.
 
     Raises:
         SlurmError: A variable is missing, or two contradict each other.
@@ -96,11 +91,9 @@ def read(
 
 
 def find(environ: Mapping[str, str], run: scontrol.Run | None = None) -> Allocation:
-    """
-    Read the allocation that this process is in, and ask scontrol once for what the environment lacks.
+    """Read the allocation that this process is in, and ask scontrol, which blocks, if the environment lacks its end.
 
-    This blocks until Slurm's controller answers. Only the end of the job has to be asked for: a missing
-    `SLURM_RESTART_COUNT` means that there was no restart.
+    Nothing else has to be asked for: a missing `SLURM_RESTART_COUNT` means that there was no restart.
 
     Raises:
         SlurmError: There is no allocation, or Slurm contradicts itself, or scontrol gives no answer.
@@ -113,7 +106,7 @@ def find(environ: Mapping[str, str], run: scontrol.Run | None = None) -> Allocat
 
 
 class _Variables:
-    """Environment variables, read with errors that name them."""
+    """Environment variables; each error names the variable."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ

@@ -2,13 +2,13 @@
 
 Guarantees:
 
-- A job is submitted once. An `sbatch` that failed may have succeeded: its answer can get lost after slurmctld has taken
-  the job. So after every failure that is not a plain refusal, the client looks for the job's token, its idempotency
-  key. Only when Slurm has answered that there is no such job, it runs sbatch again. Should the first job appear even
-  later, the second one is cancelled.
-- One squeue for all watched jobs, often while something changes, seldom while nothing does; `calls` counts.
+- A job is submitted once. An `sbatch` that failed may have succeeded: slurmctld may take the job, and its answer get
+  lost. So after every failure that is not a plain refusal, the client looks for the job's token, its idempotency key.
+  It runs sbatch again only when Slurm has answered that there is no such job. If the first job appears even later, the
+  second one is cancelled.
+- One squeue serves all watched jobs. It runs often while something changes, seldom otherwise; `calls` counts.
 - Nothing is concluded from an error. While slurmctld is away, states stay as they were, and one warning says so. A job
-  is `gone` only when Slurm has answered twice without it, and accounting, if there is any, does not know its end.
+  is `gone` only when two answers of Slurm did not have it, and accounting, if there is any, does not know its end.
 
 Rejected: one squeue or scontrol for each job (slurmctld slows down for the whole site); sacct as the source (many sites
 have none, and it lags behind); reports by the jobs alone (those that never start, or are killed, send none).
@@ -21,10 +21,8 @@ import contextlib
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import attrs
@@ -40,18 +38,19 @@ log = logging.getLogger("hyperflow.slurm")
 _MOST_IDS = 500
 """Job ids in one command line."""
 _MISSES = 2
-"""After how many answers of squeue without a job Slurm has forgotten it."""
+"""After so many answers of squeue without a job, Slurm has forgotten it."""
 _PATIENT_MISSES = 6
-"""The same, if accounting gives no answer about its end."""
+"""The same, if accounting does not tell its end."""
 _WEEK = 7 * 24 * 3600.0
 _ACCOUNTING_TRIES = 3
+_TIME = "%Y-%m-%dT%H:%M:%S"
 _QUIET = 600.0
 """Seconds between two warnings that Slurm is away."""
 
 
 @attrs.frozen
 class PollIntervals:
-    """How often Slurm is asked, and how long it is tried, in seconds.
+    """How often Slurm is asked, and for how long a command is tried again, in seconds.
 
     Args:
         fast: Between two looks while something changes; the shortest pause.
@@ -73,46 +72,40 @@ class PollIntervals:
 UNKNOWN = BatchState()
 
 
-class Watch:
-    """What is known of one job: its state, and whether more news will come. Made by who runs the job."""
+class Watch(Changing[BatchState]):
+    """What is known of one job: its state, and whether more news will come. `set` and `fail` are for its maker."""
 
     def __init__(self, job_id: int, state: BatchState = UNKNOWN) -> None:
+        super().__init__(state)
         self.job_id = job_id
         self.misses = 0
         """How many answers of squeue, one after the other, did not have it. (For the client.)"""
-        self._news = Changing(state)
-        self.set = self._news.set
-        """Replace the state; return whether it is another one. (For who runs the job.)"""
-        self.subscribe = self._news.subscribe
-        """Have a function called at each change, and when no more will be noticed."""
-        self.check = self._news.check
-        """Raise SlurmError if no more changes will be noticed."""
 
     @property
     def state(self) -> BatchState:
         """The newest state."""
-        return self._news.value
+        return self.value
 
     async def changed(self, seen: BatchState) -> BatchState:
-        """Wait until the state is another than *seen*, and return it; at once, if it is already, or is final.
+        """Wait until the state is another than `seen`, and return it; a final state is returned at once.
 
         Raises:
             SlurmError: The client was closed, or cannot look any more.
         """
-        return self.state if self.state.final else await self._news.changed(seen)
+        return self.state if self.state.final else await super().changed(seen)
 
-    def fail(self, failure: SlurmError) -> None:
-        """Say that no more changes will be noticed. (For who runs the job.)"""
-        self._news.fail(SlurmError(f"job {self.job_id} is no longer watched: {failure}"))
+    def fail(self, failure: Exception) -> None:
+        """Say that no more changes will be noticed."""
+        super().fail(SlurmError(f"job {self.job_id} is no longer watched: {failure}"))
 
 
 class SlurmClient:
     """One program's way to Slurm: `async with SlurmClient() as client`.
 
     Args:
-        pace: How often Slurm is asked, and how long it is tried.
-        environ: The environment of Slurm's commands, and so of jobs, in place of this process's. What belongs to
-            another allocation, or presets options (SLURM_*, SBATCH_*, PMI_*, ...), is taken out of it.
+        pace: How often Slurm is asked, and for how long a command is tried again.
+        environ: The environment of Slurm's commands, and so of jobs, in place of this process's. Variables that belong
+            to another allocation or preset options (SLURM_*, SBATCH_*, PMI_*, ...) are removed from it.
     """
 
     def __init__(self, pace: PollIntervals | None = None, environ: Mapping[str, str] | None = None) -> None:
@@ -126,19 +119,14 @@ class SlurmClient:
         self._quiet_until = 0.0
         self._tell_away = logging.WARNING
         self._no_accounting = False
-
-    @property
-    def calls(self) -> Counter[str]:
+        self.calls = self._commands.calls
         """How often each command of Slurm was run."""
-        return self._commands.calls
 
     async def __aenter__(self) -> Self:
         self._looking = asyncio.create_task(self._look_on(), name="squeue")
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._looking is not None
         self._looking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -147,8 +135,7 @@ class SlurmClient:
     # --------------------------------------------------------------------------------------- submitting
 
     async def submit(self, script: Path, token: str) -> int:
-        """
-        Submit a script that carries a token, and return the job's id.
+        """Submit a script that carries a token, and return the job's id.
 
         Waits while Slurm is away or a limit on submitted jobs is reached. Cancelling kills sbatch; `find()` then tells
         whether there is a job.
@@ -173,7 +160,7 @@ class SlurmClient:
             if verdict == "refused":
                 raise _refused(script, said)
             if verdict == "temporary":
-                await retry.pause(said)  # before the question, too: the job may still be on its way
+                await retry.pause(said)  # also before the question: the job may still be on its way
             if found := (await self.find([token], since=since))[token]:
                 log.warning("sbatch failed (%s), but has submitted %s as job %d", said, script.name, found[0])
                 return found[0]
@@ -190,8 +177,7 @@ class SlurmClient:
         return ids[0]
 
     async def find(self, tokens: Collection[str], *, since: float | None = None) -> dict[str, list[int]]:
-        """
-        Return the ids of the user's jobs that carry each token, oldest first; [] where there are none.
+        """Return the ids of the user's jobs that carry each token, oldest first; [] where there are none.
 
         Jobs that have ended are found as long as slurmctld remembers them, and in accounting, if there is any.
 
@@ -216,10 +202,11 @@ class SlurmClient:
 
     async def _account_for(self, since: float | None) -> dict[int, queue.Listed]:
         # Fewer tries than for slurmctld: accounting may be away for days, and little depends on it.
+        start = time.localtime(time.time() - _WEEK if since is None else since)
         said = ""
         for _ in range(_ACCOUNTING_TRIES):
             try:
-                return await self._account(since=time.time() - _WEEK if since is None else since)
+                return await self._account(f"--user={os.getuid()}", f"--starttime={time.strftime(_TIME, start)}")
             except SlurmAway as away:
                 said = str(away)
                 await asyncio.sleep(self.pace.first_retry)
@@ -227,8 +214,7 @@ class SlurmClient:
         return {}
 
     async def cancel(self, job_ids: Iterable[int]) -> None:
-        """
-        Cancel jobs, and return when Slurm has accepted that. Jobs that have ended or are unknown are no error.
+        """Cancel jobs, and return when Slurm has accepted that. Jobs that have ended or are unknown are no error.
 
         Raises:
             SlurmError: Slurm refuses, or was away for longer than `pace.give_up_after`.
@@ -268,7 +254,7 @@ class SlurmClient:
         return watch
 
     def wake(self) -> None:
-        """Look soon, because something has probably changed; but not more often than `pace.fast`."""
+        """Look soon, because something has probably changed, but not more often than `pace.fast`."""
         self._soon.set()
 
     async def _look_on(self) -> None:
@@ -306,27 +292,25 @@ class SlurmClient:
         watched = dict(self._watches)  # a job that is watched from now on may not be in the answer
         try:
             listed = await self._list()
-            missing: list[Watch] = []
-            news = False
-            for job_id, watch in watched.items():
-                if job_id in listed:
-                    watch.misses = 0
-                    news |= self._take(watch, listed[job_id].state)
-                else:
-                    watch.misses += 1
-                    missing.append(watch)
-            forgotten = [watch for watch in missing if watch.misses >= _MISSES]
-            if forgotten:
-                await self._find_ends(forgotten)
-            return news or bool(missing)
         except SlurmAway as away:
             self._note_away(str(away))
             return False
+        missing = [watch for job_id, watch in watched.items() if job_id not in listed]
+        news = bool(missing)
+        for job_id in watched.keys() & listed.keys():
+            watched[job_id].misses = 0
+            news |= self._take(watched[job_id], listed[job_id].state)
+        for watch in missing:
+            watch.misses += 1
+        forgotten = [watch for watch in missing if watch.misses >= _MISSES]
+        if forgotten:
+            await self._find_ends(forgotten)
+        return news
 
     async def _find_ends(self, forgotten: list[Watch]) -> None:
         """Find out how jobs ended that slurmctld does not know any more."""
         try:
-            ended = await self._account(ids=[watch.job_id for watch in forgotten])
+            ended = await self._account(f"--jobs={','.join(str(watch.job_id) for watch in forgotten)}")
         except SlurmAway:
             ended = {}
         for watch in forgotten:
@@ -346,32 +330,23 @@ class SlurmClient:
     async def _list(self) -> dict[int, queue.Listed]:
         """Return all jobs of this user that slurmctld knows.
 
-        By user, not by `--jobs`: for a list of these, squeue fetches the jobs of the whole site.
+        By user, not by `--jobs`: with a list of ids squeue fetches the jobs of the whole site.
         """
-        answer = await self._commands.run(
-            *("squeue", "--noheader", "--states=all", f"--user={os.getuid()}", f"--Format={queue.QUEUE_FORMAT}"),
-            timeout=self.pace.timeout,
-        )
+        which = ("--noheader", "--states=all", f"--user={os.getuid()}", f"--Format={queue.QUEUE_FORMAT}")
+        answer = await self._commands.run("squeue", *which, timeout=self.pace.timeout)
         if answer.code or not _is_list(answer):
             raise SlurmAway(answer.said or f"squeue exited with {answer.code}")
         self._note_back()
         return queue.read_queue(answer.output)
 
-    async def _account(self, *, ids: list[int] | None = None, since: float = 0.0) -> dict[int, queue.Listed]:
+    async def _account(self, *which: str) -> dict[int, queue.Listed]:
         """Return what accounting knows of jobs that have ended; nothing where there is none."""
         if self._no_accounting:
             return {}
-        if ids is None:
-            start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
-            which = [f"--user={os.getuid()}", f"--starttime={start}"]
-        else:
-            which = [f"--jobs={','.join(map(str, ids))}"]
         form = ("--allocations", "--noheader", "--parsable2", f"--delimiter={queue.SEPARATOR}")
+        command = ("sacct", *form, *which, f"--format={queue.ACCOUNTING_FORMAT}")
         try:
-            answer = await self._commands.run(
-                *("sacct", *form, *which, f"--format={queue.ACCOUNTING_FORMAT}"),
-                timeout=self.pace.timeout,
-            )
+            answer = await self._commands.run(*command, timeout=self.pace.timeout)
         except SlurmError:  # there is no sacct
             self._no_accounting = True
             return {}
@@ -385,14 +360,11 @@ class SlurmClient:
     def _note_away(self, said: str) -> None:
         if self._away_since is None:
             self._away_since = time.monotonic()
-            # Of a controller that comes and goes there is one warning in a while.
+            # A controller that comes and goes is warned of once in a while.
             self._tell_away = logging.WARNING if self._away_since > self._quiet_until else logging.INFO
             self._quiet_until = self._away_since + _QUIET
-            log.log(
-                self._tell_away,
-                "Slurm does not answer; until it does, the states of its jobs stay as they were: %s",
-                said,
-            )
+            text = "Slurm does not answer; until it does, the states of its jobs stay as they were: %s"
+            log.log(self._tell_away, text, said)
 
     def _note_back(self) -> None:
         if self._away_since is not None:
@@ -410,7 +382,6 @@ class _Retry:
         self._until = time.monotonic() + pace.give_up_after
 
     async def pause(self, said: str) -> None:
-        """Wait before the next try."""
         if time.monotonic() > self._until:
             raise SlurmError(f"Slurm does not {self._what}, for {self._pace.give_up_after:g} s now; it said: {said}")
         if self._next == self._pace.first_retry:
@@ -420,7 +391,7 @@ class _Retry:
 
 
 def _sbatch(script: Path) -> tuple[str, ...]:
-    return "sbatch", "--parsable", str(script.absolute())  # a bare name would be looked for in PATH
+    return "sbatch", "--parsable", str(script.absolute())  # sbatch would look for a bare name in PATH
 
 
 def _refused(script: Path, said: str) -> SlurmError:

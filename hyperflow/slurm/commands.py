@@ -1,7 +1,7 @@
 """Commands of Slurm from an event loop: one at a time, with pauses, counted, and killed when they take too long.
 
-slurmctld serves a whole site. So a program has one `Commands`, which never runs two at once, and after each one pauses
-for as long as it took: a slow controller is asked less often, whatever the program does.
+slurmctld serves a whole site. So a program has one `Commands`, which never runs two at once, and after each command
+pauses for as long as it took: a slow controller is asked less often.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import attrs
 from hyperflow.errors import SlurmError
 
 _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
-"""They say how Slurm is reached; where a site sets them, its commands do not work without."""
+"""They say how Slurm is reached; where a site sets them, its commands need them."""
 _REMOVED = ("SLURM", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "PMI_", "PMI2_", "PMIX_", "PALS_")
 
-_LONGEST_PAUSE = 10.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 
 
 class SlurmAway(Exception):
@@ -39,7 +39,6 @@ class Answer:
 
     @property
     def said(self) -> str:
-        """Its complaints, or whatever else it said."""
         return self.errors.strip() or self.output.strip()
 
 
@@ -55,18 +54,17 @@ def clean(environ: Mapping[str, str]) -> dict[str, str]:
 class Commands:
     """Runs Slurm's commands, and counts them in `calls`."""
 
-    def __init__(self, environ: Mapping[str, str] | None = None, gap: float = 0.1) -> None:
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         self.calls: Counter[str] = Counter()
         self.took = 0.0
         """Seconds that the last one took."""
         self._environ = clean(os.environ if environ is None else environ)
-        self._gap = gap
+
         self._turn = asyncio.Lock()
         self._free_at = 0.0
 
     async def run(self, *argv: str, timeout: float) -> Answer:
-        """
-        Run a command and return its answer, whatever that is. Cancelling kills it.
+        """Run a command and return its answer, whatever that is. Cancelling kills it.
 
         Raises:
             SlurmAway: It gave no answer in time, and was killed; or this machine could not start a process.
@@ -86,13 +84,13 @@ class Commands:
                 raise SlurmAway(f"{argv[0]} could not be started on this machine: {error.strerror or error}") from None
             finally:
                 self.took = loop.time() - began
-                self._free_at = loop.time() + min(max(self._gap, self.took), _LONGEST_PAUSE)
+                self._free_at = loop.time() + min(max(_SHORTEST_PAUSE, self.took), _LONGEST_PAUSE)
 
 
 async def _run(argv: tuple[str, ...], environ: Mapping[str, str]) -> Answer:
-    # Files, not pipes: nobody has to read meanwhile, and a process that inherits a pipe could hold it open. In memory,
+    # Files, not pipes: nobody has to read meanwhile, and no process that inherits a pipe can hold it open. In memory,
     # because on a full disk squeue's list would be cut without an error.
-    with _memory("output") as output, _memory("errors") as errors:
+    with _memory_file() as output, _memory_file() as errors:
         try:
             process = await asyncio.create_subprocess_exec(
                 *argv,
@@ -100,7 +98,7 @@ async def _run(argv: tuple[str, ...], environ: Mapping[str, str]) -> Answer:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
-                start_new_session=True,  # Ctrl-C is for the program; and what a wrapper starts is killed along with it
+                start_new_session=True,  # Ctrl-C is for the program; and what a wrapper starts is killed with it
             )
         except (FileNotFoundError, PermissionError):
             path = environ.get("PATH", "")
@@ -117,8 +115,8 @@ async def _run(argv: tuple[str, ...], environ: Mapping[str, str]) -> Answer:
         return Answer(code, _read(output), _read(errors))
 
 
-def _memory(name: str) -> IO[bytes]:
-    return os.fdopen(os.memfd_create(name), "w+b")
+def _memory_file() -> IO[bytes]:
+    return os.fdopen(os.memfd_create("answer"), "w+b")
 
 
 def _read(file: IO[bytes]) -> str:

@@ -5,7 +5,7 @@
     range  = digits [ "-" digits ]                  as wide as its first number: 07-10 is 07 08 09 10
 
 The order is Slurm's own, because `SLURM_JOB_CPUS_PER_NODE` follows it. An entry's last bracket runs fastest, as one
-expects, but among the others the first one does: `[1-2]-[3-4]-[5-6]` begins 1-3-5, 1-3-6, 2-3-5.
+expects, but of the others the first one does: `[1-2]-[3-4]-[5-6]` begins 1-3-5, 1-3-6, 2-3-5.
 
 Unlike Slurm, this takes text after the last bracket, and refuses blanks and a range without an end (`n[3-]`, which
 Slurm reads as n3).
@@ -20,15 +20,14 @@ import re
 from hyperflow.errors import SlurmError
 
 MOST_NODES = 65536
-"""The most nodes of one entry. Slurm has this limit for one range; a longer list is a mistake, not a cluster."""
+"""The most nodes of one entry; Slurm has this limit for one range."""
 
 _TEXT = re.compile(r"[^\[\],\s]+")
 _RANGE = re.compile(r"([0-9]{1,32})(?:-([0-9]{1,32}))?")
 
 
 def expand(text: str) -> tuple[str, ...]:
-    """
-    Return the names in a list of nodes, in Slurm's order and as often as they are in it.
+    """Return the names in a list of nodes, in Slurm's order and as often as they are in it.
 
     Raises:
         SlurmError: It is no list of nodes; the error shows where.
@@ -37,8 +36,6 @@ def expand(text: str) -> tuple[str, ...]:
 
 
 class _Reader:
-    """Reads one list, from left to right."""
-
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0

@@ -1,12 +1,12 @@
 """What squeue and sacct print about jobs, to data: the state of a batch job as a program sees it.
 
-squeue is asked with `--Format`, a separator that nobody types, uncut fields (`:` without a width), and free texts last.
-Not with `--json`: squeue has to be built with it, and the layout changes with the version of its data parser (a job's
-state was a word and became a list, its exit code a number and became an object). Nor with `-o`, which has no letter for
-restarts and exit codes.
+squeue is called with `--Format`, a separator that nobody types, uncut fields (`:` without a width), and free texts
+last. Rejected: `--json`, because not every squeue is built with it, and the layout changes with the version of its data
+parser (a job's state was a word and became a list, its exit code a number and became an object); `-o`, which has no
+letter for restarts and exit codes.
 
-squeue with `--states=all` also lists jobs that have ended, for as long as slurmctld remembers them (MinJobAge, 5
-minutes by default). `scontrol show job` knows no more than that, so it is not asked.
+With `--states=all` squeue also lists jobs that have ended, as long as slurmctld remembers them (MinJobAge, 5 minutes by
+default). `scontrol show job` knows no more, so it is not asked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ACCOUNTING_FORMAT = "JobIDRaw,State,ExitCode,NodeList,Comment,JobName"
 
 Kind: TypeAlias = Literal["unknown", "pending", "running", "ended", "gone"]
 
-# The program has not begun, though there may be nodes already. A job without nodes is pending, too.
+# The program has not begun, though the job may have nodes. A job without nodes is pending, too.
 _PENDING = {"PENDING", "CONFIGURING", "POWER_UP_NODE", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
 
 
@@ -35,8 +35,8 @@ class End:
     """What it means that a job has ended in one of Slurm's states.
 
     Args:
-        text: For somebody who can do something about it.
-        kind: The sort of failure; "" if that takes more than the state.
+        text: For people.
+        kind: The sort of failure; "" if the state alone does not tell.
         nothing_runs: Whether nothing of the job runs any more. On a node that Slurm has lost it may go on for a while.
     """
 
@@ -79,9 +79,17 @@ _HOPELESS = {
     "launch failed requeued held": "it could not be launched; `scontrol release` lets it try again",
     "QOSMinCpuNotSatisfied": "fewer CPUs than the QOS demands",
 }
-# AssocMaxWallDurationPerJobLimit, QOSMaxCpuPerJobLimit, QOSMaxMemoryPerJob, MaxMemPerLimit, ...: limits of one job.
-_NOT_ALLOWED = re.compile(r"Job's (account|QOS)\b.* this partition\b.*")
-_LIMIT_OF_ONE_JOB = re.compile(r"(Assoc|QOS)?Max\w*Per(Job|Node)(Limit)?|MaxMemPerLimit|QOSMin\w+")
+_HOPELESS_FORMS = (
+    # AssocMaxWallDurationPerJobLimit, QOSMaxCpuPerJobLimit, QOSMaxMemoryPerJob, MaxMemPerLimit, ...: limits of one job
+    (
+        re.compile(r"(Assoc|QOS)?Max\w*Per(Job|Node)(Limit)?|MaxMemPerLimit|QOSMin\w+"),
+        "it asks for more or less than the account or QOS allows a job",
+    ),
+    (
+        re.compile(r"Job's (account|QOS)\b.* this partition\b.*"),
+        "the partition does not allow this account or QOS",
+    ),
+)
 
 
 @attrs.frozen
@@ -97,7 +105,7 @@ class BatchState:
         exit_code: Of the script, once it has ended.
         signal: The signal that has ended the script, if one has.
         hopeless: Why it cannot start as things are; "" if it can, or nobody knows. A site may change that, so wait some
-            minutes before you conclude anything.
+            minutes before you act on it.
     """
 
     kind: Kind = "unknown"
@@ -116,7 +124,6 @@ class BatchState:
 
     @property
     def final(self) -> bool:
-        """Whether the state does not change any more."""
         return self.kind in {"ended", "gone"}
 
     @property
@@ -136,8 +143,7 @@ class BatchState:
                 why = f" ({self.reason})" if self.reason else ""
                 return f"pending{why}" + (f": {self.hopeless}" if self.hopeless else "")
             case "running":
-                doing = "running" if self.slurm_state == "RUNNING" else self.slurm_state.lower()
-                return f"{doing} on {self.nodes}"
+                return f"{self.slurm_state.lower()} on {self.nodes}"
             case "ended":
                 return f"{self.slurm_state}: {self._end()}"
 
@@ -156,14 +162,14 @@ class BatchState:
 
 @attrs.frozen
 class Listed:
-    """One job in a list: its state, and the words of its comment and name, among which a token may be."""
+    """One job in a list: its state, and the words of its comment and name; a token may be among them."""
 
     state: BatchState
     words: frozenset[str]
 
     @property
     def was_refused(self) -> bool:
-        """Whether sbatch was refused this job: slurmctld keeps a record of it, but it never was a job."""
+        """Whether slurmctld refused it: it keeps a record of it, but it never was a job."""
         return self.state.slurm_state == "FAILED" and self.state.reason == "BadConstraints" and not self.state.nodes
 
 
@@ -174,7 +180,7 @@ def read_queue(text: str) -> dict[int, Listed]:
         fields = line.split(SEPARATOR, 6)
         if len(fields) == 7 and fields[0].isdecimal():  # else part of a name or comment with a line break in it
             job_id, state, reason, nodes, restarts, status, rest = fields
-            made = _state(state, reason, nodes, int(restarts) if restarts.isdecimal() else 0, _ended(status))
+            made = _state(state, reason, nodes, int(restarts) if restarts.isdecimal() else 0, status)
             found[int(job_id)] = Listed(made, _words(rest))
     return found
 
@@ -187,8 +193,7 @@ def read_accounting(text: str) -> dict[int, Listed]:
         if len(fields) == 5 and fields[0].isdecimal():
             job_id, state, status, nodes, rest = fields
             word, _, by = state.partition(" by ")
-            reason = f"by user {by}" if by else ""
-            made = _state(word, reason, nodes, 0, _ended(status))
+            made = _state(word, f"by user {by}" if by else "", nodes, 0, status)
             found[int(job_id)] = Listed(made, _words(rest))
     return found
 
@@ -215,36 +220,25 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"[A-Za-z0-9_-]+", text))
 
 
-def _ended(status: str) -> tuple[int, int] | None:
-    """Return exit code and signal, of `3:0`, or of a number as wait() gives it."""
+def _exit(status: str) -> tuple[int | None, int | None]:
+    """Return exit code and signal, of `3:0`, or of a number as wait() gives it; None for what it does not tell."""
     code, colon, signal = status.partition(":")
     if not code.isdecimal() or (colon and not signal.isdecimal()):
-        return None
-    return (int(code), int(signal)) if colon else (int(code) >> 8, int(code) & 0x7F)
+        return None, None
+    return (int(code), int(signal) or None) if colon else (int(code) >> 8, int(code) & 0x7F or None)
 
 
-def _state(word: str, reason: str, nodes: str, restarts: int, status: tuple[int, int] | None) -> BatchState:
+def _state(word: str, reason: str, nodes: str, restarts: int, status: str) -> BatchState:
     nodes = "" if nodes in {"(null)", "None assigned"} else nodes
-    kind: Kind = "ended" if word in ENDS else "pending" if word in _PENDING or not nodes else "running"
     reason = "" if reason in {"None", "(null)", "N/A"} else reason
-    code, signal = status if status and kind == "ended" else (None, None)
-    return BatchState(
-        kind=kind,
-        slurm_state=word,
-        reason=reason,
-        nodes=nodes,
-        restarts=restarts,
-        exit_code=code,
-        signal=signal or None,
-        hopeless=hopeless(reason) if kind == "pending" else "",
-    )
+    if word in ENDS:
+        return BatchState("ended", word, reason, nodes, restarts, *_exit(status))
+    if word in _PENDING or not nodes:
+        return BatchState("pending", word, reason, nodes, restarts, hopeless=hopeless(reason))
+    return BatchState("running", word, reason, nodes, restarts)
 
 
 def hopeless(reason: str) -> str:
     """Say why a job that waits for this reason cannot start as things are; "" if it can, or nobody knows."""
-    told = _HOPELESS.get(reason)
-    if told is None and _LIMIT_OF_ONE_JOB.fullmatch(reason):
-        told = "it asks for more or less than the account or QOS allows a job"
-    if told is None and _NOT_ALLOWED.fullmatch(reason):
-        told = "the partition does not allow this account or QOS"
+    told = _HOPELESS.get(reason) or next((text for form, text in _HOPELESS_FORMS if form.fullmatch(reason)), None)
     return f"Slurm cannot start it as it is: {told}" if told else ""

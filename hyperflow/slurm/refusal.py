@@ -1,8 +1,8 @@
 """What it means that a command of Slurm failed: try again, or ask for something else.
 
-Slurm's commands have one exit code for everything, so the words decide: those of `slurm_errno.c`, to which new ones are
-added while old ones stay. Unknown words, such as those of a site's own wrapper, are `unclear`: no reason to try again,
-but no proof either that nothing was submitted.
+Slurm's commands have one exit code for everything, so the words decide: those of `slurm_errno.c`, where new ones are
+added and old ones stay. Unknown words, such as those of a site's own wrapper, are `unclear`: no reason to try again,
+and no proof that nothing was submitted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 Verdict: TypeAlias = Literal["temporary", "refused", "unclear"]
 
-# These first: for a limit on submitted jobs Slurm uses the words of limits that waiting does not help against. Whole
+# These are tried first: a limit on submitted jobs, which passes, has words in common with limits that do not. Whole
 # phrases, because a script or a partition may have any name.
 _TEMPORARY = re.compile(
     r"Unable to contact slurm controller|Unable to establish (controller|configuration)|Backup controller in standby"
@@ -38,10 +38,7 @@ _REFUSAL = re.compile(
 # In this order: a line that names the culprit comes before the general one.
 _REFUSED = (
     (r"accounting/QOS policy", "it is beyond a limit of the account or QOS: ask for less, or a shorter time"),
-    (
-        r"partition",
-        "give another partition=...; `sinfo --summarize` lists them",
-    ),
+    (r"partition", "give another partition=...; `sinfo --summarize` lists them"),
     (r"\baccount(?!ing)", "give another account=...; `sacctmgr show associations user=$USER` lists yours"),
     (r"\bqos specification|invalid qos", "give another qos=...; `sacctmgr show associations user=$USER` lists yours"),
     (r"time limit|--time\b", "give a time=... that the partition allows; `sinfo -o '%P %l'` shows the limits"),

@@ -13,22 +13,17 @@ import attrs
 from hyperflow.errors import SlurmError
 
 Run: TypeAlias = Callable[[Sequence[str], Mapping[str, str]], str]
-"""Runs a command with additional environment variables, and returns what it printed, as `run_command` does."""
+"""Runs a command with additional environment variables, and returns what it printed: `run_command`, or a test's."""
 
 TIMEOUT = 60.0
-"""Seconds for a command of Slurm; it gives one question up after `MessageTimeout`, 10 s, and asks again."""
+"""Seconds for a command of Slurm; it asks the controller again after `MessageTimeout`, 10 s."""
 
 
 @attrs.frozen
 class JobRecord:
-    """The part of Slurm's record of a job that the environment may lack.
+    """The part of Slurm's record of a job that the environment may lack; `nodes` is a list as Slurm writes it.
 
-    Args:
-        job_id: The job.
-        nodes: Its list of nodes, as Slurm writes it.
-        head: The node on which a batch script runs.
-        end_time: When the allocation ends, in seconds since 1970; None if it has no end.
-        restarts: How often it has been put back into the queue.
+    `head`, `end_time` and `restarts` mean the same as in an `Allocation`.
     """
 
     job_id: int
@@ -39,8 +34,7 @@ class JobRecord:
 
 
 def ask(job_id: int, run: Run | None = None) -> JobRecord:
-    """
-    Ask Slurm for the record of a job. This blocks until Slurm's controller answers.
+    """Ask Slurm for the record of a job; blocks until Slurm's controller answers.
 
     Raises:
         SlurmError: scontrol could not be run, or failed, or said something unexpected.
@@ -51,8 +45,7 @@ def ask(job_id: int, run: Run | None = None) -> JobRecord:
 
 
 def requeue(job_id: int, run: Run | None = None) -> None:
-    """
-    Put a running batch job back into the queue, under its number; Slurm then ends all that it runs.
+    """Put a running batch job back into the queue, under its number; Slurm then ends all that it runs.
 
     Raises:
         SlurmError: Slurm refused, for example because the job was not submitted with --requeue.
@@ -60,8 +53,9 @@ def requeue(job_id: int, run: Run | None = None) -> None:
     (run or run_command)(["scontrol", "requeue", str(job_id)], {})
 
 
-def run_command(argv: Sequence[str], variables: Mapping[str, str], timeout: float = TIMEOUT) -> str:
-    """Run a command of Slurm, and return what it printed."""
+def run_command(argv: Sequence[str], variables: Mapping[str, str], timeout: float | None = None) -> str:
+    """Run a command of Slurm, and return what it printed; `timeout` is TIMEOUT unless given."""
+    timeout = TIMEOUT if timeout is None else timeout
     command = " ".join(argv)
     try:
         done = subprocess.run(
@@ -83,7 +77,7 @@ def run_command(argv: Sequence[str], variables: Mapping[str, str], timeout: floa
     return done.stdout
 
 
-# The neighbours are part of the pattern because a job's name may hold anything, also "EndTime=0".
+# The patterns include the neighbours of a field, because a job's name may be anything, also "EndTime=0".
 _ID = re.compile(r"JobId=(\d+) ")
 _RESTARTS = re.compile(r" Requeue=\d+ Restarts=(\d+) BatchFlag=")
 _END = re.compile(r" StartTime=\S+ EndTime=(\S+) Deadline=")

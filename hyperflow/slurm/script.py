@@ -1,16 +1,15 @@
 """Batch scripts: what is asked of Slurm, and the text that asks for it.
 
-The text is a pure function of its arguments, so that what a program submits can be read beforehand, kept beside its
-logs and compared in tests. All options are `#SBATCH` lines in the script, none is on sbatch's command line: who finds
-the script can submit it by hand.
+The text is a pure function of its arguments, so it can be read before it is submitted, kept beside the logs, and
+compared in tests. All options are `#SBATCH` lines of the script, so that it can be submitted by hand.
 
 The token finds a job again when sbatch's answer was lost. It is in the job's name and in its comment: some sites
-overwrite comments, and accounting keeps comments only if configured so, but it always keeps names.
+overwrite comments, and accounting keeps them only if configured so, but it always keeps names.
 
-`--requeue` is asked for unless the user objects. Slurm then restarts a job whose node has failed or that was preempted,
-under the same number, with the priority that it has gathered, even when nobody is there to submit it again. What the
-job had recorded is not computed again. The price: Slurm restarts a job that crashes its nodes (5 times, if the site has
-not changed MaxBatchRequeue) before it holds it.
+`--requeue` is the default. Slurm then restarts a job whose node has failed or that was preempted, under the same
+number, with the priority that it has gathered, even when nobody is there to submit it again. What the job had recorded
+is not computed again. The price: Slurm restarts a job that crashes its nodes (5 times, if the site has not changed
+MaxBatchRequeue) before it holds it.
 """
 
 from __future__ import annotations
@@ -30,7 +29,11 @@ from hyperflow.errors import ConfigurationError
 NOT_SEEN = 72
 """The exit code of a script whose node does not see the directory it is to run in."""
 
-# What batch_script() sets, and what would prevent that a job is one job, which can be followed.
+SIGNAL_SECONDS = 60
+"""How long before the end SIGUSR1 comes. Slurm may send it a minute early, so a job with a very short time limit gets
+none."""
+
+# What batch_script() sets, and what would make a job one that cannot be followed.
 _OURS = {
     "job-name": "the job's name is how it is found again",
     "comment": "the comment is how the job is found again",
@@ -48,25 +51,16 @@ _OURS = {
     "requeue": "write requeue=True",
     "no-requeue": "write requeue=False",
 }
-_TIME = re.compile(
-    r"(?P<minutes>\d+)"
-    r"|(?P<m>\d+):(?P<s>\d+)"
-    r"|(?P<hours>\d+):(?P<hm>\d+):(?P<hs>\d+)"
-    r"|(?P<days>\d+)-(?P<dh>\d+)(?::(?P<dm>\d+)(?::(?P<ds>\d+))?)?"
-)
+_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 _MEMORY = re.compile(r"(\d+[KMGT]?)B?", re.IGNORECASE)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
-# ---- converters: they pass on what they do not understand, because the checks below know the field's name ----
+# ---- converters: they pass on what they do not understand, because only the checks below know the field's name ----
 
 
 def _to_count(value: int | str) -> int:
     return int(value) if isinstance(value, str) and value.isdecimal() else cast(int, value)
-
-
-def _to_count_or_none(value: int | str | None) -> int | None:
-    return None if value is None else _to_count(value)
 
 
 def _to_time(value: str | int | datetime.timedelta | None) -> str | None:
@@ -117,7 +111,7 @@ def _check_text(_: object, field: _Field, value: object) -> None:
     if not isinstance(value, str) or not value.strip():
         raise _error(field, value, "a text is needed, or None")
     if not value.isprintable():
-        raise _error(field, value, "a line break or a control character cannot stand in a line of a batch script")
+        raise _error(field, value, "a line of a batch script takes no line break or control character")
 
 
 def _check_time(_: object, field: _Field, value: object) -> None:
@@ -154,19 +148,21 @@ def _check_preamble(_: object, field: _Field, value: object) -> None:
 
 
 def _seconds(time: str) -> float | None:
-    """Return the seconds of one of Slurm's forms of a time; None if it is none of them."""
+    """Return the seconds of a time as Slurm writes it; None if it is none."""
     match = _TIME.fullmatch(time)
     if match is None:
         return None
-    part = {name: int(text or 0) for name, text in match.groupdict().items()}
-    minutes = part["minutes"] + part["m"] + part["hm"] + part["dm"]
-    hours = 24 * part["days"] + part["dh"] + part["hours"]
-    return 3600.0 * hours + 60 * minutes + part["s"] + part["hs"] + part["ds"]
+    days, *clock = match.groups()
+    parts = [int(part) for part in clock if part is not None]
+    if days is None and len(parts) < 3:  # minutes, or minutes:seconds
+        parts = [0, *parts]
+    hours, minutes, seconds = [*parts, 0, 0][:3]
+    return 86400.0 * int(days or 0) + 3600 * hours + 60 * minutes + seconds
 
 
 @attrs.frozen
 class SbatchOptions:
-    """What one allocation is to be: `SbatchOptions(nodes=2, ntasks_per_node=4, time="2:00:00", mem="8G")`.
+    """What to ask of Slurm for one allocation: `SbatchOptions(nodes=2, ntasks_per_node=4, time="2:00:00", mem="8G")`.
 
     None leaves an option to the site. Raises ConfigurationError at once for a value that makes no sense.
 
@@ -187,7 +183,9 @@ class SbatchOptions:
 
     nodes: int = attrs.field(default=1, converter=_to_count, validator=_check_count)
     ntasks_per_node: int = attrs.field(default=1, converter=_to_count, validator=_check_count)
-    cpus_per_task: int | None = attrs.field(default=None, converter=_to_count_or_none, validator=_check_count)
+    cpus_per_task: int | None = attrs.field(
+        default=None, converter=attrs.converters.optional(_to_count), validator=_check_count
+    )
     time: str | None = attrs.field(default=None, converter=_to_time, validator=_check_time)
     mem: str | None = attrs.field(default=None, converter=_to_memory, validator=_check_memory)
     mem_per_cpu: str | None = attrs.field(default=None, converter=_to_memory, validator=_check_memory)
@@ -200,7 +198,7 @@ class SbatchOptions:
     requeue: bool = attrs.field(default=True, validator=_check_flag)
     mail_type: str | None = attrs.field(default=None, validator=_check_text)
     mail_user: str | None = attrs.field(default=None, validator=_check_text)
-    # Not part of the hash, because a dictionary has none; equal options still have equal hashes.
+    # Not part of the hash, because a dictionary has none.
     extra: Mapping[str, str | None] = attrs.field(
         factory=dict[str, str | None], converter=_to_extra, validator=_check_extra, hash=False
     )
@@ -250,27 +248,23 @@ def batch_script(
     command: Sequence[str],
     log_file: Path,
     directory: Path,
-    signal_seconds: int = 60,
 ) -> str:
-    """
-    Return the text of a batch script. The program takes the shell's place, so that it gets the signals itself.
+    """Return the text of a batch script. The program takes the shell's place, so that it gets the signals itself.
 
     Args:
-        options: What is asked of Slurm.
+        options: What to ask of Slurm.
         name: What the job is called in lists; need not be unique.
         token: By which this submission is found: 8 to 64 letters, digits, `_` and `-`.
         command: The program and its arguments.
         log_file: Where the output goes. It is appended to, so that a second start keeps the output of the first one.
         directory: Where the program runs; a node that does not see it ends the job with exit code 72.
-        signal_seconds: How long before the end SIGUSR1 comes. Slurm may send it a minute early, so it is left out if
-            the time limit is so short that the job would begin with it.
 
     Raises:
-        ConfigurationError: The token or a path cannot stand in a script.
+        ConfigurationError: The token or a path cannot be used in a script.
     """
     if not _TOKEN.fullmatch(token):
         raise ConfigurationError(f"the token {token!r} is not 8 to 64 letters, digits, `_` and `-`")
-    lines = [f"#SBATCH {line}" for line in _lines(options, name, token, log_file, directory, signal_seconds)]
+    lines = [f"#SBATCH {line}" for line in _lines(options, name, token, log_file, directory)]
     refusal = shlex.quote(
         f" does not see {directory}: the base directory has to be on a file system that all nodes share"
     )
@@ -282,11 +276,9 @@ def batch_script(
     return "\n".join(["#!/bin/bash", *lines, "", *body, ""])
 
 
-def _lines(
-    options: SbatchOptions, name: str, token: str, log_file: Path, directory: Path, signal_seconds: int
-) -> list[str]:
+def _lines(options: SbatchOptions, name: str, token: str, log_file: Path, directory: Path) -> list[str]:
     given: dict[str, str | int | bool | None] = {
-        # Blanks and commas have a meaning in lists of jobs that others keep.
+        # Blanks and commas separate fields in lists of jobs.
         "job-name": f"{re.sub(r'[^A-Za-z0-9_.:+=-]+', '_', name)[:60]}.{token}",
         "comment": f"hyperflow {token}",
         "output": _path(log_file).replace("%", "%%"),  # else sbatch would put the job's number in place of %j
@@ -296,8 +288,8 @@ def _lines(
     given |= {field.replace("_", "-"): getattr(options, field) for field in FIELDS if field not in _NOT_OPTIONS}
     given["requeue" if options.requeue else "no-requeue"] = True
     limit = options.time_limit
-    if "signal" not in options.extra and (limit is None or limit >= 2 * (signal_seconds + 60)):
-        given["signal"] = f"B:USR1@{signal_seconds}"
+    if "signal" not in options.extra and (limit is None or limit >= 2 * (SIGNAL_SECONDS + 60)):
+        given["signal"] = f"B:USR1@{SIGNAL_SECONDS}"
     lines = [_line(option, value) for option, value in given.items() if value is not None and value is not False]
     return lines + [_line(option, True if value is None else value) for option, value in options.extra.items()]
 
@@ -309,8 +301,8 @@ def _path(path: Path) -> str:
     text = str(path)
     if not path.is_absolute() or not text.isprintable() or "\\" in text:
         raise ConfigurationError(
-            f"{text!r} cannot stand in a batch script: it has to be absolute, without line breaks, control characters "
-            "and backslashes, which mean something to Slurm; choose another base directory"
+            f"{text!r} cannot be used in a batch script: it has to be absolute, without line breaks, control "
+            "characters and backslashes, which mean something to Slurm; choose another base directory"
         )
     return text
 

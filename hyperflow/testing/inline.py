@@ -1,12 +1,12 @@
 """The inline environment: remote evaluations run in this process, so that a test of a job takes microseconds.
 
-The same as on real workers: functions, arguments and results are pickled in the same way, so what cannot be sent fails
-here, too, and nothing is shared by accident; a request for more CPUs than there are is an error; evaluations wait for
-free CPUs, first come, first served; `retries`; a function sees no environment.
+The same as on real workers: functions, arguments and results are pickled, so what cannot be sent fails here, too, and
+nothing is shared by accident; evaluations wait for free CPUs, first come, first served, and to ask for more than there
+are is an error; `retries`; a function sees no environment.
 
 Different: nothing runs in parallel. A plain function blocks the event loop, and neither cancelling nor `time_limit`
-stops it; they stop an `async def`. A function that kills its process kills the test. `fresh_process` changes nothing,
-because every call gets a new copy of its function; `worker_info()` raises. Results are kept in memory.
+stops it; they stop an `async def`. A function that kills its process kills the test. Every call gets a new copy of its
+function, as with `fresh_process`; `worker_info()` raises. Results are kept in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import contextvars
 import functools
 import inspect
 import traceback
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -49,7 +49,6 @@ class InlineLocks:
         self._name = name
 
     async def take(self, keys: Collection[str]) -> int:
-        """Acquire some keys."""
         return await self._locks.take_for(keys, self, self._name)
 
     def take_blocking(self, keys: Collection[str]) -> int:
@@ -58,14 +57,11 @@ class InlineLocks:
         number = self._locks.request(keys, self, self._name, manager.scope(), said.append)
         if not said:
             self._locks.release(number)
-            raise Deadlock(
-                f"{self._name} wants {', '.join(keys)}",
-                ["a plain function holds the event loop up here, and somebody else in it has that; use an async def"],
-            )
+            why = "a plain function holds the event loop up here, and somebody else in it has that; use an async def"
+            raise Deadlock(f"{self._name} wants {', '.join(keys)}", [why])
         return number
 
     def release(self, number: int) -> None:
-        """Release the keys of this number."""
         self._locks.release(number)
 
 
@@ -86,7 +82,6 @@ class InlineEvaluator:
         self._counts: Counter[str] = Counter()
 
     def statistics(self) -> Statistics:
-        """Return the figures of this moment."""
         ends = [self._counts[state] for state in ("done", "failed", "cancelled", "retried", "returned", "late")]
         waiting = len(self._tasks) - self._running
         return Statistics(1, 0, self.cpus, self._free, {"busy": self._running}, waiting, self._running, *ends)
@@ -129,19 +124,24 @@ class InlineEvaluator:
         return call
 
     async def _run(self, name: str, call: Callable[[], Any], options: Options) -> Any:
-        await self._take(options.cpus)
+        async with self._door:  # one at a time, so that a large request does not starve
+            while self._free < options.cpus:
+                self._freed.clear()
+                await self._freed.wait()
+            self._free -= options.cpus
+            self._running += 1
         try:
             for left in range(options.retries, -1, -1):
                 try:
                     return await self._evaluate(name, call, options.time_limit)
-                except TimeLimitExceeded:
-                    raise
-                except Exception:
-                    if not left:
+                except Exception as error:
+                    if not left or isinstance(error, TimeLimitExceeded):
                         raise
                     self._counts["retried"] += 1
         finally:
-            self._give_back(options.cpus)
+            self._free += options.cpus
+            self._running -= 1
+            self._freed.set()
 
     async def _evaluate(self, name: str, call: Callable[[], Any], time_limit: float | None) -> Any:
         scope = asyncio.timeout(time_limit)
@@ -165,19 +165,6 @@ class InlineEvaluator:
             raise SerializationError(str(diagnose.explain(f"the result of {name}", value, error))) from error
         return pickler.loads(data, buffers=[bytearray(buffer) for buffer in buffers])
 
-    async def _take(self, cpus: int) -> None:
-        async with self._door:  # one at a time, so that a large request does not starve
-            while self._free < cpus:
-                self._freed.clear()
-                await self._freed.wait()
-            self._free -= cpus
-            self._running += 1
-
-    def _give_back(self, cpus: int) -> None:
-        self._free += cpus
-        self._running -= 1
-        self._freed.set()
-
     async def close(self) -> None:
         """Cancel the evaluations that run, and wait for their end."""
         self.closed = True
@@ -192,19 +179,16 @@ class MemoryDatabase:
     """A results database in memory."""
 
     def __init__(self) -> None:
-        self._maps: dict[str, dict[str, str]] = {}
+        self._maps: defaultdict[str, dict[str, str]] = defaultdict(dict)
 
     async def insert(self, map_name: str, key: str, value: str) -> None:
-        """Record a value."""
-        self._maps.setdefault(map_name, {})[key] = value
+        self._maps[map_name][key] = value
 
     async def lookup(self, map_name: str, key: str) -> str | None:
-        """Return the newest value, or None."""
-        return self._maps.get(map_name, {}).get(key)
+        return self._maps[map_name].get(key)
 
     async def lookup_all(self, map_name: str) -> list[tuple[str, str]]:
-        """Return all keys with their newest values."""
-        return list(self._maps.get(map_name, {}).items())
+        return list(self._maps[map_name].items())
 
 
 @asynccontextmanager

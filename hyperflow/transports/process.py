@@ -1,12 +1,12 @@
-"""Transports: how a node launcher is started and reached. Each gives back one stream of bytes.
+"""Transports: how a node launcher is started and reached. Each gives one stream of bytes.
 
-A transport is a value. `start` runs the launcher's command at its place and connects the two ends:
+A transport is a value. `start` runs the launcher's command on its node and connects the two ends:
 
     connection = await transport.start(command, receiver, log_file)
     connection.write(parts)            the receiver's `data_received` and `connection_lost` are called
 
 Guarantees: the launcher's stderr goes to `log_file`; the end of the stream is the end of the node; `wait_closed`
-returns when nothing of it is left.
+returns when none of its processes is left.
 
 To add one: write a class with these members (see Local and Srun below, Ssh in ssh.py). Nothing else has to change.
 """
@@ -40,8 +40,8 @@ WRITE_AHEAD = 1 << 22
 """Backpressure: a stream that holds so many bytes asks for a pause."""
 
 KILL_AFTER = 8.0
-"""Seconds after the end of its stream until a local launcher is killed: more than it and its keeper need to end. Both
-may be stopped (SIGSTOP)."""
+"""Seconds after the end of its stream until a local launcher is killed. It and its keeper need less to end by
+themselves, unless somebody has stopped both of them."""
 
 _NOT_PORTABLE = {
     *("PWD", "OLDPWD", "SHLVL", "_", "HOSTNAME", "HOST", "TERM", "TTY", "DISPLAY", "XAUTHORITY", "XDG_RUNTIME_DIR"),
@@ -53,39 +53,37 @@ _NOT_PORTABLE_PREFIXES = (
     *("HYPERFLOW_LAUNCHER", "HYPERFLOW_SERVICE", "HYPERFLOW_BEFORE_PROLOGUE"),
 )
 
-LAUNCHER = [
-    sys.executable,
-    "-P",
-    "-c",
-    f"import sys; sys.path.append({_HOME!r}); from hyperflow.launcher.launcher import main; main()",
-]
-"""The launcher's command. An absolute interpreter: no environment has to be activated. -P: a file named like a
-module of the standard library, in the directory where the user happens to be, is not taken for it. The path, because
-hyperflow may be run without being installed; not PYTHONPATH, which users' own programs would inherit."""
+
+def python_command(module: str) -> list[str]:
+    """Return the command that runs a module's `main` with this Python.
+
+    The interpreter's path is absolute, so that no environment has to be activated. With -P, a file in the current
+    directory is not taken for a module of the standard library. hyperflow's own path is added because it may run
+    without being installed; not by PYTHONPATH, which users' own programs would inherit.
+    """
+    code = f"import sys; sys.path.append({_HOME!r}); from {module} import main; main()"
+    return [sys.executable, "-P", "-c", code]
+
+
+LAUNCHER = python_command("hyperflow.launcher.launcher")
 
 
 class CutOff(ConnectionError):
-    """A stream has ended, and nothing says that the other end knows, or has ended too."""
+    """A stream has ended, and nothing says that the other end knows it, or has ended too."""
 
 
 class Receiver(Protocol):
-    """The head's end of a stream."""
+    """The head's end of a stream; the names are those of asyncio's protocols."""
 
-    def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
-        ...
+    def data_received(self, data: bytes) -> None: ...
 
     def pause_writing(self) -> None:
         """The stream holds enough. What is written now is kept in memory."""
-        ...
 
-    def resume_writing(self) -> None:
-        """The stream takes more."""
-        ...
+    def resume_writing(self) -> None: ...
 
     def connection_lost(self, error: Exception | None) -> None:
         """The stream has ended. A CutOff says that the launcher may go on until its silence_limit."""
-        ...
 
 
 class Connection(Protocol):
@@ -93,15 +91,12 @@ class Connection(Protocol):
 
     def write(self, parts: Sequence[Bytes]) -> None:
         """Queue bytes for sending; never blocks."""
-        ...
 
     def close(self) -> None:
         """End the stream, which ends the launcher."""
-        ...
 
     async def wait_closed(self) -> None:
         """Wait until the launcher, and all that it started, have gone."""
-        ...
 
 
 class Transport(Protocol):
@@ -119,20 +114,14 @@ class Transport(Protocol):
 
 class _Protocol(asyncio.Protocol):
     def __init__(self, receiver: Receiver, remote: bool) -> None:
-        self.receiver = receiver
-        self.remote = remote
-
-    def data_received(self, data: bytes) -> None:
-        self.receiver.data_received(data)
-
-    def pause_writing(self) -> None:
-        self.receiver.pause_writing()
-
-    def resume_writing(self) -> None:
-        self.receiver.resume_writing()
+        self.data_received = receiver.data_received  # type: ignore[method-assign]
+        self.pause_writing = receiver.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = receiver.resume_writing  # type: ignore[method-assign]
+        self._ended = receiver.connection_lost
+        self._remote = remote
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.receiver.connection_lost(CutOff(str(exc) if exc else "") if self.remote else exc)
+        self._ended(CutOff(str(exc) if exc else "") if self._remote else exc)
 
 
 class _ProcessConnection:
@@ -162,10 +151,10 @@ class _ProcessConnection:
 
 
 class Spawned:
-    """A process of this machine whose stdin and stdout are a stream of ours. It ends at the end of the scope, unless
+    """A process on this machine with a stream to us as its stdin and stdout. The end of the scope ends it, unless
     somebody has connected to it.
 
-    Apart from connecting, so that a launcher can start while its head is still importing.
+    Starting and connecting are two steps, so that a launcher can start while its head is still importing.
     """
 
     def __init__(self, command: Sequence[str], log_file: Path) -> None:
@@ -188,7 +177,7 @@ class Spawned:
             raise LauncherError(f"cannot start {' '.join(command)}: {error}") from error
 
     async def connect(self, receiver: Receiver, *, remote: bool = False) -> Connection:
-        """Take up the stream; remote: of which this process is not the end."""
+        """Connect the stream to a receiver; `remote`: the launcher is not this process, but behind it."""
         self._sock.setblocking(False)
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_unix_connection(lambda: _Protocol(receiver, remote), sock=self._sock)
@@ -212,10 +201,10 @@ def launcher_log(log_dir: Path, node: str) -> Path:
 
 
 def with_prologue(command: Sequence[str], prologue: str) -> list[str]:
-    """Return the command, run by sh after some lines of the user's, such as `module load`.
+    """Return a command that runs in sh after some lines of the user's, such as `module load`.
 
-    What they print must not get into the stream. `-e`: a module that is not there must not be passed over. The launcher
-    takes on the head's variables; by what `env` said before it can tell which of them the prologue has set.
+    What they print must not get into the stream. With `-e`, a module that is missing is an error. The launcher takes
+    over the head's variables; what `env` said before the prologue tells it which of them the prologue has set.
     """
     if not prologue.strip():
         return list(command)
@@ -234,18 +223,12 @@ def portable_environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 @attrs.frozen
 class Local:
-    """A launcher on this machine, at the other end of a pair of sockets.
-
-    Args:
-        node: What the machine is called in logs.
-        spawned: The launcher, if it has been started.
-    """
+    """A launcher on this machine, at the other end of a pair of sockets; `spawned` if it has been started already."""
 
     node: str = attrs.field(factory=socket.gethostname)
     spawned: Spawned | None = None
 
     async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
-        """Start the launcher; raises LauncherError if the interpreter cannot be started."""
         if self.spawned is not None:
             return await self.spawned.connect(receiver)
         with Spawned(command, log_file) as process:
@@ -254,17 +237,16 @@ class Local:
 
 @attrs.frozen
 class Srun:
-    """A launcher in a job step of its own, which Slurm starts on the node.
+    """A launcher in a job step of its own, for sites without ssh.
 
-    Steps are for where ssh is not allowed: `--overlap` lets the step share the job's CPUs with the user's own steps,
-    but some sites and versions make later steps wait all the same.
+    `--overlap` lets the step share the job's CPUs with the user's own steps; on some sites and versions these still
+    wait for it.
     """
 
     node: str
     prologue: str = ""
 
     async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
-        """Start the step; raises LauncherError if there is no srun."""
         step = ["srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={self.node}", "--cpu-bind=none"]
         options = ["--unbuffered", "--quiet", "--export=ALL", "--kill-on-bad-exit=1"]
         line = [*step, *options, *with_prologue(command, self.prologue)]
@@ -280,11 +262,10 @@ class FirstOf:
 
     @property
     def node(self) -> str:
-        """The node that all of them lead to."""
         return self.transports[0].node
 
     async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
-        """Try one after the other; raises LauncherError with what all of them said."""
+        """Try one after the other; raises LauncherError with all their errors."""
         causes: list[str] = []
         for transport in self.transports:
             name = type(transport).__name__.lower()

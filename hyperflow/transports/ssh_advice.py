@@ -9,6 +9,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+import asyncssh
 import attrs
 
 CONFIGURATION = "~/.config/hyperflow/config.toml"
@@ -18,13 +19,7 @@ BY_SRUN = f'set transport = "srun" in {CONFIGURATION}'
 
 @attrs.frozen
 class Failure:
-    """Why a node cannot be reached.
-
-    Args:
-        cause: For programs.
-        what: For people.
-        fix: What they can do about it.
-    """
+    """Why a node cannot be reached: `cause` for programs, `what` for people, `fix` says what they can do."""
 
     cause: str
     what: str
@@ -36,8 +31,6 @@ class Failure:
 
 def explain(error: BaseException, node: str) -> Failure:
     """Say what an error of asyncssh or of the operating system means. Of host keys see `host_key_failure`."""
-    import asyncssh  # noqa: PLC0415 (costs 0.1 s)
-
     verbose = f"`ssh -v {node} true`"
     alive = f"See `sinfo --nodes={node}` whether it is up, and {verbose} how far one gets; or {BY_SRUN}"
     match error:
@@ -90,23 +83,20 @@ class KnownKeys:
     pinned: str = ""
 
     @property
-    def places(self) -> list[str]:
-        """The files as one types them."""
-        return [typed(path) for path in self.files]
-
-    @property
     def entry(self) -> str:
         """The node's name as it is written in such a file."""
         return self.host if self.port == 22 else f"[{self.host}]:{self.port}"
 
+    @property
+    def places(self) -> list[str]:
+        """The files as one types them."""
+        return [typed(path) for path in self.files]
+
 
 def host_key_failure(node: str, known: KnownKeys, shown: str) -> Failure:
-    """Say why a node's host key is refused: it is unknown, or another one is known.
+    """Say why a node's host key is refused: no key of the node is known, or another one.
 
-    Args:
-        node: The node.
-        known: What is known of its key.
-        shown: The fingerprint of the key that it shows, "" if that could not be found out.
+    `shown` is the fingerprint of the key that the node shows, "" if that could not be found out.
     """
     key = f" ({shown})" if shown else ""
     port = "" if known.port == 22 else f"-p {known.port} "
@@ -130,18 +120,14 @@ def host_key_failure(node: str, known: KnownKeys, shown: str) -> Failure:
 
 def typed(path: str) -> str:
     """Return a path as one types it into a shell: with ~ for the home directory."""
-    if path.startswith("~/"):
-        return "~/" + shlex.quote(path.removeprefix("~/"))
-    home = os.path.expanduser("~/")
-    if path.startswith(home):
-        return "~/" + shlex.quote(path.removeprefix(home))
+    for home in ("~/", os.path.expanduser("~/")):
+        if path.startswith(home):
+            return "~/" + shlex.quote(path.removeprefix(home))
     return shlex.quote(path)
 
 
 def files_that_know(host: str, address: str, port: int, files: Sequence[str]) -> list[str]:
     """Return those of the files that have a key for a host, or of who vouches for it."""
-    import asyncssh  # noqa: PLC0415 (costs 0.1 s)
-
     knowing: list[str] = []
     for path in files:
         known = asyncssh.import_known_hosts("")

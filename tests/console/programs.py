@@ -19,7 +19,7 @@ SCRIPT = '''
 import asyncio
 import os
 import hyperflow as hf
-from hyperflow.master.local import LocalBatch
+from hyperflow.master.batch import LocalBatch
 
 if "AS_SLURM" in os.environ:
     LocalBatch.local = False  # the master takes its jobs for ones that do not end with it

@@ -22,9 +22,9 @@ from hyperflow.control.client import Contact, MasterElsewhere, NoMaster, Refused
 from hyperflow.control.server import peer, serve
 from hyperflow.errors import ConfigurationError
 from hyperflow.master.api import open_control
-from hyperflow.master.job_json import job_from_json, job_to_json
 from hyperflow.master.lifecycle import State
 from hyperflow.master.master import Master
+from hyperflow.master.view import job_from_json, job_to_json
 from tests.helpers import wait_until
 
 NOBODY = 65534

@@ -12,9 +12,8 @@ import attrs
 
 from hyperflow import checked_files
 from hyperflow.master import calls
-from hyperflow.master.batch import Order
+from hyperflow.master.batch import QUEUED, Order
 from hyperflow.master.lifecycle import Epoch
-from hyperflow.master.local import QUEUED
 from hyperflow.master.rundir import JobDirectory
 from hyperflow.shipping import pickler
 from hyperflow.slurm.client import Watch

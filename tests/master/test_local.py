@@ -13,8 +13,8 @@ import pytest
 
 import hyperflow as hf
 from hyperflow._cluster import ClusterEnv
+from hyperflow.master.batch import TAG
 from hyperflow.master.lifecycle import State
-from hyperflow.master.local import TAG
 from hyperflow.master.shared import Timeouts
 from hyperflow.wire import processes
 from tests.helpers import alive, block_until, wait_until

@@ -430,7 +430,7 @@ async def test_slurmctld_is_away(cluster: Cluster, client: SlurmClient, caplog: 
     cluster.faults.stop_daemon("login", "slurmctld", signal.SIGTERM)  # it writes down first what it knows
     client.wake()
     go.touch()  # it ends while nobody looks
-    await wait_until(lambda: "count as before" in caplog.text, 40, "it is noticed")
+    await wait_until(lambda: "stay as they were" in caplog.text, 40, "it is noticed")
     submitting = asyncio.create_task(Script(cluster).submit(client))
     await wait_until(lambda: client.calls["sbatch"] == 2, 40, "another is being submitted")
     assert watch.state == running
@@ -438,7 +438,7 @@ async def test_slurmctld_is_away(cluster: Cluster, client: SlurmClient, caplog: 
 
     assert (await until(watch, kind("ended"))).slurm_state == "COMPLETED"
     assert (await until(await submitting, kind("ended"))).slurm_state == "COMPLETED"
-    assert caplog.text.count("count as before") == 1
+    assert caplog.text.count("stay as they were") == 1
     assert caplog.text.count("answers again") == 1
 
 
