@@ -21,7 +21,7 @@ from hyperflow._cluster import ClusterEnv, open_cluster, remote_eval_job
 from hyperflow._job import run_in_new_loop
 from hyperflow.console.display import logging_to, say, showing
 from hyperflow.console.interrupt import Interruption
-from hyperflow.console.options import GROUPS, Resources, Running, failure_policy, joined
+from hyperflow.console.options import RUNNING, Resources, Running, failure_policy, joined
 from hyperflow.console.rehearsal import rehearse
 from hyperflow.console.table import age, as_typed, counts_in_words, jobs_in_words
 from hyperflow.control import place
@@ -48,7 +48,7 @@ def run_program(fn: Callable[..., Flow[Any]], argv: Sequence[str]) -> int:
         result_action="return_value",
         suppress_keyboard_interrupt=False,  # or it would end the process in silence
     )
-    app["--help"].group = GROUPS[0][1]
+    app["--help"].group = RUNNING
     app.default(joined(fn, lambda call, running, resources: _Run(call, running, resources).exit_code()))
     try:
         return app(list(argv), exit_on_error=False, print_error=False) or 0

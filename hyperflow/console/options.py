@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +22,12 @@ from hyperflow.errors import ConfigurationError, MisuseError
 from hyperflow.slurm.script import SbatchOptions
 
 AT_LEAST_ONE = validators.Number(gte=1)
+VERBOSE = Parameter(help="Print each change of a job's state.")
+
+
+def _shown(words: str) -> Parameter:
+    """Return the help of an option whose default the help shows, too."""
+    return Parameter(help=words, show_default=True)
 
 
 @attrs.frozen
@@ -31,7 +36,7 @@ class Running:
 
     local: Annotated[bool, Parameter(help="Run all jobs on this machine, without Slurm.")] = False
     base_dir: Annotated[
-        Path, Parameter(help="The directory of the runs, one subdirectory each; all nodes have to see it.")
+        Path, _shown("The directory of the runs, one subdirectory each; all nodes have to see it.")
     ] = Path("hyperflow-runs")
     resume: Annotated[
         str | None, Parameter(help="Continue an earlier run: its id or its directory. Repeat its other arguments.")
@@ -45,20 +50,23 @@ class Running:
         Parameter(help="How many jobs may be with Slurm at a time; no limit by default.", validator=AT_LEAST_ONE),
     ] = None
     on_error: Annotated[
-        str,
-        Parameter(
-            help="What to do about a job that fails: hold it until you decide, raise its error, or retry:N times."
-        ),
+        str, _shown("What to do about a job that fails: hold it until you decide, raise its error, or retry:N times.")
     ] = "hold"
     on_interrupt: Annotated[
-        Policy,
-        Parameter(help="What Ctrl-C does with jobs at Slurm: ask (without a terminal: leave), leave, cancel."),
+        Policy, _shown("What Ctrl-C does with jobs at Slurm: ask (without a terminal: leave), leave, cancel.")
     ] = "ask"
     mail: Annotated[
         str | None, Parameter(help="An address to mail to about each held job, with this machine's own mailer.")
     ] = None
     dry_run: Annotated[bool, Parameter(help="Print the batch scripts of the first jobs, and submit nothing.")] = False
-    verbose: Annotated[bool, Parameter(alias="-v", help="Print each change of a job's state.")] = False
+    verbose: Annotated[bool, VERBOSE, Parameter(alias="-v")] = False
+
+
+@attrs.frozen
+class _RunningWithoutV(Running):
+    """For a function that has an option -v itself."""
+
+    verbose: Annotated[bool, VERBOSE] = False
 
 
 @attrs.frozen
@@ -86,12 +94,8 @@ class Resources:
         return SbatchOptions(**self.changes())
 
 
-GROUPS = (
-    (Running, Group("Options of hyperflow", sort_key=1000)),
-    (Resources, Group("What Slurm is asked for, where the program does not say", sort_key=1001)),
-)
-
-_PREFIX = "hyperflow__"
+RUNNING = Group("Options of hyperflow", sort_key=1000)
+ASKED = Group("What Slurm is asked for, where the program does not say", sort_key=1001)
 
 
 def joined(fn: Callable[..., Any], run: Callable[[Callable[[], Any], Running, Resources], int]) -> Callable[..., int]:
@@ -104,76 +108,58 @@ def joined(fn: Callable[..., Any], run: Callable[[Callable[[], Any], Running, Re
     Raises:
         MisuseError: The function's signature cannot be a command line.
     """
-    signature = _signature(fn)
-    taken = _names(fn, signature)
+    name = str(getattr(fn, "__name__", fn))
+    try:
+        signature = inspect.signature(fn, eval_str=True)
+    except NameError as error:
+        raise MisuseError(
+            f"the command line is made from the types of {name}, but {error}; import it outside of TYPE_CHECKING"
+        ) from None
+
+    def command(*args: Any, **kwargs: Any) -> int:
+        running, resources = (kwargs.pop(option.name, option.default) for option in ours)
+        return run(lambda: fn(*args, **kwargs), running, resources)
+
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__doc__ = inspect.getdoc(fn)
+    command.__name__ = name
+    taken = _names(command)
     if "--resume" in taken:
         raise MisuseError(
-            f"{_name(fn)} has a parameter `resume`, but --resume is hyperflow's, which goes on with an earlier run by "
-            "it; choose another name"
+            f"{name} has a parameter `resume`, but --resume is hyperflow's, which goes on with an earlier run by it; "
+            "choose another name"
         )
-    ours = [parameter for record, group in GROUPS for parameter in _parameters(record, group, taken)]
+    running = _RunningWithoutV() if "-v" in taken else Running()
+    ours = [_flattened(running, RUNNING, taken), _flattened(Resources(), ASKED, taken)]
     theirs = list(signature.parameters.values())
     last = theirs[-1:] if theirs and theirs[-1].kind is inspect.Parameter.VAR_KEYWORD else []
     parameters = [*theirs[: len(theirs) - len(last)], *ours, *last]
-
-    def command(*args: Any, **kwargs: Any) -> int:
-        mine: list[Any] = []
-        for record, _ in GROUPS:
-            names = [field.name for field in attrs.fields(record)]
-            given = {name: kwargs.pop(_PREFIX + name) for name in names if _PREFIX + name in kwargs}
-            mine.append(record(**given))
-        return run(lambda: fn(*args, **kwargs), *mine)
-
     command.__signature__ = signature.replace(parameters=parameters, return_annotation=int)  # type: ignore[attr-defined]
-    command.__doc__ = inspect.getdoc(fn)
-    command.__name__ = _name(fn)
     return command
 
 
-def _name(fn: Callable[..., Any]) -> str:
-    return str(getattr(fn, "__name__", fn))
-
-
-def _signature(fn: Callable[..., Any]) -> inspect.Signature:
-    try:
-        return inspect.signature(fn, eval_str=True)
-    except NameError as error:
-        raise MisuseError(
-            f"the command line is made from the types of {_name(fn)}, but {error}; import it outside of TYPE_CHECKING"
-        ) from None
-
-
-def _names(fn: Callable[..., Any], signature: inspect.Signature) -> set[str]:
-    """Return the names of a function's own options."""
-
-    def has_signature(*args: Any, **kwargs: Any) -> None:
-        """Have the function's signature."""
-
-    has_signature.__signature__ = signature  # type: ignore[attr-defined]
-    app = App(name=_name(fn))
-    app.default(has_signature)
+def _names(command: Callable[..., Any]) -> set[str]:
+    """Return the names of a command's options."""
+    app = App()
+    app.default(command)
     arguments = app.assemble_argument_collection(parse_docstring=False)
     return {name for argument in arguments for name in argument.names}
 
 
-def _parameters(record: type, group: Group, taken: set[str]) -> list[inspect.Parameter]:
-    hints = typing.get_type_hints(record, include_extras=True)
-    made: list[inspect.Parameter] = []
-    for field in attrs.fields(record):
-        plain = "--" + field.name.replace("_", "-")
-        name = plain if plain not in taken else "--hf-" + plain.removeprefix("--")
-        own: dict[str, Any] = {"name": name, "group": group, "negative": (), "show_default": bool(field.default)}
-        if field.name == "verbose" and "-v" in taken:
-            own["alias"] = ()
-        made.append(
-            inspect.Parameter(
-                _PREFIX + field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
-                annotation=Annotated[hints[field.name], Parameter(**own)],
-            )
-        )
-    return made
+def _flattened(default: object, group: Group, taken: set[str]) -> inspect.Parameter:
+    """Return a parameter for a record of hyperflow's, each of whose fields is an option."""
+
+    def named(field: str) -> str:
+        plain = field.replace("_", "-")
+        return f"hf-{plain}" if f"--{plain}" in taken else plain
+
+    options = Parameter(name="*", group=group, name_transform=named, negative=(), show_default=False)
+    return inspect.Parameter(
+        f"hyperflow__{type(default).__name__}",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[type(default), options],
+    )
 
 
 def failure_policy(text: str) -> Answer:
