@@ -3,6 +3,6 @@
 `main` reads the command line. `jobs` has the commands about a program's jobs, `variables` those about its variables;
 `runs` finds runs on the disk.
 
-`doctor` runs the checks: `checks` those of this machine and Slurm, `reach` those of a node, with `probe` (a shell
-there) and `hostkeys`. `verdicts` puts findings into words, `check` is the record of one, `report` prints them.
+`doctor` runs the checks, and has those of this machine and Slurm; `reach` has those of a node, with `probe`, a shell
+there. `verdicts` puts findings into words, `check` is the record of one, `report` prints them.
 """

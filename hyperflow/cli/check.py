@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import attrs
@@ -38,6 +38,7 @@ class Check:
         node: The checked node; None if the check is not about one node.
         seconds: How long it took.
         data: The findings for programs: names to numbers, texts and lists.
+        found: What other checks need of it; not for the report.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Check:
     node: str | None = None
     seconds: float = 0.0
     data: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    found: Any = None
 
 
 def ok(name: str, detail: str, node: str | None = None, **data: Any) -> Check:
@@ -84,9 +86,8 @@ async def bounded(seconds: float, name: str, node: str | None, work: Awaitable[C
     except (HyperflowError, OSError) as error:
         check = failed(name, str(error) or type(error).__name__, late, node)
     except Exception as error:  # noqa: BLE001 (a defect in one check must not hide the findings of the others)
-        check = failed(
-            name, f"{type(error).__name__}: {error}", "This is a defect of the doctor: please report it", node
-        )
+        defect = "This is a defect of the doctor: please report it"
+        check = failed(name, f"{type(error).__name__}: {error}", defect, node)
     return attrs.evolve(check, seconds=round(time.monotonic() - started, 3))
 
 
@@ -95,25 +96,16 @@ async def in_thread(work: Callable[[], T]) -> T:
 
     Not asyncio.to_thread: Python waits for its threads at exit, so a file system that hangs would hang the command.
     """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def tell(result: T | None, error: BaseException | None) -> None:
-        if future.done():  # the caller was cancelled
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]  # it is None only if T is
+    outcome: Future[T] = Future()
+    outcome.set_running_or_notify_cancel()  # from now on, cancelling the waiter does not cancel it
 
     def run() -> None:
-        result, failure = None, None
         try:
             result = work()
         except BaseException as error:  # noqa: BLE001 (whatever it is, the caller gets it)
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop has been closed
-            loop.call_soon_threadsafe(tell, result, failure)
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(result)
 
     threading.Thread(target=run, name="hyperflow-doctor", daemon=True).start()
-    return await future
+    return await asyncio.wrap_future(outcome)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -40,59 +41,41 @@ class Refused(Exception):
     """A command failed on the node; the text is what the shell printed."""
 
 
-class Probe:
+class Probe(asyncio.Protocol):
     """The head's end of a shell on a node. Made by `open_probe`."""
 
     def __init__(self, node: str) -> None:
-        self.node = node
+        self._node = node
+        self._said = asyncio.StreamReader(limit=sys.maxsize)
         self.connection: Connection | None = None
-        self._said = b""
-        self._lines: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._marked = False
 
     def data_received(self, data: bytes) -> None:
-        """Cut the bytes after the mark into lines."""
-        self._said += data
-        if not self._marked:
-            _, mark, rest = self._said.partition(MARK)
-            if not mark:
-                return
-            self._marked, self._said = True, rest
-            self._lines.put_nowait(MARK)
-        *lines, self._said = self._said.split(b"\n")
-        for line in lines:
-            self._lines.put_nowait(line)
+        """Keep what the shell says."""
+        self._said.feed_data(data)
 
-    def pause_writing(self) -> None:
-        """Nothing to do: all commands are short."""
-
-    def resume_writing(self) -> None:
-        """Nothing to do: all commands are short."""
-
-    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 (part of the interface)
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (part of the interface)
         """Wake the waiter with end-of-stream."""
-        self._lines.put_nowait(None)
+        self._said.feed_eof()
 
     async def begin(self) -> None:
         """Wait until the shell has started."""
-        await self._next()
+        await self._next(MARK)
 
     async def ask(self, verb: str, path: str = "", text: str = "") -> str:
         """Send a command and return its answer; raises Refused if it fails, LauncherError if the shell has ended."""
         assert self.connection is not None
         self.connection.write([f"{verb}\n{path}\n{text}\n".encode(errors="surrogateescape")])
-        answer = (await self._next()).decode(errors="replace")
+        answer = (await self._next(b"\n")).decode(errors="replace")[:-1]
         if not answer.startswith("+"):
             raise Refused(answer.removeprefix("-"))
         return answer[1:]
 
-    async def _next(self) -> bytes:
-        line = await self._lines.get()
-        if line is None:
-            self._lines.put_nowait(None)
-            said = "" if self._marked else self._said.decode(errors="replace").strip()
-            raise LauncherError(f"the shell on {self.node} ended{': ' if said else ''}{said[-500:]}")
-        return line
+    async def _next(self, end: bytes) -> bytes:
+        try:
+            return await self._said.readuntil(end)
+        except asyncio.IncompleteReadError as error:
+            said = error.partial.decode(errors="replace").strip()
+            raise LauncherError(f"the shell on {self._node} ended{': ' if said else ''}{said[-500:]}") from None
 
 
 @asynccontextmanager
@@ -108,7 +91,8 @@ async def open_probe(transport: Transport, log_file: Path) -> AsyncIterator[Prob
         await probe.begin()
         yield probe
     except LauncherError as error:
-        if tail := log_tail(log_file):
+        lines = (line.strip() for line in files.tail(log_file, lines=5).splitlines())
+        if tail := " | ".join(filter(None, lines))[-500:]:
             raise LauncherError(f"{error}; it said: {tail}") from error
         raise
     finally:
@@ -116,9 +100,3 @@ async def open_probe(transport: Transport, log_file: Path) -> AsyncIterator[Prob
         with contextlib.suppress(Exception):  # the stream is cut in any case
             async with asyncio.timeout(CLOSE_SECONDS):
                 await probe.connection.wait_closed()
-
-
-def log_tail(log_file: Path) -> str:
-    """Return the last output of a program, in one line."""
-    lines = (line.strip() for line in files.tail(log_file, lines=5).splitlines())
-    return " | ".join(filter(None, lines))[-500:]

@@ -7,35 +7,37 @@ returns, what it started on the node has ended, or ends with its stream.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shlex
+import socket
 import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TypeVar
 
 import attrs
 
 from hyperflow.cli import verdicts
 from hyperflow.cli.check import Check, Status, bounded, in_thread, ok, skipped
-from hyperflow.cli.hostkeys import known_keys, shown_key
 from hyperflow.cli.probe import Probe, Refused, open_probe
 from hyperflow.config import Settings
 from hyperflow.database import place
 from hyperflow.errors import HyperflowError, LauncherError
 from hyperflow.head.link import Link
 from hyperflow.transports.process import Local, Srun, Transport
-from hyperflow.transports.ssh import Ssh
-
-T = TypeVar("T")
+from hyperflow.transports.ssh import Ssh, known_hosts_files
+from hyperflow.transports.ssh_advice import KnownKeys, files_that_know
 
 ECHOES = 5
 """How many echoes to time; the median counts."""
 
 SEEN_SECONDS = 5.0
 """Seconds until a file must be seen on the other side; some file systems cache for a while that it does not exist."""
+
+FETCH_SECONDS = 5.0
+"""Timeout for fetching a node's host key, in seconds."""
 
 CLOSING_SECONDS = 30.0
 """Seconds that the check of a launcher has beyond its own limit, to end the launcher properly."""
@@ -64,8 +66,7 @@ class Site:
 
 async def check_this_machine(node: str, site: Site) -> list[Check]:
     """Check this machine: the launcher and the CPUs."""
-    checks = [await _check_launcher(Local(node), "local", site)]
-    return _with_cpus(node, checks, site)
+    return await _check_launcher(Local(node), "local", site)
 
 
 async def check_node(node: str, site: Site) -> list[Check]:
@@ -74,17 +75,17 @@ async def check_node(node: str, site: Site) -> list[Check]:
         async with asyncio.TaskGroup() as group:
             by_ssh = group.create_task(_check_ssh(node, site, stack))
             by_srun = group.create_task(_check_srun(node, site, stack))
-        (ssh, ssh_probe), (srun, srun_probe) = by_ssh.result(), by_srun.result()
-        ssh, srun = verdicts.by_transport(site.settings.transport, ssh, srun)
-        checks = [ssh, srun, await _check_sharing(node, site, ssh_probe or srun_probe)]
+        ssh, srun = verdicts.by_transport(site.settings.transport, by_ssh.result(), by_srun.result())
+        checks = [ssh, srun, await _check_sharing(node, site, ssh.found or srun.found)]
     how = verdicts.chosen_transport(site.settings.transport, ssh, srun)
     if how is None:
         return [*checks, *(skipped(name, "the node cannot be reached", node=node) for name in ("Python", "CPUs"))]
-    ways: dict[str, Transport] = {"ssh": Ssh(node, site.settings), "srun": Srun(node, site.settings.prologue)}
-    return _with_cpus(node, [*checks, await _check_launcher(ways[how], how, site)], site)
+    transport = Ssh(node, site.settings) if how == "ssh" else Srun(node, site.settings.prologue)
+    return checks + await _check_launcher(transport, how, site)
 
 
-async def _check_ssh(node: str, site: Site, stack: AsyncExitStack) -> tuple[Check, Probe | None]:
+async def _check_ssh(node: str, site: Site, stack: AsyncExitStack) -> Check:
+    """Check ssh; the `found` of the check is a shell there, which the stack closes."""
     # Without the prologue: if that fails, the check of the launcher reports it.
     settings = attrs.evolve(
         site.settings,
@@ -92,7 +93,6 @@ async def _check_ssh(node: str, site: Site, stack: AsyncExitStack) -> tuple[Chec
         connect_attempts=min(site.settings.connect_attempts, 2),
         connect_timeout=min(site.settings.connect_timeout, site.seconds * 0.45),  # so that both attempts fit
     )
-    probes: list[Probe] = []
 
     async def check() -> Check:
         try:
@@ -104,32 +104,31 @@ async def _check_ssh(node: str, site: Site, stack: AsyncExitStack) -> tuple[Chec
 
             known = await known_keys(node, settings)
             refused = isinstance(error.__cause__, asyncssh.HostKeyNotVerifiable)
-            shown = await shown_key(node, settings) if refused else ""
+            shown = await _shown_key(node, settings) if refused else ""
             return verdicts.ssh_failure(node, error.__cause__, known, shown, node in site.granted)
-        probes.append(probe)
         known = await known_keys(node, settings)
         vouches = ", ".join(known.places)
         words = f"key accepted, host key in {vouches or 'a file of known hosts'}, echo in {1000 * latency:.1f} ms"
-        return ok("ssh", words, node, latency_seconds=latency, known_in=list(known.files))
+        fine = ok("ssh", words, node, latency_seconds=latency, known_in=list(known.files))
+        return attrs.evolve(fine, found=probe)
 
     late = f"See how far `ssh -v {node} true` gets, and `sinfo --nodes={node}` whether it is up"
-    return await bounded(site.seconds, "ssh", node, check(), late), probes[0] if probes else None
+    return await bounded(site.seconds, "ssh", node, check(), late)
 
 
-async def _check_srun(node: str, site: Site, stack: AsyncExitStack) -> tuple[Check, Probe | None]:
-    if not site.in_allocation:
-        return skipped("srun", "only within an allocation", node=node), None
+async def _check_srun(node: str, site: Site, stack: AsyncExitStack) -> Check:
+    """Check srun; the `found` of the check is a shell there, which the stack closes."""
     if node not in site.granted:
-        return skipped("srun", "the node is not of our allocation", node=node), None
-    probes: list[Probe] = []
+        why = "the node is not of our allocation" if site.in_allocation else "only within an allocation"
+        return skipped("srun", why, node=node)
 
     async def check() -> Check:
         probe, latency = await _opened(Srun(node), site, stack)
-        probes.append(probe)
-        return ok("srun", f"a step starts, echo in {1000 * latency:.1f} ms", node, latency_seconds=latency)
+        fine = ok("srun", f"a step starts, echo in {1000 * latency:.1f} ms", node, latency_seconds=latency)
+        return attrs.evolve(fine, found=probe)
 
     late = f"Try `srun --overlap --nodes=1 --ntasks=1 --nodelist={node} hostname`; other steps may hold the CPUs"
-    return await bounded(site.seconds, "srun", node, check(), late), probes[0] if probes else None
+    return await bounded(site.seconds, "srun", node, check(), late)
 
 
 async def _opened(transport: Transport, site: Site, stack: AsyncExitStack) -> tuple[Probe, float]:
@@ -195,11 +194,10 @@ async def _write_there(probe: Probe, path: Path, text: str) -> str | None:
     return None if found == f"{text}\n" else f"it reads {found!r} here"
 
 
-async def _check_launcher(transport: Transport, how: str, site: Site) -> Check:
-    """Start a launcher as a run does, wait for its greeting, and end it."""
+async def _check_launcher(transport: Transport, how: str, site: Site) -> list[Check]:
+    """Start a launcher as a run does, and end it; its greeting has its versions and CPUs."""
     link = Link(transport, site.settings, site.scratch, lambda *_: None, lambda *_: None)
-    remote = {"ssh": f"ssh {link.node}", "srun": f"srun --overlap --nodelist={link.node}"}.get(how, "")
-    interpreter = shlex.quote(sys.executable)
+    node = link.node
     limit = site.settings.connect_timeout + site.settings.start_timeout + 1.0
 
     async def check() -> Check:
@@ -209,23 +207,51 @@ async def _check_launcher(transport: Transport, how: str, site: Site) -> Check:
                 await link.start("doctor", ())
         except (HyperflowError, TimeoutError) as error:
             late = f"no launcher was ready within {limit:g} s (connect_timeout and start_timeout)"
-            text = (str(error) or late).replace(str(link.log_file), "").replace("\n", " ")
-            words, prologue = " ".join(text.split()), site.settings.prologue if remote else ""
-            failure = verdicts.launcher_failure(link.node, remote, words, interpreter, prologue)
+            words = " ".join((str(error) or late).replace(str(link.log_file), "").split())
+            remote = {"ssh": f"ssh {node}", "srun": f"srun --overlap --nodelist={node}"}.get(how, "")
+            prologue = site.settings.prologue if remote else ""
+            failure = verdicts.launcher_failure(node, remote, words, shlex.quote(sys.executable), prologue)
             return attrs.evolve(failure, data={"greeting": link.greeting._asdict()} if link.greeting else {})
         seconds = time.monotonic() - started
         await link.close()
-        assert link.greeting is not None, link.node
-        return verdicts.greeting(link.node, link.greeting._asdict(), how, seconds)
+        said, way = link.greeting, "here" if how == "local" else f"by {how}"
+        assert said is not None, node
+        words = f"Python {said.python}, hyperflow {said.hyperflow}, dill {said.dill}"
+        data = {"transport": how, "start_seconds": round(seconds, 3), "greeting": said._asdict()}
+        return ok("Python", f"{words}; a launcher started {way} in {seconds:.1f} s", node, **data)
 
     late = "The launcher could not be ended; see `ps -u $USER` there"
-    return await bounded(limit + CLOSING_SECONDS, "Python", link.node, check(), late)
+    launcher = await bounded(limit + CLOSING_SECONDS, "Python", node, check(), late)
+    if launcher.status is not Status.OK:
+        return [launcher, skipped("CPUs", "no launcher could be started", node=node)]
+    said = launcher.data["greeting"]
+    return [launcher, verdicts.cpus(node, site.granted.get(node), said["affinity"], said["quota"])]
 
 
-def _with_cpus(node: str, checks: list[Check], site: Site) -> list[Check]:
-    """Add the check of the CPUs, from the launcher's greeting."""
-    launcher = checks[-1]
-    said = launcher.data.get("greeting")
-    if launcher.status is not Status.OK or not said:
-        return [*checks, skipped("CPUs", "no launcher could be started", node=node)]
-    return [*checks, verdicts.cpus(node, site.granted.get(node), said["affinity"], said["quota"])]
+async def known_keys(node: str, settings: Settings) -> KnownKeys:
+    """Look a node up in the known_hosts files, in the same way as the ssh transport does."""
+    import asyncssh  # noqa: PLC0415 (costs 0.1 s)
+
+    name, host, port = node, node, settings.ssh_port or 22
+    with contextlib.suppress(OSError, ValueError, asyncssh.Error):  # asyncssh may not read the user's configuration
+        options = asyncssh.SSHClientConnectionOptions(host=node, port=settings.ssh_port or ())
+        host, port = options.host or node, options.port or 22
+        name = options.host_key_alias or host
+    address = ""
+    with contextlib.suppress(OSError):
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        address = str(found[0][4][0])
+    knowing = files_that_know(name, address, port, known_hosts_files(settings.known_hosts))
+    return KnownKeys(name, port, tuple(knowing), settings.known_hosts)
+
+
+async def _shown_key(node: str, settings: Settings) -> str:
+    """Return the fingerprint of a node's host key, "" if it does not send one in time. This needs no login."""
+    import asyncssh  # noqa: PLC0415 (costs 0.1 s)
+
+    try:
+        async with asyncio.timeout(FETCH_SECONDS):
+            key = await asyncssh.get_server_host_key(node, settings.ssh_port or ())
+    except (OSError, asyncssh.Error, TimeoutError, ValueError):
+        return ""
+    return f"{key.algorithm.decode()} {key.get_fingerprint()}" if key is not None else ""

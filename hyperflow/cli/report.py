@@ -46,6 +46,8 @@ from hyperflow.console import table as console_table
 
 FORMAT = 1
 
+MEMBERS = ("node", "status", "detail", "fix", "seconds", "data")
+
 MOST_ALIKE = 8
 """If a check is ok on more nodes than this, they share one line."""
 
@@ -60,6 +62,7 @@ def exit_code(checks: Iterable[Check]) -> int:
 
 def as_json(checks: Sequence[Check]) -> str:
     """Return the checks as a JSON object; see the module's docstring."""
+    counts = Counter(check.status for check in checks)
     report: dict[str, Any] = {
         "format": FORMAT,
         "ok": exit_code(checks) == 0,
@@ -67,19 +70,8 @@ def as_json(checks: Sequence[Check]) -> str:
         "python": sys.version.split()[0],
         "host": socket.gethostname(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "counts": {status.value: count for status, count in _counts(checks).items()},
-        "checks": [
-            {
-                "check": check.name,
-                "node": check.node,
-                "status": check.status.value,
-                "detail": check.detail,
-                "fix": check.fix,
-                "seconds": check.seconds,
-                "data": dict(check.data),
-            }
-            for check in checks
-        ],
+        "counts": {status: counts[status] for status in Status},
+        "checks": [{"check": check.name, **{name: getattr(check, name) for name in MEMBERS}} for check in checks],
     }
     return json.dumps(report, indent=2)
 
@@ -90,48 +82,28 @@ def print_table(checks: Sequence[Check], file: TextIO) -> None:
     for _ in range(3):
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for check in folded(checks):
+    for check in _folded(checks):
         style = STYLES[check.status]
-        words = Text(check.detail)
+        text = Text(check.detail)
         if check.fix:
-            words.append(f"\n-> {check.fix}", style="" if file.isatty() else None)
-        table.add_row(Text(WORDS[check.status], style=style), Text(check.name), Text(check.node or ""), words)
+            text.append(f"\n-> {check.fix}", style="" if file.isatty() else None)
+        table.add_row(Text(WORDS[check.status], style=style), Text(check.name), Text(check.node or ""), text)
     console_table.print_table(table, file)
-    print(summary(checks), file=file)
-
-
-def folded(checks: Sequence[Check]) -> list[Check]:
-    """Order the checks by name, and merge those that say the same about several nodes."""
-    order = list(dict.fromkeys(check.name for check in checks))
-    result: list[Check] = []
-    for name in order:
-        alike: dict[tuple[Status, str, str], list[Check]] = {}
-        mine = [check for check in checks if check.name == name]
-        many = sum(check.status is Status.OK for check in mine) > MOST_ALIKE
-        for check in mine:
-            well = check.status is Status.OK and check.node is not None and many
-            alike.setdefault(
-                (check.status, "all well", "") if well else (check.status, check.detail, check.fix), []
-            ).append(check)
-        for (_, detail, _), same in alike.items():
-            result.append(attrs.evolve(same[0], node=_nodes(same), detail=detail) if len(same) > 1 else same[0])
-    return result
-
-
-def _nodes(checks: Sequence[Check]) -> str | None:
-    names = [check.node for check in checks if check.node is not None]
-    if not names:
-        return None
-    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, ... {names[-1]} ({len(names)} nodes)"
-
-
-def summary(checks: Sequence[Check]) -> str:
-    """Return the last line for people."""
-    counts = _counts(checks)
-    words = ", ".join(f"{counts[status]} {WORDS[status].lower()}" for status in Status if counts[status])
-    return f"{words}: " + ("see FAILED above." if counts[Status.FAILED] else "nothing failed.")
-
-
-def _counts(checks: Sequence[Check]) -> dict[Status, int]:
     counts = Counter(check.status for check in checks)
-    return {status: counts[status] for status in Status}
+    words = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
+    print(f"{words}: " + ("see FAILED above." if counts[Status.FAILED] else "nothing failed."), file=file)
+
+
+def _folded(checks: Sequence[Check]) -> list[Check]:
+    """Merge those that say the same about several nodes."""
+    well = Counter(check.name for check in checks if check.status is Status.OK and check.node is not None)
+    alike: dict[tuple[str, Status, str, str], list[Check]] = {}
+    for check in checks:
+        if check.status is Status.OK and well[check.name] > MOST_ALIKE:
+            check = attrs.evolve(check, detail="all well")  # noqa: PLW2901 (what is shown of it)
+        alike.setdefault((check.name, check.status, check.detail, check.fix), []).append(check)
+    return [attrs.evolve(same[0], node=_nodes([check.node for check in same if check.node])) for same in alike.values()]
+
+
+def _nodes(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, ... {names[-1]} ({len(names)} nodes)"

@@ -7,7 +7,6 @@ records something for the next master, holds the run's lock.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -59,9 +58,8 @@ class Run:
     @property
     def command(self) -> list[str]:
         """The program's command line, without --resume."""
-        argv = [str(word) for word in self.about["argv"]]
-        kept = argv[:1]
-        words = iter(argv[1:])
+        kept: list[str] = []
+        words = iter(self.about["argv"])
         for word in words:
             if word == "--resume":
                 next(words, None)
@@ -133,24 +131,21 @@ class Run:
         return found
 
 
-def _listed(path: Path) -> list[str]:
-    try:
-        return os.listdir(path)
-    except OSError:
-        return []
-
-
 def _read(home: Path) -> Run | None:
     try:
         about = json.loads(checked_files.read_private(home / "program.json"))
-        return Run(home, {**about, "program_id": str(about["program_id"]), "argv": list(about["argv"])})
+        return Run(
+            home, {**about, "program_id": str(about["program_id"]), "argv": [str(word) for word in about["argv"]]}
+        )
     except (OSError, ValueError, KeyError, TypeError, Damaged):
         return None
 
 
 def all_runs(base_dir: Path) -> list[Run]:
     """Return the runs in a base directory, the oldest first; ids begin with the time."""
-    found = (_read(base_dir.absolute() / name) for name in sorted(_listed(base_dir)))
+    found: list[Run | None] = []
+    with suppress(OSError):
+        found = [_read(home) for home in sorted(base_dir.absolute().iterdir())]
     return [run for run in found if run is not None]
 
 
@@ -167,18 +162,21 @@ def find(which: str | None, base_dir: Path) -> Run:
     if which is not None and (run := _read(Path(which).absolute())) is not None:
         return run
     runs = all_runs(base_dir)
-    place = base_dir.absolute()
     if not runs:
-        raise ConfigurationError(f"there are no runs in {place}; --base-dir names another place")
-    fitting = [run for run in runs if which is None or run.home.name.startswith(which)]
-    exact = [run for run in fitting if run.home.name == which]
+        raise none_in(base_dir)
     if which is None:
-        return fitting[-1]
+        return runs[-1]
+    fitting = [run for run in runs if run.home.name.startswith(which)]
+    fitting = [run for run in fitting if run.home.name == which] or fitting
     if not fitting:
-        raise ConfigurationError(
-            f"{which!r} is no run in {place}, and no directory of one; `hyperflow runs` shows what there is"
-        )
-    if len(fitting) > 1 and not exact:
+        there = f"no run in {base_dir.absolute()}, and no directory of one"
+        raise ConfigurationError(f"{which!r} is {there}; `hyperflow runs` shows what there is")
+    if len(fitting) > 1:
         names = ", ".join(run.home.name for run in fitting[-5:])
         raise ConfigurationError(f"{len(fitting)} runs begin with {which!r}, {names} among them: say more of the id")
-    return (exact or fitting)[0]
+    return fitting[0]
+
+
+def none_in(base_dir: Path) -> ConfigurationError:
+    """Return the error that there is no run at all."""
+    return ConfigurationError(f"there are no runs in {base_dir.absolute()}; --base-dir names another place")

@@ -5,29 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from hyperflow import extvar
 from hyperflow.cli import runs
-from hyperflow.cli.jobs import BaseDir, Json, answering
+from hyperflow.cli.jobs import BaseDir, Json, Which, answering
 from hyperflow.cli.runs import BASE_DIR
 from hyperflow.extvar import ExtVar
+
+OneRun: TypeAlias = Annotated[str, Parameter(help="The program: its id, the beginning of it, or its directory.")]
 
 app = App(name="var", help="Look at and set the variables (ExtVar) of a program while it runs.")
 
 
-@app.command(name="list")
+@app.command
 @answering
-def list_(run: str | None = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
-    """Show the variables of a program with their values: those that it has read, and those that were set.
-
-    Parameters
-    ----------
-    run
-        Its id, the beginning of it, or its directory; by default the newest run in the base directory.
-    """
-
+def list_(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
+    """Show the variables of a program with their values: those that it has read, and those that were set."""
     home = runs.find(run, base_dir).home
     texts = {name: _text(home / "vars" / f"{name}.json") for name in extvar.names(home)}
     if as_json:
@@ -39,38 +35,25 @@ def list_(run: str | None = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: J
 
 @app.command
 @answering
-def get(run: str, name: str, /, *, base_dir: BaseDir = BASE_DIR) -> int:
-    """Print the value of a variable, as JSON.
-
-    Parameters
-    ----------
-    run
-        The program: its id, the beginning of it, or its directory.
-    name
-        The variable.
-    """
-
+def get(run: OneRun, name: Annotated[str, Parameter(help="The variable.")], /, *, base_dir: BaseDir = BASE_DIR) -> int:
+    """Print the value of a variable, as JSON."""
     here = ExtVar[object](name).of(runs.find(run, base_dir).home)
     here.get()  # raises if the value is not valid
     print(_text(here.path))
     return 0
 
 
-@app.command(name="set")
+@app.command
 @answering
-def set_(run: str, name: str, value: str, /, *, base_dir: BaseDir = BASE_DIR) -> int:
-    """Set a variable; the program gets the value when it reads the variable next.
-
-    Parameters
-    ----------
-    run
-        The program: its id, the beginning of it, or its directory.
-    name
-        The variable. If the program has not read it yet, it is made, with a note.
-    value
-        JSON: 0.5, true, '"text"', '[1, 2]'.
-    """
-
+def set_(
+    run: OneRun,
+    name: Annotated[str, Parameter(help="The variable. If the program has not read it yet, it is made, with a note.")],
+    value: Annotated[str, Parameter(help="""JSON: 0.5, true, '"text"', '[1, 2]'.""")],
+    /,
+    *,
+    base_dir: BaseDir = BASE_DIR,
+) -> int:
+    """Set a variable; the program gets the value when it reads the variable next."""
     here = ExtVar[object](name).of(runs.find(run, base_dir).home)
     try:
         text = json.dumps(json.loads(value))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
-from hyperflow.cli.check import Check, Status, failed, ok, skipped, warning
+from hyperflow.cli.check import Check, Status, failed, ok, warning
 from hyperflow.transports import ssh_advice
 from hyperflow.transports.ssh_advice import CONFIGURATION, KnownKeys
+
+OTHER_RUN_DIR = "`hyperflow doctor --run-dir DIR`, and ProgramInfo.new(DIR) in the program"
 
 SLOW_SECONDS = 1.0
 """A file that takes longer to appear on another node, or a commit that takes longer, gets a warning."""
@@ -74,10 +76,8 @@ def sharing(
     """
     name = "shared directory"
     kind = kind or "unknown"
-    fix = (
-        f"{place} is on a file system of type {kind} here. Choose a directory that all nodes see, such as your home: "
-        "`hyperflow doctor --run-dir DIR`, and ProgramInfo.new(DIR) in the program"
-    )
+    where = f"{place} is on a file system of type {kind} here"
+    fix = f"{where}. Choose a directory that all nodes see, such as your home: {OTHER_RUN_DIR}"
     data = {"seconds_there": seconds[0], "seconds_here": seconds[1], "file_system": kind}
     if read is not None:
         return failed(name, f"what is written here in {place} is not there ({read})", fix, node, **data)
@@ -166,24 +166,3 @@ def launcher_failure(node: str, how: str, error: str, interpreter: str, prologue
     if prologue and "here and" not in error:
         fix = f"Perhaps the prologue fails there, see prologue in {CONFIGURATION}. {fix}"
     return failed("Python", error, fix, node)
-
-
-def greeting(node: str, said: Mapping[str, Any], how: str, seconds: float) -> Check:
-    """Report the versions in a launcher's greeting; they are the same as here.
-
-    Args:
-        how: The transport; "local" for this machine.
-    """
-    versions = {what: said.get(what) for what in ("python", "hyperflow", "dill", "protocol")}
-    words = f"Python {versions['python']}, hyperflow {versions['hyperflow']}, dill {versions['dill']}"
-    way = "here" if how == "local" else f"by {how}"
-    start = round(seconds, 3)
-    data = {"transport": how, "start_seconds": start, "greeting": dict(said)}
-    return ok("Python", f"{words}; a launcher started {way} in {seconds:.1f} s", node, **data)
-
-
-def no_nodes(sinfo: str) -> Check:
-    """Report that there is no node to check, and how to name some."""
-    example = sinfo or "node[1-3]"
-    fix = f"`hyperflow doctor --nodes '{example}'`, or run it within an allocation: `salloc --nodes=2 hyperflow doctor`"
-    return skipped("nodes", "no allocation, and none were named", fix)

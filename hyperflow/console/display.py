@@ -19,8 +19,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from hyperflow.console.table import counts_in_words, jobs_table
-from hyperflow.master.lifecycle import State
+from hyperflow.console.table import counts_in_words, held_in_words, jobs_table
 from hyperflow.master.master import Master
 
 logger = logging.getLogger("hyperflow")
@@ -121,8 +120,8 @@ class LiveTable:
         room = max(size.height - 4, 1)
         table = jobs_table(jobs, time.time(), width=size.width, rows=room, slurm=not self._master.batch.local)
         words = counts_in_words(job.state for job in jobs)
-        if held := [job.number for job in jobs if job.state is State.HELD]:
-            words += f"; held jobs wait for you: hyperflow why {held[0]}"
+        if held := held_in_words(jobs):
+            words += f"; {held}"
         return Group(table, Text(words, style="bold", no_wrap=True, overflow="ellipsis"))
 
     async def follow(self) -> None:

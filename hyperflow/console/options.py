@@ -35,9 +35,9 @@ class Running:
     """How to run a program."""
 
     local: Annotated[bool, Parameter(help="Run all jobs on this machine, without Slurm.")] = False
-    base_dir: Annotated[
-        Path, _shown("The directory of the runs, one subdirectory each; all nodes have to see it.")
-    ] = Path("hyperflow-runs")
+    base_dir: Annotated[Path, _shown("The directory of the runs, one subdirectory each; all nodes have to see it.")] = (
+        Path("hyperflow-runs")
+    )
     resume: Annotated[
         str | None, Parameter(help="Continue an earlier run: its id or its directory. Repeat its other arguments.")
     ] = None

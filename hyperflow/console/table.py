@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -118,6 +119,12 @@ def jobs_in_words(count: int) -> str:
     return "1 job" if count == 1 else f"{count} jobs"
 
 
+def held_in_words(jobs: Iterable[JobView]) -> str:
+    """Return what to type about held jobs, "" if there are none."""
+    held = [job.number for job in jobs if job.state is State.HELD]
+    return f"held jobs wait for you: hyperflow why {held[0]}" if held else ""
+
+
 def age(seconds: float) -> str:
     """Return a time span for people, in two parts at most: `45 s`, `12 min`, `3:20 h`, `2 d 5 h`."""
     whole = max(int(seconds), 0)
@@ -136,6 +143,11 @@ def as_typed(where: Path | str) -> str:
         return str(where.relative_to(Path.cwd())) if isinstance(where, Path) else where
     except (ValueError, OSError):
         return str(where)
+
+
+def resume_command(home: Path) -> str:
+    """Return the command that goes on with a run."""
+    return shlex.join(["hyperflow", "resume", as_typed(home)])
 
 
 def print_table(table: Table, file: TextIO) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hyperflow.cli import checks
+from hyperflow.cli.doctor import NOT_CONFIGURED, sqlite
 from hyperflow.cli.main import app
 
 
@@ -113,7 +113,7 @@ def test_slurm_that_does_not_answer(
 def test_slurm_that_is_merely_installed(laptop: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Where Slurm's commands are but no configuration, this is no part of a cluster, and nothing has failed."""
     sinfo = laptop / "bin" / "sinfo"
-    sinfo.write_text(f'#!/bin/sh\necho "sinfo: fatal: {checks.NOT_CONFIGURED}" >&2; exit 1\n')
+    sinfo.write_text(f'#!/bin/sh\necho "sinfo: fatal: {NOT_CONFIGURED}" >&2; exit 1\n')
     sinfo.chmod(0o755)
     code, told = doctor(capfd)
 
@@ -144,7 +144,7 @@ def test_as_a_module(laptop: Path) -> None:
 def test_a_database_that_cannot_be_opened(tmp_path: Path) -> None:
     """If SQLite does not work in a directory, the error is told, and where else a database may be kept."""
     (tmp_path / "results.sqlite").write_text("not a database " * 20)
-    check = checks.sqlite(tmp_path)
+    check = sqlite(tmp_path)
 
     assert check.status == "failed"
     assert "not a results database" in check.detail

@@ -5,7 +5,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from hyperflow.cli.hostkeys import known_keys
+from hyperflow.cli.reach import known_keys
 from hyperflow.config import Settings
 from hyperflow.transports.ssh_advice import files_that_know, typed
 
