@@ -8,13 +8,15 @@ mistake costs all that it has computed.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, Signals, getsignal
 from typing import Any, Literal, TypeAlias
 
+import attrs
 from rich.console import Console
 
 from hyperflow.console.display import LiveTable, say
@@ -33,6 +35,7 @@ QUESTION = (
 )
 
 
+@attrs.define(eq=False)
 class Interruption:
     """Ends a program after a signal.
 
@@ -42,35 +45,29 @@ class Interruption:
         display: The table, which makes room for the question.
         console: Where to ask.
         policy: What Ctrl-C does.
+        signal: The signal that has ended the program.
+        cancelled: Whether the jobs have been cancelled.
     """
 
-    def __init__(
-        self, work: asyncio.Task[Any], master: Master, display: LiveTable, console: Console, policy: Policy
-    ) -> None:
-        self.signal: signal.Signals | None = None
-        """The signal that has ended the program."""
-        self.cancelled = False
-        """Whether the jobs have been cancelled."""
-        self._work = work
-        self._master = master
-        self._display = display
-        self._console = console
-        self._policy = policy
-        self._question: asyncio.Task[None] | None = None
-        self._ending: asyncio.Task[None] | None = None
+    _work: asyncio.Future[Any]
+    _master: Master
+    _display: LiveTable
+    _console: Console
+    _policy: Policy
+    signal: Signals | None = attrs.field(default=None, init=False)
+    cancelled: bool = attrs.field(default=False, init=False)
+    _question: asyncio.Task[None] | None = attrs.field(default=None, init=False)
+    _ending: asyncio.Task[None] | None = attrs.field(default=None, init=False)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Handle the signals within a scope; an ignored one, such as SIGHUP under nohup, stays ignored."""
         loop = asyncio.get_running_loop()
-        ours = {
-            signal.SIGINT: self._interrupted,
-            signal.SIGTERM: lambda: self._end(signal.SIGTERM, False),
-            signal.SIGHUP: lambda: self._end(signal.SIGHUP, False),
-        }
-        heard = [number for number in ours if signal.getsignal(number) is not signal.SIG_IGN]
+        ours = (SIGINT, SIGTERM, SIGHUP)
+        heard = [number for number in ours if getsignal(number) is not SIG_IGN]
         for number in heard:
-            loop.add_signal_handler(number, ours[number])
+            handler = self._interrupted if number is SIGINT else functools.partial(self._end, number, False)
+            loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
@@ -88,13 +85,13 @@ class Interruption:
     def _interrupted(self) -> None:
         if self.signal is not None:  # it takes long: from now on, Ctrl-C is a KeyboardInterrupt
             say(self._console, "still waiting for Slurm; another Ctrl-C ends this at once, and jobs may stay there")
-            asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+            asyncio.get_running_loop().remove_signal_handler(SIGINT)
         elif self._question is not None and not self._question.done():
-            self._end(signal.SIGINT, False)
+            self._end(SIGINT, False)
         elif self._policy == "ask" and not self._master.batch.local and self._count() and _somebody_is_there():
             self._question = asyncio.create_task(self._ask(), name="question after Ctrl-C")
         else:
-            self._end(signal.SIGINT, self._policy == "cancel")
+            self._end(SIGINT, self._policy == "cancel")
 
     def _count(self) -> int:
         return len(self._master.numbers(*WITH_SLURM))
@@ -105,20 +102,17 @@ class Interruption:
             while True:
                 jobs = jobs_in_words(self._count())
                 self._console.print(QUESTION.format(jobs=jobs), markup=False, highlight=False, end="")
-                match (await _line()).strip().lower()[:1]:
-                    case "g":
-                        return
-                    case "l" | "c" as answer:
-                        self._end(signal.SIGINT, answer == "c")
-                        return
-                    case _:
-                        continue
+                answer = (await _line()).strip().lower()[:1]
+                if answer in ("l", "c"):
+                    self._end(SIGINT, answer == "c")
+                if answer in ("l", "c", "g"):
+                    return
         except EOFError:
-            self._end(signal.SIGINT, False)
+            self._end(SIGINT, False)
         finally:
             self._display.back()
 
-    def _end(self, number: signal.Signals, cancel_jobs: bool) -> None:
+    def _end(self, number: Signals, cancel_jobs: bool) -> None:
         if self.signal is not None:
             return
         self.signal, self.cancelled = number, cancel_jobs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 import sys
 import time
 import traceback
@@ -23,7 +22,7 @@ from hyperflow.console.display import logging_to, say, showing
 from hyperflow.console.interrupt import Interruption
 from hyperflow.console.options import RUNNING, Resources, Running, failure_policy, joined
 from hyperflow.console.rehearsal import rehearse
-from hyperflow.console.table import age, as_typed, counts_in_words, jobs_in_words
+from hyperflow.console.table import age, as_typed, counts_in_words, jobs_in_words, resume_command
 from hyperflow.control import place
 from hyperflow.errors import ConfigurationError, HyperflowError, MisuseError
 from hyperflow.flow import Cluster, Flow
@@ -122,8 +121,6 @@ class _Run:
         for number, script in enumerate(scripts, 1):
             print(f"# ---- job {number} " + "-" * 60 + f"\n{script}")
 
-    # ---- a real run ---------------------------------------------------------------------------------------------
-
     async def _run(self, flow: Flow[Any]) -> None:
         async with self._cluster() as env:
             log_file = env.program.log_dir / "master.log"
@@ -156,12 +153,8 @@ class _Run:
 
     async def _await(self, flow: Flow[Any], env: ClusterEnv) -> None:
         began = time.monotonic()
-
-        async def awaited() -> Any:
-            return await flow
-
         async with showing(env.master, self.console) as display:
-            work = asyncio.create_task(awaited(), name="program")
+            work = flow.start()
             interruption = Interruption(work, env.master, display, self.console, self.running.on_interrupt)
             with interruption.listening():
                 try:
@@ -171,11 +164,12 @@ class _Run:
                     await interruption.settled()
         took = age(time.monotonic() - began)
         jobs = counts_in_words(job.state for job in env.master.jobs())
+        again = f"to go on: {resume_command(env.master.run.home)}"
         if interruption.signal is not None:
             self.code = INTERRUPTED + interruption.signal
-            say(self.console, f"interrupted after {took}: {self._left(env, interruption.cancelled)}{self._again(env)}")
+            say(self.console, f"interrupted after {took}: {self._left(env, interruption.cancelled)}; {again}")
         elif (error := work.exception()) is not None:
-            say(self.console, f"failed after {took} ({jobs}), with {type(error).__name__}{self._again(env)}")
+            say(self.console, f"failed after {took} ({jobs}), with {type(error).__name__}; {again}")
             if env.master.numbers(State.FAILED):
                 say(self.console, "a failed job fails in the same way then, unless before: hyperflow retry --all")
             raise _ProgramError(error)
@@ -188,10 +182,6 @@ class _Run:
             return f"{jobs_in_words(len(env.master.numbers(State.CANCELLED)))} cancelled"
         jobs = jobs_in_words(len(env.master.numbers(*WITH_SLURM)))
         return f"{jobs} ended with it" if self.running.local else f"{jobs} left with Slurm"
-
-    def _again(self, env: ClusterEnv) -> str:
-        home = env.master.run.home
-        return f"; to go on: hyperflow resume {shlex.quote(as_typed(home))}"
 
 
 def _print_result(result: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ async def rehearse(flow: Flow[Any], base_dir: Path, sbatch: SbatchOptions, earli
     Raises what the program raises before its first job.
     """
     async with _stage(base_dir, sbatch, earlier) as master:
-        work = asyncio.create_task(_awaited(flow))
+        work = flow.start()
         try:
             await _first_calls(master, work)
             if work.done():
@@ -82,7 +82,7 @@ async def rehearse(flow: Flow[Any], base_dir: Path, sbatch: SbatchOptions, earli
             await asyncio.wait([work])
 
 
-async def _first_calls(master: Rehearsing, work: asyncio.Task[Any]) -> None:
+async def _first_calls(master: Rehearsing, work: asyncio.Future[Any]) -> None:
     limit = None  # no limit before the first job
     while not work.done():
         master.asked.clear()
@@ -94,26 +94,18 @@ async def _first_calls(master: Rehearsing, work: asyncio.Task[Any]) -> None:
         limit = QUIET
 
 
-async def _awaited(flow: Flow[Any]) -> Any:
-    return await flow
-
-
 @asynccontextmanager
 async def _stage(base_dir: Path, sbatch: SbatchOptions, earlier: str | None) -> AsyncIterator[Rehearsing]:
     program = ProgramInfo.temporary_one()
-    try:
+    async with AsyncExitStack() as stack:
+        stack.callback(program.remove)
         if earlier is not None:
             copy_database(Path(earlier), Path(program.database))
         run = RunDirectory.open(program, local=True)
-        try:
-            async with open_database(program.database, program.program_id) as database:
-                master = Rehearsing(run, database, sbatch, base_dir)
-                env = ClusterEnv(
-                    Options(), ClusterEvaluator(master), database, program, master, job_options=JobOptions(sbatch)
-                )
-                with environment.entered(env):
-                    yield master
-        finally:
-            run.close()
-    finally:
-        program.remove()
+        stack.callback(run.close)
+        database = await stack.enter_async_context(open_database(program.database, program.program_id))
+        master = Rehearsing(run, database, sbatch, base_dir)
+        evaluator = ClusterEvaluator(master)
+        env = ClusterEnv(Options(), evaluator, database, program, master, job_options=JobOptions(sbatch))
+        stack.enter_context(environment.entered(env))
+        yield master

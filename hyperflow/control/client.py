@@ -30,12 +30,7 @@ class NoMaster(HyperflowError):
 
 
 class MasterElsewhere(HyperflowError):
-    """The master runs on another host.
-
-    Args:
-        host: The host.
-        pid: The master's process.
-    """
+    """The master runs on another host."""
 
     def __init__(self, host: str, pid: int) -> None:
         super().__init__(host, pid)
@@ -78,9 +73,8 @@ class Contact:
             words = f"process {self.address.pid} has not answered within {patience:g} s: it is stopped, or busy"
             raise Silent(words) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise NoMaster(
-                f"process {self.address.pid} does not answer at {self.address.path}: {type(error).__name__}: {error}"
-            ) from error
+            words = f"process {self.address.pid} does not answer at {self.address.path}"
+            raise NoMaster(f"{words}: {type(error).__name__}: {error}") from error
         finally:
             connection.close()
         if response.status != http.client.OK:
@@ -92,11 +86,10 @@ class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path, patience: float) -> None:
         super().__init__("localhost", timeout=patience)
         self._path = path
-        self._patience = patience
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self._patience)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
@@ -110,12 +103,7 @@ def owner(home: Path) -> Owner | None:
 
 
 def contact(home: Path) -> Contact:
-    """Return the contact to the master of a run.
-
-    Raises:
-        NoMaster: No master runs.
-        MasterElsewhere: It runs on another host.
-    """
+    """Return the contact to the master of a run; raises NoMaster or MasterElsewhere."""
     master = owner(home)
     if master is None:
         raise NoMaster("no master runs on this run")

@@ -35,13 +35,7 @@ PREFIX = "hyperflow-control-"
 
 @attrs.frozen
 class Address:
-    """Where a run's control socket is.
-
-    Args:
-        host: The machine; other machines cannot reach the socket.
-        pid: The process.
-        path: The socket.
-    """
+    """Where a run's control socket is: the process that serves it, on the only host that reaches it, and its path."""
 
     host: str
     pid: int
@@ -76,7 +70,7 @@ def listening(home: Path) -> Iterator[tuple[socket.socket, Address]]:
     address = Address(socket.gethostname(), os.getpid(), path)
     try:
         with made:
-            text = json.dumps({"host": address.host, "pid": address.pid, "path": str(path)})
+            text = json.dumps(attrs.asdict(address), default=str)
             checked_files.write_file(room / "master.json", text.encode() + b"\n")
             yield made, address
     finally:
@@ -86,8 +80,7 @@ def listening(home: Path) -> Iterator[tuple[socket.socket, Address]]:
 def _bind(room: Path) -> tuple[socket.socket, Path]:
     with suppress(OSError):  # a file system without sockets, or a long path
         return _bound(room / "socket")
-    failure = OSError(f"its path has more than {LONGEST} bytes")
-    for directory in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
+    for directory in (tempfile.gettempdir(), "/tmp"):
         private = Path(tempfile.mkdtemp(prefix=PREFIX, dir=directory))
         try:
             return _bound(private / "socket")

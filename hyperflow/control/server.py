@@ -70,10 +70,8 @@ async def read_body(request: web.Request, *members: str) -> dict[str, Any]:
 
 def peer(connection: socket.socket) -> int:
     """Return the user at the other end of a Unix socket, as of when that end connected."""
-    _, user, _ = struct.unpack(
-        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    )
-    return int(user)
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])
 
 
 @web.middleware

@@ -23,14 +23,8 @@ from hyperflow.slurm.script import FIELDS
 
 def open_control(master: Master) -> AbstractAsyncContextManager[Address | None]:
     """Serve the control socket of a master's run within a scope."""
-    home = master.run.home
-    return serve(home, [*routes(master), *variables.routes(home)])
-
-
-def routes(master: Master) -> list[web.RouteDef]:
-    """Return the requests about a master's jobs."""
-    handlers = _Handlers(master)
-    return [
+    handlers, home = _Handlers(master), master.run.home
+    routes = [
         web.get("/jobs", handlers.jobs),
         web.get("/jobs/{number:[0-9]+}/why", handlers.why),
         web.get("/statistics", handlers.statistics),
@@ -38,6 +32,7 @@ def routes(master: Master) -> list[web.RouteDef]:
         web.post("/cancel", handlers.cancel),
         web.post("/give_up", handlers.give_up),
     ]
+    return serve(home, [*routes, *variables.routes(home)])
 
 
 @attrs.frozen
