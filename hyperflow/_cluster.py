@@ -62,11 +62,7 @@ def cluster(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Cluster[T]]:
 
 @attrs.frozen(eq=False)
 class ClusterEnv(OpenEnv):
-    """The environment of a running Cluster computation. See Environment for the other fields.
-
-    Args:
-        master: Runs the jobs.
-    """
+    """The environment of a running Cluster computation; its master runs the jobs."""
 
     level: ClassVar[str] = "cluster"
 
@@ -202,11 +198,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         if mine.start_from is not None and isinstance(mine.database, Path) and not mine.database.exists():
             copy_database(mine.start_from, mine.database)
         database = await stack.enter_async_context(open_database(mine.database, mine.program_id))
-        batch: Batch
-        if local:
-            batch = await stack.enter_async_context(LocalBatch())
-        else:
-            batch = await stack.enter_async_context(SlurmBatch(limits.slurm))
+        batch: Batch = await stack.enter_async_context(LocalBatch() if local else SlurmBatch(limits.slurm))
         master = await stack.enter_async_context(
             Master(run, batch, database, defaults=job_options.sbatch, max_jobs=max_jobs, timeouts=limits, mailer=post)
         )

@@ -28,16 +28,9 @@ class Status(enum.StrEnum):
 
 @attrs.frozen
 class Check:
-    """What one check has found.
+    """What one check has found. `report` describes the fields.
 
     Args:
-        name: Which check: "ssh", "SQLite", ...
-        status: How it ended.
-        detail: What was found; for a skipped check, why it was skipped.
-        fix: What to type or to configure; "" if nothing.
-        node: The checked node; None if the check is not about one node.
-        seconds: How long it took.
-        data: The findings for programs: names to numbers, texts and lists.
         found: What other checks need of it; not for the report.
     """
 
@@ -72,11 +65,7 @@ def warning(name: str, detail: str, fix: str, node: str | None = None, **data: A
 
 
 async def bounded(seconds: float, name: str, node: str | None, work: Awaitable[Check], late: str = "") -> Check:
-    """Return what a check finds; one that raises an error, or takes longer than this, has failed.
-
-    Args:
-        late: The advice when it takes too long.
-    """
+    """Return what a check finds; one that raises an error or takes too long has failed, and `late` says what to do."""
     started = time.monotonic()
     try:
         async with asyncio.timeout(seconds):

@@ -50,13 +50,9 @@ OTHER_DATABASE = (
 
 
 async def examine(variables: Mapping[str, str], nodes: Sequence[str], run_dir: Path, seconds: float) -> list[Check]:
-    """Run all checks, and return what they found.
+    """Run all checks, each for so many seconds, and return what they found.
 
-    Args:
-        variables: The environment variables.
-        nodes: The nodes to check; if empty, those of the allocation.
-        run_dir: The directory for runs; if it does not exist, it is made for the checks and removed.
-        seconds: How long each check may take.
+    If no nodes are named, those of the allocation are checked. A run directory that does not exist is made and removed.
     """
     configuration, settings = _check_configuration(variables)
     with tempfile.TemporaryDirectory(prefix="hyperflow-doctor-", ignore_cleanup_errors=True) as scratch:
@@ -74,11 +70,10 @@ async def examine(variables: Mapping[str, str], nodes: Sequence[str], run_dir: P
                 directory=directory.found,
                 scratch=Path(scratch),
                 seconds=seconds,
-                in_allocation=granted is not None,
-                granted={node.name: node.cpus for node in granted.nodes} if granted else {},
+                granted={node.name: node.cpus for node in granted.nodes} if granted else None,
             )
             made = [configuration, slurm.result(), allotted, directory]
-            nodes = list(dict.fromkeys(nodes)) or list(site.granted)
+            nodes = list(dict.fromkeys(nodes)) or list(site.granted or ())
             if not nodes:
                 made.append(_no_nodes(slurm.result()))
             made += await _check_places(nodes, granted, site)
@@ -171,11 +166,7 @@ async def _check_run_directory(run_dir: Path, held: ExitStack) -> Check:
 
 @contextmanager
 def _directory_for_checks(run_dir: Path) -> Iterator[Path]:
-    """Make a program's directory, as a run does; afterwards remove all that was made. Blocks.
-
-    Raises:
-        ConfigurationError: It cannot be made or written.
-    """
+    """Make a program's directory, as a run does; afterwards remove all that was made. Blocks."""
     made = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
     program = attrs.evolve(ProgramInfo.new(run_dir), temporary=True)
     try:

@@ -19,14 +19,13 @@ from typing import Annotated, Any, ParamSpec, TypeAlias
 
 from cyclopts import App, Parameter
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from hyperflow.cli import runs
 from hyperflow.cli.runs import BASE_DIR, Run
 from hyperflow.console.options import Resources
-from hyperflow.console.table import counts_in_words, held_in_words, jobs_table, print_table, resume_command
-from hyperflow.control.client import MasterElsewhere, NoMaster, Refused, Silent, contact
+from hyperflow.console.table import counts_in_words, held_in_words, jobs_table, plain_table, print_table, resume_command
+from hyperflow.control.client import MasterElsewhere, NoMaster, Refused, Silent, contact, owner
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.master.view import FORMAT, job_from_json, job_to_json
 
@@ -162,10 +161,9 @@ def resume(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR) -> int:
     It starts in its old directory, with the Python and the command line that it had, and with --resume.
     """
     found = runs.find(run, base_dir)
-    owner = found.owner
-    if owner is not None:
-        here = "" if owner.host == socket.gethostname() else f" on {owner.host}"
-        raise ConfigurationError(f"process {owner.pid}{here} is the master of {found.home}: it need not be resumed")
+    if (master := owner(found.home)) is not None:
+        here = "" if master.host == socket.gethostname() else f" on {master.host}"
+        raise ConfigurationError(f"process {master.pid}{here} is the master of {found.home}: it need not be resumed")
     script = found.about.get("script")
     if not script or not Path(script).is_file():
         raise ConfigurationError(
@@ -189,7 +187,7 @@ def runs_(*, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
         return _print_json(base_dir=str(base_dir.absolute()), runs=rows)
     if not rows:
         raise runs.none_in(base_dir)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table = plain_table()
     for heading in ("run", "master", "jobs", "program"):
         table.add_column(heading, no_wrap=True)
     for row in rows:
@@ -237,7 +235,7 @@ def _act(what: str, which: str | None, base_dir: Path, numbers: list[int] | str,
         raise Refused(f"{error}; type: {_ssh(error, words)}") from None
     except NoMaster as error:
         again = resume_command(run.home)
-        if what != "retry" or run.owner is not None:
+        if what != "retry" or owner(run.home) is not None:
             raise NoMaster(f"{error}, and only a master can do that; start the program again: {again}") from None
         jobs = run.retry(numbers, **more)
         note = f"{error}; that is noted for the next one: {again}"
@@ -261,12 +259,12 @@ def _ssh(error: MasterElsewhere, words: Sequence[str]) -> str:
 
 
 def _described(run: Run) -> dict[str, Any]:
-    owner = run.owner
+    master = owner(run.home)
     return {
         "program": run.program_id,
         "run": str(run.home),
-        "host": owner.host if owner is not None else None,
-        "pid": owner.pid if owner is not None else None,
+        "host": master.host if master is not None else None,
+        "pid": master.pid if master is not None else None,
         "local": run.local,
         "created": run.about.get("created"),
         "command": run.command,

@@ -57,20 +57,17 @@ class Probe(asyncio.Protocol):
         """Wake the waiter with end-of-stream."""
         self._said.feed_eof()
 
-    async def begin(self) -> None:
-        """Wait until the shell has started."""
-        await self._next(MARK)
-
     async def ask(self, verb: str, path: str = "", text: str = "") -> str:
         """Send a command and return its answer; raises Refused if it fails, LauncherError if the shell has ended."""
         assert self.connection is not None
         self.connection.write([f"{verb}\n{path}\n{text}\n".encode(errors="surrogateescape")])
-        answer = (await self._next(b"\n")).decode(errors="replace")[:-1]
+        answer = (await self.read_until(b"\n")).decode(errors="replace")[:-1]
         if not answer.startswith("+"):
             raise Refused(answer.removeprefix("-"))
         return answer[1:]
 
-    async def _next(self, end: bytes) -> bytes:
+    async def read_until(self, end: bytes) -> bytes:
+        """Return what the shell says up to this; raises LauncherError if it has ended before."""
         try:
             return await self._said.readuntil(end)
         except asyncio.IncompleteReadError as error:
@@ -80,15 +77,11 @@ class Probe(asyncio.Protocol):
 
 @asynccontextmanager
 async def open_probe(transport: Transport, log_file: Path) -> AsyncIterator[Probe]:
-    """Keep a shell on a node open within a scope.
-
-    Raises:
-        LauncherError: It could not be started, or it ended; the text has its output.
-    """
+    """Keep a shell on a node open within a scope. A LauncherError says that it did not start or has ended."""
     probe = Probe(transport.node)
     probe.connection = await transport.start(["/bin/sh", "-c", SCRIPT], probe, log_file)
     try:
-        await probe.begin()
+        await probe.read_until(MARK)
         yield probe
     except LauncherError as error:
         lines = (line.strip() for line in files.tail(log_file, lines=5).splitlines())

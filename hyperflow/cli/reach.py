@@ -48,20 +48,17 @@ class Site:
     """What the checks of all nodes share.
 
     Args:
-        settings: How hyperflow reaches nodes.
         directory: Made for the checks in the run directory; None if that cannot be used.
         scratch: A directory for logs on this machine.
         seconds: How long a check may take.
-        in_allocation: Whether this process is in an allocation, so that srun works.
-        granted: The CPUs of each node of the allocation.
+        granted: The CPUs of each node of the allocation; None outside of one, where srun does not work.
     """
 
     settings: Settings
     directory: Path | None
     scratch: Path
     seconds: float
-    in_allocation: bool
-    granted: dict[str, int]
+    granted: dict[str, int] | None
 
 
 async def check_this_machine(node: str, site: Site) -> list[Check]:
@@ -105,7 +102,7 @@ async def _check_ssh(node: str, site: Site, stack: AsyncExitStack) -> Check:
             known = await known_keys(node, settings)
             refused = isinstance(error.__cause__, asyncssh.HostKeyNotVerifiable)
             shown = await _shown_key(node, settings) if refused else ""
-            return verdicts.ssh_failure(node, error.__cause__, known, shown, node in site.granted)
+            return verdicts.ssh_failure(node, error.__cause__, known, shown, node in (site.granted or ()))
         known = await known_keys(node, settings)
         vouches = ", ".join(known.places)
         words = f"key accepted, host key in {vouches or 'a file of known hosts'}, echo in {1000 * latency:.1f} ms"
@@ -118,9 +115,10 @@ async def _check_ssh(node: str, site: Site, stack: AsyncExitStack) -> Check:
 
 async def _check_srun(node: str, site: Site, stack: AsyncExitStack) -> Check:
     """Check srun; the `found` of the check is a shell there, which the stack closes."""
+    if site.granted is None:
+        return skipped("srun", "only within an allocation", node=node)
     if node not in site.granted:
-        why = "the node is not of our allocation" if site.in_allocation else "only within an allocation"
-        return skipped("srun", why, node=node)
+        return skipped("srun", "the node is not of our allocation", node=node)
 
     async def check() -> Check:
         probe, latency = await _opened(Srun(node), site, stack)
@@ -225,7 +223,7 @@ async def _check_launcher(transport: Transport, how: str, site: Site) -> list[Ch
     if launcher.status is not Status.OK:
         return [launcher, skipped("CPUs", "no launcher could be started", node=node)]
     said = launcher.data["greeting"]
-    return [launcher, verdicts.cpus(node, site.granted.get(node), said["affinity"], said["quota"])]
+    return [launcher, verdicts.cpus(node, (site.granted or {}).get(node), said["affinity"], said["quota"])]
 
 
 async def known_keys(node: str, settings: Settings) -> KnownKeys:

@@ -52,7 +52,6 @@ MOST_ALIKE = 8
 """If a check is ok on more nodes than this, they share one line."""
 
 STYLES = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "bold red", Status.SKIPPED: "dim"}
-WORDS = {Status.OK: "ok", Status.WARNING: "warning", Status.FAILED: "FAILED", Status.SKIPPED: "skipped"}
 
 
 def exit_code(checks: Iterable[Check]) -> int:
@@ -83,11 +82,11 @@ def print_table(checks: Sequence[Check], file: TextIO) -> None:
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for check in _folded(checks):
-        style = STYLES[check.status]
+        status = "FAILED" if check.status is Status.FAILED else check.status
         text = Text(check.detail)
         if check.fix:
             text.append(f"\n-> {check.fix}", style="" if file.isatty() else None)
-        table.add_row(Text(WORDS[check.status], style=style), Text(check.name), Text(check.node or ""), text)
+        table.add_row(Text(status, style=STYLES[check.status]), Text(check.name), Text(check.node or ""), text)
     console_table.print_table(table, file)
     counts = Counter(check.status for check in checks)
     words = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])

@@ -16,8 +16,6 @@ import attrs
 
 from hyperflow import checked_files
 from hyperflow.checked_files import Damaged
-from hyperflow.control import client
-from hyperflow.database.ownership import Owner
 from hyperflow.errors import ConfigurationError
 from hyperflow.master import lifecycle, rundir
 from hyperflow.master.lifecycle import Record, State
@@ -30,12 +28,7 @@ BASE_DIR = Path("hyperflow-runs")
 
 @attrs.frozen
 class Run:
-    """A run on the disk.
-
-    Args:
-        home: Its directory.
-        about: The contents of program.json.
-    """
+    """A run on the disk: its directory, and the contents of its program.json."""
 
     home: Path
     about: dict[str, Any]
@@ -49,11 +42,6 @@ class Run:
     def local(self) -> bool:
         """Whether its jobs run on the master's machine, without Slurm."""
         return bool(self.about.get("local"))
-
-    @property
-    def owner(self) -> Owner | None:
-        """Its master."""
-        return client.owner(self.home)
 
     @property
     def command(self) -> list[str]:
@@ -75,11 +63,7 @@ class Run:
         ]
 
     def why(self, number: int) -> str:
-        """Return all that is known about a job, for people.
-
-        Raises:
-            ConfigurationError: There is no such job, or its files cannot be read.
-        """
+        """Return all that is known about a job; raises ConfigurationError if there is none, or it is unreadable."""
         directory = JobDirectory(self.home / "jobs" / str(number))
         try:
             return story(directory.read_record(), directory)
@@ -90,11 +74,7 @@ class Run:
             raise ConfigurationError(str(error)) from None
 
     def retry(self, numbers: Sequence[int] | str, changes: Mapping[str, Any]) -> list[JobView]:
-        """Record, while no master runs, that the next one is to submit jobs again.
-
-        Args:
-            numbers: Which jobs; "all" for those that are held or have failed.
-            changes: Options for Slurm to change.
+        """Record, while no master runs, that the next one is to submit jobs again; "all": those held or failed.
 
         Raises:
             ConfigurationError: A number or an option does not exist, or a job is not at rest; then nothing is recorded.
@@ -150,11 +130,7 @@ def all_runs(base_dir: Path) -> list[Run]:
 
 
 def find(which: str | None, base_dir: Path) -> Run:
-    """Return the run that a command means.
-
-    Args:
-        which: Its id, the beginning of it, or its directory; None for the newest one.
-        base_dir: The directory of the runs.
+    """Return the run with this id, beginning of an id, or directory; for None, the newest one.
 
     Raises:
         ConfigurationError: No run fits, or several do.

@@ -21,8 +21,6 @@ def ssh_failure(node: str, error: BaseException, known: KnownKeys, shown: str, i
     """Report why ssh does not reach a node.
 
     Args:
-        error: The error of asyncssh or the operating system.
-        known: What the known_hosts files say about it.
         shown: The fingerprint of its host key, "" if it is unknown.
         in_allocation: Whether the node belongs to this allocation: others may refuse the login for that reason.
     """
@@ -95,12 +93,8 @@ def database(kind: str, local: bool, wal: bool, seconds: float) -> Check:
     """Report on the results database that was tried in the run directory."""
     where = f"on {kind or 'an unknown type of file system'}, " + ("local" if local else "which may be shared")
     journal = "write-ahead log" if wal else "rollback journal"
-    data: dict[str, Any] = {
-        "file_system": kind,
-        "local": local,
-        "journal": "wal" if wal else "rollback",
-        "commit_seconds": seconds,
-    }
+    data: dict[str, Any] = {"file_system": kind, "local": local, "commit_seconds": seconds}
+    data["journal"] = "wal" if wal else "rollback"
     detail = f"{where}: {journal}; opened, written, read, closed; a commit took {1000 * seconds:.1f} ms"
     if seconds > SLOW_SECONDS:
         fix = "Put the database on a faster file system: ProgramInfo.new(DIR, database=FILE)"
@@ -109,11 +103,7 @@ def database(kind: str, local: bool, wal: bool, seconds: float) -> Check:
 
 
 def cpus(node: str, granted: int | None, affinity: Sequence[int], quota: float | None) -> Check:
-    """Compare the CPUs that a process may use on a node with those that Slurm grants.
-
-    Args:
-        granted: How many CPUs the allocation has there; None outside of an allocation.
-    """
+    """Compare the CPUs that a process may use on a node with those that Slurm grants; None outside of an allocation."""
     name, seen = "CPUs", len(affinity)
     data = {"granted": granted, "affinity": list(affinity), "quota": quota}
     limit = f", with {quota:g} CPUs' worth of time" if quota is not None else ""
@@ -124,14 +114,12 @@ def cpus(node: str, granted: int | None, affinity: Sequence[int], quota: float |
             'Evaluations will share them. Try the other transport ("ssh" or "srun"), ask Slurm for as many CPUs as '
             "there are, or look with `taskset -pc $$` on the node"
         )
-        return warning(
-            name, f"Slurm grants {count(granted)}, but a process may use only {seen}{limit}", fix, node, **data
-        )
+        what = f"Slurm grants {count(granted)}, but a process may use only {seen}{limit}"
+        return warning(name, what, fix, node, **data)
     if quota is not None and quota < granted:
         fix = "Evaluations will be throttled; ask for that many CPUs only, or ask the administrators about the limit"
-        return warning(
-            name, f"Slurm grants {count(granted)}, but the control group only the time of {quota:g}", fix, node, **data
-        )
+        what = f"Slurm grants {count(granted)}, but the control group only the time of {quota:g}"
+        return warning(name, what, fix, node, **data)
     if seen > granted:
         fix = (
             "Nothing is pinned, and nothing keeps evaluations off the CPUs of others' jobs. Ask for whole nodes "
@@ -147,11 +135,7 @@ def count(cpus: int) -> str:
 
 
 def launcher_failure(node: str, how: str, error: str, interpreter: str, prologue: str) -> Check:
-    """Report why a launcher did not start although the node can be reached.
-
-    Args:
-        how: The command that runs others on the node; "" for this machine.
-    """
+    """Report why a launcher did not start although `how`, "" on this machine, can start a command on the node."""
     how = f"{how} " if how else ""
     if "no module named" in error.lower() or "not found" in error or "No such file" in error:
         fix = (

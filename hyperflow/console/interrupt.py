@@ -37,17 +37,7 @@ QUESTION = (
 
 @attrs.define(eq=False)
 class Interruption:
-    """Ends a program after a signal.
-
-    Args:
-        work: The program.
-        master: Its master.
-        display: The table, which makes room for the question.
-        console: Where to ask.
-        policy: What Ctrl-C does.
-        signal: The signal that has ended the program.
-        cancelled: Whether the jobs have been cancelled.
-    """
+    """Ends a program after a signal: `signal`. Tells whether its jobs are `cancelled`."""
 
     _work: asyncio.Future[Any]
     _master: Master
@@ -88,19 +78,19 @@ class Interruption:
             asyncio.get_running_loop().remove_signal_handler(SIGINT)
         elif self._question is not None and not self._question.done():
             self._end(SIGINT, False)
-        elif self._policy == "ask" and not self._master.batch.local and self._count() and _somebody_is_there():
+        elif self._policy == "ask" and not self._master.batch.local and self._jobs() and _somebody_is_there():
             self._question = asyncio.create_task(self._ask(), name="question after Ctrl-C")
         else:
             self._end(SIGINT, self._policy == "cancel")
 
-    def _count(self) -> int:
-        return len(self._master.numbers(*WITH_SLURM))
+    def _jobs(self) -> list[int]:
+        return self._master.numbers(*WITH_SLURM)
 
     async def _ask(self) -> None:
         self._display.aside()
         try:
             while True:
-                jobs = jobs_in_words(self._count())
+                jobs = jobs_in_words(len(self._jobs()))
                 self._console.print(QUESTION.format(jobs=jobs), markup=False, highlight=False, end="")
                 answer = (await _line()).strip().lower()[:1]
                 if answer in ("l", "c"):

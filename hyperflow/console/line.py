@@ -70,13 +70,7 @@ class _ProgramError(Exception):
 
 @attrs.define
 class _Run:
-    """One run of a program.
-
-    Args:
-        call: Calls its function, which returns a flow.
-        running: How to run it.
-        resources: What to ask Slurm for where the program does not say.
-    """
+    """One run of a program; `call` calls its function, which returns a flow."""
 
     call: Callable[[], Any]
     running: Running
@@ -87,7 +81,10 @@ class _Run:
     def exit_code(self) -> int:
         """Run it, and return the exit code."""
         try:
-            flow = self._flow()
+            flow = self.call()
+            flows.check(flow, "hyperflow.main")
+            if not isinstance(flow, Cluster):
+                flow = remote_eval_job(flow)  # a single job runs in one allocation
             if self.running.dry_run:
                 self._rehearse(flow)
             else:
@@ -102,12 +99,6 @@ class _Run:
         except KeyboardInterrupt:
             return _complain("interrupted", INTERRUPTED + 2)
         return self.code
-
-    def _flow(self) -> Flow[Any]:
-        flow = self.call()
-        flows.check(flow, "hyperflow.main")
-        # A single job runs in one allocation.
-        return flow if isinstance(flow, Cluster) else remote_eval_job(flow)
 
     def _rehearse(self, flow: Flow[Any]) -> None:
         if self.running.resume is not None:
@@ -125,13 +116,15 @@ class _Run:
         async with self._cluster() as env:
             log_file = env.program.log_dir / "master.log"
             with logging_to(self.console, log_file, self.running.verbose):
-                self._tell_place(env)
+                address = place.read(env.master.run.home)
+                control = as_typed(address.path) if address is not None else "none"
+                logs, database = as_typed(env.program.log_dir), as_typed(env.program.database)
+                run = f"run {env.program.program_id}"
+                say(self.console, f"{run}: logs {logs}, database {database}, control {control}")
                 await self._await(flow, env)
 
     def _cluster(self) -> AbstractAsyncContextManager[ClusterEnv]:
         running = self.running
-        policy = failure_policy(running.on_error)
-        sbatch = self.resources.options()
         if running.resume is not None:
             program = find(running.resume, running.base_dir)
         else:
@@ -139,16 +132,12 @@ class _Run:
             named = {"database": earlier} if earlier is not None and is_url(earlier) else {"start_from": earlier}
             program = ProgramInfo.new(running.base_dir, **named)
         return open_cluster(
-            program, local=running.local, max_jobs=running.max_jobs, sbatch=sbatch, on_error=policy, mail=running.mail
-        )
-
-    def _tell_place(self, env: ClusterEnv) -> None:
-        address = place.read(env.master.run.home)
-        control = address.path if address is not None else "none"
-        say(
-            self.console,
-            f"run {env.program.program_id}: logs {as_typed(env.program.log_dir)}, database "
-            f"{as_typed(env.program.database)}, control {as_typed(control)}",
+            program,
+            local=running.local,
+            max_jobs=running.max_jobs,
+            sbatch=self.resources.options(),
+            on_error=failure_policy(running.on_error),
+            mail=running.mail,
         )
 
     async def _await(self, flow: Flow[Any], env: ClusterEnv) -> None:

@@ -60,13 +60,7 @@ class Rehearsing(Master):
 
 
 async def rehearse(flow: Flow[Any], base_dir: Path, sbatch: SbatchOptions, earlier: str | None) -> list[str]:
-    """Return the batch scripts of the first jobs that a program asks for.
-
-    Args:
-        flow: The program.
-        base_dir: Where its run would be.
-        sbatch: What to ask Slurm for where the program does not say.
-        earlier: A database to start from.
+    """Return the batch scripts of the first jobs that a program asks for, when it starts from an earlier database.
 
     Raises what the program raises before its first job.
     """

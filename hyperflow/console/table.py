@@ -50,32 +50,26 @@ RIGHT = ("#", "Slurm", "done/run/fail", "d/r/f", "since")
 def jobs_table(
     jobs: Sequence[JobView], now: float, *, width: int, rows: int | None = None, slurm: bool = True
 ) -> Table:
-    """Return the table of jobs.
-
-    Args:
-        jobs: In the order in which to show them.
-        now: The time, in seconds since 1970.
-        width: Columns of the terminal.
-        rows: How many jobs fit; None for all.
-        slurm: Whether to show the jobs' ids at Slurm.
-    """
+    """Return the table of jobs for a terminal of this width, with so many rows; `slurm` shows their ids there."""
     picked = shown(jobs, rows)
     columns = _columns(picked, now, slurm, width >= NARROW)
     longest = {heading: max(map(cell_len, [heading, *cells])) for heading, cells in columns.items()}
     # rich itself would shrink all columns alike, and cut states and numbers.
     room = width - sum(longest[heading] + GAP for heading in columns if heading not in CUT) - GAP * len(CUT)
-    mine, other = (longest[heading] for heading in CUT)
-    widths: dict[str, int] = dict(zip(CUT, _shared(mine, other, max(room // 2, 4)), strict=True))
-    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+    widths = dict(zip(CUT, _shared(*(longest[heading] for heading in CUT), max(room // 2, 4)), strict=True))
+    table = plain_table()
     for heading in columns:
+        fixed, least = widths.get(heading), None if heading in widths else longest[heading]
         justify: JustifyMethod = "right" if heading in RIGHT else "left"
-        least = None if heading in widths else longest[heading]
-        table.add_column(
-            heading, justify=justify, no_wrap=True, overflow="ellipsis", width=widths.get(heading), min_width=least
-        )
+        table.add_column(heading, justify=justify, no_wrap=True, width=fixed, min_width=least)
     for job, *cells in zip(picked, *columns.values(), strict=True):
         table.add_row(*(Text(cell, STYLES[job.state] if cell == str(job.state) else "") for cell in cells))
     return table
+
+
+def plain_table() -> Table:
+    """Return a table without lines."""
+    return Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
 
 
 def _columns(jobs: Sequence[JobView], now: float, slurm: bool, wide: bool) -> dict[str, list[str]]:

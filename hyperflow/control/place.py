@@ -80,6 +80,7 @@ def listening(home: Path) -> Iterator[tuple[socket.socket, Address]]:
 def _bind(room: Path) -> tuple[socket.socket, Path]:
     with suppress(OSError):  # a file system without sockets, or a long path
         return _bound(room / "socket")
+    failure = OSError("there is no temporary directory")
     for directory in (tempfile.gettempdir(), "/tmp"):
         private = Path(tempfile.mkdtemp(prefix=PREFIX, dir=directory))
         try:
