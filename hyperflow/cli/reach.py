@@ -167,28 +167,28 @@ async def _within(seconds: float, attempt: Callable[[], Awaitable[str | None]]) 
     """Retry until there is no complaint or the time is up; return the last complaint, and how long it took."""
     started = time.monotonic()
     pause = 0.02
-    while (complaint := await attempt()) is not None and time.monotonic() - started < seconds:
+    while True:
+        try:
+            complaint = await attempt()
+        except Refused as error:
+            complaint = str(error).rpartition(": ")[2]
+        except OSError as error:
+            complaint = error.strerror or str(error)
+        took = time.monotonic() - started
+        if complaint is None or took >= seconds:
+            return complaint, round(took, 3)
         await asyncio.sleep(pause)
         pause = min(2 * pause, 0.5)
-    return complaint, round(time.monotonic() - started, 3)
 
 
 async def _read_there(probe: Probe, path: Path, text: str) -> str | None:
-    try:
-        found = await probe.ask("read", str(path))
-    except Refused as error:
-        return str(error).rpartition(": ")[2]
+    found = await probe.ask("read", str(path))
     return None if found == text else f"it reads {found!r} there"
 
 
 async def _write_there(probe: Probe, path: Path, text: str) -> str | None:
-    try:
-        await probe.ask("write", str(path), text)
-        found = await in_thread(path.read_text)
-    except Refused as error:
-        return str(error).rpartition(": ")[2]
-    except OSError as error:
-        return error.strerror or str(error)
+    await probe.ask("write", str(path), text)
+    found = await in_thread(path.read_text)
     return None if found == f"{text}\n" else f"it reads {found!r} here"
 
 

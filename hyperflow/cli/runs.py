@@ -114,9 +114,8 @@ class Run:
 def _read(home: Path) -> Run | None:
     try:
         about = json.loads(checked_files.read_private(home / "program.json"))
-        return Run(
-            home, {**about, "program_id": str(about["program_id"]), "argv": [str(word) for word in about["argv"]]}
-        )
+        words = [str(word) for word in about["argv"]]
+        return Run(home, {**about, "program_id": str(about["program_id"]), "argv": words})
     except (OSError, ValueError, KeyError, TypeError, Damaged):
         return None
 

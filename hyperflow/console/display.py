@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -112,9 +112,6 @@ class LiveTable:
 
     def draw(self) -> None:
         """Draw the jobs as they are now."""
-        self._live.update(self._picture(), refresh=True)
-
-    def _picture(self) -> RenderableType:
         jobs = self._master.jobs()
         size = self._console.size
         room = max(size.height - 4, 1)
@@ -122,7 +119,8 @@ class LiveTable:
         words = counts_in_words(job.state for job in jobs)
         if held := held_in_words(jobs):
             words += f"; {held}"
-        return Group(table, Text(words, style="bold", no_wrap=True, overflow="ellipsis"))
+        line = Text(words, style="bold", no_wrap=True, overflow="ellipsis")
+        self._live.update(Group(table, line), refresh=True)
 
     async def follow(self) -> None:
         """Redraw after each change."""

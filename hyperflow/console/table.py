@@ -56,7 +56,8 @@ def jobs_table(
     longest = {heading: max(map(cell_len, [heading, *cells])) for heading, cells in columns.items()}
     # rich itself would shrink all columns alike, and cut states and numbers.
     room = width - sum(longest[heading] + GAP for heading in columns if heading not in CUT) - GAP * len(CUT)
-    widths = dict(zip(CUT, _shared(*(longest[heading] for heading in CUT), max(room // 2, 4)), strict=True))
+    mine, other = (longest[heading] for heading in CUT)
+    widths = dict(zip(CUT, _shared(mine, other, max(room // 2, 4)), strict=True))
     table = plain_table()
     for heading in columns:
         fixed, least = widths.get(heading), None if heading in widths else longest[heading]
