@@ -41,7 +41,7 @@ class Refused(Exception):
     """A command failed on the node; the text is what the shell printed."""
 
 
-class Probe(asyncio.Protocol):
+class Probe:
     """The head's end of a shell on a node. Made by `open_probe`."""
 
     def __init__(self, node: str) -> None:
@@ -53,7 +53,12 @@ class Probe(asyncio.Protocol):
         """Keep what the shell says."""
         self._said.feed_data(data)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (part of the interface)
+    def pause_writing(self) -> None:
+        """Nothing to do: all commands are short."""
+
+    resume_writing = pause_writing
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 (part of the interface)
         """Wake the waiter with end-of-stream."""
         self._said.feed_eof()
 
