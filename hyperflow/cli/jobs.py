@@ -72,7 +72,7 @@ def answering(command: Callable[P, int]) -> Callable[P, int]:
 
 def add_to(app: App) -> None:
     """Add the commands to the command line."""
-    commands: tuple[Callable[..., int], ...] = (list_, why, retry, cancel, give_up, resume, runs_)
+    commands: list[Callable[..., int]] = [list_, why, retry, cancel, give_up, resume, runs_]
     for command in commands:
         app.command(answering(command))
 
