@@ -125,6 +125,8 @@ class _Run:
 
     def _cluster(self) -> AbstractAsyncContextManager[ClusterEnv]:
         running = self.running
+        # Before there is a directory: a mistake in the options leaves nothing behind.
+        policy, sbatch = failure_policy(running.on_error), self.resources.options()
         if running.resume is not None:
             program = find(running.resume, running.base_dir)
         else:
@@ -132,12 +134,7 @@ class _Run:
             named = {"database": earlier} if earlier is not None and is_url(earlier) else {"start_from": earlier}
             program = ProgramInfo.new(running.base_dir, **named)
         return open_cluster(
-            program,
-            local=running.local,
-            max_jobs=running.max_jobs,
-            sbatch=self.resources.options(),
-            on_error=failure_policy(running.on_error),
-            mail=running.mail,
+            program, local=running.local, max_jobs=running.max_jobs, sbatch=sbatch, on_error=policy, mail=running.mail
         )
 
     async def _await(self, flow: Flow[Any], env: ClusterEnv) -> None:
