@@ -21,6 +21,7 @@ from hyperflow.control import place, variables
 from hyperflow.control.client import Contact, MasterElsewhere, NoMaster, Refused, Silent, contact
 from hyperflow.control.server import peer, serve
 from hyperflow.errors import ConfigurationError
+from hyperflow.master import rundir
 from hyperflow.master.api import open_control
 from hyperflow.master.lifecycle import State
 from hyperflow.master.master import Master
@@ -100,7 +101,7 @@ async def test_a_held_job_is_seen_and_retried(tmp_path: Path) -> None:
 
         assert answer["jobs"][0]["number"] == 1
         assert await waiting == "there"
-        assert env.master.run.jobs()[0].read_record().options["time"] == "2:00:00"
+        assert rundir.job_directories(env.master.run.home)[0].read_record().options["time"] == "2:00:00"
         assert (await ask(master.get, "/statistics"))["jobs"] == {"done": 1}
 
 
