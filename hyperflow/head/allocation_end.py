@@ -1,8 +1,7 @@
-"""The end of an allocation: when it comes, who says so, and how what runs is brought to an end before it.
+"""The end of an allocation: when it comes, who says so, and what is done before it.
 
-Guarantees: from the announcement on nothing is started. What runs may go on until CUT_OFF before the end. Only when
-nothing runs any more, the flows that await the others get the error: a flow that gets it cancels its siblings, and what
-those had computed would be lost.
+Guarantees: from the notice on nothing is started. What runs may go on until CUT_OFF before the end. Flows that wait get
+their error only when nothing runs any more: a flow that gets it cancels its siblings, and their results would be lost.
 """
 
 from __future__ import annotations
@@ -59,35 +58,6 @@ class End:
         return max(self.at - time.time(), 0.0) if self.at is not None else 0.0
 
 
-class EndWatch:
-    """Calls `announce(why, seconds left)` when the end is near, by the clock or by a signal."""
-
-    def __init__(self, end: End, announce: Callable[[str, float], None]) -> None:
-        self._end = end
-        self._announce = announce
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._signals: list[int] = []
-        if end.at is not None:
-            left = end.seconds_left()
-            pause = max(left - (end.margin or min(USUAL_MARGIN, left / 4)), 0.0)
-            self._timer = self._loop.call_later(pause, self._tell, Notice("its time limit is near"))
-        if threading.current_thread() is threading.main_thread():  # others cannot have signal handlers
-            for signum, notice in end.signals.items():
-                self._loop.add_signal_handler(signum, self._tell, notice)
-                self._signals.append(signum)
-
-    def _tell(self, notice: Notice) -> None:
-        self._announce(notice.why, self._end.seconds_left() if notice.seconds is None else notice.seconds)
-
-    def close(self) -> None:
-        """Stop watching."""
-        if self._timer is not None:
-            self._timer.cancel()
-        for signum in self._signals:
-            self._loop.remove_signal_handler(signum)
-
-
 class Drain:
     """Brings what runs to an end before the allocation ends.
 
@@ -104,21 +74,30 @@ class Drain:
         """The same error, once all that was left has got it."""
         self._on_begin = on_begin
         self._turn_away = turn_away
-        self._watch: EndWatch | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timers: list[asyncio.TimerHandle] = []
+        self._signals: list[int] = []
 
     def expect(self, end: End) -> None:
-        """Begin when the end is near."""
-        self._watch = EndWatch(end, self.begin)
+        """Begin when the end is near, by the clock or by a signal."""
+        if end.at is not None:
+            left = end.seconds_left()
+            pause = max(left - (end.margin or min(USUAL_MARGIN, left / 4)), 0.0)
+            self._timers.append(self._loop.call_later(pause, self._tell, end, Notice("its time limit is near")))
+        if threading.current_thread() is threading.main_thread():  # others cannot have signal handlers
+            for signum, notice in end.signals.items():
+                self._loop.add_signal_handler(signum, self._tell, end, notice)
+                self._signals.append(signum)
 
-    def begin(self, why: str, seconds: float) -> None:
-        """The allocation ends in so many seconds."""
+    def _tell(self, end: End, notice: Notice) -> None:
+        """The end is near: nothing more is started. Only the first notice counts."""
         if self.begun is not None:
             return
-        logger.warning("the allocation ends (%s), in %.0f s: nothing more is started", why, seconds)
-        self.begun = AllocationEnding(why, seconds)
+        seconds = end.seconds_left() if notice.seconds is None else notice.seconds
+        logger.warning("the allocation ends (%s), in %.0f s: nothing more is started", notice.why, seconds)
+        self.begun = AllocationEnding(notice.why, seconds)
         pause = seconds - min(CUT_OFF, seconds / 4)
-        self._timer = asyncio.get_running_loop().call_later(pause, self.finish)
+        self._timers.append(self._loop.call_later(pause, self.finish))
         self._on_begin(self.begun)
 
     def finish(self) -> None:
@@ -128,8 +107,8 @@ class Drain:
             self._turn_away(self.begun)
 
     def close(self) -> None:
-        """Forget the end: nothing is left to be drained."""
-        if self._watch is not None:
-            self._watch.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        """Stop watching: nothing is left to be drained."""
+        for timer in self._timers:
+            timer.cancel()
+        for signum in self._signals:
+            self._loop.remove_signal_handler(signum)

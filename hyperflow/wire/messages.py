@@ -19,85 +19,48 @@ from hyperflow.wire.shared_memory import Offer
 
 
 class Greeting(NamedTuple):
-    """Launcher to head: the first frame.
+    """Launcher to head: the first frame. The first three have to be the same on both sides."""
 
-    Attributes:
-        protocol: The version of frames and messages. This and the next two have to be the same on both sides.
-        python: The version of Python.
-        hyperflow: The version of this package.
-        dill: The version of dill, for people.
-        host: The machine's name.
-        pid: The launcher's process.
-        affinity: The CPUs that it may run on.
-        quota: How many CPUs' worth of time its control group grants; None for no limit.
-        memory: By which the head can find out whether it shares memory with the launcher.
-    """
-
-    protocol: int
+    protocol: int  # version of frames and messages
     python: str
     hyperflow: str
-    dill: str
+    dill: str  # for people
     host: str
-    pid: int
-    affinity: tuple[int, ...]
-    quota: float | None
-    memory: Offer | None
+    pid: int  # the launcher's
+    affinity: tuple[int, ...]  # the CPUs that it may run on
+    quota: float | None  # how many CPUs' worth of time its control group grants; None for no limit
+    memory: Offer | None  # by which the head can find out whether it shares memory with the launcher
 
 
 class Setup(NamedTuple):
-    """Head to launcher: the answer to the greeting. With it the node's Python finds what the head's finds.
-
-    Attributes:
-        node: The node's name.
-        program_id: The run.
-        cwd: The head's directory.
-        sys_path: Where modules are.
-        argv: The program's arguments.
-        environment: The variables that mean the same on each node.
-        preload: Modules to import before workers are forked.
-        heartbeat: Give a sign of life after so many seconds without one.
-        silence_limit: End after so many seconds in which nothing came.
-        memory: The launcher's offer, the other way round; None to share nothing.
-    """
+    """Head to launcher: the answer to the greeting. With it the node's Python finds what the head's finds."""
 
     node: str
     program_id: str
     cwd: str
     sys_path: tuple[str, ...]
     argv: tuple[str, ...]
-    environment: dict[str, str]
-    preload: tuple[str, ...]
-    heartbeat: float
-    silence_limit: float
-    memory: Offer | None
+    environment: dict[str, str]  # the variables that mean the same on each node
+    preload: tuple[str, ...]  # modules to import before workers are forked
+    heartbeat: float  # give a sign of life after so many seconds without one
+    silence_limit: float  # end after so many seconds in which nothing came
+    memory: Offer | None  # the launcher's offer, the other way round; None to share nothing
 
 
 class Ready(NamedTuple):
-    """Launcher to head: the imports are done.
+    """Launcher to head: the imports are done."""
 
-    Attributes:
-        shares_memory: Whether both can open what the other holds.
-    """
-
-    shares_memory: bool
+    shares_memory: bool  # both can open what the other holds
 
 
 class ForkOrder(NamedTuple):
-    """Head to launcher: start a worker.
+    """Head to launcher: start a worker."""
 
-    Attributes:
-        name: The worker's, in logs and errors.
-        log_file: Where its output goes.
-        cpus: The CPUs set aside for it.
-        pinned: Whether to bind it to them.
-        fresh: Whether it ends after one task.
-    """
-
-    name: str
+    name: str  # in logs and errors
     log_file: str
-    cpus: tuple[int, ...]
-    pinned: bool
-    fresh: bool
+    cpus: tuple[int, ...]  # set aside for it
+    pinned: bool  # to these CPUs
+    fresh: bool  # it ends after one task
 
 
 CANCELLED, TIME_LIMIT = "cancelled", "time limit"
@@ -105,39 +68,23 @@ CANCELLED, TIME_LIMIT = "cancelled", "time limit"
 
 
 class WorkerEnded(NamedTuple):
-    """Launcher to head: a worker and its process group have gone.
+    """Launcher to head: a worker and its process group have gone."""
 
-    Attributes:
-        status: Its exit code, or minus the signal that ended it.
-        started: The last task that it started.
-        reason: Why the launcher ended it; empty if it ended by itself.
-        out_of_memory: Whether the kernel ended it to get memory.
-        tail: The end of its log, where nobody ended it on purpose.
-        peak_memory: In bytes.
-    """
-
-    status: int
-    started: Seq
-    reason: str
-    out_of_memory: bool
-    tail: str
-    peak_memory: int
+    status: int  # exit code, or minus the signal that ended it
+    started: Seq  # of the last task that it started
+    reason: str  # why the launcher ended it; empty if it ended by itself
+    out_of_memory: bool  # the kernel ended it to get memory
+    tail: str  # the end of its log, where nobody ended it on purpose
+    peak_memory: int  # bytes
 
 
 class LockWanted(NamedTuple):
-    """Worker to head: an evaluation waits for some keys.
-
-    Attributes:
-        task: The evaluation.
-        serial: What the reply shall be to.
-        keys: What it wants, all or none.
-        within: The request in whose scope it asks.
-    """
+    """Worker to head: an evaluation waits for some keys, all or none."""
 
     task: TaskNumber
     serial: LockSerial
     keys: tuple[str, ...]
-    within: LockSerial | None
+    within: LockSerial | None  # the request in whose scope it asks
 
 
 class LockReleased(NamedTuple):
@@ -148,18 +95,15 @@ class LockReleased(NamedTuple):
 
 
 class LockReply(NamedTuple):
-    """Head to worker: the keys are held, or they are refused.
-
-    Attributes:
-        serial: What this is the reply to.
-        refusal: Why not; None if they are held.
-        cycle: Who waits for whom, a line for each, if waiting would be a deadlock.
-    """
+    """Head to worker: the keys are held, or they are refused."""
 
     serial: LockSerial
-    refusal: str | None = None
-    cycle: tuple[str, ...] | None = None
+    refusal: str | None = None  # why not; None if they are held
+    cycle: tuple[str, ...] | None = None  # who waits for whom, a line for each, if waiting would be a deadlock
 
+
+Message = Greeting | Setup | Ready | ForkOrder | WorkerEnded | LockWanted | LockReleased | LockReply
+M = TypeVar("M", bound=Message)
 
 KINDS: dict[type[Message], Kind] = {
     Greeting: Kind.GREETING,
@@ -171,9 +115,6 @@ KINDS: dict[type[Message], Kind] = {
     LockReleased: Kind.LOCK_RELEASED,
     LockReply: Kind.LOCK_REPLY,
 }
-
-Message = Greeting | Setup | Ready | ForkOrder | WorkerEnded | LockWanted | LockReleased | LockReply
-M = TypeVar("M", Greeting, Setup, Ready, ForkOrder, WorkerEnded, LockWanted, LockReleased, LockReply)
 
 
 def framed(message: Message, worker: WorkerNumber = NO_WORKER) -> bytes:
