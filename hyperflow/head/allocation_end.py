@@ -83,13 +83,13 @@ class Drain:
         if end.at is not None:
             left = end.seconds_left()
             pause = max(left - (end.margin or min(USUAL_MARGIN, left / 4)), 0.0)
-            self._timers.append(self._loop.call_later(pause, self._tell, end, Notice("its time limit is near")))
+            self._timers.append(self._loop.call_later(pause, self.begin, end, Notice("its time limit is near")))
         if threading.current_thread() is threading.main_thread():  # others cannot have signal handlers
             for signum, notice in end.signals.items():
-                self._loop.add_signal_handler(signum, self._tell, end, notice)
+                self._loop.add_signal_handler(signum, self.begin, end, notice)
                 self._signals.append(signum)
 
-    def _tell(self, end: End, notice: Notice) -> None:
+    def begin(self, end: End, notice: Notice) -> None:
         """The end is near: nothing more is started. Only the first notice counts."""
         if self.begun is not None:
             return

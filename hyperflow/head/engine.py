@@ -34,7 +34,6 @@ from hyperflow.errors import (
 )
 from hyperflow.events.writer import EventLog
 from hyperflow.head.allocation_end import Drain, End
-from hyperflow.head.definitions import Definitions
 from hyperflow.head.evaluation import Evaluation, death, read_failure
 from hyperflow.head.fleet import Fleet, NodePlan
 from hyperflow.head.later import Later
@@ -79,9 +78,8 @@ class Engine:
         self.worker_locks = WorkerLocks(self.locks, self.scheduler, self.fleet.write, self._name)
         self.drain = Drain(self._on_drain, self._turn_away)
         self._packer = Packer()
-        self._definitions = Definitions(self._packer, self.fleet.links)
         self._evaluations: dict[TaskNumber, Evaluation] = {}
-        self._orders = Orders(self.fleet.links, self._definitions, self._evaluations, self._events, program.log_dir)
+        self._orders = Orders(self.fleet.links, self._packer, self._evaluations, self._events, program.log_dir)
         self._submitted: dict[tuple[str, int], list[TaskNumber]] = defaultdict(
             list
         )  # in this turn, those that are alike
@@ -183,7 +181,7 @@ class Engine:
             self._writing.ask()
         if self.locks.busy:
             self.worker_locks.check_stall()
-        gone = self._definitions.forget()
+        gone = self._orders.forget()
         if gone:
             self.scheduler.forget(gone)
 
@@ -267,7 +265,7 @@ class Engine:
     def _on_ended(self, number: WorkerNumber, ended: WorkerEnded) -> None:
         """A worker and its process group have gone."""
         worker = self.scheduler.workers.get(number)
-        self._definitions.workers.pop(number, None)
+        self._orders.at_workers.pop(number, None)
         if self.locks.busy:
             self.worker_locks.worker_gone(number)
         if worker is None:
@@ -338,7 +336,7 @@ class Engine:
         node = link.node
         self._counts["nodes_lost"] += 1
         self._last_loss = NodeLost(node, cause, str(link.log_file))
-        self._definitions.lose_node(node)
+        self._orders.at_nodes.pop(node, None)
         wait = END_GRACE + (self.settings.silence_limit if silent else 0.0)
         loop = asyncio.get_running_loop()
         if self.locks.busy:  # what was at work over there may go on for a while

@@ -1,6 +1,10 @@
 """Orders: what the scheduler wants done, as frames, with one write per node.
 
-Guarantees: what a task needs (its function, classes, large buffers) is in the stream before it, once for each worker.
+A definition (a function, class or large buffer of arguments) has a number. A node gets it once and keeps it; a worker of
+that node gets it from there when its number is named. So a task names its function in four bytes. Here is the account
+of which node and which worker has what.
+
+Guarantees: what a task needs is in the stream before it, once for each worker.
 """
 
 from __future__ import annotations
@@ -9,14 +13,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hyperflow.events.writer import EventLog
-from hyperflow.head.definitions import Definitions
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.link import Link
 from hyperflow.scheduling.state import Effect, Fork, Kill, Retire, Retract, Send, Worker
+from hyperflow.shipping.packer import Packer
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import ForkOrder
-from hyperflow.wire.numbers import TaskNumber
+from hyperflow.wire.numbers import DefinitionNumber, TaskNumber, WorkerNumber
 
 
 class Orders:
@@ -24,7 +28,7 @@ class Orders:
 
     Args:
         links: The nodes that are up.
-        definitions: Which of them has what.
+        packer: Makes the definitions, and knows which are still used.
         evaluations: Those that somebody waits for.
         events: The event log.
         log_dir: Where workers log.
@@ -33,13 +37,17 @@ class Orders:
     def __init__(
         self,
         links: Mapping[str, Link],
-        definitions: Definitions,
+        packer: Packer,
         evaluations: Mapping[TaskNumber, Evaluation],
         events: EventLog,
         log_dir: Path,
     ) -> None:
+        self.at_workers: dict[WorkerNumber, set[DefinitionNumber]] = {}
+        """The definitions that each worker has."""
+        self.at_nodes: dict[str, set[DefinitionNumber]] = {}
+        """Those that each node has."""
         self._links = links
-        self._definitions = definitions
+        self._packer = packer
         self._evaluations = evaluations
         self._events = events
         self._log_dir = log_dir
@@ -61,7 +69,7 @@ class Orders:
 
     def _send(self, effect: Send, parts: list[frames.Bytes]) -> None:
         worker = effect.worker
-        has = self._definitions.workers[worker.number]
+        has = self.at_workers[worker.number]
         records: list[frames.Bytes] = []
         started: list[TaskNumber] = []
         for task in effect.tasks:
@@ -73,9 +81,9 @@ class Orders:
             packed = evaluation.packed
             for need in packed.needs:
                 if need.number not in has:
-                    self._definitions.give(worker, need.number, parts)
+                    self._give(worker, need.number, parts)
             if function not in has:
-                self._definitions.give(worker, function, parts)
+                self._give(worker, function, parts)
             frames.add_task(records, number, function, packed.payload, packed.buffers)
             started.append(number)
             if task.alone and (limit := evaluation.options.time_limit) is not None:
@@ -84,10 +92,25 @@ class Orders:
         if started:
             self._events.running(started, worker.name)
 
+    def _give(self, worker: Worker, number: DefinitionNumber, parts: list[frames.Bytes]) -> None:
+        """Give a worker a definition that it does not have."""
+        here = self.at_nodes.setdefault(worker.node, set())
+        if number not in here:
+            here.add(number)
+            buffer = self._packer.buffers.known.get(number)
+            if buffer is not None:
+                self._links[worker.node].write_block(number, buffer.block)
+            else:
+                definition = self._packer.definitions[number]
+                body = frames.DEFINITION.pack(number, definition.is_class) + definition.data
+                parts.append(frames.frame(Kind.DEFINE, body=body))
+        self.at_workers[worker.number].add(number)
+        parts.append(frames.frame(Kind.GIVE, worker.number, frames.NUMBER.pack(number)))
+
     def _order(self, effect: Fork | Retract | Kill | Retire, parts: list[frames.Bytes]) -> None:
         worker = effect.worker
         if type(effect) is Fork:
-            self._definitions.workers[worker.number] = set()
+            self.at_workers[worker.number] = set()
             pinned = self._links[worker.node].cpus.pinned
             order = ForkOrder(worker.name, self.log_file(worker), worker.cpus, pinned, worker.fresh)
             parts.append(messages.framed(order, worker.number))
@@ -96,6 +119,17 @@ class Orders:
             parts.append(frames.frame(Kind.RETRACT, worker.number, frames.SIZE.pack(effect.below)))
         else:
             parts.append(frames.frame(Kind.KILL if type(effect) is Kill else Kind.RETIRE, worker.number))
+
+    def forget(self) -> list[DefinitionNumber]:
+        """Forget everywhere what is not used any more; return the numbers."""
+        gone = self._packer.evict()
+        if gone:
+            body = b"".join(map(frames.NUMBER.pack, gone))
+            for link in self._links.values():
+                link.write([frames.frame(Kind.FORGET, body=body)])
+            for known in (*self.at_nodes.values(), *self.at_workers.values()):
+                known.difference_update(gone)
+        return gone
 
     def log_file(self, worker: Worker) -> str:
         """Return where a worker logs; it goes on with the log of the one that had its slot before."""

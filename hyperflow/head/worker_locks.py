@@ -1,10 +1,10 @@
 """Locks for evaluations: what workers want from the lock manager, and what it replies.
 
-An evaluation that waits for a lock keeps its CPUs. So there is one more kind of deadlock than those that `rules` finds:
-a flow holds a lock and awaits an evaluation, which finds no free CPU, because all are with evaluations that wait for
-that lock. It is looked for whenever an evaluation that was submitted in the scope of a lock cannot be started, and the
-newest request in it is refused. (Rejected: to lend out the CPUs of those that wait. They are pinned to them, and would
-get them back too late.)
+An evaluation that waits for a lock keeps its CPUs. So there is a deadlock that locking/rules.py does not see: a flow
+holds a lock and awaits an evaluation, which finds no free CPU, because all are with evaluations that wait for that lock.
+`check_stall` looks for it whenever an evaluation that was submitted in the scope of a lock cannot start, and refuses the
+newest request in it. (Rejected: to lend out the CPUs of those that wait. They are pinned to them, and would get them
+back too late.)
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ logger = logging.getLogger("hyperflow")
 
 
 class WorkerLocks:
-    """What an engine's workers hold and want.
+    """What an engine's workers hold and want. The owner of an evaluation's request is (worker, task).
 
     Args:
-        manager: Hands out the locks. Its requests have (worker, task) as owner if they are an evaluation's.
+        manager: Hands out the locks.
         scheduler: Knows which evaluation is where.
-        write: Sends a frame to a node.
+        write: Sends frames to a node.
         name: Returns what logs and errors call an evaluation.
     """
 
@@ -108,7 +108,7 @@ class WorkerLocks:
 
     def _number(self, worker: Worker, task: TaskNumber, serial: LockSerial | None) -> LockRequestNumber | None:
         """Return the manager's number for a request of an evaluation."""
-        mine = self._manager.owned((worker.number, task)) if serial is not None else []
+        mine = self._manager.rules.owned((worker.number, task)) if serial is not None else []
         return next((one.number for one in mine if self._serials.get(one.number) == serial), None)
 
     def check_stall(self) -> None:
@@ -128,8 +128,8 @@ class WorkerLocks:
                 return  # its CPUs will be free
             if worker.queue:
                 owner = (worker.number, next(iter(worker.queue)))
-                mine = [request for request in self._manager.owned(owner) if request.stage is not Stage.HELD]
-                if not any(self._manager.depends(request, above) for request in mine):
+                mine = [request for request in self._manager.rules.owned(owner) if request.stage is not Stage.HELD]
+                if not any(self._manager.rules.depends(request, above) for request in mine):
                     return  # it will end some time
                 waiting += mine
         if waiting:

@@ -1,20 +1,21 @@
 """The lock manager: the locks of a Job, as its head process hands them out to flows and to workers.
 
 Guarantees:
-- What is held is released when its holder ends: the flow's scope, the evaluation's answer, the worker's end. An
-  evaluation that was cancelled still holds until its process group has gone, for until then it may be at work.
-- Locks that other Jobs of the program may want, too, are taken from them (`Outside`) after the request was granted
-  here. They are given back before the next request here gets them.
+- A lock is released when its holder ends: a flow's scope, an evaluation with its answer, a worker. A cancelled
+  evaluation holds its locks until its process group has gone, because until then it may be at work.
+- If other Jobs of the program may want the same locks (`Outside`), a lock is taken from them after it was granted
+  here, and given back to them before the next request here gets it.
 - A request that would close a deadlock is refused with `Deadlock`, which names all who wait for each other.
 
-The rules are in rules.py. Here is what waits: futures of flows, replies to workers, tasks that deal with the outside.
+rules.py decides. Here is what waits: futures of flows, replies to workers, tasks that deal with the outside.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Callable, Collection, Coroutine, Hashable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Hashable
 from contextvars import Context, ContextVar
 from typing import Any, NoReturn, Protocol
 
@@ -37,7 +38,7 @@ class Outside(Protocol):
     """The other Jobs of the program."""
 
     async def take(self, request: LockRequest) -> None:
-        """Wait until no other Job has the keys, and take them, all or none; a cancelled one leaves nothing."""
+        """Wait until no other Job has the keys, and take them, all or none; when cancelled, leave nothing."""
         ...
 
     async def give_back(self, request: LockRequest) -> None:
@@ -54,45 +55,24 @@ class LockManager:
         """Whether anybody holds or waits; never in programs without locks."""
         self.on_forget: list[Callable[[LockRequest], None]] = []
         """Called when a request has ended, whether it was held or not."""
-        self._rules = Locks()
+        self.rules = Locks()
+        self.requests = self.rules.requests
         self._answers: dict[LockRequestNumber, Answer] = {}
         self._tasks: dict[LockRequestNumber, asyncio.Task[None]] = {}  # that take from outside, or give back
         self._leaving: set[LockRequestNumber] = set()
         self._closed = False
 
-    @property
-    def requests(self) -> Mapping[LockRequestNumber, LockRequest]:
-        """All that hold or wait, by number."""
-        return self._rules.requests
-
-    def owned(self, owner: Hashable) -> list[LockRequest]:
-        """Return the requests of an owner."""
-        return self._rules.owned(owner)
-
-    def depends(self, request: LockRequest, others: Collection[LockRequest]) -> bool:
-        """Tell whether a request has to wait, directly or not, for one of the others to be released."""
-        return self._rules.depends(request, others)
-
     # ---- for flows ----------------------------------------------------------------------------------------------
 
     async def take(self, keys: Collection[str]) -> LockRequestNumber:
-        """Wait for some keys, all or none, and return the request's number; cancelled, it holds nothing."""
+        """Acquire some keys, all or none, and return the request's number; when cancelled, hold nothing."""
         task = asyncio.current_task()
         return await self.take_for(keys, FLOW, f"the flow in {task.get_name() if task else 'no task'}")
 
     async def take_for(self, keys: Collection[str], owner: Hashable, name: str) -> LockRequestNumber:
-        """Wait for some keys in the name of somebody."""
+        """Do the same in somebody's name."""
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def answer(error: HyperflowError | None) -> None:
-            if waiting.done():
-                return
-            if error is None:
-                waiting.set_result(None)
-            else:
-                waiting.set_exception(error)
-
-        number = self.request(keys, owner, name, scope(), answer)
+        number = self.request(keys, owner, name, scope(), functools.partial(resolve, waiting))
         try:
             await waiting
         except BaseException:
@@ -110,7 +90,7 @@ class LockManager:
     def request(
         self, keys: Collection[str], owner: Hashable, name: str, parent: LockRequestNumber | None, answer: Answer
     ) -> LockRequestNumber:
-        """Ask for some keys.
+        """Ask for some keys; raises Deadlock if waiting for them would never end.
 
         Args:
             keys: Which.
@@ -118,14 +98,11 @@ class LockManager:
             name: The same, for errors.
             parent: The request in whose scope it is.
             answer: Called with None when they are held, or with an error; maybe before this returns.
-
-        Raises:
-            Deadlock: Waiting for them would never end.
         """
         if self._closed:
             raise HyperflowError("this environment was closed; locks belong inside its `async with`")
         try:
-            request = self._rules.request(keys, name, owner, parent)
+            request = self.rules.request(keys, name, owner, parent)
         except Cycle as cycle:
             raise Deadlock(cycle.wanted, cycle.cycle) from None
         self.busy = True
@@ -151,7 +128,7 @@ class LockManager:
 
     def gone(self, owner: Hashable) -> None:
         """Somebody has ended."""
-        for request in self._rules.owned(owner):
+        for request in self.rules.owned(owner):
             self.release(request.number)
 
     def refuse(self, request: LockRequest, error: HyperflowError) -> None:
@@ -173,24 +150,24 @@ class LockManager:
 
     def _forget(self, request: LockRequest) -> None:
         self._leaving.discard(request.number)
-        keys = self._rules.release(request.number)
-        self.busy = bool(self._rules.requests)
+        keys = self.rules.release(request.number)
+        self.busy = bool(self.requests)
         for tell in self.on_forget:
             tell(request)
         self._settle(keys)
 
     def _settle(self, keys: Collection[str]) -> None:
-        for request in self._rules.settle(keys):
+        for request in self.rules.settle(keys):
             if self.outside is None:
                 self._answers.pop(request.number)(None)
             else:
                 self._start(request, self._take_outside(request, self.outside))
 
     def share(self, outside: Outside) -> None:
-        """Ask the outside, too, from now on; only before the first request."""
+        """Take each lock from the outside, too. Only before the first request."""
         assert not self.busy, self.requests
         self.outside = outside
-        self._rules.at_once = False
+        self.rules.at_once = False
 
     # ---- the outside --------------------------------------------------------------------------------------------
 
@@ -224,16 +201,26 @@ class LockManager:
         if request.number in self._leaving:
             await self._give_back(request, outside)
         else:
-            self._rules.hold(request.number)
+            self.rules.hold(request.number)
             self._answers.pop(request.number)(None)
 
     async def _give_back(self, request: LockRequest, outside: Outside) -> None:
         try:
             await outside.give_back(request)
         except OSError as error:
-            logger.warning("the lock of %s cannot be given back, and is kept from other jobs: %s", request.shown, error)
+            logger.warning("the lock of %s cannot be given back, so other jobs cannot get it: %s", request.shown, error)
         finally:
             self._forget(request)
+
+
+def resolve(waiting: asyncio.Future[None], error: HyperflowError | None) -> None:
+    """Hand the answer to a request to who awaits it, if anybody does."""
+    if waiting.done():
+        return
+    if error is None:
+        waiting.set_result(None)
+    else:
+        waiting.set_exception(error)
 
 
 def scope() -> LockRequestNumber | None:

@@ -1,8 +1,7 @@
 """The lock client: asks the head of the Job for locks, over the stream that the worker has anyway.
 
-Guarantees: an async function that waits leaves its event loop free, a plain one blocks. Tasks that arrive meanwhile,
-because they were prefetched, are kept for later, in order. A function that ends without a release is no problem: the
-head knows which evaluation holds what.
+Guarantees: an async function that waits leaves its event loop free, a plain one blocks. Prefetched tasks that arrive
+meanwhile are kept for later, in order. A function may end without a release: the head knows which evaluation holds what.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import threading
 from collections.abc import Collection
 
 from hyperflow.errors import Deadlock, HyperflowError, MisuseError
-from hyperflow.locking.manager import inside
+from hyperflow.locking.manager import inside, resolve
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import LockReleased, LockReply, LockWanted
@@ -22,12 +21,7 @@ from hyperflow.wire.numbers import LockSerial, TaskNumber, WorkerNumber
 
 
 class LockClient:
-    """Asks for locks in the name of the evaluation that runs.
-
-    Args:
-        sock: The worker's stream.
-        reader: Cuts it into frames.
-    """
+    """Asks for locks in the name of the evaluation that runs."""
 
     def __init__(self, sock: socket.socket, reader: frames.Reader) -> None:
         self.task = TaskNumber(0)
@@ -44,7 +38,7 @@ class LockClient:
         self._thread = threading.get_ident()
 
     async def take(self, keys: Collection[str]) -> LockSerial:
-        """Wait for some keys, all or none, and return a number for `release`."""
+        """Acquire some keys, all or none, and return a number for `release`."""
         self._check()
         loop = asyncio.get_running_loop()
         serial = self._request(keys)
@@ -108,8 +102,7 @@ class LockClient:
             self._feed(data)
         except HyperflowError as error:
             for waiting in self._waiting.values():
-                if not waiting.done():
-                    waiting.set_exception(error)
+                resolve(waiting, error)
 
     def _feed(self, data: bytes) -> None:
         if not data:
@@ -122,12 +115,8 @@ class LockClient:
             waiting = self._waiting.get(reply.serial)
             if reply.serial == self._expected:
                 self._replies.append(reply)
-            elif waiting is not None and not waiting.done():
-                error = _error(reply)
-                if error is None:
-                    waiting.set_result(None)
-                else:
-                    waiting.set_exception(error)
+            elif waiting is not None:
+                resolve(waiting, _error(reply))
 
 
 def _error(reply: LockReply) -> HyperflowError | None:
