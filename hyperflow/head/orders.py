@@ -1,8 +1,8 @@
 """Orders: what the scheduler wants done, as frames, with one write per node.
 
-A definition (a function, class or large buffer of arguments) has a number. A node gets it once and keeps it; a worker of
-that node gets it from there when its number is named. So a task names its function in four bytes. Here is the account
-of which node and which worker has what.
+A definition (a function, class or large buffer of arguments) has a number. A node gets it once and keeps it; a worker
+of that node gets it from there when its number is named. So a task names its function in four bytes. Here is the
+account of which node and which worker has what.
 
 Guarantees: what a task needs is in the stream before it, once for each worker.
 """

@@ -1,10 +1,10 @@
 """Locks for evaluations: what workers want from the lock manager, and what it replies.
 
 An evaluation that waits for a lock keeps its CPUs. So there is a deadlock that locking/rules.py does not see: a flow
-holds a lock and awaits an evaluation, which finds no free CPU, because all are with evaluations that wait for that lock.
-`check_stall` looks for it whenever an evaluation that was submitted in the scope of a lock cannot start, and refuses the
-newest request in it. (Rejected: to lend out the CPUs of those that wait. They are pinned to them, and would get them
-back too late.)
+holds a lock and awaits an evaluation, which finds no free CPU, because all are with evaluations that wait for that
+lock. `check_stall` looks for it whenever an evaluation that was submitted in the scope of a lock cannot start, and
+refuses the newest request in it. (Rejected: to lend out the CPUs of those that wait. They are pinned to them, and would
+get them back too late.)
 """
 
 from __future__ import annotations

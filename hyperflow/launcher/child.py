@@ -1,4 +1,4 @@
-"""A forked worker, seen from its launcher: what is known of it, its process group, the end of its log."""
+"""A forked worker, as its launcher sees it: what is known of it, its process group, the end of its log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hyperflow.wire.numbers import WorkerNumber
 
 
 class WorkerProcess:
-    """A forked worker, seen from its launcher."""
+    """A forked worker, as its launcher sees it."""
 
     def __init__(self, number: WorkerNumber, pid: int, sock: socket.socket, page: mmap.mmap, order: ForkOrder) -> None:
         self.number = number
@@ -58,8 +58,6 @@ def group_lives(pid: int) -> bool:
     """Whether anybody is left in a worker's process group."""
     try:
         os.killpg(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True

@@ -1,7 +1,7 @@
-"""The keeper: the launcher's parent and a subreaper, which only makes sure that nothing outlives the launcher.
+"""The keeper: the launcher's parent, which only makes sure that nothing outlives the launcher.
 
-When the launcher ends, its descendants become the keeper's children, and the keeper kills them. Standard library only,
-as the launcher.
+Both are subreapers (PR_SET_CHILD_SUBREAPER): when one of them is killed, the processes below it become children of the
+other, which kills them. A launcher alone cannot promise that: what its workers' children leave behind goes to init.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import time
 from typing import NoReturn
 
@@ -25,10 +24,7 @@ def keep(launcher: int, stream: int) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: processes.kill_all([launcher]))
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    wakeup, wakeup_end = socket.socketpair()
-    for end in (wakeup, wakeup_end):
-        end.setblocking(False)
-    signal.set_wakeup_fd(wakeup_end.fileno(), warn_on_full_buffer=False)
+    wakeup, _wakeup_end = processes.wakeup()
     poll = select.poll()
     poll.register(wakeup, select.POLLIN)
     poll.register(stream, select.POLLRDHUP)  # nothing is read here

@@ -1,18 +1,13 @@
 """The node launcher: the one process per node that forks, feeds, watches and kills that node's workers.
 
 Guarantees:
-- Its stdin and stdout are the stream to the head. It moves them away from fds 0 and 1 before anything else, so nothing
-  that is printed on this node can reach the protocol. It never unpickles anything.
+- Its stdin and stdout are the stream to the head. It moves them away from fds 0 and 1 before anything else, so what is
+  printed on this node cannot reach the protocol. It never unpickles anything.
 - When the stream ends, or the launcher is killed, every worker and all their descendants end, daemons included, within
-  little more than KILL_GRACE.
+  little more than KILL_GRACE. (For this it has a parent, see keeper.py.)
 - A crash is charged to the right task: each worker writes the task that it starts into its claim page, which the
   launcher reads.
-- Workers are forked from this single-threaded process after the imports were done once (a zygote). A fork takes a
-  millisecond or two, and no lock can be held by a thread that fork left behind.
-
-Two processes: a keeper, which does nothing but wait, and the launcher itself below it. Both are subreapers
-(PR_SET_CHILD_SUBREAPER), so whichever of them is killed, the other finds every process that is left. A single
-launcher cannot promise that: what its workers' children leave behind would belong to init.
+- Workers are forked from this process after the imports were done once (zygote.py). A fork takes a millisecond or two.
 
 Single-threaded, with one select loop: threads and fork do not mix.
 """
@@ -74,11 +69,7 @@ class Launcher:
         self.later: deque[tuple[float, Callable[[], object]]] = deque()
         self.setup: Setup | None = None
         self.memory_kills = machine.MemoryKills()
-        self.wakeup, wakeup_end = socket.socketpair()
-        for end in (self.wakeup, wakeup_end):
-            end.setblocking(False)
-        self.wakeup_end = wakeup_end
-        signal.set_wakeup_fd(wakeup_end.fileno(), warn_on_full_buffer=False)
+        self.wakeup, self.wakeup_end = processes.wakeup()
         for signum in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(signum, lambda *_: None)  # the wakeup fd does the work
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the head decides about Ctrl-C
@@ -194,18 +185,18 @@ class Launcher:
         elif kind == Kind.GIVE:
             for data in self.cache.given(number, body):
                 self.forward(process, data)
-        elif kind == Kind.TASKS:
-            self.forward(process, frames.frame(Kind.TASKS, number, body))
-        elif kind == Kind.LOCK_REPLY:
-            self.forward(process, frames.frame(Kind.LOCK_REPLY, number, body))
+        elif kind in (Kind.TASKS, Kind.LOCK_REPLY):
+            self.forward(process, frames.frame(Kind(kind), number, body))
         elif kind == Kind.LIMIT:
             process.deadline = time.monotonic() + frames.SECONDS.unpack(body)[0]
         elif kind == Kind.RETRACT:
             (below,) = frames.SIZE.unpack(body)
             boundary = process.claims.retract(below)
             self.head.send(frames.frame(Kind.RETRACTED, number, frames.SEQS.pack(boundary, below)))
-        elif kind in (Kind.RETIRE, Kind.KILL):
-            self.end(process, "" if kind == Kind.RETIRE else CANCELLED)
+        elif kind == Kind.RETIRE:
+            self.retire(process)
+        elif kind == Kind.KILL:
+            self.kill(process, CANCELLED)
         else:
             raise frames.ProtocolError(f"frame of kind {kind} from the head")
 
@@ -224,7 +215,7 @@ class Launcher:
         """The head asks for the end: let idle workers leave by themselves."""
         self.closing = True
         for process in self.workers.values():
-            self.end(process, "")
+            self.retire(process)
 
     def stop(self, why: str) -> None:
         """End all at once, without asking the head or telling it.
@@ -372,11 +363,9 @@ class Launcher:
             os.close(fd)
         process.fds.clear()
 
-    def end(self, process: child.WorkerProcess, reason: str) -> None:
-        """End a worker for a reason; without one, let it end by itself, soon."""
-        if reason:
-            self.kill(process, reason)
-        elif process.kill_at is None:
+    def retire(self, process: child.WorkerProcess) -> None:
+        """Let a worker end by itself, soon."""
+        if process.kill_at is None:
             self.forward(process, frames.frame(Kind.RETIRE, process.number))
             process.leave_by = time.monotonic() + LEAVE_GRACE
 

@@ -6,14 +6,14 @@ request that is made within the scope of another one has that one as its *parent
 
 Guarantees, which tests check over random histories:
 - A key is held by one request at a time, and a request that waits holds nothing.
-- First come, first served: a request is granted before any later one that wants one of the same keys. The exception is
-  a request within another one, which may pass an earlier one that waits, directly or not, for what its own parents
-  hold: in the order of arrival that would be a deadlock.
+- First come, first served: a request is granted before any later one that wants one of the same keys. There is one
+  exception: a request within another one may pass an earlier one that waits, directly or not, for what its own
+  parents hold. In the order of arrival that would be a deadlock.
 - A request that would close a cycle of waiting is refused, with the cycle. Without cycles somebody always gets on.
 - When an owner ends, its requests end with it.
 
-Why cycles are looked for, and not excluded by an order of keys: the order would be the program's to keep, across
-functions that know nothing of each other.
+(Rejected: to exclude cycles by an order of keys. The program would have to keep it, across functions that know nothing
+of each other.)
 """
 
 from __future__ import annotations
@@ -36,22 +36,13 @@ class Stage(enum.Enum):
 
 @dataclasses.dataclass(eq=False, slots=True)
 class LockRequest:
-    """Somebody wants some keys.
+    """Somebody wants some keys."""
 
-    Attributes:
-        number: Grows with each request.
-        keys: What is wanted.
-        name: Who it is, for errors.
-        owner: What it ends with.
-        parents: The requests in whose scope it was made, the nearest first.
-        stage: How far it is.
-    """
-
-    number: LockRequestNumber
+    number: LockRequestNumber  # grows with each request
     keys: tuple[str, ...]
-    name: str
-    owner: Hashable
-    parents: tuple[LockRequest, ...]
+    name: str  # who it is, for errors
+    owner: Hashable  # what it ends with
+    parents: tuple[LockRequest, ...]  # the requests in whose scope it was made, the nearest first
     stage: Stage = Stage.WAITING
 
     @property
@@ -61,7 +52,7 @@ class LockRequest:
 
 
 class Cycle(Exception):
-    """A request that would close a cycle of waiting. What it says is for `errors.Deadlock`."""
+    """A request that would close a cycle of waiting; has what `errors.Deadlock` needs."""
 
     def __init__(self, wanted: str, cycle: list[str]) -> None:
         super().__init__(wanted, cycle)
@@ -74,14 +65,12 @@ class Locks:
 
     def __init__(self) -> None:
         self.at_once = True
-        """Whether who is granted holds at once, because no other Job has a say."""
+        """Whether a granted request holds its keys at once, because no other Job may have them."""
         self.requests: dict[LockRequestNumber, LockRequest] = {}
         """All that hold or wait, by number."""
         self._held: dict[str, LockRequest] = {}
         self._granted: dict[str, dict[LockRequestNumber, LockRequest]] = {}
-        self._wanted: dict[
-            str, dict[LockRequestNumber, LockRequest]
-        ] = {}  # those that wait for a key, in the order of arrival
+        self._wanted: dict[str, dict[LockRequestNumber, LockRequest]] = {}  # who waits for a key, in order of arrival
         self._within: dict[LockRequestNumber, LockRequest] = {}  # those that wait, and have parents
         self._owned: dict[Hashable, dict[LockRequestNumber, LockRequest]] = {}
         self._next = 1
@@ -163,8 +152,8 @@ class Locks:
         for key in request.keys:
             if key in self._held:
                 return False
-            # A key that another request is just taking from outside may turn out to be with a Job that waits for our
-            # parents. So only requests without parents wait for that; outside, one of the two gets it.
+            # Another request is taking the key from outside just now. The Job that has it may wait for our parents, so
+            # only requests without parents wait for that; outside, one of the two gets it.
             if key in self._granted and not request.parents:
                 return False
             for number, other in self._wanted.get(key, {}).items():
@@ -177,7 +166,7 @@ class Locks:
     def depends(self, request: LockRequest, others: Collection[LockRequest], suspect: bool = False) -> bool:
         """Tell whether a request has to wait, directly or not, for one of the others to be released.
 
-        Nobody here knows for what those wait that are just taking their keys from outside. `suspect` assumes the worst.
+        What a request waits for that takes its keys from outside is not known here; `suspect` assumes the worst.
         """
         seen: set[LockRequestNumber] = set()
         todo = [request]

@@ -1,9 +1,7 @@
 """The workers of each node that may be used again: their slots, and which of them are idle.
 
-A worker is pinned to its CPU ids for life and reused for requests of the same size; see pool.py for why. Its slot is
-the lowest number that was free on its node: it names the log file, so that files stay few.
-
-Pure state: no I/O, no clock, no asyncio.
+A worker is pinned to its CPU ids for life (pool.py says why) and reused for requests of the same size. Its slot is the
+lowest number that was free on its node. It names the log file, so that files stay few.
 """
 
 from __future__ import annotations
@@ -60,10 +58,7 @@ class IdleWorkers:
         self.slots[worker.node].discard(worker.slot)
 
     def surplus(self, node: str) -> Worker | None:
-        """Take out the oldest idle worker of a node that has too many.
-
-        Idle workers of many sizes pile up where requests of many sizes alternate.
-        """
+        """Take out the oldest idle worker of a node that has too many: requests of many sizes leave many behind."""
         if len(self.slots[node]) < 2 * len(self._pool.nodes[node].ids):
             return None
         idle = [worker for (name, _), workers in self.idle.items() if name == node for worker in workers.values()]

@@ -1,12 +1,10 @@
-"""The account of free CPUs: which ids of which node are given out and which are free.
+"""The account of CPUs: which ids of which node are given out and which are free. The scheduler decides who gets them.
 
-Guarantees: an id is given out once at a time; given plus free ids of a node are all its ids; taking from the node
-with the most free CPUs costs a few steps however many nodes there are.
+Guarantees: an id is given out once at a time. The given and the free ids of a node are all its ids. To take from the
+node with the most free CPUs costs a few steps, however many nodes there are.
 
-Pure state: no I/O, no clock, no asyncio. Who gets what is the scheduler's business; here is only the arithmetic.
-
-Why ids and not a count: a worker is pinned to its ids for life, so that the threads which a numerical library
-starts on its first call stay where the worker may run.
+Why ids and not a count: a worker is pinned to its ids for life, because a numerical library starts threads at its first
+call, and they stay where the worker was allowed to run then.
 """
 
 from __future__ import annotations
@@ -30,9 +28,9 @@ class CpuPool:
 
     def __init__(self) -> None:
         self.nodes: dict[str, NodeCpus] = {}
-        # Nodes by their number of free CPUs, so that the emptiest is found without a look at all of them. What was put
-        # in last is looked at first, and taken out by popitem: taking from the front of a dictionary leaves gaps, and
-        # each later look would go over all of them.
+        # Nodes by their number of free CPUs, so that the emptiest is found without a look at all of them. The newest
+        # entry is used first, and removed by popitem: a dictionary that loses entries at its front keeps the gaps, and
+        # each later look goes over all of them.
         self._with_free: list[dict[str, NodeCpus]] = [{}]
         self._most = 0  # no node has more free CPUs than this
         self.total = 0

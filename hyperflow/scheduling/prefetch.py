@@ -1,9 +1,8 @@
 """How much to prefetch: tasks that are sent to a worker while it is still busy with others.
 
-A round trip to a worker costs about as much as twenty microsecond evaluations, so a busy worker is sent more tasks than
-it can run at once: about PREFETCH_SECONDS of work, by the mean time of their function so far.
-
-Pure state: no I/O, no clock, no asyncio. What is prefetched where, and what is retracted, the scheduler decides.
+A round trip to a worker costs as much as about twenty evaluations of a microsecond. So a busy worker is sent more tasks
+than it can run now: about PREFETCH_SECONDS of work, by the mean time of their function so far. Here is how many; the
+scheduler decides where, and what is retracted.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ PREFETCH_BYTES = 1 << 20
 """Bounds on what is prefetched at one worker, whatever the estimates say."""
 
 RETRACT_WORTH = 0.0005
-"""Less estimated work (seconds) than this is left where it is queued: it ends before a retraction would."""
+"""Less estimated work (seconds) than this stays where it is queued: it ends sooner than a retraction."""
 
 NEWEST_WEIGHT = 0.2
 """Weight of the newest measurement in the mean time of a function."""

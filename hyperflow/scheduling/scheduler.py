@@ -5,15 +5,15 @@ Guarantees, checked after every step of random histories by the tests:
 - First come, first served. A large request that does not fit reserves the most promising node: nothing younger
   starts there until it fits, while other nodes go on. So nothing starves, and nothing waits that could run without
   making an older one wait longer.
-- A request that no node can ever serve is refused at once, at submission or when a node is lost.
-- A crash is charged to the task that the worker was in; what was only queued there goes back uncharged.
+- A request that no node can serve is refused at once: when it is submitted, or when a node is lost.
+- A crash is charged to the task that the worker was in. Tasks that were only queued there go back uncharged.
 
-Pure state: no I/O, no clock, no asyncio. The engine calls a method for each event, and carries out the effects that
-`schedule()` returns. (Measured times come in with the events; the engine decides when to `rebalance`.)
+The engine calls a method for each event, and carries out the effects that `schedule()` returns. Measured times come in
+with the events; the engine decides when to `rebalance`.
 
-Prefetching (prefetch.py) is done only while no CPU is free. When one becomes free and nothing waits for it, tasks that
-were prefetched elsewhere are retracted. So there is no head-of-line blocking: a task never waits for long behind
-another one while a CPU idles, whatever the estimate was.
+Tasks are prefetched (prefetch.py) only while no CPU is free. When a CPU becomes free and nothing waits for it, tasks
+that were prefetched elsewhere are retracted. So there is no head-of-line blocking: a task never waits for long behind
+another one while a CPU idles, even if the estimate was wrong.
 
 Rejected: a queue at each node (the launcher is Python too, and would have to handle every task); work stealing between
 workers (they would need to know each other, and a crash could not be charged to the right task).
@@ -50,23 +50,23 @@ LOOKS_AT_ONCE = 100
 
 
 class Scheduler:
-    """The state of all tasks and workers; see the module's text."""
+    """The state of all tasks and workers."""
 
-    def __init__(self, retract_worth: float = RETRACT_WORTH) -> None:
+    def __init__(self) -> None:
         self.pool = CpuPool()
         self.workers: dict[WorkerNumber, Worker] = {}
         self.paused = False
         """Whether to start nothing more; what was sent goes on."""
+        self.waiting = 0
+        """Tasks that are with no worker."""
+        self.sent = 0
+        """Tasks that are with a worker."""
         self.late = 0
         """Answers for tasks that another worker has by now, or that were cancelled."""
-        self._retract_worth = retract_worth
-        self._waiting: dict[int, deque[Task]] = defaultdict(deque)  # by CPUs asked for; each deque ordered by number
-        self._waiting_count = 0
-        self._sent_count = 0
+        self._queues: dict[int, deque[Task]] = defaultdict(deque)  # by CPUs asked for; each deque ordered by number
         self._prefetched = 0  # tasks that are with a worker that has an older one
         self._active = 0  # workers that hold CPUs
-        # Workers to look at when prefetching: those something happened to. Looking at all of them would make
-        # each step cost O(workers).
+        # Workers to look at when prefetching: those that something happened to. To look at all would cost O(workers).
         self._candidates: dict[WorkerNumber, Worker] = {}
         self._overfull: deque[Worker] = deque()  # those that have, or had lately, more than one task
         self._idle = IdleWorkers(self.pool)
@@ -75,16 +75,6 @@ class Scheduler:
         self._effects: list[Effect] = []
 
     # ---- what one may ask ---------------------------------------------------------------------------------------
-
-    @property
-    def waiting(self) -> int:
-        """Tasks that are with no worker."""
-        return self._waiting_count
-
-    @property
-    def sent(self) -> int:
-        """Tasks that are with a worker."""
-        return self._sent_count
 
     @property
     def unbalanced(self) -> bool:
@@ -131,21 +121,21 @@ class Scheduler:
             del self.workers[worker.number]
             self._release(worker)
             back += self._empty(worker)
-        self._put_back(back)
+        again = self._put_back(back)
         impossible: list[Task] = []
-        for cpus in [cpus for cpus in self._waiting if cpus > self.pool.largest]:
-            impossible += [task for task in self._waiting.pop(cpus) if task.state is WAITING]
+        for cpus in [cpus for cpus in self._queues if cpus > self.pool.largest]:
+            impossible += [task for task in self._queues.pop(cpus) if task.state is WAITING]
         for task in impossible:
-            self._waiting_count -= 1
+            self.waiting -= 1
             task.state = ENDED
-        return [task for task in back if task.state is WAITING], impossible
+        return [task for task in again if task.state is WAITING], impossible
 
     def submit(self, task: Task) -> None:
         """A task is to be run; raises ImpossibleRequest if no node is large enough."""
         if task.cpus > self.pool.largest and (refusal := self.refusal(task.cpus)) is not None:
             raise refusal
-        self._waiting[task.cpus].append(task)
-        self._waiting_count += 1
+        self._queues[task.cpus].append(task)
+        self.waiting += 1
 
     def resubmit(self, task: Task) -> None:
         """An answered task is to be run once more, before what was submitted after it."""
@@ -178,8 +168,7 @@ class Scheduler:
         if worker is not None and task is not None and task.seq == seq:
             del worker.queue[task_number]
             self._leave(worker, task)
-            self._put_back([task])
-            return [task] if task.state is WAITING else []
+            return self._put_back([task])
         return []
 
     def retracted(self, number: WorkerNumber, boundary: Seq, below: Seq) -> list[Task]:
@@ -192,20 +181,19 @@ class Scheduler:
         for task in back:
             del worker.queue[task.number]
             self._leave(worker, task)
-        self._put_back(back)
         # The last one that it started is the one that it is in, whatever answers are still under way.
         newest = next(reversed(worker.queue.values()), None)
         if newest is not None and newest.state is CANCELLED:
             self.kill(worker)
-        return [task for task in back if task.state is WAITING]
+        return self._put_back(back)
 
     def cancel(self, task: Task) -> None:
-        """Nobody wants the task any more. A worker that may be in it is killed."""
+        """Nobody wants the task any more: kill the worker if it may be in it."""
         worker = task.worker
         if task.state is WAITING:
-            self._waiting_count -= 1
+            self.waiting -= 1
         elif task.state is SENT and worker is not None:
-            self._sent_count -= 1
+            self.sent -= 1
             # The oldest unanswered task of a worker is the one that it is in. A younger one comes back by the
             # retraction (or with the worker's end, should it have been started meanwhile) and is dropped then.
             if next(iter(worker.queue.values())) is task:
@@ -224,14 +212,10 @@ class Scheduler:
             self._effects.append(Kill(worker))
 
     def ended(self, number: WorkerNumber, started: Seq) -> tuple[Task | None, list[Task]]:
-        """A worker and its process group have gone.
-
-        Args:
-            number: The worker's.
-            started: seq of the last task that it started.
+        """A worker and its process group have gone; `started` is the last task that it started.
 
         Returns: the task that it was in, if that has no answer (the caller resubmits or ends it), and the tasks that
-        went back to waiting.
+        wait again.
         """
         worker = self.workers.pop(number, None)
         if worker is None:
@@ -243,22 +227,21 @@ class Scheduler:
         back = [task for task in self._empty(worker) if task is not within]
         if within is not None:
             within.state = ENDED
-        self._put_back(back)
-        return within, [task for task in back if task.state is WAITING]
+        return within, self._put_back(back)
 
     # ---- decisions ----------------------------------------------------------------------------------------------
 
     def schedule(self) -> list[Effect]:
         """Place what can be placed, prefetch, and return all effects since the last call."""
-        if self._waiting_count and not self.paused:
+        if self.waiting and not self.paused:
             reserved, holder = self._place()
-            if self._waiting_count:
+            if self.waiting:
                 self._prefetch(reserved, holder)
-                if self._waiting_count and self.pool.free:
+                if self.waiting and self.pool.free:
                     self._place()  # the reservation's holder may be among what was prefetched
         self._candidates.clear()
-        if self._prefetched and self.pool.free and not self._waiting_count:
-            self.rebalance(self._retract_worth, looks=LOOKS_AT_ONCE)
+        if self._prefetched and self.pool.free and not self.waiting:
+            self.rebalance(RETRACT_WORTH, looks=LOOKS_AT_ONCE)
         effects, self._effects = self._effects, []
         return effects
 
@@ -298,10 +281,10 @@ class Scheduler:
         reserved, holder = None, 0
         blocked: set[int] = set()
         while True:
-            sizes = [cpus for cpus in self._waiting if cpus not in blocked and self._oldest(cpus) is not None]
+            sizes = [cpus for cpus in self._queues if cpus not in blocked and self._oldest(cpus) is not None]
             if not sizes:
                 return reserved, holder
-            cpus = min(sizes, key=lambda size: self._waiting[size][0].number) if len(sizes) > 1 else sizes[0]
+            cpus = min(sizes, key=lambda size: self._queues[size][0].number) if len(sizes) > 1 else sizes[0]
             node = self.pool.roomiest(cpus, without=reserved)
             if node is not None:
                 self._start(self._pop(cpus), node)
@@ -311,14 +294,14 @@ class Scheduler:
                 reserved, holder = self.pool.most_promising(cpus), cpus
 
     def _oldest(self, cpus: int) -> Task | None:
-        tasks = self._waiting[cpus]
+        tasks = self._queues[cpus]
         while tasks and tasks[0].state is not WAITING:  # cancelled meanwhile
             tasks.popleft()
         return tasks[0] if tasks else None
 
     def _pop(self, cpus: int) -> Task:
-        self._waiting_count -= 1
-        return self._waiting[cpus].popleft()
+        self.waiting -= 1
+        return self._queues[cpus].popleft()
 
     def _start(self, task: Task, node: str) -> None:
         worker = None if task.fresh else self._idle.take(node, task.cpus)
@@ -355,14 +338,14 @@ class Scheduler:
         if len(worker.queue) > 1 and not worker.overfull:
             worker.overfull = True
             self._overfull.append(worker)
-        self._sent_count += len(tasks)
+        self.sent += len(tasks)
         self._candidates[worker.number] = worker
         self._effects.append(Send(worker, tasks))
 
     def _prefetch(self, reserved: str | None, holder: int) -> None:
         """Send busy workers more of the size they have, as long as nothing older of another size waits."""
-        for cpus in list(self._waiting):
-            others = [t.number for size in self._waiting if size != cpus and (t := self._oldest(size)) is not None]
+        for cpus in list(self._queues):
+            others = [t.number for size in self._queues if size != cpus and (t := self._oldest(size)) is not None]
             bound = min(others, default=None)
             oldest = self._oldest(cpus)
             if oldest is None or oldest.alone:
@@ -375,7 +358,7 @@ class Scheduler:
                 and (worker.node != reserved or cpus == holder)
                 and (room := self._estimates.room(worker, oldest)) > 0
             ]
-            left = len(self._waiting[cpus])
+            left = len(self._queues[cpus])
             share = -(-left // self._active)  # all that are at work will want more soon
             for worker, room in rooms:
                 tasks = self._take_prefetch(cpus, min(share, room), bound, oldest.function)
@@ -406,7 +389,7 @@ class Scheduler:
         """A task has left a worker's queue."""
         worker.load -= task.size
         if task.state is SENT:  # a cancelled one was counted out before
-            self._sent_count -= 1
+            self.sent -= 1
         if worker.queue:
             self._prefetched -= 1
             self._candidates[worker.number] = worker
@@ -426,24 +409,24 @@ class Scheduler:
         worker.queue.clear()
         if tasks:
             self._prefetched -= len(tasks) - 1
-        self._sent_count -= sum(task.state is SENT for task in tasks)
+        self.sent -= sum(task.state is SENT for task in tasks)
         return tasks
 
-    def _put_back(self, tasks: list[Task]) -> None:
-        """Let tasks wait again, in the order of their numbers; what was cancelled is dropped."""
+    def _put_back(self, tasks: list[Task]) -> list[Task]:
+        """Let tasks wait again, in the order of their numbers; return them without those that were cancelled."""
+        again = [task for task in tasks if task.state is not CANCELLED]
         sizes = defaultdict[int, list[Task]](list)
-        for task in tasks:
-            if task.state is CANCELLED:
-                continue
+        for task in again:
             task.state = WAITING
             task.worker = None
             task.seq = NOT_SENT
-            self._waiting_count += 1
+            self.waiting += 1
             sizes[task.cpus].append(task)
         for cpus, back in sizes.items():
-            waiting = self._waiting[cpus]
+            waiting = self._queues[cpus]
             # What comes back is mostly older than all that waits, so only a few in front are looked at.
             newest = max(task.number for task in back)
             while waiting and waiting[0].number < newest:
                 back.append(waiting.popleft())
             waiting.extendleft(sorted(back, key=lambda task: -task.number))
+        return again

@@ -23,7 +23,7 @@ class State(enum.Enum):
 
 
 WAITING, SENT, ENDED, CANCELLED = State.WAITING, State.SENT, State.ENDED, State.CANCELLED
-"""Looked up once: in the class, that takes longer than what is done with them."""
+"""Names of the module: to look one up in the class takes longer than what is done with it."""
 
 
 class Task:
@@ -66,36 +66,27 @@ class Task:
         return f"Task({self.number}, cpus={self.cpus}, {self.state.value})"
 
 
+@attrs.define(eq=False, repr=False)
 class Worker:
-    """A worker process, as the scheduler sees it.
+    """A worker process, as the scheduler sees it."""
 
-    Args:
-        number: Never used again, unlike the slot.
-        node: Where it is.
-        slot: The lowest number that was free on its node: names its log file, so that files stay few.
-        cpus: The CPU ids that it is pinned to for life.
-        fresh: It runs one task and ends.
-    """
+    number: WorkerNumber  # never used again, unlike the slot
+    node: str
+    slot: int  # see idle.py
+    cpus: tuple[int, ...]  # ids that it is pinned to for life
+    fresh: bool  # it runs one task and ends
+    name: str = attrs.field(init=False)  # in logs and errors
+    queue: dict[TaskNumber, Task] = attrs.field(init=False, factory=dict[TaskNumber, Task])
+    """Sent and not answered, in the order in which they were sent."""
+    sent: Seq = attrs.field(init=False, default=NOT_SENT)  # of the task that was sent last
+    load: int = attrs.field(init=False, default=0)  # bytes in the queue
+    leased: bool = attrs.field(init=False, default=False)  # its CPU ids are taken out of the pool for it
+    overfull: bool = attrs.field(init=False, default=False)  # the scheduler has it among those with more than one task
+    retracting: bool = attrs.field(init=False, default=False)
+    ending: bool = attrs.field(init=False, default=False)
 
-    __slots__ = (
-        *("cpus", "ending", "fresh", "leased", "load", "overfull"),
-        *("name", "node", "number", "queue", "retracting", "sent", "slot"),
-    )
-
-    def __init__(self, number: WorkerNumber, node: str, slot: int, cpus: tuple[int, ...], fresh: bool) -> None:
-        self.number = number
-        self.node = node
-        self.slot = slot
-        self.name = f"worker-{slot}@{node}"  # in logs and errors
-        self.cpus = cpus
-        self.fresh = fresh
-        self.queue: dict[TaskNumber, Task] = {}  # sent and not answered, in the order in which they were sent
-        self.sent = NOT_SENT  # the seq of the task that was sent last
-        self.load = 0  # bytes in the queue
-        self.leased = False  # whether its CPU ids are taken out of the pool for it
-        self.overfull = False  # whether the scheduler has it among those that may have more than one task
-        self.retracting = False
-        self.ending = False
+    def __attrs_post_init__(self) -> None:
+        self.name = f"worker-{self.slot}@{self.node}"
 
     def __repr__(self) -> str:
         return f"Worker({self.number}, {self.node}, cpus={self.cpus}, queue={len(self.queue)})"

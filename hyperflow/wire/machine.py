@@ -1,7 +1,4 @@
-"""What this machine grants: CPUs by affinity and control group, and what its kernel killed for lack of memory.
-
-The launcher uses it too, so it needs little.
-"""
+"""What this machine grants: CPUs by affinity and control group, and what its kernel killed for lack of memory."""
 
 from __future__ import annotations
 
@@ -57,24 +54,18 @@ def out_of_memory_kills() -> int:
 
 
 class CpuChoice(NamedTuple):
-    """The CPUs to hand out on a node.
+    """The CPUs to hand out on a node."""
 
-    Attributes:
-        ids: Their ids, or mere numbers where nothing is pinned.
-        pinned: Whether workers are bound to them.
-        remark: Why not, if that is worth a warning.
-    """
-
-    ids: Sequence[int]
+    ids: Sequence[int]  # mere numbers where nothing is pinned
     pinned: bool
-    remark: str = ""
+    remark: str = ""  # why nothing is pinned, if that is worth a warning
 
 
 def choose_cpus(wanted: int | None, affinity: Sequence[int], quota: float | None, granted: bool = False) -> CpuChoice:
     """Choose the CPU ids to hand out on a node.
 
-    If the affinity mask shows fewer ids than are wanted, the count stands and nothing is pinned. If a batch system
-    granted fewer than the mask shows, nothing is pinned either: the first ids may be somebody else's.
+    Nothing is pinned if the affinity mask shows fewer ids than are wanted; evaluations share them. Nor if a batch system
+    granted fewer than the mask shows: the first ids may be somebody else's.
     """
     if wanted is None:
         usable = len(affinity) if quota is None else min(len(affinity), max(1, math.ceil(quota)))

@@ -1,13 +1,11 @@
-"""Processes of this machine: who descends from whom, and how all of them are ended.
-
-Standard library only: the launcher uses it before anything else is imported.
-"""
+"""Processes of this machine: who descends from whom, and how all of them are ended."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterable
 
@@ -105,6 +103,15 @@ def reap() -> list[tuple[int, int, object]]:
         if pid == 0:
             return ended
         ended.append((pid, os.waitstatus_to_exitcode(status), usage))
+
+
+def wakeup() -> tuple[socket.socket, socket.socket]:
+    """Let each signal that has a handler write its number to the second of two sockets, to be read from the first."""
+    ends = socket.socketpair()
+    for end in ends:
+        end.setblocking(False)
+    signal.set_wakeup_fd(ends[1].fileno(), warn_on_full_buffer=False)
+    return ends
 
 
 def end_descendants(seconds: float = 5.0) -> None:

@@ -1,7 +1,7 @@
 """The lock client: asks the head of the Job for locks, over the stream that the worker has anyway.
 
 Guarantees: an async function that waits leaves its event loop free, a plain one blocks. Prefetched tasks that arrive
-meanwhile are kept for later, in order. A function may end without a release: the head knows which evaluation holds what.
+meanwhile are kept for later, in order. A function may end without a release: the head knows what each evaluation holds.
 """
 
 from __future__ import annotations

@@ -243,7 +243,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def every_task_is_in_one_place(self) -> None:
         places: Counter[int] = Counter()
-        for size, tasks in self.scheduler._waiting.items():
+        for size, tasks in self.scheduler._queues.items():
             waiting = [task for task in tasks if task.state is State.WAITING]
             assert all(task.cpus == size for task in waiting)
             assert [t.number for t in waiting] == sorted(t.number for t in waiting)
