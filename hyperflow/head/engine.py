@@ -1,15 +1,15 @@
 """The engine: carries out what the scheduler decides, over the links to the node launchers.
 
 Guarantees:
-- Every submitted evaluation ends in a result or in an error that names evaluation, worker, node and log.
+- Every evaluation ends in a result, or in an error that names evaluation, worker, node and log.
 - What is submitted in one turn of the event loop travels in one write per node; so do the answers back.
-- Cancelling an evaluation's future kills its process group; its CPUs come back when that has gone.
+- To cancel an evaluation's future kills its process group; its CPUs come back when that has gone.
 - Closing ends all that runs on all nodes and waits until it has gone.
 
 All of it runs in the event loop's thread. (Rejected: a thread of its own. The hand-over doubles the round trip.)
 
-The way of one evaluation through the head: `submit` packs the call and queues it. At the end of the turn, `_flush` asks
-the scheduler and writes. `_on_results` sets the future. docs/design.md has the whole way.
+`submit` packs a call and queues it. At the end of the turn, `_flush` asks the scheduler and writes. `_on_results` sets
+the future. docs/design.md has the whole way of one evaluation.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
 
 RESULTS, VALUE, SKIPPED = int(Kind.RESULTS), int(Outcome.VALUE), int(Outcome.SKIPPED)
-"""Plain numbers, because they are compared with each frame or answer."""
+"""As plain numbers, because each frame or answer is compared with them."""
 
 
 class Engine:
@@ -80,16 +80,15 @@ class Engine:
         self._packer = Packer()
         self._evaluations: dict[TaskNumber, Evaluation] = {}
         self._orders = Orders(self.fleet.links, self._packer, self._evaluations, self._events, program.log_dir)
-        self._submitted: dict[tuple[str, int], list[TaskNumber]] = defaultdict(
-            list
-        )  # in this turn, those that are alike
+        # Those of this turn, by function and CPUs.
+        self._submitted = defaultdict[tuple[str, int], list[TaskNumber]](list)
         self._next_task: TaskNumber = TaskNumber(1)
         self._counts: Counter[str] = Counter()
         self._last_loss: NodeLost | None = None
         self._flushing = Later(self._flush)
         self._rebalancing = Later(self._rebalance, REBALANCE_PAUSE)
         self._writing = Later(self._events.flush, EVENTS_PAUSE)
-        self._after_loss: list[asyncio.TimerHandle] = []  # what is done when a lost node must have ended
+        self._after_loss: list[asyncio.TimerHandle] = []  # for when a lost node must have ended
         self._cancelled = self._on_cancel  # bound once: each evaluation has it
 
     # ---- for its user -------------------------------------------------------------------------------------------
@@ -144,7 +143,7 @@ class Engine:
         return self._last_loss or HyperflowError("no node is up")
 
     def statistics(self) -> Statistics:
-        """Return how things stand; cheap."""
+        """Return how many nodes, CPUs, workers and evaluations there are in each state; cheap."""
         workers = Counter(
             "ending" if worker.ending else "busy" if worker.queue else "idle"
             for worker in self.scheduler.workers.values()
@@ -339,7 +338,7 @@ class Engine:
         self._orders.at_nodes.pop(node, None)
         wait = END_GRACE + (self.settings.silence_limit if silent else 0.0)
         loop = asyncio.get_running_loop()
-        if self.locks.busy:  # what was at work over there may go on for a while
+        if self.locks.busy:  # its workers may go on for a while
             workers = [worker.number for worker in self.scheduler.workers.values() if worker.node == node]
             self._after_loss += [loop.call_later(wait, self.worker_locks.worker_gone, number) for number in workers]
         for task in self.scheduler.withhold(node):
@@ -353,7 +352,7 @@ class Engine:
         self._flushing.ask()
 
     def _release(self, task: Task, node: str) -> None:
-        """An exclusive task must have ended over there: it may run elsewhere."""
+        """By now an exclusive task must have ended on the lost node: let it run elsewhere."""
         if task.number not in self._evaluations:
             return
         if task.cpus > self.scheduler.pool.largest:
@@ -412,14 +411,7 @@ async def open_engine(
     preload: Sequence[str] = (),
     end: End | None = None,
 ) -> AsyncIterator[Engine]:
-    """Start a launcher on each node, and give the engine; at the end of the scope everything is ended.
-
-    Args:
-        nodes: How to reach each of them, and how many CPUs to use there.
-        program: Whose log directory is used.
-        settings: Limits of time, and how many nodes there have to be.
-        preload: Modules that every launcher imports once, before it forks workers.
-        end: When the allocation ends.
+    """Start a launcher on each node, which imports the modules of `preload`; at the end of the scope, end everything.
 
     Raises:
         LauncherError: Fewer than `min_nodes` launchers could be started.

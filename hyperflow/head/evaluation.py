@@ -28,12 +28,6 @@ class Evaluation(asyncio.Future[Any]):
 
     A subclass, and not a callback on a plain future: asyncio cancels a future by this method at once, while its
     callbacks would run a turn later, and cost something each time.
-
-    Args:
-        task: What the scheduler knows of it.
-        packed: What is sent.
-        options: What the user wants.
-        on_cancel: Called when nobody waits for it any more.
     """
 
     __slots__ = ("on_cancel", "options", "packed", "retries", "task")  # else each would have a dictionary as well
@@ -49,7 +43,7 @@ class Evaluation(asyncio.Future[Any]):
         self.on_cancel = on_cancel
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Cancel, as any future; the engine kills what runs."""
+        """Cancel, as any future; the engine then kills what runs."""
         if not super().cancel(msg):
             return False
         self.on_cancel(self)
@@ -62,7 +56,7 @@ class Evaluation(asyncio.Future[Any]):
 
 
 def read_failure(name: str, outcome: int, payload: memoryview) -> tuple[Exception, str]:
-    """Return the error that a worker told of an evaluation, and the remote traceback if there is one."""
+    """Return the error that a worker sent as an evaluation's outcome, and the remote traceback if there is one."""
     content = pickle.loads(payload)
     if outcome == Outcome.RAISED:
         data, words = content
@@ -75,7 +69,10 @@ def read_failure(name: str, outcome: int, payload: memoryview) -> tuple[Exceptio
 
 
 def death(evaluation: Evaluation, worker: Worker, ended: WorkerEnded, log_file: str) -> Exception | None:
-    """Return the error for the evaluation that a worker was in when it ended; None if another one was meant."""
+    """Return the error for the evaluation that a worker was in when it ended.
+
+    None if it is not to blame: the worker was killed because another evaluation was cancelled.
+    """
     limit = evaluation.options.time_limit
     if ended.reason == CANCELLED:
         return None

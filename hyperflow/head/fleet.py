@@ -1,7 +1,7 @@
 """The nodes: all are started at the same time, watched, and ended together.
 
 Guarantees: a node that cannot be started is left out with a warning, as long as `min_nodes` are there. A node that
-ends, falls silent, or cannot start workers is given up once and not used again. At the end nothing is left of any.
+ends, falls silent or cannot start workers is given up, and not used again. At the end nothing is left on any node.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import asyncio
 import logging
 import time
 import warnings
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -23,8 +22,6 @@ from hyperflow.head.link import Link, OnFrame, OnLost
 from hyperflow.program import ProgramInfo
 from hyperflow.transports.process import Transport
 from hyperflow.wire import frames, machine
-
-T = TypeVar("T")
 
 logger = logging.getLogger("hyperflow")
 
@@ -51,16 +48,7 @@ class NodePlan:
 
 
 class Fleet:
-    """The links to all nodes that are up.
-
-    Args:
-        program: Whose log directory is used.
-        settings: Limits of time, and how many nodes there have to be.
-        events: The event log.
-        on_frame: Called with each frame of any node.
-        on_up: Called with a node's name and its CPU ids when it is up.
-        on_lost: Called when a node has gone without being asked to.
-    """
+    """The links to all nodes that are up. `on_up` gets the name and the CPU ids of each."""
 
     def __init__(
         self,
@@ -86,7 +74,12 @@ class Fleet:
 
     async def start(self, nodes: Sequence[NodePlan], preload: Sequence[str]) -> None:
         """Start all launchers; raises LauncherError if too few come up."""
-        outcomes = await _all(self._try(plan, preload) for plan in nodes)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._try(plan, preload)) for plan in nodes]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        outcomes = [task.result() for task in tasks]
         failures = [outcome for outcome in outcomes if isinstance(outcome, LauncherError)]
         if len(self.links) < self._settings.min_nodes:
             raise LauncherError(
@@ -148,13 +141,7 @@ class Fleet:
         self._on_lost(link, cause, silent)
 
     def failed_start(self, node: str, cause: str, working: bool) -> None:
-        """Note that a worker ended before it started anything; give the node up after many of these.
-
-        Args:
-            node: Where.
-            cause: Why.
-            working: Whether any worker of that node has tasks.
-        """
+        """Note that a worker ended before it started a task; give the node up if that goes on, and none is working."""
         since = self.failed_starts.setdefault(node, self._loop.time())
         if not working and self._loop.time() - since > FAILED_STARTS_SECONDS and node in self.links:
             self.links[node].give_up(f"for {FAILED_STARTS_SECONDS:g} s no worker could start: {cause}")
@@ -174,15 +161,3 @@ class Fleet:
         await settled(*closing, on_cancel=abort)
         for one in closing:
             one.result()
-
-
-async def _all(starts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Start side by side; when one fails, the others are cancelled and waited for, and that failure is raised."""
-    tasks = [asyncio.ensure_future(start) for start in starts]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

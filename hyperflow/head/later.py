@@ -1,4 +1,4 @@
-"""A call that is due: made once, a little later, however often it is asked for until then."""
+"""A call that is made once, a little later, however often it is asked for until then."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from collections.abc import Callable
 
 
 class Later:
-    """What is submitted or changed in one turn of the event loop is dealt with together.
-
-    Args:
-        action: What to do.
-        pause: How many seconds later; 0 for the end of this turn.
-    """
+    """Deals together with what comes within `pause` seconds; 0 for this turn of the event loop."""
 
     def __init__(self, action: Callable[[], None], pause: float = 0.0) -> None:
         self.due = False
@@ -33,7 +28,7 @@ class Later:
         self._action()
 
     def close(self) -> None:
-        """Do it no more."""
+        """Do not do it any more."""
         self.due = True
         if self._handle is not None:
             self._handle.cancel()

@@ -1,7 +1,7 @@
-"""The asyncio end of one node's stream: the handshake, and frames from then on.
+"""The head's end of one node's stream: the handshake, and frames from then on.
 
-Guarantees: a launcher of another version is refused, naming both, before anything is sent to it. A launcher that does
-not answer in time is an error that names its log. The end of the stream is reported once.
+Guarantees: a launcher of another version is refused before anything is sent to it, by an error that names both
+versions. If a launcher does not answer in time, the error names its log. The end of the stream is reported once.
 
 Backpressure: when the stream holds WRITE_AHEAD bytes (transports/process), what follows is kept here uncopied, in
 order, until the stream takes it.
@@ -41,19 +41,17 @@ CLOSE_GRACE = 10.0
 OF_LINKS = frozenset(map(int, (Kind.ALIVE, Kind.BLOCK, Kind.CONTENT)))
 """Kinds of frames that the engine does not see."""
 
+BlockKey = tuple[WorkerNumber, BlockNumber]
 OnFrame = Callable[[int, WorkerNumber, memoryview], None]
 OnLost = Callable[["Link", str, bool], None]
+"""Gets the cause, and whether the node may not know of it and go on."""
 
 
 class Link:
     """One node's launcher, as the head sees it.
 
-    Args:
-        transport: How to reach it.
-        settings: Limits of time.
-        log_dir: Where it and its workers log.
-        on_frame: Called with each frame after the handshake.
-        on_lost: Called once when the stream ends without having been closed.
+    `on_frame` gets each frame after the handshake. `on_lost` is called once, if the node is given up or its stream ends
+    before `close`.
     """
 
     def __init__(
@@ -65,7 +63,7 @@ class Link:
         self.cpus = CpuChoice((), False)
         """Those to hand out there."""
         self.last_received = self._last_sent = time.monotonic()
-        self._silence = 0.0  # seconds in which we listened and heard nothing
+        self._silence = 0.0  # seconds in which we listened and nothing came
         self._transport = transport
         self._settings = settings
         self._noise: bytes | None = b""  # what came before the launcher's first words; None after those
@@ -77,10 +75,8 @@ class Link:
         self._full = False  # whether the stream holds more than it should
         self._backlog: deque[Sequence[frames.Bytes]] = deque()  # what waits for it
         self._shares_memory = False
-        self._blocks: dict[
-            tuple[WorkerNumber, BlockNumber], memoryview | OSError
-        ] = {}  # of results that have not come yet
-        self._filled: dict[tuple[WorkerNumber, BlockNumber], int] = {}  # bytes that have come of a block
+        self._blocks: dict[BlockKey, memoryview | OSError] = {}  # of results that have not come yet
+        self._filled: dict[BlockKey, int] = {}  # bytes that have come of a block
         self._closing = False
         self._lost = False
         self._ended = asyncio.Event()
@@ -143,11 +139,7 @@ class Link:
 
     def _read_greeting(self, body: memoryview) -> Greeting:
         """Compare the versions first: a launcher of another one may have another greeting."""
-        ours = {
-            "protocol": frames.PROTOCOL_VERSION,
-            "python": sys.version.split()[0],
-            "hyperflow": __version__,
-        }
+        ours = {"protocol": frames.PROTOCOL_VERSION, "python": sys.version.split()[0], "hyperflow": __version__}
         try:
             theirs = messages.members(body)
             for what, here in ours.items():
@@ -205,10 +197,8 @@ class Link:
     def beat(self, now: float, lapse: float) -> None:
         """Give a sign of life if there was none lately; give the node up if it gave none for long.
 
-        Args:
-            now: The time.
-            lapse: Seconds since the last beat in which we listened. Time in which the event loop was blocked counts
-                little: what came meanwhile is not read yet.
+        `lapse` is how many seconds we listened since the last beat. Time in which the event loop was blocked counts
+        little: what came meanwhile is not read yet.
         """
         if now - self._last_sent >= self._settings.heartbeat:
             self.write([frames.frame(Kind.ALIVE)])
@@ -261,19 +251,19 @@ class Link:
     def connection_lost(self, error: Exception | None) -> None:
         """Report the end of the stream, unless it was wanted."""
         self._ended.set()
+        self.give_up(f"its stream ended{f': {error}' if error and str(error) else ''}", isinstance(error, CutOff))
+
+    def give_up(self, cause: str, silent: bool = False) -> None:
+        """Use the node no more, and end its stream. Silent: it may not know that, and may go on."""
         if self._lost:
             return
         self._lost = True
-        self.abort()  # what sends nonsense is not to go on
-        cause = f"its stream ended{f': {error}' if error and str(error) else ''}"
-        self._report(cause, isinstance(error, CutOff))
-
-    def give_up(self, cause: str, silent: bool = False) -> None:
-        """Give the node up although its stream has not ended. Silent: it may not know that, and may go on."""
-        if not self._lost:
-            self._lost = True
-            self.abort()
-            self._report(cause, silent)
+        self.abort()  # also what sends nonsense must end
+        if self._inbox is not None:
+            text = f"the launcher on {self.node} ended during its start; its log: {self._tail()}"
+            self._inbox.put_nowait(LauncherError(text))
+        elif not self._closing:
+            self._on_lost(self, cause, silent)
 
     def _skip_noise(self, data: bytes) -> bytes:
         """Return what follows the launcher's first words, if they have come."""
@@ -285,14 +275,6 @@ class Link:
         if len(noise) > LONGEST_NOISE:
             self.connection_lost(frames.ProtocolError("what it says is not what a launcher says"))
         return b""
-
-    def _report(self, cause: str, silent: bool) -> None:
-        if self._inbox is not None:
-            self._inbox.put_nowait(
-                LauncherError(f"the launcher on {self.node} ended during its start; its log: {self._tail()}")
-            )
-        elif not self._closing:
-            self._on_lost(self, cause, silent)
 
     def _tail(self) -> str:
         lines = files.tail(self.log_file).splitlines()

@@ -24,15 +24,7 @@ from hyperflow.wire.numbers import DefinitionNumber, TaskNumber, WorkerNumber
 
 
 class Orders:
-    """Writes the scheduler's effects to the nodes.
-
-    Args:
-        links: The nodes that are up.
-        packer: Makes the definitions, and knows which are still used.
-        evaluations: Those that somebody waits for.
-        events: The event log.
-        log_dir: Where workers log.
-    """
+    """Writes the scheduler's effects to the nodes. `evaluations` are those that somebody waits for."""
 
     def __init__(
         self,

@@ -26,14 +26,7 @@ logger = logging.getLogger("hyperflow")
 
 
 class WorkerLocks:
-    """What an engine's workers hold and want. The owner of an evaluation's request is (worker, task).
-
-    Args:
-        manager: Hands out the locks.
-        scheduler: Knows which evaluation is where.
-        write: Sends frames to a node.
-        name: Returns what logs and errors call an evaluation.
-    """
+    """What an engine's workers hold and want. The owner of an evaluation's request is (worker, task)."""
 
     def __init__(
         self,

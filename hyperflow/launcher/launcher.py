@@ -186,7 +186,7 @@ class Launcher:
             for data in self.cache.given(number, body):
                 self.forward(process, data)
         elif kind in (Kind.TASKS, Kind.LOCK_REPLY):
-            self.forward(process, frames.frame(Kind(kind), number, body))
+            self.forward(process, frames.frame(kind, number, body))
         elif kind == Kind.LIMIT:
             process.deadline = time.monotonic() + frames.SECONDS.unpack(body)[0]
         elif kind == Kind.RETRACT:
@@ -328,7 +328,7 @@ class Launcher:
                     for part in self.cache.passed_on(process.number, body, process.fds.pop(0)):
                         self.head.send(part)
                 elif kind in (Kind.LOCK_WANTED, Kind.LOCK_RELEASED):
-                    self.head.send(frames.frame(Kind(kind), process.number, body))
+                    self.head.send(frames.frame(kind, process.number, body))
                 elif kind != Kind.RESULTS:
                     raise frames.ProtocolError("a frame that workers do not send")
         except (frames.ProtocolError, struct.error, IndexError, ValueError):

@@ -1,11 +1,11 @@
 """Frames: what travels between head, launcher and worker, to bytes and back.
 
-A frame is a header (length of the body, kind, worker) and a body. The launcher routes by header and leaves the bodies
-of tasks and results alone: they are pickles, and only a worker and the head read those. Other bodies are messages (see
-messages.py) or plain numbers.
+A frame is a header (length of the body, kind, worker) and a body. The launcher routes by header. It does not read the
+bodies of tasks and results, which are pickles for a worker or the head. Other bodies are messages (see messages.py) or
+plain numbers.
 
-Many tasks travel in one frame, one record each; so do many results. Buffers (numpy arrays, by pickle's protocol 5) lie
-behind their pickle, uncopied. In the place of a large one there is the number of a block, which was sent before (see
+Many tasks travel in one frame, one record each; so do many results. Buffers (numpy arrays, by pickle's protocol 5)
+follow their pickle, uncopied. A large one is replaced by the number of a block, which was sent before (see
 shared_memory.py).
 
 Backpressure: a block's content travels in frames of its own (CONTENT). The sender writes the next one when the stream
@@ -34,10 +34,10 @@ SEQS = struct.Struct("<QQ")
 BLOCK = struct.Struct("<QQQq")  # its number, size, process and descriptor that hold it; process 0: CONTENT follows
 
 IS_BLOCK = 1 << 63
-"""Set in the size of a buffer that is not here but in the block with the number that is left."""
+"""Set in the size of a buffer that is in a block; the other bits are the block's number."""
 
 CHUNK = 1 << 16
-"""Bytes to read at a time. For more than 128 kB, malloc would map new memory each time: 7 µs for a read of 2."""
+"""Bytes to read at a time. For more than 128 kB, malloc maps new memory each time, and a read takes 7 µs, not 2."""
 
 CONTENT_PIECE = 1 << 18
 """Bytes of a block that travel in one frame."""
@@ -46,8 +46,7 @@ LARGEST_BODY = 1 << 40
 """A longer body is nonsense on the stream, not data."""
 
 HELLO = b"\n<hyperflow launcher>\n"
-"""What a launcher's stream begins with. What comes before it is from somebody else (a shell, a message of the day); it
-is skipped."""
+"""What a launcher's stream begins with. What comes before it (from a shell, say) is skipped."""
 
 Bytes = bytes | bytearray | memoryview
 
@@ -107,7 +106,7 @@ def content(number: int, worker: WorkerNumber, data: memoryview) -> Iterator[tup
         yield HEADER.pack(NUMBER.size + len(piece), Kind.CONTENT, worker) + NUMBER.pack(number), piece
 
 
-def frame(kind: Kind, worker: WorkerNumber = NO_WORKER, body: Bytes = b"") -> bytes:
+def frame(kind: int, worker: WorkerNumber = NO_WORKER, body: Bytes = b"") -> bytes:
     """Return a whole frame."""
     return b"".join((HEADER.pack(len(body), kind, worker), body))
 
@@ -193,7 +192,7 @@ def _split(content: memoryview, count: int) -> tuple[memoryview, list[Buffer]]:
 class Reader:
     """Cuts a stream of bytes into frames.
 
-    Bodies are views of a bytearray made for them, so that arrays in them can be written to by whoever gets them.
+    Bodies are views of a bytearray made for them, so that who gets an array can write to it.
     """
 
     def __init__(self) -> None:
@@ -211,7 +210,7 @@ class Reader:
         self._needed = HEADER.size
         while len(whole) - offset >= HEADER.size:
             length, kind, worker = HEADER.unpack_from(whole, offset)
-            # Before the body is here: with a header that is rubbish, its body would never come.
+            # Checked before the body is here: the body of a wrong header may never come.
             if length > LARGEST_BODY or kind not in _KINDS:
                 raise ProtocolError(f"a frame of kind {kind} with {length} bytes: not a hyperflow stream")
             end = offset + HEADER.size + length

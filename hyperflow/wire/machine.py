@@ -64,8 +64,8 @@ class CpuChoice(NamedTuple):
 def choose_cpus(wanted: int | None, affinity: Sequence[int], quota: float | None, granted: bool = False) -> CpuChoice:
     """Choose the CPU ids to hand out on a node.
 
-    Nothing is pinned if the affinity mask shows fewer ids than are wanted; evaluations share them. Nor if a batch system
-    granted fewer than the mask shows: the first ids may be somebody else's.
+    Nothing is pinned if the affinity mask shows fewer ids than are wanted: evaluations share them. Nor is it if a batch
+    system granted fewer than the mask shows: the first ids may be somebody else's.
     """
     if wanted is None:
         usable = len(affinity) if quota is None else min(len(affinity), max(1, math.ceil(quota)))
