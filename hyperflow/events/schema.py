@@ -1,6 +1,7 @@
 """The event log's format: what the lines of `events.jsonl` say.
 
-Each line is a JSON object with the time `t` (seconds since 1970), a `state`, and the members that belong to it:
+Each line is a JSON object with the time `t` (seconds since 1970), a `state`, and members that depend on the state, as
+`{"t": 1763600000.123456, "state": "running", "tasks": [7, 8, 9], "worker": "worker-0@node1"}`:
 
     STATE                 OF WHAT         MEMBERS
     opened                the first line  version
@@ -18,11 +19,11 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
     ending                the allocation  cause, seconds
     closed                the last line
 
-Tasks that change together share a line: one line for each would cost a quarter of the way of an evaluation. `tasks` are
-their numbers.
+Tasks that change together share a line: a line for each would cost a quarter of an evaluation's time. `tasks` are their
+numbers.
 
-A reader refuses a log of a newer version. Bump VERSION when a member changes its meaning, goes, or is renamed; a new
-member or state needs no new version, because readers pass over what they do not know. Logs from before versions have
+A reader refuses a log of a newer version. Bump VERSION when a member changes its meaning, is removed or is renamed. A
+new member or state needs no new version, because readers ignore what they do not know. Logs from before versions have
 no `opened`; they say "retry after" and "returned by" with a space.
 """
 
@@ -34,7 +35,7 @@ VERSION = 1
 
 
 class Event(TypedDict, total=False):
-    """One line; which members there are depends on the state."""
+    """One line."""
 
     t: float
     state: str

@@ -1,11 +1,9 @@
 """The event log's writer: one JSON line per change of state of tasks, workers and nodes; schema.py has the format.
 
-    {"t": 1763600000.123456, "state": "running", "tasks": [7, 8, 9], "worker": "worker-0@node1"}
+Lines are written a moment later, in batches, and a kill loses the last ones: this is a record for people and plots, and
+no result depends on it. A full disk ends the log, not the run.
 
-Lines are written a moment later, in batches, and the last ones may be missing after a kill: this is a record for people
-and plots, and no result depends on it. A disk that is full costs the log, not the run.
-
-Lines about tasks are put together by format strings: json.dumps would double what they cost.
+Lines about tasks are made by format strings: json.dumps would double what they cost.
 """
 
 from __future__ import annotations

@@ -27,31 +27,20 @@ CUT_OFF = 10.0
 
 @attrs.frozen
 class Notice:
-    """What a signal says of the end.
-
-    Args:
-        why: In words.
-        seconds: How long the allocation lasts from then on, if the signal says so; None if the clock does.
-    """
+    """What a signal says of the end."""
 
     why: str
-    seconds: float | None = None
+    seconds: float | None = None  # how long the allocation lasts from then on; None if the clock says so
 
 
 @attrs.frozen
 class End:
-    """When an allocation ends, as far as that is known.
+    """When an allocation ends, as far as that is known."""
 
-    Args:
-        at: Seconds since 1970, or None.
-        margin: How many seconds before that the job is told; 0 for USUAL_MARGIN, or a quarter of the time that is left
-            now, if that is less.
-        signals: Signals that announce it, by number.
-    """
-
-    at: float | None
+    at: float | None  # seconds since 1970
     margin: float
-    signals: Mapping[int, Notice] = attrs.field(factory=dict[int, Notice])
+    """Seconds before `at` at which the job is told. 0 for USUAL_MARGIN, or a quarter of what is left now if less."""
+    signals: Mapping[int, Notice] = attrs.field(factory=dict[int, Notice])  # that announce it, by number
 
     def seconds_left(self) -> float:
         """Return how long the allocation lasts; 0 if that is not known."""

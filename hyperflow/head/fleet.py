@@ -34,17 +34,11 @@ FAILED_STARTS_SECONDS = 20.0
 
 @attrs.frozen
 class NodePlan:
-    """A node to be used.
-
-    Args:
-        transport: How to reach it.
-        cpus: How many CPUs to use there; None for all that may be used.
-        granted: Whether a batch system granted just these. If more are visible there, nobody knows which are ours.
-    """
+    """A node to be used."""
 
     transport: Transport
-    cpus: int | None = None
-    granted: bool = False
+    cpus: int | None = None  # how many to use there; None for all that may be used
+    granted: bool = False  # a batch system granted just these; if more are visible, nobody knows which are ours
 
 
 class Fleet:

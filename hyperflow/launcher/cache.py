@@ -1,7 +1,6 @@
-"""The cache of a node: what the head has sent once, for workers that will want it, and what it has not taken yet.
+"""The cache of a node: definitions, which the head sends once and workers get by number; large buffers of results.
 
-Functions, classes and large buffers have numbers; a worker is given them by number. Results' large buffers wait here
-until the head has mapped them. Nothing of it is unpickled here.
+Large buffers of results wait here until the head has mapped them. Nothing is unpickled here.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class NodeCache:
     def keep_block(self, body: memoryview) -> None:
         """Open a large buffer of the head's, or begin one whose content follows."""
         number, size, pid, fd = frames.BLOCK.unpack(body)
-        with contextlib.suppress(OSError):  # who misses it will say so
+        with contextlib.suppress(OSError):  # the worker that misses it will say so
             self._blocks[number] = Block.at(pid, fd, size) if pid else Block(os.memfd_create("block"), 0)
 
     def fill(self, body: memoryview) -> None:
@@ -69,7 +68,7 @@ class NodeCache:
         """Yield what tells the head of a result's large buffer: where it is, or else all that is in it."""
         number, size, _, _ = frames.BLOCK.unpack(body)
         block = Block(fd, size)
-        if os.fstat(fd).st_size < size:  # who maps more than there is dies when it looks at that
+        if os.fstat(fd).st_size < size:  # a process that maps more than there is dies when it reads that
             block.close()
             raise frames.ProtocolError("a block that is smaller than its worker says")
         place = (os.getpid(), block.fd) if self.shares_memory else (0, -1)

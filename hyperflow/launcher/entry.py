@@ -1,7 +1,7 @@
 """The one place where a forked child of the launcher becomes a worker, and so enters the room worker/.
 
-Everything else in launcher/ needs the standard library and wire/ only. The import is in the function, because worker/
-brings asyncio and pickle along: the launcher imports that when it forks the first worker, not while it starts.
+The import is in the function, because worker/ needs asyncio and pickle: the launcher imports them when it forks the
+first worker, not while it starts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The launcher's end of the stream to the head: frames in, frames out, never blocking.
 
-Guarantees: what `send` is given goes out in that order, as soon as the stream takes it; meanwhile it is kept. After
-`mute`, nothing goes out any more.
+Guarantees: what `send` gets goes out in that order, as soon as the stream takes it. Until then it is kept.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from hyperflow.wire import frames
 from hyperflow.wire.numbers import WorkerNumber
 
 JOINED = 1 << 16
-"""Parts that are smaller together are copied into one: a write of many parts costs more than that."""
+"""Parts with fewer bytes in all are copied into one: a write of many parts costs more than the copy."""
 
 
 class HeadStream:
@@ -52,13 +51,12 @@ class HeadStream:
         self.last_received = time.monotonic()
         return self._reader.feed(data)
 
-    def send(self, *parts: frames.Bytes) -> int:
-        """Keep these parts for `flush`; return how many wait now."""
+    def send(self, *parts: frames.Bytes) -> None:
+        """Keep these parts for `flush`."""
         if not self._muted:
             if len(parts) > 2 and sum(map(len, parts)) < JOINED:
                 parts = (b"".join(parts),)
             self._out.extend(memoryview(part) for part in parts if len(part))
-        return len(self._out)
 
     def flush(self) -> None:
         """Write what the stream takes. The selector reports when it takes more."""

@@ -15,7 +15,6 @@ Single-threaded, with one select loop: threads and fork do not mix.
 from __future__ import annotations
 
 import contextlib
-import functools
 import mmap
 import os
 import selectors
@@ -26,7 +25,6 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
 from typing import NoReturn
 
 from hyperflow._version import __version__, installed_version
@@ -66,7 +64,7 @@ class Launcher:
         self.zygote = Zygote()
         self.cache = NodeCache()
         self.closing = False
-        self.later: deque[tuple[float, Callable[[], object]]] = deque()
+        self.failed_forks: deque[tuple[float, bytes]] = deque()  # when to report which
         self.setup: Setup | None = None
         self.memory_kills = machine.MemoryKills()
         self.wakeup, self.wakeup_end = processes.wakeup()
@@ -97,7 +95,7 @@ class Launcher:
     def patience(self) -> float | None:
         """Return how long the select loop may wait; None until something happens."""
         now = time.monotonic()
-        moments: list[float] = [self.later[0][0]] if self.later else []
+        moments: list[float] = [self.failed_forks[0][0]] if self.failed_forks else []
         for process in self.workers.values():
             if process.status is not None or process.kill_at is not None:
                 return 0.01  # its group may be gone any moment
@@ -118,8 +116,8 @@ class Launcher:
                 head.last_sent = now
                 if not head.has_more:  # else the head has more than enough to hear, once it reads
                     head.send(frames.frame(Kind.ALIVE))
-        while self.later and now >= self.later[0][0]:
-            self.later.popleft()[1]()
+        while self.failed_forks and now >= self.failed_forks[0][0]:
+            head.send(self.failed_forks.popleft()[1])
         for process in list(self.workers.values()):
             if process.deadline is not None and now >= process.deadline:
                 process.deadline = None
@@ -242,8 +240,7 @@ class Launcher:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
             report = WorkerEnded(70, Seq(0), f"cannot fork: {error.strerror}", False, "", 0)
             # A little later: the head answers with another order, and shall not keep us busy with nothing but that.
-            send = functools.partial(self.head.send, messages.framed(report, number))
-            self.later.append((time.monotonic() + FORK_PAUSE, send))
+            self.failed_forks.append((time.monotonic() + FORK_PAUSE, messages.framed(report, number)))
             return
         if pid == 0:
             self.become_worker(theirs, ours, page, order)
@@ -307,15 +304,15 @@ class Launcher:
                 process.backlog.clear()
             if not process.backlog and process.number in self.workers:
                 self.selector.modify(process.sock, selectors.EVENT_READ, process)
-        if events & selectors.EVENT_READ and not self.take(process):
+        if events & selectors.EVENT_READ and self.take(process) is False:
             self.selector.unregister(process.sock)
 
-    def take(self, process: child.WorkerProcess) -> bool:
-        """Pass on what a worker sent; False at the end of its stream."""
+    def take(self, process: child.WorkerProcess) -> bool | None:
+        """Pass on what a worker sent; None if there is nothing now, False at the end of its stream."""
         try:
             data, fds, _, _ = socket.recv_fds(process.sock, frames.CHUNK, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
-            return True
+            return None
         except OSError:
             return False
         if not data:
@@ -345,17 +342,9 @@ class Launcher:
         return True
 
     def drain(self, process: child.WorkerProcess) -> None:
-        """Take what a worker that ended had still sent."""
-        while process.sock.fileno() >= 0:
-            before = self.head.send()
-            if not self.take(process):
-                break
-            if self.head.send() == before:
-                try:
-                    if not process.sock.recv(1, socket.MSG_PEEK):
-                        break
-                except OSError:
-                    break
+        """Take the last that a worker sent before it ended."""
+        while self.take(process):
+            pass
         with contextlib.suppress(KeyError, ValueError):
             self.selector.unregister(process.sock)
         process.sock.close()

@@ -1,8 +1,8 @@
 """The zygote: what a launcher makes of its own process, so that workers forked from it find all that they need.
 
-Guarantees: single-threaded until the last fork, because threads and fork do not mix. Variables that a prologue has set
-on this node win over the head's. A file of the user's is not taken for a module of ours. Standard library only, until
-the first worker is wanted: a job may want none.
+Guarantees: no thread is started here, because a forked child would inherit its locks without it. Variables that a
+prologue has set on this node win over the head's. A file of the user's is not taken for a module of ours. Our modules
+are imported when the first worker is wanted, because a job may want none.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Zygote:
             os.chdir(setup.cwd)
         sys.path[:] = setup.sys_path
         sys.argv[:] = setup.argv
-        # A numerical library starts its threads when it is imported. Here it must not.
+        # A numerical library starts its threads when it is imported; with these variables it starts none.
         user_set = {name: os.environ[name] for name in machine.THREAD_VARIABLES if name in os.environ}
         os.environ.update(dict.fromkeys(machine.THREAD_VARIABLES, "1"))
         ours = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there are no workers yet, and an import may never end

@@ -19,8 +19,8 @@ from collections.abc import Callable, Collection, Coroutine, Hashable
 from contextvars import Context, ContextVar
 from typing import Any, NoReturn, Protocol
 
-from hyperflow.errors import Deadlock, HyperflowError, MisuseError
-from hyperflow.locking.rules import Cycle, LockRequest, Locks, Stage
+from hyperflow.errors import HyperflowError, MisuseError
+from hyperflow.locking.rules import LockRequest, Locks, Stage
 from hyperflow.wire.numbers import LockRequestNumber
 
 logger = logging.getLogger("hyperflow")
@@ -101,10 +101,7 @@ class LockManager:
         """
         if self._closed:
             raise HyperflowError("this environment was closed; locks belong inside its `async with`")
-        try:
-            request = self.rules.request(keys, name, owner, parent)
-        except Cycle as cycle:
-            raise Deadlock(cycle.wanted, cycle.cycle) from None
+        request = self.rules.request(keys, name, owner, parent)
         self.busy = True
         self._answers[request.number] = answer
         self._settle(request.keys)

@@ -23,6 +23,7 @@ import enum
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from typing import Any
 
+from hyperflow.errors import Deadlock
 from hyperflow.wire.numbers import LockRequestNumber
 
 
@@ -51,15 +52,6 @@ class LockRequest:
         return ", ".join(self.keys)
 
 
-class Cycle(Exception):
-    """A request that would close a cycle of waiting; has what `errors.Deadlock` needs."""
-
-    def __init__(self, wanted: str, cycle: list[str]) -> None:
-        super().__init__(wanted, cycle)
-        self.wanted = wanted
-        self.cycle = cycle
-
-
 class Locks:
     """The locks of one Job."""
 
@@ -81,13 +73,13 @@ class Locks:
         """Want some keys. `settle` tells whether they are granted at once.
 
         Raises:
-            Cycle: It would close a cycle of waiting. Then it leaves nothing behind.
+            Deadlock: It would close a cycle of waiting. Then it leaves nothing behind.
         """
         above = self.requests.get(parent) if parent is not None else None
         parents = (above, *above.parents) if above is not None else ()
         request = LockRequest(LockRequestNumber(self._next), tuple(sorted(set(keys))), name, owner, parents)
         if parents and (cycle := self._cycle(request)):
-            raise Cycle(f"{request.name} wants {request.shown}", cycle)
+            raise Deadlock(f"{request.name} wants {request.shown}", cycle)
         self._next += 1
         self.requests[request.number] = request
         self._owned.setdefault(owner, {})[request.number] = request

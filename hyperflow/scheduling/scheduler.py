@@ -248,9 +248,7 @@ class Scheduler:
     def rebalance(self, worth: float = 0.0, looks: int | None = None) -> None:
         """Retract as many prefetched tasks as the free CPUs can take.
 
-        Args:
-            worth: Leave what is less work than this (seconds).
-            looks: Look at so many workers at most.
+        Only from workers with at least `worth` seconds of prefetched work, after at most so many `looks` at workers.
         """
         room: dict[int, bool] = {}
         free = self.pool.free

@@ -1,6 +1,6 @@
-"""The page of memory in which a worker and its launcher settle which tasks have been started.
+"""The claim page: memory in which a worker and its launcher settle, lock-free, which tasks have been started.
 
-A lock-free handshake of two processes: no system call, no message, on the way of each task.
+It costs a task neither a system call nor a message.
 """
 
 from __future__ import annotations

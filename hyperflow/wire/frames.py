@@ -136,8 +136,6 @@ def result_record(
     task: TaskNumber, outcome: Outcome, seconds: float, payload: bytes, buffers: Sequence[Buffer] = ()
 ) -> list[Bytes]:
     """Return a result's record, in parts."""
-    if not buffers:
-        return [RESULT.pack(task, outcome, seconds, 0, len(payload)), payload]
     content = _content(payload, buffers)
     return [RESULT.pack(task, outcome, seconds, len(buffers), sum(map(len, content))), *content]
 

@@ -20,13 +20,13 @@ DefinitionNumber = NewType("DefinitionNumber", int)
 """What is sent to a node once. Functions, classes and large buffers of arguments share these numbers."""
 
 BlockNumber = NewType("BlockNumber", int)
-"""A large buffer of a result. The worker that made it counts, so it says nothing without the worker's number."""
+"""A large buffer of a result. Each worker counts its own, so it means nothing without the worker's number."""
 
 LockRequestNumber = NewType("LockRequestNumber", int)
 """A request for locks, as the lock manager of the Job counts them. Older ones have smaller numbers."""
 
 LockSerial = NewType("LockSerial", int)
-"""A request for locks, as the worker counts that made it."""
+"""A request for locks, as its worker counts them."""
 
 NO_WORKER = WorkerNumber(0)
 """In the header of frames that concern no worker."""

@@ -1,13 +1,12 @@
 """Blocks: large buffers, such as the data of an array, in memory that processes of one machine share.
 
-A block is a file without a name in memory (memfd). Another process of the same user opens it by the process and
-descriptor that hold it, through /proc, and maps it privately: what it writes there becomes a copy of its own, page by
-page. So an array crosses from process to process by one copy, into the block, and evaluations that use the same one
-share its memory without seeing each other's changes. Where head and launcher do not share memory, the contents of a
-block go over the stream, piece by piece.
+A block is a file without a name in memory (memfd). Another process of the same user opens it through /proc, by the
+process and descriptor that hold it, and maps it privately: pages that it writes to become its own copies. So an array
+is copied once, into the block, and evaluations that use the same one share its memory without seeing each other's
+changes. Where head and launcher do not share memory, the contents of a block go over the stream, piece by piece.
 
 Guarantees: no block outlives the processes, however they end, because it has no name. What a process has mapped stays
-valid after everybody else has closed the block.
+valid when all others have closed the block.
 
 Rejected: multiprocessing.shared_memory, whose names in /dev/shm outlive a crash, and which starts a process to look
 after them. Rejected: one large file with room for all blocks. A range of it can be used again only when no process has

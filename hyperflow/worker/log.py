@@ -1,8 +1,8 @@
-"""A worker's log file, which is its stdout and stderr: each line says, or is followed by, whose it is.
+"""A worker's log file: what Python prints is marked with its evaluation, line by line.
 
-Why a file and not a pipe through the launcher: children of an evaluation write straight to the file. So nobody has to
-read while they run, and nothing of it can reach the stream to the head. The price: their lines cannot be marked one by
-one; a mark after them says whose they are.
+It is a file, and not a pipe through the launcher, so that children of an evaluation write to it directly. Nobody has to
+read while they run, and nothing of it can reach the stream to the head. But their lines have no marks; a line after
+them says whose they are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Log:
 
     def __init__(self) -> None:
         self.label = "worker"
-        self._expected = os.fstat(1).st_size  # what is beyond it, somebody else wrote
+        self._expected = os.fstat(1).st_size  # what follows, somebody else has written
         self._others = False
 
     def write_line(self, line: str) -> None:
@@ -48,7 +48,7 @@ class MarkedOutput(io.TextIOBase):
     def __init__(self, log: Log, fd: int) -> None:
         self._log = log
         self._fd = fd
-        self.partial: list[str] = []  # of a line; a list, for who prints a dot a thousand times
+        self.partial: list[str] = []  # of a line; a list, because some print a thousand dots
 
     @property
     def buffer(self) -> io.FileIO:

@@ -1,13 +1,11 @@
 """The worker's main: evaluates one call at a time.
 
 Guarantees:
-- What a function prints, and what its children print, goes to the worker's log file; nothing of it can reach the
-  stream to the launcher. Lines that Python prints are marked with their evaluation. After lines that others wrote to
-  the file comes a mark that says whose they are.
+- What a function and its children print goes to the worker's log file (log.py), never to the stream to the launcher.
 - Every evaluation has exactly one answer, or the process ends and the launcher says so. SystemExit and its like are
   answers, too.
 - Each answer is sent before the next task is started, so that a crash never takes an earlier result with it.
-- The process is pinned, and the thread variables are set, before anything is imported by the user's function.
+- The process is pinned, and the thread variables are set, before the user's function imports anything.
 
 A worker is forked by the launcher and sees the same loaded modules; it does not read the user's script.
 """
@@ -41,7 +39,7 @@ from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import Log, MarkedOutput
 
 QUICK = 50e-6
-"""An evaluation that took less (seconds) has started no program that could have written to the log."""
+"""An evaluation that took fewer seconds has started no program that could have written to the log."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -140,7 +138,7 @@ def _settle(info: WorkerInfo) -> None:
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, info.cpus)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("500")  # if memory runs out, an evaluation is to go, not the launcher
+        file.write("500")  # if memory runs out, an evaluation shall go, not the launcher
     # Functions of the user's script refer to "__main__"; the launcher's own must not be taken for it.
     sys.modules["__main__"] = types.ModuleType("__main__")
     numpy: Any = sys.modules.get("numpy")
@@ -262,8 +260,7 @@ class Worker:
                 outcome = Outcome.UNSENDABLE_VALUE
                 data = pickle.dumps(str(diagnose.explain(f"the result of {log.label}", value, error)))
         if os.getpid() != self.pid:
-            # The function forked, and this is the child, which came back as well. It must not answer: its parent
-            # will, on the same stream.
+            # The function forked, and this is the child. It must not answer: its parent does, on the same stream.
             os._exit(0 if outcome == Outcome.VALUE else 1)
         sys.stdout, sys.stderr = stdout, stderr = self.outputs  # should the function have put others there
         if stdout.partial or stderr.partial:
@@ -279,7 +276,7 @@ class Worker:
         return found
 
     def define_class(self, number: DefinitionNumber) -> None:
-        """Make a class that arguments refer to by its number (see shipping/pickler); it has to be there before them."""
+        """Make a class before arguments arrive that refer to it by its number (see shipping/pickler)."""
         try:
             self.define(number)
         except BaseException as error:
@@ -308,9 +305,8 @@ class Worker:
             self.sock.sendall(head + data)
             return
         found = [self.shared(each) for each in buffers]
-        for part in frames.records_frame(
-            Kind.RESULTS, NO_WORKER, frames.result_record(task, outcome, seconds, data, found)
-        ):
+        record = frames.result_record(task, outcome, seconds, data, found)
+        for part in frames.records_frame(Kind.RESULTS, NO_WORKER, record):
             self.sock.sendall(part)
 
     def shared(self, data: memoryview) -> frames.Buffer:
@@ -330,7 +326,7 @@ class Worker:
         return self.results
 
     def found(self, buffer: frames.Buffer) -> memoryview:
-        """Return a buffer of an argument; one that is in a block is this evaluation's own as soon as it is changed."""
+        """Return a buffer of an argument; changes to one that is in a block are this evaluation's own."""
         if not isinstance(buffer, int):
             return buffer
         if buffer not in self.blocks:
@@ -357,7 +353,7 @@ def _text(error: BaseException) -> str:
 
 
 def _raised(error: BaseException) -> tuple[Outcome, bytes]:
-    """Return what the head gets of an exception."""
+    """Return how an exception is sent to the head."""
     trace = error.__traceback__
     # Our own frame teaches nobody. (Not by assignment, nor by its own method: a frozen exception would refuse.)
     BaseException.with_traceback(error, trace.tb_next if trace is not None else None)
@@ -367,5 +363,5 @@ def _raised(error: BaseException) -> tuple[Outcome, bytes]:
     data = exceptions.dumps(error, lambda it: pickler.by_value(it, going_home=True))
     if data is None:
         return Outcome.UNSENDABLE_ERROR, pickle.dumps(words)
-    # The words go beside it: the head might be unable to make what could be made here.
+    # The words go beside it: perhaps the head cannot rebuild the exception.
     return Outcome.RAISED, pickle.dumps((data, words))

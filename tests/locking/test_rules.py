@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from hyperflow.locking.rules import Cycle, LockRequest, Locks, Stage
+from hyperflow.errors import Deadlock
+from hyperflow.locking.rules import LockRequest, Locks, Stage
 
 
 class Table:
@@ -129,11 +130,11 @@ def test_circle_is_refused_and_told() -> None:
     a, b, c = table.request("a"), table.request("b"), table.request("c")
     table.request("b", parent=a)
     waiting = table.request("c", parent=b)
-    with pytest.raises(Cycle) as caught:
+    with pytest.raises(Deadlock) as caught:
         table.request("a", parent=c)
 
     assert caught.value.wanted == "a wants a"
-    assert caught.value.cycle == [
+    assert caught.value.circle == [
         "a holds a, and b, within, waits for b",
         "b holds b, and c, within, waits for c",
         "c holds c",
@@ -146,7 +147,7 @@ def test_own_lock_once_more() -> None:
     """Who wants what its own scope holds is refused, however far out that is."""
     table = Table()
     inner = table.request("c", parent=table.request("b", parent=table.request("a")))
-    with pytest.raises(Cycle, match="wants a"):
+    with pytest.raises(Deadlock, match="wants a"):
         table.request("a", parent=inner)
 
 
@@ -209,7 +210,7 @@ def live(seed: int) -> None:
         elif one.left and (not one.stack or chance.random() < 0.5):
             one.left -= 1
             keys = "".join(chance.sample(letters, chance.randint(1, min(3, len(letters)))))
-            with contextlib.suppress(Cycle):
+            with contextlib.suppress(Deadlock):
                 one.stack.append(table.request(keys, one.stack[-1] if one.stack else None, one.owner))
         else:
             table.release(one.stack.pop())
@@ -253,9 +254,9 @@ def test_released_at_any_stage() -> None:
 
 def test_cycle_survives_pickle() -> None:
     """It comes from the head's process to a worker's."""
-    again = pickle.loads(pickle.dumps(Cycle("a wants b", ["b holds c"])))
+    again = pickle.loads(pickle.dumps(Deadlock("a wants b", ["b holds c"])))
 
-    assert (again.wanted, again.cycle) == ("a wants b", ["b holds c"])
+    assert (again.wanted, again.circle) == ("a wants b", ["b holds c"])
 
 
 def test_random_histories() -> None:
