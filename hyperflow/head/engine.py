@@ -55,7 +55,7 @@ REBALANCE_PAUSE = 0.005
 """Seconds between looks at workers that hold tasks while a CPU is free."""
 
 END_GRACE = 15.0
-"""Seconds after which nothing of a node runs whose launcher has heard of the end; see launcher/keeper.py."""
+"""Seconds after which nothing runs on a node whose launcher has seen the end of its stream; see launcher/keeper.py."""
 
 EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
@@ -68,8 +68,6 @@ class Engine:
     """Evaluates calls on the workers of some nodes. Made by `open_engine`."""
 
     def __init__(self, program: ProgramInfo, settings: Settings) -> None:
-        self.program = program
-        self.settings = settings
         self.closed = False
         self.scheduler = Scheduler()
         self._events = EventLog(program.log_dir / "events.jsonl")
@@ -77,6 +75,7 @@ class Engine:
         self.locks = LockManager()
         self.worker_locks = WorkerLocks(self.locks, self.scheduler, self.fleet.write, self._name)
         self.drain = Drain(self._on_drain, self._turn_away)
+        self._silence_limit = settings.silence_limit
         self._packer = Packer()
         self._evaluations: dict[TaskNumber, Evaluation] = {}
         self._orders = Orders(self.fleet.links, self._packer, self._evaluations, self._events, program.log_dir)
@@ -326,7 +325,7 @@ class Engine:
         del self._evaluations[evaluation.task.number]
         self._packer.release(evaluation.packed)
         self._counts[state] += 1
-        self._log_submitted()  # it may be of this very turn
+        self._log_submitted()  # it may have been submitted in this turn
 
     # ---- the end of a node, of the allocation, of the engine ----------------------------------------------------
 
@@ -336,7 +335,7 @@ class Engine:
         self._counts["nodes_lost"] += 1
         self._last_loss = NodeLost(node, cause, str(link.log_file))
         self._orders.at_nodes.pop(node, None)
-        wait = END_GRACE + (self.settings.silence_limit if silent else 0.0)
+        wait = END_GRACE + (self._silence_limit if silent else 0.0)
         loop = asyncio.get_running_loop()
         if self.locks.busy:  # its workers may go on for a while
             workers = [worker.number for worker in self.scheduler.workers.values() if worker.node == node]

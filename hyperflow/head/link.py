@@ -33,7 +33,7 @@ from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, Wor
 from hyperflow.wire.shared_memory import Block, Offer, Proof, is_shared
 
 LONGEST_NOISE = 1 << 20
-"""Bytes that a shell may print before the launcher's first words."""
+"""Bytes that a shell may print before the launcher's first line."""
 
 CLOSE_GRACE = 10.0
 """Seconds for a launcher to end in order; after that its stream is ended."""
@@ -66,7 +66,7 @@ class Link:
         self._silence = 0.0  # seconds in which we listened and nothing came
         self._transport = transport
         self._settings = settings
-        self._noise: bytes | None = b""  # what came before the launcher's first words; None after those
+        self._noise: bytes | None = b""  # what came before the launcher's first line (HELLO); None after that
         self._log_dir = log_dir
         self._on_frame = on_frame
         self._on_lost = on_lost
@@ -266,7 +266,7 @@ class Link:
             self._on_lost(self, cause, silent)
 
     def _skip_noise(self, data: bytes) -> bytes:
-        """Return what follows the launcher's first words, if they have come."""
+        """Return what follows the launcher's first line, if that has come."""
         noise, hello, rest = ((self._noise or b"") + data).partition(frames.HELLO)
         if hello:
             self._noise = None
@@ -295,7 +295,7 @@ class Link:
         if self._inbox is None:
             self._backlog.clear()
             self.write([frames.frame(Kind.CLOSE)])
-        else:  # it may be importing; there is nothing to be ended in order
+        else:  # it may be importing; it has no workers yet that could end in order
             connection.close()
         waiting = asyncio.ensure_future(connection.wait_closed())
         timer = asyncio.get_running_loop().call_later(CLOSE_GRACE, connection.close)

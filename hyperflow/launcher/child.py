@@ -24,7 +24,7 @@ class WorkerProcess:
         self.sock = sock
         self.claims = ClaimPage(page)
         self.reader = frames.Reader()
-        self.fds: list[int] = []  # that came with its answers, and that it has not said yet what they are
+        self.fds: list[int] = []  # of large buffers; the frames that say so have not come yet
         self.backlog = bytearray()
         self.deadline: float | None = None  # of the evaluation that it is in
         self.status: int | None = None  # once it was reaped

@@ -38,7 +38,7 @@ def keep(launcher: int, stream: int) -> NoReturn:
             processes.kill_all([launcher])  # it is stopped, or stuck in an import
         if any(fd == stream for fd, _ in poll.poll(None if kill_at is None else 100)):
             poll.unregister(stream)
-            processes.kill_all([launcher], signal.SIGTERM)  # it may be importing, and not be looking
+            processes.kill_all([launcher], signal.SIGTERM)  # in an import it does not look at the stream
             kill_at = time.monotonic() + STUCK_GRACE
         with contextlib.suppress(BlockingIOError):
             wakeup.recv(1024)

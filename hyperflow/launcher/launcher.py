@@ -114,7 +114,7 @@ class Launcher:
                 self.stop(f"the head has not been heard for {now - head.last_received:.0f} s")
             elif now - head.last_sent >= self.setup.heartbeat:
                 head.last_sent = now
-                if not head.has_more:  # else the head has more than enough to hear, once it reads
+                if not head.has_more:  # else something is on its way already
                     head.send(frames.frame(Kind.ALIVE))
         while self.failed_forks and now >= self.failed_forks[0][0]:
             head.send(self.failed_forks.popleft()[1])
@@ -179,7 +179,7 @@ class Launcher:
         elif kind == Kind.ALIVE:
             pass  # it was heard
         elif process is None or process.status is not None:
-            pass  # it ended meanwhile; the head hears of that, or has
+            pass  # it ended meanwhile; the head knows, or will soon
         elif kind == Kind.GIVE:
             for data in self.cache.given(number, body):
                 self.forward(process, data)
@@ -199,7 +199,7 @@ class Launcher:
             raise frames.ProtocolError(f"frame of kind {kind} from the head")
 
     def prepare(self, setup: Setup) -> None:
-        """Become what workers are to be forked from, and tell the head."""
+        """Make this process ready to fork workers, and tell the head."""
         self.setup = setup
         wrong = self.zygote.prepare(setup)
         if wrong:
@@ -216,10 +216,10 @@ class Launcher:
             self.retire(process)
 
     def stop(self, why: str) -> None:
-        """End all at once, without asking the head or telling it.
+        """End all workers now, and do not tell the head.
 
-        The head would take each worker's end for a crash, and send the tasks to a new worker. So it hears only the end
-        of the stream, which is a lost node: no task is charged.
+        It would take each end for a crash, and send the tasks to a new worker. So it sees only the end of the stream,
+        which means a lost node: no task is charged.
         """
         self.closing = True
         self.head.mute()
@@ -254,7 +254,7 @@ class Launcher:
     def become_worker(
         self, sock: socket.socket, launcher_end: socket.socket, page: mmap.mmap, order: ForkOrder
     ) -> NoReturn:
-        """In the forked child: let go of all that is the launcher's, and serve."""
+        """In the forked child: close what belongs to the launcher, and serve."""
         code = 70
         try:
             assert self.setup is not None, order

@@ -28,7 +28,7 @@ logger = logging.getLogger("hyperflow")
 Answer = Callable[[HyperflowError | None], None]
 
 FLOW = (0, 0)
-"""The owner of what flows ask for: they release it themselves. (Evaluations: worker and task.)"""
+"""The owner of requests of flows, which release them themselves. (Those of evaluations: worker and task.)"""
 
 inside: ContextVar[int | None] = ContextVar("hyperflow_inside_lock", default=None)
 """The request in whose scope this code runs: its LockRequestNumber, on a worker its LockSerial."""
@@ -83,7 +83,7 @@ class LockManager:
     def take_blocking(self, keys: Collection[str]) -> NoReturn:
         """Refuse to block the event loop."""
         del keys
-        raise MisuseError("in a flow a lock is waited for; write: async with hyperflow.with_lock(...)")
+        raise MisuseError("in a flow, acquire a lock without blocking: async with hyperflow.with_lock(...)")
 
     # ---- for all ------------------------------------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ class LockManager:
             elif isinstance(error, OSError):
                 answer(HyperflowError(f"cannot take the lock of {request.shown}: {error}"))
             else:
-                answer(HyperflowError(f"waiting for {request.shown} was ended"))
+                answer(HyperflowError(f"the wait for the lock of {request.shown} was ended"))
                 raise
             return
         if request.number in self._leaving:

@@ -45,14 +45,11 @@ class Estimates:
         for number in functions:
             self.seconds.pop(number, None)
 
-    def work(self, tasks: Iterable[Task]) -> float:
-        """Return how long tasks take together, in seconds; of an unknown function, a second each."""
-        return sum(self.seconds.get(task.function, 1.0) for task in tasks)
-
     def is_worth_retracting(self, worker: Worker, worth: float) -> bool:
         """Whether a worker has prefetched tasks that were not cancelled, and at least so many seconds of work."""
         prefetched = list(worker.queue.values())[1:]
-        return any(task.state is SENT for task in prefetched) and self.work(prefetched) >= worth
+        work = sum(self.seconds.get(task.function, 1.0) for task in prefetched)  # of an unknown function, a second each
+        return work >= worth and any(task.state is SENT for task in prefetched)
 
     def room(self, worker: Worker, task: Task) -> int:
         """Return how many tasks like this one may be queued at the worker beside what it has."""

@@ -27,29 +27,19 @@ WAITING, SENT, ENDED, CANCELLED = State.WAITING, State.SENT, State.ENDED, State.
 
 
 class Task:
-    """One evaluation, as the scheduler sees it.
-
-    Args:
-        number: Its place in the order of submission.
-        function: Tasks with the same number here are expected to take a similar time.
-        cpus: How many CPUs of one node it needs.
-        fresh: It needs a process of its own.
-        alone: Nothing may be prefetched of it or behind it (it has a time limit, say).
-        size: Bytes to send.
-        exclusive: It must not be given to another node while a lost one may still be in it.
-    """
+    """One evaluation, as the scheduler sees it."""
 
     __slots__ = ("alone", "cpus", "exclusive", "fresh", "function", "number", "seq", "size", "state", "worker")
 
     def __init__(
         self,
-        number: TaskNumber,
-        function: DefinitionNumber,
-        cpus: int = 1,
-        fresh: bool = False,
-        alone: bool = False,
-        size: int = 0,
-        exclusive: bool = False,
+        number: TaskNumber,  # its place in the order of submission
+        function: DefinitionNumber,  # tasks of one function are expected to take a similar time
+        cpus: int = 1,  # how many of one node it needs
+        fresh: bool = False,  # it needs a process of its own
+        alone: bool = False,  # nothing may be prefetched of it or behind it (it has a time limit, say)
+        size: int = 0,  # bytes to send
+        exclusive: bool = False,  # it must not be given to another node while a lost one may still be in it
     ) -> None:
         self.number = number
         self.function = function

@@ -33,7 +33,7 @@ class LockClient:
         self._serial = 0
         self._waiting: dict[LockSerial, asyncio.Future[None]] = {}
         self._expected = LockSerial(0)  # a plain function waits for the reply to this
-        self._replies: list[LockReply] = []  # and here that is put
+        self._replies: list[LockReply] = []  # which is put here
         self._pid = os.getpid()
         self._thread = threading.get_ident()
 
@@ -75,16 +75,14 @@ class LockClient:
     def release(self, number: int) -> None:
         """Give back what was taken."""
         self._check()
-        self._send(LockReleased(self.task, LockSerial(number)))
+        self._sock.sendall(messages.framed(LockReleased(self.task, LockSerial(number))))
 
     def _request(self, keys: Collection[str]) -> LockSerial:
         self._serial += 1
         serial, within = LockSerial(self._serial), inside.get()
-        self._send(LockWanted(self.task, serial, tuple(keys), LockSerial(within) if within is not None else None))
+        wanted = LockWanted(self.task, serial, tuple(keys), LockSerial(within) if within is not None else None)
+        self._sock.sendall(messages.framed(wanted))
         return serial
-
-    def _send(self, message: LockWanted | LockReleased) -> None:
-        self._sock.sendall(messages.framed(message))
 
     def _check(self) -> None:
         if os.getpid() != self._pid or threading.get_ident() != self._thread:
