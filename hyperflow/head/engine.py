@@ -3,7 +3,7 @@
 Guarantees:
 - Every evaluation ends in a result, or in an error that names evaluation, worker, node and log.
 - What is submitted in one turn of the event loop travels in one write per node; so do the answers back.
-- To cancel an evaluation's future kills its process group; its CPUs come back when that has gone.
+- Cancelling an evaluation's future kills its process group; its CPUs come back when that has gone.
 - Closing ends all that runs on all nodes and waits until it has gone.
 
 All of it runs in the event loop's thread. (Rejected: a thread of its own. The hand-over doubles the round trip.)
@@ -410,7 +410,9 @@ async def open_engine(
     preload: Sequence[str] = (),
     end: End | None = None,
 ) -> AsyncIterator[Engine]:
-    """Start a launcher on each node, which imports the modules of `preload`; at the end of the scope, end everything.
+    """Start a launcher on each node; at the end of the scope, end everything.
+
+    Each launcher imports the modules of `preload` once, before it forks workers.
 
     Raises:
         LauncherError: Fewer than `min_nodes` launchers could be started.

@@ -1,7 +1,7 @@
 """The keeper: the launcher's parent, which only makes sure that nothing outlives the launcher.
 
-Both are subreapers (PR_SET_CHILD_SUBREAPER): when one of them is killed, the processes below it become children of the
-other, which kills them. A launcher alone cannot promise that: what its workers' children leave behind goes to init.
+Both are subreapers (PR_SET_CHILD_SUBREAPER), so whichever of them is killed, the other finds all processes that are
+left, and kills them. A launcher alone cannot promise that: what its workers' children leave behind would go to init.
 """
 
 from __future__ import annotations
