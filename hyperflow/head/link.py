@@ -96,8 +96,8 @@ class Link:
             kind, body = await self._next(self._settings.start_timeout)
             if kind != Kind.GREETING:
                 raise LauncherError(f"the launcher on {self.node} began with a frame of kind {kind}")
-            self.greeting = self._read_greeting(body)
-            offer = proof.offer() if is_shared(self.greeting.memory) else None
+            greeting = self.greeting = self._read_greeting(body)
+            offer = proof.offer() if is_shared(greeting.memory) else None
             self.write([messages.framed(self._setup(program_id, preload, offer))])
             kind, body = await self._next(None)  # imports take what they take
             if kind == Kind.FAILED:
@@ -142,6 +142,8 @@ class Link:
         ours = {"protocol": frames.PROTOCOL_VERSION, "python": sys.version.split()[0], "hyperflow": __version__}
         try:
             theirs = messages.members(body)
+            if theirs.get("protocol") == frames.PROTOCOL_VERSION:
+                self.greeting = messages.read(Greeting, body)  # `hyperflow doctor` shows it, also if it is refused
             for what, here in ours.items():
                 if theirs.get(what) != here:
                     raise LauncherError(
