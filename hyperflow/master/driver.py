@@ -83,8 +83,6 @@ class JobDriver:
     def view(self) -> JobView:
         return JobView.of(self.record, self.directory, self._status, self._since)
 
-    # ---- for the program ----------------------------------------------------------------------------------------
-
     async def result(self, on_error: object, within: Sequence[str]) -> Any:
         """Return what the job returns, or raise what follows from its failure; for the arguments see `Master.call`.
 
@@ -166,8 +164,6 @@ class JobDriver:
         kind = causes.ERRORS.get(cause.kind, JobFailed)
         return kind(self.record.title, cause.text, cause.slurm, str(self.directory.path))
 
-    # ---- for people ---------------------------------------------------------------------------------------------
-
     def retry(self, options: Mapping[str, Any]) -> None:
         self._apply(lifecycle.Retry(options))
         self._shared.counts["retried"] += 1
@@ -194,8 +190,6 @@ class JobDriver:
             self._second_thoughts.cancel()
             if finished:
                 self.abandon()
-
-    # ---- the task -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Carry the job on, if there is anything to do; a new one is not submitted before a flow waits for it."""
@@ -283,8 +277,6 @@ class JobDriver:
         number = self.record.number
         lockfiles.sweep(self.directory.home, lambda holder: holder.job == number and holder.epoch <= epoch)
 
-    # ---- the record ---------------------------------------------------------------------------------------------
-
     def _apply(self, event: lifecycle.Event) -> None:
         """Apply an event to the record, and write the record."""
         self._put(lifecycle.step(self.record, event))
@@ -312,8 +304,6 @@ class JobDriver:
                 self._shared.look_away(after.number)
         if before != after:
             self._shared.tell()
-
-    # ---- from state to state ------------------------------------------------------------------------------------
 
     async def _submit(self) -> None:
         if self.disposal is not None:  # an earlier attempt is just being ended
@@ -434,8 +424,6 @@ class JobDriver:
         """Return the Slurm job that has claimed the newest attempt, if it is not the one that we know."""
         claim = self.directory.read_claim(self.record.epoch.attempt)
         return None if claim is None or claim["batch_id"] == self.record.batch_id else int(claim["batch_id"])
-
-    # ---- outcomes -----------------------------------------------------------------------------------------------
 
     def _newest_result(self) -> Epoch | None:
         """Return the start whose result counts, if there is one; warn of results that came too late."""

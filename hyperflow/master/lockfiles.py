@@ -164,8 +164,6 @@ class LockFiles:
         self._mine: dict[int, tuple[str, Ticket]] = {}  # tickets of requests
         self._suspect: dict[int, list[str]] = {}  # cycles that were seen once
 
-    # ---- for the lock manager -----------------------------------------------------------------------------------
-
     async def take(self, request: LockRequest) -> None:
         """Wait until nobody else has the keys, and take them, all or none."""
         pause = FIRST_PAUSE
@@ -193,8 +191,6 @@ class LockFiles:
     def name(self, number: int) -> str:
         """Return the name under which a request holds its locks."""
         return self._me.name(number)
-
-    # ---- in a thread --------------------------------------------------------------------------------------------
 
     def _try(self, request: LockRequest) -> bool:
         with self._one_at_a_time:
@@ -263,8 +259,6 @@ class LockFiles:
                 if not self._release_one(_digest(key), self.name(request.number)) and had_it:
                     logger.warning("the lock of %s was taken from us: somebody believed that this job had ended", key)
             self._leave_queue(request)
-
-    # ---- the queue ----------------------------------------------------------------------------------------------
 
     def _is_behind(self, request: LockRequest, names: Iterable[str]) -> bool:
         """Whether somebody who came earlier waits for one of these locks."""

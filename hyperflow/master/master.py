@@ -83,8 +83,6 @@ class Master:
         self._asked: Counter[str] = Counter()
         self._warned: set[str] = set()
 
-    # ---- for people ---------------------------------------------------------------------------------------------
-
     def jobs(self) -> list[JobView]:
         """Return all jobs, by number."""
         return [driver.view() for _, driver in sorted(self._drivers.items())]
@@ -203,8 +201,6 @@ class Master:
                 raise ConfigurationError(f"{driver.record.title} is {driver.record.state}; {otherwise}")
         return chosen
 
-    # ---- for the program ----------------------------------------------------------------------------------------
-
     async def call(
         self,
         job: Flow[Any],
@@ -255,8 +251,6 @@ class Master:
                 "(%s); if it was edited since, they may not be asked for any more",
                 job.used().step, len(similar), ", ".join(record.title for record in similar[:3]),
             )  # fmt: skip
-
-    # ---- start and end ------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         try:

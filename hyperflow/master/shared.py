@@ -144,8 +144,6 @@ class Shared:
         self._running: dict[int, Callable[[], object]] = {}
         self._looking: asyncio.Task[None] | None = None
 
-    # ---- tasks --------------------------------------------------------------------------------------------------
-
     def spawn(self, coroutine: Coroutine[Any, Any, T], name: str, *, finish: bool = True) -> asyncio.Task[T]:
         """Start a task that ends before `close` returns; if it need not `finish`, `close` cancels it."""
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
@@ -172,8 +170,6 @@ class Shared:
         while ending := [task for task in self._tasks if not task.done()]:  # one that ends may start another one
             await asyncio.wait(ending)
 
-    # ---- files --------------------------------------------------------------------------------------------------
-
     def look_at(self, job: int, wake: Callable[[], object]) -> None:
         """Wake the driver of a running job again and again, so that it looks at the job's files."""
         self._running[job] = wake
@@ -192,8 +188,6 @@ class Shared:
                         wake()
         finally:
             self._looking = None
-
-    # ---- Slurm --------------------------------------------------------------------------------------------------
 
     async def find(self, token: str) -> list[int]:
         """Ask Slurm for a submission; drivers that ask at the same time share one question."""

@@ -132,8 +132,6 @@ class SlurmClient:
         with contextlib.suppress(asyncio.CancelledError):
             await self._looking
 
-    # --------------------------------------------------------------------------------------- submitting
-
     async def submit(self, script: Path, token: str) -> int:
         """Submit a script that carries a token, and return the job's id.
 
@@ -241,8 +239,6 @@ class SlurmClient:
                 raise SlurmError(f"scancel {' '.join(ids)} failed: {answer.said}")
             await retry.pause(answer.said)
 
-    # ----------------------------------------------------------------------------------------- watching
-
     def watch(self, job_id: int) -> Watch:
         """Return what is known of a job, kept up to date from now on; the same for the same job."""
         watch = self._watches.get(job_id)
@@ -324,8 +320,6 @@ class SlurmClient:
         if state.final:
             self._watches.pop(watch.job_id, None)
         return watch.set(state)
-
-    # ------------------------------------------------------------------------------------------- asking
 
     async def _list(self) -> dict[int, queue.Listed]:
         """Return all jobs of this user that slurmctld knows.

@@ -18,7 +18,7 @@ import datetime
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -56,9 +56,7 @@ _MEMORY = re.compile(r"(\d+[KMGT]?)B?", re.IGNORECASE)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
-# ---- converters: they pass on what they do not understand, because only the checks below know the field's name ----
-
-
+# Converters pass on what they do not understand, because only the validators below know the field's name.
 def _to_count(value: int | str) -> int:
     return int(value) if isinstance(value, str) and value.isdecimal() else cast(int, value)
 
@@ -84,8 +82,6 @@ def _to_extra(value: Mapping[str, str | int | None]) -> Mapping[str, str | None]
     return {name: f"{text}" if isinstance(text, int) else text for name, text in value.items()}
 
 
-# ------------------------------------------------------------------------------------------------------ the checks
-
 _Field: TypeAlias = "attrs.Attribute[Any]"
 
 
@@ -93,37 +89,40 @@ def _error(field: _Field, value: object, text: str) -> ConfigurationError:
     return ConfigurationError(f"SbatchOptions({field.name}={value!r}): {text}")
 
 
-def _check_count(_: object, field: _Field, value: object) -> None:
-    if value is None and field.default is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise _error(field, value, "a whole number of at least 1 is needed")
+def _needs(what: str, is_right: Callable[[Any], object]) -> Callable[[Any, _Field, Any], None]:
+    """Return a validator; None is right where it is the default."""
+
+    def validate(_: object, field: _Field, value: Any) -> None:
+        if not ((value is None and field.default is None) or is_right(value)):
+            raise _error(field, value, what)
+
+    return validate
 
 
-def _check_flag(_: object, field: _Field, value: object) -> None:
-    if not isinstance(value, bool):
-        raise _error(field, value, "True or False is needed")
-
-
-def _check_text(_: object, field: _Field, value: object) -> None:
-    if value is None:
-        return
-    if not isinstance(value, str) or not value.strip():
-        raise _error(field, value, "a text is needed, or None")
-    if not value.isprintable():
-        raise _error(field, value, "a line of a batch script takes no line break or control character")
-
-
-def _check_time(_: object, field: _Field, value: object) -> None:
-    if value is None or value == "UNLIMITED" or (isinstance(value, str) and _seconds(value)):
-        return
-    forms = '"2:00:00" (hours), "1-12:00:00" (days), 90 (minutes) or a timedelta'
-    raise _error(field, value, f"a time is needed, such as {forms}")
-
-
-def _check_memory(_: object, field: _Field, value: object) -> None:
-    if value is not None and not (isinstance(value, str) and _MEMORY.fullmatch(value)):
-        raise _error(field, value, 'a whole number with a unit is needed, such as "8G"; without one it is megabytes')
+_is_count = _needs("a whole number of at least 1 is needed", lambda it: type(it) is int and it >= 1)
+_is_flag = _needs("True or False is needed", lambda it: isinstance(it, bool))
+_is_text = attrs.validators.and_(
+    _needs("a text is needed, or None", lambda it: isinstance(it, str) and it.strip()),
+    _needs("a line of a batch script takes no line break or control character", lambda it: it.isprintable()),
+)
+_is_time = _needs(
+    'a time is needed, such as "2:00:00" (hours), "1-12:00:00" (days), 90 (minutes) or a timedelta',
+    lambda it: it == "UNLIMITED" or (isinstance(it, str) and _seconds(it)),
+)
+_is_memory = _needs(
+    'a whole number with a unit is needed, such as "8G"; without one it is megabytes',
+    lambda it: isinstance(it, str) and _MEMORY.fullmatch(it),
+)
+_is_preamble = attrs.validators.and_(
+    _needs(
+        "lines of shell are needed (without \\0 and \\r, which sbatch refuses)",
+        lambda it: isinstance(it, str) and "\0" not in it and "\r" not in it,
+    ),
+    _needs(
+        "sbatch does not read #SBATCH lines here; use a field, or extra={...}",
+        lambda it: not re.search(r"^\s*#SBATCH\b", it, re.MULTILINE),
+    ),
+)
 
 
 def _check_extra(_: object, field: _Field, value: object) -> None:
@@ -137,14 +136,8 @@ def _check_extra(_: object, field: _Field, value: object) -> None:
             raise _error(field, value, f"--{name} is not yours to set: {_OURS[name]}")
         if name in fields:
             raise _error(field, value, f"write {fields[name]}=... instead")
-        _check_text(None, field, text)
-
-
-def _check_preamble(_: object, field: _Field, value: object) -> None:
-    if not isinstance(value, str) or "\0" in value or "\r" in value:
-        raise _error(field, value, "lines of shell are needed (without \\0 and \\r, which sbatch refuses)")
-    if re.search(r"^\s*#SBATCH\b", value, re.MULTILINE):
-        raise _error(field, value, "sbatch does not read #SBATCH lines here; use a field, or extra={...}")
+        if text is not None:
+            _is_text(None, field, text)
 
 
 def _seconds(time: str) -> float | None:
@@ -181,28 +174,28 @@ class SbatchOptions:
         preamble: Lines of shell before the program, such as "module load mpi".
     """
 
-    nodes: int = attrs.field(default=1, converter=_to_count, validator=_check_count)
-    ntasks_per_node: int = attrs.field(default=1, converter=_to_count, validator=_check_count)
+    nodes: int = attrs.field(default=1, converter=_to_count, validator=_is_count)
+    ntasks_per_node: int = attrs.field(default=1, converter=_to_count, validator=_is_count)
     cpus_per_task: int | None = attrs.field(
-        default=None, converter=attrs.converters.optional(_to_count), validator=_check_count
+        default=None, converter=attrs.converters.optional(_to_count), validator=_is_count
     )
-    time: str | None = attrs.field(default=None, converter=_to_time, validator=_check_time)
-    mem: str | None = attrs.field(default=None, converter=_to_memory, validator=_check_memory)
-    mem_per_cpu: str | None = attrs.field(default=None, converter=_to_memory, validator=_check_memory)
-    partition: str | None = attrs.field(default=None, validator=_check_text)
-    account: str | None = attrs.field(default=None, validator=_check_text)
-    qos: str | None = attrs.field(default=None, validator=_check_text)
-    constraint: str | None = attrs.field(default=None, validator=_check_text)
-    gres: str | None = attrs.field(default=None, validator=_check_text)
-    exclusive: bool = attrs.field(default=False, validator=_check_flag)
-    requeue: bool = attrs.field(default=True, validator=_check_flag)
-    mail_type: str | None = attrs.field(default=None, validator=_check_text)
-    mail_user: str | None = attrs.field(default=None, validator=_check_text)
+    time: str | None = attrs.field(default=None, converter=_to_time, validator=_is_time)
+    mem: str | None = attrs.field(default=None, converter=_to_memory, validator=_is_memory)
+    mem_per_cpu: str | None = attrs.field(default=None, converter=_to_memory, validator=_is_memory)
+    partition: str | None = attrs.field(default=None, validator=_is_text)
+    account: str | None = attrs.field(default=None, validator=_is_text)
+    qos: str | None = attrs.field(default=None, validator=_is_text)
+    constraint: str | None = attrs.field(default=None, validator=_is_text)
+    gres: str | None = attrs.field(default=None, validator=_is_text)
+    exclusive: bool = attrs.field(default=False, validator=_is_flag)
+    requeue: bool = attrs.field(default=True, validator=_is_flag)
+    mail_type: str | None = attrs.field(default=None, validator=_is_text)
+    mail_user: str | None = attrs.field(default=None, validator=_is_text)
     # Not part of the hash, because a dictionary has none.
     extra: Mapping[str, str | None] = attrs.field(
         factory=dict[str, str | None], converter=_to_extra, validator=_check_extra, hash=False
     )
-    preamble: str = attrs.field(default="", validator=_check_preamble)
+    preamble: str = attrs.field(default="", validator=_is_preamble)
 
     def __attrs_post_init__(self) -> None:
         if self.mem is not None and self.mem_per_cpu is not None:

@@ -230,8 +230,6 @@ class SshConnection(asyncssh.SSHClientSession[bytes]):
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._greeting: bytes | None = b""  # the end of what came before the launcher's greeting; None after that
 
-    # ---- asyncssh's side ----------------------------------------------------------------------------------------
-
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         self._channel = chan
         chan.set_write_buffer_limits(WRITE_AHEAD)
@@ -256,8 +254,6 @@ class SshConnection(asyncssh.SSHClientSession[bytes]):
 
     def resume_writing(self) -> None:
         self._receiver.resume_writing()
-
-    # ---- the link's side ----------------------------------------------------------------------------------------
 
     def write(self, parts: Sequence[Bytes]) -> None:
         if self._channel is not None and not self._channel.is_closing():
