@@ -45,15 +45,7 @@ QUEUED = BatchState("pending", "PENDING", reason="CPUs")
 
 @attrs.frozen
 class Order:
-    """One submission of a job.
-
-    Args:
-        directory: The job's.
-        attempt: Which submission this is.
-        token: Its idempotency key, by which it is found.
-        name: What lists of jobs show.
-        options: What to ask for.
-    """
+    """One submission of a job; `token` is its idempotency key, `name` what lists of jobs show."""
 
     directory: JobDirectory
     attempt: int

@@ -117,19 +117,12 @@ class Value:
             raise Damaged(f"its result cannot be made here: {saying.in_words(error)}") from error
 
 
-@attrs.frozen
-class Error:
-    """The error that a job has ended with."""
-
-    error: Exception
-
-
-def unpack(outcome: str, payload: bytes) -> Value | Error:
-    """Return how a job has ended, from its result file; raises Damaged if its error cannot be unpickled here."""
+def unpack(outcome: str, payload: bytes) -> Value | Exception:
+    """Return a job's result or error, from its result file; raises Damaged if its error cannot be unpickled here."""
     if outcome == VALUE:
         return Value(payload)
     try:
-        return Error(unpack_error(payload))
+        return unpack_error(payload)
     except BaseException as error:
         words = saying.in_words(error)
         raise Damaged(f"the error that it ended with cannot be made here: {words}") from error

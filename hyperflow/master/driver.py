@@ -78,7 +78,7 @@ class JobDriver:
         self._status = directory.read_status() if record.attempts else None
         self._rows_taken = time.monotonic()
         self._late: set[Epoch] = set()  # starts of which a result was found that does not count
-        self._outcome: tuple[Epoch, calls.Value | calls.Error] | None = None  # read once, held until answered
+        self._outcome: tuple[Epoch, calls.Value | Exception] | None = None  # read once, held until answered
 
     def view(self) -> JobView:
         return JobView.of(self.record, self.directory, self._status, self._since)
@@ -142,7 +142,7 @@ class JobDriver:
             waiter.set_exception(self._error(cause))
             self._outcome = None
 
-    def _load(self, epoch: Epoch) -> calls.Value | calls.Error:
+    def _load(self, epoch: Epoch) -> calls.Value | Exception:
         """Return how a start has ended, read once; raises Damaged."""
         if self._outcome is None or self._outcome[0] != epoch:
             self._outcome = epoch, calls.unpack(*self.directory.read_result(epoch))
@@ -159,8 +159,8 @@ class JobDriver:
         if cause.kind is Kind.EXCEPTION:
             with suppress(Damaged):
                 outcome = self._load(self.record.epoch)
-                if isinstance(outcome, calls.Error):
-                    return outcome.error
+                if isinstance(outcome, Exception):
+                    return outcome
         kind = causes.ERRORS.get(cause.kind, JobFailed)
         return kind(self.record.title, cause.text, cause.slurm, str(self.directory.path))
 
@@ -357,7 +357,10 @@ class JobDriver:
             self._fail(Cause(Kind.HOPELESS, state.hopeless, state.description))
             return True
         if self.record.state is State.RUNNING:
-            await self._look()
+            self._read_status()
+            if time.monotonic() - self._rows_taken >= self._shared.timeouts.rows:
+                await self.take_rows()
+                self._rows_taken = time.monotonic()
             if self._newest_result() is not None and await self._take_result(None):
                 return True
         if watch.state != state:  # it has changed meanwhile
@@ -389,13 +392,6 @@ class JobDriver:
             self._hopeless = since, asyncio.get_running_loop().call_later(left, self.wake)
         return left <= 0
 
-    async def _look(self) -> None:
-        """Read the status of a running job, and now and then take its rows."""
-        self._read_status()
-        if time.monotonic() - self._rows_taken >= self._shared.timeouts.rows:
-            await self.take_rows()
-            self._rows_taken = time.monotonic()
-
     def _read_status(self) -> None:
         status = self.directory.read_status()
         if status is not None and status != self._status:
@@ -411,19 +407,15 @@ class JobDriver:
             deadline += self._shared.timeouts.grace
         pause = 0.05
         while (found := self._newest_result()) is None and time.monotonic() < deadline:
-            if (other := self._taken_by()) is not None:
-                self._apply(lifecycle.Taken(other))
+            claim = self.directory.read_claim(self.record.epoch.attempt)
+            if claim is not None and claim["batch_id"] != self.record.batch_id:
+                self._apply(lifecycle.Taken(int(claim["batch_id"])))
                 return
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1.0)
         if found is None or not await self._take_result(state):
             await self.take_rows(ended=state.end is not None and state.end.nothing_runs)
             self._fail(causes.of_end(state, files.tail(self.directory.output)))
-
-    def _taken_by(self) -> int | None:
-        """Return the Slurm job that has claimed the newest attempt, if it is not the one that we know."""
-        claim = self.directory.read_claim(self.record.epoch.attempt)
-        return None if claim is None or claim["batch_id"] == self.record.batch_id else int(claim["batch_id"])
 
     def _newest_result(self) -> Epoch | None:
         """Return the start whose result counts, if there is one; warn of results that came too late."""
@@ -457,7 +449,7 @@ class JobDriver:
             await self.take_rows(ended=state is not None)
             self._fail(Cause(Kind.RESULT, str(damage)))
             return True
-        if isinstance(outcome, calls.Error) and isinstance(outcome.error, AllocationEnding) and state is None:
+        if isinstance(outcome, AllocationEnding) and state is None:
             return False
         self._apply(lifecycle.Restarted(epoch))  # squeue may not have said so yet
         self._read_status()
@@ -465,7 +457,7 @@ class JobDriver:
         if isinstance(outcome, calls.Value):
             await self._apply_paced(lifecycle.Finished(epoch))
         else:
-            self._fail(causes.of_error(outcome.error, state))
+            self._fail(causes.of_error(outcome, state))
         return True
 
     def _fail(self, cause: Cause) -> None:

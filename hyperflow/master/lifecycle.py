@@ -86,15 +86,7 @@ class Epoch:
 
 @attrs.frozen
 class Attempt:
-    """One submission.
-
-    Args:
-        number: From 1.
-        token: Its idempotency key. It is on the disk before sbatch is called, so that a submission whose answer was
-            lost is found, and not made twice.
-        batch_id: What sbatch answered, as soon as that is known.
-        restarts: How often Slurm has started it again.
-    """
+    """One submission. `token` is its idempotency key: a submission whose answer was lost is found, not made twice."""
 
     number: int
     token: str
@@ -107,14 +99,10 @@ class Record:
     """What is known of a job; the contents of its job.json.
 
     Args:
-        number: Counts the jobs of a program from 1.
         identity: Which call of the program it is; the same in every run of the program.
         name: The call for people: function and arguments, cut.
-        options: What to ask sbatch for.
-        attempts: All submissions, the oldest first.
         cause: Why it failed, while it is held or failed.
         failures: How many attempts have failed and were retried without anybody's decision.
-        nodes: Where it runs, as Slurm writes it.
         reason: Why it waits, in Slurm's words.
     """
 

@@ -150,7 +150,8 @@ class Ticket:
 class LockFiles:
     """Takes locks for `me` from the other Jobs of a program; the `Outside` of a lock manager.
 
-    `home` is the run directory; `within` are the holders in whose scope this whole job runs.
+    `home` is the run directory; `within` are the holders in whose scope this whole job runs. Private methods block, and
+    run in a thread.
     """
 
     def __init__(self, home: Path, me: Holder, within: Sequence[str] = ()) -> None:

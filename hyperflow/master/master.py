@@ -50,13 +50,7 @@ TAKEN_BACK = frozenset({State.CANCELLED, State.HELD, State.NEW})
 class Master:
     """Runs the jobs of one program, in the scope of an `async with`; at its end all drivers have ended.
 
-    Args:
-        run: The run directory.
-        batch: Slurm, or this machine.
-        database: The program's results.
-        defaults: What to ask of Slurm where a call says nothing.
-        max_jobs: How many jobs may be with Slurm at a time; None for all.
-        mailer: Tells somebody of jobs that are held.
+    `defaults` is what to ask of Slurm where a call says nothing; `max_jobs`, how many may be with Slurm at a time.
     """
 
     def __init__(
@@ -211,12 +205,8 @@ class Master:
     ) -> Any:
         """Run a job in an allocation of its own, or go on with what an earlier master knows of this call.
 
-        Args:
-            job: What the program has called; it identifies the call.
-            sent: What is sent: the same with the options in force.
-            options: What to ask of Slurm.
-            on_error: What to do about failures.
-            within: The locks in whose scope it is awaited.
+        `job` is what the program has called, and identifies the call; `sent` is the same with the options in force;
+        `within` are the locks in whose scope it is awaited.
         """
         if self.leaving:
             raise HyperflowError("the program is being left; no more jobs are submitted")

@@ -56,14 +56,7 @@ RAISED = 1
 
 @attrs.frozen
 class Place:
-    """Where this process runs.
-
-    Args:
-        batch_id: Slurm's id of the job, or LocalBatch's.
-        restarts: How often Slurm has started it before.
-        cpus: How many CPUs to use on this machine; None in an allocation.
-        ids: Which ones, if there are enough.
-    """
+    """Where this process runs; `cpus` and their `ids` are for a job on this machine, else None."""
 
     batch_id: int
     restarts: int = 0

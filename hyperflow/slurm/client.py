@@ -177,11 +177,8 @@ class SlurmClient:
     async def find(self, tokens: Collection[str], *, since: float | None = None) -> dict[str, list[int]]:
         """Return the ids of the user's jobs that carry each token, oldest first; [] where there are none.
 
-        Jobs that have ended are found as long as slurmctld remembers them, and in accounting, if there is any.
-
-        Args:
-            tokens: What to look for.
-            since: How far to look back in accounting, in seconds since 1970; None for a week.
+        Jobs that have ended are found as long as slurmctld remembers them, and in accounting, if there is any. `since`
+        is how far to look back there, in seconds since 1970; None for a week.
 
         Raises:
             SlurmError: Slurm was away for longer than `pace.give_up_after`.

@@ -100,10 +100,7 @@ class BatchState:
         kind: "unknown" (nothing heard yet), "pending", "running", "ended", or "gone" (Slurm has forgotten it).
         slurm_state: Slurm's own word, such as TIMEOUT. A job that is COMPLETING still counts as running.
         reason: Why it waits, or why it has ended, in Slurm's words; "" if it gives none.
-        nodes: The list of its nodes, as Slurm writes it.
         restarts: How often it has been put back into the queue.
-        exit_code: Of the script, once it has ended.
-        signal: The signal that has ended the script, if one has.
         hopeless: Why it cannot start as things are; "" if it can, or nobody knows. A site may change that, so wait some
             minutes before you act on it.
     """

@@ -245,10 +245,8 @@ def batch_script(
     """Return the text of a batch script. The program takes the shell's place, so that it gets the signals itself.
 
     Args:
-        options: What to ask of Slurm.
         name: What the job is called in lists; need not be unique.
         token: By which this submission is found: 8 to 64 letters, digits, `_` and `-`.
-        command: The program and its arguments.
         log_file: Where the output goes. It is appended to, so that a second start keeps the output of the first one.
         directory: Where the program runs; a node that does not see it ends the job with exit code 72.
 

@@ -36,7 +36,7 @@ import attrs
 from hyperflow.config import Settings
 from hyperflow.errors import LauncherError
 from hyperflow.transports.process import WRITE_AHEAD, CutOff, Receiver, with_prologue
-from hyperflow.transports.ssh_advice import KnownKeys, explain, files_that_know, host_key_failure
+from hyperflow.transports.ssh_advice import KnownKeys, explain, files_that_know, host_key_failure, read_keys
 from hyperflow.wire.frames import HELLO, Bytes
 
 JITTER = 0.05
@@ -76,12 +76,7 @@ def known_hosts(settings: Settings) -> asyncssh.SSHKnownHosts:
 @functools.lru_cache(maxsize=4)
 def _read_known_hosts(files: tuple[tuple[str, tuple[int, int]], ...]) -> asyncssh.SSHKnownHosts:
     """Read each version of the files once: they may have thousands of lines, and a job hundreds of nodes."""
-    known = asyncssh.import_known_hosts("")
-    for path, _ in files:
-        for line in Path(path).read_text(errors="replace").splitlines():
-            with contextlib.suppress(ValueError):  # a damaged line vouches for nobody
-                known.load(line)
-    return known
+    return read_keys(*(path for path, _ in files))
 
 
 EVALUATE = 'eval "$(printf %b "$0")"'

@@ -130,11 +130,17 @@ def files_that_know(host: str, address: str, port: int, files: Sequence[str]) ->
     """Return those of the files that have a key for a host, or of who vouches for it."""
     knowing: list[str] = []
     for path in files:
-        known = asyncssh.import_known_hosts("")
         with contextlib.suppress(OSError):  # what cannot be read vouches for nobody
-            for line in Path(path).read_text(errors="replace").splitlines():
-                with contextlib.suppress(ValueError):  # nor does a damaged line
-                    known.load(line)
-        if any(asyncssh.match_known_hosts(known, host, address, port)[:2]):
-            knowing.append(path)
+            if any(asyncssh.match_known_hosts(read_keys(path), host, address, port)[:2]):
+                knowing.append(path)
     return knowing
+
+
+def read_keys(*files: str) -> asyncssh.SSHKnownHosts:
+    """Return the host keys of files."""
+    known = asyncssh.import_known_hosts("")
+    for path in files:
+        for line in Path(path).read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):  # a damaged line vouches for nobody
+                known.load(line)
+    return known

@@ -54,8 +54,8 @@ def value(directory: JobDirectory, epoch: Epoch) -> Any:
 def error(directory: JobDirectory, epoch: Epoch) -> Exception:
     """Return the error that a start has ended with."""
     outcome = calls.unpack(*directory.read_result(epoch))
-    assert isinstance(outcome, calls.Error)
-    return outcome.error
+    assert isinstance(outcome, Exception)
+    return outcome
 
 
 def test_result(directory: JobDirectory) -> None:
