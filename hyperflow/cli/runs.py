@@ -17,7 +17,7 @@ import attrs
 from hyperflow import checked_files
 from hyperflow.checked_files import Damaged
 from hyperflow.errors import ConfigurationError
-from hyperflow.master import lifecycle, rundir
+from hyperflow.master import rundir
 from hyperflow.master.lifecycle import Record, State
 from hyperflow.master.rundir import JobDirectory
 from hyperflow.master.view import JobView, story
@@ -92,7 +92,7 @@ class Run:
                     raise ConfigurationError(f"there is no job {number} in {self.home}")
                 directory, record = there[number]
                 options = SbatchOptions(**record.options).changed(**changes)
-                after = lifecycle.step(record, lifecycle.Retry(attrs.asdict(options)))
+                after = record.retried(attrs.asdict(options))
                 if after is record:
                     raise ConfigurationError(f"job {number}, {record.name} is {record.state}: it need not be retried")
                 again.append((directory, after))

@@ -34,7 +34,7 @@ from hyperflow.errors import (
     JobFailed,
     SlurmError,
 )
-from hyperflow.master import calls, causes, lifecycle, lockfiles
+from hyperflow.master import calls, causes, lockfiles
 from hyperflow.master.batch import Order
 from hyperflow.master.lifecycle import AT_REST, WITH_SLURM, Cause, Epoch, Kind, Record, State, Verdict
 from hyperflow.master.rundir import CUT_OFF, JobDirectory
@@ -94,7 +94,7 @@ class JobDriver:
             self._judge()
             self.directory.write_scope(within)
             if self.record.state is State.CANCELLED:  # an earlier run no longer wanted it, this one does
-                self._apply(lifecycle.Retry())
+                self._put(self.record.retried())
             if self.record.state is State.HELD:  # since an earlier run
                 self._tell_held()
             self._answer()
@@ -117,7 +117,7 @@ class JobDriver:
             if verdict is Verdict.RAISE:
                 self._put(attrs.evolve(self.record, state=State.FAILED))
             elif verdict is Verdict.AGAIN:
-                self._apply(lifecycle.Retry())
+                self._put(self.record.retried())
         self._unjudged = False
 
     def _waiting(self) -> asyncio.Future[Any] | None:
@@ -165,7 +165,7 @@ class JobDriver:
         return kind(self.record.title, cause.text, cause.slurm, str(self.directory.path))
 
     def retry(self, options: Mapping[str, Any]) -> None:
-        self._apply(lifecycle.Retry(options))
+        self._put(self.record.retried(options))
         self._shared.counts["retried"] += 1
         self.start()
 
@@ -173,7 +173,7 @@ class JobDriver:
         """End it at Slurm, and hold it."""
         self._stop()
         cause = Cause(Kind.CANCELLED, "it was cancelled by `hyperflow cancel`")
-        self._apply(lifecycle.Failed(self.record.epoch.attempt, cause, Verdict.HOLD))
+        self._put(self.record.failed(self.record.epoch.attempt, cause, Verdict.HOLD))
 
     def give_up(self) -> None:
         self._put(attrs.evolve(self.record, state=State.FAILED))
@@ -182,7 +182,7 @@ class JobDriver:
     def abandon(self) -> None:
         """End it for good: no flow waits for it any more."""
         self._stop()
-        self._apply(lifecycle.Cancel())
+        self._put(self.record.cancelled())
 
     def close(self, finished: bool) -> None:
         """Decide about a job whose await was cancelled a moment ago: if the program has finished, nobody wants it."""
@@ -277,15 +277,13 @@ class JobDriver:
         number = self.record.number
         lockfiles.sweep(self.directory.home, lambda holder: holder.job == number and holder.epoch <= epoch)
 
-    def _apply(self, event: lifecycle.Event) -> None:
-        """Apply an event to the record, and write the record."""
-        self._put(lifecycle.step(self.record, event))
-
-    async def _apply_paced(self, event: lifecycle.Event) -> None:
-        """The same, in a turn of its own if it writes, because one answer of squeue may concern many jobs."""
-        if _durable(lifecycle.step(self.record, event)) != _durable(self.record):
+    async def _put_paced(self, after: Record) -> None:
+        """Replace the record, in a turn of its own if that writes: one answer of squeue may concern many jobs."""
+        before = self.record
+        if _durable(after) != _durable(before):
             await self._shared.pacing.turn()
-        self._apply(event)
+        if self.record is before:  # nobody has moved it meanwhile
+            self._put(after)
 
     def _put(self, after: Record) -> None:
         """Replace the record; raises ConfigurationError if it cannot be written."""
@@ -310,7 +308,7 @@ class JobDriver:
             await asyncio.wait([self.disposal])
         number = self.record.epoch.attempt + 1
         token = f"{self._shared.program_id}-{self.record.number}-{number}"
-        self._apply(lifecycle.Submitting(token))
+        self._put(self.record.submitting(token))
         self._outcome = None  # of an earlier attempt
         await self.take_rows()  # of earlier attempts: this one begins with what the program's database has
         options = SbatchOptions(**self.record.options)
@@ -320,7 +318,7 @@ class JobDriver:
         except (SlurmError, ConfigurationError) as error:
             self._fail(causes.of_refusal(error))
         else:
-            self._apply(lifecycle.Accepted(batch_id))
+            self._put(self.record.accepted(batch_id))
 
     async def _look_up(self) -> None:
         """Find out whether a submission came through whose answer an earlier master has not noted."""
@@ -330,9 +328,9 @@ class JobDriver:
         # Slurm forgets a job that has ended long ago, but the job has left its claim.
         claim = self.directory.read_claim(attempt.number)
         if claim is not None or found:
-            self._apply(lifecycle.Accepted(int(claim["batch_id"]) if claim is not None else found[0]))
+            self._put(self.record.accepted(int(claim["batch_id"]) if claim is not None else found[0]))
         else:
-            self._apply(lifecycle.NotThere())
+            self._put(self.record.not_there())
         if others := [one for one in found if one != self.record.batch_id]:
             await self._shared.batch.cancel(others)
 
@@ -345,13 +343,13 @@ class JobDriver:
         if state.final:
             self._end, self._watch = state, None
             if self._shared.batch.local and state.kind == "gone" and self._newest_result() is None:
-                self._apply(lifecycle.NotThere())  # it has ended with the master that started it
+                self._put(self.record.not_there())  # it has ended with the master that started it
             else:
-                await self._apply_paced(lifecycle.Over(attempt.number, state.restarts))
+                await self._put_paced(self.record.over(attempt.number, state.restarts))
             return True
         if state.kind != "unknown":
             running = state.kind == "running"
-            await self._apply_paced(lifecycle.Seen(attempt.number, running, state.restarts, state.nodes, state.reason))
+            await self._put_paced(self.record.seen(attempt.number, running, state.restarts, state.nodes, state.reason))
         if self._is_hopeless(state):
             self._dispose()
             self._fail(Cause(Kind.HOPELESS, state.hopeless, state.description))
@@ -409,7 +407,7 @@ class JobDriver:
         while (found := self._newest_result()) is None and time.monotonic() < deadline:
             claim = self.directory.read_claim(self.record.epoch.attempt)
             if claim is not None and claim["batch_id"] != self.record.batch_id:
-                self._apply(lifecycle.Taken(int(claim["batch_id"])))
+                self._put(self.record.taken(int(claim["batch_id"])))
                 return
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1.0)
@@ -451,11 +449,11 @@ class JobDriver:
             return True
         if isinstance(outcome, AllocationEnding) and state is None:
             return False
-        self._apply(lifecycle.Restarted(epoch))  # squeue may not have said so yet
+        self._put(self.record.restarted(epoch))  # squeue may not have said so yet
         self._read_status()
         await self.take_rows(ended=True)  # the result was written after the job's database was closed
         if isinstance(outcome, calls.Value):
-            await self._apply_paced(lifecycle.Finished(epoch))
+            await self._put_paced(self.record.finished(epoch))
         else:
             self._fail(causes.of_error(outcome, state))
         return True
@@ -463,7 +461,7 @@ class JobDriver:
     def _fail(self, cause: Cause) -> None:
         verdict = self._verdict(cause)
         self._unjudged = not self._asked
-        self._apply(lifecycle.Failed(self.record.epoch.attempt, cause, verdict))
+        self._put(self.record.failed(self.record.epoch.attempt, cause, verdict))
         if verdict is Verdict.AGAIN:
             self._shared.counts["retried"] += 1
         elif verdict is Verdict.HOLD:

@@ -1,4 +1,4 @@
-"""The life of a job of the cluster level: pure state. Events in, a new record out; no I/O, no clock.
+"""The life of a job of the cluster level: pure state. An event gives a new record; no I/O, no clock.
 
     new -> submitting -> queued -> running -> ended -> done
                   \\                                 \\-> held | failed (the program gets the error) | new (once more)
@@ -10,8 +10,8 @@ their numbers only grow (a submission that never happened does not count). Withi
 again; that count only grows, too. Events of an older attempt or start change nothing. At most one attempt of a job is
 with Slurm.
 
-An event that does not fit the state is no error, because news of a cancelled job may come late. `step` then returns the
-record that it was given.
+Each event is a method of `Record`, which returns the record after it. An event that does not fit the state is no
+error, because news of a cancelled job may come late. The record is then the same.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class State(enum.StrEnum):
 WITH_SLURM = frozenset({State.SUBMITTING, State.QUEUED, State.RUNNING, State.ENDED})
 """States in which there may be an allocation, or an outcome that nobody has looked at."""
 
-_STARTED = frozenset({State.QUEUED, State.RUNNING, State.ENDED})
+_AT_SLURM = frozenset({State.QUEUED, State.RUNNING})
+_STARTED = _AT_SLURM | {State.ENDED}
 
 AT_REST = frozenset({State.DONE, State.FAILED, State.HELD, State.CANCELLED})
 """States that end only by somebody's decision."""
@@ -94,6 +95,17 @@ class Attempt:
     restarts: int = 0
 
 
+class Verdict(enum.StrEnum):
+    """What follows from a failure."""
+
+    HOLD = "hold"
+    RAISE = "raise"
+    AGAIN = "again"
+
+
+_AFTER_FAILURE = {Verdict.HOLD: State.HELD, Verdict.RAISE: State.FAILED, Verdict.AGAIN: State.NEW}
+
+
 @attrs.frozen
 class Record:
     """What is known of a job; the contents of its job.json.
@@ -137,155 +149,80 @@ class Record:
         """The newest start; older ones do not count any more."""
         return Epoch(self.attempt.number, self.attempt.restarts) if self.attempt else Epoch(0)
 
+    def submitting(self, token: str) -> Record:
+        """It is about to be submitted, under this token."""
+        if self.state is not State.NEW:
+            return self
+        attempt = Attempt(self.epoch.attempt + 1, token)
+        return attrs.evolve(self._moved(State.SUBMITTING), attempts=(*self.attempts, attempt), cause=None)
 
-@attrs.frozen
-class Submitting:
-    """It is about to be submitted, under this token."""
+    def accepted(self, batch_id: int) -> Record:
+        """It has been submitted, and has this id."""
+        if self.state is not State.SUBMITTING:
+            return self
+        return self._moved(State.QUEUED)._with_attempt(batch_id=batch_id)
 
-    token: str
+    def taken(self, batch_id: int) -> Record:
+        """Another submission under the same token does the work: one that was believed lost."""
+        if self.state not in _STARTED or batch_id == self.batch_id:
+            return self
+        return self._moved(State.QUEUED)._with_attempt(batch_id=batch_id, restarts=0)
 
-
-@attrs.frozen
-class Accepted:
-    """It has been submitted, and has this id."""
-
-    batch_id: int
-
-
-@attrs.frozen
-class Taken:
-    """Another submission under the same token does the work: one that was believed lost."""
-
-    batch_id: int
-
-
-@attrs.frozen
-class NotThere:
-    """Nothing was submitted under its token; or it was, and has ended with the master that it belonged to."""
-
-
-@attrs.frozen
-class Seen:
-    """Slurm has it queued or running."""
-
-    attempt: int
-    running: bool
-    restarts: int = 0
-    nodes: str = ""
-    reason: str = ""
-
-
-@attrs.frozen
-class Restarted:
-    """There is a later start of the newest attempt."""
-
-    epoch: Epoch
-
-
-@attrs.frozen
-class Over:
-    """Slurm does not have it any more: now its outcome counts."""
-
-    attempt: int
-    restarts: int = 0
-
-
-@attrs.frozen
-class Finished:
-    """A sound result was found."""
-
-    epoch: Epoch
-
-
-class Verdict(enum.StrEnum):
-    """What follows from a failure."""
-
-    HOLD = "hold"
-    RAISE = "raise"
-    AGAIN = "again"
-
-
-@attrs.frozen
-class Failed:
-    """An attempt has failed, or could not be made."""
-
-    attempt: int
-    cause: Cause
-    verdict: Verdict
-
-
-@attrs.frozen
-class Retry:
-    """Somebody wants it tried again, maybe with other options; its failures are counted from 0 again."""
-
-    options: Mapping[str, Any] | None = None
-
-
-@attrs.frozen
-class Cancel:
-    """Nobody wants it any more."""
-
-
-Event = Submitting | Accepted | Taken | NotThere | Seen | Restarted | Over | Finished | Failed | Retry | Cancel
-
-
-def step(job: Record, event: Event) -> Record:
-    """Return the record after an event; the same one if it changes nothing."""
-    match event:
-        case Submitting(token) if job.state is State.NEW:
-            attempt = Attempt(job.epoch.attempt + 1, token)
-            return attrs.evolve(_moved(job, State.SUBMITTING), attempts=(*job.attempts, attempt), cause=None)
-        case Accepted(batch_id) if job.state is State.SUBMITTING:
-            return _with_attempt(_moved(job, State.QUEUED), batch_id=batch_id)
-        case Taken(batch_id) if job.state in _STARTED and batch_id != job.batch_id:
-            return _with_attempt(_moved(job, State.QUEUED), batch_id=batch_id, restarts=0)
-        case NotThere() if job.state is State.SUBMITTING:
+    def not_there(self) -> Record:
+        """Nothing was submitted under its token; or it was, and has ended with the master that it belonged to."""
+        if self.state is State.SUBMITTING:
             # The next submission has the same token: if the first one comes through late, both are known as one.
-            return attrs.evolve(_moved(job, State.NEW), attempts=job.attempts[:-1])
-        case NotThere() if job.state in (State.QUEUED, State.RUNNING):
-            return _moved(job, State.NEW)
-        case Seen() if event.attempt == job.epoch.attempt and job.state in (State.QUEUED, State.RUNNING):
-            return _seen(job, event)
-        case Restarted(epoch) if epoch.attempt == job.epoch.attempt and epoch > job.epoch and job.state in _STARTED:
-            return _with_attempt(job, restarts=epoch.restarts)
-        case Over() if event.attempt == job.epoch.attempt and job.state in (State.QUEUED, State.RUNNING):
-            restarts = max(event.restarts, job.epoch.restarts)
-            return _with_attempt(_moved(job, State.ENDED), restarts=restarts)
-        case Finished(epoch) if epoch == job.epoch and job.state in _STARTED:
-            return _moved(job, State.DONE)
-        case Failed() if event.attempt == job.epoch.attempt and job.state in WITH_SLURM | {State.NEW, State.DONE}:
-            return _failed(job, event)
-        case Retry(options) if job.state in (State.HELD, State.FAILED, State.CANCELLED):
-            changed = job.options if options is None else options
-            return attrs.evolve(_moved(job, State.NEW), options=changed, cause=None, failures=0)
-        case Cancel() if job.state not in (State.DONE, State.CANCELLED):
-            return attrs.evolve(_moved(job, State.CANCELLED), cause=None)
-        case _:
-            return job
+            return attrs.evolve(self._moved(State.NEW), attempts=self.attempts[:-1])
+        return self._moved(State.NEW) if self.state in _AT_SLURM else self
 
+    def seen(self, attempt: int, running: bool, restarts: int = 0, nodes: str = "", reason: str = "") -> Record:
+        """Slurm has it queued or running."""
+        if Epoch(attempt, restarts) < self.epoch or attempt != self.epoch.attempt or self.state not in _AT_SLURM:
+            return self
+        state = State.RUNNING if running else State.QUEUED
+        return attrs.evolve(self, state=state, nodes=nodes, reason=reason)._with_attempt(restarts=restarts)
 
-def _moved(job: Record, state: State) -> Record:
-    return attrs.evolve(job, state=state, nodes="", reason="")
+    def restarted(self, epoch: Epoch) -> Record:
+        """There is a later start of the newest attempt."""
+        if epoch.attempt != self.epoch.attempt or epoch <= self.epoch or self.state not in _STARTED:
+            return self
+        return self._with_attempt(restarts=epoch.restarts)
 
+    def over(self, attempt: int, restarts: int = 0) -> Record:
+        """Slurm does not have it any more: now its outcome counts."""
+        if attempt != self.epoch.attempt or self.state not in _AT_SLURM:
+            return self
+        return self._moved(State.ENDED)._with_attempt(restarts=max(restarts, self.epoch.restarts))
 
-def _with_attempt(job: Record, **changes: Any) -> Record:
-    return attrs.evolve(job, attempts=(*job.attempts[:-1], attrs.evolve(job.attempts[-1], **changes)))
+    def finished(self, epoch: Epoch) -> Record:
+        """A sound result was found."""
+        return self._moved(State.DONE) if epoch == self.epoch and self.state in _STARTED else self
 
+    def failed(self, attempt: int, cause: Cause, verdict: Verdict) -> Record:
+        """An attempt has failed, or could not be made."""
+        if attempt != self.epoch.attempt or self.state not in WITH_SLURM | {State.NEW, State.DONE}:
+            return self
+        # Of a job that is done only one thing can turn out: that its result cannot be read.
+        if self.state is State.DONE and cause.kind is not Kind.RESULT:
+            return self
+        failures = self.failures + (verdict is Verdict.AGAIN)
+        return attrs.evolve(self._moved(_AFTER_FAILURE[verdict]), cause=cause, failures=failures)
 
-def _seen(job: Record, event: Seen) -> Record:
-    if event.restarts < job.epoch.restarts:
-        return job
-    state = State.RUNNING if event.running else State.QUEUED
-    moved = attrs.evolve(job, state=state, nodes=event.nodes, reason=event.reason)
-    return _with_attempt(moved, restarts=event.restarts)
+    def retried(self, options: Mapping[str, Any] | None = None) -> Record:
+        """Somebody wants it tried again, maybe with other options; its failures are counted from 0 again."""
+        if self.state not in (State.HELD, State.FAILED, State.CANCELLED):
+            return self
+        changed = self.options if options is None else options
+        return attrs.evolve(self._moved(State.NEW), options=changed, cause=None, failures=0)
 
+    def cancelled(self) -> Record:
+        """Nobody wants it any more."""
+        if self.state in (State.DONE, State.CANCELLED):
+            return self
+        return attrs.evolve(self._moved(State.CANCELLED), cause=None)
 
-def _failed(job: Record, event: Failed) -> Record:
-    # Of a job that is done only one thing can turn out: that its result cannot be read.
-    if job.state is State.DONE and event.cause.kind is not Kind.RESULT:
-        return job
-    after = attrs.evolve(_moved(job, _AFTER_FAILURE[event.verdict]), cause=event.cause)
-    return attrs.evolve(after, failures=job.failures + 1) if event.verdict is Verdict.AGAIN else after
+    def _moved(self, state: State) -> Record:
+        return attrs.evolve(self, state=state, nodes="", reason="")
 
-
-_AFTER_FAILURE = {Verdict.HOLD: State.HELD, Verdict.RAISE: State.FAILED, Verdict.AGAIN: State.NEW}
+    def _with_attempt(self, **changes: Any) -> Record:
+        return attrs.evolve(self, attempts=(*self.attempts[:-1], attrs.evolve(self.attempts[-1], **changes)))

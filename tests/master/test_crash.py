@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 import hyperflow as hf
-from hyperflow.master import lifecycle
 from hyperflow.master.driver import JobDriver
 from tests.master.fake_slurm import FakeSlurm, Fate, Killed
 from tests.master.support import open_fake
@@ -110,7 +109,7 @@ async def test_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A master that did not ask for lost submissions would be caught by the test above."""
 
     async def guess(self: JobDriver) -> None:
-        self._apply(lifecycle.NotThere())
+        self._put(self.record.not_there())
 
     steps = await steps_of_whole_run(tmp_path / "whole", monkeypatch)
     monkeypatch.setattr(JobDriver, "_look_up", guess)
