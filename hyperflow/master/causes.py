@@ -20,7 +20,6 @@ from hyperflow.errors import (
 )
 from hyperflow.master.lifecycle import Cause, Kind, Verdict
 from hyperflow.saying import in_words, short_str
-from hyperflow.slurm import refusal
 from hyperflow.slurm.queue import BatchState
 
 ERRORS: Mapping[Kind, type[JobFailed]] = {
@@ -71,11 +70,6 @@ def of_end(state: BatchState, output: str) -> Cause:
     elif state.kind == "gone":
         text = "Slurm has forgotten it, and it has left no result"
     return Cause(Kind.CRASH, text, state.description)
-
-
-def of_refusal(error: Exception) -> Cause:
-    """Return why a job could not be submitted, from the error of sbatch or of the file system."""
-    return Cause(Kind.REFUSED, f"it could not be submitted: {refusal.gist(str(error))}", str(error))
 
 
 def of_error(error: Exception, state: BatchState | None) -> Cause:

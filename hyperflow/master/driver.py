@@ -40,6 +40,7 @@ from hyperflow.master.lifecycle import AT_REST, WITH_SLURM, Cause, Epoch, Kind, 
 from hyperflow.master.rundir import CUT_OFF, JobDirectory
 from hyperflow.master.shared import Shared
 from hyperflow.master.view import JobView
+from hyperflow.slurm import refusal
 from hyperflow.slurm.client import Watch
 from hyperflow.slurm.queue import BatchState
 from hyperflow.slurm.script import SbatchOptions
@@ -316,7 +317,8 @@ class JobDriver:
         try:
             batch_id = await self._shared.batch.submit_order(Order(self.directory, number, token, name, options))
         except (SlurmError, ConfigurationError) as error:
-            self._fail(causes.of_refusal(error))
+            said = str(error)
+            self._fail(Cause(Kind.REFUSED, f"it could not be submitted: {refusal.gist(said)}", said))
         else:
             self._put(self.record.accepted(batch_id))
 

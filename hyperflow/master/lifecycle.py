@@ -65,7 +65,7 @@ class Kind(enum.StrEnum):
 class Cause:
     """Why a job failed, in words; `slurm` is what Slurm said."""
 
-    kind: Kind
+    kind: Kind = attrs.field(converter=Kind)
     text: str
     slurm: str = ""
 
@@ -122,7 +122,7 @@ class Record:
     identity: str
     name: str
     options: Mapping[str, Any]
-    state: State = State.NEW
+    state: State = attrs.field(default=State.NEW, converter=State)
     attempts: tuple[Attempt, ...] = ()
     cause: Cause | None = None
     failures: int = 0

@@ -52,7 +52,7 @@ from hyperflow import checked_files, files
 from hyperflow.checked_files import Damaged
 from hyperflow.database.ownership import Owner, Ownership
 from hyperflow.errors import ConfigurationError, DatabaseError, RunInUse
-from hyperflow.master.lifecycle import Attempt, Cause, Epoch, Kind, Record, State
+from hyperflow.master.lifecycle import Attempt, Cause, Epoch, Record
 from hyperflow.program import ProgramInfo
 
 FORMAT = 1
@@ -165,10 +165,9 @@ class JobDirectory:
             data = json.loads(checked_files.read_private(self._record))
             if data.pop("format") != FORMAT:
                 raise ValueError("it was written by a newer version of hyperflow")
-            data["state"] = State(data["state"])
             data["attempts"] = tuple(Attempt(**attempt) for attempt in data["attempts"])
             if data["cause"] is not None:
-                data["cause"] = Cause(**{**data["cause"], "kind": Kind(data["cause"]["kind"])})
+                data["cause"] = Cause(**data["cause"])
             return Record(**data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Damaged(f"{self._record} is damaged: {error}") from error

@@ -75,7 +75,7 @@ class JobView:
 
     number: int
     name: str
-    state: State
+    state: State = attrs.field(converter=State)
     batch_id: int | None
     reason: str
     nodes: str
@@ -83,7 +83,7 @@ class JobView:
     cause: str
     since: float
     attempts: int
-    directory: Path
+    directory: Path = attrs.field(converter=Path)
 
     @classmethod
     def of(cls, record: Record, directory: JobDirectory, status: dict[str, Any] | None, since: float) -> JobView:
@@ -109,13 +109,9 @@ def job_to_json(job: JobView) -> dict[str, Any]:
 
 def job_from_json(data: Mapping[str, Any]) -> JobView:
     """Return the job that a JSON object describes; members that are not known here are left out."""
-    known = {field.name: data[field.name] for field in attrs.fields(JobView)}
+    known: dict[str, Any] = {field.name: data[field.name] for field in attrs.fields(JobView)}
     counts = {field.name: data["progress"][field.name] for field in attrs.fields(Progress)}
-    known |= {
-        "state": State(data["state"]),
-        "progress": Progress(**counts),
-        "directory": Path(data["directory"]),
-    }
+    known["progress"] = Progress(**counts)
     return JobView(**known)
 
 
@@ -138,7 +134,8 @@ def story(record: Record, directory: JobDirectory) -> str:
     lines += _quoted(directory.output, 15)
     logs = directory.log_dir(record.epoch)
     if record.state in (State.HELD, State.FAILED) and logs.is_dir():
-        for log in _newest(logs):
+        written = [path for path in logs.glob("*.log") if path.stat().st_size]
+        for log in sorted(written, key=lambda path: path.stat().st_mtime)[-TAILS:]:
             lines += _quoted(log, 5)
         lines.append(f"  all logs: {shlex.quote(str(logs))}")
     lines.append(f"  its files: {shlex.quote(str(directory.path))} (script.sh is what was submitted)")
@@ -150,8 +147,3 @@ def story(record: Record, directory: JobDirectory) -> str:
 def _quoted(file: Path, lines: int) -> list[str]:
     quoted = [f"    | {line}" for line in files.tail(file, lines=lines).splitlines()]
     return [f"  the end of {file}:", *quoted] if quoted else []
-
-
-def _newest(logs: Path) -> list[Path]:
-    found = [path for path in logs.glob("*.log") if path.stat().st_size]
-    return sorted(found, key=lambda path: path.stat().st_mtime)[-TAILS:]

@@ -75,7 +75,10 @@ def read(
             "one part; submit the parts as jobs of their own"
         )
     names = variables.nodes("SLURM_JOB_NODELIST")
-    _agree(variables, names)
+    number = variables.integer("SLURM_JOB_NUM_NODES", len(names))
+    if number != len(names):
+        listed = variables.text("SLURM_JOB_NODELIST")
+        raise SlurmError(f"SLURM_JOB_NUM_NODES={number}, but SLURM_JOB_NODELIST={listed} has {len(names)} nodes")
     cpus = variables.counts("SLURM_JOB_CPUS_PER_NODE", names)
     tasks = _tasks(variables, names)
     if record is not None:
@@ -85,7 +88,7 @@ def read(
         nodes=tuple(Node(name, cpus[name], tasks.get(name)) for name in names),
         head=record.head if record else names[0],
         here=_here(environ, names, hostname or ""),
-        end_time=_end_time(variables, record),
+        end_time=record.end_time if record else float(variables.integer("SLURM_JOB_END_TIME", 0)) or None,
         restart_count=record.restarts if record else variables.integer("SLURM_RESTART_COUNT", 0),
     )
 
@@ -171,13 +174,6 @@ class _Variables:
         return dict(zip(names, numbers, strict=True))
 
 
-def _agree(variables: _Variables, names: tuple[str, ...]) -> None:
-    number = variables.integer("SLURM_JOB_NUM_NODES", len(names))
-    if number != len(names):
-        listed = variables.text("SLURM_JOB_NODELIST")
-        raise SlurmError(f"SLURM_JOB_NUM_NODES={number}, but SLURM_JOB_NODELIST={listed} has {len(names)} nodes")
-
-
 def _tasks(variables: _Variables, names: tuple[str, ...]) -> dict[str, int]:
     """Read the tasks per node: of the job's nodes, or inside srun of the step's, or the user's `--ntasks-per-node`."""
     name, step = "SLURM_TASKS_PER_NODE", "SLURM_STEP_NODELIST"
@@ -215,9 +211,3 @@ def _here(environ: Mapping[str, str], names: tuple[str, ...], hostname: str) -> 
         if candidate in names:
             return candidate
     return None
-
-
-def _end_time(variables: _Variables, record: scontrol.JobRecord | None) -> float | None:
-    if record is not None:
-        return record.end_time
-    return float(variables.integer("SLURM_JOB_END_TIME", 0)) or None

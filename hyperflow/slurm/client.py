@@ -30,7 +30,7 @@ import attrs
 from hyperflow.aio import Changing
 from hyperflow.errors import SlurmError
 from hyperflow.slurm import queue, refusal
-from hyperflow.slurm.commands import Answer, Commands, SlurmAway
+from hyperflow.slurm.commands import Commands, SlurmAway
 from hyperflow.slurm.queue import BatchState
 
 log = logging.getLogger("hyperflow.slurm")
@@ -325,7 +325,9 @@ class SlurmClient:
         """
         which = ("--noheader", "--states=all", f"--user={os.getuid()}", f"--Format={queue.QUEUE_FORMAT}")
         answer = await self._commands.run("squeue", *which, timeout=self.pace.timeout)
-        if answer.code or not _is_list(answer):
+        # Some errors come with exit code 0, and some sites' squeue prints remarks that mean nothing.
+        is_list = answer.output.strip() or "error" not in answer.errors.lower()
+        if answer.code or not is_list:
             raise SlurmAway(answer.said or f"squeue exited with {answer.code}")
         self._note_back()
         return queue.read_queue(answer.output)
@@ -339,9 +341,8 @@ class SlurmClient:
         try:
             answer = await self._commands.run(*command, timeout=self.pace.timeout)
         except SlurmError:  # there is no sacct
-            self._no_accounting = True
-            return {}
-        if "accounting storage is disabled" in answer.errors:
+            answer = None
+        if answer is None or "accounting storage is disabled" in answer.errors:
             self._no_accounting = True
             return {}
         if answer.code:
@@ -388,11 +389,6 @@ def _sbatch(script: Path) -> tuple[str, ...]:
 def _refused(script: Path, said: str) -> SlurmError:
     told = refusal.advice(said)
     return SlurmError(f"sbatch refused {script}:\n  {said}" + (f"\n{told}" if told else "\nsee the script"))
-
-
-def _is_list(answer: Answer) -> bool:
-    # Some errors come with exit code 0, and some sites' squeue prints remarks that mean nothing.
-    return bool(answer.output.strip()) or "error" not in answer.errors.lower()
 
 
 def _is_done_with(line: str) -> bool:
