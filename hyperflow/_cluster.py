@@ -124,13 +124,13 @@ def remote_eval_job(job: Flow[T]) -> Cluster[T]:
     return Cluster(RemoteJob(job.used()))
 
 
+@attrs.define(eq=False)
 class ClusterEvaluator:
     """Plain `remote_eval` in a Cluster computation: each one is a Slurm job with one worker."""
 
-    def __init__(self, master: Master) -> None:
-        self._master = master
-        self.cpus = 0
-        self.locks = LockManager()
+    _master: Master
+    cpus: int = 0
+    locks: LockManager = attrs.field(factory=LockManager)
 
     def statistics(self) -> ClusterStatistics:
         """Count the jobs by state."""

@@ -213,7 +213,7 @@ class LockFiles:
         for name, key in names.items():
             if not self._take_one(name, key, number):
                 for one in taken:
-                    self._release_one(one, self.name(number))
+                    _release(self._place / one, self.name(number))
                 return False
             taken.append(name)
         return True
@@ -242,22 +242,13 @@ class LockFiles:
             if holder is None or not holder.is_gone(self._home):
                 return True
             logger.warning("a lock of job %d was taken over: that start of it has ended", holder.job)
-            self._release_one(name, found)
+            _release(self._place / name, found)
         return False
-
-    def _release_one(self, name: str, holder: str) -> bool:
-        try:
-            (self._place / name / holder).unlink()
-        except FileNotFoundError:
-            return False
-        with suppress(OSError):  # somebody else has it already
-            (self._place / name).rmdir()
-        return True
 
     def _give_back(self, request: LockRequest, had_it: bool) -> None:
         with self._one_at_a_time:
             for key in request.keys:
-                if not self._release_one(_digest(key), self.name(request.number)) and had_it:
+                if not _release(self._place / _digest(key), self.name(request.number)) and had_it:
                     logger.warning("the lock of %s was taken from us: somebody believed that this job had ended", key)
             self._leave_queue(request)
 
@@ -356,10 +347,21 @@ def sweep(home: Path, ended: Callable[[Holder], bool]) -> None:
         for found in _names(place / name):
             holder = Holder.from_name(found.partition(",")[2] if name == "queue" else found)
             if holder is not None and ended(holder):
-                (place / name / found).unlink(missing_ok=True)
-                if name != "queue":
-                    with suppress(OSError):
-                        (place / name).rmdir()
+                if name == "queue":
+                    (place / name / found).unlink(missing_ok=True)
+                else:
+                    _release(place / name, found)
+
+
+def _release(lock: Path, holder: str) -> bool:
+    """Remove a holder's file from a lock; return whether it was there."""
+    try:
+        (lock / holder).unlink()
+    except FileNotFoundError:
+        return False
+    with suppress(OSError):  # somebody else has it already
+        lock.rmdir()
+    return True
 
 
 def _names(directory: Path) -> list[str]:

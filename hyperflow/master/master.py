@@ -37,7 +37,7 @@ from hyperflow.master.driver import JobDriver
 from hyperflow.master.lifecycle import AT_REST, WITH_SLURM, Record, State
 from hyperflow.master.mail import Mailer
 from hyperflow.master.rundir import JobDirectory, RunDirectory, job_directories
-from hyperflow.master.shared import Shared, Timeouts
+from hyperflow.master.shared import JobSlots, Shared, Timeouts
 from hyperflow.master.view import ClusterStatistics, JobView, story
 from hyperflow.slurm.script import SbatchOptions
 
@@ -69,8 +69,9 @@ class Master:
         self.defaults = defaults or SbatchOptions()
         self._version = Changing(0)
         self._mailer = mailer
+        slots = JobSlots(max_jobs)
         self._shared = Shared(
-            run.program.program_id, batch, database, timeouts or Timeouts(), max_jobs, self._tell, self._on_held
+            run.program.program_id, batch, database, timeouts or Timeouts(), slots, self._tell, self._on_held
         )
         self._drivers: dict[int, JobDriver] = {}
         self._unasked: dict[str, JobDriver] = {}  # by identity: jobs of an earlier run that this one has not called yet

@@ -22,14 +22,14 @@ import signal
 import socket
 import sys
 import time
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from hyperflow import checked_files, files
-from hyperflow._job import JobEnv, open_local_job, open_slurm_job, run_in_new_loop
+from hyperflow._job import open_local_job, open_slurm_job, run_in_new_loop
 from hyperflow.database.store import copy_database
 from hyperflow.environment import Environment, Statistics
 from hyperflow.errors import AllocationEnding, ConfigurationError, HyperflowError
@@ -62,11 +62,6 @@ class Place:
     restarts: int = 0
     cpus: int | None = None
     ids: tuple[int, ...] = ()
-
-    def open(self, program: ProgramInfo) -> AbstractAsyncContextManager[JobEnv]:
-        if self.cpus is None:
-            return open_slurm_job(program=program)
-        return open_local_job(cpus=self.cpus, program=program)
 
 
 @attrs.frozen
@@ -221,9 +216,10 @@ async def _write_patiently(task: Task, outcome: str, payload: bytes) -> None:
 
 
 async def _evaluate(task: Task, job: Flow[Any]) -> Any:
-    program = task.program()
+    program, cpus = task.program(), task.place.cpus
     holder = lockfiles.Holder.this_process(task.record.number, task.epoch, task.place.batch_id)
-    async with task.place.open(program) as env:
+    opened = open_slurm_job(program=program) if cpus is None else open_local_job(cpus=cpus, program=program)
+    async with opened as env:
         lockfiles.share(env, task.directory.home, holder, task.directory.read_scope())
         telling = asyncio.create_task(_tell(task, env))
         try:

@@ -108,41 +108,32 @@ class Pacing:
         self._given = False
 
 
+@attrs.define(eq=False)
 class Shared:
     """What the drivers of one program's jobs share.
 
     `tell` is called when something has changed that people see; `held`, with a job that is held from now on.
     """
 
-    def __init__(
-        self,
-        program_id: str,
-        batch: Batch,
-        database: ResultsDatabase,
-        timeouts: Timeouts,
-        max_jobs: int | None,
-        tell: Callable[[], None],
-        held: Callable[[Record, JobDirectory], None],
-    ) -> None:
-        self.program_id = program_id
-        self.batch = batch
-        self.database = database
-        self.timeouts = timeouts
-        self.slots = JobSlots(max_jobs)
-        self.pacing = Pacing()
-        self.counts: Counter[str] = Counter()
-        self.tell = tell
-        self.held = held
-        self.leaving = False
-        """Whether the program is being left: flows that are cancelled from now on leave their jobs as they are."""
-        self.closed = False
-        """Whether no driver is woken any more."""
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._abandoned_at_close: set[asyncio.Task[Any]] = set()
-        self._sought: list[str] = []  # tokens of the next question
-        self._question: asyncio.Task[Mapping[str, list[int]]] | None = None
-        self._running: dict[int, Callable[[], object]] = {}
-        self._looking: asyncio.Task[None] | None = None
+    program_id: str
+    batch: Batch
+    database: ResultsDatabase
+    timeouts: Timeouts
+    slots: JobSlots
+    tell: Callable[[], None]
+    held: Callable[[Record, JobDirectory], None]
+    pacing: Pacing = attrs.field(factory=Pacing, init=False)
+    counts: Counter[str] = attrs.field(factory=Counter[str], init=False)
+    leaving: bool = attrs.field(default=False, init=False)
+    """Whether the program is being left: flows that are cancelled from now on leave their jobs as they are."""
+    closed: bool = attrs.field(default=False, init=False)
+    """Whether no driver is woken any more."""
+    _tasks: set[asyncio.Task[Any]] = attrs.field(factory=set[asyncio.Task[Any]], init=False)
+    _abandoned_at_close: set[asyncio.Task[Any]] = attrs.field(factory=set[asyncio.Task[Any]], init=False)
+    _sought: list[str] = attrs.field(factory=list[str], init=False)  # tokens of the next question
+    _question: asyncio.Task[Mapping[str, list[int]]] | None = attrs.field(default=None, init=False)
+    _running: dict[int, Callable[[], object]] = attrs.field(factory=dict[int, Callable[[], object]], init=False)
+    _looking: asyncio.Task[None] | None = attrs.field(default=None, init=False)
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], name: str, *, finish: bool = True) -> asyncio.Task[T]:
         """Start a task that ends before `close` returns; if it need not `finish`, `close` cancels it."""

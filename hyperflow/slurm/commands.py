@@ -59,7 +59,6 @@ class Commands:
         self.took = 0.0
         """Seconds that the last one took."""
         self._environ = clean(os.environ if environ is None else environ)
-
         self._turn = asyncio.Lock()
         self._free_at = 0.0
 
