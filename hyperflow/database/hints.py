@@ -294,7 +294,8 @@ def _mapping(hint: Any, cls: Any, arguments: tuple[Any, ...]) -> Conform:
     key, item = (conform_to(one) for one in (arguments if len(arguments) == 2 else (Any, Any)))
     make = dict if cls in _ABSTRACT_DICTS else cls
     if cls is collections.defaultdict:
-        factory = arguments[1] if len(arguments) == 2 and isinstance(arguments[1], type) else None
+        made_of = (typing.get_origin(arguments[1]) or arguments[1]) if len(arguments) == 2 else None
+        factory = made_of if isinstance(made_of, type) else None
         make = lambda pairs: collections.defaultdict(factory, pairs)  # noqa: E731 - as the other two
 
     def conform(value: Any) -> Any:

@@ -45,7 +45,10 @@ def with_tags(data: Any, hint: Any, names: Mapping[type, str] | None = None) -> 
 def _of_union(data: Any, members: tuple[Any, ...], names: Mapping[type, str]) -> Any:
     if isinstance(data, dict) and "!as" in data:
         name, data = data["!as"]
-        return with_tags(data, next(member for member in members if show(records.bare(member)) == name), names)
+        for member in members:
+            if name in (show(member), show(records.bare(member))):  # version 1 names a NewType, not what it stands for
+                return with_tags(data, member, names)
+        raise ValueError(f"{name} is none of {', '.join(map(show, members))}")
     others = [member for member in members if member is not type(None)]
     return with_tags(data, others[0], names) if len(others) == 1 and data is not None else data
 
@@ -67,11 +70,11 @@ def _of_list(data: list[Any], hint: Any, cls: Any, arguments: tuple[Any, ...], n
 def _of_object(data: dict[str, Any], hint: Any, cls: Any, arguments: tuple[Any, ...], names: Mapping[type, str]) -> Any:
     is_record = records.is_record(cls)
     if is_record or typing.is_typeddict(cls):
-        if len(data) == 1 and next(iter(data)).startswith("!"):
+        if len(data) == 1 and next(iter(data)).startswith("!") and (is_record or "!dict" in data):
             return data
         hints = {field.name: field.hint for field in records.fields_of(hint)} if is_record else records.items_of(hint)
         items = {name: with_tags(item, hints.get(name, Any), names) for name, item in data.items()}
-        return {"!class": [names[cls], items]} if is_record else items
+        return {"!class": [names[cls], items]} if is_record else _plain_object(items)
     if issubclass(cls, Mapping):
         key, item = arguments if len(arguments) == 2 else (Any, Any)
         if "!dict" in data:
@@ -80,6 +83,11 @@ def _of_object(data: dict[str, Any], hint: Any, cls: Any, arguments: tuple[Any, 
             }
         return {name: with_tags(one, item, names) for name, one in data.items()}
     return data
+
+
+def _plain_object(items: dict[str, Any]) -> dict[str, Any]:
+    """Return a dict whose names are not taken for tags."""
+    return {"!dict": [[name, item] for name, item in items.items()]} if any(n[:1] == "!" for n in items) else items
 
 
 def for_people(text: str, hint: Any) -> str:
