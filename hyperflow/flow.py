@@ -224,12 +224,20 @@ def check(value: object, where: str) -> None:
 
 
 @attrs.frozen(repr=False)
-class Call(Step):
-    """A call of a function under `@job` or `@cluster`; `fn` makes the coroutine."""
+class CallStep(Step):
+    """A call of a decorated function, which pickles by name."""
 
     fn: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return show_call(self.fn, self.args, self.kwargs)
+
+
+@attrs.frozen(repr=False)
+class Call(CallStep):
+    """A call of a function under `@job` or `@cluster`; `fn` makes the coroutine."""
 
     def coroutine(self) -> Coroutine[Any, Any, Any]:
         env = environment.peek()
@@ -237,9 +245,6 @@ class Call(Step):
             raise MisuseError(_WRONG_LEVEL[env.level].format(call=self))
         made: Coroutine[Any, Any, Any] = self.fn.__wrapped__(*self.args, **self.kwargs)
         return made
-
-    def __repr__(self) -> str:
-        return show_call(self.fn, self.args, self.kwargs)
 
 
 _WRONG_LEVEL = {

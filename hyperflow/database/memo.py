@@ -28,7 +28,7 @@ from hyperflow.database import keys, records, single_flight
 from hyperflow.database.hints import show
 from hyperflow.database.values import Codec, codec_for
 from hyperflow.errors import ConfigurationError, DatabaseError, MisuseError, SerializationError
-from hyperflow.flow import Cluster, Flow, Job, Step
+from hyperflow.flow import Cluster, Flow, Job
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,18 +39,11 @@ class Unresolved:
 
 
 @attrs.frozen(repr=False)
-class MemoCall(Step):
-    """A call of a memoized function; a record of the function, so that it pickles by name."""
-
-    fn: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+class MemoCall(flows.CallStep):
+    """A call of a memoized function."""
 
     def coroutine(self) -> Coroutine[Any, Any, Any]:
         return run(self.fn.__memo__, self.args, self.kwargs)
-
-    def __repr__(self) -> str:
-        return flows.show_call(self.fn, self.args, self.kwargs)
 
 
 @attrs.define(eq=False)
@@ -258,10 +251,7 @@ def memoize(name: str, *, version: int | str = 1) -> Memoizer:
         MisuseError: When it decorates something that returns no flow.
         SerializationError: At the call, when an argument cannot be in a key, or the result cannot be stored.
     """
-    if not _is_name(name):
-        raise MisuseError("memoize needs a name for the results: @hyperflow.memoize('name', version=1)")
-    if not _is_version(version):
-        raise ConfigurationError(f"memoize(version={version!r}): an int or str is needed")
+    _check_arguments(name, version)
     local_names = records.names_of_caller()
 
     def decorate(fn: Callable[..., Flow[Any]], /) -> Any:
@@ -278,15 +268,10 @@ def memoized(
     result: Any = Unresolved,
     key: Any = Unresolved,
 ) -> Callable[P, Job[T]]:
-    """Return the memoized form of a function.
+    """Return the memoized form of a function; errors name `where`, which is what the user called.
 
-    Args:
-        fn: Returns a flow.
-        map_name: Where results are kept.
-        where: What the user called, for errors.
-        local_names: What annotations may refer to besides the function's globals.
-        result: The type of results, if it is known otherwise than by annotation.
-        key: If given, the function has one argument of this type, which is the key itself.
+    Annotations may refer to `local_names` besides the function's globals. `result` is the type of results where it is
+    known otherwise. With `key`, the function has one argument, which is of this type and the key itself.
     """
     shown = getattr(fn, "__qualname__", None) or repr(fn)
     _check_kind(fn, shown, where)
@@ -303,12 +288,11 @@ def memoized(
     return cast("Callable[P, Job[T]]", Memoized(memo))
 
 
-def _is_name(name: object) -> bool:
-    return isinstance(name, str) and name != ""
-
-
-def _is_version(version: object) -> bool:
-    return isinstance(version, int | str) and not isinstance(version, bool)
+def _check_arguments(name: object, version: object) -> None:
+    if not isinstance(name, str) or name == "":
+        raise MisuseError("memoize needs a name for the results: @hyperflow.memoize('name', version=1)")
+    if not isinstance(version, int | str) or isinstance(version, bool):
+        raise ConfigurationError(f"memoize(version={version!r}): an int or str is needed")
 
 
 def _check_kind(fn: Any, shown: str, where: str) -> None:

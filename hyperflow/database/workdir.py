@@ -49,16 +49,12 @@ async def _new_work_dir(obj: Any) -> Path:
     recorded = await here.database.lookup(WORK_DIRS, key)
     if recorded is not None:
         path = Path(codec_for(str).decode(recorded))
-        if _is_there(path):
+        if path.is_dir():  # noqa: ASYNC240 (a millisecond at most)
             return path
     path = here.program.data_dir / dir_name(key)
     _make(path)
     await here.database.insert(WORK_DIRS, key, codec_for(str).encode(str(path)))
     return path
-
-
-def _is_there(path: Path) -> bool:
-    return path.is_dir()
 
 
 def dir_name(key: str) -> str:
