@@ -195,18 +195,13 @@ async def _wait_for_end(pid: int) -> None:
             pause = min(2 * pause, 0.05)
         return
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(fd, _settle, ended)
+    ended = asyncio.Event()
+    loop.add_reader(fd, ended.set)
     try:
-        await ended
+        await ended.wait()
     finally:
         loop.remove_reader(fd)
         os.close(fd)
-
-
-def _settle(ended: asyncio.Future[None]) -> None:
-    if not ended.done():  # it may be called more than once
-        ended.set_result(None)
 
 
 async def _end(pid: int) -> None:

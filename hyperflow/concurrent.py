@@ -155,14 +155,10 @@ def map_concurrently(fn: Callable[[X], Flow[T]], xs: Iterable[X], limit: int | N
     return Job(Native("map_concurrently", _map_concurrently, arguments))
 
 
-async def _replicate(n: int, flow: Flow[Any]) -> list[Any]:
-    return await _gather(itertools.repeat(flow, n), None, "replicate_concurrently")
-
-
 def replicate_concurrently(n: int, flow: Flow[T]) -> Job[list[T]]:
     """Run one flow `n` times side by side and return the n results."""
-    flows.check(flow, "replicate_concurrently")
-    return Job(Native("replicate_concurrently", _replicate, (n, flow.used())))
+    where = "replicate_concurrently"
+    return Job(Native(where, _gather, (_mine((flow,), where) * n, None, where)))
 
 
 async def _race(made: tuple[Flow[Any], ...]) -> Any:

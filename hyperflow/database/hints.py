@@ -57,7 +57,7 @@ T = TypeVar("T")
 def per_hint(make: Callable[[Any], T]) -> Callable[[Any], T]:
     """Remember what a function returns for each hint, until a type is registered."""
     remembered = cache(make)
-    plain.when_registered(remembered.cache_clear)
+    plain.when_registered.append(remembered.cache_clear)
 
     @wraps(make)
     def for_hint(hint: Any) -> T:

@@ -41,14 +41,11 @@ PIECE_CHARACTERS = 16 * 1024 * 1024
 
 @attrs.frozen
 class Ingested:
-    """What came of reading a file."""
+    """What came of reading a file: its last entry (or 0), and how many came, and were left out, this time."""
 
     newest: int
-    """The last entry of the file that was looked at, 0 if there is none."""
     count: int
-    """Entries that came this time."""
     damaged: int = 0
-    """Entries that were left out this time; a warning has named each."""
 
 
 @attrs.frozen

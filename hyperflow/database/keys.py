@@ -36,16 +36,10 @@ _modules_of_classes: dict[tuple[str, str], str] = {}
 
 
 def encode(value: Any, where: str = "") -> str:
-    """Return the canonical text of a value.
+    """Return the canonical text of a value of the types that `memoize` lists.
 
-    Args:
-        value: None, bool, int, float, complex, str, bytes, Path, Fraction, Decimal, datetime and the like, Enum,
-            list, tuple, dict, set, numpy arrays and numbers, attrs classes, dataclasses, NamedTuples, registered
-            types, nested at will.
-        where: The map; two classes of one name in it are refused.
-
-    Raises:
-        SerializationError: A part has another type; the message shows how to register it.
+    `where` is the map; two classes of one name in it are refused. Raises SerializationError for a part of another type,
+    and shows how to register that.
     """
     try:
         return _writer(where)[type(value)](value)
@@ -63,7 +57,7 @@ def _writer(where: str) -> plain.Writer:
     return plain.Writer(partial(_write_for, where), canonical=True)
 
 
-plain.when_registered(_writer.cache_clear)
+plain.when_registered.append(_writer.cache_clear)
 
 
 def _write_for(where: str, writer: plain.Writer, cls: type) -> plain.Write:

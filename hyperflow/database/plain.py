@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from json.encoder import encode_basestring_ascii as quoted
+from operator import methodcaller
 from typing import Any, TypeVar
 
 import attrs
@@ -56,8 +57,7 @@ def _made_by(name: str) -> Callable[[Any], Any]:
     return lambda payload: _named(name)(*payload) if type(payload) is list else _named(name)(payload)
 
 
-def _isoformat(value: Any) -> Any:
-    return value.isoformat()
+_isoformat = methodcaller("isoformat")
 
 
 def _array_out(array: Any) -> list[Any]:
@@ -100,13 +100,8 @@ _PATHS = ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath", "Path"
 _registered: dict[type, Leaf] = {}
 _registered_names: dict[str, Leaf] = {}
 
-_when_registered: list[Callable[[], None]] = []
-"""Forget what depends on the types that are registered."""
-
-
-def when_registered(forget: Callable[[], None]) -> None:
-    """Call `forget` whenever a type was registered."""
-    _when_registered.append(forget)
+when_registered: list[Callable[[], None]] = []
+"""Called whenever a type was registered: they forget what depends on the types that are."""
 
 
 def register(cls: type[T], encode: Callable[[T], Any], decode: Callable[[Any], T], *, name: str | None = None) -> None:
@@ -129,7 +124,7 @@ def register(cls: type[T], encode: Callable[[T], Any], decode: Callable[[Any], T
                 f"write register({cls.__qualname__}, ..., name='another name')"
             )
     _registered[cls] = _registered_names[name] = Leaf("!type", encode, decode, name)
-    for forget in _when_registered:
+    for forget in when_registered:
         forget()
 
 
@@ -156,7 +151,7 @@ def leaf_for(cls: type) -> Leaf | None:
     return _LEAVES.get(f"{module}.{cls.__qualname__}")
 
 
-when_registered(leaf_for.cache_clear)
+when_registered.append(leaf_for.cache_clear)
 
 
 def python_number(value: Any) -> Any:
@@ -311,12 +306,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     **{leaf.tag: leaf.decode for leaf in (*_LEAVES.values(), _NUMPY_NUMBER, _PATH)},
 }
 
-_COLLECTIONS: dict[str, Callable[[Any], Any]] = {
-    "!tuple": tuple,
-    "!set": set,
-    "!frozenset": frozenset,
-    "!deque": deque,
-}
+COLLECTIONS: dict[str, Callable[[Any], Any]] = {"!tuple": tuple, "!set": set, "!frozenset": frozenset, "!deque": deque}
 
 _SAME = frozenset((int, float, str, bool, type(None)))
 """What JSON data stands for itself."""
@@ -344,8 +334,8 @@ def _untagged(tag: str, payload: Any, makers: Makers) -> Any:
                 f"KeyValMap(..., value={name})"
             )
         return makers[name](from_json(data, makers))
-    if tag in _COLLECTIONS:
-        return _COLLECTIONS[tag](from_json(payload, makers))
+    if tag in COLLECTIONS:
+        return COLLECTIONS[tag](from_json(payload, makers))
     if tag == "!dict":
         return {from_json(key, makers): from_json(item, makers) for key, item in payload}
     if tag == "!type":

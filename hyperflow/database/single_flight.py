@@ -48,14 +48,9 @@ _inside: ContextVar[_Flight | None] = ContextVar("hyperflow_flight", default=Non
 async def once(
     owner: object, key: Hashable, name: Callable[[], str], compute: Callable[[], Coroutine[Any, Any, Any]]
 ) -> Any:
-    """Return the result of `compute`, which runs once for all who ask while it does.
+    """Return the result of `compute`, which runs once for all who ask for this key of this owner while it does.
 
-    Args:
-        owner: Keys count within this object.
-        key: What the computation is for.
-        name: Gives what is shown to users.
-        compute: The computation. It looks first whether an earlier one has recorded the result, which may have
-            happened after the caller looked.
+    It looks first whether an earlier one has recorded the result, which may have happened after the caller looked.
     """
     flights = _flights.setdefault(owner, {})
     while (flight := flights.get(key)) is not None and flight.cancelling:
@@ -70,10 +65,6 @@ async def once(
 
     if flight is None:
         flight = flights[key] = _Flight(name, asyncio.get_running_loop().create_task(fly()))
-    return await _join(flight)
-
-
-async def _join(flight: _Flight) -> Any:
     task = flight.task
     inside = _inside.get()
     if inside is not None:

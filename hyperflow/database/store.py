@@ -1,9 +1,8 @@
 """The store: a program's results database, for the event loop. Here in a file; see `server` for PostgreSQL.
 
 Guarantees:
-- `insert` returns when the entry is on the disk, not before; when it raises, the entry was not recorded.
-- One thread per open database does all of SQLite's work, with group commit (see `thread`): a thousand inserts at a time
-  cost one fsync.
+- `insert` returns when the entry is on the disk, not before; when it raises, the entry was not recorded. A thousand
+  inserts at a time cost one fsync (see `thread`).
 - A map's keys, and its values unless they are long, are in memory after its first use: a `lookup` then neither waits
   nor leaves the loop.
 - Closing waits until everything queued is recorded.
@@ -15,7 +14,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -152,12 +150,13 @@ class Store:
 
     async def _loaded(self, map_name: str) -> dict[str, Found]:
         """Return a map's entries, reading its keys at the first use; all who come meanwhile wait for that one."""
-        if map_name not in self._maps:
-            await single_flight.once(self, map_name, lambda: f"map {map_name!r}", partial(self._load, map_name))
-        return self._maps[map_name]
 
-    async def _load(self, map_name: str) -> None:
-        self._maps[map_name] = await self._ask(lambda file: file.load(map_name))
+        async def load() -> None:
+            self._maps[map_name] = await self._ask(lambda file: file.load(map_name))
+
+        if map_name not in self._maps:
+            await single_flight.once(self, map_name, lambda: f"map {map_name!r}", load)
+        return self._maps[map_name]
 
     async def _ask(self, run: Callable[[DatabaseFile], T]) -> T:
         """Run a reading function in the thread, and report the damage that it met with."""

@@ -25,7 +25,6 @@ from hyperflow.errors import DatabaseError
 LOOP_CHECK = 1.0
 """Seconds after which an idle thread checks that its loop still exists."""
 
-
 H = TypeVar("H")
 """What the thread holds open."""
 
@@ -37,10 +36,8 @@ Result = TypeVar("Result")
 class DatabaseThread(Generic[H]):
     """The thread that opens, holds and closes a database.
 
-    Args:
-        name: Names the database to users.
-        opener: Opens it, in the thread; the end of its scope closes it.
-        tidy: Does what can wait until the caller has its answer; called after each call.
+    `opener` runs in the thread, and so does the end of its scope. `tidy` does what can wait until a caller has its
+    answer.
     """
 
     def __init__(
@@ -110,8 +107,7 @@ class DatabaseThread(Generic[H]):
             await batch.drained()
         await self._finish()
 
-    def _is_ours(self) -> bool:
-        # A forked child has a copy of this object, but no thread. It leaves its parent's database alone.
+    def _is_ours(self) -> bool:  # a forked child has a copy of this object, but no thread
         return os.getpid() == self._pid
 
     def _at_exit(self) -> None:
@@ -176,10 +172,7 @@ def _resolve(future: asyncio.Future[Any], result: Any, failure: BaseException | 
 class Batches(Generic[H, Item, Result]):
     """Collects the items of one turn of the loop, and all that come while the thread has the previous batch.
 
-    Args:
-        thread: Does the work.
-        run: Does a batch; returns as many results, in the same order.
-        learn: Called on the loop with each batch that is done, before its callers wake up.
+    `run` returns one result for each item, in order. `learn` gets them on the loop, before the callers wake up.
     """
 
     def __init__(

@@ -103,7 +103,7 @@ def _without_tags(data: Any) -> Any:
     if not isinstance(data, dict):
         return data
     for tag, payload in data.items():
-        if tag in ("!tuple", "!set", "!frozenset", "!deque"):
+        if tag in plain.COLLECTIONS:
             return _without_tags(payload)
         if tag == "!class":
             return _without_tags(payload[1])

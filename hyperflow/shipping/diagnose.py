@@ -42,7 +42,11 @@ def _innermost(obj: Any, path: str, error: BaseException, seen: set[int], depth:
     return path, obj, error
 
 
-def _parts(obj: Any) -> Iterator[tuple[str, Any]]:  # noqa: PLR0912 (one branch for each kind of container)
+_HIDDEN = {types.MethodType: ("__self__", "__func__"), functools.partial: ("func", "args", "keywords")}
+"""What is in neither `__dict__` nor slots."""
+
+
+def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
     """Yield what obj is made of, each with the words that lead there."""
     if isinstance(obj, types.FunctionType):
         name = obj.__qualname__
@@ -62,16 +66,10 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:  # noqa: PLR0912 (one branch 
     elif isinstance(obj, (set, frozenset)):
         for value in itertools.islice(obj, 1000):
             yield "{...}", value
-    elif isinstance(obj, types.MethodType):
-        yield ".__self__", obj.__self__
-        yield ".__func__", obj.__func__
-    elif isinstance(obj, functools.partial):
-        yield ".func", obj.func
-        yield ".args", obj.args
-        yield ".keywords", obj.keywords
     elif not isinstance(obj, type):
         for name, value in list(getattr(obj, "__dict__", {}).items()):
             yield f".{name}", value
-        for name in copyreg._slotnames(type(obj)):  # type: ignore[attr-defined]
+        hidden = [*_HIDDEN.get(type(obj), ()), *copyreg._slotnames(type(obj))]  # type: ignore[attr-defined]
+        for name in hidden:
             if hasattr(obj, name):
                 yield f".{name}", getattr(obj, name)

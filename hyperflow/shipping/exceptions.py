@@ -33,12 +33,7 @@ def in_words(error: BaseException) -> tuple[str, str, str]:
 
 
 def dumps(error: Exception, dump: Callable[[Any], bytes], load: Callable[[bytes], Any] = pickle.loads) -> bytes | None:
-    """Pickle an exception as itself; return None if it does not survive the way.
-
-    Args:
-        dump: Pickles the exception, or what stands for it, and whatever else is to travel with it.
-        load: Returns the exception from that.
-    """
+    """Pickle an exception as itself, or what stands for it; return None if it does not survive the way."""
     if isinstance(error, StopIteration):  # no future can carry one
         return None
     try:
