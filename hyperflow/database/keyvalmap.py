@@ -11,7 +11,6 @@ sets. A class is refused then, because it could not be made again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
 from hyperflow import environment
@@ -61,7 +60,7 @@ class KeyValMap(Generic[K, V]):
         return f"KeyValMap({self.name!r}{types})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(KeyValMap, key=self.key, value=self.value), (self.name,)
+        return _make, (self.name, self.key, self.value)
 
     def insert(self, key: K, value: V) -> Job[None]:
         """Record a value for a key; it is on the disk when the flow ends.
@@ -137,3 +136,7 @@ class KeyValMap(Generic[K, V]):
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not name or not plain.is_text(name):
         raise MisuseError(f"KeyValMap({name!r}): a name is needed, as in KeyValMap('energies')")
+
+
+def _make(name: str, key: Any, value: Any) -> KeyValMap[Any, Any]:
+    return KeyValMap(name, key=key, value=value)

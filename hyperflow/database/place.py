@@ -57,28 +57,26 @@ def check(path: Path) -> bool:
 
 
 def _check_file(path: Path, status: os.stat_result) -> None:
-    mode = status.st_mode
-    why = ""
-    if stat.S_ISDIR(mode):
-        why = f"is a directory; a results database is a file, such as {path}/results.sqlite"
-    elif not stat.S_ISREG(mode):
-        why = "is not an ordinary file, so it cannot be a results database"
-    elif status.st_uid != os.geteuid():
-        why = (
-            f"belongs to user {status.st_uid}, not to you (user {os.geteuid()}); to go on from its results, copy it: "
-            f"ProgramInfo.new(base_dir, start_from={str(path)!r})"
+    if stat.S_ISDIR(status.st_mode):
+        raise ConfigurationError(f"{path} is a directory; a results database is a file, such as {path}/results.sqlite")
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigurationError(f"{path} is not an ordinary file, so it cannot be a results database")
+    if status.st_uid != os.geteuid():
+        raise ConfigurationError(
+            f"{path} belongs to user {status.st_uid}, not to you (user {os.geteuid()}); to go on from its results, "
+            f"copy it: ProgramInfo.new(base_dir, start_from={str(path)!r})"
         )
-    elif mode & (stat.S_IWGRP | stat.S_IWOTH):
-        why = (
-            f"can be written by others (mode {stat.S_IMODE(mode):04o}), so its results cannot be trusted; if they can, "
-            f"type: chmod go-w {shlex.quote(str(path))}"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigurationError(
+            f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):04o}), so its results cannot be "
+            f"trusted; if they can, type: chmod go-w {shlex.quote(str(path))}"
         )
-    elif status.st_nlink > 1:
-        why = f"has {status.st_nlink} names (hard links), which SQLite cannot keep apart; use a copy"
-    elif not mode & stat.S_IWUSR or not os.access(path, os.R_OK | os.W_OK):
-        why = f"is read-only; to go on from its results, use start_from={str(path)!r}"
-    if why:
-        raise ConfigurationError(f"{path} {why}")
+    if status.st_nlink > 1:
+        raise ConfigurationError(
+            f"{path} has {status.st_nlink} names (hard links), which SQLite cannot keep apart; use a copy"
+        )
+    if not status.st_mode & stat.S_IWUSR or not os.access(path, os.R_OK | os.W_OK):
+        raise ConfigurationError(f"{path} is read-only; to go on from its results, use start_from={str(path)!r}")
 
 
 def check_header(path: Path) -> bool:
