@@ -24,6 +24,7 @@ from hyperflow.database.memo import memoize as memoize
 from hyperflow.database.workdir import new_work_dir as new_work_dir
 from hyperflow.environment import Environment as Environment
 from hyperflow.environment import JobOptions as JobOptions
+from hyperflow.environment import OptionChanges as OptionChanges
 from hyperflow.environment import Options as Options
 from hyperflow.environment import Resubmit as Resubmit
 from hyperflow.environment import Statistics as Statistics

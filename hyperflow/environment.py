@@ -99,7 +99,7 @@ class JobOptions:
 
 
 class OptionChanges(TypedDict, total=False):
-    """The arguments of `using`: the fields of Options and of JobOptions. A test compares them."""
+    """The arguments of `using`, as the type of a dict: `few: OptionChanges = {"cpus": 2}`, then `using(**few)`."""
 
     cpus: int
     fresh_process: bool

@@ -41,7 +41,7 @@ class _Flight:
         return other in seen
 
 
-_flights: WeakKeyDictionary[Any, dict[Hashable, _Flight]] = WeakKeyDictionary()
+_pending: WeakKeyDictionary[Any, dict[Hashable, _Flight]] = WeakKeyDictionary()
 _inside: ContextVar[_Flight | None] = ContextVar("hyperflow_flight", default=None)
 
 
@@ -52,7 +52,7 @@ async def once(
 
     It looks first whether an earlier one has recorded the result, which may have happened after the caller looked.
     """
-    flights = _flights.setdefault(owner, {})
+    flights = _pending.setdefault(owner, {})
     while (flight := flights.get(key)) is not None and flight.cancelling:
         await asyncio.wait([flight.task])
 

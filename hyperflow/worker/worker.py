@@ -258,7 +258,7 @@ class Worker:
             except BaseException as error:
                 out = []
                 outcome = Outcome.UNSENDABLE_VALUE
-                data = pickle.dumps(str(diagnose.explain(f"the result of {log.label}", value, error)))
+                data = pickle.dumps(str(diagnose.explain("the result", value, error)))
         if os.getpid() != self.pid:
             # The function forked, and this is the child. It must not answer: its parent does, on the same stream.
             os._exit(0 if outcome == Outcome.VALUE else 1)

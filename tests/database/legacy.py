@@ -27,6 +27,8 @@ import hyperflow as hf
 
 T = TypeVar("T")
 Metres = NewType("Metres", float)
+Pair = NewType("Pair", tuple[int, int])
+Pair.__module__ = "tests.database.legacy"  # the old format has it in the name; this file was run as a script then
 MOMENT = datetime.datetime(2020, 1, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
 
@@ -90,6 +92,9 @@ class Options(TypedDict, total=False):
 
     a: int
     b: tuple[Path, ...]
+
+
+Odd = TypedDict("Odd", {"!x": int, "!class": tuple[str, int]}, total=False)
 
 
 @attrs.frozen
@@ -188,6 +193,11 @@ VALUES: list[tuple[Any, Any]] = [
     (list, [1, "a", {"c": 2 + 1j}]),
     (dict, {"a": {1: 2}}),
     (dict[str, Any], {"a": [1, [2]]}),
+    (Pair | str, Pair((1, 2))),
+    (dict[str, Pair | Point], {"a": Pair((1, 2))}),
+    (Odd, {"!x": 1}),
+    (Odd, {"!x": 1, "!class": ("a", 2)}),
+    (Odd | None, {"!x": 1}),
 ]
 """Types and values; each is in a map of its own, under the key "k"."""
 

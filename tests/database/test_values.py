@@ -196,6 +196,7 @@ class Ints(Box[int]):
         (tuple, (1, [2])),
         (collections.OrderedDict[str, int], collections.OrderedDict(b=1, a=2)),
         (collections.Counter[str], collections.Counter("aab")),
+        (collections.defaultdict[int, list[int]], collections.defaultdict(list, {1: [2]})),
         (collections.defaultdict[str, int], collections.defaultdict(int, a=1)),
         (Annotated[Path, []], Path("x")),
         (dict, {"a": {1: 2}}),
