@@ -104,7 +104,7 @@ def remote_eval_job(job: Flow[T]) -> Cluster[T]:
     """Run a job in a Slurm allocation of its own: `await remote_eval_job(roots(2))`, in a Cluster computation.
 
     `using(sbatch=SbatchOptions(nodes=2, time="2:00:00"))` says what to ask Slurm for, `using(on_error=...)` what to do
-    when the job fails; by default it is held, and the await waits until somebody retries it. Options for evaluations,
+    when the job fails; by default it is held, and the await waits until you retry it. Options for evaluations,
     such as `cpus`, apply inside the job. Functions and arguments travel in a file of the run directory.
 
     Awaiting it returns the job's result. Cancelling it ends the job at Slurm, or removes it from the queue, a second

@@ -120,7 +120,7 @@ async def open_job(
     preload: Sequence[str],
     end: End | None = None,
 ) -> AsyncIterator[JobEnv]:
-    """Start launchers, open the database, and put the environment in force for the scope."""
+    """Start launchers, open the database, and make the environment the current one for the scope."""
     from hyperflow.database.store import copy_database, open_database  # noqa: PLC0415 (see above)
     from hyperflow.head.engine import open_engine  # noqa: PLC0415 (see above)
 

@@ -1,4 +1,4 @@
-"""Two small things that asyncio lacks: to wait although cancelled, and a value whose changes can be awaited."""
+"""Two small things that asyncio lacks: to keep waiting after a cancel, and a value whose changes can be awaited."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 async def settled(*futures: asyncio.Future[Any], on_cancel: Callable[[], object] | None = None) -> None:
-    """Wait until all futures are done, although this task is cancelled meanwhile; then raise that CancelledError.
+    """Wait until all futures are done, even if this task is cancelled; then raise that CancelledError.
 
     For what must not be left behind half done: a thread at work, a process that ends, a file being closed. The futures
     are not cancelled, and their results and errors are not looked at: ask them afterwards. Futures, not coroutines: one
@@ -62,7 +62,10 @@ class Changing(Generic[T]):
         self._wake()
 
     async def changed(self, seen: T) -> T:
-        """Wait until the value differs from `seen`, and return it; raise what `fail` is given meanwhile."""
+        """Wait until the value differs from `seen`, and return it.
+
+        If `fail` is called while waiting, raise its exception.
+        """
         while self._value == seen:
             self.check()
             await self._news.wait()
@@ -74,7 +77,7 @@ class Changing(Generic[T]):
             raise self._failure.with_traceback(None)  # each waiter would make it longer
 
     def subscribe(self, callback: Callable[[], object]) -> None:
-        """Call this at each change, and at `fail`: for who has no task that could wait. It must not raise."""
+        """Call this at each change, and at `fail`: for callers without a task of their own. It must not raise."""
         self._subscribers.append(callback)
 
     def _wake(self) -> None:

@@ -4,7 +4,7 @@
     payload
 
 Guarantees: A file appears under its name complete and on the disk, or not at all. A file that was cut or altered, or
-that somebody else could have written, is refused before a byte of its payload is used, because the payload is a pickle.
+that another user could have written, is refused before a byte of its payload is used, because the payload is a pickle.
 The checksum is against accidents; strangers are kept out because only the user can write the file.
 """
 
@@ -58,7 +58,7 @@ def read_checked(path: Path, kind: str) -> tuple[dict[str, Any], bytes]:
 
     Raises:
         FileNotFoundError: It is not there.
-        Damaged: It is not what was written, or somebody else could have written it.
+        Damaged: It is not what was written, or another user could have written it.
     """
     data = read_private(path)
     end = data.find(b"\n", 0, LONGEST_HEADER)
@@ -98,7 +98,7 @@ def read_private(path: Path) -> bytes:
 
 
 def check_private(directory: Path) -> None:
-    """Raise ConfigurationError if somebody else could write to this directory: it holds pickles, which are trusted."""
+    """Raise ConfigurationError if another user could write to this directory: it holds pickles, which are trusted."""
     try:
         found = directory.lstat()
     except OSError as error:

@@ -205,7 +205,7 @@ async def _wait_for_end(pid: int) -> None:
 
 
 async def _end(pid: int) -> None:
-    """End a child and all its descendants, even if this task is cancelled again meanwhile."""
+    """End a child and all its descendants, even if this task is cancelled again."""
     below = [pid, *processes.descendants(pid)]
     processes.kill_all(below, signal.SIGTERM)
     try:

@@ -45,8 +45,8 @@ class Settings:
         ssh_port: Port of the nodes' sshd; None for the one in the user's ssh configuration.
         heartbeat: Seconds between heartbeats, in both directions.
         node_timeout: Seconds of silence after which the head gives a node up.
-        end_margin: This many seconds before the end of the allocation, a job starts nothing more and is told; 0 for a
-            minute, or for a quarter of the time at the start if that is less.
+        end_margin: This many seconds before the end of the allocation, the job starts nothing more and gets
+            AllocationEnding; 0 for a minute, or for a quarter of the time at the start if that is less.
         silence_limit: Seconds of silence after which a launcher gives the head up and ends. Much longer than
             `node_timeout`, because a busy head may be silent.
     """
@@ -71,7 +71,7 @@ FIELDS = attrs.fields_dict(Settings)
 
 
 def read_settings(variables: Mapping[str, str] | None = None, **arguments: Any) -> Settings:
-    """Return the settings in force.
+    """Return the current settings.
 
     Args:
         variables: The environment; os.environ if None.

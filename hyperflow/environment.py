@@ -1,7 +1,7 @@
 """The environment of a running flow: a frozen record, reached through a context variable.
 
 Guarantees: nobody changes an environment; `using` replaces it for a scope, as Reader's `local` does. An asyncio task
-sees the environment that was in force where it was created.
+sees the environment that was current where it was created.
 
 Why a context variable and not an argument: between a flow and those that it awaits are functions of the user, which
 cannot hand it on.
@@ -71,7 +71,7 @@ def _on_error(_: object, attribute: attrs.Attribute[Any], value: object) -> None
 
 def _sbatch(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None:
-        from hyperflow.slurm.script import SbatchOptions  # noqa: PLC0415 (only who has one needs its module)
+        from hyperflow.slurm.script import SbatchOptions  # noqa: PLC0415 (only programs that have one need its module)
 
         if not isinstance(value, SbatchOptions):
             raise ConfigurationError(
@@ -214,11 +214,11 @@ _current: ContextVar[Environment | None] = ContextVar("hyperflow_environment", d
 
 # Bound once: every evaluation calls it.
 peek = _current.get
-"""The environment in force, or None."""
+"""The current environment, or None."""
 
 
 def current(asked_by: str = "a flow") -> Environment:
-    """Return the environment in force; raises NotInFlow where there is none."""
+    """Return the current environment; raises NotInFlow where there is none."""
     environment = peek()
     if environment is None:
         raise not_in_flow(asked_by)
@@ -236,7 +236,7 @@ def not_in_flow(asked_by: str) -> NotInFlow:
 
 @contextmanager
 def entered(environment: Environment) -> Generator[Environment, None, None]:
-    """Put an environment in force for a scope."""
+    """Make an environment the current one for a scope."""
     token = _current.set(environment)
     try:
         yield environment
@@ -283,7 +283,7 @@ def using(**changes: Unpack[OptionChanges]) -> Generator[Environment, None, None
     For each Slurm job of a Cluster computation (without effect in a job):
 
         sbatch: What Slurm is asked for, a SbatchOptions; by default one node with one CPU.
-        on_error: What to do when it fails: "hold" it until somebody retries it (the default), "raise" the error in
+        on_error: What to do when it fails: "hold" it until you retry it (the default), "raise" the error in
             the program (a JobFailed, or the job's own exception), `Resubmit(times)`; or a dictionary of these by class
             of error, where the first that fits counts.
 

@@ -2,7 +2,7 @@
 
     HyperflowError
     ├── MisuseError (TypeError)        the call is wrong: the message shows the corrected one
-    │   └── NotInFlow                  a Flow was awaited where no environment is in force
+    │   └── NotInFlow                  a Flow was awaited where there is no environment
     ├── ConfigurationError             an option or a place in the file system cannot be used
     │   └── ImpossibleRequest          more CPUs than any node has; refused at once
     ├── SerializationError             something could not be shipped; names it
@@ -22,7 +22,7 @@
     │   ├── JobOutOfMemory             ... it needed more memory than it had asked for
     │   ├── JobTimeLimitExceeded       ... its allocation ended before it did
     │   ├── JobNodeFailed              ... its node failed, and Slurm did not start it again
-    │   ├── JobCancelled               ... somebody cancelled it
+    │   ├── JobCancelled               ... it was cancelled
     │   ├── JobRefused                 ... Slurm refused it, or can never start it
     │   └── JobResultUnreadable        ... its result is damaged, or cannot be unpickled here
     ├── RunInUse                       a run directory has a master already
@@ -52,7 +52,7 @@ class MisuseError(HyperflowError, TypeError):
 
 
 class NotInFlow(MisuseError):
-    """A Flow was awaited where no environment is in force, so nothing can run it."""
+    """A Flow was awaited where there is no environment, so nothing can run it."""
 
 
 class FlowNeverAwaited(RuntimeWarning):
@@ -273,7 +273,7 @@ class JobNodeFailed(JobFailed):
 
 
 class JobCancelled(JobFailed):
-    """Somebody cancelled the job: with scancel, or with `hyperflow cancel`."""
+    """The job was cancelled: with scancel, or with `hyperflow cancel`."""
 
 
 class JobRefused(JobFailed):

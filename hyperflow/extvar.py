@@ -2,12 +2,12 @@
 
     tolerance = hf.ExtVar("tolerance", 1e-3)         at the top of a script
     await tolerance.get()                            in a flow of it, in any Job of the program
-    hyperflow var set RUN tolerance 1e-6             in a shell, meanwhile
+    hyperflow var set RUN tolerance 1e-6             in a shell, while it runs
 
 A variable is a file of the run directory, `vars/<name>.json`, which holds its value and nothing else. When the program
 first asks for it, the file is written with the default, so that `hyperflow var list` shows what can be set.
 
-Guarantees: a reader gets a whole value that somebody has set; the last write wins. Only the user can read or write the
+Guarantees: a reader gets a whole value, as it was set; the last write wins. Only the user can read or write the
 file. Not promised: that a change is seen at once. On a file system that several machines share it may take seconds.
 
 Rejected: a message to the master. It may be down, or on another host, and every Job would have to ask it.
@@ -44,7 +44,7 @@ class ExtVar(Generic[T]):
 
     Args:
         name: Letters, digits, `_`, `-` and `.`; the first one is not `-` or `.`.
-        default: Its value until somebody sets it.
+        default: Its value until you set it.
         type: The type of its values, as in an annotation: `float`, `list[int]`, an attrs class. Another value that was
             set from outside is then an error; an int counts as a float. Without a type, values are plain data.
 

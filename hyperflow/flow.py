@@ -1,7 +1,7 @@
 """Flow: an immutable description of a computation that needs an environment.
 
 Guarantees:
-- Making a flow runs nothing. `await flow` inside a running flow runs it there, in the environment in force. Each
+- Making a flow runs nothing. `await flow` inside a running flow runs it there, in the current environment. Each
   `await` runs it again.
 - `pure` and `then` obey the monad laws, and chains of them, however long or deep, use no Python stack.
 - A flow pickles together with its arguments.
@@ -88,7 +88,7 @@ class Flow(Generic[T_co]):
         return self.step.start()
 
     def used(self) -> Self:
-        """Return the flow, and note that somebody has taken it over: no await was forgotten."""
+        """Mark the flow as used, so that no "never awaited" warning comes; return it."""
         self._unawaited = False
         return self
 
@@ -387,7 +387,7 @@ def pure(value: T) -> Job[T]:
 
 
 def ask() -> Job[environment.Environment]:
-    """Return a flow whose result is the environment in force; in a Cluster computation, a `ClusterEnv`."""
+    """Return a flow whose result is the current environment; in a Cluster computation, a `ClusterEnv`."""
     return Job(Native("ask", _environment))
 
 

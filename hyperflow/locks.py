@@ -72,7 +72,7 @@ class WithLocks:
 
 
 def with_lock(key: Any) -> WithLocks:
-    """Hold a lock for a scope: `async with with_lock("table"): ...`; nobody else in the program holds it meanwhile.
+    """Hold a lock for a scope: `async with with_lock("table"): ...`; only one holder in the program at a time.
 
     For flows, and for functions on workers; plain functions there write `with with_lock(...)`. First come, first
     served. An evaluation that waits for a lock keeps its CPUs, and its `time_limit` goes on. What starts in the scope
@@ -95,7 +95,7 @@ def with_lock(key: Any) -> WithLocks:
 
 
 def with_locks(keys: Iterable[Any]) -> WithLocks:
-    """Hold several locks for a scope, all or none: it acquires none while somebody else holds one of them.
+    """Hold several locks for a scope, all or none. It waits until all of them are free, then takes all.
 
     So scopes that acquire all they need by one `with_locks` cannot deadlock. Otherwise like with_lock.
 

@@ -1,4 +1,4 @@
-"""remote_eval and remote_map: plain function calls, evaluated on the workers of the environment in force."""
+"""remote_eval and remote_map: plain function calls, evaluated on the workers of the current environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts of other people's objects, for messages: short, and made whatever the objects' own methods do.
+"""Texts of other people's objects, for messages: short. They work even if the objects' own methods fail.
 
 A `__repr__` or `__str__` of the user's may raise anything, SystemExit included, or return a book. The error that is
 being reported must not get lost because of that.

@@ -174,7 +174,7 @@ def _directory_for_checks(run_dir: Path) -> Iterator[Path]:
     finally:
         program.remove()
         for path in made:
-            with suppress(OSError):  # somebody else uses it now
+            with suppress(OSError):  # another process uses it now
                 path.rmdir()
 
 

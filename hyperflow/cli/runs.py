@@ -56,7 +56,7 @@ class Run:
         return kept
 
     def jobs(self) -> list[JobView]:
-        """Return the jobs from their files; a job that cannot be read is left out."""
+        """Return the jobs from their files; a job that cannot be read is skipped."""
         return [
             JobView.of(record, directory, directory.read_status(), directory.changed_at())
             for directory, record in self._records()
@@ -78,7 +78,7 @@ class Run:
 
         Raises:
             ConfigurationError: A number or an option does not exist, or a job is not at rest; then nothing is recorded.
-            RunInUse: A master has started meanwhile.
+            RunInUse: A master has started since.
         """
         lock = rundir.take_lock(self.home, self.program_id)
         try:

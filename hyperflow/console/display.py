@@ -105,7 +105,7 @@ class LiveTable:
             self._live.stop()
 
     def back(self) -> None:
-        """Show the table again, below what was written meanwhile."""
+        """Show the table again, below what was written while it was hidden."""
         if self.shown:
             self._live.start()
             self.draw()

@@ -95,7 +95,7 @@ class Resources:
 
 
 RUNNING = Group("Options of hyperflow", sort_key=1000)
-ASKED = Group("What Slurm is asked for, where the program does not say", sort_key=1001)
+ASKED = Group("Slurm options, used where the program sets none", sort_key=1001)
 
 
 def joined(fn: Callable[..., Any], run: Callable[[Callable[[], Any], Running, Resources], int]) -> Callable[..., int]:

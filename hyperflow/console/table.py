@@ -36,7 +36,7 @@ URGENCY = (
 """When not all jobs fit, jobs in the first of these states are shown."""
 
 NARROW = 90
-"""Below this width, columns that `hyperflow why` shows, too, are left out."""
+"""In a narrower terminal the table omits columns that `hyperflow why` also shows."""
 
 GAP = 2
 """Blanks between columns."""
@@ -141,7 +141,7 @@ def as_typed(where: Path | str) -> str:
 
 
 def resume_command(home: Path) -> str:
-    """Return the command that goes on with a run."""
+    """Return the command that continues a run."""
     return shlex.join(["hyperflow", "resume", as_typed(home)])
 
 

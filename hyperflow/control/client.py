@@ -46,7 +46,7 @@ class Refused(HyperflowError):
 
 
 class Silent(Refused):
-    """The master did not answer in time; it may carry out the request all the same."""
+    """The master did not answer in time; it may still carry out the request."""
 
 
 @attrs.frozen
@@ -56,11 +56,11 @@ class Contact:
     address: Address
 
     def get(self, path: str) -> dict[str, Any]:
-        """Ask a question; raises Refused, Silent, or NoMaster if the master has ended meanwhile."""
+        """Ask a question; raises Refused, Silent, or NoMaster if the master has ended."""
         return self._ask("GET", path, None, GLANCE)
 
     def post(self, path: str, **body: Any) -> dict[str, Any]:
-        """Give an order; raises Refused, Silent, or NoMaster if the master has ended meanwhile."""
+        """Give an order; raises Refused, Silent, or NoMaster if the master has ended."""
         return self._ask("POST", path, body)
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None, patience: float = PATIENCE) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Serves requests on a run's Unix socket, from people and programs of the same user (docs/control-api.md).
 
-What there is to ask comes from the caller, as routes; this knows the socket, who may ask, and how errors are answered.
+What there is to ask comes from the caller, as routes; this knows the socket, the users who may ask,
+and how errors are answered.
 
 Guarantees: only processes of the same user get an answer, as the kernel tells it (SO_PEERCRED): the directory keeps
-others out, too, but somebody may loosen its mode. A request that cannot be met changes nothing, and the answer has the
+others out, too, but the user may loosen its mode. A request that cannot be met changes nothing, and the answer has the
 reason. A defect in a handler is an answer and a line in the log; the program goes on.
 """
 

@@ -4,8 +4,9 @@
 the store under them: one SQLite file written by one process, or a PostgreSQL server.
 
 Read in this order: keyvalmap, memo and single_flight, workdir (what users see); keys, values (texts; below them plain,
-records, hints, untagged); opening, thread, entries; store, file, ownership, place, ingest (the disk); shared, server
-(PostgreSQL).
+records, hints, untagged); thread, entries; store, file, ownership, place, ingest (the disk); server (PostgreSQL).
+
+The rooms above it use it. It may import `flow`, `environment`, `program`, `errors`, `aio`, `files` and `saying`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _MODULE_OF = {
     "DamagedEntry": "store",
     "new_work_dir": "workdir",
 }
-"""Where they are, for they are imported one by one, when they are asked for: see `hyperflow`."""
+"""The module of each name; each is imported at its first use."""
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ Guarantees:
 - When `insert` returns, the entries are on the disk (`synchronous=FULL`).
 - A damaged entry (see `entries`) is reported and counts as absent; an older, sound entry of its key counts again.
 - After a failed fsync the file accepts nothing more: the kernel may have dropped the pages, and a second fsync would
-  succeed all the same. A full disk is different: it is reported, and writing goes on when there is space again.
+  still succeed. A full disk is different: it is reported, and writing goes on when there is space again.
 - A file of an older schema version is upgraded when it is opened, in one transaction.
 
 The file has a write-ahead log (WAL) on a local file system, where a commit is one fsync and readers do not wait; a
@@ -41,7 +41,7 @@ IN_MEMORY = 4096
 """Values up to this many characters stay in memory; longer ones are read at each lookup."""
 
 MEMORY_BUDGET = 256 * 1024 * 1024
-"""Characters of values that stay in memory for one database; beyond it, all are read at each lookup."""
+"""Characters of values that stay in memory for one database. If there are more, every lookup reads the file."""
 
 WAL_LIMIT = 4 * 1024 * 1024
 """Bytes added, by a rough count, after which there is a checkpoint: the WAL is written back into the database."""
@@ -242,7 +242,7 @@ class DatabaseFile:
         return None
 
     def read_all(self, map_name: str, places: list[tuple[str, Found]]) -> list[tuple[str, str]]:
-        """Return keys and values, reading those that are not in memory; damaged ones are left out."""
+        """Return keys and values, reading those that are not in memory; without damaged ones."""
         texts = ((key, at.text if at.text is not None else self.read(map_name, key, at.id)) for key, at in places)
         return [(key, text) for key, text in texts if text is not None]
 
@@ -357,7 +357,7 @@ def copy_database(source: Path, target: Path) -> None:
         _backup(source, draft)
         sync(draft)
         try:
-            link_new(draft, target)  # unlike rename, it does not replace what came meanwhile
+            link_new(draft, target)  # unlike rename, it does not replace a file that has come in between
         except FileExistsError:
             raise ConfigurationError(f"{target} exists already; a copy does not replace it") from None
         sync(target.parent)

@@ -5,10 +5,10 @@ Guarantees:
 - Entries keep their program, time and order. Each comes once, however often this is called and whatever was killed in
   between: a piece and the watermark after it are one transaction.
 - What the Job was started with (entries of other programs, by `start_from`) does not come.
-- A damaged entry is reported and left out. What a killed Job had recorded is there.
+- A damaged entry is reported and skipped. What a killed Job had recorded is there.
 
 The watermark stands under the Job's program id, with the time and the checksum of its entry: a run directory may be
-moved, and a Job that began anew in another file is read from its beginning.
+moved, and a Job that began again in another file is read from its beginning.
 
 Ids in a file have no gaps, because nothing is ever removed. A gap seen while the Job is writing is a page that is not
 there yet, which happens on network file systems whose locks do not reach from node to node. What comes after it is left
@@ -33,7 +33,7 @@ from hyperflow.database.store import Store
 from hyperflow.errors import DatabaseError
 
 PIECE = 5_000
-"""Entries in one transaction, which is as long as others who insert meanwhile have to wait."""
+"""Entries in one transaction, which is for so long, other inserts have to wait."""
 
 PIECE_CHARACTERS = 16 * 1024 * 1024
 """Characters of values after which a piece ends, because it is held in memory."""
@@ -41,7 +41,7 @@ PIECE_CHARACTERS = 16 * 1024 * 1024
 
 @attrs.frozen
 class Ingested:
-    """What came of reading a file: its last entry (or 0), and how many came, and were left out, this time."""
+    """What came of reading a file: its last entry (or 0), and how many were taken, and skipped, this time."""
 
     newest: int
     count: int

@@ -89,7 +89,7 @@ def _check_name(cls: type, where: str) -> None:
 
 
 def widening(hint: Any) -> Widening | None:
-    """Return what makes an int a float (or complex) where the annotation says so, or None if it says no such thing."""
+    """Return a converter from int to float (or complex), or None if the annotation needs none."""
     if isinstance(hint, typing.NewType):
         return widening(hint.__supertype__)
     if hint is float:

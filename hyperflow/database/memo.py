@@ -5,7 +5,7 @@ Guarantees:
 - Overlapping calls with the same arguments run once (see `single_flight`). A failure reaches all and is not recorded.
 - The key is name, version and arguments, bound to the parameters as Python does: `f(1)`, `f(x=1)` and a default of 1
   are one call. Source text is no part of it, so a new comment forgets nothing. A changed result needs a new `version`.
-- The first caller gets what every later one gets: the value as it was recorded, made anew for each.
+- The first caller gets what every later one gets: the value as it was recorded, made again for each.
 - What cannot be a key, or cannot be stored, is refused; if the annotations show it, before anything runs.
 """
 
@@ -62,7 +62,7 @@ class Memo:
     kind: type[Flow[Any]] = attrs.field(init=False)
     """Job or Cluster, as the function itself returns."""
     is_simple: bool = attrs.field(init=False)
-    """Whether there is no `*args`, `**kwargs` or keyword-only parameter, so that binding can be left out."""
+    """True if the function has no `*args`, `**kwargs` or keyword-only parameter; then arguments need no binding."""
     _parameters: list[tuple[str, str, keys.Widening | None]] | None = attrs.field(default=None, init=False)
     """Name, how it stands in a key, and what makes an int a float where it is annotated so."""
     _codec: Codec | None = attrs.field(default=None, init=False)

@@ -38,7 +38,7 @@ from hyperflow.errors import ConfigurationError, DatabaseError
 from hyperflow.files import put_new, read_text, write_whole
 
 ATTEMPTS = 100
-"""How often to try again when the lock changes hands meanwhile; each time another process has got it."""
+"""How often to try again when the lock changes hands in between; each time another process has got it."""
 
 
 def _read(path: str) -> str:
@@ -63,7 +63,7 @@ def started(pid: int) -> str:
 
 @attrs.frozen
 class Owner:
-    """Who holds a lock, as written in the lock file."""
+    """The holder of a lock, as written in the lock file."""
 
     host: str
     pid: int
@@ -158,7 +158,7 @@ class Ownership:
 
 
 def _replace(lock: Path, text: bytes, database: Path) -> bool:
-    """Replace a lock whose owner has gone; return False when it changed meanwhile; refuse when it is held."""
+    """Replace a lock whose owner has gone; return False if it has changed in between; refuse when it is held."""
     try:
         file = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -172,7 +172,7 @@ def _record_maker(cls: type, conform_to: Callable[[Any], Callable[[Any], Any]]) 
     def make(data: dict[str, Any]) -> Any:
         given = {}
         for name, value in data.items():
-            if name in arguments:  # a field that the class has lost since is left out
+            if name in arguments:  # a field that the class has lost since is ignored
                 argument, conform = arguments[name]
                 given[argument] = conform(value)
         return cls(**given)

@@ -5,17 +5,17 @@
 Guarantees:
 - Entries are only ever added, by any number of processes. The newest entry of a key, the one with the greatest id, is
   its value, for all of them. Within one process a memoized call is computed once; when two processes compute it at the
-  same time, both record it and each goes on with its own result.
+  same time, both record it and each keeps its own result.
 - When `insert` returns, the entries are committed, as durably as the server is set up to be: a role's or a database's
   `synchronous_commit = off` is overridden.
 - Requests of one moment go together (see `thread`): a thousand inserts cost one commit, a thousand lookups one round
   trip.
 - `lookup` asks the server each time, so it sees at once what another process has recorded. (Rejected: a cache. It would
   make a lookup cheaper than a round trip, and show values that others have long replaced.)
-- A lost connection, also after the server's restart, is made anew for `RETRY_SECONDS`. If the answer to a commit was
-  lost, the entries are looked up before they are sent again.
+- A lost connection, also after the server's restart, is made again, for up to `RETRY_SECONDS`. If the answer to a
+  commit was lost, the entries are looked up before they are sent again.
 - Every entry is as in a file (see `entries`). The first user who opens older tables with the right to upgrade them does
-  so; programs of that older version can go on meanwhile.
+  so; programs of that older version keep working.
 
 A key can be longer than an index entry, so the index is a digest of it. There is no index by id alone: the planner
 would use it to find the newest entry of a key, and read from the end of the table through the entries of all keys.
@@ -45,7 +45,7 @@ from hyperflow.errors import ConfigurationError, DatabaseError
 T = TypeVar("T")
 
 RETRY_SECONDS = 60.0
-"""How long to try to make a lost connection anew; after that every call tries once."""
+"""How long to try to connect again after a lost connection; after that every call tries once."""
 
 LONGEST_VALUE = 100_000_000
 """Characters; PostgreSQL stores no more than a billion bytes in one place, and takes twice as many to send them."""
@@ -366,7 +366,7 @@ class SharedStore:
         return found
 
     async def close(self) -> None:
-        """Record what is queued, and close the connection; cancelling waits for that all the same."""
+        """Record what is queued, and close the connection. If cancelled, it still finishes this first."""
         await self.thread.close(self._inserts, self._lookups)
 
     def _check_text(self, *texts: str) -> None:

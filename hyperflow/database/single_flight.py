@@ -78,7 +78,7 @@ async def once(
         if flight.waiting == 1 and not task.done():
             flight.cancelling = True
             task.cancel()
-            with suppress(asyncio.CancelledError):  # cancelled once more: the computation has ended all the same
+            with suppress(asyncio.CancelledError):  # cancelled once more: the computation has still ended
                 await settled(task)
             if not task.cancelled():
                 task.exception()  # counts as seen: nobody is left to tell

@@ -42,7 +42,7 @@ def open_database(target: str | os.PathLike[str], program_id: str) -> AbstractAs
     Args:
         target: A file, which only one process at a time can have open; or `postgresql://user@host/database`, which
             many can. The URL has no password in it: `~/.pgpass` is the place for that.
-        program_id: Goes into every entry; who finds the file locked, or lists the server's connections, sees it.
+        program_id: Goes into every entry. Other users see it when they find the file locked or list the connections.
 
     Raises:
         ConfigurationError: The place cannot be used: a directory, read-only, writable by others; or the URL is wrong.
@@ -135,7 +135,7 @@ class Store:
                 self._remember(rows, places)
 
         future = self.thread.call(lambda file: file.ingest(rows, source, since, watermark))
-        # In a callback, because this task may be cancelled and those who look up are to see the entries all the same.
+        # In a callback, because this task may be cancelled, and lookups must see the entries even then.
         future.add_done_callback(remember)
         return await asyncio.shield(future) is not None
 
@@ -145,11 +145,11 @@ class Store:
                 self._maps[map_name][key] = found
 
     async def close(self) -> None:
-        """Record what is queued, close the file and give back its lock; a cancelled caller waits for that, too."""
+        """Record what is queued, close the file and give back its lock. If cancelled, it still finishes this first."""
         await self.thread.close(self._inserts)
 
     async def _loaded(self, map_name: str) -> dict[str, Found]:
-        """Return a map's entries, reading its keys at the first use; all who come meanwhile wait for that one."""
+        """Return a map's entries, reading its keys at the first use. Concurrent callers share this one read."""
 
         async def load() -> None:
             self._maps[map_name] = await self._ask(lambda file: file.load(map_name))

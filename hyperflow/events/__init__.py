@@ -1,5 +1,5 @@
 """What a run leaves behind: the event log, its format with a version, its writer and reader.
 
-The head writes it; commands and pages read it, also of runs that are dead or old. It imports `errors`, `saying` and the
-number types (wire/numbers.py) only.
+The head writes it; commands and pages read it, also of runs that are dead or old. It may import `errors`, `saying`
+and the number types (wire/numbers.py).
 """

@@ -1,7 +1,7 @@
 """The event log's reader: the events of a run, also of one that is at work, dead or old.
 
-Guarantees: a log that is cut within its last line, by a kill or because it is being written, is read up to there. A log
-of a newer version, or a damaged one, is refused with the reason; nothing is guessed.
+Guarantees: if the last line is incomplete, after a kill or during a write, the reader stops before it. A log of a newer
+version, or a damaged one, is refused with the reason; nothing is guessed.
 """
 
 from __future__ import annotations

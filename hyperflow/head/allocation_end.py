@@ -19,7 +19,7 @@ from hyperflow.errors import AllocationEnding
 logger = logging.getLogger("hyperflow")
 
 USUAL_MARGIN = 60.0
-"""Seconds before the end at which a job is told, unless the user has set another margin."""
+"""How long before the end the job gets its notice, in seconds, unless the user has set another margin."""
 
 CUT_OFF = 10.0
 """Seconds before the end of an allocation (at most a quarter of the notice) at which what still runs is ended."""
@@ -39,7 +39,8 @@ class End:
 
     at: float | None  # seconds since 1970
     margin: float
-    """Seconds before `at` at which the job is told. 0 for USUAL_MARGIN, or a quarter of what is left now if less."""
+    """Seconds before `at` at which the job gets its notice. 0 for USUAL_MARGIN, or a quarter of what is left if
+    less."""
     signals: Mapping[int, Notice] = attrs.field(factory=dict[int, Notice])  # that announce it, by number
 
     def seconds_left(self) -> float:

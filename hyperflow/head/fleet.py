@@ -1,7 +1,7 @@
 """The nodes: all are started at the same time, watched, and ended together.
 
-Guarantees: a node that cannot be started is left out with a warning, as long as `min_nodes` are there. A node that
-ends, falls silent or cannot start workers is given up, and not used again. At the end nothing is left on any node.
+Guarantees: a node that cannot be started costs a warning, as long as `min_nodes` are there. The head stops using a node
+that ends, falls silent or cannot start workers. At the end nothing is left on any node.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A call that is made once, a little later, however often it is asked for until then."""
+"""A call that is made a little later. Several requests before then cause only one call."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ OF_LINKS = frozenset(map(int, (Kind.ALIVE, Kind.BLOCK, Kind.CONTENT)))
 BlockKey = tuple[WorkerNumber, BlockNumber]
 OnFrame = Callable[[int, WorkerNumber, memoryview], None]
 OnLost = Callable[["Link", str, bool], None]
-"""Gets the cause, and whether the node may not know of it and go on."""
+"""Gets the cause, and a flag: True if the node may still be running because it has not noticed."""
 
 
 class Link:
@@ -172,7 +172,7 @@ class Link:
                 self.write(parts)
 
     def pause_writing(self) -> None:
-        """Keep what is to be written, in order. Pieces of a block are not copied meanwhile."""
+        """Queue the data in order; do not copy pieces of blocks."""
         self._full = True
 
     def resume_writing(self) -> None:
@@ -200,7 +200,7 @@ class Link:
         """Give a sign of life if there was none lately; give the node up if it gave none for long.
 
         `lapse` is how many seconds we listened since the last beat. Time in which the event loop was blocked counts
-        little: what came meanwhile is not read yet.
+        little: what has come since is not read yet.
         """
         if now - self._last_sent >= self._settings.heartbeat:
             self.write([frames.frame(Kind.ALIVE)])
@@ -256,7 +256,7 @@ class Link:
         self.give_up(f"its stream ended{f': {error}' if error and str(error) else ''}", isinstance(error, CutOff))
 
     def give_up(self, cause: str, silent: bool = False) -> None:
-        """Use the node no more, and end its stream. Silent: it may not know that, and may go on."""
+        """Stop using the node and end its stream. `silent`: the node may still be running."""
         if self._lost:
             return
         self._lost = True

@@ -24,7 +24,7 @@ from hyperflow.wire.numbers import DefinitionNumber, TaskNumber, WorkerNumber
 
 
 class Orders:
-    """Writes the scheduler's effects to the nodes. `evaluations` are those that somebody waits for."""
+    """Writes the scheduler's effects to the nodes. `evaluations` are those that a flow waits for."""
 
     def __init__(
         self,
@@ -124,5 +124,5 @@ class Orders:
         return gone
 
     def log_file(self, worker: Worker) -> str:
-        """Return where a worker logs; it goes on with the log of the one that had its slot before."""
+        """Return the worker's log file. A worker appends to the log of the previous worker in its slot."""
         return str(self._log_dir / f"worker-{worker.node}-{worker.slot}.log")

@@ -33,7 +33,7 @@ class WorkerProcess:
         self.leave_by: float | None = None
         self.kill_at: float | None = None
         self._log_file = order.log_file
-        self._log_start = 0  # it goes on with the log of the worker that had its slot before
+        self._log_start = 0  # a worker appends to the log of the previous worker in its slot
         with contextlib.suppress(OSError):
             self._log_start = os.stat(order.log_file).st_size
 

@@ -179,7 +179,7 @@ class Launcher:
         elif kind == Kind.ALIVE:
             pass  # it was heard
         elif process is None or process.status is not None:
-            pass  # it ended meanwhile; the head knows, or will soon
+            pass  # it has ended; the head knows, or will soon
         elif kind == Kind.GIVE:
             for data in self.cache.given(number, body):
                 self.forward(process, data)
@@ -206,7 +206,7 @@ class Launcher:
             self.head.send(frames.frame(Kind.FAILED, body=wrong.encode()))
             return
         self.cache.settle(setup.memory)
-        self.head.last_received = time.monotonic()  # imports may take long, and the head says nothing meanwhile
+        self.head.last_received = time.monotonic()  # imports may take long, and the head is silent while they run
         self.head.send(messages.framed(Ready(self.cache.shares_memory)))
 
     def close(self) -> None:
@@ -230,7 +230,7 @@ class Launcher:
 
     def fork(self, number: WorkerNumber, order: ForkOrder) -> None:
         self.zygote.warm_up()
-        # Until the child has a group and default handlers of its own, a SIGTERM that is meant for it has to wait.
+        # Delay SIGTERM until the child has its own group and default handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         try:
             ours, theirs = socket.socketpair()

@@ -70,7 +70,7 @@ class LockManager:
         return await self.take_for(keys, FLOW, f"the flow in {task.get_name() if task else 'no task'}")
 
     async def take_for(self, keys: Collection[str], owner: Hashable, name: str) -> LockRequestNumber:
-        """Do the same in somebody's name."""
+        """Do the same for the given owner."""
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         number = self.request(keys, owner, name, scope(), functools.partial(resolve, waiting))
         try:
@@ -124,7 +124,7 @@ class LockManager:
             self._start(request, self._give_back(request, self.outside))
 
     def gone(self, owner: Hashable) -> None:
-        """Somebody has ended."""
+        """An owner has ended."""
         for request in self.rules.owned(owner):
             self.release(request.number)
 
@@ -185,7 +185,7 @@ class LockManager:
         except BaseException as error:
             answer = self._answers.pop(request.number, None)
             self._forget(request)
-            if answer is None:  # released meanwhile
+            if answer is None:  # released before that
                 return
             if isinstance(error, HyperflowError):
                 answer(error)

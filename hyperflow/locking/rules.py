@@ -1,4 +1,4 @@
-"""Locks: who holds which, and who waits. Pure state: no I/O, no clock, no asyncio.
+"""Locks: which request holds which, and which waits. Pure state: no I/O, no clock, no asyncio.
 
 A *request* wants some keys, all or none. Once it is *granted* it may take them, and when it *holds* them it has them
 alone, until it is released. (Between granted and held, a Job takes the locks from the other Jobs of its program.) A
@@ -6,10 +6,10 @@ request that is made within the scope of another one has that one as its *parent
 
 Guarantees, which tests check over random histories:
 - A key is held by one request at a time, and a request that waits holds nothing.
-- First come, first served: a request is granted before any later one that wants one of the same keys. There is one
-  exception: a request within another one may pass an earlier one that waits, directly or not, for what its own
-  parents hold. In the order of arrival that would be a deadlock.
-- A request that would close a cycle of waiting is refused, with the cycle. Without cycles somebody always gets on.
+- First come, first served: a request is granted before any later one that wants one of the same keys. Exception:
+  a nested request may overtake an earlier request that waits, directly or not, for a lock held by the nested request's
+  parents. In the order of arrival that would be a deadlock.
+- A request that would close a cycle of waiting is refused, with the cycle. Without cycles some request always gets on.
 - When an owner ends, its requests end with it.
 
 (Rejected: to exclude cycles by an order of keys. The program would have to keep it, across functions that know nothing
@@ -37,7 +37,7 @@ class Stage(enum.Enum):
 
 @dataclasses.dataclass(eq=False, slots=True)
 class LockRequest:
-    """Somebody wants some keys."""
+    """An owner wants some keys."""
 
     number: LockRequestNumber  # grows with each request
     keys: tuple[str, ...]
@@ -62,7 +62,7 @@ class Locks:
         """All that hold or wait, by number."""
         self._held: dict[str, LockRequest] = {}
         self._granted: dict[str, dict[LockRequestNumber, LockRequest]] = {}
-        self._wanted: dict[str, dict[LockRequestNumber, LockRequest]] = {}  # who waits for a key, in order of arrival
+        self._wanted: dict[str, dict[LockRequestNumber, LockRequest]] = {}  # that wait for a key, by arrival
         self._within: dict[LockRequestNumber, LockRequest] = {}  # those that wait, and have parents
         self._owned: dict[Hashable, dict[LockRequestNumber, LockRequest]] = {}
         self._next = 1
@@ -158,7 +158,8 @@ class Locks:
     def depends(self, request: LockRequest, others: Collection[LockRequest], suspect: bool = False) -> bool:
         """Tell whether a request has to wait, directly or not, for one of the others to be released.
 
-        What a request waits for that takes its keys from outside is not known here; `suspect` assumes the worst.
+        The rules do not know what a request waits for while it takes keys from other Jobs; with `suspect`,
+        assume the worst.
         """
         seen: set[LockRequestNumber] = set()
         todo = [request]

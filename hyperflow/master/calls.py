@@ -1,7 +1,7 @@
 """Calls and results of the cluster level, to bytes and back; and which call is the same one in the next run.
 
 A job travels as a file, and so does its result, which may come back to another process: the master may have been
-restarted meanwhile. So classes of the script come back by name, and the master uses its own script's class of that
+restarted in between. So classes of the script come back by name, and the master uses its own script's class of that
 name. (Inside one run of an engine classes go by number, see shipping/pickler.py.)
 
 The identity of a call is a text: the function's qualified name and its arguments as in a key of the database. If they

@@ -84,7 +84,7 @@ def of_error(error: Exception, state: BatchState | None) -> Cause:
 
 
 _HUMAN = frozenset({Kind.CANCELLED, Kind.REFUSED, Kind.HOPELESS})
-"""Causes that another try does not change: somebody wanted it so, or has to ask for something else."""
+"""Causes that another try does not change: the user wanted it so, or has to ask for something else."""
 
 
 def verdict(on_error: object, error: Exception, kind: Kind, failures: int) -> Verdict:

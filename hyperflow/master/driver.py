@@ -87,7 +87,7 @@ class JobDriver:
     async def result(self, on_error: object, within: Sequence[str]) -> Any:
         """Return what the job returns, or raise what follows from its failure; for the arguments see `Master.call`.
 
-        Cancelling this ends the job at Slurm a little later, unless the program is left meanwhile.
+        Cancelling this ends the job at Slurm a little later, unless the program ends before that.
         """
         self._on_error, self._asked = on_error, True
         waiter = self._waiter = asyncio.get_running_loop().create_future()
@@ -111,7 +111,7 @@ class JobDriver:
             self._waiter = None  # else the master would keep all results as long as it lives
 
     def _judge(self) -> None:
-        """Apply the program's `on_error` to a failure that was found before the program had called the job."""
+        """Apply `on_error` to a failure that happened before this program called the job."""
         cause = self.record.cause
         if self._unjudged and self.record.state is State.HELD and cause is not None:
             verdict = self._verdict(cause)
@@ -283,7 +283,7 @@ class JobDriver:
         before = self.record
         if _durable(after) != _durable(before):
             await self._shared.pacing.turn()
-        if self.record is before:  # nobody has moved it meanwhile
+        if self.record is before:  # it has not moved since
             self._put(after)
 
     def _put(self, after: Record) -> None:
@@ -363,7 +363,7 @@ class JobDriver:
                 self._rows_taken = time.monotonic()
             if self._newest_result() is not None and await self._take_result(None):
                 return True
-        if watch.state != state:  # it has changed meanwhile
+        if watch.state != state:  # it has changed since
             return True
         watch.check()
         return False
@@ -471,7 +471,7 @@ class JobDriver:
             self._shared.held(self.record, self.directory)
 
     def _tell_held(self) -> None:
-        """Say that the job waits for somebody's decision."""
+        """Say that the job waits until the user decides."""
         number, cause = self.record.number, self.record.cause
         if cause is not None:
             logger.warning("%s is held: %s: %s (hyperflow why %d)", self.record.title, cause.kind, cause.text, number)

@@ -44,7 +44,7 @@ _AT_SLURM = frozenset({State.QUEUED, State.RUNNING})
 _STARTED = _AT_SLURM | {State.ENDED}
 
 AT_REST = frozenset({State.DONE, State.FAILED, State.HELD, State.CANCELLED})
-"""States that end only by somebody's decision."""
+"""States that end only when the user decides."""
 
 
 class Kind(enum.StrEnum):
@@ -209,7 +209,7 @@ class Record:
         return attrs.evolve(self._moved(_AFTER_FAILURE[verdict]), cause=cause, failures=failures)
 
     def retried(self, options: Mapping[str, Any] | None = None) -> Record:
-        """Somebody wants it tried again, maybe with other options; its failures are counted from 0 again."""
+        """The user wants it tried again, maybe with other options; its failures are counted from 0 again."""
         if self.state not in (State.HELD, State.FAILED, State.CANCELLED):
             return self
         changed = self.options if options is None else options

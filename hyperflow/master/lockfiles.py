@@ -1,8 +1,8 @@
 """Locks between the Jobs of a program, which share nothing but the run directory.
 
     <run>/locks/
-      <digest of a key>/<holder>    somebody holds the lock of a key; the file has the key in it, for people
-      queue/<time>,<holder>         somebody waits: for what, and in the scope of what
+      <digest of a key>/<holder>    a request holds the lock of a key; the file has the key in it, for people
+      queue/<time>,<holder>         a request waits: for what, and in the scope of what
       .<holder>/                    a draft of the first
 
 A holder is one request of one start of a job (or of the master, job 0); its name says which.
@@ -10,8 +10,8 @@ A holder is one request of one start of a job (or of the master, job 0); its nam
 Guarantees:
 - A lock is taken by renaming a directory that contains the holder's file to the lock's name. This succeeds only if that
   name does not exist or is an empty directory, and for only one of those who try at the same time.
-- A lock is released by removing the file under the holder's own name. So whoever finds that a holder has ended can
-  remove what it left, but never what somebody else has taken meanwhile.
+- A lock is released by removing the file under the holder's own name. So a process that finds a holder ended can
+  remove what it left, but never what another holder has taken since.
 - Several locks are taken in the order of their names, all or none. Nobody keeps one while it waits for another.
 - First come, first served, by the clocks of the nodes. A request inside the scope of another one does not queue, see
   `locking/rules.py`.
@@ -63,7 +63,7 @@ T = TypeVar("T")
 logger = logging.getLogger("hyperflow")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
-"""Seconds between two looks at a lock that somebody has."""
+"""Seconds between two looks at a lock that another request holds."""
 
 NO_EPOCH = Epoch(0)
 
@@ -219,7 +219,7 @@ class LockFiles:
         return True
 
     def _take_one(self, name: str, key: str, number: int) -> bool:
-        """Take one lock, unless somebody has it who has not ended."""
+        """Take one lock, unless a holder that has not ended has it."""
         if self._is_held(name):
             return False
         holder = self.name(number)
@@ -253,7 +253,7 @@ class LockFiles:
             self._leave_queue(request)
 
     def _is_behind(self, request: LockRequest, names: Iterable[str]) -> bool:
-        """Whether somebody who came earlier waits for one of these locks."""
+        """Whether an earlier request waits for one of these locks."""
         if request.parents or self._within:
             return False
         mine, _ = self._mine.get(request.number, (None, None))
@@ -341,7 +341,7 @@ def scope(env: Environment) -> list[str]:
 
 
 def sweep(home: Path, ended: Callable[[Holder], bool]) -> None:
-    """Remove the files of ended holders; for the master, which knows who has ended."""
+    """Remove the files of ended holders; for the master, which knows which ones have ended."""
     place = home / "locks"
     for name in _names(place):
         for found in _names(place / name):
@@ -359,7 +359,7 @@ def _release(lock: Path, holder: str) -> bool:
         (lock / holder).unlink()
     except FileNotFoundError:
         return False
-    with suppress(OSError):  # somebody else has it already
+    with suppress(OSError):  # another process has it already
         lock.rmdir()
     return True
 

@@ -204,9 +204,9 @@ class Master:
         on_error: object,
         within: Sequence[str] = (),
     ) -> Any:
-        """Run a job in an allocation of its own, or go on with what an earlier master knows of this call.
+        """Run a job in an allocation of its own, or continue what an earlier master knows of this call.
 
-        `job` is what the program has called, and identifies the call; `sent` is the same with the options in force;
+        `job` is what the program called, and identifies the call; `sent` is the job with the current options applied;
         `within` are the locks in whose scope it is awaited.
         """
         if self.leaving:

@@ -6,7 +6,7 @@
       results.sqlite             the program's results; the master alone writes to it
       log/  data/                as in any program; log/master.log is what `hyperflow.main` has logged
       control/                   the address of the running master (control/place.py)
-      locks/                     who holds which lock (see `lockfiles`)
+      locks/                     the locks and their holders (see `lockfiles`)
       vars/                      variables that people may set (`ExtVar`)
       jobs/<n>/                  one directory for each job
         call                     the pickled job (a checked file)

@@ -1,7 +1,7 @@
 """What the jobs of a program share: Slurm, the database, job slots, pacing, looks at files, and a place for tasks.
 
-Whoever has news for a job that rests wakes its driver: its watch, the one task that looks at the files of running jobs,
-or a slot that has become free.
+News for a job that rests wakes its driver. It comes from its watch, from the one task that looks at the files of
+running jobs, or from a slot that has become free.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Timeouts:
         hopeless: Until a job that Slurm cannot start is held: the obstacle may be temporary.
         rows: Between two copies of a running job's rows into the program's database.
         second_thoughts: Between the cancel of an await and the end of its job at Slurm. If the program itself ends with
-            an error meanwhile, its jobs stay, because it can be resumed.
+            an error before that, its jobs stay, because it can be resumed.
         slurm: How often Slurm is asked.
     """
 
@@ -151,7 +151,7 @@ class Shared:
             logger.error("%s failed: %s", task.get_name(), error)
 
     async def close(self) -> None:
-        """End all drivers, and wait for all tasks, although cancelled meanwhile."""
+        """End all drivers, and wait for all tasks, even if cancelled."""
         self.closed = True
         for task in self._abandoned_at_close:
             task.cancel()

@@ -41,7 +41,7 @@ class ClusterStatistics:
         waiting: Jobs that Slurm does not run yet.
         running: Jobs that run, or have ended and are being looked at.
         failed: Jobs whose error was raised in the program.
-        held: Jobs that wait for somebody's decision.
+        held: Jobs that wait until the user decides.
         cancelled: Jobs that no flow wants any more.
         retried: How often a job was submitted again after a failure.
         returned: How often Slurm has put a job back into its queue and started it again.
@@ -108,7 +108,7 @@ def job_to_json(job: JobView) -> dict[str, Any]:
 
 
 def job_from_json(data: Mapping[str, Any]) -> JobView:
-    """Return the job that a JSON object describes; members that are not known here are left out."""
+    """Return the job that a JSON object describes; members that are not known here are ignored."""
     known: dict[str, Any] = {field.name: data[field.name] for field in attrs.fields(JobView)}
     counts = {field.name: data["progress"][field.name] for field in attrs.fields(Progress)}
     known["progress"] = Progress(**counts)

@@ -1,5 +1,5 @@
 """Who runs what, where: pure state, events in, effects out.
 
-Used by the head, by tests that play histories, and by what predicts a run. No I/O, no clock, no asyncio here; it
-imports `errors` and the number types (wire/numbers.py) and nothing else of hyperflow.
+The head uses it, and tests that play histories. It may import `errors` and the number types (wire/numbers.py). No I/O,
+no clock, no asyncio.
 """

@@ -1,4 +1,4 @@
-"""The account of CPUs: which ids of which node are given out and which are free. The scheduler decides who gets them.
+"""The account of CPUs: which ids of which node are given out and which are free. The scheduler gives them to tasks.
 
 Guarantees: an id is given out once at a time. The given and the free ids of a node are all its ids. To take from the
 node with the most free CPUs costs a few steps, however many nodes there are.

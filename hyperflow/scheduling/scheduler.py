@@ -181,21 +181,21 @@ class Scheduler:
         for task in back:
             del worker.queue[task.number]
             self._leave(worker, task)
-        # The last one that it started is the one that it is in, whatever answers are still under way.
+        # The worker is running the task that it started last, even if earlier answers have not arrived.
         newest = next(reversed(worker.queue.values()), None)
         if newest is not None and newest.state is CANCELLED:
             self.kill(worker)
         return self._put_back(back)
 
     def cancel(self, task: Task) -> None:
-        """Nobody wants the task any more: kill the worker if it may be in it."""
+        """No flow wants the task any more: kill the worker if it may be in it."""
         worker = task.worker
         if task.state is WAITING:
             self.waiting -= 1
         elif task.state is SENT and worker is not None:
             self.sent -= 1
             # The oldest unanswered task of a worker is the one that it is in. A younger one comes back by the
-            # retraction (or with the worker's end, should it have been started meanwhile) and is dropped then.
+            # retraction (or with the worker's end, if it has been started by then) and is dropped then.
             if next(iter(worker.queue.values())) is task:
                 self.kill(worker)
             elif not worker.retracting and not worker.ending:
@@ -293,7 +293,7 @@ class Scheduler:
 
     def _oldest(self, cpus: int) -> Task | None:
         tasks = self._queues[cpus]
-        while tasks and tasks[0].state is not WAITING:  # cancelled meanwhile
+        while tasks and tasks[0].state is not WAITING:  # cancelled while it waited
             tasks.popleft()
         return tasks[0] if tasks else None
 

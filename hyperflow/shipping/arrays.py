@@ -7,8 +7,8 @@ Guarantees:
 - When an array is deleted, its block goes, too. Of the other unused blocks, the most recently used are kept.
 
 Rejected: to know an array by its identity alone, even within one turn of the event loop. A loop that fills one array
-anew for each call would compute with the wrong numbers, and nobody would notice. Also rejected: a hash of the contents.
-It takes as long as the comparison, and proves less.
+again for each call would compute with the wrong numbers, and nobody would notice. Also rejected: a hash of the
+contents. It takes as long as the comparison, and proves less.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ LARGE_CAPTURE = 1 << 16
 a hundred evaluations with a captured 100 MB array must not copy it a hundred times."""
 
 KEPT_DEFINITIONS = 4096
-"""Unused definitions beyond this number are evicted everywhere: a lambda made anew for each evaluation must not fill
+"""Unused definitions beyond this number are evicted everywhere: a lambda made again for each evaluation must not fill
 the memory of all nodes."""
 
 

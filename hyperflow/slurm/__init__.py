@@ -4,4 +4,6 @@ Inside an allocation: `nodelist` reads lists of nodes, `allocation` the allocati
 what the environment does not say. From outside: `script` writes batch scripts, `client` submits, finds, watches and
 cancels jobs, by means of `commands`, which runs them; `queue` reads what they print about jobs, `refusal` what they
 complain about. Only `scontrol` and `commands` run anything; the others take text.
+
+The room may import `errors`, `aio` and `files`.
 """

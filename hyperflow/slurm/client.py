@@ -261,7 +261,7 @@ class SlurmClient:
                     # Ten times as long as the answer took, so that a slow controller is left in peace.
                     least = max(self.pace.fast, min(10 * self._commands.took, self.pace.slow))
                     interval = least if news else min(max(1.5 * interval, least), self.pace.slow)
-        except SlurmError as error:  # there is no squeue: whoever waits gets the error
+        except SlurmError as error:  # there is no squeue: every waiter gets the error
             self._failure = error
         finally:
             if self._failure is None:

@@ -87,8 +87,8 @@ class Commands:
 
 
 async def _run(argv: tuple[str, ...], environ: Mapping[str, str]) -> Answer:
-    # Files, not pipes: nobody has to read meanwhile, and no process that inherits a pipe can hold it open. In memory,
-    # because on a full disk squeue's list would be cut without an error.
+    # Files, not pipes: nobody has to read while it runs, and no process that inherits a pipe can hold it open. In
+    # memory, because on a full disk squeue's list would be cut without an error.
     with _memory_file() as output, _memory_file() as errors:
         try:
             process = await asyncio.create_subprocess_exec(

@@ -37,7 +37,7 @@ class End:
     Args:
         text: For people.
         kind: The sort of failure; "" if the state alone does not tell.
-        nothing_runs: Whether nothing of the job runs any more. On a node that Slurm has lost it may go on for a while.
+        nothing_runs: True if no process of the job is left. On a node that Slurm has lost it may go on for a while.
     """
 
     text: str

@@ -52,7 +52,7 @@ class InlineLocks:
         return await self._locks.take_for(keys, self, self._name)
 
     def take_blocking(self, keys: Collection[str]) -> int:
-        """Acquire some free keys; if they are held, the holder cannot go on meanwhile, so that is a Deadlock."""
+        """Acquire some free keys; if they are held, that is a Deadlock: the holder cannot go on while this waits."""
         said: list[HyperflowError | None] = []
         number = self._locks.request(keys, self, self._name, manager.scope(), said.append)
         if not said:
@@ -112,7 +112,7 @@ class InlineEvaluator:
         self._counts["cancelled" if task.cancelled() else "failed" if task.exception() else "done"] += 1
 
     def _shipped(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
-        """Return the call as a worker gets it: unpickled, anew for each attempt."""
+        """Return the call as a worker gets it: unpickled, again for each attempt."""
         self._packer.turn += 1
         packed = self._packer.pack(fn, args, kwargs)
 

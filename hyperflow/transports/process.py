@@ -41,7 +41,7 @@ WRITE_AHEAD = 1 << 22
 
 KILL_AFTER = 8.0
 """Seconds after the end of its stream until a local launcher is killed. It and its keeper need less to end by
-themselves, unless somebody has stopped both of them."""
+themselves, unless both of them were stopped."""
 
 _NOT_PORTABLE = {
     *("PWD", "OLDPWD", "SHLVL", "_", "HOSTNAME", "HOST", "TERM", "TTY", "DISPLAY", "XAUTHORITY", "XDG_RUNTIME_DIR"),
@@ -146,13 +146,13 @@ class _ProcessConnection:
             await asyncio.sleep(pause)
             pause = min(1.25 * pause, 0.02)  # a program that has done its work waits for this
         if self._process.returncode != 0:
-            # Keeper and launcher find all that is left of each other, but somebody may have killed both at once.
+            # Keeper and launcher find all that is left of each other, but both may have been killed at once.
             processes.kill_all(processes.carriers(self._tag))
 
 
 class Spawned:
     """A process on this machine with a stream to us as its stdin and stdout. The end of the scope ends it, unless
-    somebody has connected to it.
+    a head has connected to it.
 
     Starting and connecting are two steps, so that a launcher can start while its head is still importing.
     """

@@ -1,4 +1,4 @@
 """What all sides share: frames and messages, shared memory, the claim page, processes, what a machine grants.
 
-Everybody may import it. It imports the standard library only, because the launcher starts with nothing else.
+Every room above it may import it. It imports the standard library only, because the launcher starts with nothing else.
 """

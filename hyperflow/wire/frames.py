@@ -190,7 +190,7 @@ def _split(content: memoryview, count: int) -> tuple[memoryview, list[Buffer]]:
 class Reader:
     """Cuts a stream of bytes into frames.
 
-    Bodies are views of a bytearray made for them, so that who gets an array can write to it.
+    Bodies are views of a bytearray made for them, so that the receiver of an array can write to it.
     """
 
     def __init__(self) -> None:

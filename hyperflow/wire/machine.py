@@ -65,7 +65,7 @@ def choose_cpus(wanted: int | None, affinity: Sequence[int], quota: float | None
     """Choose the CPU ids to hand out on a node.
 
     Nothing is pinned if the affinity mask shows fewer ids than are wanted: evaluations share them. Nor is it if a batch
-    system granted fewer than the mask shows: the first ids may be somebody else's.
+    system granted fewer than the mask shows: the first ids may be another job's.
     """
     if wanted is None:
         usable = len(affinity) if quota is None else min(len(affinity), max(1, math.ceil(quota)))

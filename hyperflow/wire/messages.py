@@ -99,7 +99,7 @@ class LockReply(NamedTuple):
 
     serial: LockSerial
     refusal: str | None = None  # why not; None if they are held
-    cycle: tuple[str, ...] | None = None  # who waits for whom, a line for each, if waiting would be a deadlock
+    cycle: tuple[str, ...] | None = None  # the circle of waiting, a line for each, if it would be a deadlock
 
 
 Message = Greeting | Setup | Ready | ForkOrder | WorkerEnded | LockWanted | LockReleased | LockReply

@@ -81,7 +81,7 @@ class Block:
             raise OSError(number, f"cannot map {self.size} bytes: {os.strerror(number)}")
         array = (ctypes.c_ubyte * self.size).from_address(address)
         unmap = weakref.finalize(array, mapper.munmap, ctypes.c_void_p(address), ctypes.c_size_t(self.size))
-        unmap.atexit = False  # somebody may still look at it then
+        unmap.atexit = False  # an array may still use it then
         return memoryview(array).cast("B")
 
     def equals(self, data: memoryview) -> bool:

@@ -1,7 +1,8 @@
 """The lock client: asks the head of the Job for locks, over the stream that the worker has anyway.
 
 Guarantees: an async function that waits leaves its event loop free, a plain one blocks. Prefetched tasks that arrive
-meanwhile are kept for later, in order. A function may end without a release: the head knows what each evaluation holds.
+while it waits are kept for later, in order. A function may end without a release: the head knows what each evaluation
+holds.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class LockClient:
         self.task = TaskNumber(0)
         """The evaluation that runs."""
         self.later: list[tuple[int, WorkerNumber, memoryview]] = []
-        """What has arrived while somebody waited for a lock."""
+        """What has arrived while the evaluation waited for a lock."""
         self._sock = sock
         self._reader = reader
         self._serial = 0

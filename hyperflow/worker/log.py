@@ -17,7 +17,7 @@ class Log:
 
     def __init__(self) -> None:
         self.label = "worker"
-        self._expected = os.fstat(1).st_size  # what follows, somebody else has written
+        self._expected = os.fstat(1).st_size  # what follows, another process has written
         self._others = False
 
     def write_line(self, line: str) -> None:
@@ -28,7 +28,7 @@ class Log:
             self._expected = os.fstat(1).st_size
 
     def end_evaluation(self) -> None:
-        """Say whose the unmarked lines are."""
+        """Log which evaluation wrote the unmarked lines."""
         with contextlib.suppress(OSError):
             self._look()
             if self._others:
