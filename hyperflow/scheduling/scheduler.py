@@ -234,9 +234,9 @@ class Scheduler:
     def schedule(self) -> list[Effect]:
         """Place what can be placed, prefetch, and return all effects since the last call."""
         if self.waiting and not self.paused:
-            reserved, holder = self._place()
+            self._place()
             if self.waiting:
-                self._prefetch(reserved, holder)
+                self._prefetch()
                 if self.waiting and self.pool.free:
                     self._place()  # the reservation's holder may be among what was prefetched
         self._candidates.clear()
@@ -274,14 +274,14 @@ class Scheduler:
                 break
         self._overfull.extendleft(reversed(looked_at))
 
-    def _place(self) -> tuple[str | None, int]:
-        """Start what fits, oldest first; return the node reserved for the oldest that does not, and its size."""
-        reserved, holder = None, 0
+    def _place(self) -> None:
+        """Start what fits, oldest first; the oldest that does not fit reserves a node."""
+        reserved: str | None = None
         blocked: set[int] = set()
         while True:
             sizes = [cpus for cpus in self._queues if cpus not in blocked and self._oldest(cpus) is not None]
             if not sizes:
-                return reserved, holder
+                return
             cpus = min(sizes, key=lambda size: self._queues[size][0].number) if len(sizes) > 1 else sizes[0]
             node = self.pool.roomiest(cpus, without=reserved)
             if node is not None:
@@ -289,7 +289,7 @@ class Scheduler:
                 continue
             blocked.add(cpus)
             if reserved is None:
-                reserved, holder = self.pool.most_promising(cpus), cpus
+                reserved = self.pool.most_promising(cpus)
 
     def _oldest(self, cpus: int) -> Task | None:
         tasks = self._queues[cpus]
@@ -322,10 +322,8 @@ class Scheduler:
         return worker
 
     def _give(self, worker: Worker, tasks: list[Task]) -> None:
-        if worker.queue:
+        if worker.queue:  # to an idle worker goes only one task
             self._prefetched += len(tasks)
-        else:
-            self._prefetched += len(tasks) - 1
         for task in tasks:
             worker.sent += 1  # type: ignore[assignment]  # Seq() would cost each task a call
             task.seq = worker.sent
@@ -340,8 +338,11 @@ class Scheduler:
         self._candidates[worker.number] = worker
         self._effects.append(Send(worker, tasks))
 
-    def _prefetch(self, reserved: str | None, holder: int) -> None:
-        """Send busy workers more of the size they have, as long as nothing older of another size waits."""
+    def _prefetch(self) -> None:
+        """Send busy workers more of the size they have, as long as nothing older of another size waits.
+
+        So nothing is sent past the request that has reserved a node: it is older than all that waits of other sizes.
+        """
         for cpus in list(self._queues):
             others = [t.number for size in self._queues if size != cpus and (t := self._oldest(size)) is not None]
             bound = min(others, default=None)
@@ -351,10 +352,7 @@ class Scheduler:
             rooms = [
                 (worker, room)
                 for worker in self._candidates.values()
-                if worker.queue
-                and len(worker.cpus) == cpus
-                and (worker.node != reserved or cpus == holder)
-                and (room := self._estimates.room(worker, oldest)) > 0
+                if worker.queue and len(worker.cpus) == cpus and (room := self._estimates.room(worker, oldest)) > 0
             ]
             left = len(self._queues[cpus])
             share = -(-left // self._active)  # all that are at work will want more soon

@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 from hyperflow.errors import ImpossibleRequest
 from hyperflow.scheduling import pool as engine_pool
 from hyperflow.scheduling import scheduler as engine_scheduler
-from hyperflow.scheduling.scheduler import Fork, Kill, Retire, Retract, Scheduler, Send, Task, Worker
+from hyperflow.scheduling.prefetch import PREFETCH_BYTES
+from hyperflow.scheduling.scheduler import LOOKS_AT_ONCE, Fork, Kill, Retire, Retract, Scheduler, Send, Task, Worker
 from hyperflow.scheduling.state import State
 from tests.head.fake_nodes import numbers
 
 QUICK = 1e-6
+ONE_AHEAD = 0.01
+"""Seconds of a function of which one task is prefetched, and is worth retracting."""
 SLOW = 10.0
 
 
@@ -55,6 +58,22 @@ def answer(to: Scheduler, task: Task, seconds: float = SLOW) -> Task | None:
     return to.answered(worker_of(task).number, task.number, seconds)
 
 
+def retracts(to: Scheduler) -> list[Worker]:
+    """Let it schedule, and return the workers from which it retracts."""
+    return [effect.worker for effect in to.schedule() if isinstance(effect, Retract)]
+
+
+def one_ahead(to: Scheduler, workers: int, cpus: int = 1) -> list[Worker]:
+    """Bring so many workers of this size, which fill all nodes, to have a task that runs and one behind it."""
+    (first,) = submit(to, 0, 0, cpus=cpus)
+    to.schedule()
+    tasks = submit(to, 1, 2 * workers, cpus=cpus)
+    answer(to, first, ONE_AHEAD)
+    to.schedule()
+    assert [worker_of(t) for t in tasks[workers:]] == [worker_of(t) for t in tasks[:workers]]
+    return [worker_of(task) for task in tasks[:workers]]
+
+
 def two_deep(to: Scheduler, behind: int = 3) -> list[Task]:
     """Bring one worker with one CPU to have a task that runs (1) and others queued behind it; return them all."""
     (first,) = submit(to, 0, 0)
@@ -76,6 +95,7 @@ def test_first_come_first_served() -> None:
     assert sent(it) == [1, 2]
 
     assert answer(it, tasks[1]) is tasks[1]
+    assert tasks[1].state is State.ENDED
 
     assert sent(it) == [3]
     assert (it.waiting, it.sent) == (1, 2)
@@ -302,6 +322,25 @@ def test_idle_workers_of_odd_sizes_are_retired() -> None:
     assert len(it.workers) - retired <= 8
 
 
+def test_the_oldest_idle_worker_is_retired() -> None:
+    """A node has at most two workers for each CPU, those that are about to end included."""
+    it = scheduler(2)
+    singles = submit(it, 1, 2)
+    it.schedule()
+    oldest = worker_of(singles[0])
+    for task in singles:
+        answer(it, task)
+    for number in (3, 4):
+        (pair,) = submit(it, number, number, cpus=2)
+        it.schedule()
+        answer(it, pair)
+        it.kill(worker_of(pair))
+    it.schedule()
+    (last,) = submit(it, 5, 5, cpus=2)
+
+    assert it.schedule() == [Retire(oldest), Fork(worker_of(last)), Send(worker_of(last), [last])]
+
+
 # ---- Prefetching ------------------------------------------------------------------------------------------------
 
 
@@ -336,6 +375,45 @@ def test_a_large_payload_is_not_queued_deep() -> None:
     it.schedule()
 
     assert it.sent <= 1 + 4
+
+
+def test_the_last_byte_of_the_bound_lets_one_more_task_go() -> None:
+    """What is sent ahead is bounded by the bytes before the last task."""
+    it = scheduler(1)
+    (first,) = submit(it, 0, 0)
+    it.schedule()
+    submit(it, 1, 1)
+    submit(it, 2, 2, size=PREFETCH_BYTES - 1)
+    submit(it, 3, 3)
+    answer(it, first, QUICK)
+
+    assert sent(it) == [1, 2, 3]
+
+
+def test_a_worker_without_room_does_not_keep_the_next_from_its_share() -> None:
+    """Nothing is queued behind a function that nobody knows, but behind one that is known."""
+    it = scheduler(2)
+    (first,) = submit(it, 0, 0)
+    it.schedule()
+    answer(it, first, QUICK)
+    submit(it, 1, 1, function=2)
+    submit(it, 2, 3)
+
+    assert sent(it) == [1, 2, 3]
+
+
+def test_each_size_is_prefetched() -> None:
+    """When there is nothing left of one size for the next worker, another size still has its turn."""
+    it = scheduler(4)
+    (first,) = submit(it, 0, 0)
+    it.schedule()
+    answer(it, first, QUICK)
+    submit(it, 1, 2)
+    submit(it, 3, 3, cpus=2)
+    submit(it, 4, 4)
+    submit(it, 5, 5, cpus=2)
+
+    assert sent(it) == [1, 2, 3, 4, 5]
 
 
 def test_nothing_is_queued_around_a_task_that_is_alone() -> None:
@@ -412,6 +490,89 @@ def test_no_more_is_retracted_than_the_free_cpus_can_take() -> None:
     it.add_node("c", range(3))
     it.rebalance()
     assert len([effect for effect in it.schedule() if isinstance(effect, Retract)]) == 1
+
+
+def test_each_free_cpu_takes_a_task_back() -> None:
+    """Two free CPUs retract from two workers that have one task ahead each, and from no third one."""
+    it = scheduler(3)
+    workers = one_ahead(it, 3)
+    it.add_node("b", range(2))
+
+    assert retracts(it) == workers[:2]
+
+
+def test_what_needs_two_cpus_counts_twice() -> None:
+    """Two free CPUs retract one task that needs both, not two."""
+    it = scheduler(4)
+    workers = one_ahead(it, 2, cpus=2)
+    it.add_node("b", range(2))
+
+    assert retracts(it) == workers[:1]
+
+
+def test_a_worker_that_has_one_task_left_is_passed_over() -> None:
+    """The free CPU takes back a task of the next worker."""
+    it = scheduler(2)
+    workers = one_ahead(it, 2)
+    it.answered(workers[0].number, 1, ONE_AHEAD)
+    it.schedule()
+    it.add_node("b", [0])
+
+    assert retracts(it) == workers[1:]
+
+
+def test_a_worker_whose_size_fits_nowhere_is_passed_over() -> None:
+    """The free CPU is too few for the task of one worker, and takes back that of another."""
+    it = scheduler(2)
+    one_ahead(it, 1, cpus=2)
+    it.add_node("b", [0])
+    running, behind = submit(it, 10, 11)
+    it.schedule()
+    assert behind.worker is running.worker
+    it.add_node("c", [0])
+
+    assert retracts(it) == [worker_of(running)]
+
+
+def test_a_step_looks_at_few_workers() -> None:
+    """Behind many workers that are about to end, only the engine's `rebalance` finds the one with a task to retract."""
+    it = scheduler(LOOKS_AT_ONCE + 1)
+    *ending, last = one_ahead(it, LOOKS_AT_ONCE + 1)
+    for worker in ending:
+        it.kill(worker)
+    it.add_node("b", [0])
+    assert retracts(it) == []
+
+    it.rebalance()
+
+    assert retracts(it) == [last]
+
+
+def test_a_step_does_not_look_at_workers_that_have_one_task() -> None:
+    """However many they are, it finds at once the one that has more."""
+    it = scheduler(LOOKS_AT_ONCE)
+    submit(it, 100, 100 + LOOKS_AT_ONCE - 1, function=2)
+    it.schedule()
+    it.add_node("b", [0])
+    workers = one_ahead(it, 1)
+    it.add_node("c", [0])
+
+    assert retracts(it) == workers
+
+
+def test_nothing_is_retracted_for_a_cpu_that_a_large_request_waits_for() -> None:
+    """A step retracts only when nothing waits."""
+    it = scheduler(1)
+    workers = one_ahead(it, 1)
+    it.add_node("b", range(2))
+    submit(it, 10, 10, function=2)
+    (pair,) = submit(it, 11, 11, cpus=2)
+    assert retracts(it) == []
+    assert it.unbalanced
+
+    it.cancel(pair)
+
+    assert retracts(it) == workers
 
 
 def test_an_old_skip_does_not_take_a_task_that_was_sent_again() -> None:
@@ -618,6 +779,23 @@ def test_cancelling_what_is_queued_spares_the_worker() -> None:
     assert not worker.ending
 
 
+def test_a_worker_is_asked_once_for_what_is_queued() -> None:
+    """Not again while a retraction is under way, and not at all when it is about to end."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    worker = worker_of(tasks[0])
+    it.cancel(tasks[1])
+    it.cancel(tasks[2])
+    assert it.schedule() == [Retract(worker, below=6)]
+
+    it = scheduler(1)
+    tasks = two_deep(it)
+    worker = worker_of(tasks[0])
+    it.cancel(tasks[0])
+    it.cancel(tasks[1])
+    assert it.schedule() == [Kill(worker)]
+
+
 def test_a_cancelled_task_that_had_started_is_killed() -> None:
     """Even while the answer of the one before it is still under way, and the retract's answer overtakes it."""
     it = scheduler(1)
@@ -647,6 +825,19 @@ def test_an_answer_after_cancelling_is_dropped() -> None:
     assert it.late == 1
 
 
+def test_an_answer_for_a_task_that_the_worker_has_no_more_is_late() -> None:
+    """The worker goes on; each such answer is counted."""
+    it = scheduler(1)
+    tasks = two_deep(it)
+    worker = worker_of(tasks[0])
+    for task in tasks[1:3]:
+        it.skipped(worker.number, task.number, task.seq)
+        assert it.answered(worker.number, task.number, QUICK) is None
+
+    assert it.late == 2
+    assert answer(it, tasks[0]) is tasks[0]
+
+
 # ---- blame ---------------------------------------------------------------------------------------------------------
 
 
@@ -660,6 +851,7 @@ def test_a_crash_is_charged_to_the_task_that_was_started() -> None:
     within, back = it.ended(number, tasks[1].seq)
 
     assert within is tasks[1]
+    assert within.state is State.ENDED
     assert numbers(back) == [3, 4]
     assert (it.waiting, it.sent, it.pool.free) == (2, 0, 1)
 
