@@ -11,29 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import harness
-from benchmarks.harness import OURS, Question, Result
-
-QUESTIONS = (
-    "many",
-    "round_trip",
-    "ssh_many",
-    "ssh_round_trip",
-    "chunked_map",
-    "fresh_process",
-    "commands",
-    "uneven",
-    "large_data",
-    "large_ssh",
-    "shared_argument",
-    "shared_argument_local",
-    "stream",
-    "scheduler",
-    "launchers",
-    "startup",
-    "memo_hits",
-    "memo_inserts",
-)
-"""In the order of the report; each is a module of this package."""
+from benchmarks.harness import OURS, QUESTIONS, Question, Result
 
 app = cyclopts.App(name="python -m benchmarks", help=__doc__)
 console = Console(width=None if sys.stdout.isatty() else 140)

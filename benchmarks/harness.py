@@ -24,6 +24,28 @@ Figures = dict[str, float]
 """What one turn found: "value" is what is compared; what else there is ("peak_memory_mb") is told beside it."""
 
 TOP = Path(__file__).resolve().parent.parent
+QUESTIONS = (
+    "many",
+    "round_trip",
+    "ssh_many",
+    "ssh_round_trip",
+    "chunked_map",
+    "fresh_process",
+    "commands",
+    "uneven",
+    "large_data",
+    "large_ssh",
+    "shared_argument",
+    "shared_argument_local",
+    "stream",
+    "scheduler",
+    "launchers",
+    "startup",
+    "memo_hits",
+    "memo_inserts",
+)
+"""In the order of the report; each is a module of this package."""
+
 OURS = "hyperflow"
 QUICK = "HYPERFLOW_BENCHMARKS_QUICK"
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.harness import OURS, TOP, Result
+from benchmarks.harness import OURS, QUESTIONS, TOP, Result
 
 Record = dict[str, Any]
 """One question and what was found, as it is in the JSON file."""
@@ -113,8 +113,6 @@ def make(data: Mapping[str, Any]) -> None:
 
 def in_order(found: Mapping[str, Record]) -> dict[str, Record]:
     """Return the records in the order of the questions; unknown ones at the end."""
-    from benchmarks.__main__ import QUESTIONS
-
     return {key: found[key] for key in [*QUESTIONS, *sorted(found.keys() - set(QUESTIONS))] if key in found}
 
 
