@@ -40,7 +40,7 @@ public-types: .venv/installed-dev
 # What the unit tests alone reach of the pure modules; it may not fall. ARGUMENTS=--write records what it is now.
 coverage: .venv/installed-dev
 	@mkdir -p .coverage
-	$(PY) -m coverage run -m pytest -q -m unit
+	$(PY) -m coverage run -m pytest -q -m unit --hypothesis-seed=0
 	$(PY) -m tests.coverage_floor $(ARGUMENTS)
 
 # A test for the tests: do they notice a change of the scheduler, the rules of locks, the life of a job?
