@@ -121,8 +121,8 @@ def _next(
     (layout,) = opened.execute("PRAGMA user_version").fetchone()
     added = "schema_version, metadata" if layout > 1 else f"1, '{NO_METADATA}'"  # of an older hyperflow
     query = (
-        f"SELECT id, map, key, CASE WHEN program = ?1 THEN value END, program, time, checksum, {added} FROM entries "
-        "WHERE id > ?2 ORDER BY id"
+        f"SELECT id, map, key, CASE WHEN program = ? THEN value END, program, time, checksum, {added} FROM entries "
+        "WHERE id > ? ORDER BY id"
     )
     rows: list[Row] = []
     damaged: list[str] = []
