@@ -12,7 +12,7 @@ import enum
 import inspect
 import typing
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import attrs
 
@@ -96,7 +96,7 @@ def bare(hint: Any) -> Any:
         elif type(hint).__name__ == "TypeAliasType":  # `type Name = ...` of Python 3.12
             hint = hint.__value__
         elif type(origin).__name__ == "TypeAliasType":  # with arguments, as numpy's NDArray[float] is there
-            hint = cast("Any", origin).__value__[typing.get_args(hint)]
+            hint = origin.__value__[typing.get_args(hint)]
         else:
             return hint
 
