@@ -474,7 +474,9 @@ def test_a_part_that_wants_to_exit_while_it_is_diagnosed(there: Elsewhere) -> No
     """Whatever it raises, the error is told, and names it; a worker that has it as a result goes on."""
     error = diagnose.explain("a call", [1, Exits()], ValueError("no"))
     assert "[1] = <Exits>; SystemExit: while it is pickled" in str(error)
-    with pytest.raises(SerializationError, match=r"the result cannot be sent.*: \[0\] = <Exits>; SystemExit: while it is pickled"):
+    with pytest.raises(
+        SerializationError, match=r"the result cannot be sent.*: \[0\] = <Exits>; SystemExit: while it is pickled"
+    ):
         there.call(lambda: [Exits()])
     assert there.call(double, 2) == 4
 
