@@ -23,6 +23,12 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
+E = TypeVar("E")
+F = TypeVar("F")
+G = TypeVar("G")
+H = TypeVar("H")
+J = TypeVar("J")
+K = TypeVar("K")
 X = TypeVar("X")
 
 IN_FLIGHT = 1000
@@ -130,6 +136,38 @@ def concurrently(a: Flow[A], b: Flow[B], c: Flow[C], /) -> Job[tuple[A, B, C]]: 
 @overload
 def concurrently(a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], /) -> Job[tuple[A, B, C, D]]: ...
 @overload
+def concurrently(a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], /) -> Job[tuple[A, B, C, D, E]]: ...
+@overload
+def concurrently(
+    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], /
+) -> Job[tuple[A, B, C, D, E, F]]: ...
+@overload
+def concurrently(
+    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], g: Flow[G], /
+) -> Job[tuple[A, B, C, D, E, F, G]]: ...
+@overload
+def concurrently(
+    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], g: Flow[G], h: Flow[H], /
+) -> Job[tuple[A, B, C, D, E, F, G, H]]: ...
+@overload
+def concurrently(
+    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], g: Flow[G], h: Flow[H], j: Flow[J], /
+) -> Job[tuple[A, B, C, D, E, F, G, H, J]]: ...
+@overload
+def concurrently(
+    a: Flow[A],
+    b: Flow[B],
+    c: Flow[C],
+    d: Flow[D],
+    e: Flow[E],
+    f: Flow[F],
+    g: Flow[G],
+    h: Flow[H],
+    j: Flow[J],
+    k: Flow[K],
+    /,
+) -> Job[tuple[A, B, C, D, E, F, G, H, J, K]]: ...
+@overload
 def concurrently(*flows: Flow[T]) -> Job[tuple[T, ...]]: ...
 def concurrently(*flows: Flow[Any]) -> Job[Any]:
     """Run flows side by side and return all their results, in order.
@@ -175,7 +213,45 @@ async def _race(made: tuple[Flow[Any], ...]) -> Any:
     return winner.result()
 
 
-def race(*flows: Flow[T]) -> Job[T]:
+@overload
+def race(a: Flow[A], b: Flow[B], /) -> Job[A | B]: ...
+@overload
+def race(a: Flow[A], b: Flow[B], c: Flow[C], /) -> Job[A | B | C]: ...
+@overload
+def race(a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], /) -> Job[A | B | C | D]: ...
+@overload
+def race(a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], /) -> Job[A | B | C | D | E]: ...
+@overload
+def race(a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], /) -> Job[A | B | C | D | E | F]: ...
+@overload
+def race(
+    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], g: Flow[G], /
+) -> Job[A | B | C | D | E | F | G]: ...
+@overload
+def race(
+    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], g: Flow[G], h: Flow[H], /
+) -> Job[A | B | C | D | E | F | G | H]: ...
+@overload
+def race(
+    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], g: Flow[G], h: Flow[H], j: Flow[J], /
+) -> Job[A | B | C | D | E | F | G | H | J]: ...
+@overload
+def race(
+    a: Flow[A],
+    b: Flow[B],
+    c: Flow[C],
+    d: Flow[D],
+    e: Flow[E],
+    f: Flow[F],
+    g: Flow[G],
+    h: Flow[H],
+    j: Flow[J],
+    k: Flow[K],
+    /,
+) -> Job[A | B | C | D | E | F | G | H | J | K]: ...
+@overload
+def race(*flows: Flow[T]) -> Job[T]: ...
+def race(*flows: Flow[Any]) -> Job[Any]:
     """Run flows side by side; return the result of the first that ends, or raise its error, and cancel the others.
 
     Cancelling a remote evaluation kills its process; `race` does not wait until that process has gone.

@@ -115,11 +115,17 @@ async def main() -> None:
     reveal_type(await hf.concurrently())  # revealed: tuple[()]
     reveal_type(hf.concurrently(count("a"), hf.pure("x")))  # revealed: Job[tuple[int, str]]
     reveal_type(await hf.concurrently(count("a"), hf.pure("x"), hf.pure(1.5)))  # revealed: tuple[int, str, float]
+    i, s, f = count("a"), hf.pure("x"), hf.pure(1.5)
+    reveal_type(hf.concurrently(i, s, f, i, s))  # revealed: Job[tuple[int, str, float, int, str]]
+    reveal_type((await hf.concurrently(i, s, f, i, s, f, i, s, f, s))[8:])  # revealed: tuple[float, str]
     reveal_type(await hf.concurrently(*[count(n) for n in "abc"]))  # revealed: tuple[int, ...]
     reveal_type(await hf.map_concurrently(count, ["a"], limit=2))  # revealed: list[int]
     reveal_type(await hf.map_concurrently(lambda n: hf.remote_eval(area, n), [1.0]))  # revealed: list[float]
     reveal_type(await hf.replicate_concurrently(3, count("a")))  # revealed: list[int]
     reveal_type(await hf.race(count("a"), count("b")))  # revealed: int
+    reveal_type(hf.race(i, s))  # revealed: Job[int | str]
+    reveal_type(hf.race(f, s, i, f))  # revealed: Job[float | str | int]
+    reveal_type(await hf.race(*[count(n) for n in "abc"]))  # revealed: int
     async for pair in hf.as_completed(count, names()):
         reveal_type(pair)  # revealed: tuple[str, int]
     hf.concurrently(3)  # error:
