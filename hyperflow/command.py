@@ -86,8 +86,8 @@ async def run_command(
 
     Cancelling sends SIGTERM to the program and all its descendants, and SIGKILL two seconds later.
     """
-    info = worker_info()
     words = _words(argv)
+    info = _info(words)
     with ExitStack() as stack:
         out, err = _outputs(stack, capture, stdout)
         source = _input(stack, stdin)
@@ -120,6 +120,16 @@ async def run_command(
     if check and returncode != 0:
         raise CommandFailed(words, returncode, result.stderr, "" if capture else info.log_file)
     return result
+
+
+def _info(words: list[str]) -> WorkerInfo:
+    try:
+        return worker_info()
+    except MisuseError:
+        raise MisuseError(
+            f"run_command({words!r}) belongs in a function that runs on a worker, whose CPUs the program then has; "
+            f"write: await hyperflow.remote_eval(hyperflow.run_command, {words!r})"
+        ) from None
 
 
 def _words(argv: Sequence[str | os.PathLike[str]]) -> list[str]:

@@ -17,6 +17,7 @@ from hyperflow import flow as flows
 from hyperflow.aio import settled
 from hyperflow.errors import ConfigurationError
 from hyperflow.flow import Flow, Job, Native
+from hyperflow.saying import short_repr
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -50,9 +51,10 @@ class _Group:
         self._waiter: asyncio.Future[None] | None = None
         self._enough = 0
 
-    def start(self, one: Flow[Any], where: str) -> None:
-        """Start a flow."""
-        flows.check(one, where)
+    def start(self, one: Flow[Any], where: str, fn: object = None) -> None:
+        """Start a flow, which the user's function `fn` has made, if it is given."""
+        if not isinstance(one, Flow):
+            flows.check(one, where) if fn is None else flows.check_made(one, where, fn)
         future = one.start()
         self.going += 1
         self.futures.append(future)
@@ -84,12 +86,12 @@ async def _cancel_all(futures: Collection[asyncio.Future[Any]]) -> None:
             _ = future.cancelled() or future.exception()
 
 
-async def _gather(made: Iterable[Flow[Any]], limit: int | None, where: str) -> list[Any]:
-    """Run flows, at most `limit` at a time, and return their results in order."""
+async def _gather(made: Iterable[Flow[Any]], limit: int | None, where: str, fn: object = None) -> list[Any]:
+    """Run flows, at most `limit` at a time, and return their results in order; `fn` is what makes them, if known."""
     group = _Group()
     try:
         for one in made:
-            group.start(one, where)
+            group.start(one, where, fn)
             if limit is not None:
                 await group.until_fewer_than(limit)
             if len(group.futures) % STARTS_BETWEEN_PAUSES == 0:
@@ -178,7 +180,7 @@ def concurrently(*flows: Flow[Any]) -> Job[Any]:
 
 
 async def _map_concurrently(fn: Callable[[Any], Flow[Any]], xs: Iterable[Any], limit: int | None) -> list[Any]:
-    return await _gather(map(fn, xs), limit, "the function of map_concurrently")
+    return await _gather(map(fn, xs), limit, "map_concurrently", fn)
 
 
 def map_concurrently(fn: Callable[[X], Flow[T]], xs: Iterable[X], limit: int | None = None) -> Job[list[T]]:
@@ -196,6 +198,8 @@ def map_concurrently(fn: Callable[[X], Flow[T]], xs: Iterable[X], limit: int | N
 def replicate_concurrently(n: int, flow: Flow[T]) -> Job[list[T]]:
     """Run one flow `n` times side by side and return the n results."""
     where = "replicate_concurrently"
+    if type(n) is not int or n < 0:
+        raise ConfigurationError(f"{where}({short_repr(n, 40)}, ...): a whole number of at least 0 is needed")
     return Job(Native(where, _gather, (_mine((flow,), where) * n, None, where)))
 
 
@@ -283,7 +287,7 @@ async def as_completed(
         while True:
             for x in itertools.islice(source, room - len(going)):
                 one = fn(x)
-                flows.check(one, "the function of as_completed")
+                flows.check_made(one, "as_completed", fn)
                 future = one.start()
                 going[future] = x
                 future.add_done_callback(done.put_nowait)

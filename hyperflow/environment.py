@@ -9,6 +9,7 @@ cannot hand it on.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -227,11 +228,26 @@ def current(asked_by: str = "a flow") -> Environment:
 
 def not_in_flow(asked_by: str) -> NotInFlow:
     """Return the error for what needs a running flow and has none."""
+    if on_worker():
+        return NotInFlow(
+            f"{asked_by} was awaited in a function that runs on a worker, and a worker starts no evaluations. Make the "
+            "function that awaits it a job: put @hyperflow.job above its `async def`, and await it, f(...), where you "
+            "wrote hyperflow.remote_eval(f, ...); or let it call the plain function itself"
+        )
     return NotInFlow(
         f"{asked_by} was awaited where nothing runs it. In a script: hyperflow.run_job_local(my_job()). "
         "In async code or a notebook: `async with hyperflow.open_local_job() as env:` and await it inside; "
         "in a later notebook cell: await env.run(my_job())"
     )
+
+
+inline_evaluation: ContextVar[bool] = ContextVar("hyperflow_inline_evaluation", default=False)
+"""Whether an evaluation of `open_inline_job` runs here."""
+
+
+def on_worker() -> bool:
+    """Whether this is a function that an evaluation runs, on a worker or inline."""
+    return inline_evaluation.get() or "HYPERFLOW_SERVICE_ID" in os.environ
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def _is_of_cluster(fn: Any, hints: dict[str, Any]) -> bool:
     return getattr(fn, "level", "") == "cluster" or (isinstance(origin, type) and issubclass(origin, Cluster))
 
 
-class Memoized:
+class Memoized(flows.MakesFlows):
     """What `memoize` makes of a function: calling it describes a Job, and runs nothing.
 
     A class and not a closure, because a function that refers to itself cannot travel with a user's closure.

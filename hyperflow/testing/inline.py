@@ -101,6 +101,7 @@ class InlineEvaluator:
         client = InlineLocks(self.locks, f"an evaluation of {name}")
         context.run(locks.inline_locks.set, client)
         context.run(manager.inside.set, manager.inside.get())
+        context.run(environment.inline_evaluation.set, True)
         task = asyncio.get_running_loop().create_task(self._run(name, call, options), context=context)
         self._tasks.add(task)
         task.add_done_callback(functools.partial(self._ended, client))
