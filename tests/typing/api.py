@@ -138,6 +138,13 @@ async def main() -> None:
     reveal_type(await length(text="abc"))  # revealed: int
     length(3)  # error: "str"
 
+    energies = hf.KeyValMap[int, float]("energies")
+    reveal_type(energies)  # revealed: KeyValMap[int, float]
+    reveal_type(await energies.lookup(3))  # revealed: float | None
+    await energies.insert("3", 0.5)  # error: "str"
+    reveal_type(hf.KeyValMap("energies"))  # revealed: KeyValMap[Any, Any]
+    reveal_type(hf.KeyValMap("energies", key=int, value=float))  # revealed: KeyValMap[int, float]
+
     # running
     async with hf.open_local_job(cpus=2) as env:
         reveal_type(env)  # revealed: JobEnv
