@@ -36,6 +36,7 @@ from hyperflow.errors import DatabaseError as DatabaseError
 from hyperflow.errors import Deadlock as Deadlock
 from hyperflow.errors import EvaluationExited as EvaluationExited
 from hyperflow.errors import FlowNeverAwaited as FlowNeverAwaited
+from hyperflow.errors import FunctionChanged as FunctionChanged
 from hyperflow.errors import HyperflowError as HyperflowError
 from hyperflow.errors import ImpossibleRequest as ImpossibleRequest
 from hyperflow.errors import JobCancelled as JobCancelled

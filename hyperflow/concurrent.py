@@ -17,7 +17,6 @@ from hyperflow import flow as flows
 from hyperflow.aio import settled
 from hyperflow.errors import ConfigurationError
 from hyperflow.flow import Flow, Job, Native
-from hyperflow.saying import short_repr
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -53,8 +52,10 @@ class _Group:
 
     def start(self, one: Flow[Any], where: str, fn: object = None) -> None:
         """Start a flow, which the user's function `fn` has made, if it is given."""
-        if not isinstance(one, Flow):
-            flows.check(one, where) if fn is None else flows.check_made(one, where, fn)
+        if fn is None:
+            flows.check(one, where)
+        else:
+            flows.check_made(one, where, fn)
         future = one.start()
         self.going += 1
         self.futures.append(future)
@@ -199,7 +200,7 @@ def replicate_concurrently(n: int, flow: Flow[T]) -> Job[list[T]]:
     """Run one flow `n` times side by side and return the n results."""
     where = "replicate_concurrently"
     if type(n) is not int or n < 0:
-        raise ConfigurationError(f"{where}({short_repr(n, 40)}, ...): a whole number of at least 0 is needed")
+        raise ConfigurationError(f"{where}({n!r}, ...): a whole number of at least 0 is needed")
     return Job(Native(where, _gather, (_mine((flow,), where) * n, None, where)))
 
 

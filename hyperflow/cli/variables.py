@@ -81,8 +81,8 @@ def _split(words: tuple[str, ...], command: str, *names: str) -> list[Any]:
     missing = len(names) + 1 - len(words)
     if missing not in (0, 1):
         raise ConfigurationError(
-            f"`var {command}` takes {' and '.join(names)}, and before them a RUN where you do not mean the newest; type: "
-            f"hyperflow var {command} [RUN] {' '.join(names)}"
+            f"`var {command}` takes {' and '.join(names)}, and before them a RUN where you do not mean the newest; "
+            f"type: hyperflow var {command} [RUN] {' '.join(names)}"
         )
     return [*[None] * missing, *words]
 

@@ -122,15 +122,19 @@ class KeyValMap(Generic[K, V]):
         """
         return Job(Native("KeyValMap.lookup_all", self._lookup_all))
 
-    def memoize(self, fn: Callable[[K], Flow[V]]) -> Callable[[K], Job[V]]:
+    def memoize(self, fn: Callable[[K], Flow[V]], *, on_change: memo.OnChange = "warn") -> Callable[[K], Job[V]]:
         """Return `fn` with its results recorded in this map: the argument is the key.
 
         What is in the map already, also by `insert`, is returned without running `fn`. See `hyperflow.memoize` for
         the rest.
         """
+        memo.check_on_change(on_change)
+        remedy = f"If it gives other results now, use a map of another name. {memo.ON_CHANGE}"
         typed = {} if self.value is Any else {"result": self.value}
         local_names = records.names_of_caller()
-        return memo.memoized(fn, self.name, f"{self!r}.memoize", local_names, key=self.key, **typed)
+        return memo.memoized(
+            fn, self.name, f"{self!r}.memoize", local_names, key=self.key, **typed, on_change=on_change, remedy=remedy
+        )
 
     def _key(self, key: Any) -> str:
         try:
