@@ -121,7 +121,8 @@ class Statistics:
         workers: Worker processes by state: "busy", "idle", "ending".
         waiting: Evaluations that no worker has yet.
         running: Evaluations that a worker has; some of them are queued there (prefetched).
-        done: Evaluations that ended with a result; `failed`: with an error; `cancelled`: whose caller was cancelled.
+        done: Evaluations that ended with a result; `failed`: with an error; `cancelled`: whose caller was cancelled,
+            or which were never started, because the allocation ended or no node was left.
         retried: How often evaluations were started again after a failure.
         returned: How often evaluations went back to the queue, uncharged, because a worker or node was lost.
         late: Answers that came too late and were dropped.

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import shlex
+import signal
 import socket
 import sys
 import time
@@ -33,6 +34,9 @@ P = ParamSpec("P")
 
 REFUSED = 1
 NO_MASTER = 3
+
+LEAVING_SECONDS = 60.0
+"""How long a program may take to leave after SIGTERM."""
 
 NO_RESOURCES = Resources()
 
@@ -122,6 +126,10 @@ def retry(
     every: Annotated[
         bool, _every("All held jobs; while no master runs, also those whose error the program has received.")
     ] = False,
+    restart: Annotated[
+        bool,
+        Parameter(negative="", help="End the running program, and start it again, so that jobs get its new code."),
+    ] = False,
     resources: Annotated[Resources, Parameter(name="*")] = NO_RESOURCES,
     run: RunOption = None,
     base_dir: BaseDir = BASE_DIR,
@@ -129,8 +137,15 @@ def retry(
 ) -> int:
     """Submit held, failed or cancelled jobs again, with other resources if you name some.
 
-    While no master runs, this is recorded for the next one: `hyperflow resume`.
+    While no master runs, this is recorded for the next one: `hyperflow resume`. A running program has its code in
+    memory: if you have edited it, use --restart; its other jobs stay with Slurm meanwhile.
     """
+    if restart:
+        found, chosen = runs.find(run, base_dir), _chosen(numbers, every)
+        found.check_retry(chosen)
+        _end_master(found)
+        found.retry_all_of(chosen, resources.changes())
+        return resume(str(found.home))
     return _act("retry", run, base_dir, _chosen(numbers, every), as_json, changes=resources.changes())
 
 
@@ -141,7 +156,10 @@ def cancel(
     base_dir: BaseDir = BASE_DIR,
     as_json: Json = False,
 ) -> int:
-    """End jobs at Slurm, or remove them from its queue; then they are held, and you can retry them or give them up."""
+    """End jobs at Slurm, or remove them from its queue; then they are held, and you can retry them or give them up.
+
+    Works without a master, too: then the jobs are found at Slurm by their tokens.
+    """
     return _act("cancel", run, base_dir, _chosen(numbers, every), as_json)
 
 
@@ -221,6 +239,8 @@ def _ask(run: Run, path: str, *command: str) -> tuple[dict[str, Any] | None, str
     except Silent as error:
         return None, f"{error}; this is from its files"
     except NoMaster as error:
+        if run.finished and owner(run.home) is None:
+            return None, "the program has finished; this is from its files"
         left = "this is from its files, as the last master left them"
         return None, f"{error}; {left}. To go on: {resume_command(run.home)}"
 
@@ -230,16 +250,27 @@ def _act(what: str, which: str | None, base_dir: Path, numbers: list[int] | str,
     note = ""
     try:
         answer = contact(run.home).post(f"/{what}", numbers=numbers, **more)
+        if edited := answer.get("edited"):
+            which = "--all" if numbers == "all" else " ".join(map(str, numbers))
+            note = (
+                f"note: {', '.join(edited)} was edited after the program started, which has its old code in memory, "
+                f"and runs that. For the new code, type: hyperflow retry {which} --restart"
+            )
         jobs = [job_from_json(job) for job in answer["jobs"]]
     except MasterElsewhere as error:
         words = sys.argv[1:] if "--run" in sys.argv else [*sys.argv[1:], "--run", str(run.home)]
         raise Refused(f"{error}; type: {_ssh(error, words)}") from None
     except NoMaster as error:
         again = resume_command(run.home)
-        if what != "retry" or owner(run.home) is not None:
+        if what == "give_up" or owner(run.home) is not None:
             raise NoMaster(f"{error}, and only a master can do that; start the program again: {again}") from None
-        jobs = run.retry(numbers, **more)
-        note = f"{error}; that is noted for the next one: {again}"
+        if what == "cancel":
+            jobs = run.cancel(numbers)
+            ended = "they have ended with it" if run.local else "they were ended at Slurm"
+            note = f"{error}; {ended}, and are held" if jobs else f"{error}; the jobs have left their results"
+        else:
+            jobs = run.retry(numbers, **more)
+            note = f"{error}; that is noted for the next one: {again}"
     if as_json:
         return _print_json(jobs=[job_to_json(job) for job in jobs])
     for job in jobs:
@@ -247,6 +278,24 @@ def _act(what: str, which: str | None, base_dir: Path, numbers: list[int] | str,
     if note:
         print(note)
     return 0
+
+
+def _end_master(run: Run) -> None:
+    """End the program that runs on a run, if one does, and wait until it has left; its jobs stay with Slurm."""
+    master = owner(run.home)
+    if master is None:
+        return
+    if master.host != socket.gethostname():
+        raise MasterElsewhere(master.host, master.pid)
+    print(f"hyperflow: ending process {master.pid}, which runs the program", file=sys.stderr)
+    os.kill(master.pid, signal.SIGTERM)
+    deadline = time.monotonic() + LEAVING_SECONDS
+    while owner(run.home) is not None:
+        if time.monotonic() > deadline:
+            raise Refused(
+                f"process {master.pid} has not ended within {LEAVING_SECONDS:g} s; end it, and type that again"
+            )
+        time.sleep(0.05)
 
 
 def _print_json(**members: Any) -> int:

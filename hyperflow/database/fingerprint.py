@@ -158,7 +158,7 @@ class _Look:
             self.add(value, depth)
 
     def _add_function(self, fn: types.FunctionType, depth: int) -> None:
-        if not self._first and not _is_users(fn.__code__.co_filename):
+        if not self._first and not is_of_user(fn.__code__.co_filename):
             self.put("function", fn.__module__, fn.__qualname__)
             if "__wrapped__" in vars(fn):  # a decorator of a package around a function of the user's
                 self.add(vars(fn)["__wrapped__"], depth)
@@ -186,7 +186,7 @@ class _Look:
         self.captured.append((place, name, value))
         self.put("name", name)
         self.add(value, depth)
-        if type(value) is types.ModuleType and _is_users(getattr(value, "__file__", None) or "/"):
+        if type(value) is types.ModuleType and is_of_user(getattr(value, "__file__", None) or "/"):
             for attribute in _attributes_in(code):
                 if attribute in vars(value) and id(vars(value)) != id(place):
                     self._add_captured(vars(value), attribute, code, depth)
@@ -273,11 +273,12 @@ def _is_of_user(cls: type) -> bool:
     if cls.__module__ in ("builtins", "__main__", "__mp_main__") or module is None:
         return cls.__module__ != "builtins"
     file = getattr(module, "__file__", None)
-    return file is not None and _is_users(file)
+    return file is not None and is_of_user(file)
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_users(filename: str) -> bool:
+def is_of_user(filename: str) -> bool:
+    """Whether a source file is the user's: not of the standard library, an installed package or hyperflow."""
     if filename.startswith("<"):
         return not filename.startswith(("<frozen", "<attrs", "<__array"))
     path = os.path.abspath(filename)

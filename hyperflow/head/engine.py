@@ -44,7 +44,7 @@ from hyperflow.locking.manager import LockManager
 from hyperflow.program import ProgramInfo
 from hyperflow.saying import in_words
 from hyperflow.scheduling.scheduler import Scheduler
-from hyperflow.scheduling.state import Task, Worker
+from hyperflow.scheduling.state import Task, Worker, is_started
 from hyperflow.shipping.packer import Packer
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind, Outcome
@@ -308,8 +308,8 @@ class Engine:
         self.scheduler.resubmit(evaluation.task)
         return True
 
-    def _fail(self, evaluation: Evaluation, error: Exception) -> None:
-        self._end(evaluation, "failed")
+    def _fail(self, evaluation: Evaluation, error: Exception, started: bool = True) -> None:
+        self._end(evaluation, "failed" if started else "cancelled")
         self._events.failed(evaluation.task.number, error)
         evaluation.set_exception(error)
 
@@ -343,11 +343,12 @@ class Engine:
         for task in self.scheduler.withhold(node):
             self._events.withheld(task.number, wait)
             self._after_loss.append(loop.call_later(wait, self._release, task, node))
+        started = {next(iter(one.queue)) for one in self.scheduler.workers.values() if one.node == node and one.queue}
         back, impossible = self.scheduler.lose_node(node)
         for task in back:
             self._on_returned(task, node)
         for task in impossible:
-            self._refuse(task)
+            self._refuse(task, task.number in started)
         self._flushing.ask()
 
     def _release(self, task: Task, node: str) -> None:
@@ -361,12 +362,12 @@ class Engine:
             self._on_returned(task, node)
             self._flushing.ask()
 
-    def _refuse(self, task: Task) -> None:
+    def _refuse(self, task: Task, started: bool = True) -> None:
         """No node is left that could run a task."""
         evaluation = self._evaluations.get(task.number)
         if evaluation is not None and self._last_loss is not None:
             refusal = self.scheduler.refusal(task.cpus) if self.fleet.links else None
-            self._fail(evaluation, refusal or NodeLost(*self._last_loss.args))
+            self._fail(evaluation, refusal or NodeLost(*self._last_loss.args), started)
 
     def _on_drain(self, ending: AllocationEnding) -> None:
         """Start nothing more."""
@@ -377,8 +378,9 @@ class Engine:
     def _turn_away(self, ending: AllocationEnding) -> None:
         """End all that is left: what waits, and what still runs."""
         for evaluation in list(self._evaluations.values()):
+            started = is_started(evaluation.task)
             self.scheduler.cancel(evaluation.task)
-            self._fail(evaluation, AllocationEnding(*ending.args))
+            self._fail(evaluation, AllocationEnding(*ending.args), started)
         self._flushing.ask()
 
     async def close(self) -> None:
