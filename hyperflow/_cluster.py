@@ -24,6 +24,7 @@ from hyperflow.database.store import copy_database, open_database
 from hyperflow.environment import FailurePolicy, JobOptions, Options
 from hyperflow.errors import ConfigurationError, MisuseError
 from hyperflow.flow import Call, Cluster, Flow, Job, Step
+from hyperflow.head.streams import Streams
 from hyperflow.locking.manager import LockManager
 from hyperflow.master import lockfiles, rundir
 from hyperflow.master.batch import Batch, LocalBatch, SlurmBatch
@@ -133,6 +134,7 @@ class ClusterEvaluator:
     """The `sbatch` of the whole computation: where it is in force, nobody has asked for a job of this call's own."""
     cpus: int = 0
     locks: LockManager = attrs.field(factory=LockManager)
+    streams: Streams = attrs.field(factory=Streams)
 
     def statistics(self) -> ClusterStatistics:
         """Count the jobs by state."""

@@ -89,6 +89,7 @@ class Options:
     retries: int = attrs.field(default=0, validator=_whole(0))
     time_limit: float | None = attrs.field(default=None, validator=_seconds)
     exclusive: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    seed: int = attrs.field(default=0, validator=_whole(0))
 
 
 @attrs.frozen
@@ -107,6 +108,7 @@ class OptionChanges(TypedDict, total=False):
     retries: int
     time_limit: float | None
     exclusive: bool
+    seed: int
     sbatch: SbatchOptions | None
     on_error: FailurePolicy
 
@@ -154,6 +156,13 @@ class Locks(Protocol):
     def release(self, number: int) -> None: ...
 
 
+class Streams(Protocol):
+    """Gives random streams to the job itself."""
+
+    def next_of_job(self, seed: int) -> tuple[int, ...]: ...
+    def of_map(self, fn: Any, seed: int) -> tuple[int, ...]: ...
+
+
 class Evaluator(Protocol):
     """Runs remote evaluations: the engine, its inline replacement for tests, or a Cluster's one job for each."""
 
@@ -162,6 +171,11 @@ class Evaluator(Protocol):
     @property
     def cpus(self) -> int:
         """All CPUs of all nodes that are up; none in a Cluster computation."""
+        ...
+
+    @property
+    def streams(self) -> Streams:
+        """Random numbers for the job itself."""
         ...
 
     def statistics(self) -> Any: ...  # a Statistics; in a Cluster computation its own record
@@ -242,13 +256,17 @@ def not_in_flow(asked_by: str) -> NotInFlow:
     )
 
 
-inline_evaluation: ContextVar[bool] = ContextVar("hyperflow_inline_evaluation", default=False)
-"""Whether an evaluation of `open_inline_job` runs here."""
+inline_evaluation: ContextVar[Callable[[], tuple[int, ...]] | None] = ContextVar("inline_evaluation", default=None)
+"""If an evaluation of `open_inline_job` runs here: what gives it its random stream."""
+
+
+map_item: ContextVar[list[int] | None] = ContextVar("map_item", default=None)
+"""In an item of a remote_map: what its random stream is made of, its place in the end."""
 
 
 def on_worker() -> bool:
     """Whether this is a function that an evaluation runs, on a worker or inline."""
-    return inline_evaluation.get() or "HYPERFLOW_SERVICE_ID" in os.environ
+    return inline_evaluation.get() is not None or "HYPERFLOW_SERVICE_ID" in os.environ
 
 
 @contextmanager
@@ -296,6 +314,8 @@ def using(**changes: Unpack[OptionChanges]) -> Generator[Environment, None, None
             None for no limit, the default.
         exclusive: After its node was lost, run it again only when it must have ended there, which may take
             `silence_limit` (minutes). For functions with effects that must not overlap.
+        seed: The program's seed, of which `seed_sequence` makes the random numbers of each evaluation; 0 by default, so
+            that each run draws the same. It holds inside Slurm jobs, too.
 
     For each Slurm job of a Cluster computation (without effect in a job):
 

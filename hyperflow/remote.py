@@ -72,32 +72,47 @@ def remote_eval(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any
     return Job(RemoteEval(fn, args, kwargs))
 
 
-def apply_to_all(fn: Callable[[Any], Any], items: list[Any]) -> list[Any] | Coroutine[Any, Any, list[Any]]:
-    """On a worker: evaluate a chunk of remote_map."""
+def apply_to_all(
+    fn: Callable[[Any], Any], items: list[Any], stream: tuple[int, ...], first: int
+) -> list[Any] | Coroutine[Any, Any, list[Any]]:
+    """On a worker: evaluate a chunk of remote_map, whose first item has this place."""
     results: list[Any] = []
+    place = [*stream, first]
+    token = environment.map_item.set(place)
     try:
         for item in items:
             result = fn(item)
             if type(result) is types.CoroutineType:  # also of a lambda or an object that calls an async function
-                return _apply_to_rest(fn, items, results, result)
+                return _apply_to_rest(fn, items, results, result, place)
             results.append(result)
+            place[-1] += 1
     except Exception as error:
         _note_item(error, items[len(results)])
         raise
+    finally:
+        environment.map_item.reset(token)
     return results
 
 
 async def _apply_to_rest(
-    fn: Callable[[Any], Awaitable[Any]], items: list[Any], results: list[Any], first: Awaitable[Any]
+    fn: Callable[[Any], Awaitable[Any]],
+    items: list[Any],
+    results: list[Any],
+    first: Awaitable[Any],
+    place: list[int],
 ) -> list[Any]:
     """Evaluate the rest of a chunk whose function turned out to be async; `first` is what it returned last."""
+    token = environment.map_item.set(place)
     try:
         results.append(await first)
         for item in items[len(results) :]:
-            results.append(await fn(item))  # noqa: PERF401 (their number tells which item failed)
+            place[-1] += 1
+            results.append(await fn(item))
     except Exception as error:
         _note_item(error, items[len(results)])
         raise
+    finally:
+        environment.map_item.reset(token)
     return results
 
 
@@ -116,6 +131,8 @@ async def _remote_map(fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: i
             "write: await hyperflow.remote_eval_job(that_job(...))"
         )
     source = iter(xs)
+    stream = env.evaluator.streams.of_map(fn, env.options.seed)
+    read = 0
     results: list[list[Any]] = []
     going: dict[asyncio.Future[Any], tuple[int, int, float]] = {}
     size = chunk_size or 1
@@ -132,7 +149,8 @@ async def _remote_map(fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: i
                 else:
                     exhausted = True
                 if chunk:
-                    future = env.evaluator.submit(apply_to_all, (fn, chunk), {}, env.options)
+                    future = env.evaluator.submit(apply_to_all, (fn, chunk, stream, read), {}, env.options)
+                    read += len(chunk)
                     going[future] = (len(results), len(chunk), loop.time())
                     results.append([])
             if not going:

@@ -19,13 +19,21 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeAlias
 
 from cyclopts import App, Parameter
-from rich.console import Console
 from rich.text import Text
 
 from hyperflow.cli import runs
 from hyperflow.cli.runs import BASE_DIR, Run
 from hyperflow.console.options import Resources
-from hyperflow.console.table import counts_in_words, held_in_words, jobs_table, plain_table, print_table, resume_command
+from hyperflow.console.table import (
+    counts_in_words,
+    held_in_words,
+    jobs_table,
+    plain_table,
+    print_note,
+    print_table,
+    resume_command,
+    width_of,
+)
 from hyperflow.control.client import MasterElsewhere, NoMaster, Refused, Silent, contact, owner
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.master.view import FORMAT, job_from_json, job_to_json
@@ -89,17 +97,17 @@ def list_(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json =
     if as_json:
         about = {"run": str(found.home), "program": found.program_id, "master": answer is not None, "note": note}
         return _print_json(**about, jobs=[job_to_json(job) for job in jobs])
-    print(f"run {found.program_id}: {counts_in_words(job.state for job in jobs)}")
+    print_note(f"run {found.program_id}: {counts_in_words(job.state for job in jobs)}", sys.stdout)
     if jobs:
-        width = Console().width if sys.stdout.isatty() else 100_000
-        print_table(jobs_table(jobs, time.time(), width=width, slurm=not found.local), sys.stdout)
+        print_table(jobs_table(jobs, time.time(), width=width_of(sys.stdout), slurm=not found.local), sys.stdout)
     if note:
-        print(note)
+        print_note(note, sys.stdout)
     if answer is not None and (unmatched := answer["unmatched"]):
         numbers = ", ".join(map(str, unmatched[:10])) + (", ..." if unmatched[10:] else "")
-        print(f"of an earlier start, and not asked for by the program so far (was it edited?): {numbers}")
+        words = "of an earlier start, and not asked for by the program so far (was it edited?)"
+        print_note(f"{words}: {numbers}", sys.stdout)
     if answer is not None and (held := held_in_words(jobs)):
-        print(held)
+        print_note(held, sys.stdout)
     return 0
 
 
@@ -207,11 +215,14 @@ def runs_(*, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
     if not rows:
         raise runs.none_in(base_dir)
     table = plain_table()
-    for heading in ("run", "master", "jobs", "program"):
-        table.add_column(heading, no_wrap=True)
-    for row in rows:
-        master = f"{row['pid']} on {row['host']}" if row["host"] else "none"
-        table.add_row(*map(Text, (row["program"], master, row["jobs"], shlex.join(row["command"]))))
+    masters = [f"{row['pid']} on {row['host']}" if row["host"] else "none" for row in rows]
+    columns = {"run": [row["program"] for row in rows], "master": masters, "jobs": [row["jobs"] for row in rows]}
+    columns["program"] = [shlex.join(row["command"]) for row in rows]
+    for heading, cells in columns.items():
+        whole = heading in ("run", "master")  # what is typed is not cut
+        table.add_column(heading, no_wrap=True, min_width=max(map(len, cells)) if whole else None)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, cells))
     print_table(table, sys.stdout)
     return 0
 

@@ -79,6 +79,11 @@ class Fingerprint:
         return other != self.text and other.partition(" ")[0] == PYTHON
 
 
+def digest(value: Any) -> str:
+    """Return a text that tells what a value contains, the same in each process."""
+    return _digest_of(value)
+
+
 class _Look:
     """One look at a function: writes all that it meets into a hash, each object once."""
 

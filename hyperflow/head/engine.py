@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import pickle
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -39,6 +40,7 @@ from hyperflow.head.fleet import Fleet, NodePlan
 from hyperflow.head.later import Later
 from hyperflow.head.link import Link
 from hyperflow.head.orders import Orders
+from hyperflow.head.streams import Streams
 from hyperflow.head.worker_locks import WorkerLocks
 from hyperflow.locking.manager import LockManager
 from hyperflow.program import ProgramInfo
@@ -47,9 +49,11 @@ from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.state import Task, Worker, is_started
 from hyperflow.shipping.packer import Packer
 from hyperflow.wire import frames, messages
-from hyperflow.wire.frames import Kind, Outcome
-from hyperflow.wire.messages import CANCELLED, WorkerEnded
+from hyperflow.wire.frames import Kind, Outcome, ProtocolError
+from hyperflow.wire.messages import CANCELLED, StreamReply, StreamWanted, WorkerEnded
 from hyperflow.wire.numbers import TaskNumber, WorkerNumber
+
+logger = logging.getLogger("hyperflow")
 
 REBALANCE_PAUSE = 0.005
 """Seconds between looks at workers that hold tasks while a CPU is free."""
@@ -73,6 +77,7 @@ class Engine:
         self._events = EventLog(program.log_dir / "events.jsonl")
         self.fleet = Fleet(program, settings, self._events, self._on_frame, self.scheduler.add_node, self._on_lost)
         self.locks = LockManager()
+        self.streams = Streams(program.call)
         self.worker_locks = WorkerLocks(self.locks, self.scheduler, self.fleet.write, self._name)
         self.drain = Drain(self._on_drain, self._turn_away)
         self._silence_limit = settings.silence_limit
@@ -126,7 +131,9 @@ class Engine:
             self._packer.release(packed)
             raise
         self._next_task += 1  # type: ignore[assignment]  # TaskNumber() would cost each evaluation a call
-        evaluation = self._evaluations[number] = Evaluation(task, packed, options, self._cancelled)
+        evaluation = self._evaluations[number] = Evaluation(task, packed, (fn, args, kwargs), options, self._cancelled)
+        if self.streams.asking:
+            self.streams.submitted(evaluation)
         if self.locks.busy:
             self.worker_locks.submitted(task)
         self._submitted[function.name, options.cpus].append(number)
@@ -206,7 +213,20 @@ class Engine:
             self._on_ended(number, messages.read(WorkerEnded, body))
         elif kind in (Kind.LOCK_WANTED, Kind.LOCK_RELEASED) and number in self.scheduler.workers:
             self.worker_locks.on_message(self.scheduler.workers[number], kind, body)
+        elif kind == Kind.STREAM_WANTED and number in self.scheduler.workers:
+            self._on_stream_wanted(self.scheduler.workers[number], body)
         self._flushing.ask()
+
+    def _on_stream_wanted(self, worker: Worker, body: memoryview) -> None:
+        """An evaluation draws random numbers."""
+        try:
+            (task,) = messages.read(StreamWanted, body)
+            evaluation = self._evaluations.get(task)
+        except (ProtocolError, TypeError):  # a function wrote to a descriptor that is not its own
+            logger.warning("%s sent something that is no message about random numbers", worker.name)
+            return
+        words = self.streams.wanted(evaluation, self._evaluations.values()) if evaluation is not None else ()
+        self.fleet.write(worker.node, [messages.framed(StreamReply(task, words), worker.number)])
 
     def _name(self, task: TaskNumber) -> str:
         evaluation = self._evaluations.get(task)
@@ -244,6 +264,7 @@ class Engine:
                 continue
             del evaluations[task_number]
             self._packer.release(evaluation.packed)
+            evaluation.call = None
             done[task_number] = seconds
             evaluation.set_result(value)
         if done and worker is not None:
@@ -311,6 +332,7 @@ class Engine:
     def _fail(self, evaluation: Evaluation, error: Exception, started: bool = True) -> None:
         self._end(evaluation, "failed" if started else "cancelled")
         self._events.failed(evaluation.task.number, error)
+        evaluation.call = None
         evaluation.set_exception(error)
 
     def _on_cancel(self, evaluation: Evaluation) -> None:

@@ -16,6 +16,7 @@ from hyperflow.errors import (
     TimeLimitExceeded,
     WorkerDied,
 )
+from hyperflow.head.streams import CalledWith, Words
 from hyperflow.scheduling.state import Task, Worker
 from hyperflow.shipping import exceptions
 from hyperflow.shipping.packer import PackedCall
@@ -30,17 +31,31 @@ class Evaluation(asyncio.Future[Any]):
     callbacks would run a turn later, and cost something each time.
     """
 
-    __slots__ = ("on_cancel", "options", "packed", "retries", "task")  # else each would have a dictionary as well
+    # else each would have a dictionary as well
+    __slots__ = ("call", "on_cancel", "options", "packed", "retries", "stream", "task")
+
+    stream: Words  # see `streams`; not there before the evaluation was counted
 
     def __init__(
-        self, task: Task, packed: PackedCall, options: Options, on_cancel: Callable[[Evaluation], None]
+        self,
+        task: Task,
+        packed: PackedCall,
+        call: CalledWith | None,
+        options: Options,
+        on_cancel: Callable[[Evaluation], None],
     ) -> None:
         super().__init__()
         self.task = task
         self.packed = packed
+        self.call = call
         self.options = options
         self.retries = options.retries  # that are left
         self.on_cancel = on_cancel
+
+    @property
+    def seed(self) -> int:
+        """The program's seed."""
+        return self.options.seed
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel, as any future; the engine then kills what runs."""

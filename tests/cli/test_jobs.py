@@ -2,9 +2,13 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,8 @@ from hyperflow.cli import runs
 from hyperflow.cli.main import app
 from hyperflow.errors import ConfigurationError
 from hyperflow.slurm import client, queue
+from tests import support
+from tests.helpers import block_until
 
 
 @hf.job
@@ -89,6 +95,20 @@ async def test_a_finished_run_has_nothing_to_resume(typed: Callable[..., tuple[i
     assert "To go on: hyperflow resume" in typed("list")[1]
 
 
+async def test_lists_fit_the_width(
+    typed: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables are cut where nothing is typed, sentences are broken between words; in a file lines are whole."""
+    home = await finished_run(tmp_path / "hyperflow-runs", failed=True)
+    assert max(map(len, typed("list")[1].splitlines())) > 130
+    for columns in (50, 60, 80, 100):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        for words in (["list"], ["runs"]):
+            text = typed(*words)[1]
+            assert max(len(line) for line in text.splitlines() if "resume" not in line) <= columns, text
+            assert home.name in text
+
+
 FAKE = """#!/bin/sh
 echo "$0 $*" >> {log}
 case $0 in
@@ -158,6 +178,70 @@ async def test_cancel_without_slurm_either(
     code, text = await asyncio.to_thread(typed, "cancel", "--all")
     assert (code, "Unable to contact slurm controller" in text) == (1, True), text
     assert "1 running, 1 done" in typed("list")[1]
+
+
+EDITED = """
+import hyperflow as hf, os, time
+
+@hf.job
+async def work(x: int) -> str:
+    if os.path.exists("fail"):
+        raise ValueError("not yet")
+    return "old"
+
+@hf.cluster
+async def program() -> str:
+    return await hf.remote_eval_job(work(1))
+
+hf.main(program)
+"""
+
+
+def test_a_retry_of_an_edited_program(tmp_path: Path) -> None:
+    """The running program has its old code: that is said, with what to type; --restart runs the new code."""
+    (tmp_path / "fail").touch()
+
+    def typed(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "hyperflow", *words]
+        run = functools.partial(subprocess.run, capture_output=True, text=True, timeout=50, check=False)
+        done: subprocess.CompletedProcess[str] = run(command, cwd=tmp_path, env=support.environment())
+        return done
+
+    with support.start_script(tmp_path, EDITED, ["--local"]) as started:
+        block_until(lambda: "1 held" in typed("list").stdout, 20, "it is held")
+        assert "edited" not in typed("retry", "1").stdout
+        block_until(lambda: "1 held" in typed("list").stdout, 20, "it is held")
+        (tmp_path / "fail").unlink()
+        new = EDITED.replace('"old"', '"new"').replace("if os", "if False and os")
+        (tmp_path / "script.py").write_text(new)
+        (tmp_path / "fail").touch()
+        text = typed("retry", "1").stdout
+        assert f"note: {tmp_path / 'script.py'} was edited after the program started" in text
+        assert "type: hyperflow retry 1 --restart" in text
+        block_until(lambda: "1 held" in typed("list").stdout, 20, "it is held")
+        assert "there is no job 7" in typed("retry", "7", "--restart").stderr
+        assert started.poll() is None
+        done = typed("retry", "1", "--restart")
+        assert (done.returncode, done.stdout) == (0, "new\n"), done.stderr
+        assert started.wait(20) == 128 + signal.SIGTERM
+
+
+async def test_a_lone_evaluation_in_a_cluster(tmp_path: Path) -> None:
+    """It would be a Slurm job of its own: refused with what to write, unless it is asked for."""
+    asked = hf.SbatchOptions(time="1:00:00")
+    async with hf.open_cluster(base_dir=tmp_path, local=True, sbatch=asked) as env:
+        for flow in (hf.remote_eval(abs, -1), hf.remote_eval(abs, -1).using(cpus=2)):
+            with pytest.raises(hf.MisuseError) as caught:
+                await flow
+            assert "async def my_job(...): return await hyperflow.remote_eval(abs, -1)" in str(caught.value)
+            assert "await hyperflow.remote_eval_job(my_job(...))" in str(caught.value)
+            assert "hyperflow.remote_eval(abs, -1).using(sbatch=hyperflow.SbatchOptions(" in str(caught.value)
+        with pytest.raises(hf.MisuseError, match="put it into a @job"):
+            await hf.remote_map(abs, [-1])
+        assert env.master.jobs() == []
+        assert await hf.remote_eval(abs, -1).using(sbatch=asked) == 1
+        with hf.using(sbatch=hf.SbatchOptions()):
+            assert await hf.remote_eval(abs, -2) == 2
 
 
 @pytest.mark.process
