@@ -34,7 +34,7 @@ class Limit:
         return Limit(self.count // 2, self.size // 2)
 
 
-KEPT = Limit(1024, 1 << 22)
+KEPT = Limit(256, 1 << 22)
 """Of what nothing refers to."""
 
 KEPT_OF_LIVING = Limit(4096, KEPT_BYTES)
@@ -52,6 +52,7 @@ class Definition:
     needs: Sequence[Definition | SharedBuffer]  # what a worker has to have before it
     digest: bytes
     size: int  # bytes of it and its blocks
+    whole: int  # the same, and of the definitions that it needs
     users: int = 0  # calls under way and definitions that need it
     owners: int = 0  # living functions, classes and handles that it is the definition of
     args_by_value: bool = False  # whether arguments of its last call held something that plain pickle cannot send
@@ -60,6 +61,10 @@ class Definition:
     def blocks(self) -> list[DefinitionNumber]:
         """The blocks that its pickle refers to, in order."""
         return [need.number for need in self.needs if isinstance(need, SharedBuffer)]
+
+    def holds(self, data: bytes, needs: Sequence[Definition | SharedBuffer]) -> bool:
+        """Whether this is its content."""
+        return self.data == data and (not needs and not self.needs or list(self.needs) == list(needs))
 
     def body(self) -> bytes:
         """Return what the wire carries."""
@@ -75,7 +80,7 @@ class Definitions:
         self._next_number = next_number
         self._by_digest: dict[bytes, Definition] = {}
         # What no call needs: without owners, and with them.
-        self._idle = _Idle(), _Idle()
+        self._idle = _Idle(whole=True), _Idle(whole=False)
 
     def add(self, data: bytes, shape: Shape, name: str, needs: Sequence[Definition | SharedBuffer] = ()) -> Definition:
         """Return the definition with this content; it goes soon unless it is held."""
@@ -86,7 +91,8 @@ class Definitions:
         if known is not None:
             return known
         size = len(data) + sum(need.block.size for need in needs if isinstance(need, SharedBuffer))
-        made = Definition(self._next_number(), data, shape, name, needs, digest.digest(), size)
+        whole = size + sum(need.whole for need in needs if isinstance(need, Definition))
+        made = Definition(self._next_number(), data, shape, name, needs, digest.digest(), size, whole)
         self.known[made.number] = self._by_digest[made.digest] = made
         for need in needs:
             self.hold(need)
@@ -136,19 +142,23 @@ class Definitions:
 
 
 class _Idle:
-    """Definitions that no call needs now; the last was used most recently."""
+    """Definitions that no call needs now; the last was used most recently.
 
-    def __init__(self) -> None:
+    `whole`: also what they need counts, because they alone may be what keeps it.
+    """
+
+    def __init__(self, *, whole: bool) -> None:
+        self._whole = whole
         self._members: dict[DefinitionNumber, Definition] = {}
         self._size = 0
 
     def add(self, definition: Definition) -> None:
         self._members[definition.number] = definition
-        self._size += definition.size
+        self._size += definition.whole if self._whole else definition.size
 
     def remove(self, definition: Definition) -> None:
         del self._members[definition.number]
-        self._size -= definition.size
+        self._size -= definition.whole if self._whole else definition.size
 
     def oldest(self) -> Definition:
         return next(iter(self._members.values()))

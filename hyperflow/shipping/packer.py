@@ -139,11 +139,12 @@ class Packer:
             data, needs = self._pickled(fn)
         except Exception as error:
             raise diagnose.explain(f"the function {name}", fn, error) from error
+        if known is not None and known.changing and known.definition.holds(data, needs):
+            self._advise(known)
+            return known.definition
         changing = watch.mutable and not data.endswith(_IS_NAME)
         shape = Shape.CHANGING_FUNCTION if changing else Shape.FUNCTION
         definition = self.definitions.add(data, shape, name, needs)
-        if known is not None and known.definition is definition and changing:
-            self._advise(known)
         self._note(self._functions, id(fn), fn, definition, watch, changing)
         return definition
 
@@ -228,13 +229,21 @@ class Packer:
 
     def hold(self, packed: PackedCall) -> None:
         """Count a call that is under way: what it needs is not evicted."""
-        self.definitions.hold(packed.function)
+        function = packed.function
+        if function.users:
+            function.users += 1
+        else:
+            self.definitions.hold(function)
         for need in packed.needs:
             self.definitions.hold(need)
 
     def release(self, packed: PackedCall) -> None:
         """Count a call that has ended."""
-        self.definitions.release(packed.function)
+        function = packed.function
+        if function.users > 1:
+            function.users -= 1
+        else:
+            self.definitions.release(function)
         for need in packed.needs:
             self.definitions.release(need)
 

@@ -25,7 +25,7 @@ import functools
 import sys
 import types
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hyperflow.shipping import captures
@@ -114,25 +114,24 @@ class Watch:
 
     def unchanged(self) -> bool:
         """Whether nothing has been bound anew. Costs some 0.1 microseconds for each name."""
-        for seen in self._functions:
-            fn = seen.ref()
-            if fn is None or fn.__code__ is not seen.code:
+        for ref, code, names, referenced, cells, defaults, keywords, attributes in self._functions:
+            fn = ref()
+            if fn is None or fn.__code__ is not code or (names is not None and not _same_items(names, referenced)):
                 return False
-            if seen.names is not None and not _same_items(seen.names, seen.globals):
+            if cells and not _same(_contents(fn), cells):
                 return False
-            if seen.cells and not _same(_contents(fn), seen.cells):
+            if (fn.__defaults__ is not None or defaults) and not _same(fn.__defaults__ or (), defaults):
                 return False
-            if (fn.__defaults__ or seen.defaults) and not _same(fn.__defaults__ or (), seen.defaults):
+            if (fn.__kwdefaults__ is not None or keywords) and not _same_namespace(fn.__kwdefaults__ or {}, keywords):
                 return False
-            if (fn.__kwdefaults__ or seen.keywords) and not _same_namespace(fn.__kwdefaults__ or {}, seen.keywords):
+            if (fn.__dict__ or attributes) and not _same_namespace(fn.__dict__, attributes):
                 return False
-            if (fn.__dict__ or seen.attributes) and not _same_namespace(fn.__dict__, seen.attributes):
+        for owner_ref, bases, size, inside in self._namespaces:
+            owner = owner_ref()
+            if owner is None:
                 return False
-        for space in self._namespaces:
-            owner = space.ref()
-            if owner is None or len(owner.__dict__) != space.size or not _same_items(owner.__dict__, space.attributes):
-                return False
-            if space.bases and not _same(_bases(owner), space.bases):
+            space = owner.__dict__
+            if len(space) != size or not _same_items(space, inside) or (bases and not _same(_bases(owner), bases)):
                 return False
         return self._token is None or self._token == abc.get_cache_token()
 
@@ -262,8 +261,7 @@ def _is_constant(value: Any) -> bool:
     return numpy is not None and isinstance(value, numpy.generic) and not isinstance(value, numpy.void)
 
 
-def _same(values: Iterable[Any], kept: tuple[_Kept, ...]) -> bool:
-    values = tuple(values)
+def _same(values: tuple[Any, ...], kept: tuple[_Kept, ...]) -> bool:
     return len(values) == len(kept) and all(map(_is, values, kept))
 
 
@@ -272,9 +270,10 @@ def _same_namespace(values: Mapping[str, Any], kept: tuple[tuple[str, _Kept], ..
 
 
 def _same_items(values: Mapping[str, Any], kept: tuple[tuple[str, _Kept], ...]) -> bool:
+    get, reference = values.get, weakref.ref
     for name, was in kept:
-        value = values.get(name, _MISSING)
-        if value is not was and not _is(value, was):
+        value = get(name, _MISSING)
+        if value is not was and (type(was) is not reference or was() is not value) and not _is(value, was):
             return False
     return True
 
