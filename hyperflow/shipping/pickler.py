@@ -291,8 +291,8 @@ def by_value(obj: Any, beside: Beside | None = None, going_home: bool = False) -
     """Pickle obj with functions and classes by value where they have no name elsewhere.
 
     Args:
-        beside: Gets the contents of arrays, and the classes and stored values that the receiver has to know first; if it
-            is None, they are inside.
+        beside: Gets the contents of arrays, and the classes and stored values that the receiver has to know first;
+            if it is None, they are inside.
         going_home: On a worker, for the head: classes that came from there go by their number alone, others inside.
             (The head cannot do so: a class that one worker made is unknown to the others.)
 
