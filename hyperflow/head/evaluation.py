@@ -75,12 +75,20 @@ def read_failure(name: str, outcome: int, payload: memoryview) -> tuple[Exceptio
     content = pickle.loads(payload)
     if outcome == Outcome.RAISED:
         data, words = content
-        return exceptions.loads(data, words), words[-1]
+        error = exceptions.loads(data, words)
+        return error, _without_notes(words[-1], error)
     if outcome == Outcome.UNSENDABLE_ERROR:
         return RemoteError(*content), content[-1]
     if outcome == Outcome.EXITED:
         return EvaluationExited(*content), content[-1]
     return SerializationError(f"{name}: {content}"), ""
+
+
+def _without_notes(trace: str, error: Exception) -> str:
+    """Return a traceback without the notes that the error has brought along: they need not be read twice."""
+    for note in getattr(error, "__notes__", ()):
+        trace = trace.replace(f"\n{note}", "", 1)
+    return trace
 
 
 def death(evaluation: Evaluation, worker: Worker, ended: WorkerEnded, log_file: str) -> Exception | None:
