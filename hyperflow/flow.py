@@ -21,7 +21,7 @@ import functools
 import types
 import warnings
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeAlias, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeAlias, TypeVar, Unpack, overload
 
 import attrs
 
@@ -33,6 +33,7 @@ from hyperflow.saying import short_repr
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 U = TypeVar("U")
+E = TypeVar("E", bound=environment.Environment)
 
 Caught: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -439,10 +440,22 @@ def pure(value: T) -> Job[T]:
     return Job(Pure(value))
 
 
-def ask() -> Job[environment.Environment]:
-    """Return a flow whose result is the current environment; in a Cluster computation, a `ClusterEnv`."""
-    return Job(Native("ask", _environment))
+@overload
+def ask() -> Job[environment.Environment]: ...
+@overload
+def ask(kind: type[E]) -> Job[E]: ...
+def ask(kind: type[environment.Environment] = environment.Environment) -> Job[Any]:
+    """Return a flow whose result is the current environment.
+
+    Args:
+        kind: Which one it has to be, for type checkers: `await hf.ask(hf.ClusterEnv)` in a Cluster computation. If it is
+            another one, awaiting the flow raises MisuseError.
+    """
+    return Job(Native("ask", _environment, () if kind is environment.Environment else (kind,)))
 
 
-async def _environment() -> environment.Environment:
-    return environment.current()
+async def _environment(kind: type[environment.Environment] = environment.Environment) -> environment.Environment:
+    found = environment.current()
+    if not isinstance(found, kind):
+        raise MisuseError(f"ask({kind.__name__}): the environment here is a {type(found).__name__}")
+    return found

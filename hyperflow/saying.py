@@ -44,7 +44,7 @@ def _text(show: Callable[[Any], str], value: object, limit: int, otherwise: str)
 
 def warn(text: str, kind: type[Warning] = RuntimeWarning) -> None:
     """Warn at the line of the user's code that called us, however many of our own and of asyncio are in between."""
-    here: types.FrameType = sys._getframe(1)
+    here: types.FrameType = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] (inspect would take longer to import)
     frame: types.FrameType | None = here
     while frame is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
         frame = frame.f_back

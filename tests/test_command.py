@@ -3,9 +3,9 @@
 import asyncio
 import os
 import signal
-import traceback
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from hyperflow._job import job, run_job_local
+from hyperflow._cluster import ClusterEnv
+from hyperflow._job import JobEnv, job, run_job_local
 from hyperflow.command import run_command
 from hyperflow.concurrent import as_completed, concurrently, map_concurrently, race, replicate_concurrently
 from hyperflow.database.memo import memoize
@@ -92,6 +93,14 @@ async def test_an_evaluation_that_wants_evaluations() -> None:
             for fn in (asks_for_more, uses):
                 with pytest.raises(NotInFlow, match=r"put @hyperflow\.job above its `async def`"):
                     await remote_eval(fn, 1)
+
+
+async def test_the_kind_of_an_environment() -> None:
+    """`ask(kind)` gives it, or says that it is another one."""
+    async with open_inline_job() as env:
+        assert (await ask(JobEnv)).program is env.program
+        with pytest.raises(MisuseError, match=r"ask\(ClusterEnv\): the environment here is a JobEnv"):
+            await ask(ClusterEnv)
 
 
 def test_commands_belong_on_workers() -> None:

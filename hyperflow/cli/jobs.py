@@ -221,8 +221,8 @@ def runs_(*, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
     for heading, cells in columns.items():
         whole = heading in ("run", "master")  # what is typed is not cut
         table.add_column(heading, no_wrap=True, min_width=max(map(len, cells)) if whole else None)
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*map(Text, cells))
+    for line in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, line))
     print_table(table, sys.stdout)
     return 0
 

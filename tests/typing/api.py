@@ -70,8 +70,7 @@ async def whole() -> None:
         reveal_type(await env.run(survey(1)))  # revealed: list[float]
         reveal_type(env.statistics().jobs)  # revealed: dict[str, int]
         env.statistics().cpus  # error: cpus
-    here = await hf.ask()
-    assert isinstance(here, hf.ClusterEnv)
+    here = await hf.ask(hf.ClusterEnv)
     reveal_type(here.statistics().jobs)  # revealed: dict[str, int]
     here.using(max_jobs=3)  # error: max_jobs
 
@@ -141,7 +140,7 @@ async def main() -> None:
     energies = hf.KeyValMap[int, float]("energies")
     reveal_type(energies)  # revealed: KeyValMap[int, float]
     reveal_type(await energies.lookup(3))  # revealed: float | None
-    await energies.insert("3", 0.5)  # error: "str"
+    await energies.insert("3", 0.5)  # error: int
     reveal_type(hf.KeyValMap("energies"))  # revealed: KeyValMap[Any, Any]
     reveal_type(hf.KeyValMap("energies", key=int, value=float))  # revealed: KeyValMap[int, float]
 
