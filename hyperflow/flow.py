@@ -245,8 +245,9 @@ def check_made(value: object, where: str, fn: object) -> None:
         )
     whole = "" if where == "as_completed" else f"hyperflow.remote_map({shown}, ...), or "
     raise MisuseError(
-        f"{where} runs flows, and its function {name} returned {short_repr(value, 60)}, which is none. To evaluate a "
-        f"plain function on workers, write: {whole}{where}({each}, ...)"
+        f"{where} runs flows, and its function {name} returned {short_repr(value, 60)}, which is none"
+        f"{' (is a `return` missing?)' if value is None else ''}. To evaluate a plain function on workers, write: "
+        f"{whole}{where}({each}, ...)"
     )
 
 
@@ -268,6 +269,8 @@ def check(value: object, where: str) -> None:
             f"{where} takes a flow, not the function {name}: call it, as in {where}({name}(...)), if it returns one; "
             f"to evaluate it on a worker, write: {where}(hyperflow.remote_eval({name}, ...))"
         )
+    if isinstance(value, (list, tuple, set, types.GeneratorType)):
+        raise MisuseError(f"{where} takes flows one by one, not {short_repr(value, 60)}; write: {where}(*flows)")
     raise MisuseError(
         f"{where} takes a flow, not {short_repr(value, 60)}; a plain value becomes one with hyperflow.pure(...)"
     )
@@ -448,8 +451,8 @@ def ask(kind: type[environment.Environment] = environment.Environment) -> Job[An
     """Return a flow whose result is the current environment.
 
     Args:
-        kind: Which one it has to be, for type checkers: `await hf.ask(hf.ClusterEnv)` in a Cluster computation. If it is
-            another one, awaiting the flow raises MisuseError.
+        kind: Which one it has to be, for type checkers: `await hf.ask(hf.ClusterEnv)` in a Cluster computation. If it
+            is another one, awaiting the flow raises MisuseError.
     """
     return Job(Native("ask", _environment, () if kind is environment.Environment else (kind,)))
 

@@ -245,6 +245,8 @@ def test_a_coroutine_where_something_else_belongs(call: Callable[[Any], object],
     [
         (lambda: concurrently(measure), r"call it, as in concurrently\(measure\(\.\.\.\)\)"),  # type: ignore[call-overload]
         (lambda: race(3), r"race takes a flow, not 3; a plain value becomes one with hyperflow\.pure\(\.\.\.\)"),  # type: ignore[arg-type]
+        (lambda: concurrently([pure(1)]), r"write: concurrently\(\*flows\)"),  # type: ignore[call-overload]
+        (lambda: race(pure(n) for n in range(2)), r"write: race\(\*flows\)"),  # type: ignore[call-overload]
         (lambda: run_job_local(measure), r"call it, as in run_job_local\(measure\(\.\.\.\)\)"),  # type: ignore[arg-type]
         (lambda: remote_eval(measure(1)), r"remote_eval takes a function, not the flow <Job measure\(1\)>"),  # type: ignore[call-overload]
         (lambda: pure(1).map(3), "map takes a function, not 3"),  # type: ignore[arg-type]

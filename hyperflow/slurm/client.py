@@ -152,7 +152,7 @@ class SlurmClient:
             else:
                 return
         if said:
-            raise ConfigurationError(_unusable(" ".join(said.split())))
+            raise ConfigurationError(_unusable(said.splitlines()[-1]))
 
     async def submit(self, script: Path, token: str) -> int:
         """Submit a script that carries a token, and return the job's id.
