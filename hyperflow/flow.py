@@ -255,6 +255,8 @@ def check(value: object, where: str) -> None:
     """Raise MisuseError, with what was probably meant, if value is no flow."""
     if isinstance(value, Flow):
         return
+    if isinstance(value, (list, tuple, set, types.GeneratorType)):
+        raise MisuseError(f"{where} takes flows one by one, not {short_repr(value, 60)}; write: {where}(*flows)")
     if asyncio.iscoroutine(value):
         name = _closed(value)
         raise MisuseError(
@@ -269,8 +271,6 @@ def check(value: object, where: str) -> None:
             f"{where} takes a flow, not the function {name}: call it, as in {where}({name}(...)), if it returns one; "
             f"to evaluate it on a worker, write: {where}(hyperflow.remote_eval({name}, ...))"
         )
-    if isinstance(value, (list, tuple, set, types.GeneratorType)):
-        raise MisuseError(f"{where} takes flows one by one, not {short_repr(value, 60)}; write: {where}(*flows)")
     raise MisuseError(
         f"{where} takes a flow, not {short_repr(value, 60)}; a plain value becomes one with hyperflow.pure(...)"
     )

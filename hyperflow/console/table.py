@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shlex
 import textwrap
 from collections import Counter
@@ -150,11 +149,8 @@ def resume_command(home: Path) -> str:
 
 
 def width_of(file: TextIO) -> int:
-    """Return how long a line may be: as wide as the terminal, or as COLUMNS says; in a file, as long as it is."""
-    if file.isatty():
-        return Console(file=file).width
-    columns = os.environ.get("COLUMNS", "")
-    return int(columns) if columns.isdecimal() and int(columns) else UNLIMITED
+    """Return how long a line may be: as wide as the terminal; in a file, as long as it is."""
+    return Console(file=file).width if file.isatty() else UNLIMITED
 
 
 def print_note(text: str, file: TextIO) -> None:
@@ -168,7 +164,7 @@ def print_table(table: Table, file: TextIO) -> None:
         Console(file=file, highlight=False).print(table)
         return
     buffer = io.StringIO()
-    Console(file=buffer, width=width_of(file), color_system=None, highlight=False).print(table)
+    Console(file=buffer, width=UNLIMITED, color_system=None, highlight=False).print(table)
     file.writelines(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
 
 
