@@ -62,8 +62,8 @@ class KeyValMap(Generic[K, V]):
     def __init__(self, name: str, *, key: Any = Any, value: Any = Any) -> None:
         _check_name(name)
         self.name = name
-        self.key = key
-        self.value = value
+        self.key: Any = key
+        self.value: Any = value
         self._widen = keys.widening(key)
         for base in getattr(type(self), "__orig_bases__", ()):  # class Energies(KeyValMap[int, float])
             self._take_types(base)
