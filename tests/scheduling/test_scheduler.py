@@ -215,7 +215,8 @@ def test_after_a_loss_the_order_stands() -> None:
     assert sent(it) == [4]
 
     back, _ = it.lose_node("b")
-    it.add_node("c", range(3))
+    it.add_node("c", range(2))
+    it.add_node("d", range(1))  # because each of them gets a node without the other
 
     assert len(back) == 2
     assert sent(it) == sorted([*numbers(back), 5])
