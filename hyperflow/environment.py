@@ -337,7 +337,7 @@ def using(**changes: Unpack[OptionChanges]) -> Generator[Environment, None, None
             TooManyNodesLost; 2 by default. The loss of a node uses no retries. After the first loss, what ran there is
             started again one evaluation per node, so that the second loss tells which one ends its nodes.
         straggler_factor: When it takes this many times what 95 of 100 evaluations of its function do not exceed (of
-            the last 200 with this option, at least 10; and at least 0.1 s), a copy is started on a CPU that is idle,
+            the last 200 with this option, at least 10; and at least 0.25 s), a copy is started on a CPU that is idle,
             on another node if possible. The first result counts, and the other one is killed. None for no copies, the
             default; not together with `exclusive`.
 
