@@ -5,7 +5,10 @@
       socket              the socket, if it can be here
 
 Guarantees: only the user can reach the socket. The next process that serves the run replaces what a killed one has
-left; it may do so because it holds the run's lock. At the end both files are removed.
+left; it may do so because it holds the run's lock, or is the newest start of its job. At the end both files are
+removed.
+
+The head of a job has such a place in the job's own directory: <run>/jobs/3/control, or that of its program.
 
 A socket's path has at most 107 bytes, and some file systems take no sockets. Then the socket is in a private directory
 under the temporary directory. (Rejected: XDG_RUNTIME_DIR, which is removed when the user logs out, while a program in
@@ -74,7 +77,8 @@ def listening(home: Path) -> Iterator[tuple[socket.socket, Address]]:
             checked_files.write_file(room / "master.json", text.encode() + b"\n")
             yield made, address
     finally:
-        _remove(room, address)
+        if read(home) in (None, address):  # else the next start of a job, on another node, has taken the place
+            _remove(room, address)
 
 
 def _bind(room: Path) -> tuple[socket.socket, Path]:

@@ -6,6 +6,7 @@ Told each time: the log, the event log, the statistics, `hyperflow nodes`.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from hyperflow.errors import ConfigurationError
@@ -49,6 +50,21 @@ class NodesAside:
         self._check(node)
         self.trust.resumed(node)
         self._take_back([node], BY_HAND)
+
+    def table(self) -> list[dict[str, str | int]]:
+        """Return what is to know about each node that is up."""
+        running = Counter(worker.node for worker in self._scheduler.workers.values() for _ in worker.queue)
+        return [
+            {
+                "node": name,
+                "state": "aside" if name in self._scheduler.pool.aside else "up",
+                "cpus": len(node.ids),
+                "cpus_free": len(node.free),
+                "running": running[name],
+                "cause": self.trust.aside.get(name, ""),
+            }
+            for name, node in self._scheduler.pool.nodes.items()
+        ]
 
     def _check(self, node: str) -> None:
         if node not in self._links:

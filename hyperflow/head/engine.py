@@ -188,6 +188,10 @@ class Engine:
             copied=self._copies.made,
         )
 
+    def nodes(self) -> list[dict[str, str | int]]:
+        """Return what is to know about each node that is up."""
+        return self.aside.table()
+
     def put_aside(self, node: str) -> None:
         """Start nothing more on a node; raises ConfigurationError if it is not up."""
         self.aside.drain(node)
@@ -252,7 +256,8 @@ class Engine:
 
     def _on_results(self, number: WorkerNumber, body: memoryview) -> None:
         """A worker has answered, mostly several tasks at once."""
-        scheduler, evaluations, locks, watched = self.scheduler, self._evaluations, self.locks, self._copies.watched
+        scheduler, evaluations, locks = self.scheduler, self._evaluations, self.locks
+        watched, tries = self._copies.watched, self._tries
         worker = scheduler.workers.get(number)
         done: dict[TaskNumber, float] = {}
         for task_number, outcome, seconds, payload, buffers in frames.results(body):
@@ -286,18 +291,21 @@ class Engine:
             self._packer.release(evaluation.packed)
             done[task_number] = seconds
             evaluation.set_result(value)
-            if task.past is not None:
-                self.aside.recovered(worker.node, task.past.failed_on)
-            if watched and evaluation.options.straggler_factor is not None:
-                self._copies.answered(task, evaluation.packed.function.name, seconds)
+            if watched or tries or task.past is not None:
+                self._on_special(evaluation, task, worker, seconds)
         if done and worker is not None:
             self._counts["done"] += len(done)
             self._events.done(done, worker.name)
-            if self._tries:
-                for task_number in done:
-                    self._tries.pop(task_number, None)
             if self.aside.trust.accused:
                 self.aside.trust.succeeded(worker.node, len(done))
+
+    def _on_special(self, evaluation: Evaluation, task: Task, worker: Worker, seconds: float) -> None:
+        """Do what few evaluations need when they have a result."""
+        self._tries.pop(task.number, None)
+        if task.past is not None:
+            self.aside.recovered(worker.node, task.past.failed_on)
+        if evaluation.options.straggler_factor is not None:
+            self._copies.answered(task, evaluation.packed.function.name, seconds)
 
     def _on_failure(
         self, evaluation: Evaluation, task: Task, worker: Worker, outcome: int, payload: memoryview

@@ -1,8 +1,8 @@
 """The account of CPUs: which ids of which node are given out and which are free. The scheduler gives them to tasks.
 
 Guarantees: an id is given out once at a time. The given and the free ids of a node are all its ids. To take from the
-node with the most free CPUs costs a few steps, however many nodes there are. A node that is put aside gives nothing out;
-what was given out of it comes back to it.
+node with the most free CPUs costs a few steps, however many nodes there are. A node that is put aside gives nothing
+out; what was given out of it comes back to it.
 
 Why ids and not a count: a worker is pinned to its ids for life, because a numerical library starts threads at its first
 call, and they stay where the worker was allowed to run then.

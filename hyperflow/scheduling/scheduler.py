@@ -310,10 +310,10 @@ class Scheduler:
         reserved: tuple[str, ...] = ()
         blocked: set[Request] = set()
         while True:
-            there = [request for request in self._queues if request not in blocked and self._oldest(request) is not None]
-            if not there:
+            sizes = [size for size in self._queues if size not in blocked and self._oldest(size) is not None]
+            if not sizes:
                 return
-            first = min(there, key=lambda request: self._queues[request][0].number) if len(there) > 1 else there[0]
+            first = min(sizes, key=lambda size: self._queues[size][0].number) if len(sizes) > 1 else sizes[0]
             if type(first) is Wish:
                 cpus, without = first.cpus, (*reserved, *self._closed_to(first))
             else:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pickle
 import signal
+import sqlite3
 import time
 import warnings
 from collections import Counter
@@ -21,7 +22,6 @@ from hyperflow.head.fleet import NodePlan
 from hyperflow.transports.process import Local
 from tests.helpers import wait_until
 from tests.support import Gate, wait_at
-
 
 pytestmark = pytest.mark.process
 
@@ -147,7 +147,9 @@ async def test_drain_and_resume_by_hand(tmp_path: Path) -> None:
         late = hf.remote_eval(hf.worker_info).start()
         engine(env).take_back("north")
         assert (await late).node == "north"
-        with pytest.raises(hf.HyperflowError, match="'east' is no node that this run uses now; there are: north, south"):
+        with pytest.raises(
+            hf.HyperflowError, match="'east' is no node that this run uses now; there are: north, south"
+        ):
             engine(env).put_aside("east")
 
 
@@ -233,7 +235,8 @@ async def test_copy_of_a_memoized_evaluation_is_recorded_once(tmp_path: Path) ->
             Path(mark).unlink()
             assert await first(100) == 100
         assert env.statistics().copied >= 1
-        assert len(await env.database.lookup_all("first")) == 13
+        with contextlib.closing(sqlite3.connect(env.program.database)) as database:
+            assert database.execute("SELECT count(*), count(DISTINCT key) FROM entries").fetchone() == (13, 13)
 
 
 async def test_no_copy_without_an_idle_cpu(tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""The nodes of a run, as its event log tells: which state each is in, why, and how evaluations ended there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import attrs
+
+from hyperflow.events.reader import each_task
+from hyperflow.events.schema import Event
+
+State = Literal["up", "aside", "lost", "not started", "ended"]
+
+
+@attrs.define
+class NodeState:
+    """One node.
+
+    Args:
+        cpus: Those that evaluations may have.
+        done: Evaluations that ended there with a result.
+        failed: How often an evaluation failed there, also where it was started again.
+        cause: Why it is put aside, lost or not started.
+    """
+
+    node: str
+    state: State = "up"
+    cpus: int = 0
+    done: int = 0
+    failed: int = 0
+    cause: str = ""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the run uses it, or would if it were not put aside."""
+        return self.state in ("up", "aside")
+
+    def end(self) -> None:
+        """The run has ended."""
+        if self.is_up:
+            self.state, self.cause = "ended", ""
+
+
+def node_states(events: Iterable[Event]) -> list[NodeState]:
+    """Return the nodes of the run that is in the log, or of the last one if several went on with it."""
+    nodes: dict[str, NodeState] = {}
+    places: dict[int, str] = {}  # where each task is
+    for event in each_task(events):
+        state = event["state"]
+        if state == "opened":
+            nodes, places = {}, {}
+        elif state == "closed":
+            for node in nodes.values():
+                node.end()
+        elif "task" in event:
+            _tell_of_task(event, nodes, places)
+        elif "node" in event:
+            _tell_of_node(event, nodes)
+    return list(nodes.values())
+
+
+def _tell_of_task(event: Event, nodes: dict[str, NodeState], places: dict[int, str]) -> None:
+    state, task = event["state"], event["task"]
+    if state == "running":
+        places[task] = event["worker"].rpartition("@")[2]
+        return
+    node = nodes.get(places.pop(task, ""))
+    if node is not None:
+        node.done += state == "done"
+        node.failed += state == "failed" or "retry_after" in event
+
+
+def _tell_of_node(event: Event, nodes: dict[str, NodeState]) -> None:
+    node = nodes.setdefault(event["node"], NodeState(event["node"]))
+    state = event["state"]
+    if state == "up":
+        cpus = event["cpus"]
+        node.cpus = len(cpus) if isinstance(cpus, list) else cpus
+    if state in ("up", "resumed"):
+        node.state, node.cause = "up", ""
+    elif state in ("aside", "lost", "not started"):
+        node.state, node.cause = state, event.get("cause", "")  # type: ignore[assignment]
