@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Literal
 
@@ -43,7 +44,7 @@ class NodeState:
 
 
 def node_states(events: Iterable[Event]) -> list[NodeState]:
-    """Return the nodes of the run that is in the log, or of the last one if several went on with it."""
+    """Return the nodes of the run that is in the log, or of the last one if several went on with it, by name."""
     nodes: dict[str, NodeState] = {}
     places: dict[int, str] = {}  # where each task is
     for event in each_task(events):
@@ -57,7 +58,12 @@ def node_states(events: Iterable[Event]) -> list[NodeState]:
             _tell_of_task(event, nodes, places)
         elif "node" in event:
             _tell_of_node(event, nodes)
-    return list(nodes.values())
+    return sorted(nodes.values(), key=_by_name)
+
+
+def _by_name(node: NodeState) -> list[str | int]:
+    """Order node9 before node10. (Texts and numbers alternate, so equals are compared with equals.)"""
+    return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", node.node)]
 
 
 def _tell_of_task(event: Event, nodes: dict[str, NodeState], places: dict[int, str]) -> None:

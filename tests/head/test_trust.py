@@ -37,6 +37,7 @@ async def nodes(*names: str, cpus: int = 2) -> AsyncIterator[hf.JobEnv]:
 
 
 def engine(env: hf.JobEnv) -> Engine:
+    """Return the engine of a job."""
     assert isinstance(env.evaluator, Engine)
     return env.evaluator
 
@@ -73,6 +74,7 @@ def first_waits(gate: str, mark: str, x: int = 0) -> int:
 
 
 def quick(x: int) -> int:
+    """Return x."""
     return x
 
 
@@ -147,9 +149,7 @@ async def test_drain_and_resume_by_hand(tmp_path: Path) -> None:
         late = hf.remote_eval(hf.worker_info).start()
         engine(env).take_back("north")
         assert (await late).node == "north"
-        with pytest.raises(
-            hf.HyperflowError, match="'east' is no node that this run uses now; there are: north, south"
-        ):
+        with pytest.raises(hf.ConfigurationError, match="'east' is no node .* there are: north, south"):
             engine(env).put_aside("east")
 
 
