@@ -146,8 +146,8 @@ class TooManyNodesLost(WorkerDied):
         logs: The logs of their launchers.
     """
 
-    nodes: tuple[str, ...] = ()
-    logs: tuple[str, ...] = ()
+    nodes: list[str] = attrs.field(factory=list[str])
+    logs: list[str] = attrs.field(factory=list[str])
 
     def __str__(self) -> str:
         lost = "".join(f"\n  | {node}; log: {log}" for node, log in zip(self.nodes, self.logs, strict=False))

@@ -437,10 +437,10 @@ class Engine:
     def _charged(self, task: Task, worker: Worker) -> bool:
         """End an evaluation that was on too many nodes when they were lost."""
         evaluation = self._evaluations.get(task.number)
-        nodes = tuple(task.past.lost) if task.past is not None else ()
+        nodes = list(task.past.lost) if task.past is not None else []
         if evaluation is None or len(nodes) < evaluation.options.crash_limit:
             return False
-        logs = tuple(self._lost_logs[node] for node in nodes)
+        logs = [self._lost_logs[node] for node in nodes]
         log_file = self._orders.log_file(worker)
         self.scheduler.cancel(task)
         error = TooManyNodesLost(evaluation.name, worker.name, worker.node, -9, log_file, nodes=nodes, logs=logs)
