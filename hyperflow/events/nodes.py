@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Literal
 
 import attrs
 
 from hyperflow.events.reader import each_task
 from hyperflow.events.schema import Event
-
-State = Literal["up", "aside", "lost", "not started", "ended"]
 
 
 @attrs.define
@@ -19,6 +16,7 @@ class NodeState:
     """One node.
 
     Args:
+        state: "up", "aside", "lost", "not started", or "ended" with its run.
         cpus: Those that evaluations may have.
         done: Evaluations that ended there with a result.
         failed: How often an evaluation failed there, also where it was started again.
@@ -26,7 +24,7 @@ class NodeState:
     """
 
     node: str
-    state: State = "up"
+    state: str = "up"
     cpus: int = 0
     done: int = 0
     failed: int = 0
@@ -48,16 +46,20 @@ def node_states(events: Iterable[Event]) -> list[NodeState]:
     nodes: dict[str, NodeState] = {}
     places: dict[int, str] = {}  # where each task is
     for event in each_task(events):
-        state = event["state"]
+        state, task, node = event.get("state", ""), event.get("task"), event.get("node")
         if state == "opened":
             nodes, places = {}, {}
         elif state == "closed":
-            for node in nodes.values():
-                node.end()
-        elif "task" in event:
-            _tell_of_task(event, nodes, places)
-        elif "node" in event:
-            _tell_of_node(event, nodes)
+            for each in nodes.values():
+                each.end()
+        elif state == "running" and task is not None:
+            places[task] = event.get("worker", "").rpartition("@")[2]
+        elif task is not None:
+            if (there := nodes.get(places.pop(task, ""))) is not None:
+                there.done += state == "done"
+                there.failed += state == "failed" or "retry_after" in event
+        elif node is not None:
+            _tell_of_node(event, nodes.setdefault(node, NodeState(node)))
     return sorted(nodes.values(), key=_by_name)
 
 
@@ -66,24 +68,12 @@ def _by_name(node: NodeState) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", node.node)]
 
 
-def _tell_of_task(event: Event, nodes: dict[str, NodeState], places: dict[int, str]) -> None:
-    state, task = event["state"], event["task"]
-    if state == "running":
-        places[task] = event["worker"].rpartition("@")[2]
-        return
-    node = nodes.get(places.pop(task, ""))
-    if node is not None:
-        node.done += state == "done"
-        node.failed += state == "failed" or "retry_after" in event
-
-
-def _tell_of_node(event: Event, nodes: dict[str, NodeState]) -> None:
-    node = nodes.setdefault(event["node"], NodeState(event["node"]))
-    state = event["state"]
+def _tell_of_node(event: Event, node: NodeState) -> None:
+    state = event.get("state", "")
     if state == "up":
-        cpus = event["cpus"]
+        cpus = event.get("cpus", 0)
         node.cpus = len(cpus) if isinstance(cpus, list) else cpus
     if state in ("up", "resumed"):
         node.state, node.cause = "up", ""
     elif state in ("aside", "lost", "not started"):
-        node.state, node.cause = state, event.get("cause", "")  # type: ignore[assignment]
+        node.state, node.cause = state, event.get("cause", "")

@@ -110,8 +110,7 @@ async def test_jobs_of_a_program(tmp_path: Path) -> None:
     async def waits() -> str:
         path = tmp_path / "there"
         await hf.remote_eval(path.touch)
-        while not (tmp_path / "go").exists():
-            await asyncio.sleep(0.01)
+        await wait_until((tmp_path / "go").exists, 60, "the test lets it go")
         return (await hf.remote_eval(hf.worker_info)).node
 
     async with hf.open_cluster(base_dir=tmp_path / "hyperflow-runs", local=True):

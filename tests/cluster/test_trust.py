@@ -20,7 +20,8 @@ async def main():
     env = await hf.ask()
     evaluations = [hf.remote_eval(work, x).using(retries=3).start() for x in range(60)]
     found = await asyncio.gather(*evaluations, return_exceptions=True)
-    return {"right": sum(y == x for x, y in enumerate(found)), "errors": [str(y) for y in found if isinstance(y, OSError)]}
+    right = sum(y == x for x, y in enumerate(found))
+    return {"right": right, "errors": [str(y) for y in found if isinstance(y, OSError)]}
 """
 
 NODE_KILLER = """

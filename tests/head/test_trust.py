@@ -149,7 +149,7 @@ async def test_drain_and_resume_by_hand(tmp_path: Path) -> None:
         late = hf.remote_eval(hf.worker_info).start()
         engine(env).take_back("north")
         assert (await late).node == "north"
-        with pytest.raises(hf.ConfigurationError, match="'east' is no node .* there are: north, south"):
+        with pytest.raises(hf.ConfigurationError, match=r"'east' is no node .* there are: north, south"):
             engine(env).put_aside("east")
 
 
