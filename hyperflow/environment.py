@@ -328,7 +328,7 @@ def using(**changes: Unpack[OptionChanges]) -> Generator[Environment, None, None
         cpus: How many CPUs it holds, all on one node; 1 by default. More than any node has raises ImpossibleRequest.
         fresh_process: Run it in a process of its own, which is forked for it and ends after it.
         retries: How often it is started again after it raised an Exception or its worker died (WorkerDied); 0 by
-            default. The last error is raised.
+            default. The last error is raised. Another node gets it then, while there is one.
         time_limit: Seconds from its start on a worker. Then it is killed and raises TimeLimitExceeded; no retries.
             None for no limit, the default.
         exclusive: After its node was lost, run it again only when it must have ended there, which may take

@@ -363,8 +363,9 @@ class Engine:
     # ---- how an evaluation ends ---------------------------------------------------------------------------------
 
     def _failed_on(self, evaluation: Evaluation, node: str) -> None:
-        """Let another node have it next, by its retries or those of its flow."""
-        evaluation.task.failed_on(node)
+        """Let another node have it next, by its retries or those of its flow; where one is alone, it is not to blame."""
+        if len(self.scheduler.pool.nodes) > 1:
+            evaluation.task.failed_on(node)
         if (run := self._tries.get(evaluation.task.number)) is not None:
             run.failed_on.add(node)
 
