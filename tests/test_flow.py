@@ -388,7 +388,7 @@ def test_straggler_factors_that_make_no_sense(value: Any) -> None:
 
 
 async def test_an_exclusive_evaluation_gets_no_copy() -> None:
-    """exclusive and straggler_factor contradict each other, also when they come from different scopes."""
+    """What must not run twice gets no copies; to ask for both is an error, also in scopes within one another."""
     words = r"using\(exclusive=True, straggler_factor=3\): an exclusive evaluation must not run twice at a time"
     with pytest.raises(ConfigurationError, match=words):
         pure(1).using(exclusive=True, straggler_factor=3.0)

@@ -206,7 +206,6 @@ class Engine:
 
     def _flush(self) -> None:
         """Carry out what the scheduler decides, with one write per node."""
-        self._packer.turn += 1
         if self._submitted:
             self._log_submitted()
         if self.drain.begun is not None and self.drain.over is None and not self.scheduler.sent:
@@ -325,7 +324,7 @@ class Engine:
     def _on_ended(self, number: WorkerNumber, ended: WorkerEnded) -> None:
         """A worker and its process group have gone."""
         worker = self.scheduler.workers.get(number)
-        self._orders.at_workers.pop(number, None)
+        self._orders.worker_gone(number)
         if self.locks.busy:
             self.worker_locks.worker_gone(number)
         if worker is None:
@@ -363,7 +362,7 @@ class Engine:
     # ---- how an evaluation ends ---------------------------------------------------------------------------------
 
     def _failed_on(self, evaluation: Evaluation, node: str) -> None:
-        """Let another node have it next, by its retries or those of its flow; where one is alone, it is not to blame."""
+        """Let another node have it next, by its retries or those of its flow. A node that is alone is not to blame."""
         if len(self.scheduler.pool.nodes) > 1:
             evaluation.task.failed_on(node)
         if (run := self._tries.get(evaluation.task.number)) is not None:
@@ -410,16 +409,13 @@ class Engine:
         self._orders.at_nodes.pop(node, None)
         wait = END_GRACE + (self._silence_limit if silent else 0.0)
         loop = asyncio.get_running_loop()
-        if self.locks.busy:  # its workers may go on for a while
-            workers = [worker.number for worker in self.scheduler.workers.values() if worker.node == node]
-            self._after_loss += [loop.call_later(wait, self.worker_locks.worker_gone, number) for number in workers]
         self._lost_logs[node] = str(link.log_file)
-        at_work = {
-            number: worker
-            for worker in self.scheduler.workers.values()
-            if worker.node == node
-            for number in worker.queue
-        }
+        there = [worker for worker in self.scheduler.workers.values() if worker.node == node]
+        at_work = {number: worker for worker in there for number in worker.queue}
+        for each in there:
+            self._orders.worker_gone(each.number)
+            if self.locks.busy:  # it may go on for a while
+                self._after_loss.append(loop.call_later(wait, self.worker_locks.worker_gone, each.number))
         for task in self.scheduler.withhold(node):
             if not self._charged(task, at_work[task.number]):
                 self._events.withheld(task.number, wait)
