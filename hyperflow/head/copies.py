@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from hyperflow.events.writer import EventLog
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.later import Later
+from hyperflow.locking.manager import LockManager
 from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.state import Effect, Task
 from hyperflow.scheduling.stragglers import Stragglers
@@ -32,6 +33,7 @@ class Copies:
         scheduler: Scheduler,
         evaluations: dict[TaskNumber, Evaluation],
         events: EventLog,
+        locks: LockManager,
         new_number: Callable[[], TaskNumber],
         flush: Callable[[], None],
     ) -> None:
@@ -43,6 +45,7 @@ class Copies:
         self._scheduler = scheduler
         self._evaluations = evaluations
         self._events = events
+        self._locks = locks
         self._new_number = new_number
         self._flush = flush
         self._clock = asyncio.get_running_loop().time
@@ -56,8 +59,8 @@ class Copies:
     def _look(self) -> None:
         made = self.made
         for straggler in self.stragglers.due(self._clock()):
-            if not self._copy(straggler.task):
-                break  # no CPU is idle
+            if self._locks.busy or not self._copy(straggler.task):
+                break  # nothing is to be copied now
         if self.stragglers.running:
             self._looking.ask()
         if self.made > made:

@@ -86,7 +86,9 @@ class Engine:
         # Those of this turn, by function and CPUs.
         self._submitted = defaultdict[tuple[str, int], list[TaskNumber]](list)
         self._next_task: TaskNumber = TaskNumber(1)
-        self._copies = Copies(self.scheduler, self._evaluations, self._events, self._new_number, self._flush)
+        self._copies = Copies(
+            self.scheduler, self._evaluations, self._events, self.locks, self._new_number, self._flush
+        )
         self._tries: dict[TaskNumber, Try] = {}  # of those that are part of a flow under `retry`
         self._counts: Counter[str] = Counter()
         self._last_loss: NodeLost | None = None

@@ -268,6 +268,25 @@ async def test_no_copy_without_an_idle_cpu(tmp_path: Path) -> None:
             assert env.statistics().copied == 1
 
 
+async def test_no_copy_while_locks_are_in_use(tmp_path: Path) -> None:
+    """What may wait for a lock is no straggler; when all locks are free again, it may be one."""
+    gate, mark = Gate(tmp_path), str(tmp_path / "mark")
+    Path(mark).touch()
+    async with nodes("north", cpus=2) as env:
+        with hf.using(straggler_factor=1.0):
+            await hf.map_concurrently(lambda x: hf.remote_eval(first_waits, gate.path, mark, x), range(10))
+            copied = env.statistics().copied  # a busy machine has stragglers of its own
+            async with hf.with_lock("the key"):
+                Path(mark).unlink()
+                straggler = hf.remote_eval(first_waits, gate.path, mark, 5).start()
+                copies = engine(env)._copies
+                await wait_until(lambda: copies.stragglers.due(copies._clock()), 20, "it is a straggler")
+                copies._look()
+                assert env.statistics().copied == copied
+            assert await straggler == 5
+            assert env.statistics().copied == copied + 1
+
+
 async def test_cancelled_straggler(tmp_path: Path) -> None:
     """Cancelling an evaluation that has a copy ends both."""
     gate, mark = Gate(tmp_path), str(tmp_path / "mark")
