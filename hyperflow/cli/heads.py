@@ -35,6 +35,11 @@ class Head:
     home: Path
     log_dir: Path
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes orders, unless it was killed."""
+        return place.read(self.home) is not None
+
     def nodes(self) -> list[NodeState]:
         """Return its nodes, as its event log has them."""
         try:

@@ -90,15 +90,19 @@ def _order(what: str, names: str, run: str | None, base_dir: Path) -> int:
         nodes = nodelist.expand(names)
     except SlurmError as error:
         raise ConfigurationError(str(error)) from None
+    running = [one for one in heads.of(home) if one.is_open]
     for node in nodes:
-        having = [one for one in heads.of(home) if any(state.node == node and state.is_up for state in one.nodes())]
-        if not having:
-            there = sorted({state.node for one in heads.of(home) for state in one.nodes() if state.is_up})
-            if not there:
-                raise NoMaster(f"no job of {home} runs now")
-            raise ConfigurationError(f"no job of {home} uses a node {node!r} now; there are: {', '.join(there)}")
-        for one in having:
-            _tell(one, what, node)
+        told: list[Head] = []
+        refusals: list[HyperflowError] = []
+        for one in running:
+            try:
+                _tell(one, what, node)
+                told.append(one)
+            except (Refused, NoMaster) as error:  # another one may have the node
+                refusals.append(error)
+        if not told:
+            raise refusals[-1] if refusals else NoMaster(f"no job of {home} runs now")
+        for one in told:
             job = "" if one.job is None else f" of job {one.job}"
             print(f"node {node}{job}: {'nothing more is started there' if what == 'drain' else 'used again'}")
     return 0
@@ -125,4 +129,4 @@ def _tell_there(one: Head, elsewhere: HeadElsewhere, what: str, node: str) -> No
     if done.returncode == SSH_FAILED:
         raise Refused(f"{advice} (ssh: {done.stderr.strip()})")
     if done.returncode:
-        raise HyperflowError(f"on {elsewhere.host}: {done.stderr.strip().removeprefix('hyperflow: ')}")
+        raise Refused(f"on {elsewhere.host}: {done.stderr.strip().removeprefix('hyperflow: ')}")

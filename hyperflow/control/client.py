@@ -102,7 +102,8 @@ class _UnixConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        with place.shortened(self._path) as path:
+            self.sock.connect(path)
 
 
 def owner(home: Path) -> Owner | None:

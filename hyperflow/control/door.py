@@ -37,7 +37,7 @@ async def on_demand(home: Path, routes: Routes) -> AsyncIterator[None]:
     """
     with ExitStack() as stack:
         try:
-            listener, _ = stack.enter_context(listening(home))
+            listener, _ = stack.enter_context(listening(home, only_there=True))
         except ConfigurationError as error:
             logger.warning("`hyperflow node` will not reach this job: %s", error)
             yield

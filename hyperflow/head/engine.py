@@ -190,6 +190,10 @@ class Engine:
             copied=self._copies.made,
         )
 
+    def note_nodes(self) -> None:
+        """Write the event log soon: who looks wants to see the nodes, also before anything is evaluated."""
+        self._writing.ask()
+
     def nodes(self) -> list[dict[str, str | int]]:
         """Return what is to know about each node that is up."""
         return self.aside.table()
@@ -520,6 +524,7 @@ async def open_engine(
         await engine.fleet.start(nodes, preload)
         if end is not None:
             engine.drain.expect(end)
+        engine.note_nodes()
         yield engine
     finally:
         await engine.close()

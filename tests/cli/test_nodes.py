@@ -104,6 +104,17 @@ async def test_control_socket_of_a_job_is_private(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+async def test_a_long_path(tmp_path: Path) -> None:
+    """The socket is in the job's directory, however long its path is."""
+    async with nodes(tmp_path / ("long" * 30), "north") as env:
+        address = place.read(env.program.log_dir.parent)
+        assert address is not None
+        assert address.path.parent.parent == env.program.log_dir.parent
+        await hyperflow("node", "drain", "north", "--run", str(env.program.log_dir.parent), cwd=tmp_path)
+        assert env.statistics().nodes_aside == 1
+
+
+@pytest.mark.process
 async def test_jobs_of_a_program(tmp_path: Path) -> None:
     """The nodes of each job of a program are shown with its number, and orders reach the job that has the node."""
 
