@@ -10,6 +10,8 @@ import types
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
+from hyperflow.shipping.importable import importable
+
 Captured: TypeAlias = tuple[Any, str | None, Any]
 """Where a captured name is (a cell, whose name is None, or globals), the name, and its value."""
 
@@ -19,12 +21,16 @@ _IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), type, types.Mod
 
 def found_by_name(thing: Any, module_name: str | None, qualname: str) -> bool:
     """Whether another process can import thing."""
-    if not module_name or module_name in ("__main__", "__mp_main__") or "<locals>" in qualname:
+    if not module_name or "<locals>" in qualname or not importable(module_name):
         return False
-    found: Any = sys.modules.get(module_name)
-    for part in qualname.split("."):
+    return attribute(sys.modules.get(module_name), qualname) is thing
+
+
+def attribute(found: Any, path: str) -> Any:
+    """Return what is found along a path of attributes, None if there is nothing."""
+    for part in path.split("."):
         found = getattr(found, part, None)
-    return found is thing
+    return found
 
 
 def contents(cell: types.CellType) -> Any:
@@ -60,16 +66,36 @@ def referenced_globals(fn: types.FunctionType) -> dict[str, Any]:
 def submodules(fn: types.FunctionType, values: Iterator[Any]) -> list[str]:
     """Return submodules that fn reaches through a package: `xml.etree.ElementTree` where the global is `xml`."""
     _, attributes = _global_names(fn.__code__)
-    found: list[str] = []
-    for value in values:
-        if isinstance(value, types.ModuleType) and hasattr(value, "__path__"):
-            prefix = value.__name__ + "."
-            found += [
-                name
-                for name in list(sys.modules)
-                if name.startswith(prefix) and attributes.issuperset(name[len(prefix) :].split("."))
-            ]
-    return sorted(found)
+    packages = [value.__name__ for value in values if isinstance(value, types.ModuleType) and hasattr(value, "__path__")]
+    return sorted(found for package in packages for found in _below(package, attributes))
+
+
+def _below(package: str, attributes: frozenset[str]) -> Iterator[str]:
+    """Yield the imported modules below a package whose names are among the attributes."""
+    for attribute in attributes:  # not all of sys.modules: a program may have thousands
+        name = f"{package}.{attribute}"
+        if name in sys.modules:
+            yield name
+            yield from _below(name, attributes)
+
+
+def names_reached(fn: types.FunctionType, module: types.ModuleType) -> dict[str, Any]:
+    """Return what fn may reach in a module through its attributes, by name."""
+    _, attributes = _global_names(fn.__code__)
+    space = vars(module)
+    return {name: space[name] for name in sorted(attributes) if name in space}
+
+
+def imported_inside(fn: types.FunctionType) -> frozenset[str]:
+    """Return the absolute names of modules that code in fn imports."""
+    return _imported(fn.__code__)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _imported(code: types.CodeType) -> frozenset[str]:
+    inner = [_imported(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    own = {i.argval for i in dis.get_instructions(code) if i.opname == "IMPORT_NAME"}
+    return frozenset(own).union(*inner)
 
 
 def snapshot(fn: Any) -> tuple[list[Captured], bool]:

@@ -25,6 +25,7 @@ from typing import Any
 
 from hyperflow.shipping import captures, diagnose, pickler
 from hyperflow.shipping.arrays import MOST_BLOCKS, SharedBuffer, SharedBuffers
+from hyperflow.shipping.importable import plain_is_enough
 from hyperflow.shipping.pickler import PROTOCOL
 from hyperflow.wire import frames
 from hyperflow.wire.numbers import DefinitionNumber
@@ -108,7 +109,7 @@ class Packer:
             found = self._found
             try:
                 data = pickle.dumps(content, PROTOCOL, buffer_callback=self._on_buffer)
-                if b"__main__" not in data:  # else there may be a class of the script in it; the slow way will see
+                if plain_is_enough(data):  # else there may be a class of the script in it; the slow way will see
                     if not found:
                         return PackedCall(definition, data)
                     return PackedCall(definition, data, *self.buffers.share(found))

@@ -24,22 +24,23 @@ references and so on).
 from __future__ import annotations
 
 import abc
+import builtins
 import dataclasses
 import enum
 import functools
 import importlib
 import io
-import itertools
 import marshal
+import operator
 import pickle
 import sys
 import types
-import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from hyperflow.saying import short_str
-from hyperflow.shipping import captures, rebuild
+from hyperflow.shipping import captures, forms, hints, rebuild
+from hyperflow.shipping.importable import SCRIPT, importable
 from hyperflow.shipping.rebuild import Instead
 
 PROTOCOL = 5
@@ -81,27 +82,36 @@ class Beside:
 
 
 _PARTS_OF_FUNCTION = ("__name__", "__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__",
-                      "__annotations__", "__dict__")  # fmt: skip
-_SKIPPED_IN_CLASS = {"__dict__", "__weakref__", "_abc_impl", "__subclasshook__"}
-_HEAD_OF_CLASS = ("__module__", "__qualname__", "__slots__", "__doc__", "__orig_bases__")
+                      "__annotations__", *(["__type_params__"] if sys.version_info >= (3, 12) else []), "__dict__")  # fmt: skip
+_PARTS_OF_MODULE = ("__package__", "__file__", "__path__")
+_NOT_SENT_OF_MODULE = {*_PARTS_OF_MODULE, "__name__", "__builtins__", "__spec__", "__loader__", "__cached__"}
+_SKIPPED_IN_CLASS = {"__dict__", "__weakref__", "_abc_impl"}
+_HEAD_OF_CLASS = ("__module__", "__slots__", "__doc__", "__orig_bases__")
 _ENUM_INNER_OF_MEMBER = {"_value_", "_name_", "__objclass__", "_sort_order_"}
 _ENUM_INNER = {
     "_member_names_", "_member_map_", "_value2member_map_", "_member_type_", "_value_repr_", "_unhashable_values_",
-    "_flag_mask_", "_all_bits_", "_boundary_", "_singles_mask_", "_inverted_", "_use_args_", "_hashable_values_",
-    "_unhashable_values_map_", "__new__", "_new_member_", "_generate_next_value_", "__new_member__",
+    "_flag_mask_", "_all_bits_", "_boundary_", "_singles_mask_", "_inverted_", "_hashable_values_",
+    "_unhashable_values_map_", "__new__",
 }  # fmt: skip
+_STREAMS = ("stdout", "stderr", "stdin", "__stdout__", "__stderr__", "__stdin__")
+
+_Contents: TypeAlias = list[tuple[Instead, dict[str, Any]]]
+"""Modules and the names in them that something needs."""
 
 
 class Recipes:
     """Answers for what pickle cannot send by name: a mixin of the C pickler, and of dill's."""
 
-    def begin(self, beside: Beside | None = None, going_home: bool = False) -> None:
+    def begin(self, beside: Beside | None = None, going_home: bool = False, with_hints: bool = True) -> None:
         """Prepare for one pickle; see `by_value`."""
-        self._namespaces: dict[int, Instead] = {}  # by the id of the globals they share
+        self._modules: dict[int, Instead] = {}  # by the id of the globals in them
         self._beside = beside
         self._going_home = going_home
+        self._with_hints = with_hints
         self.all_by_name = True
         """Whether no recipe was needed so far."""
+        self.has_hints = False
+        """Whether there is something in it that only annotations or outer classes refer to."""
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
@@ -116,24 +126,73 @@ class Recipes:
         if recipe is not None:
             self.all_by_name = False
             return recipe(obj)
+        if isinstance(obj, types.ModuleType):
+            self.all_by_name = False
+            return self._module(obj)
+        if isinstance(obj, enum.Enum) and type(obj).__members__.get(obj.name) is obj:
+            return operator.getitem, (kind, obj.name)  # its value may be a function, which is another one over there
+        for name in _STREAMS:
+            if getattr(sys, name, None) is obj:
+                return rebuild.fetch, ("sys", name)
         name = f"{kind.__module__}.{kind.__qualname__}"
         if name in _REFUSED:
             raise BelongsToProcess(f"{_REFUSED[name]} ({name}) belongs to this process and cannot be sent")
         return NotImplemented
 
+    def _home(self, space: dict[str, Any]) -> Instead:
+        """Return the module whose `__dict__` a function has as its globals."""
+        found = self._modules.get(id(space))
+        if found is None:
+            name = str(space.get("__name__", "__main__"))
+            about = {part: space[part] for part in _PARTS_OF_MODULE if space.get(part) is not None}
+            if (spec := getattr(space.get("__spec__"), "name", None)) is not None:
+                about["__spec__"] = spec, "__path__" in space
+            shared = not importable(name) and getattr(sys.modules.get(name), "__dict__", None) is space
+            found = self._modules[id(space)] = Instead(rebuild.make_module, name, about, shared)
+        return found
+
+    def _module(self, module: types.ModuleType) -> Any:
+        name = module.__name__
+        if name in SCRIPT or (sys.modules.get(name) is module and importable(name)):
+            return importlib.import_module, (name,)
+        home = self._home(vars(module))
+        names = {name: value for name, value in vars(module).items() if name not in _NOT_SENT_OF_MODULE}
+        return rebuild.same, (home,), [(home, names)], None, None, rebuild.fill_modules
+
     def _function(self, fn: types.FunctionType) -> Any:
-        base = fn.__globals__
-        namespace = self._namespaces.get(id(base))
-        if namespace is None:
-            name = str(base.get("__name__", "__main__"))
-            namespace = self._namespaces[id(base)] = Instead(rebuild.make_namespace, name)
-        cells = fn.__closure__ or ()
+        space = fn.__globals__
         referenced = captures.referenced_globals(fn)
-        inside = (captures.contents(cell) for cell in cells)
+        values = [*referenced.values(), *(captures.contents(cell) for cell in fn.__closure__ or ())]
+        contents = self._reached(fn, values)
+        if space.get(fn.__qualname__) is fn:
+            referenced[fn.__qualname__] = fn
+        if self._with_hints:
+            hinted = {
+                **hints.referenced(fn.__annotations__.values(), space),
+                **hints.in_class_bodies(fn.__code__, space),
+            }
+            referenced = {**self._hinted(hinted), **referenced}
+        home = self._home(space)
         attributes = {name: getattr(fn, name) for name in _PARTS_OF_FUNCTION}
-        state = (attributes, referenced, captures.submodules(fn, itertools.chain(referenced.values(), inside)))
-        recipe = (rebuild.make_function, (marshal.dumps(fn.__code__), namespace, cells))
+        state = (attributes, [(home, referenced), *contents], captures.submodules(fn, iter(values)))
+        recipe = (rebuild.make_function, (marshal.dumps(fn.__code__), home, fn.__closure__ or ()))
         return (*recipe, state, None, None, rebuild.fill_function)
+
+    def _reached(self, fn: types.FunctionType, values: list[Any]) -> _Contents:
+        """Return what a function needs of modules that it reaches as modules, and that cannot be imported elsewhere."""
+        modules = {name: sys.modules.get(name) for name in captures.imported_inside(fn) if not importable(name)}
+        for value in values:
+            if isinstance(value, types.ModuleType) and value.__name__ in SCRIPT:
+                modules[value.__name__] = value
+        return [(self._home(vars(each)), captures.names_reached(fn, each)) for each in modules.values() if each]
+
+    def _hinted(self, names: dict[str, Any]) -> dict[str, Any]:
+        """Return what only annotations refer to. A module among it must not keep a function from working."""
+        self.has_hints |= bool(names)
+        return {
+            name: Instead(rebuild.import_if_there, value.__name__) if isinstance(value, types.ModuleType) else value
+            for name, value in names.items()
+        }
 
     def _class(self, cls: Any) -> Any:
         if cls in _PLAIN_TYPES:
@@ -143,8 +202,6 @@ class Recipes:
         self.all_by_name = False
         if not cls.__flags__ & _HEAP_TYPE:  # written in C, as is the type of functions: there are no contents to send
             return (rebuild.fetch, ("types", _NAMELESS_TYPES[cls])) if cls in _NAMELESS_TYPES else NotImplemented
-        if type(cls) is type(_SomeTypedDict):
-            return _made_once(cls, typing.TypedDict, cls.__name__, cls.__annotations__, total=cls.__total__)
         number = rebuild.track(cls)
         if self._going_home:
             if not rebuild.is_ours(number):  # it came from there
@@ -152,12 +209,30 @@ class Recipes:
         elif self._beside is not None:
             self._beside.classes[number] = cls
             return rebuild.known, (number,)
-        return _class_by_value(cls, number)
+        return _class_by_value(cls, number, self._names_for(cls))
+
+    def _names_for(self, cls: Any) -> _Contents:
+        """Return the names that tools look for in the module of a class: its own, and those in its annotations."""
+        name = cls.__module__
+        module = sys.modules.get(name)
+        if module is None or module is builtins:
+            return []
+        space = vars(module)
+        names: dict[str, Any] = {}
+        if self._with_hints:
+            names = self._hinted(hints.referenced(vars(cls).get("__annotations__", {}).values(), space))
+        if importable(name):
+            return [(Instead(rebuild.import_if_there, name), {})] if names else []
+        first, _, nested = cls.__qualname__.partition(".")
+        if captures.attribute(module, cls.__qualname__) is cls and (self._with_hints or not nested):
+            self.has_hints |= bool(nested)
+            names[first] = space[first]
+        return [(self._home(space), names)]
 
 
-def _class_by_value(cls: Any, number: str) -> Any:
+def _class_by_value(cls: Any, number: str, contents: _Contents) -> Any:
     body = dict(vars(cls))
-    head = {name: body.pop(name) for name in _HEAD_OF_CLASS if name in body}
+    head = {"__qualname__": cls.__qualname__, **{name: body.pop(name) for name in _HEAD_OF_CLASS if name in body}}
     slots = head.get("__slots__", ())
     for name in (slots,) if isinstance(slots, str) else slots:
         private = f"_{cls.__name__.lstrip('_')}{name}" if name.startswith("__") else name
@@ -165,10 +240,11 @@ def _class_by_value(cls: Any, number: str) -> Any:
     registered = _registered(cls) if "_abc_impl" in body else []
     for name in _SKIPPED_IN_CLASS:
         body.pop(name, None)
-    made: tuple[Any, tuple[Any, ...]] = (rebuild.make_class, (number, type(cls), cls.__name__, cls.__bases__, head))
+    parts: tuple[Any, ...] = number, type(cls), cls.__name__, cls.__bases__
+    made: tuple[Any, tuple[Any, ...]] = (rebuild.make_class, (*parts, head))
     own: dict[str, dict[str, Any]] = {}  # attributes that the __init__ of an enum gave its members
     if issubclass(cls, enum.Enum):
-        members = {name: member.value for name, member in cls.__members__.items()}  # aliases, too
+        members = {name: (_made_of(member), member.value) for name, member in cls.__members__.items()}  # aliases, too
         own = {
             name: {key: value for key, value in vars(member).items() if key not in _ENUM_INNER_OF_MEMBER}
             for name, member in cls.__members__.items()
@@ -176,8 +252,16 @@ def _class_by_value(cls: Any, number: str) -> Any:
         for name in (*members, *_ENUM_INNER):
             body.pop(name, None)
         head.pop("__slots__", None)
-        made = rebuild.make_enum, (number, cls.__name__, cls.__bases__, members, head)
-    return (*made, (body, registered, own), None, None, rebuild.fill_class)
+        made = rebuild.make_enum, (*parts, members, getattr(cls, "_boundary_", None), head)
+    return (*made, (body, registered, own, contents), None, None, rebuild.fill_class)
+
+
+def _made_of(member: Any) -> tuple[Any, ...]:
+    """Return what the type that an enum is mixed with makes a member of; `__new__` of the enum is not asked again."""
+    kind = rebuild.made_by(type(member)._member_type_)
+    if "__getnewargs__" in vars(kind):
+        return tuple(kind.__getnewargs__(member))  # type: ignore[attr-defined]
+    return tuple(kind.__reduce__(member)[1]) if "__reduce__" in vars(kind) and kind is not object else ()
 
 
 def _registered(cls: Any) -> list[Any]:
@@ -194,23 +278,26 @@ def _cell(cell: types.CellType) -> Any:
     return rebuild.make_cell, (), contents, None, None, rebuild.fill_cell
 
 
-def _type_variable(variable: typing.TypeVar) -> Any:
-    if captures.found_by_name(variable, variable.__module__, variable.__name__):
-        return variable.__name__
-    names = (variable.__name__, *variable.__constraints__)
-    variance = {"covariant": variable.__covariant__, "contravariant": variable.__contravariant__}
-    return _made_once(variable, typing.TypeVar, *names, bound=variable.__bound__, **variance)
+def _method(method: types.MethodType) -> Any:
+    owner, fn = method.__self__, method.__func__
+    try:
+        name = method.__name__
+        found = getattr(owner, name)
+        by_name = found.__func__ is fn and found.__self__ is owner
+    except Exception:  # private, decorated, or put there by hand: whatever a user's __getattr__ says
+        by_name = False
+    return (getattr, (owner, name)) if by_name else (types.MethodType, (fn, owner))
 
 
-def _made_once(thing: Any, make: Any, *args: Any, **kwargs: Any) -> Any:
-    return rebuild.once, (rebuild.track(thing), functools.partial(make, *args, **kwargs))
-
-
-def _module(module: types.ModuleType) -> Any:
-    name = module.__name__
-    if name != "__main__" and sys.modules.get(name) is not module:
-        raise pickle.PicklingError(f"module {name!r} cannot be imported elsewhere; import it inside the function")
-    return importlib.import_module, (name,)
+def _view(view: memoryview) -> Any:
+    base = view.obj
+    if base is not None and not isinstance(base, memoryview):
+        whole = memoryview(base)
+        if (whole.format, whole.shape, whole.strides, whole.readonly) == (
+            view.format, view.shape, view.strides, view.readonly,
+        ):  # fmt: skip
+            return memoryview, (base,)
+    return rebuild.make_view, (view.tobytes(), view.format, view.shape, not view.readonly)
 
 
 def _cached(fn: Any) -> Any:
@@ -230,16 +317,11 @@ def _dataclass_sentinel(sentinel: Any) -> Any:
     return (rebuild.fetch, ("dataclasses", *names)) if names else NotImplemented
 
 
-class _SomeTypedDict(typing.TypedDict):
-    """Shows what typed dictionaries are made by; typing keeps that to itself."""
-
-
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _NAMELESS_TYPES = {cls: name for name, cls in vars(types).items() if isinstance(cls, type)}
 _PLAIN_TYPES: dict[Any, Any] = {type(None): None, type(NotImplemented): NotImplemented, type(...): ...}
 _RECIPES: dict[Any, Callable[[Any], Any]] = {
     types.CellType: _cell,
-    types.ModuleType: _module,
     types.CodeType: lambda code: (marshal.loads, (marshal.dumps(code),)),
     types.MappingProxyType: lambda proxy: (types.MappingProxyType, (dict(proxy),)),
     property: lambda p: (property, (p.fget, p.fset, p.fdel, p.__doc__)),
@@ -247,7 +329,9 @@ _RECIPES: dict[Any, Callable[[Any], Any]] = {
     staticmethod: lambda m: (staticmethod, (m.__func__,)),
     functools.cached_property: lambda p: (type(p), (p.func,), {"attrname": p.attrname, "__doc__": p.__doc__}),
     type(functools.lru_cache(int)): _cached,
-    typing.TypeVar: _type_variable,
+    types.MethodType: _method,
+    memoryview: _view,
+    **forms.RECIPES,
     **{type(sentinel): _dataclass_sentinel for sentinel in _SENTINELS.values()},
 }
 
@@ -264,7 +348,7 @@ def _with_dill(obj: Any, reason: str, beside: Beside | None, going_home: bool) -
 
     file = io.BytesIO()
     pickler = Fallback(file, protocol=PROTOCOL)
-    pickler.begin(beside, going_home)
+    pickler.begin(beside, going_home, with_hints=False)
     pickler.dump(obj)
     return pickle.dumps(Instead(rebuild.load_dill, dill.__version__, reason, file.getvalue()), PROTOCOL)
 
@@ -284,7 +368,18 @@ def by_value(obj: Any, beside: Beside | None = None, going_home: bool = False) -
     pickler = _Pickler(file, PROTOCOL, buffer_callback=None if beside is None else beside.buffers.append)
     pickler.begin(beside, going_home)
     try:
-        pickler.dump(obj)
+        try:
+            pickler.dump(obj)
+        except Exception:
+            if not pickler.has_hints:
+                raise
+            if beside is not None:
+                beside.buffers.clear()
+                beside.classes.clear()
+            file = io.BytesIO()  # what an annotation names shall not keep a function from travelling
+            pickler = _Pickler(file, PROTOCOL, buffer_callback=None if beside is None else beside.buffers.append)
+            pickler.begin(beside, going_home, with_hints=False)
+            pickler.dump(obj)
     except BelongsToProcess:
         raise
     except (pickle.PicklingError, TypeError, AttributeError) as error:

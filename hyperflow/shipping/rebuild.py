@@ -10,18 +10,25 @@ class that it went out as.
 
 from __future__ import annotations
 
+import abc
+import enum
 import functools
 import importlib
 import itertools
 import marshal
 import os
 import pickle
+import sys
+import threading
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from hyperflow.errors import SerializationError
+from hyperflow.shipping import arrivals
+from hyperflow.shipping.arrivals import Arrivals
 
 _origin = os.urandom(6).hex()
 _numbers = itertools.count()
@@ -70,22 +77,57 @@ def known(number: str) -> Any:
 # What pickles call: `make_` makes a thing empty, `fill_` gives it its contents.
 
 
-def make_namespace(name: str) -> dict[str, Any]:
-    """Make the globals that the functions of one module in one pickle share."""
-    return {"__name__": name, "__builtins__": __builtins__}
+def make_module(name: str, about: Mapping[str, Any], shared: bool) -> types.ModuleType:
+    """Make the module in whose `__dict__` functions of one pickle find their globals.
+
+    On a worker, a shared one is the module that all share which come from the same one; elsewhere it is their own.
+    """
+    return arrived.module(name, about) if shared and arrived is not None else arrivals.make(name, about)
 
 
-def make_function(code: bytes, namespace: dict[str, Any], cells: tuple[types.CellType, ...]) -> Any:
+arrived: Arrivals | None = None
+"""What has arrived in this process, if it is a worker."""
+
+
+def bind(module: types.ModuleType, names: Mapping[str, Any]) -> None:
+    """Give a module names that functions and classes need there."""
+    if arrived is not None and arrived.has(module):
+        arrived.bind(module.__name__, names)
+    else:
+        vars(module).update(names)
+
+
+def fill_modules(first: Any, contents: Sequence[tuple[types.ModuleType, dict[str, Any]]]) -> None:
+    """Give modules the names in them that a pickle needs; `first` is what the pickle had in its place."""
+    for module, names in contents:
+        if module is not None:
+            bind(module, names)
+
+
+def same(thing: Any) -> Any:
+    """Return what is there."""
+    return thing
+
+
+def import_if_there(name: str) -> Any:
+    """Import a module that only an annotation names; None if this node does not have it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def make_function(code: bytes, module: types.ModuleType, cells: tuple[types.CellType, ...]) -> Any:
     """Make a function that has its code, and nothing else yet."""
-    return types.FunctionType(marshal.loads(code), namespace, closure=cells or None)
+    return types.FunctionType(marshal.loads(code), vars(module), closure=cells or None)
 
 
-def fill_function(fn: Any, state: tuple[dict[str, Any], dict[str, Any], list[str]]) -> None:
-    """Give a function what it refers to."""
-    attributes, referenced, submodules = state
+def fill_function(fn: Any, state: tuple[dict[str, Any], Sequence[tuple[Any, dict[str, Any]]], list[str]]) -> None:
+    """Give a function what it refers to, in its own module and in others."""
+    attributes, contents, submodules = state
     for name in submodules:
         importlib.import_module(name)
-    fn.__globals__.update(referenced)
+    fill_modules(fn, contents)
     own = attributes.pop("__dict__")
     for name, value in attributes.items():
         setattr(fn, name, value)
@@ -113,38 +155,151 @@ def once(number: str, make: Callable[[], Any]) -> Any:
 
 
 def make_class(number: str, metaclass: Any, name: str, bases: tuple[Any, ...], head: dict[str, Any]) -> Any:
-    """Make a class without its contents, once for its number."""
-    return once(number, lambda: types.new_class(name, bases, {"metaclass": metaclass}, lambda body: body.update(head)))
+    """Make a class without its contents, once for its number.
 
-
-def make_enum(number: str, name: str, bases: tuple[Any, ...], members: dict[str, Any], head: dict[str, Any]) -> Any:
-    """Make an enum with its members, once for its number."""
+    Nothing of the user's is called, for that has been done where the class was defined: neither the methods of its
+    metaclass, which may want keywords, nor `__init_subclass__`, which may want attributes that come later.
+    """
 
     def make() -> Any:
-        metaclass: Any = type(bases[-1])
-        body = metaclass.__prepare__(name, bases)
-        for key, value in {**head, **members}.items():
-            body[key] = value
-        return metaclass.__new__(metaclass, name, bases, body)
+        with _without_init_subclass(bases):
+            return _maker(metaclass)(metaclass, name, bases, dict(head))
 
     return once(number, make)
+
+
+def _maker(metaclass: Any) -> Any:
+    """Return the `__new__` that really makes classes: of `type`, ABCMeta, or a metaclass written in C."""
+    for kind in metaclass.__mro__:
+        new = vars(kind).get("__new__")
+        if new is not None and (kind is abc.ABCMeta or not isinstance(new, staticmethod)):
+            return kind.__new__
+    return type.__new__
+
+
+_making = threading.RLock()
+
+
+@contextmanager
+def _without_init_subclass(bases: Sequence[type]) -> Iterator[None]:
+    """Keep Python from calling `__init_subclass__` of these bases in this thread."""
+    owners = [kind for base in bases for kind in base.__mro__ if kind is not object and "__init_subclass__" in vars(kind)]
+    if not owners:
+        yield
+        return
+    owner, here = owners[0], threading.get_ident()  # the first is the one that Python calls
+    with _making:
+        theirs = vars(owner)["__init_subclass__"]
+
+        def quiet(cls: type, /, **keywords: Any) -> None:
+            if threading.get_ident() != here:
+                theirs.__get__(None, cls)(**keywords)
+
+        with suppress(TypeError):  # a class of C, whose method wants nothing of the user's
+            type.__setattr__(owner, "__init_subclass__", classmethod(quiet))
+        try:
+            yield
+        finally:
+            with suppress(TypeError):
+                type.__setattr__(owner, "__init_subclass__", theirs)
+
+
+def make_enum(
+    number: str,
+    metaclass: Any,
+    name: str,
+    bases: tuple[Any, ...],
+    members: dict[str, tuple[tuple[Any, ...], Any]],
+    boundary: Any,
+    head: dict[str, Any],
+) -> Any:
+    """Make an enum with its members, once for its number. Of each there is what its type is made of, and its value."""
+    parts = list(members.values())
+
+    def new_member(cls: Any, index: Any) -> Any:
+        made_of, value = parts[index[0] if cls._member_type_ is tuple else index]
+        member = made_by(cls._member_type_).__new__(cls, *made_of)
+        member._value_ = value
+        return member
+
+    def make() -> Any:
+        body: Any = enum.EnumType.__prepare__.__func__(metaclass, name, bases)  # type: ignore[attr-defined]
+        own = {"__new__": new_member, "__init__": lambda self, *args: None}
+        for key, value in {**head, **own, **{key: index for index, key in enumerate(members)}}.items():
+            body[key] = value
+        with _without_init_subclass(bases):
+            made: Any = enum.EnumType.__new__(metaclass, name, bases, body, **({"boundary": boundary} if boundary else {}))
+        for key in ("__init__", "__new_member__"):  # theirs come with the contents
+            if key in vars(made):
+                type.__delattr__(made, key)
+        return made
+
+    return once(number, make)
+
+
+def made_by(kind: type) -> type:
+    """Return the type, among the bases, that makes the objects of a type: the first that is written in C."""
+    return next(base for base in kind.__mro__ if type(vars(base).get("__new__")) is types.BuiltinFunctionType)
 
 
 _filled: weakref.WeakSet[type] = weakref.WeakSet()
 
 
-def fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[str, Any]]]) -> None:
+def fill_class(
+    cls: Any,
+    state: tuple[dict[str, Any], list[Any], dict[str, dict[str, Any]], Sequence[tuple[types.ModuleType, dict[str, Any]]]],
+) -> None:
     """Give a class its contents, once."""
-    if cls in _filled or is_ours(_id_of[cls]):
-        return  # made by an earlier pickle, or our own that came home
+    attributes, registered, members, contents = state
+    if is_ours(_id_of[cls]):
+        return  # it came home
+    fill_modules(cls, contents)
+    if cls in _filled:
+        return  # made by an earlier pickle
     _filled.add(cls)
-    attributes, registered, members = state
     for name, value in attributes.items():
-        setattr(cls, name, value)
+        type.__setattr__(cls, name, value)
     for subclass in registered:
         cls.register(subclass)
     for name, own in members.items():
         vars(cls[name]).update(own)
+
+
+def make_form(make: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any], about: dict[str, Any]) -> Any:
+    """Make a type variable or the like, which says that it comes from where it was defined."""
+    made = make(*args, **keywords)
+    for name, value in about.items():
+        setattr(made, name, value)
+    return made
+
+
+def make_alias(module: str, name: str, contents: list[Any]) -> Any:
+    """Make what `type NAME = ...` makes, without its value, which may refer to the alias."""
+    found = getattr(sys.modules.get(module), name, None)
+    if arrived is None and hasattr(found, "__type_params__") and hasattr(found, "__value__"):
+        return found  # it came home
+    space: dict[str, Any] = {"__name__": module, "_contents": contents}
+    exec(f"type {name} = _contents[0]", space)  # noqa: S102 (it is the name of an alias already)
+    return space[name]
+
+
+def fill_alias(alias: Any, state: tuple[list[Any], Any]) -> None:
+    """Give an alias its value."""
+    contents, value = state
+    contents.append(value)
+
+
+def make_generic_alias(module: str, name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
+    """Make what `type NAME[T] = ...` makes."""
+    space: dict[str, Any] = {"__name__": module, "_made_of": (name, value, parameters)}
+    exec("from typing import TypeAliasType as a; n, v, p = _made_of; alias = a(n, v, type_params=p)", space)  # noqa: S102
+    return space["alias"]
+
+
+def make_view(data: Any, form: str, shape: tuple[int, ...], writable: bool) -> memoryview:
+    """Make a memoryview of its own bytes."""
+    flat = memoryview(bytearray(data) if writable else bytes(data))
+    return flat.cast(form, shape) if form != "B" or len(shape) != 1 else flat
 
 
 def make_lru_cache(parameters: dict[str, Any], fn: Any) -> Any:

@@ -28,7 +28,9 @@ import types
 from typing import Any
 
 from hyperflow.errors import MisuseError
-from hyperflow.shipping import diagnose, exceptions, pickler
+from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
+from hyperflow.shipping.arrivals import Arrivals
+from hyperflow.shipping.importable import plain_is_enough
 from hyperflow.wire import frames, processes
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Kind, Outcome
@@ -104,7 +106,9 @@ def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool) -
     _log = Log()
     out, err = MarkedOutput(_log, 1), MarkedOutput(_log, 2)
     sys.stdout, sys.stderr = out, err
-    evaluator = Worker(sock, ClaimPage(page), _log, (out, err))
+    rebuild.arrived = arrivals = Arrivals()
+    arrivals.module("__main__", {})  # the launcher's own must not be taken for the script's
+    evaluator = Worker(sock, ClaimPage(page), _log, (out, err), arrivals)
     _lock_client = evaluator.lock_client
     evaluator.serve(fresh)
     with contextlib.suppress(BaseException):
@@ -139,8 +143,6 @@ def _settle(info: WorkerInfo) -> None:
             os.sched_setaffinity(0, info.cpus)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("500")  # if memory runs out, an evaluation shall go, not the launcher
-    # Functions of the user's script refer to "__main__"; the launcher's own must not be taken for it.
-    sys.modules["__main__"] = types.ModuleType("__main__")
     numpy: Any = sys.modules.get("numpy")
     if "numpy.random" in sys.modules:  # numpy itself imports it only when it is asked for, which takes a while
         numpy.random.seed()  # else all workers would draw the same numbers
@@ -156,12 +158,18 @@ class Worker:
     """The loop: read tasks, run them in order, answer each."""
 
     def __init__(
-        self, sock: socket.socket, claims: ClaimPage, log: Log, outputs: tuple[MarkedOutput, MarkedOutput]
+        self,
+        sock: socket.socket,
+        claims: ClaimPage,
+        log: Log,
+        outputs: tuple[MarkedOutput, MarkedOutput],
+        arrivals: Arrivals,
     ) -> None:
         self.sock = sock
         self.claims = claims
         self.log = log
         self.outputs = outputs
+        self.arrivals = arrivals
         self.reader = frames.Reader()
         self.lock_client = LockClient(sock, self.reader)
         self.definitions: dict[DefinitionNumber, bytes] = {}
@@ -203,6 +211,7 @@ class Worker:
                     for (number,) in frames.NUMBER.iter_unpack(body):
                         self.definitions.pop(number, None)
                         self.functions.pop(number, None)
+                        self.arrivals.forget([number])
                         if number in self.blocks:
                             self.blocks.pop(number).close()
                 elif kind == Kind.RETIRE:
@@ -228,6 +237,8 @@ class Worker:
             fn = self.functions.get(function)
             if fn is None:
                 fn = self.define(function)
+            elif function != self.arrivals.bound:
+                self.arrivals.enter(function)
             if buffers:
                 loaded = pickler.loads(payload, buffers=[self.found(each) for each in buffers])
             else:
@@ -268,17 +279,23 @@ class Worker:
             stderr.flush()
         if seconds > QUICK:
             log.end_evaluation()
+        if self.arrivals.visitors:
+            self.arrivals.leave()
         self.answer(task, outcome, seconds, data, out)
 
     def define(self, number: DefinitionNumber) -> Any:
         """Unpickle a function, once."""
-        found = self.functions[number] = pickler.loads(self.definitions[number])
+        return self._load(number, is_class=False)
+
+    def _load(self, number: DefinitionNumber, *, is_class: bool) -> Any:
+        with self.arrivals.arriving(number, is_class):
+            found = self.functions[number] = pickler.loads(self.definitions[number])
         return found
 
     def define_class(self, number: DefinitionNumber) -> None:
         """Make a class before arguments arrive that refer to it by its number (see shipping/pickler)."""
         try:
-            self.define(number)
+            self._load(number, is_class=True)
         except BaseException as error:
             self.trouble = f"; a class could not be made: {_text(error)}"
 
@@ -339,7 +356,10 @@ def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
     found: list[pickle.PickleBuffer] = []
     try:
         data = pickle.dumps(value, pickler.PROTOCOL, buffer_callback=found.append)
+        plain = plain_is_enough(data)
     except Exception:
+        plain = False
+    if not plain:
         beside = pickler.Beside()
         data = pickler.by_value(value, beside, going_home=True)
         found = beside.buffers
