@@ -105,6 +105,7 @@ class Recipes:
     def begin(self, beside: Beside | None = None, going_home: bool = False, with_hints: bool = True) -> None:
         """Prepare for one pickle; see `by_value`."""
         self._modules: dict[int, Instead] = {}  # by the id of the globals in them
+        self._inside: set[type] = set()  # classes that are by value in this pickle
         self._beside = beside
         self._going_home = going_home
         self._with_hints = with_hints
@@ -126,6 +127,9 @@ class Recipes:
         if recipe is not None:
             self.all_by_name = False
             return recipe(obj)
+        if kind is types.MethodType:
+            self.all_by_name = False
+            return self._method(obj)
         if isinstance(obj, types.ModuleType):
             self.all_by_name = False
             return self._module(obj)
@@ -158,6 +162,19 @@ class Recipes:
         home = self._home(vars(module))
         names = {name: value for name, value in vars(module).items() if name not in _NOT_SENT_OF_MODULE}
         return rebuild.same, (home,), [(home, names)], None, None, rebuild.fill_modules
+
+    def _method(self, method: types.MethodType) -> Any:
+        owner, fn = method.__self__, method.__func__
+        try:
+            name = method.__name__
+            found = getattr(owner, name)
+            by_name = found.__func__ is fn and found.__self__ is owner
+        except Exception:  # private, decorated, or put there by hand: whatever a user's __getattr__ says
+            by_name = False
+        # A class that is in the same pickle may be empty when the method is looked for.
+        if by_name and (owner if isinstance(owner, type) else type(owner)) not in self._inside:
+            return getattr, (owner, name)
+        return types.MethodType, (fn, owner)
 
     def _function(self, fn: types.FunctionType) -> Any:
         space = fn.__globals__
@@ -209,6 +226,7 @@ class Recipes:
         elif self._beside is not None:
             self._beside.classes[number] = cls
             return rebuild.known, (number,)
+        self._inside.add(cls)
         return _class_by_value(cls, number, self._names_for(cls))
 
     def _names_for(self, cls: Any) -> _Contents:
@@ -278,17 +296,6 @@ def _cell(cell: types.CellType) -> Any:
     return rebuild.make_cell, (), contents, None, None, rebuild.fill_cell
 
 
-def _method(method: types.MethodType) -> Any:
-    owner, fn = method.__self__, method.__func__
-    try:
-        name = method.__name__
-        found = getattr(owner, name)
-        by_name = found.__func__ is fn and found.__self__ is owner
-    except Exception:  # private, decorated, or put there by hand: whatever a user's __getattr__ says
-        by_name = False
-    return (getattr, (owner, name)) if by_name else (types.MethodType, (fn, owner))
-
-
 def _view(view: memoryview) -> Any:
     base = view.obj
     if base is not None and not isinstance(base, memoryview):
@@ -329,7 +336,6 @@ _RECIPES: dict[Any, Callable[[Any], Any]] = {
     staticmethod: lambda m: (staticmethod, (m.__func__,)),
     functools.cached_property: lambda p: (type(p), (p.func,), {"attrname": p.attrname, "__doc__": p.__doc__}),
     type(functools.lru_cache(int)): _cached,
-    types.MethodType: _method,
     memoryview: _view,
     **forms.RECIPES,
     **{type(sentinel): _dataclass_sentinel for sentinel in _SENTINELS.values()},
