@@ -275,12 +275,7 @@ def make_form(make: Callable[..., Any], args: tuple[Any, ...], keywords: dict[st
 
 def make_alias(module: str, name: str, contents: list[Any]) -> Any:
     """Make what `type NAME = ...` makes, without its value, which may refer to the alias."""
-    found = getattr(sys.modules.get(module), name, None)
-    if arrived is None and hasattr(found, "__type_params__") and hasattr(found, "__value__"):
-        return found  # it came home
-    space: dict[str, Any] = {"__name__": module, "_contents": contents}
-    exec(f"type {name} = _contents[0]", space)  # noqa: S102 (it is the name of an alias already)
-    return space[name]
+    return _alias_at_home(module, name) or _run(f"type {name} = contents[0]", name, __name__=module, contents=contents)
 
 
 def fill_alias(alias: Any, state: tuple[list[Any], Any]) -> None:
@@ -291,9 +286,21 @@ def fill_alias(alias: Any, state: tuple[list[Any], Any]) -> None:
 
 def make_generic_alias(module: str, name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
     """Make what `type NAME[T] = ...` makes."""
-    space: dict[str, Any] = {"__name__": module, "_made_of": (name, value, parameters)}
-    exec("from typing import TypeAliasType as a; n, v, p = _made_of; alias = a(n, v, type_params=p)", space)  # noqa: S102
-    return space["alias"]
+    source = "from typing import TypeAliasType as Alias; made = Alias(*args, type_params=parameters)"
+    return _alias_at_home(module, name) or _run(
+        source, "made", __name__=module, args=(name, value), parameters=parameters
+    )
+
+
+def _alias_at_home(module: str, name: str) -> Any:
+    found = getattr(sys.modules.get(module), name, None)
+    return found if arrived is None and type(found).__name__ == "TypeAliasType" else None
+
+
+def _run(source: str, name: str, **names: Any) -> Any:
+    """Run syntax that the oldest Python we support does not have; its globals say where it seems to stand."""
+    exec(source, names)
+    return names[name]
 
 
 def make_view(data: Any, form: str, shape: tuple[int, ...], writable: bool) -> memoryview:
