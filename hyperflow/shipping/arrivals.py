@@ -104,7 +104,7 @@ class Arrivals:
         finally:
             self._arriving = None
             self._holders.update(names.keys())
-            self.forget([number])  # what it was before
+            self.forget(number)  # what it was before
             self._names[number] = names
             if is_class:
                 self._lasting.update(names)
@@ -133,17 +133,16 @@ class Arrivals:
             self._put(key, value)
         self.visitors.clear()
 
-    def forget(self, numbers: list[int]) -> None:
-        """Let go of the names of definitions, unless others have them, too."""
-        for number in numbers:
-            if number == self.bound:
-                self._switch(NOTHING)
-            for key in self._names.pop(number, ()):
-                self._holders[key] -= 1
-                if not self._holders[key]:
-                    del self._holders[key]
-                    self._lasting.pop(key, None)
-                    self._put(key, _ABSENT)
+    def forget(self, number: int) -> None:
+        """Let go of the names of a definition, unless others have them, too."""
+        if number == self.bound:
+            self._switch(NOTHING)
+        for key in self._names.pop(number, ()) if number else ():
+            self._holders[key] -= 1
+            if not self._holders[key]:
+                del self._holders[key]
+                self._lasting.pop(key, None)
+                self._put(key, _ABSENT)
 
     def _put(self, key: _Key, value: Any) -> None:
         module, name = key

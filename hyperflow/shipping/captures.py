@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import dis
-import enum
 import functools
 import sys
 import types
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from hyperflow.shipping.importable import importable
-
-Captured: TypeAlias = tuple[Any, str | None, Any]
-"""Where a captured name is (a cell, whose name is None, or globals), the name, and its value."""
-
-_IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), type, types.ModuleType, types.BuiltinFunctionType,
-              enum.Enum)  # fmt: skip
 
 
 def found_by_name(thing: Any, module_name: str | None, qualname: str) -> bool:
@@ -33,12 +26,12 @@ def attribute(found: Any, path: str) -> Any:
     return found
 
 
-def contents(cell: types.CellType) -> Any:
-    """Return what is in a cell, None if it is empty."""
+def contents(cell: types.CellType, empty: object = None) -> Any:
+    """Return what is in a cell, or `empty`."""
     try:
         return cell.cell_contents
-    except ValueError:  # empty: a name that has not been bound yet
-        return None
+    except ValueError:  # a name that has not been bound yet
+        return empty
 
 
 _GLOBAL_OPS = ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL")
@@ -57,9 +50,11 @@ def _global_names(code: types.CodeType) -> tuple[tuple[str, ...], frozenset[str]
     return tuple(sorted(names)), frozenset(attributes)
 
 
-def referenced_globals(fn: types.FunctionType) -> dict[str, Any]:
-    """Return the globals that fn refers to, by name."""
+def referenced_globals(fn: types.FunctionType, missing: object = None) -> dict[str, Any]:
+    """Return the globals that fn refers to, by name; those that are not there only if `missing` stands for them."""
     names, _ = _global_names(fn.__code__)
+    if missing is not None:
+        return {name: fn.__globals__.get(name, missing) for name in names}
     return {name: fn.__globals__[name] for name in names if name in fn.__globals__}
 
 
@@ -86,9 +81,16 @@ def names_reached(fn: types.FunctionType, module: types.ModuleType) -> dict[str,
     return {name: space[name] for name in sorted(attributes) if name in space}
 
 
-def imported_inside(fn: types.FunctionType) -> frozenset[str]:
-    """Return the absolute names of modules that code in fn imports."""
-    return _imported(fn.__code__)
+def local_modules(fn: types.FunctionType, values: Iterable[Any]) -> list[types.ModuleType]:
+    """Return the modules among the captured values, and those that fn imports, that other processes cannot import."""
+    found = [value for value in values if isinstance(value, types.ModuleType) and not by_name(value)]
+    inside = [sys.modules.get(name) for name in _imported(fn.__code__) if not importable(name)]
+    return [*found, *(module for module in inside if module is not None)]
+
+
+def by_name(module: types.ModuleType) -> bool:
+    """Whether another process can import this very module."""
+    return sys.modules.get(module.__name__) is module and importable(module.__name__)
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -96,35 +98,3 @@ def _imported(code: types.CodeType) -> frozenset[str]:
     inner = [_imported(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
     own = {i.argval for i in dis.get_instructions(code) if i.opname == "IMPORT_NAME"}
     return frozenset(own).union(*inner)
-
-
-def snapshot(fn: Any) -> tuple[list[Captured], bool]:
-    """Return all that fn captured, through other functions too, and whether some of it is mutable."""
-    captured: list[Captured] = []
-    return captured, not _add(fn, captured, set())
-
-
-def _add(fn: Any, captured: list[Captured], seen: set[int]) -> bool:
-    """Add what fn captured; return whether all of it is immutable."""
-    if id(fn) in seen or type(fn) is not types.FunctionType:
-        return True
-    seen.add(id(fn))
-    if found_by_name(fn, fn.__module__, fn.__qualname__):
-        return True
-    values: list[Any] = list(fn.__defaults__ or ()) + list((fn.__kwdefaults__ or {}).values())
-    for name, value in referenced_globals(fn).items():
-        captured.append((fn.__globals__, name, value))
-        values.append(value)
-    for cell in fn.__closure__ or ():
-        value = contents(cell)
-        captured.append((cell, None, value))
-        values.append(value)
-    return all(_is_immutable(value, captured, seen) for value in values)
-
-
-def _is_immutable(value: Any, captured: list[Captured], seen: set[int]) -> bool:
-    if type(value) is types.FunctionType:
-        return _add(value, captured, seen)
-    if isinstance(value, (tuple, frozenset)):
-        return all(_is_immutable(part, captured, seen) for part in value)
-    return isinstance(value, _IMMUTABLE)

@@ -20,6 +20,9 @@ SCRIPT = ("__main__", "__mp_main__")
 registered: dict[str, types.ModuleType] = {}
 """What the user has registered, by name."""
 
+version = 0
+"""How many times that has changed."""
+
 _verdicts: dict[str, bool] = {}
 _names: list[bytes] = []
 """The names that are known of modules that cannot be imported elsewhere, without the script's."""
@@ -48,7 +51,7 @@ def register_pickle_by_value(module: types.ModuleType) -> None:
         )
     registered[name] = module
     note(name)
-    _verdicts.clear()
+    _changed()
 
 
 def unregister_pickle_by_value(module: types.ModuleType) -> None:
@@ -63,6 +66,12 @@ def unregister_pickle_by_value(module: types.ModuleType) -> None:
     name = _name_of(module, "unregister_pickle_by_value")
     if registered.pop(name, None) is None:
         raise MisuseError(f"unregister_pickle_by_value({name}): it is not registered")
+    _changed()
+
+
+def _changed() -> None:
+    global version  # noqa: PLW0603 (there is one registry in a process)
+    version += 1
     _verdicts.clear()
 
 

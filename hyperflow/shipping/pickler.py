@@ -35,6 +35,7 @@ import operator
 import pickle
 import sys
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -42,6 +43,7 @@ from hyperflow.saying import short_str
 from hyperflow.shipping import captures, forms, hints, rebuild
 from hyperflow.shipping.importable import SCRIPT, importable
 from hyperflow.shipping.rebuild import Instead
+from hyperflow.shipping.stored import Stored
 
 PROTOCOL = 5
 
@@ -73,12 +75,31 @@ class BelongsToProcess(pickle.PicklingError):
 class Beside:
     """What goes beside a pickle, and how it was made."""
 
+    smallest: int = 0
+    """Buffers of fewer bytes stay in the pickle."""
+    classes_apart: bool = True
+    """Whether classes of the script stay out of the pickle."""
     buffers: list[pickle.PickleBuffer] = dataclasses.field(default_factory=list)
     """Contents of arrays; the receiver gives them to `loads`."""
     classes: dict[str, type] = dataclasses.field(default_factory=dict)
-    """Classes of the script, by number: the receiver has to know them first."""
+    """Classes of the script, by number: the receiver has to know them first, unless they are in the pickle."""
+    stored: dict[str, Stored] = dataclasses.field(default_factory=dict)
+    """Stored values, by token: the receiver has to have them first."""
     all_by_name: bool = True
     """Whether plain pickle could have made it."""
+
+    def take(self, buffer: pickle.PickleBuffer) -> bool:
+        """Get the contents of an array; return whether they stay in the pickle."""
+        if self.smallest and buffer.raw().nbytes < self.smallest:
+            return True
+        self.buffers.append(buffer)
+        return False
+
+    def clear(self) -> None:
+        """Let go of what an attempt has left."""
+        self.buffers.clear()
+        self.classes.clear()
+        self.stored.clear()
 
 
 _PARTS_OF_FUNCTION = ("__name__", "__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__",
@@ -87,7 +108,6 @@ _PARTS_OF_MODULE = ("__package__", "__file__", "__path__")
 _NOT_SENT_OF_MODULE = {*_PARTS_OF_MODULE, "__name__", "__builtins__", "__spec__", "__loader__", "__cached__"}
 _SKIPPED_IN_CLASS = {"__dict__", "__weakref__", "_abc_impl"}
 _HEAD_OF_CLASS = ("__module__", "__slots__", "__doc__", "__orig_bases__")
-_ENUM_INNER_OF_MEMBER = {"_value_", "_name_", "__objclass__", "_sort_order_"}
 _ENUM_INNER = {
     "_member_names_", "_member_map_", "_value2member_map_", "_member_type_", "_value_repr_", "_unhashable_values_",
     "_flag_mask_", "_all_bits_", "_boundary_", "_singles_mask_", "_inverted_", "_hashable_values_",
@@ -123,6 +143,10 @@ class Recipes:
             return self._function(obj)
         if isinstance(obj, type):
             return self._class(obj)
+        if kind is Stored and self._beside is not None:
+            self.all_by_name = False
+            self._beside.stored[obj.token] = obj
+            return rebuild.stored, (obj.token,)
         recipe = _RECIPES.get(kind)
         if recipe is not None:
             self.all_by_name = False
@@ -157,7 +181,7 @@ class Recipes:
 
     def _module(self, module: types.ModuleType) -> Any:
         name = module.__name__
-        if name in SCRIPT or (sys.modules.get(name) is module and importable(name)):
+        if name in SCRIPT or captures.by_name(module):
             return importlib.import_module, (name,)
         home = self._home(vars(module))
         names = {name: value for name, value in vars(module).items() if name not in _NOT_SENT_OF_MODULE}
@@ -196,20 +220,20 @@ class Recipes:
         return (*recipe, state, None, None, rebuild.fill_function)
 
     def _reached(self, fn: types.FunctionType, values: list[Any]) -> _Contents:
-        """Return what a function needs of modules that it reaches as modules, and that cannot be imported elsewhere."""
-        modules = {name: sys.modules.get(name) for name in captures.imported_inside(fn) if not importable(name)}
-        for value in values:
-            if isinstance(value, types.ModuleType) and value.__name__ in SCRIPT:
-                modules[value.__name__] = value
-        return [(self._home(vars(each)), captures.names_reached(fn, each)) for each in modules.values() if each]
+        """Return what a function needs of modules that only this process has, where it reaches them as modules."""
+        modules = captures.local_modules(fn, values)
+        return [(self._home(vars(each)), captures.names_reached(fn, each)) for each in modules]
 
     def _hinted(self, names: dict[str, Any]) -> dict[str, Any]:
-        """Return what only annotations refer to. A module among it must not keep a function from working."""
-        self.has_hints |= bool(names)
-        return {
-            name: Instead(rebuild.import_if_there, value.__name__) if isinstance(value, types.ModuleType) else value
-            for name, value in names.items()
-        }
+        """Return what only annotations refer to, as far as it can travel: a function works without it."""
+        found: dict[str, Any] = {}
+        for name, value in names.items():
+            if isinstance(value, types.ModuleType):
+                found[name] = Instead(rebuild.import_if_there, value.__name__)
+            elif _travels(value):
+                found[name] = value
+        self.has_hints |= bool(found)
+        return found
 
     def _class(self, cls: Any) -> Any:
         if cls in _PLAIN_TYPES:
@@ -225,7 +249,8 @@ class Recipes:
                 return rebuild.known, (number,)
         elif self._beside is not None:
             self._beside.classes[number] = cls
-            return rebuild.known, (number,)
+            if self._beside.classes_apart:
+                return rebuild.known, (number,)
         self._inside.add(cls)
         return _class_by_value(cls, number, self._names_for(cls))
 
@@ -264,7 +289,7 @@ def _class_by_value(cls: Any, number: str, contents: _Contents) -> Any:
     if issubclass(cls, enum.Enum):
         members = {name: (_made_of(member), member.value) for name, member in cls.__members__.items()}  # aliases, too
         own = {
-            name: {key: value for key, value in vars(member).items() if key not in _ENUM_INNER_OF_MEMBER}
+            name: {key: value for key, value in vars(member).items() if key not in rebuild.ENUM_INNER_OF_MEMBER}
             for name, member in cls.__members__.items()
         }
         for name in (*members, *_ENUM_INNER):
@@ -345,6 +370,10 @@ _RECIPES: dict[Any, Callable[[Any], Any]] = {
 class _Pickler(Recipes, pickle.Pickler):
     """The C pickler with recipes."""
 
+    def __init__(self, beside: Beside | None) -> None:
+        self.file = io.BytesIO()
+        super().__init__(self.file, PROTOCOL, buffer_callback=None if beside is None else beside.take)
+
 
 def _with_dill(obj: Any, reason: str, beside: Beside | None, going_home: bool) -> bytes:
     import dill  # noqa: PLC0415 (costs 40 ms, and few programs need it)
@@ -363,34 +392,23 @@ def by_value(obj: Any, beside: Beside | None = None, going_home: bool = False) -
     """Pickle obj with functions and classes by value where they have no name elsewhere.
 
     Args:
-        beside: Gets the contents of arrays and the classes that the receiver has to know first; if it is None, they
-            are inside.
+        beside: Gets the contents of arrays, and the classes and stored values that the receiver has to know first; if it
+            is None, they are inside.
         going_home: On a worker, for the head: classes that came from there go by their number alone, others inside.
             (The head cannot do so: a class that one worker made is unknown to the others.)
 
     Raises whatever pickle raises; `diagnose.explain` makes an error for the user of it.
     """
-    file = io.BytesIO()
-    pickler = _Pickler(file, PROTOCOL, buffer_callback=None if beside is None else beside.buffers.append)
-    pickler.begin(beside, going_home)
     try:
         try:
-            pickler.dump(obj)
-        except Exception:
-            if not pickler.has_hints:
-                raise
-            if beside is not None:
-                beside.buffers.clear()
-                beside.classes.clear()
-            file = io.BytesIO()  # what an annotation names shall not keep a function from travelling
-            pickler = _Pickler(file, PROTOCOL, buffer_callback=None if beside is None else beside.buffers.append)
-            pickler.begin(beside, going_home, with_hints=False)
-            pickler.dump(obj)
+            pickler = _dumped(obj, beside, going_home, with_hints=True)
+        except _Hinted:  # what only annotations name shall not keep a function from travelling
+            pickler = _dumped(obj, beside, going_home, with_hints=False)
     except BelongsToProcess:
         raise
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         if beside is not None:
-            beside.buffers.clear()  # dill has them inside
+            beside.clear()  # dill has the buffers inside
             beside.all_by_name = False
         try:
             return _with_dill(obj, short_str(error, 200), beside, going_home)
@@ -400,7 +418,48 @@ def by_value(obj: Any, beside: Beside | None = None, going_home: bool = False) -
             raise error from None  # pickle's own words are the clearer ones
     if beside is not None:
         beside.all_by_name = pickler.all_by_name
-    return file.getvalue()
+    return pickler.file.getvalue()
+
+
+class _Hinted(Exception):  # noqa: N818 (nobody sees it)
+    """A pickle failed that had something in it for annotations only."""
+
+
+def _dumped(obj: Any, beside: Beside | None, going_home: bool, *, with_hints: bool) -> _Pickler:
+    if beside is not None:
+        beside.clear()
+    pickler = _Pickler(beside)
+    pickler.begin(beside, going_home, with_hints)
+    try:
+        pickler.dump(obj)
+    except Exception:
+        if pickler.has_hints and with_hints:
+            raise _Hinted from None
+        raise
+    return pickler
+
+
+_travelling: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+
+def _travels(named: Any) -> bool:
+    """Whether what an annotation names can be pickled; looked at once."""
+    try:
+        known = _travelling.get(named)
+        if known is None:
+            _travelling[named] = True  # while it is looked at: it may refer to itself
+    except TypeError:  # a constant, or something of its own kind
+        return True
+    if known is not None:
+        return known
+    for with_hints in (True, False):
+        try:
+            _dumped(named, None, False, with_hints=with_hints)
+        except Exception:
+            continue
+        return True
+    _travelling[named] = False
+    return False
 
 
 loads = pickle.loads
