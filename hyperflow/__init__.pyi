@@ -68,6 +68,8 @@ from hyperflow.locks import with_locks as with_locks
 from hyperflow.program import ProgramInfo as ProgramInfo
 from hyperflow.remote import remote_eval as remote_eval
 from hyperflow.remote import remote_map as remote_map
+from hyperflow.shipping.importable import register_pickle_by_value as register_pickle_by_value
+from hyperflow.shipping.importable import unregister_pickle_by_value as unregister_pickle_by_value
 from hyperflow.slurm.script import SbatchOptions as SbatchOptions
 from hyperflow.storing import put as put
 from hyperflow.worker.worker import WorkerInfo as WorkerInfo

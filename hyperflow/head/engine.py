@@ -171,6 +171,7 @@ class Engine:
             self._log_submitted()
         if self.drain.begun is not None and self.drain.over is None and not self.scheduler.sent:
             self.drain.finish()
+        self.fleet.follow_path()
         self._orders.write(self.scheduler.schedule())
         if self.scheduler.unbalanced:
             self._rebalancing.ask()

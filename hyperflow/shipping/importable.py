@@ -62,6 +62,8 @@ def unregister_pickle_by_value(module: types.ModuleType) -> None:
 
     Raises:
         MisuseError: It is not registered.
+
+    It takes effect at once. Workers that have parts of it by value keep those until they end.
     """
     name = _name_of(module, "unregister_pickle_by_value")
     if registered.pop(name, None) is None:

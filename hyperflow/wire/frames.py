@@ -78,6 +78,7 @@ class Kind(enum.IntEnum):
     LOCK_WANTED = 22  # worker > launcher > head: a function waits for locks
     LOCK_REPLY = 23  # head > launcher > worker: it has them, or they are refused
     LOCK_RELEASED = 24  # worker > launcher > head: it gives them back
+    PATH = 25  # head > launcher > worker: sys.path has changed
 
 
 _KINDS = frozenset(map(int, Kind))

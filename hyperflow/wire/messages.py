@@ -47,6 +47,12 @@ class Setup(NamedTuple):
     memory: Offer | None  # the launcher's offer, the other way round; None to share nothing
 
 
+class SysPath(NamedTuple):
+    """Head to launcher to workers: the program has changed `sys.path`."""
+
+    entries: tuple[str, ...]
+
+
 class Ready(NamedTuple):
     """Launcher to head: the imports are done."""
 
@@ -102,12 +108,13 @@ class LockReply(NamedTuple):
     cycle: tuple[str, ...] | None = None  # the circle of waiting, a line for each, if it would be a deadlock
 
 
-Message = Greeting | Setup | Ready | ForkOrder | WorkerEnded | LockWanted | LockReleased | LockReply
+Message = Greeting | Setup | SysPath | Ready | ForkOrder | WorkerEnded | LockWanted | LockReleased | LockReply
 M = TypeVar("M", bound=Message)
 
 KINDS: dict[type[Message], Kind] = {
     Greeting: Kind.GREETING,
     Setup: Kind.SETUP,
+    SysPath: Kind.PATH,
     Ready: Kind.READY,
     ForkOrder: Kind.FORK,
     WorkerEnded: Kind.ENDED,

@@ -16,6 +16,7 @@ import asyncio
 import atexit
 import contextlib
 import dataclasses
+import importlib
 import mmap
 import os
 import pickle
@@ -31,10 +32,11 @@ from hyperflow.errors import MisuseError
 from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
 from hyperflow.shipping.arrivals import Arrivals
 from hyperflow.shipping.importable import plain_is_enough
-from hyperflow.wire import frames, processes
+from hyperflow.wire import frames, messages, processes
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Kind, Outcome, Shape
 from hyperflow.wire.machine import THREAD_VARIABLES
+from hyperflow.wire.messages import SysPath
 from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, TaskNumber
 from hyperflow.wire.shared_memory import LARGE, Block
 from hyperflow.worker.lock_client import LockClient
@@ -208,6 +210,9 @@ class Worker:
                 elif kind == Kind.FORGET:
                     for (number,) in frames.NUMBER.iter_unpack(body):
                         self.forget(number)
+                elif kind == Kind.PATH:
+                    sys.path[:] = messages.read(SysPath, body).entries
+                    importlib.invalidate_caches()
                 elif kind == Kind.RETIRE:
                     return
 
@@ -242,7 +247,10 @@ class Worker:
             what = "the function" if fn is None else "an argument"
             text = f"{what} could not be unpickled on the worker: {_text(error)}"
             if isinstance(error, ModuleNotFoundError):
-                text += f"; the worker looks for modules in {sys.path}"
+                text += (
+                    f"; the worker looks for modules in {sys.path}; to send a module by value, call "
+                    f"hyperflow.register_pickle_by_value({(error.name or 'module').partition('.')[0]})"
+                )
             text += self.trouble
             self.arrivals.leave()
             self.answer(task, Outcome.UNREADABLE, 0.0, pickle.dumps(text))
