@@ -13,6 +13,7 @@ import inspect
 import os
 import signal
 import socket
+import sys
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -285,12 +286,23 @@ def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncC
     return result
 
 
+def _is_being_imported() -> bool:
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    return multiprocessing is not None and getattr(multiprocessing.current_process(), "_inheriting", False)
+
+
 PYTHONS_OWN = (700, 10, 10)
 """The default thresholds of Python's cycle collector. Others are the user's, and stay."""
 
 
 def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop where it is installed, otherwise on asyncio's own loop."""
+    if _is_being_imported():
+        main.close()
+        raise MisuseError(
+            "multiprocessing has started this process by spawn or forkserver, and imports the script in it once more; put "
+            'what runs the program under `if __name__ == "__main__":`'
+        )
     try:
         import uvloop  # noqa: PLC0415 (not on every platform)
     except ImportError:

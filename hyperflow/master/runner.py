@@ -38,7 +38,7 @@ from hyperflow.master import calls, lockfiles
 from hyperflow.master.lifecycle import Epoch, Record
 from hyperflow.master.rundir import CUT_OFF, ERROR, VALUE, JobDirectory
 from hyperflow.program import ProgramInfo, is_url
-from hyperflow.shipping import pickler
+from hyperflow.shipping import rebuild
 from hyperflow.wire import processes
 
 STATUS_PAUSE = 2.0
@@ -185,7 +185,7 @@ async def _run(task: Task) -> int:
     context = f"raised by {task.record.title}{where}; its files: {task.directory.path}"
     try:
         _, call = checked_files.read_checked(task.directory.call, "call")
-        job = pickler.loads(call)
+        job = rebuild.receive_one(call)
         payload = calls.pack_value(await _evaluate(task, job), task.record.title)
         outcome = VALUE
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the job's outcome

@@ -68,6 +68,7 @@ def unregister_pickle_by_value(module: types.ModuleType) -> None:
     name = _name_of(module, "unregister_pickle_by_value")
     if registered.pop(name, None) is None:
         raise MisuseError(f"unregister_pickle_by_value({name}): it is not registered")
+    _names.remove(name.encode())
     _changed()
 
 

@@ -110,7 +110,25 @@ def make_module(name: str, about: Mapping[str, Any], shared: bool) -> types.Modu
 
 
 arrived: Arrivals | None = None
-"""What has arrived in this process, if it is a worker."""
+"""What has arrived in this process, if it takes in the modules of another one."""
+
+
+def receive() -> Arrivals:
+    """From now on, let this process's `__main__` be the script's, as far as it arrives."""
+    global arrived  # noqa: PLW0603 (there is one __main__ in a process)
+    arrived = Arrivals()
+    arrived.module("__main__", {})
+    return arrived
+
+
+def receive_one(data: bytes) -> Any:
+    """Load one pickle so that this process's `__main__` is the script's; what comes later has modules of its own."""
+    global arrived  # noqa: PLW0603 (there is one __main__ in a process)
+    receive()
+    try:
+        return pickle.loads(data)
+    finally:
+        arrived = None
 
 
 def bind(module: types.ModuleType, names: Mapping[str, Any]) -> None:

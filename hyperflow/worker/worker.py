@@ -108,9 +108,8 @@ def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool) -
     _log = Log()
     out, err = MarkedOutput(_log, 1), MarkedOutput(_log, 2)
     sys.stdout, sys.stderr = out, err
-    rebuild.arrived = arrivals = Arrivals()
-    arrivals.module("__main__", {})  # the launcher's own must not be taken for the script's
-    evaluator = Worker(sock, ClaimPage(page), _log, (out, err), arrivals)
+    # The launcher's own __main__ must not be taken for the script's.
+    evaluator = Worker(sock, ClaimPage(page), _log, (out, err), rebuild.receive())
     _lock_client = evaluator.lock_client
     evaluator.serve(fresh)
     with contextlib.suppress(BaseException):

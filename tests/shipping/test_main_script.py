@@ -325,3 +325,36 @@ def test_by_value():
         cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=50, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
+
+
+POOLS = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+import hyperflow as hf
+
+def square(x):
+    return x * x
+
+def in_pool(xs, how):
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(how)) as pool:
+        return list(pool.map(square, xs))
+
+@hf.job
+async def main():
+    for how in ("fork", "spawn", "forkserver"):
+        try:
+            print(await hf.remote_eval(in_pool, [2], how))
+        except BrokenProcessPool:
+            print("broken")
+
+if GUARD:
+    hf.run_job_local(main(), cpus=1)
+"""
+
+
+def test_process_pools(tmp_path: Path) -> None:
+    """Pools inside an evaluation work as in the script itself; a script without a guard is not run once more by them."""
+    guarded = POOLS.replace("GUARD", '__name__ == "__main__"')
+    assert run_script(tmp_path, guarded) == "[4]\n[4]\n[4]\n"
+    assert run_script(tmp_path, POOLS.replace("GUARD", "True")) == "[4]\nbroken\nbroken\n"
