@@ -300,8 +300,8 @@ def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
     if _is_being_imported():
         main.close()
         raise MisuseError(
-            "multiprocessing has started this process by spawn or forkserver, and imports the script in it once more; put "
-            'what runs the program under `if __name__ == "__main__":`'
+            "multiprocessing has started this process by spawn or forkserver, and imports the script in it once more; "
+            'put what runs the program under `if __name__ == "__main__":`'
         )
     try:
         import uvloop  # noqa: PLC0415 (not on every platform)

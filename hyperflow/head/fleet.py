@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 

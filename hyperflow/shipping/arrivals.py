@@ -8,8 +8,8 @@ Definitions that were pickled at different times may bring different values for 
 are bound before it is called, and what calls have made of them is kept until it is called again. Names that classes
 brought stay. Names that came with arguments go when the call ends.
 
-Rejected: globals of their own for each definition, beside a `__main__` that lists them. pickle refuses a function that is
-not the very one under its name, and there would be several of one name.
+Rejected: globals of their own for each definition, beside a `__main__` that lists them. pickle refuses a function that
+is not the very one under its name, and there would be several of one name.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class Arrivals:
         """Names that came with the arguments of the call, and what they meant before."""
         self._spaces: dict[str, dict[str, Any]] = {}
         self._names: dict[int, dict[_Key, Any]] = {NOTHING: {}}
-        self._lasting: dict[_Key, Any] = {}  # names that classes brought; up to date where the bound definition has them
+        self._lasting: dict[
+            _Key, Any
+        ] = {}  # names that classes brought; up to date where the bound definition has them
         self._holders: Counter[_Key] = Counter()
         self._arriving: dict[_Key, Any] | None = None
 

@@ -61,7 +61,8 @@ def referenced_globals(fn: types.FunctionType, missing: object = None) -> dict[s
 def submodules(fn: types.FunctionType, values: Iterator[Any]) -> list[str]:
     """Return submodules that fn reaches through a package: `xml.etree.ElementTree` where the global is `xml`."""
     _, attributes = _global_names(fn.__code__)
-    packages = [value.__name__ for value in values if isinstance(value, types.ModuleType) and hasattr(value, "__path__")]
+    modules = (value for value in values if isinstance(value, types.ModuleType))
+    packages = (module.__name__ for module in modules if hasattr(module, "__path__"))
     return sorted(found for package in packages for found in _below(package, attributes))
 
 

@@ -1,4 +1,4 @@
-"""Recipes for what the typing module makes and plain pickle finds by name only: type variables, NewType, `type X = ...`."""
+"""Recipes for type variables, NewType and `type X = ...`, which plain pickle finds by name only."""
 
 from __future__ import annotations
 
@@ -52,7 +52,14 @@ def _alias(form: Any) -> Any:
     if form.__type_params__:
         return rebuild.make_generic_alias, (module, form.__name__, form.__value__, form.__type_params__)
     contents: list[Any] = []  # filled when the alias is there
-    return rebuild.make_alias, (module, form.__name__, contents), (contents, form.__value__), None, None, rebuild.fill_alias
+    return (
+        rebuild.make_alias,
+        (module, form.__name__, contents),
+        (contents, form.__value__),
+        None,
+        None,
+        rebuild.fill_alias,
+    )
 
 
 def _by_name_or(recipe: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -72,5 +79,5 @@ RECIPES: dict[Any, Callable[[Any], Any]] = {
     typing.ParamSpecArgs: lambda form: (typing.ParamSpecArgs, (form.__origin__,)),
     typing.ParamSpecKwargs: lambda form: (typing.ParamSpecKwargs, (form.__origin__,)),
 }
-if hasattr(typing, "TypeAliasType"):  # from Python 3.12 on
-    RECIPES[typing.TypeAliasType] = _by_name_or(_alias)
+if (_alias_type := getattr(typing, "TypeAliasType", None)) is not None:  # from Python 3.12 on
+    RECIPES[_alias_type] = _by_name_or(_alias)

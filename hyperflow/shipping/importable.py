@@ -46,8 +46,8 @@ def register_pickle_by_value(module: types.ModuleType) -> None:
     name = _name_of(module, "register_pickle_by_value")
     if sys.modules.get(name) is not module:
         raise MisuseError(
-            f"register_pickle_by_value({name}): sys.modules has another module, or none, under this name; functions and "
-            "classes find their module there, so import it first"
+            f"register_pickle_by_value({name}): sys.modules has another module, or none, under this name; functions "
+            "and classes find their module there, so import it first"
         )
     registered[name] = module
     note(name)
@@ -140,7 +140,7 @@ def _found(name: str, parent: str, origin: str) -> bool:
     for finder in sys.meta_path:
         try:
             found = finder.find_spec(name, path)
-        except Exception:  # noqa: BLE001 (a finder of somebody else, which may do anything)
+        except Exception:
             return True
         if found is not None:
             return found.origin is None or os.path.realpath(found.origin) == os.path.realpath(origin)

@@ -33,6 +33,7 @@ import io
 import marshal
 import operator
 import pickle
+import struct
 import sys
 import types
 import weakref
@@ -102,8 +103,10 @@ class Beside:
         self.stored.clear()
 
 
-_PARTS_OF_FUNCTION = ("__name__", "__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__",
-                      "__annotations__", *(["__type_params__"] if sys.version_info >= (3, 12) else []), "__dict__")  # fmt: skip
+_PARTS_OF_FUNCTION = ["__name__", "__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__",
+                      "__annotations__", "__dict__"]  # fmt: skip
+if sys.version_info >= (3, 12):
+    _PARTS_OF_FUNCTION.append("__type_params__")
 _PARTS_OF_MODULE = ("__package__", "__file__", "__path__")
 _NOT_SENT_OF_MODULE = {*_PARTS_OF_MODULE, "__name__", "__builtins__", "__spec__", "__loader__", "__cached__"}
 _SKIPPED_IN_CLASS = {"__dict__", "__weakref__", "_abc_impl"}
@@ -189,8 +192,8 @@ class Recipes:
 
     def _method(self, method: types.MethodType) -> Any:
         owner, fn = method.__self__, method.__func__
+        name = getattr(fn, "__name__", "")
         try:
-            name = method.__name__
             found = getattr(owner, name)
             by_name = found.__func__ is fn and found.__self__ is owner
         except Exception:  # private, decorated, or put there by hand: whatever a user's __getattr__ says
@@ -304,7 +307,8 @@ def _made_of(member: Any) -> tuple[Any, ...]:
     kind = rebuild.made_by(type(member)._member_type_)
     if "__getnewargs__" in vars(kind):
         return tuple(kind.__getnewargs__(member))  # type: ignore[attr-defined]
-    return tuple(kind.__reduce__(member)[1]) if "__reduce__" in vars(kind) and kind is not object else ()
+    reduce: Any = vars(kind).get("__reduce__")
+    return tuple(reduce(member)[1]) if reduce is not None and kind is not object else ()
 
 
 def _registered(cls: Any) -> list[Any]:
@@ -322,14 +326,17 @@ def _cell(cell: types.CellType) -> Any:
 
 
 def _view(view: memoryview) -> Any:
-    base = view.obj
-    if base is not None and not isinstance(base, memoryview):
+    base: Any = view.obj
+    if base is not None:
         whole = memoryview(base)
         if (whole.format, whole.shape, whole.strides, whole.readonly) == (
             view.format, view.shape, view.strides, view.readonly,
         ):  # fmt: skip
             return memoryview, (base,)
-    return rebuild.make_view, (view.tobytes(), view.format, view.shape, not view.readonly)
+    form = view.format[-1]
+    if len(view.format) > 2 or struct.calcsize(view.format) != struct.calcsize(form):
+        raise pickle.PicklingError(f"a part of a memoryview of format {view.format!r}; pass bytes(view), or the array")
+    return rebuild.make_view, (view.tobytes(), form, view.shape, not view.readonly)
 
 
 def _cached(fn: Any) -> Any:
@@ -392,8 +399,8 @@ def by_value(obj: Any, beside: Beside | None = None, going_home: bool = False) -
     """Pickle obj with functions and classes by value where they have no name elsewhere.
 
     Args:
-        beside: Gets the contents of arrays, and the classes and stored values that the receiver has to know first; if it
-            is None, they are inside.
+        beside: Gets the contents of arrays, and the classes and stored values that the receiver has to know first;
+            if it is None, they are inside.
         going_home: On a worker, for the head: classes that came from there go by their number alone, others inside.
             (The head cannot do so: a class that one worker made is unknown to the others.)
 
@@ -421,7 +428,7 @@ def by_value(obj: Any, beside: Beside | None = None, going_home: bool = False) -
     return pickler.file.getvalue()
 
 
-class _Hinted(Exception):  # noqa: N818 (nobody sees it)
+class _Hinted(Exception):
     """A pickle failed that had something in it for annotations only."""
 
 

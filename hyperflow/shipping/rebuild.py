@@ -24,7 +24,7 @@ import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 from hyperflow.errors import SerializationError
 from hyperflow.shipping import arrivals
@@ -44,6 +44,9 @@ def _forget_origin_after_fork() -> None:
 
 os.register_at_fork(after_in_child=_forget_origin_after_fork)
 
+
+Contents: TypeAlias = Sequence[tuple[types.ModuleType | None, Mapping[str, Any]]]
+"""Modules, and the names in them that something needs; None for a module that this node does not have."""
 
 ENUM_INNER_OF_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_"})
 """Attributes of an enum's member that Python gives it."""
@@ -139,8 +142,8 @@ def bind(module: types.ModuleType, names: Mapping[str, Any]) -> None:
         vars(module).update(names)
 
 
-def fill_modules(first: Any, contents: Sequence[tuple[types.ModuleType, dict[str, Any]]]) -> None:
-    """Give modules the names in them that a pickle needs; `first` is what the pickle had in its place."""
+def fill_modules(_first: Any, contents: Contents) -> None:
+    """Give modules the names in them that a pickle needs; `_first` is what stands for it in the pickle."""
     for module, names in contents:
         if module is not None:
             bind(module, names)
@@ -164,7 +167,7 @@ def make_function(code: bytes, module: types.ModuleType, cells: tuple[types.Cell
     return types.FunctionType(marshal.loads(code), vars(module), closure=cells or None)
 
 
-def fill_function(fn: Any, state: tuple[dict[str, Any], Sequence[tuple[Any, dict[str, Any]]], list[str]]) -> None:
+def fill_function(fn: Any, state: tuple[dict[str, Any], Contents, list[str]]) -> None:
     """Give a function what it refers to, in its own module and in others."""
     attributes, contents, submodules = state
     for name in submodules:
@@ -225,11 +228,12 @@ _making = threading.RLock()
 @contextmanager
 def _without_init_subclass(bases: Sequence[type]) -> Iterator[None]:
     """Keep Python from calling `__init_subclass__` of these bases in this thread."""
-    owners = [kind for base in bases for kind in base.__mro__ if kind is not object and "__init_subclass__" in vars(kind)]
-    if not owners:
+    all_bases = (kind for base in bases for kind in base.__mro__ if kind is not object)
+    owner = next((kind for kind in all_bases if "__init_subclass__" in vars(kind)), None)  # the one that Python asks
+    if owner is None:
         yield
         return
-    owner, here = owners[0], threading.get_ident()  # the first is the one that Python calls
+    here = threading.get_ident()
     with _making:
         theirs = vars(owner)["__init_subclass__"]
 
@@ -270,7 +274,9 @@ def make_enum(
         for key, value in {**head, **own, **{key: index for index, key in enumerate(members)}}.items():
             body[key] = value
         with _without_init_subclass(bases):
-            made: Any = enum.EnumType.__new__(metaclass, name, bases, body, **({"boundary": boundary} if boundary else {}))
+            made: Any = enum.EnumType.__new__(
+                metaclass, name, bases, body, **({"boundary": boundary} if boundary else {})
+            )
         for key in ("__init__", "__new_member__"):  # theirs come with the contents
             if key in vars(made):
                 type.__delattr__(made, key)
@@ -301,10 +307,7 @@ def define_class(data: bytes | memoryview, buffers: list[memoryview]) -> Any:
 _refill = False
 
 
-def fill_class(
-    cls: Any,
-    state: tuple[dict[str, Any], list[Any], dict[str, dict[str, Any]], Sequence[tuple[types.ModuleType, dict[str, Any]]]],
-) -> None:
+def fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[str, Any]], Contents]) -> None:
     """Give a class its contents: once, unless a definition says what they are now."""
     attributes, registered, members, contents = state
     if is_ours(_id_of[cls]):
@@ -340,7 +343,7 @@ def make_alias(module: str, name: str, contents: list[Any]) -> Any:
     return _alias_at_home(module, name) or _run(f"type {name} = contents[0]", name, __name__=module, contents=contents)
 
 
-def fill_alias(alias: Any, state: tuple[list[Any], Any]) -> None:
+def fill_alias(_alias: Any, state: tuple[list[Any], Any]) -> None:
     """Give an alias its value."""
     contents, value = state
     contents.append(value)
@@ -365,9 +368,9 @@ def _run(source: str, name: str, **names: Any) -> Any:
     return names[name]
 
 
-def make_view(data: Any, form: str, shape: tuple[int, ...], writable: bool) -> memoryview:
+def make_view(data: Any, form: Any, shape: tuple[int, ...], writable: bool) -> memoryview:
     """Make a memoryview of its own bytes."""
-    flat = memoryview(bytearray(data) if writable else bytes(data))
+    flat: memoryview = memoryview(bytearray(data) if writable else bytes(data))
     return flat.cast(form, shape) if form != "B" or len(shape) != 1 else flat
 
 

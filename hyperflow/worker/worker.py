@@ -276,15 +276,19 @@ class Worker:
         if os.getpid() != self.pid:
             # The function forked, and this is the child. It must not answer: its parent does, on the same stream.
             os._exit(0 if outcome == Outcome.VALUE else 1)
-        sys.stdout, sys.stderr = stdout, stderr = self.outputs  # should the function have put others there
+        self.tidy()
+        if seconds > QUICK:
+            log.end_evaluation()
+        self.answer(task, outcome, seconds, data, out)
+
+    def tidy(self) -> None:
+        """Put back streams, write what the function has not ended, let go of names that its arguments brought."""
+        sys.stdout, sys.stderr = stdout, stderr = self.outputs
         if stdout.partial or stderr.partial:
             stdout.flush()
             stderr.flush()
-        if seconds > QUICK:
-            log.end_evaluation()
         if self.arrivals.visitors:
             self.arrivals.leave()
-        self.answer(task, outcome, seconds, data, out)
 
     def define(self, body: bytes) -> None:
         """Learn a definition. Classes and stored values are made before arguments arrive that name them."""
@@ -380,10 +384,9 @@ def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
     found: list[pickle.PickleBuffer] = []
     try:
         data = pickle.dumps(value, pickler.PROTOCOL, buffer_callback=found.append)
-        plain = plain_is_enough(data)
     except Exception:
-        plain = False
-    if not plain:
+        data = b""
+    if not data or not plain_is_enough(data):
         beside = pickler.Beside()
         data = pickler.by_value(value, beside, going_home=True)
         found = beside.buffers

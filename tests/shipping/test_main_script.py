@@ -136,11 +136,13 @@ def run_module(place: Path, name: str, **more: str) -> str:
 
 
 def test_relative_imports(tmp_path: Path) -> None:
-    """Functions import from their own package: of a script under `python -m`, and of a package's `__init__`."""
+    """Functions import from their own package, of a script under `python -m` and of an `__init__`."""
     package = tmp_path / "pkg"
     (package / "sub").mkdir(parents=True)
     (package / "sibling.py").write_text("VALUE = 5")
-    (package / "sub" / "__init__.py").write_text("VALUE = 7\ndef plus(n):\n    from ..sibling import VALUE\n    return VALUE + n")
+    (package / "sub" / "__init__.py").write_text(
+        "VALUE = 7\ndef plus(n):\n    from ..sibling import VALUE\n    return VALUE + n"
+    )
     (package / "__init__.py").write_text(
         "def maker(n):\n"
         "    def inner():\n"
@@ -200,7 +202,8 @@ async def main():
     assert await hf.remote_eval(os.getpid) == before
     sys.path.append({str(tmp_path / "second")!r})
     import module_second
-    print(await hf.remote_eval(module_second.where).using(fresh_process=True), await hf.remote_eval(module_second.where))
+    fresh = hf.remote_eval(module_second.where).using(fresh_process=True)
+    print(await fresh, await hf.remote_eval(module_second.where))
     sys.path.remove({str(tmp_path / "second")!r})
     print(await hf.remote_eval(lambda: [p for p in sys.path if p.endswith("second")]))
 
@@ -237,7 +240,9 @@ def test_register_pickle_by_value(tmp_path: Path) -> None:
     package = tmp_path / "hidden" / "lib"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(LIBRARY)
-    (package / "shapes.py").write_text("class Square:\n    def __init__(self, n): self.n = n\n    def area(self): return self.n ** 2")
+    (package / "shapes.py").write_text(
+        "class Square:\n    def __init__(self, n): self.n = n\n    def area(self): return self.n ** 2"
+    )
     source = f"""
 import operator, os, pickle, sys, typing
 import hyperflow as hf
@@ -252,7 +257,8 @@ async def main():
     found = await hf.remote_eval(lib.scaled, lib.Point(1))
     print(type(found) is lib.Point, found.x, type(found.of) is lib.shapes.Square, found.of.area())
     print(await hf.remote_eval(operator.attrgetter("x"), lib.Point(3)))
-    print(await hf.remote_eval(lambda: lib.scaled(lib.Point(2)).x), await hf.remote_eval(lambda: lib.shapes.Square(3).area()))
+    print(await hf.remote_eval(lambda: lib.scaled(lib.Point(2)).x))
+    print(await hf.remote_eval(lambda: lib.shapes.Square(3).area()))
     print(await hf.remote_eval(lambda m: m.FACTOR, lib))
     lib.FACTOR = 20
     print((await hf.remote_eval(lib.scaled, lib.Point(1))).x, await hf.remote_eval(lambda: lib.FACTOR))
@@ -280,7 +286,7 @@ for call in (lambda: hf.unregister_pickle_by_value(lib), lambda: hf.register_pic
         print(str(error)[:40])
 """
     assert run_script(tmp_path, source).split("\n") == [
-        "10", "True 15 True 4", "3", "30 9", "15", "20 20", "True", "True", "101", "by value", "10",
+        "10", "True 15 True 4", "3", "30", "9", "15", "20 20", "True", "True", "101", "by value", "10",
         "unregister_pickle_by_value(lib): it is n", "register_pickle_by_value('lib'): give th",
         "register_pickle_by_value(nowhere): sys.m", "",
     ]  # fmt: skip
@@ -354,7 +360,7 @@ if GUARD:
 
 
 def test_process_pools(tmp_path: Path) -> None:
-    """Pools inside an evaluation work as in the script itself; a script without a guard is not run once more by them."""
+    """Pools inside an evaluation work as in the script itself; a script without a guard is not run again."""
     guarded = POOLS.replace("GUARD", '__name__ == "__main__"')
     assert run_script(tmp_path, guarded) == "[4]\n[4]\n[4]\n"
     assert run_script(tmp_path, POOLS.replace("GUARD", "True")) == "[4]\nbroken\nbroken\n"

@@ -4,7 +4,7 @@ Each `check_...` is a test of its own in `test_pickler.py`, which runs this file
 """
 
 # The classes and lambdas are what is sent.
-# ruff: noqa: D101, D102, D103, E731, PLW0108, PT017, PLC0415, RUF012
+# ruff: noqa: D101, D103, PLW0108, PT017
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def check_annotations_of_functions() -> None:
     assert there.call(lambda: typing.get_type_hints(joined)) == typing.get_type_hints(joined)
 
 
-def joined(first: Point, rest: list["Point"], at: np.ndarray, user: UserId) -> Line | None: ...
+def joined(first: Point, rest: list[Point], at: np.ndarray, user: UserId) -> Line | None: ...
 
 
 class Stack(Generic[P, T]):
@@ -120,7 +120,7 @@ class Stack(Generic[P, T]):
         self.fn = fn
 
 
-class Rows(Generic[Unpack[Ts]]):
+class Rows(Generic[*Ts]):
     pass
 
 
@@ -235,7 +235,7 @@ def check_structure() -> None:
 
 
 def check_dataclass_tools() -> None:
-    """Fields, replace, asdict, astuple and make_dataclass; a subclass and a class with string annotations made there."""
+    """Fields, replace, asdict and make_dataclass; classes with annotations as texts that are made there."""
     line = Line(Point(1), [Point(2)])
     assert there.call(dataclasses.asdict, line) == dataclasses.asdict(line)
     assert there.call(lambda: [f.name for f in dataclasses.fields(Line)]) == ["start", "ends", "label"]
@@ -380,7 +380,7 @@ main_module = sys.modules["__main__"]
 
 
 def set_level(level: int) -> int:
-    global LEVEL  # noqa: PLW0603 (that is the point)
+    global LEVEL
     before, LEVEL = LEVEL, level
     return before
 
@@ -479,7 +479,7 @@ class Concrete(Abstract, tag="c"):
         return 2.0
 
 
-class Hooked(abc.ABC):
+class Hooked(abc.ABC):  # noqa: B024 (all that it has is the hook)
     @classmethod
     def __subclasshook__(cls, other: type) -> bool:
         return hasattr(other, "hook_me")
@@ -556,7 +556,7 @@ class Labelled(int, enum.Enum):
         return member
 
 
-class Coordinates(tuple, enum.Enum):  # type: ignore[type-arg]
+class Coordinates(tuple, enum.Enum):  # type: ignore[type-arg]  # noqa: SLOT001
     ORIGIN = (0, 0)
     UNIT = (1, 1)
 
@@ -751,7 +751,7 @@ def check_streams() -> None:
     assert there.call(lambda: err is sys.stderr)
     assert there.call(lambda: sys.stderr) is sys.stderr
     try:
-        there.call(lambda f: f, io.open(__file__))  # noqa: SIM115, UP020 (it must be refused)
+        there.call(lambda f: f, io.open(__file__))  # noqa: UP020 (it must be refused)
     except Exception as error:  # noqa: BLE001
         assert "an open file" in str(error), error
     else:
@@ -827,7 +827,7 @@ def check_exception_groups() -> None:
     except* KeyError:
         pass
     except* Coded as group:
-        assert len(group.exceptions) == 2  # noqa: PLR2004
+        assert len(group.exceptions) == 2
 
 
 # ---- modules that only this process has ----------------------------------------------------------------------------
@@ -847,7 +847,7 @@ def check_dynamic_modules() -> None:
 
 def main() -> None:
     """Run all checks and print what became of each."""
-    global there  # noqa: PLW0603 (each check uses it)
+    global there
     results: dict[str, str] = {}
     with Elsewhere() as there:
         for name, check in list(globals().items()):

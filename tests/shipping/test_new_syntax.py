@@ -1,16 +1,29 @@
 """A user's script in the syntax of Python 3.12: `type X = ...`, and type parameters in brackets.
 
-`test_pickler.py` runs it where it finds such a Python.
+It is a text, because the oldest Python that we support cannot read it.
 """
 
-# ruff: noqa: D101, D102, D103
+from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import attr
+import pytest
+
+from tests.imports import TOP
+from tests.support import script
+
+SCRIPT = '''
 import dataclasses
 import json
 import traceback
 import typing
 from collections.abc import Callable
-from typing import Any
 
 from tests.shipping.elsewhere import Elsewhere
 
@@ -61,7 +74,10 @@ def check_aliases() -> None:
     assert there.call(lambda: Number.__value__) == int | float
     assert there.call(lambda: typing.get_args(Json.__value__)[3].__args__[0] is Json)
     assert there.call(lambda: Later.__value__) == list[Defined]
-    assert there.call(lambda: (Pair[int].__args__, Pair.__value__ == tuple[(Pair.__type_params__ * 2)])) == ((int,), True)
+    assert there.call(lambda: (Pair[int].__args__, Pair.__value__ == tuple[(Pair.__type_params__ * 2)])) == (
+        (int,),
+        True,
+    )
 
 
 def check_generic_classes() -> None:
@@ -100,3 +116,40 @@ def main() -> None:
 
 
 main()
+'''
+
+
+def newer_python() -> str | None:
+    """Return a Python of 3.12 or newer, if there is one here."""
+    if sys.version_info >= (3, 12):
+        return sys.executable
+    names = ("python3.12", "python3.13")
+    found = [path for name in names if (path := shutil.which(name))]
+    found += map(str, sorted(Path.home().glob(".pyenv/versions/3.1[23]*/bin/python3")))
+    for path in found:
+        done = subprocess.run(
+            [path, "-c", "import sys; print(sys.version_info >= (3, 12))"], capture_output=True, check=False
+        )
+        if done.stdout == b"True\n":
+            return path
+    return None
+
+
+def test_syntax_of_python_3_12(tmp_path: Path) -> None:
+    """Aliases and type parameters of the script work on the workers, and come home as themselves."""
+    python = newer_python()
+    if python is None:
+        pytest.skip("there is no Python 3.12 here, whose syntax the script has")
+    for package in ("attr", "attrs"):  # pure Python, so that another version can read them; all that a worker needs
+        (tmp_path / package).symlink_to(Path(attr.__file__).parent.with_name(package))
+    path = f"{TOP}{os.pathsep}{tmp_path}"
+    done = subprocess.run(
+        [python, "-B", str(script(tmp_path, SCRIPT))],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == dict.fromkeys(json.loads(done.stdout), "")
