@@ -70,8 +70,8 @@ from hyperflow.remote import remote_eval as remote_eval
 from hyperflow.remote import remote_map as remote_map
 from hyperflow.shipping.importable import register_pickle_by_value as register_pickle_by_value
 from hyperflow.shipping.importable import unregister_pickle_by_value as unregister_pickle_by_value
+from hyperflow.shipping.storing import put as put
 from hyperflow.slurm.script import SbatchOptions as SbatchOptions
-from hyperflow.storing import put as put
 from hyperflow.worker.worker import WorkerInfo as WorkerInfo
 from hyperflow.worker.worker import worker_info as worker_info
 

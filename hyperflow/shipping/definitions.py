@@ -22,6 +22,7 @@ from hyperflow.wire import frames
 from hyperflow.wire.frames import Shape
 from hyperflow.wire.numbers import DefinitionNumber
 
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limit:
     """How much is kept that no call needs now."""
@@ -64,7 +65,7 @@ class Definition:
 
     def holds(self, data: bytes, needs: Sequence[Definition | SharedBuffer]) -> bool:
         """Whether this is its content."""
-        return self.data == data and (not needs and not self.needs or list(self.needs) == list(needs))
+        return self.data == data and ((not needs and not self.needs) or list(self.needs) == list(needs))
 
     def body(self) -> bytes:
         """Return what the wire carries."""

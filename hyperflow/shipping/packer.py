@@ -24,7 +24,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from hyperflow.shipping import diagnose, pickler
 from hyperflow.shipping.arrays import MOST_BLOCKS, SharedBuffer, SharedBuffers
@@ -37,6 +37,8 @@ from hyperflow.wire import frames
 from hyperflow.wire.frames import Shape
 from hyperflow.wire.numbers import DefinitionNumber
 from hyperflow.wire.shared_memory import LARGE
+
+K = TypeVar("K")
 
 MUCH_PICKLED = 100_000_000
 """Bytes that are pickled for the captures of one function before it is said that `put` spares them."""
@@ -194,7 +196,7 @@ class Packer:
         if None in blocks:
             data, blocks = pickler.by_value((stored.token, stored.value), Beside(sys.maxsize)), []
         classes = [self._class(number, cls) for number, cls in stored.classes.items()]
-        needs = [*classes, *(block for block in blocks if block is not None)]
+        needs: list[Definition | SharedBuffer] = [*classes, *(block for block in blocks if block is not None)]
         definition = self.definitions.add(data, Shape.VALUE, repr(stored), needs)
         self._note(self._stored, stored.token, stored, definition, Watch(None), changing=False)
         return definition
@@ -222,8 +224,9 @@ class Packer:
         known.in_vain += len(known.definition.data)
         if before < MUCH_PICKLED <= known.in_vain:
             warnings.warn(
-                f"{known.definition.name} captures {len(known.definition.data) / 1e6:.1f} MB that are pickled for each call, to "
-                "see whether they have changed. If they do not change, store them once: data = hyperflow.put(data)",
+                f"{known.definition.name} captures {len(known.definition.data) / 1e6:.1f} MB that are pickled for each "
+                "call, to see whether they have changed. If they do not change, store them once: "
+                "data = hyperflow.put(data)",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -258,10 +261,14 @@ class Packer:
                 self._disown(entry)
         dropped = self.definitions.evict()
         if any(definition.owners for definition in dropped):
-            for table in (self._functions, self._classes, self._stored):
-                for key in [key for key, entry in table.items() if not self._is_known(entry)]:
-                    del table[key]
+            self._drop_evicted(self._functions)
+            self._drop_evicted(self._classes)
+            self._drop_evicted(self._stored)
         return [*(definition.number for definition in dropped), *self.buffers.evict()]
+
+    def _drop_evicted(self, table: dict[K, _Defined]) -> None:
+        for key in [key for key, entry in table.items() if not self._is_known(entry)]:
+            del table[key]
 
     def _is_known(self, entry: _Defined) -> bool:
         return entry.definition.number in self.definitions.known

@@ -207,7 +207,8 @@ class Watch:
         if "_abc_impl" in cls.__dict__:
             self._token = abc.get_cache_token()
         if isinstance(cls, enum.EnumMeta):
-            for member in cls.__members__.values():
+            members: dict[str, Any] = dict(cls.__members__)
+            for member in members.values():
                 self._namespace(member)
                 attributes.pop(member.name, None)
         bases = tuple(map(self._keep, _bases(cls)))
@@ -266,7 +267,11 @@ def _is_constant(value: Any) -> bool:
         return all(map(_is_constant, value))
     if kind is types.BuiltinFunctionType:
         owner = value.__self__  # a module, None, a type; or an object, of a list's `append`, for example
-        return owner is None or type(owner) is types.ModuleType or (isinstance(owner, type) and not owner.__flags__ & _HEAP)
+        return (
+            owner is None
+            or type(owner) is types.ModuleType
+            or (isinstance(owner, type) and not owner.__flags__ & _HEAP)
+        )
     if isinstance(value, enum.Enum):
         return found_by_name(kind, kind.__module__, kind.__qualname__)
     numpy: Any = sys.modules.get("numpy")

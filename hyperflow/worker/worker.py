@@ -295,7 +295,7 @@ class Worker:
         number, shape, blocks, data = frames.read_definition(body)
         self.forget(number)  # it comes again when classes have changed
         self.definitions[number] = shape, blocks, data
-        if shape == Shape.FUNCTION or shape == Shape.CHANGING_FUNCTION:
+        if shape in (Shape.FUNCTION, Shape.CHANGING_FUNCTION):
             return
         try:
             buffers = [self.found(each) for each in blocks]

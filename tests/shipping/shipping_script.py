@@ -594,7 +594,7 @@ def check_classes_made_there() -> None:
 
 
 def check_the_state_of_a_class_stays() -> None:
-    """What a call set on a class is there for the next, until the class is changed here; coming home changes nothing."""
+    """What a call set on a class stays until the class is changed here. Coming home changes nothing."""
 
     class Counter:
         count = 0

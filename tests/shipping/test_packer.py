@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,9 +17,11 @@ import attrs
 import dill
 import pytest
 
+import hyperflow as hf
 from hyperflow.errors import SerializationError
-from hyperflow.shipping import diagnose, pickler
 from hyperflow.shipping import definitions as definitions_module
+from hyperflow.shipping import diagnose, pickler
+from hyperflow.shipping import packer as packer_module
 from hyperflow.shipping.definitions import Limit
 from hyperflow.shipping.packer import Packer, take_apart
 from tests.shipping.elsewhere import Elsewhere
@@ -193,13 +196,66 @@ def test_unused_definitions_are_evicted(monkeypatch: pytest.MonkeyPatch) -> None
 
     assert set(gone) < {call.function.number for n, call in enumerate(packed) if n not in (3, 4)}
     assert len(gone) == 18
-    assert len(packer.definitions.known) == 14  # ten (half of 20), that of the call, that of the function, the class and attrs' own
+    # Half of 20, that of the call, that of the function, the class and the one that attrs made for it.
+    assert len(packer.definitions.known) == 14
     assert packer.evict() == []
     again = packer.pack(eval("lambda x: x + 0"), (1,), {}).function
     assert again.number not in gone
     assert packer.pack(kept, (1,), {}).function is packed[4].function
     packer.release(packed[3])
     assert packer.evict() == []
+
+
+def test_many_living_functions_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest definitions go, although their functions are there; a call of such a function defines it again."""
+    monkeypatch.setattr(definitions_module, "KEPT_OF_LIVING", Limit(20, 1 << 22))
+    packer = Packer()
+    functions = [eval(f"lambda x: x + {n}") for n in range(30)]
+    first = [packer.pack(fn, (1,), {}).function for fn in functions]
+    assert len(packer.evict()) == 20
+    assert len(packer._functions) == len(packer.definitions.known) == 10
+    again = packer.pack(functions[0], (1,), {}).function
+    assert again.number != first[0].number
+    assert packer.pack(functions[29], (1,), {}).function is first[29]
+    del functions[:]
+    assert packer.evict() == []
+    assert not packer._functions
+
+
+def test_definitions_are_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large captured text that is new in each step does not stay, nor do the blocks of arrays and stored values."""
+    numpy = pytest.importorskip("numpy")
+    packer = Packer()
+    for n in range(50):
+        text, array, stored = str(n) * 1_000_000, numpy.full(100_000, n), hf.put(numpy.full(100_000, n))
+        packed = packer.pack(lambda text=text, array=array, stored=stored: (text, array, stored), (array,), {})
+        packer.hold(packed)
+        packer.release(packed)
+        packer.evict()
+    kept = packer.definitions.known.values()
+    assert sum(len(definition.data) for definition in kept) < 10_000_000
+    assert sum(buffer.block.size for buffer in packer.buffers.known.values()) < 10_000_000
+    packer.buffers.close()
+
+
+def test_advice_about_what_is_pickled_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes once, and says what to write; what changes each time is not meant."""
+    monkeypatch.setattr(packer_module, "MUCH_PICKLED", 100_000)
+    packer = Packer()
+    numbers = list(range(10_000))
+
+    def fn() -> int:
+        return len(numbers)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for n in range(10):
+            numbers[0] = n
+            packer.pack(fn, (), {})
+    with pytest.warns(RuntimeWarning, match=r"fn captures 0\.0 MB .* data = hyperflow\.put\(data\)") as caught:
+        for _ in range(20):
+            packer.pack(fn, (), {})
+    assert len(caught) == 1
 
 
 def test_a_function_that_is_gone_is_not_held() -> None:

@@ -97,7 +97,7 @@ class Things:
 @pytest.fixture
 def things(monkeypatch: pytest.MonkeyPatch) -> Things:
     """Give a script: a module `__main__` of our own."""
-    source = '''
+    source = """
 import enum, functools
 number = 1
 class Base:
@@ -132,7 +132,7 @@ def outer():
         cell = value
     return fn, rebind
 fn, rebind = outer()
-'''
+"""
     module = types.ModuleType("script_of_watch")
     monkeypatch.setitem(__import__("sys").modules, "script_of_watch", module)
     module.__dict__["__name__"] = "__main__"

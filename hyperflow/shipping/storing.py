@@ -16,8 +16,8 @@ T = TypeVar("T")
 def put(value: T) -> T:
     """Store a value, and return a handle that stands for it in calls. It is sent to each node once.
 
-    Write `table = hf.put(table)`, and then `await hf.remote_eval(look_up, table, x)`, or let a function capture `table`.
-    On the worker the function finds the value itself.
+    Write `table = hf.put(table)`, and then `await hf.remote_eval(look_up, table, x)`, or let a function capture it. On
+    the worker the function finds the value itself.
 
     Without `put`, an array is compared with what was sent at each call (5 ms for 100 MB), and other data is pickled
     at each call.
