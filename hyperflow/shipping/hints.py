@@ -19,9 +19,15 @@ def referenced(annotations: Iterable[Any], namespace: Mapping[str, Any]) -> dict
     return {name: namespace[name] for name in sorted(names) if name in namespace}
 
 
-def in_class_bodies(code: types.CodeType, namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the annotations of classes that code defines refer to; dataclasses look for `ClassVar` there."""
-    return {name: namespace[name] for name in sorted(_class_body_names(code)) if name in namespace}
+def of_function(fn: types.FunctionType) -> dict[str, Any]:
+    """Return what the annotations of a function refer to, and of classes that it defines.
+
+    dataclasses look for `ClassVar` and the like where the class is defined.
+    """
+    space = fn.__globals__
+    names = _class_body_names(fn.__code__)
+    found = {name: space[name] for name in sorted(names) if name in space} if names else {}
+    return found | referenced(fn.__annotations__.values(), space) if fn.__annotations__ else found
 
 
 @functools.lru_cache(maxsize=10_000)

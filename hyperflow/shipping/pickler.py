@@ -122,6 +122,9 @@ _Contents: TypeAlias = list[tuple[Instead, dict[str, Any]]]
 """Modules and the names in them that something needs."""
 
 
+_OUR_RECIPES = vars(rebuild)
+
+
 class Recipes:
     """Answers for what pickle cannot send by name: a mixin of the C pickler, and of dill's."""
 
@@ -139,8 +142,10 @@ class Recipes:
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
+        if kind is Instead:
+            return NotImplemented
         if kind is types.FunctionType:
-            if captures.found_by_name(obj, obj.__module__, obj.__qualname__):
+            if obj.__globals__ is _OUR_RECIPES or captures.found_by_name(obj, obj.__module__, obj.__qualname__):
                 return NotImplemented
             self.all_by_name = False
             return self._function(obj)
@@ -210,11 +215,7 @@ class Recipes:
         contents = self._reached(fn, values)
         if space.get(fn.__qualname__) is fn:
             referenced[fn.__qualname__] = fn
-        if self._with_hints:
-            hinted = {
-                **hints.referenced(fn.__annotations__.values(), space),
-                **hints.in_class_bodies(fn.__code__, space),
-            }
+        if self._with_hints and (hinted := hints.of_function(fn)):
             referenced = {**self._hinted(hinted), **referenced}
         home = self._home(space)
         attributes = {name: getattr(fn, name) for name in _PARTS_OF_FUNCTION}
