@@ -284,6 +284,8 @@ def _class_by_value(cls: Any, number: str, contents: _Contents) -> Any:
     for name in (slots,) if isinstance(slots, str) else slots:
         private = f"_{cls.__name__.lstrip('_')}{name}" if name.startswith("__") else name
         body.pop(private, None)
+    if type(cls) is not type:  # what its metaclass would not let us set must be there from the beginning
+        head.update({name: body.pop(name) for name in _guarded(type(cls)) & body.keys()})
     registered = _registered(cls) if "_abc_impl" in body else []
     for name in _SKIPPED_IN_CLASS:
         body.pop(name, None)
@@ -301,6 +303,12 @@ def _class_by_value(cls: Any, number: str, contents: _Contents) -> Any:
         head.pop("__slots__", None)
         made = rebuild.make_enum, (*parts, members, getattr(cls, "_boundary_", None), head)
     return (*made, (body, registered, own, contents), None, None, rebuild.fill_class)
+
+
+def _guarded(metaclass: type) -> set[str]:
+    """Return the names of properties and the like of a metaclass, of Python's own aside."""
+    kinds = [kind for kind in metaclass.__mro__ if kind.__module__ not in ("builtins", "abc", "enum", "typing")]
+    return {name for kind in kinds for name, value in vars(kind).items() if hasattr(type(value), "__set__")}
 
 
 def _made_of(member: Any) -> tuple[Any, ...]:

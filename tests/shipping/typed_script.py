@@ -462,6 +462,16 @@ class Leveled(metaclass=Meta, level=3):
     x = 1
 
 
+class Guarding(type):
+    @property
+    def title(cls) -> str:
+        return "of the metaclass"
+
+
+class Guarded(metaclass=Guarding):
+    title = "of the class"
+
+
 class AbstractMeta(abc.ABCMeta):
     def __new__(mcs, name: str, bases: Any, body: Any, *, tag: str = "", **rest: Any) -> Any:
         made = super().__new__(mcs, name, bases, body, **rest)
@@ -517,6 +527,7 @@ def check_classes_are_not_made_twice() -> None:
     assert there.call(lambda: (Concrete().area(), Concrete.tag, Abstract.tag)) == (2.0, "c", "a")
     raises(TypeError, lambda: Abstract())
     assert there.call(lambda: HasNamed.thing) == ("thing", 1)
+    assert there.call(lambda: (Guarded.title, Guarded().title)) == ("of the metaclass", "of the class")
 
     def subclass() -> dict[str, str]:
         class Three(One, key="three"):

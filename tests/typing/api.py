@@ -158,6 +158,9 @@ async def main() -> None:
         reveal_type(value)  # revealed: float
 
 
+hf.register_pickle_by_value(functools)
+hf.register_pickle_by_value("functools")  # error:
+hf.unregister_pickle_by_value(functools)
 reveal_type(hf.run_job_local(main()))  # revealed: None
 reveal_type(hf.run_job_local(count("a"), cpus=2))  # revealed: int
 reveal_type(Detector().read(3))  # revealed: Job[list[float]]
