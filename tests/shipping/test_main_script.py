@@ -364,3 +364,39 @@ def test_process_pools(tmp_path: Path) -> None:
     guarded = POOLS.replace("GUARD", '__name__ == "__main__"')
     assert run_script(tmp_path, guarded) == "[4]\n[4]\n[4]\n"
     assert run_script(tmp_path, POOLS.replace("GUARD", "True")) == "[4]\nbroken\nbroken\n"
+
+
+def test_main_in_the_jobs_of_a_cluster(tmp_path: Path) -> None:
+    """In the process of a job and on its workers, `__main__` is the script's, as far as it has arrived."""
+    source = """
+from __future__ import annotations
+import asyncio, dataclasses, multiprocessing, pickle, typing
+import hyperflow as hf
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    next: Point | None = None
+
+def square(x):
+    return x * x
+
+def look(x):
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.map(square, [x]), pickle.loads(pickle.dumps(Point(x))), typing.get_type_hints(Point)["x"]
+
+@hf.job
+async def look_twice(x):
+    return look(x), await hf.remote_eval(look, x)
+
+@hf.cluster
+async def main():
+    here, there = await hf.remote_eval_job(look_twice(4))
+    print(here == there == look(4))
+
+async def run():
+    async with hf.open_cluster(local=True, base_dir="runs"):
+        await main()
+asyncio.run(run())
+"""
+    assert run_script(tmp_path, source) == "True\n"
