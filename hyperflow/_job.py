@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import attrs
 
-from hyperflow import environment
+from hyperflow import environment, failures
 from hyperflow import flow as flows
 from hyperflow.config import Settings, check_cpus, read_settings
 from hyperflow.environment import Environment, Options
@@ -103,7 +103,11 @@ class OpenEnv(Environment):
         """
         with environment.entered(self):
             flows.check(flow, "env.run")
-            return await flow
+            try:
+                return await flow
+            except BaseException as error:
+                failures.shorten(error)
+                raise
 
 
 @attrs.frozen(eq=False)
@@ -278,7 +282,11 @@ def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncC
         async with open_environment():
             return await job
 
-    result = run_in_new_loop(run())
+    try:
+        result = run_in_new_loop(run())
+    except BaseException as error:
+        failures.shorten_here(error)
+        raise
     if isinstance(result, Flow):
         flow = result.used()
         raise MisuseError(f"{job!r} returned the flow {flow!r}, not its result; write: return await {flow.step}")

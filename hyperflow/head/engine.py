@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from hyperflow import failures
 from hyperflow.config import Settings
 from hyperflow.environment import Options, Statistics
 from hyperflow.errors import (
@@ -30,7 +31,6 @@ from hyperflow.errors import (
     ImpossibleRequest,
     NodeLost,
     SerializationError,
-    TimeLimitExceeded,
 )
 from hyperflow.events.writer import EventLog
 from hyperflow.head.allocation_end import Drain, End
@@ -62,6 +62,11 @@ EVENTS_PAUSE = 0.25
 
 RESULTS, VALUE, SKIPPED = int(Kind.RESULTS), int(Outcome.VALUE), int(Outcome.SKIPPED)
 """As plain numbers, because each frame or answer is compared with them."""
+
+
+RETRIED = (Outcome.RAISED, Outcome.UNSENDABLE_ERROR)
+"""Outcomes after which `retries` start an evaluation again. What cannot be sent or read could not be the next time, and
+who calls sys.exit() means it."""
 
 
 class Engine:
@@ -126,7 +131,9 @@ class Engine:
             self._packer.release(packed)
             raise
         self._next_task += 1  # type: ignore[assignment]  # TaskNumber() would cost each evaluation a call
-        evaluation = self._evaluations[number] = Evaluation(task, packed, options, self._cancelled)
+        evaluation = self._evaluations[number] = Evaluation(
+            task, packed, (fn, args, kwargs), options, self._cancelled
+        )
         if self.locks.busy:
             self.worker_locks.submitted(task)
         self._submitted[function.name, options.cpus].append(number)
@@ -239,11 +246,12 @@ class Engine:
                 else:
                     value = pickle.loads(payload)
             except BaseException as error:  # noqa: BLE001 (whatever a user's __setstate__ raises)
-                text = f"the result of {evaluation.name} cannot be unpickled here: {in_words(error)}"
+                text = f"the result of {evaluation.title} cannot be unpickled here: {in_words(error)}"
                 self._fail(evaluation, SerializationError(text))
                 continue
             del evaluations[task_number]
             self._packer.release(evaluation.packed)
+            evaluation.call = None
             done[task_number] = seconds
             evaluation.set_result(value)
         if done and worker is not None:
@@ -251,13 +259,13 @@ class Engine:
             self._events.done(done, worker.name)
 
     def _on_failure(self, evaluation: Evaluation, worker: Worker, outcome: int, payload: memoryview) -> None:
-        error, trace = read_failure(evaluation.name, outcome, payload)
-        if outcome in (Outcome.RAISED, Outcome.UNSENDABLE_ERROR) and self._again(evaluation, error):
+        error, trace = read_failure(evaluation.title, outcome, payload)
+        if outcome in RETRIED and self._again(evaluation, error):
             return
-        with contextlib.suppress(Exception):  # an exception of the user's may refuse all attributes
-            if trace:
-                error.add_note(f"remote {trace}")
-            error.add_note(f"(raised by {evaluation.name} on {worker.name}; log: {self._orders.log_file(worker)})")
+        if trace:
+            failures.add_note(error, f"remote {trace}")
+        log_file = self._orders.log_file(worker)
+        failures.add_note(error, f"(raised by {evaluation.title} on {worker.name}; log: {log_file})")
         self._fail(evaluation, error)
 
     def _on_ended(self, number: WorkerNumber, ended: WorkerEnded) -> None:
@@ -285,7 +293,7 @@ class Engine:
         if error is None:
             self.scheduler.resubmit(evaluation.task)
             self._on_returned(evaluation.task, worker.name)
-        elif isinstance(error, TimeLimitExceeded) or not self._again(evaluation, error):
+        elif not self._again(evaluation, error):
             self._fail(evaluation, error)
 
     def _on_retracted(self, tasks: list[Task]) -> None:
@@ -304,13 +312,14 @@ class Engine:
             return False
         evaluation.retries -= 1
         self._counts["retried"] += 1
-        self._events.retried(evaluation.task.number, error)
+        self._events.retried(evaluation.task.number, evaluation.shown_call, error)
         self.scheduler.resubmit(evaluation.task)
         return True
 
     def _fail(self, evaluation: Evaluation, error: Exception) -> None:
         self._end(evaluation, "failed")
-        self._events.failed(evaluation.task.number, error)
+        self._events.failed(evaluation.task.number, evaluation.shown_call, error)
+        evaluation.call = None
         evaluation.set_exception(error)
 
     def _on_cancel(self, evaluation: Evaluation) -> None:

@@ -27,6 +27,7 @@ import traceback
 import types
 from typing import Any
 
+from hyperflow import failures
 from hyperflow.errors import MisuseError
 from hyperflow.shipping import diagnose, exceptions, pickler
 from hyperflow.wire import frames, processes
@@ -357,6 +358,7 @@ def _raised(error: BaseException) -> tuple[Outcome, bytes]:
     trace = error.__traceback__
     # Our own frame teaches nobody. (Not by assignment, nor by its own method: a frozen exception would refuse.)
     BaseException.with_traceback(error, trace.tb_next if trace is not None else None)
+    failures.shorten(error)
     words = exceptions.in_words(error)
     if not isinstance(error, Exception):
         return Outcome.EXITED, pickle.dumps(words)
