@@ -320,12 +320,11 @@ async def _race(made: tuple[Flow[Any], ...]) -> Any:
             future.add_done_callback(ended.put_nowait)
             del future
         winner = await ended.get()
-        _ = await _cancel_all(futures, "race")
+        others = await _cancel_all([one for one in futures if one is not winner], "race")
     except BaseException as error:
         _note_lost(error, await _cancel_all(futures, "race"), "race")
         raise
     step = futures.pop(winner)
-    others = _errors(futures)
     futures.clear()
     try:
         if not winner.cancelled() and winner.exception() is None:

@@ -92,6 +92,20 @@ def returned(index: int, call: str, error: Exception) -> Failed:
     return Failed(index, call, error)
 
 
+def found_in(value: object, depth: int = 20) -> Failed | None:
+    """Return a Failed that is in a value, maybe nested in lists, tuples, sets or dicts; None if there is none."""
+    if isinstance(value, Failed):
+        return value
+    parts: Any = ()
+    if isinstance(value, dict):
+        parts = value.values()
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        parts = value
+    if depth == 0:
+        return None
+    return next((found for part in parts if (found := found_in(part, depth - 1)) is not None), None)
+
+
 def check(errors: object, where: str, others: Mapping[str, object]) -> None:
     """Refuse what `errors` cannot be, and arguments that there are not, with what was probably meant."""
     for name, value in others.items():

@@ -105,7 +105,7 @@ async def test_what_cannot_be_shipped_fails() -> None:
     cases: list[tuple[Flow[Any], str]] = [
         (remote_eval(lambda: lock.locked()), "variable 'lock' captured by"),  # noqa: PLW0108
         (remote_eval(str, [lock]), r"an argument of str .*\[0\]\[0\]"),
-        (remote_eval(lambda: threading.Lock()), "the result of .*<lambda>\(\) cannot be sent"),  # noqa: PLW0108
+        (remote_eval(lambda: threading.Lock()), r"the result of .*<lambda>\(\) cannot be sent"),  # noqa: PLW0108
     ]
     for flow, words in cases:
         async with open_inline_job():

@@ -112,8 +112,10 @@ class Packer:
                     if not found:
                         return PackedCall(definition, data)
                     return PackedCall(definition, data, *self.buffers.share(found))
-            except Exception:
-                pass  # the slow way says more
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # whatever a user's __reduce__ raises; the slow way says more
+                pass
             finally:
                 if found:
                     found.clear()
@@ -124,7 +126,9 @@ class Packer:
         try:
             data = pickler.by_value(content, beside)
             classes = [self._class(number, cls) for number, cls in beside.classes.items()]
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise diagnose.explain(f"an argument of {definition.name}", content, error) from error
         definition.args_by_value = not beside.all_by_name
         buffers, shared = self.buffers.share(beside.buffers)
@@ -140,7 +144,9 @@ class Packer:
         name = getattr(fn, "__qualname__", None) or repr(fn)
         try:
             data = pickler.by_value(fn)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise diagnose.explain(f"the function {name}", fn, error) from error
         digest = hashlib.blake2b(data, digest_size=16).digest()
         definition = self._by_content.get(digest)

@@ -37,6 +37,7 @@ from hyperflow.errors import (
 from hyperflow.locking import manager
 from hyperflow.locking.manager import LockManager
 from hyperflow.program import ProgramInfo
+from hyperflow.saying import in_words
 from hyperflow.shipping import diagnose, pickler
 from hyperflow.shipping.packer import Packer
 from hyperflow.worker.worker import dumps_result
@@ -174,9 +175,12 @@ class InlineEvaluator:
         buffers: list[memoryview] = []
         try:
             data = dumps_result(value, buffers)
-        except Exception as error:
+        except BaseException as error:  # noqa: BLE001 (whatever a user's __reduce__ raises)
             return None, SerializationError(str(diagnose.explain(f"the result of {shown()}", value, error)))
-        return pickler.loads(data, buffers=[bytearray(buffer) for buffer in buffers]), None
+        try:
+            return pickler.loads(data, buffers=[bytearray(buffer) for buffer in buffers]), None
+        except BaseException as error:  # noqa: BLE001 (whatever a user's __setstate__ raises)
+            return None, SerializationError(f"the result of {shown()} cannot be unpickled here: {in_words(error)}")
 
     async def close(self) -> None:
         """Cancel the evaluations that run, and wait for their end."""

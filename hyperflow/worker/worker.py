@@ -340,7 +340,7 @@ def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
     found: list[pickle.PickleBuffer] = []
     try:
         data = pickle.dumps(value, pickler.PROTOCOL, buffer_callback=found.append)
-    except Exception:
+    except BaseException:  # whatever a user's __reduce__ raises
         beside = pickler.Beside()
         data = pickler.by_value(value, beside, going_home=True)
         found = beside.buffers
