@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 import attrs
 
-from hyperflow import environment
+from hyperflow import environment, failures
 from hyperflow import flow as flows
 from hyperflow._job import JobFunction, OpenEnv, checked_async_function
 from hyperflow.database.store import copy_database, open_database
@@ -208,4 +208,5 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         env = ClusterEnv(Options(), evaluator, database, mine, master, job_options=job_options)
         lockfiles.share(env, run.home, lockfiles.Holder.this_process())
         stack.enter_context(environment.entered(env))
+        stack.enter_context(failures.shortened())
         yield env

@@ -101,13 +101,9 @@ class OpenEnv(Environment):
 
         Example: `env = await stack.enter_async_context(open_local_job())`; in later cells `await env.run(my_job())`.
         """
-        with environment.entered(self):
+        with environment.entered(self), failures.shortened():
             flows.check(flow, "env.run")
-            try:
-                return await flow
-            except BaseException as error:
-                failures.shorten(error)
-                raise
+            return await flow
 
 
 @attrs.frozen(eq=False)
@@ -136,7 +132,7 @@ async def open_job(
         open_engine(nodes, mine, settings=settings, preload=preload, end=end) as engine,
     ):
         env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine)
-        with environment.entered(env):
+        with environment.entered(env), failures.shortened():
             yield env
     mine.remove()  # only a temporary one, and only after success: errors point into its logs
 

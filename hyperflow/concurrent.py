@@ -98,8 +98,9 @@ class _Group:
         except Exception as error:
             if not self.returns or not failures.may_return(error):
                 raise
-            self.places.append(None)
-            self._return(len(self.places) - 1, _call_of(self.fn, x), error)
+            failed = failures.returned(len(self.places), _call_of(self.fn, x), error)
+            self.places.append(failed)
+            self.returned.append(failed)
             return
         if self.returns or isinstance(future, asyncio.Task):  # an evaluation's error names its call by itself
             self._steps[future] = len(self.places), one.step
@@ -125,13 +126,10 @@ class _Group:
             call = step.call()
             failures.note_call(error, call, self.where)
             if self.returns and isinstance(error, Exception) and failures.may_return(error):
-                self._return(index, call, error)
+                failed = self.places[index] = failures.returned(index, call, error)
+                self.returned.append(failed)
                 return
         self.failed.append(future)
-
-    def _return(self, index: int, call: str, error: Exception) -> None:
-        failed = self.places[index] = failures.returned(index, call, error)
-        self.returned.append(failed)
 
     async def _until_fewer_than(self, count: int) -> None:
         """Wait until fewer than `count` run, or one has failed. Wakes up once, not at each end."""
@@ -321,11 +319,12 @@ async def _race(made: tuple[Flow[Any], ...]) -> Any:
             del future
         winner = await ended.get()
         others = await _cancel_all([one for one in futures if one is not winner], "race")
-    except BaseException as error:
-        _note_lost(error, await _cancel_all(futures, "race"), "race")
+    except BaseException as left:
+        _note_lost(left, await _cancel_all(futures, "race"), "race")
         raise
     step = futures.pop(winner)
     futures.clear()
+    error: BaseException | None = None
     try:
         if not winner.cancelled() and winner.exception() is None:
             _note_lost(None, others, "race")
@@ -334,8 +333,7 @@ async def _race(made: tuple[Flow[Any], ...]) -> Any:
         failures.note_call(error, step.call(), "race")
         raise error
     finally:
-        error = None
-        del winner, others
+        del winner, others, error
 
 
 def race(*flows: Flow[T]) -> Job[T]:

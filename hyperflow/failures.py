@@ -14,7 +14,7 @@ import sys
 import traceback
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -38,7 +38,7 @@ FIRST_FRAMES = 3
 
 LEFT_OUT = "are left out of the traceback; HYPERFLOW_DEBUG=1 shows all)"
 
-OURS = frozenset({"asyncio", "concurrent", "contextlib", "hyperflow"})
+OURS = frozenset({"asyncio", "concurrent", "contextlib", "hyperflow", "uvloop"})
 """Packages whose frames say nothing of the user's program."""
 
 
@@ -63,9 +63,9 @@ class Failed:
         # An exception whose __init__ takes other arguments than it hands on cannot be unpickled in the usual way.
         error = self.error
         try:
-            kind, args = error.__reduce__()[:2]
-            sound = type(kind(*args)) is type(error)
-        except BaseException:  # whatever its __init__ or __reduce__ raises
+            reduced: Any = error.__reduce__()
+            sound = type(reduced[0](*reduced[1])) is type(error)
+        except BaseException:  # noqa: BLE001 (whatever its __init__ or __reduce__ raises)
             sound = False
         if sound:
             return type(self), (self.index, self.call, error)
@@ -120,11 +120,15 @@ def check(errors: object, where: str, others: Mapping[str, object]) -> None:
 def tell(where: str, returned: Sequence[Failed], of: int, count: int | None = None) -> None:
     """Log how many of the results are a Failed (`count`, if these are not all), and the first."""
     if returned:
-        first = returned[0]
+        first = min(returned, key=_place)
         logger.warning(
             "%s: %d of %d failed, and hold a hyperflow.Failed; the first: %s: %s",
             *(where, count or len(returned), of, first.call, in_words(first.error, 300)),
         )
+
+
+def _place(failed: Failed) -> int:
+    return failed.index
 
 
 def may_return(error: BaseException | None) -> bool:
@@ -137,7 +141,7 @@ def may_return(error: BaseException | None) -> bool:
 
 def add_note(error: BaseException, note: str) -> None:
     """Add a note to an error, if it takes one."""
-    with suppress(Exception):  # a frozen exception takes none, and a user's method may raise anything
+    with suppress(BaseException):  # a frozen exception takes none, and a user's method may raise anything
         BaseException.add_note(error, note)
 
 
@@ -149,8 +153,8 @@ def note_call(error: BaseException, call: str, where: str) -> None:
 
 def _notes(error: BaseException) -> list[str]:
     try:
-        return [note for note in error.__notes__ if isinstance(note, str)]
-    except BaseException:  # there are none, or it is not a list; or whatever a user's __getattribute__ raises
+        return [str(note) for note in error.__notes__]
+    except BaseException:  # noqa: BLE001 (there are none, or they are no list; or what a user's __getattribute__ raises)
         return []
 
 
@@ -174,7 +178,8 @@ def shorten(error: BaseException, most: int = MOST_FRAMES) -> None:
     At most so many frames are left, the user's own.
     """
     if not debugging():
-        _shorten(error, max(most, FEWEST_FRAMES), set())
+        with suppress(Exception):  # the error itself counts more than its looks
+            _shorten(error, max(most, FEWEST_FRAMES), set())
 
 
 def shorten_here(error: BaseException) -> None:
@@ -184,6 +189,16 @@ def shorten_here(error: BaseException) -> None:
     while frame is not None and depth < MOST_FRAMES:
         depth, frame = depth + 1, frame.f_back
     shorten(error, MOST_FRAMES - depth)
+
+
+@contextmanager
+def shortened() -> Iterator[None]:
+    """Shorten what leaves the scope."""
+    try:
+        yield
+    except BaseException as error:
+        shorten(error)
+        raise
 
 
 def _shorten(error: BaseException, most: int, seen: set[int]) -> None:
@@ -200,10 +215,9 @@ def _shorten(error: BaseException, most: int, seen: set[int]) -> None:
             add_note(error, f"({len(kept) - most} of {len(kept)} frames {LEFT_OUT}")
         kept = kept[:first] + kept[first - most :]
     if len(kept) < len(frames):
-        linked: types.TracebackType | None = None
-        for one in reversed(kept):
-            linked = types.TracebackType(linked, one.tb_frame, one.tb_lasti, one.tb_lineno)
-        BaseException.with_traceback(error, linked)
+        for one, following in zip(kept, [*kept[1:], None], strict=False):
+            one.tb_next = following  # in place: a scope that the error passes puts back the traceback that came in
+        BaseException.with_traceback(error, kept[0] if kept else None)
     _cut_chain(error)
     for link in (error.__cause__, error.__context__, *_members(error)):
         if link is not None:
@@ -227,7 +241,8 @@ def _is_ours(frame: types.FrameType) -> bool:
 
 def _is_mistake_of_ours(error: BaseException) -> bool:
     """Whether an error that comes out of our code was not made on purpose: then the last frame says where to look."""
-    return isinstance(error, Exception) and not isinstance(error, HyperflowError) and not _notes(error)
+    meant = isinstance(error, (HyperflowError, TimeoutError, asyncio.CancelledError))
+    return isinstance(error, Exception) and not meant and not _notes(error)
 
 
 _CAUSE: Any = BaseException.__cause__

@@ -104,8 +104,8 @@ class Flow(Generic[T_co]):
 
         `await flow` runs it and waits; `concurrently` and `map_concurrently` start many and wait for all. Use this
         where a future is needed: for `asyncio.wait`, or to go on and ask later. As with `create_task`, keep the future;
-        the program's end cancels what still runs, and an error that nobody asks for is only logged. Each call is another
-        run. `asyncio.gather`, `wait_for` and `shield` take flows themselves. In a TaskGroup, write
+        the program's end cancels what still runs, and an error that nobody asks for is only logged. Each call is one
+        more run. `asyncio.gather`, `wait_for` and `shield` take flows themselves. In a TaskGroup, write
         `group.create_task(env.run(flow))`.
 
         Cancelling the future cancels the run, as cancelling `await flow` does. The options of the scope where it is
@@ -142,8 +142,8 @@ class Flow(Generic[T_co]):
     def retry(self, times: int, *, on: Caught = Exception, pause: float = 0.0) -> Self:
         """Run again after an error of class `on`, up to `times` times more, `pause` seconds after each failure.
 
-        Raises the last error unchanged. A cancelled flow is not retried. `using(retries=...)` repeats single evaluations
-        where they failed; its documentation (`help(hyperflow.using)`) says which of the two to take.
+        Raises the last error unchanged. A cancelled flow is not retried. `using(retries=...)` repeats single
+        evaluations; its documentation (`help(hyperflow.using)`) says which of the two to take.
         """
         source = self.used()
         if times < 0:

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def short_repr(value: object, limit: int) -> str:
-    """Return `repr(value)`, cut after so many characters; of a large built-in object only the beginning is looked at."""
+    """Return `repr(value)`, cut after so many characters; it looks only at the beginning of a large object."""
     return _text(_repr, value, limit, f"<{type(value).__name__}>")
 
 

@@ -12,7 +12,7 @@ import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -29,7 +29,7 @@ class Boom(Exception):
 class Large:
     """Stands for 40 MB."""
 
-    alive: weakref.WeakSet[Large] = weakref.WeakSet()
+    alive: ClassVar[weakref.WeakSet[Large]] = weakref.WeakSet()
 
     def __init__(self) -> None:
         Large.alive.add(self)
@@ -267,5 +267,3 @@ async def test_cancelled_flows_let_go() -> None:
     async with open_inline_job(cpus=1):
         await run()
         assert len(Large.alive) == 0
-
-

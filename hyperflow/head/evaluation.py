@@ -23,7 +23,6 @@ from hyperflow.shipping.packer import PackedCall
 from hyperflow.wire.frames import Outcome
 from hyperflow.wire.messages import CANCELLED, TIME_LIMIT, WorkerEnded
 
-
 CalledWith: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
 """A function and its arguments, kept until the evaluation has ended, for its errors."""
 
@@ -35,7 +34,8 @@ class Evaluation(asyncio.Future[Any]):
     callbacks would run a turn later, and cost something each time.
     """
 
-    __slots__ = ("call", "on_cancel", "options", "packed", "retries", "task")  # else each would have a dictionary as well
+    # Else each would have a dictionary as well.
+    __slots__ = ("call", "on_cancel", "options", "packed", "retries", "task")
 
     def __init__(
         self,

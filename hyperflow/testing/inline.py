@@ -120,8 +120,12 @@ class InlineEvaluator:
         packed = self._packer.pack(fn, args, kwargs)
 
         def call() -> Any:
-            function = pickler.loads(packed.function.data)
-            content = pickler.loads(packed.payload, buffers=[bytearray(buffer) for buffer in packed.buffers])
+            try:
+                function = pickler.loads(packed.function.data)
+                content = pickler.loads(packed.payload, buffers=[bytearray(buffer) for buffer in packed.buffers])
+            except BaseException as error:  # noqa: BLE001 (whatever a user's __setstate__ raises)
+                what = f"{packed.function.name}: it, or an argument, could not be unpickled: {in_words(error)}"
+                raise SerializationError(what) from None
             return function(*content[0], **content[1]) if type(content) is list else function(*content)
 
         return call
@@ -225,7 +229,7 @@ async def open_inline_job(*, cpus: int = 1, ship: bool = True) -> AsyncIterator[
     evaluator = InlineEvaluator(cpus, ship)
     try:
         env = JobEnv(options=Options(), evaluator=evaluator, database=MemoryDatabase(), program=program)
-        with environment.entered(env):
+        with environment.entered(env), failures.shortened():
             yield env
     finally:
         await evaluator.close()

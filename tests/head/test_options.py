@@ -136,7 +136,9 @@ async def test_time_limit_kills_all(tmp_path: Path) -> None:
     async with local() as env:
         beside = hf.remote_eval(f.spin, 0.5).start()
         began = time.monotonic()
-        with pytest.raises(hf.TimeLimitExceeded, match=r"of family\('.*\) ran longer than its time_limit of 0.3 s") as caught:
+        with pytest.raises(
+            hf.TimeLimitExceeded, match=r"of family\('.*\) ran longer than its time_limit of 0.3 s"
+        ) as caught:
             await hf.remote_eval(f.family, str(path)).using(time_limit=0.3)
         assert time.monotonic() - began < 10
         assert isinstance(caught.value, TimeoutError)
