@@ -69,6 +69,7 @@ from hyperflow.locks import with_locks as with_locks
 from hyperflow.program import ProgramInfo as ProgramInfo
 from hyperflow.remote import remote_eval as remote_eval
 from hyperflow.remote import remote_map as remote_map
+from hyperflow.shipping.storing import put as put
 from hyperflow.slurm.script import SbatchOptions as SbatchOptions
 from hyperflow.worker.worker import WorkerInfo as WorkerInfo
 from hyperflow.worker.worker import worker_info as worker_info

@@ -58,12 +58,21 @@ def remote_eval(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any
     TimeLimitExceeded, ImpossibleRequest, SerializationError, NodeLost. Cancelling kills the worker's process group and
     returns at once; the CPUs are free when the group has ended.
 
-    A worker runs many evaluations: the next one sees what fn changed in the process (working directory, environment,
-    module globals). Where that matters, ask for `using(fresh_process=True)`.
+    **What fn refers to** travels as it is when the flow starts: captured variables, globals of the script, defaults,
+    attributes, other functions, classes and their attributes. A change is seen by the next call. Not seen is what
+    cannot be looked at: changes of importable modules and what they hold (workers import them), of names, docstrings
+    and annotations, and of the inside of C objects whose pickle does not show it.
 
-    Cost: about 10 microseconds each when many are under way, 0.1 ms for one alone. A large array is copied once,
-    however many evaluations get it, and compared with the copy each time (5 ms for 100 MB). One that is marked
-    read-only (`a.flags.writeable = False`) is not compared.
+    **What a call changes** in a captured list, array, dict, random generator or other object, no other call sees: each
+    starts with what was captured. So two calls with a captured `default_rng(1)` draw the same numbers; for a stream of
+    its own take `hf.seed_sequence()`. What stays on the worker is what fn does to the process: the working
+    directory, the environment, modules, globals and class attributes that it binds, the results of a
+    `functools.cache`. The next evaluation there finds them. Where that matters, ask for `using(fresh_process=True)`.
+
+    Cost: about 10 microseconds each when many are under way, 0.1 ms for one alone. A function that captured something
+    that can change is pickled for each call. A large array, captured or an argument, is copied once, however many
+    evaluations get it, and compared with the copy each time (5 ms for 100 MB). One that is marked read-only
+    (`a.flags.writeable = False`) is not compared. What never changes is best stored once: `hf.put`.
     """
     if type(fn) is not types.FunctionType:
         function(fn, "remote_eval")
@@ -115,6 +124,7 @@ def remote_map(
         errors: "raise": the first failure cancels the rest and is raised unchanged, with the item as a note. "return":
             the rest goes on, and a `Failed` takes the place of each result that is missing; see `map_concurrently`.
 
+    The items of a chunk share what fn captured: what fn changes in it for one item, the next item of the chunk sees.
     A chunk is one evaluation: options such as `time_limit` and `retries` apply to a chunk. When one crashes or exceeds
     its time limit (with errors="return" also when it cannot be sent), its items are evaluated again one by one, those
     that had ended included, each with these options: so a crash costs one item, and the error names it.

@@ -211,7 +211,7 @@ async def test_a_wrong_option_says_what_was_meant() -> None:
     """`return_exceptions` of asyncio.gather, and a misspelt value."""
     calls: list[Callable[..., object]] = [
         lambda **options: hf.map_concurrently(evaluated, [1], **options),
-        lambda **options: hf.concurrently(**options),
+        lambda **options: hf.concurrently(hf.pure(1), **options),
         lambda **options: hf.as_completed(evaluated, [1], **options),
         lambda **options: hf.remote_map(odd_fails, [1], **options),
     ]
@@ -576,12 +576,12 @@ async def test_asyncio_takes_flows_where_it_can() -> None:
     async with open_inline_job():
         flow = evaluated(4)
         assert await asyncio.gather(flow, evaluated(2), flow) == [4, 2, 4]
-        assert await asyncio.wait_for(flow, 5) == 4
+        assert await asyncio.wait_for(flow, 5) == 4  # noqa: TID251 (users call it)
         assert await asyncio.shield(flow) == 4
         assert await asyncio.ensure_future(flow) == 4
         words = r"a coroutine was expected, got .*odd_fails, 4\); write: .*odd_fails, 4\)\.start\(\)"
         with pytest.raises(TypeError, match=words):
-            asyncio.create_task(flow)  # type: ignore[arg-type]
+            asyncio.create_task(flow)  # type: ignore[arg-type]  # noqa: RUF006
         with pytest.raises(ExceptionGroup) as group:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(flow)  # type: ignore[arg-type]
@@ -691,7 +691,7 @@ def failing_program(tmp_path: Path, job: str, **environment: str) -> str:
 @pytest.mark.process
 @pytest.mark.parametrize("job", ["nested", "slowly", "timed", "deeply", "locked"])
 def test_a_traceback_is_short(tmp_path: Path, job: str) -> None:
-    """At most ten frames, those of the user; nothing of asyncio or the engine is chained. HYPERFLOW_DEBUG=1 shows it."""
+    """At most ten frames, those of the user; nothing of asyncio or the engine is chained. HYPERFLOW_DEBUG=1 shows."""
     path = tmp_path / "script.py"
     said = failing_program(tmp_path, job)
     for part in said.split("remote Traceback"):
@@ -753,7 +753,7 @@ def test_many_frames_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     failures.shorten(error)
     failures.shorten(error)
     assert len(traceback.extract_tb(error.__traceback__)) == 10
-    assert [frame.name for frame in traceback.extract_tb(error.__traceback__)][0] == "caught"
+    assert traceback.extract_tb(error.__traceback__)[0].name == "caught"
     assert notes(error) == "(42 of 52 frames are left out of the traceback; HYPERFLOW_DEBUG=1 shows all)"
     monkeypatch.setenv("HYPERFLOW_DEBUG", "1")
     error = caught()

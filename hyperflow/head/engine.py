@@ -172,7 +172,6 @@ class Engine:
 
     def _flush(self) -> None:
         """Carry out what the scheduler decides, with one write per node."""
-        self._packer.turn += 1
         if self._submitted:
             self._log_submitted()
         if self.drain.begun is not None and self.drain.over is None and not self.scheduler.sent:
@@ -269,7 +268,7 @@ class Engine:
     def _on_ended(self, number: WorkerNumber, ended: WorkerEnded) -> None:
         """A worker and its process group have gone."""
         worker = self.scheduler.workers.get(number)
-        self._orders.at_workers.pop(number, None)
+        self._orders.worker_gone(number)
         if self.locks.busy:
             self.worker_locks.worker_gone(number)
         if worker is None:
@@ -325,6 +324,7 @@ class Engine:
         if evaluation.task.number in self._evaluations:
             self.scheduler.cancel(evaluation.task)
             self._end(evaluation, "cancelled")
+            evaluation.call = None
             self._events.cancelled(evaluation.task.number)
             self._flushing.ask()
 

@@ -16,6 +16,8 @@ from hyperflow.events.writer import EventLog
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.link import Link
 from hyperflow.scheduling.state import Effect, Fork, Kill, Retire, Retract, Send, Worker
+from hyperflow.shipping.arrays import SharedBuffer
+from hyperflow.shipping.definitions import Definition
 from hyperflow.shipping.packer import Packer
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
@@ -38,6 +40,7 @@ class Orders:
         """The definitions that each worker has."""
         self.at_nodes: dict[str, set[DefinitionNumber]] = {}
         """Those that each node has."""
+        self._epochs: dict[WorkerNumber, int] = {}  # of the classes that each worker has
         self._links = links
         self._packer = packer
         self._evaluations = evaluations
@@ -71,38 +74,43 @@ class Orders:
                 frames.add_task(records, number, function, b"")
                 continue
             packed = evaluation.packed
-            for need in packed.needs:
-                if need.number not in has:
-                    self._give(worker, need.number, parts)
-            if function not in has:
-                self._give(worker, function, parts)
+            if packed.epoch != self._epochs[worker.number]:
+                parts += _tasks(worker, records)  # they run with the classes that are there now
+                self._epochs[worker.number] = packed.epoch
+                has.intersection_update(self._packer.buffers.known)
+            if function not in has or packed.needs:
+                self._give(worker, (*packed.needs, packed.function), parts)
             frames.add_task(records, number, function, packed.payload, packed.buffers)
             started.append(number)
             if task.alone and (limit := evaluation.options.time_limit) is not None:
                 parts.append(frames.frame(Kind.LIMIT, worker.number, frames.SECONDS.pack(limit)))
-        parts += frames.records_frame(Kind.TASKS, worker.number, records)
+        parts += _tasks(worker, records)
         if started:
             self._events.running(started, worker.name)
 
-    def _give(self, worker: Worker, number: DefinitionNumber, parts: list[frames.Bytes]) -> None:
-        """Give a worker a definition that it does not have."""
+    def _give(self, worker: Worker, needs: Iterable[Definition | SharedBuffer], parts: list[frames.Bytes]) -> None:
+        """Give a worker what it does not have of this."""
+        has = self.at_workers[worker.number]
         here = self.at_nodes.setdefault(worker.node, set())
-        if number not in here:
+        for need in needs:
+            number = need.number
+            if number in has:
+                continue
+            if isinstance(need, Definition):
+                self._give(worker, need.needs, parts)
+                if number not in here:
+                    parts.append(frames.frame(Kind.DEFINE, body=need.body()))
+            elif number not in here:
+                self._links[worker.node].write_block(number, need.block)
             here.add(number)
-            buffer = self._packer.buffers.known.get(number)
-            if buffer is not None:
-                self._links[worker.node].write_block(number, buffer.block)
-            else:
-                definition = self._packer.definitions[number]
-                body = frames.DEFINITION.pack(number, definition.is_class) + definition.data
-                parts.append(frames.frame(Kind.DEFINE, body=body))
-        self.at_workers[worker.number].add(number)
-        parts.append(frames.frame(Kind.GIVE, worker.number, frames.NUMBER.pack(number)))
+            has.add(number)
+            parts.append(frames.frame(Kind.GIVE, worker.number, frames.NUMBER.pack(number)))
 
     def _order(self, effect: Fork | Retract | Kill | Retire, parts: list[frames.Bytes]) -> None:
         worker = effect.worker
         if type(effect) is Fork:
             self.at_workers[worker.number] = set()
+            self._epochs[worker.number] = self._packer.epoch
             pinned = self._links[worker.node].cpus.pinned
             order = ForkOrder(worker.name, self.log_file(worker), worker.cpus, pinned, worker.fresh)
             parts.append(messages.framed(order, worker.number))
@@ -126,3 +134,15 @@ class Orders:
     def log_file(self, worker: Worker) -> str:
         """Return the worker's log file. A worker appends to the log of the previous worker in its slot."""
         return str(self._log_dir / f"worker-{worker.node}-{worker.slot}.log")
+
+    def worker_gone(self, worker: WorkerNumber) -> None:
+        """Forget what a worker had."""
+        self.at_workers.pop(worker, None)
+        self._epochs.pop(worker, None)
+
+
+def _tasks(worker: Worker, records: list[frames.Bytes]) -> list[frames.Bytes]:
+    """Return the frame of these tasks, and take them out of the list."""
+    parts = frames.records_frame(Kind.TASKS, worker.number, records) if records else []
+    records.clear()
+    return parts

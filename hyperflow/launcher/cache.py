@@ -33,7 +33,7 @@ class NodeCache:
 
     def define(self, body: memoryview) -> None:
         """Keep a function or class."""
-        number, _ = frames.DEFINITION.unpack_from(body)
+        number, *_ = frames.DEFINITION.unpack_from(body)
         self._definitions[number] = bytes(body)
 
     def keep_block(self, body: memoryview) -> None:

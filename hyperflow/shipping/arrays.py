@@ -4,7 +4,7 @@ Guarantees:
 - A call gets the contents as they are when it is submitted: they are copied into a block then.
 - An array that comes again is sent again only if it has changed: all of it is compared with the block, which takes a
   tenth of the time of a copy. An array that is marked read-only, and owns its data, is not compared.
-- When an array is deleted, its block goes, too. Of the other unused blocks, the most recently used are kept.
+- When an array is deleted or changed, its block goes, too. Of the other unused blocks, the most recently used are kept.
 
 Rejected: to know an array by its identity alone, even within one turn of the event loop. A loop that fills one array
 again for each call would compute with the wrong numbers, and nobody would notice. Also rejected: a hash of the
@@ -14,6 +14,7 @@ contents. It takes as long as the comparison, and proves less.
 from __future__ import annotations
 
 import dataclasses
+import os
 import pickle
 import weakref
 from collections import deque
@@ -24,8 +25,8 @@ from hyperflow.wire import frames, shared_memory
 from hyperflow.wire.numbers import DefinitionNumber
 from hyperflow.wire.shared_memory import Block
 
-KEPT_BYTES = 1 << 29
-"""Bytes of blocks that are kept although no call uses them now."""
+KEPT_BYTES = max(1 << 29, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
+"""Bytes that are kept although no call uses them now: a quarter of the memory, because their arrays are still there."""
 
 MOST_BLOCKS = 256
 """Blocks at a time: each needs a file descriptor here and on each node. Beyond, buffers travel with their calls."""
@@ -59,7 +60,7 @@ class SharedBuffers:
         shared: list[SharedBuffer] = []
         for buffer in buffers:
             data = buffer.raw()
-            found = self._find(data) if data.nbytes >= shared_memory.LARGE else None
+            found = self.find(data)
             if found is None:
                 standing.append(memoryview(bytes(data)))  # a copy, because its owner may change it
             else:
@@ -67,26 +68,44 @@ class SharedBuffers:
                 shared.append(found)
         return standing, shared
 
-    def _find(self, data: memoryview) -> SharedBuffer | None:
-        """Return the block with this content; None if there can be none."""
+    def find(self, data: memoryview) -> SharedBuffer | None:
+        """Return the block with this content; None if it is small, or there can be none."""
+        if data.nbytes < shared_memory.LARGE:
+            return None
         source = data.obj
         known = self._by_source.get(id(source))
         if known is not None and known[0]() is source:
             block = known[1].block
             if block.size == data.nbytes and (is_constant(source) or block.equals(data)):
                 return known[1]
+            self._orphans.append(known[1].number)  # nobody has this content any more
         if len(self.known) >= self._most_blocks:
             return None
         try:
             block = Block.of(data)
         except OSError:  # too many open files, no memfd here, no memory
             return None
-        made = SharedBuffer(self._next_number(), block)
-        self.known[made.number] = made
+        made = self._add(block)
         try:
             self._by_source[id(source)] = (weakref.ref(source, self._forgetter(id(source), made.number)), made)
         except TypeError:  # it takes no weak references, and may be deleted at any time
             self._orphans.append(made.number)
+        return made
+
+    def adopt(self, block: Block) -> SharedBuffer | None:
+        """Return a buffer for a block that somebody else has made; None if there can be none. Released, it goes."""
+        if len(self.known) >= self._most_blocks:
+            return None
+        try:
+            made = self._add(Block(os.dup(block.fd), block.size))
+        except OSError:  # too many open files
+            return None
+        self._orphans.append(made.number)
+        return made
+
+    def _add(self, block: Block) -> SharedBuffer:
+        made = SharedBuffer(self._next_number(), block)
+        self.known[made.number] = made
         return made
 
     def _forgetter(self, key: int, number: DefinitionNumber) -> Callable[[object], None]:

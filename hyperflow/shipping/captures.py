@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import dis
-import enum
 import functools
 import sys
 import types
 from collections.abc import Iterator
-from typing import Any, TypeAlias
-
-Captured: TypeAlias = tuple[Any, str | None, Any]
-"""Where a captured name is (a cell, whose name is None, or globals), the name, and its value."""
-
-_IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), type, types.ModuleType, types.BuiltinFunctionType,
-              enum.Enum)  # fmt: skip
+from typing import Any
 
 
 def found_by_name(thing: Any, module_name: str | None, qualname: str) -> bool:
@@ -27,12 +20,12 @@ def found_by_name(thing: Any, module_name: str | None, qualname: str) -> bool:
     return found is thing
 
 
-def contents(cell: types.CellType) -> Any:
-    """Return what is in a cell, None if it is empty."""
+def contents(cell: types.CellType, empty: object = None) -> Any:
+    """Return what is in a cell, or `empty`."""
     try:
         return cell.cell_contents
-    except ValueError:  # empty: a name that has not been bound yet
-        return None
+    except ValueError:  # a name that has not been bound yet
+        return empty
 
 
 _GLOBAL_OPS = ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL")
@@ -51,9 +44,11 @@ def _global_names(code: types.CodeType) -> tuple[tuple[str, ...], frozenset[str]
     return tuple(sorted(names)), frozenset(attributes)
 
 
-def referenced_globals(fn: types.FunctionType) -> dict[str, Any]:
-    """Return the globals that fn refers to, by name."""
+def referenced_globals(fn: types.FunctionType, missing: object = None) -> dict[str, Any]:
+    """Return the globals that fn refers to, by name; those that are not there only if `missing` stands for them."""
     names, _ = _global_names(fn.__code__)
+    if missing is not None:
+        return {name: fn.__globals__.get(name, missing) for name in names}
     return {name: fn.__globals__[name] for name in names if name in fn.__globals__}
 
 
@@ -70,35 +65,3 @@ def submodules(fn: types.FunctionType, values: Iterator[Any]) -> list[str]:
                 if name.startswith(prefix) and attributes.issuperset(name[len(prefix) :].split("."))
             ]
     return sorted(found)
-
-
-def snapshot(fn: Any) -> tuple[list[Captured], bool]:
-    """Return all that fn captured, through other functions too, and whether some of it is mutable."""
-    captured: list[Captured] = []
-    return captured, not _add(fn, captured, set())
-
-
-def _add(fn: Any, captured: list[Captured], seen: set[int]) -> bool:
-    """Add what fn captured; return whether all of it is immutable."""
-    if id(fn) in seen or type(fn) is not types.FunctionType:
-        return True
-    seen.add(id(fn))
-    if found_by_name(fn, fn.__module__, fn.__qualname__):
-        return True
-    values: list[Any] = list(fn.__defaults__ or ()) + list((fn.__kwdefaults__ or {}).values())
-    for name, value in referenced_globals(fn).items():
-        captured.append((fn.__globals__, name, value))
-        values.append(value)
-    for cell in fn.__closure__ or ():
-        value = contents(cell)
-        captured.append((cell, None, value))
-        values.append(value)
-    return all(_is_immutable(value, captured, seen) for value in values)
-
-
-def _is_immutable(value: Any, captured: list[Captured], seen: set[int]) -> bool:
-    if type(value) is types.FunctionType:
-        return _add(value, captured, seen)
-    if isinstance(value, (tuple, frozenset)):
-        return all(_is_immutable(part, captured, seen) for part in value)
-    return isinstance(value, _IMMUTABLE)

@@ -1,53 +1,49 @@
 """The head's end of shipping: a call as bytes, and the functions and classes that nodes have to know for it.
 
 Guarantees:
-- A function is pickled once and sent to a worker once, as long as all that it captured is immutable (numbers, strings,
-  other functions) and the captured names are not rebound. If it captured something mutable (a list, an array), it is
-  pickled again for each call, a large one once in a turn of the event loop, and sent again only if the bytes differ.
-  So no worker computes with stale data.
+- A call is evaluated with what its function refers to, and with its arguments, as they are when it is submitted.
+- A function is pickled once, and sent to a worker once, as long as nothing that it refers to is bound anew (`watch`).
+  If it captured something that can change otherwise (a list, an array, an object), it is pickled again for each call,
+  and sent again only if the bytes differ. Large arrays among that are compared with what was sent, as arguments are.
+- Classes of the script travel once, too, and again when they have changed.
 - Bound methods, partials and callable objects are taken apart into a function and arguments: they are sent once, too.
 
-Why definitions have numbers: a task then names its function in four bytes, and a launcher that has a definition gives
-it to a new worker without asking the head.
+Calls have an epoch: the count of changes of classes until then. A worker has one class under a number. So before it
+gets a call of another epoch, an older one that came back included, its definitions are given to it again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 import pickle
+import sys
 import types
+import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from hyperflow.shipping import captures, diagnose, pickler
+from hyperflow.shipping import diagnose, pickler
 from hyperflow.shipping.arrays import MOST_BLOCKS, SharedBuffer, SharedBuffers
-from hyperflow.shipping.pickler import PROTOCOL
+from hyperflow.shipping.definitions import Definition, Definitions
+from hyperflow.shipping.pickler import PROTOCOL, Beside
+from hyperflow.shipping.stored import Stored
+from hyperflow.shipping.watch import Watch
 from hyperflow.wire import frames
+from hyperflow.wire.frames import Shape
 from hyperflow.wire.numbers import DefinitionNumber
+from hyperflow.wire.shared_memory import LARGE
 
-LARGE_CAPTURE = 1 << 16
-"""Bytes of a pickled function with mutable captures, beyond which it is pickled once in a turn of the event loop only:
-a hundred evaluations with a captured 100 MB array must not copy it a hundred times."""
+K = TypeVar("K")
 
-KEPT_DEFINITIONS = 4096
-"""Unused definitions beyond this number are evicted everywhere: a lambda made again for each evaluation must not fill
-the memory of all nodes."""
+MUCH_PICKLED = 100_000_000
+"""Bytes that are pickled for the captures of one function before it is said that `put` spares them."""
 
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Definition:
-    """A pickled function or class, which is sent once to a node and once to a worker."""
-
-    number: DefinitionNumber  # its name on the wire
-    data: bytes
-    is_class: bool  # workers make classes when they arrive, functions when they are first called
-    name: str  # for logs and errors
-    users: int = 0  # calls under way that use it; not counted for classes, which are kept
-    args_by_value: bool = False  # whether arguments of its last call held something that plain pickle cannot send
+_IS_NAME = b"\x93\x94."
+"""The end of a pickle that only names something: STACK_GLOBAL, MEMOIZE, STOP."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -57,40 +53,39 @@ class PackedCall:
     function: Definition
     payload: bytes  # the pickled arguments
     buffers: Sequence[frames.Buffer] = ()  # contents of arrays among them, or numbers of blocks
-    needs: Sequence[Definition | SharedBuffer] = ()  # the classes and blocks that have to be there before it
+    needs: Sequence[Definition | SharedBuffer] = ()  # classes, values and blocks that have to be there before it
+    epoch: int = 0
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class _PickledFunction:
-    """The definition of a function that is alive, and how to see that it is still up to date."""
+class _Defined:
+    """The definition of something that is alive, and how to see that it is still up to date."""
 
     ref: weakref.ref[Any]
     definition: Definition
-    captured: list[captures.Captured]  # with the values from when the function was pickled
-    mutable: bool  # whether one of these values can change without being rebound
-    turn: int  # the turn of the event loop in which the function was pickled
+    watch: Watch
+    changing: bool = False  # whether only pickling it again shows a change
+    in_vain: int = 0  # bytes that were pickled again, and were the same
 
-    def is_current(self, turn: int) -> bool:
-        if self.mutable and (self.turn != turn or len(self.definition.data) <= LARGE_CAPTURE):
-            return False
-        for place, name, value in self.captured:
-            if (captures.contents(place) if name is None else place.get(name)) is not value:
-                return False
-        return True
+    def is_current(self) -> bool:
+        return not self.changing and self.watch.unchanged()
 
 
 class Packer:
     """Packs calls, and keeps account of definitions and shared buffers."""
 
     def __init__(self, most_blocks: int = MOST_BLOCKS) -> None:
-        self.turn = 0
-        """The turn of the event loop; the engine counts it up."""
-        self.definitions: dict[DefinitionNumber, Definition] = {}
-        self._functions: dict[int, _PickledFunction] = {}  # by id
-        self._classes: dict[str, Definition] = {}
-        self._by_content: dict[bytes, Definition] = {}
-        self._next_number = functools.partial(next, map(DefinitionNumber, itertools.count(1)))
-        self.buffers = SharedBuffers(self._next_number, most_blocks)
+        next_number = functools.partial(next, map(DefinitionNumber, itertools.count(1)))
+        self.buffers = SharedBuffers(next_number, most_blocks)
+        self.definitions = Definitions(next_number, self.buffers)
+        self.epoch = 0
+        """How many times a class that workers know has changed."""
+        self._functions: dict[int, _Defined] = {}  # by id
+        self._classes: dict[str, _Defined] = {}  # by the number that the pickler gave them
+        self._checking: set[str] = set()  # classes that are being looked at now: they may refer to each other
+        self._stored: dict[str, _Defined] = {}  # by token
+        # What has been deleted; the garbage collector adds to it, in any thread.
+        self._dead: deque[tuple[dict[Any, _Defined], Any, weakref.ref[Any]]] = deque()
         self._found: list[pickle.PickleBuffer] = []  # in the arguments of the call that is being packed
         self._on_buffer = self._found.append
 
@@ -99,7 +94,7 @@ class Packer:
         if type(fn) is not types.FunctionType and type(fn) is not types.BuiltinFunctionType:
             fn, args, kwargs = take_apart(fn, args, kwargs)
         known = self._functions.get(id(fn))
-        if known is not None and known.ref() is fn and known.is_current(self.turn):
+        if known is not None and known.ref() is fn and known.is_current():
             definition = known.definition
         else:
             definition = self._define(fn)
@@ -110,8 +105,8 @@ class Packer:
                 data = pickle.dumps(content, PROTOCOL, buffer_callback=self._on_buffer)
                 if b"__main__" not in data:  # else there may be a class of the script in it; the slow way will see
                     if not found:
-                        return PackedCall(definition, data)
-                    return PackedCall(definition, data, *self.buffers.share(found))
+                        return PackedCall(definition, data, (), (), self.epoch)
+                    return PackedCall(definition, data, *self.buffers.share(found), self.epoch)
             except KeyboardInterrupt:
                 raise
             except BaseException:  # whatever a user's __reduce__ raises; the slow way says more
@@ -122,76 +117,170 @@ class Packer:
         return self._pack_by_value(definition, content)
 
     def _pack_by_value(self, definition: Definition, content: Any) -> PackedCall:
-        beside = pickler.Beside()
+        beside = Beside()
         try:
             data = pickler.by_value(content, beside)
-            classes = [self._class(number, cls) for number, cls in beside.classes.items()]
+            needs = self._needs(beside)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             raise diagnose.explain(f"an argument of {definition.name}", content, error) from error
         definition.args_by_value = not beside.all_by_name
         buffers, shared = self.buffers.share(beside.buffers)
-        return PackedCall(definition, data, buffers, [*classes, *shared])
+        return PackedCall(definition, data, buffers, [*needs, *shared], self.epoch)
 
-    def _class(self, number: str, cls: type) -> Definition:
-        known = self._classes.get(number)
-        if known is None:
-            known = self._classes[number] = self._add(pickler.by_value(cls), True, cls.__qualname__)
-        return known
+    def _needs(self, beside: Beside) -> list[Definition | SharedBuffer]:
+        """Return the definitions of what a pickle refers to."""
+        classes = [self._class(number, cls) for number, cls in beside.classes.items()]
+        return [*classes, *map(self._value, beside.stored.values())]
 
     def _define(self, fn: Callable[..., Any]) -> Definition:
+        """Return the definition of a function as it is now."""
         name = getattr(fn, "__qualname__", None) or repr(fn)
+        known = self._functions.get(id(fn))
+        if known is not None and known.ref() is not fn:
+            known = None  # another function that had this address
         try:
-            data = pickler.by_value(fn)
+            watch = known.watch if known is not None and known.changing else Watch(fn)
+            data, needs = self._pickled(fn)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             raise diagnose.explain(f"the function {name}", fn, error) from error
-        digest = hashlib.blake2b(data, digest_size=16).digest()
-        definition = self._by_content.get(digest)
-        if definition is None:
-            definition = self._by_content[digest] = self._add(data, False, name)
-        key = id(fn)
-        try:
-            ref = weakref.ref(fn, lambda _: self._functions.pop(key, None))
-        except TypeError:  # some callables written in C
-            return definition
-        captured, mutable = captures.snapshot(fn)
-        self._functions[key] = _PickledFunction(ref, definition, captured, mutable, self.turn)
+        if known is not None and known.changing and known.definition.holds(data, needs):
+            self._advise(known)
+            return known.definition
+        changing = watch.mutable and not data.endswith(_IS_NAME)
+        shape = Shape.CHANGING_FUNCTION if changing else Shape.FUNCTION
+        definition = self.definitions.add(data, shape, name, needs)
+        self._note(self._functions, id(fn), fn, definition, watch, changing)
         return definition
 
-    def _add(self, data: bytes, is_class: bool, name: str) -> Definition:
-        definition = Definition(self._next_number(), data, is_class, name)
-        self.definitions[definition.number] = definition
+    def _pickled(self, thing: Any, *, classes_apart: bool = True) -> tuple[bytes, list[Definition | SharedBuffer]]:
+        """Pickle the content of a definition; return it, and what it needs, its blocks in their order."""
+        beside = Beside(LARGE, classes_apart)
+        data = pickler.by_value(thing, beside)
+        found = [self.buffers.find(buffer.raw()) for buffer in beside.buffers]
+        blocks = [block for block in found if block is not None]
+        if len(blocks) < len(found):  # no memory for them, or too many
+            beside, blocks = Beside(sys.maxsize, classes_apart), []
+            data = pickler.by_value(thing, beside)
+        if classes_apart:
+            return data, [*self._needs(beside), *blocks]
+        for number, cls in beside.classes.items():
+            if number not in self._checking:
+                self._class(number, cls)  # they are in this pickle, too, and their changes have to be noticed
+        return data, [*map(self._value, beside.stored.values()), *blocks]
+
+    def _class(self, number: str, cls: type) -> Definition:
+        """Return the definition of a class as it is now."""
+        known = self._classes.get(number)
+        if known is not None and known.is_current():
+            return known.definition
+        outermost = not self._checking
+        self._checking.add(number)
+        try:
+            watch = Watch(cls)
+            data, needs = self._pickled(cls, classes_apart=False)
+        finally:
+            if outermost:
+                self._checking.clear()
+        definition = self.definitions.add(data, Shape.CLASS, cls.__qualname__, needs)
+        if known is not None and known.definition is not definition:
+            self.epoch += 1
+        self._note(self._classes, number, cls, definition, watch, watch.mutable)
         return definition
+
+    def _value(self, stored: Stored) -> Definition:
+        """Return the definition of a stored value."""
+        known = self._stored.get(stored.token)
+        if known is not None:
+            return known.definition
+        data = stored.data
+        blocks = [self.buffers.adopt(block) for block in stored.blocks]
+        if None in blocks:
+            data, blocks = pickler.by_value((stored.token, stored.value), Beside(sys.maxsize)), []
+        classes = [self._class(number, cls) for number, cls in stored.classes.items()]
+        needs: list[Definition | SharedBuffer] = [*classes, *(block for block in blocks if block is not None)]
+        definition = self.definitions.add(data, Shape.VALUE, repr(stored), needs)
+        self._note(self._stored, stored.token, stored, definition, Watch(None), changing=False)
+        return definition
+
+    def _note(
+        self, table: dict[Any, _Defined], key: Any, thing: Any, definition: Definition, watch: Watch, changing: bool
+    ) -> None:
+        """Note the definition of something, which holds it for as long as the thing is alive."""
+        known = table.get(key)
+        if known is None or known.ref() is not thing:
+            try:
+                ref = weakref.ref(thing, lambda ref: self._dead.append((table, key, ref)))
+            except TypeError:  # some callables written in C
+                return
+        else:
+            ref = known.ref
+        self.definitions.own(definition, 1)
+        if known is not None:
+            self._disown(known)
+        table[key] = _Defined(ref, definition, watch, changing, 0 if known is None else known.in_vain)
+
+    def _advise(self, known: _Defined) -> None:
+        """Say, once, that a function's captures are pickled again and again."""
+        before = known.in_vain
+        known.in_vain += len(known.definition.data)
+        if before < MUCH_PICKLED <= known.in_vain:
+            warnings.warn(
+                f"{known.definition.name} captures {len(known.definition.data) / 1e6:.1f} MB that are pickled for each "
+                "call, to see whether they have changed. If they do not change, store them once: "
+                "data = hyperflow.put(data)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def hold(self, packed: PackedCall) -> None:
         """Count a call that is under way: what it needs is not evicted."""
-        packed.function.users += 1
+        function = packed.function
+        if function.users:
+            function.users += 1
+        else:
+            self.definitions.hold(function)
         for need in packed.needs:
-            if isinstance(need, SharedBuffer):
-                self.buffers.hold(need)
+            self.definitions.hold(need)
 
     def release(self, packed: PackedCall) -> None:
         """Count a call that has ended."""
-        packed.function.users -= 1
+        function = packed.function
+        if function.users > 1:
+            function.users -= 1
+        else:
+            self.definitions.release(function)
         for need in packed.needs:
-            if isinstance(need, SharedBuffer):
-                self.buffers.release(need)
+            self.definitions.release(need)
 
     def evict(self) -> list[DefinitionNumber]:
-        """Drop unused buffers, and functions where there are too many; return their numbers."""
-        gone = self.buffers.evict()
-        if len(self.definitions) <= KEPT_DEFINITIONS:
-            return gone
-        unused = [d for d in self.definitions.values() if d.users == 0 and not d.is_class]
-        functions = {d.number for d in unused[: len(unused) - KEPT_DEFINITIONS // 2]}
-        for number in functions:
-            del self.definitions[number]
-        self._by_content = {k: d for k, d in self._by_content.items() if d.number not in functions}
-        self._functions = {k: f for k, f in self._functions.items() if f.definition.number not in functions}
-        return gone + sorted(functions)
+        """Drop what is not needed any more; return the numbers."""
+        while self._dead:
+            table, key, ref = self._dead.popleft()
+            entry = table.get(key)
+            if entry is not None and entry.ref is ref:  # else something new has got its address
+                del table[key]
+                self._disown(entry)
+        dropped = self.definitions.evict()
+        if any(definition.owners for definition in dropped):
+            self._drop_evicted(self._functions)
+            self._drop_evicted(self._classes)
+            self._drop_evicted(self._stored)
+        return [*(definition.number for definition in dropped), *self.buffers.evict()]
+
+    def _drop_evicted(self, table: dict[K, _Defined]) -> None:
+        for key in [key for key, entry in table.items() if not self._is_known(entry)]:
+            del table[key]
+
+    def _is_known(self, entry: _Defined) -> bool:
+        return entry.definition.number in self.definitions.known
+
+    def _disown(self, entry: _Defined) -> None:
+        if self._is_known(entry):
+            self.definitions.own(entry.definition, -1)
 
 
 def take_apart(

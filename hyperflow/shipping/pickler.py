@@ -41,6 +41,7 @@ from typing import Any
 from hyperflow.saying import short_str
 from hyperflow.shipping import captures, rebuild
 from hyperflow.shipping.rebuild import Instead
+from hyperflow.shipping.stored import Stored
 
 PROTOCOL = 5
 
@@ -72,19 +73,31 @@ class BelongsToProcess(pickle.PicklingError):
 class Beside:
     """What goes beside a pickle, and how it was made."""
 
+    smallest: int = 0
+    """Buffers of fewer bytes stay in the pickle."""
+    classes_apart: bool = True
+    """Whether classes of the script stay out of the pickle."""
     buffers: list[pickle.PickleBuffer] = dataclasses.field(default_factory=list)
     """Contents of arrays; the receiver gives them to `loads`."""
     classes: dict[str, type] = dataclasses.field(default_factory=dict)
-    """Classes of the script, by number: the receiver has to know them first."""
+    """Classes of the script, by number: the receiver has to know them first, unless they are in the pickle."""
+    stored: dict[str, Stored] = dataclasses.field(default_factory=dict)
+    """Stored values, by token: the receiver has to have them first."""
     all_by_name: bool = True
     """Whether plain pickle could have made it."""
+
+    def take(self, buffer: pickle.PickleBuffer) -> bool:
+        """Get the contents of an array; return whether they stay in the pickle."""
+        if self.smallest and buffer.raw().nbytes < self.smallest:
+            return True
+        self.buffers.append(buffer)
+        return False
 
 
 _PARTS_OF_FUNCTION = ("__name__", "__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__",
                       "__annotations__", "__dict__")  # fmt: skip
 _SKIPPED_IN_CLASS = {"__dict__", "__weakref__", "_abc_impl", "__subclasshook__"}
 _HEAD_OF_CLASS = ("__module__", "__qualname__", "__slots__", "__doc__", "__orig_bases__")
-_ENUM_INNER_OF_MEMBER = {"_value_", "_name_", "__objclass__", "_sort_order_"}
 _ENUM_INNER = {
     "_member_names_", "_member_map_", "_value2member_map_", "_member_type_", "_value_repr_", "_unhashable_values_",
     "_flag_mask_", "_all_bits_", "_boundary_", "_singles_mask_", "_inverted_", "_use_args_", "_hashable_values_",
@@ -112,6 +125,10 @@ class Recipes:
             return self._function(obj)
         if isinstance(obj, type):
             return self._class(obj)
+        if kind is Stored and self._beside is not None:
+            self.all_by_name = False
+            self._beside.stored[obj.token] = obj
+            return rebuild.stored, (obj.token,)
         recipe = _RECIPES.get(kind)
         if recipe is not None:
             self.all_by_name = False
@@ -151,7 +168,8 @@ class Recipes:
                 return rebuild.known, (number,)
         elif self._beside is not None:
             self._beside.classes[number] = cls
-            return rebuild.known, (number,)
+            if self._beside.classes_apart:
+                return rebuild.known, (number,)
         return _class_by_value(cls, number)
 
 
@@ -170,7 +188,7 @@ def _class_by_value(cls: Any, number: str) -> Any:
     if issubclass(cls, enum.Enum):
         members = {name: member.value for name, member in cls.__members__.items()}  # aliases, too
         own = {
-            name: {key: value for key, value in vars(member).items() if key not in _ENUM_INNER_OF_MEMBER}
+            name: {key: value for key, value in vars(member).items() if key not in rebuild.ENUM_INNER_OF_MEMBER}
             for name, member in cls.__members__.items()
         }
         for name in (*members, *_ENUM_INNER):
@@ -273,15 +291,15 @@ def by_value(obj: Any, beside: Beside | None = None, going_home: bool = False) -
     """Pickle obj with functions and classes by value where they have no name elsewhere.
 
     Args:
-        beside: Gets the contents of arrays and the classes that the receiver has to know first; if it is None, they
-            are inside.
+        beside: Gets the contents of arrays, and the classes and stored values that the receiver has to know first;
+            if it is None, they are inside.
         going_home: On a worker, for the head: classes that came from there go by their number alone, others inside.
             (The head cannot do so: a class that one worker made is unknown to the others.)
 
     Raises whatever pickle raises; `diagnose.explain` makes an error for the user of it.
     """
     file = io.BytesIO()
-    pickler = _Pickler(file, PROTOCOL, buffer_callback=None if beside is None else beside.buffers.append)
+    pickler = _Pickler(file, PROTOCOL, buffer_callback=None if beside is None else beside.take)
     pickler.begin(beside, going_home)
     try:
         pickler.dump(obj)
@@ -290,6 +308,7 @@ def by_value(obj: Any, beside: Beside | None = None, going_home: bool = False) -
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         if beside is not None:
             beside.buffers.clear()  # dill has them inside
+            beside.stored.clear()
             beside.all_by_name = False
         try:
             return _with_dill(obj, short_str(error, 200), beside, going_home)

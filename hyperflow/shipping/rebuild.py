@@ -10,6 +10,7 @@ class that it went out as.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import itertools
@@ -36,6 +37,10 @@ def _forget_origin_after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_origin_after_fork)
+
+
+ENUM_INNER_OF_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_"})
+"""Attributes of an enum's member that Python gives it."""
 
 
 class Instead:
@@ -65,6 +70,26 @@ def is_ours(number: str) -> bool:
 def known(number: str) -> Any:
     """Return the class that went out under this number."""
     return _by_id[number]
+
+
+_values: dict[str, Any] = {}
+
+
+def keep(pair: tuple[str, Any]) -> str:
+    """Keep a stored value under its token, and return that."""
+    token, value = pair
+    _values[token] = value
+    return token
+
+
+def drop(token: str) -> None:
+    """Let go of a stored value."""
+    _values.pop(token, None)
+
+
+def stored(token: str) -> Any:
+    """Return the value that is stored under this token."""
+    return _values[token]
 
 
 # What pickles call: `make_` makes a thing empty, `fill_` gives it its contents.
@@ -130,21 +155,41 @@ def make_enum(number: str, name: str, bases: tuple[Any, ...], members: dict[str,
     return once(number, make)
 
 
-_filled: weakref.WeakSet[type] = weakref.WeakSet()
+_filled: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()
+"""Which classes are filled, with which attributes."""
+
+
+def define_class(data: bytes | memoryview, buffers: list[memoryview]) -> Any:
+    """On a worker: make the class that a definition holds, or fill the one that is there with what it has become."""
+    global _refill  # noqa: PLW0603 (pickle passes nothing on to `fill_class`)
+    _refill = True
+    try:
+        return pickle.loads(data, buffers=buffers)
+    finally:
+        _refill = False
+
+
+_refill = False
 
 
 def fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[str, Any]]]) -> None:
-    """Give a class its contents, once."""
-    if cls in _filled or is_ours(_id_of[cls]):
+    """Give a class its contents: once, unless a definition says what they are now."""
+    if (cls in _filled and not _refill) or is_ours(_id_of[cls]):
         return  # made by an earlier pickle, or our own that came home
-    _filled.add(cls)
     attributes, registered, members = state
+    for name in _filled.get(cls, frozenset()) - attributes.keys():
+        with contextlib.suppress(AttributeError):
+            delattr(cls, name)
+    _filled[cls] = frozenset(attributes)
     for name, value in attributes.items():
         setattr(cls, name, value)
     for subclass in registered:
         cls.register(subclass)
     for name, own in members.items():
-        vars(cls[name]).update(own)
+        inside = vars(cls[name])
+        for old in inside.keys() - own.keys() - ENUM_INNER_OF_MEMBER:
+            del inside[old]
+        inside.update(own)
 
 
 def make_lru_cache(parameters: dict[str, Any], fn: Any) -> Any:

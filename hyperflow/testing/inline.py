@@ -38,8 +38,10 @@ from hyperflow.locking import manager
 from hyperflow.locking.manager import LockManager
 from hyperflow.program import ProgramInfo
 from hyperflow.saying import in_words
-from hyperflow.shipping import diagnose, pickler
+from hyperflow.shipping import diagnose, pickler, rebuild
+from hyperflow.shipping.definitions import Definition
 from hyperflow.shipping.packer import Packer
+from hyperflow.wire.frames import Shape
 from hyperflow.worker.worker import dumps_result
 
 
@@ -116,16 +118,22 @@ class InlineEvaluator:
 
     def _shipped(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
         """Return the call as a worker gets it: unpickled, again for each attempt."""
-        self._packer.turn += 1
         packed = self._packer.pack(fn, args, kwargs)
+        self._packer.evict()
+        needs = (*packed.needs, *packed.function.needs)
+        values = [need.data for need in needs if isinstance(need, Definition) and need.shape == Shape.VALUE]
 
         def call() -> Any:
+            tokens = [rebuild.keep(pickler.loads(value)) for value in values]
             try:
                 function = pickler.loads(packed.function.data)
                 content = pickler.loads(packed.payload, buffers=[bytearray(buffer) for buffer in packed.buffers])
             except BaseException as error:  # noqa: BLE001 (whatever a user's __setstate__ raises)
                 what = f"{packed.function.name}: it, or an argument, could not be unpickled: {in_words(error)}"
                 raise SerializationError(what) from None
+            finally:
+                for token in tokens:
+                    rebuild.drop(token)
             return function(*content[0], **content[1]) if type(content) is list else function(*content)
 
         return call

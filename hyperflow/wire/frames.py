@@ -20,13 +20,13 @@ from collections.abc import Iterator, Sequence
 
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 HEADER = struct.Struct("<QBI")  # length of the body, kind, worker
 TASK = struct.Struct("<QIHQ")  # task, function, number of buffers, length of what follows
 RESULT = struct.Struct("<QBfHQ")  # task, outcome, seconds, number of buffers, length of what follows
 RESULT_HEAD = struct.Struct("<QBIQBfHQ")  # HEADER and RESULT of a frame with one result, packed at once
-DEFINITION = struct.Struct("<IB")  # its number, whether it is a class; its pickle follows
+DEFINITION = struct.Struct("<IBH")  # its number, its shape, how many blocks; their numbers and its pickle follow
 NUMBER = struct.Struct("<I")
 SIZE = struct.Struct("<Q")
 SECONDS = struct.Struct("<d")
@@ -83,6 +83,15 @@ class Kind(enum.IntEnum):
 _KINDS = frozenset(map(int, Kind))
 
 
+class Shape(enum.IntEnum):
+    """What a definition is, which says when a worker makes it."""
+
+    FUNCTION = 0  # at its first call; kept
+    CHANGING_FUNCTION = 1  # at each call: what it captured can be changed by a call
+    CLASS = 2  # at once, before arguments come that are of it; kept
+    VALUE = 3  # the same
+
+
 class Outcome(enum.IntEnum):
     """How an evaluation ended, and what its payload is."""
 
@@ -119,6 +128,19 @@ def records_frame(kind: Kind, worker: WorkerNumber, parts: Sequence[Bytes]) -> l
 
 Buffer = memoryview | int
 """A buffer, or the number of the block that it is in."""
+
+
+def definition(number: int, shape: Shape, blocks: Sequence[int], data: bytes) -> bytes:
+    """Return the body of DEFINE."""
+    return b"".join((DEFINITION.pack(number, shape, len(blocks)), *map(NUMBER.pack, blocks), data))
+
+
+def read_definition(body: Bytes) -> tuple[DefinitionNumber, Shape, list[int], memoryview]:
+    """Return number, shape, blocks and pickle of a definition."""
+    number, shape, count = DEFINITION.unpack_from(body)
+    end = DEFINITION.size + count * NUMBER.size
+    numbers = [each for (each,) in NUMBER.iter_unpack(memoryview(body)[DEFINITION.size : end])]
+    return number, Shape(shape), numbers, memoryview(body)[end:]
 
 
 def add_task(

@@ -29,10 +29,10 @@ from typing import Any
 
 from hyperflow import failures
 from hyperflow.errors import MisuseError
-from hyperflow.shipping import diagnose, exceptions, pickler
+from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
 from hyperflow.wire import frames, processes
 from hyperflow.wire.claim_page import ClaimPage
-from hyperflow.wire.frames import Kind, Outcome
+from hyperflow.wire.frames import Kind, Outcome, Shape
 from hyperflow.wire.machine import THREAD_VARIABLES
 from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, TaskNumber
 from hyperflow.wire.shared_memory import LARGE, Block
@@ -165,8 +165,9 @@ class Worker:
         self.outputs = outputs
         self.reader = frames.Reader()
         self.lock_client = LockClient(sock, self.reader)
-        self.definitions: dict[DefinitionNumber, bytes] = {}
-        self.functions: dict[DefinitionNumber, Any] = {}
+        self.definitions: dict[DefinitionNumber, tuple[Shape, list[int], memoryview]] = {}
+        self.functions: dict[DefinitionNumber, Any] = {}  # and classes
+        self.values: dict[DefinitionNumber, str] = {}  # tokens of stored values
         self.blocks: dict[int, Block] = {}  # of arguments, by DefinitionNumber
         self.results = BlockNumber(0)  # the number of the last block of a result
         self.pid = os.getpid()
@@ -192,20 +193,14 @@ class Worker:
                     if fresh:
                         return
                 elif kind == Kind.DEFINE:
-                    number, is_class = frames.DEFINITION.unpack_from(body)
-                    self.definitions[number] = bytes(body[frames.DEFINITION.size :])
-                    if is_class:
-                        self.define_class(number)
+                    self.define(bytes(body))
                 elif kind == Kind.BLOCK:
                     number, size, pid, fd = frames.BLOCK.unpack(body)
                     with contextlib.suppress(OSError):  # the evaluation that needs it will say so
                         self.blocks[number] = Block.at(pid, fd, size)
                 elif kind == Kind.FORGET:
                     for (number,) in frames.NUMBER.iter_unpack(body):
-                        self.definitions.pop(number, None)
-                        self.functions.pop(number, None)
-                        if number in self.blocks:
-                            self.blocks.pop(number).close()
+                        self.forget(number)
                 elif kind == Kind.RETIRE:
                     return
 
@@ -225,16 +220,17 @@ class Worker:
         """Evaluate one task and answer."""
         start = time.perf_counter()
         log = self.log
+        fn = None
         try:
             fn = self.functions.get(function)
             if fn is None:
-                fn = self.define(function)
+                fn = self.function(function)
             if buffers:
                 loaded = pickler.loads(payload, buffers=[self.found(each) for each in buffers])
             else:
                 loaded = pickler.loads(payload)
         except BaseException as error:
-            what = "an argument" if function in self.functions else "the function"
+            what = "the function" if fn is None else "an argument"
             text = f"{what} could not be unpickled on the worker: {_text(error)}"
             if isinstance(error, ModuleNotFoundError):
                 text += f"; the worker looks for modules in {sys.path}"
@@ -271,17 +267,39 @@ class Worker:
             log.end_evaluation()
         self.answer(task, outcome, seconds, data, out)
 
-    def define(self, number: DefinitionNumber) -> Any:
-        """Unpickle a function, once."""
-        found = self.functions[number] = pickler.loads(self.definitions[number])
-        return found
-
-    def define_class(self, number: DefinitionNumber) -> None:
-        """Make a class before arguments arrive that refer to it by its number (see shipping/pickler)."""
+    def define(self, body: bytes) -> None:
+        """Learn a definition. Classes and stored values are made before arguments arrive that name them."""
+        number, shape, blocks, data = frames.read_definition(body)
+        self.forget(number)  # it comes again when classes have changed
+        self.definitions[number] = shape, blocks, data
+        if shape in (Shape.FUNCTION, Shape.CHANGING_FUNCTION):
+            return
         try:
-            self.define(number)
+            buffers = [self.found(each) for each in blocks]
+            if shape == Shape.CLASS:
+                self.functions[number] = rebuild.define_class(data, buffers)
+            else:
+                self.values[number] = rebuild.keep(pickler.loads(data, buffers=[it.toreadonly() for it in buffers]))
         except BaseException as error:
-            self.trouble = f"; a class could not be made: {_text(error)}"
+            what = "class" if shape == Shape.CLASS else "value of hyperflow.put"
+            self.trouble = f"; a {what} could not be made: {_text(error)}"
+
+    def function(self, number: DefinitionNumber) -> Any:
+        """Unpickle a function: once, unless a call can change what it captured."""
+        shape, blocks, data = self.definitions[number]
+        made = pickler.loads(data, buffers=[self.found(each) for each in blocks])
+        if shape == Shape.FUNCTION:
+            self.functions[number] = made
+        return made
+
+    def forget(self, number: DefinitionNumber) -> None:
+        """Let go of a definition or block."""
+        self.definitions.pop(number, None)
+        self.functions.pop(number, None)
+        if number in self.values:
+            rebuild.drop(self.values.pop(number))
+        if number in self.blocks:
+            self.blocks.pop(number).close()
 
     def run_async(self, coroutine: Any) -> Any:
         """Run an async function to its end; what it leaves behind is cancelled."""

@@ -165,7 +165,7 @@ async def test_many_distinct_functions() -> None:
             assert got == [2 * n for n in range(start, start + 1500)]
             del part
         assert await hf.remote_eval(made[0], 1) == 0  # forgotten or not, it can be sent again
-        assert len(env.evaluator._packer.definitions) < 6000
+        assert len(env.evaluator._packer.definitions.known) < 6000
         assert len(env.evaluator.scheduler._estimates.seconds) < 6000
 
 

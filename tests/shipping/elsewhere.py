@@ -8,13 +8,16 @@ import pickle
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hyperflow.errors import SerializationError
-from hyperflow.shipping.packer import Definition, Packer
+from hyperflow.shipping.arrays import SharedBuffer
+from hyperflow.shipping.definitions import Definition
+from hyperflow.shipping.packer import Packer
 from hyperflow.wire import frames
 from hyperflow.wire.frames import Kind, Outcome
+from hyperflow.wire.numbers import NO_WORKER
 from hyperflow.worker import worker
 from tests.imports import TOP
 
@@ -45,14 +48,8 @@ class Elsewhere:
 
     def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Evaluate a call in a turn of its own, and return its result or raise its error."""
-        self.packer.turn += 1
         packed = self.packer.pack(fn, args, kwargs)
-        for definition in (*packed.needs, packed.function):
-            if definition.number not in self.sent:
-                self.sent.append(definition.number)
-                assert isinstance(definition, Definition)
-                head = frames.DEFINITION.pack(definition.number, definition.is_class)
-                self._sock.sendall(frames.frame(Kind.DEFINE, 0, head + definition.data))
+        self._give((*packed.needs, packed.function))
         record: list[frames.Bytes] = []
         frames.add_task(record, 1, packed.function.number, packed.payload, packed.buffers)
         self._sock.sendall(b"".join(frames.records_frame(Kind.TASKS, 0, record)))
@@ -68,6 +65,18 @@ class Elsewhere:
         if outcome == Outcome.RAISED:
             raise pickle.loads(content[0])
         raise SerializationError(str(content))
+
+    def _give(self, needs: Sequence[Definition | SharedBuffer]) -> None:
+        """Send what is not there yet."""
+        for need in needs:
+            if need.number not in self.sent:
+                self.sent.append(need.number)
+                if isinstance(need, Definition):
+                    self._give(need.needs)
+                    self._sock.sendall(frames.frame(Kind.DEFINE, NO_WORKER, need.body()))
+                else:
+                    place = frames.BLOCK.pack(need.number, need.block.size, os.getpid(), need.block.fd)
+                    self._sock.sendall(frames.frame(Kind.BLOCK, NO_WORKER, place))
 
 
 def main() -> None:

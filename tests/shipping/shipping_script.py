@@ -594,7 +594,7 @@ def check_classes_made_there() -> None:
 
 
 def check_the_state_of_a_class_stays() -> None:
-    """A class that goes once more, or comes home, does not lose what was set on it meanwhile."""
+    """What a call set on a class stays until the class is changed here. Coming home changes nothing."""
 
     class Counter:
         count = 0
@@ -604,8 +604,10 @@ def check_the_state_of_a_class_stays() -> None:
         return Counter.count
 
     assert there.call(up) == 1
-    Counter.count = 10
     assert there.call(lambda: (up(), Counter)) == (2, Counter)
+    assert Counter.count == 0
+    Counter.count = 10
+    assert there.call(lambda: (up(), Counter)) == (11, Counter)
     assert Counter.count == 10
 
 

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,10 +17,13 @@ import attrs
 import dill
 import pytest
 
+import hyperflow as hf
 from hyperflow.errors import SerializationError
+from hyperflow.shipping import definitions as definitions_module
 from hyperflow.shipping import diagnose, pickler
 from hyperflow.shipping import packer as packer_module
-from hyperflow.shipping.packer import LARGE_CAPTURE, Packer, take_apart
+from hyperflow.shipping.definitions import Limit
+from hyperflow.shipping.packer import Packer, take_apart
 from tests.shipping.elsewhere import Elsewhere
 
 
@@ -111,8 +115,10 @@ def test_arguments_of_the_script_go_by_value_at_once(pickled: list[Any]) -> None
     contents: list[tuple[Any, ...]] = [(OfScript(1),), (OfScript(2), lambda: 0), ("__main__",), (3,), (4,)]
     needs = [[need.number for need in packer.pack(double, content, {}).needs] for content in contents]
 
-    assert needs == [[2], [2], [], [], []]
-    assert pickled == [double, contents[0], OfScript, contents[1], contents[2]]
+    cls = needs[0][0]
+    assert needs == [[cls], [cls], [], [], []]
+    assert [it for it in pickled if not isinstance(it, type)] == [double, *contents[:3]]
+    assert pickled.count(OfScript) == 1
 
 
 def test_a_function_is_pickled_once(pickled: list[Any]) -> None:
@@ -124,7 +130,6 @@ def test_a_function_is_pickled_once(pickled: list[Any]) -> None:
         return x * n, s, double(x)
 
     for _ in range(3):
-        packer.turn += 1
         packer.pack(fn, (1,), {})
 
     assert pickled == [fn]
@@ -173,8 +178,8 @@ def test_what_a_callable_stands_for() -> None:
 
 
 def test_unused_definitions_are_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there are too many; those in use and the classes stay, and what was evicted can be sent again."""
-    monkeypatch.setattr(packer_module, "KEPT_DEFINITIONS", 10)
+    """Where there are too many; those of a call under way or of something alive stay. What went can be sent again."""
+    monkeypatch.setattr(definitions_module, "KEPT", Limit(20, 1 << 22))
     packer = Packer()
 
     @attrs.frozen
@@ -183,18 +188,74 @@ def test_unused_definitions_are_evicted(monkeypatch: pytest.MonkeyPatch) -> None
 
     functions = [eval(f"lambda x: x + {n}") for n in range(30)]
     packed = [packer.pack(fn, (Local(1),), {}) for fn in functions]
-    packed[3].function.users += 1
+    packer.hold(packed[3])
+    assert packer.evict() == []
+    kept = functions[4]
+    del functions
     gone = packer.evict()
 
-    assert packed[3].function.number not in gone
-    assert packed[0].needs[0].number not in gone
-    assert packed[0].function.number in gone
-    assert packed[29].function.number not in gone
-    assert len(packer.definitions) <= 10
+    assert set(gone) < {call.function.number for n, call in enumerate(packed) if n not in (3, 4)}
+    assert len(gone) == 18
+    # Half of 20, that of the call, that of the function, the class and the one that attrs made for it.
+    assert len(packer.definitions.known) == 14
     assert packer.evict() == []
-    again = packer.pack(functions[0], (1,), {}).function
+    again = packer.pack(eval("lambda x: x + 0"), (1,), {}).function
     assert again.number not in gone
-    assert again.number in packer.definitions
+    assert packer.pack(kept, (1,), {}).function is packed[4].function
+    packer.release(packed[3])
+    assert packer.evict() == []
+
+
+def test_many_living_functions_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest definitions go, although their functions are there; a call of such a function defines it again."""
+    monkeypatch.setattr(definitions_module, "KEPT_OF_LIVING", Limit(20, 1 << 22))
+    packer = Packer()
+    functions = [eval(f"lambda x: x + {n}") for n in range(30)]
+    first = [packer.pack(fn, (1,), {}).function for fn in functions]
+    assert len(packer.evict()) == 20
+    assert len(packer._functions) == len(packer.definitions.known) == 10
+    again = packer.pack(functions[0], (1,), {}).function
+    assert again.number != first[0].number
+    assert packer.pack(functions[29], (1,), {}).function is first[29]
+    del functions[:]
+    assert packer.evict() == []
+    assert not packer._functions
+
+
+def test_definitions_are_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large captured text that is new in each step does not stay, nor do the blocks of arrays and stored values."""
+    numpy = pytest.importorskip("numpy")
+    packer = Packer()
+    for n in range(50):
+        text, array, stored = str(n) * 1_000_000, numpy.full(100_000, n), hf.put(numpy.full(100_000, n))
+        packed = packer.pack(lambda text=text, array=array, stored=stored: (text, array, stored), (array,), {})
+        packer.hold(packed)
+        packer.release(packed)
+        packer.evict()
+    kept = packer.definitions.known.values()
+    assert sum(len(definition.data) for definition in kept) < 10_000_000
+    assert sum(buffer.block.size for buffer in packer.buffers.known.values()) < 10_000_000
+    packer.buffers.close()
+
+
+def test_advice_about_what_is_pickled_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes once, and says what to write; what changes each time is not meant."""
+    monkeypatch.setattr(packer_module, "MUCH_PICKLED", 100_000)
+    packer = Packer()
+    numbers = list(range(10_000))
+
+    def fn() -> int:
+        return len(numbers)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for n in range(10):
+            numbers[0] = n
+            packer.pack(fn, (), {})
+    with pytest.warns(RuntimeWarning, match=r"fn captures 0\.0 MB .* data = hyperflow\.put\(data\)") as caught:
+        for _ in range(20):
+            packer.pack(fn, (), {})
+    assert len(caught) == 1
 
 
 def test_a_function_that_is_gone_is_not_held() -> None:
@@ -206,6 +267,7 @@ def test_a_function_that_is_gone_is_not_held() -> None:
         numbers.add(packer.pack(fn, (), {}).function.number)
         del fn
         gc.collect(0)
+        packer.evict()
 
     assert len(numbers) == 200
     assert not packer._functions
@@ -245,7 +307,7 @@ def test_a_global_that_is_bound_anew(there: Elsewhere, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("through", ["cell", "default", "inner", "object", "tuple"])
 def test_a_captured_list_that_changes(there: Elsewhere, through: str) -> None:
-    """Is noticed in the next turn; the definition goes again only if the bytes differ."""
+    """Is noticed; the definition goes again only if the bytes differ."""
     values = [1]
     holder = (1, values)
     thing = Line(values)  # type: ignore[arg-type]
@@ -283,21 +345,6 @@ def test_a_small_capture_is_taken_anew_for_each_call() -> None:
     first = packer.pack(fn, (), {}).function
     assert packer.pack(fn, (), {}).function is first
     values.append(2)
-    assert packer.pack(fn, (), {}).function is not first
-
-
-def test_within_a_turn_a_large_capture_is_pickled_once() -> None:
-    """A thousand calls side by side do not pickle a captured array a thousand times."""
-    packer = Packer()
-    values = bytearray(LARGE_CAPTURE)
-
-    def fn() -> int:
-        return len(values)
-
-    first = packer.pack(fn, (), {}).function
-    values.append(2)
-    assert packer.pack(fn, (), {}).function is first
-    packer.turn += 1
     assert packer.pack(fn, (), {}).function is not first
 
 
