@@ -124,7 +124,7 @@ async def main() -> None:
         reveal_type(pair)  # revealed: tuple[str, int]
     reveal_type(await hf.map_concurrently(count, ["a"], errors="return"))  # revealed: list[int | Failed]
     reveal_type(await hf.concurrently(count("a"), errors="return"))  # revealed: tuple[int | Failed]
-    reveal_type(await hf.remote_map(broken, [1], errors="return"))  # revealed: list[str | Failed | None]
+    reveal_type(await hf.remote_map(fetch, ["x"], errors="return"))  # revealed: list[bytes | Failed]
     reveal_type(await hf.remote_map(fetch, ["x"], errors="raise"))  # revealed: list[bytes]
     async for returned in hf.as_completed(count, names(), errors="return"):
         reveal_type(returned)  # revealed: tuple[str, int | Failed]
