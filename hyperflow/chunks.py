@@ -40,7 +40,9 @@ class ItemError:
         words = exceptions.in_words(error)
         if not isinstance(error, Exception):
             return cls(None, words, exited=True)
-        return cls(exceptions.dumps(error, lambda it: pickler.by_value(it, going_home=True)), words, exited=False)
+        data = exceptions.dumps(error, lambda it: pickler.by_value(it, going_home=True))
+        failures.let_go(error)
+        return cls(data, words, exited=False)
 
     def make(self) -> Exception:
         """Return the exception; in words if it cannot be made."""

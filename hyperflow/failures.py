@@ -83,13 +83,20 @@ def _rebuilt(index: int, call: str, kind: type[Exception], args: tuple[Any, ...]
 def returned(index: int, call: str, error: Exception) -> Failed:
     """Make the Failed for an error; it lets go of what the error's frames hold."""
     shorten(error)
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        traceback.clear_frames(link.__traceback__)
-        link = link.__cause__ or link.__context__
+    let_go(error)
     return Failed(index, call, error)
+
+
+def let_go(error: BaseException) -> None:
+    """Forget what the frames of an error held that has been told; its traceback still shows their lines."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        link = waiting.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            traceback.clear_frames(link.__traceback__)
+            waiting += [link.__cause__, link.__context__, *_members(link)]
 
 
 def found_in(value: object, depth: int = 20) -> Failed | None:

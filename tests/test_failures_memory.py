@@ -116,6 +116,13 @@ async def locks_and_fails() -> None:
     del held
 
 
+@hf.job
+async def locks() -> None:
+    """Take a lock within another one."""
+    async with hf.with_lock("a"), hf.with_lock("b"):
+        await asyncio.sleep(0)
+
+
 FAILING: dict[str, Callable[[], hf.Flow[Any]]] = {
     "alone": fails,
     "of an evaluation": lambda: hf.remote_eval(fails_remotely, 1),
@@ -206,6 +213,7 @@ ENDING: dict[str, Callable[[], hf.Flow[Any]]] = {
     "remote_map": lambda: hf.remote_map(identity, range(100)),
     "timeout": lambda: hf.remote_eval(identity, 1).timeout(60),
     "retry": lambda: hf.remote_eval(identity, 1).retry(2),
+    "locks": locks,
 }
 
 
@@ -219,6 +227,40 @@ async def test_what_has_ended_leaves_no_garbage(where: str, name: str) -> None:
 
     async with opened(where):
         assert await garbage(run) == {}
+
+
+async def fails_holding(x: int = 0) -> int:
+    """Hold something large on a worker, and fail."""
+    held = Large()
+    await asyncio.sleep(0)
+    raise Boom(x, id(held))
+
+
+def fails_holding_plainly(x: int = 0) -> int:
+    """The same without an event loop, and with another error behind it."""
+    held = Large()
+    try:
+        raise KeyError
+    except KeyError as error:
+        raise Boom(x, id(held)) from error
+
+
+def alive_here() -> int:
+    """Count what is large on the worker."""
+    return len(Large.alive)
+
+
+@pytest.mark.process
+async def test_failures_let_go_on_workers() -> None:
+    """What a failed function held there is gone when the next one runs."""
+    async with local(cpus=1):
+        await hf.remote_eval(gc.disable)
+        for _ in range(3):
+            for fn in (fails_holding, fails_holding_plainly):
+                with pytest.raises(Boom):
+                    await hf.remote_eval(fn)
+                await hf.remote_map(fn, range(6), chunk_size=3, errors="return")
+        assert await hf.remote_eval(alive_here) == 0
 
 
 async def test_memoized_calls_leave_no_garbage() -> None:

@@ -373,7 +373,9 @@ class Engine:
         evaluation = self._evaluations.get(task.number)
         if evaluation is not None and self._last_loss is not None:
             refusal = self.scheduler.refusal(task.cpus) if self.fleet.links else None
-            self._fail(evaluation, refusal or NodeLost(*self._last_loss.args))
+            error = refusal or NodeLost(*self._last_loss.args)
+            failures.add_note(error, f"(it was to run {evaluation.title})")
+            self._fail(evaluation, error)
 
     def _on_drain(self, ending: AllocationEnding) -> None:
         """Start nothing more."""
