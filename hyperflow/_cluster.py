@@ -88,6 +88,9 @@ class RemoteJob(Step):
             )
         return await _remote_eval_job(env.master, self.job, env.options, env.job_options)
 
+    def call(self) -> str:
+        return self.job.step.call()
+
     def __repr__(self) -> str:
         return f"hyperflow.remote_eval_job({self.job.step})"
 
