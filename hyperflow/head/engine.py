@@ -131,7 +131,7 @@ class Engine:
             self._packer.release(packed)
             raise
         self._next_task += 1  # type: ignore[assignment]  # TaskNumber() would cost each evaluation a call
-        evaluation = self._evaluations[number] = Evaluation(task, packed, (fn, args, kwargs), options, self._cancelled)
+        evaluation = self._evaluations[number] = Evaluation(task, packed, options, self._cancelled, (fn, args, kwargs))
         if self.locks.busy:
             self.worker_locks.submitted(task)
         self._submitted[function.name, options.cpus].append(number)

@@ -41,9 +41,9 @@ class Evaluation(asyncio.Future[Any]):
         self,
         task: Task,
         packed: PackedCall,
-        call: CalledWith | None,
         options: Options,
         on_cancel: Callable[[Evaluation], None],
+        call: CalledWith | None = None,
     ) -> None:
         super().__init__()
         self.task = task

@@ -249,7 +249,9 @@ class Worker:
             seconds = time.perf_counter() - start
             outcome, data = _raised(error)
             with contextlib.suppress(Exception):
-                failures.let_go(error)  # asyncio's runner knows the task, and the task the error, which knows the runner
+                failures.let_go(
+                    error
+                )  # asyncio's runner knows the task, and the task the error, which knows the runner
         else:
             seconds = time.perf_counter() - start
             try:
