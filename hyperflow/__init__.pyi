@@ -56,6 +56,7 @@ from hyperflow.errors import RunInUse as RunInUse
 from hyperflow.errors import SerializationError as SerializationError
 from hyperflow.errors import SlurmError as SlurmError
 from hyperflow.errors import TimeLimitExceeded as TimeLimitExceeded
+from hyperflow.errors import TooManyNodesLost as TooManyNodesLost
 from hyperflow.errors import WorkerDied as WorkerDied
 from hyperflow.extvar import ExtVar as ExtVar
 from hyperflow.failures import Failed as Failed

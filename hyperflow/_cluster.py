@@ -20,6 +20,7 @@ import attrs
 from hyperflow import environment, failures
 from hyperflow import flow as flows
 from hyperflow._job import JobFunction, OpenEnv, checked_async_function
+from hyperflow.config import read_settings
 from hyperflow.database.store import copy_database, open_database
 from hyperflow.environment import FailurePolicy, JobOptions, Options
 from hyperflow.errors import ConfigurationError, MisuseError
@@ -189,6 +190,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
 
     if program is not None and resume is not None:
         raise ConfigurationError("open_cluster(program, resume=...): one of the two")
+    exclude_nodes = read_settings().exclude_nodes
     post = mailer(mail) if mail is not None else None
     mine = rundir.find(resume, base_dir) if resume is not None else program or ProgramInfo.new(base_dir)
     limits = timeouts or Timeouts()
@@ -201,7 +203,9 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         if mine.start_from is not None and isinstance(mine.database, Path) and not mine.database.exists():
             copy_database(mine.start_from, mine.database)
         database = await stack.enter_async_context(open_database(mine.database, mine.program_id))
-        batch: Batch = await stack.enter_async_context(LocalBatch() if local else SlurmBatch(limits.slurm))
+        batch: Batch = await stack.enter_async_context(
+            LocalBatch() if local else SlurmBatch(limits.slurm, exclude_nodes=exclude_nodes)
+        )
         master = await stack.enter_async_context(
             Master(run, batch, database, defaults=job_options.sbatch, max_jobs=max_jobs, timeouts=limits, mailer=post)
         )

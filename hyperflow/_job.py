@@ -15,7 +15,7 @@ import signal
 import socket
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import attrs
@@ -24,13 +24,16 @@ from hyperflow import environment, failures
 from hyperflow import flow as flows
 from hyperflow.config import Settings, check_cpus, read_settings
 from hyperflow.environment import Environment, Options
-from hyperflow.errors import AllocationEnding, MisuseError
+from hyperflow.errors import AllocationEnding, ConfigurationError, MisuseError
 from hyperflow.flow import Call, Flow, Job
 from hyperflow.program import ProgramInfo
 from hyperflow.shipping import captures, rebuild
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from hyperflow.head.allocation_end import End
+    from hyperflow.head.engine import Engine
     from hyperflow.head.fleet import NodePlan
     from hyperflow.slurm import allocation
     from hyperflow.transports.process import Transport
@@ -121,6 +124,7 @@ async def open_job(
     end: End | None = None,
 ) -> AsyncIterator[JobEnv]:
     """Start launchers, open the database, and make the environment the current one for the scope."""
+    from hyperflow.control import door  # noqa: PLC0415 (see above)
     from hyperflow.database.store import copy_database, open_database  # noqa: PLC0415 (see above)
     from hyperflow.head.engine import open_engine  # noqa: PLC0415 (see above)
 
@@ -132,9 +136,19 @@ async def open_job(
         open_engine(nodes, mine, settings=settings, preload=preload, end=end) as engine,
     ):
         env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine)
-        with environment.entered(env), failures.shortened():
-            yield env
+        async with nullcontext() if mine.temporary else door.on_demand(mine.log_dir.parent, _node_routes(engine)):
+            with environment.entered(env), failures.shortened():
+                yield env
     mine.remove()  # only a temporary one, and only after success: errors point into its logs
+
+
+def _node_routes(engine: Engine) -> Callable[[], list[web.RouteDef]]:
+    def routes() -> list[web.RouteDef]:
+        from hyperflow.control import nodes  # noqa: PLC0415 (its library is imported at the first contact)
+
+        return nodes.routes(engine)
+
+    return routes
 
 
 @asynccontextmanager
@@ -197,11 +211,15 @@ async def open_slurm_job(
     """
     from hyperflow.head.allocation_end import End, Notice  # noqa: PLC0415 (see above)
     from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (see above)
-    from hyperflow.slurm import allocation  # noqa: PLC0415 (see above)
+    from hyperflow.slurm import allocation, nodelist  # noqa: PLC0415 (see above)
 
     chosen = read_settings(**settings)
+    excluded = nodelist.excluded(chosen.exclude_nodes)
     granted = await asyncio.to_thread(allocation.find, os.environ)
-    nodes = [NodePlan(_transport(node.name, granted, chosen), node.cpus, granted=True) for node in granted.nodes]
+    used = [node for node in granted.nodes if node.name not in excluded]
+    if not used:
+        raise ConfigurationError(f"exclude_nodes = {chosen.exclude_nodes!r}: the allocation has no other node")
+    nodes = [NodePlan(_transport(node.name, granted, chosen), node.cpus, granted=True) for node in used]
     place = program or ProgramInfo.new("hyperflow-runs")
     notices = {int(signum): Notice(*said) for signum, said in END_SIGNALS.items()}
     end = End(granted.end_time, chosen.end_margin, notices)

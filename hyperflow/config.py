@@ -4,6 +4,7 @@
     transport = "ssh"             # "auto", "ssh" or "srun"
     prologue = "module load gcc"  # shell lines to be run on a node before the launcher
     min_nodes = 2
+    exclude_nodes = "node[7-8]"   # nodes that are not to be used
     host_keys = "strict"          # or "accept-new"; or known_hosts = "/path/of/a/file": those keys and no others
 
 Every key is a field of `Settings`, and so is every variable: HYPERFLOW_MIN_NODES=2. An unknown key, a variable that
@@ -14,9 +15,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -35,6 +36,9 @@ class Settings:
         transport: "ssh", "srun", or "auto": ssh, and srun for a node that ssh does not reach.
         prologue: Shell lines to run on each node before the launcher, under `set -e`.
         min_nodes: With fewer nodes than this a job does not start.
+        exclude_nodes: Nodes that are not to be used, as Slurm writes lists of nodes ("node[7-8],gpu3"), or a list of
+            names. Nothing is started there in an allocation that has them, and the jobs of a Cluster computation are
+            submitted with `--exclude`.
         start_timeout: Seconds until a launcher must have sent its greeting.
         handshakes: How many ssh handshakes may run at a time (by default sshd drops some beyond 10).
         connect_timeout: Seconds until one ssh connection must be established.
@@ -54,6 +58,7 @@ class Settings:
     transport: str = "auto"
     prologue: str = ""
     min_nodes: int = 1
+    exclude_nodes: str = ""
     start_timeout: float = 60.0
     handshakes: int = 8
     connect_timeout: float = 20.0
@@ -126,6 +131,8 @@ def _checked(name: str, value: Any, where: str) -> Any:
         raise ConfigurationError(f"{where}: there is no such setting; there are {', '.join(FIELDS)}")
     if name in CHOICES and value not in CHOICES[name]:
         raise ConfigurationError(f"{where} = {value!r}: one of {', '.join(CHOICES[name])} is needed")
+    if name == "exclude_nodes" and isinstance(value, (list, tuple, set, frozenset)):
+        value = ",".join(map(str, cast("Iterable[object]", value)))
     default = FIELDS[name].default
     if isinstance(default, str):
         if not isinstance(value, str):

@@ -9,6 +9,7 @@ cannot hand it on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -37,6 +38,13 @@ def _whole(least: int) -> Callable[[object, attrs.Attribute[Any], object], None]
 def _seconds(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None and (not isinstance(value, (int, float)) or not value > 0):
         raise ConfigurationError(f"{attribute.name}={value!r}: a positive number of seconds is needed, or None")
+
+
+def _factor(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and (
+        not isinstance(value, (int, float)) or isinstance(value, bool) or not 1 <= value < math.inf
+    ):
+        raise ConfigurationError(f"{attribute.name}={value!r}: a number of at least 1 is needed, such as 3.0, or None")
 
 
 @attrs.frozen
@@ -88,6 +96,15 @@ class Options:
     retries: int = attrs.field(default=0, validator=_whole(0))
     time_limit: float | None = attrs.field(default=None, validator=_seconds)
     exclusive: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    crash_limit: int = attrs.field(default=2, validator=_whole(1))
+    straggler_factor: float | None = attrs.field(default=None, validator=_factor)
+
+    def __attrs_post_init__(self) -> None:
+        if self.exclusive and self.straggler_factor is not None:
+            raise ConfigurationError(
+                f"using(exclusive=True, straggler_factor={self.straggler_factor:g}): an exclusive evaluation must not "
+                "run twice at a time, and a straggler gets a copy; write straggler_factor=None where exclusive=True is"
+            )
 
 
 @attrs.frozen
@@ -106,6 +123,8 @@ class OptionChanges(TypedDict, total=False):
     retries: int
     time_limit: float | None
     exclusive: bool
+    crash_limit: int
+    straggler_factor: float | None
     sbatch: SbatchOptions | None
     on_error: FailurePolicy
 
@@ -124,6 +143,8 @@ class Statistics:
         retried: How often evaluations were started again after a failure.
         returned: How often evaluations went back to the queue, uncharged, because a worker or node was lost.
         late: Answers that came too late and were dropped.
+        nodes_aside: Nodes that are up and put aside: nothing more is started there, and their CPUs do not count here.
+        copied: How often an evaluation that took very long got a copy (`straggler_factor`).
     """
 
     nodes: int
@@ -139,6 +160,8 @@ class Statistics:
     retried: int
     returned: int
     late: int
+    nodes_aside: int = 0
+    copied: int = 0
 
 
 class Locks(Protocol):
@@ -210,6 +233,37 @@ class Environment:
         return attrs.evolve(self, options=options, job_options=job_options)
 
 
+@attrs.define(eq=False)
+class Try:
+    """One run of a flow under `retry`: from it, the evaluator knows where the next one is not to go."""
+
+    avoided: frozenset[str] = frozenset()
+    """Nodes on which earlier runs failed."""
+    evaluations: int = 0
+    """How many were submitted."""
+    failed_on: set[str] = attrs.field(factory=set[str])
+
+    def next(self) -> Try:
+        """Return the next run. Of many evaluations nobody knows whether they failed for the node's sake."""
+        return Try(self.avoided | self.failed_on if self.evaluations == 1 else frozenset())
+
+
+_try: ContextVar[Try | None] = ContextVar("hyperflow_try", default=None)
+
+peek_try = _try.get
+"""The run of a flow under `retry` that this is part of, or None."""
+
+
+@contextmanager
+def trying(run: Try) -> Generator[None, None, None]:
+    """Submit what is submitted in the scope as part of this run."""
+    token = _try.set(run)
+    try:
+        yield
+    finally:
+        _try.reset(token)
+
+
 _current: ContextVar[Environment | None] = ContextVar("hyperflow_environment", default=None)
 
 # Bound once: every evaluation calls it.
@@ -274,15 +328,22 @@ def using(**changes: Unpack[OptionChanges]) -> Generator[Environment, None, None
         cpus: How many CPUs it holds, all on one node; 1 by default. More than any node has raises ImpossibleRequest.
         fresh_process: Run it in a process of its own, which is forked for it and ends after it.
         retries: How often it is started again after it has failed: with an Exception, a crash (WorkerDied), for lack of
-            memory, or at its time limit; 0 by default. The last error is raised. The loss of a node uses none of them,
-            and what cannot be sent, or calls sys.exit(), is not tried again. `flow.retry(n)` is something else: it runs
-            a whole flow again, with all its evaluations, in the job; it looks at classes of errors and can pause. Take
-            `retries` for evaluations that fail by chance, and `.retry` for a sequence of steps that belong together. If
-            both are there, they multiply.
+            memory, or at its time limit; 0 by default. Another node gets the next try, while there is one. The last
+            error is raised. The loss of a node uses none of them, and what cannot be sent, or calls sys.exit(), is not
+            tried again. `flow.retry(n)` is something else: it runs a whole flow again, with all its evaluations, in the
+            job; it looks at classes of errors and can pause. Take `retries` for evaluations that fail by chance, and
+            `.retry` for a sequence of steps that belong together. If both are there, they multiply.
         time_limit: Seconds from its start on a worker. Then it is killed and raises TimeLimitExceeded, unless it has
             `retries` left. None for no limit, the default.
         exclusive: After its node was lost, run it again only when it must have ended there, which may take
             `silence_limit` (minutes). For functions with effects that must not overlap.
+        crash_limit: When so many nodes were lost while it ran there, it is not started again and raises
+            TooManyNodesLost; 2 by default. The loss of a node uses no retries. After the first loss, what ran there is
+            started again one evaluation per node, so that the second loss tells which one ends its nodes.
+        straggler_factor: When it takes this many times what 95 of 100 evaluations of its function do not exceed (of
+            the last 200 with this option, at least 10; and at least 0.25 s), a copy is started on a CPU that is idle,
+            on another node if possible. The first result counts, and the other one is killed. None for no copies, the
+            default; not together with `exclusive`.
 
     For each Slurm job of a Cluster computation (without effect in a job):
 

@@ -9,7 +9,8 @@
     ├── RemoteError                    the user's exception, when it could not travel itself
     │   └── EvaluationExited           the function called sys.exit() or raised another non-Exception
     ├── WorkerDied                     the process that ran the evaluation ended without an answer
-    │   └── OutOfMemory                ... because the kernel killed it for lack of memory
+    │   ├── OutOfMemory                ... because the kernel killed it for lack of memory
+    │   └── TooManyNodesLost           ... with its node, and so with an earlier one
     ├── TimeLimitExceeded              the evaluation ran longer than its time_limit and was killed
     ├── LauncherError                  a node launcher could not be started or spoke nonsense
     ├── NodeLost                       a node went away, and nothing is left to run the evaluation on
@@ -132,6 +133,29 @@ class OutOfMemory(WorkerDied):
 
     def _cause(self) -> str:
         return "was killed by the kernel because memory ran out (ask for fewer evaluations at a time: using(cpus=...))"
+
+
+@attrs.define(slots=False, repr=False)
+class TooManyNodesLost(WorkerDied):
+    """Each node that ran the evaluation was lost meanwhile, as often as `using(crash_limit=...)` allows.
+
+    `status` is -9, because nothing is known about the end of the processes.
+
+    Args:
+        nodes: The nodes that were lost.
+        logs: The logs of their launchers.
+    """
+
+    nodes: list[str] = attrs.field(factory=list[str])
+    logs: list[str] = attrs.field(factory=list[str])
+
+    def __str__(self) -> str:
+        lost = "".join(f"\n  | {node}; log: {log}" for node, log in zip(self.nodes, self.logs, strict=False))
+        return (
+            f"{self.evaluation} ran on {len(self.nodes)} nodes when they were lost, most likely because of it (memory, "
+            f"a driver); it is not started again. using(crash_limit={len(self.nodes) + 1}) allows one loss more. Its "
+            f"last worker was {self.service_id}; log: {self.log_file}\nlost nodes:{lost}"
+        )
 
 
 @attrs.define(slots=False, repr=False)

@@ -142,8 +142,9 @@ class Flow(Generic[T_co]):
     def retry(self, times: int, *, on: Caught = Exception, pause: float = 0.0) -> Self:
         """Run again after an error of class `on`, up to `times` times more, `pause` seconds after each failure.
 
-        Raises the last error unchanged. A cancelled flow is not retried. `using(retries=...)` repeats single
-        evaluations; its documentation (`help(hyperflow.using)`) says which of the two to take.
+        Raises the last error unchanged. A cancelled flow is not retried. If the flow is a single evaluation, it runs on
+        another node each time, while there is one. `using(retries=...)` repeats single evaluations; its documentation
+        (`help(hyperflow.using)`) says which of the two to take.
         """
         source = self.used()
         if times < 0:
@@ -447,14 +448,18 @@ class Changed(Step):
 
 
 async def _retry(source: Flow[T], times: int, on: Caught, pause: float) -> T:
+    run = environment.Try()
     for _ in range(times):
         try:
-            return await source
+            with environment.trying(run):
+                return await source
         except asyncio.CancelledError:
             raise
         except on:
             await asyncio.sleep(pause)
-    return await source
+        run = run.next()
+    with environment.trying(run):
+        return await source
 
 
 async def _timeout(source: Flow[T], seconds: float) -> T:

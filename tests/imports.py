@@ -26,6 +26,8 @@ PURE = {
     "hyperflow.scheduling.pool",
     "hyperflow.scheduling.scheduler",
     "hyperflow.scheduling.state",
+    "hyperflow.scheduling.stragglers",
+    "hyperflow.scheduling.trust",
     "hyperflow.locking.rules",
 }
 IMPURE = {"asyncio", "datetime", "os", "select", "selectors", "signal", "socket", "subprocess", "threading", "time"}

@@ -7,6 +7,7 @@ import pytest
 
 from hyperflow.config import Settings, read_settings
 from hyperflow.errors import ConfigurationError
+from hyperflow.slurm import nodelist
 
 
 @pytest.fixture
@@ -120,3 +121,14 @@ def test_numbers_as_texts(variables: dict[str, str]) -> None:
     variables |= {"HYPERFLOW_HEARTBEAT": "0.5", "HYPERFLOW_SSH_PORT": "2222", "HYPERFLOW_PROLOGUE": "module load gcc"}
     found = read_settings(variables)
     assert (found.heartbeat, found.ssh_port, found.prologue) == (0.5, 2222, "module load gcc")
+
+
+def test_excluded_nodes(variables: dict[str, str]) -> None:
+    """A list of nodes as Slurm writes it, or names; what is no such list is refused."""
+    assert read_settings(variables, exclude_nodes=["a1", "b2"]).exclude_nodes == "a1,b2"
+    assert read_settings({**variables, "HYPERFLOW_EXCLUDE_NODES": "n[1-2]"}).exclude_nodes == "n[1-2]"
+    assert nodelist.excluded("n[1-2],m") == {"n1", "n2", "m"}
+    with pytest.raises(ConfigurationError, match=r"exclude_nodes = 'n\[1-'"):
+        nodelist.excluded("n[1-")
+    with pytest.raises(ConfigurationError, match="exclude_nodes = 3: a text is needed"):
+        read_settings(variables, exclude_nodes=3)

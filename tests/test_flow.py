@@ -380,6 +380,32 @@ def test_the_options_are_written_alike_in_all_three_places() -> None:
         assert re.search(rf"\n +{name}: ", using.__doc__ or "")  # Python 3.13 takes the indentation out
 
 
+@pytest.mark.parametrize("value", [0, 0.9, -3.0, float("nan"), float("inf"), True, "3"])
+def test_straggler_factors_that_make_no_sense(value: Any) -> None:
+    """A number of at least 1 is needed."""
+    with pytest.raises(ConfigurationError, match=r"straggler_factor=.*: a number of at least 1 is needed"):
+        pure(1).using(straggler_factor=value)
+
+
+async def test_an_exclusive_evaluation_gets_no_copy() -> None:
+    """What must not run twice gets no copies; to ask for both is an error, also in scopes within one another."""
+    words = r"using\(exclusive=True, straggler_factor=3\): an exclusive evaluation must not run twice at a time"
+    with pytest.raises(ConfigurationError, match=words):
+        pure(1).using(exclusive=True, straggler_factor=3.0)
+    async with open_inline_job():
+        with using(straggler_factor=3.0), pytest.raises(ConfigurationError, match=words), using(exclusive=True):
+            pass
+        with using(straggler_factor=3.0), using(exclusive=True, straggler_factor=None) as env:
+            assert env.options == Options(exclusive=True)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
+def test_crash_limits_that_make_no_sense(value: Any) -> None:
+    """A whole number of at least 1 is needed."""
+    with pytest.raises(ConfigurationError, match=r"crash_limit=.*: a whole number of at least 1 is needed"):
+        pure(1).using(crash_limit=value)
+
+
 async def test_options_of_jobs_are_kept_apart_from_those_of_evaluations() -> None:
     """`using` sorts its arguments into the two records; what is not mentioned stays."""
     sbatch = SbatchOptions(nodes=2)

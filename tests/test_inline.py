@@ -11,7 +11,7 @@ import pytest
 
 from hyperflow.concurrent import concurrently, map_concurrently, race
 from hyperflow.database import KeyValMap, memoize, new_work_dir
-from hyperflow.environment import peek
+from hyperflow.environment import peek, using
 from hyperflow.errors import (
     ConfigurationError,
     EvaluationExited,
@@ -189,6 +189,14 @@ async def test_options() -> None:
         with pytest.raises(EvaluationExited, match=r"SystemExit\(3\)"):
             await remote_eval(exit, 3)
         assert env.statistics().cpus_free == 2
+
+
+async def test_options_about_nodes_have_no_effect_here() -> None:
+    """There are no nodes to lose, and no CPU that idles: what is asked for is accepted."""
+    async with open_inline_job(cpus=2) as env:
+        with using(crash_limit=1, straggler_factor=1.5):
+            assert await map_concurrently(lambda x: remote_eval(double, x), range(30)) == [2 * x for x in range(30)]
+        assert (env.statistics().copied, env.statistics().nodes_aside) == (0, 0)
 
 
 async def test_results_and_work_dirs() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from hyperflow import environment
 from hyperflow._cluster import ClusterEnv, ClusterEvaluator
+from hyperflow.config import read_settings
 from hyperflow.database.store import copy_database, open_database
 from hyperflow.environment import JobOptions, Options, ResultsDatabase
 from hyperflow.flow import Flow
@@ -54,7 +55,7 @@ class Rehearsing(Master):
         directory = JobDirectory(self._home / "jobs" / str(len(self.scripts) + 1))
         name = calls.function_name(calls.identity(job))
         order = Order(directory, 1, f"{ID}-{directory.number}-1", name, options or self.defaults)
-        self.scripts.append(script_text(order))
+        self.scripts.append(script_text(order, read_settings().exclude_nodes))
         self.asked.set()
         await asyncio.Event().wait()
 

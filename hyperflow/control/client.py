@@ -41,6 +41,18 @@ class MasterElsewhere(HyperflowError):
         return f"the master of this run is process {self.pid} on {self.host}, and answers there only"
 
 
+class HeadElsewhere(HyperflowError):
+    """The head of a job runs on another host."""
+
+    def __init__(self, host: str, pid: int) -> None:
+        super().__init__(host, pid)
+        self.host = host
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return f"the head of this job is process {self.pid} on {self.host}, and answers there only"
+
+
 class Refused(HyperflowError):
     """The master refused the request; the text says why."""
 
@@ -90,7 +102,8 @@ class _UnixConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        with place.shortened(self._path) as path:
+            self.sock.connect(path)
 
 
 def owner(home: Path) -> Owner | None:
@@ -112,4 +125,14 @@ def contact(home: Path) -> Contact:
     address = place.read(home)
     if address is None:
         raise NoMaster(f"its master is process {master.pid}, which has no control socket; its log says why")
+    return Contact(address)
+
+
+def head(home: Path) -> Contact:
+    """Return the contact to the head of the job with this directory; raises NoMaster or HeadElsewhere."""
+    address = place.read(home)
+    if address is None:
+        raise NoMaster(f"no job runs in {home}")
+    if address.host != socket.gethostname():
+        raise HeadElsewhere(address.host, address.pid)
     return Contact(address)

@@ -5,7 +5,12 @@
       socket              the socket, if it can be here
 
 Guarantees: only the user can reach the socket. The next process that serves the run replaces what a killed one has
-left; it may do so because it holds the run's lock. At the end both files are removed.
+left; it may do so because it holds the run's lock, or is the newest start of its job. At the end both files are
+removed.
+
+The head of a job has such a place in the job's own directory: <run>/jobs/3/control, or that of its program. Its socket
+is always there, because nobody comes after a head that was killed and removes what it left elsewhere. A path that is
+too long is then shortened through a descriptor of its directory.
 
 A socket's path has at most 107 bytes, and some file systems take no sockets. Then the socket is in a private directory
 under the temporary directory. (Rejected: XDG_RUNTIME_DIR, which is removed when the user logs out, while a program in
@@ -52,8 +57,10 @@ def read(home: Path) -> Address | None:
 
 
 @contextmanager
-def listening(home: Path) -> Iterator[tuple[socket.socket, Address]]:
+def listening(home: Path, *, only_there: bool = False) -> Iterator[tuple[socket.socket, Address]]:
     """Bind the run's control socket within a scope. The caller holds the run's lock.
+
+    With `only_there` it is in the run's directory or nowhere.
 
     Raises:
         ConfigurationError: It cannot be made.
@@ -64,7 +71,7 @@ def listening(home: Path) -> Iterator[tuple[socket.socket, Address]]:
         checked_files.check_private(room)
         room.chmod(0o700)
         _remove(room, read(home))
-        made, path = _bind(room)
+        made, path = _bound(room / "socket", only_there) if only_there else _bind(room)
     except OSError as error:
         raise ConfigurationError(f"cannot make a socket in {room}: {error.strerror or error}") from error
     address = Address(socket.gethostname(), os.getpid(), path)
@@ -74,7 +81,8 @@ def listening(home: Path) -> Iterator[tuple[socket.socket, Address]]:
             checked_files.write_file(room / "master.json", text.encode() + b"\n")
             yield made, address
     finally:
-        _remove(room, address)
+        if read(home) in (None, address):  # else the next start of a job, on another node, has taken the place
+            _remove(room, address)
 
 
 def _bind(room: Path) -> tuple[socket.socket, Path]:
@@ -91,12 +99,26 @@ def _bind(room: Path) -> tuple[socket.socket, Path]:
     raise failure
 
 
-def _bound(path: Path) -> tuple[socket.socket, Path]:
-    if len(os.fsencode(path)) > LONGEST:
+@contextmanager
+def shortened(path: Path) -> Iterator[str]:
+    """Return a path of the socket that is short enough to bind or connect to, within a scope."""
+    if len(os.fsencode(path)) <= LONGEST:
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+def _bound(path: Path, shorten: bool = False) -> tuple[socket.socket, Path]:
+    if len(os.fsencode(path)) > LONGEST and not shorten:
         raise OSError(f"its path has more than {LONGEST} bytes")
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        made.bind(str(path))
+        with shortened(path) as short:
+            made.bind(short)
         path.chmod(0o600)
     except BaseException:
         made.close()

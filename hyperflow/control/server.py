@@ -43,15 +43,22 @@ async def serve(home: Path, routes: Iterable[web.RouteDef]) -> AsyncIterator[Add
             logger.warning("`hyperflow list`, `retry` and the like will not reach this program: %s", error)
             yield None
             return
-        application = web.Application(middlewares=[_same_user_only, _errors_as_json])
-        application.add_routes(routes)
-        runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=GRACE)
-        await runner.setup()
-        try:
-            await web.SockSite(runner, listener).start()
+        async with serving(listener, routes):
             yield address
-        finally:
-            await runner.cleanup()
+
+
+@asynccontextmanager
+async def serving(listener: socket.socket, routes: Iterable[web.RouteDef]) -> AsyncIterator[None]:
+    """Answer on a bound socket within a scope."""
+    application = web.Application(middlewares=[_same_user_only, _errors_as_json])
+    application.add_routes(routes)
+    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=GRACE)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener).start()
+        yield
+    finally:
+        await runner.cleanup()
 
 
 async def read_body(request: web.Request, *members: str) -> dict[str, Any]:

@@ -13,10 +13,13 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
     failed                tasks           error, call
     cancelled             tasks
     withheld              tasks           seconds: so long an exclusive task of a lost node does not run elsewhere
+    copied                tasks           copy: the number of a task that does the same; the first result counts
+    superseded            tasks           by: the number of the one that counts
     started               a worker        worker, number, cpus
     ended                 a worker        worker, number, status, started, reason, out_of_memory, tail, peak_memory,
                                           log_file
     up, not started, lost a node          node; cpus, pinned; or cause
+    aside, resumed        a node          node, cause: nothing more is started there; it is used again
     ending                the allocation  cause, seconds
     closed                the last line
 
@@ -50,6 +53,8 @@ class Event(TypedDict, total=False):
     returned_by: str
     retry_after: str
     call: str
+    copy: int
+    by: int
     worker: str
     number: int
     seconds: float | list[float]

@@ -71,6 +71,14 @@ class EventLog:
         """Nobody waits for a task any more."""
         self._tasks("cancelled", [task])
 
+    def copied(self, task: TaskNumber, copy: TaskNumber) -> None:
+        """A copy of a task is started, because it takes very long."""
+        self._tasks("copied", [task], f', "copy": {copy}')
+
+    def superseded(self, task: TaskNumber, by: TaskNumber) -> None:
+        """A task is dropped, because its copy counts, or it was the copy."""
+        self._tasks("superseded", [task], f', "by": {by}')
+
     def withheld(self, task: TaskNumber, seconds: float) -> None:
         """An exclusive task may still run on a lost node, for so long."""
         self._tasks("withheld", [task], f', "seconds": {seconds}')

@@ -24,16 +24,19 @@ from typing import Any
 
 from hyperflow import failures
 from hyperflow.config import Settings
-from hyperflow.environment import Options, Statistics
+from hyperflow.environment import Options, Statistics, Try, peek_try
 from hyperflow.errors import (
     AllocationEnding,
     HyperflowError,
     ImpossibleRequest,
     NodeLost,
     SerializationError,
+    TooManyNodesLost,
 )
 from hyperflow.events.writer import EventLog
 from hyperflow.head.allocation_end import Drain, End
+from hyperflow.head.aside import NodesAside
+from hyperflow.head.copies import Copies
 from hyperflow.head.evaluation import Evaluation, death, read_failure
 from hyperflow.head.fleet import Fleet, NodePlan
 from hyperflow.head.later import Later
@@ -79,6 +82,7 @@ class Engine:
         self.fleet = Fleet(program, settings, self._events, self._on_frame, self.scheduler.add_node, self._on_lost)
         self.locks = LockManager()
         self.worker_locks = WorkerLocks(self.locks, self.scheduler, self.fleet.write, self._name)
+        self.aside = NodesAside(self.scheduler, self.fleet.links, self._events)
         self.drain = Drain(self._on_drain, self._turn_away)
         self._silence_limit = settings.silence_limit
         self._packer = Packer()
@@ -87,8 +91,13 @@ class Engine:
         # Those of this turn, by function and CPUs.
         self._submitted = defaultdict[tuple[str, int], list[TaskNumber]](list)
         self._next_task: TaskNumber = TaskNumber(1)
+        self._copies = Copies(
+            self.scheduler, self._evaluations, self._events, self.locks, self._new_number, self._flush
+        )
+        self._tries: dict[TaskNumber, Try] = {}  # of those that are part of a flow under `retry`
         self._counts: Counter[str] = Counter()
         self._last_loss: NodeLost | None = None
+        self._lost_logs: dict[str, str] = {}
         self._flushing = Later(self._flush)
         self._rebalancing = Later(self._rebalance, REBALANCE_PAUSE)
         self._writing = Later(self._events.flush, EVENTS_PAUSE)
@@ -121,9 +130,11 @@ class Engine:
         size = len(packed.payload)
         if packed.buffers:
             size += sum(len(buffer) for buffer in packed.buffers if not isinstance(buffer, int))
-        alone = options.time_limit is not None
+        alone = options.time_limit is not None or options.straggler_factor is not None
         number = self._next_task
         task = Task(number, function.number, options.cpus, options.fresh_process, alone, size, options.exclusive)
+        if (run := peek_try()) is not None:
+            self._try(task, run)
         self._packer.hold(packed)
         try:
             self.scheduler.submit(task)
@@ -132,12 +143,26 @@ class Engine:
             raise
         self._next_task += 1  # type: ignore[assignment]  # TaskNumber() would cost each evaluation a call
         evaluation = self._evaluations[number] = Evaluation(task, packed, options, self._cancelled, (fn, args, kwargs))
+        if options.straggler_factor is not None:
+            self._copies.stragglers.watch(task, function.name, options.straggler_factor)
         if self.locks.busy:
             self.worker_locks.submitted(task)
         self._submitted[function.name, options.cpus].append(number)
         if not self._flushing.due:
             self._flushing.ask()
         return evaluation
+
+    def _try(self, task: Task, run: Try) -> None:
+        """A task is part of a flow under `retry`."""
+        run.evaluations += 1
+        self._tries[task.number] = run
+        for node in run.avoided:
+            task.failed_on(node)
+
+    def _new_number(self) -> TaskNumber:
+        number = self._next_task
+        self._next_task = TaskNumber(number + 1)
+        return number
 
     def _refusal(self) -> HyperflowError:
         if self.closed:
@@ -166,7 +191,27 @@ class Engine:
             retried=self._counts["retried"],
             returned=self._counts["returned"],
             late=self.scheduler.late,
+            nodes_aside=len(self.scheduler.pool.aside),
+            copied=self._copies.made,
         )
+
+    def note_nodes(self) -> None:
+        """Write the event log soon: who looks wants to see the nodes, also before anything is evaluated."""
+        self._writing.ask()
+
+    def nodes(self) -> list[dict[str, str | int]]:
+        """Return what is to know about each node that is up."""
+        return self.aside.table()
+
+    def put_aside(self, node: str) -> None:
+        """Start nothing more on a node; raises ConfigurationError if it is not up."""
+        self.aside.drain(node)
+        self._flushing.ask()
+
+    def take_back(self, node: str) -> None:
+        """Use a node again that was put aside; raises ConfigurationError if it is not up."""
+        self.aside.resume(node)
+        self._flushing.ask()
 
     # ---- out ----------------------------------------------------------------------------------------------------
 
@@ -176,7 +221,10 @@ class Engine:
             self._log_submitted()
         if self.drain.begun is not None and self.drain.over is None and not self.scheduler.sent:
             self.drain.finish()
-        self._orders.write(self.scheduler.schedule())
+        effects = self.scheduler.schedule()
+        if self._copies.watched:
+            self._copies.sent(effects)
+        self._orders.write(effects)
         if self.scheduler.unbalanced:
             self._rebalancing.ask()
         if self._events.lines and not self._writing.due:
@@ -219,6 +267,7 @@ class Engine:
     def _on_results(self, number: WorkerNumber, body: memoryview) -> None:
         """A worker has answered, mostly several tasks at once."""
         scheduler, evaluations, locks = self.scheduler, self._evaluations, self.locks
+        watched, tries = self._copies.watched, self._tries
         worker = scheduler.workers.get(number)
         done: dict[TaskNumber, float] = {}
         for task_number, outcome, seconds, payload, buffers in frames.results(body):
@@ -235,7 +284,7 @@ class Engine:
                         self.fleet.links[worker.node].found(number, buffers)
                 continue
             if outcome != VALUE:
-                self._on_failure(evaluation, worker, outcome, payload)
+                self._on_failure(evaluation, task, worker, outcome, payload)
                 continue
             try:
                 if buffers:
@@ -243,6 +292,8 @@ class Engine:
                 else:
                     value = pickle.loads(payload)
             except BaseException as error:  # noqa: BLE001 (whatever a user's __setstate__ raises)
+                if self._copies.gives_way(task, worker.node):
+                    continue
                 text = f"the result of {evaluation.title} cannot be unpickled here: {in_words(error)}"
                 self._fail(evaluation, SerializationError(text))
                 continue
@@ -251,12 +302,29 @@ class Engine:
             evaluation.call = None
             done[task_number] = seconds
             evaluation.set_result(value)
+            if watched or tries or task.past is not None:
+                self._on_special(evaluation, task, worker, seconds)
         if done and worker is not None:
             self._counts["done"] += len(done)
             self._events.done(done, worker.name)
+            if self.aside.trust.accused:
+                self.aside.trust.succeeded(worker.node, len(done))
 
-    def _on_failure(self, evaluation: Evaluation, worker: Worker, outcome: int, payload: memoryview) -> None:
+    def _on_special(self, evaluation: Evaluation, task: Task, worker: Worker, seconds: float) -> None:
+        """Do what few evaluations need when they have a result."""
+        self._tries.pop(task.number, None)
+        if task.past is not None:
+            self.aside.recovered(worker.node, task.past.failed_on)
+        if evaluation.options.straggler_factor is not None:
+            self._copies.answered(task, evaluation.packed.function.name, seconds)
+
+    def _on_failure(
+        self, evaluation: Evaluation, task: Task, worker: Worker, outcome: int, payload: memoryview
+    ) -> None:
+        if self._copies.gives_way(task, worker.node):
+            return
         error, trace = read_failure(evaluation.title, outcome, payload)
+        self._failed_on(evaluation, worker.node)
         if outcome in RETRIED and self._again(evaluation, error):
             return
         if trace:
@@ -284,13 +352,15 @@ class Engine:
             working = any(other.queue for other in self.scheduler.workers.values() if other.node == worker.node)
             self.fleet.failed_start(worker.node, ended.reason or ended.tail or f"status {ended.status}", working)
         evaluation = self._evaluations.get(within.number) if within is not None else None
-        if evaluation is None:
+        if evaluation is None or within is None or self._copies.gives_way(within, worker.node):
             return
         error = death(evaluation, worker, ended, log_file)
         if error is None:
             self.scheduler.resubmit(evaluation.task)
             self._on_returned(evaluation.task, worker.name)
-        elif not self._again(evaluation, error):
+            return
+        self._failed_on(evaluation, worker.node)
+        if not self._again(evaluation, error):
             self._fail(evaluation, error)
 
     def _on_retracted(self, tasks: list[Task]) -> None:
@@ -302,6 +372,13 @@ class Engine:
         self._events.returned(task.number, by)
 
     # ---- how an evaluation ends ---------------------------------------------------------------------------------
+
+    def _failed_on(self, evaluation: Evaluation, node: str) -> None:
+        """Let another node have it next, by its retries or those of its flow. A node that is alone is not to blame."""
+        if len(self.scheduler.pool.nodes) > 1:
+            evaluation.task.failed_on(node)
+        if (run := self._tries.get(evaluation.task.number)) is not None:
+            run.failed_on.add(node)
 
     def _again(self, evaluation: Evaluation, error: Exception) -> bool:
         """Start a failed evaluation once more if it has retries left."""
@@ -330,6 +407,8 @@ class Engine:
 
     def _end(self, evaluation: Evaluation, state: str) -> None:
         del self._evaluations[evaluation.task.number]
+        self._copies.end(evaluation.task)
+        self._tries.pop(evaluation.task.number, None)
         self._packer.release(evaluation.packed)
         self._counts[state] += 1
         self._log_submitted()  # it may have been submitted in this turn
@@ -344,18 +423,40 @@ class Engine:
         self._orders.at_nodes.pop(node, None)
         wait = END_GRACE + (self._silence_limit if silent else 0.0)
         loop = asyncio.get_running_loop()
-        if self.locks.busy:  # its workers may go on for a while
-            workers = [worker.number for worker in self.scheduler.workers.values() if worker.node == node]
-            self._after_loss += [loop.call_later(wait, self.worker_locks.worker_gone, number) for number in workers]
+        self._lost_logs[node] = str(link.log_file)
+        there = [worker for worker in self.scheduler.workers.values() if worker.node == node]
+        at_work = {number: worker for worker in there for number in worker.queue}
+        for each in there:
+            self._orders.worker_gone(each.number)
+            if self.locks.busy:  # it may go on for a while
+                self._after_loss.append(loop.call_later(wait, self.worker_locks.worker_gone, each.number))
         for task in self.scheduler.withhold(node):
-            self._events.withheld(task.number, wait)
-            self._after_loss.append(loop.call_later(wait, self._release, task, node))
+            if not self._charged(task, at_work[task.number]):
+                self._events.withheld(task.number, wait)
+                self._after_loss.append(loop.call_later(wait, self._release, task, node))
         back, impossible = self.scheduler.lose_node(node)
+        self.aside.lost(node)
         for task in back:
-            self._on_returned(task, node)
+            if not self._copies.gives_way(task, node) and not self._charged(task, at_work[task.number]):
+                self._on_returned(task, node)
         for task in impossible:
-            self._refuse(task)
+            worker = at_work.get(task.number)
+            if not self._copies.gives_way(task, node) and (worker is None or not self._charged(task, worker)):
+                self._refuse(task)
         self._flushing.ask()
+
+    def _charged(self, task: Task, worker: Worker) -> bool:
+        """End an evaluation that was on too many nodes when they were lost."""
+        evaluation = self._evaluations.get(task.number)
+        nodes = list(task.past.lost) if task.past is not None else []
+        if evaluation is None or len(nodes) < evaluation.options.crash_limit:
+            return False
+        logs = [self._lost_logs[node] for node in nodes]
+        log_file = self._orders.log_file(worker)
+        self.scheduler.cancel(task)
+        error = TooManyNodesLost(evaluation.title, worker.name, worker.node, -9, log_file, nodes=nodes, logs=logs)
+        self._fail(evaluation, error)
+        return True
 
     def _release(self, task: Task, node: str) -> None:
         """By now an exclusive task must have ended on the lost node: let it run elsewhere."""
@@ -385,7 +486,7 @@ class Engine:
 
     def _turn_away(self, ending: AllocationEnding) -> None:
         """End all that is left: what waits, and what still runs."""
-        for evaluation in list(self._evaluations.values()):
+        for evaluation in dict.fromkeys(self._evaluations.values()):  # once each, also those that have a copy
             self.scheduler.cancel(evaluation.task)
             self._fail(evaluation, AllocationEnding(*ending.args))
         self._flushing.ask()
@@ -395,6 +496,7 @@ class Engine:
         self.closed = True
         self.drain.close()
         self._rebalancing.close()
+        self._copies.close()
         for timer in self._after_loss:
             timer.cancel()
         for evaluation in list(self._evaluations.values()):
@@ -432,6 +534,7 @@ async def open_engine(
         await engine.fleet.start(nodes, preload)
         if end is not None:
             engine.drain.expect(end)
+        engine.note_nodes()
         yield engine
     finally:
         await engine.close()

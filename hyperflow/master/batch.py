@@ -24,7 +24,8 @@ import attrs
 
 from hyperflow import checked_files
 from hyperflow.master.rundir import JobDirectory
-from hyperflow.slurm.client import SlurmClient, Watch
+from hyperflow.slurm import nodelist
+from hyperflow.slurm.client import PollIntervals, SlurmClient, Watch
 from hyperflow.slurm.queue import BatchState
 from hyperflow.slurm.script import SbatchOptions, batch_script
 from hyperflow.transports.process import python_command
@@ -95,23 +96,31 @@ class SlurmBatch(SlurmClient):
 
     local = False
 
+    def __init__(self, pace: PollIntervals | None = None, *, exclude_nodes: str = "") -> None:
+        super().__init__(pace)
+        nodelist.excluded(exclude_nodes)
+        self._exclude_nodes = exclude_nodes
+
     async def submit_order(self, order: Order) -> int:
         """Write the script, submit it, and return the id."""
-        write_script(order)
+        write_script(order, self._exclude_nodes)
         return await self.submit(order.directory.script, order.token)
 
 
-def script_text(order: Order) -> str:
-    """Return an order's batch script."""
-    log_file, directory = order.directory.output, order.directory.path
+def script_text(order: Order, exclude_nodes: str = "") -> str:
+    """Return an order's batch script; `exclude_nodes`, the setting, adds to what the order excludes itself."""
+    log_file, directory, options = order.directory.output, order.directory.path, order.options
+    if exclude_nodes:
+        names = ",".join(filter(None, [options.extra.get("exclude"), exclude_nodes]))
+        options = options.changed(extra={**options.extra, "exclude": names})
     return batch_script(
-        order.options, name=order.name, token=order.token, command=order.command, log_file=log_file, directory=directory
+        options, name=order.name, token=order.token, command=order.command, log_file=log_file, directory=directory
     )
 
 
-def write_script(order: Order) -> None:
+def write_script(order: Order, exclude_nodes: str = "") -> None:
     """Write an order's batch script into its directory, where it is kept beside the logs."""
-    checked_files.write_file(order.directory.script, script_text(order).encode())
+    checked_files.write_file(order.directory.script, script_text(order, exclude_nodes).encode())
 
 
 class LocalBatch:

@@ -1,7 +1,8 @@
 """The account of CPUs: which ids of which node are given out and which are free. The scheduler gives them to tasks.
 
 Guarantees: an id is given out once at a time. The given and the free ids of a node are all its ids. To take from the
-node with the most free CPUs costs a few steps, however many nodes there are.
+node with the most free CPUs costs a few steps, however many nodes there are. A node that is put aside gives nothing
+out; what was given out of it comes back to it.
 
 Why ids and not a count: a worker is pinned to its ids for life, because a numerical library starts threads at its first
 call, and they stay where the worker was allowed to run then.
@@ -9,7 +10,7 @@ call, and they stay where the worker was allowed to run then.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class NodeCpus:
@@ -28,14 +29,18 @@ class CpuPool:
 
     def __init__(self) -> None:
         self.nodes: dict[str, NodeCpus] = {}
+        self.aside: set[str] = set()
+        """Nodes that give nothing out."""
         # Nodes by their number of free CPUs, so that the emptiest is found without a look at all of them. The newest
         # entry is used first, and removed by popitem: a dictionary that loses entries at its front keeps the gaps, and
         # each later look goes over all of them.
         self._with_free: list[dict[str, NodeCpus]] = [{}]
         self._most = 0  # no node has more free CPUs than this
         self.total = 0
+        """CPUs of the nodes that give some out; `free`: those of them that are free."""
         self.free = 0
         self.largest = 0
+        """CPUs of the largest node, also of one that is put aside."""
 
     def add(self, name: str, ids: Iterable[int]) -> None:
         """Take a node in."""
@@ -53,26 +58,46 @@ class CpuPool:
     def remove(self, name: str) -> None:
         """Remove a node, with what was given out of it."""
         node = self.nodes.pop(name)
-        self._take_out(node)
-        self.total -= len(node.ids)
-        self.free -= len(node.free)
+        if name in self.aside:
+            self.aside.remove(name)
+        else:
+            self._exclude(node)
         self.largest = max((len(n.ids) for n in self.nodes.values()), default=0)
 
-    def roomiest(self, cpus: int, without: str | None = None) -> str | None:
+    def put_aside(self, name: str) -> None:
+        """Let a node give nothing out."""
+        if name not in self.aside:
+            self._exclude(self.nodes[name])
+            self.aside.add(name)
+
+    def take_back(self, name: str) -> None:
+        """Let a node that was put aside give CPUs out again."""
+        if name in self.aside:
+            self.aside.remove(name)
+            node = self.nodes[name]
+            self._put(node)
+            self.total += len(node.ids)
+            self.free += len(node.free)
+
+    def in_use(self, cpus: int) -> list[str]:
+        """Return the nodes that give CPUs out and have as many as this, free or not."""
+        return [name for name, node in self.nodes.items() if name not in self.aside and len(node.ids) >= cpus]
+
+    def roomiest(self, cpus: int, without: Collection[str] = ()) -> str | None:
         """Return the node with the most free CPUs if it has `cpus` of them."""
         while self._most and not self._with_free[self._most]:
             self._most -= 1
         for count in range(self._most, cpus - 1, -1):
             for name in reversed(self._with_free[count]):
-                if name != without:
+                if name not in without:
                     return name
         return None
 
-    def most_promising(self, cpus: int) -> str | None:
+    def most_promising(self, cpus: int, without: Collection[str] = ()) -> str | None:
         """Return the node that is large enough for `cpus` and has the most of them free."""
         for count in range(self._most, -1, -1):
             for name, node in reversed(self._with_free[count].items()):
-                if len(node.ids) >= cpus:
+                if len(node.ids) >= cpus and name not in without:
                     return name
         return None
 
@@ -103,10 +128,18 @@ class CpuPool:
         returned = set(ids)
         if returned & node.free or not returned <= node.ids:
             raise ValueError(f"CPUs {sorted(returned)} of {name} were not given out")
+        if name in self.aside:
+            node.free |= returned
+            return
         self._take_out(node)
         node.free |= returned
         self.free += len(returned)
         self._put(node)
+
+    def _exclude(self, node: NodeCpus) -> None:
+        self._take_out(node)
+        self.total -= len(node.ids)
+        self.free -= len(node.free)
 
     def _put(self, node: NodeCpus) -> None:
         count = len(node.free)

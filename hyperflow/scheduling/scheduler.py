@@ -7,6 +7,9 @@ Guarantees, checked after every step of random histories by the tests:
   making an older one wait longer.
 - A request that no node can serve is refused at once: when it is submitted, or when a node is lost.
 - A crash is charged to the task that the worker was in. Tasks that were only queued there go back uncharged.
+- A task that has failed on a node runs on another one next, while there is one that is large enough.
+- What was on a lost node is a suspect. Of suspects, a node gets one at a time, so that the next loss has one suspect.
+- On a node that is put aside nothing is started; what was prefetched there is retracted.
 
 The engine calls a method for each event, and carries out the effects that `schedule()` returns. Measured times come in
 with the events; the engine decides when to `rebalance`.
@@ -37,10 +40,12 @@ from hyperflow.scheduling.state import (
     Effect,
     Fork,
     Kill,
+    Request,
     Retire,
     Retract,
     Send,
     Task,
+    Wish,
     Worker,
 )
 from hyperflow.wire.numbers import DefinitionNumber, Seq, TaskNumber, WorkerNumber
@@ -63,7 +68,7 @@ class Scheduler:
         """Tasks that are with a worker."""
         self.late = 0
         """Answers for tasks that another worker has by now, or that were cancelled."""
-        self._queues: dict[int, deque[Task]] = defaultdict(deque)  # by CPUs asked for; each deque ordered by number
+        self._queues: dict[Request, deque[Task]] = defaultdict(deque)  # each deque ordered by number
         self._prefetched = 0  # tasks that are with a worker that has an older one
         self._active = 0  # workers that hold CPUs
         # Workers to look at when prefetching: those that something happened to. To look at all would cost O(workers).
@@ -96,6 +101,17 @@ class Scheduler:
         self.pool.add(name, cpus)
         self._idle.add_node(name)
 
+    def put_aside(self, name: str) -> None:
+        """Start nothing more on a node."""
+        self.pool.put_aside(name)
+        for worker in self.workers.values():
+            if worker.node == name and len(worker.queue) > 1 and not worker.retracting and not worker.ending:
+                self._retract(worker)
+
+    def take_back(self, name: str) -> None:
+        """Use a node that was put aside again."""
+        self.pool.take_back(name)
+
     def withhold(self, name: str) -> list[Task]:
         """Take the exclusive tasks from a node that is about to be lost; the caller resubmits them."""
         held = [
@@ -110,6 +126,7 @@ class Scheduler:
             del task.worker.queue[task.number]
             self._leave(task.worker, task)
             task.state = ENDED
+            task.was_lost_on(name)
         return held
 
     def lose_node(self, name: str) -> tuple[list[Task], list[Task]]:
@@ -120,11 +137,15 @@ class Scheduler:
         for worker in [w for w in self.workers.values() if w.node == name]:
             del self.workers[worker.number]
             self._release(worker)
+            # All of them: the worker may have been further than its answers, which are lost with the node, have told.
+            for task in worker.queue.values():
+                task.was_lost_on(name)
             back += self._empty(worker)
         again = self._put_back(back)
         impossible: list[Task] = []
-        for cpus in [cpus for cpus in self._queues if cpus > self.pool.largest]:
-            impossible += [task for task in self._queues.pop(cpus) if task.state is WAITING]
+        for request in [request for request in self._queues if _cpus(request) > self.pool.largest]:
+            impossible += [task for task in self._queues.pop(request) if task.state is WAITING]
+        impossible.sort(key=lambda task: task.number)
         for task in impossible:
             self.waiting -= 1
             task.state = ENDED
@@ -134,12 +155,22 @@ class Scheduler:
         """A task is to be run; raises ImpossibleRequest if no node is large enough."""
         if task.cpus > self.pool.largest and (refusal := self.refusal(task.cpus)) is not None:
             raise refusal
-        self._queues[task.cpus].append(task)
+        self._queues[task.cpus if task.past is None else task.request].append(task)
         self.waiting += 1
 
     def resubmit(self, task: Task) -> None:
         """An answered task is to be run once more, before what was submitted after it."""
         self._put_back([task])
+
+    def start_copy(self, copy: Task, of: Task) -> bool:
+        """Start a copy of a task at once, on another node if possible; False if no CPU is idle."""
+        if self.waiting or self._prefetched or self.paused or of.worker is None:
+            return False
+        node = self.pool.roomiest(copy.cpus, without=(of.worker.node,)) or self.pool.roomiest(copy.cpus)
+        if node is None:
+            return False
+        self._start(copy, node)
+        return True
 
     def answered(self, number: WorkerNumber, task_number: TaskNumber, seconds: float) -> Task | None:
         """A worker sent a task's outcome; None if it comes late and must be dropped."""
@@ -276,30 +307,49 @@ class Scheduler:
 
     def _place(self) -> None:
         """Start what fits, oldest first; the oldest that does not fit reserves a node."""
-        reserved: str | None = None
-        blocked: set[int] = set()
+        reserved: tuple[str, ...] = ()
+        blocked: set[Request] = set()
         while True:
-            sizes = [cpus for cpus in self._queues if cpus not in blocked and self._oldest(cpus) is not None]
+            sizes = [size for size in self._queues if size not in blocked and self._oldest(size) is not None]
             if not sizes:
                 return
-            cpus = min(sizes, key=lambda size: self._queues[size][0].number) if len(sizes) > 1 else sizes[0]
-            node = self.pool.roomiest(cpus, without=reserved)
+            first = min(sizes, key=lambda size: self._queues[size][0].number) if len(sizes) > 1 else sizes[0]
+            if type(first) is Wish:
+                cpus, without = first.cpus, (*reserved, *self._closed_to(first))
+            else:
+                cpus, without = first, reserved
+            node = self.pool.roomiest(cpus, without)
             if node is not None:
-                self._start(self._pop(cpus), node)
+                self._start(self._pop(first), node)
+                if type(first) is Wish and not self._queues[first]:
+                    del self._queues[first]  # else there would be more and more
                 continue
-            blocked.add(cpus)
-            if reserved is None:
-                reserved = self.pool.most_promising(cpus)
+            blocked.add(first)
+            if not reserved and (promising := self.pool.most_promising(cpus, without)) is not None:
+                reserved = (promising,)
 
-    def _oldest(self, cpus: int) -> Task | None:
-        tasks = self._queues[cpus]
+    def _closed_to(self, wish: Wish) -> set[str]:
+        """Return the nodes that a task with a past must not have now."""
+        closed = set(wish.avoided)
+        if closed.issuperset(self.pool.in_use(wish.cpus)):
+            closed.clear()  # no other node is there
+        if wish.suspect:
+            closed.update(
+                worker.node
+                for worker in self.workers.values()
+                if any(task.past is not None and task.past.lost for task in worker.queue.values())
+            )
+        return closed
+
+    def _oldest(self, request: Request) -> Task | None:
+        tasks = self._queues[request]
         while tasks and tasks[0].state is not WAITING:  # cancelled while it waited
             tasks.popleft()
         return tasks[0] if tasks else None
 
-    def _pop(self, cpus: int) -> Task:
+    def _pop(self, request: Request) -> Task:
         self.waiting -= 1
-        return self._queues[cpus].popleft()
+        return self._queues[request].popleft()
 
     def _start(self, task: Task, node: str) -> None:
         worker = None if task.fresh else self._idle.take(node, task.cpus)
@@ -344,6 +394,8 @@ class Scheduler:
         So nothing is sent past the request that has reserved a node: it is older than all that waits of other sizes.
         """
         for cpus in list(self._queues):
+            if type(cpus) is Wish:  # what has a past chooses its node when it starts
+                continue
             others = [t.number for size in self._queues if size != cpus and (t := self._oldest(size)) is not None]
             bound = min(others, default=None)
             oldest = self._oldest(cpus)
@@ -352,8 +404,11 @@ class Scheduler:
             rooms = [
                 (worker, room)
                 for worker in self._candidates.values()
+                if worker.node not in self.pool.aside
                 if worker.queue and len(worker.cpus) == cpus and (room := self._estimates.room(worker, oldest)) > 0
             ]
+            if not rooms:
+                continue
             left = len(self._queues[cpus])
             share = -(-left // self._active)  # all that are at work will want more soon
             for worker, room in rooms:
@@ -411,18 +466,22 @@ class Scheduler:
     def _put_back(self, tasks: list[Task]) -> list[Task]:
         """Let tasks wait again, in the order of their numbers; return them without those that were cancelled."""
         again = [task for task in tasks if task.state is not CANCELLED]
-        sizes = defaultdict[int, list[Task]](list)
+        sizes = defaultdict[Request, list[Task]](list)
         for task in again:
             task.state = WAITING
             task.worker = None
             task.seq = NOT_SENT
             self.waiting += 1
-            sizes[task.cpus].append(task)
-        for cpus, back in sizes.items():
-            waiting = self._queues[cpus]
+            sizes[task.cpus if task.past is None else task.request].append(task)
+        for request, back in sizes.items():
+            waiting = self._queues[request]
             # What comes back is mostly older than all that waits, so only a few in front are looked at.
             newest = max(task.number for task in back)
             while waiting and waiting[0].number < newest:
                 back.append(waiting.popleft())
             waiting.extendleft(sorted(back, key=lambda task: -task.number))
         return again
+
+
+def _cpus(request: Request) -> int:
+    return request.cpus if type(request) is Wish else request

@@ -26,10 +26,34 @@ WAITING, SENT, ENDED, CANCELLED = State.WAITING, State.SENT, State.ENDED, State.
 """Names of the module: to look one up in the class takes longer than what is done with it."""
 
 
+@attrs.define(eq=False)
+class Past:
+    """What a task has been through."""
+
+    failed_on: set[str] = attrs.field(factory=set[str])
+    """Nodes on which it failed."""
+    lost: list[str] = attrs.field(factory=list[str])
+    """Nodes that were lost while it was there; after the first it is a suspect."""
+
+
+@final
+@attrs.frozen
+class Wish:
+    """What a task with a past asks for; tasks that ask for the same wait in one queue."""
+
+    cpus: int
+    avoided: frozenset[str]  # nodes; if no other is large enough, they will do
+    suspect: bool  # on no node where another suspect is
+
+
+Request = int | Wish
+"""What a task asks for: a number of CPUs, mostly."""
+
+
 class Task:
     """One evaluation, as the scheduler sees it."""
 
-    __slots__ = ("alone", "cpus", "exclusive", "fresh", "function", "number", "seq", "size", "state", "worker")
+    __slots__ = ("alone", "cpus", "exclusive", "fresh", "function", "number", "past", "seq", "size", "state", "worker")
 
     def __init__(
         self,
@@ -51,6 +75,26 @@ class Task:
         self.state = WAITING
         self.worker: Worker | None = None
         self.seq = NOT_SENT
+        self.past: Past | None = None
+
+    @property
+    def request(self) -> Request:
+        """What it asks for."""
+        if self.past is None:
+            return self.cpus
+        return Wish(self.cpus, frozenset(self.past.failed_on), bool(self.past.lost))
+
+    def failed_on(self, node: str) -> None:
+        """It has failed on a node: let another one have it next."""
+        self.past = self.past or Past()
+        self.past.failed_on.add(node)
+        self.alone = True  # what is prefetched behind it could not choose its node
+
+    def was_lost_on(self, node: str) -> None:
+        """A node was lost while it was there."""
+        self.past = self.past or Past()
+        self.past.lost.append(node)
+        self.alone = True
 
     def __repr__(self) -> str:
         return f"Task({self.number}, cpus={self.cpus}, {self.state.value})"

@@ -17,7 +17,7 @@ import itertools
 import math
 import re
 
-from hyperflow.errors import SlurmError
+from hyperflow.errors import ConfigurationError, SlurmError
 
 MOST_NODES = 65536
 """The most nodes of one entry; Slurm has this limit for one range."""
@@ -33,6 +33,14 @@ def expand(text: str) -> tuple[str, ...]:
         SlurmError: It is no list of nodes; the error shows where.
     """
     return _Reader(text).read()
+
+
+def excluded(text: str) -> frozenset[str]:
+    """Return the names in the setting `exclude_nodes`; raises ConfigurationError if it is no list of nodes."""
+    try:
+        return frozenset(expand(text))
+    except SlurmError as error:
+        raise ConfigurationError(f"exclude_nodes = {text!r}: {error}") from None
 
 
 class _Reader:

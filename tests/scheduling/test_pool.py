@@ -17,6 +17,7 @@ class Accounts(RuleBasedStateMachine):
         self.pool = CpuPool()
         self.ids: dict[str, set[int]] = {}
         self.given: dict[str, set[int]] = {}
+        self.aside: set[str] = set()
         self.names = 0
 
     def free(self, name: str) -> set[int]:
@@ -35,15 +36,16 @@ class Accounts(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.ids)))
         given = self.given.pop(name)
         del self.ids[name]
+        self.aside.discard(name)
         self.pool.remove(name)
         self.pool.give_back(name, given)  # what its workers held is forgotten
 
     @precondition(lambda self: self.ids)
     @rule(cpus=st.integers(1, 6), data=st.data())
     def take(self, cpus: int, data: st.DataObject) -> None:
-        without = data.draw(st.sampled_from([None, *sorted(self.ids)]))
+        without = data.draw(st.sets(st.sampled_from(sorted(self.ids)), max_size=2))
         name = self.pool.roomiest(cpus, without)
-        frees = [len(self.free(other)) for other in self.ids if other != without]
+        frees = [len(self.free(other)) for other in self.ids.keys() - self.aside - without]
         assert (name is not None) == (max(frees, default=0) >= cpus)
         if name is not None:
             assert len(self.free(name)) == max(frees)
@@ -52,6 +54,17 @@ class Accounts(RuleBasedStateMachine):
             assert self.pool.are_free(name, ids)
             self.pool.take(name, ids)
             self.given[name].update(ids)
+
+    @precondition(lambda self: self.ids)
+    @rule(data=st.data(), back=st.booleans())
+    def put_aside(self, data: st.DataObject, back: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.ids)))
+        if back:
+            self.pool.take_back(name)
+            self.aside.discard(name)
+        else:
+            self.pool.put_aside(name)
+            self.aside.add(name)
 
     @precondition(lambda self: any(self.given.values()))
     @rule(data=st.data())
@@ -79,15 +92,18 @@ class Accounts(RuleBasedStateMachine):
     @invariant()
     def accounts_agree(self) -> None:
         assert {name: node.free for name, node in self.pool.nodes.items()} == {n: self.free(n) for n in self.ids}
-        assert self.pool.total == sum(map(len, self.ids.values()))
-        assert self.pool.free == sum(len(self.free(name)) for name in self.ids)
+        in_use = self.ids.keys() - self.aside
+        assert self.pool.total == sum(len(self.ids[name]) for name in in_use)
+        assert self.pool.free == sum(len(self.free(name)) for name in in_use)
+        assert set(self.pool.in_use(2)) == {name for name in in_use if len(self.ids[name]) >= 2}
         assert self.pool.largest == max(map(len, self.ids.values()), default=0)
 
     @invariant()
     def the_most_promising_is_large_enough(self) -> None:
         for cpus in range(1, 8):
-            large = {name: len(self.free(name)) for name, ids in self.ids.items() if len(ids) >= cpus}
-            name = self.pool.most_promising(cpus)
+            without = {"n1"}
+            large = {n: len(self.free(n)) for n in self.ids.keys() - self.aside - without if len(self.ids[n]) >= cpus}
+            name = self.pool.most_promising(cpus, without)
             assert (name is None) == (not large)
             if name is not None:
                 assert large[name] == max(large.values())

@@ -215,7 +215,8 @@ def test_after_a_loss_the_order_stands() -> None:
     assert sent(it) == [4]
 
     back, _ = it.lose_node("b")
-    it.add_node("c", range(3))
+    it.add_node("c", range(2))
+    it.add_node("d", range(1))  # because each of them gets a node without the other
 
     assert len(back) == 2
     assert sent(it) == sorted([*numbers(back), 5])
@@ -1054,3 +1055,114 @@ def test_a_hundred_thousand_waiting_cost_no_more_than_a_thousand() -> None:
         return steps(run)
 
     assert cost(100_000) == cost(1000)
+
+
+# ---- tasks with a past, and nodes that are put aside ----------------------------------------------------------------
+
+
+def test_another_try_elsewhere() -> None:
+    """What failed on a node starts on another one, however free the first one is, and before what is younger."""
+    it = scheduler(4, 1)
+    (task,) = submit(it, 1, 1)
+    it.schedule()
+    busy = submit(it, 2, 5)
+    it.schedule()
+    assert {worker_of(t).node for t in busy[:3]} == {"a"}
+    answer(it, task)
+    task.failed_on("a")
+    it.resubmit(task)
+    submit(it, 6, 6)
+    assert sent(it) == [6]
+    answer(it, busy[3])
+    assert sent(it) == [1]
+    assert worker_of(task).node == "b"
+
+
+def test_another_try_where_no_other_node_is() -> None:
+    """What has failed on all nodes that are large enough runs on any of them."""
+    it = scheduler(2, 1)
+    (large,), (small,) = submit(it, 1, 1, cpus=2), submit(it, 2, 2)
+    large.failed_on("a")
+    for node in "ab":
+        small.failed_on(node)
+    it.cancel(large)
+    it.cancel(small)
+    (again,) = submit(it, 3, 3, cpus=2)
+    again.failed_on("a")
+    assert sent(it) == [3]
+
+
+def test_one_suspect_per_node() -> None:
+    """After a loss each node gets one suspect at a time, and beside it what is no suspect."""
+    it = scheduler(4, 2, 2)
+    tasks = submit(it, 1, 4)
+    it.schedule()
+    assert {worker_of(t).node for t in tasks[:2]} == {"a"}
+    lost = [t.number for t in tasks if worker_of(t).node == "a"]
+    others = [t for t in tasks if worker_of(t).node != "a"]
+    for task in others:
+        answer(it, task)
+    submit(it, 10, 12)
+    it.lose_node("a")
+    first, second, *rest = sorted(lost)
+    assert {first, second} <= set(sent(it))
+    assert {worker_of(t).node for t in tasks if t.number in (first, second)} == {"b", "c"}
+    assert rest
+    assert all(t.past is not None and t.past.lost == ["a"] for t in tasks if t.number in lost)
+    answer(it, tasks[first - 1])
+    assert rest[0] in sent(it)
+
+
+def test_put_aside() -> None:
+    """A node that is put aside gets nothing; what was prefetched there is retracted; taken back, it is used."""
+    it = scheduler(1, 1)
+    one_ahead(it, 2)
+    it.put_aside("a")
+    assert [worker.node for worker in retracts(it)] == ["a"]
+    assert it.pool.total == 1
+    it.put_aside("a")
+    assert retracts(it) == []
+    it.take_back("a")
+    assert it.pool.total == 2
+
+
+def test_all_put_aside() -> None:
+    """Then everything waits, and nothing is impossible that a node could run."""
+    it = scheduler(2)
+    it.put_aside("a")
+    submit(it, 1, 3)
+    submit(it, 4, 4, cpus=2)
+    assert sent(it) == []
+    it.take_back("a")
+    assert sent(it) == [1, 2]
+
+
+def test_copy() -> None:
+    """A copy starts on another node if one has an idle CPU, else on the same, and not while anything waits."""
+    it = scheduler(2, 1)
+    task, other = submit(it, 1, 2)
+    it.schedule()
+    assert (worker_of(task).node, worker_of(other).node) == ("a", "a")
+    copy = Task(3, 1, alone=True)
+    assert it.start_copy(copy, task)
+    assert worker_of(copy).node == "b"
+    assert not it.start_copy(Task(4, 1, alone=True), task)
+    assert sent(it) == [3]
+    answer(it, other)
+    copy = Task(5, 1, alone=True)
+    assert it.start_copy(copy, task)
+    assert worker_of(copy).node == "a"
+    it.schedule()
+    submit(it, 6, 6)
+    assert not it.start_copy(Task(7, 1, alone=True), task)
+    it.cancel(copy)
+    assert [effect.worker for effect in it.schedule() if isinstance(effect, Kill)] == [worker_of(copy)]
+
+
+def test_no_copy_when_nothing_is_to_start() -> None:
+    """At the end of the allocation nothing is copied."""
+    it = scheduler(2)
+    (task,) = submit(it, 1, 1)
+    it.schedule()
+    it.paused = True
+    assert not it.start_copy(Task(2, 1, alone=True), task)

@@ -29,6 +29,7 @@ class Histories(RuleBasedStateMachine):
         self.sizes: dict[str, int] = {}
         self.tasks: dict[int, Task] = {}
         self.open: set[int] = set()  # submitted, and neither ended nor cancelled
+        self.aside: set[str] = set()
         self.names = 0
         self.flushed = True
         self.promise: tuple[int, int] | None = None  # the oldest waiting task, and the best that any node offered it
@@ -152,13 +153,27 @@ class Histories(RuleBasedStateMachine):
             number for number in self.open if (worker := self.tasks[number].worker) is not None and worker.node == name
         }
         del self.nodes[name], self.sizes[name]
+        self.aside.discard(name)
 
         back, impossible = self.scheduler.lose_node(name)
 
         assert {t.number for t in back} | {t.number for t in impossible if t.number in there} == there
         assert all(task.cpus <= largest for task in back)
+        assert all(task.past is not None and task.past.lost[-1] == name for task in back)
         assert {t.number for t in impossible} == {n for n in self.open if self.tasks[n].cpus > largest}
         self.open -= {task.number for task in impossible}
+        self.promise = None
+        self.turn()
+
+    @rule(data=st.data(), back=st.booleans())
+    def put_aside(self, data: st.DataObject, back: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.nodes)))
+        if back:
+            self.scheduler.take_back(name)
+            self.aside.discard(name)
+        else:
+            self.scheduler.put_aside(name)
+            self.aside.add(name)
         self.promise = None
         self.turn()
 
@@ -193,9 +208,12 @@ class Histories(RuleBasedStateMachine):
     def hear(self, message: Message, again: bool) -> None:
         match message:
             case Answered(worker, number):
+                node = self.scheduler.workers[worker].node
                 task = self.scheduler.answered(worker, number, DURATIONS[self.tasks[number].function])
                 assert (task is not None) == (number in self.open), "an answer was dropped, or given twice"
                 if task is not None:
+                    if again:
+                        task.failed_on(node)
                     self.outcome(task, again)
             case Skipped(worker, number, seq):
                 self.scheduler.skipped(worker, number, seq)
@@ -219,6 +237,11 @@ class Histories(RuleBasedStateMachine):
         if isinstance(effect, Send):
             first = effect.tasks[0]
             assert effect.worker.node in self.nodes
+            assert effect.worker.node not in self.aside
+            if first.past is not None:
+                assert len(effect.worker.queue) == 1, "something is queued with a task that chooses its node"
+                others = self.in_use(first.cpus) - first.past.failed_on
+                assert not others or effect.worker.node in others
             if self.promise is not None and first.number < self.promise[0]:
                 self.promise = None  # something older came back, and goes first
             assert all(task.cpus == len(effect.worker.cpus) for task in effect.tasks)
@@ -236,16 +259,17 @@ class Histories(RuleBasedStateMachine):
         for name, node in pool.nodes.items():
             given = [cpu for w in self.scheduler.workers.values() if w.node == name and w.leased for cpu in w.cpus]
             assert sorted([*given, *node.free]) == list(range(10, 10 + self.sizes[name]))
-        assert pool.total == sum(self.sizes.values())
+        assert pool.aside == self.aside
+        assert pool.total == sum(self.sizes[name] for name in self.nodes.keys() - self.aside)
         assert pool.largest == max(self.sizes.values(), default=0)
-        assert pool.free == sum(len(node.free) for node in pool.nodes.values())
+        assert pool.free == sum(len(node.free) for node in pool.nodes.values() if node.name not in self.aside)
 
     @invariant()
     def every_task_is_in_one_place(self) -> None:
         places: Counter[int] = Counter()
-        for size, tasks in self.scheduler._queues.items():
+        for request, tasks in self.scheduler._queues.items():
             waiting = [task for task in tasks if task.state is State.WAITING]
-            assert all(task.cpus == size for task in waiting)
+            assert all(task.request == request for task in waiting)
             assert [t.number for t in waiting] == sorted(t.number for t in waiting)
             places.update(task.number for task in waiting)
         for worker in self.scheduler.workers.values():
@@ -280,24 +304,45 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def nothing_waits_that_could_run(self) -> None:
         waiting = sorted((t for n in self.open if (t := self.tasks[n]).state is State.WAITING), key=lambda t: t.number)
-        nodes = self.scheduler.pool.nodes.values()
+        nodes = [node for name, node in self.scheduler.pool.nodes.items() if name not in self.aside]
         kept: set[str] | None = None  # where the oldest that does not fit may have its reservation
         for task in waiting:
-            fits = {node.name for node in nodes if len(node.free) >= task.cpus}
+            open_to_it = [node for node in nodes if node.name not in self.closed_to(task)]
+            fits = {node.name for node in open_to_it if len(node.free) >= task.cpus}
             if kept is None:
                 assert not fits, f"{task} waits, and fits on {fits}"
-                large = [node for node in nodes if len(node.ids) >= task.cpus]
-                most = max(len(node.free) for node in large)
-                kept = {node.name for node in large if len(node.free) == most}
-                self.check_promise(task, most)
+                large = [node for node in open_to_it if len(node.ids) >= task.cpus]
+                if large:
+                    most = max(len(node.free) for node in large)
+                    kept = {node.name for node in large if len(node.free) == most}
+                    self.check_promise(task, most)
             else:
                 assert len(fits) - bool(fits & kept) <= 0, f"{task} waits, and fits on {fits}"
         if kept is None:
             self.promise = None
 
+    def in_use(self, cpus: int) -> set[str]:
+        return {name for name, size in self.sizes.items() if size >= cpus and name not in self.aside}
+
+    def closed_to(self, task: Task) -> set[str]:
+        """Return the nodes that a task must not have: where it failed, and as a suspect where another one is."""
+        if task.past is None:
+            return set()
+        closed = set(task.past.failed_on) if self.in_use(task.cpus) - task.past.failed_on else set()
+        return closed | (set(self.suspects()) if task.past.lost else set())
+
+    def suspects(self) -> Counter[str]:
+        """Count the suspects on each node."""
+        workers = self.scheduler.workers.values()
+        return Counter(w.node for w in workers for task in w.queue.values() if task.past is not None and task.past.lost)
+
+    @invariant()
+    def one_suspect_per_node(self) -> None:
+        assert all(count == 1 for count in self.suspects().values())
+
     def check_promise(self, oldest: Task, most: int) -> None:
         """The free CPUs that the oldest is offered never become fewer: so it starts, however many are younger."""
-        if self.promise is not None and self.promise[0] == oldest.number:
+        if self.promise is not None and self.promise[0] == oldest.number and oldest.past is None:
             assert most >= self.promise[1]
         self.promise = (oldest.number, most)
 
@@ -312,6 +357,7 @@ class Histories(RuleBasedStateMachine):
             self.deliver_all()
         for worker in self.scheduler.workers.values():
             if len(worker.queue) > 1:
+                assert worker.node not in self.aside
                 assert self.scheduler.pool.roomiest(len(worker.cpus)) is None, f"{worker} has more than it can run"
             current = self.nodes[worker.node].workers[worker.number].current
             assert current is None or current in self.open, f"{worker} runs on in {current}, which was cancelled"
@@ -344,6 +390,11 @@ class Histories(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Let everything run to its end: nothing is left, and all CPUs are free."""
+        for name in sorted(self.aside):
+            self.scheduler.take_back(name)
+        self.aside.clear()
+        self.promise = None
+        self.turn()
         for _ in range(len(self.tasks) + 1):
             if self.open:
                 self.workers_go_on()

@@ -1,0 +1,97 @@
+"""The heads of jobs on the disk: which there are, and what their event logs tell of their nodes.
+
+A program under `main` has a head for each of its jobs; what `run_job_slurm` or `run_job_local` runs by itself is one.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+
+from hyperflow.cli import runs
+from hyperflow.control import place
+from hyperflow.errors import ConfigurationError, HyperflowError
+from hyperflow.events import reader
+from hyperflow.events.nodes import NodeState, node_states
+from hyperflow.master import rundir
+
+EVENTS = "events.jsonl"
+
+
+@attrs.frozen
+class Head:
+    """A job that runs or has run.
+
+    Args:
+        job: Its number in its program; None if it is no job of one.
+        home: Its directory.
+        log_dir: Where its event log is, that of its newest start.
+    """
+
+    job: int | None
+    home: Path
+    log_dir: Path
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes orders, unless it was killed."""
+        return place.read(self.home) is not None
+
+    def nodes(self) -> list[NodeState]:
+        """Return its nodes, as its event log has them."""
+        try:
+            states = node_states(reader.read(self.log_dir / EVENTS))
+        except HyperflowError:
+            return []  # it has not begun
+        if self._was_killed():
+            for state in states:
+                state.end()
+        return states
+
+    def _was_killed(self) -> bool:
+        address = place.read(self.home)
+        return (
+            address is not None and address.host == socket.gethostname() and not Path(f"/proc/{address.pid}").exists()
+        )
+
+
+def find(which: str | None, base_dir: Path) -> Path:
+    """Return the directory of a run, or of a job that was run by itself: by id, beginning of an id, or directory.
+
+    Raises:
+        ConfigurationError: None fits, or several do.
+    """
+    if which is not None and _is_one(Path(which)):
+        return Path(which).absolute()
+    there: list[Path] = []
+    with suppress(OSError):
+        there = [home for home in sorted(base_dir.absolute().iterdir()) if _is_one(home)]
+    if not there:
+        raise runs.none_in(base_dir)
+    if which is None:
+        return there[-1]
+    fitting = [home for home in there if home.name.startswith(which)]
+    fitting = [home for home in fitting if home.name == which] or fitting
+    if len(fitting) != 1:
+        count = f"{len(fitting)} runs in {base_dir.absolute()} begin" if fitting else f"no run in {base_dir} begins"
+        raise ConfigurationError(f"{count} with {which!r}; a directory or an id is needed")
+    return fitting[0]
+
+
+def _is_one(home: Path) -> bool:
+    return (home / "program.json").exists() or (home / "log" / EVENTS).exists()
+
+
+def of(home: Path) -> list[Head]:
+    """Return the heads in a run's directory, or in that of a job that was run by itself."""
+    if not (home / "jobs").is_dir():
+        return [Head(None, home, home / "log")]
+    found: list[Head] = []
+    for directory in rundir.job_directories(home):
+        logs = sorted(directory.path.glob("log.*"), key=lambda path: [int(part) for part in path.name.split(".")[1:]])
+        if logs:
+            found.append(Head(int(directory.path.name), directory.path, logs[-1]))
+    return found
