@@ -59,6 +59,7 @@ from hyperflow.errors import TimeLimitExceeded as TimeLimitExceeded
 from hyperflow.errors import TooManyNodesLost as TooManyNodesLost
 from hyperflow.errors import WorkerDied as WorkerDied
 from hyperflow.extvar import ExtVar as ExtVar
+from hyperflow.failures import Failed as Failed
 from hyperflow.flow import Cluster as Cluster
 from hyperflow.flow import Flow as Flow
 from hyperflow.flow import Job as Job

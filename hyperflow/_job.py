@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import attrs
 
-from hyperflow import environment
+from hyperflow import environment, failures
 from hyperflow import flow as flows
 from hyperflow.config import Settings, check_cpus, read_settings
 from hyperflow.environment import Environment, Options
@@ -105,7 +105,7 @@ class OpenEnv(Environment):
 
         Example: `env = await stack.enter_async_context(open_local_job())`; in later cells `await env.run(my_job())`.
         """
-        with environment.entered(self):
+        with environment.entered(self), failures.shortened():
             flows.check(flow, "env.run")
             return await flow
 
@@ -138,7 +138,7 @@ async def open_job(
     ):
         env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine)
         async with nullcontext() if mine.temporary else door.on_demand(mine.log_dir.parent, _node_routes(engine)):
-            with environment.entered(env):
+            with environment.entered(env), failures.shortened():
                 yield env
     mine.remove()  # only a temporary one, and only after success: errors point into its logs
 
@@ -297,7 +297,11 @@ def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncC
         async with open_environment():
             return await job
 
-    result = run_in_new_loop(run())
+    try:
+        result = run_in_new_loop(run())
+    except BaseException as error:
+        failures.shorten_here(error)
+        raise
     if isinstance(result, Flow):
         flow = result.used()
         raise MisuseError(f"{job!r} returned the flow {flow!r}, not its result; write: return await {flow.step}")

@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from hyperflow import failures
 from hyperflow.config import Settings
 from hyperflow.environment import Options, Statistics, Try, peek_try
 from hyperflow.errors import (
@@ -30,7 +31,6 @@ from hyperflow.errors import (
     ImpossibleRequest,
     NodeLost,
     SerializationError,
-    TimeLimitExceeded,
     TooManyNodesLost,
 )
 from hyperflow.events.writer import EventLog
@@ -65,6 +65,11 @@ EVENTS_PAUSE = 0.25
 
 RESULTS, VALUE, SKIPPED = int(Kind.RESULTS), int(Outcome.VALUE), int(Outcome.SKIPPED)
 """As plain numbers, because each frame or answer is compared with them."""
+
+
+RETRIED = (Outcome.RAISED, Outcome.UNSENDABLE_ERROR)
+"""Outcomes after which `retries` start an evaluation again. What cannot be sent or read could not be the next time, and
+who calls sys.exit() means it."""
 
 
 class Engine:
@@ -137,7 +142,7 @@ class Engine:
             self._packer.release(packed)
             raise
         self._next_task += 1  # type: ignore[assignment]  # TaskNumber() would cost each evaluation a call
-        evaluation = self._evaluations[number] = Evaluation(task, packed, options, self._cancelled)
+        evaluation = self._evaluations[number] = Evaluation(task, packed, options, self._cancelled, (fn, args, kwargs))
         if options.straggler_factor is not None:
             self._copies.stragglers.watch(task, function.name, options.straggler_factor)
         if self.locks.busy:
@@ -290,11 +295,12 @@ class Engine:
             except BaseException as error:  # noqa: BLE001 (whatever a user's __setstate__ raises)
                 if self._copies.gives_way(task, worker.node):
                     continue
-                text = f"the result of {evaluation.name} cannot be unpickled here: {in_words(error)}"
+                text = f"the result of {evaluation.title} cannot be unpickled here: {in_words(error)}"
                 self._fail(evaluation, SerializationError(text))
                 continue
             del evaluations[task_number]
             self._packer.release(evaluation.packed)
+            evaluation.call = None
             done[task_number] = seconds
             evaluation.set_result(value)
             if watched or tries or task.past is not None:
@@ -318,14 +324,14 @@ class Engine:
     ) -> None:
         if self._copies.gives_way(task, worker.node):
             return
-        error, trace = read_failure(evaluation.name, outcome, payload)
+        error, trace = read_failure(evaluation.title, outcome, payload)
         self._failed_on(evaluation, worker.node)
-        if outcome in (Outcome.RAISED, Outcome.UNSENDABLE_ERROR) and self._again(evaluation, error):
+        if outcome in RETRIED and self._again(evaluation, error):
             return
-        with contextlib.suppress(Exception):  # an exception of the user's may refuse all attributes
-            if trace:
-                error.add_note(f"remote {trace}")
-            error.add_note(f"(raised by {evaluation.name} on {worker.name}; log: {self._orders.log_file(worker)})")
+        if trace:
+            failures.add_note(error, f"remote {trace}")
+        log_file = self._orders.log_file(worker)
+        failures.add_note(error, f"(raised by {evaluation.title} on {worker.name}; log: {log_file})")
         self._fail(evaluation, error)
 
     def _on_ended(self, number: WorkerNumber, ended: WorkerEnded) -> None:
@@ -355,7 +361,7 @@ class Engine:
             self._on_returned(evaluation.task, worker.name)
             return
         self._failed_on(evaluation, worker.node)
-        if isinstance(error, TimeLimitExceeded) or not self._again(evaluation, error):
+        if not self._again(evaluation, error):
             self._fail(evaluation, error)
 
     def _on_retracted(self, tasks: list[Task]) -> None:
@@ -381,13 +387,14 @@ class Engine:
             return False
         evaluation.retries -= 1
         self._counts["retried"] += 1
-        self._events.retried(evaluation.task.number, error)
+        self._events.retried(evaluation.task.number, evaluation.shown_call, error)
         self.scheduler.resubmit(evaluation.task)
         return True
 
     def _fail(self, evaluation: Evaluation, error: Exception) -> None:
         self._end(evaluation, "failed")
-        self._events.failed(evaluation.task.number, error)
+        self._events.failed(evaluation.task.number, evaluation.shown_call, error)
+        evaluation.call = None
         evaluation.set_exception(error)
 
     def _on_cancel(self, evaluation: Evaluation) -> None:
@@ -395,6 +402,7 @@ class Engine:
         if evaluation.task.number in self._evaluations:
             self.scheduler.cancel(evaluation.task)
             self._end(evaluation, "cancelled")
+            evaluation.call = None
             self._events.cancelled(evaluation.task.number)
             self._flushing.ask()
 
@@ -447,7 +455,7 @@ class Engine:
         logs = [self._lost_logs[node] for node in nodes]
         log_file = self._orders.log_file(worker)
         self.scheduler.cancel(task)
-        error = TooManyNodesLost(evaluation.name, worker.name, worker.node, -9, log_file, nodes=nodes, logs=logs)
+        error = TooManyNodesLost(evaluation.title, worker.name, worker.node, -9, log_file, nodes=nodes, logs=logs)
         self._fail(evaluation, error)
         return True
 
@@ -467,7 +475,9 @@ class Engine:
         evaluation = self._evaluations.get(task.number)
         if evaluation is not None and self._last_loss is not None:
             refusal = self.scheduler.refusal(task.cpus) if self.fleet.links else None
-            self._fail(evaluation, refusal or NodeLost(*self._last_loss.args))
+            error = refusal or NodeLost(*self._last_loss.args)
+            failures.add_note(error, f"(it was to run {evaluation.title})")
+            self._fail(evaluation, error)
 
     def _on_drain(self, ending: AllocationEnding) -> None:
         """Start nothing more."""

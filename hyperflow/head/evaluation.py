@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from hyperflow.environment import Options
 from hyperflow.errors import (
@@ -16,11 +16,15 @@ from hyperflow.errors import (
     TimeLimitExceeded,
     WorkerDied,
 )
+from hyperflow.flow import show_call
 from hyperflow.scheduling.state import Task, Worker
 from hyperflow.shipping import exceptions
 from hyperflow.shipping.packer import PackedCall
 from hyperflow.wire.frames import Outcome
 from hyperflow.wire.messages import CANCELLED, TIME_LIMIT, WorkerEnded
+
+CalledWith: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
+"""A function and its arguments, kept until the evaluation has ended, for its errors."""
 
 
 class Evaluation(asyncio.Future[Any]):
@@ -30,14 +34,21 @@ class Evaluation(asyncio.Future[Any]):
     callbacks would run a turn later, and cost something each time.
     """
 
-    __slots__ = ("on_cancel", "options", "packed", "retries", "task")  # else each would have a dictionary as well
+    # Else each would have a dictionary as well.
+    __slots__ = ("call", "on_cancel", "options", "packed", "retries", "task")
 
     def __init__(
-        self, task: Task, packed: PackedCall, options: Options, on_cancel: Callable[[Evaluation], None]
+        self,
+        task: Task,
+        packed: PackedCall,
+        options: Options,
+        on_cancel: Callable[[Evaluation], None],
+        call: CalledWith | None = None,
     ) -> None:
         super().__init__()
         self.task = task
         self.packed = packed
+        self.call = call
         self.options = options
         self.retries = options.retries  # that are left
         self.on_cancel = on_cancel
@@ -51,8 +62,18 @@ class Evaluation(asyncio.Future[Any]):
 
     @property
     def name(self) -> str:
-        """What logs and errors call it."""
+        """What logs call it."""
         return f"evaluation {self.task.number} of {self.packed.function.name}"
+
+    @property
+    def shown_call(self) -> str:
+        """The call with its arguments, as text. It is made only when something has failed."""
+        return self.packed.function.name if self.call is None else show_call(*self.call)
+
+    @property
+    def title(self) -> str:
+        """What errors call it."""
+        return f"evaluation {self.task.number} of {self.shown_call}"
 
 
 def read_failure(name: str, outcome: int, payload: memoryview) -> tuple[Exception, str]:
@@ -77,6 +98,6 @@ def death(evaluation: Evaluation, worker: Worker, ended: WorkerEnded, log_file: 
     if ended.reason == CANCELLED:
         return None
     if ended.reason == TIME_LIMIT and limit is not None:
-        return TimeLimitExceeded(evaluation.name, worker.name, worker.node, limit, log_file)
+        return TimeLimitExceeded(evaluation.title, worker.name, worker.node, limit, log_file)
     kind = OutOfMemory if ended.out_of_memory else WorkerDied
-    return kind(evaluation.name, worker.name, worker.node, ended.status, log_file, ended.tail or ended.reason)
+    return kind(evaluation.title, worker.name, worker.node, ended.status, log_file, ended.tail or ended.reason)

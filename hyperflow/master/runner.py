@@ -191,6 +191,9 @@ async def _run(task: Task) -> int:
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the job's outcome
         outcome = CUT_OFF if isinstance(error, AllocationEnding) else ERROR
         payload = calls.pack_error(error, context)
+        with suppress(OSError):  # it is for people; the result has it, too
+            told = calls.error_for_people(error, context).encode("utf-8", "backslashreplace")
+            files.write_whole(task.directory.traceback(task.epoch), told)
         _say(f"{task.record.title} has ended with {type(error).__name__}")
     # At the time limit there are some seconds between TERM and KILL, enough for the result.
     before = signal.signal(signal.SIGTERM, _pass)

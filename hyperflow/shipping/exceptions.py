@@ -88,7 +88,8 @@ def loads(data: bytes, words: tuple[str, str, str]) -> Exception:
         error = pickle.loads(data)
     except BaseException:  # whatever a user's __reduce__ or __init__ raises
         return RemoteError(*words)
-    return error if isinstance(error, Exception) else RemoteError(*words)
+    # (No future can carry a StopIteration.)
+    return error if isinstance(error, Exception) and not isinstance(error, StopIteration) else RemoteError(*words)
 
 
 def rebuild(

@@ -108,8 +108,10 @@ class Packer:
                     if not found:
                         return PackedCall(definition, data, (), (), self.epoch)
                     return PackedCall(definition, data, *self.buffers.share(found), self.epoch)
-            except Exception:
-                pass  # the slow way says more
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # whatever a user's __reduce__ raises; the slow way says more
+                pass
             finally:
                 if found:
                     found.clear()
@@ -120,7 +122,9 @@ class Packer:
         try:
             data = pickler.by_value(content, beside)
             needs = self._needs(beside)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise diagnose.explain(f"an argument of {definition.name}", content, error) from error
         definition.args_by_value = not beside.all_by_name
         buffers, shared = self.buffers.share(beside.buffers)
@@ -140,7 +144,9 @@ class Packer:
         try:
             watch = known.watch if known is not None and known.changing else Watch(fn)
             data, needs = self._pickled(fn)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise diagnose.explain(f"the function {name}", fn, error) from error
         if known is not None and known.changing and known.definition.holds(data, needs):
             self._advise(known)

@@ -28,6 +28,7 @@ import traceback
 import types
 from typing import Any
 
+from hyperflow import failures
 from hyperflow.errors import MisuseError
 from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
 from hyperflow.shipping.arrivals import Arrivals
@@ -265,6 +266,10 @@ class Worker:
         except BaseException as error:
             seconds = time.perf_counter() - start
             outcome, data = _raised(error)
+            with contextlib.suppress(Exception):
+                failures.let_go(
+                    error
+                )  # asyncio's runner knows the task, and the task the error, which knows the runner
         else:
             seconds = time.perf_counter() - start
             try:
@@ -384,7 +389,7 @@ def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
     found: list[pickle.PickleBuffer] = []
     try:
         data = pickle.dumps(value, pickler.PROTOCOL, buffer_callback=found.append)
-    except Exception:
+    except BaseException:  # whatever a user's __reduce__ raises
         data = b""
     if not data or not plain_is_enough(data):
         beside = pickler.Beside()
@@ -404,6 +409,7 @@ def _raised(error: BaseException) -> tuple[Outcome, bytes]:
     trace = error.__traceback__
     # Our own frame teaches nobody. (Not by assignment, nor by its own method: a frozen exception would refuse.)
     BaseException.with_traceback(error, trace.tb_next if trace is not None else None)
+    failures.shorten(error)
     words = exceptions.in_words(error)
     if not isinstance(error, Exception):
         return Outcome.EXITED, pickle.dumps(words)
