@@ -60,6 +60,7 @@ from hyperflow.errors import TimeLimitExceeded as TimeLimitExceeded
 from hyperflow.errors import TooManyNodesLost as TooManyNodesLost
 from hyperflow.errors import WorkerDied as WorkerDied
 from hyperflow.extvar import ExtVar as ExtVar
+from hyperflow.failures import Failed as Failed
 from hyperflow.flow import Cluster as Cluster
 from hyperflow.flow import Flow as Flow
 from hyperflow.flow import Job as Job
@@ -71,6 +72,8 @@ from hyperflow.program import ProgramInfo as ProgramInfo
 from hyperflow.remote import remote_eval as remote_eval
 from hyperflow.remote import remote_map as remote_map
 from hyperflow.seeds import seed_sequence as seed_sequence
+from hyperflow.shipping.importable import register_pickle_by_value as register_pickle_by_value
+from hyperflow.shipping.importable import unregister_pickle_by_value as unregister_pickle_by_value
 from hyperflow.shipping.storing import put as put
 from hyperflow.slurm.script import SbatchOptions as SbatchOptions
 from hyperflow.worker.worker import WorkerInfo as WorkerInfo

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 import attrs
 
-from hyperflow import environment
+from hyperflow import environment, failures
 from hyperflow import flow as flows
 from hyperflow._job import JobFunction, OpenEnv, checked_async_function
 from hyperflow.config import read_settings
@@ -90,6 +90,9 @@ class RemoteJob(Step):
             )
         return await _remote_eval_job(env.master, self.job, env.options, env.job_options)
 
+    def call(self) -> str:
+        return self.job.step.call()
+
     def __repr__(self) -> str:
         return f"hyperflow.remote_eval_job({self.job.step})"
 
@@ -142,7 +145,12 @@ class ClusterEvaluator:
         return self._master.statistics()
 
     def submit(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Options,
+        stream: tuple[int, ...] | None = None,  # noqa: ARG002 (a job counts its own)
     ) -> asyncio.Future[Any]:
         """Run a call as a Slurm job; raises MisuseError if that is not asked for."""
         job_options = environment.current().job_options
@@ -231,4 +239,5 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         env = ClusterEnv(Options(), evaluator, database, mine, master, job_options=job_options)
         lockfiles.share(env, run.home, lockfiles.Holder.this_process())
         stack.enter_context(environment.entered(env))
+        stack.enter_context(failures.shortened())
         yield env

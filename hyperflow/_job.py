@@ -13,6 +13,7 @@ import inspect
 import os
 import signal
 import socket
+import sys
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import attrs
 
-from hyperflow import environment
+from hyperflow import environment, failures
 from hyperflow import flow as flows
 from hyperflow.config import Settings, check_cpus, read_settings
 from hyperflow.environment import Environment, Options
@@ -104,7 +105,7 @@ class OpenEnv(Environment):
 
         Example: `env = await stack.enter_async_context(open_local_job())`; in later cells `await env.run(my_job())`.
         """
-        with environment.entered(self):
+        with environment.entered(self), failures.shortened():
             flows.check(flow, "env.run")
             return await flow
 
@@ -137,7 +138,7 @@ async def open_job(
     ):
         env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine)
         async with nullcontext() if mine.temporary else door.on_demand(mine.log_dir.parent, _node_routes(engine)):
-            with environment.entered(env):
+            with environment.entered(env), failures.shortened():
                 yield env
     mine.remove()  # only a temporary one, and only after success: errors point into its logs
 
@@ -296,11 +297,20 @@ def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncC
         async with open_environment():
             return await job
 
-    result = run_in_new_loop(run())
+    try:
+        result = run_in_new_loop(run())
+    except BaseException as error:
+        failures.shorten_here(error)
+        raise
     if isinstance(result, Flow):
         flow = result.used()
         raise MisuseError(f"{job!r} returned the flow {flow!r}, not its result; write: return await {flow.step}")
     return result
+
+
+def _is_being_imported() -> bool:
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    return multiprocessing is not None and getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
 PYTHONS_OWN = (700, 10, 10)
@@ -309,6 +319,12 @@ PYTHONS_OWN = (700, 10, 10)
 
 def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop where it is installed, otherwise on asyncio's own loop."""
+    if _is_being_imported():
+        main.close()
+        raise MisuseError(
+            "multiprocessing has started this process by spawn or forkserver, and imports the script in it once more; "
+            'put what runs the program under `if __name__ == "__main__":`'
+        )
     try:
         import uvloop  # noqa: PLC0415 (not on every platform)
     except ImportError:

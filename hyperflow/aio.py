@@ -27,8 +27,11 @@ async def settled(*futures: asyncio.Future[Any], on_cancel: Callable[[], object]
             interrupted = error
             if on_cancel is not None:
                 on_cancel()
-    if interrupted is not None:
-        raise interrupted
+    try:
+        if interrupted is not None:
+            raise interrupted
+    finally:
+        del interrupted  # else it would know this frame, and the frame it
 
 
 class Changing(Generic[T]):

@@ -1,7 +1,9 @@
 """Flows side by side: concurrently, map_concurrently, replicate_concurrently, race, as_completed.
 
 Guarantees: when one of several flows fails, the others are cancelled and awaited; then the first failure is raised
-itself, not in a group. When the awaiting flow is cancelled, so are all of them. Nothing is left running.
+itself, not in a group. When the awaiting flow is cancelled, so are all of them. Nothing is left running. With
+`errors="return"`, a `Failed` takes the place of a result, and the others go on. What ends keeps nothing alive: see
+`_Group`.
 
 Why not asyncio.TaskGroup: it wraps even a single failure into a group, and it needs a task for each flow.
 """
@@ -10,13 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from typing import Any, TypeVar, overload
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from typing import Any, Literal, TypeVar, overload
 
+from hyperflow import failures
 from hyperflow import flow as flows
 from hyperflow.aio import settled
 from hyperflow.errors import ConfigurationError
-from hyperflow.flow import Flow, Job, Native
+from hyperflow.failures import Errors, Failed
+from hyperflow.flow import Flow, Job, Native, Step
+
+logger = logging.getLogger("hyperflow")
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -40,75 +48,164 @@ STARTS_BETWEEN_PAUSES = 500
 
 
 class _Group:
-    """Futures that run side by side and end together."""
+    """Flows that run side by side and end together.
 
-    def __init__(self) -> None:
-        self.futures: list[asyncio.Future[Any]] = []
+    At its end it lets go of all of them. The traceback of an error knows the frames that it passed, and these know the
+    group: if the group still knew the error, only the cycle collector could free what the user's frames hold.
+    """
+
+    def __init__(self, where: str, fn: Callable[[Any], Flow[Any]] | None, errors: Errors) -> None:
+        self.where = where
+        self.fn = fn
+        self.returns = errors == "return"
         self.going = 0
-        self._on_end = self._ended  # bound once, for all of them
-        self.failed: list[asyncio.Future[Any]] = []  # in the order in which they failed
+        self.places: list[Any] = []  # a future for each x; where errors are returned, a Failed in its place
+        self.failed: list[asyncio.Future[Any]] = []  # in the order in which they failed, if a failure ends the group
+        self.returned: list[Failed] = []
+        self._steps: dict[asyncio.Future[Any], tuple[int, Step]] = {}  # those whose errors are to name the call
         self._waiter: asyncio.Future[None] | None = None
         self._enough = 0
+        self._over = False
 
-    def start(self, one: Flow[Any], where: str, fn: object = None) -> None:
-        """Start a flow, which the user's function `fn` has made, if it is given."""
-        if fn is None:
-            flows.check(one, where)
-        else:
-            flows.check_made(one, where, fn)
-        future = one.start()
+    async def run(self, xs: Iterable[Any], limit: int | None) -> tuple[list[Any], BaseException | None]:
+        """Run the flow of each x, at most `limit` at a time; return their results in order, or the first failure."""
+        on_end = self._ended  # bound once, for all of them
+        try:
+            for x in xs:
+                self._start(x, on_end)
+                if limit is not None:
+                    await self._until_fewer_than(limit)
+                if len(self.places) % STARTS_BETWEEN_PAUSES == 0:
+                    await asyncio.sleep(0)
+                if self.failed:
+                    break
+            await self._until_fewer_than(1)
+            if self.failed:
+                return [], await self._first_failure()
+            failures.tell(self.where, self.returned, len(self.places))
+            return [one if type(one) is Failed else one.result() for one in self.places], None
+        except BaseException as error:
+            if self.going:  # this was cancelled; or the function, or the iterable, has failed
+                lost = await _cancel_all([one for one in self.places if type(one) is not Failed], self.where)
+                _note_lost(error, lost, self.where)
+            raise
+        finally:
+            self._over = True
+            for content in (self.places, self.failed, self.returned, self._steps):
+                content.clear()
+
+    def _start(self, x: Any, on_end: Callable[[asyncio.Future[Any]], None]) -> None:
+        """Start the flow of one x."""
+        try:
+            one = x if self.fn is None else made_by(self.fn, x, self.where)
+            future = one.start()
+        except Exception as error:
+            if not self.returns or not failures.may_return(error):
+                raise
+            failed = failures.returned(len(self.places), _call_of(self.fn, x), error)
+            self.places.append(failed)
+            self.returned.append(failed)
+            return
+        if self.returns or isinstance(future, asyncio.Task):  # an evaluation's error names its call by itself
+            self._steps[future] = len(self.places), one.step
         self.going += 1
-        self.futures.append(future)
-        future.add_done_callback(self._on_end)
+        self.places.append(future)
+        future.add_done_callback(on_end)
 
     def _ended(self, future: asyncio.Future[Any]) -> None:
         self.going -= 1
         if future.cancelled() or future.exception() is not None:  # asking marks the exception as seen
-            self.failed.append(future)
+            self._on_failure(future)
+        elif self._steps:
+            self._steps.pop(future, None)
         if self._waiter is not None and not self._waiter.done() and (self.failed or self.going < self._enough):
             self._waiter.set_result(None)
 
-    async def until_fewer_than(self, count: int) -> None:
+    def _on_failure(self, future: asyncio.Future[Any]) -> None:
+        if self._over:
+            return
+        index, step = self._steps.pop(future, (0, None))
+        error = None if future.cancelled() else future.exception()
+        if error is not None and step is not None:
+            call = step.call()
+            failures.note_call(error, call, self.where)
+            if self.returns and isinstance(error, Exception) and failures.may_return(error):
+                failed = self.places[index] = failures.returned(index, call, error)
+                self.returned.append(failed)
+                return
+        self.failed.append(future)
+
+    async def _until_fewer_than(self, count: int) -> None:
         """Wait until fewer than `count` run, or one has failed. Wakes up once, not at each end."""
         if self.going >= count and not self.failed:
             self._enough = count
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 
+    async def _first_failure(self) -> BaseException:
+        """End the others, and return the first failure."""
+        first = self.failed[0]
+        others = [one for one in self.places if type(one) is not Failed and one is not first]
+        return _failure(first, await _cancel_all(others, self.where), self.where)
 
-async def _cancel_all(futures: Collection[asyncio.Future[Any]]) -> None:
-    """Cancel them and wait until all have ended. Their errors count as retrieved: asyncio does not report them."""
-    for future in futures:
+
+def _call_of(fn: Callable[[Any], Flow[Any]] | None, x: Any) -> str:
+    return flows.show_call(fn, (x,), {}) if fn is not None else x.step.call()
+
+
+def made_by(fn: Callable[[X], Flow[T]], x: X, where: str) -> Flow[T]:
+    """Return the flow that the user's function makes of x."""
+    try:
+        made = fn(x)
+    except StopIteration as error:  # it would end the loop, as if there were no more xs
+        call = flows.show_call(fn, (x,), {})
+        raise RuntimeError(f"{call}, the function of {where}, raised StopIteration") from error
+    flows.check_made(made, where, fn)
+    return made
+
+
+def _failure(future: asyncio.Future[Any], others: list[BaseException], where: str) -> BaseException:
+    """Return what a future has failed with, with a note about what else has failed."""
+    if future.cancelled():
+        _note_lost(None, others, where)
+        return asyncio.CancelledError()
+    error = future.exception()
+    assert error is not None
+    if others:
+        told = failures.lost_in_words(others)
+        failures.add_note(error, f"(of the flows beside it, {told}; the first failure is raised)")
+    failures.shorten(error)
+    return error
+
+
+def _errors(futures: Iterable[asyncio.Future[Any]]) -> list[BaseException]:
+    """Return what futures have failed with; it counts as retrieved: asyncio does not report it."""
+    ended = (future for future in futures if future.done() and not future.cancelled())
+    return [error for future in ended if (error := future.exception()) is not None]
+
+
+async def _cancel_all(futures: Collection[asyncio.Future[Any]], where: str) -> list[BaseException]:
+    """Cancel those that run, wait until all have ended, and return what they have failed with, as in a clean-up."""
+    going = [future for future in futures if not future.done()]
+    for future in going:
         future.cancel()
     try:
-        await settled(*futures)
-    finally:
-        for future in futures:
-            _ = future.cancelled() or future.exception()
+        await settled(*going)
+    except asyncio.CancelledError as error:
+        _note_lost(error, _errors(futures), where)
+        raise
+    return _errors(futures)
 
 
-async def _gather(made: Iterable[Flow[Any]], limit: int | None, where: str, fn: object = None) -> list[Any]:
-    """Run flows, at most `limit` at a time, and return their results in order; `fn` is what makes them, if known."""
-    group = _Group()
-    try:
-        for one in made:
-            group.start(one, where, fn)
-            if limit is not None:
-                await group.until_fewer_than(limit)
-            if len(group.futures) % STARTS_BETWEEN_PAUSES == 0:
-                await asyncio.sleep(0)
-            if group.failed:
-                break
-        await group.until_fewer_than(1)
-    finally:
-        await _cancel_all(group.futures)
-    if group.failed:
-        first, *others = group.failed
-        more = sum(not future.cancelled() for future in others)
-        if more and not first.cancelled() and (error := first.exception()) is not None:
-            error.add_note(f"(of the flows beside it, {more} more failed; the first failure is raised)")
-        first.result()  # raises it
-    return [future.result() for future in group.futures]
+def _note_lost(error: BaseException | None, lost: list[BaseException], where: str) -> None:
+    """Tell of errors that nobody gets: in a note to the one that is raised, or, where none reaches the user, a log."""
+    if not lost:
+        return
+    told = failures.lost_in_words(lost)
+    if isinstance(error, Exception):
+        failures.add_note(error, f"(while the flows beside it in {where} were cancelled, {told})")
+    else:
+        logger.warning("%s: while flows were cancelled, %s", where, told)
 
 
 def _mine(made: tuple[Flow[Any], ...], where: str) -> tuple[Flow[Any], ...]:
@@ -124,37 +221,81 @@ def _checked_limit(limit: int | None) -> int | None:
     return limit
 
 
-async def _concurrently(made: tuple[Flow[Any], ...]) -> tuple[Any, ...]:
-    return tuple(await _gather(made, None, "concurrently"))
+async def _gather(
+    where: str, fn: Callable[[Any], Flow[Any]] | None, xs: Iterable[Any], limit: int | None, errors: Errors
+) -> Any:
+    results, error = await _Group(where, fn, errors).run(xs, limit)
+    if error is None:
+        return tuple(results) if where == "concurrently" else results
+    try:
+        raise error
+    finally:
+        del error
 
 
 @overload
-def concurrently() -> Job[tuple[()]]: ...
+def concurrently(*, errors: Errors = "raise") -> Job[tuple[()]]: ...
 @overload
-def concurrently(a: Flow[A], /) -> Job[tuple[A]]: ...
+def concurrently(a: Flow[A], /, *, errors: Literal["raise"] = "raise") -> Job[tuple[A]]: ...
 @overload
-def concurrently(a: Flow[A], b: Flow[B], /) -> Job[tuple[A, B]]: ...
-@overload
-def concurrently(a: Flow[A], b: Flow[B], c: Flow[C], /) -> Job[tuple[A, B, C]]: ...
-@overload
-def concurrently(a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], /) -> Job[tuple[A, B, C, D]]: ...
-@overload
-def concurrently(a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], /) -> Job[tuple[A, B, C, D, E]]: ...
+def concurrently(a: Flow[A], b: Flow[B], /, *, errors: Literal["raise"] = "raise") -> Job[tuple[A, B]]: ...
 @overload
 def concurrently(
-    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], /
+    a: Flow[A], b: Flow[B], c: Flow[C], /, *, errors: Literal["raise"] = "raise"
+) -> Job[tuple[A, B, C]]: ...
+@overload
+def concurrently(
+    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], /, *, errors: Literal["raise"] = "raise"
+) -> Job[tuple[A, B, C, D]]: ...
+@overload
+def concurrently(
+    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], /, *, errors: Literal["raise"] = "raise"
+) -> Job[tuple[A, B, C, D, E]]: ...
+@overload
+def concurrently(
+    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], /, *, errors: Literal["raise"] = "raise"
 ) -> Job[tuple[A, B, C, D, E, F]]: ...
 @overload
 def concurrently(
-    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], g: Flow[G], /
+    a: Flow[A],
+    b: Flow[B],
+    c: Flow[C],
+    d: Flow[D],
+    e: Flow[E],
+    f: Flow[F],
+    g: Flow[G],
+    /,
+    *,
+    errors: Literal["raise"] = "raise",
 ) -> Job[tuple[A, B, C, D, E, F, G]]: ...
 @overload
 def concurrently(
-    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], g: Flow[G], h: Flow[H], /
+    a: Flow[A],
+    b: Flow[B],
+    c: Flow[C],
+    d: Flow[D],
+    e: Flow[E],
+    f: Flow[F],
+    g: Flow[G],
+    h: Flow[H],
+    /,
+    *,
+    errors: Literal["raise"] = "raise",
 ) -> Job[tuple[A, B, C, D, E, F, G, H]]: ...
 @overload
 def concurrently(
-    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], g: Flow[G], h: Flow[H], j: Flow[J], /
+    a: Flow[A],
+    b: Flow[B],
+    c: Flow[C],
+    d: Flow[D],
+    e: Flow[E],
+    f: Flow[F],
+    g: Flow[G],
+    h: Flow[H],
+    j: Flow[J],
+    /,
+    *,
+    errors: Literal["raise"] = "raise",
 ) -> Job[tuple[A, B, C, D, E, F, G, H, J]]: ...
 @overload
 def concurrently(
@@ -169,31 +310,68 @@ def concurrently(
     j: Flow[J],
     k: Flow[K],
     /,
+    *,
+    errors: Literal["raise"] = "raise",
 ) -> Job[tuple[A, B, C, D, E, F, G, H, J, K]]: ...
 @overload
-def concurrently(*flows: Flow[T]) -> Job[tuple[T, ...]]: ...
-def concurrently(*flows: Flow[Any]) -> Job[Any]:
+def concurrently(*flows: Flow[T], errors: Literal["raise"] = "raise") -> Job[tuple[T, ...]]: ...
+@overload
+def concurrently(a: Flow[A], /, *, errors: Literal["return"]) -> Job[tuple[A | Failed]]: ...
+@overload
+def concurrently(a: Flow[A], b: Flow[B], /, *, errors: Literal["return"]) -> Job[tuple[A | Failed, B | Failed]]: ...
+@overload
+def concurrently(
+    a: Flow[A], b: Flow[B], c: Flow[C], /, *, errors: Literal["return"]
+) -> Job[tuple[A | Failed, B | Failed, C | Failed]]: ...
+@overload
+def concurrently(
+    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], /, *, errors: Literal["return"]
+) -> Job[tuple[A | Failed, B | Failed, C | Failed, D | Failed]]: ...
+@overload
+def concurrently(*flows: Flow[T], errors: Literal["return"]) -> Job[tuple[T | Failed, ...]]: ...
+def concurrently(*flows: Flow[Any], errors: Errors = "raise", **others: object) -> Job[Any]:
     """Run flows side by side and return all their results, in order.
+
+    Args:
+        flows: What to run.
+        errors: As for `map_concurrently`.
 
     The first failure cancels the others, waits for them, and is raised unchanged. Cancelling cancels all.
     """
-    return Job(Native("concurrently", _concurrently, (_mine(flows, "concurrently"),)))
+    failures.check(errors, "concurrently", others)
+    return Job(Native("concurrently", _gather, ("concurrently", None, _mine(flows, "concurrently"), None, errors)))
 
 
-async def _map_concurrently(fn: Callable[[Any], Flow[Any]], xs: Iterable[Any], limit: int | None) -> list[Any]:
-    return await _gather(map(fn, xs), limit, "map_concurrently", fn)
-
-
-def map_concurrently(fn: Callable[[X], Flow[T]], xs: Iterable[X], limit: int | None = None) -> Job[list[T]]:
+@overload
+def map_concurrently(
+    fn: Callable[[X], Flow[T]], xs: Iterable[X], limit: int | None = None, *, errors: Literal["raise"] = "raise"
+) -> Job[list[T]]: ...
+@overload
+def map_concurrently(
+    fn: Callable[[X], Flow[T]], xs: Iterable[X], limit: int | None = None, *, errors: Literal["return"]
+) -> Job[list[T | Failed]]: ...
+def map_concurrently(
+    fn: Callable[[Any], Flow[Any]],
+    xs: Iterable[Any],
+    limit: int | None = None,
+    *,
+    errors: Errors = "raise",
+    **others: object,
+) -> Job[list[Any]]:
     """Run `fn(x)` for every x side by side and return the results in the order of xs.
 
     Args:
-        fn: Returns the flow for one x.
+        fn: Returns the flow for one x. If it raises StopIteration, that is a RuntimeError, as in a generator.
         xs: Read as far as `limit` allows at a time. The first run uses an iterator up.
         limit: How many flows may run at a time; None for all.
+        errors: "raise": the first failure cancels the others, waits for them, and is raised unchanged, with a note that
+            names its call. "return": the others go on, a `Failed` takes the place of each result that is missing, and
+            a line in the log says how many there are. AllocationEnding, MisuseError and a cancellation are raised all
+            the same.
     """
-    arguments = (flows.function(fn, "map_concurrently"), xs, _checked_limit(limit))
-    return Job(Native("map_concurrently", _map_concurrently, arguments))
+    failures.check(errors, "map_concurrently", others)
+    where = "map_concurrently"
+    return Job(Native(where, _gather, (where, flows.function(fn, where), xs, _checked_limit(limit), errors)))
 
 
 def replicate_concurrently(n: int, flow: Flow[T]) -> Job[list[T]]:
@@ -201,21 +379,35 @@ def replicate_concurrently(n: int, flow: Flow[T]) -> Job[list[T]]:
     where = "replicate_concurrently"
     if type(n) is not int or n < 0:
         raise ConfigurationError(f"{where}({n!r}, ...): a whole number of at least 0 is needed")
-    return Job(Native(where, _gather, (_mine((flow,), where) * n, None, where)))
+    return Job(Native(where, _gather, (where, None, _mine((flow,), where) * n, None, "raise")))
 
 
 async def _race(made: tuple[Flow[Any], ...]) -> Any:
-    futures: list[asyncio.Future[Any]] = []
+    futures: dict[asyncio.Future[Any], Step] = {}
     ended: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
     try:
         for one in made:
             future = one.start()
-            futures.append(future)
+            futures[future] = one.step
             future.add_done_callback(ended.put_nowait)
+            del future
         winner = await ended.get()
+        others = await _cancel_all([one for one in futures if one is not winner], "race")
+    except BaseException as left:
+        _note_lost(left, await _cancel_all(futures, "race"), "race")
+        raise
+    step = futures.pop(winner)
+    futures.clear()
+    error: BaseException | None = None
+    try:
+        if not winner.cancelled() and winner.exception() is None:
+            _note_lost(None, others, "race")
+            return winner.result()
+        error = _failure(winner, others, "race")
+        failures.note_call(error, step.call(), "race")
+        raise error
     finally:
-        await _cancel_all(futures)
-    return winner.result()
+        del winner, others, error
 
 
 @overload
@@ -266,35 +458,109 @@ def race(*flows: Flow[Any]) -> Job[Any]:
     return Job(Native("race", _race, (_mine(flows, "race"),)))
 
 
-async def as_completed(
-    fn: Callable[[X], Flow[T]], xs: Iterable[X], limit: int | None = None
-) -> AsyncIterator[tuple[X, T]]:
+@overload
+def as_completed(
+    fn: Callable[[X], Flow[T]], xs: Iterable[X], limit: int | None = None, *, errors: Literal["raise"] = "raise"
+) -> AsyncGenerator[tuple[X, T], None]: ...
+@overload
+def as_completed(
+    fn: Callable[[X], Flow[T]], xs: Iterable[X], limit: int | None = None, *, errors: Literal["return"]
+) -> AsyncGenerator[tuple[X, T | Failed], None]: ...
+def as_completed(
+    fn: Callable[[Any], Flow[Any]],
+    xs: Iterable[Any],
+    limit: int | None = None,
+    *,
+    errors: Errors = "raise",
+    **others: object,
+) -> AsyncGenerator[tuple[Any, Any], None]:
     """Iterate over `(x, result)` in the order in which they end: `async for x, r in as_completed(fn, xs): ...`.
 
     Args:
         fn: Returns the flow for one x.
         xs: May be lazy and endless; the next x is read when fewer than `limit` flows run.
         limit: How many flows run at a time; None for 1000.
+        errors: "raise": the iteration raises the first failure, after it has cancelled the others. "return": it goes
+            on, and gives `(x, Failed)`; the Failed's index counts the xs. For what is raised all the same, see
+            `map_concurrently`.
 
-    The iteration raises the first failure, after it has cancelled the others. Leaving the loop early cancels what
-    still runs. Memory is O(limit).
+    Leaving the loop early cancels what still runs. Memory is O(limit).
     """
+    failures.check(errors, "as_completed", others)
     flows.function(fn, "as_completed")
-    room = _checked_limit(limit) or IN_FLIGHT
-    source = iter(xs)
-    going: dict[asyncio.Future[T], X] = {}
-    done: asyncio.Queue[asyncio.Future[T]] = asyncio.Queue()
+    return _as_completed(fn, xs, _checked_limit(limit) or IN_FLIGHT, errors == "return")
+
+
+async def _as_completed(
+    fn: Callable[[Any], Flow[Any]], xs: Iterable[Any], room: int, returns: bool
+) -> AsyncGenerator[tuple[Any, Any], None]:
+    source = enumerate(xs)
+    going: dict[asyncio.Future[Any], tuple[int, Any, Step]] = {}
+    done: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
+    ready: deque[tuple[Any, Failed]] = deque()  # those that could not even be started
+    returned: list[Failed] = []  # only the first of them: there may be endlessly many
+    count, index = 0, -1
     try:
         while True:
-            for x in itertools.islice(source, room - len(going)):
-                one = fn(x)
-                flows.check_made(one, "as_completed", fn)
-                future = one.start()
-                going[future] = x
-                future.add_done_callback(done.put_nowait)
-            if not going:
-                return
-            future = await done.get()
-            yield going.pop(future), future.result()
+            read = 0
+            for index, x in itertools.islice(source, room - len(going)):
+                read += 1
+                try:
+                    _begin(fn, index, x, going, done)
+                except Exception as refused:
+                    if not returns or not failures.may_return(refused):
+                        raise
+                    ready.append((x, failures.returned(index, flows.show_call(fn, (x,), {}), refused)))
+            if going and not ready:
+                x, result, error = _outcome(await done.get(), going, returns)
+                if error is not None:
+                    raise error
+            elif ready:
+                x, result = ready.popleft()
+            elif not read:
+                break
+            else:
+                continue
+            if returns and type(result) is Failed:
+                count += 1
+                returned = returned or [result]
+            yield x, result
+            del x, result
+    except BaseException as left:
+        _note_lost(left, await _cancel_all(going, "as_completed"), "as_completed")
+        raise
     finally:
-        await _cancel_all(going)
+        error = None
+        going.clear()
+        failures.tell("as_completed", returned, index + 1, count)
+
+
+def _begin(
+    fn: Callable[[Any], Flow[Any]],
+    index: int,
+    x: Any,
+    going: dict[asyncio.Future[Any], tuple[int, Any, Step]],
+    done: asyncio.Queue[asyncio.Future[Any]],
+) -> None:
+    one = made_by(fn, x, "as_completed")
+    future = one.start()
+    going[future] = index, x, one.step
+    future.add_done_callback(done.put_nowait)
+
+
+def _outcome(
+    future: asyncio.Future[Any], going: dict[asyncio.Future[Any], tuple[int, Any, Step]], returns: bool
+) -> tuple[Any, Any, BaseException | None]:
+    """Return an x with its result or Failed, or with the error that ends the iteration."""
+    index, x, step = going.pop(future)
+    if future.cancelled():
+        return x, None, asyncio.CancelledError()
+    error = future.exception()
+    if error is None:
+        return x, future.result(), None
+    call = step.call()
+    failures.note_call(error, call, "as_completed")
+    if returns and isinstance(error, Exception) and failures.may_return(error):
+        return x, failures.returned(index, call, error), None
+    failures.shorten(error)
+    return x, None, error

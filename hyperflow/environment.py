@@ -204,7 +204,12 @@ class Evaluator(Protocol):
     def statistics(self) -> Any: ...  # a Statistics; in a Cluster computation its own record
 
     def submit(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Options,
+        stream: tuple[int, ...] | None = None,
     ) -> asyncio.Future[Any]:
         """Send a call to a worker; cancelling the returned future ends the evaluation."""
         ...
@@ -362,10 +367,14 @@ def using(**changes: Unpack[OptionChanges]) -> Generator[Environment, None, None
     Args:
         cpus: How many CPUs it holds, all on one node; 1 by default. More than any node has raises ImpossibleRequest.
         fresh_process: Run it in a process of its own, which is forked for it and ends after it.
-        retries: How often it is started again after it raised an Exception or its worker died (WorkerDied); 0 by
-            default. The last error is raised. Another node gets it then, while there is one.
-        time_limit: Seconds from its start on a worker. Then it is killed and raises TimeLimitExceeded; no retries.
-            None for no limit, the default.
+        retries: How often it is started again after it has failed: with an Exception, a crash (WorkerDied), for lack of
+            memory, or at its time limit; 0 by default. Another node gets the next try, while there is one. The last
+            error is raised. The loss of a node uses none of them, and what cannot be sent, or calls sys.exit(), is not
+            tried again. `flow.retry(n)` is something else: it runs a whole flow again, with all its evaluations, in the
+            job; it looks at classes of errors and can pause. Take `retries` for evaluations that fail by chance, and
+            `.retry` for a sequence of steps that belong together. If both are there, they multiply.
+        time_limit: Seconds from its start on a worker. Then it is killed and raises TimeLimitExceeded, unless it has
+            `retries` left. None for no limit, the default.
         exclusive: After its node was lost, run it again only when it must have ended there, which may take
             `silence_limit` (minutes). For functions with effects that must not overlap.
         seed: The program's seed, of which `seed_sequence` makes the random numbers of each evaluation; 0 by default, so

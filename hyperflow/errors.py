@@ -30,7 +30,7 @@
     └── SlurmError                     Slurm's answer is missing or contradicts itself
 
 The user's own exceptions are not in this tree: they arrive as themselves, with the remote traceback and one
-line of context (evaluation, worker, node, log file) as notes.
+line of context (the call with its arguments, worker, node, log file) as notes.
 
 Why so strict about pickle: an exception is rebuilt as `cls(*args)`. If it handed a formatted message to
 `super().__init__`, that would fail, far from its cause. So every class here hands on exactly its own arguments, and
@@ -105,7 +105,7 @@ class WorkerDied(HyperflowError):
     """The worker process that ran the evaluation ended without an answer.
 
     Args:
-        evaluation: What ran, such as `evaluation 7 of simulate`.
+        evaluation: What ran, such as `evaluation 7 of simulate(1.5)`.
         service_id: The worker.
         node: The node it ran on.
         status: Exit code, or minus the signal's number.

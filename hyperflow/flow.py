@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
+import sys
 import types
 import warnings
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeAlias, TypeVar, Unpack, overload
 
 import attrs
@@ -39,6 +41,9 @@ Caught: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
 
 STEPS_BETWEEN_PAUSES = 256
 """A chain of pure steps lets the event loop run once in so many steps, so that it can be cancelled."""
+
+ARGUMENTS_SHOWN = 6
+"""How many arguments of a call an error shows, and as many keyword arguments."""
 
 LINKS_SHOWN = 3
 """How many links at the end of a long chain an error shows."""
@@ -61,6 +66,10 @@ class Step:
         """Run beside the caller; cancelling the future cancels the run."""
         return asyncio.get_running_loop().create_task(self.coroutine())
 
+    def call(self) -> str:
+        """Return the call that it makes, for errors: the user's function with its arguments."""
+        return repr(self)
+
 
 class Flow(Generic[T_co]):
     """A computation that needs an environment and returns a T; `await` it inside a running flow.
@@ -75,33 +84,55 @@ class Flow(Generic[T_co]):
         """How it runs; internal to hyperflow."""
         # Only a flow made while one runs is likely to be a forgotten await. (A guard object for each flow was rejected:
         # every evaluation would pay for making it.)
-        self._unawaited: bool = peek() is not None
+        if peek() is None:
+            self._unawaited: tuple[types.CodeType, int] | None = None
+        else:  # where the user's function made it; the line is looked up if nobody awaits it
+            frame = _frame(2)
+            self._unawaited = frame.f_code, frame.f_lasti
 
     def __await__(self) -> Generator[Any, None, T_co]:
-        self._unawaited = False
+        self._unawaited = None
         if peek() is None:
             raise environment.not_in_flow(repr(self))
         return self.step.__await__()
 
     def start(self) -> asyncio.Future[T_co]:
-        """Run beside the caller and return the future of the result; the combinators are built on this."""
-        self._unawaited = False
+        """Run beside the caller, and return the future of the result: what `asyncio.create_task` is for a coroutine.
+
+            first = simulate(1).start()     # runs from now on
+            ...
+            print(await first)
+
+        `await flow` runs it and waits; `concurrently` and `map_concurrently` start many and wait for all. Use this
+        where a future is needed: for `asyncio.wait`, or to go on and ask later. As with `create_task`, keep the future;
+        the program's end cancels what still runs, and an error that nobody asks for is only logged. Each call is one
+        more run. `asyncio.gather`, `wait_for` and `shield` take flows themselves. In a TaskGroup, write
+        `group.create_task(env.run(flow))`.
+
+        Cancelling the future cancels the run, as cancelling `await flow` does. The options of the scope where it is
+        started count. Cost: that of the flow; a remote evaluation needs no task.
+
+        Raises:
+            NotInFlow: There is no environment here.
+            SerializationError, ImpossibleRequest: At once, for a remote evaluation that cannot be sent or run anywhere.
+        """
+        self._unawaited = None
         if peek() is None:
             raise environment.not_in_flow(repr(self))
         return self.step.start()
 
     def used(self) -> Self:
         """Mark the flow as used, so that no "never awaited" warning comes; return it."""
-        self._unawaited = False
+        self._unawaited = None
         return self
 
     def map(self, fn: Callable[[T_co], U]) -> Flow[U]:
         """Apply a plain function to the result: `flow.map(f)` returns `f(x)` where `flow` returns x."""
-        return self._next(Bound(self.used(), function(fn, "map"), joins=False))
+        return type(self)(Bound(self.used(), function(fn, "map"), joins=False))  # type: ignore[return-value]
 
     def then(self, fn: Callable[[T_co], Flow[U]]) -> Flow[U]:
         """Continue with the flow that `fn` returns for the result (the monad's bind)."""
-        return self._next(Bound(self.used(), function(fn, "then"), joins=True))
+        return type(self)(Bound(self.used(), function(fn, "then"), joins=True))  # type: ignore[return-value]
 
     def using(self, **options: Unpack[OptionChanges]) -> Self:
         """Run with changed options: `flow.using(cpus=4)`; `hyperflow.using` says which there are."""
@@ -113,7 +144,8 @@ class Flow(Generic[T_co]):
         """Run again after an error of class `on`, up to `times` times more, `pause` seconds after each failure.
 
         Raises the last error unchanged. A cancelled flow is not retried. If the flow is a single evaluation, it runs on
-        another node each time, while there is one.
+        another node each time, while there is one. `using(retries=...)` repeats single evaluations; its documentation
+        (`help(hyperflow.using)`) says which of the two to take.
         """
         source = self.used()
         if times < 0:
@@ -127,20 +159,27 @@ class Flow(Generic[T_co]):
             raise ConfigurationError(f"timeout({seconds}): a number of seconds is needed")
         return type(self)(Changed(source, f"timeout({seconds:g})", _timeout, (seconds,)))
 
-    def _next(self, step: Step) -> Flow[Any]:
-        return type(self)(step)
-
     def __repr__(self) -> str:
+        # asyncio refuses what is no coroutine, and its error shows only this.
+        asked_by = _frame(1).f_globals.get("__name__")
+        if isinstance(asked_by, str) and asked_by.startswith("asyncio."):
+            use = f"hyperflow.run_job_local({self.step})" if asked_by == "asyncio.runners" else f"{self.step}.start()"
+            return f"the flow {self.used().step}; write: {use}"
         return f"<{type(self).__name__} {self.step}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self.used()), (self.step,)
 
     def __del__(self) -> None:
-        if self._unawaited:
-            warnings.warn(
-                f"{self!r} was made but never awaited; write: await {self.step}", FlowNeverAwaited, stacklevel=2
+        if self._unawaited is not None:
+            code, instruction = self._unawaited
+            line = _line(code, instruction)
+            text = (
+                f"{self!r} was made but never awaited; write: await {self.step} "
+                f"(it was made in {code.co_name}, {code.co_filename}, line {line})"
             )
+            # By itself, the warning would name the line that runs now, which may be anywhere.
+            warnings.warn_explicit(text, FlowNeverAwaited, code.co_filename, line, registry=_warned)
 
     if not TYPE_CHECKING:  # type checkers refuse these by themselves
 
@@ -155,10 +194,33 @@ class Flow(Generic[T_co]):
         def __getattr__(self, name: str) -> NoReturn:
             if name.startswith("__"):  # pickle, copy and the like ask, and expect this answer
                 raise AttributeError(name)
+            if name in _OF_FUTURES:
+                raise AttributeError(
+                    f"{type(self).__name__} has no attribute {name!r}: {self.used()!r} is a flow, and no future before "
+                    f"it is started; write: {self.step}.start()"
+                )
             raise AttributeError(
                 f"{type(self).__name__} has no attribute {name!r}: {self!r} is a flow, not its result; "
                 f"write: (await {self.step}).{name}"
             )
+
+
+_OF_FUTURES = frozenset(
+    {"add_done_callback", "remove_done_callback", "get_loop", "done", "cancel", "cancelled", "exception", "result"}
+)
+
+_frame = sys._getframe  # pyright: ignore[reportPrivateUsage] (bound once: every flow asks)
+
+_warned: dict[Any, Any] = {}
+"""Where `warnings` keeps account of what it has said."""
+
+
+def _line(code: types.CodeType, instruction: int) -> int:
+    """Return the line that an instruction of a function belongs to."""
+    for start, end, line in code.co_lines():
+        if start <= instruction < end and line is not None:
+            return line
+    return code.co_firstlineno
 
 
 class Job(Flow[T_co]):
@@ -183,11 +245,28 @@ class Cluster(Flow[T_co]):
         def then(self, fn: Callable[[T_co], Flow[U]]) -> Cluster[U]: ...
 
 
-def show_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def show_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """Return a call as the user would write it, with long arguments cut."""
-    words = [short_repr(a, 40) for a in args[:6]] + ["..."] * (len(args) > 6)
-    words += [f"{name}={short_repr(value, 40)}" for name, value in kwargs.items()]
-    return f"{getattr(fn, '__name__', None) or short_repr(fn, 40)}({', '.join(words)})"
+    while isinstance(fn, functools.partial):
+        args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
+    words = [_shown(a) for a in args[:ARGUMENTS_SHOWN]] + ["..."] * (len(args) > ARGUMENTS_SHOWN)
+    words += [f"{name:.40}={_shown(value)}" for name, value in itertools.islice(kwargs.items(), ARGUMENTS_SHOWN)]
+    words += ["..."] * (len(kwargs) > ARGUMENTS_SHOWN)
+    return f"{function_name(fn)}({', '.join(words)})"
+
+
+def function_name(fn: object) -> str:
+    """Return the name of a function, or of what stands for one, as the user wrote it."""
+    try:
+        name: object = getattr(fn, "__name__", None)
+    except BaseException:  # noqa: BLE001 (whatever a user's __getattr__ raises)
+        name = None
+    return str.__str__(name)[:100] if isinstance(name, str) else short_repr(fn, 40)
+
+
+def _shown(argument: object) -> str:
+    """Return an argument in a few characters; a function by its name."""
+    return argument.__name__[:40] if isinstance(argument, types.FunctionType) else short_repr(argument, 40)
 
 
 def _closed(coroutine: Coroutine[Any, Any, Any]) -> str:
@@ -397,6 +476,9 @@ class Using(Step):
         with environment.using(**self.options):
             return self.source.start()
 
+    def call(self) -> str:
+        return self.source.step.call()
+
     def __repr__(self) -> str:
         return f"{self.source.step}.{show_call(self.source.using, (), {**self.options})}"
 
@@ -412,6 +494,9 @@ class Changed(Step):
 
     def coroutine(self) -> Coroutine[Any, Any, Any]:
         return self.fn(self.source, *self.args)
+
+    def call(self) -> str:
+        return self.source.step.call()
 
     def __repr__(self) -> str:
         return f"{self.source.step}.{self.method}"
@@ -437,10 +522,13 @@ async def _timeout(source: Flow[T], seconds: float) -> T:
     try:
         async with scope:
             return await source
-    except TimeoutError as error:
-        if scope.expired():
-            raise TimeoutError(f"{source!r} took longer than {seconds:g} s and was cancelled") from error
-        raise
+    except TimeoutError:
+        if not scope.expired():
+            raise
+    finally:
+        del scope  # it knows the task, whose exception knows this frame: memory would wait for the cycle collector
+    # Not within the handler: asyncio's TimeoutError, and the cancellation behind it, would teach nobody anything.
+    raise TimeoutError(f"{source!r} took longer than {seconds:g} s and was cancelled")
 
 
 def pure(value: T) -> Job[T]:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 import attrs
 
-from hyperflow import environment
-from hyperflow.errors import ConfigurationError, MisuseError
+from hyperflow import chunks, environment, failures
+from hyperflow.errors import ConfigurationError
+from hyperflow.failures import Errors, Failed
 from hyperflow.flow import Job, Native, Step, plain_function, show_call
 
 P = ParamSpec("P")
 T = TypeVar("T")
 X = TypeVar("X")
-
-CHUNK_SECONDS = 0.02
-"""How long a chunk of remote_map should take: much longer than a round trip, too short to notice."""
-
-LARGEST_CHUNK = 100_000
 
 
 @attrs.frozen(repr=False, eq=False)
@@ -39,8 +34,11 @@ class RemoteEval(Step):
     def __await__(self) -> Generator[Any, None, Any]:
         return self.start().__await__()
 
+    def call(self) -> str:
+        return show_call(self.fn, self.args, self.kwargs)
+
     def __repr__(self) -> str:
-        name, _, arguments = show_call(self.fn, self.args, dict(self.kwargs)).partition("(")
+        name, _, arguments = show_call(self.fn, self.args, self.kwargs).partition("(")
         return f"hyperflow.remote_eval({name}{', ' * (arguments != ')')}{arguments}"
 
 
@@ -81,110 +79,41 @@ def remote_eval(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any
     return Job(RemoteEval(fn, args, kwargs))
 
 
-def apply_to_all(
-    fn: Callable[[Any], Any], items: list[Any], stream: tuple[int, ...], first: int
-) -> list[Any] | Coroutine[Any, Any, list[Any]]:
-    """On a worker: evaluate a chunk of remote_map, whose first item has this place."""
-    results: list[Any] = []
-    place = [*stream, first]
-    token = environment.map_item.set(place)
-    try:
-        for item in items:
-            result = fn(item)
-            if type(result) is types.CoroutineType:  # also of a lambda or an object that calls an async function
-                return _apply_to_rest(fn, items, results, result, place)
-            results.append(result)
-            place[-1] += 1
-    except Exception as error:
-        _note_item(error, items[len(results)])
-        raise
-    finally:
-        environment.map_item.reset(token)
-    return results
-
-
-async def _apply_to_rest(
-    fn: Callable[[Any], Awaitable[Any]],
-    items: list[Any],
-    results: list[Any],
-    first: Awaitable[Any],
-    place: list[int],
-) -> list[Any]:
-    """Evaluate the rest of a chunk whose function turned out to be async; `first` is what it returned last."""
-    token = environment.map_item.set(place)
-    try:
-        results.append(await first)
-        for item in items[len(results) :]:
-            place[-1] += 1
-            results.append(await fn(item))
-    except Exception as error:
-        _note_item(error, items[len(results)])
-        raise
-    finally:
-        environment.map_item.reset(token)
-    return results
-
-
-def _note_item(error: Exception, item: object) -> None:
-    with contextlib.suppress(Exception):  # the item's repr may fail, and a frozen exception takes no note
-        error.add_note(f"(in remote_map, for the item {item!r:.200})")
-
-
-async def _remote_map(fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: int | None) -> list[Any]:
-    """Keep all CPUs busy with chunks; the automatic size follows how long chunks take."""
-    loop = asyncio.get_running_loop()
-    env = environment.current()
-    if env.level == "cluster":
-        raise MisuseError(
-            "remote_map in a Cluster computation would take a Slurm job for each few items; put it into a @job, and "
-            "write: await hyperflow.remote_eval_job(that_job(...))"
-        )
-    source = iter(xs)
-    stream = env.evaluator.streams.of_map(fn, env.options.seed)
-    read = 0
-    results: list[list[Any]] = []
-    going: dict[asyncio.Future[Any], tuple[int, int, float]] = {}
-    size = chunk_size or 1
-    exhausted = False
-    try:
-        while True:
-            room = 3 * max(1, env.evaluator.cpus // env.options.cpus)
-            while not exhausted and len(going) < room:
-                chunk: list[Any] = []
-                for x in source:
-                    chunk.append(x)
-                    if len(chunk) >= size:
-                        break
-                else:
-                    exhausted = True
-                if chunk:
-                    future = env.evaluator.submit(apply_to_all, (fn, chunk, stream, read), {}, env.options)
-                    read += len(chunk)
-                    going[future] = (len(results), len(chunk), loop.time())
-                    results.append([])
-            if not going:
-                return [result for chunk in results for result in chunk]
-            done, _ = await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
-            for future in done:
-                place, count, began = going.pop(future)
-                results[place] = future.result()
-                if chunk_size is None:
-                    each = max((loop.time() - began) / 3, 1e-9) / count
-                    size = max(1, min(2 * size, LARGEST_CHUNK, int(CHUNK_SECONDS / each)))
-    finally:
-        for future in going:
-            if not future.cancel() and not future.cancelled():
-                future.exception()  # retrieved: it failed together with the one that is raised
-
-
 @overload
 def remote_map(
-    fn: Callable[[X], Coroutine[Any, Any, T]], xs: Iterable[X], chunk_size: int | Literal["auto"] = "auto"
+    fn: Callable[[X], Coroutine[Any, Any, T]],
+    xs: Iterable[X],
+    chunk_size: int | Literal["auto"] = "auto",
+    *,
+    errors: Literal["raise"] = "raise",
 ) -> Job[list[T]]: ...
 @overload
-def remote_map(fn: Callable[[X], T], xs: Iterable[X], chunk_size: int | Literal["auto"] = "auto") -> Job[list[T]]: ...
 def remote_map(
-    fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: int | Literal["auto"] = "auto"
+    fn: Callable[[X], T],
+    xs: Iterable[X],
+    chunk_size: int | Literal["auto"] = "auto",
+    *,
+    errors: Literal["raise"] = "raise",
+) -> Job[list[T]]: ...
+@overload
+def remote_map(
+    fn: Callable[[X], Coroutine[Any, Any, T]],
+    xs: Iterable[X],
+    chunk_size: int | Literal["auto"] = "auto",
+    *,
+    errors: Literal["return"],
+) -> Job[list[T | Failed]]: ...
+@overload
+def remote_map(
+    fn: Callable[[X], T], xs: Iterable[X], chunk_size: int | Literal["auto"] = "auto", *, errors: Literal["return"]
+) -> Job[list[T | Failed]]: ...
+def remote_map(
+    fn: Callable[[Any], Any],
+    xs: Iterable[Any],
+    chunk_size: int | Literal["auto"] = "auto",
+    *,
+    errors: Errors = "raise",
+    **others: object,
 ) -> Job[list[Any]]:
     """Evaluate `fn(x)` on workers for every x, many in one message, and return the results in the order of xs.
 
@@ -192,13 +121,17 @@ def remote_map(
         fn: As for remote_eval; called once for each item.
         xs: Read as needed. The first run uses an iterator up.
         chunk_size: Items in one evaluation; "auto" aims at 20 ms for each chunk.
+        errors: "raise": the first failure cancels the rest and is raised unchanged, with the item as a note. "return":
+            the rest goes on, and a `Failed` takes the place of each result that is missing; see `map_concurrently`.
 
     The items of a chunk share what fn captured: what fn changes in it for one item, the next item of the chunk sees.
-    A chunk is one evaluation: options such as `time_limit` and `retries` apply to a chunk. The first failure cancels
-    the rest and is raised unchanged, with the item as a note.
+    A chunk is one evaluation: options such as `time_limit` and `retries` apply to a chunk. When one crashes or exceeds
+    its time limit (with errors="return" also when it cannot be sent), its items are evaluated again one by one, those
+    that had ended included, each with these options: so a crash costs one item, and the error names it.
     """
+    failures.check(errors, "remote_map", others)
     if chunk_size != "auto" and (type(chunk_size) is not int or chunk_size < 1):
         raise ConfigurationError(f'chunk_size={chunk_size!r}: a whole number of at least 1 is needed, or "auto"')
     size = None if chunk_size == "auto" else chunk_size
     plain_function(fn, "remote_map", "await hyperflow.map_concurrently({name}, ...)")
-    return Job(Native("remote_map", _remote_map, (fn, xs, size)))
+    return Job(Native("remote_map", chunks.run, (fn, xs, size, errors)))

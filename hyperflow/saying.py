@@ -6,6 +6,7 @@ being reported must not get lost because of that.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import types
@@ -20,8 +21,26 @@ _NOT_THE_USERS = (
 
 
 def short_repr(value: object, limit: int) -> str:
-    """Return `repr(value)`, cut after so many characters."""
-    return _text(repr, value, limit, f"<{type(value).__name__}>")
+    """Return `repr(value)`, cut after so many characters; it looks only at the beginning of a large object."""
+    return _text(_repr, value, limit, f"<{type(value).__name__}>")
+
+
+LOOKED_AT = 2000
+"""So many items or characters of a large object are enough for all that is ever shown of one."""
+
+
+def _repr(value: object) -> str:
+    if type(value) in (str, bytes, bytearray, list, tuple):
+        sequence: Any = value
+        if len(sequence) > LOOKED_AT:
+            return repr(sequence[:LOOKED_AT])
+    elif type(value) is dict and len(value) > LOOKED_AT:
+        return repr(dict(itertools.islice(value.items(), LOOKED_AT)))
+    elif type(value) in (set, frozenset):
+        several: Any = value
+        if len(several) > LOOKED_AT:
+            return repr(set(itertools.islice(several, LOOKED_AT)))
+    return repr(value)
 
 
 def short_str(value: object, limit: int) -> str:

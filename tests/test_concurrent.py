@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -233,20 +234,22 @@ async def test_the_first_of_two_failures_is_raised_itself(stage: Stage, combine:
     assert caught.value is first
     assert stage.events[:2] == ["a ended", "b ended"]
     assert sorted(stage.events[2:]) == ["x cleaned up", "y cleaned up"]
-    assert caught.value.__notes__ == ["(of the flows beside it, 1 more failed; the first failure is raised)"]
+    of_call, of_others = caught.value.__notes__
+    assert re.fullmatch(r"\(raised by waits\(.*'a', Boom\('first'\)\), in (map_)?concurrently\)", of_call)
+    assert of_others == "(of the flows beside it, 1 more failed: Boom2: second; the first failure is raised)"
 
 
 async def test_a_failing_clean_up_does_not_hide_the_first_failure(stage: Stage) -> None:
-    """What a cancelled one raises in its clean-up is counted, not raised."""
+    """What a cancelled one raises in its clean-up is noted, not raised."""
     async with open_inline_job():
         stage.cue("a")
         with pytest.raises(Boom) as caught:
-            await concurrently(stage.waits("x", clean_up=Boom2()), stage.waits("a", Boom()), stage.waits("y"))
+            await concurrently(stage.waits("x", clean_up=Boom2("no")), stage.waits("a", Boom()), stage.waits("y"))
 
-    assert "1 more failed" in caught.value.__notes__[0]
+    assert "1 more failed: Boom2: no" in caught.value.__notes__[1]
 
 
-async def test_a_failure_alone_has_no_note() -> None:
+async def test_a_failure_alone_is_noted_with_its_call() -> None:
     """And is the very object that was raised."""
     error = Boom("alone")
 
@@ -258,7 +261,7 @@ async def test_a_failure_alone_has_no_note() -> None:
         with pytest.raises(Boom) as caught:
             await concurrently(raises(), later(1))
     assert caught.value is error
-    assert not hasattr(error, "__notes__")
+    assert error.__notes__ == ["(raised by raises(), in concurrently)"]
 
 
 async def test_a_failing_function_cancels_what_was_started(stage: Stage) -> None:

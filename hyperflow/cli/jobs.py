@@ -122,9 +122,10 @@ def why(
     """Show all that is known about a job: why it waits or is held, the end of its log, and what to type."""
     found = runs.find(run, base_dir)
     answer, note = _ask(found, f"/jobs/{number}/why", "why", str(number), "--run", str(found.home))
-    text = found.why(number) if answer is None else answer["why"]
+    # A master of an earlier version says nothing of a traceback.
+    text, traceback = found.why(number) if answer is None else (answer["why"], answer.get("traceback", ""))
     if as_json:
-        return _print_json(run=str(found.home), number=number, why=text, note=note)
+        return _print_json(run=str(found.home), number=number, why=text, traceback=traceback, note=note)
     print(text, *([note] if note else []), sep="\n")
     return 0
 

@@ -21,7 +21,7 @@ from hyperflow.errors import ConfigurationError
 from hyperflow.master import rundir
 from hyperflow.master.lifecycle import AT_REST, Cause, Kind, Record, State, Verdict
 from hyperflow.master.rundir import JobDirectory
-from hyperflow.master.view import JobView, story
+from hyperflow.master.view import JobView, story, traceback_of
 from hyperflow.slurm.client import PollIntervals, SlurmClient
 from hyperflow.slurm.script import SbatchOptions
 
@@ -72,11 +72,15 @@ class Run:
             for directory, record in self._records()
         ]
 
-    def why(self, number: int) -> str:
-        """Return all that is known about a job; raises ConfigurationError if there is none, or it is unreadable."""
+    def why(self, number: int) -> tuple[str, str]:
+        """Return all that is known about a job, and the traceback of its error by itself.
+
+        Raises ConfigurationError if there is no such job, or it is unreadable.
+        """
         directory = JobDirectory(self.home / "jobs" / str(number))
         try:
-            return story(directory.read_record(), directory)
+            record = directory.read_record()
+            return story(record, directory), traceback_of(record, directory)
         except FileNotFoundError:
             numbers = ", ".join(str(record.number) for _, record in self._records()) or "none yet"
             raise ConfigurationError(f"{self.home} has no job {number}; it has {numbers}") from None

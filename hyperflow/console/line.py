@@ -15,6 +15,7 @@ import attrs
 from cyclopts import App, CycloptsError
 from rich.console import Console
 
+from hyperflow import failures
 from hyperflow import flow as flows
 from hyperflow._cluster import ClusterEnv, open_cluster, remote_eval_job
 from hyperflow._job import run_in_new_loop
@@ -91,6 +92,7 @@ class _Run:
             else:
                 run_in_new_loop(self._run(flow))
         except _ProgramError as failure:
+            failures.shorten(failure.error)
             traceback.print_exception(failure.error)
             return 1
         except ConfigurationError as error:

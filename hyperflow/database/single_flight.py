@@ -13,6 +13,7 @@ The computation is a task of its own, in the environment of the first caller, be
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Hashable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -23,6 +24,9 @@ import attrs
 
 from hyperflow.aio import settled
 from hyperflow.errors import MisuseError
+from hyperflow.saying import in_words
+
+logger = logging.getLogger("hyperflow")
 
 
 @attrs.define(eq=False)
@@ -62,6 +66,7 @@ async def once(
             return await compute()
         finally:
             del flights[key]
+            _inside.set(None)  # this task's context would know the flight, and the flight the task
 
     if flight is None:
         flight = flights[key] = _Flight(name, asyncio.get_running_loop().create_task(fly()))
@@ -80,10 +85,12 @@ async def once(
             task.cancel()
             with suppress(asyncio.CancelledError):  # cancelled once more: the computation has still ended
                 await settled(task)
-            if not task.cancelled():
-                task.exception()  # counts as seen: nobody is left to tell
+            if not task.cancelled() and (error := task.exception()) is not None:
+                logger.warning("%s failed while it was cancelled: %s", flight.name(), in_words(error))
+                del error
         raise
     finally:
         flight.waiting -= 1
         if inside is not None:
             inside.waits_for.remove(flight)
+        del task, flight, inside, fly  # an error that passes here would be known by its own traceback

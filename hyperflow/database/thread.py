@@ -195,7 +195,10 @@ class Batches(Generic[H, Item, Result]):
         if not self._busy:
             self._busy = True
             self._loop.call_soon(self._hand_over)  # so that all of this turn of the loop go together
-        return await future
+        try:
+            return await future
+        finally:
+            del future  # it knows the error, whose traceback knows this frame
 
     async def drained(self) -> None:
         """Wait until nothing is waiting or under way."""

@@ -19,12 +19,19 @@ from typing import Any
 
 import attrs
 
+from hyperflow import failures
 from hyperflow.database import plain, records, untagged
 from hyperflow.database.hints import Conform, conform_to, per_hint, show
 from hyperflow.errors import SerializationError
 from hyperflow.saying import short_repr
 
 _parse = json.JSONDecoder().raw_decode  # json.loads takes a microsecond more for a number, to look for blanks
+
+
+FAILURES_ARE_COMPUTED_AGAIN = (
+    "a failure is not recorded, for it may succeed the next time: raise it (errors='raise'), or return the results "
+    "without it"
+)
 
 
 @attrs.frozen(eq=False)
@@ -44,6 +51,8 @@ class Codec:
         try:
             text = self.writer.text(self.conform(value))
         except SerializationError:
+            if (failed := failures.found_in(value)) is not None:
+                raise SerializationError(f"{failed!r} is in it, and {FAILURES_ARE_COMPUTED_AGAIN}") from None
             raise
         except RecursionError:
             raise SerializationError("the value contains itself, or is nested too deeply to be stored") from None
@@ -86,6 +95,8 @@ def codec_for(hint: Any) -> Codec:
         SerializationError: Values of the type, or of one inside it, could not be made again.
     """
     try:
+        if any(one is failures.Failed for one in records.parts(hint)):
+            raise SerializationError(f"{show(hint)} has hyperflow.Failed in it, and {FAILURES_ARE_COMPUTED_AGAIN}")
         classes = [typing.get_origin(one) or one for one in records.parts(hint)]
         # Written as a dict, and made again by `conform`.
         dicts = [cls for cls in classes if isinstance(cls, type) and issubclass(cls, Mapping)]

@@ -6,10 +6,11 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
     STATE                 OF WHAT         MEMBERS
     opened                the first line  version
     waiting               tasks           when submitted: function, cpus; when they wait again: retracted, or
-                                          returned_by (a worker or node that ended), or retry_after (an error)
+                                          returned_by (a worker or node that ended), or retry_after (an error) and
+                                          call (the function with its arguments, shortened)
     running               tasks           worker
     done                  tasks           worker, seconds (one for each task)
-    failed                tasks           error
+    failed                tasks           error, call
     cancelled             tasks
     withheld              tasks           seconds: so long an exclusive task of a lost node does not run elsewhere
     copied                tasks           copy: the number of a task that does the same; the first result counts
@@ -51,6 +52,7 @@ class Event(TypedDict, total=False):
     retracted: bool
     returned_by: str
     retry_after: str
+    call: str
     copy: int
     by: int
     worker: str

@@ -59,13 +59,13 @@ class EventLog:
         """A task waits again because its worker or node has ended."""
         self._tasks("waiting", [task], f', "returned_by": "{by}"')
 
-    def retried(self, task: TaskNumber, error: BaseException) -> None:
+    def retried(self, task: TaskNumber, call: str, error: BaseException) -> None:
         """A task failed, and waits again."""
-        self._tasks("waiting", [task], f', "retry_after": {json.dumps(in_words(error))}')
+        self._tasks("waiting", [task], f', "call": {json.dumps(call)}, "retry_after": {json.dumps(in_words(error))}')
 
-    def failed(self, task: TaskNumber, error: BaseException) -> None:
+    def failed(self, task: TaskNumber, call: str, error: BaseException) -> None:
         """A task has failed."""
-        self._tasks("failed", [task], f', "error": {json.dumps(in_words(error))}')
+        self._tasks("failed", [task], f', "call": {json.dumps(call)}, "error": {json.dumps(in_words(error))}')
 
     def cancelled(self, task: TaskNumber) -> None:
         """Nobody waits for a task any more."""

@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from hyperflow import failures
 from hyperflow.config import Settings
 from hyperflow.environment import Options, Statistics, Try, peek_try
 from hyperflow.errors import (
@@ -31,7 +32,6 @@ from hyperflow.errors import (
     ImpossibleRequest,
     NodeLost,
     SerializationError,
-    TimeLimitExceeded,
     TooManyNodesLost,
 )
 from hyperflow.events.writer import EventLog
@@ -69,6 +69,11 @@ EVENTS_PAUSE = 0.25
 
 RESULTS, VALUE, SKIPPED = int(Kind.RESULTS), int(Outcome.VALUE), int(Outcome.SKIPPED)
 """As plain numbers, because each frame or answer is compared with them."""
+
+
+RETRIED = (Outcome.RAISED, Outcome.UNSENDABLE_ERROR)
+"""Outcomes after which `retries` start an evaluation again. What cannot be sent or read could not be the next time, and
+who calls sys.exit() means it."""
 
 
 class Engine:
@@ -112,7 +117,12 @@ class Engine:
         return self.scheduler.pool.total
 
     def submit(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Options,
+        stream: tuple[int, ...] | None = None,
     ) -> Evaluation:
         """Ship a call and return its future.
 
@@ -142,8 +152,10 @@ class Engine:
             self._packer.release(packed)
             raise
         self._next_task += 1  # type: ignore[assignment]  # TaskNumber() would cost each evaluation a call
-        evaluation = self._evaluations[number] = Evaluation(task, packed, (fn, args, kwargs), options, self._cancelled)
-        if self.streams.asking:
+        evaluation = self._evaluations[number] = Evaluation(task, packed, options, self._cancelled, (fn, args, kwargs))
+        if stream is not None:
+            evaluation.stream = stream
+        elif self.streams.asking:
             self.streams.submitted(evaluation)
         if options.straggler_factor is not None:
             self._copies.stragglers.watch(task, function.name, options.straggler_factor)
@@ -223,6 +235,7 @@ class Engine:
             self._log_submitted()
         if self.drain.begun is not None and self.drain.over is None and not self.scheduler.sent:
             self.drain.finish()
+        self.fleet.follow_path()
         effects = self.scheduler.schedule()
         if self._copies.watched:
             self._copies.sent(effects)
@@ -309,7 +322,7 @@ class Engine:
             except BaseException as error:  # noqa: BLE001 (whatever a user's __setstate__ raises)
                 if self._copies.gives_way(task, worker.node):
                     continue
-                text = f"the result of {evaluation.name} cannot be unpickled here: {in_words(error)}"
+                text = f"the result of {evaluation.title} cannot be unpickled here: {in_words(error)}"
                 self._fail(evaluation, SerializationError(text))
                 continue
             del evaluations[task_number]
@@ -338,14 +351,14 @@ class Engine:
     ) -> None:
         if self._copies.gives_way(task, worker.node):
             return
-        error, trace = read_failure(evaluation.name, outcome, payload)
+        error, trace = read_failure(evaluation.title, outcome, payload)
         self._failed_on(evaluation, worker.node)
-        if outcome in (Outcome.RAISED, Outcome.UNSENDABLE_ERROR) and self._again(evaluation, error):
+        if outcome in RETRIED and self._again(evaluation, error):
             return
-        with contextlib.suppress(Exception):  # an exception of the user's may refuse all attributes
-            if trace:
-                error.add_note(f"remote {trace}")
-            error.add_note(f"(raised by {evaluation.name} on {worker.name}; log: {self._orders.log_file(worker)})")
+        if trace:
+            failures.add_note(error, f"remote {trace}")
+        log_file = self._orders.log_file(worker)
+        failures.add_note(error, f"(raised by {evaluation.title} on {worker.name}; log: {log_file})")
         self._fail(evaluation, error)
 
     def _on_ended(self, number: WorkerNumber, ended: WorkerEnded) -> None:
@@ -375,7 +388,7 @@ class Engine:
             self._on_returned(evaluation.task, worker.name)
             return
         self._failed_on(evaluation, worker.node)
-        if isinstance(error, TimeLimitExceeded) or not self._again(evaluation, error):
+        if not self._again(evaluation, error):
             self._fail(evaluation, error)
 
     def _on_retracted(self, tasks: list[Task]) -> None:
@@ -401,13 +414,13 @@ class Engine:
             return False
         evaluation.retries -= 1
         self._counts["retried"] += 1
-        self._events.retried(evaluation.task.number, error)
+        self._events.retried(evaluation.task.number, evaluation.shown_call, error)
         self.scheduler.resubmit(evaluation.task)
         return True
 
     def _fail(self, evaluation: Evaluation, error: Exception, started: bool = True) -> None:
         self._end(evaluation, "failed" if started else "cancelled")
-        self._events.failed(evaluation.task.number, error)
+        self._events.failed(evaluation.task.number, evaluation.shown_call, error)
         evaluation.call = None
         evaluation.set_exception(error)
 
@@ -416,6 +429,7 @@ class Engine:
         if evaluation.task.number in self._evaluations:
             self.scheduler.cancel(evaluation.task)
             self._end(evaluation, "cancelled")
+            evaluation.call = None
             self._events.cancelled(evaluation.task.number)
             self._flushing.ask()
 
@@ -469,7 +483,7 @@ class Engine:
         logs = [self._lost_logs[node] for node in nodes]
         log_file = self._orders.log_file(worker)
         self.scheduler.cancel(task)
-        error = TooManyNodesLost(evaluation.name, worker.name, worker.node, -9, log_file, nodes=nodes, logs=logs)
+        error = TooManyNodesLost(evaluation.title, worker.name, worker.node, -9, log_file, nodes=nodes, logs=logs)
         self._fail(evaluation, error)
         return True
 
@@ -489,7 +503,9 @@ class Engine:
         evaluation = self._evaluations.get(task.number)
         if evaluation is not None and self._last_loss is not None:
             refusal = self.scheduler.refusal(task.cpus) if self.fleet.links else None
-            self._fail(evaluation, refusal or NodeLost(*self._last_loss.args), started)
+            error = refusal or NodeLost(*self._last_loss.args)
+            failures.add_note(error, f"(it was to run {evaluation.title})")
+            self._fail(evaluation, error, started)
 
     def _on_drain(self, ending: AllocationEnding) -> None:
         """Start nothing more."""

@@ -16,6 +16,7 @@ from hyperflow.errors import (
     TimeLimitExceeded,
     WorkerDied,
 )
+from hyperflow.flow import show_call
 from hyperflow.head.streams import CalledWith, Words
 from hyperflow.scheduling.state import Task, Worker
 from hyperflow.shipping import exceptions
@@ -40,9 +41,9 @@ class Evaluation(asyncio.Future[Any]):
         self,
         task: Task,
         packed: PackedCall,
-        call: CalledWith | None,
         options: Options,
         on_cancel: Callable[[Evaluation], None],
+        call: CalledWith | None = None,
     ) -> None:
         super().__init__()
         self.task = task
@@ -66,8 +67,18 @@ class Evaluation(asyncio.Future[Any]):
 
     @property
     def name(self) -> str:
-        """What logs and errors call it."""
+        """What logs call it."""
         return f"evaluation {self.task.number} of {self.packed.function.name}"
+
+    @property
+    def shown_call(self) -> str:
+        """The call with its arguments, as text. It is made only when something has failed."""
+        return self.packed.function.name if self.call is None else show_call(*self.call)
+
+    @property
+    def title(self) -> str:
+        """What errors call it."""
+        return f"evaluation {self.task.number} of {self.shown_call}"
 
 
 def read_failure(name: str, outcome: int, payload: memoryview) -> tuple[Exception, str]:
@@ -100,6 +111,6 @@ def death(evaluation: Evaluation, worker: Worker, ended: WorkerEnded, log_file: 
     if ended.reason == CANCELLED:
         return None
     if ended.reason == TIME_LIMIT and limit is not None:
-        return TimeLimitExceeded(evaluation.name, worker.name, worker.node, limit, log_file)
+        return TimeLimitExceeded(evaluation.title, worker.name, worker.node, limit, log_file)
     kind = OutOfMemory if ended.out_of_memory else WorkerDied
-    return kind(evaluation.name, worker.name, worker.node, ended.status, log_file, ended.tail or ended.reason)
+    return kind(evaluation.title, worker.name, worker.node, ended.status, log_file, ended.tail or ended.reason)

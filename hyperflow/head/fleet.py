@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -63,6 +64,7 @@ class Fleet:
         self._on_up = on_up
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
+        self._path = sys.path[:]
         self._losing: list[asyncio.Task[None]] = []
         self._beating: asyncio.TimerHandle | None = None
 
@@ -99,9 +101,17 @@ class Fleet:
         assert greeting is not None, link.node
         link.cpus = cpus = machine.choose_cpus(plan.cpus, greeting.affinity, greeting.quota, plan.granted)
         self.links[link.node] = link
+        link.follow_path()  # while the node started, it may have changed
         self._on_up(link.node, cpus.ids)
         self._events.note("up", node=link.node, cpus=list(cpus.ids), pinned=cpus.pinned)
         return f"{link.node}: {cpus.remark}" if cpus.remark else None
+
+    def follow_path(self) -> None:
+        """Tell all nodes where modules are, if the program has changed that."""
+        if sys.path != self._path:
+            self._path = sys.path[:]
+            for link in self.links.values():
+                link.follow_path()
 
     def write(self, node: str, parts: Sequence[frames.Bytes]) -> None:
         """Send to a node; to one that has gone, nothing."""

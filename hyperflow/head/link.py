@@ -28,7 +28,7 @@ from hyperflow.transports.process import LAUNCHER, Connection, CutOff, Transport
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.machine import CpuChoice
-from hyperflow.wire.messages import Greeting, Ready, Setup
+from hyperflow.wire.messages import Greeting, Ready, Setup, SysPath
 from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, WorkerNumber
 from hyperflow.wire.shared_memory import Block, Offer, Proof, is_shared
 
@@ -75,6 +75,7 @@ class Link:
         self._full = False  # whether the stream holds more than it should
         self._backlog: deque[Sequence[frames.Bytes]] = deque()  # what waits for it
         self._shares_memory = False
+        self._path: list[str] = []  # the `sys.path` that the node knows
         self._blocks: dict[BlockKey, memoryview | OSError] = {}  # of results that have not come yet
         self._filled: dict[BlockKey, int] = {}  # bytes that have come of a block
         self._closing = False
@@ -115,7 +116,7 @@ class Link:
             node=self.node,
             program_id=program_id,
             cwd=os.getcwd(),
-            sys_path=tuple(map(os.path.abspath, sys.path)),
+            sys_path=self._take_path(),
             argv=tuple(sys.argv),
             environment=portable_environment(os.environ),
             preload=tuple(preload),
@@ -123,6 +124,15 @@ class Link:
             silence_limit=self._settings.silence_limit,
             memory=memory,
         )
+
+    def follow_path(self) -> None:
+        """Tell the node where modules are, if the program has changed that."""
+        if sys.path != self._path:
+            self.write([messages.framed(SysPath(self._take_path()))])
+
+    def _take_path(self) -> tuple[str, ...]:
+        self._path = sys.path[:]
+        return tuple(map(os.path.abspath, sys.path))
 
     async def _next(self, seconds: float | None) -> tuple[int, memoryview]:
         assert self._inbox is not None

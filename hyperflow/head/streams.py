@@ -25,6 +25,7 @@ Words: TypeAlias = tuple[int, ...]
 """What a SeedSequence is made of."""
 
 CalledWith: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
+"""A function and its arguments, kept until the evaluation has ended, for this and for its errors."""
 
 
 class Submitted(Protocol):

@@ -34,7 +34,7 @@ from hyperflow.launcher.head_stream import HeadStream
 from hyperflow.launcher.zygote import Zygote
 from hyperflow.wire import frames, machine, messages, processes
 from hyperflow.wire.frames import Kind
-from hyperflow.wire.messages import CANCELLED, TIME_LIMIT, ForkOrder, Greeting, Ready, Setup, WorkerEnded
+from hyperflow.wire.messages import CANCELLED, TIME_LIMIT, ForkOrder, Greeting, Ready, Setup, SysPath, WorkerEnded
 from hyperflow.wire.numbers import Seq, WorkerNumber
 from hyperflow.wire.shared_memory import Offer
 
@@ -174,6 +174,10 @@ class Launcher:
                 self.forward(other, frames.frame(Kind.FORGET, other.number, body))
         elif kind == Kind.FORK:
             self.fork(number, messages.read(ForkOrder, body))
+        elif kind == Kind.PATH:
+            self.zygote.follow(messages.read(SysPath, body))
+            for other in self.workers.values():
+                self.forward(other, frames.frame(Kind.PATH, other.number, body))
         elif kind == Kind.CLOSE:
             self.close()
         elif kind == Kind.ALIVE:

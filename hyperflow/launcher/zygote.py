@@ -16,7 +16,7 @@ import sys
 import traceback
 
 from hyperflow.wire import machine
-from hyperflow.wire.messages import Setup
+from hyperflow.wire.messages import Setup, SysPath
 
 SHARED = (
     "worker.worker",
@@ -63,6 +63,10 @@ class Zygote:
             os.environ.pop(name)
         os.environ.update(user_set)
         return ""
+
+    def follow(self, path: SysPath) -> None:
+        """Look for modules where the program now does; workers that are forked later inherit it."""
+        sys.path[:] = path.entries
 
     def warm_up(self) -> None:
         """Import what workers need, so that each finds it there; not before the first is wanted."""

@@ -78,6 +78,8 @@ class LockManager:
         except BaseException:
             self.release(number)
             raise
+        finally:
+            del waiting  # it knows the error, whose traceback knows this frame
         return number
 
     def take_blocking(self, keys: Collection[str]) -> NoReturn:

@@ -188,27 +188,26 @@ class Locks:
 
     def _cycle(self, request: LockRequest) -> list[str]:
         """Return who would wait for whom in a cycle if this one waited, a line for each; nothing if there is none."""
-        seen: set[LockRequestNumber] = set()
+        return self._way_back(request, request, set()) or []
 
-        def follow(one: LockRequest) -> list[str] | None:
-            if one.number in seen:
-                return None
-            seen.add(one.number)
-            for key in one.keys:
-                holder = self._held.get(key)
-                if holder is None:
-                    continue
-                if holder in request.parents:
-                    return [f"{holder.name} holds {key}"]
-                for waiting in self._waiting_within(holder):
-                    if (rest := follow(waiting)) is not None:
-                        return [
-                            f"{holder.name} holds {key}, and {waiting.name}, within, waits for {waiting.shown}",
-                            *rest,
-                        ]
+    def _way_back(self, one: LockRequest, to: LockRequest, seen: set[LockRequestNumber]) -> list[str] | None:
+        """Follow from one request who waits for whom, until that leads back."""
+        if one.number in seen:
             return None
-
-        return follow(request) or []
+        seen.add(one.number)
+        for key in one.keys:
+            holder = self._held.get(key)
+            if holder is None:
+                continue
+            if holder in to.parents:
+                return [f"{holder.name} holds {key}"]
+            for waiting in self._waiting_within(holder):
+                if (rest := self._way_back(waiting, to, seen)) is not None:
+                    return [
+                        f"{holder.name} holds {key}, and {waiting.name}, within, waits for {waiting.shown}",
+                        *rest,
+                    ]
+        return None
 
 
 def _remove(table: dict[Any, dict[LockRequestNumber, LockRequest]], key: Hashable, number: LockRequestNumber) -> None:

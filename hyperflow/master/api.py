@@ -55,7 +55,8 @@ class _Handlers:
 
     async def why(self, request: web.Request) -> web.Response:
         number = int(request.match_info["number"])
-        return web.json_response({"number": number, "why": self.master.why(number)})
+        told = {"why": self.master.why(number), "traceback": self.master.traceback(number)}
+        return web.json_response({"number": number, **told})
 
     async def statistics(self, _: web.Request) -> web.Response:
         return web.json_response(attrs.asdict(self.master.statistics()))

@@ -20,7 +20,7 @@ from typing import Any
 
 import attrs
 
-from hyperflow import saying
+from hyperflow import failures, saying
 from hyperflow.checked_files import Damaged
 from hyperflow.database import keys
 from hyperflow.database.memo import MemoCall
@@ -81,7 +81,7 @@ def pack_job(job: Flow[Any]) -> bytes:
     """Pickle a job, with the script's functions and classes; SerializationError names the part that cannot travel."""
     try:
         return pickler.by_value(job)
-    except Exception as error:
+    except BaseException as error:
         raise SerializationError(str(diagnose.explain(f"the job {job!r}", job.step, error))) from error
 
 
@@ -89,12 +89,19 @@ def pack_value(value: Any, what: str) -> bytes:
     """Pickle a result; raises SerializationError if it cannot travel."""
     try:
         return _pickled(value)
-    except Exception as error:
+    except BaseException as error:
         raise SerializationError(str(diagnose.explain(f"the result of {what}", value, error))) from error
+
+
+def error_for_people(error: BaseException, context: str) -> str:
+    """Return the traceback of what a job raised, and the context."""
+    failures.shorten(error)
+    return f"{exceptions.in_words(error)[-1]}\n({context})\n"
 
 
 def pack_error(error: BaseException, context: str) -> bytes:
     """Pickle what a job raised: as itself if it survives that, else in words. Traceback and context become notes."""
+    failures.shorten(error)
     words = exceptions.in_words(error)
     notes = [f"remote {words[-1]}", f"({context})"]
     if not isinstance(error, Exception):
@@ -170,7 +177,7 @@ def _identity(step: Step) -> str:
         pass
     try:
         digest = _digest(_pickled(step, stable=True))
-    except Exception:  # noqa: BLE001 (dill may still find a way to send it; then only the name and the order count)
+    except BaseException:  # noqa: BLE001 (whatever a user's __reduce__ raises; dill may still find a way to send it; then only the name and the order count)
         digest = "unknown"
     fn = getattr(step, "fn", None)
     name = getattr(inspect.unwrap(fn), "__qualname__", None) if callable(fn) else None

@@ -109,6 +109,7 @@ class JobDriver:
             raise
         finally:
             self._waiter = None  # else the master would keep all results as long as it lives
+            del waiter  # it knows the error, whose traceback knows this frame
 
     def _judge(self) -> None:
         """Apply `on_error` to a failure that happened before this program called the job."""

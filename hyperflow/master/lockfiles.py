@@ -383,4 +383,7 @@ async def _in_thread(work: Callable[..., T], *args: Any) -> T:
     except asyncio.CancelledError:
         _ = running.cancelled() or running.exception()  # counts as seen: nobody is left to tell
         raise
-    return running.result()
+    try:
+        return running.result()
+    finally:
+        del running  # it knows the error, whose traceback knows this frame

@@ -38,7 +38,7 @@ from hyperflow.master.lifecycle import AT_REST, WITH_SLURM, Record, State
 from hyperflow.master.mail import Mailer
 from hyperflow.master.rundir import JobDirectory, RunDirectory, job_directories
 from hyperflow.master.shared import JobSlots, Shared, Timeouts
-from hyperflow.master.view import ClusterStatistics, JobView, story
+from hyperflow.master.view import ClusterStatistics, JobView, story, traceback_of
 from hyperflow.slurm.script import SbatchOptions
 
 logger = logging.getLogger("hyperflow")
@@ -105,6 +105,11 @@ class Master:
         """Tell all that is known of a job, and what to type."""
         driver = self._driver(number)
         return story(driver.record, driver.directory)
+
+    def traceback(self, number: int) -> str:
+        """Return the traceback of the error that a job has ended with; "" if there is none."""
+        driver = self._driver(number)
+        return traceback_of(driver.record, driver.directory)
 
     def numbers(self, *states: State) -> list[int]:
         """Return the numbers of the jobs in these states: `master.numbers(State.HELD)` for `retry --all`."""

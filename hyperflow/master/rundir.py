@@ -17,6 +17,7 @@
         scope.json               the locks in whose scope it is awaited, if there are any
         claim.<a>                which Slurm job has taken attempt <a>
         result.<a>.<r>           its outcome (a checked file): a value or an error
+        error.<a>.<r>.txt        the error's traceback, for people
         results.<a>.<r>.sqlite   what it has recorded, until it is in the program's database
         log.<a>.<r>/             logs of its launchers and workers
 
@@ -88,6 +89,13 @@ class JobDirectory:
 
     def result(self, epoch: Epoch) -> Path:
         return self.path / f"result.{epoch}"
+
+    def traceback(self, epoch: Epoch) -> Path:
+        return self.path / f"error.{epoch}.txt"
+
+    def read_traceback(self, epoch: Epoch) -> str:
+        """Return the traceback of the error that a start has ended with; "" if it has left none."""
+        return files.read_text(self.traceback(epoch))
 
     def database(self, epoch: Epoch) -> Path:
         return self.path / f"results.{epoch}.sqlite"

@@ -38,7 +38,7 @@ from hyperflow.master import calls, lockfiles
 from hyperflow.master.lifecycle import Epoch, Record
 from hyperflow.master.rundir import CUT_OFF, ERROR, VALUE, JobDirectory
 from hyperflow.program import ProgramInfo, is_url
-from hyperflow.shipping import pickler
+from hyperflow.shipping import rebuild
 from hyperflow.wire import processes
 
 STATUS_PAUSE = 2.0
@@ -185,12 +185,15 @@ async def _run(task: Task) -> int:
     context = f"raised by {task.record.title}{where}; its files: {task.directory.path}"
     try:
         _, call = checked_files.read_checked(task.directory.call, "call")
-        job = pickler.loads(call)
+        job = rebuild.receive_one(call)
         payload = calls.pack_value(await _evaluate(task, job), task.record.title)
         outcome = VALUE
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the job's outcome
         outcome = CUT_OFF if isinstance(error, AllocationEnding) else ERROR
         payload = calls.pack_error(error, context)
+        with suppress(OSError):  # it is for people; the result has it, too
+            told = calls.error_for_people(error, context).encode("utf-8", "backslashreplace")
+            files.write_whole(task.directory.traceback(task.epoch), told)
         _say(f"{task.record.title} has ended with {type(error).__name__}")
     # At the time limit there are some seconds between TERM and KILL, enough for the result.
     before = signal.signal(signal.SIGTERM, _pass)

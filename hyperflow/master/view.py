@@ -18,6 +18,9 @@ from hyperflow.slurm import queue
 FORMAT = 1
 """Goes up with incompatible changes only; members may be added without."""
 
+MOST_LINES = 100
+"""How many lines of a traceback a story quotes; the file has them all."""
+
 TAILS = 3
 """How many logs of workers a story quotes."""
 
@@ -133,6 +136,9 @@ def story(record: Record, directory: JobDirectory) -> str:
         lines += [f"  cause: {record.cause.kind}: {record.cause.text}"]
         if record.cause.slurm:
             lines.append("  Slurm says: " + record.cause.slurm.replace("\n", "\n    "))
+    if told := traceback_of(record, directory):
+        lines += [f"  its traceback ({directory.traceback(record.epoch)}):"]
+        lines += [f"    | {line}" for line in told.splitlines()[-MOST_LINES:]]
     lines += _quoted(directory.output, 15)
     logs = directory.log_dir(record.epoch)
     if record.state in (State.HELD, State.FAILED) and logs.is_dir():
@@ -144,6 +150,11 @@ def story(record: Record, directory: JobDirectory) -> str:
     if record.cause is not None and "finished" not in about:
         lines.append("  to go on: " + causes.REMEDIES[record.cause.kind].format(number=record.number))
     return "\n".join(lines)
+
+
+def traceback_of(record: Record, directory: JobDirectory) -> str:
+    """Return the traceback of the error that a job has ended with; "" if it has ended otherwise, or not yet."""
+    return directory.read_traceback(record.epoch) if record.cause is not None and record.attempts else ""
 
 
 def _quoted(file: Path, lines: int) -> list[str]:

@@ -6,18 +6,24 @@ import dis
 import functools
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+from hyperflow.shipping.importable import importable
 
 
 def found_by_name(thing: Any, module_name: str | None, qualname: str) -> bool:
     """Whether another process can import thing."""
-    if not module_name or module_name in ("__main__", "__mp_main__") or "<locals>" in qualname:
+    if not module_name or "<locals>" in qualname or not importable(module_name):
         return False
-    found: Any = sys.modules.get(module_name)
-    for part in qualname.split("."):
+    return attribute(sys.modules.get(module_name), qualname) is thing
+
+
+def attribute(found: Any, path: str) -> Any:
+    """Return what is found along a path of attributes, None if there is nothing."""
+    for part in path.split("."):
         found = getattr(found, part, None)
-    return found is thing
+    return found
 
 
 def contents(cell: types.CellType, empty: object = None) -> Any:
@@ -55,13 +61,41 @@ def referenced_globals(fn: types.FunctionType, missing: object = None) -> dict[s
 def submodules(fn: types.FunctionType, values: Iterator[Any]) -> list[str]:
     """Return submodules that fn reaches through a package: `xml.etree.ElementTree` where the global is `xml`."""
     _, attributes = _global_names(fn.__code__)
-    found: list[str] = []
-    for value in values:
-        if isinstance(value, types.ModuleType) and hasattr(value, "__path__"):
-            prefix = value.__name__ + "."
-            found += [
-                name
-                for name in list(sys.modules)
-                if name.startswith(prefix) and attributes.issuperset(name[len(prefix) :].split("."))
-            ]
-    return sorted(found)
+    modules = (value for value in values if isinstance(value, types.ModuleType))
+    packages = (module.__name__ for module in modules if hasattr(module, "__path__"))
+    return sorted(found for package in packages for found in _below(package, attributes))
+
+
+def _below(package: str, attributes: frozenset[str]) -> Iterator[str]:
+    """Yield the imported modules below a package whose names are among the attributes."""
+    for attribute in attributes:  # not all of sys.modules: a program may have thousands
+        name = f"{package}.{attribute}"
+        if name in sys.modules:
+            yield name
+            yield from _below(name, attributes)
+
+
+def names_reached(fn: types.FunctionType, module: types.ModuleType) -> dict[str, Any]:
+    """Return what fn may reach in a module through its attributes, by name."""
+    _, attributes = _global_names(fn.__code__)
+    space = vars(module)
+    return {name: space[name] for name in sorted(attributes) if name in space}
+
+
+def local_modules(fn: types.FunctionType, values: Iterable[Any]) -> list[types.ModuleType]:
+    """Return the modules among the captured values, and those that fn imports, that other processes cannot import."""
+    found = [value for value in values if isinstance(value, types.ModuleType) and not by_name(value)]
+    inside = [sys.modules.get(name) for name in _imported(fn.__code__) if not importable(name)]
+    return [*found, *(module for module in inside if module is not None)]
+
+
+def by_name(module: types.ModuleType) -> bool:
+    """Whether another process can import this very module."""
+    return sys.modules.get(module.__name__) is module and importable(module.__name__)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _imported(code: types.CodeType) -> frozenset[str]:
+    inner = [_imported(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    own = {i.argval for i in dis.get_instructions(code) if i.opname == "IMPORT_NAME"}
+    return frozenset(own).union(*inner)

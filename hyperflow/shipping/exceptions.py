@@ -4,15 +4,17 @@ Guarantees: whatever the methods of an exception do, what its receiver gets is a
 
 An exception whose `__init__` takes other arguments than it handed to `super().__init__()` cannot be unpickled. It is
 rebuilt without its `__init__`, from its class, `args` and attributes. What was rejected: to send only the text, as the
-caller's `except` clauses would no longer find it.
+caller's `except` clauses would no longer find it. The same holds for exceptions inside others, as in a group; of these,
+one that does not survive is replaced by its words, so that the others arrive as themselves.
 """
 
 from __future__ import annotations
 
 import pickle
 import traceback
+import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from hyperflow.errors import RemoteError
 from hyperflow.saying import short_str
@@ -32,22 +34,52 @@ def in_words(error: BaseException) -> tuple[str, str, str]:
     return f"{kind.__module__}.{kind.__qualname__}", short_str(error, LONGEST_TEXT), trace
 
 
-def dumps(error: Exception, dump: Callable[[Any], bytes], load: Callable[[bytes], Any] = pickle.loads) -> bytes | None:
+_Dump: TypeAlias = Callable[[Any], bytes]
+_Load: TypeAlias = Callable[[bytes], Any]
+
+
+def dumps(error: Exception, dump: _Dump, load: _Load = pickle.loads) -> bytes | None:
     """Pickle an exception as itself, or what stands for it; return None if it does not survive the way."""
     if isinstance(error, StopIteration):  # no future can carry one
         return None
+    pair = _way(error, dump, load, DEEPEST)
+    return None if pair is None else pair[1]
+
+
+DEEPEST = 10
+"""How deep exceptions may be in others to be looked at."""
+
+
+def _way(error: BaseException, dump: _Dump, load: _Load, depth: int) -> tuple[Any, bytes] | None:
+    """Return what to pickle for an exception, and the pickle; None if there is no way."""
     try:
         data = dump(error)
         copy = load(data)
         if type(copy) is type(error) and copy.args == error.args:
-            return data
+            return error, data
     except BaseException:  # whatever its __reduce__ or __init__ raises
         pass
     try:
-        data = dump(Instead(rebuild, type(error), error.args, dict(vars(error))))
-        return data if type(load(data)) is type(error) else None
+        made_of = (error.message, [*error.exceptions]) if isinstance(error, BaseExceptionGroup) else error.args
+        parts = (error.args, dict(vars(error)), made_of)
+        stand_in = Instead(rebuild, type(error), *(_replaced(part, dump, load, depth) for part in parts))
+        data = dump(stand_in)
+        return (stand_in, data) if type(load(data)) is type(error) else None
     except BaseException:  # the same
         return None
+
+
+def _replaced(value: Any, dump: _Dump, load: _Load, depth: int) -> Any:
+    """Return a value with what stands for the exceptions in it."""
+    if depth:
+        if isinstance(value, BaseException):
+            pair = _way(value, dump, load, depth - 1)
+            return RemoteError(*in_words(value)) if pair is None else pair[0]
+        if type(value) in (list, tuple):
+            return type(value)(_replaced(part, dump, load, depth - 1) for part in value)
+        if type(value) is dict:
+            return {key: _replaced(part, dump, load, depth - 1) for key, part in value.items()}
+    return value
 
 
 def loads(data: bytes, words: tuple[str, str, str]) -> Exception:
@@ -56,12 +88,16 @@ def loads(data: bytes, words: tuple[str, str, str]) -> Exception:
         error = pickle.loads(data)
     except BaseException:  # whatever a user's __reduce__ or __init__ raises
         return RemoteError(*words)
-    return error if isinstance(error, Exception) else RemoteError(*words)
+    # (No future can carry a StopIteration.)
+    return error if isinstance(error, Exception) and not isinstance(error, StopIteration) else RemoteError(*words)
 
 
-def rebuild(kind: type[Exception], args: tuple[Any, ...], attributes: dict[str, Any]) -> Exception:
-    """Make an exception without calling its `__init__`."""
-    error = kind.__new__(kind, *args)
+def rebuild(
+    kind: type[Exception], args: tuple[Any, ...], attributes: dict[str, Any], made_of: tuple[Any, ...]
+) -> Exception:
+    """Make an exception without calling its `__init__`, nor a `__new__` of its own."""
+    made_by = next(base for base in kind.__mro__ if type(vars(base).get("__new__")) is types.BuiltinFunctionType)
+    error: Any = made_by.__new__(kind, *made_of)
     error.args = args
     error.__dict__.update(attributes)
-    return error
+    return error  # type: ignore[no-any-return]

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from hyperflow.shipping import diagnose, pickler
 from hyperflow.shipping.arrays import MOST_BLOCKS, SharedBuffer, SharedBuffers
 from hyperflow.shipping.definitions import Definition, Definitions
+from hyperflow.shipping.importable import plain_is_enough
 from hyperflow.shipping.pickler import PROTOCOL, Beside
 from hyperflow.shipping.stored import Stored
 from hyperflow.shipping.watch import Watch
@@ -103,12 +104,14 @@ class Packer:
             found = self._found
             try:
                 data = pickle.dumps(content, PROTOCOL, buffer_callback=self._on_buffer)
-                if b"__main__" not in data:  # else there may be a class of the script in it; the slow way will see
+                if plain_is_enough(data):  # else there may be a class of the script in it; the slow way will see
                     if not found:
                         return PackedCall(definition, data, (), (), self.epoch)
                     return PackedCall(definition, data, *self.buffers.share(found), self.epoch)
-            except Exception:
-                pass  # the slow way says more
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # whatever a user's __reduce__ raises; the slow way says more
+                pass
             finally:
                 if found:
                     found.clear()
@@ -119,7 +122,9 @@ class Packer:
         try:
             data = pickler.by_value(content, beside)
             needs = self._needs(beside)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise diagnose.explain(f"an argument of {definition.name}", content, error) from error
         definition.args_by_value = not beside.all_by_name
         buffers, shared = self.buffers.share(beside.buffers)
@@ -139,7 +144,9 @@ class Packer:
         try:
             watch = known.watch if known is not None and known.changing else Watch(fn)
             data, needs = self._pickled(fn)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise diagnose.explain(f"the function {name}", fn, error) from error
         if known is not None and known.changing and known.definition.holds(data, needs):
             self._advise(known)

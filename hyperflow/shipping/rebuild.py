@@ -10,19 +10,25 @@ class that it went out as.
 
 from __future__ import annotations
 
-import contextlib
+import abc
+import enum
 import functools
 import importlib
 import itertools
 import marshal
 import os
 import pickle
+import sys
+import threading
 import types
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeAlias
 
 from hyperflow.errors import SerializationError
+from hyperflow.shipping import arrivals
+from hyperflow.shipping.arrivals import Arrivals
 
 _origin = os.urandom(6).hex()
 _numbers = itertools.count()
@@ -38,6 +44,9 @@ def _forget_origin_after_fork() -> None:
 
 os.register_at_fork(after_in_child=_forget_origin_after_fork)
 
+
+Contents: TypeAlias = Sequence[tuple[types.ModuleType | None, Mapping[str, Any]]]
+"""Modules, and the names in them that something needs; None for a module that this node does not have."""
 
 ENUM_INNER_OF_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_"})
 """Attributes of an enum's member that Python gives it."""
@@ -95,22 +104,75 @@ def stored(token: str) -> Any:
 # What pickles call: `make_` makes a thing empty, `fill_` gives it its contents.
 
 
-def make_namespace(name: str) -> dict[str, Any]:
-    """Make the globals that the functions of one module in one pickle share."""
-    return {"__name__": name, "__builtins__": __builtins__}
+def make_module(name: str, about: Mapping[str, Any], shared: bool) -> types.ModuleType:
+    """Make the module in whose `__dict__` functions of one pickle find their globals.
+
+    On a worker, a shared one is the module that all share which come from the same one; elsewhere it is their own.
+    """
+    return arrived.module(name, about) if shared and arrived is not None else arrivals.make(name, about)
 
 
-def make_function(code: bytes, namespace: dict[str, Any], cells: tuple[types.CellType, ...]) -> Any:
+arrived: Arrivals | None = None
+"""What has arrived in this process, if it takes in the modules of another one."""
+
+
+def receive() -> Arrivals:
+    """From now on, let this process's `__main__` be the script's, as far as it arrives."""
+    global arrived  # noqa: PLW0603 (there is one __main__ in a process)
+    arrived = Arrivals()
+    arrived.module("__main__", {})
+    return arrived
+
+
+def receive_one(data: bytes) -> Any:
+    """Load one pickle so that this process's `__main__` is the script's; what comes later has modules of its own."""
+    global arrived  # noqa: PLW0603 (there is one __main__ in a process)
+    receive()
+    try:
+        return pickle.loads(data)
+    finally:
+        arrived = None
+
+
+def bind(module: types.ModuleType, names: Mapping[str, Any]) -> None:
+    """Give a module names that functions and classes need there."""
+    if arrived is not None and arrived.has(module):
+        arrived.bind(module.__name__, names)
+    else:
+        vars(module).update(names)
+
+
+def fill_modules(_first: Any, contents: Contents) -> None:
+    """Give modules the names in them that a pickle needs; `_first` is what stands for it in the pickle."""
+    for module, names in contents:
+        if module is not None:
+            bind(module, names)
+
+
+def same(thing: Any) -> Any:
+    """Return what is there."""
+    return thing
+
+
+def import_if_there(name: str) -> Any:
+    """Import a module that only an annotation names; None if this node does not have it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def make_function(code: bytes, module: types.ModuleType, cells: tuple[types.CellType, ...]) -> Any:
     """Make a function that has its code, and nothing else yet."""
-    return types.FunctionType(marshal.loads(code), namespace, closure=cells or None)
+    return types.FunctionType(marshal.loads(code), vars(module), closure=cells or None)
 
 
-def fill_function(fn: Any, state: tuple[dict[str, Any], dict[str, Any], list[str]]) -> None:
-    """Give a function what it refers to."""
-    attributes, referenced, submodules = state
+def fill_function(fn: Any, state: tuple[dict[str, Any], Contents, list[str]]) -> None:
+    """Give a function what it refers to, in its own module and in others."""
+    attributes, contents, submodules = state
     for name in submodules:
         importlib.import_module(name)
-    fn.__globals__.update(referenced)
+    fill_modules(fn, contents)
     own = attributes.pop("__dict__")
     for name, value in attributes.items():
         setattr(fn, name, value)
@@ -138,21 +200,94 @@ def once(number: str, make: Callable[[], Any]) -> Any:
 
 
 def make_class(number: str, metaclass: Any, name: str, bases: tuple[Any, ...], head: dict[str, Any]) -> Any:
-    """Make a class without its contents, once for its number."""
-    return once(number, lambda: types.new_class(name, bases, {"metaclass": metaclass}, lambda body: body.update(head)))
+    """Make a class without its contents, once for its number.
 
-
-def make_enum(number: str, name: str, bases: tuple[Any, ...], members: dict[str, Any], head: dict[str, Any]) -> Any:
-    """Make an enum with its members, once for its number."""
+    Nothing of the user's is called, for that has been done where the class was defined: neither the methods of its
+    metaclass, which may want keywords, nor `__init_subclass__`, which may want attributes that come later.
+    """
 
     def make() -> Any:
-        metaclass: Any = type(bases[-1])
-        body = metaclass.__prepare__(name, bases)
-        for key, value in {**head, **members}.items():
-            body[key] = value
-        return metaclass.__new__(metaclass, name, bases, body)
+        with _without_init_subclass(bases):
+            return _maker(metaclass)(metaclass, name, bases, dict(head))
 
     return once(number, make)
+
+
+def _maker(metaclass: Any) -> Any:
+    """Return the `__new__` that really makes classes: of `type`, ABCMeta, or a metaclass written in C."""
+    for kind in metaclass.__mro__:
+        new = vars(kind).get("__new__")
+        if new is not None and (kind is abc.ABCMeta or not isinstance(new, staticmethod)):
+            return kind.__new__
+    return type.__new__
+
+
+_making = threading.RLock()
+
+
+@contextmanager
+def _without_init_subclass(bases: Sequence[type]) -> Iterator[None]:
+    """Keep Python from calling `__init_subclass__` of these bases in this thread."""
+    all_bases = (kind for base in bases for kind in base.__mro__ if kind is not object)
+    owner = next((kind for kind in all_bases if "__init_subclass__" in vars(kind)), None)  # the one that Python asks
+    if owner is None:
+        yield
+        return
+    here = threading.get_ident()
+    with _making:
+        theirs = vars(owner)["__init_subclass__"]
+
+        def quiet(cls: type, /, **keywords: Any) -> None:
+            if threading.get_ident() != here:
+                theirs.__get__(None, cls)(**keywords)
+
+        with suppress(TypeError):  # a class of C, whose method wants nothing of the user's
+            type.__setattr__(owner, "__init_subclass__", classmethod(quiet))
+        try:
+            yield
+        finally:
+            with suppress(TypeError):
+                type.__setattr__(owner, "__init_subclass__", theirs)
+
+
+def make_enum(
+    number: str,
+    metaclass: Any,
+    name: str,
+    bases: tuple[Any, ...],
+    members: dict[str, tuple[tuple[Any, ...], Any]],
+    boundary: Any,
+    head: dict[str, Any],
+) -> Any:
+    """Make an enum with its members, once for its number. Of each there is what its type is made of, and its value."""
+    parts = list(members.values())
+
+    def new_member(cls: Any, index: Any) -> Any:
+        made_of, value = parts[index[0] if cls._member_type_ is tuple else index]
+        member = made_by(cls._member_type_).__new__(cls, *made_of)
+        member._value_ = value
+        return member
+
+    def make() -> Any:
+        body: Any = enum.EnumType.__prepare__.__func__(metaclass, name, bases)  # type: ignore[attr-defined]
+        own = {"__new__": new_member, "__init__": lambda self, *args: None}
+        for key, value in {**head, **own, **{key: index for index, key in enumerate(members)}}.items():
+            body[key] = value
+        with _without_init_subclass(bases):
+            made: Any = enum.EnumType.__new__(
+                metaclass, name, bases, body, **({"boundary": boundary} if boundary else {})
+            )
+        for key in ("__init__", "__new_member__"):  # theirs come with the contents
+            if key in vars(made):
+                type.__delattr__(made, key)
+        return made
+
+    return once(number, make)
+
+
+def made_by(kind: type) -> type:
+    """Return the type, among the bases, that makes the objects of a type: the first that is written in C."""
+    return next(base for base in kind.__mro__ if type(vars(base).get("__new__")) is types.BuiltinFunctionType)
 
 
 _filled: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()
@@ -172,17 +307,20 @@ def define_class(data: bytes | memoryview, buffers: list[memoryview]) -> Any:
 _refill = False
 
 
-def fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[str, Any]]]) -> None:
+def fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[str, Any]], Contents]) -> None:
     """Give a class its contents: once, unless a definition says what they are now."""
-    if (cls in _filled and not _refill) or is_ours(_id_of[cls]):
-        return  # made by an earlier pickle, or our own that came home
-    attributes, registered, members = state
+    attributes, registered, members, contents = state
+    if is_ours(_id_of[cls]):
+        return  # it came home
+    fill_modules(cls, contents)
+    if cls in _filled and not _refill:
+        return  # made by an earlier pickle
     for name in _filled.get(cls, frozenset()) - attributes.keys():
-        with contextlib.suppress(AttributeError):
-            delattr(cls, name)
+        with suppress(AttributeError):
+            type.__delattr__(cls, name)
     _filled[cls] = frozenset(attributes)
     for name, value in attributes.items():
-        setattr(cls, name, value)
+        type.__setattr__(cls, name, value)
     for subclass in registered:
         cls.register(subclass)
     for name, own in members.items():
@@ -190,6 +328,50 @@ def fill_class(cls: Any, state: tuple[dict[str, Any], list[Any], dict[str, dict[
         for old in inside.keys() - own.keys() - ENUM_INNER_OF_MEMBER:
             del inside[old]
         inside.update(own)
+
+
+def make_form(make: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any], about: dict[str, Any]) -> Any:
+    """Make a type variable or the like, which says that it comes from where it was defined."""
+    made = make(*args, **keywords)
+    for name, value in about.items():
+        setattr(made, name, value)
+    return made
+
+
+def make_alias(module: str, name: str, contents: list[Any]) -> Any:
+    """Make what `type NAME = ...` makes, without its value, which may refer to the alias."""
+    return _alias_at_home(module, name) or _run(f"type {name} = contents[0]", name, __name__=module, contents=contents)
+
+
+def fill_alias(_alias: Any, state: tuple[list[Any], Any]) -> None:
+    """Give an alias its value."""
+    contents, value = state
+    contents.append(value)
+
+
+def make_generic_alias(module: str, name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
+    """Make what `type NAME[T] = ...` makes."""
+    source = "from typing import TypeAliasType as Alias; made = Alias(*args, type_params=parameters)"
+    return _alias_at_home(module, name) or _run(
+        source, "made", __name__=module, args=(name, value), parameters=parameters
+    )
+
+
+def _alias_at_home(module: str, name: str) -> Any:
+    found = getattr(sys.modules.get(module), name, None)
+    return found if arrived is None and type(found).__name__ == "TypeAliasType" else None
+
+
+def _run(source: str, name: str, **names: Any) -> Any:
+    """Run syntax that the oldest Python we support does not have; its globals say where it seems to stand."""
+    exec(source, names)
+    return names[name]
+
+
+def make_view(data: Any, form: Any, shape: tuple[int, ...], writable: bool) -> memoryview:
+    """Make a memoryview of its own bytes."""
+    flat: memoryview = memoryview(bytearray(data) if writable else bytes(data))
+    return flat.cast(form, shape) if form != "B" or len(shape) != 1 else flat
 
 
 def make_lru_cache(parameters: dict[str, Any], fn: Any) -> Any:

@@ -44,7 +44,9 @@ def put(value: T) -> T:
         blocks = _in_blocks(beside)
         if blocks is None:
             data, blocks = pickler.by_value((token, value), beside := Beside(smallest=sys.maxsize)), []
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise diagnose.explain(f"the {text} that was put", value, error) from error
     return Stored(token, data, blocks, beside.classes, text)  # type: ignore[return-value]  # see Returns
 

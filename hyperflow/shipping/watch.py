@@ -24,17 +24,21 @@ import enum
 import functools
 import sys
 import types
+import typing
 import weakref
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from hyperflow.shipping import captures
+from hyperflow.shipping import captures, importable
 from hyperflow.shipping.captures import found_by_name
 
 _ATOMS = frozenset(
     {int, float, complex, str, bytes, bool, type(None), type(...), type(NotImplemented), range, types.ModuleType}
 )
 """Types whose values cannot change. Not their subclasses: those may have attributes."""
+
+_FORMS = (typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple, typing.NewType)
+"""What annotations are made with. It does not change."""
 
 _C_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType,
                   types.MethodDescriptorType, types.ClassMethodDescriptorType)  # fmt: skip
@@ -100,7 +104,7 @@ class _NamespaceSeen(NamedTuple):
 class Watch:
     """Watches a function, a class, or another callable."""
 
-    __slots__ = ("_functions", "_namespaces", "_seen", "_token", "mutable")
+    __slots__ = ("_by_name", "_functions", "_namespaces", "_seen", "_token", "mutable")
 
     def __init__(self, thing: Any) -> None:
         self.mutable = False
@@ -108,6 +112,7 @@ class Watch:
         self._functions: list[_FunctionSeen] = []
         self._namespaces: list[_NamespaceSeen] = []  # of classes, and of functions under a cache
         self._token: object = None  # changes when an abstract class gets a virtual subclass
+        self._by_name = importable.version  # what travels by name is not looked at
         self._seen: set[int] = set()
         self._keep(thing)
         del self._seen
@@ -133,6 +138,8 @@ class Watch:
             space = owner.__dict__
             if len(space) != size or not _same_items(space, inside) or (bases and not _same(_bases(owner), bases)):
                 return False
+        if self._by_name != importable.version:
+            return False
         return self._token is None or self._token == abc.get_cache_token()
 
     def _keep(self, value: Any) -> _Kept:
@@ -151,6 +158,8 @@ class Watch:
         if kind is _CACHED:
             self._cached(value)
             return weakref.ref(value)
+        if kind in _FORMS:
+            return weakref.ref(value)
         if _is_constant(value):
             return value
         self.mutable = True
@@ -164,13 +173,16 @@ class Watch:
         if referenced and not _of_module(fn.__globals__):
             self.mutable = True  # a namespace that may hold the function, and nothing else holds: it must not be kept
             return
+        contents = _contents(fn)
+        if captures.local_modules(fn, [*referenced.values(), *contents]):
+            self.mutable = True  # what it reaches in them travels, too
         self._functions.append(
             _FunctionSeen(
                 weakref.ref(fn),
                 fn.__code__,
                 fn.__globals__ if referenced else None,
                 self._keep_items(referenced),
-                tuple(map(self._keep, _contents(fn))),
+                tuple(map(self._keep, contents)),
                 tuple(map(self._keep, fn.__defaults__ or ())),
                 self._keep_items(fn.__kwdefaults__ or {}),
                 self._keep_items(fn.__dict__),

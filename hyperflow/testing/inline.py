@@ -23,7 +23,8 @@ from typing import Any
 
 import attrs
 
-from hyperflow import environment, locks
+from hyperflow import environment, failures, locks
+from hyperflow import flow as flows
 from hyperflow._job import JobEnv
 from hyperflow.environment import Options, Statistics
 from hyperflow.errors import (
@@ -39,6 +40,7 @@ from hyperflow.head.streams import CalledWith, Streams, Words
 from hyperflow.locking import manager
 from hyperflow.locking.manager import LockManager
 from hyperflow.program import ProgramInfo
+from hyperflow.saying import in_words
 from hyperflow.shipping import diagnose, pickler, rebuild
 from hyperflow.shipping.definitions import Definition
 from hyperflow.shipping.packer import Packer
@@ -103,7 +105,12 @@ class InlineEvaluator:
         return Statistics(1, 0, self.cpus, self._free, {"busy": self._running}, waiting, self._running, *ends)
 
     def submit(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Options,
+        stream: tuple[int, ...] | None = None,
     ) -> asyncio.Task[Any]:
         """Evaluate a call; raises what the real engine raises."""
         if self.closed:
@@ -117,11 +124,12 @@ class InlineEvaluator:
         client = InlineLocks(self.locks, f"an evaluation of {name}")
         context.run(locks.inline_locks.set, client)
         context.run(manager.inside.set, manager.inside.get())
-        submitted = InlineCall((fn, args, kwargs), options.seed)
+        submitted = InlineCall((fn, args, kwargs), options.seed, stream or ())
         self.streams.submitted(submitted)
         under_way = self._submitted.values()
         context.run(environment.inline_evaluation.set, lambda: self.streams.wanted(submitted, under_way))
-        task = asyncio.get_running_loop().create_task(self._run(name, call, options), context=context)
+        shown = functools.partial(flows.show_call, fn, args, kwargs)
+        task = asyncio.get_running_loop().create_task(self._run(shown, call, options), context=context)
         self._tasks.add(task)
         self._submitted[task] = submitted
         task.add_done_callback(functools.partial(self._ended, client))
@@ -145,6 +153,9 @@ class InlineEvaluator:
             try:
                 function = pickler.loads(packed.function.data)
                 content = pickler.loads(packed.payload, buffers=[bytearray(buffer) for buffer in packed.buffers])
+            except BaseException as error:  # noqa: BLE001 (whatever a user's __setstate__ raises)
+                what = f"{packed.function.name}: it, or an argument, could not be unpickled: {in_words(error)}"
+                raise SerializationError(what) from None
             finally:
                 for token in tokens:
                     rebuild.drop(token)
@@ -152,47 +163,61 @@ class InlineEvaluator:
 
         return call
 
-    async def _run(self, name: str, call: Callable[[], Any], options: Options) -> Any:
+    async def _run(self, shown: Callable[[], str], call: Callable[[], Any], options: Options) -> Any:
         async with self._door:  # one at a time, so that a large request does not starve
             while self._free < options.cpus:
                 self._freed.clear()
                 await self._freed.wait()
             self._free -= options.cpus
             self._running += 1
+        error: Exception | None = None
         try:
-            for left in range(options.retries, -1, -1):
-                try:
-                    return await self._evaluate(name, call, options.time_limit)
-                except Exception as error:
-                    if not left or isinstance(error, TimeLimitExceeded):
-                        raise
+            for _ in range(options.retries + 1):
+                if error is not None:
                     self._counts["retried"] += 1
+                value, error = await self._evaluate(shown, call, options.time_limit)
+                if error is None:
+                    return value
+            assert error is not None
+            failures.shorten(error)
+            if not isinstance(error, HyperflowError):
+                failures.note_call(error, f"an evaluation of {shown()}", "this process")
+            raise error
         finally:
+            del error  # it knows this frame by its traceback
             self._free += options.cpus
             self._running -= 1
             self._freed.set()
 
-    async def _evaluate(self, name: str, call: Callable[[], Any], time_limit: float | None) -> Any:
+    async def _evaluate(
+        self, shown: Callable[[], str], call: Callable[[], Any], time_limit: float | None
+    ) -> tuple[Any, Exception | None]:
+        """Return the value of a call, or its error."""
         scope = asyncio.timeout(time_limit)
         try:
             async with scope:
                 value = call()
                 if inspect.iscoroutine(value):
                     value = await value
-        except TimeoutError:
-            if scope.expired() and time_limit is not None:
-                raise TimeLimitExceeded(f"an evaluation of {name}", "inline", "this process", time_limit) from None
-            raise
         except SystemExit as error:
-            raise EvaluationExited("builtins.SystemExit", str(error), traceback.format_exc()) from None
+            return None, EvaluationExited("builtins.SystemExit", str(error), traceback.format_exc())
+        except Exception as error:  # noqa: BLE001 (it is the outcome)
+            if isinstance(error, TimeoutError) and scope.expired() and time_limit is not None:
+                return None, TimeLimitExceeded(f"an evaluation of {shown()}", "inline", "this process", time_limit)
+            return None, error
+        finally:
+            del scope  # it knows the task, which will know the error
         if not self._ship:
-            return value
+            return value, None
         buffers: list[memoryview] = []
         try:
             data = dumps_result(value, buffers)
-        except Exception as error:
-            raise SerializationError(str(diagnose.explain(f"the result of {name}", value, error))) from error
-        return pickler.loads(data, buffers=[bytearray(buffer) for buffer in buffers])
+        except BaseException as error:  # noqa: BLE001 (whatever a user's __reduce__ raises)
+            return None, SerializationError(str(diagnose.explain(f"the result of {shown()}", value, error)))
+        try:
+            return pickler.loads(data, buffers=[bytearray(buffer) for buffer in buffers]), None
+        except BaseException as error:  # noqa: BLE001 (whatever a user's __setstate__ raises)
+            return None, SerializationError(f"the result of {shown()} cannot be unpickled here: {in_words(error)}")
 
     async def close(self) -> None:
         """Cancel the evaluations that run, and wait for their end."""
@@ -237,7 +262,7 @@ async def open_inline_job(*, cpus: int = 1, ship: bool = True) -> AsyncIterator[
     evaluator = InlineEvaluator(cpus, ship)
     try:
         env = JobEnv(options=Options(), evaluator=evaluator, database=MemoryDatabase(), program=program)
-        with environment.entered(env):
+        with environment.entered(env), failures.shortened():
             yield env
     finally:
         await evaluator.close()

@@ -47,6 +47,12 @@ class Setup(NamedTuple):
     memory: Offer | None  # the launcher's offer, the other way round; None to share nothing
 
 
+class SysPath(NamedTuple):
+    """Head to launcher to workers: the program has changed `sys.path`."""
+
+    entries: tuple[str, ...]
+
+
 class Ready(NamedTuple):
     """Launcher to head: the imports are done."""
 
@@ -118,6 +124,7 @@ class StreamReply(NamedTuple):
 Message = (
     Greeting
     | Setup
+    | SysPath
     | Ready
     | ForkOrder
     | WorkerEnded
@@ -132,6 +139,7 @@ M = TypeVar("M", bound=Message)
 KINDS: dict[type[Message], Kind] = {
     Greeting: Kind.GREETING,
     Setup: Kind.SETUP,
+    SysPath: Kind.PATH,
     Ready: Kind.READY,
     ForkOrder: Kind.FORK,
     WorkerEnded: Kind.ENDED,

@@ -57,6 +57,7 @@ class LockClient:
             del self._waiting[serial]
             if not self._waiting:
                 loop.remove_reader(self._sock.fileno())
+            del waiting  # it knows the error, whose traceback knows this frame
         return serial
 
     def take_blocking(self, keys: Collection[str]) -> LockSerial:

@@ -11,6 +11,9 @@ import contextlib
 import io
 import os
 import time
+from typing import Any
+
+from hyperflow.shipping import rebuild
 
 
 class Log:
@@ -51,6 +54,10 @@ class MarkedOutput(io.TextIOBase):
         self._log = log
         self._fd = fd
         self.partial: list[str] = []  # of a line; a list, because some print a thousand dots
+
+    def __reduce__(self) -> Any:
+        """Go home as the stream of the same name there."""
+        return rebuild.fetch, ("sys", "stdout" if self._fd == 1 else "stderr")
 
     @property
     def buffer(self) -> io.FileIO:

@@ -16,6 +16,7 @@ import asyncio
 import atexit
 import contextlib
 import dataclasses
+import importlib
 import mmap
 import os
 import pickle
@@ -27,12 +28,16 @@ import traceback
 import types
 from typing import Any
 
+from hyperflow import failures
 from hyperflow.errors import MisuseError
 from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
-from hyperflow.wire import frames, processes
+from hyperflow.shipping.arrivals import Arrivals
+from hyperflow.shipping.importable import plain_is_enough
+from hyperflow.wire import frames, messages, processes
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Kind, Outcome, Shape
 from hyperflow.wire.machine import THREAD_VARIABLES
+from hyperflow.wire.messages import SysPath
 from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, TaskNumber
 from hyperflow.wire.shared_memory import LARGE, Block
 from hyperflow.worker.lock_client import LockClient
@@ -104,7 +109,8 @@ def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool) -
     _log = Log()
     out, err = MarkedOutput(_log, 1), MarkedOutput(_log, 2)
     sys.stdout, sys.stderr = out, err
-    evaluator = Worker(sock, ClaimPage(page), _log, (out, err))
+    # The launcher's own __main__ must not be taken for the script's.
+    evaluator = Worker(sock, ClaimPage(page), _log, (out, err), rebuild.receive())
     _lock_client = evaluator.lock_client
     evaluator.serve(fresh)
     with contextlib.suppress(BaseException):
@@ -139,8 +145,6 @@ def _settle(info: WorkerInfo) -> None:
             os.sched_setaffinity(0, info.cpus)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("500")  # if memory runs out, an evaluation shall go, not the launcher
-    # Functions of the user's script refer to "__main__"; the launcher's own must not be taken for it.
-    sys.modules["__main__"] = types.ModuleType("__main__")
     numpy: Any = sys.modules.get("numpy")
     if "numpy.random" in sys.modules:  # numpy itself imports it only when it is asked for, which takes a while
         numpy.random.seed()  # else all workers would draw the same numbers
@@ -156,12 +160,18 @@ class Worker:
     """The loop: read tasks, run them in order, answer each."""
 
     def __init__(
-        self, sock: socket.socket, claims: ClaimPage, log: Log, outputs: tuple[MarkedOutput, MarkedOutput]
+        self,
+        sock: socket.socket,
+        claims: ClaimPage,
+        log: Log,
+        outputs: tuple[MarkedOutput, MarkedOutput],
+        arrivals: Arrivals,
     ) -> None:
         self.sock = sock
         self.claims = claims
         self.log = log
         self.outputs = outputs
+        self.arrivals = arrivals
         self.reader = frames.Reader()
         self.lock_client = LockClient(sock, self.reader)
         self.definitions: dict[DefinitionNumber, tuple[Shape, list[int], memoryview]] = {}
@@ -200,6 +210,9 @@ class Worker:
                 elif kind == Kind.FORGET:
                     for (number,) in frames.NUMBER.iter_unpack(body):
                         self.forget(number)
+                elif kind == Kind.PATH:
+                    sys.path[:] = messages.read(SysPath, body).entries
+                    importlib.invalidate_caches()
                 elif kind == Kind.RETIRE:
                     return
 
@@ -224,6 +237,8 @@ class Worker:
             fn = self.functions.get(function)
             if fn is None:
                 fn = self.function(function)
+            elif function != self.arrivals.bound:
+                self.arrivals.enter(function)
             if buffers:
                 loaded = pickler.loads(payload, buffers=[self.found(each) for each in buffers])
             else:
@@ -232,8 +247,12 @@ class Worker:
             what = "the function" if fn is None else "an argument"
             text = f"{what} could not be unpickled on the worker: {_text(error)}"
             if isinstance(error, ModuleNotFoundError):
-                text += f"; the worker looks for modules in {sys.path}"
+                text += (
+                    f"; the worker looks for modules in {sys.path}; to send a module by value, call "
+                    f"hyperflow.register_pickle_by_value({(error.name or 'module').partition('.')[0]})"
+                )
             text += self.trouble
+            self.arrivals.leave()
             self.answer(task, Outcome.UNREADABLE, 0.0, pickle.dumps(text))
             return
         self.lock_client.task = task
@@ -247,6 +266,10 @@ class Worker:
         except BaseException as error:
             seconds = time.perf_counter() - start
             outcome, data = _raised(error)
+            with contextlib.suppress(Exception):
+                failures.let_go(
+                    error
+                )  # asyncio's runner knows the task, and the task the error, which knows the runner
         else:
             seconds = time.perf_counter() - start
             try:
@@ -258,13 +281,19 @@ class Worker:
         if os.getpid() != self.pid:
             # The function forked, and this is the child. It must not answer: its parent does, on the same stream.
             os._exit(0 if outcome == Outcome.VALUE else 1)
-        sys.stdout, sys.stderr = stdout, stderr = self.outputs  # should the function have put others there
-        if stdout.partial or stderr.partial:
-            stdout.flush()
-            stderr.flush()
+        self.tidy()
         if seconds > QUICK:
             log.end_evaluation()
         self.answer(task, outcome, seconds, data, out)
+
+    def tidy(self) -> None:
+        """Put back streams, write what the function has not ended, let go of names that its arguments brought."""
+        sys.stdout, sys.stderr = stdout, stderr = self.outputs
+        if stdout.partial or stderr.partial:
+            stdout.flush()
+            stderr.flush()
+        if self.arrivals.visitors:
+            self.arrivals.leave()
 
     def define(self, body: bytes) -> None:
         """Learn a definition. Classes and stored values are made before arguments arrive that name them."""
@@ -276,7 +305,8 @@ class Worker:
         try:
             buffers = [self.found(each) for each in blocks]
             if shape == Shape.CLASS:
-                self.functions[number] = rebuild.define_class(data, buffers)
+                with self.arrivals.arriving(number, is_class=True):
+                    self.functions[number] = rebuild.define_class(data, buffers)
             else:
                 self.values[number] = rebuild.keep(pickler.loads(data, buffers=[it.toreadonly() for it in buffers]))
         except BaseException as error:
@@ -286,7 +316,8 @@ class Worker:
     def function(self, number: DefinitionNumber) -> Any:
         """Unpickle a function: once, unless a call can change what it captured."""
         shape, blocks, data = self.definitions[number]
-        made = pickler.loads(data, buffers=[self.found(each) for each in blocks])
+        with self.arrivals.arriving(number, is_class=False):
+            made = pickler.loads(data, buffers=[self.found(each) for each in blocks])
         if shape == Shape.FUNCTION:
             self.functions[number] = made
         return made
@@ -295,6 +326,7 @@ class Worker:
         """Let go of a definition or block."""
         self.definitions.pop(number, None)
         self.functions.pop(number, None)
+        self.arrivals.forget(number)
         if number in self.values:
             rebuild.drop(self.values.pop(number))
         if number in self.blocks:
@@ -357,7 +389,9 @@ def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
     found: list[pickle.PickleBuffer] = []
     try:
         data = pickle.dumps(value, pickler.PROTOCOL, buffer_callback=found.append)
-    except Exception:
+    except BaseException:  # whatever a user's __reduce__ raises
+        data = b""
+    if not data or not plain_is_enough(data):
         beside = pickler.Beside()
         data = pickler.by_value(value, beside, going_home=True)
         found = beside.buffers
@@ -375,6 +409,7 @@ def _raised(error: BaseException) -> tuple[Outcome, bytes]:
     trace = error.__traceback__
     # Our own frame teaches nobody. (Not by assignment, nor by its own method: a frozen exception would refuse.)
     BaseException.with_traceback(error, trace.tb_next if trace is not None else None)
+    failures.shorten(error)
     words = exceptions.in_words(error)
     if not isinstance(error, Exception):
         return Outcome.EXITED, pickle.dumps(words)

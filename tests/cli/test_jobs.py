@@ -325,7 +325,9 @@ async def test_json(typed: Callable[..., tuple[int, str]], tmp_path: Path) -> No
     ]
     (run,) = json.loads(typed("runs", "--json")[1])["runs"]
     assert (run["program"], run["local"], run["host"]) == (home.name, True, None)
-    assert "ValueError" in json.loads(typed("why", "1", "--json")[1])["why"]
+    why = json.loads(typed("why", "1", "--json")[1])
+    assert "ValueError" in why["why"]
+    assert "ValueError: no 3" in why["traceback"]
 
 
 async def test_a_master_on_another_host(typed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:

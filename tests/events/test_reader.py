@@ -20,9 +20,9 @@ def a_log(path: Path) -> EventLog:
     log.running([one, two], "worker-0@north")
     log.retracted([two])
     log.returned(two, "worker-0@north")
-    log.retried(two, ValueError('"'))
+    log.retried(two, "f(2)", ValueError('"'))
     log.done({one: 0.000001, two: 2.5}, "worker-0@north")
-    log.failed(one, KeyError("x"))
+    log.failed(one, "f(1)", KeyError("x"))
     log.cancelled(one)
     log.withheld(one, 15.0)
     return log
@@ -42,6 +42,7 @@ def test_all_that_was_written(tmp_path: Path) -> None:
     assert {member for event in found for member in event} <= schema.Event.__annotations__.keys()
     assert found[1]["function"] == 'a "name"'
     assert (found[4]["returned_by"], found[5]["retry_after"]) == ("worker-0@north", 'ValueError: "')
+    assert (found[5]["call"], found[7]["call"]) == ("f(2)", "f(1)")
     done = [event for event in reader.each_task(found) if event["state"] == "done"]
     assert [(event["task"], event["seconds"]) for event in done] == [(1, 0.000001), (2, 2.5)]
 

@@ -71,7 +71,7 @@ async def test_traceback_and_context() -> None:
     assert "KeyError: 'the cause'" in text
     assert "direct cause" in text
     assert "worker.py" not in text
-    assert re.search(rf"of fail_because on worker-[01]@{info.node}; log: {env.program.log_dir}", text)
+    assert re.search(rf"of fail_because\(\) on worker-[01]@{info.node}; log: {env.program.log_dir}", text)
 
 
 async def test_local_exception_class() -> None:
@@ -146,7 +146,7 @@ async def test_death_of_a_worker(how: str, status: int) -> None:
     assert error.service_id in (f"worker-0@{node}", f"worker-1@{node}")
     assert "my last words" in error.log_tail
     assert "my last words" in str(error)
-    assert "of test_death_of_a_worker.<locals>.dies" in error.evaluation
+    assert "of dies()" in error.evaluation
     assert Path(error.log_file).parent == env.program.log_dir
     if status < 0:
         assert signal.Signals(-status).name in str(error)
@@ -241,9 +241,9 @@ async def test_another_version_of_dill(monkeypatch: pytest.MonkeyPatch) -> None:
         assert list(await hf.remote_eval(f.identity, keys)) == ["a"]
         monkeypatch.setattr(dill, "__version__", "77.7")
         for flow, words in [
-            (hf.remote_eval(lambda: keys), r"of test_another.*<lambda>: the function .*'dict_keys'.* dill is 77\.7 "),
-            (hf.remote_eval(f.identity, keys), r"of identity: an argument .*'dict_keys'.* dill is 77\.7 where"),
-            (hf.remote_eval(f.keys_of, {"a": 1}), r"the result of .* of keys_of .*'dict_keys'.* and 77\.7 where"),
+            (hf.remote_eval(lambda: keys), r"of <lambda>\(\): the function .*'dict_keys'.* dill is 77\.7 "),
+            (hf.remote_eval(f.identity, keys), r"of identity\(.*\): an argument .*'dict_keys'.* dill is 77\.7 where"),
+            (hf.remote_eval(f.keys_of, {"a": 1}), r"the result of .* of keys_of\(.*'dict_keys'.* and 77\.7 where"),
         ]:
             error = await fails_alone(env, flow, hf.SerializationError, words)
             assert "`pip install dill==" in str(error)

@@ -83,7 +83,7 @@ async def test_retries_with_fresh_process(tmp_path: Path) -> None:
 
 
 async def test_no_retry_of_what_cannot_get_better(tmp_path: Path) -> None:
-    """sys.exit(), an unpicklable result and a time limit are final."""
+    """sys.exit() and an unpicklable result are final."""
 
     def leaves(path: str) -> None:
         f.attempts(path, 0, "raise")
@@ -95,16 +95,36 @@ async def test_no_retry_of_what_cannot_get_better(tmp_path: Path) -> None:
         f.attempts(path, 0, "raise")
         return threading.Lock()
 
-    def slow(path: str) -> None:
-        f.attempts(path, 0, "raise")
-        time.sleep(1000)
-
     async with local():
-        for fn, kind in [(leaves, hf.EvaluationExited), (lock, hf.SerializationError), (slow, hf.TimeLimitExceeded)]:
+        for fn, kind in [(leaves, hf.EvaluationExited), (lock, hf.SerializationError)]:
             path = tmp_path / fn.__name__
             with pytest.raises(kind):
-                await hf.remote_eval(fn, str(path)).using(retries=3, time_limit=0.5)
+                await hf.remote_eval(fn, str(path)).using(retries=3, time_limit=60)
             assert path.read_text() == "x"
+
+
+async def test_retries_cover_the_limits(tmp_path: Path) -> None:
+    """An evaluation that exceeded its time limit, or ran out of memory, is started again as often as asked."""
+
+    def slow_at_first(path: str) -> int:
+        tries = f.attempts(path, 0, "raise")
+        if tries < 3:
+            time.sleep(1000)
+        return tries
+
+    def large_at_first(path: str) -> int:
+        tries = f.attempts(path, 0, "raise")
+        if tries < 3:
+            raise MemoryError
+        return tries
+
+    async with local() as env:
+        assert await hf.remote_eval(slow_at_first, str(tmp_path / "a")).using(retries=2, time_limit=0.3) == 3
+        assert await hf.remote_eval(large_at_first, str(tmp_path / "b")).using(retries=2) == 3
+        assert env.statistics().retried == 4
+        with pytest.raises(hf.TimeLimitExceeded, match=r"slow_at_first\('"):
+            await hf.remote_eval(slow_at_first, str(tmp_path / "c")).using(retries=1, time_limit=0.3)
+        assert (tmp_path / "c").read_text() == "xx"
 
 
 # ---- time_limit ----------------------------------------------------------------------------------------------------
@@ -116,7 +136,9 @@ async def test_time_limit_kills_all(tmp_path: Path) -> None:
     async with local() as env:
         beside = hf.remote_eval(f.spin, 0.5).start()
         began = time.monotonic()
-        with pytest.raises(hf.TimeLimitExceeded, match=r"of family ran longer than its time_limit of 0.3 s") as caught:
+        with pytest.raises(
+            hf.TimeLimitExceeded, match=r"of family\('.*\) ran longer than its time_limit of 0.3 s"
+        ) as caught:
             await hf.remote_eval(f.family, str(path)).using(time_limit=0.3)
         assert time.monotonic() - began < 10
         assert isinstance(caught.value, TimeoutError)

@@ -67,7 +67,7 @@ async def test_a_class_goes_again_before_a_task_of_another_epoch(
     def task(number: int) -> Task:
         packed = packer.pack(look, (), {})
         made = Task(TaskNumber(number), packed.function.number, 1)
-        evaluations[made.number] = Evaluation(made, packed, None, Options(), lambda _: None)
+        evaluations[made.number] = Evaluation(made, packed, Options(), lambda _: None)
         packer.hold(packed)
         return made
 

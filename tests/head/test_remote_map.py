@@ -81,7 +81,7 @@ async def test_failing_item(fn: str) -> None:
             with pytest.raises(f.Boom, match="it failed") as caught:
                 await hf.remote_map(mapped, [f"item {n}" for n in range(80)], chunk_size)
             assert "in remote_map, for the item 'item 37'" in notes(caught.value)
-            assert "of apply_to_all on worker-" in notes(caught.value)
+            assert "one_fails" in notes(caught.value)
             assert await hf.remote_eval(f.add, 1) == 1
 
 

@@ -1,12 +1,14 @@
 """Cluster programs on this machine: the same runner, the same run directory, without Slurm."""
 
 import asyncio
+import json
 import logging
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -182,6 +184,45 @@ async def test_cancelled_job_leaves_no_process(tmp_path: Path) -> None:
     assert not processes.carriers(f"{TAG}={env.program.program_id}-1-1")
 
 
+def breaks(x: int) -> float:
+    """Raise."""
+    return 1 / x
+
+
+@hf.job
+async def breaking(x: int) -> float:
+    """Evaluate something that raises."""
+    return (await hf.map_concurrently(lambda y: hf.remote_eval(breaks, y), [x]))[0]
+
+
+async def test_the_traceback_of_a_job_is_told(tmp_path: Path) -> None:
+    """`why` shows it, with and without a master, as text and as JSON; it is a text file beside the result."""
+    async with hf.open_cluster(base_dir=tmp_path, local=True, timeouts=QUICK, on_error="raise") as env:
+        with pytest.raises(ZeroDivisionError):
+            await hf.remote_eval_job(breaking(0))
+        home = env.master.run.home
+        told = await asyncio.to_thread(_why, home)
+        story = env.master.why(1)
+        traceback = env.master.traceback(1)
+    file = home / "jobs" / "1" / "error.1.0.txt"
+    assert file.read_text() == traceback
+    assert told["traceback"] == traceback == _why(home)["traceback"]
+    assert "in breaking" in traceback
+    assert "in breaks" in traceback
+    assert "raised by evaluation 1 of breaks(0) on " in traceback
+    assert "(raised by job 1, breaking(0); its files: " in traceback
+    assert "asyncio" not in traceback
+    assert traceback.count("  File ") == 2
+    assert all(f"    | {line}" in story for line in traceback.splitlines())
+    assert f"its traceback ({file}):" in story
+
+
+def _why(home: Path) -> Any:
+    """Return what `hyperflow why 1 --json` prints."""
+    words = [sys.executable, "-m", "hyperflow", "why", "1", "--run", str(home), "--json"]
+    return json.loads(subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout)
+
+
 @hf.job
 async def killed() -> None:
     """End without an answer."""
@@ -218,6 +259,7 @@ async def test_errors_of_real_processes(tmp_path: Path) -> None:
 SCRIPT = """
 import asyncio, os, sys, time
 from pathlib import Path
+from typing import Any
 import hyperflow as hf
 import module_beside
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import subprocess
@@ -13,19 +14,20 @@ import pytest
 
 from tests.imports import TOP
 
-SCRIPT = Path(__file__).with_name("shipping_script.py")
+SCRIPTS = [Path(__file__).with_name(name) for name in ("shipping_script.py", "typed_script.py")]
 CHECKS = [
-    node.name
-    for node in ast.parse(SCRIPT.read_text(encoding="utf-8")).body
+    (script, node.name)
+    for script in SCRIPTS
+    for node in ast.parse(script.read_text(encoding="utf-8")).body
     if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
 ]
 
 
-@pytest.fixture(scope="module")
-def results() -> dict[str, str]:
-    """Run the script once."""
+@functools.cache
+def results(script: Path) -> dict[str, str]:
+    """Run a script once."""
     done = subprocess.run(
-        [sys.executable, SCRIPT],
+        [sys.executable, script],
         env={**os.environ, "PYTHONPATH": str(TOP)},
         capture_output=True,
         text=True,
@@ -37,7 +39,8 @@ def results() -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("check", CHECKS)
-def test_script(results: dict[str, str], check: str) -> None:
-    """What `shipping_script.py` checks holds."""
-    assert results[check] == "", results[check]
+@pytest.mark.parametrize(("script", "check"), CHECKS, ids=lambda each: each if isinstance(each, str) else each.stem)
+def test_script(script: Path, check: str) -> None:
+    """What `shipping_script.py` and `typed_script.py` check holds."""
+    outcome = results(script)[check]
+    assert outcome == "", outcome

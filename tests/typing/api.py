@@ -127,6 +127,15 @@ async def main() -> None:
     reveal_type(await hf.race(*[count(n) for n in "abc"]))  # revealed: int
     async for pair in hf.as_completed(count, names()):
         reveal_type(pair)  # revealed: tuple[str, int]
+    reveal_type(await hf.map_concurrently(count, ["a"], errors="return"))  # revealed: list[int | Failed]
+    reveal_type(await hf.concurrently(count("a"), errors="return"))  # revealed: tuple[int | Failed]
+    reveal_type(await hf.remote_map(fetch, ["x"], errors="return"))  # revealed: list[bytes | Failed]
+    reveal_type(await hf.remote_map(fetch, ["x"], errors="raise"))  # revealed: list[bytes]
+    async for returned in hf.as_completed(count, names(), errors="return"):
+        reveal_type(returned)  # revealed: tuple[str, int | Failed]
+    reveal_type(await count("a").start())  # revealed: int
+    hf.map_concurrently(count, ["a"], errors="ignore")  # error:
+    hf.map_concurrently(count, ["a"], return_exceptions=True)  # error:
     hf.concurrently(3)  # error:
     hf.map_concurrently(count, [1])  # error:
     hf.map_concurrently(area, [1.0])  # error:
@@ -170,6 +179,9 @@ async def main() -> None:
         reveal_type(value)  # revealed: float
 
 
+hf.register_pickle_by_value(functools)
+hf.register_pickle_by_value("functools")  # error:
+hf.unregister_pickle_by_value(functools)
 reveal_type(hf.run_job_local(main()))  # revealed: None
 reveal_type(hf.run_job_local(count("a"), cpus=2))  # revealed: int
 reveal_type(Detector().read(3))  # revealed: Job[list[float]]

@@ -19,6 +19,7 @@ from hyperflow.wire.messages import (
     Setup,
     StreamReply,
     StreamWanted,
+    SysPath,
     WorkerEnded,
 )
 from hyperflow.wire.numbers import LockSerial, Seq, TaskNumber, WorkerNumber
@@ -28,6 +29,9 @@ EXAMPLES: list[Message] = [
     Setup("north", "run", "/home", ("/a", "/b"), ("x.py",), {"HOME": "/home"}, (), 1.0, 600.0, None),
     Ready(shares_memory=True),
     WorkerEnded(-9, Seq(3), "", True, "last words", 1 << 40),
+    SysPath(
+        ("/one", "/two"),
+    ),
     LockWanted(TaskNumber(7), LockSerial(1), ('"a"', '"b"'), None),
     LockReleased(TaskNumber(7), LockSerial(1)),
     StreamWanted(TaskNumber(7)),

@@ -1,0 +1,275 @@
+"""The chunks of remote_map: many plain function calls in one evaluation, and what becomes of them when one fails."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import types
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
+
+import attrs
+
+from hyperflow import environment, failures
+from hyperflow.errors import EvaluationExited, MisuseError, RemoteError, TimeLimitExceeded, WorkerDied
+from hyperflow.failures import Errors, Failed
+from hyperflow.flow import show_call
+from hyperflow.saying import short_repr
+
+CHUNK_SECONDS = 0.02
+"""How long a chunk of remote_map should take: much longer than a round trip, too short to notice."""
+
+LARGEST_CHUNK = 100_000
+
+
+@attrs.frozen
+class ItemError:
+    """Stands in the results of a chunk for one that is missing; the exception travels by itself (see `exceptions`)."""
+
+    data: bytes | None
+    words: tuple[str, str, str]
+    exited: bool
+
+    @classmethod
+    def of(cls, error: BaseException) -> ItemError:
+        """Pack what an item has raised; on the worker."""
+        from hyperflow.shipping import exceptions, pickler  # noqa: PLC0415 (a worker has imported them)
+
+        failures.shorten(error)
+        words = exceptions.in_words(error)
+        if not isinstance(error, Exception):
+            return cls(None, words, exited=True)
+        data = exceptions.dumps(error, lambda it: pickler.by_value(it, going_home=True))
+        failures.let_go(error)
+        return cls(data, words, exited=False)
+
+    def make(self) -> Exception:
+        """Return the exception; in words if it cannot be made."""
+        from hyperflow.shipping import exceptions  # noqa: PLC0415 (few maps need it)
+
+        if self.exited:
+            return EvaluationExited(*self.words)
+        error = RemoteError(*self.words) if self.data is None else exceptions.loads(self.data, self.words)
+        if self.data is not None and self.words[-1]:
+            failures.add_note(error, f"remote {self.words[-1]}")
+        return error
+
+
+def apply_to_all(
+    fn: Callable[[Any], Any], items: list[Any], returns: bool, stream: tuple[int, ...], first: int
+) -> list[Any] | Coroutine[Any, Any, list[Any]]:
+    """On a worker: evaluate a chunk of remote_map; with `returns`, an ItemError takes the place of what is missing.
+
+    `stream` and the item's place, of which `first` is that of the first one, say what random numbers it draws.
+    """
+    results: list[Any] = []
+    place = [*stream, first]
+    token = environment.map_item.set(place)
+    try:
+        for item in items:
+            try:
+                result = fn(item)
+                if type(result) is types.CoroutineType:  # also of a lambda or an object that calls an async function
+                    return _apply_to_rest(fn, items, results, result, returns, place)
+            except BaseException as error:  # noqa: BLE001 (what a user's function raises is raised again, or goes back)
+                result = _failed_item(fn, item, error, returns)
+            results.append(result)
+            place[-1] += 1
+    finally:
+        environment.map_item.reset(token)
+    return results
+
+
+async def _apply_to_rest(
+    fn: Callable[[Any], Awaitable[Any]],
+    items: list[Any],
+    results: list[Any],
+    waiting: Awaitable[Any] | None,
+    returns: bool,
+    place: list[int],
+) -> list[Any]:
+    """Evaluate the rest of a chunk whose function turned out to be async; `waiting` is what it returned last."""
+    token = environment.map_item.set(place)
+    try:
+        for item in items[len(results) :]:
+            try:
+                result = await (fn(item) if waiting is None else waiting)
+            except BaseException as error:  # noqa: BLE001 (what a user's function raises is raised again, or goes back)
+                result = _failed_item(fn, item, error, returns)
+            waiting = None
+            results.append(result)
+            place[-1] += 1
+    finally:
+        environment.map_item.reset(token)
+    return results
+
+
+def _failed_item(fn: Callable[[Any], Any], item: object, error: BaseException, returns: bool) -> ItemError:
+    """Return what stands for a failed item, or raise its error."""
+    if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+        raise error
+    if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) and task.cancelling():
+        raise error  # not of its own accord (where a test evaluates in its own event loop)
+    if isinstance(error, StopIteration):  # no future can carry one
+        stop, error = error, RuntimeError(f"{show_call(fn, (item,), {})}, in remote_map, raised StopIteration")
+        error.__cause__ = stop
+    _note_item(error, item)
+    if not returns:
+        raise error
+    return ItemError.of(error)
+
+
+def _note_item(error: BaseException, item: object) -> None:
+    failures.add_note(error, f"(in remote_map, for the item {short_repr(item, 200)})")
+
+
+@attrs.define(eq=False)
+class _Part:
+    """Items that are evaluated together."""
+
+    first: int
+    """The index of the first one."""
+    items: list[Any]
+    began: float
+    again: bool = False
+    """Whether a chunk with this one item in it has failed as a whole."""
+
+
+class _Map:
+    """One run of remote_map: keeps all CPUs busy with chunks; the automatic size follows how long chunks take.
+
+    When a chunk fails as a whole (a crash, the time limit), nobody can tell by which item: then its items are evaluated
+    again, one by one. So the error names the item, and the others have their results.
+    """
+
+    def __init__(self, fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: int | None, errors: Errors) -> None:
+        self.fn = fn
+        self.source = iter(xs)
+        self.automatic = chunk_size is None
+        self.size = chunk_size or 1
+        self.returns = errors == "return"
+        self.env = environment.current()
+        self.stream = self.env.evaluator.streams.of_map(fn, self.env.options.seed)
+        self.loop = asyncio.get_running_loop()
+        self.results: dict[int, list[Any]] = {}  # of each part, by the index of its first item
+        self.returned: list[Failed] = []
+        self.read = 0
+        self.again: deque[_Part] = deque()
+        self.going: dict[asyncio.Future[Any], _Part] = {}
+
+    async def run(self) -> tuple[list[Any], BaseException | None]:
+        """Return the results in order, or the first failure."""
+        try:
+            while True:
+                error = await self._fill()
+                if error is not None:
+                    return [], error
+                if not self.going:
+                    failures.tell("remote_map", self.returned, self.read)
+                    return [result for _, part in sorted(self.results.items(), key=_index) for result in part], None
+                done, _ = await asyncio.wait(self.going, return_when=asyncio.FIRST_COMPLETED)
+                while done:
+                    error = self._take(done.pop())
+                    if error is not None:
+                        return [], error
+        finally:
+            for future in self.going:
+                if not future.cancel() and not future.cancelled():
+                    future.exception()  # retrieved: it failed together with the one that is raised
+            self.going.clear()
+            self.returned.clear()
+            self.results.clear()
+
+    async def _fill(self) -> BaseException | None:
+        """Keep three parts for each place on the CPUs under way; return a failure that ends the map."""
+        room = 3 * max(1, self.env.evaluator.cpus // self.env.options.cpus)
+        while len(self.going) < room:
+            if self.again:
+                part = self.again.popleft()
+            else:
+                items = list(itertools.islice(self.source, self.size))
+                if not items:
+                    return None
+                part = _Part(self.read, items, self.loop.time())
+                self.read += len(items)
+            try:
+                self.going[self._submit(part)] = part
+            except Exception as error:  # noqa: BLE001 (whatever it is, it is the part's failure)
+                if (ends := self._failure(part, error)) is not None:
+                    return ends
+                await asyncio.sleep(0)  # else, if nothing can be started any more, the event loop had no turn
+        return None
+
+    def _submit(self, part: _Part) -> asyncio.Future[Any]:
+        submit, options = self.env.evaluator.submit, self.env.options
+        if len(part.items) == 1:
+            return submit(self.fn, (part.items[0],), {}, options, (*self.stream, part.first))
+        return submit(apply_to_all, (self.fn, part.items, self.returns, self.stream, part.first), {}, options)
+
+    def _take(self, future: asyncio.Future[Any]) -> BaseException | None:
+        """Take what a part has ended with; return a failure that ends the map."""
+        part = self.going.pop(future)
+        if future.cancelled():
+            return asyncio.CancelledError()
+        error = future.exception()
+        if error is not None:
+            return self._failure(part, error)
+        results = future.result() if len(part.items) > 1 else [future.result()]
+        if self.returns and len(part.items) > 1:
+            results = self._made(part, results)
+        self.results[part.first] = results
+        if self.automatic and not part.again:
+            each = max((self.loop.time() - part.began) / 3, 1e-9) / len(part.items)
+            self.size = max(1, min(2 * self.size, LARGEST_CHUNK, int(CHUNK_SECONDS / each)))
+        return None
+
+    def _failure(self, part: _Part, error: BaseException) -> BaseException | None:
+        """Have a chunk's items evaluated one by one, or keep a single one's failure; return what ends the map."""
+        may_return = self.returns and failures.may_return(error)
+        if len(part.items) > 1:
+            if may_return or isinstance(error, (WorkerDied, TimeLimitExceeded)):
+                now, items = self.loop.time(), enumerate(part.items, part.first)
+                self.again += [_Part(index, [item], now, again=True) for index, item in items]
+                return None
+        else:
+            if isinstance(error, RemoteError) and error.type_name == "builtins.StopIteration":
+                error = RuntimeError(f"{show_call(self.fn, (part.items[0],), {})} raised StopIteration")
+            _note_item(error, part.items[0])
+            if may_return and isinstance(error, Exception):
+                self.results[part.first] = [self._failed(part.first, part.items[0], error)]
+                return None
+        failures.shorten(error)
+        return error
+
+    def _made(self, part: _Part, results: list[Any]) -> list[Any]:
+        """Return the results of a chunk with a Failed in the place of each ItemError."""
+        return [
+            self._failed(index, item, result.make()) if type(result) is ItemError else result
+            for index, (item, result) in enumerate(zip(part.items, results, strict=True), part.first)
+        ]
+
+    def _failed(self, index: int, item: Any, error: Exception) -> Failed:
+        failed = failures.returned(index, show_call(self.fn, (item,), {}), error)
+        self.returned.append(failed)
+        return failed
+
+
+def _index(entry: tuple[int, list[Any]]) -> int:
+    return entry[0]
+
+
+async def run(fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: int | None, errors: Errors) -> list[Any]:
+    """Run remote_map."""
+    if environment.current().level == "cluster":
+        raise MisuseError(
+            "remote_map in a Cluster computation would take a Slurm job for each few items; put it into a @job, and "
+            "write: await hyperflow.remote_eval_job(that_job(...))"
+        )
+    results, error = await _Map(fn, xs, chunk_size, errors).run()
+    if error is None:
+        return results
+    try:
+        raise error
+    finally:
+        del error
