@@ -185,7 +185,7 @@ def shorten(error: BaseException, most: int = MOST_FRAMES) -> None:
     At most so many frames are left, the user's own.
     """
     if not debugging():
-        with suppress(Exception):  # the error itself counts more than its looks
+        with suppress(BaseException):  # the error itself counts more than its looks
             _shorten(error, max(most, FEWEST_FRAMES), set())
 
 
@@ -260,7 +260,7 @@ _SUPPRESSED: Any = BaseException.__suppress_context__
 def _cut_chain(error: BaseException) -> None:
     """Take errors of asyncio and ours out of what is behind an error. (By descriptors: a frozen one would refuse.)"""
     cause, context, suppressed = error.__cause__, error.__context__, error.__suppress_context__
-    with suppress(Exception):
+    with suppress(BaseException):
         if (left := _users(cause)) is not cause:
             _CAUSE.__set__(error, left)
             _SUPPRESSED.__set__(error, suppressed)

@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import os
 import socket
+from collections.abc import Collection
 
 from hyperflow.wire import frames, processes
 from hyperflow.wire.claim_page import ClaimPage
@@ -23,6 +24,7 @@ class WorkerProcess:
         self.pid = pid
         self.sock = sock
         self.claims = ClaimPage(page)
+        self.page = page_name(number)
         self.reader = frames.Reader()
         self.fds: list[int] = []  # of large buffers; the frames that say so have not come yet
         self.backlog = bytearray()
@@ -31,7 +33,9 @@ class WorkerProcess:
         self.peak_memory = 0
         self.reason = ""  # why we end it; empty if it ended by itself
         self.leave_by: float | None = None
+        self.leave_why = "closing"
         self.kill_at: float | None = None
+        self.look_at = 0.0  # when to look again who of its processes is left
         self._log_file = order.log_file
         self._log_start = 0  # a worker appends to the log of the previous worker in its slot
         with contextlib.suppress(OSError):
@@ -55,9 +59,47 @@ def signal_group(pid: int, signum: int) -> None:
 
 
 def group_lives(pid: int) -> bool:
-    """Whether anybody is left in a worker's process group."""
+    """Whether anybody is left in a worker's process group, maybe only a zombie."""
     try:
         os.killpg(pid, 0)
     except OSError as error:
         return not isinstance(error, ProcessLookupError)
     return True
+
+
+def page_name(number: WorkerNumber) -> str:
+    """Return the name of a worker's claim page, which its forked children map, too: so we know whose they are."""
+    return f"hyperflow-{os.getpid()}-{number}"
+
+
+def make_page(number: WorkerNumber) -> mmap.mmap:
+    """Make a claim page; raises OSError where there is no memory."""
+    try:
+        fd = os.memfd_create(page_name(number))
+    except OSError:  # too many open files, or a kernel without: it has no name
+        return mmap.mmap(-1, mmap.PAGESIZE)
+    try:
+        os.ftruncate(fd, mmap.PAGESIZE)
+        return mmap.mmap(fd, mmap.PAGESIZE)
+    finally:
+        os.close(fd)
+
+
+def remains(process: WorkerProcess, others: Collection[int]) -> list[int]:
+    """Return the processes that a worker has left, those first that became our own children when it ended.
+
+    A child that has only forked maps its claim page; one that runs another program has its name in the environment.
+    What is neither, nor in its session (a daemon with an environment of its own), is found when the launcher ends.
+
+    Args:
+        others: The pids of the other workers.
+    """
+    tag = f"HYPERFLOW_SERVICE_ID={process.name}"
+    adopted = [
+        pid
+        for pid in processes.children(os.getpid())
+        if pid not in others
+        if processes.session(pid) == process.pid or processes.carries(pid, tag) or processes.maps(pid, process.page)
+    ]
+    below = [pid for each in adopted for pid in processes.descendants(each)]
+    return [pid for pid in (*adopted, *below) if pid not in others and processes.is_alive(pid)]

@@ -41,6 +41,12 @@ from hyperflow.wire.shared_memory import Offer
 KILL_GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL for a worker's process group."""
 
+GONE_GRACE = 5.0
+"""Seconds after which a worker counts as gone although processes of it are there that not even SIGKILL ends."""
+
+LOOK_PAUSE = 0.1
+"""Seconds between looks at who is left of a worker."""
+
 LEAVE_GRACE = 2.0
 """Seconds for a worker to end by itself when it has nothing left to do."""
 
@@ -124,10 +130,10 @@ class Launcher:
                 self.kill(process, TIME_LIMIT)
             if process.leave_by is not None and now >= process.leave_by:
                 process.leave_by = None
-                self.kill(process, "closing")
+                self.kill(process, process.leave_why)
             if process.kill_at is not None and now >= process.kill_at:
                 child.signal_group(process.pid, signal.SIGKILL)
-            if process.status is not None and not child.group_lives(process.pid):
+            if process.status is not None and self.is_gone(process, now):
                 self.finish(process)
 
     def on_signal(self) -> None:
@@ -238,7 +244,7 @@ class Launcher:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         try:
             ours, theirs = socket.socketpair()
-            page = mmap.mmap(-1, mmap.PAGESIZE)
+            page = child.make_page(number)
             pid = os.fork()
         except OSError as error:  # too many processes, open files, too little memory; sockets close with their objects
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -269,6 +275,7 @@ class Launcher:
             self.selector.close()
             for other in self.workers.values():
                 other.sock.close()
+                other.claims.close()  # whoever maps one belongs to that worker
             self.cache.close()
             self.head.close()
             code = entry.become_worker(sock, page, self.setup, order)
@@ -310,6 +317,8 @@ class Launcher:
                 self.selector.modify(process.sock, selectors.EVENT_READ, process)
         if events & selectors.EVENT_READ and self.take(process) is False:
             self.selector.unregister(process.sock)
+            process.leave_by = time.monotonic() + LEAVE_GRACE  # it ends, or it can never answer
+            process.leave_why = "its function has closed the descriptor by which it answers"
 
     def take(self, process: child.WorkerProcess) -> bool | None:
         """Pass on what a worker sent; None if there is nothing now, False at the end of its stream."""
@@ -370,21 +379,31 @@ class Launcher:
             process.kill_at = time.monotonic() + KILL_GRACE
             child.signal_group(process.pid, signal.SIGTERM)
 
+    def is_gone(self, process: child.WorkerProcess, now: float) -> bool:
+        """Whether nothing is left of a worker that was reaped; what escaped into sessions of its own is killed.
+
+        A group may be there for ever: of a zombie, whose parent has left it, of a process that may not be killed
+        (sudo), or cannot be (a file system that hangs). So after the grace only living processes that we can end count.
+        """
+        others = {other.pid for other in self.workers.values() if other is not process}
+        grouped = child.group_lives(process.pid)
+        if now < process.look_at or (grouped and process.kill_at is not None and now < process.kill_at):
+            return False
+        if not grouped and not set(processes.children(os.getpid())) - others:
+            return True
+        process.look_at = now + LOOK_PAUSE
+        left = child.remains(process, others)
+        processes.kill_all(left)
+        return not left or (process.kill_at is not None and now > process.kill_at + GONE_GRACE)
+
     def finish(self, process: child.WorkerProcess) -> None:
-        """A worker and its group have gone: end what escaped into sessions of their own, and tell the head."""
+        """Nothing is left of a worker: tell the head."""
         del self.workers[process.number]
-        known = {other.pid for other in self.workers.values()}
-        tag = f"HYPERFLOW_SERVICE_ID={process.name}"
-        strays = [
-            pid
-            for pid in processes.children(os.getpid())
-            if pid not in known and (processes.session(pid) == process.pid or processes.carries(pid, tag))
-        ]
-        processes.kill_all(strays)
         status, reason = process.status if process.status is not None else 70, process.reason
         out_of_memory = status == -signal.SIGKILL and not reason and self.memory_kills.took_one(time.monotonic())
         tail = "" if reason else process.log_tail()
         ended = WorkerEnded(status, process.claims.started, reason, out_of_memory, tail, process.peak_memory)
+        process.claims.close()
         self.head.send(messages.framed(ended, process.number))
 
 

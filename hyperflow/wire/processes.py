@@ -78,6 +78,24 @@ def carries(pid: int, tag: str) -> bool:
         return False
 
 
+def maps(pid: int, name: str) -> bool:
+    """Whether a process maps a file in memory (memfd) of this name."""
+    try:
+        with open(f"/proc/{pid}/maps") as file:
+            return any(line.endswith(f"/memfd:{name} (deleted)\n") for line in file)
+    except OSError:
+        return False
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process has not ended. A zombie has: it only waits for its parent to look."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (OSError, IndexError):
+        return False
+
+
 def carriers(tag: str) -> list[int]:
     """Return all processes that were started with this text in their environment, as far as we may look."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and carries(int(name), tag)]

@@ -30,6 +30,7 @@ from typing import Any
 
 from hyperflow import failures
 from hyperflow.errors import MisuseError
+from hyperflow.saying import in_words
 from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
 from hyperflow.shipping.arrivals import Arrivals
 from hyperflow.shipping.importable import plain_is_enough
@@ -42,6 +43,10 @@ from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, Tas
 from hyperflow.wire.shared_memory import LARGE, Block
 from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import Log, MarkedOutput
+from hyperflow.worker.traces import LAST_WORDS, Traces, end_soon
+
+dumps = pickle.dumps
+"""As it was before any function could patch it."""
 
 QUICK = 50e-6
 """An evaluation that took fewer seconds has started no program that could have written to the log."""
@@ -183,6 +188,8 @@ class Worker:
         self.runner: asyncio.Runner | None = None
         self.seq = 0
         self.trouble = ""
+        self.traces = Traces(sock.fileno())
+        self.leaving = ""  # why this process is not fit for another task
 
     def serve(self, fresh: bool) -> None:
         """Work until the stream ends, RETIRE comes, or after one task in a fresh process."""
@@ -199,7 +206,7 @@ class Worker:
             for kind, _, body in received:
                 if kind == Kind.TASKS:
                     self.run_all(body)
-                    if fresh:
+                    if fresh or self.leaving:
                         return
                 elif kind == Kind.DEFINE:
                     self.define(bytes(body))
@@ -225,6 +232,8 @@ class Worker:
                 self.answer(task, Outcome.SKIPPED, 0.0, frames.SIZE.pack(seq))
             else:
                 self.run(task, function, payload, buffers)
+                if self.leaving:
+                    return  # the others go to another worker
 
     def run(
         self, task: TaskNumber, function: DefinitionNumber, payload: memoryview, buffers: list[frames.Buffer]
@@ -253,15 +262,17 @@ class Worker:
                 )
             text += self.trouble
             self.arrivals.leave()
-            self.answer(task, Outcome.UNREADABLE, 0.0, pickle.dumps(text))
+            self.answer(task, Outcome.UNREADABLE, 0.0, dumps(text))
             return
         self.lock_client.task = task
         log.label = f"#{task} {getattr(fn, '__name__', 'call')}"
         outcome = Outcome.VALUE
+        is_async = False
         out: list[memoryview] = []
         try:
             value = fn(*loaded[0], **loaded[1]) if type(loaded) is list else fn(*loaded)
             if type(value) is types.CoroutineType:
+                is_async = True
                 value = self.run_async(value)
         except BaseException as error:
             seconds = time.perf_counter() - start
@@ -277,14 +288,43 @@ class Worker:
             except BaseException as error:
                 out = []
                 outcome = Outcome.UNSENDABLE_VALUE
-                data = pickle.dumps(str(diagnose.explain("the result", value, error)))
+                data = dumps(str(diagnose.explain("the result", value, error)))
         if os.getpid() != self.pid:
             # The function forked, and this is the child. It must not answer: its parent does, on the same stream.
             os._exit(0 if outcome == Outcome.VALUE else 1)
         self.tidy()
         if seconds > QUICK:
             log.end_evaluation()
+        if not self.traces.has_stream():
+            raise ConnectionError("the function has closed or replaced the descriptor by which its worker answers")
         self.answer(task, outcome, seconds, data, out)
+        self.clean(is_async)
+
+    def clean(self, is_async: bool) -> None:
+        """Remove what the function has left in this process, or leave the next task to another one."""
+        refusing = self.clean_loop() if is_async else ""
+        self.leaving = self.traces.remove() or refusing
+        if self.leaving:
+            end_soon()  # what a function has registered with atexit may hang
+            self.log.write_line(f"another process takes the place of this worker: {self.leaving}")
+
+    def clean_loop(self) -> str:
+        """Cancel tasks that an async function has left, and end the threads of its loop; return who refuses."""
+        assert self.runner is not None
+        loop, refusing = self.runner.get_loop(), ""
+        if loop.is_closed():
+            return ""
+        if left := asyncio.all_tasks(loop):
+            end_soon()
+            for one in left:
+                one.cancel()
+            _, pending = loop.run_until_complete(asyncio.wait(left, timeout=LAST_WORDS / 2))
+            if pending:
+                refusing = f"{len(pending)} tasks do not let themselves be cancelled"
+        if self.traces.has_threads():
+            loop.close()  # which ends those of its executor
+            self.runner = None
+        return refusing
 
     def tidy(self) -> None:
         """Put back streams, write what the function has not ended, let go of names that its arguments brought."""
@@ -333,18 +373,10 @@ class Worker:
             self.blocks.pop(number).close()
 
     def run_async(self, coroutine: Any) -> Any:
-        """Run an async function to its end; what it leaves behind is cancelled."""
+        """Run an async function to its end; what it leaves behind is cancelled once it has been answered."""
         if self.runner is None or self.runner.get_loop().is_closed():  # an earlier function may have closed it
             self.runner = asyncio.Runner()
-        try:
-            return self.runner.run(coroutine)
-        finally:
-            loop = self.runner.get_loop()
-            left = asyncio.all_tasks(loop)
-            for one in left:
-                one.cancel()
-            if left:
-                loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        return self.runner.run(coroutine)
 
     def answer(
         self, task: TaskNumber, outcome: Outcome, seconds: float, data: bytes, buffers: list[memoryview] | None = None
@@ -388,7 +420,7 @@ def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
     """Pickle a result; classes of the script go back under the number that they came with."""
     found: list[pickle.PickleBuffer] = []
     try:
-        data = pickle.dumps(value, pickler.PROTOCOL, buffer_callback=found.append)
+        data = dumps(value, pickler.PROTOCOL, buffer_callback=found.append)
     except BaseException:  # whatever a user's __reduce__ raises
         data = b""
     if not data or not plain_is_enough(data):
@@ -401,7 +433,10 @@ def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
 
 
 def _text(error: BaseException) -> str:
-    return "".join(traceback.format_exception_only(error)).strip()
+    try:
+        return "".join(traceback.format_exception_only(error)).strip()
+    except BaseException:  # a user's method may raise anything
+        return in_words(error)
 
 
 def _raised(error: BaseException) -> tuple[Outcome, bytes]:
@@ -412,9 +447,9 @@ def _raised(error: BaseException) -> tuple[Outcome, bytes]:
     failures.shorten(error)
     words = exceptions.in_words(error)
     if not isinstance(error, Exception):
-        return Outcome.EXITED, pickle.dumps(words)
+        return Outcome.EXITED, dumps(words)
     data = exceptions.dumps(error, lambda it: pickler.by_value(it, going_home=True))
     if data is None:
-        return Outcome.UNSENDABLE_ERROR, pickle.dumps(words)
+        return Outcome.UNSENDABLE_ERROR, dumps(words)
     # The words go beside it: perhaps the head cannot rebuild the exception.
-    return Outcome.RAISED, pickle.dumps((data, words))
+    return Outcome.RAISED, dumps((data, words))

@@ -1,0 +1,127 @@
+"""What a function leaves behind in its worker's process, so that the next task does not find it.
+
+Guarantees: after `Traces.remove` no timer runs, no signal is blocked, and Python's signal handlers are those from
+before. What cannot be put back (a thread, descriptors that were closed or replaced, a patched pickle) is named: then
+the worker has to be replaced, which takes some milliseconds.
+
+It is looked for after each task, also the shortest, so it has to be cheap: about 3 µs. Not looked for is what many
+modules set up on purpose and once: environment, directory, limits, caches, child processes.
+"""
+
+from __future__ import annotations
+
+import _thread
+import fcntl
+import importlib
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+_raw: Any = importlib.import_module("_signal")
+"""The module under `signal`, which makes an enum of each number: 1 µs each time."""
+
+_SIGNALS = [number for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP)]
+
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+
+THREAD_GRACE = 0.1
+"""Seconds for threads that are just ending."""
+
+LAST_WORDS = 2.0
+"""Seconds for what runs after the last answer of a worker that has to go."""
+
+
+class Traces:
+    """The process as it was before the first function."""
+
+    def __init__(self, stream: int) -> None:
+        self._stream = stream
+        self._stream_id = _identity(stream)
+        self._modes = [_mode(fd) for fd in range(3)]
+        self._threads = _thread._count()
+        self._handlers = [_raw.getsignal(number) for number in _SIGNALS]
+        self._blocked = _raw.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._pickle = _pickle()
+        self._tracing = sys.gettrace(), sys.getprofile()
+
+    def has_stream(self) -> bool:
+        """Whether the descriptor of the stream to the launcher is still that."""
+        return _identity(self._stream) == self._stream_id
+
+    def has_threads(self) -> bool:
+        """Whether there are more threads than before."""
+        return _thread._count() > self._threads
+
+    def remove(self) -> str:
+        """Put back what can be put back; return what cannot, in words."""
+        for timer in _TIMERS:
+            _raw.setitimer(timer, 0)
+        if [_raw.getsignal(number) for number in _SIGNALS] != self._handlers:
+            self._restore_handlers()
+        if _raw.pthread_sigmask(signal.SIG_BLOCK, ()) != self._blocked:
+            _raw.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
+        if _pickle() != self._pickle:
+            return "it has patched pickle"
+        if [_mode(fd) for fd in range(3)] != self._modes:
+            return "it has closed or replaced a descriptor from 0 to 2"
+        if (sys.gettrace(), sys.getprofile()) != self._tracing:
+            return "it has left a trace function"
+        if self.has_threads() and not self._idle():
+            return f"it has left threads: {', '.join(_names())}"
+        return ""
+
+    def _restore_handlers(self) -> None:
+        for number, handler in zip(_SIGNALS, self._handlers, strict=True):
+            if handler is not None and _raw.getsignal(number) != handler:
+                _raw.signal(number, handler)
+
+    def _idle(self) -> bool:
+        """Whether the threads that are left do nothing, or end just now."""
+        deadline = time.monotonic() + THREAD_GRACE
+        pause = 0.0005
+        while _thread._count() - self._threads > _watchers():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(pause)
+            pause *= 2
+        return True
+
+
+def end_soon() -> None:
+    """Let the kernel end this process if it is still there in a moment, whatever it is stuck in."""
+    _raw.signal(signal.SIGALRM, signal.SIG_DFL)
+    _raw.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
+    _raw.setitimer(signal.ITIMER_REAL, LAST_WORDS)
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _mode(fd: int) -> int:
+    """How a descriptor was opened: another file would mostly be open in another way. (fstat takes four times as long.)"""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GETFL)
+    except OSError:
+        return -1
+
+
+def _pickle() -> tuple[object, ...]:
+    return pickle.dumps, pickle.loads, pickle.Pickler, pickle.Unpickler
+
+
+def _watchers() -> int:
+    """How many threads there are that tqdm starts with its first bar, and never ends: all that they do is to redraw."""
+    return sum(type(thread).__module__ == "tqdm._monitor" for thread in threading.enumerate())
+
+
+def _names() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()][:5]
