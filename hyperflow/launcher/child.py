@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Collection
 
-from hyperflow.wire import frames, processes
+from hyperflow.wire import frames, processes, survivors
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.messages import ForkOrder
 from hyperflow.wire.numbers import WorkerNumber
@@ -69,7 +69,7 @@ def group_lives(pid: int) -> bool:
 
 def page_name(number: WorkerNumber) -> str:
     """Return the name of a worker's claim page, which its forked children map, too: so we know whose they are."""
-    return f"hyperflow-{os.getpid()}-{number}"
+    return f"{survivors.PAGES}-{survivors.number()}-{number}"
 
 
 def make_page(number: WorkerNumber) -> mmap.mmap:

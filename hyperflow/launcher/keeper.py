@@ -2,6 +2,7 @@
 
 Both are subreapers (PR_SET_CHILD_SUBREAPER), so whichever of them is killed, the other finds all processes that are
 left, and kills them. A launcher alone cannot promise that: what its workers' children leave behind would go to init.
+What both of them leave, killed at once, is left to the watcher (wire/survivors.py).
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import signal
 import time
 from typing import NoReturn
 
-from hyperflow.wire import processes
+from hyperflow.wire import processes, survivors
 
 STUCK_GRACE = 5.0
 """Seconds from the end of the stream until the keeper kills the launcher: more than it needs to end by itself."""
 
 
-def keep(launcher: int, stream: int) -> NoReturn:
-    """Wait for the launcher to end, then kill what is left of it. End the launcher if the stream ends before it."""
+def keep(launcher: int, stream: int, watched: int) -> NoReturn:
+    """Wait for the launcher to end, then kill what is left of it. End the launcher if the stream ends before it.
+
+    `watched` is the pipe whose end the watcher waits for.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: processes.kill_all([launcher]))
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -33,6 +37,7 @@ def keep(launcher: int, stream: int) -> NoReturn:
         for pid, status, _ in processes.reap():
             if pid == launcher:
                 processes.end_descendants()
+                survivors.dismiss(watched)
                 os._exit(status & 0xFF)
         if kill_at is not None and time.monotonic() >= kill_at:
             processes.kill_all([launcher])  # it is stopped, or stuck in an import

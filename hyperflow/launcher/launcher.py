@@ -32,7 +32,7 @@ from hyperflow.launcher import child, entry, keeper
 from hyperflow.launcher.cache import NodeCache
 from hyperflow.launcher.head_stream import HeadStream
 from hyperflow.launcher.zygote import Zygote
-from hyperflow.wire import frames, machine, messages, processes
+from hyperflow.wire import frames, machine, messages, processes, survivors
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import CANCELLED, TIME_LIMIT, ForkOrder, Greeting, Ready, Setup, SysPath, WorkerEnded
 from hyperflow.wire.numbers import Seq, WorkerNumber
@@ -63,7 +63,9 @@ MOST_FDS = 253
 class Launcher:
     """The select loop and what it knows."""
 
-    def __init__(self, in_fd: int, out_fd: int) -> None:
+    def __init__(self, in_fd: int, out_fd: int, watched: int) -> None:
+        self.watched = watched
+        """The pipe whose end the watcher waits for (wire/survivors.py)."""
         self.selector = selectors.DefaultSelector()
         self.head = HeadStream(in_fd, out_fd, self.selector)
         self.workers: dict[WorkerNumber, child.WorkerProcess] = {}
@@ -270,6 +272,7 @@ class Launcher:
             assert self.setup is not None, order
             signal.set_wakeup_fd(-1)
             launcher_end.close()
+            os.close(self.watched)  # what it forks may outlive us
             self.wakeup.close()
             self.wakeup_end.close()
             self.selector.close()
@@ -429,21 +432,23 @@ def main() -> NoReturn:
     os.dup2(null, 0)
     os.dup2(2, 1)
     os.close(null)
+    watched = survivors.watch()
     processes.adopt_orphans()
     parent = os.getpid()
     pid = os.fork()
     if pid:
         os.close(out_fd)
-        keeper.keep(pid, in_fd)
+        keeper.keep(pid, in_fd, watched)
     processes.die_with_parent(signal.SIGTERM)
     processes.adopt_orphans()
     if os.getppid() != parent:
         os._exit(70)
     code = 0
     try:
-        Launcher(in_fd, out_fd).serve()
+        Launcher(in_fd, out_fd, watched).serve()
     except BaseException:  # noqa: BLE001 (it is printed, and the processes end in any case)
         traceback.print_exc()
         processes.end_descendants()
         code = 70
+    survivors.dismiss(watched)
     os._exit(code)

@@ -29,7 +29,7 @@ from typing import Protocol, Self
 import attrs
 
 from hyperflow.errors import LauncherError
-from hyperflow.wire import processes
+from hyperflow.wire import processes, survivors
 from hyperflow.wire.frames import Bytes
 
 logger = logging.getLogger("hyperflow")
@@ -161,7 +161,7 @@ class Spawned:
         self._sock, theirs = socket.socketpair()
         self._connected = False
         number = os.urandom(16).hex()
-        self._tag = f"HYPERFLOW_LAUNCHER={number}"
+        self._tag = f"{survivors.VARIABLE}={number}"
         try:
             with theirs, log_file.open("ab") as log:
                 self._process = subprocess.Popen(
@@ -169,7 +169,7 @@ class Spawned:
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
                     stderr=log,
-                    env={**os.environ, "HYPERFLOW_LAUNCHER": number},
+                    env={**os.environ, survivors.VARIABLE: number},
                     start_new_session=True,  # Ctrl-C in the terminal is for the head, which ends us in order
                 )
         except OSError as error:

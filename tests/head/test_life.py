@@ -19,6 +19,7 @@ from hyperflow.environment import Options
 from hyperflow.head.engine import open_engine
 from hyperflow.head.fleet import NodePlan
 from hyperflow.transports.process import Connection, Local, Receiver
+from hyperflow.wire import survivors
 from tests import functions as f
 from tests import leaks
 from tests.helpers import alive, block_until, wait_until
@@ -415,3 +416,73 @@ async def test_descriptors_of_a_long_run() -> None:
             subprocess.run(["ps", "-o", "pid=", "--ppid", str(launcher)], capture_output=True, check=False).stdout
             == b""
         )
+
+
+def below(pid: int) -> list[int]:
+    """Return the living processes that descend from one, itself included."""
+    found, pending = [], [pid]
+    while pending:
+        found.append(pending.pop())
+        for directory in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if int((directory / "stat").read_bytes().rpartition(b")")[2].split()[1]) == found[-1]:
+                    pending.append(int(directory.name))
+    return found
+
+
+def ours(pid: int) -> bool:
+    """Whether a process is Python: not a program of the user's."""
+    with contextlib.suppress(OSError):
+        return b"python" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+@pytest.mark.parametrize("killed", ["the node's", "the head's, too"])
+def test_all_processes_are_killed_at_once(tmp_path: Path, killed: str) -> None:
+    """Programs of the user's do not outlive keeper, launcher and workers, though all of these are killed at once."""
+    mark = uuid.uuid4().hex
+    source = SCRIPT.replace("count == 250", "count == 60")
+    with start_script(tmp_path, source, LIFE_MARK=mark) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "READY\n"
+        block_until(lambda: any(b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in below(process.pid)),
+                    10, "programs of the user's")  # fmt: skip
+        pids = [pid for pid in below(process.pid) if ours(pid) and (pid != process.pid or killed != "the node's")]
+        assert len(pids) >= 4
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)  # so that none of them can do anything about it
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if killed == "the node's":
+            process.wait(10)
+        block_until(lambda: not marked(mark), 10, "nothing is left", state=lambda: marked(mark))
+
+
+def test_the_watcher_ends_with_its_run(tmp_path: Path) -> None:
+    """A run that ends in order leaves no watcher."""
+    source = """
+import hyperflow as hf, os
+print(hf.run_job_local(hf.remote_eval(os.getenv, "HYPERFLOW_LAUNCHER"), cpus=1, program=hf.ProgramInfo.new("runs")))
+"""
+    launcher = run_script(tmp_path, source).strip()
+    assert len(launcher) == 32
+    block_until(lambda: not any(launcher in command(pid) for pid in os.listdir("/proc")), 5, "it has gone")
+
+
+def command(pid: str) -> str:
+    """Return the command line of a process."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    return ""
+
+
+def test_what_another_slurm_job_has_begun_is_spared() -> None:
+    """A batch job that a function has submitted has the launcher's number in its environment, and is not ours."""
+    variables = {**os.environ, survivors.VARIABLE: "n1", "SLURM_JOB_ID": "4711"}
+    with subprocess.Popen(["sleep", "1000"], env=variables) as process:
+        block_until(lambda: b"sleep" in Path(f"/proc/{process.pid}/cmdline").read_bytes(), 10, "it runs")
+        assert list(survivors.left("n1", "4711")) == [process.pid]
+        assert list(survivors.left("n1", "4712")) == []
+        process.kill()

@@ -1,0 +1,111 @@
+"""The watcher: ends what is left on a node when keeper, launcher and workers were all killed at once.
+
+Each of the two subreapers (launcher/keeper.py) finds what the other one leaves. Killed together, they leave programs
+that nobody looks for. So a third process waits at the end of a pipe that only those two hold. It takes no part in
+anything else: it is no child of theirs, in a session of its own, and without their environment and command line, so
+that who kills "all of hyperflow on this node" does not mean it, too.
+
+It knows a process of the run by the launcher's number: in its environment, or, where it has only forked, in the name of
+the claim page that it maps. A daemon with an environment of its own is not found; a control group of Slurm's holds that.
+(Rejected: PR_SET_PDEATHSIG for all that workers start. The children of those do not inherit it, and it follows the thread
+that has started a program, so the end of a thread would end its programs.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+VARIABLE = "HYPERFLOW_LAUNCHER"
+"""Holds the number of a launcher, in the environment of all that it starts."""
+
+PAGES = "hyperflow-worker"
+"""How the names of claim pages begin; the launcher's number and the worker's follow."""
+
+SECONDS = 10.0
+"""How long to look for what is left: something may be starting more."""
+
+_JOB = "SLURM_JOB_ID"
+_KEPT = ("PATH", "LD_LIBRARY_PATH")  # without the latter some Pythons do not start
+
+_HOME = str(Path(__file__).resolve().parents[2])
+_CODE = f"import sys; sys.path.append({_HOME!r}); from {__name__} import main; main()"
+
+
+def number() -> str:
+    """Return the number of this launcher, and put it into the environment if it is not there."""
+    return os.environ.setdefault(VARIABLE, os.urandom(16).hex())
+
+
+def watch() -> int:
+    """Start a watcher for this process and those that it forks; return the descriptor to be held by them.
+
+    Must be called before `adopt_orphans`, or the watcher would be a child of ours.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            os.setsid()
+            if os.fork() == 0:
+                _become_watcher(reading)
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(reading)
+    return writing
+
+
+def _become_watcher(reading: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(reading, 0)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os.chdir("/")  # no directory is kept from being unmounted
+    about = ["cleans up after", str(os.getpid()), number(), os.environ.get(_JOB, "")]
+    variables = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    os.execve(sys.executable, [sys.executable, "-I", "-S", "-c", _CODE, *about], variables)
+
+
+def dismiss(descriptor: int) -> None:
+    """Tell the watcher that nothing is left."""
+    with contextlib.suppress(OSError):
+        os.write(descriptor, b".")
+
+
+def left(launcher: str, job: str) -> Iterator[int]:
+    """Yield the processes of a launcher that live, as far as we may look; what runs in another Slurm job is not ours."""
+    tag, page = f"{VARIABLE}={launcher}".encode(), f"/memfd:{PAGES}-{launcher}-".encode()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                place = Path("/proc") / name
+                variables = (place / "environ").read_bytes().split(b"\0")
+                if any(each.startswith(f"{_JOB}=".encode()) and each != f"{_JOB}={job}".encode() for each in variables):
+                    continue
+                if tag not in variables and page not in (place / "maps").read_bytes():
+                    continue
+                if (place / "stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X"):
+                    yield int(name)
+
+
+def main() -> None:
+    """Wait for the end of the pipe; unless somebody has said that all is in order, kill all that is left."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)  # the end of the pipe ends us
+    *_, launcher, job = sys.argv
+    deadline: float | None = None
+    while os.read(0, 1) == b"":
+        now = time.monotonic()
+        deadline = deadline or now + SECONDS
+        pids = list(left(launcher, job))
+        if not pids or now > deadline:
+            return
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
