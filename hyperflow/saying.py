@@ -22,7 +22,7 @@ _NOT_THE_USERS = (
 
 def short_repr(value: object, limit: int) -> str:
     """Return `repr(value)`, cut after so many characters; it looks only at the beginning of a large object."""
-    return _text(_repr, value, limit, f"<{type(value).__name__}>")
+    return _text(_repr, value, limit, f"<{kind_name(value)}>")
 
 
 LOOKED_AT = 2000
@@ -50,7 +50,16 @@ def short_str(value: object, limit: int) -> str:
 
 def in_words(error: BaseException, limit: int = 1000) -> str:
     """Return the type and the text of an error, cut after so many characters."""
-    return _text(lambda e: f"{type(e).__name__}: {e}", error, limit, type(error).__name__)
+    name = kind_name(error)
+    return _text(lambda e: f"{name}: {e}", error, limit, name)
+
+
+_NAME: Any = type.__dict__["__name__"]
+
+
+def kind_name(value: object) -> str:
+    """Return the name of an object's class, also where a metaclass has another idea of `__name__`."""
+    return str(_NAME.__get__(type(value)))
 
 
 def _text(show: Callable[[Any], str], value: object, limit: int, otherwise: str) -> str:

@@ -314,3 +314,9 @@ def modules() -> set[str]:
 def keys_of(table: dict[Any, Any]) -> Any:
     """Return what only dill can pickle."""
     return table.keys()
+
+
+def killed_by_itself(*_: Any) -> NoReturn:
+    """End the process, whatever the arguments."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("not reached")

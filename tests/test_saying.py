@@ -3,6 +3,7 @@
 import pytest
 
 from hyperflow import saying
+from tests import hostile
 
 
 class Bad:
@@ -42,3 +43,11 @@ def test_long_texts_are_cut() -> None:
     assert saying.short_repr("x" * 100, 40) == "'" + 36 * "x" + "..."
     assert saying.short_repr("x" * 38, 40) == repr("x" * 38)
     assert len(saying.short_str("x" * 100, 40)) == len(saying.in_words(ValueError("x" * 100), 40)) == 40
+
+
+@pytest.mark.parametrize("how", [how for how in hostile.STRIKES if how != "hang"])
+def test_class_without_a_name(how: str) -> None:
+    """A class that does not say its name is called by the one that it was made with."""
+    named = hostile.make_named(how)
+    assert saying.short_repr(named, 100) == "<Named>"
+    assert saying.kind_name(named) == "Named"

@@ -311,21 +311,18 @@ class Engine:
                     with contextlib.suppress(OSError, KeyError):
                         self.fleet.links[worker.node].found(number, buffers)
                 continue
-            if outcome != VALUE:
-                self._on_failure(evaluation, task, worker, outcome, payload)
-                continue
             try:
+                if outcome != VALUE:
+                    self._on_failure(evaluation, task, worker, outcome, payload)
+                    continue
                 if buffers:
                     value = pickle.loads(payload, buffers=self.fleet.links[worker.node].found(number, buffers))
                 else:
                     value = pickle.loads(payload)
-            except BaseException as error:  # noqa: BLE001 (whatever a user's __setstate__ raises)
-                if self._copies.gives_way(task, worker.node):
-                    continue
-                text = f"the result of {evaluation.title} cannot be unpickled here: {in_words(error)}"
-                self._fail(evaluation, SerializationError(text))
+                del evaluations[task_number]
+            except BaseException as error:  # noqa: BLE001 (whatever a user's object does while it is read or shown)
+                self._on_unreadable(evaluation, task, worker, error)
                 continue
-            del evaluations[task_number]
             self._packer.release(evaluation.packed)
             evaluation.call = None
             done[task_number] = seconds
@@ -337,6 +334,13 @@ class Engine:
             self._events.done(done, worker.name)
             if self.aside.trust.accused:
                 self.aside.trust.succeeded(worker.node, len(done))
+
+    def _on_unreadable(self, evaluation: Evaluation, task: Task, worker: Worker, error: BaseException) -> None:
+        """What an evaluation has ended with cannot be read here: that is its error, and nobody else's."""
+        if task.number not in self._evaluations or self._copies.gives_way(task, worker.node):
+            return  # reading it has ended the evaluation, or there is a copy
+        text = f"the result of {evaluation.title} cannot be unpickled here: {in_words(error)}"
+        self._fail(evaluation, SerializationError(text))
 
     def _on_special(self, evaluation: Evaluation, task: Task, worker: Worker, seconds: float) -> None:
         """Do what few evaluations need when they have a result."""

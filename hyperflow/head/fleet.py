@@ -20,6 +20,7 @@ from hyperflow.config import Settings
 from hyperflow.errors import LauncherError
 from hyperflow.events.writer import EventLog
 from hyperflow.head.link import Link, OnFrame, OnLost
+from hyperflow.head.watchdog import Watchdog
 from hyperflow.program import ProgramInfo
 from hyperflow.transports.process import Transport
 from hyperflow.wire import frames, machine
@@ -67,6 +68,7 @@ class Fleet:
         self._path = sys.path[:]
         self._losing: list[asyncio.Task[None]] = []
         self._beating: asyncio.TimerHandle | None = None
+        self._watchdog = Watchdog()
 
     async def start(self, nodes: Sequence[NodePlan], preload: Sequence[str]) -> None:
         """Start all launchers; raises LauncherError if too few come up."""
@@ -88,6 +90,7 @@ class Fleet:
         if unpinned:
             saying.warn("nothing is pinned: " + "; ".join(unpinned))
         self._beating = self._loop.call_later(self._settings.heartbeat, self._beat, self._loop.time())
+        self._watchdog.start()
 
     async def _try(self, plan: NodePlan, preload: Sequence[str]) -> LauncherError | str | None:
         """Start a launcher; return the error if it cannot be started, or why its workers are not pinned."""
@@ -121,6 +124,7 @@ class Fleet:
 
     def _beat(self, due: float) -> None:
         """Exchange signs of life with the nodes."""
+        self._watchdog.alive()
         now = self._loop.time()
         heartbeat = self._settings.heartbeat
         late = now - due - heartbeat
@@ -154,6 +158,7 @@ class Fleet:
         """End all nodes and wait until they have gone; if cancelled, kill instead of asking."""
         if self._beating is not None:
             self._beating.cancel()
+        self._watchdog.close()
         links = list(self.links.values())
         self.links.clear()
         closing = [*self._losing, *(self._loop.create_task(link.close()) for link in links)]

@@ -12,6 +12,7 @@ from hyperflow.wire import frames, processes, survivors
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.messages import ForkOrder
 from hyperflow.wire.numbers import WorkerNumber
+from hyperflow.wire.shared_memory import Block
 
 
 class WorkerProcess:
@@ -24,7 +25,7 @@ class WorkerProcess:
         self.pid = pid
         self.sock = sock
         self.claims = ClaimPage(page)
-        self.page = page_name(number)
+        self.mark = mark_name(number)
         self.reader = frames.Reader()
         self.fds: list[int] = []  # of large buffers; the frames that say so have not come yet
         self.backlog = bytearray()
@@ -67,28 +68,27 @@ def group_lives(pid: int) -> bool:
     return True
 
 
-def page_name(number: WorkerNumber) -> str:
-    """Return the name of a worker's claim page, which its forked children map, too: so we know whose they are."""
-    return f"{survivors.PAGES}-{survivors.number()}-{number}"
+def mark_name(number: WorkerNumber) -> str:
+    """Return the name of a worker's mark."""
+    return f"{survivors.MARKS}-{survivors.number()}-{number}"
 
 
-def make_page(number: WorkerNumber) -> mmap.mmap:
-    """Make a claim page; raises OSError where there is no memory."""
+def mark(number: WorkerNumber) -> memoryview | None:
+    """In a forked worker: map some memory whose name its own forked children show, too. So it is known whose they are."""
     try:
-        fd = os.memfd_create(page_name(number))
-    except OSError:  # too many open files, or a kernel without: it has no name
-        return mmap.mmap(-1, mmap.PAGESIZE)
-    try:
-        os.ftruncate(fd, mmap.PAGESIZE)
-        return mmap.mmap(fd, mmap.PAGESIZE)
-    finally:
-        os.close(fd)
+        block = Block(os.memfd_create(mark_name(number)), mmap.PAGESIZE)
+    except OSError:  # too many open files, or a kernel without
+        return None
+    with contextlib.closing(block), contextlib.suppress(OSError):
+        os.ftruncate(block.fd, block.size)
+        return block.view()
+    return None
 
 
 def remains(process: WorkerProcess, others: Collection[int]) -> list[int]:
     """Return the processes that a worker has left, those first that became our own children when it ended.
 
-    A child that has only forked maps its claim page; one that runs another program has its name in the environment.
+    A child that has only forked maps its mark; one that runs another program has its name in the environment.
     What is neither, nor in its session (a daemon with an environment of its own), is found when the launcher ends.
 
     Args:
@@ -99,7 +99,7 @@ def remains(process: WorkerProcess, others: Collection[int]) -> list[int]:
         pid
         for pid in processes.children(os.getpid())
         if pid not in others
-        if processes.session(pid) == process.pid or processes.carries(pid, tag) or processes.maps(pid, process.page)
+        if processes.session(pid) == process.pid or processes.carries(pid, tag) or processes.maps(pid, process.mark)
     ]
     below = [pid for each in adopted for pid in processes.descendants(each)]
     return [pid for pid in (*adopted, *below) if pid not in others and processes.is_alive(pid)]

@@ -246,7 +246,7 @@ class Launcher:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         try:
             ours, theirs = socket.socketpair()
-            page = child.make_page(number)
+            page = mmap.mmap(-1, mmap.PAGESIZE)
             pid = os.fork()
         except OSError as error:  # too many processes, open files, too little memory; sockets close with their objects
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -255,7 +255,7 @@ class Launcher:
             self.failed_forks.append((time.monotonic() + FORK_PAUSE, messages.framed(report, number)))
             return
         if pid == 0:
-            self.become_worker(theirs, ours, page, order)
+            self.become_worker(number, theirs, ours, page, order)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         theirs.close()
         ours.setblocking(False)
@@ -264,7 +264,7 @@ class Launcher:
         self.selector.register(ours, selectors.EVENT_READ, process)
 
     def become_worker(
-        self, sock: socket.socket, launcher_end: socket.socket, page: mmap.mmap, order: ForkOrder
+        self, number: WorkerNumber, sock: socket.socket, launcher_end: socket.socket, page: mmap.mmap, order: ForkOrder
     ) -> NoReturn:
         """In the forked child: close what belongs to the launcher, and serve."""
         code = 70
@@ -278,10 +278,11 @@ class Launcher:
             self.selector.close()
             for other in self.workers.values():
                 other.sock.close()
-                other.claims.close()  # whoever maps one belongs to that worker
             self.cache.close()
             self.head.close()
+            mark = child.mark(number)
             code = entry.become_worker(sock, page, self.setup, order)
+            del mark  # until now
         except BaseException:  # noqa: BLE001 (a forked child must not go on as a launcher)
             traceback.print_exc()
         finally:
@@ -406,7 +407,6 @@ class Launcher:
         out_of_memory = status == -signal.SIGKILL and not reason and self.memory_kills.took_one(time.monotonic())
         tail = "" if reason else process.log_tail()
         ended = WorkerEnded(status, process.claims.started, reason, out_of_memory, tail, process.peak_memory)
-        process.claims.close()
         self.head.send(messages.framed(ended, process.number))
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from hyperflow.errors import RemoteError
-from hyperflow.saying import short_str
+from hyperflow.saying import kind_name, short_str
 from hyperflow.shipping.rebuild import Instead
 
 LONGEST_TEXT = 100_000
@@ -31,7 +31,11 @@ def in_words(error: BaseException) -> tuple[str, str, str]:
     except BaseException:  # a user's method may raise anything
         trace = "(the traceback could not be formatted)"
     kind = type(error)
-    return f"{kind.__module__}.{kind.__qualname__}", short_str(error, LONGEST_TEXT), trace
+    try:
+        name = f"{kind.__module__}.{kind.__qualname__}"
+    except BaseException:  # the same, of a metaclass
+        name = kind_name(error)
+    return name, short_str(error, LONGEST_TEXT), trace
 
 
 _Dump: TypeAlias = Callable[[Any], bytes]
@@ -88,8 +92,9 @@ def loads(data: bytes, words: tuple[str, str, str]) -> Exception:
         error = pickle.loads(data)
     except BaseException:  # whatever a user's __reduce__ or __init__ raises
         return RemoteError(*words)
-    # (No future can carry a StopIteration.)
-    return error if isinstance(error, Exception) and not isinstance(error, StopIteration) else RemoteError(*words)
+    # By its type: an object may say that it is of another class. (No future can carry a StopIteration.)
+    kind = type(error)
+    return error if issubclass(kind, Exception) and not issubclass(kind, StopIteration) else RemoteError(*words)
 
 
 def rebuild(

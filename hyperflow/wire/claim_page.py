@@ -26,11 +26,6 @@ class ClaimPage:
         self.page = page
         self.words = memoryview(page).cast("Q")
 
-    def close(self) -> None:
-        """Let go of the page."""
-        self.words.release()
-        self.page.close()
-
     @property
     def started(self) -> Seq:
         """The task that the worker started last; 0 before the first."""

@@ -6,9 +6,9 @@ anything else: it is no child of theirs, in a session of its own, and without th
 that who kills "all of hyperflow on this node" does not mean it, too.
 
 It knows a process of the run by the launcher's number: in its environment, or, where it has only forked, in the name of
-the claim page that it maps. A daemon with an environment of its own is not found; a control group of Slurm's holds that.
-(Rejected: PR_SET_PDEATHSIG for all that workers start. The children of those do not inherit it, and it follows the thread
-that has started a program, so the end of a thread would end its programs.)
+the mark that it maps. A daemon with an environment of its own is not found; a control group of Slurm's holds that.
+(Rejected: PR_SET_PDEATHSIG for all that workers start. The children of those do not inherit it, and it follows the
+thread that has started a program, so the end of a thread would end its programs.)
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pathlib import Path
 VARIABLE = "HYPERFLOW_LAUNCHER"
 """Holds the number of a launcher, in the environment of all that it starts."""
 
-PAGES = "hyperflow-worker"
-"""How the names of claim pages begin; the launcher's number and the worker's follow."""
+MARKS = "hyperflow-worker"
+"""How the names of the marks of workers begin (launcher/child.py); the launcher's number and the worker's follow."""
 
 SECONDS = 10.0
 """How long to look for what is left: something may be starting more."""
@@ -78,8 +78,8 @@ def dismiss(descriptor: int) -> None:
 
 
 def left(launcher: str, job: str) -> Iterator[int]:
-    """Yield the processes of a launcher that live, as far as we may look; what runs in another Slurm job is not ours."""
-    tag, page = f"{VARIABLE}={launcher}".encode(), f"/memfd:{PAGES}-{launcher}-".encode()
+    """Yield the living processes of a launcher, as far as we may look. What runs in another Slurm job is not ours."""
+    tag, mark = f"{VARIABLE}={launcher}".encode(), f"/memfd:{MARKS}-{launcher}-".encode()
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError, IndexError):
@@ -87,7 +87,7 @@ def left(launcher: str, job: str) -> Iterator[int]:
                 variables = (place / "environ").read_bytes().split(b"\0")
                 if any(each.startswith(f"{_JOB}=".encode()) and each != f"{_JOB}={job}".encode() for each in variables):
                     continue
-                if tag not in variables and page not in (place / "maps").read_bytes():
+                if tag not in variables and mark not in (place / "maps").read_bytes():
                     continue
                 if (place / "stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X"):
                     yield int(name)

@@ -107,7 +107,7 @@ def _identity(fd: int) -> tuple[int, int] | None:
 
 
 def _mode(fd: int) -> int:
-    """How a descriptor was opened: another file would mostly be open in another way. (fstat takes four times as long.)"""
+    """Return how a descriptor was opened: another file mostly is in another way. (fstat takes four times as long.)"""
     try:
         return fcntl.fcntl(fd, fcntl.F_GETFL)
     except OSError:

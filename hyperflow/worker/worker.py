@@ -30,7 +30,6 @@ from typing import Any
 
 from hyperflow import failures
 from hyperflow.errors import MisuseError
-from hyperflow.saying import in_words
 from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
 from hyperflow.shipping.arrivals import Arrivals
 from hyperflow.shipping.importable import plain_is_enough
@@ -253,16 +252,7 @@ class Worker:
             else:
                 loaded = pickler.loads(payload)
         except BaseException as error:
-            what = "the function" if fn is None else "an argument"
-            text = f"{what} could not be unpickled on the worker: {_text(error)}"
-            if isinstance(error, ModuleNotFoundError):
-                text += (
-                    f"; the worker looks for modules in {sys.path}; to send a module by value, call "
-                    f"hyperflow.register_pickle_by_value({(error.name or 'module').partition('.')[0]})"
-                )
-            text += self.trouble
-            self.arrivals.leave()
-            self.answer(task, Outcome.UNREADABLE, 0.0, dumps(text))
+            self.unreadable(task, "the function" if fn is None else "an argument", error)
             return
         self.lock_client.task = task
         log.label = f"#{task} {getattr(fn, '__name__', 'call')}"
@@ -300,7 +290,20 @@ class Worker:
         self.answer(task, outcome, seconds, data, out)
         self.clean(is_async)
 
-    def clean(self, is_async: bool) -> None:
+    def unreadable(self, task: TaskNumber, what: str, error: BaseException) -> None:
+        """Answer that a call cannot be unpickled here."""
+        text = f"{what} could not be unpickled on the worker: {_text(error)}"
+        if isinstance(error, ModuleNotFoundError):
+            text += (
+                f"; the worker looks for modules in {sys.path}; to send a module by value, call "
+                f"hyperflow.register_pickle_by_value({(error.name or 'module').partition('.')[0]})"
+            )
+        text += self.trouble
+        self.arrivals.leave()
+        self.answer(task, Outcome.UNREADABLE, 0.0, dumps(text))
+        self.clean()
+
+    def clean(self, is_async: bool = False) -> None:
         """Remove what the function has left in this process, or leave the next task to another one."""
         refusing = self.clean_loop() if is_async else ""
         self.leaving = self.traces.remove() or refusing
@@ -436,7 +439,7 @@ def _text(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception_only(error)).strip()
     except BaseException:  # a user's method may raise anything
-        return in_words(error)
+        return type(error).__name__
 
 
 def _raised(error: BaseException) -> tuple[Outcome, bytes]:
