@@ -51,8 +51,9 @@ class Settings:
         node_timeout: Seconds of silence after which the head gives a node up.
         end_margin: This many seconds before the end of the allocation, the job starts nothing more and gets
             AllocationEnding; 0 for a minute, or for a quarter of the time at the start if that is less.
-        silence_limit: Seconds of silence after which a launcher gives the head up and ends. Much longer than
-            `node_timeout`, because a busy head may be silent.
+        silence_limit: Seconds of silence after which a launcher on another node gives the head up and ends. Much
+            longer than `node_timeout`, because a busy head may be silent. Time in which the launcher itself was
+            stopped does not count. A launcher on the head's own machine has no limit: it cannot miss the head's end.
     """
 
     transport: str = "auto"

@@ -84,6 +84,7 @@ class FakeLauncher:
     """A launcher in this process: every task has the same result, and comes back in the next turn of the loop."""
 
     node = "fake"
+    is_pipe = False
 
     def __init__(self) -> None:
         self._reader = frames.Reader()

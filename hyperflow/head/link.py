@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import mmap
 import os
 import sys
@@ -112,6 +113,7 @@ class Link:
             proof.close()
 
     def _setup(self, program_id: str, preload: Sequence[str], memory: Offer | None) -> Setup:
+        is_pipe = self._connection is not None and self._connection.is_pipe
         return Setup(
             node=self.node,
             program_id=program_id,
@@ -121,7 +123,7 @@ class Link:
             environment=portable_environment(os.environ),
             preload=tuple(preload),
             heartbeat=self._settings.heartbeat,
-            silence_limit=self._settings.silence_limit,
+            silence_limit=math.inf if is_pipe else self._settings.silence_limit,
             memory=memory,
         )
 

@@ -42,6 +42,12 @@ class WorkerProcess:
         with contextlib.suppress(OSError):
             self._log_start = os.stat(order.log_file).st_size
 
+    def put_off(self, seconds: float) -> None:
+        """Let everything that is to happen to it happen so much later."""
+        self.deadline, self.leave_by, self.kill_at = (
+            None if moment is None else moment + seconds for moment in (self.deadline, self.leave_by, self.kill_at)
+        )
+
     def log_tail(self) -> str:
         """Return the last lines of its log."""
         from hyperflow import files  # noqa: PLC0415 (workers need it anyway; the launcher does not, while it starts)

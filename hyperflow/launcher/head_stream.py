@@ -22,7 +22,9 @@ class HeadStream:
     """Two file descriptors, and what waits to be written."""
 
     def __init__(self, in_fd: int, out_fd: int, selector: selectors.BaseSelector) -> None:
-        self.last_received = self.last_sent = time.monotonic()
+        self.last_sent = time.monotonic()
+        self.silence = 0.0
+        """Seconds in which we listened and nothing came."""
         self._in_fd = in_fd
         self._out_fd = out_fd
         self._selector = selector
@@ -48,7 +50,7 @@ class HeadStream:
             return None
         if not data:
             return None
-        self.last_received = time.monotonic()
+        self.silence = 0.0
         return self._reader.feed(data)
 
     def send(self, *parts: frames.Bytes) -> None:

@@ -50,6 +50,9 @@ LOOK_PAUSE = 0.1
 LEAVE_GRACE = 2.0
 """Seconds for a worker to end by itself when it has nothing left to do."""
 
+STANDSTILL = 1.0
+"""Seconds that the select loop may wake up late before that counts as a standstill."""
+
 FORK_PAUSE = 0.05
 """Seconds between a failed fork and the report of it."""
 
@@ -89,7 +92,10 @@ class Launcher:
         self.head.send(frames.HELLO, messages.framed(greeting(self.cache.proof.offer())))
         self.head.flush()
         while not (self.closing and not self.workers):
-            for key, events in self.selector.select(self.patience()):
+            patience, began = self.patience(), time.monotonic()
+            ready = self.selector.select(patience)
+            self.woke_up(patience, time.monotonic() - began)
+            for key, events in ready:
                 if isinstance(key.data, child.WorkerProcess):
                     self.on_worker(key.data, events)
                 else:
@@ -99,6 +105,17 @@ class Launcher:
             self.memory_kills.look(time.monotonic())
         processes.end_descendants()
         self.head.flush_all()
+
+    def woke_up(self, patience: float | None, took: float) -> None:
+        """Count the silence of the head, and put off what was due while this process, or the machine, stood still.
+
+        All of the node was stopped then (scontrol suspend, a frozen control group): nothing ran, and nothing was read.
+        """
+        if patience is not None and took > patience + STANDSTILL:
+            for process in self.workers.values():
+                process.put_off(took - patience)
+            took = patience
+        self.head.silence += took
 
     def patience(self) -> float | None:
         """Return how long the select loop may wait; None until something happens."""
@@ -110,7 +127,7 @@ class Launcher:
             moments += [moment for moment in (process.deadline, process.leave_by) if moment is not None]
         if self.setup is not None:
             moments.append(self.head.last_sent + self.setup.heartbeat)
-            moments.append(self.head.last_received + self.setup.silence_limit)
+            moments.append(now + self.setup.silence_limit - self.head.silence)
         if (look := self.memory_kills.patience(now)) is not None:
             moments.append(now + look)
         return min(max(min(moments) - now, 0.0), LONGEST_LOOK) if moments else None
@@ -118,8 +135,8 @@ class Launcher:
     def check_clocks(self) -> None:
         now, head = time.monotonic(), self.head
         if self.setup is not None and not self.closing:
-            if now - head.last_received > self.setup.silence_limit:
-                self.stop(f"the head has not been heard for {now - head.last_received:.0f} s")
+            if head.silence > self.setup.silence_limit:
+                self.stop(f"the head has not been heard for {head.silence:.0f} s")
             elif now - head.last_sent >= self.setup.heartbeat:
                 head.last_sent = now
                 if not head.has_more:  # else something is on its way already
@@ -218,7 +235,7 @@ class Launcher:
             self.head.send(frames.frame(Kind.FAILED, body=wrong.encode()))
             return
         self.cache.settle(setup.memory)
-        self.head.last_received = time.monotonic()  # imports may take long, and the head is silent while they run
+        self.head.silence = 0.0
         self.head.send(messages.framed(Ready(self.cache.shares_memory)))
 
     def close(self) -> None:

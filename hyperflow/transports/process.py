@@ -89,6 +89,11 @@ class Receiver(Protocol):
 class Connection(Protocol):
     """A stream to a launcher."""
 
+    @property
+    def is_pipe(self) -> bool:
+        """Whether the kernel tells each end when the other one is gone, so that silence proves nothing."""
+        ...
+
     def write(self, parts: Sequence[Bytes]) -> None:
         """Queue bytes for sending; never blocks."""
 
@@ -125,7 +130,10 @@ class _Protocol(asyncio.Protocol):
 
 
 class _ProcessConnection:
-    def __init__(self, transport: asyncio.WriteTransport, process: subprocess.Popen[bytes], tag: str) -> None:
+    def __init__(
+        self, transport: asyncio.WriteTransport, process: subprocess.Popen[bytes], tag: str, is_pipe: bool
+    ) -> None:
+        self.is_pipe = is_pipe
         self._tag = tag
         self._transport = transport
         self._process = process
@@ -183,7 +191,7 @@ class Spawned:
         transport, _ = await loop.create_unix_connection(lambda: _Protocol(receiver, remote), sock=self._sock)
         transport.set_write_buffer_limits(WRITE_AHEAD)
         self._connected = True
-        return _ProcessConnection(transport, self._process, self._tag)
+        return _ProcessConnection(transport, self._process, self._tag, is_pipe=not remote)
 
     def __enter__(self) -> Self:
         return self

@@ -218,6 +218,8 @@ def may_pass(error: BaseException) -> bool:
 class SshConnection(asyncssh.SSHClientSession[bytes]):
     """A launcher's session; asyncssh calls the methods of a session, the link those of a connection."""
 
+    is_pipe = False
+
     def __init__(self, connection: asyncssh.SSHClientConnection, receiver: Receiver, log_file: Path) -> None:
         self._connection = connection
         self._receiver = receiver

@@ -43,7 +43,7 @@ class Setup(NamedTuple):
     environment: dict[str, str]  # the variables that mean the same on each node
     preload: tuple[str, ...]  # modules to import before workers are forked
     heartbeat: float  # give a sign of life after so many seconds without one
-    silence_limit: float  # end after so many seconds in which nothing came
+    silence_limit: float  # end after so many seconds in which nothing came; inf where the stream's end is never missed
     memory: Offer | None  # the launcher's offer, the other way round; None to share nothing
 
 
