@@ -24,6 +24,7 @@ from hyperflow.config import read_settings
 from hyperflow.database.store import copy_database, open_database
 from hyperflow.environment import FailurePolicy, JobOptions, Options
 from hyperflow.errors import ConfigurationError, MisuseError
+from hyperflow.files import hold_standard_streams
 from hyperflow.flow import Call, Cluster, Flow, Job, Step
 from hyperflow.head.streams import Streams
 from hyperflow.locking.manager import LockManager
@@ -206,6 +207,8 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
     jobs that no flow awaits any more.
     """
     from hyperflow.master.api import open_control  # noqa: PLC0415 (its library is for a run only)
+
+    hold_standard_streams()
 
     if program is not None and resume is not None:
         raise ConfigurationError("open_cluster(program, resume=...): one of the two")

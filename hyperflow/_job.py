@@ -26,6 +26,7 @@ from hyperflow import flow as flows
 from hyperflow.config import Settings, check_cpus, read_settings
 from hyperflow.environment import Environment, Options
 from hyperflow.errors import AllocationEnding, ConfigurationError, MisuseError
+from hyperflow.files import hold_standard_streams
 from hyperflow.flow import Call, Flow, Job, MakesFlows
 from hyperflow.program import ProgramInfo
 from hyperflow.shipping import captures, rebuild
@@ -172,6 +173,7 @@ async def open_local_job(
     """
     from hyperflow.transports.process import LAUNCHER, Local, Spawned, launcher_log  # noqa: PLC0415 (see above)
 
+    hold_standard_streams()
     check_cpus(cpus)
     settings = read_settings()
     mine = program or ProgramInfo.temporary_one()
@@ -214,6 +216,7 @@ async def open_slurm_job(
     from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (see above)
     from hyperflow.slurm import allocation, nodelist  # noqa: PLC0415 (see above)
 
+    hold_standard_streams()
     chosen = read_settings(**settings)
     excluded = nodelist.excluded(chosen.exclude_nodes)
     granted = await asyncio.to_thread(allocation.find, os.environ)
@@ -325,6 +328,7 @@ def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
             "multiprocessing has started this process by spawn or forkserver, and imports the script in it once more; "
             'put what runs the program under `if __name__ == "__main__":`'
         )
+    hold_standard_streams()
     try:
         import uvloop  # noqa: PLC0415 (not on every platform)
     except ImportError:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from hyperflow.files import hold_standard_streams
 from hyperflow.flow import Flow
 
 
@@ -38,4 +39,5 @@ def main(fn: Callable[..., Flow[Any]], argv: Sequence[str] | None = None) -> NoR
     """
     from hyperflow.console.line import run_program  # noqa: PLC0415 (see above)
 
+    hold_standard_streams()
     sys.exit(run_program(fn, sys.argv[1:] if argv is None else argv))

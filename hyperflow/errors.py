@@ -100,6 +100,21 @@ class EvaluationExited(RemoteError):
         return f"the evaluation ended itself with {head}; on a worker, return a value or raise an Exception instead"
 
 
+_LIMITS = {
+    signal.SIGXCPU: ": it has used as much CPU time as a process may have here (ulimit -t)",
+    signal.SIGXFSZ: ": it has written a file larger than one may be here (ulimit -f)",
+}
+
+
+def _signal(number: int) -> str:
+    """Return the name of a signal that ended a process, and what it means where that is not plain."""
+    try:
+        known = signal.Signals(number)
+    except ValueError:
+        return f"signal {number}"
+    return known.name + _LIMITS.get(known, "")
+
+
 @attrs.define(slots=False, repr=False)
 class WorkerDied(HyperflowError):
     """The worker process that ran the evaluation ended without an answer.
@@ -122,8 +137,7 @@ class WorkerDied(HyperflowError):
     def _cause(self) -> str:
         if self.status >= 0:
             return f"exited with code {self.status} without an answer"
-        names = {known.value: known.name for known in signal.Signals}
-        return f"was killed by {names.get(-self.status, f'signal {-self.status}')}"
+        return f"was killed by {_signal(-self.status)}"
 
     def __str__(self) -> str:
         text = f"{self.service_id} on {self.node} {self._cause()} while it ran {self.evaluation}; log: {self.log_file}"
@@ -229,7 +243,7 @@ class CommandFailed(HyperflowError):
     log_file: str = ""
 
     def __str__(self) -> str:
-        how = f"was killed by signal {-self.returncode}" if self.returncode < 0 else f"exited with {self.returncode}"
+        how = f"was killed by {_signal(-self.returncode)}" if self.returncode < 0 else f"exited with {self.returncode}"
         text = f"command {self.argv!r} {how}"
         if self.stderr:
             text += "\n" + "\n".join("  | " + line for line in self.stderr.splitlines()[-20:])

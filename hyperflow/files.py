@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and the tail of a file. Standard library only; all of it blocks.
+"""Files that are whole or not there, the tail of a file, standard streams. Standard library only; all of it blocks.
 
 Guarantees of the writers:
 - Nobody ever sees half a file under its name, not even after a crash: a draft beside it is written first, and then gets
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -114,3 +115,31 @@ def tail(path: str | os.PathLike[str], *, lines: int = 15, size: int = 8192, sta
     except OSError:
         return ""
     return "\n".join(text.splitlines()[-lines:])
+
+
+def hold_standard_streams() -> None:
+    """Open /dev/null in the place of descriptors 0 to 2 that are closed, as they are under some daemons and crons.
+
+    The next file or socket would get such a number, and then whatever prints would write into it.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            if opened == fd:
+                os.set_inheritable(fd, True)
+            else:  # another thread was quicker
+                os.close(opened)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            fd = ("stdin", "stdout", "stderr").index(name)
+            setattr(sys, name, open(fd, mode, closefd=False, errors="backslashreplace"))  # noqa: SIM115 (for good)
+
+
+def size_limit() -> int | None:
+    """Return how many bytes a file may have at most here (`ulimit -f`); None for no limit."""
+    import resource  # noqa: PLC0415 (only errors ask)
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if soft == resource.RLIM_INFINITY else soft

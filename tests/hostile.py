@@ -123,7 +123,6 @@ class Meta(type):
         return strike(cls.__dict__["how"])
 
 
-
 class Liar(Exception):
     """Becomes something that only says that it is an exception."""
 

@@ -18,6 +18,7 @@ from hyperflow.cli import jobs, nodes, report, variables
 from hyperflow.cli.check import Check
 from hyperflow.cli.doctor import examine
 from hyperflow.errors import SlurmError
+from hyperflow.files import hold_standard_streams
 from hyperflow.slurm import nodelist
 
 app = App(name="hyperflow", version=__version__, help="Concurrent calculations on a Slurm cluster.")
@@ -84,4 +85,5 @@ async def _examine(nodes: Sequence[str], run_dir: Path, seconds: float) -> list[
 
 def main() -> None:
     """Run the command that the command line asks for, and exit with its code."""
+    hold_standard_streams()
     app()

@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import attrs
 
+from hyperflow import files
 from hyperflow.database import place
 from hyperflow.database.entries import SCHEMA_VERSION, Entry, checksum, is_sound, metadata_of, text_of
 from hyperflow.errors import ConfigurationError, DatabaseError
@@ -323,6 +324,10 @@ def reported(path: Path, doing: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        limit = files.size_limit() if code == sqlite3.SQLITE_IOERR else None
+        if limit is not None:  # SQLite says "disk I/O error"
+            text = f"a file may have {limit} bytes here (ulimit -f). Nothing that was recorded before is lost"
+            raise DatabaseError(f"cannot {doing} {path}: most likely it would be too large: {text}") from error
         raise DatabaseError(f"cannot {doing} {path}: {error}{_ADVICE.get(code, '')}") from error
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import socket
 import time
 from collections.abc import Iterable
+
+CLOCKS_DIFFER = 0.2
+"""Seconds by which the kernel's count of CPU time for the limit is ahead of what it reports."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -111,16 +115,35 @@ def kill_all(pids: Iterable[int], signum: int = signal.SIGKILL) -> None:
 
 
 def reap() -> list[tuple[int, int, object]]:
-    """Collect all children that have ended: (pid, exit code or minus signal, resource usage)."""
+    """Collect all children that have ended: (pid, exit code or minus signal, resource usage).
+
+    One that the kernel killed at its limit of CPU time has SIGXCPU: at the hard limit, or where it is the soft one,
+    too, that is done by SIGKILL, which says nothing.
+    """
     ended: list[tuple[int, int, object]] = []
     while True:
         try:
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return ended
-        if pid == 0:
+        if found is None:
             return ended
-        ended.append((pid, os.waitstatus_to_exitcode(status), usage))
+        killed = found.si_code == os.CLD_KILLED and found.si_status == signal.SIGKILL
+        limit = _cpu_limit(found.si_pid) if killed else math.inf
+        pid, status, usage = os.wait4(found.si_pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        ended.append((pid, -signal.SIGXCPU if usage.ru_utime + usage.ru_stime > limit - CLOCKS_DIFFER else code, usage))
+
+
+def _cpu_limit(pid: int) -> float:
+    """Return the seconds of CPU time at which the kernel kills a process; it may have ended, but not be reaped yet."""
+    import resource  # noqa: PLC0415 (for a process that was killed)
+
+    try:
+        _, hard = resource.prlimit(pid, resource.RLIMIT_CPU)
+    except (OSError, ValueError):
+        return math.inf
+    return math.inf if hard == resource.RLIM_INFINITY else hard
 
 
 def wakeup() -> tuple[socket.socket, socket.socket]:

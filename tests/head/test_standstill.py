@@ -58,6 +58,7 @@ async def test_launcher_that_stood_still_together_with_its_head(tmp_path: Path) 
         assert await made.submit(f.identity, (1,), {}, Options()) == 1
         (link,) = made.fleet.links.values()
         assert link.greeting is not None
+        time.sleep(0.3)  # until it has read what was sent before
         send([link.greeting.pid], signal.SIGSTOP)
         time.sleep(2.5)
         send([link.greeting.pid], signal.SIGCONT)
