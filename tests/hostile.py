@@ -124,10 +124,16 @@ class Meta(type):
 
 
 class Liar(Exception):
-    """Becomes something that only says that it is an exception."""
+    """Becomes something in the head that only says that it is an exception."""
 
     def __reduce__(self) -> Any:
-        return Lie, ()
+        return _lie, (self.args[0],)
+
+
+def _lie(how: str) -> Any:
+    from hyperflow.worker import worker
+
+    return Lie() if worker._info is None else Liar(how)
 
 
 class Lie:

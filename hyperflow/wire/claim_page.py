@@ -16,6 +16,7 @@ class ClaimPage:
 
     The worker writes the seq of the task that it is about to start, then looks whether that is retracted. The launcher
     writes what is retracted, then looks what was started. Each writes before it looks, so one always sees the other.
+    tests/wire/test_claim_page.py goes through all orders in which that can happen.
     """
 
     STARTED, FROM, BELOW = range(3)
@@ -32,8 +33,13 @@ class ClaimPage:
         return Seq(self.words[self.STARTED])
 
     def retract(self, below: Seq) -> Seq:
-        """For the launcher: forbid all that has not been started; return the first seq that will not run."""
+        """For the launcher: forbid all that has not been started; return the first seq that will not run.
+
+        The worker may still be looking at the task that it starts. If that was forbidden before, it has to stay so.
+        """
+        started = self.started
+        forbidden = self.words[self.FROM] <= started < self.words[self.BELOW]
         self.words[self.BELOW] = below
-        self.words[self.FROM] = self.started + 1
+        self.words[self.FROM] = started if forbidden else started + 1
         time.sleep(self.SETTLE)
         return Seq(self.started + 1)
