@@ -40,7 +40,7 @@ def contents(cell: types.CellType, empty: object = None) -> Any:
 _GLOBAL_OPS = ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL")
 
 
-def _once_for_code(find: Callable[[types.CodeType], T]) -> Callable[[types.CodeType], T]:
+def once_for_code(find: Callable[[types.CodeType], T]) -> Callable[[types.CodeType], T]:
     """Remember what was found for as long as the code is there: a program may make new code in each step."""
     known: weakref.WeakKeyDictionary[types.CodeType, T] = weakref.WeakKeyDictionary()
 
@@ -54,7 +54,7 @@ def _once_for_code(find: Callable[[types.CodeType], T]) -> Callable[[types.CodeT
     return found
 
 
-@_once_for_code
+@once_for_code
 def _global_names(code: types.CodeType) -> tuple[tuple[str, ...], frozenset[str]]:
     """Return the globals that code and the code inside it refer to, and all names that may be attributes."""
     names = {i.argval for i in dis.get_instructions(code) if i.opname in _GLOBAL_OPS}
@@ -111,7 +111,7 @@ def by_name(module: types.ModuleType) -> bool:
     return sys.modules.get(module.__name__) is module and importable(module.__name__)
 
 
-@_once_for_code
+@once_for_code
 def _imported(code: types.CodeType) -> frozenset[str]:
     inner = [_imported(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
     own = {i.argval for i in dis.get_instructions(code) if i.opname == "IMPORT_NAME"}
