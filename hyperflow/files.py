@@ -134,7 +134,7 @@ def hold_standard_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             fd = ("stdin", "stdout", "stderr").index(name)
-            setattr(sys, name, open(fd, mode, closefd=False, errors="backslashreplace"))  # noqa: SIM115 (for good)
+            setattr(sys, name, open(fd, mode, closefd=False, errors="backslashreplace"))
 
 
 def size_limit() -> int | None:

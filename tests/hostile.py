@@ -76,7 +76,7 @@ class OnRepr:
         return f"{strike(self.how)}"
 
 
-class OnText(Exception):
+class OnStr(Exception):
     """Strikes when its text is wanted."""
 
     def __str__(self) -> str:

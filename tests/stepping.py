@@ -10,6 +10,7 @@ word at any moment. A party reads its own writes at once. `settle` waits until a
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -95,10 +96,8 @@ def explore(parties: list[Party], *, blocked: Callable[[Word, int], bool] | None
 
 def _replay(party: Party, made: tuple[int, ...]) -> tuple[_Access, Log]:
     words, log = Words(made), []
-    try:
+    with contextlib.suppress(_Pause):
         party(words, log)
-    except _Pause:
-        pass
     return words.next, log
 
 
@@ -117,9 +116,7 @@ def _drained(state: _State, index: int) -> _State:
     return attrs.evolve(state, memory=memory, buffers=_put(state.buffers, index, tuple(rest)))
 
 
-def _stepped(
-    state: _State, index: int, access: _Access, blocked: Callable[[Word, int], bool] | None
-) -> _State | None:
+def _stepped(state: _State, index: int, access: _Access, blocked: Callable[[Word, int], bool] | None) -> _State | None:
     """A party makes its next access; None if it has to wait."""
     memory, buffers, result = state.memory, state.buffers, 0
     if access.kind == "write":

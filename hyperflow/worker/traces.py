@@ -24,6 +24,8 @@ from typing import Any
 _raw: Any = importlib.import_module("_signal")
 """The module under `signal`, which makes an enum of each number: 1 µs each time."""
 
+_threads = _thread._count  # pyright: ignore[reportPrivateUsage] (also threads that `threading` does not know)
+
 _SIGNALS = [number for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP)]
 
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
@@ -42,7 +44,7 @@ class Traces:
         self._stream = stream
         self._stream_id = _identity(stream)
         self._modes = [_mode(fd) for fd in range(3)]
-        self._threads = _thread._count()
+        self._threads = _threads()
         self._handlers = [_raw.getsignal(number) for number in _SIGNALS]
         self._blocked = _raw.pthread_sigmask(signal.SIG_BLOCK, ())
         self._pickle = _pickle()
@@ -54,7 +56,7 @@ class Traces:
 
     def has_threads(self) -> bool:
         """Whether there are more threads than before."""
-        return _thread._count() > self._threads
+        return _threads() > self._threads
 
     def remove(self) -> str:
         """Put back what can be put back; return what cannot, in words."""
@@ -83,7 +85,7 @@ class Traces:
         """Whether the threads that are left do nothing, or end just now."""
         deadline = time.monotonic() + THREAD_GRACE
         pause = 0.0005
-        while _thread._count() - self._threads > _watchers():
+        while _threads() - self._threads > _watchers():
             if time.monotonic() > deadline:
                 return False
             time.sleep(pause)

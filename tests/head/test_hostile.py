@@ -40,7 +40,7 @@ async def test_results(kind: Callable[[str], Any], how: str) -> None:
 
 @pytest.mark.parametrize("how", RAISED)
 @pytest.mark.parametrize(
-    "kind", [hostile.OnText, hostile.OnNote, hostile.OnErrorRead, hostile.OnErrorClass, hostile.Liar]
+    "kind", [hostile.OnStr, hostile.OnNote, hostile.OnErrorRead, hostile.OnErrorClass, hostile.Liar]
 )
 async def test_errors(kind: Callable[[str], Any], how: str) -> None:
     """An error that cannot be read, shown or noted arrives as itself or in words, with the evaluation."""
@@ -101,7 +101,7 @@ async def test_result_that_cancels_its_own_evaluation() -> None:
 HANGS: dict[str, Callable[[], hf.Job[Any]]] = {
     "result": lambda: hf.remote_eval(hostile.give, hostile.OnRead, "hang"),
     "error": lambda: hf.remote_eval(hostile.throw, hostile.OnErrorRead, "hang"),
-    "text": lambda: hf.remote_eval(hostile.throw, hostile.OnText, "hang"),
+    "text": lambda: hf.remote_eval(hostile.throw, hostile.OnStr, "hang"),
     "argument": lambda: hf.remote_eval(hostile.fail, hostile.OnRepr("hang")),
     "map": lambda: hf.remote_eval(f.identity, 1).map(lambda _: hostile.strike("hang")),
     "then": lambda: hf.remote_eval(f.identity, 1).then(lambda _: hf.pure(hostile.strike("hang"))),

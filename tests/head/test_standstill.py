@@ -15,6 +15,7 @@ from hyperflow.head.fleet import NodePlan
 from hyperflow.program import ProgramInfo
 from hyperflow.transports.process import Connection, Local, Receiver, Spawned
 from tests import functions as f
+from tests.helpers import wait_until
 
 
 class Elsewhere(Local):
@@ -72,9 +73,7 @@ async def test_launcher_that_hears_nothing(tmp_path: Path) -> None:
     async with engine(Elsewhere(), tmp_path, silence_limit=0.5) as made:
         assert await made.submit(f.identity, (1,), {}, Options()) == 1
         time.sleep(1.5)
-        async with asyncio.timeout(10):
-            while made.statistics().nodes:
-                await asyncio.sleep(0.01)
+        await wait_until(lambda: not made.statistics().nodes, 10, "it has gone")
 
 
 def by_steps(seconds: float) -> float:
