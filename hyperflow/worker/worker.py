@@ -248,6 +248,7 @@ class Worker:
         fn = None
         try:
             fn = self.functions.get(function)
+            is_new = fn is None
             if fn is None:
                 fn = self.function(function)
             elif function != self.arrivals.bound:
@@ -293,7 +294,7 @@ class Worker:
         if not self.traces.has_stream():
             raise ConnectionError("the function has closed or replaced the descriptor by which its worker answers")
         self.answer(task, outcome, seconds, data, out)
-        self.clean(is_async)
+        self.clean(is_async, thoroughly=is_new or seconds > QUICK)
 
     def unreadable(self, task: TaskNumber, what: str, error: BaseException) -> None:
         """Answer that a call cannot be unpickled here."""
@@ -308,10 +309,10 @@ class Worker:
         self.answer(task, Outcome.UNREADABLE, 0.0, dumps(text))
         self.clean()
 
-    def clean(self, is_async: bool = False) -> None:
+    def clean(self, is_async: bool = False, thoroughly: bool = True) -> None:
         """Remove what the function has left in this process, or leave the next task to another one."""
         refusing = self.clean_loop() if is_async else ""
-        self.leaving = self.traces.remove() or refusing
+        self.leaving = self.traces.remove(thoroughly) or refusing
         if self.leaving:
             end_soon()  # what a function has registered with atexit may hang
             self.log.write_line(f"another process takes the place of this worker: {self.leaving}")

@@ -94,3 +94,11 @@ async def test_daemons_end_with_their_worker() -> None:
         pids = await hf.remote_eval(stray, "return").using(fresh_process=True)
         await cpus_back(env)
         await wait_until(lambda: not any(map(alive, pids)), 9, "the daemons have ended")
+
+
+async def test_quick_functions_are_looked_at_again() -> None:
+    """Also what takes no time at all is found when it does the same again."""
+    async with local(cpus=1):
+        for _ in range(20):
+            await hf.remote_eval(attacks.ignored_children)
+        assert await hf.remote_eval(attacks.probe) == ""
