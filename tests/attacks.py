@@ -169,7 +169,34 @@ def stopped_child() -> None:
     globals()["child"] = child
 
 
+async def later_callback() -> None:
+    """Leave a callback in the event loop that ends the process when the loop runs again."""
+    asyncio.get_running_loop().call_later(0.1, os._exit, 9)
+
+
+async def reader() -> None:
+    """Leave a callback for a descriptor that can be read a little later."""
+    reading, writing = os.pipe()
+    globals()["writer"] = subprocess.Popen(["sh", "-c", "sleep 0.1; echo"], stdout=writing)
+    asyncio.get_running_loop().add_reader(reading, os._exit, 9)
+
+
+def dump_later() -> None:
+    """Let faulthandler end the process a little later."""
+    import faulthandler
+
+    faulthandler.dump_traceback_later(0.2, exit=True, file=open(os.devnull, "w"))
+
+
+def other_cpus() -> None:
+    """Leave the CPUs."""
+    cpus = sorted(os.sched_getaffinity(0))
+    everywhere = range(os.cpu_count() or 1)
+    os.sched_setaffinity(0, [cpu for cpu in everywhere if cpu not in cpus] or everywhere)
+
+
 LEFT_BEHIND = [
+    *(later_callback, reader, dump_later, other_cpus),
     *(alarm, profile_timer, thread, thread_of_asyncio, stubborn_task, stubborn_and_busy, patched_pickle),
     *(closed_standard_descriptors, replaced_standard_descriptors, ignored_children, blocked_signals, stopped_child),
 ]
@@ -177,6 +204,12 @@ LEFT_BEHIND = [
 
 CUT_OFF = [patched_builtins, closed_descriptors, replaced_descriptors, replaced_quietly]
 """After these no answer can be sent, or is sent where nobody reads it."""
+
+
+async def probe_async(seconds: float = 0.0) -> str:
+    """Do the same in an async function, whose event loop may be an earlier one's."""
+    await asyncio.sleep(seconds / 2)
+    return probe(seconds / 2)
 
 
 def probe(seconds: float = 0.0) -> str:

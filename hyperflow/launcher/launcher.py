@@ -4,7 +4,8 @@ Guarantees:
 - Its stdin and stdout are the stream to the head. It moves them away from fds 0 and 1 before anything else, so what is
   printed on this node cannot reach the protocol. It never unpickles anything.
 - When the stream ends, or the launcher is killed, every worker and all their descendants end, daemons included, within
-  little more than KILL_GRACE. (For this it has a parent, see keeper.py.)
+  little more than KILL_GRACE. (For this it has a parent, see keeper.py, and a watcher, see wire/survivors.py.)
+- A worker whose process has ended is gone within KILL_GRACE and GONE_GRACE, whatever it has left.
 - A crash is charged to the right task: each worker writes the task that it starts into its claim page, which the
   launcher reads.
 - Workers are forked from this process after the imports were done once (zygote.py). A fork takes a millisecond or two.

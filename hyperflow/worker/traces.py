@@ -47,6 +47,7 @@ class Traces:
         self._threads = _threads()
         self._handlers = [_raw.getsignal(number) for number in _SIGNALS]
         self._blocked = _raw.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._affinity = os.sched_getaffinity(0)
         self._pickle = _pickle()
         self._tracing = sys.gettrace(), sys.getprofile()
 
@@ -87,6 +88,10 @@ class Traces:
         if _raw.pthread_sigmask(signal.SIG_BLOCK, ()) != self._blocked:
             self._suspect = True
             _raw.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
+        if os.sched_getaffinity(0) != self._affinity:
+            os.sched_setaffinity(0, self._affinity)
+        if (faulthandler := sys.modules.get("faulthandler")) is not None:
+            faulthandler.cancel_dump_traceback_later()
         if [_mode(fd) for fd in range(3)] != self._modes:
             return "it has closed or replaced a descriptor from 0 to 2"
         return ""
@@ -107,6 +112,15 @@ class Traces:
             time.sleep(pause)
             pause *= 2
         return True
+
+
+def has_callbacks(loop: Any) -> bool:
+    """Whether an event loop would go on with something when it runs again; True if it does not tell (uvloop)."""
+    try:
+        handles, files = [*loop._ready, *loop._scheduled], len(loop._selector.get_map())
+    except (AttributeError, TypeError):
+        return True
+    return files > 1 or any(not handle.cancelled() for handle in handles)  # one is the loop's own
 
 
 def end_soon() -> None:
@@ -133,7 +147,7 @@ def _mode(fd: int) -> int:
 
 
 def _pickle() -> tuple[object, ...]:
-    return pickle.dumps, pickle.loads, pickle.Pickler, pickle.Unpickler
+    return sys.modules.get("pickle"), pickle.dumps, pickle.loads, pickle.Pickler, pickle.Unpickler
 
 
 def _watchers() -> int:

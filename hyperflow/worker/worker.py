@@ -44,7 +44,7 @@ from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, Tas
 from hyperflow.wire.shared_memory import LARGE, Block
 from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import Log, MarkedOutput
-from hyperflow.worker.traces import LAST_WORDS, Traces, end_soon
+from hyperflow.worker.traces import LAST_WORDS, Traces, end_soon, has_callbacks
 
 dumps = pickle.dumps
 """As it was before any function could patch it."""
@@ -330,8 +330,8 @@ class Worker:
             _, pending = loop.run_until_complete(asyncio.wait(left, timeout=LAST_WORDS / 2))
             if pending:
                 refusing = f"{len(pending)} tasks do not let themselves be cancelled"
-        if self.traces.has_threads():
-            loop.close()  # which ends those of its executor
+        if self.traces.has_threads() or has_callbacks(loop):
+            loop.close()  # which ends the threads of its executor
             self.runner = None
         return refusing
 

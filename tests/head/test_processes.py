@@ -40,8 +40,10 @@ async def test_next_task_starts_clean(attack: Callable[[], Any]) -> None:
     """What a function leaves in its process does not reach the next evaluation."""
     async with local(cpus=1) as env, asyncio.timeout(20):
         for _ in range(2):
+            cpus = await hf.remote_eval(os.sched_getaffinity, 0)
             await hf.remote_eval(attack)
-            assert await hf.remote_eval(attacks.probe, 0.4) == ""
+            assert await hf.remote_eval(attacks.probe_async, 0.6) == ""
+            assert await hf.remote_eval(os.sched_getaffinity, 0) == cpus
         stats = env.statistics()
         assert (stats.failed, stats.late) == (0, 0)
         await cpus_back(env)

@@ -63,9 +63,14 @@ class Client:
     alive: bool = True
 
     @property
+    def has_more(self) -> bool:
+        """Whether it lives and has not come to its end."""
+        return self.alive and self.at < len(self.script)
+
+    @property
     def can_go_on(self) -> bool:
         """Whether it has something to do now."""
-        if not self.alive or self.at == len(self.script):
+        if not self.has_more:
             return False
         what, *rest = self.script[self.at]
         return what != WAIT or rest[0] in self.replies
@@ -105,6 +110,11 @@ class Pair:
         assert kind == Kind.LOCK_REPLY
         self.clients[worker].down.append(messages.read(LockReply, body))
 
+    @property
+    def all_alive(self) -> bool:
+        """Whether nobody has died yet."""
+        return all(client.alive for client in self.clients.values())
+
     def choices(self, deaths: bool) -> list[tuple[str, WorkerNumber]]:
         """Return what may happen next."""
         found = []
@@ -112,13 +122,7 @@ class Pair:
             found += [("goes on", number)] if client.can_go_on else []
             found += [("is heard", number)] if client.up else []
             found += [("is told", number)] if client.down and client.alive else []
-            if (
-                deaths
-                and client.alive
-                and client.at < len(client.script)
-                and all(c.alive for c in self.clients.values())
-            ):
-                found.append(("dies", number))
+            found += [("dies", number)] if deaths and client.has_more and self.all_alive else []
         return found
 
     def take(self, choice: tuple[str, WorkerNumber]) -> None:
@@ -179,10 +183,8 @@ def explore(scripts: tuple[list[Step], list[Step]], locks: type[WorkerLocks], de
         seen.add(key)
         choices = pair.choices(deaths)
         if not choices:
-            left = [
-                client.number for client in pair.clients.values() if client.alive and client.at < len(client.script)
-            ]
-            found |= {f"worker {number} waits for ever" for number in left}
+            left = [client for client in pair.clients.values() if client.has_more]
+            found |= {f"worker {client.number} waits for ever" for client in left}
             found |= {f"{request.name} is left behind" for request in pair.manager.requests.values()}
         waiting += [(*path, choice) for choice in choices]
     assert len(seen) > 20
