@@ -2,9 +2,9 @@
 
 Not importable elsewhere are the script (`__main__`), what the user has registered (`register_pickle_by_value`), and
 modules in `sys.modules` that no finder finds, or of which the finders find another one: pytest's importlib mode,
-`importlib.util.spec_from_file_location` and `types.ModuleType` make such. What is below a package that is not importable
-is not importable, either. Where in doubt (modules that an importable package makes, finders of other packages), a module
-counts as importable.
+`importlib.util.spec_from_file_location` and `types.ModuleType` make such. Nor is what is below a package that is not
+importable. Where in doubt (modules that an importable package makes, finders of other packages), a module counts as
+importable.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def note(name: str) -> None:
 def arrived(name: str) -> None:
     """Note that a module has come from another process: there it is known, elsewhere it is not."""
     note(name)
-    _verdicts[name] = True
+    parent = name.rpartition(".")[0]
+    _verdicts[name] = not parent or parent in sys.modules  # pickle imports that first
 
 
 def plain_is_enough(data: bytes) -> bool:

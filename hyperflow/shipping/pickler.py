@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import abc
 import builtins
-import copyreg
 import dataclasses
 import enum
 import functools
@@ -340,7 +339,7 @@ def _made_of(member: Any) -> rebuild.MadeOf:
     kind = kind if filler is object else filler
     reduce: Any = vars(kind).get("__reduce__") or (lambda made: kind.__reduce_ex__(made, 2))
     make, args, _, items, pairs = (*reduce(member), None, None, None)[:5]
-    return tuple(args[1:] if make is copyreg.__newobj__ else args), list(items or ()), list(pairs or ())
+    return tuple(args[1:] if make.__name__ == "__newobj__" else args), list(items or ()), list(pairs or ())
 
 
 def _registered(cls: Any) -> list[Any]:
@@ -514,9 +513,7 @@ def _can_be_read_elsewhere(data: bytes) -> bool:
             continue
         if op.name == "STACK_GLOBAL" and not importable(str(pushed[-2])) and pushed[-2] in sys.modules:
             return False
-        if op.name in ("BINGET", "LONG_BINGET"):
-            arg = memo[arg]
-        pushed = [pushed[-1], arg]
+        pushed = [pushed[-1], memo[int(arg)] if op.name in ("BINGET", "LONG_BINGET") else arg]
     return True
 
 

@@ -334,7 +334,7 @@ def test_by_value():
 
 
 def test_folders_without_init_under_pytest(tmp_path: Path) -> None:
-    """pytest's importlib mode makes packages of folders without `__init__.py`: what is in them goes by value."""
+    """The importlib mode of pytest makes packages of folders without `__init__.py`: what is in them goes by value."""
     test = """
 import multiprocessing, pickle
 import hyperflow as hf

@@ -708,7 +708,7 @@ class Pattern(array.array, enum.Enum):  # type: ignore[type-arg]
     A = "i", [1, 2]
 
 
-class Wrong(ValueError, enum.Enum):  # noqa: N818
+class Wrong(ValueError, enum.Enum):
     A = "text", 3
 
 
