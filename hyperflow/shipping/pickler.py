@@ -338,7 +338,8 @@ def _made_of(member: Any) -> rebuild.MadeOf:
     filler = rebuild.filled_by(mixed)
     kind = kind if filler is object else filler
     reduce: Any = vars(kind).get("__reduce__") or (lambda made: kind.__reduce_ex__(made, 2))
-    make, args, _, items, pairs = (*reduce(member), None, None, None)[:5]
+    reduced: list[Any] = [*reduce(member), None, None, None]
+    make, args, _, items, pairs = reduced[:5]
     return tuple(args[1:] if make.__name__ == "__newobj__" else args), list(items or ()), list(pairs or ())
 
 
@@ -506,6 +507,7 @@ def _can_be_read_elsewhere(data: bytes) -> bool:
     """Whether a pickle has no names in modules that other processes cannot import: a `__reduce__` may return such."""
     pushed: list[Any] = [None, None]
     memo: list[Any] = []
+    arg: Any
     for op, arg, _ in pickletools.genops(data):
         if op.name == "MEMOIZE":
             memo.append(pushed[-1])
@@ -513,7 +515,7 @@ def _can_be_read_elsewhere(data: bytes) -> bool:
             continue
         if op.name == "STACK_GLOBAL" and not importable(str(pushed[-2])) and pushed[-2] in sys.modules:
             return False
-        pushed = [pushed[-1], memo[int(arg)] if op.name in ("BINGET", "LONG_BINGET") else arg]
+        pushed = [pushed[-1], memo[arg] if op.name in ("BINGET", "LONG_BINGET") else arg]
     return True
 
 

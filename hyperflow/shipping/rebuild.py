@@ -316,8 +316,9 @@ def filled_by(kind: type) -> Any:
 def fill_member(member: Any, args: tuple[Any, ...], items: list[Any], pairs: list[tuple[Any, Any]]) -> None:
     """Give a member of an enum what it holds, where its type is one like `list`, whose `__new__` makes it empty."""
     kind = filled_by(type(member)._member_type_)
-    if kind is not object:
-        kind.__init__(member, *args)
+    if kind is object:
+        return
+    kind.__init__(member, *args)
     if items:
         kind.extend(member, items)
     for key, value in pairs:
