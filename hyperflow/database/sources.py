@@ -109,7 +109,7 @@ def module_of(one: Import, package: str) -> str:
 
 def _is_handmade(module: str) -> bool:
     loaded = sys.modules.get(module)
-    return loaded is not None and getattr(loaded, "__file__", loaded.__spec__) is None
+    return isinstance(loaded, types.ModuleType) and (loaded.__spec__ or getattr(loaded, "__file__", None)) is None
 
 
 @attrs.frozen
@@ -238,6 +238,7 @@ def _spec(module: str) -> importlib.machinery.ModuleSpec | None:
         path = getattr(loaded, "__path__", None) if above is None else above.submodule_search_locations
         if path is None:
             return None
+    path = getattr(path, "_path", path)  # a namespace package within another would look for it among what is imported
     for finder in sys.meta_path:
         with suppress(Exception):
             found = finder.find_spec(module, path)

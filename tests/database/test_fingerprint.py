@@ -189,7 +189,9 @@ HIDDEN = {
         "import functools\n@functools.singledispatch\ndef g(x): return 1\n@g.register\ndef _(x: int): return NUMBER\n"
         "def f(): return g(1)"
     ),
-    "the default of singledispatch": "import functools\n@functools.singledispatch\ndef g(x): return NUMBER\nf = lambda: g(1)",
+    "the default of singledispatch": (
+        "import functools\n@functools.singledispatch\ndef g(x): return NUMBER\nf = lambda: g(1)"
+    ),
     "singledispatchmethod": (
         "import functools\nclass C:\n    @functools.singledispatchmethod\n    def m(self, x): return NUMBER\n"
         "def f(): return C()"
@@ -333,6 +335,7 @@ INSIDE = {
     "from a package": ("from fp_pkg.sub import lib; return lib.a(1)", ("x + 1", "x + 2")),
     "from a package, relative": ("from fp_pkg import again; return again(1)", ("x + 1", "x + 2")),
     "by a star": ("from fp_pkg.stars import a; return a(1)", ("x + 1", "x + 2")),
+    "a package without a file": ("from fp_names.sub import lib; return lib.a(1)", ("x + 1", "x + 2")),
     "another module": ("import fp_lib; return fp_lib.with_import(1)", ("OTHER * 2", "OTHER * 3")),
     "another module, inside again": ("import fp_lib; return fp_lib.with_inner_import(1)", ("OTHER * 2", "OTHER * 3")),
     "a constant of another module": ("import fp_lib; return fp_lib.with_import(1)", ("OTHER = 1", "OTHER = 2")),
@@ -370,6 +373,7 @@ def write_modules(there: Path, change: tuple[str, str] = ("", "")) -> None:
         "fp_pkg/stars.py": "from .sub.lib import *\n",
         "fp_pkg/sub/__init__.py": "",
         "fp_pkg/sub/lib.py": LIBRARY,
+        "fp_names/sub/lib.py": LIBRARY,
     }
     for name, text in files.items():
         (there / name).parent.mkdir(parents=True, exist_ok=True)
@@ -406,7 +410,10 @@ def test_no_change_behind_an_import_in_the_function(modules: Path, body: str, ch
 
 def test_it_does_not_matter_whether_the_module_is_imported(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a miss the function imports it, on a hit nobody does."""
-    fn = made("def f(): import fp_lib, fp_pkg.sub; return fp_lib.Model().run(), fp_pkg.again(1)")
+    source = (
+        "def f():\n import fp_lib, fp_pkg.sub, fp_names.sub.lib as n\n return fp_lib.Model(), fp_pkg.again(1), n.a(1)"
+    )
+    fn = made(source)
     before = Fingerprint.of(fn).text
     with monkeypatch.context() as patched:
         patched.setattr(sys, "modules", {**sys.modules})
