@@ -66,6 +66,8 @@ def reached(code: types.CodeType, package: str) -> Iterator[types.CodeType | Use
         if source is None:
             if _is_handmade(use.module):
                 yield use
+            else:  # a directory of the user's without `__init__.py`, or nothing of the user's
+                pending += _uses_of_module(f"{use.module}.{use.name}", use.by)
             continue
         found = source.statements.get(use.name, ())
         for statement in found:
@@ -238,10 +240,20 @@ def _spec(module: str) -> importlib.machinery.ModuleSpec | None:
         path = getattr(loaded, "__path__", None) if above is None else above.submodule_search_locations
         if path is None:
             return None
-    path = getattr(path, "_path", path)  # a namespace package within another would look for it among what is imported
+    path = getattr(path, "_path", path)  # else a namespace package looks for its parent among what is imported
     for finder in sys.meta_path:
         with suppress(Exception):
             found = finder.find_spec(module, path)
             if found is not None:
                 return found
-    return None
+    return _namespace(module, path or ())
+
+
+def _namespace(module: str, path: Sequence[str]) -> importlib.machinery.ModuleSpec | None:
+    """Return the spec of a directory without `__init__.py` within another one; no finder gives it before the parent."""
+    places = [place for each in path if os.path.isdir(place := os.path.join(each, module.rpartition(".")[2]))]
+    if not places:
+        return None
+    spec = importlib.machinery.ModuleSpec(module, None, is_package=True)
+    spec.submodule_search_locations = places
+    return spec
