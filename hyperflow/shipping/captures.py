@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from hyperflow.once import once_for_code as once_for_code
+from hyperflow.once import once_for_code as once_for_code  # noqa: PLC0414 (watch.py has it from here)
 from hyperflow.shipping.importable import importable
 
 
