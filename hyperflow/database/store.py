@@ -11,6 +11,7 @@ Guarantees:
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
@@ -27,6 +28,8 @@ from hyperflow.errors import ConfigurationError, DatabaseError
 
 if TYPE_CHECKING:
     from hyperflow.database.server import SharedStore
+
+logger = logging.getLogger("hyperflow")
 
 T = TypeVar("T")
 
@@ -66,8 +69,13 @@ async def _scope(start: Callable[[], Store | SharedStore]) -> AsyncIterator[Stor
     await store.thread.wait_opened()
     try:
         yield store
-    finally:
-        await store.close()
+    except BaseException:
+        try:
+            await store.close()
+        except DatabaseError as error:  # the first error is the one to raise
+            logger.error("%s", error)  # noqa: TRY400 - its text says all
+        raise
+    await store.close()
 
 
 @contextmanager
