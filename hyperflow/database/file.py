@@ -380,19 +380,28 @@ def reported(path: Path, doing: str) -> Iterator[None]:
     """Turn SQLite's errors into DatabaseErrors that name the file and what to do."""
     try:
         yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        raise DatabaseError(f"cannot {doing} {path}: {error}{_ADVICE.get(code, '')}") from error
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's words may quote bytes of a damaged schema
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        raise DatabaseError(f"cannot {doing} {path}: {error}{_advice(code, path)}") from error
 
+
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG)
+"""What SQLite says of a damaged file; SQLITE_ERROR where the damage is in its schema."""
 
 _ADVICE = {
     sqlite3.SQLITE_FULL: "; free space there. Nothing that was recorded before is lost",
-    sqlite3.SQLITE_CORRUPT: "; the file is damaged. `hyperflow repair FILE` saves all that is whole; "
-    "or move it away, and its results are computed again",
-    sqlite3.SQLITE_NOTADB: "; the file is damaged, or no database",
     sqlite3.SQLITE_BUSY: f"; another program has kept it locked for {BUSY_SECONDS:g} s",
     sqlite3.SQLITE_READONLY: "; it became read-only",
 }
+
+
+def _advice(code: int, path: Path) -> str:
+    if code not in _DAMAGE:
+        return _ADVICE.get(code, "")
+    return (
+        f"; the file is damaged. To go on with all that is whole in it, type: {place.repair_command(path)}; or move it "
+        "away, and its results are computed again"
+    )
 
 
 def copy_database(source: Path, target: Path) -> None:

@@ -55,6 +55,8 @@ class _Piece:
     damaged: list[str]
     watermark: Watermark | None
     last: bool
+    failure: DatabaseError | None = None
+    """What is to be raised when the piece has been taken."""
 
 
 async def ingest(store: Store, source: Path, program_id: str, *, ended: bool = False) -> Ingested:
@@ -85,6 +87,8 @@ async def ingest(store: Store, source: Path, program_id: str, *, ended: bool = F
         count += len(piece.rows)
         damaged += len(piece.damaged)
         watermark = reached
+        if piece.failure is not None:
+            raise piece.failure
         if piece.last:
             return Ingested(watermark.newest if watermark else 0, count, damaged)
 
@@ -153,9 +157,10 @@ def _next(
         if len(rows) >= PIECE or characters > PIECE_CHARACTERS:
             return _Piece(rows, damaged, watermark, False)
     if ended and version > 2:
-        newest = layout.Counts.read(opened, source).total.newest
-        if since < newest:
-            raise layout.damaged(source, f"its newest entry is {newest}, and {since} is the last that can be found")
+        try:
+            layout.Counts.read(opened, source)
+        except DatabaseError as failure:
+            return _Piece(rows, damaged, watermark, True, failure)
     return _Piece(rows, damaged, watermark, True)
 
 
