@@ -8,7 +8,7 @@ Guarantees:
 - After a failed fsync the file accepts nothing more: the kernel may have dropped the pages, and a second fsync would
   still succeed. A full disk is different: it is reported, and writing goes on when there is space again.
 - What is missing is noticed before an answer depends on it (see `layout`): of a map when it is loaded, of the file when
-  it is opened. All pages are looked at in the background (see `examination`).
+  it is opened. All pages are looked at in the background (see `background`).
 - A file that is removed, replaced or moved while it is open takes no more entries, and its contents are saved beside it.
 - A file of an older version is upgraded when it is opened, in one transaction.
 
@@ -223,7 +223,7 @@ class DatabaseFile:
                     self._report(number, map_name, key)
         if (count, newest) != expected[1:]:
             raise damaged(
-                self.path, f"map {map_name!r} has {expected.count} entries in it, and {count} of them can be found"
+                self.path, f"map {map_name!r} has {expected.entries} entries in it, and {count} of them can be found"
             )
         self.loaded.add(map_name)
         return found
@@ -338,6 +338,8 @@ class DatabaseFile:
                     f"{self.path} accepts nothing more, because the system failed to write it to the disk earlier "
                     f"({error.__cause__}); results recorded before that are safe. Start the program again"
                 )
+            elif not self.broken and code & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+                self.check_present()  # its error says more
             raise
 
 

@@ -143,7 +143,7 @@ class Count(NamedTuple):
     """The row of a map in `counts`: how many entries it has, and the newest one's id."""
 
     id: int
-    count: int
+    entries: int
     newest: int
 
 
@@ -170,13 +170,13 @@ class Counts:
         if general.keys() != {TOTAL, WATERMARKS} or len(counts) + 2 != len(rows):
             raise damaged(path, "counts of its entries are missing")
         total = general[TOTAL]
-        expected = sum(each.count for each in counts.values()), max((each.newest for each in counts.values()), default=0)
+        expected = sum(each.entries for each in counts.values()), max((each.newest for each in counts.values()), default=0)
         if total[1:] != expected:
-            raise damaged(path, f"its maps have {expected[0]} entries together, and the file {total.count}")
+            raise damaged(path, f"its maps have {expected[0]} entries together, and the file {total.entries}")
         (newest,) = connection.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()
         if newest != total.newest:
             raise damaged(path, f"its newest entry is {total.newest}, and {newest} is the newest that can be found")
-        return cls(total, general[WATERMARKS].count, counts)
+        return cls(total, general[WATERMARKS].entries, counts)
 
     def after(self, maps: Iterable[str], first: int, watermarks: int) -> Counts:
         """Return the counts when entries of these maps have been added, the first one with the id `first`."""
@@ -185,8 +185,8 @@ class Counts:
         for number, name in enumerate(maps, first):
             count += 1
             before = of_map.get(name) or Count(len(of_map) + 1, 0, 0)
-            of_map[name] = Count(before.id, before.count + 1, number)
-        total = Count(TOTAL, self.total.count + count, first + count - 1 if count else self.total.newest)
+            of_map[name] = Count(before.id, before.entries + 1, number)
+        total = Count(TOTAL, self.total.entries + count, first + count - 1 if count else self.total.newest)
         return Counts(total, watermarks, of_map)
 
     def write(self, connection: sqlite3.Connection, before: Counts) -> None:

@@ -14,12 +14,12 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperflow import program
-from hyperflow.database import place, single_flight
+from hyperflow.database import background, place, single_flight
 from hyperflow.database.entries import DamagedEntry, warn_of
 from hyperflow.database.file import ABSENT, DatabaseFile, Found, Row, Watermark, copy_database
 from hyperflow.database.ownership import Ownership
@@ -83,7 +83,9 @@ def _opened(path: Path, program_id: str) -> Iterator[DatabaseFile]:
     place.check(path)
     ownership = Ownership.acquire(path, program_id)
     try:
-        with closing(DatabaseFile.open(path, program_id)) as file:
+        with closing(DatabaseFile.open(path, program_id)) as file, ExitStack() as stack:
+            if file.wal and file.counts.total.entries and path.stat().st_size <= background.LARGEST:
+                stack.callback(background.BackgroundCheck(path).stop)
             yield file
     finally:
         ownership.release()
