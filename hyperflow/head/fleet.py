@@ -10,11 +10,11 @@ import asyncio
 import logging
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 
 import attrs
 
+from hyperflow import saying
 from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import LauncherError
@@ -83,10 +83,10 @@ class Fleet:
                 f"{self._settings.min_nodes}:\n" + "\n".join(map(str, failures))
             )
         for failure in failures:
-            warnings.warn(f"going on without a node: {failure}", RuntimeWarning, stacklevel=2)
+            saying.warn(f"going on without a node: {failure}")
         unpinned = [outcome for outcome in outcomes if isinstance(outcome, str)]
         if unpinned:
-            warnings.warn("nothing is pinned: " + "; ".join(unpinned), RuntimeWarning, stacklevel=2)
+            saying.warn("nothing is pinned: " + "; ".join(unpinned))
         self._beating = self._loop.call_later(self._settings.heartbeat, self._beat, self._loop.time())
 
     async def _try(self, plan: NodePlan, preload: Sequence[str]) -> LauncherError | str | None:
