@@ -37,7 +37,9 @@ LONGEST_VALUE = 900_000_000
 """Characters; SQLite stores no more than a billion bytes in one place."""
 
 
-def open_database(target: str | os.PathLike[str], program_id: str) -> AbstractAsyncContextManager[Store | SharedStore]:
+def open_database(
+    target: str | os.PathLike[str], program_id: str, patience: float | None = None
+) -> AbstractAsyncContextManager[Store | SharedStore]:
     """Open a program's results database for a scope, and make it if it is not there.
 
     Leaving the scope waits until everything queued is recorded, also when cancelled.
@@ -46,6 +48,7 @@ def open_database(target: str | os.PathLike[str], program_id: str) -> AbstractAs
         target: A file, which only one process at a time can have open; or `postgresql://user@host/database`, which
             many can. The URL has no password in it: `~/.pgpass` is the place for that.
         program_id: Goes into every entry. Other users see it when they find the file locked or list the connections.
+        patience: How many seconds a server may be away or silent, when it is opened and later; None for a minute.
 
     Raises:
         ConfigurationError: The place cannot be used: a directory, read-only, writable by others; or the URL is wrong.
@@ -60,7 +63,7 @@ def open_database(target: str | os.PathLike[str], program_id: str) -> AbstractAs
         raise ConfigurationError(
             f"database={url!r} needs psycopg ({error}); type: pip install 'hyperflow[postgresql]'"
         ) from error
-    return _scope(lambda: SharedStore(url, program_id))
+    return _scope(lambda: SharedStore(url, program_id, patience))
 
 
 @asynccontextmanager

@@ -1,7 +1,9 @@
 """Ways to damage a database file, one small function each; tests choose where and how."""
 
 import os
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -33,3 +35,16 @@ def replace(path: Path) -> None:
     copy = path.with_name(path.name + ".copy")
     copy.write_bytes(path.read_bytes())
     os.replace(copy, path)
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Let processes hang for a while, as a machine does that has no memory left; they are not gone."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
