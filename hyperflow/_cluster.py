@@ -227,7 +227,9 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         stack.callback(run.close)
         if mine.start_from is not None and isinstance(mine.database, Path) and not mine.database.exists():
             copy_database(mine.start_from, mine.database)
-        database = await stack.enter_async_context(open_database(mine.database, mine.program_id, settings.database_timeout))
+        database = await stack.enter_async_context(
+            open_database(mine.database, mine.program_id, settings.database_timeout)
+        )
         batch: Batch = await stack.enter_async_context(
             LocalBatch() if local else SlurmBatch(limits.slurm, exclude_nodes=exclude_nodes)
         )

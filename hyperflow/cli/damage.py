@@ -25,7 +25,9 @@ from hyperflow.master import rundir
 
 What: TypeAlias = Annotated[
     str | None,
-    Parameter(help="A run: its id, the beginning of it, or its directory; by default the newest. Or a database's file."),
+    Parameter(
+        help="A run: its id, the beginning of it, or its directory; by default the newest. Or a database's file."
+    ),
 ]
 
 

@@ -1,9 +1,9 @@
 """A look at all pages of a database file, in a thread of its own, while the program works with it.
 
 What an answer depends on is checked when it is read (see `layout`). This finds the other damage early: `quick_check`
-reads the whole file, and what it finds is logged, with what to type. Not for large files, which would take the disk from
-the program and make it wait at its end, and not where readers and the writer wait for each other (without a WAL):
-`hyperflow check` looks at those.
+reads the whole file, and what it finds is logged, with what to type. Large files are left to `hyperflow check`, because
+they would take the disk from the program and make it wait at its end; so are files without a WAL, whose readers and
+writer wait for each other.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Guarantees:
 - A damaged entry (see `entries`) is reported and counts as absent; an older, sound entry of its key counts again.
 - After a failed fsync the file accepts nothing more: the kernel may have dropped the pages, and a second fsync would
   still succeed. A full disk is different: it is reported, and writing goes on when there is space again.
-- What is missing is noticed before an answer depends on it (see `layout`): of a map when it is loaded, of the file when
-  it is opened. All pages are looked at in the background (see `background`).
+- What is missing is noticed before an answer depends on it (see `layout`): of a map when it is loaded, of the file
+  when it is opened. All pages are looked at in the background (see `background`).
 - A file that is removed, replaced or moved while it is open takes no more entries, and its contents are saved beside it.
 - A file of an older version is upgraded when it is opened, in one transaction.
 

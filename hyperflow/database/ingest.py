@@ -5,8 +5,8 @@ Guarantees:
 - Entries keep their program, time and order. Each comes once, however often this is called and whatever was killed in
   between: a piece and the watermark after it are one transaction.
 - What the Job was started with (entries of other programs, by `start_from`) does not come.
-- A damaged entry is reported and skipped; so is a gap, and a log whose end is damaged. What a killed Job had recorded is
-  there. If the end of its file is missing, that is an error, and the file is left to be repaired.
+- A damaged entry is reported and skipped; so is a gap, and a log whose end is damaged. What a killed Job had recorded
+  is there. If the end of its file is missing, that is an error, and the file is left to be repaired.
 
 The watermark stands under the Job's program id, with the time and the checksum of its entry: a run directory may be
 moved, and a Job that began again in another file is read from its beginning.

@@ -5,8 +5,8 @@ table, it makes any number of entries vanish, without an error. So a file has, b
 
 - in each entry a checksum of its content (see `entries`), and a seal of what is of this file only: its id, its program,
   its time, and once more its map and key, so that a long value need not be read to know whose it is;
-- the counts: for each map how many entries it has and the newest one's id, and the same for the whole file and for the
-  watermarks. They change in the transaction that adds entries. They are read when the file is opened, all of them.
+- the counts: for each map how many entries it has and the newest one's id, and the same for the whole file and for
+  the watermarks. They change in the transaction that adds entries. All are read when the file is opened.
 
 Who reads a map compares what was found with the counts; so nothing else has to be read at opening. What is missing is an
 error, and `hyperflow repair` makes a new file of all that is whole (see `repair`).
@@ -170,7 +170,10 @@ class Counts:
         if general.keys() != {TOTAL, WATERMARKS} or len(counts) + 2 != len(rows):
             raise damaged(path, "counts of its entries are missing")
         total = general[TOTAL]
-        expected = sum(each.entries for each in counts.values()), max((each.newest for each in counts.values()), default=0)
+        expected = (
+            sum(each.entries for each in counts.values()),
+            max((each.newest for each in counts.values()), default=0),
+        )
         if total[1:] != expected:
             raise damaged(path, f"its maps have {expected[0]} entries together, and the file {total.entries}")
         (newest,) = connection.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()
@@ -218,8 +221,6 @@ def lost_frames(connection: sqlite3.Connection, wal: Path) -> list[str]:
             # Of this log and not of an earlier one, which it overwrites; and the end of a commit.
             ours = sum(one != other for one, other in zip(frame[8:16], salts, strict=True)) < 2
             if ours and any(frame[4:8]):
-                return [
-                    f"the last entries of {wal.name[:-4]}, in the log {wal} that a killed program has left, are damaged "
-                    "and were not read"
-                ]
+                what = f"the last entries of {wal.name[:-4]}, in the log {wal} that a killed program has left"
+                return [f"{what}, are damaged and were not read"]
     return []

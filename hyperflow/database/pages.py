@@ -1,8 +1,8 @@
 """Pages: the rows of an SQLite file, found without its trees, its schema or its header. For `repair`.
 
-Every page is looked at as if it were a leaf of a table, whatever it says of itself, and every place in it where its list
-of cells may point. So no damage elsewhere hides a row; what is found by mistake, or is an older copy, is for the caller
-to recognise, by the checksums in the rows. Pages in a write-ahead log count, too, up to its last commit.
+Every page is looked at as if it were a leaf of a table, whatever it says of itself, and every place in it where its
+list of cells may point. So no damage elsewhere hides a row; what is found by mistake, or is an older copy, is for the
+caller to recognise, by the checksums in the rows. Pages in a write-ahead log count, too, up to its last commit.
 
 The format is that of https://www.sqlite.org/fileformat2.html; it has not changed since 2004.
 """
@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import attrs
 
-Value: TypeAlias = None | int | float | str | bytes
+Value: TypeAlias = int | float | str | bytes | None
 Place: TypeAlias = tuple[bool, int, int]
 """Where a row is: whether in the log, the beginning of its page there, and of its cell in the page."""
 
@@ -41,7 +41,7 @@ class Pages:
 
     @classmethod
     def open(cls, path: Path, log_path: Path) -> Pages:
-        """Map a file that is not empty, and its log, if there is one. Raises OSError, or ValueError for an empty file."""
+        """Map a file, and its log if there is one. Raises OSError, and ValueError for an empty file."""
         with ExitStack() as stack:
             file = stack.enter_context(_mapped(path))
             log: mmap.mmap | bytes = b""

@@ -1,9 +1,10 @@
 """Check and repair: all that is wrong with a database file, and a new file of all that is whole in it.
 
 Guarantees of `repair`:
-- The old file, with its log, stays as it was, under another name or under its own. The new one is complete or not there.
-- An entry comes if its checksum and its seal fit, whatever else is damaged: the header, the schema, an index, the trees,
-  the write-ahead log (see `pages`). Entries keep their order, program and time; they are numbered anew.
+- The old file, with its log, stays as it was, under another name or under its own. The new one is complete, or not
+  there.
+- An entry comes if its checksum and its seal fit, whatever else is damaged: the header, the schema, an index, the
+  trees, the write-ahead log (see `pages`). Entries keep their order, program and time; they are numbered anew.
 - How far other files were ingested is kept, where it is whole.
 """
 
@@ -88,9 +89,7 @@ def examine(path: Path) -> Examined:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=files.BUSY_SECONDS
-    )
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=files.BUSY_SECONDS)
     layout.prepare(connection)
     connection.execute("BEGIN")
     return connection

@@ -76,7 +76,7 @@ async def _scope(start: Callable[[], Store | SharedStore]) -> AsyncIterator[Stor
         try:
             await store.close()
         except DatabaseError as error:  # the first error is the one to raise
-            logger.error("%s", error)  # noqa: TRY400 - its text says all
+            logger.error("%s", error)
         raise
     await store.close()
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from hyperflow.database import file as files
 from hyperflow.database import ingest as ingesting
 from hyperflow.database import place
 from hyperflow.database.file import checksum

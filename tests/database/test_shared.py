@@ -25,8 +25,8 @@ from hyperflow.flow import Job
 from hyperflow.program import ProgramInfo
 from hyperflow.remote import remote_eval
 from tests import helpers
-from tests.database.conftest import running
 from tests.database import damage
+from tests.database.conftest import running
 from tests.postgres import Server
 
 ROOT = Path(__file__).resolve().parents[2]

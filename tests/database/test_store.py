@@ -235,7 +235,7 @@ async def test_a_forked_process_is_told(tmp_path: Path) -> None:
 async def test_a_thread_that_ends_by_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: BaseException
 ) -> None:
-    """All who wait, and all who come later, get an error that names the cause; closing works, and gives the file back."""
+    """All who wait, and all who come later, get an error that names the cause; closing works."""
 
     def fail(held: object) -> None:
         busy.wait(10)
@@ -245,7 +245,12 @@ async def test_a_thread_that_ends_by_an_error(
     monkeypatch.setattr(DatabaseFile, "tidy", fail)
     async with asyncio.timeout(20), open_database(tmp_path / "db", "p") as store:
         await store.insert("m", "k", "1")
-        waiting = [store.insert("m", "l", "1"), store.lookup("m", "k"), store.lookup_all("m"), store.insert("m", "n", "1")]
+        waiting = [
+            store.insert("m", "l", "1"),
+            store.lookup("m", "k"),
+            store.lookup_all("m"),
+            store.insert("m", "n", "1"),
+        ]
         tasks = [asyncio.ensure_future(each) for each in waiting]
         for _ in range(5):
             await asyncio.sleep(0)
