@@ -9,7 +9,7 @@ Guarantees:
   still succeed. A full disk is different: it is reported, and writing goes on when there is space again.
 - What is missing is noticed before an answer depends on it (see `layout`): of a map when it is loaded, of the file
   when it is opened. All pages are looked at in the background (see `background`).
-- A file that is removed, replaced or moved while it is open takes no more entries, and its contents are saved beside it.
+- A file that is removed, replaced or moved while it is open takes no more entries; its contents are saved beside it.
 - A file of an older version is upgraded when it is opened, in one transaction.
 
 The file has a write-ahead log (WAL) on a local file system, where a commit is one fsync and readers do not wait; a

@@ -1,14 +1,12 @@
 """One byte of a database changes: it is told, or no answer is another one."""
 
 import asyncio
-import os
 import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -48,14 +46,6 @@ async def answers(path: Path) -> dict[str, dict[str, str]]:
         assert await store.lookup("new", "k") == "1"
         assert {name: dict(await store.lookup_all(name)) for name in MAPS} == found
     return found
-
-
-@pytest.fixture
-def in_memory() -> Iterator[Path]:
-    """A directory in memory: thousands of databases are opened, and nobody needs them on a disk."""
-    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=place, prefix="hyperflow-damage-") as directory:
-        yield Path(directory)
 
 
 async def told_or_the_same(path: Path, expected: object, ask: Callable[[Path], object]) -> str:
