@@ -19,6 +19,7 @@ not by SQLite, which hides an fsync error of that step. A closed database is one
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import sqlite3
@@ -39,6 +40,8 @@ from hyperflow.database.place import LAYOUT_VERSION
 from hyperflow.errors import ConfigurationError, DatabaseError
 from hyperflow.files import link_new
 from hyperflow.files import sync_directory as sync
+
+logger = logging.getLogger("hyperflow")
 
 BUSY_SECONDS = 120.0
 """How long a commit waits for another program that reads the file (a reader blocks it only without a WAL)."""
@@ -109,6 +112,7 @@ class DatabaseFile:
         Raises:
             DatabaseError: It is damaged, of another program or a newer version, or the disk is full.
         """
+        _check_log(path)
         if not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         with reported(path, "open"):
@@ -299,6 +303,9 @@ class DatabaseFile:
                 self.connection.backup(new)
                 new.execute("PRAGMA journal_mode = DELETE").fetchall()
             sync(rescue)
+            # Its log is of no other file, and would be read with whatever comes to have this name.
+            for leftover in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + leftover).unlink(missing_ok=True)
         except (OSError, sqlite3.Error) as error:
             with suppress(OSError):
                 rescue.unlink(missing_ok=True)
@@ -344,6 +351,26 @@ class DatabaseFile:
             elif not self.broken and code & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
                 self.check_present()  # its error says more
             raise
+
+
+def _check_log(path: Path) -> None:
+    """Compare a file with its log: SQLite would take one without the other, and say nothing."""
+    log = wal_file(path)
+    if log.exists():
+        if log.stat().st_size and (not path.exists() or not path.stat().st_size):
+            raise DatabaseError(
+                f"{path} is not there any more, but {log}, which has the last entries of a program that was killed. Put "
+                "the file back, or move the log away"
+            )
+    elif path.exists():
+        with path.open("rb") as file:
+            if file.read(100)[18:19] == b"\2":  # the program has not closed it
+                logger.warning(
+                    "%s was not closed by the program that used it last, and its log %s is not there: if you have not "
+                    "looked at it with another program since, its last entries are lost",
+                    path,
+                    log,
+                )
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> bool:

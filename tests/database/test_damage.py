@@ -191,6 +191,25 @@ async def test_one_byte_of_a_log(in_memory: Path, ask: str) -> None:
     assert told > len(offsets) / 5
 
 
+@pytest.mark.parametrize("missing", [0, 1])
+async def test_a_file_without_its_log(in_memory: Path, caplog: pytest.LogCaptureFixture, missing: int) -> None:
+    """Of a killed program's file and log one is not there: that is told, and the other one stays as it is."""
+    path = in_memory / "db"
+    subprocess.run([sys.executable, "-c", WRITER, str(path)], check=False, cwd=ROOT)
+    pair = files_of(path)
+    before = pair[1 - missing].read_bytes()
+    damage.remove(pair[missing])
+    if missing:
+        async with open_database(path, "p"):
+            assert "its last entries are lost" in caplog.text
+    else:
+        with pytest.raises(DatabaseError, match=r"db is not there any more, but .*db-wal"):
+            async with open_database(path, "p"):
+                pass
+        assert pair[1].read_bytes() == before
+        assert not path.exists()
+
+
 async def test_pages_are_looked_at_while_a_program_works(
     in_memory: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

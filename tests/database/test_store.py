@@ -283,6 +283,7 @@ async def test_a_file_that_is_removed(
                 await store.insert("m", "b", "2")
         assert await store.lookup("m", "a") == "1"
 
+    assert not (tmp_path / "db-wal").exists()
     saved = tmp_path / str(caught.value).partition("saved in ")[2].partition(". ")[0]
     async with open_database(saved, "q") as store:
         assert await store.lookup("m", "a") == "1"
