@@ -98,6 +98,7 @@ class DatabaseFile:
     identity: os.stat_result
     taken: dict[str, Watermark] | None = None
     """How far other programs' files have been ingested; None until somebody asks."""
+    log: str = attrs.field(init=False, default=attrs.Factory(lambda self: str(wal_file(self.path)), takes_self=True))
     loaded: set[str] = attrs.field(factory=set)
     remembered: int = 0
     in_wal: int = 0
@@ -220,9 +221,7 @@ class DatabaseFile:
                 if number <= newest:
                     raise damaged(self.path, f"the entries of map {map_name!r} in it are out of order")
                 newest = number
-                if sealed is not None and sealed != seal(number, map_name, key, size, program, when):
-                    self._report(number, map_name, key)
-                elif value is None:
+                if value is None and sealed == seal(number, map_name, key, size, program, when):
                     found[key] = Found(None, number)
                 elif is_sound(map_name, key, value, *rest):
                     found[key] = self._remembered(text_of(value, *rest[1:]), number)
@@ -277,8 +276,8 @@ class DatabaseFile:
         SQLite would go on writing to what nobody can open again. So what it holds is saved beside it, if possible.
         """
         try:
-            present = os.path.samestat(self.path.stat(), self.identity)
-            lost = "" if not self.wal or wal_file(self.path).exists() else "its write-ahead log"
+            present = os.path.samestat(os.stat(self.path), self.identity)
+            lost = "" if not self.wal or os.path.exists(self.log) else "its write-ahead log"
         except OSError:
             present, lost = False, ""
         if present and not lost:
@@ -288,7 +287,7 @@ class DatabaseFile:
                 self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         where = "what was recorded is in the file itself" if present else self._saved()
         self.broken = (
-            f"{lost or 'the results database'} {wal_file(self.path) if lost else self.path} was removed, replaced or "
+            f"{lost or 'the results database'} {self.log if lost else self.path} was removed, replaced or "
             f"moved while program {self.program_id} had it open, so nothing more is recorded in it; {where}. Find out "
             "what removes files there, and start the program again"
         )
@@ -359,8 +358,8 @@ def _check_log(path: Path) -> None:
     if log.exists():
         if log.stat().st_size and (not path.exists() or not path.stat().st_size):
             raise DatabaseError(
-                f"{path} is not there any more, but {log}, which has the last entries of a program that was killed. Put "
-                "the file back, or move the log away"
+                f"{path} is not there any more, but {log}, which has the last entries of a program that was killed. "
+                "Put the file back, or move the log away"
             )
     elif path.exists():
         with path.open("rb") as file:
