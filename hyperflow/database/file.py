@@ -223,7 +223,7 @@ class DatabaseFile:
                 newest = number
                 if value is None and sealed == seal(number, map_name, key, size, program, when):
                     found[key] = Found(None, number)
-                elif is_sound(map_name, key, value, *rest):
+                elif value is not None and is_sound(map_name, key, value, *rest):
                     found[key] = self._remembered(text_of(value, *rest[1:]), number)
                 else:
                     self._report(number, map_name, key)
