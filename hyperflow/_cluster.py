@@ -212,7 +212,8 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
 
     if program is not None and resume is not None:
         raise ConfigurationError("open_cluster(program, resume=...): one of the two")
-    exclude_nodes = read_settings().exclude_nodes
+    settings = read_settings()
+    exclude_nodes = settings.exclude_nodes
     post = mailer(mail) if mail is not None else None
     limits = timeouts or Timeouts()
     if not local:
@@ -229,7 +230,9 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         stack.callback(run.close)
         if mine.start_from is not None and isinstance(mine.database, Path) and not mine.database.exists():
             copy_database(mine.start_from, mine.database)
-        database = await stack.enter_async_context(open_database(mine.database, mine.program_id))
+        database = await stack.enter_async_context(
+            open_database(mine.database, mine.program_id, settings.database_timeout)
+        )
         batch: Batch = await stack.enter_async_context(
             LocalBatch() if local else SlurmBatch(limits.slurm, exclude_nodes=exclude_nodes)
         )

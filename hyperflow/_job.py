@@ -134,7 +134,7 @@ async def open_job(
     if mine.start_from is not None and not isinstance(mine.database, str) and not mine.database.exists():
         copy_database(mine.start_from, mine.database)
     async with (
-        open_database(mine.database, mine.program_id) as database,
+        open_database(mine.database, mine.program_id, settings.database_timeout) as database,
         open_engine(nodes, mine, settings=settings, preload=preload, end=end) as engine,
     ):
         env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine)

@@ -51,6 +51,7 @@ class Settings:
         node_timeout: Seconds of silence after which the head gives a node up.
         end_margin: This many seconds before the end of the allocation, the job starts nothing more and gets
             AllocationEnding; 0 for a minute, or for a quarter of the time at the start if that is less.
+        database_timeout: Seconds that the server of the results database may be away or silent, at the start and later.
         silence_limit: Seconds of silence after which a launcher on another node gives the head up and ends. Much
             longer than `node_timeout`, because a busy head may be silent. Time in which the launcher itself was
             stopped does not count. A launcher on the head's own machine has no limit: it cannot miss the head's end.
@@ -71,6 +72,7 @@ class Settings:
     node_timeout: float = 30.0
     silence_limit: float = 600.0
     end_margin: float = 0.0
+    database_timeout: float = 60.0
 
 
 FIELDS = attrs.fields_dict(Settings)

@@ -121,6 +121,12 @@ class Server:
         """Return the processes of the server that serve a database."""
         return [pid for (pid,) in self.admin("SELECT pid FROM pg_stat_activity WHERE datname = %s", database)]
 
+    @property
+    def pid(self) -> int:
+        """The process that starts all others."""
+        assert self._process is not None
+        return self._process.pid
+
     def log(self) -> str:
         """Return what the server has written."""
         return (self.directory / "log").read_text(errors="replace")

@@ -7,7 +7,10 @@ Guarantees:
 - A damaged entry (see `entries`) is reported and counts as absent; an older, sound entry of its key counts again.
 - After a failed fsync the file accepts nothing more: the kernel may have dropped the pages, and a second fsync would
   still succeed. A full disk is different: it is reported, and writing goes on when there is space again.
-- A file of an older schema version is upgraded when it is opened, in one transaction.
+- What is missing is noticed before an answer depends on it (see `layout`): of a map when it is loaded, of the file
+  when it is opened. All pages are looked at in the background (see `background`).
+- A file that is removed, replaced or moved while it is open takes no more entries; its contents are saved beside it.
+- A file of an older version is upgraded when it is opened, in one transaction.
 
 The file has a write-ahead log (WAL) on a local file system, where a commit is one fsync and readers do not wait; a
 rollback journal elsewhere, because a WAL needs memory that all users of the file share. Checkpoints are made here and
@@ -16,24 +19,30 @@ not by SQLite, which hides an fsync error of that step. A closed database is one
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import attrs
 
 from hyperflow import files
-from hyperflow.database import place
+from hyperflow.database import layout, place
 from hyperflow.database.entries import SCHEMA_VERSION, Entry, checksum, is_sound, metadata_of, text_of
+from hyperflow.database.layout import Counts, damaged, seal
+from hyperflow.database.place import LAYOUT_VERSION
 from hyperflow.errors import ConfigurationError, DatabaseError
 from hyperflow.files import link_new
 from hyperflow.files import sync_directory as sync
+
+logger = logging.getLogger("hyperflow")
 
 BUSY_SECONDS = 120.0
 """How long a commit waits for another program that reads the file (a reader blocks it only without a WAL)."""
@@ -46,37 +55,6 @@ MEMORY_BUDGET = 256 * 1024 * 1024
 
 WAL_LIMIT = 4 * 1024 * 1024
 """Bytes added, by a rough count, after which there is a checkpoint: the WAL is written back into the database."""
-
-SCHEMAS = (
-    """
-CREATE TABLE entries (
-    id INTEGER PRIMARY KEY,
-    map TEXT NOT NULL,
-    key TEXT NOT NULL,
-    value TEXT NOT NULL,
-    size INTEGER NOT NULL,
-    program TEXT NOT NULL,
-    time REAL NOT NULL,
-    checksum BLOB NOT NULL
-);
-CREATE INDEX entries_of_map ON entries (map);
-""",
-    """
-ALTER TABLE entries ADD COLUMN schema_version INTEGER NOT NULL DEFAULT 1;
-ALTER TABLE entries ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}';
-""",
-)
-"""What makes each schema version of the one before; the first one makes the tables of an empty file."""
-
-WATERMARKS = """
-CREATE TABLE IF NOT EXISTS taken (
-    program TEXT PRIMARY KEY,
-    newest INTEGER NOT NULL,
-    time REAL NOT NULL,
-    checksum BLOB NOT NULL
-)
-"""
-"""How far the files of other programs have been ingested (see `ingest`); made for the first one."""
 
 Row = tuple[str, str, str, str, float, bytes, int, str]
 """Map, key, value, program, time, checksum, schema version, metadata: an entry as the file has it."""
@@ -99,10 +77,14 @@ class Found(NamedTuple):
 
 ABSENT = Found(None, 0)
 
+NONE: Mapping[str, Watermark] = MappingProxyType({})
 
-def lenient_text(data: bytes) -> str:
-    """Return a text that may be damaged: reading goes on, and the checksum finds it out."""
-    return data.decode("utf-8", "replace")
+NO_ENTRIES = layout.Count(0, 0, 0)
+
+
+def wal_file(path: Path) -> Path:
+    """Return where the write-ahead log of a database is."""
+    return path.with_name(f"{path.name}-wal")
 
 
 @attrs.define(eq=False)
@@ -112,8 +94,12 @@ class DatabaseFile:
     path: Path
     program_id: str
     connection: sqlite3.Connection
-    next_id: int
     wal: bool
+    counts: Counts
+    identity: os.stat_result
+    taken: dict[str, Watermark] | None = None
+    """How far other programs' files have been ingested; None until somebody asks."""
+    log: str = attrs.field(init=False, default=attrs.Factory(lambda self: str(wal_file(self.path)), takes_self=True))
     loaded: set[str] = attrs.field(factory=set)
     remembered: int = 0
     in_wal: int = 0
@@ -128,20 +114,24 @@ class DatabaseFile:
         Raises:
             DatabaseError: It is damaged, of another program or a newer version, or the disk is full.
         """
+        _check_log(path)
         if not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         with reported(path, "open"):
+            killed = wal_file(path).exists()
             connection = sqlite3.connect(
                 f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=BUSY_SECONDS
             )
             try:
-                connection.text_factory = lenient_text
                 wal = _prepare(connection, path)
-                (newest,) = connection.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()
+                counts = Counts.read(connection, path)
+                file = cls(path, program_id, connection, wal, counts, path.stat())
+                if killed and wal:
+                    file.damaged += layout.lost_frames(connection, wal_file(path))
             except BaseException:
                 connection.close()
                 raise
-        return cls(path, program_id, connection, newest + 1, wal)
+        return file
 
     def insert(self, entries: Iterable[Entry]) -> list[Found]:
         """Add entries in one transaction, and return where they are when they are on the disk.
@@ -154,7 +144,7 @@ class DatabaseFile:
             about = metadata_of(value)
             digest = checksum(map_name, key, value, SCHEMA_VERSION, about)
             rows.append((map_name, key, str(value), self.program_id, now, digest, SCHEMA_VERSION, about))
-        return self._add(rows)
+        return self.add(rows)
 
     def ingest(self, rows: list[Row], source: str, since: Watermark | None, watermark: Watermark) -> list[Found] | None:
         """Add entries of another program as they are, and move its watermark, in one transaction.
@@ -163,43 +153,50 @@ class DatabaseFile:
         """
         if self.watermark(source) != since:
             return None
-
-        def move() -> None:
-            self.connection.execute(WATERMARKS)
-            self.connection.execute("INSERT OR REPLACE INTO taken VALUES (?, ?, ?, ?)", (source, *watermark))
-
-        return self._add(rows, move)
+        return self.add(rows, {source: watermark})
 
     def watermark(self, source: str) -> Watermark | None:
         """Return how far a program's file has been ingested, or None for not at all."""
-        with reported(self.path, "read"):
-            if not self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'taken'").fetchone():
-                return None
-            found = self.connection.execute(
-                "SELECT newest, time, checksum FROM taken WHERE program = ?", (source,)
-            ).fetchone()
-        return found and Watermark(*found)
+        return self._watermarks().get(source)
 
-    def _add(self, entries: list[Row], also: Callable[[], None] = lambda: None) -> list[Found]:
+    def _watermarks(self) -> dict[str, Watermark]:
+        if self.taken is None:
+            with reported(self.path, "read"):
+                # Not by the index, in which one could be missing.
+                rows = self.connection.execute("SELECT * FROM taken NOT INDEXED").fetchall()
+            if len(rows) != self.counts.watermarks or any(row[-1] != seal(*row[:-1]) for row in rows):
+                raise damaged(self.path, "what it says of the files that were taken into it is not as it was written")
+            self.taken = {program: Watermark(*others) for program, *others, _ in rows}
+        return self.taken
+
+    def add(self, entries: Sequence[Row], watermarks: Mapping[str, Watermark] = NONE) -> list[Found]:
+        """Add entries as they are, and move watermarks, in one transaction."""
         if self.broken:
             raise DatabaseError(self.broken)
-        first = self.next_id
+        first = self.counts.total.newest + 1
         rows = [
-            (number, map_name, key, value, len(value), *others)
+            (number, map_name, key, value, len(value), *others, seal(number, map_name, key, len(value), *others[:2]))
             for number, (map_name, key, value, *others) in enumerate(entries, first)
         ]
+        taken = {**self._watermarks(), **watermarks} if watermarks else self.taken
+        held = self.counts.watermarks if taken is None else len(taken)
+        counts = self.counts.after((entry[0] for entry in entries), first, held)
         with self._fail_stop(), reported(self.path, "write to"):
             try:
                 self.connection.execute("BEGIN IMMEDIATE")
-                self.connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-                also()
+                self.connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                for source, mark in watermarks.items():
+                    row = source, *mark
+                    self.connection.execute("INSERT OR REPLACE INTO taken VALUES (?, ?, ?, ?, ?)", (*row, seal(*row)))
+                counts.write(self.connection, self.counts)
                 self.connection.execute("COMMIT")
             except BaseException:
                 if self.connection.in_transaction:
                     with suppress(sqlite3.Error):  # the first error is the one to report
                         self.connection.execute("ROLLBACK")
                 raise
-        self.next_id = first + len(rows)
+        self.counts, self.taken = counts, taken
+        self.check_present()
         self.in_wal += sum(len(entry[1]) + len(entry[2]) for entry in entries)
         return [
             self._remembered(text_of(entry[2], *entry[6:]), number) if entry[0] in self.loaded else ABSENT
@@ -209,18 +206,32 @@ class DatabaseFile:
     def load(self, map_name: str) -> dict[str, Found]:
         """Return where the newest sound value of each key of a map is."""
         found: dict[str, Found] = {}
+        count = newest = 0
+        # An entry without a seal, from an older file, shows by its whole value whose it is.
         query = (
-            "SELECT id, key, CASE WHEN size <= ? THEN value END, checksum, schema_version, metadata "
+            "SELECT id, key, CASE WHEN size <= ? OR seal IS NULL THEN value END, size, program, time, seal, "
+            "checksum, schema_version, metadata "
             "FROM entries INDEXED BY entries_of_map WHERE map = ? ORDER BY id"
         )
+        expected = self.counts.of_map.get(map_name, NO_ENTRIES)
         with reported(self.path, "read"):
-            for number, key, value, *rest in self.connection.execute(query, (IN_MEMORY, map_name)):
-                if value is None and isinstance(key, str):
+            for number, key, value, size, program, when, sealed, *rest in self.connection.execute(
+                query, (IN_MEMORY, map_name)
+            ):
+                count += 1
+                if number <= newest:
+                    raise damaged(self.path, f"the entries of map {map_name!r} in it are out of order")
+                newest = number
+                if value is None and sealed == seal(number, map_name, key, size, program, when):
                     found[key] = Found(None, number)
                 elif value is not None and is_sound(map_name, key, value, *rest):
                     found[key] = self._remembered(text_of(value, *rest[1:]), number)
                 else:
                     self._report(number, map_name, key)
+        if (count, newest) != expected[1:]:
+            raise damaged(
+                self.path, f"map {map_name!r} has {expected.entries} entries in it, and {count} of them can be found"
+            )
         self.loaded.add(map_name)
         return found
 
@@ -236,6 +247,8 @@ class DatabaseFile:
         what = "SELECT id, value, checksum, schema_version, metadata FROM entries WHERE"
         with reported(self.path, "read"):
             first = self.connection.execute(f"{what} id = ? AND key = ?", (newest, key)).fetchall()
+            if not first:
+                self._report(newest, map_name, key)
             older = self.connection.execute(
                 f"{what} map = ? AND key = ? AND id < ? ORDER BY id DESC", (map_name, key, newest)
             )
@@ -258,8 +271,60 @@ class DatabaseFile:
                 # PASSIVE waits for no reader; what one still needs is left for the next time.
                 self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
+    def check_present(self) -> None:
+        """Raise DatabaseError, now and at every insert from now on, if the file is no longer under its name.
+
+        SQLite would go on writing to what nobody can open again. So what it holds is saved beside it, if possible.
+        """
+        try:
+            present = os.path.samestat(os.stat(self.path), self.identity)
+            lost = "" if not self.wal or os.path.exists(self.log) else "its write-ahead log"
+        except OSError:
+            present, lost = False, ""
+        if present and not lost:
+            return
+        if present:
+            with suppress(sqlite3.Error):  # all of it into the file itself, which is there
+                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        where = "what was recorded is in the file itself" if present else self._saved()
+        self.broken = (
+            f"{lost or 'the results database'} {self.log if lost else self.path} was removed, replaced or "
+            f"moved while program {self.program_id} had it open, so nothing more is recorded in it; {where}. Find out "
+            "what removes files there, and start the program again"
+        )
+        raise DatabaseError(self.broken)
+
+    def _saved(self) -> str:
+        """Copy all that this open file holds to a new one; return in words where it is."""
+        rescue = self.path.with_name(f"{self.path.name}.saved-{secrets.token_hex(4)}")
+        try:
+            os.close(os.open(rescue, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            with closing(sqlite3.connect(f"{rescue.as_uri()}?mode=rw", uri=True)) as new:
+                self.connection.backup(new)
+                new.execute("PRAGMA journal_mode = DELETE").fetchall()
+            sync(rescue)
+            # Its log is of no other file, and would be read with whatever comes to have this name.
+            for leftover in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + leftover).unlink(missing_ok=True)
+        except (OSError, sqlite3.Error) as error:
+            with suppress(OSError):
+                rescue.unlink(missing_ok=True)
+            return f"what was recorded could not be saved ({error})"
+        return f"what was recorded is saved in {rescue}"
+
     def close(self) -> None:
-        """Close the file. What cannot be tidied now (a full disk, a reader) is left for the next opening."""
+        """Close the file. What cannot be tidied now (a full disk, a reader) is left for the next opening.
+
+        Raises:
+            DatabaseError: The file was removed after the last insert.
+        """
+        try:
+            if not self.broken:
+                self.check_present()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         with suppress(sqlite3.Error):
             if not self.broken:
                 self.connection.execute("PRAGMA busy_timeout = 100")
@@ -283,7 +348,29 @@ class DatabaseFile:
                     f"{self.path} accepts nothing more, because the system failed to write it to the disk earlier "
                     f"({error.__cause__}); results recorded before that are safe. Start the program again"
                 )
+            elif not self.broken and code & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+                self.check_present()  # its error says more
             raise
+
+
+def _check_log(path: Path) -> None:
+    """Compare a file with its log: SQLite would take one without the other, and say nothing."""
+    log = wal_file(path)
+    if log.exists():
+        if log.stat().st_size and (not path.exists() or not path.stat().st_size):
+            raise DatabaseError(
+                f"{path} is not there any more, but {log}, which has the last entries of a program that was killed. "
+                "Put the file back, or move the log away"
+            )
+    elif path.exists():
+        with path.open("rb") as file:
+            if file.read(100)[18:19] == b"\2":  # the program has not closed it
+                logger.warning(
+                    "%s was not closed by the program that used it last, and its log %s is not there: if you have not "
+                    "looked at it with another program since, its last entries are lost",
+                    path,
+                    log,
+                )
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
@@ -291,16 +378,19 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
     wal = place.is_local(path)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA wal_autocheckpoint = 0")
-    connection.execute("PRAGMA trusted_schema = OFF")
+    layout.prepare(connection)
     if not wal:
         # Without shared memory, even if an earlier program left the file with a WAL.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    version = _checked_version(connection, path) if tables else 0
-    if version < SCHEMA_VERSION:
+    if version or tables:
+        version = _checked_version(connection, path)
+        layout.check_tables(connection, path, version)
+    if version < LAYOUT_VERSION:
         connection.executescript(
             f"BEGIN IMMEDIATE; PRAGMA application_id = {place.APPLICATION_ID}; "
-            f"PRAGMA user_version = {SCHEMA_VERSION}; {' '.join(SCHEMAS[version:])} COMMIT;"
+            f"PRAGMA user_version = {LAYOUT_VERSION}; {' '.join(layout.SCHEMAS[version:])} COMMIT;"
         )
         sync(path.parent)
     (mode,) = connection.execute(f"PRAGMA journal_mode = {'WAL' if wal else 'TRUNCATE'}").fetchone()
@@ -322,23 +412,32 @@ def reported(path: Path, doing: str) -> Iterator[None]:
     """Turn SQLite's errors into DatabaseErrors that name the file and what to do."""
     try:
         yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's words may quote bytes of a damaged schema
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
         limit = files.size_limit() if code == sqlite3.SQLITE_IOERR else None
         if limit is not None:  # SQLite says "disk I/O error"
             text = f"a file may have {limit} bytes here (ulimit -f). Nothing that was recorded before is lost"
             raise DatabaseError(f"cannot {doing} {path}: most likely it would be too large: {text}") from error
-        raise DatabaseError(f"cannot {doing} {path}: {error}{_ADVICE.get(code, '')}") from error
+        raise DatabaseError(f"cannot {doing} {path}: {error}{_advice(code, path)}") from error
 
+
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG)
+"""What SQLite says of a damaged file; SQLITE_ERROR where the damage is in its schema."""
 
 _ADVICE = {
     sqlite3.SQLITE_FULL: "; free space there. Nothing that was recorded before is lost",
-    sqlite3.SQLITE_CORRUPT: "; the file is damaged. `sqlite3 FILE .recover` may save most of it; "
-    "or move it away, and its results are computed again",
-    sqlite3.SQLITE_NOTADB: "; the file is damaged, or no database",
     sqlite3.SQLITE_BUSY: f"; another program has kept it locked for {BUSY_SECONDS:g} s",
     sqlite3.SQLITE_READONLY: "; it became read-only",
 }
+
+
+def _advice(code: int, path: Path) -> str:
+    if code not in _DAMAGE:
+        return _ADVICE.get(code, "")
+    return (
+        f"; the file is damaged. To go on with all that is whole in it, type: {place.repair_command(path)}; or move it "
+        "away, and its results are computed again"
+    )
 
 
 def copy_database(source: Path, target: Path) -> None:

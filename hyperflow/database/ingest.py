@@ -5,7 +5,8 @@ Guarantees:
 - Entries keep their program, time and order. Each comes once, however often this is called and whatever was killed in
   between: a piece and the watermark after it are one transaction.
 - What the Job was started with (entries of other programs, by `start_from`) does not come.
-- A damaged entry is reported and skipped. What a killed Job had recorded is there.
+- A damaged entry is reported and skipped; so is a gap, and a log whose end is damaged. What a killed Job had recorded
+  is there. If the end of its file is missing, that is an error, and the file is left to be repaired.
 
 The watermark stands under the Job's program id, with the time and the checksum of its entry: a run directory may be
 moved, and a Job that began again in another file is read from its beginning.
@@ -26,7 +27,7 @@ from pathlib import Path
 import attrs
 
 from hyperflow.database import file as files
-from hyperflow.database import place
+from hyperflow.database import layout, place
 from hyperflow.database.entries import NO_METADATA, is_sound, warn_of
 from hyperflow.database.file import Row, Watermark
 from hyperflow.database.store import Store
@@ -54,6 +55,8 @@ class _Piece:
     damaged: list[str]
     watermark: Watermark | None
     last: bool
+    failure: DatabaseError | None = None
+    """What is to be raised when the piece has been taken."""
 
 
 async def ingest(store: Store, source: Path, program_id: str, *, ended: bool = False) -> Ingested:
@@ -84,6 +87,8 @@ async def ingest(store: Store, source: Path, program_id: str, *, ended: bool = F
         count += len(piece.rows)
         damaged += len(piece.damaged)
         watermark = reached
+        if piece.failure is not None:
+            raise piece.failure
         if piece.last:
             return Ingested(watermark.newest if watermark else 0, count, damaged)
 
@@ -99,11 +104,14 @@ def _read(source: Path, program_id: str, watermark: Watermark | None, ended: boo
             files.reported(source, "read"),
             closing(sqlite3.connect(f"{source.as_uri()}?mode={mode}", uri=True, timeout=files.BUSY_SECONDS)) as opened,
         ):
-            opened.text_factory = files.lenient_text
+            layout.prepare(opened)
+            killed = ended and files.wal_file(source).exists()
             if ended and not place.is_local(source):
                 opened.execute("PRAGMA locking_mode = EXCLUSIVE")  # a WAL is read without shared memory then
+            lost = layout.lost_frames(opened, files.wal_file(source)) if killed and place.is_local(source) else []
             opened.execute("BEGIN")
-            return _next(opened, source, program_id, watermark, ended)
+            piece = _next(opened, source, program_id, watermark, ended)
+            return attrs.evolve(piece, damaged=[*piece.damaged, *lost]) if piece.last else piece
     except DatabaseError as error:
         code = getattr(error.__cause__, "sqlite_errorcode", 0)
         if code == sqlite3.SQLITE_READONLY_ROLLBACK and not ended:
@@ -114,33 +122,45 @@ def _read(source: Path, program_id: str, watermark: Watermark | None, ended: boo
 def _next(
     opened: sqlite3.Connection, source: Path, program_id: str, watermark: Watermark | None, ended: bool
 ) -> _Piece:
+    (version,) = opened.execute("PRAGMA user_version").fetchone()
+    if not ended and not opened.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        return _Piece([], [], watermark, True)  # the Job is just making it
+    layout.check_tables(opened, source, version)
     since = 0
     if watermark is not None:
         found = opened.execute("SELECT id, time, checksum FROM entries WHERE id = ?", watermark[:1]).fetchone()
         since = watermark.newest if found == watermark else 0
-    (layout,) = opened.execute("PRAGMA user_version").fetchone()
-    added = "schema_version, metadata" if layout > 1 else f"1, '{NO_METADATA}'"  # of an older hyperflow
+    # Of an older hyperflow, columns are missing.
+    added = "schema_version, metadata" if version > 1 else f"1, '{NO_METADATA}'"
     query = (
-        f"SELECT id, map, key, CASE WHEN program = ? THEN value END, program, time, checksum, {added} FROM entries "
-        "WHERE id > ? ORDER BY id"
+        f"SELECT id, size, {'seal' if version > 2 else 'NULL'}, map, key, CASE WHEN program = ? THEN value END, "
+        f"program, time, checksum, {added} FROM entries WHERE id > ? ORDER BY id"
     )
     rows: list[Row] = []
     damaged: list[str] = []
     characters = 0
-    for number, *row in opened.execute(query, (program_id, since)):
-        map_name, key, value, program, time, digest, version, metadata = row
-        if number != since + 1 and not ended:
-            break
+    for number, size, sealed, *row in opened.execute(query, (program_id, since)):
+        map_name, key, value, program, time, digest, schema_version, metadata = row
+        if number != since + 1:
+            if not ended:
+                break
+            damaged.append(f"entries {since + 1} to {number - 1} in {source} are missing")
         since, watermark = number, Watermark(number, time, digest)
-        if program != program_id:
+        sealed_well = sealed is None or sealed == layout.seal(number, map_name, key, size, program, time)
+        if program != program_id and sealed_well:
             continue
-        if is_sound(map_name, key, value, digest, version, metadata):
-            rows.append((map_name, key, value, program, time, digest, version, metadata))
+        if sealed_well and is_sound(map_name, key, value, digest, schema_version, metadata):
+            rows.append((map_name, key, value, program, time, digest, schema_version, metadata))
             characters += len(value)
         else:
             damaged.append(f"entry {number} in {source} is damaged; it was not ingested")
         if len(rows) >= PIECE or characters > PIECE_CHARACTERS:
             return _Piece(rows, damaged, watermark, False)
+    if ended and version > 2:
+        try:
+            layout.Counts.read(opened, source)
+        except DatabaseError as failure:
+            return _Piece(rows, damaged, watermark, True, failure)
     return _Piece(rows, damaged, watermark, True)
 
 

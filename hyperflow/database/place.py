@@ -15,10 +15,13 @@ import shlex
 import stat
 from pathlib import Path
 
-from hyperflow.database.entries import SCHEMA_VERSION
 from hyperflow.errors import ConfigurationError, DatabaseError
 
 APPLICATION_ID = 0x68796670  # "hyfp"
+
+LAYOUT_VERSION = 3
+"""The version of a file's tables. (Entries have a version of their own, `entries.SCHEMA_VERSION`.)"""
+
 LOCAL_FILE_SYSTEMS = frozenset(
     ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs", "tmpfs", "ramfs", "overlay")
 )
@@ -52,11 +55,12 @@ def check(path: Path) -> bool:
         return False
     except OSError as error:
         raise ConfigurationError(f"cannot look at {path}: {error.strerror}") from error
-    _check_file(path, status)
+    check_file(path, status)
     return check_header(path)
 
 
-def _check_file(path: Path, status: os.stat_result) -> None:
+def check_file(path: Path, status: os.stat_result) -> None:
+    """Refuse what is no ordinary file of this user's own, that only this user can write."""
     if stat.S_ISDIR(status.st_mode):
         raise ConfigurationError(f"{path} is a directory; a results database is a file, such as {path}/results.sqlite")
     if not stat.S_ISREG(status.st_mode):
@@ -89,19 +93,27 @@ def check_header(path: Path) -> bool:
     if not head:
         return False
     if len(head) < 100 or not head.startswith(_MAGIC):
-        raise DatabaseError(f"{path} is not a results database, or its beginning is damaged; it was left as it is")
+        raise DatabaseError(
+            f"{path} is not a results database, or its beginning is damaged; it was left as it is. "
+            f"If it was one, type: {repair_command(path)}"
+        )
     check_version(path, int.from_bytes(head[68:72], "big"), int.from_bytes(head[60:64], "big"))
     return True
+
+
+def repair_command(path: Path) -> str:
+    """Return what to type for a file that is damaged."""
+    return f"hyperflow repair {shlex.quote(str(path))}"
 
 
 def check_version(path: Path, application_id: int, version: int) -> None:
     """Refuse a database of another program, or of a newer version of this one."""
     if application_id != APPLICATION_ID:
         raise DatabaseError(f"{path} is an SQLite database, but not one of hyperflow's; it was left as it is")
-    if version > SCHEMA_VERSION:
+    if version > LAYOUT_VERSION:
         raise DatabaseError(
             f"{path} was written by a newer version of hyperflow (its layout is version {version}, this one knows "
-            f"{SCHEMA_VERSION}); it was left as it is. Upgrade hyperflow to use it"
+            f"{LAYOUT_VERSION}); it was left as it is. Upgrade hyperflow to use it"
         )
 
 

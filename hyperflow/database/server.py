@@ -12,8 +12,14 @@ Guarantees:
   trip.
 - `lookup` asks the server each time, so it sees at once what another process has recorded. (Rejected: a cache. It would
   make a lookup cheaper than a round trip, and show values that others have long replaced.)
-- A lost connection, also after the server's restart, is made again, for up to `RETRY_SECONDS`. If the answer to a
-  commit was lost, the entries are looked up before they are sent again.
+- A lost connection, also after the server's restart, is made again, for up to `RETRY_SECONDS`; so long a server that is
+  away is waited for when the database is opened, too. One that is silent (stopped, or a network that swallows
+  everything) counts as lost after half of that. So no call, and no closing, takes much longer than `RETRY_SECONDS`.
+- If the answer to a commit was lost, its process on the server is ended, and the entries are looked up, before they are
+  sent again: a process that was only stopped could commit them later, as the newest ones.
+- Whoever connects sees to it that new ids are greater than all that are there. After a failover, or a restore of data
+  alone, they may not be, and an older entry would be the newest. If the last entries that were acknowledged here are
+  not there any more, that is an error.
 - Every entry is as in a file (see `entries`). The first user who opens older tables with the right to upgrade them does
   so; programs of that older version keep working.
 
@@ -27,8 +33,10 @@ in place, which would overwrite what an earlier program has found.
 from __future__ import annotations
 
 import hashlib
+import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from typing import Any, TypeVar
 
@@ -42,10 +50,19 @@ from hyperflow.database.entries import SCHEMA_VERSION, Entry, checksum, is_sound
 from hyperflow.database.thread import Batches, DatabaseThread
 from hyperflow.errors import ConfigurationError, DatabaseError
 
+logger = logging.getLogger("hyperflow")
+
 T = TypeVar("T")
 
 RETRY_SECONDS = 60.0
-"""How long to try to connect again after a lost connection; after that every call tries once."""
+"""How long a server may be away or silent, unless the setting `database_timeout` says something else. After that every
+call tries once."""
+
+CONNECT_SECONDS = 10
+"""How long one try to connect may take."""
+
+AGAIN_SECONDS = 1.0
+"""While the server is silent, a call so soon after one that has failed fails at once, so that many do not add up."""
 
 LONGEST_VALUE = 100_000_000
 """Characters; PostgreSQL stores no more than a billion bytes in one place, and takes twice as many to send them."""
@@ -101,6 +118,40 @@ RECORDED = (
     "SELECT EXISTS (SELECT FROM hyperflow_entries WHERE digest = %s AND program = %s AND time = %s AND checksum = %s)"
 )
 
+HELLO = """
+SELECT current_setting('synchronous_commit'), pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
+"""
+
+END_BACKEND = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid = %s AND backend_start = %s AND usename = current_user
+"""
+
+NEWEST_ID = """
+WITH RECURSIVE maps (name) AS (
+    (SELECT left(map, 200) FROM hyperflow_entries ORDER BY 1 LIMIT 1)
+    UNION ALL
+    SELECT (SELECT left(map, 200) FROM hyperflow_entries WHERE left(map, 200) > maps.name ORDER BY 1 LIMIT 1)
+    FROM maps WHERE maps.name IS NOT NULL
+)
+SELECT coalesce(max(
+    (SELECT id FROM hyperflow_entries WHERE left(map, 200) = maps.name ORDER BY left(map, 200) DESC, id DESC LIMIT 1)
+), 0) FROM maps WHERE maps.name IS NOT NULL
+"""
+"""The greatest id, map by map, because there is no index by id alone."""
+
+LAST_ID = """
+SELECT CASE WHEN has_sequence_privilege(ids, 'SELECT') THEN coalesce(pg_sequence_last_value(ids), 0) END
+FROM (SELECT pg_get_serial_sequence('hyperflow_entries', 'id')::regclass) AS sequence (ids)
+"""
+"""The last id that was given, NULL for who may not know it."""
+
+NEXT_ID = """
+INSERT INTO hyperflow_entries (map, key, value, program, time, digest, checksum)
+VALUES ('', '', '', '', 0, '', '') RETURNING id
+"""
+"""What a new entry would get; rolled back. It is for who may only insert."""
+
 Found = tuple[bytes, int, str, str, str, bytes, int, str]
 """Digest, id, map, key, value, checksum, schema version, metadata."""
 
@@ -113,18 +164,54 @@ def key_digest(map_name: str, key: str) -> bytes:
     return hashlib.blake2b(f"{len(map_name)}:{map_name}{key}".encode(), digest_size=16).digest()
 
 
+class Connection(psycopg.Connection[Any]):
+    """A connection that is lost when the server says nothing, and takes nothing, for `silence` seconds."""
+
+    silence = RETRY_SECONDS
+    backend: tuple[Any, ...] | None = None
+    """The process that serves it, and when that was started."""
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **more: Any) -> T:
+        """Wait for an answer."""
+        return super().wait(self._limited(gen), *args, **more)
+
+    def _limited(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        last = time.monotonic()
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted  # nothing, ten times a second, while the server is silent
+                now = time.monotonic()
+                if ready:
+                    last = now
+                elif now - last > self.silence:
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError(f"the server has been silent for {self.silence:.3g} s")
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+
+
 @attrs.define(eq=False)
 class Server:
     """A connection to the database; used by one thread. Its methods raise DatabaseError if the server stays away."""
 
     url: str
     program_id: str
-    connection: psycopg.Connection[Any]
-    away: bool = False
+    patience: float
+    connection: Connection
+    away: tuple[float, str] | None = None
+    """While the server is away: until when calls fail without a try, and why."""
+    recorded: tuple[Any, ...] | None = None
+    """What `RECORDED` needs to find the first of the entries that were acknowledged last."""
 
     @classmethod
-    def open(cls, url: str, program_id: str) -> Server:
+    def open(
+        cls, url: str, program_id: str, patience: float = RETRY_SECONDS, leaving: threading.Event | None = None
+    ) -> Server:
         """Connect, and make the tables if they are not there. The URL has been checked: it holds no password.
+
+        A server that is away is waited for, up to `patience` seconds, or until `leaving` is set.
 
         Raises:
             ConfigurationError: The URL is wrong.
@@ -134,16 +221,32 @@ class Server:
             conninfo_to_dict(url)
         except psycopg.Error as error:
             raise ConfigurationError(f"database={url!r}: {_text(error)}") from error
-        doing = "connect to"
-        with ExitStack() as stack:
-            try:
-                connection = stack.enter_context(closing(_connect(url, program_id)))
-                doing = "use"
-                _prepare(connection, url)
-            except psycopg.Error as error:
-                raise DatabaseError(f"cannot {doing} {url}: {_text(error)}{_advice(error)}") from error
-            stack.pop_all()
-        return cls(url, program_id, connection)
+        leaving = leaving or threading.Event()
+        deadline = time.monotonic() + patience
+        pause = 0.05
+        while True:
+            left = max(deadline - time.monotonic(), 1.0)
+            doing = "connect to"
+            with ExitStack() as stack:
+                try:
+                    connection = stack.enter_context(closing(_connect(url, program_id, left)))
+                    connection.silence = min(patience / 2, left)
+                    doing = "use"
+                    _prepare(connection, url)
+                    _check_ids(connection, url)
+                except psycopg.Error as error:
+                    error.with_traceback(None)  # its frames would keep a half made connection open
+                    away = _is_away(error)
+                    if not away or time.monotonic() >= deadline or leaving.is_set():
+                        tried = f" (tried for {patience:g} s)" if away and not leaving.is_set() else ""
+                        raise DatabaseError(f"cannot {doing} {url}{tried}: {_text(error)}{_advice(error)}") from error
+                    if pause == 0.05:
+                        logger.warning("waiting up to %g s for %s: %s", patience, url, _text(error))
+                else:
+                    stack.pop_all()
+                    return cls(url, program_id, patience, connection)
+            leaving.wait(pause)
+            pause = min(2 * pause, 1.0)
 
     def insert(self, entries: list[Entry]) -> list[None]:
         """Add entries in one transaction, and return when it is committed.
@@ -158,19 +261,21 @@ class Server:
             rows.append((map_name, key, str(value), self.program_id, now, *sums, SCHEMA_VERSION, about))
         tried = False
 
+        _, _, _, program, when, digest, sum_, *_ = rows[0]
+        first = digest, program, when, sum_
+
         def add(connection: psycopg.Connection[Any]) -> None:
             nonlocal tried
             again, tried = tried, True
-            if again:
-                _, _, _, program, when, digest, sum_, *_ = rows[0]
-                (recorded,) = connection.execute(RECORDED, (digest, program, when, sum_)).fetchone() or (False,)
-                if recorded:  # the answer was lost, not the entries; they are one transaction, so one stands for all
-                    return
+            # If the answer was lost, not the entries: they are one transaction, so one stands for all.
+            if again and connection.execute(RECORDED, first).fetchone() == (True,):
+                return
             with connection.cursor() as cursor, cursor.copy(INSERT) as copy:
                 for row in rows:
                     copy.write_row(row)
 
         self._retried("write to", add)
+        self.recorded = first
         return [None] * len(rows)
 
     def lookup(self, places: list[tuple[str, str]]) -> list[Answer]:
@@ -220,43 +325,129 @@ class Server:
 
     def _retried(self, doing: str, run: Callable[[psycopg.Connection[Any]], T]) -> T:
         """Run a function with the connection; while the connection gets lost, again with a new one."""
-        deadline = time.monotonic() + (0 if self.away else RETRY_SECONDS)
+        start = time.monotonic()
+        if self.away is not None and start < self.away[0]:
+            raise DatabaseError(f"cannot {doing} {self.url}: {self.away[1]}")
+        limit = self.patience if self.away is None else self.patience / 6
         pause = 0.01
         while True:
+            tried_at = time.monotonic()
+            left = max(start + limit - tried_at, 0.05)
             try:
                 if self.connection.closed:
-                    self.connection = _connect(self.url, self.program_id)
+                    self._reconnect(left)
+                self.connection.silence = min(self.patience / 2, left)
                 result = run(self.connection)
             except psycopg.Error as error:
+                error.with_traceback(None)  # as above
                 lost = self.connection.closed
-                if not lost or time.monotonic() >= deadline:
-                    self.away = lost
-                    tried = f" (tried for {RETRY_SECONDS:g} s)" if lost else ""
+                if not lost or self.away is not None or time.monotonic() >= start + limit:
+                    now = time.monotonic()
+                    self.away = (now + min(now - tried_at, AGAIN_SECONDS), _text(error)) if lost else None
+                    tried = f" (tried for {limit:g} s)" if lost else ""
                     raise DatabaseError(f"cannot {doing} {self.url}{tried}: {_text(error)}{_advice(error)}") from error
+                if pause == 0.01:
+                    logger.warning("%s is lost; trying for %g s: %s", self.url, limit, _text(error))
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
             else:
-                self.away = False
+                self.away = None
                 return result
 
+    def _reconnect(self, seconds: float) -> None:
+        """Connect again, when it is certain that the old process on the server does nothing more, if that can be.
 
-def _connect(url: str, program_id: str) -> psycopg.Connection[Any]:
+        Raises:
+            DatabaseError: What was acknowledged is not there, or would not be the newest.
+        """
+        connection = _connect(self.url, self.program_id, seconds)
+        try:
+            connection.silence = seconds
+            if self.connection.backend is not None:
+                for _ in range(20):
+                    if not connection.execute(END_BACKEND, self.connection.backend).fetchall():
+                        break
+                    time.sleep(0.05)  # a process that is stopped will end when it goes on
+            if self.recorded is not None and connection.execute(RECORDED, self.recorded).fetchone() != (True,):
+                raise DatabaseError(
+                    f"what program {self.program_id} has recorded in {self.url} is not there any more: after the "
+                    "connection was lost, another server answers, or one that was restored from an older copy"
+                )
+            _check_ids(connection, self.url)
+        except BaseException:
+            connection.close()
+            raise
+        self.connection = connection
+
+
+def _connect(url: str, program_id: str, seconds: float) -> Connection:
     defaults: dict[str, Any] = {
-        "connect_timeout": 10,
+        "connect_timeout": max(min(CONNECT_SECONDS, round(seconds)), 1),
         "fallback_application_name": f"hyperflow {program_id}",
         "tcp_user_timeout": 30_000,  # milliseconds until a network that swallows everything counts as lost
         "keepalives_idle": 30,
     }
     given = conninfo_to_dict(url)
     options = {name: value for name, value in defaults.items() if name not in given}
-    connection = psycopg.connect(url, autocommit=True, client_encoding="UTF8", **options)
+    connection = Connection.connect(url, autocommit=True, client_encoding="UTF8", **options)
     try:
-        if connection.execute("SHOW synchronous_commit").fetchone() == ("off",):
+        connection.silence = max(seconds, 1.0)
+        synchronous, *backend = connection.execute(HELLO).fetchone() or ("off",)
+        connection.backend = tuple(backend) if len(backend) == 2 and None not in backend else None
+        if synchronous == "off":
             connection.execute("SET synchronous_commit = on")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _is_away(error: psycopg.Error) -> bool:
+    """Tell whether a server that could not be used may be there soon: if it, or the network, did not answer at all."""
+    if not isinstance(error, psycopg.OperationalError) or isinstance(error, errors.DiskFull):
+        return False
+    text = str(error)
+    if any(word in text for word in ("password", "certificate", "SSL", "invalid")):
+        return False
+    passing = ("starting up", "shutting down", "recovery mode", "not yet accepting", "too many", "terminating")
+    return "FATAL" not in text or any(word in text for word in passing)
+
+
+def _check_ids(connection: psycopg.Connection[Any], url: str) -> None:
+    """See to it that the next entry is the newest.
+
+    Raises:
+        DatabaseError: It would not be, and this user may not mend that.
+    """
+    if _next_is_newest(connection)[0]:
+        return
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(hashtext('hyperflow'))")
+        fine, newest = _next_is_newest(connection)
+        if fine:
+            return
+        try:
+            with connection.transaction():
+                connection.execute("SELECT setval(pg_get_serial_sequence('hyperflow_entries', 'id'), %s)", (newest,))
+        except errors.InsufficientPrivilege as error:
+            raise DatabaseError(
+                f"{url} would give new entries smaller ids than old ones, so older results would count as newer: it "
+                "was restored without its sequence, or another server has taken its place. Who made the tables opens "
+                "it once with hyperflow, or types in psql: "
+                f"SELECT setval(pg_get_serial_sequence('hyperflow_entries', 'id'), {newest});"
+            ) from error
+    logger.warning("%s would have given new entries smaller ids than old ones; that was mended", url)
+
+
+def _next_is_newest(connection: psycopg.Connection[Any]) -> tuple[bool, int]:
+    """Tell whether the next entry's id will be greater than all others; and the greatest one."""
+    (newest,) = connection.execute(NEWEST_ID).fetchone() or (0,)
+    (last,) = connection.execute(LAST_ID).fetchone() or (None,)
+    if last is None:
+        with connection.transaction(force_rollback=True):
+            (number,) = connection.execute(NEXT_ID).fetchone() or (0,)
+        last = number - 1
+    return last >= newest, newest
 
 
 def _prepare(connection: psycopg.Connection[Any], url: str) -> None:
@@ -336,9 +527,13 @@ class SharedStore:
     Its methods raise DatabaseError when the server cannot be reached, or the database was closed.
     """
 
-    def __init__(self, url: str, program_id: str) -> None:
+    def __init__(self, url: str, program_id: str, patience: float | None = None) -> None:
         self.url = url
-        self.thread = DatabaseThread(url, lambda: closing(Server.open(url, program_id)))
+        leaving = threading.Event()
+        seconds = patience or RETRY_SECONDS
+        self.thread = DatabaseThread(
+            url, lambda: closing(Server.open(url, program_id, seconds, leaving)), hurry=leaving.set
+        )
         self._inserts: Batches[Server, Entry, None] = Batches(self.thread, Server.insert)
         self._lookups: Batches[Server, tuple[str, str], Answer] = Batches(self.thread, Server.lookup)
 

@@ -11,14 +11,15 @@ Guarantees:
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperflow import program
-from hyperflow.database import place, single_flight
+from hyperflow.database import background, place, single_flight
 from hyperflow.database.entries import DamagedEntry, warn_of
 from hyperflow.database.file import ABSENT, DatabaseFile, Found, Row, Watermark, copy_database
 from hyperflow.database.ownership import Ownership
@@ -28,13 +29,17 @@ from hyperflow.errors import ConfigurationError, DatabaseError
 if TYPE_CHECKING:
     from hyperflow.database.server import SharedStore
 
+logger = logging.getLogger("hyperflow")
+
 T = TypeVar("T")
 
 LONGEST_VALUE = 900_000_000
 """Characters; SQLite stores no more than a billion bytes in one place."""
 
 
-def open_database(target: str | os.PathLike[str], program_id: str) -> AbstractAsyncContextManager[Store | SharedStore]:
+def open_database(
+    target: str | os.PathLike[str], program_id: str, patience: float | None = None
+) -> AbstractAsyncContextManager[Store | SharedStore]:
     """Open a program's results database for a scope, and make it if it is not there.
 
     Leaving the scope waits until everything queued is recorded, also when cancelled.
@@ -43,6 +48,7 @@ def open_database(target: str | os.PathLike[str], program_id: str) -> AbstractAs
         target: A file, which only one process at a time can have open; or `postgresql://user@host/database`, which
             many can. The URL has no password in it: `~/.pgpass` is the place for that.
         program_id: Goes into every entry. Other users see it when they find the file locked or list the connections.
+        patience: How many seconds a server may be away or silent, when it is opened and later; None for a minute.
 
     Raises:
         ConfigurationError: The place cannot be used: a directory, read-only, writable by others; or the URL is wrong.
@@ -57,7 +63,7 @@ def open_database(target: str | os.PathLike[str], program_id: str) -> AbstractAs
         raise ConfigurationError(
             f"database={url!r} needs psycopg ({error}); type: pip install 'hyperflow[postgresql]'"
         ) from error
-    return _scope(lambda: SharedStore(url, program_id))
+    return _scope(lambda: SharedStore(url, program_id, patience))
 
 
 @asynccontextmanager
@@ -66,8 +72,13 @@ async def _scope(start: Callable[[], Store | SharedStore]) -> AsyncIterator[Stor
     await store.thread.wait_opened()
     try:
         yield store
-    finally:
-        await store.close()
+    except BaseException:
+        try:
+            await store.close()
+        except DatabaseError as error:  # the first error is the one to raise
+            logger.error("%s", error)
+        raise
+    await store.close()
 
 
 @contextmanager
@@ -75,7 +86,9 @@ def _opened(path: Path, program_id: str) -> Iterator[DatabaseFile]:
     place.check(path)
     ownership = Ownership.acquire(path, program_id)
     try:
-        with closing(DatabaseFile.open(path, program_id)) as file:
+        with closing(DatabaseFile.open(path, program_id)) as file, ExitStack() as stack:
+            if file.wal and file.counts.total.entries and path.stat().st_size <= background.LARGEST:
+                stack.callback(background.BackgroundCheck(path).stop)
             yield file
     finally:
         ownership.release()

@@ -4,7 +4,8 @@ Guarantees:
 - Group commit: all items that come while the thread is busy are the next batch. That needs no lock and no setting: a
   lone item goes at once, many go in batches as large as one fsync, or one round trip to a server, leaves time for.
 - Each caller gets a failure as an error of its own.
-- No caller hangs: a database that was closed, or belongs to the parent of a forked process, says so.
+- No caller hangs: a database that was closed, or belongs to the parent of a forked process, says so. If the thread ends
+  by an error of its own, all who wait and all who come later get that, and closing works.
 - The thread ends when its loop is closed, also if the database was not.
 """
 
@@ -12,15 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import queue
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Generic, TypeVar
 
 from hyperflow.aio import settled
 from hyperflow.errors import DatabaseError
+from hyperflow.saying import in_words
+
+logger = logging.getLogger("hyperflow")
 
 LOOP_CHECK = 1.0
 """Seconds after which an idle thread checks that its loop still exists."""
@@ -37,16 +42,24 @@ class DatabaseThread(Generic[H]):
     """The thread that opens, holds and closes a database.
 
     `opener` runs in the thread, and so does the end of its scope. `tidy` does what can wait until a caller has its
-    answer.
+    answer. `hurry` is called, on the loop, when a caller who waits for the opening is cancelled.
     """
 
     def __init__(
-        self, name: str, opener: Callable[[], AbstractContextManager[H]], tidy: Callable[[H], None] = lambda held: None
+        self,
+        name: str,
+        opener: Callable[[], AbstractContextManager[H]],
+        tidy: Callable[[H], None] = lambda held: None,
+        hurry: Callable[[], object] = lambda: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._calls: queue.SimpleQueue[tuple[Callable[[Any], Any], asyncio.Future[Any]] | None] = queue.SimpleQueue()
         self.name = name
         self._tidy = tidy
+        self._hurry = hurry
+        self._under_way: asyncio.Future[Any] | None = None
+        self._failure: DatabaseError | None = None
+        """Why the thread has ended, if that was not asked for."""
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self.closed: asyncio.Future[None] = self._loop.create_future()
         # A daemon, so that an interpreter whose loop is never closed can end; `_at_exit` then closes in order.
@@ -62,7 +75,7 @@ class DatabaseThread(Generic[H]):
     async def wait_opened(self) -> None:
         """Wait until the database is open, or raise what opening it raised; a cancelled caller closes it again."""
         try:
-            await settled(self.opened)
+            await settled(self.opened, on_cancel=self._hurry)
             self.opened.result()
         except asyncio.CancelledError:
             if self.opened.exception() is None:
@@ -84,6 +97,9 @@ class DatabaseThread(Generic[H]):
         if self._finishing:
             raise DatabaseError("the results database was closed")
         future: asyncio.Future[T] = self._loop.create_future()
+        if self._failure is not None:
+            future.set_exception(_another(self._failure))
+            return future
         self._calls.put((run, future))
         return future
 
@@ -105,7 +121,8 @@ class DatabaseThread(Generic[H]):
     async def _close(self, batches: tuple[Batches[H, Any, Any], ...]) -> None:
         for batch in batches:
             await batch.drained()
-        await self._finish()
+        await settled(self._finish())
+        self.closed.result()
 
     def _is_ours(self) -> bool:  # a forked child has a copy of this object, but no thread
         return os.getpid() == self._pid
@@ -116,19 +133,40 @@ class DatabaseThread(Generic[H]):
             self._thread.join(10)
 
     def _run(self, opener: Callable[[], AbstractContextManager[H]]) -> None:
-        opened = False
+        opened, served, failure = False, False, None
         try:
             with opener() as held:
                 opened = True
                 if self._tell(self.opened, None, None):
                     self._serve(held)
-        except BaseException as error:
-            if opened:
-                raise
-            self._tell(self.opened, None, error)
-        finally:
-            atexit.unregister(self._at_exit)
-            self._tell(self.closed, None, None)
+                served = True
+        except BaseException as error:  # noqa: BLE001 - whatever it is, nobody may wait for this thread
+            failure = error
+        atexit.unregister(self._at_exit)
+        if not opened:
+            self._tell(self.opened, None, failure)
+        elif failure is not None and not served:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._fail, failure)
+            failure = None
+        self._tell(self.closed, None, failure if opened else None)
+
+    def _fail(self, error: BaseException) -> None:
+        """Give all who wait for the thread, which has ended, an error; so do `call` and `check` from now on."""
+        said = f"the thread of the results database {self.name} has ended: {type(error).__name__}: {in_words(error)}"
+        self._failure = DatabaseError(
+            f"{said}. What was acknowledged is recorded; start the program again, and report this if it comes again"
+        )
+        self._failure.__cause__ = error
+        logger.error("%s", said)
+        waiting = [self._under_way] if self._under_way is not None else []
+        with suppress(queue.Empty):
+            while True:
+                call = self._calls.get_nowait()
+                if call is not None:
+                    waiting.append(call[1])
+        for future in waiting:
+            _resolve(future, None, _another(self._failure))
 
     def _serve(self, held: H) -> None:
         while True:
@@ -141,6 +179,7 @@ class DatabaseThread(Generic[H]):
             if call is None:
                 return
             run, future = call
+            self._under_way = future
             result, failure = None, None
             try:
                 result = run(held)
@@ -148,6 +187,7 @@ class DatabaseThread(Generic[H]):
                 failure = error
             if not self._tell(future, result, failure):
                 return
+            self._under_way = None
             del call, run, future, result, failure  # or a large value would be kept until the next call
             self._tidy(held)
 
@@ -158,6 +198,13 @@ class DatabaseThread(Generic[H]):
         except RuntimeError:
             return False
         return True
+
+
+def _another(error: DatabaseError) -> DatabaseError:
+    """Return an error of its own for each who gets it: a traceback grows where it is raised."""
+    again = DatabaseError(*error.args)
+    again.__cause__ = error.__cause__
+    return again
 
 
 def _resolve(future: asyncio.Future[Any], result: Any, failure: BaseException | None) -> None:
@@ -204,7 +251,8 @@ class Batches(Generic[H, Item, Result]):
         """Wait until nothing is waiting or under way."""
         while self._busy:
             await asyncio.sleep(0)  # lets a batch be handed over
-            await self._thread.call(lambda held: None)  # comes after it
+            with suppress(DatabaseError):  # the thread has ended by itself
+                await self._thread.call(lambda held: None)  # comes after it
 
     def _hand_over(self) -> None:
         batch, self._waiting = self._waiting, []

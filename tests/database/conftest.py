@@ -1,7 +1,9 @@
 """A program and an environment whose evaluator is never asked: the database knows nothing of the engine."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -42,3 +44,11 @@ async def running(program: ProgramInfo) -> AsyncIterator[Store]:
 def program(tmp_path: Path) -> ProgramInfo:
     """Make a program with directories of its own."""
     return ProgramInfo.new(tmp_path / "base")
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A directory in memory: thousands of databases are opened, and nobody needs them on a disk."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place, prefix="hyperflow-damage-") as directory:
+        yield Path(directory)

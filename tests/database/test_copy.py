@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hyperflow.database import place
-from hyperflow.database.entries import SCHEMA_VERSION
+from hyperflow.database.place import LAYOUT_VERSION
 from hyperflow.database.store import copy_database, open_database
 from hyperflow.errors import ConfigurationError, DatabaseError
 from hyperflow.program import ProgramInfo
@@ -116,7 +116,7 @@ async def test_refused_sources(tmp_path: Path) -> None:
     async with open_database(tmp_path / "newer", "p"):
         pass
     with closing(sqlite3.connect(tmp_path / "newer")) as connection:
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        connection.execute(f"PRAGMA user_version = {LAYOUT_VERSION + 1}")
     with pytest.raises(DatabaseError, match="newer version"):
         copy_database(tmp_path / "newer", tmp_path / "copy")
     async with open_database(tmp_path / "damaged", "p") as store:

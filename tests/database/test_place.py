@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hyperflow.database import place
-from hyperflow.database.entries import SCHEMA_VERSION
+from hyperflow.database.place import LAYOUT_VERSION
 from hyperflow.database.store import open_database
 from hyperflow.errors import ConfigurationError, DatabaseError
 
@@ -123,7 +123,7 @@ async def test_newer_version(tmp_path: Path) -> None:
     async with open_database(path, "test"):
         pass
     connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    connection.execute(f"PRAGMA user_version = {LAYOUT_VERSION + 1}")
     connection.close()
 
     await refused(path, DatabaseError, "newer version of hyperflow")

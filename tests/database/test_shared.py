@@ -25,6 +25,7 @@ from hyperflow.flow import Job
 from hyperflow.program import ProgramInfo
 from hyperflow.remote import remote_eval
 from tests import helpers
+from tests.database import damage
 from tests.database.conftest import running
 from tests.postgres import Server
 
@@ -278,8 +279,158 @@ async def test_a_server_that_stays_away(postgres: Server, server_url: str, monke
     assert [row[1] for row in on_server(postgres)] == ["a", "b"]
 
 
-async def test_no_such_server_or_database(postgres: Server, tmp_path: Path) -> None:
-    """Both are told before any work starts, with what to type."""
+STOPPED = ["idle", "copying"]
+
+
+@pytest.mark.parametrize("moment", STOPPED)
+async def test_a_backend_that_hangs(postgres: Server, server_url: str, moment: str) -> None:
+    """It is given up after a while, and another one goes on; what it had comes once, also when it wakes up later."""
+    async with asyncio.timeout(40), open_database(server_url, "p", 4.0) as store:
+        await store.insert("m", "k", "old")
+        (backend,) = postgres.backends("test")
+        inserts = []
+        if moment == "copying":
+            inserts = [asyncio.ensure_future(store.insert("m", str(n), "x" * 1_000_000)) for n in range(60)]
+            await asyncio.sleep(0)
+        with damage.stopped(backend):
+            await store.insert("m", "k", "new")
+            assert await store.lookup("m", "k") == "new"
+            await asyncio.gather(*inserts)
+        await helpers.wait_until(lambda: not helpers.alive(backend), 20, "the one that woke up ends")
+        assert await store.lookup("m", "k") == "new"
+
+    assert sorted(row[2] for row in on_server(postgres) if row[1] == "k") == ["new", "old"]
+    assert len(on_server(postgres)) == 2 + len(inserts)
+
+
+@pytest.mark.parametrize("how", ["insert", "lookup", "lookup_all"])
+async def test_a_server_that_hangs(postgres: Server, server_url: str, how: str) -> None:
+    """When all of it is silent, calls and closing end with an error that names it, all of them in the time of one."""
+    arguments = {"insert": ("m", "k", "1"), "lookup": ("m", "k"), "lookup_all": ("m",)}[how]
+    with pytest.raises(DatabaseError) as caught:
+        async with asyncio.timeout(25), open_database(server_url, "p", 2.0) as store:
+            pids = [*postgres.backends("test"), postgres.pid]
+            with damage.stopped(*pids):
+                calls = [getattr(store, how)(*arguments) for _ in range(20)]
+                found = await asyncio.gather(*calls, return_exceptions=True)
+                assert {type(each) for each in found} == {DatabaseError}
+                assert server_url in str(found[-1])
+                await store.close()
+                raise found[0]
+    assert server_url in str(caught.value)
+    assert "silent" in str(caught.value) or "timeout" in str(caught.value)
+
+
+async def test_cancelling_while_the_server_hangs(postgres: Server, server_url: str) -> None:
+    """One cancel is enough: closing is bounded."""
+
+    async def use() -> None:
+        async with open_database(server_url, "p", 2.0) as store:
+            started.set_result([*postgres.backends("test"), postgres.pid])
+            await go_on.wait()
+            await store.insert("m", "k", "1")
+
+    started: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+    go_on = asyncio.Event()
+    task = asyncio.create_task(use())
+    with damage.stopped(*await started):
+        go_on.set()
+        await asyncio.sleep(0)
+        task.cancel()
+        async with asyncio.timeout(20):
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+
+async def test_a_server_that_is_away_at_the_start(postgres: Server, server_url: str) -> None:
+    """It is waited for, as during the run."""
+    postgres.stop()
+    try:
+        opening = asyncio.create_task(use_once(server_url, 30.0))
+        await asyncio.sleep(0.2)
+        assert not opening.done()
+    finally:
+        postgres.start()
+    assert await opening == "1"
+
+
+async def test_waiting_for_a_server_can_be_interrupted(tmp_path: Path) -> None:
+    """A cancel ends it at once, long before the time is up."""
+    url = f"postgresql://anna@{quote(str(tmp_path), safe='')}/nowhere"
+    opening = asyncio.create_task(use_once(url, 600.0))
+    await asyncio.sleep(0.05)
+    opening.cancel()
+    async with asyncio.timeout(10):
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+
+async def use_once(url: str, patience: float) -> str | None:
+    """Open a database, and record and read something."""
+    async with open_database(url, "p", patience) as store:
+        await store.insert("m", "k", "1")
+        return await store.lookup("m", "k")
+
+
+SET_BACK = "SELECT setval(pg_get_serial_sequence('hyperflow_entries', 'id'), 1, false)"
+
+
+@pytest.mark.parametrize("when", ["opened", "connected again"])
+async def test_a_sequence_that_was_set_back(postgres: Server, server_url: str, when: str) -> None:
+    """It is mended by who may, so that what is recorded is the newest."""
+    async with open_database(server_url, "p") as store:
+        for n in range(20):
+            await store.insert("m" if n % 2 else "n", "k", str(n))
+        if when == "connected again":
+            postgres.admin(SET_BACK, database="test")
+            for backend in postgres.backends("test"):
+                postgres.admin("SELECT pg_terminate_backend(%s)", backend)
+            await store.insert("m", "k", "newest")
+            assert await store.lookup("m", "k") == "newest"
+    if when == "opened":
+        postgres.admin(SET_BACK, database="test")
+        async with open_database(server_url, "q") as store:
+            await store.insert("m", "k", "newest")
+            assert await store.lookup("m", "k") == "newest"
+            assert await store.lookup("n", "k") == "18"
+
+
+async def test_a_sequence_that_another_has_to_mend(postgres: Server, server_url: str) -> None:
+    """Who may only insert is refused, and told what to type; that mends it."""
+    stranger = postgres.url("test", "stranger")
+    async with open_database(server_url, "p") as store:
+        for n in range(20):
+            await store.insert("m", "k", str(n))
+    postgres.admin("CREATE ROLE stranger LOGIN")
+    postgres.admin("GRANT SELECT, INSERT ON hyperflow_entries, hyperflow_layout TO stranger", database="test")
+    postgres.admin(SET_BACK, database="test")
+    try:
+        with pytest.raises(DatabaseError, match=r"older results would count as newer.*SELECT setval") as caught:
+            async with open_database(stranger, "p"):
+                pass
+        postgres.admin(str(caught.value).partition("psql: ")[2], database="test")
+        async with open_database(stranger, "p") as store:
+            await store.insert("m", "k", "newest")
+            assert await store.lookup("m", "k") == "newest"
+    finally:
+        postgres.admin("DROP OWNED BY stranger", database="test")
+        postgres.admin("DROP ROLE stranger")
+
+
+async def test_a_server_without_what_was_acknowledged(postgres: Server, server_url: str) -> None:
+    """After a failover to a server that does not have the last entries, nobody goes on as if they were there."""
+    async with open_database(server_url, "p") as store:
+        await store.insert("m", "k", "1")
+        postgres.admin("DELETE FROM hyperflow_entries", database="test")
+        for backend in postgres.backends("test"):
+            postgres.admin("SELECT pg_terminate_backend(%s)", backend)
+        with pytest.raises(DatabaseError, match="is not there any more"):
+            await store.lookup("m", "k")
+
+
+async def test_no_such_server_or_database(postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are told before any work starts, with what to type; a server that is not there is waited for."""
+    monkeypatch.setattr(servers, "RETRY_SECONDS", 0.2)
     with pytest.raises(DatabaseError, match=r"cannot connect to .*nowhere.*No such file"):
         async with open_database(f"postgresql://anna@{quote(str(tmp_path), safe='')}/nowhere", "p"):
             pass

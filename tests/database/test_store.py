@@ -2,10 +2,11 @@
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hyperflow.database import place
 from hyperflow.database.file import DatabaseFile
 from hyperflow.database.store import DamagedEntry, Store, open_database
 from hyperflow.errors import DatabaseError
+from tests.database import damage
 
 
 def on_disk(path: Path) -> list[tuple[str, str, str, str]]:
@@ -228,6 +230,100 @@ async def test_a_forked_process_is_told(tmp_path: Path) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("failure", [ValueError("out of order"), MemoryError(), SystemExit(3)])
+async def test_a_thread_that_ends_by_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: BaseException
+) -> None:
+    """All who wait, and all who come later, get an error that names the cause; closing works."""
+
+    def fail(held: object) -> None:
+        busy.wait(10)
+        raise failure
+
+    busy = threading.Event()
+    monkeypatch.setattr(DatabaseFile, "tidy", fail)
+    async with asyncio.timeout(20), open_database(tmp_path / "db", "p") as store:
+        await store.insert("m", "k", "1")
+        waiting = [
+            store.insert("m", "l", "1"),
+            store.lookup("m", "k"),
+            store.lookup_all("m"),
+            store.insert("m", "n", "1"),
+        ]
+        tasks = [asyncio.ensure_future(each) for each in waiting]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        busy.set()
+        for error in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(error, DatabaseError)
+            assert f"has ended: {type(failure).__name__}" in str(error)
+            assert str(tmp_path / "db") in str(error)
+        for late in (store.insert("m", "o", "1"), store.lookup("other", "k"), store.lookup_all("m")):
+            with pytest.raises(DatabaseError, match="has ended"):
+                await late
+
+    assert "has ended" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["db"]
+    assert on_disk(tmp_path / "db") == [("m", "k", "1", "p")]
+
+
+@pytest.mark.parametrize("wal", [True, False])
+@pytest.mark.parametrize("how", [damage.remove, damage.replace])
+async def test_a_file_that_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Callable[[Path], None], wal: bool
+) -> None:
+    """The next insert says so, and nothing is believed safe from then on; what was recorded is saved beside it."""
+    monkeypatch.setattr(place, "is_local", lambda path: wal)
+    async with open_database(tmp_path / "db", "p") as store:
+        await store.insert("m", "a", "1")
+        how(tmp_path / "db")
+        for _ in range(2):
+            with pytest.raises(DatabaseError, match=r"db was removed, replaced or moved.*saved in") as caught:
+                await store.insert("m", "b", "2")
+        assert await store.lookup("m", "a") == "1"
+
+    assert not (tmp_path / "db-wal").exists()
+    saved = tmp_path / str(caught.value).partition("saved in ")[2].partition(". ")[0]
+    async with open_database(saved, "q") as store:
+        assert await store.lookup("m", "a") == "1"
+
+
+async def test_a_log_that_is_removed(tmp_path: Path) -> None:
+    """What was recorded goes into the file; nothing more is accepted."""
+    async with open_database(tmp_path / "db", "p") as store:
+        await store.insert("m", "a", "1")
+        damage.remove(tmp_path / "db-wal")
+        with pytest.raises(DatabaseError, match=r"write-ahead log .*db-wal was removed.*is in the file itself"):
+            await store.insert("m", "b", "2")
+
+    async with open_database(tmp_path / "db", "q") as store:
+        assert await store.lookup("m", "a") == "1"
+
+
+async def test_a_file_that_is_removed_after_the_last_insert(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Closing says so, or logs it if the program has another error."""
+    with pytest.raises(DatabaseError, match=r"was removed.*saved in"):
+        async with open_database(tmp_path / "db", "p") as store:
+            await store.insert("m", "a", "1")
+            damage.remove(tmp_path / "db")
+    with pytest.raises(ZeroDivisionError):
+        async with open_database(tmp_path / "db", "p") as store:
+            damage.remove(tmp_path / "db")
+            raise ZeroDivisionError
+    assert "was removed" in caplog.text
+
+
+async def test_a_directory_that_is_removed(tmp_path: Path) -> None:
+    """An error, and no wait."""
+    (tmp_path / "run").mkdir()
+    with pytest.raises(DatabaseError, match=r"was removed.*could not be saved"):
+        async with open_database(tmp_path / "run" / "db", "p") as store:
+            await store.insert("m", "a", "1")
+            shutil.rmtree(tmp_path / "run")
+            await store.insert("m", "b", "1")
+
+
 def database_threads() -> list[threading.Thread]:
     """Return the threads of open stores."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("hyperflow-database")]
@@ -329,7 +425,7 @@ async def test_a_file_that_was_cut(tmp_path: Path) -> None:
     size = (tmp_path / "db").stat().st_size
     os.truncate(tmp_path / "db", size // 2)
 
-    with pytest.raises(DatabaseError, match=r"db: .*\.recover"):
+    with pytest.raises(DatabaseError, match=r"db.*hyperflow repair .*db"):
         async with open_database(tmp_path / "db", "p") as store:
             await store.lookup_all("m")
 
