@@ -316,7 +316,8 @@ class JobDriver:
         options = SbatchOptions(**self.record.options)
         name = calls.function_name(self.record.identity)
         try:
-            batch_id = await self._shared.batch.submit_order(Order(self.directory, number, token, name, options))
+            order = Order(self.directory, self._shared.program_id, number, token, name, options)
+            batch_id = await self._shared.batch.submit_order(order)
         except (SlurmError, ConfigurationError) as error:
             said = str(error)
             self._fail(Cause(Kind.REFUSED, f"it could not be submitted: {refusal.gist(said)}", said))

@@ -132,8 +132,9 @@ class SlurmClient:
         with contextlib.suppress(asyncio.CancelledError):
             await self._looking
 
-    async def submit(self, script: Path, token: str) -> int:
-        """Submit a script that carries a token, and return the job's id.
+    async def submit(self, script: Path, token: str, text: str | None = None) -> int:
+        """Submit a script that carries a token, and return the job's id. With `text`, that is what sbatch gets, on its
+        standard input; the path is then only for messages.
 
         Waits while Slurm is away or a limit on submitted jobs is reached. Cancelling kills sbatch; `find()` then tells
         whether there is a job.
@@ -147,7 +148,7 @@ class SlurmClient:
         while True:
             said, verdict = "", "temporary"
             try:
-                answer = await self._commands.run(*_sbatch(script), timeout=self.pace.timeout)
+                answer = await self._commands.run(*_sbatch(script, text), timeout=self.pace.timeout, text=text)
             except SlurmAway as away:
                 said = str(away)
             else:
@@ -382,8 +383,9 @@ class _Retry:
         self._next = min(2 * self._next, self._pace.last_retry)
 
 
-def _sbatch(script: Path) -> tuple[str, ...]:
-    return "sbatch", "--parsable", str(script.absolute())  # sbatch would look for a bare name in PATH
+def _sbatch(script: Path, text: str | None) -> tuple[str, ...]:
+    named = () if text is not None else (str(script.absolute()),)  # sbatch would look for a bare name in PATH
+    return "sbatch", "--parsable", *named
 
 
 def _refused(script: Path, said: str) -> SlurmError:
