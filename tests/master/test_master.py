@@ -737,3 +737,75 @@ async def test_run_directory_swapped_under_the_master(tmp_path: Path) -> None:
         slurm.tell(1, BatchState("ended", "COMPLETED"))
         assert await waiting == 2
         assert (tmp_path / "away" / "jobs" / "1" / "result.1.0").exists()
+
+
+async def test_late_result_of_a_held_job_counts(tmp_path: Path) -> None:
+    """Slurm forgets a job, which is held; when its result comes after all, it is taken, and the flow goes on."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        slurm.tell(1, BatchState("gone"))
+        await until(env, State.HELD)
+        write_result(slurm.jobs[1].order.directory, Epoch(1))
+        async with asyncio.timeout(10):
+            assert await waiting == 2
+        assert state_of(env) is State.DONE
+        assert len(slurm.jobs) == 1
+
+
+async def test_late_result_since_the_last_master(tmp_path: Path) -> None:
+    """A result that has come while no master ran is taken by the next one; a late error changes nothing."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))):
+        await until(env, State.QUEUED)
+        slurm.tell(1, BatchState("gone"))
+        await until(env, State.HELD)
+        await env.master.leave(cancel_jobs=False)
+    write_result(slurm.jobs[1].order.directory, Epoch(1))
+    async with open_fake(tmp_path, slurm, resume=True), asyncio.timeout(10):
+        assert await hf.remote_eval_job(double(1)) == 2
+
+
+async def test_late_result_at_a_retry(tmp_path: Path) -> None:
+    """Retrying a job whose result has come meanwhile takes the result, and computes nothing again."""
+    slurm = FakeSlurm(run_at_once=False)
+    timeouts = attrs.evolve(QUICK, look=1000.0)
+    async with open_fake(tmp_path, slurm, timeouts=timeouts) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        slurm.tell(1, BatchState("gone"))
+        await until(env, State.HELD)
+        write_result(slurm.jobs[1].order.directory, Epoch(1))
+        await env.master.retry([1])
+        assert await waiting == 2
+        assert len(slurm.jobs) == 1
+
+
+async def test_forgotten_job_is_cancelled_before_the_next_attempt(tmp_path: Path) -> None:
+    """A job that Slurm has forgotten, and may run, is cancelled before it is submitted again."""
+    slurm, fate = FakeSlurm(run_at_once=False), Fate()
+    options = {"fate": fate, "on_error": hf.Resubmit(1)}
+    async with open_fake(tmp_path, slurm, **options) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        slurm.tell(1, BatchState("gone"))
+        await wait_until(lambda: len(slurm.jobs) == 2, 5, "it is submitted again")
+        token = slurm.tokens[1]
+        assert fate.steps.index("scancel 1") < fate.steps.index(f"before sbatch {token}")
+        slurm.run(2)
+        assert await waiting == 2
+
+
+async def test_forgotten_job_that_gives_signs_of_life(tmp_path: Path) -> None:
+    """Slurm has forgotten a job whose own file is renewed all the time: it is waited for, and its result counts."""
+    slurm = FakeSlurm(run_at_once=False)
+    timeouts = attrs.evolve(QUICK, grace=0.3)
+    async with open_fake(tmp_path, slurm, timeouts=timeouts) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        directory = slurm.jobs[1].order.directory
+        slurm.tell(1, BatchState("gone"))
+        for beat in range(100):
+            text = json.dumps({"attempt": 1, "restarts": 0, "batch_id": 1, "time": beat})
+            checked_files.write_file(directory.status, text.encode())
+            await asyncio.sleep(0.01)
+        assert state_of(env) is State.ENDED
+        write_result(directory, Epoch(1))
+        assert await waiting == 2
