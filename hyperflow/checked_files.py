@@ -71,7 +71,7 @@ def read_checked(path: Place, kind: str, expected: Mapping[str, Any] | None = No
     try:
         if not data.startswith(MAGIC) or end < 0:
             raise ValueError("it does not begin as it should")
-        header = json.loads(data[len(MAGIC) : end])
+        header = files.from_json(data[len(MAGIC) : end])
         payload = data[end + 1 :]
         digest = header.pop("digest")
         if header["kind"] != kind:

@@ -140,7 +140,7 @@ class RunVar(Generic[T]):
         except (OSError, UnicodeDecodeError) as error:
             raise self._unreadable(str(error)) from error
         try:
-            json.loads(text)
+            files.from_json(text)
             value: T = self._codec.decode(untagged.Text(text.strip()))
         except ValueError as error:
             raise self._unreadable(f"it is no JSON, or cut: {error}") from error

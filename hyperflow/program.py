@@ -23,7 +23,7 @@ from pathlib import Path
 
 import attrs
 
-from hyperflow import private
+from hyperflow import private, saying
 from hyperflow.errors import ConfigurationError
 
 
@@ -148,6 +148,8 @@ class ProgramInfo:
 
     @classmethod
     def _under(cls, home: Path, program_id: str, database: Path | str | None = None) -> ProgramInfo:
+        if reason := saying.unfit_name(str(home)):
+            raise ConfigurationError(f"{str(home)!r} cannot be a program's directory: {reason}; choose another place")
         program = cls(program_id, database or home / "results.sqlite", home / "log", home / "data")
         for directory in (home, program.log_dir, program.data_dir):
             _make_private(directory)

@@ -50,3 +50,10 @@ def _text(show: Callable[[Any], str], value: object, limit: int, otherwise: str)
     except BaseException:  # noqa: BLE001 (see above)
         return otherwise
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def unfit_name(name: str) -> str:
+    """Say why a text cannot be a name; "" if it can. Names stand in lines of lists, logs, scripts and paths."""
+    if name.isprintable() and "\\" not in name:
+        return ""
+    return "a name has no line break, no control character and no backslash"

@@ -19,12 +19,19 @@ from typing import Annotated, Any, ParamSpec, TypeAlias
 
 from cyclopts import App, Parameter
 from rich.console import Console
-from rich.text import Text
 
 from hyperflow.cli import runs
 from hyperflow.cli.runs import BASE_DIR, Run
 from hyperflow.console.options import Resources
-from hyperflow.console.table import counts_in_words, held_in_words, jobs_table, plain_table, print_table, resume_command
+from hyperflow.console.table import (
+    counts_in_words,
+    held_in_words,
+    jobs_table,
+    one_line,
+    print_lines,
+    print_table,
+    resume_command,
+)
 from hyperflow.control.client import MasterElsewhere, NoMaster, Refused, Silent, contact, owner
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.master.view import FORMAT, job_from_json, job_to_json
@@ -33,6 +40,9 @@ P = ParamSpec("P")
 
 REFUSED = 1
 NO_MASTER = 3
+
+SHOWN_RUNS = 50
+"""So many runs are shown by themselves: a base directory may hold many thousands."""
 
 NO_RESOURCES = Resources()
 
@@ -182,20 +192,26 @@ def resume(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR) -> int:
         raise ConfigurationError(f"cannot start it: {error}") from None
 
 
-def runs_(*, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
-    """Show all runs, the newest last."""
-    rows = [_described(run) for run in runs.all_runs(base_dir)]
+def runs_(
+    *,
+    every: Annotated[bool, _every(f"All runs; else the newest {SHOWN_RUNS}.")] = False,
+    base_dir: BaseDir = BASE_DIR,
+    as_json: Json = False,
+) -> int:
+    """Show the runs, the newest last; with --json all of them."""
+    found, left = runs.newest_runs(base_dir, None if every or as_json else SHOWN_RUNS)
+    rows = [_described(run) for run in found]
     if as_json:
         return _print_json(base_dir=str(base_dir.absolute()), runs=rows)
     if not rows:
         raise runs.none_in(base_dir)
-    table = plain_table()
-    for heading in ("run", "master", "jobs", "program"):
-        table.add_column(heading, no_wrap=True)
+    lines = [("run", "master", "jobs", "program")]
     for row in rows:
         master = f"{row['pid']} on {row['host']}" if row["host"] else "none"
-        table.add_row(*map(Text, (row["program"], master, row["jobs"], shlex.join(row["command"]))))
-    print_table(table, sys.stdout)
+        lines.append((row["program"], master, row["jobs"], one_line(shlex.join(row["command"]))))
+    print_lines(lines, sys.stdout)
+    if left:
+        print(f"and {left} earlier ones: hyperflow runs --all")
     return 0
 
 
@@ -270,5 +286,5 @@ def _described(run: Run) -> dict[str, Any]:
         "local": run.local,
         "created": run.about.get("created"),
         "command": run.command,
-        "jobs": counts_in_words(job.state for job in run.jobs()),
+        "jobs": counts_in_words(run.states()),
     }

@@ -22,7 +22,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 import attrs
 
-from hyperflow import environment
+from hyperflow import environment, saying
 from hyperflow import flow as flows
 from hyperflow.database import keys, records, single_flight
 from hyperflow.database.hints import show
@@ -293,6 +293,8 @@ def _check_arguments(name: object, version: object) -> None:
         raise MisuseError("memoize needs a name for the results: @hyperflow.memoize('name', version=1)")
     if not isinstance(version, int | str) or isinstance(version, bool):
         raise ConfigurationError(f"memoize(version={version!r}): an int or str is needed")
+    if reason := saying.unfit_name(name) or saying.unfit_name(str(version)):
+        raise MisuseError(f"memoize({name!r}, version={version!r}): {reason}")
 
 
 def _check_kind(fn: Any, shown: str, where: str) -> None:

@@ -259,7 +259,7 @@ class JobDirectory:
         path = self.path / "job.json"
         try:
             with self._opened() as (here, _):
-                data = json.loads(checked_files.read_private(here / "job.json"))
+                data = files.from_json(checked_files.read_private(here / "job.json"))
             if data.pop("format") != FORMAT:
                 raise ValueError("it was written by a newer version of hyperflow")
             if self.path.name.isdigit() and data["number"] != self.number:
@@ -270,15 +270,15 @@ class JobDirectory:
             return Record(**data)
         except ConfigurationError as error:
             raise Damaged(str(error)) from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Damaged(f"{path} is damaged: {error}") from error
 
 
 def _read_json(path: checked_files.Place) -> dict[str, Any] | None:
     """Return what a small file holds; None if it is not there, or not (yet) whole."""
     try:
-        found = json.loads(checked_files.read_private(path))
-    except (OSError, ValueError, RecursionError, Damaged):
+        found = files.from_json(checked_files.read_private(path))
+    except (OSError, ValueError, Damaged):
         return None
     return found if isinstance(found, dict) else None
 
@@ -362,17 +362,18 @@ class RunDirectory:
 
     def jobs(self) -> list[JobDirectory]:
         """Return the directories of its jobs, by number."""
-        return [JobDirectory(one.path, self.held) for one in job_directories(self.home)]
+        return job_directories(self.home, self.held)
 
     def close(self) -> None:
         self.lock.release()
         self.held.close()
 
 
-def job_directories(home: Path) -> list[JobDirectory]:
+def job_directories(home: Path, held: HeldRun | None = None) -> list[JobDirectory]:
     """Return the directories of a run's jobs, by number; raises OSError if there is no such run."""
-    names = (name for name in os.listdir(home / "jobs") if name.isdecimal())
-    return [JobDirectory(home / "jobs" / name) for name in sorted(names, key=int)]
+    there = os.listdir(home / "jobs") if held is None else held.jobs.names()
+    jobs = home / "jobs"
+    return [JobDirectory(jobs / name, held) for name in sorted(filter(str.isdecimal, there), key=int)]
 
 
 def take_lock(home: Path, program_id: str) -> Ownership:

@@ -135,7 +135,7 @@ def run(path: Path, program_id: str, attempt: int, place: Place) -> int:
 
 
 def _run_held(directory: JobDirectory, held: HeldRun, attempt: int, place: Place) -> int:
-    about = json.loads(checked_files.read_private(held.home / "program.json"))
+    about = files.from_json(checked_files.read_private(held.home / "program.json"))
     _be_like_the_master(about, place)
     epoch = Epoch(attempt, place.restarts)
     task = Task(directory, directory.read_record(), epoch, place, about)
