@@ -102,7 +102,7 @@ class Link:
             self.write([messages.framed(self._setup(program_id, preload, offer))])
             kind, body = await self._next(None)  # imports take what they take
             if kind == Kind.FAILED:
-                raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode()}")
+                raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode(errors='replace')}")
             self._shares_memory = messages.read(Ready, body).shares_memory
             self._inbox = None
         except BaseException:
