@@ -228,8 +228,10 @@ async def open_slurm_job(
         yield env
 
 
-def _transport(node: str, granted: allocation.Allocation, settings: Settings) -> Transport:
-    from hyperflow.transports.process import FirstOf, Local, Srun  # noqa: PLC0415 (see above)
+def _transport(
+    node: str, granted: allocation.Allocation, settings: Settings
+) -> Transport | tuple[Transport, ...]:
+    from hyperflow.transports.process import Local, Srun  # noqa: PLC0415 (see above)
 
     if node == granted.here:
         return Local(node)
@@ -237,7 +239,7 @@ def _transport(node: str, granted: allocation.Allocation, settings: Settings) ->
 
     choices: dict[str, Transport] = {"ssh": Ssh(node, settings), "srun": Srun(node, settings.prologue)}
     if settings.transport == "auto":
-        return FirstOf(tuple(choices.values()))
+        return tuple(choices.values())
     return choices[settings.transport]
 
 

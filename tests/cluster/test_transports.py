@@ -310,3 +310,44 @@ def test_a_node_without_sshd(cluster: Cluster) -> None:
     assert error.startswith("LauncherError: 1 of 3 nodes could be started, and min_nodes is 2")
     assert "cannot reach node2" in error
     assert "cannot reach node3" in error
+
+
+CHATTER = "(for i in $(seq 3000); do echo noise of a start-up file; sleep 0.01; done) &\n"
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_start_up_file_that_goes_on_in_the_background(cluster: Cluster, own: bool) -> None:
+    """What a start-up file has put into the background may print all the time: the launcher has its own stream."""
+    (cluster.home / ".bashrc").write_text(f"[ -n \"$SSH_CONNECTION\" ] && {CHATTER if own else 'true'}\n")
+
+    run = submit(cluster, transport="ssh")
+    result = run.result()
+
+    assert result["right"]
+    assert set(result["nodes"]) == set(NODES)
+    assert run.statistics()["nodes_lost"] == 0
+
+
+def test_ssh_that_cannot_run_the_launcher(cluster: Cluster) -> None:
+    """Where ssh logs in, and something else is run than the launcher, srun is tried before the node is given up."""
+    (cluster.home / ".bashrc").write_text('[ -n "$SSH_CONNECTION" ] && { echo only for transfers; exit 1; }\n')
+
+    run = submit(cluster)
+    result = run.result()
+
+    assert set(result["nodes"]) == set(NODES)
+    said = [told.value[2] for told in run.logged("ssh does not work")]
+    assert len(said) == 2
+    assert all("only for transfers" in each for each in said)
+
+
+def test_no_way_works(cluster: Cluster) -> None:
+    """Where neither way works, the reasons of both are told."""
+    (cluster.home / ".bashrc").write_text('[ -n "$SSH_CONNECTION" ] && { echo only for transfers; exit 1; }\n')
+
+    run = submit(cluster, before="srun() { return 1; }; mkdir -p $HOME/bad; printf '#!/bin/sh\\necho no steps here >&2; exit 1\\n' > $HOME/bad/srun; chmod +x $HOME/bad/srun; export PATH=$HOME/bad:$PATH")
+    run.wait("end")
+    told = [each.value for each in run.all("warning") if "going on without" in each.value]
+
+    assert set(run.result()["nodes"]) == {"node1"}
+    assert all("only for transfers" in each and "no steps here" in each for each in told)
