@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
@@ -57,6 +57,10 @@ class NodePlan:
     @property
     def node(self) -> str:
         return self.transports[0].node
+
+
+async def _ended(task: asyncio.Task[Any]) -> None:
+    await asyncio.wait([task])
 
 
 def _name(transport: Transport) -> str:
@@ -186,6 +190,21 @@ class Fleet:
         self._on_nodes.node_up(link.node, cpus.ids)
         self._events.note("up", node=link.node, cpus=list(cpus.ids), pinned=cpus.pinned)
         return f"{link.node}: {cpus.remark}" if cpus.remark else None
+
+    def keep(self, names: Collection[str]) -> None:
+        """End what runs on nodes that are not among these: they are no longer ours."""
+        cause = "the allocation does not have it any more"
+        if not self.links.keys() & set(names):
+            return
+        for link in [link for node, link in self.links.items() if node not in names]:
+            link.give_up(cause)
+        for task, plan in list(self._late.items()):
+            if plan.node not in names:
+                del self._late[task]
+                task.cancel()
+                self._losing.append(self._loop.create_task(_ended(task)))
+                self._events.note("not started", node=plan.node, cause=cause)
+                self._on_nodes.node_failed(plan.node)
 
     def follow_path(self) -> None:
         """Tell all nodes where modules are, if the program has changed that."""
