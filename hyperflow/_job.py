@@ -239,9 +239,7 @@ async def open_slurm_job(
         yield env
 
 
-def _transport(
-    node: str, granted: allocation.Allocation, settings: Settings
-) -> Transport | tuple[Transport, ...]:
+def _transport(node: str, granted: allocation.Allocation, settings: Settings) -> Transport | tuple[Transport, ...]:
     from hyperflow.transports.process import Local, Srun  # noqa: PLC0415 (see above)
 
     if node == granted.here:

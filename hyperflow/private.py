@@ -218,6 +218,4 @@ def _not_private(path: Path, found: os.stat_result, reason: str) -> Configuratio
     advice = "use one of your own"
     if found.st_uid == os.geteuid():
         advice = f"if you know that nobody did, type: chmod go-w {shlex.quote(str(path))}"
-    return ConfigurationError(
-        f"{path} {reason}, and holds pickles, which can do anything when they are read; {advice}"
-    )
+    return ConfigurationError(f"{path} {reason}, and holds pickles, which can do anything when they are read; {advice}")

@@ -105,7 +105,13 @@ def test_somebody_elses(tmp_path: Path) -> None:
 def test_directories_are_private_whatever_the_umask(tmp_path: Path) -> None:
     """What a program makes, the base directory and what is above it included, is for the user alone."""
     program = hf.ProgramInfo.new(tmp_path / "deep" / "runs")
-    for path in (program.log_dir, program.data_dir, program.log_dir.parent, tmp_path / "deep" / "runs", tmp_path / "deep"):
+    for path in (
+        program.log_dir,
+        program.data_dir,
+        program.log_dir.parent,
+        tmp_path / "deep" / "runs",
+        tmp_path / "deep",
+    ):
         assert path.stat().st_mode & 0o777 == 0o700, path
 
 

@@ -240,6 +240,12 @@ def memoize(name: str, *, version: int | str = 1) -> Memoizer:
     result's type is that of the annotation; without one it is plain data. The options of `using` are not part of the
     key: when it runs, those of the first caller apply.
 
+    A key is computed once in a Job, even when many flows ask at the same time. Jobs of a Cluster that run at the same
+    time are not promised that. With SQLite files, each begins with what the program knew when the Job was submitted,
+    and two Jobs compute a key that both need, once each. On a PostgreSQL server a Job sees what others have recorded,
+    and only Jobs that ask at the same time compute it both. What must not run twice belongs into one Job, or under
+    `with_lock`, with its result in a file or on a server.
+
     A recorded call costs some microseconds. One that runs costs its evaluation and an fsync, which it shares with
     those that end at the same time. Cancelling a call cancels the computation if nobody else waits for it.
 

@@ -45,7 +45,7 @@ QUEUED = BatchState("pending", "PENDING", reason="CPUs")
 
 @attrs.frozen
 class Order:
-    """One submission of a job; `run` is the program's id, `token` its idempotency key, `name` what lists of jobs show."""
+    """One submission of a job: `run` is the program's id, `token` its idempotency key, `name` what lists show."""
 
     directory: JobDirectory
     run: str

@@ -195,7 +195,9 @@ def read_accounting(text: str) -> dict[int, Listed]:
     return found
 
 
-_RECORD = re.compile(r" JobState=([A-Z_]+)\S* Reason=(.*?) Dependency=\S+ Requeue=\d+ Restarts=(\d+) .*? ExitCode=(\S+) ")
+_RECORD = re.compile(
+    r" JobState=([A-Z_]+)\S* Reason=(.*?) Dependency=\S+ Requeue=\d+ Restarts=(\d+) .*? ExitCode=(\S+) "
+)
 _RECORD_NODES = re.compile(r" NodeList=(\S+) ")
 
 

@@ -318,7 +318,7 @@ CHATTER = "(for i in $(seq 3000); do echo noise of a start-up file; sleep 0.01; 
 @pytest.mark.parametrize("own", [True, False])
 def test_start_up_file_that_goes_on_in_the_background(cluster: Cluster, own: bool) -> None:
     """What a start-up file has put into the background may print all the time: the launcher has its own stream."""
-    (cluster.home / ".bashrc").write_text(f"[ -n \"$SSH_CONNECTION\" ] && {CHATTER if own else 'true'}\n")
+    (cluster.home / ".bashrc").write_text(f'[ -n "$SSH_CONNECTION" ] && {CHATTER if own else "true"}\n')
 
     run = submit(cluster, transport="ssh")
     result = run.result()
@@ -345,7 +345,11 @@ def test_no_way_works(cluster: Cluster) -> None:
     """Where neither way works, the reasons of both are told."""
     (cluster.home / ".bashrc").write_text('[ -n "$SSH_CONNECTION" ] && { echo only for transfers; exit 1; }\n')
 
-    run = submit(cluster, before="srun() { return 1; }; mkdir -p $HOME/bad; printf '#!/bin/sh\\necho no steps here >&2; exit 1\\n' > $HOME/bad/srun; chmod +x $HOME/bad/srun; export PATH=$HOME/bad:$PATH")
+    bad = cluster.home / "bad"
+    bad.mkdir()
+    (bad / "srun").write_text("#!/bin/sh\necho no steps here >&2\nexit 1\n")
+    (bad / "srun").chmod(0o755)
+    run = submit(cluster, before=f"export PATH={bad}:$PATH")
     run.wait("end")
     told = [each.value for each in run.all("warning") if "going on without" in each.value]
 

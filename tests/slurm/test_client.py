@@ -541,7 +541,7 @@ def stubs(directory: Path, **commands: str) -> dict[str, str]:
 
 @pytest.mark.process
 async def test_script_is_handed_over_as_it_is(tmp_path: Path) -> None:
-    """sbatch gets the text that was made, and not what somebody has put in the place of the file meanwhile."""
+    """Sbatch gets the text that was made, and not what somebody has put in the place of the file meanwhile."""
     (tmp_path / "script.sh").write_text("what somebody else wrote")
     environ = stubs(tmp_path, sbatch=f'echo "$@" > {tmp_path}/words; cat > {tmp_path}/got; echo 7')
     async with SlurmClient(QUICK, environ) as client:
