@@ -36,6 +36,7 @@ from hyperflow.errors import DatabaseError as DatabaseError
 from hyperflow.errors import Deadlock as Deadlock
 from hyperflow.errors import EvaluationExited as EvaluationExited
 from hyperflow.errors import FlowNeverAwaited as FlowNeverAwaited
+from hyperflow.errors import FunctionChanged as FunctionChanged
 from hyperflow.errors import HyperflowError as HyperflowError
 from hyperflow.errors import ImpossibleRequest as ImpossibleRequest
 from hyperflow.errors import JobCancelled as JobCancelled
@@ -70,6 +71,7 @@ from hyperflow.locks import with_locks as with_locks
 from hyperflow.program import ProgramInfo as ProgramInfo
 from hyperflow.remote import remote_eval as remote_eval
 from hyperflow.remote import remote_map as remote_map
+from hyperflow.seeds import seed_sequence as seed_sequence
 from hyperflow.shipping.importable import register_pickle_by_value as register_pickle_by_value
 from hyperflow.shipping.importable import unregister_pickle_by_value as unregister_pickle_by_value
 from hyperflow.shipping.storing import put as put

@@ -25,6 +25,7 @@ from hyperflow.database.store import copy_database, open_database
 from hyperflow.environment import FailurePolicy, JobOptions, Options
 from hyperflow.errors import ConfigurationError, MisuseError
 from hyperflow.flow import Call, Cluster, Flow, Job, Step
+from hyperflow.head.streams import Streams
 from hyperflow.locking.manager import LockManager
 from hyperflow.master import lockfiles, rundir
 from hyperflow.master.batch import Batch, LocalBatch, SlurmBatch
@@ -130,22 +131,40 @@ def remote_eval_job(job: Flow[T]) -> Cluster[T]:
 
 @attrs.define(eq=False)
 class ClusterEvaluator:
-    """Plain `remote_eval` in a Cluster computation: each one is a Slurm job with one worker."""
+    """Plain `remote_eval` in a Cluster computation: refused; with `using(sbatch=...)`, a Slurm job with one worker."""
 
     _master: Master
+    _unasked: SbatchOptions | None = None
+    """The `sbatch` of the whole computation: where it is in force, nobody has asked for a job of this call's own."""
     cpus: int = 0
     locks: LockManager = attrs.field(factory=LockManager)
+    streams: Streams = attrs.field(factory=Streams)
 
     def statistics(self) -> ClusterStatistics:
         """Count the jobs by state."""
         return self._master.statistics()
 
     def submit(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Options,
+        stream: tuple[int, ...] | None = None,  # noqa: ARG002 (a job counts its own)
     ) -> asyncio.Future[Any]:
-        """Run a call as a Slurm job."""
+        """Run a call as a Slurm job; raises MisuseError if that is not asked for."""
         job_options = environment.current().job_options
-        wanted = (job_options.sbatch or SbatchOptions()).over(self._master.defaults)
+        if job_options.sbatch is None or job_options.sbatch is self._unasked:
+            call = RemoteEval(fn, args, kwargs)
+            raise MisuseError(
+                f"{call!r} in a Cluster computation would be a Slurm job of its own. Put it, and all evaluations that "
+                "belong together, into a job:\n"
+                "    @hyperflow.job\n"
+                f"    async def my_job(...): return await {call!r}\n"
+                "and write: await hyperflow.remote_eval_job(my_job(...)). If this one call is to be a Slurm job, "
+                f"write: await {call!r}.using(sbatch=hyperflow.SbatchOptions(time='1:00:00'))"
+            )
+        wanted = job_options.sbatch.over(self._master.defaults)
         one_worker = wanted.changed(nodes=1, ntasks_per_node=1, cpus_per_task=options.cpus)
         job: Job[Any] = Job(RemoteEval(fn, args, kwargs))
         running = _remote_eval_job(self._master, job, options, attrs.evolve(job_options, sbatch=one_worker))
@@ -192,9 +211,14 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         raise ConfigurationError("open_cluster(program, resume=...): one of the two")
     exclude_nodes = read_settings().exclude_nodes
     post = mailer(mail) if mail is not None else None
-    mine = rundir.find(resume, base_dir) if resume is not None else program or ProgramInfo.new(base_dir)
     limits = timeouts or Timeouts()
-    job_options = JobOptions(sbatch=sbatch, on_error=on_error)
+    if not local:
+        await SlurmBatch(limits.slurm).check(
+            patient=resume is not None or (program is not None and rundir.begun(program))
+        )
+    mine = rundir.find(resume, base_dir) if resume is not None else program or ProgramInfo.new(base_dir)
+    # A copy: where the program names the same options for one call, they are asked for.
+    job_options = JobOptions(sbatch=sbatch and attrs.evolve(sbatch), on_error=on_error)
     if max_jobs is not None and max_jobs < 1:
         raise ConfigurationError(f"max_jobs={max_jobs}: a whole number of at least 1 is needed, or None")
     async with AsyncExitStack() as stack:
@@ -210,7 +234,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
             Master(run, batch, database, defaults=job_options.sbatch, max_jobs=max_jobs, timeouts=limits, mailer=post)
         )
         await stack.enter_async_context(open_control(master))
-        evaluator = ClusterEvaluator(master)
+        evaluator = ClusterEvaluator(master, job_options.sbatch)
         stack.push_async_callback(evaluator.locks.close)
         env = ClusterEnv(Options(), evaluator, database, mine, master, job_options=job_options)
         lockfiles.share(env, run.home, lockfiles.Holder.this_process())

@@ -26,7 +26,7 @@ from hyperflow import flow as flows
 from hyperflow.config import Settings, check_cpus, read_settings
 from hyperflow.environment import Environment, Options
 from hyperflow.errors import AllocationEnding, ConfigurationError, MisuseError
-from hyperflow.flow import Call, Flow, Job
+from hyperflow.flow import Call, Flow, Job, MakesFlows
 from hyperflow.program import ProgramInfo
 from hyperflow.shipping import captures, rebuild
 
@@ -43,7 +43,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class JobFunction:
+class JobFunction(MakesFlows):
     """An async function under `@job`: calling it returns a Job and runs nothing."""
 
     level = "job"

@@ -57,35 +57,51 @@ class ItemError:
 
 
 def apply_to_all(
-    fn: Callable[[Any], Any], items: list[Any], returns: bool = False
+    fn: Callable[[Any], Any], items: list[Any], returns: bool, stream: tuple[int, ...], first: int
 ) -> list[Any] | Coroutine[Any, Any, list[Any]]:
-    """On a worker: evaluate a chunk of remote_map; with `returns`, an ItemError takes the place of what is missing."""
+    """On a worker: evaluate a chunk of remote_map; with `returns`, an ItemError takes the place of what is missing.
+
+    `stream` and the item's place, of which `first` is that of the first one, say what random numbers it draws.
+    """
     results: list[Any] = []
-    while len(results) < len(items):
-        item = items[len(results)]
-        try:
-            result = fn(item)
-            if type(result) is types.CoroutineType:  # also of a lambda or an object that calls an async function
-                return _apply_to_rest(fn, items, results, result, returns)
-        except BaseException as error:  # noqa: BLE001 (what a user's function raises is raised again, or goes back)
-            result = _failed_item(fn, item, error, returns)
-        results.append(result)
+    place = [*stream, first]
+    token = environment.map_item.set(place)
+    try:
+        for item in items:
+            try:
+                result = fn(item)
+                if type(result) is types.CoroutineType:  # also of a lambda or an object that calls an async function
+                    return _apply_to_rest(fn, items, results, result, returns, place)
+            except BaseException as error:  # noqa: BLE001 (what a user's function raises is raised again, or goes back)
+                result = _failed_item(fn, item, error, returns)
+            results.append(result)
+            place[-1] += 1
+    finally:
+        environment.map_item.reset(token)
     return results
 
 
 async def _apply_to_rest(
-    fn: Callable[[Any], Awaitable[Any]], items: list[Any], results: list[Any], first: Awaitable[Any], returns: bool
+    fn: Callable[[Any], Awaitable[Any]],
+    items: list[Any],
+    results: list[Any],
+    waiting: Awaitable[Any] | None,
+    returns: bool,
+    place: list[int],
 ) -> list[Any]:
-    """Evaluate the rest of a chunk whose function turned out to be async; `first` is what it returned last."""
-    waiting: Awaitable[Any] | None = first
-    while len(results) < len(items):
-        item = items[len(results)]
-        try:
-            result = await (fn(item) if waiting is None else waiting)
-        except BaseException as error:  # noqa: BLE001 (what a user's function raises is raised again, or goes back)
-            result = _failed_item(fn, item, error, returns)
-        waiting = None
-        results.append(result)
+    """Evaluate the rest of a chunk whose function turned out to be async; `waiting` is what it returned last."""
+    token = environment.map_item.set(place)
+    try:
+        for item in items[len(results) :]:
+            try:
+                result = await (fn(item) if waiting is None else waiting)
+            except BaseException as error:  # noqa: BLE001 (what a user's function raises is raised again, or goes back)
+                result = _failed_item(fn, item, error, returns)
+            waiting = None
+            results.append(result)
+            place[-1] += 1
+    finally:
+        environment.map_item.reset(token)
     return results
 
 
@@ -134,6 +150,7 @@ class _Map:
         self.size = chunk_size or 1
         self.returns = errors == "return"
         self.env = environment.current()
+        self.stream = self.env.evaluator.streams.of_map(fn, self.env.options.seed)
         self.loop = asyncio.get_running_loop()
         self.results: dict[int, list[Any]] = {}  # of each part, by the index of its first item
         self.returned: list[Failed] = []
@@ -187,8 +204,8 @@ class _Map:
     def _submit(self, part: _Part) -> asyncio.Future[Any]:
         submit, options = self.env.evaluator.submit, self.env.options
         if len(part.items) == 1:
-            return submit(self.fn, (part.items[0],), {}, options)
-        return submit(apply_to_all, (self.fn, part.items, self.returns), {}, options)
+            return submit(self.fn, (part.items[0],), {}, options, (*self.stream, part.first))
+        return submit(apply_to_all, (self.fn, part.items, self.returns, self.stream, part.first), {}, options)
 
     def _take(self, future: asyncio.Future[Any]) -> BaseException | None:
         """Take what a part has ended with; return a failure that ends the map."""

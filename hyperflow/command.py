@@ -86,8 +86,8 @@ async def run_command(
 
     Cancelling sends SIGTERM to the program and all its descendants, and SIGKILL two seconds later.
     """
-    info = worker_info()
     words = _words(argv)
+    info = _info(words)
     with ExitStack() as stack:
         out, err = _outputs(stack, capture, stdout)
         source = _input(stack, stdin)
@@ -99,7 +99,7 @@ async def run_command(
                 words, stdin=source, stdout=out, stderr=err, cwd=cwd, env=variables
             )
         except OSError as error:
-            error.add_note(f"(run_command({words!r}) on {info.node}; PATH is {os.environ.get('PATH')})")
+            error.add_note(f"(run_command({words!r}) on {info.node}{_sought(words[0], error, cwd, variables)})")
             raise
         returncode, usage = await _wait(process)
         wall = time.monotonic() - began
@@ -122,6 +122,16 @@ async def run_command(
     return result
 
 
+def _info(words: list[str]) -> WorkerInfo:
+    try:
+        return worker_info()
+    except MisuseError:
+        raise MisuseError(
+            f"run_command({words!r}) belongs in a function that runs on a worker, whose CPUs the program then has; "
+            f"write: await hyperflow.remote_eval(hyperflow.run_command, {words!r})"
+        ) from None
+
+
 def _words(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
     if isinstance(argv, (str, bytes)):
         raise MisuseError(f"run_command takes a list of words, no shell: run_command({argv.split()!r})")
@@ -132,6 +142,13 @@ def _words(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
     if not words:
         raise MisuseError("run_command([]): the program's name is missing")
     return words
+
+
+def _sought(program: str, error: OSError, cwd: str | os.PathLike[str] | None, variables: Mapping[bytes, bytes]) -> str:
+    """Return where a program that could not be started was sought; what the error says itself is not repeated."""
+    where = os.fspath(cwd) if cwd is not None else os.getcwd()
+    said = f", in {where}" if str(error.filename) != where else ", which was to be its directory"
+    return said if "/" in program else f"{said}; PATH is {os.fsdecode(variables.get(b'PATH', b'empty'))}"
 
 
 def _outputs(stack: ExitStack, capture: bool, stdout: os.PathLike[str] | None) -> tuple[Any, Any]:

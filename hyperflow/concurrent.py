@@ -31,6 +31,12 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
+E = TypeVar("E")
+F = TypeVar("F")
+G = TypeVar("G")
+H = TypeVar("H")
+J = TypeVar("J")
+K = TypeVar("K")
 X = TypeVar("X")
 
 IN_FLIGHT = 1000
@@ -52,7 +58,6 @@ class _Group:
         self.where = where
         self.fn = fn
         self.returns = errors == "return"
-        self.maker = where if fn is None else f"the function of {where}"
         self.going = 0
         self.places: list[Any] = []  # a future for each x; where errors are returned, a Failed in its place
         self.failed: list[asyncio.Future[Any]] = []  # in the order in which they failed, if a failure ends the group
@@ -93,7 +98,6 @@ class _Group:
         """Start the flow of one x."""
         try:
             one = x if self.fn is None else made_by(self.fn, x, self.where)
-            flows.check(one, self.maker)
             future = one.start()
         except Exception as error:
             if not self.returns or not failures.may_return(error):
@@ -152,10 +156,12 @@ def _call_of(fn: Callable[[Any], Flow[Any]] | None, x: Any) -> str:
 def made_by(fn: Callable[[X], Flow[T]], x: X, where: str) -> Flow[T]:
     """Return the flow that the user's function makes of x."""
     try:
-        return fn(x)
+        made = fn(x)
     except StopIteration as error:  # it would end the loop, as if there were no more xs
         call = flows.show_call(fn, (x,), {})
         raise RuntimeError(f"{call}, the function of {where}, raised StopIteration") from error
+    flows.check_made(made, where, fn)
+    return made
 
 
 def _failure(future: asyncio.Future[Any], others: list[BaseException], where: str) -> BaseException:
@@ -242,6 +248,72 @@ def concurrently(
     a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], /, *, errors: Literal["raise"] = "raise"
 ) -> Job[tuple[A, B, C, D]]: ...
 @overload
+def concurrently(
+    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], /, *, errors: Literal["raise"] = "raise"
+) -> Job[tuple[A, B, C, D, E]]: ...
+@overload
+def concurrently(
+    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], /, *, errors: Literal["raise"] = "raise"
+) -> Job[tuple[A, B, C, D, E, F]]: ...
+@overload
+def concurrently(
+    a: Flow[A],
+    b: Flow[B],
+    c: Flow[C],
+    d: Flow[D],
+    e: Flow[E],
+    f: Flow[F],
+    g: Flow[G],
+    /,
+    *,
+    errors: Literal["raise"] = "raise",
+) -> Job[tuple[A, B, C, D, E, F, G]]: ...
+@overload
+def concurrently(
+    a: Flow[A],
+    b: Flow[B],
+    c: Flow[C],
+    d: Flow[D],
+    e: Flow[E],
+    f: Flow[F],
+    g: Flow[G],
+    h: Flow[H],
+    /,
+    *,
+    errors: Literal["raise"] = "raise",
+) -> Job[tuple[A, B, C, D, E, F, G, H]]: ...
+@overload
+def concurrently(
+    a: Flow[A],
+    b: Flow[B],
+    c: Flow[C],
+    d: Flow[D],
+    e: Flow[E],
+    f: Flow[F],
+    g: Flow[G],
+    h: Flow[H],
+    j: Flow[J],
+    /,
+    *,
+    errors: Literal["raise"] = "raise",
+) -> Job[tuple[A, B, C, D, E, F, G, H, J]]: ...
+@overload
+def concurrently(
+    a: Flow[A],
+    b: Flow[B],
+    c: Flow[C],
+    d: Flow[D],
+    e: Flow[E],
+    f: Flow[F],
+    g: Flow[G],
+    h: Flow[H],
+    j: Flow[J],
+    k: Flow[K],
+    /,
+    *,
+    errors: Literal["raise"] = "raise",
+) -> Job[tuple[A, B, C, D, E, F, G, H, J, K]]: ...
+@overload
 def concurrently(*flows: Flow[T], errors: Literal["raise"] = "raise") -> Job[tuple[T, ...]]: ...
 @overload
 def concurrently(a: Flow[A], /, *, errors: Literal["return"]) -> Job[tuple[A | Failed]]: ...
@@ -305,6 +377,8 @@ def map_concurrently(
 def replicate_concurrently(n: int, flow: Flow[T]) -> Job[list[T]]:
     """Run one flow `n` times side by side and return the n results."""
     where = "replicate_concurrently"
+    if type(n) is not int or n < 0:
+        raise ConfigurationError(f"{where}({n!r}, ...): a whole number of at least 0 is needed")
     return Job(Native(where, _gather, (where, None, _mine((flow,), where) * n, None, "raise")))
 
 
@@ -336,7 +410,45 @@ async def _race(made: tuple[Flow[Any], ...]) -> Any:
         del winner, others, error
 
 
-def race(*flows: Flow[T]) -> Job[T]:
+@overload
+def race(a: Flow[A], b: Flow[B], /) -> Job[A | B]: ...
+@overload
+def race(a: Flow[A], b: Flow[B], c: Flow[C], /) -> Job[A | B | C]: ...
+@overload
+def race(a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], /) -> Job[A | B | C | D]: ...
+@overload
+def race(a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], /) -> Job[A | B | C | D | E]: ...
+@overload
+def race(a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], /) -> Job[A | B | C | D | E | F]: ...
+@overload
+def race(
+    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], g: Flow[G], /
+) -> Job[A | B | C | D | E | F | G]: ...
+@overload
+def race(
+    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], g: Flow[G], h: Flow[H], /
+) -> Job[A | B | C | D | E | F | G | H]: ...
+@overload
+def race(
+    a: Flow[A], b: Flow[B], c: Flow[C], d: Flow[D], e: Flow[E], f: Flow[F], g: Flow[G], h: Flow[H], j: Flow[J], /
+) -> Job[A | B | C | D | E | F | G | H | J]: ...
+@overload
+def race(
+    a: Flow[A],
+    b: Flow[B],
+    c: Flow[C],
+    d: Flow[D],
+    e: Flow[E],
+    f: Flow[F],
+    g: Flow[G],
+    h: Flow[H],
+    j: Flow[J],
+    k: Flow[K],
+    /,
+) -> Job[A | B | C | D | E | F | G | H | J | K]: ...
+@overload
+def race(*flows: Flow[T]) -> Job[T]: ...
+def race(*flows: Flow[Any]) -> Job[Any]:
     """Run flows side by side; return the result of the first that ends, or raise its error, and cancel the others.
 
     Cancelling a remote evaluation kills its process; `race` does not wait until that process has gone.
@@ -431,7 +543,6 @@ def _begin(
     done: asyncio.Queue[asyncio.Future[Any]],
 ) -> None:
     one = made_by(fn, x, "as_completed")
-    flows.check(one, "the function of as_completed")
     future = one.start()
     going[future] = index, x, one.step
     future.add_done_callback(done.put_nowait)

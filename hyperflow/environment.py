@@ -10,6 +10,7 @@ cannot hand it on.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -96,6 +97,7 @@ class Options:
     retries: int = attrs.field(default=0, validator=_whole(0))
     time_limit: float | None = attrs.field(default=None, validator=_seconds)
     exclusive: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    seed: int = attrs.field(default=0, validator=_whole(0))
     crash_limit: int = attrs.field(default=2, validator=_whole(1))
     straggler_factor: float | None = attrs.field(default=None, validator=_factor)
 
@@ -125,6 +127,7 @@ class OptionChanges(TypedDict, total=False):
     exclusive: bool
     crash_limit: int
     straggler_factor: float | None
+    seed: int
     sbatch: SbatchOptions | None
     on_error: FailurePolicy
 
@@ -139,7 +142,8 @@ class Statistics:
         workers: Worker processes by state: "busy", "idle", "ending".
         waiting: Evaluations that no worker has yet.
         running: Evaluations that a worker has; some of them are queued there (prefetched).
-        done: Evaluations that ended with a result; `failed`: with an error; `cancelled`: whose caller was cancelled.
+        done: Evaluations that ended with a result; `failed`: with an error; `cancelled`: whose caller was cancelled,
+            or which were never started, because the allocation ended or no node was left.
         retried: How often evaluations were started again after a failure.
         returned: How often evaluations went back to the queue, uncharged, because a worker or node was lost.
         late: Answers that came too late and were dropped.
@@ -175,6 +179,13 @@ class Locks(Protocol):
     def release(self, number: int) -> None: ...
 
 
+class Streams(Protocol):
+    """Gives random streams to the job itself."""
+
+    def next_of_job(self, seed: int) -> tuple[int, ...]: ...
+    def of_map(self, fn: Any, seed: int) -> tuple[int, ...]: ...
+
+
 class Evaluator(Protocol):
     """Runs remote evaluations: the engine, its inline replacement for tests, or a Cluster's one job for each."""
 
@@ -185,10 +196,20 @@ class Evaluator(Protocol):
         """All CPUs of all nodes that are up; none in a Cluster computation."""
         ...
 
+    @property
+    def streams(self) -> Streams:
+        """Random numbers for the job itself."""
+        ...
+
     def statistics(self) -> Any: ...  # a Statistics; in a Cluster computation its own record
 
     def submit(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Options,
+        stream: tuple[int, ...] | None = None,
     ) -> asyncio.Future[Any]:
         """Send a call to a worker; cancelling the returned future ends the evaluation."""
         ...
@@ -281,11 +302,30 @@ def current(asked_by: str = "a flow") -> Environment:
 
 def not_in_flow(asked_by: str) -> NotInFlow:
     """Return the error for what needs a running flow and has none."""
+    if on_worker():
+        return NotInFlow(
+            f"{asked_by} was awaited in a function that runs on a worker, and a worker starts no evaluations. Make the "
+            "function that awaits it a job: put @hyperflow.job above its `async def`, and await it, f(...), where you "
+            "wrote hyperflow.remote_eval(f, ...); or let it call the plain function itself"
+        )
     return NotInFlow(
         f"{asked_by} was awaited where nothing runs it. In a script: hyperflow.run_job_local(my_job()). "
         "In async code or a notebook: `async with hyperflow.open_local_job() as env:` and await it inside; "
         "in a later notebook cell: await env.run(my_job())"
     )
+
+
+inline_evaluation: ContextVar[Callable[[], tuple[int, ...]] | None] = ContextVar("inline_evaluation", default=None)
+"""If an evaluation of `open_inline_job` runs here: what gives it its random stream."""
+
+
+map_item: ContextVar[list[int] | None] = ContextVar("map_item", default=None)
+"""In an item of a remote_map: what its random stream is made of, its place in the end."""
+
+
+def on_worker() -> bool:
+    """Whether this is a function that an evaluation runs, on a worker or inline."""
+    return inline_evaluation.get() is not None or "HYPERFLOW_SERVICE_ID" in os.environ
 
 
 @contextmanager
@@ -337,6 +377,8 @@ def using(**changes: Unpack[OptionChanges]) -> Generator[Environment, None, None
             `retries` left. None for no limit, the default.
         exclusive: After its node was lost, run it again only when it must have ended there, which may take
             `silence_limit` (minutes). For functions with effects that must not overlap.
+        seed: The program's seed, of which `seed_sequence` makes the random numbers of each evaluation; 0 by default, so
+            that each run draws the same. It holds inside Slurm jobs, too.
         crash_limit: When so many nodes were lost while it ran there, it is not started again and raises
             TooManyNodesLost; 2 by default. The loss of a node uses no retries. After the first loss, what ran there is
             started again one evaluation per node, so that the second loss tells which one ends its nodes.

@@ -60,6 +60,10 @@ class FlowNeverAwaited(RuntimeWarning):
     """A running flow made another flow and nobody awaited it: most likely an `await` is missing."""
 
 
+class FunctionChanged(RuntimeWarning):
+    """A memoized function is not the one that gave its recorded results: its code, or a value that it refers to."""
+
+
 class ConfigurationError(HyperflowError):
     """An option, a directory or an environment variable cannot be used as it is."""
 

@@ -2,7 +2,7 @@
 
     tolerance = hf.ExtVar("tolerance", 1e-3)         at the top of a script
     await tolerance.get()                            in a flow of it, in any Job of the program
-    hyperflow var set RUN tolerance 1e-6             in a shell, while it runs
+    hyperflow var set tolerance 1e-6                 in a shell, while it runs
 
 A variable is a file of the run directory, `vars/<name>.json`, which holds its value and nothing else. When the program
 first asks for it, the file is written with the default, so that `hyperflow var list` shows what can be set.

@@ -23,7 +23,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeAlias, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeAlias, TypeVar, Unpack, overload
 
 import attrs
 
@@ -35,6 +35,7 @@ from hyperflow.saying import short_repr
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 U = TypeVar("U")
+E = TypeVar("E", bound=environment.Environment)
 
 Caught: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -283,16 +284,59 @@ def function(fn: object, where: str) -> Any:
             f"{where}({name}, ...) in place of {where}({name}(...))"
         )
     if isinstance(fn, Flow):
-        raise MisuseError(f"{where} takes a function, not the flow {fn!r}; write: await {fn.step}")
+        raise MisuseError(f"{where} takes a function, not the flow {fn.used()!r}; write: await {fn.step}")
     if not callable(fn):
-        raise MisuseError(f"{where} takes a function, not {fn!r}")
+        raise MisuseError(
+            f"{where} takes a function, not {short_repr(fn, 60)}; if that is what a function has returned, leave the "
+            f"call to hyperflow and give function and arguments apart: {where}(f, ...) in place of {where}(f(...))"
+        )
     return fn
+
+
+def plain_function(fn: object, where: str, instead: str) -> Any:
+    """Return fn if a worker can call it; raise MisuseError as `function` does, and if it makes flows itself.
+
+    `instead` is what to write for one that does, with `{name}` for its name.
+    """
+    inner = fn
+    while isinstance(inner, (types.MethodType, functools.partial)):
+        inner = inner.__func__ if isinstance(inner, types.MethodType) else inner.func
+    if isinstance(inner, MakesFlows):
+        name = getattr(inner, "__name__", None) or short_repr(inner, 40)
+        raise MisuseError(
+            f"{where} takes a function that a worker can call, and {name} is one that makes flows: it runs here, and "
+            f"sends its own evaluations to workers; write: {instead.format(name=name)}"
+        )
+    return function(fn, where)
+
+
+def check_made(value: object, where: str, fn: object) -> None:
+    """Raise MisuseError, with what was probably meant, if `fn`, which `where` called for each item, made no flow."""
+    if isinstance(value, Flow):
+        return
+    name = getattr(fn, "__name__", None) or short_repr(fn, 40)
+    shown = "f" if name == "<lambda>" else name
+    each = f"lambda x: hyperflow.remote_eval({shown}, x)"
+    if asyncio.iscoroutine(value):
+        made = _closed(value)
+        raise MisuseError(
+            f"{where} runs flows, and its function {name} returned a coroutine. To run it here, put @hyperflow.job "
+            f"above `async def {made}`; to run it on workers, write: {where}({each}, ...)"
+        )
+    whole = "" if where == "as_completed" else f"hyperflow.remote_map({shown}, ...), or "
+    raise MisuseError(
+        f"{where} runs flows, and its function {name} returned {short_repr(value, 60)}, which is none"
+        f"{' (is a `return` missing?)' if value is None else ''}. To evaluate a plain function on workers, write: "
+        f"{whole}{where}({each}, ...)"
+    )
 
 
 def check(value: object, where: str) -> None:
     """Raise MisuseError, with what was probably meant, if value is no flow."""
     if isinstance(value, Flow):
         return
+    if isinstance(value, (list, tuple, set, types.GeneratorType)):
+        raise MisuseError(f"{where} takes flows one by one, not {short_repr(value, 60)}; write: {where}(*flows)")
     if asyncio.iscoroutine(value):
         name = _closed(value)
         raise MisuseError(
@@ -300,9 +344,20 @@ def check(value: object, where: str) -> None:
             "is a flow"
         )
     if callable(value):
-        name = getattr(value, "__name__", repr(value))
-        raise MisuseError(f"{where} takes a flow, not the function {name}: call it, as in {where}({name}(...))")
-    raise MisuseError(f"{where} takes a flow, not {value!r}; a plain value becomes one with hyperflow.pure(...)")
+        name = getattr(value, "__name__", None) or short_repr(value, 40)
+        if isinstance(value, MakesFlows):
+            raise MisuseError(f"{where} takes a flow, not the function {name}: call it, as in {where}({name}(...))")
+        raise MisuseError(
+            f"{where} takes a flow, not the function {name}: call it, as in {where}({name}(...)), if it returns one; "
+            f"to evaluate it on a worker, write: {where}(hyperflow.remote_eval({name}, ...))"
+        )
+    raise MisuseError(
+        f"{where} takes a flow, not {short_repr(value, 60)}; a plain value becomes one with hyperflow.pure(...)"
+    )
+
+
+class MakesFlows:
+    """A function under one of hyperflow's decorators: calling it returns a flow, and runs nothing."""
 
 
 @attrs.frozen(repr=False)
@@ -481,10 +536,22 @@ def pure(value: T) -> Job[T]:
     return Job(Pure(value))
 
 
-def ask() -> Job[environment.Environment]:
-    """Return a flow whose result is the current environment; in a Cluster computation, a `ClusterEnv`."""
-    return Job(Native("ask", _environment))
+@overload
+def ask() -> Job[environment.Environment]: ...
+@overload
+def ask(kind: type[E]) -> Job[E]: ...
+def ask(kind: type[environment.Environment] = environment.Environment) -> Job[Any]:
+    """Return a flow whose result is the current environment.
+
+    Args:
+        kind: Which one it has to be, for type checkers: `await hf.ask(hf.ClusterEnv)` in a Cluster computation. If it
+            is another one, awaiting the flow raises MisuseError.
+    """
+    return Job(Native("ask", _environment, () if kind is environment.Environment else (kind,)))
 
 
-async def _environment() -> environment.Environment:
-    return environment.current()
+async def _environment(kind: type[environment.Environment] = environment.Environment) -> environment.Environment:
+    found = environment.current()
+    if not isinstance(found, kind):
+        raise MisuseError(f"ask({kind.__name__}): the environment here is a {type(found).__name__}")
+    return found

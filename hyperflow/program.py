@@ -86,6 +86,7 @@ class ProgramInfo:
         data_dir: Work directories.
         temporary: Whether to remove the directories at the end of a run that succeeded.
         start_from: An earlier database, copied to `database` before that is first opened.
+        call: In a Slurm job of a Cluster, which call of a job it runs; random streams depend on it.
     """
 
     program_id: str
@@ -94,6 +95,7 @@ class ProgramInfo:
     data_dir: Path
     temporary: bool = False
     start_from: Path | None = None
+    call: str = ""
 
     @classmethod
     def new(

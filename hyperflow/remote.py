@@ -12,7 +12,7 @@ import attrs
 from hyperflow import chunks, environment, failures
 from hyperflow.errors import ConfigurationError
 from hyperflow.failures import Errors, Failed
-from hyperflow.flow import Job, Native, Step, function, show_call
+from hyperflow.flow import Job, Native, Step, plain_function, show_call
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,7 +75,7 @@ def remote_eval(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any
     (`a.flags.writeable = False`) is not compared. What never changes is best stored once: `hf.put`.
     """
     if type(fn) is not types.FunctionType:
-        function(fn, "remote_eval")
+        plain_function(fn, "remote_eval", "await {name}(...)")
     return Job(RemoteEval(fn, args, kwargs))
 
 
@@ -133,4 +133,5 @@ def remote_map(
     if chunk_size != "auto" and (type(chunk_size) is not int or chunk_size < 1):
         raise ConfigurationError(f'chunk_size={chunk_size!r}: a whole number of at least 1 is needed, or "auto"')
     size = None if chunk_size == "auto" else chunk_size
-    return Job(Native("remote_map", chunks.run, (function(fn, "remote_map"), xs, size, errors)))
+    plain_function(fn, "remote_map", "await hyperflow.map_concurrently({name}, ...)")
+    return Job(Native("remote_map", chunks.run, (fn, xs, size, errors)))

@@ -7,8 +7,17 @@ being reported must not get lost because of that.
 from __future__ import annotations
 
 import itertools
+import os
+import sys
+import types
+import warnings
 from collections.abc import Callable
 from typing import Any
+
+_NOT_THE_USERS = (
+    os.path.dirname(os.path.abspath(__file__)),
+    *(os.path.join(os.path.dirname(os.__file__), name) for name in ("asyncio" + os.sep, "contextlib.py", "runpy.py")),
+)
 
 
 def short_repr(value: object, limit: int) -> str:
@@ -57,3 +66,15 @@ def unfit_name(name: str) -> str:
     if name.isprintable() and "\\" not in name:
         return ""
     return "a name has no line break, no control character and no backslash"
+
+
+def warn(text: str, kind: type[Warning] = RuntimeWarning) -> None:
+    """Warn at the line of the user's code that called us, however many of our own and of asyncio are in between."""
+    here: types.FrameType = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] (inspect would take longer to import)
+    frame: types.FrameType | None = here
+    while frame is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        frame = frame.f_back
+    place = frame or here
+    registry = place.f_globals.setdefault("__warningregistry__", {})
+    module = place.f_globals.get("__name__", "__main__")
+    warnings.warn_explicit(text, kind, place.f_code.co_filename, place.f_lineno, module, registry)

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,16 @@ async def test_bad_calls(tmp_path: Path) -> None:
     """A missing program, a string for a list, no words, and a call from the job itself are explained."""
     async with local():
         with pytest.raises(FileNotFoundError) as caught:
-            await on_worker("no-such-program-here")
-        assert "PATH is" in "".join(caught.value.__notes__)
+            await on_worker("no-such-program-here", cwd=tmp_path)
+        text = "".join(traceback.format_exception(caught.value))
+        assert text.count(os.environ["PATH"]) == text.count("PATH is") == text.count(str(tmp_path)) == 1
+        with pytest.raises(FileNotFoundError) as caught:
+            await on_worker("./not/there", cwd=tmp_path)
+        text = "".join(traceback.format_exception(caught.value))
+        assert ("PATH is" in text, text.count(str(tmp_path))) == (False, 1)
+        with pytest.raises(FileNotFoundError, match=r"'/no/such/place'") as caught:
+            await on_worker("true", cwd="/no/such/place")
+        assert "/no/such/place" not in "".join(caught.value.__notes__[:1])
         with pytest.raises(PermissionError):
             await on_worker(tmp_path)
         with pytest.raises(hf.MisuseError, match=r"run_command\(\['echo', 'x'\]\)"):

@@ -273,7 +273,7 @@ async def test_a_failing_function_cancels_what_was_started(stage: Stage) -> None
     async with open_inline_job():
         with pytest.raises(KeyError, match="bad"):
             await map_concurrently(make, ["x", "bad"])
-        with pytest.raises(MisuseError, match="the function of map_concurrently takes a flow, not 'z'"):
+        with pytest.raises(MisuseError, match="its function <lambda> returned 'z', which is none"):
             await map_concurrently(lambda name: "z" if name == "z" else make(name), ["x", "z"])  # type: ignore[arg-type,return-value]
 
 

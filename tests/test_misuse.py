@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,14 +15,18 @@ from typing import Any
 
 import pytest
 
-from hyperflow._job import job, run_job_local
+from hyperflow._cluster import ClusterEnv
+from hyperflow._job import JobEnv, job, run_job_local
+from hyperflow.command import run_command
 from hyperflow.concurrent import as_completed, concurrently, map_concurrently, race, replicate_concurrently
+from hyperflow.database.memo import memoize
 from hyperflow.environment import using
 from hyperflow.errors import ConfigurationError, FlowNeverAwaited, MisuseError, NotInFlow
-from hyperflow.flow import Flow, ask, pure
+from hyperflow.flow import Flow, Job, ask, pure
 from hyperflow.program import ProgramInfo
 from hyperflow.remote import remote_eval, remote_map
 from hyperflow.testing import open_inline_job
+from tests.support import local
 
 
 @job
@@ -38,6 +43,23 @@ async def plain_coroutine(x: int) -> int:
 def double(x: int) -> int:
     """Be an ordinary function."""
     return 2 * x
+
+
+@memoize("halved")
+def halved(x: int) -> Job[float]:
+    """Be a memoized function."""
+    return pure(x / 2)
+
+
+def uses(x: int) -> int:
+    """Be a function on a worker that wants other options."""
+    with using(cpus=1):
+        return x
+
+
+async def asks_for_more(x: int) -> int:
+    """Be a function on a worker that wants evaluations of its own."""
+    return await remote_eval(double, x)
 
 
 # ---- where nothing runs it -----------------------------------------------------------------------------------------
@@ -62,6 +84,39 @@ async def test_awaiting_outside_a_run(flow: Flow[Any]) -> None:
         assert words in str(caught.value)
     with pytest.raises(NotInFlow):
         flow.start()
+
+
+async def test_an_evaluation_that_wants_evaluations() -> None:
+    """On a worker, and inline, the error says: make it a job."""
+    for open_job in (open_inline_job, local):
+        async with open_job(cpus=1):
+            for fn in (asks_for_more, uses):
+                with pytest.raises(NotInFlow, match=r"put @hyperflow\.job above its `async def`"):
+                    await remote_eval(fn, 1)
+
+
+async def test_the_kind_of_an_environment() -> None:
+    """`ask(kind)` gives it, or says that it is another one."""
+    async with open_inline_job() as env:
+        assert (await ask(JobEnv)).program is env.program
+        with pytest.raises(MisuseError, match=r"ask\(ClusterEnv\): the environment here is a JobEnv"):
+            await ask(ClusterEnv)
+
+
+def test_commands_belong_on_workers() -> None:
+    """In a job, or anywhere else, the error shows the call, and no name that the user did not write."""
+    with pytest.raises(
+        MisuseError, match=r"write: await hyperflow\.remote_eval\(hyperflow\.run_command, \['ls'\]\)"
+    ) as it:
+        asyncio.run(run_command(["ls"]))
+    assert "worker_info" not in str(it.value)
+
+
+@pytest.mark.parametrize("n", [-1, 1.5, True, "two"])
+def test_how_often_to_replicate(n: Any) -> None:
+    """A number below 0 is no number of runs; 0 is."""
+    with pytest.raises(ConfigurationError, match="a whole number of at least 0 is needed"):
+        replicate_concurrently(n, pure(1))
 
 
 def test_using_outside_a_run() -> None:
@@ -190,9 +245,22 @@ def test_a_coroutine_where_something_else_belongs(call: Callable[[Any], object],
     [
         (lambda: concurrently(measure), r"call it, as in concurrently\(measure\(\.\.\.\)\)"),  # type: ignore[call-overload]
         (lambda: race(3), r"race takes a flow, not 3; a plain value becomes one with hyperflow\.pure\(\.\.\.\)"),  # type: ignore[arg-type]
+        (lambda: concurrently([pure(1)]), r"write: concurrently\(\*flows\)"),  # type: ignore[call-overload]
+        (lambda: race(pure(n) for n in range(2)), r"write: race\(\*flows\)"),  # type: ignore[call-overload]
         (lambda: run_job_local(measure), r"call it, as in run_job_local\(measure\(\.\.\.\)\)"),  # type: ignore[arg-type]
         (lambda: remote_eval(measure(1)), r"remote_eval takes a function, not the flow <Job measure\(1\)>"),  # type: ignore[call-overload]
         (lambda: pure(1).map(3), "map takes a function, not 3"),  # type: ignore[arg-type]
+        (
+            lambda: remote_eval(double(1)),
+            r"function and arguments apart: remote_eval\(f, \.\.\.\) in place of remote_eval\(f\(",
+        ),  # type: ignore[call-overload]
+        (lambda: remote_map(double(1), [1]), r"function and arguments apart: remote_map\(f, \.\.\.\)"),  # type: ignore[call-overload]
+        (lambda: remote_eval(measure, 1), r"measure is one that makes flows.* write: await measure\(\.\.\.\)"),
+        (lambda: remote_eval(functools.partial(measure, 1)), r"write: await measure\(\.\.\.\)"),
+        (lambda: remote_eval(halved, 1), r"write: await halved\(\.\.\.\)"),
+        (lambda: remote_map(measure, [1]), r"write: await hyperflow\.map_concurrently\(measure, \.\.\.\)"),
+        (lambda: race(double), r"write: race\(hyperflow\.remote_eval\(double, \.\.\.\)\)"),  # type: ignore[call-overload]
+        (lambda: replicate_concurrently(2, double), r"hyperflow\.remote_eval\(double, \.\.\.\)"),  # type: ignore[arg-type]
     ],
 )
 def test_functions_flows_and_values_in_each_others_place(call: Callable[[], object], words: str) -> None:
@@ -208,9 +276,15 @@ async def test_functions_that_should_make_flows() -> None:
             MisuseError, match=r"returned 2; for a plain value use map\(fn\), or return hyperflow\.pure"
         ):
             await pure(1).then(double)  # type: ignore[arg-type]
-        with pytest.raises(MisuseError, match="the function of map_concurrently takes a flow, not 2"):
+        with pytest.raises(MisuseError, match="its function double returned 2, which is none") as caught:
             await map_concurrently(double, [1])  # type: ignore[arg-type]
-        with pytest.raises(MisuseError, match="the function of as_completed takes a flow, not a coroutine"):
+        assert "hyperflow.remote_map(double, ...), or map_concurrently(lambda x: hyperflow.remote_eval" in str(
+            caught.value
+        )
+        assert "pure" not in str(caught.value)
+        with pytest.raises(MisuseError, match=r"as_completed\(lambda x: hyperflow\.remote_eval\(double, x\), \.\.\.\)"):
+            await anext(as_completed(double, [1]))  # type: ignore[arg-type,type-var]
+        with pytest.raises(MisuseError, match=r"put @hyperflow\.job above `async def plain_coroutine`"):
             await anext(as_completed(plain_coroutine, [1]))  # type: ignore[arg-type,type-var]
 
 

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import shlex
+import signal
 import socket
 import sys
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeAlias
 
 from cyclopts import App, Parameter
-from rich.console import Console
+from rich.text import Text
 
 from hyperflow.cli import runs
 from hyperflow.cli.runs import BASE_DIR, Run
@@ -28,9 +29,12 @@ from hyperflow.console.table import (
     held_in_words,
     jobs_table,
     one_line,
+    plain_table,
     print_lines,
+    print_note,
     print_table,
     resume_command,
+    width_of,
 )
 from hyperflow.control.client import MasterElsewhere, NoMaster, Refused, Silent, contact, owner
 from hyperflow.errors import ConfigurationError, HyperflowError
@@ -43,6 +47,9 @@ NO_MASTER = 3
 
 SHOWN_RUNS = 50
 """So many runs are shown by themselves: a base directory may hold many thousands."""
+
+LEAVING_SECONDS = 60.0
+"""How long a program may take to leave after SIGTERM."""
 
 NO_RESOURCES = Resources()
 
@@ -95,17 +102,17 @@ def list_(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json =
     if as_json:
         about = {"run": str(found.home), "program": found.program_id, "master": answer is not None, "note": note}
         return _print_json(**about, jobs=[job_to_json(job) for job in jobs])
-    print(f"run {found.program_id}: {counts_in_words(job.state for job in jobs)}")
+    print_note(f"run {found.program_id}: {counts_in_words(job.state for job in jobs)}", sys.stdout)
     if jobs:
-        width = Console().width if sys.stdout.isatty() else 100_000
-        print_table(jobs_table(jobs, time.time(), width=width, slurm=not found.local), sys.stdout)
+        print_table(jobs_table(jobs, time.time(), width=width_of(sys.stdout), slurm=not found.local), sys.stdout)
     if note:
-        print(note)
+        print_note(note, sys.stdout)
     if answer is not None and (unmatched := answer["unmatched"]):
         numbers = ", ".join(map(str, unmatched[:10])) + (", ..." if unmatched[10:] else "")
-        print(f"of an earlier start, and not asked for by the program so far (was it edited?): {numbers}")
+        words = "of an earlier start, and not asked for by the program so far (was it edited?)"
+        print_note(f"{words}: {numbers}", sys.stdout)
     if answer is not None and (held := held_in_words(jobs)):
-        print(held)
+        print_note(held, sys.stdout)
     return 0
 
 
@@ -133,6 +140,10 @@ def retry(
     every: Annotated[
         bool, _every("All held jobs; while no master runs, also those whose error the program has received.")
     ] = False,
+    restart: Annotated[
+        bool,
+        Parameter(negative="", help="End the running program, and start it again, so that jobs get its new code."),
+    ] = False,
     resources: Annotated[Resources, Parameter(name="*")] = NO_RESOURCES,
     run: RunOption = None,
     base_dir: BaseDir = BASE_DIR,
@@ -140,8 +151,15 @@ def retry(
 ) -> int:
     """Submit held, failed or cancelled jobs again, with other resources if you name some.
 
-    While no master runs, this is recorded for the next one: `hyperflow resume`.
+    While no master runs, this is recorded for the next one: `hyperflow resume`. A running program has its code in
+    memory: if you have edited it, use --restart; its other jobs stay with Slurm meanwhile.
     """
+    if restart:
+        found, chosen = runs.find(run, base_dir), _chosen(numbers, every)
+        found.check_retry(chosen)
+        _end_master(found)
+        found.retry_all_of(chosen, resources.changes())
+        return resume(str(found.home))
     return _act("retry", run, base_dir, _chosen(numbers, every), as_json, changes=resources.changes())
 
 
@@ -152,7 +170,10 @@ def cancel(
     base_dir: BaseDir = BASE_DIR,
     as_json: Json = False,
 ) -> int:
-    """End jobs at Slurm, or remove them from its queue; then they are held, and you can retry them or give them up."""
+    """End jobs at Slurm, or remove them from its queue; then they are held, and you can retry them or give them up.
+
+    Works without a master, too: then the jobs are found at Slurm by their tokens.
+    """
     return _act("cancel", run, base_dir, _chosen(numbers, every), as_json)
 
 
@@ -205,11 +226,19 @@ def runs_(
         return _print_json(base_dir=str(base_dir.absolute()), runs=rows)
     if not rows:
         raise runs.none_in(base_dir)
-    lines = [("run", "master", "jobs", "program")]
-    for row in rows:
-        master = f"{row['pid']} on {row['host']}" if row["host"] else "none"
-        lines.append((row["program"], master, row["jobs"], one_line(shlex.join(row["command"]))))
-    print_lines(lines, sys.stdout)
+    masters = [f"{row['pid']} on {row['host']}" if row["host"] else "none" for row in rows]
+    columns = {"run": [row["program"] for row in rows], "master": masters, "jobs": [row["jobs"] for row in rows]}
+    columns["program"] = [one_line(shlex.join(row["command"])) for row in rows]
+    if len(rows) > SHOWN_RUNS:  # rich takes too long for thousands
+        print_lines([tuple(columns), *zip(*columns.values(), strict=True)], sys.stdout)
+        return 0
+    table = plain_table()
+    for heading, cells in columns.items():
+        whole = heading in ("run", "master")  # what is typed is not cut
+        table.add_column(heading, no_wrap=True, min_width=max(map(len, cells)) if whole else None)
+    for line in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, line))
+    print_table(table, sys.stdout)
     if left:
         print(f"and {left} earlier ones: hyperflow runs --all")
     return 0
@@ -238,6 +267,8 @@ def _ask(run: Run, path: str, *command: str) -> tuple[dict[str, Any] | None, str
     except Silent as error:
         return None, f"{error}; this is from its files"
     except NoMaster as error:
+        if run.finished and owner(run.home) is None:
+            return None, "the program has finished; this is from its files"
         left = "this is from its files, as the last master left them"
         return None, f"{error}; {left}. To go on: {resume_command(run.home)}"
 
@@ -247,16 +278,27 @@ def _act(what: str, which: str | None, base_dir: Path, numbers: list[int] | str,
     note = ""
     try:
         answer = contact(run.home).post(f"/{what}", numbers=numbers, **more)
+        if edited := answer.get("edited"):
+            which = "--all" if numbers == "all" else " ".join(map(str, numbers))
+            note = (
+                f"note: {', '.join(edited)} was edited after the program started, which has its old code in memory, "
+                f"and runs that. For the new code, type: hyperflow retry {which} --restart"
+            )
         jobs = [job_from_json(job) for job in answer["jobs"]]
     except MasterElsewhere as error:
         words = sys.argv[1:] if "--run" in sys.argv else [*sys.argv[1:], "--run", str(run.home)]
         raise Refused(f"{error}; type: {_ssh(error, words)}") from None
     except NoMaster as error:
         again = resume_command(run.home)
-        if what != "retry" or owner(run.home) is not None:
+        if what == "give_up" or owner(run.home) is not None:
             raise NoMaster(f"{error}, and only a master can do that; start the program again: {again}") from None
-        jobs = run.retry(numbers, **more)
-        note = f"{error}; that is noted for the next one: {again}"
+        if what == "cancel":
+            jobs = run.cancel(numbers)
+            ended = "they have ended with it" if run.local else "they were ended at Slurm"
+            note = f"{error}; {ended}, and are held" if jobs else f"{error}; the jobs have left their results"
+        else:
+            jobs = run.retry(numbers, **more)
+            note = f"{error}; that is noted for the next one: {again}"
     if as_json:
         return _print_json(jobs=[job_to_json(job) for job in jobs])
     for job in jobs:
@@ -264,6 +306,24 @@ def _act(what: str, which: str | None, base_dir: Path, numbers: list[int] | str,
     if note:
         print(note)
     return 0
+
+
+def _end_master(run: Run) -> None:
+    """End the program that runs on a run, if one does, and wait until it has left; its jobs stay with Slurm."""
+    master = owner(run.home)
+    if master is None:
+        return
+    if master.host != socket.gethostname():
+        raise MasterElsewhere(master.host, master.pid)
+    print(f"hyperflow: ending process {master.pid}, which runs the program", file=sys.stderr)
+    os.kill(master.pid, signal.SIGTERM)
+    deadline = time.monotonic() + LEAVING_SECONDS
+    while owner(run.home) is not None:
+        if time.monotonic() > deadline:
+            raise Refused(
+                f"process {master.pid} has not ended within {LEAVING_SECONDS:g} s; end it, and type that again"
+            )
+        time.sleep(0.05)
 
 
 def _print_json(**members: Any) -> int:

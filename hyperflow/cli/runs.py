@@ -15,15 +15,20 @@ from typing import Any
 import attrs
 
 from hyperflow import checked_files, files
+from hyperflow._job import run_in_new_loop
 from hyperflow.checked_files import Damaged
 from hyperflow.errors import ConfigurationError
 from hyperflow.master import rundir
-from hyperflow.master.lifecycle import Record, State
+from hyperflow.master.lifecycle import AT_REST, Cause, Kind, Record, State, Verdict
 from hyperflow.master.rundir import HeldRun, JobDirectory
 from hyperflow.master.view import JobView, story, traceback_of
+from hyperflow.slurm.client import PollIntervals, SlurmClient
 from hyperflow.slurm.script import SbatchOptions
 
 BASE_DIR = Path("hyperflow-runs")
+
+SLURM_SECONDS = 30.0
+"""How long a command tries to reach Slurm; a master tries for a day."""
 
 
 @attrs.frozen
@@ -42,6 +47,11 @@ class Run:
     def local(self) -> bool:
         """Whether its jobs run on the master's machine, without Slurm."""
         return bool(self.about.get("local"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether its program has come to its end by itself."""
+        return "finished" in self.about
 
     @property
     def command(self) -> list[str]:
@@ -110,6 +120,69 @@ class Run:
         finally:
             lock.release()
 
+    def check_retry(self, numbers: Sequence[int] | str) -> None:
+        """Raise ConfigurationError if there is a number that `retry_all_of` would refuse."""
+        states = {record.number: record.state for _, record in self._records()}
+        for number in numbers if not isinstance(numbers, str) else ():
+            if number not in states:
+                raise ConfigurationError(f"there is no job {number} in {self.home}")
+            if states[number] is State.DONE:
+                raise ConfigurationError(f"job {number} is done: it need not be retried")
+
+    def retry_all_of(self, numbers: Sequence[int] | str, changes: Mapping[str, Any]) -> None:
+        """Record a retry as `retry` does, of jobs that are queued or run, too: those are cancelled before."""
+        states = {record.number: record.state for _, record in self._records()}
+        if not isinstance(numbers, str):
+            under_way = [number for number in numbers if states.get(number, State.DONE) not in AT_REST]
+            if under_way:
+                self.cancel(under_way)
+            numbers = [number for number in numbers if states.get(number) is not State.NEW or number in under_way]
+        self.retry(numbers, changes)
+
+    def cancel(self, numbers: Sequence[int] | str) -> list[JobView]:
+        """End jobs at Slurm while no master runs, and hold them; "all": all that are not at rest.
+
+        They are found at Slurm by their tokens. A job that has left its result meanwhile stays as it is.
+
+        Raises:
+            ConfigurationError: A number does not exist, or a job is at rest; then nothing is done.
+            SlurmError: Slurm cannot be asked; then nothing is done.
+            RunInUse: A master has started since.
+        """
+        lock = rundir.take_lock(self.home, self.program_id)
+        try:
+            there = {record.number: (directory, record) for directory, record in self._records()}
+            chosen = self._to_cancel(numbers, there)
+            tokens = [record.attempt.token for _, record in chosen if record.attempt is not None]
+            if tokens and not self.local:
+                run_in_new_loop(_end_at_slurm(tokens))
+            held: list[tuple[JobDirectory, Record]] = []
+            for directory, record in chosen:
+                if record.epoch not in directory.results():
+                    cause = Cause(Kind.CANCELLED, "it was cancelled by `hyperflow cancel`")
+                    after = record.failed(record.epoch.attempt, cause, Verdict.HOLD)
+                    directory.write_record(after)
+                    held.append((directory, after))
+            return [JobView.of(record, directory, None, directory.changed_at()) for directory, record in held]
+        finally:
+            lock.release()
+
+    def _to_cancel(
+        self, numbers: Sequence[int] | str, there: Mapping[int, tuple[JobDirectory, Record]]
+    ) -> list[tuple[JobDirectory, Record]]:
+        if isinstance(numbers, str):
+            chosen = [each for each in there.values() if each[1].state not in AT_REST]
+            if not chosen:
+                raise ConfigurationError(f"no job of {self.home} is queued or running")
+            return chosen
+        for number in numbers:
+            if number not in there:
+                raise ConfigurationError(f"there is no job {number} in {self.home}")
+            record = there[number][1]
+            if record.state in AT_REST:
+                raise ConfigurationError(f"{record.title} is {record.state}; there is nothing to cancel")
+        return [there[number] for number in dict.fromkeys(numbers)]
+
     def _records(self) -> list[tuple[JobDirectory, Record]]:
         found: list[tuple[JobDirectory, Record]] = []
         with suppress(OSError, ConfigurationError), closing(HeldRun.open(self.home, self.program_id)) as held:
@@ -117,6 +190,13 @@ class Run:
                 with suppress(OSError, Damaged):
                     found.append((directory, directory.read_record()))
         return found
+
+
+async def _end_at_slurm(tokens: Sequence[str]) -> None:
+    """End all that was submitted under some tokens."""
+    client = SlurmClient(PollIntervals(first_retry=1.0, give_up_after=SLURM_SECONDS))
+    found = await client.find(tokens)
+    await client.cancel([number for numbers in found.values() for number in numbers])
 
 
 def _read(home: Path) -> Run | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -13,9 +13,10 @@ from hyperflow import extvar, files
 from hyperflow.cli import runs
 from hyperflow.cli.jobs import BaseDir, Json, Which, answering
 from hyperflow.cli.runs import BASE_DIR
+from hyperflow.errors import ConfigurationError
 from hyperflow.extvar import ExtVar
 
-OneRun: TypeAlias = Annotated[str, Parameter(help="The program: its id, the beginning of it, or its directory.")]
+RUN = "RUN is the program: its id, the beginning of it, or its directory; by default the newest."
 
 app = App(name="var", help="Look at and set the variables (ExtVar) of a program while it runs.")
 
@@ -28,15 +29,19 @@ def list_(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json =
     texts = {name: _text(home / "vars" / f"{name}.json") for name in extvar.names(home)}
     if as_json:
         print(json.dumps({"run": str(home), "variables": {name: _value(text) for name, text in texts.items()}}))
-    for name, text in texts.items() if not as_json else ():
+        return 0
+    for name, text in texts.items():
         print(f"{name}  {text}")
+    if not texts:
+        print(f"run {home.name} has no variables: its program has read no ExtVar so far, and none was set")
     return 0
 
 
 @app.command
 @answering
-def get(run: OneRun, name: Annotated[str, Parameter(help="The variable.")], /, *, base_dir: BaseDir = BASE_DIR) -> int:
-    """Print the value of a variable, as JSON."""
+def get(*words: Annotated[str, Parameter(help=f"[RUN] NAME. {RUN}")], base_dir: BaseDir = BASE_DIR) -> int:
+    """Print the value of a variable, as JSON: hyperflow var get [RUN] NAME."""
+    run, name = _split(words, "get", "NAME")
     here = ExtVar[object](name).of(runs.find(run, base_dir).home)
     here.get()  # raises if the value is not valid
     print(_text(here.path))
@@ -46,14 +51,18 @@ def get(run: OneRun, name: Annotated[str, Parameter(help="The variable.")], /, *
 @app.command
 @answering
 def set_(
-    run: OneRun,
-    name: Annotated[str, Parameter(help="The variable. If the program has not read it yet, it is made, with a note.")],
-    value: Annotated[str, Parameter(help="""JSON: 0.5, true, '"text"', '[1, 2]'.""")],
-    /,
-    *,
+    *words: Annotated[
+        str,
+        Parameter(
+            help=f"""[RUN] NAME VALUE. {RUN} A variable that the program has not read yet is made, with a note. The """
+            """value is JSON: 0.5, true, '"text"', '[1, 2]'.""",
+            allow_leading_hyphen=True,
+        ),
+    ],
     base_dir: BaseDir = BASE_DIR,
 ) -> int:
-    """Set a variable; the program gets the value when it reads the variable next."""
+    """Set a variable: hyperflow var set [RUN] NAME VALUE. The program gets the value when it reads it next."""
+    run, name, value = _split(words, "set", "NAME", "VALUE")
     here = ExtVar[object](name).of(runs.find(run, base_dir).home)
     try:
         text = json.dumps(files.from_json(value))
@@ -65,6 +74,17 @@ def set_(
         print(f"note: the program has not asked for {name} so far; it has {there}", file=sys.stderr)
     extvar.write(here.path, text, over=True)
     return 0
+
+
+def _split(words: tuple[str, ...], command: str, *names: str) -> list[Any]:
+    """Return the run, None for the newest, and the other words of a command."""
+    missing = len(names) + 1 - len(words)
+    if missing not in (0, 1):
+        raise ConfigurationError(
+            f"`var {command}` takes {' and '.join(names)}, and before them a RUN where you do not mean the newest; "
+            f"type: hyperflow var {command} [RUN] {' '.join(names)}"
+        )
+    return [*[None] * missing, *words]
 
 
 def _text(path: Path) -> str:

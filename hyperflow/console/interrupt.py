@@ -74,7 +74,9 @@ class Interruption:
 
     def _interrupted(self) -> None:
         if self.signal is not None:  # it takes long: from now on, Ctrl-C is a KeyboardInterrupt
-            say(self._console, "still waiting for Slurm; another Ctrl-C ends this at once, and jobs may stay there")
+            waits = "the jobs to end" if self._master.batch.local else "Slurm"
+            stay = "" if self._master.batch.local else ", and jobs may stay there"
+            say(self._console, f"still waiting for {waits}; another Ctrl-C ends this at once{stay}")
             asyncio.get_running_loop().remove_signal_handler(SIGINT)
         elif self._question is not None and not self._question.done():
             self._end(SIGINT, False)

@@ -30,6 +30,7 @@ from hyperflow.flow import Cluster, Flow
 from hyperflow.master.lifecycle import WITH_SLURM, State
 from hyperflow.master.rundir import find
 from hyperflow.program import ProgramInfo, is_url
+from hyperflow.slurm.client import SlurmClient
 
 WRONG = 2
 """Exit code: usage error."""
@@ -115,6 +116,8 @@ class _Run:
             print(f"# ---- job {number} " + "-" * 60 + f"\n{script}")
 
     async def _run(self, flow: Flow[Any]) -> None:
+        if not self.running.local and self.running.resume is None:
+            await SlurmClient().check(patient=False)  # before there is a directory
         async with self._cluster() as env:
             log_file = env.program.log_dir / "master.log"
             with logging_to(self.console, log_file, self.running.verbose):

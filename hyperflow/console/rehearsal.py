@@ -100,7 +100,7 @@ async def _stage(base_dir: Path, sbatch: SbatchOptions, earlier: str | None) -> 
         stack.callback(run.close)
         database = await stack.enter_async_context(open_database(program.database, program.program_id))
         master = Rehearsing(run, database, sbatch, base_dir)
-        evaluator = ClusterEvaluator(master)
+        evaluator = ClusterEvaluator(master, sbatch)
         env = ClusterEnv(Options(), evaluator, database, program, master, job_options=JobOptions(sbatch))
         stack.enter_context(environment.entered(env))
         yield master

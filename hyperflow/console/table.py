@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ URGENCY = (
 
 NARROW = 90
 """In a narrower terminal the table omits columns that `hyperflow why` also shows."""
+
+UNLIMITED = 100_000
 
 GAP = 2
 """Blanks between columns."""
@@ -153,13 +156,23 @@ def print_lines(rows: Sequence[Sequence[str]], file: TextIO) -> None:
         file.write("".join(cells).rstrip() + "\n")
 
 
+def width_of(file: TextIO) -> int:
+    """Return how long a line may be: as wide as the terminal; in a file, as long as it is."""
+    return Console(file=file).width if file.isatty() else UNLIMITED
+
+
+def print_note(text: str, file: TextIO) -> None:
+    """Print a sentence, broken between words where it is longer than a line may be."""
+    print(textwrap.fill(text, width_of(file), break_long_words=False, break_on_hyphens=False), file=file)
+
+
 def print_table(table: Table, file: TextIO) -> None:
     """Print a table: cut to the width of a terminal; to a file in full, one line for each row."""
     if file.isatty():
         Console(file=file, highlight=False).print(table)
         return
     buffer = io.StringIO()
-    Console(file=buffer, width=100_000, color_system=None, highlight=False).print(table)
+    Console(file=buffer, width=UNLIMITED, color_system=None, highlight=False).print(table)
     file.writelines(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
 
 

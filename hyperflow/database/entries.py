@@ -1,8 +1,8 @@
 """Entries: what one record of a database consists of, in a file and on a server alike.
 
-Guarantees: every entry has the schema version in which its value was written, and metadata, a JSON object that is still
-empty. Its checksum covers all of it but the program and the time: SQLite's own check, and most disks, do not see a
-flipped byte in a value.
+Guarantees: every entry has the schema version in which its value was written, and metadata, a JSON object. Its "code",
+which may be missing, is the fingerprint of the memoized function that gave the value. An entry's checksum covers all of
+it but the program and the time: SQLite's own check, and most disks, do not see a flipped byte in a value.
 
 Schema version 1 had neither column, and values without tags (see `untagged`). Entries of that version stay as they are,
 also where they are copied or ingested.
@@ -10,7 +10,9 @@ also where they are copied or ingested.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 import warnings
 from collections.abc import Iterable
 
@@ -51,6 +53,36 @@ def is_sound(map_name: object, key: object, value: object, digest: bytes, versio
     return digest == checksum(map_name, key, value, version, metadata)
 
 
-def text_of(value: str, version: int) -> str:
-    """Return a value's text, marked if it has no tags."""
-    return untagged.Text(value) if version == 1 else value
+class FromCode(str):
+    """The text of a value, with the fingerprint of the code that gave it."""
+
+    __slots__ = ("code",)
+    code: str
+
+    @classmethod
+    def of(cls, text: str, code: str) -> FromCode:
+        made = cls(text)
+        made.code = code
+        return made
+
+
+def text_of(value: str, version: int, metadata: str = NO_METADATA) -> str:
+    """Return a value's text, marked if it has no tags, and if it is known which code gave it."""
+    if version == 1:
+        return untagged.Text(value)
+    code = "" if metadata == NO_METADATA else _code(metadata)
+    return FromCode.of(value, code) if code else value
+
+
+@functools.lru_cache(maxsize=256)
+def _code(metadata: str) -> str:
+    try:
+        code = json.loads(metadata)["code"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return code if isinstance(code, str) else ""
+
+
+def metadata_of(value: str) -> str:
+    """Return the metadata of a new entry with this value."""
+    return json.dumps({"code": value.code}) if isinstance(value, FromCode) else NO_METADATA

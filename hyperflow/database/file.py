@@ -29,7 +29,7 @@ from typing import NamedTuple
 import attrs
 
 from hyperflow.database import place
-from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, checksum, is_sound, text_of
+from hyperflow.database.entries import SCHEMA_VERSION, Entry, checksum, is_sound, metadata_of, text_of
 from hyperflow.errors import ConfigurationError, DatabaseError
 from hyperflow.files import link_new
 from hyperflow.files import sync_directory as sync
@@ -148,9 +148,12 @@ class DatabaseFile:
         If it raises DatabaseError, none was added; so does `ingest`.
         """
         now = time.time()
-        return self._add(
-            [(*entry, self.program_id, now, checksum(*entry), SCHEMA_VERSION, NO_METADATA) for entry in entries]
-        )
+        rows: list[Row] = []
+        for map_name, key, value in entries:
+            about = metadata_of(value)
+            digest = checksum(map_name, key, value, SCHEMA_VERSION, about)
+            rows.append((map_name, key, str(value), self.program_id, now, digest, SCHEMA_VERSION, about))
+        return self._add(rows)
 
     def ingest(self, rows: list[Row], source: str, since: Watermark | None, watermark: Watermark) -> list[Found] | None:
         """Add entries of another program as they are, and move its watermark, in one transaction.
@@ -198,7 +201,7 @@ class DatabaseFile:
         self.next_id = first + len(rows)
         self.in_wal += sum(len(entry[1]) + len(entry[2]) for entry in entries)
         return [
-            self._remembered(text_of(entry[2], entry[6]), number) if entry[0] in self.loaded else ABSENT
+            self._remembered(text_of(entry[2], *entry[6:]), number) if entry[0] in self.loaded else ABSENT
             for number, entry in enumerate(entries, first)
         ]
 
@@ -214,7 +217,7 @@ class DatabaseFile:
                 if value is None and isinstance(key, str):
                     found[key] = Found(None, number)
                 elif value is not None and is_sound(map_name, key, value, *rest):
-                    found[key] = self._remembered(value if rest[1] > 1 else text_of(value, rest[1]), number)
+                    found[key] = self._remembered(text_of(value, *rest[1:]), number)
                 else:
                     self._report(number, map_name, key)
         self.loaded.add(map_name)
@@ -237,7 +240,7 @@ class DatabaseFile:
             )
             for number, value, *rest in chain(first, older):
                 if is_sound(map_name, key, value, *rest):
-                    return text_of(value, rest[1])
+                    return text_of(value, *rest[1:])
                 self._report(number, map_name, key)
         return None
 

@@ -3,15 +3,17 @@
 Guarantees: what was inserted is on the disk when `insert` returns. The newest value of a key counts, and nothing is
 overwritten. Maps of one name are one map, in this program and in later ones that go on from its database.
 
-With types, `KeyValMap("energies", key=tuple[int, int], value=Energy)`, keys and values come back as what they were.
+With types, `KeyValMap[tuple[int, int], Energy]("energies")` or `KeyValMap("energies", key=tuple[int, int],
+value=Energy)`, keys and values come back as what they were.
 Without, values are plain data: None, bool, int, float, str, bytes, complex, dates, numpy arrays, lists, tuples, dicts,
 sets. A class is refused then, because it could not be made again.
 """
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, overload
 
 from hyperflow import environment, saying
 from hyperflow.database import keys, memo, plain, records
@@ -19,8 +21,17 @@ from hyperflow.database.values import codec_for
 from hyperflow.errors import DatabaseError, MisuseError, SerializationError
 from hyperflow.flow import Flow, Job, Native
 
-K = TypeVar("K")
-V = TypeVar("V")
+if TYPE_CHECKING:  # Python 3.13 has defaults itself; users' checkers know typing_extensions without installing it
+    from typing_extensions import TypeVar
+
+    K = TypeVar("K", default=Any)
+    V = TypeVar("V", default=Any)
+else:
+    from typing import TypeVar
+
+    K = TypeVar("K")
+    V = TypeVar("V")
+
 D = TypeVar("D")
 K2 = TypeVar("K2")
 V2 = TypeVar("V2")
@@ -29,7 +40,7 @@ V2 = TypeVar("V2")
 class KeyValMap(Generic[K, V]):
     """A named map in the results database.
 
-        energies = hf.KeyValMap("energies", key=int, value=float)
+        energies = hf.KeyValMap[int, float]("energies")  # or: hf.KeyValMap("energies", key=int, value=float)
         await energies.insert(3, 0.5)
 
     Args:
@@ -39,7 +50,7 @@ class KeyValMap(Generic[K, V]):
     """
 
     @overload
-    def __init__(self: KeyValMap[Any, Any], name: str) -> None: ...
+    def __init__(self, name: str) -> None: ...
     @overload
     def __init__(self: KeyValMap[K2, Any], name: str, *, key: type[K2]) -> None: ...
     @overload
@@ -51,9 +62,31 @@ class KeyValMap(Generic[K, V]):
     def __init__(self, name: str, *, key: Any = Any, value: Any = Any) -> None:
         _check_name(name)
         self.name = name
-        self.key = key
-        self.value = value
+        self.key: Any = key
+        self.value: Any = value
         self._widen = keys.widening(key)
+        for base in getattr(type(self), "__orig_bases__", ()):  # class Energies(KeyValMap[int, float])
+            self._take_types(base)
+
+    @property
+    def __orig_class__(self) -> Any:
+        """What was called: Python sets it to `KeyValMap[K, V]` after `KeyValMap[K, V]("name")` has made the object."""
+        return self._made_by
+
+    @__orig_class__.setter
+    def __orig_class__(self, alias: Any) -> None:
+        self._made_by = alias
+        self._take_types(alias)
+
+    def _take_types(self, alias: Any) -> None:
+        """Take the types in brackets where no other ones were given."""
+        if typing.get_origin(alias) is not KeyValMap:
+            return
+        key, value = (Any if isinstance(arg, TypeVar) else arg for arg in typing.get_args(alias))
+        if self.key is Any:
+            self.key, self._widen = key, keys.widening(key)
+        if self.value is Any:
+            self.value = value
 
     def __repr__(self) -> str:
         types = "".join(f", {n}={t}" for n, t in (("key", self.key), ("value", self.value)) if t is not Any)
@@ -89,15 +122,19 @@ class KeyValMap(Generic[K, V]):
         """
         return Job(Native("KeyValMap.lookup_all", self._lookup_all))
 
-    def memoize(self, fn: Callable[[K], Flow[V]]) -> Callable[[K], Job[V]]:
+    def memoize(self, fn: Callable[[K], Flow[V]], *, on_change: memo.OnChange = "warn") -> Callable[[K], Job[V]]:
         """Return `fn` with its results recorded in this map: the argument is the key.
 
         What is in the map already, also by `insert`, is returned without running `fn`. See `hyperflow.memoize` for
         the rest.
         """
+        memo.check_on_change(on_change)
+        remedy = f"If it gives other results now, use a map of another name. {memo.ON_CHANGE}"
         typed = {} if self.value is Any else {"result": self.value}
         local_names = records.names_of_caller()
-        return memo.memoized(fn, self.name, f"{self!r}.memoize", local_names, key=self.key, **typed)
+        return memo.memoized(
+            fn, self.name, f"{self!r}.memoize", local_names, key=self.key, **typed, on_change=on_change, remedy=remedy
+        )
 
     def _key(self, key: Any) -> str:
         try:

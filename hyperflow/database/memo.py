@@ -6,6 +6,7 @@ Guarantees:
 - The key is name, version and arguments, bound to the parameters as Python does: `f(1)`, `f(x=1)` and a default of 1
   are one call. Source text is no part of it, so a new comment forgets nothing. A changed result needs a new `version`.
 - The first caller gets what every later one gets: the value as it was recorded, made again for each.
+- A function that has changed since its results were recorded does not go unnoticed (`on_change`).
 - What cannot be a key, or cannot be stored, is refused; if the annotations show it, before anything runs.
 """
 
@@ -17,21 +18,28 @@ import operator
 import sys
 import types
 import typing
+import warnings
+import weakref
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, cast, overload
 
 import attrs
 
 from hyperflow import environment, saying
 from hyperflow import flow as flows
 from hyperflow.database import keys, records, single_flight
+from hyperflow.database.entries import FromCode
+from hyperflow.database.fingerprint import Fingerprint
 from hyperflow.database.hints import show
 from hyperflow.database.values import Codec, codec_for
-from hyperflow.errors import ConfigurationError, DatabaseError, MisuseError, SerializationError
+from hyperflow.environment import ResultsDatabase
+from hyperflow.errors import ConfigurationError, DatabaseError, FunctionChanged, MisuseError, SerializationError
 from hyperflow.flow import Cluster, Flow, Job
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+OnChange: TypeAlias = Literal["warn", "recompute", "ignore"]
 
 
 class Unresolved:
@@ -58,6 +66,9 @@ class Memo:
     """The type of results."""
     key_hint: Any
     """If not Unresolved: there is one argument of this type, and it is the key itself."""
+    on_change: OnChange = "warn"
+    remedy: str = ""
+    """What to type if the function has changed."""
     signature: inspect.Signature = attrs.field(init=False)
     kind: type[Flow[Any]] = attrs.field(init=False)
     """Job or Cluster, as the function itself returns."""
@@ -66,6 +77,9 @@ class Memo:
     _parameters: list[tuple[str, str, keys.Widening | None]] | None = attrs.field(default=None, init=False)
     """Name, how it stands in a key, and what makes an int a float where it is annotated so."""
     _codec: Codec | None = attrs.field(default=None, init=False)
+    _fingerprint: Fingerprint | None = attrs.field(default=None, init=False)
+    _told: weakref.ref[Any] | None = attrs.field(default=None, init=False)
+    """The database of the run in which a change was told."""
 
     def __attrs_post_init__(self) -> None:
         self.signature = inspect.signature(self.fn)
@@ -74,7 +88,8 @@ class Memo:
         self.is_simple = all(parameter.kind in simple for parameter in self.signature.parameters.values())
 
     def __reduce__(self) -> tuple[Any, ...]:  # without what is made at first use, which does not pickle
-        return type(self), (self.fn, self.name, self.map_name, self.hints, self.result, self.key_hint)
+        same = (self.fn, self.name, self.map_name, self.hints, self.result, self.key_hint)
+        return type(self), (*same, self.on_change, self.remedy)
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Return the canonical text of the arguments; an error names the parameter that cannot be in a key."""
@@ -132,6 +147,30 @@ class Memo:
                 raise SerializationError(f"results of {self.name} cannot be recorded: {error}") from error
         return self._codec
 
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The function's fingerprint; made at the first call, and again when a captured name is bound anew."""
+        # Not again in each run: what a function appends to a list of the script is its effect, and no change of it.
+        if self._fingerprint is None or not self._fingerprint.is_current():
+            self._fingerprint = Fingerprint.of(self.fn)
+        return self._fingerprint
+
+    def counts(self, text: str | None, database: ResultsDatabase) -> bool:
+        """Whether a recorded result may be returned; warns if the function was another one when it was recorded."""
+        if type(text) is not FromCode or self.on_change == "ignore":
+            return text is not None
+        if not self.fingerprint.differs(text.code):
+            return True
+        if self.on_change == "warn" and (self._told is None or self._told() is not database):
+            self._told = weakref.ref(database)
+            code = inspect.unwrap(self.fn).__code__
+            words = (
+                f"{self.name} has changed since results of it were recorded (its code, or a value that it refers to), "
+                f"and recorded results are returned as they are. {self.remedy}"
+            )
+            warnings.warn_explicit(words, FunctionChanged, code.co_filename, code.co_firstlineno)
+        return self.on_change == "warn"
+
 
 def _is_of_cluster(fn: Any, hints: dict[str, Any]) -> bool:
     hint = hints.get("return")
@@ -139,7 +178,7 @@ def _is_of_cluster(fn: Any, hints: dict[str, Any]) -> bool:
     return getattr(fn, "level", "") == "cluster" or (isinstance(origin, type) and issubclass(origin, Cluster))
 
 
-class Memoized:
+class Memoized(flows.MakesFlows):
     """What `memoize` makes of a function: calling it describes a Job, and runs nothing.
 
     A class and not a closure, because a function that refers to itself cannot travel with a user's closure.
@@ -180,7 +219,7 @@ async def run(memo: Memo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     key = memo.key(args, kwargs)
     database = environment.current(memo.name).database
     text = await database.lookup(memo.map_name, key)
-    if text is None:
+    if text is None or not memo.counts(text, database):
         show_call = functools.partial(flows.show_call, memo.fn, args, kwargs)
         compute = functools.partial(_compute, memo, key, args, kwargs)
         text = await single_flight.once(database, (memo.map_name, key), show_call, compute)
@@ -196,8 +235,9 @@ async def run(memo: Memo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 async def _compute(memo: Memo, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     database = environment.current(memo.name).database
     recorded = await database.lookup(memo.map_name, key)
-    if recorded is not None:
+    if recorded is not None and memo.counts(recorded, database):
         return recorded
+    code = memo.fingerprint.text
     made = memo.fn(*args, **kwargs)
     if not isinstance(made, Flow):
         if inspect.iscoroutine(made):
@@ -213,7 +253,7 @@ async def _compute(memo: Memo, key: str, args: tuple[Any, ...], kwargs: dict[str
         raise SerializationError(
             f"the result of {flows.show_call(memo.fn, args, kwargs)} cannot be recorded: {error}"
         ) from error
-    await database.insert(memo.map_name, key, text)
+    await database.insert(memo.map_name, key, FromCode.of(text, code))
     return text
 
 
@@ -228,7 +268,7 @@ class Memoizer(Protocol):
     def __call__(self, fn: Callable[P, Flow[T]], /) -> Callable[P, Flow[T]]: ...
 
 
-def memoize(name: str, *, version: int | str = 1) -> Memoizer:
+def memoize(name: str, *, version: int | str = 1, on_change: OnChange = "warn") -> Memoizer:
     """Record the results of a function that returns a flow, and return recorded ones without running it.
 
         @hf.memoize("half", version=1)
@@ -252,16 +292,29 @@ def memoize(name: str, *, version: int | str = 1) -> Memoizer:
     Args:
         name: Names the results in the database (map `memoize:name:version`).
         version: Change it when the function would now give other results.
+        on_change: What to do with results that were recorded when the function was another one: "warn" once per
+            function and run, saying what to type, and return them; "recompute": treat them as absent, and record new
+            ones; "ignore".
+
+    A function has changed if its code has, or a value that it refers to: globals, closure, defaults, also through other
+    functions and classes of yours. New comments, docstrings and line breaks are no change. Not seen are: code of
+    installed packages and of the standard library, the inside of objects of their classes (numpy arrays are seen),
+    what is found by a computed name, files, and a list or dict that changes in place after the first call in a process.
+    Results of another minor version of Python, or of an older hyperflow, are not judged.
 
     Raises:
         MisuseError: When it decorates something that returns no flow.
+        ConfigurationError: `version` or `on_change` makes no sense.
         SerializationError: At the call, when an argument cannot be in a key, or the result cannot be stored.
     """
-    _check_arguments(name, version)
+    _check_arguments(name, version, on_change)
+    following = version + 1 if isinstance(version, int) else f"{version}-2"
+    remedy = f"If it gives other results now, write: @hyperflow.memoize({name!r}, version={following!r}). {ON_CHANGE}"
     local_names = records.names_of_caller()
 
     def decorate(fn: Callable[..., Flow[Any]], /) -> Any:
-        return memoized(fn, f"memoize:{name}:{version}", f"@memoize({name!r})", local_names)
+        where = f"@memoize({name!r})"
+        return memoized(fn, f"memoize:{name}:{version}", where, local_names, on_change=on_change, remedy=remedy)
 
     return decorate
 
@@ -273,18 +326,22 @@ def memoized(
     local_names: dict[str, Any],
     result: Any = Unresolved,
     key: Any = Unresolved,
+    *,
+    on_change: OnChange = "warn",
+    remedy: str = "",
 ) -> Callable[P, Job[T]]:
     """Return the memoized form of a function; errors name `where`, which is what the user called.
 
     Annotations may refer to `local_names` besides the function's globals. `result` is the type of results where it is
-    known otherwise. With `key`, the function has one argument, which is of this type and the key itself.
+    known otherwise. With `key`, the function has one argument, which is of this type and the key itself. `remedy`
+    is what to type if the function has changed.
     """
     shown = getattr(fn, "__qualname__", None) or repr(fn)
     _check_kind(fn, shown, where)
     inner = inspect.unwrap(fn)
     hints = records.hints_of(inner, local_names)
     annotated = _result_type(inner, shown, hints, where)
-    memo = Memo(fn, shown, map_name, hints, annotated if result is Unresolved else result, key)
+    memo = Memo(fn, shown, map_name, hints, annotated if result is Unresolved else result, key, on_change, remedy)
     parameters = len(memo.signature.parameters)
     if key is not Unresolved and parameters != 1:
         raise MisuseError(
@@ -294,7 +351,20 @@ def memoized(
     return cast("Callable[P, Job[T]]", Memoized(memo))
 
 
-def _check_arguments(name: object, version: object) -> None:
+ON_CHANGE = (
+    'If they are to be computed again whenever it changes: on_change="recompute". If the change does not matter: '
+    'on_change="ignore"'
+)
+
+
+def check_on_change(on_change: object) -> None:
+    """Raise ConfigurationError if there is no such answer to a change."""
+    if on_change not in typing.get_args(OnChange):
+        raise ConfigurationError(f'memoize(on_change={on_change!r}): "warn", "recompute" or "ignore" is needed')
+
+
+def _check_arguments(name: object, version: object, on_change: object) -> None:
+    check_on_change(on_change)
     if not isinstance(name, str) or name == "":
         raise MisuseError("memoize needs a name for the results: @hyperflow.memoize('name', version=1)")
     if not isinstance(version, int | str) or isinstance(version, bool):

@@ -38,7 +38,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from hyperflow.database import plain
-from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, checksum, is_sound, text_of, warn_of
+from hyperflow.database.entries import SCHEMA_VERSION, Entry, checksum, is_sound, metadata_of, text_of, warn_of
 from hyperflow.database.thread import Batches, DatabaseThread
 from hyperflow.errors import ConfigurationError, DatabaseError
 
@@ -151,10 +151,11 @@ class Server:
         If it raises, none was added, unless the server went away for good just then.
         """
         now = time.time()
-        rows = [
-            (*entry, self.program_id, now, key_digest(*entry[:2]), checksum(*entry), SCHEMA_VERSION, NO_METADATA)
-            for entry in entries
-        ]
+        rows: list[tuple[str, str, str, str, float, bytes, bytes, int, str]] = []
+        for map_name, key, value in entries:
+            about = metadata_of(value)
+            sums = key_digest(map_name, key), checksum(map_name, key, value, SCHEMA_VERSION, about)
+            rows.append((map_name, key, str(value), self.program_id, now, *sums, SCHEMA_VERSION, about))
         tried = False
 
         def add(connection: psycopg.Connection[Any]) -> None:
@@ -193,7 +194,7 @@ class Server:
                 cursor.itersize = 5000
                 for row in cursor.execute(WHOLE_MAP, {"map": map_name}):
                     if is_sound(*row[2:]):
-                        values[row[3]] = text_of(row[4], row[6])
+                        values[row[3]] = text_of(row[4], *row[6:])
                     else:
                         damaged.append(self._report(row))
             return list(values.items()), damaged
@@ -212,7 +213,7 @@ class Server:
             if older is None:
                 return None, damaged
             row = older
-        return text_of(row[4], row[6]), damaged
+        return text_of(row[4], *row[6:]), damaged
 
     def _report(self, row: Found) -> str:
         return f"entry {row[1]} of map {row[2]!r}, key {row[3]!r:.80}, in {self.url} is damaged; it counts as absent"

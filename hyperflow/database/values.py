@@ -74,7 +74,7 @@ class Codec:
             data, end = _parse(text)
             if end != len(text):
                 data = json.loads(text)  # tells what is wrong with the rest
-            if type(text) is not str:
+            if type(text) is untagged.Text:
                 data = plain.from_json(untagged.with_tags(data, self.hint), self.makers)
             elif '"!' in text:
                 data = plain.from_json(data, self.makers)

@@ -63,12 +63,12 @@ class NodesAside:
                 "running": running[name],
                 "cause": self.trust.aside.get(name, ""),
             }
-            for name, node in self._scheduler.pool.nodes.items()
+            for name, node in sorted(self._scheduler.pool.nodes.items())
         ]
 
     def _check(self, node: str) -> None:
         if node not in self._links:
-            there = ", ".join(self._links) or "none"
+            there = ", ".join(sorted(self._links)) or "none"
             raise ConfigurationError(f"{node!r} is no node that this run uses now; there are: {there}")
 
     def _put_aside(self, node: str) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import pickle
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -42,17 +43,20 @@ from hyperflow.head.fleet import Fleet, NodePlan
 from hyperflow.head.later import Later
 from hyperflow.head.link import Link
 from hyperflow.head.orders import Orders
+from hyperflow.head.streams import Streams
 from hyperflow.head.worker_locks import WorkerLocks
 from hyperflow.locking.manager import LockManager
 from hyperflow.program import ProgramInfo
 from hyperflow.saying import in_words
 from hyperflow.scheduling.scheduler import Scheduler
-from hyperflow.scheduling.state import Task, Worker
+from hyperflow.scheduling.state import Task, Worker, is_started
 from hyperflow.shipping.packer import Packer
 from hyperflow.wire import frames, messages
-from hyperflow.wire.frames import Kind, Outcome
-from hyperflow.wire.messages import CANCELLED, WorkerEnded
+from hyperflow.wire.frames import Kind, Outcome, ProtocolError
+from hyperflow.wire.messages import CANCELLED, StreamReply, StreamWanted, WorkerEnded
 from hyperflow.wire.numbers import TaskNumber, WorkerNumber
+
+logger = logging.getLogger("hyperflow")
 
 REBALANCE_PAUSE = 0.005
 """Seconds between looks at workers that hold tasks while a CPU is free."""
@@ -81,6 +85,7 @@ class Engine:
         self._events = EventLog(program.log_dir / "events.jsonl")
         self.fleet = Fleet(program, settings, self._events, self._on_frame, self, self._on_lost)
         self.locks = LockManager()
+        self.streams = Streams(program.call)
         self.worker_locks = WorkerLocks(self.locks, self.scheduler, self.fleet.write, self._name)
         self.aside = NodesAside(self.scheduler, self.fleet.links, self._events)
         self.drain = Drain(self._on_drain, self._turn_away)
@@ -112,7 +117,12 @@ class Engine:
         return self.scheduler.pool.total
 
     def submit(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Options,
+        stream: tuple[int, ...] | None = None,
     ) -> Evaluation:
         """Ship a call and return its future.
 
@@ -143,6 +153,10 @@ class Engine:
             raise
         self._next_task += 1  # type: ignore[assignment]  # TaskNumber() would cost each evaluation a call
         evaluation = self._evaluations[number] = Evaluation(task, packed, options, self._cancelled, (fn, args, kwargs))
+        if stream is not None:
+            evaluation.stream = stream
+        elif self.streams.asking:
+            self.streams.submitted(evaluation)
         if options.straggler_factor is not None:
             self._copies.stragglers.watch(task, function.name, options.straggler_factor)
         if self.locks.busy:
@@ -215,7 +229,7 @@ class Engine:
     def node_failed(self, node: str) -> None:
         """Refuse what only that node could have run."""
         for task in self.scheduler.expect_no_more(node):
-            self._refuse(task)
+            self._refuse(task, started=False)
 
     def put_aside(self, node: str) -> None:
         """Start nothing more on a node; raises ConfigurationError if it is not up."""
@@ -273,7 +287,20 @@ class Engine:
             self._on_ended(number, messages.read(WorkerEnded, body))
         elif kind in (Kind.LOCK_WANTED, Kind.LOCK_RELEASED) and number in self.scheduler.workers:
             self.worker_locks.on_message(self.scheduler.workers[number], kind, body)
+        elif kind == Kind.STREAM_WANTED and number in self.scheduler.workers:
+            self._on_stream_wanted(self.scheduler.workers[number], body)
         self._flushing.ask()
+
+    def _on_stream_wanted(self, worker: Worker, body: memoryview) -> None:
+        """An evaluation draws random numbers."""
+        try:
+            (task,) = messages.read(StreamWanted, body)
+            evaluation = self._evaluations.get(task)
+        except (ProtocolError, TypeError):  # a function wrote to a descriptor that is not its own
+            logger.warning("%s sent something that is no message about random numbers", worker.name)
+            return
+        words = self.streams.wanted(evaluation, self._evaluations.values()) if evaluation is not None else ()
+        self.fleet.write(worker.node, [messages.framed(StreamReply(task, words), worker.number)])
 
     def _name(self, task: TaskNumber) -> str:
         evaluation = self._evaluations.get(task)
@@ -405,8 +432,8 @@ class Engine:
         self.scheduler.resubmit(evaluation.task)
         return True
 
-    def _fail(self, evaluation: Evaluation, error: Exception) -> None:
-        self._end(evaluation, "failed")
+    def _fail(self, evaluation: Evaluation, error: Exception, started: bool = True) -> None:
+        self._end(evaluation, "failed" if started else "cancelled")
         self._events.failed(evaluation.task.number, evaluation.shown_call, error)
         evaluation.call = None
         evaluation.set_exception(error)
@@ -441,6 +468,7 @@ class Engine:
         self._lost_logs[node] = str(link.log_file)
         there = [worker for worker in self.scheduler.workers.values() if worker.node == node]
         at_work = {number: worker for worker in there for number in worker.queue}
+        started = {next(iter(worker.queue)) for worker in there if worker.queue}
         for each in there:
             self._orders.worker_gone(each.number)
             if self.locks.busy:  # it may go on for a while
@@ -457,7 +485,7 @@ class Engine:
         for task in impossible:
             worker = at_work.get(task.number)
             if not self._copies.gives_way(task, node) and (worker is None or not self._charged(task, worker)):
-                self._refuse(task)
+                self._refuse(task, task.number in started)
         self._flushing.ask()
 
     def _charged(self, task: Task, worker: Worker) -> bool:
@@ -484,7 +512,7 @@ class Engine:
             self._on_returned(task, node)
             self._flushing.ask()
 
-    def _refuse(self, task: Task) -> None:
+    def _refuse(self, task: Task, started: bool = True) -> None:
         """No node is left that could run a task."""
         evaluation = self._evaluations.get(task.number)
         refusal: HyperflowError | None = self.scheduler.refusal(task.cpus) if self.fleet.links else None
@@ -492,7 +520,7 @@ class Engine:
             refusal = NodeLost(*self._last_loss.args)
         if evaluation is not None and refusal is not None:
             failures.add_note(refusal, f"(it was to run {evaluation.title})")
-            self._fail(evaluation, refusal)
+            self._fail(evaluation, refusal, started)
 
     def _on_drain(self, ending: AllocationEnding) -> None:
         """Start nothing more."""
@@ -503,8 +531,9 @@ class Engine:
     def _turn_away(self, ending: AllocationEnding) -> None:
         """End all that is left: what waits, and what still runs."""
         for evaluation in dict.fromkeys(self._evaluations.values()):  # once each, also those that have a copy
+            started = is_started(evaluation.task)
             self.scheduler.cancel(evaluation.task)
-            self._fail(evaluation, AllocationEnding(*ending.args))
+            self._fail(evaluation, AllocationEnding(*ending.args), started)
         self._flushing.ask()
 
     async def close(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 from hyperflow.environment import Options
 from hyperflow.errors import (
@@ -17,14 +17,12 @@ from hyperflow.errors import (
     WorkerDied,
 )
 from hyperflow.flow import show_call
+from hyperflow.head.streams import CalledWith, Words
 from hyperflow.scheduling.state import Task, Worker
 from hyperflow.shipping import exceptions
 from hyperflow.shipping.packer import PackedCall
 from hyperflow.wire.frames import Outcome
 from hyperflow.wire.messages import CANCELLED, TIME_LIMIT, WorkerEnded
-
-CalledWith: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
-"""A function and its arguments, kept until the evaluation has ended, for its errors."""
 
 
 class Evaluation(asyncio.Future[Any]):
@@ -34,8 +32,10 @@ class Evaluation(asyncio.Future[Any]):
     callbacks would run a turn later, and cost something each time.
     """
 
-    # Else each would have a dictionary as well.
-    __slots__ = ("call", "on_cancel", "options", "packed", "retries", "task")
+    # else each would have a dictionary as well
+    __slots__ = ("call", "on_cancel", "options", "packed", "retries", "stream", "task")
+
+    stream: Words  # see `streams`; not there before the evaluation was counted
 
     def __init__(
         self,
@@ -52,6 +52,11 @@ class Evaluation(asyncio.Future[Any]):
         self.options = options
         self.retries = options.retries  # that are left
         self.on_cancel = on_cancel
+
+    @property
+    def seed(self) -> int:
+        """The program's seed."""
+        return self.options.seed
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel, as any future; the engine then kills what runs."""
@@ -81,12 +86,20 @@ def read_failure(name: str, outcome: int, payload: memoryview) -> tuple[Exceptio
     content = pickle.loads(payload)
     if outcome == Outcome.RAISED:
         data, words = content
-        return exceptions.loads(data, words), words[-1]
+        error = exceptions.loads(data, words)
+        return error, _without_notes(words[-1], error)
     if outcome == Outcome.UNSENDABLE_ERROR:
         return RemoteError(*content), content[-1]
     if outcome == Outcome.EXITED:
         return EvaluationExited(*content), content[-1]
     return SerializationError(f"{name}: {content}"), ""
+
+
+def _without_notes(trace: str, error: Exception) -> str:
+    """Return a traceback without the notes that the error has brought along: they need not be read twice."""
+    for note in getattr(error, "__notes__", ()):
+        trace = trace.replace(f"\n{note}", "", 1)
+    return trace
 
 
 def death(evaluation: Evaluation, worker: Worker, ended: WorkerEnded, log_file: str) -> Exception | None:

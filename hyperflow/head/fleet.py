@@ -13,12 +13,12 @@ import logging
 import math
 import sys
 import time
-import warnings
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import attrs
 
+from hyperflow import saying
 from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import LauncherError
@@ -125,10 +125,10 @@ class Fleet:
                 f"{self._settings.min_nodes}:\n" + "\n".join(map(str, failures))
             )
         for failure in failures:
-            warnings.warn(f"going on without a node: {failure}", RuntimeWarning, stacklevel=2)
+            saying.warn(f"going on without a node: {failure}")
         unpinned = [outcome for outcome in outcomes if isinstance(outcome, str)]
         if unpinned:
-            warnings.warn("nothing is pinned: " + "; ".join(unpinned), RuntimeWarning, stacklevel=2)
+            saying.warn("nothing is pinned: " + "; ".join(unpinned))
         for task, plan in tasks.items():
             if not task.done():
                 logger.warning("node %s is slow to start; it joins when it is there", plan.node)

@@ -16,7 +16,7 @@ from hyperflow.errors import Deadlock, HyperflowError
 from hyperflow.locking.manager import LockManager, scope
 from hyperflow.locking.rules import LockRequest, Stage
 from hyperflow.scheduling.scheduler import Scheduler
-from hyperflow.scheduling.state import State, Task, Worker
+from hyperflow.scheduling.state import Task, Worker, is_started
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind, ProtocolError
 from hyperflow.wire.messages import LockReleased, LockReply, LockWanted
@@ -110,7 +110,7 @@ class WorkerLocks:
         starved = {
             task.number: requests[number]
             for task, number in self._submitted.values()
-            if number in requests and not _is_started(task)
+            if number in requests and not is_started(task)
         }
         if not starved:
             return
@@ -133,9 +133,3 @@ class WorkerLocks:
             ]
             cycle += [f"{request.name}, on CPUs of its own, waits for {request.shown}" for request in waiting]
             self._manager.refuse(newest, Deadlock(f"{newest.name} wants {newest.shown}", cycle))
-
-
-def _is_started(task: Task) -> bool:
-    if task.state is State.SENT and task.worker is not None:
-        return next(iter(task.worker.queue)) == task.number
-    return task.state is not State.WAITING

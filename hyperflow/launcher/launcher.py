@@ -187,7 +187,7 @@ class Launcher:
         elif kind == Kind.GIVE:
             for data in self.cache.given(number, body):
                 self.forward(process, data)
-        elif kind in (Kind.TASKS, Kind.LOCK_REPLY):
+        elif kind in (Kind.TASKS, Kind.LOCK_REPLY, Kind.STREAM_REPLY):
             self.forward(process, frames.frame(kind, number, body))
         elif kind == Kind.LIMIT:
             process.deadline = time.monotonic() + frames.SECONDS.unpack(body)[0]
@@ -328,7 +328,7 @@ class Launcher:
                 if kind == Kind.BLOCK:
                     for part in self.cache.passed_on(process.number, body, process.fds.pop(0)):
                         self.head.send(part)
-                elif kind in (Kind.LOCK_WANTED, Kind.LOCK_RELEASED):
+                elif kind in (Kind.LOCK_WANTED, Kind.LOCK_RELEASED, Kind.STREAM_WANTED):
                     self.head.send(frames.frame(kind, process.number, body))
                 elif kind != Kind.RESULTS:
                     raise frames.ProtocolError("a frame that workers do not send")

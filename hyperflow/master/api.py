@@ -15,6 +15,7 @@ from hyperflow.control import variables
 from hyperflow.control.place import Address
 from hyperflow.control.server import read_body, serve
 from hyperflow.errors import ConfigurationError
+from hyperflow.master.edited import edited_files
 from hyperflow.master.lifecycle import AT_REST, State
 from hyperflow.master.master import Master
 from hyperflow.master.view import FORMAT, job_to_json
@@ -67,7 +68,7 @@ class _Handlers:
             raise ConfigurationError(f'"changes" has to be an object with members among {", ".join(FIELDS)}')
         numbers = self._numbers(body, {State.HELD}, "held")
         await self.master.retry(numbers, **dict(changes))
-        return self._answer(numbers)
+        return self._answer(numbers, edited=edited_files())
 
     async def cancel(self, request: web.Request) -> web.Response:
         numbers = self._numbers(await read_body(request, "numbers"), set(State) - AT_REST, "queued or running")
@@ -90,6 +91,6 @@ class _Handlers:
             raise ConfigurationError('"numbers" has to be a list of numbers of jobs, such as [3, 4], or "all"')
         return cast("list[int]", numbers)
 
-    def _answer(self, numbers: list[int]) -> web.Response:
+    def _answer(self, numbers: list[int], **more: Any) -> web.Response:
         jobs = [job_to_json(job) for job in self.master.jobs() if job.number in numbers]
-        return web.json_response({"jobs": jobs})
+        return web.json_response({"jobs": jobs, **more})

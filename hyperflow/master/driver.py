@@ -539,6 +539,8 @@ class JobDriver:
         return True
 
     def _fail(self, cause: Cause) -> None:
+        if self._shared.batch.local:  # which speaks in Slurm's words
+            cause = attrs.evolve(cause, slurm="")
         verdict = self._verdict(cause)
         self._unjudged = not self._asked
         self._put(self.record.failed(self.record.epoch.attempt, cause, verdict))

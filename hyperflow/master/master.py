@@ -284,8 +284,13 @@ class Master:
             driver.close(finished)
         await self._shared.close()
         if finished:
+            self.run.finish()
             for one in self.unmatched():
-                at_slurm = f"; it is with Slurm: scancel {one.batch_id}" if one.state in WITH_SLURM else ""
+                at_slurm = (
+                    f"; it is with Slurm: scancel {one.batch_id}"
+                    if one.state in WITH_SLURM and not self.batch.local
+                    else ""
+                )
                 logger.warning("job %d: %s: the program no longer makes this call%s", one.number, one.name, at_slurm)
         elif not self.leaving and not self.batch.local:
             ids = [str(one.batch_id) for one in self.jobs() if one.state in WITH_SLURM and one.batch_id is not None]

@@ -132,6 +132,10 @@ class JobDirectory:
         """The job's number; a directory that is being made has none yet."""
         return int(self.path.name)
 
+    def about(self) -> dict[str, Any]:
+        """Return what the run's program.json says; nothing if it cannot be read."""
+        return _read_json(self.home / "program.json") or {}
+
     def claim(self, attempt: int) -> Path:
         return self.path / f"claim.{attempt}"
 
@@ -364,9 +368,23 @@ class RunDirectory:
         """Return the directories of its jobs, by number."""
         return job_directories(self.home, self.held)
 
+    def finish(self) -> None:
+        """Note that the program has come to its end, so that there is nothing to resume."""
+        place = self.held.home / "program.json"
+        about = _read_json(place)
+        if about is not None:
+            with suppress(ConfigurationError, OSError):  # only for people
+                text = json.dumps({**about, "finished": time.time()}, indent=1)
+                checked_files.write_file(place, text.encode() + b"\n")
+
     def close(self) -> None:
         self.lock.release()
         self.held.close()
+
+
+def begun(program: ProgramInfo) -> bool:
+    """Whether a program has had a master before."""
+    return (program.log_dir.parent / "program.json").exists()
 
 
 def job_directories(home: Path, held: HeldRun | None = None) -> list[JobDirectory]:

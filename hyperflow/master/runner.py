@@ -83,7 +83,7 @@ class Task:
         data_dir = self.directory.home / "data"
         shared = self.about["database"]
         if is_url(shared):
-            return ProgramInfo(program_id, shared, log_dir, data_dir)
+            return ProgramInfo(program_id, shared, log_dir, data_dir, call=self.record.identity)
         earlier = [epoch for epoch in self.directory.databases() if epoch < self.epoch]
         # The master takes the rows of earlier starts now and then, and certainly before a new attempt.
         again = earlier and earlier[-1].attempt == self.epoch.attempt
@@ -94,7 +94,7 @@ class Task:
                 copy_database(source, target)
             except HyperflowError as error:  # it would only save work
                 _say(f"begins with an empty database: {error}")
-        return ProgramInfo(program_id, target, log_dir, data_dir)
+        return ProgramInfo(program_id, target, log_dir, data_dir, call=self.record.identity)
 
     def write(self, outcome: str, payload: bytes) -> None:
         self.directory.write_result(self.epoch, self.place.batch_id, outcome, payload)

@@ -120,10 +120,12 @@ def job_from_json(data: Mapping[str, Any]) -> JobView:
 
 def story(record: Record, directory: JobDirectory) -> str:
     """Tell all that is known of a job, and what to type."""
+    about = directory.about()
     lines = [f"job {record.number}, {record.name}: {record.state}"]
     if record.batch_id is not None:
         where = f" on {record.nodes}" if record.nodes else ""
-        lines.append(f"  Slurm job {record.batch_id}, attempt {record.epoch.attempt}{where}")
+        job = "on this machine (--local)" if about.get("local") else f"Slurm job {record.batch_id}"
+        lines.append(f"  {job}, attempt {record.epoch.attempt}{where}")
     if record.reason:
         lines.append(f"  waits for: {record.reason}")
         if hopeless := queue.hopeless(record.reason):
@@ -145,7 +147,7 @@ def story(record: Record, directory: JobDirectory) -> str:
             lines += _quoted(log, 5)
         lines.append(f"  all logs: {shlex.quote(str(logs))}")
     lines.append(f"  its files: {shlex.quote(str(directory.path))} (script.sh is what was submitted)")
-    if record.cause is not None:
+    if record.cause is not None and "finished" not in about:
         lines.append("  to go on: " + causes.REMEDIES[record.cause.kind].format(number=record.number))
     return "\n".join(lines)
 

@@ -169,3 +169,10 @@ class Retire:
 
 
 Effect = Fork | Send | Retract | Kill | Retire
+
+
+def is_started(task: Task) -> bool:
+    """Whether a task is the one that its worker is in, or has been; not one that waits or is prefetched."""
+    if task.state is State.SENT and task.worker is not None:
+        return next(iter(task.worker.queue)) == task.number
+    return task.state is not State.WAITING

@@ -6,10 +6,13 @@ import dis
 import functools
 import sys
 import types
-from collections.abc import Iterable, Iterator
-from typing import Any
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from hyperflow.shipping.importable import importable
+
+T = TypeVar("T")
 
 
 def found_by_name(thing: Any, module_name: str | None, qualname: str) -> bool:
@@ -37,7 +40,21 @@ def contents(cell: types.CellType, empty: object = None) -> Any:
 _GLOBAL_OPS = ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL")
 
 
-@functools.lru_cache(maxsize=10_000)
+def once_for_code(find: Callable[[types.CodeType], T]) -> Callable[[types.CodeType], T]:
+    """Remember what was found for as long as the code is there: a program may make new code in each step."""
+    known: weakref.WeakKeyDictionary[types.CodeType, T] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(find)
+    def found(code: types.CodeType) -> T:
+        result = known.get(code)
+        if result is None:
+            result = known[code] = find(code)
+        return result
+
+    return found
+
+
+@once_for_code
 def _global_names(code: types.CodeType) -> tuple[tuple[str, ...], frozenset[str]]:
     """Return the globals that code and the code inside it refer to, and all names that may be attributes."""
     names = {i.argval for i in dis.get_instructions(code) if i.opname in _GLOBAL_OPS}
@@ -94,7 +111,7 @@ def by_name(module: types.ModuleType) -> bool:
     return sys.modules.get(module.__name__) is module and importable(module.__name__)
 
 
-@functools.lru_cache(maxsize=10_000)
+@once_for_code
 def _imported(code: types.CodeType) -> frozenset[str]:
     inner = [_imported(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
     own = {i.argval for i in dis.get_instructions(code) if i.opname == "IMPORT_NAME"}

@@ -12,6 +12,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hyperflow.shipping.captures import once_for_code
+
 
 def referenced(annotations: Iterable[Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
     """Return what texts in annotations refer to in a namespace, by name."""
@@ -30,7 +32,7 @@ def of_function(fn: types.FunctionType) -> dict[str, Any]:
     return found | referenced(fn.__annotations__.values(), space) if fn.__annotations__ else found
 
 
-@functools.lru_cache(maxsize=10_000)
+@once_for_code
 def _class_body_names(code: types.CodeType) -> frozenset[str]:
     names: set[str] = set()
     for constant in code.co_consts:
@@ -55,7 +57,7 @@ def _names(annotation: Any, depth: int = 0) -> Iterable[str]:
             yield from _names(part, depth + 1)
 
 
-@functools.lru_cache(maxsize=10_000)
+@functools.lru_cache(maxsize=1000)
 def _names_in(text: str) -> frozenset[str]:
     try:
         tree = ast.parse(text.strip(), mode="eval")

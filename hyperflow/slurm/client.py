@@ -29,7 +29,7 @@ from typing import Literal, Self
 import attrs
 
 from hyperflow.aio import Changing
-from hyperflow.errors import SlurmError
+from hyperflow.errors import ConfigurationError, SlurmError
 from hyperflow.slurm import queue, refusal
 from hyperflow.slurm.commands import Commands, SlurmAway
 from hyperflow.slurm.queue import BatchState
@@ -47,6 +47,8 @@ _ASKED_AT_ONCE = 5
 _WEEK = 7 * 24 * 3600.0
 _ACCOUNTING_TRIES = 3
 _TIME = "%Y-%m-%dT%H:%M:%S"
+CHECK_PAUSES = (1.0, 3.0)
+"""Seconds after which the first question of a program is asked again: slurmctld may just be starting."""
 _QUIET = 600.0
 """Seconds between two warnings that Slurm is away."""
 
@@ -134,6 +136,26 @@ class SlurmClient:
         self._looking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._looking
+
+    async def check(self, patient: bool) -> None:
+        """Raise ConfigurationError, in one line, where Slurm cannot be used.
+
+        `patient`: jobs may be there already, so that a Slurm which does not answer just now is waited for later.
+        """
+        missing = [name for name in ("sbatch", "squeue", "scancel") if not self._commands.has(name)]
+        if missing:
+            raise ConfigurationError(_unusable(f"there is no {' or '.join(missing)} in PATH"))
+        said = ""
+        for pause in () if patient else (*CHECK_PAUSES, 0.0):
+            try:
+                await self._list()
+            except SlurmAway as away:
+                said = str(away)
+                await asyncio.sleep(pause)
+            else:
+                return
+        if said:
+            raise ConfigurationError(_unusable(said.splitlines()[-1]))
 
     async def submit(self, script: Path, token: str, text: str | None = None) -> int:
         """Submit a script that carries a token, and return the job's id. With `text`, that is what sbatch gets, on its
@@ -384,6 +406,13 @@ class SlurmClient:
         if self._away_since is not None:
             log.log(self._tell_away, "Slurm answers again, after %.0f s", time.monotonic() - self._away_since)
             self._away_since = None
+
+
+def _unusable(why: str) -> str:
+    return (
+        f"no usable Slurm here: {why}. Start the program where Slurm's commands work, mostly on a login node, or run "
+        "its jobs on this machine: --local, or open_cluster(local=True)"
+    )
 
 
 class _Retry:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Mapping
@@ -61,6 +62,10 @@ class Commands:
         self._environ = clean(os.environ if environ is None else environ)
         self._turn = asyncio.Lock()
         self._free_at = 0.0
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a command."""
+        return shutil.which(name, path=self._environ.get("PATH")) is not None
 
     async def run(self, *argv: str, timeout: float, text: str | None = None) -> Answer:
         """Run a command and return its answer, whatever that is; `text` is its input. Cancelling kills it.

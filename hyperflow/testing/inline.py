@@ -21,6 +21,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import attrs
+
 from hyperflow import environment, failures, locks
 from hyperflow import flow as flows
 from hyperflow._job import JobEnv
@@ -34,6 +36,7 @@ from hyperflow.errors import (
     SerializationError,
     TimeLimitExceeded,
 )
+from hyperflow.head.streams import CalledWith, Streams, Words
 from hyperflow.locking import manager
 from hyperflow.locking.manager import LockManager
 from hyperflow.program import ProgramInfo
@@ -69,6 +72,15 @@ class InlineLocks:
         self._locks.release(number)
 
 
+@attrs.define(eq=False)
+class InlineCall:
+    """An evaluation that was submitted, as `Streams` knows one."""
+
+    call: CalledWith | None
+    seed: int
+    stream: Words = ()
+
+
 class InlineEvaluator:
     """Evaluates in the event loop's thread. Made by `open_inline_job`."""
 
@@ -76,6 +88,8 @@ class InlineEvaluator:
         self.cpus = cpus
         self.closed = False
         self.locks = LockManager()
+        self.streams = Streams()
+        self._submitted: dict[asyncio.Task[Any], InlineCall] = {}
         self._free = cpus
         self._ship = ship
         self._packer = Packer(most_blocks=0)  # everything is in this process
@@ -91,7 +105,12 @@ class InlineEvaluator:
         return Statistics(1, 0, self.cpus, self._free, {"busy": self._running}, waiting, self._running, *ends)
 
     def submit(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Options,
+        stream: tuple[int, ...] | None = None,
     ) -> asyncio.Task[Any]:
         """Evaluate a call; raises what the real engine raises."""
         if self.closed:
@@ -105,15 +124,21 @@ class InlineEvaluator:
         client = InlineLocks(self.locks, f"an evaluation of {name}")
         context.run(locks.inline_locks.set, client)
         context.run(manager.inside.set, manager.inside.get())
+        submitted = InlineCall((fn, args, kwargs), options.seed, stream or ())
+        self.streams.submitted(submitted)
+        under_way = self._submitted.values()
+        context.run(environment.inline_evaluation.set, lambda: self.streams.wanted(submitted, under_way))
         shown = functools.partial(flows.show_call, fn, args, kwargs)
         task = asyncio.get_running_loop().create_task(self._run(shown, call, options), context=context)
         self._tasks.add(task)
+        self._submitted[task] = submitted
         task.add_done_callback(functools.partial(self._ended, client))
         return task
 
     def _ended(self, client: InlineLocks, task: asyncio.Task[Any]) -> None:
         self.locks.gone(client)
         self._tasks.remove(task)
+        del self._submitted[task]
         self._counts["cancelled" if task.cancelled() else "failed" if task.exception() else "done"] += 1
 
     def _shipped(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:

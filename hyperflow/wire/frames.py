@@ -85,6 +85,8 @@ class Kind(enum.IntEnum):
     LOCK_REPLY = 23  # head > launcher > worker: it has them, or they are refused
     LOCK_RELEASED = 24  # worker > launcher > head: it gives them back
     PATH = 25  # head > launcher > worker: sys.path has changed
+    STREAM_WANTED = 26  # worker > launcher > head: a function draws random numbers
+    STREAM_REPLY = 27  # head > launcher > worker: what they are made of
 
 
 _KINDS = frozenset(map(int, Kind))

@@ -108,7 +108,32 @@ class LockReply(NamedTuple):
     cycle: tuple[str, ...] | None = None  # the circle of waiting, a line for each, if it would be a deadlock
 
 
-Message = Greeting | Setup | SysPath | Ready | ForkOrder | WorkerEnded | LockWanted | LockReleased | LockReply
+class StreamWanted(NamedTuple):
+    """Worker to head: an evaluation draws random numbers."""
+
+    task: TaskNumber
+
+
+class StreamReply(NamedTuple):
+    """Head to worker: what the stream of an evaluation is made of; nothing if it has ended."""
+
+    task: TaskNumber
+    words: tuple[int, ...]
+
+
+Message = (
+    Greeting
+    | Setup
+    | SysPath
+    | Ready
+    | ForkOrder
+    | WorkerEnded
+    | LockWanted
+    | LockReleased
+    | LockReply
+    | StreamWanted
+    | StreamReply
+)
 M = TypeVar("M", bound=Message)
 
 KINDS: dict[type[Message], Kind] = {
@@ -121,6 +146,8 @@ KINDS: dict[type[Message], Kind] = {
     LockWanted: Kind.LOCK_WANTED,
     LockReleased: Kind.LOCK_RELEASED,
     LockReply: Kind.LOCK_REPLY,
+    StreamWanted: Kind.STREAM_WANTED,
+    StreamReply: Kind.STREAM_REPLY,
 }
 
 

@@ -1,4 +1,4 @@
-"""The lock client: asks the head of the Job for locks, over the stream that the worker has anyway.
+"""The lock client: asks the head of the Job for locks and random streams, over the stream that the worker has anyway.
 
 Guarantees: an async function that waits leaves its event loop free, a plain one blocks. Prefetched tasks that arrive
 while it waits are kept for later, in order. A function may end without a release: the head knows what each evaluation
@@ -17,7 +17,7 @@ from hyperflow.errors import Deadlock, HyperflowError, MisuseError
 from hyperflow.locking.manager import inside, resolve
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
-from hyperflow.wire.messages import LockReleased, LockReply, LockWanted
+from hyperflow.wire.messages import LockReleased, LockReply, LockWanted, StreamReply, StreamWanted
 from hyperflow.wire.numbers import LockSerial, TaskNumber, WorkerNumber
 
 
@@ -35,6 +35,7 @@ class LockClient:
         self._waiting: dict[LockSerial, asyncio.Future[None]] = {}
         self._expected = LockSerial(0)  # a plain function waits for the reply to this
         self._replies: list[LockReply] = []  # which is put here
+        self._stream = StreamReply(TaskNumber(0), ())  # of the evaluation that asked last
         self._pid = os.getpid()
         self._thread = threading.get_ident()
 
@@ -79,6 +80,17 @@ class LockClient:
         self._check()
         self._sock.sendall(messages.framed(LockReleased(self.task, LockSerial(number))))
 
+    def stream(self) -> tuple[int, ...]:
+        """Return what the random stream of the evaluation is made of."""
+        self._check("a random stream is asked for", "hand a child of it on: seed_sequence().spawn(n)")
+        self._sock.sendall(messages.framed(StreamWanted(self.task)))
+        self._stream = StreamReply(TaskNumber(0), ())
+        while self._stream.task != self.task:
+            self._feed(self._sock.recv(frames.CHUNK))
+        if not self._stream.words:
+            raise HyperflowError("the evaluation has ended for the head, and gets no random stream any more")
+        return self._stream.words
+
     def _request(self, keys: Collection[str]) -> LockSerial:
         self._serial += 1
         serial, within = LockSerial(self._serial), inside.get()
@@ -86,12 +98,9 @@ class LockClient:
         self._sock.sendall(messages.framed(wanted))
         return serial
 
-    def _check(self) -> None:
+    def _check(self, done: str = "a lock is taken and released", instead: str = "take it around what those do") -> None:
         if os.getpid() != self._pid or threading.get_ident() != self._thread:
-            raise MisuseError(
-                "a lock is taken and released by the evaluation itself, not by a process or thread that it starts; "
-                "take it around what those do"
-            )
+            raise MisuseError(f"{done} by the evaluation itself, not by a process or thread that it starts; {instead}")
 
     def _on_readable(self) -> None:
         try:
@@ -108,6 +117,9 @@ class LockClient:
         if not data:
             raise HyperflowError("the launcher has gone, and nobody hands out locks any more")
         for kind, worker, body in self._reader.feed(data):
+            if kind == Kind.STREAM_REPLY:
+                self._stream = messages.read(StreamReply, body)
+                continue
             if kind != Kind.LOCK_REPLY:
                 self.later.append((kind, worker, body))
                 continue

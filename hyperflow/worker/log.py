@@ -1,4 +1,4 @@
-"""A worker's log file: what Python prints is marked with its evaluation, line by line.
+"""A worker's log file: what Python prints is marked with time and evaluation, line by line.
 
 It is a file, and not a pipe through the launcher, so that children of an evaluation write to it directly. Nobody has to
 read while they run, and nothing of it can reach the stream to the head. But their lines have no marks; a line after
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import time
 from typing import Any
 
 from hyperflow.shipping import rebuild
@@ -24,10 +25,11 @@ class Log:
         self._others = False
 
     def write_line(self, line: str) -> None:
-        """Write a line with the mark of the evaluation."""
+        """Write a line with the time and the mark of the evaluation."""
         with contextlib.suppress(OSError):  # a full disk must not fail an evaluation that merely prints
             self._look()
-            os.write(1, f"[{self.label}] {line}\n".encode(errors="replace"))
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            os.write(1, f"{now} [{self.label}] {line}\n".encode(errors="replace"))
             self._expected = os.fstat(1).st_size
 
     def end_evaluation(self) -> None:

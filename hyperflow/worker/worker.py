@@ -16,6 +16,7 @@ import asyncio
 import atexit
 import contextlib
 import dataclasses
+import gc
 import importlib
 import mmap
 import os
@@ -26,6 +27,7 @@ import sys
 import time
 import traceback
 import types
+from collections.abc import Iterable
 from typing import Any
 
 from hyperflow import failures
@@ -42,6 +44,9 @@ from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, Tas
 from hyperflow.wire.shared_memory import LARGE, Block
 from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import Log, MarkedOutput
+
+MANY_CLASSES = 100
+"""Classes that are let go of before the cycle collector is called."""
 
 QUICK = 50e-6
 """An evaluation that took fewer seconds has started no program that could have written to the log."""
@@ -177,6 +182,7 @@ class Worker:
         self.definitions: dict[DefinitionNumber, tuple[Shape, list[int], memoryview]] = {}
         self.functions: dict[DefinitionNumber, Any] = {}  # and classes
         self.values: dict[DefinitionNumber, str] = {}  # tokens of stored values
+        self.forgotten_classes = 0
         self.blocks: dict[int, Block] = {}  # of arguments, by DefinitionNumber
         self.results = BlockNumber(0)  # the number of the last block of a result
         self.pid = os.getpid()
@@ -208,8 +214,7 @@ class Worker:
                     with contextlib.suppress(OSError):  # the evaluation that needs it will say so
                         self.blocks[number] = Block.at(pid, fd, size)
                 elif kind == Kind.FORGET:
-                    for (number,) in frames.NUMBER.iter_unpack(body):
-                        self.forget(number)
+                    self.forget_all(number for (number,) in frames.NUMBER.iter_unpack(body))
                 elif kind == Kind.PATH:
                     sys.path[:] = messages.read(SysPath, body).entries
                     importlib.invalidate_caches()
@@ -321,6 +326,15 @@ class Worker:
         if shape == Shape.FUNCTION:
             self.functions[number] = made
         return made
+
+    def forget_all(self, numbers: Iterable[DefinitionNumber]) -> None:
+        """Let go of what the head does not need any more."""
+        for number in numbers:
+            self.forgotten_classes += number in self.definitions and self.definitions[number][0] == Shape.CLASS
+            self.forget(number)
+        if self.forgotten_classes >= MANY_CLASSES:  # a class is a cycle, and the collector would wait for thousands
+            self.forgotten_classes = 0
+            gc.collect()
 
     def forget(self, number: DefinitionNumber) -> None:
         """Let go of a definition or block."""

@@ -1,8 +1,19 @@
 """Commands about jobs without a master: which run is meant, what its files say, and what is answered otherwise."""
 
+import asyncio
+import contextlib
+import fcntl
+import functools
 import json
 import os
+import pty
+import re
+import signal
 import socket
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +24,9 @@ import hyperflow as hf
 from hyperflow.cli import runs
 from hyperflow.cli.main import app
 from hyperflow.errors import ConfigurationError
+from hyperflow.slurm import client, queue
+from tests import support
+from tests.helpers import block_until
 
 
 @hf.job
@@ -21,13 +35,18 @@ async def fails(x: int) -> int:
     raise ValueError(f"no {x}")
 
 
-async def finished_run(base_dir: Path) -> Path:
+async def finished_run(base_dir: Path, failed: bool = False) -> Path:
     """Make a run in which one job has failed and one is done; return its directory."""
-    async with hf.open_cluster(base_dir=base_dir, local=True, on_error="raise") as env:
-        with pytest.raises(ValueError, match="no 3"):
-            await hf.remote_eval_job(fails(3))
-        await hf.remote_eval(abs, -1)
-        return env.master.run.home
+    home = base_dir
+    with contextlib.suppress(KeyError):
+        async with hf.open_cluster(base_dir=base_dir, local=True, on_error="raise") as env:
+            home = env.master.run.home
+            with pytest.raises(ValueError, match="no 3"):
+                await hf.remote_eval_job(fails(3))
+            await hf.remote_eval(abs, -1).using(sbatch=hf.SbatchOptions())
+            if failed:
+                raise KeyError
+    return home
 
 
 @pytest.fixture
@@ -46,7 +65,7 @@ def typed(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
 
 async def test_files_tell_without_a_master(typed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     """`list`, `why` and `runs` answer from the files; what would need a master says so, with exit code 3."""
-    home = await finished_run(tmp_path / "hyperflow-runs")
+    home = await finished_run(tmp_path / "hyperflow-runs", failed=True)
 
     code, text = typed("list")
     assert code == 0
@@ -58,9 +77,207 @@ async def test_files_tell_without_a_master(typed: Callable[..., tuple[int, str]]
     assert typed("why", "9") == (1, f"hyperflow: {home} has no job 9; it has 1, 2\n")
     code, text = typed("runs")
     assert (code, "1 failed, 1 done" in text, home.name in text) == (0, True, True)
-    for words in (["cancel", "1"], ["give-up", "--all"]):
+    assert "  on this machine (--local), attempt 1\n" in typed("why", "1")[1]
+    for words in (["list"], ["why", "1"], ["why", "2"]):
+        assert "Slurm" not in typed(*words)[1]
+    code, text = typed("give-up", "--all")
+    assert (code, "only a master can do that" in text) == (3, True)
+    assert typed("cancel", "1") == (1, "hyperflow: job 1, fails(3) is failed; there is nothing to cancel\n")
+    assert typed("cancel", "--all") == (1, f"hyperflow: no job of {home} is queued or running\n")
+
+
+async def test_a_finished_run_has_nothing_to_resume(typed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    """Its `list` and `why` say that it has finished, and not what to type to go on; resumed, it is open again."""
+    home = await finished_run(tmp_path / "hyperflow-runs")
+    for words in (["list"], ["why", "1"], ["why", "2"]):
         code, text = typed(*words)
-        assert (code, "only a master can do that" in text) == (3, True)
+        assert (code, "the program has finished; this is from its files" in text) == (0, True), text
+        assert "o go on" not in text
+        assert "resume" not in text
+    with pytest.raises(KeyError):
+        async with hf.open_cluster(resume=home, local=True):
+            raise KeyError
+    assert "To go on: hyperflow resume" in typed("list")[1]
+
+
+def on_terminal(columns: int, directory: Path, *words: str) -> list[str]:
+    """Type a command on a terminal of this width; get the lines that it shows."""
+    command = [sys.executable, "-m", "hyperflow", *words]
+    names = {name: value for name, value in support.environment(TERM="xterm").items() if name != "COLUMNS"}
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    with subprocess.Popen(command, cwd=directory, env=names, stdin=theirs, stdout=theirs, stderr=theirs):
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while data := os.read(ours, 65536):
+                shown += data
+    os.close(ours)
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", shown.decode()).splitlines()
+
+
+async def test_lists_fit_the_width(typed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    """Tables are cut where nothing is typed, sentences are broken between words; in a file lines are whole."""
+    home = await finished_run(tmp_path / "hyperflow-runs", failed=True)
+    assert max(map(len, typed("list")[1].splitlines())) > 130
+    for columns, words in ((50, "list"), (80, "list"), (100, "list"), (50, "runs"), (80, "runs")):
+        lines = await asyncio.to_thread(on_terminal, columns, tmp_path, words)
+        assert max(len(line) for line in lines if "hyperflow-runs/" not in line) <= columns, lines
+        assert any(home.name in line for line in lines), lines
+
+
+FAKE = """#!/bin/sh
+echo "$0 $*" >> {log}
+case $0 in
+    *squeue) cat {queue} ;;
+esac
+"""
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put commands into PATH that answer as Slurm's; return the directory with what they print and were asked."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    for name in ("sbatch", "squeue", "scancel", "sacct"):
+        (place / name).write_text(FAKE.format(log=place / "log", queue=place / "queue"))
+        (place / name).chmod(0o700)
+    (place / "queue").touch()
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    return place
+
+
+def with_slurm(home: Path, **states: str) -> None:
+    """Make jobs of a run on this machine look like those that a killed master has left with Slurm."""
+    about = home / "program.json"
+    told = json.loads(about.read_text())
+    told.pop("finished")
+    about.write_text(json.dumps({**told, "local": False}))
+    for number, state in states.items():
+        path = home / "jobs" / number.lstrip("_") / "job.json"
+        attempt = {"number": 2, "token": f"token-{number.lstrip('_')}", "batch_id": 77, "restarts": 0}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "state": state, "attempts": [attempt]}))
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("words", [["--all"], ["1"]])
+async def test_cancel_without_a_master(
+    words: list[str], typed: Callable[..., tuple[int, str]], tmp_path: Path, fake_slurm: Path
+) -> None:
+    """Jobs are found at Slurm by their tokens, not by numbers that others may have by now; then they are held."""
+    home = await finished_run(tmp_path / "hyperflow-runs")
+    with_slurm(home, _1="running")
+    separator = queue.SEPARATOR
+    (fake_slurm / "queue").write_text(
+        separator.join(["4711", "RUNNING", "None", "node1", "0", "0:0", "fails token-1"]) + "\n"
+        + separator.join(["77", "RUNNING", "None", "node1", "0", "0:0", "another token-of-others"]) + "\n"
+    )  # fmt: skip
+    code, text = await asyncio.to_thread(typed, "cancel", *words)
+    assert (code, "job 1, fails(3): held (cancelled: it was cancelled by" in text) == (0, True), text
+    assert "they were ended at Slurm, and are held" in text
+    asked = (fake_slurm / "log").read_text()
+    assert [line.split("/")[-1] for line in asked.splitlines() if "scancel" in line] == ["scancel 4711"]
+    assert "1 held, 1 done" in typed("list")[1]
+    assert typed("cancel", "--all")[0] == 1
+
+
+@pytest.mark.process
+async def test_cancel_without_slurm_either(
+    typed: Callable[..., tuple[int, str]], tmp_path: Path, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Slurm cannot be asked, nothing is noted, and the command does not wait for long."""
+    home = await finished_run(tmp_path / "hyperflow-runs")
+    with_slurm(home, _1="running")
+    (fake_slurm / "squeue").write_text(
+        "#!/bin/sh\necho 'squeue: error: Unable to contact slurm controller' >&2; exit 1\n"
+    )
+    monkeypatch.setattr(runs, "SLURM_SECONDS", 0.0)
+    code, text = await asyncio.to_thread(typed, "cancel", "--all")
+    assert (code, "Unable to contact slurm controller" in text) == (1, True), text
+    assert "1 running, 1 done" in typed("list")[1]
+
+
+EDITED = """
+import hyperflow as hf, os, time
+
+@hf.job
+async def work(x: int) -> str:
+    if os.path.exists("fail"):
+        raise ValueError("not yet")
+    return "old"
+
+@hf.cluster
+async def program() -> str:
+    return await hf.remote_eval_job(work(1))
+
+hf.main(program)
+"""
+
+
+def test_a_retry_of_an_edited_program(tmp_path: Path) -> None:
+    """The running program has its old code: that is said, with what to type; --restart runs the new code."""
+    (tmp_path / "fail").touch()
+
+    def typed(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "hyperflow", *words]
+        run = functools.partial(subprocess.run, capture_output=True, text=True, timeout=50, check=False)
+        done: subprocess.CompletedProcess[str] = run(command, cwd=tmp_path, env=support.environment())
+        return done
+
+    with support.start_script(tmp_path, EDITED, ["--local"]) as started:
+        block_until(lambda: "1 held" in typed("list").stdout, 20, "it is held")
+        assert "edited" not in typed("retry", "1").stdout
+        block_until(lambda: "1 held" in typed("list").stdout, 20, "it is held")
+        (tmp_path / "fail").unlink()
+        new = EDITED.replace('"old"', '"new"').replace("if os", "if False and os")
+        (tmp_path / "script.py").write_text(new)
+        (tmp_path / "fail").touch()
+        text = typed("retry", "1").stdout
+        assert f"note: {tmp_path / 'script.py'} was edited after the program started" in text
+        assert "type: hyperflow retry 1 --restart" in text
+        block_until(lambda: "1 held" in typed("list").stdout, 20, "it is held")
+        assert "there is no job 7" in typed("retry", "7", "--restart").stderr
+        assert started.poll() is None
+        done = typed("retry", "1", "--restart")
+        assert (done.returncode, done.stdout) == (0, "new\n"), done.stderr
+        assert started.wait(20) == 128 + signal.SIGTERM
+
+
+async def test_a_lone_evaluation_in_a_cluster(tmp_path: Path) -> None:
+    """It would be a Slurm job of its own: refused with what to write, unless it is asked for."""
+    asked = hf.SbatchOptions(time="1:00:00")
+    async with hf.open_cluster(base_dir=tmp_path, local=True, sbatch=asked) as env:
+        for flow in (hf.remote_eval(abs, -1), hf.remote_eval(abs, -1).using(cpus=2)):
+            with pytest.raises(hf.MisuseError) as caught:
+                await flow
+            assert "async def my_job(...): return await hyperflow.remote_eval(abs, -1)" in str(caught.value)
+            assert "await hyperflow.remote_eval_job(my_job(...))" in str(caught.value)
+            assert "hyperflow.remote_eval(abs, -1).using(sbatch=hyperflow.SbatchOptions(" in str(caught.value)
+        with pytest.raises(hf.MisuseError, match="put it into a @job"):
+            await hf.remote_map(abs, [-1])
+        assert env.master.jobs() == []
+        assert await hf.remote_eval(abs, -1).using(sbatch=asked) == 1
+        with hf.using(sbatch=hf.SbatchOptions()):
+            assert await hf.remote_eval(abs, -2) == 2
+
+
+@pytest.mark.process
+async def test_no_usable_slurm(fake_slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new program says so in one line, with what to type, and holds nothing; with Slurm, it begins."""
+    monkeypatch.setattr(client, "CHECK_PAUSES", ())
+    said = "squeue: error: resolve_ctls_from_dns_srv: Unknown host\nsqueue: error: fetch_config: failed"
+    (fake_slurm / "squeue").write_text(f"#!/bin/sh\necho '{said}' >&2; exit 1\n")
+    with pytest.raises(
+        ConfigurationError, match=r"no usable Slurm here: .*--local, or open_cluster\(local=True\)"
+    ) as it:
+        async with hf.open_cluster(base_dir=tmp_path / "runs"):
+            pass
+    assert len(str(it.value).splitlines()) == 1
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigurationError, match="there is no sbatch or squeue or scancel in PATH"):
+        async with hf.open_cluster(base_dir=tmp_path / "runs"):
+            pass
+    assert not (tmp_path / "runs").exists()
 
 
 async def test_retry_without_a_master(typed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:

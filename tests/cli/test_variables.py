@@ -24,6 +24,7 @@ async def test_list_get_set(tmp_path: Path) -> None:
     step = hf.ExtVar("step", 0.5, type=float)
     async with hf.open_cluster(base_dir=tmp_path / "hyperflow-runs", local=True) as env:
         run = env.program.program_id
+        assert f"run {run} has no variables" in hyperflow("var", "list", cwd=tmp_path).stdout
         await step.get()
         assert hyperflow("var", "list", run, cwd=tmp_path).stdout == "step  0.5\n"
         hyperflow("var", "set", run[:12], "step", "0.25", cwd=tmp_path)
@@ -44,6 +45,10 @@ async def test_list_get_set(tmp_path: Path) -> None:
         assert "no variable 'none'" in hyperflow("var", "get", run, "none", cwd=tmp_path, code=1).stderr
         assert "cannot be the name" in hyperflow("var", "set", run, "../x", "1", cwd=tmp_path, code=1).stderr
         assert "is no run" in hyperflow("var", "get", "1999", "step", cwd=tmp_path, code=1).stderr
+        hyperflow("var", "set", "step", "-3", cwd=tmp_path)
+        assert hyperflow("var", "get", "step", cwd=tmp_path).stdout == "-3\n"
+        for words in (["get"], ["get", run, "step", "1"], ["set", "step"], ["set", run, "step", "1", "2"]):
+            assert "before them a RUN" in hyperflow("var", *words, cwd=tmp_path, code=1).stderr
         hyperflow("var", "set", run, "step", '"fast"', cwd=tmp_path)
         with pytest.raises(hf.ConfigurationError, match="hyperflow var set"):
             await step.get()

@@ -122,7 +122,7 @@ async def main():
         hf.remote_eval_job(both_nodes(2)).using(sbatch=wide), hf.remote_eval_job(work(3)),
     )
     assert type(one) is Answer, type(one)
-    return [one.nodes, one.value, two, await hf.remote_eval(quick, 7)]
+    return [one.nodes, one.value, two, await hf.remote_eval(quick, 7).using(sbatch=hf.SbatchOptions())]
 
 class Answer:
     def __init__(self, nodes, value):

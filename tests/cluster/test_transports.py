@@ -262,7 +262,7 @@ async def main():
 
     assert set(run.result()["nodes"]) == set(NODES)
     (refused,) = run.all("refused")
-    assert "of len: an argument could not be unpickled on the worker" in refused.value
+    assert "of len(dict_keys(['a'])): an argument could not be unpickled on the worker" in refused.value
     assert "and 77.7 where it is read" in refused.value
 
 

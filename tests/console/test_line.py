@@ -123,7 +123,8 @@ def test_resume_goes_on(place: Path) -> None:
     listed = hyperflow(place, "list").stdout
     assert "no master runs" in listed
     assert f"hyperflow resume {BASE}/" in listed
-    assert hyperflow(place, "cancel", "1", code=3).stderr.count("hyperflow resume") == 1
+    assert "is done; there is nothing to cancel" in hyperflow(place, "cancel", "1", code=1).stderr
+    assert hyperflow(place, "give-up", "2", code=3).stderr.count("hyperflow resume") == 1
     (place / "b").touch()
     done = hyperflow(place, "resume")
     assert "--resume" in done.stderr.splitlines()[0]

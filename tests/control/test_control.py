@@ -285,7 +285,7 @@ async def test_without_a_place_the_program_runs(tmp_path: Path, caplog: pytest.L
     (home / "control").rmdir()
     (home / "control").write_text("in the way")
     async with hf.open_cluster(resume=home, local=True) as env:
-        assert await hf.remote_eval(abs, -1) == 1
+        assert await hf.remote_eval(abs, -1).using(sbatch=hf.SbatchOptions()) == 1
         with pytest.raises(NoMaster, match="no control socket"):
             contact(home)
     assert "will not reach this program" in caplog.text

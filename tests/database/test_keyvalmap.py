@@ -1,7 +1,7 @@
 """KeyValMap: named maps, typed or plain."""
 
 import pickle
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import pytest
@@ -12,6 +12,7 @@ from hyperflow.database import KeyValMap
 from hyperflow.errors import DatabaseError, MisuseError, NotInFlow, SerializationError
 from hyperflow.flow import Job
 from hyperflow.program import ProgramInfo
+from hyperflow.testing import open_inline_job
 from tests.database.conftest import running
 
 
@@ -146,3 +147,24 @@ def test_memoize_needs_one_argument() -> None:
 
     with pytest.raises(MisuseError, match="take a tuple"):
         KeyValMap("m").memoize(two)  # type: ignore[arg-type]
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Energies(KeyValMap[Energy, float]):
+    """A map with a name of its own."""
+
+
+async def test_types_in_brackets() -> None:
+    """`KeyValMap[K, V]("name")` is the map with these types, and so is an object of a subclass of it."""
+    made = KeyValMap[Energy, float]("energies")
+    assert repr(made) == repr(KeyValMap("energies", key=Energy, value=float))
+    async with open_inline_job():
+        await made.insert(Energy(1.0, "J"), 1)
+        for same in (made, Energies("energies"), pickle.loads(pickle.dumps(made))):
+            assert await same.lookup_all() == [(Energy(1.0, "J"), 1.0)]
+    untyped = KeyValMap[K, V]("energies")  # type: ignore[valid-type]
+    assert (untyped.key, untyped.value) == (Any, Any)
+    assert KeyValMap[int, Any]("n", value=str).value is str

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import attrs
 import pytest
 
+import hyperflow as hf
 from hyperflow import environment
 from hyperflow import flow as flows
 from hyperflow.concurrent import concurrently, map_concurrently, race
@@ -120,7 +121,8 @@ async def test_the_order_of_parameters_is_no_part_of_the_key(program: ProgramInf
 
     async with running(program):
         assert await one(1, 2) == "one"
-        assert await other(2, 1) == "one"
+        with pytest.warns(hf.FunctionChanged):
+            assert await other(2, 1) == "one"
         assert await other(1, 2) == "other"
 
 
@@ -138,7 +140,8 @@ async def test_name_and_version_are_part_of_the_key(program: ProgramInfo) -> Non
         assert await made("a", 1, 10) == 10
         assert await made("a", 2, 20) == 20
         assert await made("b", 1, 30) == 30
-        assert await made("a", 1, 40) == 10
+        with pytest.warns(hf.FunctionChanged):
+            assert await made("a", 1, 40) == 10
         assert await made("a", "beta", 50) == 50
 
 

@@ -456,7 +456,7 @@ async def test_two_processes_compute_one_call(server_url: str, tmp_path: Path) -
             await both.wait()
             return result
 
-        return memoize("raced")(compute)
+        return memoize("raced", on_change="ignore")(compute)
 
     async def run(result: str) -> str:
         async with running(ProgramInfo.new(tmp_path, database=server_url)):

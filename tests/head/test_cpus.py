@@ -1,6 +1,7 @@
 """CPUs: how many an evaluation gets, which, that nobody else has them at the time, and who waits for them."""
 
 import asyncio
+import linecache
 import os
 import warnings
 from pathlib import Path
@@ -80,6 +81,15 @@ async def test_more_cpus_than_there_are(tmp_path: Path) -> None:
         text for w in seen if f"{many} CPUs were asked for" in (text := str(w.message))
     ]
     assert len(seen) == 1
+    assert seen[0].filename == __file__  # and not asyncio's
+    assert "hf.open_local_job(cpus=many)" in linecache.getline(__file__, seen[0].lineno)
+
+
+def test_the_warning_names_the_line_of_run_job_local() -> None:
+    """Not one of hyperflow's or asyncio's, but the user's."""
+    with pytest.warns(RuntimeWarning, match="nothing is pinned") as seen:
+        hf.run_job_local(hf.pure(1), cpus=len(MACHINE) + 3)
+    assert "hf.run_job_local" in linecache.getline(seen[0].filename, seen[0].lineno)
 
 
 async def test_thread_variables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,23 @@ async def test_stopped_launcher_and_keeper() -> None:
         await wait_until(lambda pid=pid: not alive(pid), 10, "the worker has gone")
 
 
+@pytest.mark.parametrize("how", ["the allocation ends", "the node is lost"])
+async def test_what_was_never_started_has_not_failed(how: str, tmp_path: Path) -> None:
+    """With nothing left to run them on, evaluations that waited do not count as failures; one that ran does."""
+    gate = Gate(tmp_path)
+    async with local(cpus=1) as env:
+        futures = [hf.remote_eval(wait_at, gate.path).start() for _ in range(6)]
+        await gate.wait_inside()
+        if how == "the node is lost":
+            os.kill(pids_of(env)[0], signal.SIGKILL)
+        else:
+            env.evaluator._turn_away(hf.AllocationEnding("as in a test", 1.0))  # type: ignore[attr-defined]
+        got = await asyncio.gather(*futures, return_exceptions=True)
+        assert {type(error) for error in got} <= {hf.NodeLost, hf.AllocationEnding}
+        stats = env.statistics()
+        assert (stats.failed, stats.cancelled, stats.done) == (1, 5, 0)
+
+
 SCRIPT = """
 import os, sys, subprocess, time
 import hyperflow as hf

@@ -59,7 +59,7 @@ async def test_results(tmp_path: Path) -> None:
     """Jobs and plain evaluations give results; what they recorded is in the program's database; resume reuses all."""
     async with hf.open_cluster(base_dir=tmp_path, local=True, timeouts=QUICK) as env:
         assert await program([3, 4]) == [5, 14]
-        assert await hf.remote_eval(square, 9) == 81
+        assert await hf.remote_eval(square, 9).using(sbatch=hf.SbatchOptions()) == 81
         assert len(await env.database.lookup_all("memoize:squared:1")) == 4
         assert [str(job.state) for job in env.master.jobs()] == ["done"] * 3
         assert sum(job.progress.done for job in env.master.jobs()) >= 4

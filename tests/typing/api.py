@@ -70,8 +70,7 @@ async def whole() -> None:
         reveal_type(await env.run(survey(1)))  # revealed: list[float]
         reveal_type(env.statistics().jobs)  # revealed: dict[str, int]
         env.statistics().cpus  # error: cpus
-    here = await hf.ask()
-    assert isinstance(here, hf.ClusterEnv)
+    here = await hf.ask(hf.ClusterEnv)
     reveal_type(here.statistics().jobs)  # revealed: dict[str, int]
     here.using(max_jobs=3)  # error: max_jobs
 
@@ -115,11 +114,17 @@ async def main() -> None:
     reveal_type(await hf.concurrently())  # revealed: tuple[()]
     reveal_type(hf.concurrently(count("a"), hf.pure("x")))  # revealed: Job[tuple[int, str]]
     reveal_type(await hf.concurrently(count("a"), hf.pure("x"), hf.pure(1.5)))  # revealed: tuple[int, str, float]
+    i, s, f = count("a"), hf.pure("x"), hf.pure(1.5)
+    reveal_type(hf.concurrently(i, s, f, i, s))  # revealed: Job[tuple[int, str, float, int, str]]
+    reveal_type((await hf.concurrently(i, s, f, i, s, f, i, s, f, s))[8:])  # revealed: tuple[float, str]
     reveal_type(await hf.concurrently(*[count(n) for n in "abc"]))  # revealed: tuple[int, ...]
     reveal_type(await hf.map_concurrently(count, ["a"], limit=2))  # revealed: list[int]
     reveal_type(await hf.map_concurrently(lambda n: hf.remote_eval(area, n), [1.0]))  # revealed: list[float]
     reveal_type(await hf.replicate_concurrently(3, count("a")))  # revealed: list[int]
     reveal_type(await hf.race(count("a"), count("b")))  # revealed: int
+    reveal_type(hf.race(i, s))  # revealed: Job[int | str]
+    reveal_type(hf.race(f, s, i, f))  # revealed: Job[float | str | int]
+    reveal_type(await hf.race(*[count(n) for n in "abc"]))  # revealed: int
     async for pair in hf.as_completed(count, names()):
         reveal_type(pair)  # revealed: tuple[str, int]
     reveal_type(await hf.map_concurrently(count, ["a"], errors="return"))  # revealed: list[int | Failed]
@@ -140,6 +145,13 @@ async def main() -> None:
     reveal_type(length("abc"))  # revealed: Job[int]
     reveal_type(await length(text="abc"))  # revealed: int
     length(3)  # error: "str"
+
+    energies = hf.KeyValMap[int, float]("energies")
+    reveal_type(energies)  # revealed: KeyValMap[int, float]
+    reveal_type(await energies.lookup(3))  # revealed: float | None
+    await energies.insert("3", 0.5)  # error: int
+    reveal_type(hf.KeyValMap("energies"))  # revealed: KeyValMap[Any, Any]
+    reveal_type(hf.KeyValMap("energies", key=int, value=float))  # revealed: KeyValMap[int, float]
 
     # running
     async with hf.open_local_job(cpus=2) as env:

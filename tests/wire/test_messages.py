@@ -17,6 +17,8 @@ from hyperflow.wire.messages import (
     Message,
     Ready,
     Setup,
+    StreamReply,
+    StreamWanted,
     SysPath,
     WorkerEnded,
 )
@@ -32,6 +34,8 @@ EXAMPLES: list[Message] = [
     ),
     LockWanted(TaskNumber(7), LockSerial(1), ('"a"', '"b"'), None),
     LockReleased(TaskNumber(7), LockSerial(1)),
+    StreamWanted(TaskNumber(7)),
+    StreamReply(TaskNumber(7), (0, 1 << 127, 1)),
     LockReply(LockSerial(1), "no", ("a waits for b", "b waits for a")),
 ]
 

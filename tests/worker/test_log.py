@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,14 +30,18 @@ async def test_lines_are_marked() -> None:
         print("two\nlines")
         sys.stdout.write("without an end")
 
+    began = time.time()
     async with local(cpus=1) as env:
         await hf.remote_eval(speaks, 1)
         await hf.remote_eval(speaks, 2)
         lines = logs(env).splitlines()
     for n in (1, 2):
         words = [f"to stdout {n}", f"to stderr {n}", "in pieces", "two", "lines", "without an end"]
-        assert [line for line in lines if line.startswith(f"[#{n} ")] == [f"[#{n} speaks] {text}" for text in words]
+        assert [line[20:] for line in lines if f" [#{n} " in line] == [f"[#{n} speaks] {text}" for text in words]
     assert len(lines) == 12
+    today = {time.strftime("%Y-%m-%d %H", time.localtime(at)) for at in (began, time.time())}
+    assert {line[:13] for line in lines} <= today
+    assert all(re.fullmatch(r"[-\d]{10} \d\d:\d\d:\d\d ", line[:20]) for line in lines)
 
 
 async def test_what_others_write_is_attributed() -> None:
@@ -54,7 +59,7 @@ async def test_what_others_write_is_attributed() -> None:
         text = logs(env)
     lines = text.splitlines()
     at = [lines.index(line) for line in ("by os.write", "by a shell", "to stderr", "by a child")]
-    marks = [n for n, line in enumerate(lines) if line == "[#1 noisy] wrote the unmarked lines above"]
+    marks = [n for n, line in enumerate(lines) if line[20:] == "[#1 noisy] wrote the unmarked lines above"]
     assert len(marks) == 1
     assert max(at) < marks[0]
     assert "#2" not in text

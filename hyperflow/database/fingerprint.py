@@ -1,0 +1,360 @@
+"""Fingerprint: a short text that tells whether a function, and what it refers to, is as it was.
+
+Guarantees: it is the same in each process and run, whatever PYTHONHASHSEED is, and wherever the source file is.
+Comments, docstrings, formatting and names of local functions do not change it.
+
+What it covers, for a function of the user's, and for each one that it reaches, also through classes, modules, methods,
+partials and decorators: instructions and constants, defaults, values in its closure, and the globals that its code
+names. Values: plain data, collections, enum members, arrays, and the attributes of objects of the user's classes.
+
+What it does not see: code of the standard library and of installed packages (their names count), the inside of objects
+of their classes (arrays apart), attributes that are found by a computed name, files, and a collection that changes in
+place after the function's first call in a process.
+
+Why instructions and not source text: a function of a notebook or a job may have no source file any more, and a new
+comment would count as a change. The price: each minor version of Python has its own instructions, so fingerprints made
+by different ones cannot be compared.
+"""
+
+from __future__ import annotations
+
+import array
+import dis
+import enum
+import functools
+import hashlib
+import os
+import sys
+import sysconfig
+import types
+from collections import deque
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+DEEPEST = 50
+"""Levels of data within data that count; there are objects that contain themselves, and lists of lists of ..."""
+
+PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, type(...)})
+
+NUMBERS_AND_TEXTS = (bool, int, float, complex, str, bytes, bytearray)
+
+COLLECTIONS = (list, tuple, deque, dict, set, frozenset)
+
+LEAVES = frozenset({"datetime", "decimal", "fractions", "pathlib", "uuid", "zoneinfo", "re"})
+"""Modules whose objects are told by their repr."""
+
+_OURS = (str(Path(__file__).parents[1]) + os.sep,)
+_INSTALLED = tuple({os.path.join(path, "") for path in sysconfig.get_paths().values() if path}) + _OURS
+
+
+@attrs.frozen(eq=False)
+class Fingerprint:
+    """The fingerprint of a function, and where the values that it refers to are, with what they were."""
+
+    text: str
+    captured: list[tuple[Any, str | None, Any]]
+
+    @classmethod
+    def of(cls, fn: Any) -> Fingerprint:
+        """Look at a function and at all that it refers to; takes a millisecond or more."""
+        look = _Look()
+        look.add(fn)
+        return cls(f"{PYTHON} {look.hash.hexdigest()}", look.captured)
+
+    def is_current(self) -> bool:
+        """Whether no name that the function refers to was bound anew since; cheap."""
+        for place, name, value in self.captured:
+            if (_contents(place) if name is None else place.get(name)) is not value:
+                return False
+        return True
+
+    def differs(self, other: str) -> bool:
+        """Whether another fingerprint is one of other code; one by another Python tells nothing."""
+        return other != self.text and other.partition(" ")[0] == PYTHON
+
+
+def digest(value: Any) -> str:
+    """Return a text that tells what a value contains, the same in each process."""
+    return _digest_of(value)
+
+
+class _Look:
+    """One look at a function: writes all that it meets into a hash, each object once."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.blake2b(digest_size=12)
+        self.captured: list[tuple[Any, str | None, Any]] = []
+        self._seen: dict[int, int] = {}
+        self._kept: list[Any] = []  # so that no id comes twice
+        self._first = True
+
+    def put(self, *words: object) -> None:
+        self.hash.update(repr(words).encode(errors="backslashreplace"))
+
+    def add(self, value: Any, depth: int = 0) -> None:
+        """Write a value."""
+        kind = type(value)
+        if kind in PLAIN:
+            self.put(kind.__name__, value)
+        elif depth > DEEPEST:
+            self.put("deeper")
+        elif id(value) in self._seen:
+            self.put("again", self._seen[id(value)])
+        else:
+            self._seen[id(value)] = len(self._seen)
+            self._kept.append(value)
+            self._add_new(value, kind, depth + 1)
+
+    def _add_new(self, value: Any, kind: type, depth: int) -> None:
+        if kind is types.FunctionType:
+            self._add_function(value, depth)
+        elif isinstance(value, type):
+            self._add_class(value, depth)
+        elif kind is types.ModuleType:
+            self.put("module", value.__name__)
+        elif isinstance(value, enum.Enum):
+            self.put("enum", kind.__qualname__, value.name)
+            self.add(value.value, depth)
+        elif (base := _base(value, NUMBERS_AND_TEXTS)) is not None:
+            self.put(kind.__qualname__, base.__repr__(value))
+        elif (base := _base(value, COLLECTIONS)) is not None:
+            self.put(kind.__qualname__)
+            self._add_collection(value, base, depth)
+        elif (parts := _parts(value)) is not None:
+            self.put(kind.__qualname__)
+            for part in parts:
+                self.add(part, depth)
+        elif kind.__module__ == "numpy" and kind.__name__ == "ndarray":
+            self.put("array", value.dtype.str, value.shape, value.dtype.hasobject or _digest(value.tobytes()))
+        elif _is_told_by_repr(kind):
+            self.put(kind.__qualname__, repr(value))
+        elif _is_of_user(kind) or kind.__qualname__ in ("SimpleNamespace", "Namespace"):
+            self.put("object", kind.__qualname__)
+            self.add(kind, depth)
+            for name, part in sorted(_attributes(value).items()):
+                self.put(name)
+                self.add(part, depth)
+        else:
+            name = value.__name__ if isinstance(value, types.BuiltinFunctionType) else ""
+            self.put("object", kind.__module__, kind.__qualname__, name)
+
+    def _add_collection(self, value: Any, base: Any, depth: int) -> None:
+        parts: list[Any] = [*base.__iter__(value)]
+        self.put(base.__name__, len(parts))
+        if base is dict:
+            for key in parts:
+                self.add(key, depth)
+                self.add(dict.__getitem__(value, key), depth)
+        elif base in (set, frozenset):  # in an order that does not depend on hashes
+            self.put(sorted(_digest_of(part) for part in parts))
+        elif PLAIN.issuperset(map(type, parts)):  # in one go, because there may be a million
+            self.put(_digest(repr(parts).encode(errors="backslashreplace")))
+        else:
+            self._add_all(parts, depth)
+
+    def _add_all(self, values: Iterable[Any], depth: int) -> None:
+        for value in values:
+            self.add(value, depth)
+
+    def _add_function(self, fn: types.FunctionType, depth: int) -> None:
+        if not self._first and not is_of_user(fn.__code__.co_filename):
+            self.put("function", fn.__module__, fn.__qualname__)
+            if "__wrapped__" in vars(fn):  # a decorator of a package around a function of the user's
+                self.add(vars(fn)["__wrapped__"], depth)
+                self._add_all(map(_contents, fn.__closure__ or ()), depth)
+            return
+        self._first = False
+        code = fn.__code__
+        self.put("function", _of_code(code))
+        self.add(fn.__defaults__, depth)
+        self.add(fn.__kwdefaults__, depth)
+        for name in _globals(code):
+            self._add_captured(fn.__globals__, name, code, depth)
+        for name, cell in zip(code.co_freevars, fn.__closure__ or (), strict=True):
+            value = _contents(cell)
+            self.captured.append((cell, None, value))
+            self.put("cell", name)
+            self.add(value, depth)
+        if "__wrapped__" in vars(fn):
+            self.add(vars(fn)["__wrapped__"], depth)
+
+    def _add_captured(self, place: dict[str, Any], name: str, code: types.CodeType, depth: int) -> None:
+        if name not in place:
+            return  # a builtin, or not there yet
+        value = place[name]
+        self.captured.append((place, name, value))
+        self.put("name", name)
+        self.add(value, depth)
+        if type(value) is types.ModuleType and is_of_user(getattr(value, "__file__", None) or "/"):
+            for attribute in _attributes_in(code):
+                if attribute in vars(value) and id(vars(value)) != id(place):
+                    self._add_captured(vars(value), attribute, code, depth)
+
+    def _add_class(self, cls: type, depth: int) -> None:
+        self.put("class", cls.__qualname__)
+        if not _is_of_user(cls):
+            self.put(cls.__module__)
+            return
+        self._add_all(cls.__bases__, depth)
+        for name, member in sorted(vars(cls).items()):
+            ours = name.startswith("_abc_") or (issubclass(cls, enum.Enum) and name.startswith("_"))
+            if _is_code(member) or not (ours or name.startswith("__") or name in getattr(cls, "__members__", ())):
+                self.put(name)
+                self.add(member, depth)
+        if issubclass(cls, enum.Enum):
+            for name, one in cls.__members__.items():
+                self.put(name)
+                self.add(one.value, depth)
+        for field in vars(cls).get("__attrs_attrs__", ()):
+            self.put(field.name)
+            self.add(field.default, depth)
+
+
+def _parts(value: Any) -> list[Any] | None:
+    """Return what a wrapper of functions is made of, None if the value is none."""
+    match value:
+        case types.MethodType():
+            return [value.__func__, value.__self__]
+        case staticmethod() | classmethod():
+            return [value.__func__]
+        case property():
+            return [value.fget, value.fset, value.fdel]
+        case functools.partial():
+            return [value.func, value.args, value.keywords]
+        case functools.cached_property():
+            return [value.func]
+        case types.MappingProxyType():
+            return [dict(value)]
+        case _:
+            pass
+    wrapped = _attributes(value).get("__wrapped__")  # @job, @memoize, functools.lru_cache, ...
+    memo = _attributes(value).get("__memo__")
+    return None if wrapped is None else [wrapped, getattr(memo, "map_name", None)]
+
+
+def _attributes(value: Any) -> Mapping[str, Any]:
+    """Return an object's attributes, without running code of its class."""
+    found: dict[str, Any] = {}
+    for cls in type(value).__mro__:
+        names = vars(cls).get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else names:
+            member = vars(cls).get(name)
+            if isinstance(member, types.MemberDescriptorType):
+                with suppress(AttributeError):  # never set
+                    found[name] = member.__get__(value)
+    with suppress(AttributeError, TypeError):
+        found.update(object.__getattribute__(value, "__dict__"))
+    return found
+
+
+def _is_told_by_repr(kind: type) -> bool:
+    module = kind.__module__.partition(".")[0].lstrip("_")
+    return module in LEAVES or kind in (range, slice, array.array) or (module == "numpy" and hasattr(kind, "dtype"))
+
+
+def _base(value: Any, kinds: tuple[type, ...]) -> Any:
+    return next((kind for kind in kinds if isinstance(value, kind)), None)
+
+
+def _digest_of(value: Any) -> str:
+    look = _Look()
+    look.add(value)
+    return look.hash.hexdigest()
+
+
+def _is_code(member: Any) -> bool:
+    return type(member) in (types.FunctionType, staticmethod, classmethod, property)
+
+
+def _is_of_user(cls: type) -> bool:
+    """Whether a class is the user's; one of a script has no module on another node."""
+    module = sys.modules.get(cls.__module__)
+    if cls.__module__ in ("builtins", "__main__", "__mp_main__") or module is None:
+        return cls.__module__ != "builtins"
+    file = getattr(module, "__file__", None)
+    return file is not None and is_of_user(file)
+
+
+@functools.lru_cache(maxsize=4096)
+def is_of_user(filename: str) -> bool:
+    """Whether a source file is the user's: not of the standard library, an installed package or hyperflow."""
+    if filename.startswith("<"):
+        return not filename.startswith(("<frozen", "<attrs", "<__array"))
+    path = os.path.abspath(filename)
+    parts = path.split(os.sep)
+    return not path.startswith(_INSTALLED) and "site-packages" not in parts and "dist-packages" not in parts
+
+
+def _contents(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # empty: a name that has not been bound yet
+        return None
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=12).hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _globals(code: types.CodeType) -> tuple[str, ...]:
+    """Return the globals that code and the code inside it name."""
+    names = {one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return tuple(sorted(names.union(*map(_globals, _inner(code)))))
+
+
+@functools.lru_cache(maxsize=4096)
+def _attributes_in(code: types.CodeType) -> tuple[str, ...]:
+    """Return all names in code and the code inside it that may be attributes."""
+    return tuple(sorted({*code.co_names}.union(*map(_attributes_in, _inner(code)))))
+
+
+def _inner(code: types.CodeType) -> list[types.CodeType]:
+    return [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+
+
+_SKIPPED = frozenset({"NOP", "CACHE", "EXTENDED_ARG", "RESUME", "PRECALL"})
+"""Instructions that say nothing, or whose number depends on how the source is broken into lines."""
+
+
+@functools.lru_cache(maxsize=4096)
+def _of_code(code: types.CodeType) -> str:
+    """Return a digest of code, without line numbers, file, docstring and the places of its constants."""
+    everything = list(dis.get_instructions(code))
+    places: dict[int, int] = {}
+    kept: list[dis.Instruction] = []
+    for one in everything:
+        places[one.offset] = len(kept)
+        if one.opname not in _SKIPPED:
+            kept.append(one)
+    words: list[object] = []
+    for one in kept:
+        if one.opcode in dis.hasjrel or one.opcode in dis.hasjabs:
+            words.append((one.opname, places.get(one.argval, one.argval)))
+        else:
+            words.append((one.opname, _constant(one.argval)))
+    guarded = [
+        (places.get(entry.start), places.get(entry.end), places.get(entry.target), entry.depth, entry.lasti)
+        for entry in getattr(dis.Bytecode(code), "exception_entries", ())
+    ]
+    shape = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_varnames, code.co_flags)
+    return _digest(repr((words, guarded, shape)).encode(errors="backslashreplace"))
+
+
+def _constant(value: Any) -> object:
+    if isinstance(value, types.CodeType):
+        return _of_code(value)
+    if isinstance(value, tuple):
+        return [_constant(part) for part in value]
+    if isinstance(value, frozenset):
+        return sorted(repr(part) for part in value)
+    return value if type(value) in PLAIN else repr(value)
+
+
+__all__ = ("Fingerprint",)
