@@ -193,7 +193,7 @@ def resume(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR) -> int:
 
     It starts in its old directory, with the Python and the command line that it had, and with --resume.
     """
-    found = runs.find(run, base_dir)
+    found = runs.find(run, base_dir).checked()  # its file says what is started
     if (master := owner(found.home)) is not None:
         here = "" if master.host == socket.gethostname() else f" on {master.host}"
         raise ConfigurationError(f"process {master.pid}{here} is the master of {found.home}: it need not be resumed")
@@ -338,6 +338,10 @@ def _ssh(error: MasterElsewhere, words: Sequence[str]) -> str:
 
 def _described(run: Run) -> dict[str, Any]:
     master = owner(run.home)
+    try:
+        jobs = counts_in_words(run.states())
+    except ConfigurationError:
+        jobs = "cannot be trusted"
     return {
         "program": run.program_id,
         "run": str(run.home),
@@ -346,5 +350,5 @@ def _described(run: Run) -> dict[str, Any]:
         "local": run.local,
         "created": run.about.get("created"),
         "command": run.command,
-        "jobs": counts_in_words(run.states()),
+        "jobs": jobs,
     }

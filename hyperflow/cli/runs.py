@@ -22,6 +22,7 @@ from hyperflow.master import rundir
 from hyperflow.master.lifecycle import AT_REST, Cause, Kind, Record, State, Verdict
 from hyperflow.master.rundir import HeldRun, JobDirectory
 from hyperflow.master.view import JobView, story, traceback_of
+from hyperflow.private import Held
 from hyperflow.slurm.client import PollIntervals, SlurmClient
 from hyperflow.slurm.script import SbatchOptions
 
@@ -71,6 +72,17 @@ class Run:
             JobView.of(record, directory, directory.read_status(), directory.changed_at())
             for directory, record in self._records()
         ]
+
+    def checked(self) -> Run:
+        """Return the run as its own directory has it, for what is to be started by it.
+
+        Raises ConfigurationError if others can write there, or the directory is another run's meanwhile.
+        """
+        with Held.open(self.home) as held:
+            run = _from(self.home, held / "program.json")
+        if run is None or run.program_id != self.program_id:
+            raise ConfigurationError(f"{self.home / 'program.json'} cannot be read, or is another run's meanwhile")
+        return run
 
     def states(self) -> list[State]:
         """Return the states of the jobs, as their files have them; the cheapest look at a run."""
@@ -185,7 +197,7 @@ class Run:
 
     def _records(self) -> list[tuple[JobDirectory, Record]]:
         found: list[tuple[JobDirectory, Record]] = []
-        with suppress(OSError, ConfigurationError), closing(HeldRun.open(self.home, self.program_id)) as held:
+        with suppress(OSError), closing(HeldRun.open(self.home, self.program_id)) as held:
             for directory in rundir.job_directories(self.home, held):
                 with suppress(OSError, Damaged):
                     found.append((directory, directory.read_record()))
@@ -200,8 +212,12 @@ async def _end_at_slurm(tokens: Sequence[str]) -> None:
 
 
 def _read(home: Path) -> Run | None:
+    return _from(home, home / "program.json")
+
+
+def _from(home: Path, place: checked_files.Place) -> Run | None:
     try:
-        about = files.from_json(checked_files.read_private(home / "program.json"))
+        about = files.from_json(checked_files.read_private(place))
         words = [str(word) for word in about["argv"]]
         return Run(home, {**about, "program_id": str(about["program_id"]), "argv": words})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, Damaged):

@@ -117,6 +117,8 @@ class Fleet:
             for task in tasks:
                 task.cancel()
             await settled(*tasks)
+            for task in tasks:
+                _ = task.cancelled() or task.exception()  # counts as seen: the first one is raised
             raise
         failures = [outcome for outcome in outcomes if isinstance(outcome, LauncherError)]
         if len(self.links) < self._settings.min_nodes:
@@ -162,6 +164,8 @@ class Fleet:
             self._on_nodes.node_failed(plan.node)
         else:
             logger.info("node %s has joined", plan.node)
+            if outcome is not None:
+                logger.warning("nothing is pinned: %s", outcome)
 
     async def _try(self, plan: NodePlan, preload: Sequence[str]) -> LauncherError | str | None:
         """Start a launcher; return the error if it cannot be started, or why its workers are not pinned."""

@@ -153,3 +153,17 @@ def test_names_of_one_line(use: NameUser, name: str) -> None:
     """A name with a line break, a control character or a backslash is refused at once."""
     with pytest.raises(hf.HyperflowError):
         use(name)
+
+
+def test_run_that_others_can_write_to(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What others can write to is neither shown nor started, and the error says why; other runs are listed."""
+    home.chmod(0o770)
+    try:
+        for words, code in ((("list",), 1), (("resume",), 1), (("why", "1"), 1), (("runs",), 0)):
+            with pytest.raises(SystemExit) as ended:
+                app([*words, "--base-dir", str(home.parent)])
+            seen = capfd.readouterr()
+            assert ended.value.code == code
+            assert ("cannot be trusted" if words == ("runs",) else "can be written by others") in seen.out + seen.err
+    finally:
+        home.chmod(0o700)

@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -355,3 +356,29 @@ def test_no_way_works(cluster: Cluster) -> None:
 
     assert set(run.result()["nodes"]) == {"node1"}
     assert all("only for transfers" in each and "no steps here" in each for each in told)
+
+
+def test_sshd_that_forwards_nothing(cluster: Cluster) -> None:
+    """Where sshd forwards no sockets, the launcher's stream is the session's, as ever."""
+    keys = cluster.home / ".ssh" / "authorized_keys"
+    keys.write_text("".join(f"no-port-forwarding {line}\n" for line in keys.read_text().splitlines()))
+
+    run = submit(cluster, transport="ssh")
+
+    assert set(run.result()["nodes"]) == set(NODES)
+
+
+@pytest.mark.timeout(120)
+def test_sshd_that_hangs(cluster: Cluster) -> None:
+    """An sshd that takes the connection and says nothing holds up nobody: work is done on the others meanwhile."""
+    (sshd,) = [process for process in cluster.hosts["node3"].processes() if process.name == "sshd"]
+    sshd.kill(signal.SIGSTOP)
+    try:
+        run = submit(cluster, transport="ssh")
+        result = run.result()
+    finally:
+        sshd.kill(signal.SIGCONT)
+
+    assert result["right"]
+    assert set(result["nodes"]) == {"node1", "node2"}
+    assert run.logged("node node3 is slow to start")
