@@ -13,7 +13,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -104,6 +104,7 @@ class Fleet:
         self._loop = asyncio.get_running_loop()
         self._path = sys.path[:]
         self._losing: list[asyncio.Task[None]] = []
+        self._answered: set[str] = set()  # nodes whose launcher has greeted us
         self._late: dict[asyncio.Task[LauncherError | str | None], NodePlan] = {}
         self._beating: asyncio.TimerHandle | None = None
 
@@ -139,15 +140,23 @@ class Fleet:
                 task.add_done_callback(self._came_late)
         self._beating = self._loop.call_later(self._settings.heartbeat, self._beat, self._loop.time())
 
-    async def _most_of(self, tasks: Collection[asyncio.Task[LauncherError | str | None]]) -> None:
-        """Wait until all are started or have failed, or most are and the others take too long."""
+    async def _most_of(self, tasks: Mapping[asyncio.Task[LauncherError | str | None], NodePlan]) -> None:
+        """Wait until all are started or have failed, or most are and the others take too long to answer.
+
+        Those that have answered are waited for: imports take what they take.
+        """
         began, until = self._loop.time(), math.inf
         pending = set(tasks)
-        while pending and self._loop.time() < until:
-            timeout = None if until == math.inf else until - self._loop.time()
-            done, pending = await asyncio.wait(pending, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        while pending:
+            left = until - self._loop.time()
+            waited = pending if left > 0 else {task for task in pending if tasks[task].node in self._answered}
+            if not waited:
+                return
+            timeout = left if 0 < left < math.inf else None
+            done, _ = await asyncio.wait(waited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if any(task.exception() is not None for task in done):
                 return  # its caller raises it
+            pending = {task for task in pending if not task.done()}
             enough = max(self._settings.min_nodes, len(tasks) / 2)
             if until == math.inf and len(self.links) >= enough:
                 took = self._loop.time() - began
@@ -160,6 +169,7 @@ class Fleet:
             return
         outcome = task.exception() or task.result()
         if isinstance(outcome, BaseException):
+            # Not by warnings, which -W error turns into errors, and nobody could catch one here.
             logger.warning("going on without a node: %s", outcome)
             self._on_nodes.node_failed(plan.node)
         else:
@@ -172,6 +182,7 @@ class Fleet:
         causes: list[str] = []
         for transport in plan.transports:
             link = Link(transport, self._settings, self._program.log_dir, self._on_frame, self._lost)
+            link.on_greeting = lambda: self._answered.add(plan.node)
             try:
                 await link.start(self._program.program_id, preload)
             except LauncherError as error:
