@@ -55,7 +55,7 @@ def command(place: Path, *words: object) -> str:
 def test_time_limit_and_requeue(cluster: Cluster, tmp_path: Path) -> None:
     """A job that does not fit into its time limit ends in time, is requeued, and goes on from the database."""
     line = command(tmp_path, 500, 0.25, "requeue")
-    environment = {"HYPERFLOW_END_MARGIN": "53"}
+    environment = {"HYPERFLOW_END_MARGIN": "51"}
     job = cluster.slurm.sbatch(
         line, nodes=3, ntasks_per_node=4, time=1, requeue=True, open_mode="append", env=environment
     )
