@@ -16,7 +16,7 @@ import socket
 import sys
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import attrs
@@ -124,8 +124,12 @@ async def open_job(
     settings: Settings,
     preload: Sequence[str],
     end: End | None = None,
+    shrinks: int | None = None,
 ) -> AsyncIterator[JobEnv]:
-    """Start launchers, open the database, and make the environment the current one for the scope."""
+    """Start launchers, open the database, and make the environment the current one for the scope.
+
+    `shrinks` is the Slurm job that may lose nodes meanwhile.
+    """
     from hyperflow.control import door  # noqa: PLC0415 (see above)
     from hyperflow.database.store import copy_database, open_database  # noqa: PLC0415 (see above)
     from hyperflow.head.engine import open_engine  # noqa: PLC0415 (see above)
@@ -136,8 +140,13 @@ async def open_job(
     async with (
         open_database(mine.database, mine.program_id, settings.database_timeout) as database,
         open_engine(nodes, mine, settings=settings, preload=preload, end=end) as engine,
+        AsyncExitStack() as stack,
     ):
         env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine)
+        if shrinks is not None:
+            from hyperflow.head import allocation_nodes  # noqa: PLC0415 (see above)
+
+            await stack.enter_async_context(allocation_nodes.watched(shrinks, engine.fleet.keep))
         async with nullcontext() if mine.temporary else door.on_demand(mine.log_dir.parent, _node_routes(engine)):
             with environment.entered(env), failures.shortened():
                 yield env
@@ -227,12 +236,14 @@ async def open_slurm_job(
     place = program or ProgramInfo.new("hyperflow-runs")
     notices = {int(signum): Notice(*said) for signum, said in END_SIGNALS.items()}
     end = End(granted.end_time, chosen.end_margin, notices)
-    async with open_job(nodes, place, settings=chosen, preload=preload, end=end) as env:
+    # One node alone can only be taken together with the job.
+    shrinks = granted.job_id if len(nodes) > 1 else None
+    async with open_job(nodes, place, settings=chosen, preload=preload, end=end, shrinks=shrinks) as env:
         yield env
 
 
-def _transport(node: str, granted: allocation.Allocation, settings: Settings) -> Transport:
-    from hyperflow.transports.process import FirstOf, Local, Srun  # noqa: PLC0415 (see above)
+def _transport(node: str, granted: allocation.Allocation, settings: Settings) -> Transport | tuple[Transport, ...]:
+    from hyperflow.transports.process import Local, Srun  # noqa: PLC0415 (see above)
 
     if node == granted.here:
         return Local(node)
@@ -240,7 +251,7 @@ def _transport(node: str, granted: allocation.Allocation, settings: Settings) ->
 
     choices: dict[str, Transport] = {"ssh": Ssh(node, settings), "srun": Srun(node, settings.prologue)}
     if settings.transport == "auto":
-        return FirstOf(tuple(choices.values()))
+        return tuple(choices.values())
     return choices[settings.transport]
 
 

@@ -33,7 +33,7 @@ class Settings:
     """How nodes are reached and watched.
 
     Args:
-        transport: "ssh", "srun", or "auto": ssh, and srun for a node that ssh does not reach.
+        transport: "ssh", "srun", or "auto": ssh, and srun for a node on which no launcher answers by ssh.
         prologue: Shell lines to run on each node before the launcher, under `set -e`.
         min_nodes: With fewer nodes than this a job does not start.
         exclude_nodes: Nodes that are not to be used, as Slurm writes lists of nodes ("node[7-8],gpu3"), or a list of

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from hyperflow import environment, files
+from hyperflow import environment, files, private
 from hyperflow.database import untagged
 from hyperflow.database.values import Codec, codec_for
 from hyperflow.errors import ConfigurationError, MisuseError, SerializationError
@@ -140,7 +139,7 @@ class RunVar(Generic[T]):
         except (OSError, UnicodeDecodeError) as error:
             raise self._unreadable(str(error)) from error
         try:
-            json.loads(text)
+            files.from_json(text)
             value: T = self._codec.decode(untagged.Text(text.strip()))
         except ValueError as error:
             raise self._unreadable(f"it is no JSON, or cut: {error}") from error
@@ -203,7 +202,7 @@ def write(path: Path, text: str, over: bool) -> None:
     """Write a variable's file, whole or not at all; an existing one stays, except with `over`."""
     put = files.write_whole if over else files.put_new
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
+        private.make_all(path.parent)
         with contextlib.suppress(FileExistsError):
             put(path, f"{text}\n".encode())
     except OSError as error:

@@ -9,6 +9,8 @@ Guarantees of the writers:
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import secrets
 import shutil
@@ -16,6 +18,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -100,6 +103,28 @@ def read_text(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:
         return ""
+
+
+def from_json(text: str | bytes) -> Any:
+    """Return what a text of JSON says; raises ValueError for everything else, what is nested too deeply included.
+
+    NaN and infinities are no JSON, although Python's own reader takes them.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:40]} is larger than any float")
+    return number
 
 
 def tail(path: str | os.PathLike[str], *, lines: int = 15, size: int = 8192, start: int = 0) -> str:

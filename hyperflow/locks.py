@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from contextvars import ContextVar, Token
-from typing import Any, Self
+from typing import Any, Self, cast
 
-from hyperflow import environment
+from hyperflow import environment, saying
 from hyperflow.database import keys as canonical
 from hyperflow.environment import Locks
 from hyperflow.errors import MisuseError, NotInFlow
@@ -28,6 +28,9 @@ class WithLocks:
     """The scope that holds the locks; made by `with_lock` and `with_locks`."""
 
     def __init__(self, keys: Iterable[Any], call: str) -> None:
+        keys = tuple(keys)
+        if reason := next(filter(None, map(_unfit, keys)), ""):
+            raise MisuseError(f"{call}: {reason}")
         self._keys = tuple(sorted({canonical.encode(key, "locks") for key in keys}))
         self._call = call
         self._held: tuple[Locks, int, Token[int | None]] | None = None
@@ -71,6 +74,15 @@ class WithLocks:
         return f"hyperflow.{self._call}"
 
 
+def _unfit(key: object) -> str:
+    """Say why a key cannot name a lock; "" if it can, or is no matter of texts."""
+    if isinstance(key, str):
+        return saying.unfit_name(key)
+    if isinstance(key, (tuple, list)):
+        return next(filter(None, map(_unfit, cast("tuple[object, ...]", key))), "")
+    return ""
+
+
 def with_lock(key: Any) -> WithLocks:
     """Hold a lock for a scope: `async with with_lock("table"): ...`; only one holder in the program at a time.
 
@@ -85,7 +97,8 @@ def with_lock(key: Any) -> WithLocks:
         Deadlock: On entering, in the scope of another lock: acquiring it would deadlock.
         SerializationError: The value cannot be a key.
         NotInFlow: On entering, where neither a flow nor an evaluation runs.
-        MisuseError: On entering with a plain `with` in a flow.
+        MisuseError: The key has a line break, a control character or a backslash; on entering, with a plain `with` in
+            a flow.
 
     Cancelling the wait leaves nothing behind. The lock is released at the end of the scope, and when the flow, the
     evaluation, its worker or its node ends. On a lost node processes may still be at work: then it is released when

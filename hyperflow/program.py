@@ -6,8 +6,9 @@
         log/               one file per worker and launcher, and events.jsonl
         data/              work directories (`new_work_dir`)
 
-Guarantees: only the user can enter the directories (mode 0700: they hold pickles and logs). They are made before any
-work starts, and one that cannot be written is an error then. A program never changes an earlier one's files.
+Guarantees: only the user can enter the directories that are made, those above included (mode 0700, whatever the umask:
+they hold pickles and logs). They are made before any work starts, and one that cannot be written is an error then. A
+program never changes an earlier one's files.
 
 The database may be on a PostgreSQL server instead. Its URL is printed, logged and sent to other nodes, so a password in
 it is refused.
@@ -22,13 +23,14 @@ from pathlib import Path
 
 import attrs
 
+from hyperflow import private, saying
 from hyperflow.errors import ConfigurationError
 
 
 def _make_private(path: Path) -> None:
     """Make a directory that only its owner can enter, and try to write in it."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.make_all(path)
         probe = path / f".probe-{os.getpid()}-{os.urandom(4).hex()}"
         with probe.open("xb") as file:
             file.write(b"x" * 4096)  # more than nothing, because a full disk still takes an empty file
@@ -148,6 +150,8 @@ class ProgramInfo:
 
     @classmethod
     def _under(cls, home: Path, program_id: str, database: Path | str | None = None) -> ProgramInfo:
+        if reason := saying.unfit_name(str(home)):
+            raise ConfigurationError(f"{str(home)!r} cannot be a program's directory: {reason}; choose another place")
         program = cls(program_id, database or home / "results.sqlite", home / "log", home / "data")
         for directory in (home, program.log_dir, program.data_dir):
             _make_private(directory)

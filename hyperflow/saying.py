@@ -70,6 +70,13 @@ def _text(show: Callable[[Any], str], value: object, limit: int, otherwise: str)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def unfit_name(name: str) -> str:
+    """Say why a text cannot be a name; "" if it can. Names stand in lines of lists, logs, scripts and paths."""
+    if name.isprintable() and "\\" not in name:
+        return ""
+    return "a name has no line break, no control character and no backslash"
+
+
 def warn(text: str, kind: type[Warning] = RuntimeWarning) -> None:
     """Warn at the line of the user's code that called us, however many of our own and of asyncio are in between."""
     here: types.FrameType = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] (inspect would take longer to import)

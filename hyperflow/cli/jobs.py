@@ -28,7 +28,9 @@ from hyperflow.console.table import (
     counts_in_words,
     held_in_words,
     jobs_table,
+    one_line,
     plain_table,
+    print_lines,
     print_note,
     print_table,
     resume_command,
@@ -42,6 +44,9 @@ P = ParamSpec("P")
 
 REFUSED = 1
 NO_MASTER = 3
+
+SHOWN_RUNS = 50
+"""So many runs are shown by themselves: a base directory may hold many thousands."""
 
 LEAVING_SECONDS = 60.0
 """How long a program may take to leave after SIGTERM."""
@@ -188,7 +193,7 @@ def resume(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR) -> int:
 
     It starts in its old directory, with the Python and the command line that it had, and with --resume.
     """
-    found = runs.find(run, base_dir)
+    found = runs.find(run, base_dir).checked()  # its file says what is started
     if (master := owner(found.home)) is not None:
         here = "" if master.host == socket.gethostname() else f" on {master.host}"
         raise ConfigurationError(f"process {master.pid}{here} is the master of {found.home}: it need not be resumed")
@@ -208,23 +213,34 @@ def resume(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR) -> int:
         raise ConfigurationError(f"cannot start it: {error}") from None
 
 
-def runs_(*, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
-    """Show all runs, the newest last."""
-    rows = [_described(run) for run in runs.all_runs(base_dir)]
+def runs_(
+    *,
+    every: Annotated[bool, _every(f"All runs; else the newest {SHOWN_RUNS}.")] = False,
+    base_dir: BaseDir = BASE_DIR,
+    as_json: Json = False,
+) -> int:
+    """Show the runs, the newest last; with --json all of them."""
+    found, left = runs.newest_runs(base_dir, None if every or as_json else SHOWN_RUNS)
+    rows = [_described(run) for run in found]
     if as_json:
         return _print_json(base_dir=str(base_dir.absolute()), runs=rows)
     if not rows:
         raise runs.none_in(base_dir)
-    table = plain_table()
     masters = [f"{row['pid']} on {row['host']}" if row["host"] else "none" for row in rows]
     columns = {"run": [row["program"] for row in rows], "master": masters, "jobs": [row["jobs"] for row in rows]}
-    columns["program"] = [shlex.join(row["command"]) for row in rows]
+    columns["program"] = [one_line(shlex.join(row["command"])) for row in rows]
+    if len(rows) > SHOWN_RUNS:  # rich takes too long for thousands
+        print_lines([tuple(columns), *zip(*columns.values(), strict=True)], sys.stdout)
+        return 0
+    table = plain_table()
     for heading, cells in columns.items():
         whole = heading in ("run", "master")  # what is typed is not cut
         table.add_column(heading, no_wrap=True, min_width=max(map(len, cells)) if whole else None)
     for line in zip(*columns.values(), strict=True):
         table.add_row(*map(Text, line))
     print_table(table, sys.stdout)
+    if left:
+        print(f"and {left} earlier ones: hyperflow runs --all")
     return 0
 
 
@@ -322,6 +338,10 @@ def _ssh(error: MasterElsewhere, words: Sequence[str]) -> str:
 
 def _described(run: Run) -> dict[str, Any]:
     master = owner(run.home)
+    try:
+        jobs = counts_in_words(run.states())
+    except ConfigurationError:
+        jobs = "cannot be trusted"
     return {
         "program": run.program_id,
         "run": str(run.home),
@@ -330,5 +350,5 @@ def _described(run: Run) -> dict[str, Any]:
         "local": run.local,
         "created": run.about.get("created"),
         "command": run.command,
-        "jobs": counts_in_words(job.state for job in run.jobs()),
+        "jobs": jobs,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import sys
@@ -87,4 +88,7 @@ async def _examine(nodes: Sequence[str], run_dir: Path, seconds: float) -> list[
 def main() -> None:
     """Run the command that the command line asks for, and exit with its code."""
     hold_standard_streams()
+    for stream in (sys.stdout, sys.stderr):  # a file's name, or a job's, may not be what the terminal can show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -122,7 +122,7 @@ def _tell_there(one: Head, elsewhere: HeadElsewhere, what: str, node: str) -> No
     advice = f"{elsewhere}; type there: {shlex.join(there)}"
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Refused(f"{advice} (ssh: {error})") from None

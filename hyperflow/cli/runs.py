@@ -6,22 +6,23 @@ records something for the next master, holds the run's lock.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from hyperflow import checked_files
+from hyperflow import checked_files, files
 from hyperflow._job import run_in_new_loop
 from hyperflow.checked_files import Damaged
 from hyperflow.errors import ConfigurationError
 from hyperflow.master import rundir
 from hyperflow.master.lifecycle import AT_REST, Cause, Kind, Record, State, Verdict
-from hyperflow.master.rundir import JobDirectory
+from hyperflow.master.rundir import HeldRun, JobDirectory
 from hyperflow.master.view import JobView, story, traceback_of
+from hyperflow.private import Held
 from hyperflow.slurm.client import PollIntervals, SlurmClient
 from hyperflow.slurm.script import SbatchOptions
 
@@ -71,6 +72,21 @@ class Run:
             JobView.of(record, directory, directory.read_status(), directory.changed_at())
             for directory, record in self._records()
         ]
+
+    def checked(self) -> Run:
+        """Return the run as its own directory has it, for what is to be started by it.
+
+        Raises ConfigurationError if others can write there, or the directory is another run's meanwhile.
+        """
+        with Held.open(self.home) as held:
+            run = _from(self.home, held / "program.json")
+        if run is None or run.program_id != self.program_id:
+            raise ConfigurationError(f"{self.home / 'program.json'} cannot be read, or is another run's meanwhile")
+        return run
+
+    def states(self) -> list[State]:
+        """Return the states of the jobs, as their files have them; the cheapest look at a run."""
+        return [record.state for _, record in self._records()]
 
     def why(self, number: int) -> tuple[str, str]:
         """Return all that is known about a job, and the traceback of its error by itself.
@@ -181,8 +197,8 @@ class Run:
 
     def _records(self) -> list[tuple[JobDirectory, Record]]:
         found: list[tuple[JobDirectory, Record]] = []
-        with suppress(OSError):
-            for directory in rundir.job_directories(self.home):
+        with suppress(OSError), closing(HeldRun.open(self.home, self.program_id)) as held:
+            for directory in rundir.job_directories(self.home, held):
                 with suppress(OSError, Damaged):
                     found.append((directory, directory.read_record()))
         return found
@@ -196,20 +212,37 @@ async def _end_at_slurm(tokens: Sequence[str]) -> None:
 
 
 def _read(home: Path) -> Run | None:
+    return _from(home, home / "program.json")
+
+
+def _from(home: Path, place: checked_files.Place) -> Run | None:
     try:
-        about = json.loads(checked_files.read_private(home / "program.json"))
+        about = files.from_json(checked_files.read_private(place))
         words = [str(word) for word in about["argv"]]
         return Run(home, {**about, "program_id": str(about["program_id"]), "argv": words})
-    except (OSError, ValueError, KeyError, TypeError, Damaged):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, Damaged):
         return None
 
 
-def all_runs(base_dir: Path) -> list[Run]:
-    """Return the runs in a base directory, the oldest first; ids begin with the time."""
-    found: list[Run | None] = []
+def _names(base_dir: Path) -> list[str]:
+    """Return what may be runs, the oldest first: ids begin with the time."""
     with suppress(OSError):
-        found = [_read(home) for home in sorted(base_dir.absolute().iterdir())]
-    return [run for run in found if run is not None]
+        return sorted(os.listdir(base_dir))
+    return []
+
+
+def newest_runs(base_dir: Path, most: int | None) -> tuple[list[Run], int]:
+    """Return the newest runs in a base directory, the oldest of them first, and how many names were not looked at.
+
+    No more is read than what is returned: a base directory may hold many thousands of runs.
+    """
+    base_dir = base_dir.absolute()
+    names = _names(base_dir)
+    found: list[Run] = []
+    while names and (most is None or len(found) < most):
+        if (run := _read(base_dir / names.pop())) is not None:
+            found.append(run)
+    return found[::-1], len(names)
 
 
 def find(which: str | None, base_dir: Path) -> Run:
@@ -220,19 +253,20 @@ def find(which: str | None, base_dir: Path) -> Run:
     """
     if which is not None and (run := _read(Path(which).absolute())) is not None:
         return run
-    runs = all_runs(base_dir)
-    if not runs:
+    newest, _ = newest_runs(base_dir, 1)
+    if not newest:
         raise none_in(base_dir)
     if which is None:
-        return runs[-1]
-    fitting = [run for run in runs if run.home.name.startswith(which)]
-    fitting = [run for run in fitting if run.home.name == which] or fitting
+        return newest[0]
+    names = [name for name in _names(base_dir) if name.startswith(which)]
+    read = (_read(base_dir.absolute() / name) for name in ([which] if which in names else names))
+    fitting = [run for run in read if run is not None]
     if not fitting:
         there = f"no run in {base_dir.absolute()}, and no directory of one"
         raise ConfigurationError(f"{which!r} is {there}; `hyperflow runs` shows what there is")
     if len(fitting) > 1:
-        names = ", ".join(run.home.name for run in fitting[-5:])
-        raise ConfigurationError(f"{len(fitting)} runs begin with {which!r}, {names} among them: say more of the id")
+        shown = ", ".join(run.home.name for run in fitting[-5:])
+        raise ConfigurationError(f"{len(fitting)} runs begin with {which!r}, {shown} among them: say more of the id")
     return fitting[0]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from hyperflow import extvar
+from hyperflow import extvar, files
 from hyperflow.cli import runs
 from hyperflow.cli.jobs import BaseDir, Json, Which, answering
 from hyperflow.cli.runs import BASE_DIR
@@ -65,7 +65,7 @@ def set_(
     run, name, value = _split(words, "set", "NAME", "VALUE")
     here = ExtVar[object](name).of(runs.find(run, base_dir).home)
     try:
-        text = json.dumps(json.loads(value))
+        text = json.dumps(files.from_json(value))
     except ValueError as error:
         print(f"{value} is no JSON ({error}); a text needs its quotes: {json.dumps(value)!r}", file=sys.stderr)
         return 1
@@ -96,6 +96,6 @@ def _text(path: Path) -> str:
 
 def _value(text: str) -> object:
     try:
-        return json.loads(text)
+        return files.from_json(text)
     except ValueError:
         return None

@@ -54,7 +54,7 @@ class Rehearsing(Master):
         calls.pack_job(sent)  # what cannot be pickled is an error here, too
         directory = JobDirectory(self._home / "jobs" / str(len(self.scripts) + 1))
         name = calls.function_name(calls.identity(job))
-        order = Order(directory, 1, f"{ID}-{directory.number}-1", name, options or self.defaults)
+        order = Order(directory, ID, 1, f"{ID}-{directory.number}-1", name, options or self.defaults)
         self.scripts.append(script_text(order, read_settings().exclude_nodes))
         self.asked.set()
         await asyncio.Event().wait()

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import attrs
 
-from hyperflow import checked_files
+from hyperflow import checked_files, files
 from hyperflow.errors import ConfigurationError
 
 LONGEST = 107
@@ -50,7 +50,7 @@ class Address:
 def read(home: Path) -> Address | None:
     """Return the address in a run's directory, or None; the process there may have been killed."""
     try:
-        data = json.loads(checked_files.read_private(home / "control" / "master.json"))
+        data = files.from_json(checked_files.read_private(home / "control" / "master.json"))
         return Address(str(data["host"]), int(data["pid"]), Path(data["path"]))
     except (OSError, ValueError, KeyError, TypeError, checked_files.Damaged):
         return None

@@ -10,7 +10,6 @@ reason. A defect in a handler is an answer and a line in the log; the program go
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -22,6 +21,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from hyperflow import files
 from hyperflow.control.place import Address, listening
 from hyperflow.errors import ConfigurationError, HyperflowError
 
@@ -68,7 +68,7 @@ async def read_body(request: web.Request, *members: str) -> dict[str, Any]:
         ConfigurationError: It is something else.
     """
     try:
-        body = json.loads(await request.read())
+        body = files.from_json(await request.read())
     except ValueError as error:
         raise ConfigurationError(f"the body is no JSON: {error}") from None
     if not isinstance(body, dict) or not set(body) <= set(members):

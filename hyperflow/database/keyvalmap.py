@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, overload
 
-from hyperflow import environment
+from hyperflow import environment, saying
 from hyperflow.database import keys, memo, plain, records
 from hyperflow.database.values import codec_for
 from hyperflow.errors import DatabaseError, MisuseError, SerializationError
@@ -173,6 +173,8 @@ class KeyValMap(Generic[K, V]):
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not name or not plain.is_text(name):
         raise MisuseError(f"KeyValMap({name!r}): a name is needed, as in KeyValMap('energies')")
+    if reason := saying.unfit_name(name):
+        raise MisuseError(f"KeyValMap({name!r}): {reason}")
 
 
 def _make(name: str, key: Any, value: Any) -> KeyValMap[Any, Any]:

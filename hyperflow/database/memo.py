@@ -25,7 +25,7 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, cast, 
 
 import attrs
 
-from hyperflow import environment
+from hyperflow import environment, saying
 from hyperflow import flow as flows
 from hyperflow.database import keys, records, single_flight
 from hyperflow.database.entries import FromCode
@@ -280,6 +280,12 @@ def memoize(name: str, *, version: int | str = 1, on_change: OnChange = "warn") 
     result's type is that of the annotation; without one it is plain data. The options of `using` are not part of the
     key: when it runs, those of the first caller apply.
 
+    A key is computed once in a Job, even when many flows ask at the same time. Jobs of a Cluster that run at the same
+    time are not promised that. With SQLite files, each begins with what the program knew when the Job was submitted,
+    and two Jobs compute a key that both need, once each. On a PostgreSQL server a Job sees what others have recorded,
+    and only Jobs that ask at the same time compute it both. What must not run twice belongs into one Job, or under
+    `with_lock`, with its result in a file or on a server.
+
     A recorded call costs some microseconds. One that runs costs its evaluation and an fsync, which it shares with
     those that end at the same time. Cancelling a call cancels the computation if nobody else waits for it.
 
@@ -363,6 +369,8 @@ def _check_arguments(name: object, version: object, on_change: object) -> None:
         raise MisuseError("memoize needs a name for the results: @hyperflow.memoize('name', version=1)")
     if not isinstance(version, int | str) or isinstance(version, bool):
         raise ConfigurationError(f"memoize(version={version!r}): an int or str is needed")
+    if reason := saying.unfit_name(name) or saying.unfit_name(str(version)):
+        raise MisuseError(f"memoize({name!r}, version={version!r}): {reason}")
 
 
 def _check_kind(fn: Any, shown: str, where: str) -> None:

@@ -35,7 +35,7 @@ from typing import Any
 import attrs
 
 from hyperflow.errors import ConfigurationError, DatabaseError
-from hyperflow.files import put_new, read_text, write_whole
+from hyperflow.files import from_json, put_new, read_text, write_whole
 
 ATTEMPTS = 100
 """How often to try again when the lock changes hands in between; each time another process has got it."""
@@ -94,7 +94,7 @@ class Owner:
     def from_text(cls, text: str) -> Owner | None:
         """Return the owner that a lock file names, or None if the text is not of this module's making."""
         try:
-            data: dict[str, Any] = json.loads(text)
+            data: dict[str, Any] = from_json(text)
             return cls(**{field.name: field.type(data[field.name]) for field in attrs.fields(attrs.resolve_types(cls))})
         except (ValueError, KeyError, TypeError):
             return None

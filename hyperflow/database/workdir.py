@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from hyperflow import environment
+from hyperflow import environment, private
 from hyperflow.database import keys
 from hyperflow.database.values import codec_for
 from hyperflow.errors import ConfigurationError, SerializationError
@@ -67,7 +67,7 @@ def dir_name(key: str) -> str:
 
 def _make(path: Path) -> None:
     try:
-        path.mkdir(mode=0o700, exist_ok=True)
+        private.make_all(path)
         status = path.lstat()
     except OSError as error:
         raise ConfigurationError(f"cannot make the work directory {path}: {error.strerror or error}") from error

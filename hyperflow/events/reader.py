@@ -41,7 +41,7 @@ def read(path: Path) -> Iterator[Event]:
 def _parsed(line: bytes) -> Event | None:
     try:
         found: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return cast("Event", found) if type(found) is dict else None
 

@@ -83,7 +83,7 @@ class Engine:
         self.closed = False
         self.scheduler = Scheduler()
         self._events = EventLog(program.log_dir / "events.jsonl")
-        self.fleet = Fleet(program, settings, self._events, self._on_frame, self.scheduler.add_node, self._on_lost)
+        self.fleet = Fleet(program, settings, self._events, self._on_frame, self, self._on_lost)
         self.locks = LockManager()
         self.streams = Streams(program.call)
         self.worker_locks = WorkerLocks(self.locks, self.scheduler, self.fleet.write, self._name)
@@ -216,6 +216,20 @@ class Engine:
     def nodes(self) -> list[dict[str, str | int]]:
         """Return what is to know about each node that is up."""
         return self.aside.table()
+
+    def node_up(self, node: str, cpus: Sequence[int]) -> None:
+        """Use a node, which may come late."""
+        self.scheduler.add_node(node, cpus)
+        self._flushing.ask()
+
+    def node_late(self, node: str, cpus: int) -> None:
+        """Wait for a node with what is too large for the others."""
+        self.scheduler.pool.expect(node, cpus)
+
+    def node_failed(self, node: str) -> None:
+        """Refuse what only that node could have run."""
+        for task in self.scheduler.expect_no_more(node):
+            self._refuse(task, started=False)
 
     def put_aside(self, node: str) -> None:
         """Start nothing more on a node; raises ConfigurationError if it is not up."""
@@ -505,11 +519,12 @@ class Engine:
     def _refuse(self, task: Task, started: bool = True) -> None:
         """No node is left that could run a task."""
         evaluation = self._evaluations.get(task.number)
-        if evaluation is not None and self._last_loss is not None:
-            refusal = self.scheduler.refusal(task.cpus) if self.fleet.links else None
-            error = refusal or NodeLost(*self._last_loss.args)
-            failures.add_note(error, f"(it was to run {evaluation.title})")
-            self._fail(evaluation, error, started)
+        refusal: HyperflowError | None = self.scheduler.refusal(task.cpus) if self.fleet.links else None
+        if refusal is None and self._last_loss is not None:
+            refusal = NodeLost(*self._last_loss.args)
+        if evaluation is not None and refusal is not None:
+            failures.add_note(refusal, f"(it was to run {evaluation.title})")
+            self._fail(evaluation, refusal, started)
 
     def _on_drain(self, ending: AllocationEnding) -> None:
         """Start nothing more."""

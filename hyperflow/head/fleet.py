@@ -1,16 +1,20 @@
 """The nodes: all are started at the same time, watched, and ended together.
 
-Guarantees: a node that cannot be started costs a warning, as long as `min_nodes` are there. The head stops using a node
-that ends, falls silent or cannot start workers. At the end nothing is left on any node.
+Guarantees: a node that cannot be started costs a warning, as long as `min_nodes` are there; first each way to reach it
+is tried, and the warning has the reasons of all. A node that takes much longer to start than most is not waited for: it
+joins when it is there. The head stops using a node that ends, falls silent or cannot start workers. At the end nothing
+is left on any node.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 import attrs
 
@@ -30,6 +34,10 @@ logger = logging.getLogger("hyperflow")
 BLOCKED = 10.0
 """Seconds for which user code may block the event loop before a warning says what that costs."""
 
+SHORTEST_WAIT, LONGEST_WAIT = 3.0, 10.0
+"""When most nodes are up, the others are waited for until it has taken twice as long; but at least until the first of
+these many seconds after the beginning, and at most the second of them longer."""
+
 FAILED_STARTS_SECONDS = 20.0
 """Give a node up after this many seconds in which no worker on it managed to start a task, and none is at work."""
 
@@ -38,13 +46,43 @@ FAILED_STARTS_SECONDS = 20.0
 class NodePlan:
     """A node to be used."""
 
-    transport: Transport
+    transport: Transport | Sequence[Transport]
+    """How it is reached; of several ways the first one counts on which a launcher answers."""
     cpus: int | None = None  # how many to use there; None for all that may be used
     granted: bool = False  # a batch system granted just these; if more are visible, nobody knows which are ours
 
+    @property
+    def transports(self) -> Sequence[Transport]:
+        return self.transport if isinstance(self.transport, Sequence) else (self.transport,)
+
+    @property
+    def node(self) -> str:
+        return self.transports[0].node
+
+
+async def _ended(task: asyncio.Task[Any]) -> None:
+    await asyncio.wait([task])
+
+
+def _name(transport: Transport) -> str:
+    return type(transport).__name__.lower()
+
+
+class OnNodes(Protocol):
+    """Who has to know which nodes there are."""
+
+    def node_up(self, node: str, cpus: Sequence[int], /) -> None:
+        """It has these CPUs."""
+
+    def node_late(self, node: str, cpus: int, /) -> None:
+        """It is still being started, and has so many CPUs; `node_up` or `node_failed` follows."""
+
+    def node_failed(self, node: str, /) -> None:
+        """One that was late does not come."""
+
 
 class Fleet:
-    """The links to all nodes that are up. `on_up` gets the name and the CPU ids of each."""
+    """The links to all nodes that are up."""
 
     def __init__(
         self,
@@ -52,7 +90,7 @@ class Fleet:
         settings: Settings,
         events: EventLog,
         on_frame: OnFrame,
-        on_up: Callable[[str, Sequence[int]], None],
+        on_nodes: OnNodes,
         on_lost: OnLost,
     ) -> None:
         self.links: dict[str, Link] = {}
@@ -62,22 +100,29 @@ class Fleet:
         self._settings = settings
         self._events = events
         self._on_frame = on_frame
-        self._on_up = on_up
+        self._on_nodes = on_nodes
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._path = sys.path[:]
         self._losing: list[asyncio.Task[None]] = []
+        self._answered: set[str] = set()  # nodes whose launcher has greeted us
+        self._late: dict[asyncio.Task[LauncherError | str | None], NodePlan] = {}
         self._beating: asyncio.TimerHandle | None = None
         self._watchdog = Watchdog()
 
     async def start(self, nodes: Sequence[NodePlan], preload: Sequence[str]) -> None:
         """Start all launchers; raises LauncherError if too few come up."""
+        tasks = {self._loop.create_task(self._try(plan, preload)): plan for plan in nodes}
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._try(plan, preload)) for plan in nodes]
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        outcomes = [task.result() for task in tasks]
+            await self._most_of(tasks)
+            outcomes = [task.result() for task in tasks if task.done()]
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await settled(*tasks)
+            for task in tasks:
+                _ = task.cancelled() or task.exception()  # counts as seen: the first one is raised
+            raise
         failures = [outcome for outcome in outcomes if isinstance(outcome, LauncherError)]
         if len(self.links) < self._settings.min_nodes:
             raise LauncherError(
@@ -89,25 +134,95 @@ class Fleet:
         unpinned = [outcome for outcome in outcomes if isinstance(outcome, str)]
         if unpinned:
             saying.warn("nothing is pinned: " + "; ".join(unpinned))
+        for task, plan in tasks.items():
+            if not task.done():
+                logger.warning("node %s is slow to start; it joins when it is there", plan.node)
+                self._late[task] = plan
+                self._on_nodes.node_late(plan.node, plan.cpus or 0)
+                task.add_done_callback(self._came_late)
         self._beating = self._loop.call_later(self._settings.heartbeat, self._beat, self._loop.time())
         self._watchdog.start()
 
+    async def _most_of(self, tasks: Mapping[asyncio.Task[LauncherError | str | None], NodePlan]) -> None:
+        """Wait until all are started or have failed, or most are and the others take too long to answer.
+
+        Those that have answered are waited for: imports take what they take.
+        """
+        began, until = self._loop.time(), math.inf
+        pending = set(tasks)
+        while pending:
+            left = until - self._loop.time()
+            waited = pending if left > 0 else {task for task in pending if tasks[task].node in self._answered}
+            if not waited:
+                return
+            timeout = left if 0 < left < math.inf else None
+            done, _ = await asyncio.wait(waited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if any(task.exception() is not None for task in done):
+                return  # its caller raises it
+            pending = {task for task in pending if not task.done()}
+            enough = max(self._settings.min_nodes, len(tasks) / 2)
+            if until == math.inf and len(self.links) >= enough:
+                took = self._loop.time() - began
+                until = began + max(SHORTEST_WAIT, took + min(took, LONGEST_WAIT))
+
+    def _came_late(self, task: asyncio.Task[LauncherError | str | None]) -> None:
+        """A node that was not waited for is up, or could not be started."""
+        plan = self._late.pop(task, None)
+        if plan is None or task.cancelled():
+            return
+        outcome = task.exception() or task.result()
+        if isinstance(outcome, BaseException):
+            # Not by warnings, which -W error turns into errors, and nobody could catch one here.
+            logger.warning("going on without a node: %s", outcome)
+            self._on_nodes.node_failed(plan.node)
+        else:
+            logger.info("node %s has joined", plan.node)
+            if outcome is not None:
+                logger.warning("nothing is pinned: %s", outcome)
+
     async def _try(self, plan: NodePlan, preload: Sequence[str]) -> LauncherError | str | None:
         """Start a launcher; return the error if it cannot be started, or why its workers are not pinned."""
-        link = Link(plan.transport, self._settings, self._program.log_dir, self._on_frame, self._lost)
-        try:
-            await link.start(self._program.program_id, preload)
-        except LauncherError as error:
-            self._events.note("not started", node=link.node, cause=str(error))
-            return error
+        causes: list[str] = []
+        for transport in plan.transports:
+            link = Link(transport, self._settings, self._program.log_dir, self._on_frame, self._lost)
+            link.on_greeting = lambda: self._answered.add(plan.node)
+            try:
+                await link.start(self._program.program_id, preload)
+            except LauncherError as error:
+                causes.append(str(error))
+                if len(plan.transports) > 1:
+                    logger.warning("%s: %s does not work: %s", plan.node, _name(transport), error)
+            else:
+                logger.info("%s: reached by %s", plan.node, _name(transport))
+                return self._take_in(plan, link)
+        failure = LauncherError("; ".join(causes))
+        self._events.note("not started", node=plan.node, cause=str(failure))
+        return failure
+
+    def _take_in(self, plan: NodePlan, link: Link) -> str | None:
         greeting = link.greeting
         assert greeting is not None, link.node
         link.cpus = cpus = machine.choose_cpus(plan.cpus, greeting.affinity, greeting.quota, plan.granted)
         self.links[link.node] = link
         link.follow_path()  # while the node started, it may have changed
-        self._on_up(link.node, cpus.ids)
+        self._on_nodes.node_up(link.node, cpus.ids)
         self._events.note("up", node=link.node, cpus=list(cpus.ids), pinned=cpus.pinned)
         return f"{link.node}: {cpus.remark}" if cpus.remark else None
+
+    def keep(self, names: Collection[str]) -> None:
+        """End what runs on nodes that are not among these: they are no longer ours."""
+        cause = "the allocation does not have it any more"
+        if not self.links.keys() & set(names):
+            return
+        for link in [link for node, link in self.links.items() if node not in names]:
+            link.give_up(cause)
+        for task, plan in list(self._late.items()):
+            if plan.node not in names:
+                del self._late[task]
+                task.cancel()
+                self._losing.append(self._loop.create_task(_ended(task)))
+                self._events.note("not started", node=plan.node, cause=cause)
+                self._on_nodes.node_failed(plan.node)
 
     def follow_path(self) -> None:
         """Tell all nodes where modules are, if the program has changed that."""
@@ -159,6 +274,11 @@ class Fleet:
         if self._beating is not None:
             self._beating.cancel()
         self._watchdog.close()
+        late = list(self._late)
+        self._late.clear()
+        for task in late:
+            task.cancel()
+        await settled(*late)
         links = list(self.links.values())
         self.links.clear()
         closing = [*self._losing, *(self._loop.create_task(link.close()) for link in links)]

@@ -48,6 +48,10 @@ OnLost = Callable[["Link", str, bool], None]
 """Gets the cause, and a flag: True if the node may still be running because it has not noticed."""
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class Link:
     """One node's launcher, as the head sees it.
 
@@ -61,6 +65,7 @@ class Link:
         self.node = transport.node
         self.log_file = launcher_log(log_dir, transport.node)
         self.greeting: Greeting | None = None
+        self.on_greeting: Callable[[], object] = _nothing
         self.cpus = CpuChoice((), False)
         """Those to hand out there."""
         self.last_received = self._last_sent = time.monotonic()
@@ -99,11 +104,12 @@ class Link:
             if kind != Kind.GREETING:
                 raise LauncherError(f"the launcher on {self.node} began with a frame of kind {kind}")
             greeting = self.greeting = self._read_greeting(body)
+            self.on_greeting()
             offer = proof.offer() if is_shared(greeting.memory) else None
             self.write([messages.framed(self._setup(program_id, preload, offer))])
             kind, body = await self._next(None)  # imports take what they take
             if kind == Kind.FAILED:
-                raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode()}")
+                raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode(errors='replace')}")
             self._shares_memory = messages.read(Ready, body).shares_memory
             self._inbox = None
         except BaseException:

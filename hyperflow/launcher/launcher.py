@@ -29,7 +29,7 @@ from collections import deque
 from typing import NoReturn
 
 from hyperflow._version import __version__, installed_version
-from hyperflow.launcher import child, entry, keeper
+from hyperflow.launcher import child, entry, keeper, own_stream
 from hyperflow.launcher.cache import NodeCache
 from hyperflow.launcher.head_stream import HeadStream
 from hyperflow.launcher.zygote import Zygote
@@ -444,8 +444,8 @@ def greeting(memory: Offer | None) -> Greeting:
 
 
 def main() -> NoReturn:
-    """Run a launcher whose stream to the head is stdin and stdout."""
-    in_fd, out_fd = os.dup(0), os.dup(1)
+    """Run a launcher whose stream to the head is stdin and stdout, or one of its own."""
+    in_fd, out_fd = own_stream.streams()
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(2, 1)

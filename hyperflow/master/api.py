@@ -27,7 +27,7 @@ def open_control(master: Master) -> AbstractAsyncContextManager[Address | None]:
     handlers, home = _Handlers(master), master.run.home
     routes = [
         web.get("/jobs", handlers.jobs),
-        web.get("/jobs/{number:[0-9]+}/why", handlers.why),
+        web.get("/jobs/{number:[0-9]{1,18}}/why", handlers.why),
         web.get("/statistics", handlers.statistics),
         web.post("/retry", handlers.retry),
         web.post("/cancel", handlers.cancel),

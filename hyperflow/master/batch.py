@@ -22,7 +22,6 @@ from typing import Protocol, Self
 
 import attrs
 
-from hyperflow import checked_files
 from hyperflow.master.rundir import JobDirectory
 from hyperflow.slurm import nodelist
 from hyperflow.slurm.client import PollIntervals, SlurmClient, Watch
@@ -46,9 +45,10 @@ QUEUED = BatchState("pending", "PENDING", reason="CPUs")
 
 @attrs.frozen
 class Order:
-    """One submission of a job; `token` is its idempotency key, `name` what lists of jobs show."""
+    """One submission of a job: `run` is the program's id, `token` its idempotency key, `name` what lists show."""
 
     directory: JobDirectory
+    run: str
     attempt: int
     token: str
     name: str
@@ -56,7 +56,7 @@ class Order:
 
     @property
     def command(self) -> Sequence[str]:
-        return [*RUNNER, str(self.directory.path), str(self.attempt)]
+        return [*RUNNER, str(self.directory.path), self.run, str(self.attempt)]
 
     @property
     def cpus(self) -> int:
@@ -103,8 +103,10 @@ class SlurmBatch(SlurmClient):
 
     async def submit_order(self, order: Order) -> int:
         """Write the script, submit it, and return the id."""
-        write_script(order, self._exclude_nodes)
-        return await self.submit(order.directory.script, order.token)
+        text = script_text(order, self._exclude_nodes)
+        order.directory.write_script(text)
+        # Not by its path, which somebody who can write above the run directory could make another file's.
+        return await self.submit(order.directory.script, order.token, text)
 
 
 def script_text(order: Order, exclude_nodes: str = "") -> str:
@@ -116,11 +118,6 @@ def script_text(order: Order, exclude_nodes: str = "") -> str:
     return batch_script(
         options, name=order.name, token=order.token, command=order.command, log_file=log_file, directory=directory
     )
-
-
-def write_script(order: Order, exclude_nodes: str = "") -> None:
-    """Write an order's batch script into its directory, where it is kept beside the logs."""
-    checked_files.write_file(order.directory.script, script_text(order, exclude_nodes).encode())
 
 
 class LocalBatch:
@@ -148,7 +145,7 @@ class LocalBatch:
         await self.cancel(list(self._running))
 
     async def submit_order(self, order: Order) -> int:
-        write_script(order)
+        order.directory.write_script(script_text(order))
         number = self._next
         self._next += 1
         self._watches[number] = Watch(number, QUEUED)

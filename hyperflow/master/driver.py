@@ -47,6 +47,9 @@ from hyperflow.slurm.script import SbatchOptions
 
 logger = logging.getLogger("hyperflow")
 
+SLOWEST_LOOK = 60.0
+"""Seconds between two looks for the late result of a job that is held; the first ones follow each other faster."""
+
 NO_RESULT_CODES = frozenset({70, 72})
 """Exit codes that say that the job was not run."""
 
@@ -80,6 +83,8 @@ class JobDriver:
         self._rows_taken = time.monotonic()
         self._late: set[Epoch] = set()  # starts of which a result was found that does not count
         self._outcome: tuple[Epoch, calls.Value | Exception] | None = None  # read once, held until answered
+        self._next_look = self._look_pause = 0.0  # for a late result, while it is held
+        self._no_late_result: Epoch | None = None  # a start whose result is there, and is none that counts
 
     def view(self) -> JobView:
         return JobView.of(self.record, self.directory, self._status, self._since)
@@ -167,7 +172,10 @@ class JobDriver:
         return kind(self.record.title, cause.text, cause.slurm, str(self.directory.path))
 
     def retry(self, options: Mapping[str, Any]) -> None:
-        self._put(self.record.retried(options))
+        if self._has_late_result():
+            self._put(self.record.resulted())
+        else:
+            self._put(self.record.retried(options))
         self._shared.counts["retried"] += 1
         self.start()
 
@@ -200,6 +208,7 @@ class JobDriver:
             self._shared.slots.occupy(self.record.number)
             if self.record.state is State.RUNNING:
                 self._shared.look_at(self.record.number, self.wake)
+        self._look_for_late_result()
         self.wake()
 
     def wake(self) -> None:
@@ -229,6 +238,7 @@ class JobDriver:
                 if self._stuck or state in AT_REST or (state is State.NEW and not self._waiting()):
                     self._shared.slots.give_back(self.record.number)
                     self._shared.look_away(self.record.number)
+                self._look_for_late_result()
         self._answer()
 
     async def _advance(self) -> bool:
@@ -258,6 +268,41 @@ class JobDriver:
         self._shared.look_away(self.record.number)
         if self.record.state in WITH_SLURM:
             self._dispose()
+
+    def _look_for_late_result(self) -> None:
+        """While it is held, look now and then whether its newest start has gone on and left a sound result."""
+        if self.record.state is State.HELD and self.record.may_have_gone_on and not self._shared.batch.local:
+            self._next_look = self._look_pause = 0.0
+            self._shared.look_at(self.record.number, self._look_once)
+
+    def _look_once(self) -> None:
+        now = time.monotonic()
+        if now < self._next_look or self._task is not None:
+            return
+        self._look_pause = min(2 * self._look_pause or self._shared.timeouts.look, SLOWEST_LOOK)
+        self._next_look = now + self._look_pause
+        if self.record.state is not State.HELD:
+            self._shared.look_away(self.record.number)
+        elif self._has_late_result():
+            self._shared.look_away(self.record.number)
+            self._put(self.record.resulted())
+            self.start()
+
+    def _has_late_result(self) -> bool:
+        """Whether a start that was given up has left a sound value after all; no later one has been submitted."""
+        if not self.record.may_have_gone_on:
+            return False
+        try:
+            epoch = self._newest_result()
+            if epoch is None or epoch == self._no_late_result:
+                return False
+            if isinstance(self._load(epoch), calls.Value):
+                logger.warning("%s: a result has come late; it counts", self.record.title)
+                return True
+            self._no_late_result, self._outcome = epoch, None
+        except (OSError, HyperflowError):  # not whole yet, or damaged
+            return False
+        return False
 
     def _dispose(self) -> None:
         number = self.record.number
@@ -308,6 +353,10 @@ class JobDriver:
     async def _submit(self) -> None:
         if self.disposal is not None:  # an earlier attempt is just being ended
             await asyncio.wait([self.disposal])
+        await self._end_for_sure()
+        if self._has_late_result():
+            self._put(self.record.resulted())
+            return
         number = self.record.epoch.attempt + 1
         token = f"{self._shared.program_id}-{self.record.number}-{number}"
         self._put(self.record.submitting(token))
@@ -316,12 +365,29 @@ class JobDriver:
         options = SbatchOptions(**self.record.options)
         name = calls.function_name(self.record.identity)
         try:
-            batch_id = await self._shared.batch.submit_order(Order(self.directory, number, token, name, options))
+            order = Order(self.directory, self._shared.program_id, number, token, name, options)
+            batch_id = await self._shared.batch.submit_order(order)
         except (SlurmError, ConfigurationError) as error:
             said = str(error)
             self._fail(Cause(Kind.REFUSED, f"it could not be submitted: {refusal.gist(said)}", said))
         else:
             self._put(self.record.accepted(batch_id))
+
+    async def _end_for_sure(self) -> None:
+        """Cancel an earlier attempt of which Slurm has not said that it ended: two must not run side by side."""
+        batch_id = self.record.batch_id
+        if batch_id is None or self._shared.batch.local or self._end is None or self._end.kind == "ended":
+            return
+        self._end = None
+        await self._shared.end_at_slurm([self.record])
+        watch = self._shared.batch.watch(batch_id)
+        try:
+            async with asyncio.timeout(self._shared.timeouts.cancelled):
+                while not watch.state.final:
+                    await watch.changed(watch.state)
+        except TimeoutError:
+            text = "%s: its earlier attempt was cancelled, and Slurm still has it (job %d); it is submitted again"
+            logger.warning(text, self.record.title, batch_id)
 
     async def _look_up(self) -> None:
         """Find out whether a submission came through whose answer an earlier master has not noted."""
@@ -401,12 +467,14 @@ class JobDriver:
 
     async def _conclude(self) -> None:
         """Find the outcome of a job that Slurm does not have any more."""
-        self._free_locks(self.record.epoch)
         state = self._end or BatchState("gone")
-        deadline = time.monotonic()
+        if state.kind == "ended":
+            self._free_locks(self.record.epoch)
+        grace, deadline = 0.0, time.monotonic()
         if not self._shared.batch.local and state.exit_code not in NO_RESULT_CODES and not state.unseen:
-            deadline += self._shared.timeouts.grace
-        pause = 0.05
+            grace = self._shared.timeouts.grace
+        deadline += grace
+        pause, beat = 0.05, self._beat()
         while (found := self._newest_result()) is None and time.monotonic() < deadline:
             claim = self.directory.read_claim(self.record.epoch.attempt)
             if claim is not None and claim["batch_id"] != self.record.batch_id:
@@ -414,9 +482,18 @@ class JobDriver:
                 return
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1.0)
+            if state.kind == "gone" and (newer := self._beat()) != beat:  # whatever Slurm says, it is at work
+                beat, deadline = newer, time.monotonic() + grace
+        self._free_locks(self.record.epoch)
         if found is None or not await self._take_result(state):
             await self.take_rows(ended=state.end is not None and state.end.nothing_runs)
             self._fail(causes.of_end(state, files.tail(self.directory.output)))
+
+    def _beat(self) -> float | None:
+        """Return when the newest start last gave a sign of life, in its own time: the heartbeat of its claim."""
+        status = self.directory.read_status() or {}
+        same = status.get("attempt") == self.record.epoch.attempt and status.get("batch_id") == self.record.batch_id
+        return status.get("time") if same else None
 
     def _newest_result(self) -> Epoch | None:
         """Return the start whose result counts, if there is one; warn of results that came too late."""

@@ -4,6 +4,7 @@
                   \\                                 \\-> held | failed (the program gets the error) | new (once more)
                    \\-> held (refused)
     held, failed, cancelled -> new (retry)        any but done -> cancelled
+    held, new (once more) -> ended (a sound result of its newest start has come late)
 
 Guarantees, which tests check over random histories: A job that is done stays done. Each submission is an attempt, and
 their numbers only grow (a submission that never happened does not count). Within an attempt Slurm may start the job
@@ -59,6 +60,10 @@ class Kind(enum.StrEnum):
     REFUSED = "refused"
     HOPELESS = "hopeless"
     RESULT = "unreadable result"
+
+
+_MAY_HAVE_GONE_ON = frozenset({Kind.CRASH, Kind.OUT_OF_MEMORY, Kind.TIME_LIMIT, Kind.NODE_FAILURE, Kind.HOPELESS})
+"""Failures after which a start may turn out to have gone on, and to have left a sound result."""
 
 
 @attrs.frozen
@@ -193,6 +198,16 @@ class Record:
         if attempt != self.epoch.attempt or self.state not in _AT_SLURM:
             return self
         return self._moved(State.ENDED)._with_attempt(restarts=max(restarts, self.epoch.restarts))
+
+    @property
+    def may_have_gone_on(self) -> bool:
+        """Whether its newest start, which has failed as far as anybody knows, may still leave a sound result."""
+        waits = self.state is State.HELD or (self.state is State.NEW and self.attempt is not None)
+        return waits and self.cause is not None and self.cause.kind in _MAY_HAVE_GONE_ON
+
+    def resulted(self) -> Record:
+        """A sound result of its newest start has come late: it is to be looked at."""
+        return attrs.evolve(self._moved(State.ENDED), cause=None) if self.may_have_gone_on else self
 
     def finished(self, epoch: Epoch) -> Record:
         """A sound result was found."""

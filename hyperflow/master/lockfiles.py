@@ -288,7 +288,7 @@ class LockFiles:
                 continue
             if name not in self._known:
                 with suppress(OSError, ValueError, KeyError, TypeError):
-                    told = json.loads((self._queue / name).read_text())
+                    told = files.from_json((self._queue / name).read_bytes())
                     self._known[name] = Ticket(tuple(told["wants"]), tuple(told["within"]), str(told["text"]))
             if name in self._known:
                 yield name, self._known[name]

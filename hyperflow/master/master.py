@@ -36,7 +36,7 @@ from hyperflow.master.batch import Batch
 from hyperflow.master.driver import JobDriver
 from hyperflow.master.lifecycle import AT_REST, WITH_SLURM, Record, State
 from hyperflow.master.mail import Mailer
-from hyperflow.master.rundir import JobDirectory, RunDirectory, job_directories
+from hyperflow.master.rundir import JobDirectory, RunDirectory
 from hyperflow.master.shared import JobSlots, Shared, Timeouts
 from hyperflow.master.view import ClusterStatistics, JobView, story, traceback_of
 from hyperflow.slurm.script import SbatchOptions
@@ -262,7 +262,7 @@ class Master:
     def _take_up(self) -> None:
         """Go on with the jobs of an earlier master."""
         doubtful: list[Record] = []
-        for directory in job_directories(self.run.home):
+        for directory in self.run.jobs():
             try:
                 record = directory.read_record()
             except (Damaged, OSError) as error:

@@ -1,6 +1,6 @@
 """What runs in an allocation: reads a job's call, runs it, writes its result.
 
-    python -c "..." JOB_DIRECTORY ATTEMPT [--local ID CPUS IDS]
+    python -c "..." JOB_DIRECTORY RUN ATTEMPT [--local ID CPUS IDS]
 
 Guarantees:
 - A result appears complete, under the name of this start of the job, and only after everything that the job has
@@ -8,7 +8,8 @@ Guarantees:
 - One Slurm job runs an attempt. If sbatch was called twice for it, because the first answer was lost, the second job
   finds the claim of the first one, and ends without doing anything.
 - A job that Slurm starts again, although it has written its result, does not compute it again.
-- Nothing is unpickled from a directory that others can write to.
+- Nothing is unpickled from a directory that others can write to, and nothing of another run or job: which one this is
+  stands in the command line, and so in the script that Slurm keeps.
 
 Errors before the job itself runs are written to slurm.out, which the master quotes.
 """
@@ -36,7 +37,7 @@ from hyperflow.errors import AllocationEnding, ConfigurationError, HyperflowErro
 from hyperflow.flow import Flow
 from hyperflow.master import calls, lockfiles
 from hyperflow.master.lifecycle import Epoch, Record
-from hyperflow.master.rundir import CUT_OFF, ERROR, VALUE, JobDirectory
+from hyperflow.master.rundir import CUT_OFF, ERROR, VALUE, HeldRun, JobDirectory
 from hyperflow.program import ProgramInfo, is_url
 from hyperflow.shipping import rebuild
 from hyperflow.wire import processes
@@ -103,7 +104,7 @@ def main() -> None:
     """Run the job that the command line names."""
     signal.signal(signal.SIGUSR1, _pass)  # until the job listens for it, it would end this process
     try:
-        sys.exit(run(Path(sys.argv[1]), int(sys.argv[2]), _place(sys.argv[3:])))
+        sys.exit(run(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), _place(sys.argv[4:])))
     except (HyperflowError, OSError) as error:
         _say(f"{type(error).__name__}: {error}")
         sys.exit(REFUSED)
@@ -124,12 +125,17 @@ def _place(words: list[str]) -> Place:
     return Place(int(os.environ["SLURM_JOB_ID"]), int(os.environ.get("SLURM_RESTART_COUNT") or 0))
 
 
-def run(path: Path, attempt: int, place: Place) -> int:
-    """Run a job and return the exit code."""
-    directory = JobDirectory(path)
-    for each in (directory.home, path.parent, path):
-        checked_files.check_private(each)
-    about = json.loads(checked_files.read_private(directory.home / "program.json"))
+def run(path: Path, program_id: str, attempt: int, place: Place) -> int:
+    """Run a job of a run and return the exit code."""
+    held = HeldRun.open(path.parent.parent, program_id)
+    try:
+        return _run_held(JobDirectory(path, held), held, attempt, place)
+    finally:
+        held.close()
+
+
+def _run_held(directory: JobDirectory, held: HeldRun, attempt: int, place: Place) -> int:
+    about = files.from_json(checked_files.read_private(held.home / "program.json"))
     _be_like_the_master(about, place)
     epoch = Epoch(attempt, place.restarts)
     task = Task(directory, directory.read_record(), epoch, place, about)
@@ -166,9 +172,8 @@ def claim(directory: JobDirectory, epoch: Epoch, place: Place) -> bool:
     """Take an attempt for this Slurm job; return False if another one has it."""
     path = directory.claim(epoch.attempt)
     mine = {"batch_id": place.batch_id, "restarts": place.restarts, "host": socket.gethostname(), "since": time.time()}
-    text = json.dumps(mine).encode()
     try:
-        files.put_new(path, text)
+        directory.put_claim(epoch.attempt, mine)
     except FileExistsError:
         found = directory.read_claim(epoch.attempt)
         if found is None:
@@ -176,7 +181,7 @@ def claim(directory: JobDirectory, epoch: Epoch, place: Place) -> bool:
             raise checked_files.Damaged(words) from None
         if found["batch_id"] != place.batch_id:
             return False
-        files.write_whole(path, text)  # in the place of an earlier start's
+        directory.put_claim(epoch.attempt, mine, over=True)  # in the place of an earlier start's
     return True
 
 
@@ -184,8 +189,7 @@ async def _run(task: Task) -> int:
     where = f", in Slurm job {task.place.batch_id}" if task.place.cpus is None else ""
     context = f"raised by {task.record.title}{where}; its files: {task.directory.path}"
     try:
-        _, call = checked_files.read_checked(task.directory.call, "call")
-        job = rebuild.receive_one(call)
+        job = rebuild.receive_one(task.directory.read_call())
         payload = calls.pack_value(await _evaluate(task, job), task.record.title)
         outcome = VALUE
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the job's outcome

@@ -43,6 +43,7 @@ class Timeouts:
         rows: Between two copies of a running job's rows into the program's database.
         second_thoughts: Between the cancel of an await and the end of its job at Slurm. If the program itself ends with
             an error before that, its jobs stay, because it can be resumed.
+        cancelled: For the end of an attempt that was cancelled before the next one is submitted.
         slurm: How often Slurm is asked.
     """
 
@@ -51,6 +52,7 @@ class Timeouts:
     hopeless: float = 300.0
     rows: float = 60.0
     second_thoughts: float = 1.0
+    cancelled: float = 120.0
     slurm: PollIntervals = attrs.field(factory=PollIntervals)
 
 

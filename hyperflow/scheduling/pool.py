@@ -40,12 +40,27 @@ class CpuPool:
         """CPUs of the nodes that give some out; `free`: those of them that are free."""
         self.free = 0
         self.largest = 0
-        """CPUs of the largest node, also of one that is put aside."""
+        """CPUs of the largest node, also of one that is put aside, or expected."""
+        self._expected: dict[str, int] = {}
+
+    def expect(self, name: str, cpus: int) -> None:
+        """A node with so many CPUs may be added later: what only it can serve is not impossible."""
+        self._expected[name] = cpus
+        self.largest = max(self.largest, cpus)
+
+    def expect_no_more(self, name: str) -> None:
+        """An expected node does not come."""
+        self._expected.pop(name, None)
+        self._find_largest()
+
+    def _find_largest(self) -> None:
+        self.largest = max((*(len(node.ids) for node in self.nodes.values()), *self._expected.values()), default=0)
 
     def add(self, name: str, ids: Iterable[int]) -> None:
         """Take a node in."""
         if name in self.nodes:
             raise ValueError(f"node {name} is in the pool already")
+        self._expected.pop(name, None)
         node = NodeCpus(name, ids)
         self.nodes[name] = node
         while len(self._with_free) <= len(node.ids):
@@ -53,7 +68,7 @@ class CpuPool:
         self._put(node)
         self.total += len(node.ids)
         self.free += len(node.free)
-        self.largest = max(self.largest, len(node.ids))
+        self._find_largest()
 
     def remove(self, name: str) -> None:
         """Remove a node, with what was given out of it."""
@@ -62,7 +77,7 @@ class CpuPool:
             self.aside.remove(name)
         else:
             self._exclude(node)
-        self.largest = max((len(n.ids) for n in self.nodes.values()), default=0)
+        self._find_largest()
 
     def put_aside(self, name: str) -> None:
         """Let a node give nothing out."""

@@ -101,6 +101,11 @@ class Scheduler:
         self.pool.add(name, cpus)
         self._idle.add_node(name)
 
+    def expect_no_more(self, name: str) -> list[Task]:
+        """A node that was expected does not come: return the tasks that have become impossible."""
+        self.pool.expect_no_more(name)
+        return self._take_impossible()
+
     def put_aside(self, name: str) -> None:
         """Start nothing more on a node."""
         self.pool.put_aside(name)
@@ -142,6 +147,11 @@ class Scheduler:
                 task.was_lost_on(name)
             back += self._empty(worker)
         again = self._put_back(back)
+        impossible = self._take_impossible()
+        return [task for task in again if task.state is WAITING], impossible
+
+    def _take_impossible(self) -> list[Task]:
+        """Take the tasks that wait for a node that is larger than any."""
         impossible: list[Task] = []
         for request in [request for request in self._queues if _cpus(request) > self.pool.largest]:
             impossible += [task for task in self._queues.pop(request) if task.state is WAITING]
@@ -149,7 +159,7 @@ class Scheduler:
         for task in impossible:
             self.waiting -= 1
             task.state = ENDED
-        return [task for task in again if task.state is WAITING], impossible
+        return impossible
 
     def submit(self, task: Task) -> None:
         """A task is to be run; raises ImpossibleRequest if no node is large enough."""

@@ -8,7 +8,8 @@ Guarantees:
   second one is cancelled.
 - One squeue serves all watched jobs. It runs often while something changes, seldom otherwise; `calls` counts.
 - Nothing is concluded from an error. While slurmctld is away, states stay as they were, and one warning says so. A job
-  is `gone` only when two answers of Slurm did not have it, and accounting, if there is any, does not know its end.
+  is `gone` only when two answers of squeue did not have it, scontrol says that there is no such job, and accounting, if
+  there is any, does not know its end. (An squeue whose list is empty or cut, with exit code 0, has been seen.)
 
 Rejected: one squeue or scontrol for each job (slurmctld slows down for the whole site); sacct as the source (many sites
 have none, and it lags behind); reports by the jobs alone (those that never start, or are killed, send none).
@@ -23,7 +24,7 @@ import os
 import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import attrs
 
@@ -41,6 +42,8 @@ _MISSES = 2
 """After so many answers of squeue without a job, Slurm has forgotten it."""
 _PATIENT_MISSES = 6
 """The same, if accounting does not tell its end."""
+_ASKED_AT_ONCE = 5
+"""So many missing jobs are asked for one by one after each answer of squeue."""
 _WEEK = 7 * 24 * 3600.0
 _ACCOUNTING_TRIES = 3
 _TIME = "%Y-%m-%dT%H:%M:%S"
@@ -154,8 +157,9 @@ class SlurmClient:
         if said:
             raise ConfigurationError(_unusable(said.splitlines()[-1]))
 
-    async def submit(self, script: Path, token: str) -> int:
-        """Submit a script that carries a token, and return the job's id.
+    async def submit(self, script: Path, token: str, text: str | None = None) -> int:
+        """Submit a script that carries a token, and return the job's id. With `text`, that is what sbatch gets, on its
+        standard input; the path is then only for messages.
 
         Waits while Slurm is away or a limit on submitted jobs is reached. Cancelling kills sbatch; `find()` then tells
         whether there is a job.
@@ -169,7 +173,7 @@ class SlurmClient:
         while True:
             said, verdict = "", "temporary"
             try:
-                answer = await self._commands.run(*_sbatch(script), timeout=self.pace.timeout)
+                answer = await self._commands.run(*_sbatch(script, text), timeout=self.pace.timeout, text=text)
             except SlurmAway as away:
                 said = str(away)
             else:
@@ -332,8 +336,26 @@ class SlurmClient:
             known = ended.get(watch.job_id)
             if known is not None and known.state.final:
                 self._take(watch, attrs.evolve(known.state, restarts=watch.state.restarts))
-            elif self._no_accounting or watch.misses >= _PATIENT_MISSES:
+        for watch in [watch for watch in forgotten if not watch.state.final][:_ASKED_AT_ONCE]:
+            patient = watch.misses >= _PATIENT_MISSES
+            there = await self._ask_for(watch.job_id)
+            if isinstance(there, BatchState):
+                log.warning("squeue does not list job %d, and scontrol has it; squeue is asked again", watch.job_id)
+                watch.misses = 0
+                self._take(watch, there)
+                break  # that list was wrong: the other jobs are asked for after the next one
+            if there == "no such job" and (self._no_accounting or patient):
                 self._take(watch, attrs.evolve(watch.state, kind="gone", hopeless=""))
+
+    async def _ask_for(self, job_id: int) -> BatchState | Literal["no such job", "no answer"]:
+        """Ask slurmctld for one job, which does not go through its list of jobs."""
+        try:
+            answer = await self._commands.run("scontrol", "show", "job", str(job_id), "-o", timeout=self.pace.timeout)
+        except SlurmAway:
+            return "no answer"
+        if answer.code and "Invalid job id" in answer.said:
+            return "no such job"
+        return queue.read_record(answer.output, job_id) or "no answer"
 
     def _take(self, watch: Watch, state: BatchState) -> bool:
         if state.final:
@@ -411,8 +433,9 @@ class _Retry:
         self._next = min(2 * self._next, self._pace.last_retry)
 
 
-def _sbatch(script: Path) -> tuple[str, ...]:
-    return "sbatch", "--parsable", str(script.absolute())  # sbatch would look for a bare name in PATH
+def _sbatch(script: Path, text: str | None) -> tuple[str, ...]:
+    named = () if text is not None else (str(script.absolute()),)  # sbatch would look for a bare name in PATH
+    return "sbatch", "--parsable", *named
 
 
 def _refused(script: Path, said: str) -> SlurmError:

@@ -67,8 +67,8 @@ class Commands:
         """Whether there is such a command."""
         return shutil.which(name, path=self._environ.get("PATH")) is not None
 
-    async def run(self, *argv: str, timeout: float) -> Answer:
-        """Run a command and return its answer, whatever that is. Cancelling kills it.
+    async def run(self, *argv: str, timeout: float, text: str | None = None) -> Answer:
+        """Run a command and return its answer, whatever that is; `text` is its input. Cancelling kills it.
 
         Raises:
             SlurmAway: It gave no answer in time, and was killed; or this machine could not start a process.
@@ -81,7 +81,7 @@ class Commands:
             began = loop.time()
             try:
                 async with asyncio.timeout(timeout):
-                    return await _run(argv, self._environ)
+                    return await _run(argv, self._environ, (text or "").encode())
             except TimeoutError:
                 raise SlurmAway(f"{argv[0]} gave no answer within {timeout:g} s") from None
             except OSError as error:  # no more processes, open files or memory just now
@@ -91,15 +91,17 @@ class Commands:
                 self._free_at = loop.time() + min(max(_SHORTEST_PAUSE, self.took), _LONGEST_PAUSE)
 
 
-async def _run(argv: tuple[str, ...], environ: Mapping[str, str]) -> Answer:
+async def _run(argv: tuple[str, ...], environ: Mapping[str, str], given: bytes) -> Answer:
     # Files, not pipes: nobody has to read while it runs, and no process that inherits a pipe can hold it open. In
     # memory, because on a full disk squeue's list would be cut without an error.
-    with _memory_file() as output, _memory_file() as errors:
+    with _memory_file() as source, _memory_file() as output, _memory_file() as errors:
+        source.write(given)
+        source.seek(0)
         try:
             process = await asyncio.create_subprocess_exec(
                 *argv,
                 env=environ,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=source,
                 stdout=output,
                 stderr=errors,
                 start_new_session=True,  # Ctrl-C is for the program; and what a wrapper starts is killed with it

@@ -22,7 +22,7 @@ from hyperflow.errors import ConfigurationError, SlurmError
 MOST_NODES = 65536
 """The most nodes of one entry; Slurm has this limit for one range."""
 
-_TEXT = re.compile(r"[^\[\],\s]+")
+_TEXT = re.compile(r"[^\[\],\s\\/\0-\x1f\x7f-\x9f]+")
 _RANGE = re.compile(r"([0-9]{1,32})(?:-([0-9]{1,32}))?")
 
 
@@ -73,7 +73,9 @@ class _Reader:
             elif self.text[self.at] == "]":
                 raise self._error("this bracket was never opened", self.at)
             else:
-                raise self._error("a blank is no part of a node's name", self.at)
+                sign = self.text[self.at]
+                shown = "a blank" if sign in " \t" else ascii(sign).strip("'")
+                raise self._error(f"{shown} is no part of a node's name", self.at)
         return [_join(texts, numbers) for numbers in _in_slurms_order(brackets)]
 
     def _bracket(self) -> list[str]:

@@ -195,6 +195,25 @@ def read_accounting(text: str) -> dict[int, Listed]:
     return found
 
 
+_RECORD = re.compile(
+    r" JobState=([A-Z_]+)\S* Reason=(.*?) Dependency=\S+ Requeue=\d+ Restarts=(\d+) .*? ExitCode=(\S+) "
+)
+_RECORD_NODES = re.compile(r" NodeList=(\S+) ")
+
+
+def read_record(text: str, job_id: int) -> BatchState | None:
+    """Read the state in what `scontrol show job ID -o` has printed; None if that is no record of this job.
+
+    The patterns include the neighbours of a field, because a job's name may be anything.
+    """
+    for line in text.splitlines():
+        found = _RECORD.search(line)
+        if found is not None and line.startswith(f"JobId={job_id} "):
+            nodes = _RECORD_NODES.search(line)
+            return _state(found[1], found[2], nodes[1] if nodes else "", int(found[3]), found[4])
+    return None
+
+
 def by_token(listed: Mapping[int, Listed], tokens: Collection[str]) -> dict[str, list[int]]:
     """Return the jobs that carry each token, oldest first."""
     found: dict[str, list[int]] = {token: [] for token in tokens}

@@ -51,7 +51,7 @@ _OURS = {
     "requeue": "write requeue=True",
     "no-requeue": "write requeue=False",
 }
-_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+_TIME = re.compile(r"(?:(\d{1,9})-)?(\d{1,9})(?::(\d{1,9}))?(?::(\d{1,9}))?")
 _MEMORY = re.compile(r"(\d+[KMGT]?)B?", re.IGNORECASE)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{8,64}")
 

@@ -50,7 +50,7 @@ _NOT_PORTABLE = {
 }
 _NOT_PORTABLE_PREFIXES = (
     *("SSH_", "DBUS_", "XDG_SESSION_", "SLURM_STEP", "SLURM_LAUNCH", "SLURM_SRUN", "SLURM_CPU_BIND"),
-    *("HYPERFLOW_LAUNCHER", "HYPERFLOW_SERVICE", "HYPERFLOW_BEFORE_PROLOGUE"),
+    *("HYPERFLOW_LAUNCHER", "HYPERFLOW_SERVICE", "HYPERFLOW_BEFORE_PROLOGUE", "HYPERFLOW_OFFER"),
 )
 
 
@@ -260,29 +260,3 @@ class Srun:
         line = [*step, *options, *with_prologue(command, self.prologue)]
         with Spawned(line, log_file) as process:
             return await process.connect(receiver, remote=True)
-
-
-@attrs.frozen
-class FirstOf:
-    """The first of several transports to the same node that works."""
-
-    transports: tuple[Transport, ...]
-
-    @property
-    def node(self) -> str:
-        return self.transports[0].node
-
-    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
-        """Try one after the other; raises LauncherError with all their errors."""
-        causes: list[str] = []
-        for transport in self.transports:
-            name = type(transport).__name__.lower()
-            try:
-                connection = await transport.start(command, receiver, log_file)
-            except LauncherError as error:
-                causes.append(str(error))
-                logger.warning("%s: %s does not work: %s", self.node, name, error)
-            else:
-                logger.info("%s: reached by %s", self.node, name)
-                return connection
-        raise LauncherError("; ".join(causes))

@@ -8,7 +8,9 @@ Guarantees:
   that the setting `known_hosts` names. What the user's ssh configuration says about them does not count. Every policy
   refuses a key that differs from the known one.
 - Keys, agent and configuration are the user's; nobody is asked for a password; nothing is forwarded.
-- Shell start-up files may print, and the login shell need not be a sh. A start-up file that hangs is ended.
+- Shell start-up files may print, and the login shell need not be a sh. A start-up file that hangs is ended. What one
+  leaves in the background may go on printing: the launcher's stream is a channel of its own, to a Unix socket of the
+  launcher's (launcher/own_stream), where sshd allows that; else it is the session's stdin and stdout.
 
 asyncssh instead of the ssh command: it needs no process per node and no pipe in between. Its traps: it does not read
 the system's known_hosts by default; `UserKnownHostsFile none` in the user's configuration switches checking off; one
@@ -37,7 +39,7 @@ from hyperflow.config import Settings
 from hyperflow.errors import LauncherError
 from hyperflow.transports.process import WRITE_AHEAD, CutOff, Receiver, with_prologue
 from hyperflow.transports.ssh_advice import KnownKeys, explain, files_that_know, host_key_failure, read_keys
-from hyperflow.wire.frames import HELLO, Bytes
+from hyperflow.wire.frames import HELLO, OFFERED, STAY, Bytes
 
 JITTER = 0.05
 """Seconds within which handshakes that could begin together are spread."""
@@ -47,6 +49,12 @@ FIRST_PAUSE = 0.5
 
 SLOW_ATTEMPTS = 2
 """How often a node is tried that does not answer at all: each time takes the whole `connect_timeout`."""
+
+EXIT_GRACE = 1.0
+"""Seconds in which sshd may tell how a launcher has ended whose stream has."""
+
+OFFER = "HYPERFLOW_OFFER_SOCKET"
+"""The variable that asks a launcher for a stream of its own (launcher/own_stream)."""
 
 SYSTEM_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 
@@ -104,7 +112,7 @@ class Ssh:
         connection = await self._connect()
         try:
             made = SshConnection(connection, receiver, log_file)
-            line = shell_line(with_prologue(command, self.settings.prologue))
+            line = shell_line(with_prologue(["env", f"{OFFER}=1", *command], self.settings.prologue))
             async with asyncio.timeout(self.settings.connect_timeout):
                 await connection.create_session(lambda: made, line, encoding=None, request_pty=False)
         except (OSError, asyncssh.Error, TimeoutError) as error:
@@ -225,26 +233,79 @@ class SshConnection(asyncssh.SSHClientSession[bytes]):
         self._receiver = receiver
         self._log_file = log_file
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
-        self._greeting: bytes | None = b""  # the end of what came before the launcher's greeting; None after that
+        self._stream: asyncssh.SSHUNIXChannel[bytes] | None = None  # the launcher's own
+        self._opening: asyncio.Task[None] | None = None
+        self._said: bytes | None = b""  # the end of what came before the launcher's greeting; None after that
+        self._ended = False
+        self._gone = asyncio.Event()  # the launcher's process has ended, or nobody can know
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         self._channel = chan
         chan.set_write_buffer_limits(WRITE_AHEAD)
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
-        """Take bytes of the launcher's stdout, or of its stderr."""
-        if datatype is None:
-            if self._greeting is not None:
-                said = self._greeting + data
-                self._greeting = None if HELLO in said else said[-len(HELLO) :]
-            self._receiver.data_received(data)
-        else:
+        """Take bytes of the session's stdout, or of its stderr."""
+        if datatype is not None:
             with contextlib.suppress(OSError), self._log_file.open("ab") as log:
                 log.write(data)
+        elif self._stream is None:
+            if self._said is not None:
+                self._look_for_offer(data)
+            self._receiver.data_received(data)
+
+    def _look_for_offer(self, data: bytes) -> None:
+        assert self._said is not None
+        said = self._said + data
+        _, offered, rest = said.partition(OFFERED)
+        path, whole, _ = rest.partition(b"\n")
+        if HELLO in said:
+            self._said = None
+        elif offered and whole and self._opening is None:
+            self._said = b""
+            self._opening = asyncio.get_running_loop().create_task(self._open(path.decode(errors="replace")))
+        else:
+            self._said = offered + rest if offered else said[-len(OFFERED) - len(HELLO) :]
+
+    async def _open(self, path: str) -> None:
+        """Open the launcher's own stream, or tell it that there is none."""
+        try:
+            await self._connection.create_unix_connection(lambda: _OwnStream(self), path, encoding=None)
+        except (OSError, asyncssh.Error):
+            if self._channel is not None and not self._channel.is_closing():
+                self._channel.write(STAY)
+
+    def stream_made(self, stream: asyncssh.SSHUNIXChannel[bytes]) -> None:
+        self._stream = stream
+        stream.set_write_buffer_limits(WRITE_AHEAD)
+
+    def stream_data(self, data: bytes) -> None:
+        self._said = None
+        self._receiver.data_received(data)
+
+    def stream_lost(self, error: Exception | None) -> None:
+        """The launcher's own stream has ended: its process has, too, or will be ended by that in a moment."""
+        asyncio.get_running_loop().call_later(0.0 if self._told else EXIT_GRACE, self._end, error)
+
+    @property
+    def _told(self) -> bool:
+        return self._channel is not None and self._channel.get_returncode() is not None
+
+    def exit_status_received(self, status: int) -> None:
+        del status
+        self._gone.set()
+
+    def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:
+        del signal, core_dumped, msg, lang
+        self._gone.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        told = self._channel is not None and self._channel.get_returncode() is not None
-        self._receiver.connection_lost(exc if told else CutOff(str(exc or "")))
+        self._gone.set()
+        self._end(exc)
+
+    def _end(self, error: Exception | None) -> None:
+        if not self._ended:
+            self._ended = True
+            self._receiver.connection_lost(error if self._told else CutOff(str(error or "")))
 
     def pause_writing(self) -> None:
         self._receiver.pause_writing()
@@ -253,17 +314,44 @@ class SshConnection(asyncssh.SSHClientSession[bytes]):
         self._receiver.resume_writing()
 
     def write(self, parts: Sequence[Bytes]) -> None:
-        if self._channel is not None and not self._channel.is_closing():
-            self._channel.write(b"".join(parts))
+        channel = self._stream if self._stream is not None else self._channel
+        if channel is not None and not channel.is_closing():
+            channel.write(b"".join(parts))
 
     def close(self) -> None:
-        if self._greeting is not None and self._channel is not None:
+        if self._said is not None and self._channel is not None:
             with contextlib.suppress(OSError):  # a start-up file or prologue that hangs would not notice the end
                 self._channel.send_signal("KILL")
+        self._gone.set()
         self._connection.abort()
 
     async def wait_closed(self) -> None:
-        if self._channel is not None:
+        if self._stream is not None:
+            await self._stream.wait_closed()
+            await self._gone.wait()  # not the session's end: what start-up files have left behind may hold it
+        elif self._channel is not None:
             await self._channel.wait_closed()
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
         self._connection.close()
         await self._connection.wait_closed()
+
+
+class _OwnStream(asyncssh.SSHUNIXSession[bytes]):
+    """The launcher's own stream, beside its session."""
+
+    def __init__(self, owner: SshConnection) -> None:
+        self._owner = owner
+        self.pause_writing = owner.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = owner.resume_writing  # type: ignore[method-assign]
+
+    def connection_made(self, chan: asyncssh.SSHUNIXChannel[bytes]) -> None:
+        self._owner.stream_made(chan)
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        del datatype
+        self._owner.stream_data(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._owner.stream_lost(exc)

@@ -48,6 +48,12 @@ LARGEST_BODY = 1 << 40
 HELLO = b"\n<hyperflow launcher>\n"
 """What a launcher's stream begins with. What comes before it (from a shell, say) is skipped."""
 
+OFFERED = b"\n<hyperflow socket>\n"
+"""What a launcher says on stdout before the path of its socket, where it is asked for one (launcher/own_stream)."""
+
+STAY = b"stay\n"
+"""The head's answer: it cannot reach that socket; the stream is stdin and stdout."""
+
 Bytes = bytes | bytearray | memoryview
 
 

@@ -389,3 +389,19 @@ def test_nothing_is_left(cluster: Cluster, end: str, transport: str) -> None:
     print(end, transport, "nothing left after", time.monotonic() - started)
     if end == "Ctrl-C":
         assert run.error().startswith("KeyboardInterrupt")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("transport", ["ssh", "srun"])
+def test_allocation_that_shrinks(cluster: Cluster, transport: str) -> None:
+    """When the allocation gives nodes back, no work goes on there; what was there is done on the others."""
+    run = submit(cluster, "async def main():\n    return await thousand(held)\n", cpus=1, transport=transport)
+    run.wait_held("node1", "node2", "node3")
+    assert run.job is not None
+
+    cluster.slurm.scontrol("update", f"JobId={run.job}", "NumNodes=2")
+
+    run.wait_logged("node node3 was lost", 60)
+    block_until(lambda: "node3" not in cluster.strangers(), 15, "nothing of it is on node3")
+    run.go()
+    assert run.result(60)["right"]

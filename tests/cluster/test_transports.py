@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -310,3 +311,74 @@ def test_a_node_without_sshd(cluster: Cluster) -> None:
     assert error.startswith("LauncherError: 1 of 3 nodes could be started, and min_nodes is 2")
     assert "cannot reach node2" in error
     assert "cannot reach node3" in error
+
+
+CHATTER = "(for i in $(seq 3000); do echo noise of a start-up file; sleep 0.01; done) &\n"
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_start_up_file_that_goes_on_in_the_background(cluster: Cluster, own: bool) -> None:
+    """What a start-up file has put into the background may print all the time: the launcher has its own stream."""
+    (cluster.home / ".bashrc").write_text(f'[ -n "$SSH_CONNECTION" ] && {CHATTER if own else "true"}\n')
+
+    run = submit(cluster, transport="ssh")
+    result = run.result()
+
+    assert result["right"]
+    assert set(result["nodes"]) == set(NODES)
+    assert run.statistics()["nodes_lost"] == 0
+
+
+def test_ssh_that_cannot_run_the_launcher(cluster: Cluster) -> None:
+    """Where ssh logs in, and something else is run than the launcher, srun is tried before the node is given up."""
+    (cluster.home / ".bashrc").write_text('[ -n "$SSH_CONNECTION" ] && { echo only for transfers; exit 1; }\n')
+
+    run = submit(cluster)
+    result = run.result()
+
+    assert set(result["nodes"]) == set(NODES)
+    said = [told.value[2] for told in run.logged("ssh does not work")]
+    assert len(said) == 2
+    assert all("only for transfers" in each for each in said)
+
+
+def test_no_way_works(cluster: Cluster) -> None:
+    """Where neither way works, the reasons of both are told."""
+    (cluster.home / ".bashrc").write_text('[ -n "$SSH_CONNECTION" ] && { echo only for transfers; exit 1; }\n')
+
+    bad = cluster.home / "bad"
+    bad.mkdir()
+    (bad / "srun").write_text("#!/bin/sh\necho no steps here >&2\nexit 1\n")
+    (bad / "srun").chmod(0o755)
+    run = submit(cluster, before=f"export PATH={bad}:$PATH")
+    run.wait("end")
+    told = [each.value for each in run.all("warning") if "going on without" in each.value]
+
+    assert set(run.result()["nodes"]) == {"node1"}
+    assert all("only for transfers" in each and "no steps here" in each for each in told)
+
+
+def test_sshd_that_forwards_nothing(cluster: Cluster) -> None:
+    """Where sshd forwards no sockets, the launcher's stream is the session's, as ever."""
+    keys = cluster.home / ".ssh" / "authorized_keys"
+    keys.write_text("".join(f"no-port-forwarding {line}\n" for line in keys.read_text().splitlines()))
+
+    run = submit(cluster, transport="ssh")
+
+    assert set(run.result()["nodes"]) == set(NODES)
+
+
+@pytest.mark.timeout(120)
+def test_sshd_that_hangs(cluster: Cluster) -> None:
+    """An sshd that takes the connection and says nothing holds up nobody: work is done on the others meanwhile."""
+    (sshd,) = [process for process in cluster.hosts["node3"].processes() if process.name == "sshd"]
+    sshd.kill(signal.SIGSTOP)
+    try:
+        run = submit(cluster, transport="ssh")
+        result = run.result()
+    finally:
+        sshd.kill(signal.SIGCONT)
+
+    assert result["right"]
+    assert set(result["nodes"]) == {"node1", "node2"}
+    assert run.logged("node node3 is slow to start")

@@ -1,6 +1,7 @@
 """The control socket of a real master, whose jobs run on this machine: questions, orders, refusals, places."""
 
 import asyncio
+import json
 import os
 import socket
 import stat
@@ -17,7 +18,7 @@ from aiohttp import web
 
 import hyperflow as hf
 from hyperflow import checked_files
-from hyperflow.control import place, variables
+from hyperflow.control import client, place, variables
 from hyperflow.control.client import Contact, MasterElsewhere, NoMaster, Refused, Silent, contact
 from hyperflow.control.server import peer, serve
 from hyperflow.errors import ConfigurationError
@@ -338,3 +339,46 @@ def test_jobs_travel_as_json(tmp_path: Path) -> None:
 
     job = JobView(3, "f(1)", State.QUEUED, 77, "Priority", "", Progress(1, 2, 3, 4), "", 1.5, 1, tmp_path)
     assert job_from_json({**job_to_json(job), "colour": "blue"}) == job
+
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+ODD_BODIES = [
+    ("POST", "/retry", b'{"numbers": [NaN]}'),
+    ("POST", "/retry", b'{"numbers": [1], "changes": {"time": NaN}}'),
+    ("POST", "/retry", b'{"numbers": [1], "changes": {"time": 1' + b"0" * 400 + b"}}"),
+    ("POST", "/retry", b'{"numbers": [1], "changes": {"nodes": 1e999}}'),
+    ("POST", "/retry", b'{"numbers": [1], "changes": {"partition": "\\ud800"}}'),
+    ("POST", "/cancel", b'{"numbers": [-Infinity]}'),
+    ("POST", "/cancel", b'{"numbers": [' + b"9" * 5000 + b"]}"),
+    ("POST", "/give_up", DEEP),
+    ("POST", "/give_up", b'{"numbers": ' + DEEP + b"}"),
+    ("POST", "/give_up", b"\xff\xfe"),
+    ("POST", "/give_up", b""),
+    ("PUT", "/vars/x", b'{"value": NaN}'),
+    ("PUT", "/vars/x", b'{"value": [1, {"a": -Infinity}]}'),
+    ("PUT", "/vars/x", b'{"value": 1e400}'),
+    ("PUT", "/vars/x", b'{"value": ' + DEEP + b"}"),
+    ("PUT", "/vars/a%5Cb", b'{"value": 1}'),
+    ("PUT", "/vars/a%0Ab", b'{"value": 1}'),
+]
+
+
+async def test_bodies_that_are_no_json(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """NaN, infinities, what is nested deeply and other oddities are answered with 400 and a reason; nothing changes."""
+    async with one_held(tmp_path) as (env, master, _):
+
+        def send(method: str, path: str, body: bytes) -> tuple[int, str]:
+            connection = client._UnixConnection(master.address.path, 10)
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            said = json.loads(answer.read())
+            connection.close()
+            return answer.status, said["error"]
+
+        for method, path, body in ODD_BODIES:
+            status, said = await ask(send, method, path, body)
+            assert (status, bool(said)) == (400, True), (path, body[:60], said)
+        assert (await ask(send, "GET", f"/jobs/{'9' * 5000}/why", b""))[0] == 404
+        assert env.master.numbers(State.HELD) == [1]
+    assert "Traceback" not in caplog.text

@@ -110,8 +110,7 @@ class FakeSlurm:
 
 def write_result(directory: JobDirectory, epoch: Epoch, batch_id: int = 1) -> None:
     """Write the result of a start, by calling its function right here."""
-    _, call = checked_files.read_checked(directory.call, "call")
-    job = pickler.loads(call)
+    job = pickler.loads(directory.read_call())
     try:
         contextvars.Context().run(lambda: job.used().step.coroutine().send(None))  # elsewhere, there is no Cluster
     except StopIteration as end:
@@ -120,7 +119,8 @@ def write_result(directory: JobDirectory, epoch: Epoch, batch_id: int = 1) -> No
         outcome, payload = "error", calls.pack_error(error, "raised by the job")
     else:
         raise AssertionError("the job waits for something")
-    header = {"outcome": outcome, "attempt": epoch.attempt, "restarts": epoch.restarts, "batch_id": batch_id}
+    header = {"run": directory.home.name, "job": directory.number, "attempt": epoch.attempt, "restarts": epoch.restarts}
+    header |= {"outcome": outcome, "batch_id": batch_id}
     _WRITE(directory.result(epoch), checked_files.with_checksum("result", payload, header))
 
 

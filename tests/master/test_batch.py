@@ -9,7 +9,7 @@ from hyperflow.slurm.script import SbatchOptions
 
 def order(**extra: str) -> Order:
     """Return an order with such options of sbatch."""
-    return Order(JobDirectory(Path("/run/jobs/1")), 1, "token-12345678", "scan", SbatchOptions(extra=extra))
+    return Order(JobDirectory(Path("/run/jobs/1")), "run", 1, "token-12345678", "scan", SbatchOptions(extra=extra))
 
 
 def test_excluded_nodes_go_to_sbatch() -> None:

@@ -178,6 +178,7 @@ def _some_event(chance: random.Random, job: Record) -> Event:
         Event("finished", Epoch(attempt, restarts)),
         Event("failed", attempt, cause, chance.choice(list(Verdict))),
         Event("retried", None),
+        Event("resulted"),
         Event("cancelled"),
     ]
     return chance.choice(events)
@@ -216,6 +217,21 @@ def test_any_history(seed: int) -> None:
         job = later
         if job.state in AT_REST and chance.random() < 0.5:
             job = job.retried()
+
+
+def test_late_result() -> None:
+    """A start that was given up may leave a result after all: until the next one is submitted, it is looked at."""
+    held = after(Event("failed", 1, CAUSE, Verdict.HOLD), job=QUEUED)
+    again = after(Event("failed", 1, CAUSE, Verdict.AGAIN), job=QUEUED)
+    for job in (held, again):
+        late = after(Event("resulted"), job=job)
+        assert (late.state, late.epoch, late.cause) == (State.ENDED, Epoch(1), None)
+        assert after(Event("finished", Epoch(1)), job=late).state is State.DONE
+    for kind in (Kind.EXCEPTION, Kind.CANCELLED, Kind.REFUSED, Kind.RESULT):  # its result is known, or a human decided
+        job = after(Event("failed", 1, Cause(kind, ""), Verdict.HOLD), job=QUEUED)
+        assert after(Event("resulted"), job=job) is job
+    for job in (NEW, QUEUED, after(Event("retried"), job=held), after(Event("submitting", "token-2"), job=again)):
+        assert after(Event("resulted"), job=job) is job
 
 
 def test_same_token_after_lost_submission() -> None:

@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import weakref
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -586,11 +587,11 @@ async def test_swapped_results(tmp_path: Path) -> None:
     async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))):
         await until(env, State.QUEUED)
         directory = slurm.jobs[1].order.directory
-        header = {"job": 2, "outcome": "value", "attempt": 1, "restarts": 0}
+        header = {"run": directory.home.name, "job": 2, "outcome": "value", "attempt": 1, "restarts": 0}
         checked_files.write_checked(directory.result(Epoch(1)), "result", calls.pack_value(77, ""), **header)
         slurm.tell(1, BatchState("ended", "COMPLETED"))
         await until(env, State.HELD)
-        assert "of start 1.0 of job 2" in env.master.jobs()[0].cause
+        assert "job 2, attempt 1" in env.master.jobs()[0].cause
 
 
 def tasks_of_drivers() -> list[str]:
@@ -648,9 +649,9 @@ async def test_result_is_read_once(
     read: list[str] = []
     really = checked_files.read_checked
 
-    def count(path: Path, kind: str) -> tuple[dict[str, Any], bytes]:
+    def count(path: checked_files.Place, kind: str, expected: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         read.append(f"{kind} {path.name}")
-        return really(path, kind)
+        return really(path, kind, expected)
 
     slurm = FakeSlurm(run_at_once=False)
     async with open_fake(tmp_path, slurm, on_error=on_error) as env:
@@ -719,3 +720,92 @@ async def test_slot_of_a_flow_that_goes_away(tmp_path: Path) -> None:
         await until(env, State.QUEUED, 3)
         slurm.run(2)
         assert await third == 6
+
+
+async def test_run_directory_swapped_under_the_master(tmp_path: Path) -> None:
+    """A result from a directory that somebody has put in the place of the run's is not taken."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        home, directory = env.master.run.home, slurm.jobs[1].order.directory
+        shutil.copytree(home, tmp_path / "evil")
+        home.rename(tmp_path / "away")
+        (tmp_path / "evil").rename(home)
+        header = {"run": home.name, "job": 1, "attempt": 1, "restarts": 0, "outcome": "value"}
+        checked_files.write_checked(directory.result(Epoch(1)), "result", calls.pack_value(666, ""), **header)
+        directory.write_result(Epoch(1), 1, "value", calls.pack_value(2, ""))
+        slurm.tell(1, BatchState("ended", "COMPLETED"))
+        assert await waiting == 2
+        assert (tmp_path / "away" / "jobs" / "1" / "result.1.0").exists()
+
+
+async def test_late_result_of_a_held_job_counts(tmp_path: Path) -> None:
+    """Slurm forgets a job, which is held; when its result comes after all, it is taken, and the flow goes on."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        slurm.tell(1, BatchState("gone"))
+        await until(env, State.HELD)
+        write_result(slurm.jobs[1].order.directory, Epoch(1))
+        async with asyncio.timeout(10):
+            assert await waiting == 2
+        assert state_of(env) is State.DONE
+        assert len(slurm.jobs) == 1
+
+
+async def test_late_result_since_the_last_master(tmp_path: Path) -> None:
+    """A result that has come while no master ran is taken by the next one; a late error changes nothing."""
+    slurm = FakeSlurm(run_at_once=False)
+    async with open_fake(tmp_path, slurm) as env, going(hf.remote_eval_job(double(1))):
+        await until(env, State.QUEUED)
+        slurm.tell(1, BatchState("gone"))
+        await until(env, State.HELD)
+        await env.master.leave(cancel_jobs=False)
+    write_result(slurm.jobs[1].order.directory, Epoch(1))
+    async with open_fake(tmp_path, slurm, resume=True), asyncio.timeout(10):
+        assert await hf.remote_eval_job(double(1)) == 2
+
+
+async def test_late_result_at_a_retry(tmp_path: Path) -> None:
+    """Retrying a job whose result has come meanwhile takes the result, and computes nothing again."""
+    slurm = FakeSlurm(run_at_once=False)
+    timeouts = attrs.evolve(QUICK, look=1000.0)
+    async with open_fake(tmp_path, slurm, timeouts=timeouts) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        slurm.tell(1, BatchState("gone"))
+        await until(env, State.HELD)
+        write_result(slurm.jobs[1].order.directory, Epoch(1))
+        await env.master.retry([1])
+        assert await waiting == 2
+        assert len(slurm.jobs) == 1
+
+
+async def test_forgotten_job_is_cancelled_before_the_next_attempt(tmp_path: Path) -> None:
+    """A job that Slurm has forgotten, and may run, is cancelled before it is submitted again."""
+    slurm, fate = FakeSlurm(run_at_once=False), Fate()
+    options = {"fate": fate, "on_error": hf.Resubmit(1)}
+    async with open_fake(tmp_path, slurm, **options) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        slurm.tell(1, BatchState("gone"))
+        await wait_until(lambda: len(slurm.jobs) == 2, 5, "it is submitted again")
+        token = slurm.tokens[1]
+        assert fate.steps.index("scancel 1") < fate.steps.index(f"before sbatch {token}")
+        slurm.run(2)
+        assert await waiting == 2
+
+
+async def test_forgotten_job_that_gives_signs_of_life(tmp_path: Path) -> None:
+    """Slurm has forgotten a job whose own file is renewed all the time: it is waited for, and its result counts."""
+    slurm = FakeSlurm(run_at_once=False)
+    timeouts = attrs.evolve(QUICK, grace=0.3)
+    async with open_fake(tmp_path, slurm, timeouts=timeouts) as env, going(hf.remote_eval_job(double(1))) as waiting:
+        await until(env, State.QUEUED)
+        directory = slurm.jobs[1].order.directory
+        slurm.tell(1, BatchState("gone"))
+        for beat in range(100):
+            text = json.dumps({"attempt": 1, "restarts": 0, "batch_id": 1, "time": beat})
+            checked_files.write_file(directory.status, text.encode())
+            await asyncio.sleep(0.01)
+        assert state_of(env) is State.ENDED
+        write_result(directory, Epoch(1))
+        assert await waiting == 2

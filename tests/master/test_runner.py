@@ -17,7 +17,7 @@ from hyperflow.errors import ConfigurationError
 from hyperflow.master import calls, runner
 from hyperflow.master.batch import RUNNER
 from hyperflow.master.lifecycle import Attempt, Epoch, Record, State
-from hyperflow.master.rundir import CUT_OFF, JobDirectory, RunDirectory
+from hyperflow.master.rundir import CUT_OFF, VALUE, JobDirectory, RunDirectory
 from hyperflow.master.runner import Place
 from tests.helpers import wait_until
 
@@ -40,7 +40,7 @@ def directory(tmp_path: Path) -> JobDirectory:
 
 def run(directory: JobDirectory, attempt: int = 1, batch_id: int = 7) -> "subprocess.CompletedProcess[str]":
     """Run the runner as LocalBatch does."""
-    words = [*RUNNER, str(directory.path), str(attempt), "--local", str(batch_id), "1", ""]
+    words = [*RUNNER, str(directory.path), directory.home.name, str(attempt), "--local", str(batch_id), "1", ""]
     return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
@@ -91,18 +91,13 @@ def test_claim_without_links(directory: JobDirectory, monkeypatch: pytest.Monkey
 
 def test_later_start_takes_the_earlier_result(directory: JobDirectory) -> None:
     """A start that finds the result of an earlier one of its attempt uses it; not that of a start that was cut off."""
-    checked_files.write_checked(directory.result(Epoch(1)), "result", calls.pack_value(77, ""), **header("cut off", 0))
-    assert runner.run(directory.path, 1, Place(7, 1, cpus=1)) == 0
+    directory.write_result(Epoch(1), 7, CUT_OFF, calls.pack_value(77, ""))
+    assert runner.run(directory.path, directory.home.name, 1, Place(7, 1, cpus=1)) == 0
     assert value(directory, Epoch(1, 1)) == 4
-    checked_files.write_checked(directory.result(Epoch(1, 1)), "result", calls.pack_value(78, ""), **header("value", 1))
-    assert runner.run(directory.path, 1, Place(7, 2, cpus=1)) == 0
+    directory.write_result(Epoch(1, 1), 7, VALUE, calls.pack_value(78, ""))
+    assert runner.run(directory.path, directory.home.name, 1, Place(7, 2, cpus=1)) == 0
     assert value(directory, Epoch(1, 2)) == 78
     assert directory.read_result(Epoch(1, 0))[0] == CUT_OFF
-
-
-def header(result: str, restarts: int) -> dict[str, Any]:
-    """Return a result's header."""
-    return {"outcome": result, "attempt": 1, "restarts": restarts, "batch_id": 7}
 
 
 @pytest.mark.parametrize("part", ["home", "jobs", "job", "call"])
@@ -131,7 +126,7 @@ def test_result_that_cannot_be_written_at_once(directory: JobDirectory, monkeypa
 
     monkeypatch.setattr(checked_files, "write_file", full)
     monkeypatch.setattr(runner, "RESULT_PAUSE", 0.01)
-    assert runner.run(directory.path, 1, Place(7, cpus=1)) == 0
+    assert runner.run(directory.path, directory.home.name, 1, Place(7, cpus=1)) == 0
     assert value(directory, Epoch(1)) == 4
 
 
@@ -147,7 +142,7 @@ def test_damaged_call(directory: JobDirectory) -> None:
 def test_nothing_can_be_printed(directory: JobDirectory) -> None:
     """Where slurm.out is on a full disk, the outcome of the job is written all the same, if there is space for that."""
     directory.call.write_bytes(b"rubbish")
-    words = [*RUNNER, str(directory.path), "1", "--local", "7", "1", ""]
+    words = [*RUNNER, str(directory.path), directory.home.name, "1", "--local", "7", "1", ""]
     with open("/dev/full", "wb") as full:
         subprocess.run(words, stdout=full, stderr=full, check=False)
     assert isinstance(error(directory, Epoch(1)), checked_files.Damaged)
@@ -169,3 +164,57 @@ async def test_statistics_are_counted_in_the_loop(directory: JobDirectory, monke
     telling.cancel()
     await asyncio.wait([telling])
     assert set(threads) == {threading.current_thread()}
+
+
+def swap(directory: JobDirectory, base: Path, argument: int) -> JobDirectory:
+    """Put another run of the same user in the place of a run, as who can write to the base directory may."""
+    other = RunDirectory.open(hf.ProgramInfo.new(base), True)
+    record = Record(1, "double(2)#1", "double(2)", {}, State.QUEUED, (Attempt(1, "token-1", 7),))
+    made = other.add(record, calls.pack_job(double(argument)))
+    other.close()
+    directory.home.rename(base / "away")
+    made.home.rename(directory.home)
+    return directory
+
+
+def test_run_directory_swapped_before_the_start(directory: JobDirectory, tmp_path: Path) -> None:
+    """Another run of the user's in the place of a run is noticed: the script says which run it belongs to."""
+    done = run(swap(directory, tmp_path, 50))
+    assert done.returncode == runner.REFUSED
+    assert f"and should be {directory.home.name}" in done.stderr
+    assert not directory.result(Epoch(1)).exists()
+
+
+def test_run_directory_swapped_after_the_check(
+    directory: JobDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is put in the place of a run directory while the job begins is neither read nor written to."""
+    claim = runner.claim
+
+    def late(*arguments: Any) -> bool:
+        swap(directory, tmp_path, 50)
+        return claim(*arguments)
+
+    monkeypatch.setattr(runner, "claim", late)
+    assert runner.run(directory.path, directory.home.name, 1, Place(7, cpus=1)) == 0
+    assert not directory.result(Epoch(1)).exists()
+    assert value(JobDirectory(tmp_path / "away" / "jobs" / "1"), Epoch(1)) == 4
+
+
+@pytest.mark.parametrize("what", ["job", "run"])
+def test_a_call_that_belongs_elsewhere(directory: JobDirectory, tmp_path: Path, what: str) -> None:
+    """A call of another job or run is not unpickled, although it is whole and the user's own."""
+    run_of_it = RunDirectory.open(hf.ProgramInfo.new(tmp_path), True)
+    other = run_of_it.add(Record(2 if what == "job" else 1, "double(9)#1", "double(9)", {}), calls.pack_job(double(9)))
+    run_of_it.close()
+    data = other.call.read_bytes()
+    if what == "job":
+        head, _, payload = data.partition(b"\n")
+        header = {"run": directory.home.name, "job": 2, "identity": ""}
+        assert head
+        data = checked_files.with_checksum("call", payload, header)
+    directory.call.write_bytes(data)
+    assert run(directory).returncode == runner.RAISED
+    ended_with = error(directory, Epoch(1))
+    assert isinstance(ended_with, checked_files.Damaged)
+    assert f"should be of run {directory.home.name}, job 1" in str(ended_with)

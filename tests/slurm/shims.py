@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.cluster import packages
 from tests.cluster.cluster import Cluster
 
-NAMES = ("sbatch", "squeue", "scancel", "sacct")
+NAMES = ("sbatch", "squeue", "scancel", "sacct", "scontrol")
 
 
 class Shims:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import shlex
 import signal
 import uuid
@@ -527,3 +528,60 @@ async def test_the_node_does_not_see_the_directory(cluster: Cluster, client: Slu
     assert state.exit_code == 72
     assert "has to be on a file system that all nodes share" in script.log.read_text()
     assert "started" not in script.log.read_text()
+
+
+def stubs(directory: Path, **commands: str) -> dict[str, str]:
+    """Write commands of Slurm, as lines of shell, and return the environment in which they are found."""
+    for name, lines in {"sacct": "echo accounting storage is disabled >&2; exit 1", **commands}.items():
+        path = directory / name
+        path.write_text(f"#!/bin/sh\n{lines}\n")
+        path.chmod(0o755)
+    return {"PATH": os.pathsep.join([str(directory), os.defpath])}
+
+
+@pytest.mark.process
+async def test_script_is_handed_over_as_it_is(tmp_path: Path) -> None:
+    """Sbatch gets the text that was made, and not what somebody has put in the place of the file meanwhile."""
+    (tmp_path / "script.sh").write_text("what somebody else wrote")
+    environ = stubs(tmp_path, sbatch=f'echo "$@" > {tmp_path}/words; cat > {tmp_path}/got; echo 7')
+    async with SlurmClient(QUICK, environ) as client:
+        assert await client.submit(tmp_path / "script.sh", "a-token", "#!/bin/sh\nmine\n") == 7
+    assert (tmp_path / "got").read_text() == "#!/bin/sh\nmine\n"
+    assert (tmp_path / "words").read_text() == "--parsable\n"
+
+
+RECORD = (
+    "JobId={} JobName=x JobState=RUNNING Reason=None Dependency=(null) Requeue=1 Restarts=0 BatchFlag=1 Reboot=0 "
+    "ExitCode=0:0 RunTime=00:00:00 ReqNodeList=(null) ExcNodeList=(null) NodeList=node3 BatchHost=node3 NumNodes=1 "
+)
+
+
+@pytest.mark.process
+async def test_squeue_that_lies(tmp_path: Path) -> None:
+    """While scontrol has a job, it is not gone, however often squeue leaves it out; nor while scontrol says nothing."""
+    (tmp_path / "record").write_text(RECORD.format(7))
+    environ = stubs(tmp_path, squeue=f"echo >> {tmp_path}/asked", scontrol=f"cat {tmp_path}/record")
+    pace = PollIntervals(fast=0.01, slow=0.02, first_retry=0.01, last_retry=0.02, give_up_after=50.0, timeout=20.0)
+    async with SlurmClient(pace, environ) as client:
+        watch = client.watch(7)
+        running = await until(watch, kind("running"))
+        assert running.nodes == "node3"
+        for silence in ("", "scontrol: error: something"):
+            (tmp_path / "record").write_text(silence)
+            asked = client.calls["scontrol"]
+            await wait_until(lambda asked=asked: client.calls["scontrol"] > asked + 8, 20, "it is asked again")
+            assert watch.state.kind == "running"
+        stubs(tmp_path, scontrol="echo slurm_load_jobs error: Invalid job id specified >&2; exit 1")
+        assert (await until(watch, kind("gone"))).final
+
+
+@pytest.mark.process
+async def test_squeue_that_lies_about_many(tmp_path: Path) -> None:
+    """An empty answer about a hundred jobs does not make a hundred questions at once."""
+    scontrol = f"echo >> {tmp_path}/asked; echo '{RECORD.format('$3')}'".replace("'", '"').replace("$3", "$3")
+    environ = stubs(tmp_path, squeue="true", scontrol=scontrol)
+    async with SlurmClient(QUICK, environ) as client:
+        watches = [client.watch(number) for number in range(1, 101)]
+        await wait_until(lambda: client.calls["squeue"] >= 4, 20, "it is asked again")
+        assert client.calls["scontrol"] <= 2 * client.calls["squeue"]
+        assert not any(watch.state.final for watch in watches)

@@ -1,0 +1,112 @@
+"""How nodes are started: several ways to one, and those that take long."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+
+import hyperflow as hf
+from hyperflow.config import Settings
+from hyperflow.environment import Options
+from hyperflow.errors import ImpossibleRequest, LauncherError
+from hyperflow.head import fleet
+from hyperflow.head.engine import Engine, open_engine
+from hyperflow.head.fleet import NodePlan
+from hyperflow.transports.process import Connection, Local, Receiver
+from tests.helpers import wait_until
+
+
+@attrs.define
+class Late:
+    """A node that can be reached when the test says so; or turns out to be none."""
+
+    node: str
+    go: asyncio.Event = attrs.field(factory=asyncio.Event)
+    fails: bool = False
+
+    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
+        await self.go.wait()
+        if self.fails:
+            raise LauncherError(f"{self.node} does not answer")
+        return await Local(self.node).start(command, receiver, log_file)
+
+
+@attrs.define
+class Restricted:
+    """A way that connects, and then runs something else than the launcher."""
+
+    node: str
+    says: str
+
+    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
+        return await Local(self.node).start(["sh", "-c", f"echo {self.says} >&2; exit 1"], receiver, log_file)
+
+
+@asynccontextmanager
+async def opened(tmp_path: Path, *nodes: NodePlan) -> AsyncIterator[Engine]:
+    """Run an engine on these nodes."""
+    async with open_engine(nodes, hf.ProgramInfo.new(tmp_path), settings=Settings()) as engine:
+        yield engine
+
+
+async def test_another_way_is_tried(tmp_path: Path) -> None:
+    """A way that connects and runs no launcher is not the end of a node."""
+    ways = (Restricted("n1", "only sftp here"), Local("n1"))
+    async with opened(tmp_path, NodePlan(ways, 1)) as engine:
+        assert await engine.submit(abs, (-3,), {}, Options()) == 3
+
+
+async def test_reasons_of_all_ways(tmp_path: Path) -> None:
+    """When no way works, the error has the reason of each."""
+    ways = (Restricted("n1", "only sftp here"), Late("n1", asyncio.Event(), fails=True))
+    ways[1].go.set()  # type: ignore[union-attr]
+    with pytest.raises(LauncherError, match=r"(?s)only sftp here.*n1 does not answer"):
+        async with opened(tmp_path, NodePlan(ways, 1)):
+            pass
+
+
+async def test_a_slow_node_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work begins on the nodes that are up; one that is slow joins, and what only it can run waits for it."""
+    monkeypatch.setattr(fleet, "SHORTEST_WAIT", 0.1)
+    slow = Late("n2")
+    async with opened(tmp_path, NodePlan(Local("n1"), 1), NodePlan(slow, 2)) as engine:
+        assert await engine.submit(abs, (-3,), {}, Options()) == 3
+        assert engine.statistics().nodes == 1
+        wide = engine.submit(abs, (-4,), {}, Options(cpus=2))
+        with pytest.raises(ImpossibleRequest):
+            engine.submit(abs, (-4,), {}, Options(cpus=3))
+        slow.go.set()
+        async with asyncio.timeout(30):
+            assert await wide == 4
+        assert engine.statistics().nodes == 2
+
+
+async def test_a_slow_node_that_never_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for a node that fails after all is refused then; and the end does not wait for one that hangs."""
+    monkeypatch.setattr(fleet, "SHORTEST_WAIT", 0.1)
+    slow, hanging = Late("n2", fails=True), Late("n3")
+    plans = (NodePlan(Local("n0"), 1), NodePlan(Local("n1"), 1), NodePlan(slow, 2), NodePlan(hanging, 1))
+    async with asyncio.timeout(30), opened(tmp_path, *plans) as engine:
+        wide = engine.submit(abs, (-4,), {}, Options(cpus=2))
+        slow.go.set()
+        with pytest.raises(ImpossibleRequest, match="the largest node has 1 CPUs"):
+            await wide
+        assert await engine.submit(abs, (-3,), {}, Options()) == 3
+
+
+async def test_too_few_nodes_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing begins before min_nodes are up, however slow they are."""
+    monkeypatch.setattr(fleet, "SHORTEST_WAIT", 0.0)
+    slow = Late("n2")
+    plans = [NodePlan(Local("n1"), 1), NodePlan(slow, 1)]
+    opening = open_engine(plans, hf.ProgramInfo.new(tmp_path), settings=Settings(min_nodes=2))
+    entering = asyncio.ensure_future(opening.__aenter__())
+    done, _ = await asyncio.wait([entering], timeout=1)
+    assert not done
+    slow.go.set()
+    engine = await entering
+    await wait_until(lambda: engine.statistics().nodes == 2, 10, "both are up")
+    await opening.__aexit__(None, None, None)
