@@ -304,14 +304,21 @@ def not_in_flow(asked_by: str) -> NotInFlow:
     """Return the error for what needs a running flow and has none."""
     if on_worker():
         return NotInFlow(
-            f"{asked_by} was awaited in a function that runs on a worker, and a worker starts no evaluations. Make the "
-            "function that awaits it a job: put @hyperflow.job above its `async def`, and await it, f(...), where you "
-            "wrote hyperflow.remote_eval(f, ...); or let it call the plain function itself"
+            f"{asked_by} was awaited in a function that runs on a worker, {not_on_workers('awaits it')}"
         )
     return NotInFlow(
         f"{asked_by} was awaited where nothing runs it. In a script: hyperflow.run_job_local(my_job()). "
         "In async code or a notebook: `async with hyperflow.open_local_job() as env:` and await it inside; "
         "in a later notebook cell: await env.run(my_job())"
+    )
+
+
+def not_on_workers(what: str) -> str:
+    """Return why a function on a worker cannot have the result of a flow, and what to write; `what` it did with it."""
+    return (
+        f"and a worker starts no evaluations. Make the function that {what} a job: put @hyperflow.job above its "
+        "`async def`, await the flow in it, and write await f(...) where you wrote hyperflow.remote_eval(f, ...); or "
+        "let it call the plain function itself"
     )
 
 

@@ -168,6 +168,9 @@ class Flow(Generic[T_co]):
         return f"<{type(self).__name__} {self.step}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if peek() is None and environment.on_worker():
+            remedy = environment.not_on_workers("returns it")
+            raise MisuseError(f"the flow {self.used()!r} was returned by a function that ran on a worker, {remedy}")
         return type(self.used()), (self.step,)
 
     def __del__(self) -> None:
@@ -184,7 +187,7 @@ class Flow(Generic[T_co]):
     if not TYPE_CHECKING:  # type checkers refuse these by themselves
 
         def _not_a_value(self, *_: object) -> NoReturn:
-            raise MisuseError(f"{self.used()!r} is a flow, not its result; write: (await {self.step})")
+            raise MisuseError(f"{self.used()!r} is a flow, not its result{_remedy(f'(await {self.step})')}")
 
         __bool__ = __iter__ = __len__ = __getitem__ = __contains__ = _not_a_value
         __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _not_a_value
@@ -200,8 +203,8 @@ class Flow(Generic[T_co]):
                     f"it is started; write: {self.step}.start()"
                 )
             raise AttributeError(
-                f"{type(self).__name__} has no attribute {name!r}: {self!r} is a flow, not its result; "
-                f"write: (await {self.step}).{name}"
+                f"{type(self).__name__} has no attribute {name!r}: {self!r} is a flow, not its result"
+                f"{_remedy(f'(await {self.step}).{name}')}"
             )
 
 
@@ -213,6 +216,13 @@ _frame = sys._getframe  # pyright: ignore[reportPrivateUsage] (bound once: every
 
 _warned: dict[Any, Any] = {}
 """Where `warnings` keeps account of what it has said."""
+
+
+def _remedy(corrected: str) -> str:
+    """Return what to write in place of a use of a flow as its result."""
+    if peek() is None and environment.on_worker():
+        return f", {environment.not_on_workers('uses it')}"
+    return f"; write: {corrected}"
 
 
 def _line(code: types.CodeType, instruction: int) -> int:

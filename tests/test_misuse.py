@@ -95,6 +95,37 @@ async def test_an_evaluation_that_wants_evaluations() -> None:
                     await remote_eval(fn, 1)
 
 
+def leaves_the_await_out(x: int) -> object:
+    """Be a function on a worker that returns a flow."""
+    return remote_eval(double, x)
+
+
+USES_ON_A_WORKER: list[Callable[[int], Any]] = [
+    leaves_the_await_out,
+    lambda x: [remote_eval(double, x)],
+    lambda x: {"a": (measure(x),)},
+    lambda x: remote_eval(double, x) + 1,  # type: ignore[operator]
+    lambda x: "a" if remote_eval(double, x) else "b",
+    lambda x: remote_eval(double, x).real,  # type: ignore[attr-defined]
+]
+
+
+@pytest.mark.parametrize("open_job", [open_inline_job, local])
+async def test_a_function_on_a_worker_that_makes_flows(open_job: Callable[..., Any]) -> None:
+    """Whatever it does with them, the error says: make it a job; nothing says `(await ...)`, which a def cannot."""
+    async with open_job(cpus=1):
+        for fn in USES_ON_A_WORKER:
+            with pytest.raises((MisuseError, AttributeError), match="a worker starts no evaluations") as caught:
+                await remote_eval(fn, 3)
+            assert "put @hyperflow.job above its `async def`" in str(caught.value)
+            assert "(await " not in str(caught.value)
+            assert any(f"{fn.__name__}(3)" in note for note in caught.value.__notes__)
+        with pytest.raises(MisuseError, match="a worker starts no evaluations"):
+            await remote_map(leaves_the_await_out, [1])
+        flow = await pure(measure(3))  # here it may be kept, and awaited later
+        assert await flow == 3
+
+
 async def test_the_kind_of_an_environment() -> None:
     """`ask(kind)` gives it, or says that it is another one."""
     async with open_inline_job() as env:

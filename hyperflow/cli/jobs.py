@@ -277,9 +277,11 @@ def _act(what: str, which: str | None, base_dir: Path, numbers: list[int] | str,
         if what == "give_up" or owner(run.home) is not None:
             raise NoMaster(f"{error}, and only a master can do that; start the program again: {again}") from None
         if what == "cancel":
-            jobs = run.cancel(numbers)
+            jobs, finished = run.cancel(numbers)
             ended = "they have ended with it" if run.local else "they were ended at Slurm"
-            note = f"{error}; {ended}, and are held" if jobs else f"{error}; the jobs have left their results"
+            left = f"{_jobs(finished)} had left a result before, which waits for the next master: {again}"
+            said = [f"{ended}, and are held"] * bool(jobs) + [left] * bool(finished)
+            note = "; ".join([str(error), *said])
         else:
             jobs = run.retry(numbers, **more)
             note = f"{error}; that is noted for the next one: {again}"
@@ -290,6 +292,10 @@ def _act(what: str, which: str | None, base_dir: Path, numbers: list[int] | str,
     if note:
         print(note)
     return 0
+
+
+def _jobs(numbers: Sequence[int]) -> str:
+    return f"job{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 def _end_master(run: Run) -> None:

@@ -20,7 +20,7 @@ from hyperflow.checked_files import Damaged
 from hyperflow.errors import ConfigurationError
 from hyperflow.master import rundir
 from hyperflow.master.lifecycle import AT_REST, Cause, Kind, Record, State, Verdict
-from hyperflow.master.rundir import JobDirectory
+from hyperflow.master.rundir import CUT_OFF, JobDirectory
 from hyperflow.master.view import JobView, story, traceback_of
 from hyperflow.slurm.client import PollIntervals, SlurmClient
 from hyperflow.slurm.script import SbatchOptions
@@ -135,10 +135,11 @@ class Run:
             numbers = [number for number in numbers if states.get(number) is not State.NEW or number in under_way]
         self.retry(numbers, changes)
 
-    def cancel(self, numbers: Sequence[int] | str) -> list[JobView]:
+    def cancel(self, numbers: Sequence[int] | str) -> tuple[list[JobView], list[int]]:
         """End jobs at Slurm while no master runs, and hold them; "all": all that are not at rest.
 
-        They are found at Slurm by their tokens. A job that has left its result meanwhile stays as it is.
+        They are found at Slurm by their tokens. Returns the jobs that are held, and the numbers of those that had left
+        their results before: these stay as they are, for the next master.
 
         Raises:
             ConfigurationError: A number does not exist, or a job is at rest; then nothing is done.
@@ -149,17 +150,19 @@ class Run:
         try:
             there = {record.number: (directory, record) for directory, record in self._records()}
             chosen = self._to_cancel(numbers, there)
+            # Looked at before: the signal that ends a job makes it leave a result, too.
+            finished = [record.number for directory, record in chosen if _has_result(directory, record)]
             tokens = [record.attempt.token for _, record in chosen if record.attempt is not None]
             if tokens and not self.local:
                 run_in_new_loop(_end_at_slurm(tokens))
-            held: list[tuple[JobDirectory, Record]] = []
+            held: list[JobView] = []
             for directory, record in chosen:
-                if record.epoch not in directory.results():
+                if record.number not in finished:
                     cause = Cause(Kind.CANCELLED, "it was cancelled by `hyperflow cancel`")
                     after = record.failed(record.epoch.attempt, cause, Verdict.HOLD)
                     directory.write_record(after)
-                    held.append((directory, after))
-            return [JobView.of(record, directory, None, directory.changed_at()) for directory, record in held]
+                    held.append(JobView.of(after, directory, None, directory.changed_at()))
+            return held, finished
         finally:
             lock.release()
 
@@ -186,6 +189,15 @@ class Run:
                 with suppress(OSError, Damaged):
                     found.append((directory, directory.read_record()))
         return found
+
+
+def _has_result(directory: JobDirectory, record: Record) -> bool:
+    """Whether a job has come to its end; one that was cut off with its allocation has not."""
+    starts = [epoch for epoch in directory.results() if epoch.attempt == record.epoch.attempt and epoch >= record.epoch]
+    try:
+        return bool(starts) and directory.read_result(starts[-1])[0] != CUT_OFF
+    except Damaged:
+        return True  # the next master tells what is wrong with it
 
 
 async def _end_at_slurm(tokens: Sequence[str]) -> None:

@@ -33,6 +33,7 @@ from hyperflow.errors import (
     EvaluationExited,
     HyperflowError,
     ImpossibleRequest,
+    MisuseError,
     SerializationError,
     TimeLimitExceeded,
 )
@@ -212,6 +213,8 @@ class InlineEvaluator:
         buffers: list[memoryview] = []
         try:
             data = dumps_result(value, buffers)
+        except MisuseError as error:  # a flow
+            return None, error
         except BaseException as error:  # noqa: BLE001 (whatever a user's __reduce__ raises)
             return None, SerializationError(str(diagnose.explain(f"the result of {shown()}", value, error)))
         try:

@@ -279,6 +279,9 @@ class Worker:
             seconds = time.perf_counter() - start
             try:
                 data = dumps_result(value, out)
+            except MisuseError as error:  # a flow
+                out = []
+                outcome, data = _raised(error)
             except BaseException as error:
                 out = []
                 outcome = Outcome.UNSENDABLE_VALUE

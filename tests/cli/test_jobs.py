@@ -24,6 +24,8 @@ import hyperflow as hf
 from hyperflow.cli import runs
 from hyperflow.cli.main import app
 from hyperflow.errors import ConfigurationError
+from hyperflow.master import rundir
+from hyperflow.master.lifecycle import Epoch
 from hyperflow.slurm import client, queue
 from tests import support
 from tests.helpers import block_until
@@ -179,6 +181,51 @@ async def test_cancel_without_a_master(
     assert [line.split("/")[-1] for line in asked.splitlines() if "scancel" in line] == ["scancel 4711"]
     assert "1 held, 1 done" in typed("list")[1]
     assert typed("cancel", "--all")[0] == 1
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("outcome", [rundir.CUT_OFF, rundir.ERROR, rundir.VALUE])
+async def test_a_job_that_leaves_a_result_when_it_is_cancelled(
+    outcome: str, typed: Callable[..., tuple[int, str]], tmp_path: Path, fake_slurm: Path
+) -> None:
+    """The signal makes a quick job write a result before the command looks again: it is held like the others."""
+    home = await finished_run(tmp_path / "hyperflow-runs")
+    with_slurm(home, _1="running", _2="running")
+    job = rundir.JobDirectory(home / "jobs" / "1")
+    job.write_result(Epoch(2), 77, outcome, b"")
+    job.result(Epoch(2)).rename(fake_slurm / "result")
+    separator = queue.SEPARATOR
+    (fake_slurm / "queue").write_text(
+        "".join(f"{separator.join([n, 'RUNNING', 'None', 'node1', '0', '0:0', f'f token-{n}'])}\n" for n in "12")
+    )
+    with (fake_slurm / "scancel").open("a") as script:
+        script.write(f"[ -e {fake_slurm}/result ] && mv {fake_slurm}/result {job.result(Epoch(2))}\nexit 0\n")
+    code, text = await asyncio.to_thread(typed, "cancel", "--all")
+    assert code == 0, text
+    assert job.results()[-1] == Epoch(2)
+    assert re.findall(r"job (\d), .*: held \(cancelled: ", text) == ["1", "2"]
+    assert "2 held" in typed("list")[1]
+    assert "job 1, fails(3): new" in typed("retry", "1")[1]
+
+
+@pytest.mark.process
+@pytest.mark.usefixtures("fake_slurm")
+async def test_cancel_leaves_jobs_that_had_ended(typed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    """A result that was there before stays for the next master, and that is said; one that was cut off is none."""
+    home = await finished_run(tmp_path / "hyperflow-runs")
+    with_slurm(home, _1="running", _2="running")
+    rundir.JobDirectory(home / "jobs" / "1").write_result(Epoch(2), 77, rundir.CUT_OFF, b"")
+    rundir.JobDirectory(home / "jobs" / "2").write_result(Epoch(2, 1), 77, rundir.VALUE, b"")  # of a later start
+    code, text = await asyncio.to_thread(typed, "cancel", "--all")
+    assert (code, re.findall(r"job (\d), .*: held ", text)) == (0, ["1"]), text
+    assert "they were ended at Slurm, and are held; job 2 had left a result before, which waits for" in text
+    code, text = await asyncio.to_thread(typed, "cancel", "2")
+    assert (code, "; job 2 had left a result before, which waits for the next master: hyperflow resume" in text) == (
+        0,
+        True,
+    ), text
+    assert "ended at Slurm" not in text
+    assert "1 held, 1 running" in typed("list")[1]
 
 
 @pytest.mark.process
