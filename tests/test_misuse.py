@@ -110,20 +110,19 @@ USES_ON_A_WORKER: list[Callable[[int], Any]] = [
 ]
 
 
-@pytest.mark.parametrize("open_job", [open_inline_job, local])
-async def test_a_function_on_a_worker_that_makes_flows(open_job: Callable[..., Any]) -> None:
+async def test_a_function_on_a_worker_that_makes_flows() -> None:
     """Whatever it does with them, the error says: make it a job; nothing says `(await ...)`, which a def cannot."""
-    async with open_job(cpus=1):
-        for fn in USES_ON_A_WORKER:
-            with pytest.raises((MisuseError, AttributeError), match="a worker starts no evaluations") as caught:
-                await remote_eval(fn, 3)
-            assert "put @hyperflow.job above its `async def`" in str(caught.value)
-            assert "(await " not in str(caught.value)
-            assert any(f"{fn.__name__}(3)" in note for note in caught.value.__notes__)
-        with pytest.raises(MisuseError, match="a worker starts no evaluations"):
-            await remote_map(leaves_the_await_out, [1])
-        flow = await pure(measure(3))  # here it may be kept, and awaited later
-        assert await flow == 3
+    for open_job in (open_inline_job, local):
+        async with open_job(cpus=1):
+            for fn in USES_ON_A_WORKER:
+                with pytest.raises((MisuseError, AttributeError), match="a worker starts no evaluations") as caught:
+                    await remote_eval(fn, 3)
+                assert "put @hyperflow.job above its `async def`" in str(caught.value)
+                assert "(await " not in str(caught.value)
+            with pytest.raises(MisuseError, match="a worker starts no evaluations"):
+                await remote_map(leaves_the_await_out, [1])
+            flow = await pure(measure(3))  # here it may be kept, and awaited later
+            assert await flow == 3
 
 
 async def test_the_kind_of_an_environment() -> None:
