@@ -158,6 +158,12 @@ def note_call(error: BaseException, call: str, where: str) -> None:
         add_note(error, f"(raised by {call}, in {where})")
 
 
+def note_tries(error: BaseException, times: int) -> None:
+    """Note how often a call was tried, if more than once."""
+    if times > 1:
+        add_note(error, f"(tried {times} times)")
+
+
 def _notes(error: BaseException) -> list[str]:
     try:
         return [str(note) for note in error.__notes__]

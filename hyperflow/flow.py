@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeAlias, TypeV
 
 import attrs
 
-from hyperflow import environment
+from hyperflow import environment, failures
 from hyperflow.environment import JobOptions, OptionChanges, Options, changed, peek
 from hyperflow.errors import ConfigurationError, FlowNeverAwaited, MisuseError
 from hyperflow.saying import short_repr
@@ -524,7 +524,11 @@ async def _retry(source: Flow[T], times: int, on: Caught, pause: float) -> T:
             await asyncio.sleep(pause)
         run = run.next()
     with environment.trying(run):
-        return await source
+        try:
+            return await source
+        except on as error:
+            failures.note_tries(error, times + 1)
+            raise
 
 
 async def _timeout(source: Flow[T], seconds: float) -> T:

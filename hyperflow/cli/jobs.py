@@ -123,7 +123,10 @@ def why(
     found = runs.find(run, base_dir)
     answer, note = _ask(found, f"/jobs/{number}/why", "why", str(number), "--run", str(found.home))
     # A master of an earlier version says nothing of a traceback.
-    text, traceback = found.why(number) if answer is None else (answer["why"], answer.get("traceback", ""))
+    if answer is None:
+        text, traceback = found.why(number, running=owner(found.home) is not None)
+    else:
+        text, traceback = answer["why"], answer.get("traceback", "")
     if as_json:
         return _print_json(run=str(found.home), number=number, why=text, traceback=traceback, note=note)
     print(text, *([note] if note else []), sep="\n")

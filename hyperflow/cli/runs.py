@@ -72,15 +72,15 @@ class Run:
             for directory, record in self._records()
         ]
 
-    def why(self, number: int) -> tuple[str, str]:
-        """Return all that is known about a job, and the traceback of its error by itself.
+    def why(self, number: int, running: bool) -> tuple[str, str]:
+        """Return all that is known about a job, and the traceback of its error by itself; `running`: the program runs.
 
         Raises ConfigurationError if there is no such job, or it is unreadable.
         """
         directory = JobDirectory(self.home / "jobs" / str(number))
         try:
             record = directory.read_record()
-            return story(record, directory), traceback_of(record, directory)
+            return story(record, directory, running), traceback_of(record, directory)
         except FileNotFoundError:
             numbers = ", ".join(str(record.number) for _, record in self._records()) or "none yet"
             raise ConfigurationError(f"{self.home} has no job {number}; it has {numbers}") from None

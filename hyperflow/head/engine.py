@@ -359,6 +359,7 @@ class Engine:
             failures.add_note(error, f"remote {trace}")
         log_file = self._orders.log_file(worker)
         failures.add_note(error, f"(raised by {evaluation.title} on {worker.name}; log: {log_file})")
+        failures.note_tries(error, evaluation.options.retries - evaluation.retries + 1)
         self._fail(evaluation, error)
 
     def _on_ended(self, number: WorkerNumber, ended: WorkerEnded) -> None:
@@ -389,6 +390,7 @@ class Engine:
             return
         self._failed_on(evaluation, worker.node)
         if not self._again(evaluation, error):
+            failures.note_tries(error, evaluation.options.retries - evaluation.retries + 1)
             self._fail(evaluation, error)
 
     def _on_retracted(self, tasks: list[Task]) -> None:

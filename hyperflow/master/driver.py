@@ -416,7 +416,7 @@ class JobDriver:
             pause = min(2 * pause, 1.0)
         if found is None or not await self._take_result(state):
             await self.take_rows(ended=state.end is not None and state.end.nothing_runs)
-            self._fail(causes.of_end(state, files.tail(self.directory.output)))
+            self._fail(causes.of_end(state, self.directory.read_output()[1]))
 
     def _newest_result(self) -> Epoch | None:
         """Return the start whose result counts, if there is one; warn of results that came too late."""

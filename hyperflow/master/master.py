@@ -98,13 +98,13 @@ class Master:
         if self._mailer is not None:
             run = self.run.program.program_id
             subject = f"hyperflow: {record.title} of {run} on {socket.gethostname()} is held"
-            about = f"{story(record, directory)}\n\nThe run: {self.run.home}\n"
+            about = f"{story(record, directory, True)}\n\nThe run: {self.run.home}\n"
             _ = self._shared.spawn(self._mailer.send(subject, about), f"mail about job {record.number}")
 
     def why(self, number: int) -> str:
         """Tell all that is known of a job, and what to type."""
         driver = self._driver(number)
-        return story(driver.record, driver.directory)
+        return story(driver.record, driver.directory, True)
 
     def traceback(self, number: int) -> str:
         """Return the traceback of the error that a job has ended with; "" if there is none."""

@@ -36,7 +36,7 @@ from hyperflow.errors import AllocationEnding, ConfigurationError, HyperflowErro
 from hyperflow.flow import Flow
 from hyperflow.master import calls, lockfiles
 from hyperflow.master.lifecycle import Epoch, Record
-from hyperflow.master.rundir import CUT_OFF, ERROR, VALUE, JobDirectory
+from hyperflow.master.rundir import CUT_OFF, ERROR, VALUE, JobDirectory, begins
 from hyperflow.program import ProgramInfo, is_url
 from hyperflow.shipping import rebuild
 from hyperflow.wire import processes
@@ -127,11 +127,12 @@ def _place(words: list[str]) -> Place:
 def run(path: Path, attempt: int, place: Place) -> int:
     """Run a job and return the exit code."""
     directory = JobDirectory(path)
+    epoch = Epoch(attempt, place.restarts)
+    _say(begins(epoch, socket.gethostname()))
     for each in (directory.home, path.parent, path):
         checked_files.check_private(each)
     about = json.loads(checked_files.read_private(directory.home / "program.json"))
     _be_like_the_master(about, place)
-    epoch = Epoch(attempt, place.restarts)
     task = Task(directory, directory.read_record(), epoch, place, about)
     if not claim(directory, epoch, place):
         _say(f"another Slurm job has taken attempt {attempt}; nothing is left to do")

@@ -183,6 +183,7 @@ class InlineEvaluator:
             failures.shorten(error)
             if not isinstance(error, HyperflowError):
                 failures.note_call(error, f"an evaluation of {shown()}", "this process")
+            failures.note_tries(error, options.retries + 1)
             raise error
         finally:
             del error  # it knows this frame by its traceback
