@@ -191,6 +191,8 @@ async def test_a_flow_that_is_made_and_dropped() -> None:
                     measure(1).using(**refused)
             with pytest.raises(ConfigurationError):
                 measure(1).retry(-1)
+            with pytest.raises(MisuseError, match=r"write: concurrently\(\*flows\)"):
+                await concurrently([measure(1), measure(2)])  # type: ignore[call-overload]
             gc.collect()
     drop()  # outside of a run, flows are made to be run later
 

@@ -36,6 +36,7 @@ from hyperflow.console.table import (
 )
 from hyperflow.control.client import MasterElsewhere, NoMaster, Refused, Silent, contact, owner
 from hyperflow.errors import ConfigurationError, HyperflowError
+from hyperflow.master.lifecycle import State
 from hyperflow.master.view import FORMAT, job_from_json, job_to_json
 
 P = ParamSpec("P")
@@ -45,6 +46,9 @@ NO_MASTER = 3
 
 LEAVING_SECONDS = 60.0
 """How long a program may take to leave after SIGTERM."""
+
+MOST_SHOWN = 10
+"""How many jobs a sentence names."""
 
 NO_RESOURCES = Resources()
 
@@ -89,7 +93,7 @@ def add_to(app: App) -> None:
         app.command(answering(command))
 
 
-def list_(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
+def list_(run: Which = None, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
     """Show the jobs of a program."""
     found = runs.find(run, base_dir)
     answer, note = _ask(found, "/jobs", "list", str(found.home))
@@ -112,7 +116,9 @@ def list_(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json =
 
 
 def why(
-    number: Annotated[int, Parameter(help="The job, as `hyperflow list` has it.")],
+    number: Annotated[
+        int | None, Parameter(help="The job, as `hyperflow list` has it; by default the one that is held.")
+    ] = None,
     /,
     *,
     run: RunOption = None,
@@ -121,6 +127,7 @@ def why(
 ) -> int:
     """Show all that is known about a job: why it waits or is held, the end of its log, and what to type."""
     found = runs.find(run, base_dir)
+    number = _the_one(found) if number is None else number
     answer, note = _ask(found, f"/jobs/{number}/why", "why", str(number), "--run", str(found.home))
     # A master of an earlier version says nothing of a traceback.
     if answer is None:
@@ -186,7 +193,7 @@ def give_up(
     return _act("give_up", run, base_dir, _chosen(numbers, every), as_json)
 
 
-def resume(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR) -> int:
+def resume(run: Which = None, *, base_dir: BaseDir = BASE_DIR) -> int:
     """Start a program again whose master has ended; it continues where it was.
 
     It starts in its old directory, with the Python and the command line that it had, and with --resume.
@@ -238,6 +245,20 @@ def _chosen(numbers: Sequence[int], every: bool) -> list[int] | str:
     if bool(numbers) == every:
         raise ConfigurationError("say which jobs: their numbers, as `hyperflow list` has them, or --all")
     return "all" if every else list(numbers)
+
+
+def _the_one(run: Run) -> int:
+    """Return the number of the job that somebody asks about who names none: the one that is held, or has failed."""
+    jobs = run.jobs()
+    for state in (State.HELD, State.FAILED):
+        found = [job for job in jobs if job.state is state]
+        if len(found) == 1:
+            return found[0].number
+        if found:
+            names = "".join(f"\n  hyperflow why {job.number}  # {job.name}" for job in found[:MOST_SHOWN])
+            more = f"\n  and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+            raise ConfigurationError(f"{len(found)} jobs are {state}; say which:{names}{more}")
+    raise ConfigurationError("no job is held or has failed; say which one: hyperflow why NUMBER, as `list` has it")
 
 
 def _ask(run: Run, path: str, *command: str) -> tuple[dict[str, Any] | None, str]:

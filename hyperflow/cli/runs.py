@@ -232,22 +232,45 @@ def find(which: str | None, base_dir: Path) -> Run:
     """
     if which is not None and (run := _read(Path(which).absolute())) is not None:
         return run
-    runs = all_runs(base_dir)
-    if not runs:
+    runs = {run.home: run for run in all_runs(base_dir)}
+    return runs[chosen(which, list(runs), base_dir)]
+
+
+def chosen(which: str | None, homes: Sequence[Path], base_dir: Path) -> Path:
+    """Return that of the directories, the oldest first, which an id or its beginning means; for None, the newest.
+
+    Raises:
+        ConfigurationError: None fits, or several do.
+    """
+    if not homes:
         raise none_in(base_dir)
     if which is None:
-        return runs[-1]
-    fitting = [run for run in runs if run.home.name.startswith(which)]
-    fitting = [run for run in fitting if run.home.name == which] or fitting
+        return homes[-1]
+    fitting = [home for home in homes if home.name.startswith(which)]
+    fitting = [home for home in fitting if home.name == which] or fitting
     if not fitting:
         there = f"no run in {base_dir.absolute()}, and no directory of one"
         raise ConfigurationError(f"{which!r} is {there}; `hyperflow runs` shows what there is")
     if len(fitting) > 1:
-        names = ", ".join(run.home.name for run in fitting[-5:])
+        names = ", ".join(home.name for home in fitting[-5:])
         raise ConfigurationError(f"{len(fitting)} runs begin with {which!r}, {names} among them: say more of the id")
     return fitting[0]
 
 
+def is_lone_job(home: Path) -> bool:
+    """Whether a directory is that of a job that was run by itself, with `run_job_local` or `run_job_slurm`."""
+    marks = (home / "log" / "events.jsonl", home / "vars")
+    return not (home / "program.json").exists() and any(mark.exists() for mark in marks)
+
+
 def none_in(base_dir: Path) -> ConfigurationError:
     """Return the error that there is no run at all."""
+    lone: list[Path] = []
+    with suppress(OSError):
+        lone = [home for home in sorted(base_dir.absolute().iterdir()) if is_lone_job(home)]
+    if lone:
+        return ConfigurationError(
+            f"there are no runs of Cluster programs in {base_dir.absolute()}, and only these have such jobs. "
+            f"{lone[-1].name} is of run_job_local or run_job_slurm: for it there are `hyperflow nodes`, `node` and `var`"
+        )
     return ConfigurationError(f"there are no runs in {base_dir.absolute()}; --base-dir names another place")

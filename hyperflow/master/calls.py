@@ -77,6 +77,12 @@ def _pickled(value: Any, stable: bool = False) -> bytes:
     return file.getvalue()
 
 
+def for_people(job: Flow[Any]) -> str:
+    """Return the call of a job as lists and errors show it; that of a lone evaluation by what it evaluates."""
+    step = job.used().step
+    return step.call() if isinstance(step, RemoteEval) else str(step)
+
+
 def pack_job(job: Flow[Any]) -> bytes:
     """Pickle a job, with the script's functions and classes; SerializationError names the part that cannot travel."""
     try:

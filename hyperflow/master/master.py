@@ -230,7 +230,7 @@ class Master:
             return driver
         self._warn_of_similar(identity, job)
         number = max(self._drivers, default=0) + 1
-        record = Record(number, identity, _cut(str(job.used().step)), attrs.asdict(options))
+        record = Record(number, identity, _cut(calls.for_people(job)), attrs.asdict(options))
         directory = self.run.add(record, calls.pack_job(sent))
         driver = self._drivers[number] = JobDriver(self._shared, directory, record, time(), asked=True)
         self._tell()

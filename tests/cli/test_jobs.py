@@ -81,6 +81,10 @@ async def test_files_tell_without_a_master(typed: Callable[..., tuple[int, str]]
     assert typed("why", "9") == (1, f"hyperflow: {home} has no job 9; it has 1, 2\n")
     code, text = typed("runs")
     assert (code, "1 failed, 1 done" in text, home.name in text) == (0, True, True)
+    assert typed("why")[1] == typed("why", "1")[1]  # the one that has failed
+    with_states(home, failed="held")
+    assert typed("why")[1].startswith("job 1, fails(3): held\n")
+    with_states(home, held="failed")
     assert "  on this machine (--local), attempt 1\n" in typed("why", "1")[1]
     for words in (["list"], ["why", "1"], ["why", "2"]):
         assert "Slurm" not in typed(*words)[1]
@@ -88,6 +92,31 @@ async def test_files_tell_without_a_master(typed: Callable[..., tuple[int, str]]
     assert (code, "only a master can do that" in text) == (3, True)
     assert typed("cancel", "1") == (1, "hyperflow: job 1, fails(3) is failed; there is nothing to cancel\n")
     assert typed("cancel", "--all") == (1, f"hyperflow: no job of {home} is queued or running\n")
+
+
+def with_states(home: Path, **states: str) -> None:
+    """Change the states of jobs in their files."""
+    for path in home.glob("jobs/*/job.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "state": states.get(record["state"], record["state"])}))
+
+
+async def test_why_of_which_job(typed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    """Without a number it is the job that is held; several are listed, and where none is, that is said."""
+    home = await finished_run(tmp_path / "hyperflow-runs")
+    with_states(home, failed="held", done="held")
+    code, text = typed("why")
+    assert (code, text) == (
+        1,
+        "hyperflow: 2 jobs are held; say which:\n  hyperflow why 1  # fails(3)\n  hyperflow why 2  # abs(-1)\n",
+    )
+    with_states(home, held="done")
+    assert typed("why") == (
+        1,
+        "hyperflow: no job is held or has failed; say which one: hyperflow why NUMBER, as `list` has it\n",
+    )
+    for words in (["list"], ["nodes"]):
+        assert typed(*words, "--run", str(home)) == typed(*words, str(home))
 
 
 async def test_a_finished_run_has_nothing_to_resume(typed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
