@@ -454,7 +454,7 @@ def race(*flows: Flow[Any]) -> Job[Any]:
     Cancelling a remote evaluation kills its process; `race` does not wait until that process has gone.
     """
     if not flows:
-        raise ConfigurationError("race() of no flows would never end; write: race(one, another), or race(*flows) of at least one")
+        raise ConfigurationError("race() of no flows would never end; write: race(one, another)")
     return Job(Native("race", _race, (_mine(flows, "race"),)))
 
 

@@ -303,9 +303,7 @@ def current(asked_by: str = "a flow") -> Environment:
 def not_in_flow(asked_by: str) -> NotInFlow:
     """Return the error for what needs a running flow and has none."""
     if on_worker():
-        return NotInFlow(
-            f"{asked_by} was awaited in a function that runs on a worker, {not_on_workers('awaits it')}"
-        )
+        return NotInFlow(f"{asked_by} was awaited in a function that runs on a worker, {not_on_workers('awaits it')}")
     return NotInFlow(
         f"{asked_by} was awaited where nothing runs it. In a script: hyperflow.run_job_local(my_job()). "
         "In async code or a notebook: `async with hyperflow.open_local_job() as env:` and await it inside; "
