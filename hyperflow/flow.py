@@ -348,7 +348,7 @@ def check(value: object, where: str) -> None:
     if isinstance(value, (list, tuple, set, types.GeneratorType)):
         for each in value if not isinstance(value, types.GeneratorType) else ():
             if isinstance(each, Flow):
-                each.used()  # one error is enough
+                _ = each.used()  # one error is enough
         raise MisuseError(f"{where} takes flows one by one, not {short_repr(value, 60)}; write: {where}(*flows)")
     if asyncio.iscoroutine(value):
         name = _closed(value)

@@ -271,6 +271,7 @@ def none_in(base_dir: Path) -> ConfigurationError:
     if lone:
         return ConfigurationError(
             f"there are no runs of Cluster programs in {base_dir.absolute()}, and only these have such jobs. "
-            f"{lone[-1].name} is of run_job_local or run_job_slurm: for it there are `hyperflow nodes`, `node` and `var`"
+            f"{lone[-1].name} is of run_job_local or run_job_slurm: for it there are `hyperflow nodes`, `node` and "
+            "`var`"
         )
     return ConfigurationError(f"there are no runs in {base_dir.absolute()}; --base-dir names another place")

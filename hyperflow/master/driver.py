@@ -22,7 +22,6 @@ from typing import Any
 
 import attrs
 
-from hyperflow import files
 from hyperflow.checked_files import Damaged
 from hyperflow.database.ingest import ingest
 from hyperflow.database.store import Store

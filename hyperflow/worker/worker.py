@@ -279,13 +279,9 @@ class Worker:
             seconds = time.perf_counter() - start
             try:
                 data = dumps_result(value, out)
-            except MisuseError as error:  # a flow
-                out = []
-                outcome, data = _raised(error)
             except BaseException as error:
                 out = []
-                outcome = Outcome.UNSENDABLE_VALUE
-                data = pickle.dumps(str(diagnose.explain("the result", value, error)))
+                outcome, data = _unsendable(value, error)
         if os.getpid() != self.pid:
             # The function forked, and this is the child. It must not answer: its parent does, on the same stream.
             os._exit(0 if outcome == Outcome.VALUE else 1)
@@ -415,6 +411,13 @@ def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
     if found:
         buffers += [buffer.raw() for buffer in found]
     return data
+
+
+def _unsendable(value: object, error: BaseException) -> tuple[Outcome, bytes]:
+    """Return what is sent in place of a result that cannot be."""
+    if isinstance(error, MisuseError):  # it is a flow
+        return _raised(error)
+    return Outcome.UNSENDABLE_VALUE, pickle.dumps(str(diagnose.explain("the result", value, error)))
 
 
 def _text(error: BaseException) -> str:
