@@ -214,6 +214,36 @@ class Evaluator(Protocol):
         """Send a call to a worker; cancelling the returned future ends the evaluation."""
         ...
 
+    def keep(self, future: asyncio.Future[Any]) -> Kept | None:
+        """Keep what has just been submitted, for another try with a part of it; None if it was not packed."""
+        ...
+
+
+class Kept(Protocol):
+    """A call as it was packed; `users` counts who may still want to evaluate from it."""
+
+    users: int
+
+    @property
+    def size(self) -> int:
+        """The bytes that each evaluation from it carries."""
+        ...
+
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        numbers: tuple[int, int],
+        shown: tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]],
+        options: Options,
+        stream: tuple[int, ...],
+    ) -> asyncio.Future[Any]:
+        """Evaluate `fn((arguments,), *numbers)`; errors show the call `shown`."""
+        ...
+
+    def drop(self) -> None:
+        """Count one user who has ended."""
+        ...
+
 
 class ResultsDatabase(Protocol):
     """The part of a results database that KeyValMap and memoize use."""

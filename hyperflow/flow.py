@@ -245,8 +245,20 @@ class Cluster(Flow[T_co]):
         def then(self, fn: Callable[[T_co], Flow[U]]) -> Cluster[U]: ...
 
 
+class ShowsItself:
+    """A callable of ours that stands for calls of the user's function."""
+
+    __slots__ = ()
+
+    def shown(self, args: tuple[Any, ...]) -> str:
+        """Return a call of it, as errors show it."""
+        raise NotImplementedError
+
+
 def show_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """Return a call as the user would write it, with long arguments cut."""
+    if isinstance(fn, ShowsItself):
+        return fn.shown(args)
     while isinstance(fn, functools.partial):
         args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
     words = [_shown(a) for a in args[:ARGUMENTS_SHOWN]] + ["..."] * (len(args) > ARGUMENTS_SHOWN)

@@ -50,7 +50,7 @@ from hyperflow.program import ProgramInfo
 from hyperflow.saying import in_words
 from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.state import Task, Worker, is_started
-from hyperflow.shipping.packer import Packer
+from hyperflow.shipping.packer import Kept, PackedCall, Packer
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind, Outcome, ProtocolError
 from hyperflow.wire.messages import CANCELLED, StreamReply, StreamWanted, WorkerEnded
@@ -123,8 +123,9 @@ class Engine:
         kwargs: Mapping[str, Any],
         options: Options,
         stream: tuple[int, ...] | None = None,
+        packed: PackedCall | None = None,
     ) -> Evaluation:
-        """Ship a call and return its future.
+        """Ship a call and return its future. If it is packed already, the rest is for errors only.
 
         Raises:
             ImpossibleRequest: No node has as many CPUs.
@@ -135,7 +136,8 @@ class Engine:
         """
         if not self.fleet.links or self.drain.over is not None:  # a closed engine has no links
             raise self._refusal()
-        packed = self._packer.pack(fn, args, kwargs)
+        if packed is None:
+            packed = self._packer.pack(fn, args, kwargs)
         function = packed.function
         size = len(packed.payload)
         if packed.buffers:
@@ -165,6 +167,10 @@ class Engine:
         if not self._flushing.due:
             self._flushing.ask()
         return evaluation
+
+    def keep(self, future: asyncio.Future[Any]) -> Kept | None:
+        """Keep what was sent for an evaluation that has not ended."""
+        return Kept(self._packer, future.packed, self.submit) if isinstance(future, Evaluation) else None
 
     def _try(self, task: Task, run: Try) -> None:
         """A task is part of a flow under `retry`."""
@@ -351,7 +357,7 @@ class Engine:
     ) -> None:
         if self._copies.gives_way(task, worker.node):
             return
-        error, trace = read_failure(evaluation.title, outcome, payload)
+        error, trace = read_failure(evaluation, outcome, payload)
         self._failed_on(evaluation, worker.node)
         if outcome in RETRIED and self._again(evaluation, error):
             return
