@@ -112,11 +112,12 @@ class Chunk(ShowsItself):
 
 def evaluate_part(
     packed: tuple[tuple[Chunk, list[Any]]], begin: int, end: int
-) -> list[Any] | Coroutine[Any, Any, list[Any]]:
-    """On a worker: evaluate some items of a chunk, as it was when it was submitted. One item alone raises its error."""
+) -> list[Any] | Coroutine[Any, Any, list[Any]] | Any:
+    """On a worker: evaluate some items of a chunk, as it was when it was submitted; one alone is evaluated by itself."""
     ((chunk, items),) = packed
-    part = attrs.evolve(chunk, returns=chunk.returns and end - begin > 1, first=chunk.first + begin)
-    return part(items[begin:end])
+    if end - begin == 1:
+        return chunk.fn(items[begin])
+    return attrs.evolve(chunk, first=chunk.first + begin)(items[begin:end])
 
 
 async def _apply_to_rest(
@@ -159,7 +160,9 @@ def _failed_item(fn: Callable[[Any], Any], item: object, error: BaseException, r
 
 
 def _note_item(error: BaseException, fn: Callable[[Any], Any], item: object) -> None:
-    failures.note_call(error, show_call(fn, (item,), {}), f"remote_map, for the item {short_repr(item, 200)}")
+    where = f"in remote_map, for the item {short_repr(item, 200)}"
+    call = show_call(fn, (item,), {})
+    failures.add_note(error, f"({where})" if failures.names(error, call) else f"(raised by {call}, {where})")
 
 
 @attrs.define(eq=False)
@@ -274,7 +277,7 @@ class _Map:
         error = future.exception()
         if error is not None:
             return self._failure(part, error)
-        results = future.result() if len(part.items) > 1 or part.kept is not None else [future.result()]
+        results = future.result() if len(part.items) > 1 else [future.result()]
         part.drop()
         if self.returns and len(part.items) > 1:
             results = self._made(part, results)
@@ -298,7 +301,6 @@ class _Map:
                 part.drop()
                 return None
         part.drop()
-        failures.shorten(error)
         return error
 
     def _split(self, part: _Part, unreadable: bool) -> None:
@@ -341,6 +343,7 @@ async def run(fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: int | Non
     if error is None:
         return results
     try:
+        failures.shorten_in_task(error)
         raise error
     finally:
         del error

@@ -67,8 +67,8 @@ class Step:
         return asyncio.get_running_loop().create_task(self.coroutine())
 
     def call(self) -> str:
-        """Return the call that it makes, for errors: the user's function with its arguments."""
-        return repr(self)
+        """Return the call that it makes, for errors: the user's function with its arguments; "" if it makes none."""
+        return ""
 
 
 class Flow(Generic[T_co]):
@@ -379,6 +379,9 @@ class CallStep(Step):
     fn: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+    def call(self) -> str:
+        return repr(self)
 
     def __repr__(self) -> str:
         return show_call(self.fn, self.args, self.kwargs)
