@@ -567,7 +567,9 @@ def _begin(
 
 def _outcome(
     fn: Callable[[Any], Flow[Any]],
-    future: asyncio.Future[Any], going: dict[asyncio.Future[Any], tuple[int, Any, Step]], returns: bool
+    future: asyncio.Future[Any],
+    going: dict[asyncio.Future[Any], tuple[int, Any, Step]],
+    returns: bool,
 ) -> tuple[Any, Any, BaseException | None]:
     """Return an x with its result or Failed, or with the error that ends the iteration."""
     index, x, step = going.pop(future)

@@ -345,6 +345,15 @@ def not_in_flow(asked_by: str) -> NotInFlow:
     )
 
 
+def in_another_loop(asked_by: str) -> NotInFlow:
+    """Return the error for what is awaited in another event loop than that of its environment."""
+    return NotInFlow(
+        f"{asked_by} was awaited in an event loop (maybe of another thread) that is not the one where its environment "
+        "runs. There, write `await flow` or `flow.start()`; from another thread, with `env` and `loop` of the job: "
+        "asyncio.run_coroutine_threadsafe(env.run(flow), loop).result()"
+    )
+
+
 inline_evaluation: ContextVar[Callable[[], tuple[int, ...]] | None] = ContextVar("inline_evaluation", default=None)
 """If an evaluation of `open_inline_job` runs here: what gives it its random stream."""
 

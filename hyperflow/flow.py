@@ -17,6 +17,7 @@ evaluation has a future already: its step returns that one and needs no task.
 from __future__ import annotations
 
 import asyncio
+import dis
 import functools
 import itertools
 import sys
@@ -110,7 +111,7 @@ class Flow(Generic[T_co]):
         `group.create_task(env.run(flow))`.
 
         Cancelling the future cancels the run, as cancelling `await flow` does. The options of the scope where it is
-        started count. Cost: that of the flow; a remote evaluation needs no task.
+        started count. From another thread: `asyncio.run_coroutine_threadsafe(env.run(flow), loop)`. Cost: that of the flow; a remote evaluation needs no task.
 
         Raises:
             NotInFlow: There is no environment here.
@@ -161,8 +162,9 @@ class Flow(Generic[T_co]):
 
     def __repr__(self) -> str:
         # asyncio refuses what is no coroutine, and its error shows only this.
-        asked_by = _frame(1).f_globals.get("__name__")
-        if isinstance(asked_by, str) and asked_by.startswith("asyncio."):
+        frame = _frame(1)
+        asked_by = frame.f_globals.get("__name__")
+        if (isinstance(asked_by, str) and asked_by.startswith("asyncio.")) or _makes_task(frame):
             use = f"hyperflow.run_job_local({self.step})" if asked_by == "asyncio.runners" else f"{self.step}.start()"
             return f"the flow {self.used().step}; write: {use}"
         return f"<{type(self).__name__} {self.step}>"
@@ -221,6 +223,25 @@ def _line(code: types.CodeType, instruction: int) -> int:
         if start <= instruction < end and line is not None:
             return line
     return code.co_firstlineno
+
+
+def _makes_task(frame: types.FrameType) -> bool:
+    """Whether a call of `create_task` or `Task` is under way; uvloop's, and the class itself, have no frame."""
+    code = frame.f_code
+    if not _MAKE_TASKS.intersection(code.co_names):
+        return False
+    places = list(code.co_positions())
+    first, last = places[frame.f_lasti // 2][:2]
+    if first is None or last is None:
+        return False
+    return any(
+        one.argval in _MAKE_TASKS and (line := places[one.offset // 2][0]) is not None and first <= line <= last
+        for one in dis.get_instructions(code)
+        if isinstance(one.argval, str)
+    )
+
+
+_MAKE_TASKS = frozenset({"create_task", "Task"})
 
 
 class Job(Flow[T_co]):

@@ -25,7 +25,7 @@ from typing import Any
 
 from hyperflow import failures
 from hyperflow.config import Settings
-from hyperflow.environment import Options, Statistics, Try, peek_try
+from hyperflow.environment import Options, Statistics, Try, in_another_loop, peek_try
 from hyperflow.errors import (
     AllocationEnding,
     HyperflowError,
@@ -35,6 +35,7 @@ from hyperflow.errors import (
     TooManyNodesLost,
 )
 from hyperflow.events.writer import EventLog
+from hyperflow.flow import show_call
 from hyperflow.head.allocation_end import Drain, End
 from hyperflow.head.aside import NodesAside
 from hyperflow.head.copies import Copies
@@ -57,6 +58,9 @@ from hyperflow.wire.messages import CANCELLED, StreamReply, StreamWanted, Worker
 from hyperflow.wire.numbers import TaskNumber, WorkerNumber
 
 logger = logging.getLogger("hyperflow")
+
+running_loop = asyncio.get_running_loop
+"""Bound once: each evaluation asks. One from another loop would never end, as nothing there sees its answer."""
 
 REBALANCE_PAUSE = 0.005
 """Seconds between looks at workers that hold tasks while a CPU is free."""
@@ -81,6 +85,7 @@ class Engine:
 
     def __init__(self, program: ProgramInfo, settings: Settings) -> None:
         self.closed = False
+        self._loop = asyncio.get_running_loop()
         self.scheduler = Scheduler()
         self._events = EventLog(program.log_dir / "events.jsonl")
         self.fleet = Fleet(program, settings, self._events, self._on_frame, self.scheduler.add_node, self._on_lost)
@@ -133,9 +138,12 @@ class Engine:
             NodeLost: No node is left.
             AllocationEnding: The allocation ends.
             HyperflowError: The environment has been closed.
+            NotInFlow: This is another event loop, maybe in another thread.
         """
         if not self.fleet.links or self.drain.over is not None:  # a closed engine has no links
             raise self._refusal()
+        if running_loop() is not self._loop:
+            raise in_another_loop(show_call(fn, args, kwargs))
         if packed is None:
             packed = self._packer.pack(fn, args, kwargs)
         function = packed.function

@@ -144,7 +144,9 @@ class InlineEvaluator:
     def keep(self, future: asyncio.Future[Any]) -> Kept | None:
         """Keep what was packed for an evaluation that has not ended."""
         submitted = self._submitted.get(future) if isinstance(future, asyncio.Task) else None
-        return None if submitted is None or submitted.packed is None else Kept(self._packer, submitted.packed, self.submit)
+        return (
+            None if submitted is None or submitted.packed is None else Kept(self._packer, submitted.packed, self.submit)
+        )
 
     def _ended(self, client: InlineLocks, task: asyncio.Task[Any]) -> None:
         self.locks.gone(client)
@@ -212,7 +214,11 @@ class InlineEvaluator:
         except (SystemExit, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and cancelling():
                 raise
-            return None, EvaluationExited(*exceptions.in_words(error))
+            words = exceptions.in_words(error)
+            exited = EvaluationExited(*words)
+            failures.add_note(exited, f"remote {words[-1]}")
+            failures.note_call(exited, f"an evaluation of {shown()}", "this process")
+            return None, exited
         except StopIteration as error:
             return None, exceptions.stopped(shown(), error)
         except Exception as error:  # noqa: BLE001 (it is the outcome)
