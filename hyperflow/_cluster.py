@@ -144,7 +144,7 @@ class ClusterEvaluator:
         """Count the jobs by state."""
         return self._master.statistics()
 
-    def keep(self, future: asyncio.Future[Any]) -> None:  # noqa: ARG002 (remote_map is refused here)
+    def keep(self, future: asyncio.Future[Any]) -> None:
         """Keep nothing."""
 
     def submit(

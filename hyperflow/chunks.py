@@ -113,7 +113,7 @@ class Chunk(ShowsItself):
 def evaluate_part(
     packed: tuple[tuple[Chunk, list[Any]]], begin: int, end: int
 ) -> list[Any] | Coroutine[Any, Any, list[Any]] | Any:
-    """On a worker: evaluate some items of a chunk, as it was when it was submitted; one alone is evaluated by itself."""
+    """On a worker: evaluate items of a chunk, as it was when it was submitted; one alone is evaluated by itself."""
     ((chunk, items),) = packed
     if end - begin == 1:
         return chunk.fn(items[begin])
@@ -189,7 +189,7 @@ class _Part:
 class _Map:
     """One run of remote_map: keeps all CPUs busy with chunks; the automatic size follows how long chunks take.
 
-    When a chunk fails as a whole (a crash, the time limit, a result that cannot be sent), nobody can tell by which item:
+    When a chunk fails as a whole (a crash, the time limit, an unsendable result), nobody can tell by which item:
     then its items are evaluated again, one by one. So the error names the item, and the others have their results. They
     are evaluated from what was submitted: items and captures may have changed since.
     """
@@ -259,12 +259,13 @@ class _Map:
         evaluator, options = self.env.evaluator, self.env.options
         chunk = Chunk(self.fn, self.returns, self.stream, part.first)
         single = len(part.items) == 1
-        call: Any = (self.fn, (part.items[0],), {}) if single else (chunk, (part.items,), {})
+        call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+        call = (self.fn, (part.items[0],), {}) if single else (chunk, (part.items,), {})
         stream = (*self.stream, part.first)
         if part.kept is not None:
             numbers = part.place, part.place + len(part.items)
             return part.kept.submit(evaluate_part, numbers, call, options, stream)
-        future = evaluator.submit(*call, options, stream)
+        future = evaluator.submit(call[0], call[1], call[2], options, stream)
         if not single:
             part.kept = evaluator.keep(future)
         return future

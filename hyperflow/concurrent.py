@@ -96,6 +96,7 @@ class _Group:
 
     def _start(self, x: Any, on_end: Callable[[asyncio.Future[Any]], None]) -> None:
         """Start the flow of one x."""
+        one: Any  # whatever the user's function returns
         try:
             if self.fn is None:
                 one = x

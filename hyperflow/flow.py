@@ -111,7 +111,9 @@ class Flow(Generic[T_co]):
         `group.create_task(env.run(flow))`.
 
         Cancelling the future cancels the run, as cancelling `await flow` does. The options of the scope where it is
-        started count. From another thread: `asyncio.run_coroutine_threadsafe(env.run(flow), loop)`. Cost: that of the flow; a remote evaluation needs no task.
+        started count. From another thread: `asyncio.run_coroutine_threadsafe(env.run(flow), loop)`.
+
+        Cost: that of the flow; a remote evaluation needs no task.
 
         Raises:
             NotInFlow: There is no environment here.

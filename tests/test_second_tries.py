@@ -149,7 +149,7 @@ async def test_a_caught_failure_is_short() -> None:
         for depth in (3, 8, 20):
             with pytest.raises(ValueError, match="1") as caught:
                 await nested(depth)
-            frames = [one for one in traceback.extract_tb(caught.value.__traceback__)]
+            frames = list(traceback.extract_tb(caught.value.__traceback__))
             assert len(frames) <= 10
             said = notes(caught.value)
             assert f"nested({depth - 1})" in said
@@ -181,7 +181,7 @@ async def test_asyncio_says_start_however_it_is_asked() -> None:
         loop: Any = asyncio.get_running_loop()
         flow: Any = hf.remote_eval(abs, -1)
         with pytest.raises(TypeError, match=r"\.start\(\)"):
-            loop.create_task(flow)
+            loop.create_task(flow)  # noqa: RUF006 (it makes none)
         with pytest.raises(TypeError, match=r"\.start\(\)"):
             asyncio.Task(flow)
         assert repr(flow) == "<Job hyperflow.remote_eval(abs, -1)>"

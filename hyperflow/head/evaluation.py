@@ -24,7 +24,6 @@ from hyperflow.shipping.packer import PackedCall
 from hyperflow.wire.frames import Outcome
 from hyperflow.wire.messages import CANCELLED, TIME_LIMIT, WorkerEnded
 
-
 STOP_ITERATION = "builtins.StopIteration"
 """What a worker sends as the name of the class in this case; no future can carry it, nor a subclass."""
 

@@ -18,8 +18,8 @@ import dataclasses
 import functools
 import itertools
 import pickle
-import sys
 import struct
+import sys
 import types
 import warnings
 import weakref
