@@ -60,14 +60,16 @@ def remote_eval(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any
 
     **What fn refers to** travels as it is when the flow starts: captured variables, globals of the script, defaults,
     attributes, other functions, classes and their attributes. A change is seen by the next call. Not seen is what
-    cannot be looked at: changes of importable modules and what they hold (workers import them), of names, docstrings
-    and annotations, and of the inside of C objects whose pickle does not show it.
+    cannot be looked at: changes of importable modules and what they hold (workers import them), of names, docstrings,
+    annotations and what dataclasses and attrs noted of fields, and of the inside of C objects whose pickle does not
+    show it.
 
-    **What a call changes** in a captured list, array, dict, random generator or other object, no other call sees: each
-    starts with what was captured. So two calls with a captured `default_rng(1)` draw the same numbers; for a stream of
-    its own take `hf.seed_sequence()`. What stays on the worker is what fn does to the process: the working
-    directory, the environment, modules, globals and class attributes that it binds, the results of a
-    `functools.cache`. The next evaluation there finds them. Where that matters, ask for `using(fresh_process=True)`.
+    **What a call changes** in a captured list, array, dict, random generator or other object, or binds anew with
+    `nonlocal`, no other call sees: each starts with what was captured. So two calls with a captured `default_rng(1)`
+    draw the same numbers; for a stream of its own take `hf.seed_sequence()`. What stays on the worker is what fn does
+    to the process: the working directory, the environment, modules, attributes of functions and classes and what it
+    changes in them, the results of a `functools.cache`, and, if fn captured nothing that can change, globals that it
+    binds. The next evaluation there finds them. Where that matters, ask for `using(fresh_process=True)`.
 
     Cost: about 10 microseconds each when many are under way, 0.1 ms for one alone. A function that captured something
     that can change is pickled for each call. A large array, captured or an argument, is copied once, however many

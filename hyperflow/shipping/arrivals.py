@@ -27,7 +27,15 @@ from hyperflow.shipping.importable import SCRIPT, note
 _Key: TypeAlias = tuple[str, str]
 """Module and name."""
 
-_ABSENT = object()
+
+class Absent:
+    """Stands for the value of a name that is not bound."""
+
+    def __reduce__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT = Absent()
 NOTHING = 0
 """Stands for no definition; their numbers begin with 1."""
 
@@ -88,13 +96,15 @@ class Arrivals:
         space = self._spaces[module]
         for name, value in names.items():
             key = module, name
+            if value is ABSENT and key not in self._holders:
+                continue  # nothing has brought it; if a call has bound it, as a cache of its own, it stays
             if self._arriving is None:
-                self.visitors.setdefault(key, space.get(name, _ABSENT))
+                self.visitors.setdefault(key, space.get(name, ABSENT))
             else:
                 if key not in self._arriving and key in self._lasting:
-                    self._lasting[key] = space.get(name, _ABSENT)
+                    self._lasting[key] = space.get(name, ABSENT)
                 self._arriving[key] = value
-            space[name] = value
+            self._put(key, value)
 
     @contextmanager
     def arriving(self, number: int, is_class: bool) -> Iterator[None]:
@@ -120,12 +130,12 @@ class Arrivals:
     def _switch(self, number: int) -> None:
         before, after = self._names[self.bound], self._names[number]
         for key in before:
-            before[key] = self._spaces[key[0]].get(key[1], _ABSENT)
+            before[key] = self._spaces[key[0]].get(key[1], ABSENT)
             if key in self._lasting:
                 self._put(key, self._lasting[key])
         for key, value in after.items():
             if key in self._lasting:
-                self._lasting[key] = self._spaces[key[0]].get(key[1], _ABSENT)
+                self._lasting[key] = self._spaces[key[0]].get(key[1], ABSENT)
             self._put(key, value)
         self.bound = number
 
@@ -144,11 +154,11 @@ class Arrivals:
             if not self._holders[key]:
                 del self._holders[key]
                 self._lasting.pop(key, None)
-                self._put(key, _ABSENT)
+                self._put(key, ABSENT)
 
     def _put(self, key: _Key, value: Any) -> None:
         module, name = key
-        if value is _ABSENT:
+        if value is ABSENT:
             self._spaces[module].pop(name, None)
         else:
             self._spaces[module][name] = value

@@ -67,6 +67,18 @@ def _global_names(code: types.CodeType) -> tuple[tuple[str, ...], frozenset[str]
     return tuple(sorted(names)), frozenset(attributes)
 
 
+@once_for_code
+def rebinds_cells(code: types.CodeType) -> bool:
+    """Whether code binds a captured variable anew (`nonlocal`), so that a call changes what the next one finds."""
+    return not set(code.co_freevars).isdisjoint(_stored_in_cells(code))
+
+
+def _stored_in_cells(code: types.CodeType) -> set[str]:
+    inner = (_stored_in_cells(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
+    own = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_DEREF", "DELETE_DEREF")}
+    return own.union(*inner)
+
+
 def referenced_globals(fn: types.FunctionType, missing: object = None) -> dict[str, Any]:
     """Return the globals that fn refers to, by name; those that are not there only if `missing` stands for them."""
     names, _ = _global_names(fn.__code__)

@@ -42,6 +42,7 @@ from typing import Any, TypeAlias
 
 from hyperflow.saying import short_str
 from hyperflow.shipping import captures, forms, hints, rebuild
+from hyperflow.shipping.arrivals import ABSENT
 from hyperflow.shipping.importable import SCRIPT, importable
 from hyperflow.shipping.rebuild import Instead
 from hyperflow.shipping.stored import Stored
@@ -123,6 +124,10 @@ _Contents: TypeAlias = list[tuple[Instead, dict[str, Any]]]
 
 
 _OUR_RECIPES = vars(rebuild)
+
+
+_OF_WRAPPERS = {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__"}
+"""Attributes that `functools.wraps` sets."""
 
 
 class Recipes:
@@ -211,12 +216,14 @@ class Recipes:
     def _function(self, fn: types.FunctionType) -> Any:
         space = fn.__globals__
         referenced = captures.referenced_globals(fn)
+        absent = captures.referenced_globals(fn, missing=ABSENT).keys() - referenced.keys()
         values = [*referenced.values(), *(captures.contents(cell) for cell in fn.__closure__ or ())]
         contents = self._reached(fn, values)
         if space.get(fn.__qualname__) is fn:
             referenced[fn.__qualname__] = fn
         if self._with_hints and (hinted := hints.of_function(fn)):
             referenced = {**self._hinted(hinted), **referenced}
+        referenced.update(dict.fromkeys(sorted(absent), ABSENT))  # it may have been there before
         home = self._home(space)
         attributes = {name: getattr(fn, name) for name in _PARTS_OF_FUNCTION}
         state = (attributes, [(home, referenced), *contents], captures.submodules(fn, iter(values)))
@@ -351,7 +358,8 @@ def _view(view: memoryview) -> Any:
 def _cached(fn: Any) -> Any:
     if captures.found_by_name(fn, fn.__module__, fn.__qualname__):
         return fn.__qualname__
-    return rebuild.make_lru_cache, (fn.cache_parameters(), fn.__wrapped__)
+    own = {name: value for name, value in vars(fn).items() if name not in _OF_WRAPPERS}
+    return (rebuild.make_lru_cache, (fn.cache_parameters(), fn.__wrapped__), *([own] if own else []))
 
 
 _SENTINELS = {

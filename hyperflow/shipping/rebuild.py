@@ -28,7 +28,7 @@ from typing import Any, TypeAlias
 
 from hyperflow.errors import SerializationError
 from hyperflow.shipping import arrivals
-from hyperflow.shipping.arrivals import Arrivals
+from hyperflow.shipping.arrivals import ABSENT, Arrivals
 
 _origin = os.urandom(6).hex()
 _numbers = itertools.count()
@@ -48,7 +48,7 @@ os.register_at_fork(after_in_child=_forget_origin_after_fork)
 Contents: TypeAlias = Sequence[tuple[types.ModuleType | None, Mapping[str, Any]]]
 """Modules, and the names in them that something needs; None for a module that this node does not have."""
 
-ENUM_INNER_OF_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_"})
+ENUM_INNER_OF_MEMBER = frozenset({"_name_", "__objclass__", "_sort_order_"})
 """Attributes of an enum's member that Python gives it."""
 
 
@@ -139,7 +139,7 @@ def bind(module: types.ModuleType, names: Mapping[str, Any]) -> None:
     if arrived is not None and arrived.has(module):
         arrived.bind(module.__name__, names)
     else:
-        vars(module).update(names)
+        vars(module).update({name: value for name, value in names.items() if value is not ABSENT})
 
 
 def fill_modules(_first: Any, contents: Contents) -> None:
@@ -210,7 +210,13 @@ def make_class(number: str, metaclass: Any, name: str, bases: tuple[Any, ...], h
         with _without_init_subclass(bases):
             return _maker(metaclass)(metaclass, name, bases, dict(head))
 
-    return once(number, make)
+    made = once(number, make)
+    if _refill and not is_ours(number):  # it is here already, and may have become something else at home
+        if made.__bases__ != bases:
+            type.__setattr__(made, "__bases__", bases)
+        if type(made) is not metaclass:
+            made.__class__ = metaclass
+    return made
 
 
 def _maker(metaclass: Any) -> Any:

@@ -49,20 +49,17 @@ _MADE_BY_TOOLS = frozenset({
     "__dataclass_fields__", "__dataclass_params__", "__attrs_attrs__", "__attrs_props__", "__attrs_own_setattr__",
     "__attrs_base_of_slotted__", "_field_defaults", "_fields",
     "_member_names_", "_member_map_", "_value2member_map_", "_member_type_", "_unhashable_values_", "_hashable_values_",
-    "_unhashable_values_map_", "_new_member_", "_value_", "__objclass__", "_sort_order_",
+    "_unhashable_values_map_", "_new_member_", "__objclass__", "_sort_order_",
 })  # fmt: skip
 """Attributes that Python, dataclasses, attrs and enum write once, when they make the class."""
 
-_TOOLS = ("__attrs_attrs__", "__dataclass_fields__", "_field_defaults")
-"""Attributes of classes that attrs, dataclasses and NamedTuple have made."""
+_FIELDS = ("__attrs_attrs__", "__dataclass_fields__", "_field_defaults")
+"""Attributes of classes in which attrs, dataclasses and NamedTuple keep what the user has said of each field."""
 
-_METHODS_OF_TOOLS = frozenset({
-    "__init__", "__attrs_init__", "__new__", "__repr__", "__eq__", "__ne__", "__hash__", "__lt__", "__le__", "__gt__",
-    "__ge__", "__setattr__", "__delattr__", "__getstate__", "__setstate__", "__getnewargs__", "__replace__",
-    "__weakref_slot__", "_replace", "_asdict", "_make",
-})  # fmt: skip
-"""What they write into a class. Only whether it is replaced is looked at: what it refers to is theirs."""
+_TOOLS = ("attr._make", "attr.setters", "dataclasses", "collections")
+"""Modules that write methods into classes. What such a method refers to is theirs, or stands in the fields, too."""
 
+_NOT_OF_FIELD = ("__weakref__", "type", "_field_type", "inherited", "metadata")
 _HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a type that Python code made
 _MISSING = object()
 _CACHED = type(functools.lru_cache(int))
@@ -101,16 +98,24 @@ class _NamespaceSeen(NamedTuple):
     attributes: tuple[tuple[str, _Kept], ...]
 
 
+class _MemberSeen(NamedTuple):
+    ref: weakref.ref[Any]  # of the enum: a member that is a number, too, cannot be referred to
+    name: str
+    size: int
+    attributes: tuple[tuple[str, _Kept], ...]
+
+
 class Watch:
     """Watches a function, a class, or another callable."""
 
-    __slots__ = ("_by_name", "_functions", "_namespaces", "_seen", "_token", "mutable")
+    __slots__ = ("_by_name", "_functions", "_members", "_namespaces", "_seen", "_token", "mutable")
 
     def __init__(self, thing: Any) -> None:
         self.mutable = False
         """Whether something that travels with it can change unseen."""
         self._functions: list[_FunctionSeen] = []
         self._namespaces: list[_NamespaceSeen] = []  # of classes, and of functions under a cache
+        self._members: list[_MemberSeen] = []
         self._token: object = None  # changes when an abstract class gets a virtual subclass
         self._by_name = importable.version  # what travels by name is not looked at
         self._seen: set[int] = set()
@@ -138,6 +143,10 @@ class Watch:
             space = owner.__dict__
             if len(space) != size or not _same_items(space, inside) or (bases and not _same(_bases(owner), bases)):
                 return False
+        for cls_ref, name, size, inside in self._members:
+            member = getattr(cls_ref(), "_member_map_", {}).get(name)
+            if member is None or len(vars(member)) != size or not _same_items(vars(member), inside):
+                return False
         if self._by_name != importable.version:
             return False
         return self._token is None or self._token == abc.get_cache_token()
@@ -162,18 +171,37 @@ class Watch:
             return weakref.ref(value)
         if _is_constant(value):
             return value
+        if (module := kind.__module__).startswith(("attr.", "attrs.")) or module == "dataclasses":
+            self._field(value)
+            return _weak(value)
         self.mutable = True
         return None
+
+    def _field(self, field: Any) -> None:
+        """Look at what attrs or dataclasses know of a field: defaults, factories, converters, validators."""
+        if id(field) in self._seen:
+            return
+        self._seen.add(id(field))
+        names = [name for kind in type(field).__mro__ for name in getattr(kind, "__slots__", ())]
+        for value in (*vars(field).values(),) if hasattr(field, "__dict__") else ():
+            self._keep(value)
+        for name in names:
+            if name not in _NOT_OF_FIELD and hasattr(field, name):
+                self._keep(getattr(field, name))
 
     def _function(self, fn: types.FunctionType) -> None:
         if id(fn) in self._seen or found_by_name(fn, fn.__module__, fn.__qualname__):
             return
         self._seen.add(id(fn))
-        referenced = captures.referenced_globals(fn, missing=_MISSING)
+        if _is_generated(fn.__code__):
+            referenced: dict[str, Any] = {}
+            contents: tuple[Any, ...] = ()
+        else:
+            referenced, contents = captures.referenced_globals(fn, missing=_MISSING), _contents(fn)
+            self.mutable = self.mutable or captures.rebinds_cells(fn.__code__)
         if referenced and not _of_module(fn.__globals__):
             self.mutable = True  # a namespace that may hold the function, and nothing else holds: it must not be kept
             return
-        contents = _contents(fn)
         if captures.local_modules(fn, [*referenced.values(), *contents]):
             self.mutable = True  # what it reaches in them travels, too
         self._functions.append(
@@ -200,17 +228,19 @@ class Watch:
             and not isinstance(value, _C_DESCRIPTORS)
             and type(value).__module__ != "_collections"
         }
-        if any(name in cls.__dict__ for name in _TOOLS):
-            for name in attributes.keys() & _METHODS_OF_TOOLS:
-                if _is_generated(method := attributes[name], cls):
-                    self._seen.add(id(getattr(method, "__func__", method)))
+        for name in _FIELDS:
+            fields = cls.__dict__.get(name, ())
+            for field in fields.values() if isinstance(fields, Mapping) else fields:
+                self._keep(field)
         if "_abc_impl" in cls.__dict__:
             self._token = abc.get_cache_token()
         if isinstance(cls, enum.EnumMeta):
             members: dict[str, Any] = dict(cls.__members__)
-            for member in members.values():
-                self._namespace(member)
-                attributes.pop(member.name, None)
+            for name, member in members.items():
+                space = vars(member)
+                kept = self._keep_items({name: it for name, it in space.items() if name not in _MADE_BY_TOOLS})
+                self._members.append(_MemberSeen(weakref.ref(cls), name, len(space), kept))
+                attributes.pop(name, None)
         bases = tuple(map(self._keep, _bases(cls)))
         self._namespaces.append(
             _NamespaceSeen(weakref.ref(cls), bases, len(cls.__dict__), self._keep_items(attributes))
@@ -224,21 +254,27 @@ class Watch:
     def _namespace(self, owner: Any) -> None:
         """Look at the attributes of an object."""
         attributes = {name: value for name, value in vars(owner).items() if name not in _MADE_BY_TOOLS}
-        try:
-            ref = weakref.ref(owner)
-        except TypeError:  # a member of an enum of numbers
-            self.mutable = self.mutable or bool(attributes.keys() - {"_name_"})
-            return
-        self._namespaces.append(_NamespaceSeen(ref, (), len(vars(owner)), self._keep_items(attributes)))
+        self._namespaces.append(_NamespaceSeen(weakref.ref(owner), (), len(vars(owner)), self._keep_items(attributes)))
 
     def _keep_items(self, values: Mapping[str, Any]) -> tuple[tuple[str, _Kept], ...]:
         return tuple((name, self._keep(value)) for name, value in values.items())
 
 
-def _is_generated(method: Any, cls: type) -> bool:
-    """Whether a method of a class is not written where the class is."""
-    code = getattr(getattr(method, "__func__", method), "__code__", None)
-    return code is not None and code.co_filename != getattr(sys.modules.get(cls.__module__), "__file__", None)
+@captures.once_for_code
+def _is_generated(code: types.CodeType) -> bool:
+    """Whether a library that makes classes has written this function."""
+    if code.co_filename.startswith("<attrs generated") or code.co_qualname.startswith("__create_fn__."):
+        return True
+    if code.co_filename == "<string>":  # NamedTuple's
+        return "_tuple_new" in code.co_names
+    return any(code.co_filename == getattr(sys.modules.get(name), "__file__", None) for name in _TOOLS)
+
+
+def _weak(value: Any) -> Any:
+    try:
+        return weakref.ref(value)
+    except TypeError:  # it has slots
+        return value
 
 
 def _of_module(names: dict[str, Any]) -> bool:

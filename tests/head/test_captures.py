@@ -49,6 +49,35 @@ number = 1
 settings = {"a": [1]}
 e = hf.remote_eval
 
+import attrs, dataclasses, typing
+def double(x): return 2 * x * number
+@dataclasses.dataclass
+class Data:
+    x: int = 1
+    y: int = dataclasses.field(default_factory=lambda: number)
+@attrs.define
+class Attrs:
+    x: int = 1
+    y: int = attrs.field(default=1, converter=lambda v: v * number)
+    z: int = attrs.Factory(lambda self: self.x * number, takes_self=True)
+class Tuple(typing.NamedTuple):
+    x: int = 1
+class Other: base = "other"
+class Late(Base): pass
+class Level(enum.IntEnum): LOW = 1
+class Lists(enum.Enum): A = [1]
+shadow = max
+max = min
+doomed = 5
+def missing():
+    try: return doomed
+    except NameError: return "gone"
+def biggest(): return max(1, 2)
+def tools():
+    data, made = Data(), Attrs()
+    enums = Lists.A.value, vars(Level.LOW).get("w")
+    return data.x, data.y, made.x, made.y, made.z, Tuple().x, enums, hasattr(Late, "base")
+
 @hf.job
 async def main():
     thing, called = Thing(), Callable()
@@ -56,7 +85,8 @@ async def main():
         kind, meta = Kind.A.__dict__.get("w"), type(Made).__dict__.get("m")
         return Thing.x, Base.factor, Thing.many, thing.x, kind, meta, Kind.A.value
     def all_of_it():
-        return look(), thing.method(), f(), cached(2), over(3), decorated(), called(), part(), settings["a"]
+        rest = tools(), missing(), biggest()
+        return look(), thing.method(), f(), cached(2), over(3), decorated(), called(), part(), settings["a"], rest
     steps = {
         "class attribute": lambda: setattr(Thing, "x", 2),
         "attribute of a base": lambda: setattr(Base, "factor", 3),
@@ -73,6 +103,14 @@ async def main():
         "method": lambda: setattr(Thing, "method", lambda self: "new"),
         "deleted": lambda: (delattr(Thing, "x"), setattr(Base, "x", 13)),
         "instance": lambda: setattr(thing, "x", 14),
+        "defaults of a dataclass": lambda: setattr(Data.__init__, "__defaults__", (15, Data.__init__.__defaults__[1])),
+        "defaults of a named tuple": lambda: setattr(Tuple.__new__, "__defaults__", (16,)),
+        "global of factories": lambda: globals().update(number=17),
+        "value of a member": lambda: Lists.A.value.append(18),
+        "member that is a number": lambda: setattr(Level.LOW, "w", 19),
+        "bases": lambda: setattr(Late, "__bases__", (Other,)),
+        "deleted global": lambda: globals().pop("doomed"),
+        "a builtin again": lambda: globals().pop("max"),
     }
     def now():
         here = [all_of_it(), called(), plain(1), f(), cached(2), part(), Thing.method(thing), decorated(1)]
@@ -95,7 +133,7 @@ hf.run_job_local(main(), cpus=1)
 
 def test_a_worker_sees_every_change(tmp_path: Path) -> None:
     """Of classes, bases, members of enums, functions and their parts, under decorators and caches, of a script."""
-    assert run_script(tmp_path, CHANGES) == "15 changes seen\n"
+    assert run_script(tmp_path, CHANGES) == "23 changes seen\n"
 
 
 class Case:
@@ -137,6 +175,7 @@ async def test_changes_within_one_turn_of_the_loop() -> None:
 async def test_a_call_starts_with_what_was_captured() -> None:
     """What one call changes in a list, an array or a generator of numbers, the next does not see, on no worker."""
     numbers: list[int] = []
+    count = 0
     array = np.zeros(50_000)
     rng = np.random.default_rng(1)
     first = np.random.default_rng(1).random()
@@ -146,10 +185,17 @@ async def test_a_call_starts_with_what_was_captured() -> None:
         array[0] += 1
         return len(numbers), float(array[0]), rng.random()
 
+    def up() -> int:
+        nonlocal count
+        count += 1
+        return count
+
     for environment in (local(), open_inline_job(cpus=2)):
         async with environment:
             assert await hf.replicate_concurrently(20, hf.remote_eval(grow)) == [(1, 1.0, first)] * 20
+            assert await hf.replicate_concurrently(20, hf.remote_eval(up)) == [1] * 20
     assert not numbers
+    assert count == 0
 
 
 # ---- put -----------------------------------------------------------------------------------------------------------
