@@ -280,8 +280,9 @@ class ShowsItself:
 
 def show_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """Return a call as the user would write it, with long arguments cut."""
-    if isinstance(fn, ShowsItself):
-        return fn.shown(args)
+    called: object = fn
+    if isinstance(called, ShowsItself):
+        return called.shown(args)
     while isinstance(fn, functools.partial):
         args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
     words = [_shown(a) for a in args[:ARGUMENTS_SHOWN]] + ["..."] * (len(args) > ARGUMENTS_SHOWN)
