@@ -214,6 +214,36 @@ class Evaluator(Protocol):
         """Send a call to a worker; cancelling the returned future ends the evaluation."""
         ...
 
+    def keep(self, future: asyncio.Future[Any]) -> Kept | None:
+        """Keep what has just been submitted, for another try with a part of it; None if it was not packed."""
+        ...
+
+
+class Kept(Protocol):
+    """A call as it was packed; `users` counts who may still want to evaluate from it."""
+
+    users: int
+
+    @property
+    def size(self) -> int:
+        """The bytes that each evaluation from it carries."""
+        ...
+
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        numbers: tuple[int, int],
+        shown: tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]],
+        options: Options,
+        stream: tuple[int, ...],
+    ) -> asyncio.Future[Any]:
+        """Evaluate `fn((arguments,), *numbers)`; errors show the call `shown`."""
+        ...
+
+    def drop(self) -> None:
+        """Count one user who has ended."""
+        ...
+
 
 class ResultsDatabase(Protocol):
     """The part of a results database that KeyValMap and memoize use."""
@@ -317,6 +347,15 @@ def not_on_workers(what: str) -> str:
         f"and a worker starts no evaluations. Make the function that {what} a job: put @hyperflow.job above its "
         "`async def`, await the flow in it, and write await f(...) where you wrote hyperflow.remote_eval(f, ...); or "
         "let it call the plain function itself"
+    )
+
+
+def in_another_loop(asked_by: str) -> NotInFlow:
+    """Return the error for what is awaited in another event loop than that of its environment."""
+    return NotInFlow(
+        f"{asked_by} was awaited in an event loop (maybe of another thread) that is not the one where its environment "
+        "runs. There, write `await flow` or `flow.start()`; from another thread, with `env` and `loop` of the job: "
+        "asyncio.run_coroutine_threadsafe(env.run(flow), loop).result()"
     )
 
 

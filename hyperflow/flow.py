@@ -17,6 +17,7 @@ evaluation has a future already: its step returns that one and needs no task.
 from __future__ import annotations
 
 import asyncio
+import dis
 import functools
 import itertools
 import sys
@@ -67,8 +68,8 @@ class Step:
         return asyncio.get_running_loop().create_task(self.coroutine())
 
     def call(self) -> str:
-        """Return the call that it makes, for errors: the user's function with its arguments."""
-        return repr(self)
+        """Return the call that it makes, for errors: the user's function with its arguments; "" if it makes none."""
+        return ""
 
 
 class Flow(Generic[T_co]):
@@ -110,7 +111,9 @@ class Flow(Generic[T_co]):
         `group.create_task(env.run(flow))`.
 
         Cancelling the future cancels the run, as cancelling `await flow` does. The options of the scope where it is
-        started count. Cost: that of the flow; a remote evaluation needs no task.
+        started count. From another thread: `asyncio.run_coroutine_threadsafe(env.run(flow), loop)`.
+
+        Cost: that of the flow; a remote evaluation needs no task.
 
         Raises:
             NotInFlow: There is no environment here.
@@ -161,8 +164,9 @@ class Flow(Generic[T_co]):
 
     def __repr__(self) -> str:
         # asyncio refuses what is no coroutine, and its error shows only this.
-        asked_by = _frame(1).f_globals.get("__name__")
-        if isinstance(asked_by, str) and asked_by.startswith("asyncio."):
+        frame = _frame(1)
+        asked_by = frame.f_globals.get("__name__")
+        if (isinstance(asked_by, str) and asked_by.startswith("asyncio.")) or _makes_task(frame):
             use = f"hyperflow.run_job_local({self.step})" if asked_by == "asyncio.runners" else f"{self.step}.start()"
             return f"the flow {self.used().step}; write: {use}"
         return f"<{type(self).__name__} {self.step}>"
@@ -233,6 +237,25 @@ def _line(code: types.CodeType, instruction: int) -> int:
     return code.co_firstlineno
 
 
+def _makes_task(frame: types.FrameType) -> bool:
+    """Whether a call of `create_task` or `Task` is under way; uvloop's, and the class itself, have no frame."""
+    code = frame.f_code
+    if not _MAKE_TASKS.intersection(code.co_names):
+        return False
+    places = list(code.co_positions())
+    first, last = places[frame.f_lasti // 2][:2]
+    if first is None or last is None:
+        return False
+    return any(
+        one.argval in _MAKE_TASKS and (line := places[one.offset // 2][0]) is not None and first <= line <= last
+        for one in dis.get_instructions(code)
+        if isinstance(one.argval, str)
+    )
+
+
+_MAKE_TASKS = frozenset({"create_task", "Task"})
+
+
 class Job(Flow[T_co]):
     """A flow that runs on the head node of one allocation, or on this machine, and owns its CPUs."""
 
@@ -255,8 +278,21 @@ class Cluster(Flow[T_co]):
         def then(self, fn: Callable[[T_co], Flow[U]]) -> Cluster[U]: ...
 
 
+class ShowsItself:
+    """A callable of ours that stands for calls of the user's function."""
+
+    __slots__ = ()
+
+    def shown(self, args: tuple[Any, ...]) -> str:
+        """Return a call of it, as errors show it."""
+        raise NotImplementedError
+
+
 def show_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """Return a call as the user would write it, with long arguments cut."""
+    called: object = fn
+    if isinstance(called, ShowsItself):
+        return called.shown(args)
     while isinstance(fn, functools.partial):
         args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
     words = [_shown(a) for a in args[:ARGUMENTS_SHOWN]] + ["..."] * (len(args) > ARGUMENTS_SHOWN)
@@ -380,6 +416,9 @@ class CallStep(Step):
     fn: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+    def call(self) -> str:
+        return repr(self)
 
     def __repr__(self) -> str:
         return show_call(self.fn, self.args, self.kwargs)

@@ -136,6 +136,37 @@ async def test_another_try_draws_the_same(tmp_path: Path) -> None:
         path.unlink()
 
 
+def capturing(where: object) -> list[Any]:
+    """Return lambdas that captured something, in a closure, as a default, within a decorator."""
+    return [
+        lambda: (draw(), where)[0],
+        lambda _=where: draw() + 0,
+        functools.wraps(lambda: draw() - 0 * len(str(where)))(lambda: draw() + len(str(where)) - len(str(where))),
+        functools.partial(lambda _, x: (draw(x), where)[0], 1, x=2),
+    ]
+
+
+async def test_what_a_lambda_captured_does_not_count(tmp_path: Path) -> None:
+    """Where its temporary directory is, for example; its code counts, because all lambdas have one name."""
+    for open_job in (local, open_inline_job):
+        found: list[list[int]] = []
+        for where in (tmp_path / "a", tmp_path / "b", [1, 2]):
+            async with open_job(cpus=1):
+                found.append([await hf.remote_eval(fn) for fn in capturing(where)])
+        assert found[0] == found[1] == found[2]
+        assert len({*found[0]}) == 4
+
+
+async def test_an_argument_that_was_put_counts() -> None:
+    """By what it contains, as any other; not by the name that it has in this run."""
+    drawn: list[list[int]] = []
+    for _ in range(2):
+        async with open_inline_job():
+            drawn.append([await hf.remote_eval(draw, hf.put({"a", "b", n})) for n in range(2)])
+    assert drawn[0] == drawn[1]
+    assert len({*drawn[0]}) == 2
+
+
 async def test_where_there_is_none() -> None:
     """Outside of a run, in a process or thread of an evaluation, without numpy: the error says what to do."""
     with pytest.raises(hf.NotInFlow, match=r"seed_sequence\(\) was awaited where nothing runs it"):

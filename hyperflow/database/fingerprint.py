@@ -4,12 +4,13 @@ Guarantees: it is the same in each process and run, whatever PYTHONHASHSEED is, 
 Comments, docstrings, formatting and names of local functions do not change it.
 
 What it covers, for a function of the user's, and for each one that it reaches, also through classes, modules, methods,
-partials and decorators: instructions and constants, defaults, values in its closure, and the globals that its code
-names. Values: plain data, collections, enum members, arrays, and the attributes of objects of the user's classes.
+partials and decorators: instructions and constants, defaults, values in its closure, attributes of the function, and
+the globals that its code names. Values: plain data, collections, enum members, arrays, what `hyperflow.put` stored, and
+the attributes of objects of the user's classes. Modules that are imported inside a function: `sources`.
 
 What it does not see: code of the standard library and of installed packages (their names count), the inside of objects
-of their classes (arrays apart), attributes that are found by a computed name, files, and a collection that changes in
-place after the function's first call in a process.
+of their classes (arrays apart), attributes that are found by a computed name, attributes of a function that its own
+code sets (`f.calls += 1`), files, and a collection that changes in place after the function's first call in a process.
 
 Why instructions and not source text: a function of a notebook or a job may have no source file any more, and a new
 comment would count as a change. The price: each minor version of Python has its own instructions, so fingerprints made
@@ -19,21 +20,22 @@ by different ones cannot be compared.
 from __future__ import annotations
 
 import array
-import dis
 import enum
 import functools
 import hashlib
-import os
+import operator
 import sys
-import sysconfig
 import types
-from collections import deque
+import weakref
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import attrs
+
+from hyperflow.database import instructions, sources
+from hyperflow.database.sources import is_of_user
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -49,8 +51,8 @@ COLLECTIONS = (list, tuple, deque, dict, set, frozenset)
 LEAVES = frozenset({"datetime", "decimal", "fractions", "pathlib", "uuid", "zoneinfo", "re"})
 """Modules whose objects are told by their repr."""
 
-_OURS = (str(Path(__file__).parents[1]) + os.sep,)
-_INSTALLED = tuple({os.path.join(path, "") for path in sysconfig.get_paths().values() if path}) + _OURS
+TRANSPARENT = frozenset({"attr", "attrs", "collections"})
+"""Packages whose objects only hold what is the user's: Factory, Converter, validators, ChainMap, UserDict."""
 
 
 @attrs.frozen(eq=False)
@@ -82,6 +84,12 @@ class Fingerprint:
 def digest(value: Any) -> str:
     """Return a text that tells what a value contains, the same in each process."""
     return _digest_of(value)
+
+
+def digest_of_code(fn: Any) -> str:
+    """Return a text that tells the code of a function and nothing that it captured, "" if there is no code."""
+    inner = _unwrapped(fn)[-1]
+    return instructions.digest_of(inner.__code__) if isinstance(inner, types.FunctionType) else ""
 
 
 class _Look:
@@ -131,10 +139,15 @@ class _Look:
             for part in parts:
                 self.add(part, depth)
         elif kind.__module__ == "numpy" and kind.__name__ == "ndarray":
-            self.put("array", value.dtype.str, value.shape, value.dtype.hasobject or _digest(value.tobytes()))
+            self._add_array(value, depth)
+        elif kind is memoryview:
+            with suppress(ValueError):  # released
+                self.put("memoryview", value.format, value.shape, _digest(value.tobytes()))
+        elif kind.__name__ == "Stored" and kind.__module__ == "hyperflow.shipping.stored":
+            self.put("stored", _digest_of_stored(value))
         elif _is_told_by_repr(kind):
             self.put(kind.__qualname__, repr(value))
-        elif _is_of_user(kind) or kind.__qualname__ in ("SimpleNamespace", "Namespace"):
+        elif _is_looked_into(kind):
             self.put("object", kind.__qualname__)
             self.add(kind, depth)
             for name, part in sorted(_attributes(value).items()):
@@ -144,7 +157,16 @@ class _Look:
             name = value.__name__ if isinstance(value, types.BuiltinFunctionType) else ""
             self.put("object", kind.__module__, kind.__qualname__, name)
 
+    def _add_array(self, value: Any, depth: int) -> None:
+        if value.dtype.hasobject:
+            self.put("array", value.dtype.str, value.shape)
+            self.add(value.tolist(), depth)
+        else:
+            self.put("array", value.dtype.str, value.shape, _digest(value.tobytes()))
+
     def _add_collection(self, value: Any, base: Any, depth: int) -> None:
+        if isinstance(value, defaultdict):
+            self.add(value.default_factory, depth)
         parts: list[Any] = [*base.__iter__(value)]
         self.put(base.__name__, len(parts))
         if base is dict:
@@ -164,25 +186,56 @@ class _Look:
 
     def _add_function(self, fn: types.FunctionType, depth: int) -> None:
         if not self._first and not is_of_user(fn.__code__.co_filename):
-            self.put("function", fn.__module__, fn.__qualname__)
-            if "__wrapped__" in vars(fn):  # a decorator of a package around a function of the user's
-                self.add(vars(fn)["__wrapped__"], depth)
-                self._add_all(map(_contents, fn.__closure__ or ()), depth)
+            self._add_function_of_package(fn, depth)
             return
         self._first = False
         code = fn.__code__
-        self.put("function", _of_code(code))
+        self.put("function", instructions.digest_of(code))
         self.add(fn.__defaults__, depth)
         self.add(fn.__kwdefaults__, depth)
-        for name in _globals(code):
+        for name in instructions.globals_in(code):
             self._add_captured(fn.__globals__, name, code, depth)
         for name, cell in zip(code.co_freevars, fn.__closure__ or (), strict=True):
             value = _contents(cell)
             self.captured.append((cell, None, value))
             self.put("cell", name)
             self.add(value, depth)
+        if vars(fn):
+            self._add_attributes(fn, depth)
+        self._add_imports(fn, depth)
+
+    def _add_attributes(self, fn: types.FunctionType, depth: int) -> None:
+        """Write a function's attributes, without those that it sets itself: they count its calls, for example."""
+        codes = [one.__code__ for one in _unwrapped(fn) if isinstance(one, types.FunctionType)]
+        its_own: frozenset[str] = frozenset().union(*map(instructions.attributes_set_in, codes))
+        for name in sorted({*vars(fn)} - its_own):
+            if not name.startswith("__"):
+                self._add_captured(vars(fn), name, fn.__code__, depth)
         if "__wrapped__" in vars(fn):
             self.add(vars(fn)["__wrapped__"], depth)
+
+    def _add_function_of_package(self, fn: types.FunctionType, depth: int) -> None:
+        """Write the name, and what of the user's the function has: it may decorate, or convert with a lambda."""
+        self.put("function", fn.__module__, fn.__qualname__)
+        contents = [_contents(cell) for cell in fn.__closure__ or ()]
+        if "__wrapped__" not in vars(fn):
+            self._add_all((value for value in contents if type(value) in (types.FunctionType, tuple)), depth)
+            return
+        self.add(vars(fn)["__wrapped__"], depth)
+        self._add_all(contents, depth)
+        registry = vars(fn).get("registry")
+        if isinstance(registry, types.MappingProxyType):  # functools.singledispatch
+            for kind in sorted(registry, key=lambda kind: (kind.__module__, kind.__qualname__)):
+                self.add(kind, depth)
+                self.add(registry[kind], depth)
+
+    def _add_imports(self, fn: types.FunctionType, depth: int) -> None:
+        """Write what imports inside a function lead to."""
+        for found in sources.reached(fn.__code__, fn.__globals__.get("__package__") or ""):
+            if isinstance(found, types.CodeType):
+                self.put("import", instructions.digest_of(found))
+            else:
+                self._add_captured(vars(sys.modules[found.module]), found.name, found.by, depth)
 
     def _add_captured(self, place: dict[str, Any], name: str, code: types.CodeType, depth: int) -> None:
         if name not in place:
@@ -192,7 +245,7 @@ class _Look:
         self.put("name", name)
         self.add(value, depth)
         if type(value) is types.ModuleType and is_of_user(getattr(value, "__file__", None) or "/"):
-            for attribute in _attributes_in(code):
+            for attribute in instructions.attributes_in(code):
                 if attribute in vars(value) and id(vars(value)) != id(place):
                     self._add_captured(vars(value), attribute, code, depth)
 
@@ -201,6 +254,8 @@ class _Look:
         if not _is_of_user(cls):
             self.put(cls.__module__)
             return
+        if _is_of_user(type(cls)):
+            self.add(type(cls), depth)
         self._add_all(cls.__bases__, depth)
         for name, member in sorted(vars(cls).items()):
             ours = name.startswith("_abc_") or (issubclass(cls, enum.Enum) and name.startswith("_"))
@@ -213,7 +268,7 @@ class _Look:
                 self.add(one.value, depth)
         for field in vars(cls).get("__attrs_attrs__", ()):
             self.put(field.name)
-            self.add(field.default, depth)
+            self._add_all((field.default, field.converter, field.validator, field.on_setattr), depth)
 
 
 def _parts(value: Any) -> list[Any] | None:
@@ -225,8 +280,12 @@ def _parts(value: Any) -> list[Any] | None:
             return [value.__func__]
         case property():
             return [value.fget, value.fset, value.fdel]
-        case functools.partial():
+        case functools.partial() | functools.partialmethod():
             return [value.func, value.args, value.keywords]
+        case functools.singledispatchmethod():
+            return [value.func, value.dispatcher]
+        case operator.itemgetter() | operator.attrgetter() | operator.methodcaller():
+            return list(value.__reduce__())
         case functools.cached_property():
             return [value.func]
         case types.MappingProxyType():
@@ -258,6 +317,20 @@ def _is_told_by_repr(kind: type) -> bool:
     return module in LEAVES or kind in (range, slice, array.array) or (module == "numpy" and hasattr(kind, "dtype"))
 
 
+def _unwrapped(fn: Any) -> list[Any]:
+    """Return a function and those that it wraps."""
+    found = [fn]
+    while len(found) < DEEPEST and (inner := _attributes(found[-1]).get("__wrapped__")) is not None:
+        found.append(inner)
+    return found
+
+
+def _is_looked_into(kind: type) -> bool:
+    """Whether the attributes of a class's objects count."""
+    package = kind.__module__.partition(".")[0]
+    return _is_of_user(kind) or package in TRANSPARENT or kind.__qualname__ in ("SimpleNamespace", "Namespace")
+
+
 def _base(value: Any, kinds: tuple[type, ...]) -> Any:
     return next((kind for kind in kinds if isinstance(value, kind)), None)
 
@@ -268,8 +341,32 @@ def _digest_of(value: Any) -> str:
     return look.hash.hexdigest()
 
 
+_digests: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+def _digest_of_stored(stored: Any) -> str:
+    """Return what a handle of `hyperflow.put` stands for. Its pickle has a token, and sets in any order."""
+    found = _digests.get(stored)
+    if found is None:
+        value: Any = None
+        with suppress(Exception):  # the user's, of a class that fails
+            value = stored.value
+        found = _digests[stored] = _digest_of(value)
+    return found
+
+
+_CODE = (
+    types.FunctionType,
+    staticmethod,
+    classmethod,
+    property,
+    functools.partialmethod,
+    functools.singledispatchmethod,
+)
+
+
 def _is_code(member: Any) -> bool:
-    return type(member) in (types.FunctionType, staticmethod, classmethod, property)
+    return type(member) in _CODE
 
 
 def _is_of_user(cls: type) -> bool:
@@ -281,16 +378,6 @@ def _is_of_user(cls: type) -> bool:
     return file is not None and is_of_user(file)
 
 
-@functools.lru_cache(maxsize=4096)
-def is_of_user(filename: str) -> bool:
-    """Whether a source file is the user's: not of the standard library, an installed package or hyperflow."""
-    if filename.startswith("<"):
-        return not filename.startswith(("<frozen", "<attrs", "<__array"))
-    path = os.path.abspath(filename)
-    parts = path.split(os.sep)
-    return not path.startswith(_INSTALLED) and "site-packages" not in parts and "dist-packages" not in parts
-
-
 def _contents(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
@@ -300,61 +387,6 @@ def _contents(cell: types.CellType) -> Any:
 
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=12).hexdigest()
-
-
-@functools.lru_cache(maxsize=4096)
-def _globals(code: types.CodeType) -> tuple[str, ...]:
-    """Return the globals that code and the code inside it name."""
-    names = {one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return tuple(sorted(names.union(*map(_globals, _inner(code)))))
-
-
-@functools.lru_cache(maxsize=4096)
-def _attributes_in(code: types.CodeType) -> tuple[str, ...]:
-    """Return all names in code and the code inside it that may be attributes."""
-    return tuple(sorted({*code.co_names}.union(*map(_attributes_in, _inner(code)))))
-
-
-def _inner(code: types.CodeType) -> list[types.CodeType]:
-    return [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-
-
-_SKIPPED = frozenset({"NOP", "CACHE", "EXTENDED_ARG", "RESUME", "PRECALL"})
-"""Instructions that say nothing, or whose number depends on how the source is broken into lines."""
-
-
-@functools.lru_cache(maxsize=4096)
-def _of_code(code: types.CodeType) -> str:
-    """Return a digest of code, without line numbers, file, docstring and the places of its constants."""
-    everything = list(dis.get_instructions(code))
-    places: dict[int, int] = {}
-    kept: list[dis.Instruction] = []
-    for one in everything:
-        places[one.offset] = len(kept)
-        if one.opname not in _SKIPPED:
-            kept.append(one)
-    words: list[object] = []
-    for one in kept:
-        if one.opcode in dis.hasjrel or one.opcode in dis.hasjabs:
-            words.append((one.opname, places.get(one.argval, one.argval)))
-        else:
-            words.append((one.opname, _constant(one.argval)))
-    guarded = [
-        (places.get(entry.start), places.get(entry.end), places.get(entry.target), entry.depth, entry.lasti)
-        for entry in getattr(dis.Bytecode(code), "exception_entries", ())
-    ]
-    shape = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_varnames, code.co_flags)
-    return _digest(repr((words, guarded, shape)).encode(errors="backslashreplace"))
-
-
-def _constant(value: Any) -> object:
-    if isinstance(value, types.CodeType):
-        return _of_code(value)
-    if isinstance(value, tuple):
-        return [_constant(part) for part in value]
-    if isinstance(value, frozenset):
-        return sorted(repr(part) for part in value)
-    return value if type(value) in PLAIN else repr(value)
 
 
 __all__ = ("Fingerprint",)

@@ -54,7 +54,7 @@ class Streams:
         fn, args, kwargs = take_apart(*evaluation.call)
         name = _name(fn)
         if name in self.asking:
-            code = fingerprint.digest(fn) if name.endswith("<lambda>") else ""  # one lambda has the name of all
+            code = fingerprint.digest_of_code(fn) if name.endswith("<lambda>") else ""  # one lambda has the name of all
             text = f"{name}\0{code}\0{fingerprint.digest([args, dict(kwargs)])}"
             evaluation.stream = self._words(evaluation.seed, text)
 

@@ -146,7 +146,7 @@ def unpack_error(data: bytes) -> Exception:
     error, notes = pickle.loads(data)
     with suppress(BaseException):  # a frozen exception takes no note
         for note in notes:
-            error.add_note(note)
+            error.add_note(exceptions.without_notes(note, error))
     if not isinstance(error, Exception):
         raise SerializationError(f"a {type(error).__name__} is no Exception")
     return error

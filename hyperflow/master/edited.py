@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import suppress
 
-from hyperflow.database.fingerprint import is_of_user
+from hyperflow.database.sources import is_of_user
 
 STARTED = time.time()
 """When this module was imported, which a program does with hyperflow, at its beginning."""

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from hyperflow.shipping.importable import SCRIPT, note
+from hyperflow.shipping.importable import SCRIPT, arrived
 
 _Key: TypeAlias = tuple[str, str]
 """Module and name."""
@@ -83,7 +83,7 @@ class Arrivals:
             return found
         made = sys.modules[name] = make(name, about)
         if name not in SCRIPT:
-            note(name)  # what is in it goes home by value
+            arrived(name)
         self._spaces[name] = vars(made)
         return made
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dis
-import functools
 import sys
 import types
-import weakref
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+from hyperflow.once import once_for_code as once_for_code  # noqa: PLC0414 (watch.py has it from here)
 from hyperflow.shipping.importable import importable
-
-T = TypeVar("T")
 
 
 def found_by_name(thing: Any, module_name: str | None, qualname: str) -> bool:
@@ -38,20 +35,6 @@ def contents(cell: types.CellType, empty: object = None) -> Any:
 
 
 _GLOBAL_OPS = ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL")
-
-
-def once_for_code(find: Callable[[types.CodeType], T]) -> Callable[[types.CodeType], T]:
-    """Remember what was found for as long as the code is there: a program may make new code in each step."""
-    known: weakref.WeakKeyDictionary[types.CodeType, T] = weakref.WeakKeyDictionary()
-
-    @functools.wraps(find)
-    def found(code: types.CodeType) -> T:
-        result = known.get(code)
-        if result is None:
-            result = known[code] = find(code)
-        return result
-
-    return found
 
 
 @once_for_code

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hyperflow.shipping.captures import once_for_code
+from hyperflow.once import once_for_code
 
 
 def referenced(annotations: Iterable[Any], namespace: Mapping[str, Any]) -> dict[str, Any]:

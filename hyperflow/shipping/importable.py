@@ -1,8 +1,10 @@
 """Which modules other processes can import: what is in those travels by name, all else by value.
 
 Not importable elsewhere are the script (`__main__`), what the user has registered (`register_pickle_by_value`), and
-modules in `sys.modules` that no finder finds: pytest's importlib mode and `importlib.util.spec_from_file_location` make
-such. Where in doubt (modules without a file, or which their package makes), a module counts as importable.
+modules in `sys.modules` that no finder finds, or of which the finders find another one: pytest's importlib mode,
+`importlib.util.spec_from_file_location` and `types.ModuleType` make such. Nor is what is below a package that is not
+importable. Where in doubt (modules that an importable package makes, finders of other packages), a module counts as
+importable.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 import os
 import sys
 import types
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 from hyperflow.errors import MisuseError
@@ -102,6 +106,13 @@ def note(name: str) -> None:
         _names.append(word)
 
 
+def arrived(name: str) -> None:
+    """Note that a module has come from another process: there it is known, elsewhere it is not."""
+    note(name)
+    parent = name.rpartition(".")[0]
+    _verdicts[name] = not parent or parent in sys.modules  # pickle imports that first
+
+
 def plain_is_enough(data: bytes) -> bool:
     """Whether a pickle that plain pickle has made means the same elsewhere.
 
@@ -113,35 +124,66 @@ def plain_is_enough(data: bytes) -> bool:
     return not _names or not any(name in data for name in _names)
 
 
+_PYTHONS_OWN = ("built-in", "frozen")
+
+
 def _look(name: str) -> bool:
-    if name in SCRIPT or name in registered:
+    module = sys.modules.get(name)
+    if module is None or name in SCRIPT or name in registered:
         return False
+    spec: ModuleSpec | None = getattr(module, "__spec__", None)
+    if getattr(spec, "origin", None) in _PYTHONS_OWN:
+        return True
     parent = name.rpartition(".")[0]
-    if parent and not importable(parent):
-        return parent not in sys.modules and parent not in registered  # a package may make modules without parents
-    spec = getattr(sys.modules.get(name), "__spec__", None)
-    origin = getattr(spec, "origin", None)
-    if not getattr(spec, "has_location", False) or not isinstance(origin, str):
-        return name in sys.modules
-    return _root(origin, name) in sys.path or _found(name, parent, origin)
+    path = None
+    if parent:
+        if not _may_be_there(parent):
+            return False
+        path = getattr(sys.modules.get(parent), "__path__", None)
+        if path is None or getattr(spec, "name", name) != name:
+            return True  # no finder finds it under this name: what is above makes it
+    try:
+        found = _find(name, path)
+    except Exception:
+        return True
+    ours = _places(spec) or _file(module)
+    if found is None:
+        return bool(parent) and not ours  # a package may make modules, a program does so, too
+    theirs = _places(found)
+    if not ours and theirs:
+        return type(module) is not types.ModuleType  # one that has put an object in its own place, or a stand-in
+    return not theirs or ours <= theirs
 
 
-def _root(origin: str, name: str) -> str:
-    """Return the directory that has to be in `sys.path` for a module in this file."""
-    steps = name.count(".") + 1 + (os.path.basename(origin).partition(".")[0] == "__init__")
-    for _ in range(steps):
-        origin = os.path.dirname(origin)
-    return origin
+def _may_be_there(package: str) -> bool:
+    """Whether another process can import a package, or the one above it that makes it."""
+    if package in sys.modules:
+        return importable(package)
+    if above := package.rpartition(".")[0]:
+        return _may_be_there(above)
+    try:
+        return _find(package, None) is not None
+    except Exception:
+        return True
 
 
-def _found(name: str, parent: str, origin: str) -> bool:
-    """Whether the finders of this process find this very file."""
-    path = getattr(sys.modules[parent], "__path__", None) if parent in sys.modules else None
+def _find(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
+    """Ask the finders of this process, as far as other processes have them: what `sys.path` has first, counts."""
     for finder in sys.meta_path:
-        try:
-            found = finder.find_spec(name, path)
-        except Exception:
-            return True
-        if found is not None:
-            return found.origin is None or os.path.realpath(found.origin) == os.path.realpath(origin)
-    return False
+        kind = finder if isinstance(finder, type) else type(finder)
+        if kind.__module__ not in SCRIPT and (found := finder.find_spec(name, path)) is not None:
+            return found
+    return None
+
+
+def _places(spec: ModuleSpec | None) -> frozenset[str]:
+    """Return the file of a module, or the directories of a package without a file."""
+    if spec is None:
+        return frozenset()
+    places = (spec.submodule_search_locations or ()) if spec.origin is None else (spec.origin,)
+    return frozenset(map(os.path.realpath, places))
+
+
+def _file(module: types.ModuleType) -> frozenset[str]:
+    file = getattr(module, "__file__", None)
+    return frozenset({os.path.realpath(file)}) if isinstance(file, str) else frozenset()

@@ -33,6 +33,7 @@ import io
 import marshal
 import operator
 import pickle
+import pickletools
 import struct
 import sys
 import types
@@ -176,6 +177,9 @@ class Recipes:
             if getattr(sys, name, None) is obj:
                 return rebuild.fetch, ("sys", name)
         name = f"{kind.__module__}.{kind.__qualname__}"
+        if name in forms.BACKPORTS:
+            self.all_by_name = False
+            return forms.BACKPORTS[name](obj)
         if name in _REFUSED:
             raise BelongsToProcess(f"{_REFUSED[name]} ({name}) belongs to this process and cannot be sent")
         return NotImplemented
@@ -186,10 +190,15 @@ class Recipes:
         if found is None:
             name = str(space.get("__name__", "__main__"))
             about = {part: space[part] for part in _PARTS_OF_MODULE if space.get(part) is not None}
+            if "__path__" in space:
+                about["__path__"] = list(space["__path__"])  # that of a package without a file is not a list
             if (spec := getattr(space.get("__spec__"), "name", None)) is not None:
                 about["__spec__"] = spec, "__path__" in space
             shared = not importable(name) and getattr(sys.modules.get(name), "__dict__", None) is space
-            found = self._modules[id(space)] = Instead(rebuild.make_module, name, about, shared)
+            package = sys.modules.get(name.rpartition(".")[0]) if shared else None
+            by_value = isinstance(package, types.ModuleType) and not captures.by_name(package)
+            home = self._home(vars(package)) if by_value else None
+            found = self._modules[id(space)] = Instead(rebuild.make_module, name, about, shared, home)
         return found
 
     def _module(self, module: types.ModuleType) -> Any:
@@ -318,13 +327,20 @@ def _guarded(metaclass: type) -> set[str]:
     return {name for kind in kinds for name, value in vars(kind).items() if hasattr(type(value), "__set__")}
 
 
-def _made_of(member: Any) -> tuple[Any, ...]:
+def _made_of(member: Any) -> rebuild.MadeOf:
     """Return what the type that an enum is mixed with makes a member of; `__new__` of the enum is not asked again."""
-    kind = rebuild.made_by(type(member)._member_type_)
+    mixed = type(member)._member_type_
+    kind: Any = rebuild.made_by(mixed)
+    if kind is object:
+        return (), [], []
     if "__getnewargs__" in vars(kind):
-        return tuple(kind.__getnewargs__(member))  # type: ignore[attr-defined]
-    reduce: Any = vars(kind).get("__reduce__")
-    return tuple(reduce(member)[1]) if reduce is not None and kind is not object else ()
+        return tuple(kind.__getnewargs__(member)), [], []
+    filler = rebuild.filled_by(mixed)
+    kind = kind if filler is object else filler
+    reduce: Any = vars(kind).get("__reduce__") or (lambda made: kind.__reduce_ex__(made, 2))
+    reduced: list[Any] = [*reduce(member), None, None, None]
+    make, args, _, items, pairs = reduced[:5]
+    return tuple(args[1:] if make.__name__ == "__newobj__" else args), list(items or ()), list(pairs or ())
 
 
 def _registered(cls: Any) -> list[Any]:
@@ -348,7 +364,7 @@ def _view(view: memoryview) -> Any:
         if (whole.format, whole.shape, whole.strides, whole.readonly) == (
             view.format, view.shape, view.strides, view.readonly,
         ):  # fmt: skip
-            return memoryview, (base,)
+            return rebuild.whole_view, (base, view.format, view.shape)
     form = view.format[-1]
     if len(view.format) > 2 or struct.calcsize(view.format) != struct.calcsize(form):
         raise pickle.PicklingError(f"a part of a memoryview of format {view.format!r}; pass bytes(view), or the array")
@@ -467,7 +483,7 @@ _travelling: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
 def _travels(named: Any) -> bool:
-    """Whether what an annotation names can be pickled; looked at once."""
+    """Whether what an annotation names can be pickled, and read elsewhere; looked at once."""
     try:
         known = _travelling.get(named)
         if known is None:
@@ -478,12 +494,29 @@ def _travels(named: Any) -> bool:
         return known
     for with_hints in (True, False):
         try:
-            _dumped(named, None, False, with_hints=with_hints)
+            data = _dumped(named, None, False, with_hints=with_hints).file.getvalue()
         except Exception:
             continue
-        return True
+        if _can_be_read_elsewhere(data):
+            return True
     _travelling[named] = False
     return False
+
+
+def _can_be_read_elsewhere(data: bytes) -> bool:
+    """Whether a pickle has no names in modules that other processes cannot import: a `__reduce__` may return such."""
+    pushed: list[Any] = [None, None]
+    memo: list[Any] = []
+    arg: Any
+    for op, arg, _ in pickletools.genops(data):
+        if op.name == "MEMOIZE":
+            memo.append(pushed[-1])
+        if op.name in ("MEMOIZE", "FRAME"):  # these push nothing
+            continue
+        if op.name == "STACK_GLOBAL" and not importable(str(pushed[-2])) and pushed[-2] in sys.modules:
+            return False
+        pushed = [pushed[-1], memo[arg] if op.name in ("BINGET", "LONG_BINGET") else arg]
+    return True
 
 
 loads = pickle.loads

@@ -11,6 +11,7 @@ class that it went out as.
 from __future__ import annotations
 
 import abc
+import copy
 import enum
 import functools
 import importlib
@@ -104,12 +105,18 @@ def stored(token: str) -> Any:
 # What pickles call: `make_` makes a thing empty, `fill_` gives it its contents.
 
 
-def make_module(name: str, about: Mapping[str, Any], shared: bool) -> types.ModuleType:
+def make_module(
+    name: str, about: Mapping[str, Any], shared: bool, package: types.ModuleType | None
+) -> types.ModuleType:
     """Make the module in whose `__dict__` functions of one pickle find their globals.
 
     On a worker, a shared one is the module that all share which come from the same one; elsewhere it is their own.
+    Its package is there if this process could not import that, either: pickle asks for it, too.
     """
-    return arrived.module(name, about) if shared and arrived is not None else arrivals.make(name, about)
+    made = arrived.module(name, about) if shared and arrived is not None else arrivals.make(name, about)
+    if package is not None:
+        vars(package).setdefault(name.rpartition(".")[2], made)
+    return made
 
 
 arrived: Arrivals | None = None
@@ -261,7 +268,7 @@ def make_enum(
     metaclass: Any,
     name: str,
     bases: tuple[Any, ...],
-    members: dict[str, tuple[tuple[Any, ...], Any]],
+    members: dict[str, tuple[MadeOf, Any]],
     boundary: Any,
     head: dict[str, Any],
 ) -> Any:
@@ -270,7 +277,8 @@ def make_enum(
 
     def new_member(cls: Any, index: Any) -> Any:
         made_of, value = parts[index[0] if cls._member_type_ is tuple else index]
-        member = made_by(cls._member_type_).__new__(cls, *made_of)
+        member = made_by(cls._member_type_).__new__(cls, *made_of[0])
+        fill_member(member, *made_of)
         member._value_ = value
         return member
 
@@ -294,6 +302,27 @@ def make_enum(
 def made_by(kind: type) -> type:
     """Return the type, among the bases, that makes the objects of a type: the first that is written in C."""
     return next(base for base in kind.__mro__ if type(vars(base).get("__new__")) is types.BuiltinFunctionType)
+
+
+MadeOf: TypeAlias = tuple[tuple[Any, ...], list[Any], list[tuple[Any, Any]]]
+"""What the type makes an object of that an enum is mixed with: arguments, and what a list or a dictionary holds."""
+
+
+def filled_by(kind: type) -> Any:
+    """Return the type, among the bases, that gives the objects of a type their contents: the first written in C."""
+    return next(base for base in kind.__mro__ if type(vars(base).get("__init__")) is types.WrapperDescriptorType)
+
+
+def fill_member(member: Any, args: tuple[Any, ...], items: list[Any], pairs: list[tuple[Any, Any]]) -> None:
+    """Give a member of an enum what it holds, where its type is one like `list`, whose `__new__` makes it empty."""
+    kind = filled_by(type(member)._member_type_)
+    if kind is object:
+        return
+    kind.__init__(member, *args)
+    if items:
+        kind.extend(member, items)
+    for key, value in pairs:
+        kind.__setitem__(member, key, value)
 
 
 _filled: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()
@@ -340,7 +369,7 @@ def make_form(make: Callable[..., Any], args: tuple[Any, ...], keywords: dict[st
     """Make a type variable or the like, which says that it comes from where it was defined."""
     made = make(*args, **keywords)
     for name, value in about.items():
-        setattr(made, name, value)
+        object.__setattr__(made, name, value)  # some are read-only
     return made
 
 
@@ -378,6 +407,16 @@ def make_view(data: Any, form: Any, shape: tuple[int, ...], writable: bool) -> m
     """Make a memoryview of its own bytes."""
     flat: memoryview = memoryview(bytearray(data) if writable else bytes(data))
     return flat.cast(form, shape) if form != "B" or len(shape) != 1 else flat
+
+
+def whole_view(base: Any, form: str, shape: tuple[int, ...]) -> memoryview:
+    """Make a memoryview of a whole array, in the format that it had: numpy says "=d" where the array is not aligned."""
+    view = memoryview(base)
+    if view.format == form:
+        return view
+    if view.c_contiguous and len(form.lstrip("@")) == 1:
+        return pickle.PickleBuffer(base).raw().cast(form, shape)  # type: ignore[call-overload, no-any-return]
+    return memoryview(copy.copy(base))  # a copy is aligned
 
 
 def make_lru_cache(parameters: dict[str, Any], fn: Any) -> Any:

@@ -434,6 +434,8 @@ def _raised(error: BaseException) -> tuple[Outcome, bytes]:
     if not isinstance(error, Exception):
         return Outcome.EXITED, pickle.dumps(words)
     data = exceptions.dumps(error, lambda it: pickler.by_value(it, going_home=True))
+    if isinstance(error, StopIteration):
+        words = (f"{StopIteration.__module__}.{StopIteration.__qualname__}", *words[1:])
     if data is None:
         return Outcome.UNSENDABLE_ERROR, pickle.dumps(words)
     # The words go beside it: perhaps the head cannot rebuild the exception.

@@ -1,9 +1,12 @@
 """A memoized function that changed does not go unnoticed; what is no change is none."""
 
+import gc
+import importlib
 import subprocess
 import sys
 import types
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
@@ -155,6 +158,301 @@ def test_a_change(change: tuple[str, str]) -> None:
     """Code and values, through functions, classes, partials, decorators."""
     before = Fingerprint.of(made(SCRIPT))
     assert before.differs(Fingerprint.of(made(changed(change))).text)
+
+
+HIDDEN = {
+    "a factory of attrs": (
+        "import attrs\n@attrs.define\nclass C:\n    k: int = attrs.field(factory=lambda: NUMBER)\ndef f(): return C().k"
+    ),
+    "a factory of attrs that takes self": (
+        "import attrs\n@attrs.define\nclass C:\n"
+        "    k: int = attrs.field(default=attrs.Factory(lambda self: NUMBER, takes_self=True))\ndef f(): return C().k"
+    ),
+    "a converter": (
+        "import attrs\n@attrs.define\nclass C:\n"
+        "    k: int = attrs.field(default=0, converter=lambda v: v + NUMBER)\ndef f(): return C().k"
+    ),
+    "a converter around a converter": (
+        "import attrs\n@attrs.define\nclass C:\n"
+        "    k: int = attrs.field(default=0, converter=attrs.converters.optional(lambda v: v + NUMBER))\n"
+        "def f(): return C().k"
+    ),
+    "a chain of converters": (
+        "import attrs\n@attrs.define\nclass C:\n"
+        "    k: int = attrs.field(default=0, converter=[int, lambda v: v + NUMBER])\ndef f(): return C().k"
+    ),
+    "a validator": (
+        "import attrs\n@attrs.define\nclass C:\n"
+        "    k: int = attrs.field(default=0, validator=attrs.validators.ge(-NUMBER))\ndef f(): return C().k"
+    ),
+    "singledispatch": (
+        "import functools\n@functools.singledispatch\ndef g(x): return 1\n@g.register\ndef _(x: int): return NUMBER\n"
+        "def f(): return g(1)"
+    ),
+    "the default of singledispatch": (
+        "import functools\n@functools.singledispatch\ndef g(x): return NUMBER\nf = lambda: g(1)"
+    ),
+    "singledispatchmethod": (
+        "import functools\nclass C:\n    @functools.singledispatchmethod\n    def m(self, x): return NUMBER\n"
+        "def f(): return C()"
+    ),
+    "what is registered with a singledispatchmethod": (
+        "import functools\nclass C:\n    @functools.singledispatchmethod\n    def m(self, x): return 1\n"
+        "    @m.register\n    def _(self, x: int): return NUMBER\n    del _\ndef f(): return C()"
+    ),
+    "partialmethod": (
+        "import functools\nclass C:\n    def m(self, x): return x\n    n = functools.partialmethod(m, NUMBER)\n"
+        "def f(): return C().n()"
+    ),
+    "a special method that is a partialmethod": (
+        "import functools\nclass C:\n    def m(self, x): return x\n    __call__ = functools.partialmethod(m, NUMBER)\n"
+        "def f(): return C()()"
+    ),
+    "a metaclass": (
+        "class M(type):\n    def m(cls): return NUMBER\nclass C(metaclass=M): pass\ndef f(): return C.m()"
+    ),
+    "an inherited metaclass": (
+        "class M(type):\n    def m(cls): return NUMBER\nclass B(metaclass=M): pass\n"
+        "class C(B): pass\ndef f(): return C.m()"
+    ),
+    "an attribute of the function": "def f(): return f.k\nf.k = NUMBER",
+    "an attribute of another function": "def g(): pass\ng.k = [NUMBER]\ndef f(): return g.k",
+    "an attribute of a decorated function": (
+        "import functools\n@functools.wraps(len)\ndef g(): return g.k\ng.k = NUMBER\ndef f(): return g()"
+    ),
+    "an array of objects": "import numpy\nA = numpy.array([NUMBER, 'a'], dtype=object)\ndef f(): return A",
+    "an array of functions": "import numpy\nA = numpy.array([lambda: NUMBER])\ndef f(): return A[0]()",
+    "a memoryview": "V = memoryview(bytes([NUMBER]))\ndef f(): return V",
+    "what was put": "import hyperflow as hf\nK = hf.put([NUMBER])\ndef f(): return K",
+    "a large array that was put": (
+        "import hyperflow as hf, numpy\nK = hf.put(numpy.full(100_000, NUMBER))\ndef f(): return K"
+    ),
+    "an object that was put": (
+        "import hyperflow as hf, fractions\nK = hf.put({'a': fractions.Fraction(NUMBER, 3)})\ndef f(): return K"
+    ),
+    "the factory of a defaultdict": "import collections\nD = collections.defaultdict(lambda: NUMBER)\nf = lambda: D",
+    "a ChainMap": "import collections\nD = collections.ChainMap({1: NUMBER})\ndef f(): return D",
+    "a UserDict": "import collections\nD = collections.UserDict({1: NUMBER})\ndef f(): return D",
+    "an itemgetter": "import operator\nG = operator.itemgetter(NUMBER)\ndef f(): return G",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", HIDDEN.values(), ids=HIDDEN)
+def test_a_change_behind_an_object(source: str) -> None:
+    """Functions and values inside objects of the standard library, attrs or hyperflow; the same again is none."""
+    before, again, after = (Fingerprint.of(made(source.replace("NUMBER", number))) for number in "112")
+    assert before.text == again.text
+    assert before.differs(after.text)
+
+
+UNCHANGED = {
+    "singledispatch in another order": (
+        (
+            "import functools\n@functools.singledispatch\ndef g(x): return 1\n"
+            "@g.register\ndef _(x: int): return 2\n@g.register\ndef _(x: str): return 3\nf = lambda: g(1)"
+        ),
+        (
+            "import functools\n@functools.singledispatch\ndef g(x): return 1\n"
+            "@g.register\ndef _(x: str): return 3\n@g.register\ndef h(x: int): return 2\nf = lambda: g(1)"
+        ),
+    ),
+    "a function that counts its calls": (
+        "def g(): g.calls += 1\ng.calls = 0\ndef f(): return g()",
+        "def g(): g.calls += 1\ng.calls = 7\ndef f(): return g()",
+    ),
+    "a decorated function that counts its calls": (
+        (
+            "import functools\ndef d(fn): return functools.wraps(fn)(lambda: fn())\n"
+            "@d\ndef g(): g.calls += 1\ng.calls = 0\ndef f(): return g()"
+        ),
+        (
+            "import functools\ndef d(fn): return functools.wraps(fn)(lambda: fn())\n"
+            "@d\ndef g(): g.calls += 1\ng.calls = 7\ndef f(): return g()"
+        ),
+    ),
+    "a set that was put": (
+        "import hyperflow as hf\nK = hf.put({'a', 'b', 'c'})\ndef f(): return K",
+        "import hyperflow as hf\nhf.put(1)\nK = hf.put({'c', 'a', 'b'})\ndef f(): return K",
+    ),
+    "objects in an array": (
+        "import numpy\nA = numpy.array([object(), None])\ndef f(): return A",
+        "import numpy\nA = numpy.array([object(), None])\ndef f(): return A",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sources", UNCHANGED.values(), ids=UNCHANGED)
+def test_no_change_behind_an_object(sources: tuple[str, str]) -> None:
+    """What differs without a change of the program: order, counts, tokens, addresses."""
+    before, after = (Fingerprint.of(made(source)).text for source in sources)
+    assert before == after
+
+
+LIBRARY = """
+import functools, math
+from fp_other import deep, unused as not_used
+K = 3
+def a(x: int) -> int:
+    return x + 1
+def with_constant(x): return x + K
+def with_helper(x): return a(x)
+def with_import(x): return deep(x)
+def with_inner_import(x):
+    from fp_other import deep
+    return deep(x)
+class Model:
+    def run(self): return a(1)
+@functools.singledispatch
+def kinds(x): return 1
+@kinds.register
+def _(x: int): return 2
+TABLE = {}
+TABLE["a"] = 1
+if K:
+    def either(): return 1
+else:
+    def either(): return 2
+Z = 1
+"""
+
+INSIDE = {
+    "a function": ("from fp_lib import a; return a(1)", ("x + 1", "x + 2")),
+    "through the module": ("import fp_lib; return fp_lib.a(1)", ("x + 1", "x + 2")),
+    "by another name": ("import fp_lib as q; return q.a(1)", ("x + 1", "x + 2")),
+    "a constant": ("import fp_lib; return fp_lib.K", ("K = 3", "K = 5")),
+    "a constant of a function": ("from fp_lib import with_constant as w; return w(1)", ("K = 3", "K = 5")),
+    "a helper": ("import fp_lib; return fp_lib.with_helper(1)", ("x + 1", "x + 2")),
+    "a class": ("from fp_lib import Model; return Model().run()", ("return a(1)", "return a(2)")),
+    "a helper of a class": ("from fp_lib import Model; return Model().run()", ("x + 1", "x + 2")),
+    "a registered function": ("import fp_lib; return fp_lib.kinds(1)", ("return 2\nTABLE", "return 3\nTABLE")),
+    "an entry of a table": ("import fp_lib; return fp_lib.TABLE", ('TABLE["a"] = 1', 'TABLE["a"] = 2')),
+    "one of two": ("import fp_lib; return fp_lib.either()", ("either(): return 1", "either(): return 4")),
+    "in an inner function": (
+        "\n  def g():\n    import fp_lib\n    return fp_lib.a(1)\n  return g()",
+        ("x + 1", "x + 2"),
+    ),
+    "a submodule": ("import fp_pkg.sub.lib; return fp_pkg.sub.lib.a(1)", ("x + 1", "x + 2")),
+    "from a package": ("from fp_pkg.sub import lib; return lib.a(1)", ("x + 1", "x + 2")),
+    "from a package, relative": ("from fp_pkg import again; return again(1)", ("x + 1", "x + 2")),
+    "by a star": ("from fp_pkg.stars import a; return a(1)", ("x + 1", "x + 2")),
+    "a package without a file": ("from fp_names.sub import lib; return lib.a(1)", ("x + 1", "x + 2")),
+    "another module": ("import fp_lib; return fp_lib.with_import(1)", ("OTHER * 2", "OTHER * 3")),
+    "another module, inside again": ("import fp_lib; return fp_lib.with_inner_import(1)", ("OTHER * 2", "OTHER * 3")),
+    "a constant of another module": ("import fp_lib; return fp_lib.with_import(1)", ("OTHER = 1", "OTHER = 2")),
+}  # fmt: skip
+
+INSIDE_SAME = {
+    "what is not used": ("import fp_lib; return fp_lib.a(1)", ("Z = 1", "Z = 2\nY = 3")),
+    "another function": ("import fp_lib; return fp_lib.a(1)", ("return x + K", "return x - K")),
+    "another decorated function": (
+        "import fp_lib; return fp_lib.a(1)",
+        ("def kinds(x): return 1", "def kinds(x): pass"),
+    ),
+    "a docstring": ("import fp_lib; return fp_lib.a(1)", ("    return x + 1", '    """Add."""\n    return x + 1')),
+    "a docstring of a class": ("import fp_lib; return fp_lib.Model()", ("class Model:", 'class Model:\n    """M."""')),
+    "a comment and lines": (
+        "import fp_lib; return fp_lib.a(1)",
+        ("    return x + 1", "    # add\n\n    return (x +\n1)"),
+    ),
+    "an annotation": ("import fp_lib; return fp_lib.a(1)", ("a(x: int) -> int", "a(x)")),
+    "an import beside": (
+        "import fp_lib; return fp_lib.with_import(1)",
+        ("import functools, math", "import math, functools"),
+    ),
+    "a name beside": ("import fp_lib; return fp_lib.with_import(1)", ("deep, unused as not_used", "deep")),
+    "another function there": ("import fp_lib; return fp_lib.with_import(1)", ("def unused(): pass", "")),
+}  # fmt: skip
+
+
+def write_modules(there: Path, change: tuple[str, str] = ("", "")) -> None:
+    """Write the modules of the user that the functions import."""
+    files = {
+        "fp_lib.py": LIBRARY,
+        "fp_other.py": "OTHER = 1\ndef deep(x): return x + OTHER * 2\ndef unused(): pass\n",
+        "fp_pkg/__init__.py": "from .sub.lib import a as again\n",
+        "fp_pkg/stars.py": "from .sub.lib import *\n",
+        "fp_pkg/sub/__init__.py": "",
+        "fp_pkg/sub/lib.py": LIBRARY,
+        "fp_names/sub/lib.py": LIBRARY,
+    }
+    for name, text in files.items():
+        (there / name).parent.mkdir(parents=True, exist_ok=True)
+        (there / name).write_text(text.replace(*change) if change[0] else text)
+    importlib.invalidate_caches()
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a place for modules of the user."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write_modules(tmp_path)
+    yield tmp_path
+    assert not [name for name in sys.modules if name.startswith("fp_")], "a fingerprint runs no code of the user's"
+
+
+@pytest.mark.parametrize(("body", "change"), INSIDE.values(), ids=INSIDE)
+def test_a_change_behind_an_import_in_the_function(modules: Path, body: str, change: tuple[str, str]) -> None:
+    """What is imported inside the function counts, although this process never imports it."""
+    fn = made(f"def f(): {body}")
+    before = Fingerprint.of(fn)
+    write_modules(modules, change)
+    assert before.differs(Fingerprint.of(fn).text)
+
+
+@pytest.mark.parametrize(("body", "change"), INSIDE_SAME.values(), ids=INSIDE_SAME)
+def test_no_change_behind_an_import_in_the_function(modules: Path, body: str, change: tuple[str, str]) -> None:
+    """What it does not use, comments, docstrings, formatting."""
+    fn = made(f"def f(): {body}")
+    before = Fingerprint.of(fn).text
+    write_modules(modules, change)
+    assert Fingerprint.of(fn).text == before
+
+
+def test_it_does_not_matter_whether_the_module_is_imported(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a miss the function imports it, on a hit nobody does."""
+    source = (
+        "def f():\n import fp_lib, fp_pkg.sub, fp_names.sub.lib as n\n return fp_lib.Model(), fp_pkg.again(1), n.a(1)"
+    )
+    fn = made(source)
+    before = Fingerprint.of(fn).text
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "modules", {**sys.modules})
+        fn()
+        assert "fp_lib" in sys.modules
+        assert Fingerprint.of(fn).text == before
+
+
+def test_a_module_without_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody made in this process counts by its values, and is seen when it is bound anew."""
+    module: Any = types.ModuleType("fp_made")
+    module.k = 1
+    monkeypatch.setitem(sys.modules, "fp_made", module)
+    fn = made("def f(): import fp_made; return fp_made.k")
+    before = Fingerprint.of(fn)
+    assert before.is_current()
+    module.k = 2
+    assert not before.is_current()
+    assert before.differs(Fingerprint.of(fn).text)
+
+
+def test_an_attribute_that_is_bound_anew() -> None:
+    """As a global."""
+    fn = made("def f(): return f.k\nf.k = 1")
+    before = Fingerprint.of(fn)
+    assert before.is_current()
+    fn.k = 2
+    assert not before.is_current()
+    assert before.differs(Fingerprint.of(fn).text)
+
+
+def test_code_is_not_kept() -> None:
+    """What was found out about code goes with it: a program may make new code in each step."""
+    fn = made("def f(): import math; return [g for g in (lambda: math.pi,)]")
+    Fingerprint.of(fn)
+    gone = weakref.ref(fn.__code__)
+    del fn
+    gc.collect()
+    assert gone() is None
 
 
 def test_other_versions_of_python_tell_nothing() -> None:

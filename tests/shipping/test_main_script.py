@@ -333,6 +333,72 @@ def test_by_value():
     assert done.returncode == 0, done.stdout
 
 
+def test_folders_without_init_under_pytest(tmp_path: Path) -> None:
+    """The importlib mode of pytest makes packages of folders without `__init__.py`: what is in them goes by value."""
+    test = """
+import multiprocessing, pickle
+import hyperflow as hf
+
+def double(x): return 2 * x
+
+class Thing:
+    def look(self):
+        from . import helper
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            return helper.VALUE, pool.map(double, [3]), pickle.loads(pickle.dumps(double))(1)
+
+def test_it():
+    assert hf.run_job_local(hf.remote_eval(double, 1), cpus=1) == 2
+    assert hf.run_job_local(hf.remote_eval(Thing().look), cpus=1) == (5, [6], 2)
+    assert type(hf.run_job_local(hf.remote_eval(Thing), cpus=1)) is Thing
+"""
+    project = tmp_path / "project"
+    for folder in (project / "one", project / "one" / "two", project / "package"):
+        folder.mkdir(parents=True)
+        (folder / f"test_{folder.name}.py").write_text(test)
+        (folder / "helper.py").write_text("VALUE = 5")
+    (project / "package" / "__init__.py").touch()
+    done = subprocess.run(
+        [Path(sys.executable).with_name("pytest"), "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "."],
+        cwd=project, env=environment(), capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+def test_modules_that_another_one_hides(tmp_path: Path) -> None:
+    """A module that `sys.path` does not lead to any more goes by value, as does one that was made by hand."""
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.py").write_text(f"WHERE = {folder!r}\ndef where(): return WHERE")
+    (tmp_path / "stub.py").write_text("def where(): return 'the real one'")
+    source = f"""
+import sys, types
+import hyperflow as hf
+sys.path.insert(0, {str(tmp_path / "first")!r})
+import same
+sys.path.insert(0, {str(tmp_path / "second")!r})
+
+def by_hand(name):
+    module = sys.modules[name] = types.ModuleType(name)
+    exec("WHERE = 'by hand'\\ndef where(): return WHERE\\nclass A:\\n    def where(self): return where()", vars(module))
+    return module
+made, stub, above = by_hand("made"), by_hand("stub"), by_hand("above")
+below, lonely = by_hand("above.below"), by_hand("nowhere.lonely")
+
+@hf.job
+async def main():
+    for module in (same, made, stub, above, below, lonely):
+        print(await hf.remote_eval(module.where), await hf.remote_eval(lambda: module.where()))
+    for module in (made, below, lonely):
+        print(await hf.remote_eval(lambda a: a.where(), module.A()), type(await hf.remote_eval(module.A)) is module.A)
+
+hf.run_job_local(main(), cpus=1)
+"""
+    assert run_script(tmp_path, source).split("\n") == [
+        "first first", *["by hand by hand"] * 5, *["by hand True"] * 3, "",
+    ]  # fmt: skip
+
+
 POOLS = """
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor

@@ -9,6 +9,7 @@ Each `check_...` is a test of its own in `test_pickler.py`, which runs this file
 from __future__ import annotations
 
 import abc
+import array
 import collections
 import dataclasses
 import datetime
@@ -46,6 +47,7 @@ from typing import (
 
 import attrs
 import numpy as np
+import typing_extensions
 
 from tests.shipping.elsewhere import Elsewhere
 
@@ -67,6 +69,57 @@ def raises(kind: type[BaseException], fn: Callable[..., Any], *args: Any) -> Bas
 
 
 # ---- typing --------------------------------------------------------------------------------------------------------
+
+
+Defaulted = typing_extensions.TypeVar("Defaulted", default=int, bound="Node")
+Inferred = typing_extensions.TypeVar("Inferred", infer_variance=True)
+DefaultedP = typing_extensions.ParamSpec("DefaultedP", default=[int])
+DefaultedTs = typing_extensions.TypeVarTuple("DefaultedTs", default=Unpack[tuple[int]])
+Numbers = typing_extensions.TypeAliasType("Numbers", list[T], type_params=(T,))
+Tree = typing_extensions.TypeAliasType("Tree", "dict[str, Tree] | Leaf")
+MISSING = typing_extensions.Sentinel("MISSING")
+
+
+class Leaf(Generic[Defaulted]):
+    above: Tree
+
+
+def total(xs: Numbers[int], tree: Tree | None = None, *more: DefaultedP.args, start: Any = MISSING) -> int:
+    return sum(xs) + (0 if start is MISSING else start)
+
+
+class Unreadable:
+    def __reduce__(self) -> str:
+        return "unreadable"
+
+
+unreadable = Unreadable()
+
+
+def takes_unreadable(x: unreadable) -> int:  # type: ignore[valid-type]
+    return 5
+
+
+def check_backports_of_typing() -> None:
+    """What typing_extensions gives to older versions of Python, too; what cannot be read there stays away."""
+    for form in (Defaulted, DefaultedP, DefaultedTs):
+        assert there.call(lambda x: x, form) is form
+        assert there.call(lambda f: (f.__name__, f.__module__, f.has_default()), form) == (
+            form.__name__, "__main__", True,
+        )  # fmt: skip
+    assert there.call(lambda: (Defaulted.__default__, Defaulted.__bound__.__forward_arg__)) == (int, "Node")
+    assert there.call(lambda: Inferred.__infer_variance__)
+    for alias in (Numbers, Tree, MISSING):
+        assert there.call(lambda x: x, alias) is alias
+        assert there.call(lambda x, y: x is y, alias, alias)
+    assert there.call(lambda: (Numbers.__value__ == list[T], Numbers.__type_params__ == (T,), Tree.__module__)) == (
+        True, True, "__main__",
+    )  # fmt: skip
+    assert there.call(total, [1, 2]) == 3
+    assert there.call(lambda: total([1], start=2)) == 3
+    assert type(there.call(lambda: Leaf[int]())) is Leaf
+    assert there.call(typing.get_type_hints, total) == typing.get_type_hints(total)
+    assert there.call(takes_unreadable, unreadable.__class__.__name__) == 5
 
 
 def check_type_variables() -> None:
@@ -615,6 +668,68 @@ class AutoNames(enum.StrEnum):
     A = enum.auto()
 
 
+class Scores(collections.OrderedDict):  # type: ignore[type-arg]
+    __slots__ = ("extra",)
+
+
+class Dictionary(dict, enum.Enum):  # type: ignore[type-arg]
+    A = {"a": 1}  # noqa: RUF012
+
+
+class Items(list, enum.Enum):  # type: ignore[type-arg]
+    A = [1, 2]  # noqa: RUF012
+
+
+class Group(set, enum.Enum):  # type: ignore[type-arg]
+    A = {1}  # noqa: RUF012
+
+
+class Raw(bytearray, enum.Enum):
+    A = b"x"
+
+
+class Ordered(collections.OrderedDict, enum.Enum):  # type: ignore[type-arg]
+    A = [(2, 1), (1, 2)]  # noqa: RUF012
+
+
+class Grouped(collections.defaultdict, enum.Enum):  # type: ignore[type-arg]
+    A = list, {1: [2]}
+
+
+class Counted(collections.Counter, enum.Enum):  # type: ignore[type-arg]
+    A = "aab"
+
+
+class Queue(collections.deque, enum.Enum):  # type: ignore[type-arg]
+    A = [1, 2, 3], 2
+
+
+class Pattern(array.array, enum.Enum):  # type: ignore[type-arg]
+    A = "i", [1, 2]
+
+
+class Wrong(ValueError, enum.Enum):
+    A = "text", 3
+
+
+class Chosen(Scores, enum.Enum):
+    A = {"a": 1}  # noqa: RUF012
+
+
+def check_enums_of_containers() -> None:
+    """Enums mixed with types that `__init__` fills hold what they held; each member has its value, too."""
+    for cls in (Dictionary, Ordered, Counted, Chosen):
+        assert there.call(lambda c: list(dict.items(c.A)), cls) == list(dict.items(cls.A)), cls
+    for other in (Items, Group, Raw, Queue, Pattern):
+        assert there.call(lambda c: list(c.A), other) == list(other.A), other
+    assert there.call(lambda m: list(m), Items.A) == [1, 2]
+    for every in (Dictionary, Items, Group, Raw, Ordered, Grouped, Counted, Queue, Pattern, Chosen):
+        assert there.call(lambda c: c.A.value, every) == every.A.value
+        assert there.call(lambda m: m, every.A) is every.A
+    assert there.call(lambda: (Grouped.A[5], Grouped.A[1], Queue.A.maxlen, Wrong.A.args)) == ([], [2], 2, ("text", 3))
+    assert there.call(lambda: (Ordered.A.popitem(last=False), Counted.A["c"])) == ((2, 1), 0)
+
+
 def check_enums() -> None:
     """Enums with `__new__` of their own, of tuples, with mixed-in types, with boundaries, on a base with `__init__`."""
     for cls in (Planet, Labelled, Coordinates, Sums, Text, Strict, Keep, Day, Functions, AutoNames):
@@ -636,10 +751,6 @@ def check_enums() -> None:
     assert there.call(lambda: Keep(9).value) == 9
     raises(ValueError, lambda: Strict(8))
     assert there.call(lambda: AutoNames.A) == "A!"
-
-
-class Scores(collections.OrderedDict):  # type: ignore[type-arg]
-    __slots__ = ("extra",)
 
 
 class Early(str):
@@ -776,9 +887,18 @@ def check_memoryviews() -> None:
     for view in (memoryview(b"abc"), memoryview(data), memoryview(data)[1:3], memoryview(numbers), memoryview(b"")):
         copy = there.call(lambda v: v, view)
         assert type(copy) is memoryview
-        assert (copy.format.lstrip("="), copy.shape) == (view.format, view.shape)  # "=i" is what numpy says of an "i4"
+        assert (copy.format, copy.shape) == (view.format, view.shape)
         assert copy.readonly == view.readonly, view.obj
         assert np.asarray(copy).tolist() == np.asarray(view).tolist()
+    for base in (np.arange(3.0), np.arange(3), np.array(2.5), np.ones((2, 3)), np.array([True])):
+        whole = memoryview(base)
+        first = (0,) * base.ndim
+        assert there.call(lambda v, at: (v.format, v[at], v.tolist()), whole, first) == (
+            whole.format, whole[first], whole.tolist(),
+        )  # fmt: skip
+    for odd in (np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.array([1 + 2j]), np.zeros(2, "i4,f8"), numbers.T):
+        copy = there.call(lambda v: v, memoryview(odd))
+        assert (copy.format, np.asarray(copy).tolist()) == (memoryview(odd).format, odd.tolist())
     assert there.call(lambda v: v[::2].tobytes(), memoryview(data)) == b"ace"
     assert there.call(lambda v: v.tobytes(), memoryview(data)[::2]) == b"ace"
     captured = memoryview(data)
