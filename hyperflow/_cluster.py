@@ -145,6 +145,9 @@ class ClusterEvaluator:
         """Count the jobs by state."""
         return self._master.statistics()
 
+    def keep(self, future: asyncio.Future[Any]) -> None:
+        """Keep nothing."""
+
     def submit(
         self,
         fn: Callable[..., Any],

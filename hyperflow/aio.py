@@ -34,6 +34,15 @@ async def settled(*futures: asyncio.Future[Any], on_cancel: Callable[[], object]
         del interrupted  # else it would know this frame, and the frame it
 
 
+def cancelling() -> bool:
+    """Whether somebody cancels this task; False where there is none."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop runs
+        return False
+    return task is not None and task.cancelling() > 0
+
+
 class Changing(Generic[T]):
     """A value, and a way to wait until it is another one.
 

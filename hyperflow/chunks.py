@@ -12,15 +12,33 @@ from typing import Any
 import attrs
 
 from hyperflow import environment, failures
-from hyperflow.errors import EvaluationExited, MisuseError, RemoteError, TimeLimitExceeded, WorkerDied
+from hyperflow.aio import cancelling
+from hyperflow.environment import Kept
+from hyperflow.errors import (
+    EvaluationExited,
+    MisuseError,
+    RemoteError,
+    SerializationError,
+    TimeLimitExceeded,
+    WorkerDied,
+)
 from hyperflow.failures import Errors, Failed
-from hyperflow.flow import show_call
+from hyperflow.flow import ShowsItself, show_call
 from hyperflow.saying import short_repr
 
 CHUNK_SECONDS = 0.02
 """How long a chunk of remote_map should take: much longer than a round trip, too short to notice."""
 
 LARGEST_CHUNK = 100_000
+
+MOST_PARTS = 100
+"""How many evaluations a chunk that has failed as a whole is cut into: each of them carries the whole of it."""
+
+MOST_CARRIED = 100_000_000
+"""Bytes that these may carry together; a large chunk is cut into fewer parts, and these again."""
+
+UNREADABLE = "could not be unpickled"
+"""What the error says if a function or argument could not be read on the worker: then nothing was evaluated."""
 
 
 @attrs.frozen
@@ -56,29 +74,50 @@ class ItemError:
         return error
 
 
-def apply_to_all(
-    fn: Callable[[Any], Any], items: list[Any], returns: bool, stream: tuple[int, ...], first: int
-) -> list[Any] | Coroutine[Any, Any, list[Any]]:
-    """On a worker: evaluate a chunk of remote_map; with `returns`, an ItemError takes the place of what is missing.
+@attrs.frozen
+class Chunk(ShowsItself):
+    """Evaluates a chunk of remote_map on a worker; with `returns`, an ItemError takes the place of what is missing.
 
     `stream` and the item's place, of which `first` is that of the first one, say what random numbers it draws.
     """
-    results: list[Any] = []
-    place = [*stream, first]
-    token = environment.map_item.set(place)
-    try:
-        for item in items:
-            try:
-                result = fn(item)
-                if type(result) is types.CoroutineType:  # also of a lambda or an object that calls an async function
-                    return _apply_to_rest(fn, items, results, result, returns, place)
-            except BaseException as error:  # noqa: BLE001 (what a user's function raises is raised again, or goes back)
-                result = _failed_item(fn, item, error, returns)
-            results.append(result)
-            place[-1] += 1
-    finally:
-        environment.map_item.reset(token)
-    return results
+
+    fn: Callable[[Any], Any]
+    returns: bool
+    stream: tuple[int, ...]
+    first: int
+
+    def __call__(self, items: list[Any]) -> list[Any] | Coroutine[Any, Any, list[Any]]:
+        fn, returns = self.fn, self.returns
+        results: list[Any] = []
+        place = [*self.stream, self.first]
+        token = environment.map_item.set(place)
+        try:
+            for item in items:
+                try:
+                    result = fn(item)
+                    if type(result) is types.CoroutineType:  # also of a lambda or object that calls an async function
+                        return _apply_to_rest(fn, items, results, result, returns, place)
+                except BaseException as error:  # noqa: BLE001 (what a user's function raises goes back, or is raised)
+                    result = _failed_item(fn, item, error, returns)
+                results.append(result)
+                place[-1] += 1
+        finally:
+            environment.map_item.reset(token)
+        return results
+
+    def shown(self, args: tuple[Any, ...]) -> str:
+        first, *_, last = (show_call(self.fn, (item,), {}) for item in args[0])
+        return f"{first} ... {last}"
+
+
+def evaluate_part(
+    packed: tuple[tuple[Chunk, list[Any]]], begin: int, end: int
+) -> list[Any] | Coroutine[Any, Any, list[Any]] | Any:
+    """On a worker: evaluate items of a chunk, as it was when it was submitted; one alone is evaluated by itself."""
+    ((chunk, items),) = packed
+    if end - begin == 1:
+        return chunk.fn(items[begin])
+    return attrs.evolve(chunk, first=chunk.first + begin)(items[begin:end])
 
 
 async def _apply_to_rest(
@@ -109,19 +148,21 @@ def _failed_item(fn: Callable[[Any], Any], item: object, error: BaseException, r
     """Return what stands for a failed item, or raise its error."""
     if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
         raise error
-    if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) and task.cancelling():
+    if isinstance(error, asyncio.CancelledError) and cancelling():
         raise error  # not of its own accord (where a test evaluates in its own event loop)
     if isinstance(error, StopIteration):  # no future can carry one
         stop, error = error, RuntimeError(f"{show_call(fn, (item,), {})}, in remote_map, raised StopIteration")
         error.__cause__ = stop
-    _note_item(error, item)
+    _note_item(error, fn, item)
     if not returns:
         raise error
     return ItemError.of(error)
 
 
-def _note_item(error: BaseException, item: object) -> None:
-    failures.add_note(error, f"(in remote_map, for the item {short_repr(item, 200)})")
+def _note_item(error: BaseException, fn: Callable[[Any], Any], item: object) -> None:
+    where = f"in remote_map, for the item {short_repr(item, 200)}"
+    call = show_call(fn, (item,), {})
+    failures.add_note(error, f"({where})" if failures.names(error, call) else f"(raised by {call}, {where})")
 
 
 @attrs.define(eq=False)
@@ -133,14 +174,24 @@ class _Part:
     items: list[Any]
     began: float
     again: bool = False
-    """Whether a chunk with this one item in it has failed as a whole."""
+    """Whether a chunk with these items in it has failed as a whole."""
+    kept: Kept | None = None
+    """What was submitted for that chunk, or for this one."""
+    place: int = 0
+    """The place of the first item in it."""
+
+    def drop(self) -> None:
+        """It has ended, and is not evaluated again."""
+        if self.kept is not None:
+            self.kept.drop()
 
 
 class _Map:
     """One run of remote_map: keeps all CPUs busy with chunks; the automatic size follows how long chunks take.
 
-    When a chunk fails as a whole (a crash, the time limit), nobody can tell by which item: then its items are evaluated
-    again, one by one. So the error names the item, and the others have their results.
+    When a chunk fails as a whole (a crash, the time limit, an unsendable result), nobody can tell by which item:
+    then its items are evaluated again, one by one. So the error names the item, and the others have their results. They
+    are evaluated from what was submitted: items and captures may have changed since.
     """
 
     def __init__(self, fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: int | None, errors: Errors) -> None:
@@ -177,7 +228,10 @@ class _Map:
             for future in self.going:
                 if not future.cancel() and not future.cancelled():
                     future.exception()  # retrieved: it failed together with the one that is raised
+            for part in (*self.going.values(), *self.again):
+                part.drop()
             self.going.clear()
+            self.again.clear()
             self.returned.clear()
             self.results.clear()
 
@@ -202,10 +256,19 @@ class _Map:
         return None
 
     def _submit(self, part: _Part) -> asyncio.Future[Any]:
-        submit, options = self.env.evaluator.submit, self.env.options
-        if len(part.items) == 1:
-            return submit(self.fn, (part.items[0],), {}, options, (*self.stream, part.first))
-        return submit(apply_to_all, (self.fn, part.items, self.returns, self.stream, part.first), {}, options)
+        evaluator, options = self.env.evaluator, self.env.options
+        chunk = Chunk(self.fn, self.returns, self.stream, part.first)
+        single = len(part.items) == 1
+        call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+        call = (self.fn, (part.items[0],), {}) if single else (chunk, (part.items,), {})
+        stream = (*self.stream, part.first)
+        if part.kept is not None:
+            numbers = part.place, part.place + len(part.items)
+            return part.kept.submit(evaluate_part, numbers, call, options, stream)
+        future = evaluator.submit(call[0], call[1], call[2], options, stream)
+        if not single:
+            part.kept = evaluator.keep(future)
+        return future
 
     def _take(self, future: asyncio.Future[Any]) -> BaseException | None:
         """Take what a part has ended with; return a failure that ends the map."""
@@ -216,6 +279,7 @@ class _Map:
         if error is not None:
             return self._failure(part, error)
         results = future.result() if len(part.items) > 1 else [future.result()]
+        part.drop()
         if self.returns and len(part.items) > 1:
             results = self._made(part, results)
         self.results[part.first] = results
@@ -228,19 +292,29 @@ class _Map:
         """Have a chunk's items evaluated one by one, or keep a single one's failure; return what ends the map."""
         may_return = self.returns and failures.may_return(error)
         if len(part.items) > 1:
-            if may_return or isinstance(error, (WorkerDied, TimeLimitExceeded)):
-                now, items = self.loop.time(), enumerate(part.items, part.first)
-                self.again += [_Part(index, [item], now, again=True) for index, item in items]
+            if may_return or isinstance(error, (WorkerDied, TimeLimitExceeded, SerializationError)):
+                self._split(part, unreadable=UNREADABLE in str(error))
                 return None
         else:
-            if isinstance(error, RemoteError) and error.type_name == "builtins.StopIteration":
-                error = RuntimeError(f"{show_call(self.fn, (part.items[0],), {})} raised StopIteration")
-            _note_item(error, part.items[0])
+            _note_item(error, self.fn, part.items[0])
             if may_return and isinstance(error, Exception):
                 self.results[part.first] = [self._failed(part.first, part.items[0], error)]
+                part.drop()
                 return None
-        failures.shorten(error)
+        part.drop()
         return error
+
+    def _split(self, part: _Part, unreadable: bool) -> None:
+        """Have a chunk's items evaluated again; anew, if what was submitted for it could not be read."""
+        now, kept, count, size = self.loop.time(), part.kept, len(part.items), 1
+        if kept is not None and unreadable:
+            kept.drop()
+            kept = None
+        if kept is not None:
+            size = -(-count // max(2, min(MOST_PARTS, MOST_CARRIED // kept.size)))
+            kept.users += -(-count // size) - 1
+        for at in range(0, count, size):
+            self.again.append(_Part(part.first + at, part.items[at : at + size], now, True, kept, part.place + at))
 
     def _made(self, part: _Part, results: list[Any]) -> list[Any]:
         """Return the results of a chunk with a Failed in the place of each ItemError."""
@@ -270,6 +344,7 @@ async def run(fn: Callable[[Any], Any], xs: Iterable[Any], chunk_size: int | Non
     if error is None:
         return results
     try:
+        failures.shorten_in_task(error)
         raise error
     finally:
         del error

@@ -62,7 +62,7 @@ class _Group:
         self.places: list[Any] = []  # a future for each x; where errors are returned, a Failed in its place
         self.failed: list[asyncio.Future[Any]] = []  # in the order in which they failed, if a failure ends the group
         self.returned: list[Failed] = []
-        self._steps: dict[asyncio.Future[Any], tuple[int, Step]] = {}  # those whose errors are to name the call
+        self._steps: dict[asyncio.Future[Any], tuple[int, Any, Step]] = {}  # those whose errors are to name the call
         self._waiter: asyncio.Future[None] | None = None
         self._enough = 0
         self._over = False
@@ -96,18 +96,27 @@ class _Group:
 
     def _start(self, x: Any, on_end: Callable[[asyncio.Future[Any]], None]) -> None:
         """Start the flow of one x."""
+        one: Any  # whatever the user's function returns
         try:
-            one = x if self.fn is None else made_by(self.fn, x, self.where)
+            if self.fn is None:
+                one = x
+            else:  # as made_by does it, without its calls
+                try:
+                    one = self.fn(x)
+                except StopIteration as error:
+                    raise stopped(self.fn, x, self.where) from error
+                if not isinstance(one, Flow):
+                    flows.check_made(one, self.where, self.fn)
             future = one.start()
         except Exception as error:
             if not self.returns or not failures.may_return(error):
                 raise
-            failed = failures.returned(len(self.places), _call_of(self.fn, x), error)
+            failed = failures.returned(len(self.places), _call_of(self.fn, x, None), error)
             self.places.append(failed)
             self.returned.append(failed)
             return
         if self.returns or isinstance(future, asyncio.Task):  # an evaluation's error names its call by itself
-            self._steps[future] = len(self.places), one.step
+            self._steps[future] = len(self.places), x, one.step
         self.going += 1
         self.places.append(future)
         future.add_done_callback(on_end)
@@ -124,10 +133,10 @@ class _Group:
     def _on_failure(self, future: asyncio.Future[Any]) -> None:
         if self._over:
             return
-        index, step = self._steps.pop(future, (0, None))
+        index, x, step = self._steps.pop(future, (0, None, None))
         error = None if future.cancelled() else future.exception()
         if error is not None and step is not None:
-            call = step.call()
+            call = _call_of(self.fn, x, step)
             failures.note_call(error, call, self.where)
             if self.returns and isinstance(error, Exception) and failures.may_return(error):
                 failed = self.places[index] = failures.returned(index, call, error)
@@ -149,19 +158,26 @@ class _Group:
         return _failure(first, await _cancel_all(others, self.where), self.where)
 
 
-def _call_of(fn: Callable[[Any], Flow[Any]] | None, x: Any) -> str:
-    return flows.show_call(fn, (x,), {}) if fn is not None else x.step.call()
+def _call_of(fn: Callable[[Any], Flow[Any]] | None, x: Any, step: Step | None) -> str:
+    """Return the user's call that a flow makes; else, the one that made the flow."""
+    if fn is None:
+        return x.step.call() or repr(x.step)
+    return (step is not None and step.call()) or flows.show_call(fn, (x,), {})
 
 
 def made_by(fn: Callable[[X], Flow[T]], x: X, where: str) -> Flow[T]:
     """Return the flow that the user's function makes of x."""
     try:
         made = fn(x)
-    except StopIteration as error:  # it would end the loop, as if there were no more xs
-        call = flows.show_call(fn, (x,), {})
-        raise RuntimeError(f"{call}, the function of {where}, raised StopIteration") from error
+    except StopIteration as error:
+        raise stopped(fn, x, where) from error
     flows.check_made(made, where, fn)
     return made
+
+
+def stopped(fn: Callable[[Any], Any], x: object, where: str) -> RuntimeError:
+    """Return what stands for a StopIteration, which would end the loop, as if there were no more xs."""
+    return RuntimeError(f"{flows.show_call(fn, (x,), {})}, the function of {where}, raised StopIteration")
 
 
 def _failure(future: asyncio.Future[Any], others: list[BaseException], where: str) -> BaseException:
@@ -174,7 +190,6 @@ def _failure(future: asyncio.Future[Any], others: list[BaseException], where: st
     if others:
         told = failures.lost_in_words(others)
         failures.add_note(error, f"(of the flows beside it, {told}; the first failure is raised)")
-    failures.shorten(error)
     return error
 
 
@@ -228,6 +243,7 @@ async def _gather(
     if error is None:
         return tuple(results) if where == "concurrently" else results
     try:
+        failures.shorten_in_task(error)
         raise error
     finally:
         del error
@@ -404,7 +420,8 @@ async def _race(made: tuple[Flow[Any], ...]) -> Any:
             _note_lost(None, others, "race")
             return winner.result()
         error = _failure(winner, others, "race")
-        failures.note_call(error, step.call(), "race")
+        failures.note_call(error, step.call() or repr(step), "race")
+        failures.shorten_in_task(error)
         raise error
     finally:
         del winner, others, error
@@ -454,7 +471,7 @@ def race(*flows: Flow[Any]) -> Job[Any]:
     Cancelling a remote evaluation kills its process; `race` does not wait until that process has gone.
     """
     if not flows:
-        raise ConfigurationError("race() of no flows would never end")
+        raise ConfigurationError("race() of no flows would never end; write: race(one, another)")
     return Job(Native("race", _race, (_mine(flows, "race"),)))
 
 
@@ -512,8 +529,9 @@ async def _as_completed(
                         raise
                     ready.append((x, failures.returned(index, flows.show_call(fn, (x,), {}), refused)))
             if going and not ready:
-                x, result, error = _outcome(await done.get(), going, returns)
+                x, result, error = _outcome(fn, await done.get(), going, returns)
                 if error is not None:
+                    failures.shorten_in_task(error)
                     raise error
             elif ready:
                 x, result = ready.popleft()
@@ -549,7 +567,10 @@ def _begin(
 
 
 def _outcome(
-    future: asyncio.Future[Any], going: dict[asyncio.Future[Any], tuple[int, Any, Step]], returns: bool
+    fn: Callable[[Any], Flow[Any]],
+    future: asyncio.Future[Any],
+    going: dict[asyncio.Future[Any], tuple[int, Any, Step]],
+    returns: bool,
 ) -> tuple[Any, Any, BaseException | None]:
     """Return an x with its result or Failed, or with the error that ends the iteration."""
     index, x, step = going.pop(future)
@@ -558,9 +579,8 @@ def _outcome(
     error = future.exception()
     if error is None:
         return x, future.result(), None
-    call = step.call()
+    call = _call_of(fn, x, step)
     failures.note_call(error, call, "as_completed")
     if returns and isinstance(error, Exception) and failures.may_return(error):
         return x, failures.returned(index, call, error), None
-    failures.shorten(error)
     return x, None, error

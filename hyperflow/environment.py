@@ -214,6 +214,36 @@ class Evaluator(Protocol):
         """Send a call to a worker; cancelling the returned future ends the evaluation."""
         ...
 
+    def keep(self, future: asyncio.Future[Any]) -> Kept | None:
+        """Keep what has just been submitted, for another try with a part of it; None if it was not packed."""
+        ...
+
+
+class Kept(Protocol):
+    """A call as it was packed; `users` counts who may still want to evaluate from it."""
+
+    users: int
+
+    @property
+    def size(self) -> int:
+        """The bytes that each evaluation from it carries."""
+        ...
+
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        numbers: tuple[int, int],
+        shown: tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]],
+        options: Options,
+        stream: tuple[int, ...],
+    ) -> asyncio.Future[Any]:
+        """Evaluate `fn((arguments,), *numbers)`; errors show the call `shown`."""
+        ...
+
+    def drop(self) -> None:
+        """Count one user who has ended."""
+        ...
+
 
 class ResultsDatabase(Protocol):
     """The part of a results database that KeyValMap and memoize use."""
@@ -303,15 +333,29 @@ def current(asked_by: str = "a flow") -> Environment:
 def not_in_flow(asked_by: str) -> NotInFlow:
     """Return the error for what needs a running flow and has none."""
     if on_worker():
-        return NotInFlow(
-            f"{asked_by} was awaited in a function that runs on a worker, and a worker starts no evaluations. Make the "
-            "function that awaits it a job: put @hyperflow.job above its `async def`, and await it, f(...), where you "
-            "wrote hyperflow.remote_eval(f, ...); or let it call the plain function itself"
-        )
+        return NotInFlow(f"{asked_by} was awaited in a function that runs on a worker, {not_on_workers('awaits it')}")
     return NotInFlow(
         f"{asked_by} was awaited where nothing runs it. In a script: hyperflow.run_job_local(my_job()). "
         "In async code or a notebook: `async with hyperflow.open_local_job() as env:` and await it inside; "
         "in a later notebook cell: await env.run(my_job())"
+    )
+
+
+def not_on_workers(what: str) -> str:
+    """Return why a function on a worker cannot have the result of a flow, and what to write; `what` it did with it."""
+    return (
+        f"and a worker starts no evaluations. Make the function that {what} a job: put @hyperflow.job above its "
+        "`async def`, await the flow in it, and write await f(...) where you wrote hyperflow.remote_eval(f, ...); or "
+        "let it call the plain function itself"
+    )
+
+
+def in_another_loop(asked_by: str) -> NotInFlow:
+    """Return the error for what is awaited in another event loop than that of its environment."""
+    return NotInFlow(
+        f"{asked_by} was awaited in an event loop (maybe of another thread) that is not the one where its environment "
+        "runs. There, write `await flow` or `flow.start()`; from another thread, with `env` and `loop` of the job: "
+        "asyncio.run_coroutine_threadsafe(env.run(flow), loop).result()"
     )
 
 

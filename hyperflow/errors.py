@@ -44,6 +44,11 @@ import signal
 import attrs
 
 
+def _place(service_id: str, node: str) -> str:
+    """Return a worker and its node, which most names of workers contain already."""
+    return service_id if service_id.endswith(f"@{node}") else f"{service_id} on {node}"
+
+
 class HyperflowError(Exception):
     """Base of every error that hyperflow itself raises."""
 
@@ -85,7 +90,8 @@ class RemoteError(HyperflowError):
     traceback: str = ""
 
     def __str__(self) -> str:
-        head = f"{self.type_name}: {self.text}" if self.text else self.type_name
+        name = self.type_name.removeprefix("builtins.")
+        head = f"{name}: {self.text}" if self.text else name
         return f"the evaluation raised {head} (which could not be sent back as itself)"
 
 
@@ -96,7 +102,7 @@ class EvaluationExited(RemoteError):
     """
 
     def __str__(self) -> str:
-        head = f"{self.type_name}({self.text})"
+        head = f"{self.type_name.removeprefix('builtins.')}({self.text})"
         return f"the evaluation ended itself with {head}; on a worker, return a value or raise an Exception instead"
 
 
@@ -140,7 +146,8 @@ class WorkerDied(HyperflowError):
         return f"was killed by {_signal(-self.status)}"
 
     def __str__(self) -> str:
-        text = f"{self.service_id} on {self.node} {self._cause()} while it ran {self.evaluation}; log: {self.log_file}"
+        where = _place(self.service_id, self.node)
+        text = f"{where} {self._cause()} while it ran {self.evaluation}; log: {self.log_file}"
         if self.log_tail:
             text += "\nlast output:\n" + "\n".join("  | " + line for line in self.log_tail.splitlines())
         return text
@@ -188,8 +195,8 @@ class TimeLimitExceeded(HyperflowError, TimeoutError):
 
     def __str__(self) -> str:
         return (
-            f"{self.evaluation} ran longer than its time_limit of {self.seconds:g} s on {self.service_id} at "
-            f"{self.node} and was killed; log: {self.log_file}"
+            f"{self.evaluation} ran longer than its time_limit of {self.seconds:g} s on "
+            f"{_place(self.service_id, self.node)} and was killed; log: {self.log_file}"
         )
 
 

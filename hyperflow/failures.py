@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import sys
 import traceback
 import types
@@ -35,6 +36,12 @@ FEWEST_FRAMES = 4
 
 FIRST_FRAMES = 3
 """How many of the outermost frames are kept where there are too many; the others are the innermost ones."""
+
+MOST_CALLS = 5
+"""How many notes of an error name a call that was on its way."""
+
+_IS_CALL = re.compile(r"\(raised by .*, in \w+\)", re.DOTALL)
+_CALLS_LEFT_OUT = re.compile(r"\(\d+ calls? between (is|are) left out\)")
 
 LEFT_OUT = "are left out of the traceback; HYPERFLOW_DEBUG=1 shows all)"
 
@@ -154,8 +161,36 @@ def add_note(error: BaseException, note: str) -> None:
 
 def note_call(error: BaseException, call: str, where: str) -> None:
     """Note which call raised an error, unless a note says so already."""
-    if not any(call in note for note in _notes(error)):
-        add_note(error, f"(raised by {call}, in {where})")
+    if names(error, call):
+        return
+    add_note(error, f"(raised by {call}, in {where})")
+    with suppress(BaseException):  # it takes no notes, or they are no list
+        _thin_out(error.__notes__)
+
+
+def names(error: BaseException, call: str) -> bool:
+    """Whether a note of an error names a call."""
+    return any(call in note for note in _notes(error))
+
+
+def _thin_out(notes: list[str]) -> None:
+    """Leave the innermost calls and the outermost one in the notes of an error, and say how many are left out."""
+    calls = [index for index, note in enumerate(notes) if _IS_CALL.fullmatch(note)]
+    if len(calls) <= MOST_CALLS:
+        return
+    told = next((index for index, note in enumerate(notes) if _CALLS_LEFT_OUT.fullmatch(note)), None)
+    if told is None:
+        notes[calls[-2]] = "(1 call between is left out)"
+    else:
+        count = int(notes[told][1:].split()[0]) + 1
+        notes[told] = f"({count} calls between are left out)"
+        del notes[calls[-2]]
+
+
+def note_tries(error: BaseException, times: int) -> None:
+    """Note how often a call was tried, if more than once."""
+    if times > 1:
+        add_note(error, f"(tried {times} times)")
 
 
 def _notes(error: BaseException) -> list[str]:
@@ -198,6 +233,15 @@ def shorten_here(error: BaseException) -> None:
     shorten(error, MOST_FRAMES - depth)
 
 
+def shorten_in_task(error: BaseException) -> None:
+    """The same, where the error will pass the frames of the coroutines that await each other in this task."""
+    depth = 0
+    frame: types.FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None and depth < MOST_FRAMES and not _is_loops(frame):
+        depth, frame = depth + 1, frame.f_back
+    shorten(error, MOST_FRAMES - depth)
+
+
 @contextmanager
 def shortened() -> Iterator[None]:
     """Shorten what leaves the scope."""
@@ -218,8 +262,7 @@ def _shorten(error: BaseException, most: int, seen: set[int]) -> None:
         kept.append(frames[-1])
     if len(kept) > most:
         first = min(FIRST_FRAMES, most // 2)
-        if not any(note.endswith(LEFT_OUT) for note in _notes(error)):
-            add_note(error, f"({len(kept) - most} of {len(kept)} frames {LEFT_OUT}")
+        _note_left_out(error, len(kept) - most, len(kept))
         kept = kept[:first] + kept[first - most :]
     if len(kept) < len(frames):
         for one, following in zip(kept, [*kept[1:], None], strict=False):
@@ -229,6 +272,17 @@ def _shorten(error: BaseException, most: int, seen: set[int]) -> None:
     for link in (error.__cause__, error.__context__, *_members(error)):
         if link is not None:
             _shorten(link, most, seen)
+
+
+def _note_left_out(error: BaseException, count: int, of: int) -> None:
+    """Say how many frames are left out; those that were left out before count."""
+    for index, note in enumerate(_notes(error)):
+        if note.endswith(LEFT_OUT):
+            before = int(note[1:].split()[0])
+            with suppress(BaseException):  # the notes are no list
+                error.__notes__[index] = f"({before + count} of {before + of} frames {LEFT_OUT}"
+            return
+    add_note(error, f"({count} of {of} frames {LEFT_OUT}")
 
 
 def _members(error: BaseException) -> tuple[BaseException, ...]:
@@ -244,6 +298,12 @@ def _frames(trace: types.TracebackType | None) -> Iterator[types.TracebackType]:
 def _is_ours(frame: types.FrameType) -> bool:
     name: object = frame.f_globals.get("__name__")
     return isinstance(name, str) and name.partition(".")[0] in OURS
+
+
+def _is_loops(frame: types.FrameType) -> bool:
+    """Whether the event loop called what the frame called."""
+    name: object = frame.f_globals.get("__name__")
+    return isinstance(name, str) and name.partition(".")[0] in ("asyncio", "uvloop")
 
 
 def _is_mistake_of_ours(error: BaseException) -> bool:

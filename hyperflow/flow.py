@@ -17,6 +17,7 @@ evaluation has a future already: its step returns that one and needs no task.
 from __future__ import annotations
 
 import asyncio
+import dis
 import functools
 import itertools
 import sys
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeAlias, TypeV
 
 import attrs
 
-from hyperflow import environment
+from hyperflow import environment, failures
 from hyperflow.environment import JobOptions, OptionChanges, Options, changed, peek
 from hyperflow.errors import ConfigurationError, FlowNeverAwaited, MisuseError
 from hyperflow.saying import short_repr
@@ -67,8 +68,8 @@ class Step:
         return asyncio.get_running_loop().create_task(self.coroutine())
 
     def call(self) -> str:
-        """Return the call that it makes, for errors: the user's function with its arguments."""
-        return repr(self)
+        """Return the call that it makes, for errors: the user's function with its arguments; "" if it makes none."""
+        return ""
 
 
 class Flow(Generic[T_co]):
@@ -110,7 +111,9 @@ class Flow(Generic[T_co]):
         `group.create_task(env.run(flow))`.
 
         Cancelling the future cancels the run, as cancelling `await flow` does. The options of the scope where it is
-        started count. Cost: that of the flow; a remote evaluation needs no task.
+        started count. From another thread: `asyncio.run_coroutine_threadsafe(env.run(flow), loop)`.
+
+        Cost: that of the flow; a remote evaluation needs no task.
 
         Raises:
             NotInFlow: There is no environment here.
@@ -161,13 +164,17 @@ class Flow(Generic[T_co]):
 
     def __repr__(self) -> str:
         # asyncio refuses what is no coroutine, and its error shows only this.
-        asked_by = _frame(1).f_globals.get("__name__")
-        if isinstance(asked_by, str) and asked_by.startswith("asyncio."):
+        frame = _frame(1)
+        asked_by = frame.f_globals.get("__name__")
+        if (isinstance(asked_by, str) and asked_by.startswith("asyncio.")) or _makes_task(frame):
             use = f"hyperflow.run_job_local({self.step})" if asked_by == "asyncio.runners" else f"{self.step}.start()"
             return f"the flow {self.used().step}; write: {use}"
         return f"<{type(self).__name__} {self.step}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if peek() is None and environment.on_worker():
+            remedy = environment.not_on_workers("returns it")
+            raise MisuseError(f"the flow {self.used()!r} was returned by a function that ran on a worker, {remedy}")
         return type(self.used()), (self.step,)
 
     def __del__(self) -> None:
@@ -184,7 +191,7 @@ class Flow(Generic[T_co]):
     if not TYPE_CHECKING:  # type checkers refuse these by themselves
 
         def _not_a_value(self, *_: object) -> NoReturn:
-            raise MisuseError(f"{self.used()!r} is a flow, not its result; write: (await {self.step})")
+            raise MisuseError(f"{self.used()!r} is a flow, not its result{_remedy(f'(await {self.step})')}")
 
         __bool__ = __iter__ = __len__ = __getitem__ = __contains__ = _not_a_value
         __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _not_a_value
@@ -200,8 +207,8 @@ class Flow(Generic[T_co]):
                     f"it is started; write: {self.step}.start()"
                 )
             raise AttributeError(
-                f"{type(self).__name__} has no attribute {name!r}: {self!r} is a flow, not its result; "
-                f"write: (await {self.step}).{name}"
+                f"{type(self).__name__} has no attribute {name!r}: {self!r} is a flow, not its result"
+                f"{_remedy(f'(await {self.step}).{name}')}"
             )
 
 
@@ -215,12 +222,38 @@ _warned: dict[Any, Any] = {}
 """Where `warnings` keeps account of what it has said."""
 
 
+def _remedy(corrected: str) -> str:
+    """Return what to write in place of a use of a flow as its result."""
+    if peek() is None and environment.on_worker():
+        return f", {environment.not_on_workers('uses it')}"
+    return f"; write: {corrected}"
+
+
 def _line(code: types.CodeType, instruction: int) -> int:
     """Return the line that an instruction of a function belongs to."""
     for start, end, line in code.co_lines():
         if start <= instruction < end and line is not None:
             return line
     return code.co_firstlineno
+
+
+def _makes_task(frame: types.FrameType) -> bool:
+    """Whether a call of `create_task` or `Task` is under way; uvloop's, and the class itself, have no frame."""
+    code = frame.f_code
+    if not _MAKE_TASKS.intersection(code.co_names):
+        return False
+    places = list(code.co_positions())
+    first, last = places[frame.f_lasti // 2][:2]
+    if first is None or last is None:
+        return False
+    return any(
+        one.argval in _MAKE_TASKS and (line := places[one.offset // 2][0]) is not None and first <= line <= last
+        for one in dis.get_instructions(code)
+        if isinstance(one.argval, str)
+    )
+
+
+_MAKE_TASKS = frozenset({"create_task", "Task"})
 
 
 class Job(Flow[T_co]):
@@ -245,8 +278,21 @@ class Cluster(Flow[T_co]):
         def then(self, fn: Callable[[T_co], Flow[U]]) -> Cluster[U]: ...
 
 
+class ShowsItself:
+    """A callable of ours that stands for calls of the user's function."""
+
+    __slots__ = ()
+
+    def shown(self, args: tuple[Any, ...]) -> str:
+        """Return a call of it, as errors show it."""
+        raise NotImplementedError
+
+
 def show_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """Return a call as the user would write it, with long arguments cut."""
+    called: object = fn
+    if isinstance(called, ShowsItself):
+        return called.shown(args)
     while isinstance(fn, functools.partial):
         args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
     words = [_shown(a) for a in args[:ARGUMENTS_SHOWN]] + ["..."] * (len(args) > ARGUMENTS_SHOWN)
@@ -336,6 +382,9 @@ def check(value: object, where: str) -> None:
     if isinstance(value, Flow):
         return
     if isinstance(value, (list, tuple, set, types.GeneratorType)):
+        for each in value if not isinstance(value, types.GeneratorType) else ():
+            if isinstance(each, Flow):
+                _ = each.used()  # one error is enough
         raise MisuseError(f"{where} takes flows one by one, not {short_repr(value, 60)}; write: {where}(*flows)")
     if asyncio.iscoroutine(value):
         name = _closed(value)
@@ -367,6 +416,9 @@ class CallStep(Step):
     fn: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+    def call(self) -> str:
+        return repr(self)
 
     def __repr__(self) -> str:
         return show_call(self.fn, self.args, self.kwargs)
@@ -514,7 +566,11 @@ async def _retry(source: Flow[T], times: int, on: Caught, pause: float) -> T:
             await asyncio.sleep(pause)
         run = run.next()
     with environment.trying(run):
-        return await source
+        try:
+            return await source
+        except on as error:
+            failures.note_tries(error, times + 1)
+            raise
 
 
 async def _timeout(source: Flow[T], seconds: float) -> T:

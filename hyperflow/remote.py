@@ -126,10 +126,15 @@ def remote_map(
         errors: "raise": the first failure cancels the rest and is raised unchanged, with the item as a note. "return":
             the rest goes on, and a `Failed` takes the place of each result that is missing; see `map_concurrently`.
 
+    A chunk is computed with its items and with what fn captured as they are when it is submitted. Chunks are submitted
+    while the map runs: what changes meanwhile counts for the later ones. A second try takes what was submitted.
+
     The items of a chunk share what fn captured: what fn changes in it for one item, the next item of the chunk sees.
-    A chunk is one evaluation: options such as `time_limit` and `retries` apply to a chunk. When one crashes or exceeds
-    its time limit (with errors="return" also when it cannot be sent), its items are evaluated again one by one, those
-    that had ended included, each with these options: so a crash costs one item, and the error names it.
+    A chunk is one evaluation: options such as `time_limit` and `retries` apply to a chunk. When one crashes, exceeds
+    its time limit, or has a result that cannot be sent, its items are evaluated again one by one, those that had ended
+    included, each with these options: so a crash costs one item, and the error names it. (One of more than a hundred
+    items, or of very large ones, is cut into smaller chunks first. One that could not even be read on the worker, so
+    that nothing was evaluated, is packed anew.)
     """
     failures.check(errors, "remote_map", others)
     if chunk_size != "auto" and (type(chunk_size) is not int or chunk_size < 1):

@@ -19,7 +19,11 @@ async def greetings() -> list[str]:
 
 
 def main(*, slurm: bool = False) -> None:
-    """Say hello from every CPU of this machine, or with --slurm of the allocation that this runs in."""
+    """Say hello from every CPU of this machine, or with --slurm of the allocation that this runs in.
+
+    Args:
+        slurm: Use all nodes of the Slurm allocation that this runs in.
+    """
     print(*hf.run_job_slurm(greetings()) if slurm else hf.run_job_local(greetings()), sep="\n")
 
 

@@ -179,8 +179,9 @@ async def test_options() -> None:
     async with open_inline_job(cpus=2, ship=False) as env:
         with pytest.raises(ImpossibleRequest, match=r"using\(cpus=3\).* 2 CPUs"):
             remote_eval(double, 1).using(cpus=3).start()
-        with pytest.raises(OSError, match="not yet"):
+        with pytest.raises(OSError, match="not yet") as caught:
             await remote_eval(fails).using(retries=1)
+        assert "(tried 2 times)" in caught.value.__notes__
         assert await remote_eval(fails).using(retries=1) == 3
         assert env.statistics().retried == 1
         with pytest.raises(TimeLimitExceeded, match=r"waits\('a'\) ran longer than its time_limit of 0\.01 s"):

@@ -95,6 +95,36 @@ async def test_an_evaluation_that_wants_evaluations() -> None:
                     await remote_eval(fn, 1)
 
 
+def leaves_the_await_out(x: int) -> object:
+    """Be a function on a worker that returns a flow."""
+    return remote_eval(double, x)
+
+
+USES_ON_A_WORKER: list[Callable[[int], Any]] = [
+    leaves_the_await_out,
+    lambda x: [remote_eval(double, x)],
+    lambda x: {"a": (measure(x),)},
+    lambda x: remote_eval(double, x) + 1,  # type: ignore[operator]
+    lambda x: "a" if remote_eval(double, x) else "b",
+    lambda x: remote_eval(double, x).real,  # type: ignore[attr-defined]
+]
+
+
+async def test_a_function_on_a_worker_that_makes_flows() -> None:
+    """Whatever it does with them, the error says: make it a job; nothing says `(await ...)`, which a def cannot."""
+    for open_job in (open_inline_job, local):
+        async with open_job(cpus=1):
+            for fn in USES_ON_A_WORKER:
+                with pytest.raises((MisuseError, AttributeError), match="a worker starts no evaluations") as caught:
+                    await remote_eval(fn, 3)
+                assert "put @hyperflow.job above its `async def`" in str(caught.value)
+                assert "(await " not in str(caught.value)
+            with pytest.raises(MisuseError, match="a worker starts no evaluations"):
+                await remote_map(leaves_the_await_out, [1])
+            flow = await pure(measure(3))  # here it may be kept, and awaited later
+            assert await flow == 3
+
+
 async def test_the_kind_of_an_environment() -> None:
     """`ask(kind)` gives it, or says that it is another one."""
     async with open_inline_job() as env:
@@ -161,6 +191,8 @@ async def test_a_flow_that_is_made_and_dropped() -> None:
                     measure(1).using(**refused)
             with pytest.raises(ConfigurationError):
                 measure(1).retry(-1)
+            with pytest.raises(MisuseError, match=r"write: concurrently\(\*flows\)"):
+                await concurrently([measure(1), measure(2)])  # type: ignore[call-overload]
             gc.collect()
     drop()  # outside of a run, flows are made to be run later
 

@@ -13,7 +13,7 @@ import attrs
 
 from hyperflow.cli import runs
 from hyperflow.control import place
-from hyperflow.errors import ConfigurationError, HyperflowError
+from hyperflow.errors import HyperflowError
 from hyperflow.events import reader
 from hyperflow.events.nodes import NodeState, node_states
 from hyperflow.master import rundir
@@ -66,23 +66,18 @@ def find(which: str | None, base_dir: Path) -> Path:
     """
     if which is not None and _is_one(Path(which)):
         return Path(which).absolute()
-    there: list[Path] = []
+    return runs.chosen(which, all_in(base_dir), base_dir)
+
+
+def all_in(base_dir: Path) -> list[Path]:
+    """Return the directories of runs, and of jobs that were run by themselves, the oldest first."""
     with suppress(OSError):
-        there = [home for home in sorted(base_dir.absolute().iterdir()) if _is_one(home)]
-    if not there:
-        raise runs.none_in(base_dir)
-    if which is None:
-        return there[-1]
-    fitting = [home for home in there if home.name.startswith(which)]
-    fitting = [home for home in fitting if home.name == which] or fitting
-    if len(fitting) != 1:
-        count = f"{len(fitting)} runs in {base_dir.absolute()} begin" if fitting else f"no run in {base_dir} begins"
-        raise ConfigurationError(f"{count} with {which!r}; a directory or an id is needed")
-    return fitting[0]
+        return [home for home in sorted(base_dir.absolute().iterdir()) if _is_one(home)]
+    return []
 
 
 def _is_one(home: Path) -> bool:
-    return (home / "program.json").exists() or (home / "log" / EVENTS).exists()
+    return (home / "program.json").exists() or runs.is_lone_job(home)
 
 
 def of(home: Path) -> list[Head]:

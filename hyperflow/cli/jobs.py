@@ -38,6 +38,7 @@ from hyperflow.console.table import (
 )
 from hyperflow.control.client import MasterElsewhere, NoMaster, Refused, Silent, contact, owner
 from hyperflow.errors import ConfigurationError, HyperflowError
+from hyperflow.master.lifecycle import State
 from hyperflow.master.view import FORMAT, job_from_json, job_to_json
 
 P = ParamSpec("P")
@@ -50,6 +51,9 @@ SHOWN_RUNS = 50
 
 LEAVING_SECONDS = 60.0
 """How long a program may take to leave after SIGTERM."""
+
+MOST_SHOWN = 10
+"""How many jobs a sentence names."""
 
 NO_RESOURCES = Resources()
 
@@ -94,7 +98,7 @@ def add_to(app: App) -> None:
         app.command(answering(command))
 
 
-def list_(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
+def list_(run: Which = None, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
     """Show the jobs of a program."""
     found = runs.find(run, base_dir)
     answer, note = _ask(found, "/jobs", "list", str(found.home))
@@ -117,7 +121,9 @@ def list_(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json =
 
 
 def why(
-    number: Annotated[int, Parameter(help="The job, as `hyperflow list` has it.")],
+    number: Annotated[
+        int | None, Parameter(help="The job, as `hyperflow list` has it; by default the one that is held.")
+    ] = None,
     /,
     *,
     run: RunOption = None,
@@ -126,9 +132,13 @@ def why(
 ) -> int:
     """Show all that is known about a job: why it waits or is held, the end of its log, and what to type."""
     found = runs.find(run, base_dir)
+    number = _the_one(found) if number is None else number
     answer, note = _ask(found, f"/jobs/{number}/why", "why", str(number), "--run", str(found.home))
     # A master of an earlier version says nothing of a traceback.
-    text, traceback = found.why(number) if answer is None else (answer["why"], answer.get("traceback", ""))
+    if answer is None:
+        text, traceback = found.why(number, running=owner(found.home) is not None)
+    else:
+        text, traceback = answer["why"], answer.get("traceback", "")
     if as_json:
         return _print_json(run=str(found.home), number=number, why=text, traceback=traceback, note=note)
     print(text, *([note] if note else []), sep="\n")
@@ -188,7 +198,7 @@ def give_up(
     return _act("give_up", run, base_dir, _chosen(numbers, every), as_json)
 
 
-def resume(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR) -> int:
+def resume(run: Which = None, *, base_dir: BaseDir = BASE_DIR) -> int:
     """Start a program again whose master has ended; it continues where it was.
 
     It starts in its old directory, with the Python and the command line that it had, and with --resume.
@@ -253,6 +263,20 @@ def _chosen(numbers: Sequence[int], every: bool) -> list[int] | str:
     return "all" if every else list(numbers)
 
 
+def _the_one(run: Run) -> int:
+    """Return the number of the job that somebody asks about who names none: the one that is held, or has failed."""
+    jobs = run.jobs()
+    for state in (State.HELD, State.FAILED):
+        found = [job for job in jobs if job.state is state]
+        if len(found) == 1:
+            return found[0].number
+        if found:
+            names = "".join(f"\n  hyperflow why {job.number}  # {job.name}" for job in found[:MOST_SHOWN])
+            more = f"\n  and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+            raise ConfigurationError(f"{len(found)} jobs are {state}; say which:{names}{more}")
+    raise ConfigurationError("no job is held or has failed; say which one: hyperflow why NUMBER, as `list` has it")
+
+
 def _ask(run: Run, path: str, *command: str) -> tuple[dict[str, Any] | None, str]:
     """Ask the master; return its answer or None, and then a note: why what is shown comes from the run's files.
 
@@ -293,9 +317,11 @@ def _act(what: str, which: str | None, base_dir: Path, numbers: list[int] | str,
         if what == "give_up" or owner(run.home) is not None:
             raise NoMaster(f"{error}, and only a master can do that; start the program again: {again}") from None
         if what == "cancel":
-            jobs = run.cancel(numbers)
+            jobs, finished = run.cancel(numbers)
             ended = "they have ended with it" if run.local else "they were ended at Slurm"
-            note = f"{error}; {ended}, and are held" if jobs else f"{error}; the jobs have left their results"
+            left = f"{_jobs(finished)} had left a result before, which waits for the next master: {again}"
+            said = [f"{ended}, and are held"] * bool(jobs) + [left] * bool(finished)
+            note = "; ".join([str(error), *said])
         else:
             jobs = run.retry(numbers, **more)
             note = f"{error}; that is noted for the next one: {again}"
@@ -306,6 +332,10 @@ def _act(what: str, which: str | None, base_dir: Path, numbers: list[int] | str,
     if note:
         print(note)
     return 0
+
+
+def _jobs(numbers: Sequence[int]) -> str:
+    return f"job{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 def _end_master(run: Run) -> None:

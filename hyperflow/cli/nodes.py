@@ -40,7 +40,7 @@ def add_to(main: App) -> None:
     main.command(app)
 
 
-def nodes_(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
+def nodes_(run: Which = None, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
     """Show the nodes that a program's jobs use or used: state, CPUs, how often evaluations succeeded and failed there.
 
     A node is "aside" when nothing more is started there, because evaluations failed there and then succeeded on other

@@ -20,7 +20,7 @@ from hyperflow.checked_files import Damaged
 from hyperflow.errors import ConfigurationError
 from hyperflow.master import rundir
 from hyperflow.master.lifecycle import AT_REST, Cause, Kind, Record, State, Verdict
-from hyperflow.master.rundir import HeldRun, JobDirectory
+from hyperflow.master.rundir import CUT_OFF, HeldRun, JobDirectory
 from hyperflow.master.view import JobView, story, traceback_of
 from hyperflow.private import Held
 from hyperflow.slurm.client import PollIntervals, SlurmClient
@@ -88,15 +88,15 @@ class Run:
         """Return the states of the jobs, as their files have them; the cheapest look at a run."""
         return [record.state for _, record in self._records()]
 
-    def why(self, number: int) -> tuple[str, str]:
-        """Return all that is known about a job, and the traceback of its error by itself.
+    def why(self, number: int, running: bool) -> tuple[str, str]:
+        """Return all that is known about a job, and the traceback of its error by itself; `running`: the program runs.
 
         Raises ConfigurationError if there is no such job, or it is unreadable.
         """
         directory = JobDirectory(self.home / "jobs" / str(number))
         try:
             record = directory.read_record()
-            return story(record, directory), traceback_of(record, directory)
+            return story(record, directory, running), traceback_of(record, directory)
         except FileNotFoundError:
             numbers = ", ".join(str(record.number) for _, record in self._records()) or "none yet"
             raise ConfigurationError(f"{self.home} has no job {number}; it has {numbers}") from None
@@ -151,10 +151,11 @@ class Run:
             numbers = [number for number in numbers if states.get(number) is not State.NEW or number in under_way]
         self.retry(numbers, changes)
 
-    def cancel(self, numbers: Sequence[int] | str) -> list[JobView]:
+    def cancel(self, numbers: Sequence[int] | str) -> tuple[list[JobView], list[int]]:
         """End jobs at Slurm while no master runs, and hold them; "all": all that are not at rest.
 
-        They are found at Slurm by their tokens. A job that has left its result meanwhile stays as it is.
+        They are found at Slurm by their tokens. Returns the jobs that are held, and the numbers of those that had left
+        their results before: these stay as they are, for the next master.
 
         Raises:
             ConfigurationError: A number does not exist, or a job is at rest; then nothing is done.
@@ -165,17 +166,19 @@ class Run:
         try:
             there = {record.number: (directory, record) for directory, record in self._records()}
             chosen = self._to_cancel(numbers, there)
+            # Looked at before: the signal that ends a job makes it leave a result, too.
+            finished = [record.number for directory, record in chosen if _has_result(directory, record)]
             tokens = [record.attempt.token for _, record in chosen if record.attempt is not None]
             if tokens and not self.local:
                 run_in_new_loop(_end_at_slurm(tokens))
-            held: list[tuple[JobDirectory, Record]] = []
+            held: list[JobView] = []
             for directory, record in chosen:
-                if record.epoch not in directory.results():
+                if record.number not in finished:
                     cause = Cause(Kind.CANCELLED, "it was cancelled by `hyperflow cancel`")
                     after = record.failed(record.epoch.attempt, cause, Verdict.HOLD)
                     directory.write_record(after)
-                    held.append((directory, after))
-            return [JobView.of(record, directory, None, directory.changed_at()) for directory, record in held]
+                    held.append(JobView.of(after, directory, None, directory.changed_at()))
+            return held, finished
         finally:
             lock.release()
 
@@ -202,6 +205,15 @@ class Run:
                 with suppress(OSError, Damaged):
                     found.append((directory, directory.read_record()))
         return found
+
+
+def _has_result(directory: JobDirectory, record: Record) -> bool:
+    """Whether a job has come to its end; one that was cut off with its allocation has not."""
+    starts = [epoch for epoch in directory.results() if epoch.attempt == record.epoch.attempt and epoch >= record.epoch]
+    try:
+        return bool(starts) and directory.read_result(starts[-1])[0] != CUT_OFF
+    except Damaged:
+        return True  # the next master tells what is wrong with it
 
 
 async def _end_at_slurm(tokens: Sequence[str]) -> None:
@@ -253,23 +265,55 @@ def find(which: str | None, base_dir: Path) -> Run:
     """
     if which is not None and (run := _read(Path(which).absolute())) is not None:
         return run
-    newest, _ = newest_runs(base_dir, 1)
-    if not newest:
-        raise none_in(base_dir)
     if which is None:
+        newest, _ = newest_runs(base_dir, 1)
+        if not newest:
+            raise none_in(base_dir)
         return newest[0]
     names = [name for name in _names(base_dir) if name.startswith(which)]
     read = (_read(base_dir.absolute() / name) for name in ([which] if which in names else names))
-    fitting = [run for run in read if run is not None]
+    runs = {run.home: run for run in read if run is not None}
+    if not runs and not newest_runs(base_dir, 1)[0]:
+        raise none_in(base_dir)
+    return runs[chosen(which, sorted(runs), base_dir)]
+
+
+def chosen(which: str | None, homes: Sequence[Path], base_dir: Path) -> Path:
+    """Return that of the directories, the oldest first, which an id or its beginning means; for None, the newest.
+
+    Raises:
+        ConfigurationError: None fits, or several do.
+    """
+    if which is None and not homes:
+        raise none_in(base_dir)
+    if which is None:
+        return homes[-1]
+    fitting = [home for home in homes if home.name.startswith(which)]
+    fitting = [home for home in fitting if home.name == which] or fitting
     if not fitting:
         there = f"no run in {base_dir.absolute()}, and no directory of one"
         raise ConfigurationError(f"{which!r} is {there}; `hyperflow runs` shows what there is")
     if len(fitting) > 1:
-        shown = ", ".join(run.home.name for run in fitting[-5:])
-        raise ConfigurationError(f"{len(fitting)} runs begin with {which!r}, {shown} among them: say more of the id")
+        names = ", ".join(home.name for home in fitting[-5:])
+        raise ConfigurationError(f"{len(fitting)} runs begin with {which!r}, {names} among them: say more of the id")
     return fitting[0]
+
+
+def is_lone_job(home: Path) -> bool:
+    """Whether a directory is that of a job that was run by itself, with `run_job_local` or `run_job_slurm`."""
+    marks = (home / "log" / "events.jsonl", home / "vars")
+    return not (home / "program.json").exists() and any(mark.exists() for mark in marks)
 
 
 def none_in(base_dir: Path) -> ConfigurationError:
     """Return the error that there is no run at all."""
+    lone: list[Path] = []
+    with suppress(OSError):
+        lone = [home for home in sorted(base_dir.absolute().iterdir()) if is_lone_job(home)]
+    if lone:
+        return ConfigurationError(
+            f"there are no runs of Cluster programs in {base_dir.absolute()}, and only these have such jobs. "
+            f"{lone[-1].name} is of run_job_local or run_job_slurm: for it there are `hyperflow nodes`, `node` and "
+            "`var`"
+        )
     return ConfigurationError(f"there are no runs in {base_dir.absolute()}; --base-dir names another place")

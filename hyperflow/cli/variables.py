@@ -1,4 +1,7 @@
-"""`hyperflow var`: list, get and set the variables (`ExtVar`) of a program, whether or not its master runs."""
+"""`hyperflow var`: list, get and set the variables (`ExtVar`) of a program, whether or not it runs.
+
+They are files in its directory, so this works for a Cluster program and for a job that is run by itself.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,22 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from hyperflow import extvar, files
-from hyperflow.cli import runs
-from hyperflow.cli.jobs import BaseDir, Json, Which, answering
+from hyperflow.cli import heads
+from hyperflow.cli.jobs import BaseDir, Json, RunOption, Which, answering
 from hyperflow.cli.runs import BASE_DIR
 from hyperflow.errors import ConfigurationError
 from hyperflow.extvar import ExtVar
 
-RUN = "RUN is the program: its id, the beginning of it, or its directory; by default the newest."
+RUN = "RUN is the program: its id, the beginning of it, or its directory; by default the newest that has variables."
 
 app = App(name="var", help="Look at and set the variables (ExtVar) of a program while it runs.")
 
 
 @app.command
 @answering
-def list_(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
+def list_(run: Which = None, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
     """Show the variables of a program with their values: those that it has read, and those that were set."""
-    home = runs.find(run, base_dir).home
+    home = _find(run, base_dir)
     texts = {name: _text(home / "vars" / f"{name}.json") for name in extvar.names(home)}
     if as_json:
         print(json.dumps({"run": str(home), "variables": {name: _value(text) for name, text in texts.items()}}))
@@ -39,10 +42,14 @@ def list_(run: Which = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json =
 
 @app.command
 @answering
-def get(*words: Annotated[str, Parameter(help=f"[RUN] NAME. {RUN}")], base_dir: BaseDir = BASE_DIR) -> int:
+def get(
+    *words: Annotated[str, Parameter(help=f"[RUN] NAME. {RUN}")],
+    run: RunOption = None,
+    base_dir: BaseDir = BASE_DIR,
+) -> int:
     """Print the value of a variable, as JSON: hyperflow var get [RUN] NAME."""
-    run, name = _split(words, "get", "NAME")
-    here = ExtVar[object](name).of(runs.find(run, base_dir).home)
+    which, name = _split(words, run, "get", "NAME")
+    here = ExtVar[object](name).of(_find(which, base_dir))
     here.get()  # raises if the value is not valid
     print(_text(here.path))
     return 0
@@ -59,16 +66,17 @@ def set_(
             allow_leading_hyphen=True,
         ),
     ],
+    run: RunOption = None,
     base_dir: BaseDir = BASE_DIR,
 ) -> int:
     """Set a variable: hyperflow var set [RUN] NAME VALUE. The program gets the value when it reads it next."""
-    run, name, value = _split(words, "set", "NAME", "VALUE")
-    here = ExtVar[object](name).of(runs.find(run, base_dir).home)
+    which, name, value = _split(words, run, "set", "NAME", "VALUE")
+    here = ExtVar[object](name).of(_find(which, base_dir))
     try:
         text = json.dumps(files.from_json(value))
     except ValueError as error:
-        print(f"{value} is no JSON ({error}); a text needs its quotes: {json.dumps(value)!r}", file=sys.stderr)
-        return 1
+        quoted = json.dumps(value)
+        raise ConfigurationError(f"{value} is no JSON ({error}); a text needs its quotes: {quoted!r}") from None
     if here.version() is None:
         there = ", ".join(extvar.names(here.path.parent.parent)) or "none yet"
         print(f"note: the program has not asked for {name} so far; it has {there}", file=sys.stderr)
@@ -76,8 +84,20 @@ def set_(
     return 0
 
 
-def _split(words: tuple[str, ...], command: str, *names: str) -> list[Any]:
-    """Return the run, None for the newest, and the other words of a command."""
+def _find(which: str | None, base_dir: Path) -> Path:
+    """Return the directory of a program; for None, of the newest that has variables, or else of the newest."""
+    newest = heads.find(which, base_dir)
+    if which is not None or extvar.names(newest):
+        return newest
+    home = next((home for home in reversed(heads.all_in(base_dir)) if extvar.names(home)), newest)
+    if home != newest:
+        print(f"note: this is {home.name}; the newest, {newest.name}, has no variables so far", file=sys.stderr)
+    return home
+
+
+def _split(words: tuple[str, ...], run: str | None, command: str, *names: str) -> list[Any]:
+    """Return the run, None where none was named, and the other words of a command; `run` is the option's."""
+    words = words if run is None else (run, *words)
     missing = len(names) + 1 - len(words)
     if missing not in (0, 1):
         raise ConfigurationError(

@@ -61,6 +61,7 @@ def jobs_table(
     room = width - sum(longest[heading] + GAP for heading in columns if heading not in CUT) - GAP * len(CUT)
     mine, other = (longest[heading] for heading in CUT)
     widths = dict(zip(CUT, _shared(mine, other, max(room // 2, 4)), strict=True))
+    columns["job"] = [_without_middle(cell, widths["job"]) for cell in columns["job"]]
     table = plain_table()
     for heading in columns:
         fixed, least = widths.get(heading), None if heading in widths else longest[heading]
@@ -88,6 +89,18 @@ def _columns(jobs: Sequence[JobView], now: float, slurm: bool, wide: bool) -> di
     if wide:
         columns["since"] = [age(now - job.since) for job in jobs]
     return columns
+
+
+def _without_middle(text: str, width: int) -> str:
+    """Return a text that fits, with its beginning and its end: calls of one function differ anywhere."""
+    if cell_len(text) <= width or width < 3:
+        return text
+    head, tail = text[: len(text) // 2], text[len(text) // 2 :]
+    while cell_len(head) > width // 2:
+        head = head[:-1]
+    while cell_len(tail) > width - 1 - cell_len(head):
+        tail = tail[1:]
+    return f"{head}…{tail}"
 
 
 def _shared(one: int, other: int, half: int) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from typing import Any
 
 from hyperflow import failures
 from hyperflow.config import Settings
-from hyperflow.environment import Options, Statistics, Try, peek_try
+from hyperflow.environment import Options, Statistics, Try, in_another_loop, peek_try
 from hyperflow.errors import (
     AllocationEnding,
     HyperflowError,
@@ -35,6 +35,7 @@ from hyperflow.errors import (
     TooManyNodesLost,
 )
 from hyperflow.events.writer import EventLog
+from hyperflow.flow import show_call
 from hyperflow.head.allocation_end import Drain, End
 from hyperflow.head.aside import NodesAside
 from hyperflow.head.copies import Copies
@@ -50,13 +51,16 @@ from hyperflow.program import ProgramInfo
 from hyperflow.saying import in_words
 from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.state import Task, Worker, is_started
-from hyperflow.shipping.packer import Packer
+from hyperflow.shipping.packer import Kept, PackedCall, Packer
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind, Outcome, ProtocolError
 from hyperflow.wire.messages import CANCELLED, StreamReply, StreamWanted, WorkerEnded
 from hyperflow.wire.numbers import TaskNumber, WorkerNumber
 
 logger = logging.getLogger("hyperflow")
+
+running_loop = asyncio.get_running_loop
+"""Bound once: each evaluation asks. One from another loop would never end, as nothing there sees its answer."""
 
 REBALANCE_PAUSE = 0.005
 """Seconds between looks at workers that hold tasks while a CPU is free."""
@@ -81,6 +85,7 @@ class Engine:
 
     def __init__(self, program: ProgramInfo, settings: Settings) -> None:
         self.closed = False
+        self._loop = asyncio.get_running_loop()
         self.scheduler = Scheduler()
         self._events = EventLog(program.log_dir / "events.jsonl")
         self.fleet = Fleet(program, settings, self._events, self._on_frame, self, self._on_lost)
@@ -123,8 +128,9 @@ class Engine:
         kwargs: Mapping[str, Any],
         options: Options,
         stream: tuple[int, ...] | None = None,
+        packed: PackedCall | None = None,
     ) -> Evaluation:
-        """Ship a call and return its future.
+        """Ship a call and return its future. If it is packed already, the rest is for errors only.
 
         Raises:
             ImpossibleRequest: No node has as many CPUs.
@@ -132,10 +138,14 @@ class Engine:
             NodeLost: No node is left.
             AllocationEnding: The allocation ends.
             HyperflowError: The environment has been closed.
+            NotInFlow: This is another event loop, maybe in another thread.
         """
         if not self.fleet.links or self.drain.over is not None:  # a closed engine has no links
             raise self._refusal()
-        packed = self._packer.pack(fn, args, kwargs)
+        if running_loop() is not self._loop:
+            raise in_another_loop(show_call(fn, args, kwargs))
+        if packed is None:
+            packed = self._packer.pack(fn, args, kwargs)
         function = packed.function
         size = len(packed.payload)
         if packed.buffers:
@@ -165,6 +175,10 @@ class Engine:
         if not self._flushing.due:
             self._flushing.ask()
         return evaluation
+
+    def keep(self, future: asyncio.Future[Any]) -> Kept | None:
+        """Keep what was sent for an evaluation that has not ended."""
+        return Kept(self._packer, future.packed, self.submit) if isinstance(future, Evaluation) else None
 
     def _try(self, task: Task, run: Try) -> None:
         """A task is part of a flow under `retry`."""
@@ -369,7 +383,7 @@ class Engine:
     ) -> None:
         if self._copies.gives_way(task, worker.node):
             return
-        error, trace = read_failure(evaluation.title, outcome, payload)
+        error, trace = read_failure(evaluation, outcome, payload)
         self._failed_on(evaluation, worker.node)
         if outcome in RETRIED and self._again(evaluation, error):
             return
@@ -377,6 +391,7 @@ class Engine:
             failures.add_note(error, f"remote {trace}")
         log_file = self._orders.log_file(worker)
         failures.add_note(error, f"(raised by {evaluation.title} on {worker.name}; log: {log_file})")
+        failures.note_tries(error, evaluation.options.retries - evaluation.retries + 1)
         self._fail(evaluation, error)
 
     def _on_ended(self, number: WorkerNumber, ended: WorkerEnded) -> None:
@@ -407,6 +422,7 @@ class Engine:
             return
         self._failed_on(evaluation, worker.node)
         if not self._again(evaluation, error):
+            failures.note_tries(error, evaluation.options.retries - evaluation.retries + 1)
             self._fail(evaluation, error)
 
     def _on_retracted(self, tasks: list[Task]) -> None:

@@ -24,6 +24,9 @@ from hyperflow.shipping.packer import PackedCall
 from hyperflow.wire.frames import Outcome
 from hyperflow.wire.messages import CANCELLED, TIME_LIMIT, WorkerEnded
 
+STOP_ITERATION = "builtins.StopIteration"
+"""What a worker sends as the name of the class in this case; no future can carry it, nor a subclass."""
+
 
 class Evaluation(asyncio.Future[Any]):
     """The future of one evaluation; cancelling it ends the evaluation.
@@ -81,25 +84,20 @@ class Evaluation(asyncio.Future[Any]):
         return f"evaluation {self.task.number} of {self.shown_call}"
 
 
-def read_failure(name: str, outcome: int, payload: memoryview) -> tuple[Exception, str]:
+def read_failure(evaluation: Evaluation, outcome: int, payload: memoryview) -> tuple[Exception, str]:
     """Return the error that a worker sent as an evaluation's outcome, and the remote traceback if there is one."""
     content = pickle.loads(payload)
     if outcome == Outcome.RAISED:
         data, words = content
         error = exceptions.loads(data, words)
-        return error, _without_notes(words[-1], error)
+        return error, exceptions.without_notes(words[-1], error)
     if outcome == Outcome.UNSENDABLE_ERROR:
+        if content[0] == STOP_ITERATION:
+            return exceptions.stopped(evaluation.shown_call), content[-1]
         return RemoteError(*content), content[-1]
     if outcome == Outcome.EXITED:
         return EvaluationExited(*content), content[-1]
-    return SerializationError(f"{name}: {content}"), ""
-
-
-def _without_notes(trace: str, error: Exception) -> str:
-    """Return a traceback without the notes that the error has brought along: they need not be read twice."""
-    for note in getattr(error, "__notes__", ()):
-        trace = trace.replace(f"\n{note}", "", 1)
-    return trace
+    return SerializationError(f"{evaluation.title}: {content}"), ""
 
 
 def death(evaluation: Evaluation, worker: Worker, ended: WorkerEnded, log_file: str) -> Exception | None:

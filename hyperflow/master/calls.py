@@ -77,6 +77,12 @@ def _pickled(value: Any, stable: bool = False) -> bytes:
     return file.getvalue()
 
 
+def for_people(job: Flow[Any]) -> str:
+    """Return the call of a job as lists and errors show it; that of a lone evaluation by what it evaluates."""
+    step = job.used().step
+    return step.call() if isinstance(step, RemoteEval) else str(step)
+
+
 def pack_job(job: Flow[Any]) -> bytes:
     """Pickle a job, with the script's functions and classes; SerializationError names the part that cannot travel."""
     try:
@@ -140,7 +146,7 @@ def unpack_error(data: bytes) -> Exception:
     error, notes = pickle.loads(data)
     with suppress(BaseException):  # a frozen exception takes no note
         for note in notes:
-            error.add_note(note)
+            error.add_note(exceptions.without_notes(note, error))
     if not isinstance(error, Exception):
         raise SerializationError(f"a {type(error).__name__} is no Exception")
     return error

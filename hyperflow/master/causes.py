@@ -35,12 +35,11 @@ ERRORS: Mapping[Kind, type[JobFailed]] = {
 """What the program gets if it wants errors raised. The job's own exception arrives as itself."""
 
 REMEDIES: Mapping[Kind, str] = {
-    Kind.EXCEPTION: "if it may work the next time: hyperflow retry {number}. If the code has to be changed, end the "
-    "program (its jobs can be left), change it, and then: hyperflow retry {number}; hyperflow resume",
+    Kind.EXCEPTION: "if it may work the next time: hyperflow retry {number}",
     Kind.CRASH: "look at the output above; then: hyperflow retry {number}",
     Kind.OUT_OF_MEMORY: "give it more memory: hyperflow retry {number} --mem 8G",
-    Kind.TIME_LIMIT: "give it more time: hyperflow retry {number} --time 2:00:00. What it has recorded is not computed "
-    "again",
+    Kind.TIME_LIMIT: "give it more time (what it has recorded is not computed again): "
+    "hyperflow retry {number} --time 2:00:00",
     Kind.NODE_FAILURE: "hyperflow retry {number}",
     Kind.CANCELLED: "hyperflow retry {number}",
     Kind.REFUSED: "change what is objected to: hyperflow retry {number} --partition NAME (or --time, --mem, ...)",
@@ -48,6 +47,17 @@ REMEDIES: Mapping[Kind, str] = {
     Kind.RESULT: "it has to be computed again: hyperflow retry {number}",
 }
 """What to type, by cause."""
+
+
+def to_go_on(kind: Kind, number: int, running: bool) -> str:
+    """Return what to type about a job that has failed so; `running`: the program runs."""
+    remedy = REMEDIES[kind].format(number=number)
+    if not running:
+        changed = "change the code if it has to be changed. Then: hyperflow retry {number}"
+        remedy = changed.format(number=number) if kind is Kind.EXCEPTION else remedy
+        return f"{remedy}, then hyperflow resume"
+    edited = f". If the code has to be changed, change it, and type: hyperflow retry {number} --restart"
+    return remedy + (edited if kind is Kind.EXCEPTION else "")
 
 
 def of_end(state: BatchState, output: str) -> Cause:

@@ -22,7 +22,6 @@ from typing import Any
 
 import attrs
 
-from hyperflow import files
 from hyperflow.checked_files import Damaged
 from hyperflow.database.ingest import ingest
 from hyperflow.database.store import Store
@@ -487,7 +486,7 @@ class JobDriver:
         self._free_locks(self.record.epoch)
         if found is None or not await self._take_result(state):
             await self.take_rows(ended=state.end is not None and state.end.nothing_runs)
-            self._fail(causes.of_end(state, files.tail(self.directory.output)))
+            self._fail(causes.of_end(state, self.directory.read_output()[1]))
 
     def _beat(self) -> float | None:
         """Return when the newest start last gave a sign of life, in its own time: the heartbeat of its claim."""

@@ -98,13 +98,13 @@ class Master:
         if self._mailer is not None:
             run = self.run.program.program_id
             subject = f"hyperflow: {record.title} of {run} on {socket.gethostname()} is held"
-            about = f"{story(record, directory)}\n\nThe run: {self.run.home}\n"
+            about = f"{story(record, directory, True)}\n\nThe run: {self.run.home}\n"
             _ = self._shared.spawn(self._mailer.send(subject, about), f"mail about job {record.number}")
 
     def why(self, number: int) -> str:
         """Tell all that is known of a job, and what to type."""
         driver = self._driver(number)
-        return story(driver.record, driver.directory)
+        return story(driver.record, driver.directory, True)
 
     def traceback(self, number: int) -> str:
         """Return the traceback of the error that a job has ended with; "" if there is none."""
@@ -230,7 +230,7 @@ class Master:
             return driver
         self._warn_of_similar(identity, job)
         number = max(self._drivers, default=0) + 1
-        record = Record(number, identity, _cut(str(job.used().step)), attrs.asdict(options))
+        record = Record(number, identity, _cut(calls.for_people(job)), attrs.asdict(options))
         directory = self.run.add(record, calls.pack_job(sent))
         driver = self._drivers[number] = JobDriver(self._shared, directory, record, time(), asked=True)
         self._tell()

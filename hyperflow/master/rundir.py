@@ -64,6 +64,16 @@ FORMAT = 1
 VALUE, ERROR, CUT_OFF = "value", "error", "cut off"
 """How a start ends. "cut off": its allocation ended, and another start may do better."""
 
+LOOKED_AT = 1000
+"""How many lines of slurm.out are looked at for the beginning of the newest start."""
+
+_BEGUN = re.compile(r"^hyperflow: start (\d+)\.(\d+) of this job begins.*\n?", re.MULTILINE)
+
+
+def begins(epoch: Epoch, host: str) -> str:
+    """Return what a start writes into slurm.out when it begins, after "hyperflow: "."""
+    return f"start {epoch} of this job begins on {host}"
+
 
 @attrs.define(eq=False)
 class HeldRun:
@@ -189,6 +199,14 @@ class JobDirectory:
         """Keep a batch script for people; what is submitted is the text, not the file."""
         with self._opened() as (here, _):
             checked_files.write_file(here / self.script.name, text.encode())
+
+    def read_output(self, lines: int = 15) -> tuple[Epoch | None, str]:
+        """Return which start was the last that said so in slurm.out, if one did, and the end of what came after."""
+        text = files.tail(self.output, lines=LOOKED_AT, size=65536)
+        begun = list(_BEGUN.finditer(text))
+        after = text[begun[-1].end() :] if begun else text
+        start = Epoch(int(begun[-1][1]), int(begun[-1][2])) if begun else None
+        return start, "\n".join(after.splitlines()[-lines:])
 
     def write_result(self, epoch: Epoch, batch_id: int, outcome: str, payload: bytes) -> None:
         """Write how a start has ended: with `VALUE`, `ERROR` or `CUT_OFF`."""

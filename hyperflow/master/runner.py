@@ -37,7 +37,7 @@ from hyperflow.errors import AllocationEnding, ConfigurationError, HyperflowErro
 from hyperflow.flow import Flow
 from hyperflow.master import calls, lockfiles
 from hyperflow.master.lifecycle import Epoch, Record
-from hyperflow.master.rundir import CUT_OFF, ERROR, VALUE, HeldRun, JobDirectory
+from hyperflow.master.rundir import CUT_OFF, ERROR, VALUE, HeldRun, JobDirectory, begins
 from hyperflow.program import ProgramInfo, is_url
 from hyperflow.shipping import rebuild
 from hyperflow.wire import processes
@@ -135,9 +135,10 @@ def run(path: Path, program_id: str, attempt: int, place: Place) -> int:
 
 
 def _run_held(directory: JobDirectory, held: HeldRun, attempt: int, place: Place) -> int:
+    epoch = Epoch(attempt, place.restarts)
+    _say(begins(epoch, socket.gethostname()))
     about = files.from_json(checked_files.read_private(held.home / "program.json"))
     _be_like_the_master(about, place)
-    epoch = Epoch(attempt, place.restarts)
     task = Task(directory, directory.read_record(), epoch, place, about)
     if not claim(directory, epoch, place):
         _say(f"another Slurm job has taken attempt {attempt}; nothing is left to do")

@@ -118,8 +118,8 @@ def job_from_json(data: Mapping[str, Any]) -> JobView:
     return JobView(**known)
 
 
-def story(record: Record, directory: JobDirectory) -> str:
-    """Tell all that is known of a job, and what to type."""
+def story(record: Record, directory: JobDirectory, running: bool) -> str:
+    """Tell all that is known of a job, and what to type; `running`: the program runs."""
     about = directory.about()
     lines = [f"job {record.number}, {record.name}: {record.state}"]
     if record.batch_id is not None:
@@ -139,7 +139,7 @@ def story(record: Record, directory: JobDirectory) -> str:
     if told := traceback_of(record, directory):
         lines += [f"  its traceback ({directory.traceback(record.epoch)}):"]
         lines += [f"    | {line}" for line in told.splitlines()[-MOST_LINES:]]
-    lines += _quoted(directory.output, 15)
+    lines += _output(record, directory)
     logs = directory.log_dir(record.epoch)
     if record.state in (State.HELD, State.FAILED) and logs.is_dir():
         written = [path for path in logs.glob("*.log") if path.stat().st_size]
@@ -148,7 +148,7 @@ def story(record: Record, directory: JobDirectory) -> str:
         lines.append(f"  all logs: {shlex.quote(str(logs))}")
     lines.append(f"  its files: {shlex.quote(str(directory.path))} (script.sh is what was submitted)")
     if record.cause is not None and "finished" not in about:
-        lines.append("  to go on: " + causes.REMEDIES[record.cause.kind].format(number=record.number))
+        lines.append(f"  to go on: {causes.to_go_on(record.cause.kind, record.number, running)}")
     return "\n".join(lines)
 
 
@@ -157,6 +157,19 @@ def traceback_of(record: Record, directory: JobDirectory) -> str:
     return directory.read_traceback(record.epoch) if record.cause is not None and record.attempts else ""
 
 
+def _output(record: Record, directory: JobDirectory) -> list[str]:
+    """Quote what the newest start has printed; what an earlier attempt has, is told to be of that one."""
+    start, text = directory.read_output()
+    of = "" if start is None or start.attempt == record.epoch.attempt else f", of attempt {start.attempt}"
+    if of and record.state is State.DONE:
+        return []  # how it came to its end is no longer of interest
+    return _quotation(f"{directory.output}{of}", text)
+
+
 def _quoted(file: Path, lines: int) -> list[str]:
-    quoted = [f"    | {line}" for line in files.tail(file, lines=lines).splitlines()]
-    return [f"  the end of {file}:", *quoted] if quoted else []
+    return _quotation(str(file), files.tail(file, lines=lines))
+
+
+def _quotation(title: str, text: str) -> list[str]:
+    quoted = [f"    | {line}" for line in text.splitlines()]
+    return [f"  the end of {title}:", *quoted] if quoted else []

@@ -38,6 +38,20 @@ def in_words(error: BaseException) -> tuple[str, str, str]:
     return name, short_str(error, LONGEST_TEXT), trace
 
 
+def stopped(call: str, error: BaseException | None = None) -> RuntimeError:
+    """Return what stands for a StopIteration, which no future can carry, as in a generator."""
+    instead = RuntimeError(f"{call} raised StopIteration")
+    instead.__cause__ = error
+    return instead
+
+
+def without_notes(trace: str, error: BaseException) -> str:
+    """Return a traceback without the notes that the error has brought along: they need not be read twice."""
+    for note in getattr(error, "__notes__", ()):
+        trace = trace.replace(f"\n{note}", "", 1)
+    return trace
+
+
 _Dump: TypeAlias = Callable[[Any], bytes]
 _Load: TypeAlias = Callable[[bytes], Any]
 

@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import itertools
 import pickle
+import struct
 import sys
 import types
 import warnings
@@ -25,6 +26,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
+
+import attrs
 
 from hyperflow.shipping import diagnose, pickler
 from hyperflow.shipping.arrays import MOST_BLOCKS, SharedBuffer, SharedBuffers
@@ -282,6 +285,41 @@ class Packer:
     def _disown(self, entry: _Defined) -> None:
         if self._is_known(entry):
             self.definitions.own(entry.definition, -1)
+
+
+@attrs.define(eq=False)
+class Kept:
+    """A call that may be evaluated again from its packed arguments; see `environment.Kept`."""
+
+    packer: Packer
+    packed: PackedCall
+    evaluate: Callable[..., Any]
+    """What submits a packed call."""
+    users: int = 1
+
+    def __attrs_post_init__(self) -> None:
+        self.packer.hold(self.packed)
+
+    @property
+    def size(self) -> int:
+        return len(self.packed.payload) + sum(len(it) for it in self.packed.buffers if not isinstance(it, int))
+
+    def submit(
+        self, fn: Callable[..., Any], numbers: tuple[int, int], shown: Any, options: Any, stream: tuple[int, ...]
+    ) -> Any:
+        of_fn, packed = self.packer.pack(fn, (), {}), self.packed
+        payload = packed.payload[:-1] + _AND_NUMBERS.pack(b"\x85J", numbers[0], b"J", numbers[1], b"\x87.")
+        again = dataclasses.replace(packed, function=of_fn.function, payload=payload)
+        return self.evaluate(*shown, options, stream, again)
+
+    def drop(self) -> None:
+        self.users -= 1
+        if not self.users:
+            self.packer.release(self.packed)
+
+
+_AND_NUMBERS = struct.Struct("<2sisi2s")
+"""What takes the place of the STOP of a pickle x to make it ((x,), a, b): TUPLE1, BININT a, BININT b, TUPLE3, STOP."""
 
 
 def take_apart(

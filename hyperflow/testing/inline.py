@@ -15,7 +15,6 @@ import asyncio
 import contextvars
 import functools
 import inspect
-import traceback
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -26,6 +25,7 @@ import attrs
 from hyperflow import environment, failures, locks
 from hyperflow import flow as flows
 from hyperflow._job import JobEnv
+from hyperflow.aio import cancelling
 from hyperflow.environment import Options, Statistics
 from hyperflow.errors import (
     ConfigurationError,
@@ -33,6 +33,7 @@ from hyperflow.errors import (
     EvaluationExited,
     HyperflowError,
     ImpossibleRequest,
+    MisuseError,
     SerializationError,
     TimeLimitExceeded,
 )
@@ -41,9 +42,9 @@ from hyperflow.locking import manager
 from hyperflow.locking.manager import LockManager
 from hyperflow.program import ProgramInfo
 from hyperflow.saying import in_words
-from hyperflow.shipping import diagnose, pickler, rebuild
+from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
 from hyperflow.shipping.definitions import Definition
-from hyperflow.shipping.packer import Packer
+from hyperflow.shipping.packer import Kept, PackedCall, Packer
 from hyperflow.wire.frames import Shape
 from hyperflow.worker.worker import dumps_result
 
@@ -79,6 +80,7 @@ class InlineCall:
     call: CalledWith | None
     seed: int
     stream: Words = ()
+    packed: PackedCall | None = None
 
 
 class InlineEvaluator:
@@ -111,20 +113,25 @@ class InlineEvaluator:
         kwargs: Mapping[str, Any],
         options: Options,
         stream: tuple[int, ...] | None = None,
+        packed: PackedCall | None = None,
     ) -> asyncio.Task[Any]:
         """Evaluate a call; raises what the real engine raises."""
         if self.closed:
             raise HyperflowError("this environment was closed; evaluations belong inside its `async with`")
         if options.cpus > self.cpus:
             raise ImpossibleRequest(f"using(cpus={options.cpus}): open_inline_job was given {self.cpus} CPUs")
-        call = self._shipped(fn, args, kwargs) if self._ship else functools.partial(fn, *args, **kwargs)
+        if self._ship:
+            packed = packed or self._packer.pack(fn, args, kwargs)
+            call = self._shipped(packed)
+        else:
+            call = functools.partial(fn, *args, **kwargs)
         name = getattr(fn, "__qualname__", repr(fn))
         # Its own context: on a worker there is no environment.
         context = contextvars.Context()
         client = InlineLocks(self.locks, f"an evaluation of {name}")
         context.run(locks.inline_locks.set, client)
         context.run(manager.inside.set, manager.inside.get())
-        submitted = InlineCall((fn, args, kwargs), options.seed, stream or ())
+        submitted = InlineCall((fn, args, kwargs), options.seed, stream or (), packed)
         self.streams.submitted(submitted)
         under_way = self._submitted.values()
         context.run(environment.inline_evaluation.set, lambda: self.streams.wanted(submitted, under_way))
@@ -135,15 +142,21 @@ class InlineEvaluator:
         task.add_done_callback(functools.partial(self._ended, client))
         return task
 
+    def keep(self, future: asyncio.Future[Any]) -> Kept | None:
+        """Keep what was packed for an evaluation that has not ended."""
+        submitted = self._submitted.get(future) if isinstance(future, asyncio.Task) else None
+        return (
+            None if submitted is None or submitted.packed is None else Kept(self._packer, submitted.packed, self.submit)
+        )
+
     def _ended(self, client: InlineLocks, task: asyncio.Task[Any]) -> None:
         self.locks.gone(client)
         self._tasks.remove(task)
         del self._submitted[task]
         self._counts["cancelled" if task.cancelled() else "failed" if task.exception() else "done"] += 1
 
-    def _shipped(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
+    def _shipped(self, packed: PackedCall) -> Callable[[], Any]:
         """Return the call as a worker gets it: unpickled, again for each attempt."""
-        packed = self._packer.pack(fn, args, kwargs)
         self._packer.evict()
         needs = (*packed.needs, *packed.function.needs)
         values = [need.data for need in needs if isinstance(need, Definition) and need.shape == Shape.VALUE]
@@ -182,6 +195,7 @@ class InlineEvaluator:
             failures.shorten(error)
             if not isinstance(error, HyperflowError):
                 failures.note_call(error, f"an evaluation of {shown()}", "this process")
+            failures.note_tries(error, options.retries + 1)
             raise error
         finally:
             del error  # it knows this frame by its traceback
@@ -199,8 +213,16 @@ class InlineEvaluator:
                 value = call()
                 if inspect.iscoroutine(value):
                     value = await value
-        except SystemExit as error:
-            return None, EvaluationExited("builtins.SystemExit", str(error), traceback.format_exc())
+        except (SystemExit, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and cancelling():
+                raise
+            words = exceptions.in_words(error)
+            exited = EvaluationExited(*words)
+            failures.add_note(exited, f"remote {words[-1]}")
+            failures.note_call(exited, f"an evaluation of {shown()}", "this process")
+            return None, exited
+        except StopIteration as error:
+            return None, exceptions.stopped(shown(), error)
         except Exception as error:  # noqa: BLE001 (it is the outcome)
             if isinstance(error, TimeoutError) and scope.expired() and time_limit is not None:
                 return None, TimeLimitExceeded(f"an evaluation of {shown()}", "inline", "this process", time_limit)
@@ -212,6 +234,8 @@ class InlineEvaluator:
         buffers: list[memoryview] = []
         try:
             data = dumps_result(value, buffers)
+        except MisuseError as error:  # a flow
+            return None, error
         except BaseException as error:  # noqa: BLE001 (whatever a user's __reduce__ raises)
             return None, SerializationError(str(diagnose.explain(f"the result of {shown()}", value, error)))
         try:

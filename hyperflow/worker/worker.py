@@ -283,8 +283,7 @@ class Worker:
                 data = dumps_result(value, out)
             except BaseException as error:
                 out = []
-                outcome = Outcome.UNSENDABLE_VALUE
-                data = dumps(str(diagnose.explain("the result", value, error)))
+                outcome, data = _unsendable(value, error)
         if os.getpid() != self.pid:
             # The function forked, and this is the child. It must not answer: its parent does, on the same stream.
             os._exit(0 if outcome == Outcome.VALUE else 1)
@@ -450,6 +449,13 @@ def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
     return data
 
 
+def _unsendable(value: object, error: BaseException) -> tuple[Outcome, bytes]:
+    """Return what is sent in place of a result that cannot be."""
+    if isinstance(error, MisuseError):  # it is a flow
+        return _raised(error)
+    return Outcome.UNSENDABLE_VALUE, dumps(str(diagnose.explain("the result", value, error)))
+
+
 def _text(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception_only(error)).strip()
@@ -467,6 +473,8 @@ def _raised(error: BaseException) -> tuple[Outcome, bytes]:
     if not isinstance(error, Exception):
         return Outcome.EXITED, dumps(words)
     data = exceptions.dumps(error, lambda it: pickler.by_value(it, going_home=True))
+    if isinstance(error, StopIteration):
+        words = (f"{StopIteration.__module__}.{StopIteration.__qualname__}", *words[1:])
     if data is None:
         return Outcome.UNSENDABLE_ERROR, dumps(words)
     # The words go beside it: perhaps the head cannot rebuild the exception.

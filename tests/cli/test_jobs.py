@@ -24,6 +24,8 @@ import hyperflow as hf
 from hyperflow.cli import runs
 from hyperflow.cli.main import app
 from hyperflow.errors import ConfigurationError
+from hyperflow.master import rundir
+from hyperflow.master.lifecycle import Epoch
 from hyperflow.slurm import client, queue
 from tests import support
 from tests.helpers import block_until
@@ -73,10 +75,16 @@ async def test_files_tell_without_a_master(typed: Callable[..., tuple[int, str]]
     assert "1 failed, 1 done" in text
     assert "no master runs on this run; this is from its files, as the last master left them. To go on: " in text
     code, text = typed("why", "1")
-    assert (code, "ValueError: no 3" in text, "hyperflow resume" in text) == (0, True, True)
+    assert (code, "ValueError: no 3" in text) == (0, True)
+    todo = "to go on: change the code if it has to be changed. Then: hyperflow retry 1, then hyperflow resume\n"
+    assert text.splitlines(keepends=True)[-2].strip(" ") == todo
     assert typed("why", "9") == (1, f"hyperflow: {home} has no job 9; it has 1, 2\n")
     code, text = typed("runs")
     assert (code, "1 failed, 1 done" in text, home.name in text) == (0, True, True)
+    assert typed("why")[1] == typed("why", "1")[1]  # the one that has failed
+    with_states(home, failed="held")
+    assert typed("why")[1].startswith("job 1, fails(3): held\n")
+    with_states(home, held="failed")
     assert "  on this machine (--local), attempt 1\n" in typed("why", "1")[1]
     for words in (["list"], ["why", "1"], ["why", "2"]):
         assert "Slurm" not in typed(*words)[1]
@@ -84,6 +92,31 @@ async def test_files_tell_without_a_master(typed: Callable[..., tuple[int, str]]
     assert (code, "only a master can do that" in text) == (3, True)
     assert typed("cancel", "1") == (1, "hyperflow: job 1, fails(3) is failed; there is nothing to cancel\n")
     assert typed("cancel", "--all") == (1, f"hyperflow: no job of {home} is queued or running\n")
+
+
+def with_states(home: Path, **states: str) -> None:
+    """Change the states of jobs in their files."""
+    for path in home.glob("jobs/*/job.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "state": states.get(record["state"], record["state"])}))
+
+
+async def test_why_of_which_job(typed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    """Without a number it is the job that is held; several are listed, and where none is, that is said."""
+    home = await finished_run(tmp_path / "hyperflow-runs")
+    with_states(home, failed="held", done="held")
+    code, text = typed("why")
+    assert (code, text) == (
+        1,
+        "hyperflow: 2 jobs are held; say which:\n  hyperflow why 1  # fails(3)\n  hyperflow why 2  # abs(-1)\n",
+    )
+    with_states(home, held="done")
+    assert typed("why") == (
+        1,
+        "hyperflow: no job is held or has failed; say which one: hyperflow why NUMBER, as `list` has it\n",
+    )
+    for words in (["list"], ["nodes"]):
+        assert typed(*words, "--run", str(home)) == typed(*words, str(home))
 
 
 async def test_a_finished_run_has_nothing_to_resume(typed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
@@ -182,6 +215,51 @@ async def test_cancel_without_a_master(
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("outcome", [rundir.CUT_OFF, rundir.ERROR, rundir.VALUE])
+async def test_a_job_that_leaves_a_result_when_it_is_cancelled(
+    outcome: str, typed: Callable[..., tuple[int, str]], tmp_path: Path, fake_slurm: Path
+) -> None:
+    """The signal makes a quick job write a result before the command looks again: it is held like the others."""
+    home = await finished_run(tmp_path / "hyperflow-runs")
+    with_slurm(home, _1="running", _2="running")
+    job = rundir.JobDirectory(home / "jobs" / "1")
+    job.write_result(Epoch(2), 77, outcome, b"")
+    job.result(Epoch(2)).rename(fake_slurm / "result")
+    separator = queue.SEPARATOR
+    (fake_slurm / "queue").write_text(
+        "".join(f"{separator.join([n, 'RUNNING', 'None', 'node1', '0', '0:0', f'f token-{n}'])}\n" for n in "12")
+    )
+    with (fake_slurm / "scancel").open("a") as script:
+        script.write(f"[ -e {fake_slurm}/result ] && mv {fake_slurm}/result {job.result(Epoch(2))}\nexit 0\n")
+    code, text = await asyncio.to_thread(typed, "cancel", "--all")
+    assert code == 0, text
+    assert job.results()[-1] == Epoch(2)
+    assert re.findall(r"job (\d), .*: held \(cancelled: ", text) == ["1", "2"]
+    assert "2 held" in typed("list")[1]
+    assert "job 1, fails(3): new" in typed("retry", "1")[1]
+
+
+@pytest.mark.process
+@pytest.mark.usefixtures("fake_slurm")
+async def test_cancel_leaves_jobs_that_had_ended(typed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    """A result that was there before stays for the next master, and that is said; one that was cut off is none."""
+    home = await finished_run(tmp_path / "hyperflow-runs")
+    with_slurm(home, _1="running", _2="running")
+    rundir.JobDirectory(home / "jobs" / "1").write_result(Epoch(2), 77, rundir.CUT_OFF, b"")
+    rundir.JobDirectory(home / "jobs" / "2").write_result(Epoch(2, 1), 77, rundir.VALUE, b"")  # of a later start
+    code, text = await asyncio.to_thread(typed, "cancel", "--all")
+    assert (code, re.findall(r"job (\d), .*: held ", text)) == (0, ["1"]), text
+    assert "they were ended at Slurm, and are held; job 2 had left a result before, which waits for" in text
+    code, text = await asyncio.to_thread(typed, "cancel", "2")
+    assert (code, "; job 2 had left a result before, which waits for the next master: hyperflow resume" in text) == (
+        0,
+        True,
+    ), text
+    assert "ended at Slurm" not in text
+    assert "1 held, 1 running" in typed("list")[1]
+
+
+@pytest.mark.process
 async def test_cancel_without_slurm_either(
     typed: Callable[..., tuple[int, str]], tmp_path: Path, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +310,9 @@ def test_a_retry_of_an_edited_program(tmp_path: Path) -> None:
         new = EDITED.replace('"old"', '"new"').replace("if os", "if False and os")
         (tmp_path / "script.py").write_text(new)
         (tmp_path / "fail").touch()
+        told = typed("why", "1").stdout
+        assert told.endswith("If the code has to be changed, change it, and type: hyperflow retry 1 --restart\n"), told
+        assert "hyperflow resume" not in told
         text = typed("retry", "1").stdout
         assert f"note: {tmp_path / 'script.py'} was edited after the program started" in text
         assert "type: hyperflow retry 1 --restart" in text
@@ -240,6 +321,8 @@ def test_a_retry_of_an_edited_program(tmp_path: Path) -> None:
         assert started.poll() is None
         done = typed("retry", "1", "--restart")
         assert (done.returncode, done.stdout) == (0, "new\n"), done.stderr
+        told = typed("why", "1").stdout
+        assert "ValueError" not in told, told  # that of the attempts before
         assert started.wait(20) == 128 + signal.SIGTERM
 
 
@@ -395,7 +478,7 @@ def test_damaged_jobs_are_left_out(tmp_path: Path) -> None:
     run = runs.find(None, tmp_path)
     assert run.jobs() == []
     with pytest.raises(ConfigurationError, match="damaged"):
-        run.why(1)
+        run.why(1, running=False)
 
 
 def test_a_program_that_is_not_there_cannot_be_resumed(typed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:

@@ -32,10 +32,10 @@ async def test_list_get_set(tmp_path: Path) -> None:
         assert hyperflow("var", "get", run, "step", cwd=tmp_path).stdout == "0.25\n"
         told = json.loads(hyperflow("var", "list", "--json", cwd=tmp_path).stdout)
         assert told["variables"] == {"step": 0.25}
-        assert (
-            "a text needs its quotes: '\"fast\"'"
-            in hyperflow("var", "set", run, "step", "fast", cwd=tmp_path, code=1).stderr
-        )
+        refused = hyperflow("var", "set", run, "step", "fast", cwd=tmp_path, code=1).stderr
+        assert refused.startswith("hyperflow: fast is no JSON")
+        assert "a text needs its quotes: '\"fast\"'" in refused
+        assert hyperflow("var", "get", "step", "--run", run[:12], cwd=tmp_path).stdout == "0.25\n"
         hyperflow("var", "set", run, "step", "-2", cwd=tmp_path)
         assert await step.get() == -2.0
         assert (
@@ -52,3 +52,31 @@ async def test_list_get_set(tmp_path: Path) -> None:
         hyperflow("var", "set", run, "step", '"fast"', cwd=tmp_path)
         with pytest.raises(hf.ConfigurationError, match="hyperflow var set"):
             await step.get()
+
+
+async def test_variables_of_a_job_that_is_run_by_itself(tmp_path: Path) -> None:
+    """They are found by the run's id and directory, and by default; commands about Cluster programs say what they are.
+
+    A newer run without variables does not hide them, and that is said.
+    """
+    step = hf.ExtVar("step", 0.5, type=float)
+    base = tmp_path / "hyperflow-runs"
+    program = hf.ProgramInfo.new(base)
+    home = program.log_dir.parent
+    async with hf.open_local_job(cpus=1, program=program):
+        await step.get()
+        assert hyperflow("var", "list", cwd=tmp_path).stdout == "step  0.5\n"
+        hyperflow("var", "set", "step", "0.25", cwd=tmp_path)
+        assert await step.get() == 0.25
+        for which in (home.name, str(home)):
+            assert hyperflow("var", "get", which, "step", cwd=tmp_path).stdout == "0.25\n"
+    said = hyperflow("list", cwd=tmp_path, code=1).stderr
+    assert f"{home.name} is of run_job_local or run_job_slurm: for it there are `hyperflow nodes`" in said
+    newer = base / "30000101-000000-ffffff"
+    (newer / "log").mkdir(parents=True)
+    (newer / "log" / "events.jsonl").touch()
+    told = hyperflow("var", "get", "step", cwd=tmp_path)
+    assert (told.stdout, f"note: this is {home.name}; the newest, {newer.name}, has no" in told.stderr) == (
+        "0.25\n",
+        True,
+    )

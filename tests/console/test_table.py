@@ -31,6 +31,23 @@ def test_every_width(width: int) -> None:
             assert re.match(rf"\s*{one.number}  fi.* {one.state} .* 30/2/4", line)
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_calls_of_one_function_look_different(width: int) -> None:
+    """A call that is too long is cut in its middle, because calls of one function often differ at their ends."""
+    names = [f"simulate(Grid(low=0.0, high=10.0, count=20001), seed={n})" for n in range(3)]
+    jobs = [job(n, State.HELD, name, "exception: no convergence") for n, name in enumerate(names)]
+    output = io.StringIO()
+    Console(file=output, width=width, color_system=None).print(jobs_table(jobs, 99.0, width=width))
+    lines = output.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for n, line in enumerate(lines[1:]):
+        assert re.match(rf"{n}  simul.*….*={n}\)", line), line
+    wide = [job(1, State.HELD, "計算" * 40 + "(1)")]
+    output = io.StringIO()
+    Console(file=output, width=width, color_system=None).print(jobs_table(wide, 99.0, width=width))
+    assert re.search(r"計.*….*\(1\) +held", output.getvalue())
+
+
 def test_a_pipe_gets_everything() -> None:
     """Into a pipe goes all of it, without colours, one line for each job."""
     output = io.StringIO()

@@ -65,13 +65,15 @@ async def test_retries(tmp_path: Path, how: str) -> None:
         assert env.statistics().retried == 2
         assert env.statistics().failed == 0
         kind = f.Boom if how == "raise" else hf.WorkerDied
-        with pytest.raises(kind):
+        with pytest.raises(kind) as caught:
             await hf.remote_eval(f.attempts, str(tmp_path / "b"), 9, how).using(retries=3)
+        assert "(tried 4 times)" in caught.value.__notes__
         assert (tmp_path / "b").read_text() == "xxxx"
         assert env.statistics().retried == 5
         assert env.statistics().failed == 1
-        with pytest.raises(kind):
+        with pytest.raises(kind) as caught:
             await hf.remote_eval(f.attempts, str(tmp_path / "c"), 9, how)
+        assert not any("tried" in note for note in getattr(caught.value, "__notes__", ()))
         assert (tmp_path / "c").read_text() == "x"
 
 
