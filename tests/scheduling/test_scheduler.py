@@ -17,7 +17,7 @@ from hyperflow.scheduling import pool as engine_pool
 from hyperflow.scheduling import scheduler as engine_scheduler
 from hyperflow.scheduling.prefetch import PREFETCH_BYTES
 from hyperflow.scheduling.scheduler import LOOKS_AT_ONCE, Fork, Kill, Retire, Retract, Scheduler, Send, Task, Worker
-from hyperflow.scheduling.state import State
+from hyperflow.scheduling.state import State, is_started
 from tests.head.fake_nodes import numbers
 
 QUICK = 1e-6
@@ -1166,3 +1166,15 @@ def test_no_copy_when_nothing_is_to_start() -> None:
     it.schedule()
     it.paused = True
     assert not it.start_copy(Task(2, 1, alone=True), task)
+
+
+def test_which_tasks_have_started() -> None:
+    """The one that a worker is in, and those that have ended; not what waits or is prefetched."""
+    s = scheduler(1)
+    waiting, *_ = submit(s, 1, 1)
+    assert not is_started(waiting)
+    s = scheduler(1)
+    tasks = two_deep(s, behind=1)
+    assert [is_started(task) for task in tasks[:2]] == [True, False]
+    answer(s, tasks[0])
+    assert is_started(tasks[0])

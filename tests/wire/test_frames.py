@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperflow.wire import frames
-from hyperflow.wire.frames import Kind, Outcome, ProtocolError, Reader
+from hyperflow.wire.frames import Kind, Outcome, ProtocolError, Reader, Shape
 
 numbers = st.integers(0, 2**64 - 1)
 payloads = st.binary(max_size=200)
@@ -148,3 +148,9 @@ def test_a_frame_in_many_pieces_costs_what_its_length_costs() -> None:
 
     assert len(received) == 1
     assert looks == 2  # at the header, and at the end
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(Shape), st.lists(st.integers(0, 2**32 - 1), max_size=5), payloads)
+def test_a_definition_comes_out_as_it_went_in(number: int, shape: Shape, blocks: list[int], data: bytes) -> None:
+    """Its number, its shape, the blocks that it needs, and its pickle."""
+    assert frames.read_definition(frames.definition(number, shape, blocks, data)) == (number, shape, blocks, data)
