@@ -69,9 +69,8 @@ class Arrivals:
         """Names that came with the arguments of the call, and what they meant before."""
         self._spaces: dict[str, dict[str, Any]] = {}
         self._names: dict[int, dict[_Key, Any]] = {NOTHING: {}}
-        self._lasting: dict[
-            _Key, Any
-        ] = {}  # names that classes brought; up to date where the bound definition has them
+        # Names that classes brought; up to date where the bound definition has them, too.
+        self._lasting: dict[_Key, Any] = {}
         self._holders: Counter[_Key] = Counter()
         self._arriving: dict[_Key, Any] | None = None
 

@@ -224,15 +224,15 @@ class Recipes:
 
     def _function(self, fn: types.FunctionType) -> Any:
         space = fn.__globals__
-        referenced = captures.referenced_globals(fn)
-        absent = captures.referenced_globals(fn, missing=ABSENT).keys() - referenced.keys()
+        named = captures.referenced_globals(fn, missing=ABSENT)
+        referenced = {name: value for name, value in named.items() if value is not ABSENT}
         values = [*referenced.values(), *(captures.contents(cell) for cell in fn.__closure__ or ())]
         contents = self._reached(fn, values)
         if space.get(fn.__qualname__) is fn:
             referenced[fn.__qualname__] = fn
         if self._with_hints and (hinted := hints.of_function(fn)):
             referenced = {**self._hinted(hinted), **referenced}
-        referenced.update(dict.fromkeys(sorted(absent), ABSENT))  # it may have been there before
+        referenced = {**named, **referenced}  # also the names that are absent: they may have been there before
         home = self._home(space)
         attributes = {name: getattr(fn, name) for name in _PARTS_OF_FUNCTION}
         state = (attributes, [(home, referenced), *contents], captures.submodules(fn, iter(values)))

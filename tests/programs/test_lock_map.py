@@ -21,7 +21,7 @@ def test_wrong_without_locks(tmp_path: Path) -> None:
     ended = run("lock_map.py", *words, cwd=tmp_path, code=1)
 
     assert "entries are wrong: without locks, updates got lost" in ended.stderr
-    assert "4 of 4" not in ended.stdout
+    assert "4 of 4 entries" not in ended.stdout
 
 
 @pytest.mark.parametrize("words", [("--entries", "1"), ("--count", "0"), ("--moment", "-1")])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import pickle
 import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,6 +79,19 @@ class Elsewhere:
                 else:
                     place = frames.BLOCK.pack(need.number, need.block.size, os.getpid(), need.block.fd)
                     self._sock.sendall(frames.frame(Kind.BLOCK, NO_WORKER, place))
+
+
+def run_checks(script: dict[str, Any]) -> None:
+    """Run all checks among the globals of a script, and print what became of each."""
+    results: dict[str, str] = {}
+    for name, check in list(script.items()):
+        if name.startswith("check_"):
+            try:
+                check()
+                results[name] = ""
+            except BaseException:  # noqa: BLE001 (it is shown)
+                results[name] = traceback.format_exc()
+    print(json.dumps(results))
 
 
 def main() -> None:

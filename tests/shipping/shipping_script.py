@@ -12,10 +12,8 @@ import abc
 import dataclasses
 import enum
 import functools
-import json
 import logging
 import sys
-import traceback
 import typing
 import xml
 import xml.etree.ElementTree
@@ -24,7 +22,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypedDict, TypeVar
 
 import attrs
 
-from tests.shipping.elsewhere import Elsewhere
+from tests.shipping.elsewhere import Elsewhere, run_checks
 
 T = TypeVar("T")
 there: Elsewhere
@@ -675,19 +673,5 @@ def check_types_and_constants() -> None:
         assert copy is value or copy == value, value
 
 
-def main() -> None:
-    """Run all checks and print what became of each."""
-    global there
-    results: dict[str, str] = {}
-    with Elsewhere() as there:
-        for name, check in list(globals().items()):
-            if name.startswith("check_"):
-                try:
-                    check()
-                    results[name] = ""
-                except BaseException:  # noqa: BLE001 (it is shown)
-                    results[name] = traceback.format_exc()
-    print(json.dumps(results))
-
-
-main()
+with Elsewhere() as there:
+    run_checks(globals())

@@ -20,12 +20,10 @@ from tests.support import script
 
 SCRIPT = '''
 import dataclasses
-import json
-import traceback
 import typing
 from collections.abc import Callable
 
-from tests.shipping.elsewhere import Elsewhere
+from tests.shipping.elsewhere import Elsewhere, run_checks
 
 there: Elsewhere
 
@@ -100,22 +98,8 @@ def check_hints() -> None:
     assert there.call(lambda: Record([], (1, 2)).pair) == (1, 2)
 
 
-def main() -> None:
-    """Run all checks and print what became of each."""
-    global there
-    results: dict[str, str] = {}
-    with Elsewhere() as there:
-        for name, check in list(globals().items()):
-            if name.startswith("check_"):
-                try:
-                    check()
-                    results[name] = ""
-                except BaseException:
-                    results[name] = traceback.format_exc()
-    print(json.dumps(results))
-
-
-main()
+with Elsewhere() as there:
+    run_checks(globals())
 '''
 
 

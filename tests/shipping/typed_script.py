@@ -15,12 +15,10 @@ import dataclasses
 import datetime
 import enum
 import io
-import json
 import multiprocessing
 import pickle
 import sys
 import threading
-import traceback
 import types
 import typing
 from collections.abc import Callable
@@ -49,7 +47,7 @@ import attrs
 import numpy as np
 import typing_extensions
 
-from tests.shipping.elsewhere import Elsewhere
+from tests.shipping.elsewhere import Elsewhere, run_checks
 
 T = TypeVar("T", bound="Node")
 P = ParamSpec("P")
@@ -976,19 +974,5 @@ def check_dynamic_modules() -> None:
     assert module.count == 1
 
 
-def main() -> None:
-    """Run all checks and print what became of each."""
-    global there
-    results: dict[str, str] = {}
-    with Elsewhere() as there:
-        for name, check in list(globals().items()):
-            if name.startswith("check_"):
-                try:
-                    check()
-                    results[name] = ""
-                except BaseException:  # noqa: BLE001 (it is shown)
-                    results[name] = traceback.format_exc()
-    print(json.dumps(results))
-
-
-main()
+with Elsewhere() as there:
+    run_checks(globals())
