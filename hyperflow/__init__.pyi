@@ -68,6 +68,8 @@ from hyperflow.flow import ask as ask
 from hyperflow.flow import pure as pure
 from hyperflow.locks import with_lock as with_lock
 from hyperflow.locks import with_locks as with_locks
+from hyperflow.notebook import start as start
+from hyperflow.notebook import start_local as start_local
 from hyperflow.program import ProgramInfo as ProgramInfo
 from hyperflow.remote import remote_eval as remote_eval
 from hyperflow.remote import remote_map as remote_map

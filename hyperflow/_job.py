@@ -102,13 +102,25 @@ class OpenEnv(Environment):
     """An environment that a program has opened: what JobEnv and ClusterEnv have in common."""
 
     async def run(self, flow: Flow[T]) -> T:
-        """Await a flow in this environment: for notebooks, where each cell has its own context.
-
-        Example: `env = await stack.enter_async_context(open_local_job())`; in later cells `await env.run(my_job())`.
-        """
+        """Await a flow in this environment, wherever this loop runs; a coroutine, as `create_task` needs one."""
         with environment.entered(self), failures.shortened():
             flows.check(flow, "env.run")
             return await flow
+
+    async def close(self) -> None:
+        """End what `start` or `start_local` has opened: all processes end, and this waits for that.
+
+        What still runs is cancelled. A second call does nothing.
+
+        Raises:
+            MisuseError: A scope has opened it, whose end closes it; or it belongs to another event loop.
+        """
+        if (closer := environment.closers.get(self)) is None:
+            raise MisuseError(
+                "env.close(): this environment was opened by `async with`, and the end of that scope closes it; only "
+                "what `await hyperflow.start(...)` has opened is closed like this"
+            )
+        await closer()
 
 
 @attrs.frozen(eq=False)

@@ -15,6 +15,7 @@ from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, cast
+from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -22,7 +23,7 @@ from hyperflow.errors import ConfigurationError, NotInFlow
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from hyperflow.program import ProgramInfo
     from hyperflow.slurm.script import SbatchOptions
@@ -322,9 +323,35 @@ peek = _current.get
 """The current environment, or None."""
 
 
+_started: WeakKeyDictionary[asyncio.AbstractEventLoop, Environment] = WeakKeyDictionary()
+"""The environment that was started on an event loop, for all that runs there in no other: the cells of a notebook."""
+
+
+closers: WeakKeyDictionary[Environment, Callable[[], Coroutine[Any, Any, None]]] = WeakKeyDictionary()
+"""How each environment is closed that was started."""
+
+
+def started() -> Environment | None:
+    """Return the environment that was started on the running loop, or None."""
+    from asyncio import get_running_loop  # noqa: PLC0415 (workers import this module, and most need no asyncio)
+
+    try:
+        return _started.get(get_running_loop())
+    except RuntimeError:
+        return None
+
+
+def set_started(loop: asyncio.AbstractEventLoop, environment: Environment | None) -> None:
+    """Make an environment the one that is in force on a loop where no other is; None for no longer."""
+    if environment is None:
+        _started.pop(loop, None)
+    else:
+        _started[loop] = environment
+
+
 def current(asked_by: str = "a flow") -> Environment:
-    """Return the current environment; raises NotInFlow where there is none."""
-    environment = peek()
+    """Return the current environment, or the one that was started on this loop; raises NotInFlow where none is."""
+    environment = peek() or started()
     if environment is None:
         raise not_in_flow(asked_by)
     return environment
@@ -336,8 +363,8 @@ def not_in_flow(asked_by: str) -> NotInFlow:
         return NotInFlow(f"{asked_by} was awaited in a function that runs on a worker, {not_on_workers('awaits it')}")
     return NotInFlow(
         f"{asked_by} was awaited where nothing runs it. In a script: hyperflow.run_job_local(my_job()). "
-        "In async code or a notebook: `async with hyperflow.open_local_job() as env:` and await it inside; "
-        "in a later notebook cell: await env.run(my_job())"
+        "In a notebook: `env = await hyperflow.start_local()` in one cell, and await it in the next. "
+        "In async code: `async with hyperflow.open_local_job() as env:` and await it inside"
     )
 
 

@@ -94,7 +94,7 @@ class Flow(Generic[T_co]):
     def __await__(self) -> Generator[Any, None, T_co]:
         self._unawaited = None
         if peek() is None:
-            raise environment.not_in_flow(repr(self))
+            return _in_started(environment.current(repr(self)), self.step)
         return self.step.__await__()
 
     def start(self) -> asyncio.Future[T_co]:
@@ -121,7 +121,8 @@ class Flow(Generic[T_co]):
         """
         self._unawaited = None
         if peek() is None:
-            raise environment.not_in_flow(repr(self))
+            with environment.entered(environment.current(repr(self))):
+                return self.step.start()
         return self.step.start()
 
     def used(self) -> Self:
@@ -215,6 +216,12 @@ class Flow(Generic[T_co]):
 _OF_FUTURES = frozenset(
     {"add_done_callback", "remove_done_callback", "get_loop", "done", "cancel", "cancelled", "exception", "result"}
 )
+
+def _in_started(env: environment.Environment, step: Step) -> Generator[Any, None, Any]:
+    """Run a step in the environment that was started on this loop, as a cell of a notebook does."""
+    with environment.entered(env), failures.shortened():
+        return (yield from step.__await__())
+
 
 _frame = sys._getframe  # pyright: ignore[reportPrivateUsage] (bound once: every flow asks)
 

@@ -38,7 +38,7 @@ class WithLocks:
     def _locks(self) -> Locks:
         if self._held is not None:
             raise MisuseError(f"this {self._call} is in use; each scope needs one of its own")
-        env = environment.peek()
+        env = environment.peek() or environment.started()
         found = env.evaluator.locks if env is not None else worker.lock_client() or inline_locks.get()
         if found is None:
             raise NotInFlow(

@@ -1,0 +1,113 @@
+"""An environment for the cells of a notebook: opened in one, in force in all later ones, closed when asked to.
+
+    env = await hf.start_local(cpus=4)
+    await my_job()                          # in this cell and all later ones
+    await env.close()
+
+Guarantees: on the event loop where it was started, the environment is in force wherever no other is; scopes win. It is
+opened and closed by one task of its own. Interrupting a cell cancels what the cell awaits and leaves it open.
+
+Why not a context variable, as for a scope: each cell runs in a copy of the kernel's context, so what one cell sets is
+gone in the next. Why not a global variable: an environment belongs to one event loop, and other threads have others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+
+from hyperflow import environment
+from hyperflow._job import JobEnv, open_local_job
+from hyperflow.errors import MisuseError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hyperflow.environment import Environment
+    from hyperflow.program import ProgramInfo
+
+E = TypeVar("E", bound="Environment")
+
+
+@attrs.define(eq=False)
+class _Holder:
+    """A task that opens an environment, holds it until it is told to close, and closes it."""
+
+    opener: AbstractAsyncContextManager[Any]
+    opened: asyncio.Future[Any]
+    closing: asyncio.Event = attrs.field(factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+    async def hold(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with self.opener as env:
+                environment.set_started(loop, env)
+                environment.closers[env] = self.close
+                self.opened.set_result(env)
+                try:
+                    await self.closing.wait()
+                finally:
+                    environment.set_started(loop, None)
+        except BaseException as error:
+            if self.opened.done():
+                raise
+            self.opened.set_exception(error)
+
+    async def close(self) -> None:
+        """Close the environment, from the loop where it was opened."""
+        assert self.task
+        if self.task.get_loop() is not asyncio.get_running_loop():
+            raise MisuseError("env.close(): the environment belongs to another event loop; close it there")
+        self.closing.set()
+        await asyncio.shield(self.task)
+
+
+async def start(opener: AbstractAsyncContextManager[E]) -> E:
+    """Open an environment that stays: `env = await start(open_slurm_job())` in a cell, `await flow` in all later ones.
+
+    Args:
+        opener: open_local_job(...), open_slurm_job(...), open_cluster(...): what `async with` would take.
+
+    It is in force on this event loop, wherever no other is, until `await env.close()`. When the kernel ends, its
+    processes end. Interrupting a cell cancels what the cell awaits; the environment stays. Cancelling the start itself
+    closes what was opened so far.
+
+    Raises:
+        MisuseError: An environment was started here already.
+
+    Also what the opener raises.
+    """
+    if environment.started() is not None:
+        raise MisuseError(
+            "an environment was started in this kernel (on this event loop) already, and is in force here: use it, or "
+            "close it first: await env.close()"
+        )
+    if not isinstance(opener, AbstractAsyncContextManager):
+        raise MisuseError(
+            f"start({opener!r}): write await hyperflow.start(hyperflow.open_slurm_job()), or "
+            "await hyperflow.start_local(cpus=4)"
+        )
+    holder = _Holder(opener, asyncio.get_running_loop().create_future())
+    holder.task = asyncio.create_task(holder.hold(), name="hyperflow holds an environment")
+    try:
+        env: E = await asyncio.shield(holder.opened)
+    except asyncio.CancelledError:
+        holder.task.cancel()
+        with suppress(BaseException):
+            await holder.task
+        raise
+    return env
+
+
+async def start_local(
+    *, cpus: int | None = None, program: ProgramInfo | None = None, preload: Sequence[str] = ()
+) -> JobEnv:
+    """Open an environment on this machine that stays: `env = await start_local(cpus=4)` in a cell of a notebook.
+
+    Takes the arguments of open_local_job; see `start` for the rest.
+    """
+    return await start(open_local_job(cpus=cpus, program=program, preload=preload))
