@@ -59,6 +59,7 @@ from hyperflow.errors import SlurmError as SlurmError
 from hyperflow.errors import TimeLimitExceeded as TimeLimitExceeded
 from hyperflow.errors import TooManyNodesLost as TooManyNodesLost
 from hyperflow.errors import WorkerDied as WorkerDied
+from hyperflow.executor import Executor as Executor
 from hyperflow.extvar import ExtVar as ExtVar
 from hyperflow.failures import Failed as Failed
 from hyperflow.flow import Cluster as Cluster

@@ -17,14 +17,14 @@ import sys
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 import attrs
 
 from hyperflow import environment, failures
 from hyperflow import flow as flows
 from hyperflow.config import Settings, check_cpus, read_settings
-from hyperflow.environment import Environment, Options
+from hyperflow.environment import Environment, OptionChanges, Options
 from hyperflow.errors import AllocationEnding, ConfigurationError, MisuseError
 from hyperflow.files import hold_standard_streams
 from hyperflow.flow import Call, Flow, Job, MakesFlows
@@ -32,6 +32,8 @@ from hyperflow.program import ProgramInfo
 from hyperflow.shipping import captures, rebuild
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from aiohttp import web
 
     from hyperflow.head.allocation_end import End
@@ -126,6 +128,32 @@ class OpenEnv(Environment):
 @attrs.frozen(eq=False)
 class JobEnv(OpenEnv):
     """The environment of a running Job. See Environment for its fields."""
+
+    def executor(
+        self,
+        max_workers: int | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **options: Unpack[OptionChanges],
+    ) -> Executor:
+        """Return a `concurrent.futures.Executor` over this environment: for libraries that take one, and for threads.
+
+        Args:
+            max_workers: How many calls run side by side; None for as many as there are CPUs.
+            initializer: Called with `initargs` once in each worker, before its first call.
+            initargs: Its arguments.
+            options: Those of `hyperflow.using`: env.executor(cpus=2, retries=1).
+
+        Its `submit` may be called from any thread. `shutdown` leaves the environment open. On the event loop itself,
+        wait with `await asyncio.wrap_future(future)`: `future.result()` raises MisuseError there, as it would wait for
+        ever. `asyncio.get_running_loop().run_in_executor(executor, f, x)` works, too.
+
+        Must be called on the event loop of the environment.
+        """
+        from hyperflow.executor import over  # noqa: PLC0415 (most programs need none)
+
+        return over(self, max_workers, initializer, initargs, options)
 
 
 @asynccontextmanager
