@@ -21,6 +21,7 @@ from hyperflow.concurrent import race as race
 from hyperflow.concurrent import replicate_concurrently as replicate_concurrently
 from hyperflow.database.keyvalmap import KeyValMap as KeyValMap
 from hyperflow.database.memo import memoize as memoize
+from hyperflow.database.results import open_results as open_results
 from hyperflow.database.workdir import new_work_dir as new_work_dir
 from hyperflow.environment import Environment as Environment
 from hyperflow.environment import JobOptions as JobOptions

@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -40,6 +41,23 @@ def _make_private(path: Path) -> None:
             f"cannot write in {path}: {error.strerror or error}; choose another place, by --base-dir or "
             "ProgramInfo.new(base_dir), or free space there"
         ) from error
+
+
+def chosen(which: str, homes: Sequence[Path], base_dir: Path) -> Path:
+    """Return that of the directories of runs, the oldest first, which an id or its beginning means.
+
+    Raises:
+        ConfigurationError: None fits, or several do.
+    """
+    fitting = [home for home in homes if home.name.startswith(which)]
+    fitting = [home for home in fitting if home.name == which] or fitting
+    if not fitting:
+        there = f"no run in {base_dir.absolute()}, and no directory of one"
+        raise ConfigurationError(f"{which!r} is {there}; `hyperflow runs` shows what there is")
+    if len(fitting) > 1:
+        names = ", ".join(home.name for home in fitting[-5:])
+        raise ConfigurationError(f"{len(fitting)} runs begin with {which!r}, {names} among them: say more of the id")
+    return fitting[0]
 
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|postgres(ql)?:")

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from hyperflow import checked_files, files
+from hyperflow import checked_files, files, program
 from hyperflow._job import run_in_new_loop
 from hyperflow.checked_files import Damaged
 from hyperflow.errors import ConfigurationError
@@ -284,19 +284,11 @@ def chosen(which: str | None, homes: Sequence[Path], base_dir: Path) -> Path:
     Raises:
         ConfigurationError: None fits, or several do.
     """
-    if which is None and not homes:
+    if which is not None:
+        return program.chosen(which, homes, base_dir)
+    if not homes:
         raise none_in(base_dir)
-    if which is None:
-        return homes[-1]
-    fitting = [home for home in homes if home.name.startswith(which)]
-    fitting = [home for home in fitting if home.name == which] or fitting
-    if not fitting:
-        there = f"no run in {base_dir.absolute()}, and no directory of one"
-        raise ConfigurationError(f"{which!r} is {there}; `hyperflow runs` shows what there is")
-    if len(fitting) > 1:
-        names = ", ".join(home.name for home in fitting[-5:])
-        raise ConfigurationError(f"{len(fitting)} runs begin with {which!r}, {names} among them: say more of the id")
-    return fitting[0]
+    return homes[-1]
 
 
 def is_lone_job(home: Path) -> bool:

@@ -1,8 +1,11 @@
 """Entries: what one record of a database consists of, in a file and on a server alike.
 
-Guarantees: every entry has the schema version in which its value was written, and metadata, a JSON object. Its "code",
-which may be missing, is the fingerprint of the memoized function that gave the value. An entry's checksum covers all of
-it but the program and the time: SQLite's own check, and most disks, do not see a flipped byte in a value.
+Guarantees: every entry has the schema version in which its value was written, and metadata, a JSON object of which
+each member may be missing. "code" is the fingerprint of the memoized function that gave the value. For who reads the
+results without the program there are "function", its module and name, "parameters", those that are in the key, in the
+function's order, and "classes", the modules of the classes in keys and values by their names in the database. An
+entry's checksum covers all of it but the program and the time: SQLite's own check, and most disks, do not see a
+flipped byte in a value.
 
 Schema version 1 had neither column, and values without tags (see `untagged`). Entries of that version stay as they are,
 also where they are copied or ingested.
@@ -15,6 +18,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 from hyperflow.database import untagged
 
@@ -54,15 +58,17 @@ def is_sound(map_name: object, key: object, value: object, digest: bytes, versio
 
 
 class FromCode(str):
-    """The text of a value, with the fingerprint of the code that gave it."""
+    """The text of a value, with the fingerprint of the code that gave it, and all metadata of a new entry."""
 
-    __slots__ = ("code",)
+    __slots__ = ("code", "metadata")
     code: str
+    metadata: str
 
     @classmethod
-    def of(cls, text: str, code: str) -> FromCode:
+    def of(cls, text: str, code: str, metadata: str = NO_METADATA) -> FromCode:
         made = cls(text)
         made.code = code
+        made.metadata = metadata
         return made
 
 
@@ -71,18 +77,29 @@ def text_of(value: str, version: int, metadata: str = NO_METADATA) -> str:
     if version == 1:
         return untagged.Text(value)
     code = "" if metadata == NO_METADATA else _code(metadata)
-    return FromCode.of(value, code) if code else value
+    return FromCode.of(value, code, metadata) if code else value
 
 
 @functools.lru_cache(maxsize=256)
 def _code(metadata: str) -> str:
-    try:
-        code = json.loads(metadata)["code"]
-    except (ValueError, KeyError, TypeError):
-        return ""
+    code = members(metadata).get("code")
     return code if isinstance(code, str) else ""
+
+
+def members(metadata: str) -> dict[str, Any]:
+    """Return the members of metadata, none if it is not what it should be."""
+    try:
+        found = json.loads(metadata)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def metadata_with(**members: Any) -> str:
+    """Return metadata of the members that say something."""
+    return json.dumps({name: value for name, value in members.items() if value})
 
 
 def metadata_of(value: str) -> str:
     """Return the metadata of a new entry with this value."""
-    return json.dumps({"code": value.code}) if isinstance(value, FromCode) else NO_METADATA
+    return value.metadata if isinstance(value, FromCode) else NO_METADATA

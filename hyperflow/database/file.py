@@ -23,13 +23,14 @@ import logging
 import os
 import secrets
 import sqlite3
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -52,6 +53,9 @@ IN_MEMORY = 4096
 
 MEMORY_BUDGET = 256 * 1024 * 1024
 """Characters of values that stay in memory for one database. If there are more, every lookup reads the file."""
+
+PIECE = 5_000
+"""Entries that are read in one look at a file that another program may be writing to."""
 
 WAL_LIMIT = 4 * 1024 * 1024
 """Bytes added, by a rough count, after which there is a checkpoint: the WAL is written back into the database."""
@@ -97,6 +101,8 @@ class DatabaseFile:
     wal: bool
     counts: Counts
     identity: os.stat_result
+    read_only: bool = False
+    """Another program may be adding entries meanwhile; those after the counts that were read here are left alone."""
     taken: dict[str, Watermark] | None = None
     """How far other programs' files have been ingested; None until somebody asks."""
     log: str = attrs.field(init=False, default=attrs.Factory(lambda self: str(wal_file(self.path)), takes_self=True))
@@ -211,13 +217,11 @@ class DatabaseFile:
         query = (
             "SELECT id, key, CASE WHEN size <= ? OR seal IS NULL THEN value END, size, program, time, seal, "
             "checksum, schema_version, metadata "
-            "FROM entries INDEXED BY entries_of_map WHERE map = ? ORDER BY id"
+            "FROM entries INDEXED BY entries_of_map WHERE map = ? AND id > ? AND id <= ? ORDER BY id LIMIT ?"
         )
         expected = self.counts.of_map.get(map_name, NO_ENTRIES)
         with reported(self.path, "read"):
-            for number, key, value, size, program, when, sealed, *rest in self.connection.execute(
-                query, (IN_MEMORY, map_name)
-            ):
+            for number, key, value, size, program, when, sealed, *rest in self._rows(query, map_name, expected.newest):
                 count += 1
                 if number <= newest:
                     raise damaged(self.path, f"the entries of map {map_name!r} in it are out of order")
@@ -234,6 +238,15 @@ class DatabaseFile:
             )
         self.loaded.add(map_name)
         return found
+
+    def _rows(self, query: str, map_name: str, newest: int) -> Iterator[tuple[Any, ...]]:
+        if not self.read_only:
+            yield from self.connection.execute(query, (IN_MEMORY, map_name, 0, sys.maxsize, -1))
+            return
+        rows: list[tuple[Any, ...]] = [(0,)]
+        while rows:  # in short looks, because without a WAL, the program that writes has to wait for each
+            rows = self.connection.execute(query, (IN_MEMORY, map_name, rows[-1][0], newest, PIECE)).fetchall()
+            yield from rows
 
     def _remembered(self, value: str, number: int) -> Found:
         """Return what to keep in memory for a value."""
@@ -385,7 +398,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if version or tables:
-        version = _checked_version(connection, path)
+        version = checked_version(connection, path)
         layout.check_tables(connection, path, version)
     if version < LAYOUT_VERSION:
         connection.executescript(
@@ -400,11 +413,19 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
     return bool(mode == "wal")
 
 
-def _checked_version(connection: sqlite3.Connection, path: Path) -> int:
+def checked_version(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the version of an open file's layout; raises DatabaseError if it is newer, or not one of hyperflow's."""
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     place.check_version(path, application_id, version)
     return int(version)
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """Open a file that a program may be writing to; neither waits long for the other."""
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_SECONDS)
+    layout.prepare(connection)
+    return connection
 
 
 @contextmanager
@@ -478,9 +499,9 @@ def copy_database(source: Path, target: Path) -> None:
 def _backup(source: Path, target: Path) -> None:
     with (
         reported(source, "copy"),
-        closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as old,
+        closing(connect_read_only(source)) as old,
         closing(sqlite3.connect(f"{target.as_uri()}?mode=rw", uri=True)) as new,
     ):
-        _checked_version(old, source)
+        checked_version(old, source)
         old.backup(new)
         new.execute("PRAGMA journal_mode = DELETE").fetchall()

@@ -28,7 +28,7 @@ import sys
 import types
 import weakref
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -63,9 +63,12 @@ class Fingerprint:
     captured: list[tuple[Any, str | None, Any]]
 
     @classmethod
-    def of(cls, fn: Any) -> Fingerprint:
-        """Look at a function and at all that it refers to; takes a millisecond or more."""
-        look = _Look()
+    def of(cls, fn: Any, ignore: Sequence[str] = ()) -> Fingerprint:
+        """Look at a function and at all that it refers to; takes a millisecond or more.
+
+        The defaults of its parameters `ignore` do not count.
+        """
+        look = _Look((_unwrapped(fn)[-1], ignore) if ignore else (None, ()))
         look.add(fn)
         return cls(f"{PYTHON} {look.hash.hexdigest()}", look.captured)
 
@@ -95,7 +98,8 @@ def digest_of_code(fn: Any) -> str:
 class _Look:
     """One look at a function: writes all that it meets into a hash, each object once."""
 
-    def __init__(self) -> None:
+    def __init__(self, ignored: tuple[Any, Sequence[str]] = (None, ())) -> None:
+        self._ignored = ignored
         self.hash = hashlib.blake2b(digest_size=12)
         self.captured: list[tuple[Any, str | None, Any]] = []
         self._seen: dict[int, int] = {}
@@ -191,8 +195,8 @@ class _Look:
         self._first = False
         code = fn.__code__
         self.put("function", instructions.digest_of(code))
-        self.add(fn.__defaults__, depth)
-        self.add(fn.__kwdefaults__, depth)
+        for defaults in self._defaults_of(fn):
+            self.add(defaults, depth)
         for name in instructions.globals_in(code):
             self._add_captured(fn.__globals__, name, code, depth)
         for name, cell in zip(code.co_freevars, fn.__closure__ or (), strict=True):
@@ -203,6 +207,18 @@ class _Look:
         if vars(fn):
             self._add_attributes(fn, depth)
         self._add_imports(fn, depth)
+
+    def _defaults_of(self, fn: types.FunctionType) -> tuple[Any, Any]:
+        by_place, by_name = fn.__defaults__, fn.__kwdefaults__
+        owner, ignored = self._ignored
+        if fn is not owner:
+            return by_place, by_name
+        names = fn.__code__.co_varnames[: fn.__code__.co_argcount][-len(by_place or ()) :]
+        kept = zip(names, by_place or (), strict=False)
+        return (
+            tuple(value for name, value in kept if name not in ignored),
+            {name: value for name, value in (by_name or {}).items() if name not in ignored},
+        )
 
     def _add_attributes(self, fn: types.FunctionType, depth: int) -> None:
         """Write a function's attributes, without those that it sets itself: they count its calls, for example."""

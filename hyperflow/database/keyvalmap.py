@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, overload
 
 from hyperflow import environment, saying
 from hyperflow.database import keys, memo, plain, records
+from hyperflow.database.entries import NO_METADATA, FromCode, metadata_with
 from hyperflow.database.values import codec_for
 from hyperflow.errors import DatabaseError, MisuseError, SerializationError
 from hyperflow.flow import Flow, Job, Native
@@ -65,6 +66,7 @@ class KeyValMap(Generic[K, V]):
         self.key: Any = key
         self.value: Any = value
         self._widen = keys.widening(key)
+        self._metadata: str | None = None
         for base in getattr(type(self), "__orig_bases__", ()):  # class Energies(KeyValMap[int, float])
             self._take_types(base)
 
@@ -87,6 +89,7 @@ class KeyValMap(Generic[K, V]):
             self.key, self._widen = key, keys.widening(key)
         if self.value is Any:
             self.value = value
+        self._metadata = None
 
     def __repr__(self) -> str:
         types = "".join(f", {n}={t}" for n, t in (("key", self.key), ("value", self.value)) if t is not Any)
@@ -148,6 +151,11 @@ class KeyValMap(Generic[K, V]):
             encoded = codec_for(self.value).encode_checked(value)
         except SerializationError as error:
             raise SerializationError(f"value for key {key!r:.60} of {self!r}: {error}") from error
+        if self._metadata is None:  # for who reads the map without the program
+            classes = {**records.modules_in(self.key), **records.modules_in(self.value)}
+            self._metadata = metadata_with(classes=classes)
+        if self._metadata != NO_METADATA:
+            encoded = FromCode.of(encoded, "", self._metadata)
         await environment.current("KeyValMap.insert").database.insert(self.name, text, encoded)
 
     async def _lookup(self, key: Any, default: Any) -> Any:

@@ -4,7 +4,8 @@ Guarantees:
 - A result is recorded, on the disk, before anyone sees it. A recorded one is returned without running the function.
 - Overlapping calls with the same arguments run once (see `single_flight`). A failure reaches all and is not recorded.
 - The key is name, version and arguments, bound to the parameters as Python does: `f(1)`, `f(x=1)` and a default of 1
-  are one call. Source text is no part of it, so a new comment forgets nothing. A changed result needs a new `version`.
+  are one call. What `ignore` names is no part of it. Nor is source text, so a new comment forgets nothing. A changed
+  result needs a new `version`.
 - The first caller gets what every later one gets: the value as it was recorded, made again for each.
 - A function that has changed since its results were recorded does not go unnoticed (`on_change`).
 - What cannot be a key, or cannot be stored, is refused; if the annotations show it, before anything runs.
@@ -20,7 +21,7 @@ import types
 import typing
 import warnings
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, cast, overload
 
 import attrs
@@ -28,7 +29,7 @@ import attrs
 from hyperflow import environment, saying
 from hyperflow import flow as flows
 from hyperflow.database import keys, records, single_flight
-from hyperflow.database.entries import FromCode
+from hyperflow.database.entries import FromCode, metadata_with
 from hyperflow.database.fingerprint import Fingerprint
 from hyperflow.database.hints import show
 from hyperflow.database.values import Codec, codec_for
@@ -69,15 +70,21 @@ class Memo:
     on_change: OnChange = "warn"
     remedy: str = ""
     """What to type if the function has changed."""
+    ignore: tuple[str, ...] = ()
+    """Parameters that are not part of the key."""
     signature: inspect.Signature = attrs.field(init=False)
     kind: type[Flow[Any]] = attrs.field(init=False)
     """Job or Cluster, as the function itself returns."""
     is_simple: bool = attrs.field(init=False)
     """True if the function has no `*args`, `**kwargs` or keyword-only parameter; then arguments need no binding."""
+    _places: list[int] = attrs.field(init=False)
+    """Where the parameters of the key are among all."""
     _parameters: list[tuple[str, str, keys.Widening | None]] | None = attrs.field(default=None, init=False)
     """Name, how it stands in a key, and what makes an int a float where it is annotated so."""
     _codec: Codec | None = attrs.field(default=None, init=False)
     _fingerprint: Fingerprint | None = attrs.field(default=None, init=False)
+    _metadata: tuple[str, str] = attrs.field(default=("", ""), init=False)
+    """A fingerprint, and the metadata of results that have it."""
     _told: weakref.ref[Any] | None = attrs.field(default=None, init=False)
     """The database of the run in which a change was told."""
 
@@ -86,22 +93,32 @@ class Memo:
         self.kind = Cluster if _is_of_cluster(self.fn, self.hints) else Job
         simple = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         self.is_simple = all(parameter.kind in simple for parameter in self.signature.parameters.values())
+        self._places = [place for place, name in enumerate(self.signature.parameters) if name not in self.ignore]
 
     def __reduce__(self) -> tuple[Any, ...]:  # without what is made at first use, which does not pickle
         same = (self.fn, self.name, self.map_name, self.hints, self.result, self.key_hint)
-        return type(self), (*same, self.on_change, self.remedy)
+        return type(self), (*same, self.on_change, self.remedy, self.ignore)
+
+    @property
+    def parameters(self) -> list[str]:
+        """The names of the arguments in the key."""
+        names = list(self.signature.parameters)
+        return [names[place] for place in self._places]
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Return the canonical text of the arguments; an error names the parameter that cannot be in a key."""
         parameters = self._parameters
         if parameters is None:
             parameters = self._parameters = self._prepare()
-        if len(args) == len(parameters) and not kwargs and self.is_simple:
+        if len(args) == len(parameters) and not kwargs and self.is_simple and not self.ignore:
             values: Any = args
         else:
             bound = self.signature.bind(*args, **kwargs)
             bound.apply_defaults()
             values = bound.arguments.values()
+            if self.ignore:
+                every = list(values)
+                values = [every[place] for place in self._places]
         texts = []
         for (name, head, widen), value in zip(parameters, values, strict=True):
             widened = value if widen is None else widen(value)
@@ -119,7 +136,8 @@ class Memo:
         if self.key_hint is not Unresolved:
             return [(name, "", keys.widening(self.key_hint)) for name in self.signature.parameters]
         found = []
-        for name, parameter in self.signature.parameters.items():
+        for name in self.parameters:
+            parameter = self.signature.parameters[name]
             hint = hints.get(name)
             if parameter.kind is inspect.Parameter.VAR_POSITIONAL and hint is not None:
                 hint = types.GenericAlias(tuple, (hint, ...))
@@ -147,17 +165,32 @@ class Memo:
                 raise SerializationError(f"results of {self.name} cannot be recorded: {error}") from error
         return self._codec
 
+    def metadata(self, code: str) -> str:
+        """Return what is recorded beside each result: for the function itself, and for who reads it without it."""
+        if self._metadata[0] != code:
+            inner = inspect.unwrap(self.fn)
+            hints = self.hints or records.hints_of(inner)
+            classes: dict[str, str] = {}
+            for hint in (*(hints.get(name) for name in self.parameters), self.codec.hint):
+                classes |= records.modules_in(hint)
+            function = f"{getattr(inner, '__module__', '')}.{self.name}"
+            # Where the key is the argument itself, it says nothing of the parameter.
+            parameters = [] if self.key_hint is not Unresolved else self.parameters
+            about = metadata_with(code=code, function=function, parameters=parameters, classes=classes)
+            self._metadata = code, about
+        return self._metadata[1]
+
     @property
     def fingerprint(self) -> Fingerprint:
         """The function's fingerprint; made at the first call, and again when a captured name is bound anew."""
         # Not again in each run: what a function appends to a list of the script is its effect, and no change of it.
         if self._fingerprint is None or not self._fingerprint.is_current():
-            self._fingerprint = Fingerprint.of(self.fn)
+            self._fingerprint = Fingerprint.of(self.fn, self.ignore)
         return self._fingerprint
 
     def counts(self, text: str | None, database: ResultsDatabase) -> bool:
         """Whether a recorded result may be returned; warns if the function was another one when it was recorded."""
-        if type(text) is not FromCode or self.on_change == "ignore":
+        if type(text) is not FromCode or not text.code or self.on_change == "ignore":
             return text is not None
         if not self.fingerprint.differs(text.code):
             return True
@@ -253,7 +286,7 @@ async def _compute(memo: Memo, key: str, args: tuple[Any, ...], kwargs: dict[str
         raise SerializationError(
             f"the result of {flows.show_call(memo.fn, args, kwargs)} cannot be recorded: {error}"
         ) from error
-    await database.insert(memo.map_name, key, FromCode.of(text, code))
+    await database.insert(memo.map_name, key, FromCode.of(text, code, memo.metadata(code)))
     return text
 
 
@@ -268,7 +301,9 @@ class Memoizer(Protocol):
     def __call__(self, fn: Callable[P, Flow[T]], /) -> Callable[P, Flow[T]]: ...
 
 
-def memoize(name: str, *, version: int | str = 1, on_change: OnChange = "warn") -> Memoizer:
+def memoize(
+    name: str, *, version: int | str = 1, on_change: OnChange = "warn", ignore: Iterable[str] = ()
+) -> Memoizer:
     """Record the results of a function that returns a flow, and return recorded ones without running it.
 
         @hf.memoize("half", version=1)
@@ -295,6 +330,9 @@ def memoize(name: str, *, version: int | str = 1, on_change: OnChange = "warn") 
         on_change: What to do with results that were recorded when the function was another one: "warn" once per
             function and run, saying what to type, and return them; "recompute": treat them as absent, and record new
             ones; "ignore".
+        ignore: Names of arguments that do not change the result, as `ignore=("verbose",)`: calls that differ in them
+            only are one call, which runs with those of the first caller. A name that is added later makes other keys:
+            what was recorded before with that argument in the key is not found.
 
     A function has changed if its code has, or a value that it refers to: globals, closure, defaults, also through other
     functions and classes of yours. New comments, docstrings and line breaks are no change. Not seen are: code of
@@ -303,7 +341,7 @@ def memoize(name: str, *, version: int | str = 1, on_change: OnChange = "warn") 
     Results of another minor version of Python, or of an older hyperflow, are not judged.
 
     Raises:
-        MisuseError: When it decorates something that returns no flow.
+        MisuseError: When it decorates something that returns no flow, or `ignore` names what is no parameter of it.
         ConfigurationError: `version` or `on_change` makes no sense.
         SerializationError: At the call, when an argument cannot be in a key, or the result cannot be stored.
     """
@@ -311,10 +349,12 @@ def memoize(name: str, *, version: int | str = 1, on_change: OnChange = "warn") 
     following = version + 1 if isinstance(version, int) else f"{version}-2"
     remedy = f"If it gives other results now, write: @hyperflow.memoize({name!r}, version={following!r}). {ON_CHANGE}"
     local_names = records.names_of_caller()
+    ignored = _ignored(name, ignore)
 
     def decorate(fn: Callable[..., Flow[Any]], /) -> Any:
         where = f"@memoize({name!r})"
-        return memoized(fn, f"memoize:{name}:{version}", where, local_names, on_change=on_change, remedy=remedy)
+        map_name = map_of(name, version)
+        return memoized(fn, map_name, where, local_names, on_change=on_change, remedy=remedy, ignore=ignored)
 
     return decorate
 
@@ -329,19 +369,25 @@ def memoized(
     *,
     on_change: OnChange = "warn",
     remedy: str = "",
+    ignore: tuple[str, ...] = (),
 ) -> Callable[P, Job[T]]:
     """Return the memoized form of a function; errors name `where`, which is what the user called.
 
     Annotations may refer to `local_names` besides the function's globals. `result` is the type of results where it is
     known otherwise. With `key`, the function has one argument, which is of this type and the key itself. `remedy`
-    is what to type if the function has changed.
+    is what to type if the function has changed. The parameters `ignore` are not part of the key.
     """
     shown = getattr(fn, "__qualname__", None) or repr(fn)
     _check_kind(fn, shown, where)
     inner = inspect.unwrap(fn)
     hints = records.hints_of(inner, local_names)
     annotated = _result_type(inner, shown, hints, where)
-    memo = Memo(fn, shown, map_name, hints, annotated if result is Unresolved else result, key, on_change, remedy)
+    result = annotated if result is Unresolved else result
+    memo = Memo(fn, shown, map_name, hints, result, key, on_change, remedy, ignore)
+    for name in ignore:
+        if name not in memo.signature.parameters:
+            there = ", ".join(memo.signature.parameters) or "none"
+            raise MisuseError(f"{where}: ignore={ignore!r}: {shown} has no parameter {name!r}; it has {there}")
     parameters = len(memo.signature.parameters)
     if key is not Unresolved and parameters != 1:
         raise MisuseError(
@@ -349,6 +395,15 @@ def memoized(
             "or a record, or use @hyperflow.memoize('name')"
         )
     return cast("Callable[P, Job[T]]", Memoized(memo))
+
+
+MAP_OF = "memoize:"
+"""The maps of memoized functions begin with it."""
+
+
+def map_of(name: str, version: int | str) -> str:
+    """Return the map that has the results of a memoized function."""
+    return f"{MAP_OF}{name}:{version}"
 
 
 ON_CHANGE = (
@@ -371,6 +426,16 @@ def _check_arguments(name: object, version: object, on_change: object) -> None:
         raise ConfigurationError(f"memoize(version={version!r}): an int or str is needed")
     if reason := saying.unfit_name(name) or saying.unfit_name(str(version)):
         raise MisuseError(f"memoize({name!r}, version={version!r}): {reason}")
+
+
+def _ignored(name: object, ignore: object) -> tuple[str, ...]:
+    names = tuple(ignore) if isinstance(ignore, Iterable) and not isinstance(ignore, str | bytes) else None
+    if names is None or not all(isinstance(one, str) for one in names):
+        example = ignore if isinstance(ignore, str) else "verbose"
+        raise MisuseError(
+            f"memoize({name!r}, ignore={ignore!r}): names of parameters are needed, as in ignore=({example!r},)"
+        )
+    return names
 
 
 def _check_kind(fn: Any, shown: str, where: str) -> None:

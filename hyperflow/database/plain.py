@@ -297,7 +297,7 @@ class Writer(dict[type, Write]):
 
 
 Makers = Mapping[str, Callable[[Any], Any]]
-"""Make the instances of a class again, by the name in its tag."""
+"""Make the instances of a class again, by the name in its tag. Of a type that is not registered here: `!type name`."""
 
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     "!float": float,
@@ -341,6 +341,8 @@ def _untagged(tag: str, payload: Any, makers: Makers) -> Any:
     if tag == "!type":
         name, data = payload
         if name not in _registered_names:
+            if (unknown := f"!type {name}") in makers:
+                return makers[unknown](from_json(data, makers))
             raise SerializationError(f"the type {name} is not known here; call hyperflow.database.register first")
         return _registered_names[name].decode(from_json(data, makers))
     if tag in _DECODERS:

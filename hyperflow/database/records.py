@@ -149,6 +149,11 @@ def classes_in(hint: Any) -> dict[type, str]:
     }
 
 
+def modules_in(hint: Any) -> dict[str, str]:
+    """Return, by name in the database, the modules of the records and enums in a hint."""
+    return {name: cls.__module__ for cls, name in classes_in(hint).items()}
+
+
 def makers(
     hint: Any, conform_to: Callable[[Any], Callable[[Any], Any]] = lambda hint: lambda value: value
 ) -> dict[str, Callable[[Any], Any]]:

@@ -89,8 +89,7 @@ def examine(path: Path) -> Examined:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=files.BUSY_SECONDS)
-    layout.prepare(connection)
+    connection = files.connect_read_only(path)
     connection.execute("BEGIN")
     return connection
 

@@ -47,6 +47,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from hyperflow.database import plain
 from hyperflow.database.entries import SCHEMA_VERSION, Entry, checksum, is_sound, metadata_of, text_of, warn_of
+from hyperflow.database.reading import LONG, SAMPLE, Sample, Size
 from hyperflow.database.thread import Batches, DatabaseThread
 from hyperflow.errors import ConfigurationError, DatabaseError
 
@@ -380,6 +381,96 @@ class Server:
         self.connection = connection
 
 
+@attrs.define(eq=False)
+class ServerReader:
+    """Reads a database on a server, for who only looks at it; see `reading`. Each question makes its own connection."""
+
+    where: str
+
+    def maps(self) -> list[str]:
+        """Return the names of the maps."""
+        return [name for (name,) in self._rows("SELECT map FROM hyperflow_entries GROUP BY map ORDER BY min(id)")]
+
+    def size(self, map_name: str) -> Size:
+        """Tell what a map takes."""
+        what = "count(DISTINCT digest), count(*), sum(length(value)::bigint), max(time)"
+        ((keys, entries, characters, when),) = self._rows(f"SELECT {what} FROM hyperflow_entries {_OF_MAP}", map_name)
+        return Size(int(keys), int(entries), int(characters or 0), float(when or 0))
+
+    def sample(self, map_name: str) -> list[Sample]:
+        """Return some of the newest entries, the newest first."""
+        value = f"CASE WHEN length(value) <= {LONG} THEN value END"
+        newest = f"{_OF_MAP} ORDER BY left(map, 200) DESC, id DESC LIMIT {SAMPLE}"
+        what = f"key, {value}, checksum, schema_version, metadata"
+        return [
+            (key, None if text is None else text_of(text, version, metadata), metadata)
+            for key, text, digest, version, metadata in self._rows(
+                f"SELECT {what} FROM hyperflow_entries {newest}", map_name
+            )
+            if text is None or is_sound(map_name, key, text, bytes(digest), version, metadata)
+        ]
+
+    def read_keys(self, map_name: str) -> list[str]:
+        """Return the keys, the oldest first."""
+        what = f"SELECT key FROM hyperflow_entries {_OF_MAP} GROUP BY key ORDER BY min(id)"
+        return [key for (key,) in self._rows(what, map_name)]
+
+    def read_all(self, map_name: str) -> list[tuple[str, str]]:
+        """Return each key with its newest value, the oldest key first."""
+        with closing(self._open()) as server:
+            found, damaged = server.read_all(map_name)
+        warn_of(damaged)
+        return found
+
+    def lookup(self, map_name: str, key: str) -> str | None:
+        """Return the newest value of a key, or None."""
+        with closing(self._open()) as server:
+            ((text, damaged),) = server.lookup([(map_name, key)])
+        warn_of(damaged)
+        return text
+
+    def _rows(self, query: str, map_name: str = "") -> list[tuple[Any, ...]]:
+        with closing(self._open()) as server:
+            try:
+                return server.connection.execute(query, {"map": map_name}).fetchall()
+            except psycopg.Error as error:
+                raise DatabaseError(f"cannot read {self.where}: {_text(error)}{_advice(error)}") from error
+
+    def _open(self) -> Server:
+        """Connect to read; nothing is made, upgraded or mended there."""
+        url = self.where
+        try:
+            conninfo_to_dict(url)
+        except psycopg.Error as error:
+            raise ConfigurationError(f"database={url!r}: {_text(error)}") from error
+        try:
+            connection = _connect(url, "reader", CONNECT_SECONDS)
+        except psycopg.Error as error:
+            raise DatabaseError(f"cannot connect to {url}: {_text(error)}{_advice(error)}") from error
+        try:
+            connection.execute("SET default_transaction_read_only = on")
+            version = _version(connection)
+            if version == 0:
+                raise DatabaseError(f"{url} has no results of hyperflow: no program has recorded any there")
+            if version > SCHEMA_VERSION:
+                raise _newer(url, version)
+            if version < SCHEMA_VERSION:
+                raise DatabaseError(
+                    f"the tables in {url} are of schema version {version}: a program that uses the database upgrades "
+                    f"them to {SCHEMA_VERSION} when it starts with this hyperflow; then they can be read"
+                )
+        except psycopg.Error as error:
+            connection.close()
+            raise DatabaseError(f"cannot read {url}: {_text(error)}{_advice(error)}") from error
+        except BaseException:
+            connection.close()
+            raise
+        return Server(url, "reader", CONNECT_SECONDS, connection)
+
+
+_OF_MAP = "WHERE left(map, 200) = left(%(map)s, 200) AND map = %(map)s"
+
+
 def _connect(url: str, program_id: str, seconds: float) -> Connection:
     defaults: dict[str, Any] = {
         "connect_timeout": max(min(CONNECT_SECONDS, round(seconds)), 1),
@@ -477,13 +568,17 @@ def _prepare(connection: psycopg.Connection[Any], url: str) -> None:
             if version < SCHEMA_VERSION:
                 connection.execute("INSERT INTO hyperflow_layout VALUES (%s)", (SCHEMA_VERSION,))
     if version > SCHEMA_VERSION:
-        raise DatabaseError(
-            f"the tables in {url} were made by a newer version of hyperflow (their schema version is {version}, this "
-            f"one knows {SCHEMA_VERSION}); they were left as they are. Upgrade hyperflow to use them"
-        )
+        raise _newer(url, version)
     for right in ("SELECT", "INSERT"):
         if connection.execute("SELECT has_table_privilege('hyperflow_entries', %s)", (right,)).fetchone() != (True,):
             raise DatabaseError(f"cannot use {url}: no right to {right}{_GRANT}")
+
+
+def _newer(url: str, version: int) -> DatabaseError:
+    return DatabaseError(
+        f"the tables in {url} were made by a newer version of hyperflow (their schema version is {version}, this "
+        f"one knows {SCHEMA_VERSION}); they were left as they are. Upgrade hyperflow to use them"
+    )
 
 
 def _version(connection: psycopg.Connection[Any]) -> int:
