@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 from rich.text import Text
 
 from hyperflow import program
-from hyperflow.cli import heads
+from hyperflow.cli import heads, runs
 from hyperflow.cli.jobs import BaseDir, Json, answering
 from hyperflow.cli.runs import BASE_DIR
 from hyperflow.console.table import plain_table, print_lines, print_table
@@ -63,7 +63,8 @@ def results_(
         raise ConfigurationError("--csv, --parquet and --json are three forms: choose one")
     if run is not None and name is None and not _is_run(run, base_dir):
         run, name = None, run
-    db = open_results(run if run is not None and _is_place(run) else heads.find(run, base_dir), base_dir=base_dir)
+    place = run if run is not None and _is_place(run) else runs.chosen(run, _homes(base_dir), base_dir)
+    db = open_results(place, base_dir=base_dir)
     if name is None:
         if where or version is not None or as_parquet or output is not None:
             raise ConfigurationError("name a map, too: hyperflow results RUN MAP; `hyperflow results` shows which")
@@ -101,7 +102,13 @@ def _is_run(word: str, base_dir: Path) -> bool:
     path = Path(word)
     if path.is_dir() and ((path / "program.json").exists() or any(path.glob("*.sqlite"))):
         return True
-    return word[:1].isdigit() and any(home.name.startswith(word) for home in heads.all_in(base_dir))
+    return word[:1].isdigit() and any(home.name.startswith(word) for home in _homes(base_dir))
+
+
+def _homes(base_dir: Path) -> list[Path]:
+    """Return the directories of what may have results, the oldest first."""
+    found = {*heads.all_in(base_dir), *(path.parent for path in base_dir.absolute().glob("*/results.sqlite"))}
+    return sorted(found)
 
 
 def _filtered(found: ResultsMap, where: tuple[str, ...]) -> ResultsMap:
