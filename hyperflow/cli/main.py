@@ -15,7 +15,7 @@ from cyclopts import App, Parameter, validators
 
 from hyperflow._job import run_in_new_loop
 from hyperflow._version import __version__
-from hyperflow.cli import damage, jobs, nodes, report, results, variables
+from hyperflow.cli import damage, gc, jobs, nodes, report, results, variables
 from hyperflow.cli.check import Check
 from hyperflow.cli.doctor import examine
 from hyperflow.errors import SlurmError
@@ -27,6 +27,7 @@ jobs.add_to(app)
 nodes.add_to(app)
 damage.add_to(app)
 results.add_to(app)
+gc.add_to(app)
 app.command(variables.app)
 
 

@@ -163,9 +163,10 @@ class DatabaseFile:
 
     def watermark(self, source: str) -> Watermark | None:
         """Return how far a program's file has been ingested, or None for not at all."""
-        return self._watermarks().get(source)
+        return self.watermarks().get(source)
 
-    def _watermarks(self) -> dict[str, Watermark]:
+    def watermarks(self) -> dict[str, Watermark]:
+        """Return how far each program's file has been ingested."""
         if self.taken is None:
             with reported(self.path, "read"):
                 # Not by the index, in which one could be missing.
@@ -184,7 +185,7 @@ class DatabaseFile:
             (number, map_name, key, value, len(value), *others, seal(number, map_name, key, len(value), *others[:2]))
             for number, (map_name, key, value, *others) in enumerate(entries, first)
         ]
-        taken = {**self._watermarks(), **watermarks} if watermarks else self.taken
+        taken = {**self.watermarks(), **watermarks} if watermarks else self.taken
         held = self.counts.watermarks if taken is None else len(taken)
         counts = self.counts.after((entry[0] for entry in entries), first, held)
         with self._fail_stop(), reported(self.path, "write to"):

@@ -168,7 +168,7 @@ class Results:
         raise self._no_map(name, there)
 
     def _no_map(self, name: str, there: list[str]) -> ConfigurationError:
-        names = list(dict.fromkeys(_parts(one)[0] for one in there))
+        names = list(dict.fromkeys(parts(one)[0] for one in there))
         close = difflib.get_close_matches(name, names, 1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         listed = ", ".join(names[:20]) + (", ..." if names[20:] else "")
@@ -200,7 +200,7 @@ class ResultsMap:
     def __init__(self, found: Reader, map_name: str, key: Any, value: Any, known: Memo | None) -> None:
         self._reader = found
         self.map_name = map_name
-        self.name, self.version, self.kind = _parts(map_name)
+        self.name, self.version, self.kind = parts(map_name)
         self._sample = found.sample(map_name)
         self._memo = known
         self._value = value
@@ -490,7 +490,7 @@ def _columns(name: str, value: Any) -> dict[str, Any]:
     return {name: value} if named is None else {f"{name}.{field}": part for field, part in named.items()}
 
 
-def _parts(map_name: str) -> tuple[str, str, Literal["map", "memoized", "work directories"]]:
+def parts(map_name: str) -> tuple[str, str, Literal["map", "memoized", "work directories"]]:
     """Return name, version and kind of a map."""
     if map_name == workdir.WORK_DIRS:
         return map_name, "", "work directories"
