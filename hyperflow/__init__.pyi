@@ -60,7 +60,6 @@ from hyperflow.errors import SlurmError as SlurmError
 from hyperflow.errors import TimeLimitExceeded as TimeLimitExceeded
 from hyperflow.errors import TooManyNodesLost as TooManyNodesLost
 from hyperflow.errors import WorkerDied as WorkerDied
-from hyperflow.executor import Executor as Executor
 from hyperflow.extvar import ExtVar as ExtVar
 from hyperflow.failures import Failed as Failed
 from hyperflow.flow import Cluster as Cluster
@@ -80,6 +79,7 @@ from hyperflow.shipping.importable import register_pickle_by_value as register_p
 from hyperflow.shipping.importable import unregister_pickle_by_value as unregister_pickle_by_value
 from hyperflow.shipping.storing import put as put
 from hyperflow.slurm.script import SbatchOptions as SbatchOptions
+from hyperflow.standalone import Executor as Executor
 from hyperflow.worker.worker import WorkerInfo as WorkerInfo
 from hyperflow.worker.worker import worker_info as worker_info
 

@@ -217,6 +217,7 @@ _OF_FUTURES = frozenset(
     {"add_done_callback", "remove_done_callback", "get_loop", "done", "cancel", "cancelled", "exception", "result"}
 )
 
+
 def _in_started(env: environment.Environment, step: Step) -> Generator[Any, None, Any]:
     """Run a step in the environment that was started on this loop, as a cell of a notebook does."""
     with environment.entered(env), failures.shortened():

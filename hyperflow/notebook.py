@@ -55,7 +55,10 @@ class _Holder:
         except BaseException as error:
             if self.opened.done():
                 raise
-            self.opened.set_exception(error)
+            if isinstance(error, asyncio.CancelledError):
+                self.opened.cancel()
+            else:
+                self.opened.set_exception(error)
 
     async def close(self) -> None:
         """Close the environment, from the loop where it was opened."""
@@ -86,7 +89,7 @@ async def start(opener: AbstractAsyncContextManager[E]) -> E:
             "an environment was started in this kernel (on this event loop) already, and is in force here: use it, or "
             "close it first: await env.close()"
         )
-    if not isinstance(opener, AbstractAsyncContextManager):
+    if not isinstance(opener, AbstractAsyncContextManager):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise MisuseError(
             f"start({opener!r}): write await hyperflow.start(hyperflow.open_slurm_job()), or "
             "await hyperflow.start_local(cpus=4)"
