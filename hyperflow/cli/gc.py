@@ -58,8 +58,13 @@ def gc(
     if as_json:
         rows = [
             {
-                **{"kind": one.kind, "path": str(one.path), "size": one.size, "time": one.time, "about": one.about},
-                **{"kept": one.kept, "map": one.map_name},
+                "kind": one.kind,
+                "path": str(one.path),
+                "size": one.size,
+                "time": one.time,
+                "about": one.about,
+                "kept": one.kept,
+                "map": one.map_name,
             }
             for one in found
         ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import importlib
+import importlib.util
 import io
 import json
 import sys
@@ -150,8 +152,15 @@ def _show_maps(db: Results, as_json: bool, as_csv: bool) -> int:
     if as_json:
         rows = [
             {
-                **{"name": one.name, "version": one.version, "kind": one.kind, "count": one.count, "key": one.key},
-                **{"value": one.value, "size": one.size, "time": one.time, "function": one.function},
+                "name": one.name,
+                "version": one.version,
+                "kind": one.kind,
+                "count": one.count,
+                "key": one.key,
+                "value": one.value,
+                "size": one.size,
+                "time": one.time,
+                "function": one.function,
                 "example": None if one.example is None else [shown.as_json(part) for part in one.example],
             }
             for one in maps
@@ -168,7 +177,9 @@ def _show_maps(db: Results, as_json: bool, as_csv: bool) -> int:
             whole = heading in ("name", "version", "count", "size")
             table.add_column(heading, no_wrap=True, justify="right" if heading in ("count", "size") else "left")
             if whole:
-                table.columns[-1].min_width = max(len(heading), *(len(row[len(table.columns) - 1]) for row in maps.rows()))
+                table.columns[-1].min_width = max(
+                    len(heading), *(len(row[len(table.columns) - 1]) for row in maps.rows())
+                )
         for row in maps.rows():
             table.add_row(*map(Text, row))
         print_table(table, sys.stdout)
@@ -222,17 +233,14 @@ def _binary(output: Path | None) -> BinaryIO:
 def _write_parquet(found: ResultsMap, file: BinaryIO) -> None:
     columns, rows = found.table()
     data = {name: _of_one_type([shown.cell(row[place]) for row in rows]) for place, name in enumerate(columns)}
-    try:
-        import polars  # noqa: PLC0415 - optional
-
-        polars.DataFrame(data, strict=False).write_parquet(file)
-    except ImportError:
-        try:
-            import pyarrow  # noqa: PLC0415 - optional
-            import pyarrow.parquet  # noqa: PLC0415
-        except ImportError:
-            raise ConfigurationError("--parquet needs polars or pyarrow; type: pip install pyarrow") from None
-        pyarrow.parquet.write_table(pyarrow.table(data), file)
+    # By name: they are optional, and not all have types.
+    if importlib.util.find_spec("polars") is not None:
+        importlib.import_module("polars").DataFrame(data, strict=False).write_parquet(file)
+    elif importlib.util.find_spec("pyarrow") is not None:
+        table = importlib.import_module("pyarrow").table(data)
+        importlib.import_module("pyarrow.parquet").write_table(table, file)
+    else:
+        raise ConfigurationError("--parquet needs polars or pyarrow; type: pip install pyarrow")
 
 
 def _of_one_type(values: list[Any]) -> list[Any]:

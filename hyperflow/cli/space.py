@@ -110,7 +110,7 @@ def find(base_dir: Path, before: float, only: Path | None = None) -> list[Findin
     if only is not None:
         return [one for one in found if one.path == only or only in one.path.parents]
     found += _rests(base_dir)
-    for database in sorted(path for path in databases if path.parent == base_dir):
+    for database in sorted(path for path in databases if isinstance(path, Path) and path.parent == base_dir):
         found += _old_versions(database, before)
     return found
 

@@ -301,9 +301,7 @@ class Memoizer(Protocol):
     def __call__(self, fn: Callable[P, Flow[T]], /) -> Callable[P, Flow[T]]: ...
 
 
-def memoize(
-    name: str, *, version: int | str = 1, on_change: OnChange = "warn", ignore: Iterable[str] = ()
-) -> Memoizer:
+def memoize(name: str, *, version: int | str = 1, on_change: OnChange = "warn", ignore: Iterable[str] = ()) -> Memoizer:
     """Record the results of a function that returns a flow, and return recorded ones without running it.
 
         @hf.memoize("half", version=1)

@@ -11,6 +11,7 @@ of the user's is imported or run: classes that this process does not know are sh
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
 import json
 import os
@@ -555,14 +556,14 @@ def _test(value: Any) -> Test:
         return lambda data, found: bool(value(found))
     text = _text(value)
     wanted = None if text is None else _loose(json.loads(text))
-    return lambda data, found: (wanted is not None and _loose(data) == wanted) or (
-        not isinstance(value, bool) and not isinstance(found, bool) and _equal(found, value)
+    return lambda data, found: (
+        (wanted is not None and _loose(data) == wanted)
+        or (not isinstance(value, bool) and not isinstance(found, bool) and _equal(found, value))
     )
 
 
 def _in_pandas(data: dict[str, list[Any]]) -> Any:
-    import pandas  # noqa: PLC0415 - optional
-
+    pandas = importlib.import_module("pandas")  # by name: it is optional
     return pandas.DataFrame({name: _plain_column(pandas, values) for name, values in data.items()})
 
 
@@ -573,8 +574,7 @@ def _plain_column(pandas: Any, values: list[Any]) -> Any:
 
 
 def _in_polars(data: dict[str, list[Any]]) -> Any:
-    import polars  # noqa: PLC0415 - optional
-
+    polars = importlib.import_module("polars")
     columns: list[Any] = []
     for name, values in data.items():
         try:

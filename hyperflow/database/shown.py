@@ -132,7 +132,7 @@ def made_of(data: Any, makers: plain.Makers) -> Any:
     for known in (makers, {}):
         try:
             return plain.from_json(data, StandIns(known))
-        except Exception:  # noqa: BLE001, S112 - a class that has changed, numpy that is missing, a later tag
+        except Exception:  # noqa: BLE001 - a class that has changed, numpy that is missing, a later tag
             continue
     return data
 
@@ -221,9 +221,7 @@ def short(value: Any, limit: int = 60) -> str:
 def html_table(title: str, headings: Iterable[str], rows: Iterable[Iterable[Any]], note: str = "") -> str:
     """Return a table for a notebook."""
     head = "".join(f"<th style='text-align:left'>{html.escape(one)}</th>" for one in headings)
-    cells = (
-        "".join(f"<td style='text-align:left'>{html.escape(short(one))}</td>" for one in row) for row in rows
-    )
+    cells = ("".join(f"<td style='text-align:left'>{html.escape(short(one))}</td>" for one in row) for row in rows)
     body = "".join(f"<tr>{row}</tr>" for row in cells)
     after = f"<div>{html.escape(note)}</div>" if note else ""
     return f"<div><b>{html.escape(title)}</b><table><tr>{head}</tr>{body}</table>{after}</div>"

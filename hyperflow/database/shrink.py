@@ -61,7 +61,9 @@ def superseded(path: Path) -> list[Superseded]:
         sizes = {version: reader.size(map_name) for version, map_name in maps.items()}
         newest = max(sizes, key=lambda version: sizes[version].time)
         found += [
-            Superseded(maps[version], name, version, newest, size) for version, size in sizes.items() if version != newest
+            Superseded(maps[version], name, version, newest, size)
+            for version, size in sizes.items()
+            if version != newest
         ]
     return found
 

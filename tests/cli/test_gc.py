@@ -108,7 +108,13 @@ def test_what_runs_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     told = kept(capsys, tmp_path, "--delete")
     for home, words in zip(
         homes,
-        ("its master runs", "its results are in use by", "runs it", "did not end well", "what its jobs do is not known"),
+        (
+            "its master runs",
+            "its results are in use by",
+            "runs it",
+            "did not end well",
+            "what its jobs do is not known",
+        ),
         strict=True,
     ):
         assert words in told[home.name]
@@ -212,7 +218,7 @@ def test_old_versions_and_leftovers(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [one["kept"] for one in told["found"]] == [""]
     assert told["found"][0]["kind"] == "run"
     age_of_entries = time.time() + 100
-    found = [one for one in space._inside(home, age_of_entries, space._databases(tmp_path, [home]), {})]  # noqa: SLF001
+    found = list(space._inside(home, age_of_entries, space._databases(tmp_path, [home]), {}))
     assert sorted({one.kind for one in found}) == ["leftover", "results", "work directory"]
     size = path.stat().st_size
     freed, failures = space.remove(tmp_path, found)

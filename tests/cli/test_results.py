@@ -115,9 +115,7 @@ def test_parquet(base: Path, polars: Any, capsys: pytest.CaptureFixture[str], tm
         (["basis=other"], []),
     ],
 )
-def test_where(
-    base: Path, capsys: pytest.CaptureFixture[str], conditions: list[str], molecules: list[str]
-) -> None:
+def test_where(base: Path, capsys: pytest.CaptureFixture[str], conditions: list[str], molecules: list[str]) -> None:
     """A text, or a value in JSON."""
     words = [word for condition in conditions for word in ("--where", condition)]
     told = rows(hyperflow(capsys, "results", "energy", "--csv", *words, "--base-dir", str(base))[1])

@@ -141,7 +141,7 @@ def test_what_there_is(recorded: ProgramInfo) -> None:
         assert first.example == ((Molecule("H2O"), "ccpvdz", 2.0), Energy(6.0))
         assert (second.name, second.key, second.value, second.count) == ("grid", "tuple[int, int]", "float", 1)
         assert second.size == len("0.5")
-        for text in (repr(db.maps()), db.maps()._repr_html_(), db._repr_html_()):  # noqa: SLF001
+        for text in (repr(db.maps()), db.maps()._repr_html_(), db._repr_html_()):
             assert "energy" in text
             assert "Molecule" in text
         assert str(file_of(recorded)) in repr(db)
@@ -157,7 +157,8 @@ def test_lookups(recorded: ProgramInfo) -> None:
     assert (Molecule("He"), "sto-3g", 2) not in found
     with pytest.raises(KeyError):
         _ = found[Molecule("He"), "sto-3g", 2]
-    for key, value in found.items():
+    entries = found.items()
+    for key, value in entries:
         assert found[key] == value
         assert (key.molecule, key.basis, key.distance) == key
         assert pickle.loads(pickle.dumps(key)).basis == key.basis
@@ -364,7 +365,10 @@ def test_files_that_are_none(tmp_path: Path, recorded: ProgramInfo) -> None:
     with closing(sqlite3.connect(newer)) as connection:
         connection.execute(f"PRAGMA user_version = {place.LAYOUT_VERSION + 1}")
     for path, words in (
-        *((empty, "is empty, not a results database"), (text, "is not a results database, or its beginning is damaged")),
+        *(
+            (empty, "is empty, not a results database"),
+            (text, "is not a results database, or its beginning is damaged"),
+        ),
         *((foreign, "not one of hyperflow's"), (newer, "newer version of hyperflow")),
     ):
         before = path.read_bytes()
@@ -532,5 +536,7 @@ def test_ignored_arguments_have_to_be_there(ignore: Any) -> None:
     def f(x: int, verbose: bool = False) -> Job[int]:
         return flows.pure(x)
 
-    with pytest.raises(MisuseError, match="has no parameter 'verbos'; it has x, verbose|names of parameters are needed"):
+    with pytest.raises(
+        MisuseError, match=r"has no parameter 'verbos'; it has x, verbose|names of parameters are needed"
+    ):
         hf.memoize("f", ignore=ignore)(f)
