@@ -38,7 +38,7 @@ def gc(
     base_dir: BaseDir = BASE_DIR,
     as_json: Json = False,
 ) -> int:
-    """Show what takes space: runs, old versions' results, work directories, leftovers; with --delete, remove what can go.
+    """Show what takes space: runs, old versions' results, work directories, leftovers; --delete removes what can go.
 
     What runs stays, and so does what the results of another run need. Results of a version of a memoized function can
     go when another version has recorded since. Without RUN, all of the base directory is looked at.

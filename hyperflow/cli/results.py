@@ -32,7 +32,7 @@ def add_to(app: App) -> None:
     app.command(answering(results_))
 
 
-def results_(
+def results_(  # noqa: PLR0913 (the options of a command)
     run: Annotated[
         str | None,
         Parameter(

@@ -29,8 +29,7 @@ from hyperflow.control import place as control
 from hyperflow.control.client import owner
 from hyperflow.database import shrink
 from hyperflow.database.ownership import Owner, Ownership
-from hyperflow.database.reading import reader
-from hyperflow.database.results import Results
+from hyperflow.database.results import Results, reader
 from hyperflow.database.workdir import WORK_DIRS
 from hyperflow.errors import ConfigurationError, DatabaseError, HyperflowError
 from hyperflow.master import rundir
@@ -241,7 +240,7 @@ def _with_needs(found: list[Finding], needed: dict[Path, set[Path]]) -> list[Fin
             return list(runs.values())
 
 
-# ---- what is inside of runs that stay -----------------------------------------------------------------------------------
+# ---- what is inside of runs that stay --------------------------------------------------------------------------------
 
 
 def _inside(

@@ -5,7 +5,7 @@ the store under them: one SQLite file written by one process, or a PostgreSQL se
 
 Read in this order: keyvalmap, memo and single_flight, workdir (what users see); keys, values (texts; below them plain,
 records, hints, untagged); thread, entries; store, file, ownership, place, ingest (the disk); server (PostgreSQL);
-results, shown, reading (who only looks at it); shrink (what is left out to save space).
+results, shown, reading, server_reading (who only looks at it); shrink (what is left out to save space).
 
 The rooms above it use it. It may import `flow`, `environment`, `program`, `errors`, `aio`, `files` and `saying`.
 """
@@ -28,8 +28,16 @@ if TYPE_CHECKING:
     from hyperflow.database.workdir import new_work_dir as new_work_dir
 
 __all__ = (
-    *("DamagedEntry", "KeyValMap", "Record", "Results", "ResultsMap"),
-    *("memoize", "new_work_dir", "open_database", "open_results", "register"),
+    "DamagedEntry",
+    "KeyValMap",
+    "Record",
+    "Results",
+    "ResultsMap",
+    "memoize",
+    "new_work_dir",
+    "open_database",
+    "open_results",
+    "register",
 )
 
 _MODULE_OF = {

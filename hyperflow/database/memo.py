@@ -357,7 +357,7 @@ def memoize(name: str, *, version: int | str = 1, on_change: OnChange = "warn", 
     return decorate
 
 
-def memoized(
+def memoized(  # noqa: PLR0913 (two callers know different parts)
     fn: Callable[P, Flow[T]],
     map_name: str,
     where: str,

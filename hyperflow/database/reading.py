@@ -13,7 +13,6 @@ a copy in the temporary directory is read.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -24,7 +23,6 @@ from typing import Protocol
 
 import attrs
 
-from hyperflow import program
 from hyperflow.database import file as files
 from hyperflow.database import layout, place
 from hyperflow.database.entries import is_sound, text_of, warn_of
@@ -83,29 +81,6 @@ class Reader(Protocol):
     def lookup(self, map_name: str, key: str) -> str | None:
         """Return the newest value of a key, or None."""
         ...
-
-
-def reader(target: str | os.PathLike[str]) -> Reader:
-    """Return what reads a file, or the database with this URL; that it can be read is checked at once.
-
-    Raises:
-        ConfigurationError: There is no such file, or it is none; the URL is wrong; psycopg is missing.
-        DatabaseError: It is damaged, empty, not hyperflow's or of a newer version; the server refuses us.
-    """
-    found: Reader
-    if program.is_url(target):
-        url = program.checked_url(str(target))
-        try:
-            from hyperflow.database.server import ServerReader  # noqa: PLC0415 - psycopg is optional
-        except ImportError as error:
-            raise ConfigurationError(
-                f"{url!r} needs psycopg ({error}); type: pip install 'hyperflow[postgresql]'"
-            ) from error
-        found = ServerReader(url)
-    else:
-        found = FileReader(place.resolved(Path(target)))
-    found.maps()
-    return found
 
 
 @attrs.define(eq=False)
@@ -174,7 +149,7 @@ class FileReader:
 
 @contextmanager
 def opened(path: Path) -> Iterator[DatabaseFile]:
-    """Open a file within a scope, to read it; raises as `reader` does."""
+    """Open a file within a scope, to read it; raises ConfigurationError and DatabaseError."""
     if not path.is_file():
         is_there = "is not an ordinary file" if path.exists() else "is not there"
         raise ConfigurationError(f"{path} {is_there}, so it cannot be a results database")

@@ -21,16 +21,16 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import attrs
 
 from hyperflow import files, program
-from hyperflow.database import keys, memo, plain, records, shown, workdir
+from hyperflow.database import keys, memo, place, plain, records, shown, workdir
 from hyperflow.database.entries import members
 from hyperflow.database.keyvalmap import KeyValMap
 from hyperflow.database.memo import Memo, Memoized
-from hyperflow.database.reading import Reader, reader
+from hyperflow.database.reading import FileReader, Reader, Sample
 from hyperflow.database.shown import Arguments, Record
 from hyperflow.database.values import codec_for
 from hyperflow.errors import ConfigurationError, DatabaseError, MisuseError, SerializationError
@@ -42,6 +42,9 @@ SHOWN = 20
 
 Test = Callable[[Any, Any], bool]
 """Takes an argument, as JSON data and as a value."""
+
+
+Kind: TypeAlias = Literal["map", "memoized", "work directories"]
 
 
 @attrs.frozen
@@ -63,7 +66,7 @@ class MapInfo:
 
     name: str
     version: str
-    kind: Literal["map", "memoized", "work directories"]
+    kind: Kind
     count: int
     key: str
     value: str
@@ -77,7 +80,7 @@ class MapInfo:
 class Maps(list[MapInfo]):
     """The maps of a database, as a list; a notebook shows it as a table."""
 
-    HEADINGS = ("name", "version", "count", "key", "value", "example", "size", "newest")
+    HEADINGS: ClassVar[tuple[str, ...]] = ("name", "version", "count", "key", "value", "example", "size", "newest")
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return what is shown of each."""
@@ -111,7 +114,7 @@ class Results:
     """A results database that is only read; made by `open_results`. It needs no closing."""
 
     def __init__(self, found: Reader) -> None:
-        self._reader = found
+        self._reader: Reader = found
         self.where: str = found.where
         """The file, or the URL."""
 
@@ -199,20 +202,23 @@ class ResultsMap:
     """
 
     def __init__(self, found: Reader, map_name: str, key: Any, value: Any, known: Memo | None) -> None:
-        self._reader = found
-        self.map_name = map_name
-        self.name, self.version, self.kind = parts(map_name)
-        self._sample = found.sample(map_name)
-        self._memo = known
-        self._value = value
+        name, version, kind = parts(map_name)
+        self.map_name: str = map_name
+        self.name: str = name
+        self.version: str = version
+        self.kind: Kind = kind
+        self._reader: Reader = found
+        self._sample: list[Sample] = found.sample(map_name)
+        self._memo: Memo | None = known
+        self._value: Any = value
         self._tests: dict[str, Test] = {}
         told = [members(metadata) for _, _, metadata in self._sample]
-        self.function = next((str(one["function"]) for one in told if "function" in one), "")
-        self._parameters = _names(one.get("parameters") for one in told)
+        self.function: str = next((str(one["function"]) for one in told if "function" in one), "")
+        self._parameters: list[str] = _names(one.get("parameters") for one in told)
         if known is not None and known.key_hint is memo.Unresolved:
             self._parameters = known.parameters
         modules = {name: module for one in reversed(told) for name, module in _modules(one).items()}
-        self._makers = {**shown.known_classes(modules), **_makers(key, known)}
+        self._makers: plain.Makers = {**shown.known_classes(modules), **_makers(key, known)}
 
     @property
     def parameters(self) -> list[str]:
@@ -402,7 +408,7 @@ class ResultsMap:
                 raise MisuseError(f"{self!r}.get: one key is needed, as in get(key)")
             return arguments[0], _text(arguments[0])
         if len(arguments) == 1 and isinstance(arguments[0], Arguments) and not named:
-            arguments, named = (), arguments[0].asdict()
+            named, arguments = arguments[0].asdict(), ()
         if self._memo is not None and not self._memo.ignore:
             bound = self._memo.signature.bind(*arguments, **named)
             bound.apply_defaults()
@@ -467,7 +473,7 @@ class ResultsMap:
         if isinstance(key, Arguments):
             for name, argument in key.asdict().items():
                 cells |= _columns(name, argument)
-        elif type(key) is tuple:
+        elif isinstance(key, tuple) and not hasattr(key, "_fields"):
             cells |= {f"key.{place}": part for place, part in enumerate(key)}
         else:
             cells |= _columns("key", key)
@@ -491,7 +497,7 @@ def _columns(name: str, value: Any) -> dict[str, Any]:
     return {name: value} if named is None else {f"{name}.{field}": part for field, part in named.items()}
 
 
-def parts(map_name: str) -> tuple[str, str, Literal["map", "memoized", "work directories"]]:
+def parts(map_name: str) -> tuple[str, str, Kind]:
     """Return name, version and kind of a map."""
     if map_name == workdir.WORK_DIRS:
         return map_name, "", "work directories"
@@ -648,3 +654,26 @@ def _in_directory(home: Path) -> Path | str:
         f"{home} has no results database: its program has recorded nothing yet, or it keeps its results elsewhere "
         "(ProgramInfo.new(database=...)); then name that file or URL"
     )
+
+
+def reader(target: str | os.PathLike[str]) -> Reader:
+    """Return what reads a file, or the database with this URL; that it can be read is checked at once.
+
+    Raises:
+        ConfigurationError: There is no such file, or it is none; the URL is wrong; psycopg is missing.
+        DatabaseError: It is damaged, empty, not hyperflow's or of a newer version; the server refuses us.
+    """
+    found: Reader
+    if program.is_url(target):
+        url = program.checked_url(str(target))
+        try:
+            from hyperflow.database.server_reading import ServerReader  # noqa: PLC0415 - psycopg is optional
+        except ImportError as error:
+            raise ConfigurationError(
+                f"{url!r} needs psycopg ({error}); type: pip install 'hyperflow[postgresql]'"
+            ) from error
+        found = ServerReader(url)
+    else:
+        found = FileReader(place.resolved(Path(target)))
+    found.maps()
+    return found

@@ -47,7 +47,6 @@ from psycopg.conninfo import conninfo_to_dict
 
 from hyperflow.database import plain
 from hyperflow.database.entries import SCHEMA_VERSION, Entry, checksum, is_sound, metadata_of, text_of, warn_of
-from hyperflow.database.reading import LONG, SAMPLE, Sample, Size
 from hyperflow.database.thread import Batches, DatabaseThread
 from hyperflow.errors import ConfigurationError, DatabaseError
 
@@ -221,7 +220,7 @@ class Server:
         try:
             conninfo_to_dict(url)
         except psycopg.Error as error:
-            raise ConfigurationError(f"database={url!r}: {_text(error)}") from error
+            raise ConfigurationError(f"database={url!r}: {text_of_error(error)}") from error
         leaving = leaving or threading.Event()
         deadline = time.monotonic() + patience
         pause = 0.05
@@ -230,7 +229,7 @@ class Server:
             doing = "connect to"
             with ExitStack() as stack:
                 try:
-                    connection = stack.enter_context(closing(_connect(url, program_id, left)))
+                    connection = stack.enter_context(closing(connect(url, program_id, left)))
                     connection.silence = min(patience / 2, left)
                     doing = "use"
                     _prepare(connection, url)
@@ -240,9 +239,11 @@ class Server:
                     away = _is_away(error)
                     if not away or time.monotonic() >= deadline or leaving.is_set():
                         tried = f" (tried for {patience:g} s)" if away and not leaving.is_set() else ""
-                        raise DatabaseError(f"cannot {doing} {url}{tried}: {_text(error)}{_advice(error)}") from error
+                        raise DatabaseError(
+                            f"cannot {doing} {url}{tried}: {text_of_error(error)}{advice(error)}"
+                        ) from error
                     if pause == 0.05:
-                        logger.warning("waiting up to %g s for %s: %s", patience, url, _text(error))
+                        logger.warning("waiting up to %g s for %s: %s", patience, url, text_of_error(error))
                 else:
                     stack.pop_all()
                     return cls(url, program_id, patience, connection)
@@ -344,11 +345,13 @@ class Server:
                 lost = self.connection.closed
                 if not lost or self.away is not None or time.monotonic() >= start + limit:
                     now = time.monotonic()
-                    self.away = (now + min(now - tried_at, AGAIN_SECONDS), _text(error)) if lost else None
+                    self.away = (now + min(now - tried_at, AGAIN_SECONDS), text_of_error(error)) if lost else None
                     tried = f" (tried for {limit:g} s)" if lost else ""
-                    raise DatabaseError(f"cannot {doing} {self.url}{tried}: {_text(error)}{_advice(error)}") from error
+                    raise DatabaseError(
+                        f"cannot {doing} {self.url}{tried}: {text_of_error(error)}{advice(error)}"
+                    ) from error
                 if pause == 0.01:
-                    logger.warning("%s is lost; trying for %g s: %s", self.url, limit, _text(error))
+                    logger.warning("%s is lost; trying for %g s: %s", self.url, limit, text_of_error(error))
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
             else:
@@ -361,7 +364,7 @@ class Server:
         Raises:
             DatabaseError: What was acknowledged is not there, or would not be the newest.
         """
-        connection = _connect(self.url, self.program_id, seconds)
+        connection = connect(self.url, self.program_id, seconds)
         try:
             connection.silence = seconds
             if self.connection.backend is not None:
@@ -381,97 +384,8 @@ class Server:
         self.connection = connection
 
 
-@attrs.define(eq=False)
-class ServerReader:
-    """Reads a database on a server, for who only looks at it; see `reading`. Each question makes its own connection."""
-
-    where: str
-
-    def maps(self) -> list[str]:
-        """Return the names of the maps."""
-        return [name for (name,) in self._rows("SELECT map FROM hyperflow_entries GROUP BY map ORDER BY min(id)")]
-
-    def size(self, map_name: str) -> Size:
-        """Tell what a map takes."""
-        what = "count(DISTINCT digest), count(*), sum(length(value)::bigint), max(time)"
-        ((keys, entries, characters, when),) = self._rows(f"SELECT {what} FROM hyperflow_entries {_OF_MAP}", map_name)
-        return Size(int(keys), int(entries), int(characters or 0), float(when or 0))
-
-    def sample(self, map_name: str) -> list[Sample]:
-        """Return some of the newest entries, the newest first."""
-        value = f"CASE WHEN length(value) <= {LONG} THEN value END"
-        newest = f"{_OF_MAP} ORDER BY left(map, 200) DESC, id DESC LIMIT {SAMPLE}"
-        what = f"key, {value}, checksum, schema_version, metadata"
-        return [
-            (key, None if text is None else text_of(text, version, metadata), metadata)
-            for key, text, digest, version, metadata in self._rows(
-                f"SELECT {what} FROM hyperflow_entries {newest}", map_name
-            )
-            if text is None or is_sound(map_name, key, text, bytes(digest), version, metadata)
-        ]
-
-    def read_keys(self, map_name: str) -> list[str]:
-        """Return the keys, the oldest first."""
-        what = f"SELECT key FROM hyperflow_entries {_OF_MAP} GROUP BY key ORDER BY min(id)"
-        return [key for (key,) in self._rows(what, map_name)]
-
-    def read_all(self, map_name: str) -> list[tuple[str, str]]:
-        """Return each key with its newest value, the oldest key first."""
-        with closing(self._open()) as server:
-            found, damaged = server.read_all(map_name)
-        warn_of(damaged)
-        return found
-
-    def lookup(self, map_name: str, key: str) -> str | None:
-        """Return the newest value of a key, or None."""
-        with closing(self._open()) as server:
-            ((text, damaged),) = server.lookup([(map_name, key)])
-        warn_of(damaged)
-        return text
-
-    def _rows(self, query: str, map_name: str = "") -> list[tuple[Any, ...]]:
-        with closing(self._open()) as server:
-            try:
-                return server.connection.execute(query, {"map": map_name}).fetchall()
-            except psycopg.Error as error:
-                raise DatabaseError(f"cannot read {self.where}: {_text(error)}{_advice(error)}") from error
-
-    def _open(self) -> Server:
-        """Connect to read; nothing is made, upgraded or mended there."""
-        url = self.where
-        try:
-            conninfo_to_dict(url)
-        except psycopg.Error as error:
-            raise ConfigurationError(f"database={url!r}: {_text(error)}") from error
-        try:
-            connection = _connect(url, "reader", CONNECT_SECONDS)
-        except psycopg.Error as error:
-            raise DatabaseError(f"cannot connect to {url}: {_text(error)}{_advice(error)}") from error
-        try:
-            connection.execute("SET default_transaction_read_only = on")
-            version = _version(connection)
-            if version == 0:
-                raise DatabaseError(f"{url} has no results of hyperflow: no program has recorded any there")
-            if version > SCHEMA_VERSION:
-                raise _newer(url, version)
-            if version < SCHEMA_VERSION:
-                raise DatabaseError(
-                    f"the tables in {url} are of schema version {version}: a program that uses the database upgrades "
-                    f"them to {SCHEMA_VERSION} when it starts with this hyperflow; then they can be read"
-                )
-        except psycopg.Error as error:
-            connection.close()
-            raise DatabaseError(f"cannot read {url}: {_text(error)}{_advice(error)}") from error
-        except BaseException:
-            connection.close()
-            raise
-        return Server(url, "reader", CONNECT_SECONDS, connection)
-
-
-_OF_MAP = "WHERE left(map, 200) = left(%(map)s, 200) AND map = %(map)s"
-
-
-def _connect(url: str, program_id: str, seconds: float) -> Connection:
+def connect(url: str, program_id: str, seconds: float) -> Connection:
+    """Connect, within some seconds; raises psycopg's errors."""
     defaults: dict[str, Any] = {
         "connect_timeout": max(min(CONNECT_SECONDS, round(seconds)), 1),
         "fallback_application_name": f"hyperflow {program_id}",
@@ -549,39 +463,41 @@ def _prepare(connection: psycopg.Connection[Any], url: str) -> None:
         raise DatabaseError(f"{url} cannot hold all characters; it needs a database made with: createdb -E UTF8 NAME")
     if connection.execute("SHOW transaction_read_only").fetchone() == ("on",):
         raise DatabaseError(f"{url} can only be read: it is a copy that follows another server, or was set so")
-    version = _version(connection)
+    version = version_of(connection)
     if version < SCHEMA_VERSION:
         with connection.transaction():
             # Of many who open it first at the same time, one makes the tables, or upgrades them.
             connection.execute("SELECT pg_advisory_xact_lock(hashtext('hyperflow'))")
-            version = _version(connection)
+            version = version_of(connection)
             try:
                 for layout in LAYOUTS[version:]:
                     connection.execute(layout)
             except errors.InsufficientPrivilege as error:
                 if version == 0:
                     raise
+                told = text_of_error(error)
                 raise DatabaseError(
                     f"the tables in {url} are of schema version {version}, and only who made them can upgrade them to "
-                    f"{SCHEMA_VERSION}: let that user open the database once with this hyperflow ({_text(error)})"
+                    f"{SCHEMA_VERSION}: let that user open the database once with this hyperflow ({told})"
                 ) from error
             if version < SCHEMA_VERSION:
                 connection.execute("INSERT INTO hyperflow_layout VALUES (%s)", (SCHEMA_VERSION,))
     if version > SCHEMA_VERSION:
-        raise _newer(url, version)
+        raise newer(url, version)
     for right in ("SELECT", "INSERT"):
         if connection.execute("SELECT has_table_privilege('hyperflow_entries', %s)", (right,)).fetchone() != (True,):
             raise DatabaseError(f"cannot use {url}: no right to {right}{_GRANT}")
 
 
-def _newer(url: str, version: int) -> DatabaseError:
+def newer(url: str, version: int) -> DatabaseError:
+    """Return the error that the tables are of a newer version."""
     return DatabaseError(
         f"the tables in {url} were made by a newer version of hyperflow (their schema version is {version}, this "
         f"one knows {SCHEMA_VERSION}); they were left as they are. Upgrade hyperflow to use them"
     )
 
 
-def _version(connection: psycopg.Connection[Any]) -> int:
+def version_of(connection: psycopg.Connection[Any]) -> int:
     """Return the schema version of the tables, 0 if there are none."""
     # Not to_regclass(): within a transaction it may remember that there was no such table.
     if connection.execute(HAS_TABLES).fetchone() != (True,):
@@ -590,7 +506,8 @@ def _version(connection: psycopg.Connection[Any]) -> int:
     return SCHEMA_VERSION + 1 if version is None else int(version)
 
 
-def _text(error: psycopg.Error) -> str:
+def text_of_error(error: psycopg.Error) -> str:
+    """Return what an error says, in one line."""
     return " ".join(str(error).split())
 
 
@@ -600,7 +517,8 @@ _GRANT = (
 )
 
 
-def _advice(error: psycopg.Error) -> str:
+def advice(error: psycopg.Error) -> str:
+    """Return what to do about an error, "" if that is not known."""
     if isinstance(error, errors.InsufficientPrivilege):
         return _GRANT
     if isinstance(error, errors.DiskFull):

@@ -53,7 +53,7 @@ class Record:
         return f"{self.class_name}({', '.join(f'{name}={value!r}' for name, value in self.fields.items())})"
 
 
-class Arguments(tuple[Any, ...]):
+class Arguments(tuple[Any, ...]):  # noqa: SLOT001 - a tuple can have no slots of its own
     """The arguments of a call of a memoized function: a tuple in the function's order, and by name."""
 
     names: tuple[str, ...]

@@ -126,7 +126,7 @@ def test_where(base: Path, capsys: pytest.CaptureFixture[str], conditions: list[
     ("words", "error"),
     [
         (["enrgy"], "no map 'enrgy'; did you mean 'energy'"),
-        (["energy", "--where", "bais=1"], "did you mean 'basis'"),
+        (["energy", "--where", "base=1"], "did you mean 'basis'"),
         (["energy", "--where", "basis"], "write NAME=VALUE"),
         (["energy", "--csv", "--json"], "choose one"),
         (["energy", "--version", "7"], "no version 7"),

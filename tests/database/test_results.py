@@ -191,7 +191,7 @@ def test_filters(recorded: ProgramInfo) -> None:
     ]
     assert found.where(basis="sto-3g").get(Molecule("H2"), "ccpvdz", 2) is None
     with pytest.raises(MisuseError, match="did you mean 'basis'"):
-        found.where(bassis=1)
+        found.where(base=1)
 
 
 def test_versions(program: ProgramInfo) -> None:
