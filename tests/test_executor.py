@@ -221,7 +221,7 @@ async def test_an_environment_that_is_closed() -> None:
     async with hf.open_local_job(cpus=1) as env:
         pool = env.executor()
         futures = [pool.submit(time.sleep, 60) for _ in range(5)]
-        await wait_until(lambda: futures[0].running(), 10, "one runs")
+        await wait_until(futures[0].running, 10, "one runs")
     ended: list[Any] = [await asyncio.to_thread(future.exception, 10) for future in futures]
     assert all(isinstance(error, cf.BrokenExecutor) for error in ended), ended
     with pytest.raises(RuntimeError):
