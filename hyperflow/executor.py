@@ -158,7 +158,8 @@ class Dispatcher:
         share = (monotonic() - began) / (len(self._running) + 1)
         self._seconds += 0.1 * (share - self._seconds)
         if started.cancelled():
-            future.set_exception(cf.BrokenExecutor("the environment of this executor was closed"))
+            self.end("the environment of this executor was closed")
+            future.set_exception(cf.BrokenExecutor(self.ended))
         elif (error := started.exception()) is None:
             future.set_result(started.result())
         elif isinstance(error, InitializerFailed):

@@ -22,7 +22,8 @@ CLUSTER = "needs_cluster"  # the fixture
 
 STARTERS = frozenset({
     *("Popen", "run_script", "subprocess", "create_subprocess_exec", "create_subprocess_shell", "fork", "forkpty"),
-    *("start_local", "Executor", "open_cluster", "open_engine", "open_local_job", "open_probe", "run_job_local", "run_job_slurm"),
+    *("start_local", "Executor"),
+    *("open_cluster", "open_engine", "open_local_job", "open_probe", "run_job_local", "run_job_slurm"),
 })  # fmt: skip
 
 # What Python announces when a process is about to start. uvloop's processes are not announced; the hook at forks sees
