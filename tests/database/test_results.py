@@ -436,6 +436,23 @@ def test_a_directory_that_cannot_be_written(in_memory: Path, killed: bool, monke
     assert sorted(home.iterdir()) == before
 
 
+def test_a_transaction_that_a_killed_program_has_left(recorded: ProgramInfo, tmp_path: Path) -> None:
+    """What was recorded before it is read, from a copy; the file and its journal stay for the next program."""
+    source, target = file_of(recorded), tmp_path / "left" / "db"
+    target.parent.mkdir()
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute("PRAGMA cache_size = 1")  # so that what is not committed gets into the file, too
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("UPDATE entries SET value = '1', key = '7'")
+        connection.execute("CREATE TABLE t AS SELECT randomblob(100000)")
+        for ending in ("", "-journal"):
+            Path(f"{target}{ending}").write_bytes(Path(f"{source}{ending}").read_bytes())
+    before = {path.name: path.read_bytes() for path in target.parent.iterdir()}
+    assert before["db-journal"]
+    assert hf.open_results(target).map("grid").items() == [((1, 2), 0.5)]
+    assert {path.name: path.read_bytes() for path in target.parent.iterdir()} == before
+
+
 async def test_a_file_that_is_just_being_made(tmp_path: Path) -> None:
     """There is no map yet."""
     path = tmp_path / "db"

@@ -182,6 +182,9 @@ async def main() -> None:
 hf.register_pickle_by_value(functools)
 hf.register_pickle_by_value("functools")  # error:
 hf.unregister_pickle_by_value(functools)
+reveal_type(hf.open_results("runs/1").map("energy").where(basis="a").keys())  # revealed: list[Any]
+hf.open_results(3)  # error:
+hf.memoize("f", ignore=("verbose",), version=None)  # error:
 reveal_type(hf.run_job_local(main()))  # revealed: None
 reveal_type(hf.run_job_local(count("a"), cpus=2))  # revealed: int
 reveal_type(Detector().read(3))  # revealed: Job[list[float]]
