@@ -1,0 +1,106 @@
+"""A case: one fault, tried on one run of the program; and tables of cases."""
+
+import re
+import signal
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from tests.chaos.oracle import Broken, judge
+from tests.chaos.promises import Promise
+from tests.chaos.run import Run
+from tests.chaos.workload import Workload
+
+BASIC = frozenset({
+    *(Promise.DURABLE, Promise.RIGHT, Promise.ONCE, Promise.CPUS),
+    *(Promise.SETTLED, Promise.WHOLE, Promise.PROCESSES, Promise.CLEAN),
+})  # fmt: skip
+
+
+class NotRun(Exception):
+    """A case cannot be tried here, or its moment did not come; the text says why. It is counted as "not run"."""
+
+
+def nothing(run: Run) -> None:
+    """Do nothing."""
+
+
+@attrs.frozen
+class Case:
+    """One fault.
+
+    A case has two turns or more: the program runs, and is attacked at a moment; then what was broken is mended, and the
+    program runs again in the same place, which has to end well. The second turn is left out when the first ended well.
+
+    Args:
+        table: The family: "processes", "slurm commands", ...
+        name: What is done to what: "worker KILL".
+        attack: Does it, while the program runs: it waits for its moment itself. Raises NotRun if that does not come.
+        before: Does something before the first start, as limits and full disks need it.
+        mend: Undoes what would also break the second turn.
+        workload: What the program does.
+        world: Which class of runs it needs; see `harness.WORLDS`.
+        survives: Whether the first turn has to end well all the same: the fault is nobody's fault.
+        told: What the output of a first turn that did not end well has to say, as a regular expression.
+        tries: The promises that this case tries, beside the basic ones.
+        excused: Promises that this fault cannot but break, each with the reason; say them in the docs.
+    """
+
+    table: str
+    name: str
+    attack: Callable[[Run], None] = nothing
+    before: Callable[[Run], None] = nothing
+    mend: Callable[[Run], None] = nothing
+    workload: Workload = Workload()
+    world: str = "local"
+    survives: bool = False
+    told: str = ""
+    tries: frozenset[Promise] = frozenset()
+    excused: dict[Promise, str] = attrs.field(factory=dict)
+
+    @property
+    def title(self) -> str:
+        """How the case is named on the command line and in files."""
+        return f"{self.table}: {self.name}"
+
+    @property
+    def promises(self) -> frozenset[Promise]:
+        """All promises that it tries."""
+        more = {Promise.TOLD} if self.told else set()
+        return (BASIC | self.tries | more) - self.excused.keys()
+
+    def run(self, run: Run) -> list[Broken]:
+        """Try it; return the promises that were broken."""
+        try:
+            self.before(run)
+            run.start()
+            self.attack(run)
+            first = run.wait()
+            self.mend(run)
+            found = list(self._judge_first(run))
+            if first.code != 0:
+                run.start()
+                run.wait()
+            found += judge(run)
+        finally:
+            run.kill_all()
+        return [broken for broken in found if broken.promise not in self.excused]
+
+    def _judge_first(self, run: Run) -> Iterator[Broken]:
+        """Judge how the first turn ended, which only the case can: did it have to survive, what does it have to say?"""
+        first = run.turns[0]
+        if first.code == 0:
+            return
+        if self.survives:
+            yield Broken(Promise.WHOLE, f"the attacked run ended with {first.code}: {_end(run, first.output)}")
+        killed = first.code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+        if self.told and not killed and not re.search(self.told, first.output + _failures(run)):
+            yield Broken(Promise.TOLD, f"nothing about {self.told!r} in: {_end(run, first.output)}")
+
+
+def _failures(run: Run) -> str:
+    return "\n".join(entry.told for entry in run.ledger.entries() if entry.what == "failed" and entry.run == 0)
+
+
+def _end(run: Run, output: str) -> str:
+    return f"{output[-2500:]}\n{_failures(run)[-1500:]}"

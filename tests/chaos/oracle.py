@@ -1,0 +1,78 @@
+"""What the ledger, the processes and the files say about the promises, after all turns of a case."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+from tests.chaos.ledger import value_of
+from tests.chaos.promises import Promise
+from tests.chaos.run import Run
+from tests.helpers import block_until
+
+GRACE = 10.0
+
+
+@attrs.frozen
+class Broken:
+    """A promise that was broken, and how."""
+
+    promise: Promise
+    how: str
+
+
+def judge_ledger(run: Run) -> Iterator[Broken]:
+    """What the ledger says: nothing acknowledged is computed again, no key twice at a time, no value is wrong."""
+    acknowledged: set[int] = set()
+    for entry in run.ledger.entries():
+        where = f"in turn {entry.run} (process {entry.pid} on {entry.host})"
+        if entry.what == "ack":
+            acknowledged.add(entry.key)
+            if entry.told != str(value_of(entry.key)):
+                yield Broken(Promise.RIGHT, f"key {entry.key} is {entry.told}, not {value_of(entry.key)}, {where}")
+        elif entry.what == "start" and entry.key in acknowledged:
+            yield Broken(Promise.DURABLE, f"key {entry.key} was acknowledged, and is computed again {where}")
+        elif entry.what == "taken":
+            yield Broken(Promise.ONCE, f"key {entry.key} is computed twice at the same time {where}")
+        elif entry.what == "crowded":
+            yield Broken(Promise.CPUS, f"key {entry.key} runs where all CPUs are held {where}")
+
+
+def judge_end(run: Run) -> Iterator[Broken]:
+    """What the last turn has to leave, after which nothing was broken any more: an end, and all results."""
+    ended = run.turns[-1]
+    missing = set(range(run.workload.keys)) - run.acknowledged().keys()
+    if any(turn.code is None for turn in run.turns):
+        yield Broken(Promise.SETTLED, f"the program did not end; it said: {run.turns[-1].output[-1500:]}")
+    elif ended.code != 0 or missing:
+        yield Broken(
+            Promise.WHOLE, f"exit code {ended.code}, {len(missing)} keys without a result: {ended.output[-3000:]}"
+        )
+
+
+def judge_left(run: Run) -> Iterator[Broken]:
+    """What is left 10 s after the end: no process."""
+    try:
+        block_until(lambda: not run.left(), GRACE, "no process of the run is left")
+    except TimeoutError:
+        for process in run.left():
+            yield Broken(Promise.PROCESSES, f"{process.role} {process.pid}: {process.command[:300]}")
+        run.kill_all()
+
+
+def judge_files(run: Run) -> Iterator[Broken]:
+    """What is left of temporary files and descriptors by a turn that ended by itself."""
+    if run.turns[-1].code not in (0, 1):
+        return
+    for path in (run.place / "tmp").iterdir():
+        yield Broken(Promise.CLEAN, f"{path.name} is left in TMPDIR")
+    for path in Path("/dev/shm").glob(f"*{run.place.name}*"):
+        yield Broken(Promise.CLEAN, f"{path} is left")
+    counts = [int(entry.told) for entry in run.ledger.entries() if entry.what == "descriptors" and entry.run == run.turn]
+    if len(counts) == 2 and counts[1] > counts[0]:
+        yield Broken(Promise.CLEAN, f"{counts[1] - counts[0]} descriptors more than before")
+
+
+def judge(run: Run) -> list[Broken]:
+    """Judge a case after all its turns."""
+    return [*judge_end(run), *judge_left(run), *judge_ledger(run), *judge_files(run)]

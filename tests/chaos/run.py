@@ -1,0 +1,202 @@
+"""One run of the program under attack: its start, its processes by role, its end, and its second turn."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import attrs
+
+from tests.chaos.ledger import Entry, Ledger
+from tests.chaos.workload import Workload
+from tests.helpers import block_until
+from tests.imports import TOP
+
+PATIENCE = 40.0
+"""Seconds that a run has for its end, after its fault."""
+
+
+@attrs.frozen
+class Ended:
+    """How one turn of the program ended."""
+
+    code: int | None
+    """None: it did not end in time, and was killed."""
+    output: str
+    seconds: float
+
+
+@attrs.frozen
+class Process:
+    """A process of a run."""
+
+    pid: int
+    parent: int
+    role: str
+    command: str
+
+    def signal(self, number: int = signal.SIGKILL) -> None:
+        """Send it a signal; it may be gone."""
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass
+
+
+class Run:
+    """A run on this machine. `place` is its directory: ledger, database, run directories, TMPDIR, output."""
+
+    def __init__(self, place: Path, workload: Workload, rng: random.Random) -> None:
+        self.place = place
+        self.workload = workload
+        self.rng = rng
+        self.ledger = Ledger(place)
+        self.turn = -1
+        self.turns: list[Ended] = []
+        self.environment: dict[str, str] = {}
+        self.within: list[str] = []
+        """What the program's command is put into: prlimit, unshare, ..."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        (place / "tmp").mkdir(parents=True)
+        workload.write(place)
+
+    # ------------------------------------------------------------------------------------- start and end
+
+    @property
+    def mark(self) -> str:
+        """The variable in the environment of each process of this run."""
+        return f"CHAOS_PLACE={self.place}"
+
+    def start(self) -> None:
+        """Start the program, or start it again."""
+        self.turn += 1
+        (self.place / "turn").write_text(str(self.turn))
+        env = {**os.environ, **self.environment, "CHAOS_PLACE": str(self.place), "CHAOS_TURN": str(self.turn)}
+        env |= {"TMPDIR": str(self.place / "tmp"), "PYTHONPATH": os.pathsep.join(self._path())}
+        with self._output.open("wb") as output:
+            self._started = time.monotonic()
+            self._process = subprocess.Popen(
+                [*self.within, sys.executable, "-m", "tests.chaos.program", str(self.place)],
+                *(-1, None, subprocess.DEVNULL, output, output),
+                env=env, cwd=self.place, start_new_session=True,
+            )  # fmt: skip
+
+    def _path(self) -> list[str]:
+        return [path for path in (self.environment.get("PYTHONPATH"), str(TOP)) if path]
+
+    @property
+    def _output(self) -> Path:
+        return self.place / f"output-{self.turn}"
+
+    def said(self) -> str:
+        """Return what the program has printed in this turn."""
+        return self._output.read_text(errors="replace")
+
+    @property
+    def running(self) -> bool:
+        """Whether the program has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def wait(self, patience: float = PATIENCE) -> Ended:
+        """Wait for the end; a program that does not end in time is killed, and its code is None."""
+        assert self._process
+        try:
+            code: int | None = self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            code = None
+            self.kill_all()
+        self.turns.append(Ended(code, self.said(), time.monotonic() - self._started))
+        return self.turns[-1]
+
+    def kill_all(self) -> None:
+        """Kill everything of this run, for good."""
+        for _ in range(50):
+            if not (left := self.left()):
+                break
+            for process in left:
+                process.signal(signal.SIGKILL)
+            time.sleep(0.02)
+        if self._process:
+            self._process.wait()
+
+    # --------------------------------------------------------------------------------------- moments
+
+    def until(self, what: str, count: int, patience: float = 30.0) -> None:
+        """Wait until the ledger has so many lines of this kind in this turn, or the program has ended."""
+        block_until(
+            lambda: not self.running or self.seen(what) >= count, patience, f"{count} x {what}", state=self.said
+        )
+
+    def seen(self, what: str) -> int:
+        """Return how many lines of this kind this turn has."""
+        return sum(entry.what == what and entry.run == self.turn for entry in self.ledger.entries())
+
+    def until_true(self, predicate: Callable[[], object], what: str, patience: float = 30.0) -> None:
+        """Wait until something is true, or the program has ended."""
+        block_until(lambda: not self.running or predicate(), patience, what, state=self.said)
+
+    def at_work(self) -> None:
+        """Wait for a moment, chosen at random, at which evaluations run and some are acknowledged."""
+        self.until("ack", self.rng.randint(1, max(1, self.workload.keys // 3)))
+
+    # -------------------------------------------------------------------------------------- processes
+
+    def left(self) -> list[Process]:
+        """Return all living processes with this run's mark."""
+        return marked(self.mark)
+
+    def processes(self) -> dict[str, list[Process]]:
+        """Return the run's processes by role: head, keeper, launcher, worker, watcher, child."""
+        found: dict[str, list[Process]] = {}
+        for process in self.left():
+            found.setdefault(process.role, []).append(process)
+        return found
+
+    def one(self, role: str) -> Process | None:
+        """Return a process of this role, chosen at random; None if there is none now."""
+        found = self.processes().get(role, [])
+        return self.rng.choice(sorted(found, key=lambda process: process.pid)) if found else None
+
+    def acknowledged(self) -> dict[int, Entry]:
+        """Return the first acknowledgement of each key."""
+        found: dict[int, Entry] = {}
+        for entry in self.ledger.entries():
+            if entry.what == "ack":
+                found.setdefault(entry.key, entry)
+        return found
+
+
+def marked(mark: str) -> list[Process]:
+    """Return all living processes on this machine with this variable in their environment, with their roles."""
+    wanted = mark.encode()
+    found: dict[int, tuple[int, str]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            try:
+                place = Path("/proc", name)
+                state, parent = (place / "stat").read_bytes().rpartition(b")")[2].split()[:2]
+                if state in b"ZX" or wanted not in (place / "environ").read_bytes().split(b"\0"):
+                    continue
+                command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                found[int(name)] = int(parent), command
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue  # it has just ended
+    return [Process(pid, parent, _role(pid, found), command) for pid, (parent, command) in found.items()]
+
+
+def _role(pid: int, found: Mapping[int, tuple[int, str]]) -> str:
+    """Name a process by what it runs and whose child it is: keeper, launcher and workers have one command line."""
+    command = found[pid][1]
+    if "tests.chaos.program" in command:
+        return "head"
+    if "hyperflow.launcher" not in command:
+        return "child"
+    depth = 0
+    while (pid := found[pid][0]) in found and "hyperflow.launcher" in found[pid][1]:
+        depth += 1
+    return ("keeper", "launcher", "worker")[min(depth, 2)]

@@ -1,0 +1,39 @@
+"""What the program under attack is to do: written by the harness, read by the program."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+
+@attrs.frozen
+class Workload:
+    """What a program does.
+
+    Args:
+        keys: How many evaluations.
+        seconds: How long each takes.
+        cpus: How many run side by side; on Slurm: on each node.
+        world: "local", or "slurm": within an allocation, or "cluster": a Cluster program on the login host.
+        jobs: How many jobs a Cluster program has; the keys are dealt out to them.
+        database: The URL of a server; by default a file.
+        options: For using() of all evaluations.
+    """
+
+    keys: int = 60
+    seconds: float = 0.05
+    cpus: int = 2
+    world: str = "local"
+    jobs: int = 2
+    database: str = ""
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+    def write(self, place: Path) -> None:
+        """Leave it for the program."""
+        (place / "workload.json").write_text(json.dumps(attrs.asdict(self)))
+
+    @classmethod
+    def read(cls, place: Path) -> "Workload":
+        """Read what was left."""
+        return cls(**json.loads((place / "workload.json").read_text()))
