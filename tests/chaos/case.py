@@ -17,6 +17,9 @@ BASIC = frozenset({
 })  # fmt: skip
 
 
+DEFAULT = Workload()
+
+
 class NotRun(Exception):
     """A case cannot be tried here, or its moment did not come; the text says why. It is counted as "not run"."""
 
@@ -51,7 +54,7 @@ class Case:
     attack: Callable[[Run], None] = nothing
     before: Callable[[Run], None] = nothing
     mend: Callable[[Run], None] = nothing
-    workload: Workload = Workload()
+    workload: Workload = DEFAULT
     world: str = "local"
     survives: bool = False
     told: str = ""

@@ -54,7 +54,7 @@ def try_one(case: Case, seed: str, keep: Path | None = None) -> Result:
     except NotRun as reason:
         shutil.rmtree(place)
         return Result(case, seed, time.monotonic() - began, not_run=str(reason))
-    except Exception:  # the harness itself: as bad as a broken promise, for nothing was tried
+    except Exception:  # noqa: BLE001 - the harness itself: as bad as a broken promise, for nothing was tried
         broken = [Broken(Promise.SETTLED, f"the harness failed: {traceback.format_exc()}")]
     if not broken or keep is None:
         shutil.rmtree(place, ignore_errors=True)

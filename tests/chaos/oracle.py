@@ -68,7 +68,9 @@ def judge_files(run: Run) -> Iterator[Broken]:
         yield Broken(Promise.CLEAN, f"{path.name} is left in TMPDIR")
     for path in Path("/dev/shm").glob(f"*{run.place.name}*"):
         yield Broken(Promise.CLEAN, f"{path} is left")
-    counts = [int(entry.told) for entry in run.ledger.entries() if entry.what == "descriptors" and entry.run == run.turn]
+    counts = [
+        int(entry.told) for entry in run.ledger.entries() if entry.what == "descriptors" and entry.run == run.turn
+    ]
     if len(counts) == 2 and counts[1] > counts[0]:
         yield Broken(Promise.CLEAN, f"{counts[1] - counts[0]} descriptors more than before")
 

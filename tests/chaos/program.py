@@ -1,4 +1,4 @@
-"""The program that is attacked: `python -m tests.chaos.program PLACE`. It reads PLACE/workload.json and says what it finds.
+"""The program that is attacked: `python -m tests.chaos.program PLACE`. It does what PLACE/workload.json says.
 
 Each key is a memoized evaluation; after its await the result is acknowledged in the ledger. Started again in the same
 place, it goes on with what its database has.
@@ -13,7 +13,6 @@ import uvloop
 import hyperflow as hf
 from tests.chaos.ledger import Ledger, work
 from tests.chaos.workload import Workload
-
 
 place = Path(os.environ.get("CHAOS_PLACE") or sys.argv[1])
 workload = Workload.read(place)

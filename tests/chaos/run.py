@@ -1,5 +1,6 @@
 """One run of the program under attack: its start, its processes by role, its end, and its second turn."""
 
+import contextlib
 import os
 import random
 import signal
@@ -41,10 +42,8 @@ class Process:
 
     def signal(self, number: int = signal.SIGKILL) -> None:
         """Send it a signal; it may be gone."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
-        except ProcessLookupError:
-            pass
 
 
 class Run:
