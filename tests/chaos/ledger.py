@@ -1,7 +1,7 @@
 """What happened, written down outside of hyperflow: one file that only grows, a line for each event.
 
-Each line is written by one `write` with O_APPEND: the order of the lines is the order of the events, on all hosts
-this machine, and whatever clocks say. A line that is there has happened, also when its writer was killed right afterwards.
+Each line is written by one `write` with O_APPEND: the order of the lines is the order of the events, on all hosts of
+this machine, and whatever clocks say. A line that is there has happened, also when its writer was killed then.
 
 Two facts come from the kernel and not from a line, because a killed process writes none: a task holds a lock on its key
 and on one of its node's seats while it lives (`fcntl.lockf`: the kernel frees it when the process ends, and children do
