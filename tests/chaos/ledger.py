@@ -24,7 +24,8 @@ class Entry:
     """One line."""
 
     what: str
-    """start, end, taken (its key is being computed elsewhere), crowded (no free seat), ack, failed, told, ended."""
+    """start, end, taken (its key is being computed elsewhere), crowded (no free seat), ack, failed, told, ended; of the jobs
+    of a Cluster program: began, received (the result of that start); stranger (what another user wrote was unpickled)."""
     key: int
     run: int
     """Which start of the program this belongs to: 0, 1, ..."""

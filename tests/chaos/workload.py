@@ -17,6 +17,8 @@ class Workload:
         cpus: How many run side by side; on Slurm: on each node.
         world: "local", or "slurm": within an allocation, or "cluster": a Cluster program on the login host.
         jobs: How many jobs a Cluster program has; the keys are dealt out to them.
+        nodes: How many nodes each of these jobs has.
+        words: Further words of the Cluster program's command line.
         database: The URL of a server; by default a file.
         options: For using() of all evaluations.
     """
@@ -26,6 +28,8 @@ class Workload:
     cpus: int = 2
     world: str = "local"
     jobs: int = 2
+    nodes: int = 1
+    words: tuple[str, ...] = ("--on-error", "raise")
     database: str = ""
     options: dict[str, Any] = attrs.field(factory=dict)
 
