@@ -80,13 +80,14 @@ class Case:
             self.attack(run)
             first = run.wait()
             self.mend(run)
+            run.undo.close()
             found = list(self._judge_first(run))
             if first.code != 0:
                 run.start()
                 run.wait()
             found += judge(run)
         finally:
-            run.kill_all()
+            run.close()
         return [broken for broken in found if broken.promise not in self.excused]
 
     def _judge_first(self, run: Run) -> Iterator[Broken]:

@@ -53,12 +53,11 @@ def main() -> None:
     """Run, and say how it ended."""
     if workload.world == "cluster":
         hf.main(jobs)
-        return
     uvloop.new_event_loop().close()  # libuv keeps a pipe for each process, for good
     ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
     program = hf.ProgramInfo.new(place / "runs", database=workload.database or place / "results.sqlite")
     run = hf.run_job_local if workload.world == "local" else hf.run_job_slurm
-    some = {"cpus": workload.cpus} if workload.world == "local" else {}
+    some = {"cpus": workload.cpus} if workload.world == "local" else workload.settings
     failed = run(share(list(range(workload.keys))), program=program, **some)
     ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
     ledger.note("ended", told=f"{failed} failed")
