@@ -47,7 +47,7 @@ class Process:
 
 
 class Run:
-    """A run on this machine. `place` is its directory: ledger, database, run directories, TMPDIR, output."""
+    """A run on this machine. `place` is its directory: ledger, output, TMPDIR; its `disk` has what hyperflow writes."""
 
     patience = 40.0
     """Seconds that a run has for its end, after its fault."""
@@ -56,6 +56,8 @@ class Run:
         self.place = place
         self.workload = workload
         self.rng = rng
+        self.disk = place / "disk"
+        """The database and the run directories: a disk of its own for cases that fill it."""
         self.ledger = Ledger(place)
         self.turn = -1
         self.turns: list[Ended] = []
@@ -63,10 +65,13 @@ class Run:
         self.within: list[str] = []
         """What the program's command is put into: prlimit, unshare, ..."""
         self.undo = contextlib.ExitStack()
-        """What undoes the fault: closed after the first turn, and at the end of the case in any case."""
+        """What is to be undone when the case is over: mounts, control groups."""
+        self.faults = contextlib.ExitStack()
+        """What undoes the fault; it is closed before the last turn."""
         self._process: subprocess.Popen[Any] | None = None
         self._started = 0.0
-        (place / "tmp").mkdir(parents=True)
+        for directory in (place / "tmp", self.disk):
+            directory.mkdir(parents=True)
         workload.write(place)
 
     # ------------------------------------------------------------------------------------- start and end
@@ -136,10 +141,8 @@ class Run:
 
     def close(self) -> None:
         """Give back what the run has held; the case is over."""
-        try:
+        with self.undo, self.faults:
             self.kill_all()
-        finally:
-            self.undo.close()
 
     # --------------------------------------------------------------------------------------- moments
 
