@@ -33,9 +33,10 @@ def main() -> int:
         print(result.line(), result.details() if result.broken else "", flush=True)
 
     if given.once:
-        results = [harness.try_one(case, given.seed, keep) for case in cases]
-        for result in results:
-            tell(result)
+        results: list[harness.Result] = []
+        for case in cases:
+            results.append(harness.try_one(case, given.seed, keep))
+            tell(results[-1])
     else:
         results = harness.try_many(cases, given.seed, given.seconds, given.side_by_side, keep, tell)
     broken = sum(bool(result.broken) for result in results)

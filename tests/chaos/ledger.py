@@ -63,12 +63,12 @@ class Ledger:
         return sum(entry.what == what for entry in self.entries())
 
     @contextlib.contextmanager
-    def working(self, key: int, seats: int) -> Iterator[None]:
-        """Be the task of this key: hold the key and a seat of this host, and note start and end."""
+    def working(self, key: int, seats: int, job: str = "") -> Iterator[None]:
+        """Be the task of this key: hold the key and a seat of this job on this host, and note start and end."""
         held = [self._lock(f"key-{key}")]
         if held[0] is None:
             self.note("taken", key)
-        seat = next((s for s in (self._lock(f"seat-{os.uname().nodename}-{i}") for i in range(seats)) if s), None)
+        seat = next((s for s in (self._lock(f"seat-{os.uname().nodename}-{job}-{i}") for i in range(seats)) if s), None)
         if seat is None:
             self.note("crowded", key)
         self.note("start", key)
@@ -95,8 +95,8 @@ def value_of(key: int) -> int:
     return key * 7919 + 1
 
 
-def work(place: str, key: int, seconds: float, seats: int) -> int:
+def work(place: str, key: int, seconds: float, seats: int, job: str = "") -> int:
     """Be the task: on a worker."""
-    with Ledger(Path(place)).working(key, seats):
+    with Ledger(Path(place)).working(key, seats, job):
         time.sleep(seconds)
     return value_of(key)

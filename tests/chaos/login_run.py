@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from hyperflow import files
 from tests.chaos.cluster_run import ClusterRun
 from tests.chaos.run import Process
 from tests.chaos.workload import Workload
@@ -78,16 +79,23 @@ class LoginRun(ClusterRun):
 
     def start(self) -> None:
         """Start the program, or resume it."""
-        if {record["state"] for record in self.records()} & AGAIN:
-            self.type("retry", "--all", "--run", str(self.home))
+        if self.home is not None:
+            self.environment["CHAOS_RESUME"] = str(self.home)
+            if {record["state"] for record in self.records()} & AGAIN:
+                self.type("retry", "--all", "--run", str(self.home))
         super().start()
+
+    def _launch(self, command: list[str], variables: Mapping[str, str]) -> None:
+        # Not to be inherited by jobs, which may run on into the next turn: they read the file.
+        super()._launch(command, {name: value for name, value in variables.items() if name != "CHAOS_TURN"})
 
     # ------------------------------------------------------------------------------- the run directory
 
     @property
     def home(self) -> Path | None:
         """The run directory, once there is one."""
-        return next(iter(sorted((self.disk / "runs").glob("*"))), None)
+        found = sorted((self.disk / "runs").glob("[0-9]*-*"))
+        return next((path for path in found if (path / "jobs").exists()), None)
 
     def job_directory(self, number: int) -> Path:
         """Return the directory of a job."""
@@ -108,8 +116,12 @@ class LoginRun(ClusterRun):
 
     def said(self) -> str:
         """Return what the program has printed in this turn, and what its jobs have."""
+        return f"{super().said()}\n{self.reports()}"
+
+    def reports(self) -> str:
+        """Return what the jobs have printed."""
         outputs = sorted(self.home.glob("jobs/*/slurm.out")) if self.home else []
-        return super().said() + "".join(f"\n{path}:\n{path.read_text(errors='replace')[-1500:]}" for path in outputs)
+        return "\n".join(f"{path}:\n{files.tail(path, lines=30)}" for path in outputs)
 
     # --------------------------------------------------------------------------------------- commands
 

@@ -15,7 +15,7 @@ import uvloop
 
 import hyperflow as hf
 from hyperflow.master.shared import Timeouts
-from hyperflow.slurm.client import PollIntervals
+from hyperflow.slurm.client import PollIntervals, SlurmClient
 from tests.chaos.ledger import Ledger, work
 from tests.chaos.workload import Workload
 
@@ -33,7 +33,7 @@ HURRIED = Timeouts(
 @hf.memoize("values", version=1, on_change="ignore")
 def value(key: int) -> hf.Job[int]:
     """Compute one key, once for all runs of the program."""
-    return hf.remote_eval(work, str(place), key, workload.seconds, workload.cpus)
+    return hf.remote_eval(work, str(place), key, workload.seconds, workload.cpus, os.environ.get("SLURM_JOB_ID", ""))
 
 
 @hf.job
@@ -107,7 +107,7 @@ def end() -> None:
     if workload.world == "local":
         failed = hf.run_job_local(job, cpus=workload.cpus, program=program)
     else:
-        failed = hf.run_job_slurm(job, program=program)
+        failed = hf.run_job_slurm(job, program=program, **workload.settings)
     ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
     ledger.note("ended", told=f"{failed} failed")
     sys.exit(1 if failed else 0)
@@ -120,7 +120,10 @@ def cluster() -> NoReturn:
     asked = ["--ntasks-per-node", str(workload.cpus), "--nodes", str(workload.nodes)]
     ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
     try:
-        with mock.patch("hyperflow._cluster.Timeouts", lambda: HURRIED):
+        with (
+            mock.patch("hyperflow._cluster.Timeouts", lambda: HURRIED),
+            mock.patch("hyperflow.console.line.SlurmClient", lambda: SlurmClient(HURRIED.slurm)),
+        ):
             hf.main(jobs, [*where, *asked, *workload.words])
     finally:
         ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))

@@ -21,6 +21,7 @@ class Workload:
         words: Further words of the Cluster program's command line.
         database: The URL of a server; by default a file.
         options: For using() of all evaluations.
+        settings: For run_job_slurm.
     """
 
     keys: int = 60
@@ -32,6 +33,7 @@ class Workload:
     words: tuple[str, ...] = ("--on-error", "raise")
     database: str = ""
     options: dict[str, Any] = attrs.field(factory=dict)
+    settings: dict[str, Any] = attrs.field(factory=dict)
 
     def write(self, place: Path) -> None:
         """Leave it for the program."""
