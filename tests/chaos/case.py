@@ -33,7 +33,8 @@ class Case:
     """One fault.
 
     A case has two turns or more: the program runs, and is attacked at a moment; then what was broken is mended, and the
-    program runs again in the same place, which has to end well. The second turn is left out when the first ended well.
+    program runs again in the same place, which has to end well. The last turn is left out when the attacked one ended
+    well. An attack may wait for the end itself, do more, and start the program again: then that turn is attacked, too.
 
     Args:
         table: The family: "processes", "slurm commands", ...
@@ -43,8 +44,9 @@ class Case:
         mend: Undoes what would also break the second turn.
         workload: What the program does.
         world: Which class of runs it needs; see `harness.WORLDS`.
-        survives: Whether the first turn has to end well all the same: the fault is nobody's fault.
-        told: What the output of a first turn that did not end well has to say, as a regular expression.
+        survives: Whether the attacked turn has to end well all the same: the fault is nobody's fault.
+        told: What the output of an attacked turn that did not end well has to say, as a regular expression. If the case
+            tries DAMAGE, that has to be said before something that was acknowledged is computed again.
         tries: The promises that this case tries, beside the basic ones.
         excused: Promises that this fault cannot but break, each with the reason; say them in the docs.
     """
@@ -70,6 +72,8 @@ class Case:
     def promises(self) -> frozenset[Promise]:
         """All promises that it tries."""
         more = {Promise.TOLD} if self.told else set()
+        if Promise.DAMAGE in self.tries:
+            return (BASIC | self.tries | more) - {*self.excused, Promise.DURABLE}  # what is damaged may be lost
         return (BASIC | self.tries | more) - self.excused.keys()
 
     def run(self, run: Run) -> list[Broken]:
@@ -78,32 +82,31 @@ class Case:
             self.before(run)
             run.start()
             self.attack(run)
-            first = run.wait()
+            attacked = run.wait()
             self.mend(run)
-            found = list(self._judge_first(run))
-            if first.code != 0:
+            found = list(self._judge_attacked(run))
+            if attacked.code != 0:
                 run.start()
                 run.wait()
-            found += judge(run)
+            found += judge(run, self.told if Promise.DAMAGE in self.tries else "")
         finally:
             run.kill_all()
+            run.undo.close()
         return [broken for broken in found if broken.promise not in self.excused]
 
-    def _judge_first(self, run: Run) -> Iterator[Broken]:
-        """Judge how the first turn ended, which only the case can: did it have to survive, what does it have to say?"""
-        first = run.turns[0]
-        if first.code == 0:
-            return
-        if self.survives:
-            yield Broken(Promise.WHOLE, f"the attacked run ended with {first.code}: {_end(run, first.output)}")
-        killed = first.code in (-signal.SIGKILL, 128 + signal.SIGKILL)
-        if self.told and not killed and not re.search(self.told, first.output + _failures(run)):
-            yield Broken(Promise.TOLD, f"nothing about {self.told!r} in: {_end(run, first.output)}")
+    def _judge_attacked(self, run: Run) -> Iterator[Broken]:
+        """Judge how attacked turns ended, which only the case can: did it have to survive, what does it have to say?"""
+        if self.survives and run.turns[-1].code != 0:
+            yield Broken(Promise.WHOLE, f"the attacked run ended with {run.turns[-1].code}: {_end(run, run.turn)}")
+        for number, turn in enumerate(run.turns):
+            silent = turn.code in (0, -signal.SIGKILL, 128 + signal.SIGKILL)  # nothing to tell, or no chance
+            if self.told and not silent and not re.search(self.told, turn.output + _failures(run, number)):
+                yield Broken(Promise.TOLD, f"nothing about {self.told!r} in: {_end(run, number)}")
 
 
-def _failures(run: Run) -> str:
-    return "\n".join(entry.told for entry in run.ledger.entries() if entry.what == "failed" and entry.run == 0)
+def _failures(run: Run, turn: int) -> str:
+    return "\n".join(entry.told for entry in run.ledger.entries() if entry.what == "failed" and entry.run == turn)
 
 
-def _end(run: Run, output: str) -> str:
-    return f"{output[-2500:]}\n{_failures(run)[-1500:]}"
+def _end(run: Run, turn: int) -> str:
+    return f"{run.turns[turn].output[-2500:]}\n{_failures(run, turn)[-1500:]}"

@@ -24,7 +24,7 @@ class Entry:
     """One line."""
 
     what: str
-    """start, end, taken (its key is being computed elsewhere), crowded (no free seat), ack, failed, ended."""
+    """start, end, taken (its key is being computed elsewhere), crowded (no free seat), ack, failed, told, ended."""
     key: int
     run: int
     """Which start of the program this belongs to: 0, 1, ..."""

@@ -1,5 +1,6 @@
 """What the ledger, the processes and the files say about the promises, after all turns of a case."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,17 +22,24 @@ class Broken:
     how: str
 
 
-def judge_ledger(run: Run) -> Iterator[Broken]:
-    """What the ledger says: nothing acknowledged is computed again, no key twice at a time, no value is wrong."""
+def judge_ledger(run: Run, damage: str = "") -> Iterator[Broken]:
+    """What the ledger says: nothing acknowledged is computed again, no key twice at a time, no value is wrong.
+
+    With *damage*, a case has damaged files: what was recorded may be lost, but only after a report that matches this.
+    """
     acknowledged: set[int] = set()
+    reported = False
     for entry in run.ledger.entries():
         where = f"in turn {entry.run} (process {entry.pid} on {entry.host})"
         if entry.what == "ack":
             acknowledged.add(entry.key)
             if entry.told != str(value_of(entry.key)):
                 yield Broken(Promise.RIGHT, f"key {entry.key} is {entry.told}, not {value_of(entry.key)}, {where}")
-        elif entry.what == "start" and entry.key in acknowledged:
-            yield Broken(Promise.DURABLE, f"key {entry.key} was acknowledged, and is computed again {where}")
+        elif entry.what in ("told", "failed"):
+            reported = reported or bool(damage and re.search(damage, entry.told))
+        elif entry.what == "start" and entry.key in acknowledged and not reported:
+            promise = Promise.DAMAGE if damage else Promise.DURABLE
+            yield Broken(promise, f"key {entry.key} was acknowledged, and is computed again {where}")
         elif entry.what == "taken":
             yield Broken(Promise.ONCE, f"key {entry.key} is computed twice at the same time {where}")
         elif entry.what == "crowded":
@@ -75,6 +83,6 @@ def judge_files(run: Run) -> Iterator[Broken]:
         yield Broken(Promise.CLEAN, f"{counts[1] - counts[0]} descriptors more than before")
 
 
-def judge(run: Run) -> list[Broken]:
+def judge(run: Run, damage: str = "") -> list[Broken]:
     """Judge a case after all its turns."""
-    return [*judge_end(run), *judge_left(run), *judge_ledger(run), *judge_files(run)]
+    return [*judge_end(run), *judge_left(run), *judge_ledger(run, damage), *judge_files(run)]

@@ -4,6 +4,7 @@ Each key is a memoized evaluation; after its await the result is acknowledged in
 place, it goes on with what its database has.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -27,19 +28,20 @@ def value(key: int) -> hf.Job[int]:
 
 @hf.job
 async def one(key: int) -> None:
-    """Await a result, and acknowledge it."""
-    ledger.note("ack", key, str(await value(key)))
+    """Await a result, and acknowledge it; or note the error's name."""
+    try:
+        ledger.note("ack", key, str(await value(key)))
+    except Exception as error:
+        ledger.note("failed", key, f"{type(error).__name__}: {error}"[:2000])
+        raise
 
 
 @hf.job
 async def share(keys: list[int]) -> int:
-    """Compute some keys; those that fail are noted with the error's name. Return how many failed."""
+    """Compute some keys. Return how many failed."""
     with hf.using(**workload.options):
         ended = await hf.map_concurrently(one, keys, errors="return")
-    failed = {key: place for key, place in zip(keys, ended, strict=True) if isinstance(place, hf.Failed)}
-    for key, failure in failed.items():
-        ledger.note("failed", key, f"{type(failure.error).__name__}: {failure.error}"[:2000])
-    return len(failed)
+    return sum(isinstance(place, hf.Failed) for place in ended)
 
 
 @hf.cluster
@@ -49,17 +51,38 @@ async def jobs() -> int:
     return sum(await hf.concurrently(*(hf.remote_eval_job(share(keys)) for keys in shares)))
 
 
+class Telling(logging.Handler):
+    """Notes in the ledger what hyperflow tells of damage and the like, so that it is known what came before it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note a message."""
+        ledger.note("told", told=record.getMessage()[:2000])
+
+
 def main() -> None:
     """Run, and say how it ended."""
+    logging.basicConfig(format="%(message)s", handlers=[logging.StreamHandler(), Telling(logging.WARNING)])
+    try:
+        end()
+    except Exception as error:
+        ledger.note("told", told=f"{type(error).__name__}: {error}"[:2000])
+        raise
+
+
+def end() -> None:
+    """Run to the end, which the exit code tells."""
     if workload.world == "cluster":
         hf.main(jobs)
         return
     uvloop.new_event_loop().close()  # libuv keeps a pipe for each process, for good
     ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
-    program = hf.ProgramInfo.new(place / "runs", database=workload.database or place / "results.sqlite")
-    run = hf.run_job_local if workload.world == "local" else hf.run_job_slurm
-    some = {"cpus": workload.cpus} if workload.world == "local" else {}
-    failed = run(share(list(range(workload.keys))), program=program, **some)
+    disk = place / "disk"
+    program = hf.ProgramInfo.new(disk / "runs", database=workload.database or disk / "results.sqlite")
+    job = share(list(range(workload.keys)))
+    if workload.world == "local":
+        failed = hf.run_job_local(job, cpus=workload.cpus, program=program)
+    else:
+        failed = hf.run_job_slurm(job, program=program)
     ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
     ledger.note("ended", told=f"{failed} failed")
     sys.exit(1 if failed else 0)

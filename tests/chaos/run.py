@@ -47,21 +47,26 @@ class Process:
 
 
 class Run:
-    """A run on this machine. `place` is its directory: ledger, database, run directories, TMPDIR, output."""
+    """A run on this machine. `place` is its directory: ledger, output, TMPDIR; its `disk` has what hyperflow writes."""
 
     def __init__(self, place: Path, workload: Workload, rng: random.Random) -> None:
         self.place = place
         self.workload = workload
         self.rng = rng
+        self.disk = place / "disk"
+        """The database and the run directories: a disk of its own for cases that fill it."""
         self.ledger = Ledger(place)
         self.turn = -1
         self.turns: list[Ended] = []
         self.environment: dict[str, str] = {}
         self.within: list[str] = []
         """What the program's command is put into: prlimit, unshare, ..."""
+        self.undo = contextlib.ExitStack()
+        """What is to be undone when the case is over: mounts, control groups."""
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
-        (place / "tmp").mkdir(parents=True)
+        for directory in (place / "tmp", self.disk):
+            directory.mkdir(parents=True)
         workload.write(place)
 
     # ------------------------------------------------------------------------------------- start and end
