@@ -213,3 +213,20 @@ def test_what_is_excused(attacked: Attacked) -> None:
 
     assert broken_by(case, attacked) == []
     assert Promise.TOLD not in case.promises
+
+
+def test_what_was_damaged_may_be_lost_after_a_report(run: Ran) -> None:
+    """And not before."""
+    run.over("told", told="results.sqlite: page 3 is damaged")
+    run.over("start", 1)
+
+    assert oracle.judge(run, damage="damaged") == []
+    assert [broken.promise for broken in oracle.judge(run, damage="removed")] == [Promise.DAMAGE]
+
+
+def test_a_damaged_file_gives_no_wrong_value(run: Ran) -> None:
+    """Whatever was reported."""
+    run.over("told", told="results.sqlite: page 3 is damaged")
+    run.over("ack", 1, "17")
+
+    assert [broken.promise for broken in oracle.judge(run, damage="damaged")] == [Promise.RIGHT]
