@@ -15,12 +15,13 @@ import attrs
 
 from tests.chaos import kept
 from tests.chaos.case import Case, NotRun
+from tests.chaos.cluster_run import SlurmRun
 from tests.chaos.oracle import Broken
 from tests.chaos.promises import Promise
 from tests.chaos.run import Run
 from tests.chaos.workload import Workload
 
-WORLDS: dict[str, Callable[[Path, Workload, random.Random], Run]] = {"local": Run}
+WORLDS: dict[str, Callable[[Path, Workload, random.Random], Run]] = {"local": Run, "slurm": SlurmRun}
 """What makes a run, for each world; it may raise NotRun."""
 
 ON_THE_CLUSTER = frozenset({"slurm", "cluster"})

@@ -73,7 +73,6 @@ def end() -> None:
     """Run to the end, which the exit code tells."""
     if workload.world == "cluster":
         hf.main(jobs)
-        return
     uvloop.new_event_loop().close()  # libuv keeps a pipe for each process, for good
     ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
     disk = place / "disk"
@@ -82,7 +81,7 @@ def end() -> None:
     if workload.world == "local":
         failed = hf.run_job_local(job, cpus=workload.cpus, program=program)
     else:
-        failed = hf.run_job_slurm(job, program=program)
+        failed = hf.run_job_slurm(job, program=program, **workload.settings)
     ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
     ledger.note("ended", told=f"{failed} failed")
     sys.exit(1 if failed else 0)

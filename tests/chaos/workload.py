@@ -19,6 +19,7 @@ class Workload:
         jobs: How many jobs a Cluster program has; the keys are dealt out to them.
         database: The URL of a server; by default a file.
         options: For using() of all evaluations.
+        settings: For run_job_slurm.
     """
 
     keys: int = 60
@@ -28,6 +29,7 @@ class Workload:
     jobs: int = 2
     database: str = ""
     options: dict[str, Any] = attrs.field(factory=dict)
+    settings: dict[str, Any] = attrs.field(factory=dict)
 
     def write(self, place: Path) -> None:
         """Leave it for the program."""
