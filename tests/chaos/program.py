@@ -97,9 +97,9 @@ def main() -> None:
 
 def end() -> None:
     """Run to the end, which the exit code tells."""
+    uvloop.new_event_loop().close()  # libuv keeps a pipe for each process, for good
     if workload.world == "cluster":
         cluster()
-    uvloop.new_event_loop().close()  # libuv keeps a pipe for each process, for good
     ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
     disk = place / "disk"
     program = hf.ProgramInfo.new(disk / "runs", database=workload.database or disk / "results.sqlite")
