@@ -2,14 +2,15 @@
 
 `make chaos` runs it for five minutes; `python -m tests.chaos --help` says what else it can do.
 
-    promises.py   what is promised; every fault names the promises that it tries
-    ledger.py     what happened, written down outside of hyperflow: starts, ends, acknowledged results
-    workload.py   what the program is to do
-    program.py    the program that is attacked: memoized evaluations, each result acknowledged after its await
-    run.py        one run of it in a world of its own directory: start, look for processes, wait, run it again
-    oracle.py     what the ledger, the processes and the files say about the promises
-    faults/       tables of cases; one module for each family of faults
-    harness.py    picks cases by a seed, runs them side by side, counts
-    page.py       docs/promises.md, written from the counts
-    controls.py   bugs on purpose: the harness has to turn red for each
+    promises.py     what is promised; every fault names the promises that it tries
+    ledger.py       what happened, written down outside of hyperflow: starts, ends, acknowledged results
+    workload.py     what the program is to do
+    program.py      the program that is attacked: memoized evaluations, each result acknowledged after its await
+    run.py          one run of it in a world of its own directory: start, look for processes, wait, run it again
+    cluster_run.py  a run on the three-node test cluster
+    oracle.py       what the ledger, the processes and the files say about the promises
+    faults/         tables of cases; one module for each family of faults
+    harness.py      picks cases by a seed, runs them side by side, counts
+    page.py         docs/promises.md, written from the counts
+    controls.py     bugs on purpose: the harness has to turn red for each
 """

@@ -89,14 +89,14 @@ class Case:
                 raise
             attacked = run.wait()
             self.mend(run)
+            run.faults.close()
             found = list(self._judge_attacked(run))
             if attacked.code != 0:
                 run.start()
                 run.wait()
             found += judge(run, self.told if Promise.DAMAGE in self.tries else "")
         finally:
-            run.kill_all()
-            run.undo.close()
+            run.close()
         return [broken for broken in found if broken.promise not in self.excused]
 
     def _judge_attacked(self, run: Run) -> Iterator[Broken]:

@@ -83,7 +83,7 @@ def end() -> None:
     if workload.world == "local":
         failed = hf.run_job_local(job, cpus=workload.cpus, program=program)
     else:
-        failed = hf.run_job_slurm(job, program=program)
+        failed = hf.run_job_slurm(job, program=program, **workload.settings)
     ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
     ledger.note("ended", told=f"{failed} failed")
     sys.exit(1 if failed else 0)

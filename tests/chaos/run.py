@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -16,9 +17,6 @@ from tests.chaos.ledger import Entry, Ledger
 from tests.chaos.workload import Workload
 from tests.helpers import block_until
 from tests.imports import TOP
-
-PATIENCE = 40.0
-"""Seconds that a run has for its end, after its fault."""
 
 
 @attrs.frozen
@@ -39,6 +37,8 @@ class Process:
     parent: int
     role: str
     command: str
+    host: str = ""
+    """On a cluster: which host it runs on."""
 
     def signal(self, number: int = signal.SIGKILL) -> None:
         """Send it a signal; it may be gone."""
@@ -48,6 +48,9 @@ class Process:
 
 class Run:
     """A run on this machine. `place` is its directory: ledger, output, TMPDIR; its `disk` has what hyperflow writes."""
+
+    patience = 40.0
+    """Seconds that a run has for its end, after its fault."""
 
     def __init__(self, place: Path, workload: Workload, rng: random.Random) -> None:
         self.place = place
@@ -63,7 +66,9 @@ class Run:
         """What the program's command is put into: prlimit, unshare, ..."""
         self.undo = contextlib.ExitStack()
         """What is to be undone when the case is over: mounts, control groups."""
-        self._process: subprocess.Popen[bytes] | None = None
+        self.faults = contextlib.ExitStack()
+        """What undoes the fault; it is closed before the last turn."""
+        self._process: subprocess.Popen[Any] | None = None
         self._started = 0.0
         for directory in (place / "tmp", self.disk):
             directory.mkdir(parents=True)
@@ -80,18 +85,19 @@ class Run:
         """Start the program, or start it again."""
         self.turn += 1
         (self.place / "turn").write_text(str(self.turn))
-        env = {**os.environ, **self.environment, "CHAOS_PLACE": str(self.place), "CHAOS_TURN": str(self.turn)}
-        env |= {"TMPDIR": str(self.place / "tmp"), "PYTHONPATH": os.pathsep.join(self._path())}
-        with self._output.open("wb") as output:
-            self._started = time.monotonic()
-            self._process = subprocess.Popen(
-                [*self.within, sys.executable, "-m", "tests.chaos.program", str(self.place)],
-                *(-1, None, subprocess.DEVNULL, output, output),
-                env=env, cwd=self.place, start_new_session=True,
-            )  # fmt: skip
+        path = os.pathsep.join(path for path in (self.environment.get("PYTHONPATH"), str(TOP)) if path)
+        ours = {"CHAOS_PLACE": str(self.place), "CHAOS_TURN": str(self.turn), "TMPDIR": str(self.place / "tmp")}
+        command = [*self.within, sys.executable, "-m", "tests.chaos.program", str(self.place)]
+        self._started = time.monotonic()
+        self._launch(command, {**self.environment, **ours, "PYTHONPATH": path})
 
-    def _path(self) -> list[str]:
-        return [path for path in (self.environment.get("PYTHONPATH"), str(TOP)) if path]
+    def _launch(self, command: list[str], variables: Mapping[str, str]) -> None:
+        """Start a command in the run's directory, with these variables beside the usual ones."""
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                *(command, -1, None, subprocess.DEVNULL, output, output),
+                env={**os.environ, **variables}, cwd=self.place, start_new_session=True,
+            )  # fmt: skip
 
     @property
     def _output(self) -> Path:
@@ -99,23 +105,28 @@ class Run:
 
     def said(self) -> str:
         """Return what the program has printed in this turn."""
-        return self._output.read_text(errors="replace")
+        return self._output.read_text(errors="replace") if self._output.exists() else ""
 
     @property
     def running(self) -> bool:
         """Whether the program has not ended."""
         return self._process is not None and self._process.poll() is None
 
-    def wait(self, patience: float = PATIENCE) -> Ended:
+    def wait(self) -> Ended:
         """Wait for the end; a program that does not end in time is killed, and its code is None."""
-        assert self._process
-        try:
-            code: int | None = self._process.wait(patience)
-        except subprocess.TimeoutExpired:
-            code = None
+        code = self._code()
+        if code is None:
             self.kill_all()
         self.turns.append(Ended(code, self.said(), time.monotonic() - self._started))
         return self.turns[-1]
+
+    def _code(self) -> int | None:
+        """Wait for the end, and return the exit code."""
+        assert self._process
+        try:
+            return self._process.wait(self.patience)
+        except subprocess.TimeoutExpired:
+            return None
 
     def kill_all(self) -> None:
         """Kill everything of this run, for good."""
@@ -127,6 +138,11 @@ class Run:
             time.sleep(0.02)
         if self._process:
             self._process.wait()
+
+    def close(self) -> None:
+        """Give back what the run has held; the case is over."""
+        with self.undo, self.faults:
+            self.kill_all()
 
     # --------------------------------------------------------------------------------------- moments
 
@@ -161,9 +177,9 @@ class Run:
             found.setdefault(process.role, []).append(process)
         return found
 
-    def one(self, role: str) -> Process | None:
-        """Return a process of this role, chosen at random; None if there is none now."""
-        found = self.processes().get(role, [])
+    def one(self, role: str, host: str = "") -> Process | None:
+        """Return a process of this role (on this host), chosen at random; None if there is none now."""
+        found = [process for process in self.processes().get(role, []) if host in ("", process.host)]
         return self.rng.choice(sorted(found, key=lambda process: process.pid)) if found else None
 
     def acknowledged(self) -> dict[int, Entry]:
@@ -190,14 +206,16 @@ def marked(mark: str) -> list[Process]:
                 found[int(name)] = int(parent), command
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue  # it has just ended
-    return [Process(pid, parent, _role(pid, found), command) for pid, (parent, command) in found.items()]
+    return [Process(pid, parent, role_of(pid, found), command) for pid, (parent, command) in found.items()]
 
 
-def _role(pid: int, found: Mapping[int, tuple[int, str]]) -> str:
+def role_of(pid: int, found: Mapping[int, tuple[int, str]]) -> str:
     """Name a process by what it runs and whose child it is: keeper, launcher and workers have one command line."""
     command = found[pid][1]
     if "tests.chaos.program" in command:
         return "head"
+    if "hyperflow.wire.survivors" in command:
+        return "watcher"
     if "hyperflow.launcher" not in command:
         return "child"
     depth = 0

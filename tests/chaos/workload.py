@@ -22,6 +22,7 @@ class Workload:
         payload: How many bytes of an array each task gets.
         database: The URL of a server; by default a file.
         options: For using() of all evaluations.
+        settings: For run_job_slurm.
     """
 
     keys: int = 60
@@ -34,6 +35,7 @@ class Workload:
     payload: int = 0
     database: str = ""
     options: dict[str, Any] = attrs.field(factory=dict)
+    settings: dict[str, Any] = attrs.field(factory=dict)
 
     def write(self, place: Path) -> None:
         """Leave it for the program."""
