@@ -19,8 +19,6 @@ from pathlib import Path
 
 import attrs
 
-from tests.chaos.workload import Workload
-
 
 @attrs.frozen
 class Entry:
@@ -97,16 +95,23 @@ def value_of(key: int) -> int:
     return key * 7919 + 1
 
 
-def work(place: str, key: int, payload: Sequence[int] = ()) -> int:
+def work(
+    place: str,
+    key: int,
+    seconds: float,
+    seats: int,
+    payload: Sequence[int] = (),
+    leaves: bool = False,
+    burns: bool = False,
+) -> int:
     """Be the task: on a worker. The payload has its own index at each place."""
-    workload = Workload.read(Path(place))
-    with Ledger(Path(place)).working(key, workload.cpus):
-        until = time.process_time() + workload.seconds
-        while workload.burns and time.process_time() < until:
-            pass
-        if workload.leaves:
+    with Ledger(Path(place)).working(key, seats):
+        if leaves:
             subprocess.Popen(["sleep", "300"], start_new_session=True)
-        if not workload.burns:
-            time.sleep(workload.seconds)
+        if not burns:
+            time.sleep(seconds)
+        until = time.process_time() + seconds
+        while burns and time.process_time() < until:
+            pass
     wrong = int(payload[key]) - key if len(payload) else 0
     return value_of(key) + wrong

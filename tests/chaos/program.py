@@ -25,7 +25,8 @@ payload = array("q", range(workload.payload // 8))
 @hf.memoize("values", version=1, on_change="ignore")
 def value(key: int) -> hf.Job[int]:
     """Compute one key, once for all runs of the program."""
-    return hf.remote_eval(work, str(place), key, payload)
+    how = workload
+    return hf.remote_eval(work, str(place), key, how.seconds, how.cpus, payload, how.leaves, how.burns)
 
 
 @hf.job
