@@ -64,7 +64,7 @@ def try_one(case: Case, seed: str, keep: Path | None = None) -> Result:
         run = WORLDS[case.world](place / "run", case.workload, random.Random(f"{seed} {case.title}"))
         broken = case.run(run)
     except NotRun as reason:
-        shutil.rmtree(place)
+        shutil.rmtree(place, ignore_errors=True)
         return Result(case, seed, time.monotonic() - began, not_run=str(reason))
     except Exception:  # noqa: BLE001 - the harness itself: as bad as a broken promise, for nothing was tried
         broken = [Broken(Promise.SETTLED, f"the harness failed: {traceback.format_exc()}")]

@@ -12,8 +12,9 @@ import contextlib
 import fcntl
 import json
 import os
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -24,8 +25,10 @@ class Entry:
     """One line."""
 
     what: str
-    """start, end, taken (its key is being computed elsewhere), crowded (no free seat), ack, failed, told, ended; of the jobs
-    of a Cluster program: began, received (the result of that start); stranger (what another user wrote was unpickled)."""
+    """start, end, taken (its key is being computed elsewhere), crowded (no free seat), ack, failed, told, ended.
+
+    Of the jobs of a Cluster program: began, received (the result of which start); stranger (somebody else's pickle was
+    unpickled)."""
     key: int
     run: int
     """Which start of the program this belongs to: 0, 1, ..."""
@@ -95,8 +98,24 @@ def value_of(key: int) -> int:
     return key * 7919 + 1
 
 
-def work(place: str, key: int, seconds: float, seats: int, job: str = "") -> int:
-    """Be the task: on a worker."""
+def work(
+    place: str,
+    key: int,
+    seconds: float,
+    seats: int,
+    payload: Sequence[int] = (),
+    leaves: bool = False,
+    burns: bool = False,
+    job: str = "",
+) -> int:
+    """Be the task: on a worker. The payload has its own index at each place."""
     with Ledger(Path(place)).working(key, seats, job):
-        time.sleep(seconds)
-    return value_of(key)
+        if leaves:
+            subprocess.Popen(["sleep", "300"], start_new_session=True)
+        if not burns:
+            time.sleep(seconds)
+        until = time.process_time() + seconds
+        while burns and time.process_time() < until:
+            pass
+    wrong = int(payload[key]) - key if len(payload) else 0
+    return value_of(key) + wrong

@@ -19,7 +19,7 @@ from tests.chaos.cluster_run import ClusterRun
 from tests.chaos.run import Process
 from tests.chaos.workload import Workload
 from tests.cluster import packages
-from tests.cluster.host import Command, CommandError
+from tests.cluster.host import Command
 from tests.helpers import block_until
 from tests.imports import TOP
 

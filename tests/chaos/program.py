@@ -4,9 +4,11 @@ Each key is a memoized evaluation; after its await the result is acknowledged in
 place, it goes on with what its database has.
 """
 
+import functools
 import logging
 import os
 import sys
+from array import array
 from pathlib import Path
 from typing import NoReturn
 from unittest import mock
@@ -22,6 +24,7 @@ from tests.chaos.workload import Workload
 place = Path(os.environ.get("CHAOS_PLACE") or sys.argv[1])
 workload = Workload.read(place)
 ledger = Ledger(place)
+payload = array("q", range(workload.payload // 8))
 
 HURRIED = Timeouts(
     look=0.2, grace=6.0, hopeless=30.0, rows=0.5, cancelled=20.0,
@@ -33,7 +36,8 @@ HURRIED = Timeouts(
 @hf.memoize("values", version=1, on_change="ignore")
 def value(key: int) -> hf.Job[int]:
     """Compute one key, once for all runs of the program."""
-    return hf.remote_eval(work, str(place), key, workload.seconds, workload.cpus, os.environ.get("SLURM_JOB_ID", ""))
+    how, job = workload, os.environ.get("SLURM_JOB_ID", "")
+    return hf.remote_eval(work, str(place), key, how.seconds, how.cpus, payload, how.leaves, how.burns, job)
 
 
 @hf.job
@@ -121,8 +125,8 @@ def cluster() -> NoReturn:
     ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
     try:
         with (
-            mock.patch("hyperflow._cluster.Timeouts", lambda: HURRIED),
-            mock.patch("hyperflow.console.line.SlurmClient", lambda: SlurmClient(HURRIED.slurm)),
+            mock.patch("hyperflow._cluster.Timeouts", return_value=HURRIED),
+            mock.patch("hyperflow.console.line.SlurmClient", functools.partial(SlurmClient, HURRIED.slurm)),
         ):
             hf.main(jobs, [*where, *asked, *workload.words])
     finally:

@@ -19,6 +19,9 @@ class Workload:
         jobs: How many jobs a Cluster program has; the keys are dealt out to them.
         nodes: How many nodes each of these jobs has.
         words: Further words of the Cluster program's command line.
+        leaves: Whether each task leaves a process behind, in a session of its own.
+        burns: Whether a task computes all the time instead of sleeping.
+        payload: How many bytes of an array each task gets.
         database: The URL of a server; by default a file.
         options: For using() of all evaluations.
         settings: For run_job_slurm.
@@ -31,6 +34,9 @@ class Workload:
     jobs: int = 2
     nodes: int = 1
     words: tuple[str, ...] = ("--on-error", "raise")
+    leaves: bool = False
+    burns: bool = False
+    payload: int = 0
     database: str = ""
     options: dict[str, Any] = attrs.field(factory=dict)
     settings: dict[str, Any] = attrs.field(factory=dict)

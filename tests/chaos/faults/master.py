@@ -7,7 +7,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import attrs
 
@@ -30,7 +29,11 @@ RESUME = r"hyperflow resume|hyperflow retry"
 NEWEST = frozenset({Promise.NEWEST})
 
 JOBS = ("runner", "keeper", "launcher", "worker")
-ISOLATED = "a node that was cut off goes on until it notices, and its work is given to others meanwhile"
+_GOES_ON = "a node that was cut off goes on until it notices, and its work is given to others meanwhile"
+ISOLATED = {Promise.ONCE: _GOES_ON, Promise.DURABLE: _GOES_ON}
+
+CANCELLED = "somebody cancelled it"
+FULL = "full|[Nn]o space|free space"
 
 # ------------------------------------------------------------------------------------------------------- moments
 
@@ -372,11 +375,14 @@ def _signals() -> list[Case]:
     return found
 
 
-
-
 def ordered(*words: str) -> Callable[[Run], None]:
     """Return an attack that gives an order about one of the jobs."""
     return lambda run: order(run, *words)
+
+
+def together(*roles: str) -> Callable[[Run], None]:
+    """Return an attack that kills all processes of these roles at once."""
+    return lambda run: kill_together(run, roles)
 
 
 SURVIVED: dict[str, Callable[[Run], None]] = {
@@ -410,24 +416,28 @@ CONTROLLER = [
 
 BEFORE = {"disk full for 5 s": shared_disk}
 
+OTHERS = (
+    _case("master KILL three times", kill_often),
+    _case("master KILL, then four at once", many_masters, told=f"runs it|{RESUME}"),
+    _case("master and runners KILL", together("head", "runner")),
+    _case("master and all processes of the jobs KILL", together("head", *JOBS), workload=PATIENT),
+    _case("all processes of the jobs KILL", together(*JOBS), workload=PATIENT, survives=True),
+    _case("all on a node KILL", kill_on_node, workload=PATIENT, survives=True),
+    _case("all on a node of a job of two KILL", kill_on_node, workload=WIDE, survives=True),
+    _case("slurmctld restarted without its state", controller_forgets, workload=PATIENT, survives=True),
+    _case("job cancelled", ordered("scancel", "JOB"), told=CANCELLED),
+    _case("job cancelled, with retry", ordered("scancel", "JOB"), workload=PATIENT, told=CANCELLED),
+    _case("job at its time limit", ordered("scontrol", "update", "JobId=JOB", "EndTime=now"), told="time limit"),
+    _case("jobs preempted", preempt, before=allow_preemption, survives=True),
+    _case("node frozen for 25 s", functools.partial(freeze, seconds=25), survives=True, excused=ISOLATED),
+    _case("node cut off for 25 s", functools.partial(cut_off, seconds=25), survives=True, excused=ISOLATED),
+    _case("disk full", functools.partial(fill, seconds=0), before=shared_disk, mend=free, told=FULL),
+    _case("TMPDIR of the login host full", at_work, before=full_temporary, survives=True),
+)
+
 TABLE = (
     *_signals(),
     *CONTROLLER,
     *(_case(name, attack, survives=True, before=BEFORE.get(name, nothing)) for name, attack in SURVIVED.items()),
-    _case("master KILL three times", kill_often),
-    _case("master KILL, then four at once", many_masters, told="runs it|" + RESUME),
-    _case("all processes of the jobs KILL", functools.partial(kill_together, roles=JOBS), workload=PATIENT, survives=True),
-    _case("master and all processes of the jobs KILL", functools.partial(kill_together, roles=("head", *JOBS)), workload=PATIENT),
-    _case("master and runners KILL", functools.partial(kill_together, roles=("head", "runner"))),
-    _case("all on a node KILL", kill_on_node, workload=PATIENT, survives=True),
-    _case("all on a node of a job of two KILL", kill_on_node, workload=WIDE, survives=True),
-    _case("slurmctld restarted without its state", controller_forgets, workload=PATIENT, survives=True),
-    _case("job cancelled", ordered("scancel", "JOB"), told="somebody cancelled it"),
-    _case("job cancelled, retried by the program", ordered("scancel", "JOB"), workload=PATIENT, told="somebody cancelled it"),
-    _case("job at its time limit", ordered("scontrol", "update", "JobId=JOB", "EndTime=now"), told="time limit"),
-    _case("jobs preempted", preempt, before=allow_preemption, survives=True),
-    _case("node frozen for 25 s", functools.partial(freeze, seconds=25), survives=True, excused={Promise.ONCE: ISOLATED, Promise.DURABLE: ISOLATED}),
-    _case("node cut off for 25 s", functools.partial(cut_off, seconds=25), survives=True, excused={Promise.ONCE: ISOLATED, Promise.DURABLE: ISOLATED}),
-    _case("disk full", functools.partial(fill, seconds=0), before=shared_disk, mend=free, told="full|[Nn]o space|free space"),
-    _case("TMPDIR of the login host full", at_work, before=full_temporary, survives=True),
+    *OTHERS,
 )
