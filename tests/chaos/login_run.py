@@ -114,6 +114,10 @@ class LoginRun(ClusterRun):
         """Return the Slurm jobs that are queued or run."""
         return sorted(self.cluster.slurm.squeue())
 
+    def until_no_jobs(self) -> None:
+        """Wait until Slurm has no job of ours any more."""
+        block_until(lambda: not self.batch_ids(), self.patience, "all jobs have ended", state=self.said)
+
     def said(self) -> str:
         """Return what the program has printed in this turn, and what its jobs have."""
         return f"{super().said()}\n{self.reports()}"

@@ -1,11 +1,12 @@
 """Tables of faults; TABLES has all of them. A new family is a module with a TABLE, and a line here."""
 
 from tests.chaos.case import Case
-from tests.chaos.faults import limits, master, processes, slurm_commands
+from tests.chaos.faults import limits, master, processes, run_files, slurm_commands
 
 TABLES: tuple[Case, ...] = (
     *processes.TABLE,
     *limits.TABLE,
     *master.TABLE,
+    *run_files.TABLE,
     *slurm_commands.TABLE,
 )
