@@ -252,7 +252,7 @@ FILES = {
     "jobs/N/status.json": File(of_job("status.json")),
     "jobs/N/claim": File(of_job("claim.1")),
     "jobs/N/result": File(of_job("result.1.0"), r"result\.1\.0", moment=first_result),
-    "jobs/N/result, new": File(of_job("result.1.0"), r"result\.1\.0", quiet=True),
+    "jobs/N/result, new": File(of_job("result.1.0"), r"result\.1\.0|left no result", quiet=True),
     "jobs/N/results.sqlite": File(of_job("results.1.0.sqlite"), r"results\.1\.0\.sqlite", ways=ONE),
     "jobs/N/results.sqlite, closed": File(of_job("results.1.0.sqlite"), r"results\.1\.0\.sqlite", quiet=True),
     "jobs/N/log/": File(of_job("log.1.0"), ways=DIRECTORY),
