@@ -9,6 +9,7 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,10 +163,7 @@ def keep(run: LoginRun, paths: list[Path]) -> None:
     for number, path in enumerate(paths):
         copy = run.place / "kept" / str(number)
         copy.parent.mkdir(exist_ok=True)
-        if path.is_dir():
-            shutil.copytree(path, copy, symlinks=True)
-        else:
-            shutil.copy2(path, copy)
+        subprocess.run(["cp", "--archive", str(path), str(copy)], check=True)
         (run.place / "kept" / f"{number}.of").write_text(str(path))
 
 
