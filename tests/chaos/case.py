@@ -94,7 +94,8 @@ class Case:
             if attacked.code != 0:
                 run.start()
                 run.wait()
-            found += judge(run, self.told if Promise.DAMAGE in self.tries else "")
+            faults = not (self.before is self.attack is nothing)
+            found += judge(run, self.told if Promise.DAMAGE in self.tries else "", faults)
         finally:
             run.close()
         return [broken for broken in found if broken.promise not in self.excused]

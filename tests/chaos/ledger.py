@@ -27,7 +27,8 @@ class Entry:
     """One line."""
 
     what: str
-    """start, end, taken (its key is being computed elsewhere), crowded (no free seat), ack, failed, told, ended."""
+    """start, end, taken (its key is being computed elsewhere), crowded (no free seat), shared (its lock is held by another
+    one, too), ack, cancelled, failed, told, ended."""
     key: int
     run: int
     """Which start of the program this belongs to: 0, 1, ..."""
@@ -82,6 +83,18 @@ class Ledger:
                 if file is not None:
                     os.close(file)
 
+    @contextlib.contextmanager
+    def alone(self, lock: int, key: int) -> Iterator[None]:
+        """Be the holder of a lock of hyperflow's: hold one of the kernel's, which another holder would find taken."""
+        held = self._lock(f"lock-{lock}")
+        if held is None:
+            self.note("shared", key)
+        try:
+            yield
+        finally:
+            if held is not None:
+                os.close(held)
+
     def _lock(self, name: str) -> int | None:
         file = os.open(self.place / name, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -100,7 +113,15 @@ def value_of(key: int) -> int:
 def work(place: str, key: int, payload: Sequence[int] = ()) -> int:
     """Be the task: on a worker. The payload has its own index at each place."""
     workload = Workload.read(Path(place))
-    with Ledger(Path(place)).working(key, workload.cpus):
+    ledger = Ledger(Path(place))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ledger.working(key, workload.cpus))
+        if workload.locks:
+            from hyperflow import with_lock
+
+            lock = key % workload.locks
+            stack.enter_context(with_lock(f"lock {lock}"))
+            stack.enter_context(ledger.alone(lock, key))
         until = time.process_time() + workload.seconds
         while workload.burns and time.process_time() < until:
             pass

@@ -4,6 +4,7 @@ Each key is a memoized evaluation; after its await the result is acknowledged in
 place, it goes on with what its database has.
 """
 
+import asyncio
 import logging
 import os
 import sys
@@ -32,10 +33,25 @@ def value(key: int) -> hf.Job[int]:
 async def one(key: int) -> None:
     """Await a result, and acknowledge it; or note the error's name."""
     try:
-        ledger.note("ack", key, str(await value(key)))
+        if workload.cancels and key % workload.cancels == 0 and os.environ.get("CHAOS_TURN") == "0":
+            await cancel(key)
+        else:
+            ledger.note("ack", key, str(await value(key)))
     except Exception as error:
         ledger.note("failed", key, f"{type(error).__name__}: {error}"[:2000])
         raise
+
+
+async def cancel(key: int) -> None:
+    """Start a key, and cancel it when it is at work."""
+    task = value(key).start()
+    while not task.done() and not any(each.what == "start" and each.key == key for each in ledger.entries()):
+        await asyncio.sleep(0.01)
+    task.cancel()
+    try:
+        ledger.note("ack", key, str(await task))
+    except asyncio.CancelledError:
+        ledger.note("cancelled", key)
 
 
 @hf.job
