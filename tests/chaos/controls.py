@@ -47,7 +47,7 @@ CONTROLS = (
     Control("acknowledge before commit", "processes: head KILL at work", Promise.DURABLE),
     Control("lock freed early", "uses: locks, nothing breaks", Promise.LOCKS),
     Control("no clean-up", "uses: programs left, nothing breaks", Promise.PROCESSES),
-    Control("stale recall", "uses: many short, nothing breaks", Promise.ONCE),
+    Control("stale recall", "uses: many short, nothing breaks", Promise.ONCE, seeds=5),
     Control("CPUs returned early", "uses: plain, nothing breaks", Promise.CPUS),
     Control("retry of a cancelled", "uses: cancels, nothing breaks", Promise.CANCELLED, patience=10),
     Control("heartbeat ignored", "silence: launcher STOP for good at work", Promise.SETTLED, patience=12),

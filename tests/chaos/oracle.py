@@ -100,7 +100,7 @@ def judge_starts(run: Run) -> Iterator[Broken]:
             yield Broken(Promise.ONCE, f"key {key} has started {count} times, and nothing was broken")
 
 
-def judge(run: Run, damage: str = "", faults: bool = True) -> list[Broken]:
-    """Judge a case after all its turns; `faults`: whether anything was broken."""
-    starts = () if faults else judge_starts(run)
+def judge(run: Run, damage: str = "", quiet: bool = False) -> list[Broken]:
+    """Judge a case after all its turns; `quiet`: nothing was broken in it."""
+    starts = judge_starts(run) if quiet else ()
     return [*judge_end(run), *judge_left(run), *judge_ledger(run, damage), *starts, *judge_files(run)]

@@ -58,7 +58,7 @@ async def cancel(key: int) -> None:
 async def share(keys: list[int]) -> int:
     """Compute some keys. Return how many failed."""
     with hf.using(**workload.options):
-        ended = await hf.map_concurrently(one, keys, errors="return")
+        ended = await hf.map_concurrently(one, keys, workload.limit or None, errors="return")
     return sum(isinstance(place, hf.Failed) for place in ended)
 
 
