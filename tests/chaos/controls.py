@@ -50,6 +50,7 @@ CONTROLS = (
     Control("stale recall", "uses: many short, nothing breaks", Promise.ONCE, seeds=5),
     Control("CPUs returned early", "uses: plain, nothing breaks", Promise.CPUS),
     Control("retry of a cancelled", "uses: cancels, nothing breaks", Promise.CANCELLED, patience=10),
+    Control("fsync left out", "power: lost at work", Promise.DURABLE),
     Control("heartbeat ignored", "silence: launcher STOP for good at work", Promise.SETTLED, patience=12),
 )
 

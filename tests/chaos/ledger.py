@@ -19,16 +19,14 @@ from pathlib import Path
 
 import attrs
 
-from tests.chaos.workload import Workload
-
 
 @attrs.frozen
 class Entry:
     """One line."""
 
     what: str
-    """start, end, taken (its key is being computed elsewhere), crowded (no free seat), shared (its lock is held by another
-    one, too), ack, cancelled, failed, told, ended."""
+    """start, end, taken (its key is being computed elsewhere), crowded (no free seat), shared (another one
+    holds its lock, too), ack, cancelled, failed, told, ended."""
     key: int
     run: int
     """Which start of the program this belongs to: 0, 1, ..."""
@@ -110,25 +108,31 @@ def value_of(key: int) -> int:
     return key * 7919 + 1
 
 
-def work(place: str, key: int, payload: Sequence[int] = ()) -> int:
+def work(
+    place: str,
+    key: int,
+    seconds: float,
+    seats: int,
+    payload: Sequence[int] = (),
+    leaves: bool = False,
+    burns: bool = False,
+    lock: int | None = None,
+) -> int:
     """Be the task: on a worker. The payload has its own index at each place."""
-    workload = Workload.read(Path(place))
     ledger = Ledger(Path(place))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(ledger.working(key, workload.cpus))
-        if workload.locks:
+        stack.enter_context(ledger.working(key, seats))
+        if lock is not None:
             from hyperflow import with_lock
 
-            lock = key % workload.locks
             stack.enter_context(with_lock(f"lock {lock}"))
             stack.enter_context(ledger.alone(lock, key))
-        seconds = 0.0 if workload.slow and key % workload.slow else workload.seconds
-        until = time.process_time() + seconds
-        while workload.burns and time.process_time() < until:
-            pass
-        if workload.leaves:
+        if leaves:
             subprocess.Popen(["sleep", "300"], start_new_session=True)
-        if not workload.burns:
+        if not burns:
             time.sleep(seconds)
+        until = time.process_time() + seconds
+        while burns and time.process_time() < until:
+            pass
     wrong = int(payload[key]) - key if len(payload) else 0
     return value_of(key) + wrong

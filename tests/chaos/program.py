@@ -16,6 +16,7 @@ import uvloop
 import hyperflow as hf
 from tests.chaos.ledger import Ledger, work
 from tests.chaos.workload import Workload
+from tests.helpers import wait_until
 
 place = Path(os.environ.get("CHAOS_PLACE") or sys.argv[1])
 workload = Workload.read(place)
@@ -26,7 +27,10 @@ payload = array("q", range(workload.payload // 8))
 @hf.memoize("values", version=1, on_change="ignore")
 def value(key: int) -> hf.Job[int]:
     """Compute one key, once for all runs of the program."""
-    return hf.remote_eval(work, str(place), key, payload)
+    how = workload
+    seconds = 0.0 if how.slow and key % how.slow else how.seconds
+    lock = key % how.locks if how.locks else None
+    return hf.remote_eval(work, str(place), key, seconds, how.cpus, payload, how.leaves, how.burns, lock)
 
 
 @hf.job
@@ -45,8 +49,11 @@ async def one(key: int) -> None:
 async def cancel(key: int) -> None:
     """Start a key, and cancel it when it is at work."""
     task = value(key).start()
-    while not task.done() and not any(each.what == "start" and each.key == key for each in ledger.entries()):
-        await asyncio.sleep(0.01)
+
+    def at_work() -> bool:
+        return task.done() or any(each.what == "start" and each.key == key for each in ledger.entries())
+
+    await wait_until(at_work, 60, f"key {key} starts")
     task.cancel()
     try:
         ledger.note("ack", key, str(await task))

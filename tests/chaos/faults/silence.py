@@ -1,4 +1,4 @@
-"""Processes of a node that stop for good, without an end: {who} x {moments}. The head has to notice by their silence."""
+"""Processes of a node that stop for good, and do not end. The head has to notice by their silence."""
 
 import functools
 import signal
