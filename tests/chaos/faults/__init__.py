@@ -1,11 +1,14 @@
 """Tables of faults; TABLES has all of them. A new family is a module with a TABLE, and a line here."""
 
 from tests.chaos.case import Case
-from tests.chaos.faults import limits, master, processes, run_files, slurm_commands
+from tests.chaos.faults import limits, master, power, processes, run_files, silence, slurm_commands, uses
 
 TABLES: tuple[Case, ...] = (
     *processes.TABLE,
     *limits.TABLE,
+    *power.TABLE,
+    *silence.TABLE,
+    *uses.TABLE,
     *master.TABLE,
     *run_files.TABLE,
     *slurm_commands.TABLE,
