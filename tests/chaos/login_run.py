@@ -10,6 +10,7 @@ import os
 import random
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,6 +89,11 @@ class LoginRun(ClusterRun):
     def _launch(self, command: list[str], variables: Mapping[str, str]) -> None:
         # Not to be inherited by jobs, which may run on into the next turn: they read the file.
         super()._launch(command, {name: value for name, value in variables.items() if name != "CHAOS_TURN"})
+
+    def carry_on(self) -> None:
+        """Let go on what carries the program onto its host, which has stopped along with it."""
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
 
     # ------------------------------------------------------------------------------- the run directory
 

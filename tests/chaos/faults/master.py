@@ -82,13 +82,20 @@ def send(run: Run, role: str, number: signal.Signals, moment: str) -> None:
     chosen(run, role).signal(number)
 
 
+def go_on(run: Run, process: Process) -> None:
+    """Let a stopped process go on."""
+    assert isinstance(run, LoginRun)
+    process.signal(signal.SIGCONT)
+    run.carry_on()
+
+
 def pause(run: Run, role: str, moment: str) -> None:
     """Stop a process for some seconds."""
     MOMENTS[moment](run)
     process = chosen(run, role)
     process.signal(signal.SIGSTOP)
     time.sleep(run.rng.uniform(0.5, 8))
-    process.signal(signal.SIGCONT)
+    go_on(run, process)
 
 
 def kill_often(run: Run) -> None:
@@ -157,7 +164,7 @@ def stopped_master(run: Run) -> None:
     try:
         second_master(run, "login")
     finally:
-        master.signal(signal.SIGCONT)
+        go_on(run, master)
 
 
 # ----------------------------------------------------------------------------------------------------------- Slurm
