@@ -57,9 +57,10 @@ def of_job(pattern: str) -> Callable[[LoginRun], Path]:
 
 
 def rival(path: Path) -> Path:
-    """Return the same file of another job."""
-    number = path.parent.name
-    others = [one for one in path.parent.parent.glob(f"[0-9]*/{path.name}") if one.parent.name != number]
+    """Return the same file of another job, or the directory of another one."""
+    job = path if path.name.isdecimal() else path.parent
+    names = [one / path.name if path != job else one for one in job.parent.glob("[0-9]*") if one != job]
+    others = [one for one in names if one.exists()]
     if not others:
         raise NotRun(f"there is no other {path.name}")
     return others[0]
