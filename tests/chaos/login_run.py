@@ -113,7 +113,7 @@ class LoginRun(ClusterRun):
         found: list[dict[str, object]] = []
         for path in sorted(self.home.glob("jobs/[0-9]*/job.json")) if self.home else []:
             with contextlib.suppress(OSError, ValueError):
-                found.append(json.loads(path.read_text()))
+                found.append(json.loads(files.read_text(path)))
         return found
 
     def batch_ids(self) -> list[int]:
