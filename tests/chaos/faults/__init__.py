@@ -1,6 +1,6 @@
 """Tables of faults; TABLES has all of them. A new family is a module with a TABLE, and a line here."""
 
 from tests.chaos.case import Case
-from tests.chaos.faults import limits, processes
+from tests.chaos.faults import files, limits, processes
 
-TABLES: tuple[Case, ...] = (*processes.TABLE, *limits.TABLE)
+TABLES: tuple[Case, ...] = (*processes.TABLE, *limits.TABLE, *files.TABLE)
