@@ -129,7 +129,7 @@ def find(run: Run, name: str) -> Path:
 
 def keep(run: Run) -> None:
     """Keep what is whole, as a backup does."""
-    shutil.copytree(run.disk, run.place / "backup", dirs_exist_ok=True)
+    boxes.command("cp", "-a", str(run.disk), str(run.place / "backup"))  # with its sockets
 
 
 def while_open(run: Run, name: str, damage: Damage) -> None:
@@ -175,7 +175,7 @@ def as_told(run: Run) -> None:
         saved[-1].replace(database)
     if not _repaired(run, database):
         shutil.rmtree(run.disk)
-        shutil.copytree(run.place / "backup", run.disk)
+        boxes.command("cp", "-a", str(run.place / "backup"), str(run.disk))
         (run.disk / "results.sqlite.lock").unlink(missing_ok=True)
     write_configuration(run)
 
@@ -210,6 +210,9 @@ TOLD = (
 )
 """How all reports of a damaged or missing file read."""
 
+LOGS = ("event log", "log of a worker", "log of the launcher")
+"""For people; no result depends on them."""
+
 GONE = "a file that is gone with its log cannot be told from one that never was"
 
 
@@ -224,35 +227,32 @@ def _case(name: str, damage: Damage, moment: str) -> Case:
         mend=as_told,
         tries=frozenset({Promise.DAMAGE} if kept else ()),
         told=TOLD,
-        survives="log" in name and "directory" not in name,
+        survives=name in LOGS,
         excused={Promise.DAMAGE: GONE} if gone else {},
     )
 
 
+BETWEEN = ("while it is open", "after a kill")
+"""When files are there that the end of a run removes."""
+
 TABLE = (
     *(
         _case(name, damage, moment)
-        for name in ("database", "lock", "configuration")
+        for name in ("database", "configuration")
         for damage in OF_FILES
         for moment in MOMENTS
     ),
     *(
         _case(name, damage, moment)
-        for name in ("WAL", "index of the WAL")
+        for name in ("WAL", "index of the WAL", "lock")
         for damage in OF_FILES
-        for moment in ("while it is open", "after a kill")
+        for moment in BETWEEN
     ),
-    *(
-        _case(name, damage, "while it is open")
-        for name in FILES
-        if name in ("event log", "log of a worker", "log of the launcher")
-        for damage in OF_FILES
-    ),
+    *(_case(name, damage, "while it is open") for name in LOGS for damage in OF_FILES),
     *(
         _case(name, damage, moment)
-        for name in FILES
-        if "directory" in name
+        for name in ("directory of logs", "directory of the program", "directory of all")
         for damage in OF_DIRECTORIES
-        for moment in MOMENTS
+        for moment in BETWEEN
     ),
 )
