@@ -212,7 +212,7 @@ async def test_a_file_without_its_log(in_memory: Path, caplog: pytest.LogCapture
 
 @pytest.mark.parametrize("ask", ["open", "take"])
 async def test_a_log_that_was_cut(in_memory: Path, ask: str) -> None:
-    """A log that lacks its end, all of it, or has zeros there: told, by its index; without the index, cannot be known."""
+    """A log that lacks its end, or all of it, or has zeros there: told, because its index knows how long it was."""
     whole, path = in_memory / "whole", in_memory / "db"
     (in_memory / "target").touch(mode=0o600)
     subprocess.run([sys.executable, "-c", WRITER, str(whole)], check=False, cwd=ROOT)

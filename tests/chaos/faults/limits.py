@@ -270,7 +270,7 @@ TABLE = (
         for name, attack in {
             "a day forward": _part(jump, seconds=(DAY,)),
             "a day back": _part(jump, seconds=(-DAY,)),
-            "to and fro": _part(jump, seconds=(3600, -3600, 10 * 365 * DAY, 0, -7, 7)),
+            "both ways": _part(jump, seconds=(3600, -3600, 10 * 365 * DAY, 0, -7, 7)),
             "a day forward between turns": _part(jump_between, seconds=DAY),
             "a day back between turns": _part(jump_between, seconds=-DAY),
         }.items()
