@@ -45,6 +45,7 @@ class Case:
         workload: What the program does.
         world: Which class of runs it needs; see `harness.WORLDS`.
         survives: Whether the attacked turn has to end well all the same: the fault is nobody's fault.
+        quiet: Whether nothing is broken at all; then each key has to start just once.
         told: What the output of an attacked turn that did not end well has to say, as a regular expression. If the case
             tries DAMAGE, that has to be said before something that was acknowledged is computed again.
         tries: The promises that this case tries, beside the basic ones.
@@ -59,6 +60,7 @@ class Case:
     workload: Workload = DEFAULT
     world: str = "local"
     survives: bool = False
+    quiet: bool = False
     told: str = ""
     tries: frozenset[Promise] = frozenset()
     excused: dict[Promise, str] = attrs.field(factory=dict)
@@ -94,7 +96,7 @@ class Case:
             if attacked.code != 0:
                 run.start()
                 run.wait()
-            found += judge(run, self.told if Promise.DAMAGE in self.tries else "")
+            found += judge(run, self.told if Promise.DAMAGE in self.tries else "", quiet=self.quiet)
         finally:
             run.close()
         return [broken for broken in found if broken.promise not in self.excused]

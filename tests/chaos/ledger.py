@@ -25,7 +25,8 @@ class Entry:
     """One line."""
 
     what: str
-    """start, end, taken (its key is being computed elsewhere), crowded (no free seat), ack, failed, told, ended."""
+    """start, end, taken (its key is being computed elsewhere), crowded (no free seat), shared (another one
+    holds its lock, too), ack, cancelled, failed, told, ended."""
     key: int
     run: int
     """Which start of the program this belongs to: 0, 1, ..."""
@@ -80,6 +81,18 @@ class Ledger:
                 if file is not None:
                     os.close(file)
 
+    @contextlib.contextmanager
+    def alone(self, lock: int, key: int) -> Iterator[None]:
+        """Be the holder of a lock of hyperflow's: hold one of the kernel's, which another holder would find taken."""
+        held = self._lock(f"lock-{lock}")
+        if held is None:
+            self.note("shared", key)
+        try:
+            yield
+        finally:
+            if held is not None:
+                os.close(held)
+
     def _lock(self, name: str) -> int | None:
         file = os.open(self.place / name, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -103,9 +116,17 @@ def work(
     payload: Sequence[int] = (),
     leaves: bool = False,
     burns: bool = False,
+    lock: int | None = None,
 ) -> int:
     """Be the task: on a worker. The payload has its own index at each place."""
-    with Ledger(Path(place)).working(key, seats):
+    ledger = Ledger(Path(place))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ledger.working(key, seats))
+        if lock is not None:
+            from hyperflow import with_lock
+
+            stack.enter_context(with_lock(f"lock {lock}"))
+            stack.enter_context(ledger.alone(lock, key))
         if leaves:
             subprocess.Popen(["sleep", "300"], start_new_session=True)
         if not burns:

@@ -1,10 +1,14 @@
 /* Loaded before libc (LD_PRELOAD): the wall clock, and whether fsync succeeds, are what the file CHAOS_LIES says.
-   It holds two numbers of 64 bits: seconds to add to the wall clock, and the error of fsync (0: none). */
+   It holds two numbers of 64 bits: seconds to add to the wall clock, and the error of fsync (0: none).
+   If there is a directory CHAOS_DURABLE, it gets a copy of each file that was synced, as it was then: what the loss of
+   power would leave of it. The copy's name is the file's path, with % for each slash. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/time.h>
@@ -56,6 +60,38 @@ time_t time(time_t *also)
     return now.tv_sec;
 }
 
+static int copy(int from, const char *to)
+{
+    char piece[65536];
+    ssize_t got;
+    off_t at = 0;
+    int fd = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    while (fd >= 0 && (got = pread(from, piece, sizeof piece, at)) > 0)
+        at += write(fd, piece, (size_t)got);
+    return fd >= 0 && close(fd) == 0 && got == 0;
+}
+
+static void keep(int fd)
+{
+    const char *place = getenv("CHAOS_DURABLE");
+    char link[64], path[PATH_MAX], target[2 * PATH_MAX], draft[2 * PATH_MAX + 32];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = place ? readlink(link, path, sizeof path - 1) : -1;
+    if (length < 0)
+        return;
+    path[length] = 0;
+    for (char *at = path; *at; at++)
+        if (*at == '/')
+            *at = '%';
+    snprintf(target, sizeof target, "%s/%s", place, path);
+    snprintf(draft, sizeof draft, "%s.%d", target, (int)gettid());
+    int own = open(link, O_RDONLY | O_CLOEXEC); /* it may be open for writing only */
+    if (own >= 0 && copy(own, draft))
+        rename(draft, target);
+    if (own >= 0)
+        close(own);
+}
+
 static int sync_as(const char *name, int fd)
 {
     int (*real)(int) = dlsym(RTLD_NEXT, name);
@@ -63,7 +99,10 @@ static int sync_as(const char *name, int fd)
         errno = (int)lies[1];
         return -1;
     }
-    return real(fd);
+    int result = real(fd);
+    if (result == 0)
+        keep(fd);
+    return result;
 }
 
 int fsync(int fd)

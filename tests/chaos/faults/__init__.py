@@ -1,6 +1,20 @@
 """Tables of faults; TABLES has all of them. A new family is a module with a TABLE, and a line here."""
 
 from tests.chaos.case import Case
-from tests.chaos.faults import files, limits, processes
+from tests.chaos.faults import (
+    files,
+    limits,
+    power,
+    processes,
+    silence,
+    uses,
+)
 
-TABLES: tuple[Case, ...] = (*processes.TABLE, *limits.TABLE, *files.TABLE)
+TABLES: tuple[Case, ...] = (
+    *processes.TABLE,
+    *limits.TABLE,
+    *files.TABLE,
+    *power.TABLE,
+    *silence.TABLE,
+    *uses.TABLE,
+)
