@@ -1,6 +1,22 @@
 """Tables of faults; TABLES has all of them. A new family is a module with a TABLE, and a line here."""
 
 from tests.chaos.case import Case
-from tests.chaos.faults import limits, postgres, power, processes, silence, uses
+from tests.chaos.faults import (
+    files,
+    limits,
+    postgres,
+    power,
+    processes,
+    silence,
+    uses,
+)
 
-TABLES: tuple[Case, ...] = (*processes.TABLE, *limits.TABLE, *postgres.TABLE, *power.TABLE, *silence.TABLE, *uses.TABLE)
+TABLES: tuple[Case, ...] = (
+    *processes.TABLE,
+    *limits.TABLE,
+    *files.TABLE,
+    *postgres.TABLE,
+    *power.TABLE,
+    *silence.TABLE,
+    *uses.TABLE,
+)
