@@ -4,6 +4,7 @@ from tests.chaos.case import Case
 from tests.chaos.faults import (
     files,
     limits,
+    postgres,
     power,
     processes,
     silence,
@@ -14,6 +15,7 @@ TABLES: tuple[Case, ...] = (
     *processes.TABLE,
     *limits.TABLE,
     *files.TABLE,
+    *postgres.TABLE,
     *power.TABLE,
     *silence.TABLE,
     *uses.TABLE,
