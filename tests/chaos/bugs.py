@@ -1,7 +1,7 @@
 """Bugs on purpose: named replacements of one function each, for `controls.py`.
 
-With CHAOS_BUG=NAME in its environment and `installed` on its PYTHONPATH, each Python process of a run has the bug, on all
-hosts. It is put in when the module has been imported, before anybody can use it. Nothing but
+With CHAOS_BUG=NAME in its environment and `installed` on its PYTHONPATH, each Python process of a run has the bug, on
+all hosts. It is put in when the module has been imported, before anybody can use it. Nothing but
 the standard library is imported here, because this runs at the start of each of these processes.
 """
 

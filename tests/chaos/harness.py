@@ -18,12 +18,14 @@ from tests.chaos.case import Case, NotRun
 from tests.chaos.cluster_run import SlurmRun
 from tests.chaos.login_run import LoginRun
 from tests.chaos.oracle import Broken
+from tests.chaos.postgres_run import PostgresRun
 from tests.chaos.promises import Promise
 from tests.chaos.run import Run
 from tests.chaos.workload import Workload
 
 WORLDS: dict[str, Callable[[Path, Workload, random.Random], Run]] = {
     "local": Run,
+    "postgres": PostgresRun,
     "slurm": SlurmRun,
     "cluster": LoginRun,
 }

@@ -114,6 +114,7 @@ class Telling(logging.Handler):
 def main() -> None:
     """Run, and say how it ended."""
     logging.basicConfig(format="%(message)s", handlers=[logging.StreamHandler(), Telling(logging.WARNING)])
+    logging.captureWarnings(True)
     try:
         end()
     except Exception as error:

@@ -189,7 +189,7 @@ class Attacked(Ran):
     """A run whose first turn ended badly, and whose second ended well."""
 
     code = 1
-    said = ""
+    words = ""
 
     def start(self) -> None:
         """Begin the next turn."""
@@ -197,7 +197,7 @@ class Attacked(Ran):
 
     def wait(self, patience: float = 0) -> Ended:
         """End it."""
-        self.turns.append(Ended(self.code if self.turn == 0 else 0, self.said, 1.0))
+        self.turns.append(Ended(self.code if self.turn == 0 else 0, self.words, 1.0))
         return self.turns[-1]
 
 
@@ -234,7 +234,7 @@ def test_what_has_to_be_told(attacked: Attacked) -> None:
 
 def test_what_was_told(attacked: Attacked) -> None:
     """By its output."""
-    attacked.said = "the disk full of files"
+    attacked.words = "the disk full of files"
 
     assert broken_by(Case("table", "name", told="disk full"), attacked) == []
 

@@ -1,11 +1,24 @@
 """Tables of faults; TABLES has all of them. A new family is a module with a TABLE, and a line here."""
 
 from tests.chaos.case import Case
-from tests.chaos.faults import limits, master, power, processes, run_files, silence, slurm_commands, uses
+from tests.chaos.faults import (
+    files,
+    limits,
+    master,
+    postgres,
+    power,
+    processes,
+    run_files,
+    silence,
+    slurm_commands,
+    uses,
+)
 
 TABLES: tuple[Case, ...] = (
     *processes.TABLE,
     *limits.TABLE,
+    *files.TABLE,
+    *postgres.TABLE,
     *power.TABLE,
     *silence.TABLE,
     *uses.TABLE,

@@ -202,6 +202,14 @@ def order(run: Run, *words: str) -> None:
     run.cluster.login.run([word.replace("JOB", job) for word in words])
 
 
+def cancel_and_retry(run: Run) -> None:
+    """Cancel a job by scancel, and have it tried again as soon as the program holds it."""
+    assert isinstance(run, LoginRun)
+    order(run, "scancel", "JOB")
+    run.until_true(lambda: any(record["state"] == "held" for record in run.records()), "the job is held")
+    run.type("retry", "--all", "--run", str(run.home))
+
+
 def requeue_often(run: Run) -> None:
     """Put jobs back into the queue three times."""
     for _ in range(3):
@@ -435,7 +443,7 @@ OTHERS = (
     _case("all on a node of a job of two KILL", kill_on_node, workload=WIDE, survives=True),
     _case("slurmctld restarted without its state", controller_forgets, workload=PATIENT, survives=True),
     _case("job cancelled", ordered("scancel", "JOB"), told=CANCELLED),
-    _case("job cancelled, with retry", ordered("scancel", "JOB"), workload=PATIENT, told=CANCELLED),
+    _case("job cancelled, held, retried by hand", cancel_and_retry, workload=PATIENT, survives=True),
     _case("job at its time limit", ordered("scontrol", "update", "JobId=JOB", "EndTime=now"), told="time limit"),
     _case("jobs preempted", preempt, before=allow_preemption, survives=True),
     _case("node frozen for 25 s", functools.partial(freeze, seconds=25), survives=True, excused=ISOLATED),

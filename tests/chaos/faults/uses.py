@@ -1,4 +1,4 @@
-"""What programs do beside plain evaluations: locks, cancels, many short tasks. Without a fault, or with lost workers."""
+"""What programs do beside: locks, cancels, short tasks. Without a fault, or with lost workers."""
 
 import functools
 import time
