@@ -57,7 +57,7 @@ def test_a_lock_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]) ->
     """A pipe or a directory is not waited for, and not replaced; the error says what to type."""
     make(tmp_path / "db.lock")
 
-    with pytest.raises(DatabaseError, match="does not say by whom; .* type: rm "):
+    with pytest.raises(DatabaseError, match=r"does not say by whom; .* type: rm "):
         Ownership.acquire(tmp_path / "db", "other")
 
 
