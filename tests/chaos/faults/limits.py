@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.chaos import boxes
-from tests.chaos.case import Case
+from tests.chaos.case import Case, NotRun
 from tests.chaos.faults.processes import begin, chosen, members, middle
 from tests.chaos.run import Run
 from tests.chaos.workload import Workload
-from tests.helpers import block_until
+from tests.helpers import alive, block_until
 
 FULL = r"full|No space|free space"
 DAY = 24 * 3600
@@ -127,7 +127,7 @@ def no_more_processes(run: Run) -> None:
 
 EATER = """
 import sys
-open("/proc/self/oom_score_adj", "w").write("-1000")
+open("/proc/self/oom_score_adj", "w").write("500")  # killed next, after the victim
 open(sys.argv[1] + "/cgroup.procs", "w").write("0")
 eaten = []
 while True:
@@ -152,6 +152,8 @@ def eat_memory(run: Run, role: str) -> None:
         finally:
             eater.kill()
     (place / "memory.limit_in_bytes").write_text("-1")
+    if alive(victim.pid):
+        raise NotRun("the kernel has killed another process")
 
 
 # ------------------------------------------------------------------------------------------------ clocks, fsync
