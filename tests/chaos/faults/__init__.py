@@ -5,10 +5,13 @@ from tests.chaos.faults import (
     entries,
     files,
     limits,
+    master,
     postgres,
     power,
     processes,
+    run_files,
     silence,
+    slurm_commands,
     uses,
 )
 
@@ -21,4 +24,7 @@ TABLES: tuple[Case, ...] = (
     *power.TABLE,
     *silence.TABLE,
     *uses.TABLE,
+    *master.TABLE,
+    *run_files.TABLE,
+    *slurm_commands.TABLE,
 )
