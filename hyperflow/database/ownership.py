@@ -167,11 +167,11 @@ class Ownership:
 def _replace(lock: Path, text: bytes, database: Path) -> bool:
     """Replace a lock whose owner has gone; return False if it has changed in between; refuse when it is held."""
     try:
-        file = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        owner = Owner.from_text(os.pread(file, 65536, 0).decode(errors="replace"))
+        owner = Owner.from_text(_head(file))
         if owner is None or not owner.is_gone():
             if owner is not None and not _is_still(file, lock):
                 return False
@@ -189,6 +189,14 @@ def _replace(lock: Path, text: bytes, database: Path) -> bool:
         return True
     finally:
         os.close(file)
+
+
+def _head(file: int) -> str:
+    """Return what an open lock says; "" if it is a pipe or a directory."""
+    try:
+        return os.pread(file, 65536, 0).decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _is_still(file: int, lock: Path) -> bool:

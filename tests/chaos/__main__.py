@@ -38,7 +38,7 @@ def main() -> int:
 
     began = time.monotonic()
     if given.once:
-        results = []
+        results: list[harness.Result] = []
         for case in cases:
             results.append(harness.try_one(case, given.seed, keep))
             tell(results[-1])

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,15 @@ def test_second_open_is_told_who_it_is(tmp_path: Path) -> None:
     held.release()
     Ownership.acquire(tmp_path / "db", "other").release()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_lock_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A pipe or a directory is not waited for, and not replaced; the error says what to type."""
+    make(tmp_path / "db.lock")
+
+    with pytest.raises(DatabaseError, match=r"does not say by whom; .* type: rm "):
+        Ownership.acquire(tmp_path / "db", "other")
 
 
 async def test_another_process_is_refused(tmp_path: Path) -> None:
@@ -216,6 +226,7 @@ def test_who_takes_over_waits_for_its_turn(tmp_path: Path) -> None:
 RACER = """
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from hyperflow.database.ownership import Ownership
 from hyperflow.errors import DatabaseError

@@ -2,12 +2,16 @@
 
 from tests.chaos.case import Case
 from tests.chaos.faults import (
+    entries,
     files,
     limits,
+    master,
     postgres,
     power,
     processes,
+    run_files,
     silence,
+    slurm_commands,
     uses,
 )
 
@@ -15,8 +19,12 @@ TABLES: tuple[Case, ...] = (
     *processes.TABLE,
     *limits.TABLE,
     *files.TABLE,
+    *entries.TABLE,
     *postgres.TABLE,
     *power.TABLE,
     *silence.TABLE,
     *uses.TABLE,
+    *master.TABLE,
+    *run_files.TABLE,
+    *slurm_commands.TABLE,
 )
