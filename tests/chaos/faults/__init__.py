@@ -2,6 +2,7 @@
 
 from tests.chaos.case import Case
 from tests.chaos.faults import (
+    entries,
     files,
     limits,
     master,
@@ -18,6 +19,7 @@ TABLES: tuple[Case, ...] = (
     *processes.TABLE,
     *limits.TABLE,
     *files.TABLE,
+    *entries.TABLE,
     *postgres.TABLE,
     *power.TABLE,
     *silence.TABLE,
