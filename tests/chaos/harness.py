@@ -16,6 +16,7 @@ import attrs
 from tests.chaos import kept
 from tests.chaos.case import Case, NotRun
 from tests.chaos.cluster_run import SlurmRun
+from tests.chaos.here_run import HereRun
 from tests.chaos.login_run import LoginRun
 from tests.chaos.oracle import Broken
 from tests.chaos.postgres_run import PostgresRun
@@ -26,6 +27,7 @@ from tests.chaos.workload import Workload
 WORLDS: dict[str, Callable[[Path, Workload, random.Random], Run]] = {
     "local": Run,
     "postgres": PostgresRun,
+    "here": HereRun,
     "slurm": SlurmRun,
     "cluster": LoginRun,
 }

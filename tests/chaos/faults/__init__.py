@@ -9,6 +9,7 @@ from tests.chaos.faults import (
     postgres,
     power,
     processes,
+    programs,
     run_files,
     silence,
     slurm_commands,
@@ -25,6 +26,7 @@ TABLES: tuple[Case, ...] = (
     *silence.TABLE,
     *uses.TABLE,
     *master.TABLE,
+    *programs.TABLE,
     *run_files.TABLE,
     *slurm_commands.TABLE,
 )
