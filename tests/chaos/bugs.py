@@ -92,13 +92,9 @@ def cpus_returned_early(give: Any) -> Any:
     return given
 
 
-def older_start_taken(newest_result: Any) -> Any:
-    """The first result that a job has left is taken, from whichever start."""
-
-    def found(driver: Any) -> Any:
-        return next(iter(driver.directory.results()), None)
-
-    return found
+def older_start_taken(read_result: Any) -> Any:
+    """The first result that a job has left is read, from whichever start."""
+    return lambda directory, epoch: read_result(directory, directory.results()[0])
 
 
 def rows_dropped(read: Any) -> Any:
@@ -149,7 +145,7 @@ BUGS: dict[str, Bug] = {
     "no clean-up": Bug("hyperflow.wire.processes", "kill_all", no_clean_up),
     "stale recall": Bug("hyperflow.wire.claim_page", "ClaimPage.retract", stale_recall),
     "CPUs returned early": Bug("hyperflow.scheduling.scheduler", "Scheduler._give", cpus_returned_early),
-    "result of an older start taken": Bug("hyperflow.master.driver", "JobDriver._newest_result", older_start_taken),
+    "result of an older start taken": Bug("hyperflow.master.rundir", "JobDirectory.read_result", older_start_taken),
     "rows dropped in a merge": Bug("hyperflow.database.ingest", "_read", rows_dropped),
     "retry of a cancelled": Bug("hyperflow.head.engine", "Engine._on_cancel", cancelled_is_retried),
     "heartbeat ignored": Bug("hyperflow.head.link", "Link.beat", heartbeat_ignored),
