@@ -45,7 +45,8 @@ class Case:
         workload: What the program does.
         world: Which class of runs it needs; see `harness.WORLDS`.
         survives: Whether the attacked turn has to end well all the same: the fault is nobody's fault.
-        told: What the output of an attacked turn that did not end well has to say, as a regular expression. If the case
+        told: What the output of an attacked turn has to say if it did not end well, as a regular expression; if the case
+            survives, the first turn has to say it although it ended well. If the case
             tries DAMAGE, that has to be said before something that was acknowledged is computed again.
         tries: The promises that this case tries, beside the basic ones.
         excused: Promises that this fault cannot but break, each with the reason; say them in the docs.
@@ -99,7 +100,8 @@ class Case:
         if self.survives and run.turns[-1].code != 0:
             yield Broken(Promise.WHOLE, f"the attacked run ended with {run.turns[-1].code}: {_end(run, run.turn)}")
         for number, turn in enumerate(run.turns):
-            silent = turn.code in (0, -signal.SIGKILL, 128 + signal.SIGKILL)  # nothing to tell, or no chance
+            well = turn.code == 0 and not (self.survives and number == 0)
+            silent = well or turn.code in (-signal.SIGKILL, 128 + signal.SIGKILL)  # nothing to tell, or no chance
             if self.told and not silent and not re.search(self.told, turn.output + _failures(run, number)):
                 yield Broken(Promise.TOLD, f"nothing about {self.told!r} in: {_end(run, number)}")
 

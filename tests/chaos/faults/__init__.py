@@ -1,6 +1,6 @@
 """Tables of faults; TABLES has all of them. A new family is a module with a TABLE, and a line here."""
 
 from tests.chaos.case import Case
-from tests.chaos.faults import processes
+from tests.chaos.faults import nodes, processes
 
-TABLES: tuple[Case, ...] = (*processes.TABLE,)
+TABLES: tuple[Case, ...] = (*processes.TABLE, *nodes.TABLE)
