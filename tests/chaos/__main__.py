@@ -4,9 +4,10 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from tests.chaos import harness
+from tests.chaos import harness, kept, page
 from tests.chaos.faults import TABLES
 
 
@@ -19,6 +20,7 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="try each case once, with exactly this seed, and stop")
     parser.add_argument("--side-by-side", type=int, default=3, metavar="N")
     parser.add_argument("--keep", type=Path, default=None, metavar="DIR", help="where evidence of failures is kept")
+    parser.add_argument("--page", action="store_true", help="write docs/promises.md")
     parser.add_argument("--list", action="store_true", help="list the cases and stop")
     given = parser.parse_args()
     cases = [case for case in TABLES if given.only in case.title]
@@ -30,17 +32,26 @@ def main() -> int:
     print(f"{len(cases)} cases, seed {given.seed}, evidence in {keep}", flush=True)
 
     def tell(result: harness.Result) -> None:
-        print(result.line(), result.details() if result.broken else "", flush=True)
+        print(result.line() + (f"\n{result.details()}" if result.broken else ""), flush=True)
 
+    began = time.monotonic()
     if given.once:
-        results = [harness.try_one(case, given.seed, keep) for case in cases]
-        for result in results:
-            tell(result)
+        results = []
+        for case in cases:
+            results.append(harness.try_one(case, given.seed, keep))
+            tell(results[-1])
     else:
         results = harness.try_many(cases, given.seed, given.seconds, given.side_by_side, keep, tell)
+    if given.page:
+        page.write(results, given.seed, time.monotonic() - began)
     broken = sum(bool(result.broken) for result in results)
     skipped = sum(bool(result.not_run) for result in results)
     print(f"{len(results)} tried, {broken} broken, {skipped} not run; seed {given.seed}")
+    for result in results:
+        if result.broken:
+            if not given.once:
+                kept.keep(result.case, result.seed)
+            print(f"again: python -m tests.chaos --only {result.case.title!r} --once --seed {result.seed}")
     return 1 if broken or not results else 0
 
 

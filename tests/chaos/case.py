@@ -82,7 +82,12 @@ class Case:
         try:
             self.before(run)
             run.start()
-            self.attack(run)
+            try:
+                self.attack(run)
+            except NotRun:
+                if self.before is nothing and run.turn == 0 and run.wait().code:
+                    raise AssertionError(f"the program failed before it was attacked: {_end(run, 0)}") from None
+                raise
             attacked = run.wait()
             self.mend(run)
             run.faults.close()

@@ -1,16 +1,19 @@
 """Picks cases by a seed, runs them side by side, counts what was tried, and keeps what failed."""
 
+import itertools
 import random
 import shutil
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import attrs
 
+from tests.chaos import kept
 from tests.chaos.case import Case, NotRun
 from tests.chaos.cluster_run import SlurmRun
 from tests.chaos.oracle import Broken
@@ -20,6 +23,9 @@ from tests.chaos.workload import Workload
 
 WORLDS: dict[str, Callable[[Path, Workload, random.Random], Run]] = {"local": Run, "slurm": SlurmRun}
 """What makes a run, for each world; it may raise NotRun."""
+
+ON_THE_CLUSTER = frozenset({"slurm", "cluster"})
+"""Worlds that share one cluster."""
 
 
 @attrs.frozen
@@ -53,7 +59,7 @@ def try_one(case: Case, seed: str, keep: Path | None = None) -> Result:
         run = WORLDS[case.world](place / "run", case.workload, random.Random(f"{seed} {case.title}"))
         broken = case.run(run)
     except NotRun as reason:
-        shutil.rmtree(place)
+        shutil.rmtree(place, ignore_errors=True)
         return Result(case, seed, time.monotonic() - began, not_run=str(reason))
     except Exception:  # noqa: BLE001 - the harness itself: as bad as a broken promise, for nothing was tried
         broken = [Broken(Promise.SETTLED, f"the harness failed: {traceback.format_exc()}")]
@@ -62,23 +68,44 @@ def try_one(case: Case, seed: str, keep: Path | None = None) -> Result:
     return Result(case, seed, time.monotonic() - began, broken, evidence=place if broken and keep else None)
 
 
+@attrs.define
+class Lane:
+    """Cases that are tried one after another, by one thread or more."""
+
+    turns: Iterator[tuple[Case, str]]
+    lock: threading.Lock = attrs.field(factory=threading.Lock)
+
+    def next(self) -> tuple[Case, str] | None:
+        """Return the next case and its seed."""
+        with self.lock:
+            return next(self.turns, None)
+
+
+def in_turn(cases: Sequence[Case], seed: str) -> Iterator[tuple[Case, str]]:
+    """Yield cases with seeds: those kept, then all in an order that the seed shuffles, again and again."""
+    yield from kept.among(cases)
+    for number in itertools.count() if cases else ():
+        for case in random.Random(f"{seed} {number}").sample(list(cases), len(cases)):
+            yield case, f"{seed}.{number}"
+
+
 def try_many(
     cases: Sequence[Case], seed: str, seconds: float, side_by_side: int, keep: Path, tell: Callable[[Result], None]
 ) -> list[Result]:
-    """Try cases in an order that the seed shuffles, again and again with new seeds, until time is up."""
+    """Try cases until time is up. Those on the one cluster are tried one after another, beside the others."""
     deadline = time.monotonic() + seconds
     found: list[Result] = []
 
-    def one(case: Case, number: int) -> None:
-        if time.monotonic() < deadline:
-            found.append(try_one(case, f"{seed}.{number}", keep))
-            tell(found[-1])
+    def work(lane: Lane) -> None:
+        while time.monotonic() < deadline and (turn := lane.next()):
+            result = try_one(*turn, keep)
+            found.append(result)
+            tell(result)
 
-    number = 0
-    while cases and time.monotonic() < deadline:
-        order = random.Random(f"{seed} {number}").sample(list(cases), len(cases))
-        with ThreadPoolExecutor(side_by_side) as pool:
-            for ended in [pool.submit(one, case, number) for case in order]:
-                ended.result()
-        number += 1
+    shared = [case for case in cases if case.world in ON_THE_CLUSTER]
+    own = [case for case in cases if case.world not in ON_THE_CLUSTER]
+    lanes = [Lane(in_turn(shared, seed)), *[Lane(in_turn(own, seed))] * side_by_side]
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        for ended in [pool.submit(work, lane) for lane in lanes]:
+            ended.result()
     return found

@@ -12,11 +12,14 @@ import contextlib
 import fcntl
 import json
 import os
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
+
+from tests.chaos.workload import Workload
 
 
 @attrs.frozen
@@ -94,8 +97,16 @@ def value_of(key: int) -> int:
     return key * 7919 + 1
 
 
-def work(place: str, key: int, seconds: float, seats: int) -> int:
-    """Be the task: on a worker."""
-    with Ledger(Path(place)).working(key, seats):
-        time.sleep(seconds)
-    return value_of(key)
+def work(place: str, key: int, payload: Sequence[int] = ()) -> int:
+    """Be the task: on a worker. The payload has its own index at each place."""
+    workload = Workload.read(Path(place))
+    with Ledger(Path(place)).working(key, workload.cpus):
+        until = time.process_time() + workload.seconds
+        while workload.burns and time.process_time() < until:
+            pass
+        if workload.leaves:
+            subprocess.Popen(["sleep", "300"], start_new_session=True)
+        if not workload.burns:
+            time.sleep(workload.seconds)
+    wrong = int(payload[key]) - key if len(payload) else 0
+    return value_of(key) + wrong

@@ -7,6 +7,7 @@ place, it goes on with what its database has.
 import logging
 import os
 import sys
+from array import array
 from pathlib import Path
 
 import uvloop
@@ -18,12 +19,13 @@ from tests.chaos.workload import Workload
 place = Path(os.environ.get("CHAOS_PLACE") or sys.argv[1])
 workload = Workload.read(place)
 ledger = Ledger(place)
+payload = array("q", range(workload.payload // 8))
 
 
 @hf.memoize("values", version=1, on_change="ignore")
 def value(key: int) -> hf.Job[int]:
     """Compute one key, once for all runs of the program."""
-    return hf.remote_eval(work, str(place), key, workload.seconds, workload.cpus)
+    return hf.remote_eval(work, str(place), key, payload)
 
 
 @hf.job

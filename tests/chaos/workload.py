@@ -17,6 +17,9 @@ class Workload:
         cpus: How many run side by side; on Slurm: on each node.
         world: "local", or "slurm": within an allocation, or "cluster": a Cluster program on the login host.
         jobs: How many jobs a Cluster program has; the keys are dealt out to them.
+        leaves: Whether each task leaves a process behind, in a session of its own.
+        burns: Whether a task computes all the time instead of sleeping.
+        payload: How many bytes of an array each task gets.
         database: The URL of a server; by default a file.
         options: For using() of all evaluations.
         settings: For run_job_slurm.
@@ -27,6 +30,9 @@ class Workload:
     cpus: int = 2
     world: str = "local"
     jobs: int = 2
+    leaves: bool = False
+    burns: bool = False
+    payload: int = 0
     database: str = ""
     options: dict[str, Any] = attrs.field(factory=dict)
     settings: dict[str, Any] = attrs.field(factory=dict)
