@@ -45,7 +45,7 @@ class Case:
         workload: What the program does.
         world: Which class of runs it needs; see `harness.WORLDS`.
         survives: Whether the attacked turn has to end well all the same: the fault is nobody's fault.
-        told: What the output of an attacked turn has to say if it did not end well, as a regular expression; if the case
+        told: What the output of an attacked turn has to say if it did not end well, as a regular expression; if it
             survives, the first turn has to say it although it ended well. If the case
             tries DAMAGE, that has to be said before something that was acknowledged is computed again.
         tries: The promises that this case tries, beside the basic ones.

@@ -31,7 +31,17 @@ LASTING = frozenset({"keeper", "launcher", "watcher"})
 
 def by_chance(run: Run) -> None:
     """Reach the nodes in one of both ways."""
-    run.environment["HYPERFLOW_TRANSPORT"] = run.rng.choice(["ssh", "srun"])
+    run.rng.choice([by_ssh, by_srun])(run)
+
+
+def by_ssh(run: Run) -> None:
+    """Reach the nodes by ssh."""
+    run.environment["HYPERFLOW_TRANSPORT"] = "ssh"
+
+
+def by_srun(run: Run) -> None:
+    """Reach the nodes by srun."""
+    run.environment["HYPERFLOW_TRANSPORT"] = "srun"
 
 
 def another(run: SlurmRun) -> str:
