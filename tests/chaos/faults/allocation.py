@@ -116,6 +116,17 @@ def stop_daemon(run: Run, name: str, where: Callable[[SlurmRun], str], seconds: 
         run.cluster.faults.start_daemon(host, name)
 
 
+def kill_shepherds(run: Run, where: Callable[[SlurmRun], str]) -> None:
+    """Kill the slurmstepds of a node, under which Slurm has our processes there."""
+    run = in_slurm(run)
+    run.at_work()
+    shepherds = [process for process in run.cluster.hosts[where(run)].processes() if process.name == "slurmstepd"]
+    if not shepherds:
+        raise NotRun("there was no step")
+    for process in shepherds:
+        process.kill()
+
+
 def short_of_time(run: Run) -> None:
     """Give the job a minute, of which the last 50 s are for its end."""
     by_chance(run)
@@ -213,6 +224,8 @@ TABLE = (
     _goes_on(
         "slurmd of the head's node is restarted", functools.partial(stop_daemon, name="slurmd", where=heads, seconds=1)
     ),
+    _goes_on("slurmstepd of another node dies", functools.partial(kill_shepherds, where=another), before=by_srun),
+    _ends("slurmstepd of the head's node dies", functools.partial(kill_shepherds, where=heads)),
     _goes_on("slurmctld dies", functools.partial(stop_daemon, name="slurmctld", where=login, seconds=8)),
     _goes_on(
         "its time ends, requeue",

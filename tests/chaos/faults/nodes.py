@@ -25,7 +25,7 @@ RETURNED = {
     "it never does"
 }
 
-LASTING = frozenset({"keeper", "launcher", "watcher"})
+LASTING = frozenset({"keeper", "launcher", "watcher", "srun"})
 """Roles whose end costs a node or nothing."""
 
 
@@ -148,11 +148,15 @@ def reboot(run: Run) -> None:
     run.cluster.faults.boot(host)
 
 
+def _reached(role: str) -> Callable[[Run], None]:
+    return by_srun if role == "srun" else by_chance
+
+
 def _sent(role: str, number: signal.Signals, moment: str) -> Case:
     return Case(
         table="nodes",
         name=f"{role} {number.name[3:]} {moment}",
-        before=by_chance,
+        before=_reached(role),
         attack=functools.partial(send, role=role, number=number, moment=moment),
         world="slurm",
         workload=SHORT,
@@ -165,7 +169,7 @@ def _paused(role: str, moment: str) -> Case:
     return Case(
         table="nodes",
         name=f"{role} STOP then CONT {moment}",
-        before=by_chance,
+        before=_reached(role),
         attack=functools.partial(pause, role=role, moment=moment),
         world="slurm",
         workload=ALONE,
@@ -196,7 +200,7 @@ def _heads(name: str, attack: Callable[[Run], None]) -> Case:
 
 
 NUMBERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV)
-ROLES = ("head", "keeper", "launcher", "worker", "watcher")
+ROLES = ("head", "keeper", "launcher", "worker", "watcher", "srun")
 
 TABLE = (
     *(_sent(role, number, moment) for role in ROLES for number in NUMBERS for moment in MOMENTS),

@@ -36,7 +36,7 @@ START_UP_FILES = {
     "goes elsewhere": "mkdir -p /tmp/gone.$$; cd /tmp/gone.$$; rmdir /tmp/gone.$$",
     "closes descriptors": "exec 3>&- 4>&- 5>&-",
     "has few descriptors": "ulimit -n 64",
-    "has its own commands": "exec() { echo no >&2; }; alias exec=false cd=false; cd() { echo cd; }",
+    "has its own commands": "alias exec=false cd=false python=false; cd() { echo cd; }; python() { echo no; }",
     "sets another PATH": "export PATH=/usr/bin:/bin",
     "sets no PATH": "unset PATH",
     "sets another PYTHONPATH": "export PYTHONPATH=/nowhere PYTHONSTARTUP=/nowhere PYTHONOPTIMIZE=2",
@@ -63,6 +63,12 @@ def sshd_with(run: Run, settings: Sequence[str], transport: str = "ssh") -> None
     daemons.stop("sshd", host)
     run.undo.callback(daemons.stop, "sshd", host)
     host.daemon([*daemons.argv("sshd", host), *(word for setting in settings for word in ("-o", setting))])
+
+
+def forced_wrapper(run: Run) -> None:
+    """Have a forced command that runs what was asked for."""
+    (in_slurm(run).cluster.home / "watched").write_text('echo you are watched; exec $SHELL -c "$SSH_ORIGINAL_COMMAND"')
+    sshd_with(run, ["ForceCommand=sh ~/watched"])
 
 
 def login_shell(run: Run, shell: str, transport: str) -> None:
@@ -187,12 +193,11 @@ def _disk(run: SlurmRun) -> str:
 
 
 FORCED = "ForceCommand=echo only for transfers"
-WRAPPED = 'ForceCommand=/bin/sh -c "echo you are watched; exec $SHELL -c \\"$SSH_ORIGINAL_COMMAND\\""'
 
 CONDITIONS: dict[str, Callable[[Run], None]] = {
     "a banner": functools.partial(sshd_with, settings=["Banner=/etc/passwd"]),
     "a forced command": functools.partial(sshd_with, settings=[FORCED], transport="auto"),
-    "a forced command that runs ours": functools.partial(sshd_with, settings=[WRAPPED]),
+    "a forced command that runs ours": forced_wrapper,
     "a root directory that is not there": functools.partial(
         sshd_with, settings=["ChrootDirectory=/nowhere"], transport="auto"
     ),
@@ -204,7 +209,9 @@ CONDITIONS: dict[str, Callable[[Run], None]] = {
     "old algorithms alone": functools.partial(
         sshd_with, settings=["Ciphers=aes128-ctr", "MACs=hmac-sha2-256", "KexAlgorithms=ecdh-sha2-nistp256"]
     ),
-    "a login that has no time": functools.partial(sshd_with, settings=["PerSourceMaxStartups=0"], transport="auto"),
+    "an sshd that drops connections": functools.partial(
+        sshd_with, settings=["PerSourceMaxStartups=0"], transport="auto"
+    ),
     "a login shell that is dash": functools.partial(login_shell, shell="/bin/dash", transport="ssh"),
     "a login shell that refuses": functools.partial(login_shell, shell="/usr/sbin/nologin", transport="auto"),
     "a login shell that is not there": functools.partial(login_shell, shell="/nowhere", transport="auto"),
@@ -217,6 +224,7 @@ CONDITIONS: dict[str, Callable[[Run], None]] = {
     "a TMPDIR that is read-only": functools.partial(mounted, path=_tmp, options="ro"),
     "a TMPDIR without room": functools.partial(mounted, path=_tmp, options="size=4k,nr_inodes=2"),
     "a TMPDIR without execution": functools.partial(mounted, path=_tmp, options="noexec"),
+    "a node that does not see the run's directory": functools.partial(mounted, path=_disk, options="ro"),
     "a tiny /dev/shm": functools.partial(mounted, path=lambda run: "/dev/shm", options="size=4k,nr_inodes=2"),
 }
 """What all nodes have to be used in spite of."""
@@ -237,7 +245,4 @@ TABLE = (
     _without_one("another Python", functools.partial(other_version, text=PYTHON), "python is .*77.7 on node2"),
     _without_one("another hyperflow", functools.partial(other_version, text=VERSION), "hyperflow is .*77.7 on node2"),
     _without_one("no Python", no_python, LEFT_OUT),
-    _without_one(
-        "a node that does not see the run's directory", functools.partial(mounted, path=_disk, options="ro"), ODD
-    ),
 )
