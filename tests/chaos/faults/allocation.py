@@ -18,6 +18,9 @@ from tests.cluster.network import LOGIN
 SAVING = Workload(keys=240, seconds=0.3, world="slurm")
 """Longer than there is time."""
 
+LASTING = Workload(keys=180, seconds=1.0, world="slurm")
+"""Longer than it takes until a run looks which nodes it has."""
+
 PREEMPTION = """\
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
@@ -120,11 +123,15 @@ def kill_shepherds(run: Run, where: Callable[[SlurmRun], str]) -> None:
     """Kill the slurmstepds of a node, under which Slurm has our processes there."""
     run = in_slurm(run)
     run.at_work()
-    shepherds = [process for process in run.cluster.hosts[where(run)].processes() if process.name == "slurmstepd"]
+    host = where(run)
+    shepherds = [process for process in run.cluster.hosts[host].processes() if process.name == "slurmstepd"]
     if not shepherds:
         raise NotRun("there was no step")
     for process in shepherds:
         process.kill()
+    if host == run.head_host:
+        run.until("ended", 1)
+        run.cluster.slurm.scancel(run.job)  # Slurm itself takes a minute to see that
 
 
 def short_of_time(run: Run) -> None:
@@ -212,7 +219,7 @@ TABLE = (
     _goes_on("preemption", preempt, before=with_urgent_partition, workload=SHORT),
     _goes_on("suspended for a moment", functools.partial(suspend, least=0.5, most=3)),
     _goes_on("suspended", functools.partial(suspend, least=7, most=10)),
-    _goes_on("it shrinks", SHRINK, before=by_ssh, workload=SAVING, told=LOST),
+    _goes_on("it shrinks", SHRINK, before=by_ssh, workload=LASTING, told=LOST),
     _goes_on("it shrinks, srun", SHRINK, before=by_srun, told=LOST),
     _goes_on("a step is cancelled", cancel_step, before=by_srun, told=LOST),
     _goes_on("another node is set down", functools.partial(take_away, where=another, state="down")),
