@@ -48,7 +48,8 @@ def take_away(run: Run, where: Callable[[SlurmRun], str], state: str) -> None:
     run = in_slurm(run)
     run.at_work()
     name = f"nodename={where(run)}"
-    run.faults.callback(run.cluster.slurm.scontrol, "update", name, "state=resume")
+    # One that was set down may be back by itself, and then cannot be resumed.
+    run.faults.callback(run.cluster.login.run, ["scontrol", "update", name, "state=resume"], check=False)
     run.cluster.slurm.scontrol("update", name, f"state={state}", "reason=chaos")
 
 
