@@ -17,11 +17,16 @@ from tests.chaos import kept
 from tests.chaos.case import Case, NotRun
 from tests.chaos.cluster_run import SlurmRun
 from tests.chaos.oracle import Broken
+from tests.chaos.postgres_run import PostgresRun
 from tests.chaos.promises import Promise
 from tests.chaos.run import Run
 from tests.chaos.workload import Workload
 
-WORLDS: dict[str, Callable[[Path, Workload, random.Random], Run]] = {"local": Run, "slurm": SlurmRun}
+WORLDS: dict[str, Callable[[Path, Workload, random.Random], Run]] = {
+    "local": Run,
+    "postgres": PostgresRun,
+    "slurm": SlurmRun,
+}
 """What makes a run, for each world; it may raise NotRun."""
 
 ON_THE_CLUSTER = frozenset({"slurm", "cluster"})

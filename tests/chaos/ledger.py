@@ -19,15 +19,14 @@ from pathlib import Path
 
 import attrs
 
-from tests.chaos.workload import Workload
-
 
 @attrs.frozen
 class Entry:
     """One line."""
 
     what: str
-    """start, end, taken (its key is being computed elsewhere), crowded (no free seat), ack, failed, told, ended."""
+    """start, end, taken (its key is being computed elsewhere), crowded (no free seat), shared (another one
+    holds its lock, too), ack, cancelled, failed, told, ended."""
     key: int
     run: int
     """Which start of the program this belongs to: 0, 1, ..."""
@@ -83,6 +82,18 @@ class Ledger:
                 if file is not None:
                     os.close(file)
 
+    @contextlib.contextmanager
+    def alone(self, lock: int, key: int) -> Iterator[None]:
+        """Be the holder of a lock of hyperflow's: hold one of the kernel's, which another holder would find taken."""
+        held = self._lock(f"lock-{lock}")
+        if held is None:
+            self.note("shared", key)
+        try:
+            yield
+        finally:
+            if held is not None:
+                os.close(held)
+
     def _lock(self, name: str) -> int | None:
         file = os.open(self.place / name, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -98,16 +109,31 @@ def value_of(key: int) -> int:
     return key * 7919 + 1
 
 
-def work(place: str, key: int, payload: Sequence[int] = ()) -> int:
+def work(
+    place: str,
+    key: int,
+    seconds: float,
+    seats: int,
+    payload: Sequence[int] = (),
+    leaves: bool = False,
+    burns: bool = False,
+    lock: int | None = None,
+) -> int:
     """Be the task: on a worker. The payload has its own index at each place."""
-    workload = Workload.read(Path(place))
-    with Ledger(Path(place)).working(key, workload.cpus):
-        until = time.process_time() + workload.seconds
-        while workload.burns and time.process_time() < until:
-            pass
-        if workload.leaves:
+    ledger = Ledger(Path(place))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ledger.working(key, seats))
+        if lock is not None:
+            from hyperflow import with_lock
+
+            stack.enter_context(with_lock(f"lock {lock}"))
+            stack.enter_context(ledger.alone(lock, key))
+        if leaves:
             subprocess.Popen(["sleep", "300"], start_new_session=True)
-        if not workload.burns:
-            time.sleep(workload.seconds)
+        if not burns:
+            time.sleep(seconds)
+        until = time.process_time() + seconds
+        while burns and time.process_time() < until:
+            pass
     wrong = int(payload[key]) - key if len(payload) else 0
     return value_of(key) + wrong

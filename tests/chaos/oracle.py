@@ -1,5 +1,6 @@
 """What the ledger, the processes and the files say about the promises, after all turns of a case."""
 
+import collections
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ def judge_ledger(run: Run, damage: str = "") -> Iterator[Broken]:
     With *damage*, a case has damaged files: what was recorded may be lost, but only after a report that matches this.
     """
     acknowledged: set[int] = set()
+    cancelled: set[tuple[int, int]] = set()
     reported = False
     for entry in run.ledger.entries():
         where = f"in turn {entry.run} (process {entry.pid} on {entry.host})"
@@ -40,6 +42,12 @@ def judge_ledger(run: Run, damage: str = "") -> Iterator[Broken]:
         elif entry.what == "start" and entry.key in acknowledged and not reported:
             promise = Promise.DAMAGE if damage else Promise.DURABLE
             yield Broken(promise, f"key {entry.key} was acknowledged, and is computed again {where}")
+        elif entry.what == "cancelled":
+            cancelled.add((entry.run, entry.key))
+        elif entry.what == "start" and (entry.run, entry.key) in cancelled:
+            yield Broken(Promise.CANCELLED, f"key {entry.key} was cancelled, and starts again {where}")
+        elif entry.what == "shared":
+            yield Broken(Promise.LOCKS, f"key {entry.key} has a lock that another one holds, {where}")
         elif entry.what == "taken":
             yield Broken(Promise.ONCE, f"key {entry.key} is computed twice at the same time {where}")
         elif entry.what == "crowded":
@@ -49,7 +57,8 @@ def judge_ledger(run: Run, damage: str = "") -> Iterator[Broken]:
 def judge_end(run: Run) -> Iterator[Broken]:
     """What the last turn has to leave, after which nothing was broken any more: an end, and all results."""
     ended = run.turns[-1]
-    missing = set(range(run.workload.keys)) - run.acknowledged().keys()
+    cancelled = {entry.key for entry in run.ledger.entries() if entry.what == "cancelled" and entry.run == run.turn}
+    missing = set(range(run.workload.keys)) - run.acknowledged().keys() - cancelled
     if any(turn.code is None for turn in run.turns):
         yield Broken(Promise.SETTLED, f"the program did not end; it said: {run.turns[-1].output[-1500:]}")
     elif ended.code != 0 or missing:
@@ -83,6 +92,15 @@ def judge_files(run: Run) -> Iterator[Broken]:
         yield Broken(Promise.CLEAN, f"{counts[1] - counts[0]} descriptors more than before")
 
 
-def judge(run: Run, damage: str = "") -> list[Broken]:
-    """Judge a case after all its turns."""
-    return [*judge_end(run), *judge_left(run), *judge_ledger(run, damage), *judge_files(run)]
+def judge_starts(run: Run) -> Iterator[Broken]:
+    """What holds if nothing was broken: each key starts once."""
+    starts = collections.Counter(entry.key for entry in run.ledger.entries() if entry.what == "start")
+    for key, count in starts.items():
+        if count > 1:
+            yield Broken(Promise.ONCE, f"key {key} has started {count} times, and nothing was broken")
+
+
+def judge(run: Run, damage: str = "", quiet: bool = False) -> list[Broken]:
+    """Judge a case after all its turns; `quiet`: nothing was broken in it."""
+    starts = judge_starts(run) if quiet else ()
+    return [*judge_end(run), *judge_left(run), *judge_ledger(run, damage), *starts, *judge_files(run)]

@@ -4,6 +4,7 @@ Each key is a memoized evaluation; after its await the result is acknowledged in
 place, it goes on with what its database has.
 """
 
+import asyncio
 import logging
 import os
 import sys
@@ -15,6 +16,7 @@ import uvloop
 import hyperflow as hf
 from tests.chaos.ledger import Ledger, work
 from tests.chaos.workload import Workload
+from tests.helpers import wait_until
 
 place = Path(os.environ.get("CHAOS_PLACE") or sys.argv[1])
 workload = Workload.read(place)
@@ -25,24 +27,45 @@ payload = array("q", range(workload.payload // 8))
 @hf.memoize("values", version=1, on_change="ignore")
 def value(key: int) -> hf.Job[int]:
     """Compute one key, once for all runs of the program."""
-    return hf.remote_eval(work, str(place), key, payload)
+    how = workload
+    seconds = 0.0 if how.slow and key % how.slow else how.seconds
+    lock = key % how.locks if how.locks else None
+    return hf.remote_eval(work, str(place), key, seconds, how.cpus, payload, how.leaves, how.burns, lock)
 
 
 @hf.job
 async def one(key: int) -> None:
     """Await a result, and acknowledge it; or note the error's name."""
     try:
-        ledger.note("ack", key, str(await value(key)))
+        if workload.cancels and key % workload.cancels == 0 and os.environ.get("CHAOS_TURN") == "0":
+            await cancel(key)
+        else:
+            ledger.note("ack", key, str(await value(key)))
     except Exception as error:
         ledger.note("failed", key, f"{type(error).__name__}: {error}"[:2000])
         raise
+
+
+async def cancel(key: int) -> None:
+    """Start a key, and cancel it when it is at work."""
+    task = value(key).start()
+
+    def at_work() -> bool:
+        return task.done() or any(each.what == "start" and each.key == key for each in ledger.entries())
+
+    await wait_until(at_work, 60, f"key {key} starts")
+    task.cancel()
+    try:
+        ledger.note("ack", key, str(await task))
+    except asyncio.CancelledError:
+        ledger.note("cancelled", key)
 
 
 @hf.job
 async def share(keys: list[int]) -> int:
     """Compute some keys. Return how many failed."""
     with hf.using(**workload.options):
-        ended = await hf.map_concurrently(one, keys, errors="return")
+        ended = await hf.map_concurrently(one, keys, workload.limit or None, errors="return")
     return sum(isinstance(place, hf.Failed) for place in ended)
 
 
@@ -64,6 +87,7 @@ class Telling(logging.Handler):
 def main() -> None:
     """Run, and say how it ended."""
     logging.basicConfig(format="%(message)s", handlers=[logging.StreamHandler(), Telling(logging.WARNING)])
+    logging.captureWarnings(True)
     try:
         end()
     except Exception as error:

@@ -8,7 +8,9 @@ class Promise(enum.Enum):
 
     DURABLE = "A memoized result that was awaited survives, and is never computed again."
     RIGHT = "Each result is what the function returns for these arguments."
-    ONCE = "No key is computed twice at the same time."
+    ONCE = "No key is computed twice at the same time, nor twice without a fault."
+    LOCKS = "A lock has one holder at a time."
+    CANCELLED = "What was cancelled does not start again."
     CPUS = "Evaluations that run side by side never hold more CPUs than there are."
     SETTLED = "Every await ends, in a result or in an error; so does the program."
     WHOLE = "A fault that is nobody's fault is charged to nobody: the run has all its results."

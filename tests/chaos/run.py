@@ -64,6 +64,8 @@ class Run:
         self.environment: dict[str, str] = {}
         self.within: list[str] = []
         """What the program's command is put into: prlimit, unshare, ..."""
+        self.groups: dict[str, Path] = {}
+        """The control groups that it is in, by their controllers."""
         self.undo = contextlib.ExitStack()
         """What is to be undone when the case is over: mounts, control groups."""
         self.faults = contextlib.ExitStack()

@@ -57,6 +57,18 @@ def twice_at_once(run: Ran) -> None:
     run.over("taken", 1)
 
 
+def shared(run: Ran) -> None:
+    """A task found its lock held."""
+    run.over("shared", 1)
+
+
+def cancelled_and_started(run: Ran) -> None:
+    """A key starts after it was cancelled."""
+    run.workload = Workload(keys=3)
+    run.over("cancelled", 2)
+    run.over("start", 2)
+
+
 def too_many(run: Ran) -> None:
     """A task found no seat."""
     run.over("crowded", 1)
@@ -106,6 +118,8 @@ RULES = {
     wrong: Promise.RIGHT,
     again: Promise.DURABLE,
     twice_at_once: Promise.ONCE,
+    shared: Promise.LOCKS,
+    cancelled_and_started: Promise.CANCELLED,
     too_many: Promise.CPUS,
     no_end: Promise.SETTLED,
     no_end_at_first: Promise.SETTLED,
@@ -136,6 +150,17 @@ def test_each_rule_can_fail(run: Ran, spoil: Callable[[Ran], None]) -> None:
     spoil(run)
 
     assert [broken.promise for broken in oracle.judge(run)] == [RULES[spoil]]
+
+
+def test_what_starts_twice_although_nothing_was_broken(run: Ran) -> None:
+    """Is broken, where a fault would excuse it; what was cancelled needs no result."""
+    (run.place / "ledger").unlink()
+    for what in ("start", "start", "ack"):
+        run.over(what, 0, str(value_of(0)))
+    run.over("cancelled", 1)
+
+    assert oracle.judge(run) == []
+    assert [broken.promise for broken in oracle.judge(run, quiet=True)] == [Promise.ONCE]
 
 
 def test_a_line_that_was_cut_has_not_happened(run: Ran) -> None:

@@ -20,6 +20,10 @@ class Workload:
         leaves: Whether each task leaves a process behind, in a session of its own.
         burns: Whether a task computes all the time instead of sleeping.
         payload: How many bytes of an array each task gets.
+        limit: How many keys are awaited at a time; 0 for all.
+        slow: Of so many keys only one takes its seconds; 0 for all.
+        locks: Among how many locks the tasks are dealt out; each holds its own while it runs.
+        cancels: Of so many keys one is cancelled once it has started, in the first turn.
         database: The URL of a server; by default a file.
         options: For using() of all evaluations.
         settings: For run_job_slurm.
@@ -33,6 +37,10 @@ class Workload:
     leaves: bool = False
     burns: bool = False
     payload: int = 0
+    limit: int = 0
+    slow: int = 0
+    locks: int = 0
+    cancels: int = 0
     database: str = ""
     options: dict[str, Any] = attrs.field(factory=dict)
     settings: dict[str, Any] = attrs.field(factory=dict)

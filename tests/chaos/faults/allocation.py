@@ -172,7 +172,7 @@ def _goes_on(
     *,
     before: Callable[[Run], None] = by_chance,
     workload: Workload = ALONE,
-    told: str = "",
+    says: str = "",
 ) -> Case:
     return Case(
         table="allocation",
@@ -182,7 +182,7 @@ def _goes_on(
         world="slurm",
         workload=workload,
         survives=True,
-        told=told,
+        says=says,
         excused={} if workload.options else RETURNED,
     )
 
@@ -220,9 +220,9 @@ TABLE = (
     _goes_on("preemption", preempt, before=with_urgent_partition, workload=SHORT),
     _goes_on("suspended for a moment", functools.partial(suspend, least=0.5, most=3)),
     _goes_on("suspended", functools.partial(suspend, least=7, most=10)),
-    _goes_on("it shrinks", SHRINK, before=by_ssh, workload=LASTING, told=LOST),
-    _goes_on("it shrinks, srun", SHRINK, before=by_srun, told=LOST),
-    _goes_on("a step is cancelled", cancel_step, before=by_srun, told=LOST),
+    _goes_on("it shrinks", SHRINK, before=by_ssh, workload=LASTING, says=LOST),
+    _goes_on("it shrinks, srun", SHRINK, before=by_srun, says=LOST),
+    _goes_on("a step is cancelled", cancel_step, before=by_srun, says=LOST),
     _goes_on("another node is set down", functools.partial(take_away, where=another, state="down")),
     _goes_on("another node is drained", functools.partial(take_away, where=another, state="drain")),
     _goes_on("slurmd of another node dies", functools.partial(stop_daemon, name="slurmd", where=another)),
@@ -239,7 +239,7 @@ TABLE = (
         "its time ends, requeue",
         before=short_of_time_with_requeue,
         workload=attrs.evolve(SAVING, settings={"requeue": True}),
-        told=ENDING,
+        says=ENDING,
     ),
     _ends("its time ends", before=short_of_time, mend=more_time, workload=SAVING, told=ENDING),
     _ends("scancel", cancel),

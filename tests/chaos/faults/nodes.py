@@ -177,7 +177,7 @@ def _paused(role: str, moment: str) -> Case:
     )
 
 
-def _whole(name: str, attack: Callable[[Run], None], workload: Workload = ALONE, told: str = "") -> Case:
+def _whole(name: str, attack: Callable[[Run], None], workload: Workload = ALONE, says: str = "") -> Case:
     """Return a case of nodes that the program does not run on: it goes on."""
     return Case(
         table="nodes",
@@ -187,7 +187,7 @@ def _whole(name: str, attack: Callable[[Run], None], workload: Workload = ALONE,
         world="slurm",
         workload=workload,
         survives=True,
-        told=told,
+        says=says,
         excused={} if workload.options else RETURNED,
     )
 
@@ -207,15 +207,15 @@ TABLE = (
     *(_paused(role, moment) for role in ROLES for moment in MOMENTS),
     _whole("all of another node KILL", functools.partial(kill_all_on, hosts=one_other), SHORT, LOST),
     _whole("all of all other nodes KILL", functools.partial(kill_all_on, hosts=all_others), SHORT, LOST),
-    _whole("all of all other nodes KILL, exclusive", functools.partial(kill_all_on, hosts=all_others), told=LOST),
+    _whole("all of all other nodes KILL, exclusive", functools.partial(kill_all_on, hosts=all_others), says=LOST),
     _whole("another node is frozen for a moment", functools.partial(freeze, hosts=one_other, least=0.5, most=3)),
-    _whole("another node is frozen", functools.partial(freeze, hosts=one_other, least=6, most=9), told=LOST),
-    _whole("all other nodes are frozen", functools.partial(freeze, hosts=all_others, least=6, most=9), told=LOST),
+    _whole("another node is frozen", functools.partial(freeze, hosts=one_other, least=6, most=9), says=LOST),
+    _whole("all other nodes are frozen", functools.partial(freeze, hosts=all_others, least=6, most=9), says=LOST),
     _whole("the head's node is frozen", functools.partial(freeze, hosts=the_heads, least=0.5, most=9)),
     _whole("all nodes are frozen", functools.partial(freeze, hosts=everywhere, least=0.5, most=9)),
-    _whole("power failure of another node", functools.partial(crash, hosts=one_other), told=LOST),
+    _whole("power failure of another node", functools.partial(crash, hosts=one_other), says=LOST),
     _whole("power failure of all other nodes", functools.partial(crash, hosts=all_others), SHORT, LOST),
-    _whole("another node is booted anew", reboot, told=LOST),
+    _whole("another node is booted anew", reboot, says=LOST),
     _heads("all of the head's node KILL", functools.partial(kill_all_on, hosts=the_heads)),
     _heads("all of all nodes KILL", functools.partial(kill_all_on, hosts=everywhere)),
     _heads("all of all nodes TERM", functools.partial(kill_all_on, hosts=everywhere, number=signal.SIGTERM)),

@@ -28,7 +28,7 @@ GROUPS = {
 }
 """What is hit at once. The watcher is not among them: who kills that, too, leaves nobody who could clean up."""
 
-LEAVING = Workload(leaves=True)
+LEAVING = Workload(keys=40, seconds=0.1, leaves=True)
 
 
 def starting(run: Run) -> None:

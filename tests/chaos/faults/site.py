@@ -170,7 +170,7 @@ def _all_nodes(name: str, before: Callable[[Run], None]) -> Case:
     return Case(table="site", name=name, before=whole, workload=SHORT, world="slurm", survives=True, excused=RETURNED)
 
 
-def _without_one(name: str, before: Callable[[Run], None], told: str) -> Case:
+def _without_one(name: str, before: Callable[[Run], None], says: str) -> Case:
     """Return a case in which one node cannot be used, which has to be told with its reason."""
     return Case(
         table="site",
@@ -179,7 +179,7 @@ def _without_one(name: str, before: Callable[[Run], None], told: str) -> Case:
         workload=SHORT,
         world="slurm",
         survives=True,
-        told=told,
+        says=says,
         excused=RETURNED,
     )
 
