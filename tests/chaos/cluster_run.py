@@ -98,6 +98,12 @@ class ClusterRun(Run):
                 command, env=variables, cwd=self.place, stdout=output, stderr=output
             )
 
+    def at_work(self) -> None:
+        """Wait for a moment at which evaluations run, and make sure that there still is something to attack."""
+        super().at_work()
+        if not self.running:
+            raise NotRun(f"the program had ended before its moment came: {self.said()[-1000:]}")
+
     def left(self) -> list[Process]:
         """Return what runs on the hosts and is no daemon."""
         found: list[Process] = []
