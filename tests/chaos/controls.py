@@ -47,6 +47,7 @@ CONTROLS = (
     Control("acknowledge before commit", "processes: head KILL at work", Promise.DURABLE),
     Control("lock freed early", "uses: locks, nothing breaks", Promise.LOCKS),
     Control("no clean-up", "uses: programs left, nothing breaks", Promise.PROCESSES),
+    Control("no checksum", "entries: a digit of a value changed", Promise.RIGHT),
     Control("stale recall", "uses: many short, nothing breaks", Promise.ONCE, seeds=5),
     Control("CPUs returned early", "uses: plain, nothing breaks", Promise.CPUS),
     Control("retry of a cancelled", "uses: cancels, nothing breaks", Promise.CANCELLED, patience=10),

@@ -16,6 +16,7 @@ import attrs
 from tests.chaos import kept
 from tests.chaos.case import Case, NotRun
 from tests.chaos.cluster_run import SlurmRun
+from tests.chaos.login_run import LoginRun
 from tests.chaos.oracle import Broken
 from tests.chaos.postgres_run import PostgresRun
 from tests.chaos.promises import Promise
@@ -26,6 +27,7 @@ WORLDS: dict[str, Callable[[Path, Workload, random.Random], Run]] = {
     "local": Run,
     "postgres": PostgresRun,
     "slurm": SlurmRun,
+    "cluster": LoginRun,
 }
 """What makes a run, for each world; it may raise NotRun."""
 

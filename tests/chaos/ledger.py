@@ -25,8 +25,11 @@ class Entry:
     """One line."""
 
     what: str
-    """start, end, taken (its key is being computed elsewhere), crowded (no free seat), shared (another one
-    holds its lock, too), ack, cancelled, failed, told, ended."""
+    """start, end, taken (its key is being computed elsewhere), crowded (no free seat), shared (another one holds its
+    lock, too), ack, cancelled, failed, told, ended.
+
+    Of the jobs of a Cluster program: began, received (the result of which start); stranger (somebody else's pickle was
+    unpickled)."""
     key: int
     run: int
     """Which start of the program this belongs to: 0, 1, ..."""
@@ -64,13 +67,13 @@ class Ledger:
         return sum(entry.what == what for entry in self.entries())
 
     @contextlib.contextmanager
-    def working(self, key: int, seats: int) -> Iterator[None]:
-        """Be the task of this key: hold the key and a seat of this host, and note start and end."""
+    def working(self, key: int, seats: int, job: str = "") -> Iterator[None]:
+        """Be the task of this key: hold the key and a seat of this job on this host, and note start and end."""
         held = [self._lock(f"key-{key}")]
         if held[0] is None:
             self.note("taken", key)
         host = os.stat("/proc/self/ns/net").st_ino  # two hosts of a cluster may say the same name
-        seat = next((s for s in (self._lock(f"seat-{host}-{i}") for i in range(seats)) if s), None)
+        seat = next((s for s in (self._lock(f"seat-{host}-{job}-{i}") for i in range(seats)) if s), None)
         if seat is None:
             self.note("crowded", key)
         self.note("start", key)
@@ -109,7 +112,7 @@ def value_of(key: int) -> int:
     return key * 7919 + 1
 
 
-def work(
+def work(  # noqa: PLR0913, PLR0917 (what a workload may ask for)
     place: str,
     key: int,
     seconds: float,
@@ -118,11 +121,12 @@ def work(
     leaves: bool = False,
     burns: bool = False,
     lock: int | None = None,
+    job: str = "",
 ) -> int:
     """Be the task: on a worker. The payload has its own index at each place."""
     ledger = Ledger(Path(place))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(ledger.working(key, seats))
+        stack.enter_context(ledger.working(key, seats, job))
         if lock is not None:
             from hyperflow import with_lock
 

@@ -29,8 +29,9 @@ def judge_ledger(run: Run, damage: str = "") -> Iterator[Broken]:
     With *damage*, a case has damaged files: what was recorded may be lost, but only after a report that matches this.
     """
     acknowledged: set[int] = set()
+    newest: dict[int, str] = {}
     cancelled: set[tuple[int, int]] = set()
-    reported = False
+    reported = bool(damage and re.search(damage, run.reports()))
     for entry in run.ledger.entries():
         where = f"in turn {entry.run} (process {entry.pid} on {entry.host})"
         if entry.what == "ack":
@@ -50,6 +51,12 @@ def judge_ledger(run: Run, damage: str = "") -> Iterator[Broken]:
             yield Broken(Promise.LOCKS, f"key {entry.key} has a lock that another one holds, {where}")
         elif entry.what == "taken":
             yield Broken(Promise.ONCE, f"key {entry.key} is computed twice at the same time {where}")
+        elif entry.what == "began":
+            newest[entry.key] = entry.told
+        elif entry.what == "received" and entry.told != newest.get(entry.key):
+            yield Broken(Promise.NEWEST, f"the result of an older start of the job of key {entry.key} counts {where}")
+        elif entry.what == "stranger":
+            yield Broken(Promise.PRIVATE, f"what another user wrote was unpickled {where}: {entry.told}")
         elif entry.what == "crowded":
             yield Broken(Promise.CPUS, f"key {entry.key} runs where all CPUs are held {where}")
 

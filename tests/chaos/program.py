@@ -5,15 +5,20 @@ place, it goes on with what its database has.
 """
 
 import asyncio
+import functools
 import logging
 import os
 import sys
 from array import array
 from pathlib import Path
+from typing import NoReturn
+from unittest import mock
 
 import uvloop
 
 import hyperflow as hf
+from hyperflow.master.shared import Timeouts
+from hyperflow.slurm.client import PollIntervals, SlurmClient
 from tests.chaos.ledger import Ledger, work
 from tests.chaos.workload import Workload
 from tests.helpers import wait_until
@@ -23,14 +28,20 @@ workload = Workload.read(place)
 ledger = Ledger(place)
 payload = array("q", range(workload.payload // 8))
 
+HURRIED = Timeouts(
+    look=0.2, grace=6.0, hopeless=30.0, rows=0.5, cancelled=20.0,
+    slurm=PollIntervals(fast=0.5, slow=2.0, first_retry=0.5, last_retry=2.0, give_up_after=120.0, timeout=4.0),
+)  # fmt: skip
+"""A master that notices in seconds what by default it notices in a minute."""
+
 
 @hf.memoize("values", version=1, on_change="ignore")
 def value(key: int) -> hf.Job[int]:
     """Compute one key, once for all runs of the program."""
-    how = workload
+    how, job = workload, os.environ.get("SLURM_JOB_ID", "")
     seconds = 0.0 if how.slow and key % how.slow else how.seconds
     lock = key % how.locks if how.locks else None
-    return hf.remote_eval(work, str(place), key, seconds, how.cpus, payload, how.leaves, how.burns, lock)
+    return hf.remote_eval(work, str(place), key, seconds, how.cpus, payload, how.leaves, how.burns, lock, job)
 
 
 @hf.job
@@ -69,11 +80,27 @@ async def share(keys: list[int]) -> int:
     return sum(isinstance(place, hf.Failed) for place in ended)
 
 
+@hf.job
+async def part(keys: list[int]) -> str:
+    """Do as share(), as a job of a Cluster program: return a name of this start of the job, or raise an error."""
+    start = os.urandom(8).hex()
+    ledger.note("began", keys[0], start)
+    if failed := await share(keys):
+        raise RuntimeError(f"{failed} of {len(keys)} evaluations have failed")
+    return start
+
+
 @hf.cluster
-async def jobs() -> int:
+async def receive(keys: list[int]) -> None:
+    """Have a share computed by a job, and note which start of it has done that."""
+    ledger.note("received", keys[0], await hf.remote_eval_job(part(keys)))
+
+
+@hf.cluster
+async def jobs() -> None:
     """Deal the keys out to jobs."""
     shares = [list(range(number, workload.keys, workload.jobs)) for number in range(workload.jobs)]
-    return sum(await hf.concurrently(*(hf.remote_eval_job(share(keys)) for keys in shares)))
+    await hf.map_concurrently(receive, shares)
 
 
 class Telling(logging.Handler):
@@ -97,10 +124,12 @@ def main() -> None:
 
 def end() -> None:
     """Run to the end, which the exit code tells."""
+    if sys.stdin is not None:  # else descriptors 0 to 2 are free: hyperflow takes them, and a loop must not
+        uvloop.new_event_loop().close()  # libuv keeps a pipe for each process, for good
     if workload.world == "cluster":
-        hf.main(jobs)
-    uvloop.new_event_loop().close()  # libuv keeps a pipe for each process, for good
-    ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
+        cluster()
+    if sys.stdin is not None:
+        ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
     disk = place / "disk"
     program = hf.ProgramInfo.new(disk / "runs", database=workload.database or disk / "results.sqlite")
     job = share(list(range(workload.keys)))
@@ -111,6 +140,22 @@ def end() -> None:
     ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
     ledger.note("ended", told=f"{failed} failed")
     sys.exit(1 if failed else 0)
+
+
+def cluster() -> NoReturn:
+    """Run as a Cluster program, or resume it, in a hurry."""
+    resumed = os.environ.get("CHAOS_RESUME")
+    where = ["--resume", resumed] if resumed else ["--base-dir", str(place / "disk" / "runs")]
+    asked = ["--ntasks-per-node", str(workload.cpus), "--nodes", str(workload.nodes)]
+    ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
+    try:
+        with (
+            mock.patch("hyperflow._cluster.Timeouts", return_value=HURRIED),
+            mock.patch("hyperflow.console.line.SlurmClient", functools.partial(SlurmClient, HURRIED.slurm)),
+        ):
+            hf.main(jobs, [*where, *asked, *workload.words])
+    finally:
+        ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
 
 
 if __name__ == "__main__":

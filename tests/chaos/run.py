@@ -109,6 +109,10 @@ class Run:
         """Return what the program has printed in this turn."""
         return self._output.read_text(errors="replace") if self._output.exists() else ""
 
+    def reports(self) -> str:
+        """Return what the run has reported outside of the ledger."""
+        return ""
+
     @property
     def running(self) -> bool:
         """Whether the program has not ended."""
@@ -218,6 +222,8 @@ def role_of(pid: int, found: Mapping[int, tuple[int, str]]) -> str:
         return "head"
     if command.startswith("srun "):
         return "srun"
+    if "hyperflow.master.runner" in command:
+        return "runner"
     if "hyperflow.wire.survivors" in command:
         return "watcher"
     if "hyperflow.launcher" not in command:

@@ -114,7 +114,19 @@ def descriptor_left(run: Ran) -> None:
     run.over("descriptors", told="8")
 
 
-RULES = {
+def older(run: Ran) -> None:
+    """The result of an older start of a job counts."""
+    for start in ("first", "second"):
+        run.over("began", 0, start)
+    run.over("received", 0, "first")
+
+
+def stranger(run: Ran) -> None:
+    """Somebody else's pickle was unpickled."""
+    run.over("stranger", told="call")
+
+
+RULES: dict[Callable[[Ran], None], Promise] = {
     wrong: Promise.RIGHT,
     again: Promise.DURABLE,
     twice_at_once: Promise.ONCE,
@@ -128,6 +140,8 @@ RULES = {
     somebody_left: Promise.PROCESSES,
     file_left: Promise.CLEAN,
     descriptor_left: Promise.CLEAN,
+    older: Promise.NEWEST,
+    stranger: Promise.PRIVATE,
 }
 
 
@@ -175,7 +189,7 @@ class Attacked(Ran):
     """A run whose first turn ended badly, and whose second ended well."""
 
     code = 1
-    said = ""
+    words = ""
 
     def start(self) -> None:
         """Begin the next turn."""
@@ -183,7 +197,7 @@ class Attacked(Ran):
 
     def wait(self, patience: float = 0) -> Ended:
         """End it."""
-        self.turns.append(Ended(self.code if self.turn == 0 else 0, self.said, 1.0))
+        self.turns.append(Ended(self.code if self.turn == 0 else 0, self.words, 1.0))
         return self.turns[-1]
 
 
@@ -220,7 +234,7 @@ def test_what_has_to_be_told(attacked: Attacked) -> None:
 
 def test_what_was_told(attacked: Attacked) -> None:
     """By its output."""
-    attacked.said = "the disk full of files"
+    attacked.words = "the disk full of files"
 
     assert broken_by(Case("table", "name", told="disk full"), attacked) == []
 

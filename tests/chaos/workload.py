@@ -17,6 +17,8 @@ class Workload:
         cpus: How many run side by side; on Slurm: on each node.
         world: "local", or "slurm": within an allocation, or "cluster": a Cluster program on the login host.
         jobs: How many jobs a Cluster program has; the keys are dealt out to them.
+        nodes: How many nodes each of these jobs has.
+        words: Further words of the Cluster program's command line.
         leaves: Whether each task leaves a process behind, in a session of its own.
         burns: Whether a task computes all the time instead of sleeping.
         payload: How many bytes of an array each task gets.
@@ -34,6 +36,8 @@ class Workload:
     cpus: int = 2
     world: str = "local"
     jobs: int = 2
+    nodes: int = 1
+    words: tuple[str, ...] = ("--on-error", "raise")
     leaves: bool = False
     burns: bool = False
     payload: int = 0

@@ -3,15 +3,19 @@
 from tests.chaos.case import Case
 from tests.chaos.faults import (
     allocation,
+    entries,
     files,
     limits,
+    master,
     network,
     nodes,
     postgres,
     power,
     processes,
+    run_files,
     silence,
     site,
+    slurm_commands,
     uses,
 )
 
@@ -19,6 +23,7 @@ TABLES: tuple[Case, ...] = (
     *processes.TABLE,
     *limits.TABLE,
     *files.TABLE,
+    *entries.TABLE,
     *postgres.TABLE,
     *power.TABLE,
     *silence.TABLE,
@@ -27,4 +32,7 @@ TABLES: tuple[Case, ...] = (
     *network.TABLE,
     *site.TABLE,
     *allocation.TABLE,
+    *master.TABLE,
+    *run_files.TABLE,
+    *slurm_commands.TABLE,
 )
