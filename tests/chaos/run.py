@@ -180,7 +180,7 @@ class Run:
         return marked(self.mark)
 
     def processes(self) -> dict[str, list[Process]]:
-        """Return the run's processes by role: head, keeper, launcher, worker, watcher, child."""
+        """Return the run's processes by role: head, keeper, launcher, worker, watcher, srun, child."""
         found: dict[str, list[Process]] = {}
         for process in self.left():
             found.setdefault(process.role, []).append(process)
@@ -223,6 +223,8 @@ def role_of(pid: int, found: Mapping[int, tuple[int, str]]) -> str:
     command = found[pid][1]
     if "tests.chaos.program" in command:
         return "head"
+    if command.startswith("srun "):
+        return "srun"
     if "hyperflow.master.runner" in command:
         return "runner"
     if "hyperflow.wire.survivors" in command:

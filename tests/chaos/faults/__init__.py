@@ -2,15 +2,19 @@
 
 from tests.chaos.case import Case
 from tests.chaos.faults import (
+    allocation,
     entries,
     files,
     limits,
     master,
+    network,
+    nodes,
     postgres,
     power,
     processes,
     run_files,
     silence,
+    site,
     slurm_commands,
     uses,
 )
@@ -24,6 +28,10 @@ TABLES: tuple[Case, ...] = (
     *power.TABLE,
     *silence.TABLE,
     *uses.TABLE,
+    *nodes.TABLE,
+    *network.TABLE,
+    *site.TABLE,
+    *allocation.TABLE,
     *master.TABLE,
     *run_files.TABLE,
     *slurm_commands.TABLE,
