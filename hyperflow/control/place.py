@@ -127,8 +127,9 @@ def _bound(path: Path, shorten: bool = False) -> tuple[socket.socket, Path]:
 
 
 def _remove(room: Path, address: Address | None) -> None:
-    (room / "socket").unlink(missing_ok=True)
-    (room / "master.json").unlink(missing_ok=True)
+    for name in ("socket", "master.json"):
+        with suppress(OSError):  # a disk that has become read-only: who ends the run wants to know its result
+            (room / name).unlink(missing_ok=True)
     if address is not None and address.path.parent.name.startswith(PREFIX) and address.host == socket.gethostname():
         with suppress(OSError):
             address.path.unlink(missing_ok=True)

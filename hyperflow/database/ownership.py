@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import secrets
 import shlex
@@ -36,6 +37,8 @@ import attrs
 
 from hyperflow.errors import ConfigurationError, DatabaseError
 from hyperflow.files import from_json, put_new, read_text, write_whole
+
+logger = logging.getLogger("hyperflow")
 
 ATTEMPTS = 100
 """How often to try again when the lock changes hands in between; each time another process has got it."""
@@ -154,7 +157,11 @@ class Ownership:
             return
         found = Owner.from_text(_read(str(self.lock)))
         if found is not None and found.token == self.owner.token:
-            self.lock.unlink(missing_ok=True)
+            try:
+                self.lock.unlink(missing_ok=True)
+            except OSError as error:  # what the program was about counts more
+                text = f"cannot remove the lock file {self.lock}: {error.strerror or error}"
+                logger.warning("%s; the next program here replaces it when this process has ended", text)
 
 
 def _replace(lock: Path, text: bytes, database: Path) -> bool:

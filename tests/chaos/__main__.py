@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -13,6 +14,7 @@ from tests.chaos.faults import TABLES
 
 def main() -> int:
     """Try cases as the command line says; return 1 if a promise was broken."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a case has mounted is to go
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, default=300, help="how long (default: 300)")
     parser.add_argument("--seed", default=os.urandom(4).hex(), help="repeats the same choices")

@@ -37,6 +37,22 @@ def mount(run: Run, place: Path, options: str) -> None:
     run.undo.callback(subprocess.run, ["umount", "-l", str(place)], check=True)
 
 
+def mount_image(run: Run) -> None:
+    """Give the run a disk with a journal, in a file, as its `disk`."""
+    image = run.place / "image"
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    command("mkfs.ext4", "-q", "-F", str(image))
+    command("mount", "-o", "loop", str(image), str(run.disk))
+    run.undo.callback(subprocess.run, ["umount", "-l", str(run.disk)], check=True)
+
+
+def mount_image_again(run: Run) -> None:
+    """Mount the image anew, as after the repair of a disk."""
+    command("umount", str(run.disk))
+    command("mount", "-o", "loop", str(run.place / "image"), str(run.disk))
+
+
 def remount(place: Path, options: str) -> None:
     """Change the options of a mounted disk."""
     command("mount", "-o", f"remount,{options}", str(place))

@@ -124,10 +124,12 @@ def main() -> None:
 
 def end() -> None:
     """Run to the end, which the exit code tells."""
-    uvloop.new_event_loop().close()  # libuv keeps a pipe for each process, for good
+    if sys.stdin is not None:  # else descriptors 0 to 2 are free: hyperflow takes them, and a loop must not
+        uvloop.new_event_loop().close()  # libuv keeps a pipe for each process, for good
     if workload.world == "cluster":
         cluster()
-    ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
+    if sys.stdin is not None:
+        ledger.note("descriptors", told=str(len(os.listdir("/proc/self/fd"))))
     disk = place / "disk"
     program = hf.ProgramInfo.new(disk / "runs", database=workload.database or disk / "results.sqlite")
     job = share(list(range(workload.keys)))

@@ -1,5 +1,6 @@
 """Ownership: one writer, who is named to others; abandoned locks are taken over by exactly one."""
 
+import errno
 import fcntl
 import json
 import os
@@ -92,6 +93,20 @@ def test_abandoned_locks_are_taken_over(tmp_path: Path, how: str) -> None:
     assert json.loads(lock.read_text())["program"] == "program-2"
     held.release()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the disk has become read-only, that is told; it does not hide what the program ends with."""
+    held = Ownership.acquire(tmp_path / "db", "program-1")
+
+    def read_only(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    held.release()
+    assert f"cannot remove the lock file {tmp_path}/db.lock: Read-only file system" in caplog.text
 
 
 def test_a_zombie_has_gone(tmp_path: Path) -> None:

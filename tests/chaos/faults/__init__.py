@@ -2,16 +2,20 @@
 
 from tests.chaos.case import Case
 from tests.chaos.faults import (
+    allocation,
     entries,
     files,
     limits,
     master,
+    network,
+    nodes,
     postgres,
     power,
     processes,
     programs,
     run_files,
     silence,
+    site,
     slurm_commands,
     uses,
 )
@@ -25,6 +29,10 @@ TABLES: tuple[Case, ...] = (
     *power.TABLE,
     *silence.TABLE,
     *uses.TABLE,
+    *nodes.TABLE,
+    *network.TABLE,
+    *site.TABLE,
+    *allocation.TABLE,
     *master.TABLE,
     *programs.TABLE,
     *run_files.TABLE,

@@ -36,7 +36,11 @@ def small_tmp(run: Run, options: str = "size=4k") -> None:
     """Give the run a full TMPDIR."""
     boxes.mount(run, run.place / "tmp", options)
     boxes.fill(run.place / "tmp")
-    run.undo.callback(boxes.free, run.place / "tmp")
+
+
+def free_tmp(run: Run) -> None:
+    """Free TMPDIR, in which nothing may be left."""
+    boxes.free(run.place / "tmp")
 
 
 def fill(run: Run) -> None:
@@ -77,6 +81,12 @@ def read_only_after_a_kill(run: Run) -> None:
     block_until(lambda: not run.left(), 10, "all have ended")
     boxes.remount(run.disk, "ro")
     run.start()
+
+
+def failing_disk(run: Run) -> None:
+    """Let the file system give up at work, as after an error of the disk: nothing can be written any more."""
+    middle(run)
+    boxes.remount(run.disk, "abort")
 
 
 def give_space(run: Run) -> None:
@@ -156,6 +166,20 @@ def eat_memory(run: Run, role: str) -> None:
         raise NotRun("the kernel has killed another process")
 
 
+def freeze(run: Run) -> None:
+    """Freeze all of the run for some seconds, as a suspended virtual machine is."""
+    middle(run)
+    state = run.groups["freezer"] / "freezer.state"
+    state.write_text("FROZEN")
+    time.sleep(run.rng.uniform(0.5, 6))
+    state.write_text("THAWED")
+
+
+def started_by(run: Run, script: str) -> None:
+    """Let a shell start the program."""
+    run.within += ["sh", "-c", script, "sh"]
+
+
 # ------------------------------------------------------------------------------------------------ clocks, fsync
 
 
@@ -215,7 +239,14 @@ TABLE = (
         mend=give_space,
         told="Read-only|cannot be written",
     ),
-    _case(name="TMPDIR full", before=small_tmp, workload=BLOCKS, survives=True),
+    _case(
+        name="disk fails at work",
+        before=boxes.mount_image,
+        attack=failing_disk,
+        mend=boxes.mount_image_again,
+        told="[Rr]ead-only|failed to write|disk I/O",
+    ),
+    _case(name="TMPDIR full", before=small_tmp, mend=free_tmp, workload=BLOCKS, survives=True),
     *(
         _case(
             name=f"{number} descriptors",
@@ -257,6 +288,16 @@ TABLE = (
         attack=no_more_processes,
         workload=RETRIED,
         survives=True,
+    ),
+    _case(name="all frozen", before=_part(in_group, controller="freezer"), attack=freeze, survives=True),
+    _case(
+        name="a third of a CPU",
+        before=_part(in_group, controller="cpu", file="cpu.cfs_quota_us", value="33000"),
+        survives=True,
+    ),
+    *(
+        _case(name=f"standard streams {name}", before=_part(started_by, script=f'exec "$@" {how}'), survives=True)
+        for name, how in {"on a full disk": ">/dev/full 2>&1", "closed": "<&- >&- 2>&-"}.items()
     ),
     *(
         _case(
