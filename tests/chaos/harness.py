@@ -91,11 +91,17 @@ class Lane:
 
 
 def in_turn(cases: Sequence[Case], seed: str) -> Iterator[tuple[Case, str]]:
-    """Yield cases with seeds: those kept, then all in an order that the seed shuffles, again and again."""
+    """Yield cases with seeds: those kept, then all in an order that the seed shuffles, again and again.
+
+    The tables take turns, so that a short run has something of each.
+    """
     yield from kept.among(cases)
     for number in itertools.count() if cases else ():
+        tables: dict[str, list[Case]] = {}
         for case in random.Random(f"{seed} {number}").sample(list(cases), len(cases)):
-            yield case, f"{seed}.{number}"
+            tables.setdefault(case.table, []).append(case)
+        for turn in itertools.zip_longest(*tables.values()):
+            yield from ((case, f"{seed}.{number}") for case in turn if case is not None)
 
 
 def try_many(
