@@ -46,6 +46,7 @@ class Case:
         world: Which class of runs it needs; see `harness.WORLDS`.
         survives: Whether the attacked turn has to end well all the same: the fault is nobody's fault.
         quiet: Whether nothing is broken at all; then each key has to start just once.
+        says: What the output of the first turn has to say although it survives, as a regular expression.
         told: What the output of an attacked turn that did not end well has to say, as a regular expression. If the case
             tries DAMAGE, that has to be said before something that was acknowledged is computed again.
         tries: The promises that this case tries, beside the basic ones.
@@ -61,6 +62,7 @@ class Case:
     world: str = "local"
     survives: bool = False
     quiet: bool = False
+    says: str = ""
     told: str = ""
     tries: frozenset[Promise] = frozenset()
     excused: dict[Promise, str] = attrs.field(factory=dict)
@@ -73,7 +75,7 @@ class Case:
     @property
     def promises(self) -> frozenset[Promise]:
         """All promises that it tries."""
-        more = {Promise.TOLD} if self.told else set()
+        more = {Promise.TOLD} if self.told or self.says else set()
         if Promise.DAMAGE in self.tries:
             return (BASIC | self.tries | more) - {*self.excused, Promise.DURABLE}  # what is damaged may be lost
         return (BASIC | self.tries | more) - self.excused.keys()
@@ -109,6 +111,8 @@ class Case:
             silent = turn.code in (0, -signal.SIGKILL, 128 + signal.SIGKILL)  # nothing to tell, or no chance
             if self.told and not silent and not re.search(self.told, turn.output + _failures(run, number)):
                 yield Broken(Promise.TOLD, f"nothing about {self.told!r} in: {_end(run, number)}")
+        if not re.search(self.says, run.turns[0].output):
+            yield Broken(Promise.TOLD, f"nothing about {self.says!r} in: {_end(run, 0)}")
 
 
 def _failures(run: Run, turn: int) -> str:

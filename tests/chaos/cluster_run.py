@@ -98,6 +98,12 @@ class ClusterRun(Run):
                 command, env=variables, cwd=self.place, stdout=output, stderr=output
             )
 
+    def at_work(self) -> None:
+        """Wait for a moment at which evaluations run, and make sure that there still is something to attack."""
+        super().at_work()
+        if not self.running:
+            raise NotRun(f"the program had ended before its moment came: {self.said()[-1000:]}")
+
     def left(self) -> list[Process]:
         """Return what runs on the hosts and is no daemon."""
         found: list[Process] = []
@@ -134,6 +140,7 @@ class SlurmRun(ClusterRun):
             "nodes": len(self.cluster.nodes),
             "ntasks_per_node": workload.cpus,
             "no_kill": True,  # or Slurm ends the job when a node does not answer
+            "no_requeue": True,
             "open_mode": "append",  # a job that is put back into the queue goes on with its output
         }
         """Options of sbatch."""
@@ -181,3 +188,9 @@ class SlurmRun(ClusterRun):
     def other_hosts(self) -> list[str]:
         """The nodes of the job that the program does not run on."""
         return [name for name in self.cluster.nodes if name != self.head_host]
+
+
+def in_slurm(run: Run) -> SlurmRun:
+    """Return a run as what it is in the world "slurm"."""
+    assert isinstance(run, SlurmRun)
+    return run

@@ -72,7 +72,8 @@ class Ledger:
         held = [self._lock(f"key-{key}")]
         if held[0] is None:
             self.note("taken", key)
-        seat = next((s for s in (self._lock(f"seat-{os.uname().nodename}-{job}-{i}") for i in range(seats)) if s), None)
+        host = os.stat("/proc/self/ns/net").st_ino  # two hosts of a cluster may say the same name
+        seat = next((s for s in (self._lock(f"seat-{host}-{job}-{i}") for i in range(seats)) if s), None)
         if seat is None:
             self.note("crowded", key)
         self.note("start", key)

@@ -2,15 +2,20 @@
 
 from tests.chaos.case import Case
 from tests.chaos.faults import (
+    allocation,
     entries,
     files,
     limits,
     master,
+    network,
+    nodes,
     postgres,
     power,
     processes,
+    programs,
     run_files,
     silence,
+    site,
     slurm_commands,
     uses,
 )
@@ -24,7 +29,12 @@ TABLES: tuple[Case, ...] = (
     *power.TABLE,
     *silence.TABLE,
     *uses.TABLE,
+    *nodes.TABLE,
+    *network.TABLE,
+    *site.TABLE,
+    *allocation.TABLE,
     *master.TABLE,
+    *programs.TABLE,
     *run_files.TABLE,
     *slurm_commands.TABLE,
 )
