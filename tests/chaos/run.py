@@ -80,7 +80,7 @@ class Run:
 
     @property
     def mark(self) -> str:
-        """The variable in the environment of each process of this run."""
+        """What stands in the environment of each process of this run: a variable, and the end of PATH."""
         return f"CHAOS_PLACE={self.place}"
 
     def start(self) -> None:
@@ -91,7 +91,10 @@ class Run:
         ours = {"CHAOS_PLACE": str(self.place), "CHAOS_TURN": str(self.turn), "TMPDIR": str(self.place / "tmp")}
         command = [*self.within, sys.executable, "-m", "tests.chaos.program", str(self.place)]
         self._started = time.monotonic()
-        self._launch(command, {**self.environment, **ours, "PYTHONPATH": path})
+        # The watcher keeps PATH, and nothing else.
+        self._launch(
+            command, {**self.environment, **ours, "PYTHONPATH": path, "PATH": f"{os.environ['PATH']}:{self.mark}"}
+        )
 
     def _launch(self, command: list[str], variables: Mapping[str, str]) -> None:
         """Start a command in the run's directory, with these variables beside the usual ones."""
@@ -198,7 +201,7 @@ class Run:
 
 
 def marked(mark: str) -> list[Process]:
-    """Return all living processes on this machine with this variable in their environment, with their roles."""
+    """Return all living processes on this machine that have this text in their environment, with their roles."""
     wanted = mark.encode()
     found: dict[int, tuple[int, str]] = {}
     for name in os.listdir("/proc"):
@@ -206,7 +209,7 @@ def marked(mark: str) -> list[Process]:
             try:
                 place = Path("/proc", name)
                 state, parent = (place / "stat").read_bytes().rpartition(b")")[2].split()[:2]
-                if state in b"ZX" or wanted not in (place / "environ").read_bytes().split(b"\0"):
+                if state in b"ZX" or wanted not in (place / "environ").read_bytes():
                     continue
                 command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                 found[int(name)] = int(parent), command

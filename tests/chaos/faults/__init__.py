@@ -13,6 +13,7 @@ from tests.chaos.faults import (
     postgres,
     power,
     processes,
+    programs,
     run_files,
     silence,
     site,
@@ -35,6 +36,7 @@ TABLES: tuple[Case, ...] = (
     *allocation.TABLE,
     *pairs.TABLE,
     *master.TABLE,
+    *programs.TABLE,
     *run_files.TABLE,
     *slurm_commands.TABLE,
 )

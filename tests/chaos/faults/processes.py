@@ -9,9 +9,12 @@ import signal
 import time
 from collections.abc import Iterable
 
+import attrs
+
 from tests.chaos.case import Case, NotRun
 from tests.chaos.run import Process, Run
 from tests.chaos.workload import Workload
+from tests.helpers import alive
 
 ROLES = ("head", "keeper", "launcher", "worker")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV)
@@ -76,38 +79,36 @@ def members(run: Run, roles: Iterable[str]) -> list[Process]:
     return run.rng.sample(together := [each for role in roles for each in found.get(role, [])], len(together))
 
 
+def hit(run: Run, roles: tuple[str, ...], moment: str) -> list[Process]:
+    """Wait for a moment, and return all processes of these roles, in an order chosen at random."""
+    found: list[Process] = []
+    if late := ALL_MOMENTS[moment] in (end, closing):  # to look for them takes longer than what is left then
+        run.until("ack", 1)
+        found = members(run, roles)
+    ALL_MOMENTS[moment](run)
+    found = [process for process in found if alive(process.pid)] if late else members(run, roles)
+    if missing := set(roles) - {process.role for process in found}:
+        raise NotRun(f"no {' and no '.join(sorted(missing))} was there at that moment")
+    return found
+
+
 def send(run: Run, role: str, number: signal.Signals, moment: str) -> None:
     """Send a signal to a process of a role."""
-    ALL_MOMENTS[moment](run)
-    chosen(run, role).signal(number)
-
-
-def pause(run: Run, role: str, moment: str) -> None:
-    """Stop a process for some seconds."""
-    ALL_MOMENTS[moment](run)
-    process = chosen(run, role)
-    process.signal(signal.SIGSTOP)
-    time.sleep(run.rng.uniform(0.1, 4))
-    process.signal(signal.SIGCONT)
+    hit(run, (role,), moment)[0].signal(number)
 
 
 def send_all(run: Run, roles: tuple[str, ...], number: signal.Signals, moment: str) -> None:
     """Send a signal to all processes of some roles, one right after the other."""
-    ALL_MOMENTS[moment](run)
-    found = members(run, roles)
-    if len({process.role for process in found}) < len(roles):
-        raise NotRun(f"not all of {', '.join(roles)} were there at that moment")
-    for process in found:
+    for process in hit(run, roles, moment):
         process.signal(number)
 
 
-def pause_all(run: Run, roles: tuple[str, ...], moment: str) -> None:
+def pause(run: Run, roles: tuple[str, ...], moment: str) -> None:
     """Stop all processes of some roles for some seconds, as a suspended allocation or a laptop's lid does."""
-    ALL_MOMENTS[moment](run)
-    found = members(run, roles)
+    found = hit(run, roles, moment)
     for process in found:
         process.signal(signal.SIGSTOP)
-    time.sleep(run.rng.uniform(0.5, 5))
+    time.sleep(run.rng.uniform(0.1, 5))
     for process in found:
         process.signal(signal.SIGCONT)
 
@@ -154,7 +155,7 @@ def _sent(role: str, number: signal.Signals, moment: str) -> Case:
 
 
 def _paused(role: str, moment: str) -> Case:
-    attack = functools.partial(pause, role=role, moment=moment)
+    attack = functools.partial(pause, roles=(role,), moment=moment)
     return _case(name=f"{role} STOP then CONT {moment}", attack=attack, survives=True)
 
 
@@ -164,6 +165,8 @@ def _all_sent(name: str, number: signal.Signals, moment: str) -> Case:
 
 
 TABLE = (
+    *(attrs.evolve(_sent("watcher", number, moment), survives=True) for number in SIGNALS for moment in MOMENTS),
+    *(_paused("watcher", moment) for moment in MOMENTS),
     *(_sent(role, number, moment) for role in ROLES for number in SIGNALS for moment in MOMENTS),
     *(_sent("head", number, moment) for number in SIGNALS for moment in MORE_MOMENTS),
     *(_paused(role, moment) for role in ROLES for moment in MOMENTS),
@@ -172,7 +175,7 @@ TABLE = (
     *(
         _case(
             name=f"{name} STOP then CONT",
-            attack=functools.partial(pause_all, roles=roles, moment="at work"),
+            attack=functools.partial(pause, roles=roles, moment="at work"),
             survives=True,
         )
         for name, roles in {"all of the node": NODE, "head and all": ("head", *NODE)}.items()
