@@ -45,7 +45,7 @@ coverage: .venv/installed-dev
 
 # Attacks real runs for five minutes, with a new seed each time; ARGUMENTS="--seconds 1800 --page" for longer.
 chaos: .venv/installed-dev
-	$(PY) -m tests.chaos $(ARGUMENTS)
+	$(PY) -m tests.chaos --remember $(ARGUMENTS)
 
 # Bugs on purpose: the chaos has to notice each.
 controls: .venv/installed-dev

@@ -92,6 +92,11 @@ def cpus_returned_early(give: Any) -> Any:
     return given
 
 
+def older_start_taken(read_result: Any) -> Any:
+    """The first result that a job has left is read, from whichever start."""
+    return lambda directory, epoch: read_result(directory, directory.results()[0])
+
+
 def rows_dropped(read: Any) -> Any:
     """When the rows of a job are taken over, one of each piece gets lost."""
 
@@ -140,6 +145,7 @@ BUGS: dict[str, Bug] = {
     "no clean-up": Bug("hyperflow.wire.processes", "kill_all", no_clean_up),
     "stale recall": Bug("hyperflow.wire.claim_page", "ClaimPage.retract", stale_recall),
     "CPUs returned early": Bug("hyperflow.scheduling.scheduler", "Scheduler._give", cpus_returned_early),
+    "result of an older start taken": Bug("hyperflow.master.rundir", "JobDirectory.read_result", older_start_taken),
     "rows dropped in a merge": Bug("hyperflow.database.ingest", "_read", rows_dropped),
     "retry of a cancelled": Bug("hyperflow.head.engine", "Engine._on_cancel", cancelled_is_retried),
     "heartbeat ignored": Bug("hyperflow.head.link", "Link.beat", heartbeat_ignored),

@@ -46,10 +46,13 @@ class Control:
 CONTROLS = (
     Control("acknowledge before commit", "processes: head KILL at work", Promise.DURABLE),
     Control("lock freed early", "uses: locks, nothing breaks", Promise.LOCKS),
+    Control("private checks off", "programs: result of another user's", Promise.PRIVATE),
     Control("no clean-up", "uses: programs left, nothing breaks", Promise.PROCESSES),
     Control("no checksum", "entries: a digit of a value changed", Promise.RIGHT),
     Control("stale recall", "uses: many short, nothing breaks", Promise.ONCE, seeds=5),
     Control("CPUs returned early", "uses: plain, nothing breaks", Promise.CPUS),
+    Control("result of an older start taken", "programs: a late result of an older start", Promise.NEWEST),
+    Control("rows dropped in a merge", "programs: master KILL at work", Promise.DURABLE),
     Control("retry of a cancelled", "uses: cancels, nothing breaks", Promise.CANCELLED, patience=10),
     Control("fsync left out", "power: lost at work", Promise.DURABLE),
     Control("heartbeat ignored", "silence: launcher STOP for good at work", Promise.SETTLED, patience=12),

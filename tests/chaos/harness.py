@@ -16,6 +16,7 @@ import attrs
 from tests.chaos import kept
 from tests.chaos.case import Case, NotRun
 from tests.chaos.cluster_run import SlurmRun
+from tests.chaos.here_run import HereRun
 from tests.chaos.login_run import LoginRun
 from tests.chaos.oracle import Broken
 from tests.chaos.postgres_run import PostgresRun
@@ -26,6 +27,7 @@ from tests.chaos.workload import Workload
 WORLDS: dict[str, Callable[[Path, Workload, random.Random], Run]] = {
     "local": Run,
     "postgres": PostgresRun,
+    "here": HereRun,
     "slurm": SlurmRun,
     "cluster": LoginRun,
 }
@@ -89,11 +91,17 @@ class Lane:
 
 
 def in_turn(cases: Sequence[Case], seed: str) -> Iterator[tuple[Case, str]]:
-    """Yield cases with seeds: those kept, then all in an order that the seed shuffles, again and again."""
+    """Yield cases with seeds: those kept, then all in an order that the seed shuffles, again and again.
+
+    The tables take turns, so that a short run has something of each.
+    """
     yield from kept.among(cases)
     for number in itertools.count() if cases else ():
+        tables: dict[str, list[Case]] = {}
         for case in random.Random(f"{seed} {number}").sample(list(cases), len(cases)):
-            yield case, f"{seed}.{number}"
+            tables.setdefault(case.table, []).append(case)
+        for turn in itertools.zip_longest(*tables.values()):
+            yield from ((case, f"{seed}.{number}") for case in turn if case is not None)
 
 
 def try_many(
