@@ -11,7 +11,7 @@ from collections.abc import Callable
 import attrs
 
 from tests.chaos import boxes
-from tests.chaos.case import Case, NotRun, nothing
+from tests.chaos.case import Case, NotRun
 from tests.chaos.faults.slurm_commands import WAYS
 from tests.chaos.login_run import LoginRun
 from tests.chaos.promises import Promise
@@ -23,9 +23,10 @@ from tests.slurm.shims import configured
 WORK = Workload(keys=36, seconds=0.4, world="cluster", jobs=3)
 PATIENT = attrs.evolve(WORK, words=("--on-error", "retry:3"))
 """A program whose user wants failed jobs tried again."""
+STUBBORN = attrs.evolve(WORK, words=("--on-error", "retry:9"))
 WIDE = attrs.evolve(PATIENT, jobs=2, nodes=2)
 LONG = attrs.evolve(WORK, keys=72)
-SLOW = attrs.evolve(WORK, keys=30, seconds=4.0)
+SLOW = attrs.evolve(WORK, keys=48, seconds=8.0)
 """Jobs that still run when Slurm gives a node up."""
 
 RESUME = r"hyperflow resume|hyperflow retry"
@@ -264,8 +265,8 @@ def preempt(run: Run) -> None:
 
 
 def node_of_a_job(run: Run) -> str:
-    """Return a node that runs a job."""
-    at_work(run)
+    """Return a node that runs a job, early enough."""
+    run.until("ack", 1)
     return chosen(run, "runner").host
 
 
@@ -377,15 +378,6 @@ def fill_for(run: Run, seconds: float) -> None:
     boxes.free(run.disk)
 
 
-def fill(run: Run) -> None:
-    """Fill it at work until the program has ended; what its jobs have failed with then, the next start is told."""
-    at_work(run)
-    boxes.fill(run.disk)
-    run.wait()
-    boxes.free(run.disk)
-    run.start()
-
-
 def full_temporary(run: Run) -> None:
     """Let the program on the login host have a full TMPDIR."""
     assert isinstance(run, LoginRun)
@@ -446,7 +438,6 @@ SURVIVED: dict[str, Callable[[Run], None]] = {
     "node cut off for 4 s": functools.partial(cut_off, seconds=4),
     "login host cut off": cut_login,
     "slurmd killed for 4 s": functools.partial(kill_slurmd, seconds=4),
-    "disk full for 5 s": functools.partial(fill_for, seconds=5),
 }
 """Nobody's fault: the program goes on by itself."""
 
@@ -460,8 +451,6 @@ CONTROLLER = [
     for number in (signal.SIGKILL, signal.SIGTERM)
     for moment in ("in sbatch", "at work")
 ]
-
-BEFORE = {"disk full for 5 s": shared_disk}
 
 OTHERS = (
     _case("master KILL three times", kill_often),
@@ -491,16 +480,15 @@ OTHERS = (
         workload=SLOW,
         excused=ISOLATED,
     ),
-    _case("disk full", fill, before=shared_disk, told=FULL),
+    _case(
+        "disk full for 5 s", functools.partial(fill_for, seconds=5), before=shared_disk, workload=STUBBORN, told=FULL
+    ),
     _case("TMPDIR of the login host full", at_work, before=full_temporary, survives=True),
 )
 
 TABLE = (
     *_signals(),
     *CONTROLLER,
-    *(
-        _case(name, attack, survives=True, before=BEFORE.get(name, nothing), workload=LONG)
-        for name, attack in SURVIVED.items()
-    ),
+    *(_case(name, attack, survives=True, workload=LONG) for name, attack in SURVIVED.items()),
     *OTHERS,
 )
