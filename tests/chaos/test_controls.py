@@ -53,7 +53,8 @@ def test_what_is_replaced() -> None:
 @pytest.mark.parametrize(("bug", "says"), [("private checks off", ""), (None, "can be written by others (mode 0777)")])
 def test_in_a_process(bug: str | None, says: str) -> None:
     """A process that has it on its path has the bug if it is named, also where others import the function by name."""
-    code = "import os; from hyperflow.checked_files import objection as o; print(o(os.stat_result([0o40777, 0, 0, 0, os.geteuid()] + [0] * 5)))"
+    call = "objection(os.stat_result([0o40777, 0, 0, 0, os.geteuid()] + [0] * 5))"
+    code = f"import os; from hyperflow.checked_files import objection; print({call})"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(controls.INSTALLED), str(TOP)])}
     env |= {bugs.VARIABLE: bug} if bug else {}
     done = subprocess.run([sys.executable, "-P", "-c", code], env=env, capture_output=True, text=True, check=True)
