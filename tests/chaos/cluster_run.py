@@ -144,6 +144,8 @@ class SlurmRun(ClusterRun):
             "open_mode": "append",  # a job that is put back into the queue goes on with its output
         }
         """Options of sbatch."""
+        self.attacked: set[str] = set()
+        """The nodes that an attack has chosen."""
         self.shell = ""
         """Lines of shell before the program in the batch script."""
         self._asked = 0.0

@@ -183,7 +183,7 @@ def _goes_on(
         workload=workload,
         survives=True,
         says=says,
-        excused={} if workload.options else RETURNED,
+        excused=RETURNED if says == LOST and not workload.options else {},
     )
 
 
@@ -205,7 +205,6 @@ def _ends(
         world="slurm",
         workload=workload,
         told=told,
-        excused=RETURNED,
     )
 
 

@@ -167,7 +167,7 @@ TABLE = (
     _case("srun's connections are reset", functools.partial(reset, times=1), before=by_srun),
     _case("sessions of sshd end", hang_up, before=by_ssh, says=LOST),
     _case("sessions of sshd end, not exclusive", hang_up, before=by_ssh, workload=SHORT, says=LOST),
-    _case("the head's node sends slowly", before=functools.partial(slow, rate="16mbit", heads=True), workload=HEAVY),
-    _case("another node sends slowly", before=functools.partial(slow, rate="256kbit", heads=False), workload=HEAVY),
+    _case("the head's node sends slowly", before=functools.partial(slow, rate="4mbit", heads=True), workload=HEAVY),
+    _case("another node sends slowly", before=functools.partial(slow, rate="64kbit", heads=False), workload=HEAVY),
     _case("two nodes say the same name", before=same_name, workload=SHORT),
 )

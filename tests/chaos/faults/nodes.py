@@ -25,8 +25,8 @@ RETURNED = {
     "it never does"
 }
 
-LASTING = frozenset({"keeper", "launcher", "watcher", "srun"})
-"""Roles whose end costs a node or nothing."""
+COSTLY = frozenset({"keeper", "launcher", "srun"})
+"""Roles whose end costs a node."""
 
 
 def by_chance(run: Run) -> None:
@@ -45,8 +45,10 @@ def by_srun(run: Run) -> None:
 
 
 def another(run: SlurmRun) -> str:
-    """Choose a node that the program does not run on."""
-    return run.rng.choice(run.other_hosts)
+    """Choose a node that the program does not run on, and that was not attacked before."""
+    host = run.rng.choice([host for host in run.other_hosts if host not in run.attacked] or run.other_hosts)
+    run.attacked.add(host)
+    return host
 
 
 def chosen(run: Run, role: str) -> Process:
@@ -160,8 +162,8 @@ def _sent(role: str, number: signal.Signals, moment: str) -> Case:
         attack=functools.partial(send, role=role, number=number, moment=moment),
         world="slurm",
         workload=SHORT,
-        survives=role in LASTING,
-        excused=RETURNED,
+        survives=role in {*COSTLY, "watcher"},
+        excused=RETURNED if role in COSTLY else {},
     )
 
 
@@ -194,9 +196,7 @@ def _whole(name: str, attack: Callable[[Run], None], workload: Workload = ALONE,
 
 def _heads(name: str, attack: Callable[[Run], None]) -> Case:
     """Return a case of the node that the program runs on: it has to be started again."""
-    return Case(
-        table="nodes", name=name, before=by_chance, attack=attack, world="slurm", workload=SHORT, excused=RETURNED
-    )
+    return Case(table="nodes", name=name, before=by_chance, attack=attack, world="slurm", workload=SHORT)
 
 
 NUMBERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from tests.chaos.case import Case
 from tests.chaos.cluster_run import SlurmRun, in_slurm
-from tests.chaos.faults.nodes import RETURNED, SHORT, by_chance, by_ssh
+from tests.chaos.faults.nodes import SHORT, by_chance, by_ssh
 from tests.chaos.run import Run
 from tests.cluster import daemons
 from tests.imports import TOP
@@ -167,7 +167,7 @@ def _all_nodes(name: str, before: Callable[[Run], None]) -> Case:
         run.environment["HYPERFLOW_MIN_NODES"] = "3"
         before(run)
 
-    return Case(table="site", name=name, before=whole, workload=SHORT, world="slurm", survives=True, excused=RETURNED)
+    return Case(table="site", name=name, before=whole, workload=SHORT, world="slurm", survives=True)
 
 
 def _without_one(name: str, before: Callable[[Run], None], says: str) -> Case:
@@ -180,7 +180,6 @@ def _without_one(name: str, before: Callable[[Run], None], says: str) -> Case:
         world="slurm",
         survives=True,
         says=says,
-        excused=RETURNED,
     )
 
 
