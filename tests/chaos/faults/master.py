@@ -455,7 +455,7 @@ CONTROLLER = [
 OTHERS = (
     _case("master KILL three times", kill_often),
     _case("master KILL, then four at once", many_masters, told=f"runs it|{RESUME}"),
-    _case("master and runners KILL", together("head", "runner")),
+    _case("master and runners KILL", together("head", "runner"), workload=PATIENT),
     _case("master and all processes of the jobs KILL", together("head", *JOBS), workload=PATIENT),
     _case("all processes of the jobs KILL", together(*JOBS), workload=PATIENT, survives=True),
     _case("all on a node KILL", kill_on_node, workload=PATIENT, survives=True),
