@@ -207,7 +207,11 @@ def damage(run: Run, find: Callable[[LoginRun], Path], way: str, moment: Callabl
     """Kill the master, damage a file, and resume the program."""
     assert isinstance(run, LoginRun)
     until_master_is_dead(run, moment, quiet)
-    path = find(run)
+    try:
+        path = find(run)
+    except NotRun:
+        run.start()  # the program has not failed by itself
+        raise
     keep(run, path)
     WAYS[way](run, path)
     run.start()
