@@ -17,7 +17,6 @@ from tests.chaos.login_run import LoginRun
 from tests.chaos.promises import Promise
 from tests.chaos.run import Process, Run
 from tests.chaos.workload import Workload
-from tests.cluster.host import CommandError
 from tests.slurm.shims import configured
 
 WORK = Workload(keys=36, seconds=0.4, world="cluster", jobs=3)
@@ -289,26 +288,26 @@ def power_off(run: Run) -> None:
 
 
 def freeze(run: Run, seconds: float) -> None:
-    """Freeze a node with a job: nothing on it goes on, and nothing is lost. 0: until Slurm gives it up."""
+    """Freeze a node with a job: nothing on it goes on, and nothing is lost. 0: until its job runs elsewhere."""
     assert isinstance(run, LoginRun)
     node = node_of_a_job(run)
     run.cluster.faults.freeze(node)
     if seconds:
         time.sleep(seconds)
     else:
-        until_requeued(run)
+        until_elsewhere(run)
     run.cluster.faults.thaw(node)
 
 
 def cut_off(run: Run, seconds: float) -> None:
-    """Cut a node with a job off the network; the file system stays. 0: until Slurm gives it up."""
+    """Cut a node with a job off the network; the file system stays. 0: until its job runs elsewhere."""
     assert isinstance(run, LoginRun)
     node = node_of_a_job(run)
     run.cluster.faults.cut(node)
     if seconds:
         time.sleep(seconds)
     else:
-        until_requeued(run)
+        until_elsewhere(run)
     run.cluster.faults.mend(node)
 
 
@@ -322,28 +321,20 @@ def cut_login(run: Run) -> None:
 
 
 def kill_slurmd(run: Run, seconds: float) -> None:
-    """Kill slurmd on a node with a job, which goes on; for so many seconds, or (0) until Slurm gives the node up."""
+    """Kill slurmd on a node with a job, which goes on; for so many seconds, or (0) until its job runs elsewhere."""
     assert isinstance(run, LoginRun)
     node = node_of_a_job(run)
     run.cluster.faults.stop_daemon(node, "slurmd", signal.SIGKILL)
     if seconds:
         time.sleep(seconds)
     else:
-        until_requeued(run)
+        until_elsewhere(run)
     run.cluster.faults.start_daemon(node, "slurmd")
 
 
-def until_requeued(run: Run) -> None:
-    """Wait until Slurm has put a job back into the queue."""
-    assert isinstance(run, LoginRun)
-    slurm = run.cluster.slurm
-
-    def requeued() -> bool:
-        with contextlib.suppress(CommandError):  # one has just ended
-            return any(slurm.job(job).get("Restarts") not in {"0", None} for job in run.batch_ids())
-        return False
-
-    run.until_true(requeued, "Slurm has given the node up", patience=60)
+def until_elsewhere(run: Run) -> None:
+    """Wait until Slurm has given a node up, and has started a job of it on another one."""
+    run.until("began", run.workload.jobs + 1, patience=80)
     if not run.running:
         raise NotRun("the jobs had ended before Slurm gave the node up")
 

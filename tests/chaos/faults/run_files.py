@@ -23,7 +23,8 @@ from tests.chaos.promises import Promise
 from tests.chaos.run import Run
 from tests.chaos.workload import Workload
 
-WORK = Workload(keys=36, seconds=0.4, world="cluster", jobs=3)
+# What jobs could not do while files were damaged is tried again by the program itself.
+WORK = Workload(keys=36, seconds=0.4, world="cluster", jobs=3, words=("--on-error", "retry:9"))
 
 STRANGER = 12345
 """A user of whom this machine knows nothing."""
