@@ -246,12 +246,14 @@ TABLE = (
     _case(
         "an empty one takes over",
         part(another_takes_over, older=False),
+        workload=LONGER,
         tries=frozenset({Promise.DAMAGE}),
         told=ANOTHER,
     ),
     _case(
         "an older copy takes over",
         part(another_takes_over, older=True),
+        workload=LONGER,
         tries=frozenset({Promise.DAMAGE}),
         told=ANOTHER,
     ),
