@@ -177,6 +177,21 @@ def hold_standard_streams() -> None:
             setattr(sys, name, open(fd, mode, closefd=False, errors="backslashreplace"))
 
 
+def limit_met(error: BaseException) -> str:
+    """Say which limit of this process has caused an error, and what to type; "" for none."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        import resource  # noqa: PLC0415 (only errors ask)
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"this process may have {most} files and pipes open at a time (ulimit -n); type: ulimit -n 4096"
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return (
+            "no more threads and processes may be started here: the limit of the user (ulimit -u) or of the control "
+            "group (pids.max) is reached; end other programs, or have it raised"
+        )
+    return ""
+
+
 def size_limit() -> int | None:
     """Return how many bytes a file may have at most here (`ulimit -f`); None for no limit."""
     import resource  # noqa: PLC0415 (only errors ask)

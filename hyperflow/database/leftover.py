@@ -64,6 +64,9 @@ class Log:
 def find(database: Path) -> Log | None:
     """Return the log of a database that nobody has open, if there is one; raise DatabaseError if it is there alone."""
     log = wal_file(database)
+    for part in (log, database.with_name(f"{database.name}-shm")):
+        if part.exists() and not part.is_file():  # a pipe would be waited for
+            raise DatabaseError(f"{part} belongs to {database}, and is no ordinary file; move it away")
     if not log.exists():
         return None
     if log.stat().st_size and (not database.exists() or not database.stat().st_size):

@@ -36,6 +36,9 @@ WORLDS: dict[str, Callable[[Path, Workload, random.Random], Run]] = {
 ON_THE_CLUSTER = frozenset({"slurm", "cluster"})
 """Worlds that share one cluster."""
 
+SHOWN = 3
+"""How many details of each broken promise are shown."""
+
 
 @attrs.frozen
 class Result:
@@ -54,10 +57,14 @@ class Result:
         return f"{told:<8} {self.seconds:5.1f} s  {self.case.title}  --seed {self.seed}"
 
     def details(self) -> str:
-        """Return what was broken."""
-        return "\n".join(f"    {broken.promise.name}: {broken.how}" for broken in self.broken) + (
-            f"\n    evidence: {self.evidence}" if self.evidence else ""
-        )
+        """Return what was broken, the first few of each promise, and where the evidence is."""
+        lines: list[str] = []
+        for promise in dict.fromkeys(broken.promise for broken in self.broken):
+            how = [broken.how for broken in self.broken if broken.promise is promise]
+            lines += [f"{promise.name}: {each}" for each in how[:SHOWN]]
+            lines += [f"{promise.name}: and {len(how) - SHOWN} more"] if len(how) > SHOWN else []
+        lines += [f"evidence: {self.evidence}"] if self.evidence else []
+        return "\n".join(f"    {line}" for line in lines)
 
 
 def try_one(case: Case, seed: str, keep: Path | None = None) -> Result:

@@ -86,15 +86,13 @@ def not_run(results: Iterable[Result]) -> str:
 
 
 def excused(results: Iterable[Result]) -> str:
-    """What a fault cannot but break."""
-    found = {
-        (one.case.table, promise.value, why): one.case.title
-        for one in results
-        for promise, why in one.case.excused.items()
-    }
-    return table(
-        ("fault", "promise", "why"), sorted((title, promise, why) for (_, promise, why), title in found.items())
+    """What faults cannot but break, with the reason."""
+    cases = {one.case.title: one.case for one in results}.values()
+    found = collections.Counter(
+        (case.table, promise.value, why) for case in cases for promise, why in case.excused.items()
     )
+    rows = ((family, count, promise, why) for (family, promise, why), count in sorted(found.items()))
+    return table(("family", "faults", "promise", "why it is not kept there"), rows)
 
 
 def _when(results: Sequence[Result], seed: str, seconds: float) -> str:

@@ -23,7 +23,7 @@ from tests.cluster import packages
 from tests.helpers import alive
 
 DATABASE = "test"
-PATIENCE = {"HYPERFLOW_DATABASE_TIMEOUT": "8"}
+PATIENCE = {"HYPERFLOW_DATABASE_TIMEOUT": "12"}
 
 _making = threading.Lock()
 

@@ -1,6 +1,7 @@
 """One byte of a database changes: it is told, or no answer is another one."""
 
 import asyncio
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -208,6 +209,17 @@ async def test_a_file_without_its_log(in_memory: Path, caplog: pytest.LogCapture
                 pass
         assert pair[1].read_bytes() == before
         assert not path.exists()
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+async def test_a_pipe_beside_it(tmp_path: Path, suffix: str) -> None:
+    """A pipe in the place of the log or of its index is told, and not waited for."""
+    await fill(tmp_path / "db", 1)
+    os.mkfifo(tmp_path / f"db{suffix}")
+
+    with pytest.raises(DatabaseError, match=rf"db{suffix} belongs to .*, and is no ordinary file"):
+        async with open_database(tmp_path / "db", "reader"):
+            pass
 
 
 @pytest.mark.parametrize("ask", ["open", "take"])

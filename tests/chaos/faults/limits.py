@@ -253,7 +253,7 @@ TABLE = (
             before=_part(limited, limits=f"--nofile={number}:{number}"),
             mend=unlimited,
             workload=BLOCKS,
-            told="Too many open files|descriptors",
+            told=r"ulimit -n",
             survives=number >= 64,
         )
         for number in (64, 32, 20, 12)
@@ -280,7 +280,7 @@ TABLE = (
         name="few processes at the start",
         before=_part(in_group, controller="pids", file="pids.max", value="5"),
         mend=unlimited,
-        told="fork|thread|temporarily",
+        told=r"ulimit -u|fork|thread|temporarily",
     ),
     _case(
         name="no more processes",

@@ -342,18 +342,21 @@ def shared_disk(run: Run) -> None:
         run.undo.callback(host.run, ["umount", "--lazy", str(run.disk)], check=False)
 
 
-def fill(run: Run, seconds: float) -> None:
-    """Fill it at work, for some seconds or for good."""
+def fill_for(run: Run, seconds: float) -> None:
+    """Fill it at work for some seconds."""
     at_work(run)
     boxes.fill(run.disk)
-    if seconds:
-        time.sleep(seconds)
-        boxes.free(run.disk)
-
-
-def free(run: Run) -> None:
-    """Free the disk."""
+    time.sleep(seconds)
     boxes.free(run.disk)
+
+
+def fill(run: Run) -> None:
+    """Fill it at work until the program has ended; what its jobs have failed with then, the next start is told."""
+    at_work(run)
+    boxes.fill(run.disk)
+    run.wait()
+    boxes.free(run.disk)
+    run.start()
 
 
 def full_temporary(run: Run) -> None:
@@ -417,7 +420,7 @@ SURVIVED: dict[str, Callable[[Run], None]] = {
     "login host cut off": cut_login,
     "slurmd killed for 4 s": functools.partial(kill_slurmd, seconds=4),
     "slurmd killed for 25 s": functools.partial(kill_slurmd, seconds=25),
-    "disk full for 5 s": functools.partial(fill, seconds=5),
+    "disk full for 5 s": functools.partial(fill_for, seconds=5),
 }
 """Nobody's fault: the program goes on by itself."""
 
@@ -425,7 +428,8 @@ CONTROLLER = [
     _case(
         f"slurmctld {number.name[3:]} for some seconds {moment}",
         functools.partial(controller_away, moment=moment, number=number),
-        survives=True,
+        survives=moment == "at work",
+        told="" if moment == "at work" else "could not be launched",  # Slurm holds what it was just launching
     )
     for number in (signal.SIGKILL, signal.SIGTERM)
     for moment in ("in sbatch", "at work")
@@ -436,7 +440,7 @@ BEFORE = {"disk full for 5 s": shared_disk}
 OTHERS = (
     _case("master KILL three times", kill_often),
     _case("master KILL, then four at once", many_masters, told=f"runs it|{RESUME}"),
-    _case("master and runners KILL", together("head", "runner")),
+    _case("master and runners KILL", together("head", "runner"), workload=PATIENT),
     _case("master and all processes of the jobs KILL", together("head", *JOBS), workload=PATIENT),
     _case("all processes of the jobs KILL", together(*JOBS), workload=PATIENT, survives=True),
     _case("all on a node KILL", kill_on_node, workload=PATIENT, survives=True),
@@ -448,7 +452,7 @@ OTHERS = (
     _case("jobs preempted", preempt, before=allow_preemption, survives=True),
     _case("node frozen for 25 s", functools.partial(freeze, seconds=25), survives=True, excused=ISOLATED),
     _case("node cut off for 25 s", functools.partial(cut_off, seconds=25), survives=True, excused=ISOLATED),
-    _case("disk full", functools.partial(fill, seconds=0), before=shared_disk, mend=free, told=FULL),
+    _case("disk full", fill, before=shared_disk, told=FULL),
     _case("TMPDIR of the login host full", at_work, before=full_temporary, survives=True),
 )
 

@@ -92,13 +92,19 @@ def flipped(run: Run, path: Path) -> None:
     path.write_bytes(data)
 
 
-def swapped(run: Run, path: Path) -> None:
-    """Swap it with that of another job."""
-    other = rival(path)
+def swap(path: Path, other: Path) -> None:
+    """Swap two files or directories."""
     between = path.with_name("between")
     path.rename(between)
     other.rename(path)
     between.rename(other)
+
+
+def swapped(run: Run, path: Path) -> None:
+    """Swap it with that of another job."""
+    other = rival(path)
+    swap(path, other)
+    (run.place / "swapped").write_text(f"{path}\n{other}")
 
 
 def unreadable(run: Run, path: Path) -> None:
@@ -130,7 +136,9 @@ class Trap:
 
 def another_users(run: Run, path: Path) -> None:
     """Let another user have written it: a sound one, but for its owner, whose pickle tells when it is unpickled."""
-    data = path.read_bytes()
+    for name in os.listdir(path) if path.is_dir() else ():
+        another_users(run, path / name)
+    data = path.read_bytes() if path.is_file() else b""
     if data.startswith(checked_files.MAGIC):
         kind = "call" if path.name == "call" else "result"
         header, _ = checked_files.read_checked(path, kind)
@@ -159,24 +167,24 @@ WAYS: dict[str, Callable[[Run, Path], None]] = {
 # ------------------------------------------------------------------------------------------------------- attacks
 
 
-def keep(run: LoginRun, paths: list[Path]) -> None:
-    """Keep copies of files, for the user who puts them back."""
-    for number, path in enumerate(paths):
-        copy = run.place / "kept" / str(number)
-        copy.parent.mkdir(exist_ok=True)
-        subprocess.run(["cp", "--archive", str(path), str(copy)], check=True)
-        (run.place / "kept" / f"{number}.of").write_text(str(path))
+def keep(run: LoginRun, path: Path) -> None:
+    """Keep a copy of a file, for the user who puts it back."""
+    (run.place / "kept").mkdir()
+    subprocess.run(["cp", "--archive", str(path), str(run.place / "kept" / "copy")], check=True)
+    (run.place / "kept" / "of").write_text(str(path))
 
 
 def put_back(run: Run) -> None:
     """Put the old files back, where the program could not go on without them."""
     if run.turns[-1].code == 0:
         return
-    for of in sorted((run.place / "kept").glob("*.of")):
-        path, copy = Path(of.read_text()), of.with_suffix("")
-        if path.is_symlink() or path.exists():
-            missing(run, path)
-        shutil.move(copy, path)
+    if (run.place / "swapped").exists():  # not the copies: jobs may have written to the files since
+        swap(*map(Path, (run.place / "swapped").read_text().split("\n")))
+        return
+    path = Path((run.place / "kept" / "of").read_text())
+    if path.is_symlink() or path.exists():
+        missing(run, path)
+    shutil.move(run.place / "kept" / "copy", path)
 
 
 def first_result(run: Run) -> None:
@@ -200,7 +208,7 @@ def damage(run: Run, find: Callable[[LoginRun], Path], way: str, moment: Callabl
     assert isinstance(run, LoginRun)
     until_master_is_dead(run, moment, quiet)
     path = find(run)
-    keep(run, [path, rival(path)] if way == "swapped" else [path])
+    keep(run, path)
     WAYS[way](run, path)
     run.start()
 
@@ -210,7 +218,7 @@ def damage_at_work(run: Run, find: Callable[[LoginRun], Path], way: str) -> None
     assert isinstance(run, LoginRun)
     run.at_work()
     path = find(run)
-    keep(run, [path, rival(path)] if way == "swapped" else [path])
+    keep(run, path)
     WAYS[way](run, path)
 
 

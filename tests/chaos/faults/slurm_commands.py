@@ -92,6 +92,13 @@ def fail(run: Run, name: str, lines: str, moment: str) -> None:
         raise NotRun(f"{name} was not called any more")
 
 
+def fail_in_jobs(run: Run, name: str, lines: str) -> None:
+    """Let a command fail some times where jobs run it."""
+    assert isinstance(run, LoginRun)
+    run.job_shims.fail(name, lines, run.rng.randint(1, 4))
+    run.until_true(lambda: run.job_shims.failed(name), f"{name} is called by a job", patience=60)
+
+
 def repair(run: Run) -> None:
     """Let all commands be the real ones."""
     assert isinstance(run, LoginRun)
@@ -117,10 +124,28 @@ def _case(name: str, way: str, lines: str, moment: str) -> Case:
     )
 
 
-TABLE = tuple(
-    _case(name, way, lines, moment)
-    for name, lies in LIES.items()
-    for way, lines in (WAYS | lies).items()
-    for moment in MOMENTS
-    if moment == "at work" or name in {"sbatch", "squeue"}
+IN_JOBS = tuple(
+    Case(
+        table="slurm commands",
+        name=f"scontrol in a job {way}",
+        attack=functools.partial(fail_in_jobs, name="scontrol", lines=lines),
+        mend=repair,
+        workload=WORK,
+        world="cluster",
+        survives=True,
+        tries=frozenset({Promise.NEWEST}),
+    )
+    for way, lines in (WAYS | LIES["scontrol"]).items()
+    if "hangs" not in way  # it is waited for longer than a case may take
+)
+
+TABLE = (
+    *(
+        _case(name, way, lines, moment)
+        for name, lies in LIES.items()
+        for way, lines in (WAYS | lies).items()
+        for moment in MOMENTS
+        if moment == "at work" or name in {"sbatch", "squeue"}
+    ),
+    *IN_JOBS,
 )
