@@ -47,6 +47,61 @@ START_UP_FILES = {
     "ignores signals": "trap '' TERM INT HUP CHLD",
 }
 
+SSH_CONFIGS = {
+    "shares connections": "ControlMaster auto\nControlPath ~/.ssh/cm-%r@%h:%p\nControlPersist 1m",
+    "wants a terminal": "RequestTTY force",
+    "runs another command": "RemoteCommand sleep 100",
+    "forwards": "ForwardAgent yes\nForwardX11 yes\nLocalForward 127.0.0.1:9999 localhost:9",
+    "sends variables": "SendEnv *\nSetEnv LANG=xx",
+    "has what nobody knows": "IgnoreUnknown Nonsense\nNonsense yes",
+    "has conditions": 'Match host node* exec "true"\n  User root\nMatch all\n  Compression yes',
+    "includes what is not there": "Include /nowhere/*",
+    "keeps alive": "ServerAliveInterval 1\nServerAliveCountMax 1\nTCPKeepAlive no",
+}
+"""What users have in their ~/.ssh/config; ssh has to work all the same."""
+
+UNUSABLE_SSH_CONFIGS = {
+    "has a mistake": "Host\n  Port none\n}",
+    "names another user": "User nobody",
+    "names a key that is not there": "IdentityFile /nowhere\nIdentityFile ~/.ssh/id_ed25519",
+    "names another port": "Port 2222",
+    "names another host": "HostName nowhere.invalid",
+    "goes through a host that is not there": "ProxyJump nowhere.invalid",
+    "goes through a command that fails": "ProxyCommand false",
+    "goes through a command that hangs": "ProxyCommand sleep 1000",
+    "wants another host key": "HostKeyAlgorithms ssh-rsa",
+    "knows no hosts": "UserKnownHostsFile /dev/null\nGlobalKnownHostsFile /dev/null",
+}
+"""With these ssh may fail; then srun has to do."""
+
+KEYS = {
+    "known hosts with broken lines": ("known_hosts", "node2 ssh-ed25519\n|1|x|y ssh-rsa AAAA\n\0\xff\n"),
+    "a revoked host key": ("known_hosts", "@revoked node2 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5\n"),
+    "a private key that is garbage": ("id_rsa", "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n"),
+    "accepted keys with broken lines": ("authorized_keys", "garbage\nssh-rsa\n"),
+}
+"""What stands in a file of ~/.ssh before what is right."""
+
+
+def ssh_config(run: Run, text: str, transport: str) -> None:
+    """Have this in ~/.ssh/config, for all hosts."""
+    run = in_slurm(run)
+    run.environment |= {"HYPERFLOW_TRANSPORT": transport, "HYPERFLOW_CONNECT_TIMEOUT": "5"}
+    (run.cluster.home / ".ssh" / "config").write_text(f"BatchMode yes\n{text}\n")
+
+
+def ssh_file(run: Run, name: str, text: str) -> None:
+    """Have something before the rest of a file in ~/.ssh."""
+    path = in_slurm(run).cluster.home / ".ssh" / name
+    path.write_text(text + (path.read_text() if path.exists() else ""))
+    path.chmod(0o600)
+
+
+def no_agent(run: Run) -> None:
+    """Name an agent for keys that has gone."""
+    by_ssh(run)
+    run.environment["SSH_AUTH_SOCK"] = "/nowhere"
+
 
 def start_up_file(run: Run, text: str) -> None:
     """Have a start-up file for what comes by ssh."""
@@ -214,6 +269,7 @@ CONDITIONS: dict[str, Callable[[Run], None]] = {
     "a login shell that is dash": functools.partial(login_shell, shell="/bin/dash", transport="ssh"),
     "a login shell that refuses": functools.partial(login_shell, shell="/usr/sbin/nologin", transport="auto"),
     "a login shell that is not there": functools.partial(login_shell, shell="/nowhere", transport="auto"),
+    "an agent that has gone": no_agent,
     "a changed host key": functools.partial(changed_key, transport="auto"),
     "keys that are not accepted": no_keys,
     "a name that is not known": unknown_name,
@@ -236,6 +292,15 @@ TABLE = (
         _all_nodes(f"a start-up file that {what}", functools.partial(start_up_file, text=text))
         for what, text in START_UP_FILES.items()
     ),
+    *(
+        _all_nodes(f"an ssh configuration that {what}", functools.partial(ssh_config, text=text, transport="ssh"))
+        for what, text in SSH_CONFIGS.items()
+    ),
+    *(
+        _all_nodes(f"an ssh configuration that {what}", functools.partial(ssh_config, text=text, transport="auto"))
+        for what, text in UNUSABLE_SSH_CONFIGS.items()
+    ),
+    *(_all_nodes(what, functools.partial(ssh_file, name=name, text=text)) for what, (name, text) in KEYS.items()),
     *(_all_nodes(name, before) for name, before in CONDITIONS.items()),
     _without_one("ssh: a changed host key", functools.partial(changed_key, transport="ssh"), "host key"),
     _without_one("ssh: no sshd", functools.partial(no_sshd, transport="ssh"), "no sshd answers there"),
