@@ -24,7 +24,7 @@ PATIENT = attrs.evolve(WORK, words=("--on-error", "retry:3"))
 """A program whose user wants failed jobs tried again."""
 STUBBORN = attrs.evolve(WORK, words=("--on-error", "retry:9"))
 WIDE = attrs.evolve(PATIENT, jobs=2, nodes=2)
-LONG = attrs.evolve(WORK, keys=72)
+LONG = attrs.evolve(WORK, keys=72, seconds=0.8)
 SLOW = attrs.evolve(WORK, keys=48, seconds=8.0)
 """Jobs that still run when Slurm gives a node up."""
 

@@ -3,6 +3,8 @@
 import functools
 from collections.abc import Callable
 
+import attrs
+
 from tests.chaos.case import Case, NotRun
 from tests.chaos.login_run import COMMANDS, LoginRun
 from tests.chaos.promises import Promise
@@ -11,6 +13,9 @@ from tests.chaos.workload import Workload
 
 # The third job is submitted while the others run.
 WORK = Workload(keys=36, seconds=0.4, world="cluster", jobs=3, words=("--on-error", "raise", "--max-jobs", "2"))
+
+LONG = attrs.evolve(WORK, keys=72, seconds=0.8)
+"""Jobs that still run when squeue has not listed them twice, or when somebody has typed `hyperflow cancel`."""
 
 AWAY = "Unable to contact slurm controller (connect failure)"
 
@@ -116,7 +121,7 @@ def _case(name: str, way: str, lines: str, moment: str) -> Case:
         name=f"{name} {way} {moment}",
         attack=functools.partial(fail, name=name, lines=lines, moment=moment),
         mend=repair,
-        workload=WORK,
+        workload=WORK if name in {"sbatch", "squeue"} else LONG,
         world="cluster",
         survives=not told,
         told=told,
