@@ -1,4 +1,4 @@
-"""Seeds that found something once: `kept.json`. A test tries them again; `make chaos` begins with those of the cluster."""
+"""Seeds that found something once: `kept.json`. A test tries them again; those of the cluster, `make chaos` does."""
 
 import json
 from collections.abc import Iterable
