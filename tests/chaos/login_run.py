@@ -144,7 +144,10 @@ class LoginRun(ClusterRun):
         done = self.cluster.login.run(
             [sys.executable, "-m", "hyperflow", *words], env=self._typed(), cwd=self.place, check=False, timeout=60
         )
-        return f"{done.stdout}{done.stderr}\nexit code {done.returncode}"
+        said = f"$ hyperflow {shlex.join(words)}\n{done.stdout}{done.stderr}exit code {done.returncode}\n"
+        with (self.place / "typed").open("a") as file:
+            file.write(said)
+        return said
 
     def another(self, host: str = "login", **variables: str) -> Command:
         """Start the program once more on the same run directory, on one of the hosts."""
