@@ -78,6 +78,7 @@ class SchedulerModel(Model):
         self.all: list[Evaluation] = []
         self.copies_of: set[int] = set()
         self.withheld: dict[int, str] = {}  # until that node has really ended
+        self.last = 0  # number of a task
         self.runs = 0
         self.newest_run: dict[int, int] = {}
         self.aside: set[str] = set()
@@ -137,7 +138,7 @@ class SchedulerModel(Model):
             self.on_turn()
 
     def submit(self, cpus: int, sort: str, function: int) -> None:
-        number = len(self.tasks) + 1
+        number = self.last + 1
         task = Task(
             number, function, cpus, sort == "fresh", sort == "alone", 100 * number, exclusive=sort == "exclusive"
         )
@@ -147,6 +148,7 @@ class SchedulerModel(Model):
             except ImpossibleRequest:
                 return
             raise Broken("what no node can serve is refused at once", task)
+        self.last = number
         self.tasks[number] = task
         evaluation = self.evaluations[number] = Evaluation(task, sort == "watched")
         self.all.append(evaluation)
@@ -295,9 +297,9 @@ class SchedulerModel(Model):
         self.copies._look()
 
     def _number_of_copy(self) -> int:
-        number = len(self.tasks) + 1
-        self.copies_of.add(number)
-        return number
+        self.last += 1
+        self.copies_of.add(self.last)
+        return self.last
 
     def on_turn(self, *_: int) -> None:
         effects = self.scheduler.schedule()

@@ -179,14 +179,15 @@ def without_needless(events: list[Event], fails: Callable[[list[Event]], bool]) 
     """Take events out, many at a time and then each one, as long as it still fails."""
     size = len(events)
     while size:
-        at = 0
+        before, at = len(events), 0
         while at < len(events):
             fewer = events[:at] + events[at + size :]
             if fails(fewer):
                 events = fewer
             else:
                 at += size
-        size //= 2
+        if size > 1 or len(events) == before:  # what was needed by one that has gone is not needed any more
+            size //= 2
     return events
 
 
