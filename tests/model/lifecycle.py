@@ -180,9 +180,8 @@ class LifecycleModel(Model):
             self.wanted = False
 
     def on_forget(self, *_: int) -> None:
-        """Slurm knows nothing of the job any more."""
-        if self.job.state in (State.QUEUED, State.RUNNING):
-            self.move(self.job.not_there(), "not_there")
+        """Slurm knows nothing of the job any more; that may be told when nobody asks any longer."""
+        self.move(self.job.not_there(), "not_there")
 
     def on_taken(self, which: int, *_: int) -> None:
         """Another submission under the same token does the work."""

@@ -44,7 +44,7 @@ TIMES = (0.01, 0.5, 2.0, 15.0, 45.0, 130.0, 400.0)
 """Seconds that may pass at a time."""
 
 PACE = PollIntervals(fast=1.0, slow=30.0, first_retry=3.0, last_retry=60.0)
-TIMEOUTS = Timeouts(slurm=PACE)
+TIMEOUTS = Timeouts(look=5.0, slurm=PACE)
 
 
 @hf.job
@@ -62,7 +62,7 @@ class MasterModel(Model):
     name = "master"
     happenings = {
         "call": 6, "pass_time": 16, "begin": 10, "end": 6, "result": 6, "beat": 2, "requeue": 2, "fault": 8, "crash": 5,
-        "resume": 6, "retry": 4, "cancel": 2, "give_up": 1, "leave": 1, "abandon": 1, "forget": 2,
+        "resume": 6, "retry": 4, "cancel": 2, "give_up": 1, "leave": 1, "abandon": 1, "forget": 2, "deny": 2,
     }  # fmt: skip
     always = frozenset({"call", "pass_time", "begin", "end", "result", "resume"})
     opening = ("setting", "resume", "call")
@@ -85,7 +85,8 @@ class MasterModel(Model):
         self.master: Master | None = None
         self.running: asyncio.Task[None] | None = None
         self.leaving: asyncio.Event | None = None
-        self.power = False
+        self.found_done: set[int] = set()
+        self.power, self.kept = False, 0
         self.broken: Broken | None = None
 
     @classmethod
@@ -154,10 +155,12 @@ class MasterModel(Model):
         """The program has what it waited for."""
         if isinstance(value, tuple):
             record = self.safe_record(value[0])
-            promise(ACKNOWLEDGED, record is not None and record["state"] == State.DONE, value, "is seen, and", record)
             assert record is not None
+            done = record["state"] == State.DONE or value[0] in self.found_done
+            promise(ACKNOWLEDGED, done, value, "is seen, and on the disk is", record["state"])
             newest = record["attempts"][-1]
-            promise(NEWEST, (newest["number"], newest["restarts"]) == value[1:3], value, "is seen, and", newest)
+            same = (newest["number"], newest["restarts"]) == value[1:3] or value[0] in self.found_done
+            promise(NEWEST, same, value, "is seen, and", newest)
             before = self.seen.get(number)
             promise(ACKNOWLEDGED, not isinstance(before, tuple) or before == value, "first", before, "then", value)
         self.seen[number] = value
@@ -177,6 +180,11 @@ class MasterModel(Model):
     def on_resume(self, *_: int) -> None:
         """The program is started, again maybe."""
         if self.running is None:
+            # One that was killed between giving job.json its name and syncing it leaves a record that is there, and
+            # would not survive a loss of power. Nothing is lost with it: the result, which is safe, is found again.
+            there = rundir.job_directories(self.home) if (self.home / "jobs").exists() else []
+            said = {job.number: job.read_record().state for job in there}
+            self.found_done = {number for number, state in said.items() if state is State.DONE}
             self.running = self.loop.do(self.run())
             self.settle()
 
@@ -202,8 +210,8 @@ class MasterModel(Model):
             self.calls.clear()
             if error is not None:
                 raise error
-        if self.broken is not None:
-            raise self.broken
+        if broken := self.broken or self.slurm.broken:
+            raise broken
 
     def bury(self) -> None:
         """The process is gone, or the whole machine."""
@@ -265,6 +273,11 @@ class MasterModel(Model):
         job = pick([job for job in self.slurm.jobs.values() if not job.living], which)
         if job is not None:
             job.forgotten = True
+
+    def on_deny(self, which: int, seconds: int, *_: int) -> None:
+        """Slurm says for a while that it does not know a job which is there."""
+        if (job := self.slurm_job(which, "PENDING", "RUNNING")) is not None:
+            self.slurm.deny(job, self.loop.now + (60.0, 200.0, 1000.0)[seconds % 3])
 
     def on_fault(self, command: int, kind: int, count: int) -> None:
         """The next answers are wrong."""
@@ -330,6 +343,8 @@ class MasterModel(Model):
         """Nothing goes wrong any more: the program comes to its end, whatever was before."""
         self.disk.kill_after = None
         self.slurm.faults.clear()
+        for _, job in self.slurm.denials:
+            job.denied = False
         for _ in range(40):
             self.on_resume()
             for number in sorted(self.wanted):

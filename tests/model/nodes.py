@@ -52,11 +52,12 @@ class Recalled:
 
 @attrs.frozen
 class Ended:
-    """A worker has gone; `within` is the number of the task that it really was in."""
+    """A worker has gone; `within` is the task that it `ran`, or was about to look at."""
 
     worker: int
     started: int
     within: int | None
+    ran: bool
     killed: bool
 
 
@@ -173,7 +174,9 @@ class FakeNode:
         """The worker's process ends: by itself, by a crash or because it was killed."""
         del self.workers[worker.number]
         self.read_answers(worker)
-        self.messages.append(Ended(worker.number, worker.words[STARTED], worker.current, worker.killed))
+        ran = worker.current is not None
+        within = worker.current if ran or worker.announced is None else worker.announced[1]
+        self.messages.append(Ended(worker.number, worker.words[STARTED], within, ran, worker.killed))
 
 
 def at_work(nodes: Iterable[FakeNode]) -> Iterator[tuple[FakeNode, FakeWorker]]:

@@ -351,24 +351,26 @@ class SchedulerModel(Model):
             case Answered(worker, number, run, failed):
                 known = self.scheduler.workers[worker]
                 task = self.scheduler.answered(worker, number, DURATIONS[self.tasks[number].function])
-                expected = number in self.evaluations
-                promise(SETTLED, (task is not None) == expected, "an answer of", number, "was dropped, or given twice")
+                wanted = number in self.evaluations
+                promise(IN_PLACE, task is not None or not wanted, number, "has run on worker", worker, "in vain")
                 if task is not None:
+                    promise(SETTLED, wanted, number, "has ended once more")
                     promise("the result of an older run is never taken", run == self.newest_run[number], task)
                     self.outcome(task, known.node, failed)
             case Skipped(worker, number, seq):
                 self.scheduler.skipped(worker, number, seq)
             case Recalled(worker, boundary, below):
                 self.scheduler.retracted(worker, boundary, below)
-            case Ended(worker, started, within, killed):
+            case Ended(worker, started, within, ran, killed):
                 known = self.scheduler.workers[worker]
                 theirs = {n for n in known.queue if n in self.evaluations}
                 blamed, back = self.scheduler.ended(worker, started)
                 number = blamed.number if blamed is not None else None
-                if number is not None or (within is not None and within in theirs):
-                    announced = number is not None and within is None  # it ended just before it looked
-                    promise(CHARGED, announced or number == within, "it was in", within, "and", number, "is charged")
-                promise(SETTLED, {t.number for t in back} == theirs - {number}, "of", theirs, "only", back, "wait again")
+                right = number == within if ran and within in theirs else number in (None, within)
+                promise(CHARGED, right, "the worker was in", within, "and", number, "is charged")
+                again = {task.number for task in back}
+                promise(CANCELLED_STARTS, again <= theirs, again - theirs, "wait again, and nobody wants them")
+                promise(SETTLED, again == theirs - {number}, "of", theirs, "only", again, "wait again")
                 if blamed is not None and not self.copies.gives_way(blamed, known.node):
                     self.again(blamed, known.node if not killed else None)
 

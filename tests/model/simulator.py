@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import random
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 from pathlib import Path
@@ -134,6 +134,8 @@ class Found:
     promise: str
     detail: str
     events: list[Event]
+    was: str = ""
+    """What it was, once somebody knows."""
 
     def keep(self, directory: Path = KEPT) -> Path:
         """Write it to a file, which `test_kept` replays."""
@@ -149,13 +151,14 @@ class Found:
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def search(model: type[Model], seeds: Iterator[int] | range) -> Found | None:
+def search(model: type[Model], seeds: Iterable[int], small: bool = True) -> Found | None:
     """Play the histories of these seeds; return the first one that breaks a promise, made small."""
     with model.surroundings():
         for seed in seeds:
             events = history(model, seed)
-            if play(model, events, CHECKED_NOW_AND_THEN) is not None:
-                return _small(model, seed, events)
+            broken = play(model, events, CHECKED_NOW_AND_THEN)
+            if broken is not None:
+                return _small(model, seed, events) if small else _found(model, seed, broken, events)
     return None
 
 
@@ -172,6 +175,10 @@ def _small(model: type[Model], seed: int, events: list[Event]) -> Found:
     if fails(events):
         events = with_smaller_numbers(without_needless(events, fails), fails)
         broken = play(model, events) or broken
+    return _found(model, seed, broken, events)
+
+
+def _found(model: type[Model], seed: int, broken: Broken, events: list[Event]) -> Found:
     return Found(model.name, seed, broken.promise, str(broken.detail), events)
 
 

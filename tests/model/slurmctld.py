@@ -24,7 +24,7 @@ from hyperflow.slurm.client import PollIntervals
 from hyperflow.slurm.commands import Answer, SlurmAway
 from hyperflow.slurm.queue import SEPARATOR
 from tests.model.disk import Disk
-from tests.model.simulator import promise
+from tests.model.simulator import Broken, promise
 
 ONE_TOKEN = "a Slurm job is never submitted twice under one token"
 TOKEN_FIRST = "the token of a submission is safe on the disk before sbatch is called"
@@ -33,7 +33,7 @@ ONE_WORKS = "of two submissions under one token only one does the work"
 NOT_WANTED = "what is done, held or cancelled is not submitted"
 
 FAULTS = {
-    "sbatch": ("away", "lost", "late", "empty", "slow"),
+    "sbatch": ("away", "lost", "late", "late", "empty", "slow"),
     "squeue": ("away", "empty", "empty", "error", "slow"),
     "scontrol": ("away", "invalid", "empty"),
     "scancel": ("away", "lost", "slow"),
@@ -62,7 +62,8 @@ class SlurmJob:
     start: Start | None = None
     code: int = 0
     forgotten: bool = False
-    told_to_end: bool = False
+    denied: bool = False
+    """Whether Slurm does not know of it just now, although it is there."""
 
     @property
     def living(self) -> bool:
@@ -78,8 +79,12 @@ class Slurmctld:
         self.starts: list[Start] = []
         self.faults: defaultdict[str, deque[str]] = defaultdict(deque)
         self.orders: dict[str, Order] = {}
+        self.denials: list[tuple[float, SlurmJob]] = []
         self.arrivals: list[tuple[float, str]] = []  # of submissions whose sender has given up
-        self.late: Counter[str] = Counter()
+        self.misled: Counter[str] = Counter()
+        """How often a token was said not to be there, or its submission came in late."""
+        self.worked: dict[str, int] = {}  # which submission has taken the attempt of a token
+        self.broken: Broken | None = None
         self.accounting = False
 
     # ---- commands -----------------------------------------------------------------------------------------------
@@ -97,11 +102,15 @@ class Slurmctld:
             return Answer(1, "", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
         if fault == "late":
             token = self.token_in(text or "")
-            self.late[token] += 1
+            self.misled[token] += 1
             self.arrivals.append((asyncio.get_running_loop().time() + 50.0, token))
             raise SlurmAway(f"{name} gave no answer")
         self.disk.step(f"{name} is carried out")
-        answer = getattr(self, name)(argv, text or "", fault)
+        try:
+            answer: Answer = getattr(self, name)(argv, text or "", fault)
+        except Broken as broken:  # the master would take it for an error of its own
+            self.broken = self.broken or broken
+            raise
         self.disk.step(f"{name} has answered")
         await asyncio.sleep(0.01)
         if fault == "lost":
@@ -118,7 +127,7 @@ class Slurmctld:
         order = self.orders[token]
         job = order.directory.number
         same = [one for one in self.jobs.values() if one.order.token == token]
-        promise(ONE_TOKEN, len(same) <= self.late[token], token, "is with Slurm as", [one.number for one in same])
+        promise(ONE_TOKEN, len(same) <= self.misled[token], token, "is with Slurm as", [one.number for one in same])
         others = [one for one in self.jobs.values() if one.order.directory.number == job and one.living]
         older = [one.order.token for one in others if one.order.attempt != order.attempt]
         promise(SIDE_BY_SIDE, late or not older, token, "is submitted while Slurm has", older)
@@ -126,11 +135,14 @@ class Slurmctld:
         self.jobs[number] = SlurmJob(number, order)
         return number
 
-    def squeue(self, _: tuple[str, ...], __: str, ___: str) -> Answer:
-        return Answer(0, "".join(map(self.line, self.known())), "")
+    def squeue(self, _: tuple[str, ...], __: str, fault: str) -> Answer:
+        return Answer(0, "".join(map(self.line, self.known(fault == "empty"))), "")
 
-    def known(self) -> list[SlurmJob]:
-        return [job for job in self.jobs.values() if not job.forgotten]
+    def known(self, none: bool = False) -> list[SlurmJob]:
+        """Return the jobs that a list has now, and note which tokens are missing in it."""
+        missing = [job for job in self.jobs.values() if none or job.denied or job.forgotten]
+        self.misled.update({job.order.token for job in missing})
+        return [job for job in self.jobs.values() if not (none or job.denied or job.forgotten)]
 
     def line(self, job: SlurmJob) -> str:
         node = "node1" if job.state != "PENDING" else ""
@@ -139,7 +151,7 @@ class Slurmctld:
 
     def scontrol(self, argv: tuple[str, ...], _: str, fault: str) -> Answer:
         job = self.jobs.get(int(argv[3]))
-        if job is None or job.forgotten or fault == "invalid":
+        if job is None or job.forgotten or job.denied or fault == "invalid":
             return Answer(1, "", "slurm_load_jobs error: Invalid job id specified")
         node = "node1" if job.state != "PENDING" else "(null)"
         return Answer(
@@ -158,14 +170,23 @@ class Slurmctld:
     def sacct(self, _: tuple[str, ...], __: str, fault: str) -> Answer:
         if not self.accounting:
             raise SlurmError("there is no sacct in PATH")
-        rows = [] if fault == "none" else [job for job in self.jobs.values() if not job.living]
+        rows = [] if fault == "none" else [job for job in self.jobs.values() if not (job.living or job.denied)]
         lines = (SEPARATOR.join((str(j.number), j.state, f"{j.code}:0", "node1", j.order.token, "job")) for j in rows)
         return Answer(0, "".join(f"{line}\n" for line in lines), "")
 
     # ---- what happens there -------------------------------------------------------------------------------------
 
+    def deny(self, job: SlurmJob, until: float) -> None:
+        """A job is not in what Slurm says, for a while."""
+        job.denied = True
+        self.denials.append((until, job))
+
     def arrive(self, now: float) -> None:
-        """Submissions that were under way come in."""
+        """Submissions that were under way come in, and what was denied is known again."""
+        for due, job in list(self.denials):
+            if due <= now:
+                self.denials.remove((due, job))
+                job.denied = False
         for due, token in list(self.arrivals):
             if due <= now:
                 self.arrivals.remove((due, token))
@@ -184,12 +205,8 @@ class Slurmctld:
         if not mine:
             self.end(job, "COMPLETED")
             return
-        working = {
-            one.job.number
-            for one in self.starts
-            if one.works and one.alive and one.job.order.token == job.order.token and one is not start
-        }
-        promise(ONE_WORKS, working <= {job.number}, job.order.token, "is worked on by", working, "and", job.number)
+        first = self.worked.setdefault(job.order.token, job.number)
+        promise(ONE_WORKS, first == job.number, job.order.token, "is worked on by", first, "and", job.number)
         start.works = True
 
     def directory(self, job: SlurmJob) -> JobDirectory:
