@@ -1,6 +1,7 @@
 """Play many histories: `python -m tests.model --histories 100000 --seed 7`.
 
-The first history that breaks a promise ends it: it is made small and kept in tests/model/kept/, where a test replays it.
+The first history that breaks a promise ends it. It is made small and kept in tests/model/kept/, where a test replays
+it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def part(name: str, first: int, count: int) -> tuple[str, int, float, Found | No
 
 
 def main() -> int:
+    """Play what the command line asks for; return 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.model", description=__doc__)
     parser.add_argument("--histories", type=int, default=100_000, metavar="N", help="of all models (%(default)s)")
     parser.add_argument("--seed", type=int, default=None, help="the first one; by default another one each time")
@@ -44,9 +46,7 @@ def main() -> int:
         parts = []
         for name, count in sorted(shares.items(), key=lambda share: share[0] != "master"):  # the slowest one first
             size = max(1, count // AT_A_TIME)
-            parts += [
-                pool.submit(part, name, seed + at, min(size, count - at)) for at in range(0, count, size)
-            ]
+            parts += [pool.submit(part, name, seed + at, min(size, count - at)) for at in range(0, count, size)]
         for done in concurrent.futures.as_completed(parts):
             name, count, seconds, found = done.result()
             played[name] += count

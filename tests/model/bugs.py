@@ -13,6 +13,8 @@ from typing import Any
 import attrs
 import pytest
 
+import hyperflow.files
+import hyperflow.master.runner
 from hyperflow.head.worker_locks import WorkerLocks
 from hyperflow.locking.manager import FLOW, LockManager
 from hyperflow.locking.rules import LockRequest, Locks
@@ -25,7 +27,7 @@ from hyperflow.scheduling.state import SENT, Task, Worker
 from hyperflow.slurm.client import SlurmClient
 from hyperflow.wire import claim_page
 from hyperflow.wire.claim_page import ClaimPage
-from tests.model import lifecycle, locks, master, scheduling, slurmctld
+from tests.model import lifecycle, locks, scheduling, slurmctld
 
 
 @attrs.frozen
@@ -119,7 +121,7 @@ def forget_the_dead(self: WorkerLocks, worker: Any) -> None:
 
 
 def forget_where_it_was(self: WorkerLocks, worker: Any, task: Any) -> None:
-    """An evaluation that is tried again is no longer within the locks of its flow. (It was so until a model said it.)"""
+    """An evaluation that is tried again is not within its flow's locks any more. (It was so until a model said it.)"""
     self._submitted.pop(task, None)
     self._manager.gone((worker, task))
 
@@ -163,7 +165,7 @@ async def no_cancel(self: JobDriver) -> None:
 
 def not_written(self: JobDirectory, record: Record) -> None:
     """The record is written when it is at rest; what was in between is not."""
-    if record.state not in (State.SUBMITTING,):
+    if record.state is not State.SUBMITTING:
         _write_record(self, record)
 
 
@@ -178,9 +180,6 @@ def both_work(directory: Any, epoch: Any, place: Any) -> bool:
     """Whoever starts does the work, whoever has taken the attempt."""
     return True
 
-
-import hyperflow.files  # noqa: E402
-import hyperflow.master.runner  # noqa: E402
 
 BUGS = [
     Bug("stale retract", "scheduler", (scheduling.ONCE, scheduling.IN_PLACE), ClaimPage, "retract", stale_retract, 500),
@@ -199,7 +198,10 @@ BUGS = [
     ),
     Bug("any start counts", "lifecycle", (lifecycle.NEWEST,), Record, "finished", any_start_counts, 500),
     Bug("news of any attempt", "lifecycle", (lifecycle.GROWS,), Record, "over", news_of_any_attempt),
-    Bug("cancelled, and new again", "lifecycle", (lifecycle.CANCELLED_STAYS,), Record, "not_there", cancelled_is_forgotten),
+    Bug(
+        "cancelled, and new again", "lifecycle", (lifecycle.CANCELLED_STAYS,),
+        Record, "not_there", cancelled_is_forgotten,
+    ),
     Bug("submissions are guessed", "master", (slurmctld.ONE_TOKEN,), JobDriver, "_look_up", guess, 80),
     Bug("no look for the token", "master", (slurmctld.ONE_TOKEN,), SlurmClient, "find", no_question, 20),
     Bug("resubmitted, not cancelled", "master", (slurmctld.SIDE_BY_SIDE,), JobDriver, "_end_for_sure", no_cancel, 60),

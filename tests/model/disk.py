@@ -1,8 +1,8 @@
-"""A disk that forgets: what a crash leaves of a directory is what was brought to the disk before (fsync).
+"""A disk that forgets: a loss of power leaves of a directory what was brought to the disk before (fsync).
 
-The code under test works on a real directory, with the real functions of `os`; here is written down which of its changes
-a loss of power would have left. A file is safe when it was synced, a name when its directory was. Changes of a directory
-that were not synced may have reached the disk, in their order, up to any of them. The process may be killed before each
+The code under test works on a real directory, with the real functions of `os`; here is noted which of its changes a
+loss of power would leave. A file is safe when it was synced, a name when its directory was. Changes of a directory that
+were not synced may have reached the disk, in their order, up to any of them. The process may be killed before each
 change: then nothing is lost that it has done, and nothing more is done.
 """
 
@@ -164,82 +164,90 @@ class Disk:
                 self._write(node, at, kept)
 
 
+_REAL = {name: getattr(os, name) for name in ("open", "replace", "rename", "link", "unlink", "mkdir", "rmdir", "fsync")}
+
+
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
     """Let the functions of `os` that change directories tell the current disk."""
-    real = {name: getattr(os, name) for name in ("open", "replace", "rename", "link", "unlink", "mkdir", "rmdir", "fsync")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", _open)
+        patch.setattr(os, "fsync", _fsync)
+        patch.setattr(os, "mkdir", _mkdir)
+        for name in ("replace", "rename", "link"):
+            patch.setattr(os, name, _naming(_REAL[name], moves=name != "link"))
+        for name in ("unlink", "rmdir"):
+            patch.setattr(os, name, _removing(_REAL[name]))
+        yield
 
-    def told(path: Any, dir_fd: int | None = None) -> Disk | None:
-        disk = Disk.current
-        return disk if disk is not None and disk.place(path, dir_fd) is not None else None
 
-    def opened(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> Any:
-        if flags & os.O_CREAT and (disk := told(path, dir_fd)) is not None:
-            disk.step(f"make {path}")
-            number = real["open"](path, flags, mode, dir_fd=dir_fd)
-            where, name = disk.place(path, dir_fd) or (Directory(), "")
-            if name not in where.names:
-                disk.changed(path, File(), dir_fd)
-            return number
-        return real["open"](path, flags, mode, dir_fd=dir_fd)
+def _told(path: Any, dir_fd: int | None = None) -> Disk | None:
+    disk = Disk.current
+    return disk if disk is not None and disk.place(path, dir_fd) is not None else None
 
-    def named(function: Callable[..., Any], moves: bool) -> Callable[..., Any]:
-        def change(old: Any, new: Any, **options: Any) -> Any:
-            disk = told(new)
-            if disk is None:
-                return function(old, new, **options)
-            disk.step(f"name {new}")
-            node = disk.node(old)
-            result = function(old, new, **options)
-            if disk.elsewhere and isinstance(node, File):
-                node.safe = Path(new).read_bytes()
-            disk.changed(new, node)
-            if moves:
-                disk.changed(old, None)
-            return result
 
-        return change
+def _open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> Any:
+    disk = _told(path, dir_fd) if flags & os.O_CREAT else None
+    if disk is not None:
+        disk.step(f"make {path}")
+    number = _REAL["open"](path, flags, mode, dir_fd=dir_fd)
+    found = disk.place(path, dir_fd) if disk is not None else None
+    if disk is not None and found is not None and found[1] not in found[0].names:
+        disk.changed(path, File(), dir_fd)
+    return number
 
-    def removed(function: Callable[..., Any]) -> Callable[..., Any]:
-        def change(path: Any, *, dir_fd: int | None = None) -> Any:
-            disk = told(path, dir_fd)
-            if disk is not None:
-                if disk.dead and not disk.elsewhere:
-                    return None  # it is what a `finally` does, for which a killed process has no time
-                disk.step(f"remove {path}")
-            result = function(path, dir_fd=dir_fd)
-            if disk is not None:
-                disk.changed(path, None, dir_fd)
-            return result
 
-        return change
-
-    def made(path: Any, mode: int = 0o777, *, dir_fd: int | None = None) -> Any:
-        disk = told(path, dir_fd)
-        if disk is not None:
-            disk.step(f"make {path}")
-        result = real["mkdir"](path, mode, dir_fd=dir_fd)
-        if disk is not None:
-            disk.changed(path, Directory(), dir_fd)
+def _naming(function: Callable[..., Any], moves: bool) -> Callable[..., Any]:
+    def change(old: Any, new: Any, **options: Any) -> Any:
+        disk = _told(new)
+        if disk is None:
+            return function(old, new, **options)
+        disk.step(f"name {new}")
+        node = disk.node(old)
+        result = function(old, new, **options)
+        if disk.elsewhere and isinstance(node, File):
+            node.safe = Path(new).read_bytes()
+        disk.changed(new, node)
+        if moves:
+            disk.changed(old, None)
         return result
 
-    def synced(number: int) -> None:
-        disk = Disk.current
-        node = disk.node(os.readlink(f"/proc/self/fd/{number}")) if disk is not None else None
-        if disk is None or node is None:
-            return
-        disk.step("sync")
-        if isinstance(node, File):
-            node.safe = Path(f"/proc/self/fd/{number}").read_bytes()
-        else:
-            node.sync()
+    return change
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "open", opened)
-        patch.setattr(os, "fsync", synced)
-        patch.setattr(os, "mkdir", made)
-        for name in ("replace", "rename", "link"):
-            patch.setattr(os, name, named(real[name], moves=name != "link"))
-        for name in ("unlink", "rmdir"):
-            patch.setattr(os, name, removed(real[name]))
-        yield
+
+def _removing(function: Callable[..., Any]) -> Callable[..., Any]:
+    def change(path: Any, *, dir_fd: int | None = None) -> Any:
+        disk = _told(path, dir_fd)
+        if disk is None:
+            return function(path, dir_fd=dir_fd)
+        if disk.dead and not disk.elsewhere:
+            return None  # it is what a `finally` does, for which a killed process has no time
+        disk.step(f"remove {path}")
+        result = function(path, dir_fd=dir_fd)
+        disk.changed(path, None, dir_fd)
+        return result
+
+    return change
+
+
+def _mkdir(path: Any, mode: int = 0o777, *, dir_fd: int | None = None) -> Any:
+    disk = _told(path, dir_fd)
+    if disk is None:
+        return _REAL["mkdir"](path, mode, dir_fd=dir_fd)
+    disk.step(f"make {path}")
+    result = _REAL["mkdir"](path, mode, dir_fd=dir_fd)
+    disk.changed(path, Directory(), dir_fd)
+    return result
+
+
+def _fsync(number: int) -> None:
+    """Note what is safe now. (Nothing is brought to a real disk: that would only take time.)"""
+    disk = Disk.current
+    node = disk.node(os.readlink(f"/proc/self/fd/{number}")) if disk is not None else None
+    if disk is None or node is None:
+        return
+    disk.step("sync")
+    if isinstance(node, File):
+        node.safe = Path(f"/proc/self/fd/{number}").read_bytes()
+    else:
+        node.sync()

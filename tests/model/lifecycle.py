@@ -1,13 +1,15 @@
-"""The life of a job: news that come late, twice, in another order or never, and a master that starts again from its file.
+"""The life of a job: news that come late, twice, in another order or never, and a master that begins with its file.
 
 The record is the real one. What Slurm has, which starts have left results, and what a job's file says are pretended.
 News of Slurm may be lost, repeated and overtaken; the answer to a submission may be lost; what people type may come
-twice. A crash leaves what was written last; a submission that was under way is looked up by its token, as a master does.
+twice. A crash leaves what was written last; then a submission that was under way is looked up by its token.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import ClassVar
 
 import attrs
 
@@ -40,7 +42,7 @@ class LifecycleModel(Model):
     """A record, its file, and Slurm."""
 
     name = "lifecycle"
-    happenings = {
+    happenings: ClassVar[Mapping[str, int]] = {
         "submit": 10, "answer": 8, "look_up": 6, "advance": 12, "requeue": 3, "news": 12, "hear": 14, "result": 6,
         "take": 8, "fail": 5, "late": 4, "retry": 5, "cancel": 2, "forget": 2, "crash": 4, "taken": 1, "moved": 3,
     }  # fmt: skip
@@ -214,7 +216,9 @@ class LifecycleModel(Model):
         if not (by in ("not_there", "look_up") and before.state is State.SUBMITTING):  # that attempt never came about
             promise(GROWS, after.epoch.attempt >= before.epoch.attempt, by, before.epoch, after.epoch)
             promise(GROWS, by == "taken" or after.epoch >= before.epoch, by, before.epoch, after.epoch)
-        promise(GROWS, after.attempts[: len(before.attempts) - 1] == before.attempts[:-1], "the past was changed by", by)
+        promise(
+            GROWS, after.attempts[: len(before.attempts) - 1] == before.attempts[:-1], "the past was changed by", by
+        )
         if len(after.attempts) > len(before.attempts):
             promise(ONE_ATTEMPT, before.state is State.NEW, "submitted as", before.state)
         if after.state is State.DONE and before.state is not State.DONE:

@@ -1,16 +1,17 @@
 """The locks of a Job: flows and evaluations that take locks within locks, await each other, and die at any moment.
 
 The lock manager, its rules, what the head does with the messages of workers, and the scheduler are the real ones. A
-stream between the head and a worker keeps its order and repeats nothing; with the worker, or its node, it ends anywhere,
-and what was not yet delivered is lost. A node that the head has lost goes on for a while. What the engine does with
-answers and ends is done here in a few lines.
+stream between the head and a worker keeps its order and repeats nothing. What a worker has sent before it ended is
+read; with a node, the stream ends anywhere, and what was under way is lost. Workers of a node that the head has lost go
+on for a while. What the engine does with answers and ends is done here in a few lines.
 """
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import attrs
 
@@ -22,7 +23,7 @@ from hyperflow.scheduling.scheduler import Fork, Kill, Scheduler, Send, Task
 from hyperflow.scheduling.state import State
 from hyperflow.wire import frames, messages
 from hyperflow.wire.messages import LockReleased, LockReply, LockWanted
-from tests.model.simulator import Broken, Model, pick, promise
+from tests.model.simulator import Model, pick, promise
 
 EXCLUSIVE = "a lock has one holder at a time"
 NO_DEADLOCK = "nobody waits for a lock for ever"
@@ -32,7 +33,6 @@ ALL_OR_NONE = "a request has all of its keys or none, and gets one answer"
 SETTLED = "each evaluation ends once"
 
 KEYS = "abcdef"
-DARK_FOR = "silence"
 
 
 @attrs.define(eq=False)
@@ -98,7 +98,7 @@ class LocksModel(Model):
     """A lock manager, a scheduler with a few CPUs, flows, and workers."""
 
     name = "locks"
-    happenings = {
+    happenings: ClassVar[Mapping[str, int]] = {
         "flow": 4, "ask": 14, "release": 8, "give_up": 2, "evaluate": 8, "read": 12, "hear": 20, "end": 6, "die": 2,
         "cancel": 1, "lose": 1, "light": 2, "repeat": 1,
     }  # fmt: skip
@@ -427,7 +427,9 @@ class LocksModel(Model):
             while self.deliver():
                 pass
             self.check()
-            able = [one for one in self.activities() if self.is_free(one) and (one.stack or isinstance(one, Evaluation))]
+            able = [
+                one for one in self.activities() if self.is_free(one) and (one.stack or isinstance(one, Evaluation))
+            ]
             if not able:
                 break
             for one in able:
@@ -456,4 +458,6 @@ class LocksModel(Model):
     def tables(self) -> Iterable[tuple[str, object]]:
         rules, manager = self.manager.rules, self.manager
         for one in (rules, manager, self.locks):
-            yield from ((f"{type(one).__name__}.{name}", value) for name, value in vars(one).items() if type(value) is dict)
+            yield from (
+                (f"{type(one).__name__}.{name}", value) for name, value in vars(one).items() if type(value) is dict
+            )

@@ -1,8 +1,8 @@
 """The master: killed between any two writes, or with its machine, with a Slurm that is late, lies, or says nothing.
 
 The master, its drivers, the client of Slurm and all that writes the run directory are the real ones, on a loop with
-virtual time. `disk` knows what a loss of power would leave; `slurmctld` answers the commands, and runs the jobs. After a
-crash the next master of the run begins with what is there, and the same program calls the same jobs.
+virtual time. `disk` knows what a loss of power would leave; `slurmctld` answers the commands and runs the jobs. After
+a crash the next master of the run begins with what is there, and the same program calls the same jobs.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import hyperflow as hf
 from hyperflow.environment import Resubmit
@@ -29,9 +29,9 @@ from hyperflow.master.rundir import RunDirectory
 from hyperflow.master.shared import Timeouts
 from hyperflow.slurm.client import PollIntervals
 from hyperflow.testing.inline import MemoryDatabase
-from tests.model.disk import Disk, Killed, watched
+from tests.model.disk import Disk, watched
 from tests.model.simulator import Broken, Model, pick, promise
-from tests.model.slurmctld import FAULTS, NOT_WANTED, TOKEN_FIRST, Batch, SlurmJob, Slurmctld
+from tests.model.slurmctld import FAULTS, Batch, Slurmctld, SlurmJob
 from tests.model.virtual_time import VirtualLoop, clock_of
 
 NEWEST = "the result of an older start is never taken"
@@ -60,7 +60,7 @@ class MasterModel(Model):
     """A run directory, the masters that work on it one after the other, and Slurm."""
 
     name = "master"
-    happenings = {
+    happenings: ClassVar[Mapping[str, int]] = {
         "call": 6, "pass_time": 16, "begin": 10, "end": 6, "result": 6, "beat": 2, "requeue": 2, "fault": 8, "crash": 5,
         "resume": 6, "retry": 4, "cancel": 2, "give_up": 1, "leave": 1, "abandon": 1, "forget": 2, "deny": 2,
     }  # fmt: skip
@@ -328,15 +328,6 @@ class MasterModel(Model):
         self.loop.do(leave())
         self.settle()
 
-    # ---- what always holds --------------------------------------------------------------------------------------
-
-    def check(self) -> None:
-        for order in self.slurm.orders.values():
-            record = self.safe_record(order.directory.number)
-            tokens = [attempt["token"] for attempt in record["attempts"]] if record is not None else []
-            submitted = any(job.order.token == order.token for job in self.slurm.jobs.values())
-            promise(TOKEN_FIRST, not submitted or order.token in tokens, order.token, "is with Slurm, known:", tokens)
-
     # ---- and at the end -----------------------------------------------------------------------------------------
 
     def finish(self) -> None:
@@ -358,7 +349,6 @@ class MasterModel(Model):
                     self.slurm.end(job, "COMPLETED")
             if self.master is not None and (held := self.master.numbers(State.HELD)):
                 self.loop.do(self.master.retry(held))
-            self.check()
             if all(number in self.seen for number in self.wanted) and not self.slurm.arrivals:
                 break
         missing = self.wanted - self.seen.keys()

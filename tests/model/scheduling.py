@@ -8,10 +8,10 @@ done here in a few lines. A head that crashes takes all of this with it, so noth
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import ClassVar
 
 from hyperflow.errors import ImpossibleRequest
 from hyperflow.head.copies import Copies
@@ -58,7 +58,7 @@ class SchedulerModel(Model):
     """A scheduler, the nodes at the other end of its effects, and what is known of the tasks."""
 
     name = "scheduler"
-    happenings = {
+    happenings: ClassVar[Mapping[str, int]] = {
         "add_node": 2, "submit": 12, "cancel": 5, "orders": 12, "start": 12, "finish": 12, "go_on": 4, "answers": 8,
         "end": 5, "crash": 2, "hear": 12, "lose": 1, "dark": 2, "aside": 2, "rebalance": 2, "turn": 5, "settle": 1,
         "copy": 3,
@@ -336,7 +336,14 @@ class SchedulerModel(Model):
             self.newest_run[number] = self.runs
         task = self.tasks[number]
         others = [n for n, w in at_work(self.everywhere()) if w.current == number and w is not worker]
-        promise(ONCE, node in self.dark or all(other in self.dark for other in others), task, "runs on", [n.name for n in others], "too")
+        promise(
+            ONCE,
+            node in self.dark or all(other in self.dark for other in others),
+            task,
+            "runs on",
+            [n.name for n in others],
+            "too",
+        )
         promise(EXCLUSIVE, not (others and task.exclusive), task, "runs on", [n.name for n in others], "too")
         if node not in self.dark:
             here = task.state is CANCELLED or (task.worker is not None and task.worker.number == worker.number)

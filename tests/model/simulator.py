@@ -1,8 +1,8 @@
-"""The simulator: a seed becomes a history, a model lives through it, and a history that breaks a promise is made small.
+"""The simulator: a seed becomes a history, a model lives through it, and one that breaks a promise is made small.
 
 An event is a list: a word, and three numbers. `Model.do` calls the method `on_<word>` with them. What a number means is
-up to the method; mostly it chooses among what is possible just now (`pick`). An event for which nothing is possible does
-nothing. So each list of events is a history, and to take one out leaves a history.
+up to the method; mostly it chooses among what is possible just now (`pick`). An event for which nothing is possible
+does nothing. So each list of events is a history, and to take one out leaves a history.
 
 Time is virtual: it is a number of the model, and passes only where an event or the end of all other work lets it.
 """

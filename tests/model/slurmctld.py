@@ -9,6 +9,7 @@ earlier start may go on.
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
 from collections import Counter, defaultdict, deque
 from typing import Any
@@ -18,7 +19,7 @@ import attrs
 from hyperflow.errors import SlurmError
 from hyperflow.master import runner
 from hyperflow.master.batch import Order, SlurmBatch
-from hyperflow.master.lifecycle import Epoch
+from hyperflow.master.lifecycle import AT_REST, Epoch, State
 from hyperflow.master.rundir import VALUE, JobDirectory
 from hyperflow.slurm.client import PollIntervals
 from hyperflow.slurm.commands import Answer, SlurmAway
@@ -131,9 +132,20 @@ class Slurmctld:
         others = [one for one in self.jobs.values() if one.order.directory.number == job and one.living]
         older = [one.order.token for one in others if one.order.attempt != order.attempt]
         promise(SIDE_BY_SIDE, late or not older, token, "is submitted while Slurm has", older)
+        if not late:
+            self.is_noted(job, token)
         number = len(self.jobs) + 1
         self.jobs[number] = SlurmJob(number, order)
         return number
+
+    def is_noted(self, job: int, token: str) -> None:
+        """What is submitted is safe on the disk as being submitted, under this token."""
+        text = self.disk.safe("jobs", str(job), "job.json")
+        record = json.loads(text) if text else {"state": "nothing", "attempts": []}
+        promise(NOT_WANTED, record["state"] not in AT_REST, token, "is submitted, and the job is", record["state"])
+        tokens = [attempt["token"] for attempt in record["attempts"]]
+        noted = record["state"] == State.SUBMITTING and tokens[-1] == token
+        promise(TOKEN_FIRST, noted, token, "is submitted, and on the disk is", record["state"], tokens)
 
     def squeue(self, _: tuple[str, ...], __: str, fault: str) -> Answer:
         return Answer(0, "".join(map(self.line, self.known(fault == "empty"))), "")
@@ -268,4 +280,3 @@ class Batch(SlurmBatch):
     async def submit_order(self, order: Order) -> int:
         self._slurm.orders[order.token] = order
         return await super().submit_order(order)
-

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-
 MOST_TURNS = 1500
 """Of the loop, without time passing."""
 
