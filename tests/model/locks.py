@@ -8,10 +8,12 @@ on for a while. What the engine does with answers and ends is done here in a few
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 import attrs
 
@@ -23,7 +25,8 @@ from hyperflow.scheduling.scheduler import Fork, Kill, Scheduler, Send, Task
 from hyperflow.scheduling.state import State
 from hyperflow.wire import frames, messages
 from hyperflow.wire.messages import LockReleased, LockReply, LockWanted
-from tests.model.simulator import Model, pick, promise
+from tests.model.simulator import Broken, Event, Model, pick, promise
+from tests.model.virtual_time import VirtualLoop
 
 EXCLUSIVE = "a lock has one holder at a time"
 NO_DEADLOCK = "nobody waits for a lock for ever"
@@ -94,16 +97,52 @@ class Process:
         self.cut = False  # it has ended, and what it could still send is in `out`
 
 
+class OtherJobs:
+    """The other Jobs of the program: they let this one have a lock, and take it back, when an event says so."""
+
+    def __init__(self) -> None:
+        self.ours: set[str] = set()
+        self.waiting: list[tuple[asyncio.Future[None], frozenset[str]]] = []
+        """What this Job waits for: some keys, or that it can give some back."""
+
+    async def take(self, request: LockRequest) -> None:
+        await self.turn(frozenset(request.keys))
+        self.ours |= set(request.keys)
+
+    async def give_back(self, request: LockRequest) -> None:
+        await self.turn(frozenset())
+        self.ours -= set(request.keys)
+
+    async def turn(self, takes: frozenset[str]) -> None:
+        turn = (asyncio.get_running_loop().create_future(), takes)
+        self.waiting.append(turn)
+        try:
+            await turn[0]
+        finally:
+            self.waiting.remove(turn)
+
+    def answer(self, which: int, error: Exception | None = None) -> None:
+        """One of them comes to its end; of requests of this Job, too, a key has one holder at a time."""
+        turn = pick(self.possible(), which)
+        if turn is not None and error is not None and turn[1]:
+            turn[0].set_exception(error)
+        elif turn is not None:
+            turn[0].set_result(None)
+
+    def possible(self) -> list[tuple[asyncio.Future[None], frozenset[str]]]:
+        return [turn for turn in self.waiting if not turn[0].done() and self.ours.isdisjoint(turn[1])]
+
+
 class LocksModel(Model):
     """A lock manager, a scheduler with a few CPUs, flows, and workers."""
 
     name = "locks"
     happenings: ClassVar[Mapping[str, int]] = {
         "flow": 4, "ask": 14, "release": 8, "give_up": 2, "evaluate": 8, "read": 12, "hear": 20, "end": 6, "die": 2,
-        "cancel": 1, "lose": 1, "light": 2, "repeat": 1,
+        "cancel": 1, "lose": 1, "light": 2, "repeat": 1, "outside": 14,
     }  # fmt: skip
     always = frozenset({"flow", "ask", "release", "hear", "read"})
-    opening = ("flow", "flow", "ask")
+    opening = ("share", "flow", "flow", "ask")
     steps = (10, 60)
 
     def __init__(self) -> None:
@@ -115,8 +154,53 @@ class LocksModel(Model):
         self.tasks: dict[int, tuple[Task, FlowAt]] = {}  # that have not ended
         self.retries: dict[int, int] = {}
         self.after_loss: list[int] = []  # workers of lost nodes: what they hold is freed when they must have ended
+        self.outside = OtherJobs()
+        self.loop: VirtualLoop | None = None  # where locks are shared with other Jobs, to wait for them takes one
+        self.error: BaseException | None = None
+        self.delivered = 0
         for name in ("n1", "n2"):
             self.scheduler.add_node(name, range(2))
+
+    def do(self, event: Event) -> None:
+        self.act(lambda: super(LocksModel, self).do(event))
+
+    def act(self, what: Callable[[], object]) -> None:
+        """Do something in the head's process, in its event loop if there is one, and let that come to rest."""
+        if self.loop is None:
+            what()
+            return
+
+        def in_loop() -> None:
+            try:
+                what()
+            except Exception as error:  # noqa: BLE001 (it is raised outside)
+                self.error = self.error or error
+
+        self.loop.call_soon(in_loop)
+        self.loop.pass_time()
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        if self.loop is not None:
+            self.loop.end()
+
+    # ---- other Jobs ---------------------------------------------------------------------------------------------
+
+    def on_share(self, shared: int, *_: int) -> None:
+        """Other Jobs may want the same locks; in most programs there are none."""
+        if shared % 4 == 0 and self.loop is None and not self.manager.busy:
+            self.loop = VirtualLoop()
+            self.loop.set_exception_handler(self.on_lost_error)
+            self.manager.share(self.outside)
+
+    def on_lost_error(self, _: object, context: dict[str, Any]) -> None:
+        self.error = self.error or context.get("exception")
+
+    def on_outside(self, which: int, failed: int, *_: int) -> None:
+        """Another Job lets go of a lock, or a file cannot be written, or it would be a deadlock."""
+        error = (None, None, None, None, None, None, OSError(28, "no space"), Deadlock("x", []))[failed % 8]
+        self.outside.answer(which, error)
 
     # ---- flows --------------------------------------------------------------------------------------------------
 
@@ -154,6 +238,13 @@ class LocksModel(Model):
 
     def told(self, who: Activity, ask: Ask, error: HyperflowError | None) -> None:
         """The answer to a request has come."""
+        try:
+            self.answered(who, ask, error)
+        except Broken as broken:
+            self.error = self.error or broken
+            raise
+
+    def answered(self, who: Activity, ask: Ask, error: HyperflowError | None) -> None:
         promise(ALL_OR_NONE, ask.state == "asked", who.name, "was told about", ask.keys, "before:", ask.state)
         ask.state = "held" if error is None else "refused"
         if error is None:
@@ -412,19 +503,21 @@ class LocksModel(Model):
     def check_owner(self, request: LockRequest) -> None:
         if request.owner == FLOW:
             alive = any(ask.number == request.number for flow in self.flows for ask in flow.stack)
+            alive = alive or request.number in self.manager._leaving
         else:
             number, task = request.owner  # type: ignore[misc]
             worker = self.scheduler.workers.get(number)
-            alive = number in self.after_loss or (worker is not None and task in worker.queue)
+            leaving = request.number in self.manager._leaving
+            alive = leaving or number in self.after_loss or (worker is not None and task in worker.queue)
         promise(FREED, alive, request)
 
     # ---- and at the end -----------------------------------------------------------------------------------------
 
     def finish(self) -> None:
         """All messages arrive, and all who can let go and end: then nobody is left, and nothing is held."""
-        self.on_light()
+        self.act(self.on_light)
         while True:
-            while self.deliver():
+            while self.deliver_all():
                 pass
             self.check()
             able = [
@@ -433,17 +526,33 @@ class LocksModel(Model):
             if not able:
                 break
             for one in able:
-                if one.stack:
-                    if self.is_free(one):
-                        self.release(one)
-                elif isinstance(one, Evaluation):
-                    self.end(one)
+                self.act(functools.partial(self.let_go, one))
         stuck = [one.name for one in self.activities() if one.stack or not self.is_free(one)]
         promise(NO_DEADLOCK, not stuck and not self.tasks, "these wait for ever:", stuck, list(self.tasks))
         left = {name: value for name, value in self.tables() if value}
         promise(FREED, not left, "left behind:", left)
         waiting = [task for task, _ in self.tasks.values() if task.state is State.WAITING]
         promise(NO_DEADLOCK, not waiting, waiting)
+
+    def let_go(self, one: Activity) -> None:
+        if one.stack:
+            if self.is_free(one):
+                self.release(one)
+        elif isinstance(one, Evaluation) and not one.ended:
+            self.end(one)
+
+    def deliver_all(self) -> bool:
+        """Let all that is under way arrive; return whether there was anything."""
+        before = self.delivered
+        while self.outside.possible():
+            self.act(lambda: self.outside.answer(0))
+            self.delivered += 1
+        self.act(self.deliver_messages)
+        return self.delivered > before
+
+    def deliver_messages(self) -> None:
+        while self.deliver():
+            self.delivered += 1
 
     def deliver(self) -> bool:
         for process in list(self.processes.values()):
