@@ -11,7 +11,7 @@ from tests.model.simulator import Model
 MODELS: dict[str, type[Model]] = {
     model.name: model for model in (SchedulerModel, LocksModel, LifecycleModel, MasterModel)
 }
-SHARES = {"scheduler": 42_000, "locks": 35_000, "lifecycle": 22_000, "master": 1_000}
+SHARES = {"scheduler": 35_000, "locks": 37_000, "lifecycle": 27_000, "master": 1_000}
 
 
 def split(histories: int, only: str | None = None) -> dict[str, int]:

@@ -32,7 +32,7 @@ NO_ERROR = "nothing ends with an unexpected error"
 """The promise that any exception of the code under test breaks."""
 
 LARGEST = 1 << 16
-CHECKED_NOW_AND_THEN = 3
+CHECKED_NOW_AND_THEN = 4
 """Of so many events, one is followed by a look at what always holds; when a history is replayed, each one is."""
 
 

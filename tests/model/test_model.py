@@ -5,7 +5,7 @@ import pytest
 from tests.model.models import MODELS, SHARES, split
 from tests.model.simulator import Event, history, play, search, with_smaller_numbers, without_needless
 
-HISTORIES = {"scheduler": 250, "locks": 300, "lifecycle": 300, "master": 12}
+HISTORIES = {"scheduler": 200, "locks": 250, "lifecycle": 250, "master": 10}
 
 
 @pytest.mark.parametrize("name", MODELS)
