@@ -144,6 +144,20 @@ def test_circle_is_refused_and_told() -> None:
     assert held(waiting) == [True]
 
 
+def test_two_ways_to_one_are_no_circle() -> None:
+    """Who waits for two that both wait for a third one closes no cycle."""
+    table = Table()
+    a, c, z = table.request("a"), table.request("c"), table.request("z")
+    b = table.request("b", parent=a)
+    waiting = table.request("c", parent=b)
+    both = table.request("ab", parent=z)
+
+    assert held(waiting, both) == [False, False]
+    for request in (c, waiting, b, a):
+        table.release(request)
+    assert held(both) == [True]
+
+
 def test_own_lock_once_more() -> None:
     """Who wants what its own scope holds is refused, however far out that is."""
     table = Table()
