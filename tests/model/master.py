@@ -231,8 +231,11 @@ class MasterModel(Model):
     def on_crash(self, steps: int, power: int, kept: int) -> None:
         """The process is killed a few steps later, or its machine loses power."""
         if self.running is not None:
-            self.disk.kill_after = steps % 40
-            self.power, self.kept = power % 2 == 1, kept % 4
+            self.on_crash_at(steps % 64, power, kept)
+
+    def on_crash_at(self, step: int, power: int, kept: int) -> None:
+        self.disk.kill_after = step
+        self.power, self.kept = power % 2 == 1, kept % 4
 
     def slurm_job(self, which: int, *states: str) -> SlurmJob | None:
         return pick([job for job in self.slurm.jobs.values() if job.state in states], which)
