@@ -21,13 +21,14 @@ from hyperflow.locking.rules import LockRequest, Locks
 from hyperflow.master.driver import JobDriver
 from hyperflow.master.lifecycle import Epoch, Record, State
 from hyperflow.master.rundir import JobDirectory
+from hyperflow.master.shared import Shared
 from hyperflow.scheduling.pool import CpuPool
 from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.state import SENT, Task, Worker
 from hyperflow.slurm.client import SlurmClient
 from hyperflow.wire import claim_page
 from hyperflow.wire.claim_page import ClaimPage
-from tests.model import lifecycle, locks, scheduling, slurmctld
+from tests.model import lifecycle, locks, master, scheduling, slurmctld
 
 
 @attrs.frozen
@@ -126,6 +127,11 @@ def forget_where_it_was(self: WorkerLocks, worker: Any, task: Any) -> None:
     self._manager.gone((worker, task))
 
 
+async def keep_from_others(self: LockManager, request: LockRequest, outside: Any) -> None:
+    """What was released here is not given back to the other Jobs."""
+    self._forget(request)
+
+
 # ---- the life of a job ----------------------------------------------------------------------------------------------
 
 
@@ -172,6 +178,16 @@ def not_written(self: JobDirectory, record: Record) -> None:
 _write_record = JobDirectory.write_record
 
 
+def seen_before_written(self: JobDirectory, record: Record) -> None:
+    """The program sees a result whose job is not yet noted as done."""
+    if record.state is not State.DONE:
+        _write_record(self, record)
+
+
+async def tell_nobody(self: Shared, records: Any, by_token: bool = False) -> None:
+    """Slurm is not told that a job is not wanted any more."""
+
+
 def no_sync(path: Any) -> None:
     """Names are not brought to the disk."""
 
@@ -196,6 +212,7 @@ BUGS = [
     Bug(
         "a second try is nowhere", "locks", (locks.NO_DEADLOCK,), WorkerLocks, "answered", forget_where_it_was
     ),
+    Bug("not given back", "locks", (locks.NO_DEADLOCK,), LockManager, "_give_back", keep_from_others),
     Bug("any start counts", "lifecycle", (lifecycle.NEWEST,), Record, "finished", any_start_counts, 500),
     Bug("news of any attempt", "lifecycle", (lifecycle.GROWS,), Record, "over", news_of_any_attempt),
     Bug(
@@ -206,6 +223,8 @@ BUGS = [
     Bug("no look for the token", "master", (slurmctld.ONE_TOKEN,), SlurmClient, "find", no_question, 20),
     Bug("resubmitted, not cancelled", "master", (slurmctld.SIDE_BY_SIDE,), JobDriver, "_end_for_sure", no_cancel, 60),
     Bug("the token is not written", "master", (slurmctld.TOKEN_FIRST,), JobDirectory, "write_record", not_written),
+    Bug("seen before written", "master", (master.ACKNOWLEDGED,), JobDirectory, "write_record", seen_before_written),
+    Bug("Slurm is not told", "master", (master.KNOWN, slurmctld.SIDE_BY_SIDE), Shared, "end_at_slurm", tell_nobody),
     Bug("names are not synced", "master", (slurmctld.TOKEN_FIRST,), hyperflow.files, "sync_directory", no_sync),
     Bug("both work", "master", (slurmctld.ONE_WORKS,), hyperflow.master.runner, "claim", both_work, 35),
 ]  # fmt: skip

@@ -23,7 +23,7 @@ from hyperflow.environment import Resubmit
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.flow import Flow
 from hyperflow.master import rundir
-from hyperflow.master.lifecycle import AT_REST, State
+from hyperflow.master.lifecycle import AT_REST, Epoch, State
 from hyperflow.master.master import Master
 from hyperflow.master.rundir import RunDirectory
 from hyperflow.master.shared import Timeouts
@@ -159,7 +159,9 @@ class MasterModel(Model):
             done = record["state"] == State.DONE or value[0] in self.found_done
             promise(ACKNOWLEDGED, done, value, "is seen, and on the disk is", record["state"])
             newest = record["attempts"][-1]
-            same = (newest["number"], newest["restarts"]) == value[1:3] or value[0] in self.found_done
+            epoch = Epoch(newest["number"], newest["restarts"])
+            epoch = self.slurm.counts.get((value[0], epoch), epoch)
+            same = (epoch.attempt, epoch.restarts) == value[1:3] or value[0] in self.found_done
             promise(NEWEST, same, value, "is seen, and", newest)
             before = self.seen.get(number)
             promise(ACKNOWLEDGED, not isinstance(before, tuple) or before == value, "first", before, "then", value)
@@ -345,6 +347,12 @@ class MasterModel(Model):
                 self.start_call(number)
             self.settle(100.0)
             for job in list(self.slurm.jobs.values()):
+                if job.start is not None and not job.start.works:
+                    self.slurm.end(job, "COMPLETED")  # it has left its result
+                if (self.safe_record(job.order.directory.number) or {}).get("state") == State.DONE:
+                    self.slurm.begin(job)  # it finds that nothing is left to do
+                if not self.is_under_way(job):
+                    continue  # to end it is the master's business
                 if job.state == "PENDING":
                     self.slurm.begin(job)
                 if job.state == "RUNNING" and job.start is not None:
@@ -363,6 +371,13 @@ class MasterModel(Model):
     def is_known(self) -> None:
         """What Slurm still has belongs to a record that says so."""
         for job in self.slurm.jobs.values():
-            record = self.safe_record(job.order.directory.number)
-            at_rest = record is None or record["state"] in AT_REST
-            promise(KNOWN, not (job.living and at_rest), job.order.token, "is with Slurm, and", record)
+            known = not job.living or self.is_under_way(job) or self.slurm.misled[job.order.token]
+            record = self.safe_record(job.order.directory.number) or {}
+            promise(KNOWN, known, job.order.token, "is with Slurm, and the job is", record.get("state"))
+
+    def is_under_way(self, job: SlurmJob) -> bool:
+        """Whether the record of a job says that this submission is with Slurm."""
+        record = self.safe_record(job.order.directory.number)
+        if record is None or record["state"] in AT_REST:
+            return False
+        return bool(record["attempts"]) and record["attempts"][-1]["token"] == job.order.token

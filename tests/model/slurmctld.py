@@ -82,9 +82,11 @@ class Slurmctld:
         self.orders: dict[str, Order] = {}
         self.denials: list[tuple[float, SlurmJob]] = []
         self.arrivals: list[tuple[float, str]] = []  # of submissions whose sender has given up
+        self.late: set[str] = set()  # tokens
         self.misled: Counter[str] = Counter()
         """How often a token was said not to be there, or its submission came in late."""
         self.worked: dict[str, int] = {}  # which submission has taken the attempt of a token
+        self.counts: dict[tuple[int, Epoch], Epoch] = {}  # of which earlier start a start has handed on the result
         self.broken: Broken | None = None
         self.accounting = False
 
@@ -104,6 +106,7 @@ class Slurmctld:
         if fault == "late":
             token = self.token_in(text or "")
             self.misled[token] += 1
+            self.late.add(token)
             self.arrivals.append((asyncio.get_running_loop().time() + 50.0, token))
             raise SlurmAway(f"{name} gave no answer")
         self.disk.step(f"{name} is carried out")
@@ -130,7 +133,8 @@ class Slurmctld:
         same = [one for one in self.jobs.values() if one.order.token == token]
         promise(ONE_TOKEN, len(same) <= self.misled[token], token, "is with Slurm as", [one.number for one in same])
         others = [one for one in self.jobs.values() if one.order.directory.number == job and one.living]
-        older = [one.order.token for one in others if one.order.attempt != order.attempt]
+        # Of a submission that comes in after its sender has given up nobody can know.
+        older = [one.order.token for one in others if one.order.token not in {token, *self.late}]
         promise(SIDE_BY_SIDE, late or not older, token, "is submitted while Slurm has", older)
         if not late:
             self.is_noted(job, token)
@@ -220,6 +224,13 @@ class Slurmctld:
         first = self.worked.setdefault(job.order.token, job.number)
         promise(ONE_WORKS, first == job.number, job.order.token, "is worked on by", first, "and", job.number)
         start.works = True
+        earlier = [one for one in self.directory(job).results() if one.attempt == epoch.attempt and one < epoch]
+        if earlier:  # it counts, and nothing is left to do
+            self.counts[job.order.directory.number, epoch] = self.counts.get(
+                (job.order.directory.number, earlier[0]), earlier[0]
+            )
+            self.result(start)
+            self.end(job, "COMPLETED")
 
     def directory(self, job: SlurmJob) -> JobDirectory:
         return JobDirectory(job.order.directory.path)
@@ -231,7 +242,8 @@ class Slurmctld:
         directory = self.directory(start.job)
         epoch = Epoch(start.job.order.attempt, start.restarts)
         with self.disk.by_another_machine():
-            value = pickle.dumps((directory.number, epoch.attempt, epoch.restarts, start.job.number))
+            whose = self.counts.get((directory.number, epoch), epoch)
+            value = pickle.dumps((directory.number, whose.attempt, whose.restarts, start.job.number))
             directory.write_result(epoch, start.job.number, VALUE, value)
         start.works = False
 
