@@ -187,6 +187,8 @@ class MasterModel(Model):
             there = rundir.job_directories(self.home) if (self.home / "jobs").exists() else []
             said = {job.number: job.read_record().state for job in there}
             self.found_done = {number for number, state in said.items() if state is State.DONE}
+            if said:
+                self.slurm.looks_until = self.loop.now + 60.0
             self.running = self.loop.do(self.run())
             self.settle()
 

@@ -83,6 +83,9 @@ class Slurmctld:
         self.denials: list[tuple[float, SlurmJob]] = []
         self.arrivals: list[tuple[float, str]] = []  # of submissions whose sender has given up
         self.late: set[str] = set()  # tokens
+        self.looks_until = 0.0
+        """Until then, a master that has just begun looks for what an earlier one had given up."""
+        self.overlooked: set[str] = set()
         self.misled: Counter[str] = Counter()
         """How often a token was said not to be there, or its submission came in late."""
         self.worked: dict[str, int] = {}  # which submission has taken the attempt of a token
@@ -133,8 +136,9 @@ class Slurmctld:
         same = [one for one in self.jobs.values() if one.order.token == token]
         promise(ONE_TOKEN, len(same) <= self.misled[token], token, "is with Slurm as", [one.number for one in same])
         others = [one for one in self.jobs.values() if one.order.directory.number == job and one.living]
-        # Of a submission that comes in after its sender has given up nobody can know.
-        older = [one.order.token for one in others if one.order.token not in {token, *self.late}]
+        # Of a submission that comes in after its sender has given up nobody can know; nor of one that is missing in the
+        # list by which a master that begins looks for the tokens of what was given up. (It does not trust old ids.)
+        older = [one.order.token for one in others if one.order.token not in {token, *self.late, *self.overlooked}]
         promise(SIDE_BY_SIDE, late or not older, token, "is submitted while Slurm has", older)
         if not late:
             self.is_noted(job, token)
@@ -158,6 +162,8 @@ class Slurmctld:
         """Return the jobs that a list has now, and note which tokens are missing in it."""
         missing = [job for job in self.jobs.values() if none or job.denied or job.forgotten]
         self.misled.update({job.order.token for job in missing})
+        if asyncio.get_running_loop().time() < self.looks_until:
+            self.overlooked.update(job.order.token for job in missing if not job.forgotten)
         return [job for job in self.jobs.values() if not (none or job.denied or job.forgotten)]
 
     def line(self, job: SlurmJob) -> str:
