@@ -156,10 +156,10 @@ def _priority_of(which: int, who: int, *_: object) -> _Thing | None:
     return _PRIORITY if which == os.PRIO_PROCESS and who in (0, os.getpid()) else None
 
 
-def _put_filters(value: list[Any], unchanged: Callable[[], Any] = warnings.catch_warnings) -> None:
+def _put_filters(value: list[Any]) -> None:
     if warnings.filters != value:
         warnings.filters[:] = value  # type: ignore[index]
-        with unchanged():  # its end tells the module that they have changed
+        with warnings.catch_warnings():  # its end tells the module that they have changed
             pass
 
 

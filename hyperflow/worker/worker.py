@@ -403,9 +403,7 @@ class Worker:
         self, task: TaskNumber, outcome: Outcome, seconds: float, data: bytes, buffers: list[memoryview] | None = None
     ) -> None:
         if not buffers:
-            length = frames.RESULT.size + len(data)
-            head = frames.RESULT_HEAD.pack(length, Kind.RESULTS, 0, task, outcome, seconds, 0, len(data))
-            self.sock.sendall(head + data)
+            self.sock.sendall(frames.result_frame(task, outcome, seconds, data))
             return
         found = [self.shared(each) for each in buffers]
         record = frames.result_record(task, outcome, seconds, data, found)
