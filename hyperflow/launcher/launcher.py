@@ -237,6 +237,7 @@ class Launcher:
         """Make this process ready to fork workers, and tell the head."""
         self.setup = setup
         wrong = self.zygote.prepare(setup)
+        survivors.tell_job(self.watched)
         if wrong:
             self.head.send(frames.frame(Kind.FAILED, body=wrong.encode()))
             return
