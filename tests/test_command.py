@@ -113,7 +113,7 @@ async def test_check() -> None:
             await on_worker("sh", "-c", "echo it broke >&2; exit 3", check=True, capture=True)
         assert caught.value.returncode == 3
         assert caught.value.argv[0] == "sh"
-        with pytest.raises(hf.CommandFailed, match=r"(?s)killed by signal 9.*worker-.*log") as caught:
+        with pytest.raises(hf.CommandFailed, match=r"(?s)killed by SIGKILL.*worker-.*log") as caught:
             await on_worker("sh", "-c", "kill -KILL $$", check=True)
 
 

@@ -119,3 +119,18 @@ def test_neighbours_are_given_out_together() -> None:
     pool.take("a", [5])
 
     assert pool.lowest_free("a", 2) == (4, 6)
+
+
+def test_what_may_come_is_not_impossible() -> None:
+    """A node that is expected counts as the largest until it is there, or does not come."""
+    pool = CpuPool()
+    pool.add("a", [1, 2])
+    pool.expect("b", 8)
+    pool.expect("c", 6)
+    assert pool.largest == 8
+    pool.expect_no_more("b")
+    assert pool.largest == 6
+    pool.add("c", [1, 2, 3])
+    assert pool.largest == 3
+    pool.expect_no_more("d")
+    assert pool.largest == 3

@@ -189,6 +189,17 @@ def test_impossible_is_refused_at_once() -> None:
         submit(scheduler(), 1, 1)
 
 
+def test_a_node_that_does_not_come_makes_requests_impossible() -> None:
+    """What only an expected node could serve waits for it, and is given back when it does not come."""
+    to = scheduler(2)
+    to.pool.expect("late", 4)
+    (small,) = submit(to, 1, 1)
+    (large,) = submit(to, 2, 2, cpus=4)
+    assert sent(to) == [small.number]
+
+    assert to.expect_no_more("late") == [large]
+
+
 def test_a_loss_makes_requests_impossible() -> None:
     """What only the lost node could serve is given back as impossible, waiting or running; the rest waits again."""
     it = scheduler(1, 4)

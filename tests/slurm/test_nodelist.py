@@ -56,7 +56,7 @@ def test_expand(text: str, names: str) -> None:
         ("n[9-7]", "backwards", 2),
         ("n[1- 2]", "a number, `-`, `,` or `]`", 3),
         ("a b", "blank", 1),
-        ("a\nb", "blank", 1),
+        ("a\nb", "no part of a node's name", 1),
         ("a,n[1-65537]", "more than 65536", 4),
         ("a,n[1-300]m[1-300]", "more than 65536", 2),
         ("n[1-" + "9" * 5000 + "]", "more than 65536", None),
