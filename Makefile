@@ -52,7 +52,7 @@ mutants: .venv-tools/installed
 
 # The unit tests with each Python that we support and that is here.
 matrix: .venv-tools/installed
-	$(TOOLS)/tox run
+	$(TOOLS)/tox run $(if $(ARGUMENTS),-- $(ARGUMENTS))
 
 # requirements-dev.txt: exact versions of all that is installed for development, on every Python that we support.
 lock: .venv-tools/installed
