@@ -365,6 +365,7 @@ class RunDirectory:
         jobs = self.held.jobs
         for leftover in [name for name in jobs.names() if name.startswith(".new-")]:
             shutil.rmtree((jobs / leftover).through, ignore_errors=True)  # nobody was promised anything about its call
+        os.fsync(jobs.number)  # an earlier master may have been killed between naming a job and this
 
     def add(self, record: Record, call: bytes) -> JobDirectory:
         """Make the directory of a new job; it appears with its call and record, or not at all."""
