@@ -23,7 +23,8 @@ import attrs
 from hyperflow.database import file as files
 from hyperflow.database import layout, place
 from hyperflow.database.entries import NO_METADATA, is_sound
-from hyperflow.database.file import DatabaseFile, Row, Watermark, wal_file
+from hyperflow.database.file import DatabaseFile, Row, Watermark
+from hyperflow.database.leftover import wal_file
 from hyperflow.database.ownership import Ownership
 from hyperflow.database.pages import Pages, Place, Value
 from hyperflow.errors import ConfigurationError, DatabaseError
@@ -73,7 +74,8 @@ def examine(path: Path) -> Examined:
     if not path.is_file():
         raise ConfigurationError(f"there is no results database {path}")
     if not path.stat().st_size:
-        return Examined(path, 0, ())
+        log = wal_file(path)
+        return Examined(path, 0, (f"it is empty, but its log {log} is not",) if _has_contents(log) else ())
     problems: list[str] = []
     entries = 0
     try:
@@ -89,6 +91,10 @@ def examine(path: Path) -> Examined:
     except DatabaseError as error:
         problems.append(str(error))
     return Examined(path, entries, tuple(problems))
+
+
+def _has_contents(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -156,7 +162,7 @@ def repair(path: Path, target: Path | None = None) -> Repaired:
     if not path.is_file():
         raise ConfigurationError(f"there is no results database {path}")
     place.check_file(path, path.lstat())
-    if path.stat().st_size < SMALLEST:
+    if path.stat().st_size < SMALLEST and not _has_contents(wal_file(path)):
         raise DatabaseError(f"{path} has no page of a results database: there is nothing to repair")
     if target is not None and (target := place.resolved(target)).exists():
         raise ConfigurationError(f"{target} exists already; a repaired file does not replace it")

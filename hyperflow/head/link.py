@@ -33,8 +33,8 @@ from hyperflow.wire.messages import Greeting, Ready, Setup, SysPath
 from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, WorkerNumber
 from hyperflow.wire.shared_memory import Block, Offer, Proof, is_shared
 
-LONGEST_NOISE = 1 << 20
-"""Bytes that a shell may print before the launcher's first line."""
+NOISE_KEPT = 1 << 12
+"""Bytes that are kept of what a login prints before the launcher's first line: they are told if it never comes."""
 
 CLOSE_GRACE = 10.0
 """Seconds for a launcher to end in order; after that its stream is ended."""
@@ -304,9 +304,7 @@ class Link:
         if hello:
             self._noise = None
             return rest
-        self._noise = noise
-        if len(noise) > LONGEST_NOISE:
-            self.connection_lost(frames.ProtocolError("what it says is not what a launcher says"))
+        self._noise = noise[-NOISE_KEPT:]
         return b""
 
     def _tail(self) -> str:

@@ -1,6 +1,7 @@
 """The control socket of a real master, whose jobs run on this machine: questions, orders, refusals, places."""
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -244,6 +245,18 @@ async def test_what_a_killed_master_has_left_is_replaced(short_path: Path) -> No
     async with hf.open_cluster(resume=run, base_dir=tmp_path, local=True):
         assert (await ask(contact(home).get, "/jobs"))["program"] == run
         assert not elsewhere.exists()
+
+
+def test_a_socket_that_cannot_be_removed(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that has become read-only it stays; that does not hide what the program ends with."""
+
+    def read_only(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    with place.listening(short_path, only_there=True):
+        monkeypatch.setattr(Path, "unlink", read_only)
+    monkeypatch.undo()
+    assert list(short_path.glob("*/socket"))
 
 
 async def test_a_master_that_dies_meanwhile(tmp_path: Path) -> None:
