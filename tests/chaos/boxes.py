@@ -47,10 +47,11 @@ def mount_image(run: Run) -> None:
     run.undo.callback(subprocess.run, ["umount", "-l", str(run.disk)], check=True)
 
 
-def mount_image_again(run: Run) -> None:
-    """Mount the image anew, as after the repair of a disk."""
-    command("umount", str(run.disk))
-    command("mount", "-o", "loop", str(run.place / "image"), str(run.disk))
+def mount_copy(run: Run) -> None:
+    """Put a copy of the image there, as a new disk. (Other namespaces may hold the old one, which has given up.)"""
+    command("umount", "-l", str(run.disk))
+    command("cp", str(run.place / "image"), str(run.place / "copy"))
+    command("mount", "-o", "loop", str(run.place / "copy"), str(run.disk))
 
 
 def remount(place: Path, options: str) -> None:

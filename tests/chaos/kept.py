@@ -1,4 +1,4 @@
-"""Seeds that found something once: `kept.json`. A test tries them again, and `make chaos` begins with them."""
+"""Seeds that found something once: `kept.json`. A test tries them again; `make chaos` begins with those of the cluster."""
 
 import json
 from collections.abc import Iterable

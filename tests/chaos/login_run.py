@@ -26,6 +26,9 @@ from tests.imports import TOP
 
 COMMANDS = ("sbatch", "squeue", "scancel", "sacct", "scontrol", "srun")
 
+CALM = {"HYPERFLOW_HEARTBEAT": "1", "HYPERFLOW_NODE_TIMEOUT": "15", "HYPERFLOW_SILENCE_LIMIT": "20"}
+"""Settings of the jobs: nodes that are lost are tried elsewhere, and this machine is busy."""
+
 AGAIN = {"held", "failed", "cancelled"}
 """States of jobs that a person has to decide about."""
 
@@ -73,6 +76,7 @@ class LoginRun(ClusterRun):
 
     def __init__(self, place: Path, workload: Workload, rng: random.Random) -> None:
         super().__init__(place, workload, rng)
+        self.environment |= CALM
         self.job_shims = Shims(place / "job-commands")
         in_jobs = os.pathsep.join([str(self.job_shims.directory), packages.PATH])
         self.shims = Shims(place / "commands", in_jobs)

@@ -31,7 +31,7 @@ def test_each_is_a_case_with_a_cause() -> None:
 
 
 def test_one_that_broke_is_kept_once(tmp_path: Path) -> None:
-    """It is tried first from then on."""
+    """It is tried again from then on."""
     file = tmp_path / "kept.json"
     case = TABLES[0]
 

@@ -233,7 +233,7 @@ def _case(name: str, damage: Damage, moment: str) -> Case:
         attack=functools.partial(MOMENTS[moment], name=name, damage=damage),
         mend=as_told,
         tries=frozenset({Promise.DAMAGE} if kept else ()),
-        told=TOLD,
+        told=r"config\.toml|heartbeat" if name == "configuration" else TOLD,
         survives=name in LOGS,
         excused=excused,
     )

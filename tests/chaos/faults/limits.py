@@ -243,7 +243,7 @@ TABLE = (
         name="disk fails at work",
         before=boxes.mount_image,
         attack=failing_disk,
-        mend=boxes.mount_image_again,
+        mend=boxes.mount_copy,
         told="[Rr]ead-only|failed to write|disk I/O",
     ),
     _case(name="TMPDIR full", before=small_tmp, mend=free_tmp, workload=BLOCKS, survives=True),

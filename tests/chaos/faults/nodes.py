@@ -141,6 +141,17 @@ def crash(run: Run, hosts: Callable[[SlurmRun], list[str]]) -> None:
         run.cluster.faults.crash(host)
 
 
+def may_be_killed(run: Run) -> None:
+    """Let Slurm end the job when a node does not answer: without its first node it would wait for ever."""
+    by_chance(run)
+    del in_slurm(run).batch["no_kill"]
+
+
+def remove_lock(run: Run) -> None:
+    """Remove the lock of the database as the error says: nobody but the user can know that the other host is dead."""
+    (run.disk / "results.sqlite.lock").unlink(missing_ok=True)
+
+
 def reboot(run: Run) -> None:
     """Switch another node off, and on again while the program runs."""
     run = in_slurm(run)
@@ -199,6 +210,19 @@ def _heads(name: str, attack: Callable[[Run], None]) -> Case:
     return Case(table="nodes", name=name, before=by_chance, attack=attack, world="slurm", workload=SHORT)
 
 
+def _crashed(name: str, hosts: Callable[[SlurmRun], list[str]]) -> Case:
+    """Return a case of the node that the program runs on: nothing is left of it but its lock."""
+    return Case(
+        table="nodes",
+        name=name,
+        before=may_be_killed,
+        attack=functools.partial(crash, hosts=hosts),
+        mend=remove_lock,
+        world="slurm",
+        workload=SHORT,
+    )
+
+
 NUMBERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV)
 ROLES = ("head", "keeper", "launcher", "worker", "watcher", "srun")
 
@@ -220,6 +244,6 @@ TABLE = (
     _heads("all of all nodes KILL", functools.partial(kill_all_on, hosts=everywhere)),
     _heads("all of all nodes TERM", functools.partial(kill_all_on, hosts=everywhere, number=signal.SIGTERM)),
     _heads("all of all nodes KILL, twice", kill_all_twice),
-    _heads("power failure of the head's node", functools.partial(crash, hosts=the_heads)),
-    _heads("power failure of all nodes", functools.partial(crash, hosts=everywhere)),
+    _crashed("power failure of the head's node", the_heads),
+    _crashed("power failure of all nodes", everywhere),
 )

@@ -23,7 +23,8 @@ from tests.chaos.promises import Promise
 from tests.chaos.run import Run
 from tests.chaos.workload import Workload
 
-WORK = Workload(keys=36, seconds=0.4, world="cluster", jobs=3)
+# What jobs could not do while files were damaged is tried again by the program itself.
+WORK = Workload(keys=36, seconds=0.4, world="cluster", jobs=3, words=("--on-error", "retry:9"))
 
 STRANGER = 12345
 """A user of whom this machine knows nothing."""
@@ -207,7 +208,11 @@ def damage(run: Run, find: Callable[[LoginRun], Path], way: str, moment: Callabl
     """Kill the master, damage a file, and resume the program."""
     assert isinstance(run, LoginRun)
     until_master_is_dead(run, moment, quiet)
-    path = find(run)
+    try:
+        path = find(run)
+    except NotRun:
+        run.start()  # the program has not failed by itself
+        raise
     keep(run, path)
     WAYS[way](run, path)
     run.start()
