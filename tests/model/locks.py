@@ -459,11 +459,10 @@ class LocksModel(Model):
 
     def write(self, node: str, parts: list[frames.Bytes]) -> None:
         """The head sends a reply to a worker; one that has ended never reads it."""
-        data = b"".join(parts)
-        _, _, number = frames.HEADER.unpack_from(data)
-        process = self.processes.get(number)
-        if process is not None and not process.dark and not process.cut:
-            process.inbox.append(messages.read(LockReply, memoryview(data)[frames.HEADER.size :]))
+        for _, number, body in frames.Reader().feed(b"".join(parts)):
+            process = self.processes.get(number)
+            if process is not None and not process.dark and not process.cut:
+                process.inbox.append(messages.read(LockReply, body))
 
     # ---- what always holds --------------------------------------------------------------------------------------
 
