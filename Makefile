@@ -1,7 +1,7 @@
 # Needs make and Python >= 3.11, nothing else; see CONTRIBUTING.md.
 # Paths are relative and everything runs through .venv/bin/python: the checkout may be anywhere, spaces included.
 
-.PHONY: demo check test unit lint style mypy pyright public-types coverage chaos controls mutants matrix lock format build bench clean
+.PHONY: demo check test unit model lint style mypy pyright public-types coverage chaos controls mutants matrix lock format build bench clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -19,6 +19,10 @@ test: .venv/installed-dev
 
 unit: .venv/installed-dev
 	@$(PY) -m pytest -q -m unit --numprocesses=2 --hypothesis-profile=quick
+
+# Random histories of the models in tests/model. HISTORIES=10000000 for a night; SEED=7 for the same ones again.
+model: .venv/installed-dev
+	@$(PY) -m tests.model $(if $(HISTORIES),--histories $(HISTORIES)) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 lint: style mypy pyright public-types
 
@@ -60,7 +64,7 @@ mutants: .venv-tools/installed
 
 # The unit tests with each Python that we support and that is here.
 matrix: .venv-tools/installed
-	$(TOOLS)/tox run
+	$(TOOLS)/tox run $(if $(ARGUMENTS),-- $(ARGUMENTS))
 
 # requirements-dev.txt: exact versions of all that is installed for development, on every Python that we support.
 lock: .venv-tools/installed
