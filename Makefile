@@ -47,9 +47,10 @@ coverage: .venv/installed-dev
 	$(PY) -m coverage run -m pytest -q -m unit --hypothesis-seed=0
 	$(PY) -m tests.coverage_floor $(ARGUMENTS)
 
-# Attacks real runs for five minutes, with a new seed each time; ARGUMENTS="--seconds 1800 --page" for longer.
+# Attacks real runs for five minutes, with a new seed each time, or CHAOS_SEED; ARGUMENTS="--seconds 1800 --page" for
+# longer.
 chaos: .venv/installed-dev
-	$(PY) -m tests.chaos --remember $(ARGUMENTS)
+	$(PY) -m tests.chaos --remember $(if $(CHAOS_SEED),--seed $(CHAOS_SEED)) $(ARGUMENTS)
 
 # Bugs on purpose: the chaos has to notice each.
 controls: .venv/installed-dev
