@@ -92,9 +92,8 @@ class Run:
         command = [*self.within, sys.executable, "-m", "tests.chaos.program", str(self.place)]
         self._started = time.monotonic()
         # The watcher keeps PATH, and nothing else.
-        self._launch(
-            command, {**self.environment, **ours, "PYTHONPATH": path, "PATH": f"{os.environ['PATH']}:{self.mark}"}
-        )
+        programs = f"{self.environment.get('PATH', os.environ['PATH'])}:{self.mark}"
+        self._launch(command, {**self.environment, **ours, "PYTHONPATH": path, "PATH": programs})
 
     def _launch(self, command: list[str], variables: Mapping[str, str]) -> None:
         """Start a command in the run's directory, with these variables beside the usual ones."""
