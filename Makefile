@@ -1,7 +1,7 @@
 # Needs make and Python >= 3.11, nothing else; see CONTRIBUTING.md.
 # Paths are relative and everything runs through .venv/bin/python: the checkout may be anywhere, spaces included.
 
-.PHONY: demo check test unit lint style mypy pyright public-types coverage mutants matrix lock format build bench clean
+.PHONY: demo check test unit model lint style mypy pyright public-types coverage chaos controls mutants matrix lock format build bench clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -19,6 +19,10 @@ test: .venv/installed-dev
 
 unit: .venv/installed-dev
 	@$(PY) -m pytest -q -m unit --numprocesses=2 --hypothesis-profile=quick
+
+# Random histories of the models in tests/model. HISTORIES=10000000 for a night; SEED=7 for the same ones again.
+model: .venv/installed-dev
+	@$(PY) -m tests.model $(if $(HISTORIES),--histories $(HISTORIES)) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 lint: style mypy pyright public-types
 
@@ -43,6 +47,15 @@ coverage: .venv/installed-dev
 	$(PY) -m coverage run -m pytest -q -m unit --hypothesis-seed=0
 	$(PY) -m tests.coverage_floor $(ARGUMENTS)
 
+# Attacks real runs for five minutes, with a new seed each time, or CHAOS_SEED; ARGUMENTS="--seconds 1800 --page" for
+# longer.
+chaos: .venv/installed-dev
+	$(PY) -m tests.chaos --remember $(if $(CHAOS_SEED),--seed $(CHAOS_SEED)) $(ARGUMENTS)
+
+# Bugs on purpose: the chaos has to notice each.
+controls: .venv/installed-dev
+	$(PY) -m tests.chaos.controls $(ARGUMENTS)
+
 # A test for the tests: do they notice a change of the scheduler, the rules of locks, the life of a job?
 # tests/mutants.txt explains those that may live.
 mutants: .venv-tools/installed
@@ -52,7 +65,7 @@ mutants: .venv-tools/installed
 
 # The unit tests with each Python that we support and that is here.
 matrix: .venv-tools/installed
-	$(TOOLS)/tox run
+	$(TOOLS)/tox run $(if $(ARGUMENTS),-- $(ARGUMENTS))
 
 # requirements-dev.txt: exact versions of all that is installed for development, on every Python that we support.
 lock: .venv-tools/installed

@@ -26,7 +26,7 @@ from hyperflow import flow as flows
 from hyperflow.config import Settings, check_cpus, read_settings
 from hyperflow.environment import Environment, OptionChanges, Options
 from hyperflow.errors import AllocationEnding, ConfigurationError, MisuseError
-from hyperflow.files import hold_standard_streams
+from hyperflow.files import hold_standard_streams, limit_met
 from hyperflow.flow import Call, Flow, Job, MakesFlows
 from hyperflow.program import ProgramInfo
 from hyperflow.shipping import captures, rebuild
@@ -355,6 +355,8 @@ def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncC
         result = run_in_new_loop(run())
     except BaseException as error:
         failures.shorten_here(error)
+        if told := limit_met(error):
+            error.add_note(told)
         raise
     if isinstance(result, Flow):
         flow = result.used()

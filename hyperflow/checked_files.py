@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 from hyperflow import files
 from hyperflow.errors import ConfigurationError, HyperflowError
-from hyperflow.private import Entry, Held, objection
+from hyperflow.private import Entry, objection
 
 Place: TypeAlias = Path | Entry
 """Where a file is."""
@@ -109,8 +109,3 @@ def read_private(path: Place) -> bytes:
         if reason := objection(found):
             raise Damaged(f"{path} {reason}; it is not used, because what it holds is trusted")
         return file.read()
-
-
-def check_private(directory: Path) -> None:
-    """Raise ConfigurationError if another user could write to this directory: it holds pickles, which are trusted."""
-    Held.open(directory).close()

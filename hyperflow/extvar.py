@@ -8,7 +8,8 @@ A variable is a file of the run directory, `vars/<name>.json`, which holds its v
 first asks for it, the file is written with the default, so that `hyperflow var list` shows what can be set.
 
 Guarantees: a reader gets a whole value, as it was set; the last write wins. Only the user can read or write the
-file. Not promised: that a change is seen at once. On a file system that several machines share it may take seconds.
+file; no symbolic link is followed in the place of it or of its directory. Not promised: that a change is seen at once.
+On a file system that several machines share it may take seconds.
 
 Rejected: a message to the master. It may be down, or on another host, and every Job would have to ask it.
 """
@@ -19,7 +20,8 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import AsyncIterator
+import stat
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -133,10 +135,10 @@ class RunVar(Generic[T]):
     def get(self) -> T:
         """Return the value, or the default if there is none yet; raises ConfigurationError as `ExtVar.get` does."""
         try:
-            text = self.path.read_text()
+            text = read(self.path)
         except FileNotFoundError:
             text = self._of_default()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, UnicodeDecodeError, ConfigurationError) as error:
             raise self._unreadable(str(error)) from error
         try:
             files.from_json(text)
@@ -159,9 +161,9 @@ class RunVar(Generic[T]):
     def version(self) -> tuple[int, int, int] | None:
         """Return what is another after each change."""
         try:
-            with self.path.open("rb") as file:  # opened, and not just asked for: NFS looks at the server then
-                found = os.fstat(file.fileno())
-        except OSError:
+            with _opened(self.path) as number:  # and not just asked for: NFS looks at the server then
+                found = os.fstat(number)
+        except (OSError, ConfigurationError):
             return None
         return found.st_ino, found.st_mtime_ns, found.st_size
 
@@ -198,12 +200,33 @@ def names(home: Path) -> list[str]:
     return []
 
 
+def read(path: Path) -> str:
+    """Return what a variable's file says; raises OSError, UnicodeDecodeError, ConfigurationError if it is unsafe."""
+    with _opened(path) as number, open(number, encoding="utf-8", closefd=False) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Open a variable's file within a scope, in a directory that only the user can write to."""
+    if not os.path.lexists(path.parent):
+        raise FileNotFoundError(path)
+    with private.Held.open(path.parent) as room:
+        number = (room / path.name).open(os.O_RDONLY | os.O_NONBLOCK)  # somebody may have put a pipe there
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise ConfigurationError(f"{path} is no ordinary file")
+        yield number
+    finally:
+        os.close(number)
+
+
 def write(path: Path, text: str, over: bool) -> None:
     """Write a variable's file, whole or not at all; an existing one stays, except with `over`."""
     put = files.write_whole if over else files.put_new
     try:
         private.make_all(path.parent)
-        with contextlib.suppress(FileExistsError):
-            put(path, f"{text}\n".encode())
+        with private.Held.open(path.parent) as room, contextlib.suppress(FileExistsError):
+            put((room / path.name).through, f"{text}\n".encode())
     except OSError as error:
         raise ConfigurationError(f"cannot write the variable {path}: {error.strerror or error}") from error

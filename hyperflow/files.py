@@ -9,16 +9,18 @@ Guarantees of the writers:
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -100,9 +102,22 @@ def sync_directory(path: Path) -> None:
 def read_text(path: Path) -> str:
     """Return what a file says, "" if it cannot be read. Bytes that are no UTF-8 are replaced."""
     try:
-        return path.read_text(errors="replace")
+        with _opened(path) as file:
+            return file.read().decode(errors="replace")
     except OSError:
         return ""
+
+
+def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open an ordinary file to read it; raises OSError for anything else: the end of a pipe may never come."""
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, "no ordinary file", os.fspath(path))
+        return os.fdopen(number, "rb")
+    except BaseException:
+        os.close(number)
+        raise
 
 
 def from_json(text: str | bytes) -> Any:
@@ -133,7 +148,7 @@ def tail(path: str | os.PathLike[str], *, lines: int = 15, size: int = 8192, sta
     Bytes that are no UTF-8 are replaced. The first line may be cut. A huge file costs no more than a small one.
     """
     try:
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(end - size, start))
             text = file.read(size).decode(errors="replace")
@@ -160,6 +175,21 @@ def hold_standard_streams() -> None:
         if getattr(sys, name) is None:
             fd = ("stdin", "stdout", "stderr").index(name)
             setattr(sys, name, open(fd, mode, closefd=False, errors="backslashreplace"))
+
+
+def limit_met(error: BaseException) -> str:
+    """Say which limit of this process has caused an error, and what to type; "" for none."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        import resource  # noqa: PLC0415 (only errors ask)
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"this process may have {most} files and pipes open at a time (ulimit -n); type: ulimit -n 4096"
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return (
+            "no more threads and processes may be started here: the limit of the user (ulimit -u) or of the control "
+            "group (pids.max) is reached; end other programs, or have it raised"
+        )
+    return ""
 
 
 def size_limit() -> int | None:

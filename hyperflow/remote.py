@@ -66,10 +66,16 @@ def remote_eval(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any
 
     **What a call changes** in a captured list, array, dict, random generator or other object, or binds anew with
     `nonlocal`, no other call sees: each starts with what was captured. So two calls with a captured `default_rng(1)`
-    draw the same numbers; for a stream of its own take `hf.seed_sequence()`. What stays on the worker is what fn does
-    to the process: the working directory, the environment, modules, attributes of functions and classes and what it
-    changes in them, the results of a `functools.cache`, and, if fn captured nothing that can change, globals that it
-    binds. The next evaluation there finds them. Where that matters, ask for `using(fresh_process=True)`.
+    draw the same numbers; for a stream of its own take `hf.seed_sequence()`.
+
+    **What fn sets in its process** is put back before the next evaluation: working directory, umask, environment,
+    limits, priority, locale, context variables (of decimal, and numpy's error state), filters of warnings, standard
+    streams, time limit of sockets, and a seed of `random` or `numpy.random`. Where that cannot be done, another process
+    takes the worker's place; so it does when fn leaves threads. What a module sets while it is imported stays; so to
+    set something for all evaluations, do it in a module that they import. What stays, too, is what is inside Python:
+    modules, attributes of functions and classes, results of a `functools.cache`, and, if fn captured nothing that can
+    change, globals that it binds. The next evaluation there finds them. Where that matters, ask for
+    `using(fresh_process=True)`.
 
     Cost: about 10 microseconds each when many are under way, 0.1 ms for one alone. A function that captured something
     that can change is pickled for each call. A large array, captured or an argument, is copied once, however many
@@ -129,7 +135,8 @@ def remote_map(
     A chunk is computed with its items and with what fn captured as they are when it is submitted. Chunks are submitted
     while the map runs: what changes meanwhile counts for the later ones. A second try takes what was submitted.
 
-    The items of a chunk share what fn captured: what fn changes in it for one item, the next item of the chunk sees.
+    The items of a chunk share what fn captured, and their process: what fn changes or sets for one item, the next item
+    of the chunk sees.
     A chunk is one evaluation: options such as `time_limit` and `retries` apply to a chunk. When one crashes, exceeds
     its time limit, or has a result that cannot be sent, its items are evaluated again one by one, those that had ended
     included, each with these options: so a crash costs one item, and the error names it. (One of more than a hundred

@@ -6,13 +6,21 @@ Each breaks one thing and returns. This module is imported on the workers: it ha
 import asyncio
 import builtins
 import contextlib
+import decimal
+import gc
+import io
+import locale
 import os
 import pickle
+import random
+import resource
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -193,6 +201,130 @@ def other_cpus() -> None:
     cpus = sorted(os.sched_getaffinity(0))
     everywhere = range(os.cpu_count() or 1)
     os.sched_setaffinity(0, [cpu for cpu in everywhere if cpu not in cpus] or everywhere)
+
+
+def other_directory() -> None:
+    """Go somewhere else."""
+    os.chdir("/")
+
+
+def other_directory_by_descriptor() -> None:
+    """The same, with the other call."""
+    root = os.open("/", os.O_RDONLY)
+    os.fchdir(root)
+    os.close(root)
+
+
+def other_umask() -> None:
+    """Have files made that nobody may read."""
+    os.umask(0o777)
+
+
+def other_environment() -> None:
+    """Set, change and remove variables; the time zone counts at once."""
+    os.environ["LEFT_BEHIND"] = "by a function"
+    os.environ["HOME"] = "/nowhere"
+    os.environ.pop("PATH", None)
+    os.environ["TZ"] = "Pacific/Kiritimati"
+    time.tzset()
+    os.putenv("LEFT_BEHIND_TOO", "by a function")
+
+
+def no_environment() -> None:
+    """Remove all variables."""
+    os.environ.clear()
+
+
+def other_limits() -> None:
+    """Let nothing work that opens or writes a file."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    resource.prlimit(0, resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def hard_limit() -> None:
+    """Set a limit that only root can raise again."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def low_priority() -> None:
+    """Be nicer than the next one wants to be."""
+    os.nice(3)
+    os.setpriority(os.PRIO_PROCESS, 0, 10)
+
+
+def other_locale() -> None:
+    """Read and write letters in another way."""
+    locale.setlocale(locale.LC_ALL, "C" if "UTF-8" in locale.setlocale(locale.LC_ALL) else "C.UTF-8")
+
+
+def impatient_sockets() -> None:
+    """Give all sockets to come a short time limit."""
+    socket.setdefaulttimeout(0.001)
+
+
+def warnings_are_errors() -> None:
+    """Let the next warning be an error."""
+    warnings.simplefilter("error")
+    warnings.filterwarnings("error", "all")
+
+
+def few_digits() -> None:
+    """Calculate with two digits from now on."""
+    decimal.getcontext().prec = 2
+
+
+async def few_digits_later() -> None:
+    """The same, in an async function."""
+    await asyncio.sleep(0)
+    decimal.getcontext().prec = 2
+
+
+def shallow() -> None:
+    """Let the next one that calls itself fail, and never collect what it leaves."""
+    sys.setrecursionlimit(90)
+    gc.disable()
+
+
+def other_input() -> None:
+    """Leave something to read."""
+    sys.stdin = io.StringIO("left behind")
+
+
+SET = [
+    *(other_directory, other_directory_by_descriptor, other_umask, other_environment, no_environment, other_limits),
+    *(hard_limit, low_priority, other_locale, impatient_sockets, warnings_are_errors, few_digits, few_digits_later),
+    *(shallow, other_input),
+]
+"""They set something for the whole process."""
+
+
+def surroundings() -> dict[str, Any]:
+    """Return what they set."""
+    environment = subprocess.run(["/usr/bin/env"], capture_output=True, text=True, check=True).stdout
+    umask = os.umask(0)
+    os.umask(umask)
+    return {
+        "directory": os.getcwd(),
+        "umask": umask,
+        "variables": dict(os.environ),
+        "variables of children": sorted(environment.splitlines()),
+        "time zone": time.tzname,
+        "limits": [resource.getrlimit(which) for which in range(10)],
+        "priority": os.getpriority(os.PRIO_PROCESS, 0),
+        "locale": locale.setlocale(locale.LC_ALL),
+        "sockets": socket.getdefaulttimeout(),
+        "warnings": [str(each) for each in warnings.filters],
+        "decimal": decimal.getcontext().prec,
+        "recursion": sys.getrecursionlimit(),
+        "collector": gc.isenabled(),
+        "input": sys.stdin.read(),
+    }
+
+
+def seed() -> float:
+    """Draw a number of one's own choice."""
+    random.seed(1)
+    return random.random()
 
 
 LEFT_BEHIND = [

@@ -99,10 +99,15 @@ class Server:
         leaks.SPARED.add(self._process.pid)
         helpers.block_until(self.answers, 30, "PostgreSQL starts", state=self.log)
 
-    def stop(self) -> None:
-        """End it; its connections are cut."""
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """End it; its connections are cut. With SIGQUIT it ends as in a crash."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGINT)
+        self._process.send_signal(number)
         assert self._process.wait(30) == 0, self.log()
         leaks.SPARED.discard(self._process.pid)
         self._process = None

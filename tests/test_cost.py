@@ -214,6 +214,7 @@ def standards(count: int, meter: Meter) -> None:
         assert standard(count) == count
 
 
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="recorded with Python 3.11; others have other instructions")
 @pytest.mark.parametrize("job", WORTH, ids=lambda job: job.__name__)
 def test_cost_of_an_evaluation(job: Callable[[int], hf.Job[list[int]]]) -> None:
     """An evaluation costs the head as many instructions as it did when that was last looked at."""

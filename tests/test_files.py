@@ -146,6 +146,14 @@ def test_read_text(tmp_path: Path) -> None:
     assert files.read_text(tmp_path / "file") == "a\N{REPLACEMENT CHARACTER}\n"
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(path.name)])
+def test_what_is_no_file_says_nothing(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A pipe, a directory or a link to itself in the place of a file is not waited for."""
+    make(tmp_path / "file")
+
+    assert (files.read_text(tmp_path / "file"), files.tail(tmp_path / "file")) == ("", "")
+
+
 def test_tail(tmp_path: Path) -> None:
     """The last lines, of the last bytes, from a position on; "" if there is no file; any bytes will do."""
     path = tmp_path / "log"

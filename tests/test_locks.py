@@ -145,6 +145,24 @@ async def test_circles_are_refused() -> None:
         assert len({"x", "y"}.intersection(got)) == 1
 
 
+def takes_at_second_try(path: str, key: str) -> bool:
+    """Fail at the first try; at the second one, want a lock."""
+    if not Path(path).exists():
+        Path(path).touch()
+        raise ValueError("the first try")
+    with hf.with_lock(key):
+        return True
+
+
+async def test_second_try_is_within_the_same_locks(tmp_path: Path) -> None:
+    """An evaluation that is tried again is still in the scope of its flow's lock: to wait for that is refused."""
+    async with local(cpus=2), hf.with_lock("a"):
+        call = hf.remote_eval(takes_at_second_try, str(tmp_path / "once"), "a").using(retries=1)
+        async with asyncio.timeout(20):
+            with pytest.raises(hf.Deadlock, match=r'the flow in .* holds "a"'):
+                await call
+
+
 async def test_no_cpu_for_who_holds(tmp_path: Path) -> None:
     """A flow with a lock awaits an evaluation, and all CPUs are with those that wait for it: one is refused."""
     path = tmp_path / "number"

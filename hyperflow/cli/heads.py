@@ -66,7 +66,10 @@ def find(which: str | None, base_dir: Path) -> Path:
     """
     if which is not None and _is_one(Path(which)):
         return Path(which).absolute()
-    return runs.chosen(which, all_in(base_dir), base_dir)
+    home = runs.chosen(which, all_in(base_dir), base_dir)
+    if which is not None and (home / "program.json").exists():
+        runs.find(home.name, base_dir)  # which looks whether it is that run
+    return home
 
 
 def all_in(base_dir: Path) -> list[Path]:

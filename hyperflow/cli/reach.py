@@ -231,7 +231,9 @@ async def known_keys(node: str, settings: Settings) -> KnownKeys:
     import asyncssh  # noqa: PLC0415 (costs 0.1 s)
 
     name, host, port = node, node, settings.ssh_port or 22
-    with contextlib.suppress(OSError, ValueError, asyncssh.Error):  # asyncssh may not read the user's configuration
+    with contextlib.suppress(
+        OSError, ValueError, RuntimeError, asyncssh.Error
+    ):  # asyncssh may not read the user's configuration
         options = asyncssh.SSHClientConnectionOptions(host=node, port=settings.ssh_port or ())
         host, port = options.host or node, options.port or 22
         name = options.host_key_alias or host
@@ -250,6 +252,6 @@ async def _shown_key(node: str, settings: Settings) -> str:
     try:
         async with asyncio.timeout(FETCH_SECONDS):
             key = await asyncssh.get_server_host_key(node, settings.ssh_port or ())
-    except (OSError, asyncssh.Error, TimeoutError, ValueError):
+    except (OSError, asyncssh.Error, TimeoutError, ValueError, RuntimeError):
         return ""
     return f"{key.algorithm.decode()} {key.get_fingerprint()}" if key is not None else ""

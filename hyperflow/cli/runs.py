@@ -7,8 +7,8 @@ records something for the next master, holds the run's lock.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +110,8 @@ class Run:
             ConfigurationError: A number or an option does not exist, or a job is not at rest; then nothing is recorded.
             RunInUse: A master has started since.
         """
-        lock = rundir.take_lock(self.home, self.program_id)
-        try:
-            there = {record.number: (directory, record) for directory, record in self._records()}
+        with self._locked() as held:
+            there = {record.number: (directory, record) for directory, record in _records_of(held)}
             if isinstance(numbers, str):
                 failed = (State.HELD, State.FAILED)
                 numbers = [number for number, (_, record) in there.items() if record.state in failed]
@@ -129,8 +128,6 @@ class Run:
             for directory, record in again:
                 directory.write_record(record)
             return [JobView.of(record, directory, None, directory.changed_at()) for directory, record in again]
-        finally:
-            lock.release()
 
     def check_retry(self, numbers: Sequence[int] | str) -> None:
         """Raise ConfigurationError if there is a number that `retry_all_of` would refuse."""
@@ -162,25 +159,22 @@ class Run:
             SlurmError: Slurm cannot be asked; then nothing is done.
             RunInUse: A master has started since.
         """
-        lock = rundir.take_lock(self.home, self.program_id)
-        try:
-            there = {record.number: (directory, record) for directory, record in self._records()}
+        with self._locked() as held:
+            there = {record.number: (directory, record) for directory, record in _records_of(held)}
             chosen = self._to_cancel(numbers, there)
             # Looked at before: the signal that ends a job makes it leave a result, too.
             finished = [record.number for directory, record in chosen if _has_result(directory, record)]
             tokens = [record.attempt.token for _, record in chosen if record.attempt is not None]
             if tokens and not self.local:
                 run_in_new_loop(_end_at_slurm(tokens))
-            held: list[JobView] = []
+            ended: list[JobView] = []
             for directory, record in chosen:
                 if record.number not in finished:
                     cause = Cause(Kind.CANCELLED, "it was cancelled by `hyperflow cancel`")
                     after = record.failed(record.epoch.attempt, cause, Verdict.HOLD)
                     directory.write_record(after)
-                    held.append(JobView.of(after, directory, None, directory.changed_at()))
-            return held, finished
-        finally:
-            lock.release()
+                    ended.append(JobView.of(after, directory, None, directory.changed_at()))
+            return ended, finished
 
     def _to_cancel(
         self, numbers: Sequence[int] | str, there: Mapping[int, tuple[JobDirectory, Record]]
@@ -198,13 +192,32 @@ class Run:
                 raise ConfigurationError(f"{record.title} is {record.state}; there is nothing to cancel")
         return [there[number] for number in dict.fromkeys(numbers)]
 
+    @contextmanager
+    def _locked(self) -> Iterator[HeldRun]:
+        """Hold the run's directories and its lock within a scope."""
+        try:
+            held = HeldRun.open(self.home, self.program_id)
+        except OSError as error:
+            raise ConfigurationError(f"{self.home} has no jobs: {error.strerror or error}") from error
+        with closing(held):
+            lock = rundir.take_lock(held, self.program_id)
+            try:
+                yield held
+            finally:
+                lock.release()
+
     def _records(self) -> list[tuple[JobDirectory, Record]]:
-        found: list[tuple[JobDirectory, Record]] = []
         with suppress(OSError), closing(HeldRun.open(self.home, self.program_id)) as held:
-            for directory in rundir.job_directories(self.home, held):
-                with suppress(OSError, Damaged):
-                    found.append((directory, directory.read_record()))
-        return found
+            return _records_of(held)
+        return []
+
+
+def _records_of(held: HeldRun) -> list[tuple[JobDirectory, Record]]:
+    found: list[tuple[JobDirectory, Record]] = []
+    for directory in rundir.job_directories(held.home.path, held):
+        with suppress(OSError, Damaged):
+            found.append((directory, directory.read_record()))
+    return found
 
 
 def _has_result(directory: JobDirectory, record: Record) -> bool:
@@ -275,7 +288,12 @@ def find(which: str | None, base_dir: Path) -> Run:
     runs = {run.home: run for run in read if run is not None}
     if not runs and not newest_runs(base_dir, 1)[0]:
         raise none_in(base_dir)
-    return runs[chosen(which, sorted(runs), base_dir)]
+    run = runs[chosen(which, sorted(runs), base_dir)]
+    if run.program_id != run.home.name:  # in a directory that a group can write to, others may have renamed it
+        raise ConfigurationError(
+            f"{run.home} is run {run.program_id}; somebody has renamed it. If that was you, type the directory's path"
+        )
+    return run
 
 
 def chosen(which: str | None, homes: Sequence[Path], base_dir: Path) -> Path:

@@ -109,9 +109,11 @@ def _split(words: tuple[str, ...], run: str | None, command: str, *names: str) -
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(errors="replace").strip()
+        return extvar.read(path).strip()
     except OSError as error:
         return f"({error.strerror})"
+    except (UnicodeDecodeError, ConfigurationError) as error:
+        return f"({error})"
 
 
 def _value(text: str) -> object:

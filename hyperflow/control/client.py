@@ -5,18 +5,23 @@ HTTP over a Unix socket with the standard library: importing aiohttp would take 
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from hyperflow import checked_files
+from hyperflow.checked_files import Damaged
 from hyperflow.control import place
 from hyperflow.control.place import Address
 from hyperflow.database.ownership import Owner
-from hyperflow.errors import HyperflowError
+from hyperflow.errors import ConfigurationError, HyperflowError
+from hyperflow.private import Held
 
 PATIENCE = 120.0
 """Seconds to wait for an answer to an order: the master waits for Slurm when it ends jobs."""
@@ -104,13 +109,16 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.settimeout(self.timeout)
         with place.shortened(self._path) as path:
             self.sock.connect(path)
+        if (user := place.peer(self.sock)) != os.geteuid():
+            raise PermissionError(errno.EPERM, f"the process that listens there is user {user}'s, not yours")
 
 
 def owner(home: Path) -> Owner | None:
     """Return the owner of a run's lock, its master, or None; a lock of another host may be stale."""
     try:
-        found = Owner.from_text((home / "master.lock").read_text(errors="replace"))
-    except OSError:
+        with Held.open(home) as run:
+            found = Owner.from_text(checked_files.read_private(run / "master.lock").decode(errors="replace"))
+    except (OSError, ConfigurationError, Damaged):
         return None
     return None if found is None or found.is_gone() else found
 

@@ -4,9 +4,10 @@
       master.json         the master's host and process, and the path of its socket
       socket              the socket, if it can be here
 
-Guarantees: only the user can reach the socket. The next process that serves the run replaces what a killed one has
-left; it may do so because it holds the run's lock, or is the newest start of its job. At the end both files are
-removed.
+Guarantees: only the user can reach the socket. The directory is opened once, checked and held, and all in it is made
+through its descriptor: who can write above it can give its name to another one (see `private`). The next process that
+serves the run replaces what a killed one has left; it may do so because it holds the run's lock, or is the newest start
+of its job. At the end both files are removed.
 
 The head of a job has such a place in the job's own directory: <run>/jobs/3/control, or that of its program. Its socket
 is always there, because nobody comes after a head that was killed and removes what it left elsewhere. A path that is
@@ -22,15 +23,17 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import attrs
 
 from hyperflow import checked_files, files
 from hyperflow.errors import ConfigurationError
+from hyperflow.private import Held, make_all
 
 LONGEST = 107
 """Bytes of a socket's path: Linux has room for 108, with a zero at the end."""
@@ -50,10 +53,24 @@ class Address:
 def read(home: Path) -> Address | None:
     """Return the address in a run's directory, or None; the process there may have been killed."""
     try:
-        data = files.from_json(checked_files.read_private(home / "control" / "master.json"))
+        with Held.open(home / "control") as room:
+            return _read(room)
+    except ConfigurationError:
+        return None
+
+
+def _read(room: Held) -> Address | None:
+    try:
+        data = files.from_json(checked_files.read_private(room / "master.json"))
         return Address(str(data["host"]), int(data["pid"]), Path(data["path"]))
     except (OSError, ValueError, KeyError, TypeError, checked_files.Damaged):
         return None
+
+
+def peer(connection: socket.socket) -> int:
+    """Return the user at the other end of a Unix socket, as of when that end began to listen, or connected."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])
 
 
 @contextmanager
@@ -65,43 +82,45 @@ def listening(home: Path, *, only_there: bool = False) -> Iterator[tuple[socket.
     Raises:
         ConfigurationError: It cannot be made.
     """
-    room = home / "control"
-    try:
-        room.mkdir(mode=0o700, exist_ok=True)
-        checked_files.check_private(room)
-        room.chmod(0o700)
-        _remove(room, read(home))
-        made, path = _bound(room / "socket", only_there) if only_there else _bind(room)
-    except OSError as error:
-        raise ConfigurationError(f"cannot make a socket in {room}: {error.strerror or error}") from error
-    address = Address(socket.gethostname(), os.getpid(), path)
-    try:
-        with made:
-            text = json.dumps(attrs.asdict(address), default=str)
-            checked_files.write_file(room / "master.json", text.encode() + b"\n")
-            yield made, address
-    finally:
-        if read(home) in (None, address):  # else the next start of a job, on another node, has taken the place
-            _remove(room, address)
+    with ExitStack() as stack:
+        try:
+            make_all(home / "control")
+            room = stack.enter_context(Held.open(home / "control"))
+            os.chmod(f"/proc/self/fd/{room.number}", 0o700)
+            _remove(room, _read(room))
+            made, path = _bound(room) if only_there else _bind(room)
+        except OSError as error:
+            raise ConfigurationError(f"cannot make a socket in {home}/control: {error.strerror or error}") from error
+        address = Address(socket.gethostname(), os.getpid(), path)
+        try:
+            with made:
+                text = json.dumps(attrs.asdict(address), default=str)
+                checked_files.write_file(room / "master.json", text.encode() + b"\n")
+                yield made, address
+        finally:
+            if _read(room) in (None, address):  # else the next start of a job, on another node, has taken the place
+                _remove(room, address)
 
 
-def _bind(room: Path) -> tuple[socket.socket, Path]:
-    with suppress(OSError):  # a file system without sockets, or a long path
-        return _bound(room / "socket")
+def _bind(room: Held) -> tuple[socket.socket, Path]:
+    if len(os.fsencode(room.path / "socket")) <= LONGEST:  # else who wants to connect could not name it
+        with suppress(OSError):  # a file system without sockets
+            return _bound(room)
     failure = OSError("there is no temporary directory")
     for directory in (tempfile.gettempdir(), "/tmp"):
         private = Path(tempfile.mkdtemp(prefix=PREFIX, dir=directory))
         try:
-            return _bound(private / "socket")
-        except OSError as error:
-            failure = error
+            with Held.open(private) as held:
+                return _bound(held)
+        except (OSError, ConfigurationError) as error:
+            failure = OSError(str(error))
             private.rmdir()
     raise failure
 
 
 @contextmanager
 def shortened(path: Path) -> Iterator[str]:
-    """Return a path of the socket that is short enough to bind or connect to, within a scope."""
+    """Return a path of the socket that is short enough to connect to, within a scope."""
     if len(os.fsencode(path)) <= LONGEST:
         yield str(path)
         return
@@ -112,23 +131,21 @@ def shortened(path: Path) -> Iterator[str]:
         os.close(directory)
 
 
-def _bound(path: Path, shorten: bool = False) -> tuple[socket.socket, Path]:
-    if len(os.fsencode(path)) > LONGEST and not shorten:
-        raise OSError(f"its path has more than {LONGEST} bytes")
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _bound(room: Held) -> tuple[socket.socket, Path]:
+    made, entry = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), room / "socket"
     try:
-        with shortened(path) as short:
-            made.bind(short)
-        path.chmod(0o600)
+        made.bind(str(entry.through))
+        entry.through.chmod(0o600)
     except BaseException:
         made.close()
         raise
-    return made, path
+    return made, room.path / entry.name
 
 
-def _remove(room: Path, address: Address | None) -> None:
-    (room / "socket").unlink(missing_ok=True)
-    (room / "master.json").unlink(missing_ok=True)
+def _remove(room: Held, address: Address | None) -> None:
+    for name in ("socket", "master.json"):
+        with suppress(OSError):  # a disk that has become read-only: who ends the run wants to know its result
+            (room / name).through.unlink(missing_ok=True)
     if address is not None and address.path.parent.name.startswith(PREFIX) and address.host == socket.gethostname():
         with suppress(OSError):
             address.path.unlink(missing_ok=True)

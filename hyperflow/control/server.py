@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from hyperflow import files
-from hyperflow.control.place import Address, listening
+from hyperflow.control.place import Address, listening, peer
 from hyperflow.errors import ConfigurationError, HyperflowError
 
 logger = logging.getLogger("hyperflow")
@@ -74,12 +73,6 @@ async def read_body(request: web.Request, *members: str) -> dict[str, Any]:
     if not isinstance(body, dict) or not set(body) <= set(members):
         raise ConfigurationError(f"the body has to be an object of JSON; its members: {', '.join(members)}")
     return cast("dict[str, Any]", body)
-
-
-def peer(connection: socket.socket) -> int:
-    """Return the user at the other end of a Unix socket, as of when that end connected."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[1])
 
 
 @web.middleware

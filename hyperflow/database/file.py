@@ -19,7 +19,6 @@ not by SQLite, which hides an fsync error of that step. A closed database is one
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import sqlite3
@@ -35,15 +34,13 @@ from typing import Any, NamedTuple
 import attrs
 
 from hyperflow import files
-from hyperflow.database import layout, place
+from hyperflow.database import layout, leftover, place
 from hyperflow.database.entries import SCHEMA_VERSION, Entry, checksum, is_sound, metadata_of, text_of
 from hyperflow.database.layout import Counts, damaged, seal
 from hyperflow.database.place import LAYOUT_VERSION
 from hyperflow.errors import ConfigurationError, DatabaseError
 from hyperflow.files import link_new
 from hyperflow.files import sync_directory as sync
-
-logger = logging.getLogger("hyperflow")
 
 BUSY_SECONDS = 120.0
 """How long a commit waits for another program that reads the file (a reader blocks it only without a WAL)."""
@@ -86,11 +83,6 @@ NONE: Mapping[str, Watermark] = MappingProxyType({})
 NO_ENTRIES = layout.Count(0, 0, 0)
 
 
-def wal_file(path: Path) -> Path:
-    """Return where the write-ahead log of a database is."""
-    return path.with_name(f"{path.name}-wal")
-
-
 @attrs.define(eq=False)
 class DatabaseFile:
     """An open database file; make one with `DatabaseFile.open`, close it with `close`."""
@@ -105,7 +97,9 @@ class DatabaseFile:
     """Another program may be adding entries meanwhile; those after the counts that were read here are left alone."""
     taken: dict[str, Watermark] | None = None
     """How far other programs' files have been ingested; None until somebody asks."""
-    log: str = attrs.field(init=False, default=attrs.Factory(lambda self: str(wal_file(self.path)), takes_self=True))
+    log: str = attrs.field(
+        init=False, default=attrs.Factory(lambda self: str(leftover.wal_file(self.path)), takes_self=True)
+    )
     loaded: set[str] = attrs.field(factory=set)
     remembered: int = 0
     in_wal: int = 0
@@ -120,20 +114,21 @@ class DatabaseFile:
         Raises:
             DatabaseError: It is damaged, of another program or a newer version, or the disk is full.
         """
-        _check_log(path)
+        left = leftover.find(path)
+        if left is None:
+            leftover.warn_of_missing(path)
         if not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         with reported(path, "open"):
-            killed = wal_file(path).exists()
             connection = sqlite3.connect(
                 f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=BUSY_SECONDS
             )
             try:
-                wal = _prepare(connection, path)
+                in_wal = _prepare(connection, path)
                 counts = Counts.read(connection, path)
-                file = cls(path, program_id, connection, wal, counts, path.stat())
-                if killed and wal:
-                    file.damaged += layout.lost_frames(connection, wal_file(path))
+                file = cls(path, program_id, connection, in_wal, counts, path.stat())
+                if left and in_wal:
+                    file.damaged += left.lost(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -365,26 +360,6 @@ class DatabaseFile:
             elif not self.broken and code & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
                 self.check_present()  # its error says more
             raise
-
-
-def _check_log(path: Path) -> None:
-    """Compare a file with its log: SQLite would take one without the other, and say nothing."""
-    log = wal_file(path)
-    if log.exists():
-        if log.stat().st_size and (not path.exists() or not path.stat().st_size):
-            raise DatabaseError(
-                f"{path} is not there any more, but {log}, which has the last entries of a program that was killed. "
-                "Put the file back, or move the log away"
-            )
-    elif path.exists():
-        with path.open("rb") as file:
-            if file.read(100)[18:19] == b"\2":  # the program has not closed it
-                logger.warning(
-                    "%s was not closed by the program that used it last, and its log %s is not there: if you have not "
-                    "looked at it with another program since, its last entries are lost",
-                    path,
-                    log,
-                )
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> bool:

@@ -27,7 +27,7 @@ from pathlib import Path
 import attrs
 
 from hyperflow.database import file as files
-from hyperflow.database import layout, place
+from hyperflow.database import layout, leftover, place
 from hyperflow.database.entries import NO_METADATA, is_sound, warn_of
 from hyperflow.database.file import Row, Watermark
 from hyperflow.database.store import Store
@@ -96,7 +96,11 @@ async def ingest(store: Store, source: Path, program_id: str, *, ended: bool = F
 def _read(source: Path, program_id: str, watermark: Watermark | None, ended: bool) -> _Piece:
     """Read the next piece of a file, in one short look, so that its writer need not wait."""
     source = place.resolved(source)
-    if not source.parent.is_dir() or not place.check(source):
+    if not source.parent.is_dir():
+        return _Piece([], [], watermark, True)
+    there = place.check(source)
+    left = leftover.find(source) if ended else None
+    if not there:
         return _Piece([], [], watermark, True)
     mode = "rw" if ended else "ro"
     try:
@@ -105,13 +109,12 @@ def _read(source: Path, program_id: str, watermark: Watermark | None, ended: boo
             closing(sqlite3.connect(f"{source.as_uri()}?mode={mode}", uri=True, timeout=files.BUSY_SECONDS)) as opened,
         ):
             layout.prepare(opened)
-            killed = ended and files.wal_file(source).exists()
             if ended and not place.is_local(source):
                 opened.execute("PRAGMA locking_mode = EXCLUSIVE")  # a WAL is read without shared memory then
-            lost = layout.lost_frames(opened, files.wal_file(source)) if killed and place.is_local(source) else []
+            lost = left.lost(opened) if left and place.is_local(source) else []
             opened.execute("BEGIN")
             piece = _next(opened, source, program_id, watermark, ended)
-            return attrs.evolve(piece, damaged=[*piece.damaged, *lost]) if piece.last else piece
+            return attrs.evolve(piece, damaged=[*piece.damaged, *lost])  # the log is gone when the next piece is read
     except DatabaseError as error:
         code = getattr(error.__cause__, "sqlite_errorcode", 0)
         if code == sqlite3.SQLITE_READONLY_ROLLBACK and not ended:

@@ -17,7 +17,6 @@ Rejected: checksums for pages, which SQLite has in an extension that Python does
 from __future__ import annotations
 
 import functools
-import itertools
 import sqlite3
 import zlib
 from collections.abc import Iterable
@@ -201,26 +200,3 @@ class Counts:
         connection.executemany(
             "INSERT OR REPLACE INTO counts VALUES (?, ?, ?, ?, ?)", [(*row, seal(*row)) for row in changed]
         )
-
-
-def lost_frames(connection: sqlite3.Connection, wal: Path) -> list[str]:
-    """Report commits in the write-ahead log of a killed program that SQLite does not read, which is what it does when a
-    byte there is damaged: what comes after it counts as never written.
-
-    Called before anything is written. After a loss of power it may also tell of a commit that nobody was promised.
-    """
-    valid = max(connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1], 0)
-    (page,) = connection.execute("PRAGMA page_size").fetchone()
-    with wal.open("rb") as file:
-        salts = file.read(32)[16:24]
-        for number in itertools.count(valid):
-            file.seek(32 + number * (24 + page))
-            frame = file.read(24)
-            if len(frame) < 24:
-                return []
-            # Of this log and not of an earlier one, which it overwrites; and the end of a commit.
-            ours = sum(one != other for one, other in zip(frame[8:16], salts, strict=True)) < 2
-            if ours and any(frame[4:8]):
-                what = f"the last entries of {wal.name[:-4]}, in the log {wal} that a killed program has left"
-                return [f"{what}, are damaged and were not read"]
-    return []

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import secrets
 import shlex
@@ -36,6 +37,8 @@ import attrs
 
 from hyperflow.errors import ConfigurationError, DatabaseError
 from hyperflow.files import from_json, put_new, read_text, write_whole
+
+logger = logging.getLogger("hyperflow")
 
 ATTEMPTS = 100
 """How often to try again when the lock changes hands in between; each time another process has got it."""
@@ -154,17 +157,21 @@ class Ownership:
             return
         found = Owner.from_text(_read(str(self.lock)))
         if found is not None and found.token == self.owner.token:
-            self.lock.unlink(missing_ok=True)
+            try:
+                self.lock.unlink(missing_ok=True)
+            except OSError as error:  # what the program was about counts more
+                text = f"cannot remove the lock file {self.lock}: {error.strerror or error}"
+                logger.warning("%s; the next program here replaces it when this process has ended", text)
 
 
 def _replace(lock: Path, text: bytes, database: Path) -> bool:
     """Replace a lock whose owner has gone; return False if it has changed in between; refuse when it is held."""
     try:
-        file = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        owner = Owner.from_text(os.pread(file, 65536, 0).decode(errors="replace"))
+        owner = Owner.from_text(_head(file))
         if owner is None or not owner.is_gone():
             if owner is not None and not _is_still(file, lock):
                 return False
@@ -182,6 +189,14 @@ def _replace(lock: Path, text: bytes, database: Path) -> bool:
         return True
     finally:
         os.close(file)
+
+
+def _head(file: int) -> str:
+    """Return what an open lock says; "" if it is a pipe or a directory."""
+    try:
+        return os.pread(file, 65536, 0).decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _is_still(file: int, lock: Path) -> bool:

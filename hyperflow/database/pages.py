@@ -31,7 +31,7 @@ _INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 class Pages:
     """The pages of a file and its log; open one with `with Pages.open(path) as pages`."""
 
-    file: mmap.mmap
+    file: mmap.mmap | bytes
     log: mmap.mmap | bytes
     size: int
     usable: int
@@ -41,17 +41,15 @@ class Pages:
 
     @classmethod
     def open(cls, path: Path, log_path: Path) -> Pages:
-        """Map a file, and its log if there is one. Raises OSError, and ValueError for an empty file."""
+        """Map a file, and its log if there is one. Raises OSError."""
         with ExitStack() as stack:
-            file = stack.enter_context(_mapped(path))
-            log: mmap.mmap | bytes = b""
-            if log_path.exists() and log_path.stat().st_size:
-                log = stack.enter_context(_mapped(log_path))
-            size = int.from_bytes(file[16:18], "big")
+            file, log = (_mapped(each, stack) for each in (path, log_path))
+            size = int.from_bytes(file[16:18], "big") or int.from_bytes(log[8:12], "big")
             size = 65536 if size == 1 else size
             if size < 512 or size & (size - 1):
                 size = 4096
-            usable = size - (file[20] if file[20] <= 32 else 0)
+            reserved = int.from_bytes(file[20:21], "big")
+            usable = size - (reserved if reserved <= 32 else 0)
             return cls(file, log, size, usable, _frames(log, size), stack.pop_all())
 
     def __enter__(self) -> Pages:
@@ -108,9 +106,12 @@ class Pages:
         return b"".join(parts)
 
 
-def _mapped(path: Path) -> mmap.mmap:
+def _mapped(path: Path, stack: ExitStack) -> mmap.mmap | bytes:
+    """Map a file; what is empty or not there has no bytes."""
+    if not path.exists() or not path.stat().st_size:
+        return b""
     with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        return stack.enter_context(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
 
 
 def _frames(log: mmap.mmap | bytes, size: int) -> dict[int, int]:

@@ -23,7 +23,8 @@ import attrs
 from hyperflow.database import file as files
 from hyperflow.database import layout, place
 from hyperflow.database.entries import NO_METADATA, is_sound
-from hyperflow.database.file import DatabaseFile, Row, Watermark, wal_file
+from hyperflow.database.file import DatabaseFile, Row, Watermark
+from hyperflow.database.leftover import wal_file
 from hyperflow.database.ownership import Ownership
 from hyperflow.database.pages import Pages, Place, Value
 from hyperflow.errors import ConfigurationError, DatabaseError
@@ -32,6 +33,9 @@ from hyperflow.files import sync_directory as sync
 
 PIECE = 2000
 """Entries in one transaction."""
+
+SMALLEST = 512
+"""Bytes of SQLite's smallest page."""
 
 MOST = 20
 """How many findings of one kind to list."""
@@ -70,7 +74,8 @@ def examine(path: Path) -> Examined:
     if not path.is_file():
         raise ConfigurationError(f"there is no results database {path}")
     if not path.stat().st_size:
-        return Examined(path, 0, ())
+        log = wal_file(path)
+        return Examined(path, 0, (f"it is empty, but its log {log} is not",) if _has_contents(log) else ())
     problems: list[str] = []
     entries = 0
     try:
@@ -86,6 +91,10 @@ def examine(path: Path) -> Examined:
     except DatabaseError as error:
         problems.append(str(error))
     return Examined(path, entries, tuple(problems))
+
+
+def _has_contents(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -146,14 +155,14 @@ def repair(path: Path, target: Path | None = None) -> Repaired:
 
     Raises:
         ConfigurationError: There is no such file, it is not the user's own, or a file cannot be made.
-        DatabaseError: The file is in use; or there is nothing in it.
+        DatabaseError: The file is in use; or nothing in it is of a results database, so it may be anything.
     """
     path = place.resolved(path)
     if not path.is_file():
         raise ConfigurationError(f"there is no results database {path}")
     place.check_file(path, path.lstat())
-    if not path.stat().st_size:
-        raise DatabaseError(f"{path} is empty: there is nothing to repair")
+    if path.stat().st_size < SMALLEST and not _has_contents(wal_file(path)):
+        raise DatabaseError(f"{path} has no page of a results database: there is nothing to repair")
     if target is not None and (target := place.resolved(target)).exists():
         raise ConfigurationError(f"{target} exists already; a repaired file does not replace it")
     ownership = Ownership.acquire(path, "hyperflow repair")
@@ -161,6 +170,11 @@ def repair(path: Path, target: Path | None = None) -> Repaired:
     draft = place_of_draft.with_name(f".{place_of_draft.name}.{secrets.token_hex(8)}")
     try:
         entries, lost, without = _save(path, draft)
+        if not entries and lost is None and not place.is_ours(path):
+            raise DatabaseError(
+                f"nothing in {path} is of a results database, so it is left as it is; if it was one, "
+                "move it away, and what it had is computed again"
+            )
         sync(draft)
         kept = path if target is not None else _keep(path)
         if target is not None:

@@ -372,7 +372,7 @@ class Server:
                     if not connection.execute(END_BACKEND, self.connection.backend).fetchall():
                         break
                     time.sleep(0.05)  # a process that is stopped will end when it goes on
-            if self.recorded is not None and connection.execute(RECORDED, self.recorded).fetchone() != (True,):
+            if not self._finds_recorded(connection):
                 raise DatabaseError(
                     f"what program {self.program_id} has recorded in {self.url} is not there any more: after the "
                     "connection was lost, another server answers, or one that was restored from an older copy"
@@ -382,6 +382,15 @@ class Server:
             connection.close()
             raise
         self.connection = connection
+
+    def _finds_recorded(self, connection: Connection) -> bool:
+        """Tell whether what was acknowledged last is there; if nothing was yet, whether the tables are."""
+        recorded = (b"", "", 0.0, b"") if self.recorded is None else self.recorded
+        try:
+            found = connection.execute(RECORDED, recorded).fetchone() == (True,)
+        except errors.UndefinedTable:
+            return False
+        return found or self.recorded is None
 
 
 def connect(url: str, program_id: str, seconds: float) -> Connection:

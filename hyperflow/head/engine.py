@@ -332,6 +332,8 @@ class Engine:
                 continue
             if locks.busy:
                 self.worker_locks.answered(number, task_number)
+                if outcome == VALUE:
+                    self.worker_locks.ended(task_number)
             task = scheduler.answered(number, task_number, seconds)
             evaluation = evaluations.get(task_number)
             if task is None or worker is None or evaluation is None:
@@ -469,6 +471,7 @@ class Engine:
 
     def _end(self, evaluation: Evaluation, state: str) -> None:
         del self._evaluations[evaluation.task.number]
+        self.worker_locks.ended(evaluation.task.number)
         self._copies.end(evaluation.task)
         self._tries.pop(evaluation.task.number, None)
         self._packer.release(evaluation.packed)

@@ -105,6 +105,7 @@ class Fleet:
         self._loop = asyncio.get_running_loop()
         self._path = sys.path[:]
         self._losing: list[asyncio.Task[None]] = []
+        self._losses: list[str] = []
         self._answered: set[str] = set()  # nodes whose launcher has greeted us
         self._late: dict[asyncio.Task[LauncherError | str | None], NodePlan] = {}
         self._beating: asyncio.TimerHandle | None = None
@@ -113,6 +114,8 @@ class Fleet:
     async def start(self, nodes: Sequence[NodePlan], preload: Sequence[str]) -> None:
         """Start all launchers; raises LauncherError if too few come up."""
         tasks = {self._loop.create_task(self._try(plan, preload)): plan for plan in nodes}
+        # Those that are up have to hear of us while others take their time.
+        self._beating = self._loop.call_later(self._settings.heartbeat, self._beat, self._loop.time())
         try:
             await self._most_of(tasks)
             outcomes = [task.result() for task in tasks if task.done()]
@@ -127,7 +130,7 @@ class Fleet:
         if len(self.links) < self._settings.min_nodes:
             raise LauncherError(
                 f"{len(self.links)} of {len(nodes)} nodes could be started, and min_nodes is "
-                f"{self._settings.min_nodes}:\n" + "\n".join(map(str, failures))
+                f"{self._settings.min_nodes}:\n" + "\n".join([*map(str, failures), *self._losses])
             )
         for failure in failures:
             saying.warn(f"going on without a node: {failure}")
@@ -140,7 +143,6 @@ class Fleet:
                 self._late[task] = plan
                 self._on_nodes.node_late(plan.node, plan.cpus or 0)
                 task.add_done_callback(self._came_late)
-        self._beating = self._loop.call_later(self._settings.heartbeat, self._beat, self._loop.time())
         self._watchdog.start()
 
     async def _most_of(self, tasks: Mapping[asyncio.Task[LauncherError | str | None], NodePlan]) -> None:
@@ -258,7 +260,9 @@ class Fleet:
         """Remove a node, and end what is left of it."""
         if self.links.pop(link.node, None) is None:
             return
-        logger.warning("node %s was lost: %s; its log: %s", link.node, cause, link.log_file)
+        said = f"node {link.node} was lost: {cause}; its log: {link.log_file}"
+        logger.warning("%s", said)
+        self._losses.append(said)
         self._events.note("lost", node=link.node, cause=cause)
         self._losing.append(self._loop.create_task(link.close()))
         self._on_lost(link, cause, silent)

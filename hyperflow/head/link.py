@@ -33,14 +33,16 @@ from hyperflow.wire.messages import Greeting, Ready, Setup, SysPath
 from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, WorkerNumber
 from hyperflow.wire.shared_memory import Block, Offer, Proof, is_shared
 
-LONGEST_NOISE = 1 << 20
-"""Bytes that a shell may print before the launcher's first line."""
+NOISE_KEPT = 1 << 12
+"""Bytes that are kept of what a login prints before the launcher's first line: they are told if it never comes."""
 
 CLOSE_GRACE = 10.0
 """Seconds for a launcher to end in order; after that its stream is ended."""
 
-OF_LINKS = frozenset(map(int, (Kind.ALIVE, Kind.BLOCK, Kind.CONTENT)))
+OF_LINKS = frozenset(map(int, (Kind.ALIVE, Kind.BLOCK, Kind.CONTENT, Kind.BROKEN)))
 """Kinds of frames that the engine does not see."""
+
+_ENDED = "its stream ended"
 
 BlockKey = tuple[WorkerNumber, BlockNumber]
 OnFrame = Callable[[int, WorkerNumber, memoryview], None]
@@ -234,16 +236,26 @@ class Link:
         try:
             received = self._reader.feed(data)
         except frames.ProtocolError as error:
-            self.connection_lost(error)
+            self._on_foreign(f"{error}; something on {self.node} writes into the stream of its launcher")
             return
         for kind, worker, body in received:
             if kind in OF_LINKS:
-                if kind != Kind.ALIVE:
+                if kind == Kind.BROKEN:
+                    said = bytes(body).decode(errors="replace")
+                    self._on_foreign(f"{said}; something on {self.node} writes or reads where its launcher reads")
+                elif kind != Kind.ALIVE:
                     self._on_block(kind, worker, body)
             elif self._inbox is not None:
                 self._inbox.put_nowait((kind, body))
             else:
                 self._on_frame(kind, worker, body)
+
+    def _on_foreign(self, what: str) -> None:
+        """Give a node up in whose stream others write, and say so: what comes next makes no sense."""
+        self.give_up(
+            f"in its stream there were {what}: what a start-up file of the shell (.bashrc, /etc/profile.d), a prologue "
+            "or a prolog of Slurm's has started in the background, maybe; its input and output belong to /dev/null"
+        )
 
     def _on_block(self, kind: int, worker: WorkerNumber, body: memoryview) -> None:
         if kind == Kind.CONTENT:
@@ -271,7 +283,7 @@ class Link:
     def connection_lost(self, error: Exception | None) -> None:
         """Report the end of the stream, unless it was wanted."""
         self._ended.set()
-        self.give_up(f"its stream ended{f': {error}' if error and str(error) else ''}", isinstance(error, CutOff))
+        self.give_up(f"{_ENDED}{f': {error}' if error and str(error) else ''}", isinstance(error, CutOff))
 
     def give_up(self, cause: str, silent: bool = False) -> None:
         """Stop using the node and end its stream. `silent`: the node may still be running."""
@@ -280,7 +292,8 @@ class Link:
         self._lost = True
         self.abort()  # also what sends nonsense must end
         if self._inbox is not None:
-            text = f"the launcher on {self.node} ended during its start; its log: {self._tail()}"
+            why = f": {cause}" if cause != _ENDED else ""
+            text = f"the launcher on {self.node} ended during its start{why}; its log: {self._tail()}"
             self._inbox.put_nowait(LauncherError(text))
         elif not self._closing:
             self._on_lost(self, cause, silent)
@@ -291,9 +304,7 @@ class Link:
         if hello:
             self._noise = None
             return rest
-        self._noise = noise
-        if len(noise) > LONGEST_NOISE:
-            self.connection_lost(frames.ProtocolError("what it says is not what a launcher says"))
+        self._noise = noise[-NOISE_KEPT:]
         return b""
 
     def _tail(self) -> str:

@@ -50,9 +50,12 @@ class WorkerLocks:
             self._submitted[task.number] = (task, number)
 
     def answered(self, worker: WorkerNumber, task: TaskNumber) -> None:
-        """An evaluation has ended."""
-        self._submitted.pop(task, None)
+        """A run of an evaluation has ended; it may be tried again."""
         self._manager.gone((worker, task))
+
+    def ended(self, task: TaskNumber) -> None:
+        """An evaluation has its result or error. Until then, each of its runs is within what it was submitted in."""
+        self._submitted.pop(task, None)
 
     def worker_gone(self, worker: WorkerNumber) -> None:
         """A worker has ended, with whatever it was in."""

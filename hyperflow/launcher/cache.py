@@ -77,9 +77,8 @@ class NodeCache:
             self._passed[worker, number] = block
         else:
             with contextlib.closing(block):
-                for head, piece in frames.content(number, worker, block.view()):
-                    yield head
-                    yield piece
+                for parts in frames.content(number, worker, block.view()):
+                    yield from parts
 
     def taken(self, worker: WorkerNumber, body: memoryview) -> None:
         """The head has mapped buffers of a result."""

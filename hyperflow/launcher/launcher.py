@@ -175,12 +175,17 @@ class Launcher:
     # ---- from the head ------------------------------------------------------------------------------------------
 
     def on_head(self) -> None:
-        received = self.head.read()
-        if received is None:
-            self.stop("the head has gone")
-            return
-        for kind, number, body in received:
-            self.handle(kind, number, body)
+        try:
+            received = self.head.read()
+            if received is None:
+                self.stop("the head has gone")
+                return
+            for kind, number, body in received:
+                self.handle(kind, number, body)
+        except frames.ProtocolError as error:
+            print(f"in the stream from the head: {error}", file=sys.stderr, flush=True)
+            self.head.send(frames.frame(Kind.BROKEN, body=str(error).encode()))
+            self.stop("the head's stream is broken")
 
     def handle(self, kind: int, number: WorkerNumber, body: memoryview) -> None:  # noqa: PLR0912 (one branch for each kind)
         process = self.workers.get(number)
@@ -232,6 +237,7 @@ class Launcher:
         """Make this process ready to fork workers, and tell the head."""
         self.setup = setup
         wrong = self.zygote.prepare(setup)
+        survivors.tell_job(self.watched)
         if wrong:
             self.head.send(frames.frame(Kind.FAILED, body=wrong.encode()))
             return

@@ -466,7 +466,8 @@ class JobDriver:
 
     async def _conclude(self) -> None:
         """Find the outcome of a job that Slurm does not have any more."""
-        state = self._end or BatchState("gone")
+        # An earlier master may have believed that it is gone; then it is cancelled before it is submitted again.
+        self._end = state = self._end or BatchState("gone")
         if state.kind == "ended":
             self._free_locks(self.record.epoch)
         grace, deadline = 0.0, time.monotonic()

@@ -276,7 +276,9 @@ class Master:
                 rows = driver.take_rows(ended=record.state is State.DONE)
                 _ = self._shared.spawn(rows, f"rows of job {record.number}")
         if doubtful:  # the earlier master may have been killed between noting that and telling Slurm
-            _ = self._shared.spawn(self._shared.end_at_slurm(doubtful, by_token=True), "end of earlier jobs")
+            ending = self._shared.spawn(self._shared.end_at_slurm(doubtful, by_token=True), "end of earlier jobs")
+            for record in doubtful:
+                self._drivers[record.number].disposal = ending  # none of them is submitted again before
 
     async def close(self, finished: bool) -> None:
         """End the drivers, and tell what is left; if the program has `finished`, it wants no job any more."""

@@ -330,7 +330,7 @@ class RunDirectory:
                 raise ConfigurationError(f"cannot make {home / 'jobs'}: {error.strerror or error}") from error
         held = HeldRun.open(home, program.program_id)
         try:
-            run = cls(home, program, take_lock(home, program.program_id), held)
+            run = cls(home, program, take_lock(held, program.program_id), held)
             try:
                 run._begin(local)
             except BaseException:
@@ -365,6 +365,7 @@ class RunDirectory:
         jobs = self.held.jobs
         for leftover in [name for name in jobs.names() if name.startswith(".new-")]:
             shutil.rmtree((jobs / leftover).through, ignore_errors=True)  # nobody was promised anything about its call
+        os.fsync(jobs.number)  # an earlier master may have been killed between naming a job and this
 
     def add(self, record: Record, call: bytes) -> JobDirectory:
         """Make the directory of a new job; it appears with its call and record, or not at all."""
@@ -412,13 +413,19 @@ def job_directories(home: Path, held: HeldRun | None = None) -> list[JobDirector
     return [JobDirectory(jobs / name, held) for name in sorted(filter(str.isdecimal, there), key=int)]
 
 
-def take_lock(home: Path, program_id: str) -> Ownership:
-    """Become the only one that may change a run's jobs; raises RunInUse, with host and process, if there is another."""
+def take_lock(run: HeldRun, program_id: str) -> Ownership:
+    """Become the only one that may change a run's jobs, while `run` is held.
+
+    Raises RunInUse, with host and process, if there is another.
+    """
+    home, place = run.home.path, (run.home / "master").through
     try:
-        return Ownership.acquire(home / "master", program_id)
+        return Ownership.acquire(place, program_id)
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error).replace(str(place), str(home / "master"))) from error
     except DatabaseError:
         path = home / "master.lock"
-        owner = Owner.from_text(files.read_text(path))
+        owner = Owner.from_text(files.read_text((run.home / "master.lock").through))
         if owner is None:
             raise RunInUse(str(home), "", 0, f"look at {path}, which does not say by whom") from None
         # A process of another host cannot be seen from here, and the run must not have two masters.

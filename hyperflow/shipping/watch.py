@@ -80,6 +80,10 @@ class _Parts(NamedTuple):
     parts: tuple[_Kept, ...]
 
 
+_TUPLE_GETTER = type(vars(_Parts)["kind"])
+"""What gives a field of a named tuple."""
+
+
 class _FunctionSeen(NamedTuple):
     ref: weakref.ref[types.FunctionType]
     code: types.CodeType
@@ -224,9 +228,7 @@ class Watch:
         attributes = {
             name: value
             for name, value in cls.__dict__.items()
-            if name not in _MADE_BY_TOOLS
-            and not isinstance(value, _C_DESCRIPTORS)
-            and type(value).__module__ != "_collections"
+            if name not in _MADE_BY_TOOLS and not isinstance(value, _C_DESCRIPTORS) and type(value) is not _TUPLE_GETTER
         }
         for name in _FIELDS:
             fields = cls.__dict__.get(name, ())

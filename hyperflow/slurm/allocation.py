@@ -13,14 +13,21 @@ What the variables mean, as seen in real allocations (tests/slurm/golden):
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 
 import attrs
 
 from hyperflow.errors import SlurmError
 from hyperflow.slurm import nodelist, scontrol
+
+logger = logging.getLogger("hyperflow.slurm")
+
+PAUSES = (1.0, 3.0, 9.0)
+"""Seconds after which scontrol is asked again: slurmctld may just be starting."""
 
 
 @attrs.frozen
@@ -93,19 +100,36 @@ def read(
     )
 
 
-def find(environ: Mapping[str, str], run: scontrol.Run | None = None) -> Allocation:
+def find(environ: Mapping[str, str], run: scontrol.Run | None = None, pauses: Sequence[float] = PAUSES) -> Allocation:
     """Read the allocation that this process is in, and ask scontrol, which blocks, if the environment lacks its end.
 
-    Nothing else has to be asked for: a missing `SLURM_RESTART_COUNT` means that there was no restart.
+    Nothing else has to be asked for: a missing `SLURM_RESTART_COUNT` means that there was no restart. If scontrol gives
+    no answer, also after these pauses, a warning says that the end is not known: slurmctld may be away for a while when
+    a job starts, and the job can run.
 
     Raises:
-        SlurmError: There is no allocation, or Slurm contradicts itself, or scontrol gives no answer.
+        SlurmError: There is no allocation, or Slurm contradicts itself.
     """
     hostname = socket.gethostname()
     allocation = read(environ, hostname=hostname)
     if environ.get("SLURM_JOB_END_TIME"):
         return allocation
-    return read(environ, hostname=hostname, record=scontrol.ask(allocation.job_id, run))
+    record = _ask(allocation.job_id, run, pauses)
+    return allocation if record is None else read(environ, hostname=hostname, record=record)
+
+
+def _ask(job_id: int, run: scontrol.Run | None, pauses: Sequence[float]) -> scontrol.JobRecord | None:
+    until = time.monotonic() + scontrol.TIMEOUT  # one that hangs is not asked again
+    for pause in (*pauses, None):
+        try:
+            return scontrol.ask(job_id, run)
+        except SlurmError as error:
+            if pause is None or time.monotonic() > until:
+                text = "it is not known when this allocation ends, so work may be cut off at its end: %s"
+                logger.warning(text, error)
+                break
+            time.sleep(pause)
+    return None
 
 
 class _Variables:

@@ -18,6 +18,7 @@ from typing import IO
 import attrs
 
 from hyperflow.errors import SlurmError
+from hyperflow.wire import processes
 
 _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
 """They say how Slurm is reached; where a site sets them, its commands need them."""
@@ -105,6 +106,7 @@ async def _run(argv: tuple[str, ...], environ: Mapping[str, str], given: bytes) 
                 stdout=output,
                 stderr=errors,
                 start_new_session=True,  # Ctrl-C is for the program; and what a wrapper starts is killed with it
+                preexec_fn=processes.die_with_parent,  # one call of the kernel: no lock that another thread holds
             )
         except (FileNotFoundError, PermissionError):
             path = environ.get("PATH", "")

@@ -115,7 +115,7 @@ class Ssh:
             line = shell_line(with_prologue(["env", f"{OFFER}=1", *command], self.settings.prologue))
             async with asyncio.timeout(self.settings.connect_timeout):
                 await connection.create_session(lambda: made, line, encoding=None, request_pty=False)
-        except (OSError, asyncssh.Error, TimeoutError) as error:
+        except Exception as error:
             connection.abort()
             raise LauncherError(f"cannot start a launcher on {self.node}: {explain(error, self.node)}") from error
         except BaseException:
@@ -133,8 +133,11 @@ class Ssh:
                     await asyncio.sleep(random.uniform(0, JITTER))
                     async with asyncio.timeout(self.settings.connect_timeout):
                         return await self._log_in()
-            # ValueError: asyncssh does not understand something in the user's keys or configuration
-            except (OSError, asyncssh.Error, TimeoutError, ValueError) as error:
+            except LauncherError:
+                raise
+            # Whatever: asyncssh raises all sorts of errors over the user's keys and configuration, and over a
+            # ProxyCommand that ends. It is this node's failure, and no reason to start none.
+            except Exception as error:
                 slow = isinstance(error, TimeoutError) and attempt >= SLOW_ATTEMPTS
                 if attempt == self.settings.connect_attempts or slow or not may_pass(error):
                     raise LauncherError(f"cannot reach {self.node} by ssh: {explain(error, self.node)}") from error

@@ -56,6 +56,14 @@ def explain(error: BaseException, node: str) -> Failure:
         case ValueError():
             what = f"a key or a line of the configuration in ~/.ssh is not understood ({error})"
             return Failure("configuration", what, f"{verbose} shows what OpenSSH makes of it")
+        case RecursionError():
+            what = "the way there goes round in a circle: the host of a ProxyJump is itself reached through it"
+            return Failure(
+                "configuration", what, f"Write `ProxyJump none` for that host in ~/.ssh/config, or {BY_SRUN}"
+            )
+        case RuntimeError():
+            what = f"the connection, or the ProxyCommand that is to make it, has ended ({error})"
+            return Failure("no answer", what, alive)
         case TimeoutError():
             return Failure("no answer", "it did not answer in time (connect_timeout)", alive)
         case asyncssh.ConnectionLost() | ConnectionResetError():

@@ -4,6 +4,11 @@ A frame is a header (length of the body, kind, worker) and a body. The launcher 
 bodies of tasks and results, which are pickles for a worker or the head. Other bodies are messages (see messages.py) or
 plain numbers.
 
+A frame begins with BEGIN and ends with END. So bytes of others in the stream (what a shell's start-up file has left in
+the background, say), or bytes that others have taken out of it, are noticed before a body that is not whole, or not
+ours, is handed on: the END is not where it should be. (Rejected: a checksum of each body. Nobody changes bytes, which
+TCP and ssh check, too; it takes a second for each gigabyte.)
+
 Many tasks travel in one frame, one record each; so do many results. Buffers (numpy arrays, by pickle's protocol 5)
 follow their pickle, uncopied. A large one is replaced by the number of a block, which was sent before (see
 shared_memory.py).
@@ -15,23 +20,30 @@ takes it, so a large array does not fill the sender's memory.
 from __future__ import annotations
 
 import enum
+import re
 import struct
 from collections.abc import Iterator, Sequence
 
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
-HEADER = struct.Struct("<QBI")  # length of the body, kind, worker
+HEADER = struct.Struct("<IQBI")  # BEGIN, length of the body, kind, worker
+TAIL = struct.Struct("<I")  # END
 TASK = struct.Struct("<QIHQ")  # task, function, number of buffers, length of what follows
 RESULT = struct.Struct("<QBfHQ")  # task, outcome, seconds, number of buffers, length of what follows
-RESULT_HEAD = struct.Struct("<QBIQBfHQ")  # HEADER and RESULT of a frame with one result, packed at once
+RESULT_HEAD = struct.Struct("<IQBIQBfHQ")  # HEADER and RESULT of a frame with one result, packed at once
 DEFINITION = struct.Struct("<IBH")  # its number, its shape, how many blocks; their numbers and its pickle follow
 NUMBER = struct.Struct("<I")
 SIZE = struct.Struct("<Q")
 SECONDS = struct.Struct("<d")
 SEQS = struct.Struct("<QQ")
 BLOCK = struct.Struct("<QQQq")  # its number, size, process and descriptor that hold it; process 0: CONTENT follows
+
+BEGIN, END_NUMBER = 0xF5FBC1F9, 0xFAC0F6FD
+"""Of bytes that no text has in UTF-8."""
+
+END = TAIL.pack(END_NUMBER)
 
 IS_BLOCK = 1 << 63
 """Set in the size of a buffer that is in a block; the other bits are the block's number."""
@@ -44,6 +56,9 @@ CONTENT_PIECE = 1 << 18
 
 LARGEST_BODY = 1 << 40
 """A longer body is nonsense on the stream, not data."""
+
+SHOWN = 100
+"""Bytes of what is not ours that are shown."""
 
 HELLO = b"\n<hyperflow launcher>\n"
 """What a launcher's stream begins with. What comes before it (from a shell, say) is skipped."""
@@ -87,6 +102,7 @@ class Kind(enum.IntEnum):
     PATH = 25  # head > launcher > worker: sys.path has changed
     STREAM_WANTED = 26  # worker > launcher > head: a function draws random numbers
     STREAM_REPLY = 27  # head > launcher > worker: what they are made of
+    BROKEN = 28  # launcher > head: what came from the head is no frame; text
 
 
 _KINDS = frozenset(map(int, Kind))
@@ -117,22 +133,29 @@ class ProtocolError(Exception):
     """What arrived is no frame."""
 
 
-def content(number: int, worker: WorkerNumber, data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield the frames of a block's content, each as head and piece, so that nothing is copied."""
+def content(number: int, worker: WorkerNumber, data: memoryview) -> Iterator[tuple[Bytes, ...]]:
+    """Yield the frames of a block's content, each in parts, so that nothing is copied."""
     for at in range(0, len(data), CONTENT_PIECE):
         piece = data[at : at + CONTENT_PIECE]
-        yield HEADER.pack(NUMBER.size + len(piece), Kind.CONTENT, worker) + NUMBER.pack(number), piece
+        yield HEADER.pack(BEGIN, NUMBER.size + len(piece), Kind.CONTENT, worker) + NUMBER.pack(number), piece, END
 
 
 def frame(kind: int, worker: WorkerNumber = NO_WORKER, body: Bytes = b"") -> bytes:
     """Return a whole frame."""
-    return b"".join((HEADER.pack(len(body), kind, worker), body))
+    return b"".join((HEADER.pack(BEGIN, len(body), kind, worker), body, END))
 
 
 def records_frame(kind: Kind, worker: WorkerNumber, parts: Sequence[Bytes]) -> list[Bytes]:
     """Return a frame of records as its parts, so that large ones need not be joined."""
     length = sum(map(len, parts))
-    return [HEADER.pack(length, kind, worker), *parts]
+    return [HEADER.pack(BEGIN, length, kind, worker), *parts, END]
+
+
+def result_frame(task: TaskNumber, outcome: Outcome, seconds: float, payload: bytes) -> bytes:
+    """Return a whole frame with one result that has no buffers."""
+    size = len(payload)
+    head = RESULT_HEAD.pack(BEGIN, RESULT.size + size, Kind.RESULTS, NO_WORKER, task, outcome, seconds, 0, size)
+    return head + payload + END
 
 
 Buffer = memoryview | int
@@ -238,15 +261,24 @@ class Reader:
         offset = 0
         self._needed = HEADER.size
         while len(whole) - offset >= HEADER.size:
-            length, kind, worker = HEADER.unpack_from(whole, offset)
+            begin, length, kind, worker = HEADER.unpack_from(whole, offset)
             # Checked before the body is here: the body of a wrong header may never come.
-            if length > LARGEST_BODY or kind not in _KINDS:
-                raise ProtocolError(f"a frame of kind {kind} with {length} bytes: not a hyperflow stream")
+            if begin != BEGIN or length > LARGEST_BODY or kind not in _KINDS:
+                raise ProtocolError(f"bytes that are not hyperflow's: {bytes(whole[offset : offset + SHOWN])!r}")
             end = offset + HEADER.size + length
-            if end > len(whole):
-                self._needed = end - offset
+            if end + TAIL.size > len(whole):
+                self._needed = end + TAIL.size - offset
                 break
+            if TAIL.unpack_from(whole, end)[0] != END_NUMBER:
+                raise ProtocolError(_foreign_within(whole[offset + HEADER.size :], length))
             frames.append((kind, worker, whole[offset + HEADER.size : end]))
-            offset = end
+            offset = end + TAIL.size
         self._buffer = bytearray(whole[offset:])  # a new one: the frames keep the old one
         return frames
+
+
+def _foreign_within(data: memoryview, length: int) -> str:
+    """Describe what is wrong in a frame of such a body, which does not end where it should."""
+    texts = re.findall(rb"[\t\n\x20-\x7e]{4,}", data[: length + SHOWN])
+    shown = max(texts, key=len, default=bytes(data[length : length + SHOWN]))[:SHOWN]
+    return f"bytes that are not hyperflow's among {length} bytes that are; its longest text is {shown!r}"

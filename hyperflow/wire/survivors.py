@@ -31,6 +31,7 @@ SECONDS = 10.0
 """How long to look for what is left: something may be starting more."""
 
 _JOB = "SLURM_JOB_ID"
+_DISMISSED = b"."
 _KEPT = ("PATH", "LD_LIBRARY_PATH")  # without the latter some Pythons do not start
 
 _HOME = str(Path(__file__).resolve().parents[2])
@@ -47,34 +48,41 @@ def watch() -> int:
 
     Must be called before `adopt_orphans`, or the watcher would be a child of ours.
     """
+    launcher = number()  # for all that this process forks, too: nobody has given it one where it was started by ssh
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
             os.setsid()
             if os.fork() == 0:
-                _become_watcher(reading)
+                _become_watcher(reading, launcher)
         os._exit(0)
     os.waitpid(child, 0)
     os.close(reading)
     return writing
 
 
-def _become_watcher(reading: int) -> None:
+def _become_watcher(reading: int, launcher: str) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(reading, 0)
     os.dup2(null, 1)
     os.dup2(null, 2)
     os.chdir("/")  # no directory is kept from being unmounted
-    about = ["cleans up after", str(os.getpid()), number(), os.environ.get(_JOB, "")]
+    about = ["cleans up after", str(os.getpid()), launcher]
     variables = {name: os.environ[name] for name in _KEPT if name in os.environ}
     os.execve(sys.executable, [sys.executable, "-I", "-S", "-c", _CODE, *about], variables)
+
+
+def tell_job(descriptor: int) -> None:
+    """Tell the watcher in which Slurm job this is, once that is known: by ssh, the head says it."""
+    with contextlib.suppress(OSError):
+        os.write(descriptor, os.environ.get(_JOB, "").encode() + b"\n")
 
 
 def dismiss(descriptor: int) -> None:
     """Tell the watcher that nothing is left."""
     with contextlib.suppress(OSError):
-        os.write(descriptor, b".")
+        os.write(descriptor, _DISMISSED)
 
 
 def left(launcher: str, job: str) -> Iterator[int]:
@@ -97,14 +105,14 @@ def main() -> None:
     """Wait for the end of the pipe; unless somebody has said that all is in order, kill all that is left."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)  # the end of the pipe ends us
-    *_, launcher, job = sys.argv
-    deadline: float | None = None
-    while os.read(0, 1) == b"":
-        now = time.monotonic()
-        deadline = deadline or now + SECONDS
-        pids = list(left(launcher, job))
-        if not pids or now > deadline:
-            return
+    told = b""
+    while data := os.read(0, 100):
+        told += data
+    if told.endswith(_DISMISSED):
+        return
+    job = told.decode().strip()
+    deadline = time.monotonic() + SECONDS
+    while (pids := list(left(sys.argv[-1], job))) and time.monotonic() < deadline:
         for pid in pids:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)

@@ -5,8 +5,8 @@ before. What cannot be put back (a thread, descriptors that were closed or repla
 the worker has to be replaced, which takes some milliseconds.
 
 All that is looked for after the first call of a function and after each that took a while: some 6 µs. After others only
-what can end or hold up the next task at once: less than 2 µs. Not looked for is what many modules set up on purpose and
-once: environment, directory, limits, caches, child processes.
+what can end or hold up the next task at once: less than 2 µs. What Python itself sets (directory, environment, limits,
+...) is noted when it is set, see `surroundings`. Not looked for are modules, caches and child processes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import sys
 import threading
 import time
 from typing import Any
+
+from hyperflow.worker.surroundings import Surroundings
 
 _raw: Any = importlib.import_module("_signal")
 """The module under `signal`, which makes an enum of each number: 1 µs each time."""
@@ -50,6 +52,8 @@ class Traces:
         self._affinity = os.sched_getaffinity(0)
         self._pickle = _pickle()
         self._tracing = sys.gettrace(), sys.getprofile()
+        self._surroundings = Surroundings()
+        self._surroundings.watch()
 
     def has_stream(self) -> bool:
         """Whether the descriptor of the stream to the launcher is still that."""
@@ -66,6 +70,8 @@ class Traces:
             thoroughly: Look also for what costs some microseconds. Once something has been found, that is always done.
         """
         _raw.alarm(0)
+        if wrong := self._surroundings.put_back():
+            return wrong
         if thoroughly or self._suspect:
             wrong = self._look_at_kernel()
             if wrong:
@@ -80,6 +86,7 @@ class Traces:
 
     def _look_at_kernel(self) -> str:
         """Look at what only the kernel knows."""
+        self._surroundings.look_for_numpy()
         for timer in (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
             if _raw.setitimer(timer, 0)[0]:
                 self._suspect = True
@@ -125,7 +132,7 @@ def has_callbacks(loop: Any) -> bool:
 
 def end_soon() -> None:
     """Let the kernel end this process if it is still there in a moment, whatever it is stuck in."""
-    _raw.signal(signal.SIGALRM, signal.SIG_DFL)
+    _raw.signal(_raw.SIGALRM, _raw.SIG_DFL)  # what `signal` makes of these, the module below does not take
     _raw.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
     _raw.setitimer(signal.ITIMER_REAL, LAST_WORDS)
 

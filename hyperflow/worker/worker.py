@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import contextvars
 import dataclasses
 import gc
 import importlib
@@ -179,6 +180,7 @@ class Worker:
         self.sock = sock
         self.claims = claims
         self.log = log
+        self.input = sys.stdin
         self.outputs = outputs
         self.arrivals = arrivals
         self.reader = frames.Reader()
@@ -266,10 +268,11 @@ class Worker:
         is_async = False
         out: list[memoryview] = []
         try:
-            value = fn(*loaded[0], **loaded[1]) if type(loaded) is list else fn(*loaded)
+            context = contextvars.copy_context()  # of decimal, numpy's error state and others: each call has its own
+            value = context.run(fn, *loaded[0], **loaded[1]) if type(loaded) is list else context.run(fn, *loaded)
             if type(value) is types.CoroutineType:
                 is_async = True
-                value = self.run_async(value)
+                value = self.run_async(value, context)
         except BaseException as error:
             seconds = time.perf_counter() - start
             outcome, data = _raised(error)
@@ -336,6 +339,7 @@ class Worker:
 
     def tidy(self) -> None:
         """Put back streams, write what the function has not ended, let go of names that its arguments brought."""
+        sys.stdin = self.input
         sys.stdout, sys.stderr = stdout, stderr = self.outputs
         if stdout.partial or stderr.partial:
             stdout.flush()
@@ -389,19 +393,17 @@ class Worker:
         if number in self.blocks:
             self.blocks.pop(number).close()
 
-    def run_async(self, coroutine: Any) -> Any:
+    def run_async(self, coroutine: Any, context: contextvars.Context) -> Any:
         """Run an async function to its end; what it leaves behind is cancelled once it has been answered."""
         if self.runner is None or self.runner.get_loop().is_closed():  # an earlier function may have closed it
             self.runner = asyncio.Runner()
-        return self.runner.run(coroutine)
+        return self.runner.run(coroutine, context=context)
 
     def answer(
         self, task: TaskNumber, outcome: Outcome, seconds: float, data: bytes, buffers: list[memoryview] | None = None
     ) -> None:
         if not buffers:
-            length = frames.RESULT.size + len(data)
-            head = frames.RESULT_HEAD.pack(length, Kind.RESULTS, 0, task, outcome, seconds, 0, len(data))
-            self.sock.sendall(head + data)
+            self.sock.sendall(frames.result_frame(task, outcome, seconds, data))
             return
         found = [self.shared(each) for each in buffers]
         record = frames.result_record(task, outcome, seconds, data, found)

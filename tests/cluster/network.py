@@ -95,7 +95,8 @@ class Network:
         configure(self.hosts[source], f"neigh del {address(target)} dev eth0")
 
     def heal(self) -> None:
-        """Undo every fault."""
-        configure(self.switch, *(f"link set {name} up" for name in self.hosts))
-        for host in self.hosts.values():
+        """Undo every fault, on all hosts that are not switched off."""
+        here = {name: host for name, host in self.hosts.items() if host.outer is not None}
+        configure(self.switch, *(f"link set {name} up" for name in here))
+        for host in here.values():
             configure(host, "neigh flush dev eth0 nud permanent")

@@ -1,10 +1,11 @@
 """Nodes die and the job goes on; the job dies and nothing goes on."""
 
+import contextlib
 import functools
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -389,6 +390,49 @@ def test_nothing_is_left(cluster: Cluster, end: str, transport: str) -> None:
     print(end, transport, "nothing left after", time.monotonic() - started)
     if end == "Ctrl-C":
         assert run.error().startswith("KeyboardInterrupt")
+
+
+def _ours(cluster: Cluster, *hosts: str) -> list[Process]:
+    """Keepers, launchers and workers on these hosts, and srun in front of them."""
+    found = [each for host in hosts for each in cluster.hosts[host].processes()]
+    return [each for each in found if "hyperflow.launcher" in each.command and each.name not in ("bash", "sh")]
+
+
+def _kill_at_once(processes: Sequence[Process]) -> None:
+    """Kill them so that none can do anything about the end of another."""
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for each in processes:
+            with contextlib.suppress(ProcessLookupError):
+                each.kill(number)
+
+
+@pytest.mark.parametrize("transport", ["ssh", "srun"])
+def test_all_of_a_node_is_killed_at_once(cluster: Cluster, transport: str) -> None:
+    """What evaluations have started on a node does not outlive keeper, launcher and workers; the run goes on."""
+    run = submit(cluster, BROOD, transport=transport)
+    run.wait_held(*cluster.nodes)
+    killed = _ours(cluster, "node2")
+    assert len(killed) >= 3
+
+    _kill_at_once(killed)
+    block_until(lambda: "node2" not in cluster.strangers(), 10, "nothing is left there", state=cluster.strangers)
+
+    run.wait_logged("node node2 was lost")
+    assert {"node1", "node3"} <= set(cluster.strangers())
+    run.go()
+    assert run.result() is True
+
+
+@pytest.mark.parametrize("transport", ["ssh", "srun"])
+def test_all_of_a_run_is_killed_at_once(cluster: Cluster, transport: str) -> None:
+    """The same on all nodes, head and srun included: the watchers end the rest, daemons of evaluations included."""
+    run = submit(cluster, BROOD, transport=transport)
+    run.wait_held(*cluster.nodes)
+    ours = [*_ours(cluster, *cluster.nodes), _head(cluster)]
+    assert len(ours) >= 10
+
+    _kill_at_once(ours)
+    block_until(lambda: not cluster.strangers(), 10, "nothing is left", state=cluster.strangers)
 
 
 @pytest.mark.timeout(120)

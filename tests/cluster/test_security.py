@@ -142,6 +142,8 @@ def test_no_permission(cluster: Cluster) -> None:
     [
         ("Port nonsense\n", "config line 1: Invalid Port integer value: nonsense"),
         ("IdentityFile ~/.ssh/missing\n", ".ssh/missing, which the configuration names"),
+        ("ProxyJump nowhere.invalid\n", "goes round in a circle"),
+        ("ProxyCommand false\n", "cannot reach node"),
     ],
 )
 def test_a_configuration_that_is_not_understood(cluster: Cluster, config: str, said: str) -> None:

@@ -1,6 +1,7 @@
 """One byte of a database changes: it is told, or no answer is another one."""
 
 import asyncio
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -208,6 +209,65 @@ async def test_a_file_without_its_log(in_memory: Path, caplog: pytest.LogCapture
                 pass
         assert pair[1].read_bytes() == before
         assert not path.exists()
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+async def test_a_pipe_beside_it(tmp_path: Path, suffix: str) -> None:
+    """A pipe in the place of the log or of its index is told, and not waited for."""
+    await fill(tmp_path / "db", 1)
+    os.mkfifo(tmp_path / f"db{suffix}")
+
+    with pytest.raises(DatabaseError, match=rf"db{suffix} belongs to .*, and is no ordinary file"):
+        async with open_database(tmp_path / "db", "reader"):
+            pass
+
+
+@pytest.mark.parametrize("ask", ["open", "take"])
+async def test_a_log_that_was_cut(in_memory: Path, ask: str) -> None:
+    """A log that lacks its end, or all of it, or has zeros there: told, because its index knows how long it was."""
+    whole, path = in_memory / "whole", in_memory / "db"
+    (in_memory / "target").touch(mode=0o600)
+    subprocess.run([sys.executable, "-c", WRITER, str(whole)], check=False, cwd=ROOT)
+    whole.with_name("whole.lock").unlink()
+    files = [*files_of(whole), whole.with_name("whole-shm")]
+    size = files[1].stat().st_size
+
+    async def ask_map(path: Path) -> dict[str, str]:
+        if ask == "take":
+            return await taken(path)
+        async with open_database(path, "reader") as store:
+            return dict(await store.lookup_all("m"))
+
+    for kept in (size, size - 1, size - 4200, size // 2, 40, 32, 10, 0):
+        for source in files:
+            shutil.copy(source, path.with_name(source.name.replace("whole", "db")))
+        log = path.with_name("db-wal")
+        contents = log.read_bytes()
+        log.write_bytes(contents[:kept])
+        told = await told_or_the_same(path, None, ask_map) if kept < size else str(len(await ask_map(path)))
+        assert "can be read" in told if kept < size else told == "24"
+    for source in files:
+        shutil.copy(source, path.with_name(source.name.replace("whole", "db")))
+    log.write_bytes(contents[:-8192] + bytes(8192))
+    assert "can be read" in await told_or_the_same(path, None, ask_map)
+
+
+async def test_an_empty_file(in_memory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An emptied file is told; if a log is beside it, it is an error, and a repair saves what is in the log."""
+    path = in_memory / "db"
+    subprocess.run([sys.executable, "-c", WRITER, str(path)], check=False, cwd=ROOT)
+    path.write_bytes(b"")
+    with pytest.raises(DatabaseError, match=r"db is empty, but .*db-wal.* type: hyperflow repair"):
+        async with open_database(path, "p"):
+            pass
+    assert examine(path).problems == (f"it is empty, but its log {path}-wal is not",)
+    assert repair(path).entries == 24
+    assert examine(path) == Examined(path, 24, ())
+
+    path.write_bytes(b"")
+    assert caplog.text == ""
+    async with open_database(path, "p"):
+        assert "is empty and counts as a new results database" in caplog.text
 
 
 async def test_pages_are_looked_at_while_a_program_works(

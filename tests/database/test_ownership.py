@@ -1,5 +1,6 @@
 """Ownership: one writer, who is named to others; abandoned locks are taken over by exactly one."""
 
+import errno
 import fcntl
 import json
 import os
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,15 @@ def test_second_open_is_told_who_it_is(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_lock_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A pipe or a directory is not waited for, and not replaced; the error says what to type."""
+    make(tmp_path / "db.lock")
+
+    with pytest.raises(DatabaseError, match=r"does not say by whom; .* type: rm "):
+        Ownership.acquire(tmp_path / "db", "other")
+
+
 async def test_another_process_is_refused(tmp_path: Path) -> None:
     """A real second process gets the error, and the first one is not disturbed."""
     code = (
@@ -82,6 +93,20 @@ def test_abandoned_locks_are_taken_over(tmp_path: Path, how: str) -> None:
     assert json.loads(lock.read_text())["program"] == "program-2"
     held.release()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the disk has become read-only, that is told; it does not hide what the program ends with."""
+    held = Ownership.acquire(tmp_path / "db", "program-1")
+
+    def read_only(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    held.release()
+    assert f"cannot remove the lock file {tmp_path}/db.lock: Read-only file system" in caplog.text
 
 
 def test_a_zombie_has_gone(tmp_path: Path) -> None:
@@ -201,6 +226,7 @@ def test_who_takes_over_waits_for_its_turn(tmp_path: Path) -> None:
 RACER = """
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from hyperflow.database.ownership import Ownership
 from hyperflow.errors import DatabaseError

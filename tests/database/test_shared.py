@@ -417,11 +417,18 @@ async def test_a_sequence_that_another_has_to_mend(postgres: Server, server_url:
         postgres.admin("DROP ROLE stranger")
 
 
-async def test_a_server_without_what_was_acknowledged(postgres: Server, server_url: str) -> None:
+@pytest.mark.parametrize(
+    ("inserts", "order"),
+    [(1, "DELETE FROM hyperflow_entries"), (1, "DROP TABLE hyperflow_entries"), (0, "DROP TABLE hyperflow_entries")],
+)
+async def test_a_server_without_what_was_acknowledged(
+    postgres: Server, server_url: str, inserts: int, order: str
+) -> None:
     """After a failover to a server that does not have the last entries, nobody goes on as if they were there."""
     async with open_database(server_url, "p") as store:
-        await store.insert("m", "k", "1")
-        postgres.admin("DELETE FROM hyperflow_entries", database="test")
+        for number in range(inserts):
+            await store.insert("m", "k", str(number))
+        postgres.admin(order, database="test")
         for backend in postgres.backends("test"):
             postgres.admin("SELECT pg_terminate_backend(%s)", backend)
         with pytest.raises(DatabaseError, match="is not there any more"):

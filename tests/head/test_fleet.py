@@ -1,6 +1,8 @@
 """How nodes are started: several ways to one, and those that take long."""
 
 import asyncio
+import os
+import shlex
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from hyperflow.head import fleet
 from hyperflow.head.engine import Engine, open_engine
 from hyperflow.head.fleet import NodePlan
 from hyperflow.transports.process import Connection, Local, Receiver
+from hyperflow.wire import frames
 from tests.helpers import wait_until
 
 
@@ -110,3 +113,56 @@ async def test_too_few_nodes_are_waited_for(tmp_path: Path, monkeypatch: pytest.
     engine = await entering
     await wait_until(lambda: engine.statistics().nodes == 2, 10, "both are up")
     await opening.__aexit__(None, None, None)
+
+
+@attrs.frozen
+class Shared:
+    """A launcher whose stream a process in the background may write to: all that comes out of a pipe."""
+
+    node: str
+    pipe: Path
+
+    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
+        line = f"cat {shlex.quote(str(self.pipe))} & exec {shlex.join(command)}"
+        return await Local(self.node).start(["sh", "-c", line], receiver, log_file)
+
+
+async def test_others_write_into_the_stream(tmp_path: Path) -> None:
+    """What is not ours in a node's stream costs that node, and is told; the work goes on at the others."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    async with opened(tmp_path, NodePlan(Shared("n1", pipe), 1), NodePlan(Local("n2"), 1)) as engine:
+        assert await engine.submit(abs, (-3,), {}, Options()) == 3
+        await asyncio.to_thread(pipe.write_text, "[1]+  Done    sleep 1\n")
+        await wait_until(lambda: engine.statistics().nodes == 1, 10, "the node is given up")
+        assert await engine.submit(abs, (-3,), {}, Options()) == 3
+        lost = engine._last_loss
+        assert lost is not None
+        assert "Done    sleep 1" in str(lost)
+        assert "something on n1 writes into the stream of its launcher" in str(lost)
+
+
+async def test_others_write_during_the_start(tmp_path: Path) -> None:
+    """The same between greeting and first order."""
+
+    class Speaks(Shared):
+        async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
+            hello = frames.HELLO + b"[1]+  Done    sleep 1\n"
+            return await Local(self.node).start(["printf", hello.decode()], receiver, log_file)
+
+    with pytest.raises(LauncherError, match=r"(?s)not hyperflow's.*Done    sleep 1.*something on n1 writes"):
+        async with opened(tmp_path, NodePlan(Speaks("n1", tmp_path), 1)):
+            pass
+
+
+async def test_others_write_to_the_launcher(tmp_path: Path) -> None:
+    """What is not ours in the other direction: the launcher says so before it ends."""
+    async with opened(tmp_path, NodePlan(Local("n1"), 1), NodePlan(Local("n2"), 1)) as engine:
+        assert await engine.submit(abs, (-3,), {}, Options()) == 3
+        connection = engine.fleet.links["n1"]._connection
+        assert connection is not None
+        connection.write([b"exec /bin/bash --login\n"])
+        await wait_until(lambda: engine.statistics().nodes == 1, 10, "the node is given up")
+        assert "b'exec /bin/bash --login" in str(engine._last_loss)
+        assert await engine.submit(abs, (-3,), {}, Options()) == 3
+    assert "exec /bin/bash" in next(tmp_path.glob("*/log/launcher-n1.log")).read_text()

@@ -9,6 +9,7 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.errors import CommandFailed
+from hyperflow.files import limit_met
 from tests.support import environment, local, run_script, script
 
 
@@ -63,6 +64,23 @@ except hf.DatabaseError as error:
     told = run_script(tmp_path, source)
     assert "a file may have 500000 bytes here (ulimit -f)" in told
     assert "disk I/O" not in told
+
+
+def test_too_few_descriptors(tmp_path: Path) -> None:
+    """A program that may open too few files is told so, with what to type."""
+    source = """
+import os, resource, hyperflow as hf, uvloop
+program = hf.ProgramInfo.new("runs")
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 4, 4096))
+hf.run_job_local(hf.pure(1), cpus=1, program=program)
+"""
+    assert "open at a time (ulimit -n); type: ulimit -n 4096" in run_script(tmp_path, source, check=False)
+
+
+def test_no_more_threads() -> None:
+    """Where no thread can be started, the limits that may have done it are named; other errors are nobody's limit."""
+    assert "ulimit -u" in limit_met(RuntimeError("can't start new thread"))
+    assert limit_met(RuntimeError("something else")) == limit_met(OSError("x")) == ""
 
 
 WITHOUT = """

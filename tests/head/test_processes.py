@@ -2,9 +2,16 @@
 
 import asyncio
 import contextlib
+import gc
+import importlib
 import os
+import random
+import socket
+import sys
 import time
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,3 +111,97 @@ async def test_quick_functions_are_looked_at_again() -> None:
         for _ in range(20):
             await hf.remote_eval(attacks.ignored_children)
         assert await hf.remote_eval(attacks.probe) == ""
+
+
+@pytest.mark.parametrize("attack", attacks.SET, ids=lambda attack: attack.__name__)
+async def test_what_was_set_is_put_back(attack: Callable[[], Any]) -> None:
+    """Directory, environment, limits and the like are for the next evaluation as they were, also after a quick one."""
+    async with local(cpus=1) as env, asyncio.timeout(20):
+        before = await hf.remote_eval(attacks.surroundings)
+        for _ in range(3):
+            await hf.remote_eval(attack)
+            assert await hf.remote_eval(attacks.surroundings) == before
+        assert env.statistics().failed == 0
+
+
+async def test_what_cannot_be_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker whose own directory is gone makes place for another one; one that only went away does not."""
+
+    def leave() -> int:
+        os.chdir("/")
+        return os.getpid()
+
+    def leave_for_ever(directory: Path) -> int:
+        os.chdir("/")
+        directory.rmdir()
+        return os.getpid()
+
+    directory = tmp_path / "data"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    async with local(cpus=1, program=hf.ProgramInfo.new(tmp_path / "runs")) as env:
+        pid = await hf.remote_eval(leave)
+        assert await hf.remote_eval(leave_for_ever, directory) == pid
+        assert await hf.remote_eval(leave) != pid
+        assert env.statistics().failed == 0
+    logs = "".join(path.read_text() for path in tmp_path.glob("runs/*/log/*.log"))
+    assert "changed its working directory, which cannot be put back" in logs
+
+
+async def test_seeds_of_one_evaluation() -> None:
+    """What one evaluation has seeded, the next one does not draw; numpy, too, which the first one imports."""
+
+    def seed_numpy() -> float:
+        import numpy as np
+
+        np.random.seed(1)
+        return float(np.random.random())
+
+    def draw_numpy() -> float:
+        import numpy as np
+
+        return float(np.random.random())
+
+    def draw_random() -> float:  # by its name, the generator's method would travel with its state
+        return random.random()
+
+    async with local(cpus=1):
+        for seeded, draw in ((attacks.seed, draw_random), (seed_numpy, draw_numpy)):
+            numbers = [await hf.remote_eval(seeded) for _ in range(2)]
+            drawn = [await hf.remote_eval(draw) for _ in range(2)]
+            numbers += [await hf.remote_eval(seeded)]
+            assert len({*numbers}) == 1
+            assert len({*numbers, *drawn}) == 3
+
+
+async def test_what_a_module_sets_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a module sets while it is imported is there as long as the module is."""
+    (tmp_path / "sets_much.py").write_text(
+        "import os, sys, warnings\n"
+        "os.environ['SET_BY_MODULE'] = 'yes'\nsys.setrecursionlimit(5000)\nwarnings.simplefilter('error')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def imports() -> None:
+        importlib.import_module("sets_much")
+        os.environ["SET_BY_FUNCTION"] = "yes"
+
+    def found() -> tuple[str | None, str | None, int, str]:
+        return (
+            os.environ.get("SET_BY_MODULE"),
+            os.environ.get("SET_BY_FUNCTION"),
+            sys.getrecursionlimit(),
+            warnings.filters[0][0],
+        )
+
+    async with local(cpus=1):
+        await hf.remote_eval(imports)
+        assert await hf.remote_eval(found) == ("yes", None, 5000, "error")
+
+
+async def test_setters_go_home_by_name() -> None:
+    """Functions that are watched on workers can be results and arguments, as others."""
+    setters = [os.chdir, os.umask, os.putenv, socket.setdefaulttimeout, gc.disable, sys.setrecursionlimit]
+    async with local(cpus=1):
+        assert await hf.remote_eval(lambda: [os.chdir, random.seed]) == [os.chdir, random.seed]
+        assert await hf.remote_eval(lambda setters: setters, setters) == setters

@@ -76,6 +76,23 @@ async def test_launcher_that_hears_nothing(tmp_path: Path) -> None:
         await wait_until(lambda: not made.statistics().nodes, 10, "it has gone")
 
 
+class Slow(Local):
+    """A node that takes longer to start than launchers wait for a word."""
+
+    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
+        """Start it."""
+        await asyncio.sleep(2.0)
+        return await super().start(command, receiver, log_file)
+
+
+async def test_launcher_that_is_up_before_others(tmp_path: Path) -> None:
+    """While other nodes are being started, it hears of its head."""
+    settings = Settings(heartbeat=0.1, silence_limit=0.5, min_nodes=2)
+    nodes = [NodePlan(Elsewhere("n1"), 1), NodePlan(Slow("n2"), 1)]
+    async with open_engine(nodes, ProgramInfo.new(tmp_path), settings=settings) as made:
+        assert made.statistics().nodes == 2
+
+
 def by_steps(seconds: float) -> float:
     """On a worker: take so long, not counting the time in which nothing runs."""
     for _ in range(100):

@@ -1,4 +1,4 @@
-"""The scheduler's rules, one by one. (`test_scheduler_histories.py` plays random histories.)"""
+"""The scheduler's rules, one by one. (`tests/model/scheduling.py` plays random histories.)"""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from hyperflow.scheduling import scheduler as engine_scheduler
 from hyperflow.scheduling.prefetch import PREFETCH_BYTES
 from hyperflow.scheduling.scheduler import LOOKS_AT_ONCE, Fork, Kill, Retire, Retract, Scheduler, Send, Task, Worker
 from hyperflow.scheduling.state import State, is_started
-from tests.head.fake_nodes import numbers
 
 QUICK = 1e-6
 ONE_AHEAD = 0.01
@@ -56,6 +55,11 @@ def worker_of(task: Task) -> Worker:
 def answer(to: Scheduler, task: Task, seconds: float = SLOW) -> Task | None:
     """The task's worker answers."""
     return to.answered(worker_of(task).number, task.number, seconds)
+
+
+def numbers(tasks: list[Task]) -> list[int]:
+    """Return the tasks' numbers."""
+    return [task.number for task in tasks]
 
 
 def retracts(to: Scheduler) -> list[Worker]:

@@ -123,6 +123,36 @@ def test_few_variables_are_enough() -> None:
     assert found.cpus == 10
 
 
+def test_scontrol_is_asked_again() -> None:
+    """While Slurm is away, or says what makes no sense, it is asked again; the job does not fail."""
+    there = golden.GOLDEN / VERSIONS[0]
+    environ = environment((there / f"{golden.BATCH}.environment").read_text())
+    record = (there / f"{golden.BATCH}.scontrol").read_text()
+    answers = iter([SlurmError("away"), "rubbish", record])
+
+    def run(argv: Sequence[str], variables: Mapping[str, str]) -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert allocation.find(environ, run, pauses=(0, 0)) == EXPECTED[golden.BATCH]
+
+
+def test_without_scontrol(caplog: pytest.LogCaptureFixture) -> None:
+    """If it never answers, the end is not known, and a warning says so and why."""
+    environ = {name: value for name, value in ENVIRON.items() if name != "SLURM_JOB_END_TIME"}
+
+    def run(argv: Sequence[str], variables: Mapping[str, str]) -> str:
+        raise SlurmError("slurmctld is away")
+
+    found = allocation.find(environ, run, pauses=(0,))
+
+    assert (found.cpus, found.end_time) == (10, None)
+    assert "not known when this allocation ends" in caplog.text
+    assert "slurmctld is away" in caplog.text
+
+
 def test_scontrol_is_not_asked_in_vain() -> None:
     """Where the environment knows the end, nobody is asked."""
 

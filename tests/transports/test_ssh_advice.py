@@ -20,6 +20,8 @@ NOBODY = KnownKeys("node2", 22, ())
         (socket.gaierror(-2, "Name unknown"), "unknown name", "nobody knows this name (Name unknown)", "sinfo --Node"),
         (FileNotFoundError(2, "x", "/k"), "configuration", "there is no /k, which the configuration names", "Identity"),
         (ValueError("bad key"), "configuration", "not understood (bad key)", "ssh -v node2 true"),
+        (RecursionError("depth"), "configuration", "round in a circle", "ProxyJump none"),
+        (RuntimeError("the handler is closed"), "no answer", "ProxyCommand", "sinfo --nodes=node2"),
         (TimeoutError(), "no answer", "did not answer in time", "sinfo --nodes=node2"),
         (asyncssh.ConnectionLost("lost"), "no answer", "hangs up (lost)", "sinfo --nodes=node2"),
         (OSError(101, "Network is unreachable"), "other", "Network is unreachable", "ssh -v node2 true"),

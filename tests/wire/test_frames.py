@@ -32,7 +32,9 @@ def test_frames_come_out_however_the_stream_is_cut(sent: list[tuple[Kind, int, b
     """Every frame once, whole, in order, and as soon as its last byte is there."""
     reader = Reader()
     stream = b"".join(frames.frame(*one) for one in sent)
-    ends = [sum(frames.HEADER.size + len(body) for _, _, body in sent[: n + 1]) for n in range(len(sent))]
+    ends = [
+        sum(frames.HEADER.size + len(body) + frames.TAIL.size for _, _, body in sent[: n + 1]) for n in range(len(sent))
+    ]
     received: list[tuple[int, int, bytes]] = []
     fed = 0
     for piece in cut(stream, places):
@@ -99,10 +101,11 @@ def test_arrays_travel_beside_their_pickle_and_can_be_written_to() -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        frames.HEADER.pack(frames.LARGEST_BODY + 1, Kind.TASKS, 0),
-        frames.HEADER.pack(2**64 - 1, Kind.RESULTS, 1),
-        frames.HEADER.pack(10, 0, 1),
-        frames.HEADER.pack(10, 200, 1),
+        frames.HEADER.pack(frames.BEGIN, frames.LARGEST_BODY + 1, Kind.TASKS, 0),
+        frames.HEADER.pack(frames.BEGIN, 2**64 - 1, Kind.RESULTS, 1),
+        frames.HEADER.pack(frames.BEGIN, 10, 0, 1),
+        frames.HEADER.pack(frames.BEGIN, 10, 200, 1),
+        frames.HEADER.pack(frames.END_NUMBER, 10, Kind.TASKS, 1),
         b"Welcome to cluster.example.org!\n",
         b"bash: python3: command not found\n",
         b"\0" * 40,
@@ -114,8 +117,55 @@ def test_nonsense_is_refused_at_once(header: bytes) -> None:
     reader = Reader()
     assert len(reader.feed(good)) == 1
 
-    with pytest.raises(ProtocolError, match="not a hyperflow stream"):
+    with pytest.raises(ProtocolError, match="not hyperflow's") as caught:
         reader.feed(header)
+    assert repr(header) in str(caught.value)
+
+
+foreign = st.one_of(
+    st.binary(min_size=1, max_size=60),
+    st.text(min_size=1, max_size=30).map(str.encode),
+    st.sampled_from([b"\n", b"[1]+  Done     sleep 1\n", frames.HELLO, frames.frame(Kind.ALIVE)[:-1], frames.END]),
+)
+
+
+def read_on(stream: bytes) -> tuple[list[tuple[int, int, bytes]], str]:
+    """Read a stream bit by bit, and ten signs of life after it; return the frames that came, and the error."""
+    reader, received = Reader(), list[tuple[int, int, bytes]]()
+    data = stream + 10 * frames.frame(Kind.ALIVE)
+    try:
+        for at in range(0, len(data), 7):
+            received += [(kind, worker, bytes(body)) for kind, worker, body in reader.feed(data[at : at + 7])]
+    except ProtocolError as error:
+        return received, str(error)
+    return received, ""
+
+
+@given(many_frames, foreign, st.integers(0, 10_000))
+def test_foreign_bytes_in_a_stream_are_noticed(sent: list[tuple[Kind, int, bytes]], other: bytes, place: int) -> None:
+    """Wherever others write into a stream: no frame that is not ours, or not whole, is handed on; it is told."""
+    stream = b"".join(frames.frame(*one) for one in sent)
+    at = place % (len(stream) + 1)
+    received, error = read_on(stream[:at] + other + stream[at:])
+    assert received == sent[: len(received)]
+    assert "not hyperflow's" in error
+
+
+@given(many_frames.filter(bool), st.integers(0, 10_000), st.integers(1, 12))
+def test_bytes_taken_out_of_a_stream_are_noticed(sent: list[tuple[Kind, int, bytes]], place: int, count: int) -> None:
+    """Nor is one from which others have read some bytes."""
+    stream = b"".join(frames.frame(*one) for one in sent)
+    at = place % len(stream)
+    received, error = read_on(stream[:at] + stream[at + count :])
+    assert received == sent[: len(received)]
+    assert "not hyperflow's" in error
+
+
+def test_text_in_the_middle_of_a_frame_is_shown() -> None:
+    """What was written into a body is found in it."""
+    whole = frames.frame(Kind.RESULTS, 1, bytes(range(128, 256)) * 50)
+    _, error = read_on(whole[:3000] + b"Welcome to cluster.example.org!\n" + whole[3000:])
+    assert "Welcome to cluster.example.org!" in error
 
 
 @pytest.mark.parametrize("read", [frames.tasks, frames.results])

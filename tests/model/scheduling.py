@@ -1,0 +1,596 @@
+"""The scheduler: whatever happens in whatever order on nodes, to workers and to tasks, its guarantees hold.
+
+The scheduler is the real one, and so are the copies of stragglers and what a launcher and a worker settle by memory.
+Nodes, workers and the streams to them are pretended (`nodes`); what the engine does with the scheduler's answers is
+done here in a few lines. A head that crashes takes all of this with it, so nothing here is restarted but workers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import ClassVar
+
+from hyperflow.errors import ImpossibleRequest
+from hyperflow.head.copies import Copies
+from hyperflow.scheduling.scheduler import Effect, Retire, Scheduler, Send, Task
+from hyperflow.scheduling.state import CANCELLED, SENT, WAITING
+from hyperflow.scheduling.stragglers import Stragglers
+from hyperflow.wire import claim_page
+from tests.model.nodes import Answered, Ended, FakeNode, FakeWorker, Message, Recalled, Skipped, at_work
+from tests.model.simulator import Broken, Model, pick, promise
+
+DURATIONS = {1: 2e-6, 2: 2e-4, 3: 0.01, 4: 0.5}
+"""Seconds that each function takes: queued a thousand deep, a few deep, one ahead, never."""
+
+ONCE = "no task runs twice at the same time"
+IN_PLACE = "a task runs only where the scheduler has it"
+SETTLED = "each task that was submitted is settled exactly once"
+RETURNED = "the CPUs that are given out are those of living workers, and all return"
+ALONE = "no two tasks share a CPU"
+CHARGED = "a crash is charged to the task that the worker was in, and to no other one"
+STARVED = "nobody starves: the oldest that waits keeps what it was offered, and all tasks end"
+IDLE = "nothing waits that could run"
+CANCELLED_STARTS = "a cancelled task is never sent, and does not run on"
+ONE_PLACE = "each task is in one place, and the counters say where"
+CHOICE = "a task is sent where it may be: not aside, not where it failed, one suspect on a node"
+EXCLUSIVE = "an exclusive task never runs while a lost node may still be in it"
+
+
+class Evaluation:
+    """What the program waits for; its task is the one that counts now, perhaps a copy."""
+
+    def __init__(self, task: Task, watched: bool) -> None:
+        self.task = task
+        self.watched = watched
+        self.retries = 2
+        self.settled = False
+
+    def settle(self) -> None:
+        """It has its result or error."""
+        promise(SETTLED, not self.settled, self.task, "is settled once more")
+        self.settled = True
+
+
+class SchedulerModel(Model):
+    """A scheduler, the nodes at the other end of its effects, and what is known of the tasks."""
+
+    name = "scheduler"
+    happenings: ClassVar[Mapping[str, int]] = {
+        "add_node": 2, "submit": 12, "cancel": 5, "orders": 12, "start": 12, "finish": 12, "go_on": 4, "answers": 8,
+        "end": 5, "crash": 2, "hear": 12, "lose": 1, "dark": 2, "aside": 2, "rebalance": 2, "turn": 5, "settle": 1,
+        "copy": 3,
+    }  # fmt: skip
+    always = frozenset({"submit", "orders", "start", "finish", "answers", "hear", "turn"})
+    opening = ("add_node", "add_node", "warm_up")
+    steps = (8, 36)
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.scheduler = Scheduler()
+        self.nodes: dict[str, FakeNode] = {}
+        self.dark: list[FakeNode] = []  # the head has lost them, and they go on for a while
+        self.sizes: dict[str, int] = {}
+        self.tasks: dict[int, Task] = {}
+        self.evaluations: dict[int, Evaluation] = {}
+        self.all: list[Evaluation] = []
+        self.copies_of: set[int] = set()
+        self.withheld: dict[int, str] = {}  # until that node has really ended
+        self.last = 0  # number of a task
+        self.runs = 0
+        self.newest_run: dict[int, int] = {}
+        self.aside: set[str] = set()
+        self.names = 0
+        self.flushed = True
+        self.offered: tuple[int, int] | None = None  # the oldest waiting task, and the best that any node offered it
+        self.copies = self._copies()
+
+    def _copies(self) -> Copies:
+        nothing = SimpleNamespace(copied=lambda *_: None, superseded=lambda *_: None, ask=lambda: None, busy=False)
+        copies = object.__new__(Copies)  # its own beginning needs an event loop
+        for name, value in {
+            "made": 0, "stragglers": Stragglers(), "_twins": {}, "_scheduler": self.scheduler, "_locks": nothing,
+            "_evaluations": self.evaluations, "_events": nothing, "_new_number": self._number_of_copy,
+            "_flush": self.on_turn, "_clock": lambda: self.now, "_looking": nothing,
+        }.items():  # fmt: skip
+            setattr(copies, name, value)
+        copies.watched = copies.stragglers.watched
+        for function, seconds in DURATIONS.items():
+            for _ in range(10):
+                copies.stragglers.took(f"f{function}", seconds)
+        return copies
+
+    @classmethod
+    @contextmanager
+    def surroundings(cls) -> Iterator[None]:
+        before = claim_page.time
+        try:
+            yield
+        finally:
+            claim_page.time = before
+
+    # ---- what can happen ----------------------------------------------------------------------------------------
+
+    def on_add_node(self, cpus: int, *_: int) -> None:
+        if len(self.nodes) < 4:
+            self.names += 1
+            name = f"n{self.names}"
+            self.nodes[name] = FakeNode(name)
+            self.sizes[name] = 1 + cpus % 5
+            self.scheduler.add_node(name, range(10, 10 + self.sizes[name]))
+            self.on_turn()
+
+    def on_warm_up(self, known: int, *_: int) -> None:
+        """The times of some functions are known, so that more than one of their tasks is prefetched."""
+        for function, seconds in DURATIONS.items():
+            if known >> function & 1:
+                self.scheduler._estimates.learn(function, seconds)
+
+    def on_submit(self, kind: int, function: int, count: int) -> None:
+        cpus = (1, 1, 1, 2, 3, 4)[kind % 6]
+        sort = ("", "", "", "", "fresh", "alone", "exclusive", "watched")[kind // 6 % 8]
+        for _ in range(1 + function // 4 % 12 if sort != "watched" else 1):
+            self.submit(cpus, sort, 1 + function % 4)
+        self.flushed = False
+        if count % 2:
+            self.on_turn()
+
+    def submit(self, cpus: int, sort: str, function: int) -> None:
+        number = self.last + 1
+        task = Task(
+            number, function, cpus, sort == "fresh", sort == "alone", 100 * number, exclusive=sort == "exclusive"
+        )
+        if cpus > max(self.sizes.values(), default=0):
+            try:
+                self.scheduler.submit(task)
+            except ImpossibleRequest:
+                return
+            raise Broken("what no node can serve is refused at once", task)
+        self.last = number
+        self.tasks[number] = task
+        evaluation = self.evaluations[number] = Evaluation(task, sort == "watched")
+        self.all.append(evaluation)
+        self.scheduler.submit(task)
+        if sort == "watched":
+            self.copies.stragglers.watch(task, f"f{function}", 1.5)
+
+    def on_cancel(self, which: int, now: int, behind: int) -> None:
+        prefetched = [n for w in self.scheduler.workers.values() for n in list(w.queue)[1:] if n in self.evaluations]
+        number = pick(prefetched if behind % 2 and prefetched else self.evaluations, which)
+        if number is not None:
+            evaluation = self.evaluations[number]
+            evaluation.settle()
+            self.scheduler.cancel(evaluation.task)
+            self.forget(evaluation.task)
+            self.flushed = False
+            if now % 2:
+                self.on_turn()
+
+    def forget(self, task: Task) -> None:
+        """As the engine does at the end of an evaluation."""
+        del self.evaluations[task.number]
+        self.withheld.pop(task.number, None)
+        self.copies.end(task)
+
+    def on_orders(self, which: int, count: int, steps: int) -> None:
+        node = pick([node for node in self.everywhere() if node.orders], which)
+        for _ in range(1 + count % 4):
+            if node is not None and node.orders:
+                node.read_order(self.some_steps(node, steps))
+
+    def some_steps(self, node: FakeNode, bits: int) -> Callable[[FakeWorker], None]:
+        """Let a worker go on, or not, each time when the launcher looks at the memory that they share."""
+        left = [bits >> at & 3 for at in range(0, 16, 2)]
+
+        def meanwhile(worker: FakeWorker) -> None:
+            for _ in range(left.pop() if left else 0):
+                if worker.can_start:
+                    self.start(node, worker)
+                elif worker.current is not None:
+                    worker.finish()
+
+        return meanwhile
+
+    def on_start(self, which: int, *_: int) -> None:
+        self.with_worker(which, lambda w: w.can_start, self.start)
+
+    def on_finish(self, which: int, failed: int, *_: int) -> None:
+        self.with_worker(which, lambda w: w.current is not None, lambda _, worker: worker.finish(failed % 4 == 0))
+        self.now += 0.01
+
+    def on_go_on(self, *_: int) -> None:
+        """All tasks that run now end, and all that is under way arrives."""
+        self.on_settle()
+        for _, worker in list(at_work(self.nodes.values())):
+            worker.finish()
+        self.deliver_all()
+
+    def on_answers(self, which: int, *_: int) -> None:
+        self.with_worker(which, lambda w: bool(w.answers), lambda node, worker: node.read_answers(worker))
+
+    def on_end(self, which: int, *_: int) -> None:
+        self.with_worker(which, lambda w: w.killed or w.leaves, lambda node, worker: node.end(worker))
+
+    def on_crash(self, which: int, *_: int) -> None:
+        self.with_worker(which, lambda w: True, lambda node, worker: node.end(worker))
+
+    def on_hear(self, which: int, count: int, now: int) -> None:
+        node = pick([node for node in self.nodes.values() if node.messages], which)
+        for _ in range(1 + count % 4):
+            if node is not None and node.messages:
+                self.hear(node.messages.popleft())
+        self.flushed = False
+        if now % 2:
+            self.on_turn()
+
+    def on_lose(self, which: int, delivered: int, *_: int) -> None:
+        """The stream to a node ends: what was under way from there is lost, what it was sent may still arrive."""
+        if len(self.nodes) < 2:
+            return
+        name = pick(self.nodes, which)
+        assert name is not None
+        largest = max((cpus for other, cpus in self.sizes.items() if other != name), default=0)
+        there = self.numbers_on(name)
+        node = self.nodes.pop(name)
+        del self.sizes[name]
+        self.aside.discard(name)
+        for _ in range(delivered % (len(node.orders) + 1), len(node.orders)):
+            node.orders.pop()
+        self.dark.append(node)
+
+        held = self.scheduler.withhold(name)
+        self.withheld |= {task.number: name for task in held}
+        back, impossible = self.scheduler.lose_node(name)
+
+        told = {t.number for t in (*held, *back)} | {t.number for t in impossible if t.number in there}
+        promise(SETTLED, told == there, "of", there, "on the lost node only", told, "are heard of")
+        promise(CHOICE, all(t.cpus <= largest for t in back), "what no node can run waits again")
+        promise(CHARGED, all(t.past is not None and t.past.lost[-1] == name for t in (*held, *back)), "not a suspect")
+        too_large = {n for n in self.evaluations if self.tasks[n].cpus > largest and n not in self.withheld}
+        promise(SETTLED, {t.number for t in impossible} == too_large, impossible, "is said to be impossible")
+        for task in (*held, *back, *impossible):
+            if self.copies.gives_way(task, name):
+                self.withheld.pop(task.number, None)
+            elif task in impossible:
+                self.evaluations[task.number].settle()
+                self.forget(task)
+        self.offered = None
+        self.on_turn()
+
+    def on_dark(self, which: int, *_: int) -> None:
+        """A lost node has really ended: what was withheld from others for its sake is free."""
+        node = pick(self.dark, which)
+        if node is not None:
+            self.dark.remove(node)
+            for number in [number for number, name in self.withheld.items() if name == node.name]:
+                del self.withheld[number]
+                evaluation = self.evaluations[number]
+                if evaluation.task.cpus > self.scheduler.pool.largest:
+                    evaluation.settle()
+                    self.forget(evaluation.task)
+                else:
+                    self.scheduler.resubmit(evaluation.task)
+            self.offered = None
+            self.on_turn()
+
+    def on_aside(self, which: int, back: int, *_: int) -> None:
+        name = pick(self.nodes, which)
+        if name is not None:
+            if back % 2:
+                self.scheduler.take_back(name)
+                self.aside.discard(name)
+            else:
+                self.scheduler.put_aside(name)
+                self.aside.add(name)
+            self.offered = None
+            self.on_turn()
+
+    def on_rebalance(self, *_: int) -> None:
+        self.scheduler.rebalance()
+        self.on_turn()
+
+    def on_copy(self, *_: int) -> None:
+        """Time passes, and what takes too long gets a copy."""
+        self.now += 1.0
+        self.copies._look()
+
+    def _number_of_copy(self) -> int:
+        self.last += 1
+        self.copies_of.add(self.last)
+        return self.last
+
+    def on_turn(self, *_: int) -> None:
+        effects = self.scheduler.schedule()
+        for effect in effects:
+            self.check_effect(effect)
+            if effect.worker.node in self.nodes:
+                self.nodes[effect.worker.node].orders.append(effect)
+        self.copies.sent(effects)
+        self.flushed = True
+
+    # ---- and what follows from it -------------------------------------------------------------------------------
+
+    def everywhere(self) -> list[FakeNode]:
+        return [*self.nodes.values(), *self.dark]
+
+    def numbers_on(self, name: str) -> set[int]:
+        workers = self.scheduler.workers.values()
+        return {n for worker in workers if worker.node == name for n in worker.queue if n in self.evaluations}
+
+    def with_worker(
+        self, which: int, wanted: Callable[[FakeWorker], object], do: Callable[[FakeNode, FakeWorker], object]
+    ) -> None:
+        found = pick([(n, w) for n in self.everywhere() for w in n.workers.values() if wanted(w)], which)
+        if found is not None:
+            do(*found)
+
+    def start(self, node: FakeNode, worker: FakeWorker) -> None:
+        number = worker.step()
+        if number is None:
+            return
+        self.runs += 1
+        worker.run = self.runs
+        if node not in self.dark:
+            self.newest_run[number] = self.runs
+        task = self.tasks[number]
+        others = [n for n, w in at_work(self.everywhere()) if w.current == number and w is not worker]
+        promise(
+            ONCE,
+            node in self.dark or all(other in self.dark for other in others),
+            task,
+            "runs on",
+            [n.name for n in others],
+            "too",
+        )
+        promise(EXCLUSIVE, not (others and task.exclusive), task, "runs on", [n.name for n in others], "too")
+        if node not in self.dark:
+            here = task.state is CANCELLED or (task.worker is not None and task.worker.number == worker.number)
+            promise(IN_PLACE, here, task, "runs on worker", worker.number)
+        mine = set(worker.cpus)
+        for one in node.workers.values():
+            if one is not worker and one.current is not None:
+                promise(ALONE, mine.isdisjoint(one.cpus), f"workers {one.number} and {worker.number} of {node.name}")
+
+    def hear(self, message: Message) -> None:
+        match message:
+            case Answered(worker, number, run, failed):
+                known = self.scheduler.workers[worker]
+                task = self.scheduler.answered(worker, number, DURATIONS[self.tasks[number].function])
+                wanted = number in self.evaluations
+                promise(IN_PLACE, task is not None or not wanted, number, "has run on worker", worker, "in vain")
+                if task is not None:
+                    promise(SETTLED, wanted, number, "has ended once more")
+                    promise("the result of an older run is never taken", run == self.newest_run[number], task)
+                    self.outcome(task, known.node, failed)
+            case Skipped(worker, number, seq):
+                self.scheduler.skipped(worker, number, seq)
+            case Recalled(worker, boundary, below):
+                self.scheduler.retracted(worker, boundary, below)
+            case Ended(worker, started, within, ran, killed):
+                known = self.scheduler.workers[worker]
+                theirs = {n for n in known.queue if n in self.evaluations}
+                blamed, back = self.scheduler.ended(worker, started)
+                number = blamed.number if blamed is not None else None
+                right = number == within if ran and within in theirs else number in (None, within)
+                promise(CHARGED, right, "the worker was in", within, "and", number, "is charged")
+                again = {task.number for task in back}
+                promise(CANCELLED_STARTS, again <= theirs, again - theirs, "wait again, and nobody wants them")
+                promise(SETTLED, again == theirs - {number}, "of", theirs, "only", again, "wait again")
+                if blamed is not None and not self.copies.gives_way(blamed, known.node):
+                    self.again(blamed, known.node if not killed else None)
+
+    def outcome(self, task: Task, node: str, failed: bool) -> None:
+        """As the engine does when an evaluation has ended."""
+        evaluation = self.evaluations[task.number]
+        if failed:
+            if not self.copies.gives_way(task, node):
+                self.again(task, node)
+            return
+        evaluation.settle()
+        del self.evaluations[task.number]
+        if evaluation.watched:
+            self.copies.answered(task, f"f{task.function}", DURATIONS[task.function])
+
+    def again(self, task: Task, failed_on: str | None) -> None:
+        evaluation = self.evaluations[task.number]
+        if failed_on is not None and len(self.nodes) > 1:
+            task.failed_on(failed_on)
+        if failed_on is None or evaluation.retries:
+            evaluation.retries -= failed_on is not None
+            self.scheduler.resubmit(task)
+        else:
+            evaluation.settle()
+            self.forget(task)
+
+    def check_effect(self, effect: Effect) -> None:
+        if isinstance(effect, Send):
+            first, worker = effect.tasks[0], effect.worker
+            for task in effect.tasks:
+                if task.number in self.copies_of:
+                    self.tasks[task.number] = task
+                promise(CANCELLED_STARTS, task.number in self.evaluations, task, "is sent")
+            promise(CHOICE, worker.node in self.nodes and worker.node not in self.aside, first, "goes to", worker.node)
+            if first.past is not None:
+                promise(CHOICE, len(worker.queue) == 1, "something is queued with a task that chooses its node")
+                others = self.in_use(first.cpus) - first.past.failed_on
+                promise(CHOICE, not others or worker.node in others, first, "runs again where it failed")
+            if self.offered is not None and first.number < self.offered[0]:
+                self.offered = None  # something older came back, and goes first
+            promise(CHOICE, all(task.cpus == len(worker.cpus) for task in effect.tasks), "another number of CPUs")
+            promise(CHOICE, not (first.alone and len(effect.tasks) > 1), "something is behind", first)
+            promise(CHOICE, first.fresh == worker.fresh, first, "shares a process")
+        elif isinstance(effect, Retire):
+            promise(SETTLED, not effect.worker.queue, effect.worker, "retires with tasks")
+
+    # ---- what always holds --------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        self.every_cpu_is_in_one_place()
+        self.every_task_is_in_one_place()
+        self.counters_are_right()
+        if self.flushed:
+            self.nothing_waits_that_could_run()
+        promise(CHOICE, all(count == 1 for count in self.suspects().values()), "two suspects on a node")
+
+    def every_cpu_is_in_one_place(self) -> None:
+        pool = self.scheduler.pool
+        promise(RETURNED, pool.nodes.keys() == self.nodes.keys(), "nodes", pool.nodes.keys())
+        given: dict[str, list[int]] = {name: [] for name in self.nodes}
+        for worker in self.scheduler.workers.values():
+            if worker.leased:
+                given[worker.node] += worker.cpus
+        for name, node in pool.nodes.items():
+            ids = sorted([*given[name], *node.free])
+            promise(RETURNED, ids == list(range(10, 10 + self.sizes[name])), name, "has", ids)
+        promise(RETURNED, pool.aside == self.aside, "aside", pool.aside)
+        promise(RETURNED, pool.total == sum(self.sizes[name] for name in self.nodes.keys() - self.aside), "total")
+        promise(RETURNED, pool.largest == max(self.sizes.values(), default=0), "largest")
+        free = sum(len(node.free) for node in pool.nodes.values() if node.name not in self.aside)
+        promise(RETURNED, pool.free == free, "free", pool.free, free)
+
+    def every_task_is_in_one_place(self) -> None:
+        places: list[int] = list(self.withheld)
+        for request, tasks in self.scheduler._queues.items():
+            waiting = [task for task in tasks if task.state is WAITING]
+            numbers = [task.number for task in waiting]
+            promise(ONE_PLACE, all(task.request == request for task in waiting), "in a wrong queue", waiting)
+            promise(STARVED, numbers == sorted(numbers), "not in order:", numbers)
+            places += numbers
+        for worker in self.scheduler.workers.values():
+            for number, task in worker.queue.items():
+                promise(ONE_PLACE, task.worker is worker, task, "is with", task.worker, "and", worker)
+                if task.state is not CANCELLED:
+                    promise(ONE_PLACE, task.state is SENT, task)
+                    places.append(number)
+        promise(ONE_PLACE, sorted(places) == sorted(self.evaluations), "found", places, "not", list(self.evaluations))
+
+    def counters_are_right(self) -> None:
+        scheduler, workers = self.scheduler, list(self.scheduler.workers.values())
+        states = Counter(self.tasks[number].state for number in self.evaluations)
+        promise(ONE_PLACE, (scheduler.waiting, scheduler.sent) == (states[WAITING], states[SENT]), "counted wrong")
+        prefetched = sum(max(0, len(w.queue) - 1) for w in workers)
+        promise(ONE_PLACE, scheduler._prefetched == prefetched, "prefetched:", scheduler._prefetched, prefetched)
+        promise(RETURNED, scheduler._active == sum(w.leased for w in workers), "active:", scheduler._active)
+        overfull = {worker.number for worker in scheduler._overfull}
+        promise(IDLE, {w.number for w in workers if len(w.queue) > 1} <= overfull, "overfull:", overfull)
+        promise(IDLE, len(overfull) == len(scheduler._overfull), "one is twice among the overfull")
+        promise(IDLE, all(worker.overfull for worker in scheduler._overfull), "overfull, and not marked")
+        slots: dict[str, list[int]] = {name: [] for name in self.nodes}
+        for w in workers:
+            promise(ONE_PLACE, w.load == sum(task.size for task in w.queue.values()), w, "load", w.load)
+            promise(RETURNED, w.leased or not w.queue, w, "works without CPUs")
+            slots[w.node].append(w.slot)
+        for name, taken in slots.items():
+            promise(RETURNED, sorted(taken) == sorted(scheduler._idle.slots[name]), "slots of", name, taken)
+        for (name, size), idle in scheduler._idle.idle.items():
+            well = all(w.node == name and len(w.cpus) == size and not w.leased for w in idle.values())
+            promise(RETURNED, well, "idle:", idle)
+
+    def nothing_waits_that_could_run(self) -> None:
+        tasks = [task for number in self.evaluations if (task := self.tasks[number]).state is WAITING]
+        if not tasks:
+            self.offered = None
+            return
+        nodes = [node for name, node in self.scheduler.pool.nodes.items() if name not in self.aside]
+        kept: set[str] | None = None  # where the oldest that does not fit may have its reservation
+        for task in sorted(tasks, key=lambda task: task.number):
+            closed = self.closed_to(task)
+            open_to_it = [node for node in nodes if node.name not in closed]
+            fits = {node.name for node in open_to_it if len(node.free) >= task.cpus}
+            if kept is None:
+                promise(IDLE, not fits, task, "fits on", fits)
+                large = [node for node in open_to_it if len(node.ids) >= task.cpus]
+                if large:
+                    most = max(len(node.free) for node in large)
+                    kept = {node.name for node in large if len(node.free) == most}
+                    self.check_offer(task, most)
+            else:
+                promise(IDLE, len(fits) - bool(fits & kept) <= 0, task, "fits on", fits)
+        if kept is None:
+            self.offered = None
+
+    def in_use(self, cpus: int) -> set[str]:
+        return {name for name, size in self.sizes.items() if size >= cpus and name not in self.aside}
+
+    def closed_to(self, task: Task) -> set[str]:
+        """Return the nodes that a task must not have: where it failed, and as a suspect where another one is."""
+        if task.past is None:
+            return set()
+        closed = set(task.past.failed_on) if self.in_use(task.cpus) - task.past.failed_on else set()
+        return closed | (set(self.suspects()) if task.past.lost else set())
+
+    def suspects(self) -> Counter[str]:
+        """Count the suspects on each node."""
+        workers = self.scheduler.workers.values()
+        return Counter(w.node for w in workers for task in w.queue.values() if task.past is not None and task.past.lost)
+
+    def check_offer(self, oldest: Task, most: int) -> None:
+        """The free CPUs that the oldest is offered never become fewer: so it starts, however many are younger."""
+        if self.offered is not None and self.offered[0] == oldest.number and oldest.past is None:
+            promise(STARVED, most >= self.offered[1], oldest, "was offered", self.offered[1], "CPUs, and now", most)
+        self.offered = (oldest.number, most)
+
+    # ---- and at the end -----------------------------------------------------------------------------------------
+
+    def on_settle(self, *_: int) -> None:
+        """Everything under way arrives, and no task ends meanwhile: then no CPU idles while a task is queued."""
+        self.deliver_all()
+        for _ in range(3):  # a worker may have started some of what was asked back
+            self.scheduler.rebalance()
+            self.deliver_all()
+        for worker in self.scheduler.workers.values():
+            if len(worker.queue) > 1:
+                promise(IDLE, worker.node not in self.aside, worker, "has more than it needs, on a node put aside")
+                promise(IDLE, self.scheduler.pool.roomiest(len(worker.cpus)) is None, worker, "has more than it needs")
+            current = self.nodes[worker.node].workers[worker.number].current
+            promise(CANCELLED_STARTS, current is None or current in self.evaluations, current, "runs on", worker)
+
+    def deliver_all(self) -> None:
+        self.on_turn()
+        while self.step():
+            self.on_turn()
+
+    def step(self) -> bool:
+        moved = False
+        for node in self.nodes.values():
+            while node.orders:
+                node.read_order(lambda _: None)
+                moved = True
+            for worker in list(node.workers.values()):
+                if worker.killed or worker.leaves:
+                    node.end(worker)
+                elif worker.can_start:
+                    self.start(node, worker)
+                elif worker.answers:
+                    node.read_answers(worker)
+                else:
+                    continue
+                moved = True
+            while node.messages:
+                self.hear(node.messages.popleft())
+                moved = True
+        return moved
+
+    def finish(self) -> None:
+        """Let everything run to its end: nothing is left, and all CPUs are free."""
+        while self.dark:
+            self.on_dark(0)
+        for name in sorted(self.aside):
+            self.scheduler.take_back(name)
+        self.aside.clear()
+        self.offered = None
+        self.on_turn()
+        for _ in range(len(self.tasks) + 1):
+            if self.evaluations:
+                self.deliver_all()
+                for _, worker in list(at_work(self.nodes.values())):
+                    worker.finish()
+        self.on_settle()
+        self.check()
+        promise(STARVED, not self.evaluations, list(self.evaluations), "never ended")
+        promise(SETTLED, all(one.settled for one in self.all), "some were never settled")
+        promise(RETURNED, self.scheduler.pool.free == self.scheduler.pool.total, "CPUs are missing")
+        promise(IDLE, not self.scheduler.unbalanced, "something is still prefetched")
+        promise(SETTLED, not (self.copies._twins or self.copies.watched), "a copy is left")
