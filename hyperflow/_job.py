@@ -141,7 +141,8 @@ class JobEnv(OpenEnv):
 
         Args:
             max_workers: How many calls run side by side; None for as many as there are CPUs.
-            initializer: Called with `initargs` once in each worker, before its first call.
+            initializer: Called with `initargs` once in each worker, before its first call. What it sets in the worker's
+                process stays there, also for evaluations beside this executor.
             initargs: Its arguments.
             options: Those of `hyperflow.using`: env.executor(cpus=2, retries=1).
 
@@ -220,6 +221,15 @@ async def open_local_job(
 
     Leaving the scope, also by an error or when cancelled, ends all processes and waits for them.
     """
+    async with open_here(cpus=cpus, program=program, preload=preload) as env:
+        yield env
+
+
+@asynccontextmanager
+async def open_here(
+    *, cpus: int | None, program: ProgramInfo | None = None, preload: Sequence[str] = (), shared: bool = False
+) -> AsyncIterator[JobEnv]:
+    """Do as open_local_job; with `shared`, beside others that use the same CPUs (see NodePlan)."""
     from hyperflow.transports.process import LAUNCHER, Local, Spawned, launcher_log  # noqa: PLC0415 (see above)
 
     hold_standard_streams()
@@ -230,7 +240,8 @@ async def open_local_job(
     with Spawned(LAUNCHER, launcher_log(mine.log_dir, node)) as launcher:
         from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (imported while the launcher starts)
 
-        async with open_job([NodePlan(Local(node, launcher), cpus)], mine, settings=settings, preload=preload) as env:
+        plan = NodePlan(Local(node, launcher), cpus, shared=shared)
+        async with open_job([plan], mine, settings=settings, preload=preload) as env:
             yield env
 
 
@@ -388,8 +399,8 @@ def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
         factory = None
     else:
         factory = uvloop.new_event_loop
-    before = gc.get_threshold()
-    if before == PYTHONS_OWN:
+    raised = gc.get_threshold() == PYTHONS_OWN  # not where another loop, in another thread, has done it
+    if raised:
         # Python's cycle collector runs after each 700 new objects. With many evaluations under way that took a fifth of
         # the head's time or more (most of it for 100,000 memoized calls side by side), and found nothing.
         gc.set_threshold(20_000, 20, 20)
@@ -397,4 +408,5 @@ def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
         with asyncio.Runner(loop_factory=factory) as runner:
             return runner.run(main)
     finally:
-        gc.set_threshold(*before)
+        if raised:
+            gc.set_threshold(*PYTHONS_OWN)

@@ -4,11 +4,15 @@
     ys = list(pool.map(f, xs))
 
 Guarantees: `submit` may be called from any thread and returns at once. A future is "running" from the moment at which
-its evaluation is handed to the environment, and then `cancel()` returns False, as with the standard library; what still
-waits here is cancelled for good. Only so much is handed on as keeps the CPUs busy, so that a million submissions do not
+its call is handed to the environment, and then `cancel()` returns False, as with the standard library; what still waits
+here is cancelled for good. Only so much is handed on as keeps the CPUs busy, so that a million submissions do not
 starve the flows beside them. A crash fails its own future only; the pool is never broken by one.
 
 Why a queue of its own, and not the environment's: only what has not left this process can be taken back for certain.
+
+Rejected: one condition that all futures share, though each of theirs takes a microsecond and a kilobyte.
+`concurrent.futures.wait` takes the locks of all its futures, in the order of the futures: with a lock that several
+share, two threads could wait for each other.
 """
 
 from __future__ import annotations
@@ -16,34 +20,55 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures as cf
 import functools
+import importlib
 import itertools
+import logging
 import os
+import sys
 import threading
+import types
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar, overload
+from weakref import WeakValueDictionary
 
 import attrs
 
 from hyperflow import environment
-from hyperflow.config import check_cpus
 from hyperflow.environment import Environment, JobOptions, OptionChanges, Options, changed
-from hyperflow.errors import HyperflowError, MisuseError
-from hyperflow.remote import remote_eval
-
-if TYPE_CHECKING:
-    from hyperflow.flow import Job
+from hyperflow.errors import ConfigurationError, HyperflowError, MisuseError
+from hyperflow.flow import ShowsItself, plain_function, show_call
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+logger = logging.getLogger("concurrent.futures")
+"""Where the standard library's executors tell of an initializer that failed."""
+
 AHEAD = 0.005
 """Seconds of work that each CPU has in advance, so that it does not wait for the next call."""
 
-MOST_AHEAD = 100
+MOST_AHEAD = 250
 """Calls in advance for each CPU, however short they are."""
+
+
+class InitializerFailed(HyperflowError):
+    """The initializer of an executor raised an exception on a worker; the executor is broken."""
+
+
+class BadMaxWorkers(ConfigurationError, ValueError):
+    """`max_workers` makes no sense; a ValueError, as with the standard library's executors."""
+
+
+def check_max_workers(max_workers: object) -> None:
+    """Raise BadMaxWorkers unless this is a number of workers, or None."""
+    if max_workers is not None and (type(max_workers) is not int or max_workers < 1):
+        raise BadMaxWorkers(
+            f"max_workers={max_workers!r}: a whole number is needed, or None for one on each CPU; max_workers must be "
+            "greater than 0"
+        )
 
 
 class _Future(cf.Future[T]):
@@ -51,28 +76,19 @@ class _Future(cf.Future[T]):
 
     dispatcher: Dispatcher
 
-    def _check(self, timeout: float | None) -> None:
-        if timeout != 0 and not self.done() and _on_loop(self.dispatcher.loop):
-            raise MisuseError(
-                "a future of this executor was waited for on the event loop that works for it, which would wait for "
-                "ever; write: await asyncio.wrap_future(future)"
-            )
-
     def result(self, timeout: float | None = None) -> T:
-        self._check(timeout)
+        if not self.done():
+            self.dispatcher.check_wait(timeout)
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        self._check(timeout)
+        if not self.done():
+            self.dispatcher.check_wait(timeout)
         return super().exception(timeout)
 
 
-@attrs.define(eq=False)
-class _Call:
-    """A call that waits here."""
-
-    future: _Future[Any]
-    flow: Callable[[], Job[Any]]
+_Call: TypeAlias = tuple[_Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+"""A call that waits here."""
 
 
 class Dispatcher:
@@ -80,99 +96,165 @@ class Dispatcher:
 
     def __init__(self, most: int | None) -> None:
         self.most = most
-        self.env: Environment | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.ended = ""
-        """Why nothing is evaluated any more; "" while it is."""
+        self.finished = threading.Event()
+        """Set after `close`, when nothing waits or runs any more."""
+        self.on_finished: Callable[[], object] = lambda: None
+        """Called then, on the loop."""
+        self._env: Environment | None = None
         self._waiting: deque[_Call] = deque()
         self._running: dict[asyncio.Future[Any], tuple[_Future[Any], float]] = {}
-        self._seconds = 1.0  # how long a call takes, as far as is known
+        self._seconds = 1.0  # how long a call takes a CPU, as far as is known
+        self._refill = 0  # when fewer run, more are handed on
         self._woken = False
+        self._closing = False
+        self._ended = ""  # why nothing is evaluated any more
+        self._lock = threading.RLock()  # the cycle collector may call `close` anywhere
 
     def open(self, env: Environment) -> None:
         """Begin, on the loop of an environment."""
-        self.env = env
+        self._env = env
         self.loop = asyncio.get_running_loop()
-        self._fill()
+        self._turn()
+
+    @property
+    def at_once(self) -> int:
+        """How many calls run side by side."""
+        if (env := self._env) is None:
+            return self.most or len(os.sched_getaffinity(0))
+        cpus = max(1, env.evaluator.cpus // env.options.cpus)
+        return min(cpus, self.most or cpus)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits or runs."""
+        return bool(self._waiting or self._running)
 
     def add(self, call: _Call) -> None:
-        """Queue a call."""
-        self._waiting.append(call)
-        if not self._woken and self.loop is not None:  # one wake-up for all that comes until it is heard
-            self._woken = True
-            self.loop.call_soon_threadsafe(self._wake)
+        """Queue a call; raises RuntimeError after `close`, BrokenExecutor where nothing is evaluated any more."""
+        with self._lock:
+            if self._closing:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            if self._ended:
+                raise cf.BrokenExecutor(self._ended)
+            self._waiting.append(call)
+        if not self._woken:  # one wake-up for all that comes until it is heard
+            self._wake()
 
-    def take_back(self) -> list[_Future[Any]]:
-        """Forget what waits, and return the futures."""
-        taken: list[_Future[Any]] = []
-        while self._waiting:
-            with suppress(IndexError):  # another thread was faster
-                taken.append(self._waiting.popleft().future)
-        return taken
+    def close(self, cancel: bool = False) -> None:
+        """Take no more calls."""
+        with self._lock:
+            self._closing = True
+            waiting = list(self._waiting) if cancel else []
+        for future, *_ in waiting:
+            future.cancel()
+        if self.loop is None and not self._waiting:  # it was never opened
+            self.finished.set()
+        self._wake()
 
     def end(self, why: str) -> None:
         """Refuse what waits, and what comes."""
-        self.ended = why
-        for future in self.take_back():
-            if future.set_running_or_notify_cancel():
-                future.set_exception(cf.BrokenExecutor(why))
+        with self._lock:
+            self._ended = self._ended or why
+        self._refuse_waiting()
 
-    async def idle(self) -> None:
-        """Wait until nothing waits or runs."""
-        while self._waiting or self._running:
-            self._fill()
-            await asyncio.wait(self._running)
+    def check_wait(self, timeout: float | None = None) -> None:
+        """Raise MisuseError where waiting could never end."""
+        if timeout != 0 and self.on_loop():
+            raise MisuseError(
+                "a future of this executor was waited for on the event loop that works for it, which would wait for "
+                "ever; write: await asyncio.wrap_future(future)"
+            )
+
+    def on_loop(self) -> bool:
+        """Whether this is the loop that works for it."""
+        try:
+            return asyncio.get_running_loop() is self.loop
+        except RuntimeError:
+            return False
 
     def _wake(self) -> None:
-        self._woken = False
-        self._fill()
+        if self.loop is None:  # `open` looks
+            return
+        self._woken = True
+        try:
+            self.loop.call_soon_threadsafe(self._turn)
+        except RuntimeError:  # it is closed
+            self.end("the event loop of this executor's environment has ended")
+            self.finished.set()
 
-    def _room(self, env: Environment) -> int:
-        cpus = max(1, env.evaluator.cpus // env.options.cpus)
-        at_once = min(cpus, self.most or cpus)
-        ahead = min(MOST_AHEAD, int(AHEAD / max(self._seconds, 1e-6)))
-        return at_once * (1 + ahead) - len(self._running)
+    def _turn(self) -> None:
+        self._woken = False
+        if self._ended:
+            self._refuse_waiting()
+        elif self._waiting:
+            self._fill()
+        self._look_for_end()
 
     def _fill(self) -> None:
-        if self.env is None:
-            return
-        room = self._room(self.env)
-        with environment.entered(self.env):
-            while room > 0 and self._waiting:
-                call = self._waiting.popleft()
-                if call.future.set_running_or_notify_cancel():
-                    self._start(call)
+        env, waiting = self._env, self._waiting
+        assert env is not None
+        at_once = self.at_once
+        ahead = at_once * min(MOST_AHEAD, int(AHEAD / max(self._seconds, 1e-6)))
+        self._refill = at_once + ahead // 2
+        room = at_once + ahead - len(self._running)
+        with environment.entered(env):
+            while room > 0 and waiting:
+                future, fn, args, kwargs = waiting.popleft()
+                if future.set_running_or_notify_cancel():
+                    self._start(env, future, fn, args, kwargs)
                     room -= 1
 
-    def _start(self, call: _Call) -> None:
+    def _start(
+        self,
+        env: Environment,
+        future: _Future[Any],
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
         try:
-            started = call.flow().start()
+            started = env.evaluator.submit(fn, args, kwargs, env.options)
         except BaseException as error:  # noqa: BLE001 (what cannot be sent is this call's failure)
-            call.future.set_exception(error)
+            future.set_exception(error)
             return
-        self._running[started] = call.future, monotonic()
+        self._running[started] = future, monotonic()
         started.add_done_callback(self._answered)
 
     def _answered(self, started: asyncio.Future[Any]) -> None:
         future, began = self._running.pop(started)
         share = (monotonic() - began) / (len(self._running) + 1)
-        self._seconds += 0.1 * (share - self._seconds)
+        self._seconds += 0.2 * (share - self._seconds)
         if started.cancelled():
             self.end("the environment of this executor was closed")
-            future.set_exception(cf.BrokenExecutor(self.ended))
+            future.set_exception(cf.BrokenExecutor(self._ended))
         elif (error := started.exception()) is None:
             future.set_result(started.result())
         elif isinstance(error, InitializerFailed):
-            future.set_exception(cf.BrokenExecutor(str(error)))
+            logger.critical("Exception in initializer: %s", error)
             self.end(str(error))
+            future.set_exception(cf.BrokenExecutor(self._ended))
         else:
             future.set_exception(error)
         if self._waiting:
-            self._fill()
+            if len(self._running) < self._refill:
+                self._fill()
+        elif self._closing:
+            self._look_for_end()
 
+    def _look_for_end(self) -> None:
+        if self._closing and not self.busy:
+            self.finished.set()
+            self.on_finished()
 
-class InitializerFailed(HyperflowError):
-    """The initializer of an executor raised an exception on a worker; the executor is broken."""
+    def _refuse_waiting(self) -> None:
+        while True:
+            try:
+                future, *_ = self._waiting.popleft()
+            except IndexError:  # also if another thread was faster
+                return
+            if future.set_running_or_notify_cancel():
+                future.set_exception(cf.BrokenExecutor(self._ended))
 
 
 _prepared: set[str] = set()
@@ -180,33 +262,41 @@ _prepared: set[str] = set()
 
 
 @attrs.frozen
-class _Prepared:
+class _Prepared(ShowsItself):
     """Calls a function after the initializer, which is called once in each worker."""
 
     initializer: Callable[..., object]
     initargs: tuple[Any, ...]
     executor: str = attrs.field(factory=lambda: os.urandom(8).hex())
 
-    def __call__(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         if self.executor not in _prepared:
+            from hyperflow.worker import worker  # noqa: PLC0415 (which runs this)
+
             try:
                 self.initializer(*self.initargs)
             except BaseException as error:
                 name = getattr(self.initializer, "__name__", "")
                 raise InitializerFailed(f"the initializer {name} raised {type(error).__name__}: {error}") from error
+            worker.keep()
             _prepared.add(self.executor)
         return fn(*args, **kwargs)
+
+    def shown(self, args: tuple[Any, ...]) -> str:
+        return show_call(args[0], args[1:], {})
 
 
 def _chunk(fn: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> list[T]:
     return [fn(*item) for item in items]
 
 
-def _on_loop(loop: asyncio.AbstractEventLoop | None) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
+_numbers = itertools.count()
+_open: WeakValueDictionary[int, EnvironmentExecutor] = WeakValueDictionary()
+
+
+def newest() -> EnvironmentExecutor | None:
+    """Return the executor that was made last and is open: the one for libraries that are not told which to use."""
+    return max(_open.items(), default=(0, None))[1]
 
 
 class EnvironmentExecutor(cf.Executor):
@@ -219,16 +309,28 @@ class EnvironmentExecutor(cf.Executor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
     ) -> None:
+        if initializer is not None and not callable(initializer):  # pyright: ignore[reportUnnecessaryComparison]
+            raise TypeError("initializer must be a callable")
         changed(Options(), JobOptions(), options)  # a bad option is refused here
         self._dispatcher = dispatcher
-        self._options = options
         self._prepare = _Prepared(initializer, initargs) if initializer is not None else None
-        self._shut = False
         self._pid = os.getpid()
-        self._unfinished = 0
-        self._changed = threading.Condition()
+        self._number = next(_numbers)
+        _open[self._number] = self
+        if "joblib" in sys.modules:
+            with suppress(ImportError):  # it is too old
+                importlib.import_module("hyperflow.joblib_backend")  # by its name: it stands above us
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> cf.Future[T]:
+    @property
+    def _max_workers(self) -> int:
+        """How many calls run side by side: libraries look here, as the standard library's executors have it."""
+        return self._dispatcher.at_once
+
+    @overload
+    def submit(self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> cf.Future[T]: ...
+    @overload
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> cf.Future[T]: ...
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> cf.Future[Any]:
         """Evaluate `fn(*args, **kwargs)` on a worker; from any thread, at once.
 
         Raises:
@@ -236,17 +338,13 @@ class EnvironmentExecutor(cf.Executor):
         """
         if self._pid != os.getpid():
             raise RuntimeError("this executor belongs to the process that made it, and this is a forked child of that")
-        future: _Future[T] = _Future()
+        if type(fn) is not types.FunctionType:
+            plain_function(fn, "submit", "await {name}(...)")
+        if self._prepare is not None:
+            fn, args = self._prepare, (fn, *args)
+        future: _Future[Any] = _Future()
         future.dispatcher = self._dispatcher
-        with self._changed:
-            if self._shut:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            if self._dispatcher.ended:
-                raise cf.BrokenExecutor(self._dispatcher.ended)
-            self._unfinished += 1
-        future.add_done_callback(self._finished)
-        called = functools.partial(self._prepare, fn) if self._prepare else fn
-        self._dispatcher.add(_Call(future, functools.partial(remote_eval, called, *args, **kwargs)))
+        self._dispatcher.add((future, fn, args, kwargs))
         return future
 
     def map(
@@ -259,7 +357,7 @@ class EnvironmentExecutor(cf.Executor):
             return super().map(fn, *iterables, timeout=timeout)
         items = zip(*iterables, strict=False)
         chunks = iter(lambda: tuple(itertools.islice(items, chunksize)), ())
-        return itertools.chain.from_iterable(super().map(functools.partial(_chunk, fn), chunks, timeout=timeout))
+        return _chained(super().map(functools.partial(_chunk, fn), chunks, timeout=timeout))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; the environment stays open.
@@ -269,28 +367,27 @@ class EnvironmentExecutor(cf.Executor):
                 there, with work pending, it raises MisuseError: await the futures first.
             cancel_futures: Cancel what has not been handed to the environment.
         """
-        with self._changed:
-            self._shut = True
-        if cancel_futures:
-            for future in self._dispatcher.take_back():
-                future.cancel()
-        if wait and self._pid == os.getpid():
-            self._wait()
+        if self._pid != os.getpid():  # in a forked child there is nothing to end
+            return
+        _open.pop(self._number, None)
+        self._dispatcher.close(cancel_futures)
+        if wait:
+            if self._dispatcher.busy and self._dispatcher.on_loop():
+                raise MisuseError(
+                    "an executor with work pending was shut down on the event loop that works for it, which would wait "
+                    "for ever; await the futures before (await asyncio.wrap_future(future)), or write "
+                    "shutdown(wait=False)"
+                )
+            if not self._dispatcher.on_loop():
+                self._dispatcher.finished.wait()
 
-    def _wait(self) -> None:
-        if self._unfinished and _on_loop(self._dispatcher.loop):
-            raise MisuseError(
-                "an executor with work pending was shut down on the event loop that works for it, which would wait for "
-                "ever; await the futures before (await asyncio.wrap_future(future)), or write shutdown(wait=False)"
-            )
-        with self._changed:
-            self._changed.wait_for(lambda: not self._unfinished)
 
-    def _finished(self, _: cf.Future[Any]) -> None:
-        with self._changed:
-            self._unfinished -= 1
-            if not self._unfinished:
-                self._changed.notify_all()
+def _chained(chunks: Iterator[list[T]]) -> Iterator[T]:
+    """Return the results one by one, and keep none that was taken."""
+    for results in chunks:
+        results.reverse()
+        while results:
+            yield results.pop()
 
 
 def over(
@@ -301,7 +398,7 @@ def over(
     options: OptionChanges,
 ) -> EnvironmentExecutor:
     """Return an executor over an environment that is open on the running loop."""
-    check_cpus(most)
+    check_max_workers(most)
     dispatcher = Dispatcher(most)
     executor = EnvironmentExecutor(dispatcher, options, initializer, initargs)
     dispatcher.open(env.using(**options))

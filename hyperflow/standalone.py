@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures as cf
-import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, ParamSpec, TypeVar, Unpack
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
-from hyperflow._job import open_local_job
-from hyperflow.config import check_cpus
+from hyperflow._job import open_here, run_in_new_loop
 from hyperflow.environment import OptionChanges
-from hyperflow.executor import Dispatcher, EnvironmentExecutor
+from hyperflow.errors import MisuseError
+from hyperflow.executor import Dispatcher, EnvironmentExecutor, check_max_workers
+from hyperflow.worker.worker import worker_info
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,7 +32,7 @@ class Executor(EnvironmentExecutor):
 
     Args:
         max_workers: How many calls run side by side; None for one on each CPU that this process may use, which inside
-            an evaluation are the CPUs of that.
+            an evaluation are the CPUs of that. Workers are pinned only if all these CPUs are used.
         initializer: Called with `initargs` once in each worker, before its first call; what it sets there stays.
         initargs: Its arguments.
         options: Those of `hyperflow.using`, for all calls: cpus=2, retries=1, ...
@@ -43,7 +42,7 @@ class Executor(EnvironmentExecutor):
     for what was submitted.
 
     Raises:
-        ConfigurationError: `max_workers` or an option makes no sense.
+        ConfigurationError: `max_workers` or an option makes no sense. (For `max_workers` it is a ValueError, too.)
     """
 
     def __init__(
@@ -53,17 +52,26 @@ class Executor(EnvironmentExecutor):
         initargs: tuple[Any, ...] = (),
         **options: Unpack[OptionChanges],
     ) -> None:
-        check_cpus(max_workers)
-        dispatcher = Dispatcher(max_workers)
+        check_max_workers(max_workers)
+        dispatcher = Dispatcher(max_workers or _own_cpus())
         super().__init__(dispatcher, options, initializer, initargs)
-        self._host = _Host(dispatcher, max_workers, options)
-        self._at_end = weakref.finalize(self, self._host.close)
-        self._at_end.atexit = False
+        self._host = _Host(dispatcher, options)
+        weakref.finalize(self, dispatcher.close).atexit = False
         _open.add(self)
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> cf.Future[T]:
+    @overload
+    def submit(self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> cf.Future[T]: ...
+    @overload
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> cf.Future[T]: ...
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> cf.Future[Any]:
+        """Evaluate `fn(*args, **kwargs)` on a worker; from any thread, at once.
+
+        Raises:
+            RuntimeError: The executor was shut down, its workers could not be started, or this is a forked child.
+        """
         future = super().submit(fn, *args, **kwargs)
-        self._host.start()
+        if self._host.thread is None:
+            self._host.start()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -74,63 +82,54 @@ class Executor(EnvironmentExecutor):
             cancel_futures: Cancel what no worker has yet.
         """
         super().shutdown(wait, cancel_futures=cancel_futures)
-        if self._pid == os.getpid():
-            self._host.close()
-            if wait:
-                self._host.join()
+        if wait and self._pid == os.getpid():
+            self._host.join()
+
+
+def _own_cpus() -> int | None:
+    """Inside an evaluation, return how many CPUs it has."""
+    try:
+        return len(worker_info().cpus)
+    except MisuseError:
+        return None
 
 
 class _Host:
     """A thread with an event loop and an environment. It knows nothing of the executor, which may go before it."""
 
-    def __init__(self, dispatcher: Dispatcher, cpus: int | None, options: OptionChanges) -> None:
+    def __init__(self, dispatcher: Dispatcher, options: OptionChanges) -> None:
         self._dispatcher = dispatcher
-        self._cpus = cpus
         self._options = options
-        self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._closing = threading.Event()
-        self._wake: Callable[[], object] = lambda: None
+        self.thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start it, if it does not run."""
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._main, name="hyperflow executor", daemon=True)
-                    self._thread.start()
-
-    def close(self) -> None:
-        """Let it end when nothing is left to do."""
-        self._closing.set()
-        self._wake()
+        """Start it, if nobody has."""
+        with self._lock:
+            if self.thread is None:
+                self.thread = threading.Thread(target=self._main, name="hyperflow executor", daemon=True)
+                self.thread.start()
 
     def join(self) -> None:
         """Wait until it has ended."""
-        if self._thread is not None:
-            self._thread.join()
+        if self.thread is not None and self.thread is not threading.current_thread():
+            self.thread.join()
 
     def _main(self) -> None:
         try:
-            asyncio.run(self._run())
+            run_in_new_loop(self._run())
         except BaseException as error:  # noqa: BLE001 (every caller has to learn why)
             self._dispatcher.end(f"the workers of this executor could not be started or kept: {error}")
+        finally:
+            self._dispatcher.finished.set()
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        async with open_local_job(cpus=self._cpus) as env:
-            closing = asyncio.Event()
-            self._wake = functools.partial(_tell, loop, closing)
-            if self._closing.is_set():
-                closing.set()
-            self._dispatcher.open(env.using(**self._options))
-            await closing.wait()
-            await self._dispatcher.idle()
-
-
-def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    with suppress(RuntimeError):  # the loop has ended
-        loop.call_soon_threadsafe(event.set)
+        dispatcher, finished = self._dispatcher, asyncio.Event()
+        dispatcher.on_finished = finished.set
+        cpus = dispatcher.most and dispatcher.most * self._options.get("cpus", 1)
+        async with open_here(cpus=cpus, shared=True) as env:
+            dispatcher.open(env.using(**self._options))
+            await finished.wait()
 
 
 _open: weakref.WeakSet[Executor] = weakref.WeakSet()

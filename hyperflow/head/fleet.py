@@ -50,6 +50,7 @@ class NodePlan:
     """How it is reached; of several ways the first one counts on which a launcher answers."""
     cpus: int | None = None  # how many to use there; None for all that may be used
     granted: bool = False  # a batch system granted just these; if more are visible, nobody knows which are ours
+    shared: bool = False  # others here use the same CPUs: pinned only if all are used, and no warning about that
 
     @property
     def transports(self) -> Sequence[Transport]:
@@ -204,12 +205,14 @@ class Fleet:
     def _take_in(self, plan: NodePlan, link: Link) -> str | None:
         greeting = link.greeting
         assert greeting is not None, link.node
-        link.cpus = cpus = machine.choose_cpus(plan.cpus, greeting.affinity, greeting.quota, plan.granted)
+        link.cpus = cpus = machine.choose_cpus(
+            plan.cpus, greeting.affinity, greeting.quota, plan.granted or plan.shared
+        )
         self.links[link.node] = link
         link.follow_path()  # while the node started, it may have changed
         self._on_nodes.node_up(link.node, cpus.ids)
         self._events.note("up", node=link.node, cpus=list(cpus.ids), pinned=cpus.pinned)
-        return f"{link.node}: {cpus.remark}" if cpus.remark else None
+        return f"{link.node}: {cpus.remark}" if cpus.remark and not plan.shared else None
 
     def keep(self, names: Collection[str]) -> None:
         """End what runs on nodes that are not among these: they are no longer ours."""

@@ -7,8 +7,9 @@ garbage collector is on.
 The functions of Python that set these are replaced, in a worker, by ones that first note what was there. So an
 evaluation that sets nothing costs nothing, and what one has set is put back exactly.
 
-What a module sets while it is imported stays, because the module stays, too. Not seen is what C code sets, and what is
-set through a name that a preloaded module had taken before (`from os import chdir`).
+What a module sets while it is imported stays, because the module stays, too; so does what the initializer of an executor
+sets (`keep`). Not seen is what C code sets, and what is set through a name that a preloaded module had taken before
+(`from os import chdir`).
 
 Rejected: to compare all of it after each evaluation. It takes 4 µs, and does not tell what a module has set on purpose.
 """
@@ -58,12 +59,13 @@ class Surroundings:
                 self._replace([sys.modules[each] for each in modules], name, find)
         self.look_for_numpy()
 
-    def look_for_numpy(self) -> None:
+    def look_for_numpy(self, seed: bool = True) -> None:
         """Watch numpy's global generator, too, once it is there."""
         if self._knows_numpy or "numpy.random" not in sys.modules:
             return
         numpy: Any = sys.modules["numpy.random"]
-        numpy.seed()  # what imported it may have set it before we could see that
+        if seed:
+            numpy.seed()  # what imported it may have set it before we could see that
         for name in ("seed", "set_state"):
             self._replace([numpy], name, _always("numpy's random generator", numpy.get_state, numpy.set_state))
         self._knows_numpy = True
@@ -81,6 +83,11 @@ class Surroundings:
         finally:
             self._before = {}
         return ""
+
+    def keep(self) -> None:
+        """Let stay what has been set until now."""
+        self._before = {}
+        self.look_for_numpy(seed=False)
 
     def _replace(self, modules: Sequence[Any], name: str, find: _Find) -> None:
         original = getattr(modules[0], name)

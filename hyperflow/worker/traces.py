@@ -45,6 +45,12 @@ class Traces:
         self._stream = stream
         self._stream_id = _identity(stream)
         self._suspect = False  # whether a function has left something before
+        self._surroundings = Surroundings()
+        self._surroundings.watch()
+        self._take_down()
+
+    def _take_down(self) -> None:
+        """Note how the process is now, which is how it has to be after each function."""
         self._modes = [_mode(fd) for fd in range(3)]
         self._threads = _threads()
         self._handlers = [_raw.getsignal(number) for number in _SIGNALS]
@@ -52,8 +58,11 @@ class Traces:
         self._affinity = os.sched_getaffinity(0)
         self._pickle = _pickle()
         self._tracing = sys.gettrace(), sys.getprofile()
-        self._surroundings = Surroundings()
-        self._surroundings.watch()
+
+    def keep(self) -> None:
+        """Let stay what the function that runs has set until now."""
+        self._surroundings.keep()
+        self._take_down()
 
     def has_stream(self) -> bool:
         """Whether the descriptor of the stream to the launcher is still that."""

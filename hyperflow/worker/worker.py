@@ -111,16 +111,26 @@ def log_line(line: str) -> None:
         _log.write_line(line)
 
 
+_worker: Worker | None = None
+
+
+def keep() -> None:
+    """Let stay what the function that runs here has set in this process until now; nothing where this is no worker."""
+    if _worker is not None:
+        _worker.traces.keep()
+        _worker.context = contextvars.copy_context()
+
+
 def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool) -> int:
     """Be a worker until the launcher ends the stream; return the exit code."""
-    global _lock_client, _info, _log  # noqa: PLW0603 (a worker is one for its whole process)
+    global _lock_client, _info, _log, _worker  # noqa: PLW0603 (a worker is one for its whole process)
     _settle(info)
     _info = info
     _log = Log()
     out, err = MarkedOutput(_log, 1), MarkedOutput(_log, 2)
     sys.stdout, sys.stderr = out, err
     # The launcher's own __main__ must not be taken for the script's.
-    evaluator = Worker(sock, ClaimPage(page), _log, (out, err), rebuild.receive())
+    _worker = evaluator = Worker(sock, ClaimPage(page), _log, (out, err), rebuild.receive())
     _lock_client = evaluator.lock_client
     evaluator.serve(fresh)
     with contextlib.suppress(BaseException):
@@ -192,6 +202,7 @@ class Worker:
         self.blocks: dict[int, Block] = {}  # of arguments, by DefinitionNumber
         self.results = BlockNumber(0)  # the number of the last block of a result
         self.pid = os.getpid()
+        self.context = contextvars.copy_context()
         self.runner: asyncio.Runner | None = None
         self.seq = 0
         self.trouble = ""
@@ -268,7 +279,7 @@ class Worker:
         is_async = False
         out: list[memoryview] = []
         try:
-            context = contextvars.copy_context()  # of decimal, numpy's error state and others: each call has its own
+            context = self.context.copy()  # of decimal, numpy's error state and others: each call has its own
             value = context.run(fn, *loaded[0], **loaded[1]) if type(loaded) is list else context.run(fn, *loaded)
             if type(value) is types.CoroutineType:
                 is_async = True
