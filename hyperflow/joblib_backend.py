@@ -31,15 +31,12 @@ class HyperflowBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
     def __init__(self, executor: Executor | None = None, **others: Any) -> None:
         super().__init__(**others)
         self._given = executor
+        self._pool: Any = None
         self._own: standalone.Executor | None = None
         self._submitted = set[Future[Any]]()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), ()
-
-    @property
-    def _executor(self) -> Any:
-        return self._given or executors.newest() or self._own
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Return how many batches run side by side."""
@@ -47,7 +44,7 @@ class HyperflowBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
         if n_jobs is None:
             return 1
-        pool = self._executor
+        pool: Any = self._given or executors.newest()
         there: int = pool._max_workers if pool is not None else executors.Dispatcher(None).at_once
         return max(1, there + 1 + n_jobs) if n_jobs < 0 else n_jobs
 
@@ -57,13 +54,14 @@ class HyperflowBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         if wanted == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
-        if self._executor is None:
-            self._own = standalone.Executor(max_workers=wanted)
+        self._pool = self._given or executors.newest()
+        if self._pool is None:
+            self._pool = self._own = standalone.Executor(max_workers=wanted)
         return wanted
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Future[Any]], Any] | None = None) -> Future[Any]:
         """Evaluate a batch."""
-        future: Future[Any] = self._executor.submit(func)
+        future: Future[Any] = self._pool.submit(func)
         self._submitted.add(future)
         future.add_done_callback(self._submitted.discard)
         if callback is not None:
@@ -76,7 +74,7 @@ class HyperflowBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         """Return the results of a batch that has ended."""
         return out.result()
 
-    def abort_everything(self, ensure_ready: bool = True) -> None:
+    def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002 (joblib's signature)
         """Cancel what waits."""
         for future in list(self._submitted):
             future.cancel()
