@@ -8,8 +8,8 @@ The functions of Python that set these are replaced, in a worker, by ones that f
 evaluation that sets nothing costs nothing, and what one has set is put back exactly.
 
 What a module sets while it is imported stays, because the module stays, too; so does what an initializer of an
-executor sets (`keep`). Not seen is what C code sets, and what is set through a name that a preloaded module had taken before
-(`from os import chdir`).
+executor sets (`keep`). Not seen is what C code sets, and what is set through a name that a preloaded module had taken
+before (`from os import chdir`).
 
 Rejected: to compare all of it after each evaluation. It takes 4 µs, and does not tell what a module has set on purpose.
 """

@@ -2,12 +2,12 @@
 
 Some Pythons come without that package; then these tests are skipped. Not taken over, and why:
 
-| test | why |
+| tests of the process pool | why |
 |---|---|
-| test_killed_child, test_exit_..., test_crash_... of the process pool | there a crash breaks the pool; here its own future |
+| test_killed_child, all of ExecutorDeadlockTest | there a crash breaks the pool; here only its own future |
 | test_traceback | the remote traceback is a note of the exception, and not its cause |
-| test_processes_terminate, test_saturation, test_idle_... , test_max_tasks_... | about the process pool's own processes |
-| test_ressources_gced_in_workers, TestPythonFinalization | need multiprocessing's manager, or its threads |
+| test_processes_terminate, test_saturation, test_idle_..., test_max_tasks_... | about the pool's own processes |
+| test_ressources_gced_in_workers, test_python_finalization_error | about multiprocessing's manager, and its threads |
 
 Adapted: what a worker prints is in its log and not on standard output, so functions whose output a test reads write to
 the standard output of the main program; and workers start in the background, so the test that cancels waits until one
@@ -104,7 +104,8 @@ class FailingInitializerTest(init.FailingInitializerMixin, Base):
     executor_type = HyperflowExecutor
 
 
-PRINTS = "import os, time; sleep_and_print = lambda t, said, to=f'/proc/{os.getpid()}/fd/1': " + (
+PRINTS = (
+    "import os, time; sleep_and_print = lambda t, said, to=f'/proc/{os.getpid()}/fd/1': "
     "(time.sleep(t), open(to, 'w').write(said))"
 )
 

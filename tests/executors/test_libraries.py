@@ -43,7 +43,7 @@ def log_probability(x: Any) -> float:
 
 
 def test_run_in_executor() -> None:
-    """asyncio's loop.run_in_executor."""
+    """The event loop's.run_in_executor."""
 
     def work(pool: cf.Executor) -> list[float]:
         async def main() -> list[float]:
@@ -82,7 +82,7 @@ def test_scipy() -> None:
 
 
 def test_dask() -> None:
-    """dask computes on an executor that it is given as scheduler, or as pool."""
+    """One of dask's schedulers: it computes on an executor that it is given as scheduler, or as pool."""
     dask: Any = pytest.importorskip("dask", reason="dask is not installed")
     total = dask.delayed(sum)([dask.delayed(parabola)(x) for x in range(5)])
 
@@ -97,7 +97,7 @@ def test_dask() -> None:
 
 
 def test_emcee() -> None:
-    """emcee's pool needs a method `map`."""
+    """A pool of emcee needs a method `map`."""
     emcee: Any = pytest.importorskip("emcee", reason="emcee is not installed")
     numpy: Any = pytest.importorskip("numpy")
 
