@@ -97,6 +97,8 @@ class Dispatcher:
     def __init__(self, most: int | None) -> None:
         self.most = most
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.begin: Callable[[], object] = lambda: None
+        """Called when there is something to do and `open` has not been called."""
         self.finished = threading.Event()
         """Set after `close`, when nothing waits or runs any more."""
         self.on_finished: Callable[[], object] = lambda: None
@@ -148,9 +150,10 @@ class Dispatcher:
             waiting = list(self._waiting) if cancel else []
         for future, *_ in waiting:
             future.cancel()
-        if self.loop is None and not self._waiting:  # it was never opened
+        if self.loop is not None:
+            self._wake()
+        elif not self._waiting:  # it was never opened
             self.finished.set()
-        self._wake()
 
     def end(self, why: str) -> None:
         """Refuse what waits, and what comes."""
@@ -175,6 +178,7 @@ class Dispatcher:
 
     def _wake(self) -> None:
         if self.loop is None:  # `open` looks
+            self.begin()
             return
         self._woken = True
         try:

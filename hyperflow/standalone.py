@@ -7,21 +7,17 @@ reference to it, or with the interpreter, and leaves no process. Its event loop 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures as cf
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar, Unpack, overload
+from collections.abc import Callable
+from typing import Any, Unpack
 
 from hyperflow._job import open_here, run_in_new_loop
 from hyperflow.environment import OptionChanges
 from hyperflow.errors import MisuseError
 from hyperflow.executor import Dispatcher, EnvironmentExecutor, check_max_workers
 from hyperflow.worker.worker import worker_info
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class Executor(EnvironmentExecutor):
@@ -56,23 +52,9 @@ class Executor(EnvironmentExecutor):
         dispatcher = Dispatcher(max_workers or _own_cpus())
         super().__init__(dispatcher, options, initializer, initargs)
         self._host = _Host(dispatcher, options)
+        dispatcher.begin = self._host.begin
         weakref.finalize(self, dispatcher.close).atexit = False
         _open.add(self)
-
-    @overload
-    def submit(self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> cf.Future[T]: ...
-    @overload
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> cf.Future[T]: ...
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> cf.Future[Any]:
-        """Evaluate `fn(*args, **kwargs)` on a worker; from any thread, at once.
-
-        Raises:
-            RuntimeError: The executor was shut down, its workers could not be started, or this is a forked child.
-        """
-        future = super().submit(fn, *args, **kwargs)
-        if self._host.thread is None:
-            self._host.start()
-        return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and end the workers when all that was submitted has ended.
@@ -103,8 +85,8 @@ class _Host:
         self._lock = threading.Lock()
         self.thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Start it, if nobody has."""
+    def begin(self) -> None:
+        """Start the thread, if nobody has."""
         with self._lock:
             if self.thread is None:
                 self.thread = threading.Thread(target=self._main, name="hyperflow executor", daemon=True)

@@ -2,22 +2,25 @@
 
 import asyncio
 import concurrent.futures as cf
+import decimal
 import functools
 import gc
 import os
+import random
 import signal
 import threading
 import time
+import tracemalloc
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import hyperflow as hf
+from hyperflow import executor
 from tests.helpers import block_until, wait_until
 from tests.support import run_script
-
-pytestmark = pytest.mark.process
 
 
 def square(x: int) -> int:
@@ -30,6 +33,12 @@ def wait_for(path: str) -> str:
     while not os.path.exists(path):
         time.sleep(0.005)
     return path
+
+
+@hf.job
+async def a_job() -> int:
+    """Return a number."""
+    return 1
 
 
 def die() -> None:
@@ -129,18 +138,49 @@ def test_the_initializer_runs_once_in_each_worker(tmp_path: Path) -> None:
     broken.shutdown()
 
 
+def test_what_an_initializer_sets_stays() -> None:
+    """In the environment, the random generator, signal handlers, contexts and threads; what calls set is put back."""
+
+    def prepare() -> None:
+        os.environ["WORD"] = "initializer"
+        random.seed(7)
+        decimal.getcontext().prec = 5
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        threading.Thread(target=threading.Event().wait, daemon=True, name="stays").start()
+
+    def look(x: int) -> tuple[Any, ...]:
+        there = os.environ["WORD"], decimal.getcontext().prec, signal.getsignal(signal.SIGUSR1), random.getstate()[1][0]
+        names = [thread.name for thread in threading.enumerate()]
+        os.environ["WORD"] = "call"
+        decimal.getcontext().prec = 10
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        random.seed(x)
+        return (*there, "stays" in names, os.getpid())
+
+    random_7 = random.Random(7).getstate()[1][0]
+    with hf.Executor(max_workers=1, initializer=prepare) as pool:
+        seen = list(pool.map(look, range(20)))
+    assert {each[:-1] for each in seen} == {("initializer", 5, signal.SIG_IGN, random_7, True)}
+    assert len({each[-1] for each in seen}) == 1
+
+
+def test_bad_max_workers() -> None:
+    """It is the ValueError that libraries expect, and a ConfigurationError."""
+    for wrong in (0, -1, 1.5, "two"):
+        with pytest.raises(ValueError, match="greater than 0") as info:
+            hf.Executor(max_workers=wrong)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        assert isinstance(info.value, hf.ConfigurationError)
+
+
 def test_options_and_bad_ones() -> None:
     """Options are those of using(); one that makes no sense is refused at once."""
-
-    def fails_once(marks: str) -> int:
-        Path(marks, str(os.getpid())).touch()
-        die()
-        return 0
-
     with pytest.raises(hf.ConfigurationError, match="retires"):
         hf.Executor(max_workers=1, retires=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    with pytest.raises(hf.ConfigurationError):
-        hf.Executor(max_workers=0)
+    with hf.Executor(max_workers=1, retries=1) as pool:
+        with pytest.raises(hf.WorkerDied, match="2 tries"):
+            pool.submit(die).result()
+        with pytest.raises(hf.MisuseError, match="makes flows"):
+            pool.submit(a_job)
     with hf.Executor(max_workers=1, time_limit=0.2) as pool, pytest.raises(hf.TimeLimitExceeded):
         pool.submit(time.sleep, 60).result()
 
@@ -231,11 +271,44 @@ async def test_an_environment_that_is_closed() -> None:
 def test_inside_an_evaluation() -> None:
     """A function on a worker may open its own executor, on the CPUs that it has."""
 
-    def nested() -> list[int]:
+    def nested() -> tuple[int, list[int]]:
         with hf.Executor() as pool:
-            return list(pool.map(square, range(4)))
+            return pool._max_workers, list(pool.map(square, range(4)))
 
-    assert hf.run_job_local(hf.remote_eval(nested), cpus=1) == [0, 1, 4, 9]
+    assert hf.run_job_local(hf.remote_eval(nested), cpus=1) == (1, [0, 1, 4, 9])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*CPUs were asked for", category=RuntimeWarning)
+        assert hf.run_job_local(hf.remote_eval(nested).using(cpus=3), cpus=3) == (3, [0, 1, 4, 9])
+
+
+@pytest.mark.unit
+def test_what_waits_takes_little_memory() -> None:
+    """Each submission takes less than two kilobytes, of which its future has most."""
+    dispatcher = executor.Dispatcher(1)
+    pool = executor.EnvironmentExecutor(dispatcher, {})
+    pool.submit(square, 0)
+    tracemalloc.start()
+    futures = [pool.submit(square, 1) for _ in range(2000)]
+    each = tracemalloc.get_traced_memory()[0] / len(futures)
+    tracemalloc.stop()
+    assert each < 2048
+    pool.shutdown(wait=False, cancel_futures=True)
+    assert all(future.cancelled() for future in futures)
+
+
+def test_a_loop_that_has_ended() -> None:
+    """A call for an environment whose event loop is gone fails, and shutdown does not wait."""
+
+    async def leave() -> cf.Executor:
+        async with hf.open_local_job(cpus=1) as env:
+            return env.executor()
+
+    pool = asyncio.run(leave())
+    with pytest.raises(cf.BrokenExecutor, match="has ended"):
+        pool.submit(square, 1).result(10)
+    with pytest.raises(cf.BrokenExecutor, match="has ended"):
+        pool.submit(square, 1)
+    pool.shutdown()
 
 
 def test_threads_submit_side_by_side() -> None:

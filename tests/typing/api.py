@@ -168,6 +168,14 @@ async def main() -> None:
         (await hf.ask()).using(time_limits=3)  # error: time_limits
     reveal_type((await hf.ask()).statistics().cpus)  # revealed: int
 
+    # executors
+    with hf.Executor(max_workers=2, initializer=print, initargs=("x",), retries=1) as pool:
+        reveal_type(pool.submit(area, 2.0, height=3.0))  # revealed: Future[float]
+        reveal_type(pool.submit(fetch, "x").result())  # revealed: bytes
+        reveal_type(list(pool.map(len, ["a"], chunksize=2)))  # revealed: list[int]
+        pool.submit(area, "x")  # error:
+    hf.Executor(retires=1)  # error: retires
+
     # locks and variables
     async with hf.with_lock("a"), hf.with_locks([1, ("b", 2)]):
         hf.with_locks(3)  # error:
