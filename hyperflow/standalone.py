@@ -49,8 +49,10 @@ class Executor(EnvironmentExecutor):
         **options: Unpack[OptionChanges],
     ) -> None:
         check_max_workers(max_workers)
-        dispatcher = Dispatcher(max_workers or _own_cpus())
+        dispatcher = Dispatcher(max_workers)
         super().__init__(dispatcher, options, initializer, initargs)
+        if max_workers is None and (cpus := _own_cpus()) is not None:
+            dispatcher.most = max(1, cpus // options.get("cpus", 1))
         self._host = _Host(dispatcher, options)
         dispatcher.begin = self._host.begin
         weakref.finalize(self, dispatcher.close).atexit = False
@@ -89,8 +91,13 @@ class _Host:
         """Start the thread, if nobody has."""
         with self._lock:
             if self.thread is None:
-                self.thread = threading.Thread(target=self._main, name="hyperflow executor", daemon=True)
-                self.thread.start()
+                thread = threading.Thread(target=self._main, name="hyperflow executor", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # there are too many, or the interpreter ends
+                    self._failed(error)
+                else:
+                    self.thread = thread
 
     def join(self) -> None:
         """Wait until it has ended."""
@@ -101,9 +108,11 @@ class _Host:
         try:
             run_in_new_loop(self._run())
         except BaseException as error:  # noqa: BLE001 (every caller has to learn why)
-            self._dispatcher.end(f"the workers of this executor could not be started or kept: {error}")
-        finally:
-            self._dispatcher.finished.set()
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        self._dispatcher.end(f"the workers of this executor could not be started or kept: {error}")
+        self._dispatcher.finished.set()
 
     async def _run(self) -> None:
         dispatcher, finished = self._dispatcher, asyncio.Event()
