@@ -56,7 +56,6 @@ class Executor(EnvironmentExecutor):
         self._host = _Host(dispatcher, options)
         dispatcher.begin = self._host.begin
         weakref.finalize(self, dispatcher.close).atexit = False
-        _open.add(self)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and end the workers when all that was submitted has ended.
@@ -82,10 +81,11 @@ class _Host:
     """A thread with an event loop and an environment. It knows nothing of the executor, which may go before it."""
 
     def __init__(self, dispatcher: Dispatcher, options: OptionChanges) -> None:
-        self._dispatcher = dispatcher
+        self.dispatcher = dispatcher
         self._options = options
         self._lock = threading.Lock()
         self.thread: threading.Thread | None = None
+        _hosts.add(self)
 
     def begin(self) -> None:
         """Start the thread, if nobody has."""
@@ -111,11 +111,11 @@ class _Host:
             self._failed(error)
 
     def _failed(self, error: BaseException) -> None:
-        self._dispatcher.end(f"the workers of this executor could not be started or kept: {error}")
-        self._dispatcher.finished.set()
+        self.dispatcher.end(f"the workers of this executor could not be started or kept: {error}")
+        self.dispatcher.finished.set()
 
     async def _run(self) -> None:
-        dispatcher, finished = self._dispatcher, asyncio.Event()
+        dispatcher, finished = self.dispatcher, asyncio.Event()
         dispatcher.on_finished = finished.set
         cpus = dispatcher.most and dispatcher.most * self._options.get("cpus", 1)
         async with open_here(cpus=cpus, shared=True) as env:
@@ -123,13 +123,16 @@ class _Host:
             await finished.wait()
 
 
-_open: weakref.WeakSet[Executor] = weakref.WeakSet()
-"""Executors with workers of their own: the interpreter's end waits for them."""
+_hosts: weakref.WeakSet[_Host] = weakref.WeakSet()
+"""The interpreter's end waits for them, also where nobody knows the executor any more."""
 
 
 def _finish_all() -> None:
-    for executor in list(_open):
-        executor.shutdown()
+    hosts = list(_hosts)
+    for host in hosts:
+        host.dispatcher.close()
+    for host in hosts:
+        host.join()
 
 
 # Not `atexit`: by then the thread pools that the end of an environment needs take no more work. The standard library's
