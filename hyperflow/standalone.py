@@ -7,6 +7,7 @@ reference to it, or with the interpreter, and leaves no process. Its event loop 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 (see the end of this file)
 import os
 import threading
 import weakref
@@ -135,6 +136,6 @@ def _finish_all() -> None:
         host.join()
 
 
-# Not `atexit`: by then the thread pools that the end of an environment needs take no more work. The standard library's
-# own executors do the same.
+# Not `atexit`: by then the thread pools that the end of an environment needs take no more work. What is registered here
+# is called in reverse order, so these pools have to be imported before. The standard library's executors do the same.
 threading._register_atexit(_finish_all)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
