@@ -21,11 +21,10 @@ from hyperflow import executor as executors
 from hyperflow import standalone
 
 
-class HyperflowBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib has no types
+class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib has no types
     """Sends joblib's batches to an executor."""
 
     supports_retrieve_callback = True
-    supports_timeout = True
     default_n_jobs = -1
 
     def __init__(self, executor: Executor | None = None, **others: Any) -> None:
@@ -38,7 +37,8 @@ class HyperflowBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), ()
 
-    def effective_n_jobs(self, n_jobs: int | None) -> int:
+    # joblib's own methods return nothing as far as pyright can see.
+    def effective_n_jobs(self, n_jobs: int | None) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return how many batches run side by side."""
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
@@ -48,7 +48,9 @@ class HyperflowBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         there: int = pool._max_workers if pool is not None else executors.Dispatcher(None).at_once
         return max(1, there + 1 + n_jobs) if n_jobs < 0 else n_jobs
 
-    def configure(self, n_jobs: int = 1, parallel: Any = None, **_: Any) -> int:
+    def configure(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, n_jobs: int = 1, parallel: Any = None, **_: Any
+    ) -> int:
         """Begin a call of joblib's."""
         wanted = self.effective_n_jobs(n_jobs)
         if wanted == 1:
@@ -88,4 +90,4 @@ class HyperflowBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
             self._own = None
 
 
-register_parallel_backend("hyperflow", HyperflowBackend)
+register_parallel_backend("hyperflow", _Backend)

@@ -7,7 +7,7 @@ reference to it, or with the interpreter, and leaves no process. Its event loop 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures.thread  # noqa: F401 (see the end of this file)
+import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport] (see the end of this file)
 import os
 import threading
 import weakref
