@@ -99,7 +99,7 @@ class Dispatcher:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.begin: Callable[[], object] = lambda: None
         """Called when there is something to do and `open` has not been called."""
-        self.finished = threading.Event()
+        self.finished: threading.Event = threading.Event()
         """Set after `close`, when nothing waits or runs any more."""
         self.on_finished: Callable[[], object] = lambda: None
         """Called then, on the loop."""
