@@ -18,7 +18,7 @@ import shutil
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import attrs
@@ -338,8 +338,7 @@ def _remove_run(base_dir: Path, home: Path) -> int:
         if (home / "program.json").exists():
             told = _program_json(home) or {}
             program_id = str(told.get("program_id", home.name))
-            run = stack.enter_context(closing(rundir.HeldRun.open(home, program_id)))
-            stack.callback(rundir.take_lock(run, program_id).release)
+            stack.callback(Ownership.acquire((held / "master").through, program_id).release)
         if (own := home / "results.sqlite").is_file():
             stack.callback(Ownership.acquire(own, "hyperflow gc").release)
         if at_work := _jobs_at_work(home):

@@ -18,7 +18,6 @@ from hyperflow.database.file import DatabaseFile
 from hyperflow.database.ownership import Ownership
 from hyperflow.database.shrink import without
 from hyperflow.errors import DatabaseError
-from hyperflow.master import rundir
 from hyperflow.program import ProgramInfo
 from tests.cli.test_damage import hyperflow
 from tests.database import damage
@@ -95,7 +94,7 @@ def test_what_runs_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     """A master, the owner of the results, a head, here or on another host, and a job that Slurm may know."""
     runs = [made(tmp_path) for _ in range(5)]
     homes = [home_of(run) for run in runs]
-    locks = [rundir.take_lock(homes[0], "p"), Ownership.acquire(homes[1] / "results.sqlite", "p")]
+    locks = [Ownership.acquire(homes[0] / "master", "p"), Ownership.acquire(homes[1] / "results.sqlite", "p")]
     for home, host in ((homes[2], socket.gethostname()), (homes[3], "elsewhere")):
         (home / "control").mkdir(mode=0o700)
         address = {"host": host, "pid": os.getpid(), "path": "x"}
