@@ -14,8 +14,9 @@ demo: .venv/installed
 check: .venv/installed-dev
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit lint
 
+# Three at a time on two cores: many tests wait for something.
 test: .venv/installed-dev
-	@$(PY) -m pytest --numprocesses=2
+	@$(PY) -m pytest --numprocesses=3
 
 unit: .venv/installed-dev
 	@$(PY) -m pytest -q -m unit --numprocesses=2 --hypothesis-profile=quick

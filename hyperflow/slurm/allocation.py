@@ -120,16 +120,16 @@ def find(environ: Mapping[str, str], run: scontrol.Run | None = None, pauses: Se
 
 def _ask(job_id: int, run: scontrol.Run | None, pauses: Sequence[float]) -> scontrol.JobRecord | None:
     until = time.monotonic() + scontrol.TIMEOUT  # one that hangs is not asked again
-    for pause in (*pauses, None):
+    left = list(pauses)
+    while True:
         try:
             return scontrol.ask(job_id, run)
         except SlurmError as error:
-            if pause is None or time.monotonic() > until:
+            if not left or time.monotonic() > until:
                 text = "it is not known when this allocation ends, so work may be cut off at its end: %s"
                 logger.warning(text, error)
-                break
-            time.sleep(pause)
-    return None
+                return None
+        time.sleep(left.pop(0))
 
 
 class _Variables:

@@ -80,6 +80,25 @@ def test_results_round_trip(sent: list[tuple[int, Outcome, float, bytes, list[by
     assert [(t, o, s, bytes(p), [bytes(b) for b in bs]) for t, o, s, p, bs in frames.results(body)] == sent
 
 
+@given(numbers, st.sampled_from(Outcome), st.floats(0, 1e6, width=32), payloads)
+def test_one_result_is_packed_at_once(task: int, outcome: Outcome, seconds: float, payload: bytes) -> None:
+    """The short cut for a single result gives the same bytes."""
+    whole = b"".join(frames.records_frame(Kind.RESULTS, 0, frames.result_record(task, outcome, seconds, payload)))
+
+    assert frames.result_frame(task, outcome, seconds, payload) == whole
+
+
+def test_a_block_is_named_and_not_sent() -> None:
+    """Of a buffer that is in a block of shared memory, only the number travels."""
+    parts: list[frames.Bytes] = []
+    frames.add_task(parts, 1, 2, b"call", [memoryview(b"one"), 77, memoryview(b"three")])
+    ((_, _, body),) = Reader().feed(b"".join(frames.records_frame(Kind.TASKS, 7, parts)))
+    ((_, _, payload, beside),) = frames.tasks(body)
+
+    assert bytes(payload) == b"call"
+    assert [each if isinstance(each, int) else bytes(each) for each in beside] == [b"one", 77, b"three"]
+
+
 def test_arrays_travel_beside_their_pickle_and_can_be_written_to() -> None:
     """Neither side copies them, and whoever gets one owns it."""
     numpy = pytest.importorskip("numpy")

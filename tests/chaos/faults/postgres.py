@@ -70,7 +70,7 @@ def backend_killed(run: Run) -> None:
     here = at_work(run)
     if not (serving := here.serving()):
         raise NotRun("nobody served the program at that moment")
-    os.kill(serving[0], signal.SIGKILL)
+    send(serving[0], signal.SIGKILL)
 
 
 # ------------------------------------------------------------------------------------------------ silent, and slow
@@ -83,17 +83,17 @@ def silent(run: Run, whole: bool) -> None:
     if not stopped:
         raise NotRun("nobody served the program at that moment")
     for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
+        send(pid, signal.SIGSTOP)
     run.wait()
     for pid in stopped:
-        go_on(pid)
+        send(pid, signal.SIGCONT)
     run.start()
 
 
-def go_on(pid: int) -> None:
-    """Let a process go on, if it is still there."""
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process of the server, if it is still there."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGCONT)
+        os.kill(pid, number)
 
 
 def slow(run: Run) -> None:
@@ -102,10 +102,10 @@ def slow(run: Run) -> None:
     for _ in range(12):
         stopped = here.backends()
         for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
+            send(pid, signal.SIGSTOP)
         pause(run, 0.1, 0.6)
         for pid in stopped:
-            go_on(pid)
+            send(pid, signal.SIGCONT)
         pause(run, 0, 0.1)
 
 
