@@ -17,6 +17,7 @@ import sys
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 import attrs
@@ -344,7 +345,7 @@ def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncC
         raise MisuseError(
             f"{where} blocks, and an event loop is running here (a notebook, or async code); write: "
             f"async with hyperflow.{where.replace('run_job', 'open')}_job() as env: "
-            f"result = await {job.used().step}"
+            f"result = await {job.used().step}{_in_a_notebook()}"
         )
 
     async def run() -> T:
@@ -360,6 +361,14 @@ def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncC
         flow = result.used()
         raise MisuseError(f"{job!r} returned the flow {flow!r}, not its result; write: return await {flow.step}")
     return result
+
+
+def _in_a_notebook() -> str:
+    """Return what to type in place of `%run script.py`, where that may have been typed; else nothing."""
+    if "IPython" not in sys.modules:
+        return ""
+    script = Path(getattr(sys.modules.get("__main__"), "__file__", None) or "script.py").name
+    return f"; or, in place of %run {script}, which shares the notebook's event loop: !{{sys.executable}} {script}"
 
 
 def _is_being_imported() -> bool:
@@ -378,6 +387,15 @@ def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
         raise MisuseError(
             "multiprocessing has started this process by spawn or forkserver, and imports the script in it once more; "
             'put what runs the program under `if __name__ == "__main__":`'
+        )
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        main.close()
+        raise MisuseError(
+            f"an event loop is running here (a notebook, or async code), and this needs one{_in_a_notebook()}"
         )
     hold_standard_streams()
     try:

@@ -172,6 +172,12 @@ class Flow(Generic[T_co]):
             return f"the flow {self.used().step}; write: {use}"
         return f"<{type(self).__name__} {self.step}>"
 
+    def _repr_html_(self) -> str:
+        from hyperflow import displays  # noqa: PLC0415 (only a notebook asks)
+
+        remark = f"is a flow ({type(self).__name__}), which runs when it is awaited:"
+        return displays.code(f"{self.step}", remark, f"await {self.step}")
+
     def __reduce__(self) -> tuple[Any, ...]:
         if peek() is None and environment.on_worker():
             remedy = environment.not_on_workers("returns it")
@@ -220,6 +226,7 @@ _OF_FUTURES = frozenset(
 
 def _in_started(env: environment.Environment, step: Step) -> Generator[Any, None, Any]:
     """Run a step in the environment that was started on this loop, as a cell of a notebook does."""
+    __tracebackhide__ = True  # IPython leaves this frame out of what it shows
     with environment.entered(env), failures.shortened():
         return (yield from step.__await__())
 
