@@ -112,7 +112,7 @@ $(foreach venv,.venv .venv-bench .venv-tools,$(eval $(call moved,$(venv))))
 	@echo "Installing hyperflow and the development tools into .venv"
 	$(if $(LOCKED),@$(PY) -m pip install -qq --require-hashes -r requirements-dev.txt)
 	@$(PY) -m pip install -qq $(if $(LOCKED),--no-deps) -e '.[dev]'
-	@touch .venv/installed .venv/installed-notebooks $@
+	@touch .venv/installed $@
 
 # The peers have an environment of their own, so that what they need cannot change what is tested.
 .venv-bench/installed: pyproject.toml benchmarks/requirements.txt .venv-bench/made-in

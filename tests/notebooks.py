@@ -50,6 +50,7 @@ def execute_here(source: Path, target: Path) -> None:
 
 def environment(directory: Path) -> dict[str, str]:
     """Return what a kernel needs to keep all that it writes in a directory."""
+    (directory / "tmp").mkdir(exist_ok=True)
     return {
         **os.environ,
         "PYTHONPATH": str(TOP),
@@ -60,6 +61,7 @@ def environment(directory: Path) -> dict[str, str]:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "MPLCONFIGDIR": str(directory / "matplotlib"),
         "NO_COLOR": "1",
+        "TMPDIR": str(directory / "tmp"),
     }
 
 

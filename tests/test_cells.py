@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -18,7 +18,7 @@ async def fails(text: str) -> None:
 
 
 @pytest.fixture
-async def watcher() -> Iterator[Watcher]:  # type: ignore[misc]  # pyright: ignore
+async def watcher() -> AsyncIterator[Watcher]:
     """Watch the test's event loop."""
     one = Watcher(asyncio.get_running_loop())
     one.begin()
@@ -80,10 +80,16 @@ async def test_many(watcher: Watcher, capsys: pytest.CaptureFixture[str]) -> Non
     assert "and 7 more" in told
 
 
-async def test_evaluations(watcher: Watcher, capsys: pytest.CaptureFixture[str]) -> None:
-    """So is an evaluation that was started and not awaited, with the call that it was."""
+@hf.job
+async def divided() -> object:
+    """Fail on a worker."""
+    return await hf.remote_eval(divmod, 1, 0)
+
+
+async def test_jobs(watcher: Watcher, capsys: pytest.CaptureFixture[str]) -> None:
+    """So is a job that was started and not awaited, with the call that has failed."""
     async with open_inline_job():
-        await settled(hf.remote_eval(divmod, 1, 0).start())
+        await settled(divided().start())
     watcher.tell()
     assert "divmod(1, 0)" in capsys.readouterr().err
 
