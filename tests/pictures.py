@@ -1,16 +1,19 @@
 """Pictures of notebooks in a real JupyterLab, in a headless browser.
 
-    python -m tests.pictures TARGET [NAME ...]     # TARGET/NAME-1.png, ...: screen by screen, after "run all cells"
+    python -m tests.pictures TARGET [NAME ...]     # TARGET/NAME-1.png, ...: one each second while all cells run
 
-It needs chromium (Debian package chromium) and playwright (the Python package; no browser of its own).
+It needs chromium (Debian package chromium), playwright (the Python package; none of its own browsers) and JupyterLab
+(`make notebook` installs it).
 """
 
 import asyncio
+import importlib.util
 import json
 import os
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,17 +24,21 @@ from tests.helpers import wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
-WIDTH, HEIGHT = 1200, 1000
+WIDTH, HEIGHT = 1100, 4600
+"""High enough for a whole notebook: JupyterLab draws only what is in sight."""
+
+SECONDS = 120
+
+NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}
 
 
 def obstacle() -> str:
     """Return why there can be no picture; "" if there can."""
     if CHROMIUM is None:
         return "there is no chromium (Debian package chromium)"
-    try:
-        import playwright.async_api  # noqa: F401
-    except ImportError:
-        return "there is no playwright (pip install playwright)"
+    for name in ("playwright", "jupyterlab"):
+        if importlib.util.find_spec(name) is None:
+            return f"there is no {name} (pip install {name})"
     return ""
 
 
@@ -43,67 +50,66 @@ async def lab(directory: Path) -> AsyncIterator[str]:
         port = probe.getsockname()[1]
     token = os.urandom(16).hex()
     place = directory.parent / "jupyter"
-    place.mkdir()
+    settings = place / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps(NO_NEWS))
+    surroundings = {"JUPYTER_TOKEN": token, "JUPYTERLAB_SETTINGS_DIR": str(place / "settings")}
     with (place / "log").open("wb") as log:
         server = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"),
-            *("--ip=127.0.0.1", f"--notebook-dir={directory}"),
-            env={**notebooks.environment(place), "JUPYTER_TOKEN": token},
+            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1"),
+            *(f"--notebook-dir={directory}", "--LabApp.expose_app_in_browser=True"),
+            env=notebooks.environment(place) | surroundings,
             stdout=log,
             stderr=log,
         )
-        try:
-            runtime = place / "runtime"
-            await wait_until(lambda: list(runtime.glob("jpserver-*.json")), 60, "JupyterLab has started")
-            yield f"http://127.0.0.1:{port}/lab/tree/{{name}}.ipynb?token={token}"
-        finally:
-            server.terminate()
-            await server.wait()
+    try:
+        runtime = place / "runtime"
+        await wait_until(lambda: list(runtime.glob("jpserver-*.json")), 60, "JupyterLab has started")
+        yield f"http://127.0.0.1:{port}/lab/tree/{{name}}.ipynb?token={token}"
+    finally:
+        server.terminate()
+        await server.wait()
 
 
-async def photograph(name: str, target: Path, within: Path) -> list[Path]:
-    """Run all cells of a notebook in JupyterLab, and take pictures of it from its beginning to its end."""
+async def photograph(name: str, target: Path, within: Path) -> tuple[list[Path], str]:
+    """Run all cells of a notebook in JupyterLab, a picture each second; return the pictures, and the text in the end."""
     from playwright.async_api import async_playwright
 
     directory = within / "notebooks"
     directory.mkdir()
     source: Any = json.loads((notebooks.DIRECTORY / f"{name}.ipynb").read_text())
-    for cell in source["cells"]:
-        if cell["cell_type"] == "code":
-            cell |= {"outputs": [], "execution_count": None}
+    code = [cell for cell in source["cells"] if cell["cell_type"] == "code"]
+    for cell in code:
+        cell |= {"outputs": [], "execution_count": None}
     (directory / f"{name}.ipynb").write_text(json.dumps(source))
     taken: list[Path] = []
     async with lab(directory) as address, async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = await browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         await page.goto(address.format(name=name), timeout=60_000)
-        await page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         await page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=60_000)
-        await page.keyboard.press("Escape")
-        await page.click("text=Run >> nth=0")
-        await page.click("text=Run All Cells")
-        last = len([cell for cell in source["cells"] if cell["cell_type"] == "code"])
-        for number in range(1, 1000):  # while it runs: the picture that grows
-            path = target / f"{name}-{number}.png"
-            await page.screenshot(path=path)
-            taken.append(path)
-            if await page.locator(f".jp-InputPrompt:has-text('[{last}]:')").count() or number > 100:
+        await page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
+        running = asyncio.ensure_future(page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')"))
+        for number in range(1, SECONDS):  # while it runs: the picture that grows
+            ended, _ = await asyncio.wait([running], timeout=1)
+            taken.append(target / f"{name}-{number}.png")
+            await page.screenshot(path=taken[-1])
+            if ended:
                 break
-            await asyncio.sleep(1)
+        text = await page.inner_text(".jp-Notebook")
+        await page.evaluate("window.jupyterapp.serviceManager.sessions.shutdownAll()")
         await browser.close()
-    return taken
+    return taken, text
 
 
 async def main(arguments: Sequence[str]) -> None:
     """Take pictures."""
-    import tempfile
-
     target = Path(arguments[0])
     target.mkdir(parents=True, exist_ok=True)
     for name in arguments[1:] or notebooks.LOCAL:
         with tempfile.TemporaryDirectory(prefix="pictures-") as within:
-            for path in await photograph(name, target, Path(within)):
-                print(path)
+            taken, _ = await photograph(name, target, Path(within))
+            print(*taken, sep="\n")
 
 
 if __name__ == "__main__":
