@@ -72,7 +72,7 @@ async def lab(directory: Path) -> AsyncIterator[str]:
 
 
 async def photograph(name: str, target: Path, within: Path) -> tuple[list[Path], str]:
-    """Run all cells of a notebook in JupyterLab, a picture each second; return the pictures, and the text in the end."""
+    """Run all cells of a notebook in JupyterLab; return a picture for each second, and the text in the end."""
     from playwright.async_api import async_playwright
 
     directory = within / "notebooks"
