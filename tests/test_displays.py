@@ -53,7 +53,7 @@ async def test_environment_and_statistics() -> None:
 
 def test_statistics_of_a_cluster() -> None:
     """Jobs by state; what never happened is left out."""
-    html = shown(ClusterStatistics({"running": 2, "held": 0}, 0, 2, 0, 0, 0, 1, 0, 0, {"sbatch": 3}))
+    html = shown(ClusterStatistics({"running": 2, "held": 0}, 0, 2, 0, 0, 0, 0, 1, 0, 0, {"sbatch": 3}))
     assert "2 running, 1 retried" in html
     assert "held" not in html
     assert "sbatch 3" in html
@@ -64,6 +64,8 @@ async def test_map() -> None:
     squares = hf.KeyValMap[int, int]("squares")
     assert "environment" in shown(squares)
     async with open_inline_job():
+        assert "no entries yet" in shown(squares)
+    async with hf.open_local_job(cpus=1):
         assert "no entries yet" in shown(squares)
         for x in (*range(30), 29):
             await squares.insert(x, x * x)

@@ -5,6 +5,7 @@ import contextvars
 import gc
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -193,11 +194,11 @@ async def test_two_starts_at_once() -> None:
     await (await first).close()
 
 
-def test_an_environment_whose_loop_has_ended() -> None:
+def test_an_environment_whose_loop_has_ended(tmp_path: Path) -> None:
     """asyncio.run closes it with its loop; afterwards it says so, another can be started, and close does nothing."""
 
     async def starts() -> hf.JobEnv:
-        env = await hf.start_local(cpus=1)
+        env = await hf.start_local(cpus=1, program=hf.ProgramInfo.new(tmp_path))
         assert await squares(2) == [0, 1]
         return env
 

@@ -111,8 +111,9 @@ class KeyValMap(Generic[K, V]):
         from hyperflow.database import shown  # noqa: PLC0415 (only a notebook asks)
         from hyperflow.database.readers import reader  # noqa: PLC0415 (only a notebook asks)
 
-        found = reader(env.program.database)
-        if self.name not in found.maps():
+        where = env.program.database
+        found = reader(where) if isinstance(where, str) or where.exists() else None
+        if found is None or self.name not in found.maps():
             return shown.html_table(repr(self), (), (), "no entries yet")
         makers, entries = records.makers(self.key), dict[str, str | None]()
         for text, value, _ in found.sample(self.name):
