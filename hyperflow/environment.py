@@ -502,5 +502,7 @@ def using(**changes: Unpack[OptionChanges]) -> Generator[Environment, None, None
         ConfigurationError: There is no such option, or a value makes no sense.
         NotInFlow: No flow runs here.
     """
-    with entered(current("using(...)").using(**changes)) as environment:
+    from hyperflow import failures  # noqa: PLC0415 (it needs asyncio, and workers import this module)
+
+    with entered(current("using(...)").using(**changes)) as environment, failures.shortened():
         yield environment
