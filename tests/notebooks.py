@@ -61,6 +61,7 @@ def environment(directory: Path) -> dict[str, str]:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "MPLCONFIGDIR": str(directory / "matplotlib"),
         "NO_COLOR": "1",
+        "PYTHONWARNINGS": "ignore::RuntimeWarning",  # that this machine has fewer CPUs than its nodes
         "TMPDIR": str(directory / "tmp"),
     }
 
