@@ -27,7 +27,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WIDTH, HEIGHT = 1100, 4600
 """High enough for a whole notebook: JupyterLab draws only what is in sight."""
 
-SECONDS = 120
+SECONDS = 60
+
+KERNEL_IS_IDLE = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 
 NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}
 
@@ -87,7 +89,7 @@ async def photograph(name: str, target: Path, within: Path) -> tuple[list[Path],
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = await browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         await page.goto(address.format(name=name), timeout=60_000)
-        await page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=60_000)
+        await page.wait_for_function(KERNEL_IS_IDLE, timeout=60_000)
         await page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
         running = asyncio.ensure_future(page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')"))
         for number in range(1, SECONDS):  # while it runs: the picture that grows
