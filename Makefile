@@ -1,7 +1,7 @@
 # Needs make and Python >= 3.11, nothing else; see CONTRIBUTING.md.
 # Paths are relative and everything runs through .venv/bin/python: the checkout may be anywhere, spaces included.
 
-.PHONY: demo check test unit model lint style mypy pyright public-types coverage chaos controls mutants matrix lock format build bench clean
+.PHONY: demo notebook notebooks check test unit model lint style mypy pyright public-types coverage chaos controls mutants matrix lock format build bench clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -9,6 +9,14 @@ TOOLS := .venv-tools/bin
 
 demo: .venv/installed
 	@$(PY) programs/root_search.py --local
+
+# Opens JupyterLab on notebooks/.
+notebook: .venv/installed-notebooks
+	@$(PY) -m jupyter lab --notebook-dir=notebooks
+
+# Executes the notebooks from scratch and writes their outputs; NAMES="tour results" for some of them.
+notebooks: .venv/installed-dev
+	@$(PY) -m tests.notebooks $(NAMES)
 
 # While working: all that takes less than a minute, side by side. What each part prints comes when the part has ended.
 check: .venv/installed-dev
@@ -107,6 +115,11 @@ $(foreach venv,.venv .venv-bench .venv-tools,$(eval $(call moved,$(venv))))
 	@echo "Installing hyperflow into .venv"
 	@$(PY) -m pip install -qq -e .
 	@touch $@
+
+.venv/installed-notebooks: pyproject.toml .venv/made-in
+	@echo "Installing hyperflow and JupyterLab into .venv"
+	@$(PY) -m pip install -qq -e '.[notebooks]'
+	@touch .venv/installed $@
 
 # LOCKED=yes installs what requirements-dev.txt says, to the byte.
 .venv/installed-dev: pyproject.toml .venv/made-in

@@ -17,6 +17,7 @@ import sys
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 import attrs
@@ -355,7 +356,7 @@ def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncC
         raise MisuseError(
             f"{where} blocks, and an event loop is running here (a notebook, or async code); write: "
             f"async with hyperflow.{where.replace('run_job', 'open')}_job() as env: "
-            f"result = await {job.used().step}"
+            f"result = await {job.used().step}{_in_a_notebook()}"
         )
 
     async def run() -> T:
@@ -375,6 +376,14 @@ def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncC
     return result
 
 
+def _in_a_notebook() -> str:
+    """Return what to type in place of `%run script.py`, where that may have been typed; else nothing."""
+    if "IPython" not in sys.modules:
+        return ""
+    script = Path(getattr(sys.modules.get("__main__"), "__file__", None) or "script.py").name
+    return f"; or, in place of %run {script}, which shares the notebook's event loop: !{{sys.executable}} {script}"
+
+
 def _is_being_imported() -> bool:
     multiprocessing = sys.modules.get("multiprocessing.process")
     return multiprocessing is not None and getattr(multiprocessing.current_process(), "_inheriting", False)
@@ -391,6 +400,15 @@ def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
         raise MisuseError(
             "multiprocessing has started this process by spawn or forkserver, and imports the script in it once more; "
             'put what runs the program under `if __name__ == "__main__":`'
+        )
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        main.close()
+        raise MisuseError(
+            f"an event loop is running here (a notebook, or async code), and this needs one{_in_a_notebook()}"
         )
     hold_standard_streams()
     try:

@@ -168,6 +168,28 @@ class Statistics:
     nodes_aside: int = 0
     copied: int = 0
 
+    def in_words(self) -> dict[str, str]:
+        """Return what there is to tell, by what it concerns: nodes, CPUs, workers, evaluations."""
+        rare = {"lost": self.nodes_lost, "aside": self.nodes_aside}
+        happened = {"retried": self.retried, "returned": self.returned, "copied": self.copied, "late": self.late}
+        states = ("waiting", "running", "done", "failed", "cancelled")
+        return {
+            "nodes": _counts({"up": self.nodes}, rare),
+            "CPUs": f"{self.cpus}, {self.cpus_free} free",
+            "workers": _counts({}, self.workers) or "none yet",
+            "evaluations": _counts({state: getattr(self, state) for state in states}, happened),
+        }
+
+    def _repr_html_(self) -> str:
+        from hyperflow import displays  # noqa: PLC0415 (only a notebook asks)
+
+        return displays.facts("", self.in_words())
+
+
+def _counts(always: Mapping[str, int], if_any: Mapping[str, int]) -> str:
+    """Return counts in words: `3 up, 1 lost`."""
+    return ", ".join(f"{count} {name}" for name, count in (*always.items(), *if_any.items()) if count or name in always)
+
 
 class Locks(Protocol):
     """Acquires keys, all or none, for a number by which they are released.
@@ -283,6 +305,17 @@ class Environment:
         """Return this environment with changed options; the module's `using` says which there are."""
         options, job_options = changed(self.options, self.job_options, changes)
         return attrs.evolve(self, options=options, job_options=job_options)
+
+    def _repr_html_(self) -> str:
+        from hyperflow import displays  # noqa: PLC0415 (only a notebook asks)
+
+        in_force = " (in force in every cell)" if started() is self else " (closed)" if self in closers else ""
+        known: dict[str, str] = self.evaluator.statistics().in_words()
+        if self.options != Options():
+            changes = attrs.asdict(self.options, filter=lambda field, value: value != field.default)
+            known |= {"options": ", ".join(f"{name}={value!r}" for name, value in changes.items())}
+        known |= {"results": str(self.program.database), "logs": str(self.program.log_dir)}
+        return displays.facts(f"{type(self).__name__}{in_force}", known)
 
 
 @attrs.define(eq=False)
@@ -469,5 +502,7 @@ def using(**changes: Unpack[OptionChanges]) -> Generator[Environment, None, None
         ConfigurationError: There is no such option, or a value makes no sense.
         NotInFlow: No flow runs here.
     """
-    with entered(current("using(...)").using(**changes)) as environment:
+    from hyperflow import failures  # noqa: PLC0415 (it needs asyncio, and workers import this module)
+
+    with entered(current("using(...)").using(**changes)) as environment, failures.shortened():
         yield environment

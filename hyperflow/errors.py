@@ -52,6 +52,11 @@ def _place(service_id: str, node: str) -> str:
 class HyperflowError(Exception):
     """Base of every error that hyperflow itself raises."""
 
+    def _repr_html_(self) -> str:
+        from hyperflow import displays  # noqa: PLC0415 (only a notebook asks)
+
+        return displays.error("", self)
+
 
 class MisuseError(HyperflowError, TypeError):
     """The call cannot mean what was intended; the message shows the corrected call."""

@@ -14,7 +14,7 @@ import re
 import sys
 import traceback
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, TypeAlias
 
@@ -65,6 +65,11 @@ class Failed:
 
     def __repr__(self) -> str:
         return f"Failed(index={self.index}, call={self.call!r}, error={short_repr(self.error, 200)})"
+
+    def _repr_html_(self) -> str:
+        from hyperflow import displays  # noqa: PLC0415 (only a notebook asks)
+
+        return displays.error(f"place {self.index}: {self.call}", self.error)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # An exception whose __init__ takes other arguments than it hands on cannot be unpickled in the usual way.
@@ -129,6 +134,10 @@ def check(errors: object, where: str, others: Mapping[str, object]) -> None:
         raise MisuseError(f"{where}() takes no argument {name!r}: did you mean errors={meant!r}?")
     if errors not in ("raise", "return"):
         raise ConfigurationError(f'{where}(errors={errors!r}): "raise" or "return" is needed')
+
+
+watcher: Callable[[asyncio.Future[Any]], None] | None = None
+"""In a notebook: gets each evaluation that has failed, to see later whether anybody has awaited it."""
 
 
 def tell(where: str, returned: Sequence[Failed], of: int, count: int | None = None) -> None:

@@ -94,7 +94,7 @@ class Flow(Generic[T_co]):
     def __await__(self) -> Generator[Any, None, T_co]:
         self._unawaited = None
         if peek() is None:
-            return _in_started(environment.current(repr(self)), self.step)
+            return _InStarted(environment.current(repr(self)), self.step).__await__()
         return self.step.__await__()
 
     def start(self) -> asyncio.Future[T_co]:
@@ -172,6 +172,12 @@ class Flow(Generic[T_co]):
             return f"the flow {self.used().step}; write: {use}"
         return f"<{type(self).__name__} {self.step}>"
 
+    def _repr_html_(self) -> str:
+        from hyperflow import displays  # noqa: PLC0415 (only a notebook asks)
+
+        remark = f"is a flow ({type(self).__name__}), which runs when it is awaited:"
+        return displays.code(f"{self.step}", remark, f"await {self.step}")
+
     def __reduce__(self) -> tuple[Any, ...]:
         if peek() is None and environment.on_worker():
             remedy = environment.not_on_workers("returns it")
@@ -218,10 +224,36 @@ _OF_FUTURES = frozenset(
 )
 
 
-def _in_started(env: environment.Environment, step: Step) -> Generator[Any, None, Any]:
-    """Run a step in the environment that was started on this loop, as a cell of a notebook does."""
-    with environment.entered(env), failures.shortened():
-        return (yield from step.__await__())
+class _InStarted(asyncio.Future[Any]):
+    """The run of a step in the environment that was started on this loop, as a cell of a notebook awaits it.
+
+    A future, and not a generator: a traceback in the cell would always show the generator's frame.
+    """
+
+    def __init__(self, env: environment.Environment, step: Step) -> None:
+        super().__init__()
+        self._running = asyncio.get_running_loop().create_task(self._run(env, step))
+
+    async def _run(self, env: environment.Environment, step: Step) -> None:
+        """Run the step; whatever it raises, SystemExit too, is raised where this is awaited, and not by the loop."""
+        try:
+            with environment.entered(env):
+                result = await step
+        except asyncio.CancelledError:
+            super().cancel()
+        except BaseException as error:  # noqa: BLE001 (see above)
+            if not self.done():
+                failures.shorten(error)
+                if error.__traceback__ is not None:
+                    error.__traceback__ = error.__traceback__.tb_next  # without the frame of this coroutine
+                self.set_exception(error)
+        else:
+            if not self.done():
+                self.set_result(result)
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Cancel the run; this ends when that has ended."""
+        return self._running.cancel(msg)
 
 
 _frame = sys._getframe  # pyright: ignore[reportPrivateUsage] (bound once: every flow asks)

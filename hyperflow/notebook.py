@@ -16,10 +16,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 import attrs
 
-from hyperflow import environment
+from hyperflow import cells, environment
 from hyperflow._job import JobEnv, open_local_job
 from hyperflow.errors import MisuseError
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from hyperflow.program import ProgramInfo
 
 E = TypeVar("E", bound="Environment")
+
+_starting: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+"""The event loops on which one is being opened."""
 
 
 @attrs.define(eq=False)
@@ -47,11 +51,14 @@ class _Holder:
             async with self.opener as env:
                 environment.set_started(loop, env)
                 environment.closers[env] = self.close
+                unwatch = cells.watch()
                 self.opened.set_result(env)
                 try:
                     await self.closing.wait()
                 finally:
                     environment.set_started(loop, None)
+                    if unwatch is not None:
+                        unwatch()
         except BaseException as error:
             if self.opened.done():
                 raise
@@ -63,6 +70,13 @@ class _Holder:
     async def close(self) -> None:
         """Close the environment, from the loop where it was opened."""
         assert self.task
+        if self.task.done():
+            return
+        if self.task.get_loop().is_closed():
+            raise MisuseError(
+                "env.close(): the event loop of this environment has ended before it was closed; its processes end "
+                "with this one. Open another one here: env = await hyperflow.start_local()"
+            )
         if self.task.get_loop() is not asyncio.get_running_loop():
             raise MisuseError("env.close(): the environment belongs to another event loop; close it there")
         self.closing.set()
@@ -84,7 +98,8 @@ async def start(opener: AbstractAsyncContextManager[E]) -> E:
 
     Also what the opener raises.
     """
-    if environment.started() is not None:
+    loop = asyncio.get_running_loop()
+    if environment.started() is not None or loop in _starting:
         raise MisuseError(
             "an environment was started in this kernel (on this event loop) already, and is in force here: use it, or "
             "close it first: await env.close()"
@@ -94,8 +109,9 @@ async def start(opener: AbstractAsyncContextManager[E]) -> E:
             f"start({opener!r}): write await hyperflow.start(hyperflow.open_slurm_job()), or "
             "await hyperflow.start_local(cpus=4)"
         )
-    holder = _Holder(opener, asyncio.get_running_loop().create_future())
-    holder.task = asyncio.create_task(holder.hold(), name="hyperflow holds an environment")
+    holder = _Holder(opener, loop.create_future())
+    holder.task = loop.create_task(holder.hold(), name="hyperflow holds an environment")
+    _starting.add(loop)
     try:
         env: E = await asyncio.shield(holder.opened)
     except asyncio.CancelledError:
@@ -103,6 +119,8 @@ async def start(opener: AbstractAsyncContextManager[E]) -> E:
         with suppress(BaseException):
             await holder.task
         raise
+    finally:
+        _starting.discard(loop)
     return env
 
 

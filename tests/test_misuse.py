@@ -79,7 +79,7 @@ async def test_awaiting_outside_a_run(flow: Flow[Any]) -> None:
         repr(flow),
         "run_job_local(my_job())",
         "async with hyperflow.open_local_job() as env",
-        "await env.run(my_job())",
+        "env = await hyperflow.start_local()",
     ):
         assert words in str(caught.value)
     with pytest.raises(NotInFlow):

@@ -5,6 +5,7 @@ import contextvars
 import gc
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -182,3 +183,49 @@ async def test_a_cancelled_start_closes_what_it_has_opened() -> None:
     with pytest.raises(asyncio.CancelledError):
         await starting
     assert events == ["open", "closed"]
+
+
+async def test_two_starts_at_once() -> None:
+    """The second one is refused while the first is under way."""
+    first = asyncio.ensure_future(hf.start(open_inline_job()))
+    await asyncio.sleep(0)
+    with pytest.raises(hf.MisuseError, match="already"):
+        await hf.start(open_inline_job())
+    await (await first).close()
+
+
+def test_an_environment_whose_loop_has_ended(tmp_path: Path) -> None:
+    """asyncio.run closes it with its loop; afterwards it says so, another can be started, and close does nothing."""
+
+    async def starts() -> hf.JobEnv:
+        env = await hf.start_local(cpus=1, program=hf.ProgramInfo.new(tmp_path))
+        assert await squares(2) == [0, 1]
+        return env
+
+    env = asyncio.run(starts())
+
+    async def afterwards() -> None:
+        with pytest.raises(hf.NotInFlow, match="start_local"):
+            await squares(2)
+        with pytest.raises(hf.HyperflowError):
+            await env.run(squares(2))
+        await env.close()
+        assert await starts() is not env
+
+    asyncio.run(afterwards())
+
+
+def test_a_loop_that_was_closed_before_its_environment() -> None:
+    """Closing the environment later says that its loop has ended."""
+    loop = asyncio.new_event_loop()
+    env = loop.run_until_complete(hf.start(open_inline_job()))
+    holder = next(task for task in asyncio.all_tasks(loop) if "holds" in task.get_name())
+
+    async def closes() -> None:
+        await env.close()
+
+    with pytest.raises(hf.MisuseError, match="another event loop"):
+        asyncio.run(closes())
+    loop.run_until_complete(env.close())
+    assert holder.done()
+    loop.close()

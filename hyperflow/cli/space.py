@@ -29,7 +29,8 @@ from hyperflow.control import place as control
 from hyperflow.control.client import owner
 from hyperflow.database import shrink
 from hyperflow.database.ownership import Owner, Ownership
-from hyperflow.database.results import Results, reader
+from hyperflow.database.readers import reader
+from hyperflow.database.results import Results
 from hyperflow.database.workdir import WORK_DIRS
 from hyperflow.errors import ConfigurationError, DatabaseError, HyperflowError
 from hyperflow.master import rundir

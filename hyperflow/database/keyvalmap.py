@@ -19,7 +19,7 @@ from hyperflow import environment, saying
 from hyperflow.database import keys, memo, plain, records
 from hyperflow.database.entries import NO_METADATA, FromCode, metadata_with
 from hyperflow.database.values import codec_for
-from hyperflow.errors import DatabaseError, MisuseError, SerializationError
+from hyperflow.errors import DatabaseError, HyperflowError, MisuseError, SerializationError
 from hyperflow.flow import Flow, Job, Native
 
 if TYPE_CHECKING:  # Python 3.13 has defaults itself; users' checkers know typing_extensions without installing it
@@ -94,6 +94,37 @@ class KeyValMap(Generic[K, V]):
     def __repr__(self) -> str:
         types = "".join(f", {n}={t}" for n, t in (("key", self.key), ("value", self.value)) if t is not Any)
         return f"KeyValMap({self.name!r}{types})"
+
+    def _repr_html_(self) -> str:
+        from hyperflow.database import shown  # noqa: PLC0415 (only a notebook asks)
+
+        env = environment.peek() or environment.started()
+        if env is None:
+            return shown.html_table(repr(self), (), (), "its entries are shown where an environment is open")
+        try:
+            return self._shown_in(env)
+        except (HyperflowError, OSError) as error:
+            return shown.html_table(repr(self), (), (), saying.in_words(error))
+
+    def _shown_in(self, env: environment.Environment) -> str:
+        """Return the newest entries that are recorded by now, as a table."""
+        from hyperflow.database import shown  # noqa: PLC0415 (only a notebook asks)
+        from hyperflow.database.readers import reader  # noqa: PLC0415 (only a notebook asks)
+
+        where = env.program.database
+        found = reader(where) if isinstance(where, str) or where.exists() else None
+        if found is None or self.name not in found.maps():
+            return shown.html_table(repr(self), (), (), "no entries yet")
+        makers, entries = records.makers(self.key), dict[str, str | None]()
+        for text, value, _ in found.sample(self.name):
+            entries.setdefault(text, value)
+        rows = [
+            (keys.decode(text, makers), "(long)" if value is None else self._decoded(value))
+            for text, value in entries.items()
+        ]
+        count = found.size(self.name).keys
+        more = f"and {count - len(rows)} older ones" if count > len(rows) else ""
+        return shown.html_table(f"{self!r}: {count} entries", ("key", "value"), rows, more)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make, (self.name, self.key, self.value)

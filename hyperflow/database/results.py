@@ -26,11 +26,12 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 import attrs
 
 from hyperflow import files, program
-from hyperflow.database import keys, memo, place, plain, records, shown, workdir
+from hyperflow.database import keys, memo, plain, records, shown, workdir
 from hyperflow.database.entries import members
 from hyperflow.database.keyvalmap import KeyValMap
 from hyperflow.database.memo import Memo, Memoized
-from hyperflow.database.reading import FileReader, Reader, Sample
+from hyperflow.database.readers import reader
+from hyperflow.database.reading import Reader, Sample
 from hyperflow.database.shown import Arguments, Record
 from hyperflow.database.values import codec_for
 from hyperflow.errors import ConfigurationError, DatabaseError, MisuseError, SerializationError
@@ -654,26 +655,3 @@ def _in_directory(home: Path) -> Path | str:
         f"{home} has no results database: its program has recorded nothing yet, or it keeps its results elsewhere "
         "(ProgramInfo.new(database=...)); then name that file or URL"
     )
-
-
-def reader(target: str | os.PathLike[str]) -> Reader:
-    """Return what reads a file, or the database with this URL; that it can be read is checked at once.
-
-    Raises:
-        ConfigurationError: There is no such file, or it is none; the URL is wrong; psycopg is missing.
-        DatabaseError: It is damaged, empty, not hyperflow's or of a newer version; the server refuses us.
-    """
-    found: Reader
-    if program.is_url(target):
-        url = program.checked_url(str(target))
-        try:
-            from hyperflow.database.server_reading import ServerReader  # noqa: PLC0415 - psycopg is optional
-        except ImportError as error:
-            raise ConfigurationError(
-                f"{url!r} needs psycopg ({error}); type: pip install 'hyperflow[postgresql]'"
-            ) from error
-        found = ServerReader(url)
-    else:
-        found = FileReader(place.resolved(Path(target)))
-    found.maps()
-    return found

@@ -8,7 +8,6 @@ and a database may come from a colleague.
 from __future__ import annotations
 
 import base64
-import html
 import json
 import math
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 import attrs
 
+from hyperflow import displays
 from hyperflow.database import plain, records, untagged
 from hyperflow.database.hints import conform_to
 from hyperflow.saying import short_repr
@@ -220,11 +220,7 @@ def short(value: Any, limit: int = 60) -> str:
 
 def html_table(title: str, headings: Iterable[str], rows: Iterable[Iterable[Any]], note: str = "") -> str:
     """Return a table for a notebook."""
-    head = "".join(f"<th style='text-align:left'>{html.escape(one)}</th>" for one in headings)
-    cells = ("".join(f"<td style='text-align:left'>{html.escape(short(one))}</td>" for one in row) for row in rows)
-    body = "".join(f"<tr>{row}</tr>" for row in cells)
-    after = f"<div>{html.escape(note)}</div>" if note else ""
-    return f"<div><b>{html.escape(title)}</b><table><tr>{head}</tr>{body}</table>{after}</div>"
+    return displays.table(title, headings, ([short(one) for one in row] for row in rows), note)
 
 
 def text_table(headings: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -459,6 +459,8 @@ class Engine:
         self._events.failed(evaluation.task.number, evaluation.shown_call, error)
         evaluation.call = None
         evaluation.set_exception(error)
+        if failures.watcher is not None:
+            failures.watcher(evaluation)
 
     def _on_cancel(self, evaluation: Evaluation) -> None:
         """Nobody waits for the evaluation any more."""

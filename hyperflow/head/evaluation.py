@@ -90,7 +90,7 @@ def read_failure(evaluation: Evaluation, outcome: int, payload: memoryview) -> t
     if outcome == Outcome.RAISED:
         data, words = content
         error = exceptions.loads(data, words)
-        return error, exceptions.without_notes(words[-1], error)
+        return error, exceptions.with_lines(exceptions.without_notes(words[-1], error))
     if outcome == Outcome.UNSENDABLE_ERROR:
         if content[0] == STOP_ITERATION:
             return exceptions.stopped(evaluation.shown_call), content[-1]

@@ -64,6 +64,20 @@ class ClusterStatistics:
     late: int
     calls: dict[str, int]
 
+    def in_words(self) -> dict[str, str]:
+        """Return what there is to tell, by what it concerns."""
+        happened = {"retried": self.retried, "returned": self.returned, "late": self.late}
+        jobs = {**self.jobs, **happened}
+        return {
+            "jobs": ", ".join(f"{count} {name}" for name, count in jobs.items() if count) or "none yet",
+            "calls of Slurm": ", ".join(f"{name} {count}" for name, count in self.calls.items()) or "none",
+        }
+
+    def _repr_html_(self) -> str:
+        from hyperflow import displays  # noqa: PLC0415 (only a notebook asks)
+
+        return displays.facts("", self.in_words())
+
 
 @attrs.frozen
 class JobView:

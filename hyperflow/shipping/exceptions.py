@@ -10,7 +10,9 @@ one that does not survive is replaced by its words, so that the others arrive as
 
 from __future__ import annotations
 
+import linecache
 import pickle
+import re
 import traceback
 import types
 from collections.abc import Callable
@@ -50,6 +52,22 @@ def without_notes(trace: str, error: BaseException) -> str:
     for note in getattr(error, "__notes__", ()):
         trace = trace.replace(f"\n{note}", "", 1)
     return trace
+
+
+_PLACE = re.compile(r'^  File "(.+)", line (\d+), in .*$', re.MULTILINE)
+
+
+def with_lines(trace: str) -> str:
+    """Return a remote traceback with the lines of code that only this process knows: those of a notebook's cells."""
+
+    def completed(place: re.Match[str]) -> str:
+        known: Any = linecache.cache.get(place[1])
+        if trace.startswith("\n    ", place.end()) or known is None or len(known) < 4 or known[1] is not None:
+            return place[0]
+        line = linecache.getline(place[1], int(place[2])).strip()
+        return f"{place[0]}\n    {line}" if line else place[0]
+
+    return _PLACE.sub(completed, trace)
 
 
 _Dump: TypeAlias = Callable[[Any], bytes]
