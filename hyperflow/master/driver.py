@@ -373,9 +373,9 @@ class JobDriver:
             self._put(self.record.accepted(batch_id))
 
     async def _end_for_sure(self) -> None:
-        """Cancel an earlier attempt of which Slurm has not said that it ended: two must not run side by side."""
+        """Cancel an earlier attempt, whatever Slurm says of it: two must not run side by side."""
         batch_id = self.record.batch_id
-        if batch_id is None or self._shared.batch.local or self._end is None or self._end.kind == "ended":
+        if batch_id is None or self._shared.batch.local or self._end is None:
             return
         self._end = None
         await self._shared.end_at_slurm([self.record])
