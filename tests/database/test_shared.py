@@ -224,7 +224,8 @@ async def test_a_connection_that_is_lost(postgres: Server, server_url: str, how:
             postgres.stop()
             postgres.start()
         else:
-            (backend,) = postgres.backends("test")
+            await helpers.wait_until(postgres.answers, 20, "the server has recovered")  # it ends all after a kill
+            (backend,) = await helpers.wait_until(lambda: postgres.backends("test"), 20, "the writer is connected")
             if how == "killed":
                 os.kill(backend, signal.SIGKILL)
             else:
