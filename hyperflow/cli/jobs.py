@@ -87,6 +87,9 @@ def answering(command: Callable[P, int]) -> Callable[P, int]:
         except BrokenPipeError:  # `hyperflow list | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+        except OSError as error:  # a name that is too long, a directory that may not be read
+            print(f"hyperflow: {error}", file=sys.stderr)
+            return REFUSED
 
     return run
 

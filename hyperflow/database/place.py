@@ -101,6 +101,13 @@ def check_header(path: Path) -> bool:
     return True
 
 
+def is_ours(path: Path) -> bool:
+    """Tell whether a file's first bytes are those of a results database, of whatever version."""
+    with path.open("rb") as file:
+        head = file.read(100)
+    return head.startswith(_MAGIC) and int.from_bytes(head[68:72], "big") == APPLICATION_ID
+
+
 def repair_command(path: Path) -> str:
     """Return what to type for a file that is damaged."""
     return f"hyperflow repair {shlex.quote(str(path))}"

@@ -33,6 +33,9 @@ from hyperflow.files import sync_directory as sync
 PIECE = 2000
 """Entries in one transaction."""
 
+SMALLEST = 512
+"""Bytes of SQLite's smallest page."""
+
 MOST = 20
 """How many findings of one kind to list."""
 
@@ -147,14 +150,14 @@ def repair(path: Path, target: Path | None = None) -> Repaired:
 
     Raises:
         ConfigurationError: There is no such file, it is not the user's own, or a file cannot be made.
-        DatabaseError: The file is in use; or there is nothing in it.
+        DatabaseError: The file is in use; or nothing in it is of a results database, so it may be anything.
     """
     path = place.resolved(path)
     if not path.is_file():
         raise ConfigurationError(f"there is no results database {path}")
     place.check_file(path, path.lstat())
-    if not path.stat().st_size:
-        raise DatabaseError(f"{path} is empty: there is nothing to repair")
+    if path.stat().st_size < SMALLEST:
+        raise DatabaseError(f"{path} has no page of a results database: there is nothing to repair")
     if target is not None and (target := place.resolved(target)).exists():
         raise ConfigurationError(f"{target} exists already; a repaired file does not replace it")
     ownership = Ownership.acquire(path, "hyperflow repair")
@@ -162,6 +165,11 @@ def repair(path: Path, target: Path | None = None) -> Repaired:
     draft = place_of_draft.with_name(f".{place_of_draft.name}.{secrets.token_hex(8)}")
     try:
         entries, lost, without = _save(path, draft)
+        if not entries and lost is None and not place.is_ours(path):
+            raise DatabaseError(
+                f"nothing in {path} is of a results database, so it is left as it is; if it was one, "
+                "move it away, and what it had is computed again"
+            )
         sync(draft)
         kept = path if target is not None else _keep(path)
         if target is not None:

@@ -167,3 +167,49 @@ def test_run_that_others_can_write_to(home: Path, capfd: pytest.CaptureFixture[s
             assert ("cannot be trusted" if words == ("runs",) else "can be written by others") in seen.out + seen.err
     finally:
         home.chmod(0o700)
+
+
+ODD_WORDS = (
+    *(
+        "\t",
+        "a\tb",
+        "a\nb",
+        "a\\b",
+        "\x1b[31mred",
+        "n" * 300,
+        "n" * 5000,
+        "-x",
+        "--",
+        "\udcff\udcfe",
+        "",
+        "..",
+        "../..",
+    ),
+    *("é" * 200, "NaN", "%s{0}", "1e400", "9" * 24, "-1", "٣"),
+)
+
+
+@pytest.mark.parametrize("word", ODD_WORDS, ids=range(len(ODD_WORDS)))
+def test_odd_words(home: Path, word: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever is typed as a run, a job, a name, a value or a place, the answer is one of ours, and nothing is made."""
+    empty = home.parent / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    before = files_of(home)
+    commands = [
+        [*command.split(), word] for command in ("list", "nodes", "check", "repair", "var list", "var get", "why")
+    ]
+    commands += [[*command.split(), word] for command in ("retry", "cancel", "give-up", "node drain", "node resume")]
+    commands += [[*command.split(), "--run", word] for command in ("list", "why 1", "cancel 1", "var get x")]
+    commands += [["resume", "--run", word]] if word else []  # it would start the newest
+    commands += [["var", "set", word, "1"], ["var", "set", home.name, "x", word], ["repair", str(home), "-o", word]]
+    commands += [["retry", "1", option, word] for option in ("--time", "--mem", "--partition", "--nodes")]
+    bases = [[], *[[command, "--base-dir", word] for command in ("runs", "list", "check")]]
+    for words in [*commands, *bases[1:]]:
+        own_base = [] if "--base-dir" in words else ["--base-dir", str(home.parent)]
+        with pytest.raises(SystemExit) as ended:
+            app([*words, *own_base])
+        assert ended.value.code in (0, 1, 2, 3), words
+        assert "Traceback" not in capfd.readouterr().err
+    assert set(files_of(home)) <= {*before, f"vars/{word}.json", "jobs/1/script.sh"}
+    assert not list(empty.iterdir())

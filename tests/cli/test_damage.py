@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import sqlite3
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -82,3 +85,33 @@ def test_another_place(run: hf.ProgramInfo, capsys: pytest.CaptureFixture[str], 
     assert hyperflow(capsys, "repair", str(run.database), "-o", str(tmp_path / "new"))[0] == 0
     assert hyperflow(capsys, "check", str(tmp_path / "new"))[0] == 0
     assert hyperflow(capsys, "check", str(tmp_path / "nowhere"))[0] == 1
+
+
+@pytest.mark.parametrize("kind", ["a program", "text", "zeros", "another program's database"])
+def test_what_is_no_database_is_left_alone(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that was named by mistake is not replaced by an empty database."""
+    path = tmp_path / "important"
+    if kind == "another program's database":
+        with closing(sqlite3.connect(path)) as connection:
+            connection.executescript(
+                "CREATE TABLE places (id INTEGER PRIMARY KEY, url); INSERT INTO places VALUES (1, 2)"
+            )
+    else:
+        contents = {
+            "a program": Path(sys.executable).read_bytes()[:50_000],
+            "text": b"precious\n",
+            "zeros": bytes(8192),
+        }
+        path.write_bytes(contents[kind])
+    path.chmod(0o750)
+    before = path.read_bytes(), path.stat()
+    for words in (["repair", str(path)], ["repair", str(path), "-o", str(tmp_path / "new")], ["check", str(path)]):
+        code, told = hyperflow(capsys, *words)
+        assert code == 1
+        assert str(path) in told
+    assert (path.read_bytes(), path.stat().st_ino, path.stat().st_mode) == (
+        before[0],
+        before[1].st_ino,
+        before[1].st_mode,
+    )
+    assert [each.name for each in tmp_path.iterdir()] == ["important"]
