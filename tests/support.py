@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import subprocess
 import sys
 import warnings
@@ -25,7 +26,7 @@ async def local(cpus: int | None = 2, **options: Any) -> AsyncIterator[hf.JobEnv
 
 
 class Gate:
-    """Where evaluations wait until the test lets them go: a named pipe, which they read to its end."""
+    """Where evaluations wait until the test lets them go: a named pipe, until its writer has gone."""
 
     def __init__(self, directory: Path, name: str = "gate") -> None:
         self.path = str(directory / name)
@@ -41,15 +42,18 @@ class Gate:
         await wait_until(lambda: self.inside >= count, 20, f"{count} at the gate")
 
     def open(self) -> None:
-        """Let all go that are here; opening waits for the first, should it be between mark and pipe."""
+        """Let all go that are here; if there is nobody yet, wait for the first."""
         os.close(os.open(self.path, os.O_WRONLY))
 
 
 def wait_at(path: str) -> str:
     """On a worker: leave a mark and wait at the gate."""
-    Path(f"{path}.{os.getpid()}").touch()
-    with open(path) as pipe:
-        pipe.read()
+    # Opened before the mark is there: whoever is seen is let go, also the last of many.
+    with open(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as pipe:
+        Path(f"{path}.{os.getpid()}").touch()
+        hung_up = select.poll()
+        hung_up.register(pipe, 0)
+        hung_up.poll()  # until a writer has come and gone
     return path
 
 

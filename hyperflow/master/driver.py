@@ -64,7 +64,7 @@ class JobDriver:
     ) -> None:
         self.directory = directory
         self.record = record
-        self.disposal: asyncio.Task[None] | None = None
+        self.disposal: asyncio.Task[Sequence[int]] | None = None
         """Ends the job at Slurm."""
         self._shared = shared
         self._since = since
@@ -310,7 +310,7 @@ class JobDriver:
             freeing = self._free_when_gone(self.record, self.disposal)
             _ = self._shared.spawn(freeing, f"locks of job {number}", finish=False)
 
-    async def _free_when_gone(self, record: Record, disposal: asyncio.Task[None]) -> None:
+    async def _free_when_gone(self, record: Record, disposal: asyncio.Task[Sequence[int]]) -> None:
         """Free the locks of a start when Slurm has ended it."""
         await asyncio.wait([disposal])
         if record.batch_id is not None:
@@ -373,20 +373,26 @@ class JobDriver:
             self._put(self.record.accepted(batch_id))
 
     async def _end_for_sure(self) -> None:
-        """Cancel an earlier attempt, whatever Slurm says of it: two must not run side by side."""
-        batch_id = self.record.batch_id
-        if batch_id is None or self._shared.batch.local or self._end is None:
+        """Cancel an earlier attempt, whatever Slurm says of it: two must not run side by side.
+
+        One without an id was stopped while sbatch ran, or sbatch gave no answer: it may be with Slurm all the same.
+        """
+        attempt = self.record.attempt
+        if attempt is None or self._shared.batch.local or (attempt.batch_id is not None and self._end is None):
             return
-        self._end = None
-        await self._shared.end_at_slurm([self.record])
-        watch = self._shared.batch.watch(batch_id)
+        ended = await self._shared.end_at_slurm([self.record])
+        if not ended:
+            self._put(self.record.nowhere())
         try:
             async with asyncio.timeout(self._shared.timeouts.cancelled):
-                while not watch.state.final:
-                    await watch.changed(watch.state)
+                for batch_id in ended:
+                    watch = self._shared.batch.watch(batch_id)
+                    while not watch.state.final:
+                        await watch.changed(watch.state)
         except TimeoutError:
-            text = "%s: its earlier attempt was cancelled, and Slurm still has it (job %d); it is submitted again"
-            logger.warning(text, self.record.title, batch_id)
+            text = "%s: its earlier attempt was cancelled, and Slurm still has it (%s); it is submitted again"
+            logger.warning(text, self.record.title, ended)
+        self._end = None  # not before: this may be cancelled at any await
 
     async def _look_up(self) -> None:
         """Find out whether a submission came through whose answer an earlier master has not noted."""

@@ -180,6 +180,10 @@ class Record:
             return attrs.evolve(self._moved(State.NEW), attempts=self.attempts[:-1])
         return self._moved(State.NEW) if self.state in _AT_SLURM else self
 
+    def nowhere(self) -> Record:
+        """Of its newest submission, which has no id, Slurm knows nothing: the next one has the same token, as above."""
+        return self if self.state is not State.NEW else attrs.evolve(self, attempts=self.attempts[:-1])
+
     def seen(self, attempt: int, running: bool, restarts: int = 0, nodes: str = "", reason: str = "") -> Record:
         """Slurm has it queued or running."""
         if Epoch(attempt, restarts) < self.epoch or attempt != self.epoch.attempt or self.state not in _AT_SLURM:

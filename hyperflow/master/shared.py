@@ -194,8 +194,8 @@ class Shared:
         sought, self._sought = self._sought, []
         return await self.batch.find(sought)
 
-    async def end_at_slurm(self, records: Sequence[Record], by_token: bool = False) -> None:
-        """End the newest attempts of jobs, wherever they are; a submission may be under way.
+    async def end_at_slurm(self, records: Sequence[Record], by_token: bool = False) -> Sequence[int]:
+        """End the newest attempts of jobs, wherever they are, and return their ids; a submission may be under way.
 
         With `by_token` only what carries a job's idempotency key: in the long run Slurm gives out its ids again.
         """
@@ -210,3 +210,4 @@ class Shared:
                 await self.batch.cancel(ids)
         except SlurmError as error:
             logger.warning("jobs %s may still be with Slurm: %s", ids or tokens, error)
+        return ids

@@ -184,8 +184,9 @@ def seen_before_written(self: JobDirectory, record: Record) -> None:
         _write_record(self, record)
 
 
-async def tell_nobody(self: Shared, records: Any, by_token: bool = False) -> None:
+async def tell_nobody(self: Shared, records: Any, by_token: bool = False) -> list[int]:
     """Slurm is not told that a job is not wanted any more."""
+    return []
 
 
 def no_sync(path: Any) -> None:
