@@ -20,7 +20,7 @@ import pytest
 import hyperflow as hf
 from hyperflow import executor
 from hyperflow.testing import open_inline_job
-from tests.helpers import block_until, wait_until
+from tests.helpers import alive, block_until, wait_until
 from tests.support import run_script
 
 
@@ -217,6 +217,22 @@ def test_the_end_of_the_interpreter_waits(tmp_path: Path) -> None:
     )
     run_script(tmp_path, source)
     assert (tmp_path / "done").exists()
+
+
+def test_the_end_of_the_interpreter_in_an_environment(tmp_path: Path) -> None:
+    """With work pending in an environment that was never closed, the interpreter ends all the same."""
+    source = (
+        "import asyncio, hyperflow as hf, os, time\n"
+        "async def main():\n"
+        "    env = await hf.start_local(cpus=1)\n"
+        "    pool = env.executor()\n"
+        "    print(await asyncio.wrap_future(pool.submit(os.getpid)), flush=True)\n"
+        "    return [pool.submit(time.sleep, 1000) for _ in range(5)]\n"
+        "loop = asyncio.new_event_loop()\n"
+        "futures = loop.run_until_complete(main())\n"
+    )
+    worker = int(run_script(tmp_path, source))
+    block_until(lambda: not alive(worker), 10, "the worker has ended")
 
 
 async def test_over_an_environment() -> None:

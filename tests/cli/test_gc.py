@@ -133,7 +133,7 @@ def swept(capsys: pytest.CaptureFixture[str], base: Path, home: Path) -> str:
 
 @pytest.mark.parametrize("database", ["its own", "beside", "elsewhere"])
 async def test_a_plain_run_at_work(tmp_path: Path, capsys: pytest.CaptureFixture[str], database: str) -> None:
-    """Nothing of it goes while it computes, wherever its results are, and it goes on; then it goes, if no results may need it."""
+    """Nothing of it goes while it computes, and it goes on; then it goes, unless results elsewhere may need it."""
     base, gate = tmp_path / "base", Gate(tmp_path)
     base.mkdir()
     places = {"its own": None, "beside": base / "results.sqlite", "elsewhere": tmp_path / "results.sqlite"}
