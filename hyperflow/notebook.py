@@ -79,9 +79,14 @@ class _Holder:
         if self.task is None or self.task.done():
             return
         loop = self.task.get_loop()
-        if not loop.is_closed() and not loop.is_running():
-            self.closing.set()
-            loop.run_until_complete(asyncio.wait([self.task], timeout=EXIT_SECONDS))
+        if loop.is_closed() or loop.is_running():
+            return
+        self.closing.set()
+        deadline = loop.time() + EXIT_SECONDS
+        loop.call_at(deadline, loop.stop)
+        while not self.task.done() and loop.time() < deadline:  # what a kernel has left in its loop may stop it, too
+            with suppress(Exception):
+                loop.run_until_complete(self.task)
 
     async def close(self) -> None:
         """Close the environment, from the loop where it was opened."""

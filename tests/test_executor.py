@@ -230,6 +230,7 @@ def test_the_end_of_the_interpreter_in_an_environment(tmp_path: Path) -> None:
         "    return [pool.submit(time.sleep, 1000) for _ in range(5)]\n"
         "loop = asyncio.new_event_loop()\n"
         "futures = loop.run_until_complete(main())\n"
+        "loop.call_soon(loop.stop)\n"  # as Jupyter's kernels leave it
     )
     worker = int(run_script(tmp_path, source))
     block_until(lambda: not alive(worker), 10, "the worker has ended")
