@@ -189,10 +189,14 @@ class Dispatcher:
 
     def _turn(self) -> None:
         self._woken = False
-        if self._ended:
-            self._refuse_waiting()
-        elif self._waiting:
-            self._fill()
+        try:
+            if self._ended:
+                self._refuse_waiting()
+            elif self._waiting:
+                self._fill()
+        except BaseException:  # of a callback: the standard library's futures let through what is no Exception
+            self._wake()
+            raise
         self._look_for_end()
 
     def _fill(self) -> None:
@@ -232,25 +236,35 @@ class Dispatcher:
         future, began = self._running.pop(started)
         share = (monotonic() - began) / (len(self._running) + 1)
         self._seconds += 0.2 * (share - self._seconds)
+        try:
+            self._answer(future, started)
+            if self._waiting and len(self._running) < self._refill:
+                self._fill()
+        except BaseException:  # of a callback, as above
+            self._wake()
+            raise
+        if self._closing:
+            self._look_for_end()
+
+    def _answer(self, future: _Future[Any], started: asyncio.Future[Any]) -> None:
         if started.cancelled():
             self._environment_closed(future)
         elif (error := started.exception()) is None:
             future.set_result(started.result())
         elif isinstance(error, InitializerFailed):
             logger.critical("Exception in initializer: %s", error)
-            self.end(str(error))
-            future.set_exception(cf.BrokenExecutor(self._ended))
+            self._break(future, str(error))
         else:
             future.set_exception(error)
-        if self._waiting:
-            if len(self._running) < self._refill:
-                self._fill()
-        elif self._closing:
-            self._look_for_end()
 
     def _environment_closed(self, future: _Future[Any]) -> None:
-        self.end("the environment of this executor was closed")
-        future.set_exception(cf.BrokenExecutor(self._ended))
+        self._break(future, "the environment of this executor was closed")
+
+    def _break(self, future: _Future[Any], why: str) -> None:
+        try:
+            self.end(why)
+        finally:
+            future.set_exception(cf.BrokenExecutor(self._ended))
 
     def _look_for_end(self) -> None:
         if self._closing and not self.busy:

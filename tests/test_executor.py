@@ -5,6 +5,7 @@ import concurrent.futures as cf
 import decimal
 import functools
 import gc
+import logging
 import os
 import random
 import signal
@@ -111,6 +112,58 @@ def test_shutdown_that_cancels(tmp_path: Path) -> None:
     assert futures[0].result() == str(gate)
     assert futures[-1].cancelled()
     pool.shutdown()
+
+
+def test_a_single_shutdown_that_cancels_returns(tmp_path: Path) -> None:
+    """What was cancelled before it began needs no other wake-up, also when it is all that is left."""
+    gate = tmp_path / "go"
+    pool = hf.Executor(max_workers=1)
+    futures = [pool.submit(wait_for, str(gate)) for _ in range(3)]
+    block_until(futures[0].running, 10, "one runs")
+    ending = threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+    ending.start()
+    block_until(futures[-1].cancelled, 10, "the last one is cancelled")
+    gate.touch()
+    ending.join(20)
+    assert not ending.is_alive()
+    assert [future.cancelled() for future in futures] == [False, True, True]
+
+
+class Odd(BaseException):
+    """What a callback may raise, and the standard library's futures let through."""
+
+
+@pytest.mark.parametrize("kind", [Odd, asyncio.CancelledError])
+def test_a_callback_that_raises_what_is_no_exception(
+    kind: type[BaseException], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The calls that wait go on."""
+    caplog.set_level(logging.CRITICAL, logger="asyncio")  # which tells what was raised
+
+    def callback(_: cf.Future[str]) -> None:
+        raise kind
+
+    with hf.Executor(max_workers=1) as pool:
+        first = pool.submit(wait_for, str(tmp_path / "go"))
+        first.add_done_callback(callback)
+        others = [pool.submit(square, x) for x in range(3)]
+        (tmp_path / "go").touch()
+        assert [other.result(20) for other in others] == [0, 1, 4]
+
+
+def test_refused_futures_whose_callbacks_raise(caplog: pytest.LogCaptureFixture) -> None:
+    """All of them are refused, whatever the callbacks of some raise."""
+    caplog.set_level(logging.CRITICAL, logger="asyncio")  # which tells what was raised
+
+    def callback(_: cf.Future[int]) -> None:
+        raise Odd
+
+    with hf.Executor(max_workers=1, initializer=divmod, initargs=(1, 0)) as pool:
+        futures = [pool.submit(square, x) for x in range(3)]
+        for future in futures:
+            future.add_done_callback(callback)
+        for future in futures:
+            assert isinstance(future.exception(20), cf.BrokenExecutor)
 
 
 def test_the_initializer_runs_once_in_each_worker(tmp_path: Path) -> None:
