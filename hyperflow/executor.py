@@ -112,6 +112,7 @@ class Dispatcher:
         self._closing = False
         self._ended = ""  # why nothing is evaluated any more
         self._lock = threading.RLock()  # the cycle collector may call `close` anywhere
+        self._pid = os.getpid()
 
     def open(self, env: Environment) -> None:
         """Begin, on the loop of an environment."""
@@ -126,6 +127,11 @@ class Dispatcher:
             return self.most or len(os.sched_getaffinity(0))
         cpus = max(1, env.evaluator.cpus // env.options.cpus)
         return min(cpus, self.most or cpus)
+
+    @property
+    def in_child(self) -> bool:
+        """Whether this is a forked child of the process that made it."""
+        return self._pid != os.getpid()
 
     @property
     def busy(self) -> bool:
@@ -163,6 +169,8 @@ class Dispatcher:
 
     def check_wait(self, timeout: float | None = None) -> None:
         """Raise MisuseError where waiting could never end."""
+        if self.in_child:
+            raise MisuseError("this future belongs to the process that made it, and this is a forked child of that")
         if timeout != 0 and self.on_loop():
             raise MisuseError(
                 "a future of this executor was waited for on the event loop that works for it, which would wait for "
@@ -320,7 +328,8 @@ _open: WeakValueDictionary[int, EnvironmentExecutor] = WeakValueDictionary()
 
 def newest() -> EnvironmentExecutor | None:
     """Return the executor that was made last and is open: the one for libraries that are not told which to use."""
-    return max(_open.items(), default=(0, None))[1]
+    there = [found for known in _open.valuerefs() if (found := known()) is not None]  # others may be made meanwhile
+    return max(there, key=lambda found: found.number, default=None)
 
 
 class EnvironmentExecutor(cf.Executor):
@@ -338,9 +347,9 @@ class EnvironmentExecutor(cf.Executor):
         changed(Options(), JobOptions(), options)  # a bad option is refused here
         self._dispatcher = dispatcher
         self._prepare = _Prepared(initializer, initargs) if initializer is not None else None
-        self._pid = os.getpid()
-        self._number = next(_numbers)
-        _open[self._number] = self
+        self.number: int = next(_numbers)
+        """It counts those that were made."""
+        _open[self.number] = self
         if "joblib" in sys.modules:
             with suppress(ImportError):  # it is too old
                 importlib.import_module("hyperflow.joblib_backend")  # by its name: it stands above us
@@ -360,7 +369,7 @@ class EnvironmentExecutor(cf.Executor):
         Raises:
             RuntimeError: The executor was shut down, its environment was closed, or this is a forked child.
         """
-        if self._pid != os.getpid():
+        if self._dispatcher.in_child:
             raise RuntimeError("this executor belongs to the process that made it, and this is a forked child of that")
         if type(fn) is not types.FunctionType:
             plain_function(fn, "submit", "await {name}(...)")
@@ -391,9 +400,9 @@ class EnvironmentExecutor(cf.Executor):
                 there, with work pending, it raises MisuseError: await the futures first.
             cancel_futures: Cancel what has not been handed to the environment.
         """
-        if self._pid != os.getpid():  # in a forked child there is nothing to end
+        if self._dispatcher.in_child:  # in a forked child there is nothing to end
             return
-        _open.pop(self._number, None)
+        _open.pop(self.number, None)
         self._dispatcher.close(cancel_futures)
         if wait:
             if self._dispatcher.busy and self._dispatcher.on_loop():

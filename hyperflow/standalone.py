@@ -7,7 +7,6 @@ reference to it, or with the interpreter, and leaves no process. Its event loop 
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -66,7 +65,7 @@ class Executor(EnvironmentExecutor):
             cancel_futures: Cancel what no worker has yet.
         """
         super().shutdown(wait, cancel_futures=cancel_futures)
-        if wait and self._pid == os.getpid():
+        if wait and not self._dispatcher.in_child:
             self._host.join()
 
 
@@ -91,7 +90,9 @@ class _Host:
     def begin(self) -> None:
         """Start the thread, if nobody has."""
         with self._lock:
-            if self.thread is None:
+            if _exiting.is_set():
+                self._failed(RuntimeError("the interpreter ends"))
+            elif self.thread is None:
                 thread = threading.Thread(target=self._main, name="hyperflow executor", daemon=True)
                 try:
                     thread.start()
@@ -128,7 +129,12 @@ _hosts: weakref.WeakSet[_Host] = weakref.WeakSet()
 """The interpreter's end waits for them, also where nobody knows the executor any more."""
 
 
+_exiting = threading.Event()
+"""Set when the interpreter ends: what began then, in `atexit`, nobody would wait for."""
+
+
 def _finish_all() -> None:
+    _exiting.set()
     hosts = list(_hosts)
     for host in hosts:
         host.dispatcher.close()

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import signal
+import sys
 import threading
 import time
 import tracemalloc
@@ -242,14 +243,16 @@ def test_a_forked_child_is_told() -> None:
     """In a forked child there is no thread that would work for it."""
     with hf.Executor(max_workers=1) as pool:
         assert pool.submit(square, 2).result() == 4
-        child = os.fork()
-        if child == 0:
-            try:
-                pool.submit(square, 3)
-            except RuntimeError as error:
-                os._exit(7 if "forked child" in str(error) else 8)
-            os._exit(9)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        pending = pool.submit(functools.partial(time.sleep, 0.5))
+        for ask in (lambda: pool.submit(square, 3), lambda: pending.result(5)):
+            child = os.fork()
+            if child == 0:
+                try:
+                    ask()
+                except Exception as error:  # noqa: BLE001 (the child has to end here)
+                    os._exit(7 if "forked child" in str(error) else 8)
+                os._exit(9)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_the_last_reference_ends_it() -> None:
@@ -270,6 +273,43 @@ def test_the_end_of_the_interpreter_waits(tmp_path: Path) -> None:
     )
     run_script(tmp_path, source)
     assert (tmp_path / "done").exists()
+
+
+def test_after_the_end_of_the_interpreter_has_begun(tmp_path: Path) -> None:
+    """An executor that is first used by then is refused: nobody would end it."""
+    source = (
+        "import atexit, hyperflow as hf, pathlib\n"
+        "@atexit.register\n"
+        "def late():\n"
+        "    error = hf.Executor(max_workers=1).submit(abs, -1).exception(30)\n"
+        "    pathlib.Path('told').write_text(str(error))\n"
+        "hf.Executor\n"
+    )
+    run_script(tmp_path, source)
+    assert "the interpreter ends" in (tmp_path / "told").read_text()
+
+
+def test_the_newest_one_while_others_are_made() -> None:
+    """Threads may look for an executor and make one at the same time."""
+    kept = [hf.Executor(max_workers=1) for _ in range(300)]
+    ends = threading.Event()
+
+    def make() -> None:
+        while not ends.is_set():
+            kept.append(hf.Executor(max_workers=1))
+            kept.pop(0)
+
+    maker = threading.Thread(target=make)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        maker.start()
+        for _ in range(2000):
+            assert executor.newest() is not None
+    finally:
+        ends.set()
+        maker.join()
+        sys.setswitchinterval(interval)
 
 
 def test_the_end_of_the_interpreter_in_an_environment(tmp_path: Path) -> None:
