@@ -238,12 +238,19 @@ async def open_here(
     settings = read_settings()
     mine = program or ProgramInfo.temporary_one()
     node = socket.gethostname()
-    with Spawned(LAUNCHER, launcher_log(mine.log_dir, node)) as launcher:
-        from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (imported while the launcher starts)
+    opened = False
+    try:
+        with Spawned(LAUNCHER, launcher_log(mine.log_dir, node)) as launcher:
+            from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (imported while the launcher starts)
 
-        plan = NodePlan(Local(node, launcher), cpus, shared=shared)
-        async with open_job([plan], mine, settings=settings, preload=preload) as env:
-            yield env
+            plan = NodePlan(Local(node, launcher), cpus, shared=shared)
+            async with open_job([plan], mine, settings=settings, preload=preload) as env:
+                opened = True
+                yield env
+    except asyncio.CancelledError:
+        if not opened:  # no error points into its logs
+            mine.remove()
+        raise
 
 
 END_SIGNALS: dict[int, tuple[str, float | None]] = {

@@ -187,6 +187,16 @@ async def test_a_cancelled_start_closes_what_it_has_opened() -> None:
     assert events == ["open", "closed"]
 
 
+async def test_a_cancelled_start_leaves_no_directory() -> None:
+    """Nothing has failed, so nothing points into the logs (the leak gate looks)."""
+    starting = asyncio.ensure_future(hf.start_local(cpus=1))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+
+
 async def test_two_starts_at_once() -> None:
     """The second one is refused while the first is under way."""
     first = asyncio.ensure_future(hf.start(open_inline_job()))
