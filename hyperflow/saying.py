@@ -77,6 +77,12 @@ def unfit_name(name: str) -> str:
     return "a name has no line break, no control character and no backslash"
 
 
+def in_one_line(text: str) -> str:
+    """Return a text for a terminal: in one line, and what would act there (colours, titles, a new line) as escapes."""
+    line = " ".join(text.split())
+    return line if line.isprintable() else "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line)
+
+
 def warn(text: str, kind: type[Warning] = RuntimeWarning) -> None:
     """Warn at the line of the user's code that called us, however many of our own and of asyncio are in between."""
     here: types.FrameType = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] (inspect would take longer to import)

@@ -19,6 +19,7 @@ from hyperflow.cli.space import Finding
 from hyperflow.console.table import age, plain_table, print_note, print_table
 from hyperflow.database.results import in_bytes
 from hyperflow.errors import ConfigurationError
+from hyperflow.saying import in_one_line
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -94,7 +95,8 @@ def _print(found: list[Finding], base_dir: Path, delete: bool) -> None:
         decision = f"stays: {one.kept}" if one.kept else ("" if delete else "can go")
         written = f"{age(now - one.time)} ago"
         what = f"{_relative(one.path, base_dir)} ({one.about})"
-        table.add_row(*map(Text, (in_bytes(one.size), one.kind, what, written, decision)))
+        texts = map(in_one_line, (in_bytes(one.size), one.kind, what, written, decision))
+        table.add_row(*map(Text, texts))
     print_table(table, sys.stdout)
 
 

@@ -22,6 +22,7 @@ from hyperflow.console.table import plain_table, print_lines, print_table
 from hyperflow.database import shown
 from hyperflow.database.results import Results, ResultsMap, open_results
 from hyperflow.errors import ConfigurationError
+from hyperflow.saying import in_one_line
 
 SHOWN = 200
 """So many rows a terminal gets; a file or a pipe gets all."""
@@ -190,7 +191,7 @@ def _print_rows(found: ResultsMap) -> None:
     columns, rows = found.table()
     shown_rows = rows[:SHOWN] if sys.stdout.isatty() else rows
     if columns:
-        print_lines([columns, *([shown.short(value) for value in row] for row in shown_rows)], sys.stdout)
+        print_lines([[*map(in_one_line, columns)], *([shown.short(value) for value in row] for row in shown_rows)], sys.stdout)
     more = len(rows) - len(shown_rows)
     if more:
         print(f"and {more} more: --csv, --json or --parquet have all")
@@ -214,7 +215,7 @@ def _in_csv(columns: list[str], rows: list[list[Any]]) -> str:
 
 def _put(path: Path, text: str) -> None:
     try:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # a value may have half a surrogate pair
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror or error}") from error
 

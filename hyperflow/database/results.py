@@ -35,6 +35,7 @@ from hyperflow.database.reading import Reader, Sample
 from hyperflow.database.shown import Arguments, Record
 from hyperflow.database.values import codec_for
 from hyperflow.errors import ConfigurationError, DatabaseError, MisuseError, SerializationError
+from hyperflow.saying import in_one_line
 
 BASE_DIR = Path("hyperflow-runs")
 
@@ -87,7 +88,7 @@ class Maps(list[MapInfo]):
         """Return what is shown of each."""
         return [
             (
-                *(one.name, one.version, str(one.count), one.key, one.value),
+                *map(in_one_line, (one.name, one.version, str(one.count), one.key, one.value)),
                 "" if one.example is None else " -> ".join(shown.short(part, 40) for part in one.example),
                 in_bytes(one.size),
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(one.time)) if one.time else "",
@@ -168,7 +169,7 @@ class Results:
         if version is None and versions:
             return max(versions, key=lambda one: self._reader.size(one).time)
         if versions:
-            others = ", ".join(one.removeprefix(f"{memo.MAP_OF}{name}:") for one in versions)
+            others = ", ".join(in_one_line(one.removeprefix(f"{memo.MAP_OF}{name}:")) for one in versions)
             raise ConfigurationError(f"{self.where} has no version {version} of {name!r}; it has {others}")
         raise self._no_map(name, there)
 
@@ -176,7 +177,7 @@ class Results:
         names = list(dict.fromkeys(parts(one)[0] for one in there))
         close = difflib.get_close_matches(name, names, 1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
-        listed = ", ".join(names[:20]) + (", ..." if names[20:] else "")
+        listed = ", ".join(map(in_one_line, names[:20])) + (", ..." if names[20:] else "")
         return ConfigurationError(f"{self.where} has no map {name!r}{hint} It has {listed or 'none yet'}")
 
     def close(self) -> None:

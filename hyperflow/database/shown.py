@@ -20,7 +20,7 @@ import attrs
 from hyperflow import displays
 from hyperflow.database import plain, records, untagged
 from hyperflow.database.hints import conform_to
-from hyperflow.saying import short_repr
+from hyperflow.saying import LOOKED_AT, in_one_line, short_repr
 
 
 @attrs.frozen(repr=False, eq=False)
@@ -50,7 +50,8 @@ class Record:
         return hash((self.class_name, *self.fields))
 
     def __repr__(self) -> str:
-        return f"{self.class_name}({', '.join(f'{name}={value!r}' for name, value in self.fields.items())})"
+        fields = ", ".join(f"{in_one_line(name)}={value!r}" for name, value in self.fields.items())
+        return f"{in_one_line(self.class_name)}({fields})"
 
 
 class Arguments(tuple[Any, ...]):  # noqa: SLOT001 - a tuple can have no slots of its own
@@ -76,7 +77,7 @@ class Arguments(tuple[Any, ...]):  # noqa: SLOT001 - a tuple can have no slots o
         return Arguments, (tuple(self), self.names)
 
     def __repr__(self) -> str:
-        return f"({', '.join(f'{name}={value!r}' for name, value in self.asdict().items())})"
+        return f"({', '.join(f'{in_one_line(name)}={value!r}' for name, value in self.asdict().items())})"
 
 
 class StandIns(Mapping[str, Any]):
@@ -213,8 +214,7 @@ def cell(value: Any) -> Any:
 
 def short(value: Any, limit: int = 60) -> str:
     """Return a value in one line."""
-    text = value if type(value) is str else short_repr(value, limit)
-    text = " ".join(text.split())
+    text = in_one_line(value[:LOOKED_AT] if type(value) is str else short_repr(value, limit))
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
@@ -225,7 +225,7 @@ def html_table(title: str, headings: Iterable[str], rows: Iterable[Iterable[Any]
 
 def text_table(headings: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """Return a table of plain text."""
-    lines = [[*headings], *([short(one) for one in row] for row in rows)]
+    lines = [[*map(in_one_line, headings)], *([short(one) for one in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(one.ljust(width) for one, width in zip(line, widths, strict=True)).rstrip() for line in lines

@@ -152,6 +152,47 @@ def test_mistakes(base: Path, capsys: pytest.CaptureFixture[str], words: list[st
     assert error in told
 
 
+def test_texts_that_would_act_on_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names, keys and values of somebody else's file are shown, and do nothing to the terminal."""
+    program = hf.ProgramInfo.new(tmp_path)
+    red = "\x1b[31mred\x07"
+
+    async def record() -> None:
+        async with running(program) as store:
+            await hf.KeyValMap("colours").insert(red, {red: red})
+            await hf.KeyValMap("colours").insert("class", 1)
+            await store.insert(f"map {red}", json.dumps(red), json.dumps({"!class": [red, {red: red}]}))
+
+    asyncio.run(record())
+    home = str(program.log_dir.parent)
+    for words in ((home,), (home, "colours"), (home, f"map {red}")):
+        code, told = hyperflow(capsys, "results", *words)
+        assert code == 0
+        assert "\\x1b[31mred\\x07" in told
+        assert "\x1b" not in told
+    db = hf.open_results(home)
+    shown = [repr(db.maps()), repr(db.map(f"map {red}").values()), repr(db.map("colours").items())]
+    assert not any("\x1b" in text or "\x07" in text for text in shown)
+    with pytest.raises(hf.ConfigurationError) as raised:
+        db.map("none")
+    assert "\x1b" not in str(raised.value)
+
+
+def test_a_text_that_no_encoding_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half a surrogate pair, as `os.listdir` may give one, goes to a file as an escape."""
+    program = hf.ProgramInfo.new(tmp_path)
+
+    async def record() -> None:
+        async with running(program):
+            await hf.KeyValMap("names").insert("\udcff", 1)
+
+    asyncio.run(record())
+    file = tmp_path / "names.csv"
+    words = ("results", str(program.log_dir.parent), "names", "--csv", "-o", str(file))
+    assert hyperflow(capsys, *words) == (0, "")
+    assert file.read_text() == "key,value\n\\udcff,1\n"
+
+
 def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is made."""
     code, told = hyperflow(capsys, "results", "--base-dir", str(tmp_path / "none"))
