@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shlex
 import shutil
 import socket
 import stat
@@ -362,5 +363,9 @@ def _remove(path: Path) -> int:
 
 def _remove_tree(above: Held, name: str) -> int:
     size = used(above.path / name).size
-    shutil.rmtree(name, dir_fd=above.number)  # follows no symbolic link, whoever puts one there meanwhile
+    try:
+        shutil.rmtree(name, dir_fd=above.number)  # follows no symbolic link, whoever puts one there meanwhile
+    except RecursionError:  # before Python 3.13
+        path = shlex.quote(str(above.path / name))
+        raise ConfigurationError(f"directories in it are nested too deeply for Python; type: rm -r {path}") from None
     return size

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -349,3 +351,23 @@ def test_a_directory_that_others_can_write_to(tmp_path: Path, capsys: pytest.Cap
     assert code == 1
     assert "can be written by others" in told
     tmp_path.chmod(0o700)
+
+
+def test_directories_that_are_nested_too_deeply(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Python's rmtree cannot remove stays, with what to type; all else goes."""
+    deep, other = home_of(made(tmp_path)), home_of(made(tmp_path))
+    remove = shutil.rmtree
+
+    def rmtree(name: str, **more: Any) -> None:
+        if deep.name in name:
+            raise RecursionError
+        remove(name, **more)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    code, _ = hyperflow(capsys, "gc", "--delete", "--base-dir", str(tmp_path))
+    assert code == 1
+    assert not other.exists()
+    (rest,) = tmp_path.iterdir()
+    assert rest.name.startswith(f".gc-{deep.name}")
