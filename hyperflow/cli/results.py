@@ -191,7 +191,9 @@ def _print_rows(found: ResultsMap) -> None:
     columns, rows = found.table()
     shown_rows = rows[:SHOWN] if sys.stdout.isatty() else rows
     if columns:
-        print_lines([[*map(in_one_line, columns)], *([shown.short(value) for value in row] for row in shown_rows)], sys.stdout)
+        print_lines(
+            [[*map(in_one_line, columns)], *([shown.short(value) for value in row] for row in shown_rows)], sys.stdout
+        )
     more = len(rows) - len(shown_rows)
     if more:
         print(f"and {more} more: --csv, --json or --parquet have all")
