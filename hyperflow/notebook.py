@@ -25,6 +25,7 @@ from hyperflow import cells, environment
 from hyperflow._job import JobEnv, open_local_job
 from hyperflow.aio import before_exit
 from hyperflow.errors import MisuseError
+from hyperflow.saying import short_repr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,6 +56,8 @@ class _Holder:
         loop = asyncio.get_running_loop()
         try:
             async with self.opener as env:
+                if not isinstance(env, environment.Environment):
+                    raise MisuseError(f"start: what was opened is no environment but {short_repr(env, 100)}")
                 environment.set_started(loop, env)
                 environment.closers[env] = self.close
                 unwatch = cells.watch()
@@ -148,6 +151,7 @@ async def start(opener: AbstractAsyncContextManager[E]) -> E:
     try:
         env: E = await asyncio.shield(holder.opened)
     except asyncio.CancelledError:
+        holder.closing.set()  # an opener may have come to its end in spite of the cancel
         holder.task.cancel()
         with suppress(BaseException):
             await holder.task

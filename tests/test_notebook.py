@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import gc
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,40 @@ async def test_an_opener_that_fails() -> None:
 
     with pytest.raises(hf.ConfigurationError, match="no such place"):
         await hf.start(broken())
+    async with started():
+        assert await squares(1) == [0]
+
+
+async def test_an_opener_of_something_else() -> None:
+    """It is closed, and nothing is in force."""
+
+    @asynccontextmanager
+    async def other() -> AsyncIterator[Any]:
+        yield 3
+
+    with pytest.raises(hf.MisuseError, match="no environment but 3"):
+        await hf.start(other())
+    async with started():
+        assert await squares(1) == [0]
+
+
+async def test_a_start_whose_opener_swallows_the_cancel() -> None:
+    """What it has opened is closed at once."""
+    opening = asyncio.Event()
+
+    @asynccontextmanager
+    async def deaf() -> AsyncIterator[hf.JobEnv]:
+        opening.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        async with open_inline_job() as env:
+            yield env
+
+    starting = asyncio.ensure_future(hf.start(deaf()))
+    await opening.wait()
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
     async with started():
         assert await squares(1) == [0]
 
