@@ -129,6 +129,11 @@ class Dispatcher:
         return min(cpus, self.most or cpus)
 
     @property
+    def over(self) -> bool:
+        """Whether nothing is evaluated any more, as far as is known."""
+        return bool(self._ended) or (self.loop is not None and self.loop.is_closed())
+
+    @property
     def in_child(self) -> bool:
         """Whether this is a forked child of the process that made it."""
         return self._pid != os.getpid()
@@ -328,8 +333,9 @@ _open: WeakValueDictionary[int, EnvironmentExecutor] = WeakValueDictionary()
 
 def newest() -> EnvironmentExecutor | None:
     """Return the executor that was made last and is open: the one for libraries that are not told which to use."""
-    there = [found for known in _open.valuerefs() if (found := known()) is not None]  # others may be made meanwhile
-    return max(there, key=lambda found: found.number, default=None)
+    found = [known() for known in _open.valuerefs()]  # others may be made meanwhile
+    there = [one for one in found if one is not None and not one.over]
+    return max(there, key=lambda one: one.number, default=None)
 
 
 class EnvironmentExecutor(cf.Executor):
@@ -353,6 +359,11 @@ class EnvironmentExecutor(cf.Executor):
         if "joblib" in sys.modules:
             with suppress(ImportError):  # it is too old
                 importlib.import_module("hyperflow.joblib_backend")  # by its name: it stands above us
+
+    @property
+    def over(self) -> bool:
+        """Whether it evaluates nothing any more, as far as is known."""
+        return self._dispatcher.over
 
     @property
     def _max_workers(self) -> int:

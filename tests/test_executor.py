@@ -289,6 +289,19 @@ def test_after_the_end_of_the_interpreter_has_begun(tmp_path: Path) -> None:
     assert "the interpreter ends" in (tmp_path / "told").read_text()
 
 
+def test_the_newest_one_is_none_whose_environment_has_ended() -> None:
+    """Libraries that are not told which executor to use get one that works."""
+
+    async def main() -> cf.Executor:
+        async with hf.open_local_job(cpus=1) as env:
+            return env.executor()
+
+    with hf.Executor(max_workers=1) as working:
+        ended = asyncio.run(main())
+        assert executor.newest() is working
+        assert executor.newest() is not ended
+
+
 def test_the_newest_one_while_others_are_made() -> None:
     """Threads may look for an executor and make one at the same time."""
     kept = [hf.Executor(max_workers=1) for _ in range(300)]
