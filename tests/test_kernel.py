@@ -177,8 +177,8 @@ async def test_run_of_a_script(kernel: Kernel, tmp_path: Path) -> None:
     )
     shown = await kernel.run("%run script.py")
     assert "MisuseError" in shown.error + shown.err
-    assert "!{sys.executable} script.py" in shown.error + shown.err + shown.trace
-    assert (await kernel.works("import sys\n!{sys.executable} script.py")).out.strip() == "7"
+    assert '!"{sys.executable}" script.py' in shown.error + shown.err + shown.trace
+    assert (await kernel.works('import sys\n!"{sys.executable}" script.py')).out.strip() == "7"
 
 
 async def test_displays(kernel: Kernel) -> None:
