@@ -388,7 +388,7 @@ def _in_a_notebook() -> str:
     if "IPython" not in sys.modules:
         return ""
     script = Path(getattr(sys.modules.get("__main__"), "__file__", None) or "script.py").name
-    return f"; or, in place of %run {script}, which shares the notebook's event loop: !\"{{sys.executable}}\" {script}"
+    return f'; or, in place of %run {script}, which shares the notebook\'s event loop: !"{{sys.executable}}" {script}'
 
 
 def _is_being_imported() -> bool:
