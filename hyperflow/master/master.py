@@ -43,7 +43,7 @@ from hyperflow.slurm.script import SbatchOptions
 
 logger = logging.getLogger("hyperflow")
 
-TAKEN_BACK = frozenset({State.CANCELLED, State.HELD, State.NEW})
+TAKEN_BACK = frozenset({State.CANCELLED, State.FAILED, State.HELD, State.NEW})
 """States of jobs that an earlier master may have ended without telling Slurm."""
 
 
