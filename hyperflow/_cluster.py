@@ -36,6 +36,7 @@ from hyperflow.master.rundir import RunDirectory
 from hyperflow.master.shared import Timeouts
 from hyperflow.master.view import ClusterStatistics
 from hyperflow.program import ProgramInfo
+from hyperflow.records.recording import recorded
 from hyperflow.remote import RemoteEval
 from hyperflow.slurm.script import SbatchOptions
 
@@ -231,6 +232,8 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
     async with AsyncExitStack() as stack:
         run = RunDirectory.open(mine, local)
         stack.callback(run.close)
+        listed = program is None and resume is None
+        recording = stack.enter_context(recorded(mine, "cluster", listed=listed))
         if mine.start_from is not None and isinstance(mine.database, Path) and not mine.database.exists():
             copy_database(mine.start_from, mine.database)
         database = await stack.enter_async_context(
@@ -245,8 +248,10 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         await stack.enter_async_context(open_control(master))
         evaluator = ClusterEvaluator(master, job_options.sbatch)
         stack.push_async_callback(evaluator.locks.close)
-        env = ClusterEnv(Options(), evaluator, database, mine, master, job_options=job_options)
+        env = ClusterEnv(Options(), evaluator, database, mine, master, job_options=job_options, recording=recording)
         lockfiles.share(env, run.home, lockfiles.Holder.this_process())
         stack.enter_context(environment.entered(env))
         stack.enter_context(failures.shortened())
         yield env
+        if master.leaving:
+            recording.leave()

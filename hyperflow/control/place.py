@@ -94,12 +94,19 @@ def listening(home: Path, *, only_there: bool = False) -> Iterator[tuple[socket.
         address = Address(socket.gethostname(), os.getpid(), path)
         try:
             with made:
-                text = json.dumps(attrs.asdict(address), default=str)
-                checked_files.write_file(room / "master.json", text.encode() + b"\n")
+                _write(room, address)
                 yield made, address
         finally:
             if _read(room) in (None, address):  # else the next start of a job, on another node, has taken the place
                 _remove(room, address)
+
+
+def _write(room: Held, address: Address) -> None:
+    text = json.dumps(attrs.asdict(address), default=str)
+    try:  # not brought to the disk: after a crash of the machine nobody listens there
+        files.write_whole((room / "master.json").through, text.encode() + b"\n", durable=False)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {room.path}/master.json: {error.strerror or error}") from error
 
 
 def _bind(room: Held) -> tuple[socket.socket, Path]:

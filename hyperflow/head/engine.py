@@ -36,6 +36,7 @@ from hyperflow.errors import (
 )
 from hyperflow.events.writer import EventLog
 from hyperflow.flow import show_call
+from hyperflow.head.account import Account
 from hyperflow.head.allocation_end import Drain, End
 from hyperflow.head.aside import NodesAside
 from hyperflow.head.copies import Copies
@@ -87,6 +88,7 @@ class Engine:
         self.closed = False
         self._loop = asyncio.get_running_loop()
         self.scheduler = Scheduler()
+        self.account = Account()
         self._events = EventLog(program.log_dir / "events.jsonl")
         self.fleet = Fleet(program, settings, self._events, self._on_frame, self, self._on_lost)
         self.locks = LockManager()
@@ -234,6 +236,7 @@ class Engine:
     def node_up(self, node: str, cpus: Sequence[int]) -> None:
         """Use a node, which may come late."""
         self.scheduler.add_node(node, cpus)
+        self.account.holds(self.cpus, len(self.fleet.links))
         self._flushing.ask()
 
     def node_late(self, node: str, cpus: int) -> None:
@@ -343,6 +346,7 @@ class Engine:
                 continue
             try:
                 if outcome != VALUE:
+                    self.account.used += seconds * len(worker.cpus)
                     self._on_failure(evaluation, task, worker, outcome, payload)
                     continue
                 if buffers:
@@ -361,6 +365,7 @@ class Engine:
                 self._on_special(evaluation, task, worker, seconds)
         if done and worker is not None:
             self._counts["done"] += len(done)
+            self.account.used += sum(done.values()) * len(worker.cpus)
             self._events.done(done, worker.name)
             if self.aside.trust.accused:
                 self.aside.trust.succeeded(worker.node, len(done))
@@ -503,6 +508,7 @@ class Engine:
                 self._events.withheld(task.number, wait)
                 self._after_loss.append(loop.call_later(wait, self._release, task, node))
         back, impossible = self.scheduler.lose_node(node)
+        self.account.holds(self.cpus, len(self.fleet.links))
         self.aside.lost(node)
         for task in back:
             if not self._copies.gives_way(task, node) and not self._charged(task, at_work[task.number]):

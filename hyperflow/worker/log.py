@@ -15,6 +15,9 @@ from typing import Any
 
 from hyperflow.shipping import rebuild
 
+OF_OTHERS = "wrote the unmarked lines above"
+"""What a line says after lines that other processes have written."""
+
 
 class Log:
     """The worker's log file, which is its stdout and stderr."""
@@ -37,7 +40,7 @@ class Log:
         with contextlib.suppress(OSError):
             self._look()
             if self._others:
-                self.write_line("wrote the unmarked lines above")
+                self.write_line(OF_OTHERS)
                 self._others = False
 
     def _look(self) -> None:

@@ -1,0 +1,119 @@
+"""Keeps the record of a run while it runs: written when it begins, now and then, and when it has ended.
+
+Guarantees: a run never fails because its record cannot be written. That is logged once; the run goes on without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import attrs
+
+from hyperflow import saying
+from hyperflow.errors import AllocationEnding
+from hyperflow.program import ProgramInfo
+from hyperflow.records import index, record
+from hyperflow.records.record import Figures, Record, State
+
+logger = logging.getLogger("hyperflow")
+
+HEARTBEAT = 20.0
+"""Seconds between two writes of the record of a run."""
+
+LONGEST_RESULT = 200
+"""Characters that are shown of a result."""
+
+
+class Recording:
+    """The record of a run that is under way."""
+
+    def __init__(self, program: ProgramInfo, kind: str, listed: bool) -> None:
+        self.figures: Callable[[], Figures] = Figures
+        """Tells how the run stands."""
+        self._record = Record.of_this_process(program, kind)
+        self._places = [program.log_dir / record.NAME]
+        self._left = False
+        if listed:
+            try:
+                self._places.append(index.enter(program.program_id))
+            except OSError as error:
+                logger.info("`hyperflow runs` will not list this run: %s: %s", index.directory(), error.strerror)
+        self._write()
+
+    def result(self, value: object) -> None:
+        """Note the run's result, which comes before its end."""
+        line = "" if value is None else " ".join(saying.short_repr(value, LONGEST_RESULT).split())
+        self._record = attrs.evolve(self._record, result=line)
+
+    def leave(self) -> None:
+        """Note that the run is left before its work is done; then an end without an error is no success."""
+        self._left = True
+
+    def beat(self) -> None:
+        """Write how the run stands."""
+        self._record = attrs.evolve(self._record, alive=time.time(), figures=self.figures())
+        self._write()
+
+    def end(self, error: BaseException | None) -> None:
+        """Write how the run has ended."""
+        now, outcome = time.time(), _outcome(error)
+        if outcome is State.FINISHED and self._left:
+            outcome = State.CANCELLED
+        told = saying.in_words(error, record.LONGEST) if error is not None and outcome is State.FAILED else ""
+        self._record = attrs.evolve(
+            self._record, ended=now, alive=now, outcome=str(outcome), error=told, figures=self.figures()
+        )
+        if self._record.temporary and len(self._places) > 1:
+            index.keep(self._record.run, Path(self._record.log_dir))
+        self._write()
+
+    def _write(self) -> None:
+        for path in list(self._places):
+            try:
+                record.write(path, self._record)
+            except OSError as error:
+                self._places.remove(path)
+                logger.warning("`hyperflow runs` will not tell how this run goes: %s: %s", path, error.strerror)
+
+
+def _outcome(error: BaseException | None) -> State:
+    if error is None or (isinstance(error, SystemExit) and not error.code):
+        return State.FINISHED
+    if isinstance(error, AllocationEnding):
+        return State.ALLOCATION_ENDED
+    if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)):
+        return State.CANCELLED
+    return State.FAILED
+
+
+@contextmanager
+def recorded(program: ProgramInfo, kind: str, *, listed: bool) -> Iterator[Recording]:
+    """Keep a record of the run that goes on within the scope, on the running event loop.
+
+    `kind` is "job" or "cluster"; `listed`, whether it stands in the index, too.
+    """
+    recording = Recording(program, kind, listed)
+    loop = asyncio.get_running_loop()
+
+    def beat() -> None:
+        nonlocal timer
+        recording.beat()
+        timer = loop.call_later(HEARTBEAT, beat)
+
+    timer = loop.call_later(HEARTBEAT, beat)
+    ended: BaseException | None = None
+    try:
+        yield recording
+    except BaseException as error:
+        ended = error
+        raise
+    finally:
+        timer.cancel()
+        with suppress(Exception):  # what the run is about counts more
+            recording.end(ended)
+        del ended  # it knows this frame by its traceback
