@@ -230,10 +230,11 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
     if max_jobs is not None and max_jobs < 1:
         raise ConfigurationError(f"max_jobs={max_jobs}: a whole number of at least 1 is needed, or None")
     async with AsyncExitStack() as stack:
-        run = RunDirectory.open(mine, local)
-        stack.callback(run.close)
         listed = program is None and resume is None
         recording = stack.enter_context(recorded(mine, "cluster", listed=listed))
+        run = RunDirectory.open(mine, local)
+        stack.callback(run.close)
+        recording.begin()  # not before: whoever has the lock has the run
         if mine.start_from is not None and isinstance(mine.database, Path) and not mine.database.exists():
             copy_database(mine.start_from, mine.database)
         database = await stack.enter_async_context(

@@ -187,10 +187,10 @@ async def open_job(
     if mine.start_from is not None and not isinstance(mine.database, str) and not mine.database.exists():
         copy_database(mine.start_from, mine.database)
     async with AsyncExitStack() as stack:
-        # Before the record is touched: whoever has the database has the run.
+        recording = stack.enter_context(recorded(mine, "job", listed=listed))
         opening = open_database(mine.database, mine.program_id, settings.database_timeout)
         database = await stack.enter_async_context(opening)
-        recording = stack.enter_context(recorded(mine, "job", listed=listed))
+        recording.begin()  # not before: whoever has the database has the run
         engine = await stack.enter_async_context(open_engine(nodes, mine, settings=settings, preload=preload, end=end))
         recording.figures = functools.partial(_figures, engine)
         env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine, recording=recording)

@@ -166,6 +166,8 @@ class _Run:
             raise _ProgramError(error)
         else:
             say(self.console, f"done after {took}: {jobs}")
+            if env.recording is not None:
+                env.recording.result(work.result())
             _print_result(work.result())
 
     def _left(self, env: ClusterEnv, cancelled: bool) -> str:

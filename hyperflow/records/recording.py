@@ -6,6 +6,7 @@ Guarantees: a run never fails because its record cannot be written. That is logg
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -35,47 +36,62 @@ class Recording:
     def __init__(self, program: ProgramInfo, kind: str, listed: bool) -> None:
         self.figures: Callable[[], Figures] = Figures
         """Tells how the run stands."""
-        self._record = Record.of_this_process(program, kind)
-        self._places = [program.log_dir / record.NAME]
+        self._begin = functools.partial(Record.of_this_process, program, kind)
+        self._program = program
+        self._listed = listed
+        self._record: Record | None = None
+        self._result = ""
+        self._places: list[Path] = []
         self._left = False
-        if listed:
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """Write that the run begins. Before this, nothing is written: another process may have the run."""
+        self._record = self._begin()
+        self._places = [self._program.log_dir / record.NAME]
+        if self._listed:
             try:
-                self._places.append(index.enter(program.program_id))
+                self._places.append(index.enter(self._program.program_id))
             except OSError as error:
                 logger.info("`hyperflow runs` will not list this run: %s: %s", index.directory(), error.strerror)
-        self._write()
+        self._write(self._record)
+        self._timer = self._loop.call_later(HEARTBEAT, self._beat)
 
     def result(self, value: object) -> None:
         """Note the run's result, which comes before its end."""
-        line = "" if value is None else " ".join(saying.short_repr(value, LONGEST_RESULT).split())
-        self._record = attrs.evolve(self._record, result=line)
+        if value is not None:
+            self._result = " ".join(saying.short_repr(value, LONGEST_RESULT).split())
 
     def leave(self) -> None:
         """Note that the run is left before its work is done; then an end without an error is no success."""
         self._left = True
 
-    def beat(self) -> None:
+    def _beat(self) -> None:
         """Write how the run stands."""
-        self._record = attrs.evolve(self._record, alive=time.time(), figures=self.figures())
-        self._write()
+        if self._record is not None:
+            self._write(attrs.evolve(self._record, alive=time.time(), figures=self.figures()))
+            self._timer = self._loop.call_later(HEARTBEAT, self._beat)
 
     def end(self, error: BaseException | None) -> None:
-        """Write how the run has ended."""
+        """Write how the run has ended, if it has begun."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._record is None:
+            return
         now, outcome = time.time(), _outcome(error)
         if outcome is State.FINISHED and self._left:
             outcome = State.CANCELLED
         told = saying.in_words(error, record.LONGEST) if error is not None and outcome is State.FAILED else ""
-        self._record = attrs.evolve(
-            self._record, ended=now, alive=now, outcome=str(outcome), error=told, figures=self.figures()
-        )
         if self._record.temporary and len(self._places) > 1:
-            index.keep(self._record.run, Path(self._record.log_dir))
-        self._write()
+            index.keep(self._record.run, self._program.log_dir)
+        ended = attrs.evolve(self._record, ended=now, alive=now, outcome=str(outcome), error=told, result=self._result)
+        self._write(attrs.evolve(ended, figures=self.figures()))
 
-    def _write(self) -> None:
+    def _write(self, said: Record) -> None:
         for path in list(self._places):
             try:
-                record.write(path, self._record)
+                record.write(path, said)
             except OSError as error:
                 self._places.remove(path)
                 logger.warning("`hyperflow runs` will not tell how this run goes: %s: %s", path, error.strerror)
@@ -93,19 +109,11 @@ def _outcome(error: BaseException | None) -> State:
 
 @contextmanager
 def recorded(program: ProgramInfo, kind: str, *, listed: bool) -> Iterator[Recording]:
-    """Keep a record of the run that goes on within the scope, on the running event loop.
+    """Keep a record of the run that goes on within the scope, from `begin` on.
 
     `kind` is "job" or "cluster"; `listed`, whether it stands in the index, too.
     """
     recording = Recording(program, kind, listed)
-    loop = asyncio.get_running_loop()
-
-    def beat() -> None:
-        nonlocal timer
-        recording.beat()
-        timer = loop.call_later(HEARTBEAT, beat)
-
-    timer = loop.call_later(HEARTBEAT, beat)
     ended: BaseException | None = None
     try:
         yield recording
@@ -113,7 +121,6 @@ def recorded(program: ProgramInfo, kind: str, *, listed: bool) -> Iterator[Recor
         ended = error
         raise
     finally:
-        timer.cancel()
         with suppress(Exception):  # what the run is about counts more
             recording.end(ended)
         del ended  # it knows this frame by its traceback
