@@ -173,6 +173,7 @@ async def open_job(
     end: End | None = None,
     shrinks: int | None = None,
     listed: bool = False,
+    echo: bool = False,
 ) -> AsyncIterator[JobEnv]:
     """Start launchers, open the database, and make the environment the current one for the scope.
 
@@ -191,7 +192,9 @@ async def open_job(
         opening = open_database(mine.database, mine.program_id, settings.database_timeout)
         database = await stack.enter_async_context(opening)
         recording.begin()  # not before: whoever has the database has the run
-        engine = await stack.enter_async_context(open_engine(nodes, mine, settings=settings, preload=preload, end=end))
+        engine = await stack.enter_async_context(
+            open_engine(nodes, mine, settings=settings, preload=preload, end=end, echo=echo)
+        )
         recording.figures = functools.partial(_figures, engine)
         env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine, recording=recording)
         if shrinks is not None:
@@ -231,7 +234,7 @@ def _node_routes(engine: Engine) -> Callable[[], list[web.RouteDef]]:
 
 @asynccontextmanager
 async def open_local_job(
-    *, cpus: int | None = None, program: ProgramInfo | None = None, preload: Sequence[str] = ()
+    *, cpus: int | None = None, program: ProgramInfo | None = None, preload: Sequence[str] = (), echo: bool = False
 ) -> AsyncIterator[JobEnv]:
     """Evaluate on this machine: `async with open_local_job(cpus=4) as env: await my_job()`.
 
@@ -240,6 +243,8 @@ async def open_local_job(
             warning says so.
         program: Where logs and results go; None for a temporary directory, which is kept only after an error.
         preload: Modules to import once, before workers are forked, such as "numpy".
+        echo: Show on standard error what evaluations print and warn, each line with call and worker; a bounded number
+            of lines a second. `hyperflow logs` shows all, with or without this.
 
     Raises:
         ConfigurationError: `cpus` makes no sense, a directory cannot be written, a module cannot be imported.
@@ -247,13 +252,18 @@ async def open_local_job(
 
     Leaving the scope, also by an error or when cancelled, ends all processes and waits for them.
     """
-    async with open_here(cpus=cpus, program=program, preload=preload) as env:
+    async with open_here(cpus=cpus, program=program, preload=preload, echo=echo) as env:
         yield env
 
 
 @asynccontextmanager
 async def open_here(
-    *, cpus: int | None, program: ProgramInfo | None = None, preload: Sequence[str] = (), shared: bool = False
+    *,
+    cpus: int | None,
+    program: ProgramInfo | None = None,
+    preload: Sequence[str] = (),
+    shared: bool = False,
+    echo: bool = False,
 ) -> AsyncIterator[JobEnv]:
     """Do as open_local_job; with `shared`, beside others that use the same CPUs (see NodePlan)."""
     from hyperflow.transports.process import LAUNCHER, Local, Spawned, launcher_log  # noqa: PLC0415 (see above)
@@ -267,7 +277,8 @@ async def open_here(
         from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (imported while the launcher starts)
 
         plan = NodePlan(Local(node, launcher), cpus, shared=shared)
-        async with open_job([plan], mine, settings=settings, preload=preload, listed=program is None) as env:
+        listed = program is None
+        async with open_job([plan], mine, settings=settings, preload=preload, listed=listed, echo=echo) as env:
             yield env
 
 
@@ -281,7 +292,7 @@ END_SIGNALS: dict[int, tuple[str, float | None]] = {
 
 @asynccontextmanager
 async def open_slurm_job(
-    *, program: ProgramInfo | None = None, preload: Sequence[str] = (), **settings: Any
+    *, program: ProgramInfo | None = None, preload: Sequence[str] = (), echo: bool = False, **settings: Any
 ) -> AsyncIterator[JobEnv]:
     """Evaluate on all CPUs of the Slurm allocation that this process is in; otherwise like open_local_job.
 
@@ -290,6 +301,7 @@ async def open_slurm_job(
     Args:
         program: Where logs and results go: a directory that all nodes see. None for one in the current directory.
         preload: As for open_local_job, on each node.
+        echo: As for open_local_job.
         settings: Fields of `hyperflow.config.Settings`, such as min_nodes=3; they override HYPERFLOW_* variables and
             the configuration file.
 
@@ -316,7 +328,9 @@ async def open_slurm_job(
     # One node alone can only be taken together with the job.
     shrinks = granted.job_id if len(nodes) > 1 else None
     listed = program is None
-    async with open_job(nodes, place, settings=chosen, preload=preload, end=end, shrinks=shrinks, listed=listed) as env:
+    async with open_job(
+        nodes, place, settings=chosen, preload=preload, end=end, shrinks=shrinks, listed=listed, echo=echo
+    ) as env:
         yield env
 
 
@@ -338,6 +352,7 @@ def run_job_slurm(
     *,
     program: ProgramInfo | None = None,
     preload: Sequence[str] = (),
+    echo: bool = False,
     requeue: bool = False,
     **settings: Any,
 ) -> T:
@@ -351,7 +366,9 @@ def run_job_slurm(
     Other arguments are those of open_slurm_job. Raises what it and the job raise.
     """
     try:
-        return _run(job, "run_job_slurm", lambda: open_slurm_job(program=program, preload=preload, **settings))
+        return _run(
+            job, "run_job_slurm", lambda: open_slurm_job(program=program, preload=preload, echo=echo, **settings)
+        )
     except AllocationEnding:
         if requeue:
             from hyperflow.slurm import allocation, scontrol  # noqa: PLC0415 (see above)
@@ -361,14 +378,19 @@ def run_job_slurm(
 
 
 def run_job_local(
-    job: Flow[T], *, cpus: int | None = None, program: ProgramInfo | None = None, preload: Sequence[str] = ()
+    job: Flow[T],
+    *,
+    cpus: int | None = None,
+    program: ProgramInfo | None = None,
+    preload: Sequence[str] = (),
+    echo: bool = False,
 ) -> T:
     """Run a job on this machine and return its result; blocks. For scripts and tests.
 
     Takes the arguments of `open_local_job`; raises its errors and what the job raises. Ctrl-C cancels the job, ends
     its processes and raises KeyboardInterrupt.
     """
-    return _run(job, "run_job_local", lambda: open_local_job(cpus=cpus, program=program, preload=preload))
+    return _run(job, "run_job_local", lambda: open_local_job(cpus=cpus, program=program, preload=preload, echo=echo))
 
 
 def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncContextManager[JobEnv]]) -> T:

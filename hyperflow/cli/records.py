@@ -58,10 +58,10 @@ class Run:
         own = Figures() if self.record is None else self.record.figures
         if self.cluster is None:
             return own
-        total = attrs.asdict(own)
+        total = own._asdict()
         for path in _job_records(self.home):
             if (job := record.read(path)) is not None:
-                for name, value in attrs.asdict(job.figures).items():
+                for name, value in job.figures._asdict().items():
                     total[name] = max(total[name], value) if name in ("nodes", "cpus") else total[name] + value
         return Figures(**total)
 

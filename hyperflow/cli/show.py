@@ -165,7 +165,7 @@ def _described(run: Run, now: float) -> dict[str, Any]:
         "command": cluster.command if cluster is not None else [],
         "jobs": _jobs(run),
         "log_dir": str(run.log_dir),
-        "figures": attrs.asdict(run.figures()),
+        "figures": run.figures()._asdict(),
     }
     if found is not None:
         members = ("user", "directory", "slurm_job", "versions", "began", "alive", "ended", "error", "result")

@@ -6,6 +6,8 @@
 Guarantees: the file is there as a whole or not at all. Nothing of it is ever unpickled or run. What another user could
 have written, what is damaged and what a newer version wrote is not used. Its texts may hold anything that a program's
 command line, errors and results hold; who shows them makes them printable first.
+
+NamedTuple and not attrs: each run imports this, and to make these classes by attrs takes 10 ms.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -54,8 +56,7 @@ class State(enum.StrEnum):
     UNKNOWN = "unknown"  # it has left no record that can be read
 
 
-@attrs.frozen
-class Figures:
+class Figures(NamedTuple):
     """What a run has had and done so far.
 
     Args:
@@ -75,8 +76,7 @@ class Figures:
     held: float = 0.0
 
 
-@attrs.frozen
-class Record:
+class Record(NamedTuple):
     """One run, or one start of it where it was resumed.
 
     Args:
@@ -155,7 +155,12 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON has it."""
-        return {"format": FORMAT, **attrs.asdict(self)}
+        return {
+            "format": FORMAT,
+            **self._asdict(),
+            "owner": attrs.asdict(self.owner),
+            "figures": self.figures._asdict(),
+        }
 
 
 def read(place: checked_files.Place) -> Record | None:
@@ -174,9 +179,9 @@ def _from_json(data: dict[str, Any]) -> Record:
     owner = Owner.from_text(json.dumps(data["owner"]))
     if owner is None:
         raise ValueError("it names no process")
-    known = {field.name: data[field.name] for field in attrs.fields(Record) if field.name in data}
+    known = {name: data[name] for name in Record._fields if name in data}
     told = data.get("figures", {})
-    figures = {field.name: _number(told[field.name]) for field in attrs.fields(Figures) if field.name in told}
+    figures = {name: _number(told[name]) for name in Figures._fields if name in told}
     record = Record(**{**known, "owner": owner, "argv": tuple(map(str, data["argv"])), "figures": Figures(**figures)})
     for name in ("run", "kind", "home", "log_dir", "database", "user", "directory", "slurm_job", "error", "result"):
         if not isinstance(getattr(record, name), str):
@@ -199,9 +204,18 @@ def _number(value: Any) -> Any:
 
 
 def write(path: Path, record: Record) -> None:
-    """Write a run's record; raises OSError. What a crash of the machine loses of it, nothing depends on."""
-    text = json.dumps(record.to_json(), indent=1)
-    files.write_whole(path, text.encode("utf-8", "backslashreplace") + b"\n", durable=False)
+    """Write a run's record; raises OSError."""
+    write_text(path, to_text(record))
+
+
+def to_text(record: Record) -> bytes:
+    """Return what a record's file holds."""
+    return json.dumps(record.to_json()).encode() + b"\n"
+
+
+def write_text(path: Path, text: bytes) -> None:
+    """Write a record's file; raises OSError. What a crash of the machine loses of it, nothing depends on."""
+    files.write_whole(path, text, durable=False)
 
 
 def _user() -> str:

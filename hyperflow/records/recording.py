@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import attrs
-
 from hyperflow import saying
 from hyperflow.errors import AllocationEnding
 from hyperflow.program import ProgramInfo
@@ -70,7 +68,7 @@ class Recording:
     def _beat(self) -> None:
         """Write how the run stands."""
         if self._record is not None:
-            self._write(attrs.evolve(self._record, alive=time.time(), figures=self.figures()))
+            self._write(self._record._replace(alive=time.time(), figures=self.figures()))
             self._timer = self._loop.call_later(HEARTBEAT, self._beat)
 
     def end(self, error: BaseException | None) -> None:
@@ -85,13 +83,16 @@ class Recording:
         told = saying.in_words(error, record.LONGEST) if error is not None and outcome is State.FAILED else ""
         if self._record.temporary and len(self._places) > 1:
             index.keep(self._record.run, self._program.log_dir)
-        ended = attrs.evolve(self._record, ended=now, alive=now, outcome=str(outcome), error=told, result=self._result)
-        self._write(attrs.evolve(ended, figures=self.figures()))
+            if outcome is State.FINISHED:
+                del self._places[0]  # it is removed in a moment
+        ended = self._record._replace(ended=now, alive=now, outcome=str(outcome), error=told, result=self._result)
+        self._write(ended._replace(figures=self.figures()))
 
     def _write(self, said: Record) -> None:
+        text = record.to_text(said)
         for path in list(self._places):
             try:
-                record.write(path, said)
+                record.write_text(path, text)
             except OSError as error:
                 self._places.remove(path)
                 logger.warning("`hyperflow runs` will not tell how this run goes: %s: %s", path, error.strerror)

@@ -14,16 +14,21 @@ import time
 from typing import Any
 
 from hyperflow.shipping import rebuild
+from hyperflow.wire.numbers import TaskNumber
+from hyperflow.worker.echo import Echo
 
 OF_OTHERS = "wrote the unmarked lines above"
 """What a line says after lines that other processes have written."""
 
 
 class Log:
-    """The worker's log file, which is its stdout and stderr."""
+    """The worker's log file, which is its stdout and stderr; `echo` gets what evaluations print, too."""
 
-    def __init__(self) -> None:
+    def __init__(self, echo: Echo | None = None) -> None:
         self.label = "worker"
+        self.task = TaskNumber(0)
+        """The evaluation that runs; 0 when it has ended."""
+        self.echo = echo
         self._expected = os.fstat(1).st_size  # what follows, another process has written
         self._others = False
 
@@ -35,6 +40,12 @@ class Log:
             os.write(1, f"{now} [{self.label}] {line}\n".encode(errors="replace"))
             self._expected = os.fstat(1).st_size
 
+    def print_line(self, line: str) -> None:
+        """Write a line that a function has printed."""
+        self.write_line(line)
+        if self.echo is not None:
+            self.echo.line(self.task, line)
+
     def end_evaluation(self) -> None:
         """Log which evaluation wrote the unmarked lines."""
         with contextlib.suppress(OSError):
@@ -44,7 +55,12 @@ class Log:
                 self._others = False
 
     def _look(self) -> None:
-        self._others = self._others or os.fstat(1).st_size > self._expected
+        size = os.fstat(1).st_size
+        if size > self._expected:
+            self._others = True
+            if self.echo is not None:
+                self.echo.lines_of_others(self.task, self._expected, size)
+                self._expected = size
 
 
 class MarkedOutput(io.TextIOBase):
@@ -72,10 +88,10 @@ class MarkedOutput(io.TextIOBase):
         self.partial.append(first)
         if end:
             pieces, self.partial = self.partial, []
-            self._log.write_line("".join(pieces))
+            self._log.print_line("".join(pieces))
             *lines, last = rest.split("\n")
             for line in lines:
-                self._log.write_line(line)
+                self._log.print_line(line)
             if last:
                 self.partial.append(last)
         return len(text)
@@ -83,7 +99,7 @@ class MarkedOutput(io.TextIOBase):
     def flush(self) -> None:
         pieces, self.partial = self.partial, []
         if text := "".join(pieces):
-            self._log.write_line(text)
+            self._log.print_line(text)
 
     def close(self) -> None:
         """Stay open: the next evaluation prints, too."""

@@ -22,6 +22,7 @@ from hyperflow.errors import ConfigurationError
 from hyperflow.program import ProgramInfo
 from hyperflow.records import index, record, recording
 from hyperflow.records.record import Record, State
+from tests.helpers import wait_until
 from tests.support import local, run_script, start_script
 
 TyPed = Callable[..., tuple[int, str]]
@@ -94,8 +95,7 @@ async def test_a_run_that_is_at_work(typed: TyPed, tmp_path: Path) -> None:
     """It is running, also seen from its files; its evaluations are counted while they wait."""
     async with local(cpus=1, program=ProgramInfo.new(tmp_path / "hyperflow-runs")) as env:
         assert await hf.remote_eval(half, 4.0) == 2.0
-        while "1 done" not in typed("show")[1]:  # the event log is written four times a second
-            await asyncio.sleep(0)
+        await wait_until(lambda: "1 done" in typed("show")[1], 20, "a line of the event log")
         told = shown(typed)
         assert (told["state"], told["program"], told["pid"]) == ("running", env.program.program_id, os.getpid())
         assert (told["functions"][0]["function"], told["functions"][0]["done"]) == ("half", 1)
@@ -170,7 +170,8 @@ def test_a_directory_that_vanishes(typed: TyPed, tmp_path: Path) -> None:
 def of_elsewhere(program: ProgramInfo, **changes: Any) -> Record:
     """Return a record as another machine has written it."""
     made = Record.of_this_process(program, "job")
-    return attrs.evolve(made, owner=attrs.evolve(made.owner, host="node7", machine="another"), **changes)
+    elsewhere = attrs.evolve(made.owner, host="node7", machine="another")
+    return made._replace(owner=elsewhere, **changes)
 
 
 def test_a_run_on_another_machine(typed: TyPed, tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_records_that_make_no_sense(typed: TyPed, tmp_path: Path, text: str) -> 
     assert (code, "no record that this version can read" in said) == (0, True)
 
 
-@pytest.mark.parametrize("member", sorted(field.name for field in attrs.fields(Record)))
+@pytest.mark.parametrize("member", sorted(Record._fields))
 @pytest.mark.parametrize("value", [None, 3, "x", [], {}, [[1]], 1e400], ids=repr)
 def test_a_member_that_makes_no_sense(tmp_path: Path, member: str, value: object) -> None:
     """Whatever stands in a record: it is read as a record that can be shown, or not at all."""
@@ -226,7 +227,7 @@ def test_many_runs(typed: TyPed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         name = f"20200101-000000-{number:06}"
         (base / name / "log").mkdir(parents=True)
         if number > 9_900:
-            record.write(base / name / "log" / record.NAME, attrs.evolve(made, run=name))
+            record.write(base / name / "log" / record.NAME, made._replace(run=name))
     record.write(program.log_dir / record.NAME, made)
     read: list[object] = []
     original = record.read
@@ -248,8 +249,8 @@ def test_which_run(tmp_path: Path) -> None:
     record.write(program.log_dir / record.NAME, made)
     with pytest.raises(ConfigurationError, match="no run in"):
         records.find("2099", base)
-    record.write(index.enter("20990101-000000-x"), attrs.evolve(made, run="20990101-000000-x", home="/nowhere"))
-    record.write(index.enter("20990101-000000-y"), attrs.evolve(made, run="20990101-000000-y", home="/nowhere"))
+    record.write(index.enter("20990101-000000-x"), made._replace(run="20990101-000000-x", home="/nowhere"))
+    record.write(index.enter("20990101-000000-y"), made._replace(run="20990101-000000-y", home="/nowhere"))
     assert records.find(None, base).name == "20990101-000000-y"
     assert records.find(program.program_id, base).home == records.find(str(base / program.program_id), Path("/")).home
     assert records.find("20990101-000000-x", base).home == Path("/nowhere")
@@ -263,10 +264,10 @@ def test_the_index_is_bounded(tmp_path: Path) -> None:
     events.parent.mkdir()
     (events.parent / "worker-node-0.log").write_text("x" * 100 + "\n" + "y" * 20_000 + "\n" + "the end\n")
     events.write_text('{"t": 1, "state": "up", "node": "x"}\n' * 100_000)
-    made = attrs.evolve(Record.of_this_process(ProgramInfo.new(tmp_path), "job"), home="/nowhere")
+    made = Record.of_this_process(ProgramInfo.new(tmp_path), "job")._replace(home="/nowhere")
     for number in range(index.MOST_LOGS + 5):
         run = f"20200101-{number:06}"
-        record.write(index.enter(run), attrs.evolve(made, run=run))
+        record.write(index.enter(run), made._replace(run=run))
         index.keep(run, events.parent)
     assert len(index.names()) == index.MOST_LOGS
     kept = index.logs(index.names()[-1])
@@ -287,7 +288,7 @@ def test_where_nothing_can_be_written(typed: TyPed, tmp_path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(record, "write", full)
+    monkeypatch.setattr(record, "write_text", full)
     program = ProgramInfo.new(tmp_path / "hyperflow-runs")
     assert hf.run_job_local(hf.pure(3), cpus=1, program=program) == 3
     assert typed("runs")[0] == 0
@@ -299,9 +300,10 @@ async def test_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     async with local(cpus=1, program=ProgramInfo.new(tmp_path)) as env:
         path = env.program.log_dir / record.NAME
         await hf.remote_eval(half, 1.0)
-        async with asyncio.timeout(20):
-            while (found := record.read(path)) is None or not found.figures.done:
-                await asyncio.sleep(0.01)
+        found = await wait_until(
+            lambda: said if (said := record.read(path)) is not None and said.figures.done else None, 20, "a heartbeat"
+        )
+        assert found is not None
         assert found.alive > found.began
         assert (found.outcome, found.owner.pid, found.figures.cpus) == ("", os.getpid(), 1)
 
@@ -357,7 +359,7 @@ def test_a_recycled_process_number(tmp_path: Path) -> None:
     """A process that has the number of a killed head is not taken for it."""
     made = Record.of_this_process(ProgramInfo.new(tmp_path), "job")
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        killed = attrs.evolve(made, owner=attrs.evolve(made.owner, pid=other.pid, started="1"))
+        killed = made._replace(owner=attrs.evolve(made.owner, pid=other.pid, started="1"))
         assert killed.state(time.time()) is State.KILLED
         other.communicate(b"\n")
     assert made.state(time.time()) is State.RUNNING
