@@ -179,10 +179,11 @@ def _from_json(data: dict[str, Any]) -> Record:
     owner = Owner.from_text(json.dumps(data["owner"]))
     if owner is None:
         raise ValueError("it names no process")
-    known = {name: data[name] for name in Record._fields if name in data}
+    known: dict[str, Any] = {name: data[name] for name in Record._fields if name in data}
     told = data.get("figures", {})
     figures = {name: _number(told[name]) for name in Figures._fields if name in told}
-    record = Record(**{**known, "owner": owner, "argv": tuple(map(str, data["argv"])), "figures": Figures(**figures)})
+    known |= {"owner": owner, "argv": tuple(map(str, data["argv"])), "figures": Figures(**figures)}
+    record = Record(**known)
     for name in ("run", "kind", "home", "log_dir", "database", "user", "directory", "slurm_job", "error", "result"):
         if not isinstance(getattr(record, name), str):
             raise TypeError(name)

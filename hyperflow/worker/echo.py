@@ -11,7 +11,6 @@ import os
 import re
 import socket
 import threading
-from collections import deque
 from contextlib import suppress
 
 from hyperflow.wire import messages
@@ -40,7 +39,9 @@ class Echo:
         self._sock = sock
         self._rate = Rate(OFTEN, AT_FIRST)
         self._left_out = 0
-        self._waiting: deque[str] = deque(maxlen=AT_FIRST)  # lines of other threads
+        self._waiting: list[str] = []  # lines of other threads
+        self._dropped = 0  # of those
+        self._lock = threading.RLock()  # for these two; a signal's handler may print, too
         self._pid = os.getpid()
         self._thread = threading.get_ident()
         self._log: int | None = None
@@ -52,13 +53,24 @@ class Echo:
         if os.getpid() != self._pid:
             return  # a forked child; its lines come from the log
         if threading.get_ident() != self._thread or not task:
-            self._left_out += len(self._waiting) == self._waiting.maxlen
-            self._waiting.append(text)
+            with self._lock:
+                if len(self._waiting) < AT_FIRST:
+                    self._waiting.append(text)
+                else:
+                    self._dropped += 1
             return
         self._task = task
-        while self._waiting:
-            self._send(self._waiting.popleft())
+        if self._waiting:
+            self._send_waiting()
         self._send(text)
+
+    def _send_waiting(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            self._left_out += self._dropped
+            self._dropped = 0
+        for text in waiting:
+            self._send(text)
 
     def _send(self, text: str) -> None:
         if not self._rate.allows() or not self._sent(text[:LONGEST]):
@@ -88,7 +100,7 @@ class Echo:
     def end(self, task: TaskNumber) -> None:
         """The evaluation has ended: send what other threads have left, and how much was left out."""
         self._task = task
-        while self._waiting:
-            self._send(self._waiting.popleft())
+        if self._waiting:
+            self._send_waiting()
         if self._left_out:
             self._sent()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import threading
 import time
 from typing import Any
 
@@ -31,10 +32,16 @@ class Log:
         self.echo = echo
         self._expected = os.fstat(1).st_size  # what follows, another process has written
         self._others = False
+        self._new_lock()
+        os.register_at_fork(after_in_child=self._new_lock)
+
+    def _new_lock(self) -> None:
+        """Make the lock for threads that print side by side: else one takes the other's line for another process's."""
+        self._lock = threading.RLock()  # a signal's handler may print, too
 
     def write_line(self, line: str) -> None:
         """Write a line with the time and the mark of the evaluation."""
-        with contextlib.suppress(OSError):  # a full disk must not fail an evaluation that merely prints
+        with self._lock, contextlib.suppress(OSError):  # a full disk must not fail an evaluation that merely prints
             self._look()
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             os.write(1, f"{now} [{self.label}] {line}\n".encode(errors="replace"))
