@@ -208,7 +208,7 @@ def show(
     if functions:
         _print_functions(summary)
     if note:
-        print_note(note, sys.stdout)
+        print_note(printable(note), sys.stdout)
     return 0
 
 
@@ -223,6 +223,9 @@ def _looked_up(run: Run) -> tuple[Summary, list[NodeState], str]:
         except HyperflowError as error:
             if (log_dir / heads.EVENTS).exists():
                 wrong = str(error)
+            continue
+        except (TypeError, ValueError, AttributeError, LookupError) as error:  # a foreign file
+            wrong = f"the event log {log_dir / heads.EVENTS} makes no sense: {error!r}"
             continue
         _join(total, one)
     if total.left_out:

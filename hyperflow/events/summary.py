@@ -106,7 +106,7 @@ class Summary:
     def _add_tasks(self, state: str, event: Event, tasks: list[int]) -> None:
         alive = self._alive
         if state == "waiting" and "function" in event:
-            function = self._function(event["function"])
+            function = self._function(str(event["function"]))
             cpus = event.get("cpus", 1)
             function.cpus = cpus if isinstance(cpus, int) else len(cpus)
             alive.update(dict.fromkeys(tasks, (function, "")))
@@ -145,7 +145,9 @@ class Summary:
             if len(self.failures) < MOST_FAILURES:
                 name, call = function.name if function is not None else "", event.get("call", "")
                 retried = state == "waiting"
-                self.failures.append(Failure(event.get("t", 0.0), task, name, call, error, worker, retried))
+                self.failures.append(
+                    Failure(float(event.get("t", 0.0)), task, name, str(call), str(error), str(worker), retried)
+                )
         if function is None:
             return
         if state == "failed":

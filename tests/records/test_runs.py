@@ -218,6 +218,47 @@ def test_a_member_that_makes_no_sense(tmp_path: Path, member: str, value: object
         assert show._facts(found, State.RUNNING, show.Summary(), [])  # pyright: ignore[reportPrivateUsage]
 
 
+STARTED = '{"t": 1, "state": "waiting", "tasks": [1], "function": "f", "cpus": 1}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "garbage \\x1b[2J",
+        '{"t": "x", "state": "done", "tasks": [1], "seconds": [1]}',
+        '{"t": 1, "state": "done", "tasks": [1], "seconds": ["x"]}',
+        '{"t": 1, "state": "done", "tasks": 3, "seconds": {}}',
+        '{"t": 1, "state": "waiting", "tasks": [2], "function": [1], "cpus": "x"}',
+        '{"t": 1, "state": "measured", "tasks": [1], "cpu": "x", "memory": "y"}',
+        '{"t": 1, "state": "failed", "tasks": [1], "error": [], "call": 3}',
+        '{"t": 1, "state": "failed", "tasks": [1], "error": {"a": 1}, "call": 3}',
+        '{"t": 1, "state": ["up"], "node": {"a": 1}}',
+        '{"t": 1, "state": "up", "node": 7, "cpus": "x"}',
+        '{"t": 1, "state": "opened", "version": 99}',
+        '{"t": 1, "state": "copied", "tasks": [], "copy": "x"}',
+        '{"t": 1, "state": "left out", "bytes": "x"}',
+    ],
+)
+def test_event_logs_that_make_no_sense(typed: TyPed, tmp_path: Path, line: str) -> None:
+    """A garbled, foreign or newer event log costs what it would tell, and orders nothing."""
+    program = ProgramInfo.new(tmp_path / "hyperflow-runs")
+    record.write(program.log_dir / record.NAME, Record.of_this_process(program, "job"))
+    (program.log_dir / "events.jsonl").write_text(f"{STARTED}\n{line.encode().decode('unicode_escape')}\n{STARTED}\n")
+    for words in (["show", "--functions"], ["show", "--json"], ["logs", "--failed"], ["logs"]):
+        code, text = typed(*words)
+        assert (code, "\x1b" in text) == (0, False), text
+
+
+async def test_orders_to_a_run_that_was_given_no_place(typed: TyPed, tmp_path: Path) -> None:
+    """Its head has a control socket, too: a node is put aside by the run's id."""
+    async with local(cpus=1) as env:
+        (name,) = [node["node"] for node in env.evaluator.nodes()]  # type: ignore[attr-defined]
+        words = (sys.executable, "-m", "hyperflow", "node", "drain", str(name), "--run", env.program.program_id)
+        process = await asyncio.create_subprocess_exec(*words, cwd=tmp_path)
+        assert await process.wait() == 0
+        assert env.statistics().nodes_aside == 1
+
+
 def test_many_runs(typed: TyPed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of ten thousand runs no more are read than are shown."""
     base = tmp_path / "hyperflow-runs"
