@@ -44,7 +44,7 @@ def test_runs_of_other_hosts(cluster: Cluster, tmp_path: Path) -> None:
     shown = told(cluster.login, tmp_path, "show")
     assert (shown["state"], shown["host"], shown["pid"]) == ("running", host.name, run["pid"])
 
-    cluster.login.run(["scancel", "--full", "--signal=KILL", str(number)])
+    host.run(["kill", "-9", str(run["pid"])])
     cluster.slurm.wait_for(number)
     assert told(host, tmp_path, "show")["state"] == "killed"
     path = next(runs.glob("*/log/run.json"))
