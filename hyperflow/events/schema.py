@@ -12,11 +12,11 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
     done                  tasks           worker, seconds (one for each task)
     failed                tasks           error, call
     cancelled             tasks
-    measured              tasks           cpu: seconds of CPU time, that of programs it ran included; memory: the most
-                                          bytes that the worker had. Of evaluations that took a while
     withheld              tasks           seconds: so long an exclusive task of a lost node does not run elsewhere
     copied                tasks           copy: the number of a task that does the same; the first result counts
     superseded            tasks           by: the number of the one that counts
+    measured              a task          of (its number), cpu (seconds of CPU time, that of its programs included),
+                                          memory (the most bytes that its worker had); where it took a while
     started               a worker        worker, number, cpus
     ended                 a worker        worker, number, status, started, reason, out_of_memory, tail, peak_memory,
                                           log_file
@@ -72,6 +72,7 @@ class Event(TypedDict, total=False):
     tail: str
     peak_memory: int
     log_file: str
+    of: int
     cpu: float
     memory: int
     bytes: int

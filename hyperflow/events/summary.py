@@ -100,6 +100,8 @@ class Summary:
         self.last = max(self.last, event.get("t", 0.0))
         if state == "left out":
             self.left_out += event.get("bytes", 0)
+        elif state == "measured":
+            self._measure(event)
         elif "tasks" in event:
             self._add_tasks(state, event, event["tasks"])
 
@@ -127,10 +129,11 @@ class Summary:
             for task in tasks:
                 if (found := alive.pop(task, None)) is not None:
                     found[0].cancelled += state == "cancelled"
-        elif state == "copied":
-            if (found := alive.get(tasks[0])) is not None:
-                alive[event.get("copy", 0)] = found[0], ""
-        elif state == "measured" and (found := alive.get(tasks[0])) is not None:
+        elif state == "copied" and (found := alive.get(tasks[0])) is not None:
+            alive[event.get("copy", 0)] = found[0], ""
+
+    def _measure(self, event: Event) -> None:
+        if (found := self._alive.get(event.get("of", 0))) is not None:
             function = found[0]
             function.measured += 1
             function.cpu += event.get("cpu", 0.0)

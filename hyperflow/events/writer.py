@@ -81,7 +81,8 @@ class EventLog:
 
     def measured(self, task: TaskNumber, cpu: float, memory: int) -> None:
         """A worker has measured what a task took."""
-        self._tasks("measured", [task], f', "cpu": {cpu:.6f}, "memory": {memory}')
+        more = f'"of": {task}, "cpu": {cpu:.6f}, "memory": {memory}'
+        self.lines.append(f'{{"t": {time.time():.6f}, "state": "measured", {more}}}\n')
 
     def withheld(self, task: TaskNumber, seconds: float) -> None:
         """An exclusive task may still run on a lost node, for so long."""

@@ -229,7 +229,7 @@ STARTED = '{"t": 1, "state": "waiting", "tasks": [1], "function": "f", "cpus": 1
         '{"t": 1, "state": "done", "tasks": [1], "seconds": ["x"]}',
         '{"t": 1, "state": "done", "tasks": 3, "seconds": {}}',
         '{"t": 1, "state": "waiting", "tasks": [2], "function": [1], "cpus": "x"}',
-        '{"t": 1, "state": "measured", "tasks": [1], "cpu": "x", "memory": "y"}',
+        '{"t": 1, "state": "measured", "of": 1, "cpu": "x", "memory": "y"}',
         '{"t": 1, "state": "failed", "tasks": [1], "error": [], "call": 3}',
         '{"t": 1, "state": "failed", "tasks": [1], "error": {"a": 1}, "call": 3}',
         '{"t": 1, "state": ["up"], "node": {"a": 1}}',
