@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -86,6 +87,12 @@ def unit_tests_start_no_process(request: pytest.FixtureRequest) -> Iterator[None
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish() -> None:
+    """Take what was imported out of the cycle collector's sight: many tests call it, and it would look at all that."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give every test its marker, before tests are selected by marker."""
     kinds.mark(items)

@@ -1,4 +1,4 @@
-"""The coverage of the pure modules by the unit tests may not fall. `make coverage` measures and compares.
+"""The coverage of the pure modules by their own unit tests may not fall. `make coverage` measures and compares.
 
 The floors are in `coverage_floor.json`: for each module, how many of its lines and branches may be missed. One that
 moves takes its line with it; one that got better gets a lower number, by `make coverage ARGUMENTS=--write`.

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -16,6 +17,9 @@ MARK = "HYPERFLOW_TEST_RUN"
 
 # What outlives a test on purpose: the hosts of a cluster. What descends from these processes is ours only by the mark.
 SPARED: set[int] = set()
+
+PROBE = re.compile("[a-z0-9_]{8}")
+"""By such a file Python finds out where it may write; a process that is killed just then leaves it behind."""
 
 Held: TypeAlias = Mapping[Hashable, str]
 """What is held: an identity that is never used twice, and the words for it."""
@@ -93,4 +97,6 @@ def _descriptors() -> Iterator[tuple[Hashable, str]]:
 
 def _files() -> Iterator[tuple[Hashable, str]]:
     for path in Path(tempfile.gettempdir()).iterdir():
+        if PROBE.fullmatch(path.name):
+            continue
         yield ("file", path), f"temporary {'directory' if path.is_dir() else 'file'} {path}"
