@@ -30,6 +30,7 @@ from hyperflow.head.streams import Streams
 from hyperflow.locking.manager import LockManager
 from hyperflow.master import lockfiles, rundir
 from hyperflow.master.batch import Batch, LocalBatch, SlurmBatch
+from hyperflow.master.echo import echoing
 from hyperflow.master.mail import mailer
 from hyperflow.master.master import Master
 from hyperflow.master.rundir import RunDirectory
@@ -188,6 +189,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
     on_error: FailurePolicy = "hold",
     mail: str | None = None,
     timeouts: Timeouts | None = None,
+    echo: bool = False,
 ) -> AsyncIterator[ClusterEnv]:
     """Run Cluster computations: `async with open_cluster() as env: await search(10)`.
 
@@ -201,6 +203,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         on_error: What to do about failures where `using(on_error=...)` says nothing.
         mail: An address that gets a mail about each held job, from this machine's own mailer.
         timeouts: Timeouts and polling intervals, in seconds.
+        echo: Show on standard error what evaluations print and warn, each line with job, call and worker.
 
     Raises:
         RunInUse: Another master runs on that directory.
@@ -232,7 +235,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
     async with AsyncExitStack() as stack:
         listed = program is None and resume is None
         recording = stack.enter_context(recorded(mine, "cluster", listed=listed))
-        run = RunDirectory.open(mine, local)
+        run = RunDirectory.open(mine, local, echo)
         stack.callback(run.close)
         recording.begin()  # not before: whoever has the lock has the run
         if mine.start_from is not None and isinstance(mine.database, Path) and not mine.database.exists():
@@ -240,6 +243,8 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         database = await stack.enter_async_context(
             open_database(mine.database, mine.program_id, settings.database_timeout)
         )
+        if echo:
+            await stack.enter_async_context(echoing(run.home))
         batch: Batch = await stack.enter_async_context(
             LocalBatch() if local else SlurmBatch(limits.slurm, exclude_nodes=exclude_nodes)
         )

@@ -139,7 +139,13 @@ class _Run:
             named = {"database": earlier} if earlier is not None and is_url(earlier) else {"start_from": earlier}
             program = ProgramInfo.new(running.base_dir, **named)
         return open_cluster(
-            program, local=running.local, max_jobs=running.max_jobs, sbatch=sbatch, on_error=policy, mail=running.mail
+            program,
+            local=running.local,
+            max_jobs=running.max_jobs,
+            sbatch=sbatch,
+            on_error=policy,
+            mail=running.mail,
+            echo=running.echo,
         )
 
     async def _await(self, flow: Flow[Any], env: ClusterEnv) -> None:

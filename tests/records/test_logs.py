@@ -215,6 +215,29 @@ async def test_logs_of_jobs(typed: TyPed, tmp_path: Path) -> None:
     assert (code, "JOB.NUMBER" in text) == (1, True)
 
 
+async def test_echo_of_jobs(said: Callable[[], str], tmp_path: Path) -> None:
+    """A Cluster program shows what its jobs print, with the number of the job; what they printed before is old."""
+
+    @hf.job
+    async def says(word: str) -> None:
+        await hf.remote_eval(print, word)
+
+    @hf.job
+    async def twice() -> None:
+        await hf.remote_eval(print, "again")
+
+    async with hf.open_cluster(base_dir=tmp_path / "hyperflow-runs", local=True, echo=True) as env:
+        await hf.remote_eval_job(says(f"one{ESCAPE}"))
+        await hf.remote_eval_job(says("two"))
+        home = env.master.run.home
+    first, second = [line for line in said().splitlines() if "]" in line]
+    assert re.fullmatch(r"\[1\.#1 print\('one.*'\) worker-0@\S+\] one\\x1b\]0;owned\\x07\\x1b\[2J", first), first
+    assert re.fullmatch(r"\[2\.#1 print\('two'\) worker-0@\S+\] two", second), second
+    async with hf.open_cluster(resume=home, local=True, echo=True):
+        await hf.remote_eval_job(twice())
+    assert [line.rpartition("] ")[2] for line in said().splitlines()] == ["again"]
+
+
 def works(x: int) -> int:
     """Take a while, and some memory."""
     block = bytearray(60_000_000)
