@@ -123,6 +123,11 @@ async def test_how_runs_end(typed: TyPed, tmp_path: Path) -> None:
         async with local(cpus=1, program=ProgramInfo.new(base)):
             raise hf.AllocationEnding("a test", 1.0)
     assert "allocation ended" in {run["state"] for run in listed(typed)}
+    with pytest.raises(ConfigurationError):
+        async with local(cpus=1, program=ProgramInfo.new(base), preload=["no_such_module"]):
+            pass
+    (error,) = [run["error"] for run in listed(typed) if "no_such_module" in run["error"]]
+    assert error.startswith("ConfigurationError: preload on ")
 
 
 KILLED = """
