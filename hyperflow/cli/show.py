@@ -217,9 +217,8 @@ def _looked_up(run: Run) -> tuple[Summary, list[NodeState], str]:
     total, nodes, wrong = Summary(), list[NodeState](), ""
     for log_dir in _log_dirs(run):
         try:
-            events = list(reader.read(log_dir / heads.EVENTS))
-            one = summarise(events)
-            nodes += node_states(events)
+            one = summarise(reader.read(log_dir / heads.EVENTS))
+            nodes += node_states(reader.read(log_dir / heads.EVENTS))  # again: a million events take 500 MB
         except HyperflowError as error:
             if (log_dir / heads.EVENTS).exists():
                 wrong = str(error)
