@@ -12,7 +12,7 @@ demo: .venv/installed
 
 # Opens JupyterLab on notebooks/.
 notebook: .venv/installed-notebooks
-	@$(PY) -m jupyter lab --notebook-dir=notebooks
+	@$(PY) -m jupyter lab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 # Executes the notebooks from scratch and writes their outputs; NAMES="tour results" for some of them.
 notebooks: .venv/installed-dev

@@ -35,6 +35,7 @@ from hyperflow.errors import CommandFailed as CommandFailed
 from hyperflow.errors import ConfigurationError as ConfigurationError
 from hyperflow.errors import DatabaseError as DatabaseError
 from hyperflow.errors import Deadlock as Deadlock
+from hyperflow.errors import EnvironmentClosed as EnvironmentClosed
 from hyperflow.errors import EvaluationExited as EvaluationExited
 from hyperflow.errors import FlowNeverAwaited as FlowNeverAwaited
 from hyperflow.errors import FunctionChanged as FunctionChanged

@@ -1,8 +1,9 @@
-"""Two small things that asyncio lacks: to keep waiting after a cancel, and a value whose changes can be awaited."""
+"""Small things that asyncio lacks: to keep waiting after a cancel, a value whose changes can be awaited, the end."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -32,6 +33,17 @@ async def settled(*futures: asyncio.Future[Any], on_cancel: Callable[[], object]
             raise interrupted
     finally:
         del interrupted  # else it would know this frame, and the frame it
+
+
+def before_exit(callback: Callable[[], object]) -> None:
+    """Call something in the main thread when the interpreter ends, while event loops can still do all that they do.
+
+    Not `atexit`: by then thread pools take no more work. What is registered here is called in reverse order, so the
+    standard library's pools have to be first. Its executors end in the same way.
+    """
+    import concurrent.futures.thread  # noqa: F401, PLC0415  # pyright: ignore[reportUnusedImport] (it registers its end)
+
+    threading._register_atexit(callback)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage, reportUnknownMemberType]
 
 
 def cancelling() -> bool:

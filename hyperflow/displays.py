@@ -13,21 +13,20 @@ from hyperflow import saying
 LONGEST = 20_000
 """So many characters of one text are shown."""
 
-_LEFT = "style='text-align:left; vertical-align:top'"
+SHORT = 20
+"""So many characters stay in one line."""
 
 
 def table(title: str, headings: Iterable[str], rows: Iterable[Iterable[str]], note: str = "") -> str:
     """Return a table with a title above and a note below it."""
-    head = "".join(f"<th {_LEFT}>{_text(one)}</th>" for one in headings)
-    body = "".join(f"<tr>{''.join(f'<td {_LEFT}>{_text(one)}</td>' for one in row)}</tr>" for row in rows)
+    head = "".join(_cell("th", one) for one in headings)
+    body = "".join(f"<tr>{''.join(_cell('td', one) for one in row)}</tr>" for row in rows)
     return _block(title, f"<table><tr>{head}</tr>{body}</table>", note)
 
 
 def facts(title: str, known: Mapping[str, str], note: str = "") -> str:
     """Return names with what is known of each, one in a line."""
-    body = "".join(
-        f"<tr><th {_LEFT}>{_text(name)}</th><td {_LEFT}>{_text(what)}</td></tr>" for name, what in known.items()
-    )
+    body = "".join(f"<tr>{_cell('th', name)}{_cell('td', what)}</tr>" for name, what in known.items())
     return _block(title, f"<table>{body}</table>", note)
 
 
@@ -43,6 +42,11 @@ def error(title: str, problem: BaseException) -> str:
     notes: object = getattr(problem, "__notes__", None)
     told = "\n".join(map(str, notes)) if isinstance(notes, list) else ""
     return _block(title or name, _pre(f"{name}: {says}" if title else says) + (_pre(told) if told else ""), "")
+
+
+def _cell(kind: str, text: str) -> str:
+    whole = "; white-space:nowrap" if len(text) <= SHORT else ""
+    return f"<{kind} style='text-align:left; vertical-align:top{whole}'>{_text(text)}</{kind}>"
 
 
 def _block(title: str, body: str, note: str) -> str:

@@ -5,6 +5,7 @@
     │   └── NotInFlow                  a Flow was awaited where there is no environment
     ├── ConfigurationError             an option or a place in the file system cannot be used
     │   └── ImpossibleRequest          more CPUs than any node has; refused at once
+    ├── EnvironmentClosed              something was asked of an environment that had been closed
     ├── SerializationError             something could not be shipped; names it
     ├── RemoteError                    the user's exception, when it could not travel itself
     │   └── EvaluationExited           the function called sys.exit() or raised another non-Exception
@@ -85,6 +86,16 @@ class ConfigurationError(HyperflowError):
 
 class ImpossibleRequest(ConfigurationError):
     """An evaluation asks for more CPUs than any node has; it does not wait for them."""
+
+
+@attrs.define(slots=False, repr=False)
+class EnvironmentClosed(HyperflowError):
+    """Something was asked of an environment that had been closed: `what`, such as "evaluations"."""
+
+    what: str
+
+    def __str__(self) -> str:
+        return f"this environment was closed; {self.what} belong inside its `async with`"
 
 
 class SerializationError(HyperflowError):

@@ -38,7 +38,7 @@ import attrs
 
 from hyperflow import environment
 from hyperflow.environment import Environment, JobOptions, OptionChanges, Options, changed
-from hyperflow.errors import ConfigurationError, HyperflowError, MisuseError
+from hyperflow.errors import ConfigurationError, EnvironmentClosed, HyperflowError, MisuseError
 from hyperflow.flow import ShowsItself, plain_function, show_call
 
 P = ParamSpec("P")
@@ -219,6 +219,9 @@ class Dispatcher:
     ) -> None:
         try:
             started = env.evaluator.submit(fn, args, kwargs, env.options)
+        except EnvironmentClosed:
+            self._environment_closed(future)
+            return
         except BaseException as error:  # noqa: BLE001 (what cannot be sent is this call's failure)
             future.set_exception(error)
             return
@@ -230,8 +233,7 @@ class Dispatcher:
         share = (monotonic() - began) / (len(self._running) + 1)
         self._seconds += 0.2 * (share - self._seconds)
         if started.cancelled():
-            self.end("the environment of this executor was closed")
-            future.set_exception(cf.BrokenExecutor(self._ended))
+            self._environment_closed(future)
         elif (error := started.exception()) is None:
             future.set_result(started.result())
         elif isinstance(error, InitializerFailed):
@@ -245,6 +247,10 @@ class Dispatcher:
                 self._fill()
         elif self._closing:
             self._look_for_end()
+
+    def _environment_closed(self, future: _Future[Any]) -> None:
+        self.end("the environment of this executor was closed")
+        future.set_exception(cf.BrokenExecutor(self._ended))
 
     def _look_for_end(self) -> None:
         if self._closing and not self.busy:

@@ -5,7 +5,8 @@
     await env.close()
 
 Guarantees: on the event loop where it was started, the environment is in force wherever no other is; scopes win. It is
-opened and closed by one task of its own. Interrupting a cell cancels what the cell awaits and leaves it open.
+opened and closed by one task of its own. Interrupting a cell cancels what the cell awaits and leaves it open. The end
+of the event loop or of the interpreter closes it, if nobody has, and what is temporary goes.
 
 Why not a context variable, as for a scope: each cell runs in a copy of the kernel's context, so what one cell sets is
 gone in the next. Why not a global variable: an environment belongs to one event loop, and other threads have others.
@@ -22,6 +23,7 @@ import attrs
 
 from hyperflow import cells, environment
 from hyperflow._job import JobEnv, open_local_job
+from hyperflow.aio import before_exit
 from hyperflow.errors import MisuseError
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ E = TypeVar("E", bound="Environment")
 
 _starting: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 """The event loops on which one is being opened."""
+
+
+EXIT_SECONDS = 4.0
+"""How long the interpreter's end waits for that of an environment. Jupyter kills a kernel that takes five."""
 
 
 @attrs.define(eq=False)
@@ -54,7 +60,8 @@ class _Holder:
                 unwatch = cells.watch()
                 self.opened.set_result(env)
                 try:
-                    await self.closing.wait()
+                    with suppress(asyncio.CancelledError):  # the loop ends: as if it had been asked to close
+                        await self.closing.wait()
                 finally:
                     environment.set_started(loop, None)
                     if unwatch is not None:
@@ -66,6 +73,20 @@ class _Holder:
                 self.opened.cancel()
             else:
                 self.opened.set_exception(error)
+
+    def close_at_exit(self) -> None:
+        """Close the environment when the interpreter ends, if its loop can still do that."""
+        if self.task is None or self.task.done():
+            return
+        loop = self.task.get_loop()
+        if loop.is_closed() or loop.is_running():
+            return
+        self.closing.set()
+        deadline = loop.time() + EXIT_SECONDS
+        loop.call_at(deadline, loop.stop)
+        while not self.task.done() and loop.time() < deadline:  # what a kernel has left in its loop may stop it, too
+            with suppress(Exception):
+                loop.run_until_complete(self.task)
 
     async def close(self) -> None:
         """Close the environment, from the loop where it was opened."""
@@ -81,6 +102,17 @@ class _Holder:
             raise MisuseError("env.close(): the environment belongs to another event loop; close it there")
         self.closing.set()
         await asyncio.shield(self.task)
+
+
+_holders: WeakSet[_Holder] = WeakSet()
+
+
+def _close_all() -> None:
+    for holder in list(_holders):
+        holder.close_at_exit()
+
+
+before_exit(_close_all)
 
 
 async def start(opener: AbstractAsyncContextManager[E]) -> E:
@@ -111,6 +143,7 @@ async def start(opener: AbstractAsyncContextManager[E]) -> E:
         )
     holder = _Holder(opener, loop.create_future())
     holder.task = loop.create_task(holder.hold(), name="hyperflow holds an environment")
+    _holders.add(holder)
     _starting.add(loop)
     try:
         env: E = await asyncio.shield(holder.opened)

@@ -7,7 +7,6 @@ reference to it, or with the interpreter, and leaves no process. Its event loop 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport] (see the end of this file)
 import os
 import threading
 import weakref
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 from hyperflow._job import open_here, run_in_new_loop
+from hyperflow.aio import before_exit
 from hyperflow.environment import OptionChanges
 from hyperflow.errors import MisuseError
 from hyperflow.executor import Dispatcher, EnvironmentExecutor, check_max_workers
@@ -136,6 +136,4 @@ def _finish_all() -> None:
         host.join()
 
 
-# Not `atexit`: by then the thread pools that the end of an environment needs take no more work. What is registered here
-# is called in reverse order, so these pools have to be imported before. The standard library's executors do the same.
-threading._register_atexit(_finish_all)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
+before_exit(_finish_all)

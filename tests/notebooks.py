@@ -85,15 +85,20 @@ def on_this_machine(name: str, directory: Path) -> Path:
 
 
 def on_cluster(name: str, directory: Path, cluster: Cluster) -> Path:
-    """Execute a notebook within an allocation of three nodes, or on the login host where it asks for allocations."""
+    """Execute a notebook where it belongs on a cluster."""
+    run_on_cluster(_command(name, directory), name, directory, cluster)
+    return directory / f"{name}.ipynb"
+
+
+def run_on_cluster(command: Sequence[str], name: str, directory: Path, cluster: Cluster) -> None:
+    """Run a command within an allocation of three nodes, or on the login host if its notebook asks for allocations."""
     env: dict[str, str | None] = dict(environment(directory).items() - os.environ.items())
     if name == "cluster":
-        cluster.login.run(_command(name, directory), cwd=directory, env=env, timeout=CELL_SECONDS)
-    else:
-        command = f"cd {shlex.quote(str(directory))} && exec {shlex.join(_command(name, directory))}"
-        job = cluster.slurm.sbatch(command, nodes=3, ntasks_per_node=4, env=env)
-        assert cluster.slurm.wait_for(job, timeout=CELL_SECONDS)["JobState"] == "COMPLETED", cluster.slurm.output(job)
-    return directory / f"{name}.ipynb"
+        cluster.login.run(command, cwd=directory, env=env, timeout=CELL_SECONDS)
+        return
+    line = f"cd {shlex.quote(str(directory))} && exec {shlex.join(command)}"
+    job = cluster.slurm.sbatch(line, nodes=3, ntasks_per_node=4, env=env)
+    assert cluster.slurm.wait_for(job, timeout=CELL_SECONDS)["JobState"] == "COMPLETED", cluster.slurm.output(job)
 
 
 def outputs(path: Path) -> Iterator[tuple[str, list[tuple[str, ...]]]]:

@@ -1,6 +1,9 @@
 """Pictures of notebooks in a real JupyterLab, in a headless browser.
 
     python -m tests.pictures TARGET [NAME ...]     # TARGET/NAME-1.png, ...: one each second while all cells run
+    python -m tests.pictures --here TARGET NAME    # in this surrounding: what runs within an allocation
+
+Those that need Slurm run on the cluster of `tests/cluster`, browser and all.
 
 It needs chromium (Debian package chromium), playwright (the Python package; none of its own browsers) and JupyterLab
 (`make notebook` installs it).
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import notebooks
+from tests.cluster.cluster import cluster as held_cluster
 from tests.helpers import wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -104,17 +108,35 @@ async def photograph(name: str, target: Path, within: Path) -> tuple[list[Path],
     return taken, text
 
 
-async def main(arguments: Sequence[str]) -> None:
+def on_cluster(name: str, target: Path) -> None:
+    """Take pictures where a notebook belongs on a cluster."""
+    with held_cluster() as cluster:
+        directory = cluster.home / name
+        directory.mkdir()
+        command = (sys.executable, "-m", "tests.pictures", "--here", str(directory), name)
+        notebooks.run_on_cluster(command, name, directory, cluster)
+        for picture in sorted(directory.glob("*.png")):
+            shutil.copy(picture, target)
+
+
+def main(arguments: Sequence[str]) -> None:
     """Take pictures."""
+    if arguments[0] == "--here":
+        target, name = Path(arguments[1]), arguments[2]
+        asyncio.run(photograph(name, target, target))
+        return
     target = Path(arguments[0])
     target.mkdir(parents=True, exist_ok=True)
-    for name in arguments[1:] or notebooks.LOCAL:
-        with tempfile.TemporaryDirectory(prefix="pictures-") as within:
-            taken, _ = await photograph(name, target, Path(within))
-            print(*taken, sep="\n")
+    for name in arguments[1:] or (*notebooks.LOCAL, *notebooks.SLURM):
+        if name in notebooks.SLURM:
+            on_cluster(name, target)
+        else:
+            with tempfile.TemporaryDirectory(prefix="pictures-") as within:
+                asyncio.run(photograph(name, target, Path(within)))
+    print(*sorted(target.glob("*.png")), sep="\n")
 
 
 if __name__ == "__main__":
     if reason := obstacle():
         sys.exit(reason)
-    asyncio.run(main(sys.argv[1:]))
+    main(sys.argv[1:])

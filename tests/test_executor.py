@@ -19,7 +19,8 @@ import pytest
 
 import hyperflow as hf
 from hyperflow import executor
-from tests.helpers import block_until, wait_until
+from hyperflow.testing import open_inline_job
+from tests.helpers import alive, block_until, wait_until
 from tests.support import run_script
 
 
@@ -218,6 +219,23 @@ def test_the_end_of_the_interpreter_waits(tmp_path: Path) -> None:
     assert (tmp_path / "done").exists()
 
 
+def test_the_end_of_the_interpreter_in_an_environment(tmp_path: Path) -> None:
+    """With work pending in an environment that was never closed, the interpreter ends all the same."""
+    source = (
+        "import asyncio, hyperflow as hf, os, time\n"
+        "async def main():\n"
+        "    env = await hf.start_local(cpus=1)\n"
+        "    pool = env.executor()\n"
+        "    print(await asyncio.wrap_future(pool.submit(os.getpid)), flush=True)\n"
+        "    return [pool.submit(time.sleep, 1000) for _ in range(5)]\n"
+        "loop = asyncio.new_event_loop()\n"
+        "futures = loop.run_until_complete(main())\n"
+        "loop.call_soon(loop.stop)\n"  # as Jupyter's kernels leave it
+    )
+    worker = int(run_script(tmp_path, source))
+    block_until(lambda: not alive(worker), 10, "the worker has ended")
+
+
 async def test_over_an_environment() -> None:
     """From the loop by run_in_executor, from threads by result(); shutdown leaves the environment."""
     async with hf.open_local_job(cpus=2) as env:
@@ -228,6 +246,31 @@ async def test_over_an_environment() -> None:
             futures = [asyncio.wrap_future(pool.submit(square, x)) for x in range(100)]
             assert await asyncio.gather(*futures) == [x * x for x in range(100)]
         assert await hf.remote_eval(square, 5) == 25
+
+
+@pytest.mark.unit
+async def test_over_an_inline_environment() -> None:
+    """The same in `open_inline_job`: options, failures, threads, a shutdown; what happens is in one process."""
+    async with open_inline_job(cpus=2) as env:
+        with env.executor(cpus=2, retries=1) as pool:
+            loop = asyncio.get_running_loop()
+            assert await loop.run_in_executor(pool, square, 3) == 9
+            assert await asyncio.to_thread(lambda: list(pool.map(square, range(20), chunksize=3))) == [
+                x * x for x in range(20)
+            ]
+            with pytest.raises(ZeroDivisionError):
+                await asyncio.wrap_future(pool.submit(divmod, 1, 0))
+            assert env.statistics().retried == 1
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            pool.submit(square, 1)
+        with pytest.raises(hf.ImpossibleRequest):
+            await asyncio.wrap_future(env.executor(cpus=3).submit(square, 1))
+        assert await hf.remote_eval(square, 5) == 25
+        left = env.executor(max_workers=1)
+    with pytest.raises(cf.BrokenExecutor, match="was closed"):
+        await asyncio.wrap_future(left.submit(square, 1))
+    with pytest.raises(cf.BrokenExecutor, match="was closed"):
+        left.submit(square, 1)
 
 
 async def test_waiting_on_the_loop_is_refused() -> None:
@@ -259,12 +302,15 @@ async def test_an_environment_that_is_closed() -> None:
     """What waited fails with that reason, and what comes is refused."""
     async with hf.open_local_job(cpus=1) as env:
         pool = env.executor()
+        idle = env.executor()
         futures = [pool.submit(time.sleep, 60) for _ in range(5)]
         await wait_until(futures[0].running, 10, "one runs")
     ended: list[Any] = [await asyncio.to_thread(future.exception, 10) for future in futures]
     assert all(isinstance(error, cf.BrokenExecutor) for error in ended), ended
     with pytest.raises(RuntimeError):
         pool.submit(square, 1)
+    with pytest.raises(cf.BrokenExecutor, match="was closed"):
+        await asyncio.wrap_future(idle.submit(square, 1))
 
 
 def test_inside_an_evaluation() -> None:

@@ -102,8 +102,8 @@ PIDS = "def pid(_):\n    time.sleep(0.2)\n    return os.getpid()\n"
 
 
 @pytest.mark.parametrize("how", ["close", "restart", "kill"])
-async def test_the_kernels_end_leaves_no_process(kernel: Kernel, how: str) -> None:
-    """Closed, restarted or killed while evaluations run: within 10 s nothing is left."""
+async def test_the_kernels_end_leaves_no_process(kernel: Kernel, how: str, tmp_path: Path) -> None:
+    """Closed, restarted or killed while evaluations run: within 10 s no process is left, nor, unless killed, a file."""
     shown = await kernel.works(f"{PIDS}print(*await hf.map_concurrently(lambda x: hf.remote_eval(pid, x), range(4)))")
     pids = {int(word) for word in shown.out.split()}
     assert pids
@@ -116,6 +116,10 @@ async def test_the_kernels_end_leaves_no_process(kernel: Kernel, how: str) -> No
     else:
         os.kill(kernel.manager.provisioner.pid, signal.SIGKILL)  # type: ignore[union-attr]
     await wait_until(lambda: not any(map(alive, pids)), 10, "the workers have ended")
+    if how != "kill":
+        await wait_until(
+            lambda: not list((tmp_path / "tmp").glob("hyperflow-*")), 10, "its temporary directory is gone"
+        )
 
 
 async def test_the_traceback_of_a_failure(kernel: Kernel, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.testing import open_inline_job
+from tests.helpers import alive, block_until
+from tests.support import run_script
 
 
 def square(x: int) -> int:
@@ -194,11 +196,11 @@ async def test_two_starts_at_once() -> None:
     await (await first).close()
 
 
-def test_an_environment_whose_loop_has_ended(tmp_path: Path) -> None:
-    """asyncio.run closes it with its loop; afterwards it says so, another can be started, and close does nothing."""
+def test_an_environment_whose_loop_has_ended() -> None:
+    """asyncio.run closes it with its loop and removes its files; afterwards it says so, and another can be started."""
 
     async def starts() -> hf.JobEnv:
-        env = await hf.start_local(cpus=1, program=hf.ProgramInfo.new(tmp_path))
+        env = await hf.start_local(cpus=1)
         assert await squares(2) == [0, 1]
         return env
 
@@ -215,17 +217,59 @@ def test_an_environment_whose_loop_has_ended(tmp_path: Path) -> None:
     asyncio.run(afterwards())
 
 
-def test_a_loop_that_was_closed_before_its_environment() -> None:
-    """Closing the environment later says that its loop has ended."""
+def test_closing_on_another_loop() -> None:
+    """It says that the environment belongs elsewhere, and leaves it open."""
     loop = asyncio.new_event_loop()
     env = loop.run_until_complete(hf.start(open_inline_job()))
-    holder = next(task for task in asyncio.all_tasks(loop) if "holds" in task.get_name())
 
     async def closes() -> None:
         await env.close()
 
     with pytest.raises(hf.MisuseError, match="another event loop"):
         asyncio.run(closes())
+    assert loop.run_until_complete(env.run(squares(2))) == [0, 1]
     loop.run_until_complete(env.close())
-    assert holder.done()
     loop.close()
+
+
+LOOP_ENDS = """
+import asyncio, os, sys
+import hyperflow as hf
+
+async def starts():
+    env = await hf.start_local(cpus=1, program=hf.ProgramInfo.new("runs"))
+    return env, await hf.remote_eval(os.getpid), env.executor()
+
+loop = asyncio.new_event_loop()
+env, worker, pool = loop.run_until_complete(starts())
+loop.close()
+
+async def afterwards():
+    for use in (hf.remote_eval(abs, -1), env.run(hf.remote_eval(abs, -1)), env.close()):
+        try:
+            await use
+        except hf.HyperflowError as error:
+            print(type(error).__name__, error)
+    try:
+        await asyncio.wrap_future(pool.submit(abs, -1))
+    except RuntimeError as error:
+        print(type(error).__name__, error)
+    new = await hf.start_local(cpus=1)
+    print(await hf.remote_eval(abs, -7))
+    await new.close()
+
+asyncio.run(afterwards())
+print(worker)
+"""
+
+
+def test_a_loop_that_was_closed_before_its_environment(tmp_path: Path) -> None:
+    """Each use of it says so, a new one works, and no process outlives the interpreter."""
+    told = run_script(tmp_path, LOOP_ENDS).splitlines()
+    assert len(told) == 6, told
+    assert told[0].startswith("NotInFlow")
+    assert told[1].startswith("NotInFlow")
+    assert told[2].startswith("MisuseError env.close(): the event loop of this environment has ended before")
+    assert told[3].startswith("BrokenExecutor the event loop of this executor's environment has ended")
+    assert told[4] == "7"
+    block_until(lambda: not alive(int(told[5])), 10, "the worker has ended")

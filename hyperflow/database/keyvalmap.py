@@ -11,6 +11,7 @@ sets. A class is refused then, because it could not be made again.
 
 from __future__ import annotations
 
+import inspect
 import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, overload
@@ -92,7 +93,8 @@ class KeyValMap(Generic[K, V]):
         self._metadata = None
 
     def __repr__(self) -> str:
-        types = "".join(f", {n}={t}" for n, t in (("key", self.key), ("value", self.value)) if t is not Any)
+        hints = {name: hint for name, hint in (("key", self.key), ("value", self.value)) if hint is not Any}
+        types = "".join(f", {name}={inspect.formatannotation(hint)}" for name, hint in hints.items())
         return f"KeyValMap({self.name!r}{types})"
 
     def _repr_html_(self) -> str:

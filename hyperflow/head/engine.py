@@ -29,6 +29,7 @@ from hyperflow.config import Settings
 from hyperflow.environment import Options, Statistics, Try, in_another_loop, peek_try
 from hyperflow.errors import (
     AllocationEnding,
+    EnvironmentClosed,
     HyperflowError,
     ImpossibleRequest,
     NodeLost,
@@ -143,7 +144,7 @@ class Engine:
             SerializationError: The function or an argument cannot be sent.
             NodeLost: No node is left.
             AllocationEnding: The allocation ends.
-            HyperflowError: The environment has been closed.
+            EnvironmentClosed: It has been closed.
             NotInFlow: This is another event loop, maybe in another thread.
         """
         if not self.fleet.links or self.drain.over is not None:  # a closed engine has no links
@@ -200,7 +201,7 @@ class Engine:
 
     def _refusal(self) -> HyperflowError:
         if self.closed:
-            return HyperflowError("this environment was closed; evaluations belong inside its `async with`")
+            return EnvironmentClosed("evaluations")
         if self.drain.over is not None:
             return AllocationEnding(*self.drain.over.args)
         return self._last_loss or HyperflowError("no node is up")

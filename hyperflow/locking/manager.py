@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Coroutine, Hashable
 from contextvars import Context, ContextVar
 from typing import Any, NoReturn, Protocol
 
-from hyperflow.errors import HyperflowError, MisuseError
+from hyperflow.errors import EnvironmentClosed, HyperflowError, MisuseError
 from hyperflow.locking.rules import LockRequest, Locks, Stage
 from hyperflow.wire.numbers import LockRequestNumber
 
@@ -102,7 +102,7 @@ class LockManager:
             answer: Called with None when they are held, or with an error; maybe before this returns.
         """
         if self._closed:
-            raise HyperflowError("this environment was closed; locks belong inside its `async with`")
+            raise EnvironmentClosed("locks")
         request = self.rules.request(keys, name, owner, parent)
         self.busy = True
         self._answers[request.number] = answer

@@ -30,6 +30,7 @@ from hyperflow.environment import Options, Statistics
 from hyperflow.errors import (
     ConfigurationError,
     Deadlock,
+    EnvironmentClosed,
     EvaluationExited,
     HyperflowError,
     ImpossibleRequest,
@@ -117,7 +118,7 @@ class InlineEvaluator:
     ) -> asyncio.Task[Any]:
         """Evaluate a call; raises what the real engine raises."""
         if self.closed:
-            raise HyperflowError("this environment was closed; evaluations belong inside its `async with`")
+            raise EnvironmentClosed("evaluations")
         if options.cpus > self.cpus:
             raise ImpossibleRequest(f"using(cpus={options.cpus}): open_inline_job was given {self.cpus} CPUs")
         if self._ship:

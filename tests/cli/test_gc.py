@@ -18,10 +18,13 @@ from hyperflow.database.file import DatabaseFile
 from hyperflow.database.ownership import Ownership
 from hyperflow.database.shrink import without
 from hyperflow.errors import DatabaseError
+from hyperflow.master import rundir
+from hyperflow.master.shared import Timeouts
 from hyperflow.program import ProgramInfo
 from tests.cli.test_damage import hyperflow
 from tests.database import damage
 from tests.database.conftest import running
+from tests.support import Gate, local, wait_at
 
 LONG_AGO = time.time() - 90 * 86400
 
@@ -120,6 +123,66 @@ def test_what_runs_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert home.exists()
     for lock in locks:
         lock.release()
+
+
+def swept(capsys: pytest.CaptureFixture[str], base: Path, home: Path) -> str:
+    """Make all look old, and remove all that can go; return why one run stayed."""
+    age(base)
+    return kept(capsys, base, "--delete", "--older-than", "0s")[home.name]
+
+
+@pytest.mark.parametrize("database", ["its own", "beside", "elsewhere"])
+async def test_a_plain_run_at_work(tmp_path: Path, capsys: pytest.CaptureFixture[str], database: str) -> None:
+    """Nothing of it goes while it computes, and it goes on; then it goes, unless results elsewhere may need it."""
+    base, gate = tmp_path / "base", Gate(tmp_path)
+    base.mkdir()
+    places = {"its own": None, "beside": base / "results.sqlite", "elsewhere": tmp_path / "results.sqlite"}
+
+    @hf.memoize("waited")
+    def waited(path: str) -> hf.Job[str]:
+        return hf.remote_eval(wait_at, path)
+
+    async with local(1, program=ProgramInfo.new(base, database=places[database])) as env:
+        home = home_of(env.program)
+        directory = await hf.new_work_dir("x")
+        (directory / "file").write_text("precious")
+        running = waited(gate.path).start()
+        await gate.wait_inside()
+        there = set(contents(home))
+        why = await asyncio.to_thread(swept, capsys, base, home)
+        assert "in use by" in why or "runs it" in why
+        assert set(contents(home)) == there
+        gate.open()
+        assert await running == gate.path
+        assert (directory / "file").read_text() == "precious"
+        assert await hf.remote_eval(abs, -1) == 1
+    db = hf.open_results(places[database] or home)
+    assert db.map("waited").values() == [gate.path]
+    results_go = database == "its own"
+    assert ("may name its work directories" in swept(capsys, base, home)) is not results_go
+    assert home.exists() is not results_go
+
+
+async def test_a_cluster_program_at_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing of it and of its jobs goes while one computes, and both go on; afterwards the run can go."""
+    base, gate = tmp_path / "base", Gate(tmp_path)
+
+    @hf.memoize("waited")
+    def waited(path: str) -> hf.Job[str]:
+        return hf.remote_eval(wait_at, path)
+
+    async with hf.open_cluster(base_dir=base, local=True, timeouts=Timeouts(look=0.05)) as env:
+        home = env.master.run.home
+        running = hf.remote_eval_job(waited(gate.path)).start()
+        await gate.wait_inside()
+        assert "its master runs" in await asyncio.to_thread(swept, capsys, base, home)
+        assert len(rundir.job_directories(home)) == 1
+        gate.open()
+        assert await running == gate.path
+        assert await hf.remote_eval(abs, -1).using(sbatch=hf.SbatchOptions()) == 1
+    assert hf.open_results(home).map("waited").values() == [gate.path]
+    assert swept(capsys, base, home) == ""
+    assert not home.exists()
 
 
 def test_a_run_that_starts_meanwhile_stays(tmp_path: Path) -> None:

@@ -4,6 +4,11 @@ import asyncio
 import csv
 import io
 import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +17,12 @@ import pytest
 
 import hyperflow as hf
 from hyperflow import flow as flows
+from hyperflow.database import place
 from hyperflow.flow import Job
 from tests.cli.test_damage import hyperflow
+from tests.database import damage
 from tests.database.conftest import running
+from tests.support import environment, run_script
 
 
 @attrs.frozen
@@ -150,3 +158,66 @@ def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 1
     assert "there are no runs" in told
     assert not (tmp_path / "none").exists()
+
+
+def test_a_class_of_a_script(tmp_path: Path) -> None:
+    """What only the program knows is shown with the names of its fields, in another process."""
+    source = (
+        "import attrs, enum, hyperflow as hf\n"
+        "class Phase(enum.Enum):\n    SOLID = 1\n"
+        "@attrs.frozen\nclass Atom:\n    name: str\n"
+        "@attrs.frozen\nclass Found:\n    total: float\n    phase: Phase\n"
+        "@hf.memoize('energy')\n"
+        "def energy(atom: Atom, at: float) -> hf.Job[Found]:\n"
+        "    return hf.pure(Found(at * len(atom.name), Phase.SOLID))\n"
+        "hf.run_job_local(hf.map_concurrently(lambda x: energy(Atom('He'), x), [1.0, 2.0]), cpus=1,\n"
+        "                 program=hf.ProgramInfo.new('hyperflow-runs'))\n"
+    )
+    run_script(tmp_path, source)
+    told = subprocess.run(
+        [sys.executable, "-m", "hyperflow", "results", "energy", "--csv"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert rows(told.stdout) == [
+        ["atom.name", "at", "total", "phase"],
+        ["He", "1.0", "2.0", "Phase.SOLID"],
+        ["He", "2.0", "4.0", "Phase.SOLID"],
+    ]
+    assert told.stderr == ""
+
+
+def newer(path: Path) -> None:
+    """Make a file one of a later version."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {place.LAYOUT_VERSION + 1}")
+
+
+def foreign(path: Path) -> None:
+    """Put a database of somebody else into its place."""
+    path.unlink()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE t (a)")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (lambda path: path.write_bytes(b""), "is empty, not a results database"),
+        (lambda path: path.write_bytes(b"x" * 5000), "is not a results database, or its beginning is damaged"),
+        (lambda path: damage.flip(path, 4096 + 3), "hyperflow repair"),
+        (newer, "newer version of hyperflow"),
+        (foreign, "not one of hyperflow's"),
+    ],
+    ids=["empty", "text", "damaged", "newer", "foreign"],
+)
+def test_files_that_are_none(
+    base: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], object], error: str
+) -> None:
+    """One line says what is wrong, and the file stays as it is."""
+    path = next(base.glob("*/results.sqlite"))
+    spoil(path)
+    before = path.read_bytes()
+    code, told = hyperflow(capsys, "results", "energy", "--base-dir", str(base))
+    assert code == 1
+    assert error in told
+    assert path.read_bytes() == before

@@ -68,7 +68,7 @@ def test_allowed_region(cluster: Cluster, checkout: Path) -> None:
     """From the login host, sectors side by side find the boundary; the rays that two of them need are sent once."""
     words = [sys.executable, "programs/allowed_region.py", "--ions", "6", "--tolerance", "1e-3", "--sectors", "3"]
     words += ["--nodes", "2", "--on-error", "raise"]
-    ended = cluster.login.run(words, cwd=checkout, env={"PYTHONPATH": str(TOP)})
+    ended = cluster.login.run(words, cwd=checkout, env={"PYTHONPATH": str(TOP)}, timeout=50)
     found = figures(ended.stdout)
     assert "0.001 was allowed: right" in found["error"], ended.stderr
     assert found["known before"].strip() == "0"

@@ -7,6 +7,8 @@ Some Pythons come without that package; then these tests are skipped. Not taken 
 | test_killed_child, all of ExecutorDeadlockTest | there a crash breaks the pool; here only its own future |
 | test_traceback | the remote traceback is a note of the exception, and not its cause |
 | test_processes_terminate, test_saturation, test_idle_..., test_max_tasks_... | about the pool's own processes |
+| test_context_manager_shutdown, test_del_shutdown, test_shutdown_no_wait | they make a pool and join its threads |
+| test_max_workers_too_large | about Windows |
 | test_ressources_gced_in_workers, test_python_finalization_error | about multiprocessing's manager, and its threads |
 
 Adapted: what a worker prints is in its log and not on standard output, so functions whose output a test reads write to

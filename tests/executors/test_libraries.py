@@ -68,6 +68,18 @@ def test_adaptive() -> None:
     assert on_both(work)
 
 
+async def test_adaptive_beside_the_event_loop() -> None:
+    """The runner of notebooks, in a task on the environment's own loop; adaptive closes no executor but its own."""
+    adaptive: Any = pytest.importorskip("adaptive", reason="adaptive is not installed")
+    learner = adaptive.Learner1D(parabola, (-1, 1))
+    async with hf.open_local_job(cpus=2) as env:
+        pool = env.executor()
+        await adaptive.AsyncRunner(learner, npoints_goal=20, executor=pool, ntasks=2).task
+        assert learner.npoints >= 20
+        assert all(learner.data[x] == parabola(x) for x in learner.data)
+        assert await asyncio.wrap_future(pool.submit(parabola, 0.3)) == 0
+
+
 def test_scipy() -> None:
     """Workers of scipy are a function like `map`."""
     optimize: Any = pytest.importorskip("scipy.optimize", reason="scipy is not installed")

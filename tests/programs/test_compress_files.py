@@ -69,7 +69,7 @@ def test_standard_library_comes_back(tmp_path: Path) -> None:
     assert int(bytes_out) == sum(target.stat().st_size for target in packed.values())
     assert re.search(r"[\d.]+ s, \d+ files/s", numbers["wall time"])
     assert re.search(r"[\d.]+ MB", numbers["peak memory"])
-    assert not ended.stderr
+    assert all(line.startswith("files: ") for line in ended.stderr.splitlines())  # progress, on a slow machine
 
 
 @pytest.mark.parametrize(("program", "suffix"), [("gzip", "gz"), ("xz", "xz"), ("bzip2", "bz2"), ("zstd", "zst")])

@@ -1,0 +1,52 @@
+"""What a newcomer copies from the pages of docs/ works, and prints what they say."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import guides
+from tests.kernel import kernel
+from tests.support import environment
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("page", ["executors.md", "results.md"])
+def test_files_and_commands(page: str, tmp_path: Path) -> None:
+    """Each file is written, each command is typed, in a directory that was empty."""
+    for name in ("joblib", "scipy", "pandas"):
+        pytest.importorskip(name, reason=f"the pages use {name}")
+    env = environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", PYTHONWARNINGS="ignore")
+    typed = 0
+    for block in guides.blocks(page):
+        if block.kind == "file":
+            guides.write(block, tmp_path)
+        else:
+            done = subprocess.run(
+                block.text, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            assert guides.matches(done.stdout, block.about), (block.text, done.stdout)
+            typed += 1
+    assert typed > 2
+
+
+@pytest.mark.process
+async def test_cells(tmp_path: Path) -> None:
+    """Each cell is executed in a real kernel."""
+    pytest.importorskip("ipykernel", reason="there is no kernel")
+    async with kernel(tmp_path) as one:
+        shown = [(await one.works(block.text)).result == block.about for block in guides.blocks("notebooks.md")]
+    assert shown == [True] * 6
+
+
+def test_dots_stand_for_anything() -> None:
+    """And nothing else does."""
+    assert guides.matches("a  1 x\nb  \n", "a ... x\nb")
+    assert not guides.matches("a\nc", "a\nb")
+    assert not guides.matches("", "a")
+    assert not guides.matches("a\nb", "a")
