@@ -118,7 +118,8 @@ def _took(run: Run, now: float) -> str:
 
 
 def _hours(figures: Figures) -> str:
-    return f"{figures.used / HOUR:.3g} of {figures.held / HOUR:.3g}"
+    used, held = figures.used / HOUR, figures.held / HOUR
+    return f"{used:.3f} of {held:.3f}" if held < 10 else f"{used:.1f} of {held:.1f}"
 
 
 def _where(run: Run) -> str:
