@@ -30,12 +30,14 @@ from hyperflow.head.streams import Streams
 from hyperflow.locking.manager import LockManager
 from hyperflow.master import lockfiles, rundir
 from hyperflow.master.batch import Batch, LocalBatch, SlurmBatch
+from hyperflow.master.echo import echoing
 from hyperflow.master.mail import mailer
 from hyperflow.master.master import Master
 from hyperflow.master.rundir import RunDirectory
 from hyperflow.master.shared import Timeouts
 from hyperflow.master.view import ClusterStatistics
 from hyperflow.program import ProgramInfo
+from hyperflow.records.recording import recorded
 from hyperflow.remote import RemoteEval
 from hyperflow.slurm.script import SbatchOptions
 
@@ -187,6 +189,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
     on_error: FailurePolicy = "hold",
     mail: str | None = None,
     timeouts: Timeouts | None = None,
+    echo: bool = False,
 ) -> AsyncIterator[ClusterEnv]:
     """Run Cluster computations: `async with open_cluster() as env: await search(10)`.
 
@@ -200,6 +203,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         on_error: What to do about failures where `using(on_error=...)` says nothing.
         mail: An address that gets a mail about each held job, from this machine's own mailer.
         timeouts: Timeouts and polling intervals, in seconds.
+        echo: Show on standard error what evaluations print and warn, each line with job, call and worker.
 
     Raises:
         RunInUse: Another master runs on that directory.
@@ -229,13 +233,18 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
     if max_jobs is not None and max_jobs < 1:
         raise ConfigurationError(f"max_jobs={max_jobs}: a whole number of at least 1 is needed, or None")
     async with AsyncExitStack() as stack:
-        run = RunDirectory.open(mine, local)
+        listed = program is None and resume is None
+        recording = stack.enter_context(recorded(mine, "cluster", listed=listed))
+        run = RunDirectory.open(mine, local, echo)
         stack.callback(run.close)
+        recording.begin()  # not before: whoever has the lock has the run
         if mine.start_from is not None and isinstance(mine.database, Path) and not mine.database.exists():
             copy_database(mine.start_from, mine.database)
         database = await stack.enter_async_context(
             open_database(mine.database, mine.program_id, settings.database_timeout)
         )
+        if echo:
+            await stack.enter_async_context(echoing(run.home))
         batch: Batch = await stack.enter_async_context(
             LocalBatch() if local else SlurmBatch(limits.slurm, exclude_nodes=exclude_nodes)
         )
@@ -245,8 +254,10 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         await stack.enter_async_context(open_control(master))
         evaluator = ClusterEvaluator(master, job_options.sbatch)
         stack.push_async_callback(evaluator.locks.close)
-        env = ClusterEnv(Options(), evaluator, database, mine, master, job_options=job_options)
+        env = ClusterEnv(Options(), evaluator, database, mine, master, job_options=job_options, recording=recording)
         lockfiles.share(env, run.home, lockfiles.Holder.this_process())
         stack.enter_context(environment.entered(env))
         stack.enter_context(failures.shortened())
         yield env
+        if master.leaving:
+            recording.leave()

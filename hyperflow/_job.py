@@ -16,7 +16,7 @@ import socket
 import sys
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from hyperflow.head.allocation_end import End
     from hyperflow.head.engine import Engine
     from hyperflow.head.fleet import NodePlan
+    from hyperflow.records.record import Figures
+    from hyperflow.records.recording import Recording
     from hyperflow.slurm import allocation
     from hyperflow.transports.process import Transport
 
@@ -104,6 +106,9 @@ def job(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Job[T]]:
 class OpenEnv(Environment):
     """An environment that a program has opened: what JobEnv and ClusterEnv have in common."""
 
+    recording: Recording | None = attrs.field(default=None, kw_only=True, repr=False)
+    """The run's record; None where nothing is recorded."""
+
     async def run(self, flow: Flow[T]) -> T:
         """Await a flow in this environment, wherever this loop runs; a coroutine, as `create_task` needs one."""
         with environment.entered(self), failures.shortened():
@@ -167,32 +172,55 @@ async def open_job(
     preload: Sequence[str],
     end: End | None = None,
     shrinks: int | None = None,
+    listed: bool = False,
+    echo: bool = False,
 ) -> AsyncIterator[JobEnv]:
     """Start launchers, open the database, and make the environment the current one for the scope.
 
-    `shrinks` is the Slurm job that may lose nodes meanwhile.
+    `shrinks` is the Slurm job that may lose nodes meanwhile; `listed`, whether the run stands in the user's index.
     """
     from hyperflow.control import door  # noqa: PLC0415 (see above)
     from hyperflow.database.store import copy_database, open_database  # noqa: PLC0415 (see above)
     from hyperflow.head.engine import open_engine  # noqa: PLC0415 (see above)
+    from hyperflow.records.recording import recorded  # noqa: PLC0415 (see above)
 
     mine = program or ProgramInfo.temporary_one()
     if mine.start_from is not None and not isinstance(mine.database, str) and not mine.database.exists():
         copy_database(mine.start_from, mine.database)
-    async with (
-        open_database(mine.database, mine.program_id, settings.database_timeout) as database,
-        open_engine(nodes, mine, settings=settings, preload=preload, end=end) as engine,
-        AsyncExitStack() as stack,
-    ):
-        env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine)
+    async with AsyncExitStack() as stack:
+        recording = stack.enter_context(recorded(mine, "job", listed=listed))
+        opening = open_database(mine.database, mine.program_id, settings.database_timeout)
+        database = await stack.enter_async_context(opening)
+        recording.begin()  # not before: whoever has the database has the run
+        engine = await stack.enter_async_context(
+            open_engine(nodes, mine, settings=settings, preload=preload, end=end, echo=echo)
+        )
+        recording.figures = functools.partial(_figures, engine)
+        env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine, recording=recording)
         if shrinks is not None:
             from hyperflow.head import allocation_nodes  # noqa: PLC0415 (see above)
 
             await stack.enter_async_context(allocation_nodes.watched(shrinks, engine.fleet.keep))
-        async with nullcontext() if mine.temporary else door.on_demand(mine.log_dir.parent, _node_routes(engine)):
-            with environment.entered(env), failures.shortened():
-                yield env
+        await stack.enter_async_context(door.on_demand(mine.log_dir.parent, _node_routes(engine)))
+        with environment.entered(env), failures.shortened():
+            yield env
     mine.remove()  # only a temporary one, and only after success: errors point into its logs
+
+
+def _figures(engine: Engine) -> Figures:
+    from hyperflow.records.record import Figures  # noqa: PLC0415 (see above)
+
+    account, stands = engine.account, engine.statistics()
+    return Figures(
+        nodes=account.most_nodes,
+        cpus=account.most_cpus,
+        done=stands.done,
+        failed=stands.failed,
+        cancelled=stands.cancelled,
+        retried=stands.retried,
+        used=account.used,
+        held=account.held,
+    )
 
 
 def _node_routes(engine: Engine) -> Callable[[], list[web.RouteDef]]:
@@ -206,7 +234,7 @@ def _node_routes(engine: Engine) -> Callable[[], list[web.RouteDef]]:
 
 @asynccontextmanager
 async def open_local_job(
-    *, cpus: int | None = None, program: ProgramInfo | None = None, preload: Sequence[str] = ()
+    *, cpus: int | None = None, program: ProgramInfo | None = None, preload: Sequence[str] = (), echo: bool = False
 ) -> AsyncIterator[JobEnv]:
     """Evaluate on this machine: `async with open_local_job(cpus=4) as env: await my_job()`.
 
@@ -215,6 +243,8 @@ async def open_local_job(
             warning says so.
         program: Where logs and results go; None for a temporary directory, which is kept only after an error.
         preload: Modules to import once, before workers are forked, such as "numpy".
+        echo: Show on standard error what evaluations print and warn, each line with call and worker; a bounded number
+            of lines a second. `hyperflow logs` shows all, with or without this.
 
     Raises:
         ConfigurationError: `cpus` makes no sense, a directory cannot be written, a module cannot be imported.
@@ -222,13 +252,18 @@ async def open_local_job(
 
     Leaving the scope, also by an error or when cancelled, ends all processes and waits for them.
     """
-    async with open_here(cpus=cpus, program=program, preload=preload) as env:
+    async with open_here(cpus=cpus, program=program, preload=preload, echo=echo) as env:
         yield env
 
 
 @asynccontextmanager
 async def open_here(
-    *, cpus: int | None, program: ProgramInfo | None = None, preload: Sequence[str] = (), shared: bool = False
+    *,
+    cpus: int | None,
+    program: ProgramInfo | None = None,
+    preload: Sequence[str] = (),
+    shared: bool = False,
+    echo: bool = False,
 ) -> AsyncIterator[JobEnv]:
     """Do as open_local_job; with `shared`, beside others that use the same CPUs (see NodePlan)."""
     from hyperflow.transports.process import LAUNCHER, Local, Spawned, launcher_log  # noqa: PLC0415 (see above)
@@ -244,7 +279,8 @@ async def open_here(
             from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (imported while the launcher starts)
 
             plan = NodePlan(Local(node, launcher), cpus, shared=shared)
-            async with open_job([plan], mine, settings=settings, preload=preload) as env:
+            listed = program is None
+            async with open_job([plan], mine, settings=settings, preload=preload, listed=listed, echo=echo) as env:
                 opened = True
                 yield env
     except asyncio.CancelledError:
@@ -263,7 +299,7 @@ END_SIGNALS: dict[int, tuple[str, float | None]] = {
 
 @asynccontextmanager
 async def open_slurm_job(
-    *, program: ProgramInfo | None = None, preload: Sequence[str] = (), **settings: Any
+    *, program: ProgramInfo | None = None, preload: Sequence[str] = (), echo: bool = False, **settings: Any
 ) -> AsyncIterator[JobEnv]:
     """Evaluate on all CPUs of the Slurm allocation that this process is in; otherwise like open_local_job.
 
@@ -272,6 +308,7 @@ async def open_slurm_job(
     Args:
         program: Where logs and results go: a directory that all nodes see. None for one in the current directory.
         preload: As for open_local_job, on each node.
+        echo: As for open_local_job.
         settings: Fields of `hyperflow.config.Settings`, such as min_nodes=3; they override HYPERFLOW_* variables and
             the configuration file.
 
@@ -297,7 +334,10 @@ async def open_slurm_job(
     end = End(granted.end_time, chosen.end_margin, notices)
     # One node alone can only be taken together with the job.
     shrinks = granted.job_id if len(nodes) > 1 else None
-    async with open_job(nodes, place, settings=chosen, preload=preload, end=end, shrinks=shrinks) as env:
+    listed = program is None
+    async with open_job(
+        nodes, place, settings=chosen, preload=preload, end=end, shrinks=shrinks, listed=listed, echo=echo
+    ) as env:
         yield env
 
 
@@ -319,6 +359,7 @@ def run_job_slurm(
     *,
     program: ProgramInfo | None = None,
     preload: Sequence[str] = (),
+    echo: bool = False,
     requeue: bool = False,
     **settings: Any,
 ) -> T:
@@ -332,7 +373,9 @@ def run_job_slurm(
     Other arguments are those of open_slurm_job. Raises what it and the job raise.
     """
     try:
-        return _run(job, "run_job_slurm", lambda: open_slurm_job(program=program, preload=preload, **settings))
+        return _run(
+            job, "run_job_slurm", lambda: open_slurm_job(program=program, preload=preload, echo=echo, **settings)
+        )
     except AllocationEnding:
         if requeue:
             from hyperflow.slurm import allocation, scontrol  # noqa: PLC0415 (see above)
@@ -342,14 +385,19 @@ def run_job_slurm(
 
 
 def run_job_local(
-    job: Flow[T], *, cpus: int | None = None, program: ProgramInfo | None = None, preload: Sequence[str] = ()
+    job: Flow[T],
+    *,
+    cpus: int | None = None,
+    program: ProgramInfo | None = None,
+    preload: Sequence[str] = (),
+    echo: bool = False,
 ) -> T:
     """Run a job on this machine and return its result; blocks. For scripts and tests.
 
     Takes the arguments of `open_local_job`; raises its errors and what the job raises. Ctrl-C cancels the job, ends
     its processes and raises KeyboardInterrupt.
     """
-    return _run(job, "run_job_local", lambda: open_local_job(cpus=cpus, program=program, preload=preload))
+    return _run(job, "run_job_local", lambda: open_local_job(cpus=cpus, program=program, preload=preload, echo=echo))
 
 
 def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncContextManager[JobEnv]]) -> T:
@@ -367,8 +415,11 @@ def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncC
         )
 
     async def run() -> T:
-        async with open_environment():
-            return await job
+        async with open_environment() as env:
+            result = await job
+            if env.recording is not None:
+                env.recording.result(result)
+            return result
 
     try:
         result = run_in_new_loop(run())

@@ -11,9 +11,10 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +27,9 @@ from hyperflow.worker.worker import WorkerInfo, log_line, worker_info
 
 KILL_GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL when the await is cancelled."""
+
+MOST_KEPT = 1500
+"""Bytes that are kept of the output, and of the error output, of a program that was ended."""
 
 _NOT_PASSED_ON = (b"PMI_", b"PMIX_", b"SLURM_CPU_BIND", b"SLURM_MEM_BIND")
 """Variables of the step that started the launcher. With them a program would bind its threads to the wrong CPUs, or
@@ -84,7 +88,9 @@ async def run_command(
         OSError: It could not be started (FileNotFoundError: there is no such program).
         MisuseError: Not on a worker, or argv is one string.
 
-    Cancelling sends SIGTERM to the program and all its descendants, and SIGKILL two seconds later.
+    Cancelling sends SIGTERM to the program and all its descendants, and SIGKILL two seconds later. What was captured
+    until then is kept: the end of it stands in a note of the CancelledError, and in the worker's log; in that also when
+    the evaluation's time is up, or it is cancelled from outside.
     """
     words = _words(argv)
     info = _info(words)
@@ -101,6 +107,8 @@ async def run_command(
         except OSError as error:
             error.add_note(f"(run_command({words!r}) on {info.node}{_sought(words[0], error, cwd, variables)})")
             raise
+        if capture:
+            stack.enter_context(_kept(words[0], [file for file in (out, err) if not isinstance(file, int)]))
         returncode, usage = await _wait(process)
         wall = time.monotonic() - began
         result = CommandResult(
@@ -120,6 +128,65 @@ async def run_command(
     if check and returncode != 0:
         raise CommandFailed(words, returncode, result.stderr, "" if capture else info.log_file)
     return result
+
+
+class _Capture:
+    """The files with what a program has written so far."""
+
+    def __init__(self, program: str, captured: list[IO[bytes]]) -> None:
+        self.program = program
+        self.captured = captured
+
+    def end(self) -> str:
+        """Return the end of what was captured."""
+        texts: list[str] = []
+        for file in self.captured:
+            size = os.fstat(file.fileno()).st_size
+            data = os.pread(file.fileno(), MOST_KEPT, max(size - MOST_KEPT, 0))
+            texts.append(data.decode(errors="replace").rstrip("\n"))
+        return "\n".join(text for text in texts if text)
+
+    def log(self) -> str:
+        """Write that into the worker's log, and return it."""
+        text = self.end()
+        log_line(f"{self.program} was ended; " + ("what it had written:" if text else "it had written nothing"))
+        for line in text.splitlines():
+            log_line(f"  | {line}")
+        return text
+
+
+_captures: list[_Capture] = []
+"""What is captured just now, for the moment when this process is told to end."""
+
+
+@contextmanager
+def _kept(program: str, captured: list[IO[bytes]]) -> Iterator[None]:
+    """Keep what a program has written within the scope, if it is cancelled there or this process is told to end."""
+    capture = _Capture(program, captured)
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # another handler is the user's
+        signal.signal(signal.SIGTERM, _on_term)
+    _captures.append(capture)
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        if text := capture.log():
+            error.add_note(f"(run_command: {program} had written, before it was cancelled:\n{text})")
+        raise
+    finally:
+        _captures.remove(capture)
+        if main and not _captures and signal.getsignal(signal.SIGTERM) is _on_term:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _on_term(number: int, _frame: object) -> None:
+    """The launcher ends this worker: its time is up, or nobody waits for it any more."""
+    try:
+        for capture in _captures:
+            capture.log()
+    finally:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
 
 def _info(words: list[str]) -> WorkerInfo:

@@ -50,6 +50,11 @@ def _place(service_id: str, node: str) -> str:
     return service_id if service_id.endswith(f"@{node}") else f"{service_id} on {node}"
 
 
+def _last_output(log_tail: str) -> str:
+    """Return the end of a log as the last lines of an error."""
+    return "\nlast output:\n" + "\n".join("  | " + line for line in log_tail.splitlines()) if log_tail else ""
+
+
 class HyperflowError(Exception):
     """Base of every error that hyperflow itself raises."""
 
@@ -164,9 +169,7 @@ class WorkerDied(HyperflowError):
     def __str__(self) -> str:
         where = _place(self.service_id, self.node)
         text = f"{where} {self._cause()} while it ran {self.evaluation}; log: {self.log_file}"
-        if self.log_tail:
-            text += "\nlast output:\n" + "\n".join("  | " + line for line in self.log_tail.splitlines())
-        return text
+        return text + _last_output(self.log_tail)
 
 
 class OutOfMemory(WorkerDied):
@@ -208,11 +211,12 @@ class TimeLimitExceeded(HyperflowError, TimeoutError):
     node: str
     seconds: float
     log_file: str = ""
+    log_tail: str = ""
 
     def __str__(self) -> str:
         return (
             f"{self.evaluation} ran longer than its time_limit of {self.seconds:g} s on "
-            f"{_place(self.service_id, self.node)} and was killed; log: {self.log_file}"
+            f"{_place(self.service_id, self.node)} and was killed; log: {self.log_file}{_last_output(self.log_tail)}"
         )
 
 

@@ -60,6 +60,9 @@ def chosen(which: str, homes: Sequence[Path], base_dir: Path) -> Path:
     return fitting[0]
 
 
+_TEMPORARY = "hyperflow-"
+"""What the names of temporary directories begin with; after it comes the id of the program."""
+
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|postgres(ql)?:")
 _HOST = r"(\[[0-9A-Fa-f:.%]*\]|[^\[\]:/?#@]*)(:[0-9]*)?"
 _SERVER_URL = re.compile(rf"postgres(ql)?://([^:/?#@]*@)?{_HOST}(,{_HOST})*(/[^?#:@]*)?(\?[^#]*)?")
@@ -158,8 +161,8 @@ class ProgramInfo:
         """Make a program in a temporary directory, removed after a run that succeeds and kept after one that fails."""
         import tempfile  # noqa: PLC0415 (its import takes longer than all others here)
 
-        home = Path(tempfile.mkdtemp(prefix="hyperflow-"))
-        return attrs.evolve(cls._under(home, home.name), temporary=True)
+        home = Path(tempfile.mkdtemp(prefix=time.strftime(f"{_TEMPORARY}%Y%m%d-%H%M%S-")))
+        return attrs.evolve(cls._under(home, home.name.removeprefix(_TEMPORARY)), temporary=True)
 
     @classmethod
     def existing(cls, home: str | os.PathLike[str], program_id: str, database: str | os.PathLike[str]) -> ProgramInfo:

@@ -70,6 +70,14 @@ def _text(show: Callable[[Any], str], value: object, limit: int, otherwise: str)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def printable(text: str) -> str:
+    """Return a text as it can be shown on a terminal: in one line, and nothing in it is an order to the terminal."""
+    if text.isprintable():
+        return text
+    text = text.replace("\t", "    ")
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def unfit_name(name: str) -> str:
     """Say why a text cannot be a name; "" if it can. Names stand in lines of lists, logs, scripts and paths."""
     if name.isprintable() and "\\" not in name:

@@ -75,6 +75,12 @@ def aaa_leak_gate(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test an index of runs of its own (it is made when a run begins)."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state" / uuid.uuid4().hex))
+
+
+@pytest.fixture(autouse=True)
 def unit_tests_start_no_process(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a unit test that starts a process."""
     yield from kinds.starts_nothing(request.node)

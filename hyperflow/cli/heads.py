@@ -11,7 +11,7 @@ from pathlib import Path
 
 import attrs
 
-from hyperflow.cli import runs
+from hyperflow.cli import records, runs
 from hyperflow.control import place
 from hyperflow.errors import HyperflowError
 from hyperflow.events import reader
@@ -66,10 +66,10 @@ def find(which: str | None, base_dir: Path) -> Path:
     """
     if which is not None and _is_one(Path(which)):
         return Path(which).absolute()
-    home = runs.chosen(which, all_in(base_dir), base_dir)
-    if which is not None and (home / "program.json").exists():
-        runs.find(home.name, base_dir)  # which looks whether it is that run
-    return home
+    run = records.find(which, base_dir)
+    if which is not None and run.cluster is not None and run.home.parent == base_dir.absolute():
+        runs.find(run.name, base_dir)  # which looks whether it is that run
+    return run.home
 
 
 def all_in(base_dir: Path) -> list[Path]:

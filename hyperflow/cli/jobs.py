@@ -1,4 +1,4 @@
-"""Commands about the jobs of a program: list, why, retry, cancel, give-up, resume, runs.
+"""Commands about the jobs of a program: list, why, retry, cancel, give-up, resume.
 
 Commands that change something ask the running master. Commands that only show something work without one, and say so.
 Exit codes: 0, done; 1, refused, with the reason; 3, it needs a master and none runs.
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeAlias
 
 from cyclopts import App, Parameter
-from rich.text import Text
 
 from hyperflow.cli import runs
 from hyperflow.cli.runs import BASE_DIR, Run
@@ -28,9 +27,6 @@ from hyperflow.console.table import (
     counts_in_words,
     held_in_words,
     jobs_table,
-    one_line,
-    plain_table,
-    print_lines,
     print_note,
     print_table,
     resume_command,
@@ -45,9 +41,6 @@ P = ParamSpec("P")
 
 REFUSED = 1
 NO_MASTER = 3
-
-SHOWN_RUNS = 50
-"""So many runs are shown by themselves: a base directory may hold many thousands."""
 
 LEAVING_SECONDS = 60.0
 """How long a program may take to leave after SIGTERM."""
@@ -96,7 +89,7 @@ def answering(command: Callable[P, int]) -> Callable[P, int]:
 
 def add_to(app: App) -> None:
     """Add the commands to the command line."""
-    commands: list[Callable[..., int]] = [list_, why, retry, cancel, give_up, resume, runs_]
+    commands: list[Callable[..., int]] = [list_, why, retry, cancel, give_up, resume]
     for command in commands:
         app.command(answering(command))
 
@@ -226,37 +219,6 @@ def resume(run: Which = None, *, base_dir: BaseDir = BASE_DIR) -> int:
         raise ConfigurationError(f"cannot start it: {error}") from None
 
 
-def runs_(
-    *,
-    every: Annotated[bool, _every(f"All runs; else the newest {SHOWN_RUNS}.")] = False,
-    base_dir: BaseDir = BASE_DIR,
-    as_json: Json = False,
-) -> int:
-    """Show the runs, the newest last; with --json all of them."""
-    found, left = runs.newest_runs(base_dir, None if every or as_json else SHOWN_RUNS)
-    rows = [_described(run) for run in found]
-    if as_json:
-        return _print_json(base_dir=str(base_dir.absolute()), runs=rows)
-    if not rows:
-        raise runs.none_in(base_dir)
-    masters = [f"{row['pid']} on {row['host']}" if row["host"] else "none" for row in rows]
-    columns = {"run": [row["program"] for row in rows], "master": masters, "jobs": [row["jobs"] for row in rows]}
-    columns["program"] = [one_line(shlex.join(row["command"])) for row in rows]
-    if len(rows) > SHOWN_RUNS:  # rich takes too long for thousands
-        print_lines([tuple(columns), *zip(*columns.values(), strict=True)], sys.stdout)
-        return 0
-    table = plain_table()
-    for heading, cells in columns.items():
-        whole = heading in ("run", "master")  # what is typed is not cut
-        table.add_column(heading, no_wrap=True, min_width=max(map(len, cells)) if whole else None)
-    for line in zip(*columns.values(), strict=True):
-        table.add_row(*map(Text, line))
-    print_table(table, sys.stdout)
-    if left:
-        print(f"and {left} earlier ones: hyperflow runs --all")
-    return 0
-
-
 # ---- how it is done -------------------------------------------------------------------------------------------------
 
 
@@ -367,21 +329,3 @@ def _print_json(**members: Any) -> int:
 def _ssh(error: MasterElsewhere, words: Sequence[str]) -> str:
     there = [str(Path(sys.executable).with_name("hyperflow")), *words]
     return shlex.join(["ssh", error.host, shlex.join(there)])
-
-
-def _described(run: Run) -> dict[str, Any]:
-    master = owner(run.home)
-    try:
-        jobs = counts_in_words(run.states())
-    except ConfigurationError:
-        jobs = "cannot be trusted"
-    return {
-        "program": run.program_id,
-        "run": str(run.home),
-        "host": master.host if master is not None else None,
-        "pid": master.pid if master is not None else None,
-        "local": run.local,
-        "created": run.about.get("created"),
-        "command": run.command,
-        "jobs": jobs,
-    }

@@ -236,7 +236,8 @@ async def _end_at_slurm(tokens: Sequence[str]) -> None:
     await client.cancel([number for numbers in found.values() for number in numbers])
 
 
-def _read(home: Path) -> Run | None:
+def read(home: Path) -> Run | None:
+    """Return the run of a Cluster program that is in a directory; None if none is."""
     return _from(home, home / "program.json")
 
 
@@ -265,7 +266,7 @@ def newest_runs(base_dir: Path, most: int | None) -> tuple[list[Run], int]:
     names = _names(base_dir)
     found: list[Run] = []
     while names and (most is None or len(found) < most):
-        if (run := _read(base_dir / names.pop())) is not None:
+        if (run := read(base_dir / names.pop())) is not None:
             found.append(run)
     return found[::-1], len(names)
 
@@ -276,7 +277,7 @@ def find(which: str | None, base_dir: Path) -> Run:
     Raises:
         ConfigurationError: No run fits, or several do.
     """
-    if which is not None and (run := _read(Path(which).absolute())) is not None:
+    if which is not None and (run := read(Path(which).absolute())) is not None:
         return run
     if which is None:
         newest, _ = newest_runs(base_dir, 1)
@@ -284,8 +285,8 @@ def find(which: str | None, base_dir: Path) -> Run:
             raise none_in(base_dir)
         return newest[0]
     names = [name for name in _names(base_dir) if name.startswith(which)]
-    read = (_read(base_dir.absolute() / name) for name in ([which] if which in names else names))
-    runs = {run.home: run for run in read if run is not None}
+    found = (read(base_dir.absolute() / name) for name in ([which] if which in names else names))
+    runs = {run.home: run for run in found if run is not None}
     if not runs and not newest_runs(base_dir, 1)[0]:
         raise none_in(base_dir)
     run = runs[chosen(which, sorted(runs), base_dir)]
@@ -323,7 +324,7 @@ def none_in(base_dir: Path) -> ConfigurationError:
     if lone:
         return ConfigurationError(
             f"there are no runs of Cluster programs in {base_dir.absolute()}, and only these have such jobs. "
-            f"{lone[-1].name} is of run_job_local or run_job_slurm: for it there are `hyperflow nodes`, `node` and "
-            "`var`"
+            f"{lone[-1].name} is of run_job_local or run_job_slurm: for it there are `hyperflow show`, `logs`, "
+            "`nodes`, `node` and `var`"
         )
     return ConfigurationError(f"there are no runs in {base_dir.absolute()}; --base-dir names another place")

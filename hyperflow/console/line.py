@@ -139,7 +139,13 @@ class _Run:
             named = {"database": earlier} if earlier is not None and is_url(earlier) else {"start_from": earlier}
             program = ProgramInfo.new(running.base_dir, **named)
         return open_cluster(
-            program, local=running.local, max_jobs=running.max_jobs, sbatch=sbatch, on_error=policy, mail=running.mail
+            program,
+            local=running.local,
+            max_jobs=running.max_jobs,
+            sbatch=sbatch,
+            on_error=policy,
+            mail=running.mail,
+            echo=running.echo,
         )
 
     async def _await(self, flow: Flow[Any], env: ClusterEnv) -> None:
@@ -166,6 +172,8 @@ class _Run:
             raise _ProgramError(error)
         else:
             say(self.console, f"done after {took}: {jobs}")
+            if env.recording is not None:
+                env.recording.result(work.result())
             _print_result(work.result())
 
     def _left(self, env: ClusterEnv, cancelled: bool) -> str:

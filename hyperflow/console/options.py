@@ -58,6 +58,9 @@ class Running:
     mail: Annotated[
         str | None, Parameter(help="An address to mail to about each held job, with this machine's own mailer.")
     ] = None
+    echo: Annotated[
+        bool, Parameter(negative="", help="Show what evaluations print, each line with job, call and worker.")
+    ] = False
     dry_run: Annotated[bool, Parameter(help="Print the batch scripts of the first jobs, and submit nothing.")] = False
     verbose: Annotated[bool, VERBOSE, Parameter(alias="-v")] = False
 

@@ -28,8 +28,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-
-import attrs
+from typing import NamedTuple
 
 from hyperflow import checked_files, files
 from hyperflow.errors import ConfigurationError
@@ -41,8 +40,7 @@ LONGEST = 107
 PREFIX = "hyperflow-control-"
 
 
-@attrs.frozen
-class Address:
+class Address(NamedTuple):
     """Where a run's control socket is: the process that serves it, on the only host that reaches it, and its path."""
 
     host: str
@@ -94,12 +92,19 @@ def listening(home: Path, *, only_there: bool = False) -> Iterator[tuple[socket.
         address = Address(socket.gethostname(), os.getpid(), path)
         try:
             with made:
-                text = json.dumps(attrs.asdict(address), default=str)
-                checked_files.write_file(room / "master.json", text.encode() + b"\n")
+                _write(room, address)
                 yield made, address
         finally:
             if _read(room) in (None, address):  # else the next start of a job, on another node, has taken the place
                 _remove(room, address)
+
+
+def _write(room: Held, address: Address) -> None:
+    text = json.dumps(address._asdict(), default=str)
+    try:  # not brought to the disk: after a crash of the machine nobody listens there
+        files.write_whole((room / "master.json").through, text.encode() + b"\n", durable=False)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {room.path}/master.json: {error.strerror or error}") from error
 
 
 def _bind(room: Held) -> tuple[socket.socket, Path]:

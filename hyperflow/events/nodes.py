@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 import attrs
 
-from hyperflow.events.reader import each_task
 from hyperflow.events.schema import Event
 
 
@@ -45,19 +44,21 @@ def node_states(events: Iterable[Event]) -> list[NodeState]:
     """Return the nodes of the run that is in the log, or of the last one if several went on with it, by name."""
     nodes: dict[str, NodeState] = {}
     places: dict[int, str] = {}  # where each task is
-    for event in each_task(events):
-        state, task, node = event.get("state", ""), event.get("task"), event.get("node")
+    for event in events:
+        state, node = event.get("state", ""), event.get("node")
         if state == "opened":
             nodes, places = {}, {}
         elif state == "closed":
             for each in nodes.values():
                 each.end()
-        elif state == "running" and task is not None:
-            places[task] = event.get("worker", "").rpartition("@")[2]
-        elif task is not None:
-            if (there := nodes.get(places.pop(task, ""))) is not None:
-                there.done += state == "done"
-                there.failed += state == "failed" or "retry_after" in event
+        elif state == "running":
+            places.update(dict.fromkeys(event.get("tasks", ()), event.get("worker", "").rpartition("@")[2]))
+        elif "tasks" in event:
+            failed = state == "failed" or "retry_after" in event
+            for task in event["tasks"]:
+                if (there := nodes.get(places.pop(task, ""))) is not None:
+                    there.done += state == "done"
+                    there.failed += failed
         elif node is not None:
             _tell_of_node(event, nodes.setdefault(node, NodeState(node)))
     return sorted(nodes.values(), key=_by_name)

@@ -15,6 +15,8 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
     withheld              tasks           seconds: so long an exclusive task of a lost node does not run elsewhere
     copied                tasks           copy: the number of a task that does the same; the first result counts
     superseded            tasks           by: the number of the one that counts
+    measured              a task          of (its number), cpu (seconds of CPU time, that of its programs included),
+                                          memory (the most bytes that its worker had); where it took a while
     started               a worker        worker, number, cpus
     ended                 a worker        worker, number, status, started, reason, out_of_memory, tail, peak_memory,
                                           log_file
@@ -22,6 +24,7 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
     aside, resumed        a node          node, cause: nothing more is started there; it is used again
     ending                the allocation  cause, seconds
     closed                the last line
+    left out              a gap           bytes: in a shortened copy of a log, how much is missing here
 
 Tasks that change together share a line: a line for each would cost a quarter of an evaluation's time. `tasks` are their
 numbers.
@@ -69,3 +72,7 @@ class Event(TypedDict, total=False):
     tail: str
     peak_memory: int
     log_file: str
+    of: int
+    cpu: float
+    memory: int
+    bytes: int

@@ -79,6 +79,11 @@ class EventLog:
         """A task is dropped, because its copy counts, or it was the copy."""
         self._tasks("superseded", [task], f', "by": {by}')
 
+    def measured(self, task: TaskNumber, cpu: float, memory: int) -> None:
+        """A worker has measured what a task took."""
+        more = f'"of": {task}, "cpu": {cpu:.6f}, "memory": {memory}'
+        self.lines.append(f'{{"t": {time.time():.6f}, "state": "measured", {more}}}\n')
+
     def withheld(self, task: TaskNumber, seconds: float) -> None:
         """An exclusive task may still run on a lost node, for so long."""
         self._tasks("withheld", [task], f', "seconds": {seconds}')

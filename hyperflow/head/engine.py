@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import logging
 import pickle
+import struct
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -37,9 +38,11 @@ from hyperflow.errors import (
 )
 from hyperflow.events.writer import EventLog
 from hyperflow.flow import show_call
+from hyperflow.head.account import Account
 from hyperflow.head.allocation_end import Drain, End
 from hyperflow.head.aside import NodesAside
 from hyperflow.head.copies import Copies
+from hyperflow.head.echo import Echo
 from hyperflow.head.evaluation import Evaluation, death, read_failure
 from hyperflow.head.fleet import Fleet, NodePlan
 from hyperflow.head.later import Later
@@ -55,7 +58,7 @@ from hyperflow.scheduling.state import Task, Worker, is_started
 from hyperflow.shipping.packer import Kept, PackedCall, Packer
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind, Outcome, ProtocolError
-from hyperflow.wire.messages import CANCELLED, StreamReply, StreamWanted, WorkerEnded
+from hyperflow.wire.messages import CANCELLED, Printed, StreamReply, StreamWanted, WorkerEnded
 from hyperflow.wire.numbers import TaskNumber, WorkerNumber
 
 logger = logging.getLogger("hyperflow")
@@ -84,12 +87,15 @@ who calls sys.exit() means it."""
 class Engine:
     """Evaluates calls on the workers of some nodes. Made by `open_engine`."""
 
-    def __init__(self, program: ProgramInfo, settings: Settings) -> None:
+    def __init__(self, program: ProgramInfo, settings: Settings, echo: bool = False) -> None:
         self.closed = False
+        self.echo = Echo(program) if echo else None
         self._loop = asyncio.get_running_loop()
         self.scheduler = Scheduler()
+        self.account = Account()
         self._events = EventLog(program.log_dir / "events.jsonl")
         self.fleet = Fleet(program, settings, self._events, self._on_frame, self, self._on_lost)
+        self.fleet.echo = echo
         self.locks = LockManager()
         self.streams = Streams(program.call)
         self.worker_locks = WorkerLocks(self.locks, self.scheduler, self.fleet.write, self._name)
@@ -235,6 +241,7 @@ class Engine:
     def node_up(self, node: str, cpus: Sequence[int]) -> None:
         """Use a node, which may come late."""
         self.scheduler.add_node(node, cpus)
+        self.account.holds(self.cpus, len(self.fleet.links))
         self._flushing.ask()
 
     def node_late(self, node: str, cpus: int) -> None:
@@ -304,6 +311,8 @@ class Engine:
             self.worker_locks.on_message(self.scheduler.workers[number], kind, body)
         elif kind == Kind.STREAM_WANTED and number in self.scheduler.workers:
             self._on_stream_wanted(self.scheduler.workers[number], body)
+        elif kind in (Kind.PRINTED, Kind.MEASURED) and number in self.scheduler.workers:
+            self._on_said(kind, self.scheduler.workers[number], body)
         self._flushing.ask()
 
     def _on_stream_wanted(self, worker: Worker, body: memoryview) -> None:
@@ -316,6 +325,18 @@ class Engine:
             return
         words = self.streams.wanted(evaluation, self._evaluations.values()) if evaluation is not None else ()
         self.fleet.write(worker.node, [messages.framed(StreamReply(task, words), worker.number)])
+
+    def _on_said(self, kind: int, worker: Worker, body: memoryview) -> None:
+        """An evaluation has printed something, or its CPU time and memory were measured."""
+        try:
+            if kind == Kind.MEASURED:
+                task, cpu, memory = frames.MEASURED.unpack(body)
+                self._events.measured(TaskNumber(task), cpu, memory)
+            elif self.echo is not None:
+                printed = messages.read(Printed, body)
+                self.echo.printed(self._evaluations.get(printed.task), worker.name, printed)
+        except (ProtocolError, TypeError, struct.error):  # a function wrote to a descriptor that is not its own
+            logger.warning("%s sent something that is no message about an evaluation", worker.name)
 
     def _name(self, task: TaskNumber) -> str:
         evaluation = self._evaluations.get(task)
@@ -344,6 +365,7 @@ class Engine:
                 continue
             try:
                 if outcome != VALUE:
+                    self.account.used += seconds * len(worker.cpus)
                     self._on_failure(evaluation, task, worker, outcome, payload)
                     continue
                 if buffers:
@@ -362,6 +384,7 @@ class Engine:
                 self._on_special(evaluation, task, worker, seconds)
         if done and worker is not None:
             self._counts["done"] += len(done)
+            self.account.used += sum(done.values()) * len(worker.cpus)
             self._events.done(done, worker.name)
             if self.aside.trust.accused:
                 self.aside.trust.succeeded(worker.node, len(done))
@@ -504,6 +527,7 @@ class Engine:
                 self._events.withheld(task.number, wait)
                 self._after_loss.append(loop.call_later(wait, self._release, task, node))
         back, impossible = self.scheduler.lose_node(node)
+        self.account.holds(self.cpus, len(self.fleet.links))
         self.aside.lost(node)
         for task in back:
             if not self._copies.gives_way(task, node) and not self._charged(task, at_work[task.number]):
@@ -581,6 +605,8 @@ class Engine:
             self._writing.close()
             self._packer.buffers.close()
             self._events.close()
+            if self.echo is not None:
+                self.echo.close()
 
 
 @asynccontextmanager
@@ -591,6 +617,7 @@ async def open_engine(
     settings: Settings | None = None,
     preload: Sequence[str] = (),
     end: End | None = None,
+    echo: bool = False,
 ) -> AsyncIterator[Engine]:
     """Start a launcher on each node; at the end of the scope, end everything.
 
@@ -600,7 +627,7 @@ async def open_engine(
         LauncherError: Fewer than `min_nodes` launchers could be started.
         ConfigurationError: A module of `preload` does not import.
     """
-    engine = Engine(program, settings or Settings())
+    engine = Engine(program, settings or Settings(), echo)
     try:
         await engine.fleet.start(nodes, preload)
         if end is not None:

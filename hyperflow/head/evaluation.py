@@ -109,6 +109,6 @@ def death(evaluation: Evaluation, worker: Worker, ended: WorkerEnded, log_file: 
     if ended.reason == CANCELLED:
         return None
     if ended.reason == TIME_LIMIT and limit is not None:
-        return TimeLimitExceeded(evaluation.title, worker.name, worker.node, limit, log_file)
+        return TimeLimitExceeded(evaluation.title, worker.name, worker.node, limit, log_file, ended.tail)
     kind = OutOfMemory if ended.out_of_memory else WorkerDied
     return kind(evaluation.title, worker.name, worker.node, ended.status, log_file, ended.tail or ended.reason)

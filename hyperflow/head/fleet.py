@@ -97,6 +97,8 @@ class Fleet:
         self.links: dict[str, Link] = {}
         self.failed_starts: dict[str, float] = {}
         """Since when no worker of a node has started anything."""
+        self.echo = False
+        """Whether nodes are to send what evaluations print; set before `start`."""
         self._program = program
         self._settings = settings
         self._events = events
@@ -190,7 +192,7 @@ class Fleet:
             link = Link(transport, self._settings, self._program.log_dir, self._on_frame, self._lost)
             link.on_greeting = lambda: self._answered.add(plan.node)
             try:
-                await link.start(self._program.program_id, preload)
+                await link.start(self._program.program_id, preload, self.echo)
             except LauncherError as error:
                 causes.append(str(error))
                 if len(plan.transports) > 1:

@@ -92,7 +92,7 @@ class Link:
         # What comes during the handshake; None afterwards.
         self._inbox: asyncio.Queue[tuple[int, memoryview] | LauncherError] | None = asyncio.Queue()
 
-    async def start(self, program_id: str, preload: Sequence[str]) -> None:
+    async def start(self, program_id: str, preload: Sequence[str], echo: bool = False) -> None:
         """Start the launcher and shake hands.
 
         Raises:
@@ -108,7 +108,7 @@ class Link:
             greeting = self.greeting = self._read_greeting(body)
             self.on_greeting()
             offer = proof.offer() if is_shared(greeting.memory) else None
-            self.write([messages.framed(self._setup(program_id, preload, offer))])
+            self.write([messages.framed(self._setup(program_id, preload, offer, echo))])
             kind, body = await self._next(None)  # imports take what they take
             if kind == Kind.FAILED:
                 raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode(errors='replace')}")
@@ -120,7 +120,7 @@ class Link:
         finally:
             proof.close()
 
-    def _setup(self, program_id: str, preload: Sequence[str], memory: Offer | None) -> Setup:
+    def _setup(self, program_id: str, preload: Sequence[str], memory: Offer | None, echo: bool) -> Setup:
         is_pipe = self._connection is not None and self._connection.is_pipe
         return Setup(
             node=self.node,
@@ -133,6 +133,7 @@ class Link:
             heartbeat=self._settings.heartbeat,
             silence_limit=math.inf if is_pipe else self._settings.silence_limit,
             memory=memory,
+            echo=echo,
         )
 
     def follow_path(self) -> None:

@@ -24,4 +24,4 @@ def become_worker(sock: socket.socket, page: mmap.mmap, setup: Setup, order: For
         log_file=order.log_file,
         program_id=setup.program_id,
     )
-    return worker.serve(sock, page, info, order.fresh)
+    return worker.serve(sock, page, info, order.fresh, setup.echo)

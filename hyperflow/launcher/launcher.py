@@ -64,6 +64,10 @@ MOST_FDS = 253
 """The kernel passes at most so many descriptors with one message."""
 
 
+PASSED_ON = frozenset(map(int, (Kind.LOCK_WANTED, Kind.LOCK_RELEASED, Kind.STREAM_WANTED, Kind.PRINTED, Kind.MEASURED)))
+"""What a worker says that only the head understands."""
+
+
 class Launcher:
     """The select loop and what it knows."""
 
@@ -365,7 +369,7 @@ class Launcher:
                 if kind == Kind.BLOCK:
                     for part in self.cache.passed_on(process.number, body, process.fds.pop(0)):
                         self.head.send(part)
-                elif kind in (Kind.LOCK_WANTED, Kind.LOCK_RELEASED, Kind.STREAM_WANTED):
+                elif kind in PASSED_ON:
                     self.head.send(frames.frame(kind, process.number, body))
                 elif kind != Kind.RESULTS:
                     raise frames.ProtocolError("a frame that workers do not send")
@@ -429,7 +433,7 @@ class Launcher:
         del self.workers[process.number]
         status, reason = process.status if process.status is not None else 70, process.reason
         out_of_memory = status == -signal.SIGKILL and not reason and self.memory_kills.took_one(time.monotonic())
-        tail = "" if reason else process.log_tail()
+        tail = process.log_tail() if reason in ("", TIME_LIMIT) else ""
         ended = WorkerEnded(status, process.claims.started, reason, out_of_memory, tail, process.peak_memory)
         self.head.send(messages.framed(ended, process.number))
 

@@ -315,8 +315,8 @@ class RunDirectory:
     held: HeldRun
 
     @classmethod
-    def open(cls, program: ProgramInfo, local: bool) -> RunDirectory:
-        """Take a run directory for this master alone.
+    def open(cls, program: ProgramInfo, local: bool, echo: bool = False) -> RunDirectory:
+        """Take a run directory for this master alone; with `echo`, jobs are to show what their evaluations print.
 
         Raises:
             RunInUse: Another master runs on it; names host and process.
@@ -332,7 +332,7 @@ class RunDirectory:
         try:
             run = cls(home, program, take_lock(held, program.program_id), held)
             try:
-                run._begin(local)
+                run._begin(local, echo)
             except BaseException:
                 run.lock.release()
                 raise
@@ -341,7 +341,7 @@ class RunDirectory:
             raise
         return run
 
-    def _begin(self, local: bool) -> None:
+    def _begin(self, local: bool, echo: bool) -> None:
         place = self.held.home / "program.json"
         known = _read_json(place) or {}
         if known.get("local", local) != local:
@@ -353,6 +353,7 @@ class RunDirectory:
             "program_id": self.program.program_id,
             "database": str(self.program.database),
             "local": local,
+            "echo": echo,
             "python": sys.executable,
             "script": os.path.abspath(script) if script else None,
             "argv": sys.argv,

@@ -226,7 +226,11 @@ async def _write_patiently(task: Task, outcome: str, payload: bytes) -> None:
 async def _evaluate(task: Task, job: Flow[Any]) -> Any:
     program, cpus = task.program(), task.place.cpus
     holder = lockfiles.Holder.this_process(task.record.number, task.epoch, task.place.batch_id)
-    opened = open_slurm_job(program=program) if cpus is None else open_local_job(cpus=cpus, program=program)
+    echo = bool(task.about.get("echo"))
+    if cpus is None:
+        opened = open_slurm_job(program=program, echo=echo)
+    else:
+        opened = open_local_job(cpus=cpus, program=program, echo=echo)
     async with opened as env:
         lockfiles.share(env, task.directory.home, holder, task.directory.read_scope())
         telling = asyncio.create_task(_tell(task, env))

@@ -271,13 +271,20 @@ class MemoryDatabase:
 
 
 @asynccontextmanager
-async def open_inline_job(*, cpus: int = 1, ship: bool = True) -> AsyncIterator[JobEnv]:
+async def open_inline_job(
+    *,
+    cpus: int = 1,
+    ship: bool = True,
+    echo: bool = False,  # noqa: ARG001 (see below)
+) -> AsyncIterator[JobEnv]:
     """Evaluate in this process, for tests: `async with open_inline_job(cpus=2): assert await my_job() == 42`.
 
     Args:
         cpus: How many CPUs to simulate.
         ship: Pickle functions, arguments and results as for a worker. With False, a test can see what its functions
             change.
+        echo: Taken for the sake of tests that choose the environment. What functions print is this process's own
+            output in any case.
 
     Results and work directories are deleted at the end.
     """

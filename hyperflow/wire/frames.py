@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 
 HEADER = struct.Struct("<IQBI")  # BEGIN, length of the body, kind, worker
 TAIL = struct.Struct("<I")  # END
@@ -38,6 +38,7 @@ NUMBER = struct.Struct("<I")
 SIZE = struct.Struct("<Q")
 SECONDS = struct.Struct("<d")
 SEQS = struct.Struct("<QQ")
+MEASURED = struct.Struct("<QdQ")  # task, seconds of CPU time, bytes of memory
 BLOCK = struct.Struct("<QQQq")  # its number, size, process and descriptor that hold it; process 0: CONTENT follows
 
 BEGIN, END_NUMBER = 0xF5FBC1F9, 0xFAC0F6FD
@@ -102,6 +103,8 @@ class Kind(enum.IntEnum):
     PATH = 25  # head > launcher > worker: sys.path has changed
     STREAM_WANTED = 26  # worker > launcher > head: a function draws random numbers
     STREAM_REPLY = 27  # head > launcher > worker: what they are made of
+    PRINTED = 29  # worker > launcher > head: what an evaluation has printed, where the program asks for it
+    MEASURED = 30  # worker > launcher > head: the CPU time and memory of an evaluation
     BROKEN = 28  # launcher > head: what came from the head is no frame; text
 
 

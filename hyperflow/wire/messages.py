@@ -45,6 +45,7 @@ class Setup(NamedTuple):
     heartbeat: float  # give a sign of life after so many seconds without one
     silence_limit: float  # end after so many seconds in which nothing came; inf where the stream's end is never missed
     memory: Offer | None  # the launcher's offer, the other way round; None to share nothing
+    echo: bool  # whether the head wants to have what evaluations print
 
 
 class SysPath(NamedTuple):
@@ -80,7 +81,7 @@ class WorkerEnded(NamedTuple):
     started: Seq  # of the last task that it started
     reason: str  # why the launcher ended it; empty if it ended by itself
     out_of_memory: bool  # the kernel ended it to get memory
-    tail: str  # the end of its log, where nobody ended it on purpose
+    tail: str  # the end of its log, where it ended by itself or by its time limit
     peak_memory: int  # bytes
 
 
@@ -108,6 +109,14 @@ class LockReply(NamedTuple):
     cycle: tuple[str, ...] | None = None  # the circle of waiting, a line for each, if it would be a deadlock
 
 
+class Printed(NamedTuple):
+    """Worker to head: what an evaluation has printed."""
+
+    task: TaskNumber
+    lines: tuple[str, ...]
+    left_out: int  # how many lines before these are only in the log
+
+
 class StreamWanted(NamedTuple):
     """Worker to head: an evaluation draws random numbers."""
 
@@ -133,6 +142,7 @@ Message = (
     | LockReply
     | StreamWanted
     | StreamReply
+    | Printed
 )
 M = TypeVar("M", bound=Message)
 
@@ -148,6 +158,7 @@ KINDS: dict[type[Message], Kind] = {
     LockReply: Kind.LOCK_REPLY,
     StreamWanted: Kind.STREAM_WANTED,
     StreamReply: Kind.STREAM_REPLY,
+    Printed: Kind.PRINTED,
 }
 
 

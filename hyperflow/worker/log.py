@@ -10,38 +10,64 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import threading
 import time
 from typing import Any
 
 from hyperflow.shipping import rebuild
+from hyperflow.wire.numbers import TaskNumber
+from hyperflow.worker.echo import Echo
+
+OF_OTHERS = "wrote the unmarked lines above"
+"""What a line says after lines that other processes have written."""
 
 
 class Log:
-    """The worker's log file, which is its stdout and stderr."""
+    """The worker's log file, which is its stdout and stderr; `echo` gets what evaluations print, too."""
 
-    def __init__(self) -> None:
+    def __init__(self, echo: Echo | None = None) -> None:
         self.label = "worker"
+        self.task = TaskNumber(0)
+        """The evaluation that runs; 0 when it has ended."""
+        self.echo = echo
         self._expected = os.fstat(1).st_size  # what follows, another process has written
         self._others = False
+        self._new_lock()
+        os.register_at_fork(after_in_child=self._new_lock)
+
+    def _new_lock(self) -> None:
+        """Make the lock for threads that print side by side: else one takes the other's line for another process's."""
+        self._lock = threading.RLock()  # a signal's handler may print, too
 
     def write_line(self, line: str) -> None:
         """Write a line with the time and the mark of the evaluation."""
-        with contextlib.suppress(OSError):  # a full disk must not fail an evaluation that merely prints
+        with self._lock, contextlib.suppress(OSError):  # a full disk must not fail an evaluation that merely prints
             self._look()
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             os.write(1, f"{now} [{self.label}] {line}\n".encode(errors="replace"))
             self._expected = os.fstat(1).st_size
+
+    def print_line(self, line: str) -> None:
+        """Write a line that a function has printed."""
+        self.write_line(line)
+        if self.echo is not None:
+            self.echo.line(self.task, line)
 
     def end_evaluation(self) -> None:
         """Log which evaluation wrote the unmarked lines."""
         with contextlib.suppress(OSError):
             self._look()
             if self._others:
-                self.write_line("wrote the unmarked lines above")
+                self.write_line(OF_OTHERS)
                 self._others = False
 
     def _look(self) -> None:
-        self._others = self._others or os.fstat(1).st_size > self._expected
+        size = os.fstat(1).st_size
+        if size > self._expected:
+            self._others = True
+            if self.echo is not None:
+                self.echo.lines_of_others(self.task, self._expected, size)
+                self._expected = size
 
 
 class MarkedOutput(io.TextIOBase):
@@ -69,10 +95,10 @@ class MarkedOutput(io.TextIOBase):
         self.partial.append(first)
         if end:
             pieces, self.partial = self.partial, []
-            self._log.write_line("".join(pieces))
+            self._log.print_line("".join(pieces))
             *lines, last = rest.split("\n")
             for line in lines:
-                self._log.write_line(line)
+                self._log.print_line(line)
             if last:
                 self.partial.append(last)
         return len(text)
@@ -80,7 +106,7 @@ class MarkedOutput(io.TextIOBase):
     def flush(self) -> None:
         pieces, self.partial = self.partial, []
         if text := "".join(pieces):
-            self._log.write_line(text)
+            self._log.print_line(text)
 
     def close(self) -> None:
         """Stay open: the next evaluation prints, too."""

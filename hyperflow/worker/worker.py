@@ -43,8 +43,10 @@ from hyperflow.wire.machine import THREAD_VARIABLES
 from hyperflow.wire.messages import SysPath
 from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, TaskNumber
 from hyperflow.wire.shared_memory import LARGE, Block
+from hyperflow.worker.echo import Echo
 from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import Log, MarkedOutput
+from hyperflow.worker.measure import WORTH, Measure
 from hyperflow.worker.traces import LAST_WORDS, Traces, end_soon, has_callbacks
 
 dumps = pickle.dumps
@@ -121,12 +123,12 @@ def keep() -> None:
         _worker.context = contextvars.copy_context()
 
 
-def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool) -> int:
+def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool, echo: bool = False) -> int:
     """Be a worker until the launcher ends the stream; return the exit code."""
     global _lock_client, _info, _log, _worker  # noqa: PLW0603 (a worker is one for its whole process)
     _settle(info)
     _info = info
-    _log = Log()
+    _log = Log(Echo(sock, info.log_file) if echo else None)
     out, err = MarkedOutput(_log, 1), MarkedOutput(_log, 2)
     sys.stdout, sys.stderr = out, err
     # The launcher's own __main__ must not be taken for the script's.
@@ -207,6 +209,7 @@ class Worker:
         self.seq = 0
         self.trouble = ""
         self.traces = Traces(sock.fileno())
+        self.measure = Measure()
         self.leaving = ""  # why this process is not fit for another task
 
     def serve(self, fresh: bool) -> None:
@@ -252,7 +255,7 @@ class Worker:
                 if self.leaving:
                     return  # the others go to another worker
 
-    def run(
+    def run(  # noqa: PLR0915 (each evaluation goes this way, and each call costs)
         self, task: TaskNumber, function: DefinitionNumber, payload: memoryview, buffers: list[frames.Buffer]
     ) -> None:
         """Evaluate one task and answer."""
@@ -274,6 +277,7 @@ class Worker:
             self.unreadable(task, "the function" if fn is None else "an argument", error)
             return
         self.lock_client.task = task
+        log.task = task
         log.label = f"#{task} {getattr(fn, '__name__', 'call')}"
         outcome = Outcome.VALUE
         is_async = False
@@ -306,8 +310,18 @@ class Worker:
             log.end_evaluation()
         if not self.traces.has_stream():
             raise ConnectionError("the function has closed or replaced the descriptor by which its worker answers")
+        if seconds > WORTH or log.echo is not None:
+            self.tell(task, seconds)
         self.answer(task, outcome, seconds, data, out)
         self.clean(is_async, thoroughly=is_new or seconds > QUICK)
+
+    def tell(self, task: TaskNumber, seconds: float) -> None:
+        """Tell the head what it is to know of an evaluation besides its answer."""
+        if self.log.echo is not None:
+            self.log.echo.end(task)
+        self.log.task = TaskNumber(0)
+        if seconds > WORTH:
+            self.sock.sendall(frames.frame(Kind.MEASURED, body=frames.MEASURED.pack(task, *self.measure.since_last())))
 
     def unreadable(self, task: TaskNumber, what: str, error: BaseException) -> None:
         """Answer that a call cannot be unpickled here."""

@@ -122,7 +122,7 @@ def test_runs_reads_what_it_shows(
 
     monkeypatch.setattr(checked_files, "read_private", count_read)
     monkeypatch.setattr(os, "listdir", count_list)
-    for words, most in ((("runs",), 10 * cli.jobs.SHOWN_RUNS), (("list",), 40)):
+    for words, most in ((("runs",), 10 * cli.show.SHOWN_RUNS), (("list",), 40)):
         seen.clear()
         with pytest.raises(SystemExit):
             app([*words, "--base-dir", str(tmp_path / "many")])

@@ -71,7 +71,7 @@ async def test_variables_of_a_job_that_is_run_by_itself(tmp_path: Path) -> None:
         for which in (home.name, str(home)):
             assert hyperflow("var", "get", which, "step", cwd=tmp_path).stdout == "0.25\n"
     said = hyperflow("list", cwd=tmp_path, code=1).stderr
-    assert f"{home.name} is of run_job_local or run_job_slurm: for it there are `hyperflow nodes`" in said
+    assert f"{home.name} is of run_job_local or run_job_slurm: for it there are `hyperflow show`" in said
     newer = base / "30000101-000000-ffffff"
     (newer / "log").mkdir(parents=True)
     (newer / "log" / "events.jsonl").touch()

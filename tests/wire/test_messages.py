@@ -15,6 +15,7 @@ from hyperflow.wire.messages import (
     LockReply,
     LockWanted,
     Message,
+    Printed,
     Ready,
     Setup,
     StreamReply,
@@ -26,7 +27,7 @@ from hyperflow.wire.numbers import LockSerial, Seq, TaskNumber, WorkerNumber
 
 EXAMPLES: list[Message] = [
     Greeting(4, "3.11.2", "0.1.0", "0.4.1", "north", 17, (0, 1), 1.5, (17, 5, "abcd")),
-    Setup("north", "run", "/home", ("/a", "/b"), ("x.py",), {"HOME": "/home"}, (), 1.0, 600.0, None),
+    Setup("north", "run", "/home", ("/a", "/b"), ("x.py",), {"HOME": "/home"}, (), 1.0, 600.0, None, echo=True),
     Ready(shares_memory=True),
     WorkerEnded(-9, Seq(3), "", True, "last words", 1 << 40),
     SysPath(
@@ -36,6 +37,7 @@ EXAMPLES: list[Message] = [
     LockReleased(TaskNumber(7), LockSerial(1)),
     StreamWanted(TaskNumber(7)),
     StreamReply(TaskNumber(7), (0, 1 << 127, 1)),
+    Printed(TaskNumber(7), ("one line",), left_out=2),
     LockReply(LockSerial(1), "no", ("a waits for b", "b waits for a")),
 ]
 

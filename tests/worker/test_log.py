@@ -156,8 +156,10 @@ async def test_number_of_files() -> None:
                 await hf.remote_eval(f.die, "exit 0")
         names = sorted(path.name for path in env.program.log_dir.iterdir())
         assert logs(env).count("x\n") == 300
-    assert len(names) <= 2 * 2 + 2, names
-    assert [name for name in names if not re.fullmatch(r"(worker|launcher)-.*\.log|events\.jsonl", name)] == []
+    assert len(names) <= 2 * 2 + 3, names
+    assert [
+        name for name in names if not re.fullmatch(r"(worker|launcher)-.*\.log|events\.jsonl|run\.json", name)
+    ] == []
 
 
 async def test_only_the_user_can_read(tmp_path: Path) -> None:

@@ -1,0 +1,140 @@
+"""Runs of all kinds, as commands see them: those in a base directory, and those in the user's index.
+
+A run directory may vanish while it is looked at: then it is as if it had not been there.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
+
+import attrs
+
+from hyperflow import program
+from hyperflow.cli import runs
+from hyperflow.control.client import owner
+from hyperflow.records import index, record
+from hyperflow.records.record import Figures, Record, State
+
+Named: TypeAlias = tuple[str, bool]
+"""A name that may be a run's, and whether it is in the index."""
+
+
+@attrs.frozen
+class Run:
+    """A run on the disk.
+
+    Args:
+        name: Its id; in a base directory, the name of its directory.
+        record: What it says of itself; None for one of an older version, or a damaged one.
+        cluster: What is to know of the run of a Cluster program; None for others.
+    """
+
+    name: str
+    home: Path
+    record: Record | None
+    cluster: runs.Run | None = None
+
+    @property
+    def log_dir(self) -> Path:
+        """Where its logs are, or the ends of them."""
+        there = self.home / "log"
+        return there if there.is_dir() else index.logs(self.name)
+
+    def state(self, now: float) -> State:
+        """Return how it stands, as far as that is known here."""
+        if self.record is not None:
+            return self.record.state(now)
+        if self.cluster is not None and self.cluster.finished:
+            return State.FINISHED
+        if self.cluster is not None and owner(self.home) is not None:
+            return State.RUNNING
+        return State.UNKNOWN
+
+    def figures(self) -> Figures:
+        """Return what it has had and done, with all of its jobs."""
+        own = Figures() if self.record is None else self.record.figures
+        if self.cluster is None:
+            return own
+        total = own._asdict()
+        for path in _job_records(self.home):
+            if (job := record.read(path)) is not None:
+                for name, value in job.figures._asdict().items():
+                    total[name] = max(total[name], value) if name in ("nodes", "cpus") else total[name] + value
+        return Figures(**total)
+
+
+def _job_records(home: Path) -> list[Path]:
+    with suppress(OSError):
+        return sorted(home.glob(f"jobs/*/log.*/{record.NAME}"))
+    return []
+
+
+def _in(base_dir: Path, name: str) -> Run | None:
+    home = base_dir / name
+    with suppress(OSError):
+        cluster = runs.read(home)
+        found = record.read(home / "log" / record.NAME)
+        if cluster is not None or found is not None or runs.is_lone_job(home):
+            return Run(name, home, found, cluster)
+    return None
+
+
+def _in_index(name: str) -> Run | None:
+    found = record.read(index.place(name))
+    if found is None:
+        return None
+    home = Path(found.home)
+    return Run(name, home, found, runs.read(home) if found.kind == "cluster" else None)
+
+
+def _read(named: Named, base_dir: Path) -> Run | None:
+    name, in_index = named
+    return _in_index(name) if in_index else _in(base_dir, name)
+
+
+def _names(base_dir: Path) -> list[Named]:
+    """Return what may be runs, the oldest first: ids begin with the time."""
+    here: list[str] = []
+    with suppress(OSError):
+        here = os.listdir(base_dir)
+    found = dict.fromkeys(index.names(), True) | dict.fromkeys(here, False)
+    return sorted(found.items())
+
+
+def newest(base_dir: Path, most: int | None) -> tuple[list[Run], int]:
+    """Return the newest runs, the oldest of them first, and how many names were not looked at.
+
+    No more is read than what is returned: there may be many thousands.
+    """
+    base_dir = base_dir.absolute()
+    names = _names(base_dir)
+    found: list[Run] = []
+    while names and (most is None or len(found) < most):
+        if (run := _read(names.pop(), base_dir)) is not None:
+            found.append(run)
+    return found[::-1], len(names)
+
+
+def find(which: str | None, base_dir: Path) -> Run:
+    """Return the run with this id, beginning of an id, or directory; for None, the newest one.
+
+    Raises:
+        ConfigurationError: No run fits, or several do.
+    """
+    base_dir = base_dir.absolute()
+    if which is None:
+        found, _ = newest(base_dir, 1)
+        if not found:
+            raise runs.none_in(base_dir)
+        return found[0]
+    if os.sep in which or Path(which).is_dir():
+        path = Path(which).absolute()
+        if (run := _in(path.parent, path.name)) is not None:
+            return run
+    names = [named for named in _names(base_dir) if named[0].startswith(which)]
+    exact = [named for named in names if named[0] == which]
+    fitting = {Path(run.name): run for named in exact or names if (run := _read(named, base_dir)) is not None}
+    return fitting[program.chosen(which, list(fitting), base_dir)]

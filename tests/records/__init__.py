@@ -1,0 +1,1 @@
+"""Tests of the records of runs, and of the commands that show them."""
