@@ -53,7 +53,8 @@ class Echo:
         if self._last[0] != said.task:  # the text of a call takes a while
             call = evaluation.shown_call
             call = call if len(call) <= LONGEST_CALL else call[: LONGEST_CALL - 3] + "..."
-            self._last = said.task, f"#{said.task} {call}"
+            name = "" if evaluation.options.name is None else f"{evaluation.options.name}: "
+            self._last = said.task, f"#{said.task} {name}{call}"
         return self._last[1]
 
     def _report(self) -> None:
