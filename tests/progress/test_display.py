@@ -3,7 +3,7 @@
 import asyncio
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -50,23 +50,23 @@ async def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 
 
 @pytest.fixture
-def in_spells(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def in_spells(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have an environment that stays open."""
     monkeypatch.setattr(display, "_in_spells", lambda: True)
-    yield
 
 
 async def test_from_the_first_evaluation_to_the_end(screen: Screen) -> None:
     """Nothing is shown before there is anything, and one line is left; idle times do not end it."""
-    stands = Snapshot()
+    now = [Snapshot()]
     looks = asyncio.Event()
 
     def look() -> Snapshot:
         looks.set()
-        return stands
+        return now[0]
 
     with display.showing(look, "RUN", wanted=True):
         for stands in (Snapshot(), BUSY, IDLE):
+            now[0] = stands
             for _ in range(display.IDLE_LOOKS + 2):
                 looks.clear()
                 await looks.wait()
