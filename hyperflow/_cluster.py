@@ -212,7 +212,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         on_error: What to do about failures where `using(on_error=...)` says nothing.
         mail: An address that gets a mail about each held job, from this machine's own mailer.
         timeouts: Timeouts and polling intervals, in seconds.
-        echo: Show on standard error what evaluations print and warn, each line with job, call and worker.
+        echo: Show on standard error what evaluations print and warn, each line with time, job, call and worker.
         progress: Show on standard error how jobs and their evaluations stand; see open_local_job.
 
     Raises:

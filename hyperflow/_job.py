@@ -251,8 +251,8 @@ async def open_local_job(
             warning says so.
         program: Where logs and results go; None for a temporary directory, which is kept only after an error.
         preload: Modules to import once, before workers are forked, such as "numpy".
-        echo: Show on standard error what evaluations print and warn, each line with call and worker; a bounded number
-            of lines a second. `hyperflow logs` shows all, with or without this.
+        echo: Show on standard error what evaluations print and warn, each line with time, call and worker; a bounded
+            number of lines a second. `hyperflow logs` shows all, with or without this.
         progress: Show on standard error how evaluations stand, by function or name: live on a terminal and in a
             notebook, a line each minute elsewhere, nothing in tests. HYPERFLOW_PROGRESS=0 switches it off for all
             programs.

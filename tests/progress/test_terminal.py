@@ -74,8 +74,8 @@ def test_it_is_shown_and_leaves_one_line(tmp_path: Path) -> None:
     assert "half a line" in lines
     assert "a line of its log" in lines
     assert "a line of the program, " + 20 * "very " + "long" in "".join(lines)
-    echoed, last, result = [line for line in lines if re.match(r"\[#|hyperflow:|\('gate", line)]
-    assert re.fullmatch(r"\[#1 scan 3: talks\('gate'\) worker-\d+@\S+\] printed on a worker", echoed)
+    echoed, last, result = [line for line in lines if re.match(r"\d\d:\d\d:\d\d \[#|hyperflow:|\('gate", line)]
+    assert re.fullmatch(r"\d\d:\d\d:\d\d \[#1 scan 3: talks\('gate'\) worker-\d+@\S+\] printed on a worker", echoed)
     assert re.fullmatch(r"hyperflow: 2 done in \d+ s, 1 CPU; hyperflow show \S+", last)
     assert result == "('gate', 'gate')"
     assert "\x1b[?25l" not in screen.written  # else a kill would leave a terminal without a cursor
