@@ -1,6 +1,6 @@
 """Shows what evaluations print, on standard error, where the program asks for it (`echo=True`).
 
-Guarantees: at most a bounded number of lines a second, each with time, call and worker, in printable characters. What is
+Guarantees: at most so many lines a second, each with time, call and worker, in printable characters. What is
 left out is counted, and told with where it is. A standard error that does not take any more ends the echo, not the run.
 """
 
