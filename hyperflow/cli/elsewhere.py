@@ -31,6 +31,11 @@ def command(words: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "hyperflow", *words]
 
 
+def typed(host: str, words: Sequence[str], *options: str) -> str:
+    """Return what to type for that."""
+    return shlex.join(["ssh", *options, host, shlex.join(command(words))])
+
+
 def carry_out(host: str, words: Sequence[str], why: HyperflowError, slurm_job: str = "") -> str:
     """Run a command of hyperflow on another machine, and return what it prints.
 
@@ -64,7 +69,7 @@ def carry_out(host: str, words: Sequence[str], why: HyperflowError, slurm_job: s
         if done.returncode:
             raise Refused(f"on {host}: {done.stderr.strip().removeprefix('hyperflow: ')}")
         return printed
-    raise Refused(f"{why}; type: {shlex.join(['ssh', host, there])} (no way leads there: {'; '.join(tried)})")
+    raise Refused(f"{why}; type: {typed(host, words)} (no way leads there: {'; '.join(tried)})")
 
 
 def _ways(host: str, slurm_job: str, there: str) -> Iterator[tuple[str, list[str]]]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from hyperflow.cli import elsewhere
 from hyperflow.cli.records import Run
-from hyperflow.control.client import NoMaster, Silent, contact, head
+from hyperflow.control.client import HeadElsewhere, MasterElsewhere, NoMaster, Refused, Silent, contact, head
 from hyperflow.errors import HyperflowError
 from hyperflow.master.view import job_from_json, stands
 from hyperflow.progress.display import PAUSE, screen_here
 from hyperflow.progress.tally import Snapshot
 from hyperflow.progress.view import View
 
-FEWEST_SECONDS_OF_JOBS = 1.0
+JOBS_PAUSE = 1.0
 """Seconds between two questions to a master, which looks into files of its jobs."""
 
 
@@ -23,8 +24,12 @@ def follow(run: Run) -> None:
     Raises:
         HyperflowError: It does not run, or on another machine.
     """
-    look, pause = (_of_jobs(run), FEWEST_SECONDS_OF_JOBS) if run.cluster is not None else (_of_head(run), PAUSE)
-    stands_now = look()
+    try:
+        look, pause = (_of_jobs(run), JOBS_PAUSE) if run.cluster is not None else (_of_head(run), PAUSE)
+        stands_now = look()
+    except (HeadElsewhere, MasterElsewhere) as error:
+        there = elsewhere.typed(error.host, ["show", "--live", str(run.home)], "-t")
+        raise Refused(f"{error}; type: {there}") from None
     view, screen = View(time.monotonic()), screen_here()
     if screen is None:
         raise HyperflowError("something else is drawn on this terminal")

@@ -36,7 +36,7 @@ def test_by_ssh(ways: Path) -> None:
     put(ways, "ssh", GETS_THERE)
     assert elsewhere.carry_out("north", ["node", "drain", "it's $HOME"], WHY) == "did: node drain it's $HOME\n"
     assert " -- north " in (ways / "ssh.log").read_text()
-    with pytest.raises(Refused, match="^on north: no jobs$"):
+    with pytest.raises(Refused, match=r"^on north: no jobs$"):
         elsewhere.carry_out("north", ["jobs"], WHY)
 
 
