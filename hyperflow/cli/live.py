@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from hyperflow.cli import elsewhere
 from hyperflow.cli.records import Run
@@ -30,13 +31,15 @@ def follow(run: Run) -> None:
     except (HeadElsewhere, MasterElsewhere) as error:
         there = elsewhere.typed(error.host, ["show", "--live", str(run.home)], "-t")
         raise Refused(f"{error}; type: {there}") from None
-    view, screen = View(time.monotonic()), screen_here()
+    now = time.monotonic()
+    began = now if run.record is None else now - max(time.time() - run.record.began, 0.0)
+    view, screen = View(began), screen_here()
+    view.join(now, stands_now)
     if screen is None:
         raise HyperflowError("something else is drawn on this terminal")
     end = "you look at it no more"
     try:
         while True:
-            view.see(time.monotonic(), stands_now)
             screen.draw(view)
             time.sleep(pause)
             try:
@@ -46,6 +49,7 @@ def follow(run: Run) -> None:
             except NoMaster:
                 end = "it has ended"
                 return
+            view.see(time.monotonic(), stands_now)
     except KeyboardInterrupt:
         return
     finally:
@@ -64,8 +68,8 @@ def _of_jobs(run: Run) -> Callable[[], Snapshot]:
     return lambda: stands([job_from_json(job) for job in asked.get("/jobs")["jobs"]])
 
 
-def _made(answer: object) -> Snapshot:
+def _made(answer: dict[str, Any]) -> Snapshot:
     try:
-        return Snapshot.from_json(answer)  # type: ignore[arg-type]
+        return Snapshot.from_json(answer)
     except (KeyError, TypeError, ValueError) as error:
         raise HyperflowError(f"the run answers what makes no sense: {error!r}") from error

@@ -36,25 +36,31 @@ class View:
         self.now = began
         self.stands = Snapshot()
         self._base = base
-        self._samples = deque[tuple[float, dict[tuple[str, str], int]]]([(began, {})])
+        self._first = began, dict[tuple[str, str], int]()
+        self._samples = deque([self._first])
+
+    def join(self, now: float, snapshot: Snapshot) -> None:
+        """Begin to look at a run that began earlier: rates are those from now on."""
+        self.now, self.stands = now, snapshot
+        self._first = now, _ended(snapshot)
+        self._samples = deque([self._first])
 
     def see(self, now: float, snapshot: Snapshot) -> None:
         """Take in how the run stands now."""
         self.now = now
         self.stands = snapshot if self._base is None else snapshot.since(self._base)
         if now - self._samples[-1][0] >= SAMPLE:
-            groups = {("group", group.name): group.ended for group in self.stands.groups}
-            self._samples.append((now, groups | {("map", it.title): it.ended for it in self.stands.courses}))
+            self._samples.append((now, _ended(self.stands)))
         while len(self._samples) > 2 and self._samples[1][0] <= now - WINDOW:
             self._samples.popleft()
 
     def _rate(self, kind: str, name: str, ended: int) -> float:
         """Return how many end in a second."""
-        then, counts = self._samples[0]
-        lately = ended - counts.get((kind, name), 0)
-        if lately > 0 and self.now > then:
-            return lately / (self.now - then)
-        return ended / (self.now - self.began) if self.now > self.began else 0.0
+        for then, counts in (self._samples[0], self._first):
+            since = ended - counts.get((kind, name), 0)
+            if since > 0 and self.now > then:
+                return since / (self.now - then)
+        return 0.0
 
     def _left(self, course: Course) -> str:
         """Return how long a map will take, where that can be known."""
@@ -113,6 +119,12 @@ class View:
             named = [f"{_short(group.name)} {group.ended}" for group in ordered[:NAMED]]
             words += f" ({', '.join(named)}{', ...' if ordered[NAMED:] else ''})"
         return words if not stands.cpus else f"{words}, {_counted(stands.cpus, 'CPU')}"
+
+
+def _ended(stands: Snapshot) -> dict[tuple[str, str], int]:
+    """Return how many have ended, by what rates are told of."""
+    groups = {("group", group.name): group.ended for group in stands.groups}
+    return groups | {("map", course.title): course.ended for course in stands.courses}
 
 
 def _counts(stands: Snapshot, names: tuple[str, ...]) -> str:

@@ -85,3 +85,12 @@ def test_the_last_line() -> None:
     groups = (Group("a", 1, 1), Group("b", 9, 7, 2), Group("c", 3, 2, 0, 1), Group("d", 2, 2))
     view = seen((90.0, Snapshot(groups, cpus=1)))
     assert view.last_line() == "12 done, 2 failed, 1 cancelled in 1 min (b 9, c 3, d 2, ...), 1 CPU"
+
+
+def test_looking_at_a_run_that_began_earlier() -> None:
+    """Its age is told from its beginning, and rates from the first look on."""
+    view = View(0.0)
+    view.join(1000.0, stands(500, 0))
+    assert (view.rows(1)[0][5], view.foot(2)) == ("", "16 min")
+    view.see(1010.0, stands(520, 0))
+    assert view.rows(1)[0][5] == "2.0/s"
