@@ -23,7 +23,7 @@ from hyperflow.aio import settled
 from hyperflow.errors import ConfigurationError
 from hyperflow.failures import Errors, Failed
 from hyperflow.flow import Flow, Job, Native, Step
-from hyperflow.progress.tally import Counted, length
+from hyperflow.progress.tally import Counted, Steps, length
 
 logger = logging.getLogger("hyperflow")
 
@@ -540,6 +540,9 @@ async def _as_completed(
     ready: deque[tuple[Any, Failed]] = deque()  # those that could not even be started
     returned: list[Failed] = []  # only the first of them: there may be endlessly many
     count, index = 0, -1
+    maps, name = environment.maps()
+    steps = Steps(f"as_completed of {name or flows.function_name(fn)}", length(xs))
+    maps.add(steps)
     try:
         while True:
             read = 0
@@ -562,6 +565,7 @@ async def _as_completed(
                 break
             else:
                 continue
+            steps.ended += 1
             if returns and type(result) is Failed:
                 count += 1
                 returned = returned or [result]
@@ -573,6 +577,7 @@ async def _as_completed(
     finally:
         error = None
         going.clear()
+        maps.discard(steps)
         failures.tell("as_completed", returned, index + 1, count)
 
 

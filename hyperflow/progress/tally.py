@@ -35,6 +35,15 @@ class Counted(Protocol):
         ...
 
 
+class Steps:
+    """A map whose items are counted as they end."""
+
+    def __init__(self, title: str, total: int | None) -> None:
+        self.title = title
+        self.total = total
+        self.ended = 0
+
+
 class Group(NamedTuple):
     """The evaluations of one group; `running` are those that a worker is in."""
 

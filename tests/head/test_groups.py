@@ -70,6 +70,9 @@ async def test_maps() -> None:
             (Course("map_concurrently of look", 2, 3),),
             (Course("map_concurrently of scan", 0, None),),
         ]
+        async for _ in hf.as_completed(lambda x: hf.remote_eval(abs, x), range(2), limit=1):
+            seen.append(stands(env).courses)
+        assert seen[-2:] == [(Course("as_completed of <lambda>", ended, 2),) for ended in (1, 2)]
         mapping = hf.remote_map(abs, range(1000), chunk_size=10).start()
         await asyncio.sleep(0)
         assert stands(env).courses == (Course("remote_map of abs", 0, 1000),)
@@ -77,7 +80,7 @@ async def test_maps() -> None:
         with pytest.raises(ValueError, match="3"):
             await hf.remote_map(fails, [3, 4], chunk_size=2)
         assert stands(env).courses == ()
-        assert [(group.name, group.ended) for group in stands(env).groups] == [("abs", 103), ("scan", 1), ("fails", 1)]
+        assert [(group.name, group.ended) for group in stands(env).groups] == [("abs", 105), ("scan", 1), ("fails", 1)]
 
 
 @pytest.mark.parametrize("name", ["", " ", 3, "x" * 201, "two\nlines", "\x1b[2J", "back\\slash"])

@@ -12,6 +12,8 @@ from hyperflow.progress.stderr import drawing, is_terminal, say
 from hyperflow.progress.tally import Group, Snapshot
 from hyperflow.progress.view import View
 
+ALLOWED = display.allowed
+
 BUSY, IDLE = Snapshot((Group("f", 3, 1, running=1),)), Snapshot((Group("f", 3, 3),))
 
 
@@ -35,8 +37,7 @@ class Screen:
 @pytest.fixture(autouse=True)
 def outside_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Show progress at once, as if this were no test."""
-    monkeypatch.delenv("PYTEST_CURRENT_TEST")
-    monkeypatch.delenv("HYPERFLOW_PROGRESS", raising=False)
+    monkeypatch.setattr(display, "allowed", lambda: True)
     for name in ("START", "PAUSE", "SHARE"):
         monkeypatch.setattr(display, name, 0.001)
 
@@ -113,6 +114,9 @@ async def test_a_display_that_fails_costs_the_display(screen: Screen, monkeypatc
 @pytest.mark.parametrize("variable", ["PYTEST_CURRENT_TEST", "HYPERFLOW_SERVICE_ID", "HYPERFLOW_PROGRESS", ""])
 async def test_where_it_is_quiet(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In tests, on workers, where the user says so, and where the program does: not even a timer is set."""
+    monkeypatch.setattr(display, "allowed", ALLOWED)
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    assert display.allowed()
     if variable:
         monkeypatch.setenv(variable, "0")
 
