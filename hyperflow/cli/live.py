@@ -19,8 +19,8 @@ JOBS_PAUSE = 1.0
 """Seconds between two questions to a master, which looks into files of its jobs."""
 
 
-def follow(run: Run) -> None:
-    """Show how a run stands until it ends, or until Ctrl-C.
+def follow(run: Run) -> bool:
+    """Show how a run stands until it ends, or until Ctrl-C; return whether it has ended.
 
     Raises:
         HyperflowError: It does not run, or on another machine.
@@ -48,10 +48,10 @@ def follow(run: Run) -> None:
                 continue  # its event loop is busy, or it is stopped
             except NoMaster:
                 end = "it has ended"
-                return
+                return True
             view.see(time.monotonic(), stands_now)
     except KeyboardInterrupt:
-        return
+        return False
     finally:
         screen.close(f"run {run.name}: {view.last_line()}; {end}")
 

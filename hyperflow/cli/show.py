@@ -50,6 +50,9 @@ SHOWN_FUNCTIONS = 100
 LONGEST = 300
 """Characters that are shown of a call, an error, a command."""
 
+ENDING = 10.0
+"""Seconds that a run may take to end, after its head answers no more."""
+
 HOUR = 3600.0
 
 
@@ -195,8 +198,8 @@ def show(
     """Show how a run stands or has ended: what it ran, where, its result or error, CPU hours, nodes, failures."""
     found, now = records.find(run, base_dir), time.time()
     if live and found.state(now) in (State.RUNNING, State.SILENT):
-        follow(found)
-        found, now = records.find(str(found.home) if found.home.is_dir() else found.name, base_dir), time.time()
+        found = _ended(found, base_dir) if follow(found) else found
+        now = time.time()
     summary, nodes, note = _looked_up(found)
     if as_json:
         told = _described(found, now) | _evaluated(summary, nodes) | {"note": note}
@@ -217,6 +220,16 @@ def show(
     if note:
         print_note(printable(note), sys.stdout)
     return 0
+
+
+def _ended(run: Run, base_dir: Path) -> Run:
+    """Return a run that is just ending as it is when it has ended."""
+    deadline = time.monotonic() + ENDING
+    while True:
+        found = records.find(str(run.home) if run.home.is_dir() else run.name, base_dir)
+        if found.state(time.time()) is not State.RUNNING or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
 
 
 def _looked_up(run: Run) -> tuple[Summary, list[NodeState], str]:

@@ -70,8 +70,8 @@ async def test_maps() -> None:
             (Course("map_concurrently of look", 2, 3),),
             (Course("map_concurrently of scan", 0, None),),
         ]
-        async for _ in hf.as_completed(lambda x: hf.remote_eval(abs, x), range(2), limit=1):
-            seen.append(stands(env).courses)
+        completed = hf.as_completed(lambda x: hf.remote_eval(abs, x), range(2), limit=1)
+        seen += [stands(env).courses async for _ in completed]
         assert seen[-2:] == [(Course("as_completed of <lambda>", ended, 2),) for ended in (1, 2)]
         mapping = hf.remote_map(abs, range(1000), chunk_size=10).start()
         await asyncio.sleep(0)
