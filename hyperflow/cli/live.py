@@ -28,6 +28,8 @@ def follow(run: Run) -> bool:
     try:
         look, pause = (_of_jobs(run), JOBS_PAUSE) if run.cluster is not None else (_of_head(run), PAUSE)
         stands_now = look()
+    except NoMaster:
+        return True  # meanwhile
     except (HeadElsewhere, MasterElsewhere) as error:
         there = elsewhere.typed(error.host, ["show", "--live", str(run.home)], "-t")
         raise Refused(f"{error}; type: {there}") from None
