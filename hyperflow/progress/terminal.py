@@ -25,6 +25,9 @@ OTHER_LINES = 6
 GAP = 2
 """Blanks between columns."""
 
+SHORTEST = 8
+"""Columns of the terminal that a name has at least."""
+
 
 class _Console(Console):
     """A console that leaves the cursor alone, and breaks no lines of the program."""
@@ -56,7 +59,7 @@ class Terminal:
 
     def draw(self, view: View) -> None:
         """Show how the run stands now."""
-        self._live.update(drawn(view, self._console.size.height), refresh=True)
+        self._live.update(drawn(view, *self._console.size), refresh=True)
 
     def close(self, line: str) -> None:
         """Leave the terminal, with this line on it."""
@@ -83,14 +86,15 @@ def open_here() -> Terminal | None:
         raise
 
 
-def drawn(view: View, height: int) -> Group:
-    """Return what is drawn on a terminal with so many lines."""
-    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
-    first, *others = HEADINGS
-    table.add_column(first, no_wrap=True, overflow="ellipsis")
-    for heading in others:
-        table.add_column(heading, justify="right", no_wrap=True)
+def drawn(view: View, width: int, height: int) -> Group:
+    """Return what is drawn on a terminal of this size."""
     rows = view.rows(max(height - OTHER_LINES, 1))
+    widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+    # rich itself would shrink all columns alike, and cut numbers.
+    table.add_column(HEADINGS[0], no_wrap=True, max_width=max(width - sum(widths[1:]) - GAP * len(widths), SHORTEST))
+    for heading in HEADINGS[1:]:
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell, _STYLES.get(heading, "")) for heading, cell in zip(HEADINGS, row, strict=True)))
     return Group(table, Text(view.foot(len(rows)), no_wrap=True, overflow="ellipsis", style="bold"))

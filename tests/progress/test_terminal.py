@@ -1,10 +1,15 @@
 """Progress on a terminal: programs as users start them, and what is left on the screen."""
 
+import io
 import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from hyperflow.progress.tally import Group, Snapshot
+from hyperflow.progress.terminal import drawn
+from hyperflow.progress.view import View
 from tests.progress.screens import on_it, shown
 
 BEGIN = """
@@ -159,3 +164,19 @@ def test_in_a_pipe_a_line_now_and_then(tmp_path: Path) -> None:
     first, *_, last = log.read_text().splitlines()
     assert re.fullmatch(r"hyperflow: \d+ done.*; \d of 1 CPU busy, 1 node; \d+ s", first), first
     assert re.fullmatch(r"hyperflow: \d+ done in \d+ s \(abs \d+, waits 1\), 1 CPU; hyperflow show \S+", last), last
+
+
+def test_a_narrow_terminal() -> None:
+    """Names are cut, and numbers are not; there are no more lines than fit."""
+    groups = tuple(Group(f"a long name of a function {number}", 12345, 1234, running=5) for number in range(30))
+    view = View(0.0)
+    view.see(10.0, Snapshot(groups, cpus=8, busy=5, nodes=1))
+    buffer = io.StringIO()
+    Console(file=buffer, width=60, color_system=None).print(drawn(view, 60, 12))
+    heading, *rows, foot = buffer.getvalue().splitlines()
+    assert heading.split()[-5:] == ["running", "waiting", "failed", "rate", "left"]
+    assert len(rows) == 6
+    for row in rows:
+        assert row.startswith("a ")
+        assert row.split()[-4:] == ["1234", "5", "11106", "123/s"]
+    assert foot == "and 24 more; 5 of 8 CPUs busy, 1 node; 10 s"
