@@ -71,12 +71,12 @@ class Group(NamedTuple):
 
     def plus(self, other: "Group") -> "Group":
         """Return both as one."""
-        return Group(self.name, *(mine + its for mine, its in zip(self[1:], other[1:], strict=True)))
+        return Group._make((self.name, *(mine + its for mine, its in zip(self[1:], other[1:], strict=True))))
 
     def minus(self, earlier: "Group") -> "Group":
         """Return what has come since; `running` is as it is."""
         counts = (max(mine - its, 0) for mine, its in zip(self[1:-1], earlier[1:-1], strict=True))
-        return Group(self.name, *counts, self.running)
+        return Group._make((self.name, *counts, self.running))
 
 
 class Course(NamedTuple):

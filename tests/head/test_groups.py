@@ -1,6 +1,8 @@
 """How the head counts evaluations, by function or by the name that they were given."""
 
 import asyncio
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,20 @@ from hyperflow.events.summary import summarise
 from hyperflow.head.engine import Engine
 from hyperflow.progress.tally import Course, Group, Snapshot
 from tests.helpers import wait_until
-from tests.support import Gate, local, wait_at
+from tests.support import local
 
 
 def stands(env: hf.JobEnv) -> Snapshot:
     """Return how its evaluations stand."""
     assert isinstance(env.evaluator, Engine)
     return env.evaluator.progress()
+
+
+def waits(directory: str) -> None:
+    """Leave a mark, and wait for a file."""
+    Path(directory, f"{os.getpid()}").touch()
+    while not Path(directory, "gate").exists():
+        time.sleep(0.01)
 
 
 def fails(x: int) -> int:
@@ -27,19 +36,19 @@ def fails(x: int) -> int:
 
 async def test_groups(tmp_path: Path) -> None:
     """Waiting, running, done, failed and cancelled ones are counted where they belong, also from the event log."""
-    gate = Gate(tmp_path)
+    inside = tmp_path / "inside"
+    inside.mkdir()
     async with local(cpus=2, program=hf.ProgramInfo.new(tmp_path / "runs")) as env:
         assert stands(env) == Snapshot(cpus=2, nodes=1)
         with hf.using(name="scan 3"):
-            ones = [hf.remote_eval(wait_at, gate.path).start() for _ in range(5)]
+            ones = [hf.remote_eval(waits, str(inside)).start() for _ in range(5)]
             broken = hf.remote_eval(fails, 1).start()
         other = hf.remote_eval(abs, -1).start()
-        await gate.wait_inside(2)
-        await wait_until(lambda: stands(env).busy == 2, 10, "both run")
+        await wait_until(lambda: len(list(inside.iterdir())) == 2, 20, "two run")
         assert stands(env).groups == (Group("scan 3", 6, running=2), Group("abs", 1))
         other.cancel()
         ones[-1].cancel()
-        gate.open()
+        (inside / "gate").touch()
         with pytest.raises(ValueError, match="1"):
             await broken
         await asyncio.gather(*ones[:-1])

@@ -89,7 +89,7 @@ def shown(directory: Path, source: str, **changes: str) -> Iterator[Screen]:
         termios.tcsetwinsize(its, SIZE)
         os.set_blocking(ours, False)
         hidden = ("COLUMNS", "LINES", "PYTEST_CURRENT_TEST")
-        variables = surroundings(TERM="xterm-256color", **changes)
+        variables = surroundings(**{"TERM": "xterm-256color", "TMPDIR": str(directory), **changes})
         with subprocess.Popen(
             [sys.executable, "-c", LEADER, sys.executable, str(script(directory, source))],
             cwd=directory,
