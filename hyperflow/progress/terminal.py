@@ -36,7 +36,8 @@ class _Console(Console):
         return False
 
     def print(self, *objects: Any, **options: Any) -> None:
-        super().print(*objects, **({"soft_wrap": True} | options))
+        options.setdefault("soft_wrap", True)
+        super().print(*objects, **options)
 
 
 class Terminal:
