@@ -12,6 +12,7 @@ from hyperflow.events import reader
 from hyperflow.events.summary import summarise
 from hyperflow.head.engine import Engine
 from hyperflow.progress.tally import Course, Group, Snapshot
+from hyperflow.testing import open_inline_job
 from tests.helpers import wait_until
 from tests.support import local
 
@@ -109,6 +110,6 @@ async def test_a_map_of_something_with_a_strange_name() -> None:
         def __repr__(self) -> str:
             return "two\nlines \\"
 
-    async with hf.testing.open_inline_job():
+    async with open_inline_job():
         assert await hf.remote_map(Strange(), [1, 2], chunk_size=2) == [1, 2]
         assert await hf.remote_eval(abs, -1).using(name="scan 3") == 1

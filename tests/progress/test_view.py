@@ -14,10 +14,10 @@ def seen(*moments: tuple[float, Snapshot], base: Snapshot | None = None) -> View
     return view
 
 
-def stands(done: int, ended: int, **more: int) -> Snapshot:
+def stands(done: int, ended: int, cpus: int = 0, busy: int = 0, nodes: int = 0) -> Snapshot:
     """Return how a run with one function and one map stands."""
     groups = (Group("f", submitted=done + 4, done=done, running=3),)
-    return Snapshot(groups, (Course("remote_map of f", ended, 100),), **more)
+    return Snapshot(groups, (Course("remote_map of f", ended, 100),), cpus, busy, nodes)
 
 
 def test_rows() -> None:
