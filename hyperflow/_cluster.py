@@ -9,6 +9,7 @@ Cluster function should decide by what its jobs return, and not by the clock or 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,8 +36,10 @@ from hyperflow.master.mail import mailer
 from hyperflow.master.master import Master
 from hyperflow.master.rundir import RunDirectory
 from hyperflow.master.shared import Timeouts
-from hyperflow.master.view import ClusterStatistics
+from hyperflow.master.view import ClusterStatistics, stands
 from hyperflow.program import ProgramInfo
+from hyperflow.progress import display
+from hyperflow.progress.tally import Counted, Snapshot, courses
 from hyperflow.records.recording import recorded
 from hyperflow.remote import RemoteEval
 from hyperflow.slurm.script import SbatchOptions
@@ -142,6 +145,7 @@ class ClusterEvaluator:
     cpus: int = 0
     locks: LockManager = attrs.field(factory=LockManager)
     streams: Streams = attrs.field(factory=Streams)
+    maps: set[Counted] = attrs.field(factory=set[Counted])
 
     def statistics(self) -> ClusterStatistics:
         """Count the jobs by state."""
@@ -177,6 +181,10 @@ class ClusterEvaluator:
         return asyncio.get_running_loop().create_task(running)
 
 
+def _stands(evaluator: ClusterEvaluator, master: Master) -> Snapshot:
+    return stands(master.jobs())._replace(courses=courses(evaluator.maps))
+
+
 @asynccontextmanager
 async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
     program: ProgramInfo | None = None,
@@ -190,6 +198,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
     mail: str | None = None,
     timeouts: Timeouts | None = None,
     echo: bool = False,
+    progress: bool = True,
 ) -> AsyncIterator[ClusterEnv]:
     """Run Cluster computations: `async with open_cluster() as env: await search(10)`.
 
@@ -203,7 +212,8 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         on_error: What to do about failures where `using(on_error=...)` says nothing.
         mail: An address that gets a mail about each held job, from this machine's own mailer.
         timeouts: Timeouts and polling intervals, in seconds.
-        echo: Show on standard error what evaluations print and warn, each line with job, call and worker.
+        echo: Show on standard error what evaluations print and warn, each line with time, job, call and worker.
+        progress: Show on standard error how jobs and their evaluations stand; see open_local_job.
 
     Raises:
         RunInUse: Another master runs on that directory.
@@ -254,6 +264,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         await stack.enter_async_context(open_control(master))
         evaluator = ClusterEvaluator(master, job_options.sbatch)
         stack.push_async_callback(evaluator.locks.close)
+        stack.enter_context(display.showing(functools.partial(_stands, evaluator, master), mine.program_id, progress))
         env = ClusterEnv(Options(), evaluator, database, mine, master, job_options=job_options, recording=recording)
         lockfiles.share(env, run.home, lockfiles.Holder.this_process())
         stack.enter_context(environment.entered(env))

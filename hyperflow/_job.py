@@ -164,7 +164,7 @@ class JobEnv(OpenEnv):
 
 
 @asynccontextmanager
-async def open_job(
+async def open_job(  # noqa: PLR0913 (its two callers are above all of these)
     nodes: Sequence[NodePlan],
     program: ProgramInfo | None,
     *,
@@ -174,6 +174,7 @@ async def open_job(
     shrinks: int | None = None,
     listed: bool = False,
     echo: bool = False,
+    progress: bool = False,
 ) -> AsyncIterator[JobEnv]:
     """Start launchers, open the database, and make the environment the current one for the scope.
 
@@ -182,6 +183,7 @@ async def open_job(
     from hyperflow.control import door  # noqa: PLC0415 (see above)
     from hyperflow.database.store import copy_database, open_database  # noqa: PLC0415 (see above)
     from hyperflow.head.engine import open_engine  # noqa: PLC0415 (see above)
+    from hyperflow.progress import display  # noqa: PLC0415 (see above)
     from hyperflow.records.recording import recorded  # noqa: PLC0415 (see above)
 
     mine = program or ProgramInfo.temporary_one()
@@ -202,6 +204,7 @@ async def open_job(
 
             await stack.enter_async_context(allocation_nodes.watched(shrinks, engine.fleet.keep))
         await stack.enter_async_context(door.on_demand(mine.log_dir.parent, _node_routes(engine)))
+        stack.enter_context(display.showing(engine.progress, mine.program_id, progress))
         with environment.entered(env), failures.shortened():
             yield env
     mine.remove()  # only a temporary one, and only after success: errors point into its logs
@@ -234,7 +237,12 @@ def _node_routes(engine: Engine) -> Callable[[], list[web.RouteDef]]:
 
 @asynccontextmanager
 async def open_local_job(
-    *, cpus: int | None = None, program: ProgramInfo | None = None, preload: Sequence[str] = (), echo: bool = False
+    *,
+    cpus: int | None = None,
+    program: ProgramInfo | None = None,
+    preload: Sequence[str] = (),
+    echo: bool = False,
+    progress: bool = True,
 ) -> AsyncIterator[JobEnv]:
     """Evaluate on this machine: `async with open_local_job(cpus=4) as env: await my_job()`.
 
@@ -243,8 +251,11 @@ async def open_local_job(
             warning says so.
         program: Where logs and results go; None for a temporary directory, which is kept only after an error.
         preload: Modules to import once, before workers are forked, such as "numpy".
-        echo: Show on standard error what evaluations print and warn, each line with call and worker; a bounded number
-            of lines a second. `hyperflow logs` shows all, with or without this.
+        echo: Show on standard error what evaluations print and warn, each line with time, call and worker; a bounded
+            number of lines a second. `hyperflow logs` shows all, with or without this.
+        progress: Show on standard error how evaluations stand, by function or name: live on a terminal and in a
+            notebook, a line each minute elsewhere, nothing in tests. HYPERFLOW_PROGRESS=0 switches it off for all
+            programs.
 
     Raises:
         ConfigurationError: `cpus` makes no sense, a directory cannot be written, a module cannot be imported.
@@ -252,7 +263,7 @@ async def open_local_job(
 
     Leaving the scope, also by an error or when cancelled, ends all processes and waits for them.
     """
-    async with open_here(cpus=cpus, program=program, preload=preload, echo=echo) as env:
+    async with open_here(cpus=cpus, program=program, preload=preload, echo=echo, progress=progress) as env:
         yield env
 
 
@@ -264,6 +275,7 @@ async def open_here(
     preload: Sequence[str] = (),
     shared: bool = False,
     echo: bool = False,
+    progress: bool = False,
 ) -> AsyncIterator[JobEnv]:
     """Do as open_local_job; with `shared`, beside others that use the same CPUs (see NodePlan)."""
     from hyperflow.transports.process import LAUNCHER, Local, Spawned, launcher_log  # noqa: PLC0415 (see above)
@@ -280,7 +292,9 @@ async def open_here(
 
             plan = NodePlan(Local(node, launcher), cpus, shared=shared)
             listed = program is None
-            async with open_job([plan], mine, settings=settings, preload=preload, listed=listed, echo=echo) as env:
+            async with open_job(
+                [plan], mine, settings=settings, preload=preload, listed=listed, echo=echo, progress=progress
+            ) as env:
                 opened = True
                 yield env
     except asyncio.CancelledError:
@@ -299,7 +313,12 @@ END_SIGNALS: dict[int, tuple[str, float | None]] = {
 
 @asynccontextmanager
 async def open_slurm_job(
-    *, program: ProgramInfo | None = None, preload: Sequence[str] = (), echo: bool = False, **settings: Any
+    *,
+    program: ProgramInfo | None = None,
+    preload: Sequence[str] = (),
+    echo: bool = False,
+    progress: bool = True,
+    **settings: Any,
 ) -> AsyncIterator[JobEnv]:
     """Evaluate on all CPUs of the Slurm allocation that this process is in; otherwise like open_local_job.
 
@@ -309,6 +328,7 @@ async def open_slurm_job(
         program: Where logs and results go: a directory that all nodes see. None for one in the current directory.
         preload: As for open_local_job, on each node.
         echo: As for open_local_job.
+        progress: As for open_local_job.
         settings: Fields of `hyperflow.config.Settings`, such as min_nodes=3; they override HYPERFLOW_* variables and
             the configuration file.
 
@@ -336,7 +356,15 @@ async def open_slurm_job(
     shrinks = granted.job_id if len(nodes) > 1 else None
     listed = program is None
     async with open_job(
-        nodes, place, settings=chosen, preload=preload, end=end, shrinks=shrinks, listed=listed, echo=echo
+        nodes,
+        place,
+        settings=chosen,
+        preload=preload,
+        end=end,
+        shrinks=shrinks,
+        listed=listed,
+        echo=echo,
+        progress=progress,
     ) as env:
         yield env
 
@@ -360,6 +388,7 @@ def run_job_slurm(
     program: ProgramInfo | None = None,
     preload: Sequence[str] = (),
     echo: bool = False,
+    progress: bool = True,
     requeue: bool = False,
     **settings: Any,
 ) -> T:
@@ -374,7 +403,9 @@ def run_job_slurm(
     """
     try:
         return _run(
-            job, "run_job_slurm", lambda: open_slurm_job(program=program, preload=preload, echo=echo, **settings)
+            job,
+            "run_job_slurm",
+            lambda: open_slurm_job(program=program, preload=preload, echo=echo, progress=progress, **settings),
         )
     except AllocationEnding:
         if requeue:
@@ -391,13 +422,18 @@ def run_job_local(
     program: ProgramInfo | None = None,
     preload: Sequence[str] = (),
     echo: bool = False,
+    progress: bool = True,
 ) -> T:
     """Run a job on this machine and return its result; blocks. For scripts and tests.
 
     Takes the arguments of `open_local_job`; raises its errors and what the job raises. Ctrl-C cancels the job, ends
     its processes and raises KeyboardInterrupt.
     """
-    return _run(job, "run_job_local", lambda: open_local_job(cpus=cpus, program=program, preload=preload, echo=echo))
+    return _run(
+        job,
+        "run_job_local",
+        lambda: open_local_job(cpus=cpus, program=program, preload=preload, echo=echo, progress=progress),
+    )
 
 
 def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncContextManager[JobEnv]]) -> T:

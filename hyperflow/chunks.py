@@ -23,8 +23,9 @@ from hyperflow.errors import (
     WorkerDied,
 )
 from hyperflow.failures import Errors, Failed
-from hyperflow.flow import ShowsItself, show_call
-from hyperflow.saying import short_repr
+from hyperflow.flow import ShowsItself, function_name, show_call
+from hyperflow.progress.tally import length
+from hyperflow.saying import short_repr, unfit_name
 
 CHUNK_SECONDS = 0.02
 """How long a chunk of remote_map should take: much longer than a round trip, too short to notice."""
@@ -201,6 +202,10 @@ class _Map:
         self.size = chunk_size or 1
         self.returns = errors == "return"
         self.env = environment.current()
+        self.options, name = self.env.options, self.env.options.name or function_name(fn)
+        if name.strip() and not unfit_name(name):
+            self.options = attrs.evolve(self.options, name=name)  # else chunks are shown as what they are
+        self.title, self.total = f"remote_map of {name}", length(xs)
         self.stream = self.env.evaluator.streams.of_map(fn, self.env.options.seed)
         self.loop = asyncio.get_running_loop()
         self.results: dict[int, list[Any]] = {}  # of each part, by the index of its first item
@@ -211,6 +216,7 @@ class _Map:
 
     async def run(self) -> tuple[list[Any], BaseException | None]:
         """Return the results in order, or the first failure."""
+        self.env.evaluator.maps.add(self)
         try:
             while True:
                 error = await self._fill()
@@ -225,6 +231,7 @@ class _Map:
                     if error is not None:
                         return [], error
         finally:
+            self.env.evaluator.maps.discard(self)
             for future in self.going:
                 if not future.cancel() and not future.cancelled():
                     future.exception()  # retrieved: it failed together with the one that is raised
@@ -234,6 +241,11 @@ class _Map:
             self.again.clear()
             self.returned.clear()
             self.results.clear()
+
+    @property
+    def ended(self) -> int:
+        """How many items have ended."""
+        return self.read - sum(len(part.items) for part in (*self.going.values(), *self.again))
 
     async def _fill(self) -> BaseException | None:
         """Keep three parts for each place on the CPUs under way; return a failure that ends the map."""
@@ -256,7 +268,7 @@ class _Map:
         return None
 
     def _submit(self, part: _Part) -> asyncio.Future[Any]:
-        evaluator, options = self.env.evaluator, self.env.options
+        evaluator, options = self.env.evaluator, self.options
         chunk = Chunk(self.fn, self.returns, self.stream, part.first)
         single = len(part.items) == 1
         call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]

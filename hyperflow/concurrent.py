@@ -17,12 +17,13 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from typing import Any, Literal, TypeVar, overload
 
-from hyperflow import failures
+from hyperflow import environment, failures
 from hyperflow import flow as flows
 from hyperflow.aio import settled
 from hyperflow.errors import ConfigurationError
 from hyperflow.failures import Errors, Failed
 from hyperflow.flow import Flow, Job, Native, Step
+from hyperflow.progress.tally import Counted, Steps, length
 
 logger = logging.getLogger("hyperflow")
 
@@ -66,6 +67,18 @@ class _Group:
         self._waiter: asyncio.Future[None] | None = None
         self._enough = 0
         self._over = False
+        self.name = ""
+        self.total: int | None = None  # how many flows there will be, if that is known
+
+    @property
+    def title(self) -> str:
+        """What it is called where its progress is shown."""
+        return f"{self.where} of {self.name}"
+
+    @property
+    def ended(self) -> int:
+        """How many flows have ended."""
+        return len(self.places) - self.going
 
     async def run(self, xs: Iterable[Any], limit: int | None) -> tuple[list[Any], BaseException | None]:
         """Run the flow of each x, at most `limit` at a time; return their results in order, or the first failure."""
@@ -239,7 +252,17 @@ def _checked_limit(limit: int | None) -> int | None:
 async def _gather(
     where: str, fn: Callable[[Any], Flow[Any]] | None, xs: Iterable[Any], limit: int | None, errors: Errors
 ) -> Any:
-    results, error = await _Group(where, fn, errors).run(xs, limit)
+    group = _Group(where, fn, errors)
+    if fn is None:
+        maps = set[Counted]()  # what stands beside each other in the program is no map
+    else:
+        maps, name = environment.maps()
+        group.name, group.total = name or flows.function_name(fn), length(xs)
+    maps.add(group)
+    try:
+        results, error = await group.run(xs, limit)
+    finally:
+        maps.discard(group)
     if error is None:
         return tuple(results) if where == "concurrently" else results
     try:
@@ -517,6 +540,9 @@ async def _as_completed(
     ready: deque[tuple[Any, Failed]] = deque()  # those that could not even be started
     returned: list[Failed] = []  # only the first of them: there may be endlessly many
     count, index = 0, -1
+    maps, name = environment.maps()
+    steps = Steps(f"as_completed of {name or flows.function_name(fn)}", length(xs))
+    maps.add(steps)
     try:
         while True:
             read = 0
@@ -539,6 +565,7 @@ async def _as_completed(
                 break
             else:
                 continue
+            steps.ended += 1
             if returns and type(result) is Failed:
                 count += 1
                 returned = returned or [result]
@@ -550,6 +577,7 @@ async def _as_completed(
     finally:
         error = None
         going.clear()
+        maps.discard(steps)
         failures.tell("as_completed", returned, index + 1, count)
 
 

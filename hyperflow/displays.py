@@ -35,6 +35,11 @@ def code(text: str, remark: str, corrected: str) -> str:
     return f"<div><code>{_text(text)}</code> {_text(remark)} <code>{_text(corrected)}</code></div>"
 
 
+def line(text: str) -> str:
+    """Return a text in one line."""
+    return _block("", "", text)
+
+
 def error(title: str, problem: BaseException) -> str:
     """Return an error: its class, its text and its notes (the remote traceback, the call, the log)."""
     name = saying.kind_name(problem)

@@ -20,13 +20,19 @@ from weakref import WeakKeyDictionary
 import attrs
 
 from hyperflow.errors import ConfigurationError, NotInFlow
+from hyperflow.saying import unfit_name
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine
 
     from hyperflow.program import ProgramInfo
+    from hyperflow.progress.tally import Counted
     from hyperflow.slurm.script import SbatchOptions
+
+
+LONGEST_NAME = 200
+"""Characters of the name of a group of evaluations."""
 
 
 def _whole(least: int) -> Callable[[object, attrs.Attribute[Any], object], None]:
@@ -47,6 +53,17 @@ def _factor(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         not isinstance(value, (int, float)) or isinstance(value, bool) or not 1 <= value < math.inf
     ):
         raise ConfigurationError(f"{attribute.name}={value!r}: a number of at least 1 is needed, such as 3.0, or None")
+
+
+def _name(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_NAME:
+        raise ConfigurationError(
+            f"{attribute.name}={value!r:.200}: a text of at most {LONGEST_NAME} characters is needed, or None"
+        )
+    if reason := unfit_name(value):
+        raise ConfigurationError(f"{attribute.name}={value!r}: {reason}")
 
 
 @attrs.frozen
@@ -101,6 +118,7 @@ class Options:
     seed: int = attrs.field(default=0, validator=_whole(0))
     crash_limit: int = attrs.field(default=2, validator=_whole(1))
     straggler_factor: float | None = attrs.field(default=None, validator=_factor)
+    name: str | None = attrs.field(default=None, validator=_name)
 
     def __attrs_post_init__(self) -> None:
         if self.exclusive and self.straggler_factor is not None:
@@ -128,6 +146,7 @@ class OptionChanges(TypedDict, total=False):
     exclusive: bool
     crash_limit: int
     straggler_factor: float | None
+    name: str | None
     seed: int
     sbatch: SbatchOptions | None
     on_error: FailurePolicy
@@ -222,6 +241,11 @@ class Evaluator(Protocol):
     @property
     def streams(self) -> Streams:
         """Random numbers for the job itself."""
+        ...
+
+    @property
+    def maps(self) -> set[Counted]:
+        """The maps that run, which put themselves in here."""
         ...
 
     def statistics(self) -> Any: ...  # a Statistics; in a Cluster computation its own record
@@ -390,6 +414,12 @@ def current(asked_by: str = "a flow") -> Environment:
     return environment
 
 
+def maps() -> tuple[set[Counted], str | None]:
+    """Return where a map that runs here puts itself, to be seen in progress, and the name that is in force."""
+    environment = peek() or started()
+    return (set(), None) if environment is None else (environment.evaluator.maps, environment.options.name)
+
+
 def not_in_flow(asked_by: str) -> NotInFlow:
     """Return the error for what needs a running flow and has none."""
     if on_worker():
@@ -490,6 +520,8 @@ def using(**changes: Unpack[OptionChanges]) -> Generator[Environment, None, None
             the last 200 with this option, at least 10; and at least 0.25 s), a copy is started on a CPU that is idle,
             on another node if possible. The first result counts, and the other one is killed. None for no copies, the
             default; not together with `exclusive`.
+        name: What the evaluations are called where they are shown together: in progress, the event log, `hyperflow
+            show`, lists of failures and echoed lines. None for the name of their function, the default.
 
     For each Slurm job of a Cluster computation (without effect in a job):
 

@@ -162,10 +162,15 @@ async def start(opener: AbstractAsyncContextManager[E]) -> E:
 
 
 async def start_local(
-    *, cpus: int | None = None, program: ProgramInfo | None = None, preload: Sequence[str] = (), echo: bool = False
+    *,
+    cpus: int | None = None,
+    program: ProgramInfo | None = None,
+    preload: Sequence[str] = (),
+    echo: bool = False,
+    progress: bool = True,
 ) -> JobEnv:
     """Open an environment on this machine that stays: `env = await start_local(cpus=4)` in a cell of a notebook.
 
     Takes the arguments of open_local_job; see `start` for the rest.
     """
-    return await start(open_local_job(cpus=cpus, program=program, preload=preload, echo=echo))
+    return await start(open_local_job(cpus=cpus, program=program, preload=preload, echo=echo, progress=progress))

@@ -78,6 +78,18 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+def age(seconds: float) -> str:
+    """Return a time span for people, in two parts at most: `45 s`, `12 min`, `3:20 h`, `2 d 5 h`."""
+    whole = max(int(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    if whole < 86400:
+        return f"{whole // 3600}:{whole % 3600 // 60:02} h"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
 def unfit_name(name: str) -> str:
     """Say why a text cannot be a name; "" if it can. Names stand in lines of lists, logs, scripts and paths."""
     if name.isprintable() and "\\" not in name:

@@ -68,6 +68,17 @@ class Kernel:
                     return shown
                 shown.take(got["msg_type"], got["content"])
 
+    async def displayed(self, message: str, words: str) -> dict[str, Any]:
+        """Wait until a cell shows an output with these words, maybe in the place of an earlier one."""
+        async with asyncio.timeout(50):
+            while True:
+                got = await self.client.get_iopub_msg(timeout=50)
+                ours = got["parent_header"].get("msg_id") == message
+                if ours and got["msg_type"] in ("display_data", "update_display_data"):
+                    data: dict[str, Any] = got["content"]["data"]
+                    if words in data.get("text/html", ""):
+                        return data
+
     async def run(self, code: str) -> Shown:
         """Execute a cell."""
         return await self.end(self.begin(code))

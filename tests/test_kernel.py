@@ -195,3 +195,21 @@ async def test_displays(kernel: Kernel) -> None:
     for code, parts in expected.items():
         shown = await kernel.works(code)
         assert all(part in shown.html for part in parts), (code, shown)
+
+
+async def test_progress(tmp_path: Path) -> None:
+    """Below a cell whose evaluations take a while there is a table, and then a line; short cells show nothing."""
+    async with started_kernel(tmp_path) as kernel:
+        await kernel.works(
+            "import os\nos.environ.pop('PYTEST_CURRENT_TEST', None)\nfrom hyperflow.progress import display\n"
+            "display.START = display.PAUSE = 0.02\ndef waits(name):\n    import os, time\n"
+            "    while not os.path.exists(name): time.sleep(0.01)\n" + START
+        )
+        message = kernel.begin("with hf.using(name='scan 3'): await hf.remote_eval(waits, 'gate')")
+        table = await kernel.displayed(message, "scan 3")
+        assert "2 CPUs busy" in table["text/html"]
+        (tmp_path / "gate").touch()
+        line = await kernel.displayed(message, "1 done in")
+        assert "<table>" not in line["text/html"]
+        assert "hyperflow show" in line["text/plain"]
+        await kernel.works("await env.close()")

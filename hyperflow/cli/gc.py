@@ -16,10 +16,10 @@ from hyperflow.cli import heads, space
 from hyperflow.cli.jobs import REFUSED, BaseDir, Json, Which, answering
 from hyperflow.cli.runs import BASE_DIR
 from hyperflow.cli.space import Finding
-from hyperflow.console.table import age, plain_table, print_note, print_table
+from hyperflow.console.table import plain_table, print_note, print_table
 from hyperflow.database.results import in_bytes
 from hyperflow.errors import ConfigurationError
-from hyperflow.saying import in_one_line
+from hyperflow.saying import age, in_one_line
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 

@@ -17,6 +17,7 @@ from hyperflow.errors import HyperflowError
 from hyperflow.events import reader
 from hyperflow.events.nodes import NodeState, node_states
 from hyperflow.master import rundir
+from hyperflow.records import record
 
 EVENTS = "events.jsonl"
 
@@ -39,6 +40,12 @@ class Head:
     def is_open(self) -> bool:
         """Whether it takes orders, unless it was killed."""
         return place.read(self.home) is not None
+
+    @property
+    def slurm_job(self) -> str:
+        """The Slurm job that it is in; "" for none."""
+        found = record.read(self.log_dir / record.NAME)
+        return "" if found is None else found.slurm_job
 
     def nodes(self) -> list[NodeState]:
         """Return its nodes, as its event log has them."""

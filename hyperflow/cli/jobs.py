@@ -14,13 +14,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeAlias
 
 from cyclopts import App, Parameter
 
-from hyperflow.cli import runs
+from hyperflow.cli import elsewhere, runs
 from hyperflow.cli.runs import BASE_DIR, Run
 from hyperflow.console.options import Resources
 from hyperflow.console.table import (
@@ -275,8 +275,8 @@ def _act(what: str, which: str | None, base_dir: Path, numbers: list[int] | str,
             )
         jobs = [job_from_json(job) for job in answer["jobs"]]
     except MasterElsewhere as error:
-        words = sys.argv[1:] if "--run" in sys.argv else [*sys.argv[1:], "--run", str(run.home)]
-        raise Refused(f"{error}; type: {_ssh(error, words)}") from None
+        print(elsewhere.carry_out(error.host, _as_words(what, run, numbers, as_json, **more), error), end="")
+        return 0
     except NoMaster as error:
         again = resume_command(run.home)
         if what == "give_up" or owner(run.home) is not None:
@@ -297,6 +297,15 @@ def _act(what: str, which: str | None, base_dir: Path, numbers: list[int] | str,
     if note:
         print(note)
     return 0
+
+
+def _as_words(
+    what: str, run: Run, numbers: list[int] | str, as_json: bool, changes: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Return an order as it is typed."""
+    which = ["--all"] if numbers == "all" else list(map(str, numbers))
+    resources = [f"--{name.replace('_', '-')}={value}" for name, value in (changes or {}).items()]
+    return [what.replace("_", "-"), *which, *resources, "--run", str(run.home), *(["--json"] if as_json else [])]
 
 
 def _jobs(numbers: Sequence[int]) -> str:

@@ -6,8 +6,6 @@ A run has a head for each of its jobs that runs; what `run_job_slurm` or `run_jo
 from __future__ import annotations
 
 import json
-import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +14,7 @@ import attrs
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from hyperflow.cli import heads
+from hyperflow.cli import elsewhere, heads
 from hyperflow.cli.heads import Head
 from hyperflow.cli.jobs import BaseDir, Json, RunOption, Which, answering
 from hyperflow.cli.runs import BASE_DIR
@@ -24,10 +22,6 @@ from hyperflow.console.table import plain_table, print_table
 from hyperflow.control.client import HeadElsewhere, NoMaster, Refused, head
 from hyperflow.errors import ConfigurationError, HyperflowError, SlurmError
 from hyperflow.slurm import nodelist
-
-SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "--")
-
-SSH_FAILED = 255
 
 app = App(name="node", help="Put a node of a running program aside, or use it again.")
 
@@ -112,21 +106,5 @@ def _tell(one: Head, what: str, node: str) -> None:
     try:
         head(one.home).post(f"/nodes/{node}/{what}")
     except HeadElsewhere as error:
-        _tell_there(one, error, what, node)
-
-
-def _tell_there(one: Head, elsewhere: HeadElsewhere, what: str, node: str) -> None:
-    """Give the order where the head is: the same command, through ssh."""
-    there = [sys.executable, "-m", "hyperflow", "node", what, node, "--run", str(one.home)]
-    command = [*SSH, elsewhere.host, shlex.join(there)]
-    advice = f"{elsewhere}; type there: {shlex.join(there)}"
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Refused(f"{advice} (ssh: {error})") from None
-    if done.returncode == SSH_FAILED:
-        raise Refused(f"{advice} (ssh: {done.stderr.strip()})")
-    if done.returncode:
-        raise Refused(f"on {elsewhere.host}: {done.stderr.strip().removeprefix('hyperflow: ')}")
+        words = ["node", what, node, "--run", str(one.home)]
+        elsewhere.carry_out(error.host, words, error, one.slurm_job)

@@ -15,11 +15,11 @@ from rich.text import Text
 
 from hyperflow.cli import heads, records, runs
 from hyperflow.cli.jobs import BaseDir, Json, Which, answering
+from hyperflow.cli.live import follow
 from hyperflow.cli.records import Run
 from hyperflow.cli.runs import BASE_DIR
 from hyperflow.console.table import (
     NARROW,
-    age,
     counts_in_words,
     plain_table,
     print_lines,
@@ -35,7 +35,7 @@ from hyperflow.events.nodes import NodeState, node_states
 from hyperflow.events.summary import TAIL, Function, Summary, summarise
 from hyperflow.master.lifecycle import State as JobState
 from hyperflow.records.record import Figures, State
-from hyperflow.saying import printable
+from hyperflow.saying import age, printable
 
 FORMAT = 1
 
@@ -49,6 +49,9 @@ SHOWN_FUNCTIONS = 100
 
 LONGEST = 300
 """Characters that are shown of a call, an error, a command."""
+
+ENDING = 10.0
+"""Seconds that a run may take to end, after its head answers no more."""
 
 HOUR = 3600.0
 
@@ -183,6 +186,9 @@ def _described(run: Run, now: float) -> dict[str, Any]:
 def show(
     run: Which = None,
     *,
+    live: Annotated[
+        bool, Parameter(negative="", help="Show how it stands while it runs, as its own terminal does.")
+    ] = False,
     functions: Annotated[
         bool, Parameter(negative="", help="Show for each function how often, how long and with what it was evaluated.")
     ] = False,
@@ -191,6 +197,9 @@ def show(
 ) -> int:
     """Show how a run stands or has ended: what it ran, where, its result or error, CPU hours, nodes, failures."""
     found, now = records.find(run, base_dir), time.time()
+    if live and found.state(now) in (State.RUNNING, State.SILENT):
+        found = _ended(found, base_dir) if follow(found) else found
+        now = time.time()
     summary, nodes, note = _looked_up(found)
     if as_json:
         told = _described(found, now) | _evaluated(summary, nodes) | {"note": note}
@@ -211,6 +220,16 @@ def show(
     if note:
         print_note(printable(note), sys.stdout)
     return 0
+
+
+def _ended(run: Run, base_dir: Path) -> Run:
+    """Return a run that is just ending as it is when it has ended."""
+    deadline = time.monotonic() + ENDING
+    while True:
+        found = records.find(str(run.home) if run.home.is_dir() else run.name, base_dir)
+        if found.state(time.time()) is not State.RUNNING or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
 
 
 def _looked_up(run: Run) -> tuple[Summary, list[NodeState], str]:
@@ -326,7 +345,7 @@ def _clock(moment: float) -> str:
 def _print_functions(summary: Summary) -> None:
     ordered = sorted(summary.functions.values(), key=lambda one: -one.total * one.cpus)
     table = plain_table()
-    table.add_column("function")
+    table.add_column("function or name")
     for heading in ("done", "failed", "retried", "median", f"{TAIL:.0%}", "total", "CPUs", "CPU use", "memory"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in ordered[:SHOWN_FUNCTIONS]:

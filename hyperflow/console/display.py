@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +22,7 @@ from rich.text import Text
 
 from hyperflow.console.table import counts_in_words, held_in_words, jobs_table
 from hyperflow.master.master import Master
+from hyperflow.progress.stderr import drawing
 
 logger = logging.getLogger("hyperflow")
 
@@ -77,8 +79,8 @@ def logging_to(console: Console, log_file: Path, verbose: bool) -> Iterator[None
 
 
 def has_table(console: Console) -> bool:
-    """Tell whether this is a terminal that can redraw a table."""
-    return console.is_terminal and not console.is_dumb_terminal
+    """Tell whether this is a terminal that can redraw a table, and is to show one."""
+    return console.is_terminal and not console.is_dumb_terminal and os.environ.get("HYPERFLOW_PROGRESS") != "0"
 
 
 class LiveTable:
@@ -141,6 +143,7 @@ async def showing(master: Master, console: Console) -> AsyncIterator[LiveTable]:
     if not table.shown:
         yield table
         return
+    mine = drawing.acquire(blocking=False)  # so that a job in this process leaves the terminal to the table
     table.back()
     following = asyncio.create_task(table.follow(), name="table of jobs")
     try:
@@ -150,3 +153,5 @@ async def showing(master: Master, console: Console) -> AsyncIterator[LiveTable]:
         with suppress(asyncio.CancelledError):
             await following
         table.aside()
+        if mine:
+            drawing.release()

@@ -23,13 +23,14 @@ from hyperflow.console.display import logging_to, say, showing
 from hyperflow.console.interrupt import Interruption
 from hyperflow.console.options import RUNNING, Resources, Running, failure_policy, joined
 from hyperflow.console.rehearsal import rehearse
-from hyperflow.console.table import age, as_typed, counts_in_words, jobs_in_words, resume_command
+from hyperflow.console.table import as_typed, counts_in_words, jobs_in_words, resume_command
 from hyperflow.control import place
 from hyperflow.errors import ConfigurationError, HyperflowError, MisuseError
 from hyperflow.flow import Cluster, Flow
 from hyperflow.master.lifecycle import WITH_SLURM, State
 from hyperflow.master.rundir import find
 from hyperflow.program import ProgramInfo, is_url
+from hyperflow.saying import age
 from hyperflow.slurm.client import SlurmClient
 
 WRONG = 2
@@ -146,6 +147,7 @@ class _Run:
             on_error=policy,
             mail=running.mail,
             echo=running.echo,
+            progress=False,  # there is the table of jobs
         )
 
     async def _await(self, flow: Flow[Any], env: ClusterEnv) -> None:

@@ -59,7 +59,7 @@ class Running:
         str | None, Parameter(help="An address to mail to about each held job, with this machine's own mailer.")
     ] = None
     echo: Annotated[
-        bool, Parameter(negative="", help="Show what evaluations print, each line with job, call and worker.")
+        bool, Parameter(negative="", help="Show what evaluations print, each line with time, job, call and worker.")
     ] = False
     dry_run: Annotated[bool, Parameter(help="Print the batch scripts of the first jobs, and submit nothing.")] = False
     verbose: Annotated[bool, VERBOSE, Parameter(alias="-v")] = False

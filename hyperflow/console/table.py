@@ -17,6 +17,7 @@ from rich.text import Text
 
 from hyperflow.master.lifecycle import State
 from hyperflow.master.view import JobView
+from hyperflow.saying import age
 
 STYLES = {
     State.NEW: "dim",
@@ -134,18 +135,6 @@ def held_in_words(jobs: Iterable[JobView]) -> str:
     """Return what to type about held jobs, "" if there are none."""
     held = [job.number for job in jobs if job.state is State.HELD]
     return f"held jobs wait for you: hyperflow why {held[0]}" if held else ""
-
-
-def age(seconds: float) -> str:
-    """Return a time span for people, in two parts at most: `45 s`, `12 min`, `3:20 h`, `2 d 5 h`."""
-    whole = max(int(seconds), 0)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min"
-    if whole < 86400:
-        return f"{whole // 3600}:{whole % 3600 // 60:02} h"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
 def as_typed(where: Path | str) -> str:

@@ -1,4 +1,4 @@
-"""The requests about the nodes of a job's head: which there are, and putting one aside by hand."""
+"""The requests to a job's head: which nodes there are, putting one aside by hand, how evaluations stand."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Protocol
 
 from aiohttp import web
 
+from hyperflow.progress.tally import Snapshot
+
 
 class Nodes(Protocol):
     """Who has nodes: the engine of a job's head."""
 
+    def progress(self) -> Snapshot: ...
     def nodes(self) -> Sequence[Mapping[str, object]]: ...
     def put_aside(self, node: str) -> None: ...
     def take_back(self, node: str) -> None: ...
@@ -25,6 +28,9 @@ def routes(owner: Nodes) -> list[web.RouteDef]:
     async def show(_: web.Request) -> web.Response:
         return answer()
 
+    async def progress(_: web.Request) -> web.Response:
+        return web.json_response(owner.progress().to_json())
+
     async def drain(request: web.Request) -> web.Response:
         owner.put_aside(request.match_info["node"])
         return answer()
@@ -35,6 +41,7 @@ def routes(owner: Nodes) -> list[web.RouteDef]:
 
     return [
         web.get("/nodes", show),
+        web.get("/progress", progress),
         web.post("/nodes/{node}/drain", drain),
         web.post("/nodes/{node}/resume", resume),
     ]

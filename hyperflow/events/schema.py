@@ -5,7 +5,8 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
 
     STATE                 OF WHAT         MEMBERS
     opened                the first line  version
-    waiting               tasks           when submitted: function, cpus; when they wait again: retracted, or
+    waiting               tasks           when submitted: function, cpus, and name where `using(name=...)` says
+                                          one; when they wait again: retracted, or
                                           returned_by (a worker or node that ended), or retry_after (an error) and
                                           call (the function with its arguments, shortened)
     running               tasks           worker
@@ -51,6 +52,7 @@ class Event(TypedDict, total=False):
     task: int
     """Not in the log: the task that an event of `reader.each_task` is about."""
     function: str
+    name: str
     cpus: int | list[int]
     retracted: bool
     returned_by: str

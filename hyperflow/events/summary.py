@@ -24,9 +24,10 @@ def _floats() -> array[float]:
 
 @attrs.define
 class Function:
-    """The evaluations of one function.
+    """The evaluations of one function; or those that were given a name.
 
     Args:
+        name: The function's, or the one that they were given.
         cpus: How many the last of them asked for.
         retried: How often one failed and was started again.
         seconds: How long each took that has ended with a result.
@@ -80,7 +81,7 @@ class Summary:
     """What an event log tells of the last start of a run.
 
     Args:
-        functions: By name.
+        functions: By name: that of the function, or the one that the evaluations were given.
         failures: The first ones; `failed` counts all, those that were retried included.
         last: The time of the last event.
         left_out: Bytes that are missing in a shortened copy.
@@ -108,7 +109,7 @@ class Summary:
     def _add_tasks(self, state: str, event: Event, tasks: list[int]) -> None:
         alive = self._alive
         if state == "waiting" and "function" in event:
-            function = self._function(str(event["function"]))
+            function = self._function(str(event.get("name") or event["function"]))
             cpus = event.get("cpus", 1)
             function.cpus = cpus if isinstance(cpus, int) else len(cpus)
             alive.update(dict.fromkeys(tasks, (function, "")))

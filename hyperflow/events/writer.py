@@ -37,9 +37,11 @@ class EventLog:
 
     # ---- tasks (the first three are on the way of each evaluation) ----------------------------------------------
 
-    def submitted(self, function: str, cpus: int, tasks: list[TaskNumber]) -> None:
-        """Tasks of one function that want the same number of CPUs."""
+    def submitted(self, function: str, cpus: int, tasks: list[TaskNumber], name: str | None = None) -> None:
+        """Tasks of one function that want the same number of CPUs, and the name that they were given."""
         more = f'"function": {_quoted(function)}, "cpus": {cpus}'
+        if name is not None:
+            more += f', "name": {_quoted(name)}'
         self.lines.append(f'{{"t": {time.time():.6f}, "state": "waiting", "tasks": {tasks}, {more}}}\n')
 
     def running(self, tasks: list[TaskNumber], worker: str) -> None:

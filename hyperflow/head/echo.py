@@ -1,6 +1,6 @@
 """Shows what evaluations print, on standard error, where the program asks for it (`echo=True`).
 
-Guarantees: at most a bounded number of lines a second, each with its call and worker, in printable characters. What is
+Guarantees: at most so many lines a second, each with time, call and worker, in printable characters. What is
 left out is counted, and told with where it is. A standard error that does not take any more ends the echo, not the run.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 
 from hyperflow import saying
 from hyperflow.head.evaluation import Evaluation
@@ -39,9 +40,10 @@ class Echo:
     def printed(self, evaluation: Evaluation | None, worker: str, said: Printed) -> None:
         """Show lines that an evaluation has printed; None for one that has ended meanwhile."""
         self._left_out += said.left_out
+        now = time.strftime("%H:%M:%S")
         for line in said.lines:
             if self._rate.allows():
-                self._write(saying.printable(f"[{self._title(evaluation, said)} {worker}] {line}"))
+                self._write(saying.printable(f"{now} [{self._title(evaluation, said)} {worker}] {line}"))
             else:
                 self._left_out += 1
         if self._left_out and self._reporting is None and not self._closed:
@@ -53,7 +55,8 @@ class Echo:
         if self._last[0] != said.task:  # the text of a call takes a while
             call = evaluation.shown_call
             call = call if len(call) <= LONGEST_CALL else call[: LONGEST_CALL - 3] + "..."
-            self._last = said.task, f"#{said.task} {call}"
+            name = "" if evaluation.options.name is None else f"{evaluation.options.name}: "
+            self._last = said.task, f"#{said.task} {name}{call}"
         return self._last[1]
 
     def _report(self) -> None:

@@ -52,6 +52,7 @@ from hyperflow.head.streams import Streams
 from hyperflow.head.worker_locks import WorkerLocks
 from hyperflow.locking.manager import LockManager
 from hyperflow.program import ProgramInfo
+from hyperflow.progress.tally import Counted, Snapshot, Tally
 from hyperflow.saying import in_words
 from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.state import Task, Worker, is_started
@@ -105,14 +106,16 @@ class Engine:
         self._packer = Packer()
         self._evaluations: dict[TaskNumber, Evaluation] = {}
         self._orders = Orders(self.fleet.links, self._packer, self._evaluations, self._events, program.log_dir)
-        # Those of this turn, by function and CPUs.
-        self._submitted = defaultdict[tuple[str, int], list[TaskNumber]](list)
+        # Those of this turn, by function, CPUs, and the name that they were given.
+        self._submitted = defaultdict[tuple[str, int, str | None], list[TaskNumber]](list)
         self._next_task: TaskNumber = TaskNumber(1)
         self._copies = Copies(
             self.scheduler, self._evaluations, self._events, self.locks, self._new_number, self._flush
         )
         self._tries: dict[TaskNumber, Try] = {}  # of those that are part of a flow under `retry`
         self._counts: Counter[str] = Counter()
+        self._tally = Tally()
+        self.maps: set[Counted] = self._tally.maps
         self._last_loss: NodeLost | None = None
         self._lost_logs: dict[str, str] = {}
         self._flushing = Later(self._flush)
@@ -178,7 +181,7 @@ class Engine:
             self._copies.stragglers.watch(task, function.name, options.straggler_factor)
         if self.locks.busy:
             self.worker_locks.submitted(task)
-        self._submitted[function.name, options.cpus].append(number)
+        self._submitted[function.name, options.cpus, options.name].append(number)
         if not self._flushing.due:
             self._flushing.ask()
         return evaluation
@@ -228,6 +231,22 @@ class Engine:
             late=self.scheduler.late,
             nodes_aside=len(self.scheduler.pool.aside),
             copied=self._copies.made,
+        )
+
+    def progress(self) -> Snapshot:
+        """Return how evaluations stand, by function or name; looks at each worker."""
+        running, busy = Counter[str](), 0
+        for worker in self.scheduler.workers.values():
+            if worker.queue:
+                busy += len(worker.cpus)
+                evaluation = self._evaluations.get(next(iter(worker.queue)))
+                running.update([evaluation.group] if evaluation is not None else [])
+        return self._tally.snapshot(
+            running,
+            cpus=self.cpus,
+            busy=min(busy, self.cpus),
+            nodes=len(self.fleet.links),
+            nodes_lost=self._counts["nodes_lost"],
         )
 
     def note_nodes(self) -> None:
@@ -292,8 +311,9 @@ class Engine:
             self._flush()
 
     def _log_submitted(self) -> None:
-        for (function, cpus), numbers in self._submitted.items():
-            self._events.submitted(function, cpus, numbers)
+        for (function, cpus, name), numbers in self._submitted.items():
+            self._events.submitted(function, cpus, numbers, name)
+            self._tally.submitted(name or function, len(numbers))
         self._submitted.clear()
 
     # ---- in -----------------------------------------------------------------------------------------------------
@@ -345,7 +365,7 @@ class Engine:
     def _on_results(self, number: WorkerNumber, body: memoryview) -> None:
         """A worker has answered, mostly several tasks at once."""
         scheduler, evaluations, locks = self.scheduler, self._evaluations, self.locks
-        watched, tries = self._copies.watched, self._tries
+        watched, tries, groups = self._copies.watched, self._tries, self._tally.of
         worker = scheduler.workers.get(number)
         done: dict[TaskNumber, float] = {}
         for task_number, outcome, seconds, payload, buffers in frames.results(body):
@@ -379,6 +399,7 @@ class Engine:
             self._packer.release(evaluation.packed)
             evaluation.call = None
             done[task_number] = seconds
+            groups[evaluation.options.name or evaluation.packed.function.name].done += 1
             evaluation.set_result(value)
             if watched or tries or task.past is not None:
                 self._on_special(evaluation, task, worker, seconds)
@@ -503,6 +524,11 @@ class Engine:
         self._packer.release(evaluation.packed)
         self._counts[state] += 1
         self._log_submitted()  # it may have been submitted in this turn
+        counts = self._tally.of[evaluation.group]
+        if state == "failed":
+            counts.failed += 1
+        else:
+            counts.cancelled += 1
 
     # ---- the end of a node, of the allocation, of the engine ----------------------------------------------------
 

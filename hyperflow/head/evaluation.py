@@ -69,9 +69,14 @@ class Evaluation(asyncio.Future[Any]):
         return True
 
     @property
+    def group(self) -> str:
+        """What it is counted under: the name that it was given, or that of its function."""
+        return self.options.name or self.packed.function.name
+
+    @property
     def name(self) -> str:
         """What logs call it."""
-        return f"evaluation {self.task.number} of {self.packed.function.name}"
+        return f"evaluation {self.task.number} of {self.group}"
 
     @property
     def shown_call(self) -> str:

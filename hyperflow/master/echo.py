@@ -30,7 +30,7 @@ MOST = 1 << 18
 OFTEN, AT_FIRST = 400, 1000
 """Lines that are shown in a second, and at once."""
 
-_LINE = re.compile(r"\[#(\d+ .*)", re.DOTALL)
+_LINE = re.compile(r"(\d\d:\d\d:\d\d) \[#(\d+ .*)", re.DOTALL)
 _LEFT_OUT = re.compile(r"hyperflow: (\d+) lines? (?:was|were) left out here: ")
 
 
@@ -78,7 +78,7 @@ class JobsEcho:
             self._left_out += int(match[1])
         elif match := _LINE.fullmatch(line):
             if self._rate.allows():
-                shown.append(printable(f"[{job}.#{match[1]}"))
+                shown.append(printable(f"{match[1]} [{job}.#{match[2]}"))
             else:
                 self._left_out += 1
 

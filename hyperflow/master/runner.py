@@ -228,9 +228,9 @@ async def _evaluate(task: Task, job: Flow[Any]) -> Any:
     holder = lockfiles.Holder.this_process(task.record.number, task.epoch, task.place.batch_id)
     echo = bool(task.about.get("echo"))
     if cpus is None:
-        opened = open_slurm_job(program=program, echo=echo)
+        opened = open_slurm_job(program=program, echo=echo, progress=False)  # the master shows it
     else:
-        opened = open_local_job(cpus=cpus, program=program, echo=echo)
+        opened = open_local_job(cpus=cpus, program=program, echo=echo, progress=False)
     async with opened as env:
         lockfiles.share(env, task.directory.home, holder, task.directory.read_scope())
         telling = asyncio.create_task(_tell(task, env))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hyperflow import files
 from hyperflow.master import causes
 from hyperflow.master.lifecycle import Kind, Record, State
 from hyperflow.master.rundir import JobDirectory
+from hyperflow.progress.tally import Group, Snapshot, fewer
 from hyperflow.slurm import queue
 
 FORMAT = 1
@@ -117,6 +119,18 @@ def _progress(record: Record, status: dict[str, Any]) -> Progress:
     counts = {field.name: int(status.get(field.name, 0)) for field in attrs.fields(Progress)}
     over = record.state not in (State.RUNNING, State.ENDED)
     return Progress(**(counts | {"running": 0, "waiting": 0} if over else counts))
+
+
+def stands(jobs: Sequence[JobView]) -> Snapshot:
+    """Return how jobs and their evaluations stand, by the function of the job."""
+    groups: dict[str, Group] = {}
+    for job in jobs:
+        counts, name = job.progress, job.name.partition("(")[0]
+        submitted = counts.done + counts.failed + counts.running + counts.waiting
+        one = Group(name, submitted, counts.done, counts.failed, 0, counts.running)
+        groups[name] = groups.get(name, Group(name)).plus(one)
+    states = Counter(str(job.state) for job in jobs)
+    return Snapshot(fewer(list(groups.values())), jobs=", ".join(f"{count} {state}" for state, count in states.items()))
 
 
 def job_to_json(job: JobView) -> dict[str, Any]:

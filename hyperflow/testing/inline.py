@@ -42,6 +42,7 @@ from hyperflow.head.streams import CalledWith, Streams, Words
 from hyperflow.locking import manager
 from hyperflow.locking.manager import LockManager
 from hyperflow.program import ProgramInfo
+from hyperflow.progress.tally import Counted
 from hyperflow.saying import in_words
 from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
 from hyperflow.shipping.definitions import Definition
@@ -101,6 +102,7 @@ class InlineEvaluator:
         self._running = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._counts: Counter[str] = Counter()
+        self.maps: set[Counted] = set()
 
     def statistics(self) -> Statistics:
         ends = [self._counts[state] for state in ("done", "failed", "cancelled", "retried", "returned", "late")]
@@ -276,6 +278,7 @@ async def open_inline_job(
     cpus: int = 1,
     ship: bool = True,
     echo: bool = False,  # noqa: ARG001 (see below)
+    progress: bool = True,  # noqa: ARG001 (see below)
 ) -> AsyncIterator[JobEnv]:
     """Evaluate in this process, for tests: `async with open_inline_job(cpus=2): assert await my_job() == 42`.
 
@@ -285,6 +288,7 @@ async def open_inline_job(
             change.
         echo: Taken for the sake of tests that choose the environment. What functions print is this process's own
             output in any case.
+        progress: The same; there is nothing to be seen from outside while a function runs here.
 
     Results and work directories are deleted at the end.
     """

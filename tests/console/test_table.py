@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hyperflow.console.table import age, counts_in_words, jobs_table, print_table, shown
+from hyperflow.console.table import counts_in_words, jobs_table, print_table, shown
 from hyperflow.master.lifecycle import State
 from hyperflow.master.view import JobView, Progress
+from hyperflow.saying import age
 
 
 def job(number: int, state: State, name: str = "f(1)", cause: str = "") -> JobView:

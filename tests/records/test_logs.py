@@ -88,7 +88,7 @@ async def test_echo(said: Callable[[], str]) -> None:
         assert await hf.remote_eval(talks, 7) == 7
     shown = said()
     lines = shown.splitlines()
-    mark = re.compile(r"\[#1 talks\(7\) worker-0@\S+\] (.*)")
+    mark = re.compile(r"\d\d:\d\d:\d\d \[#1 talks\(7\) worker-0@\S+\] (.*)")
     texts = [match[1] for line in lines if (match := mark.fullmatch(line))]
     assert len(texts) == len(lines)
     for one in (
@@ -120,7 +120,7 @@ async def test_echo_is_bounded(said: Callable[[], str], monkeypatch: pytest.Monk
         assert await hf.remote_eval(len, "abc") == 3
     text = said()
     lines = text.splitlines()
-    shown = sum(line.startswith("[#1 floods(2000) ") for line in lines)
+    shown = sum("[#1 floods(2000) " in line for line in lines)
     told = [int(match[1]) for line in lines if (match := re.match(r"hyperflow: (\d+) lines? w", line))]
     assert shown + len(told) == len(lines)
     assert 20 <= shown <= 200
@@ -231,8 +231,9 @@ async def test_echo_of_jobs(said: Callable[[], str], tmp_path: Path) -> None:
         await hf.remote_eval_job(says("two"))
         home = env.master.run.home
     first, second = [line for line in said().splitlines() if "]" in line]
-    assert re.fullmatch(r"\[1\.#1 print\('one.*'\) worker-0@\S+\] one\\x1b\]0;owned\\x07\\x1b\[2J", first), first
-    assert re.fullmatch(r"\[2\.#1 print\('two'\) worker-0@\S+\] two", second), second
+    mark = r"\d\d:\d\d:\d\d \[1\.#1 print\('one.*'\) worker-0@\S+\] one\\x1b\]0;owned\\x07\\x1b\[2J"
+    assert re.fullmatch(mark, first), first
+    assert re.fullmatch(r"\d\d:\d\d:\d\d \[2\.#1 print\('two'\) worker-0@\S+\] two", second), second
     async with hf.open_cluster(resume=home, local=True, echo=True):
         await hf.remote_eval_job(twice())
     assert [line.rpartition("] ")[2] for line in said().splitlines()] == ["again"]

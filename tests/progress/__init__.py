@@ -1,0 +1,1 @@
+"""Tests of what a run shows of itself while it runs."""
