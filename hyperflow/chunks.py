@@ -156,6 +156,8 @@ def _failed_item(fn: Callable[[Any], Any], item: object, error: BaseException, r
     _note_item(error, fn, item)
     if not returns:
         raise error
+    if failures.on_item is not None:
+        failures.on_item(error)
     return ItemError.of(error)
 
 

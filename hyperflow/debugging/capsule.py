@@ -22,9 +22,10 @@ import os
 import pickle
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from hyperflow import checked_files, files
 from hyperflow._version import __version__
@@ -86,11 +87,18 @@ class About(NamedTuple):
     arguments_as_left: bool
 
 
+Bytes: TypeAlias = bytes | memoryview
+
+
 class Pickle(NamedTuple):
     """A pickle, and the contents of arrays that go beside it."""
 
-    data: bytes
-    buffers: list[bytes]
+    data: Bytes
+    buffers: Sequence[Bytes]
+
+    def copy(self) -> tuple[bytes, list[bytes]]:
+        """Return it as it is written."""
+        return bytes(self.data), [bytes(each) for each in self.buffers]
 
 
 class Source(NamedTuple):
@@ -158,16 +166,14 @@ def of(about: About, call: Call) -> Capsule:
     if call.size > LARGEST:
         raise Full(f"what was called has {call.size:,} bytes, and a capsule at most {LARGEST:,}")
     plain = (
-        [(shape, tuple(each)) for shape, each in call.needs],
-        tuple(call.function),
-        tuple(call.arguments),
+        [(shape, each.copy()) for shape, each in call.needs],
+        call.function.copy(),
+        call.arguments.copy(),
         call.random,
         call.stream,
         [tuple(each) for each in call.sources],
     )
-    about = about._replace(
-        function=about.function[:LONGEST], error=about.error[:LONGEST], trace=about.trace[-LONGEST:]
-    )
+    about = about._replace(function=about.function[:LONGEST], error=about.error[:LONGEST], trace=about.trace[-LONGEST:])
     return Capsule(about, pickle.dumps(plain, pickle.HIGHEST_PROTOCOL))
 
 
@@ -272,7 +278,7 @@ def misfit(about: About) -> str:
 
 
 def _minor(version: str) -> str:
-    return ".".join(version.split()[0].split(".")[:2])
+    return ".".join(version.split(maxsplit=1)[0].split(".")[:2])
 
 
 # ---- as a file to be given away --------------------------------------------------------------------------------------
