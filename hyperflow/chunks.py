@@ -55,6 +55,8 @@ class ItemError:
         from hyperflow.shipping import exceptions, pickler  # noqa: PLC0415 (a worker has imported them)
 
         failures.shorten(error)
+        if failures.on_item is not None:
+            failures.on_item(error)
         words = exceptions.in_words(error)
         if not isinstance(error, Exception):
             return cls(None, words, exited=True)
@@ -156,8 +158,6 @@ def _failed_item(fn: Callable[[Any], Any], item: object, error: BaseException, r
     _note_item(error, fn, item)
     if not returns:
         raise error
-    if failures.on_item is not None:
-        failures.on_item(error)
     return ItemError.of(error)
 
 

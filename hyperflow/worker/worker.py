@@ -308,8 +308,8 @@ class Worker:
                 value = self.run_async(value, context)
         except BaseException as error:
             seconds = time.perf_counter() - start
-            self.leave_capsule(error)
             outcome, data = _raised(error)
+            self.leave_capsule(error)
             with contextlib.suppress(Exception):
                 failures.let_go(
                     error
@@ -333,7 +333,7 @@ class Worker:
             self.tell(task, seconds)
         self.answer(task, outcome, seconds, data, out)
         self.clean(is_async, thoroughly=is_new or seconds > QUICK)
-        # 15 µs: after what took long enough for that. What follows something quicker is quick, too, or begins anew.
+        # For its capsule, should the next one fail. It takes 15 µs, so not after each quick one.
         self.states = capsules.random_states() if seconds > WORTH or outcome != Outcome.VALUE else None
 
     def tell(self, task: TaskNumber, seconds: float) -> None:
@@ -354,7 +354,7 @@ class Worker:
         try:
             failure = capsules.Failure(
                 task,
-                getattr(self.functions.get(function), "__qualname__", self.log.label),
+                self.log.label.partition(" ")[2],
                 self.pickle_of(function),
                 Pickle(payload, [self.found(each) if isinstance(each, int) else each for each in buffers]),
                 capsules.are_as_left(buffers),
