@@ -33,7 +33,7 @@ from typing import Any
 import attrs
 
 from hyperflow import environment, failures, locks
-from hyperflow.chunks import Chunk
+from hyperflow.chunks import Chunk, evaluate_part
 from hyperflow.debugging import capsule
 from hyperflow.debugging.capsule import About, Call, Capsule, Pickle, Source
 from hyperflow.errors import ConfigurationError, HyperflowError, MisuseError
@@ -169,20 +169,19 @@ def _load(about: About, call: Call) -> tuple[Callable[..., Any], Sequence[Any], 
     if other := _other_versions(about):
         _tell(other, LONGEST)
     args, kwargs = (loaded[0], loaded[1]) if type(loaded) is list else (loaded, {})
-    return fn, [_raising(one) for one in args], kwargs
+    return fn, _raising(fn, args), kwargs
 
 
 def _writable(pickled: Pickle) -> list[memoryview]:
     return [memoryview(bytearray(each)) for each in pickled.buffers]
 
 
-def _raising(argument: Any) -> Any:
-    """Return a chunk of remote_map so that it raises what an item raises, and other arguments as they are."""
-    if isinstance(argument, Chunk):
-        return attrs.evolve(argument, returns=False)
-    if type(argument) is tuple and len(argument) == 1 and type(argument[0]) is tuple:
-        return tuple(tuple(_raising(one) for one in each) for each in argument)  # see chunks.evaluate_part
-    return argument
+def _raising(fn: Callable[..., Any], args: Sequence[Any]) -> Sequence[Any]:
+    """Return the arguments of a call; a chunk of remote_map is to raise what an item raises, and not to return it."""
+    if fn is evaluate_part:
+        (packed,), *numbers = args
+        return (_raising(Chunk.__call__, packed),), *numbers
+    return [attrs.evolve(one, returns=False) if isinstance(one, Chunk) else one for one in args]
 
 
 def _other_versions(about: About) -> str:
@@ -210,7 +209,7 @@ def _settle(about: About, call: Call) -> None:
             import numpy.random  # noqa: PLC0415 (only where it was imported there, too)
 
             numpy.random.set_state(numpys)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (numpy of another version, or none)
         _tell(f"the random generators cannot be set as they were: {in_words(error)}", LONGEST)
 
 
@@ -234,7 +233,7 @@ def _look(about: About, error: BaseException) -> int:
     for line in "".join(traceback.format_exception(error)).splitlines():
         print(printable(line), file=sys.stderr)
     now = in_a_line(*exceptions.in_words(error)[:2])
-    if now == about.error or now[: len(about.error)] == about.error:
+    if now[: capsule.LONGEST] == about.error:
         _tell("it has failed with the same error; pdb is where it was raised (q leaves)")
     else:
         _tell("it has failed with another error than there; pdb is where it was raised (q leaves)")
