@@ -73,7 +73,7 @@ def _find(run: Run, evaluation: Named) -> Capsule:
     name = evaluations.named(*evaluation)
     raise ConfigurationError(
         f"run {run.name} has kept nothing of evaluation {name}: it has not failed, or not by an exception (a crash, a "
-        f"time limit), or {capsule.MOST} others had failed before; hyperflow show {shlex.quote(run.name)} tells failures"
+        f"time limit), or {capsule.MOST} others had failed before; see hyperflow show {shlex.quote(run.name)}"
     )
 
 
