@@ -14,11 +14,10 @@ import os
 import pickle
 import random
 import sys
-import sysconfig
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from hyperflow._version import __version__
 from hyperflow.debugging import capsule
@@ -35,7 +34,7 @@ PACKAGES = ("site-packages", "dist-packages")
 """Directories of what was installed, and not written for this program."""
 
 
-Attempt = tuple[TaskNumber, DefinitionNumber, memoryview, Sequence[Bytes | int]]
+Attempt: TypeAlias = tuple[TaskNumber, DefinitionNumber, memoryview, Sequence[Bytes | int]]
 """An evaluation as it came: task, function, pickled arguments, and contents of arrays among them, or their blocks."""
 
 
@@ -57,7 +56,7 @@ class Definition(NamedTuple):
     pickle: Pickle
 
 
-RandomStates = tuple[Any, Any]
+RandomStates: TypeAlias = tuple[Any, Any]
 """Of `random`, and of numpy; None where that was not imported."""
 
 
@@ -121,7 +120,7 @@ class Capsules:
         log_dir = Path(self._place.log_file).parent
         try:
             capsule.room_in(log_dir)
-            named = _named([failure.function, failure.arguments], failure.known)
+            named = named([failure.function, failure.arguments], failure.known)
             states = b"" if failure.states is None else pickle.dumps(failure.states)
             needs = [(one.shape, one.pickle) for one in named]
             call = Call(needs, failure.function, failure.arguments, states, failure.stream, [])
@@ -167,7 +166,7 @@ def _directory() -> str:
         return ""
 
 
-def _named(pickles: Sequence[Pickle], known: Sequence[Definition]) -> list[Definition]:
+def named(pickles: Sequence[Pickle], known: Sequence[Definition]) -> list[Definition]:
     """Return the definitions that pickles name, and those that these name, in the order in which they came.
 
     A name in a pickle is a short text with its length before it.
@@ -204,7 +203,7 @@ def sources() -> list[Source]:
 
 def _own_modules() -> Iterator[tuple[str, str, bool]]:
     """Yield name, file and whether it is a package, of modules that were neither installed nor are Python's own."""
-    stdlib = sysconfig.get_paths()["stdlib"]
+    stdlib = os.path.dirname(os.__file__)
     for name, module in list(sys.modules.items()):
         first = name.partition(".")[0]
         if first == "hyperflow" or first in sys.stdlib_module_names:
