@@ -120,9 +120,9 @@ class Capsules:
         log_dir = Path(self._place.log_file).parent
         try:
             capsule.room_in(log_dir)
-            named = named([failure.function, failure.arguments], failure.known)
             states = b"" if failure.states is None else pickle.dumps(failure.states)
-            needs = [(one.shape, one.pickle) for one in named]
+            needed = named([failure.function, failure.arguments], failure.known)
+            needs = [(one.shape, one.pickle) for one in needed]
             call = Call(needs, failure.function, failure.arguments, states, failure.stream, [])
             if call.size > capsule.LARGEST:
                 return f"what was called has {call.size:,} bytes, and one has {capsule.LARGEST:,} at most"

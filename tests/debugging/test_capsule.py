@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hyperflow import checked_files
 from hyperflow._version import __version__
 from hyperflow.checked_files import Damaged
 from hyperflow.cli.main import app
@@ -146,66 +147,81 @@ def test_needs_are_found_by_their_names() -> None:
 
 
 def cut(path: Path) -> None:
+    """Lose the end."""
     path.write_bytes(path.read_bytes()[:-20])
 
 
 def flip(path: Path) -> None:
+    """Change a bit."""
     data = bytearray(path.read_bytes())
     data[-20] ^= 1
     path.write_bytes(data)
 
 
 def foreign(path: Path) -> None:
+    """Be a pickle."""
     path.write_bytes(b"\x80\x04N.")
 
 
 def empty(path: Path) -> None:
+    """Have nothing."""
     path.write_bytes(b"")
 
 
 def of_another_evaluation(path: Path) -> None:
+    """Lie at the wrong place."""
     path.write_bytes(made(task=8).contents())
 
 
 def another_kind(path: Path) -> None:
+    """Be something else, with an order to the terminal."""
     path.write_bytes(path.read_bytes().replace(b'"kind": "capsule"', b'"kind": "\\u001b[2J"', 1))
 
 
 def newer(path: Path) -> None:
+    """Come from a later version."""
     path.write_bytes(_told(format=capsule.FORMAT + 1, hyperflow="99.0"))
 
 
 def newer_and_hostile(path: Path) -> None:
+    """The same, with orders to the terminal as its name."""
     path.write_bytes(_told(format=capsule.FORMAT + 1, hyperflow=ESCAPE))
 
 
 def of_other_types(path: Path) -> None:
+    """Have a number for a text."""
     path.write_bytes(_told(function=3))
 
 
 def without_members(path: Path) -> None:
-    path.write_bytes(capsule.checked_files.with_checksum("capsule", b"", {"task": 7}))
+    """Tell nothing."""
+    path.write_bytes(checked_files.with_checksum("capsule", b"", {"task": 7}))
 
 
 def directory(path: Path) -> None:
+    """Be a directory."""
     path.unlink()
     path.mkdir()
 
 
 def link(path: Path) -> None:
+    """Be a symbolic link."""
     path.rename(path.with_name("other"))
     path.symlink_to("other")
 
 
 def writable_by_others(path: Path) -> None:
+    """Let others write to it."""
     path.chmod(0o666)
 
 
 def in_a_place_of_others(path: Path) -> None:
+    """Let others write beside it."""
     path.parent.chmod(0o777)
 
 
 def of_a_stranger(path: Path) -> None:
+    """Belong to another user."""
     if os.geteuid() != 0:
         pytest.skip("only root can make files of another user")
     os.chown(path, STRANGER, STRANGER)
@@ -213,7 +229,7 @@ def of_a_stranger(path: Path) -> None:
 
 def _told(**members: Any) -> bytes:
     told = {"format": capsule.FORMAT, **about()._asdict(), **members}
-    return capsule.checked_files.with_checksum("capsule", made().payload, told)
+    return checked_files.with_checksum("capsule", made().payload, told)
 
 
 @pytest.mark.parametrize(
