@@ -160,7 +160,7 @@ class Scale:
 
 
 async def test_all_kinds_of_calls() -> None:
-    """Lambdas, methods, objects, async functions, keywords, arrays of all sizes and what functions capture come back."""
+    """Lambdas, methods, objects, async functions, keywords, arrays of all sizes and captures come back."""
     captured = [1, 2, 3]
     large, small = np.arange(100_000.0), np.arange(10.0)
 
@@ -188,11 +188,11 @@ async def test_random_numbers_and_surroundings() -> None:
     def draws(seconds: float) -> None:
         with hf.with_lock("key"):
             own = np.random.default_rng(hf.seed_sequence()).random()
-            raise ArithmeticError(f"{random.random()} {np.random.random()} {own} {hf.worker_info()} {seconds}")
+            raise ArithmeticError(f"{random.random()} {np.random.random()} {own} {hf.worker_info().service_id} {seconds}")
 
     def warms_up() -> float:
         random.seed(5)
-        end = [random.random() for _ in range(200_000)][-1]
+        end = [random.random() for _ in range(2_000_000)][-1]
         return float(end + np.random.random())
 
     async with local(cpus=1) as env:
