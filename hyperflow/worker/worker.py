@@ -364,7 +364,7 @@ class Worker:
                 error,
             )
             why_not = self.capsules.leave(failure)
-        except Exception as trouble:  # whatever it is: the failure itself counts more
+        except BaseException as trouble:  # whatever it is: the failure itself counts more
             why_not = _text(trouble)
         if why_not:
             self.log.write_line(f"hyperflow keeps nothing of this failure to run it again: {why_not}")

@@ -188,7 +188,8 @@ async def test_random_numbers_and_surroundings() -> None:
     def draws(seconds: float) -> None:
         with hf.with_lock("key"):
             own = np.random.default_rng(hf.seed_sequence()).random()
-            raise ArithmeticError(f"{random.random()} {np.random.random()} {own} {hf.worker_info().service_id} {seconds}")
+            drawn = random.random(), np.random.random(), own
+            raise ArithmeticError(f"{drawn} {hf.worker_info().service_id} {seconds}")
 
     def warms_up() -> float:
         random.seed(5)
