@@ -21,6 +21,7 @@ import binascii
 import os
 import pickle
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -190,6 +191,11 @@ def room_in(log_dir: Path) -> int:
     if sum(sizes) >= TOTAL:
         raise Full(f"those of this run have {TOTAL:,} bytes already")
     return TOTAL - sum(sizes)
+
+
+def clear(log_dir: Path) -> None:
+    """Remove those of an earlier start of a run: the numbers of evaluations begin anew."""
+    shutil.rmtree(log_dir / DIRECTORY, ignore_errors=True)
 
 
 def leave(log_dir: Path, capsule: Capsule) -> None:
