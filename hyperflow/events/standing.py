@@ -166,7 +166,7 @@ def _why_again(event: Event) -> str:
 
 
 def picture(events: Iterable[Event], number: int) -> Picture:
-    """Return how the last start in the log stands, with one evaluation; raises HyperflowError if a line makes no sense."""
+    """Return how the last start in the log stands; raises HyperflowError if a line makes no sense."""
     found = Picture(number)
     for event in events:
         if event.get("state") == "opened":
