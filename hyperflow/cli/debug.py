@@ -72,8 +72,9 @@ def _find(run: Run, evaluation: Named) -> Capsule:
             return found
     name = evaluations.named(*evaluation)
     raise ConfigurationError(
-        f"run {run.name} has kept nothing of evaluation {name}: it has not failed, or not by an exception (a crash, a "
-        f"time limit), or {capsule.MOST} others had failed before; see hyperflow show {shlex.quote(run.name)}"
+        f"run {run.name} has kept nothing of evaluation {name}: it has not failed, or what was called could not be "
+        f"sent or read, or is large, or {capsule.MOST} others had failed before; see hyperflow show "
+        f"{shlex.quote(run.name)}"
     )
 
 

@@ -36,12 +36,12 @@ from hyperflow import environment, failures, locks
 from hyperflow.chunks import Chunk, evaluate_part
 from hyperflow.debugging import capsule
 from hyperflow.debugging.capsule import About, Call, Capsule, Pickle, Source
+from hyperflow.debugging.surroundings import versions
 from hyperflow.errors import ConfigurationError, HyperflowError, MisuseError
 from hyperflow.saying import in_words, printable
 from hyperflow.shipping import exceptions, pickler, rebuild
 from hyperflow.wire.frames import Shape
 from hyperflow.worker import worker
-from hyperflow.worker.capsules import in_a_line, versions
 
 WENT_THROUGH, FAILED = 0, 1
 """Exit codes."""
@@ -232,7 +232,7 @@ def _look(about: About, error: BaseException) -> int:
     failures.shorten(error)
     for line in "".join(traceback.format_exception(error)).splitlines():
         print(printable(line), file=sys.stderr)
-    now = in_a_line(*exceptions.in_words(error)[:2])
+    now = capsule.in_a_line(*exceptions.in_words(error)[:2])
     if now[: capsule.LONGEST] == about.error:
         _tell("it has failed with the same error; pdb is where it was raised (q leaves)")
     else:

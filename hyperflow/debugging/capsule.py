@@ -178,6 +178,11 @@ def of(about: About, call: Call) -> Capsule:
     return Capsule(about, pickle.dumps(plain, pickle.HIGHEST_PROTOCOL))
 
 
+def in_a_line(kind: str, text: str) -> str:
+    """Return what an error says, in a line."""
+    return " ".join(f"{kind.removeprefix('builtins.')}: {text}".split())
+
+
 # ---- in a run's directory --------------------------------------------------------------------------------------------
 
 

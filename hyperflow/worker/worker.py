@@ -33,6 +33,7 @@ from typing import Any
 
 from hyperflow import failures
 from hyperflow.debugging.capsule import Pickle
+from hyperflow.debugging.surroundings import Place
 from hyperflow.errors import MisuseError
 from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
 from hyperflow.shipping.arrivals import Arrivals
@@ -140,7 +141,7 @@ def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool, e
     out, err = MarkedOutput(_log, 1), MarkedOutput(_log, 2)
     sys.stdout, sys.stderr = out, err
     # The launcher's own __main__ must not be taken for the script's.
-    place = capsules.Place(info.service_id, info.node, info.cpus, info.log_file, info.program_id)
+    place = Place(info.service_id, info.node, info.cpus, info.log_file, info.program_id)
     _worker = evaluator = Worker(sock, ClaimPage(page), _log, (out, err), rebuild.receive(), place)
     _lock_client = evaluator.lock_client
     evaluator.serve(fresh)
@@ -197,7 +198,7 @@ class Worker:
         log: Log,
         outputs: tuple[MarkedOutput, MarkedOutput],
         arrivals: Arrivals,
-        place: capsules.Place,
+        place: Place,
     ) -> None:
         self.sock = sock
         self.claims = claims

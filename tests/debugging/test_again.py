@@ -15,7 +15,7 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.debugging import capsule
-from tests.support import environment, local, logs, run_script
+from tests.support import Gate, environment, local, logs, run_script, wait_at
 
 PROGRAM = """
 import enum, sys
@@ -258,6 +258,38 @@ async def test_what_is_not_here() -> None:
         assert "install what it needs" in said
         assert "Traceback" not in said
         assert (out + said).replace("\n", "").isprintable()
+
+
+async def test_crashes_and_time_limits() -> None:
+    """What ends its worker can be looked at, too: the head has kept the call."""
+    large = np.arange(100_000.0)
+
+    class Kept:
+        def __init__(self, text: str) -> None:
+            self.text = text
+
+    def crashes(kept: Kept, array: Any) -> float:
+        if os.environ.get("HYPERFLOW_SERVICE_ID"):
+            os._exit(3)
+        raise ArithmeticError(f"{kept.text} {array.sum()}")
+
+    def hangs(gate: str) -> None:
+        if os.environ.get("HYPERFLOW_SERVICE_ID"):
+            wait_at(gate)
+        raise ArithmeticError("not there")
+
+    async with local(cpus=1) as env:
+        with pytest.raises(hf.WorkerDied):
+            await hf.remote_eval(crashes, Kept("it was kept"), hf.put(large))
+        gate = Gate(env.program.data_dir)
+        with pytest.raises(hf.TimeLimitExceeded):
+            await hf.remote_eval(hangs, gate.path).using(time_limit=0.5)
+        home = env.program.log_dir.parent
+        for number, words in ((1, f"it was kept {large.sum()}"), (2, "not there")):
+            code, out, said = debug(home, str(home), str(number), orders="q\n")
+            assert code == 1
+            assert f"ArithmeticError: {words}" in said, out + said
+            assert "another error" in said
 
 
 async def test_a_directory_that_others_can_write_to() -> None:

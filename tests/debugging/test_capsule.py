@@ -15,6 +15,7 @@ from hyperflow.checked_files import Damaged
 from hyperflow.cli.main import app
 from hyperflow.debugging import capsule
 from hyperflow.debugging.capsule import About, Call, Capsule, Full, Pickle
+from hyperflow.debugging.surroundings import Place
 from hyperflow.errors import ConfigurationError
 from hyperflow.worker import capsules
 
@@ -115,7 +116,7 @@ def test_bounds(log_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_worker_does_at_the_bounds(log_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says why it leaves none, and does not look again once there are enough; a smaller call may still leave one."""
-    writer = capsules.Capsules(capsules.Place("worker-0@here", "here", (0,), str(log_dir / "worker-here-0.log"), "run"))
+    writer = capsules.Capsules(Place("worker-0@here", "here", (0,), str(log_dir / "worker-here-0.log"), "run"))
 
     def failure(task: Any, size: int) -> capsules.Failure:
         sent = call(size)

@@ -41,9 +41,9 @@ async def test_of_a_run_that_goes_on(typed: TyPed, tmp_path: Path) -> None:
     gate = Gate(tmp_path)
     async with local(cpus=2) as env:
         home = str(env.program.log_dir.parent)
-        first = asyncio.ensure_future(hf.remote_eval(wait_at, gate.path).using(name="first").start())
+        first = hf.remote_eval(wait_at, gate.path).start()
         await gate.wait_inside()
-        wide = [asyncio.ensure_future(hf.remote_eval(abs, number).using(cpus=2).start()) for number in (-1, -2)]
+        wide = [hf.remote_eval(abs, number).using(cpus=2).start() for number in (-1, -2)]
         await wait_until(lambda: "waits" in typed(home, "3")[1], 10, "its submission is in the log")
         code, said = typed(home, "3")
         assert code == 0
