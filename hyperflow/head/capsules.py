@@ -13,7 +13,6 @@ from pathlib import Path
 from hyperflow.debugging import capsule, surroundings
 from hyperflow.debugging.capsule import Call, Pickle
 from hyperflow.debugging.surroundings import Place
-from hyperflow.errors import HyperflowError
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.saying import in_words
 from hyperflow.scheduling.state import Worker
@@ -38,8 +37,8 @@ def leave(evaluation: Evaluation, worker: Worker, log_file: str, program: str, e
         name = evaluation.packed.function.name
         about = surroundings.about(evaluation.task.number, name, text, "", place, as_left=False)
         capsule.leave(Path(log_file).parent, capsule.of(about, call._replace(sources=surroundings.sources())))
-    except (HyperflowError, OSError) as reason:
-        logger.info("nothing is kept of %s to run it again: %s", evaluation.name, reason)
+    except BaseException as reason:  # noqa: BLE001 (modules of the user's are looked at, too)
+        logger.info("nothing is kept of %s to run it again: %s", evaluation.name, in_words(reason))
 
 
 def _call(evaluation: Evaluation) -> Call:
