@@ -54,7 +54,7 @@ RandomStates: TypeAlias = tuple[Any, Any]
 
 def random_states() -> RandomStates:
     """Return the states of the global generators."""
-    numpy = sys.modules.get("numpy.random")
+    numpy: Any = sys.modules.get("numpy.random")
     return random.getstate(), None if numpy is None else numpy.get_state(legacy=False)
 
 
