@@ -17,6 +17,7 @@ import contextlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import inspect
 import linecache
 import os
 import pdb
@@ -104,6 +105,9 @@ def run(found: Capsule, *, step: bool = False) -> int:
     _go_there(about)
     fn, args, kwargs = _load(about, call)
     _settle(about, call)
+    if step and inspect.iscoroutinefunction(fn):
+        _tell("--step is for plain functions; here pdb opens where it fails")
+        step = False
     try:
         value = _called(fn, args, kwargs, step)
     except bdb.BdbQuit:
