@@ -108,10 +108,13 @@ def read_private(path: Place) -> bytes:
     # Not blocking: somebody may have put a pipe there.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     number = path.open(flags) if isinstance(path, Entry) else os.open(path, flags)
-    with os.fdopen(number, "rb") as file:
+    try:
         found = os.fstat(number)
         if not stat.S_ISREG(found.st_mode):
             raise Damaged(f"{path} is no ordinary file")
         if reason := objection(found):
             raise Damaged(f"{path} {reason}; it is not used, because what it holds is trusted")
-        return file.read()
+        with os.fdopen(number, "rb", closefd=False) as file:  # which would not close what it cannot open: a directory
+            return file.read()
+    finally:
+        os.close(number)

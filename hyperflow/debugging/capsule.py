@@ -333,10 +333,10 @@ def saved(path: Path) -> Capsule:
     _, mark, lines = path.read_bytes().partition(_MARK)
     try:
         if not mark:
-            raise ValueError("there is no call in it: it was cut short")
+            raise ValueError("there is no call in it")
         data = b"".join(base64.b64decode(line[1:].strip(), validate=True) for line in lines.splitlines())
     except (ValueError, binascii.Error) as error:
-        raise Damaged(f"{path} is damaged: {error}") from error
+        raise Damaged(f"{path} is damaged: it was cut short or altered ({error})") from error
     return Capsule(*_taken_apart(data, str(path)))
 
 
