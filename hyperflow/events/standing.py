@@ -89,7 +89,7 @@ class Picture:
             self._add_node(state, event)
 
     def _add_node(self, state: str, event: Event) -> None:
-        name = str(event["node"])
+        name = str(event.get("node"))
         cpus = event.get("cpus", 0)
         if state == "up":
             self.nodes[name] = Node(name, len(cpus) if isinstance(cpus, list) else cpus)
@@ -100,7 +100,7 @@ class Picture:
 
     def _add_tasks(self, state: str, event: Event) -> None:
         now = event.get("t", 0.0)
-        for place, task in enumerate(event["tasks"]):
+        for place, task in enumerate(event.get("tasks", ())):
             if state == "waiting" and "function" in event:
                 cpus = event.get("cpus", 1)
                 made = Standing(task, str(event["function"]), cpus if isinstance(cpus, int) else len(cpus), state, now)

@@ -1,5 +1,6 @@
 """How one evaluation stands, as an event log tells."""
 
+from collections.abc import Mapping
 from typing import cast
 
 import pytest
@@ -9,12 +10,12 @@ from hyperflow.events.schema import Event
 from hyperflow.events.standing import Picture, Standing, picture
 
 
-def seen(number: int, *events: dict[str, object]) -> Picture:
+def seen(number: int, *events: Mapping[str, object]) -> Picture:
     """Return how evaluation `number` stands after such events, one second each."""
     return picture((cast("Event", {"t": float(t), **event}) for t, event in enumerate(events)), number)
 
 
-def wanted(number: int, *events: dict[str, object]) -> Standing:
+def wanted(number: int, *events: Mapping[str, object]) -> Standing:
     """Return that evaluation."""
     found = seen(number, *events).wanted
     assert found is not None
