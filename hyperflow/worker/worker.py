@@ -334,7 +334,7 @@ class Worker:
             self.tell(task, seconds)
         self.answer(task, outcome, seconds, data, out)
         self.clean(is_async, thoroughly=is_new or seconds > QUICK)
-        # For its capsule, should the next one fail. It takes 15 µs, so not after each quick one.
+        # For its capsule, should the next one fail. It takes up to 80 µs, so not after each quick one.
         self.states = capsules.random_states() if seconds > WORTH or outcome != Outcome.VALUE else None
 
     def tell(self, task: TaskNumber, seconds: float) -> None:
