@@ -182,6 +182,7 @@ async def open_job(  # noqa: PLR0913 (its two callers are above all of these)
     """
     from hyperflow.control import door  # noqa: PLC0415 (see above)
     from hyperflow.database.store import copy_database, open_database  # noqa: PLC0415 (see above)
+    from hyperflow.debugging import capsule  # noqa: PLC0415 (see above)
     from hyperflow.head.engine import open_engine  # noqa: PLC0415 (see above)
     from hyperflow.progress import display  # noqa: PLC0415 (see above)
     from hyperflow.records.recording import recorded  # noqa: PLC0415 (see above)
@@ -194,6 +195,7 @@ async def open_job(  # noqa: PLR0913 (its two callers are above all of these)
         opening = open_database(mine.database, mine.program_id, settings.database_timeout)
         database = await stack.enter_async_context(opening)
         recording.begin()  # not before: whoever has the database has the run
+        capsule.clear(mine.log_dir)
         engine = await stack.enter_async_context(
             open_engine(nodes, mine, settings=settings, preload=preload, end=end, echo=echo)
         )

@@ -66,7 +66,13 @@ def read_checked(path: Place, kind: str, expected: Mapping[str, Any] | None = No
         FileNotFoundError: It is not there.
         Damaged: It is not what was written, is of another run, job or start, or another user could have written it.
     """
-    data = read_private(path)
+    return taken_apart(read_private(path), str(path), kind, expected)
+
+
+def taken_apart(
+    data: bytes, name: str, kind: str, expected: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], bytes]:
+    """Return header and payload of the contents of a checked file; raises Damaged, which calls it by `name`."""
     end = data.find(b"\n", 0, LONGEST_HEADER)
     try:
         if not data.startswith(MAGIC) or end < 0:
@@ -83,7 +89,7 @@ def read_checked(path: Place, kind: str, expected: Mapping[str, Any] | None = No
         if expected is not None and (says := {member: header.get(member) for member in expected}) != expected:
             raise ValueError(f"it is of {_words(says)}, and should be of {_words(expected)}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{path} is damaged: {error}") from error
+        raise Damaged(f"{name} is damaged: {error}") from error
     return header, payload
 
 
@@ -102,10 +108,13 @@ def read_private(path: Place) -> bytes:
     # Not blocking: somebody may have put a pipe there.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     number = path.open(flags) if isinstance(path, Entry) else os.open(path, flags)
-    with os.fdopen(number, "rb") as file:
+    try:
         found = os.fstat(number)
         if not stat.S_ISREG(found.st_mode):
             raise Damaged(f"{path} is no ordinary file")
         if reason := objection(found):
             raise Damaged(f"{path} {reason}; it is not used, because what it holds is trusted")
-        return file.read()
+        with os.fdopen(number, "rb", closefd=False) as file:  # which would not close what it cannot open: a directory
+            return file.read()
+    finally:
+        os.close(number)

@@ -56,6 +56,8 @@ class ItemError:
         from hyperflow.shipping import exceptions, pickler  # noqa: PLC0415 (a worker has imported them)
 
         failures.shorten(error)
+        if failures.on_item is not None:
+            failures.on_item(error)
         words = exceptions.in_words(error)
         if not isinstance(error, Exception):
             return cls(None, words, exited=True)

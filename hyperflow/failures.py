@@ -140,6 +140,10 @@ watcher: Callable[[asyncio.Future[Any]], None] | None = None
 """In a notebook: gets each evaluation that has failed, to see later whether anybody has awaited it."""
 
 
+on_item: Callable[[BaseException], None] | None = None
+"""On a worker: gets the errors that take the place of items in the results of a chunk, while they have their frames."""
+
+
 def tell(where: str, returned: Sequence[Failed], of: int, count: int | None = None) -> None:
     """Log how many of the results are a Failed (`count`, if these are not all), and the first."""
     if returned:

@@ -36,6 +36,7 @@ from hyperflow.control.client import MasterElsewhere, NoMaster, Refused, Silent,
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.master.lifecycle import State
 from hyperflow.master.view import FORMAT, job_from_json, job_to_json
+from hyperflow.saying import printable
 
 P = ParamSpec("P")
 
@@ -75,7 +76,7 @@ def answering(command: Callable[P, int]) -> Callable[P, int]:
         try:
             return command(*args, **kwargs)
         except HyperflowError as error:
-            print(f"hyperflow: {error}", file=sys.stderr)
+            print("\n".join(map(printable, f"hyperflow: {error}".splitlines())), file=sys.stderr)
             return NO_MASTER if isinstance(error, NoMaster) else REFUSED
         except BrokenPipeError:  # `hyperflow list | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,7 +13,7 @@ from typing import Annotated
 import attrs
 from cyclopts import App, Parameter
 
-from hyperflow.cli import heads, records
+from hyperflow.cli import evaluations, heads, records
 from hyperflow.cli.jobs import BaseDir, answering
 from hyperflow.cli.records import Run
 from hyperflow.cli.runs import BASE_DIR
@@ -28,8 +28,6 @@ MARKED = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) \[(?:#(\d+) )?([^\]]*)\] 
 """A line of a worker's log (worker/log.py): when, which evaluation, of which function."""
 
 FILE_NAME = re.compile(r"worker-(.*)-(\d+)\.log")
-
-EVALUATION = re.compile(r"(?:(\d+)\.)?#?(\d+)")
 
 MOST_UNMARKED = 10_000
 """So many lines of other processes wait for the line that says whose they are."""
@@ -142,12 +140,11 @@ def logs(
 
     Lines of programs that an evaluation has started have the time of the evaluation's next line.
     """
-    which, evaluation = _split(words)
+    which, evaluation = evaluations.split("logs", words)
     run = records.find(which, base_dir)
     wanted = Wanted()
     if evaluation is not None:
-        if evaluation[0] is None and run.cluster is not None:
-            raise ConfigurationError(f"{run.name} has jobs: name the evaluation as JOB.NUMBER, 3.{evaluation[1]}")
+        evaluations.check(run, evaluation)
         wanted = Wanted({evaluation})
     if failed:
         if follow:
@@ -160,31 +157,19 @@ def logs(
     if follow:
         _follow(run, files, wanted)
     elif not shown:
-        what = "nothing was printed" if evaluation is None else f"evaluation {_named(*evaluation)} has printed nothing"
+        what = (
+            "nothing was printed"
+            if evaluation is None
+            else f"evaluation {evaluations.named(*evaluation)} has printed nothing"
+        )
         print(f"{what} in {printable(str(run.log_dir))}", file=sys.stderr)
     return 0
-
-
-def _split(words: tuple[str, ...]) -> tuple[str | None, tuple[int | None, int] | None]:
-    """Return run and evaluation: a number is an evaluation, anything else a run."""
-    rest = list(words)
-    which = rest.pop(0) if rest and not EVALUATION.fullmatch(rest[0]) else None
-    match = EVALUATION.fullmatch(rest.pop(0)) if rest else None
-    if rest or (len(words) > (which is not None) and match is None):
-        raise ConfigurationError(f"logs {' '.join(words)}: type hyperflow logs [RUN] [EVALUATION]")
-    if match is None:
-        return which, None
-    return which, (int(match[1]) if match[1] is not None else None, int(match[2]))
-
-
-def _named(job: int | None, task: int) -> str:
-    return str(task) if job is None else f"{job}.{task}"
 
 
 def _files(run: Run) -> list[LogFile]:
     """Return the logs of a run's workers that are there now."""
     found: list[LogFile] = []
-    for job, log_dir in _log_dirs(run):
+    for job, log_dir in evaluations.log_dirs(run):
         try:
             paths = sorted(log_dir.iterdir())
         except OSError:  # it has gone
@@ -192,15 +177,6 @@ def _files(run: Run) -> list[LogFile]:
         matches = [(path, FILE_NAME.fullmatch(path.name)) for path in paths]
         found += [LogFile(path, job, f"worker-{match[2]}@{match[1]}") for path, match in matches if match]
     return found
-
-
-def _log_dirs(run: Run) -> list[tuple[int | None, Path]]:
-    if run.cluster is None:
-        return [(None, run.log_dir)]
-    try:
-        return [(head.job, head.log_dir) for head in heads.of(run.home)]
-    except OSError:
-        return []
 
 
 def _print(line: Line, wanted: Wanted) -> bool:
@@ -240,7 +216,7 @@ def _show_failed(run: Run, wanted: Wanted) -> int:
     """Show each failure, and what the evaluation printed."""
     failures: list[tuple[int | None, Failure]] = []
     more = 0
-    for job, log_dir in _log_dirs(run):
+    for job, log_dir in evaluations.log_dirs(run):
         try:
             summary = summarise(reader.read(log_dir / heads.EVENTS))
         except HyperflowError as error:
@@ -259,7 +235,7 @@ def _show_failed(run: Run, wanted: Wanted) -> int:
         again = ", then tried again" if one.retried else ""
         where = f" on {one.worker}" if one.worker else ""
         call = one.call or one.function
-        print(printable(f"evaluation {_named(job, one.task)} of {call}{where}{again}: {one.error}"))
+        print(printable(f"evaluation {evaluations.named(job, one.task)} of {call}{where}{again}: {one.error}"))
         for line in printed.pop((job, one.task), ()):
             print(f"  {line.shown()}")
     if not failures:

@@ -29,6 +29,7 @@ from hyperflow.console.table import (
 )
 from hyperflow.control.client import owner
 from hyperflow.database.results import in_bytes
+from hyperflow.debugging import capsule
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.events import reader
 from hyperflow.events.nodes import NodeState, node_states
@@ -215,6 +216,8 @@ def show(
         print(f"  #{failure.task} {_short(failure.call)}: {_short(failure.error)}{printable(where)}{again}")
     if summary.failed > SHOWN_FAILURES:
         print(f"  and {summary.failed - SHOWN_FAILURES} more: hyperflow logs {shlex.quote(found.name)} --failed")
+    if summary.failures and any((log_dir / capsule.DIRECTORY).is_dir() for log_dir in _log_dirs(found)):
+        print(f"  to run one of them again, under pdb: hyperflow debug {shlex.quote(found.name)} EVALUATION")
     if functions:
         _print_functions(summary)
     if note:

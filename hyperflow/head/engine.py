@@ -38,6 +38,7 @@ from hyperflow.errors import (
 )
 from hyperflow.events.writer import EventLog
 from hyperflow.flow import show_call
+from hyperflow.head import capsules
 from hyperflow.head.account import Account
 from hyperflow.head.allocation_end import Drain, End
 from hyperflow.head.aside import NodesAside
@@ -92,6 +93,7 @@ class Engine:
         self.closed = False
         self.echo = Echo(program) if echo else None
         self._loop = asyncio.get_running_loop()
+        self._program = program.program_id
         self.scheduler = Scheduler()
         self.account = Account()
         self._events = EventLog(program.log_dir / "events.jsonl")
@@ -469,6 +471,7 @@ class Engine:
             return
         self._failed_on(evaluation, worker.node)
         if not self._again(evaluation, error):
+            capsules.leave(evaluation, worker, log_file, self._program, error)
             failures.note_tries(error, evaluation.options.retries - evaluation.retries + 1)
             self._fail(evaluation, error)
 

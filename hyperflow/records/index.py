@@ -4,8 +4,9 @@
       <run>.json                         the run's record, a copy of its log/run.json
       <run>.log/                         the ends of its logs, when its temporary directory has gone
 
-It is bounded: logs are kept of the last 20 runs, at most 1 MB of events and 16 kB of each of 16 other logs; records of
-the last 1000. Where there is no such directory, runs go on without.
+It is bounded: logs are kept of the last 20 runs, at most 1 MB of events, 16 kB of each of 16 other logs, and 10
+capsules of failed evaluations that have 1 MB or less; records of the last 1000. Where there is no such directory, runs
+go on without.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ MOST_LOGS = 20
 MOST_RECORDS = 1000
 
 EVENTS = "events.jsonl"
+CAPSULES = "capsules"
 
 HEAD, TAIL = 1 << 18, 3 << 18
 """Bytes that are kept of the beginning and the end of an event log."""
@@ -33,6 +35,10 @@ LOG_TAIL = 1 << 14
 
 MOST_FILES = 16
 """Other logs that are kept of a run."""
+
+MOST_CAPSULES = 10
+LARGEST_CAPSULE = 1 << 20
+"""Bytes: so many capsules are kept of a run, the first ones, that have no more."""
 
 
 def directory() -> Path:
@@ -85,6 +91,11 @@ def _copy(log_dir: Path, target: Path) -> None:
         _write(target / path.name, _end(path, LOG_TAIL))
     if (events := log_dir / EVENTS).exists():
         _write(target / EVENTS, _ends(events))
+    capsules = [path for path in (log_dir / CAPSULES).glob("[0-9]*") if path.stat().st_size <= LARGEST_CAPSULE]
+    if capsules:
+        private.make_all(target / CAPSULES)
+    for path in sorted(capsules, key=lambda path: path.stat().st_mtime)[:MOST_CAPSULES]:
+        _write(target / CAPSULES / path.name, path.read_bytes())
 
 
 def _write(path: Path, data: bytes) -> None:

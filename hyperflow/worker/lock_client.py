@@ -91,6 +91,10 @@ class LockClient:
             raise HyperflowError("the evaluation has ended for the head, and gets no random stream any more")
         return self._stream.words
 
+    def stream_of(self, task: TaskNumber) -> tuple[int, ...]:
+        """Return what an evaluation has been told of its random stream; nothing if it has not asked."""
+        return self._stream.words if self._stream.task == task else ()
+
     def _request(self, keys: Collection[str]) -> LockSerial:
         self._serial += 1
         serial, within = LockSerial(self._serial), inside.get()

@@ -32,6 +32,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from hyperflow import failures
+from hyperflow.debugging.capsule import Pickle
+from hyperflow.debugging.surroundings import Place
 from hyperflow.errors import MisuseError
 from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
 from hyperflow.shipping.arrivals import Arrivals
@@ -43,6 +45,7 @@ from hyperflow.wire.machine import THREAD_VARIABLES
 from hyperflow.wire.messages import SysPath
 from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, TaskNumber
 from hyperflow.wire.shared_memory import LARGE, Block
+from hyperflow.worker import capsules
 from hyperflow.worker.echo import Echo
 from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import Log, MarkedOutput
@@ -116,6 +119,12 @@ def log_line(line: str) -> None:
 _worker: Worker | None = None
 
 
+def stand_in(info: WorkerInfo) -> None:
+    """Let functions in this process, which is no worker, see what they saw on one."""
+    global _info  # noqa: PLW0603 (see above)
+    _info = info
+
+
 def keep() -> None:
     """Let stay what the function that runs here has set in this process until now; nothing where this is no worker."""
     if _worker is not None:
@@ -132,7 +141,8 @@ def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool, e
     out, err = MarkedOutput(_log, 1), MarkedOutput(_log, 2)
     sys.stdout, sys.stderr = out, err
     # The launcher's own __main__ must not be taken for the script's.
-    _worker = evaluator = Worker(sock, ClaimPage(page), _log, (out, err), rebuild.receive())
+    place = Place(info.service_id, info.node, info.cpus, info.log_file, info.program_id)
+    _worker = evaluator = Worker(sock, ClaimPage(page), _log, (out, err), rebuild.receive(), place)
     _lock_client = evaluator.lock_client
     evaluator.serve(fresh)
     with contextlib.suppress(BaseException):
@@ -188,6 +198,7 @@ class Worker:
         log: Log,
         outputs: tuple[MarkedOutput, MarkedOutput],
         arrivals: Arrivals,
+        place: Place,
     ) -> None:
         self.sock = sock
         self.claims = claims
@@ -210,6 +221,12 @@ class Worker:
         self.trouble = ""
         self.traces = Traces(sock.fileno())
         self.measure = Measure()
+        self.capsules = capsules.Capsules(place)
+        self.at_work: capsules.Attempt | None = None
+        """The evaluation that runs, as it came."""
+        self.states: capsules.RandomStates | None = capsules.random_states()
+        """Those of the random generators before it, if they were noted."""
+        failures.on_item = self.leave_capsule
         self.leaving = ""  # why this process is not fit for another task
 
     def serve(self, fresh: bool) -> None:
@@ -262,6 +279,7 @@ class Worker:
         start = time.perf_counter()
         log = self.log
         fn = None
+        self.at_work = task, function, payload, buffers
         try:
             fn = self.functions.get(function)
             is_new = fn is None
@@ -270,6 +288,7 @@ class Worker:
             elif function != self.arrivals.bound:
                 self.arrivals.enter(function)
             if buffers:
+                self.at_work = task, function, payload, capsules.kept(buffers)
                 loaded = pickler.loads(payload, buffers=[self.found(each) for each in buffers])
             else:
                 loaded = pickler.loads(payload)
@@ -291,6 +310,7 @@ class Worker:
         except BaseException as error:
             seconds = time.perf_counter() - start
             outcome, data = _raised(error)
+            self.leave_capsule(error)
             with contextlib.suppress(Exception):
                 failures.let_go(
                     error
@@ -314,6 +334,8 @@ class Worker:
             self.tell(task, seconds)
         self.answer(task, outcome, seconds, data, out)
         self.clean(is_async, thoroughly=is_new or seconds > QUICK)
+        # For its capsule, should the next one fail. It takes up to 80 µs, so not after each quick one.
+        self.states = capsules.random_states() if seconds > WORTH or outcome != Outcome.VALUE else None
 
     def tell(self, task: TaskNumber, seconds: float) -> None:
         """Tell the head what it is to know of an evaluation besides its answer."""
@@ -322,6 +344,46 @@ class Worker:
         self.log.task = TaskNumber(0)
         if seconds > WORTH:
             self.sock.sendall(frames.frame(Kind.MEASURED, body=frames.MEASURED.pack(task, *self.measure.since_last())))
+
+    def leave_capsule(self, error: BaseException) -> None:
+        """Leave a capsule of the evaluation that runs: it has failed, or an item of it has."""
+        if self.at_work is None or os.getpid() != self.pid:
+            return
+        task, function, payload, buffers = self.at_work
+        if not self.capsules.wants(task):
+            return
+        try:
+            failure = capsules.Failure(
+                task,
+                self.log.label.partition(" ")[2],
+                self.pickle_of(function),
+                Pickle(payload, [self.found(each) if isinstance(each, int) else each for each in buffers]),
+                capsules.are_as_left(buffers),
+                self.known(),
+                self.states,
+                self.lock_client.stream_of(task),
+                error,
+            )
+            why_not = self.capsules.leave(failure)
+        except BaseException as trouble:  # whatever it is: the failure itself counts more
+            why_not = _text(trouble)
+        if why_not:
+            self.log.write_line(f"hyperflow keeps nothing of this failure to run it again: {why_not}")
+
+    def pickle_of(self, number: DefinitionNumber) -> Pickle:
+        """Return a definition as it came."""
+        _, blocks, data = self.definitions[number]
+        return Pickle(data, [self.found(each) for each in blocks])
+
+    def known(self) -> list[capsules.Definition]:
+        """Return the classes and stored values that were made here, as they came and in that order."""
+        found: list[capsules.Definition] = []
+        for number, (shape, _, _) in self.definitions.items():
+            if shape == Shape.CLASS and number in self.functions:
+                found.append(capsules.Definition(rebuild.track(self.functions[number]), shape, self.pickle_of(number)))
+            elif number in self.values:
+                found.append(capsules.Definition(self.values[number], shape, self.pickle_of(number)))
+        return found
 
     def unreadable(self, task: TaskNumber, what: str, error: BaseException) -> None:
         """Answer that a call cannot be unpickled here."""
@@ -332,6 +394,7 @@ class Worker:
                 f"hyperflow.register_pickle_by_value({(error.name or 'module').partition('.')[0]})"
             )
         text += self.trouble
+        self.at_work = None
         self.arrivals.leave()
         self.answer(task, Outcome.UNREADABLE, 0.0, dumps(text))
         self.clean()
@@ -364,6 +427,7 @@ class Worker:
 
     def tidy(self) -> None:
         """Put back streams, write what the function has not ended, let go of names that its arguments brought."""
+        self.at_work = None
         sys.stdin = self.input
         sys.stdout, sys.stderr = stdout, stderr = self.outputs
         if stdout.partial or stderr.partial:

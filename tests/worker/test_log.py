@@ -158,7 +158,7 @@ async def test_number_of_files() -> None:
         assert logs(env).count("x\n") == 300
     assert len(names) <= 2 * 2 + 3, names
     assert [
-        name for name in names if not re.fullmatch(r"(worker|launcher)-.*\.log|events\.jsonl|run\.json", name)
+        name for name in names if not re.fullmatch(r"(worker|launcher)-.*\.log|events\.jsonl|run\.json|capsules", name)
     ] == []
 
 

@@ -1,0 +1,84 @@
+"""`hyperflow explain`: how an evaluation stands, and if it waits, for what."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import hyperflow as hf
+from hyperflow.cli.main import app
+from tests.helpers import wait_until
+from tests.support import Gate, local, wait_at
+
+ESCAPE = "\x1b]0;owned\x07\x1b[2J"
+
+TyPed = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def typed(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TyPed:
+    """Type `hyperflow explain`, and return its exit code and all that it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            app(["explain", *words])
+        said = capfd.readouterr()
+        return int(str(ended.value.code)), said.out + said.err
+
+    return run
+
+
+def fails() -> None:
+    """Fail."""
+    raise ValueError(f"no {ESCAPE}")
+
+
+async def test_of_a_run_that_goes_on(typed: TyPed, tmp_path: Path) -> None:
+    """What waits is told for how many CPUs, behind what, and what is in its way on the node."""
+    gate = Gate(tmp_path)
+    async with local(cpus=2) as env:
+        home = str(env.program.log_dir.parent)
+        first = hf.remote_eval(wait_at, gate.path).start()
+        await gate.wait_inside()
+        wide = [hf.remote_eval(abs, number).using(cpus=2).start() for number in (-1, -2)]
+        await wait_until(lambda: "waits" in typed(home, "3")[1], 10, "its submission is in the log")
+        code, said = typed(home, "3")
+        assert code == 0
+        assert "evaluation 3 of abs waits for 2 CPUs" in said
+        assert "1 that wait longer come before it: 2 of abs (2 CPUs)" in said
+        assert "1 of 2 CPUs are free; it would fit after 1 of wait_at (1 CPU)" in said
+        assert "evaluation 1 of wait_at has been with worker-0@" in typed(home, "1")[1]
+        gate.open()
+        assert await asyncio.gather(first, *wide) == [gate.path, 1, 2]
+        with pytest.raises(ValueError, match="no"):
+            await hf.remote_eval(fails)
+        await wait_until(lambda: "failed" in typed(home, "4")[1], 10, "its failure is in the log")
+        code, said = typed(home, "4")
+        assert "evaluation 4 of fails() has failed on worker-" in said
+        assert "hyperflow debug" in said
+        assert "\x1b" not in said
+        assert "evaluation 2 of abs is done: it took" in typed(home, "2")[1]
+        assert typed(home, "99")[0] == 1
+    assert typed(home)[0] == 1
+
+
+def test_of_a_log_by_itself(typed: TyPed, tmp_path: Path) -> None:
+    """Hostile names order nothing; of a run that has ended, nothing waits."""
+    log = tmp_path / "run" / "log"
+    log.mkdir(parents=True)
+    lines = [
+        {"t": 1, "state": "opened", "version": 1},
+        {"t": 2, "state": "waiting", "tasks": [1], "function": ESCAPE, "cpus": 1},
+    ]
+    (log / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, said = typed("run", "1")
+    assert code == 0
+    assert "was waiting when the run ended" in said
+    assert said.replace("\n", "").isprintable()
+    (log / "events.jsonl").write_text('{"t": 1, "state": "waiting", "tasks": 5}\n')
+    code, said = typed("run", "1")
+    assert code == 1
+    assert "makes no sense" in said
