@@ -13,12 +13,11 @@ from hyperflow.cli import evaluations, heads, records
 from hyperflow.cli.jobs import BaseDir, answering
 from hyperflow.cli.records import Run
 from hyperflow.cli.runs import BASE_DIR
-from hyperflow.console.table import age
 from hyperflow.errors import ConfigurationError
 from hyperflow.events import reader
 from hyperflow.events.standing import Node, Picture, Standing, picture
 from hyperflow.records.record import State
-from hyperflow.saying import printable
+from hyperflow.saying import age, printable
 
 MOST_NODES = 20
 """So many nodes are told of."""

@@ -111,7 +111,8 @@ def test_here_and_elsewhere(failed: Path, tmp_path_factory: pytest.TempPathFacto
     (elsewhere / "f.hfc").write_bytes(whole[: len(whole) // 2])
     code, out, said = type_in(elsewhere, ["f.hfc"])
     assert code == 1
-    assert "f.hfc is damaged: it was cut short or altered" in said
+    assert "f.hfc is damaged: " in said
+    assert "it was cut short" in said  # seen in the base64, or by the size: as the half falls
     assert len(said.splitlines()) == 1
 
 
