@@ -78,3 +78,4 @@ class Event(TypedDict, total=False):
     cpu: float
     memory: int
     bytes: int
+    counts: dict[str, int]
