@@ -29,7 +29,7 @@ from typing import Any, Protocol, SupportsFloat, cast
 import attrs
 
 from hyperflow import environment, files
-from hyperflow.errors import MisuseError, NotInFlow
+from hyperflow.errors import HyperflowError, MisuseError, NotInFlow
 from hyperflow.saying import short_repr, unfit_name
 from hyperflow.worker import worker
 
@@ -136,7 +136,9 @@ def _picture(value: object) -> bytes | None:
 def _place(name: object) -> Path:
     """Return the file that this process writes to."""
     if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or unfit_name(name):
-        raise MisuseError(f"plot({name!r:.200}, ...): a name of at most {LONGEST_NAME} characters in one line is needed")
+        raise MisuseError(
+            f"plot({name!r:.200}, ...): a name of at most {LONGEST_NAME} characters in one line is needed"
+        )
     if (env := environment.peek()) is not None:
         return env.program.log_dir / f"{DIRECTORY}.jsonl"
     if (inline := inline_place.get()) is not None:
@@ -277,6 +279,19 @@ class Drawings:
             series.picture = log_dir / DIRECTORY / f"{digest_of(name)}.png"
         else:
             series.add(line)
+
+
+def read_picture(path: Path) -> bytes:
+    """Return a picture's bytes; raises HyperflowError if it has gone, or is none."""
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(number, "rb") as file:
+            data = file.read(LARGEST + 1)
+    except OSError as error:
+        raise HyperflowError(f"the picture {path} cannot be read: {error}") from error
+    if not data.startswith(PNG) or len(data) > LARGEST:
+        raise HyperflowError(f"{path} is no picture")
+    return data
 
 
 def _files(log_dir: Path) -> list[Path]:

@@ -251,7 +251,9 @@ def gantt(table: Table, window: Window | None = None, first: int = 0, node: str 
     begin, end = _checked(window, table)
     workers = table.history.workers
     lanes = [number for number, it in enumerate(workers) if not node or it.node == node]
-    lanes.sort(key=lambda number: (by_name(workers[number].node), workers[number].job or 0, by_name(workers[number].name)))
+    lanes.sort(
+        key=lambda number: (by_name(workers[number].node), workers[number].job or 0, by_name(workers[number].name))
+    )
     first = max(min(first, len(lanes) - 1), 0)
     shown = lanes[first : first + MOST_LANES]
     lane_of = np.full(len(workers) + 1, -1, dtype=np.int64)  # the last entry is for worker -1
@@ -349,9 +351,7 @@ def _binned(table: Table, rows: Ints, lane: Ints, colour: Ints, window: Window) 
     return _joined(busy, top, count, fails, bins, begin, width)
 
 
-def _joined(
-    busy: Floats, top: Ints, count: Ints, fails: Ints, bins: int, begin: float, width: float
-) -> dict[str, Any]:
+def _joined(busy: Floats, top: Ints, count: Ints, fails: Ints, bins: int, begin: float, width: float) -> dict[str, Any]:
     """Return the cells as boxes; neighbours that look alike are one."""
     shade = np.where(busy > 0, np.ceil(np.minimum(busy, 1) * 4), 0).astype(np.int64)
     look = np.where(shade > 0, (top * 5 + shade) * 2 + (fails > 0), -1)
@@ -430,6 +430,22 @@ def _row(table: Table, row: int) -> dict[str, Any]:
         "seconds": round(float(table.end[row] - table.start[row]), 6),
         "outcome": Outcome(int(table.outcome[row])).name.lower(),
     }
+
+
+def tries(history: History, job: int | None, task: int) -> list[dict[str, Any]]:
+    """Return all tries of one evaluation, each with its error if it has failed."""
+    table = Table.of(history)
+    rows = np.flatnonzero(
+        (_column(history.task, np.int64) == task) & (_column(history.job, np.int32) == (-1 if job is None else job))
+    )
+    told = {one.row: one for one in history.failures if one.row >= 0}
+    found: list[dict[str, Any]] = []
+    for row in rows.tolist():
+        failed = told.get(row)
+        more = {} if failed is None else {"call": failed.call, "error": failed.error}
+        one = _row(table, row) | {"cpus": int(table.cpus[row]), "memory": history.memory[row]} | more
+        found.append({key: None if value != value else value for key, value in one.items()})  # noqa: PLR0124
+    return found
 
 
 def failures(history: History, first: int = 0, most: int = 100) -> dict[str, Any]:
