@@ -4,7 +4,7 @@
     <log directory>/plots-SERVICE.jsonl      what evaluations on that worker have drawn
     <log directory>/plots/DIGEST.png         the newest picture of a name; the digest is the name's
 
-A line is `{"t": 1763600000.1, "name": "loss", "x": 3, "y": 0.5, "value": null}`, or has `picture`, a digest. Each writer
+A line is `{"t": 1763600000.1, "name": "loss", "x": 3, "y": 0.5, "value": 2.5}`, or has `picture`, a digest. Each writer
 has a file of its own, because appending is whole only on one machine. Bounded: BYTES of lines for each writer, MOST
 pictures of LARGEST bytes. What is beyond that, or meets a full disk, is left out with one warning; the run goes on.
 
@@ -102,7 +102,7 @@ def plot(
     _append(place, {"t": round(time.time(), 3), "name": name, **shown})
 
 
-def _number(argument: str, value: object) -> float | None | str:
+def _number(argument: str, value: object) -> float | str | None:
     """Return a number as JSON has it: one that is not finite as "gap"."""
     if value is None:
         return None

@@ -211,7 +211,7 @@ class Watched:
     # ---- orders -----------------------------------------------------------------------------------------------------
 
     def order(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Carry out an order: {"run", "order": "retry", "jobs": [1], "changes": {...}}, or "set" with name and value."""
+        """Carry out {"run", "order": "retry", "jobs": [1], "changes": {...}}, or {"order": "set", "name", "value"}."""
         what, run = order.get("order"), self._find({"run": str(order.get("run", ""))})
         if what == "set":
             variable = ExtVar[object](str(order.get("name", ""))).of(run.home)

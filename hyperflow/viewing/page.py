@@ -200,10 +200,9 @@ class _Page:
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != host:
             return "this page takes nothing from other pages"
-        if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-            # A link in a mail or a terminal is "none" or "cross-site": only the entrance may be come to from elsewhere.
-            if not (request.path == "/" and request.method == "GET"):
-                return "this page takes nothing from other pages"
+        entrance = request.path == "/" and request.method == "GET"  # a link to it may stand anywhere
+        if not entrance and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            return "this page takes nothing from other pages"
         if request.path == "/" and _same(request.query.get("token", ""), self._secrets.entry):
             return None
         if not _same(request.cookies.get(self._cookie, ""), self._secrets.entry):
