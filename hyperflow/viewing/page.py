@@ -216,8 +216,8 @@ class _Page:
             return await handler(request)
         except web.HTTPException as error:
             return _json({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
-        except HyperflowError as error:
-            return _json({"error": str(error)}, 400)
+        except HyperflowError as error:  # an answer like others; a browser would note 400 as an error of the page
+            return _json({"error": str(error)})
         except Exception as error:  # a defect in one answer
             logger.exception("%s %s of the page", request.method, request.path)
             return _json({"error": f"{type(error).__name__}: {error}; the terminal of the command has more"}, 500)

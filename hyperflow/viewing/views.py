@@ -133,6 +133,8 @@ def utilisation(table: Table, window: Window | None = None, bins: int = BINS) ->
     place = {name: number for number, name in enumerate(names)}
     there = np.array([_covered(edges, spans.get(name, [])) for name in names]).reshape(len(names), bins)
     busy = _busy(table, edges, np.array([place[it.node] for it in table.history.workers], dtype=np.int64), len(names))
+    # When evaluations of one worker began is reckoned from when their answers came, so they may seem to overlap.
+    busy = np.where(there > 0, np.minimum(busy, there), busy)
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = np.where(there > 0, np.clip(busy / there, 0, 1), np.nan)
     states = _states(table)

@@ -22,7 +22,7 @@ async function ask(path, parameters = {}) {
 async function read(answer) {
   if ((answer.headers.get("Content-Type") ?? "").startsWith("application/json")) {
     const told = await answer.json();
-    if (!answer.ok) throw new Refused(told.error);
+    if (!answer.ok || told.error !== undefined) throw new Refused(told.error);
     return told;
   }
   throw new Refused(await answer.text());
@@ -111,17 +111,20 @@ class ListView {
   refused(text) { main.replaceChildren(el("p", { class: "card error" }, text)); }
 }
 
+const hours = (it) => { const digits = it.held < 36000 ? 3 : 1; return `${(it.used / 3600).toFixed(digits)} of ${(it.held / 3600).toFixed(digits)}`; };
+
 function runsTable(rows) {
+  const some = (of, column) => (rows.some(of) ? [column] : []);
   return table([
     ["Run", (it) => el("a", { href: hashOf({ run: it.name }) }, it.name), { kind: "whole mono" }],
     ["State", (it) => badge(it.state)],
-    ["Program", (it) => it.command, { wide: true, kind: "name" }],
+    ["Program", (it) => el("span", { class: "lines", title: visible(it.command) }, it.command), { wide: true, kind: "name" }],
     ["Began", (it) => clock(it.began), { kind: "whole" }],
     ["Took", (it) => seconds(it.seconds === null ? null : Math.round(it.seconds * 10) / 10), { number: true }],
     ["Done", (it) => (it.done ? count(it.done) : ""), { number: true }],
     ["Failed", (it) => (it.failed ? el("span", { class: "error" }, count(it.failed)) : ""), { number: true }],
-    ["CPU hours", (it) => (it.held ? `${(it.used / 3600).toFixed(2)} of ${(it.held / 3600).toFixed(2)}` : ""), { number: true }],
-    ["Jobs", (it) => it.jobs],
+    ["CPU hours", (it) => (it.held ? hours(it) : ""), { number: true }],
+    ...some((it) => it.jobs, ["Jobs", (it) => it.jobs]),
     ["Where", (it) => it.where],
   ], rows, { caption: "Runs" });
 }
