@@ -372,7 +372,7 @@ def _jobs(run: Run) -> dict[str, Any] | None:
         found, _, note = jobs.jobs_of(run.cluster)
     except HyperflowError as error:
         return {"note": str(error), "jobs": [], "total": 0}
-    return {"note": note, "jobs": [job_to_json(job) for job in found[:MOST_JOBS]], "total": len(found)}
+    return {"note": note, "jobs": [job_to_json(job) for job in found[:MOST_JOBS]], "total": len(found), "local": run.cluster.local}
 
 
 def _traceback(run: Run, job: int | None, task: int) -> str:

@@ -330,6 +330,7 @@ class RunView {
       act("Give up", "give_up", ["held"]);
       return { ...job, actions };
     });
+    const some = (of, column) => (rows.some(of) ? [column] : []);
     const progress = (it) => [it.progress.done && `${count(it.progress.done)} done`, it.progress.running && `${count(it.progress.running)} running`, it.progress.waiting && `${count(it.progress.waiting)} waiting`, it.progress.failed && `${count(it.progress.failed)} failed`].filter(Boolean).join(", ");
     const reasons = [...this.reasons].sort(([one], [other]) => one - other).map(([number, made]) => el("div", {}, el("h3", {}, `Job ${number}`), made));
     parts.jobs.replaceChildren(
@@ -337,13 +338,13 @@ class RunView {
         ["Job", (it) => it.number, { number: true }],
         ["Name", (it) => it.name, { wide: true, kind: "name" }],
         ["State", (it) => badge(it.state)],
-        ["Slurm", (it) => it.batch_id ?? ""],
-        ["Nodes", (it) => it.nodes],
+        ...some((it) => it.batch_id !== null && !data.local, ["Slurm", (it) => it.batch_id ?? ""]),
+        ...some((it) => it.nodes, ["Nodes", (it) => it.nodes]),
         ["Evaluations", progress],
-        ["Cause", (it) => it.cause || it.reason, { wide: true, kind: "name" }],
-        ["Tries", (it) => (it.attempts > 1 ? it.attempts : ""), { number: true }],
+        ...some((it) => it.cause || it.reason, ["Cause", (it) => it.cause || it.reason, { wide: true, kind: "name" }]),
+        ...some((it) => it.attempts > 1, ["Tries", (it) => (it.attempts > 1 ? it.attempts : ""), { number: true }]),
         ["Since", (it) => clock(it.since), { kind: "whole" }],
-        ["", (it) => it.actions, { wide: true }],
+        ["Orders", (it) => it.actions, { wide: true, kind: "orders" }],
       ], rows, { caption: "Jobs" }) : el("p", { class: "quiet" }, "The program has no jobs so far."),
       ...reasons,
       data.total > data.jobs.length ? el("p", { class: "quiet" }, `and ${count(data.total - data.jobs.length)} more: hyperflow list`) : "");
