@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -43,39 +43,32 @@ class Follower:
 
     def new(self) -> Iterator[Event]:
         """Yield the events that have come; raises HyperflowError as `read` does."""
+        return chain.from_iterable(self._new())
+
+    def _new(self) -> Iterator[list[Event]]:
+        """Yield them in batches, since passing on each by itself would take as long as reading it."""
         try:
             with self.path.open("rb") as tail:
-                for number in range(self._number, segments.number_of(tail.readline())):
-                    yield from self._checked(self._full(number))
-                    self._begin(number + 1)
+                yield from self._segments_before(segments.number_of(tail.readline()))
                 tail.seek(self._offset)
-                yield from self._checked(self._plain(tail))
+                yield from self._plain(tail)
         except FileNotFoundError as error:  # it is being moved, or somebody has taken it away
             there = segments.numbers(self.path)
             if not there:
                 raise self._unreadable(error) from error
-            for number in range(self._number, there[-1] + 1):
-                yield from self._checked(self._full(number))
-                self._begin(number + 1)
+            yield from self._segments_before(there[-1] + 1)
         except OSError as error:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: OSError) -> HyperflowError:
         return HyperflowError(f"the event log {self.path} cannot be read: {error}")
 
-    def _begin(self, number: int) -> None:
-        self._number, self._offset, self._events, self._lines = number, 0, 0, 0
+    def _segments_before(self, tail: int) -> Iterator[list[Event]]:
+        while self._number < tail:
+            yield from self._full(self._number)
+            self._number, self._offset, self._events, self._lines = self._number + 1, 0, 0, 0
 
-    def _checked(self, events: Iterable[Event]) -> Iterator[Event]:
-        for event in events:
-            if "version" in event and event.get("state") == "opened" and event["version"] > VERSION:
-                raise HyperflowError(
-                    f"the event log {self.path} is of version {event['version']}, and this hyperflow reads {VERSION}: "
-                    "use a newer one"
-                )
-            yield event
-
-    def _full(self, number: int) -> Iterator[Event]:
+    def _full(self, number: int) -> Iterator[list[Event]]:
         """Yield the events of a segment, packed or not: it may be packed in this moment."""
         for path in (segments.packed, segments.full, segments.packed):
             place = path(self.path, number)
@@ -94,32 +87,46 @@ class Follower:
             f"segment {number} of the event log {self.path} is missing: {segments.packed(self.path, number)}"
         )
 
-    def _unpacked(self, file: BinaryIO, place: Path) -> Iterator[Event]:
+    def _unpacked(self, file: BinaryIO, place: Path) -> Iterator[list[Event]]:
         try:
-            for event in islice(Segment(file.read()).events(), self._events, None):
-                yield cast("Event", event)
+            events = cast("Iterator[Event]", Segment(file.read()).events())
+            events = islice(events, self._events, None)
+            while found := list(islice(events, BATCH)):
+                self._check(found)
+                yield found
         except ValueError as error:
             raise HyperflowError(f"the segment {place} of the event log is damaged: {error}") from error
 
-    def _plain(self, file: BinaryIO) -> Iterator[Event]:
+    def _check(self, events: list[Event]) -> None:
+        for event in events:
+            if "version" in event and event.get("state") == "opened" and event["version"] > VERSION:
+                raise HyperflowError(
+                    f"the event log {self.path} is of version {event['version']}, and this hyperflow reads {VERSION}: "
+                    "use a newer one"
+                )
+
+    def _plain(self, file: BinaryIO) -> Iterator[list[Event]]:
         while lines := list(islice(file, BATCH)):
             found = _all_parsed(lines) if not self._doubtful else None
-            if found is not None:
+            if found is None:
+                for event in self._one_by_one(lines):
+                    self._check([event])
+                    yield [event]
+            else:
                 self._passed(lines)
                 self._events += len(found)
-                yield from found
-                continue
-            for line in lines:
-                if not line.endswith(b"\n"):  # it is being written, or was cut
-                    event = _parsed(line)
-                    if event is None:
-                        return
-                else:
-                    event = self._event_of(line)
-                self._passed([line])
-                if event is not None:
-                    self._events += 1
-                    yield event
+                self._check(found)
+                yield found
+
+    def _one_by_one(self, lines: list[bytes]) -> Iterator[Event]:
+        for line in lines:
+            event = self._event_of(line) if line.endswith(b"\n") else _parsed(line)
+            if event is None and not line.endswith(b"\n"):
+                return  # it is being written, or was cut
+            self._passed([line])
+            if event is not None:
+                self._events += 1
+                yield event
 
     def _passed(self, lines: list[bytes]) -> None:
         self._lines += len(lines)
