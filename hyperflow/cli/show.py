@@ -253,7 +253,11 @@ def _looked_up(run: Run) -> tuple[Summary, list[NodeState], str]:
             wrong = f"the event log {log_dir / heads.EVENTS} makes no sense: {error!r}"
             continue
         _join(total, one)
-    if total.left_out:
+    if total.dropped:
+        wrong = (
+            f"the event log has reached its limit: {total.dropped} evaluations ended after that, and are not counted"
+        )
+    elif total.left_out:
         wrong = f"{in_bytes(total.left_out)} of the event log were not kept: counts of functions are not complete"
     elif not run.log_dir.is_dir():
         wrong = f"its directory has gone, {run.home}, and nothing of its logs was kept"
@@ -274,6 +278,7 @@ def _join(total: Summary, one: Summary) -> None:
     total.failures += one.failures
     total.failed += one.failed
     total.left_out += one.left_out
+    total.dropped += one.dropped
     total.last = max(total.last, one.last)
     for name, function in one.functions.items():
         known = total.functions.setdefault(name, Function(name))
