@@ -24,13 +24,13 @@ from hyperflow.cli.records import Run
 from hyperflow.control.client import head
 from hyperflow.debugging import capsule
 from hyperflow.errors import ConfigurationError, HyperflowError
-from hyperflow.events import reader
+from hyperflow.events.reader import Follower
 from hyperflow.extvar import ExtVar
 from hyperflow.master.view import job_to_json
 from hyperflow.plots import Drawings
 from hyperflow.progress.tally import Snapshot
 from hyperflow.records.record import State
-from hyperflow.saying import printable
+from hyperflow.saying import age, printable
 from hyperflow.viewing import views
 from hyperflow.viewing.history import History, LogPass, Outcome
 from hyperflow.viewing.page import Query
@@ -53,6 +53,8 @@ LINES = 200
 
 MOST_JOBS = 1000
 
+MOST_NODES = 1000
+
 ALIVE = (State.RUNNING, State.SILENT)
 
 ORDERS = ("retry", "cancel", "give_up")
@@ -72,6 +74,8 @@ class Look:
     """How often it was read; what changes when there is something new."""
     drawings: Drawings = attrs.field(factory=Drawings)
     drawn: int = 0
+    _which: object = None
+    _logs: list[tuple[Follower, LogPass]] = attrs.field(factory=list["tuple[Follower, LogPass]"])
 
     def refresh(self, run: Run) -> None:
         """Read what has changed."""
@@ -82,10 +86,24 @@ class Look:
         now = time.monotonic()
         if stamp == self.stamp or (self.number and now - self.read_at < EASE * self.took):
             return
-        self.history, self.note = _read(log_dirs)
+        self._read(log_dirs, None if run.record is None else run.record.began)
         self.stamp, self.read_at = stamp, time.monotonic()
         self.took = self.read_at - now
         self.number += 1
+
+    def _read(self, log_dirs: list[tuple[int | None, Path]], start: object) -> None:
+        """Read the logs: what has come since, where there is one log; several are read again."""
+        which = (log_dirs, start)
+        if len(log_dirs) != 1 or which != self._which or self.note:
+            self.history, self.note, self._which = History(), "", which
+            self._logs = [(Follower(path / heads.EVENTS), LogPass(self.history, job)) for job, path in log_dirs]
+        for log, history in self._logs:
+            try:
+                history.add(log.new())
+            except HyperflowError as error:
+                if log.path.exists():
+                    self.note = str(error)  # what was read before that place is shown
+        self.note = self.note or _incomplete(self.history)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
@@ -96,23 +114,13 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _read(log_dirs: list[tuple[int | None, Path]]) -> tuple[History, str]:
-    """Return a run's history, and what is to be said about it."""
-    history, wrong = History(), ""
-    for job, log_dir in log_dirs:
-        one = LogPass(history, job)
-        try:
-            one.add(reader.read(log_dir / heads.EVENTS))
-        except HyperflowError as error:
-            if (log_dir / heads.EVENTS).exists():
-                wrong = str(error)  # what was read before that place is shown
-        one.finish()
-    if history.left_out:
-        wrong = f"{history.left_out:,} bytes of the event log were not kept: what is shown is not complete"
+def _incomplete(history: History) -> str:
     if history.dropped:
-        told = ", ".join(f"{count} of {state}" for state, count in history.dropped.items())
-        wrong = f"the event log had met its bound: events were counted and not kept ({told})"
-    return history, wrong
+        told = ", ".join(f"{count:,} of {state}" for state, count in history.dropped.items())
+        return f"the event log had met its bound: events were counted and not kept ({told})"
+    if history.left_out:
+        return f"{history.left_out:,} bytes of the event log were not kept: what is shown is not complete"
+    return ""
 
 
 class Watched:
@@ -151,16 +159,7 @@ class Watched:
             }
             if query.get("have") == version:
                 return answer
-            table = Table.of(look.history, now if state is State.RUNNING else None)
-            return answer | {
-                "utilisation": views.utilisation(table),
-                "functions": views.functions(table),
-                "slowest": views.slowest(table),
-                "failures": views.failures(look.history),
-                "drawings": [views.drawing(series) for series in look.drawings.series.values()],
-                "gantt": _gantt(table, query),
-                "nodes": sorted({worker.node for worker in look.history.workers}, key=views.by_name)[:1000],
-            }
+            return answer | _charts(look, now if state is State.RUNNING else None, query)
 
     def gantt(self, query: Query) -> dict[str, Any]:
         """Return what workers did in a window."""
@@ -168,7 +167,7 @@ class Watched:
         look = self._look(run)
         with look.lock:
             look.refresh(run)
-            return _gantt(Table.of(look.history, now if run.state(now) is State.RUNNING else None), query)
+            return _gantt(look.history, now if run.state(now) is State.RUNNING else None, query)
 
     def evaluation(self, query: Query) -> dict[str, Any]:
         """Return what is known of one evaluation: its tries, its error and traceback, what it printed."""
@@ -259,10 +258,25 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _gantt(table: Table, query: Query) -> dict[str, Any]:
+def _charts(look: Look, now: float | None, query: Query) -> dict[str, Any]:
+    """Return what is drawn. A function by itself, because the history takes nothing in while a table lives."""
+    table = Table.of(look.history, now)
+    return {
+        "utilisation": views.utilisation(table),
+        "functions": views.functions(table),
+        "slowest": views.slowest(table),
+        "failures": views.failures(look.history),
+        "drawings": [views.drawing(series) for series in look.drawings.series.values()],
+        "gantt": _gantt(look.history, now, query),
+        "nodes": sorted({worker.node for worker in look.history.workers}, key=views.by_name)[:MOST_NODES],
+    }
+
+
+def _gantt(history: History, now: float | None, query: Query) -> dict[str, Any]:
     begin, end = _number(query.get("from", "")), _number(query.get("to", ""))
     window = (begin, end) if begin is not None and end is not None else None
-    return views.gantt(table, window, _whole(query.get("first") or "0"), query.get("node", ""))
+    first, node = _whole(query.get("first") or "0"), query.get("node", "")
+    return views.gantt(Table.of(history, now), window, first, node)
 
 
 def _changes(given: object) -> dict[str, str]:
@@ -340,7 +354,7 @@ def _tiles(run: Run, state: State, now: float, history: History, stands: Snapsho
     ]
     if found is not None:
         tiles.append(
-            {"name": "Running for" if alive else "Took", "value": show.age(max(found.until(now) - found.began, 0.0))}
+            {"name": "Running for" if alive else "Took", "value": age(max(found.until(now) - found.began, 0.0))}
         )
     if stands is not None:
         lost = f"{stands.nodes_lost} lost" * (stands.nodes_lost > 0)
@@ -372,7 +386,12 @@ def _jobs(run: Run) -> dict[str, Any] | None:
         found, _, note = jobs.jobs_of(run.cluster)
     except HyperflowError as error:
         return {"note": str(error), "jobs": [], "total": 0}
-    return {"note": note, "jobs": [job_to_json(job) for job in found[:MOST_JOBS]], "total": len(found), "local": run.cluster.local}
+    return {
+        "note": note,
+        "jobs": [job_to_json(job) for job in found[:MOST_JOBS]],
+        "total": len(found),
+        "local": run.cluster.local,
+    }
 
 
 def _traceback(run: Run, job: int | None, task: int) -> str:

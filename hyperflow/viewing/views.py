@@ -92,13 +92,14 @@ class Table:
         end = _column(it.end, np.float64) - begin
         outcome = _column(it.outcome, np.int8).astype(np.int64)
         end = np.where((outcome == Outcome.RUNNING) | np.isnan(end), last, end)
-        columns = (_column(values, np.int32).astype(np.int64) for values in (it.group, it.worker))
-        return cls(history, begin, last, start, end, *columns, outcome, _column(it.cpus, np.int32).astype(np.int64))
+        group, worker, cpus = (_column(values, np.int32).astype(np.int64) for values in (it.group, it.worker, it.cpus))
+        return cls(history, begin, last, start, end, group, worker, outcome, cpus)
 
     @property
     def ran(self) -> NDArray[np.bool_]:
         """Which rows have run, or run."""
-        return (self.worker >= 0) & ~np.isnan(self.start) & (self.outcome != Outcome.WAITING)
+        there: NDArray[np.bool_] = (self.worker >= 0) & ~np.isnan(self.start)
+        return there & np.not_equal(self.outcome, int(Outcome.WAITING))
 
     @property
     def whole(self) -> Window:
@@ -173,7 +174,7 @@ def _seconds_until(edges: Floats, moments: Floats, weights: Floats, node: Ints, 
     size = nodes * (count - 1)
     within = np.bincount(key, weights * (after + 1 - clipped), size).reshape(nodes, count - 1)
     whole = np.bincount(key, weights, size).reshape(nodes, count - 1)
-    return within + np.cumsum(whole, axis=1) - whole
+    return np.asarray(within + np.cumsum(whole, axis=1) - whole, dtype=np.float64)
 
 
 def _spans(table: Table) -> dict[str, list[tuple[float, float, int]]]:
