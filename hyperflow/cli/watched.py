@@ -19,12 +19,11 @@ from typing import Any
 import attrs
 
 from hyperflow import extvar, plots
-from hyperflow.cli import evaluations, heads, jobs, logs, records, show, variables
+from hyperflow.cli import evaluations, heads, histories, jobs, logs, records, show, variables
 from hyperflow.cli.records import Run
 from hyperflow.control.client import head
 from hyperflow.debugging import capsule
 from hyperflow.errors import ConfigurationError, HyperflowError
-from hyperflow.events import reader
 from hyperflow.extvar import ExtVar
 from hyperflow.master.view import job_to_json
 from hyperflow.plots import Drawings
@@ -32,7 +31,7 @@ from hyperflow.progress.tally import Snapshot
 from hyperflow.records.record import State
 from hyperflow.saying import printable
 from hyperflow.viewing import views
-from hyperflow.viewing.history import History, LogPass, Outcome
+from hyperflow.viewing.history import History, Outcome
 from hyperflow.viewing.page import Query
 from hyperflow.viewing.views import Table
 
@@ -82,7 +81,7 @@ class Look:
         now = time.monotonic()
         if stamp == self.stamp or (self.number and now - self.read_at < EASE * self.took):
             return
-        self.history, self.note = _read(log_dirs)
+        self.history, self.note = histories.read(log_dirs)
         self.stamp, self.read_at = stamp, time.monotonic()
         self.took = self.read_at - now
         self.number += 1
@@ -94,25 +93,6 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _read(log_dirs: list[tuple[int | None, Path]]) -> tuple[History, str]:
-    """Return a run's history, and what is to be said about it."""
-    history, wrong = History(), ""
-    for job, log_dir in log_dirs:
-        one = LogPass(history, job)
-        try:
-            one.add(reader.read(log_dir / heads.EVENTS))
-        except HyperflowError as error:
-            if (log_dir / heads.EVENTS).exists():
-                wrong = str(error)  # what was read before that place is shown
-        one.finish()
-    if history.left_out:
-        wrong = f"{history.left_out:,} bytes of the event log were not kept: what is shown is not complete"
-    if history.dropped:
-        told = ", ".join(f"{count} of {state}" for state, count in history.dropped.items())
-        wrong = f"the event log had met its bound: events were counted and not kept ({told})"
-    return history, wrong
 
 
 class Watched:
@@ -144,7 +124,7 @@ class Watched:
             look.refresh(run)
             version = f"{look.number}.{look.drawn}.{int(now / BEAT) if alive else state}"
             answer: dict[str, Any] = {
-                "about": _about(run, state, now, look),
+                "about": about(run, state, now, look),
                 "version": version,
                 "vars": _variables(run),
                 "jobs": _jobs(run),
@@ -292,7 +272,7 @@ def _listed(run: Run, now: float) -> dict[str, Any]:
     }
 
 
-def _about(run: Run, state: State, now: float, look: Look) -> dict[str, Any]:
+def about(run: Run, state: State, now: float, look: Look) -> dict[str, Any]:
     """Return what stands at the head of a run's page."""
     history, found = look.history, run.record
     stands = _progress(run) if state in ALIVE and run.cluster is None else None
