@@ -80,7 +80,7 @@ def runs_(
     found, left = records.newest(base_dir, None if every or as_json else SHOWN_RUNS)
     now = time.time()
     if as_json:
-        rows = [_described(run, now) for run in found]
+        rows = [described(run, now) for run in found]
         print(json.dumps({"format": FORMAT, "base_dir": str(base_dir.absolute()), "runs": rows}, indent=2))
         return 0
     if not found:
@@ -155,7 +155,7 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def _described(run: Run, now: float) -> dict[str, Any]:
+def described(run: Run, now: float) -> dict[str, Any]:
     """Return what --json has of a run."""
     found, cluster, state = run.record, run.cluster, run.state(now)
     at_work = owner(run.home) if cluster is not None else None
@@ -206,7 +206,7 @@ def show(
         now = time.time()
     summary, nodes, note = _looked_up(found)
     if as_json:
-        told = _described(found, now) | _evaluated(summary, nodes) | {"note": note}
+        told = described(found, now) | _evaluated(summary, nodes) | {"note": note}
         print(json.dumps({"format": FORMAT, **told}, indent=2))
         return 0
     state = found.state(now)

@@ -20,11 +20,11 @@ import attrs
 
 from hyperflow import extvar, plots
 from hyperflow.cli import evaluations, heads, jobs, logs, records, show, variables
+from hyperflow.cli.histories import Reading
 from hyperflow.cli.records import Run
 from hyperflow.control.client import head
 from hyperflow.debugging import capsule
 from hyperflow.errors import ConfigurationError, HyperflowError
-from hyperflow.events.reader import Follower
 from hyperflow.extvar import ExtVar
 from hyperflow.master.view import job_to_json
 from hyperflow.plots import Drawings
@@ -32,7 +32,7 @@ from hyperflow.progress.tally import Snapshot
 from hyperflow.records.record import State
 from hyperflow.saying import age, printable
 from hyperflow.viewing import views
-from hyperflow.viewing.history import History, LogPass, Outcome
+from hyperflow.viewing.history import History, Outcome
 from hyperflow.viewing.page import Query
 from hyperflow.viewing.views import Table
 
@@ -65,8 +65,7 @@ class Look:
     """What is known of one run from its logs; used under its lock."""
 
     lock: threading.Lock = attrs.field(factory=threading.Lock)
-    history: History = attrs.field(factory=History)
-    note: str = ""
+    reading: Reading = attrs.field(factory=Reading)
     stamp: object = None
     read_at: float = 0.0
     took: float = 0.0
@@ -74,8 +73,11 @@ class Look:
     """How often it was read; what changes when there is something new."""
     drawings: Drawings = attrs.field(factory=Drawings)
     drawn: int = 0
-    _which: object = None
-    _logs: list[tuple[Follower, LogPass]] = attrs.field(factory=list["tuple[Follower, LogPass]"])
+
+    @property
+    def history(self) -> History:
+        """The history, as it was read last."""
+        return self.reading.history
 
     def refresh(self, run: Run) -> None:
         """Read what has changed."""
@@ -86,24 +88,10 @@ class Look:
         now = time.monotonic()
         if stamp == self.stamp or (self.number and now - self.read_at < EASE * self.took):
             return
-        self._read(log_dirs, None if run.record is None else run.record.began)
+        self.reading.look(log_dirs, None if run.record is None else run.record.began)
         self.stamp, self.read_at = stamp, time.monotonic()
         self.took = self.read_at - now
         self.number += 1
-
-    def _read(self, log_dirs: list[tuple[int | None, Path]], start: object) -> None:
-        """Read the logs: what has come since, where there is one log; several are read again."""
-        which = (log_dirs, start)
-        if len(log_dirs) != 1 or which != self._which or self.note:
-            self.history, self.note, self._which = History(), "", which
-            self._logs = [(Follower(path / heads.EVENTS), LogPass(self.history, job)) for job, path in log_dirs]
-        for log, history in self._logs:
-            try:
-                history.add(log.new())
-            except HyperflowError as error:
-                if log.path.exists():
-                    self.note = str(error)  # what was read before that place is shown
-        self.note = self.note or _incomplete(self.history)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
@@ -112,15 +100,6 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _incomplete(history: History) -> str:
-    if history.dropped:
-        told = ", ".join(f"{count:,} of {state}" for state, count in history.dropped.items())
-        return f"the event log had met its bound: events were counted and not kept ({told})"
-    if history.left_out:
-        return f"{history.left_out:,} bytes of the event log were not kept: what is shown is not complete"
-    return ""
 
 
 class Watched:
@@ -152,7 +131,7 @@ class Watched:
             look.refresh(run)
             version = f"{look.number}.{look.drawn}.{int(now / BEAT) if alive else state}"
             answer: dict[str, Any] = {
-                "about": _about(run, state, now, look),
+                "about": about(run, state, now, look.reading),
                 "version": version,
                 "vars": _variables(run),
                 "jobs": _jobs(run),
@@ -306,9 +285,9 @@ def _listed(run: Run, now: float) -> dict[str, Any]:
     }
 
 
-def _about(run: Run, state: State, now: float, look: Look) -> dict[str, Any]:
+def about(run: Run, state: State, now: float, reading: Reading) -> dict[str, Any]:
     """Return what stands at the head of a run's page."""
-    history, found = look.history, run.record
+    history, found = reading.history, run.record
     stands = _progress(run) if state in ALIVE and run.cluster is None else None
     return {
         "name": run.name,
@@ -318,7 +297,7 @@ def _about(run: Run, state: State, now: float, look: Look) -> dict[str, Any]:
         "headline": printable(f"run {run.name}: {show.headline(run, state, now)}"),
         "facts": list(show.about(run).items()),
         "tiles": _tiles(run, state, now, history, stands),
-        "note": look.note or _gone(run),
+        "note": reading.note or _gone(run),
         "begin": history.first or (found.began if found is not None else 0.0),
     }
 

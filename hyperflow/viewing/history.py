@@ -222,10 +222,10 @@ class LogPass:
         except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
             text = f"the event log has a line that makes no sense: {saying.short_repr(self._last, 200)} ({error!r})"
             raise HyperflowError(text) from error
-        self._fit()
-        last = float(self._last.get("t", 0.0))
-        it.last = max(it.last, last)
-        it.first = it.first or (it.submitted[0] if it.submitted else last)
+        finally:
+            last = self._last.get("t", 0.0)
+            it.last = max(it.last, last) if isinstance(last, float) else it.last
+            it.first = it.first or (it.submitted[0] if it.submitted else it.last)
 
     def _take(self, events: Iterable[Event]) -> None:
         """Take in events. What each evaluation has is done right here: with calls it would take half as long again."""
@@ -285,15 +285,21 @@ class LogPass:
         finally:
             self._last = event
 
-    def _fit(self) -> None:
-        rows = len(self.history)
-        for column in self.history.columns():
+    def finish(self) -> None:
+        """Make the columns end where the rows do, and note what runs; call it before they are looked at.
+
+        More events may come afterwards.
+        """
+        it = self.history
+        rows = min(len(it.task), len(it.group), len(it.cpus), len(it.submitted))  # they differ after an error
+        for column in it.columns():
             del column[rows:]
         for place, queue in self._queues.items():
             for task in queue:
                 row = self._alive[task]
-                self.history.outcome[row] = _RUNNING
-                self.history.start[row] = self._begun(row, place)
+                if row >= rows:
+                    break
+                it.outcome[row], it.start[row] = _RUNNING, self._begun(row, place)
                 break
 
     # ---- evaluations ------------------------------------------------------------------------------------------------
@@ -375,7 +381,7 @@ class LogPass:
             it.start[row], it.end[row], it.outcome[row] = begun, t, Outcome.RETURNED
             self._again(task, row, t)
         else:
-            it.start[row], it.worker[row] = NEVER, -1
+            it.start[row], it.worker[row], it.outcome[row] = NEVER, -1, _WAITING
 
     def _again(self, task: int, row: int, t: float) -> None:
         if row >= 0:
@@ -450,4 +456,5 @@ def history(logs: Iterable[tuple[int | None, Iterable[Event]]]) -> History:
     for job, events in logs:
         one = LogPass(found, job)
         one.add(events)
+        one.finish()
     return found
