@@ -17,6 +17,7 @@ Guarantees:
 from __future__ import annotations
 
 import asyncio
+import functools
 import gzip
 import hmac
 import json
@@ -96,6 +97,11 @@ def plotly() -> bytes:
         raise missing(error) from error
 
 
+@functools.cache
+def _plotly_for_browsers() -> bytes:
+    return gzip.compress(plotly(), 6)
+
+
 def missing(error: Exception) -> ConfigurationError:
     """Return the error that what charts need is not installed."""
     return ConfigurationError(f'charts need plotly and numpy ({error}); type: pip install "hyperflow[dashboard]"')
@@ -162,7 +168,7 @@ class _Page:
         self._source = source
         self._secrets = held
         self._cookie = f"hyperflow-{secrets.token_hex(4)}"  # cookies of several servers on one host are told apart
-        self._plotly = gzip.compress(plotly(), 6)
+        self._plotly = _plotly_for_browsers()
 
     def routes(self) -> list[web.RouteDef]:
         source = self._source
