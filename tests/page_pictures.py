@@ -143,11 +143,15 @@ async def photograph(place: Path) -> None:
     try:
         async with async_playwright() as playwright:
             browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            for name, width, scheme in (("page", 1280, "light"), ("page_dark", 1280, "dark"), ("page_phone", 390, "light")):
+            for name, width, scheme in (
+                ("page", 1280, "light"),
+                ("page_dark", 1280, "dark"),
+                ("page_phone", 390, "light"),
+            ):
                 page = await browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
                 await page.goto(address)
                 await page.locator("main td a").first.click()
-                await page.wait_for_selector(".js-plotly-plot .plot")
+                await page.wait_for_selector(".main-svg", state="attached")
                 await asyncio.sleep(4)  # for the page to be drawn and to go on once
                 await page.screenshot(path=place / f"{name}.png", full_page=True)
                 await page.close()

@@ -188,7 +188,7 @@ class LogPass:
     def __init__(self, history: History, job: int | None = None) -> None:
         self.history = history
         self.job = job
-        self._mark = self._lengths()
+        self._mark: tuple[int, ...] | None = None  # the history as it was before this pass
         self._groups: dict[tuple[str | None, str], int] = {}  # as events have them
         self._last: Event = {}
         self._alive: dict[int, int] = {}  # what has not ended: its row
@@ -217,6 +217,8 @@ class LogPass:
     def add(self, events: Iterable[Event]) -> None:
         """Take in events; raises HyperflowError if one makes no sense."""
         it = self.history
+        if self._mark is None:
+            self._mark = self._lengths()
         try:
             self._take(events)
         except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
@@ -440,6 +442,7 @@ class LogPass:
     def _opened(self, event: Event) -> None:
         """Another start goes on with the log: what was before is of the past."""
         it = self.history
+        assert self._mark is not None
         rows, workers, nodes, failures, deaths, it.failed, it.opened, it.closed, it.left_out = self._mark
         for column in it.columns():
             del column[rows:]
