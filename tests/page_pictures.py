@@ -81,14 +81,15 @@ async def optics() -> float:
 @hf.cluster
 async def ring() -> None:
     """A scan on two nodes, beside a fit on a third one."""
-    goal = hf.ExtVar("tolerance", 0.01)
+    tolerance = hf.ExtVar("tolerance", 0.01)
+    await tolerance.get()
     wide = hf.SbatchOptions(nodes=2, ntasks_per_node=3, time="30:00")
     small = hf.SbatchOptions(nodes=1, ntasks_per_node=2, time="10:00")
     found = await hf.concurrently(
         hf.remote_eval_job(region()).using(sbatch=wide),
         hf.remote_eval_job(optics()).using(sbatch=small),
     )
-    print(found, await goal.get())
+    print(found, await tolerance.get())
 
 
 if __name__ == "__main__":
@@ -122,14 +123,29 @@ def photographed(cluster: Cluster, target: Path) -> None:
         block_until(lambda: '"lost"' in logs(), 60, "a node is lost", state=told)
         here = [sys.executable, "-m", "tests.page_pictures", "--here", str(place)]
         cluster.login.run(here, cwd=place, env=env, timeout=120)
-        command.signal(signal.SIGINT)
-        command.signal(signal.SIGINT)
+        command.signal(signal.SIGTERM)
+        command.wait(30)
+        cluster.login.run([sys.executable, "-m", "hyperflow", "report", "-o", "report.html"], cwd=place, env=env)
+        cluster.login.run([*here, "report"], cwd=place, env=env, timeout=120)
     for picture in (*place.glob("*.png"), *place.glob("*.html")):
         shutil.copy(picture, target)
 
 
+async def photograph_report(place: Path) -> None:
+    """Take a picture of report.html."""
+    from playwright.async_api import async_playwright
+
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = await browser.new_page(viewport={"width": 1280, "height": 900})
+        await page.goto((place / "report.html").as_uri())
+        await page.wait_for_selector(".main-svg", state="attached")
+        await page.screenshot(path=place / "report.png", full_page=True)
+        await browser.close()
+
+
 async def photograph(place: Path) -> None:
-    """Take pictures of the page of the newest run, and of its report: in this surrounding, on the login host."""
+    """Take pictures of the page of the newest run, in this surrounding, on the login host."""
     from playwright.async_api import async_playwright
 
     server = await asyncio.create_subprocess_exec(
@@ -164,7 +180,7 @@ async def photograph(place: Path) -> None:
 def main(arguments: list[str]) -> None:
     """Take the pictures."""
     if arguments[0] == "--here":
-        asyncio.run(photograph(Path(arguments[1])))
+        asyncio.run((photograph_report if arguments[2:] == ["report"] else photograph)(Path(arguments[1])))
         return
     target = Path(arguments[0])
     target.mkdir(parents=True, exist_ok=True)
