@@ -17,7 +17,7 @@ def read(log_dirs: Iterable[tuple[int | None, Path]]) -> tuple[History, str]:
     for job, log_dir in log_dirs:
         one = LogPass(history, job)
         try:
-            one.add(reader.read(log_dir / heads.EVENTS))
+            one.read(reader.Follower(log_dir / heads.EVENTS))
         except HyperflowError as error:
             if log_dir.is_dir() and any(log_dir.glob("events.*")):
                 wrong = str(error)  # what was read before that place is shown

@@ -24,8 +24,6 @@ from hyperflow.viewing.history import History, Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hyperflow.cli.watched import Look
-
 FORMAT = 1
 
 MOST_CAUSES = 20
@@ -43,7 +41,7 @@ def report(
     output: Annotated[
         Path | None, Parameter(name=["--output", "-o"], help="The HTML file; RUN.html if no file is named at all.")
     ] = None,
-    json: Annotated[Path | None, Parameter(help="A file for all that the report shows, as JSON.")] = None,  # noqa: A002
+    json: Annotated[Path | None, Parameter(help="A file for all that the report shows, as JSON.")] = None,
     csv: Annotated[Path | None, Parameter(help="A file for a table with a line for each evaluation.")] = None,
     trace: Annotated[Path | None, Parameter(help="A file for ui.perfetto.dev and chrome://tracing.")] = None,
     base_dir: BaseDir = BASE_DIR,
