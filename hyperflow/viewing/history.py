@@ -248,14 +248,25 @@ class LogPass:
         """Take in a packed part: as `_take`, from numbers."""
         it, alive, queues, free = self.history, self._alive, self._queues, self._free
         worker, start, end, outcome, cpu, memory = it.worker, it.start, it.end, it.outcome, it.cpu, it.memory
-        places = [self._place(name) for name in part.segment.workers]
+        names = part.segment.workers
+        places = [-1] * len(names)
+        numbers, add_number, add_group = it.task, it.task.append, it.group.append
+        add_cpus, add_submitted = it.cpus.append, it.submitted.append
+        known: dict[int, tuple[int, int]] = {}  # group and CPUs of forms, which live as long as the part
         t = 0.0
         try:
             for kind, t, what, where, more in part.entries():
                 if kind == packed.RUNNING:
                     place = places[where]
+                    if place < 0:
+                        place = places[where] = self._place(names[where])
+                    if type(what) is int:
+                        row = alive.get(what, -1)
+                        if row >= 0:
+                            worker[row], start[row], queues[place][what] = place, t, None
+                        continue
                     queue = queues[place]
-                    for task in (what,) if type(what) is int else what:
+                    for task in what:
                         row = alive.get(task, -1)
                         if row >= 0:
                             worker[row], start[row], queue[task] = place, t, None
@@ -275,26 +286,41 @@ class LogPass:
                     if row >= 0:
                         cpu[row], memory[row] = where, more
                 elif kind == packed.FORM:
-                    if "function" in where and where["state"] == "waiting":
-                        self._submitted(what, where, t)
-                    else:
-                        self._take((cast("Event", {"t": t, "tasks": what, **where}),))
+                    group, cpus = known.get(id(where), (-1, 0))
+                    if group < 0:
+                        if "function" not in where or where["state"] != "waiting":
+                            self._take((cast("Event", {"t": t, "tasks": what, **where}),))
+                            continue
+                        group, cpus = known[id(where)] = self._group_of(where)
+                    for task in what:
+                        row = len(numbers)
+                        add_number(task)
+                        add_group(group)
+                        add_cpus(cpus)
+                        add_submitted(t)
+                        if row == len(worker):
+                            self._grow()
+                        alive[task] = row
                 else:
                     self._take((cast("Event", what),))
+                    if not queues:  # another start has begun
+                        places = [-1] * len(names)
         finally:
             self._last = {"t": t} if t else self._last
 
-    def _submitted(self, tasks: list[int], event: Any, t: float) -> None:
+    def _submitted(self, event: Event) -> None:
         """New tasks wait."""
-        it = self.history
+        group, cpus = self._group_of(event)
+        for task in event["tasks"]:
+            self._row(task, group, cpus, event["t"])
+
+    def _group_of(self, event: Any) -> tuple[int, int]:
+        """Return the group and the CPUs of tasks that are submitted."""
         function, name, cpus = event["function"], event.get("name"), event["cpus"]
         group = self._groups.get((name, function), -1)
         if group < 0:
-            group = self._groups[name, function] = it.group_of(name, function)
-        if type(cpus) is not int:
-            cpus = len(cpus)
-        for task in tasks:
-            self._row(task, group, cpus, t)
+            group = self._groups[name, function] = self.history.group_of(name, function)
+        return group, cpus if type(cpus) is int else len(cpus)
 
     def _take(self, events: Iterable[Event]) -> None:
         """Take in events. What each evaluation has is done right here: with calls it would take half as long again."""
@@ -328,7 +354,7 @@ class LogPass:
                                 free[place] = event["t"]
                                 queues[place].pop(task, None)
                 elif state == "waiting" and "function" in event:
-                    self._submitted(event["tasks"], event, event["t"])
+                    self._submitted(event)
                 elif state == "measured":
                     row = alive.get(event["of"], -1)
                     if row >= 0:
