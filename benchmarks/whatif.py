@@ -181,7 +181,7 @@ def rows(base: Path) -> Iterator[Row]:
     """Run each program on few CPUs, foretell, and run it on more."""
     for name, (make, few, many) in PROGRAMS.items():
         known = course(reader.read(run(make(), few, base)))
-        own, foretold = replay(known, 1, few).seconds, replay(known, 1, many).seconds
+        own, foretold = replay(known, [few]).seconds, replay(known, [many]).seconds
         truth = course(reader.read(run(make(), many, base))).seconds
         yield Row(name, known.seconds, own, foretold, truth, f"{few} to {many}")
 

@@ -15,7 +15,7 @@ from cyclopts import App, Parameter, validators
 
 from hyperflow._job import run_in_new_loop
 from hyperflow._version import __version__
-from hyperflow.cli import damage, debug, explain, gc, jobs, logs, nodes, report, results, show, variables
+from hyperflow.cli import damage, debug, explain, gc, jobs, logs, nodes, report, results, show, variables, whatif
 from hyperflow.cli.check import Check
 from hyperflow.cli.doctor import examine
 from hyperflow.errors import SlurmError
@@ -27,6 +27,7 @@ show.add_to(app)
 logs.add_to(app)
 debug.add_to(app)
 explain.add_to(app)
+whatif.add_to(app)
 jobs.add_to(app)
 nodes.add_to(app)
 damage.add_to(app)

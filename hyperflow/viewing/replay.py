@@ -10,6 +10,7 @@ Events of the head are handled in turns, as the event loop does it: an answer wa
 from __future__ import annotations
 
 import heapq
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 
@@ -17,14 +18,15 @@ import attrs
 
 from hyperflow.scheduling.scheduler import REBALANCE_PAUSE, Scheduler
 from hyperflow.scheduling.state import NOT_SENT, Effect, Fork, Retract, Send, Task, Worker
-from hyperflow.viewing.flows import Course, Part
+from hyperflow.viewing.flows import Course, Delays, Part
 from hyperflow.wire.numbers import DefinitionNumber, Seq, TaskNumber, WorkerNumber
 
 OF_A_MAP = 3
 """So many evaluations of a remote_map are under way for each place on the CPUs; see `chunks._Map`."""
 
-MOST_NODES = 10_000
-"""No more nodes are tried."""
+
+SHORT = 0.001
+"""A pause up to so many seconds has no turn of its own: what follows it comes so much later to its worker."""
 
 
 @attrs.frozen
@@ -32,20 +34,19 @@ class Outcome:
     """A run as it would have been.
 
     Args:
-        nodes: How many, with so many `cpus` each.
+        nodes: The CPUs of each node.
         seconds: How long it takes; `inf` if it takes longer than was asked about.
         used: CPU seconds that evaluations have.
     """
 
-    nodes: int
-    cpus: int
+    nodes: Sequence[int]
     seconds: float
     used: float
 
     @property
     def utilisation(self) -> float:
         """The part of the CPU seconds held that evaluations have."""
-        held = self.nodes * self.cpus * self.seconds
+        held = sum(self.nodes) * self.seconds
         return self.used / held if held else 0.0
 
 
@@ -76,18 +77,17 @@ class _Place:
 class _Replay:
     """One replay; `run` carries it out."""
 
-    def __init__(self, course: Course, nodes: Sequence[int], factor: float, limit: float) -> None:
+    def __init__(self, course: Course, scheduler: _Nodes | _Endless, factor: float, limit: float) -> None:
         self.now = self._last = 0.0  # the time of the last answer
         self._course, self._factor, self._limit = course, factor, limit
         self._delays = course.delays
-        self._scheduler = Scheduler()
-        for number, cpus in enumerate(nodes):
-            self._scheduler.add_node(f"node{number}", range(cpus))
+        self._scheduler = scheduler
         self._flows = {number: _Flow(parts) for number, parts in course.flows.items()}
         self._functions = defaultdict[tuple[str, int], DefinitionNumber](self._new_function)
         self._places: dict[WorkerNumber, _Place] = {}
         self._later: list[tuple[float, int, Callable[[], None]]] = []  # what happens when, in the order of asking
         self._asked = 0
+        self._short_pauses: dict[int, float] = {}  # before evaluations that no worker has yet
         self._there: dict[str, float] = {}  # when the last worker of each node is there
         self._inbox: list[Callable[[], None]] = []  # what waits for the head's next turn
         self._answers = 0  # of them
@@ -106,7 +106,7 @@ class _Replay:
         while later:
             self.now, _, action = heapq.heappop(later)
             if self.now > self._limit:
-                return float("inf")
+                return math.inf
             action()
         return self._last
 
@@ -197,6 +197,7 @@ class _Replay:
         place.at_work = True
         _, task = place.queue.popleft()
         seconds = self._course.evaluations[task].seconds * self._factor
+        delay += self._short_pauses.pop(task, 0.0)
         way = min(delay, self._delays.send) / 2
 
         def ended() -> None:
@@ -239,11 +240,13 @@ class _Replay:
                 part = flow.parts[flow.next]
                 if flow.under_way > self._room(part):
                     break
-                if part.pause > 0:
+                if part.pause > SHORT:
                     flow.pausing = True
                     self._at(self.now + part.pause, lambda number=number: self._tell_head(lambda: self._resume(number)))  # type: ignore[misc]
                     break
                 self._begin(flow, part, numbers)
+                if part.pause and part.number > 0:
+                    self._short_pauses[part.number] = part.pause
 
     def _resume(self, number: int) -> None:
         flow = self._flows[number]
@@ -257,7 +260,7 @@ class _Replay:
         if not part.of_map or not part.under_way:
             return part.under_way
         cpus = self._course.evaluations[part.number].cpus
-        return OF_A_MAP * max(1, self._scheduler.pool.total // cpus) - 1
+        return OF_A_MAP * max(1, self._scheduler.total // cpus) - 1
 
     def _begin(self, flow: _Flow, part: Part, numbers: list[int]) -> None:
         flow.next += 1
@@ -269,33 +272,75 @@ class _Replay:
         self._scheduler.submit(Task(TaskNumber(part.number), self._functions[one.function, one.cpus], one.cpus))
 
 
-def replay(course: Course, nodes: int, cpus: int, factor: float = 1.0, limit: float = float("inf")) -> Outcome:
-    """Return how the run would have been on so many nodes with so many CPUs each.
+def replay(course: Course, nodes: Sequence[int], factor: float = 1.0, limit: float = math.inf) -> Outcome:
+    """Return how the run would have been on nodes with so many CPUs each.
 
     Args:
         factor: Each evaluation takes so many times as long.
         limit: Seconds; a run that takes longer is not replayed to its end.
     """
-    last = _Replay(course, [cpus] * nodes, factor, limit - course.tail).run()
-    return Outcome(nodes, cpus, last + course.tail, course.used * factor)
+    last = _Replay(course, _Nodes(nodes), factor, limit - course.tail).run()
+    return Outcome(nodes, last + course.tail, course.used * factor)
 
 
 def smallest(course: Course, most: int, cpus: int, factor: float, limit: float) -> Outcome | None:
     """Return the run on the fewest nodes that end it in time; None if not even so many do."""
-    found, too_few = None, 0
-    tried = 1
+    found, too_few, tried = None, 0, 1
     while found is None:
-        outcome = replay(course, tried, cpus, factor, limit)
+        outcome = replay(course, [cpus] * tried, factor, limit)
         if outcome.seconds <= limit:
             found = outcome
         elif tried == most:
             return None
         else:
             too_few, tried = tried, min(2 * tried, most)
-    while found.nodes - too_few > 1:
-        outcome = replay(course, (too_few + found.nodes) // 2, cpus, factor, limit)
+    while len(found.nodes) - too_few > 1:
+        outcome = replay(course, [cpus] * ((too_few + len(found.nodes)) // 2), factor, limit)
         if outcome.seconds <= limit:
             found = outcome
         else:
-            too_few = outcome.nodes
+            too_few = len(outcome.nodes)
     return found
+
+
+def longest_chain(course: Course, factor: float = 1.0) -> float:
+    """Return how long the run takes if nothing waits for a CPU or a worker: no size makes it shorter."""
+    at_once = attrs.evolve(course, delays=Delays(0.0, 0.0, 0.0, 0.0, 0.0))
+    return _Replay(at_once, _Endless(), factor, math.inf).run() + course.tail
+
+
+class _Endless:
+    """In place of the scheduler: each evaluation has a worker of its own at once."""
+
+    unbalanced = False
+    total = 1 << 30
+
+    def __init__(self) -> None:
+        self._effects: list[Effect] = []
+
+    def submit(self, task: Task) -> None:
+        worker = Worker(WorkerNumber(task.number), "", 0, (), fresh=True)
+        self._effects += [Fork(worker), Send(worker, [task])]
+
+    def schedule(self) -> list[Effect]:
+        effects, self._effects = self._effects, []
+        return effects
+
+    def rebalance(self) -> None: ...
+    def answered(self, number: WorkerNumber, task: TaskNumber, seconds: float) -> None: ...
+    def retracted(self, number: WorkerNumber, boundary: Seq, below: Seq) -> None: ...
+    def ended(self, number: WorkerNumber, started: Seq) -> None: ...
+
+
+class _Nodes(Scheduler):
+    """The real one, with its nodes."""
+
+    def __init__(self, nodes: Sequence[int]) -> None:
+        super().__init__()
+        for number, cpus in enumerate(nodes):
+            self.add_node(f"node{number}", range(cpus))
+
+    @property
+    def total(self) -> int:
+        """All CPUs."""
+        return self.pool.total
