@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -101,10 +102,9 @@ def whatif(
         others.remove(own)
     _print(found, known, own, others)
     if limit is not None and enough is None:
-        most = f"{MOST_NODES if nodes is None else nodes} nodes with {_cpus(size)}"
-        print(f"It does not end in {_took(limit)} on {most}.")
+        print(f"It does not end in {_took(limit)} on {_named([size] * (nodes or MOST_NODES))}.")
     elif enough is not None:
-        print(f"To end in {_took(limit or 0.0)}, ask for {_named(enough)}.")
+        print(f"To end in {_took(limit or 0.0)}, ask for {_named(enough.nodes)}.")
     print(f"No size makes it shorter than {_took(shortest)}: so long take evaluations that wait for each other.")
     for sentence in known.unknown:
         print_note(f"Note: {printable(sentence)}.", sys.stdout)
@@ -172,9 +172,9 @@ def _cells(outcome: Outcome) -> tuple[str, ...]:
     return str(len(outcome.nodes)), each, _took(outcome.seconds), f"{outcome.utilisation:.0%}", f"{hours:.3g}"
 
 
-def _named(outcome: Outcome) -> str:
-    count = len(outcome.nodes)
-    return f"{count} node{'s' * (count != 1)} with {_cpus(outcome.nodes[0])}{' each' * (count != 1)}"
+def _named(nodes: Sequence[int]) -> str:
+    count = len(nodes)
+    return f"{count} node{'s' * (count != 1)} with {_cpus(nodes[0])}{' each' * (count != 1)}"
 
 
 def _cpus(count: int) -> str:
