@@ -387,12 +387,12 @@ class Activity:
     __slots__ = ("depth", "number", "parent")
 
     def __init__(self, parent: Activity | None) -> None:
-        self.depth = 0 if parent is None or parent.number else parent.depth + 1
+        self.depth: int = 0 if parent is None or parent.number else parent.depth + 1
         if self.depth > LONGEST_UNTOLD:  # else a chain in which each starts the next would never be forgotten
             parent, self.depth = None, 0
-        self.parent = parent
+        self.parent: Activity | None = parent
         """The one that has started it, until that is told."""
-        self.number = 0
+        self.number: int = 0
 
     def tell(self) -> list[tuple[int, int]]:
         """Give out numbers; return each that is new, with that of its parent, the parents first. 0 is the job itself.

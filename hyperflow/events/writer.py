@@ -38,7 +38,7 @@ class EventLog:
 
     # ---- tasks (the first three are on the way of each evaluation) ----------------------------------------------
 
-    def submitted(  # noqa: PLR0913 (what tasks that share a line have in common)
+    def submitted(
         self,
         function: str,
         cpus: int,

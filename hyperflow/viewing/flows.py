@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import attrs
@@ -26,6 +26,9 @@ FORK_SECONDS = 0.01
 
 HEAD_SECONDS = 1e-4
 """What an evaluation takes of the head's time, where the log does not tell how much the run took of it."""
+
+MOST = 10_000_000
+"""No log has a node with so many CPUs, or begins so many flows at a time."""
 
 TRIMMED = 0.02
 """This part of the delays, the longest, is left out of their mean: something else kept the machine busy then."""
@@ -186,7 +189,7 @@ class _Clock:
             worker.tasks[task] = None
             self._at[task] = worker
 
-    def done(self, tasks: list[int], seconds: list[float], t: float) -> None:
+    def done(self, tasks: list[int], seconds: Sequence[float], t: float) -> None:
         """A worker has answered: learn what passed beside."""
         worker = self._at.get(tasks[0])
         if worker is None:
@@ -262,13 +265,12 @@ class _Log:
             self.closed, self.cpu = True, event.get("cpu")
         elif state == "left out":
             self.counts["gaps"] += 1
-        elif state == "up":
-            cpus = event.get("cpus", 0)
-            self.nodes[event["node"]] = len(cpus) if isinstance(cpus, list) else cpus
+        elif state == "up" and "node" in event:
+            self.nodes[event["node"]] = _counted(event.get("cpus", 0))
         elif state in ("lost", "aside"):
             self.counts["nodes"] += 1
         elif state == "started":
-            self.clock.started(event["worker"])
+            self.clock.started(event.get("worker", ""))
         elif "tasks" in event:
             self._add_tasks(state, event, event["tasks"], t)
 
@@ -297,12 +299,12 @@ class _Log:
 
     def _submitted(self, event: Event, tasks: list[int], t: float) -> None:
         for first, count, parent in event.get("begun", ()):
-            self.parents.update(dict.fromkeys(range(first, first + count), parent))
-        flow, cpus = event.get("flow", 0), event.get("cpus", 1)
+            self.parents.update(dict.fromkeys(range(first, first + _counted(count)), parent))
+        function, of_map = event.get("function", ""), event.get("map", False)
+        cpus, flow = _counted(event.get("cpus", 1)), event.get("flow", 0)
         flows = flow if isinstance(flow, list) else [flow] * len(tasks)
-        wanted, of_map, function = cpus if isinstance(cpus, int) else len(cpus), event.get("map", False), event["function"]
         for task, of in zip(tasks, flows, strict=True):
-            self.evaluations[task] = Recorded(function, wanted, of, of_map)
+            self.evaluations[task] = Recorded(function, cpus, of, of_map)
             self.steps.append((t, task))
 
     def _ended(self, task: int, t: float, took: float) -> None:
@@ -371,7 +373,9 @@ class _Log:
         if counts["cancelled"]:
             found.append(f"{_several(counts['cancelled'])} were cancelled: they run for as long as they did then")
         if counts["retried"]:
-            found.append(f"{counts['retried']} times an evaluation failed and was tried again: so it is here, in one go")
+            found.append(
+                f"{counts['retried']} times an evaluation failed and was tried again: so it is here, in one go"
+            )
         if counts["nodes"]:
             found.append("nodes were lost or put aside, and the work on them was repeated: no node is lost here")
         return found
@@ -379,6 +383,14 @@ class _Log:
 
 def _several(count: int) -> str:
     return f"{count} evaluation{'s' * (count != 1)}"
+
+
+def _counted(value: int | list[int]) -> int:
+    """Return how many these are; ValueError for what cannot be, such as a foreign file may have."""
+    count = value if isinstance(value, int) else len(value)
+    if not 0 <= count <= MOST:
+        raise ValueError(f"{count} is out of range")
+    return count
 
 
 class _State:

@@ -145,10 +145,11 @@ def test_what_a_log_cannot_tell_is_said() -> None:
     "line",
     [
         submitted(11.0, 1, begun=[[1]]),
+        submitted(11.0, 1, begun=[[1, 10**12, 0]]),
         submitted(11.0, 1, flow=[1, 2]),
+        {"t": 11.0, "state": "up", "node": "north", "cpus": 10**12},
         {"t": 11.0, "state": "done", "tasks": [], "seconds": []},
         {"t": "then", "state": "waiting", "tasks": [1]},
-        {"t": 11.0, "state": "up", "cpus": 3},
     ],
 )
 def test_garbled_lines(line: Line) -> None:

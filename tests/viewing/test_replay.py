@@ -132,9 +132,7 @@ def a_log(count: int, cpus: int = 1) -> list[str]:
     ]
     for task in tasks:
         lines.append({"t": 99 + task, "state": "running", "tasks": [task], "worker": "worker-0@north"})
-        lines.append(
-            {"t": 100 + task, "state": "done", "tasks": [task], "worker": "worker-0@north", "seconds": [1.0]}
-        )
+        lines.append({"t": 100 + task, "state": "done", "tasks": [task], "worker": "worker-0@north", "seconds": [1.0]})
     return [json.dumps(line) for line in (*lines, {"t": 100 + count, "state": "closed"})]
 
 
