@@ -60,7 +60,7 @@ def compute(steps: float) -> int:
 @hf.job
 async def side_by_side() -> None:
     """Evaluate all at once."""
-    await hf.map_concurrently(lambda x: hf.remote_eval(sleep, x), lengths(scaled(500), 0.05, 0.3))
+    await hf.map_concurrently(lambda x: hf.remote_eval(sleep, x), lengths(scaled(250), 0.1, 0.6))
 
 
 @hf.job
@@ -79,13 +79,13 @@ def chains(count: int, length: int, shortest: float, longest: float) -> list[lis
 @hf.job
 async def bisections() -> None:
     """Run chains side by side."""
-    await hf.map_concurrently(chain, chains(24, scaled(20), 0.1, 0.25))
+    await hf.map_concurrently(chain, chains(24, scaled(12), 0.2, 0.4))
 
 
 @hf.job
 async def with_a_limit() -> None:
     """Keep ten under way: eight times as many CPUs are not of use."""
-    await hf.map_concurrently(lambda x: hf.remote_eval(sleep, x), lengths(scaled(500), 0.05, 0.3), limit=10)
+    await hf.map_concurrently(lambda x: hf.remote_eval(sleep, x), lengths(scaled(250), 0.1, 0.6), limit=10)
 
 
 @hf.job
@@ -98,28 +98,28 @@ async def scan(times: list[float]) -> None:
 @hf.job
 async def rounds() -> None:
     """Run nested flows; between rounds all wait for the slowest."""
-    for _ in range(scaled(10)):
-        await hf.map_concurrently(scan, chains(5, 9, 0.05, 0.3))
+    for _ in range(scaled(5)):
+        await hf.map_concurrently(scan, chains(5, 9, 0.1, 0.6))
 
 
 @hf.job
 async def chunks() -> None:
     """Map over plain calls."""
-    await hf.remote_map(sleep, lengths(scaled(1500), 0.02, 0.08))
+    await hf.remote_map(sleep, lengths(scaled(600), 0.05, 0.2))
 
 
 @hf.job
 async def pondered(times: list[float]) -> None:
     """Think for a while before each evaluation; each third one wants two CPUs."""
     for number, seconds in enumerate(times):
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
         await hf.remote_eval(sleep, seconds).using(cpus=1 + (number % 3 == 0))
 
 
 @hf.job
 async def thoughtful() -> None:
     """Run chains that think."""
-    await hf.map_concurrently(pondered, chains(12, scaled(30), 0.05, 0.3))
+    await hf.map_concurrently(pondered, chains(12, scaled(16), 0.1, 0.6))
 
 
 @hf.job
@@ -142,11 +142,11 @@ async def computed_chains() -> None:
 
 
 PROGRAMS: dict[str, tuple[Callable[[], hf.Job[None]], int, int]] = {
-    "500 sleeps side by side": (side_by_side, 2, 16),
-    "24 chains of 20 sleeps": (bisections, 2, 16),
-    "500 sleeps, limit=10": (with_a_limit, 2, 16),
-    "10 rounds of 5 nested scans": (rounds, 2, 16),
-    "remote_map of 1500 sleeps": (chunks, 2, 16),
+    "250 sleeps side by side": (side_by_side, 2, 16),
+    "24 chains of 12 sleeps": (bisections, 2, 16),
+    "250 sleeps, limit=10": (with_a_limit, 2, 16),
+    "5 rounds of 5 nested scans": (rounds, 2, 16),
+    "remote_map of 600 sleeps": (chunks, 2, 16),
     "12 chains that think, some want 2 CPUs": (thoughtful, 2, 16),
     "120 that compute, side by side": (computed, 1, 2),
     "4 chains of 30 that compute": (computed_chains, 1, 2),
