@@ -59,6 +59,7 @@ class Recorded:
         of_map: See Part.
         seconds: How long it had a worker.
         state: "waiting" or "running", or "done" or "cancelled" once it has ended; what failed is done, too.
+        fresh: Whether it had a process of its own.
     """
 
     function: str
@@ -67,6 +68,7 @@ class Recorded:
     of_map: bool
     seconds: float = 0.0
     state: str = "waiting"
+    fresh: bool = False
 
 
 @attrs.frozen
@@ -171,6 +173,8 @@ class _Clock:
         self._at: dict[int, _Worker] = {}
         self._sends: list[float] = []
         self._queued: list[float] = []
+        self.not_first: set[int] = set()
+        """Tasks whose worker had answered others before, or has been sent others with it."""
         self._forks = defaultdict[str, list[tuple[float, float]]](list)
         # by node: when a worker was there, as far as its first answer tells, and when it was started
 
@@ -195,6 +199,8 @@ class _Clock:
         if worker is None:
             return
         beside = max(t - worker.since - sum(seconds), 0.0)
+        if not worker.forked or len(tasks) > 1:
+            self.not_first.update(tasks)
         if worker.forked:
             self._forks[worker.node].append((t - sum(seconds), worker.since))
         elif not worker.was_idle:
@@ -337,6 +343,7 @@ class _Log:
 
     def end(self) -> None:
         """The log has ended: what has not is taken to last as long as others of its function."""
+        self._find_fresh()
         open_ = [one for one in self.evaluations.values() if one.state in ("waiting", "running")]
         known = defaultdict[str, list[float]](list)
         for one in self.evaluations.values() if open_ else ():
@@ -349,6 +356,18 @@ class _Log:
                 one.seconds = statistics.median(known[one.function])
             else:
                 self.counts["untimed"] += 1
+
+    def _find_fresh(self) -> None:
+        """Find the functions whose evaluations had processes of their own: each was the first of its worker."""
+        numbers = defaultdict[str, list[int]](list)
+        for number, one in self.evaluations.items():
+            if one.state == "done":
+                numbers[one.function].append(number)
+        cpus = sum(self.nodes.values())
+        for those in numbers.values():
+            if len(those) > 2 * cpus and self.clock.not_first.isdisjoint(those):
+                for number in those:
+                    self.evaluations[number].fresh = True
 
     def unknown(self) -> list[str]:
         """Return what the log cannot tell."""

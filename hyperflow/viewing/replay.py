@@ -215,6 +215,8 @@ class _Replay:
     def _answered(self, worker: WorkerNumber, task: TaskNumber, seconds: float) -> None:
         self._last = self.now
         self._scheduler.answered(worker, task, seconds)
+        if self._places[worker].worker.fresh:
+            self._gone(worker)
         self._part_ended(self._course.evaluations[task].flow)
 
     # ---- the flows -----------------------------------------------------------------------------------------------
@@ -269,7 +271,8 @@ class _Replay:
             numbers.append(-part.number)
             return
         one = self._course.evaluations[part.number]
-        self._scheduler.submit(Task(TaskNumber(part.number), self._functions[one.function, one.cpus], one.cpus))
+        function = self._functions[one.function, one.cpus]
+        self._scheduler.submit(Task(TaskNumber(part.number), function, one.cpus, one.fresh))
 
 
 def replay(course: Course, nodes: Sequence[int], factor: float = 1.0, limit: float = math.inf) -> Outcome:

@@ -120,6 +120,16 @@ def test_what_did_not_end_well() -> None:
     ]
 
 
+def test_processes_of_their_own() -> None:
+    """Where each evaluation was the first of its worker, each had a process of its own."""
+    lines = [OPENED, UP, submitted(11.0, *range(1, 7))]
+    for task in range(1, 7):
+        started = {"t": 11.0, "state": "started", "worker": "worker-0@north", "number": task, "cpus": [0]}
+        lines += [started, sent(11.0, task), done(12.0, 0.75, task)]
+    assert {one.fresh for one in told(*lines, CLOSED).evaluations.values()} == {True}
+    assert {one.fresh for one in told(*lines[:-3], *lines[-2:], CLOSED).evaluations.values()} == {False}
+
+
 def test_what_a_log_cannot_tell_is_said() -> None:
     """A log of an earlier version, of a run that was killed, or with a gap is replayed as far as it goes."""
     old = {"t": 10.0, "state": "opened", "version": 1}

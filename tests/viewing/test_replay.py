@@ -81,6 +81,14 @@ def test_delays() -> None:
     assert replay(known(map_of(40, 4)), [4]).seconds == pytest.approx(10.0, abs=0.01)
 
 
+def test_processes_of_their_own() -> None:
+    """Each evaluation has its worker forked."""
+    run = attrs.evolve(known(map_of(10, 10)), delays=attrs.evolve(NONE, fork=0.5))
+    for one in run.evaluations.values():
+        one.fresh = True
+    assert replay(run, [1]).seconds == pytest.approx(14.5, abs=0.1)
+
+
 def test_short_evaluations_are_prefetched_and_retracted() -> None:
     """What is queued behind a long one does not wait for it while a CPU is free."""
     run = known(map_of(400, 400), seconds=0.0005)
