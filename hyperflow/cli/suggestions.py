@@ -52,8 +52,8 @@ def _size(run: Run) -> Iterator[str]:
     figures = run.figures()
     if figures.held >= LEAST_HELD and figures.used < IDLE * figures.held:
         yield (
-            f"evaluations had {figures.used / figures.held:.0%} of the CPU time that the run held; how long it takes on "
-            f"fewer CPUs: hyperflow whatif {shlex.quote(run.name)} --cpus N"
+            f"evaluations had {figures.used / figures.held:.0%} of the CPU time that the run held; how long it takes "
+            f"on fewer CPUs: hyperflow whatif {shlex.quote(run.name)} --cpus N"
         )
 
 
@@ -88,10 +88,9 @@ def _function(one: Function) -> Iterator[str]:
     if busy < TOO_MANY * one.cpus and one.cpus > 1:
         yield f"{name} asks for {one.cpus} CPUs and uses {busy:.1f}: using(cpus={max(round(busy), 1)})"
     elif busy > TOO_FEW * one.cpus:
-        wanted = "s" if one.cpus > 1 else ""
         yield (
-            f"{name} asks for {one.cpus} CPU{wanted} and uses {busy:.1f}: using(cpus={round(busy)}), or fewer threads of "
-            "its libraries"
+            f"{name} asks for {one.cpus} CPU{'s' * (one.cpus > 1)} and uses {busy:.1f}: using(cpus={round(busy)}), "
+            "or fewer threads of its libraries"
         )
     if one.memory > LARGE:
         yield f"{name} takes up to {in_bytes(one.memory)} of memory: ask for at least that for each {_cpus(one.cpus)}"
