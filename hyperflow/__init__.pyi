@@ -72,6 +72,7 @@ from hyperflow.locks import with_lock as with_lock
 from hyperflow.locks import with_locks as with_locks
 from hyperflow.notebook import start as start
 from hyperflow.notebook import start_local as start_local
+from hyperflow.plots import plot as plot
 from hyperflow.program import ProgramInfo as ProgramInfo
 from hyperflow.remote import remote_eval as remote_eval
 from hyperflow.remote import remote_map as remote_map

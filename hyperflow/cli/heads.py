@@ -14,12 +14,12 @@ import attrs
 from hyperflow.cli import records, runs
 from hyperflow.control import place
 from hyperflow.errors import HyperflowError
-from hyperflow.events import reader
+from hyperflow.events import reader, segments
 from hyperflow.events.nodes import NodeState, node_states
 from hyperflow.master import rundir
 from hyperflow.records import record
 
-EVENTS = "events.jsonl"
+EVENTS = segments.NAME
 
 
 @attrs.frozen

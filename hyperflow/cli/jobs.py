@@ -35,7 +35,7 @@ from hyperflow.console.table import (
 from hyperflow.control.client import MasterElsewhere, NoMaster, Refused, Silent, contact, owner
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.master.lifecycle import State
-from hyperflow.master.view import FORMAT, job_from_json, job_to_json
+from hyperflow.master.view import FORMAT, JobView, job_from_json, job_to_json
 from hyperflow.saying import printable
 
 P = ParamSpec("P")
@@ -98,8 +98,7 @@ def add_to(app: App) -> None:
 def list_(run: Which = None, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
     """Show the jobs of a program."""
     found = runs.find(run, base_dir)
-    answer, note = _ask(found, "/jobs", "list", str(found.home))
-    jobs = found.jobs() if answer is None else [job_from_json(job) for job in answer["jobs"]]
+    jobs, answer, note = jobs_of(found)
     if as_json:
         about = {"run": str(found.home), "program": found.program_id, "master": answer is not None, "note": note}
         return _print_json(**about, jobs=[job_to_json(job) for job in jobs])
@@ -130,12 +129,7 @@ def why(
     """Show all that is known about a job: why it waits or is held, the end of its log, and what to type."""
     found = runs.find(run, base_dir)
     number = _the_one(found) if number is None else number
-    answer, note = _ask(found, f"/jobs/{number}/why", "why", str(number), "--run", str(found.home))
-    # A master of an earlier version says nothing of a traceback.
-    if answer is None:
-        text, traceback = found.why(number, running=owner(found.home) is not None)
-    else:
-        text, traceback = answer["why"], answer.get("traceback", "")
+    text, traceback, note = why_of(found, number)
     if as_json:
         return _print_json(run=str(found.home), number=number, why=text, traceback=traceback, note=note)
     print(text, *([note] if note else []), sep="\n")
@@ -263,36 +257,67 @@ def _ask(run: Run, path: str, *command: str) -> tuple[dict[str, Any] | None, str
         return None, f"{error}; {left}. To go on: {resume_command(run.home)}"
 
 
-def _act(what: str, which: str | None, base_dir: Path, numbers: list[int] | str, as_json: bool, **more: Any) -> int:
-    run = runs.find(which, base_dir)
-    note = ""
+def jobs_of(run: Run) -> tuple[list[JobView], dict[str, Any] | None, str]:
+    """Return the jobs of a run, what its master answered if one did, and a note if they come from the files."""
+    answer, note = _ask(run, "/jobs", "list", str(run.home))
+    return run.jobs() if answer is None else [job_from_json(job) for job in answer["jobs"]], answer, note
+
+
+def why_of(run: Run, number: int) -> tuple[str, str, str]:
+    """Return all that is known about a job, the traceback of its error by itself, and a note as `jobs_of` does."""
+    answer, note = _ask(run, f"/jobs/{number}/why", "why", str(number), "--run", str(run.home))
+    if answer is None:
+        return *run.why(number, running=owner(run.home) is not None), note
+    return (
+        answer["why"],
+        answer.get("traceback", ""),
+        note,
+    )  # a master of an earlier version says nothing of a traceback
+
+
+def order(what: str, run: Run, numbers: list[int] | str, **more: Any) -> tuple[list[JobView], str]:
+    """Give an order about jobs to the master, wherever it runs, or note it for the next one; return them and a note.
+
+    Raises:
+        HyperflowError: It is refused, or needs a master and none runs.
+    """
     try:
         answer = contact(run.home).post(f"/{what}", numbers=numbers, **more)
-        if edited := answer.get("edited"):
-            which = "--all" if numbers == "all" else " ".join(map(str, numbers))
-            note = (
-                f"note: {', '.join(edited)} was edited after the program started, which has its old code in memory, "
-                f"and runs that. For the new code, type: hyperflow retry {which} --restart"
-            )
-        jobs = [job_from_json(job) for job in answer["jobs"]]
     except MasterElsewhere as error:
-        print(elsewhere.carry_out(error.host, _as_words(what, run, numbers, as_json, **more), error), end="")
-        return 0
+        printed = elsewhere.carry_out(error.host, _as_words(what, run, numbers, **more), error)
+        told: dict[str, Any] = json.loads(printed)
+        return [job_from_json(job) for job in told["jobs"]], told.get("note", "")
     except NoMaster as error:
-        again = resume_command(run.home)
-        if what == "give_up" or owner(run.home) is not None:
-            raise NoMaster(f"{error}, and only a master can do that; start the program again: {again}") from None
-        if what == "cancel":
-            jobs, finished = run.cancel(numbers)
-            ended = "they have ended with it" if run.local else "they were ended at Slurm"
-            left = f"{_jobs(finished)} had left a result before, which waits for the next master: {again}"
-            said = [f"{ended}, and are held"] * bool(jobs) + [left] * bool(finished)
-            note = "; ".join([str(error), *said])
-        else:
-            jobs = run.retry(numbers, **more)
-            note = f"{error}; that is noted for the next one: {again}"
+        return _without_master(what, run, numbers, error, **more)
+    note = ""
+    if edited := answer.get("edited"):
+        which = "--all" if numbers == "all" else " ".join(map(str, numbers))
+        note = (
+            f"note: {', '.join(edited)} was edited after the program started, which has its old code in memory, "
+            f"and runs that. For the new code, type: hyperflow retry {which} --restart"
+        )
+    return [job_from_json(job) for job in answer["jobs"]], note
+
+
+def _without_master(
+    what: str, run: Run, numbers: list[int] | str, error: NoMaster, **more: Any
+) -> tuple[list[JobView], str]:
+    again = resume_command(run.home)
+    if what == "give_up" or owner(run.home) is not None:
+        raise NoMaster(f"{error}, and only a master can do that; start the program again: {again}") from None
+    if what != "cancel":
+        return run.retry(numbers, **more), f"{error}; that is noted for the next one: {again}"
+    jobs, finished = run.cancel(numbers)
+    ended = "they have ended with it" if run.local else "they were ended at Slurm"
+    left = f"{_jobs(finished)} had left a result before, which waits for the next master: {again}"
+    said = [f"{ended}, and are held"] * bool(jobs) + [left] * bool(finished)
+    return jobs, "; ".join([str(error), *said])
+
+
+def _act(what: str, which: str | None, base_dir: Path, numbers: list[int] | str, as_json: bool, **more: Any) -> int:
+    jobs, note = order(what, runs.find(which, base_dir), numbers, **more)
     if as_json:
-        return _print_json(jobs=[job_to_json(job) for job in jobs])
+        return _print_json(jobs=[job_to_json(job) for job in jobs], note=note)
     for job in jobs:
         print(f"job {job.number}, {job.name}: {job.state}{f' ({job.cause})' if job.cause else ''}")
     if note:
@@ -300,13 +325,11 @@ def _act(what: str, which: str | None, base_dir: Path, numbers: list[int] | str,
     return 0
 
 
-def _as_words(
-    what: str, run: Run, numbers: list[int] | str, as_json: bool, changes: Mapping[str, Any] | None = None
-) -> list[str]:
+def _as_words(what: str, run: Run, numbers: list[int] | str, changes: Mapping[str, Any] | None = None) -> list[str]:
     """Return an order as it is typed."""
     which = ["--all"] if numbers == "all" else list(map(str, numbers))
     resources = [f"--{name.replace('_', '-')}={value}" for name, value in (changes or {}).items()]
-    return [what.replace("_", "-"), *which, *resources, "--run", str(run.home), *(["--json"] if as_json else [])]
+    return [what.replace("_", "-"), *which, *resources, "--run", str(run.home), "--json"]
 
 
 def _jobs(numbers: Sequence[int]) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import heapq
+import os
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +17,7 @@ import attrs
 from cyclopts import App, Parameter
 
 from hyperflow.cli import evaluations, heads, records
+from hyperflow.cli.evaluations import Named
 from hyperflow.cli.jobs import BaseDir, answering
 from hyperflow.cli.records import Run
 from hyperflow.cli.runs import BASE_DIR
@@ -31,6 +35,9 @@ FILE_NAME = re.compile(r"worker-(.*)-(\d+)\.log")
 
 MOST_UNMARKED = 10_000
 """So many lines of other processes wait for the line that says whose they are."""
+
+LOOKED_AT = 4_000_000
+"""Bytes at the end of a log in which the lines of one evaluation are looked for."""
 
 PAUSE = 0.25
 """Seconds between looks at the logs of a run that goes on."""
@@ -78,6 +85,14 @@ class LogFile:
                     return  # it is being written
                 self._offset += len(raw)
                 yield from self._read(raw[:-1].decode(errors="replace"))
+
+    def skip(self, left: int) -> None:
+        """Leave out what is before so many bytes at the end."""
+        with suppress(OSError), self.path.open("rb") as file:
+            start = file.seek(0, os.SEEK_END) - left
+            if start > self._offset:
+                file.seek(start)
+                self._offset = start + len(file.readline())
 
     def _read(self, text: str) -> Iterator[Line]:
         match = MARKED.fullmatch(text)
@@ -177,6 +192,16 @@ def _files(run: Run) -> list[LogFile]:
         matches = [(path, FILE_NAME.fullmatch(path.name)) for path in paths]
         found += [LogFile(path, job, f"worker-{match[2]}@{match[1]}") for path, match in matches if match]
     return found
+
+
+def of_evaluation(run: Run, evaluation: Named, worker: str, most: int) -> list[str]:
+    """Return the last lines of an evaluation that was on a worker, from the last part of that worker's log."""
+    found: deque[str] = deque(maxlen=most)
+    for log in _files(run):
+        if (log.job, log.worker) == (evaluation[0], worker):
+            log.skip(LOOKED_AT)
+            found.extend(line.shown() for line in log.all() if line.task == evaluation[1])
+    return list(found)
 
 
 def _print(line: Line, wanted: Wanted) -> bool:

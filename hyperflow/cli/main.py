@@ -15,7 +15,22 @@ from cyclopts import App, Parameter, validators
 
 from hyperflow._job import run_in_new_loop
 from hyperflow._version import __version__
-from hyperflow.cli import damage, debug, explain, gc, jobs, logs, nodes, report, results, show, variables, whatif
+from hyperflow.cli import (
+    damage,
+    dashboard,
+    debug,
+    explain,
+    gc,
+    jobs,
+    logs,
+    nodes,
+    report,
+    reporting,
+    results,
+    show,
+    variables,
+    whatif,
+)
 from hyperflow.cli.check import Check
 from hyperflow.cli.doctor import examine
 from hyperflow.errors import SlurmError
@@ -26,12 +41,14 @@ app = App(name="hyperflow", version=__version__, help="Concurrent calculations o
 show.add_to(app)
 logs.add_to(app)
 debug.add_to(app)
+dashboard.add_to(app)
 explain.add_to(app)
 whatif.add_to(app)
 jobs.add_to(app)
 nodes.add_to(app)
 damage.add_to(app)
 results.add_to(app)
+reporting.add_to(app)
 gc.add_to(app)
 app.command(variables.app)
 

@@ -15,6 +15,7 @@ import attrs
 from hyperflow import program
 from hyperflow.cli import runs
 from hyperflow.control.client import owner
+from hyperflow.errors import ConfigurationError
 from hyperflow.records import index, record
 from hyperflow.records.record import Figures, Record, State
 
@@ -116,6 +117,24 @@ def newest(base_dir: Path, most: int | None) -> tuple[list[Run], int]:
         if (run := _read(names.pop(), base_dir)) is not None:
             found.append(run)
     return found[::-1], len(names)
+
+
+def page(base_dir: Path, first: int, most: int) -> tuple[list[Run], int]:
+    """Return runs, the newest first, beginning with the `first` newest name, and how many names there are."""
+    base_dir = base_dir.absolute()
+    names = _names(base_dir)[::-1]
+    looked = (_read(named, base_dir) for named in names[first : first + most])
+    return [run for run in looked if run is not None], len(names)
+
+
+def named(name: str, base_dir: Path) -> Run:
+    """Return the run of exactly this name; raises ConfigurationError if there is none, or no more."""
+    if name in ("", ".", "..") or os.sep in name or "\0" in name:
+        raise ConfigurationError(f"{name!r} is no name of a run")
+    run = _in(base_dir.absolute(), name) or _in_index(name)
+    if run is None:
+        raise ConfigurationError(f"there is no run {name} any more, or it was never there")
+    return run
 
 
 def find(which: str | None, base_dir: Path) -> Run:

@@ -81,7 +81,7 @@ def runs_(
     found, left = records.newest(base_dir, None if every or as_json else SHOWN_RUNS)
     now = time.time()
     if as_json:
-        rows = [_described(run, now) for run in found]
+        rows = [described(run, now) for run in found]
         print(json.dumps({"format": FORMAT, "base_dir": str(base_dir.absolute()), "runs": rows}, indent=2))
         return 0
     if not found:
@@ -111,10 +111,10 @@ def _columns(found: list[Run], now: float, wide: bool) -> dict[str, list[str]]:
     if wide:
         figures = [run.figures() for run in found]
         columns["CPU hours"] = [_hours(each) if each.held else "" for each in figures]
-        columns["where"] = [_where(run) for run in found]
+        columns["where"] = [where(run) for run in found]
     if any(run.cluster is not None for run in found):
-        columns["jobs"] = [_jobs(run) for run in found]
-    columns["program"] = [_command(run) for run in found]
+        columns["jobs"] = [jobs(run) for run in found]
+    columns["program"] = [command(run) for run in found]
     return columns
 
 
@@ -127,14 +127,16 @@ def _hours(figures: Figures) -> str:
     return f"{used:.3f} of {held:.3f}" if held < 10 else f"{used:.1f} of {held:.1f}"
 
 
-def _where(run: Run) -> str:
+def where(run: Run) -> str:
+    """Say on which machine a run is, and in which Slurm job."""
     if run.record is None:
         return ""
     job = f", Slurm job {run.record.slurm_job}" if run.record.slurm_job else ""
     return printable(f"{run.record.owner.host}{job}")
 
 
-def _jobs(run: Run) -> str:
+def jobs(run: Run) -> str:
+    """Say how the jobs of a Cluster program stand."""
     if run.cluster is None:
         return ""
     try:
@@ -143,7 +145,8 @@ def _jobs(run: Run) -> str:
         return "cannot be trusted"
 
 
-def _command(run: Run) -> str:
+def command(run: Run) -> str:
+    """Return a run's command line."""
     words = run.cluster.command if run.cluster is not None else [] if run.record is None else list(run.record.argv)
     return _short(shlex.join(words))
 
@@ -153,7 +156,7 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def _described(run: Run, now: float) -> dict[str, Any]:
+def described(run: Run, now: float) -> dict[str, Any]:
     """Return what --json has of a run."""
     found, cluster, state = run.record, run.cluster, run.state(now)
     at_work = owner(run.home) if cluster is not None else None
@@ -169,7 +172,7 @@ def _described(run: Run, now: float) -> dict[str, Any]:
         "local": cluster is not None and cluster.local,
         "created": cluster.about.get("created") if cluster is not None else None,
         "command": cluster.command if cluster is not None else [],
-        "jobs": _jobs(run),
+        "jobs": jobs(run),
         "log_dir": str(run.log_dir),
         "figures": run.figures()._asdict(),
     }
@@ -208,13 +211,13 @@ def show(
     summary, nodes, note = _looked_up(found)
     advice = suggestions(found, summary) if suggest else []
     if as_json:
-        told = _described(found, now) | _evaluated(summary, nodes) | {"note": note}
+        told = described(found, now) | _evaluated(summary, nodes) | {"note": note}
         if suggest:
             told["suggestions"] = advice
         print(json.dumps({"format": FORMAT, **told}, indent=2))
         return 0
     state = found.state(now)
-    print_note(f"run {printable(found.name)}: {_headline(found, state, now)}", sys.stdout)
+    print_note(f"run {printable(found.name)}: {headline(found, state, now)}", sys.stdout)
     for heading, text in _facts(found, state, summary, nodes).items():
         print(f"  {heading:<12}{text}")
     for failure in summary.failures[:SHOWN_FAILURES]:
@@ -261,7 +264,11 @@ def _looked_up(run: Run) -> tuple[Summary, list[NodeState], str]:
             wrong = f"the event log {log_dir / heads.EVENTS} makes no sense: {error!r}"
             continue
         _join(total, one)
-    if total.left_out:
+    if total.dropped:
+        wrong = (
+            f"the event log has reached its limit: {total.dropped} evaluations ended after that, and are not counted"
+        )
+    elif total.left_out:
         wrong = f"{in_bytes(total.left_out)} of the event log were not kept: counts of functions are not complete"
     elif not run.log_dir.is_dir():
         wrong = f"its directory has gone, {run.home}, and nothing of its logs was kept"
@@ -282,6 +289,7 @@ def _join(total: Summary, one: Summary) -> None:
     total.failures += one.failures
     total.failed += one.failed
     total.left_out += one.left_out
+    total.dropped += one.dropped
     total.last = max(total.last, one.last)
     for name, function in one.functions.items():
         known = total.functions.setdefault(name, Function(name))
@@ -292,7 +300,8 @@ def _join(total: Summary, one: Summary) -> None:
             setattr(known, count, getattr(known, count) + getattr(function, count))
 
 
-def _headline(run: Run, state: State, now: float) -> str:
+def headline(run: Run, state: State, now: float) -> str:
+    """Say in a line how a run stands."""
     found = run.record
     if found is None:
         return "it has left no record that this version can read" if state is State.UNKNOWN else str(state)
@@ -307,14 +316,14 @@ def _headline(run: Run, state: State, now: float) -> str:
     return f"{state}, for {took} so far" if state is State.RUNNING else f"{state} after {took}"
 
 
-def _facts(run: Run, state: State, summary: Summary, nodes: list[NodeState]) -> dict[str, str]:
-    """Return what is to be said, by heading."""
-    found, figures, facts = run.record, run.figures(), dict[str, str]()
-    if command := _command(run):
-        facts["command"] = command
+def about(run: Run) -> dict[str, str]:
+    """Return what a run says of itself, by heading."""
+    found, facts = run.record, dict[str, str]()
+    if words := command(run):
+        facts["command"] = words
     if found is not None:
         facts["directory"] = printable(found.directory)
-        facts["where"] = f"{_where(run)}, process {found.owner.pid}, user {printable(found.user)}"
+        facts["where"] = f"{where(run)}, process {found.owner.pid}, user {printable(found.user)}"
         facts["began"] = _clock(found.began)
         if found.created < found.began:
             facts["began"] += f"; started first {_clock(found.created)}"
@@ -325,8 +334,15 @@ def _facts(run: Run, state: State, summary: Summary, nodes: list[NodeState]) -> 
             facts["error"] = _short(found.error)
         if found.result:
             facts["result"] = _short(found.result)
+    return facts | {"logs": printable(str(run.log_dir))}
+
+
+def _facts(run: Run, state: State, summary: Summary, nodes: list[NodeState]) -> dict[str, str]:
+    """Return what is to be said, by heading."""
+    found, figures, facts = run.record, run.figures(), about(run)
+    logs = facts.pop("logs")
     if run.cluster is not None:
-        facts["jobs"] = _jobs(run)
+        facts["jobs"] = jobs(run)
         if state is not State.FINISHED and JobState.HELD in run.cluster.states():
             facts["jobs"] += "; held jobs wait for you: hyperflow why"
     if figures.held:
@@ -336,7 +352,7 @@ def _facts(run: Run, state: State, summary: Summary, nodes: list[NodeState]) -> 
     facts["evaluations"] = _counts(summary, state)
     if unusual := [node for node in nodes if node.state not in ("up", "ended")]:
         facts["nodes"] = "; ".join(_short(f"{node.node} {node.state}: {node.cause}") for node in unusual[:10])
-    facts["logs"] = printable(str(run.log_dir))
+    facts["logs"] = logs
     if found is not None and not run.home.exists():
         facts["logs"] += f", the ends of them; the run was in {printable(str(run.home))}, which has gone"
     return facts

@@ -29,13 +29,13 @@ app = App(name="var", help="Look at and set the variables (ExtVar) of a program 
 def list_(run: Which = None, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
     """Show the variables of a program with their values: those that it has read, and those that were set."""
     home = _find(run, base_dir)
-    texts = {name: _text(home / "vars" / f"{name}.json") for name in extvar.names(home)}
+    found = texts(home)
     if as_json:
-        print(json.dumps({"run": str(home), "variables": {name: _value(text) for name, text in texts.items()}}))
+        print(json.dumps({"run": str(home), "variables": {name: _value(text) for name, text in found.items()}}))
         return 0
-    for name, text in texts.items():
+    for name, text in found.items():
         print(f"{name}  {text}")
-    if not texts:
+    if not found:
         print(f"run {home.name} has no variables: its program has read no ExtVar so far, and none was set")
     return 0
 
@@ -72,16 +72,26 @@ def set_(
     """Set a variable: hyperflow var set [RUN] NAME VALUE. The program gets the value when it reads it next."""
     which, name, value = _split(words, run, "set", "NAME", "VALUE")
     here = ExtVar[object](name).of(_find(which, base_dir))
-    try:
-        text = json.dumps(files.from_json(value))
-    except ValueError as error:
-        quoted = json.dumps(value)
-        raise ConfigurationError(f"{value} is no JSON ({error}); a text needs its quotes: {quoted!r}") from None
+    text = as_json_text(value)
     if here.version() is None:
         there = ", ".join(extvar.names(here.path.parent.parent)) or "none yet"
         print(f"note: the program has not asked for {name} so far; it has {there}", file=sys.stderr)
     extvar.write(here.path, text, over=True)
     return 0
+
+
+def as_json_text(value: str) -> str:
+    """Return what somebody has typed as a variable's file has it; raises ConfigurationError if it is no JSON."""
+    try:
+        return json.dumps(files.from_json(value))
+    except ValueError as error:
+        quoted = json.dumps(value)
+        raise ConfigurationError(f"{value} is no JSON ({error}); a text needs its quotes: {quoted!r}") from None
+
+
+def texts(home: Path) -> dict[str, str]:
+    """Return the variables of a run, each with what its file says."""
+    return {name: _text(home / "vars" / f"{name}.json") for name in extvar.names(home)}
 
 
 def _find(which: str | None, base_dir: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The event log's reader: the events of a run, also of one that is at work, dead or old.
+"""The event log's reader: the events of a run, also of one that is at work, dead or old, from all files of its log.
 
 Guarantees: if the last line is incomplete, after a kill or during a write, the reader stops before it. A log of a newer
 version, or a damaged one, is refused with the reason; nothing is guessed.
@@ -8,34 +8,145 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from hyperflow.errors import HyperflowError
+from hyperflow.events import segments
+from hyperflow.events.packed import Segment
 from hyperflow.events.schema import VERSION, Event
+
+BATCH = 500
+"""Lines that are parsed at once: one by one would take longer."""
 
 
 def read(path: Path) -> Iterator[Event]:
-    """Yield the events of a log, in the order in which they were written.
+    """Yield the events of a log, of which `path` is the tail, in the order in which they were written.
 
     Raises:
         HyperflowError: The log cannot be read, is damaged, or was written by a newer hyperflow.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise HyperflowError(f"the event log {path} cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
-        event = _parsed(line)
-        if event is not None:
-            if event.get("state") == "opened" and event.get("version", 0) > VERSION:
-                found = event.get("version")
+    return Follower(path).new()
+
+
+class Follower:
+    """Reads a log that grows: each time what has come since."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._number = 1  # of the file that is being read
+        self._offset = 0  # bytes of it that were read, if it is plain
+        self._events = 0  # events of it that were read
+        self._lines = 0
+        self._doubtful = 0  # a line that is no event: right if a start begins after it, or nothing follows
+
+    def new(self) -> Iterator[Event]:
+        """Yield the events that have come; raises HyperflowError as `read` does."""
+        return chain.from_iterable(self._new())
+
+    def _new(self) -> Iterator[list[Event]]:
+        """Yield them in batches, since passing on each by itself would take as long as reading it."""
+        try:
+            with self.path.open("rb") as tail:
+                yield from self._segments_before(segments.number_of(tail.readline()))
+                tail.seek(self._offset)
+                yield from self._plain(tail)
+        except FileNotFoundError as error:  # it is being moved, or somebody has taken it away
+            there = segments.numbers(self.path)
+            if not there:
+                raise self._unreadable(error) from error
+            yield from self._segments_before(there[-1] + 1)
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> HyperflowError:
+        return HyperflowError(f"the event log {self.path} cannot be read: {error}")
+
+    def _segments_before(self, tail: int) -> Iterator[list[Event]]:
+        while self._number < tail:
+            yield from self._full(self._number)
+            self._number, self._offset, self._events, self._lines = self._number + 1, 0, 0, 0
+
+    def _full(self, number: int) -> Iterator[list[Event]]:
+        """Yield the events of a segment, packed or not: it may be packed in this moment."""
+        for path in (segments.packed, segments.full, segments.packed):
+            place = path(self.path, number)
+            try:
+                file = place.open("rb")
+            except FileNotFoundError:
+                continue
+            with file:
+                if path is segments.packed:
+                    yield from self._unpacked(file, place)
+                else:
+                    file.seek(self._offset)
+                    yield from self._plain(file)
+            return
+        raise HyperflowError(
+            f"segment {number} of the event log {self.path} is missing: {segments.packed(self.path, number)}"
+        )
+
+    def _unpacked(self, file: BinaryIO, place: Path) -> Iterator[list[Event]]:
+        try:
+            events = cast("Iterator[Event]", Segment(file.read()).events())
+            events = islice(events, self._events, None)
+            while found := list(islice(events, BATCH)):
+                self._check(found)
+                yield found
+        except ValueError as error:
+            raise HyperflowError(f"the segment {place} of the event log is damaged: {error}") from error
+
+    def _check(self, events: list[Event]) -> None:
+        for event in events:
+            if "version" in event and event.get("state") == "opened" and event["version"] > VERSION:
                 raise HyperflowError(
-                    f"the event log {path} is of version {found}, and this hyperflow reads {VERSION}: use a newer one"
+                    f"the event log {self.path} is of version {event['version']}, and this hyperflow reads {VERSION}: "
+                    "use a newer one"
                 )
-            yield event
-        elif line and number < len(lines) and not _opens(lines[number]):
-            raise HyperflowError(f"the event log {path} is damaged in line {number}")
+
+    def _plain(self, file: BinaryIO) -> Iterator[list[Event]]:
+        while lines := list(islice(file, BATCH)):
+            found = _all_parsed(lines) if not self._doubtful else None
+            if found is None:
+                for event in self._one_by_one(lines):
+                    self._check([event])
+                    yield [event]
+            else:
+                self._passed(lines)
+                self._events += len(found)
+                self._check(found)
+                yield found
+
+    def _one_by_one(self, lines: list[bytes]) -> Iterator[Event]:
+        for line in lines:
+            event = self._event_of(line) if line.endswith(b"\n") else _parsed(line)
+            if event is None and not line.endswith(b"\n"):
+                return  # it is being written, or was cut
+            self._passed([line])
+            if event is not None:
+                self._events += 1
+                yield event
+
+    def _passed(self, lines: list[bytes]) -> None:
+        self._lines += len(lines)
+        self._offset += sum(map(len, lines))
+
+    def _event_of(self, line: bytes) -> Event | None:
+        event = _parsed(line)
+        if self._doubtful and (event is None or event.get("state") != "opened"):
+            raise HyperflowError(f"the event log {self.path} is damaged in line {self._doubtful}")
+        self._doubtful = self._lines + 1 if event is None and line != b"\n" else 0
+        return event
+
+
+def _all_parsed(lines: list[bytes]) -> list[Event] | None:
+    try:
+        found: Any = json.loads(b"[" + b",".join(lines) + b"]")
+    except (ValueError, RecursionError):
+        return None
+    whole = len(found) == len(lines) and lines[-1].endswith(b"\n") and all(type(event) is dict for event in found)
+    return cast("list[Event]", found) if whole else None
 
 
 def _parsed(line: bytes) -> Event | None:
@@ -44,12 +155,6 @@ def _parsed(line: bytes) -> Event | None:
     except (ValueError, RecursionError):
         return None
     return cast("Event", found) if type(found) is dict else None
-
-
-def _opens(line: bytes) -> bool:
-    """Whether another run went on with the log here: then the line before may be cut."""
-    event = _parsed(line)
-    return event is not None and event.get("state") == "opened"
 
 
 def each_task(events: Iterable[Event]) -> Iterator[Event]:

@@ -1,4 +1,4 @@
-"""The event log's format: what the lines of `events.jsonl` say.
+"""The event log's format: what the lines of `events.jsonl`, and of the segments beside it (segments.py), say.
 
 Each line is a JSON object with the time `t` (seconds since 1970), a `state`, and members that depend on the state, as
 `{"t": 1763600000.123456, "state": "running", "tasks": [7, 8, 9], "worker": "worker-0@node1"}`:
@@ -26,6 +26,9 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
     aside, resumed        a node          node, cause: nothing more is started there; it is used again
     ending                the allocation  cause, seconds
     closed                the last line   cpu: seconds of CPU time that the head has taken since its nodes were up
+    segment               a later file    number: the first line of each file of the log but the first one
+    dropped               what is not     counts: how often each state was not kept since the last such line, for the log
+                          kept            has reached its limit; of evaluations, how many
     left out              a gap           bytes: in a shortened copy of a log, how much is missing here
 
 Tasks that change together share a line: a line for each would cost a quarter of an evaluation's time. `tasks` are their
@@ -89,3 +92,4 @@ class Event(TypedDict, total=False):
     cpu: float
     memory: int
     bytes: int
+    counts: dict[str, int]

@@ -85,6 +85,7 @@ class Summary:
         failures: The first ones; `failed` counts all, those that were retried included.
         last: The time of the last event.
         left_out: Bytes that are missing in a shortened copy.
+        dropped: Evaluations whose ends are not in the log, because it has reached its limit.
     """
 
     functions: dict[str, Function] = attrs.field(factory=dict[str, Function])
@@ -92,6 +93,7 @@ class Summary:
     failed: int = 0
     last: float = 0.0
     left_out: int = 0
+    dropped: int = 0
     _alive: dict[int, tuple[Function, str]] = attrs.field(factory=dict[int, tuple[Function, str]], repr=False)
     # what has not ended, with the worker where it is, "" while it waits
 
@@ -101,6 +103,9 @@ class Summary:
         self.last = max(self.last, event.get("t", 0.0))
         if state == "left out":
             self.left_out += event.get("bytes", 0)
+        elif state == "dropped":
+            counts = event.get("counts", {})
+            self.dropped += sum(counts.get(end, 0) for end in ("done", "failed", "cancelled", "superseded"))
         elif state == "measured":
             self._measure(event)
         elif "tasks" in event:

@@ -1,7 +1,9 @@
 """The event log's writer: one JSON line per change of state of tasks, workers and nodes; schema.py has the format.
 
 Lines are written a moment later, in batches, and a kill loses the last ones: this is a record for people and plots, and
-no result depends on it. A full disk ends the log, not the run.
+no result depends on it. A full disk ends the log, not the run. A full segment is put aside and packed (segments.py).
+A log that has reached its limit says so, and goes on with what is rare: nodes, the first failures, the end. What it
+does not keep is counted.
 
 Lines about tasks are made by format strings: json.dumps would double what they cost.
 """
@@ -13,13 +15,31 @@ import json
 import os
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from io import BufferedWriter
 from pathlib import Path
 
+from hyperflow.events import segments
+from hyperflow.events.packing import Packing
 from hyperflow.events.schema import VERSION
 from hyperflow.saying import in_words
 from hyperflow.wire.numbers import TaskNumber
+
+SEGMENT = 8_000_000
+"""Bytes of the tail with which it is full."""
+
+LIMIT = 500_000_000
+"""Bytes of a log on the disk: some fifty million evaluations."""
+
+RARE = frozenset(("opened", "up", "not started", "lost", "aside", "resumed", "ending", "closed", "failed"))
+"""What is kept beyond the limit; of failures, MOST_FAILURES."""
+
+MOST_FAILURES = 1000
+
+COUNTING = 10.0
+"""Seconds between two lines that tell how much was not kept."""
 
 _MICROSECONDS = "%.6f".__mod__
 
@@ -27,12 +47,24 @@ _MICROSECONDS = "%.6f".__mod__
 class EventLog:
     """Collects lines; `flush` writes them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limit: int | None = None) -> None:
         self.path = path
         self.lines: list[str] = []
+        self._limit = LIMIT if limit is None else limit
+        self._dropped: _Dropped | None = None
+        self._packing = Packing()
+        there = segments.numbers(path)
         self._file: BufferedWriter | None = path.open("ab")
-        if self._file.tell() and not _ends_in_order(path):
+        self._size = self._file.tell()  # of the tail
+        self._number = _number(path) if self._size else max(there, default=0) + 1
+        self._put_aside = segments.size(path) - self._size if there else 0  # bytes of the full segments
+        if not self._size:
+            self._begin()
+        elif not _ends_in_order(path):
             self.lines.append("\n")  # an earlier writer was killed within a line
+        for number in there:  # an earlier writer has not come to them
+            if (full := segments.full(path, number)).exists():
+                self._packing.add(full, segments.packed(path, number))
         self._cpu: float | None = None  # that this process had when lines were first written
         self.note("opened", version=VERSION, flows=True)
 
@@ -129,12 +161,59 @@ class EventLog:
         if self._file is None or not lines:
             return
         try:
-            self._file.write("".join(lines).encode())
+            if self._put_aside - self._packing.saved + self._size > self._limit:
+                lines = self._within_limit(lines)
+            data = "".join(lines).encode()
+            self._file.write(data)
             self._file.flush()
+            self._size += len(data)
+            if self._size >= SEGMENT:
+                self._next_segment()
         except OSError as error:
+            self._abandon()
             text = f"the event log {self.path} ends here: {error}; the run goes on"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
-            self._abandon()
+
+    def _begin(self) -> None:
+        """Begin a tail without the ones before it, which somebody has removed."""
+        if self._number > 1 and self._file is not None:
+            self._size = self._file.write(segments.first_line(self._number))
+
+    def _next_segment(self) -> None:
+        """Put the tail aside, and begin another one. Readers find a tail at any time. What fails is tried again."""
+        full, coming = segments.full(self.path, self._number), self.path.with_name(f"{self.path.name}.new")
+        try:
+            file = coming.open("wb")
+        except OSError:
+            return
+        try:
+            file.write(segments.first_line(self._number + 1))
+            file.flush()
+            full.unlink(missing_ok=True)
+            try:
+                os.link(self.path, full)
+            except OSError:  # no links here
+                os.rename(self.path, full)
+            os.rename(coming, self.path)
+        except OSError:
+            with suppress(OSError):
+                file.close()
+            return
+        self._abandon()
+        self._file, self._number = file, self._number + 1
+        self._put_aside, self._size = self._put_aside + self._size, file.tell()
+        self._packing.add(full, segments.packed(self.path, self._number - 1))
+
+    def _within_limit(self, lines: list[str]) -> list[str]:
+        """Return those of the lines that are kept although the log has reached its limit; count the others."""
+        if self._dropped is None:
+            self._dropped = _Dropped()
+            text = (
+                f"the event log {self.path} has reached its limit of {self._limit / 1e6:.0f} MB: from now on evaluations "
+                "are only counted there, and `hyperflow show` and `report` tell of the earlier ones; the run goes on"
+            )
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+        return self._dropped.kept(lines)
 
     def _abandon(self) -> None:
         file, self._file = self._file, None
@@ -150,6 +229,44 @@ class EventLog:
         self.note("closed", **taken)
         self.flush()
         self._abandon()
+        self._packing.close()
+
+
+class _Dropped:
+    """Counts what is not kept, by state; evaluations where a line is of evaluations."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._failures = 0
+        self._told = -COUNTING
+
+    def kept(self, lines: list[str]) -> list[str]:
+        """Return the lines that are kept, and now and then one that tells what was not since the last one."""
+        found: list[str] = []
+        closing = False
+        for line in lines:
+            if line == "\n":
+                found.append(line)
+                continue
+            event = json.loads(line)
+            state = event["state"]
+            self._failures += state == "failed"
+            closing |= state == "closed"
+            if state in RARE and (state != "failed" or self._failures <= MOST_FAILURES):
+                found.append(line)
+            else:
+                self._counts[state] += len(event.get("tasks", (0,)))
+        now = time.monotonic()
+        if self._counts and (closing or now - self._told >= COUNTING):
+            told = {"t": round(time.time(), 6), "state": "dropped", "counts": self._counts}
+            found.insert(0, json.dumps(told) + "\n")
+            self._counts, self._told = Counter(), now
+        return found
+
+
+def _number(path: Path) -> int:
+    with path.open("rb") as file:
+        return segments.number_of(file.readline())
 
 
 def _in_runs(begun: Iterable[tuple[int, int]]) -> list[list[int]]:

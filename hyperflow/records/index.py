@@ -11,12 +11,15 @@ go on without.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from hyperflow import private
+from hyperflow.errors import HyperflowError
+from hyperflow.events import reader, segments
 from hyperflow.records import record
 
 MOST_LOGS = 20
@@ -24,7 +27,6 @@ MOST_LOGS = 20
 
 MOST_RECORDS = 1000
 
-EVENTS = "events.jsonl"
 CAPSULES = "capsules"
 
 HEAD, TAIL = 1 << 18, 3 << 18
@@ -89,8 +91,8 @@ def _copy(log_dir: Path, target: Path) -> None:
     newest = sorted(others, key=lambda path: path.stat().st_mtime)[-MOST_FILES:]
     for path in newest:
         _write(target / path.name, _end(path, LOG_TAIL))
-    if (events := log_dir / EVENTS).exists():
-        _write(target / EVENTS, _ends(events))
+    if (events := log_dir / segments.NAME).exists():
+        _write(target / segments.NAME, _ends(events))
     capsules = [path for path in (log_dir / CAPSULES).glob("[0-9]*") if path.stat().st_size <= LARGEST_CAPSULE]
     if capsules:
         private.make_all(target / CAPSULES)
@@ -114,14 +116,30 @@ def _end(path: Path, size: int) -> bytes:
 
 def _ends(events: Path) -> bytes:
     """Return an event log, without its middle where it is long; a line says what is missing."""
+    earlier = sum(segments.plain_size(events, number) for number in segments.numbers(events))
     size = events.stat().st_size
-    if size <= HEAD + TAIL:
+    if size <= HEAD + TAIL and not earlier:
         return events.read_bytes()
-    with events.open("rb") as file:
-        head = file.read(HEAD)
-    head, tail = head[: head.rfind(b"\n") + 1], _end(events, TAIL)
-    missing = f'{{"t": 0, "state": "left out", "bytes": {size - len(head) - len(tail)}}}\n'
-    return head + missing.encode() + tail
+    head, tail = _head(events) if earlier else _beginning(events, HEAD), _end(events, TAIL)
+    missing = max(earlier + size - len(head) - len(tail), 1)
+    return head + f'{{"t": 0, "state": "left out", "bytes": {missing}}}\n'.encode() + tail
+
+
+def _head(events: Path) -> bytes:
+    """Return the first lines of a log whose first segments may be packed."""
+    head = bytearray()
+    with suppress(HyperflowError):
+        for event in reader.read(events):
+            head += json.dumps(event).encode() + b"\n"
+            if len(head) > HEAD:
+                break
+    return bytes(head)
+
+
+def _beginning(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(size)
+    return data[: data.rfind(b"\n") + 1]
 
 
 def tidy() -> None:

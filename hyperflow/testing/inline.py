@@ -18,11 +18,12 @@ import inspect
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
 
-from hyperflow import environment, failures, locks
+from hyperflow import environment, failures, locks, plots
 from hyperflow import flow as flows
 from hyperflow._job import JobEnv
 from hyperflow.aio import cancelling
@@ -88,8 +89,9 @@ class InlineCall:
 class InlineEvaluator:
     """Evaluates in the event loop's thread. Made by `open_inline_job`."""
 
-    def __init__(self, cpus: int, ship: bool) -> None:
+    def __init__(self, cpus: int, ship: bool, log_dir: Path) -> None:
         self.cpus = cpus
+        self._log_dir = log_dir
         self.closed = False
         self.locks = LockManager()
         self.streams = Streams()
@@ -133,6 +135,7 @@ class InlineEvaluator:
         context = contextvars.Context()
         client = InlineLocks(self.locks, f"an evaluation of {name}")
         context.run(locks.inline_locks.set, client)
+        context.run(plots.inline_place.set, self._log_dir)
         context.run(manager.inside.set, manager.inside.get())
         submitted = InlineCall((fn, args, kwargs), options.seed, stream or (), packed)
         self.streams.submitted(submitted)
@@ -295,7 +298,7 @@ async def open_inline_job(
     if type(cpus) is not int or cpus < 1:
         raise ConfigurationError(f"cpus={cpus!r}: a whole number of at least 1 is needed")
     program = ProgramInfo.temporary_one()
-    evaluator = InlineEvaluator(cpus, ship)
+    evaluator = InlineEvaluator(cpus, ship, program.log_dir)
     try:
         env = JobEnv(options=Options(), evaluator=evaluator, database=MemoryDatabase(), program=program)
         with environment.entered(env), failures.shortened():

@@ -269,7 +269,7 @@ class _Log:
             self.told_flows = event.get("flows", False)
         elif state == "closed":
             self.closed, self.cpu = True, event.get("cpu")
-        elif state == "left out":
+        elif state in ("left out", "dropped"):
             self.counts["gaps"] += 1
         elif state == "up" and "node" in event:
             self.nodes[event["node"]] = _counted(event.get("cpus", 0))

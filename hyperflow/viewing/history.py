@@ -1,0 +1,460 @@
+"""The history of a run in columns: one pass over its event logs, for pages, reports and exports.
+
+A row is one try of an evaluation: it waits, it is at a worker, and it ends somehow. A million rows take some 70 MB,
+because they are kept as arrays of numbers, and what happens often costs a microsecond.
+
+What the log does not say is worked out. A worker evaluates one task at a time, in the order in which it got them; so of
+those that it has, the first one runs. A log that several starts went on with tells of the last one.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from array import array
+from collections.abc import Callable, Iterable
+from itertools import repeat
+from typing import Any
+
+import attrs
+
+from hyperflow import saying
+from hyperflow.errors import HyperflowError
+from hyperflow.events.schema import Event
+
+MOST_FAILURES = 1000
+"""So many failures are kept, the first ones; all are counted."""
+
+MOST_DEATHS = 1000
+"""So many ends of workers are kept that were no plain ends."""
+
+BLOCK = 4096
+"""Rows for which room is made at once."""
+
+NEVER = math.nan
+"""A time that has not come."""
+
+
+class Outcome(enum.IntEnum):
+    """How a try of an evaluation has ended, or stands."""
+
+    WAITING = 0  # for CPUs; or at a worker (`worker` says at which) behind others
+    RUNNING = 1
+    DONE = 2
+    FAILED = 3
+    RETRIED = 4  # it has failed, and the next try is another row
+    RETURNED = 5  # its worker or node has ended, and the next try is another row
+    CANCELLED = 6
+    SUPERSEDED = 7  # there were two, and the other one counted
+
+
+_WAITING, _RUNNING, _DONE = int(Outcome.WAITING), int(Outcome.RUNNING), int(Outcome.DONE)
+
+
+@attrs.frozen
+class Group:
+    """What is counted together: the evaluations of one function, or those that were given one name.
+
+    Args:
+        name: What they were given, or else the function.
+    """
+
+    name: str
+    function: str
+
+
+@attrs.frozen
+class WorkerName:
+    """A place for evaluations: one worker after the other may have had it. `job` is None where there is one only."""
+
+    job: int | None
+    name: str
+
+    @property
+    def node(self) -> str:
+        """Where it is."""
+        return self.name.rpartition("@")[2]
+
+
+@attrs.frozen
+class NodeEvent:
+    """A change of a node: "up", "not started", "lost", "aside" or "resumed"; or of all of them: "ending", "closed"."""
+
+    t: float
+    job: int | None
+    node: str
+    state: str
+    cpus: int
+    cause: str
+
+
+@attrs.frozen
+class Failed:
+    """A try that has failed; `row` is its row, or -1 if the log does not know its beginning."""
+
+    t: float
+    job: int | None
+    task: int
+    row: int
+    call: str
+    error: str
+    retried: bool
+
+
+@attrs.frozen
+class Death:
+    """A worker that has not ended by itself or by order."""
+
+    t: float
+    job: int | None
+    worker: str
+    reason: str
+    status: int
+    out_of_memory: bool
+
+
+def _of(kind: str) -> Callable[[], array[Any]]:
+    return lambda: array(kind)
+
+
+@attrs.define
+class History:
+    """What the event logs of a run tell. The columns have one entry for each row.
+
+    Args:
+        task: The evaluation's number in its job.
+        group: Its place in `groups`; `worker`: in `workers`, -1 for one that was not sent anywhere.
+        submitted: When it began to wait, in seconds since 1970, as the other times.
+        start: When it began to run; NEVER if it did not.
+        end: When it ended, also where it never ran; NEVER if it has not.
+        outcome: An `Outcome`.
+        cpu: Its seconds of CPU time, with those of its programs; NEVER if that was not measured.
+        memory: The most bytes that its worker had; 0 if that was not measured.
+        nodes: In the order of the logs.
+        failed: How many tries have failed; `failures` has the first ones.
+        first, last: The times of the first and the last event; 0 if there is none.
+        opened, closed: How many jobs have begun, and how many of them have ended in order.
+        left_out: Bytes that are missing in a shortened copy of a log.
+        dropped: Events that were not kept, by state: there were more than the bound.
+    """
+
+    task: array[int] = attrs.field(factory=_of("q"), repr=False)
+    group: array[int] = attrs.field(factory=_of("i"), repr=False)
+    cpus: array[int] = attrs.field(factory=_of("i"), repr=False)
+    worker: array[int] = attrs.field(factory=_of("i"), repr=False)
+    job: array[int] = attrs.field(factory=_of("i"), repr=False)  # -1 for None
+    submitted: array[float] = attrs.field(factory=_of("d"), repr=False)
+    start: array[float] = attrs.field(factory=_of("d"), repr=False)
+    end: array[float] = attrs.field(factory=_of("d"), repr=False)
+    outcome: array[int] = attrs.field(factory=_of("b"), repr=False)
+    cpu: array[float] = attrs.field(factory=_of("f"), repr=False)
+    memory: array[int] = attrs.field(factory=_of("q"), repr=False)
+    groups: list[Group] = attrs.field(factory=list[Group])
+    workers: list[WorkerName] = attrs.field(factory=list[WorkerName])
+    nodes: list[NodeEvent] = attrs.field(factory=list[NodeEvent])
+    failures: list[Failed] = attrs.field(factory=list[Failed])
+    failed: int = 0
+    deaths: list[Death] = attrs.field(factory=list[Death])
+    first: float = 0.0
+    last: float = 0.0
+    opened: int = 0
+    closed: int = 0
+    left_out: int = 0
+    dropped: dict[str, int] = attrs.field(factory=dict[str, int])
+    _group_places: dict[tuple[str, str], int] = attrs.field(factory=dict[tuple[str, str], int], repr=False)
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    def columns(self) -> tuple[array[Any], ...]:
+        return (
+            *(self.task, self.group, self.cpus, self.worker, self.job, self.submitted, self.start, self.end),
+            *(self.outcome, self.cpu, self.memory),
+        )
+
+    def group_of(self, name: str | None, function: str) -> int:
+        """Return the place of a group, which is new if need be."""
+        key = str(function if name is None else name), str(function)
+        place = self._group_places.get(key)
+        if place is None:
+            place = self._group_places[key] = len(self.groups)
+            self.groups.append(Group(*key))
+        return place
+
+
+class LogPass:
+    """Takes the events of one log into a history, in their order; more may come later, as a run goes on."""
+
+    def __init__(self, history: History, job: int | None = None) -> None:
+        self.history = history
+        self.job = job
+        self._mark = self._lengths()
+        self._groups: dict[tuple[str | None, str], int] = {}  # as events have them
+        self._last: Event = {}
+        self._alive: dict[int, int] = {}  # what has not ended: its row
+        self._places: dict[str, int] = {}  # of workers
+        self._queues: dict[int, dict[int, None]] = {}  # what each worker has, in order; the first one runs
+        self._free: dict[int, float] = {}  # since when each worker has nothing to do, or has had its first one
+        self._takes: dict[str, Callable[[Event], None]] = {
+            "waiting": self._waits_again,
+            "failed": self._failed,
+            "cancelled": self._cancelled,
+            "superseded": self._cancelled,
+            "copied": self._copied,
+            "withheld": self._withheld,
+            "ended": self._ended,
+            "left out": self._left_out,
+            "dropped": self._dropped,
+            "closed": self._closed,
+            "opened": self._opened,
+        } | dict.fromkeys(("up", "not started", "lost", "aside", "resumed", "ending"), self._node)
+
+    def _lengths(self) -> tuple[int, ...]:
+        it = self.history
+        lists = (it.workers, it.nodes, it.failures, it.deaths)
+        return len(it), *map(len, lists), it.failed, it.opened, it.closed, it.left_out
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Take in events; raises HyperflowError if one makes no sense."""
+        it = self.history
+        try:
+            self._take(events)
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+            text = f"the event log has a line that makes no sense: {saying.short_repr(self._last, 200)} ({error!r})"
+            raise HyperflowError(text) from error
+        finally:
+            last = self._last.get("t", 0.0)
+            it.last = max(it.last, last) if isinstance(last, float) else it.last
+            it.first = it.first or (it.submitted[0] if it.submitted else it.last)
+
+    def _take(self, events: Iterable[Event]) -> None:
+        """Take in events. What each evaluation has is done right here: with calls it would take half as long again."""
+        it, takes, groups, alive, places = self.history, self._takes, self._groups, self._alive, self._places
+        queues, free, cpu, memory = self._queues, self._free, it.cpu, it.memory
+        worker, start, end, outcome = it.worker, it.start, it.end, it.outcome
+        numbers, add_task, add_group = it.task, it.task.append, it.group.append
+        add_cpus, add_submitted = it.cpus.append, it.submitted.append
+        event: Event = {}
+        try:
+            for event in events:
+                state = event["state"]
+                if state == "running":
+                    place = places.get(event["worker"], -1)
+                    if place < 0:
+                        place = self._new_worker(event["worker"])
+                    queue, t = queues[place], event["t"]
+                    for task in event["tasks"]:
+                        row = alive.get(task, -1)
+                        if row >= 0:
+                            worker[row], start[row], queue[task] = place, t, None
+                elif state == "done":
+                    tasks, seconds, t = event["tasks"], event["seconds"], event["t"]
+                    for at in range(len(tasks) - 1, -1, -1):
+                        task = tasks[at]
+                        row = alive.pop(task, -1)
+                        if row >= 0:
+                            outcome[row], end[row] = _DONE, t
+                            t -= seconds[at]  # what is told together has run one after the other
+                            start[row] = t
+                            place = worker[row]
+                            if place >= 0:
+                                free[place] = event["t"]
+                                queues[place].pop(task, None)
+                elif state == "waiting" and "function" in event:
+                    function, cpus, t = event["function"], event["cpus"], event["t"]
+                    group = groups.get((event.get("name"), function), -1)
+                    if group < 0:
+                        group = groups[event.get("name"), function] = it.group_of(event.get("name"), function)
+                    if type(cpus) is not int:
+                        cpus = len(cpus)  # type: ignore[arg-type]  # pyright: ignore
+                    for task in event["tasks"]:
+                        row = len(numbers)
+                        add_task(task)
+                        add_group(group)
+                        add_cpus(cpus)
+                        add_submitted(t)
+                        if row == len(worker):
+                            self._grow()
+                        alive[task] = row
+                elif state == "measured":
+                    row = alive.get(event["of"], -1)
+                    if row >= 0:
+                        cpu[row], memory[row] = event["cpu"], event["memory"]
+                elif (take := takes.get(state)) is not None:
+                    take(event)
+        finally:
+            self._last = event
+
+    def finish(self) -> None:
+        """Make the columns end where the rows do, and note what runs; call it before they are looked at.
+
+        More events may come afterwards.
+        """
+        it = self.history
+        rows = min(len(it.task), len(it.group), len(it.cpus), len(it.submitted))  # they differ after an error
+        for column in it.columns():
+            del column[rows:]
+        for place, queue in self._queues.items():
+            for task in queue:
+                row = self._alive[task]
+                if row >= rows:
+                    break
+                it.outcome[row], it.start[row] = _RUNNING, self._begun(row, place)
+                break
+
+    # ---- evaluations ------------------------------------------------------------------------------------------------
+
+    def _row(self, task: int, group: int, cpus: int, t: float) -> int:
+        it = self.history
+        row = len(it.task)
+        it.task.append(task)
+        it.group.append(group)
+        it.cpus.append(cpus)
+        it.submitted.append(t)
+        if row == len(it.worker):
+            self._grow()
+        self._alive[task] = row
+        return row
+
+    def _grow(self) -> None:
+        """Make room for rows: one by one it would take a quarter of the time."""
+        it = self.history
+        it.worker.extend(repeat(-1, BLOCK))
+        it.job.extend(repeat(-1 if self.job is None else self.job, BLOCK))
+        it.start.extend(repeat(NEVER, BLOCK))
+        it.end.extend(repeat(NEVER, BLOCK))
+        it.outcome.extend(repeat(_WAITING, BLOCK))
+        it.cpu.extend(repeat(NEVER, BLOCK))
+        it.memory.extend(repeat(0, BLOCK))
+
+    def _waits_again(self, event: Event) -> None:
+        tasks, t = event["tasks"], event["t"]
+        if "retry_after" in event:
+            for task in tasks:
+                row = self._end(task, t, Outcome.RETRIED)
+                self._note_failure(event, task, row, event["retry_after"], retried=True)
+                self._again(task, row, t)
+        else:
+            for task in tasks:
+                self._come_back(task, t)
+
+    def _new_worker(self, name: str) -> int:
+        place = self._places[str(name)] = len(self.history.workers)
+        self.history.workers.append(WorkerName(self.job, str(name)))
+        self._queues[place] = {}
+        self._free[place] = 0.0
+        return place
+
+    def _begun(self, row: int, place: int) -> float:
+        """Return when the first task of a worker began: when it was sent, or when the one before it ended."""
+        return max(self.history.start[row], self._free[place])
+
+    def _end(self, task: int, t: float, outcome: Outcome) -> int:
+        """End a row; return it, -1 if the log does not know it."""
+        row = self._alive.pop(task, -1)
+        if row >= 0:
+            it = self.history
+            it.outcome[row], it.end[row] = outcome, t
+            place = it.worker[row]
+            if place >= 0:
+                it.start[row] = self._leave(task, row, place, t)
+        return row
+
+    def _leave(self, task: int, row: int, place: int, t: float) -> float:
+        """A task is at its worker no longer; return when it began to run, NEVER if it did not."""
+        queue = self._queues[place]
+        begun = self._begun(row, place) if next(iter(queue), None) == task else NEVER
+        queue.pop(task, None)
+        if begun == begun:  # it did  # noqa: PLR0124 (NEVER differs from itself)
+            self._free[place] = t
+        return begun
+
+    def _come_back(self, task: int, t: float) -> None:
+        """A task waits again that was taken from its worker, or whose worker has gone."""
+        row = self._alive.get(task, -1)
+        if row < 0:
+            return
+        it = self.history
+        place = it.worker[row]
+        begun = self._leave(task, row, place, t) if place >= 0 else NEVER
+        if begun == begun:  # noqa: PLR0124
+            it.start[row], it.end[row], it.outcome[row] = begun, t, Outcome.RETURNED
+            self._again(task, row, t)
+        else:
+            it.start[row], it.worker[row], it.outcome[row] = NEVER, -1, _WAITING
+
+    def _again(self, task: int, row: int, t: float) -> None:
+        if row >= 0:
+            self._row(task, self.history.group[row], self.history.cpus[row], t)
+
+    def _failed(self, event: Event) -> None:
+        for task in event["tasks"]:
+            row = self._end(task, event["t"], Outcome.FAILED)
+            self._note_failure(event, task, row, event.get("error", ""), retried=False)
+
+    def _note_failure(self, event: Event, task: int, row: int, error: str, retried: bool) -> None:
+        it = self.history
+        it.failed += 1
+        if len(it.failures) < MOST_FAILURES:
+            it.failures.append(Failed(event["t"], self.job, task, row, str(event.get("call", "")), str(error), retried))
+
+    def _cancelled(self, event: Event) -> None:
+        outcome = Outcome.CANCELLED if event["state"] == "cancelled" else Outcome.SUPERSEDED
+        for task in event["tasks"]:
+            self._end(task, event["t"], outcome)
+
+    def _copied(self, event: Event) -> None:
+        row = self._alive.get(event["tasks"][0], -1)
+        if row >= 0:
+            self._row(event["copy"], self.history.group[row], self.history.cpus[row], event["t"])
+
+    def _withheld(self, event: Event) -> None:
+        for task in event["tasks"]:
+            self._come_back(task, event["t"])
+
+    # ---- all else ---------------------------------------------------------------------------------------------------
+
+    def _node(self, event: Event) -> None:
+        cpus = event.get("cpus", 0)
+        count = len(cpus) if isinstance(cpus, list) else cpus
+        named = str(event.get("node", "")), str(event["state"])
+        self.history.nodes.append(NodeEvent(event["t"], self.job, *named, count, str(event.get("cause", ""))))
+
+    def _ended(self, event: Event) -> None:
+        if event.get("status") and event.get("started") and len(self.history.deaths) < MOST_DEATHS:
+            reason, worker = str(event.get("reason", "")), str(event.get("worker", ""))
+            memory = bool(event.get("out_of_memory"))
+            self.history.deaths.append(Death(event["t"], self.job, worker, reason, int(event["status"]), memory))
+
+    def _left_out(self, event: Event) -> None:
+        self.history.left_out += event.get("bytes", 0)
+
+    def _dropped(self, event: Event) -> None:
+        for state, count in event.get("counts", {}).items():
+            self.history.dropped[str(state)] = self.history.dropped.get(str(state), 0) + int(count)
+
+    def _closed(self, event: Event) -> None:
+        self.history.closed += 1
+        self._node(event)
+
+    def _opened(self, event: Event) -> None:
+        """Another start goes on with the log: what was before is of the past."""
+        it = self.history
+        rows, workers, nodes, failures, deaths, it.failed, it.opened, it.closed, it.left_out = self._mark
+        for column in it.columns():
+            del column[rows:]
+        del it.workers[workers:], it.nodes[nodes:], it.failures[failures:], it.deaths[deaths:]
+        it.opened += 1
+        it.first = min(it.first or event["t"], event["t"])
+        for known in (self._alive, self._places, self._queues, self._free):
+            known.clear()
+
+
+def history(logs: Iterable[tuple[int | None, Iterable[Event]]]) -> History:
+    """Return the history of a run from its event logs, each with its job; raises HyperflowError."""
+    found = History()
+    for job, events in logs:
+        one = LogPass(found, job)
+        one.add(events)
+        one.finish()
+    return found
