@@ -22,7 +22,7 @@ from hyperflow.saying import age, printable
 from hyperflow.slurm.script import SbatchOptions
 
 LEAST_HELD = 60.0
-"""CPU seconds; less than that is not worth a word."""
+"""CPU seconds of a run, or seconds of a function; less than that is not worth a word."""
 
 IDLE = 0.5
 """A run whose evaluations had less than this part of its CPU time held more than it used."""
@@ -82,7 +82,12 @@ def _function(one: Function) -> Iterator[str]:
             f"{name} was evaluated {one.done} times and mostly took {median * 1e6:.0f} µs, less than to send it: "
             "hyperflow.remote_map sends many at once"
         )
-    if not one.measured or one.measured < MEASURED * one.done or one.total <= 0:
+    if one.memory > LARGE:
+        yield f"{name} takes up to {in_bytes(one.memory)} of memory: ask for at least that for each {_cpus(one.cpus)}"
+    # What failed was measured, too, and its seconds are not among the others.
+    if one.failed or one.retried or one.cancelled or one.total < LEAST_HELD:
+        return
+    if not MEASURED * one.done <= one.measured <= one.done:
         return
     busy = one.cpu / one.total
     if busy < TOO_MANY * one.cpus and one.cpus > 1:
@@ -92,8 +97,6 @@ def _function(one: Function) -> Iterator[str]:
             f"{name} asks for {one.cpus} CPU{'s' * (one.cpus > 1)} and uses {busy:.1f}: using(cpus={round(busy)}), "
             "or fewer threads of its libraries"
         )
-    if one.memory > LARGE:
-        yield f"{name} takes up to {in_bytes(one.memory)} of memory: ask for at least that for each {_cpus(one.cpus)}"
 
 
 def _cpus(count: int) -> str:

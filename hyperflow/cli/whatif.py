@@ -104,7 +104,7 @@ def whatif(
         print(f"It does not end in {_took(limit)} on {_named([size] * (nodes or MOST_NODES))}.")
     elif enough is not None:
         print(f"To end in {_took(limit or 0.0)}, ask for {_named(enough.nodes)}.")
-    print(f"No size makes it shorter than {_took(shortest)}: so long take evaluations that wait for each other.")
+    print(f"No size makes it shorter than {_took(shortest)}: so long take those that wait for each other.")
     for sentence in known.unknown:
         print_note(f"Note: {printable(sentence)}.", sys.stdout)
     return 0

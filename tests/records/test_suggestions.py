@@ -30,6 +30,9 @@ def test_what_is_well_is_not_told(tmp_path: Path) -> None:
     assert advice(tmp_path, function(100, 1.0), function(10, 1e-5)) == []
     assert advice(tmp_path, used=1.0, held=50.0) == []
     assert advice(tmp_path, function(100, 1.0, cpus=4, busy=3.5), function(5000, 0.02)) == []
+    failing = function(100, 1.0, busy=5000.0)  # the CPU time of what has failed is among it, and the seconds are not
+    failing.failed = 1
+    assert advice(tmp_path, failing) == []
 
 
 def test_what_stands_out(tmp_path: Path) -> None:
@@ -38,9 +41,9 @@ def test_what_stands_out(tmp_path: Path) -> None:
     assert idle.startswith("evaluations had 20% of the CPU time")
     (tiny,) = advice(tmp_path, function(5000, 2e-5))
     assert "5000 times and mostly took 20 µs" in tiny
-    (fewer,) = advice(tmp_path, function(10, 1.0, cpus=4, busy=1.1))
+    (fewer,) = advice(tmp_path, function(100, 1.0, cpus=4, busy=1.1))
     assert fewer == "f asks for 4 CPUs and uses 1.1: using(cpus=1)"
-    (more,) = advice(tmp_path, function(10, 1.0, busy=3.9))
+    (more,) = advice(tmp_path, function(100, 1.0, busy=3.9))
     assert more.startswith("f asks for 1 CPU and uses 3.9: using(cpus=4)")
-    (large,) = advice(tmp_path, function(10, 1.0, cpus=2, busy=2.0, memory=3_000_000_000))
+    (large,) = advice(tmp_path, function(100, 1.0, cpus=2, busy=2.0, memory=3_000_000_000))
     assert large == "f takes up to 3.0 GB of memory: ask for at least that for each 2 CPUs"

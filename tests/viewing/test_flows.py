@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 import hyperflow as hf
+from hyperflow.environment import LONGEST_UNTOLD, Activity
 from hyperflow.errors import HyperflowError
 from hyperflow.events import reader
 from hyperflow.events.schema import Event
@@ -174,6 +175,23 @@ def test_flows_that_start_each_other() -> None:
     assert sum(map(len, circle.flows.values())) >= 1
     stranger = told(OPENED, UP, submitted(11.0, 1, flow=7), sent(11.0, 1), done(12.0, 1.0, 1), CLOSED)
     assert waits(stranger, 0) == [(-7, 0)]
+
+
+def test_numbers_of_activities() -> None:
+    """An activity is told once, after its parents; a chain of those that evaluate nothing is not kept for ever."""
+    first = Activity(None)
+    second = Activity(Activity(first))
+    told_once = second.tell()
+    assert [parent for _, parent in told_once] == [0, first.number, told_once[1][0]]
+    assert told_once[2][0] == second.number
+    assert second.tell() == []
+    assert second.parent is None
+    assert Activity(second).tell()[0][1] == second.number
+    last = None
+    for _ in range(10 * LONGEST_UNTOLD):
+        last = Activity(last)
+    assert last is not None
+    assert 0 < len(last.tell()) <= LONGEST_UNTOLD + 1
 
 
 def add(a: int, b: int) -> int:
