@@ -9,6 +9,7 @@ cannot hand it on.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Collection, Generator, Mapping
@@ -371,6 +372,50 @@ def trying(run: Try) -> Generator[None, None, None]:
         yield
     finally:
         _try.reset(token)
+
+
+LONGEST_UNTOLD = 100
+"""So many flows in a row that have evaluated nothing are remembered."""
+
+
+class Activity:
+    """One run of a flow beside others: whatever it awaits in turn is part of it. It gets a number when it evaluates.
+
+    The event log says which evaluation is of which activity; by that, `hyperflow whatif` knows what waited for what.
+    """
+
+    __slots__ = ("depth", "number", "parent")
+
+    def __init__(self, parent: Activity | None) -> None:
+        self.depth: int = 0 if parent is None or parent.number else parent.depth + 1
+        if self.depth > LONGEST_UNTOLD:  # else a chain in which each starts the next would never be forgotten
+            parent, self.depth = None, 0
+        self.parent: Activity | None = parent
+        """The one that has started it, until that is told."""
+        self.number: int = 0
+
+    def tell(self) -> list[tuple[int, int]]:
+        """Give out numbers; return each that is new, with that of its parent, the parents first. 0 is the job itself.
+
+        The numbers are the process's: several environments may be open in it, and share activities.
+        """
+        untold: list[Activity] = []
+        one: Activity | None = self
+        while one is not None and not one.number:
+            untold.append(one)
+            one = one.parent
+        told: list[tuple[int, int]] = []
+        for one in reversed(untold):
+            one.number = next(_activities)
+            told.append((one.number, one.parent.number if one.parent is not None else 0))
+            one.parent = None
+        return told
+
+
+_activities = itertools.count(1)
+
+activity: ContextVar[Activity | None] = ContextVar("hyperflow_activity", default=None)
+"""The activity that this is part of; None for the job itself."""
 
 
 _current: ContextVar[Environment | None] = ContextVar("hyperflow_environment", default=None)

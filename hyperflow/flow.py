@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeAlias, TypeV
 import attrs
 
 from hyperflow import environment, failures
-from hyperflow.environment import JobOptions, OptionChanges, Options, changed, peek
+from hyperflow.environment import Activity, JobOptions, OptionChanges, Options, changed, peek
 from hyperflow.errors import ConfigurationError, FlowNeverAwaited, MisuseError
 from hyperflow.saying import short_repr
 
@@ -37,6 +37,9 @@ T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 U = TypeVar("U")
 E = TypeVar("E", bound=environment.Environment)
+
+current_activity, begin, end = environment.activity.get, environment.activity.set, environment.activity.reset
+"""Bound once: each flow that runs beside others begins one."""
 
 Caught: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -65,7 +68,11 @@ class Step:
 
     def start(self) -> asyncio.Future[Any]:
         """Run beside the caller; cancelling the future cancels the run."""
-        return asyncio.get_running_loop().create_task(self.coroutine())
+        token = begin(Activity(current_activity()))
+        try:
+            return asyncio.get_running_loop().create_task(self.coroutine())
+        finally:
+            end(token)
 
     def call(self) -> str:
         """Return the call that it makes, for errors: the user's function with its arguments; "" if it makes none."""

@@ -28,6 +28,8 @@ PURE = {
     "hyperflow.scheduling.state",
     "hyperflow.scheduling.stragglers",
     "hyperflow.scheduling.trust",
+    "hyperflow.viewing.flows",
+    "hyperflow.viewing.replay",
     "hyperflow.locking.rules",
 }
 IMPURE = {"asyncio", "datetime", "os", "select", "selectors", "signal", "socket", "subprocess", "threading", "time"}

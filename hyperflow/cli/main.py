@@ -29,6 +29,7 @@ from hyperflow.cli import (
     results,
     show,
     variables,
+    whatif,
 )
 from hyperflow.cli.check import Check
 from hyperflow.cli.doctor import examine
@@ -42,6 +43,7 @@ logs.add_to(app)
 debug.add_to(app)
 dashboard.add_to(app)
 explain.add_to(app)
+whatif.add_to(app)
 jobs.add_to(app)
 nodes.add_to(app)
 damage.add_to(app)

@@ -18,6 +18,7 @@ from hyperflow.cli.jobs import BaseDir, Json, Which, answering
 from hyperflow.cli.live import follow
 from hyperflow.cli.records import Run
 from hyperflow.cli.runs import BASE_DIR
+from hyperflow.cli.suggestions import suggestions
 from hyperflow.console.table import (
     NARROW,
     counts_in_words,
@@ -196,6 +197,9 @@ def show(
     functions: Annotated[
         bool, Parameter(negative="", help="Show for each function how often, how long and with what it was evaluated.")
     ] = False,
+    suggest: Annotated[
+        bool, Parameter(negative="", help="Say what to ask for, or to write, otherwise next time.")
+    ] = False,
     base_dir: BaseDir = BASE_DIR,
     as_json: Json = False,
 ) -> int:
@@ -205,8 +209,11 @@ def show(
         found = _ended(found, base_dir) if follow(found) else found
         now = time.time()
     summary, nodes, note = _looked_up(found)
+    advice = suggestions(found, summary) if suggest else []
     if as_json:
         told = described(found, now) | _evaluated(summary, nodes) | {"note": note}
+        if suggest:
+            told["suggestions"] = advice
         print(json.dumps({"format": FORMAT, **told}, indent=2))
         return 0
     state = found.state(now)
@@ -223,6 +230,10 @@ def show(
         print(f"  to run one of them again, under pdb: hyperflow debug {shlex.quote(found.name)} EVALUATION")
     if functions:
         _print_functions(summary)
+    if suggest:
+        print("Next time:" if advice else "Nothing stands out that would be better otherwise.")
+        for sentence in advice:
+            print(f"- {sentence}")
     if note:
         print_note(printable(note), sys.stdout)
     return 0

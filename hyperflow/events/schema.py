@@ -4,9 +4,10 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
 `{"t": 1763600000.123456, "state": "running", "tasks": [7, 8, 9], "worker": "worker-0@node1"}`:
 
     STATE                 OF WHAT         MEMBERS
-    opened                the first line  version
+    opened                the first line  version; flows: true where `flow` is told
     waiting               tasks           when submitted: function, cpus, and name where `using(name=...)` says
-                                          one; when they wait again: retracted, or
+                                          one; flow (see below), begun, map (of a remote_map, which keeps three
+                                          under way for each CPU); when they wait again: retracted, or
                                           returned_by (a worker or node that ended), or retry_after (an error) and
                                           call (the function with its arguments, shortened)
     running               tasks           worker
@@ -24,7 +25,7 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
     up, not started, lost a node          node; cpus, pinned; or cause
     aside, resumed        a node          node, cause: nothing more is started there; it is used again
     ending                the allocation  cause, seconds
-    closed                the last line
+    closed                the last line   cpu: seconds of CPU time that the head has taken since its nodes were up
     segment               a later file    number: the first line of each file of the log but the first one
     dropped               what is not     counts: how often each state was not kept since the last such line; the log
                           kept            has reached its limit; of evaluations, how many
@@ -32,6 +33,12 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
 
 Tasks that change together share a line: a line for each would cost a quarter of an evaluation's time. `tasks` are their
 numbers.
+
+`flow` says which run of a flow has submitted them: one number for all, or a list with one for each. What is awaited in
+turn is one flow; what runs beside others (`map_concurrently`, `start()`) has its own number. Those that are new are in
+`begun`: [the first number, how many, the number of the flow that has started them]. The job itself is 0, which is not
+written. So the log says what waited for what: a flow submits after its own evaluations, and those of the flows that it
+has started, have ended (`viewing/flows.py`).
 
 A reader refuses a log of a newer version. Bump VERSION when a member changes its meaning, is removed or is renamed. A
 new member or state needs no new version, because readers ignore what they do not know. Logs from before versions have
@@ -57,6 +64,10 @@ class Event(TypedDict, total=False):
     function: str
     name: str
     cpus: int | list[int]
+    flows: bool
+    flow: int | list[int]
+    begun: list[list[int]]
+    map: bool
     retracted: bool
     returned_by: str
     retry_after: str

@@ -16,7 +16,7 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from io import BufferedWriter
 from pathlib import Path
@@ -65,15 +65,37 @@ class EventLog:
         for number in there:  # an earlier writer has not come to them
             if (full := segments.full(path, number)).exists():
                 self._packing.add(full, segments.packed(path, number))
-        self.note("opened", version=VERSION)
+        self._cpu: float | None = None  # that this process had when lines were first written
+        self.note("opened", version=VERSION, flows=True)
 
     # ---- tasks (the first three are on the way of each evaluation) ----------------------------------------------
 
-    def submitted(self, function: str, cpus: int, tasks: list[TaskNumber], name: str | None = None) -> None:
-        """Tasks of one function that want the same number of CPUs, and the name that they were given."""
+    def submitted(
+        self,
+        function: str,
+        cpus: int,
+        tasks: Sequence[int],
+        name: str | None = None,
+        flows: Sequence[int] = (0,),
+        of_map: bool = False,
+        begun: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """Tasks of one function that want the same number of CPUs; the flow of each; the name that they were given.
+
+        `begun` are the flows that are new, each with the one that has started it.
+        """
         more = f'"function": {_quoted(function)}, "cpus": {cpus}'
         if name is not None:
             more += f', "name": {_quoted(name)}'
+        if flows.count(flows[0]) == len(flows):
+            if flows[0]:
+                more += f', "flow": {flows[0]}'
+        else:
+            more += f', "flow": {flows}'
+        if begun:
+            more += f', "begun": {_in_runs(begun)}'
+        if of_map:
+            more += ', "map": true'
         self.lines.append(f'{{"t": {time.time():.6f}, "state": "waiting", "tasks": {tasks}, {more}}}\n')
 
     def running(self, tasks: list[TaskNumber], worker: str) -> None:
@@ -133,6 +155,8 @@ class EventLog:
 
     def flush(self) -> None:
         """Write what has been collected."""
+        if self._cpu is None:
+            self._cpu = time.process_time()
         lines, self.lines = self.lines, []
         if self._file is None or not lines:
             return
@@ -201,7 +225,8 @@ class EventLog:
 
     def close(self) -> None:
         """Write the rest and close the file."""
-        self.note("closed")
+        taken = {} if self._cpu is None else {"cpu": round(time.process_time() - self._cpu, 3)}
+        self.note("closed", **taken)
         self.flush()
         self._abandon()
         self._packing.close()
@@ -242,6 +267,17 @@ class _Dropped:
 def _number(path: Path) -> int:
     with path.open("rb") as file:
         return segments.number_of(file.readline())
+
+
+def _in_runs(begun: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Return numbers with their parents as [first, how many, parent]."""
+    runs: list[list[int]] = []
+    for number, parent in begun:
+        if runs and runs[-1][2] == parent and number == sum(runs[-1][:2]):
+            runs[-1][1] += 1
+        else:
+            runs.append([number, 1, parent])
+    return runs
 
 
 def _ends_in_order(path: Path) -> bool:

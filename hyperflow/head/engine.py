@@ -24,9 +24,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from hyperflow import failures
+from hyperflow import environment, failures
 from hyperflow.config import Settings
-from hyperflow.environment import Options, Statistics, Try, in_another_loop, peek_try
+from hyperflow.environment import Activity, Options, Statistics, Try, in_another_loop, peek_try
 from hyperflow.errors import (
     AllocationEnding,
     EnvironmentClosed,
@@ -55,7 +55,7 @@ from hyperflow.locking.manager import LockManager
 from hyperflow.program import ProgramInfo
 from hyperflow.progress.tally import Counted, Snapshot, Tally
 from hyperflow.saying import in_words
-from hyperflow.scheduling.scheduler import Scheduler
+from hyperflow.scheduling.scheduler import REBALANCE_PAUSE, Scheduler
 from hyperflow.scheduling.state import Task, Worker, is_started
 from hyperflow.shipping.packer import Kept, PackedCall, Packer
 from hyperflow.wire import frames, messages
@@ -68,8 +68,7 @@ logger = logging.getLogger("hyperflow")
 running_loop = asyncio.get_running_loop
 """Bound once: each evaluation asks. One from another loop would never end, as nothing there sees its answer."""
 
-REBALANCE_PAUSE = 0.005
-"""Seconds between looks at workers that hold tasks while a CPU is free."""
+peek_activity = environment.activity.get
 
 END_GRACE = 15.0
 """Seconds after which nothing runs on a node whose launcher has seen the end of its stream; see launcher/keeper.py."""
@@ -108,8 +107,10 @@ class Engine:
         self._packer = Packer()
         self._evaluations: dict[TaskNumber, Evaluation] = {}
         self._orders = Orders(self.fleet.links, self._packer, self._evaluations, self._events, program.log_dir)
-        # Those of this turn, by function, CPUs, and the name that they were given.
-        self._submitted = defaultdict[tuple[str, int, str | None], list[TaskNumber]](list)
+        # Those of this turn, each followed by its activity; by function, CPUs, the name that they were given, and
+        # whether they are of a remote_map.
+        self._submitted = defaultdict[tuple[str, int, str | None, bool], list[int]](list)
+        self._begun: list[tuple[int, int]] = []  # activities that are new, with their parents
         self._next_task: TaskNumber = TaskNumber(1)
         self._copies = Copies(
             self.scheduler, self._evaluations, self._events, self.locks, self._new_number, self._flush
@@ -183,7 +184,9 @@ class Engine:
             self._copies.stragglers.watch(task, function.name, options.straggler_factor)
         if self.locks.busy:
             self.worker_locks.submitted(task)
-        self._submitted[function.name, options.cpus, options.name].append(number)
+        activity = peek_activity()
+        of = 0 if activity is None else activity.number or self._begin(activity)
+        self._submitted[function.name, options.cpus, options.name, stream is not None].extend((number, of))
         if not self._flushing.due:
             self._flushing.ask()
         return evaluation
@@ -198,6 +201,11 @@ class Engine:
         self._tries[task.number] = run
         for node in run.avoided:
             task.failed_on(node)
+
+    def _begin(self, activity: Activity) -> int:
+        """Number an activity, for the event log."""
+        self._begun += activity.tell()
+        return activity.number
 
     def _new_number(self) -> TaskNumber:
         number = self._next_task
@@ -313,9 +321,10 @@ class Engine:
             self._flush()
 
     def _log_submitted(self) -> None:
-        for (function, cpus, name), numbers in self._submitted.items():
-            self._events.submitted(function, cpus, numbers, name)
-            self._tally.submitted(name or function, len(numbers))
+        for (function, cpus, name, of_map), numbers in self._submitted.items():
+            self._events.submitted(function, cpus, numbers[::2], name, numbers[1::2], of_map, self._begun)
+            self._begun = []
+            self._tally.submitted(name or function, len(numbers) // 2)
         self._submitted.clear()
 
     # ---- in -----------------------------------------------------------------------------------------------------

@@ -50,6 +50,9 @@ from hyperflow.scheduling.state import (
 )
 from hyperflow.wire.numbers import DefinitionNumber, Seq, TaskNumber, WorkerNumber
 
+REBALANCE_PAUSE = 0.005
+"""Seconds between looks of the engine at workers that hold tasks while a CPU is free."""
+
 LOOKS_AT_ONCE = 100
 """How many workers a step looks at for tasks that are worth retracting; the engine's `rebalance` looks at all."""
 
