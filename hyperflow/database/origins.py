@@ -24,6 +24,8 @@ MOST_PARENTS = 100
 
 MOST_NODES = 20
 
+_as_json = json.JSONEncoder().encode
+
 
 class Parent(NamedTuple):
     """A recorded value that was read: its map, and a digest of its key."""
@@ -40,12 +42,11 @@ def key_digest(key: str) -> str:
 class Making:
     """A computation whose result will be recorded, while it goes on."""
 
-    __slots__ = ("_began", "_cpu_seconds", "_evaluations", "_more", "_nodes", "_parents")
+    __slots__ = ("_began", "_count", "_cpu_seconds", "_highest", "_lowest", "_more", "_nodes", "_parents")
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
-        self._evaluations: list[int] = []
-        """How many, the lowest number, the highest number."""
+        self._count = self._lowest = self._highest = 0
         self._cpu_seconds = 0.0
         self._nodes: dict[str, None] = {}
         self._parents: dict[tuple[str, str], None] = {}
@@ -53,8 +54,9 @@ class Making:
 
     def evaluated(self, number: int, node: str, cpus: int, seconds: float) -> None:
         """Note an evaluation that was part of it; 0 is the number of one that has none."""
-        known = self._evaluations
-        self._evaluations = [known[0] + 1, min(known[1], number), max(known[2], number)] if known else [1, number, number]
+        self._lowest = min(self._lowest, number) if self._count else number
+        self._highest = max(self._highest, number)
+        self._count += 1
         self._cpu_seconds += cpus * seconds
         if len(self._nodes) < MOST_NODES:
             self._nodes[node] = None
@@ -71,18 +73,19 @@ class Making:
 
     def text(self, texts: dict[str, str] | None = None) -> str:
         """Return the origin of its result as a JSON object; `texts` are what its functions say."""
-        told: dict[str, Any] = {"seconds": float(f"{time.perf_counter() - self._began:.3g}")}
-        if self._evaluations:
-            told["evaluations"] = self._evaluations
-            told["cpu_seconds"] = float(f"{self._cpu_seconds:.3g}")
-            told["nodes"] = list(self._nodes)
+        # Put together by hand: each recorded result pays for it.
+        told = f'{{"seconds": {time.perf_counter() - self._began:.3g}'
+        if self._count:
+            told += f', "evaluations": [{self._count}, {self._lowest}, {self._highest}]'
+            told += f', "cpu_seconds": {self._cpu_seconds:.3g}, "nodes": [{", ".join(map(_as_json, self._nodes))}]'
         if self._parents:
-            told["parents"] = [(map_name, key_digest(key)) for map_name, key in self._parents]
+            parents = (f'[{_as_json(map_name)}, "{key_digest(key)}"]' for map_name, key in self._parents)
+            told += f', "parents": [{", ".join(parents)}]'
         if self._more is not None:
-            told["more"] = self._more
+            told += f', "more": {_as_json(self._more)}'
         if texts:
-            told["texts"] = texts
-        return json.dumps(told)
+            told += f', "texts": {_as_json(texts)}'
+        return told + "}"
 
 
 @attrs.frozen
