@@ -13,7 +13,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import attrs
 
