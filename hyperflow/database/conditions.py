@@ -1,4 +1,7 @@
-"""Conditions: which arguments somebody looks for, by value or by a test; 1 and 1.0 are alike here, 1 and True are not."""
+"""Conditions: which arguments somebody looks for, by value or by a test.
+
+1 and 1.0 are alike here, 1 and True are not.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Entries: what one record of a database consists of, in a file and on a server alike.
 
 Guarantees: every entry has the schema version in which its value was written, and metadata, a JSON object of which
-each member may be missing. "code" is the fingerprint of the memoized function that gave the value, and "origin" tells how
-that went (see `origins`). For who reads the results without the program there are "function", its module and name, "parameters", those that are in the key, in the
-function's order, and "classes", the modules of the classes in keys and values by their names in the database. An
-entry's checksum covers all of it but the program and the time: SQLite's own check, and most disks, do not see a
-flipped byte in a value.
+each member may be missing. "code" is the fingerprint of the memoized function that gave the value, and "origin" tells
+how that went (see `origins`). For who reads the results without the program there are "function", its module and name,
+"parameters", those that are in the key, in the function's order, and "classes", the modules of the classes in keys and
+values by their names in the database. An entry's checksum covers all of it but the program and the time: SQLite's own
+check, and most disks, do not see a flipped byte in a value.
 
 Schema version 1 had neither column, and values without tags (see `untagged`). Entries of that version stay as they are,
 also where they are copied or ingested.

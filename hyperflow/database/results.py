@@ -43,13 +43,13 @@ class Results:
     """A results database that is only read; made by `open_results`. It needs no closing."""
 
     def __init__(self, found: Reader) -> None:
-        self._reader: Reader = found
+        self.reader: Reader = found
         self.where: str = found.where
         """The file, or the URL."""
 
     def maps(self) -> Maps:
         """Return what maps there are, the oldest first."""
-        return Maps(self.map(name).info() for name in self._reader.maps())
+        return Maps(self.map(name).info() for name in self.reader.maps())
 
     def map(
         self,
@@ -84,17 +84,17 @@ class Results:
         return self._map(self._map_name(name, version), key, value, None)
 
     def _map(self, map_name: str, key: Any, value: Any, known: Memo | None) -> ResultsMap:
-        return ResultsMap(self._reader, map_name, key, value, known)
+        return ResultsMap(self.reader, map_name, key, value, known)
 
     def _map_name(self, name: str, version: int | str | None) -> str:
-        there = self._reader.maps()
+        there = self.reader.maps()
         if version is None and name in there:
             return name
         versions = [one for one in there if one.startswith(f"{memo.MAP_OF}{name}:")]
         if version is not None and memo.map_of(name, version) in there:
             return memo.map_of(name, version)
         if version is None and versions:
-            return max(versions, key=lambda one: self._reader.size(one).time)
+            return max(versions, key=lambda one: self.reader.size(one).time)
         if versions:
             others = ", ".join(in_one_line(one.removeprefix(f"{memo.MAP_OF}{name}:")) for one in versions)
             raise ConfigurationError(f"{self.where} has no version {version} of {name!r}; it has {others}")
@@ -136,7 +136,7 @@ class ResultsMap:
         self.name: str = name
         self.version: str = version
         self.kind: Kind = kind
-        self._reader: Reader = found
+        self.reader: Reader = found
         self._sample: list[Sample] = found.sample(map_name)
         self._memo: Memo | None = known
         self._value: Any = value
@@ -148,28 +148,32 @@ class ResultsMap:
             self._parameters = known.parameters
         modules = {name: module for one in reversed(told) for name, module in _modules(one).items()}
         self._makers: plain.Makers = {**shown.known_classes(modules), **_makers(key, known)}
-        self._keys = ShownKeys(kind, self._parameters, self._makers)
+        self.shown_keys = ShownKeys(kind, self._parameters, self._makers)
+
+    def beside(self, map_name: str) -> ResultsMap:
+        """Return another map of the same database, by the name that the database has it under."""
+        return self if map_name == self.map_name else ResultsMap(self.reader, map_name, Any, Any, None)
 
     @property
     def parameters(self) -> list[str]:
         """The names of a memoized function's arguments; without them in the database, in alphabetical order."""
         if self._parameters or self.kind != "memoized":
             return list(self._parameters)
-        return sorted({name for key, _, _ in self._sample for name in self._keys.arguments(key)})
+        return sorted({name for key, _, _ in self._sample for name in self.shown_keys.arguments(key)})
 
     def items(self) -> list[tuple[Any, Any]]:
         """Return all keys with their newest values, the oldest key first."""
-        found = self._reader.read_all(self.map_name)
+        found = self.reader.read_all(self.map_name)
         return [
             (key, self._decoded(text))
             for raw, text in found
-            if (key := self._keys.passing(raw, self._tests)) is not LEFT_OUT
+            if (key := self.shown_keys.passing(raw, self._tests)) is not LEFT_OUT
         ]
 
     def keys(self) -> list[Any]:
         """Return all keys, the oldest first."""
-        found = self._reader.read_keys(self.map_name)
-        return [key for raw in found if (key := self._keys.passing(raw, self._tests)) is not LEFT_OUT]
+        found = self.reader.read_keys(self.map_name)
+        return [key for raw in found if (key := self.shown_keys.passing(raw, self._tests)) is not LEFT_OUT]
 
     def values(self) -> list[Any]:
         """Return the newest value of each key, the oldest key first."""
@@ -179,7 +183,7 @@ class ResultsMap:
         return iter(self.keys())
 
     def __len__(self) -> int:
-        return len(self.keys()) if self._tests else self._reader.size(self.map_name).keys
+        return len(self.keys()) if self._tests else self.reader.size(self.map_name).keys
 
     def __bool__(self) -> bool:
         return True
@@ -218,17 +222,17 @@ class ResultsMap:
         db.map("energy").origin(molecule, basis="sto-3g").seconds
         """
         found = self._find(arguments, named)
-        marks = [] if found is None else [mark for mark in self._reader.marks(self.map_name) if mark.key == found[0]]
+        marks = [] if found is None else [mark for mark in self.reader.marks(self.map_name) if mark.key == found[0]]
         return marks[-1].origin if marks else None
 
     def _find(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[str, str] | None:
         """Return the key that is meant, and the text of its value."""
         asked, text = self._asked(arguments, named)
-        found = None if text is None else self._reader.lookup(self.map_name, text)
+        found = None if text is None else self.reader.lookup(self.map_name, text)
         if found is None:
             text = self._similar(asked, text)
-            found = None if text is None else self._reader.lookup(self.map_name, text)
-        elif text is not None and self._keys.passing(text, self._tests) is LEFT_OUT:
+            found = None if text is None else self.reader.lookup(self.map_name, text)
+        elif text is not None and self.shown_keys.passing(text, self._tests) is LEFT_OUT:
             return None
         return None if found is None or text is None else (text, found)
 
@@ -255,9 +259,9 @@ class ResultsMap:
 
     def info(self) -> MapInfo:
         """Return what is known of the map without reading all of it."""
-        size = self._reader.size(self.map_name)
+        size = self.reader.size(self.map_name)
         entries = [
-            (self._keys.key(key), LEFT_OUT if text is None else self._shown(text)) for key, text, _ in self._sample
+            (self.shown_keys.key(key), LEFT_OUT if text is None else self._shown(text)) for key, text, _ in self._sample
         ]
         kinds = [shown.kind(value) for _, value in entries if value is not LEFT_OUT]
         example = next(((key, value) for key, value in entries if value is not LEFT_OUT), None)
@@ -294,7 +298,7 @@ class ResultsMap:
 
     def __repr__(self) -> str:
         version = f", version {self.version}" if self.version else ""
-        return f"<{self.kind} {self.name!r}{version} in {self._reader.where}>"
+        return f"<{self.kind} {self.name!r}{version} in {self.reader.where}>"
 
     def _repr_html_(self) -> str:
         columns, rows = self.table()
@@ -307,7 +311,7 @@ class ResultsMap:
     def _condition_names(self) -> list[str]:
         if self.kind == "memoized":
             return self.parameters
-        fields = {name for raw, _, _ in self._sample for name in shown.fields(self._keys.key(raw)) or ()}
+        fields = {name for raw, _, _ in self._sample for name in shown.fields(self.shown_keys.key(raw)) or ()}
         return ["key", *sorted(fields)] if self._sample else []
 
     def _asked(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, str | None]:
@@ -349,8 +353,8 @@ class ResultsMap:
         wanted = None if text is None else loose(json.loads(text))
         found = [
             raw
-            for raw in self._reader.read_keys(self.map_name)
-            if (key := self._keys.passing(raw, self._tests)) is not LEFT_OUT
+            for raw in self.reader.read_keys(self.map_name)
+            if (key := self.shown_keys.passing(raw, self._tests)) is not LEFT_OUT
             and ((wanted is not None and loose(json.loads(raw)) == wanted) or equal(key, asked))
         ]
         return found[0] if len(found) == 1 else None

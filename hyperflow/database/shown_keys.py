@@ -61,7 +61,7 @@ class ShownKeys:
         return LEFT_OUT if tests and not all(self.passes(raw, key, tests).values()) else key
 
     def passes(self, raw: str, key: Any, tests: Mapping[str, Test]) -> dict[str, bool]:
-        """Return which tests a key passes."""
+        """Return which tests a key passes; of an argument that is a record, a field is meant by `molecule.charge`."""
         data: dict[str, Any] = self.arguments(raw)
         values: dict[str, Any] = key.asdict() if isinstance(key, Arguments) else {}
         if not isinstance(key, Arguments):
@@ -71,4 +71,9 @@ class ShownKeys:
                 data |= whole["!class"][1]
             elif isinstance(whole, dict):
                 data |= whole
+        for name in tests:
+            argument, _, field = name.partition(".")
+            if name not in values and field and argument in values:
+                its = shown.fields(values[argument]) or {}
+                values |= {f"{argument}.{field}": its[field]} if field in its else {}
         return {name: name in values and test(data.get(name), values[name]) for name, test in tests.items()}

@@ -48,6 +48,7 @@ def _of_values(captured: Iterable[tuple[Any, str | None, Any]]) -> Iterator[tupl
 
 
 def _compiled(file: str) -> types.CodeType | None:
+    linecache.checkcache(file)
     try:
         return compile("".join(linecache.getlines(file)), file, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
