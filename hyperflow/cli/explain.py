@@ -36,15 +36,15 @@ def explain(
         str,
         Parameter(
             help="[RUN] EVALUATION or [RUN] KEY. RUN is its id, the beginning of it, or its directory; by default the "
-            "newest. EVALUATION is a number, as in errors and logs; in a Cluster program JOB.NUMBER. KEY is a call of a "
-            "memoized function, as in 'energy(H2, basis=sto-3g)'; without arguments, the newest one."
+            "newest. EVALUATION is a number, as in errors and logs; in a Cluster program JOB.NUMBER. KEY is a call of "
+            "a memoized function, as in 'energy(H2, basis=sto-3g)'; without arguments, the newest one."
         ),
     ],
     version: Annotated[str | None, Parameter(help="Of a memoized function; by default the newest.")] = None,
     base_dir: BaseDir = BASE_DIR,
 ) -> int:
     """Say how an evaluation stands, and if it waits, for what; or why a result was computed, and what is behind it."""
-    if words and not evaluations.is_one(words[-1]):
+    if words and not evaluations.is_one(words[-1]) and not (len(words) == 1 and results.is_run(words[0], base_dir)):
         if len(words) > 2:
             raise ConfigurationError("put the call into quotes: hyperflow explain [RUN] 'energy(H2, basis=sto-3g)'")
         db = results.opened(words[0] if len(words) == 2 else None, base_dir)

@@ -167,7 +167,7 @@ def _nearest(found: ResultsMap, near: Nearest, mark: Mark) -> Iterator[str]:
     version = parts(near.map_name)[1]
     other = f"version {version}" if near.map_name != found.map_name else ""
     if not near.names and other:
-        yield f"{INSIDE}why it was computed: {other} of it was recorded {_when(before)}; this is version {found.version}"
+        yield f"{INSIDE}why it was computed: {other} was recorded {_when(before)}; this is version {found.version}"
     elif not near.names:
         yield from _again(found, before, mark.origin)
         return

@@ -65,7 +65,7 @@ def results_(  # noqa: PLR0913 (the options of a command)
     """
     if as_csv + as_parquet + as_json > 1:
         raise ConfigurationError("--csv, --parquet and --json are three forms: choose one")
-    if run is not None and name is None and not _is_run(run, base_dir):
+    if run is not None and name is None and not is_run(run, base_dir):
         run, name = None, run
     db = opened(run, base_dir)
     if name is None:
@@ -104,7 +104,7 @@ def _is_place(run: str) -> bool:
     return program.is_url(run) or Path(run).exists() or "/" in run
 
 
-def _is_run(word: str, base_dir: Path) -> bool:
+def is_run(word: str, base_dir: Path) -> bool:
     """Whether a word alone is a run and not a map: its form says so."""
     if program.is_url(word) or Path(word).is_file() or "/" in word:
         return True

@@ -72,9 +72,11 @@ class ServerReader:
 
     def marks(self, map_name: str) -> Iterator[Mark]:
         """Yield all entries of a map without their values, the oldest first, also those that newer ones hide."""
-        what = "SELECT id, key, program, time, metadata FROM hyperflow_entries"
-        for number, key, program, when, metadata in self._rows(f"{what} {_OF_MAP} ORDER BY id", map_name):
-            yield Mark(number, key, Origin.of(program, when, metadata))
+        short = "CASE WHEN length(value) <= %(long)s THEN value END"
+        what = f"SELECT id, key, program, time, {short}, checksum, schema_version, metadata FROM hyperflow_entries"
+        for number, key, program, when, text, digest, *rest in self._rows(f"{what} {_OF_MAP} ORDER BY id", map_name):
+            if text is None or is_sound(map_name, key, text, bytes(digest), *rest):
+                yield Mark(number, key, Origin.of(program, when, rest[-1]))
 
     def lookup(self, map_name: str, key: str) -> str | None:
         """Return the newest value of a key, or None."""
