@@ -416,6 +416,27 @@ _activities = itertools.count(1)
 
 activity: ContextVar[Activity | None] = ContextVar("hyperflow_activity", default=None)
 """The activity that this is part of; None for the job itself."""
+class Making(Protocol):
+    """A computation whose result will be recorded."""
+
+    def evaluated(self, number: int, node: str, cpus: int, seconds: float) -> None:
+        """Note an evaluation that was part of it."""
+        ...
+
+    def read(self, map_name: str, key: str) -> None:
+        """Note a recorded value that it has read."""
+        ...
+
+
+_making: ContextVar[Making | None] = ContextVar("hyperflow_making", default=None)
+
+peek_making = _making.get
+"""The innermost computation that this is part of and whose result will be recorded, or None."""
+
+
+def set_making(making: Making) -> None:
+    """Have the rest of this task be part of a computation."""
+    _making.set(making)
 
 
 _current: ContextVar[Environment | None] = ContextVar("hyperflow_environment", default=None)

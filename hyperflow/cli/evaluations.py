@@ -16,6 +16,11 @@ Named: TypeAlias = tuple[int | None, int]
 _FORM = re.compile(r"(?:(\d+)\.)?#?(\d+)")
 
 
+def is_one(word: str) -> bool:
+    """Whether a word names an evaluation."""
+    return _FORM.fullmatch(word) is not None
+
+
 def split(command: str, words: tuple[str, ...]) -> tuple[str | None, Named | None]:
     """Return the run and the evaluation that are named: a number is an evaluation, anything else a run.
 

@@ -1,4 +1,4 @@
-"""`hyperflow explain`: how an evaluation stands, and if it waits, for what."""
+"""`hyperflow explain`: how an evaluation stands, and if it waits, for what. Of results, see `explain_result`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from hyperflow.cli import evaluations, heads, records
+from hyperflow.cli import evaluations, explain_result, heads, records, results
 from hyperflow.cli.jobs import BaseDir, answering
 from hyperflow.cli.records import Run
 from hyperflow.cli.runs import BASE_DIR
@@ -35,16 +35,28 @@ def explain(
     *words: Annotated[
         str,
         Parameter(
-            help="[RUN] EVALUATION. RUN is its id, the beginning of it, or its directory; by default the newest. "
-            "EVALUATION is a number, as in errors and logs; in a Cluster program JOB.NUMBER."
+            help="[RUN] EVALUATION or [RUN] KEY. RUN is its id, the beginning of it, or its directory; by default the "
+            "newest. EVALUATION is a number, as in errors and logs; in a Cluster program JOB.NUMBER. KEY is a call of "
+            "a memoized function, as in 'energy(H2, basis=sto-3g)'; without arguments, the newest one."
         ),
     ],
+    version: Annotated[str | None, Parameter(help="Of a memoized function; by default the newest.")] = None,
     base_dir: BaseDir = BASE_DIR,
 ) -> int:
-    """Say how an evaluation stands: if it waits, for what, behind what, and where it would fit."""
+    """Say how an evaluation stands, and if it waits, for what; or why a result was computed, and what is behind it."""
+    if words and not evaluations.is_one(words[-1]) and not (len(words) == 1 and results.is_run(words[0], base_dir)):
+        if len(words) > 2:
+            raise ConfigurationError("put the call into quotes: hyperflow explain [RUN] 'energy(H2, basis=sto-3g)'")
+        db = results.opened(words[0] if len(words) == 2 else None, base_dir)
+        for line in explain_result.told(db, words[-1], version):
+            print(printable(line))
+        return 0
     which, evaluation = evaluations.split("explain", words)
     if evaluation is None:
-        raise ConfigurationError("which evaluation? type hyperflow explain [RUN] EVALUATION; logs and errors name them")
+        raise ConfigurationError(
+            "which evaluation, or which result? type hyperflow explain [RUN] EVALUATION, logs and errors name them; or "
+            "hyperflow explain [RUN] 'energy(H2, basis=sto-3g)'"
+        )
     run = records.find(which, base_dir)
     evaluations.check(run, evaluation)
     job, number = evaluation

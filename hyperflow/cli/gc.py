@@ -17,7 +17,7 @@ from hyperflow.cli.jobs import REFUSED, BaseDir, Json, Which, answering
 from hyperflow.cli.runs import BASE_DIR
 from hyperflow.cli.space import Finding
 from hyperflow.console.table import plain_table, print_note, print_table
-from hyperflow.database.results import in_bytes
+from hyperflow.database.tables import in_bytes
 from hyperflow.errors import ConfigurationError
 from hyperflow.saying import age, in_one_line
 

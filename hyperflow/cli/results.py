@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -64,10 +65,9 @@ def results_(  # noqa: PLR0913 (the options of a command)
     """
     if as_csv + as_parquet + as_json > 1:
         raise ConfigurationError("--csv, --parquet and --json are three forms: choose one")
-    if run is not None and name is None and not _is_run(run, base_dir):
+    if run is not None and name is None and not is_run(run, base_dir):
         run, name = None, run
-    place = run if run is not None and _is_place(run) else runs.chosen(run, _homes(base_dir), base_dir)
-    db = open_results(place, base_dir=base_dir)
+    db = opened(run, base_dir)
     if name is None:
         if where or version is not None or as_parquet or output is not None:
             raise ConfigurationError("name a map, too: hyperflow results RUN MAP; `hyperflow results` shows which")
@@ -93,12 +93,18 @@ def results_(  # noqa: PLR0913 (the options of a command)
     return 0
 
 
+def opened(run: str | None, base_dir: Path) -> Results:
+    """Open the results of a run, by default the newest one."""
+    place = run if run is not None and _is_place(run) else runs.chosen(run, _homes(base_dir), base_dir)
+    return open_results(place, base_dir=base_dir)
+
+
 def _is_place(run: str) -> bool:
     """Whether it is a URL, a file, or a directory: what needs not be looked for in the base directory."""
     return program.is_url(run) or Path(run).exists() or "/" in run
 
 
-def _is_run(word: str, base_dir: Path) -> bool:
+def is_run(word: str, base_dir: Path) -> bool:
     """Whether a word alone is a run and not a map: its form says so."""
     if program.is_url(word) or Path(word).is_file() or "/" in word:
         return True
@@ -119,11 +125,11 @@ def _filtered(found: ResultsMap, where: tuple[str, ...]) -> ResultsMap:
         name, equals, text = condition.partition("=")
         if not equals or not name:
             raise ConfigurationError(f"--where {condition}: write NAME=VALUE, as in --where basis=sto-3g")
-        found = found.where(**{name: _is(text)})
+        found = found.where(**{name: is_(text)})
     return found
 
 
-def _is(text: str) -> Any:
+def is_(text: str) -> Callable[[Any], bool]:
     """Return a test: the argument is this text, or what it says in JSON, or is shown as it."""
     try:
         wanted = json.dumps(json.loads(text), sort_keys=True)

@@ -29,7 +29,7 @@ from hyperflow.console.table import (
     width_of,
 )
 from hyperflow.control.client import owner
-from hyperflow.database.results import in_bytes
+from hyperflow.database.tables import in_bytes
 from hyperflow.debugging import capsule
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.events import reader

@@ -1,11 +1,11 @@
 """Entries: what one record of a database consists of, in a file and on a server alike.
 
 Guarantees: every entry has the schema version in which its value was written, and metadata, a JSON object of which
-each member may be missing. "code" is the fingerprint of the memoized function that gave the value. For who reads the
-results without the program there are "function", its module and name, "parameters", those that are in the key, in the
-function's order, and "classes", the modules of the classes in keys and values by their names in the database. An
-entry's checksum covers all of it but the program and the time: SQLite's own check, and most disks, do not see a
-flipped byte in a value.
+each member may be missing. "code" is the fingerprint of the memoized function that gave the value, and "origin" tells
+how that went (see `origins`). For who reads the results without the program there are "function", its module and name,
+"parameters", those that are in the key, in the function's order, and "classes", the modules of the classes in keys and
+values by their names in the database. An entry's checksum covers all of it but the program and the time: SQLite's own
+check, and most disks, do not see a flipped byte in a value.
 
 Schema version 1 had neither column, and values without tags (see `untagged`). Entries of that version stay as they are,
 also where they are copied or ingested.
@@ -25,6 +25,9 @@ from hyperflow.database import untagged
 SCHEMA_VERSION = 2
 
 NO_METADATA = "{}"
+
+ORIGIN = ', "origin": {'
+"""What is before it in the metadata is the same for many entries, and read once for all of them."""
 
 
 class DamagedEntry(RuntimeWarning):
@@ -76,8 +79,11 @@ def text_of(value: str, version: int, metadata: str = NO_METADATA) -> str:
     """Return a value's text, marked if it has no tags, and if it is known which code gave it."""
     if version == 1:
         return untagged.Text(value)
-    code = "" if metadata == NO_METADATA else _code(metadata)
-    return FromCode.of(value, code, metadata) if code else value
+    if metadata == NO_METADATA:
+        return value
+    same, has_origin, _ = metadata.partition(ORIGIN)
+    code = _code(same + "}" if has_origin else metadata)
+    return FromCode.of(value, code) if code else value
 
 
 @functools.lru_cache(maxsize=256)
@@ -98,6 +104,11 @@ def members(metadata: str) -> dict[str, Any]:
 def metadata_with(**members: Any) -> str:
     """Return metadata of the members that say something."""
     return json.dumps({name: value for name, value in members.items() if value})
+
+
+def with_origin(metadata: str, origin: str) -> str:
+    """Return metadata with the JSON object that tells how a value came about; it goes last."""
+    return f"{metadata[:-1]}{ORIGIN}{origin[1:]}}}"
 
 
 def metadata_of(value: str) -> str:

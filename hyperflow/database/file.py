@@ -217,7 +217,7 @@ class DatabaseFile:
         )
         expected = self.counts.of_map.get(map_name, NO_ENTRIES)
         with reported(self.path, "read"):
-            for number, key, value, size, program, when, sealed, *rest in self._rows(query, map_name, expected.newest):
+            for number, key, value, size, program, when, sealed, *rest in self.rows(query, map_name, expected.newest):
                 count += 1
                 if number <= newest:
                     raise damaged(self.path, f"the entries of map {map_name!r} in it are out of order")
@@ -235,7 +235,8 @@ class DatabaseFile:
         self.loaded.add(map_name)
         return found
 
-    def _rows(self, query: str, map_name: str, newest: int) -> Iterator[tuple[Any, ...]]:
+    def rows(self, query: str, map_name: str, newest: int) -> Iterator[tuple[Any, ...]]:
+        """Yield rows of a map; the query takes IN_MEMORY, the map, the ids after which and up to which, a limit."""
         if not self.read_only:
             yield from self.connection.execute(query, (IN_MEMORY, map_name, 0, sys.maxsize, -1))
             return

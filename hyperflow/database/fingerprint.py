@@ -61,6 +61,8 @@ class Fingerprint:
 
     text: str
     captured: list[tuple[Any, str | None, Any]]
+    functions: list[types.FunctionType]
+    """The function, and those of the user's that it reaches."""
 
     @classmethod
     def of(cls, fn: Any, ignore: Sequence[str] = ()) -> Fingerprint:
@@ -70,7 +72,7 @@ class Fingerprint:
         """
         look = _Look((_unwrapped(fn)[-1], ignore) if ignore else (None, ()))
         look.add(fn)
-        return cls(f"{PYTHON} {look.hash.hexdigest()}", look.captured)
+        return cls(f"{PYTHON} {look.hash.hexdigest()}", look.captured, look.functions)
 
     def is_current(self) -> bool:
         """Whether no name that the function refers to was bound anew since; cheap."""
@@ -102,6 +104,7 @@ class _Look:
         self._ignored = ignored
         self.hash = hashlib.blake2b(digest_size=12)
         self.captured: list[tuple[Any, str | None, Any]] = []
+        self.functions: list[types.FunctionType] = []
         self._seen: dict[int, int] = {}
         self._kept: list[Any] = []  # so that no id comes twice
         self._first = True
@@ -193,6 +196,7 @@ class _Look:
             self._add_function_of_package(fn, depth)
             return
         self._first = False
+        self.functions.append(fn)
         code = fn.__code__
         self.put("function", instructions.digest_of(code))
         for defaults in self._defaults_of(fn):

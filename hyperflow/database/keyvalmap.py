@@ -192,7 +192,10 @@ class KeyValMap(Generic[K, V]):
         await environment.current("KeyValMap.insert").database.insert(self.name, text, encoded)
 
     async def _lookup(self, key: Any, default: Any) -> Any:
-        text = await environment.current("KeyValMap.lookup").database.lookup(self.name, self._key(key))
+        raw = self._key(key)
+        text = await environment.current("KeyValMap.lookup").database.lookup(self.name, raw)
+        if text is not None and (making := environment.peek_making()) is not None:
+            making.read(self.name, raw)
         return default if text is None else self._decoded(text)
 
     async def _lookup_all(self) -> Any:

@@ -29,9 +29,10 @@ import attrs
 from hyperflow import environment, saying
 from hyperflow import flow as flows
 from hyperflow.database import keys, records, single_flight
-from hyperflow.database.entries import FromCode, metadata_with
+from hyperflow.database.entries import FromCode, metadata_with, with_origin
 from hyperflow.database.fingerprint import Fingerprint
 from hyperflow.database.hints import show
+from hyperflow.database.origins import Making
 from hyperflow.database.values import Codec, codec_for
 from hyperflow.environment import ResultsDatabase
 from hyperflow.errors import ConfigurationError, DatabaseError, FunctionChanged, MisuseError, SerializationError
@@ -85,6 +86,8 @@ class Memo:
     _fingerprint: Fingerprint | None = attrs.field(default=None, init=False)
     _metadata: tuple[str, str] = attrs.field(default=("", ""), init=False)
     """A fingerprint, and the metadata of results that have it."""
+    _texts_of: str = attrs.field(default="", init=False)
+    """The fingerprint of the function whose text was recorded last."""
     _told: weakref.ref[Any] | None = attrs.field(default=None, init=False)
     """The database of the run in which a change was told."""
 
@@ -180,6 +183,15 @@ class Memo:
             self._metadata = code, about
         return self._metadata[1]
 
+    def new_texts(self, fingerprint: Fingerprint) -> dict[str, str]:
+        """Return what the function says, for the first result of it; none for the others."""
+        if self._texts_of == fingerprint.text:
+            return {}
+        from hyperflow.database import texts  # noqa: PLC0415 (once for each function that computes something)
+
+        self._texts_of = fingerprint.text
+        return texts.of(fingerprint.functions, fingerprint.captured)
+
     @property
     def fingerprint(self) -> Fingerprint:
         """The function's fingerprint; made at the first call, and again when a captured name is bound anew."""
@@ -256,6 +268,8 @@ async def run(memo: Memo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         show_call = functools.partial(flows.show_call, memo.fn, args, kwargs)
         compute = functools.partial(_compute, memo, key, args, kwargs)
         text = await single_flight.once(database, (memo.map_name, key), show_call, compute)
+    if (making := environment.peek_making()) is not None:
+        making.read(memo.map_name, key)
     try:
         return codec.decode(text)
     except SerializationError as error:
@@ -270,7 +284,9 @@ async def _compute(memo: Memo, key: str, args: tuple[Any, ...], kwargs: dict[str
     recorded = await database.lookup(memo.map_name, key)
     if recorded is not None and memo.counts(recorded, database):
         return recorded
-    code = memo.fingerprint.text
+    fingerprint = memo.fingerprint
+    making = Making()
+    environment.set_making(making)  # this is a task of its own
     made = memo.fn(*args, **kwargs)
     if not isinstance(made, Flow):
         if inspect.iscoroutine(made):
@@ -286,7 +302,8 @@ async def _compute(memo: Memo, key: str, args: tuple[Any, ...], kwargs: dict[str
         raise SerializationError(
             f"the result of {flows.show_call(memo.fn, args, kwargs)} cannot be recorded: {error}"
         ) from error
-    await database.insert(memo.map_name, key, FromCode.of(text, code, memo.metadata(code)))
+    about = with_origin(memo.metadata(fingerprint.text), making.text(memo.new_texts(fingerprint)))
+    await database.insert(memo.map_name, key, FromCode.of(text, fingerprint.text, about))
     return text
 
 

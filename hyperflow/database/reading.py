@@ -28,6 +28,7 @@ from hyperflow.database import layout, place
 from hyperflow.database.entries import is_sound, text_of, warn_of
 from hyperflow.database.file import DatabaseFile, Found
 from hyperflow.database.layout import Count, Counts
+from hyperflow.database.origins import Origin
 from hyperflow.errors import ConfigurationError, DatabaseError
 
 SAMPLE = 20
@@ -53,6 +54,15 @@ Sample = tuple[str, str | None, str]
 """A key, its value (None if that is long) and its metadata."""
 
 
+@attrs.frozen
+class Mark:
+    """An entry without its value; later ones have higher numbers."""
+
+    number: int
+    key: str
+    origin: Origin
+
+
 class Reader(Protocol):
     """Reads a results database; its methods raise DatabaseError where it cannot be read."""
 
@@ -76,6 +86,10 @@ class Reader(Protocol):
 
     def read_all(self, map_name: str) -> list[tuple[str, str]]:
         """Return each key with its newest value, the oldest key first."""
+        ...
+
+    def marks(self, map_name: str) -> Iterator[Mark]:
+        """Yield all entries of a map without their values, the oldest first, also those that newer ones hide."""
         ...
 
     def lookup(self, map_name: str, key: str) -> str | None:
@@ -125,6 +139,19 @@ class FileReader:
     def read_all(self, map_name: str) -> list[tuple[str, str]]:
         with self._open() as file:
             return file.read_all(map_name, list(self._found(file, map_name).items()))
+
+    def marks(self, map_name: str) -> Iterator[Mark]:
+        with self._open() as file:
+            self._found(file, map_name)  # which looks whether all are there
+            query = (
+                "SELECT id, key, CASE WHEN size <= ? THEN value END, program, time, checksum, schema_version, metadata "
+                "FROM entries INDEXED BY entries_of_map WHERE map = ? AND id > ? AND id <= ? ORDER BY id LIMIT ?"
+            )
+            newest = file.counts.of_map.get(map_name, files.NO_ENTRIES).newest
+            with files.reported(self.path, "read"):
+                for number, key, value, program, when, digest, version, metadata in file.rows(query, map_name, newest):
+                    if value is None or is_sound(map_name, key, value, digest, version, metadata):
+                        yield Mark(number, key, Origin.of(program, when, metadata))
 
     def lookup(self, map_name: str, key: str) -> str | None:
         with self._open() as file:

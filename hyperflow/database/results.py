@@ -11,118 +11,45 @@ of the user's is imported or run: classes that this process does not know are sh
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.util
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self, TypeAlias
-
-import attrs
+from typing import Any, Literal, Self
 
 from hyperflow import files, program
-from hyperflow.database import keys, memo, plain, records, shown, workdir
+from hyperflow.database import keys, memo, plain, records, shown, tables
+from hyperflow.database.conditions import Test, equal, loose, test_of, text_of
 from hyperflow.database.entries import members
 from hyperflow.database.keyvalmap import KeyValMap
 from hyperflow.database.memo import Memo, Memoized
+from hyperflow.database.origins import Origin
 from hyperflow.database.readers import reader
 from hyperflow.database.reading import Reader, Sample
-from hyperflow.database.shown import Arguments, Record
+from hyperflow.database.shown import Arguments
+from hyperflow.database.shown_keys import LEFT_OUT, ShownKeys
+from hyperflow.database.tables import Kind, MapInfo, Maps, parts
 from hyperflow.database.values import codec_for
 from hyperflow.errors import ConfigurationError, DatabaseError, MisuseError, SerializationError
 from hyperflow.saying import in_one_line
 
 BASE_DIR = Path("hyperflow-runs")
 
-SHOWN = 20
-"""So many entries of a map are shown by themselves."""
-
-Test = Callable[[Any, Any], bool]
-"""Takes an argument, as JSON data and as a value."""
-
-
-Kind: TypeAlias = Literal["map", "memoized", "work directories"]
-
-
-@attrs.frozen
-class MapInfo:
-    """What is known of a map without reading all of it.
-
-    Args:
-        name: As `Results.map` takes it.
-        version: Of a memoized function.
-        kind: "map", "memoized", or "work directories".
-        count: How many keys it has.
-        key, value: Types of some of the newest entries, with the names of arguments.
-        example: The newest entry.
-        size: Characters of all values, earlier ones of the same keys included.
-        time: When the newest entry was recorded, in seconds since 1970.
-        function: The function whose results they are, with its module.
-        map_name: What the database has it under.
-    """
-
-    name: str
-    version: str
-    kind: Kind
-    count: int
-    key: str
-    value: str
-    example: tuple[Any, Any] | None
-    size: int
-    time: float
-    function: str
-    map_name: str
-
-
-class Maps(list[MapInfo]):
-    """The maps of a database, as a list; a notebook shows it as a table."""
-
-    HEADINGS: ClassVar[tuple[str, ...]] = ("name", "version", "count", "key", "value", "example", "size", "newest")
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """Return what is shown of each."""
-        return [
-            (
-                *map(in_one_line, (one.name, one.version, str(one.count), one.key, one.value)),
-                "" if one.example is None else " -> ".join(shown.short(part, 40) for part in one.example),
-                in_bytes(one.size),
-                time.strftime("%Y-%m-%d %H:%M", time.localtime(one.time)) if one.time else "",
-            )
-            for one in self
-        ]
-
-    def __repr__(self) -> str:
-        return shown.text_table(self.HEADINGS, self.rows()) if self else "no maps yet"
-
-    def _repr_html_(self) -> str:
-        return shown.html_table("", self.HEADINGS, self.rows(), "" if self else "no maps yet")
-
-
-def in_bytes(size: float) -> str:
-    """Return a size for people: `12 B`, `3.4 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
 
 class Results:
     """A results database that is only read; made by `open_results`. It needs no closing."""
 
     def __init__(self, found: Reader) -> None:
-        self._reader: Reader = found
+        self.reader: Reader = found
         self.where: str = found.where
         """The file, or the URL."""
 
     def maps(self) -> Maps:
         """Return what maps there are, the oldest first."""
-        return Maps(self.map(name).info() for name in self._reader.maps())
+        return Maps(self.map(name).info() for name in self.reader.maps())
 
     def map(
         self,
@@ -157,17 +84,17 @@ class Results:
         return self._map(self._map_name(name, version), key, value, None)
 
     def _map(self, map_name: str, key: Any, value: Any, known: Memo | None) -> ResultsMap:
-        return ResultsMap(self._reader, map_name, key, value, known)
+        return ResultsMap(self.reader, map_name, key, value, known)
 
     def _map_name(self, name: str, version: int | str | None) -> str:
-        there = self._reader.maps()
+        there = self.reader.maps()
         if version is None and name in there:
             return name
         versions = [one for one in there if one.startswith(f"{memo.MAP_OF}{name}:")]
         if version is not None and memo.map_of(name, version) in there:
             return memo.map_of(name, version)
         if version is None and versions:
-            return max(versions, key=lambda one: self._reader.size(one).time)
+            return max(versions, key=lambda one: self.reader.size(one).time)
         if versions:
             others = ", ".join(in_one_line(one.removeprefix(f"{memo.MAP_OF}{name}:")) for one in versions)
             raise ConfigurationError(f"{self.where} has no version {version} of {name!r}; it has {others}")
@@ -209,7 +136,7 @@ class ResultsMap:
         self.name: str = name
         self.version: str = version
         self.kind: Kind = kind
-        self._reader: Reader = found
+        self.reader: Reader = found
         self._sample: list[Sample] = found.sample(map_name)
         self._memo: Memo | None = known
         self._value: Any = value
@@ -221,23 +148,32 @@ class ResultsMap:
             self._parameters = known.parameters
         modules = {name: module for one in reversed(told) for name, module in _modules(one).items()}
         self._makers: plain.Makers = {**shown.known_classes(modules), **_makers(key, known)}
+        self.shown_keys = ShownKeys(kind, self._parameters, self._makers)
+
+    def beside(self, map_name: str) -> ResultsMap:
+        """Return another map of the same database, by the name that the database has it under."""
+        return self if map_name == self.map_name else ResultsMap(self.reader, map_name, Any, Any, None)
 
     @property
     def parameters(self) -> list[str]:
         """The names of a memoized function's arguments; without them in the database, in alphabetical order."""
         if self._parameters or self.kind != "memoized":
             return list(self._parameters)
-        return sorted({name for key, _, _ in self._sample for name in self._arguments(key)})
+        return sorted({name for key, _, _ in self._sample for name in self.shown_keys.arguments(key)})
 
     def items(self) -> list[tuple[Any, Any]]:
         """Return all keys with their newest values, the oldest key first."""
-        found = self._reader.read_all(self.map_name)
-        return [(key, self._decoded(text)) for raw, text in found if (key := self._wanted(raw)) is not _LEFT_OUT]
+        found = self.reader.read_all(self.map_name)
+        return [
+            (key, self._decoded(text))
+            for raw, text in found
+            if (key := self.shown_keys.passing(raw, self._tests)) is not LEFT_OUT
+        ]
 
     def keys(self) -> list[Any]:
         """Return all keys, the oldest first."""
-        found = self._reader.read_keys(self.map_name)
-        return [key for raw in found if (key := self._wanted(raw)) is not _LEFT_OUT]
+        found = self.reader.read_keys(self.map_name)
+        return [key for raw in found if (key := self.shown_keys.passing(raw, self._tests)) is not LEFT_OUT]
 
     def values(self) -> list[Any]:
         """Return the newest value of each key, the oldest key first."""
@@ -247,15 +183,15 @@ class ResultsMap:
         return iter(self.keys())
 
     def __len__(self) -> int:
-        return len(self.keys()) if self._tests else self._reader.size(self.map_name).keys
+        return len(self.keys()) if self._tests else self.reader.size(self.map_name).keys
 
     def __bool__(self) -> bool:
         return True
 
     def __getitem__(self, key: Any) -> Any:
         arguments = key if isinstance(key, tuple) and len(self.parameters) > 1 else (key,)
-        found = self.get(*arguments, default=_LEFT_OUT)
-        if found is _LEFT_OUT:
+        found = self.get(*arguments, default=LEFT_OUT)
+        if found is LEFT_OUT:
             raise KeyError(key)
         return found
 
@@ -277,14 +213,28 @@ class ResultsMap:
         Raises:
             MisuseError: They are not all of the arguments that make a key.
         """
+        found = self._find(arguments, named)
+        return default if found is None else self._decoded(found[1])
+
+    def origin(self, *arguments: Any, **named: Any) -> Origin | None:
+        """Return how the newest value of a key came about, None where there is no such key; takes what `get` takes.
+
+        db.map("energy").origin(molecule, basis="sto-3g").seconds
+        """
+        found = self._find(arguments, named)
+        marks = [] if found is None else [mark for mark in self.reader.marks(self.map_name) if mark.key == found[0]]
+        return marks[-1].origin if marks else None
+
+    def _find(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[str, str] | None:
+        """Return the key that is meant, and the text of its value."""
         asked, text = self._asked(arguments, named)
-        found = None if text is None else self._reader.lookup(self.map_name, text)
-        if found is not None and text is not None and self._wanted(text) is not _LEFT_OUT:
-            return self._decoded(found)
-        if found is None and (other := self._similar(asked, text)) is not None:
-            found = self._reader.lookup(self.map_name, other)
-            return default if found is None else self._decoded(found)
-        return default
+        found = None if text is None else self.reader.lookup(self.map_name, text)
+        if found is None:
+            text = self._similar(asked, text)
+            found = None if text is None else self.reader.lookup(self.map_name, text)
+        elif text is not None and self.shown_keys.passing(text, self._tests) is LEFT_OUT:
+            return None
+        return None if found is None or text is None else (text, found)
 
     def where(self, **conditions: Any) -> ResultsMap:
         """Return the part of the map whose arguments have these values, or pass these tests.
@@ -304,15 +254,17 @@ class ResultsMap:
                 close = difflib.get_close_matches(name, known, 1)
                 hint = f"did you mean {close[0]!r}? " if close else ""
                 raise MisuseError(f"where({name}=...): {hint}{self.name} has {', '.join(known)}")
-        narrowed._tests = {**self._tests, **{name: _test(value) for name, value in conditions.items()}}
+        narrowed._tests = {**self._tests, **{name: test_of(value) for name, value in conditions.items()}}
         return narrowed
 
     def info(self) -> MapInfo:
         """Return what is known of the map without reading all of it."""
-        size = self._reader.size(self.map_name)
-        entries = [(self._key(key), _LEFT_OUT if text is None else self._shown(text)) for key, text, _ in self._sample]
-        kinds = [shown.kind(value) for _, value in entries if value is not _LEFT_OUT]
-        example = next(((key, value) for key, value in entries if value is not _LEFT_OUT), None)
+        size = self.reader.size(self.map_name)
+        entries = [
+            (self.shown_keys.key(key), LEFT_OUT if text is None else self._shown(text)) for key, text, _ in self._sample
+        ]
+        kinds = [shown.kind(value) for _, value in entries if value is not LEFT_OUT]
+        example = next(((key, value) for key, value in entries if value is not LEFT_OUT), None)
         return MapInfo(
             name=self.name,
             version=self.version,
@@ -329,7 +281,7 @@ class ResultsMap:
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """Return columns and rows: a column for each argument and for the result; fields of records have their own."""
-        rows = [self._cells(key, value) for key, value in self.items()]
+        rows = [tables.row_of(self.kind, key, value) for key, value in self.items()]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         return columns, [[row.get(name) for name in columns] for row in rows]
 
@@ -342,65 +294,24 @@ class ResultsMap:
         Raises:
             ConfigurationError: Neither is installed.
         """
-        if library is None:
-            there = [name for name in ("pandas", "polars") if importlib.util.find_spec(name) is not None]
-            if not there:
-                raise ConfigurationError("frame() needs pandas or polars; type: pip install pandas")
-            library = "pandas" if there[0] == "pandas" else "polars"
-        elif importlib.util.find_spec(library) is None:
-            raise ConfigurationError(f"frame({library!r}): it is not installed; type: pip install {library}")
-        columns, rows = self.table()
-        data = {name: [row[place] for row in rows] for place, name in enumerate(columns)}
-        return _in_pandas(data) if library == "pandas" else _in_polars(data)
+        return tables.frame(*self.table(), library)
 
     def __repr__(self) -> str:
         version = f", version {self.version}" if self.version else ""
-        return f"<{self.kind} {self.name!r}{version} in {self._reader.where}>"
+        return f"<{self.kind} {self.name!r}{version} in {self.reader.where}>"
 
     def _repr_html_(self) -> str:
         columns, rows = self.table()
-        more = f"and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+        more = f"and {len(rows) - tables.SHOWN} more" if len(rows) > tables.SHOWN else ""
         version = f", version {self.version}" if self.version else ""
-        return shown.html_table(f"{self.name}{version}: {len(rows)} entries", columns, rows[:SHOWN], more)
+        return shown.html_table(f"{self.name}{version}: {len(rows)} entries", columns, rows[: tables.SHOWN], more)
 
     # ---- keys ----------------------------------------------------------------------------------------------------
-
-    def _arguments(self, raw: str) -> dict[str, Any]:
-        """Return the arguments in a key as JSON data, in the function's order; none where it is another key."""
-        data = json.loads(raw)
-        if self.kind != "memoized" or not isinstance(data, dict):
-            return {}
-        names = [*(name for name in self._parameters if name in data), *sorted(data)]
-        return {name: data[name] for name in dict.fromkeys(names)}
-
-    def _key(self, raw: str) -> Any:
-        if found := self._arguments(raw):
-            return Arguments((shown.made_of(data, self._makers) for data in found.values()), found)
-        return Arguments((), ()) if self.kind == "memoized" else shown.made_of(json.loads(raw), self._makers)
-
-    def _wanted(self, raw: str) -> Any:
-        """Return a key that passes all tests, else `_LEFT_OUT`."""
-        key = self._key(raw)
-        if not self._tests:
-            return key
-        data: dict[str, Any] = self._arguments(raw)
-        values: dict[str, Any] = key.asdict() if isinstance(key, Arguments) else {}
-        if not isinstance(key, Arguments):
-            whole = json.loads(raw)
-            data, values = {"key": whole}, {"key": key, **(shown.fields(key) or {})}
-            if isinstance(whole, dict) and "!class" in whole:
-                data |= whole["!class"][1]
-            elif isinstance(whole, dict):
-                data |= whole
-        for name, test in self._tests.items():
-            if name not in values or not test(data.get(name), values[name]):
-                return _LEFT_OUT
-        return key
 
     def _condition_names(self) -> list[str]:
         if self.kind == "memoized":
             return self.parameters
-        fields = {name for raw, _, _ in self._sample for name in shown.fields(self._key(raw)) or ()}
+        fields = {name for raw, _, _ in self._sample for name in shown.fields(self.shown_keys.key(raw)) or ()}
         return ["key", *sorted(fields)] if self._sample else []
 
     def _asked(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, str | None]:
@@ -408,7 +319,7 @@ class ResultsMap:
         if self.kind != "memoized":
             if len(arguments) != 1 or named:
                 raise MisuseError(f"{self!r}.get: one key is needed, as in get(key)")
-            return arguments[0], _text(arguments[0])
+            return arguments[0], text_of(arguments[0])
         if len(arguments) == 1 and isinstance(arguments[0], Arguments) and not named:
             named, arguments = arguments[0].asdict(), ()
         if self._memo is not None and not self._memo.ignore:
@@ -419,7 +330,7 @@ class ResultsMap:
                 return Arguments(values.values(), values), self._memo.key(arguments, named)
         else:
             values = self._values(arguments, named)
-        texts = [_text(value) for value in values.values()]
+        texts = [text_of(value) for value in values.values()]
         if any(text is None for text in texts):
             return Arguments(values.values(), values), None
         parts = sorted(f"{keys.encode(name)}:{text}" for name, text in zip(values, texts, strict=True))
@@ -439,12 +350,12 @@ class ResultsMap:
 
     def _similar(self, asked: Any, text: str | None) -> str | None:
         """Return the only key that differs in what is an int and what a float, or is shown as what is asked for."""
-        wanted = None if text is None else _loose(json.loads(text))
+        wanted = None if text is None else loose(json.loads(text))
         found = [
             raw
-            for raw in self._reader.read_keys(self.map_name)
-            if (key := self._wanted(raw)) is not _LEFT_OUT
-            and ((wanted is not None and _loose(json.loads(raw)) == wanted) or _equal(key, asked))
+            for raw in self.reader.read_keys(self.map_name)
+            if (key := self.shown_keys.passing(raw, self._tests)) is not LEFT_OUT
+            and ((wanted is not None and loose(json.loads(raw)) == wanted) or equal(key, asked))
         ]
         return found[0] if len(found) == 1 else None
 
@@ -470,45 +381,6 @@ class ResultsMap:
             for name in dict.fromkeys(name for one in arguments for name in one)
         )
 
-    def _cells(self, key: Any, value: Any) -> dict[str, Any]:
-        cells: dict[str, Any] = {}
-        if isinstance(key, Arguments):
-            for name, argument in key.asdict().items():
-                cells |= _columns(name, argument)
-        elif isinstance(key, tuple) and not hasattr(key, "_fields"):
-            cells |= {f"key.{place}": part for place, part in enumerate(key)}
-        else:
-            cells |= _columns("key", key)
-        base = "result" if self.kind == "memoized" else "value"
-        named = shown.fields(value)
-        if named is None:
-            cells[base if base not in cells else f"{base}_"] = value
-            return cells
-        return cells | {f"{base}.{name}" if name in cells else name: part for name, part in named.items()}
-
-
-class _LeftOut:
-    """Stands for a key that is not wanted, and for a value that is not there."""
-
-
-_LEFT_OUT: Any = _LeftOut()
-
-
-def _columns(name: str, value: Any) -> dict[str, Any]:
-    named = shown.fields(value)
-    return {name: value} if named is None else {f"{name}.{field}": part for field, part in named.items()}
-
-
-def parts(map_name: str) -> tuple[str, str, Kind]:
-    """Return name, version and kind of a map."""
-    if map_name == workdir.WORK_DIRS:
-        return map_name, "", "work directories"
-    if map_name.startswith(memo.MAP_OF):
-        name, _, version = map_name.removeprefix(memo.MAP_OF).rpartition(":")
-        if name:
-            return name, version, "memoized"
-    return map_name, "", "map"
-
 
 def _names(told: Any) -> list[str]:
     for names in told:
@@ -530,66 +402,6 @@ def _makers(key: Any, known: Memo | None) -> plain.Makers:
     for hint in hints:
         makers |= records.makers(hint)
     return makers
-
-
-def _text(value: Any) -> str | None:
-    try:
-        return keys.encode(value)
-    except SerializationError:
-        return None
-
-
-def _loose(data: Any) -> str:
-    """Return JSON data as a text in which 1 and 1.0 are the same, and 1 and true are not."""
-    return json.dumps(_in_floats(data), sort_keys=True)
-
-
-def _in_floats(data: Any) -> Any:
-    if isinstance(data, list):
-        return [_in_floats(item) for item in data]
-    if isinstance(data, dict):
-        return {name: _in_floats(item) for name, item in data.items()}
-    return plain.as_float(data) if type(data) is int else data
-
-
-def _equal(one: Any, other: Any) -> bool:
-    try:
-        return bool(one == other)
-    except Exception:  # noqa: BLE001 - arrays, and whatever a class's own == raises
-        return False
-
-
-def _test(value: Any) -> Test:
-    if callable(value) and not isinstance(value, type | Record):
-        return lambda data, found: bool(value(found))
-    text = _text(value)
-    wanted = None if text is None else _loose(json.loads(text))
-    return lambda data, found: (
-        (wanted is not None and _loose(data) == wanted)
-        or (not isinstance(value, bool) and not isinstance(found, bool) and _equal(found, value))
-    )
-
-
-def _in_pandas(data: dict[str, list[Any]]) -> Any:
-    pandas = importlib.import_module("pandas")  # by name: it is optional
-    return pandas.DataFrame({name: _plain_column(pandas, values) for name, values in data.items()})
-
-
-def _plain_column(pandas: Any, values: list[Any]) -> Any:
-    """Return a column; of arrays, lists and records, one of objects, which pandas would try to unfold."""
-    simple = all(value is None or not hasattr(value, "__len__") or isinstance(value, str | bytes) for value in values)
-    return pandas.Series(values) if simple else pandas.Series(values, dtype=object)
-
-
-def _in_polars(data: dict[str, list[Any]]) -> Any:
-    polars = importlib.import_module("polars")
-    columns: list[Any] = []
-    for name, values in data.items():
-        try:
-            columns.append(polars.Series(name, values, strict=False))
-        except Exception:  # noqa: BLE001 - what polars has no type for stays a Python object
-            columns.append(polars.Series(name, values, dtype=polars.Object))
-    return polars.DataFrame(columns)
 
 
 # ---- where a run's results are ---------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Guarantees: each question makes a connection of its own, which can only read; no
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, LiteralString
 
@@ -13,7 +14,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from hyperflow.database.entries import SCHEMA_VERSION, is_sound, text_of, warn_of
-from hyperflow.database.reading import LONG, SAMPLE, Sample, Size
+from hyperflow.database.origins import Origin
+from hyperflow.database.reading import LONG, SAMPLE, Mark, Sample, Size
 from hyperflow.database.server import CONNECT_SECONDS, Server, advice, connect, newer, text_of_error, version_of
 from hyperflow.errors import ConfigurationError, DatabaseError
 
@@ -67,6 +69,14 @@ class ServerReader:
             found, damaged = server.read_all(map_name)
         warn_of(damaged)
         return found
+
+    def marks(self, map_name: str) -> Iterator[Mark]:
+        """Yield all entries of a map without their values, the oldest first, also those that newer ones hide."""
+        short = "CASE WHEN length(value) <= %(long)s THEN value END"
+        what = f"SELECT id, key, program, time, {short}, checksum, schema_version, metadata FROM hyperflow_entries"
+        for number, key, program, when, text, digest, *rest in self._rows(f"{what} {_OF_MAP} ORDER BY id", map_name):
+            if text is None or is_sound(map_name, key, text, bytes(digest), *rest):
+                yield Mark(number, key, Origin.of(program, when, rest[-1]))
 
     def lookup(self, map_name: str, key: str) -> str | None:
         """Return the newest value of a key, or None."""

@@ -22,7 +22,7 @@ from hyperflow.database.file import DatabaseFile
 from hyperflow.database.layout import damaged
 from hyperflow.database.ownership import Ownership
 from hyperflow.database.reading import FileReader, Size
-from hyperflow.database.results import parts
+from hyperflow.database.tables import parts
 from hyperflow.errors import ConfigurationError, DatabaseError
 from hyperflow.files import sync_directory as sync
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from hyperflow import environment, failures
 from hyperflow.config import Settings
-from hyperflow.environment import Activity, Options, Statistics, Try, in_another_loop, peek_try
+from hyperflow.environment import Activity, Making, Options, Statistics, Try, in_another_loop, peek_making, peek_try
 from hyperflow.errors import (
     AllocationEnding,
     EnvironmentClosed,
@@ -116,6 +116,7 @@ class Engine:
             self.scheduler, self._evaluations, self._events, self.locks, self._new_number, self._flush
         )
         self._tries: dict[TaskNumber, Try] = {}  # of those that are part of a flow under `retry`
+        self._makings: dict[Evaluation, Making] = {}  # of those whose result goes into one that will be recorded
         self._counts: Counter[str] = Counter()
         self._tally = Tally()
         self.maps: set[Counted] = self._tally.maps
@@ -168,6 +169,7 @@ class Engine:
         task = Task(number, function.number, options.cpus, options.fresh_process, alone, size, options.exclusive)
         if (run := peek_try()) is not None:
             self._try(task, run)
+        making = peek_making()
         self._packer.hold(packed)
         try:
             self.scheduler.submit(task)
@@ -176,6 +178,8 @@ class Engine:
             raise
         self._next_task += 1  # type: ignore[assignment]  # TaskNumber() would cost each evaluation a call
         evaluation = self._evaluations[number] = Evaluation(task, packed, options, self._cancelled, (fn, args, kwargs))
+        if making is not None:
+            self._makings[evaluation] = making
         if stream is not None:
             evaluation.stream = stream
         elif self.streams.asking:
@@ -377,6 +381,7 @@ class Engine:
         """A worker has answered, mostly several tasks at once."""
         scheduler, evaluations, locks = self.scheduler, self._evaluations, self.locks
         watched, tries, groups = self._copies.watched, self._tries, self._tally.of
+        makings = self._makings
         worker = scheduler.workers.get(number)
         done: dict[TaskNumber, float] = {}
         for task_number, outcome, seconds, payload, buffers in frames.results(body):
@@ -412,7 +417,7 @@ class Engine:
             done[task_number] = seconds
             groups[evaluation.options.name or evaluation.packed.function.name].done += 1
             evaluation.set_result(value)
-            if watched or tries or task.past is not None:
+            if watched or tries or makings or task.past is not None:
                 self._on_special(evaluation, task, worker, seconds)
         if done and worker is not None:
             self._counts["done"] += len(done)
@@ -431,6 +436,8 @@ class Engine:
     def _on_special(self, evaluation: Evaluation, task: Task, worker: Worker, seconds: float) -> None:
         """Do what few evaluations need when they have a result."""
         self._tries.pop(task.number, None)
+        if (making := self._makings.pop(evaluation, None)) is not None:
+            making.evaluated(task.number, worker.node, len(worker.cpus), seconds)
         if task.past is not None:
             self.aside.recovered(worker.node, task.past.failed_on)
         if evaluation.options.straggler_factor is not None:
@@ -533,6 +540,7 @@ class Engine:
         self.worker_locks.ended(evaluation.task.number)
         self._copies.end(evaluation.task)
         self._tries.pop(evaluation.task.number, None)
+        self._makings.pop(evaluation, None)
         self._packer.release(evaluation.packed)
         self._counts[state] += 1
         self._log_submitted()  # it may have been submitted in this turn

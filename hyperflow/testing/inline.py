@@ -15,6 +15,7 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -27,7 +28,7 @@ from hyperflow import environment, failures, locks, plots
 from hyperflow import flow as flows
 from hyperflow._job import JobEnv
 from hyperflow.aio import cancelling
-from hyperflow.environment import Options, Statistics
+from hyperflow.environment import Making, Options, Statistics
 from hyperflow.errors import (
     ConfigurationError,
     Deadlock,
@@ -142,7 +143,8 @@ class InlineEvaluator:
         under_way = self._submitted.values()
         context.run(environment.inline_evaluation.set, lambda: self.streams.wanted(submitted, under_way))
         shown = functools.partial(flows.show_call, fn, args, kwargs)
-        task = asyncio.get_running_loop().create_task(self._run(shown, call, options), context=context)
+        running = self._run(shown, call, options, environment.peek_making())
+        task = asyncio.get_running_loop().create_task(running, context=context)
         self._tasks.add(task)
         self._submitted[task] = submitted
         task.add_done_callback(functools.partial(self._ended, client))
@@ -182,7 +184,9 @@ class InlineEvaluator:
 
         return call
 
-    async def _run(self, shown: Callable[[], str], call: Callable[[], Any], options: Options) -> Any:
+    async def _run(
+        self, shown: Callable[[], str], call: Callable[[], Any], options: Options, making: Making | None
+    ) -> Any:
         async with self._door:  # one at a time, so that a large request does not starve
             while self._free < options.cpus:
                 self._freed.clear()
@@ -190,12 +194,15 @@ class InlineEvaluator:
             self._free -= options.cpus
             self._running += 1
         error: Exception | None = None
+        began = time.perf_counter()
         try:
             for _ in range(options.retries + 1):
                 if error is not None:
                     self._counts["retried"] += 1
                 value, error = await self._evaluate(shown, call, options.time_limit)
                 if error is None:
+                    if making is not None:
+                        making.evaluated(0, "this process", options.cpus, time.perf_counter() - began)
                     return value
             assert error is not None
             failures.shorten(error)

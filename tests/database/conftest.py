@@ -15,6 +15,7 @@ from hyperflow import environment
 from hyperflow.database.store import Store, copy_database, open_database
 from hyperflow.environment import Environment, Options
 from hyperflow.program import ProgramInfo
+from hyperflow.progress.tally import Counted
 
 
 @attrs.frozen
@@ -22,6 +23,7 @@ class NoEvaluator:
     """Stands where the engine would."""
 
     cpus: int = 1
+    maps: set[Counted] = attrs.field(factory=set[Counted])
 
     def submit(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options

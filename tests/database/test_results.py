@@ -496,6 +496,9 @@ async def test_a_server(server_url: str, tmp_path: Path) -> None:
         assert db.map("energy").where(molecule=Molecule("H2")).values() == [Energy(4.0)]
         assert db.map("numbers").items() == [(1, 3)]
         assert db.map("numbers").get(2) is None
+        origin = db.map("energy").origin(Molecule("H2O"), "sto-3g", 2)
+        assert origin is not None
+        assert origin.program == program.program_id
     with psycopg.connect(server_url) as connection:
         connection.execute("INSERT INTO hyperflow_layout VALUES (99)")
     with pytest.raises(DatabaseError, match="made by a newer version"):

@@ -1,4 +1,4 @@
-"""`hyperflow explain`: how an evaluation stands, and if it waits, for what."""
+"""`hyperflow explain`: how an evaluation stands, and if it waits, for what; why a result was computed."""
 
 import asyncio
 import json
@@ -82,3 +82,57 @@ def test_of_a_log_by_itself(typed: TyPed, tmp_path: Path) -> None:
     code, said = typed("run", "1")
     assert code == 1
     assert "makes no sense" in said
+
+
+def times(x: int, y: str) -> int:
+    """Work a little."""
+    return x * len(y)
+
+
+@hf.memoize("explained part", version=1)
+def explained_part(x: int, y: str) -> hf.Job[int]:
+    """Work on a worker."""
+    return hf.remote_eval(times, x, y)
+
+
+@hf.memoize("explained", version=1)
+@hf.job
+async def explained_whole(x: int, y: str) -> int:
+    """Rest on another result."""
+    return await explained_part(x, y) + 1
+
+
+async def test_of_a_result(typed: TyPed, tmp_path: Path) -> None:
+    """What was nearest, in what it differs, where and how long it was computed, and on what it rests."""
+    program = hf.ProgramInfo.new(tmp_path / "hyperflow-runs")
+    async with hf.open_local_job(cpus=2, program=program):
+        assert await explained_whole(2, "one") == 7
+        assert await explained_whole(2, f"two {ESCAPE}") > 7
+    code, said = typed("explained(2, one)")
+    assert code == 0
+    assert "explained(x=2, y='one') = 7" in said
+    assert f"by run {program.program_id}" in said
+    assert "nothing of explained was recorded before" in said
+    assert "explained part(x=2, y='one'): " in said
+    assert "1 evaluation (1) of " in said
+    assert "CPU seconds on " in said
+    assert "all in all: 2 results of 1 run" in said
+    code, said = typed(program.program_id, "explained")
+    assert code == 0
+    assert "y: one there, two " in said
+    assert "1 more results fit" in said
+    assert "\x1b" not in said
+    code, said = typed("explained(3, y=one)")
+    assert code == 0
+    assert "is not recorded in" in said
+    assert "x is not 3 there" in said
+    for words, why in [
+        (("explained2",), "did you mean"),
+        (("explained(z=1)",), "has no argument 'z'"),
+        (("explained(1, 2, 3)",), "has 2 arguments"),
+        (("explained(1",), "its ) is missing"),
+        (("explained(1,", "2)", "3)"), "into quotes"),
+    ]:
+        code, said = typed(*words)
+        assert code == 1
+        assert why in said
