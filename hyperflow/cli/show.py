@@ -13,7 +13,7 @@ import attrs
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from hyperflow.cli import heads, records, runs
+from hyperflow.cli import fate, heads, records, runs
 from hyperflow.cli.jobs import BaseDir, Json, Which, answering
 from hyperflow.cli.live import follow
 from hyperflow.cli.records import Run
@@ -74,11 +74,13 @@ def runs_(
     """Show the runs, the newest last; with --json all of them.
 
     These are the runs in the base directory, and those that were given no place (run_job_local without `program`, say),
-    wherever they ran. A run is "killed" when its process has gone without a word, and "silent" when it is on another
-    machine and has not been heard of for two minutes.
+    wherever they ran. A run is "killed" when its process has gone without a word: Slurm is asked about those of other
+    machines that are not heard of. "silent" is one on another machine that has not been heard of for two minutes, and
+    Slurm does not know that it has ended; `hyperflow show` asks its machine, too.
     """
-    found, left = records.newest(base_dir, None if every or as_json else SHOWN_RUNS)
     now = time.time()
+    found, left = records.newest(base_dir, None if every or as_json else SHOWN_RUNS)
+    found = fate.with_slurms_word(found, now)
     if as_json:
         rows = [_described(run, now) for run in found]
         print(json.dumps({"format": FORMAT, "base_dir": str(base_dir.absolute()), "runs": rows}, indent=2))
@@ -118,7 +120,8 @@ def _columns(found: list[Run], now: float, wide: bool) -> dict[str, list[str]]:
 
 
 def _took(run: Run, now: float) -> str:
-    return "" if run.record is None else age(run.record.until(now) - run.record.began)
+    seconds = run.seconds(now)
+    return "" if seconds is None else age(seconds)
 
 
 def _hours(figures: Figures) -> str:
@@ -163,6 +166,7 @@ def _described(run: Run, now: float) -> dict[str, Any]:
         "run": str(run.home),
         "kind": "cluster" if cluster is not None else "job",
         "state": str(state),
+        "why": run.fate.words if run.fate is not None else "",
         "host": at_work.host if at_work is not None else None,
         "pid": at_work.pid if at_work is not None else None,
         "local": cluster is not None and cluster.local,
@@ -197,7 +201,8 @@ def show(
     as_json: Json = False,
 ) -> int:
     """Show how a run stands or has ended: what it ran, where, its result or error, CPU hours, nodes, failures."""
-    found, now = records.find(run, base_dir), time.time()
+    now = time.time()
+    found = fate.asked_for(records.find(run, base_dir), now)
     if live and found.state(now) in (State.RUNNING, State.SILENT):
         found = _ended(found, base_dir) if follow(found) else found
         now = time.time()
@@ -207,7 +212,7 @@ def show(
         print(json.dumps({"format": FORMAT, **told}, indent=2))
         return 0
     state = found.state(now)
-    print_note(f"run {printable(found.name)}: {_headline(found, state, now)}", sys.stdout)
+    print_note(f"run {printable(found.name)}: {_headline(found, state, now, summary.last)}", sys.stdout)
     for heading, text in _facts(found, state, summary, nodes).items():
         print(f"  {heading:<12}{text}")
     for failure in summary.failures[:SHOWN_FAILURES]:
@@ -281,11 +286,16 @@ def _join(total: Summary, one: Summary) -> None:
             setattr(known, count, getattr(known, count) + getattr(function, count))
 
 
-def _headline(run: Run, state: State, now: float) -> str:
+def _headline(run: Run, state: State, now: float, last: float = 0.0) -> str:
+    """Say how a run stands; `last` is when its event log was written last."""
     found = run.record
     if found is None:
         return "it has left no record that this version can read" if state is State.UNKNOWN else str(state)
-    took = age(found.until(now) - found.began)
+    took = _took(run, now)
+    if state is State.KILLED or run.fate is not None:
+        took = age(max(found.until(now) if run.fate is None else found.alive, last) - found.began)
+    if run.fate is not None:
+        return f"{state} after {took}, or a little later: {printable(run.fate.words)}"
     if state is State.KILLED:
         return f"killed after {took}, or a little later: its process ({found.owner.pid}) ended without a word"
     if state is State.SILENT:

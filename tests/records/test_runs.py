@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 import hyperflow as hf
-from hyperflow.cli import records, show
+from hyperflow.cli import elsewhere, records, show
 from hyperflow.cli.main import app
 from hyperflow.errors import ConfigurationError
 from hyperflow.program import ProgramInfo
@@ -179,8 +179,13 @@ def of_elsewhere(program: ProgramInfo, **changes: Any) -> Record:
     return made._replace(owner=elsewhere, **changes)
 
 
-def test_a_run_on_another_machine(typed: TyPed, tmp_path: Path) -> None:
-    """While its record is fresh it runs; later nobody here can know, and that is said."""
+def test_a_run_on_another_machine(typed: TyPed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its record is fresh it runs; later nobody here can know, if no way leads there, and that is said."""
+
+    def no_way(*_: object) -> str:
+        raise elsewhere.NoWay("no way leads there")
+
+    monkeypatch.setattr(elsewhere, "look", no_way)
     program = ProgramInfo.new(tmp_path / "hyperflow-runs")
     path, now = program.log_dir / record.NAME, time.time()
     record.write(path, of_elsewhere(program))
