@@ -13,7 +13,7 @@ import attrs
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from hyperflow.cli import fate, heads, records, runs
+from hyperflow.cli import evaluations, fate, heads, records, runs
 from hyperflow.cli.jobs import BaseDir, Json, Which, answering
 from hyperflow.cli.live import follow
 from hyperflow.cli.records import Run
@@ -36,7 +36,7 @@ from hyperflow.events.nodes import NodeState, node_states
 from hyperflow.events.summary import TAIL, Function, Summary, summarise
 from hyperflow.master.lifecycle import State as JobState
 from hyperflow.records.record import Figures, State
-from hyperflow.saying import age, printable
+from hyperflow.saying import age, in_one_line, printable
 
 FORMAT = 1
 
@@ -151,7 +151,7 @@ def _command(run: Run) -> str:
 
 
 def _short(text: str) -> str:
-    text = printable(" ".join(text.split()))
+    text = in_one_line(text)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
@@ -218,10 +218,11 @@ def show(
     for failure in summary.failures[:SHOWN_FAILURES]:
         where = f" on {failure.worker}" if failure.worker else ""
         again = ", then tried again" if failure.retried else ""
-        print(f"  #{failure.task} {_short(failure.call)}: {_short(failure.error)}{printable(where)}{again}")
+        name = evaluations.named(failure.job, failure.task)
+        print(f"  #{name} {_short(failure.call)}: {_short(failure.error)}{printable(where)}{again}")
     if summary.failed > SHOWN_FAILURES:
         print(f"  and {summary.failed - SHOWN_FAILURES} more: hyperflow logs {shlex.quote(found.name)} --failed")
-    if summary.failures and any((log_dir / capsule.DIRECTORY).is_dir() for log_dir in _log_dirs(found)):
+    if summary.failures and any((log_dir / capsule.DIRECTORY).is_dir() for _, log_dir in evaluations.log_dirs(found)):
         print(f"  to run one of them again, under pdb: hyperflow debug {shlex.quote(found.name)} EVALUATION")
     if functions:
         _print_functions(summary)
@@ -243,7 +244,7 @@ def _ended(run: Run, base_dir: Path) -> Run:
 def _looked_up(run: Run) -> tuple[Summary, list[NodeState], str]:
     """Return what the event logs of a run tell, and what is to be said about that."""
     total, nodes, wrong = Summary(), list[NodeState](), ""
-    for log_dir in _log_dirs(run):
+    for job, log_dir in evaluations.log_dirs(run):
         try:
             one = summarise(reader.read(log_dir / heads.EVENTS))
             nodes += node_states(reader.read(log_dir / heads.EVENTS))  # again: a million events take 500 MB
@@ -254,21 +255,14 @@ def _looked_up(run: Run) -> tuple[Summary, list[NodeState], str]:
         except (TypeError, ValueError, AttributeError, LookupError) as error:  # a foreign file
             wrong = f"the event log {log_dir / heads.EVENTS} makes no sense: {error!r}"
             continue
+        one.failures = [attrs.evolve(failure, job=job) for failure in one.failures]
         _join(total, one)
+    total.failures.sort(key=lambda failure: failure.t)
     if total.left_out:
         wrong = f"{in_bytes(total.left_out)} of the event log were not kept: counts of functions are not complete"
     elif not run.log_dir.is_dir():
         wrong = f"its directory has gone, {run.home}, and nothing of its logs was kept"
     return total, nodes, wrong
-
-
-def _log_dirs(run: Run) -> list[Path]:
-    if run.cluster is None:
-        return [run.log_dir]
-    try:
-        return [head.log_dir for head in heads.of(run.home)]
-    except OSError:  # it has just been removed
-        return []
 
 
 def _join(total: Summary, one: Summary) -> None:
@@ -362,7 +356,9 @@ def _print_functions(summary: Summary) -> None:
     for heading in ("done", "failed", "retried", "median", f"{TAIL:.0%}", "total", "CPUs", "CPU use", "memory"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in ordered[:SHOWN_FUNCTIONS]:
-        times = [_seconds(one.quantile(0.5)), _seconds(one.quantile(TAIL)), _seconds(one.total)]
+        times = ["", "", ""]  # of none that has a result
+        if one.seconds:
+            times = [_seconds(one.quantile(0.5)), _seconds(one.quantile(TAIL)), _seconds(one.total)]
         use = [_seconds(one.cpu), in_bytes(one.memory)] if one.measured else ["", ""]
         counts = [str(one.done), str(one.failed), str(one.retried)]
         table.add_row(*map(Text, [_short(one.name), *counts, *times, str(one.cpus), *use]))
