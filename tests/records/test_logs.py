@@ -116,7 +116,7 @@ async def test_names_in_logs(typed: TyPed, tmp_path: Path) -> None:
         await hf.remote_map(print, ["five"])
         await hf.remote_map(odd, ["six"], errors="return")
     marks = [line.partition(" [")[2] for line in typed("logs")[1].splitlines()]
-    cut = ")\\x1b[2J " + "x" * 92 + "...] before the end of six"
+    cut = ")\\x1b[2J " + "x" * 91 + "...] before the end of six"
     assert marks[:-1] == [
         *("#1 scan [3): print] one", "#2 scan [3)] two", "#2 scan [3)] three", "#3 print] four", "#4 print] five"),
     ]
