@@ -416,6 +416,8 @@ _activities = itertools.count(1)
 
 activity: ContextVar[Activity | None] = ContextVar("hyperflow_activity", default=None)
 """The activity that this is part of; None for the job itself."""
+
+
 class Making(Protocol):
     """A computation whose result will be recorded."""
 

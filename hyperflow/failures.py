@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 import attrs
 
 from hyperflow.errors import AllocationEnding, ConfigurationError, HyperflowError, MisuseError
-from hyperflow.saying import in_words, short_repr
+from hyperflow.saying import in_one_line, in_words, short_repr
 
 logger = logging.getLogger("hyperflow")
 
@@ -150,7 +150,7 @@ def tell(where: str, returned: Sequence[Failed], of: int, count: int | None = No
         first = min(returned, key=_place)
         logger.warning(
             "%s: %d of %d failed, and hold a hyperflow.Failed; the first: %s: %s",
-            *(where, count or len(returned), of, first.call, in_words(first.error, 300)),
+            *(where, count or len(returned), of, in_one_line(first.call), in_one_line(in_words(first.error, 300))),
         )
 
 

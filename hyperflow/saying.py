@@ -71,7 +71,10 @@ def _text(show: Callable[[Any], str], value: object, limit: int, otherwise: str)
 
 
 def printable(text: str) -> str:
-    """Return a text as it can be shown on a terminal: in one line, and nothing in it is an order to the terminal."""
+    """Return a text as it can be shown on a terminal: in one line, and nothing in it is an order to the terminal.
+
+    What would act there (colours, titles, a new line) is shown as an escape. Blanks are left as they are.
+    """
     if text.isprintable():
         return text
     text = text.replace("\t", "    ")
@@ -98,9 +101,8 @@ def unfit_name(name: str) -> str:
 
 
 def in_one_line(text: str) -> str:
-    """Return a text for a terminal: in one line, and what would act there (colours, titles, a new line) as escapes."""
-    line = " ".join(text.split())
-    return line if line.isprintable() else "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line)
+    """Return a text for a terminal, as `printable` does, with a blank for each line break and the like."""
+    return printable(" ".join(text.split()))
 
 
 def warn(text: str, kind: type[Warning] = RuntimeWarning) -> None:

@@ -123,6 +123,20 @@ async def test_a_count_is_told(caplog: pytest.LogCaptureFixture) -> None:
         assert "odd_fails(1): Boom: 1" in record.getMessage()
 
 
+def hostile(x: int) -> None:
+    """Fail with orders to the terminal."""
+    raise Boom(f"{x}\x1b]0;owned\x07\n\x1b[2J")
+
+
+async def test_a_count_orders_nothing_to_the_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    """What fails may have any name and text; it is told in one line."""
+    hostile.__name__ = "hostile\x1b[2J"
+    async with open_inline_job(cpus=1):
+        await hf.remote_map(hostile, [3], errors="return")
+    (record,) = caplog.records
+    assert record.getMessage().endswith(r"the first: hostile\x1b[2J(3): Boom: 3\x1b]0;owned\x07 \x1b[2J")
+
+
 def nothing(x: int) -> hf.Job[int]:
     """Return a flow or, for odd numbers, not even that."""
     if x % 2:

@@ -45,6 +45,13 @@ def test_long_texts_are_cut() -> None:
     assert len(saying.short_str("x" * 100, 40)) == len(saying.in_words(ValueError("x" * 100), 40)) == 40
 
 
+def test_texts_for_a_terminal() -> None:
+    """What would act there is an escape; a line break is one, too, or a blank."""
+    text = "a \x1b]0;b\x07  \u202e\ud800\r\nü"
+    assert saying.printable(text) == r"a \x1b]0;b\x07  \u202e\ud800\r\nü"
+    assert saying.in_one_line(text) == r"a \x1b]0;b\x07 \u202e\ud800 ü"
+
+
 @pytest.mark.parametrize("how", [how for how in hostile.STRIKES if how != "hang"])
 def test_class_without_a_name(how: str) -> None:
     """A class that does not say its name is called by the one that it was made with."""

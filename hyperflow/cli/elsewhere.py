@@ -26,6 +26,10 @@ PATIENCE = 180.0
 """Seconds for the whole of it: an order may have to wait for Slurm."""
 
 
+class NoWay(HyperflowError):
+    """Another machine cannot be reached from here."""
+
+
 def command(words: Sequence[str]) -> list[str]:
     """Return how a command of hyperflow is run there."""
     return [sys.executable, "-m", "hyperflow", *words]
@@ -46,9 +50,22 @@ def carry_out(host: str, words: Sequence[str], why: HyperflowError, slurm_job: s
     Raises:
         Refused: It cannot be reached; the text says what to type there. Or what the command itself says.
     """
-    there = shlex.join(command(words))
+    there = f"exec {shlex.join(command(words))}"
+    try:
+        return look(host, there, slurm_job, PATIENCE)
+    except NoWay as error:
+        raise Refused(f"{why}; type: {typed(host, words)} ({error})") from None
+
+
+def look(host: str, script: str, slurm_job: str, patience: float) -> str:
+    """Run a line of shell on another machine, and return what it prints; each way may take so many seconds.
+
+    Raises:
+        NoWay: It cannot be reached; the text says what was tried.
+        Refused: What the line itself says, where it fails.
+    """
     tried: list[str] = []
-    for way, line in _ways(host, slurm_job, there):
+    for way, line in _ways(host, slurm_job, script):
         try:
             done = subprocess.run(
                 line,
@@ -56,7 +73,7 @@ def carry_out(host: str, words: Sequence[str], why: HyperflowError, slurm_job: s
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=PATIENCE,
+                timeout=patience,
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -69,11 +86,11 @@ def carry_out(host: str, words: Sequence[str], why: HyperflowError, slurm_job: s
         if done.returncode:
             raise Refused(f"on {host}: {done.stderr.strip().removeprefix('hyperflow: ')}")
         return printed
-    raise Refused(f"{why}; type: {typed(host, words)} (no way leads there: {'; '.join(tried)})")
+    raise NoWay(f"no way leads there: {'; '.join(tried)}")
 
 
-def _ways(host: str, slurm_job: str, there: str) -> Iterator[tuple[str, list[str]]]:
-    shell = f"echo {shlex.quote(REACHED)}; exec {there}"
+def _ways(host: str, slurm_job: str, script: str) -> Iterator[tuple[str, list[str]]]:
+    shell = f"echo {shlex.quote(REACHED)}; {script}"
     yield "ssh", [*SSH, host, shell]
     if slurm_job:
         within = [f"--jobid={slurm_job}", "--overlap", "--quiet", "--nodes=1", "--ntasks=1", f"--nodelist={host}"]

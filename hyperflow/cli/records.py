@@ -24,6 +24,14 @@ Named: TypeAlias = tuple[str, bool]
 
 
 @attrs.frozen
+class Fate:
+    """How a run stands as others tell it, Slurm or its machine; `words` says what they tell."""
+
+    state: State
+    words: str
+
+
+@attrs.frozen
 class Run:
     """A run on the disk.
 
@@ -31,12 +39,14 @@ class Run:
         name: Its id; in a base directory, the name of its directory.
         record: What it says of itself; None for one of an older version, or a damaged one.
         cluster: What is to know of the run of a Cluster program; None for others.
+        fate: How it has ended as others tell it; None if they were not asked, or do not know.
     """
 
     name: str
     home: Path
     record: Record | None
     cluster: runs.Run | None = None
+    fate: Fate | None = None
 
     @property
     def log_dir(self) -> Path:
@@ -46,6 +56,8 @@ class Run:
 
     def state(self, now: float) -> State:
         """Return how it stands, as far as that is known here."""
+        if self.fate is not None:
+            return self.fate.state
         if self.record is not None:
             return self.record.state(now)
         if self.cluster is not None and self.cluster.finished:
@@ -53,6 +65,12 @@ class Run:
         if self.cluster is not None and owner(self.home) is not None:
             return State.RUNNING
         return State.UNKNOWN
+
+    def seconds(self, now: float) -> float | None:
+        """Return how long it took, until it ended or was last heard of; None if it has left no record."""
+        if self.record is None:
+            return None
+        return (self.record.until(now) if self.fate is None else self.record.alive) - self.record.began
 
     def figures(self) -> Figures:
         """Return what it has had and done, with all of its jobs."""

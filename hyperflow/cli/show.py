@@ -13,7 +13,7 @@ import attrs
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from hyperflow.cli import heads, records, runs
+from hyperflow.cli import evaluations, fate, heads, records, runs
 from hyperflow.cli.jobs import BaseDir, Json, Which, answering
 from hyperflow.cli.live import follow
 from hyperflow.cli.records import Run
@@ -37,7 +37,7 @@ from hyperflow.events.nodes import NodeState, node_states
 from hyperflow.events.summary import TAIL, Function, Summary, summarise
 from hyperflow.master.lifecycle import State as JobState
 from hyperflow.records.record import Figures, State
-from hyperflow.saying import age, printable
+from hyperflow.saying import age, in_one_line, printable
 
 FORMAT = 1
 
@@ -75,11 +75,13 @@ def runs_(
     """Show the runs, the newest last; with --json all of them.
 
     These are the runs in the base directory, and those that were given no place (run_job_local without `program`, say),
-    wherever they ran. A run is "killed" when its process has gone without a word, and "silent" when it is on another
-    machine and has not been heard of for two minutes.
+    wherever they ran. A run is "killed" when its process has gone without a word: Slurm is asked about those of other
+    machines that are not heard of. "silent" is one on another machine that has not been heard of for two minutes, and
+    Slurm does not know that it has ended; `hyperflow show` asks its machine, too.
     """
-    found, left = records.newest(base_dir, None if every or as_json else SHOWN_RUNS)
     now = time.time()
+    found, left = records.newest(base_dir, None if every or as_json else SHOWN_RUNS)
+    found = fate.with_slurms_word(found, now)
     if as_json:
         rows = [described(run, now) for run in found]
         print(json.dumps({"format": FORMAT, "base_dir": str(base_dir.absolute()), "runs": rows}, indent=2))
@@ -119,7 +121,8 @@ def _columns(found: list[Run], now: float, wide: bool) -> dict[str, list[str]]:
 
 
 def _took(run: Run, now: float) -> str:
-    return "" if run.record is None else age(run.record.until(now) - run.record.began)
+    seconds = run.seconds(now)
+    return "" if seconds is None else age(seconds)
 
 
 def _hours(figures: Figures) -> str:
@@ -152,7 +155,7 @@ def command(run: Run) -> str:
 
 
 def _short(text: str) -> str:
-    text = printable(" ".join(text.split()))
+    text = in_one_line(text)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
@@ -167,6 +170,7 @@ def described(run: Run, now: float) -> dict[str, Any]:
         "run": str(run.home),
         "kind": "cluster" if cluster is not None else "job",
         "state": str(state),
+        "why": run.fate.words if run.fate is not None else "",
         "host": at_work.host if at_work is not None else None,
         "pid": at_work.pid if at_work is not None else None,
         "local": cluster is not None and cluster.local,
@@ -204,7 +208,8 @@ def show(
     as_json: Json = False,
 ) -> int:
     """Show how a run stands or has ended: what it ran, where, its result or error, CPU hours, nodes, failures."""
-    found, now = records.find(run, base_dir), time.time()
+    now = time.time()
+    found = fate.asked_for(records.find(run, base_dir), now)
     if live and found.state(now) in (State.RUNNING, State.SILENT):
         found = _ended(found, base_dir) if follow(found) else found
         now = time.time()
@@ -217,16 +222,17 @@ def show(
         print(json.dumps({"format": FORMAT, **told}, indent=2))
         return 0
     state = found.state(now)
-    print_note(f"run {printable(found.name)}: {headline(found, state, now)}", sys.stdout)
+    print_note(f"run {printable(found.name)}: {headline(found, state, now, summary.last)}", sys.stdout)
     for heading, text in _facts(found, state, summary, nodes).items():
         print(f"  {heading:<12}{text}")
     for failure in summary.failures[:SHOWN_FAILURES]:
         where = f" on {failure.worker}" if failure.worker else ""
         again = ", then tried again" if failure.retried else ""
-        print(f"  #{failure.task} {_short(failure.call)}: {_short(failure.error)}{printable(where)}{again}")
+        name = evaluations.named(failure.job, failure.task)
+        print(f"  #{name} {_short(failure.call)}: {_short(failure.error)}{printable(where)}{again}")
     if summary.failed > SHOWN_FAILURES:
         print(f"  and {summary.failed - SHOWN_FAILURES} more: hyperflow logs {shlex.quote(found.name)} --failed")
-    if summary.failures and any((log_dir / capsule.DIRECTORY).is_dir() for log_dir in _log_dirs(found)):
+    if summary.failures and any((log_dir / capsule.DIRECTORY).is_dir() for _, log_dir in evaluations.log_dirs(found)):
         print(f"  to run one of them again, under pdb: hyperflow debug {shlex.quote(found.name)} EVALUATION")
     if functions:
         _print_functions(summary)
@@ -252,7 +258,7 @@ def _ended(run: Run, base_dir: Path) -> Run:
 def _looked_up(run: Run) -> tuple[Summary, list[NodeState], str]:
     """Return what the event logs of a run tell, and what is to be said about that."""
     total, nodes, wrong = Summary(), list[NodeState](), ""
-    for log_dir in _log_dirs(run):
+    for job, log_dir in evaluations.log_dirs(run):
         try:
             one = summarise(reader.read(log_dir / heads.EVENTS))
             nodes += node_states(reader.read(log_dir / heads.EVENTS))  # again: a million events take 500 MB
@@ -263,7 +269,9 @@ def _looked_up(run: Run) -> tuple[Summary, list[NodeState], str]:
         except (TypeError, ValueError, AttributeError, LookupError) as error:  # a foreign file
             wrong = f"the event log {log_dir / heads.EVENTS} makes no sense: {error!r}"
             continue
+        one.failures = [attrs.evolve(failure, job=job) for failure in one.failures]
         _join(total, one)
+    total.failures.sort(key=lambda failure: failure.t)
     if total.dropped:
         wrong = (
             f"the event log has reached its limit: {total.dropped} evaluations ended after that, and are not counted"
@@ -273,15 +281,6 @@ def _looked_up(run: Run) -> tuple[Summary, list[NodeState], str]:
     elif not run.log_dir.is_dir():
         wrong = f"its directory has gone, {run.home}, and nothing of its logs was kept"
     return total, nodes, wrong
-
-
-def _log_dirs(run: Run) -> list[Path]:
-    if run.cluster is None:
-        return [run.log_dir]
-    try:
-        return [head.log_dir for head in heads.of(run.home)]
-    except OSError:  # it has just been removed
-        return []
 
 
 def _join(total: Summary, one: Summary) -> None:
@@ -300,12 +299,16 @@ def _join(total: Summary, one: Summary) -> None:
             setattr(known, count, getattr(known, count) + getattr(function, count))
 
 
-def headline(run: Run, state: State, now: float) -> str:
-    """Say in a line how a run stands."""
+def headline(run: Run, state: State, now: float, last: float = 0.0) -> str:
+    """Say how a run stands; `last` is when its event log was written last."""
     found = run.record
     if found is None:
         return "it has left no record that this version can read" if state is State.UNKNOWN else str(state)
-    took = age(found.until(now) - found.began)
+    took = _took(run, now)
+    if state is State.KILLED or run.fate is not None:
+        took = age(max(found.until(now) if run.fate is None else found.alive, last) - found.began)
+    if run.fate is not None:
+        return f"{state} after {took}, or a little later: {printable(run.fate.words)}"
     if state is State.KILLED:
         return f"killed after {took}, or a little later: its process ({found.owner.pid}) ended without a word"
     if state is State.SILENT:
@@ -379,7 +382,9 @@ def _print_functions(summary: Summary) -> None:
     for heading in ("done", "failed", "retried", "median", f"{TAIL:.0%}", "total", "CPUs", "CPU use", "memory"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in ordered[:SHOWN_FUNCTIONS]:
-        times = [_seconds(one.quantile(0.5)), _seconds(one.quantile(TAIL)), _seconds(one.total)]
+        times = ["", "", ""]  # of none that has a result
+        if one.seconds:
+            times = [_seconds(one.quantile(0.5)), _seconds(one.quantile(TAIL)), _seconds(one.total)]
         use = [_seconds(one.cpu), in_bytes(one.memory)] if one.measured else ["", ""]
         counts = [str(one.done), str(one.failed), str(one.retried)]
         table.add_row(*map(Text, [_short(one.name), *counts, *times, str(one.cpus), *use]))

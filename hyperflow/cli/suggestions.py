@@ -12,7 +12,7 @@ from contextlib import suppress
 from hyperflow.checked_files import Damaged
 from hyperflow.cli import heads
 from hyperflow.cli.records import Run
-from hyperflow.database.results import in_bytes
+from hyperflow.database.tables import in_bytes
 from hyperflow.errors import HyperflowError
 from hyperflow.events.summary import Function, Summary
 from hyperflow.master.rundir import JobDirectory

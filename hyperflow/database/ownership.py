@@ -58,7 +58,12 @@ def _pid_namespace() -> str:
 
 def started(pid: int) -> str:
     """Return when a process was started, in the kernel's ticks, or "" if there is none (or just its zombie)."""
-    after_name = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return started_in(_read(f"/proc/{pid}/stat"))
+
+
+def started_in(stat: str) -> str:
+    """Return when a process was started, of what is in its /proc/PID/stat."""
+    after_name = stat.rpartition(")")[2].split()
     if len(after_name) < 20 or after_name[0] in ("Z", "X"):
         return ""
     return after_name[19]

@@ -65,6 +65,7 @@ class Failure:
     Args:
         t: When, in seconds since 1970.
         retried: Whether it was started again.
+        job: Its job in a Cluster program.
     """
 
     t: float
@@ -74,6 +75,7 @@ class Failure:
     error: str
     worker: str
     retried: bool
+    job: int | None = None
 
 
 @attrs.define

@@ -55,7 +55,8 @@ class Echo:
         if self._last[0] != said.task:  # the text of a call takes a while
             call = evaluation.shown_call
             call = call if len(call) <= LONGEST_CALL else call[: LONGEST_CALL - 3] + "..."
-            name = "" if evaluation.options.name is None else f"{evaluation.options.name}: "
+            name = evaluation.options.name
+            name = "" if name is None or call.startswith(f"{name}(") else f"{name}: "
             self._last = said.task, f"#{said.task} {name}{call}"
         return self._last[1]
 

@@ -41,6 +41,7 @@ class Orders:
         self.at_nodes: dict[str, set[DefinitionNumber]] = {}
         """Those that each node has."""
         self._epochs: dict[WorkerNumber, int] = {}  # of the classes that each worker has
+        self._names: dict[WorkerNumber, str | None] = {}  # of the tasks that each worker got last
         self._links = links
         self._packer = packer
         self._evaluations = evaluations
@@ -67,6 +68,7 @@ class Orders:
         has = self.at_workers[worker.number]
         records: list[frames.Bytes] = []
         started: list[TaskNumber] = []
+        name = self._names.get(worker.number)
         for task in effect.tasks:
             number, function = task.number, task.function
             evaluation = self._evaluations.get(number)
@@ -78,6 +80,10 @@ class Orders:
                 parts += _tasks(worker, records)  # they run with the classes that are there now
                 self._epochs[worker.number] = packed.epoch
                 has.intersection_update(self._packer.buffers.known)
+            if evaluation.options.name != name:
+                parts += _tasks(worker, records)
+                self._names[worker.number] = name = evaluation.options.name
+                parts.append(frames.frame(Kind.NAMED, worker.number, (name or "").encode()))
             if function not in has or packed.needs:
                 self._give(worker, (*packed.needs, packed.function), parts)
             frames.add_task(records, number, function, packed.payload, packed.buffers)
@@ -139,6 +145,7 @@ class Orders:
         """Forget what a worker had."""
         self.at_workers.pop(worker, None)
         self._epochs.pop(worker, None)
+        self._names.pop(worker, None)
 
 
 def _tasks(worker: Worker, records: list[frames.Bytes]) -> list[frames.Bytes]:

@@ -222,7 +222,7 @@ class Launcher:
         elif kind == Kind.GIVE:
             for data in self.cache.given(number, body):
                 self.forward(process, data)
-        elif kind in (Kind.TASKS, Kind.LOCK_REPLY, Kind.STREAM_REPLY):
+        elif kind in (Kind.TASKS, Kind.NAMED, Kind.LOCK_REPLY, Kind.STREAM_REPLY):
             self.forward(process, frames.frame(kind, number, body))
         elif kind == Kind.LIMIT:
             process.deadline = time.monotonic() + frames.SECONDS.unpack(body)[0]

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperflow.progress.stderr import drawing, is_terminal, say
-from hyperflow.progress.view import HEADINGS, View
+from hyperflow.progress.view import HEADINGS, Row, View
 
 OTHER_LINES = 6
 """Lines of a terminal that are not for rows: headings, the line below, the prompt and what was printed last."""
@@ -90,15 +90,23 @@ def open_here() -> Terminal | None:
 def drawn(view: View, width: int, height: int) -> Group:
     """Return what is drawn on a terminal of this size."""
     rows = view.rows(max(height - OTHER_LINES, 1))
-    widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
+    headings, widths = _fitting(rows, width)
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
     # rich itself would shrink all columns alike, and cut numbers.
-    table.add_column(HEADINGS[0], no_wrap=True, max_width=max(width - sum(widths[1:]) - GAP * len(widths), SHORTEST))
-    for heading in HEADINGS[1:]:
+    table.add_column(headings[0], no_wrap=True, max_width=max(width - sum(widths[1:]) - GAP * len(widths), SHORTEST))
+    for heading in headings[1:]:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(cell, _STYLES.get(heading, "")) for heading, cell in zip(HEADINGS, row, strict=True)))
+        table.add_row(*(Text(cell, _STYLES.get(heading, "")) for heading, cell in zip(headings, row, strict=False)))
     return Group(table, Text(view.foot(len(rows)), no_wrap=True, overflow="ellipsis", style="bold"))
+
+
+def _fitting(rows: list[Row], width: int) -> tuple[list[str], list[int]]:
+    """Return the headings that have room, and how wide their columns are: a number that is cut is a wrong one."""
+    widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
+    while len(widths) > 1 and SHORTEST + sum(widths[1:]) + GAP * len(widths) > width:
+        widths.pop()
+    return list(HEADINGS[: len(widths)]), widths
 
 
 _STYLES = {"running": "green", "failed": "bold red"}

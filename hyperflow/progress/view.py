@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 
 from hyperflow.progress.tally import Course, Group, Snapshot
-from hyperflow.saying import age, printable
+from hyperflow.saying import age, in_one_line, printable
 
 WINDOW = 30.0
 """Rates are those of so many seconds; where nothing has ended in them, of all the time."""
@@ -156,5 +156,5 @@ def _per_time(rate: float) -> str:
 
 
 def _short(name: str) -> str:
-    text = printable(" ".join(name.split()))
+    text = in_one_line(name)
     return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"

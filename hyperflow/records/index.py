@@ -130,7 +130,8 @@ def _end(path: Path, size: int) -> bytes:
         start = max(file.seek(0, os.SEEK_END) - size, 0)
         file.seek(start)
         data = file.read(size)
-    return data[data.find(b"\n") + 1 :] if start else data
+    line = data.find(b"\n") + 1
+    return data[line:] if start and line < len(data) else data  # of a line that is longer, its end
 
 
 def _ends(events: Path) -> bytes:

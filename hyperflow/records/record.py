@@ -35,6 +35,9 @@ NAME = "run.json"
 SILENCE = 120.0
 """A run on another machine whose record is older than these many seconds counts as silent."""
 
+LATE = 50.0
+"""A record of another machine that is older than these many seconds has missed two of its writes."""
+
 LONGEST = 2000
 """Characters of an error, or of a word of the command line, that are kept."""
 
@@ -145,6 +148,10 @@ class Record(NamedTuple):
         if not self.owner.is_near() and now - self.alive > SILENCE:
             return State.SILENT
         return State.RUNNING
+
+    def is_late(self, now: float) -> bool:
+        """Whether it runs on another machine, as far as is known here, and has not been heard of when it should."""
+        return self.state(now) in (State.RUNNING, State.SILENT) and not self.owner.is_near() and now - self.alive > LATE
 
     def until(self, now: float) -> float:
         """Return when the run ended, or was last heard of; for one that runs, now."""

@@ -46,6 +46,9 @@ K = TypeVar("K")
 MUCH_PICKLED = 100_000_000
 """Bytes that are pickled for the captures of one function before it is said that `put` spares them."""
 
+LONGEST_NAME = 200
+"""Characters of a function's name that logs and errors get."""
+
 _IS_NAME = b"\x93\x94."
 """The end of a pickle that only names something: STACK_GLOBAL, MEMOIZE, STOP."""
 
@@ -140,7 +143,7 @@ class Packer:
 
     def _define(self, fn: Callable[..., Any]) -> Definition:
         """Return the definition of a function as it is now."""
-        name = getattr(fn, "__qualname__", None) or repr(fn)
+        name = (getattr(fn, "__qualname__", None) or repr(fn))[:LONGEST_NAME]
         known = self._functions.get(id(fn))
         if known is not None and known.ref() is not fn:
             known = None  # another function that had this address

@@ -105,6 +105,7 @@ class Kind(enum.IntEnum):
     STREAM_REPLY = 27  # head > launcher > worker: what they are made of
     PRINTED = 29  # worker > launcher > head: what an evaluation has printed, where the program asks for it
     MEASURED = 30  # worker > launcher > head: the CPU time and memory of an evaluation
+    NAMED = 31  # head > launcher > worker: what the program calls the tasks that follow
     BROKEN = 28  # launcher > head: what came from the head is no frame; text
 
 

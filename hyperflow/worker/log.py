@@ -14,6 +14,7 @@ import threading
 import time
 from typing import Any
 
+from hyperflow.saying import in_one_line, short_str
 from hyperflow.shipping import rebuild
 from hyperflow.wire.numbers import TaskNumber
 from hyperflow.worker.echo import Echo
@@ -22,11 +23,20 @@ OF_OTHERS = "wrote the unmarked lines above"
 """What a line says after lines that other processes have written."""
 
 
+LONGEST_NAME = 100
+"""Characters of a function's name in the mark of a line."""
+
+
 class Log:
     """The worker's log file, which is its stdout and stderr; `echo` gets what evaluations print, too."""
 
     def __init__(self, echo: Echo | None = None) -> None:
-        self.label = "worker"
+        self.last = TaskNumber(0)
+        """The evaluation that runs, or ran last."""
+        self.function: object = ""
+        """The name of its function."""
+        self.name = ""
+        """What the program calls it; "" for nothing."""
         self.task = TaskNumber(0)
         """The evaluation that runs; 0 when it has ended."""
         self.echo = echo
@@ -44,8 +54,21 @@ class Log:
         with self._lock, contextlib.suppress(OSError):  # a full disk must not fail an evaluation that merely prints
             self._look()
             now = time.strftime("%Y-%m-%d %H:%M:%S")
-            os.write(1, f"{now} [{self.label}] {line}\n".encode(errors="replace"))
+            os.write(1, f"{now} [{self._label()}] {line}\n".encode(errors="replace"))
             self._expected = os.fstat(1).st_size
+
+    def _label(self) -> str:
+        """Return the mark of the evaluation that runs, or ran last: one that a reader of the log can find the end of."""
+        if not self.last:
+            return "worker"
+        function = short_str(self.function, LONGEST_NAME)
+        if not self.name:
+            text = function
+        elif function in (self.name, "__call__"):  # a function that stands under its own name; a chunk of a map
+            text = self.name
+        else:
+            text = f"{self.name}: {function}"
+        return f"#{self.last} {in_one_line(text).replace(']', ')')}"
 
     def print_line(self, line: str) -> None:
         """Write a line that a function has printed."""

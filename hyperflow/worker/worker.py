@@ -35,6 +35,7 @@ from hyperflow import failures
 from hyperflow.debugging.capsule import Pickle
 from hyperflow.debugging.surroundings import Place
 from hyperflow.errors import MisuseError
+from hyperflow.saying import short_str
 from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
 from hyperflow.shipping.arrivals import Arrivals
 from hyperflow.shipping.importable import plain_is_enough
@@ -48,7 +49,7 @@ from hyperflow.wire.shared_memory import LARGE, Block
 from hyperflow.worker import capsules
 from hyperflow.worker.echo import Echo
 from hyperflow.worker.lock_client import LockClient
-from hyperflow.worker.log import Log, MarkedOutput
+from hyperflow.worker.log import LONGEST_NAME, Log, MarkedOutput
 from hyperflow.worker.measure import WORTH, Measure
 from hyperflow.worker.traces import LAST_WORDS, Traces, end_soon, has_callbacks
 
@@ -254,6 +255,8 @@ class Worker:
                         self.blocks[number] = Block.at(pid, fd, size)
                 elif kind == Kind.FORGET:
                     self.forget_all(number for (number,) in frames.NUMBER.iter_unpack(body))
+                elif kind == Kind.NAMED:
+                    self.log.name = bytes(body).decode(errors="replace")
                 elif kind == Kind.PATH:
                     sys.path[:] = messages.read(SysPath, body).entries
                     importlib.invalidate_caches()
@@ -296,8 +299,8 @@ class Worker:
             self.unreadable(task, "the function" if fn is None else "an argument", error)
             return
         self.lock_client.task = task
-        log.task = task
-        log.label = f"#{task} {getattr(fn, '__name__', 'call')}"
+        log.task = log.last = task
+        log.function = getattr(fn, "__name__", "__call__")
         outcome = Outcome.VALUE
         is_async = False
         out: list[memoryview] = []
@@ -355,7 +358,7 @@ class Worker:
         try:
             failure = capsules.Failure(
                 task,
-                self.log.label.partition(" ")[2],
+                short_str(self.log.function, LONGEST_NAME),
                 self.pickle_of(function),
                 Pickle(payload, [self.found(each) if isinstance(each, int) else each for each in buffers]),
                 capsules.are_as_left(buffers),

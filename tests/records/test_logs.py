@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,25 @@ async def test_echo(said: Callable[[], str]) -> None:
     assert texts[-1] == "half a line"
     assert any("UserWarning: careful" in one for one in texts), texts
     assert "\x1b" not in shown
+
+
+async def test_names_in_logs(typed: TyPed, tmp_path: Path) -> None:
+    """Lines have the name that the program gave; a function of any name leaves them readable."""
+    odd = types.FunctionType(fails.__code__, globals(), "]\x1b[2J\n" + "x" * 1_000_000)
+    async with local(cpus=1, program=ProgramInfo.new(tmp_path / "hyperflow-runs")):
+        with hf.using(name="scan [3]"):
+            await hf.remote_eval(print, "one")
+            await hf.remote_map(print, ["two", "three"], chunk_size=2)
+        await hf.remote_eval(print, "four")
+        await hf.remote_map(print, ["five"])
+        await hf.remote_map(odd, ["six"], errors="return")
+    marks = [line.partition(" [")[2] for line in typed("logs")[1].splitlines()]
+    cut = ")\\x1b[2J " + "x" * 91 + "...] before the end of six"
+    assert marks[:-1] == [
+        *("#1 scan [3): print] one", "#2 scan [3)] two", "#2 scan [3)] three", "#3 print] four", "#4 print] five"),
+    ]
+    assert marks[-1] == f"#5 {cut}"
+    assert [len(typed("logs", number)[1].splitlines()) for number in ("1", "2", "5")] == [1, 2, 1]
 
 
 async def test_no_echo_unless_asked_for(said: Callable[[], str]) -> None:
@@ -205,10 +225,17 @@ async def test_logs_of_jobs(typed: TyPed, tmp_path: Path) -> None:
     async def says(word: str) -> None:
         await hf.remote_eval(print, word)
 
+    @hf.job
+    async def fails_within() -> object:
+        return await hf.remote_map(fails, [3], errors="return")
+
     async with hf.open_cluster(base_dir=tmp_path / "hyperflow-runs", local=True):
         await hf.remote_eval_job(says("one"))
         await hf.remote_eval_job(says("two"))
-    assert [line.partition("] ")[2] for line in typed("logs")[1].splitlines()] == ["one", "two"]
+        await hf.remote_eval_job(fails_within())
+    lines = ["one", "two", "before the end of 3"]
+    assert [line.partition("] ")[2] for line in typed("logs")[1].splitlines()] == lines
+    assert "  #3.1 fails(3): ValueError: no 3 on worker-0@" in typed("show")[1]
     code, text = typed("logs", "2.1")
     assert (code, "[2.#1 print] two" in text, len(text.splitlines())) == (0, True, 1)
     code, text = typed("logs", "1")

@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 import hyperflow as hf
-from hyperflow.cli import records, show
+from hyperflow.cli import elsewhere, records, show
 from hyperflow.cli.main import app
 from hyperflow.errors import ConfigurationError
 from hyperflow.program import ProgramInfo
@@ -179,8 +179,13 @@ def of_elsewhere(program: ProgramInfo, **changes: Any) -> Record:
     return made._replace(owner=elsewhere, **changes)
 
 
-def test_a_run_on_another_machine(typed: TyPed, tmp_path: Path) -> None:
-    """While its record is fresh it runs; later nobody here can know, and that is said."""
+def test_a_run_on_another_machine(typed: TyPed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its record is fresh it runs; later nobody here can know, if no way leads there, and that is said."""
+
+    def no_way(*_: object) -> str:
+        raise elsewhere.NoWay("no way leads there")
+
+    monkeypatch.setattr(elsewhere, "look", no_way)
     program = ProgramInfo.new(tmp_path / "hyperflow-runs")
     path, now = program.log_dir / record.NAME, time.time()
     record.write(path, of_elsewhere(program))
@@ -309,6 +314,7 @@ def test_the_index_is_bounded(tmp_path: Path) -> None:
     events = tmp_path / "log" / "events.jsonl"
     events.parent.mkdir()
     (events.parent / "worker-node-0.log").write_text("x" * 100 + "\n" + "y" * 20_000 + "\n" + "the end\n")
+    (events.parent / "worker-node-1.log").write_text("y" * 20_000 + "\n")
     events.write_text('{"t": 1, "state": "up", "node": "x"}\n' * 100_000)
     made = Record.of_this_process(ProgramInfo.new(tmp_path), "job")._replace(home="/nowhere")
     for number in range(index.MOST_LOGS + 5):
@@ -317,8 +323,9 @@ def test_the_index_is_bounded(tmp_path: Path) -> None:
         index.keep(run, events.parent)
     assert len(index.names()) == index.MOST_LOGS
     kept = index.logs(index.names()[-1])
-    assert sum(path.stat().st_size for path in kept.iterdir()) <= index.HEAD + index.TAIL + index.LOG_TAIL + 200
+    assert sum(path.stat().st_size for path in kept.iterdir()) <= index.HEAD + index.TAIL + 2 * index.LOG_TAIL + 200
     assert (kept / "worker-node-0.log").read_text() == "the end\n"
+    assert (kept / "worker-node-1.log").read_text() == "y" * (index.LOG_TAIL - 1) + "\n"
     found = show.summarise(show.reader.read(kept / "events.jsonl"))
     assert found.left_out == events.stat().st_size - (kept / "events.jsonl").stat().st_size + len(
         next(line for line in (kept / "events.jsonl").read_text().splitlines(True) if "left out" in line)
