@@ -40,7 +40,7 @@ class Reading:
 
     def _take(self, log: Follower, history: LogPass) -> None:
         try:
-            history.add(log.new())
+            history.read(log)
         except HyperflowError as error:
             if log.path.parent.is_dir() and any(log.path.parent.glob("events.*")):
                 self.note = str(error)  # what was read before that place is shown

@@ -25,7 +25,6 @@ from hyperflow.viewing.history import History, Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
 FORMAT = 1
 
 MOST_CAUSES = 20
