@@ -158,7 +158,7 @@ class Locks:
     def depends(self, request: LockRequest, others: Collection[LockRequest], suspect: bool = False) -> bool:
         """Tell whether a request has to wait, directly or not, for one of the others to be released.
 
-        The rules do not know what a request waits for while it takes keys from other Jobs; with `suspect`,
+        The rules do not know what a request waits for in other Jobs while it takes keys from them; with `suspect`,
         assume the worst.
         """
         seen: set[LockRequestNumber] = set()
@@ -172,7 +172,9 @@ class Locks:
             seen.add(one.number)
             if one.stage is Stage.HELD:
                 todo += self._waiting_within(one)
-            elif one.stage is Stage.WAITING:
+            elif one.stage is Stage.GRANTED:  # outside, a request with parents may have got the key before it
+                todo += [self._held[key] for key in one.keys if key in self._held]
+            else:
                 for key in one.keys:
                     if key in self._held:
                         todo.append(self._held[key])

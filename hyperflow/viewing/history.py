@@ -212,10 +212,10 @@ class LogPass:
             "opened": self._opened,
         } | dict.fromkeys(("up", "not started", "lost", "aside", "resumed", "ending"), self._node)
 
-    def _lengths(self) -> tuple[int, ...]:
+    def _lengths(self) -> tuple[Any, ...]:
         it = self.history
         lists = (it.workers, it.nodes, it.failures, it.deaths)
-        return len(it), *map(len, lists), it.failed, it.opened, it.closed, it.left_out
+        return len(it), *map(len, lists), it.failed, it.opened, it.closed, it.left_out, it.first
 
     def add(self, events: Iterable[Event]) -> None:
         """Take in events; raises HyperflowError if one makes no sense."""
@@ -497,7 +497,7 @@ class LogPass:
 
     def _node(self, event: Event) -> None:
         cpus = event.get("cpus", 0)
-        count = len(cpus) if isinstance(cpus, list) else cpus
+        count = len(cpus) if isinstance(cpus, list) else int(cpus)
         named = str(event.get("node", "")), str(event["state"])
         self.history.nodes.append(NodeEvent(event["t"], self.job, *named, count, str(event.get("cause", ""))))
 
@@ -521,7 +521,7 @@ class LogPass:
     def _opened(self, event: Event) -> None:
         """Another start goes on with the log: what was before is of the past."""
         it = self.history
-        rows, workers, nodes, failures, deaths, it.failed, it.opened, it.closed, it.left_out = self._mark
+        rows, workers, nodes, failures, deaths, it.failed, it.opened, it.closed, it.left_out, it.first = self._mark
         for column in it.columns():
             del column[rows:]
         del it.workers[workers:], it.nodes[nodes:], it.failures[failures:], it.deaths[deaths:]
