@@ -227,8 +227,9 @@ class Series:
         """Add a point."""
         self.t.append(float(line["t"]))
         for axis in ("x", "y", "value"):
-            number = line.get(axis)
-            getattr(self, axis).append(float(number) if type(number) in (int, float) else None)
+            number: Any = line.get(axis)
+            known = isinstance(number, (int, float)) and not isinstance(number, bool)
+            getattr(self, axis).append(float(number) if known else None)
             if number is not None:
                 self.given.add(axis)
 

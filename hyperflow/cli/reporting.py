@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 from cyclopts import App, Parameter
 
 from hyperflow.cli import evaluations, histories, records, show
+from hyperflow.cli.histories import Reading
 from hyperflow.cli.jobs import BaseDir, Which, answering
 from hyperflow.cli.records import Run
 from hyperflow.cli.runs import BASE_DIR
@@ -24,7 +25,6 @@ from hyperflow.viewing.history import History, Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hyperflow.cli.watched import Look
 
 FORMAT = 1
 
@@ -43,7 +43,7 @@ def report(
     output: Annotated[
         Path | None, Parameter(name=["--output", "-o"], help="The HTML file; RUN.html if no file is named at all.")
     ] = None,
-    json: Annotated[Path | None, Parameter(help="A file for all that the report shows, as JSON.")] = None,  # noqa: A002
+    json: Annotated[Path | None, Parameter(help="A file for all that the report shows, as JSON.")] = None,
     csv: Annotated[Path | None, Parameter(help="A file for a table with a line for each evaluation.")] = None,
     trace: Annotated[Path | None, Parameter(help="A file for ui.perfetto.dev and chrome://tracing.")] = None,
     base_dir: BaseDir = BASE_DIR,
@@ -95,15 +95,16 @@ def _frozen(run: Run, now: float, history: History, note: str) -> dict[str, Any]
 
     try:
         from hyperflow.cli import watched  # noqa: PLC0415 (numpy, an extra)
+        from hyperflow.plots import Drawings  # noqa: PLC0415
         from hyperflow.viewing import views  # noqa: PLC0415
     except ImportError as error:
         raise page.missing(error) from error
-    look = watched.Look(history=history, note=note, number=1)
+    reading, drawings = Reading(history, note), Drawings()
     for log_dir in {run.log_dir, *(path for _, path in evaluations.log_dirs(run))}:
-        look.drawings.look(log_dir)
+        drawings.look(log_dir)
     state = run.state(now)
     table = views.Table.of(history, now if state is show.State.RUNNING else None)
-    about = watched.about(run, state, now, look)
+    about = watched.about(run, state, now, reading)
     functions = views.functions(table)
     return {
         "about": about | {"live": False, "facts": [*about["facts"], *_machine(run, history)]},
@@ -113,7 +114,7 @@ def _frozen(run: Run, now: float, history: History, note: str) -> dict[str, Any]
         "functions": functions,
         "slowest": views.slowest(table),
         "failures": views.failures(history),
-        "drawings": [_drawing(views.drawing(series), series) for series in look.drawings.series.values()],
+        "drawings": [_drawing(views.drawing(series), series) for series in drawings.series.values()],
     }
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import attrs
 
 from hyperflow import extvar, plots
-from hyperflow.cli import evaluations, heads, histories, jobs, logs, records, show, variables
+from hyperflow.cli import evaluations, heads, jobs, logs, records, show, variables
+from hyperflow.cli.histories import Reading
 from hyperflow.cli.records import Run
 from hyperflow.control.client import head
 from hyperflow.debugging import capsule
@@ -29,7 +30,7 @@ from hyperflow.master.view import job_to_json
 from hyperflow.plots import Drawings
 from hyperflow.progress.tally import Snapshot
 from hyperflow.records.record import State
-from hyperflow.saying import printable
+from hyperflow.saying import age, printable
 from hyperflow.viewing import views
 from hyperflow.viewing.history import History, Outcome
 from hyperflow.viewing.page import Query
@@ -52,6 +53,8 @@ LINES = 200
 
 MOST_JOBS = 1000
 
+MOST_NODES = 1000
+
 ALIVE = (State.RUNNING, State.SILENT)
 
 ORDERS = ("retry", "cancel", "give_up")
@@ -62,8 +65,7 @@ class Look:
     """What is known of one run from its logs; used under its lock."""
 
     lock: threading.Lock = attrs.field(factory=threading.Lock)
-    history: History = attrs.field(factory=History)
-    note: str = ""
+    reading: Reading = attrs.field(factory=Reading)
     stamp: object = None
     read_at: float = 0.0
     took: float = 0.0
@@ -71,6 +73,11 @@ class Look:
     """How often it was read; what changes when there is something new."""
     drawings: Drawings = attrs.field(factory=Drawings)
     drawn: int = 0
+
+    @property
+    def history(self) -> History:
+        """The history, as it was read last."""
+        return self.reading.history
 
     def refresh(self, run: Run) -> None:
         """Read what has changed."""
@@ -81,7 +88,7 @@ class Look:
         now = time.monotonic()
         if stamp == self.stamp or (self.number and now - self.read_at < EASE * self.took):
             return
-        self.history, self.note = histories.read(log_dirs)
+        self.reading.look(log_dirs, None if run.record is None else run.record.began)
         self.stamp, self.read_at = stamp, time.monotonic()
         self.took = self.read_at - now
         self.number += 1
@@ -124,23 +131,14 @@ class Watched:
             look.refresh(run)
             version = f"{look.number}.{look.drawn}.{int(now / BEAT) if alive else state}"
             answer: dict[str, Any] = {
-                "about": about(run, state, now, look),
+                "about": about(run, state, now, look.reading),
                 "version": version,
                 "vars": _variables(run),
                 "jobs": _jobs(run),
             }
             if query.get("have") == version:
                 return answer
-            table = Table.of(look.history, now if state is State.RUNNING else None)
-            return answer | {
-                "utilisation": views.utilisation(table),
-                "functions": views.functions(table),
-                "slowest": views.slowest(table),
-                "failures": views.failures(look.history),
-                "drawings": [views.drawing(series) for series in look.drawings.series.values()],
-                "gantt": _gantt(table, query),
-                "nodes": sorted({worker.node for worker in look.history.workers}, key=views.by_name)[:1000],
-            }
+            return answer | _charts(look, now if state is State.RUNNING else None, query)
 
     def gantt(self, query: Query) -> dict[str, Any]:
         """Return what workers did in a window."""
@@ -148,7 +146,7 @@ class Watched:
         look = self._look(run)
         with look.lock:
             look.refresh(run)
-            return _gantt(Table.of(look.history, now if run.state(now) is State.RUNNING else None), query)
+            return _gantt(look.history, now if run.state(now) is State.RUNNING else None, query)
 
     def evaluation(self, query: Query) -> dict[str, Any]:
         """Return what is known of one evaluation: its tries, its error and traceback, what it printed."""
@@ -239,10 +237,25 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _gantt(table: Table, query: Query) -> dict[str, Any]:
+def _charts(look: Look, now: float | None, query: Query) -> dict[str, Any]:
+    """Return what is drawn. A function by itself, because the history takes nothing in while a table lives."""
+    table = Table.of(look.history, now)
+    return {
+        "utilisation": views.utilisation(table),
+        "functions": views.functions(table),
+        "slowest": views.slowest(table),
+        "failures": views.failures(look.history),
+        "drawings": [views.drawing(series) for series in look.drawings.series.values()],
+        "gantt": _gantt(look.history, now, query),
+        "nodes": sorted({worker.node for worker in look.history.workers}, key=views.by_name)[:MOST_NODES],
+    }
+
+
+def _gantt(history: History, now: float | None, query: Query) -> dict[str, Any]:
     begin, end = _number(query.get("from", "")), _number(query.get("to", ""))
     window = (begin, end) if begin is not None and end is not None else None
-    return views.gantt(table, window, _whole(query.get("first") or "0"), query.get("node", ""))
+    first, node = _whole(query.get("first") or "0"), query.get("node", "")
+    return views.gantt(Table.of(history, now), window, first, node)
 
 
 def _changes(given: object) -> dict[str, str]:
@@ -272,9 +285,9 @@ def _listed(run: Run, now: float) -> dict[str, Any]:
     }
 
 
-def about(run: Run, state: State, now: float, look: Look) -> dict[str, Any]:
+def about(run: Run, state: State, now: float, reading: Reading) -> dict[str, Any]:
     """Return what stands at the head of a run's page."""
-    history, found = look.history, run.record
+    history, found = reading.history, run.record
     stands = _progress(run) if state in ALIVE and run.cluster is None else None
     return {
         "name": run.name,
@@ -284,7 +297,7 @@ def about(run: Run, state: State, now: float, look: Look) -> dict[str, Any]:
         "headline": printable(f"run {run.name}: {show.headline(run, state, now)}"),
         "facts": list(show.about(run).items()),
         "tiles": _tiles(run, state, now, history, stands),
-        "note": look.note or _gone(run),
+        "note": reading.note or _gone(run),
         "begin": history.first or (found.began if found is not None else 0.0),
     }
 
@@ -320,7 +333,7 @@ def _tiles(run: Run, state: State, now: float, history: History, stands: Snapsho
     ]
     if found is not None:
         tiles.append(
-            {"name": "Running for" if alive else "Took", "value": show.age(max(found.until(now) - found.began, 0.0))}
+            {"name": "Running for" if alive else "Took", "value": age(max(found.until(now) - found.began, 0.0))}
         )
     if stands is not None:
         lost = f"{stands.nodes_lost} lost" * (stands.nodes_lost > 0)
@@ -352,7 +365,12 @@ def _jobs(run: Run) -> dict[str, Any] | None:
         found, _, note = jobs.jobs_of(run.cluster)
     except HyperflowError as error:
         return {"note": str(error), "jobs": [], "total": 0}
-    return {"note": note, "jobs": [job_to_json(job) for job in found[:MOST_JOBS]], "total": len(found)}
+    return {
+        "note": note,
+        "jobs": [job_to_json(job) for job in found[:MOST_JOBS]],
+        "total": len(found),
+        "local": run.cluster.local,
+    }
 
 
 def _traceback(run: Run, job: int | None, task: int) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from hyperflow.errors import HyperflowError
-from hyperflow.events import segments
+from hyperflow.events import packed, segments
 from hyperflow.events.packed import Segment
 from hyperflow.events.schema import VERSION, Event
 
@@ -30,6 +30,25 @@ def read(path: Path) -> Iterator[Event]:
     return Follower(path).new()
 
 
+class Part:
+    """A packed segment, or what has not been read of it."""
+
+    def __init__(self, segment: Segment, read: int) -> None:
+        self.segment = segment
+        self._read = read
+
+    def entries(self) -> Iterator[packed.Entry]:
+        """Yield what its lines say; raises ValueError where that makes no sense."""
+        return islice(self.segment.entries(), self._read, None)
+
+    def events(self) -> Iterator[Event]:
+        """Yield its events; raises HyperflowError where one makes no sense."""
+        try:
+            yield from cast("Iterator[Event]", islice(self.segment.events(), self._read, None))
+        except ValueError as error:
+            raise HyperflowError(f"a segment of the event log is damaged: {error}") from error
+
+
 class Follower:
     """Reads a log that grows: each time what has come since."""
 
@@ -43,10 +62,10 @@ class Follower:
 
     def new(self) -> Iterator[Event]:
         """Yield the events that have come; raises HyperflowError as `read` does."""
-        return chain.from_iterable(self._new())
+        return chain.from_iterable(part if isinstance(part, list) else part.events() for part in self.parts())
 
-    def _new(self) -> Iterator[list[Event]]:
-        """Yield them in batches, since passing on each by itself would take as long as reading it."""
+    def parts(self) -> Iterator[list[Event] | Part]:
+        """Yield them in batches, or as packed parts, for whom each event by itself would take too long."""
         try:
             with self.path.open("rb") as tail:
                 yield from self._segments_before(segments.number_of(tail.readline()))
@@ -63,12 +82,12 @@ class Follower:
     def _unreadable(self, error: OSError) -> HyperflowError:
         return HyperflowError(f"the event log {self.path} cannot be read: {error}")
 
-    def _segments_before(self, tail: int) -> Iterator[list[Event]]:
+    def _segments_before(self, tail: int) -> Iterator[list[Event] | Part]:
         while self._number < tail:
             yield from self._full(self._number)
             self._number, self._offset, self._events, self._lines = self._number + 1, 0, 0, 0
 
-    def _full(self, number: int) -> Iterator[list[Event]]:
+    def _full(self, number: int) -> Iterator[list[Event] | Part]:
         """Yield the events of a segment, packed or not: it may be packed in this moment."""
         for path in (segments.packed, segments.full, segments.packed):
             place = path(self.path, number)
@@ -87,15 +106,13 @@ class Follower:
             f"segment {number} of the event log {self.path} is missing: {segments.packed(self.path, number)}"
         )
 
-    def _unpacked(self, file: BinaryIO, place: Path) -> Iterator[list[Event]]:
+    def _unpacked(self, file: BinaryIO, place: Path) -> Iterator[list[Event] | Part]:
         try:
-            events = cast("Iterator[Event]", Segment(file.read()).events())
-            events = islice(events, self._events, None)
-            while found := list(islice(events, BATCH)):
-                self._check(found)
-                yield found
-        except ValueError as error:
+            segment = Segment(file.read())
+            self._check([json.loads(line) for line in segment.others if '"opened"' in line])
+        except (ValueError, TypeError) as error:
             raise HyperflowError(f"the segment {place} of the event log is damaged: {error}") from error
+        yield Part(segment, self._events)
 
     def _check(self, events: list[Event]) -> None:
         for event in events:
@@ -105,7 +122,7 @@ class Follower:
                     "use a newer one"
                 )
 
-    def _plain(self, file: BinaryIO) -> Iterator[list[Event]]:
+    def _plain(self, file: BinaryIO) -> Iterator[list[Event] | Part]:
         while lines := list(islice(file, BATCH)):
             found = _all_parsed(lines) if not self._doubtful else None
             if found is None:

@@ -27,7 +27,7 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
     ending                the allocation  cause, seconds
     closed                the last line   cpu: seconds of CPU time that the head has taken since its nodes were up
     segment               a later file    number: the first line of each file of the log but the first one
-    dropped               what is not     counts: how often each state was not kept since the last such line, for the log
+    dropped               what is not     counts: how often each state was not kept since the last such line; the log
                           kept            has reached its limit; of evaluations, how many
     left out              a gap           bytes: in a shortened copy of a log, how much is missing here
 

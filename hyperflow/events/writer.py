@@ -209,8 +209,8 @@ class EventLog:
         if self._dropped is None:
             self._dropped = _Dropped()
             text = (
-                f"the event log {self.path} has reached its limit of {self._limit / 1e6:.0f} MB: from now on evaluations "
-                "are only counted there, and `hyperflow show` and `report` tell of the earlier ones; the run goes on"
+                f"the event log {self.path} has reached its limit of {self._limit / 1e6:g} MB: from now on it only "
+                "counts evaluations, and `hyperflow show` and `report` tell of the earlier ones; the run goes on"
             )
             warnings.warn(text, RuntimeWarning, stacklevel=3)
         return self._dropped.kept(lines)

@@ -4,9 +4,9 @@
       <run>.json                         the run's record, a copy of its log/run.json
       <run>.log/                         the ends of its logs, when its temporary directory has gone
 
-It is bounded: logs are kept of the last 20 runs, at most 1 MB of events, 16 kB of each of 16 other logs, and 10
-capsules of failed evaluations that have 1 MB or less; records of the last 1000. Where there is no such directory, runs
-go on without.
+It is bounded: logs are kept of the last 20 runs, at most 1 MB of events, 16 kB of each of 16 other logs, 10 capsules of
+failed evaluations and 10 pictures that have 1 MB or less, 256 kB of each of 16 files of points that it drew; records of
+the last 1000. Where there is no such directory, runs go on without.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ MOST_LOGS = 20
 MOST_RECORDS = 1000
 
 CAPSULES = "capsules"
+PLOTS = "plots"
 
 HEAD, TAIL = 1 << 18, 3 << 18
 """Bytes that are kept of the beginning and the end of an event log."""
@@ -41,6 +42,13 @@ MOST_FILES = 16
 MOST_CAPSULES = 10
 LARGEST_CAPSULE = 1 << 20
 """Bytes: so many capsules are kept of a run, the first ones, that have no more."""
+
+MOST_POINTS = 1 << 18
+"""Bytes that are kept of the end of each file of points that a run has drawn."""
+
+MOST_PICTURES = 10
+LARGEST_PICTURE = 1 << 20
+"""Bytes: so many pictures are kept of a run that have no more."""
 
 
 def directory() -> Path:
@@ -93,11 +101,22 @@ def _copy(log_dir: Path, target: Path) -> None:
         _write(target / path.name, _end(path, LOG_TAIL))
     if (events := log_dir / segments.NAME).exists():
         _write(target / segments.NAME, _ends(events))
+    _copy_plots(log_dir, target)
     capsules = [path for path in (log_dir / CAPSULES).glob("[0-9]*") if path.stat().st_size <= LARGEST_CAPSULE]
     if capsules:
         private.make_all(target / CAPSULES)
     for path in sorted(capsules, key=lambda path: path.stat().st_mtime)[:MOST_CAPSULES]:
         _write(target / CAPSULES / path.name, path.read_bytes())
+
+
+def _copy_plots(log_dir: Path, target: Path) -> None:
+    for path in sorted(log_dir.glob(f"{PLOTS}*.jsonl"))[:MOST_FILES]:
+        _write(target / path.name, _end(path, MOST_POINTS))
+    pictures = [path for path in sorted((log_dir / PLOTS).glob("*.png")) if path.stat().st_size <= LARGEST_PICTURE]
+    if pictures:
+        private.make_all(target / PLOTS)
+    for path in pictures[:MOST_PICTURES]:
+        _write(target / PLOTS / path.name, path.read_bytes())
 
 
 def _write(path: Path, data: bytes) -> None:

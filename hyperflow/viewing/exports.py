@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Iterator
 from itertools import pairwise
+from math import isfinite, isnan
 from typing import TextIO
 
 from hyperflow.viewing.history import History, Outcome
@@ -56,11 +56,11 @@ def _lines(it: History) -> Iterator[tuple[object, ...]]:
             cpus,
             *workers[worker],
             f"{submitted:.6f}",
-            f"{start:.6f}" if start == start else "",  # noqa: PLR0124 (NEVER differs from itself)
-            f"{end:.6f}" if end == end else "",  # noqa: PLR0124
-            f"{end - start:.6f}" if end - start == end - start else "",  # noqa: PLR0124
+            f"{start:.6f}" if not isnan(start) else "",
+            f"{end:.6f}" if not isnan(end) else "",
+            f"{end - start:.6f}" if not isnan(end - start) else "",
             OUTCOMES[outcome],
-            f"{cpu:.6g}" if cpu == cpu else "",  # noqa: PLR0124
+            f"{cpu:.6g}" if not isnan(cpu) else "",
             memory or "",
         )
 
@@ -94,7 +94,8 @@ def _events(it: History) -> Iterator[str]:
     for number, worker in enumerate(it.workers):
         name = worker.name if worker.job is None else f"{worker.job}: {worker.name}"
         named = json.dumps({"name": name})
-        yield f'{{"ph": "M", "name": "thread_name", "pid": {process[worker.node]}, "tid": {number + 1}, "args": {named}}}'
+        where = f'"pid": {process[worker.node]}, "tid": {number + 1}'
+        yield f'{{"ph": "M", "name": "thread_name", {where}, "args": {named}}}'
     for event in it.nodes:
         about = json.dumps({"cause": event.cause, "cpus": event.cpus})
         yield (
@@ -105,7 +106,7 @@ def _events(it: History) -> Iterator[str]:
 
 
 def _micro(it: History, t: float) -> str:
-    return f"{max(t - it.first, 0.0) * 1e6:.3f}" if math.isfinite(t) else "0"
+    return f"{max(t - it.first, 0.0) * 1e6:.3f}" if isfinite(t) else "0"
 
 
 def _evaluations(it: History, process: dict[str, int]) -> Iterator[str]:
@@ -113,7 +114,7 @@ def _evaluations(it: History, process: dict[str, int]) -> Iterator[str]:
     names = [json.dumps(group.name) for group in it.groups]
     of_worker: list[list[int]] = [[] for _ in it.workers]
     for row, (worker, outcome, start) in enumerate(zip(it.worker, it.outcome, it.start, strict=True)):
-        if worker >= 0 and outcome in RAN and start == start:  # noqa: PLR0124 (NEVER differs from itself)
+        if worker >= 0 and outcome in RAN and not isnan(start):
             of_worker[worker].append(row)
     for worker, rows in enumerate(of_worker):
         where = f'"pid": {process[it.workers[worker].node]}, "tid": {worker + 1}'
@@ -131,7 +132,7 @@ def _apart(it: History, rows: list[int]) -> Iterator[tuple[int, float, float]]:
 
     When answers reach the head late, some seem to. A thread of a trace has one thing at a time.
     """
-    ends = [it.end[row] if it.end[row] == it.end[row] else it.last for row in rows]  # noqa: PLR0124
+    ends = [it.last if isnan(it.end[row]) else it.end[row] for row in rows]
     order = sorted(range(len(rows)), key=ends.__getitem__)
     for place, following in pairwise([*order, -1]):
         row, end = rows[place], ends[place]

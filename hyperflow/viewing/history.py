@@ -12,14 +12,17 @@ from __future__ import annotations
 import enum
 import math
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import repeat
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
 from hyperflow import saying
 from hyperflow.errors import HyperflowError
+from hyperflow.events import packed
+from hyperflow.events.reader import Follower, Part
 from hyperflow.events.schema import Event
 
 MOST_FAILURES = 1000
@@ -209,16 +212,30 @@ class LogPass:
             "opened": self._opened,
         } | dict.fromkeys(("up", "not started", "lost", "aside", "resumed", "ending"), self._node)
 
-    def _lengths(self) -> tuple[int, ...]:
+    def _lengths(self) -> tuple[Any, ...]:
         it = self.history
         lists = (it.workers, it.nodes, it.failures, it.deaths)
-        return len(it), *map(len, lists), it.failed, it.opened, it.closed, it.left_out
+        return len(it), *map(len, lists), it.failed, it.opened, it.closed, it.left_out, it.first
 
     def add(self, events: Iterable[Event]) -> None:
         """Take in events; raises HyperflowError if one makes no sense."""
+        with self._explained():
+            self._take(events)
+
+    def read(self, log: Follower) -> None:
+        """Take in what has come in a log; raises HyperflowError if it cannot be read."""
+        for part in log.parts():
+            with self._explained():
+                if isinstance(part, list):
+                    self._take(part)
+                else:
+                    self._take_packed(part)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         it = self.history
         try:
-            self._take(events)
+            yield
         except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
             text = f"the event log has a line that makes no sense: {saying.short_repr(self._last, 200)} ({error!r})"
             raise HyperflowError(text) from error
@@ -227,13 +244,89 @@ class LogPass:
             it.last = max(it.last, last) if isinstance(last, float) else it.last
             it.first = it.first or (it.submitted[0] if it.submitted else it.last)
 
+    def _take_packed(self, part: Part) -> None:  # noqa: PLR0912 (as below)
+        """Take in a packed part: as `_take`, from numbers."""
+        it, alive, queues, free = self.history, self._alive, self._queues, self._free
+        worker, start, end, outcome, cpu, memory = it.worker, it.start, it.end, it.outcome, it.cpu, it.memory
+        names = part.segment.workers
+        places = [-1] * len(names)
+        numbers, add_number, add_group = it.task, it.task.append, it.group.append
+        add_cpus, add_submitted = it.cpus.append, it.submitted.append
+        known: dict[int, tuple[int, int]] = {}  # group and CPUs of forms, which live as long as the part
+        t = 0.0
+        try:
+            for kind, t, what, where, more in part.entries():
+                if kind == packed.RUNNING:
+                    place = places[where]
+                    if place < 0:
+                        place = places[where] = self._place(names[where])
+                    if type(what) is int:
+                        row = alive.get(what, -1)
+                        if row >= 0:
+                            worker[row], start[row], queues[place][what] = place, t, None
+                        continue
+                    queue = queues[place]
+                    for task in what:
+                        row = alive.get(task, -1)
+                        if row >= 0:
+                            worker[row], start[row], queue[task] = place, t, None
+                elif kind == packed.DONE:
+                    if type(what) is int:
+                        row = alive.pop(what, -1)
+                        if row >= 0:
+                            outcome[row], end[row], start[row] = _DONE, t, t - more
+                            place = worker[row]
+                            if place >= 0:
+                                free[place] = t
+                                queues[place].pop(what, None)
+                    else:
+                        self._take(({"t": t, "state": "done", "tasks": what, "seconds": more},))
+                elif kind == packed.MEASURED:
+                    row = alive.get(what, -1)
+                    if row >= 0:
+                        cpu[row], memory[row] = where, more
+                elif kind == packed.FORM:
+                    group, cpus = known.get(id(where), (-1, 0))
+                    if group < 0:
+                        if "function" not in where or where["state"] != "waiting":
+                            self._take((cast("Event", {"t": t, "tasks": what, **where}),))
+                            continue
+                        group, cpus = known[id(where)] = self._group_of(where)
+                    for task in what:
+                        row = len(numbers)
+                        add_number(task)
+                        add_group(group)
+                        add_cpus(cpus)
+                        add_submitted(t)
+                        if row == len(worker):
+                            self._grow()
+                        alive[task] = row
+                else:
+                    self._take((cast("Event", what),))
+                    if not queues:  # another start has begun
+                        places = [-1] * len(names)
+        finally:
+            self._last = {"t": t} if t else self._last
+
+    def _submitted(self, event: Event) -> None:
+        """New tasks wait."""
+        group, cpus = self._group_of(event)
+        for task in event["tasks"]:
+            self._row(task, group, cpus, event["t"])
+
+    def _group_of(self, event: Any) -> tuple[int, int]:
+        """Return the group and the CPUs of tasks that are submitted."""
+        function, name, cpus = event["function"], event.get("name"), event["cpus"]
+        group = self._groups.get((name, function), -1)
+        if group < 0:
+            group = self._groups[name, function] = self.history.group_of(name, function)
+        return group, cpus if type(cpus) is int else len(cpus)
+
     def _take(self, events: Iterable[Event]) -> None:
         """Take in events. What each evaluation has is done right here: with calls it would take half as long again."""
-        it, takes, groups, alive, places = self.history, self._takes, self._groups, self._alive, self._places
+        it, takes, alive, places = self.history, self._takes, self._alive, self._places
         queues, free, cpu, memory = self._queues, self._free, it.cpu, it.memory
         worker, start, end, outcome = it.worker, it.start, it.end, it.outcome
-        numbers, add_task, add_group = it.task, it.task.append, it.group.append
-        add_cpus, add_submitted = it.cpus.append, it.submitted.append
         event: Event = {}
         try:
             for event in events:
@@ -241,7 +334,7 @@ class LogPass:
                 if state == "running":
                     place = places.get(event["worker"], -1)
                     if place < 0:
-                        place = self._new_worker(event["worker"])
+                        place = self._place(event["worker"])
                     queue, t = queues[place], event["t"]
                     for task in event["tasks"]:
                         row = alive.get(task, -1)
@@ -261,21 +354,7 @@ class LogPass:
                                 free[place] = event["t"]
                                 queues[place].pop(task, None)
                 elif state == "waiting" and "function" in event:
-                    function, cpus, t = event["function"], event["cpus"], event["t"]
-                    group = groups.get((event.get("name"), function), -1)
-                    if group < 0:
-                        group = groups[event.get("name"), function] = it.group_of(event.get("name"), function)
-                    if type(cpus) is not int:
-                        cpus = len(cpus)  # type: ignore[arg-type]  # pyright: ignore
-                    for task in event["tasks"]:
-                        row = len(numbers)
-                        add_task(task)
-                        add_group(group)
-                        add_cpus(cpus)
-                        add_submitted(t)
-                        if row == len(worker):
-                            self._grow()
-                        alive[task] = row
+                    self._submitted(event)
                 elif state == "measured":
                     row = alive.get(event["of"], -1)
                     if row >= 0:
@@ -304,7 +383,7 @@ class LogPass:
 
     # ---- evaluations ------------------------------------------------------------------------------------------------
 
-    def _row(self, task: int, group: int, cpus: int, t: float) -> int:
+    def _row(self, task: int, group: int, cpus: int, t: float) -> None:
         it = self.history
         row = len(it.task)
         it.task.append(task)
@@ -314,7 +393,6 @@ class LogPass:
         if row == len(it.worker):
             self._grow()
         self._alive[task] = row
-        return row
 
     def _grow(self) -> None:
         """Make room for rows: one by one it would take a quarter of the time."""
@@ -338,11 +416,14 @@ class LogPass:
             for task in tasks:
                 self._come_back(task, t)
 
-    def _new_worker(self, name: str) -> int:
-        place = self._places[str(name)] = len(self.history.workers)
-        self.history.workers.append(WorkerName(self.job, str(name)))
-        self._queues[place] = {}
-        self._free[place] = 0.0
+    def _place(self, name: str) -> int:
+        """Return a worker's place, which is new if need be."""
+        place = self._places.get(name)
+        if place is None:
+            place = self._places[str(name)] = len(self.history.workers)
+            self.history.workers.append(WorkerName(self.job, str(name)))
+            self._queues[place] = {}
+            self._free[place] = 0.0
         return place
 
     def _begun(self, row: int, place: int) -> float:
@@ -365,7 +446,7 @@ class LogPass:
         queue = self._queues[place]
         begun = self._begun(row, place) if next(iter(queue), None) == task else NEVER
         queue.pop(task, None)
-        if begun == begun:  # it did  # noqa: PLR0124 (NEVER differs from itself)
+        if not math.isnan(begun):
             self._free[place] = t
         return begun
 
@@ -377,7 +458,7 @@ class LogPass:
         it = self.history
         place = it.worker[row]
         begun = self._leave(task, row, place, t) if place >= 0 else NEVER
-        if begun == begun:  # noqa: PLR0124
+        if not math.isnan(begun):
             it.start[row], it.end[row], it.outcome[row] = begun, t, Outcome.RETURNED
             self._again(task, row, t)
         else:
@@ -416,7 +497,7 @@ class LogPass:
 
     def _node(self, event: Event) -> None:
         cpus = event.get("cpus", 0)
-        count = len(cpus) if isinstance(cpus, list) else cpus
+        count = len(cpus) if isinstance(cpus, list) else int(cpus)
         named = str(event.get("node", "")), str(event["state"])
         self.history.nodes.append(NodeEvent(event["t"], self.job, *named, count, str(event.get("cause", ""))))
 
@@ -440,7 +521,7 @@ class LogPass:
     def _opened(self, event: Event) -> None:
         """Another start goes on with the log: what was before is of the past."""
         it = self.history
-        rows, workers, nodes, failures, deaths, it.failed, it.opened, it.closed, it.left_out = self._mark
+        rows, workers, nodes, failures, deaths, it.failed, it.opened, it.closed, it.left_out, it.first = self._mark
         for column in it.columns():
             del column[rows:]
         del it.workers[workers:], it.nodes[nodes:], it.failures[failures:], it.deaths[deaths:]

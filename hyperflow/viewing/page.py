@@ -17,6 +17,7 @@ Guarantees:
 from __future__ import annotations
 
 import asyncio
+import functools
 import gzip
 import hmac
 import json
@@ -96,6 +97,11 @@ def plotly() -> bytes:
         raise missing(error) from error
 
 
+@functools.cache
+def _plotly_for_browsers() -> bytes:
+    return gzip.compress(plotly(), 6)
+
+
 def missing(error: Exception) -> ConfigurationError:
     """Return the error that what charts need is not installed."""
     return ConfigurationError(f'charts need plotly and numpy ({error}); type: pip install "hyperflow[dashboard]"')
@@ -162,7 +168,7 @@ class _Page:
         self._source = source
         self._secrets = held
         self._cookie = f"hyperflow-{secrets.token_hex(4)}"  # cookies of several servers on one host are told apart
-        self._plotly = gzip.compress(plotly(), 6)
+        self._plotly = _plotly_for_browsers()
 
     def routes(self) -> list[web.RouteDef]:
         source = self._source
@@ -216,8 +222,8 @@ class _Page:
             return await handler(request)
         except web.HTTPException as error:
             return _json({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
-        except HyperflowError as error:
-            return _json({"error": str(error)}, 400)
+        except HyperflowError as error:  # an answer like others; a browser would note 400 as an error of the page
+            return _json({"error": str(error)})
         except Exception as error:  # a defect in one answer
             logger.exception("%s %s of the page", request.method, request.path)
             return _json({"error": f"{type(error).__name__}: {error}; the terminal of the command has more"}, 500)

@@ -92,13 +92,14 @@ class Table:
         end = _column(it.end, np.float64) - begin
         outcome = _column(it.outcome, np.int8).astype(np.int64)
         end = np.where((outcome == Outcome.RUNNING) | np.isnan(end), last, end)
-        columns = (_column(values, np.int32).astype(np.int64) for values in (it.group, it.worker))
-        return cls(history, begin, last, start, end, *columns, outcome, _column(it.cpus, np.int32).astype(np.int64))
+        group, worker, cpus = (_column(values, np.int32).astype(np.int64) for values in (it.group, it.worker, it.cpus))
+        return cls(history, begin, last, start, end, group, worker, outcome, cpus)
 
     @property
     def ran(self) -> NDArray[np.bool_]:
         """Which rows have run, or run."""
-        return (self.worker >= 0) & ~np.isnan(self.start) & (self.outcome != Outcome.WAITING)
+        there: NDArray[np.bool_] = (self.worker >= 0) & ~np.isnan(self.start)
+        return there & np.not_equal(self.outcome, int(Outcome.WAITING))
 
     @property
     def whole(self) -> Window:
@@ -133,6 +134,8 @@ def utilisation(table: Table, window: Window | None = None, bins: int = BINS) ->
     place = {name: number for number, name in enumerate(names)}
     there = np.array([_covered(edges, spans.get(name, [])) for name in names]).reshape(len(names), bins)
     busy = _busy(table, edges, np.array([place[it.node] for it in table.history.workers], dtype=np.int64), len(names))
+    # When evaluations of one worker began is reckoned from when their answers came, so they may seem to overlap.
+    busy = np.where(there > 0, np.minimum(busy, there), busy)
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = np.where(there > 0, np.clip(busy / there, 0, 1), np.nan)
     states = _states(table)
@@ -171,7 +174,7 @@ def _seconds_until(edges: Floats, moments: Floats, weights: Floats, node: Ints, 
     size = nodes * (count - 1)
     within = np.bincount(key, weights * (after + 1 - clipped), size).reshape(nodes, count - 1)
     whole = np.bincount(key, weights, size).reshape(nodes, count - 1)
-    return within + np.cumsum(whole, axis=1) - whole
+    return np.asarray(within + np.cumsum(whole, axis=1) - whole, dtype=np.float64)
 
 
 def _spans(table: Table) -> dict[str, list[tuple[float, float, int]]]:

@@ -22,7 +22,7 @@ async function ask(path, parameters = {}) {
 async function read(answer) {
   if ((answer.headers.get("Content-Type") ?? "").startsWith("application/json")) {
     const told = await answer.json();
-    if (!answer.ok) throw new Refused(told.error);
+    if (!answer.ok || told.error !== undefined) throw new Refused(told.error);
     return told;
   }
   throw new Refused(await answer.text());
@@ -111,17 +111,20 @@ class ListView {
   refused(text) { main.replaceChildren(el("p", { class: "card error" }, text)); }
 }
 
+const hours = (it) => { const digits = it.held < 36000 ? 3 : 1; return `${(it.used / 3600).toFixed(digits)} of ${(it.held / 3600).toFixed(digits)}`; };
+
 function runsTable(rows) {
+  const some = (of, column) => (rows.some(of) ? [column] : []);
   return table([
     ["Run", (it) => el("a", { href: hashOf({ run: it.name }) }, it.name), { kind: "whole mono" }],
     ["State", (it) => badge(it.state)],
-    ["Program", (it) => it.command, { wide: true, kind: "name" }],
+    ["Program", (it) => el("span", { class: "lines", title: visible(it.command) }, it.command), { wide: true, kind: "name" }],
     ["Began", (it) => clock(it.began), { kind: "whole" }],
     ["Took", (it) => seconds(it.seconds === null ? null : Math.round(it.seconds * 10) / 10), { number: true }],
     ["Done", (it) => (it.done ? count(it.done) : ""), { number: true }],
     ["Failed", (it) => (it.failed ? el("span", { class: "error" }, count(it.failed)) : ""), { number: true }],
-    ["CPU hours", (it) => (it.held ? `${(it.used / 3600).toFixed(2)} of ${(it.held / 3600).toFixed(2)}` : ""), { number: true }],
-    ["Jobs", (it) => it.jobs],
+    ["CPU hours", (it) => (it.held ? hours(it) : ""), { number: true }],
+    ...some((it) => it.jobs, ["Jobs", (it) => it.jobs]),
     ["Where", (it) => it.where],
   ], rows, { caption: "Runs" });
 }
@@ -327,6 +330,7 @@ class RunView {
       act("Give up", "give_up", ["held"]);
       return { ...job, actions };
     });
+    const some = (of, column) => (rows.some(of) ? [column] : []);
     const progress = (it) => [it.progress.done && `${count(it.progress.done)} done`, it.progress.running && `${count(it.progress.running)} running`, it.progress.waiting && `${count(it.progress.waiting)} waiting`, it.progress.failed && `${count(it.progress.failed)} failed`].filter(Boolean).join(", ");
     const reasons = [...this.reasons].sort(([one], [other]) => one - other).map(([number, made]) => el("div", {}, el("h3", {}, `Job ${number}`), made));
     parts.jobs.replaceChildren(
@@ -334,13 +338,13 @@ class RunView {
         ["Job", (it) => it.number, { number: true }],
         ["Name", (it) => it.name, { wide: true, kind: "name" }],
         ["State", (it) => badge(it.state)],
-        ["Slurm", (it) => it.batch_id ?? ""],
-        ["Nodes", (it) => it.nodes],
+        ...some((it) => it.batch_id !== null && !data.local, ["Slurm", (it) => it.batch_id ?? ""]),
+        ...some((it) => it.nodes, ["Nodes", (it) => it.nodes]),
         ["Evaluations", progress],
-        ["Cause", (it) => it.cause || it.reason, { wide: true, kind: "name" }],
-        ["Tries", (it) => (it.attempts > 1 ? it.attempts : ""), { number: true }],
+        ...some((it) => it.cause || it.reason, ["Cause", (it) => it.cause || it.reason, { wide: true, kind: "name" }]),
+        ...some((it) => it.attempts > 1, ["Tries", (it) => (it.attempts > 1 ? it.attempts : ""), { number: true }]),
         ["Since", (it) => clock(it.since), { kind: "whole" }],
-        ["", (it) => it.actions, { wide: true }],
+        ["Orders", (it) => it.actions, { wide: true, kind: "orders" }],
       ], rows, { caption: "Jobs" }) : el("p", { class: "quiet" }, "The program has no jobs so far."),
       ...reasons,
       data.total > data.jobs.length ? el("p", { class: "quiet" }, `and ${count(data.total - data.jobs.length)} more: hyperflow list`) : "");

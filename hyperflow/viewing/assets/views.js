@@ -73,12 +73,12 @@ function colourOf(name) {
 const variable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function layout(more) {
-  const axis = { gridcolor: variable("--line"), zerolinecolor: variable("--line"), linecolor: variable("--line"), automargin: true };
+  const axis = { gridcolor: variable("--line"), zerolinecolor: variable("--line"), linecolor: variable("--line") };
   const { xaxis = {}, yaxis = {}, ...rest } = more;
   return {
     font: { family: variable("--sans"), size: 12, color: variable("--quiet") },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    margin: { l: 10, r: 10, t: 8, b: 30 }, showlegend: false,
+    margin: { l: 56, r: 12, t: 8, b: 30 }, showlegend: false,
     hoverlabel: { bgcolor: variable("--card"), bordercolor: variable("--quiet"), font: { color: variable("--text"), size: 12.5 }, align: "left" },
     xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest,
   };
@@ -117,6 +117,9 @@ function since(value, step) {
 
 const digits = (step) => Math.max(0, Math.ceil(-Math.log10(step) - 1e-9));
 
+/** Return the room that labels need, in pixels. */
+const roomFor = (labels, size = 12) => Math.min(Math.max(56, 16 + 0.62 * size * Math.max(0, ...labels.map((it) => it.length))), 190);
+
 export function drawUtilisation(chart, data) {
   const wide = chart.clientWidth || 900;
   const accent = variable("--accent"), nodes = data.nodes, heat = nodes.length > 0;
@@ -145,11 +148,11 @@ export function drawUtilisation(chart, data) {
     text: seen.map((it) => `${plain(it.node)} ${plain(it.state)}: ${plain(it.cause, 120)}`), hovertemplate: "%{text}<extra></extra>",
   });
   const shape = layout({
-    height, hovermode: "closest",
+    height, hovermode: "closest", margin: { l: roomFor(labels), r: 12, t: 8, b: 30 },
     xaxis: { ...timeAxis(data.from, data.to, wide), anchor: heat ? "y2" : "y", fixedrange: true },
     yaxis: { domain: [split ? split + 50 / (rows + total + 50) * 0.6 : 0, 1], rangemode: "tozero", title: { text: "CPUs" }, fixedrange: true },
     yaxis2: {
-      domain: [0, split], autorange: false, range: [nodes.length - 0.5, -0.5], tickmode: "array", fixedrange: true, automargin: true, showgrid: false, zeroline: false,
+      domain: [0, split], autorange: false, range: [nodes.length - 0.5, -0.5], tickmode: "array", fixedrange: true, showgrid: false, zeroline: false,
       tickvals: nodes.map((_, number) => number), ticktext: labels,
     },
     shapes: marks.filter((it) => !it.node).map((it) => ({ type: "line", x0: it.t, x1: it.t, y0: 0, y1: 1, yref: "paper", line: { color: variable("--warn"), width: 1.5, dash: "dash" } })),
@@ -177,11 +180,12 @@ export function drawGantt(chart, data, { onzoom = null, onpick = null } = {}) {
       },
     };
   });
-  const lanes = data.lanes.length;
+  const lanes = data.lanes.length, lane = lanes > 30 ? 13 : lanes > 8 ? 20 : 28;
+  const labels = data.lanes.map((it) => plain(it, 28)), size = lanes > 30 ? 9.5 : 12;
   const shape = layout({
-    height: Math.max(lanes * (lanes > 30 ? 13 : 20), 60) + 46, barmode: "overlay", bargap: 0, hovermode: "closest", dragmode: "zoom",
+    height: Math.max(lanes * lane, 60) + 46, margin: { l: roomFor(labels, size), r: 12, t: 8, b: 30 }, barmode: "overlay", bargap: 0, hovermode: "closest", dragmode: "zoom",
     xaxis: { ...timeAxis(data.from, data.to, wide), zeroline: false },
-    yaxis: { autorange: false, range: [lanes - 0.5, -0.5], tickmode: "array", tickvals: data.lanes.map((_, place) => place), ticktext: data.lanes.map((it) => plain(it, 28)), tickfont: { size: lanes > 30 ? 9.5 : 11.5 }, fixedrange: true, showgrid: false, zeroline: false },
+    yaxis: { autorange: false, range: [lanes - 0.5, -0.5], tickmode: "array", tickvals: data.lanes.map((_, place) => place), ticktext: labels, tickfont: { size }, fixedrange: true, showgrid: false, zeroline: false },
   });
   const what = data.exact ? `${count(data.evaluations)} evaluations` : `${count(data.evaluations)} evaluations in bins`;
   const drawn = draw(chart, traces, shape, `What ${lanes} workers did from ${seconds(data.from)} to ${seconds(data.to)}: ${what}`);
@@ -226,7 +230,7 @@ export function drawPoints(chart, data) {
   const trace = { x: over, y: values, mode: coloured || !ordered ? "markers" : "lines+markers", marker, line: { color: accent, width: 1.6 } };
   trace.hovertemplate = coloured ? "x %{x}<br>y %{y}<br>value %{marker.color}<extra></extra>" : "%{x}, %{y}<extra></extra>";
   const shape = layout({
-    height: 270, hovermode: "closest", margin: { l: 10, r: 10, t: 10, b: 36 },
+    height: 270, hovermode: "closest", margin: { l: 58, r: coloured ? 60 : 12, t: 10, b: 40 },
     xaxis: { title: { text: given.has("x") ? "x" : "seconds" }, zeroline: false, type: "linear" },
     yaxis: { title: { text: given.has("y") ? "y" : "value" }, zeroline: false, type: "linear" },
   });
@@ -301,6 +305,8 @@ export function slowestTable(rows) {
   ], rows, { caption: "The evaluations that took longest" });
 }
 
+const SHOWN_FAILURES = 12;
+
 /** Return the failures; `more(evaluation)` gives an element with what else is known, if somebody opens one. */
 export function failureList(data, more = null, opened = new Set()) {
   const items = data.shown.map((it) => {
@@ -316,6 +322,12 @@ export function failureList(data, more = null, opened = new Set()) {
     if (item.open) fill();
     return item;
   });
+  const hidden = items.slice(SHOWN_FAILURES).filter((it) => !it.open);
+  if (hidden.length) {
+    hidden.forEach((it) => { it.hidden = !opened.all; });
+    const all = el("button", { type: "button", onclick: () => { opened.all = true; hidden.forEach((it) => { it.hidden = false; }); hidden[0].querySelector("summary").focus(); all.remove(); } }, `Show ${count(hidden.length)} more`);
+    if (!opened.all) items.push(el("p", {}, all));
+  }
   if (data.total > data.shown.length) items.push(el("p", { class: "quiet small" }, `${count(data.total)} tries have failed in all; shown are the newest ${count(data.shown.length)} of the ${count(data.kept)} that were kept.`));
   return items.length ? el("div", {}, ...items) : el("p", { class: "quiet" }, "Nothing has failed.");
 }
