@@ -13,7 +13,7 @@ from hyperflow.errors import MisuseError, NotInFlow
 from hyperflow.plots import Drawings
 from hyperflow.records import index
 from hyperflow.testing import open_inline_job
-from tests.support import local, run_script
+from tests.support import run_script
 
 PICTURE = plots.PNG + b"..."
 

@@ -27,19 +27,24 @@ class Reading:
     _logs: list[tuple[Follower, LogPass]] = attrs.field(factory=list["tuple[Follower, LogPass]"])
 
     def look(self, log_dirs: LogDirs, start: object = None) -> None:
-        """Read what has come to the one log of the same start of a run; several logs, and damaged ones, are read again."""
+        """Read what has come to the one log of the same start of a run; several, and damaged ones, are read again."""
         which = list(log_dirs), start
         if len(log_dirs) != 1 or which != self._which or self.note:
-            self.history, self.note, self._which = History(), "", which
-            self._logs = [(Follower(path / heads.EVENTS), LogPass(self.history, job)) for job, path in log_dirs]
-        for log, history in self._logs:
-            try:
-                history.read(log)
-            except HyperflowError as error:
-                if log.path.parent.is_dir() and any(log.path.parent.glob("events.*")):
-                    self.note = str(error)  # what was read before that place is shown
-            history.finish()
+            self.history, self.note, self._which, self._logs = History(), "", which, []
+            for job, path in log_dirs:  # one after the other: each begins where the one before has ended
+                self._logs.append((Follower(path / heads.EVENTS), LogPass(self.history, job)))
+                self._take(*self._logs[-1])
+        else:
+            self._take(*self._logs[0])
         self.note = _incomplete(self.history) or self.note
+
+    def _take(self, log: Follower, history: LogPass) -> None:
+        try:
+            history.read(log)
+        except HyperflowError as error:
+            if log.path.parent.is_dir() and any(log.path.parent.glob("events.*")):
+                self.note = str(error)  # what was read before that place is shown
+        history.finish()
 
 
 def _incomplete(history: History) -> str:

@@ -21,10 +21,24 @@ def make_run(base_dir: Path, name: str, *lines: Mapping[str, object] | bytes, **
     for path in (base_dir, home):
         path.chmod(0o700)
     about = {
-        **{"format": 1, "run": name, "kind": "job", "home": str(home), "log_dir": str(home / "log"), "database": ""},
-        **{"temporary": False, "user": "me", "owner": attrs.asdict(Owner.this_process(name)), "argv": ["demo.py"]},
-        **{"directory": "/", "slurm_job": "", "versions": {}, "created": 1.0, "began": 1.0, "alive": 2.0},
-        **{"ended": 2.0, "outcome": "finished"},
+        "format": 1,
+        "run": name,
+        "kind": "job",
+        "home": str(home),
+        "log_dir": str(home / "log"),
+        "database": "",
+        "temporary": False,
+        "user": "me",
+        "owner": attrs.asdict(Owner.this_process(name)),
+        "argv": ["demo.py"],
+        "directory": "/",
+        "slurm_job": "",
+        "versions": {},
+        "created": 1.0,
+        "began": 1.0,
+        "alive": 2.0,
+        "ended": 2.0,
+        "outcome": "finished",
     }
     (home / "log" / "run.json").write_text(json.dumps(about | members))
     (home / "log" / "run.json").chmod(0o600)

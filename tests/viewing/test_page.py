@@ -17,6 +17,7 @@ import pytest
 from aiohttp import ClientSession, CookieJar
 
 from hyperflow.cli import records, watched
+from hyperflow.cli.histories import Reading
 from hyperflow.cli.watched import PAGE, Watched
 from hyperflow.viewing import page
 from tests.viewing.made import ESCAPE, OPENED, log_of, make_run
@@ -213,6 +214,22 @@ async def test_a_log_that_grows_and_a_run_that_vanishes(tmp_path: Path, monkeypa
         shutil.rmtree(home)
         assert "no run 20260101-000000-aa any more" in (await visitor.ask(path))["error"]
         assert [it["name"] for it in (await visitor.ask("/api/runs"))["runs"]] == ["20260101-000000-bb"]
+
+
+def test_several_logs(tmp_path: Path) -> None:
+    """The jobs of a run make one history, however often it is read."""
+    for name, tasks in (("a", (1, 2, 3)), ("b", (1, 2))):
+        make_run(tmp_path, name, *log_of(*tasks))
+    reading = Reading()
+    for _ in range(2):
+        reading.look([(1, tmp_path / "a" / "log"), (2, tmp_path / "b" / "log")])
+        assert list(zip(reading.history.job, reading.history.task, strict=True)) == [
+            (1, 1),
+            (1, 2),
+            (1, 3),
+            (2, 1),
+            (2, 2),
+        ]
 
 
 async def test_many_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

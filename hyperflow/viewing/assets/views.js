@@ -266,7 +266,7 @@ export function table(columns, rows, { caption, stack = true, key = null } = {})
   }
   const known = key && table.orders.get(key);
   if (known) { order = { ...known, down: !known.down }; by(known.place); } else fill();
-  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
+  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Table: ${caption}` },
     el("table", { class: stack ? "stack" : null }, el("caption", { class: "skip" }, caption), el("thead", {}, el("tr", {}, ...heads)), body));
 }
 table.orders = new Map();
