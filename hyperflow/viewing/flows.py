@@ -11,6 +11,7 @@ What the log cannot tell is said in `unknown`, and nothing is guessed without a 
 from __future__ import annotations
 
 import statistics
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -26,6 +27,9 @@ FORK_SECONDS = 0.01
 
 HEAD_SECONDS = 1e-4
 """What an evaluation takes of the head's time, where the log does not tell how much the run took of it."""
+
+LONGEST = 1e11
+"""Seconds; no time in a log is beyond it, nor are those of a line together."""
 
 MOST = 10_000_000
 """No log has a node with so many CPUs, or begins so many flows at a time."""
@@ -263,39 +267,39 @@ class _Log:
 
     def add(self, event: Event) -> None:
         """Take in the next line."""
-        state, t = event.get("state", ""), event.get("t", 0.0)
+        state, (t,) = event.get("state", ""), _times([event.get("t", 0.0)])
         self.began, self.last = self.began or t, max(self.last, t)
         if state == "opened":
             self.told_flows = event.get("flows", False)
         elif state == "closed":
-            self.closed, self.cpu = True, event.get("cpu")
+            self.closed, (self.cpu,) = True, _times([event["cpu"]]) if "cpu" in event else (None,)
         elif state in ("left out", "dropped"):
             self.counts["gaps"] += 1
         elif state == "up" and "node" in event:
-            self.nodes[event["node"]] = _counted(event.get("cpus", 0))
+            self.nodes[str(event["node"])] = _counted(event.get("cpus", 0))
         elif state in ("lost", "aside"):
             self.counts["nodes"] += 1
         elif state == "started":
-            self.clock.started(event.get("worker", ""))
+            self.clock.started(str(event.get("worker", "")))
         elif "tasks" in event:
-            self._add_tasks(state, event, event["tasks"], t)
+            self._add_tasks(state, event, _numbers(event["tasks"]), t)
 
     def _add_tasks(self, state: str, event: Event, tasks: list[int], t: float) -> None:
         if state == "waiting" and "function" in event:
             self._submitted(event, tasks, t)
         elif state == "running":
-            self.clock.sent(tasks, event.get("worker", ""), t)
+            self.clock.sent(tasks, str(event.get("worker", "")), t)
             for task in tasks:
                 if (one := self.evaluations.get(task)) is not None:
                     one.state = "running"
         elif state == "done":
             seconds = event.get("seconds", 0.0)
-            each = seconds if isinstance(seconds, list) else [seconds] * len(tasks)
+            each = _times(seconds if isinstance(seconds, list) else [seconds] * len(tasks))
             self.clock.done(tasks, each, t)
             for task, took in zip(tasks, each, strict=True):
                 self._ended(task, t, took)
         elif state == "copied":
-            self.copies[event.get("copy", 0)] = tasks[0]
+            self.copies[_numbers([event.get("copy", 0)])[0]] = tasks[0]
         elif state == "superseded":
             for task in tasks:
                 self.clock.left(task)
@@ -304,11 +308,13 @@ class _Log:
                 self._broken(state, event, task, t)
 
     def _submitted(self, event: Event, tasks: list[int], t: float) -> None:
-        for first, count, parent in event.get("begun", ()):
+        for first, count, parent in map(_numbers, event.get("begun", ())):
             self.parents.update(dict.fromkeys(range(first, first + _counted(count)), parent))
-        function, of_map = event.get("function", ""), event.get("map", False)
+        function, of_map = str(event.get("function", "")), event.get("map") is True
         cpus, flow = _counted(event.get("cpus", 1)), event.get("flow", 0)
-        flows = flow if isinstance(flow, list) else [flow] * len(tasks)
+        flows = _numbers(flow if isinstance(flow, list) else [flow] * len(tasks))
+        if not self.evaluations.keys().isdisjoint(tasks):
+            raise ValueError("there are two evaluations of one number")
         for task, of in zip(tasks, flows, strict=True):
             self.evaluations[task] = Recorded(function, cpus, of, of_map)
             self.steps.append((t, task))
@@ -319,6 +325,8 @@ class _Log:
         one = self.evaluations.get(task)
         if one is None:
             self.counts["unseen"] += 1
+            return
+        if one.state == "done":
             return
         one.seconds += took
         one.state = "done"
@@ -402,6 +410,20 @@ class _Log:
 
 def _several(count: int) -> str:
     return f"{count} evaluation{'s' * (count != 1)}"
+
+
+def _numbers(values: list[int]) -> list[int]:
+    """Return them if they are whole numbers, as a foreign file's may not be; else raise ValueError."""
+    if values and (set(map(type, values)) != {int} or min(values) < 0 or max(values) > sys.maxsize):
+        raise ValueError("these are no numbers of evaluations")
+    return values
+
+
+def _times(values: Sequence[float]) -> Sequence[float]:
+    """Return them if they are seconds; else raise ValueError."""
+    if values and not (set(map(type, values)) <= {int, float} and min(values) >= 0 and sum(values) < LONGEST):
+        raise ValueError("these are no times")
+    return values
 
 
 def _counted(value: int | list[int]) -> int:

@@ -195,7 +195,7 @@ class LogPass:
     def __init__(self, history: History, job: int | None = None) -> None:
         self.history = history
         self.job = job
-        self._mark: tuple[int, ...] | None = None  # the history as it was before this pass
+        self._mark = self._lengths()
         self._groups: dict[tuple[str | None, str], int] = {}  # as events have them
         self._last: Line = {}
         self._alive: dict[int, int] = {}  # what has not ended: its row
@@ -239,8 +239,6 @@ class LogPass:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         it = self.history
-        if self._mark is None:
-            self._mark = self._lengths()
         try:
             yield
         except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
@@ -530,7 +528,6 @@ class LogPass:
     def _opened(self, event: Line) -> None:
         """Another start goes on with the log: what was before is of the past."""
         it = self.history
-        assert self._mark is not None
         rows, workers, nodes, failures, deaths, it.failed, it.opened, it.closed, it.left_out, it.first = self._mark
         for column in it.columns():
             del column[rows:]
