@@ -80,6 +80,8 @@ class Orders:
                 has.intersection_update(self._packer.buffers.known)
             if function not in has or packed.needs:
                 self._give(worker, (*packed.needs, packed.function), parts)
+            if evaluation.options.post_mortem:
+                parts.append(frames.frame(Kind.KEEP, worker.number, frames.SIZE.pack(number)))
             frames.add_task(records, number, function, packed.payload, packed.buffers)
             started.append(number)
             if task.alone and (limit := evaluation.options.time_limit) is not None:
