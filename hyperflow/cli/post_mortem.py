@@ -63,7 +63,7 @@ def _asked(one: Head, run: Run, name: str, task: int, line: str) -> str:
     try:
         return str(head(one.home).post(f"/evaluations/{task}/inspect", line=line)["text"])
     except HeadElsewhere as error:
-        words = ["debug", str(run.home), name, "--attach", f"--command={line or 'where'}"]
+        words = ["debug", str(run.home), name, "--attach", f"--command={line}"]
         return elsewhere.carry_out(error.host, words, error, one.slurm_job)
 
 

@@ -1,4 +1,4 @@
-"""Post-mortem copies, as the head knows them: of which evaluations there are any, where, and who waits for an answer."""
+"""Post-mortem copies, as the head knows them: of which evaluations, on which nodes, and who waits for an answer."""
 
 from __future__ import annotations
 

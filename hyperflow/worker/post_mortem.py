@@ -1,11 +1,11 @@
 """Post-mortem copies: a failing evaluation's process, forked where it failed, to be looked at while the worker goes on.
 
-Guarantees: the copy is no part of the worker: it has a session of its own, and the launcher is its parent. It closes all
-descriptors but its end of a socket, so it holds no stream and no lock of files, and waits there for questions. It ends
-with that socket, and with the launcher. It never goes on with the function: what is asked can only look, and call.
+Guarantees: the copy is no part of the worker. It has a session of its own, and the launcher is its parent. It closes
+all descriptors but its end of a socket, so it holds no stream and no lock of files, and waits there for questions. It
+ends with that socket, and with the launcher. It never goes on with the function: what is asked can only look, and call.
 
-In the copy there is one thread. A fork copies no memory, but pages that the worker writes to afterwards are there twice.
-So the kernel is told to take the copy first when memory runs out, and there is none where it might not fit.
+In the copy there is one thread. A fork copies no memory, but pages that the worker writes to afterwards are there
+twice. So the kernel is told to take the copy first when memory runs out, and there is none where it might not fit.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import gc
 import io
 import os
+import select
 import signal
 import socket
 import sys
@@ -22,12 +23,16 @@ import types
 import warnings
 from typing import Any, NoReturn
 
+from hyperflow.saying import short_str
 from hyperflow.wire import frames, messages, processes
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import Inspect, Inspected
 from hyperflow.wire.numbers import TaskNumber
 
-LINE_SECONDS = 60
+FORK_SECONDS = 5
+"""How long the fork may take."""
+
+LINE_SECONDS = 60.0
 """How long one question may take."""
 
 LONGEST_ANSWER = 100_000
@@ -78,7 +83,9 @@ def leave(stream: socket.socket, task: TaskNumber, error: BaseException) -> str:
             _fork_copy(ours, writing, error)
         os.close(writing)
         writing = -1
-        pid = int(os.read(reading, 20) or b"0")
+        pid = _number_from(reading)
+        if not pid:
+            processes.kill_all([between])
         with contextlib.suppress(ChildProcessError):  # the function ignores SIGCHLD
             os.waitpid(between, 0)
         if not pid:
@@ -96,6 +103,13 @@ def leave(stream: socket.socket, task: TaskNumber, error: BaseException) -> str:
             if fd >= 0:
                 os.close(fd)
     return ""
+
+
+def _number_from(reading: int) -> int:
+    """Return the number of the copy's process; 0 if what a library does at a fork ends or stops it."""
+    poll = select.poll()
+    poll.register(reading, select.POLLIN)
+    return int(os.read(reading, 20) or b"0") if poll.poll(1000 * FORK_SECONDS) else 0
 
 
 def _refusal() -> str:
@@ -173,7 +187,7 @@ class _TooLong(BaseException):
 
 
 def _give_up(*_: object) -> NoReturn:
-    raise _TooLong
+    raise _TooLong(f"ended after {LINE_SECONDS:g} s")
 
 
 class Prompt:
@@ -198,15 +212,13 @@ class Prompt:
         if command in REFUSED:
             return f"{command}: this is a copy of a process that has failed; it can be looked at, and does not go on\n"
         try:
-            signal.alarm(LINE_SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, LINE_SECONDS)
             try:
                 self._run(line)
             finally:
-                signal.alarm(0)
-        except _TooLong:
-            self._out.write(f"\nended after {LINE_SECONDS} s\n")
+                signal.setitimer(signal.ITIMER_REAL, 0)
         except BaseException as trouble:
-            self._out.write(f"\n{type(trouble).__name__}\n")
+            self._out.write(f"\n{type(trouble).__name__}: {short_str(trouble, 200)}\n")
         text = self._out.getvalue()
         return text if len(text) <= LONGEST_ANSWER else text[:LONGEST_ANSWER] + "...\n"
 
@@ -214,5 +226,5 @@ class Prompt:
         if line.strip():
             self._pdb.onecmd(line)
             return
-        self._out.write(f"{type(self._error).__name__}: {str(self._error)[:1000]}\n")
+        self._out.write(f"{type(self._error).__name__}: {short_str(self._error, 1000)}\n")
         self._pdb.print_stack_entry(self._pdb.stack[self._pdb.curindex])
