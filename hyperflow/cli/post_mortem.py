@@ -5,6 +5,7 @@ Each line is a request by itself, so the copy may be on any node, and the head o
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -47,7 +48,7 @@ def attach(run: Run, evaluation: Named, lines: tuple[str, ...]) -> int:
 
 def _typed() -> Iterator[str]:
     with suppress(ImportError):
-        import readline  # noqa: F401, PLC0415 (it gives `input` a history)
+        importlib.import_module("readline")  # it gives `input` a history
     while True:
         try:
             line = input(PROMPT if sys.stdin.isatty() else "")

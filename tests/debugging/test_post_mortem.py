@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 import hyperflow as hf
+from hyperflow.cli import post_mortem as in_cli
 from hyperflow.cli.main import app
+from hyperflow.cli.records import Run
+from hyperflow.control.client import HeadElsewhere
 from hyperflow.errors import ConfigurationError
 from hyperflow.head import post_mortems as in_head
 from hyperflow.launcher import post_mortems as in_launcher
@@ -172,6 +175,29 @@ async def test_who_waits_is_told() -> None:
     known.lost("node")
     with pytest.raises(ConfigurationError, match="no copy of evaluation 2"):
         await asking[1]
+
+
+def test_from_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each line travels as a command of its own."""
+    (tmp_path / "run" / "log").mkdir(parents=True)
+    (tmp_path / "run" / "log" / "events.jsonl").touch()
+    run = Run("run", tmp_path / "run", None)
+
+    def elsewhere(_: Path) -> None:
+        raise HeadElsewhere("north", 5)
+
+    def carried(host: str, words: list[str], *_: object) -> str:
+        return f"{host} {' '.join(words)}\n"
+
+    monkeypatch.setattr(in_cli, "head", elsewhere)
+    monkeypatch.setattr(in_cli.elsewhere, "carry_out", carried)
+    assert in_cli.attach(run, (None, 7), ("p x", "up")) == 0
+    base = f"north debug {run.home} 7 --attach --command="
+    assert capsys.readouterr().out == f"{base}p x\n{base}up\n"
+    with pytest.raises(ConfigurationError, match="has no job 3"):
+        in_cli.attach(run, (3, 7), ("p x",))
 
 
 def test_a_line_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
