@@ -120,6 +120,7 @@ class Options:
     crash_limit: int = attrs.field(default=2, validator=_whole(1))
     straggler_factor: float | None = attrs.field(default=None, validator=_factor)
     name: str | None = attrs.field(default=None, validator=_name)
+    post_mortem: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
 
     def __attrs_post_init__(self) -> None:
         if self.exclusive and self.straggler_factor is not None:
@@ -148,6 +149,7 @@ class OptionChanges(TypedDict, total=False):
     crash_limit: int
     straggler_factor: float | None
     name: str | None
+    post_mortem: bool
     seed: int
     sbatch: SbatchOptions | None
     on_error: FailurePolicy
@@ -590,6 +592,10 @@ def using(**changes: Unpack[OptionChanges]) -> Generator[Environment, None, None
             default; not together with `exclusive`.
         name: What the evaluations are called where they are shown together: in progress, the event log, `hyperflow
             show`, lists of failures and echoed lines. None for the name of their function, the default.
+        post_mortem: When its function raises, its worker leaves a copy of its process with all variables, and goes on.
+            `hyperflow debug EVALUATION --attach` looks at it with pdb while the run goes on: only to look, in one
+            thread. Each node keeps 4 at a time, each for an hour after it was last asked; none of a process that
+            uses a GPU, or might not fit into memory. Such an evaluation is not sent ahead, so quick ones take longer.
 
     For each Slurm job of a Cluster computation (without effect in a job):
 

@@ -1,4 +1,7 @@
-"""`hyperflow debug`: a failed evaluation runs again here, under pdb, or is saved to be run elsewhere."""
+"""`hyperflow debug`: a failed evaluation runs again here, under pdb, or is saved to be run elsewhere.
+
+Of `--attach`, see `post_mortem`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from hyperflow.cli import evaluations, records
+from hyperflow.cli import evaluations, post_mortem, records
 from hyperflow.cli.evaluations import Named
 from hyperflow.cli.jobs import BaseDir, answering
 from hyperflow.cli.records import Run
@@ -36,6 +39,17 @@ def debug(
         Path | None,
         Parameter(help="Do not run it; write a file that `python FILE` runs, also where there is no such run."),
     ] = None,
+    attach: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Look at the copy of its process that using(post_mortem=True) has left, while the run goes on.",
+        ),
+    ] = False,
+    command: Annotated[
+        tuple[str, ...],
+        Parameter(name=["--command", "-c"], negative="", help="With --attach: a line for pdb, instead of a prompt."),
+    ] = (),
     step: Annotated[bool, Parameter(negative="", help="Open pdb at its first line, and not where it fails.")] = False,
     base_dir: BaseDir = BASE_DIR,
 ) -> int:
@@ -53,6 +67,8 @@ def debug(
         )
     run = records.find(which, base_dir)
     evaluations.check(run, evaluation)
+    if attach:
+        return post_mortem.attach(run, evaluation, command)
     found = _find(run, evaluation)
     if save is None:
         from hyperflow.debugging import again  # noqa: PLC0415 (it imports what workers do)

@@ -44,11 +44,12 @@ def explain(
     base_dir: BaseDir = BASE_DIR,
 ) -> int:
     """Say how an evaluation stands, and if it waits, for what; or why a result was computed, and what is behind it."""
-    if words and not evaluations.is_one(words[-1]) and not (len(words) == 1 and results.is_run(words[0], base_dir)):
-        if len(words) > 2:
+    *before, last = words or ("0",)
+    if not evaluations.is_one(last) and (before or not results.is_run(last, base_dir)):
+        if len(before) > 1:
             raise ConfigurationError("put the call into quotes: hyperflow explain [RUN] 'energy(H2, basis=sto-3g)'")
-        db = results.opened(words[0] if len(words) == 2 else None, base_dir)
-        for line in explain_result.told(db, words[-1], version):
+        db = results.opened(before[0] if before else None, base_dir)
+        for line in explain_result.told(db, last, version):
             print(printable(line))
         return 0
     which, evaluation = evaluations.split("explain", words)

@@ -129,7 +129,11 @@ def _value(found: ResultsMap, mark: Mark) -> str:
 
 
 def _when(origin: Origin) -> str:
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(origin.time))} by run {origin.program}"
+    try:
+        date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(origin.time))
+    except (ValueError, OverflowError, OSError):  # no time is like that: the file is damaged
+        date = f"{origin.time!r} s"
+    return f"{date} by run {origin.program}"
 
 
 def _made(origin: Origin) -> str:

@@ -1,4 +1,4 @@
-"""The requests to a job's head: which nodes there are, putting one aside by hand, how evaluations stand."""
+"""The requests to a job's head: its nodes, putting one aside by hand, how evaluations stand, copies of failed ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Protocol
 
 from aiohttp import web
 
+from hyperflow.control.server import read_body
+from hyperflow.errors import ConfigurationError
 from hyperflow.progress.tally import Snapshot
 
 
@@ -17,6 +19,7 @@ class Nodes(Protocol):
     def nodes(self) -> Sequence[Mapping[str, object]]: ...
     def put_aside(self, node: str) -> None: ...
     def take_back(self, node: str) -> None: ...
+    async def inspect(self, task: int, line: str) -> str: ...
 
 
 def routes(owner: Nodes) -> list[web.RouteDef]:
@@ -39,7 +42,15 @@ def routes(owner: Nodes) -> list[web.RouteDef]:
         owner.take_back(request.match_info["node"])
         return answer()
 
+    async def inspect(request: web.Request) -> web.Response:
+        line = (await read_body(request, "line")).get("line")
+        task = request.match_info["task"]
+        if not isinstance(line, str) or not task.isdecimal():
+            raise ConfigurationError("the number of an evaluation and a line are needed")
+        return web.json_response({"text": await owner.inspect(int(task), line)})
+
     return [
+        web.post("/evaluations/{task}/inspect", inspect),
         web.get("/nodes", show),
         web.get("/progress", progress),
         web.post("/nodes/{node}/drain", drain),

@@ -12,7 +12,7 @@ import attrs
 from hyperflow.database import memo
 from hyperflow.database.conditions import Test
 from hyperflow.database.nearest import Nearest, differing_from, nearest
-from hyperflow.database.origins import Origin, Parent, key_digest
+from hyperflow.database.origins import TEXTS, Origin, Parent, key_digest
 from hyperflow.database.reading import Mark
 from hyperflow.database.results import ResultsMap
 from hyperflow.database.shown_keys import LEFT_OUT, ShownKeys
@@ -61,11 +61,11 @@ def nearest_to(found: ResultsMap, mark: Mark) -> Nearest | None:
     data_of = found.shown_keys.data
     differing = differing_from(data_of(mark.key), data_of)
     before = (other for other in found.reader.marks(found.map_name) if other.number < mark.number)
-    here = nearest(found.map_name, before, differing, mark.origin.program)
+    here = nearest(found.map_name, before, differing, mark.program)
     if here is not None and not here.names:
         return here
     for map_name in _other_versions(found):
-        older = (it for it in found.reader.marks(map_name) if it.origin.time <= mark.origin.time)
+        older = (it for it in found.reader.marks(map_name) if it.time <= mark.time)
         there = nearest(map_name, older, differing)
         if there is not None and (here is None or not there.names):
             here = there
@@ -104,8 +104,10 @@ def changes(found: ResultsMap, before: Origin, now: Origin) -> list[Change] | No
     texts: dict[str, dict[str, str]] = {}
     for map_name in (found.map_name, *_other_versions(found)):
         for mark in found.reader.marks(map_name):
-            if mark.origin.texts and mark.origin.code in (before.code, now.code):
-                texts.setdefault(mark.origin.code, mark.origin.texts)
+            if TEXTS in mark.metadata:
+                origin = mark.origin
+                if origin.texts and origin.code in (before.code, now.code):
+                    texts.setdefault(origin.code, origin.texts)
     if len(texts) < 2:
         return []
     old, new = texts[before.code], texts[now.code]

@@ -35,7 +35,7 @@ def nearest(map_name: str, marks: Iterable[Mark], differing: Differing, program:
     best: tuple[tuple[int, float, bool, int], Mark, tuple[str, ...]] | None = None
     for mark in marks:
         names, distance = differing(mark)
-        rank = len(names), distance, mark.origin.program == program, -mark.number
+        rank = len(names), distance, mark.program == program, -mark.number
         if best is None or rank < best[0]:
             best = rank, mark, names
     return None if best is None else Nearest(map_name, best[1], best[2])

@@ -24,6 +24,9 @@ MOST_PARENTS = 100
 
 MOST_NODES = 20
 
+TEXTS = ', "texts": '
+"""Is in what has texts."""
+
 _as_json = json.JSONEncoder().encode
 
 
@@ -84,7 +87,7 @@ class Making:
         if self._more is not None:
             told += f', "more": {_as_json(self._more)}'
         if texts:
-            told += f', "texts": {_as_json(texts)}'
+            told += f"{TEXTS}{_as_json(texts)}"
         return told + "}"
 
 
@@ -141,5 +144,5 @@ class Origin:
                 more={str(name): int(times) for name, times in dict(found.get("more", {})).items()},
                 texts={str(name): str(text) for name, text in dict(found.get("texts", {})).items()},
             )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return bare

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import attrs
 
@@ -54,13 +54,19 @@ Sample = tuple[str, str | None, str]
 """A key, its value (None if that is long) and its metadata."""
 
 
-@attrs.frozen
-class Mark:
+class Mark(NamedTuple):
     """An entry without its value; later ones have higher numbers."""
 
     number: int
     key: str
-    origin: Origin
+    program: str
+    time: float
+    metadata: str
+
+    @property
+    def origin(self) -> Origin:
+        """How the value came about; reading it takes longer than all the rest."""
+        return Origin.of(self.program, self.time, self.metadata)
 
 
 class Reader(Protocol):
@@ -151,7 +157,7 @@ class FileReader:
             with files.reported(self.path, "read"):
                 for number, key, value, program, when, digest, version, metadata in file.rows(query, map_name, newest):
                     if value is None or is_sound(map_name, key, value, digest, version, metadata):
-                        yield Mark(number, key, Origin.of(program, when, metadata))
+                        yield Mark(number, key, program, when, metadata)
 
     def lookup(self, map_name: str, key: str) -> str | None:
         with self._open() as file:

@@ -148,7 +148,7 @@ class ResultsMap:
             self._parameters = known.parameters
         modules = {name: module for one in reversed(told) for name, module in _modules(one).items()}
         self._makers: plain.Makers = {**shown.known_classes(modules), **_makers(key, known)}
-        self.shown_keys = ShownKeys(kind, self._parameters, self._makers)
+        self.shown_keys: ShownKeys = ShownKeys(kind, self._parameters, self._makers)
 
     def beside(self, map_name: str) -> ResultsMap:
         """Return another map of the same database, by the name that the database has it under."""

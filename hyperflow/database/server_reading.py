@@ -14,7 +14,6 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from hyperflow.database.entries import SCHEMA_VERSION, is_sound, text_of, warn_of
-from hyperflow.database.origins import Origin
 from hyperflow.database.reading import LONG, SAMPLE, Mark, Sample, Size
 from hyperflow.database.server import CONNECT_SECONDS, Server, advice, connect, newer, text_of_error, version_of
 from hyperflow.errors import ConfigurationError, DatabaseError
@@ -76,7 +75,7 @@ class ServerReader:
         what = f"SELECT id, key, program, time, {short}, checksum, schema_version, metadata FROM hyperflow_entries"
         for number, key, program, when, text, digest, *rest in self._rows(f"{what} {_OF_MAP} ORDER BY id", map_name):
             if text is None or is_sound(map_name, key, text, bytes(digest), *rest):
-                yield Mark(number, key, Origin.of(program, when, rest[-1]))
+                yield Mark(number, key, program, when, rest[-1])
 
     def lookup(self, map_name: str, key: str) -> str | None:
         """Return the newest value of a key, or None."""

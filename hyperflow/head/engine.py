@@ -49,6 +49,7 @@ from hyperflow.head.fleet import Fleet, NodePlan
 from hyperflow.head.later import Later
 from hyperflow.head.link import Link
 from hyperflow.head.orders import Orders
+from hyperflow.head.post_mortems import PostMortems
 from hyperflow.head.streams import Streams
 from hyperflow.head.worker_locks import WorkerLocks
 from hyperflow.locking.manager import LockManager
@@ -106,6 +107,7 @@ class Engine:
         self._silence_limit = settings.silence_limit
         self._packer = Packer()
         self._evaluations: dict[TaskNumber, Evaluation] = {}
+        self.post_mortems = PostMortems(self.fleet.write)
         self._orders = Orders(self.fleet.links, self._packer, self._evaluations, self._events, program.log_dir)
         # Those of this turn, each followed by its activity; by function, CPUs, the name that they were given, and
         # whether they are of a remote_map.
@@ -164,7 +166,7 @@ class Engine:
         size = len(packed.payload)
         if packed.buffers:
             size += sum(len(buffer) for buffer in packed.buffers if not isinstance(buffer, int))
-        alone = options.time_limit is not None or options.straggler_factor is not None
+        alone = options.time_limit is not None or options.straggler_factor is not None or options.post_mortem
         number = self._next_task
         task = Task(number, function.number, options.cpus, options.fresh_process, alone, size, options.exclusive)
         if (run := peek_try()) is not None:
@@ -286,6 +288,10 @@ class Engine:
         for task in self.scheduler.expect_no_more(node):
             self._refuse(task, started=False)
 
+    async def inspect(self, task: int, line: str) -> str:
+        """Have pdb carry out a line in the copy of a process that has failed; raises HyperflowError."""
+        return await self.post_mortems.ask(task, line)
+
     def put_aside(self, node: str) -> None:
         """Start nothing more on a node; raises ConfigurationError if it is not up."""
         self.aside.drain(node)
@@ -346,6 +352,8 @@ class Engine:
             self.worker_locks.on_message(self.scheduler.workers[number], kind, body)
         elif kind == Kind.STREAM_WANTED and number in self.scheduler.workers:
             self._on_stream_wanted(self.scheduler.workers[number], body)
+        elif kind in (Kind.KEPT, Kind.INSPECTED):
+            self._on_post_mortem(kind, number, body)
         elif kind in (Kind.PRINTED, Kind.MEASURED) and number in self.scheduler.workers:
             self._on_said(kind, self.scheduler.workers[number], body)
         self._flushing.ask()
@@ -372,6 +380,17 @@ class Engine:
                 self.echo.printed(self._evaluations.get(printed.task), worker.name, printed)
         except (ProtocolError, TypeError, struct.error):  # a function wrote to a descriptor that is not its own
             logger.warning("%s sent something that is no message about an evaluation", worker.name)
+
+    def _on_post_mortem(self, kind: int, number: WorkerNumber, body: memoryview) -> None:
+        """There is a copy of a process that has failed, or not any more; or it has answered."""
+        try:
+            if kind == Kind.INSPECTED:
+                self.post_mortems.answered(body)
+            else:
+                worker = self.scheduler.workers.get(number)
+                self.post_mortems.note(body, "" if worker is None else worker.node)
+        except (ProtocolError, TypeError, struct.error):  # the user's objects share a process with what answers
+            logger.warning("the copy of a process that has failed sent something that is no answer")
 
     def _name(self, task: TaskNumber) -> str:
         evaluation = self._evaluations.get(task)
@@ -456,6 +475,9 @@ class Engine:
             failures.add_note(error, f"remote {trace}")
         log_file = self._orders.log_file(worker)
         failures.add_note(error, f"(raised by {evaluation.title} on {worker.name}; log: {log_file})")
+        if task.number in self.post_mortems:
+            seen = f"hyperflow debug [RUN] {task.number} --attach"
+            failures.add_note(error, f"(a copy of its process can be looked at, while the run goes on: {seen})")
         failures.note_tries(error, evaluation.options.retries - evaluation.retries + 1)
         self._fail(evaluation, error)
 
@@ -555,6 +577,7 @@ class Engine:
     def _on_lost(self, link: Link, cause: str, silent: bool) -> None:
         """A node has gone without being asked to."""
         node = link.node
+        self.post_mortems.lost(node)
         self._counts["nodes_lost"] += 1
         self._last_loss = NodeLost(node, cause, str(link.log_file))
         self._orders.at_nodes.pop(node, None)

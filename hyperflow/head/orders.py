@@ -86,6 +86,8 @@ class Orders:
                 parts.append(frames.frame(Kind.NAMED, worker.number, (name or "").encode()))
             if function not in has or packed.needs:
                 self._give(worker, (*packed.needs, packed.function), parts)
+            if evaluation.options.post_mortem:
+                parts.append(frames.frame(Kind.KEEP, worker.number, frames.SIZE.pack(number)))
             frames.add_task(records, number, function, packed.payload, packed.buffers)
             started.append(number)
             if task.alone and (limit := evaluation.options.time_limit) is not None:

@@ -32,10 +32,21 @@ from hyperflow._version import __version__, installed_version
 from hyperflow.launcher import child, entry, keeper, own_stream
 from hyperflow.launcher.cache import NodeCache
 from hyperflow.launcher.head_stream import HeadStream
+from hyperflow.launcher.post_mortems import PostMortems
 from hyperflow.launcher.zygote import Zygote
 from hyperflow.wire import frames, machine, messages, processes, survivors
 from hyperflow.wire.frames import Kind
-from hyperflow.wire.messages import CANCELLED, TIME_LIMIT, ForkOrder, Greeting, Ready, Setup, SysPath, WorkerEnded
+from hyperflow.wire.messages import (
+    CANCELLED,
+    TIME_LIMIT,
+    ForkOrder,
+    Greeting,
+    Inspect,
+    Ready,
+    Setup,
+    SysPath,
+    WorkerEnded,
+)
 from hyperflow.wire.numbers import Seq, WorkerNumber
 from hyperflow.wire.shared_memory import Offer
 
@@ -79,6 +90,7 @@ class Launcher:
         self.workers: dict[WorkerNumber, child.WorkerProcess] = {}
         self.zygote = Zygote()
         self.cache = NodeCache()
+        self.post_mortems = PostMortems(self.selector, self.head.send)
         self.closing = False
         self.failed_forks: deque[tuple[float, bytes]] = deque()  # when to report which
         self.setup: Setup | None = None
@@ -133,6 +145,8 @@ class Launcher:
         if self.setup is not None:
             moments.append(self.head.last_sent + self.setup.heartbeat)
             moments.append(now + self.setup.silence_limit - self.head.silence)
+        if (old := self.post_mortems.moment) is not None:
+            moments.append(old)
         if (look := self.memory_kills.patience(now)) is not None:
             moments.append(now + look)
         return min(max(min(moments) - now, 0.0), LONGEST_LOOK) if moments else None
@@ -148,6 +162,7 @@ class Launcher:
                     head.send(frames.frame(Kind.ALIVE))
         while self.failed_forks and now >= self.failed_forks[0][0]:
             head.send(self.failed_forks.popleft()[1])
+        self.post_mortems.end_old(now)
         for process in list(self.workers.values()):
             if process.deadline is not None and now >= process.deadline:
                 process.deadline = None
@@ -217,6 +232,8 @@ class Launcher:
             self.close()
         elif kind == Kind.ALIVE:
             pass  # it was heard
+        elif kind == Kind.INSPECT:
+            self.post_mortems.ask(messages.read(Inspect, body))
         elif process is None or process.status is not None:
             pass  # it has ended; the head knows, or will soon
         elif kind == Kind.GIVE:
@@ -224,6 +241,9 @@ class Launcher:
                 self.forward(process, data)
         elif kind in (Kind.TASKS, Kind.NAMED, Kind.LOCK_REPLY, Kind.STREAM_REPLY):
             self.forward(process, frames.frame(kind, number, body))
+        elif kind == Kind.KEEP:
+            if self.post_mortems.has_room:
+                self.forward(process, frames.frame(kind, number, body))
         elif kind == Kind.LIMIT:
             process.deadline = time.monotonic() + frames.SECONDS.unpack(body)[0]
         elif kind == Kind.RETRACT:
@@ -307,6 +327,7 @@ class Launcher:
             for other in self.workers.values():
                 other.sock.close()
             self.cache.close()
+            self.post_mortems.close()
             self.head.close()
             mark = child.mark(number)
             code = entry.become_worker(sock, page, self.setup, order)
@@ -369,6 +390,8 @@ class Launcher:
                 if kind == Kind.BLOCK:
                     for part in self.cache.passed_on(process.number, body, process.fds.pop(0)):
                         self.head.send(part)
+                elif kind == Kind.KEPT:
+                    self.post_mortems.keep(process.number, body, process.fds.pop(0))
                 elif kind in PASSED_ON:
                     self.head.send(frames.frame(kind, process.number, body))
                 elif kind != Kind.RESULTS:
@@ -417,7 +440,7 @@ class Launcher:
         A group may be there for ever: of a zombie, whose parent has left it, of a process that may not be killed
         (sudo), or cannot be (a file system that hangs). So after the grace only living processes that we can end count.
         """
-        others = {other.pid for other in self.workers.values() if other is not process}
+        others = {other.pid for other in self.workers.values() if other is not process} | self.post_mortems.pids
         grouped = child.group_lives(process.pid)
         if now < process.look_at or (grouped and process.kill_at is not None and now < process.kill_at):
             return False

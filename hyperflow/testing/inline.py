@@ -6,7 +6,8 @@ are is an error; `retries`; a function sees no environment.
 
 Different: nothing runs in parallel. A plain function blocks the event loop, and neither cancelling nor `time_limit`
 stops it; they stop an `async def`. A function that kills its process kills the test. Every call gets a new copy of its
-function, as with `fresh_process`; `worker_info()` raises. Results are kept in memory.
+function, as with `fresh_process`; `worker_info()` raises. Results are kept in memory. `post_mortem` leaves no copy:
+the process that has failed is this one.
 """
 
 from __future__ import annotations

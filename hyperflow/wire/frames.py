@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 
 HEADER = struct.Struct("<IQBI")  # BEGIN, length of the body, kind, worker
 TAIL = struct.Struct("<I")  # END
@@ -36,6 +36,7 @@ RESULT_HEAD = struct.Struct("<IQBIQBfHQ")  # HEADER and RESULT of a frame with o
 DEFINITION = struct.Struct("<IBH")  # its number, its shape, how many blocks; their numbers and its pickle follow
 NUMBER = struct.Struct("<I")
 SIZE = struct.Struct("<Q")
+KEPT = struct.Struct("<QI")  # task, the process of its copy; 0: it has gone
 SECONDS = struct.Struct("<d")
 SEQS = struct.Struct("<QQ")
 MEASURED = struct.Struct("<QdQ")  # task, seconds of CPU time, bytes of memory
@@ -106,6 +107,10 @@ class Kind(enum.IntEnum):
     PRINTED = 29  # worker > launcher > head: what an evaluation has printed, where the program asks for it
     MEASURED = 30  # worker > launcher > head: the CPU time and memory of an evaluation
     NAMED = 31  # head > launcher > worker: what the program calls the tasks that follow
+    KEEP = 32  # head > launcher > worker: leave a copy of the process if this task fails
+    KEPT = 33  # worker > launcher > head: it is there, or not any more
+    INSPECT = 34  # head > launcher > copy: a line for the debugger there
+    INSPECTED = 35  # copy > launcher > head: what that has printed
     BROKEN = 28  # launcher > head: what came from the head is no frame; text
 
 

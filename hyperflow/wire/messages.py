@@ -130,6 +130,22 @@ class StreamReply(NamedTuple):
     words: tuple[int, ...]
 
 
+class Inspect(NamedTuple):
+    """Head to launcher to the post-mortem copy of a process: a line for the debugger there."""
+
+    task: TaskNumber
+    serial: int
+    line: str
+
+
+class Inspected(NamedTuple):
+    """The copy to launcher to head: what the line has printed."""
+
+    task: TaskNumber
+    serial: int
+    text: str
+
+
 Message = (
     Greeting
     | Setup
@@ -143,6 +159,8 @@ Message = (
     | StreamWanted
     | StreamReply
     | Printed
+    | Inspect
+    | Inspected
 )
 M = TypeVar("M", bound=Message)
 
@@ -159,6 +177,8 @@ KINDS: dict[type[Message], Kind] = {
     StreamWanted: Kind.STREAM_WANTED,
     StreamReply: Kind.STREAM_REPLY,
     Printed: Kind.PRINTED,
+    Inspect: Kind.INSPECT,
+    Inspected: Kind.INSPECTED,
 }
 
 

@@ -227,6 +227,8 @@ class Worker:
         """The evaluation that runs, as it came."""
         self.states: capsules.RandomStates | None = capsules.random_states()
         """Those of the random generators before it, if they were noted."""
+        self.to_keep = 0
+        """The evaluation whose process is to be kept if it fails; such a one comes alone."""
         failures.on_item = self.leave_capsule
         self.leaving = ""  # why this process is not fit for another task
 
@@ -249,6 +251,8 @@ class Worker:
                         return
                 elif kind == Kind.DEFINE:
                     self.define(bytes(body))
+                elif kind == Kind.KEEP:
+                    (self.to_keep,) = frames.SIZE.unpack(body)
                 elif kind == Kind.BLOCK:
                     number, size, pid, fd = frames.BLOCK.unpack(body)
                     with contextlib.suppress(OSError):  # the evaluation that needs it will say so
@@ -314,6 +318,8 @@ class Worker:
             seconds = time.perf_counter() - start
             outcome, data = _raised(error)
             self.leave_capsule(error)
+            if task == self.to_keep:
+                self.leave_copy(task, error)
             with contextlib.suppress(Exception):
                 failures.let_go(
                     error
@@ -372,6 +378,19 @@ class Worker:
             why_not = _text(trouble)
         if why_not:
             self.log.write_line(f"hyperflow keeps nothing of this failure to run it again: {why_not}")
+
+    def leave_copy(self, task: TaskNumber, error: BaseException) -> None:
+        """Leave a copy of this process, to be looked at."""
+        if os.getpid() != self.pid:
+            return
+        from hyperflow.worker import post_mortem  # noqa: PLC0415 (few evaluations ask for it)
+
+        try:
+            why_not = post_mortem.leave(self.sock, task, error)
+        except Exception as trouble:
+            why_not = _text(trouble)
+        if why_not:
+            self.log.write_line(f"hyperflow keeps no copy of this process: {why_not}")
 
     def pickle_of(self, number: DefinitionNumber) -> Pickle:
         """Return a definition as it came."""

@@ -15,7 +15,7 @@ from hyperflow import environment
 from hyperflow import flow as flows
 from hyperflow.concurrent import map_concurrently
 from hyperflow.database import explained
-from hyperflow.database.entries import FromCode, metadata_with, text_of, with_origin
+from hyperflow.database.entries import NO_METADATA, FromCode, metadata_with, text_of, with_origin
 from hyperflow.database.nearest import differing_from, gap, nearest
 from hyperflow.database.origins import MOST_PARENTS, Making, Origin, Parent, key_digest
 from hyperflow.database.reading import Mark
@@ -108,6 +108,7 @@ def test_hostile_names_stay_json() -> None:
         '{"origin": 3}',
         '{"origin": {"seconds": "x"}}',
         '{"code": "c", "origin": {"parents": [[]], "seconds": 1}}',
+        '{"origin": {"seconds": 1, "evaluations": [Infinity, 1, 1]}}',
         '{"code": 5, "origin": {"seconds": 1, "evaluations": [1]}}',
     ],
 )
@@ -120,7 +121,7 @@ def test_the_nearest_one() -> None:
     """The fewest arguments, then the closest number, an earlier run, the newest."""
 
     def mark(number: int, key: dict[str, object], program: str = "now") -> Mark:
-        return Mark(number, json.dumps(key), Origin(program, 0.0))
+        return Mark(number, json.dumps(key), program, 0.0, NO_METADATA)
 
     differing = differing_from({"x": 1.0, "basis": "a"}, json.loads)
 

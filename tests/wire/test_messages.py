@@ -11,6 +11,8 @@ from hyperflow.wire.frames import Kind, ProtocolError, Reader
 from hyperflow.wire.messages import (
     ForkOrder,
     Greeting,
+    Inspect,
+    Inspected,
     LockReleased,
     LockReply,
     LockWanted,
@@ -38,6 +40,8 @@ EXAMPLES: list[Message] = [
     StreamWanted(TaskNumber(7)),
     StreamReply(TaskNumber(7), (0, 1 << 127, 1)),
     Printed(TaskNumber(7), ("one line",), left_out=2),
+    Inspect(TaskNumber(7), 1, "p x"),
+    Inspected(TaskNumber(7), 1, "5"),
     LockReply(LockSerial(1), "no", ("a waits for b", "b waits for a")),
 ]
 
