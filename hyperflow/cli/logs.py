@@ -208,7 +208,8 @@ def _follow(run: Run, files: dict[Path, LogFile], wanted: Wanted) -> None:
 def _goes_on(run: Run, name: str) -> bool:
     try:
         return records.find(name, run.home.parent).state(time.time()) in (State.RUNNING, State.SILENT)
-    except ConfigurationError:  # its directory has been removed
+    except ConfigurationError:
+        print(f"hyperflow: {printable(str(run.home))} was removed", file=sys.stderr)
         return False
 
 

@@ -258,10 +258,15 @@ def _looked_up(run: Run) -> tuple[Summary, list[NodeState], str]:
         one.failures = [attrs.evolve(failure, job=job) for failure in one.failures]
         _join(total, one)
     total.failures.sort(key=lambda failure: failure.t)
+    told = run.record
     if total.left_out:
         wrong = f"{in_bytes(total.left_out)} of the event log were not kept: counts of functions are not complete"
     elif not run.log_dir.is_dir():
         wrong = f"its directory has gone, {run.home}, and nothing of its logs was kept"
+    elif not wrong and told is not None and told.outcome and told.kind == "job":
+        known, done = sum(one.done for one in total.functions.values()), told.figures.done
+        if known < done:  # a disk was full
+            wrong = f"the event log ends early: it has {known} of the {done} evaluations that are done"
     return total, nodes, wrong
 
 
