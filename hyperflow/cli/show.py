@@ -212,7 +212,7 @@ def show(
         print(json.dumps({"format": FORMAT, **told}, indent=2))
         return 0
     state = found.state(now)
-    print_note(f"run {printable(found.name)}: {_headline(found, state, now, summary.last)}", sys.stdout)
+    print_note(f"run {printable(found.name)}: {_headline(found, state, now)}", sys.stdout)
     for heading, text in _facts(found, state, summary, nodes).items():
         print(f"  {heading:<12}{text}")
     for failure in summary.failures[:SHOWN_FAILURES]:
@@ -285,14 +285,11 @@ def _join(total: Summary, one: Summary) -> None:
             setattr(known, count, getattr(known, count) + getattr(function, count))
 
 
-def _headline(run: Run, state: State, now: float, last: float = 0.0) -> str:
-    """Say how a run stands; `last` is when its event log was written last."""
+def _headline(run: Run, state: State, now: float) -> str:
     found = run.record
     if found is None:
         return "it has left no record that this version can read" if state is State.UNKNOWN else str(state)
     took = _took(run, now)
-    if state is State.KILLED or run.fate is not None:
-        took = age(max(found.until(now) if run.fate is None else found.alive, last) - found.began)
     if run.fate is not None:
         return f"{state} after {took}, or a little later: {printable(run.fate.words)}"
     if state is State.KILLED:

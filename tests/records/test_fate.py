@@ -72,6 +72,10 @@ def test_slurms_word(commands: Path, tmp_path: Path) -> None:
     (gone,) = fate.with_slurms_word([runs[4]], NOW)
     assert gone.fate == Fate(State.KILLED, "its Slurm job 5: Slurm no longer knows it")
     assert (gone.state(NOW), gone.seconds(NOW)) == (State.KILLED, 1000.0)
+    events = gone.log_dir / "events.jsonl"
+    events.touch()
+    os.utime(events, (NOW - 900, NOW - 900))
+    assert round(gone.seconds(NOW) or 0) == 1100
     others = [elsewhere(tmp_path, "5", host="login"), elsewhere(tmp_path, "5", age=10.0)]
     assert [run.fate for run in fate.with_slurms_word(others, NOW)] == [None, None]
 
