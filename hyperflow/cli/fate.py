@@ -9,6 +9,7 @@ does not know, changes nothing.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 
@@ -25,6 +26,8 @@ PATIENCE = 10.0
 """Seconds that Slurm, or each way to a machine, may take to answer."""
 
 
+_NUMBER = re.compile(r"[0-9]{1,12}")
+
 THERE = "cat /etc/machine-id /proc/sys/kernel/random/boot_id; readlink /proc/self/ns/pid; cat /proc/{pid}/stat; true"
 """What is run on the machine of a process, to see whether it is still that one."""
 
@@ -39,7 +42,7 @@ def with_slurms_word(found: Sequence[Run], now: float) -> list[Run]:
 def _slurm_job(run: Run, now: float) -> int | None:
     """Return the Slurm job to ask about; None for a run that has ended, is heard of, or is in none."""
     told = run.record
-    return int(told.slurm_job) if told is not None and told.slurm_job.isdecimal() and told.is_late(now) else None
+    return int(told.slurm_job) if told is not None and _NUMBER.fullmatch(told.slurm_job) and told.is_late(now) else None
 
 
 def _fates(jobs: Mapping[int, Run]) -> dict[int | None, Fate]:

@@ -16,7 +16,7 @@ from typing import Annotated
 import attrs
 from cyclopts import App, Parameter
 
-from hyperflow.cli import evaluations, heads, records
+from hyperflow.cli import evaluations, fate, heads, records
 from hyperflow.cli.evaluations import Named
 from hyperflow.cli.jobs import BaseDir, answering
 from hyperflow.cli.records import Run
@@ -38,6 +38,9 @@ MOST_UNMARKED = 10_000
 
 LOOKED_AT = 4_000_000
 """Bytes at the end of a log in which the lines of one evaluation are looked for."""
+
+ASKING_OTHERS = 60.0
+"""Seconds between questions to Slurm about a run on another machine that is not heard of."""
 
 PAUSE = 0.25
 """Seconds between looks at the logs of a run that goes on."""
@@ -214,9 +217,12 @@ def _print(line: Line, wanted: Wanted) -> bool:
 def _follow(run: Run, files: dict[Path, LogFile], wanted: Wanted) -> None:
     """Print what comes, until the run has ended and all is printed."""
     name = str(run.home) if run.home.is_dir() else run.name
+    others_asked = time.monotonic()
     try:
         while True:
-            going_on = _goes_on(run, name)
+            ask = time.monotonic() - others_asked > ASKING_OTHERS
+            others_asked = time.monotonic() if ask else others_asked
+            going_on = _goes_on(run, name, ask)
             for log in _files(run):
                 files.setdefault(log.path, log)
             for log in files.values():
@@ -230,10 +236,14 @@ def _follow(run: Run, files: dict[Path, LogFile], wanted: Wanted) -> None:
         return
 
 
-def _goes_on(run: Run, name: str) -> bool:
+def _goes_on(run: Run, name: str, ask: bool) -> bool:
+    """Tell whether the run goes on; `ask` others, if nothing is heard of it."""
+    now = time.time()
     try:
-        return records.find(name, run.home.parent).state(time.time()) in (State.RUNNING, State.SILENT)
-    except ConfigurationError:  # its directory has been removed
+        found = records.find(name, run.home.parent)
+        return (fate.asked_for(found, now) if ask else found).state(now) in (State.RUNNING, State.SILENT)
+    except ConfigurationError:
+        print(f"hyperflow: {printable(str(run.home))} was removed", file=sys.stderr)
         return False
 
 

@@ -70,7 +70,12 @@ class Run:
         """Return how long it took, until it ended or was last heard of; None if it has left no record."""
         if self.record is None:
             return None
-        return (self.record.until(now) if self.fate is None else self.record.alive) - self.record.began
+        until = self.record.until(now)
+        if self.fate is not None or self.state(now) is State.KILLED:
+            until = self.record.alive
+            with suppress(OSError):  # its event log was written more often
+                until = max(until, (self.log_dir / index.EVENTS).stat().st_mtime)
+        return until - self.record.began
 
     def figures(self) -> Figures:
         """Return what it has had and done, with all of its jobs."""

@@ -222,7 +222,7 @@ def show(
         print(json.dumps({"format": FORMAT, **told}, indent=2))
         return 0
     state = found.state(now)
-    print_note(f"run {printable(found.name)}: {headline(found, state, now, summary.last)}", sys.stdout)
+    print_note(f"run {printable(found.name)}: {headline(found, state, now)}", sys.stdout)
     for heading, text in _facts(found, state, summary, nodes).items():
         print(f"  {heading:<12}{text}")
     for failure in summary.failures[:SHOWN_FAILURES]:
@@ -272,6 +272,7 @@ def _looked_up(run: Run) -> tuple[Summary, list[NodeState], str]:
         one.failures = [attrs.evolve(failure, job=job) for failure in one.failures]
         _join(total, one)
     total.failures.sort(key=lambda failure: failure.t)
+    told = run.record
     if total.dropped:
         wrong = (
             f"the event log has reached its limit: {total.dropped} evaluations ended after that, and are not counted"
@@ -280,6 +281,10 @@ def _looked_up(run: Run) -> tuple[Summary, list[NodeState], str]:
         wrong = f"{in_bytes(total.left_out)} of the event log were not kept: counts of functions are not complete"
     elif not run.log_dir.is_dir():
         wrong = f"its directory has gone, {run.home}, and nothing of its logs was kept"
+    elif not wrong and told is not None and told.outcome and told.kind == "job":
+        known, done = sum(one.done for one in total.functions.values()), told.figures.done
+        if known < done:  # a disk was full
+            wrong = f"the event log ends early: it has {known} of the {done} evaluations that are done"
     return total, nodes, wrong
 
 
@@ -299,14 +304,12 @@ def _join(total: Summary, one: Summary) -> None:
             setattr(known, count, getattr(known, count) + getattr(function, count))
 
 
-def headline(run: Run, state: State, now: float, last: float = 0.0) -> str:
-    """Say how a run stands; `last` is when its event log was written last."""
+def headline(run: Run, state: State, now: float) -> str:
+    """Say how a run stands."""
     found = run.record
     if found is None:
         return "it has left no record that this version can read" if state is State.UNKNOWN else str(state)
     took = _took(run, now)
-    if state is State.KILLED or run.fate is not None:
-        took = age(max(found.until(now) if run.fate is None else found.alive, last) - found.began)
     if run.fate is not None:
         return f"{state} after {took}, or a little later: {printable(run.fate.words)}"
     if state is State.KILLED:

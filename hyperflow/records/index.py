@@ -55,7 +55,7 @@ def directory() -> Path:
     """Return where the index is, whether it is there or not."""
     state = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(state):  # as the standard has it: a relative one is ignored
-        state = os.path.join(os.environ.get("HOME") or "/", ".local", "state")
+        state = os.path.join(os.environ.get("HOME") or os.devnull, ".local", "state")  # without a home, there is none
     return Path(state) / "hyperflow" / "runs"
 
 

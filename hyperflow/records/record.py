@@ -12,6 +12,7 @@ NamedTuple and not attrs, and annotations that are no texts: each run imports th
 """
 
 import enum
+import errno
 import json
 import os
 import sys
@@ -222,7 +223,30 @@ def to_text(record: Record) -> bytes:
 
 def write_text(path: Path, text: bytes) -> None:
     """Write a record's file; raises OSError. What a crash of the machine loses of it, nothing depends on."""
-    files.write_whole(path, text, durable=False)
+    try:
+        files.write_whole(path, text, durable=False)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _written_over(path, text):
+            raise
+
+
+def _written_over(path: Path, text: bytes) -> bool:
+    """Write a record over the last one, where a full disk has room for it; return False if that cannot be.
+
+    Otherwise a run that has ended would be taken for one that was killed. For a moment a reader may see half of it.
+    """
+    try:
+        number = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        there = os.fstat(number)
+        text = text.ljust(there.st_size)  # blanks at the end are no part of JSON
+        return len(text) <= 512 * there.st_blocks and os.pwrite(number, text, 0) == len(text)
+    except OSError:
+        return False
+    finally:
+        os.close(number)
 
 
 def _user() -> str:

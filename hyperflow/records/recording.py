@@ -40,6 +40,8 @@ class Recording:
         self._record: Record | None = None
         self._result = ""
         self._places: list[Path] = []
+        self._told = set[Path]()
+        """Those that could not be written, and of which that was said."""
         self._left = False
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -90,11 +92,13 @@ class Recording:
 
     def _write(self, said: Record) -> None:
         text = record.to_text(said)
-        for path in list(self._places):
+        for path in self._places:
             try:
                 record.write_text(path, text)
-            except OSError as error:
-                self._places.remove(path)
+            except OSError as error:  # the next one may get through
+                if path in self._told:
+                    continue
+                self._told.add(path)
                 logger.warning("`hyperflow runs` will not tell how this run goes: %s: %s", path, error.strerror)
 
 

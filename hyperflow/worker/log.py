@@ -58,7 +58,7 @@ class Log:
             self._expected = os.fstat(1).st_size
 
     def _label(self) -> str:
-        """Return the mark of the evaluation that runs, or ran last: one that a reader of the log can find the end of."""
+        """Return the mark of the evaluation that runs, or ran last; who reads the log can find its end."""
         if not self.last:
             return "worker"
         function = short_str(self.function, LONGEST_NAME)

@@ -180,9 +180,9 @@ def test_a_narrow_terminal() -> None:
         assert row.startswith("a ")
         assert row.split()[-4:] == ["1234", "5", "11106", "123/s"]
     assert foot == "and 24 more; 5 of 8 CPUs busy, 1 node; 10 s"
-    for width, shown in ((40, ["1234", "5", "11106"]), (30, ["1234", "5"]), (10, [])):
+    for width, numbers in ((40, ["1234", "5", "11106"]), (30, ["1234", "5"]), (10, [])):
         narrow = io.StringIO()
         Console(file=narrow, width=width, color_system=None).print(drawn(view, width, 12))
         heading, row, *_ = narrow.getvalue().splitlines()
-        assert row.split("…")[1].split() == shown, (width, row)
+        assert row.split("…")[1].split() == numbers, (width, row)
         assert "…" not in heading.split("…", 1)[-1], heading

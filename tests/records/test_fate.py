@@ -65,13 +65,17 @@ def elsewhere(base: Path, slurm_job: str, age: float = 1000.0, host: str = "node
 
 def test_slurms_word(commands: Path, tmp_path: Path) -> None:
     """One question tells of all runs that are late; a job that Slurm still has, or that is of another one, is none."""
-    jobs = {"1": "", "2": "allocation ended", "3": "killed", "4": "killed", "5": "killed", "": "", "x": ""}
+    jobs = {"1": "", "2": "allocation ended", "3": "killed", "4": "killed", "5": "killed", "": "", "x": "", "9" * 5000: ""}
     runs = [elsewhere(tmp_path, job) for job in jobs]
     assert [str(run.fate.state) if run.fate else "" for run in fate.with_slurms_word(runs, NOW)] == list(jobs.values())
     assert asked(commands) == ["sinfo", "squeue"]
     (gone,) = fate.with_slurms_word([runs[4]], NOW)
     assert gone.fate == Fate(State.KILLED, "its Slurm job 5: Slurm no longer knows it")
     assert (gone.state(NOW), gone.seconds(NOW)) == (State.KILLED, 1000.0)
+    events = gone.log_dir / "events.jsonl"
+    events.touch()
+    os.utime(events, (NOW - 900, NOW - 900))
+    assert round(gone.seconds(NOW) or 0) == 1100
     others = [elsewhere(tmp_path, "5", host="login"), elsewhere(tmp_path, "5", age=10.0)]
     assert [run.fate for run in fate.with_slurms_word(others, NOW)] == [None, None]
 

@@ -21,7 +21,7 @@ from hyperflow.cli.main import app
 from hyperflow.errors import ConfigurationError
 from hyperflow.program import ProgramInfo
 from hyperflow.records import index, record, recording
-from hyperflow.records.record import Record, State
+from hyperflow.records.record import Figures, Record, State
 from tests.helpers import wait_until
 from tests.support import local, run_script, start_script
 
@@ -345,6 +345,29 @@ def test_where_nothing_can_be_written(typed: TyPed, tmp_path: Path, monkeypatch:
     program = ProgramInfo.new(tmp_path / "hyperflow-runs")
     assert hf.run_job_local(hf.pure(3), cpus=1, program=program) == 3
     assert typed("runs")[0] == 0
+
+
+def test_a_full_disk(typed: TyPed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that cannot be written anew is written over; a run that has ended is not taken for a killed one."""
+    program = ProgramInfo.new(tmp_path / "hyperflow-runs")
+    path = program.log_dir / record.NAME
+    made = Record.of_this_process(program, "job")
+    record.write(path, made._replace(error="a long one" * 10))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(record.files, "write_whole", full)
+    record.write(path, made._replace(outcome="finished", figures=Figures(done=7)))
+    assert shown(typed)["state"] == "finished"
+    assert shown(typed)["error"] == ""
+    (program.log_dir / "events.jsonl").write_text(STARTED + "\n")
+    assert "it has 0 of the 7 evaluations" in typed("show")[1]
+    with pytest.raises(OSError, match="No space left"):
+        record.write(path, made._replace(error="x" * 100_000))
+    assert shown(typed)["state"] == "finished"
+    with pytest.raises(OSError, match="No space left"):
+        record.write(path.with_name("none"), made)
 
 
 async def test_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
