@@ -1,12 +1,11 @@
 """Pictures of `hyperflow dashboard` and `hyperflow report`, of a Cluster program on three nodes with Slurm.
 
-    python -m tests.page_pictures TARGET        # TARGET/page.png, page_dark.png, page_phone.png, report.png, report.html
+    python -m tests.page_pictures TARGET        # TARGET/page.png, page_dark.png, page_phone.png, report.png and .html
 
 A node is lost while it runs, and one of its jobs fails and is held. It needs what `tests.pictures` needs.
 """
 
 import asyncio
-import os
 import re
 import shutil
 import signal

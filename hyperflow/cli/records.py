@@ -16,6 +16,7 @@ from hyperflow import program
 from hyperflow.cli import runs
 from hyperflow.control.client import owner
 from hyperflow.errors import ConfigurationError
+from hyperflow.events import segments
 from hyperflow.records import index, record
 from hyperflow.records.record import Figures, Record, State
 
@@ -74,7 +75,7 @@ class Run:
         if self.fate is not None or self.state(now) is State.KILLED:
             until = self.record.alive
             with suppress(OSError):  # its event log was written more often
-                until = max(until, (self.log_dir / index.EVENTS).stat().st_mtime)
+                until = max(until, (self.log_dir / segments.NAME).stat().st_mtime)
         return until - self.record.began
 
     def figures(self) -> Figures:
