@@ -19,6 +19,8 @@ from hyperflow.cli.jobs import BaseDir, Which, answering
 from hyperflow.cli.records import Run
 from hyperflow.cli.runs import BASE_DIR
 from hyperflow.errors import ConfigurationError
+from hyperflow.records.record import State
+from hyperflow.saying import printable
 from hyperflow.viewing import exports
 from hyperflow.viewing.history import History, Outcome
 
@@ -102,7 +104,7 @@ def _frozen(run: Run, now: float, history: History, note: str) -> dict[str, Any]
     for log_dir in {run.log_dir, *(path for _, path in evaluations.log_dirs(run))}:
         drawings.look(log_dir)
     state = run.state(now)
-    table = views.Table.of(history, now if state is show.State.RUNNING else None)
+    table = views.Table.of(history, now if state is State.RUNNING else None)
     about = watched.about(run, state, now, reading)
     functions = views.functions(table)
     return {
@@ -152,7 +154,7 @@ def _extra(run: Run, history: History, functions: list[dict[str, Any]]) -> list[
                 "title": "Parameters",
                 "id": "parameters",
                 "note": "the command line",
-                "facts": [(str(place), show.printable(word)) for place, word in words[:100]],
+                "facts": [(str(place), printable(word)) for place, word in words[:100]],
             }
         )
     hours = [(one["name"], _hours(one)) for one in functions[:50] if one["held"]]

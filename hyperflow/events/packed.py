@@ -154,7 +154,7 @@ class Packer:
                 self._columns["count_flow"].append(len(flows))
             self._columns["flow"] += [flows[0] - self._flow, *(b - a for a, b in itertools.pairwise(flows))]
             self._flow = flows[-1]
-            self._flows.update(zip(tasks, flows if left_out == _FLOWS else itertools.repeat(flow), strict=False))
+            self._flows.update(zip(tasks, flows if left_out == _FLOWS else flows * len(tasks), strict=False))
         if begun:
             left_out |= _BEGUN
             self._columns["count_begun"].append(len(begun))
@@ -343,8 +343,8 @@ class Segment:
                 passed, other, task, took = done()
                 now += passed
                 base = sent if measured < 0 else measured
-                several = None if type(task) is int else _summed(task, base)
-                task = base + task if several is None else several[0]
+                several = [] if type(task) is int else _summed(task, base)
+                task = several[0] if several else base + task
                 begun, there = at.pop(task, (now, 0))
                 worker = there + other
                 idle = free.get(worker, 0)
@@ -352,7 +352,7 @@ class Segment:
                 free[worker], answered, measured = now, worker, -1
                 if has_flows:
                     flows.answered(task)
-                if several is None:
+                if not several:
                     yield DONE, now / 1e6, task, worker, (took + expected) / 1e6
                 else:
                     for task in several[1:]:

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import attrs
 
@@ -36,6 +36,10 @@ BLOCK = 4096
 
 NEVER = math.nan
 """A time that has not come."""
+
+
+Line: TypeAlias = dict[str, Any]
+"""An event as it was read: what it lacks, or has of another type, is an error that is told."""
 
 
 class Outcome(enum.IntEnum):
@@ -193,12 +197,12 @@ class LogPass:
         self.job = job
         self._mark = self._lengths()
         self._groups: dict[tuple[str | None, str], int] = {}  # as events have them
-        self._last: Event = {}
+        self._last: Line = {}
         self._alive: dict[int, int] = {}  # what has not ended: its row
         self._places: dict[str, int] = {}  # of workers
         self._queues: dict[int, dict[int, None]] = {}  # what each worker has, in order; the first one runs
         self._free: dict[int, float] = {}  # since when each worker has nothing to do, or has had its first one
-        self._takes: dict[str, Callable[[Event], None]] = {
+        self._takes: dict[str, Callable[[Line], None]] = {
             "waiting": self._waits_again,
             "failed": self._failed,
             "cancelled": self._cancelled,
@@ -210,24 +214,25 @@ class LogPass:
             "dropped": self._dropped,
             "closed": self._closed,
             "opened": self._opened,
-        } | dict.fromkeys(("up", "not started", "lost", "aside", "resumed", "ending"), self._node)
+            **dict.fromkeys(("up", "not started", "lost", "aside", "resumed", "ending"), self._node),
+        }
 
-    def _lengths(self) -> tuple[int, ...]:
+    def _lengths(self) -> tuple[Any, ...]:
         it = self.history
         lists = (it.workers, it.nodes, it.failures, it.deaths)
-        return len(it), *map(len, lists), it.failed, it.opened, it.closed, it.left_out
+        return len(it), *(len(one) for one in lists), it.failed, it.opened, it.closed, it.left_out, it.first
 
     def add(self, events: Iterable[Event]) -> None:
         """Take in events; raises HyperflowError if one makes no sense."""
         with self._explained():
-            self._take(events)
+            self._take(cast("Iterable[Line]", events))
 
     def read(self, log: Follower) -> None:
         """Take in what has come in a log; raises HyperflowError if it cannot be read."""
         for part in log.parts():
             with self._explained():
                 if isinstance(part, list):
-                    self._take(part)
+                    self._take(cast("list[Line]", part))
                 else:
                     self._take_packed(part)
 
@@ -244,7 +249,7 @@ class LogPass:
             it.last = max(it.last, last) if isinstance(last, float) else it.last
             it.first = it.first or (it.submitted[0] if it.submitted else it.last)
 
-    def _take_packed(self, part: Part) -> None:  # noqa: PLR0912 (as below)
+    def _take_packed(self, part: Part) -> None:  # noqa: PLR0912, PLR0915 (calls would take long)
         """Take in a packed part: as `_take`, from numbers."""
         it, alive, queues, free = self.history, self._alive, self._queues, self._free
         worker, start, end, outcome, cpu, memory = it.worker, it.start, it.end, it.outcome, it.cpu, it.memory
@@ -289,7 +294,7 @@ class LogPass:
                     group, cpus = known.get(id(where), (-1, 0))
                     if group < 0:
                         if "function" not in where or where["state"] != "waiting":
-                            self._take((cast("Event", {"t": t, "tasks": what, **where}),))
+                            self._take(({"t": t, "tasks": what, **where},))
                             continue
                         group, cpus = known[id(where)] = self._group_of(where)
                     for task in what:
@@ -302,13 +307,13 @@ class LogPass:
                             self._grow()
                         alive[task] = row
                 else:
-                    self._take((cast("Event", what),))
+                    self._take((what,))
                     if not queues:  # another start has begun
                         places = [-1] * len(names)
         finally:
             self._last = {"t": t} if t else self._last
 
-    def _submitted(self, event: Event) -> None:
+    def _submitted(self, event: Line) -> None:
         """New tasks wait."""
         group, cpus = self._group_of(event)
         for task in event["tasks"]:
@@ -322,12 +327,12 @@ class LogPass:
             group = self._groups[name, function] = self.history.group_of(name, function)
         return group, cpus if type(cpus) is int else len(cpus)
 
-    def _take(self, events: Iterable[Event]) -> None:
+    def _take(self, events: Iterable[Line]) -> None:
         """Take in events. What each evaluation has is done right here: with calls it would take half as long again."""
         it, takes, alive, places = self.history, self._takes, self._alive, self._places
         queues, free, cpu, memory = self._queues, self._free, it.cpu, it.memory
         worker, start, end, outcome = it.worker, it.start, it.end, it.outcome
-        event: Event = {}
+        event: Line = {}
         try:
             for event in events:
                 state = event["state"]
@@ -342,6 +347,8 @@ class LogPass:
                             worker[row], start[row], queue[task] = place, t, None
                 elif state == "done":
                     tasks, seconds, t = event["tasks"], event["seconds"], event["t"]
+                    if not isinstance(seconds, list):
+                        seconds = [seconds] * len(tasks)
                     for at in range(len(tasks) - 1, -1, -1):
                         task = tasks[at]
                         row = alive.pop(task, -1)
@@ -405,7 +412,7 @@ class LogPass:
         it.cpu.extend(repeat(NEVER, BLOCK))
         it.memory.extend(repeat(0, BLOCK))
 
-    def _waits_again(self, event: Event) -> None:
+    def _waits_again(self, event: Line) -> None:
         tasks, t = event["tasks"], event["t"]
         if "retry_after" in event:
             for task in tasks:
@@ -468,60 +475,60 @@ class LogPass:
         if row >= 0:
             self._row(task, self.history.group[row], self.history.cpus[row], t)
 
-    def _failed(self, event: Event) -> None:
+    def _failed(self, event: Line) -> None:
         for task in event["tasks"]:
             row = self._end(task, event["t"], Outcome.FAILED)
             self._note_failure(event, task, row, event.get("error", ""), retried=False)
 
-    def _note_failure(self, event: Event, task: int, row: int, error: str, retried: bool) -> None:
+    def _note_failure(self, event: Line, task: int, row: int, error: str, retried: bool) -> None:
         it = self.history
         it.failed += 1
         if len(it.failures) < MOST_FAILURES:
             it.failures.append(Failed(event["t"], self.job, task, row, str(event.get("call", "")), str(error), retried))
 
-    def _cancelled(self, event: Event) -> None:
+    def _cancelled(self, event: Line) -> None:
         outcome = Outcome.CANCELLED if event["state"] == "cancelled" else Outcome.SUPERSEDED
         for task in event["tasks"]:
             self._end(task, event["t"], outcome)
 
-    def _copied(self, event: Event) -> None:
+    def _copied(self, event: Line) -> None:
         row = self._alive.get(event["tasks"][0], -1)
         if row >= 0:
             self._row(event["copy"], self.history.group[row], self.history.cpus[row], event["t"])
 
-    def _withheld(self, event: Event) -> None:
+    def _withheld(self, event: Line) -> None:
         for task in event["tasks"]:
             self._come_back(task, event["t"])
 
     # ---- all else ---------------------------------------------------------------------------------------------------
 
-    def _node(self, event: Event) -> None:
+    def _node(self, event: Line) -> None:
         cpus = event.get("cpus", 0)
-        count = len(cpus) if isinstance(cpus, list) else cpus
+        count = len(cpus) if isinstance(cpus, list) else int(cpus)
         named = str(event.get("node", "")), str(event["state"])
         self.history.nodes.append(NodeEvent(event["t"], self.job, *named, count, str(event.get("cause", ""))))
 
-    def _ended(self, event: Event) -> None:
+    def _ended(self, event: Line) -> None:
         if event.get("status") and event.get("started") and len(self.history.deaths) < MOST_DEATHS:
             reason, worker = str(event.get("reason", "")), str(event.get("worker", ""))
             memory = bool(event.get("out_of_memory"))
             self.history.deaths.append(Death(event["t"], self.job, worker, reason, int(event["status"]), memory))
 
-    def _left_out(self, event: Event) -> None:
+    def _left_out(self, event: Line) -> None:
         self.history.left_out += event.get("bytes", 0)
 
-    def _dropped(self, event: Event) -> None:
+    def _dropped(self, event: Line) -> None:
         for state, count in event.get("counts", {}).items():
             self.history.dropped[str(state)] = self.history.dropped.get(str(state), 0) + int(count)
 
-    def _closed(self, event: Event) -> None:
+    def _closed(self, event: Line) -> None:
         self.history.closed += 1
         self._node(event)
 
-    def _opened(self, event: Event) -> None:
+    def _opened(self, event: Line) -> None:
         """Another start goes on with the log: what was before is of the past."""
         it = self.history
-        rows, workers, nodes, failures, deaths, it.failed, it.opened, it.closed, it.left_out = self._mark
+        rows, workers, nodes, failures, deaths, it.failed, it.opened, it.closed, it.left_out, it.first = self._mark
         for column in it.columns():
             del column[rows:]
         del it.workers[workers:], it.nodes[nodes:], it.failures[failures:], it.deaths[deaths:]

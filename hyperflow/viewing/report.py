@@ -1,7 +1,7 @@
 """A run as one file of HTML, for mail and papers: what the page shows, frozen. It needs no network and no server.
 
-The file holds plotly's script, ours, and the data as JSON. Guarantee: what a program has named or printed stays data.
-It stands in a block that no browser runs, in which no sign can end it, and becomes text when it is shown; and the file's
+The file holds plotly's script, ours, and the data as JSON. What a program has named or printed stays data: it
+stands in a block that no browser runs, in which no sign can end it, and becomes text when it is shown; and the file's
 own policy (Content-Security-Policy) lets only these two scripts run, by their digests, and nothing be loaded.
 """
 

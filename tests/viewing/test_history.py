@@ -1,11 +1,18 @@
 """The history of a run in columns, as event logs tell."""
 
+import json
+import math
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import cast
 
 import pytest
 
 from hyperflow.errors import HyperflowError
+from hyperflow.events import segments
+from hyperflow.events.packed import pack
+from hyperflow.events.reader import Follower
 from hyperflow.events.schema import Event
 from hyperflow.viewing.history import History, LogPass, Outcome, history
 
@@ -48,35 +55,89 @@ def test_what_is_told_together_has_run_one_after_the_other() -> None:
     assert (found.workers[0].node, found.first, found.last) == ("north", 0.0, 3.0)
 
 
+NAN = pytest.approx(math.nan, nan_ok=True)
+
+
 def test_a_try_is_a_row() -> None:
-    """What is tried again, and what comes back from a worker that ran it, has another row; what only waited there has none."""
+    """What is tried again, and what comes back from a worker that ran it, has another row; what only waited has not."""
     again: dict[str, object] = {"state": "waiting", "tasks": [1], "retry_after": "OSError: no", "call": "f(1)"}
     lost: list[dict[str, object]] = [
-        {"state": "waiting", "tasks": [task], "returned_by": "worker-0@north"} for task in (2, 1)
+        {"state": "waiting", "tasks": [task], "returned_by": "worker-0@north"} for task in (1, 2)
     ]
-    found = of(waiting(1, 2, 3), running(1, 2), again, running(1), *lost, {"state": "cancelled", "tasks": [3]})
+    gone: dict[str, object] = {"state": "cancelled", "tasks": [3]}
+    copied: dict[str, object] = {"state": "copied", "tasks": [2], "copy": 4}
+    found = of(waiting(1, 2, 3), running(1, 2), again, running(1), *lost, gone, copied, running(2, 4))
 
-    nan = pytest.approx(float("nan"), nan_ok=True)
-    assert (
-        rows(found)
-        == [
-            (1, "RETRIED", 0, 0.0, 1.0, 2.0),
-            (2, "RETURNED", 0, 0.0, 2.0, 4.0),
-            (3, "CANCELLED", -1, 0.0, nan, 6.0),
-            (1, "WAITING", 0, 2.0, nan, nan)
-            if False
-            else (1, "WAITING", -1, 2.0, nan, nan)
-            if False
-            else rows(found)[3],
-            (2, "WAITING", -1, 4.0, nan, nan),
-        ]
-        or True
-    )
+    assert rows(found) == [
+        (1, "RETRIED", 0, 0.0, 1.0, 2.0),
+        (2, "RETURNED", 0, 0.0, 2.0, 5.0),
+        (3, "CANCELLED", -1, 0.0, NAN, 6.0),
+        (1, "WAITING", -1, 2.0, NAN, NAN),
+        (2, "RUNNING", 0, 5.0, 8.0, NAN),
+        (4, "WAITING", 0, 7.0, 8.0, NAN),  # at the worker, behind the other one
+    ]
     (failure,) = found.failures
-    assert (failure.task, failure.row, failure.error, failure.call, failure.retried) == (
-        1,
-        0,
-        "OSError: no",
-        "f(1)",
-        True,
-    )
+    assert (failure.task, failure.row, failure.error, failure.retried) == (1, 0, "OSError: no", True)
+
+
+def test_the_last_start_counts() -> None:
+    """What another start of the same run had done is of the past; jobs are side by side."""
+    opened: dict[str, object] = {"state": "opened"}
+    events = [opened, waiting(1, 2), running(1), opened, waiting(1), running(1, worker="worker-0@south"), done(1)]
+    log = [cast("Event", {"t": float(t), **event}) for t, event in enumerate(events)]
+    found = history([(1, log), (2, log)])
+
+    assert list(found.task) == [1, 1]
+    assert list(found.job) == [1, 2]
+    assert [(one.job, one.name) for one in found.workers] == [(1, "worker-0@south"), (2, "worker-0@south")]
+    assert list(found.worker) == [0, 1]
+    assert (found.first, found.last) == (3.0, 6.0)
+
+
+def test_packed_or_not(tmp_path: Path) -> None:
+    """A packed segment makes the same history as its lines, and a history goes on with a log that grows."""
+    again: dict[str, object] = {"state": "waiting", "tasks": [1], "retry_after": "OSError: no", "call": "f(1)"}
+    events = [
+        *({"state": "opened"}, waiting(1, 2, 3, name="n"), running(1, 2), {"state": "measured", "of": 1, "cpu": 0.5}),
+        *(again, done(2), running(3, 1), {"state": "opened"}, {"state": "up", "node": "north", "cpus": [0, 1]}),
+        *(waiting(4), waiting(5, 6), running(4, 5, 6), done(4), done(5, 6), waiting(7), running(7)),
+        *({"state": "closed"}, {"state": "nothing that is known"}),
+    ]
+    events[3]["memory"] = 7
+    lines = [json.dumps({"t": t + 0.5, **event}) + "\n" for t, event in enumerate(events)]
+    lines = [re.sub(r'"t": ([\d.]+)', r'"t": \g<1>00000', line).replace("[0.25", "[0.250000") for line in lines]
+    plain = history([(None, [json.loads(line) for line in lines])])
+    log = tmp_path / segments.NAME
+    log.write_bytes(segments.first_line(2))
+    segments.packed(log, 1).write_bytes(pack(lines[:-4]))
+    found = History()
+    one, follower = LogPass(found), Follower(log)
+    one.read(follower)
+    one.finish()
+    assert len(found) == 3
+    with log.open("a") as file:
+        file.writelines(lines[-4:])
+    one.read(follower)
+    one.finish()
+    for ours, theirs in zip(found.columns(), plain.columns(), strict=True):
+        assert list(ours) == pytest.approx(list(theirs), nan_ok=True)
+    assert (found.workers, found.groups, found.nodes) == (plain.workers, plain.groups, plain.nodes)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        *({"state": "done", "tasks": [1], "worker": "w"}, {"state": "running", "tasks": 5, "worker": "w"}),
+        *({"t": "now", "state": "waiting", "tasks": [3], "function": "f", "cpus": 1}, {"state": ["x"]}, {"t": 3.0}),
+        *(waiting(7, cpus=1 << 40), {"state": "up", "node": "n", "cpus": None, "t": None}),
+        {"state": "dropped", "counts": [5]},
+    ],
+)
+def test_lines_that_make_no_sense(event: dict[str, object]) -> None:
+    """They are told; what was read before stays, in columns of one length."""
+    found = History()
+    one = LogPass(found)
+    with pytest.raises(HyperflowError, match="has a line that makes no sense"):
+        one.add([cast("Event", {"t": 1.0, **each}) for each in (waiting(1), running(1), event)])
+    one.finish()
+    assert {len(column) for column in found.columns()} == {1}
