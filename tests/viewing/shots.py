@@ -1,8 +1,8 @@
 """Takes pictures of the dashboard: `python -m tests.viewing.shots URL RUN DIRECTORY`, with the URL that it has printed.
 
 It writes list.png, run.png, run_dark.png and run_phone.png. It needs what the tests of the page need: chromium (Debian
-package chromium) and playwright. Start a dashboard beside a run that has something to show, such as a Slurm run that has
-lost a node and holds a job, and take them while it goes on.
+package chromium) and playwright. Start a dashboard beside a run that has something to show, such as a Slurm run that
+has lost a node and holds a job, and take them while it goes on.
 """
 
 import sys
