@@ -219,7 +219,7 @@ def test_a_member_that_makes_no_sense(tmp_path: Path, member: str, value: object
     found = records.find(program.program_id, tmp_path) if record.read(path) is not None else None
     if found is not None:
         assert found.state(time.time()) in State
-        assert json.dumps(show._described(found, time.time()))  # pyright: ignore[reportPrivateUsage]
+        assert json.dumps(show.described(found, time.time()))
         assert show._facts(found, State.RUNNING, show.Summary(), [])  # pyright: ignore[reportPrivateUsage]
 
 
