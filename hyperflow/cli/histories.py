@@ -27,7 +27,7 @@ class Reading:
     _logs: list[tuple[Follower, LogPass]] = attrs.field(factory=list["tuple[Follower, LogPass]"])
 
     def look(self, log_dirs: LogDirs, start: object = None) -> None:
-        """Read what has come to the one log of the same start of a run; several, and damaged ones, are read again."""
+        """Read what has come to a log of the same start of a run; several logs, and damaged ones, are read again."""
         which = list(log_dirs), start
         if len(log_dirs) != 1 or which != self._which or self.note:
             self.history, self.note, self._which, self._logs = History(), "", which, []
