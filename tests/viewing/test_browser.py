@@ -302,7 +302,7 @@ def test_orders(page: Any, seen: Seen) -> None:
 
 
 def test_a_report_is_text(seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A report that came by mail shows hostile names as text, asks for nothing, and its policy blocks nothing of ours."""
+    """A report shows hostile names as text and asks no network; its policy blocks nothing of ours."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     target = tmp_path / "r.html"
     assert reporting.report(HOSTILE, output=target, base_dir=seen.base_dir) == 0
