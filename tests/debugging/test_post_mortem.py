@@ -210,6 +210,7 @@ def test_a_line_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
         prompt = post_mortem.Prompt(error.__traceback__, error)
     try:
         assert "ended after 0.02 s" in prompt.answer("while True: pass")
+        monkeypatch.setattr(post_mortem, "LINE_SECONDS", 60.0)
         assert "SystemExit" in prompt.answer("raise SystemExit")
         assert "not go on" in prompt.answer("continue")
         assert prompt.answer("p sys.version") == f"{sys.version!r}\n"

@@ -192,6 +192,9 @@ hf.register_pickle_by_value("functools")  # error:
 hf.unregister_pickle_by_value(functools)
 reveal_type(hf.open_results("runs/1").map("energy").where(basis="a").keys())  # revealed: list[Any]
 hf.open_results(3)  # error:
+reveal_type(hf.plot("loss", x=1, y=0.5))  # revealed: None
+hf.plot("loss", y="high")  # error:
+hf.plot("loss", 1, 2)  # error:
 hf.memoize("f", ignore=("verbose",), version=None)  # error:
 reveal_type(hf.run_job_local(main()))  # revealed: None
 reveal_type(hf.run_job_local(count("a"), cpus=2))  # revealed: int

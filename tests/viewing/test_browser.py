@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 
+from hyperflow.cli import reporting
 from tests import pictures
 from tests.helpers import block_until
 from tests.support import environment, script
@@ -298,3 +299,25 @@ def test_orders(page: Any, seen: Seen) -> None:
     page.get_by_role("button", name="Give up job 2").click()
     page.get_by_role("button", name="Give up it").click()
     page.locator(".title .badge", has_text="failed").wait_for()
+
+
+def test_a_report_is_text(seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report shows hostile names as text and asks no network; its policy blocks nothing of ours."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    target = tmp_path / "r.html"
+    assert reporting.report(HOSTILE, output=target, base_dir=seen.base_dir) == 0
+    opened, wrong = seen.browser.new_page(color_scheme="dark"), list[str]()
+    opened.on("console", lambda it: wrong.append(it.text))
+    opened.on("pageerror", lambda it: wrong.append(str(it)))
+    opened.on("dialog", lambda it: (wrong.append(it.message), it.dismiss()))
+    opened.on("request", lambda it: wrong.append(it.url) if it.url.startswith(("http", "ws")) else None)
+    opened.goto(target.as_uri())
+    opened.locator("#evaluations .js-plotly-plot").wait_for()
+    text = opened.locator("main").inner_text()
+    titles = [it.inner_text() for it in opened.locator("main h2").all()]
+    assert wrong == []
+    assert "<script>alert(1)</script>" in text
+    assert not set(text) & {"\x1b", "\x07", "\u202e"}
+    assert opened.locator("main img, main script, .js-plotly-plot img, .js-plotly-plot a").count() == 0
+    assert {"About", "Parameters", "CPU hours by function", "Computed again", "Slowest evaluations"} <= set(titles)
+    opened.close()

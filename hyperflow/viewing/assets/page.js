@@ -86,6 +86,16 @@ function wait() {
   document.addEventListener("visibilitychange", tick, { once: true });
 }
 
+/** Do something that makes elements anew; what had the focus has it afterwards, or what stands in its place. */
+function keepingFocus(change) {
+  const all = () => [...main.querySelectorAll("a[href], button, input, select, summary, [tabindex]")];
+  const active = document.activeElement, place = all().indexOf(active), known = active?.dataset?.key ?? active?.getAttribute?.("href");
+  change();
+  if (place < 0 || active.isConnected) return;
+  const now = all(), same = known && now.find((it) => (it.dataset.key ?? it.getAttribute("href")) === known);
+  (same || now[Math.min(place, now.length - 1)])?.focus({ preventScroll: true });
+}
+
 // ---- the list -------------------------------------------------------------------------------------------------------
 
 class ListView {
@@ -98,14 +108,12 @@ class ListView {
     this.shown = text;
     document.title = "hyperflow";
     document.getElementById("where").textContent = visible(data.base_dir);
-    const focused = document.activeElement?.getAttribute?.("href");
     const go = (title, first, off) => el("button", { type: "button", disabled: off, onclick: () => { location.hash = hashOf({ from: first }); } }, title);
     const last = Math.min(data.first + data.page, data.total);
     const tools = data.total > data.page ? [go("Newer", Math.max(data.first - data.page, 0), data.first === 0), go("Older", data.first + data.page, last >= data.total)] : [];
     const { made, body } = card("Runs", "runs", data.total > data.page ? `${count(data.first + 1)} to ${count(last)} of ${count(data.total)}, the newest first` : `the newest first`, tools);
     body.append(data.runs.length ? runsTable(data.runs) : el("p", { class: "quiet" }, "There are no runs here yet. Start one; it appears by itself."));
-    main.replaceChildren(el("h1", { class: "skip" }, "Runs"), made);
-    if (focused) [...main.querySelectorAll("a")].find((it) => it.getAttribute("href") === focused)?.focus();
+    keepingFocus(() => main.replaceChildren(el("h1", { class: "skip" }, "Runs"), made));
   }
 
   refused(text) { main.replaceChildren(el("p", { class: "card error" }, text)); }
@@ -184,7 +192,7 @@ class RunView {
     const text = JSON.stringify(data);
     if (this.last[name] === text) return;
     this.last[name] = text;
-    change();
+    keepingFocus(change);
   }
 
   build(data) {
@@ -319,7 +327,6 @@ class RunView {
     this.hide("jobs", data === null, this.parts.cards.jobs);
     if (data === null) return;
     const { parts } = this;
-    const focused = document.activeElement?.dataset?.key;
     parts.jobsNote.textContent = visible(data.note);
     const rows = data.jobs.map((job) => {
       const actions = el("div", { class: "tools" });
@@ -348,7 +355,6 @@ class RunView {
       ], rows, { caption: "Jobs" }) : el("p", { class: "quiet" }, "The program has no jobs so far."),
       ...reasons,
       data.total > data.jobs.length ? el("p", { class: "quiet" }, `and ${count(data.total - data.jobs.length)} more: hyperflow list`) : "");
-    if (focused) parts.jobs.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
   }
 
   async why(number) {
@@ -360,7 +366,7 @@ class RunView {
     return this.jobsAgain();
   }
 
-  jobsAgain() { this.showJobs(JSON.parse(this.last.jobs)); }
+  jobsAgain() { keepingFocus(() => this.showJobs(JSON.parse(this.last.jobs))); }
 
   order(title, order, job) {
     const dialog = document.getElementById("order");
