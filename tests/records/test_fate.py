@@ -65,7 +65,16 @@ def elsewhere(base: Path, slurm_job: str, age: float = 1000.0, host: str = "node
 
 def test_slurms_word(commands: Path, tmp_path: Path) -> None:
     """One question tells of all runs that are late; a job that Slurm still has, or that is of another one, is none."""
-    jobs = {"1": "", "2": "allocation ended", "3": "killed", "4": "killed", "5": "killed", "": "", "x": "", "9" * 5000: ""}
+    jobs = {
+        "1": "",
+        "2": "allocation ended",
+        "3": "killed",
+        "4": "killed",
+        "5": "killed",
+        "": "",
+        "x": "",
+        "9" * 5000: "",
+    }
     runs = [elsewhere(tmp_path, job) for job in jobs]
     assert [str(run.fate.state) if run.fate else "" for run in fate.with_slurms_word(runs, NOW)] == list(jobs.values())
     assert asked(commands) == ["sinfo", "squeue"]
