@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 
 HEADER = struct.Struct("<IQBI")  # BEGIN, length of the body, kind, worker
 TAIL = struct.Struct("<I")  # END
@@ -85,6 +85,7 @@ class Kind(enum.IntEnum):
     GIVE = 7  # head > launcher: pass a kept definition on to a worker
     FORGET = 8  # head > launcher > worker: definitions that will not be used again
     TASKS = 9  # head > launcher > worker
+    NAMED = 35  # head > launcher > worker: what the program calls the tasks that follow
     LIMIT = 10  # head > launcher: kill the worker unless it answers within so many seconds
     RETRACT = 11  # head > launcher: take back what the worker has not started
     KILL = 12  # head > launcher
@@ -105,7 +106,6 @@ class Kind(enum.IntEnum):
     STREAM_REPLY = 27  # head > launcher > worker: what they are made of
     PRINTED = 29  # worker > launcher > head: what an evaluation has printed, where the program asks for it
     MEASURED = 30  # worker > launcher > head: the CPU time and memory of an evaluation
-    NAMED = 31  # head > launcher > worker: what the program calls the tasks that follow
     BROKEN = 28  # launcher > head: what came from the head is no frame; text
 
 
