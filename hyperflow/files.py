@@ -102,13 +102,13 @@ def sync_directory(path: Path) -> None:
 def read_text(path: Path) -> str:
     """Return what a file says, "" if it cannot be read. Bytes that are no UTF-8 are replaced."""
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             return file.read().decode(errors="replace")
     except OSError:
         return ""
 
 
-def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
+def opened(path: str | os.PathLike[str]) -> IO[bytes]:
     """Open an ordinary file to read it; raises OSError for anything else: the end of a pipe may never come."""
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -148,7 +148,7 @@ def tail(path: str | os.PathLike[str], *, lines: int = 15, size: int = 8192, sta
     Bytes that are no UTF-8 are replaced. The first line may be cut. A huge file costs no more than a small one.
     """
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(end - size, start))
             text = file.read(size).decode(errors="replace")

@@ -52,11 +52,12 @@ def modules_after(code: str) -> set[str]:
             "import hyperflow as hf; hf.run_job_local(hf.pure(1))",
             HEAVY | {"hyperflow.slurm", "hyperflow.transports.ssh"},
         ),
+        ("import hyperflow.cli.main", {"aiohttp", "asyncssh", "dill", "numpy"}),
     ],
-    ids=["import", "launcher", "describe", "workers", "run"],
+    ids=["import", "launcher", "describe", "workers", "run", "commands"],
 )
 def test_what_is_not_needed_is_not_imported(code: str, unwanted: set[str]) -> None:
-    """To import hyperflow, to start a launcher, to describe and to run a job each import only what they need."""
+    """To import hyperflow, to start a launcher, to describe and run a job, to type a command: only what each needs."""
     loaded = modules_after(code)
 
     assert "hyperflow" in loaded

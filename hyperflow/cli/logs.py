@@ -24,6 +24,7 @@ from hyperflow.cli.runs import BASE_DIR
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.events import reader
 from hyperflow.events.summary import Failure, summarise
+from hyperflow.files import opened
 from hyperflow.records.record import State
 from hyperflow.saying import printable
 from hyperflow.worker.log import OF_OTHERS
@@ -78,7 +79,7 @@ class LogFile:
     def new(self) -> Iterator[Line]:
         """Yield the lines that have come since the last look; raises nothing if the file has gone."""
         try:
-            file = self.path.open("rb")
+            file = opened(self.path)
         except OSError:
             return
         with file:

@@ -32,7 +32,6 @@ from hyperflow.cli import (
     whatif,
 )
 from hyperflow.cli.check import Check
-from hyperflow.cli.doctor import examine
 from hyperflow.errors import SlurmError
 from hyperflow.files import hold_standard_streams
 from hyperflow.slurm import nodelist
@@ -102,6 +101,8 @@ def doctor(
 
 async def _examine(nodes: Sequence[str], run_dir: Path, seconds: float) -> list[Check]:
     """Examine; on SIGTERM and SIGHUP (scancel, a closed terminal) clean up as after Ctrl-C."""
+    from hyperflow.cli.doctor import examine  # noqa: PLC0415 (it imports asyncssh, which takes 0.1 s)
+
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -1,6 +1,7 @@
 """Runs of all kinds, as commands see them: those in a base directory, and those in the user's index.
 
-A run directory may vanish while it is looked at: then it is as if it had not been there.
+A run directory may vanish while it is looked at: then it is as if it had not been there. So it is with those of other
+users in a base directory that several share, unless one is named by its path.
 """
 
 from __future__ import annotations
@@ -117,7 +118,9 @@ def _in_index(name: str) -> Run | None:
 
 def _read(named: Named, base_dir: Path) -> Run | None:
     name, in_index = named
-    return _in_index(name) if in_index else _in(base_dir, name)
+    if in_index:
+        return _in_index(name)
+    return _in(base_dir, name) if runs.is_ours(base_dir / name) else None
 
 
 def _names(base_dir: Path) -> list[Named]:

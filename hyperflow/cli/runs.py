@@ -316,11 +316,19 @@ def is_lone_job(home: Path) -> bool:
     return not (home / "program.json").exists() and any(mark.exists() for mark in marks)
 
 
+def is_ours(home: Path) -> bool:
+    """Whether a directory is this user's; who shares a base directory could put anything beside our runs."""
+    try:
+        return home.stat().st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
 def none_in(base_dir: Path) -> ConfigurationError:
     """Return the error that there is no run at all."""
     lone: list[Path] = []
     with suppress(OSError):
-        lone = [home for home in sorted(base_dir.absolute().iterdir()) if is_lone_job(home)]
+        lone = [home for home in sorted(base_dir.absolute().iterdir()) if is_lone_job(home) and is_ours(home)]
     if lone:
         return ConfigurationError(
             f"there are no runs of Cluster programs in {base_dir.absolute()}, and only these have such jobs. "

@@ -1,4 +1,7 @@
-"""What a failure of ssh means, and what to type: one table, for the errors of a run and for `hyperflow doctor`."""
+"""What a failure of ssh means, and what to type: one table, for the errors of a run and for `hyperflow doctor`.
+
+asyncssh is imported where it is needed: every command of `hyperflow` would wait for it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,12 @@ import shlex
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import asyncssh
 import attrs
+
+if TYPE_CHECKING:
+    import asyncssh
 
 CONFIGURATION = "~/.config/hyperflow/config.toml"
 
@@ -31,6 +37,8 @@ class Failure:
 
 def explain(error: BaseException, node: str) -> Failure:
     """Say what an error of asyncssh or of the operating system means. Of host keys see `host_key_failure`."""
+    import asyncssh  # noqa: PLC0415 (costs 0.1 s)
+
     verbose = f"`ssh -v {node} true`"
     alive = f"See `sinfo --nodes={node}` whether it is up, and {verbose} how far one gets; or {BY_SRUN}"
     match error:
@@ -136,6 +144,8 @@ def typed(path: str) -> str:
 
 def files_that_know(host: str, address: str, port: int, files: Sequence[str]) -> list[str]:
     """Return those of the files that have a key for a host, or of who vouches for it."""
+    import asyncssh  # noqa: PLC0415 (costs 0.1 s)
+
     knowing: list[str] = []
     for path in files:
         with contextlib.suppress(OSError):  # what cannot be read vouches for nobody
@@ -146,6 +156,8 @@ def files_that_know(host: str, address: str, port: int, files: Sequence[str]) ->
 
 def read_keys(*files: str) -> asyncssh.SSHKnownHosts:
     """Return the host keys of files."""
+    import asyncssh  # noqa: PLC0415 (costs 0.1 s)
+
     known = asyncssh.import_known_hosts("")
     for path in files:
         for line in Path(path).read_text(errors="replace").splitlines():

@@ -86,6 +86,7 @@ class Kind(enum.IntEnum):
     GIVE = 7  # head > launcher: pass a kept definition on to a worker
     FORGET = 8  # head > launcher > worker: definitions that will not be used again
     TASKS = 9  # head > launcher > worker
+    NAMED = 35  # head > launcher > worker: what the program calls the tasks that follow
     LIMIT = 10  # head > launcher: kill the worker unless it answers within so many seconds
     RETRACT = 11  # head > launcher: take back what the worker has not started
     KILL = 12  # head > launcher
@@ -106,11 +107,10 @@ class Kind(enum.IntEnum):
     STREAM_REPLY = 27  # head > launcher > worker: what they are made of
     PRINTED = 29  # worker > launcher > head: what an evaluation has printed, where the program asks for it
     MEASURED = 30  # worker > launcher > head: the CPU time and memory of an evaluation
-    NAMED = 31  # head > launcher > worker: what the program calls the tasks that follow
-    KEEP = 32  # head > launcher > worker: leave a copy of the process if this task fails
-    KEPT = 33  # worker > launcher > head: it is there, or not any more
-    INSPECT = 34  # head > launcher > copy: a line for the debugger there
-    INSPECTED = 35  # copy > launcher > head: what that has printed
+    KEEP = 31  # head > launcher > worker: leave a copy of the process if this task fails
+    KEPT = 32  # worker > launcher > head: it is there, or not any more
+    INSPECT = 33  # head > launcher > copy: a line for the debugger there
+    INSPECTED = 34  # copy > launcher > head: what that has printed
     BROKEN = 28  # launcher > head: what came from the head is no frame; text
 
 

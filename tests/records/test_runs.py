@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 import hyperflow as hf
-from hyperflow.cli import elsewhere, records, show
+from hyperflow.cli import elsewhere, records, runs, show
 from hyperflow.cli.main import app
 from hyperflow.errors import ConfigurationError
 from hyperflow.program import ProgramInfo
@@ -307,6 +307,27 @@ def test_which_run(tmp_path: Path) -> None:
     assert records.find("20990101-000000-x", base).home == Path("/nowhere")
     with pytest.raises(ConfigurationError, match="2 runs begin with '2099'"):
         records.find("2099", base)
+
+
+def test_runs_of_others(typed: TyPed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a shared base directory, what another user puts beside our runs is not the newest run, and blocks nothing."""
+    base = tmp_path / "hyperflow-runs"
+    theirs = base / "20990101-000000-evil"
+    (theirs / "log").mkdir(parents=True)
+    os.mkfifo(theirs / "log" / "events.jsonl")
+    os.mkfifo(theirs / "log" / "worker-vm-0.log")
+    program = ProgramInfo.new(base)
+    record.write(program.log_dir / record.NAME, Record.of_this_process(program, "job"))
+    stat, us = Path.stat, os.geteuid()
+    monkeypatch.setattr(runs, "is_ours", lambda home: home != theirs and stat(home).st_uid == us)
+    assert [run["program"] for run in listed(typed)] == [program.program_id]
+    assert shown(typed)["program"] == program.program_id
+    assert typed("logs", str(theirs))[0] == 0
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: us + 1)
+    assert typed("runs")[0] == 1
+    assert "there are no runs in" in typed("show")[1]
 
 
 def test_the_index_is_bounded(tmp_path: Path) -> None:
