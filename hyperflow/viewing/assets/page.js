@@ -66,7 +66,7 @@ async function tick() {
     await shown.refresh();
     if (mine !== ticking) return;
     link.className = "link live";
-    link.textContent = "live";
+    link.textContent = shown.live === false ? "up to date" : "live";
   } catch (error) {
     if (mine !== ticking) return;
     if (error instanceof Refused) {
@@ -172,6 +172,7 @@ class RunView {
   show(data) {
     if (this.parts === null) this.build(data);
     const parts = this.parts;
+    this.live = data.about.live;
     document.title = visible(`${data.about.state} ${data.about.title}`);
     parts.trouble.replaceChildren();
     this.only("about", data.about, () => { parts.head.replaceChildren(heading(data.about)); parts.about.replaceChildren(facts(data.about.facts)); });
