@@ -392,6 +392,8 @@ class RunView {
         tick();
       } catch (problem) { error.textContent = visible(problem.message); }
     });
+    const back = () => [order, "why"].map((it) => main.querySelector(`[data-key="${it} ${job.number}"]`)).find(Boolean)?.focus();
+    dialog.addEventListener("close", back, { once: true }); // the table may have been made anew meanwhile
     dialog.replaceChildren(form);
     dialog.showModal();
   }
