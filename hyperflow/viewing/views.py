@@ -1,6 +1,6 @@
 """What charts and tables show of a run's history: small, bounded data, ready for JSON.
 
-All bins are made here: whoever draws gets at most MOST_BOXES boxes and BINS points of a line, however many evaluations
+All bins are made here: whoever draws gets at most MOST_CELLS boxes and BINS points of a line, however many evaluations
 there are. Times are seconds since the run's first event. A million evaluations take 0.1 s for a view.
 
 The shapes are what `assets/views.js` draws, on the page and in a report:
@@ -42,7 +42,10 @@ MOST_LANES = 64
 """Lanes of workers in one picture."""
 
 MOST_BOXES = 3000
-"""Boxes of one picture: what a browser draws at once."""
+"""So many evaluations of one picture have a box each."""
+
+MOST_CELLS = 6000
+"""Bins of one picture, in all lanes: what a browser draws at once."""
 
 MOST_GROUPS = 12
 """Groups with a colour of their own; the others share one."""
@@ -333,7 +336,7 @@ def _boxes(table: Table, rows: Ints, lane: Ints, colour: Ints, _: Window) -> dic
 def _binned(table: Table, rows: Ints, lane: Ints, colour: Ints, window: Window) -> dict[str, Any]:
     """Return boxes that stand for many evaluations: each has the colour of what took most of its time."""
     lanes = int(lane.max()) + 1
-    bins = max(MOST_BOXES // lanes, 20)
+    bins = MOST_CELLS // lanes
     begin, width = window[0], (window[1] - window[0]) / bins
     start = np.clip((table.start[rows] - begin) / width, 0, bins)
     end = np.clip((table.end[rows] - begin) / width, 0, bins)

@@ -288,7 +288,7 @@ def test_orders(page: Any, seen: Seen) -> None:
     number = page.locator("#failures summary strong").first.inner_text().strip(" #")
     page.get_by_label("Evaluation", exact=True).fill(number)
     page.get_by_role("button", name="Look at it").click()
-    page.get_by_text("before it breaks").wait_for()
+    page.locator("#evaluations pre", has_text="before it breaks").wait_for()
     assert "raise RuntimeError" in page.locator("#evaluations pre").first.inner_text()
     page.get_by_label("go_on", exact=True).fill("perhaps")
     page.get_by_role("button", name="Set go_on").click()

@@ -9,7 +9,7 @@ import pytest
 from hyperflow.plots import Series
 from hyperflow.viewing import views
 from hyperflow.viewing.history import Failed, History, NodeEvent, Outcome, WorkerName
-from hyperflow.viewing.views import MOST_BOXES, OTHERS, Table
+from hyperflow.viewing.views import MOST_CELLS, OTHERS, Table
 
 T = 1_763_600_000.0
 
@@ -108,7 +108,7 @@ def test_many_evaluations_are_binned() -> None:
     table = Table.of(made)
     shown = views.gantt(table)
     assert not shown["exact"]
-    assert len(shown["lane"]) <= 2 * MOST_BOXES
+    assert len(shown["lane"]) <= MOST_CELLS
     assert sum(shown["count"]) == 20_000
     assert sum(shown["failed"]) == 20
     filled = sum(took * busy for took, busy in zip(shown["seconds"], shown["busy"], strict=True))

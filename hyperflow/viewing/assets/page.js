@@ -66,7 +66,7 @@ async function tick() {
     await shown.refresh();
     if (mine !== ticking) return;
     link.className = "link live";
-    link.textContent = "live";
+    link.textContent = shown.live === false ? "up to date" : "live";
   } catch (error) {
     if (mine !== ticking) return;
     if (error instanceof Refused) {
@@ -172,6 +172,7 @@ class RunView {
   show(data) {
     if (this.parts === null) this.build(data);
     const parts = this.parts;
+    this.live = data.about.live;
     document.title = visible(`${data.about.state} ${data.about.title}`);
     parts.trouble.replaceChildren();
     this.only("about", data.about, () => { parts.head.replaceChildren(heading(data.about)); parts.about.replaceChildren(facts(data.about.facts)); });
@@ -391,6 +392,8 @@ class RunView {
         tick();
       } catch (problem) { error.textContent = visible(problem.message); }
     });
+    const back = () => [order, "why"].map((it) => main.querySelector(`[data-key="${it} ${job.number}"]`)).find(Boolean)?.focus();
+    dialog.addEventListener("close", back, { once: true }); // the table may have been made anew meanwhile
     dialog.replaceChildren(form);
     dialog.showModal();
   }

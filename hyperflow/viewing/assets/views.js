@@ -148,7 +148,7 @@ export function drawUtilisation(chart, data) {
     text: seen.map((it) => `${plain(it.node)} ${plain(it.state)}: ${plain(it.cause, 120)}`), hovertemplate: "%{text}<extra></extra>",
   });
   const shape = layout({
-    height, hovermode: "closest", margin: { l: roomFor(labels), r: 12, t: 8, b: 30 },
+    height, hovermode: "closest", margin: { l: roomFor(labels), r: 30, t: 8, b: 30 },
     xaxis: { ...timeAxis(data.from, data.to, wide), anchor: heat ? "y2" : "y", fixedrange: true },
     yaxis: { domain: [split ? split + 50 / (rows + total + 50) * 0.6 : 0, 1], rangemode: "tozero", title: { text: "CPUs" }, fixedrange: true },
     yaxis2: {
@@ -183,7 +183,7 @@ export function drawGantt(chart, data, { onzoom = null, onpick = null } = {}) {
   const lanes = data.lanes.length, lane = lanes > 30 ? 13 : lanes > 8 ? 20 : 28;
   const labels = data.lanes.map((it) => plain(it, 28)), size = lanes > 30 ? 9.5 : 12;
   const shape = layout({
-    height: Math.max(lanes * lane, 60) + 46, margin: { l: roomFor(labels, size), r: 12, t: 8, b: 30 }, barmode: "overlay", bargap: 0, hovermode: "closest", dragmode: "zoom",
+    height: Math.max(lanes * lane, 60) + 46, margin: { l: roomFor(labels, size), r: 30, t: 8, b: 30 }, barmode: "overlay", bargap: 0, hovermode: "closest", dragmode: "zoom",
     xaxis: { ...timeAxis(data.from, data.to, wide), zeroline: false },
     yaxis: { autorange: false, range: [lanes - 0.5, -0.5], tickmode: "array", tickvals: data.lanes.map((_, place) => place), ticktext: labels, tickfont: { size }, fixedrange: true, showgrid: false, zeroline: false },
   });
@@ -349,7 +349,7 @@ export function heading(about) {
 }
 
 export function facts(pairs) {
-  return el("dl", { class: "facts" }, ...pairs.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]));
+  return el("dl", { class: "facts" }, ...pairs.filter(([, text]) => text !== "").flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]));
 }
 
 /** Draw a run as it is in a report: nothing of it changes any more. */
