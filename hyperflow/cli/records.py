@@ -158,7 +158,8 @@ def named(name: str, base_dir: Path) -> Run:
     """Return the run of exactly this name; raises ConfigurationError if there is none, or no more."""
     if name in ("", ".", "..") or os.sep in name or "\0" in name:
         raise ConfigurationError(f"{name!r} is no name of a run")
-    run = _in(base_dir.absolute(), name) or _in_index(name)
+    base_dir = base_dir.absolute()
+    run = (_in(base_dir, name) if runs.is_ours(base_dir / name) else None) or _in_index(name)
     if run is None:
         raise ConfigurationError(f"there is no run {name} any more, or it was never there")
     return run

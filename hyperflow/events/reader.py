@@ -10,8 +10,9 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, cast
 
+from hyperflow import files
 from hyperflow.errors import HyperflowError
 from hyperflow.events import packed, segments
 from hyperflow.events.packed import Segment
@@ -68,7 +69,7 @@ class Follower:
     def parts(self) -> Iterator[list[Event] | Part]:
         """Yield them in batches, or as packed parts, for whom each event by itself would take too long."""
         try:
-            with self.path.open("rb") as tail:
+            with files.opened(self.path) as tail:
                 yield from self._segments_before(segments.number_of(tail.readline()))
                 tail.seek(self._offset)
                 yield from self._plain(tail)
@@ -93,7 +94,7 @@ class Follower:
         for path in (segments.packed, segments.full, segments.packed):
             place = path(self.path, number)
             try:
-                file = place.open("rb")
+                file = files.opened(place)
             except FileNotFoundError:
                 continue
             with file:
@@ -107,7 +108,7 @@ class Follower:
             f"segment {number} of the event log {self.path} is missing: {segments.packed(self.path, number)}"
         )
 
-    def _unpacked(self, file: BinaryIO, place: Path) -> Iterator[list[Event] | Part]:
+    def _unpacked(self, file: IO[bytes], place: Path) -> Iterator[list[Event] | Part]:
         try:
             segment = Segment(file.read())
             self._check([json.loads(line) for line in segment.others if '"opened"' in line])
@@ -123,7 +124,7 @@ class Follower:
                     "use a newer one"
                 )
 
-    def _plain(self, file: BinaryIO) -> Iterator[list[Event] | Part]:
+    def _plain(self, file: IO[bytes]) -> Iterator[list[Event] | Part]:
         while lines := list(islice(file, BATCH)):
             found = _all_parsed(lines) if not self._doubtful else None
             if found is None:
