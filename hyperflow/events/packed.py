@@ -280,6 +280,12 @@ class Segment:
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Yield what the lines said; raises ValueError where that makes no sense."""
+        try:
+            yield from self._events()
+        except (LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+            raise ValueError(repr(error)) from error
+
+    def _events(self) -> Iterator[dict[str, Any]]:
         workers = self.workers
         for kind, t, what, where, more in self.entries():
             if kind == OTHER:
@@ -297,14 +303,8 @@ class Segment:
             else:
                 yield {"t": t, "tasks": tasks, **where, **more}
 
-    def entries(self) -> Iterator[Entry]:
-        """Yield what the lines said, without a record for each; raises ValueError where that makes no sense."""
-        try:
-            yield from self._entries()
-        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
-            raise ValueError(repr(error)) from error
-
-    def _entries(self) -> Iterator[Entry]:  # noqa: PLR0915 (with a call for each line it would take twice as long)
+    def entries(self) -> Iterator[Entry]:  # noqa: PLR0915 (with a call for each line it would take twice as long)
+        """Yield what the lines said, without a record for each; raises all sorts of errors where it makes no sense."""
         columns, others = self._columns, iter(self.others)
         tasks = {
             kind: _grouped(columns[f"task_{kind}"], columns[f"count_{kind}"]) for kind in ("form", "running", "done")

@@ -38,8 +38,9 @@ class Part:
         self._read = read
 
     def entries(self) -> Iterator[packed.Entry]:
-        """Yield what its lines say; raises ValueError where that makes no sense."""
-        return islice(self.segment.entries(), self._read, None)
+        """Yield what its lines say; raises all sorts of errors where that makes no sense."""
+        entries = self.segment.entries()
+        return islice(entries, self._read, None) if self._read else entries
 
     def events(self) -> Iterator[Event]:
         """Yield its events; raises HyperflowError where one makes no sense."""

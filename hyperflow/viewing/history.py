@@ -241,7 +241,7 @@ class LogPass:
         it = self.history
         try:
             yield
-        except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
             text = f"the event log has a line that makes no sense: {saying.short_repr(self._last, 200)} ({error!r})"
             raise HyperflowError(text) from error
         finally:
@@ -253,6 +253,7 @@ class LogPass:
         """Take in a packed part: as `_take`, from numbers."""
         it, alive, queues, free = self.history, self._alive, self._queues, self._free
         worker, start, end, outcome, cpu, memory = it.worker, it.start, it.end, it.outcome, it.cpu, it.memory
+        running_, done_, measured_, form_ = packed.RUNNING, packed.DONE, packed.MEASURED, packed.FORM
         names = part.segment.workers
         places = [-1] * len(names)
         numbers, add_number, add_group = it.task, it.task.append, it.group.append
@@ -261,7 +262,7 @@ class LogPass:
         t = 0.0
         try:
             for kind, t, what, where, more in part.entries():
-                if kind == packed.RUNNING:
+                if kind == running_:
                     place = places[where]
                     if place < 0:
                         place = places[where] = self._place(names[where])
@@ -275,7 +276,7 @@ class LogPass:
                         row = alive.get(task, -1)
                         if row >= 0:
                             worker[row], start[row], queue[task] = place, t, None
-                elif kind == packed.DONE:
+                elif kind == done_:
                     if type(what) is int:
                         row = alive.pop(what, -1)
                         if row >= 0:
@@ -286,11 +287,11 @@ class LogPass:
                                 queues[place].pop(what, None)
                     else:
                         self._take(({"t": t, "state": "done", "tasks": what, "seconds": more},))
-                elif kind == packed.MEASURED:
+                elif kind == measured_:
                     row = alive.get(what, -1)
                     if row >= 0:
                         cpu[row], memory[row] = where, more
-                elif kind == packed.FORM:
+                elif kind == form_:
                     group, cpus = known.get(id(where), (-1, 0))
                     if group < 0:
                         if "function" not in where or where["state"] != "waiting":

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -59,11 +60,8 @@ def test_files_for_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """JSON, a table and a trace at once; without -o no HTML; a run that was killed, whose log is cut, too."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
-    cut = [
-        *log_of(1, 2, 3),
-        {"t": 2.0, "state": "waiting", "tasks": [4], "function": "scan", "cpus": 1},
-        b'{"t": 2.5, "st',
-    ]
+    waiting = {"t": 2.0, "state": "waiting", "tasks": [4], "function": "scan", "cpus": 1}
+    cut: list[Mapping[str, object] | bytes] = [*log_of(1, 2, 3), waiting, b'{"t": 2.5, "st']
     make_run(tmp_path / "runs", "r1", *cut, ended=None, outcome="killed")
     names = [Path("r.json"), Path("r.csv"), Path("r.trace")]
     assert reporting.report("r1", json=names[0], csv=names[1], trace=names[2], base_dir=tmp_path / "runs") == 0

@@ -10,6 +10,7 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.events import packing, reader, segments, writer
+from hyperflow.events.packed import pack
 from hyperflow.events.reader import Follower
 from hyperflow.events.summary import summarise
 from hyperflow.events.writer import EventLog
@@ -51,13 +52,13 @@ def pack_now(path: Path) -> None:
     """Pack what is full, here."""
     for number in segments.numbers(path):
         if (plain := segments.full(path, number)).exists():
-            segments.packed(path, number).write_bytes(writer_pack(plain))
+            segments.packed(path, number).write_bytes(packed_form(plain))
             plain.unlink()
 
 
-def writer_pack(plain: Path) -> bytes:
+def packed_form(plain: Path) -> bytes:
     """Return a plain segment, packed."""
-    return packing.packed.pack(plain.read_text().splitlines(keepends=True))
+    return pack(plain.read_text().splitlines(keepends=True))
 
 
 def test_readers_see_one_log(tmp_path: Path, unpacked: None) -> None:
@@ -70,7 +71,7 @@ def test_readers_see_one_log(tmp_path: Path, unpacked: None) -> None:
     assert len(numbers) > 3
     assert done(path) == list(range(1, 41))
     plain = summarise(reader.read(path))
-    segments.packed(path, 2).write_bytes(writer_pack(segments.full(path, 2)))  # both are there for a moment
+    segments.packed(path, 2).write_bytes(packed_form(segments.full(path, 2)))  # both are there for a moment
     assert done(path) == list(range(1, 41))
     pack_now(path)
     assert summarise(reader.read(path)) == plain

@@ -97,13 +97,13 @@ def test_the_last_start_counts() -> None:
 def test_packed_or_not(tmp_path: Path) -> None:
     """A packed segment makes the same history as its lines, and a history goes on with a log that grows."""
     again: dict[str, object] = {"state": "waiting", "tasks": [1], "retry_after": "OSError: no", "call": "f(1)"}
-    events = [
-        *({"state": "opened"}, waiting(1, 2, 3, name="n"), running(1, 2), {"state": "measured", "of": 1, "cpu": 0.5}),
-        *(again, done(2), running(3, 1), {"state": "opened"}, {"state": "up", "node": "north", "cpus": [0, 1]}),
-        *(waiting(4), waiting(5, 6), running(4, 5, 6), done(4), done(5, 6), waiting(7), running(7)),
-        *({"state": "closed"}, {"state": "nothing that is known"}),
-    ]
-    events[3]["memory"] = 7
+    opened: dict[str, object] = {"state": "opened"}
+    measured: dict[str, object] = {"state": "measured", "of": 1, "cpu": 0.5, "memory": 7}
+    up: dict[str, object] = {"state": "up", "node": "north", "cpus": [0, 1]}
+    unknown: dict[str, object] = {"state": "nothing that is known"}
+    events = [opened, waiting(1, 2, 3, name="n"), running(1, 2), measured, again, done(2), running(3, 1), opened, up]
+    events += [waiting(4), waiting(5, 6), running(4, 5, 6), done(4), done(5, 6), waiting(7), running(7)]
+    events += [{"state": "closed"}, unknown]
     lines = [json.dumps({"t": t + 0.5, **event}) + "\n" for t, event in enumerate(events)]
     lines = [re.sub(r'"t": ([\d.]+)', r'"t": \g<1>00000', line).replace("[0.25", "[0.250000") for line in lines]
     plain = history([(None, [json.loads(line) for line in lines])])
