@@ -284,7 +284,7 @@ export function functionsTable(rows) {
     number("95 %", (it) => it.tail, (it) => seconds(it.tail)),
     number("CPUs", (it) => it.cpus),
     number("Memory", (it) => it.memory, (it) => bytes(it.memory)),
-    ["CPU time", (it) => [seconds(it.held), " ", meter(it.held / most)], { number: true, sort: (it) => it.held }],
+    ["CPU time held", (it) => [seconds(it.held), " ", meter(it.held / most)], { number: true, sort: (it) => it.held }],
   ], rows, { caption: "Functions: how often, how long, with what", key: "functions" });
 }
 
