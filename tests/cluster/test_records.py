@@ -31,7 +31,7 @@ def told(host: Host, place: Path, *words: str) -> Any:
 
 
 def test_runs_of_other_hosts(cluster: Cluster, tmp_path: Path) -> None:
-    """A run of node1 is seen from the login host; when its head is killed, node1 knows, and others after a while."""
+    """A run of node1 is seen from the login host; when its head is killed, node1 knows, and others ask."""
     (tmp_path / "script.py").write_text(SCRIPT)
     env = {"PYTHONPATH": str(TOP), "XDG_STATE_HOME": str(tmp_path / "state")}
     words = shlex.join([sys.executable, "script.py"])
@@ -50,4 +50,4 @@ def test_runs_of_other_hosts(cluster: Cluster, tmp_path: Path) -> None:
     path = next(runs.glob("*/log/run.json"))
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "alive": record["alive"] - 1000, "began": record["began"] - 1000}))
-    assert told(cluster.login, tmp_path, "show")["state"] == "silent"
+    assert told(cluster.login, tmp_path, "show")["state"] == "killed"  # its machine is asked

@@ -235,7 +235,11 @@ def test_another_version(cluster: Cluster, what: str, files: dict[str, str]) -> 
         path.write_text(text)
     there = f"{cluster.home}/other:{TOP}"
 
-    run = submit(cluster, prologue=f'if [ "$(hostname)" = node3 ]; then export PYTHONPATH={there}; fi', transport="ssh")
+    run = submit(
+        cluster,
+        prologue=f'if [ "$(hostname)" = node3 ]; then export PYTHONPATH={shlex.quote(there)}; fi',
+        transport="ssh",
+    )
 
     assert set(run.result()["nodes"]) == {"node1", "node2"}
     (warning,) = [each.value for each in run.all("warning") if "going on without a node" in each.value]
@@ -258,7 +262,10 @@ async def main():
 """
 
     run = submit(
-        cluster, main, prologue=f'[ "$(hostname)" != node3 ] || export PYTHONPATH={other}:{TOP}', transport="ssh"
+        cluster,
+        main,
+        prologue=f'[ "$(hostname)" != node3 ] || export PYTHONPATH={shlex.quote(f"{other}:{TOP}")}',
+        transport="ssh",
     )
 
     assert set(run.result()["nodes"]) == set(NODES)

@@ -55,12 +55,12 @@ class Elsewhere:
         record: list[frames.Bytes] = []
         frames.add_task(record, 1, packed.function.number, packed.payload, packed.buffers)
         self._sock.sendall(b"".join(frames.records_frame(Kind.TASKS, 0, record)))
-        received: list[tuple[int, int, memoryview]] = []
+        received: list[memoryview] = []
         while not received:
             data = self._sock.recv(1 << 18)
             assert data, "the worker has gone"
-            received = self._reader.feed(data)
-        ((_, outcome, _, payload, buffers),) = frames.results(received[0][2])
+            received = [body for kind, _, body in self._reader.feed(data) if kind == Kind.RESULTS]  # others measure it
+        ((_, outcome, _, payload, buffers),) = frames.results(received[0])
         content = pickle.loads(payload, buffers=buffers)
         if outcome == Outcome.VALUE:
             return content
