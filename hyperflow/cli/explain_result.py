@@ -30,6 +30,9 @@ MOST_LINES = 40
 DEEPEST, WIDEST = 4, 10
 """So many levels of what stands behind a value are shown, and so many values of each."""
 
+MOST_ENTRIES = 20_000
+"""A map with more results is not looked through for a report."""
+
 INSIDE = "  "
 
 
@@ -54,6 +57,21 @@ def told(db: Results, key: str, version: str | None) -> Iterator[str]:
     yield from _behind(found, mark)
     if len(marks) > 1:
         yield f"{len(marks) - 1} more results fit; this is the newest. To choose, name more arguments"
+
+
+def of_run(db: Results, run: str) -> Iterator[tuple[str, str]]:
+    """Yield each memoized function of which a run has recorded results: how many, and why the first was computed."""
+    for map_name in db.reader.maps():
+        name, version, kind = parts(map_name)
+        if kind != "memoized":
+            continue
+        if db.reader.size(map_name).entries > MOST_ENTRIES:
+            yield name, "too many results to look through: ask hyperflow explain for one of them"
+            continue
+        marks = [mark for mark in db.reader.marks(map_name) if mark.program == run]
+        if marks:
+            why = " ".join(line.strip() for line in _why(db.map(name, version=version), marks[0]))
+            yield name, f"{len(marks):,} computed; the first one because {why.removeprefix('why it was computed: ')}"
 
 
 # ---- which one ---------------------------------------------------------------------------------------------------

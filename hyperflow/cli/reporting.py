@@ -8,17 +8,19 @@ import shlex
 import time
 from collections import Counter
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 from cyclopts import App, Parameter
 
-from hyperflow.cli import evaluations, histories, records, show
+from hyperflow.cli import evaluations, explain_result, histories, records, show
 from hyperflow.cli.histories import Reading
 from hyperflow.cli.jobs import BaseDir, Which, answering
 from hyperflow.cli.records import Run
 from hyperflow.cli.runs import BASE_DIR
-from hyperflow.errors import ConfigurationError
+from hyperflow.database.results import open_results
+from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.records.record import State
 from hyperflow.saying import printable
 from hyperflow.viewing import exports
@@ -162,6 +164,9 @@ def _extra(run: Run, history: History, functions: list[dict[str, Any]]) -> list[
         parts.append(
             {"title": "CPU hours by function", "id": "hours", "note": "held by its evaluations", "facts": hours}
         )
+    if computed := _computed(run):
+        note = "what was recorded, and why it was not found"
+        parts.append({"title": "Results", "id": "results", "note": note, "facts": computed})
     parts.append(
         {
             "title": "Computed again",
@@ -176,6 +181,14 @@ def _extra(run: Run, history: History, functions: list[dict[str, Any]]) -> list[
 def _hours(one: dict[str, Any]) -> str:
     used = f", {one['cpu'] / 3600:.4g} of CPU time measured" if one["cpu"] else ""
     return f"{one['held'] / 3600:.4g}{used}"
+
+
+def _computed(run: Run) -> list[tuple[str, str]]:
+    """Return of which memoized functions the run has recorded results, and why; nothing where they are not here."""
+    with suppress(HyperflowError, OSError):
+        told = explain_result.of_run(open_results(run.home), run.name)
+        return [(printable(name), printable(text)) for name, text in islice(told, MOST_CAUSES)]
+    return []
 
 
 def _again(run: Run, history: History) -> list[tuple[str, str]]:
@@ -193,7 +206,7 @@ def _again(run: Run, history: History) -> list[tuple[str, str]]:
     if superseded := counts.count(Outcome.SUPERSEDED):
         told.append(("copies of slow ones", f"{superseded:,}: of each pair, one result counted"))
     if told:
-        told.append(("why a result was computed and not found", f"hyperflow explain {shlex.quote(run.name)} 'CALL'"))
+        told.append(("why one result was computed and not found", f"hyperflow explain {shlex.quote(run.name)} 'CALL'"))
     return told
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import hyperflow as hf
 from hyperflow.cli import reporting
 from hyperflow.errors import ConfigurationError
 from tests.viewing.made import ESCAPE, OPENED, log_of, make_run
@@ -85,3 +86,26 @@ def test_bad_logs_and_places(
     assert "is damaged in line 2" in json.loads(target.read_text())["note"]
     with pytest.raises(ConfigurationError, match=r"cannot write .*none/r.json: No such file or directory"):
         reporting.report("r1", json=tmp_path / "none" / "r.json", base_dir=tmp_path / "runs")
+
+
+@pytest.mark.process
+def test_why_results_were_computed(tmp_path: Path) -> None:
+    """Of each memoized function it says how many results the run has recorded, and what the nearest earlier one was."""
+
+    @hf.memoize("energy", version=1)
+    def energy(n: int, basis: str) -> hf.Job[int]:
+        return hf.remote_eval(pow, n, len(basis))
+
+    @hf.job
+    async def energies(basis: str) -> None:
+        await hf.map_concurrently(lambda n: energy(n, basis), [1, 2])
+
+    first = hf.ProgramInfo.new(tmp_path)
+    hf.run_job_local(energies("sto"), cpus=1, program=first)
+    second = hf.ProgramInfo.new(tmp_path, start_from=first.database)
+    hf.run_job_local(energies("svp"), cpus=1, program=second)
+    target = tmp_path / "r.json"
+    assert reporting.report(second.program_id, json=target, base_dir=tmp_path) == 0
+    ((name, told),) = json.loads(target.read_text())["results"]
+    assert (name, told.partition(";")[0]) == ("energy", "2 computed")
+    assert "basis: sto there, svp here" in told
