@@ -122,11 +122,12 @@ $(foreach venv,.venv .venv-bench .venv-tools,$(eval $(call moved,$(venv))))
 	@$(PY) -m pip install -qq -e '.[notebooks]'
 	@touch .venv/installed $@
 
-# LOCKED=yes installs what requirements-dev.txt says, to the byte.
+# LOCKED=yes installs what requirements-dev.txt says, to the byte. Python compiles what is imported when it is; pip would
+# take longer to compile all modules than for the rest.
 .venv/installed-dev: pyproject.toml .venv/made-in
 	@echo "Installing hyperflow and the development tools into .venv"
-	$(if $(LOCKED),@$(PY) -m pip install -qq --require-hashes -r requirements-dev.txt)
-	@$(PY) -m pip install -qq $(if $(LOCKED),--no-deps) -e '.[dev]'
+	$(if $(LOCKED),@$(PY) -m pip install -qq --no-compile --require-hashes -r requirements-dev.txt)
+	@$(PY) -m pip install -qq --no-compile $(if $(LOCKED),--no-deps) -e '.[dev]'
 	@touch .venv/installed $@
 
 # The peers have an environment of their own, so that what they need cannot change what is tested.
