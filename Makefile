@@ -54,7 +54,7 @@ public-types: .venv/installed-dev
 PURE := scheduling locking master slurm wire model database/test_keys.py test_config.py
 coverage: .venv/installed-dev
 	@mkdir -p .coverage
-	$(PY) -m coverage run -m pytest -q -m unit --hypothesis-seed=0 $(addprefix tests/,$(PURE))
+	$(PY) -m coverage run -m pytest -q -m unit --hypothesis-seed=0 --hypothesis-profile=quick $(addprefix tests/,$(PURE))
 	$(PY) -m tests.coverage_floor $(ARGUMENTS)
 
 # Attacks real runs for five minutes, with a new seed each time, or CHAOS_SEED; ARGUMENTS="--seconds 1800 --page" for
