@@ -26,9 +26,10 @@
 typedef struct { uint32_t begin; uint64_t length; uint8_t kind; uint32_t worker; } Header;
 typedef struct { uint64_t task; uint32_t function; uint16_t buffers; uint64_t length; } Task;
 typedef struct { uint64_t task; uint8_t outcome; float seconds; uint16_t buffers; uint64_t length; } Result;
+typedef struct { uint64_t task; double cpu; uint64_t memory; } Measured;
 #pragma pack(pop)
-_Static_assert(sizeof(Header) == HEADER_SIZE && sizeof(Task) == TASK_SIZE && sizeof(Result) == RESULT_SIZE,
-               "records as in hyperflow/wire/frames.py");
+_Static_assert(sizeof(Header) == HEADER_SIZE && sizeof(Task) == TASK_SIZE && sizeof(Result) == RESULT_SIZE &&
+               sizeof(Measured) == MEASURED_SIZE, "records as in hyperflow/wire/frames.py");
 
 typedef struct {                  /* as a launcher sees a worker, and what its claim page says */
     uint64_t *queue;              /* tasks that have come; the first one runs */
@@ -135,6 +136,10 @@ static Result result(uint64_t task, int outcome, float took, uint64_t length) {
 }
 
 static void answer(uint32_t number, uint64_t task, int outcome, const void *payload, size_t length) {
+    if (outcome == VALUE && seconds > MEASURED_FROM) {
+        Measured measured = {task, seconds, 1 << 25};
+        send_frame(workers[number].node, MEASURED, number, &measured, sizeof measured);
+    }
     uint8_t record[sizeof(Result) + 16];
     Result head = result(task, outcome, outcome == SKIPPED ? 0 : seconds, length);
     memcpy(record, &head, sizeof head);

@@ -27,6 +27,7 @@ from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind, Outcome
 from hyperflow.wire.messages import Ready, WorkerEnded
 from hyperflow.wire.numbers import NO_WORKER, Seq
+from hyperflow.worker import measure
 
 SOURCE = Path(__file__).with_name("stand_in.c")
 NONE = r"\x80\x05N."
@@ -53,6 +54,8 @@ def definitions() -> list[str]:
         "HEADER_SIZE": frames.HEADER.size,
         "TASK_SIZE": frames.TASK.size,
         "RESULT_SIZE": frames.RESULT.size,
+        "MEASURED_SIZE": frames.MEASURED.size,
+        "MEASURED_FROM": measure.WORTH,
         "NO_WORKER": NO_WORKER,
         "VALUE": int(Outcome.VALUE),
         "SKIPPED": int(Outcome.SKIPPED),
