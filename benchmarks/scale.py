@@ -306,7 +306,9 @@ def main(
         limit: Seconds that a run may take.
     """
     console = Console(width=140)
-    lives = {count: where(count, cpus, seconds or duration_of(count), rounds, way) for count in nodes if count}
+    lives = {
+        count: where(count, cpus, seconds or duration_of(count), rounds, way, lose=True) for count in nodes if count
+    }
     shown(console, [(f"{count:,}", turn(life, limit)) for count, life in lives.items()], cpus, way)
     if ceilings:
         table = Table(title="Answers at once: what the head can do at most", title_justify="left")
