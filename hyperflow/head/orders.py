@@ -89,8 +89,8 @@ class Orders:
             if evaluation.options.post_mortem:
                 parts.append(frames.frame(Kind.KEEP, worker.number, frames.SIZE.pack(number)))
             buffers = packed.buffers
-            if buffers and (lanes := self._links[worker.node].lanes) is not None:
-                buffers = lanes.filled(worker.number, buffers)
+            if buffers and (channels := self._links[worker.node].channels) is not None:
+                buffers = channels.filled(worker.number, buffers)
             frames.add_task(records, number, function, packed.payload, buffers)
             started.append(number)
             if task.alone and (limit := evaluation.options.time_limit) is not None:

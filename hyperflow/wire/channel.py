@@ -1,19 +1,18 @@
-"""Lanes: memory through which the head and a worker of one machine hand each other the data of arrays.
+"""Channels: memory through which the head and a worker of one machine hand each other the data of arrays.
 
-By the sockets, a buffer is copied nine times on its way through the launcher, by a lane twice: into it and out of it.
-So in a lane is what is worth more than its place there costs, and too small to be a block of its own (see
+By the sockets, a buffer is copied some fifteen times on its way through the launcher, by a channel twice: into it and
+out of it. So in a channel is what is worth more than its place there costs, and too small to be a block of its own (see
 shared_memory.py). The task or result that it belongs to travels as ever, and says where it is.
 
-A lane is two rings, one for each direction. One process writes to a ring, one reads, in the same order. The writer
-knows what is in use; the reader counts in a word of the lane what it has let go of. There is no lock, and no message.
+A channel is two rings, one for each direction. One process writes to a ring, one reads, in the same order. The writer
+knows what is in use; the reader counts in a word of the channel what it has let go of. There is no lock, and no message.
 
 Guarantees:
-- What has been written is not touched before the reader has let go of it. So nobody reads what is not meant for him,
-  whatever is cancelled or taken back: also of such a task the worker says, in its turn, that it is through with it.
-- Nothing is written before the worker has mapped the lane. All of its memory is there by then: there is no write that
-  could fail.
+- What has been written is not touched before the reader has let go of it. So nobody reads what is meant for another
+  task, whatever is cancelled or taken back: of such a task, too, the worker says in its turn that it is through with it.
+- Nothing is written before the worker has mapped the channel. All of its memory is there by then: no write can fail.
 - If there is no room, there is no harm: the buffer travels with its task.
-- A lane has no name, and goes with its worker.
+- A channel has no name, and goes with its worker.
 
 Rejected: one ring for all workers of a node. It could be used again only when the slowest of them has answered.
 """
@@ -24,16 +23,16 @@ import os
 from collections import deque
 from collections.abc import Iterable
 
-from hyperflow.wire.shared_memory import Block
+from hyperflow.wire.shared_memory import LARGE, Block
 
 SMALLEST = 1 << 13
-"""Bytes of a buffer from which on a lane is quicker than the sockets."""
+"""Bytes of a buffer from which on a channel is quicker than the sockets."""
 
 RING = 3 << 19
 """Bytes of one direction: more than is prefetched at one worker."""
 
-IN_LANE = 1 << 62
-"""Set in a place in a lane; then come, of 30 bits each, where it begins and how large it is."""
+IN_CHANNEL = 1 << 62
+"""Set in a place in a channel; then come, of 30 bits each, where it begins and how large it is."""
 
 _BITS = 30
 _MASK = (1 << _BITS) - 1
@@ -47,7 +46,7 @@ SIZE = _HEAD + 2 * RING
 
 
 class Ring:
-    """One direction of a lane; each process uses the half that is its own: `put`, or `copy` and `let_go`."""
+    """One direction of a channel; each process uses the half that is its own: `offer`, or `copy` and `let_go`."""
 
     def __init__(self, memory: memoryview, words: memoryview, read: int) -> None:
         self._memory = memory
@@ -57,8 +56,14 @@ class Ring:
         self._used: deque[int] = deque()  # where buffers begin that may not have been read
         self._at = 0  # where the next one may begin
 
-    def put(self, data: memoryview) -> int | None:
-        """Copy a buffer into the ring, and return its place; None if there is no room."""
+    def offer(self, data: memoryview) -> memoryview | int:
+        """Copy a buffer into the ring and return its place; or the buffer itself, if that is none for it, or is full."""
+        if not SMALLEST <= data.nbytes < LARGE:
+            return data
+        place = self._put(data)
+        return data if place is None else place
+
+    def _put(self, data: memoryview) -> int | None:
         used, size = self._used, data.nbytes
         read = self._words[self._read]
         while self._freed < read:
@@ -76,7 +81,7 @@ class Ring:
         self._memory[at : at + size] = data
         used.append(at)
         self._at = at + -(-size // _LINE) * _LINE
-        return IN_LANE | at << _BITS | size
+        return IN_CHANNEL | at << _BITS | size
 
     def copy(self, place: int) -> memoryview:
         """Return a copy of a buffer, which can be written to."""
@@ -88,7 +93,7 @@ class Ring:
         self._words[self._read] += count
 
 
-class Lane:
+class Channel:
     """Both rings, as one of the two processes has them."""
 
     def __init__(self, block: Block) -> None:
@@ -99,9 +104,9 @@ class Lane:
         self._block = block
 
     @classmethod
-    def make(cls) -> Lane:
-        """Make a lane, in the head; raises OSError if there is no memory."""
-        block = Block(os.memfd_create("lane"), SIZE)
+    def make(cls) -> Channel:
+        """Make a channel, in the head; raises OSError if there is no memory."""
+        block = Block(os.memfd_create("channel"), SIZE)
         try:
             os.posix_fallocate(block.fd, 0, SIZE)
             return cls(block)
@@ -110,12 +115,12 @@ class Lane:
             raise
 
     @classmethod
-    def at(cls, pid: int, fd: int) -> Lane:
+    def at(cls, pid: int, fd: int) -> Channel:
         """Map, in a worker, what the head has made; raises OSError."""
-        lane = cls(Block.at(pid, fd, SIZE, writable=True))
-        lane.close()
-        lane.words[MAPPED] = 1
-        return lane
+        channel = cls(Block.at(pid, fd, SIZE, writable=True))
+        channel.close()
+        channel.words[MAPPED] = 1
+        return channel
 
     @property
     def is_mapped(self) -> bool:
@@ -135,5 +140,5 @@ class Lane:
 
 
 def count(buffers: Iterable[object]) -> int:
-    """Return how many buffers of a task or result are in a lane."""
-    return sum(isinstance(each, int) and each >= IN_LANE for each in buffers)
+    """Return how many buffers of a task or result are in a channel."""
+    return sum(isinstance(each, int) and each >= IN_CHANNEL for each in buffers)
