@@ -25,6 +25,7 @@ workers (they would need to know each other, and a crash could not be charged to
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 
@@ -55,7 +56,13 @@ REBALANCE_PAUSE = 0.005
 """Seconds between looks of the engine at workers that hold tasks while a CPU is free."""
 
 LOOKS_AT_ONCE = 100
-"""How many workers a step looks at for tasks that are worth retracting; the engine's `rebalance` looks at all."""
+"""How many workers a step looks at for tasks that are worth retracting."""
+
+REBALANCE_LOOKS = 5000
+"""How many the engine's `rebalance` looks at, every REBALANCE_PAUSE."""
+
+FORK_WORK = 6
+"""A start with a new worker takes so many times as long as one with an idle worker."""
 
 ANSWERS_A_LOOK = 4
 """For so many answers, a step looks at one worker that holds prefetched tasks: whether it has fallen behind."""
@@ -312,18 +319,18 @@ class Scheduler:
 
     # ---- decisions ----------------------------------------------------------------------------------------------
 
-    def schedule(self, starts: int | None = None) -> list[Effect]:
+    def schedule(self, work: float = math.inf) -> list[Effect]:
         """Place what can be placed, prefetch, and return all effects since the last call.
 
-        Places no more than `starts` tasks; `unfinished` tells whether more could be placed.
+        A start counts one, or FORK_WORK with a new worker; after so much `work`, `unfinished` tells that more is left.
         """
         self.unfinished = False
         if self.waiting and not self.paused:
-            self.unfinished = not self._place(starts)
+            self.unfinished = not self._place(work)
             if self.waiting and not self.unfinished:
                 self._prefetch()
                 if self.waiting and self.pool.free:
-                    self.unfinished = not self._place(starts)  # the reservation's holder may have been prefetched
+                    self.unfinished = not self._place(work)  # the reservation's holder may have been prefetched
         if not self.unfinished:
             self._candidates.clear()
         if self._prefetched:
@@ -377,9 +384,12 @@ class Scheduler:
             free -= prefetched * cpus
             if free <= 0:
                 break
-        self._overfull.extendleft(reversed(looked_at))
+        if looks is not None and free > 0:
+            self._overfull.extend(looked_at)  # the next look is at others
+        else:
+            self._overfull.extendleft(reversed(looked_at))
 
-    def _place(self, starts: int | None = None) -> bool:
+    def _place(self, work: float) -> bool:
         """Start what fits, oldest first; the oldest that does not fit reserves a node. False: there were too many."""
         reserved: tuple[str, ...] = ()
         blocked: set[Request] = set()
@@ -396,11 +406,9 @@ class Scheduler:
                 cpus, without = first, reserved
             node = self.pool.roomiest(cpus, without)
             if node is not None:
-                if starts is not None:
-                    if not starts:
-                        return False
-                    starts -= 1
-                self._start(self._pop(first), node)
+                if work <= 0:
+                    return False
+                work -= FORK_WORK if self._start(self._pop(first), node) else 1
                 if type(first) is Wish and not self._queues[first]:
                     del self._queues[first]  # else there would be more and more
                     sizes = []
@@ -429,14 +437,15 @@ class Scheduler:
         self.waiting -= 1
         return self._queues[request].popleft()
 
-    def _start(self, task: Task, node: str) -> None:
-        worker = None if task.fresh else self._idle.take(node, task.cpus)
-        if worker is None:
-            worker = self._fork(node, task.cpus, task.fresh)
+    def _start(self, task: Task, node: str) -> bool:
+        """Start a task on a node; return whether that takes a new worker."""
+        idle = None if task.fresh else self._idle.take(node, task.cpus)
+        worker = self._fork(node, task.cpus, task.fresh) if idle is None else idle
         self.pool.take(node, worker.cpus)
         worker.leased = True
         self._active += 1
         self._give(worker, [task])
+        return idle is None
 
     def _fork(self, node: str, cpus: int, fresh: bool) -> Worker:
         surplus = self._idle.surplus(node)
