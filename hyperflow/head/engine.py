@@ -247,6 +247,7 @@ class Engine:
 
     def statistics(self) -> Statistics:
         """Return how many nodes, CPUs, workers and evaluations there are in each state; cheap."""
+        self.scheduler.settle()
         return Statistics(
             nodes=len(self.fleet.links),
             nodes_lost=self._counts["nodes_lost"],

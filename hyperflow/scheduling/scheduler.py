@@ -90,6 +90,7 @@ class Scheduler:
         self._active = 0  # workers that hold CPUs
         # Workers to look at when prefetching: those that something happened to. To look at all would cost O(workers).
         self._candidates: dict[WorkerNumber, Worker] = {}
+        self._freed: list[Worker] = []  # those that have just run out of tasks; they keep their CPUs until `settle`
         self._overfull: deque[Worker] = deque()  # those that have, or had lately, more than one task
         self._idle = IdleWorkers(self.pool)
         self._estimates = Estimates()
@@ -112,7 +113,8 @@ class Scheduler:
     @property
     def states(self) -> dict[str, int]:
         """How many workers are busy, idle, ending; without a look at each."""
-        idle, ending = self._idle.count + self._leaving, self._ending
+        freed = sum(1 for worker in self._freed if self._is_free(worker))
+        idle, ending = self._idle.count + self._leaving + freed, self._ending
         return {"busy": len(self.workers) - idle - ending, "idle": idle, "ending": ending}
 
     def workers_at(self, node: str) -> list[Worker]:
@@ -211,6 +213,7 @@ class Scheduler:
         """Start a copy of a task at once, on another node if possible; False if no CPU is idle."""
         if self.waiting or self._prefetched or self.paused or of.worker is None:
             return False
+        self.settle()
         node = self.pool.roomiest(copy.cpus, without=(of.worker.node,)) or self.pool.roomiest(copy.cpus)
         if node is None:
             return False
@@ -290,6 +293,7 @@ class Scheduler:
 
     def kill(self, worker: Worker) -> None:
         """End a worker; its CPUs come back when `ended` is called."""
+        self.settle()
         if not worker.ending:
             worker.ending = True
             self._leaving -= worker.fresh and not worker.queue
@@ -325,6 +329,10 @@ class Scheduler:
         A start counts one, or FORK_WORK with a new worker; after so much `work`, `unfinished` tells that more is left.
         """
         self.unfinished = False
+        if self._freed:
+            if self.waiting and not self.paused:
+                self._hand_over()
+            self.settle()
         if self.waiting and not self.paused:
             self.unfinished = not self._place(work)
             if self.waiting and not self.unfinished:
@@ -342,6 +350,34 @@ class Scheduler:
                 self._looked_at = self._answers
         effects, self._effects = self._effects, []
         return effects
+
+    def settle(self) -> None:
+        """Take back the CPUs of workers that have run out of tasks."""
+        for worker in self._freed:
+            if self._is_free(worker):
+                self._release(worker)
+                self._idle.put(worker)
+        self._freed.clear()
+
+    def _is_free(self, worker: Worker) -> bool:
+        return not worker.queue and not worker.ending and worker.number in self.workers
+
+    def _hand_over(self) -> None:
+        """Give the workers that have run out of tasks the next ones, where nothing is to be chosen.
+
+        What fits is of one size, so whoever has that size takes the oldest. To take its CPUs back and look for the best
+        node would cost each round trip, and each of a thousand answers at a time, four times as much.
+        """
+        requests = [request for request in self._queues if self._oldest(request) is not None]
+        if len(requests) != 1 or type(requests[0]) is Wish:
+            return
+        (cpus,) = requests
+        for worker in self._freed:
+            if len(worker.cpus) == cpus and self._is_free(worker) and worker.node not in self.pool.aside:
+                oldest = self._oldest(cpus)
+                if oldest is None or oldest.fresh:
+                    return
+                self._give(worker, [self._pop(cpus)])
 
     def _take_from_slow(self, looks: int) -> None:
         """Retract what is queued at workers that have fallen behind: younger ones would start before it, elsewhere."""
@@ -544,8 +580,7 @@ class Scheduler:
         elif worker.fresh:
             self._leaving += 1
         else:
-            self._release(worker)
-            self._idle.put(worker)
+            self._freed.append(worker)
 
     def _count_out(self, worker: Worker) -> None:
         """A worker has gone."""
