@@ -74,6 +74,10 @@ OFFERED = b"\n<hyperflow socket>\n"
 STAY = b"stay\n"
 """The head's answer: it cannot reach that socket; the stream is stdin and stdout."""
 
+CALLED, CANNOT_CALL = "<hyperflow node>", "<hyperflow cannot call back>"
+"""What is said first on each node of a step, before its name; and what before the reason, where a launcher of it
+cannot connect to the head (launcher/call_back)."""
+
 Bytes = bytes | bytearray | memoryview
 
 
