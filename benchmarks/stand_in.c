@@ -7,7 +7,8 @@
    a frame of tasks is answered at once, by one frame. Every answer is None.
 
    Every 50 ms a line goes to stdout: the clock, then how many tasks have come, have been answered and are running, and
-   how many workers have ever had one. A line "lose N" on stdin ends the streams of N nodes; the end of stdin ends all.
+   how many workers have ever had one. A line "lose N K" on stdin ends the streams of N nodes when K more tasks have
+   come; the end of stdin ends all.
 
    tests/test_stand_in.py gives a real launcher and this the same orders, and compares what they say. */
 #define _GNU_SOURCE
@@ -60,6 +61,8 @@ static size_t heap_count, heap_room;
 static int *written, written_count; /* nodes that have something to write */
 static double seconds, spread, heartbeat;
 static uint64_t received, answered, running, manned;
+static int to_lose;               /* nodes, when so many tasks have come: */
+static uint64_t lose_at;
 
 static double now(void) {
     struct timespec t;
@@ -373,11 +376,9 @@ static int command(void) {
     if (got <= 0)
         return 0;
     line[got] = 0;
-    int count = 0;
-    if (sscanf(line, "lose %d", &count) == 1)
-        for (int i = 0; i < node_count && count; i++)
-            if (nodes[i].fd >= 0)
-                lose(i), count--;
+    unsigned long long more = 0;
+    if (sscanf(line, "lose %d %llu", &to_lose, &more) == 2)
+        lose_at = received + more;
     return 1;
 }
 
@@ -415,6 +416,10 @@ int main(int argc, char **argv) {
                     send_frame(i, ALIVE, NO_WORKER, NULL, 0);
             beat = moment + heartbeat / 4;
         }
+        if (to_lose && received >= lose_at)
+            for (i = 0; i < node_count && to_lose; i++)
+                if (nodes[i].fd >= 0)
+                    lose(i), to_lose--;
         while (written_count)
             write_to(written[--written_count], moment);
         if (moment >= sample) {

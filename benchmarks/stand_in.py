@@ -140,10 +140,10 @@ class StandIn:
     output: Path
     plans: Sequence[NodePlan]
 
-    def lose(self, count: int) -> None:
-        """End the streams of so many nodes."""
+    def lose(self, count: int, after: int) -> None:
+        """End the streams of so many nodes when so many more tasks have come."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"lose {count}\n".encode())
+        self.process.stdin.write(f"lose {count} {after}\n".encode())
         self.process.stdin.flush()
 
     def samples(self) -> list[Sample]:
