@@ -41,6 +41,7 @@ MOST_FAILURES = 1000
 COUNTING = 10.0
 """Seconds between two lines that tell how much was not kept."""
 
+_QUOTED = json.encoder.encode_basestring_ascii
 _MICROSECONDS = "%.6f".__mod__
 
 
@@ -148,6 +149,11 @@ class EventLog:
         self.lines.append(f'{{"t": {time.time():.6f}, "state": "{state}", "tasks": {numbers}{more}}}\n')
 
     # ---- all else -----------------------------------------------------------------------------------------------
+
+    def started(self, worker: str, cpus: Iterable[int], number: int) -> None:
+        """A worker is being started; by a format string, as there may be hundreds of thousands."""
+        more = f'"worker": {_QUOTED(worker)}, "cpus": [{", ".join(map(str, cpus))}], "number": {number}'
+        self.lines.append(f'{{"t": {time.time():.6f}, "state": "started", {more}}}\n')
 
     def note(self, state: str, **members: object) -> None:
         """Note anything else."""
