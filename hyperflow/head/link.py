@@ -25,6 +25,7 @@ from hyperflow._version import __version__
 from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError, LauncherError
+from hyperflow.head.channels import Channels
 from hyperflow.transports.process import LAUNCHER, Connection, CutOff, Transport, launcher_log, portable_environment
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
@@ -86,6 +87,8 @@ class Link:
         self._full = False  # whether the stream holds more than it should
         self._backlog: deque[Sequence[frames.Bytes]] = deque()  # what waits for it
         self._shares_memory = False
+        self.channels: Channels | None = None
+        """Those of its workers, if they are on this machine."""
         self._path: list[str] = []  # the `sys.path` that the node knows
         self._blocks: dict[BlockKey, memoryview | OSError] = {}  # of results that have not come yet
         self._filled: dict[BlockKey, int] = {}  # bytes that have come of a block
@@ -116,6 +119,8 @@ class Link:
             if kind == Kind.FAILED:
                 raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode(errors='replace')}")
             self._shares_memory = messages.read(Ready, body).shares_memory
+            if self._shares_memory:
+                self.channels = Channels(self.write)
             self._inbox = None
         except BaseException:
             await self.close()
@@ -207,6 +212,8 @@ class Link:
 
     def found(self, worker: WorkerNumber, buffers: Sequence[frames.Buffer]) -> list[memoryview]:
         """Return the buffers of a result, with those that are in blocks; raises OSError if one could not be opened."""
+        if self.channels is not None:
+            buffers = self.channels.taken(worker, buffers)
         return [self._take_block(worker, BlockNumber(each)) if isinstance(each, int) else each for each in buffers]
 
     def _take_block(self, worker: WorkerNumber, number: BlockNumber) -> memoryview:
@@ -219,6 +226,8 @@ class Link:
         """A worker has ended: nobody can use what it sent without a result."""
         for key in [key for key in self._blocks if key[0] == worker]:
             del self._blocks[key]
+        if self.channels is not None:
+            self.channels.drop(worker)
 
     def beat(self, now: float, lapse: float) -> None:
         """Give a sign of life if there was none lately; give the node up if it gave none for long.

@@ -121,7 +121,10 @@ class Orders:
                 self._give(worker, (*packed.needs, packed.function), parts)
             if evaluation.options.post_mortem:
                 parts.append(frames.frame(Kind.KEEP, worker.number, frames.SIZE.pack(number)))
-            frames.add_task(records, number, function, packed.payload, packed.buffers)
+            buffers = packed.buffers
+            if buffers and (channels := self._links[worker.node].channels) is not None:
+                buffers = channels.filled(worker.number, buffers)
+            frames.add_task(records, number, function, packed.payload, buffers)
             started.append(number)
             if task.alone and (limit := evaluation.options.time_limit) is not None:
                 parts.append(frames.frame(Kind.LIMIT, worker.number, frames.SECONDS.pack(limit)))

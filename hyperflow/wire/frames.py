@@ -11,7 +11,7 @@ TCP and ssh check, too; it takes a second for each gigabyte.)
 
 Many tasks travel in one frame, one record each; so do many results. Buffers (numpy arrays, by pickle's protocol 5)
 follow their pickle, uncopied. A large one is replaced by the number of a block, which was sent before (see
-shared_memory.py).
+shared_memory.py), one in a channel by its place there (see channel.py).
 
 Backpressure: a block's content travels in frames of its own (CONTENT). The sender writes the next one when the stream
 takes it, so a large array does not fill the sender's memory.
@@ -24,9 +24,10 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 
+from hyperflow.wire.channel import IN_CHANNEL
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 
 HEADER = struct.Struct("<IQBI")  # BEGIN, length of the body, kind, worker
 TAIL = struct.Struct("<I")  # END
@@ -41,6 +42,7 @@ KEPT = struct.Struct("<QI")  # task, the process of its copy; 0: it has gone
 SECONDS = struct.Struct("<d")
 SEQS = struct.Struct("<QQ")
 MEASURED = struct.Struct("<QdQ")  # task, seconds of CPU time, bytes of memory
+CHANNEL = struct.Struct("<Qq")  # process and descriptor that hold it
 BLOCK = struct.Struct("<QQQq")  # its number, size, process and descriptor that hold it; process 0: CONTENT follows
 
 BEGIN, END_NUMBER = 0xF5FBC1F9, 0xFAC0F6FD
@@ -72,6 +74,10 @@ OFFERED = b"\n<hyperflow socket>\n"
 STAY = b"stay\n"
 """The head's answer: it cannot reach that socket; the stream is stdin and stdout."""
 
+CALLED, CANNOT_CALL = "<hyperflow node>", "<hyperflow cannot call back>"
+"""What is said first on each node of a step, before its name; and what before the reason, where a launcher of it
+cannot connect to the head (launcher/call_back)."""
+
 Bytes = bytes | bytearray | memoryview
 
 
@@ -87,6 +93,7 @@ class Kind(enum.IntEnum):
     GIVE = 7  # head > launcher: pass a kept definition on to a worker
     FORGET = 8  # head > launcher > worker: definitions that will not be used again
     TASKS = 9  # head > launcher > worker
+    CHANNEL = 36  # head > launcher > worker: where on this machine its channel is
     NAMED = 35  # head > launcher > worker: what the program calls the tasks that follow
     LIMIT = 10  # head > launcher: kill the worker unless it answers within so many seconds
     RETRACT = 11  # head > launcher: take back what the worker has not started
@@ -169,7 +176,7 @@ def result_frame(task: TaskNumber, outcome: Outcome, seconds: float, payload: by
 
 
 Buffer = memoryview | int
-"""A buffer, or the number of the block that it is in."""
+"""A buffer, or the number of the block that it is in, or its place in a channel."""
 
 
 def definition(number: int, shape: Shape, blocks: Sequence[int], data: bytes) -> bytes:
@@ -210,8 +217,12 @@ def result_record(
     return [RESULT.pack(task, outcome, seconds, len(buffers), sum(map(len, content))), *content]
 
 
+def _place(number: int) -> int:
+    return number if number & IN_CHANNEL else number | IS_BLOCK
+
+
 def _content(payload: bytes, buffers: Sequence[Buffer]) -> list[Bytes]:
-    sizes = [each | IS_BLOCK if isinstance(each, int) else len(each) for each in buffers]
+    sizes = [_place(each) if isinstance(each, int) else len(each) for each in buffers]
     return [b"".join(map(SIZE.pack, sizes)), payload, *(each for each in buffers if not isinstance(each, int))]
 
 
@@ -254,6 +265,8 @@ def _split(content: memoryview, count: int) -> tuple[memoryview, list[Buffer]]:
     for size in reversed(sizes):
         if size & IS_BLOCK:
             buffers.append(size ^ IS_BLOCK)
+        elif size & IN_CHANNEL:
+            buffers.append(size)
         else:
             buffers.append(content[start - size : start])
             start -= size
