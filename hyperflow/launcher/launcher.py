@@ -109,6 +109,9 @@ class Launcher:
         self.head.send(frames.HELLO, messages.framed(greeting(self.cache.proof.offer())))
         self.head.flush()
         while not (self.closing and not self.workers):
+            if not self.zygote.is_warm and not self.closing and not self.selector.select(0):
+                self.zygote.warm_up_a_little()
+                continue
             patience, began = self.patience(), time.monotonic()
             ready = self.selector.select(patience)
             self.woke_up(patience, time.monotonic() - began)

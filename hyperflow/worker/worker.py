@@ -39,7 +39,7 @@ from hyperflow.saying import short_str
 from hyperflow.shipping import diagnose, exceptions, pickler, plain_arrays, rebuild
 from hyperflow.shipping.arrivals import Arrivals
 from hyperflow.shipping.importable import plain_is_enough
-from hyperflow.wire import channel, frames, messages, processes
+from hyperflow.wire import blas, channel, frames, messages, processes
 from hyperflow.wire.channel import IN_CHANNEL, Channel
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Kind, Outcome, Shape
@@ -182,6 +182,8 @@ def _settle(info: WorkerInfo) -> None:
     numpy: Any = sys.modules.get("numpy")
     if "numpy.random" in sys.modules:  # numpy itself imports it only when it is asked for, which takes a while
         numpy.random.seed()  # else all workers would draw the same numbers
+    if numpy is not None:
+        blas.follow_environment()
     if numpy is not None and len(info.cpus) > 1:
         # It was imported while the variables said 1, see the launcher's `prepare`.
         with contextlib.suppress(ImportError):
