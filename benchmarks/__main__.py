@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import harness, scale
+from benchmarks import goals, harness, scale
 from benchmarks.harness import OURS, QUESTIONS, Question, Result
 
 app = cyclopts.App(name="python -m benchmarks", help=__doc__)
@@ -54,6 +54,7 @@ def main(
 
 
 app.command(scale.main, name="scale")
+app.command(goals.main, name="goals")
 
 
 def table(result: Result) -> Table:

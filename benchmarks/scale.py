@@ -11,7 +11,6 @@ import gc
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import attrs
@@ -22,12 +21,13 @@ from rich.table import Table
 import hyperflow as hf
 from benchmarks import harness, stand_in
 from benchmarks.harness import Figures
+from benchmarks.nodes import CPUS, duration_of, where
 from benchmarks.stand_in import Sample, StandIn
+from benchmarks.usage import resident_mb
 from benchmarks.work import identity
 from hyperflow._job import JobEnv, run_in_new_loop
 from hyperflow.head.engine import Engine
 
-CPUS = 128
 SPREAD = 0.5
 """Tasks last between half and one and a half of what is asked for."""
 LOST = 0.05
@@ -63,11 +63,6 @@ async def by_jobs(count: int) -> int:
 
 
 WAYS: Mapping[str, Work] = {"map": by_map, "as_completed": by_stream, "jobs": by_jobs}
-
-
-def resident_mb() -> float:
-    """Return the megabytes that this process has resident."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
 @attrs.frozen
@@ -122,9 +117,9 @@ def first(samples: Sequence[Sample], reached: Callable[[Sample], bool]) -> float
     return next((sample.moment for sample in samples if reached(sample)), samples[-1].moment)
 
 
-async def life(nodes: int, cpus: int, seconds: float, rounds: float, work: Work) -> Figures:
+async def life(nodes: int, cpus: int, seconds: float, rounds: float, work: Work, lose: bool) -> Figures:
     """Lead a run of so many nodes through its life."""
-    figures: Figures = {"nodes": nodes, "cpus": nodes * cpus}
+    figures: Figures = {}
     gc.collect()
     memory, began, cpu = resident_mb(), time.perf_counter(), time.process_time()
     async with stand_in.opened(nodes, cpus, seconds, SPREAD) as (env, there):
@@ -133,9 +128,10 @@ async def life(nodes: int, cpus: int, seconds: float, rounds: float, work: Work)
             "up_ms_each": (time.process_time() - cpu) / nodes * 1e3,
             "kb_per_node": (resident_mb() - memory) / nodes * 1e3,
         }
-        figures |= await filled(env, there, nodes * cpus, seconds, rounds, work)
+        figures = await filled(env, there, nodes * cpus, seconds, rounds, work) | figures
         figures |= asked(env)
-        figures |= await lost(env, there, max(1, round(nodes * LOST)), nodes * cpus, work)
+        if lose:
+            figures |= await lost(env, there, max(1, round(nodes * LOST)), nodes * cpus, work)
     return figures
 
 
@@ -164,6 +160,7 @@ async def filled(env: JobEnv, there: StandIn, cpus: int, seconds: float, rounds:
     at_full = next(sample for sample in samples if sample.moment >= full).answered
     at_sent = next((sample for sample in samples if sample.moment >= sent), samples[-1]).answered
     return {
+        "value": (filling + steady + draining) / count * 1e6,
         "tasks": count,
         "fill_s": full - begin,
         "fill_us_each": filling / max(1, cpus + at_full) * 1e6,
@@ -178,7 +175,6 @@ async def filled(env: JobEnv, there: StandIn, cpus: int, seconds: float, rounds:
         "drain_lag_s": lag_draining,
         "whole_rate": rate,
         "whole_efficiency": rate * seconds / cpus,
-        "whole_us_each": (filling + steady + draining) / count * 1e6,
         "stand_in_us_each": (there.cpu_seconds() - stood) / count * 1e6,
         "log_bytes_each": (log_bytes(env) - logged) / count,
         "rss_mb": resident_mb(),
@@ -235,7 +231,7 @@ async def ceiling(nodes: int, cpus: int, count: int, work: Work) -> Figures:
             raise AssertionError("results are missing")
         cpu, wall = time.process_time() - cpu, time.perf_counter() - began
         return {
-            "us_each": cpu / count * 1e6,
+            "value": cpu / count * 1e6,
             "per_cpu_second": count / cpu,
             "wall_us_each": wall / count * 1e6,
             "stand_in_us_each": (there.cpu_seconds() - stood) / count * 1e6,
@@ -243,9 +239,9 @@ async def ceiling(nodes: int, cpus: int, count: int, work: Work) -> Figures:
         }
 
 
-def of_life(nodes: str, cpus: str, seconds: str, rounds: str, way: str) -> Figures:
+def of_life(nodes: str, cpus: str, seconds: str, rounds: str, way: str, lose: str = "") -> Figures:
     """Be a turn (see turn.py)."""
-    return run_in_new_loop(life(int(nodes), int(cpus), float(seconds), float(rounds), WAYS[way]))
+    return run_in_new_loop(life(int(nodes), int(cpus), float(seconds), float(rounds), WAYS[way], bool(lose)))
 
 
 def of_ceiling(nodes: str, cpus: str, count: str, way: str) -> Figures:
@@ -274,7 +270,7 @@ ROWS: Mapping[str, tuple[str, str]] = {
     "drain_lag_s": ("", "s by which the loop was late at most"),
     "whole_rate": ("all of it", "tasks a second"),
     "whole_efficiency": ("", "of what the CPUs could have done"),
-    "whole_us_each": ("", "us of the head's CPU for each task"),
+    "value": ("", "us of the head's CPU for each task"),
     "stand_in_us_each": ("", "us of the stand-in's CPU for each task"),
     "log_bytes_each": ("", "bytes of the event log for each task"),
     "rss_mb": ("", "MB of memory"),
@@ -286,11 +282,6 @@ ROWS: Mapping[str, tuple[str, str]] = {
     "lost_lag_s": ("", "s by which the loop was late at most"),
 }
 """What is shown of a life."""
-
-
-def duration_of(nodes: int) -> float:
-    """Return how long a task takes where nobody says it: with many nodes a head could not keep up with short ones."""
-    return 1.0 if nodes <= 1000 else 10.0
 
 
 def main(
@@ -315,12 +306,8 @@ def main(
         limit: Seconds that a run may take.
     """
     console = Console(width=140)
-    lives = {
-        count: f"benchmarks.scale:of_life {count} {cpus} {seconds or duration_of(count)} {rounds} {way}"
-        for count in nodes
-        if count
-    }
-    shown(console, [(f"{count:,}", turn(where, limit)) for count, where in lives.items()], cpus, way)
+    lives = {count: where(count, cpus, seconds or duration_of(count), rounds, way) for count in nodes if count}
+    shown(console, [(f"{count:,}", turn(life, limit)) for count, life in lives.items()], cpus, way)
     if ceilings:
         table = Table(title="Answers at once: what the head can do at most", title_justify="left")
         for heading in ("", "", "us of CPU each", "per second of CPU", "stand-in, us", "MB"):
@@ -328,7 +315,7 @@ def main(
         for which in ("map", "as_completed"):
             for count, each in CEILINGS:
                 figures = turn(f"benchmarks.scale:of_ceiling {count} {each} {harness.scaled(200_000)} {which}", limit)
-                numbers = (figures[key] for key in ("us_each", "per_cpu_second", "stand_in_us_each", "rss_mb"))
+                numbers = (figures[key] for key in ("value", "per_cpu_second", "stand_in_us_each", "rss_mb"))
                 table.add_row(which, f"{count} x {each}", *(f"{number:,.2f}" for number in numbers))
         console.print(table)
     return 0

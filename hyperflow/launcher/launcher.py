@@ -109,6 +109,9 @@ class Launcher:
         self.head.send(frames.HELLO, messages.framed(greeting(self.cache.proof.offer())))
         self.head.flush()
         while not (self.closing and not self.workers):
+            if not self.zygote.is_warm and not self.closing and not self.selector.select(0):
+                self.zygote.warm_up_a_little()
+                continue
             patience, began = self.patience(), time.monotonic()
             ready = self.selector.select(patience)
             self.woke_up(patience, time.monotonic() - began)
@@ -239,7 +242,7 @@ class Launcher:
         elif kind == Kind.GIVE:
             for data in self.cache.given(number, body):
                 self.forward(process, data)
-        elif kind in (Kind.TASKS, Kind.NAMED, Kind.LOCK_REPLY, Kind.STREAM_REPLY):
+        elif kind in (Kind.TASKS, Kind.NAMED, Kind.CHANNEL, Kind.LOCK_REPLY, Kind.STREAM_REPLY):
             self.forward(process, frames.frame(kind, number, body))
         elif kind == Kind.KEEP:
             if self.post_mortems.has_room:
