@@ -20,7 +20,6 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-
 SCHEMA_VERSION = 2
 
 NO_METADATA = "{}"
