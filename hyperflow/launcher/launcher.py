@@ -242,7 +242,7 @@ class Launcher:
         elif kind == Kind.GIVE:
             for data in self.cache.given(number, body):
                 self.forward(process, data)
-        elif kind in (Kind.TASKS, Kind.NAMED, Kind.LOCK_REPLY, Kind.STREAM_REPLY):
+        elif kind in (Kind.TASKS, Kind.NAMED, Kind.CHANNEL, Kind.LOCK_REPLY, Kind.STREAM_REPLY):
             self.forward(process, frames.frame(kind, number, body))
         elif kind == Kind.KEEP:
             if self.post_mortems.has_room:

@@ -8,7 +8,8 @@ A transport is a value. `start` runs the launcher's command on its node and conn
 Guarantees: the launcher's stderr goes to `log_file`; the end of the stream is the end of the node; `wait_closed`
 returns when none of its processes is left.
 
-To add one: write a class with these members (see Local and Srun below, Ssh in ssh.py). Nothing else has to change.
+To add one: write a class with these members (see Local below, Srun in srun.py, Ssh in ssh.py). Nothing else has to
+change.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ _NOT_PORTABLE = {
 }
 _NOT_PORTABLE_PREFIXES = (
     *("SSH_", "DBUS_", "XDG_SESSION_", "SLURM_STEP", "SLURM_LAUNCH", "SLURM_SRUN", "SLURM_CPU_BIND"),
-    *("HYPERFLOW_LAUNCHER", "HYPERFLOW_SERVICE", "HYPERFLOW_BEFORE_PROLOGUE", "HYPERFLOW_OFFER"),
+    *("HYPERFLOW_LAUNCHER", "HYPERFLOW_SERVICE", "HYPERFLOW_BEFORE_PROLOGUE", "HYPERFLOW_OFFER", "HYPERFLOW_CALL_BACK"),
 )
 
 
@@ -203,13 +204,13 @@ class Started:
 
 
 class Spawned(Started):
-    """One that runs a command."""
+    """One that runs a command; its stderr goes to the log file, or into the stream where there is none."""
 
-    def __init__(self, command: Sequence[str], log_file: Path) -> None:
+    def __init__(self, command: Sequence[str], log_file: Path | None) -> None:
         ours, theirs = socket.socketpair()
         number = os.urandom(16).hex()
         try:
-            with theirs, log_file.open("ab") as log:
+            with theirs, open(os.dup(theirs.fileno()), "wb") if log_file is None else log_file.open("ab") as log:
                 process = subprocess.Popen(
                     command,
                     stdin=theirs.fileno(),
@@ -262,22 +263,3 @@ class Local:
             return await self.spawned.connect(receiver)
         with Spawned(command, log_file) as process:
             return await process.connect(receiver)
-
-
-@attrs.frozen
-class Srun:
-    """A launcher in a job step of its own, for sites without ssh.
-
-    `--overlap` lets the step share the job's CPUs with the user's own steps; on some sites and versions these still
-    wait for it.
-    """
-
-    node: str
-    prologue: str = ""
-
-    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
-        step = ["srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={self.node}", "--cpu-bind=none"]
-        options = ["--unbuffered", "--quiet", "--export=ALL", "--kill-on-bad-exit=1"]
-        line = [*step, *options, *with_prologue(command, self.prologue)]
-        with Spawned(line, log_file) as process:
-            return await process.connect(receiver, remote=True)

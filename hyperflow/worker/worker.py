@@ -39,7 +39,8 @@ from hyperflow.saying import short_str
 from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
 from hyperflow.shipping.arrivals import Arrivals
 from hyperflow.shipping.importable import plain_is_enough
-from hyperflow.wire import blas, frames, messages, processes
+from hyperflow.wire import blas, channel, frames, messages, processes
+from hyperflow.wire.channel import IN_CHANNEL, Channel
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Kind, Outcome, Shape
 from hyperflow.wire.machine import THREAD_VARIABLES
@@ -216,6 +217,7 @@ class Worker:
         self.values: dict[DefinitionNumber, str] = {}  # tokens of stored values
         self.forgotten_classes = 0
         self.blocks: dict[int, Block] = {}  # of arguments, by DefinitionNumber
+        self.channel: Channel | None = None
         self.results = BlockNumber(0)  # the number of the last block of a result
         self.pid = os.getpid()
         self.context = contextvars.copy_context()
@@ -259,6 +261,9 @@ class Worker:
                     number, size, pid, fd = frames.BLOCK.unpack(body)
                     with contextlib.suppress(OSError):  # the evaluation that needs it will say so
                         self.blocks[number] = Block.at(pid, fd, size)
+                elif kind == Kind.CHANNEL:
+                    with contextlib.suppress(OSError):  # the head sends nothing by one that is not mapped
+                        self.channel = Channel.at(*frames.CHANNEL.unpack(body))
                 elif kind == Kind.FORGET:
                     self.forget_all(number for (number,) in frames.NUMBER.iter_unpack(body))
                 elif kind == Kind.NAMED:
@@ -280,6 +285,8 @@ class Worker:
                 self.run(task, function, payload, buffers)
                 if self.leaving:
                     return  # the others go to another worker
+            if buffers and self.channel is not None:
+                self.channel.tasks.let_go(channel.count(buffers))
 
     def run(  # noqa: PLR0915 (each evaluation goes this way, and each call costs)
         self, task: TaskNumber, function: DefinitionNumber, payload: memoryview, buffers: list[frames.Buffer]
@@ -520,13 +527,17 @@ class Worker:
             return
         found = [self.shared(each) for each in buffers]
         record = frames.result_record(task, outcome, seconds, data, found)
-        for part in frames.records_frame(Kind.RESULTS, NO_WORKER, record):
+        parts = frames.records_frame(Kind.RESULTS, NO_WORKER, record)
+        if sum(map(len, parts)) < frames.CHUNK:  # a system call costs more than the copy
+            self.sock.sendall(b"".join(parts))
+            return
+        for part in parts:
             self.sock.sendall(part)
 
     def shared(self, data: memoryview) -> frames.Buffer:
-        """Put a large buffer into a block, pass it on, and return its number; or return the buffer as it is."""
+        """Put a buffer into the channel, or into a block that is passed on, and return where; or return it as it is."""
         if data.nbytes < LARGE:
-            return data
+            return data if self.channel is None else self.channel.results.offer(data)
         try:
             block = Block.of(data)
         except OSError:  # too many open files, no memory, no memfd here
@@ -543,6 +554,9 @@ class Worker:
         """Return a buffer of an argument; changes to one that is in a block are this evaluation's own."""
         if not isinstance(buffer, int):
             return buffer
+        if buffer >= IN_CHANNEL:
+            assert self.channel is not None
+            return self.channel.tasks.copy(buffer)
         if buffer not in self.blocks:
             raise OSError(f"a large argument (block {buffer}) could not be opened on this node")
         return self.blocks[buffer].view()
