@@ -1,4 +1,4 @@
-"""What the commands have in common: options, and how an error is said. It imports little, as every command imports it."""
+"""What the commands have in common: options, and how an error is said. All import it, so it imports little."""
 
 from __future__ import annotations
 
