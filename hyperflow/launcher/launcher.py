@@ -16,6 +16,7 @@ Single-threaded, with one select loop: threads and fork do not mix.
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import selectors
@@ -25,6 +26,7 @@ import struct
 import sys
 import time
 import traceback
+from array import array
 from collections import deque
 from typing import NoReturn
 
@@ -35,6 +37,7 @@ from hyperflow.launcher.head_stream import HeadStream
 from hyperflow.launcher.post_mortems import PostMortems
 from hyperflow.launcher.zygote import Zygote
 from hyperflow.wire import frames, machine, messages, processes, survivors
+from hyperflow.wire.answer_ring import LOOK, PAGES
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import (
     CANCELLED,
@@ -74,6 +77,13 @@ LONGEST_LOOK = 3600.0
 MOST_FDS = 253
 """The kernel passes at most so many descriptors with one message."""
 
+JOIN = 0.001
+"""Seconds that answers of workers with more tasks in hand may wait for others, to go to the head together."""
+
+JOIN_SHARE, JOIN_MOST = 0.05, 0.1
+"""They may wait longer where their tasks do: for this share of their time, at most so many seconds."""
+
+ANCILLARY = socket.CMSG_SPACE(MOST_FDS * 4)
 
 PASSED_ON = frozenset(map(int, (Kind.LOCK_WANTED, Kind.LOCK_RELEASED, Kind.STREAM_WANTED, Kind.PRINTED, Kind.MEASURED)))
 """What a worker says that only the head understands."""
@@ -88,6 +98,12 @@ class Launcher:
         self.selector = selectors.DefaultSelector()
         self.head = HeadStream(in_fd, out_fd, self.selector)
         self.workers: dict[WorkerNumber, child.WorkerProcess] = {}
+        self.timed: dict[WorkerNumber, child.WorkerProcess] = {}
+        """Those to which something is to happen at some moment, which are few; maybe some others."""
+        self.looks: deque[tuple[float, child.WorkerProcess]] = deque()
+        """When to look for answers of which no message tells (worker/stream.py)."""
+        self.now = time.monotonic()
+        """When the select loop woke up."""
         self.zygote = Zygote()
         self.cache = NodeCache()
         self.post_mortems = PostMortems(self.selector, self.head.send)
@@ -109,17 +125,21 @@ class Launcher:
         self.head.send(frames.HELLO, messages.framed(greeting(self.cache.proof.offer())))
         self.head.flush()
         while not (self.closing and not self.workers):
-            patience, began = self.patience(), time.monotonic()
+            began = time.monotonic()
+            patience = self.patience(began)
             ready = self.selector.select(patience)
-            self.woke_up(patience, time.monotonic() - began)
+            self.now = time.monotonic()
+            self.woke_up(patience, self.now - began)
             for key, events in ready:
                 if isinstance(key.data, child.WorkerProcess):
                     self.on_worker(key.data, events)
                 else:
                     key.data()
-            self.check_clocks()
-            self.head.flush()
-            self.memory_kills.look(time.monotonic())
+            self.now = now = time.monotonic()
+            self.check_clocks(now)
+            if now >= self.head.due or self.head.is_writing:
+                self.head.flush()
+            self.memory_kills.look(now)
         processes.end_descendants()
         self.head.flush_all()
 
@@ -134,14 +154,17 @@ class Launcher:
             took = patience
         self.head.silence += took
 
-    def patience(self) -> float | None:
+    def patience(self, now: float) -> float | None:
         """Return how long the select loop may wait; None until something happens."""
-        now = time.monotonic()
         moments: list[float] = [self.failed_forks[0][0]] if self.failed_forks else []
-        for process in self.workers.values():
+        for process in self.timed.values():
             if process.status is not None or process.kill_at is not None:
                 return 0.01  # its group may be gone any moment
             moments += [moment for moment in (process.deadline, process.leave_by) if moment is not None]
+        if self.looks:
+            moments.append(self.looks[0][0])
+        if self.head.due < math.inf:
+            moments.append(self.head.due)
         if self.setup is not None:
             moments.append(self.head.last_sent + self.setup.heartbeat)
             moments.append(now + self.setup.silence_limit - self.head.silence)
@@ -151,8 +174,8 @@ class Launcher:
             moments.append(now + look)
         return min(max(min(moments) - now, 0.0), LONGEST_LOOK) if moments else None
 
-    def check_clocks(self) -> None:
-        now, head = time.monotonic(), self.head
+    def check_clocks(self, now: float) -> None:
+        head = self.head
         if self.setup is not None and not self.closing:
             if head.silence > self.setup.silence_limit:
                 self.stop(f"the head has not been heard for {head.silence:.0f} s")
@@ -163,7 +186,16 @@ class Launcher:
         while self.failed_forks and now >= self.failed_forks[0][0]:
             head.send(self.failed_forks.popleft()[1])
         self.post_mortems.end_old(now)
-        for process in list(self.workers.values()):
+        while self.looks and now >= self.looks[0][0]:
+            self.look(self.looks.popleft()[1])
+        if self.timed:
+            self.check_timed(now)
+
+    def check_timed(self, now: float) -> None:
+        """Let happen to workers what is due."""
+        for process in list(self.timed.values()):
+            if not process.is_timed:
+                del self.timed[process.number]
             if process.deadline is not None and now >= process.deadline:
                 process.deadline = None
                 self.kill(process, TIME_LIMIT)
@@ -185,6 +217,7 @@ class Launcher:
             if process is None:
                 continue  # an orphan that we adopted
             process.status = status
+            self.timed[process.number] = process
             process.peak_memory = usage.ru_maxrss * 1024  # type: ignore[attr-defined]
             self.drain(process)
             if process.kill_at is None:  # what it leaves behind in its group goes with it
@@ -246,6 +279,7 @@ class Launcher:
                 self.forward(process, frames.frame(kind, number, body))
         elif kind == Kind.LIMIT:
             process.deadline = time.monotonic() + frames.SECONDS.unpack(body)[0]
+            self.timed[number] = process
         elif kind == Kind.RETRACT:
             (below,) = frames.SIZE.unpack(body)
             boundary = process.claims.retract(below)
@@ -294,7 +328,7 @@ class Launcher:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         try:
             ours, theirs = socket.socketpair()
-            page = mmap.mmap(-1, mmap.PAGESIZE)
+            page = mmap.mmap(-1, PAGES)
             pid = os.fork()
         except OSError as error:  # too many processes, open files, too little memory; sockets close with their objects
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -325,7 +359,7 @@ class Launcher:
             self.wakeup_end.close()
             self.selector.close()
             for other in self.workers.values():
-                other.sock.close()
+                other.let_go()
             self.cache.close()
             self.post_mortems.close()
             self.head.close()
@@ -370,49 +404,75 @@ class Launcher:
                 self.selector.modify(process.sock, selectors.EVENT_READ, process)
         if events & selectors.EVENT_READ and self.take(process) is False:
             self.selector.unregister(process.sock)
+            self.look(process)
+            self.timed[process.number] = process
             process.leave_by = time.monotonic() + LEAVE_GRACE  # it ends, or it can never answer
             process.leave_why = "its function has closed the descriptor by which it answers"
 
     def take(self, process: child.WorkerProcess) -> bool | None:
         """Pass on what a worker sent; None if there is nothing now, False at the end of its stream."""
         try:
-            data, fds, _, _ = socket.recv_fds(process.sock, frames.CHUNK, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, _, _ = process.sock.recvmsg(frames.CHUNK, ANCILLARY, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None
         except OSError:
             return False
         if not data:
             return False
-        process.fds += fds
+        if ancillary:
+            process.fds += array("i", ancillary[0][2])
         try:
-            received = process.reader.feed(data)
-            for kind, _, body in received:
-                if kind == Kind.BLOCK:
+            for kind, in_hand, body in process.reader.feed(data):
+                if kind == Kind.RESULTS:
+                    self.answer(process, body, in_hand)
+                elif kind == Kind.WRITTEN:
+                    self.answer(process, process.answers.take(*frames.SIZE.unpack(body)), in_hand)
+                    if in_hand:
+                        self.looks.append((time.monotonic() + LOOK, process))
+                elif kind == Kind.BLOCK:
                     for part in self.cache.passed_on(process.number, body, process.fds.pop(0)):
                         self.head.send(part)
                 elif kind == Kind.KEPT:
                     self.post_mortems.keep(process.number, body, process.fds.pop(0))
                 elif kind in PASSED_ON:
                     self.head.send(frames.frame(kind, process.number, body))
-                elif kind != Kind.RESULTS:
+                else:
                     raise frames.ProtocolError("a frame that workers do not send")
         except (frames.ProtocolError, struct.error, IndexError, ValueError):
             # A function wrote to descriptors that are not its own. Only its worker is ended.
             self.kill(process, "something that is no answer was written to its stream")
             return False
-        # One frame of all that has come: the worker sends each answer by itself, but the head reads them together.
-        bodies = [body for kind, _, body in received if kind == Kind.RESULTS]
-        if bodies:
-            self.head.send(*frames.records_frame(Kind.RESULTS, process.number, bodies))
-            process.deadline = None
-            if process.fresh:  # it ends by itself, unless what a function registered with atexit hangs
-                process.leave_by = time.monotonic() + LEAVE_GRACE
         return True
+
+    def answer(self, process: child.WorkerProcess, records: frames.Bytes, in_hand: int) -> None:
+        """Pass answers on: at once, unless their worker goes on with what it has in hand."""
+        by = 0.0
+        if not len(records):  # it only says whether it has more in hand
+            self.head.due = self.head.due if in_hand else by
+            return
+        if in_hand:
+            seconds = frames.RESULT.unpack_from(records)[2]  # of the first; the others mostly take as long
+            by = self.now + max(JOIN, min(seconds * JOIN_SHARE, JOIN_MOST))
+        self.head.send(*frames.records_frame(Kind.RESULTS, process.number, [records]), by=by)
+        process.deadline = None
+        if process.fresh:  # it ends by itself, unless what a function registered with atexit hangs
+            process.leave_by = time.monotonic() + LEAVE_GRACE
+            self.timed[process.number] = process
+
+    def look(self, process: child.WorkerProcess) -> None:
+        """Take the answers that are there, whatever the worker has said of them."""
+        end = process.answers.look()
+        while process.sock.fileno() >= 0 and self.take(process):
+            pass  # what it sent before comes before
+        try:
+            if records := process.answers.take(max(end, process.answers.taken)):
+                self.answer(process, records, frames.IN_HAND)
+        except frames.ProtocolError:
+            self.kill(process, "its memory for answers was written to")
 
     def drain(self, process: child.WorkerProcess) -> None:
         """Take the last that a worker sent before it ended."""
-        while self.take(process):
-            pass
+        self.look(process)
         with contextlib.suppress(KeyError, ValueError):
             self.selector.unregister(process.sock)
         process.sock.close()
@@ -424,11 +484,13 @@ class Launcher:
         """Let a worker end by itself, soon."""
         if process.kill_at is None:
             self.forward(process, frames.frame(Kind.RETIRE, process.number))
+            self.timed[process.number] = process
             process.leave_by = time.monotonic() + LEAVE_GRACE
 
     def kill(self, process: child.WorkerProcess, reason: str) -> None:
         """End a worker's process group: TERM now, KILL after the grace."""
         process.deadline = process.leave_by = None
+        self.timed[process.number] = process
         if process.kill_at is None:
             process.reason = process.reason or reason
             process.kill_at = time.monotonic() + KILL_GRACE
@@ -453,7 +515,7 @@ class Launcher:
 
     def finish(self, process: child.WorkerProcess) -> None:
         """Nothing is left of a worker: tell the head."""
-        del self.workers[process.number]
+        del self.workers[process.number], self.timed[process.number]
         status, reason = process.status if process.status is not None else 70, process.reason
         out_of_memory = status == -signal.SIGKILL and not reason and self.memory_kills.took_one(time.monotonic())
         tail = process.log_tail() if reason in ("", TIME_LIMIT) else ""

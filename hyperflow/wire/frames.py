@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 
 HEADER = struct.Struct("<IQBI")  # BEGIN, length of the body, kind, worker
 TAIL = struct.Struct("<I")  # END
@@ -71,6 +71,9 @@ OFFERED = b"\n<hyperflow socket>\n"
 STAY = b"stay\n"
 """The head's answer: it cannot reach that socket; the stream is stdin and stdout."""
 
+IN_HAND = WorkerNumber(1)
+"""In the place of the worker, in RESULTS and WRITTEN from a worker: it has more tasks in hand. Else NO_WORKER."""
+
 Bytes = bytes | bytearray | memoryview
 
 
@@ -111,6 +114,7 @@ class Kind(enum.IntEnum):
     KEPT = 32  # worker > launcher > head: it is there, or not any more
     INSPECT = 33  # head > launcher > copy: a line for the debugger there
     INSPECTED = 34  # copy > launcher > head: what that has printed
+    WRITTEN = 36  # worker > launcher: up to where there are answers in the ring (answer_ring.py)
     BROKEN = 28  # launcher > head: what came from the head is no frame; text
 
 
@@ -160,10 +164,12 @@ def records_frame(kind: Kind, worker: WorkerNumber, parts: Sequence[Bytes]) -> l
     return [HEADER.pack(BEGIN, length, kind, worker), *parts, END]
 
 
-def result_frame(task: TaskNumber, outcome: Outcome, seconds: float, payload: bytes) -> bytes:
+def result_frame(
+    task: TaskNumber, outcome: Outcome, seconds: float, payload: bytes, worker: WorkerNumber = NO_WORKER
+) -> bytes:
     """Return a whole frame with one result that has no buffers."""
     size = len(payload)
-    head = RESULT_HEAD.pack(BEGIN, RESULT.size + size, Kind.RESULTS, NO_WORKER, task, outcome, seconds, 0, size)
+    head = RESULT_HEAD.pack(BEGIN, RESULT.size + size, Kind.RESULTS, worker, task, outcome, seconds, 0, size)
     return head + payload + END
 
 

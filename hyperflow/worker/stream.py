@@ -1,0 +1,107 @@
+"""The worker's stream to its launcher: a socket, and beside it the ring of answers (wire/answer_ring.py).
+
+While a worker has more tasks in hand, it leaves an answer in the ring, which costs no system call, and wakes its
+launcher only now and then: a message says up to where there are answers.
+
+Guarantees: an answer that was left without a message lies there for LOOK seconds at most, also if the next task takes
+hours: it is left so only within WAKE seconds of a message that says that there is more in hand, and LOOK seconds after
+each such message the launcher looks by itself. (So the answer is there first, and then the clock is read.) An answer
+after which nothing is in hand is sent at once. What goes through the socket comes behind all answers that were in the
+ring before it: it begins with how many these are.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections.abc import Sequence
+
+from hyperflow.wire import frames
+from hyperflow.wire.answer_ring import LONGEST, SIZE, WAKE, AnswerRing
+from hyperflow.wire.frames import IN_HAND, Kind, Outcome
+from hyperflow.wire.numbers import NO_WORKER, TaskNumber
+
+PART = SIZE // 4
+"""Bytes in the ring for which the launcher is woken in any case."""
+
+
+class Stream:
+    """A worker's end."""
+
+    def __init__(self, sock: socket.socket, ring: AnswerRing) -> None:
+        self.fileno = sock.fileno
+        self.recv = sock.recv
+        self._sock = sock
+        self._ring = ring
+        self._told = 0  # up to where the launcher knows that there are answers
+        self._woken = -math.inf  # when it was told last that there is more in hand
+        self._believes = False  # whether it believes so
+
+    def answer(
+        self, task: TaskNumber, outcome: Outcome, seconds: float, data: bytes, more: bool, before: bytes = b""
+    ) -> None:
+        """Send an answer without buffers.
+
+        Args:
+            more: Whether another task is in hand.
+            before: A message that belongs to the answer.
+        """
+        ring = self._ring
+        if more and not before and len(data) < LONGEST and ring.put(task, outcome, seconds, data):
+            if time.perf_counter() - self._woken >= WAKE or ring.written - self._told >= PART:
+                self._send(b"", more)
+            return
+        self._send(before + frames.result_frame(task, outcome, seconds, data, IN_HAND if more else NO_WORKER), more)
+
+    def answer_in_parts(self, record: Sequence[frames.Bytes], more: bool, before: bytes) -> None:
+        """Send an answer with buffers."""
+        first, *others = frames.records_frame(Kind.RESULTS, IN_HAND if more else NO_WORKER, record)
+        self._send(before + first, more)
+        for part in others:
+            self._sock.sendall(part)
+
+    def rest(self) -> None:
+        """Nothing is in hand any more, and what comes next is waited for."""
+        if self._believes or self._told != self._ring.written:
+            self._sock.sendall(self._so_far(more=False))
+
+    def sendall(self, data: bytes) -> None:
+        """Send a message of the evaluation that runs."""
+        self._send(data, more=True)
+
+    def send_at_once(self, data: bytes) -> bool:
+        """Do the same unless that would have to wait; return whether it was sent."""
+        told, woken = self._told, self._woken
+        if told != self._ring.written:
+            data = self._so_far(more=True) + data
+        try:
+            sent = self._sock.send(data, socket.MSG_DONTWAIT)
+        except OSError:  # nobody reads fast enough
+            self._told, self._woken = told, woken
+            return False
+        if sent < len(data):  # a kernel that cuts it after all
+            self._sock.sendall(data[sent:])
+        return True
+
+    def send_fd(self, message: bytes, fd: int) -> None:
+        """Send a message with a descriptor."""
+        self._send(b"", more=True)
+        sent = socket.send_fds(self._sock, [message], [fd])
+        if sent < len(message):
+            self._sock.sendall(message[sent:])
+
+    def _send(self, data: bytes, more: bool) -> None:
+        if self._told != self._ring.written:
+            data = self._so_far(more) + data
+        self._believes = more
+        if data:
+            self._sock.sendall(data)
+
+    def _so_far(self, more: bool) -> bytes:
+        """Return the message that says how much is in the ring."""
+        self._told = self._ring.written
+        self._believes = more
+        if more:
+            self._woken = time.perf_counter()
+        return frames.frame(Kind.WRITTEN, IN_HAND if more else NO_WORKER, frames.SIZE.pack(self._told))
