@@ -38,6 +38,7 @@ class WorkerProcess:
         self.leave_by: float | None = None
         self.leave_why = "closing"
         self.kill_at: float | None = None
+        self.answers_at = 0.0  # when to look for answers; 0 if not at all
         self.look_at = 0.0  # when to look again who of its processes is left
         self._log_file = order.log_file
         self._log_start = 0  # a worker appends to the log of the previous worker in its slot

@@ -7,6 +7,7 @@ wait goes with what comes next, or when its moment has come: one write costs som
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import selectors
@@ -81,7 +82,7 @@ class HeadStream:
         self.due, self._kept = math.inf, 0
         try:
             while self._out:
-                sent = os.writev(self._out_fd, [self._out[i] for i in range(min(len(self._out), 64))])
+                sent = os.writev(self._out_fd, list(itertools.islice(self._out, 64)))
                 self.last_sent = time.monotonic()
                 while sent:
                     first = self._out[0]

@@ -24,11 +24,11 @@ SIZE = 1 << 16
 LONGEST = SIZE // 8
 """Bytes of an answer that goes through the ring. For a longer one, a system call is cheap."""
 
-WAKE = 0.002
+WAKE = 0.006
 """Seconds between messages of a worker that has more tasks in hand."""
 
-LOOK = 2 * WAKE
-"""Seconds after such a message until the launcher looks by itself."""
+LOOK = 0.015
+"""Seconds after such a message until the launcher looks by itself; more than WAKE."""
 
 PAGES = mmap.PAGESIZE + SIZE
 """What a worker and its launcher share: one page of words (see also claim_page.py), and the answers."""

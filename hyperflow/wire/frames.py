@@ -268,6 +268,11 @@ class Reader:
 
     def feed(self, data: Bytes) -> list[tuple[int, WorkerNumber, memoryview]]:
         """Take bytes in, and return the frames that are complete: (kind, worker, body)."""
+        if not self._buffer and len(data) > HEADER.size:  # what comes is mostly one frame
+            begin, length, kind, worker = HEADER.unpack_from(data)
+            end = HEADER.size + length
+            if end + TAIL.size == len(data) and begin == BEGIN and kind in _KINDS and data[end:] == END:
+                return [(kind, worker, memoryview(bytearray(data))[HEADER.size : end])]
         self._buffer += data
         if len(self._buffer) < self._needed:
             return []

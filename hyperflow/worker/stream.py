@@ -5,8 +5,8 @@ launcher only now and then: a message says up to where there are answers.
 
 Guarantees: an answer that was left without a message lies there for LOOK seconds at most, also if the next task takes
 hours: it is left so only within WAKE seconds of a message that says that there is more in hand, and LOOK seconds after
-each such message the launcher looks by itself. (So the answer is there first, and then the clock is read.) An answer
-after which nothing is in hand is sent at once. What goes through the socket comes behind all answers that were in the
+each such message the launcher looks by itself. (So the answer is there first, and then the clock is read.) When the
+last task in hand starts, and when there is none, all is sent: more can come while the last one runs. What goes through the socket comes behind all answers that were in the
 ring before it: it begins with how many these are.
 """
 
@@ -39,25 +39,25 @@ class Stream:
         self._believes = False  # whether it believes so
 
     def answer(
-        self, task: TaskNumber, outcome: Outcome, seconds: float, data: bytes, more: bool, before: bytes = b""
+        self, task: TaskNumber, outcome: Outcome, seconds: float, data: bytes, left: int, before: bytes = b""
     ) -> None:
         """Send an answer without buffers.
 
         Args:
-            more: Whether another task is in hand.
+            left: How many tasks are in hand.
             before: A message that belongs to the answer.
         """
-        ring = self._ring
-        if more and not before and len(data) < LONGEST and ring.put(task, outcome, seconds, data):
-            if time.perf_counter() - self._woken >= WAKE or ring.written - self._told >= PART:
+        ring, more = self._ring, left > 1
+        if left and not before and len(data) < LONGEST and ring.put(task, outcome, seconds, data):
+            if not more or time.perf_counter() - self._woken >= WAKE or ring.written - self._told >= PART:
                 self._send(b"", more)
             return
         self._send(before + frames.result_frame(task, outcome, seconds, data, IN_HAND if more else NO_WORKER), more)
 
-    def answer_in_parts(self, record: Sequence[frames.Bytes], more: bool, before: bytes) -> None:
+    def answer_in_parts(self, record: Sequence[frames.Bytes], left: int, before: bytes) -> None:
         """Send an answer with buffers."""
-        first, *others = frames.records_frame(Kind.RESULTS, IN_HAND if more else NO_WORKER, record)
-        self._send(before + first, more)
+        first, *others = frames.records_frame(Kind.RESULTS, IN_HAND if left > 1 else NO_WORKER, record)
+        self._send(before + first, left > 1)
         for part in others:
             self._sock.sendall(part)
 

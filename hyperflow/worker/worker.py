@@ -224,8 +224,8 @@ class Worker:
         self.context = contextvars.copy_context()
         self.runner: asyncio.Runner | None = None
         self.seq = 0
-        self.more = False
-        """Whether there is another task in hand."""
+        self.left = 0
+        """How many tasks are in hand behind the one that runs; at least so many."""
         self.trouble = ""
         self.traces = Traces(stream.fileno())
         self.measure = Measure()
@@ -274,14 +274,13 @@ class Worker:
 
     def run_all(self, body: memoryview) -> None:
         words, later = self.claims.words, self.lock_client.later
-        records = frames.tasks(body)
-        following = next(records, None)
-        while following is not None:
-            task, function, payload, buffers = following
-            following = next(records, None)
-            if following is None and self.more and not later:
+        records = list(frames.tasks(body))
+        left = count = len(records)
+        for task, function, payload, buffers in records:
+            left -= 1
+            if left < 2 <= count and not later:
                 self.poll()
-            self.more = following is not None or bool(later)
+            self.left = left + len(later)
             self.seq = seq = self.seq + 1
             words[ClaimPage.STARTED] = seq
             if words[ClaimPage.FROM] <= seq < words[ClaimPage.BELOW]:
@@ -541,10 +540,10 @@ class Worker:
         beside: bytes = b"",
     ) -> None:
         if not buffers:
-            self.stream.answer(task, outcome, seconds, data, self.more, beside)
+            self.stream.answer(task, outcome, seconds, data, self.left, beside)
             return
         found = [self.shared(each) for each in buffers]
-        self.stream.answer_in_parts(frames.result_record(task, outcome, seconds, data, found), self.more, beside)
+        self.stream.answer_in_parts(frames.result_record(task, outcome, seconds, data, found), self.left, beside)
 
     def shared(self, data: memoryview) -> frames.Buffer:
         """Put a large buffer into a block, pass it on, and return its number; or return the buffer as it is."""
