@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import harness
+from benchmarks import goals, harness, scale
 from benchmarks.harness import OURS, QUESTIONS, Question, Result
 
 app = cyclopts.App(name="python -m benchmarks", help=__doc__)
@@ -51,6 +51,10 @@ def main(
 
         report.write(results)
     return int(any(result.skipped.get(OURS, "").startswith("failed") for result in results))
+
+
+app.command(scale.main, name="scale")
+app.command(goals.main, name="goals")
 
 
 def table(result: Result) -> Table:

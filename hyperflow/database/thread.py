@@ -83,7 +83,7 @@ class DatabaseThread(Generic[H]):
             raise
 
     def check(self) -> None:
-        """Raise if the database was closed, or is not this process's."""
+        """Raise if the database was closed, or is not this process's, or its thread has ended by an error."""
         if self._closing is not None:
             raise DatabaseError(f"the results database {self.name} was closed; use it while its program runs")
         if not self._is_ours():
@@ -91,6 +91,8 @@ class DatabaseThread(Generic[H]):
                 f"the results database {self.name} belongs to process {self._pid}; a process forked from it cannot "
                 "use it. Return results from the evaluation and record them in the job"
             )
+        if self._failure is not None:
+            raise _another(self._failure)
 
     def call(self, run: Callable[[H], T]) -> asyncio.Future[T]:
         """Run a function in the thread, and return the future of its result."""

@@ -25,6 +25,7 @@ from hyperflow._version import __version__
 from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError, LauncherError
+from hyperflow.head.channels import Channels
 from hyperflow.transports.process import LAUNCHER, Connection, CutOff, Transport, launcher_log, portable_environment
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
@@ -45,7 +46,10 @@ OF_LINKS = frozenset(map(int, (Kind.ALIVE, Kind.BLOCK, Kind.CONTENT, Kind.BROKEN
 _ENDED = "its stream ended"
 
 BlockKey = tuple[WorkerNumber, BlockNumber]
-OnFrame = Callable[[int, WorkerNumber, memoryview], None]
+Frame = tuple[int, WorkerNumber, memoryview]
+"""Kind, worker, body."""
+
+OnFrames = Callable[[Sequence[Frame]], None]
 OnLost = Callable[["Link", str, bool], None]
 """Gets the cause, and a flag: True if the node may still be running because it has not noticed."""
 
@@ -57,12 +61,12 @@ def _nothing() -> None:
 class Link:
     """One node's launcher, as the head sees it.
 
-    `on_frame` gets each frame after the handshake. `on_lost` is called once, if the node is given up or its stream ends
+    `on_frames` gets all frames after the handshake, as many at a time as come in one read. `on_lost` is called once, if the node is given up or its stream ends
     before `close`.
     """
 
     def __init__(
-        self, transport: Transport, settings: Settings, log_dir: Path, on_frame: OnFrame, on_lost: OnLost
+        self, transport: Transport, settings: Settings, log_dir: Path, on_frames: OnFrames, on_lost: OnLost
     ) -> None:
         self.node = transport.node
         self.log_file = launcher_log(log_dir, transport.node)
@@ -76,13 +80,15 @@ class Link:
         self._settings = settings
         self._noise: bytes | None = b""  # what came before the launcher's first line (HELLO); None after that
         self._log_dir = log_dir
-        self._on_frame = on_frame
+        self._on_frames = on_frames
         self._on_lost = on_lost
         self._reader = frames.Reader()
         self._connection: Connection | None = None
         self._full = False  # whether the stream holds more than it should
         self._backlog: deque[Sequence[frames.Bytes]] = deque()  # what waits for it
         self._shares_memory = False
+        self.channels: Channels | None = None
+        """Those of its workers, if they are on this machine."""
         self._path: list[str] = []  # the `sys.path` that the node knows
         self._blocks: dict[BlockKey, memoryview | OSError] = {}  # of results that have not come yet
         self._filled: dict[BlockKey, int] = {}  # bytes that have come of a block
@@ -113,6 +119,8 @@ class Link:
             if kind == Kind.FAILED:
                 raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode(errors='replace')}")
             self._shares_memory = messages.read(Ready, body).shares_memory
+            if self._shares_memory:
+                self.channels = Channels(self.write)
             self._inbox = None
         except BaseException:
             await self.close()
@@ -204,6 +212,8 @@ class Link:
 
     def found(self, worker: WorkerNumber, buffers: Sequence[frames.Buffer]) -> list[memoryview]:
         """Return the buffers of a result, with those that are in blocks; raises OSError if one could not be opened."""
+        if self.channels is not None:
+            buffers = self.channels.taken(worker, buffers)
         return [self._take_block(worker, BlockNumber(each)) if isinstance(each, int) else each for each in buffers]
 
     def _take_block(self, worker: WorkerNumber, number: BlockNumber) -> memoryview:
@@ -216,6 +226,8 @@ class Link:
         """A worker has ended: nobody can use what it sent without a result."""
         for key in [key for key in self._blocks if key[0] == worker]:
             del self._blocks[key]
+        if self.channels is not None:
+            self.channels.drop(worker)
 
     def beat(self, now: float, lapse: float) -> None:
         """Give a sign of life if there was none lately; give the node up if it gave none for long.
@@ -239,17 +251,29 @@ class Link:
         except frames.ProtocolError as error:
             self._on_foreign(f"{error}; something on {self.node} writes into the stream of its launcher")
             return
-        for kind, worker, body in received:
-            if kind in OF_LINKS:
-                if kind == Kind.BROKEN:
-                    said = bytes(body).decode(errors="replace")
-                    self._on_foreign(f"{said}; something on {self.node} writes or reads where its launcher reads")
-                elif kind != Kind.ALIVE:
-                    self._on_block(kind, worker, body)
-            elif self._inbox is not None:
+        if not OF_LINKS.isdisjoint([frame[0] for frame in received]):
+            received = self._take_own(received)
+        if self._inbox is not None:
+            for kind, _, body in received:
                 self._inbox.put_nowait((kind, body))
-            else:
-                self._on_frame(kind, worker, body)
+        elif received:
+            self._on_frames(received)
+
+    def _take_own(self, received: list[Frame]) -> list[Frame]:
+        """Deal with the frames that are for the link, and return the others."""
+        others: list[Frame] = []
+        for kind, worker, body in received:
+            if kind not in OF_LINKS:
+                others.append((kind, worker, body))
+            elif kind == Kind.BROKEN:
+                said = bytes(body).decode(errors="replace")
+                if others and self._inbox is None:
+                    self._on_frames(others)  # what came before it counts
+                self._on_foreign(f"{said}; something on {self.node} writes or reads where its launcher reads")
+                return []
+            elif kind != Kind.ALIVE:
+                self._on_block(kind, worker, body)
+        return others
 
     def _on_foreign(self, what: str) -> None:
         """Give a node up in whose stream others write, and say so: what comes next makes no sense."""

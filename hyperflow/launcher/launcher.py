@@ -135,6 +135,9 @@ class Launcher:
         self.head.send(frames.HELLO, messages.framed(greeting(self.cache.proof.offer())))
         self.head.flush()
         while not (self.closing and not self.workers):
+            if not self.zygote.is_warm and not self.closing and not self.selector.select(0):
+                self.zygote.warm_up_a_little()
+                continue
             self.turn()
         processes.end_descendants()
         self.head.flush_all()
@@ -142,10 +145,11 @@ class Launcher:
     def turn(self) -> None:
         """Wait until something happens, and do what is to be done about it. Most turns pass on one message."""
         moment = min(self.alarm, self.head.due)
-        patience = max(moment - self.now, 0.0) if moment < math.inf else None
+        began = time.monotonic()
+        patience = max(moment - began, 0.0) if moment < math.inf else None
         ready = self.selector.select(patience)
-        before, self.now = self.now, time.monotonic()
-        self.woke_up(patience, self.now - before)
+        self.now = time.monotonic()
+        self.woke_up(patience, self.now - began)
         for key, events in ready:
             if isinstance(key.data, child.WorkerProcess):
                 self.on_worker(key.data, events)
@@ -309,7 +313,7 @@ class Launcher:
         elif kind == Kind.GIVE:
             for data in self.cache.given(number, body):
                 self.forward(process, data)
-        elif kind in (Kind.NAMED, Kind.LOCK_REPLY, Kind.STREAM_REPLY):
+        elif kind in (Kind.NAMED, Kind.CHANNEL, Kind.LOCK_REPLY, Kind.STREAM_REPLY):
             self.forward(process, frames.frame(kind, number, body))
         elif kind == Kind.KEEP:
             if self.post_mortems.has_room:

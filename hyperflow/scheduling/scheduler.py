@@ -16,7 +16,8 @@ with the events; the engine decides when to `rebalance`.
 
 Tasks are prefetched (prefetch.py) only while no CPU is free. When a CPU becomes free and nothing waits for it, tasks
 that were prefetched elsewhere are retracted. So there is no head-of-line blocking: a task never waits for long behind
-another one while a CPU idles, even if the estimate was wrong.
+another one while a CPU idles, even if the estimate was wrong. While more waits, no CPU idles; then what is queued at a
+worker that has fallen behind the others comes back, so that nothing younger overtakes it for long.
 
 Rejected: a queue at each node (the launcher is Python too, and would have to handle every task); work stealing between
 workers (they would need to know each other, and a crash could not be charged to the right task).
@@ -24,13 +25,14 @@ workers (they would need to know each other, and a crash could not be charged to
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 
 from hyperflow.errors import ImpossibleRequest
 from hyperflow.scheduling.idle import IdleWorkers
 from hyperflow.scheduling.pool import CpuPool
-from hyperflow.scheduling.prefetch import PREFETCH_BYTES, RETRACT_WORTH, Estimates
+from hyperflow.scheduling.prefetch import PATIENCE, PREFETCH_BYTES, RETRACT_WORTH, Estimates
 from hyperflow.scheduling.state import (
     CANCELLED,
     ENDED,
@@ -54,7 +56,16 @@ REBALANCE_PAUSE = 0.005
 """Seconds between looks of the engine at workers that hold tasks while a CPU is free."""
 
 LOOKS_AT_ONCE = 100
-"""How many workers a step looks at for tasks that are worth retracting; the engine's `rebalance` looks at all."""
+"""How many workers a step looks at for tasks that are worth retracting."""
+
+REBALANCE_LOOKS = 5000
+"""How many the engine's `rebalance` looks at, every REBALANCE_PAUSE."""
+
+FORK_WORK = 6
+"""A start with a new worker takes so many times as long as one with an idle worker."""
+
+ANSWERS_A_LOOK = 4
+"""For so many answers, a step looks at one worker that holds prefetched tasks: whether it has fallen behind."""
 
 
 class Scheduler:
@@ -71,15 +82,25 @@ class Scheduler:
         """Tasks that are with a worker."""
         self.late = 0
         """Answers for tasks that another worker has by now, or that were cancelled."""
+        self.unfinished = False
+        """Whether the last `schedule` left something that can be started at once."""
+        self._at: dict[str, dict[WorkerNumber, Worker]] = {}  # the workers of each node
         self._queues: dict[Request, deque[Task]] = defaultdict(deque)  # each deque ordered by number
         self._prefetched = 0  # tasks that are with a worker that has an older one
         self._active = 0  # workers that hold CPUs
         # Workers to look at when prefetching: those that something happened to. To look at all would cost O(workers).
         self._candidates: dict[WorkerNumber, Worker] = {}
+        self._freed: list[Worker] = []  # those that have just run out of tasks; they keep their CPUs until `settle`
         self._overfull: deque[Worker] = deque()  # those that have, or had lately, more than one task
         self._idle = IdleWorkers(self.pool)
         self._estimates = Estimates()
         self._next_worker = 1
+        self._ending = 0  # workers that are being killed
+        self._leaving = 0  # workers that have done the one task that they were for
+        self._answers = 0  # that have come so far
+        self._looked_at = 0  # of those, how many had come when it last looked who has fallen behind
+        self._suspects: dict[TaskNumber, str] = {}  # that are with a worker, and its node
+        self._suspected: dict[str, int] = {}  # how many are on each node that has one
         self._effects: list[Effect] = []
 
     # ---- what one may ask ---------------------------------------------------------------------------------------
@@ -88,6 +109,17 @@ class Scheduler:
     def unbalanced(self) -> bool:
         """Whether a CPU is free while tasks are prefetched: time to `rebalance` soon."""
         return self._prefetched > 0 and self.pool.free > 0
+
+    @property
+    def states(self) -> dict[str, int]:
+        """How many workers are busy, idle, ending; without a look at each."""
+        freed = sum(1 for worker in self._freed if self._is_free(worker))
+        idle, ending = self._idle.count + self._leaving + freed, self._ending
+        return {"busy": len(self.workers) - idle - ending, "idle": idle, "ending": ending}
+
+    def workers_at(self, node: str) -> list[Worker]:
+        """Return the workers of a node."""
+        return list(self._at.get(node, {}).values())
 
     def refusal(self, cpus: int) -> ImpossibleRequest | None:
         """Return the error for a request that no node can serve, or None."""
@@ -103,6 +135,7 @@ class Scheduler:
         """A node is up."""
         self.pool.add(name, cpus)
         self._idle.add_node(name)
+        self._at[name] = {}
 
     def expect_no_more(self, name: str) -> list[Task]:
         """A node that was expected does not come: return the tasks that have become impossible."""
@@ -112,8 +145,8 @@ class Scheduler:
     def put_aside(self, name: str) -> None:
         """Start nothing more on a node."""
         self.pool.put_aside(name)
-        for worker in self.workers.values():
-            if worker.node == name and len(worker.queue) > 1 and not worker.retracting and not worker.ending:
+        for worker in self.workers_at(name):
+            if len(worker.queue) > 1 and not worker.retracting and not worker.ending:
                 self._retract(worker)
 
     def take_back(self, name: str) -> None:
@@ -124,8 +157,7 @@ class Scheduler:
         """Take the exclusive tasks from a node that is about to be lost; the caller resubmits them."""
         held = [
             task
-            for worker in self.workers.values()
-            if worker.node == name
+            for worker in self.workers_at(name)
             for task in worker.queue.values()
             if task.exclusive and task.state is SENT
         ]
@@ -142,13 +174,15 @@ class Scheduler:
         self.pool.remove(name)
         self._idle.remove_node(name)
         back: list[Task] = []
-        for worker in [w for w in self.workers.values() if w.node == name]:
+        for worker in self._at.pop(name).values():
             del self.workers[worker.number]
+            self._count_out(worker)
             self._release(worker)
+            tasks = self._empty(worker)
             # All of them: the worker may have been further than its answers, which are lost with the node, have told.
-            for task in worker.queue.values():
+            for task in tasks:
                 task.was_lost_on(name)
-            back += self._empty(worker)
+            back += tasks
         again = self._put_back(back)
         impossible = self._take_impossible()
         return [task for task in again if task.state is WAITING], impossible
@@ -179,6 +213,7 @@ class Scheduler:
         """Start a copy of a task at once, on another node if possible; False if no CPU is idle."""
         if self.waiting or self._prefetched or self.paused or of.worker is None:
             return False
+        self.settle()
         node = self.pool.roomiest(copy.cpus, without=(of.worker.node,)) or self.pool.roomiest(copy.cpus)
         if node is None:
             return False
@@ -192,6 +227,8 @@ class Scheduler:
         if worker is None or task is None:
             self.late += 1
             return None
+        self._answers = worker.heard = self._answers + 1
+        worker.slow = False
         if task.state is CANCELLED:
             self._leave(worker, task)
             return None
@@ -231,6 +268,12 @@ class Scheduler:
             self.kill(worker)
         return self._put_back(back)
 
+    def was_lost(self, task: Task, node: str) -> None:
+        """A node was lost on which another task ran that did the same as this one."""
+        task.was_lost_on(node)
+        if task.worker is not None and task.number in task.worker.queue:
+            self._suspect(task, task.worker.node)
+
     def cancel(self, task: Task) -> None:
         """No flow wants the task any more: kill the worker if it may be in it."""
         worker = task.worker
@@ -250,8 +293,11 @@ class Scheduler:
 
     def kill(self, worker: Worker) -> None:
         """End a worker; its CPUs come back when `ended` is called."""
+        self.settle()
         if not worker.ending:
             worker.ending = True
+            self._leaving -= worker.fresh and not worker.queue
+            self._ending += 1
             self._idle.remove(worker)
             self._effects.append(Kill(worker))
 
@@ -264,6 +310,8 @@ class Scheduler:
         worker = self.workers.pop(number, None)
         if worker is None:
             return None, []
+        del self._at[worker.node][number]
+        self._count_out(worker)
         self._idle.remove(worker)
         self._idle.give_back_slot(worker)
         self._release(worker)
@@ -275,19 +323,75 @@ class Scheduler:
 
     # ---- decisions ----------------------------------------------------------------------------------------------
 
-    def schedule(self) -> list[Effect]:
-        """Place what can be placed, prefetch, and return all effects since the last call."""
+    def schedule(self, work: float = math.inf) -> list[Effect]:
+        """Place what can be placed, prefetch, and return all effects since the last call.
+
+        A start counts one, or FORK_WORK with a new worker; after so much `work`, `unfinished` tells that more is left.
+        """
+        self.unfinished = False
+        if self._freed:
+            if self.waiting and not self.paused:
+                self._hand_over()
+            self.settle()
         if self.waiting and not self.paused:
-            self._place()
-            if self.waiting:
+            self.unfinished = not self._place(work)
+            if self.waiting and not self.unfinished:
                 self._prefetch()
                 if self.waiting and self.pool.free:
-                    self._place()  # the reservation's holder may be among what was prefetched
-        self._candidates.clear()
-        if self._prefetched and self.pool.free and not self.waiting:
-            self.rebalance(RETRACT_WORTH, looks=LOOKS_AT_ONCE)
+                    self.unfinished = not self._place(work)  # the reservation's holder may have been prefetched
+        if not self.unfinished:
+            self._candidates.clear()
+        if self._prefetched:
+            if not self.waiting:
+                if self.pool.free:
+                    self.rebalance(RETRACT_WORTH, looks=LOOKS_AT_ONCE)
+            elif self._answers - self._looked_at >= ANSWERS_A_LOOK:
+                self._take_from_slow((self._answers - self._looked_at) // ANSWERS_A_LOOK)
+                self._looked_at = self._answers
         effects, self._effects = self._effects, []
         return effects
+
+    def settle(self) -> None:
+        """Take back the CPUs of workers that have run out of tasks."""
+        for worker in self._freed:
+            if self._is_free(worker):
+                self._release(worker)
+                self._idle.put(worker)
+        self._freed.clear()
+
+    def _is_free(self, worker: Worker) -> bool:
+        return not worker.queue and not worker.ending and worker.number in self.workers
+
+    def _hand_over(self) -> None:
+        """Give the workers that have run out of tasks the next ones, where nothing is to be chosen.
+
+        What fits is of one size, so whoever has that size takes the oldest. To take its CPUs back and look for the best
+        node would cost each round trip, and each of a thousand answers at a time, four times as much.
+        """
+        requests = [request for request in self._queues if self._oldest(request) is not None]
+        if len(requests) != 1 or type(requests[0]) is Wish:
+            return
+        (cpus,) = requests
+        for worker in self._freed:
+            if len(worker.cpus) == cpus and self._is_free(worker) and worker.node not in self.pool.aside:
+                oldest = self._oldest(cpus)
+                if oldest is None or oldest.fresh:
+                    return
+                self._give(worker, [self._pop(cpus)])
+
+    def _take_from_slow(self, looks: int) -> None:
+        """Retract what is queued at workers that have fallen behind: younger ones would start before it, elsewhere."""
+        behind = PATIENCE * self._active
+        for _ in range(min(looks, len(self._overfull))):
+            worker = self._overfull.popleft()
+            if len(worker.queue) < 2:
+                worker.overfull = False
+                continue
+            self._overfull.append(worker)
+            if not worker.ending and not worker.retracting:
+                if self._answers - worker.heard > behind * len(worker.queue):
+                    worker.slow = True
+                    self._retract(worker)
 
     def rebalance(self, worth: float = 0.0, looks: int | None = None) -> None:
         """Retract as many prefetched tasks as the free CPUs can take.
@@ -316,16 +420,21 @@ class Scheduler:
             free -= prefetched * cpus
             if free <= 0:
                 break
-        self._overfull.extendleft(reversed(looked_at))
+        if looks is not None and free > 0:
+            self._overfull.extend(looked_at)  # the next look is at others
+        else:
+            self._overfull.extendleft(reversed(looked_at))
 
-    def _place(self) -> None:
-        """Start what fits, oldest first; the oldest that does not fit reserves a node."""
+    def _place(self, work: float) -> bool:
+        """Start what fits, oldest first; the oldest that does not fit reserves a node. False: there were too many."""
         reserved: tuple[str, ...] = ()
         blocked: set[Request] = set()
+        sizes: list[Request] = []
         while True:
-            sizes = [size for size in self._queues if size not in blocked and self._oldest(size) is not None]
+            if len(sizes) != 1 or self._oldest(sizes[0]) is None:  # else it is the only one still
+                sizes = [size for size in list(self._queues) if size not in blocked and self._oldest(size) is not None]
             if not sizes:
-                return
+                return True
             first = min(sizes, key=lambda size: self._queues[size][0].number) if len(sizes) > 1 else sizes[0]
             if type(first) is Wish:
                 cpus, without = first.cpus, (*reserved, *self._closed_to(first))
@@ -333,25 +442,25 @@ class Scheduler:
                 cpus, without = first, reserved
             node = self.pool.roomiest(cpus, without)
             if node is not None:
-                self._start(self._pop(first), node)
+                if work <= 0:
+                    return False
+                work -= FORK_WORK if self._start(self._pop(first), node) else 1
                 if type(first) is Wish and not self._queues[first]:
                     del self._queues[first]  # else there would be more and more
+                    sizes = []
                 continue
             blocked.add(first)
+            sizes = []
             if not reserved and (promising := self.pool.most_promising(cpus, without)) is not None:
                 reserved = (promising,)
 
     def _closed_to(self, wish: Wish) -> set[str]:
         """Return the nodes that a task with a past must not have now."""
         closed = set(wish.avoided)
-        if closed.issuperset(self.pool.in_use(wish.cpus)):
+        if closed and closed.issuperset(self.pool.in_use(wish.cpus)):
             closed.clear()  # no other node is there
         if wish.suspect:
-            closed.update(
-                worker.node
-                for worker in self.workers.values()
-                if any(task.past is not None and task.past.lost for task in worker.queue.values())
-            )
+            closed.update(self._suspected)
         return closed
 
     def _oldest(self, request: Request) -> Task | None:
@@ -364,14 +473,15 @@ class Scheduler:
         self.waiting -= 1
         return self._queues[request].popleft()
 
-    def _start(self, task: Task, node: str) -> None:
-        worker = None if task.fresh else self._idle.take(node, task.cpus)
-        if worker is None:
-            worker = self._fork(node, task.cpus, task.fresh)
+    def _start(self, task: Task, node: str) -> bool:
+        """Start a task on a node; return whether that takes a new worker."""
+        idle = None if task.fresh else self._idle.take(node, task.cpus)
+        worker = self._fork(node, task.cpus, task.fresh) if idle is None else idle
         self.pool.take(node, worker.cpus)
         worker.leased = True
         self._active += 1
         self._give(worker, [task])
+        return idle is None
 
     def _fork(self, node: str, cpus: int, fresh: bool) -> Worker:
         surplus = self._idle.surplus(node)
@@ -380,13 +490,15 @@ class Scheduler:
         slot, ids = self._idle.take_slot(node), self.pool.lowest_free(node, cpus)
         worker = Worker(WorkerNumber(self._next_worker), node, slot, ids, fresh)
         self._next_worker += 1
-        self.workers[worker.number] = worker
+        self.workers[worker.number] = self._at[node][worker.number] = worker
         self._effects.append(Fork(worker))
         return worker
 
     def _give(self, worker: Worker, tasks: list[Task]) -> None:
         if worker.queue:  # to an idle worker goes only one task
             self._prefetched += len(tasks)
+        else:
+            worker.heard = self._answers
         for task in tasks:
             worker.sent += 1  # type: ignore[assignment]  # Seq() would cost each task a call
             task.seq = worker.sent
@@ -394,6 +506,8 @@ class Scheduler:
             task.state = SENT
             worker.queue[task.number] = task
             worker.load += task.size
+            if task.past is not None and task.past.lost:
+                self._suspect(task, worker.node)
         if len(worker.queue) > 1 and not worker.overfull:
             worker.overfull = True
             self._overfull.append(worker)
@@ -414,15 +528,17 @@ class Scheduler:
             oldest = self._oldest(cpus)
             if oldest is None or oldest.alone:
                 continue
+            left = len(self._queues[cpus])
+            ahead = self._estimates.is_ahead(oldest.function, self._active, left)
             rooms = [
                 (worker, room)
                 for worker in self._candidates.values()
                 if worker.node not in self.pool.aside
-                if worker.queue and len(worker.cpus) == cpus and (room := self._estimates.room(worker, oldest)) > 0
+                if worker.queue and len(worker.cpus) == cpus
+                if (room := self._estimates.room(worker, oldest, ahead)) > 0
             ]
             if not rooms:
                 continue
-            left = len(self._queues[cpus])
             share = -(-left // self._active)  # all that are at work will want more soon
             for worker, room in rooms:
                 tasks = self._take_prefetch(cpus, min(share, room), bound, oldest.function)
@@ -454,12 +570,24 @@ class Scheduler:
         worker.load -= task.size
         if task.state is SENT:  # a cancelled one was counted out before
             self.sent -= 1
+        if self._suspects:
+            self._acquit(task)
         if worker.queue:
             self._prefetched -= 1
             self._candidates[worker.number] = worker
-        elif not worker.ending and not worker.fresh:
-            self._release(worker)
-            self._idle.put(worker)
+        elif worker.ending:
+            pass
+        elif worker.fresh:
+            self._leaving += 1
+        else:
+            self._freed.append(worker)
+
+    def _count_out(self, worker: Worker) -> None:
+        """A worker has gone."""
+        if worker.ending:
+            self._ending -= 1
+        elif worker.fresh and not worker.queue:
+            self._leaving -= 1
 
     def _release(self, worker: Worker) -> None:
         if worker.leased:
@@ -474,7 +602,24 @@ class Scheduler:
         if tasks:
             self._prefetched -= len(tasks) - 1
         self.sent -= sum(task.state is SENT for task in tasks)
+        if self._suspects:
+            for task in tasks:
+                self._acquit(task)
         return tasks
+
+    def _suspect(self, task: Task, node: str) -> None:
+        """A node has got a suspect."""
+        if task.number not in self._suspects:
+            self._suspects[task.number] = node
+            self._suspected[node] = self._suspected.get(node, 0) + 1
+
+    def _acquit(self, task: Task) -> None:
+        """A task has left its worker; it may have been a suspect."""
+        node = self._suspects.pop(task.number, None)
+        if node is not None:
+            self._suspected[node] -= 1
+            if not self._suspected[node]:
+                del self._suspected[node]
 
     def _put_back(self, tasks: list[Task]) -> list[Task]:
         """Let tasks wait again, in the order of their numbers; return them without those that were cancelled."""

@@ -11,7 +11,7 @@ TCP and ssh check, too; it takes a second for each gigabyte.)
 
 Many tasks travel in one frame, one record each; so do many results. Buffers (numpy arrays, by pickle's protocol 5)
 follow their pickle, uncopied. A large one is replaced by the number of a block, which was sent before (see
-shared_memory.py).
+shared_memory.py), one in a channel by its place there (see channel.py).
 
 Backpressure: a block's content travels in frames of its own (CONTENT). The sender writes the next one when the stream
 takes it, so a large array does not fill the sender's memory.
@@ -24,6 +24,7 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 
+from hyperflow.wire.channel import IN_CHANNEL
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
 
 PROTOCOL_VERSION = 9
@@ -32,6 +33,7 @@ HEADER = struct.Struct("<IQBI")  # BEGIN, length of the body, kind, worker
 TAIL = struct.Struct("<I")  # END
 TASK = struct.Struct("<QIHQ")  # task, function, number of buffers, length of what follows
 RESULT = struct.Struct("<QBfHQ")  # task, outcome, seconds, number of buffers, length of what follows
+TASK_HEAD = struct.Struct("<IQBIQIHQ")  # HEADER and TASK of a frame with one task, packed at once
 RESULT_HEAD = struct.Struct("<IQBIQBfHQ")  # HEADER and RESULT of a frame with one result, packed at once
 DEFINITION = struct.Struct("<IBH")  # its number, its shape, how many blocks; their numbers and its pickle follow
 NUMBER = struct.Struct("<I")
@@ -40,6 +42,7 @@ KEPT = struct.Struct("<QI")  # task, the process of its copy; 0: it has gone
 SECONDS = struct.Struct("<d")
 SEQS = struct.Struct("<QQ")
 MEASURED = struct.Struct("<QdQ")  # task, seconds of CPU time, bytes of memory
+CHANNEL = struct.Struct("<Qq")  # process and descriptor that hold it
 BLOCK = struct.Struct("<QQQq")  # its number, size, process and descriptor that hold it; process 0: CONTENT follows
 
 BEGIN, END_NUMBER = 0xF5FBC1F9, 0xFAC0F6FD
@@ -74,6 +77,10 @@ STAY = b"stay\n"
 IN_HAND = WorkerNumber(1)
 """In the place of the worker, in RESULTS and WRITTEN from a worker: it has more tasks in hand. Else NO_WORKER."""
 
+CALLED, CANNOT_CALL = "<hyperflow node>", "<hyperflow cannot call back>"
+"""What is said first on each node of a step, before its name; and what before the reason, where a launcher of it
+cannot connect to the head (launcher/call_back)."""
+
 Bytes = bytes | bytearray | memoryview
 
 
@@ -89,6 +96,7 @@ class Kind(enum.IntEnum):
     GIVE = 7  # head > launcher: pass a kept definition on to a worker
     FORGET = 8  # head > launcher > worker: definitions that will not be used again
     TASKS = 9  # head > launcher > worker
+    CHANNEL = 36  # head > launcher > worker: where on this machine its channel is
     NAMED = 35  # head > launcher > worker: what the program calls the tasks that follow
     LIMIT = 10  # head > launcher: kill the worker unless it answers within so many seconds
     RETRACT = 11  # head > launcher: take back what the worker has not started
@@ -174,7 +182,7 @@ def result_frame(
 
 
 Buffer = memoryview | int
-"""A buffer, or the number of the block that it is in."""
+"""A buffer, or the number of the block that it is in, or its place in a channel."""
 
 
 def definition(number: int, shape: Shape, blocks: Sequence[int], data: bytes) -> bytes:
@@ -188,6 +196,12 @@ def read_definition(body: Bytes) -> tuple[DefinitionNumber, Shape, list[int], me
     end = DEFINITION.size + count * NUMBER.size
     numbers = [each for (each,) in NUMBER.iter_unpack(memoryview(body)[DEFINITION.size : end])]
     return number, Shape(shape), numbers, memoryview(body)[end:]
+
+
+def task_frame(worker: WorkerNumber, task: TaskNumber, function: DefinitionNumber, payload: bytes) -> bytes:
+    """Return a whole frame with one task that has no buffers."""
+    size = len(payload)
+    return TASK_HEAD.pack(BEGIN, TASK.size + size, Kind.TASKS, worker, task, function, 0, size) + payload + END
 
 
 def add_task(
@@ -209,8 +223,12 @@ def result_record(
     return [RESULT.pack(task, outcome, seconds, len(buffers), sum(map(len, content))), *content]
 
 
+def _place(number: int) -> int:
+    return number if number & IN_CHANNEL else number | IS_BLOCK
+
+
 def _content(payload: bytes, buffers: Sequence[Buffer]) -> list[Bytes]:
-    sizes = [each | IS_BLOCK if isinstance(each, int) else len(each) for each in buffers]
+    sizes = [_place(each) if isinstance(each, int) else len(each) for each in buffers]
     return [b"".join(map(SIZE.pack, sizes)), payload, *(each for each in buffers if not isinstance(each, int))]
 
 
@@ -228,18 +246,22 @@ def tasks(body: memoryview) -> Iterator[tuple[TaskNumber, DefinitionNumber, memo
         raise ProtocolError("a record that is longer than its frame")
 
 
-def results(body: memoryview) -> Iterator[tuple[TaskNumber, int, float, memoryview, list[Buffer]]]:
-    """Yield (task, outcome, seconds, payload, buffers) of a body of results."""
-    offset = 0
-    while offset < len(body):
-        task, outcome, seconds, count, length = RESULT.unpack_from(body, offset)
-        offset += RESULT.size
-        content = body[offset : offset + length]
-        offset += length
-        payload, buffers = _split(content, count) if count else (content, [])
-        yield task, outcome, seconds, payload, buffers
-    if offset > len(body):
+def results(body: memoryview) -> list[tuple[TaskNumber, int, float, memoryview, Sequence[Buffer]]]:
+    """Return (task, outcome, seconds, payload, buffers) of each record in a body of results."""
+    found: list[tuple[TaskNumber, int, float, memoryview, Sequence[Buffer]]] = []
+    offset, size, unpack = 0, len(body), RESULT.unpack_from
+    while offset < size:
+        task, outcome, seconds, count, length = unpack(body, offset)
+        start = offset + RESULT.size
+        offset = start + length
+        content = body[start:offset]
+        if count:
+            found.append((task, outcome, seconds, *_split(content, count)))
+        else:
+            found.append((task, outcome, seconds, content, ()))
+    if offset > size:
         raise ProtocolError("a record that is longer than its frame")
+    return found
 
 
 def _split(content: memoryview, count: int) -> tuple[memoryview, list[Buffer]]:
@@ -249,6 +271,8 @@ def _split(content: memoryview, count: int) -> tuple[memoryview, list[Buffer]]:
     for size in reversed(sizes):
         if size & IS_BLOCK:
             buffers.append(size ^ IS_BLOCK)
+        elif size & IN_CHANNEL:
+            buffers.append(size)
         else:
             buffers.append(content[start - size : start])
             start -= size
@@ -278,21 +302,22 @@ class Reader:
             return []
         whole = memoryview(self._buffer)
         frames: list[tuple[int, WorkerNumber, memoryview]] = []
-        offset = 0
-        self._needed = HEADER.size
-        while len(whole) - offset >= HEADER.size:
-            begin, length, kind, worker = HEADER.unpack_from(whole, offset)
+        offset, size = 0, len(whole)
+        self._needed = head = HEADER.size
+        header, tail = HEADER.unpack_from, TAIL.unpack_from  # bound once: thousands of frames may be in one read
+        while size - offset >= head:
+            begin, length, kind, worker = header(whole, offset)
             # Checked before the body is here: the body of a wrong header may never come.
             if begin != BEGIN or length > LARGEST_BODY or kind not in _KINDS:
                 raise ProtocolError(f"bytes that are not hyperflow's: {bytes(whole[offset : offset + SHOWN])!r}")
-            end = offset + HEADER.size + length
-            if end + TAIL.size > len(whole):
+            end = offset + head + length
+            if end + 4 > size:
                 self._needed = end + TAIL.size - offset
                 break
-            if TAIL.unpack_from(whole, end)[0] != END_NUMBER:
-                raise ProtocolError(_foreign_within(whole[offset + HEADER.size :], length))
-            frames.append((kind, worker, whole[offset + HEADER.size : end]))
-            offset = end + TAIL.size
+            if tail(whole, end)[0] != END_NUMBER:
+                raise ProtocolError(_foreign_within(whole[offset + head :], length))
+            frames.append((kind, worker, whole[offset + head : end]))
+            offset = end + 4
         self._buffer = bytearray(whole[offset:])  # a new one: the frames keep the old one
         return frames
 

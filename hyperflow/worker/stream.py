@@ -57,6 +57,8 @@ class Stream:
     def answer_in_parts(self, record: Sequence[frames.Bytes], left: int, before: bytes) -> None:
         """Send an answer with buffers."""
         first, *others = frames.records_frame(Kind.RESULTS, IN_HAND if left > 1 else NO_WORKER, record)
+        if sum(map(len, others)) < frames.CHUNK:  # a system call costs more than the copy
+            first, others = b"".join((first, *others)), []
         self._send(before + first, left > 1)
         for part in others:
             self._sock.sendall(part)

@@ -39,8 +39,9 @@ from hyperflow.saying import short_str
 from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
 from hyperflow.shipping.arrivals import Arrivals
 from hyperflow.shipping.importable import plain_is_enough
-from hyperflow.wire import frames, messages, processes
+from hyperflow.wire import blas, channel, frames, messages, processes
 from hyperflow.wire.answer_ring import AnswerRing
+from hyperflow.wire.channel import IN_CHANNEL, Channel
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Kind, Outcome, Shape
 from hyperflow.wire.machine import THREAD_VARIABLES
@@ -184,6 +185,8 @@ def _settle(info: WorkerInfo) -> None:
     numpy: Any = sys.modules.get("numpy")
     if "numpy.random" in sys.modules:  # numpy itself imports it only when it is asked for, which takes a while
         numpy.random.seed()  # else all workers would draw the same numbers
+    if numpy is not None:
+        blas.follow_environment()
     if numpy is not None and len(info.cpus) > 1:
         # It was imported while the variables said 1, see the launcher's `prepare`.
         with contextlib.suppress(ImportError):
@@ -217,6 +220,7 @@ class Worker:
         self.values: dict[DefinitionNumber, str] = {}  # tokens of stored values
         self.forgotten_classes = 0
         self.blocks: dict[int, Block] = {}  # of arguments, by DefinitionNumber
+        self.channel: Channel | None = None
         self.results = BlockNumber(0)  # the number of the last block of a result
         self.pid = os.getpid()
         self.forked = False  # whether this is a copy of the worker, which a function has made
@@ -262,6 +266,9 @@ class Worker:
                 number, size, pid, fd = frames.BLOCK.unpack(body)
                 with contextlib.suppress(OSError):  # the evaluation that needs it will say so
                     self.blocks[number] = Block.at(pid, fd, size)
+            elif kind == Kind.CHANNEL:
+                with contextlib.suppress(OSError):  # the head sends nothing by one that is not mapped
+                    self.channel = Channel.at(*frames.CHANNEL.unpack(body))
             elif kind == Kind.FORGET:
                 self.forget_all(number for (number,) in frames.NUMBER.iter_unpack(body))
             elif kind == Kind.NAMED:
@@ -289,6 +296,8 @@ class Worker:
                 self.run(task, function, payload, buffers)
                 if self.leaving:
                     return  # the others go to another worker
+            if buffers and self.channel is not None:
+                self.channel.tasks.let_go(channel.count(buffers))
 
     def poll(self) -> None:
         """Take what has come meanwhile, if there is anything."""
@@ -546,9 +555,9 @@ class Worker:
         self.stream.answer_in_parts(frames.result_record(task, outcome, seconds, data, found), self.left, beside)
 
     def shared(self, data: memoryview) -> frames.Buffer:
-        """Put a large buffer into a block, pass it on, and return its number; or return the buffer as it is."""
+        """Put a buffer into the channel, or into a block that is passed on, and return where; or return it as it is."""
         if data.nbytes < LARGE:
-            return data
+            return data if self.channel is None else self.channel.results.offer(data)
         try:
             block = Block.of(data)
         except OSError:  # too many open files, no memory, no memfd here
@@ -563,6 +572,9 @@ class Worker:
         """Return a buffer of an argument; changes to one that is in a block are this evaluation's own."""
         if not isinstance(buffer, int):
             return buffer
+        if buffer >= IN_CHANNEL:
+            assert self.channel is not None
+            return self.channel.tasks.copy(buffer)
         if buffer not in self.blocks:
             raise OSError(f"a large argument (block {buffer}) could not be opened on this node")
         return self.blocks[buffer].view()
