@@ -83,10 +83,10 @@ MOST_FDS = 253
 """The kernel passes at most so many descriptors with one message."""
 
 JOIN = 0.001
-"""Seconds that answers of workers with more tasks in hand may wait for others, to go to the head together."""
+"""Seconds that answers of workers with several tasks in hand may wait for others, to go to the head together."""
 
 JOIN_SHARE, JOIN_MOST = 0.05, 0.1
-"""They may wait longer where their tasks do: for this share of their time, at most so many seconds."""
+"""They may wait longer where their tasks take long: for this share of their time, at most so many seconds."""
 
 WORTH_JOINING = 2
 """They wait only if so many messages are to be expected meanwhile."""
@@ -470,7 +470,7 @@ class Launcher:
                     self.answer(process, body, in_hand)
                 elif kind == Kind.WRITTEN:
                     self.answer(process, process.answers.take(*frames.SIZE.unpack(body)), in_hand)
-                    if in_hand:
+                    if in_hand >= frames.SEVERAL:
                         self.look_later(process)
                 elif kind == Kind.BLOCK:
                     for part in self.cache.passed_on(process.number, body, process.fds.pop(0)):
@@ -496,8 +496,10 @@ class Launcher:
             return
         if in_hand:
             seconds = frames.RESULT.unpack_from(records)[2]  # of the first; the others mostly take as long
-            joined = max(JOIN, min(seconds * JOIN_SHARE, JOIN_MOST))
-            if joined * len(self.workers) > WORTH_JOINING * max(seconds, WAKE):
+            joined = min(seconds * JOIN_SHARE, JOIN_MOST)
+            if in_hand >= frames.SEVERAL:
+                joined = max(joined, JOIN)
+            if joined >= JOIN and joined * len(self.workers) > WORTH_JOINING * max(seconds, WAKE):
                 by = self.now + joined
         self.head.send(*frames.records_frame(Kind.RESULTS, process.number, [records]), by=by)
         process.deadline = None
@@ -520,7 +522,7 @@ class Launcher:
             pass  # what it sent before comes before
         try:
             if records := process.answers.take(max(end, process.answers.taken)):
-                self.answer(process, records, frames.IN_HAND)
+                self.answer(process, records, frames.SEVERAL)
         except frames.ProtocolError:
             self.kill(process, "its memory for answers was written to")
 

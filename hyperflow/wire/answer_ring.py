@@ -18,6 +18,9 @@ import platform
 from hyperflow.wire import frames
 from hyperflow.wire.numbers import TaskNumber
 
+_pack = frames.RESULT.pack
+_HEAD = mmap.PAGESIZE
+
 SIZE = 1 << 16
 """Bytes of answers that have not been taken; more than a thousand small ones."""
 
@@ -30,26 +33,23 @@ WAKE = 0.006
 LOOK = 0.015
 """Seconds after such a message until the launcher looks by itself; more than WAKE."""
 
-PAGES = mmap.PAGESIZE + SIZE
+PAGES = _HEAD + SIZE
 """What a worker and its launcher share: one page of words (see also claim_page.py), and the answers."""
 
 
-def _nothing() -> None:
-    """Do nothing: this processor shows writes in the order in which they were made."""
+FENCED = platform.machine() not in ("x86_64", "AMD64", "i686")
+"""Whether this processor may show writes to others in another order than that in which they were made."""
+
+fence = os.sched_yield
+"""Keeps them in order: the kernel's scheduler contains such a barrier, and Python has no cheaper way to one."""
 
 
-fence = _nothing if platform.machine() in ("x86_64", "AMD64", "i686") else os.sched_yield
-"""Keeps what is written before it before what is written after it, for other processors, too.
-
-The kernel's scheduler contains such a barrier; Python has no cheaper way to one.
-"""
+WRITTEN, TAKEN = 8, 16
+"""Words of the shared page: up to where the worker has written, and the launcher taken. Not in one cache line."""
 
 
 class AnswerRing:
     """One end of the ring; each end has a copy of its own, with what it knows of both."""
-
-    WRITTEN, TAKEN = 8, 16
-    """Words of the shared page: up to where the worker has written, and the launcher taken. Not in one cache line."""
 
     def __init__(self, page: mmap.mmap, size: int = SIZE) -> None:
         self.page = page
@@ -60,31 +60,34 @@ class AnswerRing:
 
     def put(self, task: TaskNumber, outcome: int, seconds: float, payload: bytes) -> bool:
         """For the worker: write an answer that has no buffers; False if there is no room for it."""
-        record = frames.RESULT.pack(task, outcome, seconds, 0, len(payload)) + payload
-        end = self.written + len(record)
+        record = _pack(task, outcome, seconds, 0, len(payload)) + payload
+        begin = self.written
+        end = begin + len(record)
         if end - self.taken > self.size:
-            self.taken = self.words[self.TAKEN]
+            self.taken = self.words[TAKEN]
             if end - self.taken > self.size:
                 return False
-        start, stop = self.written % self.size, end % self.size
+        start, stop = begin % self.size, end % self.size
         if start < stop:
-            self.page[mmap.PAGESIZE + start : mmap.PAGESIZE + stop] = record
+            self.page[_HEAD + start : _HEAD + stop] = record
         else:
             self._put_around(start, record)
-        fence()
-        self.words[self.WRITTEN] = self.written = end
+        if FENCED:
+            fence()
+        self.words[WRITTEN] = self.written = end
         return True
 
     def _put_around(self, start: int, record: bytes) -> None:
         """Write a record that reaches the end of the memory, and goes on at its beginning."""
         first = self.size - start
-        self.page[mmap.PAGESIZE + start : mmap.PAGESIZE + self.size] = record[:first]
-        self.page[mmap.PAGESIZE : mmap.PAGESIZE + len(record) - first] = record[first:]
+        self.page[_HEAD + start : _HEAD + self.size] = record[:first]
+        self.page[_HEAD : _HEAD + len(record) - first] = record[first:]
 
     def look(self) -> int:
         """For the launcher: return up to where the worker has written."""
-        end = self.words[self.WRITTEN]
-        fence()
+        end = self.words[WRITTEN]
+        if FENCED:
+            fence()
         return end
 
     def take(self, end: int) -> bytes:
@@ -100,10 +103,11 @@ class AnswerRing:
             raise frames.ProtocolError(f"{count} bytes of answers, in a ring of {self.size}")
         start, stop = self.taken % self.size, end % self.size
         if start < stop:
-            data = self.page[mmap.PAGESIZE + start : mmap.PAGESIZE + stop]
+            data = self.page[_HEAD + start : _HEAD + stop]
         else:
-            data = self.page[mmap.PAGESIZE + start : mmap.PAGESIZE + self.size]
-            data += self.page[mmap.PAGESIZE : mmap.PAGESIZE + stop]
-        fence()
-        self.words[self.TAKEN] = self.taken = end
+            data = self.page[_HEAD + start : _HEAD + self.size]
+            data += self.page[_HEAD : _HEAD + stop]
+        if FENCED:
+            fence()
+        self.words[TAKEN] = self.taken = end
         return data

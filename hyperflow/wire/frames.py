@@ -74,8 +74,8 @@ OFFERED = b"\n<hyperflow socket>\n"
 STAY = b"stay\n"
 """The head's answer: it cannot reach that socket; the stream is stdin and stdout."""
 
-IN_HAND = WorkerNumber(1)
-"""In the place of the worker, in RESULTS and WRITTEN from a worker: it has more tasks in hand. Else NO_WORKER."""
+SEVERAL = 2
+"""In the place of the worker, in RESULTS and WRITTEN from a worker: it has so many tasks in hand, or more. Else 1 or 0."""
 
 CALLED, CANNOT_CALL = "<hyperflow node>", "<hyperflow cannot call back>"
 """What is said first on each node of a step, before its name; and what before the reason, where a launcher of it
@@ -235,14 +235,14 @@ def _content(payload: bytes, buffers: Sequence[Buffer]) -> list[Bytes]:
 def tasks(body: memoryview) -> Iterator[tuple[TaskNumber, DefinitionNumber, memoryview, list[Buffer]]]:
     """Yield (task, function, payload, buffers) of a body of tasks."""
     offset = 0
-    while offset < len(body):
-        task, function, count, length = TASK.unpack_from(body, offset)
-        offset += TASK.size
-        content = body[offset : offset + length]
-        offset += length
-        payload, buffers = _split(content, count) if count else (content, [])
+    size, unpack = len(body), TASK.unpack_from
+    while offset < size:
+        task, function, count, length = unpack(body, offset)
+        start = offset + TASK.size
+        offset = start + length
+        payload, buffers = _split(body[start:offset], count) if count else (body[start:offset], [])
         yield task, function, payload, buffers
-    if offset > len(body):
+    if offset > size:
         raise ProtocolError("a record that is longer than its frame")
 
 

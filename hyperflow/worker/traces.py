@@ -83,17 +83,15 @@ class Traces:
             thoroughly: Look also for what costs some microseconds. Once something has been found, that is always done.
         """
         _raw.alarm(0)
-        if wrong := self._surroundings.put_back():
+        if self._surroundings.is_changed and (wrong := self._surroundings.put_back()):
             return wrong
-        if thoroughly or self._suspect:
-            wrong = self._look_at_kernel()
-            if wrong:
-                return wrong
+        if (thoroughly or self._suspect) and (wrong := self._look_at_kernel()):
+            return wrong
         if _pickle() != self._pickle:
             return "it has patched pickle"
         if (sys.gettrace(), sys.getprofile()) != self._tracing:
             return "it has left a trace function"
-        if self.has_threads() and not self._idle():
+        if _threads() > self._threads and not self._idle():
             return f"it has left threads: {', '.join(_names())}"
         return ""
 

@@ -59,6 +59,9 @@ from hyperflow.worker.traces import LAST_WORDS, Traces, end_soon, has_callbacks
 dumps = pickle.dumps
 """As it was before any function could patch it."""
 
+SCALARS = frozenset([int, float, bool, type(None)])
+"""Types whose pickles name nothing and have no buffers."""
+
 MANY_CLASSES = 100
 """Classes that are let go of before the cycle collector is called."""
 
@@ -369,7 +372,10 @@ class Worker:
         if not self.traces.has_stream():
             raise ConnectionError("the function has closed or replaced the descriptor by which its worker answers")
         beside = self.tell(task, seconds) if seconds > WORTH or log.echo is not None else b""
-        self.answer(task, outcome, seconds, data, out, beside)
+        if out:
+            self.answer(task, outcome, seconds, data, out, beside)
+        else:
+            self.stream.answer(task, outcome, seconds, data, self.left, beside)
         self.clean(is_async, thoroughly=is_new or seconds > QUICK)
         # For its capsule, should the next one fail. It takes up to 80 µs, so not after each quick one.
         self.states = capsules.random_states() if seconds > WORTH or outcome != Outcome.VALUE else None
@@ -582,6 +588,8 @@ class Worker:
 
 def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
     """Pickle a result; classes of the script go back under the number that they came with."""
+    if type(value) in SCALARS:
+        return dumps(value, pickler.PROTOCOL)
     found: list[pickle.PickleBuffer] = []
     try:
         data = dumps(value, pickler.PROTOCOL, buffer_callback=found.append)

@@ -11,7 +11,7 @@ import pytest
 
 from hyperflow.wire import answer_ring, frames
 from hyperflow.wire.answer_ring import PAGES, AnswerRing
-from hyperflow.wire.frames import IN_HAND, Kind, Outcome
+from hyperflow.wire.frames import SEVERAL, Kind, Outcome
 from hyperflow.wire.numbers import TaskNumber
 from hyperflow.worker import stream
 from hyperflow.worker.stream import Stream
@@ -137,7 +137,7 @@ def launcher(room: int, last: int, looks: bool = True) -> Party:
                 else:
                     assert kind == Kind.WRITTEN
                     log.extend(numbers(ours.take(*frames.SIZE.unpack(body))))
-                    promised = in_hand == IN_HAND
+                    promised = in_hand == SEVERAL
             return promised
 
         while words["arrived", read] and (number := words["message", read]) != 1:
@@ -178,7 +178,7 @@ def looks_at_the_clock_first(to: Any, task: int, left: int) -> None:
     now = stream.time.perf_counter()
     assert to._ring.put(task, Outcome.VALUE, 0.0, bytes([task]))
     if now - to._woken >= WAKE:
-        to._send(b"", more=True)
+        to._send(b"", SEVERAL)
 
 
 def test_bugs_are_found() -> None:
@@ -283,12 +283,12 @@ def test_when_the_launcher_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
         answer(ours, 1, left)
         return [(kind, in_hand) for kind, in_hand, _ in sock.frames]
 
-    assert messages_of(left=5) == [(Kind.WRITTEN, IN_HAND)]
+    assert messages_of(left=5) == [(Kind.WRITTEN, SEVERAL)]
     assert messages_of(left=5) == []
     now[0] += answer_ring.WAKE
-    assert messages_of(left=5) == [(Kind.WRITTEN, IN_HAND)]
+    assert messages_of(left=5) == [(Kind.WRITTEN, SEVERAL)]
     assert messages_of(left=2) == []
-    assert messages_of(left=1) == [(Kind.WRITTEN, 0)]
+    assert messages_of(left=1) == [(Kind.WRITTEN, 1)]
     assert messages_of(left=0) == [(Kind.RESULTS, 0)]
     sock.frames.clear()
     ours.rest()
