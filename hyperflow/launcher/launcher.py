@@ -479,7 +479,8 @@ class Launcher:
                     self.post_mortems.keep(process.number, body, process.fds.pop(0))
                     self.alarm = 0.0
                 elif kind in PASSED_ON:
-                    self.head.send(frames.frame(kind, process.number, body))
+                    by = self.now + JOIN_MOST if kind == Kind.MEASURED else 0.0  # it goes with the answer that follows
+                    self.head.send(frames.frame(kind, process.number, body), by=by)
                 else:
                     raise frames.ProtocolError("a frame that workers do not send")
         except (frames.ProtocolError, struct.error, IndexError, ValueError):
