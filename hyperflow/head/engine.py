@@ -81,9 +81,11 @@ END_GRACE = 15.0
 EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
 
-WORK_AT_ONCE = 1500
-"""Answers, or others of a node's messages, that are dealt with in one turn of the event loop: some ten milliseconds.
-What a thousand nodes say at the same time would else keep the user's flows, and the signs of life, waiting."""
+WORK_AT_ONCE = 250
+"""Answers, or others of a node's messages, that are dealt with in one turn of the event loop: some milliseconds. What a
+thousand nodes say at the same time would else keep the user's flows, and the signs of life, waiting. Fewer than a map
+starts in a turn (STARTS_BETWEEN_PAUSES): so what waits becomes more, and can be prefetched, before the answers are too
+many to deal with one by one."""
 
 STARTS_AT_ONCE = 3000
 """Tasks that are given to free CPUs in one turn of the event loop; fewer where they need new workers."""
@@ -91,7 +93,7 @@ STARTS_AT_ONCE = 3000
 MOST_LOOKED_AT = 10_000
 """Workers that `progress` looks at: twenty milliseconds."""
 
-RESULTS, VALUE, SKIPPED = int(Kind.RESULTS), int(Outcome.VALUE), int(Outcome.SKIPPED)
+RESULTS, MEASURED, VALUE, SKIPPED = int(Kind.RESULTS), int(Kind.MEASURED), int(Outcome.VALUE), int(Outcome.SKIPPED)
 """As plain numbers, because each frame or answer is compared with them."""
 
 
@@ -386,6 +388,8 @@ class Engine:
 
     def _on_end(self, link: Link, cause: str, silent: bool) -> None:
         """A node has gone without being asked to. What came from there counts, so it is read first."""
+        if link.node in self.scheduler.pool.nodes:
+            self.scheduler.pool.put_aside(link.node)  # nothing more goes there meanwhile
         self._inbox.append(Loss(link, cause, silent))
         self._read_on()
         self._flushing.ask()
@@ -407,6 +411,8 @@ class Engine:
             if self.fleet.failed_starts:
                 self.fleet.failed_starts.clear()
             self._on_results(number, body)
+        elif kind == MEASURED:  # beside each answer that has taken a while
+            self._on_measured(number, body)
         elif kind == Kind.RETRACTED:
             self._on_retracted(self.scheduler.retracted(number, *frames.SEQS.unpack(body)))
         elif kind == Kind.ENDED:
@@ -417,8 +423,8 @@ class Engine:
             self._on_stream_wanted(self.scheduler.workers[number], body)
         elif kind in (Kind.KEPT, Kind.INSPECTED):
             self._on_post_mortem(kind, number, body)
-        elif kind in (Kind.PRINTED, Kind.MEASURED) and number in self.scheduler.workers:
-            self._on_said(kind, self.scheduler.workers[number], body)
+        elif kind == Kind.PRINTED and number in self.scheduler.workers:
+            self._on_printed(self.scheduler.workers[number], body)
 
     def _on_stream_wanted(self, worker: Worker, body: memoryview) -> None:
         """An evaluation draws random numbers."""
@@ -431,17 +437,26 @@ class Engine:
         words = self.streams.wanted(evaluation, self._evaluations.values()) if evaluation is not None else ()
         self.fleet.write(worker.node, [messages.framed(StreamReply(task, words), worker.number)])
 
-    def _on_said(self, kind: int, worker: Worker, body: memoryview) -> None:
-        """An evaluation has printed something, or its CPU time and memory were measured."""
+    def _on_measured(self, number: WorkerNumber, body: memoryview) -> None:
+        """The CPU time and memory of an evaluation were measured."""
+        worker = self.scheduler.workers.get(number)
+        if worker is not None:
+            try:
+                self._events.measured(*frames.MEASURED.unpack(body))
+            except struct.error:  # a function wrote to a descriptor that is not its own
+                self._on_nonsense(worker)
+
+    def _on_printed(self, worker: Worker, body: memoryview) -> None:
+        """An evaluation has printed something."""
         try:
-            if kind == Kind.MEASURED:
-                task, cpu, memory = frames.MEASURED.unpack(body)
-                self._events.measured(TaskNumber(task), cpu, memory)
-            elif self.echo is not None:
+            if self.echo is not None:
                 printed = messages.read(Printed, body)
                 self.echo.printed(self._evaluations.get(printed.task), worker.name, printed)
-        except (ProtocolError, TypeError, struct.error):  # a function wrote to a descriptor that is not its own
-            logger.warning("%s sent something that is no message about an evaluation", worker.name)
+        except (ProtocolError, TypeError):  # a function wrote to a descriptor that is not its own
+            self._on_nonsense(worker)
+
+    def _on_nonsense(self, worker: Worker) -> None:
+        logger.warning("%s sent something that is no message about an evaluation", worker.name)
 
     def _on_post_mortem(self, kind: int, number: WorkerNumber, body: memoryview) -> None:
         """There is a copy of a process that has failed, or not any more; or it has answered."""
