@@ -41,7 +41,6 @@ from hyperflow.errors import (
 )
 from hyperflow.events.writer import EventLog
 from hyperflow.flow import show_call
-from hyperflow.head import capsules
 from hyperflow.head.account import Account
 from hyperflow.head.allocation_end import Drain, End
 from hyperflow.head.aside import NodesAside
@@ -591,6 +590,8 @@ class Engine:
             return
         self._failed_on(evaluation, worker.node)
         if not self._again(evaluation, error):
+            from hyperflow.head import capsules  # noqa: PLC0415 (only failures need it)
+
             capsules.leave(evaluation, worker, log_file, self._program, error)
             failures.note_tries(error, evaluation.options.retries - evaluation.retries + 1)
             self._fail(evaluation, error)
