@@ -175,8 +175,7 @@ class Launcher:
 
     def wake_by(self, moment: float) -> None:
         """Look at all clocks by that moment."""
-        if moment < self.alarm:
-            self.alarm = moment
+        self.alarm = min(self.alarm, moment)
 
     def watch(self, process: child.WorkerProcess) -> None:
         """Something is to happen to a worker at some moment, or it is ending."""
@@ -201,7 +200,7 @@ class Launcher:
             yield old
 
     def check_clocks(self) -> None:
-        """Do what is due, and note when the next thing will be. (What becomes due later than was noted costs a look.)"""
+        """Do what is due, and note when the next thing will be. (What moves to a later moment costs a look.)"""
         now, head = self.now, self.head
         if self.setup is not None and not self.closing:
             if head.silence > self.setup.silence_limit:
