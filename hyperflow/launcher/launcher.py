@@ -175,8 +175,7 @@ class Launcher:
 
     def wake_by(self, moment: float) -> None:
         """Look at all clocks by that moment."""
-        if moment < self.alarm:
-            self.alarm = moment
+        self.alarm = min(self.alarm, moment)
 
     def watch(self, process: child.WorkerProcess) -> None:
         """Something is to happen to a worker at some moment, or it is ending."""
@@ -201,7 +200,7 @@ class Launcher:
             yield old
 
     def check_clocks(self) -> None:
-        """Do what is due, and note when the next thing will be. (What becomes due later than was noted costs a look.)"""
+        """Do what is due, and note when the next thing will be. (What moves to a later moment costs a look.)"""
         now, head = self.now, self.head
         if self.setup is not None and not self.closing:
             if head.silence > self.setup.silence_limit:
@@ -479,7 +478,8 @@ class Launcher:
                     self.post_mortems.keep(process.number, body, process.fds.pop(0))
                     self.alarm = 0.0
                 elif kind in PASSED_ON:
-                    self.head.send(frames.frame(kind, process.number, body))
+                    by = math.inf if kind == Kind.MEASURED else 0.0  # an answer follows, which may wait for others
+                    self.head.send(frames.frame(kind, process.number, body), by=by)
                 else:
                     raise frames.ProtocolError("a frame that workers do not send")
         except (frames.ProtocolError, struct.error, IndexError, ValueError):
