@@ -15,7 +15,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 from hyperflow import environment, failures
 from hyperflow import flow as flows
@@ -51,8 +51,9 @@ STARTS_BETWEEN_PAUSES = 500
 class _Group:
     """Flows that run side by side and end together.
 
-    At its end it lets go of all of them. The traceback of an error knows the frames that it passed, and these know the
-    group: if the group still knew the error, only the cycle collector could free what the user's frames hold.
+    A result takes the place of its flow at once, so beside the results memory follows what runs. At its end the group
+    lets go of all flows: the traceback of an error knows the frames that it passed, and these know the group. If the
+    group still knew the error, only the cycle collector could free what the user's frames hold.
     """
 
     def __init__(self, where: str, fn: Callable[[Any], Flow[Any]] | None, errors: Errors) -> None:
@@ -60,13 +61,13 @@ class _Group:
         self.fn = fn
         self.returns = errors == "return"
         self.going = 0
-        self.places: list[Any] = []  # a future for each x; where errors are returned, a Failed in its place
-        self.failed: list[asyncio.Future[Any]] = []  # in the order in which they failed, if a failure ends the group
+        self.results: list[Any] = []  # of each x, or a Failed; None for what has not ended
+        self.failed: list[_Failure] = []  # in the order in which they failed, if a failure ends the group
         self.returned: list[Failed] = []
-        self._steps: dict[asyncio.Future[Any], tuple[int, Any, Step]] = {}  # those whose errors are to name the call
+        # Those that run. Only where an error is to name the call, with its x and step.
+        self._futures: dict[asyncio.Future[Any], tuple[int, Any, Step | None]] = {}
         self._waiter: asyncio.Future[None] | None = None
         self._enough = 0
-        self._over = False
         self.name = ""
         self.total: int | None = None  # how many flows there will be, if that is known
 
@@ -78,7 +79,7 @@ class _Group:
     @property
     def ended(self) -> int:
         """How many flows have ended."""
-        return len(self.places) - self.going
+        return len(self.results) - self.going
 
     async def run(self, xs: Iterable[Any], limit: int | None) -> tuple[list[Any], BaseException | None]:
         """Run the flow of each x, at most `limit` at a time; return their results in order, or the first failure."""
@@ -88,23 +89,24 @@ class _Group:
                 self._start(x, on_end)
                 if limit is not None:
                     await self._until_fewer_than(limit)
-                if len(self.places) % STARTS_BETWEEN_PAUSES == 0:
+                if len(self.results) % STARTS_BETWEEN_PAUSES == 0:
                     await asyncio.sleep(0)
                 if self.failed:
                     break
             await self._until_fewer_than(1)
             if self.failed:
                 return [], await self._first_failure()
-            failures.tell(self.where, self.returned, len(self.places))
-            return [one if type(one) is Failed else one.result() for one in self.places], None
+            failures.tell(self.where, self.returned, len(self.results))
+            results, self.results = self.results, []
+            return results, None
         except BaseException as error:
             if self.going:  # this was cancelled; or the function, or the iterable, has failed
-                lost = await _cancel_all([one for one in self.places if type(one) is not Failed], self.where)
+                others = [future for _, future in self.failed]
+                lost = await _cancel_all([*others, *self._futures], self.where)
                 _note_lost(error, lost, self.where)
             raise
         finally:
-            self._over = True
-            for content in (self.places, self.failed, self.returned, self._steps):
+            for content in (self.results, self.failed, self.returned, self._futures):
                 content.clear()
 
     def _start(self, x: Any, on_end: Callable[[asyncio.Future[Any]], None]) -> None:
@@ -124,38 +126,37 @@ class _Group:
         except Exception as error:
             if not self.returns or not failures.may_return(error):
                 raise
-            failed = failures.returned(len(self.places), _call_of(self.fn, x, None), error)
-            self.places.append(failed)
+            failed = failures.returned(len(self.results), _call_of(self.fn, x, None), error)
+            self.results.append(failed)
             self.returned.append(failed)
             return
-        if self.returns or isinstance(future, asyncio.Task):  # an evaluation's error names its call by itself
-            self._steps[future] = len(self.places), x, one.step
+        named = self.returns or isinstance(future, asyncio.Task)  # an evaluation's error names its call by itself
+        self._futures[future] = (len(self.results), x, one.step) if named else (len(self.results), None, None)
         self.going += 1
-        self.places.append(future)
+        self.results.append(None)
         future.add_done_callback(on_end)
 
     def _ended(self, future: asyncio.Future[Any]) -> None:
         self.going -= 1
+        place = self._futures.pop(future, None)  # None: the group is over
         if future.cancelled() or future.exception() is not None:  # asking marks the exception as seen
-            self._on_failure(future)
-        elif self._steps:
-            self._steps.pop(future, None)
+            if place is not None:
+                self._on_failure(future, *place)
+        elif place is not None:
+            self.results[place[0]] = future.result()
         if self._waiter is not None and not self._waiter.done() and (self.failed or self.going < self._enough):
             self._waiter.set_result(None)
 
-    def _on_failure(self, future: asyncio.Future[Any]) -> None:
-        if self._over:
-            return
-        index, x, step = self._steps.pop(future, (0, None, None))
+    def _on_failure(self, future: asyncio.Future[Any], index: int, x: Any, step: Step | None) -> None:
         error = None if future.cancelled() else future.exception()
         if error is not None and step is not None:
             call = _call_of(self.fn, x, step)
             failures.note_call(error, call, self.where)
             if self.returns and isinstance(error, Exception) and failures.may_return(error):
-                failed = self.places[index] = failures.returned(index, call, error)
+                failed = self.results[index] = failures.returned(index, call, error)
                 self.returned.append(failed)
                 return
-        self.failed.append(future)
+        self.failed.append(_Failure(index, future))
 
     async def _until_fewer_than(self, count: int) -> None:
         """Wait until fewer than `count` run, or one has failed. Wakes up once, not at each end."""
@@ -166,9 +167,16 @@ class _Group:
 
     async def _first_failure(self) -> BaseException:
         """End the others, and return the first failure."""
-        first = self.failed[0]
-        others = [one for one in self.places if type(one) is not Failed and one is not first]
-        return _failure(first, await _cancel_all(others, self.where), self.where)
+        first = self.failed[0].future
+        others = [future for _, future in sorted(self.failed[1:], key=lambda failure: failure.index)]
+        return _failure(first, await _cancel_all([*others, *self._futures], self.where), self.where)
+
+
+class _Failure(NamedTuple):
+    """A flow that has failed, or was cancelled, and its place."""
+
+    index: int
+    future: asyncio.Future[Any]
 
 
 def _call_of(fn: Callable[[Any], Flow[Any]] | None, x: Any, step: Step | None) -> str:
