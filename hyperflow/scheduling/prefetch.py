@@ -35,10 +35,14 @@ class Estimates:
     def __init__(self) -> None:
         self.seconds: dict[DefinitionNumber, float] = {}
 
-    def learn(self, function: DefinitionNumber, seconds: float) -> None:
-        """A task of this function took so long."""
+    def learn(self, function: DefinitionNumber, seconds: float, count: int = 1) -> None:
+        """A task of this function took so long; or so many, on average."""
         known = self.seconds.get(function)
-        self.seconds[function] = seconds if known is None else known + NEWEST_WEIGHT * (seconds - known)
+        if known is None:
+            self.seconds[function] = seconds
+        else:
+            weight = NEWEST_WEIGHT if count == 1 else 1.0 - (1.0 - NEWEST_WEIGHT) ** count
+            self.seconds[function] = known + weight * (seconds - known)
 
     def forget(self, functions: Iterable[DefinitionNumber]) -> None:
         """These functions will not be used again."""
@@ -47,9 +51,12 @@ class Estimates:
 
     def is_worth_retracting(self, worker: Worker, worth: float) -> bool:
         """Whether a worker has prefetched tasks that were not cancelled, and at least so many seconds of work."""
-        prefetched = list(worker.queue.values())[1:]
-        work = sum(self.seconds.get(task.function, 1.0) for task in prefetched)  # of an unknown function, a second each
-        return work >= worth and any(task.state is SENT for task in prefetched)
+        work, wanted = 0.0, False
+        for place, task in enumerate(worker.queue.values()):
+            count = task.count if place else task.count - 1  # without the one that it is in
+            work += count * self.seconds.get(task.function, 1.0)  # of an unknown function, a second each
+            wanted = wanted or (count > 0 and task.state is SENT)
+        return wanted and work >= worth
 
     def room(self, worker: Worker, task: Task) -> int:
         """Return how many tasks like this one may be queued at the worker beside what it has."""
@@ -58,7 +65,7 @@ class Estimates:
         seconds = self.seconds.get(task.function)
         if seconds is None:
             return 0
-        queued = len(worker.queue)
+        queued = worker.held
         last = next(reversed(worker.queue.values()))
         if last.alone or last.function not in self.seconds:
             return 0
