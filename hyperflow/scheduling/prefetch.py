@@ -18,6 +18,18 @@ PREFETCH_SECONDS = 0.002
 PREFETCH_ONE_BELOW = 0.05
 """One task whose function takes less than this (seconds) is prefetched even if that exceeds PREFETCH_SECONDS."""
 
+ANSWERS_AT_ONCE = 1000.0
+"""Where so many answers are expected in a second, one task is prefetched however long it takes, if much waits: then the
+launchers may join their answers, and the head may come round late, and no CPU idles meanwhile."""
+
+DEEP = 0.25
+"""So many tasks for each worker at work have to wait for that. Else what is prefetched would wait longer for its worker
+than for the next one that is free."""
+
+PATIENCE = 3
+"""What was prefetched is taken back from a worker that does not answer while the others, on average, answer so many
+times as many tasks as it holds."""
+
 PREFETCH_TASKS = 1000
 PREFETCH_BYTES = 1 << 20
 """Bounds on what is prefetched at one worker, whatever the estimates say."""
@@ -58,19 +70,32 @@ class Estimates:
             wanted = wanted or (count > 0 and task.state is SENT)
         return wanted and work >= worth
 
-    def room(self, worker: Worker, task: Task) -> int:
+    def is_ahead(self, function: DefinitionNumber, active: int, left: int) -> bool:
+        """Whether a worker is to have a task more than the one that it is in, even if that takes long."""
+        seconds = self.seconds.get(function)
+        if seconds is None:
+            return False
+        return seconds < PREFETCH_ONE_BELOW or (active > ANSWERS_AT_ONCE * seconds and left >= DEEP * active)
+
+    def room(self, worker: Worker, task: Task, ahead: bool) -> int:
         """Return how many tasks like this one may be queued at the worker beside what it has."""
-        if worker.fresh or worker.ending or worker.retracting or worker.load >= PREFETCH_BYTES:
+        if worker.fresh or worker.ending or worker.retracting or worker.slow or worker.load >= PREFETCH_BYTES:
             return 0
-        seconds = self.seconds.get(task.function)
+        means = self.seconds
+        seconds = means.get(task.function)
         if seconds is None:
             return 0
         queued = worker.held
         last = next(reversed(worker.queue.values()))
-        if last.alone or last.function not in self.seconds:
+        if last.alone:
             return 0
-        work = PREFETCH_SECONDS - queued * max(seconds, self.seconds[last.function])
-        count = int(work / max(seconds, 1e-6)) if work > 0 else 0
-        if count < 1 and queued == 1 and seconds < PREFETCH_ONE_BELOW:
-            count = 1
-        return min(count, PREFETCH_TASKS - queued)
+        if last.function != task.function:
+            known = means.get(last.function)
+            if known is None:
+                return 0
+            work = PREFETCH_SECONDS - queued * max(seconds, known)
+        else:
+            work = PREFETCH_SECONDS - queued * seconds
+        if work >= seconds:
+            return min(int(work / max(seconds, 1e-6)), PREFETCH_TASKS - queued)
+        return 1 if ahead and queued == 1 else 0

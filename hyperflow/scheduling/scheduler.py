@@ -16,7 +16,8 @@ with the events; the engine decides when to `rebalance`.
 
 Tasks are prefetched (prefetch.py) only while no CPU is free. When a CPU becomes free and nothing waits for it, tasks
 that were prefetched elsewhere are retracted. So there is no head-of-line blocking: a task never waits for long behind
-another one while a CPU idles, even if the estimate was wrong.
+another one while a CPU idles, even if the estimate was wrong. While more waits, no CPU idles; then what is queued at a
+worker that has fallen behind the others comes back, so that nothing younger overtakes it for long.
 
 Rejected: a queue at each node (the launcher is Python too, and would have to handle every task); work stealing between
 workers (they would need to know each other, and a crash could not be charged to the right task).
@@ -30,7 +31,7 @@ from collections.abc import Collection, Iterable, Sequence
 from hyperflow.errors import ImpossibleRequest
 from hyperflow.scheduling.idle import IdleWorkers
 from hyperflow.scheduling.pool import CpuPool
-from hyperflow.scheduling.prefetch import PREFETCH_BYTES, RETRACT_WORTH, Estimates
+from hyperflow.scheduling.prefetch import PATIENCE, PREFETCH_BYTES, RETRACT_WORTH, Estimates
 from hyperflow.scheduling.state import (
     CANCELLED,
     ENDED,
@@ -57,6 +58,9 @@ REBALANCE_PAUSE = 0.005
 LOOKS_AT_ONCE = 100
 """How many workers a step looks at for tasks that are worth retracting; the engine's `rebalance` looks at all."""
 
+ANSWERS_A_LOOK = 4
+"""For so many answers, a step looks at one worker that holds prefetched tasks: whether it has fallen behind."""
+
 
 class Scheduler:
     """The state of all tasks and workers."""
@@ -72,6 +76,9 @@ class Scheduler:
         """Tasks that are with a worker."""
         self.late = 0
         """Answers for tasks that another worker has by now, or that were cancelled."""
+        self.unfinished = False
+        """Whether the last `schedule` left something that can be started at once."""
+        self._at: dict[str, dict[WorkerNumber, Worker]] = {}  # the workers of each node
         self._queues: dict[Request, deque[Task]] = defaultdict(deque)  # each deque ordered by number
         self._in_batches: Counter[Request] = Counter()  # how many more tasks wait in each queue than it has entries
         self._prefetched = 0  # tasks that are with a worker that has an older one
@@ -82,6 +89,12 @@ class Scheduler:
         self._idle = IdleWorkers(self.pool)
         self._estimates = Estimates()
         self._next_worker = 1
+        self._ending = 0  # workers that are being killed
+        self._leaving = 0  # workers that have done the one task that they were for
+        self._answers = 0  # that have come so far
+        self._looked_at = 0  # of those, how many had come when it last looked who has fallen behind
+        self._suspects: dict[TaskNumber, str] = {}  # that are with a worker, and its node
+        self._suspected: dict[str, int] = {}  # how many are on each node that has one
         self._effects: list[Effect] = []
 
     # ---- what one may ask ---------------------------------------------------------------------------------------
@@ -90,6 +103,16 @@ class Scheduler:
     def unbalanced(self) -> bool:
         """Whether a CPU is free while tasks are prefetched: time to `rebalance` soon."""
         return self._prefetched > 0 and self.pool.free > 0
+
+    @property
+    def states(self) -> dict[str, int]:
+        """How many workers are busy, idle, ending; without a look at each."""
+        idle, ending = self._idle.count + self._leaving, self._ending
+        return {"busy": len(self.workers) - idle - ending, "idle": idle, "ending": ending}
+
+    def workers_at(self, node: str) -> list[Worker]:
+        """Return the workers of a node."""
+        return list(self._at.get(node, {}).values())
 
     def refusal(self, cpus: int) -> ImpossibleRequest | None:
         """Return the error for a request that no node can serve, or None."""
@@ -105,6 +128,7 @@ class Scheduler:
         """A node is up."""
         self.pool.add(name, cpus)
         self._idle.add_node(name)
+        self._at[name] = {}
 
     def expect_no_more(self, name: str) -> list[Task]:
         """A node that was expected does not come: return the tasks that have become impossible."""
@@ -114,8 +138,8 @@ class Scheduler:
     def put_aside(self, name: str) -> None:
         """Start nothing more on a node."""
         self.pool.put_aside(name)
-        for worker in self.workers.values():
-            if worker.node == name and worker.held > 1 and not worker.retracting and not worker.ending:
+        for worker in self.workers_at(name):
+            if worker.held > 1 and not worker.retracting and not worker.ending:
                 self._retract(worker)
 
     def take_back(self, name: str) -> None:
@@ -126,8 +150,7 @@ class Scheduler:
         """Take the exclusive tasks from a node that is about to be lost; the caller resubmits them."""
         held = [
             task
-            for worker in self.workers.values()
-            if worker.node == name
+            for worker in self.workers_at(name)
             for task in worker.queue.values()
             if task.exclusive and task.state is SENT
         ]
@@ -143,13 +166,15 @@ class Scheduler:
         self.pool.remove(name)
         self._idle.remove_node(name)
         back: list[Task] = []
-        for worker in [w for w in self.workers.values() if w.node == name]:
+        for worker in self._at.pop(name).values():
             del self.workers[worker.number]
+            self._count_out(worker)
             self._release(worker)
+            tasks = self._empty(worker)
             # All of them: the worker may have been further than its answers, which are lost with the node, have told.
-            for task in worker.queue.values():
+            for task in tasks:
                 task.was_lost_on(name)
-            back += self._empty(worker)
+            back += tasks
         again = self._put_back(back)
         impossible = self._take_impossible()
         return [task for task in again if task.state is WAITING], impossible
@@ -200,6 +225,8 @@ class Scheduler:
         if worker is None or task is None:
             self.late += 1
             return None
+        self._answers = worker.heard = self._answers + 1
+        worker.slow = False
         if task.state is CANCELLED:
             self._leave(worker, task)
             return None
@@ -214,6 +241,8 @@ class Scheduler:
         assert worker is not None
         if count == batch.count:
             del worker.queue[next(iter(worker.queue))]
+        self._answers = worker.heard = self._answers + count
+        worker.slow = False
         if batch.state is SENT:
             self._estimates.learn(batch.function, seconds / count, count)
         self._leave(worker, batch, count)
@@ -293,6 +322,12 @@ class Scheduler:
             self.kill(worker)
         return self._put_back(back)
 
+    def was_lost(self, task: Task, node: str) -> None:
+        """A node was lost on which another task ran that did the same as this one."""
+        task.was_lost_on(node)
+        if task.worker is not None and task.number in task.worker.queue:
+            self._suspect(task, task.worker.node)
+
     def cancel(self, task: Task) -> None:
         """No flow wants the task any more: kill the worker if it may be in it."""
         worker = task.worker
@@ -337,6 +372,8 @@ class Scheduler:
         """End a worker; its CPUs come back when `ended` is called."""
         if not worker.ending:
             worker.ending = True
+            self._leaving -= worker.fresh and not worker.queue
+            self._ending += 1
             self._idle.remove(worker)
             self._effects.append(Kill(worker))
 
@@ -349,6 +386,8 @@ class Scheduler:
         worker = self.workers.pop(number, None)
         if worker is None:
             return None, []
+        del self._at[worker.node][number]
+        self._count_out(worker)
         self._idle.remove(worker)
         self._idle.give_back_slot(worker)
         self._release(worker)
@@ -360,19 +399,43 @@ class Scheduler:
 
     # ---- decisions ----------------------------------------------------------------------------------------------
 
-    def schedule(self) -> list[Effect]:
-        """Place what can be placed, prefetch, and return all effects since the last call."""
+    def schedule(self, starts: int | None = None) -> list[Effect]:
+        """Place what can be placed, prefetch, and return all effects since the last call.
+
+        Places no more than `starts` tasks; `unfinished` tells whether more could be placed.
+        """
+        self.unfinished = False
         if self.waiting and not self.paused:
-            self._place()
-            if self.waiting:
+            self.unfinished = not self._place(starts)
+            if self.waiting and not self.unfinished:
                 self._prefetch()
                 if self.waiting and self.pool.free:
-                    self._place()  # the reservation's holder may be among what was prefetched
-        self._candidates.clear()
-        if self._prefetched and self.pool.free and not self.waiting:
-            self.rebalance(RETRACT_WORTH, looks=LOOKS_AT_ONCE)
+                    self.unfinished = not self._place(starts)  # the reservation's holder may have been prefetched
+        if not self.unfinished:
+            self._candidates.clear()
+        if self._prefetched:
+            if not self.waiting:
+                if self.pool.free:
+                    self.rebalance(RETRACT_WORTH, looks=LOOKS_AT_ONCE)
+            elif self._answers - self._looked_at >= ANSWERS_A_LOOK:
+                self._take_from_slow((self._answers - self._looked_at) // ANSWERS_A_LOOK)
+                self._looked_at = self._answers
         effects, self._effects = self._effects, []
         return effects
+
+    def _take_from_slow(self, looks: int) -> None:
+        """Retract what is queued at workers that have fallen behind: younger ones would start before it, elsewhere."""
+        behind = PATIENCE * self._active
+        for _ in range(min(looks, len(self._overfull))):
+            worker = self._overfull.popleft()
+            if worker.held < 2:
+                worker.overfull = False
+                continue
+            self._overfull.append(worker)
+            if not worker.ending and not worker.retracting:
+                if self._answers - worker.heard > behind * worker.held:
+                    worker.slow = True
+                    self._retract(worker)
 
     def rebalance(self, worth: float = 0.0, looks: int | None = None) -> None:
         """Retract as many prefetched tasks as the free CPUs can take.
@@ -403,14 +466,16 @@ class Scheduler:
                 break
         self._overfull.extendleft(reversed(looked_at))
 
-    def _place(self) -> None:
-        """Start what fits, oldest first; the oldest that does not fit reserves a node."""
+    def _place(self, starts: int | None = None) -> bool:
+        """Start what fits, oldest first; the oldest that does not fit reserves a node. False: there were too many."""
         reserved: tuple[str, ...] = ()
         blocked: set[Request] = set()
+        sizes: list[Request] = []
         while True:
-            sizes = [size for size in self._queues if size not in blocked and self._oldest(size) is not None]
+            if len(sizes) != 1 or self._oldest(sizes[0]) is None:  # else it is the only one still
+                sizes = [size for size in list(self._queues) if size not in blocked and self._oldest(size) is not None]
             if not sizes:
-                return
+                return True
             first = min(sizes, key=lambda size: self._queues[size][0].number) if len(sizes) > 1 else sizes[0]
             if type(first) is Wish:
                 cpus, without = first.cpus, (*reserved, *self._closed_to(first))
@@ -418,25 +483,27 @@ class Scheduler:
                 cpus, without = first, reserved
             node = self.pool.roomiest(cpus, without)
             if node is not None:
+                if starts is not None:
+                    if not starts:
+                        return False
+                    starts -= 1
                 self._start(self._pop(first), node)
                 if type(first) is Wish and not self._queues[first]:
                     del self._queues[first]  # else there would be more and more
+                    sizes = []
                 continue
             blocked.add(first)
+            sizes = []
             if not reserved and (promising := self.pool.most_promising(cpus, without)) is not None:
                 reserved = (promising,)
 
     def _closed_to(self, wish: Wish) -> set[str]:
         """Return the nodes that a task with a past must not have now."""
         closed = set(wish.avoided)
-        if closed.issuperset(self.pool.in_use(wish.cpus)):
+        if closed and closed.issuperset(self.pool.in_use(wish.cpus)):
             closed.clear()  # no other node is there
         if wish.suspect:
-            closed.update(
-                worker.node
-                for worker in self.workers.values()
-                if any(task.past is not None and task.past.lost for task in worker.queue.values())
-            )
+            closed.update(self._suspected)
         return closed
 
     def _oldest(self, request: Request) -> Task | None:
@@ -478,12 +545,14 @@ class Scheduler:
         slot, ids = self._idle.take_slot(node), self.pool.lowest_free(node, cpus)
         worker = Worker(WorkerNumber(self._next_worker), node, slot, ids, fresh)
         self._next_worker += 1
-        self.workers[worker.number] = worker
+        self.workers[worker.number] = self._at[node][worker.number] = worker
         self._effects.append(Fork(worker))
         return worker
 
     def _give(self, worker: Worker, tasks: list[Task]) -> None:
         before = worker.sent
+        if not worker.held:
+            worker.heard = self._answers
         for task in tasks:
             task.seq = worker.sent + 1  # type: ignore[assignment]  # Seq() would cost each task a call
             worker.sent += task.count  # type: ignore[assignment]
@@ -491,6 +560,8 @@ class Scheduler:
             task.state = SENT
             worker.queue[task.number] = task
             worker.load += task.size * task.count
+            if task.past is not None and task.past.lost:
+                self._suspect(task, worker.node)
         count = worker.sent - before
         if worker.held:  # to an idle worker goes only one task
             self._prefetched += count
@@ -515,15 +586,17 @@ class Scheduler:
             oldest = self._oldest(cpus)
             if oldest is None or oldest.alone:
                 continue
+            left = len(self._queues[cpus]) + self._in_batches[cpus]
+            ahead = self._estimates.is_ahead(oldest.function, self._active, left)
             rooms = [
                 (worker, room)
                 for worker in self._candidates.values()
                 if worker.node not in self.pool.aside
-                if worker.queue and len(worker.cpus) == cpus and (room := self._estimates.room(worker, oldest)) > 0
+                if worker.queue and len(worker.cpus) == cpus
+                if (room := self._estimates.room(worker, oldest, ahead)) > 0
             ]
             if not rooms:
                 continue
-            left = len(self._queues[cpus]) + self._in_batches[cpus]
             share = -(-left // self._active)  # all that are at work will want more soon
             for worker, room in rooms:
                 tasks = self._take_prefetch(cpus, min(share, room), bound, oldest.function)
@@ -567,14 +640,27 @@ class Scheduler:
         worker.load -= task.size * count
         if task.state is SENT:  # a cancelled one was counted out before
             self.sent -= count
+        if self._suspects:
+            self._acquit(task)
         if worker.queue:
             self._prefetched -= count
             self._candidates[worker.number] = worker
             return
         self._prefetched -= count - 1
-        if not worker.ending and not worker.fresh:
+        if worker.ending:
+            return
+        if worker.fresh:
+            self._leaving += 1
+        else:
             self._release(worker)
             self._idle.put(worker)
+
+    def _count_out(self, worker: Worker) -> None:
+        """A worker has gone."""
+        if worker.ending:
+            self._ending -= 1
+        elif worker.fresh and not worker.queue:
+            self._leaving -= 1
 
     def _release(self, worker: Worker) -> None:
         if worker.leased:
@@ -590,7 +676,24 @@ class Scheduler:
             self._prefetched -= worker.held - 1
         worker.held = 0
         self.sent -= sum(task.count for task in tasks if task.state is SENT)
+        if self._suspects:
+            for task in tasks:
+                self._acquit(task)
         return tasks
+
+    def _suspect(self, task: Task, node: str) -> None:
+        """A node has got a suspect."""
+        if task.number not in self._suspects:
+            self._suspects[task.number] = node
+            self._suspected[node] = self._suspected.get(node, 0) + 1
+
+    def _acquit(self, task: Task) -> None:
+        """A task has left its worker; it may have been a suspect."""
+        node = self._suspects.pop(task.number, None)
+        if node is not None:
+            self._suspected[node] -= 1
+            if not self._suspected[node]:
+                del self._suspected[node]
 
     def _put_back(self, tasks: list[Task]) -> list[Task]:
         """Let tasks wait again, in the order of their numbers; return them without those that were cancelled."""
@@ -602,20 +705,21 @@ class Scheduler:
             task.seq = NOT_SENT
             self.waiting += task.count
             sizes[task.cpus if task.past is None else task.request].append(task)
+            if task.count > 1:
+                self._in_batches[task.cpus] += task.count - 1
         for request, back in sizes.items():
             waiting = self._queues[request]
             # What comes back is mostly older than all that waits, so only a few in front are looked at.
             newest = max(task.number for task in back)
             while waiting and waiting[0].number < newest:
                 back.append(waiting.popleft())
-                self._in_batches[request] -= back[-1].count - 1
             back.sort(key=lambda task: task.number)
             if waiting:
-                self._in_batches[request] -= waiting[0].count - 1
-                back.append(waiting.popleft())
+                back.append(waiting.popleft())  # it may go on where what comes back ends
             joined = _joined(back)
             waiting.extendleft(reversed(joined))
-            self._in_batches[request] += sum(task.count - 1 for task in joined)
+            if len(joined) < len(back):
+                self._in_batches[request] += len(back) - len(joined)
         return again
 
 

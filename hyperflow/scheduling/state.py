@@ -189,6 +189,8 @@ class Worker:
     overfull: bool = attrs.field(init=False, default=False)  # the scheduler has it among those with more than one task
     retracting: bool = attrs.field(init=False, default=False)
     ending: bool = attrs.field(init=False, default=False)
+    heard: int = attrs.field(init=False, default=0)  # how many answers had come from all workers when it last answered
+    slow: bool = attrs.field(init=False, default=False)  # what was queued here was taken back; until it answers
 
     def __attrs_post_init__(self) -> None:
         self.name = f"worker-{self.slot}@{self.node}"
@@ -211,7 +213,7 @@ class Fork:
 
 
 @final
-@attrs.frozen
+@attrs.define  # not frozen: one is made for each answer, and a frozen one takes three times as long
 class Send:
     """Send these tasks to the worker, in this order."""
 

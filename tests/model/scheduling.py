@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from hyperflow.errors import ImpossibleRequest
 from hyperflow.head.copies import Copies
+from hyperflow.scheduling import prefetch, scheduler
 from hyperflow.scheduling.scheduler import Effect, Retire, Scheduler, Send, Task
 from hyperflow.scheduling.state import CANCELLED, SENT, WAITING
 from hyperflow.scheduling.stragglers import Stragglers
@@ -23,7 +24,13 @@ from tests.model.nodes import Answered, Ended, FakeNode, FakeWorker, Message, Re
 from tests.model.simulator import Broken, Model, pick, promise
 
 DURATIONS = {1: 2e-6, 2: 2e-4, 3: 0.01, 4: 0.5}
-"""Seconds that each function takes: queued a thousand deep, a few deep, one ahead, never."""
+"""Seconds that each function takes: queued a thousand deep, a few deep, one ahead, one ahead where much waits."""
+
+SMALL = ((prefetch, "ANSWERS_AT_ONCE", 3.0), (scheduler, "PATIENCE", 1), (scheduler, "ANSWERS_A_LOOK", 1))
+"""Bounds that are meant for large runs, so that four nodes meet them."""
+
+STARTS = 3
+"""So many tasks are started in one go."""
 
 ONCE = "no task runs twice at the same time"
 IN_PLACE = "a task runs only where the scheduler has it"
@@ -106,10 +113,15 @@ class SchedulerModel(Model):
     @contextmanager
     def surroundings(cls) -> Iterator[None]:
         before = claim_page.time
+        bounds = [(module, name, getattr(module, name)) for module, name, _ in SMALL]
+        for module, name, bound in SMALL:
+            setattr(module, name, bound)
         try:
             yield
         finally:
             claim_page.time = before
+            for module, name, bound in bounds:
+                setattr(module, name, bound)
 
     # ---- what can happen ----------------------------------------------------------------------------------------
 
@@ -302,13 +314,15 @@ class SchedulerModel(Model):
         return self.last
 
     def on_turn(self, *_: int) -> None:
-        effects = self.scheduler.schedule()
-        for effect in effects:
-            self.check_effect(effect)
-            if effect.worker.node in self.nodes:
-                self.nodes[effect.worker.node].orders.append(effect)
-        self.copies.sent(effects)
-        self.flushed = True
+        self.flushed = False
+        while not self.flushed:
+            effects = self.scheduler.schedule(STARTS)
+            for effect in effects:
+                self.check_effect(effect)
+                if effect.worker.node in self.nodes:
+                    self.nodes[effect.worker.node].orders.append(effect)
+            self.copies.sent(effects)
+            self.flushed = not self.scheduler.unfinished
 
     # ---- and what follows from it -------------------------------------------------------------------------------
 
@@ -468,8 +482,8 @@ class SchedulerModel(Model):
 
     def counters_are_right(self) -> None:
         scheduler, workers = self.scheduler, list(self.scheduler.workers.values())
-        states = Counter(self.tasks[number].state for number in self.evaluations)
-        promise(ONE_PLACE, (scheduler.waiting, scheduler.sent) == (states[WAITING], states[SENT]), "counted wrong")
+        wanted = Counter(self.tasks[number].state for number in self.evaluations)
+        promise(ONE_PLACE, (scheduler.waiting, scheduler.sent) == (wanted[WAITING], wanted[SENT]), "counted wrong")
         prefetched = sum(max(0, len(w.queue) - 1) for w in workers)
         promise(ONE_PLACE, scheduler._prefetched == prefetched, "prefetched:", scheduler._prefetched, prefetched)
         promise(RETURNED, scheduler._active == sum(w.leased for w in workers), "active:", scheduler._active)
@@ -477,6 +491,12 @@ class SchedulerModel(Model):
         promise(IDLE, {w.number for w in workers if len(w.queue) > 1} <= overfull, "overfull:", overfull)
         promise(IDLE, len(overfull) == len(scheduler._overfull), "one is twice among the overfull")
         promise(IDLE, all(worker.overfull for worker in scheduler._overfull), "overfull, and not marked")
+        states = Counter("ending" if w.ending else "busy" if w.queue else "idle" for w in workers)
+        promise(ONE_PLACE, scheduler.states == {"busy": 0, "idle": 0, "ending": 0} | states, "workers:", states)
+        promise(ONE_PLACE, scheduler._suspected == self.suspects(), "suspects:", scheduler._suspected)
+        there = {name: {w.number for w in scheduler.workers_at(name)} for name in self.nodes}
+        here = {name: {w.number for w in workers if w.node == name} for name in self.nodes}
+        promise(ONE_PLACE, there == here, "workers by node:", there, here)
         slots: dict[str, list[int]] = {name: [] for name in self.nodes}
         for w in workers:
             promise(ONE_PLACE, w.load == sum(task.size for task in w.queue.values()), w, "load", w.load)
