@@ -123,9 +123,9 @@ class EventLog:
         """A task has failed."""
         self._tasks("failed", [task], f', "call": {json.dumps(call)}, "error": {json.dumps(in_words(error))}')
 
-    def cancelled(self, task: TaskNumber) -> None:
-        """Nobody waits for a task any more."""
-        self._tasks("cancelled", [task])
+    def cancelled(self, *tasks: TaskNumber) -> None:
+        """Nobody waits for these tasks any more."""
+        self._tasks("cancelled", [*tasks])
 
     def copied(self, task: TaskNumber, copy: TaskNumber) -> None:
         """A copy of a task is started, because it takes very long."""

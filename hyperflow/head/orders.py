@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hyperflow.events.writer import EventLog
+from hyperflow.head.bulk.calls import calls_of
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.link import Link
-from hyperflow.scheduling.state import Effect, Fork, Kill, Retire, Retract, Send, Worker
+from hyperflow.scheduling.state import Batch, Effect, Fork, Kill, Retire, Retract, Send, Worker
 from hyperflow.shipping.arrays import SharedBuffer
 from hyperflow.shipping.definitions import Definition
 from hyperflow.shipping.packer import Packer
@@ -70,6 +71,10 @@ class Orders:
         started: list[TaskNumber] = []
         name = self._names.get(worker.number)
         for task in effect.tasks:
+            if type(task) is Batch:
+                name = self._send_batch(worker, task, records, parts, name)
+                started += task.numbers
+                continue
             number, function = task.number, task.function
             evaluation = self._evaluations.get(number)
             if evaluation is None:  # cancelled in this very turn: its place in the sequence is kept
@@ -95,6 +100,25 @@ class Orders:
         parts += _tasks(worker, records)
         if started:
             self._events.running(started, worker.name)
+
+    def _send_batch(
+        self, worker: Worker, batch: Batch, records: list[frames.Bytes], parts: list[frames.Bytes], name: str | None
+    ) -> str | None:
+        """The same for a batch, in the same order; return the name of its tasks. None of them is cancelled yet."""
+        calls = calls_of(batch)
+        packed, options = calls.function, calls.options
+        if packed.epoch != self._epochs[worker.number]:
+            parts += _tasks(worker, records)
+            self._epochs[worker.number] = packed.epoch
+            self.at_workers[worker.number].intersection_update(self._packer.buffers.known)
+        if options.name != name:
+            parts += _tasks(worker, records)
+            self._names[worker.number] = options.name
+            parts.append(frames.frame(Kind.NAMED, worker.number, (options.name or "").encode()))
+        if batch.function not in self.at_workers[worker.number]:
+            self._give(worker, (packed.function,), parts)
+        frames.add_tasks(records, batch.number, batch.function, calls.payloads_of(batch))
+        return options.name
 
     def _give(self, worker: Worker, needs: Iterable[Definition | SharedBuffer], parts: list[frames.Bytes]) -> None:
         """Give a worker what it does not have of this."""

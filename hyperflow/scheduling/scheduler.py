@@ -560,6 +560,8 @@ class Scheduler:
             task.state = SENT
             worker.queue[task.number] = task
             worker.load += task.size * task.count
+            if type(task) is Batch:
+                worker.has_batches = True
             if task.past is not None and task.past.lost:
                 self._suspect(task, worker.node)
         count = worker.sent - before

@@ -183,6 +183,7 @@ class Worker:
     queue: dict[TaskNumber, Task] = attrs.field(init=False, factory=dict[TaskNumber, Task])
     """Sent and not answered, in the order in which they were sent, by the number that each had then."""
     held: int = attrs.field(init=False, default=0)  # evaluations in the queue
+    has_batches: bool = attrs.field(init=False, default=False)  # or has had
     sent: Seq = attrs.field(init=False, default=NOT_SENT)  # of the task that was sent last
     load: int = attrs.field(init=False, default=0)  # bytes in the queue
     leased: bool = attrs.field(init=False, default=False)  # its CPU ids are taken out of the pool for it

@@ -22,7 +22,7 @@ from __future__ import annotations
 import enum
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
 
@@ -195,6 +195,15 @@ def add_task(
     parts += (TASK.pack(task, function, len(buffers), sum(map(len, content))), *content)
 
 
+def add_tasks(
+    parts: list[Bytes], first: TaskNumber, function: DefinitionNumber, payloads: Iterable[bytes]
+) -> None:
+    """Add the records of tasks with consecutive numbers, without buffers."""
+    pack = TASK.pack
+    for number, payload in enumerate(payloads, first):
+        parts += (pack(number, function, 0, len(payload)), payload)
+
+
 def result_record(
     task: TaskNumber, outcome: Outcome, seconds: float, payload: bytes, buffers: Sequence[Buffer] = ()
 ) -> list[Bytes]:
@@ -216,7 +225,7 @@ def tasks(body: memoryview) -> Iterator[tuple[TaskNumber, DefinitionNumber, memo
         offset += TASK.size
         content = body[offset : offset + length]
         offset += length
-        payload, buffers = _split(content, count) if count else (content, [])
+        payload, buffers = split(content, count) if count else (content, [])
         yield task, function, payload, buffers
     if offset > len(body):
         raise ProtocolError("a record that is longer than its frame")
@@ -230,13 +239,28 @@ def results(body: memoryview) -> Iterator[tuple[TaskNumber, int, float, memoryvi
         offset += RESULT.size
         content = body[offset : offset + length]
         offset += length
-        payload, buffers = _split(content, count) if count else (content, [])
+        payload, buffers = split(content, count) if count else (content, [])
         yield task, outcome, seconds, payload, buffers
     if offset > len(body):
         raise ProtocolError("a record that is longer than its frame")
 
 
-def _split(content: memoryview, count: int) -> tuple[memoryview, list[Buffer]]:
+def end_of_result(body: memoryview, offset: int) -> int:
+    """Return where the record ends that begins at an offset of a body of results."""
+    end: int = offset + RESULT.size + RESULT.unpack_from(body, offset)[-1]
+    if end > len(body):
+        raise ProtocolError("a record that is longer than its frame")
+    return end
+
+
+def task_of_result(body: memoryview, offset: int) -> tuple[TaskNumber, int]:
+    """Return the task of that record, and its outcome."""
+    task, outcome, *_ = RESULT.unpack_from(body, offset)
+    return task, outcome
+
+
+def split(content: memoryview, count: int) -> tuple[memoryview, list[Buffer]]:
+    """Return the payload and the buffers of a record."""
     sizes = [SIZE.unpack_from(content, position * SIZE.size)[0] for position in range(count)]
     start = len(content)
     buffers: list[Buffer] = []
