@@ -37,6 +37,9 @@ PREFETCH_BYTES = 1 << 20
 RETRACT_WORTH = 0.0005
 """Less estimated work (seconds) than this stays where it is queued: it ends sooner than a retraction."""
 
+GRAIN = 0.0001
+"""So much of a batch (seconds of work) an idle worker gets at once: a message to each of more workers takes longer."""
+
 NEWEST_WEIGHT = 0.2
 """Weight of the newest measurement in the mean time of a function."""
 
@@ -60,6 +63,11 @@ class Estimates:
         """These functions will not be used again."""
         for number in functions:
             self.seconds.pop(number, None)
+
+    def grain(self, task: Task) -> int:
+        """Return how many of a batch an idle worker is to get."""
+        seconds = self.seconds.get(task.function)
+        return 1 if seconds is None or task.count == 1 else max(int(GRAIN / max(seconds, 1e-6)), 1)
 
     def is_worth_retracting(self, worker: Worker, worth: float) -> bool:
         """Whether a worker has prefetched tasks that were not cancelled, and at least so many seconds of work."""

@@ -487,7 +487,7 @@ class Scheduler:
                     if not starts:
                         return False
                     starts -= 1
-                self._start(self._pop(first), node)
+                self._start(self._pop(first, self._estimates.grain(self._queues[first][0])), node)
                 if type(first) is Wish and not self._queues[first]:
                     del self._queues[first]  # else there would be more and more
                     sizes = []
@@ -565,8 +565,7 @@ class Scheduler:
             if task.past is not None and task.past.lost:
                 self._suspect(task, worker.node)
         count = worker.sent - before
-        if worker.held:  # to an idle worker goes only one task
-            self._prefetched += count
+        self._prefetched += count if worker.held else count - 1
         worker.held += count
         if worker.held > 1 and not worker.overfull:
             worker.overfull = True
