@@ -19,10 +19,12 @@ import contextlib
 import logging
 import pickle
 import struct
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+
+import attrs
 
 from hyperflow import environment, failures
 from hyperflow.config import Settings
@@ -50,7 +52,7 @@ from hyperflow.head.echo import Echo
 from hyperflow.head.evaluation import Evaluation, death, read_failure
 from hyperflow.head.fleet import Fleet, NodePlan
 from hyperflow.head.later import Later
-from hyperflow.head.link import Link
+from hyperflow.head.link import Frame, Link
 from hyperflow.head.orders import Orders
 from hyperflow.head.post_mortems import PostMortems
 from hyperflow.head.streams import Streams
@@ -59,7 +61,7 @@ from hyperflow.locking.manager import LockManager
 from hyperflow.program import ProgramInfo
 from hyperflow.progress.tally import Counted, Snapshot, Tally
 from hyperflow.saying import in_words
-from hyperflow.scheduling.scheduler import REBALANCE_PAUSE, Scheduler
+from hyperflow.scheduling.scheduler import REBALANCE_LOOKS, REBALANCE_PAUSE, Scheduler
 from hyperflow.scheduling.state import Task, Worker, is_started
 from hyperflow.shipping.packer import Kept, PackedCall, Packer
 from hyperflow.wire import frames, messages
@@ -80,6 +82,13 @@ END_GRACE = 15.0
 EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
 
+WORK_AT_ONCE = 1500
+"""Answers, or others of a node's messages, that are dealt with in one turn of the event loop: some ten milliseconds.
+What a thousand nodes say at the same time would else keep the user's flows, and the signs of life, waiting."""
+
+STARTS_AT_ONCE = 3000
+"""Tasks that are given to free CPUs in one turn of the event loop; fewer where they need new workers."""
+
 RESULTS, VALUE, SKIPPED = int(Kind.RESULTS), int(Outcome.VALUE), int(Outcome.SKIPPED)
 """As plain numbers, because each frame or answer is compared with them."""
 
@@ -87,6 +96,15 @@ RESULTS, VALUE, SKIPPED = int(Kind.RESULTS), int(Outcome.VALUE), int(Outcome.SKI
 RETRIED = (Outcome.RAISED, Outcome.UNSENDABLE_ERROR)
 """Outcomes after which `retries` start an evaluation again. What cannot be sent or read could not be the next time, and
 who calls sys.exit() means it."""
+
+
+@attrs.frozen
+class Loss:
+    """The end of a node's stream, behind what came from there."""
+
+    link: Link
+    cause: str
+    silent: bool
 
 
 class Engine:
@@ -100,7 +118,7 @@ class Engine:
         self.scheduler = Scheduler()
         self.account = Account()
         self._events = EventLog(program.log_dir / "events.jsonl")
-        self.fleet = Fleet(program, settings, self._events, self._on_frame, self, self._on_lost)
+        self.fleet = Fleet(program, settings, self._events, self._on_frames, self, self._on_end, self._on_lost)
         self.fleet.echo = echo
         self.locks = LockManager()
         self.streams = Streams(program.call)
@@ -115,6 +133,8 @@ class Engine:
         # Those of this turn, each followed by its activity; by function, CPUs, the name that they were given, and
         # whether they are of a remote_map.
         self._submitted = defaultdict[tuple[str, int, str | None, bool], list[int]](list)
+        self._inbox: deque[Frame | Loss] = deque()  # what has come and waits for its turn
+        self._left = WORK_AT_ONCE  # of this turn
         self._begun: list[tuple[int, int]] = []  # activities that are new, with their parents
         self._next_task: TaskNumber = TaskNumber(1)
         self._copies = Copies(
@@ -273,16 +293,13 @@ class Engine:
 
     def statistics(self) -> Statistics:
         """Return how many nodes, CPUs, workers and evaluations there are in each state; cheap."""
-        workers = Counter(
-            "ending" if worker.ending else "busy" if worker.queue else "idle"
-            for worker in self.scheduler.workers.values()
-        )
+        self.scheduler.settle()
         return Statistics(
             nodes=len(self.fleet.links),
             nodes_lost=self._counts["nodes_lost"],
             cpus=self.scheduler.pool.total,
             cpus_free=self.scheduler.pool.free,
-            workers=dict(workers),
+            workers={state: count for state, count in self.scheduler.states.items() if count},
             waiting=self.scheduler.waiting,
             running=self.scheduler.sent,
             done=self._counts["done"],
@@ -353,12 +370,15 @@ class Engine:
 
     def _flush(self) -> None:
         """Carry out what the scheduler decides, with one write per node."""
+        self._left = WORK_AT_ONCE
+        if self._inbox:
+            self._read_on()
         if self._submitted:
             self._log_submitted()
         if self.drain.begun is not None and self.drain.over is None and not self.scheduler.sent:
             self.drain.finish()
         self.fleet.follow_path()
-        effects = self.scheduler.schedule()
+        effects = self.scheduler.schedule(STARTS_AT_ONCE)
         if self._copies.watched:
             self._copies.sent(effects)
         self._orders.write(effects)
@@ -371,10 +391,12 @@ class Engine:
         gone = self._orders.forget()
         if gone:
             self.scheduler.forget(gone)
+        if self._inbox or self.scheduler.unfinished:
+            self._flushing.ask()
 
     def _rebalance(self) -> None:
         if self.scheduler.unbalanced:
-            self.scheduler.rebalance()
+            self.scheduler.rebalance(looks=REBALANCE_LOOKS)
             self._flush()
 
     def _log_submitted(self) -> None:
@@ -386,12 +408,44 @@ class Engine:
 
     # ---- in -----------------------------------------------------------------------------------------------------
 
+    def _on_frames(self, received: Sequence[Frame]) -> None:
+        """A node has said something; what is too much for this turn of the event loop waits for the next one."""
+        if self._inbox:
+            self._inbox += received
+            return
+        for at, (kind, number, body) in enumerate(received):
+            if self._left <= 0:
+                self._inbox += received[at:]
+                break
+            self._on_frame(kind, number, body)
+        if not self._flushing.due:
+            self._flushing.ask()
+
+    def _on_end(self, link: Link, cause: str, silent: bool) -> None:
+        """A node has gone without being asked to. What came from there counts, so it is read first."""
+        self._inbox.append(Loss(link, cause, silent))
+        self._read_on()
+        self._flushing.ask()
+
+    def _read_on(self) -> None:
+        """Deal with what waits, as far as this turn goes."""
+        inbox = self._inbox
+        while inbox and self._left > 0:
+            item = inbox.popleft()
+            if type(item) is Loss:
+                self._left -= len(self.scheduler.workers_at(item.link.node))
+                self.fleet.lost(item.link, item.cause, item.silent)
+            else:
+                self._on_frame(*item)
+
     def _on_frame(self, kind: int, number: WorkerNumber, body: memoryview) -> None:
+        self._left -= 1
         if kind == RESULTS:
             if self.fleet.failed_starts:
                 self.fleet.failed_starts.clear()
             worker = self.scheduler.workers.get(number)
             if worker is not None and worker.has_batches:
+                self._left -= len(body) >> 8  # one of a batch costs an eighth, and has some thirty bytes
                 self.bulk.on_results(worker, body)
             else:
                 self._on_results(number, body)
@@ -407,7 +461,6 @@ class Engine:
             self._on_post_mortem(kind, number, body)
         elif kind in (Kind.PRINTED, Kind.MEASURED) and number in self.scheduler.workers:
             self._on_said(kind, self.scheduler.workers[number], body)
-        self._flushing.ask()
 
     def _on_stream_wanted(self, worker: Worker, body: memoryview) -> None:
         """An evaluation draws random numbers."""
@@ -457,11 +510,12 @@ class Engine:
     def _on_results(self, number: WorkerNumber, body: memoryview) -> None:
         """A worker has answered, mostly several tasks at once."""
         scheduler, evaluations, locks = self.scheduler, self._evaluations, self.locks
-        watched, tries, groups = self._copies.watched, self._tries, self._tally.of
-        makings = self._makings
-        worker = scheduler.workers.get(number)
+        rare = self._copies.watched or self._tries or self._makings
+        groups, worker = self._tally.of, scheduler.workers.get(number)
         done: dict[TaskNumber, float] = {}
-        for task_number, outcome, seconds, payload, buffers in frames.results(body):
+        results = frames.results(body)
+        self._left -= len(results)
+        for task_number, outcome, seconds, payload, buffers in results:
             if outcome == SKIPPED:
                 self._on_retracted(scheduler.skipped(number, task_number, *frames.SIZE.unpack(payload)))
                 continue
@@ -489,19 +543,23 @@ class Engine:
             except BaseException as error:  # noqa: BLE001 (whatever a user's object does while it is read or shown)
                 self._on_unreadable(evaluation, task, worker, error)
                 continue
-            self._packer.release(evaluation.packed)
+            packed = evaluation.packed
+            self._packer.release(packed)
             evaluation.call = None
             done[task_number] = seconds
-            groups[evaluation.options.name or evaluation.packed.function.name].done += 1
+            groups[evaluation.options.name or packed.function.name].done += 1
             evaluation.set_result(value)
-            if watched or tries or makings or task.past is not None:
+            if rare or task.past is not None:
                 self._on_special(evaluation, task, worker, seconds)
         if done and worker is not None:
-            self._counts["done"] += len(done)
-            self.account.used += sum(done.values()) * len(worker.cpus)
-            self._events.done(done, worker.name)
-            if self.aside.trust.accused:
-                self.aside.trust.succeeded(worker.node, len(done))
+            self._count_done(done, worker)
+
+    def _count_done(self, done: dict[TaskNumber, float], worker: Worker) -> None:
+        self._counts["done"] += len(done)
+        self.account.used += sum(done.values()) * len(worker.cpus)
+        self._events.done(done, worker.name)
+        if self.aside.trust.accused:
+            self.aside.trust.succeeded(worker.node, len(done))
 
     def _on_unreadable(self, evaluation: Evaluation, task: Task, worker: Worker, error: BaseException) -> None:
         """What an evaluation has ended with cannot be read here: that is its error, and nobody else's."""
@@ -556,7 +614,7 @@ class Engine:
         for task in back:
             self._on_returned(task, worker.name)
         if not ended.started and ended.reason != CANCELLED:
-            working = any(other.queue for other in self.scheduler.workers.values() if other.node == worker.node)
+            working = any(other.queue for other in self.scheduler.workers_at(worker.node))
             self.fleet.failed_start(worker.node, ended.reason or ended.tail or f"status {ended.status}", working)
         evaluation = self._evaluations.get(within.number) if within is not None else None
         if evaluation is None or within is None or self._copies.gives_way(within, worker.node):
@@ -645,7 +703,7 @@ class Engine:
         wait = END_GRACE + (self._silence_limit if silent else 0.0)
         loop = asyncio.get_running_loop()
         self._lost_logs[node] = str(link.log_file)
-        there = [worker for worker in self.scheduler.workers.values() if worker.node == node]
+        there = self.scheduler.workers_at(node)
         at_work = {number: worker for worker in there for number in worker.queue}
         started = {next(iter(worker.queue)) for worker in there if worker.queue}
         for each in there:

@@ -45,7 +45,10 @@ OF_LINKS = frozenset(map(int, (Kind.ALIVE, Kind.BLOCK, Kind.CONTENT, Kind.BROKEN
 _ENDED = "its stream ended"
 
 BlockKey = tuple[WorkerNumber, BlockNumber]
-OnFrame = Callable[[int, WorkerNumber, memoryview], None]
+Frame = tuple[int, WorkerNumber, memoryview]
+"""Kind, worker, body."""
+
+OnFrames = Callable[[Sequence[Frame]], None]
 OnLost = Callable[["Link", str, bool], None]
 """Gets the cause, and a flag: True if the node may still be running because it has not noticed."""
 
@@ -57,12 +60,12 @@ def _nothing() -> None:
 class Link:
     """One node's launcher, as the head sees it.
 
-    `on_frame` gets each frame after the handshake. `on_lost` is called once, if the node is given up or its stream ends
+    `on_frames` gets all frames after the handshake, as many at a time as come in one read. `on_lost` is called once, if the node is given up or its stream ends
     before `close`.
     """
 
     def __init__(
-        self, transport: Transport, settings: Settings, log_dir: Path, on_frame: OnFrame, on_lost: OnLost
+        self, transport: Transport, settings: Settings, log_dir: Path, on_frames: OnFrames, on_lost: OnLost
     ) -> None:
         self.node = transport.node
         self.log_file = launcher_log(log_dir, transport.node)
@@ -76,7 +79,7 @@ class Link:
         self._settings = settings
         self._noise: bytes | None = b""  # what came before the launcher's first line (HELLO); None after that
         self._log_dir = log_dir
-        self._on_frame = on_frame
+        self._on_frames = on_frames
         self._on_lost = on_lost
         self._reader = frames.Reader()
         self._connection: Connection | None = None
@@ -239,17 +242,29 @@ class Link:
         except frames.ProtocolError as error:
             self._on_foreign(f"{error}; something on {self.node} writes into the stream of its launcher")
             return
-        for kind, worker, body in received:
-            if kind in OF_LINKS:
-                if kind == Kind.BROKEN:
-                    said = bytes(body).decode(errors="replace")
-                    self._on_foreign(f"{said}; something on {self.node} writes or reads where its launcher reads")
-                elif kind != Kind.ALIVE:
-                    self._on_block(kind, worker, body)
-            elif self._inbox is not None:
+        if not OF_LINKS.isdisjoint([frame[0] for frame in received]):
+            received = self._take_own(received)
+        if self._inbox is not None:
+            for kind, _, body in received:
                 self._inbox.put_nowait((kind, body))
-            else:
-                self._on_frame(kind, worker, body)
+        elif received:
+            self._on_frames(received)
+
+    def _take_own(self, received: list[Frame]) -> list[Frame]:
+        """Deal with the frames that are for the link, and return the others."""
+        others: list[Frame] = []
+        for kind, worker, body in received:
+            if kind not in OF_LINKS:
+                others.append((kind, worker, body))
+            elif kind == Kind.BROKEN:
+                said = bytes(body).decode(errors="replace")
+                if others and self._inbox is None:
+                    self._on_frames(others)  # what came before it counts
+                self._on_foreign(f"{said}; something on {self.node} writes or reads where its launcher reads")
+                return []
+            elif kind != Kind.ALIVE:
+                self._on_block(kind, worker, body)
+        return others
 
     def _on_foreign(self, what: str) -> None:
         """Give a node up in whose stream others write, and say so: what comes next makes no sense."""

@@ -25,6 +25,7 @@ workers (they would need to know each other, and a crash could not be charged to
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Sequence
 
@@ -56,7 +57,13 @@ REBALANCE_PAUSE = 0.005
 """Seconds between looks of the engine at workers that hold tasks while a CPU is free."""
 
 LOOKS_AT_ONCE = 100
-"""How many workers a step looks at for tasks that are worth retracting; the engine's `rebalance` looks at all."""
+"""How many workers a step looks at for tasks that are worth retracting."""
+
+REBALANCE_LOOKS = 5000
+"""How many the engine's `rebalance` looks at, every REBALANCE_PAUSE."""
+
+FORK_WORK = 6
+"""A start with a new worker takes so many times as long as one with an idle worker."""
 
 ANSWERS_A_LOOK = 4
 """For so many answers, a step looks at one worker that holds prefetched tasks: whether it has fallen behind."""
@@ -85,6 +92,7 @@ class Scheduler:
         self._active = 0  # workers that hold CPUs
         # Workers to look at when prefetching: those that something happened to. To look at all would cost O(workers).
         self._candidates: dict[WorkerNumber, Worker] = {}
+        self._freed: list[Worker] = []  # those that have just run out of tasks; they keep their CPUs until `settle`
         self._overfull: deque[Worker] = deque()  # those that have, or had lately, more than one task
         self._idle = IdleWorkers(self.pool)
         self._estimates = Estimates()
@@ -107,7 +115,8 @@ class Scheduler:
     @property
     def states(self) -> dict[str, int]:
         """How many workers are busy, idle, ending; without a look at each."""
-        idle, ending = self._idle.count + self._leaving, self._ending
+        freed = sum(1 for worker in self._freed if self._is_free(worker))
+        idle, ending = self._idle.count + self._leaving + freed, self._ending
         return {"busy": len(self.workers) - idle - ending, "idle": idle, "ending": ending}
 
     def workers_at(self, node: str) -> list[Worker]:
@@ -212,6 +221,7 @@ class Scheduler:
         """Start a copy of a task at once, on another node if possible; False if no CPU is idle."""
         if self.waiting or self._prefetched or self.paused or of.worker is None:
             return False
+        self.settle()
         node = self.pool.roomiest(copy.cpus, without=(of.worker.node,)) or self.pool.roomiest(copy.cpus)
         if node is None:
             return False
@@ -370,6 +380,7 @@ class Scheduler:
 
     def kill(self, worker: Worker) -> None:
         """End a worker; its CPUs come back when `ended` is called."""
+        self.settle()
         if not worker.ending:
             worker.ending = True
             self._leaving -= worker.fresh and not worker.queue
@@ -399,18 +410,22 @@ class Scheduler:
 
     # ---- decisions ----------------------------------------------------------------------------------------------
 
-    def schedule(self, starts: int | None = None) -> list[Effect]:
+    def schedule(self, work: float = math.inf) -> list[Effect]:
         """Place what can be placed, prefetch, and return all effects since the last call.
 
-        Places no more than `starts` tasks; `unfinished` tells whether more could be placed.
+        A start counts one, or FORK_WORK with a new worker; after so much `work`, `unfinished` tells that more is left.
         """
         self.unfinished = False
+        if self._freed:
+            if self.waiting and not self.paused:
+                self._hand_over()
+            self.settle()
         if self.waiting and not self.paused:
-            self.unfinished = not self._place(starts)
+            self.unfinished = not self._place(work)
             if self.waiting and not self.unfinished:
                 self._prefetch()
                 if self.waiting and self.pool.free:
-                    self.unfinished = not self._place(starts)  # the reservation's holder may have been prefetched
+                    self.unfinished = not self._place(work)  # the reservation's holder may have been prefetched
         if not self.unfinished:
             self._candidates.clear()
         if self._prefetched:
@@ -422,6 +437,34 @@ class Scheduler:
                 self._looked_at = self._answers
         effects, self._effects = self._effects, []
         return effects
+
+    def settle(self) -> None:
+        """Take back the CPUs of workers that have run out of tasks."""
+        for worker in self._freed:
+            if self._is_free(worker):
+                self._release(worker)
+                self._idle.put(worker)
+        self._freed.clear()
+
+    def _is_free(self, worker: Worker) -> bool:
+        return not worker.queue and not worker.ending and worker.number in self.workers
+
+    def _hand_over(self) -> None:
+        """Give the workers that have run out of tasks the next ones, where nothing is to be chosen.
+
+        What fits is of one size, so whoever has that size takes the oldest. To take its CPUs back and look for the best
+        node would cost each round trip, and each of a thousand answers at a time, four times as much.
+        """
+        requests = [request for request in self._queues if self._oldest(request) is not None]
+        if len(requests) != 1 or type(requests[0]) is Wish:
+            return
+        (cpus,) = requests
+        for worker in self._freed:
+            if len(worker.cpus) == cpus and self._is_free(worker) and worker.node not in self.pool.aside:
+                oldest = self._oldest(cpus)
+                if oldest is None or oldest.fresh:
+                    return
+                self._give(worker, [self._pop(cpus, self._estimates.grain(oldest))])
 
     def _take_from_slow(self, looks: int) -> None:
         """Retract what is queued at workers that have fallen behind: younger ones would start before it, elsewhere."""
@@ -464,9 +507,12 @@ class Scheduler:
             free -= prefetched * cpus
             if free <= 0:
                 break
-        self._overfull.extendleft(reversed(looked_at))
+        if looks is not None and free > 0:
+            self._overfull.extend(looked_at)  # the next look is at others
+        else:
+            self._overfull.extendleft(reversed(looked_at))
 
-    def _place(self, starts: int | None = None) -> bool:
+    def _place(self, work: float) -> bool:
         """Start what fits, oldest first; the oldest that does not fit reserves a node. False: there were too many."""
         reserved: tuple[str, ...] = ()
         blocked: set[Request] = set()
@@ -483,11 +529,10 @@ class Scheduler:
                 cpus, without = first, reserved
             node = self.pool.roomiest(cpus, without)
             if node is not None:
-                if starts is not None:
-                    if not starts:
-                        return False
-                    starts -= 1
-                self._start(self._pop(first, self._estimates.grain(self._queues[first][0])), node)
+                if work <= 0:
+                    return False
+                count = self._estimates.grain(self._queues[first][0])
+                work -= FORK_WORK if self._start(self._pop(first, count), node) else 1
                 if type(first) is Wish and not self._queues[first]:
                     del self._queues[first]  # else there would be more and more
                     sizes = []
@@ -529,14 +574,15 @@ class Scheduler:
         self.waiting -= task.count
         return task
 
-    def _start(self, task: Task, node: str) -> None:
-        worker = None if task.fresh else self._idle.take(node, task.cpus)
-        if worker is None:
-            worker = self._fork(node, task.cpus, task.fresh)
+    def _start(self, task: Task, node: str) -> bool:
+        """Start a task on a node; return whether that takes a new worker."""
+        idle = None if task.fresh else self._idle.take(node, task.cpus)
+        worker = self._fork(node, task.cpus, task.fresh) if idle is None else idle
         self.pool.take(node, worker.cpus)
         worker.leased = True
         self._active += 1
         self._give(worker, [task])
+        return idle is None
 
     def _fork(self, node: str, cpus: int, fresh: bool) -> Worker:
         surplus = self._idle.surplus(node)
@@ -653,8 +699,7 @@ class Scheduler:
         if worker.fresh:
             self._leaving += 1
         else:
-            self._release(worker)
-            self._idle.put(worker)
+            self._freed.append(worker)
 
     def _count_out(self, worker: Worker) -> None:
         """A worker has gone."""

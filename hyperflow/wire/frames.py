@@ -32,6 +32,7 @@ HEADER = struct.Struct("<IQBI")  # BEGIN, length of the body, kind, worker
 TAIL = struct.Struct("<I")  # END
 TASK = struct.Struct("<QIHQ")  # task, function, number of buffers, length of what follows
 RESULT = struct.Struct("<QBfHQ")  # task, outcome, seconds, number of buffers, length of what follows
+TASK_HEAD = struct.Struct("<IQBIQIHQ")  # HEADER and TASK of a frame with one task, packed at once
 RESULT_HEAD = struct.Struct("<IQBIQBfHQ")  # HEADER and RESULT of a frame with one result, packed at once
 DEFINITION = struct.Struct("<IBH")  # its number, its shape, how many blocks; their numbers and its pickle follow
 NUMBER = struct.Struct("<I")
@@ -184,6 +185,12 @@ def read_definition(body: Bytes) -> tuple[DefinitionNumber, Shape, list[int], me
     return number, Shape(shape), numbers, memoryview(body)[end:]
 
 
+def task_frame(worker: WorkerNumber, task: TaskNumber, function: DefinitionNumber, payload: bytes) -> bytes:
+    """Return a whole frame with one task that has no buffers."""
+    size = len(payload)
+    return TASK_HEAD.pack(BEGIN, TASK.size + size, Kind.TASKS, worker, task, function, 0, size) + payload + END
+
+
 def add_task(
     parts: list[Bytes], task: TaskNumber, function: DefinitionNumber, payload: bytes, buffers: Sequence[Buffer] = ()
 ) -> None:
@@ -231,18 +238,22 @@ def tasks(body: memoryview) -> Iterator[tuple[TaskNumber, DefinitionNumber, memo
         raise ProtocolError("a record that is longer than its frame")
 
 
-def results(body: memoryview) -> Iterator[tuple[TaskNumber, int, float, memoryview, list[Buffer]]]:
-    """Yield (task, outcome, seconds, payload, buffers) of a body of results."""
-    offset = 0
-    while offset < len(body):
-        task, outcome, seconds, count, length = RESULT.unpack_from(body, offset)
-        offset += RESULT.size
-        content = body[offset : offset + length]
-        offset += length
-        payload, buffers = split(content, count) if count else (content, [])
-        yield task, outcome, seconds, payload, buffers
-    if offset > len(body):
+def results(body: memoryview) -> list[tuple[TaskNumber, int, float, memoryview, Sequence[Buffer]]]:
+    """Return (task, outcome, seconds, payload, buffers) of each record in a body of results."""
+    found: list[tuple[TaskNumber, int, float, memoryview, Sequence[Buffer]]] = []
+    offset, size, unpack = 0, len(body), RESULT.unpack_from
+    while offset < size:
+        task, outcome, seconds, count, length = unpack(body, offset)
+        start = offset + RESULT.size
+        offset = start + length
+        content = body[start:offset]
+        if count:
+            found.append((task, outcome, seconds, *split(content, count)))
+        else:
+            found.append((task, outcome, seconds, content, ()))
+    if offset > size:
         raise ProtocolError("a record that is longer than its frame")
+    return found
 
 
 def end_of_result(body: memoryview, offset: int) -> int:
@@ -291,21 +302,22 @@ class Reader:
             return []
         whole = memoryview(self._buffer)
         frames: list[tuple[int, WorkerNumber, memoryview]] = []
-        offset = 0
-        self._needed = HEADER.size
-        while len(whole) - offset >= HEADER.size:
-            begin, length, kind, worker = HEADER.unpack_from(whole, offset)
+        offset, size = 0, len(whole)
+        self._needed = head = HEADER.size
+        header, tail = HEADER.unpack_from, TAIL.unpack_from  # bound once: thousands of frames may be in one read
+        while size - offset >= head:
+            begin, length, kind, worker = header(whole, offset)
             # Checked before the body is here: the body of a wrong header may never come.
             if begin != BEGIN or length > LARGEST_BODY or kind not in _KINDS:
                 raise ProtocolError(f"bytes that are not hyperflow's: {bytes(whole[offset : offset + SHOWN])!r}")
-            end = offset + HEADER.size + length
-            if end + TAIL.size > len(whole):
+            end = offset + head + length
+            if end + 4 > size:
                 self._needed = end + TAIL.size - offset
                 break
-            if TAIL.unpack_from(whole, end)[0] != END_NUMBER:
-                raise ProtocolError(_foreign_within(whole[offset + HEADER.size :], length))
-            frames.append((kind, worker, whole[offset + HEADER.size : end]))
-            offset = end + TAIL.size
+            if tail(whole, end)[0] != END_NUMBER:
+                raise ProtocolError(_foreign_within(whole[offset + head :], length))
+            frames.append((kind, worker, whole[offset + head : end]))
+            offset = end + 4
         self._buffer = bytearray(whole[offset:])  # a new one: the frames keep the old one
         return frames
 

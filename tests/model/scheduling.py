@@ -30,8 +30,8 @@ DURATIONS = {1: 2e-6, 2: 2e-4, 3: 0.01, 4: 0.5}
 SMALL = ((prefetch, "ANSWERS_AT_ONCE", 3.0), (scheduler, "PATIENCE", 1), (scheduler, "ANSWERS_A_LOOK", 1))
 """Bounds that are meant for large runs, so that four nodes meet them."""
 
-STARTS = 3
-"""So many tasks are started in one go."""
+STARTS = 8
+"""So many tasks are started in one go: two, where they need new workers."""
 
 ONCE = "no task runs twice at the same time"
 IN_PLACE = "a task runs only where the scheduler has it"
