@@ -238,14 +238,14 @@ class _Group:
         """End the others, and return the first failure."""
         self._cancel_alike()
         first = self.failed[0].future
-        others = [future for _, future in sorted(self.failed[1:], key=lambda failure: failure.index)]
+        others = [future for _, future in sorted(self.failed[1:], key=lambda failure: failure.place)]
         return _failure(first, await _cancel_all([*others, *self._futures], self.where), self.where)
 
 
 class _Failure(NamedTuple):
     """A flow that has failed, or was cancelled, and its place."""
 
-    index: int
+    place: int
     future: asyncio.Future[Any]
 
 

@@ -18,7 +18,7 @@ X = TypeVar("X")
 
 
 class RemoteEval(Step):
-    """A call to be evaluated on a worker. (A plain class: each evaluation makes one, and attrs' frozen ones take long.)"""
+    """A call to be evaluated on a worker. (A plain class: each evaluation makes one; attrs' take longer.)"""
 
     __slots__ = ("args", "fn", "kwargs")
 

@@ -28,7 +28,17 @@ import attrs
 
 from hyperflow import environment, failures
 from hyperflow.config import Settings
-from hyperflow.environment import Activity, Making, MapOwner, Options, Statistics, Try, in_another_loop, peek_making, peek_try
+from hyperflow.environment import (
+    Activity,
+    Making,
+    MapOwner,
+    Options,
+    Statistics,
+    Try,
+    in_another_loop,
+    peek_making,
+    peek_try,
+)
 from hyperflow.errors import (
     AllocationEnding,
     EnvironmentClosed,

@@ -134,9 +134,7 @@ class Orders:
         if started:
             self._events.running(started, worker.name)
 
-    def _send_batch(
-        self, worker: Worker, batch: Batch, records: list[frames.Bytes], parts: list[frames.Bytes]
-    ) -> None:
+    def _send_batch(self, worker: Worker, batch: Batch, records: list[frames.Bytes], parts: list[frames.Bytes]) -> None:
         """The same for a batch, in the same order. None of it is cancelled yet."""
         calls, known = calls_of(batch), self.at_workers[worker.number]
         packed, name = calls.function, calls.options.name

@@ -39,6 +39,7 @@ from hyperflow.scheduling.state import (
     NOT_SENT,
     SENT,
     WAITING,
+    Batch,
     Effect,
     Fork,
     Kill,
@@ -47,7 +48,6 @@ from hyperflow.scheduling.state import (
     Retract,
     Send,
     Task,
-    Batch,
     Wish,
     Worker,
 )
@@ -272,7 +272,7 @@ class Scheduler:
         return task
 
     def single_out_all(self, nodes: Collection[str] | None = None) -> list[tuple[Batch, list[Task]]]:
-        """Make each of all batches a task of its own; if `nodes` are given, only of those that are with workers there."""
+        """Make each of all batches a task of its own, or of those that are with workers of these nodes."""
         found: list[tuple[Batch, list[Task]]] = []
 
         def apart(entries: Iterable[Task]) -> list[Task]:

@@ -158,7 +158,7 @@ class InlineEvaluator:
             None if submitted is None or submitted.packed is None else Kept(self._packer, submitted.packed, self.submit)
         )
 
-    def open_map(self, owner: environment.MapOwner) -> None:  # noqa: ARG002 (here each evaluation goes by itself)
+    def open_map(self, owner: environment.MapOwner) -> None:
         """Evaluate nothing in batches."""
 
     def _ended(self, client: InlineLocks, task: asyncio.Task[Any]) -> None:

@@ -202,9 +202,7 @@ def add_task(
     parts += (TASK.pack(task, function, len(buffers), sum(map(len, content))), *content)
 
 
-def add_tasks(
-    parts: list[Bytes], first: TaskNumber, function: DefinitionNumber, payloads: Iterable[bytes]
-) -> None:
+def add_tasks(parts: list[Bytes], first: TaskNumber, function: DefinitionNumber, payloads: Iterable[bytes]) -> None:
     """Add the records of tasks with consecutive numbers, without buffers."""
     pack = TASK.pack
     for number, payload in enumerate(payloads, first):

@@ -67,9 +67,9 @@ class SchedulerModel(Model):
 
     name = "scheduler"
     happenings: ClassVar[Mapping[str, int]] = {
-        "add_node": 2, "submit": 12, "submit_batch": 5, "cancel": 5, "orders": 12, "start": 12, "finish": 12, "go_on": 4, "answers": 8,
-        "end": 5, "crash": 2, "hear": 12, "lose": 1, "single_out": 1, "dark": 2, "aside": 2, "rebalance": 2, "turn": 5, "settle": 1,
-        "copy": 3,
+        "add_node": 2, "submit": 12, "submit_batch": 5, "cancel": 5, "orders": 12, "start": 12, "finish": 12,
+        "go_on": 4, "answers": 8, "end": 5, "crash": 2, "hear": 12, "lose": 1, "single_out": 1, "dark": 2, "aside": 2,
+        "rebalance": 2, "turn": 5, "settle": 1, "copy": 3,
     }  # fmt: skip
     always = frozenset({"submit", "orders", "start", "finish", "answers", "hear", "turn"})
     opening = ("add_node", "add_node", "warm_up")
@@ -221,7 +221,9 @@ class SchedulerModel(Model):
 
     def on_cancel(self, which: int, now: int, behind: int) -> None:
         workers = self.scheduler.workers.values()
-        prefetched = [n for w in workers for t in list(w.queue.values())[1:] for n in t.numbers if n in self.evaluations]
+        prefetched = [
+            n for w in workers for t in list(w.queue.values())[1:] for n in t.numbers if n in self.evaluations
+        ]
         number = pick(prefetched if behind % 2 and prefetched else self.evaluations, which)
         if number in self.batched:
             owner = self.owners[number]
@@ -321,7 +323,11 @@ class SchedulerModel(Model):
         held = self.scheduler.withhold(name)
         self.withheld |= {task.number: name for task in held}
         back, impossible = self.scheduler.lose_node(name)
-        impossible = [one for task in impossible for one in ([task.one(n) for n in task.numbers] if type(task) is Batch else [task])]
+        impossible = [
+            one
+            for task in impossible
+            for one in ([task.one(n) for n in task.numbers] if type(task) is Batch else [task])
+        ]
         for task in impossible:
             self.is_single(task)
 

@@ -1,4 +1,4 @@
-"""Batches of evaluations in the head: how they are submitted and answered, and how one becomes an evaluation by itself."""
+"""Batches in the head: how they are submitted and answered, and how one of them becomes an evaluation by itself."""
 
 from __future__ import annotations
 
@@ -145,60 +145,59 @@ class Bulk:
     def _read(self, worker: Worker, batch: Batch, body: memoryview, offset: int) -> int:
         """Read answers to a batch as long as they are its next ones, and results; return where that ends."""
         calls = calls_of(batch)
-        results, place = calls.owner.results, calls.at(batch.number)
         unpack, size, loads = frames.RESULT.unpack_from, frames.RESULT.size, pickle.loads
-        wanted = batch.state is SENT
-        number, last, end = batch.number, batch.number + batch.count, len(body)
+        results, place, wanted = calls.owner.results, calls.at(batch.number), batch.state is SENT
         times: list[float] = []
-        unreadable: BaseException | None = None
-        while offset < end and number < last:
+        for number in batch.numbers:
+            if offset >= len(body):
+                break
             task, outcome, seconds, buffers, length = unpack(body, offset)
             if task != number or outcome or (buffers and not wanted):
                 break
             start = offset + size
+            offset = start + length
             if wanted:
                 try:
                     if buffers:
-                        payload, among = frames.split(body[start : start + length], buffers)
-                        found = self.head.links[worker.node].found(worker.number, among)
-                        results[place] = loads(payload, buffers=found)
+                        results[place] = self._with_buffers(worker, body[start:offset], buffers)
                     else:
-                        results[place] = loads(body[start : start + length])
+                        results[place] = loads(body[start:offset])
                 except BaseException as error:  # noqa: BLE001 (whatever a user's object does while it is read)
-                    unreadable = error
-                    break
-            offset = start + length
+                    if times:
+                        self._answered(worker, batch, calls, times)
+                    self._unreadable(worker, number, seconds, error)
+                    return offset
             times.append(seconds)
-            number += 1  # type: ignore[assignment]
             place += 1
         if times:
             self._answered(worker, batch, calls, times)
-        if unreadable is not None:
-            try:
-                evaluation = self.single_out(worker, number)
-                task = self.head.scheduler.answered(worker.number, number, seconds)
-                if evaluation is not None and task is not None:
-                    self.head.unreadable(evaluation, task, worker, unreadable)
-            finally:
-                unreadable = None
-            offset = start + length
         return offset
+
+    def _with_buffers(self, worker: Worker, content: memoryview, count: int) -> Any:
+        payload, buffers = frames.split(content, count)
+        return pickle.loads(payload, buffers=self.head.links[worker.node].found(worker.number, buffers))
+
+    def _unreadable(self, worker: Worker, number: TaskNumber, seconds: float, error: BaseException) -> None:
+        evaluation = self.single_out(worker, number)
+        task = self.head.scheduler.answered(worker.number, number, seconds)
+        if evaluation is not None and task is not None:
+            self.head.unreadable(evaluation, task, worker, error)
 
     def _answered(self, worker: Worker, batch: Batch, calls: Calls, times: list[float]) -> None:
         """So many of a batch have been answered, each after so many seconds."""
-        head, count, number, wanted = self.head, len(times), batch.number, batch.state is SENT
-        seconds = sum(times)
+        head, count, wanted = self.head, len(times), batch.state is SENT
+        numbers, seconds = batch.numbers[:count], sum(times)
         if head.locks.busy:
-            for each in batch.numbers[:count]:
+            for each in numbers:
                 head.worker_locks.answered(worker.number, each)
         head.scheduler.answered_first(batch, count, seconds)
         if not wanted:
             return
-        self._let_go(calls, number, count)
+        self._let_go(calls, numbers[0], count)
         head.counts["done"] += count
         head.account.used += seconds * len(worker.cpus)
         head.tally.of[calls.group].done += count
-        head.events.done(dict(zip(range(number, number + count), times, strict=True)), worker.name)
+        head.events.done(dict(zip(numbers, times, strict=True)), worker.name)
         if head.aside.trust.accused:
             head.aside.trust.succeeded(worker.node, count)
         calls.owner.done(count)

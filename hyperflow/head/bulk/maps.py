@@ -1,8 +1,8 @@
 """A map that runs, as far as its evaluations are alike: calls the user's function, packs, and submits batches.
 
 A flow goes this way if it is a plain `remote_eval` of the same function and the same options as the flow before. So the
-first one, and each that differs from the one before, goes by itself; then all the checks of `Engine.submit` are made, and
-the function has a definition. (Rejected: to pickle the arguments of a batch together. It takes a third less, but two
+first one, and each that differs from the one before, goes by itself: `Engine.submit` makes all its checks, and defines
+the function. (Rejected: to pickle the arguments of a batch together. It takes a third less, but two
 calls with the same list would get one list.)
 """
 
@@ -117,7 +117,5 @@ class BulkMap:
         self._bulk.withdraw(self._owner)
 
 
-_Opened = tuple[
-    Callable[..., Any] | None, Calls | None, list[bytes], list[Any], Callable[[], bool]
-]
+_Opened = tuple[Callable[..., Any] | None, Calls | None, list[bytes], list[Any], Callable[[], bool]]
 _NONE: _Opened = (None, None, [], [], lambda: False)
