@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 from hyperflow import environment, failures
 from hyperflow import flow as flows
-from hyperflow.aio import settled
+from hyperflow.aio import Outcome, settled
 from hyperflow.environment import BulkMap
 from hyperflow.errors import ConfigurationError
 from hyperflow.failures import Errors, Failed
@@ -149,7 +149,7 @@ class _Group:
             if not self._noted(x, error):
                 raise
         else:
-            named = self.returns or isinstance(future, asyncio.Task)  # an evaluation's error names its call by itself
+            named = self.returns or isinstance(future, (asyncio.Task, Outcome))  # an evaluation's error names its call by itself
             self.results.append(None)
             self._begun(len(self.results) - 1, x, future, one.step if named else None)
             self.going += 1

@@ -20,11 +20,10 @@ not by SQLite, which hides an fsync error of that step. A closed database is one
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -35,7 +34,9 @@ import attrs
 
 from hyperflow import files
 from hyperflow.database import layout, leftover, place
-from hyperflow.database.entries import SCHEMA_VERSION, Entry, checksum, is_sound, metadata_of, text_of
+from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, FromCode, checksum, is_sound, text_of
+from hyperflow.database.index import MOST, RUN, SHORTEST, Index, digest
+from hyperflow.database.kept import LONGEST, MEMORY_BUDGET, Kept
 from hyperflow.database.layout import Counts, damaged, seal
 from hyperflow.database.place import LAYOUT_VERSION
 from hyperflow.errors import ConfigurationError, DatabaseError
@@ -45,11 +46,8 @@ from hyperflow.files import sync_directory as sync
 BUSY_SECONDS = 120.0
 """How long a commit waits for another program that reads the file (a reader blocks it only without a WAL)."""
 
-IN_MEMORY = 4096
-"""Values up to this many characters stay in memory; longer ones are read at each lookup."""
-
-MEMORY_BUDGET = 256 * 1024 * 1024
-"""Characters of values that stay in memory for one database. If there are more, every lookup reads the file."""
+PAGE = 32
+"""Entries that are read together where one of them is asked for: a program asks for the next ones, too."""
 
 PIECE = 5_000
 """Entries that are read in one look at a file that another program may be writing to."""
@@ -100,16 +98,20 @@ class DatabaseFile:
     log: str = attrs.field(
         init=False, default=attrs.Factory(lambda self: str(leftover.wal_file(self.path)), takes_self=True)
     )
-    loaded: set[str] = attrs.field(factory=set)
-    remembered: int = 0
+    index: Index = attrs.field(factory=Index)
+    kept: Kept = attrs.field(factory=Kept)
     in_wal: int = 0
     broken: str = ""
     damaged: list[str] = attrs.field(factory=list)
     """Reports of damaged entries, which the owner of this object fetches."""
+    told: set[int] = attrs.field(factory=set)
+    """The entries that were reported."""
 
     @classmethod
-    def open(cls, path: Path, program_id: str) -> DatabaseFile:
+    def open(cls, path: Path, program_id: str, index: Index | None = None, kept: Kept | None = None) -> DatabaseFile:
         """Open or make a database; the caller has checked the place and owns the file.
+
+        `index` and `kept` are new ones, in which another thread may look meanwhile.
 
         Raises:
             DatabaseError: It is damaged, of another program or a newer version, or the disk is full.
@@ -127,6 +129,8 @@ class DatabaseFile:
                 in_wal = _prepare(connection, path)
                 counts = Counts.read(connection, path)
                 file = cls(path, program_id, connection, in_wal, counts, path.stat())
+                file.index, file.kept = index or file.index, kept or file.kept
+                file.index.complete = not counts.total.newest
                 if left and in_wal:
                     file.damaged += left.lost(connection)
             except BaseException:
@@ -134,27 +138,35 @@ class DatabaseFile:
                 raise
         return file
 
-    def insert(self, entries: Iterable[Entry]) -> list[Found]:
-        """Add entries in one transaction, and return where they are when they are on the disk.
+    def insert(self, entries: Sequence[Entry]) -> None:
+        """Add entries in one transaction; when it returns they are on the disk.
 
         If it raises DatabaseError, none was added; so does `ingest`.
         """
         now = time.time()
         rows: list[Row] = []
         for map_name, key, value in entries:
-            about = metadata_of(value)
-            digest = checksum(map_name, key, value, SCHEMA_VERSION, about)
-            rows.append((map_name, key, str(value), self.program_id, now, digest, SCHEMA_VERSION, about))
-        return self.add(rows)
+            about = value.metadata if type(value) is FromCode else NO_METADATA
+            of_all = checksum(map_name, key, value, SCHEMA_VERSION, about)
+            rows.append((map_name, key, str(value), self.program_id, now, of_all, SCHEMA_VERSION, about))
+        self.add(rows)
+        keep = self.kept.put
+        for map_name, key, value in entries:
+            if type(value) is FromCode:
+                value.metadata = NO_METADATA  # it is on the disk, and longer than most values
+            keep(map_name, key, value)
 
-    def ingest(self, rows: list[Row], source: str, since: Watermark | None, watermark: Watermark) -> list[Found] | None:
+    def ingest(self, rows: list[Row], source: str, since: Watermark | None, watermark: Watermark) -> bool:
         """Add entries of another program as they are, and move its watermark, in one transaction.
 
-        Returns None, and adds nothing, if its watermark is not `since` any more.
+        Returns False, and adds nothing, if its watermark is not `since` any more.
         """
         if self.watermark(source) != since:
-            return None
-        return self.add(rows, {source: watermark})
+            return False
+        self.add(rows, {source: watermark})
+        for row in rows:
+            self.kept.drop(row[0], row[1])
+        return True
 
     def watermark(self, source: str) -> Watermark | None:
         """Return how far a program's file has been ingested, or None for not at all."""
@@ -171,11 +183,13 @@ class DatabaseFile:
             self.taken = {program: Watermark(*others) for program, *others, _ in rows}
         return self.taken
 
-    def add(self, entries: Sequence[Row], watermarks: Mapping[str, Watermark] = NONE) -> list[Found]:
+    def add(self, entries: Sequence[Row], watermarks: Mapping[str, Watermark] = NONE) -> None:
         """Add entries as they are, and move watermarks, in one transaction."""
         if self.broken:
             raise DatabaseError(self.broken)
         first = self.counts.total.newest + 1
+        if first + len(entries) > MOST:
+            raise DatabaseError(f"{self.path} has {first - 1} entries; more than {MOST} are too many for one file")
         rows = [
             (number, map_name, key, value, len(value), *others, seal(number, map_name, key, len(value), *others[:2]))
             for number, (map_name, key, value, *others) in enumerate(entries, first)
@@ -184,31 +198,102 @@ class DatabaseFile:
         held = self.counts.watermarks if taken is None else len(taken)
         counts = self.counts.after((entry[0] for entry in entries), first, held)
         with self._fail_stop(), reported(self.path, "write to"):
-            try:
-                self.connection.execute("BEGIN IMMEDIATE")
+            with self._transaction():
                 self.connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
                 for source, mark in watermarks.items():
                     row = source, *mark
                     self.connection.execute("INSERT OR REPLACE INTO taken VALUES (?, ?, ?, ?, ?)", (*row, seal(*row)))
                 counts.write(self.connection, self.counts)
-                self.connection.execute("COMMIT")
-            except BaseException:
-                if self.connection.in_transaction:
-                    with suppress(sqlite3.Error):  # the first error is the one to report
-                        self.connection.execute("ROLLBACK")
-                raise
         self.counts, self.taken = counts, taken
         self.check_present()
         self.in_wal += sum(len(entry[1]) + len(entry[2]) for entry in entries)
-        return [
-            self._remembered(text_of(entry[2], *entry[6:]), number) if entry[0] in self.loaded else ABSENT
-            for number, entry in enumerate(entries, first)
-        ]
+        if self.index.complete:
+            for number, entry in enumerate(entries, first):
+                self.index.add(digest(entry[0], entry[1]), number)
+
+    def know(self) -> Index:
+        """Return the index of all entries; at the first use it is read, and the entries that are in no run.
+
+        Raises:
+            DatabaseError: Entries are missing.
+        """
+        index, total = self.index, self.counts.total
+        if index.complete:
+            return index
+        query = "SELECT id, map, key, size, program, time, seal FROM entries NOT INDEXED WHERE id > ? ORDER BY id"
+        with reported(self.path, "read"):
+            index.read(self.connection, total.newest)
+            count, newest = index.count, index.covered
+            for number, map_name, key, *rest, sealed in self.connection.execute(query, (newest,)):
+                if number <= newest:
+                    raise damaged(self.path, "the entries in it are out of order")
+                count, newest = count + 1, number
+                if sealed == seal(number, map_name, key, *rest) or self._is_sound(number):
+                    index.add(digest(map_name, key), number)
+                else:
+                    index.whole = False
+                    self._report(number, map_name, key)
+        if (count, newest) != total[1:]:
+            raise damaged(self.path, f"it has {total.entries} entries, and {count} of them can be found")
+        index.complete = True
+        return index
+
+    def _is_sound(self, number: int) -> bool:
+        """Whether an entry is whole by its value, which shows whose it is; one of an older file has no seal."""
+        what = "SELECT map, key, value, checksum, schema_version, metadata FROM entries WHERE id = ?"
+        return any(is_sound(*row) for row in self.connection.execute(what, (number,)))
+
+    def lookup(self, map_name: str, key: str) -> str | None:
+        """Return the newest sound value of a key, or None."""
+        of_key = digest(map_name, key)
+        numbers = self.know().numbers(of_key)
+        with reported(self.path, "read"):
+            if numbers and (page := numbers[0] // PAGE) not in self.kept.pages:
+                self._keep_page(page)
+            if (text := self.kept.get(map_name, key)) is not None:
+                return text
+            for number in numbers:
+                text = self._value(number, map_name, key, of_key)
+                if text is not None:
+                    return text
+        return None
+
+    def _keep_page(self, page: int) -> None:
+        """Keep the values of some entries that are beside each other."""
+        self.kept.pages.add(page)
+        query = (
+            "SELECT id, map, key, value, checksum, schema_version, metadata FROM entries NOT INDEXED "
+            "WHERE id BETWEEN ? AND ? AND size <= ? ORDER BY id"
+        )
+        before = 0
+        for number, map_name, key, value, *rest in self.connection.execute(
+            query, (page * PAGE, page * PAGE + PAGE - 1, LONGEST)
+        ):
+            if number <= before:
+                raise damaged(self.path, "the entries in it are out of order")
+            before = number
+            # What is damaged is told when it is asked for.
+            if is_sound(map_name, key, value, *rest) and self.index.newest(digest(map_name, key)) == number:
+                self.kept.put(map_name, key, text_of(value, *rest[1:]))
+
+    def _value(self, number: int, map_name: str, key: str, of_key: int) -> str | None:
+        """Return the value of an entry, None if it is damaged, or has another key with the same check sum."""
+        what = "SELECT map, key, value, checksum, schema_version, metadata FROM entries WHERE id = ?"
+        row = self.connection.execute(what, (number,)).fetchone()
+        if row is None:
+            raise damaged(self.path, f"entry {number} of {self.counts.total.entries} cannot be found")
+        if not is_sound(*row):
+            self._report(number, map_name, key)
+        elif (map_name, key) == row[:2]:
+            return text_of(row[2], *row[4:])
+        elif digest(*row[:2]) != of_key:
+            raise damaged(self.path, f"entry {number} is not the one that was written under this number")
+        return None
 
     def load(self, map_name: str) -> dict[str, Found]:
         """Return where the newest sound value of each key of a map is."""
         found: dict[str, Found] = {}
-        count = newest = 0
+        count = newest = remembered = 0
         # An entry without a seal, from an older file, shows by its whole value whose it is.
         query = (
             "SELECT id, key, CASE WHEN size <= ? OR seal IS NULL THEN value END, size, program, time, seal, "
@@ -225,32 +310,26 @@ class DatabaseFile:
                 if value is None and sealed == seal(number, map_name, key, size, program, when):
                     found[key] = Found(None, number)
                 elif value is not None and is_sound(map_name, key, value, *rest):
-                    found[key] = self._remembered(text_of(value, *rest[1:]), number)
+                    short = len(value) <= LONGEST and remembered + len(value) <= MEMORY_BUDGET
+                    remembered += short * len(value)
+                    found[key] = Found(text_of(value, *rest[1:]) if short else None, number)
                 else:
                     self._report(number, map_name, key)
         if (count, newest) != expected[1:]:
             raise damaged(
                 self.path, f"map {map_name!r} has {expected.entries} entries in it, and {count} of them can be found"
             )
-        self.loaded.add(map_name)
         return found
 
     def rows(self, query: str, map_name: str, newest: int) -> Iterator[tuple[Any, ...]]:
-        """Yield rows of a map; the query takes IN_MEMORY, the map, the ids after which and up to which, a limit."""
+        """Yield rows of a map; the query takes LONGEST, the map, the ids after which and up to which, a limit."""
         if not self.read_only:
-            yield from self.connection.execute(query, (IN_MEMORY, map_name, 0, sys.maxsize, -1))
+            yield from self.connection.execute(query, (LONGEST, map_name, 0, sys.maxsize, -1))
             return
         rows: list[tuple[Any, ...]] = [(0,)]
         while rows:  # in short looks, because without a WAL, the program that writes has to wait for each
-            rows = self.connection.execute(query, (IN_MEMORY, map_name, rows[-1][0], newest, PIECE)).fetchall()
+            rows = self.connection.execute(query, (LONGEST, map_name, rows[-1][0], newest, PIECE)).fetchall()
             yield from rows
-
-    def _remembered(self, value: str, number: int) -> Found:
-        """Return what to keep in memory for a value."""
-        if len(value) > IN_MEMORY or self.remembered + len(value) > MEMORY_BUDGET:
-            return Found(None, number)
-        self.remembered += len(value)
-        return Found(value, number)
 
     def read(self, map_name: str, key: str, newest: int) -> str | None:
         """Return the newest sound value of a key, from the entry `newest` downwards, or None."""
@@ -274,12 +353,22 @@ class DatabaseFile:
         return [(key, text) for key, text in texts if text is not None]
 
     def tidy(self) -> None:
-        """Make a checkpoint when the WAL has grown long; called when the caller has its answer, not before."""
+        """Do what can wait until the caller has its answer: write a long index; a checkpoint when the WAL is long."""
+        if self.index.waiting >= RUN:
+            self._write_index()
         if self.wal and not self.broken and self.in_wal > WAL_LIMIT:
             self.in_wal = 0
             with suppress(DatabaseError), self._fail_stop(), reported(self.path, "write back"):
                 # PASSIVE waits for no reader; what one still needs is left for the next time.
                 self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def _write_index(self) -> None:
+        if self.broken or self.read_only or not self.index.whole:
+            return
+        with suppress(DatabaseError), self._fail_stop(), reported(self.path, "write to"):
+            with self._transaction():
+                runs = self.index.write(self.connection, self.counts.total.newest)
+            self.index.take(runs)
 
     def check_present(self) -> None:
         """Raise DatabaseError, now and at every insert from now on, if the file is no longer under its name.
@@ -306,7 +395,7 @@ class DatabaseFile:
 
     def _saved(self) -> str:
         """Copy all that this open file holds to a new one; return in words where it is."""
-        rescue = self.path.with_name(f"{self.path.name}.saved-{secrets.token_hex(4)}")
+        rescue = self.path.with_name(f"{self.path.name}.saved-{os.urandom(4).hex()}")
         try:
             os.close(os.open(rescue, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
             with closing(sqlite3.connect(f"{rescue.as_uri()}?mode=rw", uri=True)) as new:
@@ -331,6 +420,8 @@ class DatabaseFile:
         try:
             if not self.broken:
                 self.check_present()
+                if self.index.waiting >= SHORTEST:
+                    self._write_index()
         finally:
             self._close()
 
@@ -343,9 +434,24 @@ class DatabaseFile:
             self.connection.close()
 
     def _report(self, number: int, map_name: str, key: object) -> None:
+        if number in self.told:
+            return
+        self.told.add(number)
         self.damaged.append(
             f"entry {number} of map {map_name!r}, key {key!r:.80}, in {self.path} is damaged; it counts as absent"
         )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            yield
+            self.connection.execute("COMMIT")
+        except BaseException:
+            if self.connection.in_transaction:
+                with suppress(sqlite3.Error):  # the first error is the one to report
+                    self.connection.execute("ROLLBACK")
+            raise
 
     @contextmanager
     def _fail_stop(self) -> Iterator[None]:
@@ -456,7 +562,7 @@ def copy_database(source: Path, target: Path) -> None:
     place.check(target)
     if target.exists():
         raise ConfigurationError(f"{target} exists already; a copy does not replace it")
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    draft = target.with_name(f".{target.name}.{os.urandom(8).hex()}")
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         _backup(source, draft)

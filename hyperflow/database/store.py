@@ -3,8 +3,9 @@
 Guarantees:
 - `insert` returns when the entry is on the disk, not before; when it raises, the entry was not recorded. A thousand
   inserts at a time cost one fsync (see `thread`).
-- A map's keys, and its values unless they are long, are in memory after its first use: a `lookup` then neither waits
-  nor leaves the loop.
+- Which keys there are is known in memory after the first use (see `index`), and values that were read or recorded
+  lately (see `kept`): a `lookup` of what is not there, or of these, neither waits nor leaves the loop. Lookups of one
+  turn of the loop that ask the file are one question.
 - Closing waits until everything queued is recorded.
 """
 
@@ -13,15 +14,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperflow import program
-from hyperflow.database import background, place, single_flight
-from hyperflow.database.entries import DamagedEntry, warn_of
-from hyperflow.database.file import ABSENT, DatabaseFile, Found, Row, Watermark, copy_database
+from hyperflow.database import background, place
+from hyperflow.database.entries import DamagedEntry, Entry, warn_of
+from hyperflow.database.file import DatabaseFile, Row, Watermark, copy_database
+from hyperflow.database.index import Index, digest
+from hyperflow.database.kept import Kept
 from hyperflow.database.ownership import Ownership
 from hyperflow.database.thread import Batches, DatabaseThread
 from hyperflow.errors import ConfigurationError, DatabaseError
@@ -82,11 +85,11 @@ async def _scope(start: Callable[[], Store | SharedStore]) -> AsyncIterator[Stor
 
 
 @contextmanager
-def _opened(path: Path, program_id: str) -> Iterator[DatabaseFile]:
+def _opened(path: Path, program_id: str, index: Index, kept: Kept) -> Iterator[DatabaseFile]:
     place.check(path)
     ownership = Ownership.acquire(path, program_id)
     try:
-        with closing(DatabaseFile.open(path, program_id)) as file, ExitStack() as stack:
+        with closing(DatabaseFile.open(path, program_id, index, kept)) as file, ExitStack() as stack:
             if file.wal and file.counts.total.entries and path.stat().st_size <= background.LARGEST:
                 stack.callback(background.BackgroundCheck(path).stop)
             yield file
@@ -102,33 +105,54 @@ class Store:
 
     def __init__(self, path: Path, program_id: str) -> None:
         self.path = place.resolved(path)
-        self.thread = DatabaseThread(str(self.path), lambda: _opened(self.path, program_id), DatabaseFile.tidy)
-        self._inserts = Batches(self.thread, DatabaseFile.insert, self._remember)
-        self._maps: dict[str, dict[str, Found]] = {}
+        self.flights: dict[Any, Any] = {}
+        index, kept = self._index, self._kept = Index(), Kept()
+        self.thread = DatabaseThread(
+            str(self.path), lambda: _opened(self.path, program_id, index, kept), DatabaseFile.tidy
+        )
+        self._inserts = Batches(self.thread, _insert)
+        self._lookups = Batches(self.thread, _look_up)
 
     async def insert(self, map_name: str, key: str, value: str) -> None:
         """Record a value, and return when it is on the disk. What a cancelled caller inserts may be recorded."""
+        self._check(value)
+        await self._inserts.add((map_name, key, value))
+
+    def record(self, map_name: str, key: str, value: str) -> asyncio.Future[None]:
+        """Record a value; the future is done when it is on the disk."""
+        self._check(value)
+        return self._inserts.put((map_name, key, value))
+
+    def _check(self, value: str) -> None:
         self.thread.check()
         if len(value) > LONGEST_VALUE:
             raise DatabaseError(f"a value of {len(value)} characters is too long for {self.path}: store a file's path")
-        await self._inserts.add((map_name, key, value))
 
     async def lookup(self, map_name: str, key: str) -> str | None:
-        """Return the newest value of a key, or None; does not wait once the map is in memory."""
+        """Return the newest value of a key, or None."""
+        known, text = self.peek(map_name, key)
+        if known:
+            return text
+        text, damaged = await self._lookups.add((map_name, key))
+        warn_of(damaged)
+        return text
+
+    def peek(self, map_name: str, key: str) -> tuple[bool, str | None]:
+        """Return whether it is known at once what a key has, and that."""
         self.thread.check()
-        entries = self._maps.get(map_name)
-        if entries is None:
-            entries = await self._loaded(map_name)
-        found = entries.get(key, ABSENT)
-        if found.text is not None or not found.id:
-            return found.text
-        return await self._ask(lambda file: file.read(map_name, key, found.id))
+        text = self._kept.get(map_name, key)
+        if text is not None:
+            return True, text
+        return self._index.complete and not self._index.newest(digest(map_name, key)), None
+
+    def ask(self, map_name: str, key: str) -> asyncio.Future[tuple[str | None, list[str]]]:
+        """Read what a key has; all that is asked in one turn of the loop is one question."""
+        return self._lookups.put((map_name, key))
 
     async def lookup_all(self, map_name: str) -> list[tuple[str, str]]:
         """Return every key of a map with its newest value, the oldest key first."""
         self.thread.check()
-        places = list((await self._loaded(map_name)).items())
-        return await self._ask(lambda file: file.read_all(map_name, places))
+        return await self._ask(lambda file: file.read_all(map_name, list(file.load(map_name).items())))
 
     async def watermark(self, source: str) -> Watermark | None:
         """Return how far the file of another program has been ingested; see `ingest`."""
@@ -141,35 +165,11 @@ class Store:
         Returns False if its watermark is not `since` any more. Cancelling takes nothing back.
         """
         self.thread.check()
-
-        def remember(done: asyncio.Future[list[Found] | None]) -> None:
-            places = None if done.exception() else done.result()
-            if places is not None:
-                self._remember(rows, places)
-
-        future = self.thread.call(lambda file: file.ingest(rows, source, since, watermark))
-        # In a callback, because this task may be cancelled, and lookups must see the entries even then.
-        future.add_done_callback(remember)
-        return await asyncio.shield(future) is not None
-
-    def _remember(self, entries: Sequence[Sequence[Any]], places: Sequence[Found]) -> None:
-        for (map_name, key, *_), found in zip(entries, places, strict=True):
-            if map_name in self._maps:
-                self._maps[map_name][key] = found
+        return await asyncio.shield(self.thread.call(lambda file: file.ingest(rows, source, since, watermark)))
 
     async def close(self) -> None:
         """Record what is queued, close the file and give back its lock. If cancelled, it still finishes this first."""
-        await self.thread.close(self._inserts)
-
-    async def _loaded(self, map_name: str) -> dict[str, Found]:
-        """Return a map's entries, reading its keys at the first use. Concurrent callers share this one read."""
-
-        async def load() -> None:
-            self._maps[map_name] = await self._ask(lambda file: file.load(map_name))
-
-        if map_name not in self._maps:
-            await single_flight.once(self, map_name, lambda: f"map {map_name!r}", load)
-        return self._maps[map_name]
+        await self.thread.close(self._inserts, self._lookups)
 
     async def _ask(self, run: Callable[[DatabaseFile], T]) -> T:
         """Run a reading function in the thread, and report the damage that it met with."""
@@ -182,6 +182,21 @@ class Store:
         result, damaged = await self.thread.call(read)
         warn_of(damaged)
         return result
+
+
+def _insert(file: DatabaseFile, entries: list[Entry]) -> list[None]:
+    file.insert(entries)
+    return [None] * len(entries)
+
+
+def _look_up(file: DatabaseFile, asked: list[tuple[str, str]]) -> list[tuple[str | None, list[str]]]:
+    """Return the values of some keys, each with the damage that was met with."""
+    answers: list[tuple[str | None, list[str]]] = []
+    for map_name, key in asked:
+        text = file.lookup(map_name, key)
+        damaged, file.damaged = file.damaged, []
+        answers.append((text, damaged))
+    return answers
 
 
 __all__ = ("DamagedEntry", "Store", "copy_database", "open_database")

@@ -22,6 +22,7 @@ import struct
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any
 
 import attrs
@@ -50,13 +51,13 @@ from hyperflow.errors import (
 )
 from hyperflow.events.writer import EventLog
 from hyperflow.flow import show_call
-from hyperflow.head import capsules
 from hyperflow.head.account import Account
 from hyperflow.head.allocation_end import Drain, End
 from hyperflow.head.aside import NodesAside
 from hyperflow.head.bulk.bulk import Bulk, Head
 from hyperflow.head.bulk.calls import Calls
 from hyperflow.head.bulk.maps import BulkMap
+from hyperflow.head.collector import Collector
 from hyperflow.head.copies import Copies
 from hyperflow.head.echo import Echo
 from hyperflow.head.evaluation import Evaluation, death, read_failure
@@ -92,14 +93,19 @@ END_GRACE = 15.0
 EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
 
-WORK_AT_ONCE = 1500
-"""Answers, or others of a node's messages, that are dealt with in one turn of the event loop: some ten milliseconds.
-What a thousand nodes say at the same time would else keep the user's flows, and the signs of life, waiting."""
+WORK_AT_ONCE = 250
+"""Answers, or others of a node's messages, that are dealt with in one turn of the event loop: some milliseconds. What a
+thousand nodes say at the same time would else keep the user's flows, and the signs of life, waiting. Fewer than a map
+starts in a turn (STARTS_BETWEEN_PAUSES): so what waits becomes more, and can be prefetched, before the answers are too
+many to deal with one by one."""
 
 STARTS_AT_ONCE = 3000
 """Tasks that are given to free CPUs in one turn of the event loop; fewer where they need new workers."""
 
-RESULTS, VALUE, SKIPPED = int(Kind.RESULTS), int(Outcome.VALUE), int(Outcome.SKIPPED)
+MOST_LOOKED_AT = 10_000
+"""Workers that `progress` looks at: twenty milliseconds."""
+
+RESULTS, MEASURED, VALUE, SKIPPED = int(Kind.RESULTS), int(Kind.MEASURED), int(Outcome.VALUE), int(Outcome.SKIPPED)
 """As plain numbers, because each frame or answer is compared with them."""
 
 
@@ -152,6 +158,7 @@ class Engine:
         )
         self._tries: dict[TaskNumber, Try] = {}  # of those that are part of a flow under `retry`
         self._makings: dict[Evaluation, Making] = {}  # of those whose result goes into one that will be recorded
+        self._collector = Collector()
         self._counts: Counter[str] = Counter()
         self._tally = Tally()
         self.maps: set[Counted] = self._tally.maps
@@ -323,14 +330,17 @@ class Engine:
         )
 
     def progress(self) -> Snapshot:
-        """Return how evaluations stand, by function or name; looks at each worker."""
+        """Return how evaluations stand, by function or name. Of many workers, it looks at each third, say."""
+        workers = self.scheduler.workers
+        step = 1 + len(workers) // MOST_LOOKED_AT
         running, busy = Counter[str](), 0
-        for worker in self.scheduler.workers.values():
+        for worker in islice(workers.values(), 0, None, step):
             if worker.queue:
-                busy += len(worker.cpus)
+                busy += step * len(worker.cpus)
                 evaluation = self._evaluations.get(worker.current)
                 group = evaluation.group if evaluation is not None else self.bulk.group_of(worker)
-                running.update([group] if group is not None else [])
+                if group is not None:
+                    running[group] += step
         return self._tally.snapshot(
             running,
             cpus=self.cpus,
@@ -403,6 +413,7 @@ class Engine:
             self.scheduler.forget(gone)
         if self._inbox or self.scheduler.unfinished:
             self._flushing.ask()
+        self._collector.follow(len(self._evaluations) + len(self.scheduler.workers))
 
     def _rebalance(self) -> None:
         if self.scheduler.unbalanced:
@@ -433,6 +444,8 @@ class Engine:
 
     def _on_end(self, link: Link, cause: str, silent: bool) -> None:
         """A node has gone without being asked to. What came from there counts, so it is read first."""
+        if link.node in self.scheduler.pool.nodes:
+            self.scheduler.pool.put_aside(link.node)  # nothing more goes there meanwhile
         self._inbox.append(Loss(link, cause, silent))
         self._read_on()
         self._flushing.ask()
@@ -459,6 +472,8 @@ class Engine:
                 self.bulk.on_results(worker, body)
             else:
                 self._on_results(number, body)
+        elif kind == MEASURED:  # beside each answer that has taken a while
+            self._on_measured(number, body)
         elif kind == Kind.RETRACTED:
             self._on_retracted(self.scheduler.retracted(number, *frames.SEQS.unpack(body)))
         elif kind == Kind.ENDED:
@@ -469,8 +484,8 @@ class Engine:
             self._on_stream_wanted(self.scheduler.workers[number], body)
         elif kind in (Kind.KEPT, Kind.INSPECTED):
             self._on_post_mortem(kind, number, body)
-        elif kind in (Kind.PRINTED, Kind.MEASURED) and number in self.scheduler.workers:
-            self._on_said(kind, self.scheduler.workers[number], body)
+        elif kind == Kind.PRINTED and number in self.scheduler.workers:
+            self._on_printed(self.scheduler.workers[number], body)
 
     def _on_stream_wanted(self, worker: Worker, body: memoryview) -> None:
         """An evaluation draws random numbers."""
@@ -486,17 +501,26 @@ class Engine:
             words = self.streams.wanted(evaluation, [one for _, one in sorted(self._evaluations.items())])
         self.fleet.write(worker.node, [messages.framed(StreamReply(task, words), worker.number)])
 
-    def _on_said(self, kind: int, worker: Worker, body: memoryview) -> None:
-        """An evaluation has printed something, or its CPU time and memory were measured."""
+    def _on_measured(self, number: WorkerNumber, body: memoryview) -> None:
+        """The CPU time and memory of an evaluation were measured."""
+        worker = self.scheduler.workers.get(number)
+        if worker is not None:
+            try:
+                self._events.measured(*frames.MEASURED.unpack(body))
+            except struct.error:  # a function wrote to a descriptor that is not its own
+                self._on_nonsense(worker)
+
+    def _on_printed(self, worker: Worker, body: memoryview) -> None:
+        """An evaluation has printed something."""
         try:
-            if kind == Kind.MEASURED:
-                task, cpu, memory = frames.MEASURED.unpack(body)
-                self._events.measured(TaskNumber(task), cpu, memory)
-            elif self.echo is not None:
+            if self.echo is not None:
                 printed = messages.read(Printed, body)
                 self.echo.printed(self._evaluation(worker, printed.task), worker.name, printed)
-        except (ProtocolError, TypeError, struct.error):  # a function wrote to a descriptor that is not its own
-            logger.warning("%s sent something that is no message about an evaluation", worker.name)
+        except (ProtocolError, TypeError):  # a function wrote to a descriptor that is not its own
+            self._on_nonsense(worker)
+
+    def _on_nonsense(self, worker: Worker) -> None:
+        logger.warning("%s sent something that is no message about an evaluation", worker.name)
 
     def _on_post_mortem(self, kind: int, number: WorkerNumber, body: memoryview) -> None:
         """There is a copy of a process that has failed, or not any more; or it has answered."""
@@ -636,6 +660,8 @@ class Engine:
             return
         self._failed_on(evaluation, worker.node)
         if not self._again(evaluation, error):
+            from hyperflow.head import capsules  # noqa: PLC0415 (only failures need it)
+
             capsules.leave(evaluation, worker, log_file, self._program, error)
             failures.note_tries(error, evaluation.options.retries - evaluation.retries + 1)
             self._fail(evaluation, error)
@@ -804,6 +830,7 @@ class Engine:
             self._flushing.close()
             self._writing.close()
             self._packer.buffers.close()
+            self._collector.close()
             self._events.close()
             if self.echo is not None:
                 self.echo.close()

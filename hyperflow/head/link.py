@@ -25,6 +25,7 @@ from hyperflow._version import __version__
 from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError, LauncherError
+from hyperflow.head.channels import Channels
 from hyperflow.transports.process import LAUNCHER, Connection, CutOff, Transport, launcher_log, portable_environment
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
@@ -86,6 +87,8 @@ class Link:
         self._full = False  # whether the stream holds more than it should
         self._backlog: deque[Sequence[frames.Bytes]] = deque()  # what waits for it
         self._shares_memory = False
+        self.channels: Channels | None = None
+        """Those of its workers, if they are on this machine."""
         self._path: list[str] = []  # the `sys.path` that the node knows
         self._blocks: dict[BlockKey, memoryview | OSError] = {}  # of results that have not come yet
         self._filled: dict[BlockKey, int] = {}  # bytes that have come of a block
@@ -95,33 +98,45 @@ class Link:
         # What comes during the handshake; None afterwards.
         self._inbox: asyncio.Queue[tuple[int, memoryview] | LauncherError] | None = asyncio.Queue()
 
-    async def start(self, program_id: str, preload: Sequence[str], echo: bool = False) -> None:
-        """Start the launcher and shake hands.
+    async def start(
+        self,
+        program_id: str,
+        preload: Sequence[str],
+        echo: bool = False,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """Start the launcher and shake hands. `environment`: what is portable of ours, if that is known already.
 
         Raises:
             LauncherError: It could not be started, is of another version, or did not answer.
             ConfigurationError: A module of `preload` does not import.
         """
         self._connection = await self._transport.start(LAUNCHER, self, self.log_file)
-        proof = Proof()
+        proof: Proof | None = None
         try:
             kind, body = await self._next(self._settings.start_timeout)
             if kind != Kind.GREETING:
                 raise LauncherError(f"the launcher on {self.node} began with a frame of kind {kind}")
             greeting = self.greeting = self._read_greeting(body)
             self.on_greeting()
-            offer = proof.offer() if is_shared(greeting.memory) else None
-            self.write([messages.framed(self._setup(program_id, preload, offer, echo))])
+            if is_shared(greeting.memory):
+                proof = Proof()
+            setup = self._setup(program_id, preload, proof.offer() if proof is not None else None, echo)
+            setup = setup._replace(environment=environment or portable_environment(os.environ))
+            self.write([messages.framed(setup)])
             kind, body = await self._next(None)  # imports take what they take
             if kind == Kind.FAILED:
                 raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode(errors='replace')}")
             self._shares_memory = messages.read(Ready, body).shares_memory
+            if self._shares_memory:
+                self.channels = Channels(self.write)
             self._inbox = None
         except BaseException:
             await self.close()
             raise
         finally:
-            proof.close()
+            if proof is not None:
+                proof.close()
 
     def _setup(self, program_id: str, preload: Sequence[str], memory: Offer | None, echo: bool) -> Setup:
         is_pipe = self._connection is not None and self._connection.is_pipe
@@ -131,7 +146,7 @@ class Link:
             cwd=os.getcwd(),
             sys_path=self._take_path(),
             argv=tuple(sys.argv),
-            environment=portable_environment(os.environ),
+            environment={},
             preload=tuple(preload),
             heartbeat=self._settings.heartbeat,
             silence_limit=math.inf if is_pipe else self._settings.silence_limit,
@@ -207,6 +222,8 @@ class Link:
 
     def found(self, worker: WorkerNumber, buffers: Sequence[frames.Buffer]) -> list[memoryview]:
         """Return the buffers of a result, with those that are in blocks; raises OSError if one could not be opened."""
+        if self.channels is not None:
+            buffers = self.channels.taken(worker, buffers)
         return [self._take_block(worker, BlockNumber(each)) if isinstance(each, int) else each for each in buffers]
 
     def _take_block(self, worker: WorkerNumber, number: BlockNumber) -> memoryview:
@@ -219,6 +236,8 @@ class Link:
         """A worker has ended: nobody can use what it sent without a result."""
         for key in [key for key in self._blocks if key[0] == worker]:
             del self._blocks[key]
+        if self.channels is not None:
+            self.channels.drop(worker)
 
     def beat(self, now: float, lapse: float) -> None:
         """Give a sign of life if there was none lately; give the node up if it gave none for long.

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from hyperflow.scheduling.state import SENT, Task, Worker
 from hyperflow.wire.numbers import DefinitionNumber
 
-PREFETCH_SECONDS = 0.002
+PREFETCH_SECONDS = 0.016
 """Work prefetched at a busy worker: several round trips, yet a short wait for what is queued there."""
 
 PREFETCH_ONE_BELOW = 0.05
@@ -22,7 +22,7 @@ ANSWERS_AT_ONCE = 1000.0
 """Where so many answers are expected in a second, one task is prefetched however long it takes, if much waits: then the
 launchers may join their answers, and the head may come round late, and no CPU idles meanwhile."""
 
-DEEP = 0.25
+DEEP = 0.1
 """So many tasks for each worker at work have to wait for that. Else what is prefetched would wait longer for its worker
 than for the next one that is free."""
 

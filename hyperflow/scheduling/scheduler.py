@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Sequence
+from operator import attrgetter
 
 from hyperflow.errors import ImpossibleRequest
 from hyperflow.scheduling.idle import IdleWorkers
@@ -67,6 +68,8 @@ FORK_WORK = 6
 
 ANSWERS_A_LOOK = 4
 """For so many answers, a step looks at one worker that holds prefetched tasks: whether it has fallen behind."""
+
+_number = attrgetter("number")
 
 
 class Scheduler:
@@ -759,7 +762,7 @@ class Scheduler:
             newest = max(task.number for task in back)
             while waiting and waiting[0].number < newest:
                 back.append(waiting.popleft())
-            back.sort(key=lambda task: task.number)
+            back.sort(key=_number)
             if waiting:
                 back.append(waiting.popleft())  # it may go on where what comes back ends
             joined = _joined(back)

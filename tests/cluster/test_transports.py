@@ -42,19 +42,84 @@ def test_one_ssh_connection_per_node(cluster: Cluster, transport: str) -> None:
     assert not [told for told in run.all("log") if told.value[0].startswith("asyncssh")]
 
 
-def test_srun(cluster: Cluster) -> None:
-    """With srun there is one step for each other node, and no ssh."""
-    before = _connections(cluster)
-    steps = "tell('steps', os.popen('squeue --steps --noheader --format=%i,%N').read().split())"
+LOOK_AT_STEPS = """
+    tell('steps', os.popen('squeue --steps --noheader --format=%i,%N').read().split())
+    tell('sruns', int(os.popen("pgrep --count --exact srun").read()))
+"""
 
-    run = submit(cluster, f"async def main():\n    {steps}\n    return await thousand(quick)\n", transport="srun")
+
+@pytest.mark.parametrize(("node_to_node", "steps"), [("auto", ["node[2-3]"]), ("off", ["node2", "node3"])])
+def test_srun(cluster: Cluster, node_to_node: str, steps: list[str]) -> None:
+    """With srun there is one step for all other nodes, and no ssh; a step for each where they may not connect to us."""
+    before = _connections(cluster)
+    main = f"async def main():{LOOK_AT_STEPS}    return await thousand(quick)\n"
+
+    run = submit(cluster, main, transport="srun", node_to_node=node_to_node)
     result = run.result()
 
     assert result["right"]
     assert set(result["nodes"]) == set(NODES)
     assert _connections(cluster) == before
-    nodes = [step.split(",")[1] for step in run.all("steps")[0].value if ".batch" not in step]
-    assert sorted(nodes) == ["node2", "node3"]
+    nodes = [step.split(",", 1)[1] for step in run.all("steps")[0].value if ".batch" not in step]
+    assert sorted(nodes) == steps
+    # srun forks itself once
+    assert run.all("sruns")[0].value == 2 * len(steps)
+
+
+@pytest.mark.parametrize("victim", ["launcher", "slurmstepd"])
+def test_a_node_of_a_step_dies(cluster: Cluster, victim: str) -> None:
+    """When a launcher ends, or what Slurm has put above it, that node is lost, and the step goes on elsewhere."""
+    main = """
+async def main():
+    await hf.map_concurrently(lambda x: hf.remote_eval(held, x), range(300, 312))
+    return await thousand(quick)
+"""
+    run = submit(cluster, main, transport="srun")
+    run.wait_held("node3")
+    run.wait_held("node2")
+    there = cluster.hosts["node3"].processes()
+    found = [process for process in there if "hyperflow.launcher" in process.command]
+    above = {process.parent for process in found} - {process.pid for process in found}
+    victims = [process for process in there if process.pid in above] if victim == "slurmstepd" else found
+    for process in victims:
+        process.kill()
+    if victim == "launcher":
+        run.wait_logged("node node3 was lost")
+    run.go()
+
+    result = run.result()
+
+    assert "node2" in result["nodes"]
+    assert run.statistics()["nodes_lost"] == (1 if victim == "launcher" else 0)
+
+
+def test_a_node_of_a_step_that_does_not_come(cluster: Cluster) -> None:
+    """It is named, with what its prologue has said."""
+    prologue = 'if [ "$(hostname)" = node2 ]; then echo "no module named gcc" >&2; exit 3; fi'
+
+    error = submit(cluster, prologue=prologue, transport="srun", min_nodes=3).error()
+
+    assert error.startswith("LauncherError: 2 of 3 nodes could be started")
+    assert "the launcher on node2 ended during its start: Exited with exit code 3" in error
+    assert "no module named gcc" in error
+
+
+def test_a_node_of_a_step_that_cannot_connect(cluster: Cluster) -> None:
+    """It gets a step of its own, and the log says why."""
+    (cluster.home / "other").mkdir()
+    wall = "import hyperflow.launcher.call_back as c\ndef wall(*_): raise OSError('a firewall')\nc._connected = wall\n"
+    (cluster.home / "other" / "sitecustomize.py").write_text(wall)
+    there = shlex.quote(f"{cluster.home}/other:{TOP}")
+
+    run = submit(
+        cluster,
+        prologue=f'if [ "$(hostname)" = node3 ]; then export PYTHONPATH={there}; fi',
+        transport="srun",
+    )
+
+    assert set(run.result()["nodes"]) == set(NODES)
+    (said,) = [told.value[2] for told in run.logged("a step of its own")]
+    assert said == "node3 gets a step of its own: it cannot connect to the head: a firewall"
 
 
 def test_auto_falls_back_to_srun(cluster: Cluster) -> None:

@@ -312,9 +312,12 @@ async def test_a_version_2_file_is_upgraded(tmp_path: Path) -> None:
         connection.execute("DELETE FROM entries WHERE key = 'k3'")
         connection.commit()
     assert "map 'm' has 10 entries, and 9 of them can be found" in examine(path).problems
-    with pytest.raises(DatabaseError, match=r"map 'm' has 10 entries in it, and 9 of them.*hyperflow repair .*old"):
+    with pytest.raises(DatabaseError, match=r"it has 10 entries, and 9 of them.*hyperflow repair .*old"):
         async with open_database(path, "p") as store:
             await store.lookup("m", "k1")
+    with pytest.raises(DatabaseError, match=r"map 'm' has 10 entries in it, and 9 of them.*hyperflow repair .*old"):
+        async with open_database(path, "p") as store:
+            await store.lookup_all("m")
     done = repair(path, tmp_path / "new")
     assert (done.entries, done.lost, done.old) == (9, 1, path)
     async with open_database(tmp_path / "new", "p") as store:

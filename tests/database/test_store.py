@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hyperflow.database import file as files
-from hyperflow.database import place
+from hyperflow.database import kept, place
 from hyperflow.database.file import DatabaseFile
 from hyperflow.database.store import DamagedEntry, Store, open_database
 from hyperflow.errors import DatabaseError
@@ -101,24 +101,28 @@ async def test_lookups_in_memory_do_not_wait(tmp_path: Path) -> None:
 
 
 async def test_long_values_are_read_when_asked_for(tmp_path: Path) -> None:
-    """They are not kept in memory, neither after an insert nor after a load, and come back whole."""
-    long = "x" * (files.IN_MEMORY + 1)
+    """They are not kept in memory, neither after an insert nor after a lookup, and come back whole."""
+    long = "x" * (kept.LONGEST + 1)
     for _ in range(2):
         async with open_database(tmp_path / "db", "p") as store:
             await store.insert("m", "k", long)
             assert await store.lookup("m", "k") == long
-            assert store._maps["m"]["k"].text is None
+            assert store._kept.get("m", "k") is None
             assert await store.lookup_all("m") == [("k", long)]
 
 
 async def test_memory_has_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond it, short values are read from the disk, too."""
-    monkeypatch.setattr(files, "MEMORY_BUDGET", 10)
+    """Beyond it, short values are read from the disk, too, and the newest are kept."""
+    monkeypatch.setattr(kept, "MEMORY_BUDGET", 4 * (kept.OVERHEAD + 5))
     async with open_database(tmp_path / "db", "p") as store:
-        for n in range(4):
-            await store.insert("m", str(n), "1234")
-        assert [await store.lookup("m", str(n)) for n in range(4)] == ["1234"] * 4
-        assert sum(found.text is not None for found in store._maps["m"].values()) == 2
+        for n in range(10):
+            await store.insert("m", str(n), f"123{n}")
+        assert all(store._kept.get("m", str(n)) is None for n in range(6))
+        assert [store._kept.get("m", str(n)) for n in range(6, 10)] == ["1236", "1237", "1238", "1239"]
+        for _ in range(2):
+            assert [await store.lookup("m", str(n)) for n in range(10)] == [f"123{n}" for n in range(10)]
+        await store.insert("m", "3", "new")
+        assert await store.lookup("m", "3") == "new"
 
 
 async def test_a_load_and_inserts_at_the_same_time(tmp_path: Path) -> None:
@@ -247,10 +251,10 @@ async def test_a_thread_that_ends_by_an_error(
         await store.insert("m", "k", "1")
         waiting = [
             store.insert("m", "l", "1"),
-            store.lookup("m", "k"),
             store.lookup_all("m"),
             store.insert("m", "n", "1"),
         ]
+        assert await store.lookup("m", "k") == "1"  # is in memory
         tasks = [asyncio.ensure_future(each) for each in waiting]
         for _ in range(5):
             await asyncio.sleep(0)
@@ -374,7 +378,7 @@ async def test_a_flipped_byte_in_a_value(tmp_path: Path) -> None:
 
 async def test_an_older_sound_entry_serves(tmp_path: Path) -> None:
     """Both for values in memory and for long ones."""
-    long = "z" * files.IN_MEMORY
+    long = "z" * kept.LONGEST
     async with open_database(tmp_path / "db", "p") as store:
         for key, tail in (("short", ""), ("long", long)):
             await store.insert("m", key, f"old {key}{tail}")
