@@ -29,7 +29,7 @@ async def test_answers_do_not_wait_for_a_long_task(tmp_path: Path) -> None:
 
 
 async def test_answers_outlive_their_worker(tmp_path: Path) -> None:
-    """A worker that is killed in a task has answered those before it: they do not run again, and it alone is charged."""
+    """A worker that is killed in a task has answered those before it: none runs again, and that one is charged."""
     effects = tmp_path / "effects"
 
     def mostly_quick(n: int, deadly: int) -> int:
