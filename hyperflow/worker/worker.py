@@ -36,7 +36,7 @@ from hyperflow.debugging.capsule import Pickle
 from hyperflow.debugging.surroundings import Place
 from hyperflow.errors import MisuseError
 from hyperflow.saying import short_str
-from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
+from hyperflow.shipping import diagnose, exceptions, pickler, plain_arrays, rebuild
 from hyperflow.shipping.arrivals import Arrivals
 from hyperflow.shipping.importable import plain_is_enough
 from hyperflow.wire import blas, channel, frames, messages, processes
@@ -592,7 +592,10 @@ def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
         return dumps(value, pickler.PROTOCOL)
     found: list[pickle.PickleBuffer] = []
     try:
-        data = dumps(value, pickler.PROTOCOL, buffer_callback=found.append)
+        if type(value) in plain_arrays.reducers:
+            data = plain_arrays.dumps(value, found.append)
+        else:
+            data = dumps(value, pickler.PROTOCOL, buffer_callback=found.append)
     except BaseException:  # whatever a user's __reduce__ raises
         data = b""
     if not data or not plain_is_enough(data):
@@ -600,6 +603,7 @@ def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
         data = pickler.by_value(value, beside, going_home=True)
         found = beside.buffers
     if found:
+        plain_arrays.learn()
         buffers += [buffer.raw() for buffer in found]
     return data
 
