@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import math
 import mmap
 import os
 import selectors
@@ -144,9 +143,8 @@ class Launcher:
 
     def turn(self) -> None:
         """Wait until something happens, and do what is to be done about it. Most turns pass on one message."""
-        moment = min(self.alarm, self.head.due)
         began = time.monotonic()
-        patience = max(moment - began, 0.0) if moment < math.inf else None
+        patience = max(min(self.alarm, self.head.due) - began, 0.0)
         ready = self.selector.select(patience)
         self.now = time.monotonic()
         self.woke_up(patience, self.now - began)
@@ -161,12 +159,12 @@ class Launcher:
             self.head.flush()
         self.wake_by(self.memory_kills.look(self.now))
 
-    def woke_up(self, patience: float | None, took: float) -> None:
+    def woke_up(self, patience: float, took: float) -> None:
         """Count the silence of the head, and put off what was due while this process, or the machine, stood still.
 
         All of the node was stopped then (scontrol suspend, a frozen control group): nothing ran, and nothing was read.
         """
-        if patience is not None and took > patience + STANDSTILL:
+        if took > patience + STANDSTILL:
             for process in self.workers.values():
                 process.put_off(took - patience)
             self.alarm = 0.0
