@@ -119,6 +119,10 @@ class Kind(enum.IntEnum):
     KEPT = 32  # worker > launcher > head: it is there, or not any more
     INSPECT = 33  # head > launcher > copy: a line for the debugger there
     INSPECTED = 34  # copy > launcher > head: what that has printed
+    LISTEN = 40  # head > launcher: take connections of other launchers; with the secret
+    LISTENING = 41  # launcher > head: where
+    FETCH = 42  # head > launcher: a block comes from another node
+    FETCHED = 43  # launcher > head: it is here, or could not be had there
     BROKEN = 28  # launcher > head: what came from the head is no frame; text
 
 
