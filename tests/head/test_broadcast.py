@@ -192,7 +192,7 @@ def test_what_is_forgotten(net: Net) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_random_histories(net: Net, seed: int) -> None:
-    """Whatever is lost, late or fails in whatever order: all that are left have it in the end, and nobody in a circle."""
+    """Whatever is lost, late or fails in whatever order: all that are left have it in the end."""
     dice = random.Random(seed)
     for at in range(60):
         net.add(f"n{at}")
