@@ -64,8 +64,9 @@ class Content:
 class Peers:
     """The connections from and to other launchers."""
 
-    def __init__(self, selector: selectors.BaseSelector, done: Done) -> None:
+    def __init__(self, selector: selectors.BaseSelector, done: Done, wake_by: Callable[[float], object]) -> None:
         self._selector = selector
+        self._wake_by = wake_by
         self._done = done
         self._secret = b""
         self._listener: socket.socket | None = None
@@ -148,6 +149,12 @@ class Peers:
                 sock.setblocking(False)
                 self._children.add(_Child(self, sock))
 
+    def patience(self, seconds: float) -> float:
+        """Return when these seconds are over; `check` is to be called then."""
+        until = time.monotonic() + seconds
+        self._wake_by(until)
+        return until
+
     def gone(self, child: _Child) -> None:
         """A child has what it wanted, or has left."""
         self._children.discard(child)
@@ -211,7 +218,7 @@ class _Fetch:
             self.sock.setblocking(False)
             self._heard = b""
             self._caller = proving.Caller(self._peers.secret, OFFSET.pack(self._content.block.size) + self._name)
-            self.until = time.monotonic() + CONNECT_PATIENCE
+            self.until = self._peers.patience(CONNECT_PATIENCE)
             with contextlib.suppress(BlockingIOError):
                 self.sock.connect((host, self._port))
             self._peers.selector.register(self.sock, selectors.EVENT_WRITE, self._connected)
@@ -247,7 +254,7 @@ class _Fetch:
         if not data:
             self._failed("it has ended the connection")
             return
-        self.until = time.monotonic() + SILENCE
+        self.until = self._peers.patience(SILENCE)
         self._hash.update(data)
         try:
             self._content.block.append(memoryview(data))
@@ -263,7 +270,7 @@ class _Fetch:
         if len(self._heard) == proving.CHALLENGE:
             sock.send(caller.reply(self._heard))
             self._caller = None
-            self.until = time.monotonic() + SILENCE
+            self.until = self._peers.patience(SILENCE)
 
     def _whole(self) -> None:
         self.hang_up()
@@ -309,7 +316,7 @@ class _Child:
         self.sock = sock
         self.name: bytes | None = None
         """What it wants, once it has proved itself."""
-        self.until = time.monotonic() + CONNECT_PATIENCE
+        self.until = peers.patience(CONNECT_PATIENCE)
         self._peers = peers
         self._called = proving.Called(peers.secret)
         self._sent = 0
@@ -327,7 +334,7 @@ class _Child:
             if self._called.wish is not None:
                 (self._sent,) = OFFSET.unpack_from(self._called.wish)
                 self.name = self._called.wish[OFFSET.size :]
-                self.until = time.monotonic() + SILENCE
+                self.until = self._peers.patience(SILENCE)
                 self.wake()
         except BlockingIOError:
             pass
@@ -354,7 +361,7 @@ class _Child:
             count = min(PIECE, content.block.size - self._sent)
             if count > 0:
                 self._sent += os.sendfile(self.sock.fileno(), content.block.fd, self._sent, count)
-                self.until = time.monotonic() + SILENCE
+                self.until = self._peers.patience(SILENCE)
         except BlockingIOError:
             self._readable()  # it has nothing to say: it has left, maybe
             return

@@ -5,11 +5,11 @@ out of it. So in a channel is what is worth more than its place there costs, and
 shared_memory.py). The task or result that it belongs to travels as ever, and says where it is.
 
 A channel is two rings, one for each direction. One process writes to a ring, one reads, in the same order. The writer
-knows what is in use; the reader counts in a word of the channel what it has let go of. There is no lock, and no message.
+knows what is in use; the reader counts in a word of the channel what it has let go of: no lock, and no message.
 
 Guarantees:
 - What has been written is not touched before the reader has let go of it. So nobody reads what is meant for another
-  task, whatever is cancelled or taken back: of such a task, too, the worker says in its turn that it is through with it.
+  task, whatever is cancelled or taken back: of such a task, too, the worker says in its turn that it is done with it.
 - Nothing is written before the worker has mapped the channel. All of its memory is there by then: no write can fail.
 - If there is no room, there is no harm: the buffer travels with its task.
 - A channel has no name, and goes with its worker.
@@ -25,7 +25,7 @@ from collections.abc import Iterable
 
 from hyperflow.wire.shared_memory import LARGE, Block
 
-SMALLEST = 1 << 13
+SMALLEST = 1 << 10
 """Bytes of a buffer from which on a channel is quicker than the sockets."""
 
 RING = 3 << 19
@@ -57,7 +57,7 @@ class Ring:
         self._at = 0  # where the next one may begin
 
     def offer(self, data: memoryview) -> memoryview | int:
-        """Copy a buffer into the ring and return its place; or the buffer itself, if that is none for it, or is full."""
+        """Copy a buffer into the ring, and return its place; the buffer itself if it is not for it, or it is full."""
         if not SMALLEST <= data.nbytes < LARGE:
             return data
         place = self._put(data)

@@ -22,7 +22,7 @@ ORDER = Fetch(SEVEN, len(DATA), hashlib.sha256(DATA).hexdigest(), (), 0)
 def cache() -> Iterator[NodeCache]:
     """Give a test a cache whose node fetches nothing by itself."""
     with selectors.DefaultSelector() as selector:
-        made = NodeCache(Peers(selector, lambda name, cause: None))
+        made = NodeCache(Peers(selector, lambda name, cause: None, lambda moment: None))
         yield made
         made.proof.close()
         made.close()

@@ -27,7 +27,7 @@ class Node:
     def __init__(self, secret: bytes = SECRET) -> None:
         self.selector = selectors.DefaultSelector()
         self.told: list[str] = []
-        self.peers = Peers(self.selector, lambda name, cause: self.told.append(cause))
+        self.peers = Peers(self.selector, lambda name, cause: self.told.append(cause), lambda moment: None)
         self.peers.know(secret)
         self.block = Block(os.memfd_create("block"), 0)
 
