@@ -51,6 +51,8 @@ class Surroundings:
     def __init__(self) -> None:
         self._before: dict[str, tuple[_Thing, Any]] = {}
         self._knows_numpy = False
+        self.sleeps = False
+        """Whether nothing is noted yet: what a worker is given before its first function is to stay."""
 
     @property
     def is_changed(self) -> bool:
@@ -62,7 +64,7 @@ class Surroundings:
         for modules, names, find in _SETTERS:
             for name in names:
                 self._replace([sys.modules[each] for each in modules], name, find)
-        self.look_for_numpy()
+        self.look_for_numpy(seed=False)  # it has just been seeded
 
     def look_for_numpy(self, seed: bool = True) -> None:
         """Watch numpy's global generator, too, once it is there."""
@@ -107,6 +109,8 @@ class Surroundings:
             setattr(module, name, noting)
 
     def _note(self, find: _Find, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        if self.sleeps:
+            return
         try:
             thing = find(*args, **kwargs)
         except Exception:  # a call that makes no sense; the function itself will say so
@@ -117,6 +121,28 @@ class Surroundings:
             self._before[thing.name] = thing, thing.read()
         except OSError:  # a directory that is gone
             self._before[thing.name] = thing, None
+
+
+_ready: Surroundings | None = None
+
+
+def make_ready() -> None:
+    """In a launcher: watch already, as each worker that it forks is to do."""
+    global _ready  # noqa: PLW0603 (the functions of Python are replaced once in a process)
+    if _ready is None:
+        _ready = Surroundings()
+        _ready.watch()
+        _ready.sleeps = True
+    _ready.keep()
+
+
+def of_worker() -> Surroundings:
+    """Return what watches in this worker."""
+    if _ready is None:
+        make_ready()
+    assert _ready is not None
+    _ready.sleeps = False
+    return _ready
 
 
 def _importing() -> bool:
