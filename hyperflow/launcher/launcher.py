@@ -419,6 +419,8 @@ class Launcher:
         try:
             ours, theirs = socket.socketpair()
             page = mmap.mmap(-1, PAGES)
+            entry.before_fork()
+            mark = child.mark(number)  # here, too, for the moment: what is done now costs the child no copies of pages
             pid = os.fork()
         except OSError as error:  # too many processes, open files, too little memory; sockets close with their objects
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -429,6 +431,7 @@ class Launcher:
             return
         if pid == 0:
             self.become_worker(number, theirs, ours, page, order)
+        del mark
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         theirs.close()
         ours.setblocking(False)
@@ -455,9 +458,7 @@ class Launcher:
             self.peers.close()
             self.post_mortems.close()
             self.head.close()
-            mark = child.mark(number)
             code = entry.become_worker(sock, page, self.setup, order)
-            del mark  # until now
         except BaseException:  # noqa: BLE001 (a forked child must not go on as a launcher)
             traceback.print_exc()
         finally:
