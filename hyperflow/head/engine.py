@@ -455,7 +455,7 @@ class Engine:
         inbox = self._inbox
         while inbox and self._left > 0:
             item = inbox.popleft()
-            if type(item) is Loss:
+            if isinstance(item, Loss):
                 self._left -= len(self.scheduler.workers_at(item.link.node))
                 self.fleet.lost(item.link, item.cause, item.silent)
             else:
