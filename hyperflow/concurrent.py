@@ -45,7 +45,7 @@ IN_FLIGHT = 1000
 """How many flows `as_completed` runs at a time without a `limit`: enough for a large allocation and short evaluations,
 and few enough that an endless iterable needs little memory."""
 
-STARTS_BETWEEN_PAUSES = 500
+STARTS_BETWEEN_PAUSES = 2000
 """After so many starts the event loop runs once, so that workers begin while the rest is started."""
 
 
