@@ -54,6 +54,7 @@ from hyperflow.flow import show_call
 from hyperflow.head.account import Account
 from hyperflow.head.allocation_end import Drain, End
 from hyperflow.head.aside import NodesAside
+from hyperflow.head.broadcast import Broadcast
 from hyperflow.head.bulk.bulk import Bulk, Head
 from hyperflow.head.bulk.calls import Calls
 from hyperflow.head.bulk.maps import BulkMap
@@ -145,7 +146,11 @@ class Engine:
         self._packer = Packer()
         self._evaluations: dict[TaskNumber, Evaluation] = {}
         self.post_mortems = PostMortems(self.fleet.write)
-        self._orders = Orders(self.fleet.links, self._packer, self._evaluations, self._events, program.log_dir)
+        self._broadcast = Broadcast(self.fleet.links, settings.node_to_node != "off")
+        self.fleet.on_peers = self._broadcast.on_message
+        self._orders = Orders(
+            self.fleet.links, self._broadcast, self._packer, self._evaluations, self._events, program.log_dir
+        )
         # Those of this turn, each followed by its activity; by function, CPUs, the name that they were given, and
         # whether they are of a remote_map.
         self._submitted = defaultdict[tuple[str, int, str | None, bool], list[int]](list)
@@ -736,6 +741,7 @@ class Engine:
         self._counts["nodes_lost"] += 1
         self._last_loss = NodeLost(node, cause, str(link.log_file))
         self._orders.at_nodes.pop(node, None)
+        self._broadcast.lost(node)
         wait = END_GRACE + (self._silence_limit if silent else 0.0)
         loop = asyncio.get_running_loop()
         self._lost_logs[node] = str(link.log_file)

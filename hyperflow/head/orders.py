@@ -15,6 +15,7 @@ from pathlib import Path
 import attrs
 
 from hyperflow.events.writer import EventLog
+from hyperflow.head.broadcast import Broadcast
 from hyperflow.head.bulk.calls import calls_of
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.link import Link
@@ -49,6 +50,7 @@ class Orders:
     def __init__(
         self,
         links: Mapping[str, Link],
+        broadcast: Broadcast,
         packer: Packer,
         evaluations: Mapping[TaskNumber, Evaluation],
         events: EventLog,
@@ -59,6 +61,7 @@ class Orders:
         self.at_nodes: dict[str, set[DefinitionNumber]] = {}
         """Those that each node has."""
         self._links = links
+        self._broadcast = broadcast
         self._packer = packer
         self._evaluations = evaluations
         self._events = events
@@ -169,7 +172,7 @@ class Orders:
                 if number not in here:
                     parts.append(frames.frame(Kind.DEFINE, body=need.body()))
             elif number not in here:
-                self._links[worker.node].write_block(number, need.block)
+                self._broadcast.give(worker.node, number, need.block)
             here.add(number)
             has.add(number)
             parts.append(frames.frame(Kind.GIVE, worker.number, frames.NUMBER.pack(number)))
@@ -191,6 +194,7 @@ class Orders:
         """Forget everywhere what is not used any more; return the numbers."""
         gone = self._packer.evict()
         if gone:
+            self._broadcast.forget(gone)
             body = b"".join(map(frames.NUMBER.pack, gone))
             for link in self._links.values():
                 link.write([frames.frame(Kind.FORGET, body=body)])

@@ -122,7 +122,11 @@ class Kind(enum.IntEnum):
     KEPT = 32  # worker > launcher > head: it is there, or not any more
     INSPECT = 33  # head > launcher > copy: a line for the debugger there
     INSPECTED = 34  # copy > launcher > head: what that has printed
-    WRITTEN = 36  # worker > launcher: up to where there are answers in the ring (answer_ring.py)
+    LISTEN = 40  # head > launcher: take connections of other launchers; with the secret
+    LISTENING = 41  # launcher > head: where
+    FETCH = 42  # head > launcher: a block comes from another node
+    FETCHED = 43  # launcher > head: it is here, or could not be had there
+    WRITTEN = 37  # worker > launcher: up to where there are answers in the ring (answer_ring.py)
     BROKEN = 28  # launcher > head: what came from the head is no frame; text
 
 
