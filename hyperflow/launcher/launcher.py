@@ -529,11 +529,7 @@ class Launcher:
                     self.post_mortems.keep(process.number, body, process.fds.pop(0))
                     self.alarm = 0.0
                 elif kind in PASSED_ON:
-<<<<<<< HEAD
-                    by = math.inf if kind == Kind.MEASURED else 0.0  # an answer follows, which may wait for others
-=======
                     by = self.now + JOIN_MOST if kind == Kind.MEASURED else 0.0  # it goes with the answer that follows
->>>>>>> bench
                     self.head.send(frames.frame(kind, process.number, body), by=by)
                 else:
                     raise frames.ProtocolError("a frame that workers do not send")
