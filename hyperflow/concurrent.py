@@ -149,7 +149,8 @@ class _Group:
             if not self._noted(x, error):
                 raise
         else:
-            named = self.returns or isinstance(future, (asyncio.Task, Outcome))  # an evaluation's error names its call by itself
+            # An evaluation's error names its call by itself.
+            named = self.returns or isinstance(future, (asyncio.Task, Outcome))
             self.results.append(None)
             self._begun(len(self.results) - 1, x, future, one.step if named else None)
             self.going += 1

@@ -501,7 +501,8 @@ class Engine:
             return
         words: tuple[int, ...] = ()
         if evaluation is not None:
-            self.bulk.single_out_all()  # they may be counted, and each has a stream of its own
+            if not getattr(evaluation, "stream", None):
+                self.bulk.single_out_all()  # they may be counted, and each has a stream of its own
             words = self.streams.wanted(evaluation, [one for _, one in sorted(self._evaluations.items())])
         self.fleet.write(worker.node, [messages.framed(StreamReply(task, words), worker.number)])
 
