@@ -22,7 +22,7 @@ import threading
 import time
 from typing import Any
 
-from hyperflow.worker.surroundings import Surroundings
+from hyperflow.worker import surroundings
 
 _raw: Any = importlib.import_module("_signal")
 """The module under `signal`, which makes an enum of each number: 1 µs each time."""
@@ -46,8 +46,7 @@ class Traces:
         fcntl.fcntl(stream, fcntl.F_SETOWN, os.getpid())  # a mark: no other file has it
         self._pid = os.getpid()
         self._suspect = False  # whether a function has left something before
-        self._surroundings = Surroundings()
-        self._surroundings.watch()
+        self._surroundings = surroundings.of_worker()
         self._take_down()
 
     def _take_down(self) -> None:
