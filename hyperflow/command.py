@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -101,15 +101,13 @@ async def run_command(
         log_line("$ " + " ".join(words))
         began = time.monotonic()
         try:
-            process = subprocess.Popen(  # noqa: ASYNC220 (returns when the program has started)
-                words, stdin=source, stdout=out, stderr=err, cwd=cwd, env=variables
-            )
+            pid = _start(words, (source, out, err), cwd, variables)
         except OSError as error:
             error.add_note(f"(run_command({words!r}) on {info.node}{_sought(words[0], error, cwd, variables)})")
             raise
         if capture:
             stack.enter_context(_kept(words[0], [file for file in (out, err) if not isinstance(file, int)]))
-        returncode, usage = await _wait(process)
+        returncode, usage = await _wait(pid)
         wall = time.monotonic() - began
         result = CommandResult(
             tuple(words),
@@ -254,18 +252,68 @@ def _environment(info: WorkerInfo, env: Mapping[str, str] | None, threads: int |
     return built | {os.fsencode(name): os.fsencode(value) for name, value in more.items()}
 
 
-async def _wait(process: subprocess.Popen[bytes]) -> tuple[int, Any]:
+def _start(
+    words: list[str],
+    streams: tuple[IO[bytes] | int, IO[bytes] | int, IO[bytes] | int],
+    cwd: str | os.PathLike[str] | None,
+    variables: dict[bytes, bytes],
+) -> int:
+    """Start a program as a child of this process, without waiting for it; return its pid.
+
+    posix_spawn takes half the CPU time of subprocess.Popen. It knows no directory, and says little about what is
+    wrong: then it is done by the latter.
+    """
+    program = _found(words[0], variables) if cwd is None else None
+    if program is not None:
+        with suppress(OSError):
+            return os.posix_spawn(program, words, variables, file_actions=_actions(streams), setsigdef=_IGNORED)
+    source, out, err = streams
+    process = subprocess.Popen(words, stdin=source, stdout=out, stderr=err, cwd=cwd, env=variables)
+    process.returncode = 0  # it is waited for below
+    return process.pid
+
+
+_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
+"""Signals that Python ignores, which a program must not inherit."""
+
+
+def _found(program: str, variables: Mapping[bytes, bytes]) -> str | None:
+    """Return the file of a program; None if it is not where it seems to be."""
+    if "/" in program:
+        return program
+    for directory in os.fsdecode(variables.get(b"PATH", b"")).split(":"):
+        file = f"{directory}/{program}"
+        if os.path.isabs(file) and os.access(file, os.X_OK) and os.path.isfile(file):
+            return file
+    return None
+
+
+def _actions(streams: tuple[IO[bytes] | int, ...]) -> list[tuple[Any, ...]]:
+    """Return what the program is to have open: these three, and nothing that C code has left to be inherited."""
+    actions: list[tuple[Any, ...]] = []
+    for target, stream in enumerate(streams):
+        if stream == subprocess.DEVNULL:
+            actions.append((os.POSIX_SPAWN_OPEN, target, os.devnull, os.O_RDWR, 0))
+        else:
+            fd = stream if isinstance(stream, int) else stream.fileno()
+            actions.append((os.POSIX_SPAWN_DUP2, fd, target))
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the list's own
+            if (fd := int(name)) > 2 and os.get_inheritable(fd):
+                actions.append((os.POSIX_SPAWN_CLOSE, fd))
+    return actions
+
+
+async def _wait(pid: int) -> tuple[int, Any]:
     """Wait for the end without blocking the loop; return exit code and resource usage."""
     try:
-        await _wait_for_end(process.pid)
+        await _wait_for_end(pid)
     except asyncio.CancelledError:
-        await _end(process.pid)
+        await _end(pid)
         raise
     finally:
-        # Not Popen.wait: it drops the resource usage.
-        _, status, usage = os.wait4(process.pid, 0)  # noqa: ASYNC222 (it has ended)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, usage
+        _, status, usage = os.wait4(pid, 0)  # noqa: ASYNC222 (it has ended)
+    return os.waitstatus_to_exitcode(status), usage
 
 
 async def _wait_for_end(pid: int) -> None:

@@ -220,3 +220,41 @@ async def test_several_at_once() -> None:
 
     async with local():
         assert await hf.remote_eval(work) == [str(n) for n in range(5)]
+
+
+async def test_both_ways_to_start_a_program_are_the_same() -> None:
+    """With and without a directory a program has the same descriptors, signals and variables, and fails alike."""
+
+    async def run(cwd: str | None) -> list[str]:
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.set_inheritable(null, True)
+        found: list[str] = []
+        try:
+            for words in (
+                ["sh", "-c", "ls /proc/$$/fd; env | sort; exec grep Sig[BI] /proc/self/status"],
+                ["no-such"],
+                ["/"],
+                [""],
+            ):
+                try:
+                    found.append((await hf.run_command(words, capture=True, cwd=cwd)).stdout)
+                except OSError as error:
+                    found.append(f"{type(error).__name__} {error.errno} {error.filename}")
+        finally:
+            os.close(null)
+        return found
+
+    async with local(cpus=1):
+        spawned = await hf.remote_eval(run, None)
+        forked = await hf.remote_eval(run, os.getcwd())
+
+    assert "PATH=" in spawned[0]
+    assert comparable(spawned[0]) == comparable(forked[0])
+    assert spawned[1:] == forked[1:]
+
+
+def comparable(text: str) -> list[str]:
+    """Leave out the directory, and the two signals that the C library uses itself and treats in its own way."""
+    signals = [line.partition(":\t") for line in text.splitlines() if line.startswith("Sig")]
+    others = [line for line in text.splitlines() if not line.startswith(("PWD=", "Sig"))]
+    return [*others, *(f"{name} {int(mask, 16) & 0x7FFFFFFF:x}" for name, _, mask in signals)]

@@ -21,6 +21,13 @@ OF_A_RUN = {"sqlite3", "uvloop", "hyperflow.head.engine", "hyperflow.database.st
 OF_A_WORKER = {"asyncio", "attr", "inspect", "logging", "pickle", "ssl", "subprocess", "tempfile"}
 """What the launcher needs when it forks the first worker, and not while it starts."""
 
+OF_FEW_RUNS = {
+    *("secrets", "shutil", "sysconfig", "tempfile"),
+    *("hyperflow.slurm", "hyperflow.transports.ssh", "hyperflow.events.packing", "hyperflow.shipping.diagnose"),
+    *("hyperflow.database.fingerprint", "hyperflow.database.untagged", "hyperflow.debugging.capsule"),
+}
+"""What a run needs for failures, full logs, old results, functions that draw numbers, and nodes elsewhere."""
+
 OF_A_COMMAND = HEAVY - {"cyclopts", "rich"} | {"uvloop", "hyperflow.head.engine", "hyperflow.viewing"}
 """What few commands need."""
 
@@ -53,7 +60,7 @@ def modules_after(code: str) -> set[str]:
         (SHARED, HEAVY | OF_A_RUN | {"hyperflow._cluster"}),
         (
             "import hyperflow as hf; hf.run_job_local(hf.pure(1))",
-            HEAVY | {"hyperflow.slurm", "hyperflow.transports.ssh"},
+            HEAVY | OF_FEW_RUNS,
         ),
         ("import hyperflow.cli.main", HEAVY - {"cyclopts", "rich"} | OF_A_RUN | {"hyperflow._job", "hyperflow.master"}),
         ("from hyperflow.cli.main import command_line; command_line(['logs'])", OF_A_COMMAND),

@@ -430,7 +430,7 @@ class Launcher:
             self.alarm = 0.0
             return
         if pid == 0:
-            self.become_worker(number, theirs, ours, page, order)
+            self.become_worker(theirs, ours, page, order)
         del mark
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         theirs.close()
@@ -440,7 +440,7 @@ class Launcher:
         self.selector.register(ours, selectors.EVENT_READ, process)
 
     def become_worker(
-        self, number: WorkerNumber, sock: socket.socket, launcher_end: socket.socket, page: mmap.mmap, order: ForkOrder
+        self, sock: socket.socket, launcher_end: socket.socket, page: mmap.mmap, order: ForkOrder
     ) -> NoReturn:
         """In the forked child: close what belongs to the launcher, and serve."""
         code = 70

@@ -164,15 +164,14 @@ def _logging() -> None:
 
 def _warnings() -> None:
     """Set back which warnings are shown; numpy's own rules stay."""
-    if (warnings := sys.modules.get("warnings")) is None:
+    warnings: Any = sys.modules.get("warnings")
+    if warnings is None:
         return
-    fresh = [
-        ("default", None, DeprecationWarning, "__main__", 0),
-        *(("ignore", None, kind, None, 0) for kind in (DeprecationWarning, PendingDeprecationWarning)),
-        *(("ignore", None, kind, None, 0) for kind in (ImportWarning, ResourceWarning)),
-    ]
     numpys = [rule for rule in warnings.filters if "numpy" in getattr(rule[1], "pattern", "")]
-    warnings.filters[:] = [*numpys, *fresh]
+    warnings.resetwarnings()
+    warnings.filters.extend(numpys)
+    for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", kind, append=True)
+    warnings.filterwarnings("default", category=DeprecationWarning, module="__main__")
     if told := os.environ.get("PYTHONWARNINGS"):
         warnings._processoptions(told.split(","))
-    warnings._filters_mutated()
