@@ -16,9 +16,10 @@ import attrs
 
 from hyperflow.events.writer import EventLog
 from hyperflow.head.broadcast import Broadcast
+from hyperflow.head.bulk.calls import calls_of
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.link import Link
-from hyperflow.scheduling.state import Effect, Fork, Kill, Retire, Retract, Send, Task, Worker
+from hyperflow.scheduling.state import Batch, Effect, Fork, Kill, Retire, Retract, Send, Task, Worker
 from hyperflow.shipping.arrays import SharedBuffer
 from hyperflow.shipping.definitions import Definition
 from hyperflow.shipping.packer import Packer
@@ -106,6 +107,10 @@ class Orders:
         records: list[frames.Bytes] = []
         started: list[TaskNumber] = []
         for task in effect.tasks:
+            if type(task) is Batch:
+                self._send_batch(worker, task, records, parts)
+                started += task.numbers
+                continue
             number, function = task.number, task.function
             evaluation = self._evaluations.get(number)
             if evaluation is None:  # cancelled in this very turn: its place in the sequence is kept
@@ -134,6 +139,22 @@ class Orders:
         parts += _tasks(worker, records)
         if started:
             self._events.running(started, worker.name)
+
+    def _send_batch(self, worker: Worker, batch: Batch, records: list[frames.Bytes], parts: list[frames.Bytes]) -> None:
+        """The same for a batch, in the same order. None of it is cancelled yet."""
+        calls, known = calls_of(batch), self.at_workers[worker.number]
+        packed, name = calls.function, calls.options.name
+        if packed.epoch != known.epoch:
+            parts += _tasks(worker, records)
+            known.epoch = packed.epoch
+            known.numbers.intersection_update(self._packer.buffers.known)
+        if name != known.name:
+            parts += _tasks(worker, records)
+            known.name = name
+            parts.append(frames.frame(Kind.NAMED, worker.number, (name or "").encode()))
+        if batch.function not in known.numbers:
+            self._give(worker, (packed.function,), parts)
+        frames.add_tasks(records, batch.number, batch.function, calls.payloads_of(batch))
 
     def _give(self, worker: Worker, needs: Iterable[Definition | SharedBuffer], parts: list[frames.Bytes]) -> None:
         """Give a worker what it does not have of this."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import math
 import mmap
 import os
 import selectors
@@ -156,9 +155,8 @@ class Launcher:
 
     def turn(self) -> None:
         """Wait until something happens, and do what is to be done about it. Most turns pass on one message."""
-        moment = min(self.alarm, self.head.due)
         began = time.monotonic()
-        patience = max(moment - began, 0.0) if moment < math.inf else None
+        patience = max(min(self.alarm, self.head.due) - began, 0.0)
         ready = self.selector.select(patience)
         self.now = time.monotonic()
         self.woke_up(patience, self.now - began)
@@ -173,12 +171,12 @@ class Launcher:
             self.head.flush()
         self.wake_by(self.memory_kills.look(self.now))
 
-    def woke_up(self, patience: float | None, took: float) -> None:
+    def woke_up(self, patience: float, took: float) -> None:
         """Count the silence of the head, and put off what was due while this process, or the machine, stood still.
 
         All of the node was stopped then (scontrol suspend, a frozen control group): nothing ran, and nothing was read.
         """
-        if patience is not None and took > patience + STANDSTILL:
+        if took > patience + STANDSTILL:
             for process in self.workers.values():
                 process.put_off(took - patience)
             self.alarm = 0.0
@@ -187,8 +185,7 @@ class Launcher:
 
     def wake_by(self, moment: float) -> None:
         """Look at all clocks by that moment."""
-        if moment < self.alarm:
-            self.alarm = moment
+        self.alarm = min(self.alarm, moment)
 
     def watch(self, process: child.WorkerProcess) -> None:
         """Something is to happen to a worker at some moment, or it is ending."""
@@ -215,7 +212,7 @@ class Launcher:
             yield silent
 
     def check_clocks(self) -> None:
-        """Do what is due, and note when the next thing will be. (What becomes due later than was noted costs a look.)"""
+        """Do what is due, and note when the next thing will be. (What moves to a later moment costs a look.)"""
         now, head = self.now, self.head
         if self.setup is not None and not self.closing:
             if head.silence > self.setup.silence_limit:
@@ -422,6 +419,8 @@ class Launcher:
         try:
             ours, theirs = socket.socketpair()
             page = mmap.mmap(-1, PAGES)
+            entry.before_fork()
+            mark = child.mark(number)  # here, too, for the moment: what is done now costs the child no copies of pages
             pid = os.fork()
         except OSError as error:  # too many processes, open files, too little memory; sockets close with their objects
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -432,6 +431,7 @@ class Launcher:
             return
         if pid == 0:
             self.become_worker(number, theirs, ours, page, order)
+        del mark
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         theirs.close()
         ours.setblocking(False)
@@ -458,9 +458,7 @@ class Launcher:
             self.peers.close()
             self.post_mortems.close()
             self.head.close()
-            mark = child.mark(number)
             code = entry.become_worker(sock, page, self.setup, order)
-            del mark  # until now
         except BaseException:  # noqa: BLE001 (a forked child must not go on as a launcher)
             traceback.print_exc()
         finally:
@@ -531,7 +529,8 @@ class Launcher:
                     self.post_mortems.keep(process.number, body, process.fds.pop(0))
                     self.alarm = 0.0
                 elif kind in PASSED_ON:
-                    self.head.send(frames.frame(kind, process.number, body))
+                    by = self.now + JOIN_MOST if kind == Kind.MEASURED else 0.0  # it goes with the answer that follows
+                    self.head.send(frames.frame(kind, process.number, body), by=by)
                 else:
                     raise frames.ProtocolError("a frame that workers do not send")
         except (frames.ProtocolError, struct.error, IndexError, ValueError):

@@ -91,3 +91,12 @@ def test_other_members_are_refused(said: bytes, complaint: str) -> None:
 def test_no_kind_of_frame_is_two_messages() -> None:
     """A kind says which message it is, and every message has one."""
     assert len(set(messages.KINDS.values())) == len(messages.KINDS) == len(EXAMPLES) + 1
+
+
+def test_fork_orders_are_the_messages_that_they_stand_for() -> None:
+    """The short way to make one gives the same, whatever is in the names."""
+    for order in (
+        ForkOrder('worker-1@a"\\\n\u00e9', "/tmp/\U0001f600/log", (0, 17), True, False),
+        ForkOrder("", "", (), False, True),
+    ):
+        assert messages.fork(order, WorkerNumber(7)) == messages.framed(order, WorkerNumber(7))
