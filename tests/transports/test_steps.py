@@ -209,6 +209,19 @@ async def test_a_task_that_ends(tmp_path: Path) -> None:
     await stream.wait_closed()
 
 
+async def test_all_tasks_end(tmp_path: Path) -> None:
+    """The srun ends with its last task, of whose end it has just told."""
+    srun, _, starting = await start(tmp_path, "n1", "n2")
+    srun.begins("n1", "n2")
+    srun.says("srun: error: n1: task 0: Exited with exit code 3", f"1: {CANNOT_CALL} a firewall")
+    assert srun.receiver is not None
+    srun.receiver.connection_lost(None)
+    with pytest.raises(LauncherError, match="on n1 ended during its start: Exited"):
+        await starting["n1"]
+    with pytest.raises(NotThisWay, match="firewall"):
+        await starting["n2"]
+
+
 async def test_a_task_that_cannot_connect(tmp_path: Path) -> None:
     """Its node is left to another way."""
     srun, _, starting = await start(tmp_path, "n1", "n2")
