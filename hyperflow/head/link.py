@@ -67,8 +67,8 @@ def nobody(node: str, kind: int, body: memoryview) -> None:
 class Link:
     """One node's launcher, as the head sees it.
 
-    `on_frames` gets all frames after the handshake, as many at a time as come in one read. `on_lost` is called once, if the node is given up or its stream ends
-    before `close`.
+    `on_frames` gets all frames after the handshake, as many at a time as come in one read. `on_lost` is called once, if
+    the node is given up or its stream ends before `close`.
     """
 
     def __init__(

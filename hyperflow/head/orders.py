@@ -29,7 +29,7 @@ from hyperflow.wire.messages import ForkOrder
 from hyperflow.wire.numbers import DefinitionNumber, TaskNumber, WorkerNumber
 
 FORGOTTEN = 16
-"""A worker may be noted to have so many definitions that were forgotten: to look at all workers each time costs more."""
+"""So many definitions that were forgotten may be noted at a worker: to look at all workers each time costs more."""
 
 
 @attrs.define
