@@ -45,9 +45,10 @@ from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Kind, Outcome, Shape
 from hyperflow.wire.machine import THREAD_VARIABLES
 from hyperflow.wire.messages import SysPath
-from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, TaskNumber
-from hyperflow.wire.shared_memory import LARGE, Block
+from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber
+from hyperflow.wire.shared_memory import LARGE
 from hyperflow.worker import capsules
+from hyperflow.worker.blocks import Arguments, Results
 from hyperflow.worker.echo import Echo
 from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import LONGEST_NAME, Log, MarkedOutput
@@ -216,9 +217,9 @@ class Worker:
         self.functions: dict[DefinitionNumber, Any] = {}  # and classes
         self.values: dict[DefinitionNumber, str] = {}  # tokens of stored values
         self.forgotten_classes = 0
-        self.blocks: dict[int, Block] = {}  # of arguments, by DefinitionNumber
+        self.arguments = Arguments()
         self.channel: Channel | None = None
-        self.results = BlockNumber(0)  # the number of the last block of a result
+        self.results = Results()
         self.pid = os.getpid()
         self.context = contextvars.copy_context()
         self.runner: asyncio.Runner | None = None
@@ -244,6 +245,8 @@ class Worker:
                 received = later[:]
                 later.clear()
             else:
+                if self.arguments.changing:
+                    self.give_back()
                 data = self.sock.recv(frames.CHUNK)
                 if not data:
                     return
@@ -258,14 +261,16 @@ class Worker:
                 elif kind == Kind.KEEP:
                     (self.to_keep,) = frames.SIZE.unpack(body)
                 elif kind == Kind.BLOCK:
-                    number, size, pid, fd = frames.BLOCK.unpack(body)
-                    with contextlib.suppress(OSError):  # the evaluation that needs it will say so
-                        self.blocks[number] = Block.at(pid, fd, size)
+                    self.arguments.open(*frames.BLOCK.unpack(body))
+                elif kind == Kind.RETURNED:
+                    for number, kept in frames.RETURNED.iter_unpack(body):
+                        self.results.returned(number, kept)
                 elif kind == Kind.CHANNEL:
                     with contextlib.suppress(OSError):  # the head sends nothing by one that is not mapped
                         self.channel = Channel.at(*frames.CHANNEL.unpack(body))
                 elif kind == Kind.FORGET:
                     self.forget_all(number for (number,) in frames.NUMBER.iter_unpack(body))
+                    self.arguments.drop_old()
                 elif kind == Kind.NAMED:
                     self.log.name = bytes(body).decode(errors="replace")
                 elif kind == Kind.PATH:
@@ -510,8 +515,7 @@ class Worker:
         self.arrivals.forget(number)
         if number in self.values:
             rebuild.drop(self.values.pop(number))
-        if number in self.blocks:
-            self.blocks.pop(number).close()
+        self.arguments.forget(number)
 
     def run_async(self, coroutine: Any, context: contextvars.Context) -> Any:
         """Run an async function to its end; what it leaves behind is cancelled once it has been answered."""
@@ -539,16 +543,22 @@ class Worker:
         if data.nbytes < LARGE:
             return data if self.channel is None else self.channel.results.offer(data)
         try:
-            block = Block.of(data)
+            number, block = self.results.filled(data)
         except OSError:  # too many open files, no memory, no memfd here
             return data
-        self.results = BlockNumber(self.results + 1)
-        message = frames.frame(Kind.BLOCK, body=frames.BLOCK.pack(self.results, block.size, 0, -1))
-        with contextlib.closing(block):
-            sent = socket.send_fds(self.sock, [message], [block.fd])
+        message = frames.frame(Kind.BLOCK, body=frames.BLOCK.pack(number, block.size, 0, -1))
+        sent = socket.send_fds(self.sock, [message], [block.fd])
+        self.results.sent(number, block)
         if sent < len(message):
             self.sock.sendall(message[sent:])
-        return self.results
+        return number
+
+    def give_back(self) -> None:
+        """Tell the head which blocks of arguments nobody looks at any more."""
+        done = self.arguments.returned()
+        if done:
+            body = b"".join(frames.RETURNED.pack(*each) for each in done)
+            self.sock.sendall(frames.frame(Kind.RETURNED, body=body))
 
     def found(self, buffer: frames.Buffer) -> memoryview:
         """Return a buffer of an argument; changes to one that is in a block are this evaluation's own."""
@@ -557,9 +567,7 @@ class Worker:
         if buffer >= IN_CHANNEL:
             assert self.channel is not None
             return self.channel.tasks.copy(buffer)
-        if buffer not in self.blocks:
-            raise OSError(f"a large argument (block {buffer}) could not be opened on this node")
-        return self.blocks[buffer].view()
+        return self.arguments.view(buffer)
 
 
 def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
