@@ -33,7 +33,7 @@ from hyperflow.wire.machine import CpuChoice
 from hyperflow.wire.messages import Greeting, Ready, Setup, SysPath
 from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, WorkerNumber
 from hyperflow.wire.shared_memory import Block, Offer, Proof, is_shared
-from hyperflow.wire.views import Views
+from hyperflow.wire.views import Ended, Views
 
 NOISE_KEPT = 1 << 12
 """Bytes that are kept of what a login prints before the launcher's first line: they are told if it never comes."""
@@ -192,7 +192,7 @@ class Link:
         """Send frames; after the end of the stream they go nowhere."""
         if self._connection is not None and not self._lost:
             if self._views.ended:  # before tasks whose results could go there
-                self._return([(*ended.key, ended.kept) for ended in self._views.collect()])
+                self._return(self._views.collect())
             if self._full:
                 self._backlog.append(parts)
             else:
@@ -229,9 +229,9 @@ class Link:
             raise block
         return block
 
-    def _return(self, blocks: Iterable[tuple[WorkerNumber, BlockNumber, bool]]) -> None:
+    def _return(self, blocks: Iterable[Ended[BlockKey]]) -> None:
         """Tell workers which blocks of theirs nobody looks at, and whether we keep them mapped."""
-        for worker, number, kept in blocks:
+        for (worker, number), kept in blocks:
             self.write([frames.frame(Kind.RETURNED, worker, frames.RETURNED.pack(number, kept))])
 
     def drop_blocks(self, worker: WorkerNumber) -> None:
@@ -250,7 +250,7 @@ class Link:
         """
         if self._views.ended:
             self.write([])
-        self._return([(*key, False) for key in self._views.drop_old(now)])
+        self._return([Ended(key, kept=False) for key in self._views.drop_old(now)])
         if now - self._last_sent >= self._settings.heartbeat:
             self.write([frames.frame(Kind.ALIVE)])
         self._silence = min(self._silence + lapse, now - self.last_received)

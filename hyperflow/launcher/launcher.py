@@ -75,7 +75,9 @@ MOST_FDS = 253
 """The kernel passes at most so many descriptors with one message."""
 
 
-PASSED_ON = frozenset(map(int, (Kind.LOCK_WANTED, Kind.LOCK_RELEASED, Kind.STREAM_WANTED, Kind.PRINTED, Kind.MEASURED, Kind.RETURNED)))
+PASSED_ON = frozenset(
+    map(int, (Kind.LOCK_WANTED, Kind.LOCK_RELEASED, Kind.STREAM_WANTED, Kind.PRINTED, Kind.MEASURED, Kind.RETURNED))
+)
 """What a worker says that only the head understands."""
 
 

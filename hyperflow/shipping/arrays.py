@@ -86,11 +86,7 @@ class SharedBuffers:
         if len(self.known) >= self._most_blocks:
             return None
         try:
-            block = self.stock.take(data.nbytes)
-            if block is not None:
-                block.fill(data)
-            else:
-                block = Block.of(data)
+            block = self._filled(data)
         except OSError:  # too many open files, no memfd here, no memory
             return None
         made = self._add(block)
@@ -99,6 +95,14 @@ class SharedBuffers:
         except TypeError:  # it takes no weak references, and may be deleted at any time
             self._orphans.append(made.number)
         return made
+
+    def _filled(self, data: memoryview) -> Block:
+        """Copy a buffer into a block: one that is there, if it can be."""
+        block = self.stock.take(data.nbytes)
+        if block is None:
+            return Block.of(data)
+        block.fill(data)
+        return block
 
     def adopt(self, block: Block) -> SharedBuffer | None:
         """Return a buffer for a block that somebody else has made; None if there can be none. Released, it goes."""

@@ -82,9 +82,7 @@ class Block:
         self._own[: self.size] = data
 
     def view(self, shared: bool = False) -> memoryview:
-        """Map the block: what is written to the view stays there, and is not written to the block unless `shared`.
-
-        """
+        """Map the block: what is written to the view stays there, and is not written to the block unless `shared`."""
         mapping = Mapping(self.fd, self.size, shared)
         array = mapping.array(self.size)
         weakref.finalize(array, mapping.touch).atexit = False  # which keeps it until then
