@@ -114,10 +114,10 @@ class _Use(NamedTuple, Generic[K]):
 _forks = 0
 
 
-def _note_fork() -> None:
+def note_fork() -> None:
     """The child will have all views of now, for as long as it likes."""
     global _forks  # noqa: PLW0603 (they are the process's)
     _forks += 1
 
 
-os.register_at_fork(before=_note_fork)
+os.register_at_fork(before=note_fork)

@@ -87,7 +87,7 @@ def test_parts_of_a_view_count(block: Block, mine: Views[str]) -> None:
 def test_forked(block: Block, mine: Views[str]) -> None:
     """A process that was forked meanwhile may look at it for ever."""
     view = mine.of(block, "it")
-    views._note_fork()
+    views.note_fork()
     del view
     assert mine.collect() == [Ended("it", False)]
     view = mine.of(block, "it")
