@@ -42,6 +42,7 @@ QUESTIONS = (
     "large_ssh",
     "shared_argument",
     "shared_argument_local",
+    "broadcast",
     "stream",
     "scheduler",
     "launchers",

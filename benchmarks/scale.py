@@ -197,19 +197,11 @@ def asked(env: JobEnv) -> Figures:
 
 async def lost(env: JobEnv, there: StandIn, count: int, cpus: int, work: Work) -> Figures:
     """Lose some nodes while all are busy."""
-
-    async def lose() -> None:
-        stands = there.samples()[-1]
-        while there.samples()[-1].received < stands.received + cpus // 2:  # noqa: ASYNC110 (a file tells it)
-            await asyncio.sleep(0.05)
-        there.lose(count)
-
     before = env.statistics()
+    there.lose(count, cpus // 2)
     async with watched() as looks:
-        losing = asyncio.ensure_future(lose())
         if await work(cpus) != cpus:
             raise AssertionError("results are missing after the loss of nodes")
-        await losing
     after = env.statistics()
     if after.nodes_lost != before.nodes_lost + count:
         raise AssertionError(f"{after.nodes_lost} nodes were lost, and {count} had gone")
@@ -306,7 +298,9 @@ def main(
         limit: Seconds that a run may take.
     """
     console = Console(width=140)
-    lives = {count: where(count, cpus, seconds or duration_of(count), rounds, way) for count in nodes if count}
+    lives = {
+        count: where(count, cpus, seconds or duration_of(count), rounds, way, lose=True) for count in nodes if count
+    }
     shown(console, [(f"{count:,}", turn(life, limit)) for count, life in lives.items()], cpus, way)
     if ceilings:
         table = Table(title="Answers at once: what the head can do at most", title_justify="left")

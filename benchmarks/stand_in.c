@@ -7,12 +7,14 @@
    a frame of tasks is answered at once, by one frame. Every answer is None.
 
    Every 50 ms a line goes to stdout: the clock, then how many tasks have come, have been answered and are running, and
-   how many workers have ever had one. A line "lose N" on stdin ends the streams of N nodes; the end of stdin ends all.
+   how many workers have ever had one. A line "lose N K" on stdin ends the streams of N nodes when K more tasks have
+   come; the end of stdin ends all.
 
    tests/test_stand_in.py gives a real launcher and this the same orders, and compares what they say. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,10 +48,11 @@ typedef struct {
     Buffer in, out;
     uint8_t listed, blocked, closing;
     uint32_t workers;             /* the newest one on it, 0 for none; numbers begin at 1 */
-    double last_sent;
+    uint32_t alive;
+    double last_sent, due;        /* when to write what may wait for more */
 } Node;
 
-typedef struct { double at; uint32_t worker; uint64_t started; } End;
+typedef struct { double at; uint32_t worker; uint64_t started; } End; /* or of a wait: NO_WORKER, and the node */
 
 static Node *nodes;
 static int node_count, epoll, timer;
@@ -60,6 +63,8 @@ static size_t heap_count, heap_room;
 static int *written, written_count; /* nodes that have something to write */
 static double seconds, spread, heartbeat;
 static uint64_t received, answered, running, manned;
+static int to_lose;               /* nodes, when so many tasks have come: */
+static uint64_t lose_at;
 
 static double now(void) {
     struct timespec t;
@@ -81,18 +86,6 @@ static void list(int node) {
         nodes[node].listed = 1;
         written[written_count++] = node;
     }
-}
-
-static void send_frame(int node, int kind, uint32_t worker, const void *body, size_t length) {
-    Header header = {BEGIN_WORD, length, kind, worker};
-    uint32_t end = END_WORD;
-    if (nodes[node].fd < 0)
-        return;
-    add(&nodes[node].out, &header, sizeof header);
-    if (length)
-        add(&nodes[node].out, body, length);
-    add(&nodes[node].out, &end, sizeof end);
-    list(node);
 }
 
 /* ---- the clock of tasks: a heap ---- */
@@ -129,22 +122,57 @@ static End pop(void) {
     return first;
 }
 
+/* ---- frames to the head ---- */
+
+/* A frame that may wait until that moment, to be written with what comes meanwhile. */
+static void send_by(int node, int kind, uint32_t worker, const void *body, size_t length, double by) {
+    Header header = {BEGIN_WORD, length, kind, worker};
+    uint32_t end = END_WORD;
+    Node *each = &nodes[node];
+    if (each->fd < 0)
+        return;
+    add(&each->out, &header, sizeof header);
+    if (length)
+        add(&each->out, body, length);
+    add(&each->out, &end, sizeof end);
+    if (each->out.length >= ENOUGH)
+        by = 0;
+    if (by < each->due) {
+        each->due = by;
+        if (by == 0)
+            list(node);
+        else
+            push((End){by, NO_WORKER, node});
+    }
+}
+
+static void send_frame(int node, int kind, uint32_t worker, const void *body, size_t length) {
+    send_by(node, kind, worker, body, length, 0);
+}
+
 /* ---- workers ---- */
 
 static Result result(uint64_t task, int outcome, float took, uint64_t length) {
     return (Result){task, outcome, took, 0, length};
 }
 
+/* Until when an answer may wait for others: as launcher.py has it. */
+static double joined(uint32_t number) {
+    double wait = fmax(JOIN, fmin(seconds * JOIN_SHARE, JOIN_MOST));
+    int expected = wait * nodes[workers[number].node].alive > WORTH_JOINING * fmax(seconds, WAKE);
+    return workers[number].count && expected ? now() + wait : 0;
+}
+
 static void answer(uint32_t number, uint64_t task, int outcome, const void *payload, size_t length) {
     if (outcome == VALUE && seconds > MEASURED_FROM) {
         Measured measured = {task, seconds, 1 << 25};
-        send_frame(workers[number].node, MEASURED, number, &measured, sizeof measured);
+        send_by(workers[number].node, MEASURED, number, &measured, sizeof measured, INFINITY);
     }
     uint8_t record[sizeof(Result) + 16];
     Result head = result(task, outcome, outcome == SKIPPED ? 0 : seconds, length);
     memcpy(record, &head, sizeof head);
     memcpy(record + sizeof head, payload, length);
-    send_frame(workers[number].node, RESULTS, number, record, sizeof head + length);
+    send_by(workers[number].node, RESULTS, number, record, sizeof head + length, joined(number));
     answered += outcome != SKIPPED;
 }
 
@@ -154,6 +182,7 @@ static void end_worker(uint32_t number, int status, const char *reason) {
     int length = snprintf(body, sizeof body, ENDED_FORMAT, status, (unsigned long long)worker->started, reason);
     send_frame(worker->node, ENDED, number, body, length);
     running -= worker->count > 0;
+    nodes[worker->node].alive--;
     worker->alive = worker->count = 0;
 }
 
@@ -176,6 +205,11 @@ static void start(uint32_t number) {
 }
 
 static void ended(End end) {
+    if (end.worker == NO_WORKER) {
+        if (nodes[end.started].due <= now())
+            list(end.started);
+        return;
+    }
     Worker *worker = &workers[end.worker];
     if (!worker->alive || worker->started != end.started || !worker->count)
         return; /* it was killed meanwhile, or its node is lost */
@@ -260,6 +294,7 @@ static void handle(int node, const Header *header, const uint8_t *body) {
         *worker = (Worker){.node = node, .next = nodes[node].workers, .alive = 1};
         worker->fresh = contains(body, length, "\"fresh\": true");
         nodes[node].workers = number;
+        nodes[node].alive++;
         break;
     case CLOSE:
         nodes[node].closing = 1;
@@ -346,6 +381,7 @@ static void watch(int node, uint32_t events) {
 static void write_to(int node, double moment) {
     Node *each = &nodes[node];
     each->listed = 0;
+    each->due = INFINITY;
     if (each->fd < 0 || each->blocked)
         return;
     size_t sent = 0;
@@ -373,11 +409,9 @@ static int command(void) {
     if (got <= 0)
         return 0;
     line[got] = 0;
-    int count = 0;
-    if (sscanf(line, "lose %d", &count) == 1)
-        for (int i = 0; i < node_count && count; i++)
-            if (nodes[i].fd >= 0)
-                lose(i), count--;
+    unsigned long long more = 0;
+    if (sscanf(line, "lose %d %llu", &to_lose, &more) == 2)
+        lose_at = received + more;
     return 1;
 }
 
@@ -400,6 +434,7 @@ int main(int argc, char **argv) {
     for (char *word = strtok(argv[4], ","); word; word = strtok(NULL, ","), i++) {
         nodes[i].fd = atoi(word);
         nodes[i].last_sent = now();
+        nodes[i].due = INFINITY;
         fcntl(nodes[i].fd, F_SETFL, O_NONBLOCK);
         struct epoll_event event = {EPOLLIN, {.u32 = i}};
         epoll_ctl(epoll, EPOLL_CTL_ADD, nodes[i].fd, &event);
@@ -415,6 +450,10 @@ int main(int argc, char **argv) {
                     send_frame(i, ALIVE, NO_WORKER, NULL, 0);
             beat = moment + heartbeat / 4;
         }
+        if (to_lose && received >= lose_at)
+            for (i = 0; i < node_count && to_lose; i++)
+                if (nodes[i].fd >= 0)
+                    lose(i), to_lose--;
         while (written_count)
             write_to(written[--written_count], moment);
         if (moment >= sample) {

@@ -21,7 +21,7 @@ from benchmarks.harness import Skipped
 from hyperflow._job import JobEnv, open_job
 from hyperflow.config import read_settings
 from hyperflow.head.fleet import NodePlan
-from hyperflow.launcher import launcher
+from hyperflow.launcher import head_stream, launcher
 from hyperflow.transports.process import WRITE_AHEAD, Connection, Receiver
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind, Outcome
@@ -56,6 +56,12 @@ def definitions() -> list[str]:
         "RESULT_SIZE": frames.RESULT.size,
         "MEASURED_SIZE": frames.MEASURED.size,
         "MEASURED_FROM": measure.WORTH,
+        "JOIN": getattr(launcher, "JOIN", 0.001),
+        "JOIN_SHARE": getattr(launcher, "JOIN_SHARE", 0.05),
+        "JOIN_MOST": getattr(launcher, "JOIN_MOST", 0.1),
+        "WORTH_JOINING": getattr(launcher, "WORTH_JOINING", 1e9),
+        "WAKE": 0.001,
+        "ENOUGH": getattr(head_stream, "ENOUGH", 1 << 14),
         "NO_WORKER": NO_WORKER,
         "VALUE": int(Outcome.VALUE),
         "SKIPPED": int(Outcome.SKIPPED),
@@ -70,7 +76,7 @@ def compiled(place: Path) -> Path:
     if compiler is None:
         raise Skipped("it needs a C compiler, for launchers that cost nothing")
     program = place / "stand_in"
-    subprocess.run([compiler, "-O2", "-Wall", *definitions(), "-o", program, SOURCE], check=True)
+    subprocess.run([compiler, "-O2", "-Wall", *definitions(), "-o", program, SOURCE, "-lm"], check=True)
     return program
 
 
@@ -140,10 +146,10 @@ class StandIn:
     output: Path
     plans: Sequence[NodePlan]
 
-    def lose(self, count: int) -> None:
-        """End the streams of so many nodes."""
+    def lose(self, count: int, after: int) -> None:
+        """End the streams of so many nodes when so many more tasks have come."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"lose {count}\n".encode())
+        self.process.stdin.write(f"lose {count} {after}\n".encode())
         self.process.stdin.flush()
 
     def samples(self) -> list[Sample]:

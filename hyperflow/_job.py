@@ -182,7 +182,6 @@ async def open_job(  # noqa: PLR0913 (its two callers are above all of these)
     """
     from hyperflow.control import door  # noqa: PLC0415 (see above)
     from hyperflow.database.store import copy_database, open_database  # noqa: PLC0415 (see above)
-    from hyperflow.debugging import capsule  # noqa: PLC0415 (see above)
     from hyperflow.head.engine import open_engine  # noqa: PLC0415 (see above)
     from hyperflow.progress import display  # noqa: PLC0415 (see above)
     from hyperflow.records.recording import recorded  # noqa: PLC0415 (see above)
@@ -195,7 +194,7 @@ async def open_job(  # noqa: PLR0913 (its two callers are above all of these)
         opening = open_database(mine.database, mine.program_id, settings.database_timeout)
         database = await stack.enter_async_context(opening)
         recording.begin()  # not before: whoever has the database has the run
-        capsule.clear(mine.log_dir)
+        _clear_capsules(mine.log_dir)
         engine = await stack.enter_async_context(
             open_engine(nodes, mine, settings=settings, preload=preload, end=end, echo=echo)
         )
@@ -210,6 +209,14 @@ async def open_job(  # noqa: PLR0913 (its two callers are above all of these)
         with environment.entered(env), failures.shortened():
             yield env
     mine.remove()  # only a temporary one, and only after success: errors point into its logs
+
+
+def _clear_capsules(log_dir: Path) -> None:
+    """Remove what an earlier start of the run has left of failures."""
+    if any(each.is_dir() for each in log_dir.iterdir()):
+        from hyperflow.debugging import capsule  # noqa: PLC0415 (a new run needs none)
+
+        capsule.clear(log_dir)
 
 
 def _figures(engine: Engine) -> Figures:
@@ -493,7 +500,7 @@ def run_job_local(
     its processes and raises KeyboardInterrupt.
     """
     _check(job, "run_job_local")
-    with _told(), _begun(cpus, program, may_fork=True) as begun:
+    with _told(), rare_collections(), _begun(cpus, program, may_fork=True) as begun:
         return _run(
             job,
             lambda: _opened(begun, cpus, listed=program is None, preload=preload, echo=echo, progress=progress),
@@ -593,14 +600,22 @@ def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
         factory = None
     else:
         factory = uvloop.new_event_loop
+    with rare_collections(), asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Let Python's cycle collector run less often than after each 700 new objects.
+
+    With many evaluations under way that took a fifth of the head's time or more (most of it for 100,000 memoized calls
+    side by side), and found nothing; nor does it among the modules that are imported for a run.
+    """
     raised = gc.get_threshold() == PYTHONS_OWN  # not where another loop, in another thread, has done it
     if raised:
-        # Python's cycle collector runs after each 700 new objects. With many evaluations under way that took a fifth of
-        # the head's time or more (most of it for 100,000 memoized calls side by side), and found nothing.
         gc.set_threshold(20_000, 20, 20)
     try:
-        with asyncio.Runner(loop_factory=factory) as runner:
-            return runner.run(main)
+        yield
     finally:
         if raised:
             gc.set_threshold(*PYTHONS_OWN)

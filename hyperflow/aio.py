@@ -55,6 +55,12 @@ def cancelling() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+class Outcome(asyncio.Future[Any]):
+    """The future of a user's call that is no task; errors are to name the call, as those of tasks."""
+
+    __slots__ = ()
+
+
 class Changing(Generic[T]):
     """A value, and a way to wait until it is another one.
 

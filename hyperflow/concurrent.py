@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from hyperflow import environment, failures
 from hyperflow import flow as flows
-from hyperflow.aio import settled
+from hyperflow.aio import Outcome, settled
 from hyperflow.errors import ConfigurationError
 from hyperflow.failures import Errors, Failed
 from hyperflow.flow import Flow, Job, Native, Step
@@ -128,7 +128,7 @@ class _Group:
             self.places.append(failed)
             self.returned.append(failed)
             return
-        if self.returns or isinstance(future, asyncio.Task):  # an evaluation's error names its call by itself
+        if self.returns or isinstance(future, (asyncio.Task, Outcome)):  # an evaluation's error names its call by itself
             self._steps[future] = len(self.places), x, one.step
         self.going += 1
         self.places.append(future)

@@ -298,6 +298,21 @@ class Kept(Protocol):
 class ResultsDatabase(Protocol):
     """The part of a results database that KeyValMap and memoize use."""
 
+    flights: dict[Any, Any]
+    """Computations that are under way, by the map and key of what they will record; see `database.single_flight`."""
+
+    def peek(self, map_name: str, key: str) -> tuple[bool, str | None]:
+        """Return whether it is known at once what a key has, and that."""
+        ...
+
+    def ask(self, map_name: str, key: str) -> asyncio.Future[tuple[str | None, list[str]]]:
+        """Return the future of what a key has, and of the damage that was met with."""
+        ...
+
+    def record(self, map_name: str, key: str, value: str) -> asyncio.Future[None]:
+        """Return a future that is done when a value is recorded."""
+        ...
+
     async def insert(self, map_name: str, key: str, value: str) -> None: ...
     async def lookup(self, map_name: str, key: str) -> str | None: ...
     async def lookup_all(self, map_name: str) -> list[tuple[str, str]]: ...
@@ -438,9 +453,10 @@ peek_making = _making.get
 """The innermost computation that this is part of and whose result will be recorded, or None."""
 
 
-def set_making(making: Making) -> None:
-    """Have the rest of this task be part of a computation."""
-    _making.set(making)
+set_making = _making.set
+"""Have what begins from here on be part of a computation; returns what `end_making` takes."""
+
+end_making = _making.reset
 
 
 _current: ContextVar[Environment | None] = ContextVar("hyperflow_environment", default=None)

@@ -13,6 +13,8 @@ Guarantees:
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import functools
 import inspect
 import operator
@@ -29,7 +31,8 @@ import attrs
 from hyperflow import environment, saying
 from hyperflow import flow as flows
 from hyperflow.database import keys, records, single_flight
-from hyperflow.database.entries import FromCode, metadata_with, with_origin
+from hyperflow.aio import Outcome
+from hyperflow.database.entries import FromCode, metadata_with, warn_of, with_origin
 from hyperflow.database.fingerprint import Fingerprint
 from hyperflow.database.hints import show
 from hyperflow.database.origins import Making
@@ -54,6 +57,9 @@ class MemoCall(flows.CallStep):
 
     def coroutine(self) -> Coroutine[Any, Any, Any]:
         return run(self.fn.__memo__, self.args, self.kwargs)
+
+    def start(self) -> asyncio.Future[Any]:
+        return _started(self.fn.__memo__, self.args, self.kwargs)
 
 
 @attrs.define(eq=False)
@@ -263,13 +269,59 @@ async def run(memo: Memo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     codec = memo.codec
     key = memo.key(args, kwargs)
     database = environment.current(memo.name).database
-    text = await database.lookup(memo.map_name, key)
-    if text is None or not memo.counts(text, database):
-        show_call = functools.partial(flows.show_call, memo.fn, args, kwargs)
-        compute = functools.partial(_compute, memo, key, args, kwargs)
-        text = await single_flight.once(database, (memo.map_name, key), show_call, compute)
+    known, text = database.peek(memo.map_name, key)
+    if not known or not memo.counts(text, database):
+        joined = _joined(memo, key, args, kwargs, database, known)
+        try:
+            return await joined
+        finally:
+            del joined  # it knows the error, whose traceback knows this frame
     if (making := environment.peek_making()) is not None:
         making.read(memo.map_name, key)
+    assert text is not None
+    return _decoded(codec, text, memo, args, kwargs)
+
+
+def _started(memo: Memo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> asyncio.Future[Any]:
+    """Begin to look up, or to compute, the result of a call; in most cases that needs no task."""
+    try:
+        codec = memo.codec
+        key = memo.key(args, kwargs)
+        database = environment.current(memo.name).database
+        known, text = database.peek(memo.map_name, key)
+        if not known or not memo.counts(text, database):
+            return _joined(memo, key, args, kwargs, database, known)
+        if (making := environment.peek_making()) is not None:
+            making.read(memo.map_name, key)
+        assert text is not None
+        found = Outcome()
+        found.set_result(_decoded(codec, text, memo, args, kwargs))
+    except Exception as error:
+        found = Outcome()
+        found.set_exception(error)
+    return found
+
+
+def _joined(  # noqa: PLR0913 (what both know)
+    memo: Memo, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], database: ResultsDatabase, known: bool
+) -> asyncio.Future[Any]:
+    """Return what a caller waits for who found no recorded result that counts."""
+    making = environment.peek_making()
+    taken = None if making is None else functools.partial(making.read, memo.map_name, key)
+    flight = database.flights.get((memo.map_name, key))
+    if flight is not None:
+        joined: asyncio.Future[Any] = flight.join(taken)
+        return joined
+    flight = Recording(memo, key, args, kwargs, database, known)
+    joined = flight.join(taken)
+    flight.begin()
+    try:
+        return joined
+    finally:
+        del joined  # it may know an error, whose traceback knows this frame
+
+
+def _decoded(codec: Codec, text: str, memo: Memo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     try:
         return codec.decode(text)
     except SerializationError as error:
@@ -279,32 +331,110 @@ async def run(memo: Memo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         ) from error
 
 
-async def _compute(memo: Memo, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    database = environment.current(memo.name).database
-    recorded = await database.lookup(memo.map_name, key)
-    if recorded is not None and memo.counts(recorded, database):
-        return recorded
-    fingerprint = memo.fingerprint
-    making = Making()
-    environment.set_making(making)  # this is a task of its own
-    made = memo.fn(*args, **kwargs)
-    if not isinstance(made, Flow):
-        if inspect.iscoroutine(made):
-            made.close()
-        raise MisuseError(
-            f"{memo.name} returned {made!r:.80}, but memoize is for functions that return a flow: put @hyperflow.job "
-            f"between @hyperflow.memoize and an `async def`, or let a `def` return hyperflow.remote_eval(...)"
-        )
-    value = await made
-    try:
-        text = memo.codec.encode_checked(value)
-    except SerializationError as error:
-        raise SerializationError(
-            f"the result of {flows.show_call(memo.fn, args, kwargs)} cannot be recorded: {error}"
-        ) from error
-    about = with_origin(memo.metadata(fingerprint.text), making.text(memo.new_texts(fingerprint)))
-    await database.insert(memo.map_name, key, FromCode.of(text, fingerprint.text, about))
-    return text
+class Recording(single_flight.Flight):
+    """A call whose result is computed and recorded, unless the database turns out to have it."""
+
+    __slots__ = (
+        "_args",
+        "_context",
+        "_database",
+        "_fingerprint",
+        "_key_text",
+        "_known",
+        "_kwargs",
+        "_making",
+        "_memo",
+        "_step",
+        "_text",
+    )
+
+    def __init__(  # noqa: PLR0913
+        self,
+        memo: Memo,
+        key: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        database: ResultsDatabase,
+        known: bool,
+    ) -> None:
+        super().__init__(database.flights, (memo.map_name, key))
+        self._memo, self._key_text, self._args, self._kwargs = memo, key, args, kwargs
+        self._database = database
+        self._known = known
+        """The database is known to have nothing that counts."""
+
+    @property
+    def name(self) -> str:
+        return flows.show_call(self._memo.fn, self._args, self._kwargs)
+
+    def again(self) -> Recording:
+        return Recording(self._memo, self._key_text, self._args, self._kwargs, self._database, False)
+
+    def begin(self) -> None:
+        try:
+            if self._known:
+                self._compute()
+            else:
+                self._context = contextvars.copy_context()
+                self._step = self._looked
+                self.wait_for(self._database.ask(self._memo.map_name, self._key_text))
+        except BaseException as error:
+            self.fail(error)
+            if not isinstance(error, Exception):
+                raise
+
+    def went_well(self, result: Any) -> None:
+        self._step(result)
+
+    def value(self, result: Any) -> Any:
+        return _decoded(self._memo.codec, result, self._memo, self._args, self._kwargs)
+
+    def _looked(self, answer: tuple[str | None, list[str]]) -> None:
+        text, damaged = answer
+        warn_of(damaged)
+        if text is not None and self._memo.counts(text, self._database):
+            self.succeed(text)
+        else:
+            self._context.run(self._compute)
+
+    def _compute(self) -> None:
+        memo = self._memo
+        self._fingerprint = memo.fingerprint
+        self._making = Making()
+        making, inside = environment.set_making(self._making), single_flight.inside.set(self)
+        try:
+            made = memo.fn(*self._args, **self._kwargs)
+            if not isinstance(made, Flow):
+                if inspect.iscoroutine(made):
+                    made.close()
+                raise MisuseError(
+                    f"{memo.name} returned {made!r:.80}, but memoize is for functions that return a flow: put "
+                    f"@hyperflow.job between @hyperflow.memoize and an `async def`, or let a `def` return "
+                    f"hyperflow.remote_eval(...)"
+                )
+            # Memoized calls that only call each other would use up the stack.
+            nested = type(made.step) is MemoCall
+            going = flows.Step.start(made.used().step) if nested else made.start()
+        finally:
+            single_flight.inside.reset(inside)
+            environment.end_making(making)
+        self._step = self._computed
+        self.wait_for(going)
+
+    def _computed(self, value: Any) -> None:
+        memo = self._memo
+        try:
+            self._text = memo.codec.encode_checked(value)
+        except SerializationError as error:
+            raise SerializationError(f"the result of {self.name} cannot be recorded: {error}") from error
+        code = self._fingerprint.text
+        about = with_origin(memo.metadata(code), self._making.text(memo.new_texts(self._fingerprint)))
+        self._step = self._recorded
+        entry = FromCode.of(self._text, code, about)
+        self.wait_for(self._database.record(memo.map_name, self._key_text, entry))
+
+    def _recorded(self, _: None) -> None:
+        self.succeed(self._text)
 
 
 class Memoizer(Protocol):

@@ -551,6 +551,7 @@ class SharedStore:
 
     def __init__(self, url: str, program_id: str, patience: float | None = None) -> None:
         self.url = url
+        self.flights: dict[Any, Any] = {}
         leaving = threading.Event()
         seconds = patience or RETRY_SECONDS
         self.thread = DatabaseThread(
@@ -561,19 +562,31 @@ class SharedStore:
 
     async def insert(self, map_name: str, key: str, value: str) -> None:
         """Record a value, and return when it is committed. What a cancelled caller inserts may be recorded."""
+        await self.record(map_name, key, value)
+
+    def record(self, map_name: str, key: str, value: str) -> asyncio.Future[None]:
+        """Record a value; the future is done when it is committed."""
         self.thread.check()
         if len(value) > LONGEST_VALUE:
             raise DatabaseError(f"a value of {len(value)} characters is too long for {self.url}: store a file's path")
         self._check_text(map_name, key, value)
-        await self._inserts.add((map_name, key, value))
+        return self._inserts.put((map_name, key, value))
 
     async def lookup(self, map_name: str, key: str) -> str | None:
         """Return the newest value of a key, or None."""
-        self.thread.check()
-        self._check_text(map_name, key)
-        text, damaged = await self._lookups.add((map_name, key))
+        text, damaged = await self.ask(map_name, key)
         warn_of(damaged)
         return text
+
+    def peek(self, map_name: str, key: str) -> tuple[bool, str | None]:  # noqa: ARG002 (others may have recorded it)
+        """Know nothing without asking: other programs record there, too."""
+        return False, None
+
+    def ask(self, map_name: str, key: str) -> asyncio.Future[Answer]:
+        """Read what a key has; all that is asked in one turn of the loop is one question."""
+        self.thread.check()
+        self._check_text(map_name, key)
+        return self._lookups.put((map_name, key))
 
     async def lookup_all(self, map_name: str) -> list[tuple[str, str]]:
         """Return every key of a map with its newest value, the oldest key first."""

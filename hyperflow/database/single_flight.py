@@ -7,90 +7,185 @@ Guarantees:
 - A caller that comes while a computation is being cancelled waits for its end and starts a new one: two never overlap.
 - A computation that would wait for itself, directly or through others, fails at once instead of waiting forever.
 
-The computation is a task of its own, in the environment of the first caller, because any caller may leave.
+A flight is no task, because most computations are one evaluation, which needs none. It runs in the environment of the
+first caller, and belongs to none, because any caller may leave.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
-from collections.abc import Callable, Coroutine, Hashable
-from contextlib import suppress
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
-from weakref import WeakKeyDictionary
 
-import attrs
-
-from hyperflow.aio import settled
+from hyperflow.aio import Outcome
 from hyperflow.errors import MisuseError
 from hyperflow.saying import in_words
 
 logger = logging.getLogger("hyperflow")
 
+inside: ContextVar[Flight | None] = ContextVar("hyperflow_flight", default=None)
+"""The computation that this is part of."""
 
-@attrs.define(eq=False)
-class _Flight:
-    name: Callable[[], str]
-    task: asyncio.Task[Any]
-    waiting: int = 0
-    cancelling: bool = False
-    waits_for: list[_Flight] = attrs.field(factory=list)
 
-    def reaches(self, other: _Flight) -> bool:
+class Waiter(Outcome):
+    """What one caller waits for."""
+
+    __slots__ = ("flight", "outer", "taken")
+
+    flight: Flight | None
+    outer: Flight | None
+    """The computation that the caller is part of."""
+    taken: Callable[[], None] | None
+    """Called when it gets its result."""
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Leave; the last one ends the computation, and is cancelled when that has ended."""
+        return self.flight is not None and not self.done() and self.flight.leave(self, msg)
+
+    def give_up(self, msg: Any = None) -> None:
+        """Be cancelled now."""
+        self.ended()
+        super().cancel(msg)
+
+    def ended(self) -> None:
+        """Know the flight no more: a map keeps what its flows gave until all have ended."""
+        flight, self.flight = self.flight, None
+        if self.outer is not None and flight is not None:
+            self.outer.waits_for.remove(flight)
+
+
+class Flight:
+    """A computation that callers wait for; subclasses say what it does, and call `succeed` or `fail` at its end."""
+
+    __slots__ = ("_cancelling", "_flights", "_going", "_key", "_late", "_waiting", "waits_for")
+
+    def __init__(self, flights: dict[Any, Flight], key: Any) -> None:
+        self._flights = flights
+        self._key = key
+        self._waiting: list[Waiter] = []
+        self._late: list[tuple[Waiter, contextvars.Context]] = []
+        self._going: asyncio.Future[Any] | None = None
+        self._cancelling = False
+        self.waits_for: list[Flight] = []
+        flights[key] = self
+
+    @property
+    def name(self) -> str:
+        """The call, for errors."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Start, in the caller's environment; it must not raise."""
+        raise NotImplementedError
+
+    def went_well(self, result: Any) -> None:
+        """Go on with the result of what was waited for; what it raises ends the flight."""
+        raise NotImplementedError
+
+    def value(self, result: Any) -> Any:
+        """Return what one caller gets."""
+        raise NotImplementedError
+
+    def again(self) -> Flight:
+        """Return a new flight of the same call."""
+        raise NotImplementedError
+
+    def join(self, taken: Callable[[], None] | None) -> Waiter:
+        """Return what one more caller waits for; the first one begins it afterwards."""
+        waiter = Waiter()
+        outer = inside.get()
+        waiter.flight, waiter.outer, waiter.taken = self, outer, taken
+        if outer is not None:
+            if self._reaches(outer):
+                waiter.flight = None
+                waiter.set_exception(MisuseError(f"{self.name} waits for its own result, so it would never end"))
+                return waiter
+            outer.waits_for.append(self)
+        if self._cancelling:
+            self._late.append((waiter, contextvars.copy_context()))
+        else:
+            self._waiting.append(waiter)
+        return waiter
+
+    def _reaches(self, other: Flight) -> bool:
         """Tell whether this one is the other, or waits for it, maybe through more of them."""
-        seen: list[_Flight] = [self]
+        seen: list[Flight] = [self]
         for one in seen:
             seen.extend(next_one for next_one in one.waits_for if next_one not in seen)
         return other in seen
 
+    def leave(self, waiter: Waiter, msg: Any) -> bool:
+        """One caller does not wait any more."""
+        if waiter not in self._waiting:
+            self._late = [each for each in self._late if each[0] is not waiter]
+        elif len(self._waiting) > 1:
+            self._waiting.remove(waiter)
+        else:
+            if not self._cancelling and self._going is not None:
+                self._going.cancel()
+            self._cancelling = True
+            return True
+        waiter.give_up(msg)
+        return True
 
-_pending: WeakKeyDictionary[Any, dict[Hashable, _Flight]] = WeakKeyDictionary()
-_inside: ContextVar[_Flight | None] = ContextVar("hyperflow_flight", default=None)
+    def wait_for(self, going: asyncio.Future[Any]) -> None:
+        """Go on with `went_well` when this has ended; it is cancelled if nobody waits any more."""
+        self._going = going
+        going.add_done_callback(self._went)
 
+    def _went(self, going: asyncio.Future[Any]) -> None:
+        self._going = None
+        error = None if going.cancelled() else going.exception()
+        if self._cancelling or going.cancelled():
+            if error is not None:
+                logger.warning("%s failed while it was cancelled: %s", self.name, in_words(error))
+            for waiter in self._end():
+                waiter.give_up()
+        elif error is not None:
+            self.fail(error)
+        else:
+            try:
+                self.went_well(going.result())
+            except Exception as failure:
+                self.fail(failure)
+        del error  # it knows this frame
 
-async def once(
-    owner: object, key: Hashable, name: Callable[[], str], compute: Callable[[], Coroutine[Any, Any, Any]]
-) -> Any:
-    """Return the result of `compute`, which runs once for all who ask for this key of this owner while it does.
+    def succeed(self, result: Any) -> None:
+        """Give all who wait their value."""
+        for waiter in self._end():
+            waiter.ended()
+            try:
+                value = self.value(result)
+                if waiter.taken is not None:
+                    waiter.taken()
+            except Exception as error:
+                waiter.set_exception(error)
+            else:
+                waiter.set_result(value)
 
-    It looks first whether an earlier one has recorded the result, which may have happened after the caller looked.
-    """
-    flights = _pending.setdefault(owner, {})
-    while (flight := flights.get(key)) is not None and flight.cancelling:
-        await asyncio.wait([flight.task])
+    def fail(self, error: BaseException) -> None:
+        """Give all who wait the error."""
+        if isinstance(error, StopIteration):  # no future takes one
+            error = RuntimeError(f"{self.name} raised StopIteration")
+        for waiter in self._end():
+            waiter.ended()
+            waiter.set_exception(error)
 
-    async def fly() -> Any:
-        _inside.set(flights[key])
-        try:
-            return await compute()
-        finally:
-            del flights[key]
-            _inside.set(None)  # this task's context would know the flight, and the flight the task
-
-    if flight is None:
-        flight = flights[key] = _Flight(name, asyncio.get_running_loop().create_task(fly()))
-    task = flight.task
-    inside = _inside.get()
-    if inside is not None:
-        if flight.reaches(inside):
-            raise MisuseError(f"{flight.name()} waits for its own result, so it would never end")
-        inside.waits_for.append(flight)
-    flight.waiting += 1
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if flight.waiting == 1 and not task.done():
-            flight.cancelling = True
-            task.cancel()
-            with suppress(asyncio.CancelledError):  # cancelled once more: the computation has still ended
-                await settled(task)
-            if not task.cancelled() and (error := task.exception()) is not None:
-                logger.warning("%s failed while it was cancelled: %s", flight.name(), in_words(error))
-                del error
-        raise
-    finally:
-        flight.waiting -= 1
-        if inside is not None:
-            inside.waits_for.remove(flight)
-        del task, flight, inside, fly  # an error that passes here would be known by its own traceback
+    def _end(self) -> list[Waiter]:
+        """Be no flight any more, and return who waits; those who came too late begin a new one."""
+        del self._flights[self._key]
+        waiting, self._waiting = self._waiting, []
+        late, self._late = self._late, []
+        if late:
+            again = self.again()
+            for waiter, _ in late:
+                if waiter.outer is not None:
+                    waiter.outer.waits_for.remove(self)
+                    waiter.outer.waits_for.append(again)
+                waiter.flight = again
+                again._waiting.append(waiter)
+            late[0][1].run(again.begin)
+        return waiting

@@ -17,7 +17,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperflow import program
 from hyperflow.database import background, place
@@ -105,6 +105,7 @@ class Store:
 
     def __init__(self, path: Path, program_id: str) -> None:
         self.path = place.resolved(path)
+        self.flights: dict[Any, Any] = {}
         index, kept = self._index, self._kept = Index(), Kept()
         self.thread = DatabaseThread(
             str(self.path), lambda: _opened(self.path, program_id, index, kept), DatabaseFile.tidy
@@ -114,20 +115,39 @@ class Store:
 
     async def insert(self, map_name: str, key: str, value: str) -> None:
         """Record a value, and return when it is on the disk. What a cancelled caller inserts may be recorded."""
+        self._check(value)
+        await self._inserts.add((map_name, key, value))
+
+    def record(self, map_name: str, key: str, value: str) -> asyncio.Future[None]:
+        """Record a value; the future is done when it is on the disk."""
+        self._check(value)
+        return self._inserts.put((map_name, key, value))
+
+    def _check(self, value: str) -> None:
         self.thread.check()
         if len(value) > LONGEST_VALUE:
             raise DatabaseError(f"a value of {len(value)} characters is too long for {self.path}: store a file's path")
-        await self._inserts.add((map_name, key, value))
 
     async def lookup(self, map_name: str, key: str) -> str | None:
         """Return the newest value of a key, or None."""
-        self.thread.check()
-        text = self._kept.get(map_name, key)
-        if text is not None or (self._index.complete and not self._index.newest(digest(map_name, key))):
+        known, text = self.peek(map_name, key)
+        if known:
             return text
         text, damaged = await self._lookups.add((map_name, key))
         warn_of(damaged)
         return text
+
+    def peek(self, map_name: str, key: str) -> tuple[bool, str | None]:
+        """Return whether it is known at once what a key has, and that."""
+        self.thread.check()
+        text = self._kept.get(map_name, key)
+        if text is not None:
+            return True, text
+        return self._index.complete and not self._index.newest(digest(map_name, key)), None
+
+    def ask(self, map_name: str, key: str) -> asyncio.Future[tuple[str | None, list[str]]]:
+        """Read what a key has; all that is asked in one turn of the loop is one question."""
+        return self._lookups.put((map_name, key))
 
     async def lookup_all(self, map_name: str) -> list[tuple[str, str]]:
         """Return every key of a map with its newest value, the oldest key first."""

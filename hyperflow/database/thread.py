@@ -221,29 +221,32 @@ def _resolve(future: asyncio.Future[Any], result: Any, failure: BaseException | 
 class Batches(Generic[H, Item, Result]):
     """Collects the items of one turn of the loop, and all that come while the thread has the previous batch.
 
-    `run` returns one result for each item, in order. `learn` gets them on the loop, before the callers wake up.
+    `run` returns one result for each item, in order.
     """
 
     def __init__(
         self,
         thread: DatabaseThread[H],
         run: Callable[[H, list[Item]], list[Result]],
-        learn: Callable[[list[Item], list[Result]], None] = lambda items, results: None,
     ) -> None:
         self._thread = thread
         self._run = run
-        self._learn = learn
         self._loop = asyncio.get_running_loop()
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._busy = False
 
-    async def add(self, item: Item) -> Result:
-        """Put an item into the next batch, and return its result; cancelling does not take it back."""
+    def put(self, item: Item) -> asyncio.Future[Result]:
+        """Put an item into the next batch, and return the future of its result; cancelling does not take it back."""
         future: asyncio.Future[Result] = self._loop.create_future()
         self._waiting.append((item, future))
         if not self._busy:
             self._busy = True
             self._loop.call_soon(self._hand_over)  # so that all of this turn of the loop go together
+        return future
+
+    async def add(self, item: Item) -> Result:
+        """Put an item into the next batch, and return its result; cancelling does not take it back."""
+        future = self.put(item)
         try:
             return await future
         finally:
@@ -270,7 +273,6 @@ class Batches(Generic[H, Item, Result]):
                     error.__cause__ = failure
                     future.set_exception(error)
         else:
-            self._learn([item for item, _ in batch], done.result())
             for (_, future), result in zip(batch, done.result(), strict=True):
                 if not future.done():
                     future.set_result(result)

@@ -20,12 +20,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from io import BufferedWriter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hyperflow.events import segments
-from hyperflow.events.packing import Packing
 from hyperflow.events.schema import VERSION
 from hyperflow.saying import in_words
 from hyperflow.wire.numbers import TaskNumber
+
+if TYPE_CHECKING:
+    from hyperflow.events.packing import Packing
 
 SEGMENT = 8_000_000
 """Bytes of the tail with which it is full."""
@@ -41,6 +44,7 @@ MOST_FAILURES = 1000
 COUNTING = 10.0
 """Seconds between two lines that tell how much was not kept."""
 
+_QUOTED = json.encoder.encode_basestring_ascii
 _MICROSECONDS = "%.6f".__mod__
 
 
@@ -52,7 +56,7 @@ class EventLog:
         self.lines: list[str] = []
         self._limit = LIMIT if limit is None else limit
         self._dropped: _Dropped | None = None
-        self._packing = Packing()
+        self._packing: Packing | None = None  # once a segment is full
         there = segments.numbers(path)
         self._file: BufferedWriter | None = path.open("ab")
         self._size = self._file.tell()  # of the tail
@@ -64,9 +68,15 @@ class EventLog:
             self.lines.append("\n")  # an earlier writer was killed within a line
         for number in there:  # an earlier writer has not come to them
             if (full := segments.full(path, number)).exists():
-                self._packing.add(full, segments.packed(path, number))
+                self._packer().add(full, segments.packed(path, number))
         self._cpu: float | None = None  # that this process had when lines were first written
         self.note("opened", version=VERSION, flows=True)
+
+    def _packer(self) -> Packing:
+        from hyperflow.events.packing import Packing  # noqa: PLC0415 (for full segments, which most logs do not have)
+
+        self._packing = self._packing or Packing()
+        return self._packing
 
     # ---- tasks (the first three are on the way of each evaluation) ----------------------------------------------
 
@@ -149,6 +159,11 @@ class EventLog:
 
     # ---- all else -----------------------------------------------------------------------------------------------
 
+    def started(self, worker: str, cpus: Iterable[int], number: int) -> None:
+        """A worker is being started; by a format string, as there may be hundreds of thousands."""
+        more = f'"worker": {_QUOTED(worker)}, "cpus": [{", ".join(map(str, cpus))}], "number": {number}'
+        self.lines.append(f'{{"t": {time.time():.6f}, "state": "started", {more}}}\n')
+
     def note(self, state: str, **members: object) -> None:
         """Note anything else."""
         self.lines.append(json.dumps({"t": round(time.time(), 6), "state": state, **members}) + "\n")
@@ -161,7 +176,7 @@ class EventLog:
         if self._file is None or not lines:
             return
         try:
-            if self._put_aside - self._packing.saved + self._size > self._limit:
+            if self._put_aside - (self._packing.saved if self._packing else 0) + self._size > self._limit:
                 lines = self._within_limit(lines)
             data = "".join(lines).encode()
             self._file.write(data)
@@ -202,7 +217,7 @@ class EventLog:
         self._abandon()
         self._file, self._number = file, self._number + 1
         self._put_aside, self._size = self._put_aside + self._size, file.tell()
-        self._packing.add(full, segments.packed(self.path, self._number - 1))
+        self._packer().add(full, segments.packed(self.path, self._number - 1))
 
     def _within_limit(self, lines: list[str]) -> list[str]:
         """Return those of the lines that are kept although the log has reached its limit; count the others."""
@@ -229,7 +244,8 @@ class EventLog:
         self.note("closed", **taken)
         self.flush()
         self._abandon()
-        self._packing.close()
+        if self._packing is not None:
+            self._packing.close()
 
 
 class _Dropped:

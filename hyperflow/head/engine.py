@@ -22,6 +22,7 @@ import struct
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any
 
 import attrs
@@ -40,10 +41,10 @@ from hyperflow.errors import (
 )
 from hyperflow.events.writer import EventLog
 from hyperflow.flow import show_call
-from hyperflow.head import capsules
 from hyperflow.head.account import Account
 from hyperflow.head.allocation_end import Drain, End
 from hyperflow.head.aside import NodesAside
+from hyperflow.head.collector import Collector
 from hyperflow.head.copies import Copies
 from hyperflow.head.echo import Echo
 from hyperflow.head.evaluation import Evaluation, death, read_failure
@@ -86,6 +87,9 @@ What a thousand nodes say at the same time would else keep the user's flows, and
 
 STARTS_AT_ONCE = 3000
 """Tasks that are given to free CPUs in one turn of the event loop; fewer where they need new workers."""
+
+MOST_LOOKED_AT = 10_000
+"""Workers that `progress` looks at: twenty milliseconds."""
 
 RESULTS, VALUE, SKIPPED = int(Kind.RESULTS), int(Outcome.VALUE), int(Outcome.SKIPPED)
 """As plain numbers, because each frame or answer is compared with them."""
@@ -140,6 +144,7 @@ class Engine:
         )
         self._tries: dict[TaskNumber, Try] = {}  # of those that are part of a flow under `retry`
         self._makings: dict[Evaluation, Making] = {}  # of those whose result goes into one that will be recorded
+        self._collector = Collector()
         self._counts: Counter[str] = Counter()
         self._tally = Tally()
         self.maps: set[Counted] = self._tally.maps
@@ -269,13 +274,16 @@ class Engine:
         )
 
     def progress(self) -> Snapshot:
-        """Return how evaluations stand, by function or name; looks at each worker."""
+        """Return how evaluations stand, by function or name. Of many workers, it looks at each third, say."""
+        workers = self.scheduler.workers
+        step = 1 + len(workers) // MOST_LOOKED_AT
         running, busy = Counter[str](), 0
-        for worker in self.scheduler.workers.values():
+        for worker in islice(workers.values(), 0, None, step):
             if worker.queue:
-                busy += len(worker.cpus)
+                busy += step * len(worker.cpus)
                 evaluation = self._evaluations.get(next(iter(worker.queue)))
-                running.update([evaluation.group] if evaluation is not None else [])
+                if evaluation is not None:
+                    running[evaluation.group] += step
         return self._tally.snapshot(
             running,
             cpus=self.cpus,
@@ -349,6 +357,7 @@ class Engine:
             self._dropping.ask()
         if self._inbox or self.scheduler.unfinished:
             self._flushing.ask()
+        self._collector.follow(len(self._evaluations) + len(self.scheduler.workers))
 
     def _drop_old(self) -> None:
         if self._orders.drop_old():
@@ -575,6 +584,8 @@ class Engine:
             return
         self._failed_on(evaluation, worker.node)
         if not self._again(evaluation, error):
+            from hyperflow.head import capsules  # noqa: PLC0415 (only failures need it)
+
             capsules.leave(evaluation, worker, log_file, self._program, error)
             failures.note_tries(error, evaluation.options.retries - evaluation.retries + 1)
             self._fail(evaluation, error)
@@ -740,6 +751,7 @@ class Engine:
             self._writing.close()
             self._dropping.close()
             self._packer.buffers.close()
+            self._collector.close()
             self._events.close()
             if self.echo is not None:
                 self.echo.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -26,7 +27,7 @@ from hyperflow.events.writer import EventLog
 from hyperflow.head.link import Link, OnFrames, OnLost
 from hyperflow.head.watchdog import Watchdog
 from hyperflow.program import ProgramInfo
-from hyperflow.transports.process import Transport
+from hyperflow.transports.process import Transport, portable_environment
 from hyperflow.wire import frames, machine
 
 logger = logging.getLogger("hyperflow")
@@ -127,7 +128,8 @@ class Fleet:
 
     async def start(self, nodes: Sequence[NodePlan], preload: Sequence[str]) -> None:
         """Start all launchers; raises LauncherError if too few come up."""
-        tasks = {self._loop.create_task(self._try(plan, preload)): plan for plan in nodes}
+        environment = portable_environment(os.environ)  # once: it is the same for all
+        tasks = {self._loop.create_task(self._try(plan, preload, environment)): plan for plan in nodes}
         # Those that are up have to hear of us while others take their time.
         self._beating = self._loop.call_later(self._settings.heartbeat, self._beat, self._loop.time())
         try:
@@ -196,14 +198,16 @@ class Fleet:
             if outcome is not None:
                 logger.warning("nothing is pinned: %s", outcome)
 
-    async def _try(self, plan: NodePlan, preload: Sequence[str]) -> LauncherError | str | None:
+    async def _try(
+        self, plan: NodePlan, preload: Sequence[str], environment: dict[str, str]
+    ) -> LauncherError | str | None:
         """Start a launcher; return the error if it cannot be started, or why its workers are not pinned."""
         causes: list[str] = []
         for transport in plan.transports:
             link = Link(transport, self._settings, self._program.log_dir, self._on_frames, self._on_end)
             link.on_greeting = lambda: self._answered.add(plan.node)
             try:
-                await link.start(self._program.program_id, preload, self.echo)
+                await link.start(self._program.program_id, preload, self.echo, environment)
             except LauncherError as error:
                 causes.append(str(error))
                 if len(plan.transports) > 1:

@@ -103,23 +103,32 @@ class Link:
         # What comes during the handshake; None afterwards.
         self._inbox: asyncio.Queue[tuple[int, memoryview] | LauncherError] | None = asyncio.Queue()
 
-    async def start(self, program_id: str, preload: Sequence[str], echo: bool = False) -> None:
-        """Start the launcher and shake hands.
+    async def start(
+        self,
+        program_id: str,
+        preload: Sequence[str],
+        echo: bool = False,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """Start the launcher and shake hands. `environment`: what is portable of ours, if that is known already.
 
         Raises:
             LauncherError: It could not be started, is of another version, or did not answer.
             ConfigurationError: A module of `preload` does not import.
         """
         self._connection = await self._transport.start(LAUNCHER, self, self.log_file)
-        proof = Proof()
+        proof: Proof | None = None
         try:
             kind, body = await self._next(self._settings.start_timeout)
             if kind != Kind.GREETING:
                 raise LauncherError(f"the launcher on {self.node} began with a frame of kind {kind}")
             greeting = self.greeting = self._read_greeting(body)
             self.on_greeting()
-            offer = proof.offer() if is_shared(greeting.memory) else None
-            self.write([messages.framed(self._setup(program_id, preload, offer, echo))])
+            if is_shared(greeting.memory):
+                proof = Proof()
+            setup = self._setup(program_id, preload, proof.offer() if proof is not None else None, echo)
+            setup = setup._replace(environment=environment or portable_environment(os.environ))
+            self.write([messages.framed(setup)])
             kind, body = await self._next(None)  # imports take what they take
             if kind == Kind.FAILED:
                 raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode(errors='replace')}")
@@ -131,7 +140,8 @@ class Link:
             await self.close()
             raise
         finally:
-            proof.close()
+            if proof is not None:
+                proof.close()
 
     def _setup(self, program_id: str, preload: Sequence[str], memory: Offer | None, echo: bool) -> Setup:
         is_pipe = self._connection is not None and self._connection.is_pipe
@@ -141,7 +151,7 @@ class Link:
             cwd=os.getcwd(),
             sys_path=self._take_path(),
             argv=tuple(sys.argv),
-            environment=portable_environment(os.environ),
+            environment={},
             preload=tuple(preload),
             heartbeat=self._settings.heartbeat,
             silence_limit=math.inf if is_pipe else self._settings.silence_limit,

@@ -62,7 +62,7 @@ class Orders:
         self._packer = packer
         self._evaluations = evaluations
         self._events = events
-        self._log_dir = log_dir
+        self._log_dir = str(log_dir)
 
     def write(self, effects: Iterable[Effect]) -> None:
         """Carry out what the scheduler has decided."""
@@ -144,7 +144,8 @@ class Orders:
             if number in has:
                 continue
             if isinstance(need, Definition):
-                self._give(worker, need.needs, parts)
+                if need.needs:
+                    self._give(worker, need.needs, parts)
                 if number not in here:
                     parts.append(frames.frame(Kind.DEFINE, body=need.body()))
             elif number not in here:
@@ -159,8 +160,8 @@ class Orders:
             self.at_workers[worker.number] = Known(self._packer.epoch)
             pinned = self._links[worker.node].cpus.pinned
             order = ForkOrder(worker.name, self.log_file(worker), worker.cpus, pinned, worker.fresh)
-            parts.append(messages.framed(order, worker.number))
-            self._events.note("started", worker=worker.name, cpus=worker.cpus, number=worker.number)
+            parts.append(messages.fork(order, worker.number))
+            self._events.started(worker.name, worker.cpus, worker.number)
         elif type(effect) is Retract:
             parts.append(frames.frame(Kind.RETRACT, worker.number, frames.SIZE.pack(effect.below)))
         else:
@@ -200,7 +201,7 @@ class Orders:
 
     def log_file(self, worker: Worker) -> str:
         """Return the worker's log file. A worker appends to the log of the previous worker in its slot."""
-        return str(self._log_dir / f"worker-{worker.node}-{worker.slot}.log")
+        return f"{self._log_dir}/worker-{worker.node}-{worker.slot}.log"
 
     def worker_gone(self, worker: WorkerNumber) -> None:
         """Forget what a worker had."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from hyperflow.scheduling.state import SENT, Task, Worker
 from hyperflow.wire.numbers import DefinitionNumber
 
-PREFETCH_SECONDS = 0.002
+PREFETCH_SECONDS = 0.016
 """Work prefetched at a busy worker: several round trips, yet a short wait for what is queued there."""
 
 PREFETCH_ONE_BELOW = 0.05

@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from hyperflow.errors import ImpossibleRequest
 from hyperflow.scheduling.idle import IdleWorkers
@@ -66,6 +67,8 @@ FORK_WORK = 6
 
 ANSWERS_A_LOOK = 4
 """For so many answers, a step looks at one worker that holds prefetched tasks: whether it has fallen behind."""
+
+_number = attrgetter("number")
 
 
 class Scheduler:
@@ -637,7 +640,7 @@ class Scheduler:
             newest = max(task.number for task in back)
             while waiting and waiting[0].number < newest:
                 back.append(waiting.popleft())
-            waiting.extendleft(sorted(back, key=lambda task: -task.number))
+            waiting.extendleft(sorted(back, key=_number, reverse=True))
         return again
 
 

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from hyperflow.shipping import diagnose, pickler, plain_arrays
+from hyperflow.shipping import pickler, plain_arrays
 from hyperflow.shipping.arrays import MOST_BLOCKS, SharedBuffer, SharedBuffers
 from hyperflow.shipping.definitions import Definition, Definitions
 from hyperflow.shipping.importable import plain_is_enough
@@ -136,6 +136,8 @@ class Packer:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
+            from hyperflow.shipping import diagnose  # noqa: PLC0415 (only errors need it)
+
             raise diagnose.explain(f"an argument of {definition.name}", content, error) from error
         definition.args_by_value = not beside.all_by_name
         buffers, shared = self.buffers.share(beside.buffers)
@@ -158,6 +160,8 @@ class Packer:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
+            from hyperflow.shipping import diagnose  # noqa: PLC0415 (only errors need it)
+
             raise diagnose.explain(f"the function {name}", fn, error) from error
         if known is not None and known.changing and known.definition.holds(data, needs):
             self._advise(known)

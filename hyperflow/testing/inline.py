@@ -272,6 +272,21 @@ class MemoryDatabase:
 
     def __init__(self) -> None:
         self._maps: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        self.flights: dict[Any, Any] = {}
+
+    def peek(self, map_name: str, key: str) -> tuple[bool, str | None]:
+        return True, self._maps[map_name].get(key)
+
+    def ask(self, map_name: str, key: str) -> asyncio.Future[tuple[str | None, list[str]]]:
+        answer: asyncio.Future[tuple[str | None, list[str]]] = asyncio.get_running_loop().create_future()
+        answer.set_result((self._maps[map_name].get(key), []))
+        return answer
+
+    def record(self, map_name: str, key: str, value: str) -> asyncio.Future[None]:
+        self._maps[map_name][key] = value
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
 
     async def insert(self, map_name: str, key: str, value: str) -> None:
         self._maps[map_name][key] = value

@@ -31,7 +31,7 @@ from hyperflow.transports.process import Started
 from hyperflow.wire import blas
 
 MOST_MEMORY = 256 << 20
-"""Bytes of a program's memory, above which a fork, and each fork of a worker after it, would cost more than it saves."""
+"""Bytes of memory of a program, above which a fork, and that of each worker, costs more than it saves."""
 
 MOST_FDS = 200
 """Open descriptors of a program: each one takes the number of one in the launcher and its workers."""
@@ -81,7 +81,7 @@ def _started_plainly() -> bool:
 def _finds_plainly() -> bool:
     """Whether modules are found as a fresh Python finds them."""
     kinds = [finder if isinstance(finder, type) else type(finder) for finder in sys.meta_path]
-    return len(sys.path_hooks) == 2 and all(kind.__module__.startswith(_FINDERS) for kind in kinds)  # noqa: PLR2004
+    return len(sys.path_hooks) == 2 and all(kind.__module__.startswith(_FINDERS) for kind in kinds)
 
 
 def _survives(name: str, module: types.ModuleType) -> bool:

@@ -1,4 +1,4 @@
-"""What a forked launcher gives up of the program that it comes from, so that its workers are as those of a fresh Python.
+"""What a forked launcher gives up of its program, so that its workers are as those of a fresh Python.
 
 What is given up is kept alive, and never let go of: no file of the program is flushed or closed twice, no connection
 says goodbye, no `__del__` is called, no temporary directory is removed. The numbers of the program's descriptors stay
@@ -100,7 +100,7 @@ def _descriptors(stream: int, log: int) -> None:
     os.dup2(log, 2)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for name in os.listdir("/proc/self/fd"):
-        if (fd := int(name)) > 2 and fd != null:  # noqa: PLR2004
+        if (fd := int(name)) > 2 and fd != null:
             try:
                 os.fstat(fd)
             except OSError:
@@ -109,7 +109,7 @@ def _descriptors(stream: int, log: int) -> None:
     os.close(null)
     _kept.append((sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__))
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        file = open(fd, mode, closefd=False, errors="backslashreplace")  # noqa: SIM115 (for the whole process)
+        file = open(fd, mode, closefd=False, errors="backslashreplace")
         setattr(sys, name, file)
         setattr(sys, f"__{name}__", file)
 
@@ -121,12 +121,14 @@ def _hooks() -> None:
     _kept.append(dict(finalize._registry))
     finalize._registry.clear()
     finalize._registered_with_atexit = False
-    sys.excepthook, sys.unraisablehook, sys.displayhook = sys.__excepthook__, sys.__unraisablehook__, sys.__displayhook__
+    sys.excepthook, sys.unraisablehook = sys.__excepthook__, sys.__unraisablehook__
+    sys.displayhook = sys.__displayhook__
     threading.excepthook = threading.__excepthook__
     sys.setrecursionlimit(1000)
-    if (loops := sys.modules.get("asyncio.events")) is not None:
-        _kept.append(loops._event_loop_policy)  # type: ignore[attr-defined]
-        loops._event_loop_policy = None  # type: ignore[attr-defined]
+    loops: Any = sys.modules.get("asyncio.events")
+    if loops is not None:
+        _kept.append(loops._event_loop_policy)
+        loops._event_loop_policy = None
     if (tracing := sys.modules.get("tracemalloc")) is not None:
         tracing.stop()
     if (locale := sys.modules.get("_locale")) is not None:

@@ -132,9 +132,7 @@ class _Protocol(asyncio.Protocol):
 
 
 class _ProcessConnection:
-    def __init__(
-        self, transport: asyncio.WriteTransport, process: Process, number: str, is_pipe: bool
-    ) -> None:
+    def __init__(self, transport: asyncio.WriteTransport, process: Process, number: str, is_pipe: bool) -> None:
         self.is_pipe = is_pipe
         self._number = number
         self._transport = transport

@@ -21,7 +21,7 @@ def _mapped() -> set[str]:
     if "numpy" not in sys.modules:
         return set()
     with open("/proc/self/maps", "rb") as file:
-        return {os.fsdecode(words[5].rstrip()) for line in file if len(words := line.split(None, 5)) > 5}  # noqa: PLR2004
+        return {os.fsdecode(words[5].rstrip()) for line in file if len(words := line.split(None, 5)) > 5}
 
 
 def others() -> bool:

@@ -75,6 +75,9 @@ OFFERED = b"\n<hyperflow socket>\n"
 STAY = b"stay\n"
 """The head's answer: it cannot reach that socket; the stream is stdin and stdout."""
 
+SEVERAL = 2
+"""In the place of the worker, in RESULTS and WRITTEN from a worker: it has so many tasks in hand, or more. Else 1 or 0."""
+
 CALLED, CANNOT_CALL = "<hyperflow node>", "<hyperflow cannot call back>"
 """What is said first on each node of a step, before its name; and what before the reason, where a launcher of it
 cannot connect to the head (launcher/call_back)."""
@@ -121,6 +124,7 @@ class Kind(enum.IntEnum):
     KEPT = 32  # worker > launcher > head: it is there, or not any more
     INSPECT = 33  # head > launcher > copy: a line for the debugger there
     INSPECTED = 34  # copy > launcher > head: what that has printed
+    WRITTEN = 36  # worker > launcher: up to where there are answers in the ring (answer_ring.py)
     BROKEN = 28  # launcher > head: what came from the head is no frame; text
 
 
@@ -170,10 +174,12 @@ def records_frame(kind: Kind, worker: WorkerNumber, parts: Sequence[Bytes]) -> l
     return [HEADER.pack(BEGIN, length, kind, worker), *parts, END]
 
 
-def result_frame(task: TaskNumber, outcome: Outcome, seconds: float, payload: bytes) -> bytes:
+def result_frame(
+    task: TaskNumber, outcome: Outcome, seconds: float, payload: bytes, worker: WorkerNumber = NO_WORKER
+) -> bytes:
     """Return a whole frame with one result that has no buffers."""
     size = len(payload)
-    head = RESULT_HEAD.pack(BEGIN, RESULT.size + size, Kind.RESULTS, NO_WORKER, task, outcome, seconds, 0, size)
+    head = RESULT_HEAD.pack(BEGIN, RESULT.size + size, Kind.RESULTS, worker, task, outcome, seconds, 0, size)
     return head + payload + END
 
 
@@ -231,14 +237,14 @@ def _content(payload: bytes, buffers: Sequence[Buffer]) -> list[Bytes]:
 def tasks(body: memoryview) -> Iterator[tuple[TaskNumber, DefinitionNumber, memoryview, list[Buffer]]]:
     """Yield (task, function, payload, buffers) of a body of tasks."""
     offset = 0
-    while offset < len(body):
-        task, function, count, length = TASK.unpack_from(body, offset)
-        offset += TASK.size
-        content = body[offset : offset + length]
-        offset += length
-        payload, buffers = _split(content, count) if count else (content, [])
+    size, unpack = len(body), TASK.unpack_from
+    while offset < size:
+        task, function, count, length = unpack(body, offset)
+        start = offset + TASK.size
+        offset = start + length
+        payload, buffers = _split(body[start:offset], count) if count else (body[start:offset], [])
         yield task, function, payload, buffers
-    if offset > len(body):
+    if offset > size:
         raise ProtocolError("a record that is longer than its frame")
 
 
@@ -288,6 +294,11 @@ class Reader:
 
     def feed(self, data: Bytes) -> list[tuple[int, WorkerNumber, memoryview]]:
         """Take bytes in, and return the frames that are complete: (kind, worker, body)."""
+        if not self._buffer and len(data) > HEADER.size:  # what comes is mostly one frame
+            begin, length, kind, worker = HEADER.unpack_from(data)
+            end = HEADER.size + length
+            if end + TAIL.size == len(data) and begin == BEGIN and kind in _KINDS and data[end:] == END:
+                return [(kind, worker, memoryview(bytearray(data))[HEADER.size : end])]
         self._buffer += data
         if len(self._buffer) < self._needed:
             return []

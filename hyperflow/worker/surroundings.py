@@ -52,6 +52,11 @@ class Surroundings:
         self._before: dict[str, tuple[_Thing, Any]] = {}
         self._knows_numpy = False
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether there is something to put back."""
+        return bool(self._before)
+
     def watch(self) -> None:
         """Replace the functions that set something; once, in a process that is a worker and nothing else."""
         for modules, names, find in _SETTERS:

@@ -24,6 +24,7 @@ from hyperflow.errors import ConfigurationError, DatabaseError, MisuseError, Not
 from hyperflow.flow import Flow, Job, Native
 from hyperflow.program import ProgramInfo
 from hyperflow.shipping import pickler
+from hyperflow.testing.inline import MemoryDatabase
 from tests.database.conftest import NoEvaluator, running
 
 T = TypeVar("T")
@@ -210,10 +211,10 @@ async def test_nothing_is_seen_that_was_not_recorded(program: ProgramInfo, monke
     async with running(program) as store:
         with monkeypatch.context() as patch:
 
-            async def full(*_: object) -> None:
+            def full(*_: object) -> None:
                 raise DatabaseError("the disk is full")
 
-            patch.setattr(store, "insert", full)
+            patch.setattr(store, "record", full)
             with pytest.raises(DatabaseError, match="full"):
                 await f(1)
         assert await f(1) == 1
@@ -684,22 +685,9 @@ def test_it_looks_like_the_function() -> None:
 
 
 async def test_other_databases(program: ProgramInfo) -> None:
-    """Anything with the protocol's three functions will do as a database."""
+    """Anything with the protocol's functions will do as a database."""
 
-    class InMemory:
-        def __init__(self) -> None:
-            self.entries: dict[tuple[str, str], str] = {}
-
-        async def insert(self, map_name: str, key: str, value: str) -> None:
-            self.entries[map_name, key] = value
-
-        async def lookup(self, map_name: str, key: str) -> str | None:
-            return self.entries.get((map_name, key))
-
-        async def lookup_all(self, map_name: str) -> list[tuple[str, str]]:
-            return [(key, value) for (name, key), value in self.entries.items() if name == map_name]
-
-    with environment.entered(Environment(Options(), NoEvaluator(), InMemory(), program)):
+    with environment.entered(Environment(Options(), NoEvaluator(), MemoryDatabase(), program)):
         assert await at_the_top(1) == Later(1)
         assert await at_the_top(1) == Later(1)
 
