@@ -66,6 +66,9 @@ SCALARS = frozenset([int, float, bool, type(None)])
 MANY_CLASSES = 100
 """Classes that are let go of before the cycle collector is called."""
 
+ABOUT_DATA = frozenset(map(int, (Kind.BLOCK, Kind.RETURNED, Kind.CHANNEL, Kind.FORGET)))
+"""Kinds of frames that tell of buffers."""
+
 QUICK = 50e-6
 """An evaluation that took fewer seconds has started no program that could have written to the log."""
 
@@ -268,17 +271,8 @@ class Worker:
                 self.define(bytes(body))
             elif kind == Kind.KEEP:
                 (self.to_keep,) = frames.SIZE.unpack(body)
-            elif kind == Kind.BLOCK:
-                self.arguments.open(*frames.BLOCK.unpack(body))
-            elif kind == Kind.RETURNED:
-                for number, kept in frames.RETURNED.iter_unpack(body):
-                    self.results.returned(number, kept)
-            elif kind == Kind.CHANNEL:
-                with contextlib.suppress(OSError):  # the head sends nothing by one that is not mapped
-                    self.channel = Channel.at(*frames.CHANNEL.unpack(body))
-            elif kind == Kind.FORGET:
-                self.forget_all(number for (number,) in frames.NUMBER.iter_unpack(body))
-                self.arguments.drop_old()
+            elif kind in ABOUT_DATA:
+                self.learn(kind, body)
             elif kind == Kind.NAMED:
                 self.log.name = bytes(body).decode(errors="replace")
             elif kind == Kind.PATH:
@@ -286,6 +280,20 @@ class Worker:
                 importlib.invalidate_caches()
             elif kind == Kind.RETIRE:
                 return
+
+    def learn(self, kind: int, body: memoryview) -> None:
+        """Hear of buffers of arguments and results."""
+        if kind == Kind.BLOCK:
+            self.arguments.open(*frames.BLOCK.unpack(body))
+        elif kind == Kind.RETURNED:
+            for number, kept in frames.RETURNED.iter_unpack(body):
+                self.results.returned(number, kept)
+        elif kind == Kind.CHANNEL:
+            with contextlib.suppress(OSError):  # the head sends nothing by one that is not mapped
+                self.channel = Channel.at(*frames.CHANNEL.unpack(body))
+        else:
+            self.forget_all(number for (number,) in frames.NUMBER.iter_unpack(body))
+            self.arguments.drop_old()
 
     def run_all(self, body: memoryview) -> None:
         words, later = self.claims.words, self.lock_client.later
