@@ -33,9 +33,9 @@ def learn() -> None:
     plain: dict[str, Any] = {letter: numpy.dtype(letter) for letter in LETTERS}
 
     def reduced(array: Any) -> Any:
-        dtype: Any = array.dtype
-        if dtype is plain.get(dtype.char) and array.flags.c_contiguous and array.size:
-            return make, (array.shape, dtype.char, pickle.PickleBuffer(array))
+        letter: str = array.dtype.char
+        if array.dtype is plain.get(letter) and array.flags.c_contiguous and array.size:
+            return make, (array.shape, letter, pickle.PickleBuffer(array))
         return array.__reduce_ex__(PROTOCOL)
 
     reducers[make] = reduced
