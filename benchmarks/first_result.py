@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.harness import OURS, Figures, Question, Skipped, scaled
 
-RUNS = scaled(10)
+RUNS = scaled(7)
 BEYOND = 60.0
 POOL = "multiprocessing"
 LIBRARIES = ", numpy and scipy"

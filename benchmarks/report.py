@@ -50,9 +50,8 @@ What hyperflow costs, beside other libraries that can do the same work and besid
     .venv-bench/bin/python -m benchmarks goals # what has to be reached, a line each; also single ones, by name
     .venv-bench/bin/python -m benchmarks scale # the head alone, with 10 to 4,000 nodes (--nodes, --seconds, ...)
 
-![What one evaluation costs](benchmarks.svg)
-
-![What the head costs with many nodes](nodes.svg)
+<!-- made: pictures -->
+<!-- end -->
 
 ## Goals
 
@@ -116,6 +115,7 @@ def make(data: Mapping[str, Any]) -> None:
     """Make text and plot from the data."""
     records = {key: judged(key, found) for key, found in in_order(data["questions"]).items()}
     text = TEXT.read_text() if TEXT.exists() else START
+    text = replaced(text, "pictures", pictures(records))
     text = replaced(text, "summary", summary(records))
     text = replaced(text, "machine", conditions(data["machine"], records))
     text = replaced(text, "questions", "\n\n".join(section(key, record) for key, record in records.items()))
@@ -278,6 +278,14 @@ def spread(found: Record, name: str) -> str:
     return median if len(all_of_it) == 1 else f"{median} ({number(min(all_of_it))} to {number(max(all_of_it))})"
 
 
+def pictures(records: Mapping[str, Record]) -> str:
+    """Show those pictures for which there are figures."""
+    shown = ["![What one evaluation costs](benchmarks.svg)"]
+    if "nodes" in records:
+        shown.append("![What the head costs with many nodes](nodes.svg)")
+    return "\n\n".join(shown)
+
+
 def summary(records: Mapping[str, Record]) -> str:
     """Return the table of goals."""
     rows = [
@@ -350,8 +358,8 @@ def section(key: str, found: Record) -> str:
 
 def figures_of(there: Mapping[str, Mapping[str, float]]) -> str:
     """Return a table with a row for each figure and a column for each contestant."""
-    whats = dict.fromkeys(what for figures in there.values() for what in figures if what != "value")
-    rows = [(what, *(number(figures[what]) if what in figures else "" for figures in there.values())) for what in whats]
+    names = dict.fromkeys(what for figures in there.values() for what in figures if what != "value")
+    rows = [(what, *(number(figures[what]) if what in figures else "" for figures in there.values())) for what in names]
     return table(("", *there), rows)
 
 

@@ -23,7 +23,7 @@ from hyperflow.config import read_settings
 from hyperflow.head.fleet import NodePlan
 from hyperflow.launcher import head_stream, launcher
 from hyperflow.transports.process import WRITE_AHEAD, Connection, Receiver
-from hyperflow.wire import frames, messages
+from hyperflow.wire import answer_ring, frames, messages
 from hyperflow.wire.frames import Kind, Outcome
 from hyperflow.wire.messages import Ready, WorkerEnded
 from hyperflow.wire.numbers import NO_WORKER, Seq
@@ -56,12 +56,12 @@ def definitions() -> list[str]:
         "RESULT_SIZE": frames.RESULT.size,
         "MEASURED_SIZE": frames.MEASURED.size,
         "MEASURED_FROM": measure.WORTH,
-        "JOIN": getattr(launcher, "JOIN", 0.001),
-        "JOIN_SHARE": getattr(launcher, "JOIN_SHARE", 0.05),
-        "JOIN_MOST": getattr(launcher, "JOIN_MOST", 0.1),
-        "WORTH_JOINING": getattr(launcher, "WORTH_JOINING", 1e9),
-        "WAKE": 0.001,
-        "ENOUGH": getattr(head_stream, "ENOUGH", 1 << 14),
+        "JOIN": launcher.JOIN,
+        "JOIN_SHARE": launcher.JOIN_SHARE,
+        "JOIN_MOST": launcher.JOIN_MOST,
+        "WORTH_JOINING": launcher.WORTH_JOINING,
+        "WAKE": answer_ring.WAKE,
+        "ENOUGH": head_stream.ENOUGH,
         "NO_WORKER": NO_WORKER,
         "VALUE": int(Outcome.VALUE),
         "SKIPPED": int(Outcome.SKIPPED),

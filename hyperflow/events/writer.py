@@ -45,7 +45,8 @@ COUNTING = 10.0
 """Seconds between two lines that tell how much was not kept."""
 
 _QUOTED = json.encoder.encode_basestring_ascii
-_MICROSECONDS = "%.6f".__mod__
+QUICK = 2000
+"""Times of fewer microseconds are looked up as text: those are of evaluations that are many."""
 
 
 class EventLog:
@@ -114,7 +115,7 @@ class EventLog:
 
     def done(self, seconds: Mapping[TaskNumber, float], worker: str) -> None:
         """A worker has answered; each task took so long."""
-        more = f'"worker": "{worker}", "seconds": [{", ".join(map(_MICROSECONDS, seconds.values()))}]'
+        more = f'"worker": "{worker}", "seconds": [{", ".join(_shown(seconds.values()))}]'
         self.lines.append(f'{{"t": {time.time():.6f}, "state": "done", "tasks": {list(seconds)}, {more}}}\n')
 
     def retracted(self, tasks: list[TaskNumber]) -> None:
@@ -133,9 +134,9 @@ class EventLog:
         """A task has failed."""
         self._tasks("failed", [task], f', "call": {json.dumps(call)}, "error": {json.dumps(in_words(error))}')
 
-    def cancelled(self, task: TaskNumber) -> None:
-        """Nobody waits for a task any more."""
-        self._tasks("cancelled", [task])
+    def cancelled(self, *tasks: TaskNumber) -> None:
+        """Nobody waits for these tasks any more."""
+        self._tasks("cancelled", [*tasks])
 
     def copied(self, task: TaskNumber, copy: TaskNumber) -> None:
         """A copy of a task is started, because it takes very long."""
@@ -300,6 +301,17 @@ def _ends_in_order(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read() == b"\n"
+
+
+def _shown(seconds: Iterable[float]) -> list[str]:
+    """Return times as text, to a microsecond."""
+    quick = _quick()
+    return [quick[n] if 0 <= (n := int(each * 1e6 + 0.5)) < QUICK else f"{each:.6f}" for each in seconds]
+
+
+@functools.cache
+def _quick() -> list[str]:
+    return [f"{number / 1e6:.6f}" for number in range(QUICK)]
 
 
 @functools.lru_cache(maxsize=1000)

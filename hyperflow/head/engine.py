@@ -29,7 +29,17 @@ import attrs
 
 from hyperflow import environment, failures
 from hyperflow.config import Settings
-from hyperflow.environment import Activity, Making, Options, Statistics, Try, in_another_loop, peek_making, peek_try
+from hyperflow.environment import (
+    Activity,
+    Making,
+    MapOwner,
+    Options,
+    Statistics,
+    Try,
+    in_another_loop,
+    peek_making,
+    peek_try,
+)
 from hyperflow.errors import (
     AllocationEnding,
     EnvironmentClosed,
@@ -44,6 +54,10 @@ from hyperflow.flow import show_call
 from hyperflow.head.account import Account
 from hyperflow.head.allocation_end import Drain, End
 from hyperflow.head.aside import NodesAside
+from hyperflow.head.broadcast import Broadcast
+from hyperflow.head.bulk.bulk import Bulk, Head
+from hyperflow.head.bulk.calls import Calls
+from hyperflow.head.bulk.maps import BulkMap
 from hyperflow.head.collector import Collector
 from hyperflow.head.copies import Copies
 from hyperflow.head.echo import Echo
@@ -65,7 +79,7 @@ from hyperflow.shipping.packer import Kept, PackedCall, Packer
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind, Outcome, ProtocolError
 from hyperflow.wire.messages import CANCELLED, Printed, StreamReply, StreamWanted, WorkerEnded
-from hyperflow.wire.numbers import TaskNumber, WorkerNumber
+from hyperflow.wire.numbers import Seq, TaskNumber, WorkerNumber
 from hyperflow.wire.views import KEPT_SECONDS
 
 logger = logging.getLogger("hyperflow")
@@ -81,9 +95,11 @@ END_GRACE = 15.0
 EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
 
-WORK_AT_ONCE = 1500
-"""Answers, or others of a node's messages, that are dealt with in one turn of the event loop: some ten milliseconds.
-What a thousand nodes say at the same time would else keep the user's flows, and the signs of life, waiting."""
+WORK_AT_ONCE = 250
+"""Answers, or others of a node's messages, that are dealt with in one turn of the event loop: some milliseconds. What a
+thousand nodes say at the same time would else keep the user's flows, and the signs of life, waiting. Fewer than a map
+starts in a turn (STARTS_BETWEEN_PAUSES): so what waits becomes more, and can be prefetched, before the answers are too
+many to deal with one by one."""
 
 STARTS_AT_ONCE = 3000
 """Tasks that are given to free CPUs in one turn of the event loop; fewer where they need new workers."""
@@ -91,7 +107,7 @@ STARTS_AT_ONCE = 3000
 MOST_LOOKED_AT = 10_000
 """Workers that `progress` looks at: twenty milliseconds."""
 
-RESULTS, VALUE, SKIPPED = int(Kind.RESULTS), int(Outcome.VALUE), int(Outcome.SKIPPED)
+RESULTS, MEASURED, VALUE, SKIPPED = int(Kind.RESULTS), int(Kind.MEASURED), int(Outcome.VALUE), int(Outcome.SKIPPED)
 """As plain numbers, because each frame or answer is compared with them."""
 
 
@@ -131,7 +147,11 @@ class Engine:
         self._packer = Packer()
         self._evaluations: dict[TaskNumber, Evaluation] = {}
         self.post_mortems = PostMortems(self.fleet.write)
-        self._orders = Orders(self.fleet.links, self._packer, self._evaluations, self._events, program.log_dir)
+        self._broadcast = Broadcast(self.fleet.links, settings.node_to_node != "off")
+        self.fleet.on_peers = self._broadcast.on_message
+        self._orders = Orders(
+            self.fleet.links, self._broadcast, self._packer, self._evaluations, self._events, program.log_dir
+        )
         # Those of this turn, each followed by its activity; by function, CPUs, the name that they were given, and
         # whether they are of a remote_map.
         self._submitted = defaultdict[tuple[str, int, str | None, bool], list[int]](list)
@@ -156,6 +176,31 @@ class Engine:
         self._writing = Later(self._events.flush, EVENTS_PAUSE)
         self._after_loss: list[asyncio.TimerHandle] = []  # for when a lost node must have ended
         self._cancelled = self._on_cancel  # bound once: each evaluation has it
+        self.bulk = Bulk(self._lent())
+
+    def _lent(self) -> Head:
+        """Return what batches need of this."""
+        return Head(
+            evaluator=self,
+            scheduler=self.scheduler,
+            packer=self._packer,
+            evaluations=self._evaluations,
+            events=self._events,
+            tally=self._tally,
+            counts=self._counts,
+            account=self.account,
+            aside=self.aside,
+            links=self.fleet.links,
+            locks=self.locks,
+            worker_locks=self.worker_locks,
+            streams=self.streams,
+            is_open=lambda: bool(self.fleet.links) and self.drain.over is None,
+            counted=self._count_calls,
+            turn=self._log_submitted,
+            cancelled=self._cancelled,
+            read_all=self._on_results,
+            unreadable=self._on_unreadable,
+        )
 
     # ---- for its user -------------------------------------------------------------------------------------------
 
@@ -183,6 +228,8 @@ class Engine:
             EnvironmentClosed: It has been closed.
             NotInFlow: This is another event loop, maybe in another thread.
         """
+        if self.bulk.submit_open is not None:
+            self.bulk.submit_open()
         if not self.fleet.links or self.drain.over is not None:  # a closed engine has no links
             raise self._refusal()
         if running_loop() is not self._loop:
@@ -223,6 +270,22 @@ class Engine:
         if not self._flushing.due:
             self._flushing.ask()
         return evaluation
+
+    def open_map(self, owner: MapOwner) -> BulkMap:
+        """Evaluate what is alike in a map in batches."""
+        return BulkMap(owner, self.bulk)
+
+    def _count_calls(self, calls: Calls) -> TaskNumber:
+        """Number and log calls that are submitted together, and have the scheduler asked soon."""
+        first, count = self._next_task, calls.left
+        self._next_task = TaskNumber(first + count)
+        activity = peek_activity()
+        of = 0 if activity is None else activity.number or self._begin(activity)
+        numbers = [of] * (2 * count)
+        numbers[::2] = range(first, self._next_task)
+        self._submitted[calls.function.function.name, calls.options.cpus, calls.options.name, False] += numbers
+        self._flushing.ask()
+        return first
 
     def keep(self, future: asyncio.Future[Any]) -> Kept | None:
         """Keep what was sent for an evaluation that has not ended."""
@@ -281,9 +344,10 @@ class Engine:
         for worker in islice(workers.values(), 0, None, step):
             if worker.queue:
                 busy += step * len(worker.cpus)
-                evaluation = self._evaluations.get(next(iter(worker.queue)))
-                if evaluation is not None:
-                    running[evaluation.group] += step
+                evaluation = self._evaluations.get(worker.current)
+                group = evaluation.group if evaluation is not None else self.bulk.group_of(worker)
+                if group is not None:
+                    running[group] += step
         return self._tally.snapshot(
             running,
             cpus=self.cpus,
@@ -312,7 +376,7 @@ class Engine:
 
     def node_failed(self, node: str) -> None:
         """Refuse what only that node could have run."""
-        for task in self.scheduler.expect_no_more(node):
+        for task in self.bulk.apart(self.scheduler.expect_no_more(node)):
             self._refuse(task, started=False)
 
     async def inspect(self, task: int, line: str) -> str:
@@ -392,6 +456,8 @@ class Engine:
 
     def _on_end(self, link: Link, cause: str, silent: bool) -> None:
         """A node has gone without being asked to. What came from there counts, so it is read first."""
+        if link.node in self.scheduler.pool.nodes:
+            self.scheduler.pool.put_aside(link.node)  # nothing more goes there meanwhile
         self._inbox.append(Loss(link, cause, silent))
         self._read_on()
         self._flushing.ask()
@@ -412,7 +478,14 @@ class Engine:
         if kind == RESULTS:
             if self.fleet.failed_starts:
                 self.fleet.failed_starts.clear()
-            self._on_results(number, body)
+            worker = self.scheduler.workers.get(number)
+            if worker is not None and worker.has_batches:
+                self._left -= len(body) >> 8  # one of a batch costs an eighth, and has some thirty bytes
+                self.bulk.on_results(worker, body)
+            else:
+                self._on_results(number, body)
+        elif kind == MEASURED:  # beside each answer that has taken a while
+            self._on_measured(number, body)
         elif kind == Kind.RETRACTED:
             self._on_retracted(self.scheduler.retracted(number, *frames.SEQS.unpack(body)))
         elif kind == Kind.ENDED:
@@ -425,31 +498,43 @@ class Engine:
             self._orders.returned(number, body)
         elif kind in (Kind.KEPT, Kind.INSPECTED):
             self._on_post_mortem(kind, number, body)
-        elif kind in (Kind.PRINTED, Kind.MEASURED) and number in self.scheduler.workers:
-            self._on_said(kind, self.scheduler.workers[number], body)
+        elif kind == Kind.PRINTED and number in self.scheduler.workers:
+            self._on_printed(self.scheduler.workers[number], body)
 
     def _on_stream_wanted(self, worker: Worker, body: memoryview) -> None:
         """An evaluation draws random numbers."""
         try:
             (task,) = messages.read(StreamWanted, body)
-            evaluation = self._evaluations.get(task)
+            evaluation = self._evaluation(worker, task)
         except (ProtocolError, TypeError):  # a function wrote to a descriptor that is not its own
             logger.warning("%s sent something that is no message about random numbers", worker.name)
             return
-        words = self.streams.wanted(evaluation, self._evaluations.values()) if evaluation is not None else ()
+        words: tuple[int, ...] = ()
+        if evaluation is not None:
+            self.bulk.single_out_all()  # they may be counted, and each has a stream of its own
+            words = self.streams.wanted(evaluation, [one for _, one in sorted(self._evaluations.items())])
         self.fleet.write(worker.node, [messages.framed(StreamReply(task, words), worker.number)])
 
-    def _on_said(self, kind: int, worker: Worker, body: memoryview) -> None:
-        """An evaluation has printed something, or its CPU time and memory were measured."""
+    def _on_measured(self, number: WorkerNumber, body: memoryview) -> None:
+        """The CPU time and memory of an evaluation were measured."""
+        worker = self.scheduler.workers.get(number)
+        if worker is not None:
+            try:
+                self._events.measured(*frames.MEASURED.unpack(body))
+            except struct.error:  # a function wrote to a descriptor that is not its own
+                self._on_nonsense(worker)
+
+    def _on_printed(self, worker: Worker, body: memoryview) -> None:
+        """An evaluation has printed something."""
         try:
-            if kind == Kind.MEASURED:
-                task, cpu, memory = frames.MEASURED.unpack(body)
-                self._events.measured(TaskNumber(task), cpu, memory)
-            elif self.echo is not None:
+            if self.echo is not None:
                 printed = messages.read(Printed, body)
-                self.echo.printed(self._evaluations.get(printed.task), worker.name, printed)
-        except (ProtocolError, TypeError, struct.error):  # a function wrote to a descriptor that is not its own
-            logger.warning("%s sent something that is no message about an evaluation", worker.name)
+                self.echo.printed(self._evaluation(worker, printed.task), worker.name, printed)
+        except (ProtocolError, TypeError):  # a function wrote to a descriptor that is not its own
+            self._on_nonsense(worker)
+
+    def _on_nonsense(self, worker: Worker) -> None:
+        logger.warning("%s sent something that is no message about an evaluation", worker.name)
 
     def _on_post_mortem(self, kind: int, number: WorkerNumber, body: memoryview) -> None:
         """There is a copy of a process that has failed, or not any more; or it has answered."""
@@ -462,8 +547,12 @@ class Engine:
         except (ProtocolError, TypeError, struct.error):  # the user's objects share a process with what answers
             logger.warning("the copy of a process that has failed sent something that is no answer")
 
-    def _name(self, task: TaskNumber) -> str:
-        evaluation = self._evaluations.get(task)
+    def _evaluation(self, worker: Worker, task: TaskNumber) -> Evaluation | None:
+        """Return what a worker is in; None if nobody waits for it any more."""
+        return self._evaluations.get(task) or self.bulk.single_out(worker, task)
+
+    def _name(self, worker: Worker, task: TaskNumber) -> str:
+        evaluation = self._evaluation(worker, task)
         return evaluation.name if evaluation is not None else f"evaluation {task}"
 
     def _on_results(self, number: WorkerNumber, body: memoryview) -> None:
@@ -566,6 +655,7 @@ class Engine:
             return
         if worker.node in self.fleet.links:
             self.fleet.links[worker.node].drop_blocks(number)
+        self.bulk.single_out_started(worker, Seq(ended.started))
         within, back = self.scheduler.ended(number, ended.started)
         log_file = self._orders.log_file(worker)
         self._events.note("ended", worker=worker.name, number=number, **ended._asdict(), log_file=log_file)
@@ -592,11 +682,12 @@ class Engine:
 
     def _on_retracted(self, tasks: list[Task]) -> None:
         if tasks:
-            self._events.retracted([task.number for task in tasks])
+            self._events.retracted([number for task in tasks for number in task.numbers])
 
     def _on_returned(self, task: Task, by: str) -> None:
-        self._counts["returned"] += 1
-        self._events.returned(task.number, by)
+        self._counts["returned"] += task.count
+        for number in task.numbers:
+            self._events.returned(number, by)
 
     # ---- how an evaluation ends ---------------------------------------------------------------------------------
 
@@ -655,9 +746,11 @@ class Engine:
         """A node has gone without being asked to."""
         node = link.node
         self.post_mortems.lost(node)
+        self.bulk.single_out_all([node])  # each of them is a suspect now
         self._counts["nodes_lost"] += 1
         self._last_loss = NodeLost(node, cause, str(link.log_file))
         self._orders.at_nodes.pop(node, None)
+        self._broadcast.lost(node)
         wait = END_GRACE + (self._silence_limit if silent else 0.0)
         loop = asyncio.get_running_loop()
         self._lost_logs[node] = str(link.log_file)
@@ -678,7 +771,7 @@ class Engine:
         for task in back:
             if not self._copies.gives_way(task, node) and not self._charged(task, at_work[task.number]):
                 self._on_returned(task, node)
-        for task in impossible:
+        for task in self.bulk.apart(impossible):
             worker = at_work.get(task.number)
             if not self._copies.gives_way(task, node) and (worker is None or not self._charged(task, worker)):
                 self._refuse(task, task.number in started)
@@ -726,6 +819,7 @@ class Engine:
 
     def _turn_away(self, ending: AllocationEnding) -> None:
         """End all that is left: what waits, and what still runs."""
+        self.bulk.single_out_all()
         for evaluation in dict.fromkeys(self._evaluations.values()):  # once each, also those that have a copy
             started = is_started(evaluation.task)
             self.scheduler.cancel(evaluation.task)
@@ -740,6 +834,7 @@ class Engine:
         self._copies.close()
         for timer in self._after_loss:
             timer.cancel()
+        self.bulk.single_out_all()
         for evaluation in list(self._evaluations.values()):
             evaluation.cancel()
         self._flush()

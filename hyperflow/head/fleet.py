@@ -24,7 +24,7 @@ from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import LauncherError
 from hyperflow.events.writer import EventLog
-from hyperflow.head.link import Link, OnFrames, OnLost
+from hyperflow.head.link import Link, OnFrames, OnLost, OnPeers, nobody
 from hyperflow.head.watchdog import Watchdog
 from hyperflow.program import ProgramInfo
 from hyperflow.transports.process import Transport, portable_environment
@@ -110,6 +110,8 @@ class Fleet:
         """Since when no worker of a node has started anything."""
         self.echo = False
         """Whether nodes are to send what evaluations print; set before `start`."""
+        self.on_peers: OnPeers = nobody
+        """Who is told what nodes say about what they get from each other; set before `start`."""
         self._program = program
         self._settings = settings
         self._events = events
@@ -205,6 +207,7 @@ class Fleet:
         causes: list[str] = []
         for transport in plan.transports:
             link = Link(transport, self._settings, self._program.log_dir, self._on_frames, self._on_end)
+            link.on_peers = self.on_peers
             link.on_greeting = lambda: self._answered.add(plan.node)
             try:
                 await link.start(self._program.program_id, preload, self.echo, environment)

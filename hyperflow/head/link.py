@@ -44,7 +44,8 @@ CLOSE_GRACE = 10.0
 MOST_IDLE = 64
 """Blocks of results that stay mapped although nobody looks at them."""
 
-OF_LINKS = frozenset(map(int, (Kind.ALIVE, Kind.BLOCK, Kind.CONTENT, Kind.BROKEN)))
+OF_PEERS = frozenset(map(int, (Kind.LISTENING, Kind.FETCHED)))
+OF_LINKS = OF_PEERS | set(map(int, (Kind.ALIVE, Kind.BLOCK, Kind.CONTENT, Kind.BROKEN)))
 """Kinds of frames that the engine does not see."""
 
 _ENDED = "its stream ended"
@@ -54,11 +55,16 @@ Frame = tuple[int, WorkerNumber, memoryview]
 """Kind, worker, body."""
 
 OnFrames = Callable[[Sequence[Frame]], None]
+OnPeers = Callable[[str, int, memoryview], object]
 OnLost = Callable[["Link", str, bool], None]
 """Gets the cause, and a flag: True if the node may still be running because it has not noticed."""
 
 
 def _nothing() -> None:
+    """Do nothing."""
+
+
+def nobody(node: str, kind: int, body: memoryview) -> None:
     """Do nothing."""
 
 
@@ -76,6 +82,8 @@ class Link:
         self.log_file = launcher_log(log_dir, transport.node)
         self.greeting: Greeting | None = None
         self.on_greeting: Callable[[], object] = _nothing
+        self.on_peers: OnPeers = nobody
+        """Gets the node, and what its launcher says about what it gets from other nodes: kind and body."""
         self.cpus = CpuChoice((), False)
         """Those to hand out there."""
         self.last_received = self._last_sent = time.monotonic()
@@ -217,6 +225,11 @@ class Link:
             for parts in frames.content(number, NO_WORKER, block.view()):
                 self.write(parts)
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether a block need not travel: both can open what the other holds."""
+        return self._shares_memory
+
     def pause_writing(self) -> None:
         """Queue the data in order; do not copy pieces of blocks."""
         self._full = True
@@ -297,6 +310,8 @@ class Link:
                     self._on_frames(others)  # what came before it counts
                 self._on_foreign(f"{said}; something on {self.node} writes or reads where its launcher reads")
                 return []
+            elif kind in OF_PEERS:
+                self.on_peers(self.node, kind, body)
             elif kind != Kind.ALIVE:
                 self._on_block(kind, worker, body)
         return others

@@ -16,9 +16,11 @@ from pathlib import Path
 import attrs
 
 from hyperflow.events.writer import EventLog
+from hyperflow.head.broadcast import Broadcast
+from hyperflow.head.bulk.calls import calls_of
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.link import Link
-from hyperflow.scheduling.state import Effect, Fork, Kill, Retire, Retract, Send, Task, Worker
+from hyperflow.scheduling.state import Batch, Effect, Fork, Kill, Retire, Retract, Send, Task, Worker
 from hyperflow.shipping.arrays import SharedBuffer
 from hyperflow.shipping.definitions import Definition
 from hyperflow.shipping.packer import Packer
@@ -49,6 +51,7 @@ class Orders:
     def __init__(
         self,
         links: Mapping[str, Link],
+        broadcast: Broadcast,
         packer: Packer,
         evaluations: Mapping[TaskNumber, Evaluation],
         events: EventLog,
@@ -59,6 +62,7 @@ class Orders:
         self.at_nodes: dict[str, set[DefinitionNumber]] = {}
         """Those that each node has."""
         self._links = links
+        self._broadcast = broadcast
         self._packer = packer
         self._evaluations = evaluations
         self._events = events
@@ -104,6 +108,10 @@ class Orders:
         records: list[frames.Bytes] = []
         started: list[TaskNumber] = []
         for task in effect.tasks:
+            if type(task) is Batch:
+                self._send_batch(worker, task, records, parts)
+                started += task.numbers
+                continue
             number, function = task.number, task.function
             evaluation = self._evaluations.get(number)
             if evaluation is None:  # cancelled in this very turn: its place in the sequence is kept
@@ -133,6 +141,22 @@ class Orders:
         if started:
             self._events.running(started, worker.name)
 
+    def _send_batch(self, worker: Worker, batch: Batch, records: list[frames.Bytes], parts: list[frames.Bytes]) -> None:
+        """The same for a batch, in the same order. None of it is cancelled yet."""
+        calls, known = calls_of(batch), self.at_workers[worker.number]
+        packed, name = calls.function, calls.options.name
+        if packed.epoch != known.epoch:
+            parts += _tasks(worker, records)
+            known.epoch = packed.epoch
+            known.numbers.intersection_update(self._packer.buffers.known)
+        if name != known.name:
+            parts += _tasks(worker, records)
+            known.name = name
+            parts.append(frames.frame(Kind.NAMED, worker.number, (name or "").encode()))
+        if batch.function not in known.numbers:
+            self._give(worker, (packed.function,), parts)
+        frames.add_tasks(records, batch.number, batch.function, calls.payloads_of(batch))
+
     def _give(self, worker: Worker, needs: Iterable[Definition | SharedBuffer], parts: list[frames.Bytes]) -> None:
         """Give a worker what it does not have of this."""
         has = self.at_workers[worker.number].numbers
@@ -149,7 +173,7 @@ class Orders:
                 if number not in here:
                     parts.append(frames.frame(Kind.DEFINE, body=need.body()))
             elif number not in here:
-                self._links[worker.node].write_block(number, need.block)
+                self._broadcast.give(worker.node, number, need.block)
             here.add(number)
             has.add(number)
             parts.append(frames.frame(Kind.GIVE, worker.number, frames.NUMBER.pack(number)))
@@ -172,6 +196,7 @@ class Orders:
         gone = self._packer.evict()
         if gone:
             self._packer.buffers.leave(self._holders)
+            self._broadcast.forget(gone)
             body = b"".join(map(frames.NUMBER.pack, gone))
             for link in self._links.values():
                 link.write([frames.frame(Kind.FORGET, body=body)])
@@ -205,8 +230,9 @@ class Orders:
 
     def worker_gone(self, worker: WorkerNumber) -> None:
         """Forget what a worker had."""
-        self.at_workers.pop(worker, None)
-        self._packer.buffers.stock.worker_gone(worker)
+        known = self.at_workers.pop(worker, None)
+        if known is not None:
+            self._packer.buffers.worker_gone(worker, known.numbers)
 
 
 def _tasks(worker: Worker, records: list[frames.Bytes]) -> list[frames.Bytes]:

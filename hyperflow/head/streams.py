@@ -46,6 +46,10 @@ class Streams:
         self._scope = scope
         self._equal: Counter[int] = Counter()
 
+    def asks(self, fn: Any) -> bool:
+        """Whether a function has asked so far."""
+        return bool(self.asking) and _name(take_apart(fn, (), {})[0]) in self.asking
+
     def submitted(self, evaluation: Submitted) -> None:
         """Count a call, if its function asks; called for each one while `asking` is not empty."""
         if evaluation.call is None or getattr(evaluation, "stream", None):

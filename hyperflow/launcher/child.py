@@ -95,7 +95,7 @@ def mark_name(number: WorkerNumber) -> str:
 
 
 def mark(number: WorkerNumber) -> memoryview | None:
-    """In a forked worker: map some memory whose name its own forked children show, too, so that it is known whose."""
+    """Map some memory for a worker, whose name what it forks shows, too, so that it is known whose that is."""
     try:
         block = Block(os.memfd_create(mark_name(number)), mmap.PAGESIZE)
     except OSError:  # too many open files, or a kernel without

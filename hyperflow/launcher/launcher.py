@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import math
 import mmap
 import os
 import selectors
@@ -36,6 +35,7 @@ from hyperflow._version import __version__, installed_version
 from hyperflow.launcher import child, entry, keeper, own_stream
 from hyperflow.launcher.cache import NodeCache
 from hyperflow.launcher.head_stream import HeadStream
+from hyperflow.launcher.peers import Peers
 from hyperflow.launcher.post_mortems import PostMortems
 from hyperflow.launcher.zygote import Zygote
 from hyperflow.wire import frames, machine, messages, processes, survivors
@@ -44,15 +44,19 @@ from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import (
     CANCELLED,
     TIME_LIMIT,
+    Fetch,
+    Fetched,
     ForkOrder,
     Greeting,
     Inspect,
+    Listen,
+    Listening,
     Ready,
     Setup,
     SysPath,
     WorkerEnded,
 )
-from hyperflow.wire.numbers import Seq, WorkerNumber
+from hyperflow.wire.numbers import DefinitionNumber, Seq, WorkerNumber
 from hyperflow.wire.shared_memory import Offer
 
 KILL_GRACE = 2.0
@@ -99,6 +103,10 @@ PASSED_ON = frozenset(
 """What a worker says that only the head understands."""
 
 
+HELD = frozenset(map(int, (Kind.GIVE, Kind.TASKS, Kind.NAMED, Kind.CHANNEL, Kind.KEEP, Kind.LIMIT)))
+"""What waits with a block that is still to come from another node; the rest is for what the worker is doing already."""
+
+
 class Launcher:
     """The select loop and what it knows."""
 
@@ -117,7 +125,10 @@ class Launcher:
         self.alarm = 0.0
         """When it is to look at all clocks."""
         self.zygote = Zygote()
-        self.cache = NodeCache()
+        self.peers = Peers(self.selector, self.on_fetched, self.wake_by)
+        self.cache = NodeCache(self.peers)
+        self.held: dict[WorkerNumber, list[tuple[int, memoryview]]] = {}
+        """What workers are to get when a block has come from another node."""
         self.post_mortems = PostMortems(self.selector, self.head.send)
         self.closing = False
         self.failed_forks: deque[tuple[float, bytes]] = deque()  # when to report which
@@ -146,9 +157,8 @@ class Launcher:
 
     def turn(self) -> None:
         """Wait until something happens, and do what is to be done about it. Most turns pass on one message."""
-        moment = min(self.alarm, self.head.due)
         began = time.monotonic()
-        patience = max(moment - began, 0.0) if moment < math.inf else None
+        patience = max(min(self.alarm, self.head.due) - began, 0.0)
         ready = self.selector.select(patience)
         self.now = time.monotonic()
         self.woke_up(patience, self.now - began)
@@ -163,12 +173,12 @@ class Launcher:
             self.head.flush()
         self.wake_by(self.memory_kills.look(self.now))
 
-    def woke_up(self, patience: float | None, took: float) -> None:
+    def woke_up(self, patience: float, took: float) -> None:
         """Count the silence of the head, and put off what was due while this process, or the machine, stood still.
 
         All of the node was stopped then (scontrol suspend, a frozen control group): nothing ran, and nothing was read.
         """
-        if patience is not None and took > patience + STANDSTILL:
+        if took > patience + STANDSTILL:
             for process in self.workers.values():
                 process.put_off(took - patience)
             self.alarm = 0.0
@@ -177,8 +187,7 @@ class Launcher:
 
     def wake_by(self, moment: float) -> None:
         """Look at all clocks by that moment."""
-        if moment < self.alarm:
-            self.alarm = moment
+        self.alarm = min(self.alarm, moment)
 
     def watch(self, process: child.WorkerProcess) -> None:
         """Something is to happen to a worker at some moment, or it is ending."""
@@ -201,9 +210,11 @@ class Launcher:
             yield self.now + self.setup.silence_limit - self.head.silence
         if (old := self.post_mortems.moment) is not None:
             yield old
+        if (silent := self.peers.moment) is not None:
+            yield silent
 
     def check_clocks(self) -> None:
-        """Do what is due, and note when the next thing will be. (What becomes due later than was noted costs a look.)"""
+        """Do what is due, and note when the next thing will be. (What moves to a later moment costs a look.)"""
         now, head = self.now, self.head
         if self.setup is not None and not self.closing:
             if head.silence > self.setup.silence_limit:
@@ -215,6 +226,7 @@ class Launcher:
         while self.failed_forks and now >= self.failed_forks[0][0]:
             head.send(self.failed_forks.popleft()[1])
         self.post_mortems.end_old(now)
+        self.peers.check(now)
         self.check_looks()
         self.check_timed(now)
         self.alarm = min(self.moments())
@@ -279,7 +291,10 @@ class Launcher:
             self.head.send(frames.frame(Kind.BROKEN, body=str(error).encode()))
             self.stop("the head's stream is broken")
 
-    def handle(self, kind: int, number: WorkerNumber, body: memoryview) -> None:  # noqa: PLR0912 (one branch for each kind)
+    def handle(self, kind: int, number: WorkerNumber, body: memoryview) -> None:  # noqa: PLR0912, PLR0915 (one branch for each kind)
+        if number in self.held and kind in HELD:
+            self.held[number].append((kind, body))
+            return
         process = self.workers.get(number)
         if kind == Kind.TASKS:  # the most frequent one
             if process is not None and process.status is None:
@@ -291,11 +306,15 @@ class Launcher:
         elif kind == Kind.BLOCK:
             self.cache.keep_block(body)
         elif kind == Kind.CONTENT:
-            self.cache.fill(body)
+            if (filled := self.cache.fill(body)) is not None:
+                self.release(filled)
         elif kind == Kind.TAKEN:
             self.cache.taken(number, body)
         elif kind == Kind.FORGET:
             self.cache.forget(body)
+            if self.held:
+                for (gone,) in frames.NUMBER.iter_unpack(body):
+                    self.release(DefinitionNumber(gone))
             for other in self.workers.values():
                 self.forward(other, frames.frame(Kind.FORGET, other.number, body))
         elif kind == Kind.FORK:
@@ -304,6 +323,10 @@ class Launcher:
             self.zygote.follow(messages.read(SysPath, body))
             for other in self.workers.values():
                 self.forward(other, frames.frame(Kind.PATH, other.number, body))
+        elif kind == Kind.LISTEN:
+            self.listen(messages.read(Listen, body))
+        elif kind == Kind.FETCH:
+            self.cache.expect(messages.read(Fetch, body))
         elif kind == Kind.CLOSE:
             self.close()
         elif kind == Kind.ALIVE:
@@ -312,6 +335,8 @@ class Launcher:
             self.post_mortems.ask(messages.read(Inspect, body))
         elif process is None or process.status is not None:
             pass  # it has ended; the head knows, or will soon
+        elif kind == Kind.GIVE and self.cache.awaits(body):
+            self.held[number] = [(kind, body)]
         elif kind == Kind.GIVE:
             for data in self.cache.given(number, body):
                 self.forward(process, data)
@@ -347,6 +372,29 @@ class Launcher:
         self.head.silence = 0.0
         self.head.send(messages.framed(Ready(self.cache.shares_memory)))
 
+    # ---- from other nodes ---------------------------------------------------------------------------------------
+
+    def listen(self, order: Listen) -> None:
+        """Learn the secret; take connections, and say where."""
+        self.peers.know(bytes.fromhex(order.secret))
+        if order.open:
+            self.head.send(messages.framed(Listening(*self.peers.listen())))
+
+    def on_fetched(self, name: bytes, cause: str) -> None:
+        """A block has come from another node, or could not be had there."""
+        (number,) = frames.NUMBER.unpack(name)
+        self.head.send(messages.framed(Fetched(number, cause)))
+        if not cause:
+            self.release(DefinitionNumber(number))
+
+    def release(self, number: DefinitionNumber) -> None:
+        """Give workers what has waited for this block, as far as it does not wait for another one."""
+        self.cache.has_come(number)
+        held, self.held = self.held, {}
+        for worker, waiting in held.items():
+            for kind, body in waiting:
+                self.handle(kind, worker, body)
+
     def close(self) -> None:
         """The head asks for the end: let idle workers leave by themselves."""
         self.closing = True
@@ -373,6 +421,8 @@ class Launcher:
         try:
             ours, theirs = socket.socketpair()
             page = mmap.mmap(-1, PAGES)
+            entry.before_fork()
+            mark = child.mark(number)  # here, too, for the moment: what is done now costs the child no copies of pages
             pid = os.fork()
         except OSError as error:  # too many processes, open files, too little memory; sockets close with their objects
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -383,6 +433,7 @@ class Launcher:
             return
         if pid == 0:
             self.become_worker(number, theirs, ours, page, order)
+        del mark
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         theirs.close()
         ours.setblocking(False)
@@ -406,11 +457,10 @@ class Launcher:
             for other in self.workers.values():
                 other.let_go()
             self.cache.close()
+            self.peers.close()
             self.post_mortems.close()
             self.head.close()
-            mark = child.mark(number)
             code = entry.become_worker(sock, page, self.setup, order)
-            del mark  # until now
         except BaseException:  # noqa: BLE001 (a forked child must not go on as a launcher)
             traceback.print_exc()
         finally:
@@ -481,7 +531,8 @@ class Launcher:
                     self.post_mortems.keep(process.number, body, process.fds.pop(0))
                     self.alarm = 0.0
                 elif kind in PASSED_ON:
-                    self.head.send(frames.frame(kind, process.number, body))
+                    by = self.now + JOIN_MOST if kind == Kind.MEASURED else 0.0  # it goes with the answer that follows
+                    self.head.send(frames.frame(kind, process.number, body), by=by)
                 else:
                     raise frames.ProtocolError("a frame that workers do not send")
         except (frames.ProtocolError, struct.error, IndexError, ValueError):
@@ -574,6 +625,7 @@ class Launcher:
     def finish(self, process: child.WorkerProcess) -> None:
         """Nothing is left of a worker: tell the head."""
         del self.workers[process.number], self.timed[process.number]
+        self.held.pop(process.number, None)
         status, reason = process.status if process.status is not None else 70, process.reason
         out_of_memory = status == -signal.SIGKILL and not reason and self.memory_kills.took_one(time.monotonic())
         tail = process.log_tail() if reason in ("", TIME_LIMIT) else ""

@@ -64,6 +64,8 @@ class Zygote:
         for name in machine.THREAD_VARIABLES:
             os.environ.pop(name)
         os.environ.update(user_set)
+        if setup.preload:
+            _keep_from_collector()
         return ""
 
     def follow(self, path: SysPath) -> None:
@@ -81,9 +83,14 @@ class Zygote:
         importlib.import_module(f"hyperflow.{self._missing.pop()}")
         sys.path[:] = theirs
         if not self._missing:
-            gc.collect()
-            gc.freeze()  # keeps the garbage collector of a worker from copying all pages of what we imported
+            _keep_from_collector()
             self.is_warm = True
+
+
+def _keep_from_collector() -> None:
+    """Keep the garbage collector of a worker from copying all pages of what was imported here."""
+    gc.collect()
+    gc.freeze()
 
 
 def take_environment(theirs: dict[str, str]) -> None:

@@ -22,7 +22,7 @@ ANSWERS_AT_ONCE = 1000.0
 """Where so many answers are expected in a second, one task is prefetched however long it takes, if much waits: then the
 launchers may join their answers, and the head may come round late, and no CPU idles meanwhile."""
 
-DEEP = 0.25
+DEEP = 0.1
 """So many tasks for each worker at work have to wait for that. Else what is prefetched would wait longer for its worker
 than for the next one that is free."""
 
@@ -37,6 +37,9 @@ PREFETCH_BYTES = 1 << 20
 RETRACT_WORTH = 0.0005
 """Less estimated work (seconds) than this stays where it is queued: it ends sooner than a retraction."""
 
+GRAIN = 0.0001
+"""So much of a batch (seconds of work) an idle worker gets at once: a message to each of more workers takes longer."""
+
 NEWEST_WEIGHT = 0.2
 """Weight of the newest measurement in the mean time of a function."""
 
@@ -47,21 +50,33 @@ class Estimates:
     def __init__(self) -> None:
         self.seconds: dict[DefinitionNumber, float] = {}
 
-    def learn(self, function: DefinitionNumber, seconds: float) -> None:
-        """A task of this function took so long."""
+    def learn(self, function: DefinitionNumber, seconds: float, count: int = 1) -> None:
+        """A task of this function took so long; or so many, on average."""
         known = self.seconds.get(function)
-        self.seconds[function] = seconds if known is None else known + NEWEST_WEIGHT * (seconds - known)
+        if known is None:
+            self.seconds[function] = seconds
+        else:
+            weight = NEWEST_WEIGHT if count == 1 else 1.0 - (1.0 - NEWEST_WEIGHT) ** count
+            self.seconds[function] = known + weight * (seconds - known)
 
     def forget(self, functions: Iterable[DefinitionNumber]) -> None:
         """These functions will not be used again."""
         for number in functions:
             self.seconds.pop(number, None)
 
+    def grain(self, task: Task) -> int:
+        """Return how many of a batch an idle worker is to get."""
+        seconds = self.seconds.get(task.function)
+        return 1 if seconds is None or task.count == 1 else max(int(GRAIN / max(seconds, 1e-6)), 1)
+
     def is_worth_retracting(self, worker: Worker, worth: float) -> bool:
         """Whether a worker has prefetched tasks that were not cancelled, and at least so many seconds of work."""
-        prefetched = list(worker.queue.values())[1:]
-        work = sum(self.seconds.get(task.function, 1.0) for task in prefetched)  # of an unknown function, a second each
-        return work >= worth and any(task.state is SENT for task in prefetched)
+        work, wanted = 0.0, False
+        for place, task in enumerate(worker.queue.values()):
+            count = task.count if place else task.count - 1  # without the one that it is in
+            work += count * self.seconds.get(task.function, 1.0)  # of an unknown function, a second each
+            wanted = wanted or (count > 0 and task.state is SENT)
+        return wanted and work >= worth
 
     def is_ahead(self, function: DefinitionNumber, active: int, left: int) -> bool:
         """Whether a worker is to have a task more than the one that it is in, even if that takes long."""
@@ -78,7 +93,7 @@ class Estimates:
         seconds = means.get(task.function)
         if seconds is None:
             return 0
-        queued = len(worker.queue)
+        queued = worker.held
         last = next(reversed(worker.queue.values()))
         if last.alone:
             return 0

@@ -26,8 +26,8 @@ workers (they would need to know each other, and a crash could not be charged to
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Iterable, Sequence
 from operator import attrgetter
 
 from hyperflow.errors import ImpossibleRequest
@@ -40,6 +40,7 @@ from hyperflow.scheduling.state import (
     NOT_SENT,
     SENT,
     WAITING,
+    Batch,
     Effect,
     Fork,
     Kill,
@@ -89,6 +90,7 @@ class Scheduler:
         """Whether the last `schedule` left something that can be started at once."""
         self._at: dict[str, dict[WorkerNumber, Worker]] = {}  # the workers of each node
         self._queues: dict[Request, deque[Task]] = defaultdict(deque)  # each deque ordered by number
+        self._in_batches: Counter[Request] = Counter()  # how many more tasks wait in each queue than it has entries
         self._prefetched = 0  # tasks that are with a worker that has an older one
         self._active = 0  # workers that hold CPUs
         # Workers to look at when prefetching: those that something happened to. To look at all would cost O(workers).
@@ -149,7 +151,7 @@ class Scheduler:
         """Start nothing more on a node."""
         self.pool.put_aside(name)
         for worker in self.workers_at(name):
-            if len(worker.queue) > 1 and not worker.retracting and not worker.ending:
+            if worker.held > 1 and not worker.retracting and not worker.ending:
                 self._retract(worker)
 
     def take_back(self, name: str) -> None:
@@ -166,8 +168,7 @@ class Scheduler:
         ]
         for task in held:
             assert task.worker is not None
-            del task.worker.queue[task.number]
-            self._leave(task.worker, task)
+            self._take_out(task.worker, task)
             task.state = ENDED
             task.was_lost_on(name)
         return held
@@ -195,9 +196,10 @@ class Scheduler:
         impossible: list[Task] = []
         for request in [request for request in self._queues if _cpus(request) > self.pool.largest]:
             impossible += [task for task in self._queues.pop(request) if task.state is WAITING]
+            del self._in_batches[request]
         impossible.sort(key=lambda task: task.number)
         for task in impossible:
-            self.waiting -= 1
+            self.waiting -= task.count
             task.state = ENDED
         return impossible
 
@@ -208,8 +210,14 @@ class Scheduler:
         self._queues[task.cpus if task.past is None else task.request].append(task)
         self.waiting += 1
 
+    def submit_batch(self, batch: Batch) -> None:
+        """The same for many; there is a node that is large enough."""
+        self._queues[batch.cpus].append(batch)
+        self._in_batches[batch.cpus] += batch.count - 1
+        self.waiting += batch.count
+
     def resubmit(self, task: Task) -> None:
-        """An answered task is to be run once more, before what was submitted after it."""
+        """A task is to be run, before what was submitted after it: one that was answered, say, and failed."""
         self._put_back([task])
 
     def start_copy(self, copy: Task, of: Task) -> bool:
@@ -240,6 +248,55 @@ class Scheduler:
         task.state = ENDED
         return task
 
+    def answered_first(self, batch: Batch, count: int, seconds: float) -> None:
+        """The worker of a batch has answered its first ones, which took so long all together."""
+        worker = batch.worker
+        assert worker is not None
+        if count == batch.count:
+            del worker.queue[next(iter(worker.queue))]
+        self._answers = worker.heard = self._answers + count
+        worker.slow = False
+        if batch.state is SENT:
+            self._estimates.learn(batch.function, seconds / count, count)
+        self._leave(worker, batch, count)
+        batch.drop(count)
+        if not batch.count:
+            batch.state = ENDED
+
+    def single_out(self, batch: Batch, number: TaskNumber) -> Task:
+        """Make one of a batch that is with a worker a task of its own."""
+        task = batch.one(number)
+        parts: list[Task] = [batch.cut(number - batch.number)] if number > batch.number else []
+        parts.append(task)
+        batch.drop(1)
+        if batch.count:
+            parts.append(batch)
+        _replace(batch, parts)
+        return task
+
+    def single_out_all(self, nodes: Collection[str] | None = None) -> list[tuple[Batch, list[Task]]]:
+        """Make each of all batches a task of its own, or of those that are with workers of these nodes."""
+        found: list[tuple[Batch, list[Task]]] = []
+
+        def apart(entries: Iterable[Task]) -> list[Task]:
+            singles: list[Task] = []
+            for entry in entries:
+                if type(entry) is Batch:
+                    found.append((entry, [entry.one(number) for number in entry.numbers]))
+                    singles += found[-1][1]
+                else:
+                    singles.append(entry)
+            return singles
+
+        for worker in self.workers.values():
+            if nodes is None or worker.node in nodes:
+                _fill(worker, apart(worker.queue.values()))
+        if nodes is None:
+            for request, waiting in self._queues.items():
+                self._queues[request] = deque(apart(waiting))
+            self._in_batches.clear()
+        return found
+
     def forget(self, functions: Iterable[DefinitionNumber]) -> None:
         """These functions will not be used again."""
         self._estimates.forget(functions)
@@ -247,13 +304,17 @@ class Scheduler:
     def skipped(self, number: WorkerNumber, task_number: TaskNumber, seq: Seq) -> list[Task]:
         """A worker did not run a task because of a retraction; return it if it waits again."""
         worker = self.workers.get(number)
-        task = worker.queue.get(task_number) if worker is not None else None
+        if worker is None:
+            return []
         # Mostly the retraction's own answer came first. It may even have the task again, under another seq.
-        if worker is not None and task is not None and task.seq == seq:
-            del worker.queue[task_number]
-            self._leave(worker, task)
-            return self._put_back([task])
-        return []
+        task = next((one for one in worker.queue.values() if one.number == task_number and one.seq == seq), None)
+        if task is None:
+            return []
+        if type(task) is Batch and task.count > 1:
+            rest, task = task, task.cut(1)
+            _replace(rest, [task, rest])
+        self._take_out(worker, task)
+        return self._put_back([task])
 
     def retracted(self, number: WorkerNumber, boundary: Seq, below: Seq) -> list[Task]:
         """A launcher retracted the tasks with boundary <= seq < below from a worker; return those that wait again."""
@@ -261,10 +322,13 @@ class Scheduler:
         if worker is None:
             return []
         worker.retracting = False
-        back = [task for task in worker.queue.values() if boundary <= task.seq < below]
+        back = [task for task in worker.queue.values() if boundary < task.seq + task.count and task.seq < below]
+        if back and back[0].seq < boundary:  # a batch that the worker is in
+            rest = back[0]
+            assert type(rest) is Batch
+            _replace(rest, [rest.cut(boundary - rest.seq), rest])
         for task in back:
-            del worker.queue[task.number]
-            self._leave(worker, task)
+            self._take_out(worker, task)
         # The worker is running the task that it started last, even if earlier answers have not arrived.
         newest = next(reversed(worker.queue.values()), None)
         if newest is not None and newest.state is CANCELLED:
@@ -293,6 +357,29 @@ class Scheduler:
         else:
             return
         task.state = CANCELLED
+
+    def withdraw(self, owner: object) -> list[Batch]:
+        """No flow wants the batches of a map any more: cancel and return them. One look at all that there is."""
+        found: list[Batch] = []
+        for request, waiting in self._queues.items():
+            mine = [task for task in waiting if type(task) is Batch and task.owner is owner]
+            if mine:
+                self._queues[request] = deque(t for t in waiting if type(t) is not Batch or t.owner is not owner)
+                self._in_batches[request] -= sum(batch.count - 1 for batch in mine)
+                self.waiting -= sum(batch.count for batch in mine)
+                found += mine
+        for worker in self.workers.values():
+            for place, task in enumerate(worker.queue.values()):
+                if type(task) is Batch and task.owner is owner and task.state is SENT:
+                    self.sent -= task.count
+                    if not place:
+                        self.kill(worker)
+                    elif not worker.retracting and not worker.ending:
+                        self._retract(worker)
+                    found.append(task)
+        for batch in found:
+            batch.state = CANCELLED
+        return sorted(found, key=lambda batch: batch.number)
 
     def kill(self, worker: Worker) -> None:
         """End a worker; its CPUs come back when `ended` is called."""
@@ -380,19 +467,19 @@ class Scheduler:
                 oldest = self._oldest(cpus)
                 if oldest is None or oldest.fresh:
                     return
-                self._give(worker, [self._pop(cpus)])
+                self._give(worker, [self._pop(cpus, self._estimates.grain(oldest))])
 
     def _take_from_slow(self, looks: int) -> None:
         """Retract what is queued at workers that have fallen behind: younger ones would start before it, elsewhere."""
         behind = PATIENCE * self._active
         for _ in range(min(looks, len(self._overfull))):
             worker = self._overfull.popleft()
-            if len(worker.queue) < 2:
+            if worker.held < 2:
                 worker.overfull = False
                 continue
             self._overfull.append(worker)
             if not worker.ending and not worker.retracting:
-                if self._answers - worker.heard > behind * len(worker.queue):
+                if self._answers - worker.heard > behind * worker.held:
                     worker.slow = True
                     self._retract(worker)
 
@@ -407,7 +494,7 @@ class Scheduler:
         for _ in range(len(self._overfull) if looks is None else min(looks, len(self._overfull))):
             worker = self._overfull.popleft()
             cpus = len(worker.cpus)
-            prefetched = len(worker.queue) - 1
+            prefetched = worker.held - 1
             if prefetched < 1:
                 worker.overfull = False
                 continue
@@ -447,7 +534,8 @@ class Scheduler:
             if node is not None:
                 if work <= 0:
                     return False
-                work -= FORK_WORK if self._start(self._pop(first), node) else 1
+                count = self._estimates.grain(self._queues[first][0])
+                work -= FORK_WORK if self._start(self._pop(first, count), node) else 1
                 if type(first) is Wish and not self._queues[first]:
                     del self._queues[first]  # else there would be more and more
                     sizes = []
@@ -468,13 +556,26 @@ class Scheduler:
 
     def _oldest(self, request: Request) -> Task | None:
         tasks = self._queues[request]
-        while tasks and tasks[0].state is not WAITING:  # cancelled while it waited
+        while tasks and tasks[0].state is not WAITING:  # cancelled while it waited; no batch, see withdraw
             tasks.popleft()
         return tasks[0] if tasks else None
 
-    def _pop(self, request: Request) -> Task:
-        self.waiting -= 1
-        return self._queues[request].popleft()
+    def _pop(self, request: Request, most: int = 1) -> Task:
+        """Take out the oldest, of a batch so many."""
+        waiting = self._queues[request]
+        task = waiting[0]
+        if task.count == 1:
+            waiting.popleft()
+        else:
+            assert type(task) is Batch
+            if task.count > most:
+                task = task.cut(most)
+                self._in_batches[request] -= most
+            else:
+                waiting.popleft()
+                self._in_batches[request] -= task.count - 1
+        self.waiting -= task.count
+        return task
 
     def _start(self, task: Task, node: str) -> bool:
         """Start a task on a node; return whether that takes a new worker."""
@@ -498,23 +599,27 @@ class Scheduler:
         return worker
 
     def _give(self, worker: Worker, tasks: list[Task]) -> None:
-        if worker.queue:  # to an idle worker goes only one task
-            self._prefetched += len(tasks)
-        else:
+        before = worker.sent
+        if not worker.held:
             worker.heard = self._answers
         for task in tasks:
-            worker.sent += 1  # type: ignore[assignment]  # Seq() would cost each task a call
-            task.seq = worker.sent
+            task.seq = worker.sent + 1  # type: ignore[assignment]  # Seq() would cost each task a call
+            worker.sent += task.count  # type: ignore[assignment]
             task.worker = worker
             task.state = SENT
             worker.queue[task.number] = task
-            worker.load += task.size
+            worker.load += task.size * task.count
+            if type(task) is Batch:
+                worker.has_batches = True
             if task.past is not None and task.past.lost:
                 self._suspect(task, worker.node)
-        if len(worker.queue) > 1 and not worker.overfull:
+        count = worker.sent - before
+        self._prefetched += count if worker.held else count - 1
+        worker.held += count
+        if worker.held > 1 and not worker.overfull:
             worker.overfull = True
             self._overfull.append(worker)
-        self.sent += len(tasks)
+        self.sent += count
         self._candidates[worker.number] = worker
         self._effects.append(Send(worker, tasks))
 
@@ -531,7 +636,7 @@ class Scheduler:
             oldest = self._oldest(cpus)
             if oldest is None or oldest.alone:
                 continue
-            left = len(self._queues[cpus])
+            left = len(self._queues[cpus]) + self._in_batches[cpus]
             ahead = self._estimates.is_ahead(oldest.function, self._active, left)
             rooms = [
                 (worker, room)
@@ -552,14 +657,17 @@ class Scheduler:
     def _take_prefetch(self, cpus: int, count: int, bound: TaskNumber | None, function: DefinitionNumber) -> list[Task]:
         taken: list[Task] = []
         size = 0
-        while len(taken) < count and size < PREFETCH_BYTES:
+        while count > 0 and size < PREFETCH_BYTES:
             oldest = self._oldest(cpus)
             if oldest is None or oldest.alone or oldest.function != function:
                 break
             if bound is not None and oldest.number > bound:
                 break
-            taken.append(self._pop(cpus))
-            size += oldest.size
+            most = count if oldest.count == 1 else min(count, 1 + (PREFETCH_BYTES - size) // max(oldest.size, 1))
+            task = self._pop(cpus, most)
+            taken.append(task)
+            count -= task.count
+            size += task.size * task.count
         return taken
 
     def _retract(self, worker: Worker) -> None:
@@ -568,19 +676,30 @@ class Scheduler:
 
     # ---- book-keeping -------------------------------------------------------------------------------------------
 
-    def _leave(self, worker: Worker, task: Task) -> None:
-        """A task has left a worker's queue."""
-        worker.load -= task.size
+    def _take_out(self, worker: Worker, task: Task) -> None:
+        """Take a task, or a whole batch, out of a worker's queue."""
+        number = task.number
+        if worker.queue.get(number) is not task:  # a batch that has another number by now
+            number = next(at for at, one in worker.queue.items() if one is task)
+        del worker.queue[number]
+        self._leave(worker, task, task.count)
+
+    def _leave(self, worker: Worker, task: Task, count: int = 1) -> None:
+        """A task, or so many of a batch, have left a worker's queue."""
+        worker.held -= count
+        worker.load -= task.size * count
         if task.state is SENT:  # a cancelled one was counted out before
-            self.sent -= 1
+            self.sent -= count
         if self._suspects:
             self._acquit(task)
         if worker.queue:
-            self._prefetched -= 1
+            self._prefetched -= count
             self._candidates[worker.number] = worker
-        elif worker.ending:
-            pass
-        elif worker.fresh:
+            return
+        self._prefetched -= count - 1
+        if worker.ending:
+            return
+        if worker.fresh:
             self._leaving += 1
         else:
             self._freed.append(worker)
@@ -603,8 +722,9 @@ class Scheduler:
         tasks = list(worker.queue.values())
         worker.queue.clear()
         if tasks:
-            self._prefetched -= len(tasks) - 1
-        self.sent -= sum(task.state is SENT for task in tasks)
+            self._prefetched -= worker.held - 1
+        worker.held = 0
+        self.sent -= sum(task.count for task in tasks if task.state is SENT)
         if self._suspects:
             for task in tasks:
                 self._acquit(task)
@@ -632,17 +752,52 @@ class Scheduler:
             task.state = WAITING
             task.worker = None
             task.seq = NOT_SENT
-            self.waiting += 1
+            self.waiting += task.count
             sizes[task.cpus if task.past is None else task.request].append(task)
+            if task.count > 1:
+                self._in_batches[task.cpus] += task.count - 1
         for request, back in sizes.items():
             waiting = self._queues[request]
             # What comes back is mostly older than all that waits, so only a few in front are looked at.
             newest = max(task.number for task in back)
             while waiting and waiting[0].number < newest:
                 back.append(waiting.popleft())
-            waiting.extendleft(sorted(back, key=_number, reverse=True))
+            back.sort(key=_number)
+            if waiting:
+                back.append(waiting.popleft())  # it may go on where what comes back ends
+            joined = _joined(back)
+            waiting.extendleft(reversed(joined))
+            if len(joined) < len(back):
+                self._in_batches[request] += len(back) - len(joined)
         return again
 
 
 def _cpus(request: Request) -> int:
     return request.cpus if type(request) is Wish else request
+
+
+def _joined(tasks: Iterable[Task]) -> list[Task]:
+    """Return tasks that wait with batches put together: else what comes back again and again would be ever smaller."""
+    joined: list[Task] = []
+    for task in tasks:
+        last = joined[-1] if joined else None
+        both = last.with_next(task) if type(last) is Batch else None
+        if both is not None:
+            joined[-1] = both
+        else:
+            joined.append(task)
+    return joined
+
+
+def _replace(batch: Batch, parts: Sequence[Task]) -> None:
+    """Put parts of a batch in its place in its worker's queue."""
+    assert batch.worker is not None
+    entries = [part for entry in batch.worker.queue.values() for part in (parts if entry is batch else (entry,))]
+    _fill(batch.worker, entries)
+
+
+def _fill(worker: Worker, entries: Iterable[Task]) -> None:
+    """Fill a worker's queue anew; its evaluations are the same."""
+    queue = {entry.number: entry for entry in entries}
+    worker.queue.clear()
+    worker.queue.update(queue)

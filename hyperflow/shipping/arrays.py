@@ -18,7 +18,7 @@ import os
 import pickle
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from hyperflow.shipping.stock import Stock
@@ -40,6 +40,7 @@ class SharedBuffer:
     number: DefinitionNumber  # its name on the wire
     block: Block  # where its contents are
     users: int = 0  # calls under way that use it
+    spoiled: bool = False  # a worker that had it has ended, or was lost and may go on for a while
 
 
 class SharedBuffers:
@@ -166,8 +167,15 @@ class SharedBuffers:
     def leave(self, holders: Callable[[DefinitionNumber], set[WorkerNumber] | None] = lambda _: None) -> None:
         """Let go of what was evicted. `holders` says who was told to forget it; None if that is not known."""
         for buffer in self.leaving:
-            self.stock.put(buffer.number, buffer.block, holders(buffer.number))
+            self.stock.put(buffer.number, buffer.block, None if buffer.spoiled else holders(buffer.number))
         self.leaving.clear()
+
+    def worker_gone(self, worker: WorkerNumber, numbers: Iterable[DefinitionNumber]) -> None:
+        """A worker has ended that had these, among others; if its node was lost, nobody knows when it looks no more."""
+        for number in numbers:
+            if number in self.known:
+                self.known[number].spoiled = True
+        self.stock.worker_gone(worker)
 
     def close(self) -> None:
         self.leave()

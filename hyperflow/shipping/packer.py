@@ -128,6 +128,13 @@ class Packer:
                     found.clear()
         return self._pack_by_value(definition, content)
 
+    def plain(self, fn: Callable[..., Any]) -> tuple[Definition, Callable[[], bool]] | None:
+        """Return a function's definition, and what tells whether it holds; None if calls of it may need more."""
+        known = self._functions.get(id(fn))
+        if known is None or known.ref() is not fn or known.changing or known.definition.args_by_value:
+            return None
+        return known.definition, known.watch.unchanged
+
     def _pack_by_value(self, definition: Definition, content: Any) -> PackedCall:
         beside = Beside()
         try:

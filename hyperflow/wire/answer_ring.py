@@ -1,9 +1,9 @@
 """The answer ring: memory in which a worker leaves its answers for its launcher, without a system call.
 
 The worker writes an answer behind the ones before, and then how far it has written. So an answer is out of the worker
-before its next task starts: whatever kills the worker then, the launcher finds it here. The launcher copies what is new,
-and then writes how far it has taken, which is where the worker may write again. Neither waits for the other: an answer
-for which there is no room goes another way (worker/stream.py, which also says when the launcher is told to look).
+before its next task starts: whatever kills the worker then, the launcher finds it here. The launcher copies what is
+new, and then writes how far it has taken, which is where the worker may write again. Neither waits for the other: an
+answer for which there is no room goes another way (worker/stream.py, which also says when the launcher is told).
 
 Positions count bytes since the beginning and never go back; the place of one is its remainder.
 tests/wire/test_answer_ring.py goes through all orders in which the two can see each other's writes.

@@ -22,7 +22,7 @@ from __future__ import annotations
 import enum
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from hyperflow.wire.channel import IN_CHANNEL
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
@@ -124,7 +124,11 @@ class Kind(enum.IntEnum):
     KEPT = 32  # worker > launcher > head: it is there, or not any more
     INSPECT = 33  # head > launcher > copy: a line for the debugger there
     INSPECTED = 34  # copy > launcher > head: what that has printed
-    WRITTEN = 36  # worker > launcher: up to where there are answers in the ring (answer_ring.py)
+    LISTEN = 40  # head > launcher: take connections of other launchers; with the secret
+    LISTENING = 41  # launcher > head: where
+    FETCH = 42  # head > launcher: a block comes from another node
+    FETCHED = 43  # launcher > head: it is here, or could not be had there
+    WRITTEN = 37  # worker > launcher: up to where there are answers in the ring (answer_ring.py)
     BROKEN = 28  # launcher > head: what came from the head is no frame; text
 
 
@@ -217,6 +221,13 @@ def add_task(
     parts += (TASK.pack(task, function, len(buffers), sum(map(len, content))), *content)
 
 
+def add_tasks(parts: list[Bytes], first: TaskNumber, function: DefinitionNumber, payloads: Iterable[bytes]) -> None:
+    """Add the records of tasks with consecutive numbers, without buffers."""
+    pack = TASK.pack
+    for number, payload in enumerate(payloads, first):
+        parts += (pack(number, function, 0, len(payload)), payload)
+
+
 def result_record(
     task: TaskNumber, outcome: Outcome, seconds: float, payload: bytes, buffers: Sequence[Buffer] = ()
 ) -> list[Bytes]:
@@ -242,7 +253,7 @@ def tasks(body: memoryview) -> Iterator[tuple[TaskNumber, DefinitionNumber, memo
         task, function, count, length = unpack(body, offset)
         start = offset + TASK.size
         offset = start + length
-        payload, buffers = _split(body[start:offset], count) if count else (body[start:offset], [])
+        payload, buffers = split(body[start:offset], count) if count else (body[start:offset], [])
         yield task, function, payload, buffers
     if offset > size:
         raise ProtocolError("a record that is longer than its frame")
@@ -258,7 +269,7 @@ def results(body: memoryview) -> list[tuple[TaskNumber, int, float, memoryview, 
         offset = start + length
         content = body[start:offset]
         if count:
-            found.append((task, outcome, seconds, *_split(content, count)))
+            found.append((task, outcome, seconds, *split(content, count)))
         else:
             found.append((task, outcome, seconds, content, ()))
     if offset > size:
@@ -266,7 +277,22 @@ def results(body: memoryview) -> list[tuple[TaskNumber, int, float, memoryview, 
     return found
 
 
-def _split(content: memoryview, count: int) -> tuple[memoryview, list[Buffer]]:
+def end_of_result(body: memoryview, offset: int) -> int:
+    """Return where the record ends that begins at an offset of a body of results."""
+    end: int = offset + RESULT.size + RESULT.unpack_from(body, offset)[-1]
+    if end > len(body):
+        raise ProtocolError("a record that is longer than its frame")
+    return end
+
+
+def task_of_result(body: memoryview, offset: int) -> tuple[TaskNumber, int]:
+    """Return the task of that record, and its outcome."""
+    task, outcome, *_ = RESULT.unpack_from(body, offset)
+    return task, outcome
+
+
+def split(content: memoryview, count: int) -> tuple[memoryview, list[Buffer]]:
+    """Return the payload and the buffers of a record."""
     sizes = [SIZE.unpack_from(content, position * SIZE.size)[0] for position in range(count)]
     start = len(content)
     buffers: list[Buffer] = []

@@ -146,8 +146,43 @@ class Inspected(NamedTuple):
     text: str
 
 
+class Listen(NamedTuple):
+    """Head to launcher: the secret of those that hand blocks on."""
+
+    secret: str  # in hexadecimal
+    open: bool  # whether others are to connect; else it only needs to know the secret
+
+
+class Listening(NamedTuple):
+    """Launcher to head: where other launchers can connect to it."""
+
+    hosts: tuple[str, ...]  # addresses
+    port: int  # 0: nowhere
+
+
+class Fetch(NamedTuple):
+    """Head to launcher: a block comes from another node. What needs it waits for it."""
+
+    number: int
+    size: int
+    digest: str  # SHA-256
+    hosts: tuple[str, ...]  # of the node that has it or gets it; nothing: that is said later
+    port: int
+
+
+class Fetched(NamedTuple):
+    """Launcher to head: a block is here."""
+
+    number: int
+    cause: str  # why it could not be had from that node; else ""
+
+
 Message = (
-    Greeting
+    Listen
+    | Listening
+    | Fetch
+    | Fetched
+    | Greeting
     | Setup
     | SysPath
     | Ready
@@ -165,6 +200,10 @@ Message = (
 M = TypeVar("M", bound=Message)
 
 KINDS: dict[type[Message], Kind] = {
+    Listen: Kind.LISTEN,
+    Listening: Kind.LISTENING,
+    Fetch: Kind.FETCH,
+    Fetched: Kind.FETCHED,
     Greeting: Kind.GREETING,
     Setup: Kind.SETUP,
     SysPath: Kind.PATH,

@@ -3,11 +3,11 @@
 While a worker has more tasks in hand, it leaves an answer in the ring, which costs no system call, and wakes its
 launcher only now and then: a message says up to where there are answers.
 
-Guarantees: an answer that was left without a message lies there for LOOK seconds at most, also if the next task takes
-hours: it is left so only within WAKE seconds of a message that says that several tasks are in hand, and LOOK seconds after
-each such message the launcher looks by itself. (So the answer is there first, and then the clock is read.) When the
-last task in hand starts, and when there is none, all is sent: more can come while the last one runs. What goes through the socket comes behind all answers that were in the
-ring before it: it begins with how many these are.
+Guarantees: an answer that was left without a message does not lie there for long, also if the next task takes hours: it
+is left so only within WAKE seconds of a message that says that several tasks are in hand, and LOOK seconds after each
+such message the launcher looks by itself. (So the answer is there first, and then the clock is read.) When the last
+task in hand starts, and when there is none, all is told: more can come while the last one runs. What goes through the
+socket comes behind all answers that were in the ring before it: it begins with how many these are.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import threading
 import time
 from typing import Any
 
-from hyperflow.worker.surroundings import Surroundings
+from hyperflow.worker import surroundings
 
 _raw: Any = importlib.import_module("_signal")
 """The module under `signal`, which makes an enum of each number: 1 µs each time."""
@@ -46,8 +46,7 @@ class Traces:
         fcntl.fcntl(stream, fcntl.F_SETOWN, os.getpid())  # a mark: no other file has it
         self._pid = os.getpid()
         self._suspect = False  # whether a function has left something before
-        self._surroundings = Surroundings()
-        self._surroundings.watch()
+        self._surroundings = surroundings.of_worker()
         self._take_down()
 
     def _take_down(self) -> None:
@@ -58,7 +57,7 @@ class Traces:
         self._blocked = _raw.pthread_sigmask(signal.SIG_BLOCK, ())
         self._affinity = os.sched_getaffinity(0)
         self._pickle = _pickle()
-        self._tracing = sys.gettrace(), sys.getprofile()
+        self._trace, self._profile = sys.gettrace(), sys.getprofile()
 
     def keep(self) -> None:
         """Let stay what the function that runs has set until now."""
@@ -83,13 +82,13 @@ class Traces:
             thoroughly: Look also for what costs some microseconds. Once something has been found, that is always done.
         """
         _raw.alarm(0)
-        if self._surroundings.is_changed and (wrong := self._surroundings.put_back()):
+        if self._surroundings.before and (wrong := self._surroundings.put_back()):
             return wrong
         if (thoroughly or self._suspect) and (wrong := self._look_at_kernel()):
             return wrong
         if _pickle() != self._pickle:
             return "it has patched pickle"
-        if (sys.gettrace(), sys.getprofile()) != self._tracing:
+        if sys.gettrace() is not self._trace or sys.getprofile() is not self._profile:
             return "it has left a trace function"
         if _threads() > self._threads and not self._idle():
             return f"it has left threads: {', '.join(_names())}"

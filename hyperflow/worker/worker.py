@@ -190,8 +190,6 @@ def _settle(info: WorkerInfo) -> None:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("500")  # if memory runs out, an evaluation shall go, not the launcher
     numpy: Any = sys.modules.get("numpy")
-    if "numpy.random" in sys.modules:  # numpy itself imports it only when it is asked for, which takes a while
-        numpy.random.seed()  # else all workers would draw the same numbers
     if numpy is not None:
         blas.follow_environment()
     if numpy is not None and len(info.cpus) > 1:
@@ -243,7 +241,7 @@ class Worker:
         self.capsules = capsules.Capsules(place)
         self.at_work: capsules.Attempt | None = None
         """The evaluation that runs, as it came."""
-        self.states: capsules.RandomStates | None = capsules.random_states()
+        self.states: capsules.RandomStates | None = capsules.first_states()
         """Those of the random generators before it, if they were noted."""
         self.to_keep = 0
         """The evaluation whose process is to be kept if it fails; such a one comes alone."""

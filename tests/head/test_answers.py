@@ -29,7 +29,7 @@ async def test_answers_do_not_wait_for_a_long_task(tmp_path: Path) -> None:
 
 
 async def test_answers_outlive_their_worker(tmp_path: Path) -> None:
-    """A worker that is killed in a task has answered those before it: they do not run again, and it alone is charged."""
+    """A worker that is killed in a task has answered those before it: none runs again, and that one is charged."""
     effects = tmp_path / "effects"
 
     def mostly_quick(n: int, deadly: int) -> int:
@@ -47,7 +47,8 @@ async def test_answers_outlive_their_worker(tmp_path: Path) -> None:
             got = await hf.map_concurrently(
                 lambda n, deadly=deadly: hf.remote_eval(mostly_quick, n, deadly), range(200), errors="return"
             )
-            assert isinstance(got[deadly], hf.Failed)
-            assert type(got[deadly].error) is hf.WorkerDied
+            failed = got[deadly]
+            assert isinstance(failed, hf.Failed)
+            assert type(failed.error) is hf.WorkerDied
             assert [each for each in got if not isinstance(each, hf.Failed)] == [n for n in range(200) if n != deadly]
             assert sorted(map(int, effects.read_text().split())) == list(range(200)), "each has run once"

@@ -1,4 +1,4 @@
-"""Answers in the ring: none is lost, changed or seen too late, in whatever order its two ends see each other's writes."""
+"""Answers in the ring: none is lost, changed or seen too late, in whatever order its ends see each other's writes."""
 
 import mmap
 import random
@@ -154,7 +154,9 @@ def launcher(room: int, last: int, looks: bool = True) -> Party:
     return party
 
 
-def histories(count: int, room: int, ticks: int, answering: Answer = answer, looks: bool = True) -> set[tuple[Any, ...]]:
+def histories(
+    count: int, room: int, ticks: int, answering: Answer = answer, looks: bool = True
+) -> set[tuple[Any, ...]]:
     """Return what the launcher has got, in all histories."""
     last = ticks + LOOK + 2
     parties = [worker(answering, count, room), clock(ticks), launcher(room, last, looks)]
@@ -165,7 +167,7 @@ def histories(count: int, room: int, ticks: int, answering: Answer = answer, loo
 
 @pytest.mark.parametrize(("count", "room", "ticks"), [(1, 1, 1), (2, 1, 1), (3, 2, 1)])
 def test_every_answer_comes_once_and_in_order(count: int, room: int, ticks: int) -> None:
-    """Whatever sees what when: a worker that is stuck in a task has told all before it, within LOOK of its last message."""
+    """Whatever sees what when: of a worker that is stuck in a task, all answers before it come, and none twice."""
     expected = tuple(range(1, count + 1))
 
     got = histories(count, room, ticks)
@@ -203,7 +205,10 @@ def test_answers_of_all_sizes_go_round() -> None:
         else:
             refused += 1
         if draws.random() < (0.001 if task % 1000 < 500 else 0.1):
-            got = [(number, bytes(data)) for number, _, _, data, _ in frames.results(memoryview(reading.take(reading.look())))]
+            got = [
+                (number, bytes(data))
+                for number, _, _, data, _ in frames.results(memoryview(reading.take(reading.look())))
+            ]
             assert got == waiting
             waiting.clear()
 
@@ -274,7 +279,7 @@ def test_what_goes_through_the_socket_keeps_its_place(monkeypatch: pytest.Monkey
 
 
 def test_when_the_launcher_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the first answer, then after WAKE; when the last task in hand starts; by an answer after which there is none."""
+    """By the first answer, then after WAKE; when the last task in hand starts; when there is none."""
     sock, now = _Socket(), [100.0]
     ours, _ = opened(sock, monkeypatch, now)
 
