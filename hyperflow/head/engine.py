@@ -80,6 +80,7 @@ from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind, Outcome, ProtocolError
 from hyperflow.wire.messages import CANCELLED, Printed, StreamReply, StreamWanted, WorkerEnded
 from hyperflow.wire.numbers import Seq, TaskNumber, WorkerNumber
+from hyperflow.wire.views import KEPT_SECONDS
 
 logger = logging.getLogger("hyperflow")
 
@@ -169,6 +170,7 @@ class Engine:
         self._last_loss: NodeLost | None = None
         self._lost_logs: dict[str, str] = {}
         self._flushing = Later(self._flush)
+        self._dropping = Later(self._drop_old, KEPT_SECONDS)
         self._rebalancing = Later(self._rebalance, REBALANCE_PAUSE)
         self._writing = Later(self._events.flush, EVENTS_PAUSE)
         self._after_loss: list[asyncio.TimerHandle] = []  # for when a lost node must have ended
@@ -415,9 +417,14 @@ class Engine:
         gone = self._orders.forget()
         if gone:
             self.scheduler.forget(gone)
+            self._dropping.ask()
         if self._inbox or self.scheduler.unfinished:
             self._flushing.ask()
         self._collector.follow(len(self._evaluations) + len(self.scheduler.workers))
+
+    def _drop_old(self) -> None:
+        if self._orders.drop_old():
+            self._dropping.ask()
 
     def _rebalance(self) -> None:
         if self.scheduler.unbalanced:
@@ -486,6 +493,8 @@ class Engine:
             self.worker_locks.on_message(self.scheduler.workers[number], kind, body)
         elif kind == Kind.STREAM_WANTED and number in self.scheduler.workers:
             self._on_stream_wanted(self.scheduler.workers[number], body)
+        elif kind == Kind.RETURNED:
+            self._orders.returned(number, body)
         elif kind in (Kind.KEPT, Kind.INSPECTED):
             self._on_post_mortem(kind, number, body)
         elif kind == Kind.PRINTED and number in self.scheduler.workers:
@@ -835,6 +844,7 @@ class Engine:
         finally:
             self._flushing.close()
             self._writing.close()
+            self._dropping.close()
             self._packer.buffers.close()
             self._collector.close()
             self._events.close()
