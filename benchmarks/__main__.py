@@ -10,10 +10,13 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import harness
+from benchmarks import goals, harness, scale
 from benchmarks.harness import OURS, QUESTIONS, Question, Result
 
 app = cyclopts.App(name="python -m benchmarks", help=__doc__)
+FEW = 6
+"""Figures of a contestant that are told beside it; more have a table of their own."""
+
 console = Console(width=None if sys.stdout.isatty() else 140)
 
 
@@ -46,11 +49,17 @@ def main(
         question: Question = importlib.import_module(f"benchmarks.{key}").QUESTION
         results.append(harness.run(question, rounds or question.rounds or 5, only))
         console.print(table(results[-1]))
+        if any(len(figures) > FEW for figures in results[-1].medians.values()):
+            console.print(figures_of(results[-1]))
     if write:
         from benchmarks import report  # it needs matplotlib
 
         report.write(results)
     return int(any(result.skipped.get(OURS, "").startswith("failed") for result in results))
+
+
+app.command(scale.main, name="scale")
+app.command(goals.main, name="goals")
 
 
 def table(result: Result) -> Table:
@@ -68,12 +77,25 @@ def table(result: Result) -> Table:
     for name in question.contestants:
         if name in medians:
             values = [turn["value"] for turn in result.turns[name]]
-            beside = ", ".join(f"{key} {number(value)}" for key, value in medians[name].items() if key != "value")
+            figures = medians[name] if len(medians[name]) <= FEW else {}
+            beside = ", ".join(f"{key} {number(value)}" for key, value in figures.items() if key != "value")
             ratio = f"{number(ratios[name])} times" if name in ratios else ""
             spread = f"{number(min(values))} to {number(max(values))}"
             shown.add_row(name, number(medians[name]["value"]), spread, ratio, beside)
         elif name in result.skipped:
             shown.add_row(name, "", "", "", result.skipped[name])
+    return shown
+
+
+def figures_of(result: Result) -> Table:
+    """Show all figures of each contestant, where they are many."""
+    medians = result.medians
+    shown = Table()
+    shown.add_column("")
+    for name in medians:
+        shown.add_column(name, justify="right")
+    for what in dict.fromkeys(what for figures in medians.values() for what in figures):
+        shown.add_row(what, *(number(figures[what]) if what in figures else "" for figures in medians.values()))
     return shown
 
 

@@ -26,23 +26,35 @@ Figures = dict[str, float]
 TOP = Path(__file__).resolve().parent.parent
 QUESTIONS = (
     "many",
+    "ceiling",
+    "nodes",
+    "short_tasks",
     "round_trip",
     "ssh_many",
     "ssh_round_trip",
     "chunked_map",
     "fresh_process",
     "commands",
+    "process_cpu",
     "uneven",
+    "arrays",
     "large_data",
     "large_ssh",
     "shared_argument",
     "shared_argument_local",
+    "broadcast",
     "stream",
     "scheduler",
     "launchers",
     "startup",
+    "first_result",
     "memo_hits",
     "memo_inserts",
+    "memo_records",
+    "memo_reopen",
+    "lazy_map",
+    "nested",
+    "event_log",
 )
 """In the order of the report; each is a module of this package."""
 
@@ -129,14 +141,9 @@ def scaled(count: int) -> int:
     return max(1, count // 10) if quick() else count
 
 
-def peers(medians: Mapping[str, Figures]) -> dict[str, float]:
-    """Return the values of the peers that the goals were set against; for `Question.reached`.
-
-    multiprocessing.Pool is told in the tables and not among them: it is quicker at some of this, with two threads and
-    two pipes, and a worker that dies leaves its caller waiting for ever.
-    """
-    others = {name: figures["value"] for name, figures in medians.items() if name != OURS}
-    return {name: value for name, value in others.items() if not name.startswith("multiprocessing")}
+def peers(medians: Mapping[str, Figures], *bare: str) -> dict[str, float]:
+    """Return the values of everybody else who can do the work, without those that are no library; for `reached`."""
+    return {name: figures["value"] for name, figures in medians.items() if name not in (OURS, *bare)}
 
 
 def run(question: Question, rounds: int, only: Sequence[str] = ()) -> Result:
@@ -199,7 +206,6 @@ def _variables(place: str) -> dict[str, str]:
     """Return what a turn gets in its environment: places of its own, and nobody who asks the network anything."""
     return {
         "PYTHONPATH": str(TOP),  # for peers' workers, too
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "TMPDIR": place,
         "IPYTHONDIR": f"{place}/ipython",
         "RAY_USAGE_STATS_ENABLED": "0",

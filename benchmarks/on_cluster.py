@@ -15,21 +15,22 @@ from tests.cluster.cluster import cluster
 from tests.cluster.host import Command
 
 
-def on_login(function: str, *, nodes: int = 1, cpus: int = 2, limit: float = 110) -> Figures:
-    """Run "module:function" on the login host, in an allocation of nodes that only ssh reaches; return its figures.
+def on_login(function: str, *, nodes: int = 1, cpus: int = 2, limit: float = 110, transport: str = "ssh") -> Figures:
+    """Run "module:function" on the login host, in an allocation of nodes; return its figures.
 
     Args:
         function: What to run there; its figures are returned.
         nodes: How many nodes are allocated.
         cpus: CPUs of each.
         limit: Seconds after which it is ended.
+        transport: How nodes are reached (see hyperflow.config.Settings).
     """
     packages.install()
     if obstacle := packages.obstacle():
         raise Skipped(obstacle)
     with cluster((cpus,) * nodes) as held:
         argv = ["salloc", "--quiet", f"--nodes={nodes}", f"--ntasks-per-node={cpus}"]
-        env = {"PYTHONPATH": str(TOP), "HYPERFLOW_TRANSPORT": "ssh"}
+        env = {"PYTHONPATH": str(TOP), "HYPERFLOW_TRANSPORT": transport}
         turn = [sys.executable, "-m", "benchmarks.turn", function]
         with held.login.start([*argv, *turn], env=env) as command:
             return _figures(command, limit)

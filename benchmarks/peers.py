@@ -5,6 +5,7 @@ Each is used as its own documentation does, in the fastest of the ways that we k
 
 import functools
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -294,9 +295,18 @@ PEERS: dict[str, Callable[[], AbstractContextManager[Peer]]] = {
 }
 
 
+def find_programs() -> None:
+    """Put the programs of this Python's environment on the PATH, which need not be activated.
+
+    Parsl starts its interchange.py by name.
+    """
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+
+
 @contextmanager
 def opened(name: str) -> Iterator[Peer]:
     """Start a peer, and wait until both of its workers have done something."""
+    find_programs()
     try:
         opening = PEERS[name]()
         peer = opening.__enter__()

@@ -32,6 +32,14 @@ def small_numpy(x: int) -> float:
     return float(np.arange(1000).sum() + x)
 
 
+def small_scipy(x: int) -> float:
+    """Use scipy a little."""
+    import numpy as np
+    from scipy import linalg
+
+    return float(linalg.norm(np.array([float(x)])))
+
+
 def add_one(array: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     """Make another array of the same size."""
     return array + 1

@@ -154,6 +154,9 @@ class ClusterEvaluator:
     def keep(self, future: asyncio.Future[Any]) -> None:
         """Keep nothing."""
 
+    def open_map(self, owner: environment.MapOwner) -> None:
+        """Evaluate nothing in batches."""
+
     def submit(
         self,
         fn: Callable[..., Any],

@@ -15,8 +15,8 @@ import signal
 import socket
 import sys
 import types
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
@@ -30,7 +30,7 @@ from hyperflow.errors import AllocationEnding, ConfigurationError, MisuseError
 from hyperflow.files import hold_standard_streams, limit_met
 from hyperflow.flow import Call, Flow, Job, MakesFlows
 from hyperflow.program import ProgramInfo
-from hyperflow.shipping import captures, rebuild
+from hyperflow.shipping import captures, importable, rebuild
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from hyperflow.records.record import Figures
     from hyperflow.records.recording import Recording
     from hyperflow.slurm import allocation
-    from hyperflow.transports.process import Transport
+    from hyperflow.transports.process import Started, Transport
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -182,7 +182,6 @@ async def open_job(  # noqa: PLR0913 (its two callers are above all of these)
     """
     from hyperflow.control import door  # noqa: PLC0415 (see above)
     from hyperflow.database.store import copy_database, open_database  # noqa: PLC0415 (see above)
-    from hyperflow.debugging import capsule  # noqa: PLC0415 (see above)
     from hyperflow.head.engine import open_engine  # noqa: PLC0415 (see above)
     from hyperflow.progress import display  # noqa: PLC0415 (see above)
     from hyperflow.records.recording import recorded  # noqa: PLC0415 (see above)
@@ -195,7 +194,7 @@ async def open_job(  # noqa: PLR0913 (its two callers are above all of these)
         opening = open_database(mine.database, mine.program_id, settings.database_timeout)
         database = await stack.enter_async_context(opening)
         recording.begin()  # not before: whoever has the database has the run
-        capsule.clear(mine.log_dir)
+        _clear_capsules(mine.log_dir)
         engine = await stack.enter_async_context(
             open_engine(nodes, mine, settings=settings, preload=preload, end=end, echo=echo)
         )
@@ -210,6 +209,14 @@ async def open_job(  # noqa: PLR0913 (its two callers are above all of these)
         with environment.entered(env), failures.shortened():
             yield env
     mine.remove()  # only a temporary one, and only after success: errors point into its logs
+
+
+def _clear_capsules(log_dir: Path) -> None:
+    """Remove what an earlier start of the run has left of failures."""
+    if any(each.is_dir() for each in log_dir.iterdir()):
+        from hyperflow.debugging import capsule  # noqa: PLC0415 (a new run needs none)
+
+        capsule.clear(log_dir)
 
 
 def _figures(engine: Engine) -> Figures:
@@ -280,28 +287,70 @@ async def open_here(
     progress: bool = False,
 ) -> AsyncIterator[JobEnv]:
     """Do as open_local_job; with `shared`, beside others that use the same CPUs (see NodePlan)."""
-    from hyperflow.transports.process import LAUNCHER, Local, Spawned, launcher_log  # noqa: PLC0415 (see above)
+    with _begun(cpus, program, may_fork=False) as begun:
+        async with _opened(
+            begun, cpus, listed=program is None, preload=preload, shared=shared, echo=echo, progress=progress
+        ) as env:
+            yield env
+
+
+@attrs.frozen
+class _Begun:
+    """An environment on this machine whose launcher is starting."""
+
+    settings: Settings
+    program: ProgramInfo
+    launcher: Started
+
+
+@contextmanager
+def _begun(cpus: int | None, program: ProgramInfo | None, *, may_fork: bool) -> Iterator[_Begun]:
+    """Start a launcher on this machine; with `may_fork` no event loop runs here, so it may be forked."""
+    from hyperflow.transports import forked  # noqa: PLC0415 (see above)
+    from hyperflow.transports.process import LAUNCHER, LAUNCHER_MODULE, Spawned, launcher_log  # noqa: PLC0415
 
     hold_standard_streams()
     check_cpus(cpus)
     settings = read_settings()
     mine = program or ProgramInfo.temporary_one()
-    node = socket.gethostname()
+    log_file = launcher_log(mine.log_dir, socket.gethostname())
+    forks = may_fork and not importable.registered and forked.may_fork()
+    launcher = forked.fork(LAUNCHER_MODULE, log_file) if forks else None
+    with launcher or Spawned(LAUNCHER, log_file) as started:
+        yield _Begun(settings, mine, started)
+
+
+@asynccontextmanager
+async def _opened(
+    begun: _Begun,
+    cpus: int | None,
+    *,
+    listed: bool,
+    preload: Sequence[str],
+    shared: bool = False,
+    echo: bool,
+    progress: bool,
+) -> AsyncIterator[JobEnv]:
+    from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (imported while the launcher starts)
+    from hyperflow.transports.process import Local  # noqa: PLC0415 (see above)
+
+    plan = NodePlan(Local(socket.gethostname(), begun.launcher), cpus, shared=shared)
     opened = False
     try:
-        with Spawned(LAUNCHER, launcher_log(mine.log_dir, node)) as launcher:
-            from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (imported while the launcher starts)
-
-            plan = NodePlan(Local(node, launcher), cpus, shared=shared)
-            listed = program is None
-            async with open_job(
-                [plan], mine, settings=settings, preload=preload, listed=listed, echo=echo, progress=progress
-            ) as env:
-                opened = True
-                yield env
+        async with open_job(
+            [plan],
+            begun.program,
+            settings=begun.settings,
+            preload=preload,
+            listed=listed,
+            echo=echo,
+            progress=progress,
+        ) as env:
+            opened = True
+            yield env
     except asyncio.CancelledError:
         if not opened:  # no error points into its logs
-            mine.remove()
+            begun.program.remove()
         raise
 
 
@@ -350,7 +399,8 @@ async def open_slurm_job(
     used = [node for node in granted.nodes if node.name not in excluded]
     if not used:
         raise ConfigurationError(f"exclude_nodes = {chosen.exclude_nodes!r}: the allocation has no other node")
-    nodes = [NodePlan(_transport(node.name, granted, chosen), node.cpus, granted=True) for node in used]
+    ways = _transports([node.name for node in used], granted, chosen)
+    nodes = [NodePlan(ways[node.name], node.cpus, granted=True) for node in used]
     place = program or ProgramInfo.new("hyperflow-runs")
     notices = {int(signum): Notice(*said) for signum, said in END_SIGNALS.items()}
     end = End(granted.end_time, chosen.end_margin, notices)
@@ -371,17 +421,34 @@ async def open_slurm_job(
         yield env
 
 
-def _transport(node: str, granted: allocation.Allocation, settings: Settings) -> Transport | tuple[Transport, ...]:
-    from hyperflow.transports.process import Local, Srun  # noqa: PLC0415 (see above)
+MANY_NODES = 32
+"""With more other nodes, "auto" tries srun first: an ssh handshake takes the head 7 ms, a node of a step 1."""
 
-    if node == granted.here:
-        return Local(node)
-    from hyperflow.transports.ssh import Ssh  # noqa: PLC0415 (asyncssh costs 0.1 s, which one node alone need not pay)
 
-    choices: dict[str, Transport] = {"ssh": Ssh(node, settings), "srun": Srun(node, settings.prologue)}
-    if settings.transport == "auto":
-        return tuple(choices.values())
-    return choices[settings.transport]
+def _transports(
+    names: Sequence[str], granted: allocation.Allocation, settings: Settings
+) -> dict[str, tuple[Transport, ...]]:
+    """Return how each node is reached, in the order in which the ways are tried."""
+    from hyperflow.transports.process import Local  # noqa: PLC0415 (see above)
+
+    ways: dict[str, tuple[Transport, ...]] = {name: (Local(name),) for name in names if name == granted.here}
+    if others := [name for name in names if name != granted.here]:
+        by_srun: dict[str, tuple[Transport, ...]] = {}
+        by_ssh: dict[str, tuple[Transport, ...]] = {}
+        together = settings.node_to_node != "off"
+        if settings.transport != "ssh":
+            from hyperflow.transports.srun import Srun  # noqa: PLC0415 (see above)
+            from hyperflow.transports.steps import Steps  # noqa: PLC0415 (see above)
+
+            steps = Steps(settings) if together else None
+            by_srun = {name: (Srun(name, settings.prologue, steps),) for name in others}
+        if settings.transport != "srun":
+            from hyperflow.transports.ssh import Ssh  # noqa: PLC0415 (asyncssh costs 0.1 s, which one node need not pay)
+
+            by_ssh = {name: (Ssh(name, settings),) for name in others}
+        first, then = (by_srun, by_ssh) if together and len(others) > MANY_NODES else (by_ssh, by_srun)
+        ways |= {name: first.get(name, ()) + then.get(name, ()) for name in others}
+    return ways
 
 
 def run_job_slurm(
@@ -404,11 +471,12 @@ def run_job_slurm(
     Other arguments are those of open_slurm_job. Raises what it and the job raise.
     """
     try:
-        return _run(
-            job,
-            "run_job_slurm",
-            lambda: open_slurm_job(program=program, preload=preload, echo=echo, progress=progress, **settings),
-        )
+        _check(job, "run_job_slurm")
+        with _told():
+            return _run(
+                job,
+                lambda: open_slurm_job(program=program, preload=preload, echo=echo, progress=progress, **settings),
+            )
     except AllocationEnding:
         if requeue:
             from hyperflow.slurm import allocation, scontrol  # noqa: PLC0415 (see above)
@@ -431,15 +499,16 @@ def run_job_local(
     Takes the arguments of `open_local_job`; raises its errors and what the job raises. Ctrl-C cancels the job, ends
     its processes and raises KeyboardInterrupt.
     """
-    return _run(
-        job,
-        "run_job_local",
-        lambda: open_local_job(cpus=cpus, program=program, preload=preload, echo=echo, progress=progress),
-    )
+    _check(job, "run_job_local")
+    with _told(), rare_collections(), _begun(cpus, program, may_fork=True) as begun:
+        return _run(
+            job,
+            lambda: _opened(begun, cpus, listed=program is None, preload=preload, echo=echo, progress=progress),
+        )
 
 
-def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncContextManager[JobEnv]]) -> T:
-    """Run a job in its own environment and event loop."""
+def _check(job: Flow[Any], where: str) -> None:
+    """Raise MisuseError if this is no flow, or no place for what blocks."""
     flows.check(job, where)
     try:
         asyncio.get_running_loop()
@@ -451,6 +520,23 @@ def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncC
             f"async with hyperflow.{where.replace('run_job', 'open')}_job() as env: "
             f"result = await {job.used().step}{_in_a_notebook()}"
         )
+    _check_not_imported()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Let errors leave without frames of ours, and with what this process has run into."""
+    try:
+        yield
+    except BaseException as error:
+        failures.shorten_here(error)
+        if told := limit_met(error):
+            error.add_note(told)
+        raise
+
+
+def _run(job: Flow[T], open_environment: Callable[[], AbstractAsyncContextManager[JobEnv]]) -> T:
+    """Run a job in its own environment and event loop."""
 
     async def run() -> T:
         async with open_environment() as env:
@@ -459,13 +545,7 @@ def _run(job: Flow[T], where: str, open_environment: Callable[[], AbstractAsyncC
                 env.recording.result(result)
             return result
 
-    try:
-        result = run_in_new_loop(run())
-    except BaseException as error:
-        failures.shorten_here(error)
-        if told := limit_met(error):
-            error.add_note(told)
-        raise
+    result = run_in_new_loop(run())
     if isinstance(result, Flow):
         flow = result.used()
         raise MisuseError(f"{job!r} returned the flow {flow!r}, not its result; write: return await {flow.step}")
@@ -489,14 +569,21 @@ PYTHONS_OWN = (700, 10, 10)
 """The default thresholds of Python's cycle collector. Others are the user's, and stay."""
 
 
-def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run on uvloop where it is installed, otherwise on asyncio's own loop."""
+def _check_not_imported() -> None:
     if _is_being_imported():
-        main.close()
         raise MisuseError(
             "multiprocessing has started this process by spawn or forkserver, and imports the script in it once more; "
             'put what runs the program under `if __name__ == "__main__":`'
         )
+
+
+def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run on uvloop where it is installed, otherwise on asyncio's own loop."""
+    try:
+        _check_not_imported()
+    except MisuseError:
+        main.close()
+        raise
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -513,14 +600,22 @@ def run_in_new_loop(main: Coroutine[Any, Any, T]) -> T:
         factory = None
     else:
         factory = uvloop.new_event_loop
+    with rare_collections(), asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Let Python's cycle collector run less often than after each 700 new objects.
+
+    With many evaluations under way that took a fifth of the head's time or more (most of it for 100,000 memoized calls
+    side by side), and found nothing; nor does it among the modules that are imported for a run.
+    """
     raised = gc.get_threshold() == PYTHONS_OWN  # not where another loop, in another thread, has done it
     if raised:
-        # Python's cycle collector runs after each 700 new objects. With many evaluations under way that took a fifth of
-        # the head's time or more (most of it for 100,000 memoized calls side by side), and found nothing.
         gc.set_threshold(20_000, 20, 20)
     try:
-        with asyncio.Runner(loop_factory=factory) as runner:
-            return runner.run(main)
+        yield
     finally:
         if raised:
             gc.set_threshold(*PYTHONS_OWN)

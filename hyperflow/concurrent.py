@@ -14,12 +14,13 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable
-from typing import Any, Literal, TypeVar, overload
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 from hyperflow import environment, failures
 from hyperflow import flow as flows
 from hyperflow.aio import Outcome, settled
+from hyperflow.environment import BulkMap
 from hyperflow.errors import ConfigurationError
 from hyperflow.failures import Errors, Failed
 from hyperflow.flow import Flow, Job, Native, Step
@@ -51,8 +52,9 @@ STARTS_BETWEEN_PAUSES = 500
 class _Group:
     """Flows that run side by side and end together.
 
-    At its end it lets go of all of them. The traceback of an error knows the frames that it passed, and these know the
-    group: if the group still knew the error, only the cycle collector could free what the user's frames hold.
+    A result takes the place of its flow at once, so beside the results memory follows what runs. At its end the group
+    lets go of all flows: the traceback of an error knows the frames that it passed, and these know the group. If the
+    group still knew the error, only the cycle collector could free what the user's frames hold.
     """
 
     def __init__(self, where: str, fn: Callable[[Any], Flow[Any]] | None, errors: Errors) -> None:
@@ -60,13 +62,14 @@ class _Group:
         self.fn = fn
         self.returns = errors == "return"
         self.going = 0
-        self.places: list[Any] = []  # a future for each x; where errors are returned, a Failed in its place
-        self.failed: list[asyncio.Future[Any]] = []  # in the order in which they failed, if a failure ends the group
+        self.results: list[Any] = []  # of each x, or a Failed; None for what has not ended
+        self.failed: list[_Failure] = []  # in the order in which they failed, if a failure ends the group
         self.returned: list[Failed] = []
-        self._steps: dict[asyncio.Future[Any], tuple[int, Any, Step]] = {}  # those whose errors are to name the call
+        # Those that run. Only where an error is to name the call, with its x and step.
+        self._futures: dict[asyncio.Future[Any], tuple[int, Any, Step | None]] = {}
+        self._alike: BulkMap | None = None  # what starts those that are like the one before
         self._waiter: asyncio.Future[None] | None = None
         self._enough = 0
-        self._over = False
         self.name = ""
         self.total: int | None = None  # how many flows there will be, if that is known
 
@@ -78,84 +81,152 @@ class _Group:
     @property
     def ended(self) -> int:
         """How many flows have ended."""
-        return len(self.places) - self.going
+        return len(self.results) - self.going
 
     async def run(self, xs: Iterable[Any], limit: int | None) -> tuple[list[Any], BaseException | None]:
         """Run the flow of each x, at most `limit` at a time; return their results in order, or the first failure."""
-        on_end = self._ended  # bound once, for all of them
         try:
-            for x in xs:
-                self._start(x, on_end)
+            source, self._alike = iter(xs), environment.open_map(self)
+            while not self.failed:
+                room = STARTS_BETWEEN_PAUSES - len(self.results) % STARTS_BETWEEN_PAUSES
                 if limit is not None:
                     await self._until_fewer_than(limit)
-                if len(self.places) % STARTS_BETWEEN_PAUSES == 0:
-                    await asyncio.sleep(0)
-                if self.failed:
+                    if self.failed:
+                        break
+                    room = min(room, limit - self.going)
+                if not self._start_some(source, room):
                     break
+                if len(self.results) % STARTS_BETWEEN_PAUSES == 0:
+                    await asyncio.sleep(0)
             await self._until_fewer_than(1)
             if self.failed:
                 return [], await self._first_failure()
-            failures.tell(self.where, self.returned, len(self.places))
-            return [one if type(one) is Failed else one.result() for one in self.places], None
+            failures.tell(self.where, self.returned, len(self.results))
+            results, self.results = self.results, []
+            return results, None
         except BaseException as error:
+            self._cancel_alike()
             if self.going:  # this was cancelled; or the function, or the iterable, has failed
-                lost = await _cancel_all([one for one in self.places if type(one) is not Failed], self.where)
+                others = [future for _, future in self.failed]
+                lost = await _cancel_all([*others, *self._futures], self.where)
                 _note_lost(error, lost, self.where)
             raise
         finally:
-            self._over = True
-            for content in (self.places, self.failed, self.returned, self._steps):
+            self._alike = None  # which knows this
+            for content in (self.results, self.failed, self.returned, self._futures):
                 content.clear()
 
-    def _start(self, x: Any, on_end: Callable[[asyncio.Future[Any]], None]) -> None:
-        """Start the flow of one x."""
-        one: Any  # whatever the user's function returns
+    def _start_some(self, xs: Iterator[Any], most: int) -> bool:
+        """Start the flows of so many xs; return False if there are no more."""
+        started = 0
+        if self._alike is not None:
+            while started < most:
+                count, other = self._alike.start(xs, self.fn, most - started)
+                started += count
+                if other is None:
+                    return started == most
+                self._start(*other)
+                started += 1
+            return True
+        for x in itertools.islice(xs, most):
+            started += 1
+            try:
+                one = x if self.fn is None else self.fn(x)
+            except Exception as error:
+                if not self.refused(x, error):
+                    raise
+            else:
+                self._start(x, one)
+        return started == most
+
+    def _start(self, x: Any, one: Any) -> None:
+        """Start the flow of one x, or whatever the user's function has returned."""
         try:
-            if self.fn is None:
-                one = x
-            else:  # as made_by does it, without its calls
-                try:
-                    one = self.fn(x)
-                except StopIteration as error:
-                    raise stopped(self.fn, x, self.where) from error
-                if not isinstance(one, Flow):
-                    flows.check_made(one, self.where, self.fn)
+            if not isinstance(one, Flow):
+                flows.check_made(one, self.where, self.fn)
             future = one.start()
         except Exception as error:
-            if not self.returns or not failures.may_return(error):
+            if not self._noted(x, error):
                 raise
-            failed = failures.returned(len(self.places), _call_of(self.fn, x, None), error)
-            self.places.append(failed)
-            self.returned.append(failed)
-            return
-        if self.returns or isinstance(future, (asyncio.Task, Outcome)):  # an evaluation's error names its call by itself
-            self._steps[future] = len(self.places), x, one.step
-        self.going += 1
-        self.places.append(future)
-        future.add_done_callback(on_end)
+        else:
+            # An evaluation's error names its call by itself.
+            named = self.returns or isinstance(future, (asyncio.Task, Outcome))
+            self.results.append(None)
+            self._begun(len(self.results) - 1, x, future, one.step if named else None)
+            self.going += 1
+
+    def _begun(self, index: int, x: Any, future: asyncio.Future[Any], step: Step | None) -> None:
+        self._futures[future] = index, None if step is None else x, step
+        future.add_done_callback(self._ended)
+
+    def _noted(self, x: Any, error: Exception) -> bool:
+        """Note an error in place of the result of x, if errors are returned; else the caller raises it."""
+        if not self.returns or not failures.may_return(error):
+            return False
+        failed = failures.returned(len(self.results), _call_of(self.fn, x, None), error)
+        self.results.append(failed)
+        self.returned.append(failed)
+        return True
+
+    # ---- as an environment.MapOwner ------------------------------------------------------------------------------
+
+    def begun(self, count: int) -> int:
+        """So many that are alike have begun; return the place of the first one's result."""
+        place = len(self.results)
+        self.results += (None,) * count
+        self.going += count
+        return place
+
+    def done(self, count: int) -> None:
+        """So many of them have put their results in their places."""
+        self.going -= count
+        self._wake()
+
+    def apart(self, place: int, future: asyncio.Future[Any], step: Any) -> None:
+        """One of them goes on by itself."""
+        self._begun(place, None, future, step if self.returns else None)
+
+    def refused(self, x: Any, error: Exception) -> bool:
+        """The user's function made no flow of x: return whether that is noted."""
+        if isinstance(error, StopIteration):
+            assert self.fn is not None
+            if not self.returns:
+                raise stopped(self.fn, x, self.where) from error
+            stop, error = error, stopped(self.fn, x, self.where)
+            error.__cause__ = stop
+        return self._noted(x, error)
+
+    def _cancel_alike(self) -> None:
+        if self._alike is not None:
+            self._alike.cancel()
+
+    # ---- how they end --------------------------------------------------------------------------------------------
 
     def _ended(self, future: asyncio.Future[Any]) -> None:
         self.going -= 1
+        place = self._futures.pop(future, None)  # None: the group is over
         if future.cancelled() or future.exception() is not None:  # asking marks the exception as seen
-            self._on_failure(future)
-        elif self._steps:
-            self._steps.pop(future, None)
+            if place is not None:
+                self._on_failure(future, *place)
+        elif place is not None:
+            self.results[place[0]] = future.result()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Go on if that is what was waited for."""
         if self._waiter is not None and not self._waiter.done() and (self.failed or self.going < self._enough):
             self._waiter.set_result(None)
 
-    def _on_failure(self, future: asyncio.Future[Any]) -> None:
-        if self._over:
-            return
-        index, x, step = self._steps.pop(future, (0, None, None))
+    def _on_failure(self, future: asyncio.Future[Any], index: int, x: Any, step: Step | None) -> None:
         error = None if future.cancelled() else future.exception()
         if error is not None and step is not None:
             call = _call_of(self.fn, x, step)
             failures.note_call(error, call, self.where)
             if self.returns and isinstance(error, Exception) and failures.may_return(error):
-                failed = self.places[index] = failures.returned(index, call, error)
+                failed = self.results[index] = failures.returned(index, call, error)
                 self.returned.append(failed)
                 return
-        self.failed.append(future)
+        self.failed.append(_Failure(index, future))
 
     async def _until_fewer_than(self, count: int) -> None:
         """Wait until fewer than `count` run, or one has failed. Wakes up once, not at each end."""
@@ -166,16 +237,23 @@ class _Group:
 
     async def _first_failure(self) -> BaseException:
         """End the others, and return the first failure."""
-        first = self.failed[0]
-        others = [one for one in self.places if type(one) is not Failed and one is not first]
-        return _failure(first, await _cancel_all(others, self.where), self.where)
+        self._cancel_alike()
+        first = self.failed[0].future
+        others = [future for _, future in sorted(self.failed[1:], key=lambda failure: failure.place)]
+        return _failure(first, await _cancel_all([*others, *self._futures], self.where), self.where)
+
+
+class _Failure(NamedTuple):
+    """A flow that has failed, or was cancelled, and its place."""
+
+    place: int
+    future: asyncio.Future[Any]
 
 
 def _call_of(fn: Callable[[Any], Flow[Any]] | None, x: Any, step: Step | None) -> str:
     """Return the user's call that a flow makes; else, the one that made the flow."""
-    if fn is None:
-        return x.step.call() or repr(x.step)
-    return (step is not None and step.call()) or flows.show_call(fn, (x,), {})
+    step = x.step if step is None and fn is None else step
+    return (step is not None and step.call()) or (repr(step) if fn is None else flows.show_call(fn, (x,), {}))
 
 
 def made_by(fn: Callable[[X], Flow[T]], x: X, where: str) -> Flow[T]:

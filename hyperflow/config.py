@@ -25,7 +25,11 @@ from hyperflow.errors import ConfigurationError
 
 PREFIX = "HYPERFLOW_"
 
-CHOICES = {"transport": ("auto", "ssh", "srun"), "host_keys": ("strict", "accept-new")}
+CHOICES = {
+    "transport": ("auto", "ssh", "srun"),
+    "host_keys": ("strict", "accept-new"),
+    "node_to_node": ("auto", "off"),
+}
 
 
 @attrs.frozen
@@ -33,7 +37,12 @@ class Settings:
     """How nodes are reached and watched.
 
     Args:
-        transport: "ssh", "srun", or "auto": ssh, and srun for a node on which no launcher answers by ssh.
+        transport: "ssh", "srun", or "auto": ssh, and srun for a node on which no launcher answers by ssh; for more than
+            32 nodes the other way round, because one srun starts all of them for less than ten handshakes cost.
+        node_to_node: Whether hyperflow opens TCP connections of its own between the nodes: "auto", where that saves the
+            head's node much (one srun for all nodes; large arrays that many nodes need), or "off". Both ends prove
+            that they know a secret of the run, and arrays are compared with a digest, but nothing on these connections
+            is encrypted. With "off", everything goes through ssh, or through a srun for each node.
         prologue: Shell lines to run on each node before the launcher, under `set -e`.
         min_nodes: With fewer nodes than this a job does not start.
         exclude_nodes: Nodes that are not to be used, as Slurm writes lists of nodes ("node[7-8],gpu3"), or a list of
@@ -58,6 +67,7 @@ class Settings:
     """
 
     transport: str = "auto"
+    node_to_node: str = "auto"
     prologue: str = ""
     min_nodes: int = 1
     exclude_nodes: str = ""

@@ -25,7 +25,7 @@ from hyperflow.saying import unfit_name
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
     from hyperflow.program import ProgramInfo
     from hyperflow.progress.tally import Counted
@@ -264,8 +264,52 @@ class Evaluator(Protocol):
         """Send a call to a worker; cancelling the returned future ends the evaluation."""
         ...
 
+    def open_map(self, owner: MapOwner) -> BulkMap | None:
+        """Evaluate what is alike in a map together; None if that is no gain here."""
+        ...
+
     def keep(self, future: asyncio.Future[Any]) -> Kept | None:
         """Keep what has just been submitted, for another try with a part of it; None if it was not packed."""
+        ...
+
+
+class MapOwner(Protocol):
+    """A map, as what evaluates in batches knows it; its results have the places in which they are wanted."""
+
+    @property
+    def results(self) -> list[Any]: ...
+    def begun(self, count: int) -> int:
+        """Make place for so many more, and return the first place."""
+        ...
+
+    def done(self, count: int) -> None:
+        """So many have ended, and their results are in their places."""
+        ...
+
+    def apart(self, place: int, future: asyncio.Future[Any], step: Any) -> None:
+        """One that was begun goes on by itself; the step is what starts such a one."""
+        ...
+
+    def refused(self, x: Any, error: Exception) -> bool:
+        """The user's function made no flow of x: return whether that is noted at the next place; else raise it."""
+        ...
+
+
+class BulkMap(Protocol):
+    """The evaluations of one map that go together."""
+
+    def start(
+        self, xs: Iterator[Any], make: Callable[[Any], Any] | None, most: int
+    ) -> tuple[int, tuple[Any, Any] | None]:
+        """Start the flows of at most so many xs that are like the one before.
+
+        Return how many were started, and the x, with the flow that was made of it, that has to be started by itself.
+        If there is none, and fewer were started, there are no more xs.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Nobody wants what is left."""
         ...
 
 
@@ -504,6 +548,12 @@ def maps() -> tuple[set[Counted], str | None]:
     """Return where a map that runs here puts itself, to be seen in progress, and the name that is in force."""
     environment = peek() or started()
     return (set(), None) if environment is None else (environment.evaluator.maps, environment.options.name)
+
+
+def open_map(owner: MapOwner) -> BulkMap | None:
+    """Return what evaluates in batches what is alike in a map that runs here, if that is a gain."""
+    environment = peek() or started()
+    return None if environment is None else environment.evaluator.open_map(owner)
 
 
 def not_in_flow(asked_by: str) -> NotInFlow:

@@ -13,8 +13,6 @@ import errno
 import json
 import math
 import os
-import secrets
-import shutil
 import stat
 import sys
 from collections.abc import Callable
@@ -66,6 +64,8 @@ def _copy_new(draft: Path, path: Path) -> None:
     number = os.open(path, _NEW, 0o600)
     try:
         with os.fdopen(number, "wb") as file, draft.open("rb") as source:
+            import shutil  # noqa: PLC0415 (its import takes longer than all others here)
+
             shutil.copyfileobj(source, file)
             file.flush()
             os.fsync(number)
@@ -75,7 +75,7 @@ def _copy_new(draft: Path, path: Path) -> None:
 
 
 def _write(path: Path, data: bytes, give_name: Callable[[Path, Path], None], durable: bool) -> None:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     number = os.open(draft, _NEW, 0o600)
     try:
         with os.fdopen(number, "wb") as file:
@@ -155,6 +155,33 @@ def tail(path: str | os.PathLike[str], *, lines: int = 15, size: int = 8192, sta
     except OSError:
         return ""
     return "\n".join(text.splitlines()[-lines:])
+
+
+def make_temporary(prefix: str) -> Path:
+    """Make a directory that only the user can enter, where `tempfile.mkdtemp` would make it."""
+    if "tempfile" not in sys.modules:  # a program may have told it another place; and its import takes 5 ms
+        for place in (*map(os.environ.get, ("TMPDIR", "TEMP", "TMP")), "/tmp"):
+            if place and os.path.isabs(place):
+                with suppress(OSError):
+                    os.mkdir(made := f"{place}/{prefix}{os.urandom(5).hex()}", 0o700)
+                    return Path(made)
+    import tempfile  # noqa: PLC0415 (see above)
+
+    return Path(tempfile.mkdtemp(prefix=prefix))
+
+
+def remove_tree(home: Path) -> None:
+    """Remove a directory of ours with all that is in it, as far as that can be done."""
+    for place, directories, names in os.walk(home, topdown=False):  # it does not follow links
+        links = [name for name in directories if os.path.islink(os.path.join(place, name))]
+        for name in (*names, *links):
+            with suppress(OSError):
+                os.unlink(os.path.join(place, name))
+        for name in set(directories) - set(links):
+            with suppress(OSError):
+                os.rmdir(os.path.join(place, name))
+    with suppress(OSError):
+        home.rmdir()
 
 
 def hold_standard_streams() -> None:

@@ -31,6 +31,7 @@ import attrs
 from hyperflow import environment, failures
 from hyperflow.environment import Activity, JobOptions, OptionChanges, Options, changed, peek
 from hyperflow.errors import ConfigurationError, FlowNeverAwaited, MisuseError
+from hyperflow.nesting import is_deep, on_new_stack
 from hyperflow.saying import short_repr
 
 T_co = TypeVar("T_co", covariant=True)
@@ -63,7 +64,9 @@ class Step:
         raise NotImplementedError
 
     def __await__(self) -> Generator[Any, None, Any]:
-        """Run inside the task that awaits."""
+        """Run inside the task that awaits, or in one of its own where the stack is deep."""
+        if is_deep():
+            return on_new_stack(self.coroutine).__await__()
         return self.coroutine().__await__()
 
     def start(self) -> asyncio.Future[Any]:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import attrs
 
-from hyperflow import private, saying
+from hyperflow import files, private, saying
 from hyperflow.errors import ConfigurationError
 
 
@@ -159,9 +159,7 @@ class ProgramInfo:
     @classmethod
     def temporary_one(cls) -> ProgramInfo:
         """Make a program in a temporary directory, removed after a run that succeeds and kept after one that fails."""
-        import tempfile  # noqa: PLC0415 (its import takes longer than all others here)
-
-        home = Path(tempfile.mkdtemp(prefix=time.strftime(f"{_TEMPORARY}%Y%m%d-%H%M%S-")))
+        home = files.make_temporary(time.strftime(f"{_TEMPORARY}%Y%m%d-%H%M%S-"))
         return attrs.evolve(cls._under(home, home.name.removeprefix(_TEMPORARY)), temporary=True)
 
     @classmethod
@@ -181,6 +179,4 @@ class ProgramInfo:
     def remove(self) -> None:
         """Remove the directories of a temporary program."""
         if self.temporary:
-            import shutil  # noqa: PLC0415 (see temporary_one)
-
-            shutil.rmtree(self.log_dir.parent, ignore_errors=True)
+            files.remove_tree(self.log_dir.parent)

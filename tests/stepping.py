@@ -11,6 +11,7 @@ word at any moment. A party reads its own writes at once. `settle` waits until a
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -76,11 +77,12 @@ def explore(parties: list[Party], *, blocked: Callable[[Word, int], bool] | None
     """
     first = _State((), ((),) * len(parties), ((),) * len(parties))
     seen, waiting = {first}, [first]
+    replay = functools.cache(_replay)  # most parties are where they were in another state
     while waiting:
         state = waiting.pop()
-        nexts, logs = zip(*(_replay(party, made) for party, made in zip(parties, state.made, strict=True)), strict=True)
+        nexts, logs = zip(*(replay(party, made) for party, made in zip(parties, state.made, strict=True)), strict=True)
         if all(access.kind == "end" for access in nexts):
-            yield list(logs)
+            yield [list(log) for log in logs]
             continue
         following = [_drained(state, index) for index, buffer in enumerate(state.buffers) if buffer]
         for index, access in enumerate(nexts):

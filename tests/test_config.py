@@ -71,6 +71,7 @@ def test_a_file_that_makes_no_sense(variables: dict[str, str], text: str) -> Non
     [
         ("transport", "rsh", "one of auto, ssh, srun"),
         ("host_keys", "no", "one of strict, accept-new"),
+        ("node_to_node", "on", "one of auto, off"),
         ("min_nodes", 0, "a positive whole number"),
         ("min_nodes", "two", "a positive whole number"),
         ("min_nodes", True, "a positive whole number"),

@@ -214,6 +214,7 @@ ENDING: dict[str, Callable[[], hf.Flow[Any]]] = {
     "evaluation": lambda: hf.remote_eval(identity, 1),
     "concurrently": lambda: hf.concurrently(hf.pure(1), hf.remote_eval(identity, 1)),
     "map_concurrently": lambda: hf.map_concurrently(lambda x: hf.remote_eval(identity, x), range(20)),
+    "map_concurrently of many": lambda: hf.map_concurrently(lambda x: hf.remote_eval(identity, x), range(600)),
     "map_concurrently with a limit": lambda: hf.map_concurrently(hf.pure, range(20), limit=3),
     "race": lambda: hf.race(waits(), hf.pure(1)),
     "remote_map": lambda: hf.remote_map(identity, range(100)),
@@ -233,6 +234,30 @@ async def test_what_has_ended_leaves_no_garbage(where: str) -> None:
     async with opened(where):
         left = {name: await garbage(functools.partial(run, name)) for name in ENDING}
     assert {name: found for name, found in left.items() if found} == {}
+
+
+async def test_beside_its_results_a_map_holds_what_runs() -> None:
+    """With a limit, memory does not follow the items: nothing is kept of a call that has ended."""
+    submitted = weakref.WeakSet[asyncio.Future[Any]]()
+    most = 0
+
+    def make(x: int) -> hf.Flow[int]:
+        nonlocal most
+        most = max(most, len(submitted))
+        return hf.remote_eval(identity, x)
+
+    async with open_inline_job(cpus=2) as env:
+        submit = env.evaluator.submit
+
+        def watched(*call: Any) -> asyncio.Future[Any]:
+            future = submit(*call)
+            submitted.add(future)
+            return future
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(env.evaluator, "submit", watched)
+            assert await hf.map_concurrently(make, range(100), limit=3) == list(range(100))
+    assert 1 < most <= 5
 
 
 async def fails_holding(x: int = 0) -> int:

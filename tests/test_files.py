@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_a_failure_leaves_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if fails == "link":
-        monkeypatch.setattr(files.shutil, "copyfileobj", full)  # what is done in its place fails, too
+        monkeypatch.setattr(shutil, "copyfileobj", full)  # what is done in its place fails, too
     monkeypatch.setattr(files.os, fails, full)
     if (write, fails) in {(files.write_whole, "link"), (files.put_new, "replace")}:
         write(tmp_path / "file", b"contents")  # it does not need that
@@ -165,3 +166,18 @@ def test_tail(tmp_path: Path) -> None:
     assert files.tail(path, start=end - 3) == "end"
     assert files.tail(path, start=end + 100) == ""
     assert len(files.tail(path).splitlines()) == 15
+
+
+def test_removing_a_directory_leaves_what_it_only_links_to(tmp_path: Path) -> None:
+    """All below goes; a directory of others, to which a link there points, stays as it is."""
+    others, ours = tmp_path / "others", tmp_path / "ours"
+    (ours / "deep" / "deeper").mkdir(parents=True)
+    (ours / "deep" / "file").touch()
+    others.mkdir()
+    (others / "file").touch()
+    (ours / "deep" / "link").symlink_to(others)
+
+    files.remove_tree(ours)
+
+    assert not ours.exists()
+    assert (others / "file").exists()

@@ -21,6 +21,9 @@ OF_A_RUN = {"sqlite3", "uvloop", "hyperflow.head.engine", "hyperflow.database.st
 OF_A_WORKER = {"asyncio", "attr", "inspect", "logging", "pickle", "ssl", "subprocess", "tempfile"}
 """What the launcher needs when it forks the first worker, and not while it starts."""
 
+OF_A_COMMAND = HEAVY - {"cyclopts", "rich"} | {"uvloop", "hyperflow.head.engine", "hyperflow.viewing"}
+"""What few commands need."""
+
 SHOW = "\nimport json, sys; print(json.dumps(list(sys.modules)))"
 
 DESCRIBE = """
@@ -52,9 +55,11 @@ def modules_after(code: str) -> set[str]:
             "import hyperflow as hf; hf.run_job_local(hf.pure(1))",
             HEAVY | {"hyperflow.slurm", "hyperflow.transports.ssh"},
         ),
-        ("import hyperflow.cli.main", {"aiohttp", "asyncssh", "dill", "numpy"}),
+        ("import hyperflow.cli.main", HEAVY - {"cyclopts", "rich"} | OF_A_RUN | {"hyperflow._job", "hyperflow.master"}),
+        ("from hyperflow.cli.main import command_line; command_line(['logs'])", OF_A_COMMAND),
+        ("from hyperflow.cli.main import command_line; command_line(['report'])", OF_A_COMMAND - {"hyperflow.viewing"}),
     ],
-    ids=["import", "launcher", "describe", "workers", "run", "commands"],
+    ids=["import", "launcher", "describe", "workers", "run", "commands", "logs", "report"],
 )
 def test_what_is_not_needed_is_not_imported(code: str, unwanted: set[str]) -> None:
     """To import hyperflow, to start a launcher, to describe and run a job, to type a command: only what each needs."""

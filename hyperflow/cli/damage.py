@@ -17,8 +17,7 @@ from cyclopts import App, Parameter
 from hyperflow import checked_files
 from hyperflow.checked_files import Damaged
 from hyperflow.cli import heads
-from hyperflow.cli.jobs import REFUSED, BaseDir, Json, answering
-from hyperflow.cli.runs import BASE_DIR
+from hyperflow.cli.answers import BASE_DIR, REFUSED, BaseDir, Json, answering
 from hyperflow.database.repair import Repaired, examine, repair
 from hyperflow.errors import ConfigurationError
 from hyperflow.master import rundir

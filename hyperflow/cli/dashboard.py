@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter, validators
 
 from hyperflow._job import run_in_new_loop
-from hyperflow.cli.jobs import BaseDir, answering
-from hyperflow.cli.runs import BASE_DIR
+from hyperflow.cli.answers import BASE_DIR, BaseDir, answering
 
 if TYPE_CHECKING:
     from hyperflow.viewing.page import Source

@@ -12,10 +12,9 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from hyperflow.cli import evaluations, post_mortem, records
+from hyperflow.cli.answers import BASE_DIR, BaseDir, answering
 from hyperflow.cli.evaluations import Named
-from hyperflow.cli.jobs import BaseDir, answering
 from hyperflow.cli.records import Run
-from hyperflow.cli.runs import BASE_DIR
 from hyperflow.debugging import capsule
 from hyperflow.debugging.capsule import Capsule
 from hyperflow.errors import ConfigurationError

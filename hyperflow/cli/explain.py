@@ -10,9 +10,8 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from hyperflow.cli import evaluations, explain_result, heads, records, results
-from hyperflow.cli.jobs import BaseDir, answering
+from hyperflow.cli.answers import BASE_DIR, BaseDir, answering
 from hyperflow.cli.records import Run
-from hyperflow.cli.runs import BASE_DIR
 from hyperflow.errors import ConfigurationError
 from hyperflow.events import reader
 from hyperflow.events.standing import Node, Picture, Standing, picture

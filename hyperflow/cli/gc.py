@@ -13,8 +13,7 @@ from cyclopts import App, Parameter
 from rich.text import Text
 
 from hyperflow.cli import heads, space
-from hyperflow.cli.jobs import REFUSED, BaseDir, Json, Which, answering
-from hyperflow.cli.runs import BASE_DIR
+from hyperflow.cli.answers import BASE_DIR, REFUSED, BaseDir, Json, Which, answering
 from hyperflow.cli.space import Finding
 from hyperflow.console.table import plain_table, print_note, print_table
 from hyperflow.database.tables import in_bytes

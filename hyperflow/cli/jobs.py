@@ -6,7 +6,6 @@ Exit codes: 0, done; 1, refused, with the reason; 3, it needs a master and none 
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shlex
@@ -16,12 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from cyclopts import App, Parameter
 
 from hyperflow.cli import elsewhere, runs
-from hyperflow.cli.runs import BASE_DIR, Run
+from hyperflow.cli.answers import BASE_DIR, BaseDir, Json, RunOption, Which, answering
+from hyperflow.cli.runs import Run
 from hyperflow.console.options import Resources
 from hyperflow.console.table import (
     counts_in_words,
@@ -33,15 +33,9 @@ from hyperflow.console.table import (
     width_of,
 )
 from hyperflow.control.client import MasterElsewhere, NoMaster, Refused, Silent, contact, owner
-from hyperflow.errors import ConfigurationError, HyperflowError
+from hyperflow.errors import ConfigurationError
 from hyperflow.master.lifecycle import State
 from hyperflow.master.view import FORMAT, JobView, job_from_json, job_to_json
-from hyperflow.saying import printable
-
-P = ParamSpec("P")
-
-REFUSED = 1
-NO_MASTER = 3
 
 LEAVING_SECONDS = 60.0
 """How long a program may take to leave after SIGTERM."""
@@ -51,41 +45,11 @@ MOST_SHOWN = 10
 
 NO_RESOURCES = Resources()
 
-WHICH = Parameter(
-    help="Its id, the beginning of it, or its directory; by default the newest run in the base directory."
-)
-
-Json: TypeAlias = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
-BaseDir: TypeAlias = Annotated[Path, Parameter(help="The directory of the runs.")]
-Which: TypeAlias = Annotated[str | None, WHICH]
-RunOption: TypeAlias = Annotated[
-    str | None, Parameter(name="--run", help="Its id, the beginning of it, or its directory; by default the newest.")
-]
 Numbers: TypeAlias = Annotated[int, Parameter(help="The jobs.")]
 
 
 def _every(which: str) -> Parameter:
     return Parameter(name="--all", negative="", help=which)
-
-
-def answering(command: Callable[P, int]) -> Callable[P, int]:
-    """Make a command print an error and return its exit code, in place of raising it."""
-
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> int:
-        try:
-            return command(*args, **kwargs)
-        except HyperflowError as error:
-            print("\n".join(map(printable, f"hyperflow: {error}".splitlines())), file=sys.stderr)
-            return NO_MASTER if isinstance(error, NoMaster) else REFUSED
-        except BrokenPipeError:  # `hyperflow list | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        except OSError as error:  # a name that is too long, a directory that may not be read
-            print(f"hyperflow: {error}", file=sys.stderr)
-            return REFUSED
-
-    return run
 
 
 def add_to(app: App) -> None:

@@ -17,10 +17,9 @@ import attrs
 from cyclopts import App, Parameter
 
 from hyperflow.cli import evaluations, fate, heads, records
+from hyperflow.cli.answers import BASE_DIR, BaseDir, answering
 from hyperflow.cli.evaluations import Named
-from hyperflow.cli.jobs import BaseDir, answering
 from hyperflow.cli.records import Run
-from hyperflow.cli.runs import BASE_DIR
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.events import reader
 from hyperflow.events.summary import Failure, summarise

@@ -3,56 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter, validators
 
-from hyperflow._job import run_in_new_loop
 from hyperflow._version import __version__
-from hyperflow.cli import (
-    damage,
-    dashboard,
-    debug,
-    explain,
-    gc,
-    jobs,
-    logs,
-    nodes,
-    report,
-    reporting,
-    results,
-    show,
-    variables,
-    whatif,
-)
-from hyperflow.cli.check import Check
 from hyperflow.errors import SlurmError
 from hyperflow.files import hold_standard_streams
-from hyperflow.slurm import nodelist
 
-app = App(name="hyperflow", version=__version__, help="Concurrent calculations on a Slurm cluster.")
-show.add_to(app)
-logs.add_to(app)
-debug.add_to(app)
-dashboard.add_to(app)
-explain.add_to(app)
-whatif.add_to(app)
-jobs.add_to(app)
-nodes.add_to(app)
-damage.add_to(app)
-results.add_to(app)
-reporting.add_to(app)
-gc.add_to(app)
-app.command(variables.app)
+if TYPE_CHECKING:
+    from hyperflow.cli.check import Check
+
+COMMANDS = {
+    "show": ("runs", "show"),
+    "logs": ("logs",),
+    "debug": ("debug",),
+    "dashboard": ("dashboard",),
+    "explain": ("explain",),
+    "whatif": ("whatif",),
+    "jobs": ("list", "why", "retry", "cancel", "give-up", "resume"),
+    "nodes": ("nodes", "node"),
+    "damage": ("check", "repair"),
+    "results": ("results",),
+    "reporting": ("report",),
+    "gc": ("gc",),
+    "variables": ("var",),
+}
+"""The modules of this room that have an `add_to`, and the commands that each one adds."""
 
 
-@app.command
+def command_line(words: Sequence[str] = ()) -> App:
+    """Return the command line. If these words name a command, only that one's module is imported, and not all."""
+    app = App(name="hyperflow", version=__version__, help="Concurrent calculations on a Slurm cluster.")
+    wanted = [module for module, names in COMMANDS.items() if words and words[0] in names]
+    for module in wanted or COMMANDS:
+        importlib.import_module(f"hyperflow.cli.{module}").add_to(app)
+    app.command(doctor)
+    return app
+
+
 def doctor(
     *,
     nodes: str = "",
@@ -81,6 +77,10 @@ def doctor(
         Print one JSON object for programs: format, ok, counts, and checks with check, node, status, detail, fix,
         seconds, data.
     """
+    from hyperflow._job import run_in_new_loop  # noqa: PLC0415 (other commands need none of these)
+    from hyperflow.cli import report  # noqa: PLC0415
+    from hyperflow.slurm import nodelist  # noqa: PLC0415
+
     try:
         names = nodelist.expand(nodes)
     except SlurmError as error:
@@ -116,4 +116,4 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a file's name, or a job's, may not be what the terminal can show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    app()
+    command_line(sys.argv[1:])()

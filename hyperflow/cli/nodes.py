@@ -15,9 +15,8 @@ from cyclopts import App, Parameter
 from rich.text import Text
 
 from hyperflow.cli import elsewhere, heads
+from hyperflow.cli.answers import BASE_DIR, BaseDir, Json, RunOption, Which, answering
 from hyperflow.cli.heads import Head
-from hyperflow.cli.jobs import BaseDir, Json, RunOption, Which, answering
-from hyperflow.cli.runs import BASE_DIR
 from hyperflow.console.table import plain_table, print_table
 from hyperflow.control.client import HeadElsewhere, NoMaster, Refused, head
 from hyperflow.errors import ConfigurationError, HyperflowError, SlurmError

@@ -26,7 +26,8 @@ from hyperflow.config import Settings
 from hyperflow.database import place
 from hyperflow.errors import HyperflowError, LauncherError
 from hyperflow.head.link import Link
-from hyperflow.transports.process import Local, Srun, Transport
+from hyperflow.transports.process import Local, Transport
+from hyperflow.transports.srun import Srun
 from hyperflow.transports.ssh import Ssh, known_hosts_files
 from hyperflow.transports.ssh_advice import KnownKeys, files_that_know
 

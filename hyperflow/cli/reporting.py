@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 from cyclopts import App, Parameter
 
 from hyperflow.cli import evaluations, explain_result, histories, records, show
+from hyperflow.cli.answers import BASE_DIR, BaseDir, Which, answering
 from hyperflow.cli.histories import Reading
-from hyperflow.cli.jobs import BaseDir, Which, answering
 from hyperflow.cli.records import Run
-from hyperflow.cli.runs import BASE_DIR
 from hyperflow.database.results import open_results
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.records.record import State

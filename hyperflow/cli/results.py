@@ -17,8 +17,7 @@ from rich.text import Text
 
 from hyperflow import program
 from hyperflow.cli import heads, runs
-from hyperflow.cli.jobs import BaseDir, Json, answering
-from hyperflow.cli.runs import BASE_DIR
+from hyperflow.cli.answers import BASE_DIR, BaseDir, Json, answering
 from hyperflow.console.table import plain_table, print_lines, print_table
 from hyperflow.database import shown
 from hyperflow.database.results import Results, ResultsMap, open_results

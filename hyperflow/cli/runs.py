@@ -26,8 +26,6 @@ from hyperflow.private import Held
 from hyperflow.slurm.client import PollIntervals, SlurmClient
 from hyperflow.slurm.script import SbatchOptions
 
-BASE_DIR = Path("hyperflow-runs")
-
 SLURM_SECONDS = 30.0
 """How long a command tries to reach Slurm; a master tries for a day."""
 

@@ -14,10 +14,9 @@ from cyclopts import App, Parameter
 from rich.text import Text
 
 from hyperflow.cli import evaluations, fate, heads, records, runs
-from hyperflow.cli.jobs import BaseDir, Json, Which, answering
+from hyperflow.cli.answers import BASE_DIR, BaseDir, Json, Which, answering
 from hyperflow.cli.live import follow
 from hyperflow.cli.records import Run
-from hyperflow.cli.runs import BASE_DIR
 from hyperflow.cli.suggestions import suggestions
 from hyperflow.console.table import (
     NARROW,

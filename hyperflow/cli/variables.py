@@ -14,14 +14,18 @@ from cyclopts import App, Parameter
 
 from hyperflow import extvar, files
 from hyperflow.cli import heads
-from hyperflow.cli.jobs import BaseDir, Json, RunOption, Which, answering
-from hyperflow.cli.runs import BASE_DIR
+from hyperflow.cli.answers import BASE_DIR, BaseDir, Json, RunOption, Which, answering
 from hyperflow.errors import ConfigurationError
 from hyperflow.extvar import ExtVar
 
 RUN = "RUN is the program: its id, the beginning of it, or its directory; by default the newest that has variables."
 
 app = App(name="var", help="Look at and set the variables (ExtVar) of a program while it runs.")
+
+
+def add_to(main: App) -> None:
+    """Add the commands to the command line."""
+    main.command(app)
 
 
 @app.command

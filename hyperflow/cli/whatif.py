@@ -12,9 +12,8 @@ from cyclopts import App, Parameter, validators
 from rich.text import Text
 
 from hyperflow.cli import evaluations, heads, records
-from hyperflow.cli.jobs import BaseDir, Json, Which, answering
+from hyperflow.cli.answers import BASE_DIR, BaseDir, Json, Which, answering
 from hyperflow.cli.records import Run
-from hyperflow.cli.runs import BASE_DIR
 from hyperflow.console.table import plain_table, print_note, print_table
 from hyperflow.errors import ConfigurationError
 from hyperflow.events import reader

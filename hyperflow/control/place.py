@@ -24,7 +24,6 @@ import json
 import os
 import socket
 import struct
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -112,6 +111,8 @@ def _bind(room: Held) -> tuple[socket.socket, Path]:
         with suppress(OSError):  # a file system without sockets
             return _bound(room)
     failure = OSError("there is no temporary directory")
+    import tempfile  # noqa: PLC0415 (for places that are too long for a socket)
+
     for directory in (tempfile.gettempdir(), "/tmp"):
         private = Path(tempfile.mkdtemp(prefix=PREFIX, dir=directory))
         try:

@@ -20,8 +20,6 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from hyperflow.database import untagged
-
 SCHEMA_VERSION = 2
 
 NO_METADATA = "{}"
@@ -78,6 +76,8 @@ class FromCode(str):
 def text_of(value: str, version: int, metadata: str = NO_METADATA) -> str:
     """Return a value's text, marked if it has no tags, and if it is known which code gave it."""
     if version == 1:
+        from hyperflow.database import untagged  # noqa: PLC0415 (for old entries only)
+
         return untagged.Text(value)
     if metadata == NO_METADATA:
         return value

@@ -20,7 +20,6 @@ not by SQLite, which hides an fsync error of that step. A closed database is one
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
 import sys
 import time
@@ -396,7 +395,7 @@ class DatabaseFile:
 
     def _saved(self) -> str:
         """Copy all that this open file holds to a new one; return in words where it is."""
-        rescue = self.path.with_name(f"{self.path.name}.saved-{secrets.token_hex(4)}")
+        rescue = self.path.with_name(f"{self.path.name}.saved-{os.urandom(4).hex()}")
         try:
             os.close(os.open(rescue, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
             with closing(sqlite3.connect(f"{rescue.as_uri()}?mode=rw", uri=True)) as new:
@@ -563,7 +562,7 @@ def copy_database(source: Path, target: Path) -> None:
     place.check(target)
     if target.exists():
         raise ConfigurationError(f"{target} exists already; a copy does not replace it")
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    draft = target.with_name(f".{target.name}.{os.urandom(8).hex()}")
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         _backup(source, draft)

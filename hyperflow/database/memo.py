@@ -30,8 +30,8 @@ import attrs
 
 from hyperflow import environment, saying
 from hyperflow import flow as flows
-from hyperflow.database import keys, records, single_flight
 from hyperflow.aio import Outcome
+from hyperflow.database import keys, records, single_flight
 from hyperflow.database.entries import FromCode, metadata_with, warn_of, with_origin
 from hyperflow.database.fingerprint import Fingerprint
 from hyperflow.database.hints import show

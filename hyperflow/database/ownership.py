@@ -25,7 +25,6 @@ import fcntl
 import json
 import logging
 import os
-import secrets
 import shlex
 import socket
 import time
@@ -95,7 +94,7 @@ class Owner:
             started=started(os.getpid()),
             program=program,
             since=time.strftime("%Y-%m-%d %H:%M:%S"),
-            token=secrets.token_hex(8),
+            token=os.urandom(8).hex(),
         )
 
     @classmethod

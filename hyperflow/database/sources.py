@@ -14,7 +14,6 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-import sysconfig
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -26,7 +25,13 @@ from hyperflow.database import instructions
 from hyperflow.database.instructions import Import
 
 _OURS = (str(Path(__file__).parents[1]) + os.sep,)
-_INSTALLED = tuple({os.path.join(path, "") for path in sysconfig.get_paths().values() if path}) + _OURS
+
+
+@functools.cache
+def _installed() -> tuple[str, ...]:
+    import sysconfig  # noqa: PLC0415 (it takes longer than all others here)
+
+    return tuple({os.path.join(path, "") for path in sysconfig.get_paths().values() if path}) + _OURS
 
 
 @functools.lru_cache(maxsize=4096)
@@ -36,7 +41,7 @@ def is_of_user(filename: str) -> bool:
         return not filename.startswith(("<frozen", "<attrs", "<__array"))
     path = os.path.abspath(filename)
     parts = path.split(os.sep)
-    return not path.startswith(_INSTALLED) and "site-packages" not in parts and "dist-packages" not in parts
+    return not path.startswith(_installed()) and "site-packages" not in parts and "dist-packages" not in parts
 
 
 @attrs.frozen

@@ -21,13 +21,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from io import BufferedWriter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyperflow.events import segments, several
-from hyperflow.events.packing import Packing
 from hyperflow.events.schema import VERSION
 from hyperflow.saying import in_words
 from hyperflow.wire.numbers import TaskNumber
+
+if TYPE_CHECKING:
+    from hyperflow.events.packing import Packing
 
 SEGMENT = 8_000_000
 """Bytes of the tail with which it is full."""
@@ -43,7 +45,9 @@ MOST_FAILURES = 1000
 COUNTING = 10.0
 """Seconds between two lines that tell how much was not kept."""
 
-_MICROSECONDS = "%.6f".__mod__
+_QUOTED = json.encoder.encode_basestring_ascii
+QUICK = 2000
+"""Times of fewer microseconds are looked up as text: those are of evaluations that are many."""
 
 
 class EventLog:
@@ -57,7 +61,7 @@ class EventLog:
         self._columns = several.Columns()
         self._limit = LIMIT if limit is None else limit
         self._dropped: _Dropped | None = None
-        self._packing = Packing()
+        self._packing: Packing | None = None  # once a segment is full
         there = segments.numbers(path)
         self._file: BufferedWriter | None = path.open("ab")
         self._size = self._file.tell()  # of the tail
@@ -69,9 +73,15 @@ class EventLog:
             self.lines.append("\n")  # an earlier writer was killed within a line
         for number in there:  # an earlier writer has not come to them
             if (full := segments.full(path, number)).exists():
-                self._packing.add(full, segments.packed(path, number))
+                self._packer().add(full, segments.packed(path, number))
         self._cpu: float | None = None  # that this process had when lines were first written
         self.note("opened", version=VERSION, flows=True)
+
+    def _packer(self) -> Packing:
+        from hyperflow.events.packing import Packing  # noqa: PLC0415 (for full segments, which most logs do not have)
+
+        self._packing = self._packing or Packing()
+        return self._packing
 
     # ---- tasks (the first three are on the way of each evaluation) ----------------------------------------------
 
@@ -92,12 +102,13 @@ class EventLog:
         more = f'"function": {_quoted(function)}, "cpus": {cpus}'
         if name is not None:
             more += f', "name": {_quoted(name)}'
-        if not begun and len(flows) == 1 and len(tasks) == tasks[-1] - tasks[0] + 1:
+        of_one = flows.count(flows[0]) == len(flows)
+        if of_one and not begun and len(tasks) == tasks[-1] - tasks[0] + 1:  # numbers are given one after the other
             if of_map:
                 more += ', "map": true'
             self._changed(several.WAITING, time.time_ns() // 1000, more, tasks[0], len(tasks), flows[0])
             return
-        if flows.count(flows[0]) == len(flows):
+        if of_one:
             if flows[0]:
                 more += f', "flow": {flows[0]}'
         else:
@@ -121,7 +132,7 @@ class EventLog:
             ((task, took),) = seconds.items()
             self._changed(several.DONE, time.time_ns() // 1000, worker, task, took, None)
             return
-        more = f'"worker": "{worker}", "seconds": [{", ".join(map(_MICROSECONDS, seconds.values()))}]'
+        more = f'"worker": "{worker}", "seconds": [{", ".join(_shown(seconds.values()))}]'
         self.lines.append(f'{{"t": {time.time():.6f}, "state": "done", "tasks": {list(seconds)}, {more}}}\n')
 
     def _changed(self, kind: int, t: int, what: str, task: int, more: float | None, flow: int | None) -> None:
@@ -147,9 +158,9 @@ class EventLog:
         """A task has failed."""
         self._tasks("failed", [task], f', "call": {json.dumps(call)}, "error": {json.dumps(in_words(error))}')
 
-    def cancelled(self, task: TaskNumber) -> None:
-        """Nobody waits for a task any more."""
-        self._tasks("cancelled", [task])
+    def cancelled(self, *tasks: TaskNumber) -> None:
+        """Nobody waits for these tasks any more."""
+        self._tasks("cancelled", [*tasks])
 
     def copied(self, task: TaskNumber, copy: TaskNumber) -> None:
         """A copy of a task is started, because it takes very long."""
@@ -173,6 +184,11 @@ class EventLog:
 
     # ---- all else -----------------------------------------------------------------------------------------------
 
+    def started(self, worker: str, cpus: Iterable[int], number: int) -> None:
+        """A worker is being started; by a format string, as there may be hundreds of thousands."""
+        more = f'"worker": {_QUOTED(worker)}, "cpus": [{", ".join(map(str, cpus))}], "number": {number}'
+        self.lines.append(f'{{"t": {time.time():.6f}, "state": "started", {more}}}\n')
+
     def note(self, state: str, **members: object) -> None:
         """Note anything else."""
         self.lines.append(json.dumps({"t": round(time.time(), 6), "state": state, **members}) + "\n")
@@ -186,7 +202,7 @@ class EventLog:
             return
         lines = self._joined(collected)
         try:
-            if self._put_aside - self._packing.saved + self._size > self._limit:
+            if self._put_aside - (self._packing.saved if self._packing else 0) + self._size > self._limit:
                 lines = self._within_limit(lines)
             data = "".join(lines).encode()
             self._file.write(data)
@@ -240,7 +256,7 @@ class EventLog:
         self._file, self._number = file, self._number + 1
         self._columns = several.Columns()
         self._put_aside, self._size = self._put_aside + self._size, file.tell()
-        self._packing.add(full, segments.packed(self.path, self._number - 1))
+        self._packer().add(full, segments.packed(self.path, self._number - 1))
 
     def _within_limit(self, lines: list[str]) -> list[str]:
         """Return those of the lines that are kept although the log has reached its limit; count the others."""
@@ -267,7 +283,8 @@ class EventLog:
         self.note("closed", **taken)
         self.flush()
         self._abandon()
-        self._packing.close()
+        if self._packing is not None:
+            self._packing.close()
 
 
 class _Dropped:
@@ -340,6 +357,17 @@ def _ends_in_order(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read() == b"\n"
+
+
+def _shown(seconds: Iterable[float]) -> list[str]:
+    """Return times as text, to a microsecond."""
+    quick = _quick()
+    return [quick[n] if 0 <= (n := int(each * 1e6 + 0.5)) < QUICK else f"{each:.6f}" for each in seconds]
+
+
+@functools.cache
+def _quick() -> list[str]:
+    return [f"{number / 1e6:.6f}" for number in range(QUICK)]
 
 
 @functools.lru_cache(maxsize=1000)

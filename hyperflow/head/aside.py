@@ -53,7 +53,9 @@ class NodesAside:
 
     def table(self) -> list[dict[str, str | int]]:
         """Return what is to know about each node that is up."""
-        running = Counter(worker.node for worker in self._scheduler.workers.values() for _ in worker.queue)
+        running = Counter[str]()
+        for worker in self._scheduler.workers.values():
+            running[worker.node] += worker.held
         return [
             {
                 "node": name,

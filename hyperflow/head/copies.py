@@ -106,7 +106,7 @@ class Copies:
         if watched is not None:
             self.stragglers.watched[twin.number] = watched
         if task.past is not None and task.past.lost:
-            twin.was_lost_on(node)
+            self._scheduler.was_lost(twin, node)
         else:
             twin.failed_on(node)
         self._scheduler.cancel(task)

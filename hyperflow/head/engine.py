@@ -19,14 +19,27 @@ import contextlib
 import logging
 import pickle
 import struct
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any
+
+import attrs
 
 from hyperflow import environment, failures
 from hyperflow.config import Settings
-from hyperflow.environment import Activity, Making, Options, Statistics, Try, in_another_loop, peek_making, peek_try
+from hyperflow.environment import (
+    Activity,
+    Making,
+    MapOwner,
+    Options,
+    Statistics,
+    Try,
+    in_another_loop,
+    peek_making,
+    peek_try,
+)
 from hyperflow.errors import (
     AllocationEnding,
     EnvironmentClosed,
@@ -38,16 +51,20 @@ from hyperflow.errors import (
 )
 from hyperflow.events.writer import EventLog
 from hyperflow.flow import show_call
-from hyperflow.head import capsules
 from hyperflow.head.account import Account
 from hyperflow.head.allocation_end import Drain, End
 from hyperflow.head.aside import NodesAside
+from hyperflow.head.broadcast import Broadcast
+from hyperflow.head.bulk.bulk import Bulk, Head
+from hyperflow.head.bulk.calls import Calls
+from hyperflow.head.bulk.maps import BulkMap
+from hyperflow.head.collector import Collector
 from hyperflow.head.copies import Copies
 from hyperflow.head.echo import Echo
 from hyperflow.head.evaluation import Evaluation, death, read_failure
 from hyperflow.head.fleet import Fleet, NodePlan
 from hyperflow.head.later import Later
-from hyperflow.head.link import Link
+from hyperflow.head.link import Frame, Link
 from hyperflow.head.orders import Orders
 from hyperflow.head.post_mortems import PostMortems
 from hyperflow.head.streams import Streams
@@ -56,13 +73,13 @@ from hyperflow.locking.manager import LockManager
 from hyperflow.program import ProgramInfo
 from hyperflow.progress.tally import Counted, Snapshot, Tally
 from hyperflow.saying import in_words
-from hyperflow.scheduling.scheduler import REBALANCE_PAUSE, Scheduler
+from hyperflow.scheduling.scheduler import REBALANCE_LOOKS, REBALANCE_PAUSE, Scheduler
 from hyperflow.scheduling.state import Task, Worker, is_started
 from hyperflow.shipping.packer import Kept, PackedCall, Packer
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind, Outcome, ProtocolError
 from hyperflow.wire.messages import CANCELLED, Printed, StreamReply, StreamWanted, WorkerEnded
-from hyperflow.wire.numbers import TaskNumber, WorkerNumber
+from hyperflow.wire.numbers import Seq, TaskNumber, WorkerNumber
 
 logger = logging.getLogger("hyperflow")
 
@@ -77,13 +94,34 @@ END_GRACE = 15.0
 EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
 
-RESULTS, VALUE, SKIPPED = int(Kind.RESULTS), int(Outcome.VALUE), int(Outcome.SKIPPED)
+WORK_AT_ONCE = 250
+"""Answers, or others of a node's messages, that are dealt with in one turn of the event loop: some milliseconds. What a
+thousand nodes say at the same time would else keep the user's flows, and the signs of life, waiting. Fewer than a map
+starts in a turn (STARTS_BETWEEN_PAUSES): so what waits becomes more, and can be prefetched, before the answers are too
+many to deal with one by one."""
+
+STARTS_AT_ONCE = 3000
+"""Tasks that are given to free CPUs in one turn of the event loop; fewer where they need new workers."""
+
+MOST_LOOKED_AT = 10_000
+"""Workers that `progress` looks at: twenty milliseconds."""
+
+RESULTS, MEASURED, VALUE, SKIPPED = int(Kind.RESULTS), int(Kind.MEASURED), int(Outcome.VALUE), int(Outcome.SKIPPED)
 """As plain numbers, because each frame or answer is compared with them."""
 
 
 RETRIED = (Outcome.RAISED, Outcome.UNSENDABLE_ERROR)
 """Outcomes after which `retries` start an evaluation again. What cannot be sent or read could not be the next time, and
 who calls sys.exit() means it."""
+
+
+@attrs.frozen
+class Loss:
+    """The end of a node's stream, behind what came from there."""
+
+    link: Link
+    cause: str
+    silent: bool
 
 
 class Engine:
@@ -97,7 +135,7 @@ class Engine:
         self.scheduler = Scheduler()
         self.account = Account()
         self._events = EventLog(program.log_dir / "events.jsonl")
-        self.fleet = Fleet(program, settings, self._events, self._on_frame, self, self._on_lost)
+        self.fleet = Fleet(program, settings, self._events, self._on_frames, self, self._on_end, self._on_lost)
         self.fleet.echo = echo
         self.locks = LockManager()
         self.streams = Streams(program.call)
@@ -108,10 +146,16 @@ class Engine:
         self._packer = Packer()
         self._evaluations: dict[TaskNumber, Evaluation] = {}
         self.post_mortems = PostMortems(self.fleet.write)
-        self._orders = Orders(self.fleet.links, self._packer, self._evaluations, self._events, program.log_dir)
+        self._broadcast = Broadcast(self.fleet.links, settings.node_to_node != "off")
+        self.fleet.on_peers = self._broadcast.on_message
+        self._orders = Orders(
+            self.fleet.links, self._broadcast, self._packer, self._evaluations, self._events, program.log_dir
+        )
         # Those of this turn, each followed by its activity; by function, CPUs, the name that they were given, and
         # whether they are of a remote_map.
         self._submitted = defaultdict[tuple[str, int, str | None, bool], list[int]](list)
+        self._inbox: deque[Frame | Loss] = deque()  # what has come and waits for its turn
+        self._left = WORK_AT_ONCE  # of this turn
         self._begun: list[tuple[int, int]] = []  # activities that are new, with their parents
         self._next_task: TaskNumber = TaskNumber(1)
         self._copies = Copies(
@@ -119,6 +163,7 @@ class Engine:
         )
         self._tries: dict[TaskNumber, Try] = {}  # of those that are part of a flow under `retry`
         self._makings: dict[Evaluation, Making] = {}  # of those whose result goes into one that will be recorded
+        self._collector = Collector()
         self._counts: Counter[str] = Counter()
         self._tally = Tally()
         self.maps: set[Counted] = self._tally.maps
@@ -129,6 +174,31 @@ class Engine:
         self._writing = Later(self._events.flush, EVENTS_PAUSE)
         self._after_loss: list[asyncio.TimerHandle] = []  # for when a lost node must have ended
         self._cancelled = self._on_cancel  # bound once: each evaluation has it
+        self.bulk = Bulk(self._lent())
+
+    def _lent(self) -> Head:
+        """Return what batches need of this."""
+        return Head(
+            evaluator=self,
+            scheduler=self.scheduler,
+            packer=self._packer,
+            evaluations=self._evaluations,
+            events=self._events,
+            tally=self._tally,
+            counts=self._counts,
+            account=self.account,
+            aside=self.aside,
+            links=self.fleet.links,
+            locks=self.locks,
+            worker_locks=self.worker_locks,
+            streams=self.streams,
+            is_open=lambda: bool(self.fleet.links) and self.drain.over is None,
+            counted=self._count_calls,
+            turn=self._log_submitted,
+            cancelled=self._cancelled,
+            read_all=self._on_results,
+            unreadable=self._on_unreadable,
+        )
 
     # ---- for its user -------------------------------------------------------------------------------------------
 
@@ -156,6 +226,8 @@ class Engine:
             EnvironmentClosed: It has been closed.
             NotInFlow: This is another event loop, maybe in another thread.
         """
+        if self.bulk.submit_open is not None:
+            self.bulk.submit_open()
         if not self.fleet.links or self.drain.over is not None:  # a closed engine has no links
             raise self._refusal()
         if running_loop() is not self._loop:
@@ -197,6 +269,22 @@ class Engine:
             self._flushing.ask()
         return evaluation
 
+    def open_map(self, owner: MapOwner) -> BulkMap:
+        """Evaluate what is alike in a map in batches."""
+        return BulkMap(owner, self.bulk)
+
+    def _count_calls(self, calls: Calls) -> TaskNumber:
+        """Number and log calls that are submitted together, and have the scheduler asked soon."""
+        first, count = self._next_task, calls.left
+        self._next_task = TaskNumber(first + count)
+        activity = peek_activity()
+        of = 0 if activity is None else activity.number or self._begin(activity)
+        numbers = [of] * (2 * count)
+        numbers[::2] = range(first, self._next_task)
+        self._submitted[calls.function.function.name, calls.options.cpus, calls.options.name, False] += numbers
+        self._flushing.ask()
+        return first
+
     def keep(self, future: asyncio.Future[Any]) -> Kept | None:
         """Keep what was sent for an evaluation that has not ended."""
         return Kept(self._packer, future.packed, self.submit) if isinstance(future, Evaluation) else None
@@ -227,16 +315,13 @@ class Engine:
 
     def statistics(self) -> Statistics:
         """Return how many nodes, CPUs, workers and evaluations there are in each state; cheap."""
-        workers = Counter(
-            "ending" if worker.ending else "busy" if worker.queue else "idle"
-            for worker in self.scheduler.workers.values()
-        )
+        self.scheduler.settle()
         return Statistics(
             nodes=len(self.fleet.links),
             nodes_lost=self._counts["nodes_lost"],
             cpus=self.scheduler.pool.total,
             cpus_free=self.scheduler.pool.free,
-            workers=dict(workers),
+            workers={state: count for state, count in self.scheduler.states.items() if count},
             waiting=self.scheduler.waiting,
             running=self.scheduler.sent,
             done=self._counts["done"],
@@ -250,13 +335,17 @@ class Engine:
         )
 
     def progress(self) -> Snapshot:
-        """Return how evaluations stand, by function or name; looks at each worker."""
+        """Return how evaluations stand, by function or name. Of many workers, it looks at each third, say."""
+        workers = self.scheduler.workers
+        step = 1 + len(workers) // MOST_LOOKED_AT
         running, busy = Counter[str](), 0
-        for worker in self.scheduler.workers.values():
+        for worker in islice(workers.values(), 0, None, step):
             if worker.queue:
-                busy += len(worker.cpus)
-                evaluation = self._evaluations.get(next(iter(worker.queue)))
-                running.update([evaluation.group] if evaluation is not None else [])
+                busy += step * len(worker.cpus)
+                evaluation = self._evaluations.get(worker.current)
+                group = evaluation.group if evaluation is not None else self.bulk.group_of(worker)
+                if group is not None:
+                    running[group] += step
         return self._tally.snapshot(
             running,
             cpus=self.cpus,
@@ -285,7 +374,7 @@ class Engine:
 
     def node_failed(self, node: str) -> None:
         """Refuse what only that node could have run."""
-        for task in self.scheduler.expect_no_more(node):
+        for task in self.bulk.apart(self.scheduler.expect_no_more(node)):
             self._refuse(task, started=False)
 
     async def inspect(self, task: int, line: str) -> str:
@@ -306,12 +395,15 @@ class Engine:
 
     def _flush(self) -> None:
         """Carry out what the scheduler decides, with one write per node."""
+        self._left = WORK_AT_ONCE
+        if self._inbox:
+            self._read_on()
         if self._submitted:
             self._log_submitted()
         if self.drain.begun is not None and self.drain.over is None and not self.scheduler.sent:
             self.drain.finish()
         self.fleet.follow_path()
-        effects = self.scheduler.schedule()
+        effects = self.scheduler.schedule(STARTS_AT_ONCE)
         if self._copies.watched:
             self._copies.sent(effects)
         self._orders.write(effects)
@@ -324,10 +416,13 @@ class Engine:
         gone = self._orders.forget()
         if gone:
             self.scheduler.forget(gone)
+        if self._inbox or self.scheduler.unfinished:
+            self._flushing.ask()
+        self._collector.follow(len(self._evaluations) + len(self.scheduler.workers))
 
     def _rebalance(self) -> None:
         if self.scheduler.unbalanced:
-            self.scheduler.rebalance()
+            self.scheduler.rebalance(looks=REBALANCE_LOOKS)
             self._flush()
 
     def _log_submitted(self) -> None:
@@ -339,11 +434,51 @@ class Engine:
 
     # ---- in -----------------------------------------------------------------------------------------------------
 
+    def _on_frames(self, received: Sequence[Frame]) -> None:
+        """A node has said something; what is too much for this turn of the event loop waits for the next one."""
+        if self._inbox:
+            self._inbox += received
+            return
+        for at, (kind, number, body) in enumerate(received):
+            if self._left <= 0:
+                self._inbox += received[at:]
+                break
+            self._on_frame(kind, number, body)
+        if not self._flushing.due:
+            self._flushing.ask()
+
+    def _on_end(self, link: Link, cause: str, silent: bool) -> None:
+        """A node has gone without being asked to. What came from there counts, so it is read first."""
+        if link.node in self.scheduler.pool.nodes:
+            self.scheduler.pool.put_aside(link.node)  # nothing more goes there meanwhile
+        self._inbox.append(Loss(link, cause, silent))
+        self._read_on()
+        self._flushing.ask()
+
+    def _read_on(self) -> None:
+        """Deal with what waits, as far as this turn goes."""
+        inbox = self._inbox
+        while inbox and self._left > 0:
+            item = inbox.popleft()
+            if type(item) is Loss:
+                self._left -= len(self.scheduler.workers_at(item.link.node))
+                self.fleet.lost(item.link, item.cause, item.silent)
+            else:
+                self._on_frame(*item)
+
     def _on_frame(self, kind: int, number: WorkerNumber, body: memoryview) -> None:
+        self._left -= 1
         if kind == RESULTS:
             if self.fleet.failed_starts:
                 self.fleet.failed_starts.clear()
-            self._on_results(number, body)
+            worker = self.scheduler.workers.get(number)
+            if worker is not None and worker.has_batches:
+                self._left -= len(body) >> 8  # one of a batch costs an eighth, and has some thirty bytes
+                self.bulk.on_results(worker, body)
+            else:
+                self._on_results(number, body)
+        elif kind == MEASURED:  # beside each answer that has taken a while
+            self._on_measured(number, body)
         elif kind == Kind.RETRACTED:
             self._on_retracted(self.scheduler.retracted(number, *frames.SEQS.unpack(body)))
         elif kind == Kind.ENDED:
@@ -354,32 +489,43 @@ class Engine:
             self._on_stream_wanted(self.scheduler.workers[number], body)
         elif kind in (Kind.KEPT, Kind.INSPECTED):
             self._on_post_mortem(kind, number, body)
-        elif kind in (Kind.PRINTED, Kind.MEASURED) and number in self.scheduler.workers:
-            self._on_said(kind, self.scheduler.workers[number], body)
-        self._flushing.ask()
+        elif kind == Kind.PRINTED and number in self.scheduler.workers:
+            self._on_printed(self.scheduler.workers[number], body)
 
     def _on_stream_wanted(self, worker: Worker, body: memoryview) -> None:
         """An evaluation draws random numbers."""
         try:
             (task,) = messages.read(StreamWanted, body)
-            evaluation = self._evaluations.get(task)
+            evaluation = self._evaluation(worker, task)
         except (ProtocolError, TypeError):  # a function wrote to a descriptor that is not its own
             logger.warning("%s sent something that is no message about random numbers", worker.name)
             return
-        words = self.streams.wanted(evaluation, self._evaluations.values()) if evaluation is not None else ()
+        words: tuple[int, ...] = ()
+        if evaluation is not None:
+            self.bulk.single_out_all()  # they may be counted, and each has a stream of its own
+            words = self.streams.wanted(evaluation, [one for _, one in sorted(self._evaluations.items())])
         self.fleet.write(worker.node, [messages.framed(StreamReply(task, words), worker.number)])
 
-    def _on_said(self, kind: int, worker: Worker, body: memoryview) -> None:
-        """An evaluation has printed something, or its CPU time and memory were measured."""
+    def _on_measured(self, number: WorkerNumber, body: memoryview) -> None:
+        """The CPU time and memory of an evaluation were measured."""
+        worker = self.scheduler.workers.get(number)
+        if worker is not None:
+            try:
+                self._events.measured(*frames.MEASURED.unpack(body))
+            except struct.error:  # a function wrote to a descriptor that is not its own
+                self._on_nonsense(worker)
+
+    def _on_printed(self, worker: Worker, body: memoryview) -> None:
+        """An evaluation has printed something."""
         try:
-            if kind == Kind.MEASURED:
-                task, cpu, memory = frames.MEASURED.unpack(body)
-                self._events.measured(TaskNumber(task), cpu, memory)
-            elif self.echo is not None:
+            if self.echo is not None:
                 printed = messages.read(Printed, body)
-                self.echo.printed(self._evaluations.get(printed.task), worker.name, printed)
-        except (ProtocolError, TypeError, struct.error):  # a function wrote to a descriptor that is not its own
-            logger.warning("%s sent something that is no message about an evaluation", worker.name)
+                self.echo.printed(self._evaluation(worker, printed.task), worker.name, printed)
+        except (ProtocolError, TypeError):  # a function wrote to a descriptor that is not its own
+            self._on_nonsense(worker)
+
+    def _on_nonsense(self, worker: Worker) -> None:
+        logger.warning("%s sent something that is no message about an evaluation", worker.name)
 
     def _on_post_mortem(self, kind: int, number: WorkerNumber, body: memoryview) -> None:
         """There is a copy of a process that has failed, or not any more; or it has answered."""
@@ -392,18 +538,23 @@ class Engine:
         except (ProtocolError, TypeError, struct.error):  # the user's objects share a process with what answers
             logger.warning("the copy of a process that has failed sent something that is no answer")
 
-    def _name(self, task: TaskNumber) -> str:
-        evaluation = self._evaluations.get(task)
+    def _evaluation(self, worker: Worker, task: TaskNumber) -> Evaluation | None:
+        """Return what a worker is in; None if nobody waits for it any more."""
+        return self._evaluations.get(task) or self.bulk.single_out(worker, task)
+
+    def _name(self, worker: Worker, task: TaskNumber) -> str:
+        evaluation = self._evaluation(worker, task)
         return evaluation.name if evaluation is not None else f"evaluation {task}"
 
     def _on_results(self, number: WorkerNumber, body: memoryview) -> None:
         """A worker has answered, mostly several tasks at once."""
         scheduler, evaluations, locks = self.scheduler, self._evaluations, self.locks
-        watched, tries, groups = self._copies.watched, self._tries, self._tally.of
-        makings = self._makings
-        worker = scheduler.workers.get(number)
+        rare = self._copies.watched or self._tries or self._makings
+        groups, worker = self._tally.of, scheduler.workers.get(number)
         done: dict[TaskNumber, float] = {}
-        for task_number, outcome, seconds, payload, buffers in frames.results(body):
+        results = frames.results(body)
+        self._left -= len(results)
+        for task_number, outcome, seconds, payload, buffers in results:
             if outcome == SKIPPED:
                 self._on_retracted(scheduler.skipped(number, task_number, *frames.SIZE.unpack(payload)))
                 continue
@@ -431,19 +582,23 @@ class Engine:
             except BaseException as error:  # noqa: BLE001 (whatever a user's object does while it is read or shown)
                 self._on_unreadable(evaluation, task, worker, error)
                 continue
-            self._packer.release(evaluation.packed)
+            packed = evaluation.packed
+            self._packer.release(packed)
             evaluation.call = None
             done[task_number] = seconds
-            groups[evaluation.options.name or evaluation.packed.function.name].done += 1
+            groups[evaluation.options.name or packed.function.name].done += 1
             evaluation.set_result(value)
-            if watched or tries or makings or task.past is not None:
+            if rare or task.past is not None:
                 self._on_special(evaluation, task, worker, seconds)
         if done and worker is not None:
-            self._counts["done"] += len(done)
-            self.account.used += sum(done.values()) * len(worker.cpus)
-            self._events.done(done, worker.name)
-            if self.aside.trust.accused:
-                self.aside.trust.succeeded(worker.node, len(done))
+            self._count_done(done, worker)
+
+    def _count_done(self, done: dict[TaskNumber, float], worker: Worker) -> None:
+        self._counts["done"] += len(done)
+        self.account.used += sum(done.values()) * len(worker.cpus)
+        self._events.done(done, worker.name)
+        if self.aside.trust.accused:
+            self.aside.trust.succeeded(worker.node, len(done))
 
     def _on_unreadable(self, evaluation: Evaluation, task: Task, worker: Worker, error: BaseException) -> None:
         """What an evaluation has ended with cannot be read here: that is its error, and nobody else's."""
@@ -491,13 +646,14 @@ class Engine:
             return
         if worker.node in self.fleet.links:
             self.fleet.links[worker.node].drop_blocks(number)
+        self.bulk.single_out_started(worker, Seq(ended.started))
         within, back = self.scheduler.ended(number, ended.started)
         log_file = self._orders.log_file(worker)
         self._events.note("ended", worker=worker.name, number=number, **ended._asdict(), log_file=log_file)
         for task in back:
             self._on_returned(task, worker.name)
         if not ended.started and ended.reason != CANCELLED:
-            working = any(other.queue for other in self.scheduler.workers.values() if other.node == worker.node)
+            working = any(other.queue for other in self.scheduler.workers_at(worker.node))
             self.fleet.failed_start(worker.node, ended.reason or ended.tail or f"status {ended.status}", working)
         evaluation = self._evaluations.get(within.number) if within is not None else None
         if evaluation is None or within is None or self._copies.gives_way(within, worker.node):
@@ -509,17 +665,20 @@ class Engine:
             return
         self._failed_on(evaluation, worker.node)
         if not self._again(evaluation, error):
+            from hyperflow.head import capsules  # noqa: PLC0415 (only failures need it)
+
             capsules.leave(evaluation, worker, log_file, self._program, error)
             failures.note_tries(error, evaluation.options.retries - evaluation.retries + 1)
             self._fail(evaluation, error)
 
     def _on_retracted(self, tasks: list[Task]) -> None:
         if tasks:
-            self._events.retracted([task.number for task in tasks])
+            self._events.retracted([number for task in tasks for number in task.numbers])
 
     def _on_returned(self, task: Task, by: str) -> None:
-        self._counts["returned"] += 1
-        self._events.returned(task.number, by)
+        self._counts["returned"] += task.count
+        for number in task.numbers:
+            self._events.returned(number, by)
 
     # ---- how an evaluation ends ---------------------------------------------------------------------------------
 
@@ -578,13 +737,15 @@ class Engine:
         """A node has gone without being asked to."""
         node = link.node
         self.post_mortems.lost(node)
+        self.bulk.single_out_all([node])  # each of them is a suspect now
         self._counts["nodes_lost"] += 1
         self._last_loss = NodeLost(node, cause, str(link.log_file))
         self._orders.at_nodes.pop(node, None)
+        self._broadcast.lost(node)
         wait = END_GRACE + (self._silence_limit if silent else 0.0)
         loop = asyncio.get_running_loop()
         self._lost_logs[node] = str(link.log_file)
-        there = [worker for worker in self.scheduler.workers.values() if worker.node == node]
+        there = self.scheduler.workers_at(node)
         at_work = {number: worker for worker in there for number in worker.queue}
         started = {next(iter(worker.queue)) for worker in there if worker.queue}
         for each in there:
@@ -601,7 +762,7 @@ class Engine:
         for task in back:
             if not self._copies.gives_way(task, node) and not self._charged(task, at_work[task.number]):
                 self._on_returned(task, node)
-        for task in impossible:
+        for task in self.bulk.apart(impossible):
             worker = at_work.get(task.number)
             if not self._copies.gives_way(task, node) and (worker is None or not self._charged(task, worker)):
                 self._refuse(task, task.number in started)
@@ -649,6 +810,7 @@ class Engine:
 
     def _turn_away(self, ending: AllocationEnding) -> None:
         """End all that is left: what waits, and what still runs."""
+        self.bulk.single_out_all()
         for evaluation in dict.fromkeys(self._evaluations.values()):  # once each, also those that have a copy
             started = is_started(evaluation.task)
             self.scheduler.cancel(evaluation.task)
@@ -663,6 +825,7 @@ class Engine:
         self._copies.close()
         for timer in self._after_loss:
             timer.cancel()
+        self.bulk.single_out_all()
         for evaluation in list(self._evaluations.values()):
             evaluation.cancel()
         self._flush()
@@ -673,6 +836,7 @@ class Engine:
             self._flushing.close()
             self._writing.close()
             self._packer.buffers.close()
+            self._collector.close()
             self._events.close()
             if self.echo is not None:
                 self.echo.close()

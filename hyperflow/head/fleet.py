@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -23,10 +24,10 @@ from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import LauncherError
 from hyperflow.events.writer import EventLog
-from hyperflow.head.link import Link, OnFrame, OnLost
+from hyperflow.head.link import Link, OnFrames, OnLost, OnPeers, nobody
 from hyperflow.head.watchdog import Watchdog
 from hyperflow.program import ProgramInfo
-from hyperflow.transports.process import Transport
+from hyperflow.transports.process import Transport, portable_environment
 from hyperflow.wire import frames, machine
 
 logger = logging.getLogger("hyperflow")
@@ -37,6 +38,9 @@ BLOCKED = 10.0
 SHORTEST_WAIT, LONGEST_WAIT = 3.0, 10.0
 """When most nodes are up, the others are waited for until it has taken twice as long; but at least until the first of
 these many seconds after the beginning, and at most the second of them longer."""
+
+BEATS_AT_ONCE = 500
+"""Nodes that get a sign of life in one turn of the event loop: two milliseconds."""
 
 FAILED_STARTS_SECONDS = 20.0
 """Give a node up after this many seconds in which no worker on it managed to start a task, and none is at work."""
@@ -90,20 +94,30 @@ class Fleet:
         program: ProgramInfo,
         settings: Settings,
         events: EventLog,
-        on_frame: OnFrame,
+        on_frames: OnFrames,
         on_nodes: OnNodes,
+        on_end: OnLost,
         on_lost: OnLost,
     ) -> None:
+        """Make it.
+
+        Args:
+            on_end: Is told at once that a node has gone; calls `lost` when all that came from there is dealt with.
+            on_lost: Is told then.
+        """
         self.links: dict[str, Link] = {}
         self.failed_starts: dict[str, float] = {}
         """Since when no worker of a node has started anything."""
         self.echo = False
         """Whether nodes are to send what evaluations print; set before `start`."""
+        self.on_peers: OnPeers = nobody
+        """Who is told what nodes say about what they get from each other; set before `start`."""
         self._program = program
         self._settings = settings
         self._events = events
-        self._on_frame = on_frame
+        self._on_frames = on_frames
         self._on_nodes = on_nodes
+        self._on_end = on_end
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._path = sys.path[:]
@@ -116,7 +130,8 @@ class Fleet:
 
     async def start(self, nodes: Sequence[NodePlan], preload: Sequence[str]) -> None:
         """Start all launchers; raises LauncherError if too few come up."""
-        tasks = {self._loop.create_task(self._try(plan, preload)): plan for plan in nodes}
+        environment = portable_environment(os.environ)  # once: it is the same for all
+        tasks = {self._loop.create_task(self._try(plan, preload, environment)): plan for plan in nodes}
         # Those that are up have to hear of us while others take their time.
         self._beating = self._loop.call_later(self._settings.heartbeat, self._beat, self._loop.time())
         try:
@@ -185,14 +200,17 @@ class Fleet:
             if outcome is not None:
                 logger.warning("nothing is pinned: %s", outcome)
 
-    async def _try(self, plan: NodePlan, preload: Sequence[str]) -> LauncherError | str | None:
+    async def _try(
+        self, plan: NodePlan, preload: Sequence[str], environment: dict[str, str]
+    ) -> LauncherError | str | None:
         """Start a launcher; return the error if it cannot be started, or why its workers are not pinned."""
         causes: list[str] = []
         for transport in plan.transports:
-            link = Link(transport, self._settings, self._program.log_dir, self._on_frame, self._lost)
+            link = Link(transport, self._settings, self._program.log_dir, self._on_frames, self._on_end)
+            link.on_peers = self.on_peers
             link.on_greeting = lambda: self._answered.add(plan.node)
             try:
-                await link.start(self._program.program_id, preload, self.echo)
+                await link.start(self._program.program_id, preload, self.echo, environment)
             except LauncherError as error:
                 causes.append(str(error))
                 if len(plan.transports) > 1:
@@ -256,12 +274,18 @@ class Fleet:
                 "long calculations into remote_eval, or into asyncio.to_thread",
                 late,
             )
-        moment, lapse = time.monotonic(), min(now - due, 2 * heartbeat)
-        for link in list(self.links.values()):
-            link.beat(moment, lapse)
+        self._beat_some(list(self.links.values()), min(now - due, 2 * heartbeat))
         self._beating = self._loop.call_later(heartbeat, self._beat, now)
 
-    def _lost(self, link: Link, cause: str, silent: bool) -> None:
+    def _beat_some(self, links: list[Link], lapse: float) -> None:
+        """Exchange signs of life with some nodes now, and with the others in the next turns of the loop."""
+        moment = time.monotonic()
+        for link in links[:BEATS_AT_ONCE]:
+            link.beat(moment, lapse)
+        if len(links) > BEATS_AT_ONCE:
+            self._loop.call_soon(self._beat_some, links[BEATS_AT_ONCE:], lapse)
+
+    def lost(self, link: Link, cause: str, silent: bool) -> None:
         """Remove a node, and end what is left of it."""
         if self.links.pop(link.node, None) is None:
             return

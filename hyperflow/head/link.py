@@ -25,6 +25,7 @@ from hyperflow._version import __version__
 from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError, LauncherError
+from hyperflow.head.channels import Channels
 from hyperflow.transports.process import LAUNCHER, Connection, CutOff, Transport, launcher_log, portable_environment
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
@@ -39,13 +40,18 @@ NOISE_KEPT = 1 << 12
 CLOSE_GRACE = 10.0
 """Seconds for a launcher to end in order; after that its stream is ended."""
 
-OF_LINKS = frozenset(map(int, (Kind.ALIVE, Kind.BLOCK, Kind.CONTENT, Kind.BROKEN)))
+OF_PEERS = frozenset(map(int, (Kind.LISTENING, Kind.FETCHED)))
+OF_LINKS = OF_PEERS | set(map(int, (Kind.ALIVE, Kind.BLOCK, Kind.CONTENT, Kind.BROKEN)))
 """Kinds of frames that the engine does not see."""
 
 _ENDED = "its stream ended"
 
 BlockKey = tuple[WorkerNumber, BlockNumber]
-OnFrame = Callable[[int, WorkerNumber, memoryview], None]
+Frame = tuple[int, WorkerNumber, memoryview]
+"""Kind, worker, body."""
+
+OnFrames = Callable[[Sequence[Frame]], None]
+OnPeers = Callable[[str, int, memoryview], object]
 OnLost = Callable[["Link", str, bool], None]
 """Gets the cause, and a flag: True if the node may still be running because it has not noticed."""
 
@@ -54,20 +60,26 @@ def _nothing() -> None:
     """Do nothing."""
 
 
+def nobody(node: str, kind: int, body: memoryview) -> None:
+    """Do nothing."""
+
+
 class Link:
     """One node's launcher, as the head sees it.
 
-    `on_frame` gets each frame after the handshake. `on_lost` is called once, if the node is given up or its stream ends
+    `on_frames` gets all frames after the handshake, as many at a time as come in one read. `on_lost` is called once, if the node is given up or its stream ends
     before `close`.
     """
 
     def __init__(
-        self, transport: Transport, settings: Settings, log_dir: Path, on_frame: OnFrame, on_lost: OnLost
+        self, transport: Transport, settings: Settings, log_dir: Path, on_frames: OnFrames, on_lost: OnLost
     ) -> None:
         self.node = transport.node
         self.log_file = launcher_log(log_dir, transport.node)
         self.greeting: Greeting | None = None
         self.on_greeting: Callable[[], object] = _nothing
+        self.on_peers: OnPeers = nobody
+        """Gets the node, and what its launcher says about what it gets from other nodes: kind and body."""
         self.cpus = CpuChoice((), False)
         """Those to hand out there."""
         self.last_received = self._last_sent = time.monotonic()
@@ -76,13 +88,15 @@ class Link:
         self._settings = settings
         self._noise: bytes | None = b""  # what came before the launcher's first line (HELLO); None after that
         self._log_dir = log_dir
-        self._on_frame = on_frame
+        self._on_frames = on_frames
         self._on_lost = on_lost
         self._reader = frames.Reader()
         self._connection: Connection | None = None
         self._full = False  # whether the stream holds more than it should
         self._backlog: deque[Sequence[frames.Bytes]] = deque()  # what waits for it
         self._shares_memory = False
+        self.channels: Channels | None = None
+        """Those of its workers, if they are on this machine."""
         self._path: list[str] = []  # the `sys.path` that the node knows
         self._blocks: dict[BlockKey, memoryview | OSError] = {}  # of results that have not come yet
         self._filled: dict[BlockKey, int] = {}  # bytes that have come of a block
@@ -92,33 +106,45 @@ class Link:
         # What comes during the handshake; None afterwards.
         self._inbox: asyncio.Queue[tuple[int, memoryview] | LauncherError] | None = asyncio.Queue()
 
-    async def start(self, program_id: str, preload: Sequence[str], echo: bool = False) -> None:
-        """Start the launcher and shake hands.
+    async def start(
+        self,
+        program_id: str,
+        preload: Sequence[str],
+        echo: bool = False,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """Start the launcher and shake hands. `environment`: what is portable of ours, if that is known already.
 
         Raises:
             LauncherError: It could not be started, is of another version, or did not answer.
             ConfigurationError: A module of `preload` does not import.
         """
         self._connection = await self._transport.start(LAUNCHER, self, self.log_file)
-        proof = Proof()
+        proof: Proof | None = None
         try:
             kind, body = await self._next(self._settings.start_timeout)
             if kind != Kind.GREETING:
                 raise LauncherError(f"the launcher on {self.node} began with a frame of kind {kind}")
             greeting = self.greeting = self._read_greeting(body)
             self.on_greeting()
-            offer = proof.offer() if is_shared(greeting.memory) else None
-            self.write([messages.framed(self._setup(program_id, preload, offer, echo))])
+            if is_shared(greeting.memory):
+                proof = Proof()
+            setup = self._setup(program_id, preload, proof.offer() if proof is not None else None, echo)
+            setup = setup._replace(environment=environment or portable_environment(os.environ))
+            self.write([messages.framed(setup)])
             kind, body = await self._next(None)  # imports take what they take
             if kind == Kind.FAILED:
                 raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode(errors='replace')}")
             self._shares_memory = messages.read(Ready, body).shares_memory
+            if self._shares_memory:
+                self.channels = Channels(self.write)
             self._inbox = None
         except BaseException:
             await self.close()
             raise
         finally:
-            proof.close()
+            if proof is not None:
+                proof.close()
 
     def _setup(self, program_id: str, preload: Sequence[str], memory: Offer | None, echo: bool) -> Setup:
         is_pipe = self._connection is not None and self._connection.is_pipe
@@ -128,7 +154,7 @@ class Link:
             cwd=os.getcwd(),
             sys_path=self._take_path(),
             argv=tuple(sys.argv),
-            environment=portable_environment(os.environ),
+            environment={},
             preload=tuple(preload),
             heartbeat=self._settings.heartbeat,
             silence_limit=math.inf if is_pipe else self._settings.silence_limit,
@@ -192,6 +218,11 @@ class Link:
             for parts in frames.content(number, NO_WORKER, block.view()):
                 self.write(parts)
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether a block need not travel: both can open what the other holds."""
+        return self._shares_memory
+
     def pause_writing(self) -> None:
         """Queue the data in order; do not copy pieces of blocks."""
         self._full = True
@@ -204,6 +235,8 @@ class Link:
 
     def found(self, worker: WorkerNumber, buffers: Sequence[frames.Buffer]) -> list[memoryview]:
         """Return the buffers of a result, with those that are in blocks; raises OSError if one could not be opened."""
+        if self.channels is not None:
+            buffers = self.channels.taken(worker, buffers)
         return [self._take_block(worker, BlockNumber(each)) if isinstance(each, int) else each for each in buffers]
 
     def _take_block(self, worker: WorkerNumber, number: BlockNumber) -> memoryview:
@@ -216,6 +249,8 @@ class Link:
         """A worker has ended: nobody can use what it sent without a result."""
         for key in [key for key in self._blocks if key[0] == worker]:
             del self._blocks[key]
+        if self.channels is not None:
+            self.channels.drop(worker)
 
     def beat(self, now: float, lapse: float) -> None:
         """Give a sign of life if there was none lately; give the node up if it gave none for long.
@@ -239,17 +274,31 @@ class Link:
         except frames.ProtocolError as error:
             self._on_foreign(f"{error}; something on {self.node} writes into the stream of its launcher")
             return
-        for kind, worker, body in received:
-            if kind in OF_LINKS:
-                if kind == Kind.BROKEN:
-                    said = bytes(body).decode(errors="replace")
-                    self._on_foreign(f"{said}; something on {self.node} writes or reads where its launcher reads")
-                elif kind != Kind.ALIVE:
-                    self._on_block(kind, worker, body)
-            elif self._inbox is not None:
+        if not OF_LINKS.isdisjoint([frame[0] for frame in received]):
+            received = self._take_own(received)
+        if self._inbox is not None:
+            for kind, _, body in received:
                 self._inbox.put_nowait((kind, body))
-            else:
-                self._on_frame(kind, worker, body)
+        elif received:
+            self._on_frames(received)
+
+    def _take_own(self, received: list[Frame]) -> list[Frame]:
+        """Deal with the frames that are for the link, and return the others."""
+        others: list[Frame] = []
+        for kind, worker, body in received:
+            if kind not in OF_LINKS:
+                others.append((kind, worker, body))
+            elif kind == Kind.BROKEN:
+                said = bytes(body).decode(errors="replace")
+                if others and self._inbox is None:
+                    self._on_frames(others)  # what came before it counts
+                self._on_foreign(f"{said}; something on {self.node} writes or reads where its launcher reads")
+                return []
+            elif kind in OF_PEERS:
+                self.on_peers(self.node, kind, body)
+            elif kind != Kind.ALIVE:
+                self._on_block(kind, worker, body)
+        return others
 
     def _on_foreign(self, what: str) -> None:
         """Give a node up in whose stream others write, and say so: what comes next makes no sense."""

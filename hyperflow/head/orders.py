@@ -12,10 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import attrs
+
 from hyperflow.events.writer import EventLog
+from hyperflow.head.broadcast import Broadcast
+from hyperflow.head.bulk.calls import calls_of
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.link import Link
-from hyperflow.scheduling.state import Effect, Fork, Kill, Retire, Retract, Send, Worker
+from hyperflow.scheduling.state import Batch, Effect, Fork, Kill, Retire, Retract, Send, Task, Worker
 from hyperflow.shipping.arrays import SharedBuffer
 from hyperflow.shipping.definitions import Definition
 from hyperflow.shipping.packer import Packer
@@ -24,6 +28,21 @@ from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import ForkOrder
 from hyperflow.wire.numbers import DefinitionNumber, TaskNumber, WorkerNumber
 
+FORGOTTEN = 16
+"""A worker may be noted to have so many definitions that were forgotten: to look at all workers each time costs more."""
+
+
+@attrs.define
+class Known:
+    """What a worker has."""
+
+    epoch: int
+    """Of its classes."""
+    numbers: set[DefinitionNumber] = attrs.field(factory=set[DefinitionNumber])
+    """Of its definitions; perhaps also of some that were forgotten, which nobody needs any more."""
+    name: str | None = None
+    """What the tasks that it got last are called."""
+
 
 class Orders:
     """Writes the scheduler's effects to the nodes. `evaluations` are those that a flow waits for."""
@@ -31,64 +50,89 @@ class Orders:
     def __init__(
         self,
         links: Mapping[str, Link],
+        broadcast: Broadcast,
         packer: Packer,
         evaluations: Mapping[TaskNumber, Evaluation],
         events: EventLog,
         log_dir: Path,
     ) -> None:
-        self.at_workers: dict[WorkerNumber, set[DefinitionNumber]] = {}
-        """The definitions that each worker has."""
+        self.at_workers: dict[WorkerNumber, Known] = {}
+        """What each worker has."""
         self.at_nodes: dict[str, set[DefinitionNumber]] = {}
         """Those that each node has."""
-        self._epochs: dict[WorkerNumber, int] = {}  # of the classes that each worker has
-        self._names: dict[WorkerNumber, str | None] = {}  # of the tasks that each worker got last
         self._links = links
+        self._broadcast = broadcast
         self._packer = packer
         self._evaluations = evaluations
         self._events = events
-        self._log_dir = log_dir
+        self._log_dir = str(log_dir)
 
     def write(self, effects: Iterable[Effect]) -> None:
         """Carry out what the scheduler has decided."""
         out: dict[str, list[frames.Bytes]] = {}
         for effect in effects:
-            worker = effect.worker
-            parts = out.setdefault(worker.node, [])
-            if type(effect) is Send:
-                self._send(effect, parts)
-            else:
+            node = effect.worker.node
+            parts = out.get(node)
+            if parts is None:
+                parts = out[node] = []
+            if type(effect) is not Send:
                 self._order(effect, parts)
+            elif len(effect.tasks) > 1 or not self._send_one(effect.worker, effect.tasks[0], parts):
+                self._send(effect, parts)
         for node, parts in out.items():
             link = self._links.get(node)
             if link is not None:  # else it has gone
                 link.write(parts)
 
+    def _send_one(self, worker: Worker, task: Task, parts: list[frames.Bytes]) -> bool:
+        """Send a task if nothing has to go with it: most are such, and `_send` takes three times as long."""
+        number, function = task.number, task.function
+        evaluation = self._evaluations.get(number)
+        known = self.at_workers[worker.number]
+        if evaluation is None or task.alone or function not in known.numbers:
+            return False
+        packed, options = evaluation.packed, evaluation.options
+        if packed.needs or packed.buffers or packed.epoch != known.epoch:
+            return False
+        if options.name != known.name or options.post_mortem:
+            return False
+        parts.append(frames.task_frame(worker.number, number, function, packed.payload))
+        self._events.running([number], worker.name)
+        return True
+
     def _send(self, effect: Send, parts: list[frames.Bytes]) -> None:
         worker = effect.worker
-        has = self.at_workers[worker.number]
+        known = self.at_workers[worker.number]
+        has = known.numbers
         records: list[frames.Bytes] = []
         started: list[TaskNumber] = []
-        name = self._names.get(worker.number)
         for task in effect.tasks:
+            if type(task) is Batch:
+                self._send_batch(worker, task, records, parts)
+                started += task.numbers
+                continue
             number, function = task.number, task.function
             evaluation = self._evaluations.get(number)
             if evaluation is None:  # cancelled in this very turn: its place in the sequence is kept
                 frames.add_task(records, number, function, b"")
                 continue
             packed = evaluation.packed
-            if packed.epoch != self._epochs[worker.number]:
+            if packed.epoch != known.epoch:
                 parts += _tasks(worker, records)  # they run with the classes that are there now
-                self._epochs[worker.number] = packed.epoch
+                known.epoch = packed.epoch
                 has.intersection_update(self._packer.buffers.known)
-            if evaluation.options.name != name:
+            if evaluation.options.name != known.name:
                 parts += _tasks(worker, records)
-                self._names[worker.number] = name = evaluation.options.name
-                parts.append(frames.frame(Kind.NAMED, worker.number, (name or "").encode()))
+                known.name = evaluation.options.name
+                parts.append(frames.frame(Kind.NAMED, worker.number, (known.name or "").encode()))
             if function not in has or packed.needs:
                 self._give(worker, (*packed.needs, packed.function), parts)
             if evaluation.options.post_mortem:
                 parts.append(frames.frame(Kind.KEEP, worker.number, frames.SIZE.pack(number)))
-            frames.add_task(records, number, function, packed.payload, packed.buffers)
+            buffers = packed.buffers
+            if buffers and (channels := self._links[worker.node].channels) is not None:
+                buffers = channels.filled(worker.number, buffers)
+            frames.add_task(records, number, function, packed.payload, buffers)
             started.append(number)
             if task.alone and (limit := evaluation.options.time_limit) is not None:
                 parts.append(frames.frame(Kind.LIMIT, worker.number, frames.SECONDS.pack(limit)))
@@ -96,20 +140,39 @@ class Orders:
         if started:
             self._events.running(started, worker.name)
 
+    def _send_batch(self, worker: Worker, batch: Batch, records: list[frames.Bytes], parts: list[frames.Bytes]) -> None:
+        """The same for a batch, in the same order. None of it is cancelled yet."""
+        calls, known = calls_of(batch), self.at_workers[worker.number]
+        packed, name = calls.function, calls.options.name
+        if packed.epoch != known.epoch:
+            parts += _tasks(worker, records)
+            known.epoch = packed.epoch
+            known.numbers.intersection_update(self._packer.buffers.known)
+        if name != known.name:
+            parts += _tasks(worker, records)
+            known.name = name
+            parts.append(frames.frame(Kind.NAMED, worker.number, (name or "").encode()))
+        if batch.function not in known.numbers:
+            self._give(worker, (packed.function,), parts)
+        frames.add_tasks(records, batch.number, batch.function, calls.payloads_of(batch))
+
     def _give(self, worker: Worker, needs: Iterable[Definition | SharedBuffer], parts: list[frames.Bytes]) -> None:
         """Give a worker what it does not have of this."""
-        has = self.at_workers[worker.number]
+        has = self.at_workers[worker.number].numbers
         here = self.at_nodes.setdefault(worker.node, set())
+        if len(has) > 2 * len(here) + FORGOTTEN:
+            has.intersection_update(here)
         for need in needs:
             number = need.number
             if number in has:
                 continue
             if isinstance(need, Definition):
-                self._give(worker, need.needs, parts)
+                if need.needs:
+                    self._give(worker, need.needs, parts)
                 if number not in here:
                     parts.append(frames.frame(Kind.DEFINE, body=need.body()))
             elif number not in here:
-                self._links[worker.node].write_block(number, need.block)
+                self._broadcast.give(worker.node, number, need.block)
             here.add(number)
             has.add(number)
             parts.append(frames.frame(Kind.GIVE, worker.number, frames.NUMBER.pack(number)))
@@ -117,12 +180,11 @@ class Orders:
     def _order(self, effect: Fork | Retract | Kill | Retire, parts: list[frames.Bytes]) -> None:
         worker = effect.worker
         if type(effect) is Fork:
-            self.at_workers[worker.number] = set()
-            self._epochs[worker.number] = self._packer.epoch
+            self.at_workers[worker.number] = Known(self._packer.epoch)
             pinned = self._links[worker.node].cpus.pinned
             order = ForkOrder(worker.name, self.log_file(worker), worker.cpus, pinned, worker.fresh)
-            parts.append(messages.framed(order, worker.number))
-            self._events.note("started", worker=worker.name, cpus=worker.cpus, number=worker.number)
+            parts.append(messages.fork(order, worker.number))
+            self._events.started(worker.name, worker.cpus, worker.number)
         elif type(effect) is Retract:
             parts.append(frames.frame(Kind.RETRACT, worker.number, frames.SIZE.pack(effect.below)))
         else:
@@ -132,22 +194,21 @@ class Orders:
         """Forget everywhere what is not used any more; return the numbers."""
         gone = self._packer.evict()
         if gone:
+            self._broadcast.forget(gone)
             body = b"".join(map(frames.NUMBER.pack, gone))
             for link in self._links.values():
                 link.write([frames.frame(Kind.FORGET, body=body)])
-            for known in (*self.at_nodes.values(), *self.at_workers.values()):
+            for known in self.at_nodes.values():
                 known.difference_update(gone)
         return gone
 
     def log_file(self, worker: Worker) -> str:
         """Return the worker's log file. A worker appends to the log of the previous worker in its slot."""
-        return str(self._log_dir / f"worker-{worker.node}-{worker.slot}.log")
+        return f"{self._log_dir}/worker-{worker.node}-{worker.slot}.log"
 
     def worker_gone(self, worker: WorkerNumber) -> None:
         """Forget what a worker had."""
         self.at_workers.pop(worker, None)
-        self._epochs.pop(worker, None)
-        self._names.pop(worker, None)
 
 
 def _tasks(worker: Worker, records: list[frames.Bytes]) -> list[frames.Bytes]:

@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias
 
-from hyperflow.database import fingerprint
 from hyperflow.shipping.packer import take_apart
 
 Words: TypeAlias = tuple[int, ...]
@@ -47,6 +46,10 @@ class Streams:
         self._scope = scope
         self._equal: Counter[int] = Counter()
 
+    def asks(self, fn: Any) -> bool:
+        """Whether a function has asked so far."""
+        return bool(self.asking) and _name(take_apart(fn, (), {})[0]) in self.asking
+
     def submitted(self, evaluation: Submitted) -> None:
         """Count a call, if its function asks; called for each one while `asking` is not empty."""
         if evaluation.call is None or getattr(evaluation, "stream", None):
@@ -54,6 +57,8 @@ class Streams:
         fn, args, kwargs = take_apart(*evaluation.call)
         name = _name(fn)
         if name in self.asking:
+            from hyperflow.database import fingerprint  # noqa: PLC0415 (most functions draw no numbers)
+
             code = fingerprint.digest_of_code(fn) if name.endswith("<lambda>") else ""  # one lambda has the name of all
             text = f"{name}\0{code}\0{fingerprint.digest([args, dict(kwargs)])}"
             evaluation.stream = self._words(evaluation.seed, text)

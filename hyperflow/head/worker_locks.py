@@ -33,7 +33,7 @@ class WorkerLocks:
         manager: LockManager,
         scheduler: Scheduler,
         write: Callable[[str, list[frames.Bytes]], None],
-        name: Callable[[TaskNumber], str],
+        name: Callable[[Worker, TaskNumber], str],
     ) -> None:
         self._manager = manager
         self._scheduler = scheduler
@@ -91,7 +91,7 @@ class WorkerLocks:
                 reply = LockReply(message.serial, str(error))
             self._write(worker.node, [messages.framed(reply, worker.number)])
 
-        owner, name = (worker.number, message.task), f"{self._name(message.task)} on {worker.name}"
+        owner, name = (worker.number, message.task), f"{self._name(worker, message.task)} on {worker.name}"
         _, above = self._submitted.get(message.task, (None, None))
         parent = self._number(worker, message.task, message.within) or above
         try:
@@ -123,7 +123,7 @@ class WorkerLocks:
             if worker.ending:
                 return  # its CPUs will be free
             if worker.queue:
-                owner = (worker.number, next(iter(worker.queue)))
+                owner = (worker.number, worker.current)
                 mine = [request for request in self._manager.rules.owned(owner) if request.stage is not Stage.HELD]
                 if not any(self._manager.rules.depends(request, above) for request in mine):
                     return  # it will end some time

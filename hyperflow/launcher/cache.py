@@ -1,5 +1,6 @@
 """The cache of a node: definitions, which the head sends once and workers get by number; large buffers of results.
 
+A large buffer of arguments comes from the head, or from another node (peers.py); then frames that need it wait for it.
 Large buffers of results wait here until the head has mapped them. Nothing is unpickled here.
 """
 
@@ -9,8 +10,10 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from hyperflow.launcher.peers import Peers
 from hyperflow.wire import frames
 from hyperflow.wire.frames import Kind
+from hyperflow.wire.messages import Fetch
 from hyperflow.wire.numbers import BlockNumber, DefinitionNumber, WorkerNumber
 from hyperflow.wire.shared_memory import Block, Offer, Proof, is_shared
 
@@ -18,7 +21,9 @@ from hyperflow.wire.shared_memory import Block, Offer, Proof, is_shared
 class NodeCache:
     """Definitions and blocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+        self._awaited: set[DefinitionNumber] = set()  # blocks that other nodes are to hand on
         self.proof = Proof()
         self.shares_memory = False
         """Whether the head can open what we hold, and we what it holds."""
@@ -40,19 +45,52 @@ class NodeCache:
         """Open a large buffer of the head's, or begin one whose content follows."""
         number, size, pid, fd = frames.BLOCK.unpack(body)
         with contextlib.suppress(OSError):  # the worker that misses it will say so
-            self._blocks[number] = Block.at(pid, fd, size) if pid else Block(os.memfd_create("block"), 0)
+            if pid:
+                self._blocks[number] = Block.at(pid, fd, size)
+            else:
+                self._begin(number, size)
 
-    def fill(self, body: memoryview) -> None:
-        """Add to a block that has begun."""
-        (number,) = frames.NUMBER.unpack_from(body)
+    def _begin(self, number: DefinitionNumber, size: int) -> None:
         if number in self._blocks:
-            self._blocks[number].append(body[frames.NUMBER.size :])
+            self._blocks.pop(number).close()
+        self._blocks[number] = Block(os.memfd_create("block"), 0)
+        self._peers.hold(frames.NUMBER.pack(number), self._blocks[number], size)
+
+    def expect(self, order: Fetch) -> None:
+        """A block comes from another node: from this one, or from one that is named later."""
+        number = DefinitionNumber(order.number)
+        if number not in self._blocks:
+            self._awaited.add(number)
+            self._begin(number, order.size)
+        if number in self._awaited and order.hosts:
+            self._peers.fetch(frames.NUMBER.pack(number), order.digest, order.hosts, order.port)
+
+    def awaits(self, body: memoryview) -> bool:
+        """Whether one of these is still to come from another node."""
+        return bool(self._awaited) and any(number in self._awaited for (number,) in frames.NUMBER.iter_unpack(body))
+
+    def has_come(self, number: DefinitionNumber) -> None:
+        """What frames waited for is here, or will not come."""
+        self._awaited.discard(number)
+
+    def fill(self, body: memoryview) -> DefinitionNumber | None:
+        """Add to a block that has begun; return its number if something waits for it and it is whole now."""
+        (number,) = frames.NUMBER.unpack_from(body)
+        if number not in self._blocks:
+            return None
+        self._blocks[number].append(body[frames.NUMBER.size :])
+        name = frames.NUMBER.pack(number)
+        self._peers.grown(name)
+        content = self._peers.find(name)
+        whole = content is not None and content.size == content.block.size
+        return DefinitionNumber(number) if whole and number in self._awaited else None
 
     def forget(self, body: memoryview) -> None:
         """Let go of what will not be wanted again."""
         for (number,) in frames.NUMBER.iter_unpack(body):
             self._definitions.pop(number, None)
             if number in self._blocks:
+                self._peers.drop(frames.NUMBER.pack(number))
                 self._blocks.pop(number).close()
 
     def given(self, worker: WorkerNumber, body: memoryview) -> Iterator[bytes]:

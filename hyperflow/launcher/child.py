@@ -9,6 +9,7 @@ import socket
 from collections.abc import Collection
 
 from hyperflow.wire import frames, processes, survivors
+from hyperflow.wire.answer_ring import AnswerRing
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.messages import ForkOrder
 from hyperflow.wire.numbers import WorkerNumber
@@ -25,6 +26,7 @@ class WorkerProcess:
         self.pid = pid
         self.sock = sock
         self.claims = ClaimPage(page)
+        self.answers = AnswerRing(page)
         self.mark = mark_name(number)
         self.reader = frames.Reader()
         self.fds: list[int] = []  # of large buffers; the frames that say so have not come yet
@@ -36,17 +38,30 @@ class WorkerProcess:
         self.leave_by: float | None = None
         self.leave_why = "closing"
         self.kill_at: float | None = None
+        self.answers_at = 0.0  # when to look for answers; 0 if not at all
         self.look_at = 0.0  # when to look again who of its processes is left
         self._log_file = order.log_file
         self._log_start = 0  # a worker appends to the log of the previous worker in its slot
         with contextlib.suppress(OSError):
             self._log_start = os.stat(order.log_file).st_size
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether something is to happen to it at some moment, or it is ending."""
+        return (self.status, self.deadline, self.leave_by, self.kill_at) != (None, None, None, None)
+
     def put_off(self, seconds: float) -> None:
         """Let everything that is to happen to it happen so much later."""
         self.deadline, self.leave_by, self.kill_at = (
             None if moment is None else moment + seconds for moment in (self.deadline, self.leave_by, self.kill_at)
         )
+
+    def let_go(self) -> None:
+        """In a forked worker: let go of what another one shares with the launcher."""
+        self.sock.close()
+        self.claims.words.release()
+        self.answers.words.release()
+        self.answers.page.close()
 
     def log_tail(self) -> str:
         """Return the last lines of its log."""
@@ -80,7 +95,7 @@ def mark_name(number: WorkerNumber) -> str:
 
 
 def mark(number: WorkerNumber) -> memoryview | None:
-    """In a forked worker: map some memory whose name its own forked children show, too, so that it is known whose."""
+    """Map some memory for a worker, whose name what it forks shows, too, so that it is known whose that is."""
     try:
         block = Block(os.memfd_create(mark_name(number)), mmap.PAGESIZE)
     except OSError:  # too many open files, or a kernel without

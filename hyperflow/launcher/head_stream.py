@@ -1,11 +1,14 @@
 """The launcher's end of the stream to the head: frames in, frames out, never blocking.
 
-Guarantees: what `send` gets goes out in that order, as soon as the stream takes it. Until then it is kept.
+Guarantees: what `send` gets goes out in that order, as soon as the stream takes it. Until then it is kept. What may
+wait goes with what comes next, or when its moment has come: one write costs some ten answers, here and in the head.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import os
 import selectors
 import time
@@ -16,6 +19,9 @@ from hyperflow.wire.numbers import WorkerNumber
 
 JOINED = 1 << 16
 """Parts with fewer bytes in all are copied into one: a write of many parts costs more than the copy."""
+
+ENOUGH = 1 << 14
+"""Bytes that are worth a write, however long they may wait."""
 
 
 class HeadStream:
@@ -30,6 +36,9 @@ class HeadStream:
         self._selector = selector
         self._reader = frames.Reader()
         self._out: deque[memoryview] = deque()
+        self._kept = 0  # bytes that came since the last write
+        self.due = math.inf
+        """When to write what waits."""
         self._writing = False
         self._muted = False
         for fd in (in_fd, out_fd):
@@ -39,6 +48,11 @@ class HeadStream:
     def has_more(self) -> bool:
         """Whether anything waits to be written."""
         return bool(self._out)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether the stream took less than there was."""
+        return self._writing
 
     def read(self) -> list[tuple[int, WorkerNumber, memoryview]] | None:
         """Return the frames that have come: (kind, worker, body); None at the end of the stream."""
@@ -53,18 +67,22 @@ class HeadStream:
         self.silence = 0.0
         return self._reader.feed(data)
 
-    def send(self, *parts: frames.Bytes) -> None:
-        """Keep these parts for `flush`."""
+    def send(self, *parts: frames.Bytes, by: float = 0.0) -> None:
+        """Keep these parts for `flush`, which is to come by that moment."""
         if not self._muted:
-            if len(parts) > 2 and sum(map(len, parts)) < JOINED:
+            size = sum(map(len, parts))
+            if len(parts) > 2 and size < JOINED:
                 parts = (b"".join(parts),)
             self._out.extend(memoryview(part) for part in parts if len(part))
+            self._kept += size
+            self.due = min(self.due, by if self._kept < ENOUGH else 0.0)
 
     def flush(self) -> None:
         """Write what the stream takes. The selector reports when it takes more."""
+        self.due, self._kept = math.inf, 0
         try:
             while self._out:
-                sent = os.writev(self._out_fd, [self._out[i] for i in range(min(len(self._out), 64))])
+                sent = os.writev(self._out_fd, list(itertools.islice(self._out, 64)))
                 self.last_sent = time.monotonic()
                 while sent:
                     first = self._out[0]

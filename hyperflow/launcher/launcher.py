@@ -16,6 +16,7 @@ Single-threaded, with one select loop: threads and fork do not mix.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import mmap
 import os
 import selectors
@@ -25,29 +26,37 @@ import struct
 import sys
 import time
 import traceback
+from array import array
 from collections import deque
+from collections.abc import Iterator
 from typing import NoReturn
 
 from hyperflow._version import __version__, installed_version
 from hyperflow.launcher import child, entry, keeper, own_stream
 from hyperflow.launcher.cache import NodeCache
 from hyperflow.launcher.head_stream import HeadStream
+from hyperflow.launcher.peers import Peers
 from hyperflow.launcher.post_mortems import PostMortems
 from hyperflow.launcher.zygote import Zygote
 from hyperflow.wire import frames, machine, messages, processes, survivors
+from hyperflow.wire.answer_ring import LOOK, PAGES, WAKE
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import (
     CANCELLED,
     TIME_LIMIT,
+    Fetch,
+    Fetched,
     ForkOrder,
     Greeting,
     Inspect,
+    Listen,
+    Listening,
     Ready,
     Setup,
     SysPath,
     WorkerEnded,
 )
-from hyperflow.wire.numbers import Seq, WorkerNumber
+from hyperflow.wire.numbers import DefinitionNumber, Seq, WorkerNumber
 from hyperflow.wire.shared_memory import Offer
 
 KILL_GRACE = 2.0
@@ -68,15 +77,32 @@ STANDSTILL = 1.0
 FORK_PAUSE = 0.05
 """Seconds between a failed fork and the report of it."""
 
+GROUP_PAUSE = 0.01
+"""Seconds between looks whether the group of a worker that ends is gone."""
+
 LONGEST_LOOK = 3600.0
 """Seconds to wait in the selector at most: epoll refuses more than 24 days, and a time limit may be longer."""
 
 MOST_FDS = 253
 """The kernel passes at most so many descriptors with one message."""
 
+JOIN = 0.001
+"""Seconds that answers of workers with several tasks in hand may wait for others, to go to the head together."""
+
+JOIN_SHARE, JOIN_MOST = 0.05, 0.1
+"""They may wait longer where their tasks take long: for this share of their time, at most so many seconds."""
+
+WORTH_JOINING = 2
+"""They wait only if so many messages are to be expected meanwhile."""
+
+ANCILLARY = socket.CMSG_SPACE(MOST_FDS * 4)
 
 PASSED_ON = frozenset(map(int, (Kind.LOCK_WANTED, Kind.LOCK_RELEASED, Kind.STREAM_WANTED, Kind.PRINTED, Kind.MEASURED)))
 """What a worker says that only the head understands."""
+
+
+HELD = frozenset(map(int, (Kind.GIVE, Kind.TASKS, Kind.NAMED, Kind.CHANNEL, Kind.KEEP, Kind.LIMIT)))
+"""What waits with a block that is still to come from another node; the rest is for what the worker is doing already."""
 
 
 class Launcher:
@@ -88,8 +114,19 @@ class Launcher:
         self.selector = selectors.DefaultSelector()
         self.head = HeadStream(in_fd, out_fd, self.selector)
         self.workers: dict[WorkerNumber, child.WorkerProcess] = {}
+        self.timed: dict[WorkerNumber, child.WorkerProcess] = {}
+        """Those to which something is to happen at some moment, which are few; maybe some others."""
+        self.looks: list[tuple[float, WorkerNumber]] = []
+        """A heap: when to look at which worker for answers of which no message tells (worker/stream.py)."""
+        self.now = time.monotonic()
+        """When the select loop woke up."""
+        self.alarm = 0.0
+        """When it is to look at all clocks."""
         self.zygote = Zygote()
-        self.cache = NodeCache()
+        self.peers = Peers(self.selector, self.on_fetched, self.wake_by)
+        self.cache = NodeCache(self.peers)
+        self.held: dict[WorkerNumber, list[tuple[int, memoryview]]] = {}
+        """What workers are to get when a block has come from another node."""
         self.post_mortems = PostMortems(self.selector, self.head.send)
         self.closing = False
         self.failed_forks: deque[tuple[float, bytes]] = deque()  # when to report which
@@ -109,50 +146,74 @@ class Launcher:
         self.head.send(frames.HELLO, messages.framed(greeting(self.cache.proof.offer())))
         self.head.flush()
         while not (self.closing and not self.workers):
-            patience, began = self.patience(), time.monotonic()
-            ready = self.selector.select(patience)
-            self.woke_up(patience, time.monotonic() - began)
-            for key, events in ready:
-                if isinstance(key.data, child.WorkerProcess):
-                    self.on_worker(key.data, events)
-                else:
-                    key.data()
-            self.check_clocks()
-            self.head.flush()
-            self.memory_kills.look(time.monotonic())
+            if not self.zygote.is_warm and not self.closing and not self.selector.select(0):
+                self.zygote.warm_up_a_little()
+                continue
+            self.turn()
         processes.end_descendants()
         self.head.flush_all()
 
-    def woke_up(self, patience: float | None, took: float) -> None:
+    def turn(self) -> None:
+        """Wait until something happens, and do what is to be done about it. Most turns pass on one message."""
+        began = time.monotonic()
+        patience = max(min(self.alarm, self.head.due) - began, 0.0)
+        ready = self.selector.select(patience)
+        self.now = time.monotonic()
+        self.woke_up(patience, self.now - began)
+        for key, events in ready:
+            if isinstance(key.data, child.WorkerProcess):
+                self.on_worker(key.data, events)
+            else:
+                key.data()
+        if self.now >= self.alarm:
+            self.check_clocks()
+        if self.now >= self.head.due or self.head.is_writing:
+            self.head.flush()
+        self.wake_by(self.memory_kills.look(self.now))
+
+    def woke_up(self, patience: float, took: float) -> None:
         """Count the silence of the head, and put off what was due while this process, or the machine, stood still.
 
         All of the node was stopped then (scontrol suspend, a frozen control group): nothing ran, and nothing was read.
         """
-        if patience is not None and took > patience + STANDSTILL:
+        if took > patience + STANDSTILL:
             for process in self.workers.values():
                 process.put_off(took - patience)
+            self.alarm = 0.0
             took = patience
         self.head.silence += took
 
-    def patience(self) -> float | None:
-        """Return how long the select loop may wait; None until something happens."""
-        now = time.monotonic()
-        moments: list[float] = [self.failed_forks[0][0]] if self.failed_forks else []
-        for process in self.workers.values():
+    def wake_by(self, moment: float) -> None:
+        """Look at all clocks by that moment."""
+        self.alarm = min(self.alarm, moment)
+
+    def watch(self, process: child.WorkerProcess) -> None:
+        """Something is to happen to a worker at some moment, or it is ending."""
+        self.timed[process.number] = process
+        self.alarm = 0.0
+
+    def moments(self) -> Iterator[float]:
+        """Yield when something is to be done, whatever happens before."""
+        yield self.now + LONGEST_LOOK
+        if self.failed_forks:
+            yield self.failed_forks[0][0]
+        for process in self.timed.values():
             if process.status is not None or process.kill_at is not None:
-                return 0.01  # its group may be gone any moment
-            moments += [moment for moment in (process.deadline, process.leave_by) if moment is not None]
+                yield self.now + GROUP_PAUSE  # its group may be gone any moment
+            yield from (moment for moment in (process.deadline, process.leave_by) if moment is not None)
+        if self.looks:
+            yield self.looks[0][0]
         if self.setup is not None:
-            moments.append(self.head.last_sent + self.setup.heartbeat)
-            moments.append(now + self.setup.silence_limit - self.head.silence)
+            yield self.head.last_sent + self.setup.heartbeat
+            yield self.now + self.setup.silence_limit - self.head.silence
         if (old := self.post_mortems.moment) is not None:
-            moments.append(old)
-        if (look := self.memory_kills.patience(now)) is not None:
-            moments.append(now + look)
-        return min(max(min(moments) - now, 0.0), LONGEST_LOOK) if moments else None
+            yield old
+        if (silent := self.peers.moment) is not None:
+            yield silent
 
     def check_clocks(self) -> None:
-        now, head = time.monotonic(), self.head
+        """Do what is due, and note when the next thing will be. (What moves to a later moment costs a look.)"""
+        now, head = self.now, self.head
         if self.setup is not None and not self.closing:
             if head.silence > self.setup.silence_limit:
                 self.stop(f"the head has not been heard for {head.silence:.0f} s")
@@ -163,7 +224,28 @@ class Launcher:
         while self.failed_forks and now >= self.failed_forks[0][0]:
             head.send(self.failed_forks.popleft()[1])
         self.post_mortems.end_old(now)
-        for process in list(self.workers.values()):
+        self.peers.check(now)
+        self.check_looks()
+        self.check_timed(now)
+        self.alarm = min(self.moments())
+
+    def check_looks(self) -> None:
+        """Look for the answers of workers that have said nothing for a while."""
+        while self.looks and self.now >= self.looks[0][0]:
+            process = self.workers.get(self.looks[0][1])
+            if process is not None and process.answers_at > self.now:  # a message has come since
+                heapq.heapreplace(self.looks, (process.answers_at, process.number))
+                continue
+            heapq.heappop(self.looks)
+            if process is not None:
+                process.answers_at = 0.0
+                self.look(process)
+
+    def check_timed(self, now: float) -> None:
+        """Let happen to workers what is due."""
+        for process in list(self.timed.values()):
+            if not process.is_timed:
+                del self.timed[process.number]
             if process.deadline is not None and now >= process.deadline:
                 process.deadline = None
                 self.kill(process, TIME_LIMIT)
@@ -185,6 +267,7 @@ class Launcher:
             if process is None:
                 continue  # an orphan that we adopted
             process.status = status
+            self.watch(process)
             process.peak_memory = usage.ru_maxrss * 1024  # type: ignore[attr-defined]
             self.drain(process)
             if process.kill_at is None:  # what it leaves behind in its group goes with it
@@ -206,20 +289,30 @@ class Launcher:
             self.head.send(frames.frame(Kind.BROKEN, body=str(error).encode()))
             self.stop("the head's stream is broken")
 
-    def handle(self, kind: int, number: WorkerNumber, body: memoryview) -> None:  # noqa: PLR0912 (one branch for each kind)
+    def handle(self, kind: int, number: WorkerNumber, body: memoryview) -> None:  # noqa: PLR0912, PLR0915 (one branch for each kind)
+        if number in self.held and kind in HELD:
+            self.held[number].append((kind, body))
+            return
         process = self.workers.get(number)
-        if kind == Kind.SETUP:
+        if kind == Kind.TASKS:  # the most frequent one
+            if process is not None and process.status is None:
+                self.forward(process, frames.frame(kind, number, body))
+        elif kind == Kind.SETUP:
             self.prepare(messages.read(Setup, body))
         elif kind == Kind.DEFINE:
             self.cache.define(body)
         elif kind == Kind.BLOCK:
             self.cache.keep_block(body)
         elif kind == Kind.CONTENT:
-            self.cache.fill(body)
+            if (filled := self.cache.fill(body)) is not None:
+                self.release(filled)
         elif kind == Kind.TAKEN:
             self.cache.taken(number, body)
         elif kind == Kind.FORGET:
             self.cache.forget(body)
+            if self.held:
+                for (gone,) in frames.NUMBER.iter_unpack(body):
+                    self.release(DefinitionNumber(gone))
             for other in self.workers.values():
                 self.forward(other, frames.frame(Kind.FORGET, other.number, body))
         elif kind == Kind.FORK:
@@ -228,6 +321,10 @@ class Launcher:
             self.zygote.follow(messages.read(SysPath, body))
             for other in self.workers.values():
                 self.forward(other, frames.frame(Kind.PATH, other.number, body))
+        elif kind == Kind.LISTEN:
+            self.listen(messages.read(Listen, body))
+        elif kind == Kind.FETCH:
+            self.cache.expect(messages.read(Fetch, body))
         elif kind == Kind.CLOSE:
             self.close()
         elif kind == Kind.ALIVE:
@@ -236,16 +333,19 @@ class Launcher:
             self.post_mortems.ask(messages.read(Inspect, body))
         elif process is None or process.status is not None:
             pass  # it has ended; the head knows, or will soon
+        elif kind == Kind.GIVE and self.cache.awaits(body):
+            self.held[number] = [(kind, body)]
         elif kind == Kind.GIVE:
             for data in self.cache.given(number, body):
                 self.forward(process, data)
-        elif kind in (Kind.TASKS, Kind.NAMED, Kind.LOCK_REPLY, Kind.STREAM_REPLY):
+        elif kind in (Kind.NAMED, Kind.CHANNEL, Kind.LOCK_REPLY, Kind.STREAM_REPLY):
             self.forward(process, frames.frame(kind, number, body))
         elif kind == Kind.KEEP:
             if self.post_mortems.has_room:
                 self.forward(process, frames.frame(kind, number, body))
         elif kind == Kind.LIMIT:
             process.deadline = time.monotonic() + frames.SECONDS.unpack(body)[0]
+            self.watch(process)
         elif kind == Kind.RETRACT:
             (below,) = frames.SIZE.unpack(body)
             boundary = process.claims.retract(below)
@@ -260,6 +360,7 @@ class Launcher:
     def prepare(self, setup: Setup) -> None:
         """Make this process ready to fork workers, and tell the head."""
         self.setup = setup
+        self.alarm = 0.0
         wrong = self.zygote.prepare(setup)
         survivors.tell_job(self.watched)
         if wrong:
@@ -268,6 +369,29 @@ class Launcher:
         self.cache.settle(setup.memory)
         self.head.silence = 0.0
         self.head.send(messages.framed(Ready(self.cache.shares_memory)))
+
+    # ---- from other nodes ---------------------------------------------------------------------------------------
+
+    def listen(self, order: Listen) -> None:
+        """Learn the secret; take connections, and say where."""
+        self.peers.know(bytes.fromhex(order.secret))
+        if order.open:
+            self.head.send(messages.framed(Listening(*self.peers.listen())))
+
+    def on_fetched(self, name: bytes, cause: str) -> None:
+        """A block has come from another node, or could not be had there."""
+        (number,) = frames.NUMBER.unpack(name)
+        self.head.send(messages.framed(Fetched(number, cause)))
+        if not cause:
+            self.release(DefinitionNumber(number))
+
+    def release(self, number: DefinitionNumber) -> None:
+        """Give workers what has waited for this block, as far as it does not wait for another one."""
+        self.cache.has_come(number)
+        held, self.held = self.held, {}
+        for worker, waiting in held.items():
+            for kind, body in waiting:
+                self.handle(kind, worker, body)
 
     def close(self) -> None:
         """The head asks for the end: let idle workers leave by themselves."""
@@ -294,16 +418,20 @@ class Launcher:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         try:
             ours, theirs = socket.socketpair()
-            page = mmap.mmap(-1, mmap.PAGESIZE)
+            page = mmap.mmap(-1, PAGES)
+            entry.before_fork()
+            mark = child.mark(number)  # here, too, for the moment: what is done now costs the child no copies of pages
             pid = os.fork()
         except OSError as error:  # too many processes, open files, too little memory; sockets close with their objects
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
             report = WorkerEnded(70, Seq(0), f"cannot fork: {error.strerror}", False, "", 0)
             # A little later: the head answers with another order, and shall not keep us busy with nothing but that.
             self.failed_forks.append((time.monotonic() + FORK_PAUSE, messages.framed(report, number)))
+            self.alarm = 0.0
             return
         if pid == 0:
             self.become_worker(number, theirs, ours, page, order)
+        del mark
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         theirs.close()
         ours.setblocking(False)
@@ -325,13 +453,12 @@ class Launcher:
             self.wakeup_end.close()
             self.selector.close()
             for other in self.workers.values():
-                other.sock.close()
+                other.let_go()
             self.cache.close()
+            self.peers.close()
             self.post_mortems.close()
             self.head.close()
-            mark = child.mark(number)
             code = entry.become_worker(sock, page, self.setup, order)
-            del mark  # until now
         except BaseException:  # noqa: BLE001 (a forked child must not go on as a launcher)
             traceback.print_exc()
         finally:
@@ -370,49 +497,89 @@ class Launcher:
                 self.selector.modify(process.sock, selectors.EVENT_READ, process)
         if events & selectors.EVENT_READ and self.take(process) is False:
             self.selector.unregister(process.sock)
+            self.look(process)
+            self.watch(process)
             process.leave_by = time.monotonic() + LEAVE_GRACE  # it ends, or it can never answer
             process.leave_why = "its function has closed the descriptor by which it answers"
 
     def take(self, process: child.WorkerProcess) -> bool | None:
         """Pass on what a worker sent; None if there is nothing now, False at the end of its stream."""
         try:
-            data, fds, _, _ = socket.recv_fds(process.sock, frames.CHUNK, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, _, _ = process.sock.recvmsg(frames.CHUNK, ANCILLARY, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None
         except OSError:
             return False
         if not data:
             return False
-        process.fds += fds
+        if ancillary:
+            process.fds += array("i", ancillary[0][2])
         try:
-            received = process.reader.feed(data)
-            for kind, _, body in received:
-                if kind == Kind.BLOCK:
+            for kind, in_hand, body in process.reader.feed(data):
+                if kind == Kind.RESULTS:
+                    self.answer(process, body, in_hand)
+                elif kind == Kind.WRITTEN:
+                    self.answer(process, process.answers.take(*frames.SIZE.unpack(body)), in_hand)
+                    if in_hand >= frames.SEVERAL:
+                        self.look_later(process)
+                elif kind == Kind.BLOCK:
                     for part in self.cache.passed_on(process.number, body, process.fds.pop(0)):
                         self.head.send(part)
                 elif kind == Kind.KEPT:
                     self.post_mortems.keep(process.number, body, process.fds.pop(0))
+                    self.alarm = 0.0
                 elif kind in PASSED_ON:
-                    self.head.send(frames.frame(kind, process.number, body))
-                elif kind != Kind.RESULTS:
+                    by = self.now + JOIN_MOST if kind == Kind.MEASURED else 0.0  # it goes with the answer that follows
+                    self.head.send(frames.frame(kind, process.number, body), by=by)
+                else:
                     raise frames.ProtocolError("a frame that workers do not send")
         except (frames.ProtocolError, struct.error, IndexError, ValueError):
             # A function wrote to descriptors that are not its own. Only its worker is ended.
             self.kill(process, "something that is no answer was written to its stream")
             return False
-        # One frame of all that has come: the worker sends each answer by itself, but the head reads them together.
-        bodies = [body for kind, _, body in received if kind == Kind.RESULTS]
-        if bodies:
-            self.head.send(*frames.records_frame(Kind.RESULTS, process.number, bodies))
-            process.deadline = None
-            if process.fresh:  # it ends by itself, unless what a function registered with atexit hangs
-                process.leave_by = time.monotonic() + LEAVE_GRACE
         return True
+
+    def answer(self, process: child.WorkerProcess, records: frames.Bytes, in_hand: int) -> None:
+        """Pass answers on: at once, unless their worker goes on with what it has in hand."""
+        by = 0.0
+        if not len(records):  # it only says whether it has more in hand
+            self.head.due = self.head.due if in_hand else by
+            return
+        if in_hand:
+            seconds = frames.RESULT.unpack_from(records)[2]  # of the first; the others mostly take as long
+            joined = min(seconds * JOIN_SHARE, JOIN_MOST)
+            if in_hand >= frames.SEVERAL:
+                joined = max(joined, JOIN)
+            if joined >= JOIN and joined * len(self.workers) > WORTH_JOINING * max(seconds, WAKE):
+                by = self.now + joined
+        self.head.send(*frames.records_frame(Kind.RESULTS, process.number, [records]), by=by)
+        process.deadline = None
+        if process.fresh:  # it ends by itself, unless what a function registered with atexit hangs
+            process.leave_by = time.monotonic() + LEAVE_GRACE
+            self.watch(process)
+
+    def look_later(self, process: child.WorkerProcess) -> None:
+        """Look for answers in a while: a worker has said that it has more in hand."""
+        is_new = not process.answers_at
+        process.answers_at = time.monotonic() + LOOK
+        if is_new:
+            heapq.heappush(self.looks, (process.answers_at, process.number))
+            self.wake_by(process.answers_at)
+
+    def look(self, process: child.WorkerProcess) -> None:
+        """Take the answers that are there, whatever the worker has said of them."""
+        end = process.answers.look()
+        while process.sock.fileno() >= 0 and self.take(process):
+            pass  # what it sent before comes before
+        try:
+            if records := process.answers.take(max(end, process.answers.taken)):
+                self.answer(process, records, frames.SEVERAL)
+        except frames.ProtocolError:
+            self.kill(process, "its memory for answers was written to")
 
     def drain(self, process: child.WorkerProcess) -> None:
         """Take the last that a worker sent before it ended."""
-        while self.take(process):
-            pass
+        self.look(process)
         with contextlib.suppress(KeyError, ValueError):
             self.selector.unregister(process.sock)
         process.sock.close()
@@ -424,11 +591,13 @@ class Launcher:
         """Let a worker end by itself, soon."""
         if process.kill_at is None:
             self.forward(process, frames.frame(Kind.RETIRE, process.number))
+            self.watch(process)
             process.leave_by = time.monotonic() + LEAVE_GRACE
 
     def kill(self, process: child.WorkerProcess, reason: str) -> None:
         """End a worker's process group: TERM now, KILL after the grace."""
         process.deadline = process.leave_by = None
+        self.watch(process)
         if process.kill_at is None:
             process.reason = process.reason or reason
             process.kill_at = time.monotonic() + KILL_GRACE
@@ -453,7 +622,8 @@ class Launcher:
 
     def finish(self, process: child.WorkerProcess) -> None:
         """Nothing is left of a worker: tell the head."""
-        del self.workers[process.number]
+        del self.workers[process.number], self.timed[process.number]
+        self.held.pop(process.number, None)
         status, reason = process.status if process.status is not None else 70, process.reason
         out_of_memory = status == -signal.SIGKILL and not reason and self.memory_kills.took_one(time.monotonic())
         tail = process.log_tail() if reason in ("", TIME_LIMIT) else ""

@@ -4,7 +4,8 @@ Under ssh, what a login shell's start-up files have put into the background hold
 between two bytes of ours. So a launcher that is told to (OFFER in its environment) listens on a Unix socket, says where
 on stdout, and the head opens a channel to that socket through the same ssh connection. No port is opened; the
 directory is private, and only a process of the same user is accepted. Where sshd forwards no sockets, the head writes
-STAY, and the stream is stdin and stdout after all.
+STAY, and the stream is stdin and stdout after all. Where one srun starts many launchers, each opens a connection to the
+head (call_back.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import socket
 import struct
 import time
 
+from hyperflow.launcher import call_back
 from hyperflow.wire.frames import OFFERED, STAY
 
 OFFER = "HYPERFLOW_OFFER_SOCKET"
@@ -28,6 +30,11 @@ PATIENCE = 60.0
 def streams() -> tuple[int, int]:
     """Return descriptors of the stream to the head, to read from and to write to."""
     in_fd, out_fd = os.dup(0), os.dup(1)
+    if os.environ.pop(call_back.ASKED, None) is not None:
+        called = call_back.stream(in_fd)
+        os.close(in_fd)
+        os.close(out_fd)
+        return called, os.dup(called)
     if os.environ.pop(OFFER, None) is None:
         return in_fd, out_fd
     directory = ""

@@ -2,7 +2,7 @@
 
 Guarantees: no thread is started here, because a forked child would inherit its locks without it. Variables that a
 prologue has set on this node win over the head's. A file of the user's is not taken for a module of ours. Our modules
-are imported when the first worker is wanted, because a job may want none.
+are imported while the head has nothing to say, one at a time, or else when the first worker is wanted.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class Zygote:
 
     def __init__(self) -> None:
         self._own_path = sys.path[:]
-        self._warm = False
+        self._missing = list(reversed(SHARED))
+        self.is_warm = False
+        """Whether all that workers need has been imported."""
 
     def prepare(self, setup: Setup) -> str:
         """Take on the head's paths and environment, and import what the program names; return what went wrong."""
@@ -62,6 +64,8 @@ class Zygote:
         for name in machine.THREAD_VARIABLES:
             os.environ.pop(name)
         os.environ.update(user_set)
+        if setup.preload:
+            _keep_from_collector()
         return ""
 
     def follow(self, path: SysPath) -> None:
@@ -69,16 +73,24 @@ class Zygote:
         sys.path[:] = path.entries
 
     def warm_up(self) -> None:
-        """Import what workers need, so that each finds it there; not before the first is wanted."""
-        if self._warm:
-            return
+        """Import what workers need, so that each finds it there."""
+        while not self.is_warm:
+            self.warm_up_a_little()
+
+    def warm_up_a_little(self) -> None:
+        """Import one more of the modules that workers need: for a launcher that has nothing else to do yet."""
         theirs, sys.path[:] = sys.path[:], self._own_path
-        for module in SHARED:
-            importlib.import_module(f"hyperflow.{module}")
+        importlib.import_module(f"hyperflow.{self._missing.pop()}")
         sys.path[:] = theirs
-        gc.collect()
-        gc.freeze()  # keeps the garbage collector of a worker from copying all pages of what we imported
-        self._warm = True
+        if not self._missing:
+            _keep_from_collector()
+            self.is_warm = True
+
+
+def _keep_from_collector() -> None:
+    """Keep the garbage collector of a worker from copying all pages of what was imported here."""
+    gc.collect()
+    gc.freeze()
 
 
 def take_environment(theirs: dict[str, str]) -> None:

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from hyperflow import private
 from hyperflow.errors import HyperflowError
-from hyperflow.events import reader, segments
+from hyperflow.events import segments
 from hyperflow.records import record
 
 MOST_LOGS = 20
@@ -149,6 +148,8 @@ def _head(events: Path) -> bytes:
     """Return the first lines of a log whose first segments may be packed."""
     head = bytearray()
     with suppress(HyperflowError):
+        from hyperflow.events import reader  # noqa: PLC0415 (for logs of many segments)
+
         for event in reader.read(events):
             head += json.dumps(event).encode() + b"\n"
             if len(head) > HEAD:
@@ -168,6 +169,8 @@ def tidy() -> None:
     with suppress(OSError):
         there = sorted(os.listdir(home))
         for name in [name for name in there if name.endswith(".log")][:-MOST_LOGS]:
+            import shutil  # noqa: PLC0415 (rarely needed)
+
             shutil.rmtree(home / name, ignore_errors=True)
             _forget_if_gone(name.removesuffix(".log"))
         for name in [name for name in there if _is_record(name)][:-MOST_RECORDS]:

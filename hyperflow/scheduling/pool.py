@@ -42,25 +42,31 @@ class CpuPool:
         self.largest = 0
         """CPUs of the largest node, also of one that is put aside, or expected."""
         self._expected: dict[str, int] = {}
+        self._sizes: dict[int, int] = {}  # how many nodes there are of each size, expected ones included
 
     def expect(self, name: str, cpus: int) -> None:
         """A node with so many CPUs may be added later: what only it can serve is not impossible."""
+        self.expect_no_more(name)
         self._expected[name] = cpus
-        self.largest = max(self.largest, cpus)
+        self._count(cpus, 1)
 
     def expect_no_more(self, name: str) -> None:
         """An expected node does not come."""
-        self._expected.pop(name, None)
-        self._find_largest()
+        if name in self._expected:
+            self._count(self._expected.pop(name), -1)
 
-    def _find_largest(self) -> None:
-        self.largest = max((*(len(node.ids) for node in self.nodes.values()), *self._expected.values()), default=0)
+    def _count(self, size: int, more: int) -> None:
+        """There is one node more, or less, of a size."""
+        self._sizes[size] = self._sizes.get(size, 0) + more
+        if not self._sizes[size]:
+            del self._sizes[size]
+        self.largest = max(self._sizes, default=0)
 
     def add(self, name: str, ids: Iterable[int]) -> None:
         """Take a node in."""
         if name in self.nodes:
             raise ValueError(f"node {name} is in the pool already")
-        self._expected.pop(name, None)
+        self.expect_no_more(name)
         node = NodeCpus(name, ids)
         self.nodes[name] = node
         while len(self._with_free) <= len(node.ids):
@@ -68,7 +74,7 @@ class CpuPool:
         self._put(node)
         self.total += len(node.ids)
         self.free += len(node.free)
-        self._find_largest()
+        self._count(len(node.ids), 1)
 
     def remove(self, name: str) -> None:
         """Remove a node, with what was given out of it."""
@@ -77,7 +83,7 @@ class CpuPool:
             self.aside.remove(name)
         else:
             self._exclude(node)
-        self._find_largest()
+        self._count(len(node.ids), -1)
 
     def put_aside(self, name: str) -> None:
         """Let a node give nothing out."""
@@ -122,33 +128,32 @@ class CpuPool:
 
     def lowest_free(self, name: str, cpus: int) -> tuple[int, ...]:
         """Return the lowest free ids of a node: neighbours where possible, which mostly share caches."""
-        return tuple(sorted(self.nodes[name].free)[:cpus])
+        free = self.nodes[name].free
+        return (min(free),) if cpus == 1 else tuple(sorted(free)[:cpus])
 
-    def take(self, name: str, ids: Iterable[int]) -> None:
+    def take(self, name: str, ids: Collection[int]) -> None:
         """Give out free ids of a node."""
         node = self.nodes[name]
-        wanted = set(ids)
-        if not node.free >= wanted:
-            raise ValueError(f"CPUs {sorted(wanted - node.free)} of {name} are not free")
+        if not node.free.issuperset(ids):
+            raise ValueError(f"CPUs {sorted(set(ids) - node.free)} of {name} are not free")
         self._take_out(node)
-        node.free -= wanted
-        self.free -= len(wanted)
+        node.free.difference_update(ids)
+        self.free -= len(ids)
         self._put(node)
 
-    def give_back(self, name: str, ids: Iterable[int]) -> None:
+    def give_back(self, name: str, ids: Collection[int]) -> None:
         """Take back ids that were given out; those of a node that has gone are forgotten."""
         node = self.nodes.get(name)
         if node is None:
             return
-        returned = set(ids)
-        if returned & node.free or not returned <= node.ids:
-            raise ValueError(f"CPUs {sorted(returned)} of {name} were not given out")
+        if not node.free.isdisjoint(ids) or not node.ids.issuperset(ids):
+            raise ValueError(f"CPUs {sorted(ids)} of {name} were not given out")
         if name in self.aside:
-            node.free |= returned
+            node.free.update(ids)
             return
         self._take_out(node)
-        node.free |= returned
-        self.free += len(returned)
+        node.free.update(ids)
+        self.free += len(ids)
         self._put(node)
 
     def _exclude(self, node: NodeCpus) -> None:

@@ -12,11 +12,23 @@ from collections.abc import Iterable
 from hyperflow.scheduling.state import SENT, Task, Worker
 from hyperflow.wire.numbers import DefinitionNumber
 
-PREFETCH_SECONDS = 0.002
+PREFETCH_SECONDS = 0.016
 """Work prefetched at a busy worker: several round trips, yet a short wait for what is queued there."""
 
 PREFETCH_ONE_BELOW = 0.05
 """One task whose function takes less than this (seconds) is prefetched even if that exceeds PREFETCH_SECONDS."""
+
+ANSWERS_AT_ONCE = 1000.0
+"""Where so many answers are expected in a second, one task is prefetched however long it takes, if much waits: then the
+launchers may join their answers, and the head may come round late, and no CPU idles meanwhile."""
+
+DEEP = 0.1
+"""So many tasks for each worker at work have to wait for that. Else what is prefetched would wait longer for its worker
+than for the next one that is free."""
+
+PATIENCE = 3
+"""What was prefetched is taken back from a worker that does not answer while the others, on average, answer so many
+times as many tasks as it holds."""
 
 PREFETCH_TASKS = 1000
 PREFETCH_BYTES = 1 << 20
@@ -24,6 +36,9 @@ PREFETCH_BYTES = 1 << 20
 
 RETRACT_WORTH = 0.0005
 """Less estimated work (seconds) than this stays where it is queued: it ends sooner than a retraction."""
+
+GRAIN = 0.0001
+"""So much of a batch (seconds of work) an idle worker gets at once: a message to each of more workers takes longer."""
 
 NEWEST_WEIGHT = 0.2
 """Weight of the newest measurement in the mean time of a function."""
@@ -35,35 +50,60 @@ class Estimates:
     def __init__(self) -> None:
         self.seconds: dict[DefinitionNumber, float] = {}
 
-    def learn(self, function: DefinitionNumber, seconds: float) -> None:
-        """A task of this function took so long."""
+    def learn(self, function: DefinitionNumber, seconds: float, count: int = 1) -> None:
+        """A task of this function took so long; or so many, on average."""
         known = self.seconds.get(function)
-        self.seconds[function] = seconds if known is None else known + NEWEST_WEIGHT * (seconds - known)
+        if known is None:
+            self.seconds[function] = seconds
+        else:
+            weight = NEWEST_WEIGHT if count == 1 else 1.0 - (1.0 - NEWEST_WEIGHT) ** count
+            self.seconds[function] = known + weight * (seconds - known)
 
     def forget(self, functions: Iterable[DefinitionNumber]) -> None:
         """These functions will not be used again."""
         for number in functions:
             self.seconds.pop(number, None)
 
+    def grain(self, task: Task) -> int:
+        """Return how many of a batch an idle worker is to get."""
+        seconds = self.seconds.get(task.function)
+        return 1 if seconds is None or task.count == 1 else max(int(GRAIN / max(seconds, 1e-6)), 1)
+
     def is_worth_retracting(self, worker: Worker, worth: float) -> bool:
         """Whether a worker has prefetched tasks that were not cancelled, and at least so many seconds of work."""
-        prefetched = list(worker.queue.values())[1:]
-        work = sum(self.seconds.get(task.function, 1.0) for task in prefetched)  # of an unknown function, a second each
-        return work >= worth and any(task.state is SENT for task in prefetched)
+        work, wanted = 0.0, False
+        for place, task in enumerate(worker.queue.values()):
+            count = task.count if place else task.count - 1  # without the one that it is in
+            work += count * self.seconds.get(task.function, 1.0)  # of an unknown function, a second each
+            wanted = wanted or (count > 0 and task.state is SENT)
+        return wanted and work >= worth
 
-    def room(self, worker: Worker, task: Task) -> int:
+    def is_ahead(self, function: DefinitionNumber, active: int, left: int) -> bool:
+        """Whether a worker is to have a task more than the one that it is in, even if that takes long."""
+        seconds = self.seconds.get(function)
+        if seconds is None:
+            return False
+        return seconds < PREFETCH_ONE_BELOW or (active > ANSWERS_AT_ONCE * seconds and left >= DEEP * active)
+
+    def room(self, worker: Worker, task: Task, ahead: bool) -> int:
         """Return how many tasks like this one may be queued at the worker beside what it has."""
-        if worker.fresh or worker.ending or worker.retracting or worker.load >= PREFETCH_BYTES:
+        if worker.fresh or worker.ending or worker.retracting or worker.slow or worker.load >= PREFETCH_BYTES:
             return 0
-        seconds = self.seconds.get(task.function)
+        means = self.seconds
+        seconds = means.get(task.function)
         if seconds is None:
             return 0
-        queued = len(worker.queue)
+        queued = worker.held
         last = next(reversed(worker.queue.values()))
-        if last.alone or last.function not in self.seconds:
+        if last.alone:
             return 0
-        work = PREFETCH_SECONDS - queued * max(seconds, self.seconds[last.function])
-        count = int(work / max(seconds, 1e-6)) if work > 0 else 0
-        if count < 1 and queued == 1 and seconds < PREFETCH_ONE_BELOW:
-            count = 1
-        return min(count, PREFETCH_TASKS - queued)
+        if last.function != task.function:
+            known = means.get(last.function)
+            if known is None:
+                return 0
+            work = PREFETCH_SECONDS - queued * max(seconds, known)
+        else:
+            work = PREFETCH_SECONDS - queued * seconds
+        if work >= seconds:
+            return min(int(work / max(seconds, 1e-6)), PREFETCH_TASKS - queued)
+        return 1 if ahead and queued == 1 else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import final
 
 import attrs
@@ -55,6 +56,9 @@ class Task:
 
     __slots__ = ("alone", "cpus", "exclusive", "fresh", "function", "number", "past", "seq", "size", "state", "worker")
 
+    count: int = 1
+    """How many evaluations it is; a Batch may be more."""
+
     def __init__(
         self,
         number: TaskNumber,  # its place in the order of submission
@@ -76,6 +80,11 @@ class Task:
         self.worker: Worker | None = None
         self.seq = NOT_SENT
         self.past: Past | None = None
+
+    @property
+    def numbers(self) -> Sequence[TaskNumber]:
+        """Their numbers."""
+        return (self.number,)
 
     @property
     def request(self) -> Request:
@@ -100,6 +109,65 @@ class Task:
         return f"Task({self.number}, cpus={self.cpus}, {self.state.value})"
 
 
+class Batch(Task):
+    """Evaluations with consecutive numbers that differ only in their arguments; `number` and `seq` are the first one's.
+
+    What is true of a task is true of each of them: they are started, prefetched, retracted and blamed one by one. To
+    say it of many at once is what a batch is for. When something happens to one of them only, that one is made a task
+    of its own. They have no past, and want nothing that Task calls fresh, alone or exclusive. `size` is that of the
+    largest; `calls` and `owner` are the head's: what is to be sent, and the map.
+    """
+
+    __slots__ = ("calls", "count", "owner")
+
+    def __init__(
+        self,
+        number: TaskNumber,
+        function: DefinitionNumber,
+        cpus: int,
+        size: int,
+        count: int,
+        calls: object,
+        owner: object,
+    ) -> None:
+        super().__init__(number, function, cpus, size=size)
+        self.count = count
+        self.calls = calls
+        self.owner = owner
+
+    @property
+    def numbers(self) -> Sequence[TaskNumber]:
+        return range(self.number, self.number + self.count)  # type: ignore[return-value]  # TaskNumber() takes a while
+
+    def drop(self, count: int) -> None:
+        """Leave the first ones out."""
+        self.number = TaskNumber(self.number + count)
+        self.count -= count
+        if self.seq:
+            self.seq = Seq(self.seq + count)
+
+    def cut(self, count: int) -> Batch:
+        """Take the first ones out, as a batch of their own."""
+        first = Batch(self.number, self.function, self.cpus, self.size, count, self.calls, self.owner)
+        first.state, first.worker, first.seq = self.state, self.worker, self.seq
+        self.drop(count)
+        return first
+
+    def one(self, number: TaskNumber) -> Task:
+        """Return one of them as a task of its own; this keeps it, too."""
+        task = Task(number, self.function, self.cpus, size=self.size)
+        task.state, task.worker = self.state, self.worker
+        if self.seq:
+            task.seq = Seq(self.seq + number - self.number)
+        return task
+
+    def with_next(self, other: Task) -> Batch | None:
+        """Return both as one that waits, if the other one is what comes after this; they stay as they are."""
+        if type(other) is not Batch or other.calls is not self.calls or other.number != self.number + self.count:
+            return None
+        return Batch(self.number, self.function, self.cpus, self.size, self.count + other.count, self.calls, self.owner)
+
+
 @attrs.define(eq=False, repr=False)
 class Worker:
     """A worker process, as the scheduler sees it."""
@@ -111,19 +179,28 @@ class Worker:
     fresh: bool  # it runs one task and ends
     name: str = attrs.field(init=False)  # in logs and errors
     queue: dict[TaskNumber, Task] = attrs.field(init=False, factory=dict[TaskNumber, Task])
-    """Sent and not answered, in the order in which they were sent."""
+    """Sent and not answered, in the order in which they were sent, by the number that each had then."""
+    held: int = attrs.field(init=False, default=0)  # evaluations in the queue
+    has_batches: bool = attrs.field(init=False, default=False)  # or has had
     sent: Seq = attrs.field(init=False, default=NOT_SENT)  # of the task that was sent last
     load: int = attrs.field(init=False, default=0)  # bytes in the queue
     leased: bool = attrs.field(init=False, default=False)  # its CPU ids are taken out of the pool for it
     overfull: bool = attrs.field(init=False, default=False)  # the scheduler has it among those with more than one task
     retracting: bool = attrs.field(init=False, default=False)
     ending: bool = attrs.field(init=False, default=False)
+    heard: int = attrs.field(init=False, default=0)  # how many answers had come from all workers when it last answered
+    slow: bool = attrs.field(init=False, default=False)  # what was queued here was taken back; until it answers
 
     def __attrs_post_init__(self) -> None:
         self.name = f"worker-{self.slot}@{self.node}"
 
+    @property
+    def current(self) -> TaskNumber:
+        """The oldest that is not answered: the one that it is in."""
+        return next(iter(self.queue.values())).number
+
     def __repr__(self) -> str:
-        return f"Worker({self.number}, {self.node}, cpus={self.cpus}, queue={len(self.queue)})"
+        return f"Worker({self.number}, {self.node}, cpus={self.cpus}, queue={self.held})"
 
 
 @final
@@ -135,7 +212,7 @@ class Fork:
 
 
 @final
-@attrs.frozen
+@attrs.define  # not frozen: one is made for each answer, and a frozen one takes three times as long
 class Send:
     """Send these tasks to the worker, in this order."""
 
@@ -174,5 +251,5 @@ Effect = Fork | Send | Retract | Kill | Retire
 def is_started(task: Task) -> bool:
     """Whether a task is the one that its worker is in, or has been; not one that waits or is prefetched."""
     if task.state is State.SENT and task.worker is not None:
-        return next(iter(task.worker.queue)) == task.number
+        return task.worker.current == task.number
     return task.state is not State.WAITING

@@ -29,11 +29,12 @@ from typing import Any, TypeVar
 
 import attrs
 
-from hyperflow.shipping import diagnose, pickler
+from hyperflow.shipping import pickler, plain_arrays
 from hyperflow.shipping.arrays import MOST_BLOCKS, SharedBuffer, SharedBuffers
 from hyperflow.shipping.definitions import Definition, Definitions
 from hyperflow.shipping.importable import plain_is_enough
 from hyperflow.shipping.pickler import PROTOCOL, Beside
+from hyperflow.shipping.plain_arrays import reducers
 from hyperflow.shipping.stored import Stored
 from hyperflow.shipping.watch import Watch
 from hyperflow.wire import frames
@@ -109,10 +110,14 @@ class Packer:
         if not definition.args_by_value:
             found = self._found
             try:
-                data = pickle.dumps(content, PROTOCOL, buffer_callback=self._on_buffer)
+                if args and (type(args[0]) in reducers or type(args[-1]) in reducers):
+                    data = plain_arrays.dumps(content, self._on_buffer)
+                else:
+                    data = pickle.dumps(content, PROTOCOL, buffer_callback=self._on_buffer)
                 if plain_is_enough(data):  # else there may be a class of the script in it; the slow way will see
                     if not found:
                         return PackedCall(definition, data, (), (), self.epoch)
+                    plain_arrays.learn()
                     return PackedCall(definition, data, *self.buffers.share(found), self.epoch)
             except KeyboardInterrupt:
                 raise
@@ -123,6 +128,13 @@ class Packer:
                     found.clear()
         return self._pack_by_value(definition, content)
 
+    def plain(self, fn: Callable[..., Any]) -> tuple[Definition, Callable[[], bool]] | None:
+        """Return a function's definition, and what tells whether it holds; None if calls of it may need more."""
+        known = self._functions.get(id(fn))
+        if known is None or known.ref() is not fn or known.changing or known.definition.args_by_value:
+            return None
+        return known.definition, known.watch.unchanged
+
     def _pack_by_value(self, definition: Definition, content: Any) -> PackedCall:
         beside = Beside()
         try:
@@ -131,6 +143,8 @@ class Packer:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
+            from hyperflow.shipping import diagnose  # noqa: PLC0415 (only errors need it)
+
             raise diagnose.explain(f"an argument of {definition.name}", content, error) from error
         definition.args_by_value = not beside.all_by_name
         buffers, shared = self.buffers.share(beside.buffers)
@@ -153,6 +167,8 @@ class Packer:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
+            from hyperflow.shipping import diagnose  # noqa: PLC0415 (only errors need it)
+
             raise diagnose.explain(f"the function {name}", fn, error) from error
         if known is not None and known.changing and known.definition.holds(data, needs):
             self._advise(known)

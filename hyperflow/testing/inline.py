@@ -158,6 +158,9 @@ class InlineEvaluator:
             None if submitted is None or submitted.packed is None else Kept(self._packer, submitted.packed, self.submit)
         )
 
+    def open_map(self, owner: environment.MapOwner) -> None:
+        """Evaluate nothing in batches."""
+
     def _ended(self, client: InlineLocks, task: asyncio.Task[Any]) -> None:
         self.locks.gone(client)
         self._tasks.remove(task)

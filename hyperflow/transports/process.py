@@ -8,7 +8,8 @@ A transport is a value. `start` runs the launcher's command on its node and conn
 Guarantees: the launcher's stderr goes to `log_file`; the end of the stream is the end of the node; `wait_closed`
 returns when none of its processes is left.
 
-To add one: write a class with these members (see Local and Srun below, Ssh in ssh.py). Nothing else has to change.
+To add one: write a class with these members (see Local below, Srun in srun.py, Ssh in ssh.py). Nothing else has to
+change.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import attrs
 
@@ -50,7 +51,7 @@ _NOT_PORTABLE = {
 }
 _NOT_PORTABLE_PREFIXES = (
     *("SSH_", "DBUS_", "XDG_SESSION_", "SLURM_STEP", "SLURM_LAUNCH", "SLURM_SRUN", "SLURM_CPU_BIND"),
-    *("HYPERFLOW_LAUNCHER", "HYPERFLOW_SERVICE", "HYPERFLOW_BEFORE_PROLOGUE", "HYPERFLOW_OFFER"),
+    *("HYPERFLOW_LAUNCHER", "HYPERFLOW_SERVICE", "HYPERFLOW_BEFORE_PROLOGUE", "HYPERFLOW_OFFER", "HYPERFLOW_CALL_BACK"),
 )
 
 
@@ -65,7 +66,8 @@ def python_command(module: str) -> list[str]:
     return [sys.executable, "-P", "-c", code]
 
 
-LAUNCHER = python_command("hyperflow.launcher.launcher")
+LAUNCHER_MODULE = "hyperflow.launcher.launcher"
+LAUNCHER = python_command(LAUNCHER_MODULE)
 
 
 class CutOff(ConnectionError):
@@ -130,11 +132,9 @@ class _Protocol(asyncio.Protocol):
 
 
 class _ProcessConnection:
-    def __init__(
-        self, transport: asyncio.WriteTransport, process: subprocess.Popen[bytes], tag: str, is_pipe: bool
-    ) -> None:
+    def __init__(self, transport: asyncio.WriteTransport, process: Process, number: str, is_pipe: bool) -> None:
         self.is_pipe = is_pipe
-        self._tag = tag
+        self._number = number
         self._transport = transport
         self._process = process
         self._kill_at = math.inf
@@ -155,34 +155,34 @@ class _ProcessConnection:
             pause = min(1.25 * pause, 0.02)  # a program that has done its work waits for this
         if self._process.returncode != 0:
             # Keeper and launcher find all that is left of each other, but both may have been killed at once.
-            processes.kill_all(processes.carriers(self._tag))
+            processes.kill_all(survivors.left(self._number, os.environ.get(survivors.JOB, "")))
 
 
-class Spawned:
+class Process(Protocol):
+    """A child of this process: a `subprocess.Popen`, or one that was forked."""
+
+    pid: int
+    returncode: int | Any
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int | None: ...
+
+    def kill(self) -> None: ...
+
+
+class Started:
     """A process on this machine with a stream to us as its stdin and stdout. The end of the scope ends it, unless
     a head has connected to it.
 
     Starting and connecting are two steps, so that a launcher can start while its head is still importing.
     """
 
-    def __init__(self, command: Sequence[str], log_file: Path) -> None:
-        self._sock, theirs = socket.socketpair()
+    def __init__(self, sock: socket.socket, process: Process, number: str) -> None:
+        self._sock = sock
+        self._process = process
+        self._number = number
         self._connected = False
-        number = os.urandom(16).hex()
-        self._tag = f"{survivors.VARIABLE}={number}"
-        try:
-            with theirs, log_file.open("ab") as log:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=theirs.fileno(),
-                    stdout=theirs.fileno(),
-                    stderr=log,
-                    env={**os.environ, survivors.VARIABLE: number},
-                    start_new_session=True,  # Ctrl-C in the terminal is for the head, which ends us in order
-                )
-        except OSError as error:
-            self._sock.close()
-            raise LauncherError(f"cannot start {' '.join(command)}: {error}") from error
 
     async def connect(self, receiver: Receiver, *, remote: bool = False) -> Connection:
         """Connect the stream to a receiver; `remote`: the launcher is not this process, but behind it."""
@@ -191,7 +191,7 @@ class Spawned:
         transport, _ = await loop.create_unix_connection(lambda: _Protocol(receiver, remote), sock=self._sock)
         transport.set_write_buffer_limits(WRITE_AHEAD)
         self._connected = True
-        return _ProcessConnection(transport, self._process, self._tag, is_pipe=not remote)
+        return _ProcessConnection(transport, self._process, self._number, is_pipe=not remote)
 
     def __enter__(self) -> Self:
         return self
@@ -201,6 +201,28 @@ class Spawned:
             self._sock.close()
             self._process.kill()
             self._process.wait()
+
+
+class Spawned(Started):
+    """One that runs a command; its stderr goes to the log file, or into the stream where there is none."""
+
+    def __init__(self, command: Sequence[str], log_file: Path | None) -> None:
+        ours, theirs = socket.socketpair()
+        number = os.urandom(16).hex()
+        try:
+            with theirs, open(os.dup(theirs.fileno()), "wb") if log_file is None else log_file.open("ab") as log:
+                process = subprocess.Popen(
+                    command,
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=log,
+                    env={**os.environ, survivors.VARIABLE: number},
+                    start_new_session=True,  # Ctrl-C in the terminal is for the head, which ends us in order
+                )
+        except OSError as error:
+            ours.close()
+            raise LauncherError(f"cannot start {' '.join(command)}: {error}") from error
+        super().__init__(ours, process, number)
 
 
 def launcher_log(log_dir: Path, node: str) -> Path:
@@ -234,29 +256,10 @@ class Local:
     """A launcher on this machine, at the other end of a pair of sockets; `spawned` if it has been started already."""
 
     node: str = attrs.field(factory=socket.gethostname)
-    spawned: Spawned | None = None
+    spawned: Started | None = None
 
     async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
         if self.spawned is not None:
             return await self.spawned.connect(receiver)
         with Spawned(command, log_file) as process:
             return await process.connect(receiver)
-
-
-@attrs.frozen
-class Srun:
-    """A launcher in a job step of its own, for sites without ssh.
-
-    `--overlap` lets the step share the job's CPUs with the user's own steps; on some sites and versions these still
-    wait for it.
-    """
-
-    node: str
-    prologue: str = ""
-
-    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
-        step = ["srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={self.node}", "--cpu-bind=none"]
-        options = ["--unbuffered", "--quiet", "--export=ALL", "--kill-on-bad-exit=1"]
-        line = [*step, *options, *with_prologue(command, self.prologue)]
-        with Spawned(line, log_file) as process:
-            return await process.connect(receiver, remote=True)

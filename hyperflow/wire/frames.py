@@ -11,7 +11,7 @@ TCP and ssh check, too; it takes a second for each gigabyte.)
 
 Many tasks travel in one frame, one record each; so do many results. Buffers (numpy arrays, by pickle's protocol 5)
 follow their pickle, uncopied. A large one is replaced by the number of a block, which was sent before (see
-shared_memory.py).
+shared_memory.py), one in a channel by its place there (see channel.py).
 
 Backpressure: a block's content travels in frames of its own (CONTENT). The sender writes the next one when the stream
 takes it, so a large array does not fill the sender's memory.
@@ -22,16 +22,18 @@ from __future__ import annotations
 import enum
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from hyperflow.wire.channel import IN_CHANNEL
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 
 HEADER = struct.Struct("<IQBI")  # BEGIN, length of the body, kind, worker
 TAIL = struct.Struct("<I")  # END
 TASK = struct.Struct("<QIHQ")  # task, function, number of buffers, length of what follows
 RESULT = struct.Struct("<QBfHQ")  # task, outcome, seconds, number of buffers, length of what follows
+TASK_HEAD = struct.Struct("<IQBIQIHQ")  # HEADER and TASK of a frame with one task, packed at once
 RESULT_HEAD = struct.Struct("<IQBIQBfHQ")  # HEADER and RESULT of a frame with one result, packed at once
 DEFINITION = struct.Struct("<IBH")  # its number, its shape, how many blocks; their numbers and its pickle follow
 NUMBER = struct.Struct("<I")
@@ -40,6 +42,7 @@ KEPT = struct.Struct("<QI")  # task, the process of its copy; 0: it has gone
 SECONDS = struct.Struct("<d")
 SEQS = struct.Struct("<QQ")
 MEASURED = struct.Struct("<QdQ")  # task, seconds of CPU time, bytes of memory
+CHANNEL = struct.Struct("<Qq")  # process and descriptor that hold it
 BLOCK = struct.Struct("<QQQq")  # its number, size, process and descriptor that hold it; process 0: CONTENT follows
 
 BEGIN, END_NUMBER = 0xF5FBC1F9, 0xFAC0F6FD
@@ -71,6 +74,13 @@ OFFERED = b"\n<hyperflow socket>\n"
 STAY = b"stay\n"
 """The head's answer: it cannot reach that socket; the stream is stdin and stdout."""
 
+SEVERAL = 2
+"""In the place of the worker, in RESULTS and WRITTEN from a worker: it has so many tasks in hand, or more. Else 1 or 0."""
+
+CALLED, CANNOT_CALL = "<hyperflow node>", "<hyperflow cannot call back>"
+"""What is said first on each node of a step, before its name; and what before the reason, where a launcher of it
+cannot connect to the head (launcher/call_back)."""
+
 Bytes = bytes | bytearray | memoryview
 
 
@@ -86,6 +96,7 @@ class Kind(enum.IntEnum):
     GIVE = 7  # head > launcher: pass a kept definition on to a worker
     FORGET = 8  # head > launcher > worker: definitions that will not be used again
     TASKS = 9  # head > launcher > worker
+    CHANNEL = 36  # head > launcher > worker: where on this machine its channel is
     NAMED = 35  # head > launcher > worker: what the program calls the tasks that follow
     LIMIT = 10  # head > launcher: kill the worker unless it answers within so many seconds
     RETRACT = 11  # head > launcher: take back what the worker has not started
@@ -111,6 +122,11 @@ class Kind(enum.IntEnum):
     KEPT = 32  # worker > launcher > head: it is there, or not any more
     INSPECT = 33  # head > launcher > copy: a line for the debugger there
     INSPECTED = 34  # copy > launcher > head: what that has printed
+    LISTEN = 40  # head > launcher: take connections of other launchers; with the secret
+    LISTENING = 41  # launcher > head: where
+    FETCH = 42  # head > launcher: a block comes from another node
+    FETCHED = 43  # launcher > head: it is here, or could not be had there
+    WRITTEN = 37  # worker > launcher: up to where there are answers in the ring (answer_ring.py)
     BROKEN = 28  # launcher > head: what came from the head is no frame; text
 
 
@@ -160,15 +176,17 @@ def records_frame(kind: Kind, worker: WorkerNumber, parts: Sequence[Bytes]) -> l
     return [HEADER.pack(BEGIN, length, kind, worker), *parts, END]
 
 
-def result_frame(task: TaskNumber, outcome: Outcome, seconds: float, payload: bytes) -> bytes:
+def result_frame(
+    task: TaskNumber, outcome: Outcome, seconds: float, payload: bytes, worker: WorkerNumber = NO_WORKER
+) -> bytes:
     """Return a whole frame with one result that has no buffers."""
     size = len(payload)
-    head = RESULT_HEAD.pack(BEGIN, RESULT.size + size, Kind.RESULTS, NO_WORKER, task, outcome, seconds, 0, size)
+    head = RESULT_HEAD.pack(BEGIN, RESULT.size + size, Kind.RESULTS, worker, task, outcome, seconds, 0, size)
     return head + payload + END
 
 
 Buffer = memoryview | int
-"""A buffer, or the number of the block that it is in."""
+"""A buffer, or the number of the block that it is in, or its place in a channel."""
 
 
 def definition(number: int, shape: Shape, blocks: Sequence[int], data: bytes) -> bytes:
@@ -184,6 +202,12 @@ def read_definition(body: Bytes) -> tuple[DefinitionNumber, Shape, list[int], me
     return number, Shape(shape), numbers, memoryview(body)[end:]
 
 
+def task_frame(worker: WorkerNumber, task: TaskNumber, function: DefinitionNumber, payload: bytes) -> bytes:
+    """Return a whole frame with one task that has no buffers."""
+    size = len(payload)
+    return TASK_HEAD.pack(BEGIN, TASK.size + size, Kind.TASKS, worker, task, function, 0, size) + payload + END
+
+
 def add_task(
     parts: list[Bytes], task: TaskNumber, function: DefinitionNumber, payload: bytes, buffers: Sequence[Buffer] = ()
 ) -> None:
@@ -195,6 +219,13 @@ def add_task(
     parts += (TASK.pack(task, function, len(buffers), sum(map(len, content))), *content)
 
 
+def add_tasks(parts: list[Bytes], first: TaskNumber, function: DefinitionNumber, payloads: Iterable[bytes]) -> None:
+    """Add the records of tasks with consecutive numbers, without buffers."""
+    pack = TASK.pack
+    for number, payload in enumerate(payloads, first):
+        parts += (pack(number, function, 0, len(payload)), payload)
+
+
 def result_record(
     task: TaskNumber, outcome: Outcome, seconds: float, payload: bytes, buffers: Sequence[Buffer] = ()
 ) -> list[Bytes]:
@@ -203,46 +234,71 @@ def result_record(
     return [RESULT.pack(task, outcome, seconds, len(buffers), sum(map(len, content))), *content]
 
 
+def _place(number: int) -> int:
+    return number if number & IN_CHANNEL else number | IS_BLOCK
+
+
 def _content(payload: bytes, buffers: Sequence[Buffer]) -> list[Bytes]:
-    sizes = [each | IS_BLOCK if isinstance(each, int) else len(each) for each in buffers]
+    sizes = [_place(each) if isinstance(each, int) else len(each) for each in buffers]
     return [b"".join(map(SIZE.pack, sizes)), payload, *(each for each in buffers if not isinstance(each, int))]
 
 
 def tasks(body: memoryview) -> Iterator[tuple[TaskNumber, DefinitionNumber, memoryview, list[Buffer]]]:
     """Yield (task, function, payload, buffers) of a body of tasks."""
     offset = 0
-    while offset < len(body):
-        task, function, count, length = TASK.unpack_from(body, offset)
-        offset += TASK.size
-        content = body[offset : offset + length]
-        offset += length
-        payload, buffers = _split(content, count) if count else (content, [])
+    size, unpack = len(body), TASK.unpack_from
+    while offset < size:
+        task, function, count, length = unpack(body, offset)
+        start = offset + TASK.size
+        offset = start + length
+        payload, buffers = split(body[start:offset], count) if count else (body[start:offset], [])
         yield task, function, payload, buffers
-    if offset > len(body):
+    if offset > size:
         raise ProtocolError("a record that is longer than its frame")
 
 
-def results(body: memoryview) -> Iterator[tuple[TaskNumber, int, float, memoryview, list[Buffer]]]:
-    """Yield (task, outcome, seconds, payload, buffers) of a body of results."""
-    offset = 0
-    while offset < len(body):
-        task, outcome, seconds, count, length = RESULT.unpack_from(body, offset)
-        offset += RESULT.size
-        content = body[offset : offset + length]
-        offset += length
-        payload, buffers = _split(content, count) if count else (content, [])
-        yield task, outcome, seconds, payload, buffers
-    if offset > len(body):
+def results(body: memoryview) -> list[tuple[TaskNumber, int, float, memoryview, Sequence[Buffer]]]:
+    """Return (task, outcome, seconds, payload, buffers) of each record in a body of results."""
+    found: list[tuple[TaskNumber, int, float, memoryview, Sequence[Buffer]]] = []
+    offset, size, unpack = 0, len(body), RESULT.unpack_from
+    while offset < size:
+        task, outcome, seconds, count, length = unpack(body, offset)
+        start = offset + RESULT.size
+        offset = start + length
+        content = body[start:offset]
+        if count:
+            found.append((task, outcome, seconds, *split(content, count)))
+        else:
+            found.append((task, outcome, seconds, content, ()))
+    if offset > size:
         raise ProtocolError("a record that is longer than its frame")
+    return found
 
 
-def _split(content: memoryview, count: int) -> tuple[memoryview, list[Buffer]]:
+def end_of_result(body: memoryview, offset: int) -> int:
+    """Return where the record ends that begins at an offset of a body of results."""
+    end: int = offset + RESULT.size + RESULT.unpack_from(body, offset)[-1]
+    if end > len(body):
+        raise ProtocolError("a record that is longer than its frame")
+    return end
+
+
+def task_of_result(body: memoryview, offset: int) -> tuple[TaskNumber, int]:
+    """Return the task of that record, and its outcome."""
+    task, outcome, *_ = RESULT.unpack_from(body, offset)
+    return task, outcome
+
+
+def split(content: memoryview, count: int) -> tuple[memoryview, list[Buffer]]:
+    """Return the payload and the buffers of a record."""
     sizes = [SIZE.unpack_from(content, position * SIZE.size)[0] for position in range(count)]
     start = len(content)
     buffers: list[Buffer] = []
     for size in reversed(sizes):
         if size & IS_BLOCK:
             buffers.append(size ^ IS_BLOCK)
+        elif size & IN_CHANNEL:
+            buffers.append(size)
         else:
             buffers.append(content[start - size : start])
             start -= size
@@ -262,26 +318,32 @@ class Reader:
 
     def feed(self, data: Bytes) -> list[tuple[int, WorkerNumber, memoryview]]:
         """Take bytes in, and return the frames that are complete: (kind, worker, body)."""
+        if not self._buffer and len(data) > HEADER.size:  # what comes is mostly one frame
+            begin, length, kind, worker = HEADER.unpack_from(data)
+            end = HEADER.size + length
+            if end + TAIL.size == len(data) and begin == BEGIN and kind in _KINDS and data[end:] == END:
+                return [(kind, worker, memoryview(bytearray(data))[HEADER.size : end])]
         self._buffer += data
         if len(self._buffer) < self._needed:
             return []
         whole = memoryview(self._buffer)
         frames: list[tuple[int, WorkerNumber, memoryview]] = []
-        offset = 0
-        self._needed = HEADER.size
-        while len(whole) - offset >= HEADER.size:
-            begin, length, kind, worker = HEADER.unpack_from(whole, offset)
+        offset, size = 0, len(whole)
+        self._needed = head = HEADER.size
+        header, tail = HEADER.unpack_from, TAIL.unpack_from  # bound once: thousands of frames may be in one read
+        while size - offset >= head:
+            begin, length, kind, worker = header(whole, offset)
             # Checked before the body is here: the body of a wrong header may never come.
             if begin != BEGIN or length > LARGEST_BODY or kind not in _KINDS:
                 raise ProtocolError(f"bytes that are not hyperflow's: {bytes(whole[offset : offset + SHOWN])!r}")
-            end = offset + HEADER.size + length
-            if end + TAIL.size > len(whole):
+            end = offset + head + length
+            if end + 4 > size:
                 self._needed = end + TAIL.size - offset
                 break
-            if TAIL.unpack_from(whole, end)[0] != END_NUMBER:
-                raise ProtocolError(_foreign_within(whole[offset + HEADER.size :], length))
-            frames.append((kind, worker, whole[offset + HEADER.size : end]))
-            offset = end + TAIL.size
+            if tail(whole, end)[0] != END_NUMBER:
+                raise ProtocolError(_foreign_within(whole[offset + head :], length))
+            frames.append((kind, worker, whole[offset + head : end]))
+            offset = end + 4
         self._buffer = bytearray(whole[offset:])  # a new one: the frames keep the old one
         return frames
 

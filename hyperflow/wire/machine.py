@@ -93,18 +93,14 @@ class MemoryKills:
         self._seen = out_of_memory_kills()
         self._recent: list[float] = []
         self._next_look = 0.0
-        self._put_off = False
 
-    def look(self, now: float) -> None:
-        """Look at the kernel's count, unless the last look was less than PAUSE ago."""
-        self._put_off = now < self._next_look
-        if not self._put_off:
-            self._next_look = now + self.PAUSE
-            self._count(now)
-
-    def patience(self, now: float) -> float | None:
-        """Return the seconds until a look that was put off; None if there is none."""
-        return max(self._next_look - now, 0.0) if self._put_off else None
+    def look(self, now: float) -> float:
+        """Look at the kernel's count, unless the last look was less than PAUSE ago; return when to look, then."""
+        if now < self._next_look:
+            return self._next_look
+        self._next_look = now + self.PAUSE
+        self._count(now)
+        return math.inf
 
     def took_one(self, now: float) -> bool:
         """Whether a recent kill explains a worker's death. Each kill explains one."""

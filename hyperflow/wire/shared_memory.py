@@ -52,10 +52,11 @@ class Block:
         return block
 
     @classmethod
-    def at(cls, pid: int, fd: int, size: int) -> Block:
+    def at(cls, pid: int, fd: int, size: int, writable: bool = False) -> Block:
         """Open a block that another process holds; raises OSError if that may not be or has gone."""
+        access = os.O_RDWR if writable else os.O_RDONLY
         # Should it be something else by now: neither wait for a pipe's writer nor take a terminal.
-        return cls(os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), size)
+        return cls(os.open(f"/proc/{pid}/fd/{fd}", access | os.O_NONBLOCK | os.O_NOCTTY), size)
 
     def append(self, data: memoryview) -> None:
         """Add to a block that is being filled."""
@@ -64,8 +65,8 @@ class Block:
             self.size += written
             data = data[written:]
 
-    def view(self) -> memoryview:
-        """Map the block: what is written to the view stays there, and is not written to the block.
+    def view(self, shared: bool = False) -> memoryview:
+        """Map the block: what is written to the view stays there, and is not written to the block unless `shared`.
 
         Not by mmap.mmap: that keeps a descriptor for as long as the view is there, and a job with a thousand arrays
         would run out of them.
@@ -75,7 +76,8 @@ class Block:
         mapper = ctypes.CDLL(None, use_errno=True)
         mapper.mmap.restype = ctypes.c_void_p
         access = mmap.PROT_READ | mmap.PROT_WRITE
-        address = mapper.mmap(None, ctypes.c_size_t(self.size), access, mmap.MAP_PRIVATE, self.fd, ctypes.c_long(0))
+        whose = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
+        address = mapper.mmap(None, ctypes.c_size_t(self.size), access, whose, self.fd, ctypes.c_long(0))
         if address == ctypes.c_void_p(-1).value:
             number = ctypes.get_errno()
             raise OSError(number, f"cannot map {self.size} bytes: {os.strerror(number)}")

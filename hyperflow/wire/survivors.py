@@ -30,7 +30,7 @@ MARKS = "hyperflow-worker"
 SECONDS = 10.0
 """How long to look for what is left: something may be starting more."""
 
-_JOB = "SLURM_JOB_ID"
+JOB = "SLURMJOB_ID"
 _DISMISSED = b"."
 _KEPT = ("PATH", "LD_LIBRARY_PATH")  # without the latter some Pythons do not start
 
@@ -76,7 +76,7 @@ def _become_watcher(reading: int, launcher: str) -> None:
 def tell_job(descriptor: int) -> None:
     """Tell the watcher in which Slurm job this is, once that is known: by ssh, the head says it."""
     with contextlib.suppress(OSError):
-        os.write(descriptor, os.environ.get(_JOB, "").encode() + b"\n")
+        os.write(descriptor, os.environ.get(JOB, "").encode() + b"\n")
 
 
 def dismiss(descriptor: int) -> None:
@@ -93,7 +93,7 @@ def left(launcher: str, job: str) -> Iterator[int]:
             with contextlib.suppress(OSError, IndexError):
                 place = Path("/proc") / name
                 variables = (place / "environ").read_bytes().split(b"\0")
-                if any(each.startswith(f"{_JOB}=".encode()) and each != f"{_JOB}={job}".encode() for each in variables):
+                if any(each.startswith(f"{JOB}=".encode()) and each != f"{JOB}={job}".encode() for each in variables):
                     continue
                 if tag not in variables and mark not in (place / "maps").read_bytes():
                     continue

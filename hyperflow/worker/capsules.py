@@ -52,6 +52,24 @@ RandomStates: TypeAlias = tuple[Any, Any]
 """Of `random`, and of numpy; None where that was not imported."""
 
 
+_seeded: Any = None
+"""The state of numpy's generator with which this process was forked."""
+
+
+def seed_next() -> None:
+    """Let the process that is forked next draw other numbers than those before; Python's own are new by themselves."""
+    global _seeded  # noqa: PLW0603 (a worker is forked once)
+    # numpy imports its part only when it is asked for.
+    if (numpy := sys.modules.get("numpy.random")) is not None:
+        numpy.seed()
+        _seeded = numpy.get_state(legacy=False)
+
+
+def first_states() -> RandomStates:
+    """Return the states of the global generators in a worker that has just been forked."""
+    return random.getstate(), _seeded
+
+
 def random_states() -> RandomStates:
     """Return the states of the global generators."""
     numpy: Any = sys.modules.get("numpy.random")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import threading
 from contextlib import suppress
 
@@ -17,6 +16,7 @@ from hyperflow.wire import messages
 from hyperflow.wire.messages import Printed
 from hyperflow.wire.numbers import TaskNumber
 from hyperflow.wire.rate import Rate
+from hyperflow.worker.stream import Stream
 
 OFTEN, AT_FIRST = 100, 200
 """Lines that a worker sends in a second, and that it may send at once."""
@@ -34,9 +34,9 @@ _MARK = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ")
 class Echo:
     """What is printed here, on its way to the head."""
 
-    def __init__(self, sock: socket.socket, log_file: str) -> None:
+    def __init__(self, stream: Stream, log_file: str) -> None:
         self._task = TaskNumber(0)
-        self._sock = sock
+        self._stream = stream
         self._rate = Rate(OFTEN, AT_FIRST)
         self._left_out = 0
         self._waiting: list[str] = []  # lines of other threads
@@ -77,13 +77,8 @@ class Echo:
             self._left_out += 1
 
     def _sent(self, *lines: str) -> bool:
-        data = messages.framed(Printed(self._task, lines, self._left_out))
-        try:
-            sent = self._sock.send(data, socket.MSG_DONTWAIT)
-        except OSError:  # nobody reads fast enough
+        if not self._stream.send_at_once(messages.framed(Printed(self._task, lines, self._left_out))):
             return False
-        if sent < len(data):  # a kernel that cuts it after all
-            self._sock.sendall(data[sent:])
         self._left_out = 0
         return True
 

@@ -19,17 +19,18 @@ from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import LockReleased, LockReply, LockWanted, StreamReply, StreamWanted
 from hyperflow.wire.numbers import LockSerial, TaskNumber, WorkerNumber
+from hyperflow.worker.stream import Stream
 
 
 class LockClient:
     """Asks for locks in the name of the evaluation that runs."""
 
-    def __init__(self, sock: socket.socket, reader: frames.Reader) -> None:
+    def __init__(self, stream: Stream, reader: frames.Reader) -> None:
         self.task = TaskNumber(0)
         """The evaluation that runs."""
         self.later: list[tuple[int, WorkerNumber, memoryview]] = []
         """What has arrived while the evaluation waited for a lock."""
-        self._sock = sock
+        self._launcher = stream
         self._reader = reader
         self._serial = 0
         self._waiting: dict[LockSerial, asyncio.Future[None]] = {}
@@ -46,7 +47,7 @@ class LockClient:
         serial = self._request(keys)
         waiting: asyncio.Future[None] = loop.create_future()
         if not self._waiting:
-            loop.add_reader(self._sock.fileno(), self._on_readable)
+            loop.add_reader(self._launcher.fileno(), self._on_readable)
         self._waiting[serial] = waiting
         try:
             await waiting
@@ -56,7 +57,7 @@ class LockClient:
         finally:
             del self._waiting[serial]
             if not self._waiting:
-                loop.remove_reader(self._sock.fileno())
+                loop.remove_reader(self._launcher.fileno())
             del waiting  # it knows the error, whose traceback knows this frame
         return serial
 
@@ -67,7 +68,7 @@ class LockClient:
         self._replies.clear()
         try:
             while not self._replies:
-                self._feed(self._sock.recv(frames.CHUNK))
+                self._feed(self._launcher.recv(frames.CHUNK))
             if (error := _error(self._replies[0])) is not None:
                 raise error
         except BaseException:
@@ -78,15 +79,15 @@ class LockClient:
     def release(self, number: int) -> None:
         """Give back what was taken."""
         self._check()
-        self._sock.sendall(messages.framed(LockReleased(self.task, LockSerial(number))))
+        self._launcher.sendall(messages.framed(LockReleased(self.task, LockSerial(number))))
 
     def stream(self) -> tuple[int, ...]:
         """Return what the random stream of the evaluation is made of."""
         self._check("a random stream is asked for", "hand a child of it on: seed_sequence().spawn(n)")
-        self._sock.sendall(messages.framed(StreamWanted(self.task)))
+        self._launcher.sendall(messages.framed(StreamWanted(self.task)))
         self._stream = StreamReply(TaskNumber(0), ())
         while self._stream.task != self.task:
-            self._feed(self._sock.recv(frames.CHUNK))
+            self._feed(self._launcher.recv(frames.CHUNK))
         if not self._stream.words:
             raise HyperflowError("the evaluation has ended for the head, and gets no random stream any more")
         return self._stream.words
@@ -99,7 +100,7 @@ class LockClient:
         self._serial += 1
         serial, within = LockSerial(self._serial), inside.get()
         wanted = LockWanted(self.task, serial, tuple(keys), LockSerial(within) if within is not None else None)
-        self._sock.sendall(messages.framed(wanted))
+        self._launcher.sendall(messages.framed(wanted))
         return serial
 
     def _check(self, done: str = "a lock is taken and released", instead: str = "take it around what those do") -> None:
@@ -108,7 +109,7 @@ class LockClient:
 
     def _on_readable(self) -> None:
         try:
-            data = self._sock.recv(frames.CHUNK, socket.MSG_DONTWAIT)
+            data = self._launcher.recv(frames.CHUNK, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         try:

@@ -28,6 +28,7 @@ from hyperflow.wire import frames, messages, processes
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import Inspect, Inspected
 from hyperflow.wire.numbers import TaskNumber
+from hyperflow.worker.stream import Stream
 
 FORK_SECONDS = 5
 """How long the fork may take."""
@@ -69,7 +70,7 @@ REFUSED = frozenset(
 """Commands of pdb that would let the function go on, or end the copy."""
 
 
-def leave(stream: socket.socket, task: TaskNumber, error: BaseException) -> str:
+def leave(stream: Stream, task: TaskNumber, error: BaseException) -> str:
     """Leave a copy of this process, and hand its socket to the launcher; return why not, or ""."""
     if why_not := _refusal():
         return why_not
@@ -90,10 +91,7 @@ def leave(stream: socket.socket, task: TaskNumber, error: BaseException) -> str:
             os.waitpid(between, 0)
         if not pid:
             return "it could not be forked"
-        message = frames.frame(Kind.KEPT, body=frames.KEPT.pack(task, pid))
-        sent = socket.send_fds(stream, [message], [theirs.fileno()])
-        if sent < len(message):
-            stream.sendall(message[sent:])
+        stream.send_fd(frames.frame(Kind.KEPT, body=frames.KEPT.pack(task, pid)), theirs.fileno())
     except OSError as trouble:
         return str(trouble)
     finally:

@@ -49,15 +49,18 @@ class Surroundings:
     """What has been set since the last `put_back`, and what was there before."""
 
     def __init__(self) -> None:
-        self._before: dict[str, tuple[_Thing, Any]] = {}
+        self.before: dict[str, tuple[_Thing, Any]] = {}
+        """What is to be put back."""
         self._knows_numpy = False
+        self.sleeps = False
+        """Whether nothing is noted yet: what a worker is given before its first function is to stay."""
 
     def watch(self) -> None:
         """Replace the functions that set something; once, in a process that is a worker and nothing else."""
         for modules, names, find in _SETTERS:
             for name in names:
                 self._replace([sys.modules[each] for each in modules], name, find)
-        self.look_for_numpy()
+        self.look_for_numpy(seed=False)  # it has just been seeded
 
     def look_for_numpy(self, seed: bool = True) -> None:
         """Watch numpy's global generator, too, once it is there."""
@@ -72,21 +75,21 @@ class Surroundings:
 
     def put_back(self) -> str:
         """Put back what was set; return what cannot be, in words."""
-        if not self._before:
+        if not self.before:
             return ""
         try:
-            for thing, value in self._before.values():
+            for thing, value in self.before.values():
                 try:
                     thing.write(value)
                 except Exception as error:  # a right, or a directory, that is gone
                     return f"it has changed its {thing.name}, which cannot be put back: {error}"
         finally:
-            self._before = {}
+            self.before = {}
         return ""
 
     def keep(self) -> None:
         """Let stay what has been set until now."""
-        self._before = {}
+        self.before = {}
         self.look_for_numpy(seed=False)
 
     def _replace(self, modules: Sequence[Any], name: str, find: _Find) -> None:
@@ -102,16 +105,40 @@ class Surroundings:
             setattr(module, name, noting)
 
     def _note(self, find: _Find, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        if self.sleeps:
+            return
         try:
             thing = find(*args, **kwargs)
         except Exception:  # a call that makes no sense; the function itself will say so
             return
-        if thing is None or thing.name in self._before or _importing():
+        if thing is None or thing.name in self.before or _importing():
             return
         try:
-            self._before[thing.name] = thing, thing.read()
+            self.before[thing.name] = thing, thing.read()
         except OSError:  # a directory that is gone
-            self._before[thing.name] = thing, None
+            self.before[thing.name] = thing, None
+
+
+_ready: Surroundings | None = None
+
+
+def make_ready() -> None:
+    """In a launcher: watch already, as each worker that it forks is to do."""
+    global _ready  # noqa: PLW0603 (the functions of Python are replaced once in a process)
+    if _ready is None:
+        _ready = Surroundings()
+        _ready.watch()
+        _ready.sleeps = True
+    _ready.keep()
+
+
+def of_worker() -> Surroundings:
+    """Return what watches in this worker."""
+    if _ready is None:
+        make_ready()
+    assert _ready is not None
+    _ready.sleeps = False
+    return _ready
 
 
 def _importing() -> bool:

@@ -36,25 +36,31 @@ from hyperflow.debugging.capsule import Pickle
 from hyperflow.debugging.surroundings import Place
 from hyperflow.errors import MisuseError
 from hyperflow.saying import short_str
-from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
+from hyperflow.shipping import diagnose, exceptions, pickler, plain_arrays, rebuild
 from hyperflow.shipping.arrivals import Arrivals
 from hyperflow.shipping.importable import plain_is_enough
-from hyperflow.wire import frames, messages, processes
+from hyperflow.wire import blas, channel, frames, messages, processes
+from hyperflow.wire.answer_ring import AnswerRing
+from hyperflow.wire.channel import IN_CHANNEL, Channel
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Kind, Outcome, Shape
 from hyperflow.wire.machine import THREAD_VARIABLES
 from hyperflow.wire.messages import SysPath
-from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, TaskNumber
+from hyperflow.wire.numbers import BlockNumber, DefinitionNumber, TaskNumber
 from hyperflow.wire.shared_memory import LARGE, Block
 from hyperflow.worker import capsules
 from hyperflow.worker.echo import Echo
 from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import LONGEST_NAME, Log, MarkedOutput
 from hyperflow.worker.measure import WORTH, Measure
+from hyperflow.worker.stream import Stream
 from hyperflow.worker.traces import LAST_WORDS, Traces, end_soon, has_callbacks
 
 dumps = pickle.dumps
 """As it was before any function could patch it."""
+
+SCALARS = frozenset([int, float, bool, type(None)])
+"""Types whose pickles name nothing and have no buffers."""
 
 MANY_CLASSES = 100
 """Classes that are let go of before the cycle collector is called."""
@@ -138,12 +144,13 @@ def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool, e
     global _lock_client, _info, _log, _worker  # noqa: PLW0603 (a worker is one for its whole process)
     _settle(info)
     _info = info
-    _log = Log(Echo(sock, info.log_file) if echo else None)
+    stream = Stream(sock, AnswerRing(page))
+    _log = Log(Echo(stream, info.log_file) if echo else None)
     out, err = MarkedOutput(_log, 1), MarkedOutput(_log, 2)
     sys.stdout, sys.stderr = out, err
     # The launcher's own __main__ must not be taken for the script's.
     place = Place(info.service_id, info.node, info.cpus, info.log_file, info.program_id)
-    _worker = evaluator = Worker(sock, ClaimPage(page), _log, (out, err), rebuild.receive(), place)
+    _worker = evaluator = Worker(stream, ClaimPage(page), _log, (out, err), rebuild.receive(), place)
     _lock_client = evaluator.lock_client
     evaluator.serve(fresh)
     with contextlib.suppress(BaseException):
@@ -179,8 +186,8 @@ def _settle(info: WorkerInfo) -> None:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("500")  # if memory runs out, an evaluation shall go, not the launcher
     numpy: Any = sys.modules.get("numpy")
-    if "numpy.random" in sys.modules:  # numpy itself imports it only when it is asked for, which takes a while
-        numpy.random.seed()  # else all workers would draw the same numbers
+    if numpy is not None:
+        blas.follow_environment()
     if numpy is not None and len(info.cpus) > 1:
         # It was imported while the variables said 1, see the launcher's `prepare`.
         with contextlib.suppress(ImportError):
@@ -194,38 +201,43 @@ class Worker:
 
     def __init__(
         self,
-        sock: socket.socket,
+        stream: Stream,
         claims: ClaimPage,
         log: Log,
         outputs: tuple[MarkedOutput, MarkedOutput],
         arrivals: Arrivals,
         place: Place,
     ) -> None:
-        self.sock = sock
+        self.stream = stream
         self.claims = claims
         self.log = log
         self.input = sys.stdin
         self.outputs = outputs
         self.arrivals = arrivals
         self.reader = frames.Reader()
-        self.lock_client = LockClient(sock, self.reader)
+        self.lock_client = LockClient(stream, self.reader)
         self.definitions: dict[DefinitionNumber, tuple[Shape, list[int], memoryview]] = {}
         self.functions: dict[DefinitionNumber, Any] = {}  # and classes
         self.values: dict[DefinitionNumber, str] = {}  # tokens of stored values
         self.forgotten_classes = 0
         self.blocks: dict[int, Block] = {}  # of arguments, by DefinitionNumber
+        self.channel: Channel | None = None
         self.results = BlockNumber(0)  # the number of the last block of a result
         self.pid = os.getpid()
+        self.forked = False  # whether this is a copy of the worker, which a function has made
+        os.register_at_fork(after_in_child=self.note_fork)
         self.context = contextvars.copy_context()
         self.runner: asyncio.Runner | None = None
         self.seq = 0
+        self.left = 0
+        """How many tasks are in hand behind the one that runs; at least so many."""
         self.trouble = ""
-        self.traces = Traces(sock.fileno())
+        self.traces = Traces(stream.fileno())
         self.measure = Measure()
         self.capsules = capsules.Capsules(place)
         self.at_work: capsules.Attempt | None = None
         """The evaluation that runs, as it came."""
-        self.states: capsules.RandomStates | None = capsules.random_states()
+        self.states: capsules.RandomStates | None = capsules.first_states()
         """Those of the random generators before it, if they were noted."""
         self.to_keep = 0
         """The evaluation whose process is to be kept if it fails; such a one comes alone."""
@@ -236,40 +248,47 @@ class Worker:
         """Work until the stream ends, RETIRE comes, or after one task in a fresh process."""
         later = self.lock_client.later
         while True:
-            if later:
-                received = later[:]
-                later.clear()
-            else:
-                data = self.sock.recv(frames.CHUNK)
+            while not later:
+                self.stream.rest()
+                data = self.stream.recv(frames.CHUNK)
                 if not data:
                     return
-                received = self.reader.feed(data)
-            for kind, _, body in received:
-                if kind == Kind.TASKS:
-                    self.run_all(body)
-                    if fresh or self.leaving:
-                        return
-                elif kind == Kind.DEFINE:
-                    self.define(bytes(body))
-                elif kind == Kind.KEEP:
-                    (self.to_keep,) = frames.SIZE.unpack(body)
-                elif kind == Kind.BLOCK:
-                    number, size, pid, fd = frames.BLOCK.unpack(body)
-                    with contextlib.suppress(OSError):  # the evaluation that needs it will say so
-                        self.blocks[number] = Block.at(pid, fd, size)
-                elif kind == Kind.FORGET:
-                    self.forget_all(number for (number,) in frames.NUMBER.iter_unpack(body))
-                elif kind == Kind.NAMED:
-                    self.log.name = bytes(body).decode(errors="replace")
-                elif kind == Kind.PATH:
-                    sys.path[:] = messages.read(SysPath, body).entries
-                    importlib.invalidate_caches()
-                elif kind == Kind.RETIRE:
+                later += self.reader.feed(data)
+            kind, _, body = later.pop(0)
+            if kind == Kind.TASKS:
+                self.run_all(body)
+                if fresh or self.leaving:
                     return
+            elif kind == Kind.DEFINE:
+                self.define(bytes(body))
+            elif kind == Kind.KEEP:
+                (self.to_keep,) = frames.SIZE.unpack(body)
+            elif kind == Kind.BLOCK:
+                number, size, pid, fd = frames.BLOCK.unpack(body)
+                with contextlib.suppress(OSError):  # the evaluation that needs it will say so
+                    self.blocks[number] = Block.at(pid, fd, size)
+            elif kind == Kind.CHANNEL:
+                with contextlib.suppress(OSError):  # the head sends nothing by one that is not mapped
+                    self.channel = Channel.at(*frames.CHANNEL.unpack(body))
+            elif kind == Kind.FORGET:
+                self.forget_all(number for (number,) in frames.NUMBER.iter_unpack(body))
+            elif kind == Kind.NAMED:
+                self.log.name = bytes(body).decode(errors="replace")
+            elif kind == Kind.PATH:
+                sys.path[:] = messages.read(SysPath, body).entries
+                importlib.invalidate_caches()
+            elif kind == Kind.RETIRE:
+                return
 
     def run_all(self, body: memoryview) -> None:
-        words = self.claims.words
-        for task, function, payload, buffers in frames.tasks(body):
+        words, later = self.claims.words, self.lock_client.later
+        records = list(frames.tasks(body))
+        left = count = len(records)
+        for task, function, payload, buffers in records:
+            left -= 1
+            if left < 2 <= count and not later:
+                self.poll()
+            self.left = left + len(later)
             self.seq = seq = self.seq + 1
             words[ClaimPage.STARTED] = seq
             if words[ClaimPage.FROM] <= seq < words[ClaimPage.BELOW]:
@@ -278,6 +297,17 @@ class Worker:
                 self.run(task, function, payload, buffers)
                 if self.leaving:
                     return  # the others go to another worker
+            if buffers and self.channel is not None:
+                self.channel.tasks.let_go(channel.count(buffers))
+
+    def poll(self) -> None:
+        """Take what has come meanwhile, if there is anything."""
+        with contextlib.suppress(BlockingIOError):
+            self.lock_client.later += self.reader.feed(self.stream.recv(frames.CHUNK, socket.MSG_DONTWAIT))
+
+    def note_fork(self) -> None:
+        """This process is a copy that a function has made of its worker's."""
+        self.forked = True
 
     def run(  # noqa: PLR0915 (each evaluation goes this way, and each call costs)
         self, task: TaskNumber, function: DefinitionNumber, payload: memoryview, buffers: list[frames.Buffer]
@@ -331,7 +361,7 @@ class Worker:
             except BaseException as error:
                 out = []
                 outcome, data = _unsendable(value, error)
-        if os.getpid() != self.pid:
+        if self.forked or (seconds > QUICK and os.getpid() != self.pid):  # C code that forks tells nobody
             # The function forked, and this is the child. It must not answer: its parent does, on the same stream.
             os._exit(0 if outcome == Outcome.VALUE else 1)
         self.tidy()
@@ -339,20 +369,23 @@ class Worker:
             log.end_evaluation()
         if not self.traces.has_stream():
             raise ConnectionError("the function has closed or replaced the descriptor by which its worker answers")
-        if seconds > WORTH or log.echo is not None:
-            self.tell(task, seconds)
-        self.answer(task, outcome, seconds, data, out)
+        beside = self.tell(task, seconds) if seconds > WORTH or log.echo is not None else b""
+        if out:
+            self.answer(task, outcome, seconds, data, out, beside)
+        else:
+            self.stream.answer(task, outcome, seconds, data, self.left, beside)
         self.clean(is_async, thoroughly=is_new or seconds > QUICK)
         # For its capsule, should the next one fail. It takes up to 80 µs, so not after each quick one.
         self.states = capsules.random_states() if seconds > WORTH or outcome != Outcome.VALUE else None
 
-    def tell(self, task: TaskNumber, seconds: float) -> None:
-        """Tell the head what it is to know of an evaluation besides its answer."""
+    def tell(self, task: TaskNumber, seconds: float) -> bytes:
+        """Tell the head what it is to know of an evaluation besides its answer; return what goes with that."""
         if self.log.echo is not None:
             self.log.echo.end(task)
         self.log.task = TaskNumber(0)
-        if seconds > WORTH:
-            self.sock.sendall(frames.frame(Kind.MEASURED, body=frames.MEASURED.pack(task, *self.measure.since_last())))
+        if seconds <= WORTH:
+            return b""
+        return frames.frame(Kind.MEASURED, body=frames.MEASURED.pack(task, *self.measure.since_last()))
 
     def leave_capsule(self, error: BaseException) -> None:
         """Leave a capsule of the evaluation that runs: it has failed, or an item of it has."""
@@ -386,7 +419,7 @@ class Worker:
         from hyperflow.worker import post_mortem  # noqa: PLC0415 (few evaluations ask for it)
 
         try:
-            why_not = post_mortem.leave(self.sock, task, error)
+            why_not = post_mortem.leave(self.stream, task, error)
         except Exception as trouble:
             why_not = _text(trouble)
         if why_not:
@@ -511,20 +544,24 @@ class Worker:
         return self.runner.run(coroutine, context=context)
 
     def answer(
-        self, task: TaskNumber, outcome: Outcome, seconds: float, data: bytes, buffers: list[memoryview] | None = None
+        self,
+        task: TaskNumber,
+        outcome: Outcome,
+        seconds: float,
+        data: bytes,
+        buffers: list[memoryview] | None = None,
+        beside: bytes = b"",
     ) -> None:
         if not buffers:
-            self.sock.sendall(frames.result_frame(task, outcome, seconds, data))
+            self.stream.answer(task, outcome, seconds, data, self.left, beside)
             return
         found = [self.shared(each) for each in buffers]
-        record = frames.result_record(task, outcome, seconds, data, found)
-        for part in frames.records_frame(Kind.RESULTS, NO_WORKER, record):
-            self.sock.sendall(part)
+        self.stream.answer_in_parts(frames.result_record(task, outcome, seconds, data, found), self.left, beside)
 
     def shared(self, data: memoryview) -> frames.Buffer:
-        """Put a large buffer into a block, pass it on, and return its number; or return the buffer as it is."""
+        """Put a buffer into the channel, or into a block that is passed on, and return where; or return it as it is."""
         if data.nbytes < LARGE:
-            return data
+            return data if self.channel is None else self.channel.results.offer(data)
         try:
             block = Block.of(data)
         except OSError:  # too many open files, no memory, no memfd here
@@ -532,15 +569,16 @@ class Worker:
         self.results = BlockNumber(self.results + 1)
         message = frames.frame(Kind.BLOCK, body=frames.BLOCK.pack(self.results, block.size, 0, -1))
         with contextlib.closing(block):
-            sent = socket.send_fds(self.sock, [message], [block.fd])
-        if sent < len(message):
-            self.sock.sendall(message[sent:])
+            self.stream.send_fd(message, block.fd)
         return self.results
 
     def found(self, buffer: frames.Buffer) -> memoryview:
         """Return a buffer of an argument; changes to one that is in a block are this evaluation's own."""
         if not isinstance(buffer, int):
             return buffer
+        if buffer >= IN_CHANNEL:
+            assert self.channel is not None
+            return self.channel.tasks.copy(buffer)
         if buffer not in self.blocks:
             raise OSError(f"a large argument (block {buffer}) could not be opened on this node")
         return self.blocks[buffer].view()
@@ -548,9 +586,14 @@ class Worker:
 
 def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
     """Pickle a result; classes of the script go back under the number that they came with."""
+    if type(value) in SCALARS:
+        return dumps(value, pickler.PROTOCOL)
     found: list[pickle.PickleBuffer] = []
     try:
-        data = dumps(value, pickler.PROTOCOL, buffer_callback=found.append)
+        if type(value) in plain_arrays.reducers:
+            data = plain_arrays.dumps(value, found.append)
+        else:
+            data = dumps(value, pickler.PROTOCOL, buffer_callback=found.append)
     except BaseException:  # whatever a user's __reduce__ raises
         data = b""
     if not data or not plain_is_enough(data):
@@ -558,6 +601,7 @@ def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
         data = pickler.by_value(value, beside, going_home=True)
         found = beside.buffers
     if found:
+        plain_arrays.learn()
         buffers += [buffer.raw() for buffer in found]
     return data
 

@@ -13,7 +13,7 @@ import pytest
 import hyperflow as hf
 from hyperflow import checked_files, cli
 from hyperflow.cli import runs
-from hyperflow.cli.main import app
+from hyperflow.cli.main import command_line
 from hyperflow.master.lifecycle import Attempt, Cause, Epoch, Kind, Record, State
 from hyperflow.master.rundir import RunDirectory
 
@@ -96,7 +96,7 @@ def test_no_tracebacks(home: Path, name: str, capfd: pytest.CaptureFixture[str])
         for words in COMMANDS:
             typed = [home.name if word == "RUN" else word for word in words]
             with pytest.raises(SystemExit) as ended:
-                app([*typed, "--base-dir", str(home.parent)])
+                command_line()([*typed, "--base-dir", str(home.parent)])
             assert ended.value.code in (0, 1, 3), (what, words)
     capfd.readouterr()
 
@@ -125,7 +125,7 @@ def test_runs_reads_what_it_shows(
     for words, most in ((("runs",), 10 * cli.show.SHOWN_RUNS), (("list",), 40)):
         seen.clear()
         with pytest.raises(SystemExit):
-            app([*words, "--base-dir", str(tmp_path / "many")])
+            command_line()([*words, "--base-dir", str(tmp_path / "many")])
         assert 0 < len(seen) <= most
         assert not any("-000010" in each for each in seen)
     assert len(runs.newest_runs(tmp_path / "many", None)[0]) == 300
@@ -161,7 +161,7 @@ def test_run_that_others_can_write_to(home: Path, capfd: pytest.CaptureFixture[s
     try:
         for words, code in ((("list",), 1), (("resume",), 1), (("why", "1"), 1), (("runs",), 0)):
             with pytest.raises(SystemExit) as ended:
-                app([*words, "--base-dir", str(home.parent)])
+                command_line()([*words, "--base-dir", str(home.parent)])
             seen = capfd.readouterr()
             assert ended.value.code == code
             assert ("cannot be trusted" if words == ("runs",) else "can be written by others") in seen.out + seen.err
@@ -208,7 +208,7 @@ def test_odd_words(home: Path, word: str, monkeypatch: pytest.MonkeyPatch, capfd
     for words in [*commands, *bases[1:]]:
         own_base = [] if "--base-dir" in words else ["--base-dir", str(home.parent)]
         with pytest.raises(SystemExit) as ended:
-            app([*words, *own_base])
+            command_line()([*words, *own_base])
         assert ended.value.code in (0, 1, 2, 3), words
         assert "Traceback" not in capfd.readouterr().err
     assert set(files_of(home)) <= {*before, f"vars/{word}.json", "jobs/1/script.sh"}

@@ -11,7 +11,7 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.checked_files import write_checked
-from hyperflow.cli.main import app
+from hyperflow.cli.main import command_line
 from hyperflow.database.store import open_database
 from tests.database import damage
 
@@ -37,7 +37,7 @@ def run(tmp_path: Path) -> hf.ProgramInfo:
 def hyperflow(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     """Run the command here; return its exit code and what it printed."""
     with pytest.raises(SystemExit) as ended:
-        app(list(words))
+        command_line()(list(words))
     told = capsys.readouterr()
     return int(ended.value.code or 0), told.out + told.err
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hyperflow.cli.doctor import NOT_CONFIGURED, sqlite
-from hyperflow.cli.main import app
+from hyperflow.cli.main import command_line
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def doctor(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
     """Run `hyperflow doctor --json`; return its exit code and what it printed."""
     with pytest.raises(SystemExit) as ended:
-        app(["doctor", "--json", *words])
+        command_line()(["doctor", "--json", *words])
     code = ended.value.code
     assert isinstance(code, int)
     return code, json.loads(capfd.readouterr().out)
@@ -123,7 +123,7 @@ def test_slurm_that_is_merely_installed(laptop: Path, capfd: pytest.CaptureFixtu
 def test_a_list_of_nodes_that_is_none(capfd: pytest.CaptureFixture[str]) -> None:
     """A mistake in --nodes is shown where it is, and is no success."""
     with pytest.raises(SystemExit) as ended:
-        app(["doctor", "--nodes", "node[1"])
+        command_line()(["doctor", "--nodes", "node[1"])
 
     assert ended.value.code == 1
     assert "this bracket is never closed" in capfd.readouterr().err

@@ -22,7 +22,7 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.cli import runs
-from hyperflow.cli.main import app
+from hyperflow.cli.main import command_line
 from hyperflow.errors import ConfigurationError
 from hyperflow.master import rundir
 from hyperflow.master.lifecycle import Epoch
@@ -58,7 +58,7 @@ def typed(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
 
     def run(*words: str) -> tuple[int, str]:
         with pytest.raises(SystemExit) as ended:
-            app(list(words))
+            command_line()(list(words))
         seen = capfd.readouterr()
         return int(str(ended.value.code)), seen.out + seen.err
 

@@ -43,18 +43,67 @@ def test_one_ssh_connection_per_node(cluster: Cluster, transport: str) -> None:
 
 
 def test_srun(cluster: Cluster) -> None:
-    """With srun there is one step for each other node, and no ssh."""
+    """With srun there is one step for all other nodes, and no ssh."""
     before = _connections(cluster)
-    steps = "tell('steps', os.popen('squeue --steps --noheader --format=%i,%N').read().split())"
+    main = """
+async def main():
+    tell('steps', os.popen('squeue --steps --noheader --format=%i,%N').read().split())
+    tell('sruns', int(os.popen("pgrep --count --exact srun").read()))
+    return await thousand(quick)
+"""
 
-    run = submit(cluster, f"async def main():\n    {steps}\n    return await thousand(quick)\n", transport="srun")
+    run = submit(cluster, main, transport="srun")
     result = run.result()
 
     assert result["right"]
     assert set(result["nodes"]) == set(NODES)
     assert _connections(cluster) == before
-    nodes = [step.split(",")[1] for step in run.all("steps")[0].value if ".batch" not in step]
-    assert sorted(nodes) == ["node2", "node3"]
+    nodes = [step.split(",", 1)[1] for step in run.all("steps")[0].value if ".batch" not in step]
+    assert nodes == ["node[2-3]"]
+    # srun forks itself once
+    assert run.all("sruns")[0].value == 2
+
+
+def test_a_launcher_of_a_step_dies(cluster: Cluster) -> None:
+    """Its node is lost, and the others of its step go on."""
+    main = """
+async def main():
+    await hf.map_concurrently(lambda x: hf.remote_eval(held, x), range(300, 312))
+    return await thousand(quick)
+"""
+    run = submit(cluster, main, transport="srun")
+    run.wait_held("node2", "node3")
+    for process in cluster.hosts["node3"].processes():
+        if "hyperflow.launcher" in process.command:
+            process.kill()
+    run.wait_logged("node node3 was lost")
+    run.go()
+
+    assert set(run.result()["nodes"]) == {"node1", "node2"}
+    assert run.statistics()["nodes_lost"] == 1
+
+
+def test_nodes_of_a_step_that_do_not_come(cluster: Cluster) -> None:
+    """A node whose task ends is named, with what it has said; one that cannot connect to us gets a step of its own."""
+    wall = "import hyperflow.launcher.call_back as c\ndef wall(*_): raise OSError('a firewall')\nc._connected = wall\n"
+    (cluster.home / "other").mkdir()
+    (cluster.home / "other" / "sitecustomize.py").write_text(wall)
+    there = shlex.quote(f"{cluster.home}/other:{TOP}")
+    prologue = f"""
+        case "$(hostname)" in
+        node2) echo no module named gcc >&2; exit 3;;
+        node3) export PYTHONPATH={there};;
+        esac
+    """
+
+    run = submit(cluster, prologue=prologue, transport="srun", min_nodes=3)
+    error = run.error()
+
+    assert error.startswith("LauncherError: 2 of 3 nodes could be started")
+    assert "the launcher on node2 ended during its start: Exited with exit code 3" in error
+    assert "no module named gcc" in error
+    (said,) = [told.value[2] for told in run.logged("a step of its own")]
+    assert said == "node3 gets a step of its own: it cannot connect to the head: a firewall"
 
 
 def test_auto_falls_back_to_srun(cluster: Cluster) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hyperflow import checked_files
 from hyperflow._version import __version__
 from hyperflow.checked_files import Damaged
-from hyperflow.cli.main import app
+from hyperflow.cli.main import command_line
 from hyperflow.debugging import capsule
 from hyperflow.debugging.capsule import About, Call, Capsule, Full, Pickle
 from hyperflow.debugging.surroundings import Place
@@ -247,7 +247,7 @@ def test_bad_ones_are_told(spoil: Callable[[Path], None], log_dir: Path, capfd: 
     with pytest.raises((Damaged, ConfigurationError)):
         capsule.find(log_dir, 7)
     with pytest.raises(SystemExit) as ended:
-        app(["debug", str(log_dir.parent), "7"])
+        command_line()(["debug", str(log_dir.parent), "7"])
     said = capfd.readouterr().err
     assert ended.value.code == 1
     assert said.startswith("hyperflow: ")
@@ -267,7 +267,7 @@ def test_another_version(other: dict[str, Any], words: str, log_dir: Path, capfd
     """What another version has made is not read, and the command says what to type; names order nothing."""
     capsule.leave(log_dir, made(**other))
     with pytest.raises(SystemExit) as ended:
-        app(["debug", str(log_dir.parent), "7"])
+        command_line()(["debug", str(log_dir.parent), "7"])
     said = capfd.readouterr().err
     assert ended.value.code == 1
     assert words in said
@@ -280,14 +280,14 @@ def test_saved(log_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str])
     path = tmp_path / "f.hfc"
     words = ["debug", str(log_dir.parent), "7", "--save", str(path)]
     with pytest.raises(SystemExit) as ended:
-        app(words)
+        command_line()(words)
     assert ended.value.code == 0
     assert f"python {path}" in capfd.readouterr().out
     assert capsule.saved(path) == made(size=200_000)
     assert path.stat().st_mode & 0o777 == 0o600
     assert "THIS FILE IS A PROGRAM" in path.read_text()
     with pytest.raises(SystemExit) as ended:
-        app(words)
+        command_line()(words)
     assert ended.value.code == 1
     assert "is there already" in capfd.readouterr().err
     whole = path.read_bytes()
@@ -302,6 +302,6 @@ def test_which_evaluation(log_dir: Path, capfd: pytest.CaptureFixture[str]) -> N
     home = str(log_dir.parent)
     for words, said in (([home], "which evaluation"), ([home, "5"], "kept nothing of evaluation 5")):
         with pytest.raises(SystemExit) as ended:
-            app(["debug", *words])
+            command_line()(["debug", *words])
         assert ended.value.code == 1
         assert said in capfd.readouterr().err

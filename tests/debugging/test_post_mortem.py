@@ -13,7 +13,7 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.cli import post_mortem as in_cli
-from hyperflow.cli.main import app
+from hyperflow.cli.main import command_line
 from hyperflow.cli.records import Run
 from hyperflow.control.client import HeadElsewhere
 from hyperflow.errors import ConfigurationError
@@ -41,7 +41,7 @@ def ask(capfd: pytest.CaptureFixture[str]) -> Ask:
 
     def typed(words: tuple[str, ...]) -> str:
         with pytest.raises(SystemExit):
-            app(["debug", *words, "--attach"])
+            command_line()(["debug", *words, "--attach"])
         said = capfd.readouterr()
         return said.out + said.err
 

@@ -30,7 +30,7 @@ class NoPacking(packing.Packing):
 def unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of 1.5 kB, which stay plain."""
     monkeypatch.setattr(writer, "SEGMENT", 1500)
-    monkeypatch.setattr(writer, "Packing", NoPacking)
+    monkeypatch.setattr(packing, "Packing", NoPacking)
 
 
 def evaluate(log: EventLog, *numbers: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hyperflow.events import reader, segments, several, writer
+from hyperflow.events import packing, reader, segments, several, writer
 from hyperflow.events.packed import Segment, pack
 from hyperflow.events.reader import Follower, Part
 from hyperflow.events.writer import EventLog
@@ -104,7 +104,7 @@ def test_it_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert rows(iter([Part(Segment(data), 0)])).outcome == rows(iter([long])).outcome
         with monkeypatch.context() as patch:
             patch.setattr(writer, "SEGMENT", 3000)
-            patch.setattr(writer, "Packing", NoPacking)
+            patch.setattr(packing, "Packing", NoPacking)
             cut = tmp_path / f"{seed}" / segments.NAME
             cut.parent.mkdir()
             assert [event for event in written(cut, seed, monkeypatch) if event["state"] != "segment"] == long

@@ -7,8 +7,9 @@ import pytest
 
 from hyperflow.environment import Options
 from hyperflow.events.writer import EventLog
+from hyperflow.head.broadcast import Broadcast
 from hyperflow.head.evaluation import Evaluation
-from hyperflow.head.orders import Orders
+from hyperflow.head.orders import Known, Orders
 from hyperflow.scheduling.state import Send, Task, Worker
 from hyperflow.shipping.packer import Packer
 from hyperflow.wire import frames
@@ -59,10 +60,9 @@ async def test_a_class_goes_again_before_a_task_of_another_epoch(
     node, packer, evaluations = Node(), Packer(), dict[TaskNumber, Evaluation]()
     links: Any = {"here": node}
     log = EventLog(tmp_path / "events.jsonl")
-    orders = Orders(links, packer, evaluations, log, tmp_path)
+    orders = Orders(links, Broadcast(links, enabled=False), packer, evaluations, log, tmp_path)
     worker = Worker(WorkerNumber(1), "here", 0, (0,), False)
-    orders.at_workers[worker.number] = set()
-    orders._epochs[worker.number] = 0
+    orders.at_workers[worker.number] = Known(0)
 
     def task(number: int) -> Task:
         packed = packer.pack(look, (), {})

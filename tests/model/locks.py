@@ -148,7 +148,7 @@ class LocksModel(Model):
     def __init__(self) -> None:
         self.manager = LockManager()
         self.scheduler = Scheduler()
-        self.locks = WorkerLocks(self.manager, self.scheduler, self.write, lambda task: f"evaluation {task}")
+        self.locks = WorkerLocks(self.manager, self.scheduler, self.write, lambda _, task: f"evaluation {task}")
         self.flows: list[FlowAt] = []
         self.processes: dict[int, Process] = {}
         self.tasks: dict[int, tuple[Task, FlowAt]] = {}  # that have not ended

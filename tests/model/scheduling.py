@@ -7,6 +7,7 @@ done here in a few lines. A head that crashes takes all of this with it, so noth
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,15 +16,22 @@ from typing import ClassVar
 
 from hyperflow.errors import ImpossibleRequest
 from hyperflow.head.copies import Copies
+from hyperflow.scheduling import prefetch, scheduler
 from hyperflow.scheduling.scheduler import Effect, Retire, Scheduler, Send, Task
-from hyperflow.scheduling.state import CANCELLED, SENT, WAITING
+from hyperflow.scheduling.state import CANCELLED, ENDED, SENT, WAITING, Batch
 from hyperflow.scheduling.stragglers import Stragglers
 from hyperflow.wire import claim_page
 from tests.model.nodes import Answered, Ended, FakeNode, FakeWorker, Message, Recalled, Skipped, at_work
 from tests.model.simulator import Broken, Model, pick, promise
 
 DURATIONS = {1: 2e-6, 2: 2e-4, 3: 0.01, 4: 0.5}
-"""Seconds that each function takes: queued a thousand deep, a few deep, one ahead, never."""
+"""Seconds that each function takes: queued a thousand deep, a few deep, one ahead, one ahead where much waits."""
+
+SMALL = ((prefetch, "ANSWERS_AT_ONCE", 3.0), (scheduler, "PATIENCE", 1), (scheduler, "ANSWERS_A_LOOK", 1))
+"""Bounds that are meant for large runs, so that four nodes meet them."""
+
+STARTS = 8
+"""So many tasks are started in one go: two, where they need new workers."""
 
 ONCE = "no task runs twice at the same time"
 IN_PLACE = "a task runs only where the scheduler has it"
@@ -59,9 +67,9 @@ class SchedulerModel(Model):
 
     name = "scheduler"
     happenings: ClassVar[Mapping[str, int]] = {
-        "add_node": 2, "submit": 12, "cancel": 5, "orders": 12, "start": 12, "finish": 12, "go_on": 4, "answers": 8,
-        "end": 5, "crash": 2, "hear": 12, "lose": 1, "dark": 2, "aside": 2, "rebalance": 2, "turn": 5, "settle": 1,
-        "copy": 3,
+        "add_node": 2, "submit": 12, "submit_batch": 5, "cancel": 5, "orders": 12, "start": 12, "finish": 12,
+        "go_on": 4, "answers": 8, "end": 5, "crash": 2, "hear": 12, "lose": 1, "single_out": 1, "dark": 2, "aside": 2,
+        "rebalance": 2, "turn": 5, "settle": 1, "copy": 3,
     }  # fmt: skip
     always = frozenset({"submit", "orders", "start", "finish", "answers", "hear", "turn"})
     opening = ("add_node", "add_node", "warm_up")
@@ -73,7 +81,9 @@ class SchedulerModel(Model):
         self.nodes: dict[str, FakeNode] = {}
         self.dark: list[FakeNode] = []  # the head has lost them, and they go on for a while
         self.sizes: dict[str, int] = {}
-        self.tasks: dict[int, Task] = {}
+        self.tasks: dict[int, Task] = {}  # of one in a batch only what never changes is true
+        self.batched: set[int] = set()  # those that are in a batch
+        self.owners: dict[int, object] = {}  # of those that are, or were
         self.evaluations: dict[int, Evaluation] = {}
         self.all: list[Evaluation] = []
         self.copies_of: set[int] = set()
@@ -106,10 +116,15 @@ class SchedulerModel(Model):
     @contextmanager
     def surroundings(cls) -> Iterator[None]:
         before = claim_page.time
+        bounds = [(module, name, getattr(module, name)) for module, name, _ in SMALL]
+        for module, name, bound in SMALL:
+            setattr(module, name, bound)
         try:
             yield
         finally:
             claim_page.time = before
+            for module, name, bound in bounds:
+                setattr(module, name, bound)
 
     # ---- what can happen ----------------------------------------------------------------------------------------
 
@@ -156,10 +171,72 @@ class SchedulerModel(Model):
         if sort == "watched":
             self.copies.stragglers.watch(task, f"f{function}", 1.5)
 
+    def on_submit_batch(self, kind: int, function: int, count: int) -> None:
+        """Evaluations of one map that are alike."""
+        cpus = (1, 1, 1, 2)[kind % 4]
+        if cpus > max(self.sizes.values(), default=0):
+            return
+        first, many, owner = self.last + 1, 1 + count % 40, object()
+        self.last += many
+        batch = Batch(first, 1 + function % 4, cpus, 100, many, owner, owner)
+        for number in batch.numbers:
+            self.tasks[number] = task = batch.one(number)
+            self.evaluations[number] = evaluation = Evaluation(task, watched=False)
+            self.all.append(evaluation)
+            self.owners[number] = owner
+        self.batched.update(batch.numbers)
+        self.scheduler.submit_batch(batch)
+        self.flushed = False
+        if count % 2:
+            self.on_turn()
+
+    def batches(self) -> dict[int, Batch]:
+        """Return the batch that each is in, also of cancelled ones."""
+        workers = self.scheduler.workers.values()
+        entries = itertools.chain(*self.scheduler._queues.values(), *(w.queue.values() for w in workers))
+        return {number: entry for entry in entries if type(entry) is Batch for number in entry.numbers}
+
+    def seen(self, number: int, batches: Mapping[int, Batch]) -> Task:
+        """Return a task as it stands."""
+        return batches[number].one(number) if number in batches else self.tasks[number]
+
+    def is_single(self, task: Task) -> None:
+        """As the engine notes that one of a batch goes on by itself."""
+        self.batched.discard(task.number)
+        self.tasks[task.number] = task
+        if task.number in self.evaluations:
+            self.evaluations[task.number].task = task
+
+    def single_out(self, number: int) -> None:
+        """As the engine does before it deals with one of a batch alone."""
+        batch = self.batches().get(number)
+        if batch is not None and batch.worker is not None:
+            self.is_single(self.scheduler.single_out(batch, number))
+
+    def on_single_out(self, *_: int) -> None:
+        """One draws random numbers: all go on by themselves."""
+        for _, tasks in self.scheduler.single_out_all():
+            for task in tasks:
+                self.is_single(task)
+
     def on_cancel(self, which: int, now: int, behind: int) -> None:
-        prefetched = [n for w in self.scheduler.workers.values() for n in list(w.queue)[1:] if n in self.evaluations]
+        workers = self.scheduler.workers.values()
+        prefetched = [
+            n for w in workers for t in list(w.queue.values())[1:] for n in t.numbers if n in self.evaluations
+        ]
         number = pick(prefetched if behind % 2 and prefetched else self.evaluations, which)
-        if number is not None:
+        if number in self.batched:
+            owner = self.owners[number]
+            mine = {n for n in self.batched if self.owners[n] is owner and n in self.evaluations}
+            withdrawn = [n for batch in self.scheduler.withdraw(owner) for n in batch.numbers]
+            promise(SETTLED, sorted(withdrawn) == sorted(mine), "of", mine, "only", withdrawn, "are withdrawn")
+            for one in withdrawn:
+                self.tasks[one].state = CANCELLED
+                self.evaluations.pop(one).settle()
+            self.flushed = False
+            if now % 2:
+                self.on_turn()
+        elif number is not None:
             evaluation = self.evaluations[number]
             evaluation.settle()
             self.scheduler.cancel(evaluation.task)
@@ -233,6 +310,9 @@ class SchedulerModel(Model):
         assert name is not None
         largest = max((cpus for other, cpus in self.sizes.items() if other != name), default=0)
         there = self.numbers_on(name)
+        for _, tasks in self.scheduler.single_out_all([name]):
+            for task in tasks:
+                self.is_single(task)
         node = self.nodes.pop(name)
         del self.sizes[name]
         self.aside.discard(name)
@@ -243,6 +323,13 @@ class SchedulerModel(Model):
         held = self.scheduler.withhold(name)
         self.withheld |= {task.number: name for task in held}
         back, impossible = self.scheduler.lose_node(name)
+        impossible = [
+            one
+            for task in impossible
+            for one in ([task.one(n) for n in task.numbers] if type(task) is Batch else [task])
+        ]
+        for task in impossible:
+            self.is_single(task)
 
         told = {t.number for t in (*held, *back)} | {t.number for t in impossible if t.number in there}
         promise(SETTLED, told == there, "of", there, "on the lost node only", told, "are heard of")
@@ -302,13 +389,15 @@ class SchedulerModel(Model):
         return self.last
 
     def on_turn(self, *_: int) -> None:
-        effects = self.scheduler.schedule()
-        for effect in effects:
-            self.check_effect(effect)
-            if effect.worker.node in self.nodes:
-                self.nodes[effect.worker.node].orders.append(effect)
-        self.copies.sent(effects)
-        self.flushed = True
+        self.flushed = False
+        while not self.flushed:
+            effects = self.scheduler.schedule(STARTS)
+            for effect in effects:
+                self.check_effect(effect)
+                if effect.worker.node in self.nodes:
+                    self.nodes[effect.worker.node].orders.append(_as_it_is(effect))
+            self.copies.sent(effects)
+            self.flushed = not self.scheduler.unfinished
 
     # ---- and what follows from it -------------------------------------------------------------------------------
 
@@ -317,7 +406,8 @@ class SchedulerModel(Model):
 
     def numbers_on(self, name: str) -> set[int]:
         workers = self.scheduler.workers.values()
-        return {n for worker in workers if worker.node == name for n in worker.queue if n in self.evaluations}
+        tasks = [task for worker in workers if worker.node == name for task in worker.queue.values()]
+        return {n for task in tasks for n in task.numbers if n in self.evaluations}
 
     def with_worker(
         self, which: int, wanted: Callable[[FakeWorker], object], do: Callable[[FakeNode, FakeWorker], object]
@@ -334,7 +424,7 @@ class SchedulerModel(Model):
         worker.run = self.runs
         if node not in self.dark:
             self.newest_run[number] = self.runs
-        task = self.tasks[number]
+        task = self.seen(number, self.batches())
         others = [n for n, w in at_work(self.everywhere()) if w.current == number and w is not worker]
         promise(
             ONCE,
@@ -357,6 +447,11 @@ class SchedulerModel(Model):
         match message:
             case Answered(worker, number, run, failed):
                 known = self.scheduler.workers[worker]
+                first = next(iter(known.queue.values()), None)
+                if type(first) is Batch and first.number == number and not failed:
+                    self.answered(first, message)
+                    return
+                self.single_out(number)
                 task = self.scheduler.answered(worker, number, DURATIONS[self.tasks[number].function])
                 wanted = number in self.evaluations
                 promise(IN_PLACE, task is not None or not wanted, number, "has run on worker", worker, "in vain")
@@ -370,16 +465,40 @@ class SchedulerModel(Model):
                 self.scheduler.retracted(worker, boundary, below)
             case Ended(worker, started, within, ran, killed):
                 known = self.scheduler.workers[worker]
-                theirs = {n for n in known.queue if n in self.evaluations}
+                for number, batch in self.batches().items():
+                    if batch.worker is known and batch.seq + number - batch.number == started:
+                        self.single_out(number)
+                theirs = {n for task in known.queue.values() for n in task.numbers if n in self.evaluations}
                 blamed, back = self.scheduler.ended(worker, started)
                 number = blamed.number if blamed is not None else None
                 right = number == within if ran and within in theirs else number in (None, within)
                 promise(CHARGED, right, "the worker was in", within, "and", number, "is charged")
-                again = {task.number for task in back}
+                again = {n for task in back for n in task.numbers}
                 promise(CANCELLED_STARTS, again <= theirs, again - theirs, "wait again, and nobody wants them")
                 promise(SETTLED, again == theirs - {number}, "of", theirs, "only", again, "wait again")
                 if blamed is not None and not self.copies.gives_way(blamed, known.node):
                     self.again(blamed, known.node if not killed else None)
+
+    def answered(self, batch: Batch, message: Answered) -> None:
+        """Take an answer of a batch, and those that follow it."""
+        answers = [message]
+        assert batch.worker is not None
+        messages = self.nodes[batch.worker.node].messages
+        while len(answers) < batch.count and messages:
+            match messages[0]:
+                case Answered(worker, number, _, False) if (worker, number) == (message.worker, answers[-1].task + 1):
+                    answers.append(messages.popleft())  # type: ignore[arg-type]
+                case _:
+                    break
+        wanted = batch.state is SENT
+        self.scheduler.answered_first(batch, len(answers), len(answers) * DURATIONS[batch.function])
+        for answer in answers:
+            number = answer.task
+            promise(SETTLED, wanted == (number in self.evaluations), number, "is wanted:", wanted)
+            if wanted:
+                promise("the result of an older run is never taken", answer.run == self.newest_run[number], number)
+                self.tasks[number].state = ENDED
+                self.evaluations.pop(number).settle()
 
     def outcome(self, task: Task, node: str, failed: bool) -> None:
         """As the engine does when an evaluation has ended."""
@@ -410,7 +529,7 @@ class SchedulerModel(Model):
             for task in effect.tasks:
                 if task.number in self.copies_of:
                     self.tasks[task.number] = task
-                promise(CANCELLED_STARTS, task.number in self.evaluations, task, "is sent")
+                promise(CANCELLED_STARTS, self.evaluations.keys() >= set(task.numbers), task, "is sent")
             promise(CHOICE, worker.node in self.nodes and worker.node not in self.aside, first, "goes to", worker.node)
             if first.past is not None:
                 promise(CHOICE, len(worker.queue) == 1, "something is queued with a task that chooses its node")
@@ -454,32 +573,42 @@ class SchedulerModel(Model):
         places: list[int] = list(self.withheld)
         for request, tasks in self.scheduler._queues.items():
             waiting = [task for task in tasks if task.state is WAITING]
-            numbers = [task.number for task in waiting]
+            numbers = [number for task in waiting for number in task.numbers]
+            more = len(numbers) - len(waiting)
+            promise(ONE_PLACE, self.scheduler._in_batches[request] == more, "in batches:", self.scheduler._in_batches)
             promise(ONE_PLACE, all(task.request == request for task in waiting), "in a wrong queue", waiting)
             promise(STARVED, numbers == sorted(numbers), "not in order:", numbers)
             places += numbers
         for worker in self.scheduler.workers.values():
-            for number, task in worker.queue.items():
+            promise(ONE_PLACE, worker.held == sum(task.count for task in worker.queue.values()), worker, worker.held)
+            for task in worker.queue.values():
                 promise(ONE_PLACE, task.worker is worker, task, "is with", task.worker, "and", worker)
                 if task.state is not CANCELLED:
                     promise(ONE_PLACE, task.state is SENT, task)
-                    places.append(number)
+                    places += task.numbers
         promise(ONE_PLACE, sorted(places) == sorted(self.evaluations), "found", places, "not", list(self.evaluations))
 
     def counters_are_right(self) -> None:
         scheduler, workers = self.scheduler, list(self.scheduler.workers.values())
-        states = Counter(self.tasks[number].state for number in self.evaluations)
-        promise(ONE_PLACE, (scheduler.waiting, scheduler.sent) == (states[WAITING], states[SENT]), "counted wrong")
-        prefetched = sum(max(0, len(w.queue) - 1) for w in workers)
+        batches = self.batches()
+        wanted = Counter(self.seen(number, batches).state for number in self.evaluations)
+        promise(ONE_PLACE, (scheduler.waiting, scheduler.sent) == (wanted[WAITING], wanted[SENT]), "counted wrong")
+        prefetched = sum(max(0, w.held - 1) for w in workers)
         promise(ONE_PLACE, scheduler._prefetched == prefetched, "prefetched:", scheduler._prefetched, prefetched)
         promise(RETURNED, scheduler._active == sum(w.leased for w in workers), "active:", scheduler._active)
         overfull = {worker.number for worker in scheduler._overfull}
-        promise(IDLE, {w.number for w in workers if len(w.queue) > 1} <= overfull, "overfull:", overfull)
+        promise(IDLE, {w.number for w in workers if w.held > 1} <= overfull, "overfull:", overfull)
         promise(IDLE, len(overfull) == len(scheduler._overfull), "one is twice among the overfull")
         promise(IDLE, all(worker.overfull for worker in scheduler._overfull), "overfull, and not marked")
+        states = Counter("ending" if w.ending else "busy" if w.queue else "idle" for w in workers)
+        promise(ONE_PLACE, scheduler.states == {"busy": 0, "idle": 0, "ending": 0} | states, "workers:", states)
+        promise(ONE_PLACE, scheduler._suspected == self.suspects(), "suspects:", scheduler._suspected)
+        there = {name: {w.number for w in scheduler.workers_at(name)} for name in self.nodes}
+        here = {name: {w.number for w in workers if w.node == name} for name in self.nodes}
+        promise(ONE_PLACE, there == here, "workers by node:", there, here)
         slots: dict[str, list[int]] = {name: [] for name in self.nodes}
         for w in workers:
-            promise(ONE_PLACE, w.load == sum(task.size for task in w.queue.values()), w, "load", w.load)
+            promise(ONE_PLACE, w.load == sum(task.size * task.count for task in w.queue.values()), w, "load", w.load)
             promise(RETURNED, w.leased or not w.queue, w, "works without CPUs")
             slots[w.node].append(w.slot)
         for name, taken in slots.items():
@@ -489,7 +618,8 @@ class SchedulerModel(Model):
             promise(RETURNED, well, "idle:", idle)
 
     def nothing_waits_that_could_run(self) -> None:
-        tasks = [task for number in self.evaluations if (task := self.tasks[number]).state is WAITING]
+        batches = self.batches()
+        tasks = [task for number in self.evaluations if (task := self.seen(number, batches)).state is WAITING]
         if not tasks:
             self.offered = None
             return
@@ -541,7 +671,7 @@ class SchedulerModel(Model):
             self.scheduler.rebalance()
             self.deliver_all()
         for worker in self.scheduler.workers.values():
-            if len(worker.queue) > 1:
+            if worker.held > 1:
                 promise(IDLE, worker.node not in self.aside, worker, "has more than it needs, on a node put aside")
                 promise(IDLE, self.scheduler.pool.roomiest(len(worker.cpus)) is None, worker, "has more than it needs")
             current = self.nodes[worker.node].workers[worker.number].current
@@ -594,3 +724,11 @@ class SchedulerModel(Model):
         promise(RETURNED, self.scheduler.pool.free == self.scheduler.pool.total, "CPUs are missing")
         promise(IDLE, not self.scheduler.unbalanced, "something is still prefetched")
         promise(SETTLED, not (self.copies._twins or self.copies.watched), "a copy is left")
+
+
+def _as_it_is(effect: Effect) -> Effect:
+    """Return an order as it is now: batches change while it is under way."""
+    if not isinstance(effect, Send):
+        return effect
+    tasks = [task.one(n) if type(task) is Batch else task for task in effect.tasks for n in task.numbers]
+    return Send(effect.worker, tasks)

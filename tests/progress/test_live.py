@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import hyperflow as hf
-from hyperflow.cli.main import app
+from hyperflow.cli.main import command_line
 from hyperflow.progress import display
 from hyperflow.progress.tally import Snapshot
 from hyperflow.progress.view import View
@@ -37,7 +37,7 @@ def typed(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
 
     def run(*words: str) -> tuple[int, str]:
         with pytest.raises(SystemExit) as ended:
-            app(list(words))
+            command_line()(list(words))
         seen = capfd.readouterr()
         return int(str(ended.value.code)), seen.out + seen.err
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import hyperflow as hf
-from hyperflow.cli.main import app
+from hyperflow.cli.main import command_line
 from tests.helpers import wait_until
 from tests.support import Gate, local, wait_at
 
@@ -24,7 +24,7 @@ def typed(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
 
     def run(*words: str) -> tuple[int, str]:
         with pytest.raises(SystemExit) as ended:
-            app(["explain", *words])
+            command_line()(["explain", *words])
         said = capfd.readouterr()
         return int(str(ended.value.code)), said.out + said.err
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import hyperflow as hf
-from hyperflow.cli.main import app
+from hyperflow.cli.main import command_line
 from hyperflow.events import reader
 from hyperflow.events.summary import summarise
 from hyperflow.head import echo as shown_echo
@@ -36,7 +36,7 @@ def typed(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
 
     def run(*words: str) -> tuple[int, str]:
         with pytest.raises(SystemExit) as ended:
-            app(list(words))
+            command_line()(list(words))
         seen = capfd.readouterr()
         return int(str(ended.value.code)), seen.out + seen.err
 

@@ -17,7 +17,7 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.cli import elsewhere, records, runs, show
-from hyperflow.cli.main import app
+from hyperflow.cli.main import command_line
 from hyperflow.errors import ConfigurationError
 from hyperflow.program import ProgramInfo
 from hyperflow.records import index, record, recording
@@ -37,7 +37,7 @@ def typed(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
 
     def run(*words: str) -> tuple[int, str]:
         with pytest.raises(SystemExit) as ended:
-            app(list(words))
+            command_line()(list(words))
         seen = capfd.readouterr()
         return int(str(ended.value.code)), seen.out + seen.err
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hyperflow.cli.main import app
+from hyperflow.cli.main import command_line
 from hyperflow.viewing.flows import Course, Delays, Part, Recorded
 from hyperflow.viewing.replay import longest_chain, replay, smallest
 
@@ -116,7 +116,7 @@ def typed(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
 
     def run(*words: str) -> tuple[int, str]:
         with pytest.raises(SystemExit) as ended:
-            app(["whatif", *words])
+            command_line()(["whatif", *words])
         said = capfd.readouterr()
         return int(str(ended.value.code)), said.out + said.err
 

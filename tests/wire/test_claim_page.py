@@ -43,6 +43,8 @@ def worker(run_all: Run, batches: list[int]) -> Party:
         made = object.__new__(Worker)
         made.claims = SimpleNamespace(words=words)  # type: ignore[assignment]
         made.seq, made.leaving = 0, ""
+        made.lock_client = SimpleNamespace(later=[])  # type: ignore[assignment]
+        made.poll = lambda: None  # type: ignore[method-assign]
 
         def answer(_: Any, outcome: Outcome, __: float, data: bytes) -> None:
             assert outcome == Outcome.SKIPPED

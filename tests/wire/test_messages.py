@@ -9,10 +9,14 @@ import pytest
 from hyperflow.wire import messages
 from hyperflow.wire.frames import Kind, ProtocolError, Reader
 from hyperflow.wire.messages import (
+    Fetch,
+    Fetched,
     ForkOrder,
     Greeting,
     Inspect,
     Inspected,
+    Listen,
+    Listening,
     LockReleased,
     LockReply,
     LockWanted,
@@ -40,6 +44,10 @@ EXAMPLES: list[Message] = [
     StreamWanted(TaskNumber(7)),
     StreamReply(TaskNumber(7), (0, 1 << 127, 1)),
     Printed(TaskNumber(7), ("one line",), left_out=2),
+    Listen("00ff", open=True),
+    Listening(("10.0.0.1", "fd00::1"), 40000),
+    Fetch(7, 1 << 40, "abcd", ("10.0.0.1",), 40000),
+    Fetched(7, "nobody answers"),
     Inspect(TaskNumber(7), 1, "p x"),
     Inspected(TaskNumber(7), 1, "5"),
     LockReply(LockSerial(1), "no", ("a waits for b", "b waits for a")),
@@ -83,3 +91,12 @@ def test_other_members_are_refused(said: bytes, complaint: str) -> None:
 def test_no_kind_of_frame_is_two_messages() -> None:
     """A kind says which message it is, and every message has one."""
     assert len(set(messages.KINDS.values())) == len(messages.KINDS) == len(EXAMPLES) + 1
+
+
+def test_fork_orders_are_the_messages_that_they_stand_for() -> None:
+    """The short way to make one gives the same, whatever is in the names."""
+    for order in (
+        ForkOrder('worker-1@a"\\\n\u00e9', "/tmp/\U0001f600/log", (0, 17), True, False),
+        ForkOrder("", "", (), False, True),
+    ):
+        assert messages.fork(order, WorkerNumber(7)) == messages.framed(order, WorkerNumber(7))

@@ -1,0 +1,490 @@
+/* Stands for the launchers of many nodes and all their workers, in one process that computes nothing.
+
+   Usage: stand_in SECONDS SPREAD HEARTBEAT FD,FD,...
+
+   Each descriptor is the stream of one node, whose greeting is in it already (see stand_in.py, which compiles this and
+   hands it the numbers of frames as they are in hyperflow/wire/frames.py). A task lasts SECONDS * (1 +- SPREAD); with 0
+   a frame of tasks is answered at once, by one frame. Every answer is None.
+
+   Every 50 ms a line goes to stdout: the clock, then how many tasks have come, have been answered and are running, and
+   how many workers have ever had one. A line "lose N K" on stdin ends the streams of N nodes when K more tasks have
+   come; the end of stdin ends all.
+
+   tests/test_stand_in.py gives a real launcher and this the same orders, and compares what they say. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#pragma pack(push, 1)
+typedef struct { uint32_t begin; uint64_t length; uint8_t kind; uint32_t worker; } Header;
+typedef struct { uint64_t task; uint32_t function; uint16_t buffers; uint64_t length; } Task;
+typedef struct { uint64_t task; uint8_t outcome; float seconds; uint16_t buffers; uint64_t length; } Result;
+typedef struct { uint64_t task; double cpu; uint64_t memory; } Measured;
+#pragma pack(pop)
+_Static_assert(sizeof(Header) == HEADER_SIZE && sizeof(Task) == TASK_SIZE && sizeof(Result) == RESULT_SIZE &&
+               sizeof(Measured) == MEASURED_SIZE, "records as in hyperflow/wire/frames.py");
+
+typedef struct {                  /* as a launcher sees a worker, and what its claim page says */
+    uint64_t *queue;              /* tasks that have come; the first one runs */
+    uint32_t first, count, room;
+    uint64_t started, from, below;
+    uint32_t node, next;          /* the next one on its node, 0 for none */
+    uint8_t alive, fresh, retiring, manned;
+} Worker;
+
+typedef struct { uint8_t *data; size_t length, room; } Buffer;
+
+typedef struct {
+    int fd;                       /* -1: it has gone */
+    Buffer in, out;
+    uint8_t listed, blocked, closing;
+    uint32_t workers;             /* the newest one on it, 0 for none; numbers begin at 1 */
+    uint32_t alive;
+    double last_sent, due;        /* when to write what may wait for more */
+} Node;
+
+typedef struct { double at; uint32_t worker; uint64_t started; } End; /* or of a wait: NO_WORKER, and the node */
+
+static Node *nodes;
+static int node_count, epoll, timer;
+static Worker *workers;
+static uint32_t worker_room;
+static End *heap;                 /* when running tasks end, the next one first */
+static size_t heap_count, heap_room;
+static int *written, written_count; /* nodes that have something to write */
+static double seconds, spread, heartbeat;
+static uint64_t received, answered, running, manned;
+static int to_lose;               /* nodes, when so many tasks have come: */
+static uint64_t lose_at;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+static void add(Buffer *buffer, const void *data, size_t length) {
+    if (buffer->length + length > buffer->room) {
+        buffer->room = (buffer->length + length) * 2;
+        buffer->data = realloc(buffer->data, buffer->room);
+    }
+    memcpy(buffer->data + buffer->length, data, length);
+    buffer->length += length;
+}
+
+static void list(int node) {
+    if (!nodes[node].listed) {
+        nodes[node].listed = 1;
+        written[written_count++] = node;
+    }
+}
+
+/* ---- the clock of tasks: a heap ---- */
+
+static double duration(void) {
+    static uint64_t state = 88172645463325252ull; /* xorshift */
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    return seconds * (1 + spread * ((state >> 11) * (2.0 / 9007199254740992.0) - 1));
+}
+
+static void push(End end) {
+    if (heap_count == heap_room) {
+        heap_room = heap_room ? heap_room * 2 : 1024;
+        heap = realloc(heap, heap_room * sizeof(End));
+    }
+    size_t i = heap_count++;
+    for (size_t parent; i && heap[parent = (i - 1) / 2].at > end.at; i = parent)
+        heap[i] = heap[parent];
+    heap[i] = end;
+}
+
+static End pop(void) {
+    End first = heap[0], last = heap[--heap_count];
+    size_t i = 0, child;
+    while ((child = 2 * i + 1) < heap_count) {
+        if (child + 1 < heap_count && heap[child + 1].at < heap[child].at)
+            child++;
+        if (heap[child].at >= last.at)
+            break;
+        heap[i] = heap[child];
+        i = child;
+    }
+    heap[i] = last;
+    return first;
+}
+
+/* ---- frames to the head ---- */
+
+/* A frame that may wait until that moment, to be written with what comes meanwhile. */
+static void send_by(int node, int kind, uint32_t worker, const void *body, size_t length, double by) {
+    Header header = {BEGIN_WORD, length, kind, worker};
+    uint32_t end = END_WORD;
+    Node *each = &nodes[node];
+    if (each->fd < 0)
+        return;
+    add(&each->out, &header, sizeof header);
+    if (length)
+        add(&each->out, body, length);
+    add(&each->out, &end, sizeof end);
+    if (each->out.length >= ENOUGH)
+        by = 0;
+    if (by < each->due) {
+        each->due = by;
+        if (by == 0)
+            list(node);
+        else
+            push((End){by, NO_WORKER, node});
+    }
+}
+
+static void send_frame(int node, int kind, uint32_t worker, const void *body, size_t length) {
+    send_by(node, kind, worker, body, length, 0);
+}
+
+/* ---- workers ---- */
+
+static Result result(uint64_t task, int outcome, float took, uint64_t length) {
+    return (Result){task, outcome, took, 0, length};
+}
+
+/* Until when an answer may wait for others: as launcher.py has it. */
+static double joined(uint32_t number) {
+    double wait = fmax(JOIN, fmin(seconds * JOIN_SHARE, JOIN_MOST));
+    int expected = wait * nodes[workers[number].node].alive > WORTH_JOINING * fmax(seconds, WAKE);
+    return workers[number].count && expected ? now() + wait : 0;
+}
+
+static void answer(uint32_t number, uint64_t task, int outcome, const void *payload, size_t length) {
+    if (outcome == VALUE && seconds > MEASURED_FROM) {
+        Measured measured = {task, seconds, 1 << 25};
+        send_by(workers[number].node, MEASURED, number, &measured, sizeof measured, INFINITY);
+    }
+    uint8_t record[sizeof(Result) + 16];
+    Result head = result(task, outcome, outcome == SKIPPED ? 0 : seconds, length);
+    memcpy(record, &head, sizeof head);
+    memcpy(record + sizeof head, payload, length);
+    send_by(workers[number].node, RESULTS, number, record, sizeof head + length, joined(number));
+    answered += outcome != SKIPPED;
+}
+
+static void end_worker(uint32_t number, int status, const char *reason) {
+    Worker *worker = &workers[number];
+    char body[400];
+    int length = snprintf(body, sizeof body, ENDED_FORMAT, status, (unsigned long long)worker->started, reason);
+    send_frame(worker->node, ENDED, number, body, length);
+    running -= worker->count > 0;
+    nodes[worker->node].alive--;
+    worker->alive = worker->count = 0;
+}
+
+/* Start the first task of the queue that may be started; skip those before it. */
+static void start(uint32_t number) {
+    Worker *worker = &workers[number];
+    while (worker->count) {
+        uint64_t seq = ++worker->started;
+        if (!(worker->from <= seq && seq < worker->below)) {
+            push((End){now() + duration(), number, seq});
+            return;
+        }
+        uint64_t task = worker->queue[worker->first];
+        worker->first = (worker->first + 1) % worker->room, worker->count--;
+        running -= worker->count == 0;
+        answer(number, task, SKIPPED, &seq, sizeof seq);
+    }
+    if (worker->retiring)
+        end_worker(number, 0, "");
+}
+
+static void ended(End end) {
+    if (end.worker == NO_WORKER) {
+        if (nodes[end.started].due <= now())
+            list(end.started);
+        return;
+    }
+    Worker *worker = &workers[end.worker];
+    if (!worker->alive || worker->started != end.started || !worker->count)
+        return; /* it was killed meanwhile, or its node is lost */
+    uint64_t task = worker->queue[worker->first];
+    worker->first = (worker->first + 1) % worker->room, worker->count--;
+    running -= worker->count == 0;
+    answer(end.worker, task, VALUE, NONE, sizeof NONE - 1);
+    if (worker->fresh)
+        end_worker(end.worker, 0, "");
+    else
+        start(end.worker);
+}
+
+static void enqueue(Worker *worker, uint64_t task) {
+    if (worker->count == worker->room) {
+        uint32_t room = worker->room ? worker->room * 2 : 2;
+        uint64_t *queue = malloc(room * sizeof *queue);
+        for (uint32_t i = 0; i < worker->count; i++)
+            queue[i] = worker->queue[(worker->first + i) % worker->room];
+        free(worker->queue);
+        worker->queue = queue, worker->first = 0, worker->room = room;
+    }
+    worker->queue[(worker->first + worker->count++) % worker->room] = task;
+}
+
+static void on_tasks(uint32_t number, const uint8_t *body, size_t length) {
+    static Buffer records;
+    Worker *worker = &workers[number];
+    int was_idle = worker->count == 0;
+    manned += !worker->manned, worker->manned = 1;
+    records.length = 0;
+    for (size_t at = 0; at < length;) {
+        Task task;
+        memcpy(&task, body + at, sizeof task);
+        at += sizeof task + task.length;
+        received++;
+        if (seconds > 0 || worker->fresh) {
+            enqueue(worker, task.task);
+        } else {
+            Result head = result(task.task, VALUE, 1e-6f, sizeof NONE - 1);
+            add(&records, &head, sizeof head);
+            add(&records, NONE, sizeof NONE - 1);
+            worker->started++, answered++;
+        }
+    }
+    if (records.length)
+        send_frame(worker->node, RESULTS, number, records.data, records.length);
+    if (was_idle && worker->count) {
+        running++;
+        start(number);
+    }
+}
+
+/* ---- what comes from the head ---- */
+
+static Worker *grown(uint32_t number) {
+    if (number >= worker_room) {
+        uint32_t room = worker_room ? worker_room : 1024;
+        while (room <= number)
+            room *= 2;
+        workers = realloc(workers, room * sizeof(Worker));
+        memset(workers + worker_room, 0, (room - worker_room) * sizeof(Worker));
+        worker_room = room;
+    }
+    return &workers[number];
+}
+
+static int contains(const uint8_t *body, size_t length, const char *text) {
+    return memmem(body, length, text, strlen(text)) != NULL;
+}
+
+static void handle(int node, const Header *header, const uint8_t *body) {
+    uint32_t number = header->worker;
+    size_t length = header->length;
+    Worker *worker = number < worker_room && workers[number].alive ? &workers[number] : NULL;
+    switch (header->kind) {
+    case SETUP:
+        send_frame(node, READY, NO_WORKER, READY_BODY, sizeof READY_BODY - 1);
+        break;
+    case FORK:
+        worker = grown(number);
+        *worker = (Worker){.node = node, .next = nodes[node].workers, .alive = 1};
+        worker->fresh = contains(body, length, "\"fresh\": true");
+        nodes[node].workers = number;
+        nodes[node].alive++;
+        break;
+    case CLOSE:
+        nodes[node].closing = 1;
+        for (uint32_t each = nodes[node].workers; each; each = workers[each].next)
+            if (workers[each].alive)
+                end_worker(each, 0, "");
+        list(node);
+        break;
+    case TASKS:
+        if (worker)
+            on_tasks(number, body, length);
+        break;
+    case RETRACT:
+        if (worker) {
+            uint64_t answer[2];
+            memcpy(&answer[1], body, sizeof answer[1]);
+            int forbidden = worker->from <= worker->started && worker->started < worker->below;
+            worker->from = forbidden ? worker->started : worker->started + 1;
+            worker->below = answer[1];
+            answer[0] = worker->started + 1;
+            send_frame(node, RETRACTED, number, answer, sizeof answer);
+        }
+        break;
+    case KILL:
+        if (worker)
+            end_worker(number, -15, CANCELLED);
+        break;
+    case RETIRE:
+        if (worker && worker->count)
+            worker->retiring = 1;
+        else if (worker)
+            end_worker(number, 0, "");
+        break;
+    case DEFINE: case GIVE: case FORGET: case NAMED: case BLOCK: case CONTENT: case TAKEN: case PATH: case ALIVE:
+        break;
+    default:
+        fprintf(stderr, "the stand-in does not know frames of kind %d\n", header->kind);
+        exit(1);
+    }
+}
+
+static void lose(int node) {
+    close(nodes[node].fd);
+    nodes[node].fd = -1;
+    for (uint32_t each = nodes[node].workers; each; each = workers[each].next)
+        if (workers[each].alive) {
+            running -= workers[each].count > 0;
+            workers[each].alive = 0;
+        }
+}
+
+static void read_from(int node) {
+    static uint8_t piece[1 << 20];
+    Buffer *in = &nodes[node].in;
+    ssize_t got = read(nodes[node].fd, piece, sizeof piece);
+    if (got <= 0) {
+        if (got == 0 || errno != EAGAIN)
+            lose(node);
+        return;
+    }
+    add(in, piece, got);
+    size_t at = 0;
+    Header header;
+    while (in->length - at >= sizeof header) {
+        memcpy(&header, in->data + at, sizeof header);
+        if (header.begin != BEGIN_WORD) {
+            fprintf(stderr, "what came from the head is no frame\n");
+            exit(1);
+        }
+        if (in->length - at < sizeof header + header.length + 4)
+            break;
+        handle(node, &header, in->data + at + sizeof header);
+        at += sizeof header + header.length + 4;
+    }
+    memmove(in->data, in->data + at, in->length - at);
+    in->length -= at;
+}
+
+static void watch(int node, uint32_t events) {
+    struct epoll_event event = {events, {.u32 = node}};
+    epoll_ctl(epoll, EPOLL_CTL_MOD, nodes[node].fd, &event);
+}
+
+static void write_to(int node, double moment) {
+    Node *each = &nodes[node];
+    each->listed = 0;
+    each->due = INFINITY;
+    if (each->fd < 0 || each->blocked)
+        return;
+    size_t sent = 0;
+    while (sent < each->out.length) {
+        ssize_t more = write(each->fd, each->out.data + sent, each->out.length - sent);
+        if (more < 0)
+            break;
+        sent += more;
+    }
+    memmove(each->out.data, each->out.data + sent, each->out.length - sent);
+    each->out.length -= sent;
+    each->last_sent = moment;
+    if (each->out.length) {
+        each->blocked = 1;
+        watch(node, EPOLLIN | EPOLLOUT);
+    } else if (each->closing) {
+        lose(node);
+    }
+}
+
+/* Return whether the one who started us is still there. */
+static int command(void) {
+    char line[100];
+    ssize_t got = read(0, line, sizeof line - 1);
+    if (got <= 0)
+        return 0;
+    line[got] = 0;
+    unsigned long long more = 0;
+    if (sscanf(line, "lose %d %llu", &to_lose, &more) == 2)
+        lose_at = received + more;
+    return 1;
+}
+
+int main(int argc, char **argv) {
+    enum { COMMANDS = 1 << 30, TIMER };
+    if (argc != 5)
+        return 2;
+    seconds = atof(argv[1]), spread = atof(argv[2]), heartbeat = atof(argv[3]);
+    node_count = 1;
+    for (char *at = argv[4]; *at; at++)
+        node_count += *at == ',';
+    nodes = calloc(node_count, sizeof(Node));
+    written = calloc(node_count, sizeof(int));
+    epoll = epoll_create1(EPOLL_CLOEXEC);
+    timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    struct epoll_event from_stdin = {EPOLLIN, {.u32 = COMMANDS}}, from_timer = {EPOLLIN, {.u32 = TIMER}};
+    epoll_ctl(epoll, EPOLL_CTL_ADD, 0, &from_stdin);
+    epoll_ctl(epoll, EPOLL_CTL_ADD, timer, &from_timer);
+    int i = 0;
+    for (char *word = strtok(argv[4], ","); word; word = strtok(NULL, ","), i++) {
+        nodes[i].fd = atoi(word);
+        nodes[i].last_sent = now();
+        nodes[i].due = INFINITY;
+        fcntl(nodes[i].fd, F_SETFL, O_NONBLOCK);
+        struct epoll_event event = {EPOLLIN, {.u32 = i}};
+        epoll_ctl(epoll, EPOLL_CTL_ADD, nodes[i].fd, &event);
+    }
+    double sample = now(), beat = now() + heartbeat;
+    for (int there = 1; there;) {
+        double moment = now();
+        while (heap_count && heap[0].at <= moment)
+            ended(pop());
+        if (moment >= beat) {
+            for (i = 0; i < node_count; i++)
+                if (nodes[i].fd >= 0 && moment - nodes[i].last_sent >= heartbeat)
+                    send_frame(i, ALIVE, NO_WORKER, NULL, 0);
+            beat = moment + heartbeat / 4;
+        }
+        if (to_lose && received >= lose_at)
+            for (i = 0; i < node_count && to_lose; i++)
+                if (nodes[i].fd >= 0)
+                    lose(i), to_lose--;
+        while (written_count)
+            write_to(written[--written_count], moment);
+        if (moment >= sample) {
+            printf("%.6f %llu %llu %llu %llu\n", moment, (unsigned long long)received, (unsigned long long)answered,
+                   (unsigned long long)running, (unsigned long long)manned);
+            fflush(stdout);
+            sample = moment + 0.05;
+        }
+        double next = heap_count && heap[0].at < sample ? heap[0].at : sample;
+        next = next > moment ? next : moment + 1e-9;
+        struct itimerspec when = {{0, 0}, {(time_t)next, (long)((next - (time_t)next) * 1e9)}};
+        timerfd_settime(timer, TFD_TIMER_ABSTIME, &when, NULL);
+        struct epoll_event events[1024];
+        int count = epoll_wait(epoll, events, 1024, -1);
+        for (int k = 0; k < count; k++) {
+            uint32_t node = events[k].data.u32;
+            if (node == TIMER) {
+                uint64_t times;
+                there &= read(timer, &times, sizeof times) != 0;
+            } else if (node == COMMANDS) {
+                there &= command();
+            } else if (nodes[node].fd >= 0) {
+                if (events[k].events & EPOLLOUT) {
+                    nodes[node].blocked = 0;
+                    watch(node, EPOLLIN);
+                    list(node);
+                }
+                if (events[k].events & (EPOLLIN | EPOLLHUP))
+                    read_from(node);
+            }
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,55 @@
+"""What the commands have in common: options, and how an error is said. All import it, so it imports little."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, ParamSpec, TypeAlias
+
+from cyclopts import Parameter
+
+from hyperflow.errors import HyperflowError
+from hyperflow.saying import printable
+
+P = ParamSpec("P")
+
+REFUSED = 1
+NO_MASTER = 3
+
+BASE_DIR = Path("hyperflow-runs")
+
+WHICH = Parameter(
+    help="Its id, the beginning of it, or its directory; by default the newest run in the base directory."
+)
+
+Json: TypeAlias = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
+BaseDir: TypeAlias = Annotated[Path, Parameter(help="The directory of the runs.")]
+Which: TypeAlias = Annotated[str | None, WHICH]
+RunOption: TypeAlias = Annotated[
+    str | None, Parameter(name="--run", help="Its id, the beginning of it, or its directory; by default the newest.")
+]
+
+
+def answering(command: Callable[P, int]) -> Callable[P, int]:
+    """Make a command print an error and return its exit code, in place of raising it."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return command(*args, **kwargs)
+        except HyperflowError as error:
+            from hyperflow.control.client import NoMaster  # noqa: PLC0415 (only errors ask)
+
+            print("\n".join(map(printable, f"hyperflow: {error}".splitlines())), file=sys.stderr)
+            return NO_MASTER if isinstance(error, NoMaster) else REFUSED
+        except BrokenPipeError:  # `hyperflow list | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except OSError as error:  # a name that is too long, a directory that may not be read
+            print(f"hyperflow: {error}", file=sys.stderr)
+            return REFUSED
+
+    return run

@@ -1,0 +1,38 @@
+"""The srun transport: a launcher in a job step. Slurm's limits hold there, and no ssh is needed.
+
+`--overlap` lets a step share the job's CPUs with the user's own steps; on some sites and versions these still wait for
+it. A node by itself has a step of its own, whose stdin and stdout are the stream. Many nodes share one (steps.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from hyperflow.transports.process import Connection, Receiver, Spawned, with_prologue
+from hyperflow.transports.steps import OPTIONS, NotThisWay, Steps
+
+logger = logging.getLogger("hyperflow")
+
+
+@attrs.frozen
+class Srun:
+    """A launcher in a job step; with `steps`, in one that it shares with others that are started now."""
+
+    node: str
+    prologue: str = ""
+    steps: Steps | None = None
+
+    async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
+        if self.steps is not None:
+            try:
+                return await self.steps.start(self.node, with_prologue(command, self.prologue), receiver, log_file)
+            except NotThisWay as reason:
+                logger.info("%s gets a step of its own: %s", self.node, reason)
+        where = ["--nodes=1", "--ntasks=1", f"--nodelist={self.node}", "--kill-on-bad-exit=1"]
+        line = ["srun", *OPTIONS, *where, *with_prologue(command, self.prologue)]
+        with Spawned(line, log_file) as process:
+            return await process.connect(receiver, remote=True)
