@@ -66,11 +66,11 @@ class Columns:
     def line(self, changes: Sequence[Any]) -> str:
         """Return the line of some changes, whose members follow each other."""
         # Column by column, which takes a third of what a loop over the changes takes.
-        kinds, times, whats, numbers, mores, flows = (changes[place::MEMBERS] for place in range(MEMBERS))
+        kinds, times, subjects, numbers, mores, flows = (changes[place::MEMBERS] for place in range(MEMBERS))
         known, forms = len(self._workers), _Numbers()
         columns: dict[str, Any] = {
             "after": _differences(times, times[0]),
-            "worker": _differences(list(map(self._workers.__getitem__, itertools.compress(whats, kinds)))),
+            "worker": _differences(list(map(self._workers.__getitem__, itertools.compress(subjects, kinds)))),
         }
         waits, sends, ends = ([kind == one for kind in kinds] for one in (WAITING, RUNNING, DONE))
         columns["sent"] = _differences(list(itertools.compress(numbers, sends)))
@@ -79,7 +79,7 @@ class Columns:
         if WAITING in kinds:
             columns["waiting"] = _differences(list(itertools.compress(numbers, waits)))
             columns["count"] = list(itertools.compress(mores, waits))
-            columns["form"] = list(map(forms.__getitem__, itertools.compress(whats, waits)))
+            columns["form"] = list(map(forms.__getitem__, itertools.compress(subjects, waits)))
             columns["flow"] = _differences(list(itertools.compress(flows, waits)))
         columns["new"] = list(itertools.islice(self._workers, known, None))
         columns["forms"] = list(forms)
