@@ -348,6 +348,9 @@ class Recording(single_flight.Flight):
         "_text",
     )
 
+    _step: Callable[[Any], None]
+    """What goes on with the result of what is waited for."""
+
     def __init__(
         self,
         memo: Memo,
