@@ -136,7 +136,7 @@ def test_a_line_that_names_a_worker_is_missing(tmp_path: Path) -> None:
     change = several.RUNNING, 1_763_600_000_000_000, "worker-0@north"
     first = columns.line([*change, 1, None, None])
     path.write_text(first.replace("new", "old") + columns.line([*change, 2, None, None]))
-    assert [(event["tasks"], event["worker"]) for event in Follower(path).new()] == [
+    assert [(event.get("tasks"), event.get("worker")) for event in Follower(path).new()] == [
         ([1], "worker 0"),
         ([2], "worker 0"),
     ]
