@@ -290,7 +290,7 @@ def test_when_the_launcher_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert messages_of(left=5) == [(Kind.WRITTEN, SEVERAL)]
     assert messages_of(left=5) == []
-    now[0] += answer_ring.WAKE
+    now[0] += 2 * answer_ring.WAKE
     assert messages_of(left=5) == [(Kind.WRITTEN, SEVERAL)]
     assert messages_of(left=2) == []
     assert messages_of(left=1) == [(Kind.WRITTEN, 1)]
