@@ -29,7 +29,9 @@ SIZES = {
 }
 """Bytes, and how many are evaluated side by side."""
 
-TURNS = 3
+TURNS, LARGE = 5, 10_000_000
+"""How often each size is evaluated; as large as that, twice."""
+
 POOL = "multiprocessing"
 MOST = 0.8
 
@@ -72,7 +74,7 @@ async def evaluate() -> Figures:
         arrays = arguments(size, max(WORKERS, harness.scaled(count)))
         await hf.map_concurrently(lambda array: hf.remote_eval(add_one, array), arrays[: 2 * WORKERS])
         meter = Meter(len(arrays))
-        for _ in range(TURNS):
+        for _ in range(TURNS if size < LARGE else 2):
             began = time.perf_counter()
             results = await hf.map_concurrently(lambda array: hf.remote_eval(add_one, array), arrays)
             meter.times.append(time.perf_counter() - began)
@@ -95,7 +97,7 @@ def pool() -> Figures:
             arrays = arguments(size, max(WORKERS, harness.scaled(count)))
             there.each(add_one, arrays[: 2 * WORKERS])
             meter = Meter(len(arrays))
-            for _ in range(TURNS):
+            for _ in range(TURNS if size < LARGE else 2):
                 began = time.perf_counter()
                 results = there.each(add_one, arrays)
                 meter.times.append(time.perf_counter() - began)

@@ -156,11 +156,13 @@ static Result result(uint64_t task, int outcome, float took, uint64_t length) {
     return (Result){task, outcome, took, 0, length};
 }
 
-/* Until when an answer may wait for others: as launcher.py has it. */
+/* Until when an answer may wait for others; as Launcher.answer in launcher.py has it, which no test compares. */
 static double joined(uint32_t number) {
-    double wait = fmax(JOIN, fmin(seconds * JOIN_SHARE, JOIN_MOST));
+    double wait = fmin(seconds * JOIN_SHARE, JOIN_MOST);
+    if (workers[number].count >= SEVERAL)
+        wait = fmax(wait, JOIN);
     int expected = wait * nodes[workers[number].node].alive > WORTH_JOINING * fmax(seconds, WAKE);
-    return workers[number].count && expected ? now() + wait : 0;
+    return workers[number].count && wait >= JOIN && expected ? now() + wait : 0;
 }
 
 static void answer(uint32_t number, uint64_t task, int outcome, const void *payload, size_t length) {

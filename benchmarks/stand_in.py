@@ -63,6 +63,7 @@ def definitions() -> list[str]:
         "WAKE": answer_ring.WAKE,
         "ENOUGH": head_stream.ENOUGH,
         "NO_WORKER": NO_WORKER,
+        "SEVERAL": frames.SEVERAL,
         "VALUE": int(Outcome.VALUE),
         "SKIPPED": int(Outcome.SKIPPED),
         **{kind.name: int(kind) for kind in Kind},

@@ -399,7 +399,7 @@ async def open_slurm_job(
     used = [node for node in granted.nodes if node.name not in excluded]
     if not used:
         raise ConfigurationError(f"exclude_nodes = {chosen.exclude_nodes!r}: the allocation has no other node")
-    ways = _transports([node.name for node in used], granted, chosen)
+    ways = node_transports([node.name for node in used], granted, chosen)
     nodes = [NodePlan(ways[node.name], node.cpus, granted=True) for node in used]
     place = program or ProgramInfo.new("hyperflow-runs")
     notices = {int(signum): Notice(*said) for signum, said in END_SIGNALS.items()}
@@ -425,7 +425,7 @@ MANY_NODES = 32
 """With more other nodes, "auto" tries srun first: an ssh handshake takes the head 7 ms, a node of a step 1."""
 
 
-def _transports(
+def node_transports(
     names: Sequence[str], granted: allocation.Allocation, settings: Settings
 ) -> dict[str, tuple[Transport, ...]]:
     """Return how each node is reached, in the order in which the ways are tried."""
@@ -433,21 +433,22 @@ def _transports(
 
     ways: dict[str, tuple[Transport, ...]] = {name: (Local(name),) for name in names if name == granted.here}
     if others := [name for name in names if name != granted.here]:
-        by_srun: dict[str, tuple[Transport, ...]] = {}
-        by_ssh: dict[str, tuple[Transport, ...]] = {}
-        together = settings.node_to_node != "off"
-        if settings.transport != "ssh":
-            from hyperflow.transports.srun import Srun  # noqa: PLC0415 (see above)
-            from hyperflow.transports.steps import Steps  # noqa: PLC0415 (see above)
+        from hyperflow.transports.srun import Srun  # noqa: PLC0415 (see above)
+        from hyperflow.transports.steps import Steps  # noqa: PLC0415 (see above)
 
-            steps = Steps(settings) if together else None
-            by_srun = {name: (Srun(name, settings.prologue, steps),) for name in others}
-        if settings.transport != "srun":
-            from hyperflow.transports.ssh import Ssh  # noqa: PLC0415 (asyncssh costs 0.1 s, which one node need not pay)
+        steps = Steps(settings) if settings.node_to_node != "off" else None
+        if settings.transport == "srun":
+            return ways | {name: (Srun(name, settings.prologue, steps),) for name in others}
+        from hyperflow.transports.ssh import Ssh  # noqa: PLC0415 (asyncssh costs 0.1 s, which one node need not pay)
 
-            by_ssh = {name: (Ssh(name, settings),) for name in others}
-        first, then = (by_srun, by_ssh) if together and len(others) > MANY_NODES else (by_ssh, by_srun)
-        ways |= {name: first.get(name, ()) + then.get(name, ()) for name in others}
+        for name in others:
+            ways[name] = (Ssh(name, settings),)
+            if settings.transport == "auto" and steps is not None and len(others) > MANY_NODES:
+                # Should there be no such step, a thousand steps are not the next best.
+                shared, alone = Srun(name, settings.prologue, steps, alone=False), Srun(name, settings.prologue)
+                ways[name] = (shared, *ways[name], alone)
+            elif settings.transport == "auto":
+                ways[name] = (*ways[name], Srun(name, settings.prologue, steps))
     return ways
 
 

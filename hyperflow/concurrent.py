@@ -45,7 +45,7 @@ IN_FLIGHT = 1000
 """How many flows `as_completed` runs at a time without a `limit`: enough for a large allocation and short evaluations,
 and few enough that an endless iterable needs little memory."""
 
-STARTS_BETWEEN_PAUSES = 500
+STARTS_BETWEEN_PAUSES = 2000
 """After so many starts the event loop runs once, so that workers begin while the rest is started."""
 
 
@@ -149,7 +149,8 @@ class _Group:
             if not self._noted(x, error):
                 raise
         else:
-            named = self.returns or isinstance(future, (asyncio.Task, Outcome))  # an evaluation's error names its call by itself
+            # An evaluation's error names its call by itself.
+            named = self.returns or isinstance(future, (asyncio.Task, Outcome))
             self.results.append(None)
             self._begun(len(self.results) - 1, x, future, one.step if named else None)
             self.going += 1

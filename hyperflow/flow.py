@@ -88,7 +88,7 @@ class Flow(Generic[T_co]):
     Functions under `@job`, `remote_eval`, `pure`, `concurrently` and the like make flows; users do not construct them.
     """
 
-    __slots__ = ("__weakref__", "_unawaited", "step")
+    __slots__ = ("__weakref__", "made_at", "step")
 
     def __init__(self, step: Step) -> None:
         self.step: Step = step
@@ -96,13 +96,13 @@ class Flow(Generic[T_co]):
         # Only a flow made while one runs is likely to be a forgotten await. (A guard object for each flow was rejected:
         # every evaluation would pay for making it.)
         if peek() is None:
-            self._unawaited: tuple[types.CodeType, int] | None = None
+            self.made_at: tuple[types.CodeType, int] | None = None
         else:  # where the user's function made it; the line is looked up if nobody awaits it
             frame = _frame(2)
-            self._unawaited = frame.f_code, frame.f_lasti
+            self.made_at = frame.f_code, frame.f_lasti
 
     def __await__(self) -> Generator[Any, None, T_co]:
-        self._unawaited = None
+        self.made_at = None
         if peek() is None:
             return _InStarted(environment.current(repr(self)), self.step).__await__()
         return self.step.__await__()
@@ -129,7 +129,7 @@ class Flow(Generic[T_co]):
             NotInFlow: There is no environment here.
             SerializationError, ImpossibleRequest: At once, for a remote evaluation that cannot be sent or run anywhere.
         """
-        self._unawaited = None
+        self.made_at = None
         if peek() is None:
             with environment.entered(environment.current(repr(self))):
                 return self.step.start()
@@ -137,7 +137,7 @@ class Flow(Generic[T_co]):
 
     def used(self) -> Self:
         """Mark the flow as used, so that no "never awaited" warning comes; return it."""
-        self._unawaited = None
+        self.made_at = None
         return self
 
     def map(self, fn: Callable[[T_co], U]) -> Flow[U]:
@@ -195,8 +195,8 @@ class Flow(Generic[T_co]):
         return type(self.used()), (self.step,)
 
     def __del__(self) -> None:
-        if self._unawaited is not None:
-            code, instruction = self._unawaited
+        if self.made_at is not None:
+            code, instruction = self.made_at
             line = _line(code, instruction)
             text = (
                 f"{self!r} was made but never awaited; write: await {self.step} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import types
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from typing import Any, Literal, ParamSpec, TypeVar, overload
@@ -11,6 +12,11 @@ from hyperflow import chunks, environment, failures
 from hyperflow.errors import ConfigurationError
 from hyperflow.failures import Errors, Failed
 from hyperflow.flow import Job, Native, Step, plain_function, show_call
+
+new: Any = object.__new__
+frame_above = sys._getframe  # pyright: ignore[reportPrivateUsage]
+peek = environment.peek
+"""Bound once, for `remote_eval`."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,7 +90,17 @@ def remote_eval(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any
     """
     if type(fn) is not types.FunctionType:
         plain_function(fn, "remote_eval", "await {name}(...)")
-    return Job(RemoteEval(fn, args, kwargs))
+    # As Job(RemoteEval(fn, args, kwargs)) does it; each evaluation begins here, and the calls would be a third of it.
+    step: RemoteEval = new(RemoteEval)
+    step.fn, step.args, step.kwargs = fn, args, kwargs
+    flow: Job[Any] = new(Job)
+    flow.step = step
+    if peek() is None:
+        flow.made_at = None
+    else:
+        frame = frame_above(1)
+        flow.made_at = frame.f_code, frame.f_lasti
+    return flow
 
 
 @overload

@@ -4,8 +4,8 @@
 the store under them: one SQLite file written by one process, or a PostgreSQL server. `open_results` only reads.
 
 Read in this order: keyvalmap, memo and single_flight, workdir (what users see); keys, values (texts; below them plain,
-records, hints, untagged); thread, entries; store, file, ownership, place, ingest (the disk); server (PostgreSQL);
-results, shown, reading, server_reading (who only looks at it); shrink (what is left out to save space).
+records, hints, untagged); thread, entries; store, file, index, kept, ownership, place, ingest (the disk);
+server (PostgreSQL); results, shown, reading, server_reading (who only looks at it); shrink (what is left out).
 
 The rooms above it use it. It may import `flow`, `environment`, `program`, `errors`, `aio`, `files` and `saying`.
 """

@@ -197,13 +197,12 @@ class DatabaseFile:
         taken = {**self.watermarks(), **watermarks} if watermarks else self.taken
         held = self.counts.watermarks if taken is None else len(taken)
         counts = self.counts.after((entry[0] for entry in entries), first, held)
-        with self._fail_stop(), reported(self.path, "write to"):
-            with self._transaction():
-                self.connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-                for source, mark in watermarks.items():
-                    row = source, *mark
-                    self.connection.execute("INSERT OR REPLACE INTO taken VALUES (?, ?, ?, ?, ?)", (*row, seal(*row)))
-                counts.write(self.connection, self.counts)
+        with self._fail_stop(), reported(self.path, "write to"), self._transaction():
+            self.connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            for source, mark in watermarks.items():
+                row = source, *mark
+                self.connection.execute("INSERT OR REPLACE INTO taken VALUES (?, ?, ?, ?, ?)", (*row, seal(*row)))
+            counts.write(self.connection, self.counts)
         self.counts, self.taken = counts, taken
         self.check_present()
         self.in_wal += sum(len(entry[1]) + len(entry[2]) for entry in entries)

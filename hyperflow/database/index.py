@@ -15,8 +15,8 @@ Who writes a file without knowing of this table (an older hyperflow) does no har
 
 One thread adds and writes; any other may ask meanwhile.
 
-Rejected: an index of SQLite. One flipped byte in it makes entries vanish, without an error; and it is written in as many
-places as there are keys. Half of the memory, by check sums alone: then each miss of a large file asks the disk.
+Rejected: an index of SQLite. One flipped byte in it makes entries vanish, without an error; and each
+key is written in another place. Half of the memory, by check sums alone: then each miss of a large file asks the disk.
 """
 
 from __future__ import annotations

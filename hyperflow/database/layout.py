@@ -9,8 +9,8 @@ table, it makes any number of entries vanish, without an error. So a file has, b
   the watermarks. They change in the transaction that adds entries. All are read when the file is opened.
 
 Who reads a map, or the index (see `index`, whose table is not part of a version: it is made when it is needed, and a
-file is whole without it), compares what was found with the counts; so nothing else has to be read at opening. What is missing is
-an error, and `hyperflow repair` makes a new file of all that is whole (see `repair`).
+file is whole without it), compares what was found with the counts; so nothing else has to be read at opening. What is
+missing is an error, and `hyperflow repair` makes a new file of all that is whole (see `repair`).
 
 Rejected: checksums for pages, which SQLite has in an extension that Python does not come with.
 """

@@ -296,13 +296,13 @@ def _started(memo: Memo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> async
         assert text is not None
         found = Outcome()
         found.set_result(_decoded(codec, text, memo, args, kwargs))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (who awaits the call gets it)
         found = Outcome()
         found.set_exception(error)
     return found
 
 
-def _joined(  # noqa: PLR0913 (what both know)
+def _joined(
     memo: Memo, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], database: ResultsDatabase, known: bool
 ) -> asyncio.Future[Any]:
     """Return what a caller waits for who found no recorded result that counts."""
@@ -348,7 +348,10 @@ class Recording(single_flight.Flight):
         "_text",
     )
 
-    def __init__(  # noqa: PLR0913
+    _step: Callable[[Any], None]
+    """What goes on with the result of what is waited for."""
+
+    def __init__(
         self,
         memo: Memo,
         key: str,

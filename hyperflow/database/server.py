@@ -32,6 +32,7 @@ in place, which would overwrite what an earlier program has found.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import threading

@@ -149,7 +149,7 @@ class Flight:
         else:
             try:
                 self.went_well(going.result())
-            except Exception as failure:
+            except Exception as failure:  # noqa: BLE001 (all who wait get it)
                 self.fail(failure)
         del error  # it knows this frame
 
@@ -161,7 +161,7 @@ class Flight:
                 value = self.value(result)
                 if waiter.taken is not None:
                     waiter.taken()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (the waiter gets it)
                 waiter.set_exception(error)
             else:
                 waiter.set_result(value)

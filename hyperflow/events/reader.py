@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 
 from hyperflow import files
 from hyperflow.errors import HyperflowError
-from hyperflow.events import packed, segments
+from hyperflow.events import packed, segments, several
 from hyperflow.events.packed import Segment
 from hyperflow.events.schema import VERSION, Event
 
@@ -37,17 +37,57 @@ class Part:
     def __init__(self, segment: Segment, read: int) -> None:
         self.segment = segment
         self._read = read
+        self._several = any(f'"{several.STATE}"' in line for line in segment.others)
+        if self._several:
+            new = (name for line in segment.others for name in json.loads(line).get("new", ()))
+            segment.workers += dict.fromkeys(new)  # before anybody asks how many there are
 
     def entries(self) -> Iterator[packed.Entry]:
         """Yield what its lines say; raises all sorts of errors where that makes no sense."""
         entries = self.segment.entries()
+        if self._several:
+            return self._apart(entries)
         return islice(entries, self._read, None) if self._read else entries
+
+    def _apart(self, entries: Iterable[packed.Entry]) -> Iterator[packed.Entry]:
+        """Yield the entries of lines of several, too."""
+        lines = several.Reading()
+        places = {name: place for place, name in enumerate(self.segment.workers)}
+        forms: list[Any] = []  # who reads may know them by their ids
+        for read, entry in enumerate(entries):
+            if entry[0] != packed.OTHER or entry[2].get("state") not in (several.STATE, "opened"):
+                if read >= self._read:
+                    yield entry
+                continue
+            if entry[2]["state"] == "opened":
+                for event in lines.events(entry[2]):
+                    if read >= self._read:
+                        yield packed.OTHER, 0.0, event, None, None
+                continue
+            for kind, microseconds, what, number, more, flow in lines.changes(entry[2]):
+                if read < self._read:
+                    continue
+                t = microseconds / 1e6
+                if kind == several.WAITING:
+                    if not forms or forms[-1] is not what:
+                        what["state"] = "waiting"
+                        forms.append(what)
+                    told = {"flow": flow} if flow else {}
+                    yield packed.FORM, t, list(range(number, number + more)), what, told
+                elif kind == several.RUNNING:
+                    yield packed.RUNNING, t, number, places[what], None
+                else:
+                    yield packed.DONE, t, number, places[what], more
 
     def events(self) -> Iterator[Event]:
         """Yield its events; raises HyperflowError where one makes no sense."""
         try:
-            yield from cast("Iterator[Event]", islice(self.segment.events(), self._read, None))
-        except ValueError as error:
+            lines = several.Reading()
+            for read, event in enumerate(self.segment.events()):
+                for one in lines.events(event):
+                    if read >= self._read:
+                        yield one
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
             raise HyperflowError(f"a segment of the event log is damaged: {error}") from error
 
 
@@ -58,7 +98,8 @@ class Follower:
         self.path = path
         self._number = 1  # of the file that is being read
         self._offset = 0  # bytes of it that were read, if it is plain
-        self._events = 0  # events of it that were read
+        self._events = 0  # lines of it that are events and were read
+        self._several = several.Reading()
         self._lines = 0
         self._doubtful = 0  # a line that is no event: right if a start begins after it, or nothing follows
 
@@ -88,6 +129,7 @@ class Follower:
         while self._number < tail:
             yield from self._full(self._number)
             self._number, self._offset, self._events, self._lines = self._number + 1, 0, 0, 0
+            self._several = several.Reading()
 
     def _full(self, number: int) -> Iterator[list[Event] | Part]:
         """Yield the events of a segment, packed or not: it may be packed in this moment."""
@@ -130,12 +172,23 @@ class Follower:
             if found is None:
                 for event in self._one_by_one(lines):
                     self._check([event])
-                    yield [event]
+                    yield self._apart([event])
             else:
                 self._passed(lines)
                 self._events += len(found)
                 self._check(found)
-                yield found
+                yield self._apart(found)
+
+    def _apart(self, events: list[Event]) -> list[Event]:
+        """Return the events, with those that a line of several stands for in its place."""
+        if not any(event.get("state") in (several.STATE, "opened") for event in events):
+            return events
+        try:
+            return [one for event in events for one in self._several.events(event)]
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+            raise HyperflowError(
+                f"the event log {self.path} is damaged before line {self._lines + 1}: {error!r}"
+            ) from error
 
     def _one_by_one(self, lines: list[bytes]) -> Iterator[Event]:
         for line in lines:

@@ -27,6 +27,8 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
     ending                the allocation  cause, seconds
     closed                the last line   cpu: seconds of CPU time that the head has taken since its nodes were up
     segment               a later file    number: the first line of each file of the log but the first one
+    several               tasks           what happened to many single ones, as columns: see several.py. The reader
+                                          gives the events that it stands for
     dropped               what is not     counts: how often each state was not kept since the last such line; the log
                           kept            has reached its limit; of evaluations, how many
     left out              a gap           bytes: in a shortened copy of a log, how much is missing here
@@ -49,7 +51,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-VERSION = 1
+VERSION = 2
 
 
 class Event(TypedDict, total=False):

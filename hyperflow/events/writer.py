@@ -5,7 +5,8 @@ no result depends on it. A full disk ends the log, not the run. A full segment i
 A log that has reached its limit says so, and goes on with what is rare: nodes, the first failures, the end. What it
 does not keep is counted.
 
-Lines about tasks are made by format strings: json.dumps would double what they cost.
+Changes of single tasks are collected as they are, and are one line together (several.py). Other lines about tasks are
+made by format strings: json.dumps would double what they cost.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from io import BufferedWriter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hyperflow.events import segments
+from hyperflow.events import segments, several
 from hyperflow.events.schema import VERSION
 from hyperflow.saying import in_words
 from hyperflow.wire.numbers import TaskNumber
@@ -54,7 +55,10 @@ class EventLog:
 
     def __init__(self, path: Path, limit: int | None = None) -> None:
         self.path = path
-        self.lines: list[str] = []
+        self.lines: list[str | list[Any]] = []
+        """Lines; and between them changes of single tasks, the members of all in one list: a tuple for each would be
+        looked at by the garbage collector."""
+        self._columns = several.Columns()
         self._limit = LIMIT if limit is None else limit
         self._dropped: _Dropped | None = None
         self._packing: Packing | None = None  # once a segment is full
@@ -98,7 +102,13 @@ class EventLog:
         more = f'"function": {_quoted(function)}, "cpus": {cpus}'
         if name is not None:
             more += f', "name": {_quoted(name)}'
-        if flows.count(flows[0]) == len(flows):
+        of_one = flows.count(flows[0]) == len(flows)
+        if of_one and not begun and len(tasks) == tasks[-1] - tasks[0] + 1:  # numbers are given one after the other
+            if of_map:
+                more += ', "map": true'
+            self._changed(several.WAITING, time.time_ns() // 1000, more, tasks[0], len(tasks), flows[0])
+            return
+        if of_one:
             if flows[0]:
                 more += f', "flow": {flows[0]}'
         else:
@@ -111,12 +121,26 @@ class EventLog:
 
     def running(self, tasks: list[TaskNumber], worker: str) -> None:
         """Tasks were sent to a worker."""
+        if len(tasks) == 1:
+            self._changed(several.RUNNING, time.time_ns() // 1000, worker, tasks[0], None, None)
+            return
         self.lines.append(f'{{"t": {time.time():.6f}, "state": "running", "tasks": {tasks}, "worker": "{worker}"}}\n')
 
     def done(self, seconds: Mapping[TaskNumber, float], worker: str) -> None:
         """A worker has answered; each task took so long."""
+        if len(seconds) == 1:
+            ((task, took),) = seconds.items()
+            self._changed(several.DONE, time.time_ns() // 1000, worker, task, took, None)
+            return
         more = f'"worker": "{worker}", "seconds": [{", ".join(_shown(seconds.values()))}]'
         self.lines.append(f'{{"t": {time.time():.6f}, "state": "done", "tasks": {list(seconds)}, {more}}}\n')
+
+    def _changed(self, kind: int, t: int, what: str, task: int, more: float | None, flow: int | None) -> None:
+        last = self.lines[-1] if self.lines else ""
+        if isinstance(last, str):
+            last = []
+            self.lines.append(last)
+        last += kind, t, what, task, more, flow
 
     def retracted(self, tasks: list[TaskNumber]) -> None:
         """Prefetched tasks came back, and wait again."""
@@ -173,9 +197,10 @@ class EventLog:
         """Write what has been collected."""
         if self._cpu is None:
             self._cpu = time.process_time()
-        lines, self.lines = self.lines, []
-        if self._file is None or not lines:
+        collected, self.lines = self.lines, []
+        if self._file is None or not collected:
             return
+        lines = self._joined(collected)
         try:
             if self._put_aside - (self._packing.saved if self._packing else 0) + self._size > self._limit:
                 lines = self._within_limit(lines)
@@ -189,6 +214,18 @@ class EventLog:
             self._abandon()
             text = f"the event log {self.path} ends here: {error}; the run goes on"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+    def _joined(self, collected: list[str | list[Any]]) -> list[str]:
+        """Return the lines of what was collected, in its order."""
+        lines: list[str] = []
+        for one in collected:
+            if isinstance(one, str):
+                lines.append(one)
+            elif len(one) < several.FEWEST * several.MEMBERS:
+                lines += (_line_of(*one[at : at + several.MEMBERS]) for at in range(0, len(one), several.MEMBERS))
+            else:
+                lines.append(self._columns.line(one))
+        return lines
 
     def _begin(self) -> None:
         """Begin a tail without the ones before it, which somebody has removed."""
@@ -217,6 +254,7 @@ class EventLog:
             return
         self._abandon()
         self._file, self._number = file, self._number + 1
+        self._columns = several.Columns()
         self._put_aside, self._size = self._put_aside + self._size, file.tell()
         self._packer().add(full, segments.packed(self.path, self._number - 1))
 
@@ -271,6 +309,9 @@ class _Dropped:
             closing |= state == "closed"
             if state in RARE and (state != "failed" or self._failures <= MOST_FAILURES):
                 found.append(line)
+            elif state == several.STATE:
+                for letter, name in _STATES.items():
+                    self._counts[name] += event["of"].count(letter)
             else:
                 self._counts[state] += len(event.get("tasks", (0,)))
         now = time.monotonic()
@@ -279,6 +320,21 @@ class _Dropped:
             found.insert(0, json.dumps(told) + "\n")
             self._counts, self._told = Counter(), now
         return found
+
+
+_STATES = {"w": "waiting", "r": "running", "d": "done"}
+
+
+def _line_of(kind: int, microseconds: int, what: str, task: int, more: Any, flow: int | None) -> str:
+    """Return a line of its own for a change."""
+    if kind == several.WAITING:
+        of_flow = f', "flow": {flow}' if flow else ""
+        members = f'"state": "waiting", "tasks": {list(range(task, task + more))}, {what}{of_flow}'
+    elif kind == several.RUNNING:
+        members = f'"state": "running", "tasks": [{task}], "worker": "{what}"'
+    else:
+        members = f'"state": "done", "tasks": [{task}], "worker": "{what}", "seconds": [{more:.6f}]'
+    return f'{{"t": {microseconds / 1e6:.6f}, {members}}}\n'
 
 
 def _number(path: Path) -> int:

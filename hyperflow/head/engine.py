@@ -80,6 +80,7 @@ from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind, Outcome, ProtocolError
 from hyperflow.wire.messages import CANCELLED, Printed, StreamReply, StreamWanted, WorkerEnded
 from hyperflow.wire.numbers import Seq, TaskNumber, WorkerNumber
+from hyperflow.wire.views import KEPT_SECONDS
 
 logger = logging.getLogger("hyperflow")
 
@@ -94,11 +95,10 @@ END_GRACE = 15.0
 EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
 
-WORK_AT_ONCE = 250
-"""Answers, or others of a node's messages, that are dealt with in one turn of the event loop: some milliseconds. What a
-thousand nodes say at the same time would else keep the user's flows, and the signs of life, waiting. Fewer than a map
-starts in a turn (STARTS_BETWEEN_PAUSES): so what waits becomes more, and can be prefetched, before the answers are too
-many to deal with one by one."""
+WORK_AT_ONCE = 1000
+"""Answers, or others of a node's messages, that are dealt with in one turn of the event loop: some thirty milliseconds.
+What a thousand nodes say at the same time would else keep the user's flows, and the signs of life, waiting. It is less
+than a map starts in a turn (STARTS_BETWEEN_PAUSES), so that a backlog forms, from which can be prefetched."""
 
 STARTS_AT_ONCE = 3000
 """Tasks that are given to free CPUs in one turn of the event loop; fewer where they need new workers."""
@@ -170,6 +170,7 @@ class Engine:
         self._last_loss: NodeLost | None = None
         self._lost_logs: dict[str, str] = {}
         self._flushing = Later(self._flush)
+        self._dropping = Later(self._drop_old, KEPT_SECONDS)
         self._rebalancing = Later(self._rebalance, REBALANCE_PAUSE)
         self._writing = Later(self._events.flush, EVENTS_PAUSE)
         self._after_loss: list[asyncio.TimerHandle] = []  # for when a lost node must have ended
@@ -416,9 +417,14 @@ class Engine:
         gone = self._orders.forget()
         if gone:
             self.scheduler.forget(gone)
+            self._dropping.ask()
         if self._inbox or self.scheduler.unfinished:
             self._flushing.ask()
         self._collector.follow(len(self._evaluations) + len(self.scheduler.workers))
+
+    def _drop_old(self) -> None:
+        if self._orders.drop_old():
+            self._dropping.ask()
 
     def _rebalance(self) -> None:
         if self.scheduler.unbalanced:
@@ -460,7 +466,7 @@ class Engine:
         inbox = self._inbox
         while inbox and self._left > 0:
             item = inbox.popleft()
-            if type(item) is Loss:
+            if isinstance(item, Loss):
                 self._left -= len(self.scheduler.workers_at(item.link.node))
                 self.fleet.lost(item.link, item.cause, item.silent)
             else:
@@ -487,6 +493,8 @@ class Engine:
             self.worker_locks.on_message(self.scheduler.workers[number], kind, body)
         elif kind == Kind.STREAM_WANTED and number in self.scheduler.workers:
             self._on_stream_wanted(self.scheduler.workers[number], body)
+        elif kind == Kind.RETURNED:
+            self._orders.returned(number, body)
         elif kind in (Kind.KEPT, Kind.INSPECTED):
             self._on_post_mortem(kind, number, body)
         elif kind == Kind.PRINTED and number in self.scheduler.workers:
@@ -502,7 +510,8 @@ class Engine:
             return
         words: tuple[int, ...] = ()
         if evaluation is not None:
-            self.bulk.single_out_all()  # they may be counted, and each has a stream of its own
+            if not getattr(evaluation, "stream", None):
+                self.bulk.single_out_all()  # they may be counted, and each has a stream of its own
             words = self.streams.wanted(evaluation, [one for _, one in sorted(self._evaluations.items())])
         self.fleet.write(worker.node, [messages.framed(StreamReply(task, words), worker.number)])
 
@@ -835,6 +844,7 @@ class Engine:
         finally:
             self._flushing.close()
             self._writing.close()
+            self._dropping.close()
             self._packer.buffers.close()
             self._collector.close()
             self._events.close()

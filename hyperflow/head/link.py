@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from hyperflow import files
@@ -33,12 +33,16 @@ from hyperflow.wire.machine import CpuChoice
 from hyperflow.wire.messages import Greeting, Ready, Setup, SysPath
 from hyperflow.wire.numbers import NO_WORKER, BlockNumber, DefinitionNumber, WorkerNumber
 from hyperflow.wire.shared_memory import Block, Offer, Proof, is_shared
+from hyperflow.wire.views import Ended, Views
 
 NOISE_KEPT = 1 << 12
 """Bytes that are kept of what a login prints before the launcher's first line: they are told if it never comes."""
 
 CLOSE_GRACE = 10.0
 """Seconds for a launcher to end in order; after that its stream is ended."""
+
+MOST_IDLE = 64
+"""Blocks of results that stay mapped although nobody looks at them."""
 
 OF_PEERS = frozenset(map(int, (Kind.LISTENING, Kind.FETCHED)))
 OF_LINKS = OF_PEERS | set(map(int, (Kind.ALIVE, Kind.BLOCK, Kind.CONTENT, Kind.BROKEN)))
@@ -67,8 +71,8 @@ def nobody(node: str, kind: int, body: memoryview) -> None:
 class Link:
     """One node's launcher, as the head sees it.
 
-    `on_frames` gets all frames after the handshake, as many at a time as come in one read. `on_lost` is called once, if the node is given up or its stream ends
-    before `close`.
+    `on_frames` gets all frames after the handshake, as many at a time as come in one read. `on_lost` is called once, if
+    the node is given up or its stream ends before `close`.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Link:
         """Those of its workers, if they are on this machine."""
         self._path: list[str] = []  # the `sys.path` that the node knows
         self._blocks: dict[BlockKey, memoryview | OSError] = {}  # of results that have not come yet
+        self._views = Views[BlockKey](MOST_IDLE)
         self._filled: dict[BlockKey, int] = {}  # bytes that have come of a block
         self._closing = False
         self._lost = False
@@ -204,6 +209,8 @@ class Link:
     def write(self, parts: Sequence[frames.Bytes]) -> None:
         """Send frames; after the end of the stream they go nowhere."""
         if self._connection is not None and not self._lost:
+            if self._views.ended:  # before tasks whose results could go there
+                self._return(self._views.collect())
             if self._full:
                 self._backlog.append(parts)
             else:
@@ -245,10 +252,16 @@ class Link:
             raise block
         return block
 
+    def _return(self, blocks: Iterable[Ended[BlockKey]]) -> None:
+        """Tell workers which blocks of theirs nobody looks at, and whether we keep them mapped."""
+        for (worker, number), kept in blocks:
+            self.write([frames.frame(Kind.RETURNED, worker, frames.RETURNED.pack(number, kept))])
+
     def drop_blocks(self, worker: WorkerNumber) -> None:
         """A worker has ended: nobody can use what it sent without a result."""
         for key in [key for key in self._blocks if key[0] == worker]:
             del self._blocks[key]
+        self._views.drop_of(lambda key: key[0] == worker)
         if self.channels is not None:
             self.channels.drop(worker)
 
@@ -258,6 +271,9 @@ class Link:
         `lapse` is how many seconds we listened since the last beat. Time in which the event loop was blocked counts
         little: what has come since is not read yet.
         """
+        if self._views.ended:
+            self.write([])
+        self._return([Ended(key, kept=False) for key in self._views.drop_old(now)])
         if now - self._last_sent >= self._settings.heartbeat:
             self.write([frames.frame(Kind.ALIVE)])
         self._silence = min(self._silence + lapse, now - self.last_received)
@@ -324,7 +340,7 @@ class Link:
                 self._blocks[worker, number] = memoryview(mmap.mmap(-1, size))
             else:
                 with contextlib.closing(Block.at(pid, fd, size)) as block:
-                    self._blocks[worker, number] = block.view()
+                    self._blocks[worker, number] = self._views.of(block, (worker, number))
         except OSError as error:  # too many open files, no memory
             self._blocks[worker, number] = error
         if pid != 0:
@@ -340,6 +356,7 @@ class Link:
         if self._lost:
             return
         self._lost = True
+        self._views.close()
         self.abort()  # also what sends nonsense must end
         if self._inbox is not None:
             why = f": {cause}" if cause != _ENDED else ""

@@ -9,6 +9,7 @@ Guarantees: what a task needs is in the stream before it, once for each worker.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from hyperflow.wire.messages import ForkOrder
 from hyperflow.wire.numbers import DefinitionNumber, TaskNumber, WorkerNumber
 
 FORGOTTEN = 16
-"""A worker may be noted to have so many definitions that were forgotten: to look at all workers each time costs more."""
+"""So many forgotten definitions a worker may be noted to have: to look at all workers each time costs more."""
 
 
 @attrs.define
@@ -194,6 +195,7 @@ class Orders:
         """Forget everywhere what is not used any more; return the numbers."""
         gone = self._packer.evict()
         if gone:
+            self._packer.buffers.leave(self._holders)
             self._broadcast.forget(gone)
             body = b"".join(map(frames.NUMBER.pack, gone))
             for link in self._links.values():
@@ -202,13 +204,35 @@ class Orders:
                 known.difference_update(gone)
         return gone
 
+    def _holders(self, number: DefinitionNumber) -> set[WorkerNumber] | None:
+        """Return the workers that have a block; None if any is on another machine."""
+        for node, known in self.at_nodes.items():
+            link = self._links.get(node)
+            if number in known and (link is None or link.channels is None):
+                return None
+        return {worker for worker, known in self.at_workers.items() if number in known.numbers}
+
+    def drop_old(self) -> bool:
+        """Let go of blocks that nobody has needed for a while; return whether there are others."""
+        if self._packer.buffers.stock.drop_old(time.monotonic()):
+            for link in self._links.values():
+                link.write([frames.frame(Kind.FORGET)])  # workers unmap what they do not use
+        return bool(self._packer.buffers.stock)
+
+    def returned(self, worker: WorkerNumber, body: memoryview) -> None:
+        """A worker does not look at blocks any more."""
+        for number, kept in frames.RETURNED.iter_unpack(body):
+            self._packer.buffers.stock.returned(worker, number, kept)
+
     def log_file(self, worker: Worker) -> str:
         """Return the worker's log file. A worker appends to the log of the previous worker in its slot."""
         return f"{self._log_dir}/worker-{worker.node}-{worker.slot}.log"
 
     def worker_gone(self, worker: WorkerNumber) -> None:
         """Forget what a worker had."""
-        self.at_workers.pop(worker, None)
+        known = self.at_workers.pop(worker, None)
+        if known is not None:
+            self._packer.buffers.worker_gone(worker, known.numbers)
 
 
 def _tasks(worker: Worker, records: list[frames.Bytes]) -> list[frames.Bytes]:

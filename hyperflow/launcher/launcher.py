@@ -97,7 +97,9 @@ WORTH_JOINING = 2
 
 ANCILLARY = socket.CMSG_SPACE(MOST_FDS * 4)
 
-PASSED_ON = frozenset(map(int, (Kind.LOCK_WANTED, Kind.LOCK_RELEASED, Kind.STREAM_WANTED, Kind.PRINTED, Kind.MEASURED)))
+PASSED_ON = frozenset(
+    map(int, (Kind.LOCK_WANTED, Kind.LOCK_RELEASED, Kind.STREAM_WANTED, Kind.PRINTED, Kind.MEASURED, Kind.RETURNED))
+)
 """What a worker says that only the head understands."""
 
 
@@ -338,7 +340,7 @@ class Launcher:
         elif kind == Kind.GIVE:
             for data in self.cache.given(number, body):
                 self.forward(process, data)
-        elif kind in (Kind.NAMED, Kind.CHANNEL, Kind.LOCK_REPLY, Kind.STREAM_REPLY):
+        elif kind in (Kind.NAMED, Kind.CHANNEL, Kind.RETURNED, Kind.LOCK_REPLY, Kind.STREAM_REPLY):
             self.forward(process, frames.frame(kind, number, body))
         elif kind == Kind.KEEP:
             if self.post_mortems.has_room:

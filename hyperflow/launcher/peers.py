@@ -25,13 +25,9 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from hyperflow.wire import proving
 from hyperflow.wire.shared_memory import Block
-
-if TYPE_CHECKING:
-    import hashlib
 
 MOST_CHILDREN = 64
 """Connections at a time. The head sends a few to each node, and some more when a node is lost."""
@@ -72,7 +68,8 @@ class Peers:
         self._listener: socket.socket | None = None
         self._contents: dict[bytes, Content] = {}
         self._fetches: dict[bytes, _Fetch] = {}
-        self._children: set[_Child] = set()
+        self.children: set[_Child] = set()
+        """Those who have connected to get something."""
         self._variables = dict(os.environ)  # before the head's take their place
 
     # ---- what there is ----------------------------------------------------------------------------------------------
@@ -85,7 +82,7 @@ class Peers:
 
     def grown(self, name: bytes) -> None:
         """More of it is here: go on with the children that have waited for that."""
-        for child in [child for child in self._children if child.name == name]:
+        for child in [child for child in self.children if child.name == name]:
             child.wake()
 
     def drop(self, name: bytes) -> None:
@@ -143,11 +140,11 @@ class Peers:
         assert self._listener is not None
         with contextlib.suppress(OSError):  # who has gone again
             sock, _ = self._listener.accept()
-            if len(self._children) >= MOST_CHILDREN:
+            if len(self.children) >= MOST_CHILDREN:
                 sock.close()
             else:
                 sock.setblocking(False)
-                self._children.add(_Child(self, sock))
+                self.children.add(_Child(self, sock))
 
     def patience(self, seconds: float) -> float:
         """Return when these seconds are over; `check` is to be called then."""
@@ -157,7 +154,7 @@ class Peers:
 
     def gone(self, child: _Child) -> None:
         """A child has what it wanted, or has left."""
-        self._children.discard(child)
+        self.children.discard(child)
 
     # ---- clocks and the end -----------------------------------------------------------------------------------------
 
@@ -167,7 +164,7 @@ class Peers:
         return min((each.until for each in self._all()), default=None)
 
     def _all(self) -> list[_Child | _Fetch]:
-        return [*self._children, *self._fetches.values()]
+        return [*self.children, *self._fetches.values()]
 
     def check(self, now: float) -> None:
         """Give up who has been silent for too long."""
@@ -193,7 +190,7 @@ class _Fetch:
         self._name = name
         self._content = content
         self._digest = digest
-        self._hash: hashlib._Hash = hashlib.sha256()
+        self._hash = hashlib.sha256()
         self._hosts: list[str] = []
         self._port = 0
         self._reasons: list[str] = []

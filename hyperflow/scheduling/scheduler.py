@@ -478,10 +478,10 @@ class Scheduler:
                 worker.overfull = False
                 continue
             self._overfull.append(worker)
-            if not worker.ending and not worker.retracting:
-                if self._answers - worker.heard > behind * worker.held:
-                    worker.slow = True
-                    self._retract(worker)
+            is_behind = self._answers - worker.heard > behind * worker.held
+            if is_behind and not worker.ending and not worker.retracting:
+                worker.slow = True
+                self._retract(worker)
 
     def rebalance(self, worth: float = 0.0, looks: int | None = None) -> None:
         """Retract as many prefetched tasks as the free CPUs can take.

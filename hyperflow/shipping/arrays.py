@@ -18,11 +18,12 @@ import os
 import pickle
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from hyperflow.shipping.stock import Stock
 from hyperflow.wire import frames, shared_memory
-from hyperflow.wire.numbers import DefinitionNumber
+from hyperflow.wire.numbers import DefinitionNumber, WorkerNumber
 from hyperflow.wire.shared_memory import Block
 
 KEPT_BYTES = max(1 << 29, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
@@ -39,6 +40,7 @@ class SharedBuffer:
     number: DefinitionNumber  # its name on the wire
     block: Block  # where its contents are
     users: int = 0  # calls under way that use it
+    spoiled: bool = False  # a worker that had it has ended, or was lost and may go on for a while
 
 
 class SharedBuffers:
@@ -48,6 +50,9 @@ class SharedBuffers:
         self.known: dict[DefinitionNumber, SharedBuffer] = {}
         self._most_blocks = most_blocks
         self._next_number = next_number
+        self.stock = Stock()
+        self.leaving: list[SharedBuffer] = []
+        """Of those that were evicted: whoever asked for that says who still has them, see `leave`."""
         self._by_source: dict[int, tuple[weakref.ref[Any], SharedBuffer]] = {}  # by the id of the array
         self._idle: dict[DefinitionNumber, SharedBuffer] = {}  # unused ones; the last was used most recently
         self._idle_bytes = 0
@@ -82,7 +87,7 @@ class SharedBuffers:
         if len(self.known) >= self._most_blocks:
             return None
         try:
-            block = Block.of(data)
+            block = self._filled(data)
         except OSError:  # too many open files, no memfd here, no memory
             return None
         made = self._add(block)
@@ -91,6 +96,14 @@ class SharedBuffers:
         except TypeError:  # it takes no weak references, and may be deleted at any time
             self._orphans.append(made.number)
         return made
+
+    def _filled(self, data: memoryview) -> Block:
+        """Copy a buffer into a block: one that is there, if it can be."""
+        block = self.stock.take(data.nbytes)
+        if block is None:
+            return Block.of(data)
+        block.fill(data)
+        return block
 
     def adopt(self, block: Block) -> SharedBuffer | None:
         """Return a buffer for a block that somebody else has made; None if there can be none. Released, it goes."""
@@ -140,8 +153,8 @@ class SharedBuffers:
         while self._idle_bytes > KEPT_BYTES or len(self._idle) > MOST_BLOCKS // 2:
             gone.append(self._take_idle(next(iter(self._idle))))
         for buffer in gone:
-            buffer.block.close()
             del self.known[buffer.number]
+        self.leaving += gone
         if gone:
             self._by_source = {key: known for key, known in self._by_source.items() if known[1].number in self.known}
         return [buffer.number for buffer in gone]
@@ -151,7 +164,22 @@ class SharedBuffers:
         self._idle_bytes -= buffer.block.size
         return buffer
 
+    def leave(self, holders: Callable[[DefinitionNumber], set[WorkerNumber] | None] = lambda _: None) -> None:
+        """Let go of what was evicted. `holders` says who was told to forget it; None if that is not known."""
+        for buffer in self.leaving:
+            self.stock.put(buffer.number, buffer.block, None if buffer.spoiled else holders(buffer.number))
+        self.leaving.clear()
+
+    def worker_gone(self, worker: WorkerNumber, numbers: Iterable[DefinitionNumber]) -> None:
+        """A worker has ended that had these, among others; if its node was lost, nobody knows when it looks no more."""
+        for number in numbers:
+            if number in self.known:
+                self.known[number].spoiled = True
+        self.stock.worker_gone(worker)
+
     def close(self) -> None:
+        self.leave()
+        self.stock.close()
         for buffer in self.known.values():
             buffer.block.close()
 

@@ -30,12 +30,12 @@ def learn() -> None:
     if reducers or numpy is None:
         return
     make = numpy.ndarray
-    plain = {letter: numpy.dtype(letter) for letter in LETTERS}
+    plain: dict[str, Any] = {letter: numpy.dtype(letter) for letter in LETTERS}
 
     def reduced(array: Any) -> Any:
-        dtype = array.dtype
-        if plain.get(dtype.char) is dtype and array.flags.c_contiguous and array.size:
-            return make, (array.shape, dtype.char, pickle.PickleBuffer(array))
+        letter: str = array.dtype.char
+        if array.dtype is plain.get(letter) and array.flags.c_contiguous and array.size:
+            return make, (array.shape, letter, pickle.PickleBuffer(array))
         return array.__reduce_ex__(PROTOCOL)
 
     reducers[make] = reduced

@@ -20,17 +20,23 @@ logger = logging.getLogger("hyperflow")
 
 @attrs.frozen
 class Srun:
-    """A launcher in a job step; with `steps`, in one that it shares with others that are started now."""
+    """A launcher in a job step; with `steps`, in one that it shares with others that are started now.
+
+    `alone`: if that cannot be, it gets a step of its own.
+    """
 
     node: str
     prologue: str = ""
     steps: Steps | None = None
+    alone: bool = True
 
     async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
         if self.steps is not None:
             try:
                 return await self.steps.start(self.node, with_prologue(command, self.prologue), receiver, log_file)
             except NotThisWay as reason:
+                if not self.alone:
+                    raise
                 logger.info("%s gets a step of its own: %s", self.node, reason)
         where = ["--nodes=1", "--ntasks=1", f"--nodelist={self.node}", "--kill-on-bad-exit=1"]
         line = ["srun", *OPTIONS, *where, *with_prologue(command, self.prologue)]

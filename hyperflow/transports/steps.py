@@ -130,6 +130,7 @@ class _Step:
         self._nodes: dict[int, _Member] = {}  # by their tasks' numbers
         self._line = b""
         self._told = b""  # what the tasks are to know
+        self._ends: list[tuple[_Member, str]] = []  # of tasks that have ended, with what srun said of it
         self._own_words: deque[str] = deque(maxlen=15)
         self._strangers = 0
         self._arrived = False
@@ -208,6 +209,7 @@ class _Step:
         if ended := _ENDED.fullmatch(line):
             for task in _numbers(ended[1].decode()):
                 if (member := self._nodes.get(task)) is not None and not member.arrival.done():
+                    self._ends.append((member, ended[2].decode()))
                     self._timers.append(self._loop.call_later(LAST_WORDS, member.ended, ended[2].decode()))
 
     def pause_writing(self) -> None:
@@ -219,6 +221,8 @@ class _Step:
     def connection_lost(self, error: Exception | None) -> None:
         """The srun has ended; a launcher that has connected goes on."""
         del error
+        for ended, why in self._ends:
+            ended.ended(why)
         said = "; ".join(self._own_words) or "it said nothing"
         if self._arrived:
             for member in self._there:

@@ -27,10 +27,10 @@ SIZE = 1 << 16
 LONGEST = SIZE // 8
 """Bytes of an answer that goes through the ring. For a longer one, a system call is cheap."""
 
-WAKE = 0.006
+WAKE = 0.008
 """Seconds between messages of a worker that has more tasks in hand."""
 
-LOOK = 0.015
+LOOK = 0.02
 """Seconds after such a message until the launcher looks by itself; more than WAKE."""
 
 PAGES = _HEAD + SIZE

@@ -42,6 +42,7 @@ KEPT = struct.Struct("<QI")  # task, the process of its copy; 0: it has gone
 SECONDS = struct.Struct("<d")
 SEQS = struct.Struct("<QQ")
 MEASURED = struct.Struct("<QdQ")  # task, seconds of CPU time, bytes of memory
+RETURNED = struct.Struct("<I?")  # a block, and whether it is worth to be filled again
 CHANNEL = struct.Struct("<Qq")  # process and descriptor that hold it
 BLOCK = struct.Struct("<QQQq")  # its number, size, process and descriptor that hold it; process 0: CONTENT follows
 
@@ -96,7 +97,8 @@ class Kind(enum.IntEnum):
     GIVE = 7  # head > launcher: pass a kept definition on to a worker
     FORGET = 8  # head > launcher > worker: definitions that will not be used again
     TASKS = 9  # head > launcher > worker
-    CHANNEL = 36  # head > launcher > worker: where on this machine its channel is
+    RETURNED = 39  # both ways, between worker and head: blocks of the other's that nobody looks at any more
+    CHANNEL = 38  # head > launcher > worker: where on this machine its channel is
     NAMED = 35  # head > launcher > worker: what the program calls the tasks that follow
     LIMIT = 10  # head > launcher: kill the worker unless it answers within so many seconds
     RETRACT = 11  # head > launcher: take back what the worker has not started

@@ -18,6 +18,7 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
+from typing import Any
 
 LARGE = 1 << 18
 """Bytes from which on a buffer becomes a block."""
@@ -26,6 +27,9 @@ PIECE = 1 << 16
 """Bytes that are compared at a time: they stay in the processor's cache."""
 
 
+_CLEAN = 0b101
+"""What the kernel says of a page in the three highest bits: it is there, not in the swap, and the file's own."""
+
 Offer = tuple[int, int, str]
 """Where a process holds a secret (its pid and descriptor), and the secret."""
 
@@ -33,12 +37,15 @@ Offer = tuple[int, int, str]
 class Block:
     """A large buffer that other processes can map."""
 
-    __slots__ = ("_compared", "fd", "size")
+    __slots__ = ("_compared", "_own", "capacity", "fd", "size")
 
     def __init__(self, fd: int, size: int) -> None:
         self.fd = fd
         self.size = size
+        self.capacity = size
+        """Bytes of memory that it has: what it has held may have been larger."""
         self._compared: memoryview | None = None
+        self._own: memoryview | None = None
 
     @classmethod
     def of(cls, data: memoryview) -> Block:
@@ -64,26 +71,21 @@ class Block:
             written = os.write(self.fd, data)
             self.size += written
             data = data[written:]
+        self.capacity = self.size
+
+    def fill(self, data: memoryview) -> None:
+        """Let it hold something else, which fits. Nobody else may be looking at it."""
+        if self._own is None:
+            self.size = self.capacity
+            self._own = self.view(shared=True)
+        self.size = data.nbytes
+        self._own[: self.size] = data
 
     def view(self, shared: bool = False) -> memoryview:
-        """Map the block: what is written to the view stays there, and is not written to the block unless `shared`.
-
-        Not by mmap.mmap: that keeps a descriptor for as long as the view is there, and a job with a thousand arrays
-        would run out of them.
-        """
-        import ctypes  # noqa: PLC0415 (not everybody has large arrays)
-
-        mapper = ctypes.CDLL(None, use_errno=True)
-        mapper.mmap.restype = ctypes.c_void_p
-        access = mmap.PROT_READ | mmap.PROT_WRITE
-        whose = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
-        address = mapper.mmap(None, ctypes.c_size_t(self.size), access, whose, self.fd, ctypes.c_long(0))
-        if address == ctypes.c_void_p(-1).value:
-            number = ctypes.get_errno()
-            raise OSError(number, f"cannot map {self.size} bytes: {os.strerror(number)}")
-        array = (ctypes.c_ubyte * self.size).from_address(address)
-        unmap = weakref.finalize(array, mapper.munmap, ctypes.c_void_p(address), ctypes.c_size_t(self.size))
-        unmap.atexit = False  # an array may still use it then
+        """Map the block: what is written to the view stays there, and is not written to the block unless `shared`."""
+        mapping = Mapping(self.fd, self.size, shared)
+        array = mapping.array(self.size)
+        weakref.finalize(array, mapping.touch).atexit = False  # which keeps it until then
         return memoryview(array).cast("B")
 
     def equals(self, data: memoryview) -> bool:
@@ -92,7 +94,7 @@ class Block:
             return False
         if self._compared is None:
             self._compared = self.view()
-        mine = self._compared
+        mine = self._compared if self._own is None else self._own[: self.size]
         if not data.readonly:
             import ctypes  # noqa: PLC0415 (not everybody has large arrays)
 
@@ -106,7 +108,61 @@ class Block:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-        self._compared = None
+        self._compared = self._own = None
+
+
+class Mapping:
+    """Memory of a file, mapped until this is deleted; not when the process ends, when an array may still use it.
+
+    Not by mmap.mmap: that keeps a descriptor for as long as the view is there, and a job with a thousand arrays
+    would run out of them.
+    """
+
+    __slots__ = ("__weakref__", "_address", "size")
+
+    def __init__(self, fd: int, size: int, shared: bool = False) -> None:
+        import ctypes  # noqa: PLC0415 (not everybody has large arrays)
+
+        mapper = ctypes.CDLL(None, use_errno=True)
+        mapper.mmap.restype = ctypes.c_void_p
+        access = mmap.PROT_READ | mmap.PROT_WRITE
+        whose = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
+        address = mapper.mmap(None, ctypes.c_size_t(size), access, whose, fd, ctypes.c_long(0))
+        if address is None or address == ctypes.c_void_p(-1).value:
+            number = ctypes.get_errno()
+            raise OSError(number, f"cannot map {size} bytes: {os.strerror(number)}")
+        self.size = size
+        self._address: int = address
+        unmap = weakref.finalize(self, mapper.munmap, ctypes.c_void_p(address), ctypes.c_size_t(size))
+        unmap.atexit = False
+
+    def array(self, size: int) -> Any:
+        """Return its first bytes as an array of ctypes', which does not keep it mapped."""
+        import ctypes  # noqa: PLC0415 (see above)
+
+        return (ctypes.c_ubyte * size).from_address(self._address)
+
+    def touch(self) -> None:
+        """Do nothing; a reference to this keeps it mapped."""
+
+    def clean(self) -> None:
+        """Drop the pages of a private mapping that were written to: from now on it shows the file's."""
+        if self._was_written():
+            import ctypes  # noqa: PLC0415 (see above)
+
+            advise = ctypes.CDLL(None).madvise
+            advise(ctypes.c_void_p(self._address), ctypes.c_size_t(self.size), ctypes.c_int(mmap.MADV_DONTNEED))
+
+    def _was_written(self) -> bool:
+        try:
+            with open("/proc/self/pagemap", "rb", buffering=0) as pages:
+                pages.seek(self._address // mmap.PAGESIZE * 8)
+                count = -(-self.size // mmap.PAGESIZE)
+                said = pages.read(8 * count)
+        except OSError:
+            return True
+        # Of each page the highest byte; it is 0 if nobody has looked at it.
+        return len(said) < 8 * count or any(byte and byte >> 5 != _CLEAN for byte in set(said[7::8]))
 
 
 class Proof:

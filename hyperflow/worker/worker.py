@@ -46,9 +46,10 @@ from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Kind, Outcome, Shape
 from hyperflow.wire.machine import THREAD_VARIABLES
 from hyperflow.wire.messages import SysPath
-from hyperflow.wire.numbers import BlockNumber, DefinitionNumber, TaskNumber
-from hyperflow.wire.shared_memory import LARGE, Block
+from hyperflow.wire.numbers import DefinitionNumber, TaskNumber
+from hyperflow.wire.shared_memory import LARGE
 from hyperflow.worker import capsules
+from hyperflow.worker.blocks import Arguments, Results
 from hyperflow.worker.echo import Echo
 from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import LONGEST_NAME, Log, MarkedOutput
@@ -64,6 +65,9 @@ SCALARS = frozenset([int, float, bool, type(None)])
 
 MANY_CLASSES = 100
 """Classes that are let go of before the cycle collector is called."""
+
+ABOUT_DATA = frozenset(map(int, (Kind.BLOCK, Kind.RETURNED, Kind.CHANNEL, Kind.FORGET)))
+"""Kinds of frames that tell of buffers."""
 
 QUICK = 50e-6
 """An evaluation that took fewer seconds has started no program that could have written to the log."""
@@ -220,9 +224,9 @@ class Worker:
         self.functions: dict[DefinitionNumber, Any] = {}  # and classes
         self.values: dict[DefinitionNumber, str] = {}  # tokens of stored values
         self.forgotten_classes = 0
-        self.blocks: dict[int, Block] = {}  # of arguments, by DefinitionNumber
+        self.arguments = Arguments()
         self.channel: Channel | None = None
-        self.results = BlockNumber(0)  # the number of the last block of a result
+        self.results = Results()
         self.pid = os.getpid()
         self.forked = False  # whether this is a copy of the worker, which a function has made
         os.register_at_fork(after_in_child=self.note_fork)
@@ -249,6 +253,8 @@ class Worker:
         later = self.lock_client.later
         while True:
             while not later:
+                if self.arguments.changing:
+                    self.give_back()
                 self.stream.rest()
                 data = self.stream.recv(frames.CHUNK)
                 if not data:
@@ -263,15 +269,8 @@ class Worker:
                 self.define(bytes(body))
             elif kind == Kind.KEEP:
                 (self.to_keep,) = frames.SIZE.unpack(body)
-            elif kind == Kind.BLOCK:
-                number, size, pid, fd = frames.BLOCK.unpack(body)
-                with contextlib.suppress(OSError):  # the evaluation that needs it will say so
-                    self.blocks[number] = Block.at(pid, fd, size)
-            elif kind == Kind.CHANNEL:
-                with contextlib.suppress(OSError):  # the head sends nothing by one that is not mapped
-                    self.channel = Channel.at(*frames.CHANNEL.unpack(body))
-            elif kind == Kind.FORGET:
-                self.forget_all(number for (number,) in frames.NUMBER.iter_unpack(body))
+            elif kind in ABOUT_DATA:
+                self.learn(kind, body)
             elif kind == Kind.NAMED:
                 self.log.name = bytes(body).decode(errors="replace")
             elif kind == Kind.PATH:
@@ -279,6 +278,20 @@ class Worker:
                 importlib.invalidate_caches()
             elif kind == Kind.RETIRE:
                 return
+
+    def learn(self, kind: int, body: memoryview) -> None:
+        """Hear of buffers of arguments and results."""
+        if kind == Kind.BLOCK:
+            self.arguments.open(*frames.BLOCK.unpack(body))
+        elif kind == Kind.RETURNED:
+            for number, kept in frames.RETURNED.iter_unpack(body):
+                self.results.returned(number, kept)
+        elif kind == Kind.CHANNEL:
+            with contextlib.suppress(OSError):  # the head sends nothing by one that is not mapped
+                self.channel = Channel.at(*frames.CHANNEL.unpack(body))
+        else:
+            self.forget_all(number for (number,) in frames.NUMBER.iter_unpack(body))
+            self.arguments.drop_old()
 
     def run_all(self, body: memoryview) -> None:
         words, later = self.claims.words, self.lock_client.later
@@ -534,8 +547,7 @@ class Worker:
         self.arrivals.forget(number)
         if number in self.values:
             rebuild.drop(self.values.pop(number))
-        if number in self.blocks:
-            self.blocks.pop(number).close()
+        self.arguments.forget(number)
 
     def run_async(self, coroutine: Any, context: contextvars.Context) -> Any:
         """Run an async function to its end; what it leaves behind is cancelled once it has been answered."""
@@ -563,14 +575,19 @@ class Worker:
         if data.nbytes < LARGE:
             return data if self.channel is None else self.channel.results.offer(data)
         try:
-            block = Block.of(data)
+            number, block = self.results.filled(data)
         except OSError:  # too many open files, no memory, no memfd here
             return data
-        self.results = BlockNumber(self.results + 1)
-        message = frames.frame(Kind.BLOCK, body=frames.BLOCK.pack(self.results, block.size, 0, -1))
-        with contextlib.closing(block):
-            self.stream.send_fd(message, block.fd)
-        return self.results
+        self.stream.send_fd(frames.frame(Kind.BLOCK, body=frames.BLOCK.pack(number, block.size, 0, -1)), block.fd)
+        self.results.sent(number, block)
+        return number
+
+    def give_back(self) -> None:
+        """Tell the head which blocks of arguments nobody looks at any more."""
+        done = self.arguments.returned()
+        if done:
+            body = b"".join(frames.RETURNED.pack(*each) for each in done)
+            self.stream.sendall(frames.frame(Kind.RETURNED, body=body))
 
     def found(self, buffer: frames.Buffer) -> memoryview:
         """Return a buffer of an argument; changes to one that is in a block are this evaluation's own."""
@@ -579,9 +596,7 @@ class Worker:
         if buffer >= IN_CHANNEL:
             assert self.channel is not None
             return self.channel.tasks.copy(buffer)
-        if buffer not in self.blocks:
-            raise OSError(f"a large argument (block {buffer}) could not be opened on this node")
-        return self.blocks[buffer].view()
+        return self.arguments.view(buffer)
 
 
 def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:

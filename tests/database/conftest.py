@@ -25,6 +25,9 @@ class NoEvaluator:
     cpus: int = 1
     maps: set[Counted] = attrs.field(factory=set[Counted])
 
+    def open_map(self, owner: object) -> None:
+        """Evaluate nothing in batches."""
+
     def submit(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
     ) -> asyncio.Future[Any]:

@@ -28,9 +28,9 @@ class NoPacking(packing.Packing):
 
 @pytest.fixture
 def unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Segments of 2 kB, which stay plain."""
-    monkeypatch.setattr(writer, "SEGMENT", 2000)
-    monkeypatch.setattr(writer, "Packing", NoPacking)
+    """Segments of 1.5 kB, which stay plain."""
+    monkeypatch.setattr(writer, "SEGMENT", 1500)
+    monkeypatch.setattr(packing, "Packing", NoPacking)
 
 
 def evaluate(log: EventLog, *numbers: int) -> None:

@@ -24,6 +24,7 @@ from hyperflow.head.bulk.maps import BulkMap
 from hyperflow.head.engine import Engine
 from hyperflow.head.fleet import NodePlan
 from hyperflow.launcher import launcher
+from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.state import Batch
 from hyperflow.transports.process import Receiver
 from hyperflow.wire import frames, messages
@@ -348,8 +349,10 @@ async def test_cancelling_a_map_cancels_its_batches(limit: int | None) -> None:
     assert alike.left == single.left
 
 
-async def test_what_is_sent_is_first_come_first_served(batches: Counter[int]) -> None:
-    """Each worker gets older ones before younger ones, as long as nothing comes back."""
+async def test_what_is_sent_is_first_come_first_served(batches: Counter[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker gets older ones before younger ones, as long as nothing is taken back."""
+    for taking_back in ("rebalance", "_take_from_slow"):
+        monkeypatch.setattr(Scheduler, taking_back, lambda *_, **__: None)
     world = World(3)
     await play(world, lambda x: hf.remote_eval(twice, x))
     assert all(sent == sorted(sent) for sent in world.order.values())

@@ -1,8 +1,9 @@
-"""What the head does in one turn of the event loop is bounded, however much comes at the same time. No clock is read."""
+"""What the head does in one turn of the event loop is bounded, however much comes at once. No clock is read."""
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Sequence
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -87,13 +88,19 @@ async def opened(*nodes: Node) -> AsyncIterator[hf.JobEnv]:
         yield env
 
 
+async def until(reached: Callable[[], bool]) -> None:
+    """Let the loop turn until something is so."""
+    while not reached():  # noqa: ASYNC110 (turns of the loop are what is counted here)
+        await asyncio.sleep(0)
+
+
 async def steps(evaluations: Sequence[asyncio.Future[None]]) -> list[int]:
     """Let the loop turn until all have ended; return how many more had in each turn."""
     ended = [sum(one.done() for one in evaluations)]
     while ended[-1] < len(evaluations):
         await asyncio.sleep(0)
         ended.append(sum(one.done() for one in evaluations))
-    return [ended[0], *(after - before for before, after in zip(ended, ended[1:], strict=False))]
+    return [ended[0], *(after - before for before, after in itertools.pairwise(ended))]
 
 
 async def test_many_answers_take_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,8 +109,7 @@ async def test_many_answers_take_several_turns(monkeypatch: pytest.MonkeyPatch) 
     nodes = Node("a"), Node("b")
     async with opened(*nodes):
         evaluations = [hf.remote_eval(nothing, n).start() for n in range(2 * CPUS)]
-        while sum(len(node.tasks) for node in nodes) < 2 * CPUS:
-            await asyncio.sleep(0)
+        await until(lambda: sum(len(node.tasks) for node in nodes) == 2 * CPUS)
 
         for node in nodes:
             node.answer()
@@ -124,7 +130,7 @@ async def test_many_starts_take_several_turns(monkeypatch: pytest.MonkeyPatch) -
             await asyncio.sleep(0)
             came.append(len(node.tasks))
 
-        assert max(after - before for before, after in zip(came, came[1:], strict=False)) == 2
+        assert max(after - before for before, after in itertools.pairwise(came)) == 2
         node.answer()
         await asyncio.gather(*evaluations)
 
@@ -135,16 +141,14 @@ async def test_answers_count_that_came_before_the_end_of_their_node(monkeypatch:
     lost, other = Node("a"), Node("b")
     async with opened(lost, other) as env:
         evaluations = [hf.remote_eval(nothing, n).start() for n in range(2 * CPUS)]
-        while len(lost.tasks) + len(other.tasks) < 2 * CPUS:
-            await asyncio.sleep(0)
+        await until(lambda: len(lost.tasks) + len(other.tasks) == 2 * CPUS)
 
         lost.answer()
         lost.lose()
         waiting = hf.remote_eval(nothing, -1).start()
         other.answer()
         await asyncio.gather(*evaluations)
-        while not other.tasks:
-            await asyncio.sleep(0)
+        await until(lambda: bool(other.tasks))
 
         assert not lost.tasks
         assert env.statistics().returned == 0

@@ -124,7 +124,7 @@ def test_a_parent_that_knows_of_nothing_yet(node: Make) -> None:
     """The head's orders reach nodes in any order: a child that is early waits."""
     parent, child = node(), node()
     child.fetches(parent)
-    until(lambda: any(each.name for each in parent.peers._children), parent, child)
+    until(lambda: any(each.name for each in parent.peers.children), parent, child)
     parent.holds()
     until(lambda: child.told, parent, child)
     assert child.content == DATA
@@ -167,12 +167,12 @@ def test_a_slow_child_holds_up_nobody(node: Make) -> None:
     assert quick.content == DATA
     assert 0 < slow.block.size < len(DATA)
 
-    (left,) = parent.peers._children
+    (left,) = parent.peers.children
     assert parent.peers.moment == left.until
     parent.peers.check(left.until - 1)
-    assert parent.peers._children
+    assert parent.peers.children
     parent.peers.check(left.until)
-    assert not parent.peers._children
+    assert not parent.peers.children
     assert parent.peers.moment is None
 
 
@@ -202,7 +202,7 @@ def test_what_is_forgotten(node: Make) -> None:
     child.peers.drop(NAME)
     assert child.peers.moment is None
     assert child.told == []
-    until(lambda: not parent.peers._children, parent)
+    until(lambda: not parent.peers.children, parent)
 
 
 def test_no_more_than_so_many_children(node: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +211,7 @@ def test_no_more_than_so_many_children(node: Make, monkeypatch: pytest.MonkeyPat
     parent = node().holds()
     _, port = parent.peers.listen()
     with socket.create_connection(("127.0.0.1", port)) as one, socket.create_connection(("127.0.0.1", port)) as two:
-        until(lambda: parent.peers._children, parent)
+        until(lambda: parent.peers.children, parent)
         until(lambda: True, parent)
         two.settimeout(10)
         assert two.recv(1) == b""

@@ -667,7 +667,7 @@ class SchedulerModel(Model):
     def on_settle(self, *_: int) -> None:
         """Everything under way arrives, and no task ends meanwhile: then no CPU idles while a task is queued."""
         self.deliver_all()
-        for _ in range(3):  # a worker may have started some of what was asked back
+        for _ in range(3 + self.scheduler.pool.total):  # a worker may have started some; an idle one gets several
             self.scheduler.rebalance()
             self.deliver_all()
         for worker in self.scheduler.workers.values():

@@ -16,7 +16,18 @@ from hyperflow.errors import ImpossibleRequest
 from hyperflow.scheduling import pool as engine_pool
 from hyperflow.scheduling import scheduler as engine_scheduler
 from hyperflow.scheduling.prefetch import PATIENCE, PREFETCH_BYTES
-from hyperflow.scheduling.scheduler import FORK_WORK, LOOKS_AT_ONCE, Fork, Kill, Retire, Retract, Scheduler, Send, Task, Worker
+from hyperflow.scheduling.scheduler import (
+    FORK_WORK,
+    LOOKS_AT_ONCE,
+    Fork,
+    Kill,
+    Retire,
+    Retract,
+    Scheduler,
+    Send,
+    Task,
+    Worker,
+)
 from hyperflow.scheduling.state import State, is_started
 
 QUICK = 1e-6

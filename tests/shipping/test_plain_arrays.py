@@ -73,4 +73,6 @@ def test_it_is_ours() -> None:
     """An array is a third of what it is in numpy's pickle."""
     plain_arrays.learn()
     array = np.arange(5.0)
-    assert 2 * len(plain_arrays.dumps(array, lambda _: None)) < len(pickle.dumps(array, 5, buffer_callback=lambda _: None))
+    assert 2 * len(plain_arrays.dumps(array, lambda _: None)) < len(
+        pickle.dumps(array, 5, buffer_callback=lambda _: None)
+    )

@@ -8,20 +8,25 @@ from typing import Any, ClassVar, Self
 
 import pytest
 
+from hyperflow._job import MANY_NODES, node_transports
 from hyperflow.config import Settings
 from hyperflow.errors import LauncherError
+from hyperflow.slurm.allocation import Allocation
+from hyperflow.slurm.allocation import Node as Granted
 from hyperflow.transports import steps
-from hyperflow.transports.process import Receiver
+from hyperflow.transports.process import Local, Receiver
+from hyperflow.transports.srun import Srun
+from hyperflow.transports.ssh import Ssh
 from hyperflow.transports.steps import NotThisWay, Steps
 from hyperflow.wire import proving
 from hyperflow.wire.frames import CALLED, CANNOT_CALL, Bytes
 from tests.helpers import wait_until
 
 
-class Srun:
+class FakeSrun:
     """Stands in for the processes of srun; the tests say what its tasks do."""
 
-    made: ClassVar[list["Srun"]] = []
+    made: ClassVar[list["FakeSrun"]] = []
 
     def __init__(self, command: Sequence[str], log_file: Path | None) -> None:
         assert log_file is None
@@ -110,23 +115,23 @@ class Node:
 
 @pytest.fixture(autouse=True)
 def _pretend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Srun, "made", [])
-    monkeypatch.setattr(steps, "Spawned", Srun)
+    monkeypatch.setattr(FakeSrun, "made", [])
+    monkeypatch.setattr(steps, "Spawned", FakeSrun)
     monkeypatch.setattr(steps, "LAST_WORDS", 0.0)
 
 
 Starting = dict[str, "asyncio.Task[Any]"]
 
 
-async def start(tmp_path: Path, *names: str, **settings: Any) -> tuple[Srun, dict[str, Node], Starting]:
+async def start(tmp_path: Path, *names: str, **settings: Any) -> tuple[FakeSrun, dict[str, Node], Starting]:
     """Ask for nodes; return the srun, the ends of their links, and what is awaited of each."""
     many = Steps(Settings(**settings))
     nodes = {name: Node(name, tmp_path) for name in names}
     starting = {
         name: asyncio.create_task(many.start(name, ["launcher"], node, node.log)) for name, node in nodes.items()
     }
-    await wait_until(lambda: Srun.made and Srun.made[0].receiver is not None, 10, "srun is started")
-    return Srun.made[0], nodes, starting
+    await wait_until(lambda: FakeSrun.made and FakeSrun.made[0].receiver is not None, 10, "srun is started")
+    return FakeSrun.made[0], nodes, starting
 
 
 async def test_one_srun_for_all(tmp_path: Path) -> None:
@@ -144,7 +149,7 @@ async def test_one_srun_for_all(tmp_path: Path) -> None:
         assert await there[name].reader.readexactly(5) == f"to {name}".encode()
     with pytest.raises(OSError, match="Connect"):
         await srun.calls("n1")
-    assert len(Srun.made) == 1
+    assert len(FakeSrun.made) == 1
     assert [word for word in srun.command if word.startswith("--n") and "=" in word] == [
         "--nodes=3",
         "--ntasks=3",
@@ -204,6 +209,19 @@ async def test_a_task_that_ends(tmp_path: Path) -> None:
     await stream.wait_closed()
 
 
+async def test_all_tasks_end(tmp_path: Path) -> None:
+    """The srun ends with its last task, of whose end it has just told."""
+    srun, _, starting = await start(tmp_path, "n1", "n2")
+    srun.begins("n1", "n2")
+    srun.says("srun: error: n1: task 0: Exited with exit code 3", f"1: {CANNOT_CALL} a firewall")
+    assert srun.receiver is not None
+    srun.receiver.connection_lost(None)
+    with pytest.raises(LauncherError, match="on n1 ended during its start: Exited"):
+        await starting["n1"]
+    with pytest.raises(NotThisWay, match="firewall"):
+        await starting["n2"]
+
+
 async def test_a_task_that_cannot_connect(tmp_path: Path) -> None:
     """Its node is left to another way."""
     srun, _, starting = await start(tmp_path, "n1", "n2")
@@ -224,7 +242,7 @@ async def test_an_srun_that_fails(tmp_path: Path) -> None:
         with pytest.raises(NotThisWay, match="Requested nodes are busy"):
             await task
 
-    Srun.made.clear()
+    FakeSrun.made.clear()
     srun, _, starting = await start(tmp_path, "n1", "n2", connect_timeout=0.01)
     for task in starting.values():
         with pytest.raises(NotThisWay, match="no task began within"):
@@ -232,4 +250,28 @@ async def test_an_srun_that_fails(tmp_path: Path) -> None:
     assert srun.ended.is_set()
 
     with pytest.raises(NotThisWay, match="no other one"):
+        await Srun("n1", steps=Steps(Settings()), alone=False).start([], Node("n1", tmp_path), tmp_path / "log")
+    with pytest.raises(NotThisWay, match="no other one"):
         await Steps(Settings()).start("n1", [], Node("n1", tmp_path), tmp_path / "log")
+
+
+@pytest.mark.parametrize(
+    ("count", "settings", "ways"),
+    [
+        (3, Settings(), [Ssh, Srun]),
+        (3, Settings(transport="ssh"), [Ssh]),
+        (3, Settings(transport="srun"), [Srun]),
+        (MANY_NODES + 2, Settings(), [Srun, Ssh, Srun]),
+        (MANY_NODES + 2, Settings(node_to_node="off"), [Ssh, Srun]),
+    ],
+)
+def test_ways_to_nodes(count: int, settings: Settings, ways: list[type]) -> None:
+    """Many nodes share a step before ssh is tried; switched off, no step is shared."""
+    names = [f"n{at}" for at in range(count)]
+    granted = Allocation(7, tuple(Granted(name, 4) for name in names), "n0", here="n0")
+    found = node_transports(names, granted, settings)
+
+    assert found.pop("n0") == (Local("n0"),)
+    assert all([type(way) for way in found[name]] == ways for name in names[1:])
+    steps = {id(way.steps) for name in names[1:] for way in found[name] if isinstance(way, Srun) and way.steps}
+    assert len(steps) == (0 if settings.node_to_node == "off" or settings.transport == "ssh" else 1)

@@ -72,7 +72,7 @@ class BulkMap:
                     if found:
                         found.clear()
                     elif len(data) < LARGE and (NAMES not in data or plain_is_enough(data)):
-                        one.used()
+                        one.made_at = None  # it is used
                         payloads.append(data)
                         args.append(step.args)
                         count += 1
