@@ -256,7 +256,7 @@ def _start(
     words: list[str],
     streams: tuple[IO[bytes] | int, IO[bytes] | int, IO[bytes] | int],
     cwd: str | os.PathLike[str] | None,
-    variables: dict[bytes, bytes],
+    variables: Any,  # bytes; on Windows it would have to be text
 ) -> int:
     """Start a program as a child of this process, without waiting for it; return its pid.
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import hyperflow as hf
-from hyperflow import checked_files, cli
-from hyperflow.cli import runs
+from hyperflow import checked_files
+from hyperflow.cli import runs, show
 from hyperflow.cli.main import command_line
 from hyperflow.master.lifecycle import Attempt, Cause, Epoch, Kind, Record, State
 from hyperflow.master.rundir import RunDirectory
@@ -122,7 +122,7 @@ def test_runs_reads_what_it_shows(
 
     monkeypatch.setattr(checked_files, "read_private", count_read)
     monkeypatch.setattr(os, "listdir", count_list)
-    for words, most in ((("runs",), 10 * cli.show.SHOWN_RUNS), (("list",), 40)):
+    for words, most in ((("runs",), 10 * show.SHOWN_RUNS), (("list",), 40)):
         seen.clear()
         with pytest.raises(SystemExit):
             command_line()([*words, "--base-dir", str(tmp_path / "many")])
