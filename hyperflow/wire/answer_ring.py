@@ -12,10 +12,9 @@ tests/wire/test_answer_ring.py goes through all orders in which the two can see 
 from __future__ import annotations
 
 import mmap
-import os
-import platform
 
 from hyperflow.wire import frames
+from hyperflow.wire.fences import FENCED, fence
 from hyperflow.wire.numbers import TaskNumber
 
 _pack = frames.RESULT.pack
@@ -35,14 +34,6 @@ LOOK = 0.02
 
 PAGES = _HEAD + SIZE
 """What a worker and its launcher share: one page of words (see also claim_page.py), and the answers."""
-
-
-FENCED = platform.machine() not in ("x86_64", "AMD64", "i686")
-"""Whether this processor may show writes to others in another order than that in which they were made."""
-
-fence = os.sched_yield
-"""Keeps them in order: the kernel's scheduler contains such a barrier, and Python has no cheaper way to one."""
-
 
 WRITTEN, TAKEN = 8, 16
 """Words of the shared page: up to where the worker has written, and the launcher taken. Not in one cache line."""

@@ -23,7 +23,7 @@ import os
 from collections import deque
 from collections.abc import Iterable
 
-from hyperflow.wire.answer_ring import FENCED, fence
+from hyperflow.wire.fences import FENCED, fence
 from hyperflow.wire.shared_memory import LARGE, Block
 
 SMALLEST = 1 << 10

@@ -1,4 +1,4 @@
-"""A ring gives back what was put into it, in any order of putting and letting go; and nobody sees what has been let go."""
+"""A ring gives back what was put into it, in any order of putting and letting go; nobody sees what has been let go."""
 
 import random
 
