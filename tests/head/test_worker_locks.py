@@ -103,7 +103,7 @@ class Pair:
         self.clients = {WorkerNumber(n): Client(WorkerNumber(n), script) for n, script in enumerate(scripts, 1)}
         self.manager = LockManager()
         scheduler: Any = SimpleNamespace(workers={})
-        self.locks = locks(self.manager, scheduler, self._write, str)
+        self.locks = locks(self.manager, scheduler, self._write, lambda _, task: str(task))
 
     def _write(self, node: str, parts: list[frames.Bytes]) -> None:
         (kind, worker, body), *_ = frames.Reader().feed(bytes(parts[0]))
