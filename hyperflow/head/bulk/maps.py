@@ -24,6 +24,9 @@ from hyperflow.shipping.pickler import PROTOCOL
 NAMES = 0x93
 """The code in a pickle that stands for what another process has under a name: what plain_is_enough looks for."""
 
+MOST_PASSED = 63
+"""Flows that go by themselves without a try, at most, after one that could not go this way: it was pickled twice."""
+
 LARGE = 10_000
 """Bytes of arguments with which a call goes by itself: how much a worker is sent ahead is counted in bytes, too."""
 
@@ -38,6 +41,8 @@ class BulkMap:
         self._found: list[pickle.PickleBuffer] = []  # in the arguments of a call
         self._fn: Callable[..., Any] | None = None  # what the flow before calls
         self._open: Calls | None = None  # calls that have no numbers yet
+        self._passed = 0  # how many flows go by themselves after the last try
+        self._left = 0  # of them, those that are still to come
 
     def start(
         self, xs: Iterator[Any], make: Callable[[Any], Any] | None, most: int
@@ -69,16 +74,17 @@ class BulkMap:
                         raise
                     except BaseException:  # noqa: BLE001 (whatever a user's __reduce__ raises; the other way says more)
                         return count, (x, one)
-                    if found:
-                        found.clear()
-                    elif len(data) < LARGE and (NAMES not in data or plain_is_enough(data)):
+                    if not found and len(data) < LARGE and (NAMES not in data or plain_is_enough(data)):
                         one.made_at = None  # it is used
+                        self._passed = 0
                         payloads.append(data)
                         args.append(step.args)
                         count += 1
                         if count == most:
                             break
                         continue
+                    found.clear()
+                    self._passed = self._left = min(2 * self._passed + 1, MOST_PASSED)
                 self._fn = step.fn
                 return count, (x, one)
         finally:
@@ -90,6 +96,9 @@ class BulkMap:
         """Open calls of the function of the flow before, if that may go this way now."""
         self.submit()
         fn = self._fn
+        if self._left:
+            self._left -= 1
+            return _NONE
         if fn is None or env is None or not self._bulk.may_go(env.evaluator, fn, env.options):
             return _NONE
         known = self._packer.plain(fn)
