@@ -530,8 +530,9 @@ def _told() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        told = limit_met(error)  # before errors behind it are cut off
         failures.shorten_here(error)
-        if told := limit_met(error):
+        if told:
             error.add_note(told)
         raise
 

@@ -278,9 +278,13 @@ def _shorten(error: BaseException, most: int, seen: set[int]) -> None:
         _note_left_out(error, len(kept) - most, len(kept))
         kept = kept[:first] + kept[first - most :]
     if len(kept) < len(frames):
-        for one, following in zip(kept, [*kept[1:], None], strict=False):
-            one.tb_next = following  # in place: a scope that the error passes puts back the traceback that came in
-        BaseException.with_traceback(error, kept[0] if kept else None)
+        # In place: a scope that the error passes puts back the traceback that came in. Its own frame is left of that.
+        following: types.TracebackType | None = None
+        for one in reversed(frames):
+            one.tb_next = following
+            if kept and one is kept[-1]:
+                following = kept.pop()
+        BaseException.with_traceback(error, following)
     _cut_chain(error)
     for link in (error.__cause__, error.__context__, *_members(error)):
         if link is not None:

@@ -205,7 +205,18 @@ def hold_standard_streams() -> None:
 
 
 def limit_met(error: BaseException) -> str:
-    """Say which limit of this process has caused an error, and what to type; "" for none."""
+    """Say which limit of this process has caused an error, or one behind it, and what to type; "" for none."""
+    link: BaseException | None = error
+    for _ in range(100):
+        if link is None:
+            break
+        if told := _limit_met_by(link):
+            return told
+        link = link.__context__
+    return ""
+
+
+def _limit_met_by(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         import resource  # noqa: PLC0415 (only errors ask)
 

@@ -26,6 +26,7 @@ class Channels:
         self._channels: dict[WorkerNumber, Channel] = {}
         self._wanted: Counter[WorkerNumber] = Counter()  # by those that have none
         self._write = write
+        self._closed = False
 
     def filled(self, worker: WorkerNumber, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
         """Return the buffers of a task, with the places of those that are in the worker's channel now."""
@@ -56,7 +57,7 @@ class Channels:
         if not any(SMALLEST <= len(each) < LARGE for each in buffers if not isinstance(each, int)):
             return
         self._wanted[worker] += 1
-        if self._wanted[worker] == WORTH and len(self._channels) < MOST:
+        if self._wanted[worker] == WORTH and len(self._channels) < MOST and not self._closed:
             try:
                 channel = self._channels[worker] = Channel.make()
             except OSError:  # no memory, too many open files, no memfd here
@@ -70,5 +71,7 @@ class Channels:
             channel.close()
 
     def close(self) -> None:
-        for worker in list(self._channels):
-            self.drop(worker)
+        """Their node has gone: nobody will map them. Results that have come can still be taken."""
+        self._closed = True
+        for channel in self._channels.values():
+            channel.close()

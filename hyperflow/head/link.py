@@ -357,6 +357,8 @@ class Link:
             return
         self._lost = True
         self._views.close()
+        if self.channels is not None:
+            self.channels.close()
         self.abort()  # also what sends nonsense must end
         if self._inbox is not None:
             why = f": {cause}" if cause != _ENDED else ""

@@ -19,6 +19,7 @@ Rejected: one ring for all workers of a node. It could be used again only when t
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Iterable
@@ -44,6 +45,9 @@ MAPPED, TASKS_READ, RESULTS_READ = range(3)
 """Words at its beginning: whether the worker has mapped it; how many buffers have been let go of."""
 
 SIZE = _HEAD + 2 * RING
+
+NAME = "hyperflow-channel"
+"""Of its memory, as /proc shows it."""
 
 
 class Ring:
@@ -109,7 +113,7 @@ class Channel:
     @classmethod
     def make(cls) -> Channel:
         """Make a channel, in the head; raises OSError if there is no memory."""
-        block = Block(os.memfd_create("channel"), SIZE)
+        block = Block(os.memfd_create(NAME), SIZE)
         try:
             os.posix_fallocate(block.fd, 0, SIZE)
             return cls(block)
@@ -120,8 +124,13 @@ class Channel:
     @classmethod
     def at(cls, pid: int, fd: int) -> Channel:
         """Map, in a worker, what the head has made; raises OSError."""
-        channel = cls(Block.at(pid, fd, SIZE, writable=True))
-        channel.close()
+        block = Block.at(pid, fd, SIZE, writable=True)
+        try:
+            if NAME not in os.readlink(f"/proc/self/fd/{block.fd}"):  # the head has closed it; a file of the user's now
+                raise OSError(errno.ESTALE, "the channel has gone")
+            channel = cls(block)
+        finally:
+            block.close()
         channel.words[MAPPED] = 1
         return channel
 

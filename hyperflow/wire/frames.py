@@ -76,7 +76,7 @@ STAY = b"stay\n"
 """The head's answer: it cannot reach that socket; the stream is stdin and stdout."""
 
 SEVERAL = 2
-"""In the place of the worker, in RESULTS and WRITTEN from a worker: it has so many tasks in hand, or more; else 0 or 1."""
+"""In the place of the worker, in RESULTS and WRITTEN from one: it has so many tasks in hand, or more; else 0 or 1."""
 
 CALLED, CANNOT_CALL = "<hyperflow node>", "<hyperflow cannot call back>"
 """What is said first on each node of a step, before its name; and what before the reason, where a launcher of it

@@ -30,7 +30,7 @@ MARKS = "hyperflow-worker"
 SECONDS = 10.0
 """How long to look for what is left: something may be starting more."""
 
-JOB = "SLURMJOB_ID"
+JOB = "SLURM_JOB_ID"
 _DISMISSED = b"."
 _KEPT = ("PATH", "LD_LIBRARY_PATH")  # without the latter some Pythons do not start
 

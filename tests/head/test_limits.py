@@ -1,5 +1,6 @@
 """Limits of a process (ulimit), and a program without standard streams: what is wrong is said, or nothing is."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -81,6 +82,9 @@ def test_no_more_threads() -> None:
     """Where no thread can be started, the limits that may have done it are named; other errors are nobody's limit."""
     assert "ulimit -u" in limit_met(RuntimeError("can't start new thread"))
     assert limit_met(RuntimeError("something else")) == limit_met(OSError("x")) == ""
+    behind = RuntimeError("Cannot close a running event loop")
+    behind.__context__ = OSError(errno.EMFILE, "Too many open files")
+    assert "ulimit -n" in limit_met(behind)
 
 
 WITHOUT = """

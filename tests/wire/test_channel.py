@@ -1,11 +1,19 @@
 """A ring gives back what was put into it, in any order of putting and letting go; nobody sees what has been let go."""
 
+import os
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hyperflow.wire import channel
-from hyperflow.wire.channel import IN_CHANNEL, SMALLEST, TASKS_READ, Ring
+from hyperflow.config import Settings
+from hyperflow.head.channels import WORTH, Channels
+from hyperflow.head.link import Link
+from hyperflow.transports.process import Local
+from hyperflow.wire import channel, frames
+from hyperflow.wire.channel import IN_CHANNEL, SIZE, SMALLEST, TASKS_READ, Channel, Ring
+from hyperflow.wire.numbers import WorkerNumber
 
 LARGEST = 700
 
@@ -75,3 +83,36 @@ def test_copies_are_the_readers_own() -> None:
     reader.let_go(1)
     writer.offer(memoryview(b"b" * (1 << 14)))
     assert bytes(mine[:2]) == b"xa"
+
+
+def test_a_lost_node_keeps_no_descriptor(tmp_path: Path) -> None:
+    """Whether or not its workers have mapped their channels; results that have come by one can still be taken."""
+    written: list[Any] = []
+    link = Link(Local("n"), Settings(), tmp_path, lambda *_: None, lambda *_: None)
+    channels = link.channels = Channels(written.extend)
+    data, before = memoryview(b"x" * SMALLEST), set(os.listdir("/proc/self/fd"))
+    for number in (1, 2):
+        for _ in range(WORTH):
+            channels.filled(WorkerNumber(number), [data])
+    assert len(written) == 2
+    mapped = Channel.at(*frames.CHANNEL.unpack_from(written[0], frames.HEADER.size))
+    place = mapped.results.offer(data)
+    assert isinstance(place, int)
+
+    link.give_up("lost")
+    assert set(os.listdir("/proc/self/fd")) <= before
+    assert channels.taken(WorkerNumber(1), [place]) == [data]
+    for _ in range(WORTH):
+        channels.filled(WorkerNumber(3), [data])
+    assert len(written) == 2
+
+
+def test_a_file_in_its_place_is_not_written_to(tmp_path: Path) -> None:
+    """A descriptor that the head has closed may be one of the user's files by now."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(SIZE))
+    before = set(os.listdir("/proc/self/fd"))
+    with path.open("r+b") as file, pytest.raises(OSError, match="has gone"):
+        Channel.at(os.getpid(), file.fileno())
+    assert path.read_bytes() == bytes(SIZE)
+    assert set(os.listdir("/proc/self/fd")) <= before
