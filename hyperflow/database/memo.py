@@ -35,6 +35,7 @@ from hyperflow.database import keys, records, single_flight
 from hyperflow.database.entries import FromCode, metadata_with, warn_of, with_origin
 from hyperflow.database.fingerprint import Fingerprint
 from hyperflow.database.hints import show
+from hyperflow.database.kept import LONGEST
 from hyperflow.database.origins import Making
 from hyperflow.database.values import Codec, codec_for
 from hyperflow.environment import ResultsDatabase
@@ -336,6 +337,7 @@ class Recording(single_flight.Flight):
 
     __slots__ = (
         "_args",
+        "_checked",
         "_context",
         "_database",
         "_fingerprint",
@@ -365,6 +367,8 @@ class Recording(single_flight.Flight):
         self._database = database
         self._known = known
         """The database is known to have nothing that counts."""
+        self._checked: tuple[Any] | None = None
+        """The value that was made of its text to check that, for one caller; not a long one, which takes memory."""
 
     @property
     def name(self) -> str:
@@ -390,6 +394,9 @@ class Recording(single_flight.Flight):
         self._step(self, result)
 
     def value(self, result: Any) -> Any:
+        checked, self._checked = self._checked, None
+        if checked is not None:
+            return checked[0]
         return _decoded(self._memo.codec, result, self._memo, self._args, self._kwargs)
 
     def _looked(self, answer: tuple[str | None, list[str]]) -> None:
@@ -427,9 +434,12 @@ class Recording(single_flight.Flight):
     def _computed(self, value: Any) -> None:
         memo = self._memo
         try:
-            self._text = memo.codec.encode_checked(value)
+            text = self._text = memo.codec.encode(value)
+            made = memo.codec.decode(text)  # what cannot be read back must not be recorded
         except SerializationError as error:
             raise SerializationError(f"the result of {self.name} cannot be recorded: {error}") from error
+        if len(text) <= LONGEST:
+            self._checked = (made,)
         code = self._fingerprint.text
         about = with_origin(memo.metadata(code), self._making.text(memo.new_texts(self._fingerprint)))
         self._step = Recording._recorded
