@@ -17,7 +17,6 @@ import functools
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable
 from typing import Any
 
 SCHEMA_VERSION = 2
@@ -36,10 +35,10 @@ Entry = tuple[str, str, str]
 """Map, key, value."""
 
 
-def warn_of(damaged: Iterable[str]) -> None:
-    """Warn of damaged entries; called by a store's method."""
-    for report in damaged:
-        warnings.warn(report, DamagedEntry, stacklevel=3)
+def warn_of(damaged: list[str]) -> None:
+    """Warn of damaged entries, and take them off the list; called by a store's method."""
+    while damaged:
+        warnings.warn(damaged.pop(0), DamagedEntry, stacklevel=3)
 
 
 def checksum(map_name: str, key: str, value: str, version: int = SCHEMA_VERSION, metadata: str = NO_METADATA) -> bytes:

@@ -103,7 +103,7 @@ class DatabaseFile:
     in_wal: int = 0
     broken: str = ""
     damaged: list[str] = attrs.field(factory=list)
-    """Reports of damaged entries, which the owner of this object fetches."""
+    """Reports of damaged entries; the owner of this object takes them off, maybe in another thread (see `warn_of`)."""
     told: set[int] = attrs.field(factory=set)
     """The entries that were reported."""
 
@@ -130,9 +130,10 @@ class DatabaseFile:
                 counts = Counts.read(connection, path)
                 file = cls(path, program_id, connection, in_wal, counts, path.stat())
                 file.index, file.kept = index or file.index, kept or file.kept
-                file.index.complete = not counts.total.newest
                 if left and in_wal:
                     file.damaged += left.lost(connection)
+                file.index.whole = not file.damaged
+                file.index.complete = not counts.total.newest
             except BaseException:
                 connection.close()
                 raise

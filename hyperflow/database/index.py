@@ -77,7 +77,10 @@ class Index:
         self.complete = False
         """All entries are in it."""
         self.whole = True
-        """No entry was left out because it is damaged. One that was is to be told again; so no run may cover it."""
+        """No entry is missing because of damage. Else that is to be told before anybody hears that a key is not there.
+
+        A damaged entry is to be told at the next opening again; so no run may cover it.
+        """
         self.runs: tuple[Run, ...] = ()
         self._packed: list[int] = []
         self._recent: dict[int, int] = {}

@@ -83,9 +83,9 @@ async def ingest(store: Store, source: Path, program_id: str, *, ended: bool = F
         if reached not in (None, watermark) and not await store.ingest(piece.rows, program_id, watermark, reached):
             watermark = await store.watermark(program_id)
             continue  # another call has ingested this piece
-        warn_of(piece.damaged)
         count += len(piece.rows)
         damaged += len(piece.damaged)
+        warn_of(piece.damaged)
         watermark = reached
         if piece.failure is not None:
             raise piece.failure

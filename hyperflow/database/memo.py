@@ -348,8 +348,8 @@ class Recording(single_flight.Flight):
         "_text",
     )
 
-    _step: Callable[[Any], None]
-    """What goes on with the result of what is waited for."""
+    _step: Callable[[Recording, Any], None]
+    """What goes on with the result of what is waited for; no bound method, which would be a cycle."""
 
     def __init__(
         self,
@@ -379,7 +379,7 @@ class Recording(single_flight.Flight):
                 self._compute()
             else:
                 self._context = contextvars.copy_context()
-                self._step = self._looked
+                self._step = Recording._looked
                 self.wait_for(self._database.ask(self._memo.map_name, self._key_text))
         except BaseException as error:
             self.fail(error)
@@ -387,7 +387,7 @@ class Recording(single_flight.Flight):
                 raise
 
     def went_well(self, result: Any) -> None:
-        self._step(result)
+        self._step(self, result)
 
     def value(self, result: Any) -> Any:
         return _decoded(self._memo.codec, result, self._memo, self._args, self._kwargs)
@@ -421,7 +421,7 @@ class Recording(single_flight.Flight):
         finally:
             single_flight.inside.reset(inside)
             environment.end_making(making)
-        self._step = self._computed
+        self._step = Recording._computed
         self.wait_for(going)
 
     def _computed(self, value: Any) -> None:
@@ -432,7 +432,7 @@ class Recording(single_flight.Flight):
             raise SerializationError(f"the result of {self.name} cannot be recorded: {error}") from error
         code = self._fingerprint.text
         about = with_origin(memo.metadata(code), self._making.text(memo.new_texts(self._fingerprint)))
-        self._step = self._recorded
+        self._step = Recording._recorded
         entry = FromCode.of(self._text, code, about)
         self.wait_for(self._database.record(memo.map_name, self._key_text, entry))
 

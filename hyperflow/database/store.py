@@ -143,7 +143,9 @@ class Store:
         text = self._kept.get(map_name, key)
         if text is not None:
             return True, text
-        return self._index.complete and not self._index.newest(digest(map_name, key)), None
+        index = self._index
+        # Where something is damaged, the file is asked: its answers bring the reports.
+        return index.complete and index.whole and not index.newest(digest(map_name, key)), None
 
     def ask(self, map_name: str, key: str) -> asyncio.Future[tuple[str | None, list[str]]]:
         """Read what a key has; all that is asked in one turn of the loop is one question."""
@@ -175,9 +177,7 @@ class Store:
         """Run a reading function in the thread, and report the damage that it met with."""
 
         def read(file: DatabaseFile) -> tuple[T, list[str]]:
-            result = run(file)
-            damaged, file.damaged = file.damaged, []
-            return result, damaged
+            return run(file), file.damaged
 
         result, damaged = await self.thread.call(read)
         warn_of(damaged)
@@ -190,13 +190,11 @@ def _insert(file: DatabaseFile, entries: list[Entry]) -> list[None]:
 
 
 def _look_up(file: DatabaseFile, asked: list[tuple[str, str]]) -> list[tuple[str | None, list[str]]]:
-    """Return the values of some keys, each with the damage that was met with."""
-    answers: list[tuple[str | None, list[str]]] = []
-    for map_name, key in asked:
-        text = file.lookup(map_name, key)
-        damaged, file.damaged = file.damaged, []
-        answers.append((text, damaged))
-    return answers
+    """Return the values of some keys, each with all damage that nobody was told of.
+
+    It is taken off there and not here: an answer may reach nobody, because who asked was cancelled.
+    """
+    return [(file.lookup(map_name, key), file.damaged) for map_name, key in asked]
 
 
 __all__ = ("DamagedEntry", "Store", "copy_database", "open_database")

@@ -92,6 +92,10 @@ peek_activity = environment.activity.get
 END_GRACE = 15.0
 """Seconds after which nothing runs on a node whose launcher has seen the end of its stream; see launcher/keeper.py."""
 
+LOSS_PAUSE = 0.5
+"""Seconds after the loss of a node until its evaluations start elsewhere. A switch that fails takes many nodes away,
+one stream ends after the other, and what went from one such node to the next would be charged with both."""
+
 EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
 
@@ -172,6 +176,7 @@ class Engine:
         self._flushing = Later(self._flush)
         self._dropping = Later(self._drop_old, KEPT_SECONDS)
         self._rebalancing = Later(self._rebalance, REBALANCE_PAUSE)
+        self._losing = Later(self._all_lost, LOSS_PAUSE)
         self._writing = Later(self._events.flush, EVENTS_PAUSE)
         self._after_loss: list[asyncio.TimerHandle] = []  # for when a lost node must have ended
         self._cancelled = self._on_cancel  # bound once: each evaluation has it
@@ -765,6 +770,8 @@ class Engine:
             if not self._charged(task, at_work[task.number]):
                 self._events.withheld(task.number, wait)
                 self._after_loss.append(loop.call_later(wait, self._release, task, node))
+        self.scheduler.suspects_wait = True
+        self._losing.ask()
         back, impossible = self.scheduler.lose_node(node)
         self.account.holds(self.cpus, len(self.fleet.links))
         self.aside.lost(node)
@@ -776,6 +783,11 @@ class Engine:
             if not self._copies.gives_way(task, node) and (worker is None or not self._charged(task, worker)):
                 self._refuse(task, task.number in started)
         self._flushing.ask()
+
+    def _all_lost(self) -> None:
+        """Nodes that were lost together are known by now: let their evaluations start elsewhere."""
+        self.scheduler.suspects_wait = False
+        self._flush()
 
     def _charged(self, task: Task, worker: Worker) -> bool:
         """End an evaluation that was on too many nodes when they were lost."""
@@ -831,6 +843,7 @@ class Engine:
         self.closed = True
         self.drain.close()
         self._rebalancing.close()
+        self._losing.close()
         self._copies.close()
         for timer in self._after_loss:
             timer.cancel()

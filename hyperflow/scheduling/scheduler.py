@@ -104,6 +104,8 @@ class Scheduler:
         self._leaving = 0  # workers that have done the one task that they were for
         self._answers = 0  # that have come so far
         self._looked_at = 0  # of those, how many had come when it last looked who has fallen behind
+        self.suspects_wait = False
+        """No suspect is started for now: nodes are being lost, and maybe more than those that are known."""
         self._suspects: dict[TaskNumber, str] = {}  # that are with a worker, and its node
         self._suspected: dict[str, int] = {}  # how many are on each node that has one
         self._effects: list[Effect] = []
@@ -527,6 +529,10 @@ class Scheduler:
                 return True
             first = min(sizes, key=lambda size: self._queues[size][0].number) if len(sizes) > 1 else sizes[0]
             if type(first) is Wish:
+                if first.suspect and self.suspects_wait:
+                    blocked.add(first)
+                    sizes = []
+                    continue
                 cpus, without = first.cpus, (*reserved, *self._closed_to(first))
             else:
                 cpus, without = first, reserved

@@ -222,7 +222,7 @@ async def test_a_pipe_beside_it(tmp_path: Path, suffix: str) -> None:
             pass
 
 
-@pytest.mark.parametrize("ask", ["open", "take"])
+@pytest.mark.parametrize("ask", ["open", "look up", "take"])
 async def test_a_log_that_was_cut(in_memory: Path, ask: str) -> None:
     """A log that lacks its end, or all of it, or has zeros there: told, because its index knows how long it was."""
     whole, path = in_memory / "whole", in_memory / "db"
@@ -236,6 +236,9 @@ async def test_a_log_that_was_cut(in_memory: Path, ask: str) -> None:
         if ask == "take":
             return await taken(path)
         async with open_database(path, "reader") as store:
+            if ask == "look up":
+                found = {key: await store.lookup("m", key) for n in range(12) for key in (f"key {n}", f"long {n}")}
+                return {key: text for key, text in found.items() if text is not None}
             return dict(await store.lookup_all("m"))
 
     for kept in (size, size - 1, size - 4200, size // 2, 40, 32, 10, 0):

@@ -376,6 +376,21 @@ async def test_a_flipped_byte_in_a_value(tmp_path: Path) -> None:
         assert await store.lookup_all("m") == [("b", '"other"')]
 
 
+async def test_damage_is_told_before_anybody_hears_that_a_key_is_not_there(tmp_path: Path) -> None:
+    """Whoever asks first after it was met with is told, for who met with it may have been cancelled."""
+    async with open_database(tmp_path / "db", "p") as store:
+        await store.insert("m", "a", "1")
+    with closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as connection:
+        connection.execute("UPDATE entries SET key = 'b'")
+
+    async with open_database(tmp_path / "db", "p") as store:
+        store.ask("m", "a").cancel()
+        await store.thread.call(DatabaseFile.know)
+        assert store.peek("m", "a") == (False, None)
+        with pytest.warns(DamagedEntry, match="entry 1 of map 'm'"):
+            assert await store.lookup("m", "a") is None
+
+
 async def test_an_older_sound_entry_serves(tmp_path: Path) -> None:
     """Both for values in memory and for long ones."""
     long = "z" * kept.LONGEST

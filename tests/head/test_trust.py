@@ -191,6 +191,29 @@ async def test_crash_limit(limit: int) -> None:
         assert env.statistics().retried == 0
 
 
+async def test_nodes_that_are_lost_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was on one of them does not go to the next one, so it is charged with one loss only."""
+    monkeypatch.setattr("hyperflow.head.engine.LOSS_PAUSE", 3.0)
+    async with nodes("a", "b", "c", cpus=1) as env:
+        links = dict(engine(env).fleet.links)
+        gate, last = Gate(tmp_path), Gate(tmp_path, "last")
+        beside = hf.remote_eval(wait_at, last.path).start()
+        await last.wait_inside()
+        (full,) = (worker.node for worker in engine(env).scheduler.workers.values())
+        moved = hf.remote_eval(wait_at, gate.path).start()
+        await gate.wait_inside()
+        (first,) = (worker.node for worker in engine(env).scheduler.workers.values() if worker.node != full)
+        (second,) = links.keys() - {full, first}
+        for node in (first, second):
+            os.kill(links[node].greeting.pid, signal.SIGKILL)
+            await wait_until(lambda node=node: node not in engine(env).fleet.links, 10, "it is lost")
+        last.open()
+        await beside
+        await gate.wait_inside(2)
+        gate.open()
+        assert await moved == gate.path
+
+
 async def test_culprit_on_the_last_node() -> None:
     """When no node is left, the culprit is still named; what else there was is NodeLost."""
     async with nodes("a", "b"):
