@@ -6,6 +6,7 @@ the standard library is imported here, because this runs at the start of each of
 """
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import sys
@@ -27,18 +28,20 @@ class Bug(NamedTuple):
     make: Callable[[Any], Any]
 
 
-def acknowledge_before_commit(insert: Any) -> Any:
+def acknowledge_before_commit(record: Any) -> Any:
     """A result is acknowledged at once, and written a little later."""
-    later: set[asyncio.Task[None]] = set()
+    later: set[asyncio.Future[None]] = set()
 
-    async def write(*arguments: Any) -> None:
-        await asyncio.sleep(0.3)
-        await insert(*arguments)
+    def early(*arguments: Any) -> asyncio.Future[None]:
+        def write() -> None:
+            with contextlib.suppress(Exception):  # the database has been closed meanwhile
+                later.add(record(*arguments))
 
-    async def early(*arguments: Any) -> None:
-        task = asyncio.ensure_future(write(*arguments))
-        later.add(task)
-        task.add_done_callback(later.discard)
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.3, write)
+        done = loop.create_future()
+        done.set_result(None)
+        return done
 
     return early
 
@@ -138,7 +141,7 @@ def fsync_left_out(prepare: Any) -> Any:
 
 
 BUGS: dict[str, Bug] = {
-    "acknowledge before commit": Bug("hyperflow.database.store", "Store.insert", acknowledge_before_commit),
+    "acknowledge before commit": Bug("hyperflow.database.store", "Store.record", acknowledge_before_commit),
     "lock freed early": Bug("hyperflow.worker.lock_client", "LockClient.take_blocking", lock_freed_early),
     "private checks off": Bug("hyperflow.private", "objection", private_checks_off),
     "no checksum": Bug("hyperflow.database.entries", "is_sound", no_checksum),
