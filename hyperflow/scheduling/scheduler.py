@@ -102,6 +102,7 @@ class Scheduler:
         self._next_worker = 1
         self._ending = 0  # workers that are being killed
         self._leaving = 0  # workers that have done the one task that they were for
+        self._retired = set[WorkerNumber]()  # idle workers that were told to leave
         self._answers = 0  # that have come so far
         self._looked_at = 0  # of those, how many had come when it last looked who has fallen behind
         self.suspects_wait = False
@@ -120,8 +121,8 @@ class Scheduler:
     @property
     def states(self) -> dict[str, int]:
         """How many workers are busy, idle, ending; without a look at each."""
-        freed = sum(1 for worker in self._freed if self._is_free(worker))
-        idle, ending = self._idle.count + self._leaving + freed, self._ending
+        freed = sum(map(self._is_free, set(self._freed)))  # one may have run out of tasks twice
+        idle, ending = self._idle.count + self._leaving + len(self._retired) + freed, self._ending
         return {"busy": len(self.workers) - idle - ending, "idle": idle, "ending": ending}
 
     def workers_at(self, node: str) -> list[Worker]:
@@ -390,6 +391,7 @@ class Scheduler:
             worker.ending = True
             self._leaving -= worker.fresh and not worker.queue
             self._ending += 1
+            self._retired.discard(worker.number)
             self._idle.remove(worker)
             self._effects.append(Kill(worker))
 
@@ -452,7 +454,8 @@ class Scheduler:
         self._freed.clear()
 
     def _is_free(self, worker: Worker) -> bool:
-        return not worker.queue and not worker.ending and worker.number in self.workers
+        """Whether a worker that had run out of tasks still has none, and still has its CPUs."""
+        return worker.leased and not worker.queue and not worker.ending and worker.number in self.workers
 
     def _hand_over(self) -> None:
         """Give the workers that have run out of tasks the next ones, where nothing is to be chosen.
@@ -597,6 +600,7 @@ class Scheduler:
         surplus = self._idle.surplus(node)
         if surplus is not None:
             self._effects.append(Retire(surplus))
+            self._retired.add(surplus.number)
         slot, ids = self._idle.take_slot(node), self.pool.lowest_free(node, cpus)
         worker = Worker(WorkerNumber(self._next_worker), node, slot, ids, fresh)
         self._next_worker += 1
@@ -712,6 +716,7 @@ class Scheduler:
 
     def _count_out(self, worker: Worker) -> None:
         """A worker has gone."""
+        self._retired.discard(worker.number)
         if worker.ending:
             self._ending -= 1
         elif worker.fresh and not worker.queue:
