@@ -1317,3 +1317,15 @@ class NotToBeRead(dict[Any, Any]):
     def values(self) -> Any:
         """Refuse."""
         raise AssertionError
+
+
+def test_a_twin_on_a_lost_node_makes_a_suspect() -> None:
+    """A task whose copy was lost with a node is a suspect where it runs, until it has ended."""
+    made = scheduler(1, 1)
+    (task,) = submit(made, 1, 1)
+    made.schedule()
+    made.was_lost(task, "b" if worker_of(task).node == "a" else "a")
+    assert task.past is not None
+    assert made._suspected == {worker_of(task).node: 1}
+    answer(made, task)
+    assert not made._suspected

@@ -223,3 +223,10 @@ def test_a_frame_in_many_pieces_costs_what_its_length_costs() -> None:
 def test_a_definition_comes_out_as_it_went_in(number: int, shape: Shape, blocks: list[int], data: bytes) -> None:
     """Its number, its shape, the blocks that it needs, and its pickle."""
     assert frames.read_definition(frames.definition(number, shape, blocks, data)) == (number, shape, blocks, data)
+
+
+def test_a_record_longer_than_its_frame() -> None:
+    """Where a result says that it is longer than what came, that is told."""
+    body = memoryview(frames.RESULT.pack(1, 0, 0.0, 0, 5) + b"four")
+    with pytest.raises(frames.ProtocolError, match="longer than its frame"):
+        frames.end_of_result(body, 0)
