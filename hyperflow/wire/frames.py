@@ -22,12 +22,13 @@ from __future__ import annotations
 import enum
 import re
 import struct
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 
 from hyperflow.wire.channel import IN_CHANNEL
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
 
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 10
 
 HEADER = struct.Struct("<IQBI")  # BEGIN, length of the body, kind, worker
 TAIL = struct.Struct("<I")  # END
@@ -43,6 +44,9 @@ SECONDS = struct.Struct("<d")
 SEQS = struct.Struct("<QQ")
 MEASURED = struct.Struct("<QdQ")  # task, seconds of CPU time, bytes of memory
 RETURNED = struct.Struct("<I?")  # a block, and whether it is worth to be filled again
+BATCH = struct.Struct("<IQI")  # function, first task, number of tasks; their lengths and their payloads follow
+RANGE = struct.Struct("<QI")  # first task, number of tasks
+ANSWERED = struct.Struct("<IIf")  # worker, bytes of its records, seconds since it had ended the last of them
 CHANNEL = struct.Struct("<Qq")  # process and descriptor that hold it
 BLOCK = struct.Struct("<QQQq")  # its number, size, process and descriptor that hold it; process 0: CONTENT follows
 
@@ -81,6 +85,8 @@ SEVERAL = 2
 CALLED, CANNOT_CALL = "<hyperflow node>", "<hyperflow cannot call back>"
 """What is said first on each node of a step, before its name; and what before the reason, where a launcher of it
 cannot connect to the head (launcher/call_back)."""
+
+_LENGTH = array("I").itemsize
 
 Bytes = bytes | bytearray | memoryview
 
@@ -128,6 +134,13 @@ class Kind(enum.IntEnum):
     LISTENING = 41  # launcher > head: where
     FETCH = 42  # head > launcher: a block comes from another node
     FETCHED = 43  # launcher > head: it is here, or could not be had there
+    JOIN = 44  # head > launcher, to a team: these workers, which are idle, serve its queue from now on
+    BATCH = 45  # head > launcher, to a team, and launcher > worker: tasks of one function with consecutive numbers
+    RECALL = 46  # head > launcher, to a team: give back the newest ones that no worker has, so many at most
+    RECALLED = 47  # launcher > head, of a team: tasks that it will not run
+    CANCEL = 48  # head > launcher, to a team: nobody waits for these: drop them, end the workers that are in one of them
+    ANSWERS = 49  # launcher > head, of a team: answers of some of its workers
+    LEFT = 50  # launcher > head, of a team: these workers have nothing to do, and serve it no more
     WRITTEN = 37  # worker > launcher: up to where there are answers in the ring (answer_ring.py)
     BROKEN = 28  # launcher > head: what came from the head is no frame; text
 
@@ -226,6 +239,40 @@ def add_tasks(parts: list[Bytes], first: TaskNumber, function: DefinitionNumber,
     pack = TASK.pack
     for number, payload in enumerate(payloads, first):
         parts += (pack(number, function, 0, len(payload)), payload)
+
+
+def batch(function: DefinitionNumber, first: TaskNumber, payloads: Sequence[bytes]) -> list[Bytes]:
+    """Return the body of BATCH, in parts."""
+    lengths = array("I", map(len, payloads))
+    return [BATCH.pack(function, first, len(payloads)), lengths.tobytes(), *payloads]
+
+
+def read_batch(body: memoryview) -> tuple[DefinitionNumber, TaskNumber, Sequence[int], memoryview]:
+    """Return function, first task, lengths and payloads of a body of BATCH."""
+    function, first, count = BATCH.unpack_from(body)
+    start = BATCH.size + count * _LENGTH
+    lengths = array("I")
+    lengths.frombytes(body[BATCH.size : start])
+    if len(lengths) != count or start + sum(lengths) != len(body):
+        raise ProtocolError("a batch that is longer than its frame")
+    return function, first, lengths, body[start:]
+
+
+def answers(parts: Sequence[tuple[WorkerNumber, float, Bytes]]) -> list[Bytes]:
+    """Return the body of ANSWERS: of each worker, how many seconds ago its last one ended, and its records."""
+    head = b"".join(ANSWERED.pack(worker, len(records), age) for worker, age, records in parts)
+    return [NUMBER.pack(len(parts)), head, *(records for _, _, records in parts)]
+
+
+def read_answers(body: memoryview) -> Iterator[tuple[WorkerNumber, float, memoryview]]:
+    """Yield worker, age and records of each part."""
+    (count,) = NUMBER.unpack_from(body)
+    at = end = NUMBER.size + count * ANSWERED.size
+    for worker, size, age in ANSWERED.iter_unpack(body[NUMBER.size : end]):
+        yield worker, age, body[at : at + size]
+        at += size
+    if at != len(body):
+        raise ProtocolError("answers that are longer than their frame")
 
 
 def result_record(

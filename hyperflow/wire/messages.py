@@ -83,6 +83,7 @@ class WorkerEnded(NamedTuple):
     out_of_memory: bool  # the kernel ended it to get memory
     tail: str  # the end of its log, where it ended by itself or by its time limit
     peak_memory: int  # bytes
+    task: TaskNumber = TaskNumber(0)  # of a worker in a team: the one that it was in, if that has no answer
 
 
 class LockWanted(NamedTuple):
