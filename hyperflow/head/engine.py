@@ -557,9 +557,6 @@ class Engine:
         done: dict[TaskNumber, float] = {}
         measured: dict[TaskNumber, tuple[float, int]] = {}
         results = frames.results(body, measured)
-        if measured and worker is not None:
-            for task_number, used in measured.items():
-                self._events.measured(task_number, *used)
         self._left -= len(results)
         for task_number, outcome, seconds, payload, buffers in results:
             if outcome == SKIPPED:
@@ -578,6 +575,8 @@ class Engine:
                 continue
             try:
                 if outcome != VALUE:
+                    if task_number in measured:
+                        self._events.measured(task_number, *measured[task_number])
                     self.account.used += seconds * len(worker.cpus)
                     self._on_failure(evaluation, task, worker, outcome, payload)
                     continue
@@ -598,12 +597,14 @@ class Engine:
             if rare or task.past is not None:
                 self._on_special(evaluation, task, worker, seconds)
         if done and worker is not None:
-            self._count_done(done, worker)
+            self._count_done(done, worker, measured)
 
-    def _count_done(self, done: dict[TaskNumber, float], worker: Worker) -> None:
+    def _count_done(
+        self, done: dict[TaskNumber, float], worker: Worker, measured: dict[TaskNumber, tuple[float, int]]
+    ) -> None:
         self._counts["done"] += len(done)
         self.account.used += sum(done.values()) * len(worker.cpus)
-        self._events.done(done, worker.name)
+        self._events.done([*done], [*done.values()], worker.name, measured=measured)
         if self.aside.trust.accused:
             self.aside.trust.succeeded(worker.node, len(done))
 
@@ -656,7 +657,8 @@ class Engine:
         self.bulk.single_out_started(worker, Seq(ended.started))
         within, back = self.scheduler.ended(number, ended.started)
         log_file = self._orders.log_file(worker)
-        self._events.note("ended", worker=worker.name, number=number, **ended._asdict(), log_file=log_file)
+        told = {name: value for name, value in ended._asdict().items() if name != "task"}  # its failure says that
+        self._events.note("ended", worker=worker.name, number=number, **told, log_file=log_file)
         for task in back:
             self._on_returned(task, worker.name)
         if not ended.started and ended.reason != CANCELLED:

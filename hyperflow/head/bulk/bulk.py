@@ -154,7 +154,8 @@ class Bulk:
         data = bytes(body) if len(body) < SMALL else body  # quicker to cut
         results, place, wanted = calls.owner.results, calls.at(batch.number), batch.state is SENT
         times: list[float] = []
-        end, measured = len(data), self.head.events.measured
+        measured: dict[TaskNumber, tuple[float, int]] = {}
+        end = len(data)
         for number in batch.numbers:
             if offset >= end:
                 break
@@ -164,7 +165,7 @@ class Bulk:
             start = offset + size
             offset = start + length
             if outcome:
-                measured(number, *frames.MEASURED.unpack_from(data, start))
+                measured[task] = frames.MEASURED.unpack_from(data, start)
                 start += frames.MEASURED.size
             if wanted:
                 try:
@@ -174,13 +175,13 @@ class Bulk:
                         results[place] = loads(data[start:offset])
                 except BaseException as error:  # noqa: BLE001 (whatever a user's object does while it is read)
                     if times:
-                        self._answered(worker, batch, calls, times)
+                        self._answered(worker, batch, calls, times, measured)
                     self._unreadable(worker, number, seconds, error)
                     return offset
             times.append(seconds)
             place += 1
         if times:
-            self._answered(worker, batch, calls, times)
+            self._answered(worker, batch, calls, times, measured)
         return offset
 
     def _with_buffers(self, worker: Worker, content: memoryview, count: int) -> Any:
@@ -193,7 +194,9 @@ class Bulk:
         if evaluation is not None and task is not None:
             self.head.unreadable(evaluation, task, worker, error)
 
-    def _answered(self, worker: Worker, batch: Batch, calls: Calls, times: list[float]) -> None:
+    def _answered(
+        self, worker: Worker, batch: Batch, calls: Calls, times: list[float], measured: Mapping[TaskNumber, tuple[float, int]]
+    ) -> None:
         """So many of a batch have been answered, each after so many seconds."""
         head, count, wanted = self.head, len(times), batch.state is SENT
         numbers, seconds = batch.numbers[:count], sum(times)
@@ -207,7 +210,7 @@ class Bulk:
         head.counts["done"] += count
         head.account.used += seconds * len(worker.cpus)
         head.tally.of[calls.group].done += count
-        head.events.done(dict(zip(numbers, times, strict=True)), worker.name)
+        head.events.done(numbers, times, worker.name, measured=measured)
         if head.aside.trust.accused:
             head.aside.trust.succeeded(worker.node, count)
         calls.owner.done(count)
