@@ -195,7 +195,12 @@ class Bulk:
             self.head.unreadable(evaluation, task, worker, error)
 
     def _answered(
-        self, worker: Worker, batch: Batch, calls: Calls, times: list[float], measured: Mapping[TaskNumber, tuple[float, int]]
+        self,
+        worker: Worker,
+        batch: Batch,
+        calls: Calls,
+        times: list[float],
+        measured: Mapping[TaskNumber, tuple[float, int]],
     ) -> None:
         """So many of a batch have been answered, each after so many seconds."""
         head, count, wanted = self.head, len(times), batch.state is SENT
