@@ -103,7 +103,7 @@ class EventLog:
         if of_map:
             more += ', "map": true'
         first: Any = (flows[0], _in_runs(begun)) if begun else flows[0]
-        if flows.count(flows[0]) == len(flows):
+        if len(flows) == 1 or flows.count(flows[0]) == len(flows):
             for start, count in _runs(tasks):
                 self._changed(several.WAITING, more, start, count, first)
                 first = flows[0]
@@ -145,14 +145,23 @@ class EventLog:
             workers, ages = [workers] * len(tasks), _ages(seconds, ages)
         elif isinstance(ages, float):
             ages = [ages] * len(tasks)
-        for task, took, worker, age in zip(tasks, seconds, workers, ages, strict=True):
-            self._changed(several.DONE, worker, task, (took,), _ending((task,), age, measured))
+        endings: Iterable[several.Ending | None] = [(age, None) if age else None for age in ages]
+        if measured:
+            endings = [(age, (measured.get(task),)) for task, age in zip(tasks, ages, strict=True)]
+        kind, now = itertools.repeat(several.DONE), itertools.repeat(time.time_ns() // 1000)
+        each = zip(kind, now, workers, tasks, zip(seconds, strict=False), endings, strict=False)
+        self._into().extend(itertools.chain.from_iterable(each))
 
-    def _changed(self, kind: int, what: str, first: int, more: int | Sequence[float], last: Any) -> None:
+    def _into(self) -> list[Any]:
+        """Return where the next change is put."""
         into = self.lines[-1] if self.lines else ""
         if isinstance(into, str):
             into = []
             self.lines.append(into)
+        return into
+
+    def _changed(self, kind: int, what: str, first: int, more: int | Sequence[float], last: Any) -> None:
+        into = self._into()
         into += kind, time.time_ns() // 1000, what, first, more, last
 
     def retracted(self, tasks: list[TaskNumber]) -> None:
