@@ -183,22 +183,21 @@ class Teams:
         return back
 
     def _taken(self, team: Team, numbers: Iterable[TaskNumber]) -> Iterator[Task]:
-        """Take these out, those of one batch together."""
+        """Take these out, those together that are of one batch and follow each other."""
         of: Batch | None = None
         first = count = 0
         for number in numbers:
             task = team.held.pop(number, None)
-            if task is not of and of is not None:
+            if of is not None:
+                if task is of and number == first + count:
+                    count += 1
+                    continue
                 yield of.part(TaskNumber(first), count)
                 of = None
-            if task is None:
-                continue  # it was cancelled
-            if type(task) is not Batch:
-                yield task
-            elif task is of:
-                count += 1
-            else:
+            if type(task) is Batch:
                 of, first, count = task, number, 1
+            elif task is not None:  # else it was cancelled
+                yield task
         if of is not None:
             yield of.part(TaskNumber(first), count)
 
