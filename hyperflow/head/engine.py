@@ -110,7 +110,7 @@ STARTS_AT_ONCE = 3000
 MOST_LOOKED_AT = 10_000
 """Workers that `progress` looks at: twenty milliseconds."""
 
-RESULTS, ANSWERS, MEASURED = int(Kind.RESULTS), int(Kind.ANSWERS), int(Kind.MEASURED)
+RESULTS, ANSWERS = int(Kind.RESULTS), int(Kind.ANSWERS)
 VALUE, SKIPPED = int(Outcome.VALUE), int(Outcome.SKIPPED)
 """As plain numbers, because each frame or answer is compared with them."""
 
@@ -480,19 +480,18 @@ class Engine:
 
     def _on_frame(self, kind: int, number: WorkerNumber, body: memoryview) -> None:
         self._left -= 1
-        if kind == RESULTS:
+        if kind in (RESULTS, ANSWERS):
             if self.fleet.failed_starts:
                 self.fleet.failed_starts.clear()
-            self._on_results(number, body)
-        elif kind == ANSWERS:
-            self._left -= len(body) >> 8  # one of a batch costs an eighth, and has some thirty bytes
-            self.bulk.on_answers(number, body)
+            if kind == RESULTS:
+                self._on_results(number, body)
+            else:
+                self._left -= len(body) >> 8  # one of a batch costs an eighth, and has some thirty bytes
+                self.bulk.on_answers(number, body)
         elif kind == Kind.LEFT:
             self.scheduler.left(number, (each for (each,) in frames.NUMBER.iter_unpack(body)))
         elif kind == Kind.RECALLED:
             self._on_retracted(self.scheduler.recalled(number, frames.RANGE.iter_unpack(body)))
-        elif kind == MEASURED:  # beside each answer that has taken a while
-            self._on_measured(number, body)
         elif kind == Kind.RETRACTED:
             self._on_retracted(self.scheduler.retracted(number, *frames.SEQS.unpack(body)))
         elif kind == Kind.ENDED:
@@ -522,15 +521,6 @@ class Engine:
                 self.bulk.single_out_all()  # they may be counted, and each has a stream of its own
             words = self.streams.wanted(evaluation, [one for _, one in sorted(self._evaluations.items())])
         self.fleet.write(worker.node, [messages.framed(StreamReply(task, words), worker.number)])
-
-    def _on_measured(self, number: WorkerNumber, body: memoryview) -> None:
-        """The CPU time and memory of an evaluation were measured."""
-        worker = self.scheduler.workers.get(number)
-        if worker is not None:
-            try:
-                self._events.measured(*frames.MEASURED.unpack(body))
-            except struct.error:  # a function wrote to a descriptor that is not its own
-                self._on_nonsense(worker)
 
     def _on_printed(self, worker: Worker, body: memoryview) -> None:
         """An evaluation has printed something."""
@@ -569,7 +559,11 @@ class Engine:
         rare = self._copies.watched or self._tries or self._makings
         groups, worker = self._tally.of, scheduler.workers.get(number)
         done: dict[TaskNumber, float] = {}
-        results = frames.results(body)
+        measured: dict[TaskNumber, tuple[float, int]] = {}
+        results = frames.results(body, measured)
+        if measured and worker is not None:
+            for task_number, used in measured.items():
+                self._events.measured(task_number, *used)
         self._left -= len(results)
         for task_number, outcome, seconds, payload, buffers in results:
             if outcome == SKIPPED:

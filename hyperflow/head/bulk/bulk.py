@@ -26,10 +26,10 @@ from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.state import Batch, Task, Team, Worker
 from hyperflow.shipping.packer import Packer
 from hyperflow.wire import frames
-from hyperflow.wire.frames import Outcome
 from hyperflow.wire.numbers import NO_TASK, DefinitionNumber, TaskNumber, WorkerNumber
 
-SKIPPED = int(Outcome.SKIPPED)
+FAILED = frames.IS_MEASURED - 1
+"""The bits of an outcome that are zero for a result."""
 
 SMALL = 1 << 16
 """Bytes of answers that are copied, because pieces of bytes are made quicker than views."""
@@ -152,7 +152,7 @@ class Bulk:
                 task, outcome, seconds, buffers, length = unpack(data, begin)
                 start = begin + size
                 at = start + length
-                if outcome:
+                if outcome & FAILED:
                     rare.append(_Rare(worker_number, task, records[begin:at], seconds))
                     continue
                 batch = take(task, _GONE)
@@ -166,6 +166,9 @@ class Bulk:
                     answers.calls.append((calls, len(answers.numbers)))
                     args, payloads, results, first = calls.args, calls.payloads, calls.owner.results, calls.first
                     shift = calls.place - first
+                if outcome:
+                    answers.measured[task] = frames.MEASURED.unpack_from(data, start)
+                    start += frames.MEASURED.size
                 try:
                     if buffers:
                         value = self._with_buffers(workers[worker_number], records[start:at], buffers)
@@ -196,7 +199,7 @@ class Bulk:
     def _on_rare(self, it: _Rare) -> None:
         """Deal with an answer by itself."""
         head, worker = self.head, self.head.scheduler.workers.get(it.worker)
-        if worker is not None and frames.task_of_result(it.record, 0)[1] != SKIPPED:
+        if worker is not None:
             evaluation = self.single_out(worker, it.task)
             if it.error is not None:
                 task = head.scheduler.answered(it.worker, it.task, it.seconds)
@@ -216,6 +219,8 @@ class Bulk:
                 for each in numbers:
                     head.worker_locks.answered(worker.number, each)
             head.events.done(dict(zip(numbers, times, strict=True)), worker.name)
+        for number, used in answers.measured.items():
+            head.events.measured(number, *used)
         if head.aside.trust.accused:
             head.aside.trust.succeeded(team.node, count)
         ends = [*(start for _, start in answers.calls[1:]), count]
@@ -290,6 +295,7 @@ class _Answers:
     seconds: list[float] = attrs.field(factory=list[float])
     calls: list[tuple[Calls, int]] = attrs.field(factory=list[tuple[Calls, int]])
     workers: list[tuple[Worker, int]] = attrs.field(factory=list[tuple[Worker, int]])
+    measured: dict[TaskNumber, tuple[float, int]] = attrs.field(factory=dict[TaskNumber, tuple[float, int]])
 
     def by_worker(self) -> Iterator[tuple[Worker, list[TaskNumber], list[float]]]:
         """Yield each worker, what it has answered, and the seconds of that."""
