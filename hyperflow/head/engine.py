@@ -110,7 +110,7 @@ STARTS_AT_ONCE = 3000
 MOST_LOOKED_AT = 10_000
 """Workers that `progress` looks at: twenty milliseconds."""
 
-RESULTS, MEASURED, VALUE, SKIPPED = int(Kind.RESULTS), int(Kind.MEASURED), int(Outcome.VALUE), int(Outcome.SKIPPED)
+RESULTS, VALUE, SKIPPED = int(Kind.RESULTS), int(Outcome.VALUE), int(Outcome.SKIPPED)
 """As plain numbers, because each frame or answer is compared with them."""
 
 
@@ -488,8 +488,6 @@ class Engine:
                 self.bulk.on_results(worker, body)
             else:
                 self._on_results(number, body)
-        elif kind == MEASURED:  # beside each answer that has taken a while
-            self._on_measured(number, body)
         elif kind == Kind.RETRACTED:
             self._on_retracted(self.scheduler.retracted(number, *frames.SEQS.unpack(body)))
         elif kind == Kind.ENDED:
@@ -519,15 +517,6 @@ class Engine:
                 self.bulk.single_out_all()  # they may be counted, and each has a stream of its own
             words = self.streams.wanted(evaluation, [one for _, one in sorted(self._evaluations.items())])
         self.fleet.write(worker.node, [messages.framed(StreamReply(task, words), worker.number)])
-
-    def _on_measured(self, number: WorkerNumber, body: memoryview) -> None:
-        """The CPU time and memory of an evaluation were measured."""
-        worker = self.scheduler.workers.get(number)
-        if worker is not None:
-            try:
-                self._events.measured(*frames.MEASURED.unpack(body))
-            except struct.error:  # a function wrote to a descriptor that is not its own
-                self._on_nonsense(worker)
 
     def _on_printed(self, worker: Worker, body: memoryview) -> None:
         """An evaluation has printed something."""
@@ -566,7 +555,11 @@ class Engine:
         rare = self._copies.watched or self._tries or self._makings
         groups, worker = self._tally.of, scheduler.workers.get(number)
         done: dict[TaskNumber, float] = {}
-        results = frames.results(body)
+        measured: dict[TaskNumber, tuple[float, int]] = {}
+        results = frames.results(body, measured)
+        if measured and worker is not None:
+            for task_number, used in measured.items():
+                self._events.measured(task_number, *used)
         self._left -= len(results)
         for task_number, outcome, seconds, payload, buffers in results:
             if outcome == SKIPPED:

@@ -97,9 +97,7 @@ WORTH_JOINING = 2
 
 ANCILLARY = socket.CMSG_SPACE(MOST_FDS * 4)
 
-PASSED_ON = frozenset(
-    map(int, (Kind.LOCK_WANTED, Kind.LOCK_RELEASED, Kind.STREAM_WANTED, Kind.PRINTED, Kind.MEASURED, Kind.RETURNED))
-)
+PASSED_ON = frozenset(map(int, (Kind.LOCK_WANTED, Kind.LOCK_RELEASED, Kind.STREAM_WANTED, Kind.PRINTED, Kind.RETURNED)))
 """What a worker says that only the head understands."""
 
 
@@ -531,8 +529,7 @@ class Launcher:
                     self.post_mortems.keep(process.number, body, process.fds.pop(0))
                     self.alarm = 0.0
                 elif kind in PASSED_ON:
-                    by = self.now + JOIN_MOST if kind == Kind.MEASURED else 0.0  # it goes with the answer that follows
-                    self.head.send(frames.frame(kind, process.number, body), by=by)
+                    self.head.send(frames.frame(kind, process.number, body))
                 else:
                     raise frames.ProtocolError("a frame that workers do not send")
         except (frames.ProtocolError, struct.error, IndexError, ValueError):

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from hyperflow.wire import frames
 from hyperflow.wire.answer_ring import LONGEST, SIZE, WAKE, AnswerRing
-from hyperflow.wire.frames import SEVERAL, Kind, Outcome
+from hyperflow.wire.frames import SEVERAL, Kind
 from hyperflow.wire.numbers import TaskNumber, WorkerNumber
 
 PART = SIZE // 4
@@ -38,28 +38,21 @@ class Stream:
         self._woken = -math.inf  # when it was told last that several tasks are in hand
         self._believed = 0  # how many it believes to be in hand
 
-    def answer(
-        self, task: TaskNumber, outcome: Outcome, seconds: float, data: bytes, left: int, before: bytes = b""
-    ) -> None:
-        """Send an answer without buffers.
-
-        Args:
-            left: How many tasks are in hand.
-            before: A message that belongs to the answer.
-        """
+    def answer(self, task: TaskNumber, outcome: int, seconds: float, data: bytes, left: int) -> None:
+        """Send an answer without buffers, where so many tasks are in hand."""
         ring = self._ring
-        if left and not before and len(data) < LONGEST and ring.put(task, outcome, seconds, data):
+        if left and len(data) < LONGEST and ring.put(task, outcome, seconds, data):
             if left == 1 or time.perf_counter() - self._woken >= WAKE or ring.written - self._told >= PART:
                 self._send(b"", left)
             return
-        self._send(before + frames.result_frame(task, outcome, seconds, data, _hand(left)), left)
+        self._send(frames.result_frame(task, outcome, seconds, data, _hand(left)), left)
 
-    def answer_in_parts(self, record: Sequence[frames.Bytes], left: int, before: bytes) -> None:
+    def answer_in_parts(self, record: Sequence[frames.Bytes], left: int) -> None:
         """Send an answer with buffers."""
         first, *others = frames.records_frame(Kind.RESULTS, _hand(left), record)
         if sum(map(len, others)) < frames.CHUNK:  # a system call costs more than the copy
             first, others = b"".join((first, *others)), []
-        self._send(before + first, left)
+        self._send(bytes(first), left)
         for part in others:
             self._sock.sendall(part)
 

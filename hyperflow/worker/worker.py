@@ -28,7 +28,7 @@ import sys
 import time
 import traceback
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hyperflow import failures
@@ -382,23 +382,23 @@ class Worker:
             log.end_evaluation()
         if not self.traces.has_stream():
             raise ConnectionError("the function has closed or replaced the descriptor by which its worker answers")
-        beside = self.tell(task, seconds) if seconds > WORTH or log.echo is not None else b""
-        if out:
-            self.answer(task, outcome, seconds, data, out, beside)
+        measured = self.wrap_up(task, seconds) if seconds > WORTH or log.echo is not None else b""
+        if out or measured:
+            self.answer(task, outcome, seconds, data, out, measured)
         else:
-            self.stream.answer(task, outcome, seconds, data, self.left, beside)
+            self.stream.answer(task, outcome, seconds, data, self.left)
         self.clean(is_async, thoroughly=is_new or seconds > QUICK)
         # For its capsule, should the next one fail. It takes up to 80 µs, so not after each quick one.
         self.states = capsules.random_states() if seconds > WORTH or outcome != Outcome.VALUE else None
 
-    def tell(self, task: TaskNumber, seconds: float) -> bytes:
-        """Tell the head what it is to know of an evaluation besides its answer; return what goes with that."""
+    def wrap_up(self, task: TaskNumber, seconds: float) -> bytes:
+        """Tell what an evaluation has printed; return what it has used, if it took long enough to be measured."""
         if self.log.echo is not None:
             self.log.echo.end(task)
         self.log.task = TaskNumber(0)
         if seconds <= WORTH:
             return b""
-        return frames.frame(Kind.MEASURED, body=frames.MEASURED.pack(task, *self.measure.since_last()))
+        return frames.MEASURED.pack(*self.measure.since_last())
 
     def leave_capsule(self, error: BaseException) -> None:
         """Leave a capsule of the evaluation that runs: it has failed, or an item of it has."""
@@ -558,17 +558,20 @@ class Worker:
     def answer(
         self,
         task: TaskNumber,
-        outcome: Outcome,
+        outcome: int,
         seconds: float,
         data: bytes,
-        buffers: list[memoryview] | None = None,
-        beside: bytes = b"",
+        buffers: Sequence[memoryview] = (),
+        measured: bytes = b"",
     ) -> None:
+        if measured:
+            outcome |= frames.IS_MEASURED
         if not buffers:
-            self.stream.answer(task, outcome, seconds, data, self.left, beside)
+            self.stream.answer(task, outcome, seconds, measured + data, self.left)
             return
         found = [self.shared(each) for each in buffers]
-        self.stream.answer_in_parts(frames.result_record(task, outcome, seconds, data, found), self.left, beside)
+        record = frames.result_record(task, outcome, seconds, data, found, measured)
+        self.stream.answer_in_parts(record, self.left)
 
     def shared(self, data: memoryview) -> frames.Buffer:
         """Put a buffer into the channel, or into a block that is passed on, and return where; or return it as it is."""

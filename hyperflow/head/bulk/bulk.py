@@ -30,6 +30,8 @@ from hyperflow.wire.frames import Outcome
 from hyperflow.wire.numbers import Seq, TaskNumber, WorkerNumber
 
 SKIPPED = int(Outcome.SKIPPED)
+FAILED = frames.IS_MEASURED - 1
+"""The bits of an outcome that are zero for a result."""
 
 SMALL = 1 << 16
 """Bytes of answers that are copied, because pieces of bytes are made quicker than views."""
@@ -152,15 +154,18 @@ class Bulk:
         data = bytes(body) if len(body) < SMALL else body  # quicker to cut
         results, place, wanted = calls.owner.results, calls.at(batch.number), batch.state is SENT
         times: list[float] = []
-        end = len(data)
+        end, measured = len(data), self.head.events.measured
         for number in batch.numbers:
             if offset >= end:
                 break
             task, outcome, seconds, buffers, length = unpack(data, offset)
-            if task != number or outcome or (buffers and not wanted):
+            if task != number or outcome & FAILED or (buffers and not wanted):
                 break
             start = offset + size
             offset = start + length
+            if outcome:
+                measured(number, *frames.MEASURED.unpack_from(data, start))
+                start += frames.MEASURED.size
             if wanted:
                 try:
                     if buffers:
