@@ -190,7 +190,9 @@ class Member:
 
     def has(self, first: int, count: int) -> bool:
         """Whether some of a range may be in its hands."""
-        return any(stretch.first < first + count and first < stretch.first + stretch.count for _, stretch in self._chunks)
+        return any(
+            stretch.first < first + count and first < stretch.first + stretch.count for _, stretch in self._chunks
+        )
 
 
 class Team:

@@ -178,7 +178,7 @@ class Teams:
         """Give members what they are to have: one after it has answered, and all who are idle."""
         if first is not None:
             self._hand(team, first)
-        idle = [each for each in team.members.values() if each.is_idle]
+        idle = [each for each in team.members.values() if each.is_idle and not self._workers[each.number].is_ending]
         while idle:
             for member in idle:
                 self._hand(team, member)
@@ -216,12 +216,12 @@ class Teams:
     def _take_back(self, team: Team, member: Member) -> bool:
         back = member.take_back()
         team.queue.put_back(back)
-        self._workers[member.number].shift += 0
         return bool(back)
 
     def _let_go(self, team: Team, idle: list[Member]) -> None:
         """Tell the head who has nothing to do, unless others may have something to give away soon."""
         if team.most_unstarted() is not None:
+            self._look_at(team, IDLE)
             return
         self.speak()
         for member in idle:
