@@ -259,6 +259,7 @@ class Launcher:
                 return
             for kind, number, body in received:
                 self.handle(kind, number, body)
+            self.teams.settle()
         except frames.ProtocolError as error:
             print(f"in the stream from the head: {error}", file=sys.stderr, flush=True)
             self.head.send(frames.frame(Kind.BROKEN, body=str(error).encode()))

@@ -66,6 +66,7 @@ class Teams:
         self._wake_by = wake_by
         self._teams: dict[WorkerNumber, Team] = {}
         self._of: dict[WorkerNumber, Team] = {}
+        self._ordered: set[Team] = set()  # those to which the head has just said something
         self._kept = 0  # bytes of answers that were not told yet
 
     # ---- from the head ------------------------------------------------------------------------------------------
@@ -84,7 +85,13 @@ class Teams:
             self._recall(team, *frames.NUMBER.unpack(body))
         else:
             self._cancel(team, *frames.RANGE.unpack(body))
-        self._supply(team)
+        self._ordered.add(team)
+
+    def settle(self) -> None:
+        """Act on all that the head has said: not before, for workers that join may be told what to do only then."""
+        ordered, self._ordered = self._ordered, set()
+        for team in ordered:
+            self._supply(team)
 
     def _join(self, team: Team, worker: WorkerNumber) -> None:
         process = self._workers.get(worker)
