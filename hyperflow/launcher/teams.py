@@ -106,7 +106,7 @@ class Teams:
         """Give back the newest ones, those first that no worker has in hand."""
         if most > team.queue.count:
             for member in team.members.values():
-                if team.is_worth(member.unstarted):
+                if member.unstarted:
                     self._take_back(team, member)
         self._recalled(team, team.queue.recall(most))
 

@@ -44,6 +44,8 @@ class Head:
         self.order_of: list[int] = []
         self.recalled: list[tuple[int, int]] = []
         self.recalls = 0
+        self.retracted: list[tuple[int, int]] = []
+        self.skipped: list[tuple[int, int]] = []
         self.left: list[int] = []
         self.ended: dict[int, WorkerEnded] = {}
         self.said: list[str] = []
@@ -64,8 +66,6 @@ class Head:
     def define(self, fn: Callable[..., Any]) -> int:
         """Tell it of a function, and return its number."""
         packed = self.packer.pack(fn, (0,), {})
-        for each in packed.definitions if hasattr(packed, "definitions") else ():
-            self.order(frames.frame(Kind.DEFINE, body=each.body()))
         self.order(frames.frame(Kind.DEFINE, body=packed.function.body()))
         return packed.function.number
 
@@ -110,6 +110,8 @@ class Head:
                     self._answered(member, records)
             elif kind == Kind.RESULTS:
                 self._answered(worker, body)
+            elif kind == Kind.RETRACTED:
+                self.retracted.append(frames.SEQS.unpack(body))
             elif kind == Kind.RECALLED:
                 self.recalls += 1
                 self.recalled += frames.RANGE.iter_unpack(body)
@@ -121,6 +123,8 @@ class Head:
     def _answered(self, worker: int, records: memoryview) -> None:
         for task, outcome, _, payload, buffers in frames.results(records):
             assert task not in self.results, "answered twice"
-            assert outcome != frames.Outcome.SKIPPED
+            if outcome == frames.Outcome.SKIPPED:
+                self.skipped.append((task, *frames.SIZE.unpack(payload)))
+                continue
             self.results[task] = worker, (outcome, bytes(payload), buffers)
             self.order_of.append(task)
