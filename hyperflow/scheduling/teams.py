@@ -180,6 +180,8 @@ class Teams:
         team.in_vain = 0 if back else min(2 * team.in_vain + 1, MOST_IN_VAIN)
         team.looks = team.in_vain
         self._changed(team)
+        if team.closed and team.queued and back:  # it was closed while less was asked for
+            self._recall(team, team.queued)
         return back
 
     def _taken(self, team: Team, numbers: Iterable[TaskNumber]) -> Iterator[Task]:
