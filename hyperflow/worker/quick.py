@@ -27,7 +27,6 @@ from hyperflow.wire import frames
 from hyperflow.wire.answer_ring import PLACE, WAKE, WRITTEN
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.fences import FENCED, fence
-from hyperflow.wire.numbers import TaskNumber
 from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import Log, MarkedOutput
 from hyperflow.worker.outcomes import SCALARS, dumps
@@ -94,7 +93,7 @@ class QuickLoop:
         self._input: io.TextIOBase | Any = sys.stdin
         self._layouts = [layout(length).pack_into for length in range(LONGEST)]
 
-    def run(  # noqa: PLR0912, PLR0915 (one loop: each call would cost each task)
+    def run(
         self,
         fn: Callable[..., Any],
         base: contextvars.Context,
@@ -123,7 +122,7 @@ class QuickLoop:
             begin = now
             try:
                 loaded = loads(payload)
-            except BaseException as error:  # noqa: BLE001 (it is answered)
+            except BaseException as error:
                 return Last(Rare.UNREADABLE, payload, begin, error=error)
             context = copy()
             try:
@@ -131,7 +130,7 @@ class QuickLoop:
                     value = context.run(fn, *loaded)
                 else:
                     value = context.run(fn, *loaded[0], **loaded[1])
-            except BaseException as error:  # noqa: BLE001 (it is answered)
+            except BaseException as error:
                 return Last(Rare.RAISED, payload, begin, context, error=error)
             now = clock()
             if (
