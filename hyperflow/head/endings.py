@@ -44,9 +44,6 @@ class Endings:
         done: dict[TaskNumber, float] = {}
         measured: dict[TaskNumber, tuple[float, int]] = {}
         results = frames.results(body, measured)
-        if measured and worker is not None:
-            for task_number, used in measured.items():
-                head.events.measured(task_number, *used)
         for task_number, outcome, seconds, payload, buffers in results:
             if outcome == SKIPPED:
                 self.retracted(scheduler.skipped(number, task_number, *frames.SIZE.unpack(payload)))
@@ -64,6 +61,8 @@ class Endings:
                 continue
             try:
                 if outcome != VALUE:
+                    if task_number in measured:
+                        head.events.measured(task_number, *measured[task_number])
                     head.account.used += seconds * len(worker.cpus)
                     self._on_failure(evaluation, task, worker, outcome, payload)
                     continue
@@ -84,13 +83,15 @@ class Endings:
             if rare or task.past is not None:
                 self._on_special(evaluation, task, worker, seconds)
         if done and worker is not None:
-            self._count_done(done, worker)
+            self._count_done(done, worker, measured)
         return len(results)
 
-    def _count_done(self, done: dict[TaskNumber, float], worker: Worker) -> None:
+    def _count_done(
+        self, done: dict[TaskNumber, float], worker: Worker, measured: dict[TaskNumber, tuple[float, int]]
+    ) -> None:
         self._head.counts["done"] += len(done)
         self._head.account.used += sum(done.values()) * len(worker.cpus)
-        self._head.events.done(done, worker.name)
+        self._head.events.done([*done], [*done.values()], worker.name, measured=measured)
         if self._head.aside.trust.accused:
             self._head.aside.trust.succeeded(worker.node, len(done))
 
@@ -143,7 +144,8 @@ class Endings:
             head.fleet.links[worker.node].drop_blocks(number)
         within, back = head.scheduler.ended(number, ended.started, ended.task)
         log_file = head.orders.log_file(worker)
-        head.events.note("ended", worker=worker.name, number=number, **ended._asdict(), log_file=log_file)
+        told = {name: value for name, value in ended._asdict().items() if name != "task"}  # its failure says that
+        head.events.note("ended", worker=worker.name, number=number, **told, log_file=log_file)
         for task in back:
             self.returned(task, worker.name)
         if not ended.started and ended.reason != CANCELLED:

@@ -60,7 +60,7 @@ class Answers:
     """The CPU time and memory of those where they were measured."""
     rare: list[Rare] = attrs.field(init=False, factory=list[Rare])
     _of_calls: list[tuple[Calls, int]] = attrs.field(init=False, factory=list[tuple[Calls, int]])  # from which one on
-    _of_workers: list[tuple[Worker, int]] = attrs.field(init=False, factory=list[tuple[Worker, int]])
+    _of_workers: list[tuple[Worker, float, int]] = attrs.field(init=False, factory=list[tuple[Worker, float, int]])
 
     def read(self, body: memoryview) -> None:
         """Read a frame."""
@@ -72,7 +72,7 @@ class Answers:
         payloads: list[bytes] = []
         results: list[Any] = []
         first = shift = 0
-        for worker, _, records in frames.read_answers(body):
+        for worker, age, records in frames.read_answers(body):
             data = bytes(records) if len(records) < SMALL else records  # quicker to cut
             offset, end, had = 0, len(data), len(numbers)
             while offset < end:
@@ -111,7 +111,7 @@ class Answers:
                 add(task)
                 add_time(seconds)
             if len(numbers) > had:
-                self._of_workers.append((self.workers[worker], had))
+                self._of_workers.append((self.workers[worker], age, had))
 
     def by_calls(self) -> Iterator[tuple[Calls, int]]:
         """Yield calls, and how many of them have been answered."""
@@ -120,8 +120,8 @@ class Answers:
             if end > start:
                 yield calls, end - start
 
-    def by_worker(self) -> Iterator[tuple[Worker, list[TaskNumber], list[float]]]:
-        """Yield each worker, what it has answered, and the seconds of that."""
-        ends = [*(start for _, start in self._of_workers[1:]), len(self.numbers)]
-        for (worker, start), end in zip(self._of_workers, ends, strict=True):
-            yield worker, self.numbers[start:end], self.seconds[start:end]
+    def by_worker(self) -> Iterator[tuple[Worker, float, list[TaskNumber], list[float]]]:
+        """Yield each worker, how long ago it had ended the last one, what it has answered, and the seconds of that."""
+        ends = [*(start for _, _, start in self._of_workers[1:]), len(self.numbers)]
+        for (worker, age, start), end in zip(self._of_workers, ends, strict=True):
+            yield worker, age, self.numbers[start:end], self.seconds[start:end]

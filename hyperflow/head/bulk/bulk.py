@@ -111,13 +111,11 @@ class Bulk:
         head.scheduler.teams.answered(team, count, seconds)
         head.counts["done"] += count
         head.account.used += seconds * team.cpus
-        for worker, numbers, times in answers.by_worker():
+        for worker, age, numbers, times in answers.by_worker():
             if head.locks.busy:
                 for each in numbers:
                     head.worker_locks.answered(worker.number, each)
-            head.events.done(dict(zip(numbers, times, strict=True)), worker.name)
-        for number, used in answers.measured.items():
-            head.events.measured(number, *used)
+            head.events.done(numbers, times, worker.name, age, answers.measured)
         if head.aside.trust.accused:
             head.aside.trust.succeeded(team.node, count)
         for calls, many in answers.by_calls():
