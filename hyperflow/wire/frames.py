@@ -317,6 +317,14 @@ def tasks(body: memoryview) -> Iterator[tuple[TaskNumber, DefinitionNumber, memo
         raise ProtocolError("a record that is longer than its frame")
 
 
+def count_tasks(body: memoryview) -> int:
+    """Return how many records there are in a body of tasks."""
+    count, offset, size = 0, 0, len(body)
+    while offset < size:
+        count, offset = count + 1, offset + TASK.size + TASK.unpack_from(body, offset)[-1]
+    return count
+
+
 def results(
     body: memoryview, measured: dict[TaskNumber, tuple[float, int]] | None = None
 ) -> list[tuple[TaskNumber, int, float, memoryview, Sequence[Buffer]]]:
