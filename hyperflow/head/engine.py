@@ -79,7 +79,7 @@ from hyperflow.shipping.packer import Kept, PackedCall, Packer
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind, Outcome, ProtocolError
 from hyperflow.wire.messages import CANCELLED, Printed, StreamReply, StreamWanted, WorkerEnded
-from hyperflow.wire.numbers import Seq, TaskNumber, WorkerNumber
+from hyperflow.wire.numbers import TaskNumber, WorkerNumber
 from hyperflow.wire.views import KEPT_SECONDS
 
 logger = logging.getLogger("hyperflow")
@@ -110,7 +110,8 @@ STARTS_AT_ONCE = 3000
 MOST_LOOKED_AT = 10_000
 """Workers that `progress` looks at: twenty milliseconds."""
 
-RESULTS, VALUE, SKIPPED = int(Kind.RESULTS), int(Outcome.VALUE), int(Outcome.SKIPPED)
+RESULTS, ANSWERS = int(Kind.RESULTS), int(Kind.ANSWERS)
+VALUE, SKIPPED = int(Outcome.VALUE), int(Outcome.SKIPPED)
 """As plain numbers, because each frame or answer is compared with them."""
 
 
@@ -346,9 +347,9 @@ class Engine:
         step = 1 + len(workers) // MOST_LOOKED_AT
         running, busy = Counter[str](), 0
         for worker in islice(workers.values(), 0, None, step):
-            if worker.queue:
+            if worker.is_busy:
                 busy += step * len(worker.cpus)
-                evaluation = self._evaluations.get(worker.current)
+                evaluation = self._evaluations.get(worker.current) if worker.queue else None
                 group = evaluation.group if evaluation is not None else self.bulk.group_of(worker)
                 if group is not None:
                     running[group] += step
@@ -479,15 +480,18 @@ class Engine:
 
     def _on_frame(self, kind: int, number: WorkerNumber, body: memoryview) -> None:
         self._left -= 1
-        if kind == RESULTS:
+        if kind in (RESULTS, ANSWERS):
             if self.fleet.failed_starts:
                 self.fleet.failed_starts.clear()
-            worker = self.scheduler.workers.get(number)
-            if worker is not None and worker.has_batches:
-                self._left -= len(body) >> 8  # one of a batch costs an eighth, and has some thirty bytes
-                self.bulk.on_results(worker, body)
-            else:
+            if kind == RESULTS:
                 self._on_results(number, body)
+            else:
+                self._left -= len(body) >> 8  # one of a batch costs an eighth, and has some thirty bytes
+                self.bulk.on_answers(number, body)
+        elif kind == Kind.LEFT:
+            self.scheduler.left(number, (each for (each,) in frames.NUMBER.iter_unpack(body)))
+        elif kind == Kind.RECALLED:
+            self._on_retracted(self.scheduler.recalled(number, frames.RANGE.iter_unpack(body)))
         elif kind == Kind.RETRACTED:
             self._on_retracted(self.scheduler.retracted(number, *frames.SEQS.unpack(body)))
         elif kind == Kind.ENDED:
@@ -653,14 +657,14 @@ class Engine:
             return
         if worker.node in self.fleet.links:
             self.fleet.links[worker.node].drop_blocks(number)
-        self.bulk.single_out_started(worker, Seq(ended.started))
-        within, back = self.scheduler.ended(number, ended.started)
+        self.bulk.single_out(worker, ended.task)
+        within, back = self.scheduler.ended(number, ended.started, ended.task)
         log_file = self._orders.log_file(worker)
         self._events.note("ended", worker=worker.name, number=number, **ended._asdict(), log_file=log_file)
         for task in back:
             self._on_returned(task, worker.name)
         if not ended.started and ended.reason != CANCELLED:
-            working = any(other.queue for other in self.scheduler.workers_at(worker.node))
+            working = any(other.is_busy for other in self.scheduler.workers_at(worker.node))
             self.fleet.failed_start(worker.node, ended.reason or ended.tail or f"status {ended.status}", working)
         evaluation = self._evaluations.get(within.number) if within is not None else None
         if evaluation is None or within is None or self._copies.gives_way(within, worker.node):
@@ -753,14 +757,13 @@ class Engine:
         loop = asyncio.get_running_loop()
         self._lost_logs[node] = str(link.log_file)
         there = self.scheduler.workers_at(node)
-        at_work = {number: worker for worker in there for number in worker.queue}
-        started = {next(iter(worker.queue)) for worker in there if worker.queue}
+        at_work = self.scheduler.tasks_at(node)
         for each in there:
             self._orders.worker_gone(each.number)
             if self.locks.busy:  # it may go on for a while
                 self._after_loss.append(loop.call_later(wait, self.worker_locks.worker_gone, each.number))
         for task in self.scheduler.withhold(node):
-            if not self._charged(task, at_work[task.number]):
+            if not self._charged(task, at_work[task.number][0], node):
                 self._events.withheld(task.number, wait)
                 self._after_loss.append(loop.call_later(wait, self._release, task, node))
         self.scheduler.suspects_wait = True
@@ -769,12 +772,13 @@ class Engine:
         self.account.holds(self.cpus, len(self.fleet.links))
         self.aside.lost(node)
         for task in back:
-            if not self._copies.gives_way(task, node) and not self._charged(task, at_work[task.number]):
+            if not self._copies.gives_way(task, node) and not self._charged(task, at_work[task.number][0], node):
                 self._on_returned(task, node)
         for task in self.bulk.apart(impossible):
-            worker = at_work.get(task.number)
-            if not self._copies.gives_way(task, node) and (worker is None or not self._charged(task, worker)):
-                self._refuse(task, task.number in started)
+            worker, started = at_work.get(task.number, (None, False))
+            charged = task.number in at_work and self._charged(task, worker, node)
+            if not charged and not self._copies.gives_way(task, node):
+                self._refuse(task, started)
         self._flushing.ask()
 
     def _all_lost(self) -> None:
@@ -782,16 +786,17 @@ class Engine:
         self.scheduler.suspects_wait = False
         self._flush()
 
-    def _charged(self, task: Task, worker: Worker) -> bool:
+    def _charged(self, task: Task, worker: Worker | None, node: str) -> bool:
         """End an evaluation that was on too many nodes when they were lost."""
         evaluation = self._evaluations.get(task.number)
         nodes = list(task.past.lost) if task.past is not None else []
         if evaluation is None or len(nodes) < evaluation.options.crash_limit:
             return False
         logs = [self._lost_logs[node] for node in nodes]
-        log_file = self._orders.log_file(worker)
+        log_file = self._orders.log_file(worker) if worker is not None else logs[-1]
+        name = worker.name if worker is not None else f"a worker@{node}"  # of a team: only its launcher knew which
         self.scheduler.cancel(task)
-        error = TooManyNodesLost(evaluation.title, worker.name, worker.node, -9, log_file, nodes=nodes, logs=logs)
+        error = TooManyNodesLost(evaluation.title, name, node, -9, log_file, nodes=nodes, logs=logs)
         self._fail(evaluation, error)
         return True
 
@@ -819,7 +824,7 @@ class Engine:
     def _on_drain(self, ending: AllocationEnding) -> None:
         """Start nothing more."""
         self._events.note("ending", cause=ending.why, seconds=round(ending.seconds, 1))
-        self.scheduler.paused = True
+        self.scheduler.pause()
         self._flushing.ask()
 
     def _turn_away(self, ending: AllocationEnding) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -14,7 +14,7 @@ from hyperflow.environment import MapOwner, Options, peek_making, peek_try
 from hyperflow.events.writer import EventLog
 from hyperflow.head.account import Account
 from hyperflow.head.aside import NodesAside
-from hyperflow.head.bulk.calls import Calls, calls_of
+from hyperflow.head.bulk.calls import Calls, alike_of, calls_of
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.link import Link
 from hyperflow.head.streams import Streams
@@ -23,13 +23,11 @@ from hyperflow.locking.manager import LockManager
 from hyperflow.progress.tally import Tally
 from hyperflow.remote import RemoteEval
 from hyperflow.scheduling.scheduler import Scheduler
-from hyperflow.scheduling.state import CANCELLED, SENT, Batch, Task, Worker
+from hyperflow.scheduling.state import Batch, Task, Team, Worker
 from hyperflow.shipping.packer import Packer
 from hyperflow.wire import frames
-from hyperflow.wire.frames import Outcome
-from hyperflow.wire.numbers import Seq, TaskNumber, WorkerNumber
+from hyperflow.wire.numbers import NO_TASK, DefinitionNumber, TaskNumber, WorkerNumber
 
-SKIPPED = int(Outcome.SKIPPED)
 FAILED = frames.IS_MEASURED - 1
 """The bits of an outcome that are zero for a result."""
 
@@ -106,8 +104,7 @@ class Bulk:
         size, count = max(map(len, calls.payloads)), len(calls.payloads)
         head.packer.hold(calls.function)
         calls.first = head.counted(calls)
-        batch = Batch(calls.first, function.number, calls.options.cpus, size, count, calls, calls.owner)
-        head.scheduler.submit_batch(batch)
+        head.scheduler.submit_batch(Batch(calls.first, function.number, calls.options.cpus, size, count, calls))
 
     def withdraw(self, owner: MapOwner) -> None:
         """A map has ended: cancel what is left of it."""
@@ -122,118 +119,134 @@ class Bulk:
 
     def _let_go(self, calls: Calls, number: int, count: int) -> None:
         calls.let_go(number, count)
+        self._release(calls)
+
+    def _release(self, calls: Calls) -> None:
         if not calls.left:
             self.head.packer.release(calls.function)
 
     # ---- in -----------------------------------------------------------------------------------------------------
 
-    def on_results(self, worker: Worker, body: memoryview) -> None:
-        """A worker that has, or had, batches has answered."""
-        offset = 0
-        while offset < len(body):
-            first = next(iter(worker.queue.values()), None)
-            if type(first) is Batch:
-                read = self._read(worker, first, body, offset)
-                if read > offset:
-                    offset = read
-                    continue
-                end = frames.end_of_result(body, offset)
-                number, outcome = frames.task_of_result(body, offset)
-                if outcome != SKIPPED:
-                    self.single_out(worker, number)
-            else:
-                worker.has_batches = any(type(entry) is Batch for entry in worker.queue.values())
-                end = frames.end_of_result(body, offset) if worker.has_batches else len(body)
-            self.head.read_all(worker.number, body[offset:end])
-            offset = end
+    def on_answers(self, number: WorkerNumber, body: memoryview) -> None:
+        """Workers of a team have answered.
 
-    def _read(self, worker: Worker, batch: Batch, body: memoryview, offset: int) -> int:
-        """Read answers to a batch as long as they are its next ones, and results; return where that ends."""
-        calls = calls_of(batch)
+        What is rare (an error, a result that cannot be read, one that is by itself or was cancelled) comes after all else.
+        """
+        head = self.head
+        team, workers = head.scheduler.teams.all.get(number), head.scheduler.workers
+        held = team.held if team is not None else {}
+        take = held.pop
         unpack, size, loads = frames.RESULT.unpack_from, frames.RESULT.size, pickle.loads
-        data = bytes(body) if len(body) < SMALL else body  # quicker to cut
-        results, place, wanted = calls.owner.results, calls.at(batch.number), batch.state is SENT
-        times: list[float] = []
-        end, measured = len(data), self.head.events.measured
-        for number in batch.numbers:
-            if offset >= end:
-                break
-            task, outcome, seconds, buffers, length = unpack(data, offset)
-            if task != number or outcome & FAILED or (buffers and not wanted):
-                break
-            start = offset + size
-            offset = start + length
-            if outcome:
-                measured(number, *frames.MEASURED.unpack_from(data, start))
-                start += frames.MEASURED.size
-            if wanted:
+        args: list[Any] = []
+        payloads: list[bytes] = []
+        results: list[Any] = []
+        first = shift = 0
+        before: Task | None = None
+        answers, rare = _Answers(), list[_Rare]()
+        add, add_time = answers.numbers.append, answers.seconds.append
+        for worker_number, _, records in frames.read_answers(body):
+            data = bytes(records) if len(records) < SMALL else records  # quicker to cut
+            at, end, had = 0, len(data), len(answers.numbers)
+            while at < end:
+                begin = at
+                task, outcome, seconds, buffers, length = unpack(data, begin)
+                start = begin + size
+                at = start + length
+                if outcome & FAILED:
+                    rare.append(_Rare(worker_number, task, records[begin:at], seconds))
+                    continue
+                batch = take(task, _GONE)
+                if batch is not before:
+                    if type(batch) is not Batch:
+                        if batch is not _GONE:
+                            held[task] = batch
+                        rare.append(_Rare(worker_number, task, records[begin:at], seconds))
+                        continue
+                    before, calls = batch, calls_of(batch)
+                    answers.calls.append((calls, len(answers.numbers)))
+                    args, payloads, results, first = calls.args, calls.payloads, calls.owner.results, calls.first
+                    shift = calls.place - first
+                if outcome:
+                    answers.measured[task] = frames.MEASURED.unpack_from(data, start)
+                    start += frames.MEASURED.size
                 try:
                     if buffers:
-                        results[place] = self._with_buffers(worker, body[start:offset], buffers)
+                        value = self._with_buffers(workers[worker_number], records[start:at], buffers)
                     else:
-                        results[place] = loads(data[start:offset])
+                        value = loads(data[start:at])
                 except BaseException as error:  # noqa: BLE001 (whatever a user's object does while it is read)
-                    if times:
-                        self._answered(worker, batch, calls, times)
-                    self._unreadable(worker, number, seconds, error)
-                    return offset
-            times.append(seconds)
-            place += 1
-        if times:
-            self._answered(worker, batch, calls, times)
-        return offset
+                    held[task] = batch
+                    rare.append(_Rare(worker_number, task, records[begin:at], seconds, error))
+                    continue
+                results[shift + task] = value
+                args[task - first] = None
+                payloads[task - first] = b""
+                add(task)
+                add_time(seconds)
+            if len(answers.numbers) > had:
+                answers.workers.append((workers[worker_number], had))
+        value = None
+        if answers.numbers:
+            assert team is not None
+            self._answered(team, answers)
+        for each in rare:
+            self._on_rare(each)
 
     def _with_buffers(self, worker: Worker, content: memoryview, count: int) -> Any:
         payload, buffers = frames.split(content, count)
         return pickle.loads(payload, buffers=self.head.links[worker.node].found(worker.number, buffers))
 
-    def _unreadable(self, worker: Worker, number: TaskNumber, seconds: float, error: BaseException) -> None:
-        evaluation = self.single_out(worker, number)
-        task = self.head.scheduler.answered(worker.number, number, seconds)
-        if evaluation is not None and task is not None:
-            self.head.unreadable(evaluation, task, worker, error)
+    def _on_rare(self, it: _Rare) -> None:
+        """Deal with an answer by itself."""
+        head, worker = self.head, self.head.scheduler.workers.get(it.worker)
+        if worker is not None:
+            evaluation = self.single_out(worker, it.task)
+            if it.error is not None:
+                task = head.scheduler.answered(it.worker, it.task, it.seconds)
+                if evaluation is not None and task is not None:
+                    head.unreadable(evaluation, task, worker, it.error)
+                return
+        head.read_all(it.worker, it.record)
 
-    def _answered(self, worker: Worker, batch: Batch, calls: Calls, times: list[float]) -> None:
-        """So many of a batch have been answered, each after so many seconds."""
-        head, count, wanted = self.head, len(times), batch.state is SENT
-        numbers, seconds = batch.numbers[:count], sum(times)
-        if head.locks.busy:
-            for each in numbers:
-                head.worker_locks.answered(worker.number, each)
-        head.scheduler.answered_first(batch, count, seconds)
-        if not wanted:
-            return
-        self._let_go(calls, numbers[0], count)
+    def _answered(self, team: Team, answers: _Answers) -> None:
+        """Count and tell what has been read."""
+        head, count, seconds = self.head, len(answers.numbers), sum(answers.seconds)
+        head.scheduler.teams.answered(team, count, seconds)
         head.counts["done"] += count
-        head.account.used += seconds * len(worker.cpus)
-        head.tally.of[calls.group].done += count
-        head.events.done(dict(zip(numbers, times, strict=True)), worker.name)
+        head.account.used += seconds * team.cpus
+        for worker, numbers, times in answers.by_worker():
+            if head.locks.busy:
+                for each in numbers:
+                    head.worker_locks.answered(worker.number, each)
+            head.events.done(dict(zip(numbers, times, strict=True)), worker.name)
+        for number, used in answers.measured.items():
+            head.events.measured(number, *used)
         if head.aside.trust.accused:
-            head.aside.trust.succeeded(worker.node, count)
-        calls.owner.done(count)
+            head.aside.trust.succeeded(team.node, count)
+        ends = [*(start for _, start in answers.calls[1:]), count]
+        for (calls, start), end in zip(answers.calls, ends, strict=True):
+            if end > start:
+                calls.left -= end - start
+                self._release(calls)
+                head.tally.of[calls.group].done += end - start
+                calls.owner.done(end - start)
 
     # ---- one by itself ------------------------------------------------------------------------------------------
 
     def single_out(self, worker: Worker, number: TaskNumber) -> Evaluation | None:
-        """Make one that a worker has an evaluation by itself; None if it is none of a batch, or was cancelled."""
-        for entry in worker.queue.values():
-            if type(entry) is Batch and entry.number <= number < entry.number + entry.count:
-                calls = calls_of(entry)
-                return self._evaluation(calls, self.head.scheduler.single_out(entry, number))
-        return None
-
-    def single_out_started(self, worker: Worker, seq: Seq) -> None:
-        """The same for the one that a worker has started last."""
-        for entry in worker.queue.values():
-            if type(entry) is Batch and entry.seq <= seq < entry.seq + entry.count:
-                self.single_out(worker, TaskNumber(entry.number + seq - entry.seq))
-                return
+        """Make one that a worker is in an evaluation by itself; None if it is none of a batch, or was cancelled."""
+        team = worker.team
+        batch = team.held.get(number) if team is not None else None
+        if team is None or type(batch) is not Batch:
+            return None
+        self._by_itself(calls_of(batch), self.head.scheduler.teams.single_out(team, batch, number))
+        return self.head.evaluations[number]
 
     def single_out_all(self, nodes: Collection[str] | None = None) -> None:
         """The same for all, or all that workers of these nodes have."""
         for batch, tasks in self.head.scheduler.single_out_all(nodes):
             for task in tasks:
-                self._evaluation(calls_of(batch), task)
+                self._by_itself(calls_of(batch), task)
 
     def apart(self, tasks: Iterable[Task]) -> list[Task]:
         """Return tasks with each of a batch by itself; the batches are with no worker, and wait no more."""
@@ -244,18 +257,15 @@ class Bulk:
                 continue
             for number in task.numbers:
                 found.append(task.one(number))
-                self._evaluation(calls_of(task), found[-1])
+                self._by_itself(calls_of(task), found[-1])
         return found
 
     def group_of(self, worker: Worker) -> str | None:
-        """Return what is counted that a worker is in, if that is one of a batch."""
-        task = next(iter(worker.queue.values()))
-        return calls_of(task).group if type(task) is Batch else None
+        """Return what is counted that a worker is in, if it serves a team."""
+        return alike_of(worker.team).group if worker.team is not None else None
 
-    def _evaluation(self, calls: Calls, task: Task) -> Evaluation | None:
-        """Return the evaluation by itself of one that has left its batch."""
-        if task.state is CANCELLED:
-            return None
+    def _by_itself(self, calls: Calls, task: Task) -> None:
+        """Make one that has left its batch an evaluation by itself."""
         head, number = self.head, task.number
         packed, args = calls.packed(number), calls.args[number - calls.first]
         assert args is not None
@@ -264,4 +274,35 @@ class Bulk:
         evaluation = Evaluation(task, packed, calls.options, head.cancelled, (calls.fn, args, {}))
         head.evaluations[number] = evaluation
         calls.owner.apart(calls.at(number), evaluation, RemoteEval(calls.fn, args, {}))
-        return evaluation
+
+
+@attrs.frozen
+class _Rare:
+    """An answer that is none of a batch, or is an error, or one that cannot be read."""
+
+    worker: WorkerNumber
+    task: TaskNumber
+    record: memoryview
+    seconds: float
+    error: BaseException | None = None
+
+
+@attrs.frozen
+class _Answers:
+    """Results that have been read, in their order; for their calls and workers, from which one on."""
+
+    numbers: list[TaskNumber] = attrs.field(factory=list[TaskNumber])
+    seconds: list[float] = attrs.field(factory=list[float])
+    calls: list[tuple[Calls, int]] = attrs.field(factory=list[tuple[Calls, int]])
+    workers: list[tuple[Worker, int]] = attrs.field(factory=list[tuple[Worker, int]])
+    measured: dict[TaskNumber, tuple[float, int]] = attrs.field(factory=dict[TaskNumber, tuple[float, int]])
+
+    def by_worker(self) -> Iterator[tuple[Worker, list[TaskNumber], list[float]]]:
+        """Yield each worker, what it has answered, and the seconds of that."""
+        ends = [*(start for _, start in self.workers[1:]), len(self.numbers)]
+        for (worker, start), end in zip(self.workers, ends, strict=True):
+            yield worker, self.numbers[start:end], self.seconds[start:end]
+
+
+_GONE = Task(NO_TASK, DefinitionNumber(0))
+"""In the place of what was cancelled."""
