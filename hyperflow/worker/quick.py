@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from hyperflow.shipping import pickler
 from hyperflow.shipping.arrivals import Arrivals
 from hyperflow.wire import frames
-from hyperflow.wire.answer_ring import PLACE, WAKE, WRITTEN
+from hyperflow.wire.answer_ring import PLACE, TEAM_WAKE, WRITTEN
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.fences import FENCED, fence
 from hyperflow.wire.numbers import TaskNumber
@@ -156,7 +156,7 @@ class QuickLoop:
                 if FENCED:
                     fence()
                 words[WRITTEN] = ring.written = end
-            if end - stream.told >= PART or now - stream.woken >= WAKE:
+            if end - stream.told >= PART or now - stream.woken >= TEAM_WAKE:
                 if not traces.has_stream():
                     return Last(Rare.NO_STREAM, payload, begin)
                 stream.tell()

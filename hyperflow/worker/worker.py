@@ -38,7 +38,7 @@ from hyperflow.saying import short_str
 from hyperflow.shipping import pickler, rebuild
 from hyperflow.shipping.arrivals import Arrivals
 from hyperflow.wire import blas, channel, frames, messages, processes
-from hyperflow.wire.answer_ring import AnswerRing
+from hyperflow.wire.answer_ring import TEAM_WAKE, WAKE, AnswerRing
 from hyperflow.wire.channel import IN_CHANNEL, Channel
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Kind, Outcome, Shape
@@ -302,6 +302,7 @@ class Worker:
     def run_all(self, body: memoryview) -> None:
         """Run tasks that came by themselves."""
         later, records = self.lock_client.later, list(frames.tasks(body))
+        self.stream.wake = WAKE
         left = count = len(records)
         for task, function, payload, buffers in records:
             left -= 1
@@ -318,6 +319,7 @@ class Worker:
         """Run tasks of one function, which came as a piece of a batch."""
         function, first, lengths, payloads = frames.read_batch(body)
         pieces, later = quick.pieces(lengths, payloads), self.lock_client.later
+        self.stream.wake = TEAM_WAKE
         task, end = first, first + len(lengths)
         while task < end and not self.leaving:
             if end - task > LAST and self.log.echo is None and self.is_at_hand(function):
