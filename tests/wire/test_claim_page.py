@@ -51,6 +51,7 @@ def worker(run_all: Run, batches: list[int]) -> Party:
         made.claims = SimpleNamespace(words=words)  # type: ignore[assignment]
         made.seq, made.in_chunks, made.leaving = 0, 0, ""
         made.lock_client = SimpleNamespace(later=[])  # type: ignore[assignment]
+        made.stream = SimpleNamespace()  # type: ignore[assignment]
         made.poll = lambda: None  # type: ignore[method-assign]
 
         def answer(_: Any, outcome: Outcome, __: float, data: bytes) -> None:
