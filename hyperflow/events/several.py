@@ -270,6 +270,8 @@ def _unpacked(event: Any) -> dict[str, Any]:
         if sys.byteorder == "big":
             found.byteswap()
         columns[name], place = found, end
+    if place != len(raw):
+        raise ValueError("columns of which there are more")
     columns["of"] = columns["of"].tobytes().translate(_KINDS)
     columns["names"] = json.loads(columns["names"].tobytes()) if "names" in columns else {}
     return columns

@@ -97,13 +97,12 @@ class EventLog:
 
         `begun` are the flows that are new, each with the one that has started it.
         """
-        more = f'"function": {_quoted(function)}, "cpus": {cpus}'
-        if name is not None:
-            more += f', "name": {_quoted(name)}'
-        if of_map:
-            more += ', "map": true'
+        more = _members(function, cpus, name, of_map)
         first: Any = (flows[0], _in_runs(begun)) if begun else flows[0]
-        if len(flows) == 1 or flows.count(flows[0]) == len(flows):
+        if len(tasks) == 1:
+            self._changed(several.WAITING, more, tasks[0], 1, first)
+            return
+        if flows.count(flows[0]) == len(flows):
             for start, count in _runs(tasks):
                 self._changed(several.WAITING, more, start, count, first)
                 first = flows[0]
@@ -118,6 +117,9 @@ class EventLog:
 
     def running(self, tasks: Sequence[int], worker: str) -> None:
         """Tasks were sent to a worker."""
+        if len(tasks) == 1:
+            self._changed(several.RUNNING, worker, tasks[0], 1, None)
+            return
         for first, count in _runs(tasks):
             self._changed(several.RUNNING, worker, first, count, None)
 
@@ -161,7 +163,8 @@ class EventLog:
         return into
 
     def _changed(self, kind: int, what: str, first: int, more: int | Sequence[float], last: Any) -> None:
-        into = self._into()
+        lines = self.lines
+        into = lines[-1] if lines and type(lines[-1]) is list else self._into()
         into += kind, time.time_ns() // 1000, what, first, more, last
 
     def retracted(self, tasks: list[TaskNumber]) -> None:
@@ -372,9 +375,10 @@ def _lines_of(kind: int, microseconds: int, what: str, first: int, more: Any, la
 
 def _is_run(numbers: Sequence[int]) -> bool:
     """Whether each number follows the one before it."""
-    first, count = numbers[0], len(numbers)
+    count = len(numbers)
     if count == 1 or isinstance(numbers, range):
         return True
+    first = numbers[0]
     return numbers[-1] - first + 1 == count and list(numbers) == list(range(first, first + count))
 
 
@@ -426,6 +430,9 @@ def _ends_in_order(path: Path) -> bool:
 
 
 @functools.lru_cache(maxsize=1000)
-def _quoted(name: str) -> str:
-    """Return a function's name as JSON; it is logged in each turn of the loop."""
-    return json.dumps(name)
+def _members(function: str, cpus: int, name: str | None, of_map: bool) -> str:
+    """Return members of a line about tasks that are submitted, as JSON; it is logged in each turn of the loop."""
+    more = f'"function": {json.dumps(function)}, "cpus": {cpus}'
+    if name is not None:
+        more += f', "name": {json.dumps(name)}'
+    return more + ', "map": true' * of_map
