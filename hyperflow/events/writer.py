@@ -140,12 +140,12 @@ class EventLog:
             measured: The CPU time and memory of those where they were measured.
         """
         if isinstance(workers, str):
-            assert isinstance(ages, float)
+            assert isinstance(ages, (int, float))
             if _is_run(tasks):
                 self._changed(several.DONE, workers, tasks[0], seconds, _ending(tasks, ages, measured))
                 return
             workers, ages = [workers] * len(tasks), _ages(seconds, ages)
-        elif isinstance(ages, float):
+        elif isinstance(ages, (int, float)):
             ages = [ages] * len(tasks)
         endings: Iterable[several.Ending | None] = [(age, None) if age else None for age in ages]
         if measured:
@@ -353,7 +353,7 @@ def _lines_of(kind: int, microseconds: int, what: str, first: int, more: Any, la
         members = f'"worker": {_QUOTED(what)}, "cpus": {list(more)}, "number": {first}'
         yield f'{{"t": {t}, "state": "started", {members}}}\n'
         return
-    tasks = list(range(first, first + (more if isinstance(more, int) else len(more))))
+    tasks = list(range(first, first + (len(more) if kind == several.DONE else more)))
     if kind == several.WAITING:
         flow, begun = (last, None) if isinstance(last, int) else last
         of_flow = (f', "flow": {flow}' if flow else "") + (f', "begun": {begun}' if begun else "")

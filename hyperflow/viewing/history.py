@@ -270,7 +270,7 @@ class LogPass:
         it, alive, queues, free = self.history, self._alive, self._queues, self._free
         worker, start, end, outcome, cpu, memory = it.worker, it.start, it.end, it.outcome, it.cpu, it.memory
         running_, done_, measured_, form_ = packed.RUNNING, packed.DONE, packed.MEASURED, packed.FORM
-        places = _Places(self, part.workers)
+        places = _Places(self._place, part.workers)
         known: dict[int, tuple[int, int]] = {}  # group and CPUs of forms, which live as long as the part
         t = 0.0
         try:
@@ -599,12 +599,12 @@ def _same(column: array[Any], value: float, count: int) -> array[Any]:
 class _Places(dict[int, int]):
     """Places in the history of workers as a part of a log numbers them."""
 
-    def __init__(self, log: LogPass, names: list[str]) -> None:
+    def __init__(self, place: Callable[[str], int], names: list[str]) -> None:
         super().__init__()
-        self._log, self._names = log, names
+        self._place, self._names = place, names
 
     def __missing__(self, where: int) -> int:
-        place = self[where] = self._log._place(self._names[where])
+        place = self[where] = self._place(self._names[where])
         return place
 
 
