@@ -115,13 +115,13 @@ class EventLog:
         for first, count in _runs(tasks):
             self._changed(several.QUEUED, f"@{node}", first, count, None)
 
-    def running(self, tasks: Sequence[int], worker: str) -> None:
-        """Tasks were sent to a worker."""
+    def running(self, tasks: Sequence[int], worker: str, ago: float | None = None) -> None:
+        """Tasks were sent to a worker; or it has taken them from the queue of its node, so many seconds ago."""
         if len(tasks) == 1:
-            self._changed(several.RUNNING, worker, tasks[0], 1, None)
+            self._changed(several.RUNNING, worker, tasks[0], 1, ago)
             return
         for first, count in _runs(tasks):
-            self._changed(several.RUNNING, worker, first, count, None)
+            self._changed(several.RUNNING, worker, first, count, ago)
 
     def done(
         self,
@@ -361,7 +361,7 @@ def _lines_of(kind: int, microseconds: int, what: str, first: int, more: Any, la
     elif kind == several.QUEUED:
         members = f'"node": "{what[1:]}"'
     elif kind == several.RUNNING:
-        members = f'"worker": "{what}"'
+        members = f'"worker": "{what}"' + (f', "age": {last:.6f}' if last else "")
     else:
         age, used = last or (0.0, None)
         for task, one in zip(tasks, used or (), strict=False):

@@ -280,6 +280,8 @@ class LogPass:
                     if type(what) is int:
                         row = alive.get(what, -1)
                         if row >= 0:
+                            if worker[row] >= 0:
+                                queues[worker[row]].pop(what, None)
                             worker[row], start[row], queues[place][what] = place, t, None
                     else:
                         self._sent(what, place, t)
@@ -340,7 +342,7 @@ class LogPass:
                     place = places.get(event["worker"], -1)
                     if place < 0:
                         place = self._place(event["worker"])
-                    self._sent(event["tasks"], place, event["t"])
+                    self._sent(event["tasks"], place, event["t"] - event.get("age", 0.0))
                 elif state == "done":
                     seconds, place = event["seconds"], self._place(event["worker"]) if "worker" in event else -1
                     each = seconds if isinstance(seconds, list) else [seconds] * len(event["tasks"])
@@ -369,6 +371,8 @@ class LogPass:
         it, queue, first = self.history, self._queues[place], self._row_of_first(tasks)
         if first >= 0:
             end = first + len(tasks)
+            for before in set(it.worker[first:end]) - {-1}:
+                deque(map(self._queues[before].pop, tasks, repeat(None)), maxlen=0)
             it.worker[first:end] = _same(it.worker, place, len(tasks))
             it.start[first:end] = _same(it.start, t, len(tasks))
             queue.update(dict.fromkeys(tasks))
@@ -376,6 +380,8 @@ class LogPass:
         for task in tasks:
             row = self._alive.get(task, -1)
             if row >= 0:
+                if it.worker[row] >= 0:
+                    self._queues[it.worker[row]].pop(task, None)
                 it.worker[row], it.start[row], queue[task] = place, t, None
 
     def _done(self, tasks: Sequence[int], seconds: Sequence[float], place: int, t: float) -> None:

@@ -39,7 +39,7 @@ def history(log: EventLog, seed: int, clock: Callable[[], int]) -> None:
         elif what < 0.6 and waiting:
             some = [TaskNumber(waiting.pop(0)) for _ in range(min(len(waiting), chance.choice((1, 1, 1, 3))))]
             worker = f"worker-{chance.randrange(5)}@node{chance.randrange(3)}"
-            log.running(some, worker)
+            log.running(some, worker, chance.choice((None, None, 0.5)))
             at |= dict.fromkeys(some, worker)
         elif what < 0.7 and waiting:  # as a node's launcher serves them
             some = sorted(waiting.pop() for _ in range(min(len(waiting), chance.choice((1, 5)))))
