@@ -144,7 +144,8 @@ class Columns:
         if STARTED in kinds:
             columns["started"] = _differences(list(itertools.compress(numbers, starts)))
             columns["cpu_id"] = _differences([*itertools.chain.from_iterable(itertools.compress(mores, starts))])
-        if any(agos := list(itertools.compress(lasts, sends))):
+        agos: list[float | None] = list(itertools.compress(lasts, sends))
+        if any(agos):
             columns["ago"] = [int((one or 0.0) * 1e6 + 0.5) for one in agos]
         columns |= _ends(list(itertools.compress(mores, ends)), list(itertools.compress(lasts, ends)))
         names = {"new": list(itertools.islice(self._workers, known, None)), "forms": list(forms)}
