@@ -27,7 +27,8 @@ GROWTH = 4
 """For each task that was answered, so many are handed out at once at most: the first ones may not be like the others."""
 
 WORTH = 0.0005
-"""Less estimated work (seconds) than this is not taken back at once; after IDLE it is."""
+"""Less estimated work (seconds) than this is not worth a message: it is handed out together, and it is not taken back
+before others have waited IDLE for it."""
 
 IDLE = 0.002
 """Seconds that a worker without work waits for what others are about to start."""
@@ -230,7 +231,7 @@ class Team:
         if self._mean is None:
             return 0 if in_hand else 1
         most = int(min(HAND_SECONDS / max(self._mean, 1e-6), HAND_TASKS, GROWTH * self._answered))
-        fair = -(-self.queue.count // (2 * len(self.members)))
+        fair = max(-(-self.queue.count // (2 * len(self.members))), int(WORTH / max(self._mean, 1e-6)))
         one_more = self._mean < ONE_MORE_BELOW and self.queue.count > len(self.members)
         wanted = max(min(most, fair), 2 if one_more else 1)
         return wanted - in_hand if in_hand <= wanted // 2 else 0
