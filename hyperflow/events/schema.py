@@ -51,7 +51,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-VERSION = 2
+VERSION = 3
 
 
 class Event(TypedDict, total=False):

@@ -159,7 +159,7 @@ class Orders:
             batch = effect.batch
             content = frames.batch(batch.function, batch.number, calls_of(batch).payloads_of(batch))
             parts += frames.records_frame(Kind.BATCH, team.number, content)
-            self._events.running(list(batch.numbers), team.node)
+            self._events.queued(team.node, batch.numbers)
         elif type(effect) is Join:
             alike = alike_of(team)
             for worker in effect.workers:

@@ -21,8 +21,8 @@ another one while a CPU idles, even if the estimate was wrong. While more waits,
 worker that has fallen behind the others comes back, so that nothing younger overtakes it for long.
 
 Rejected: a queue at each node for all tasks (what differs has to be looked at one by one, and the launcher is Python,
-too; who is oldest, and what is to avoid which node, only the head knows); work stealing between workers (they would need
-to know each other, and a crash could not be charged to the right task).
+too; who is oldest, and what is to avoid which node, only the head knows); work stealing between workers (they would
+need to know each other, and a crash could not be charged to the right task).
 """
 
 from __future__ import annotations
@@ -362,9 +362,7 @@ class Scheduler:
             self._idle.remove(worker)
             self._effects.append(Kill(worker))
 
-    def ended(
-        self, number: WorkerNumber, started: Seq, task: TaskNumber = NO_TASK
-    ) -> tuple[Task | None, list[Task]]:
+    def ended(self, number: WorkerNumber, started: Seq, task: TaskNumber = NO_TASK) -> tuple[Task | None, list[Task]]:
         """A worker and its process group have gone; `started` is the last task that it started.
 
         Of one that serves a team, `task` is the one that it was in.

@@ -130,10 +130,10 @@ class Calls(Protocol):
 class Batch(Task):
     """Evaluations with consecutive numbers that differ only in their arguments; `number` is the first one's.
 
-    What is true of a task is true of each of them: they are started, taken back and blamed one by one. To say it of many
-    at once is what a batch is for. When something happens to one of them only, that one is made a task of its own. They
-    have no past, and want nothing that Task calls fresh, alone or exclusive. `size` is that of the largest. A batch waits,
-    or a team has it: what is with a worker by itself is no batch.
+    What is true of a task is true of each of them: they are started, taken back and blamed one by one. To say it of
+    many at once is what a batch is for. When something happens to one of them only, that one is made a task of its own.
+    They have no past, and want nothing that Task calls fresh, alone or exclusive. `size` is that of the largest. A
+    batch waits, or a team has it: what a worker has that is in no team is no batch.
     """
 
     __slots__ = ("calls", "count")

@@ -180,6 +180,8 @@ class Teams:
         team.in_vain = 0 if back else min(2 * team.in_vain + 1, MOST_IN_VAIN)
         team.looks = team.in_vain
         self._changed(team)
+        if team.closed and team.queued and back:  # it was closed while less was asked for
+            self._recall(team, team.queued)
         return back
 
     def _taken(self, team: Team, numbers: Iterable[TaskNumber]) -> Iterator[Task]:
@@ -274,8 +276,9 @@ class Teams:
             if team.looks:
                 team.looks -= not worth
                 continue
-            workers, places = max(len(team.members), 1), free // team.cpus
-            if places and pool.roomiest(team.cpus) is not None and self._estimates.work(team.function, team.queued) >= worth * workers:
+            workers = max(len(team.members), 1)
+            places = free // team.cpus if pool.roomiest(team.cpus) is not None else 0
+            if places and self._estimates.work(team.function, team.queued) >= worth * workers:
                 count = -(-team.queued * places // (places + workers))
                 self._recall(team, count)
                 free -= count * team.cpus

@@ -4,79 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-import attrs
-
 from hyperflow.environment import MapOwner, Options, peek_making, peek_try
-from hyperflow.events.writer import EventLog
-from hyperflow.head.account import Account
-from hyperflow.head.aside import NodesAside
+from hyperflow.head.bulk.answers import Answers, Rare
 from hyperflow.head.bulk.calls import Calls, alike_of, calls_of
+from hyperflow.head.endings import Endings
 from hyperflow.head.evaluation import Evaluation
-from hyperflow.head.link import Link
-from hyperflow.head.streams import Streams
-from hyperflow.head.worker_locks import WorkerLocks
-from hyperflow.locking.manager import LockManager
-from hyperflow.progress.tally import Tally
+from hyperflow.head.head import Head
 from hyperflow.remote import RemoteEval
-from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.state import Batch, Task, Team, Worker
-from hyperflow.shipping.packer import Packer
 from hyperflow.wire import frames
-from hyperflow.wire.numbers import NO_TASK, DefinitionNumber, TaskNumber, WorkerNumber
-
-FAILED = frames.IS_MEASURED - 1
-"""The bits of an outcome that are zero for a result."""
-
-SMALL = 1 << 16
-"""Bytes of answers that are copied, because pieces of bytes are made quicker than views."""
+from hyperflow.wire.numbers import TaskNumber, WorkerNumber
 
 running_loop = asyncio.get_running_loop
-
-
-@attrs.frozen(eq=False)
-class Head:
-    """What this has of the engine.
-
-    Args:
-        evaluator: The engine, as environments know it.
-        is_open: Whether evaluations are taken.
-        counted: Counts and logs calls that are submitted, and returns the first one's number.
-        turn: Logs what was submitted in this turn.
-        cancelled: What each Evaluation does when it is cancelled.
-        read_all: Reads answers to evaluations by themselves.
-        unreadable: Ends an evaluation whose result cannot be read.
-    """
-
-    evaluator: object
-    scheduler: Scheduler
-    packer: Packer
-    evaluations: dict[TaskNumber, Evaluation]
-    events: EventLog
-    tally: Tally
-    counts: Counter[str]
-    account: Account
-    aside: NodesAside
-    links: Mapping[str, Link]
-    locks: LockManager
-    worker_locks: WorkerLocks
-    streams: Streams
-    is_open: Callable[[], bool]
-    counted: Callable[[Calls], TaskNumber]
-    turn: Callable[[], None]
-    cancelled: Callable[[Evaluation], None]
-    read_all: Callable[[WorkerNumber, memoryview], None]
-    unreadable: Callable[[Evaluation, Task, Worker, BaseException], None]
 
 
 class Bulk:
     """All batches of an engine."""
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Head, endings: Endings) -> None:
         self.head = head
+        self._endings = endings
+        self._cancelled = endings.cancelled  # bound once: each evaluation has it
         self.submit_open: Callable[[], None] | None = None
         """Submits what a map has packed: before anything younger is submitted."""
         self._loop = asyncio.get_running_loop()
@@ -128,75 +79,21 @@ class Bulk:
     # ---- in -----------------------------------------------------------------------------------------------------
 
     def on_answers(self, number: WorkerNumber, body: memoryview) -> None:
-        """Workers of a team have answered.
-
-        What is rare (an error, a result that cannot be read, one that is by itself or was cancelled) comes after all else.
-        """
+        """Workers of a team have answered."""
         head = self.head
-        team, workers = head.scheduler.teams.all.get(number), head.scheduler.workers
-        held = team.held if team is not None else {}
-        take = held.pop
-        unpack, size, loads = frames.RESULT.unpack_from, frames.RESULT.size, pickle.loads
-        args: list[Any] = []
-        payloads: list[bytes] = []
-        results: list[Any] = []
-        first = shift = 0
-        before: Task | None = None
-        answers, rare = _Answers(), list[_Rare]()
-        add, add_time = answers.numbers.append, answers.seconds.append
-        for worker_number, _, records in frames.read_answers(body):
-            data = bytes(records) if len(records) < SMALL else records  # quicker to cut
-            at, end, had = 0, len(data), len(answers.numbers)
-            while at < end:
-                begin = at
-                task, outcome, seconds, buffers, length = unpack(data, begin)
-                start = begin + size
-                at = start + length
-                if outcome & FAILED:
-                    rare.append(_Rare(worker_number, task, records[begin:at], seconds))
-                    continue
-                batch = take(task, _GONE)
-                if batch is not before:
-                    if type(batch) is not Batch:
-                        if batch is not _GONE:
-                            held[task] = batch
-                        rare.append(_Rare(worker_number, task, records[begin:at], seconds))
-                        continue
-                    before, calls = batch, calls_of(batch)
-                    answers.calls.append((calls, len(answers.numbers)))
-                    args, payloads, results, first = calls.args, calls.payloads, calls.owner.results, calls.first
-                    shift = calls.place - first
-                if outcome:
-                    answers.measured[task] = frames.MEASURED.unpack_from(data, start)
-                    start += frames.MEASURED.size
-                try:
-                    if buffers:
-                        value = self._with_buffers(workers[worker_number], records[start:at], buffers)
-                    else:
-                        value = loads(data[start:at])
-                except BaseException as error:  # noqa: BLE001 (whatever a user's object does while it is read)
-                    held[task] = batch
-                    rare.append(_Rare(worker_number, task, records[begin:at], seconds, error))
-                    continue
-                results[shift + task] = value
-                args[task - first] = None
-                payloads[task - first] = b""
-                add(task)
-                add_time(seconds)
-            if len(answers.numbers) > had:
-                answers.workers.append((workers[worker_number], had))
-        value = None
-        if answers.numbers:
-            assert team is not None
+        team = head.scheduler.teams.all.get(number)
+        answers = Answers({} if team is None else team.held, head.scheduler.workers, self._with_buffers)
+        answers.read(body)
+        if team is not None and answers.numbers:
             self._answered(team, answers)
-        for each in rare:
+        for each in answers.rare:
             self._on_rare(each)
 
     def _with_buffers(self, worker: Worker, content: memoryview, count: int) -> Any:
         payload, buffers = frames.split(content, count)
-        return pickle.loads(payload, buffers=self.head.links[worker.node].found(worker.number, buffers))
+        return pickle.loads(payload, buffers=self.head.fleet.links[worker.node].found(worker.number, buffers))
 
-    def _on_rare(self, it: _Rare) -> None:
+    def _on_rare(self, it: Rare) -> None:
         """Deal with an answer by itself."""
         head, worker = self.head, self.head.scheduler.workers.get(it.worker)
         if worker is not None:
@@ -204,32 +101,28 @@ class Bulk:
             if it.error is not None:
                 task = head.scheduler.answered(it.worker, it.task, it.seconds)
                 if evaluation is not None and task is not None:
-                    head.unreadable(evaluation, task, worker, it.error)
+                    self._endings.unreadable(evaluation, task, worker, it.error)
                 return
-        head.read_all(it.worker, it.record)
+        self._endings.on_results(it.worker, it.record)
 
-    def _answered(self, team: Team, answers: _Answers) -> None:
+    def _answered(self, team: Team, answers: Answers) -> None:
         """Count and tell what has been read."""
         head, count, seconds = self.head, len(answers.numbers), sum(answers.seconds)
         head.scheduler.teams.answered(team, count, seconds)
         head.counts["done"] += count
         head.account.used += seconds * team.cpus
-        for worker, numbers, times in answers.by_worker():
+        for worker, age, numbers, times in answers.by_worker():
             if head.locks.busy:
                 for each in numbers:
                     head.worker_locks.answered(worker.number, each)
-            head.events.done(dict(zip(numbers, times, strict=True)), worker.name)
-        for number, used in answers.measured.items():
-            head.events.measured(number, *used)
+            head.events.done(numbers, times, worker.name, age, answers.measured)
         if head.aside.trust.accused:
             head.aside.trust.succeeded(team.node, count)
-        ends = [*(start for _, start in answers.calls[1:]), count]
-        for (calls, start), end in zip(answers.calls, ends, strict=True):
-            if end > start:
-                calls.left -= end - start
-                self._release(calls)
-                head.tally.of[calls.group].done += end - start
-                calls.owner.done(end - start)
+        for calls, many in answers.by_calls():
+            calls.left -= many
+            self._release(calls)
+            head.tally.of[calls.group].done += many
+            calls.owner.done(many)
 
     # ---- one by itself ------------------------------------------------------------------------------------------
 
@@ -240,7 +133,9 @@ class Bulk:
         if team is None or type(batch) is not Batch:
             return None
         self._by_itself(calls_of(batch), self.head.scheduler.teams.single_out(team, batch, number))
-        return self.head.evaluations[number]
+        self.head.events.running([number], worker.name)  # of the others that is said when they are done
+        evaluation: Evaluation = self.head.evaluations[number]
+        return evaluation
 
     def single_out_all(self, nodes: Collection[str] | None = None) -> None:
         """The same for all, or all that workers of these nodes have."""
@@ -271,38 +166,6 @@ class Bulk:
         assert args is not None
         head.packer.hold(packed)
         self._let_go(calls, number, 1)
-        evaluation = Evaluation(task, packed, calls.options, head.cancelled, (calls.fn, args, {}))
+        evaluation = Evaluation(task, packed, calls.options, self._cancelled, (calls.fn, args, {}))
         head.evaluations[number] = evaluation
         calls.owner.apart(calls.at(number), evaluation, RemoteEval(calls.fn, args, {}))
-
-
-@attrs.frozen
-class _Rare:
-    """An answer that is none of a batch, or is an error, or one that cannot be read."""
-
-    worker: WorkerNumber
-    task: TaskNumber
-    record: memoryview
-    seconds: float
-    error: BaseException | None = None
-
-
-@attrs.frozen
-class _Answers:
-    """Results that have been read, in their order; for their calls and workers, from which one on."""
-
-    numbers: list[TaskNumber] = attrs.field(factory=list[TaskNumber])
-    seconds: list[float] = attrs.field(factory=list[float])
-    calls: list[tuple[Calls, int]] = attrs.field(factory=list[tuple[Calls, int]])
-    workers: list[tuple[Worker, int]] = attrs.field(factory=list[tuple[Worker, int]])
-    measured: dict[TaskNumber, tuple[float, int]] = attrs.field(factory=dict[TaskNumber, tuple[float, int]])
-
-    def by_worker(self) -> Iterator[tuple[Worker, list[TaskNumber], list[float]]]:
-        """Yield each worker, what it has answered, and the seconds of that."""
-        ends = [*(start for _, start in self.workers[1:]), len(self.numbers)]
-        for (worker, start), end in zip(self.workers, ends, strict=True):
-            yield worker, self.numbers[start:end], self.seconds[start:end]
-
-
-_GONE = Task(NO_TASK, DefinitionNumber(0))
-"""In the place of what was cancelled."""
