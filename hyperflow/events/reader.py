@@ -133,7 +133,10 @@ def _entries(lines: several.Reading, event: Any, places: _Places) -> Iterator[pa
         elif kind == several.RUNNING:
             yield packed.RUNNING, t, first if more == 1 else range(first, first + more), places[what], None
         elif kind == several.WAITING:
-            yield packed.FORM, t, range(first, first + more), what, {"flow": last} if last else {}
+            yield packed.FORM, t, range(first, first + more), what, several.flow_members(last)
+        elif kind == several.STARTED:
+            started = {"t": t, "state": "started", "worker": what, "cpus": more, "number": first}
+            yield packed.OTHER, 0.0, started, None, None
         else:
             yield packed.QUEUED, t, range(first, first + more), places[what], None
 

@@ -3,33 +3,40 @@
 A line for each change of each evaluation takes 220 bytes for an evaluation, and more of the head's time than all else
 that it does with it. So the changes of a flush are one line:
 
-    {"t": 1763600000.123456, "state": "several", "columns": [..], "data": "..", "new": [..], "forms": [..]}
+    {"t": 1763600000.123456, "state": "several", "columns": [..], "data": ".."}
 
     of        what changed, a letter for each: w: tasks were submitted; q: tasks went to the queue of a node;
-              r: tasks were sent to a worker; d: a worker has done tasks. Their numbers follow each other
+              r: tasks were sent to a worker; d: a worker has done tasks; s: a worker is started. The numbers of
+              tasks follow each other
     after     microseconds since the change before; the first one since `t`
-    many      of each q, r and d, how many tasks
-    worker    of each q, r and d, the worker beyond that of the q, r or d before; of a q, "@" and the node
+    many      of each q, r and d, how many tasks; of each s, how many CPUs
+    worker    of each but a w, the worker beyond that of the one before; of a q, "@" and the node
     waiting   of each w, its first task, beyond the first of the w before
     count     of each w, how many tasks
     form      of each w, its members besides, as a place in `forms`
     flow      of each w, its flow beyond that of the w before
+    begins    of each w, how many runs of flows have begun; of each of them,
+    begun     the first one, beyond the end of the run before
+    flows     how many
+    parent    the flow that has started them
     queued    of each q, its first task, beyond the last one of the q before
     sent      of each r, likewise
     done      of each d, likewise
+    started   of each s, its number, beyond that of the s before
+    cpu_id    of each CPU of each s, its id beyond that of the one before
     age       of each d, how many microseconds before it was told the last of its tasks had ended
     seconds   of each task of each d, microseconds that it took
     measured  of the same, whether CPU time and memory were measured
     cpu       of those, microseconds that it took beyond those of CPU time
     memory    of those, bytes beyond those of the one before
-    forms     members of lines about tasks that were submitted, as JSON
-    new       names of workers that were not in a line of the same file before; the first of all is worker 0
+    names     as JSON, each of which may be missing: `forms`, members of lines about tasks that were submitted; `new`,
+              workers that were not in a line of the same file before, as the first of all is worker 0
 
 `columns` are the length of each column and the bytes of each of its numbers, in the order of COLUMNS; 0 for a column
 that is left out, because all in it are what they mostly are. `data` are all columns, first the lowest bytes of all
 numbers of one, then the next ones, so that what is alike is side by side; compressed by zlib, in base64. (As JSON the
 numbers take twice the room, and writing them five times as long.) In version 2 the columns are lists in the line, under
-their names.
+their names, as are `forms` and `new`.
 
 A log begins anew with each file and each `opened`. Readers get the events that these lines stand for (`reader`).
 """
@@ -55,16 +62,17 @@ FEWEST = 3
 MANY = 10
 """Tasks of a change that is not shown so."""
 
-WAITING, QUEUED, RUNNING, DONE = range(4)
+WAITING, QUEUED, RUNNING, DONE, STARTED = range(5)
 
-STATES = ("waiting", "queued", "running", "done")
+STATES = ("waiting", "queued", "running", "done", "started")
 
 Change: TypeAlias = tuple[int, int, Any, int, Any, Any]
-"""Which of the four, when (in microseconds), and
+"""Which of the five, when (in microseconds), and
 
-    WAITING     the members as JSON; the first task; how many; the flow
+    WAITING     the members as JSON; the first task; how many; the flow, or that and runs of flows that have begun
     QUEUED      "@" and the node; the first task; how many; None
     RUNNING     the worker; the first task; how many; None
+    STARTED     the worker; its number; its CPUs; None
     DONE        the worker; the first task; the seconds of each; an Ending, or None where all in it are 0 or None
 """
 
@@ -79,14 +87,27 @@ MEMBERS = 6
 
 COLUMNS = (
     *("of", "after", "many", "worker", "waiting", "count", "form", "flow", "queued", "sent", "done"),
-    *("age", "seconds", "measured", "cpu", "memory"),
+    *(
+        "age",
+        "seconds",
+        "measured",
+        "cpu",
+        "memory",
+        "started",
+        "cpu_id",
+        "begins",
+        "begun",
+        "flows",
+        "parent",
+        "names",
+    ),
 )
 
 _MOSTLY = {"many": 1}
 """What is in a column that is left out, if that is not 0."""
 
-_LETTERS = b"wqrd".ljust(256)
-_KINDS = bytes.maketrans(b"wqrd", bytes(range(4)))
+_LETTERS = b"wqrds".ljust(256)
+_KINDS = bytes.maketrans(b"wqrds", bytes(range(5)))
 _SIZES = {array(code).itemsize: code for code in "biq"}
 
 LARGEST = 1 << 31
@@ -112,7 +133,7 @@ class Columns:
         # Column by column, which takes a third of what a loop over the changes takes.
         kinds, times, subjects, numbers, mores, lasts = (changes[place::MEMBERS] for place in range(MEMBERS))
         known, forms = len(self._workers), _Numbers()
-        waits, queues, sends, ends = ([kind == one for kind in kinds] for one in range(4))
+        waits, queues, sends, ends, starts = ([kind == one for kind in kinds] for one in range(5))
         counts = list(map(_count, mores))
         columns: dict[str, Sequence[int]] = {
             "of": bytes(kinds).translate(_LETTERS),
@@ -126,13 +147,15 @@ class Columns:
             columns["waiting"] = _differences(list(itertools.compress(numbers, waits)))
             columns["count"] = list(itertools.compress(mores, waits))
             columns["form"] = list(map(forms.__getitem__, itertools.compress(subjects, waits)))
-            columns["flow"] = _differences(list(itertools.compress(lasts, waits)))
+            columns |= _flows(list(itertools.compress(lasts, waits)))
+        if STARTED in kinds:
+            columns["started"] = _differences(list(itertools.compress(numbers, starts)))
+            columns["cpu_id"] = _differences([*itertools.chain.from_iterable(itertools.compress(mores, starts))])
         columns |= _ends(list(itertools.compress(mores, ends)), list(itertools.compress(lasts, ends)))
+        names = {"new": list(itertools.islice(self._workers, known, None)), "forms": list(forms)}
+        if any(names.values()):
+            columns["names"] = _as_json({name: told for name, told in names.items() if told}).encode()
         told: dict[str, Any] = {"state": STATE} | _packed(columns)
-        if new := list(itertools.islice(self._workers, known, None)):
-            told["new"] = new
-        if forms:
-            told["forms"] = list(forms)
         return f'{{"t": {times[0] / 1e6:.6f}, {_as_json(told)[1:]}\n'
 
 
@@ -151,6 +174,18 @@ def _gaps(firsts: list[int], counts: list[int]) -> list[int]:
     """Return first numbers of runs beyond the last ones of the runs before."""
     lasts = map(operator.sub, map(operator.add, firsts, counts), itertools.repeat(1))
     return list(map(operator.sub, firsts, (0, *lasts)))
+
+
+def _flows(lasts: list[Any]) -> dict[str, Sequence[int]]:
+    """Return the columns of the flows of what is submitted."""
+    begins = [0 if type(one) is int else len(one[1]) for one in lasts]
+    flow = _differences([one if type(one) is int else one[0] for one in lasts])
+    if not any(begins):
+        return {"flow": flow}
+    runs = [run for one in lasts if type(one) is not int for run in one[1]]
+    firsts, many, parents = zip(*runs, strict=True)
+    gaps = map(operator.sub, firsts, (0, *map(operator.add, firsts, many)))
+    return {"flow": flow, "begins": begins, "begun": [*gaps], "flows": many, "parent": parents}
 
 
 def _ends(seconds: list[Sequence[float]], endings: list[Ending | None]) -> dict[str, Sequence[int]]:
@@ -207,7 +242,8 @@ def _array(numbers: Sequence[int]) -> tuple[bytes, int]:
 def _unpacked(event: Any) -> dict[str, Any]:
     """Return the columns of a line that are there."""
     if "data" not in event:
-        return {**event, "of": event["of"].encode().translate(_KINDS)}
+        names = {name: event.get(name, ()) for name in ("new", "forms")}
+        return {**event, "of": event["of"].encode().translate(_KINDS), "names": names}
     unpacker = zlib.decompressobj()
     try:
         raw = unpacker.decompress(binascii.a2b_base64(event["data"], strict_mode=True), LARGEST)
@@ -231,6 +267,7 @@ def _unpacked(event: Any) -> dict[str, Any]:
             found.byteswap()
         columns[name], place = found, end
     columns["of"] = columns["of"].tobytes().translate(_KINDS)
+    columns["names"] = json.loads(columns["names"].tobytes()) if "names" in columns else {}
     return columns
 
 
@@ -238,7 +275,7 @@ def counts(event: Any) -> dict[str, int]:
     """Return how many tasks a line tells of, by state."""
     found = Counter[str]()
     for kind, _, _, _, more, _ in Reading().changes(event):
-        found[STATES[kind]] += _count(more)
+        found[STATES[kind]] += 1 if kind == STARTED else _count(more)
     return found
 
 
@@ -265,22 +302,24 @@ class Reading:
         for kind, microseconds, what, number, more, last in self.changes(event):
             t = microseconds / 1e6
             if kind == WAITING:
-                flow = {"flow": last} if last else {}
-                yield {"t": t, "tasks": list(range(number, number + more)), **what, **flow}
+                yield {"t": t, "tasks": list(range(number, number + more)), **what, **flow_members(last)}
+            elif kind == STARTED:
+                yield {"t": t, "state": "started", "worker": what, "cpus": more, "number": number}
             else:
                 yield from as_events(kind, t, what, number, more, last)
 
     def changes(self, event: Any) -> Iterator[Change]:
         """Yield the changes of a line; members are a dict here, the same one for the same form."""
-        workers = self._workers
-        workers += event.get("new", ())
-        forms = [self._form(text) for text in event.get("forms", ())]
-        columns = _unpacked(event)
+        workers, columns = self._workers, _unpacked(event)
+        workers += columns["names"].get("new", ())
+        forms = [self._form(text) for text in columns["names"].get("forms", ())]
         after, form, count = (_column(columns, name) for name in ("after", "form", "count"))
         many, age, seconds, measured = (_column(columns, name) for name in ("many", "age", "seconds", "measured"))
-        worker, flow, waiting, memory = (
-            itertools.accumulate(_column(columns, name)) for name in ("worker", "flow", "waiting", "memory")
+        worker, flow, waiting, memory, started, cpu_id = (
+            itertools.accumulate(_column(columns, name))
+            for name in ("worker", "flow", "waiting", "memory", "started", "cpu_id")
         )
+        begins, begun = _column(columns, "begins"), _begun(columns)
         used = zip(_column(columns, "cpu"), memory, strict=False)
         firsts = [iter(()), *(_column(columns, name) for name in ("queued", "sent", "done"))]
         lasts = [0] * 4
@@ -289,13 +328,19 @@ class Reading:
             now += next(after)
             if kind == WAITING:
                 what = forms[next(form)]
-                yield WAITING, now, what, next(waiting), next(count), next(flow)
+                last: Any = next(flow)
+                if (runs := next(begins)) > 0:
+                    last = last, list(itertools.islice(begun, runs))
+                yield WAITING, now, what, next(waiting), next(count), last
                 continue
             place, tasks = next(worker), next(many)
-            first = lasts[kind] + next(firsts[kind])
-            lasts[kind] = first + tasks - 1
             # Of a shortened log, the line that names the worker may be missing.
             name = workers[place] if 0 <= place < len(workers) else f"worker {place}"
+            if kind == STARTED:
+                yield STARTED, now, name, next(started), list(itertools.islice(cpu_id, tasks)), None
+                continue
+            first = lasts[kind] + next(firsts[kind])
+            lasts[kind] = first + tasks - 1
             if kind != DONE:
                 yield kind, now, name, first, tasks, None
                 continue
@@ -303,6 +348,20 @@ class Reading:
             ago, each = next(age) / 1e6, list(itertools.islice(measured, tasks))
             uses = [_used(one, next(used)) if is_there else None for one, is_there in zip(took, each, strict=False)]
             yield DONE, now, name, first, [one / 1e6 for one in took], (ago, uses if any(each) else None)
+
+
+def _begun(columns: dict[str, Any]) -> Iterator[list[int]]:
+    """Yield the runs of flows that have begun: the first one, how many, the flow that has started them."""
+    end = 0
+    for gap, many, parent in zip(*(_column(columns, name) for name in ("begun", "flows", "parent")), strict=False):
+        yield [end + gap, many, parent]
+        end += gap + many
+
+
+def flow_members(last: Any) -> dict[str, Any]:
+    """Return what a line about tasks that are submitted says of flows."""
+    flow, begun = (last, None) if type(last) is int else last
+    return ({"flow": flow} if flow else {}) | ({"begun": begun} if begun else {})
 
 
 def _used(took: int, found: tuple[int, int]) -> Used:

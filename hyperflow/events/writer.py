@@ -100,22 +100,16 @@ class EventLog:
         more = f'"function": {_quoted(function)}, "cpus": {cpus}'
         if name is not None:
             more += f', "name": {_quoted(name)}'
-        of_one = flows.count(flows[0]) == len(flows)
-        if of_one and not begun and len(tasks) == tasks[-1] - tasks[0] + 1:  # numbers are given one after the other
-            if of_map:
-                more += ', "map": true'
-            self._changed(several.WAITING, more, tasks[0], len(tasks), flows[0])
-            return
-        if of_one:
-            if flows[0]:
-                more += f', "flow": {flows[0]}'
-        else:
-            more += f', "flow": {flows}'
-        if begun:
-            more += f', "begun": {_in_runs(begun)}'
         if of_map:
             more += ', "map": true'
-        self.lines.append(f'{{"t": {time.time():.6f}, "state": "waiting", "tasks": {tasks}, {more}}}\n')
+        first: Any = (flows[0], _in_runs(begun)) if begun else flows[0]
+        if flows.count(flows[0]) == len(flows):
+            for start, count in _runs(tasks):
+                self._changed(several.WAITING, more, start, count, first)
+                first = flows[0]
+            return
+        for task, flow in zip(tasks, (first, *flows[1:]), strict=True):
+            self._changed(several.WAITING, more, task, 1, flow)
 
     def queued(self, node: str, tasks: Sequence[int]) -> None:
         """Tasks are in the queue of a node's launcher."""
@@ -204,9 +198,8 @@ class EventLog:
     # ---- all else -----------------------------------------------------------------------------------------------
 
     def started(self, worker: str, cpus: Iterable[int], number: int) -> None:
-        """A worker is being started; by a format string, as there may be hundreds of thousands."""
-        more = f'"worker": {_QUOTED(worker)}, "cpus": [{", ".join(map(str, cpus))}], "number": {number}'
-        self.lines.append(f'{{"t": {time.time():.6f}, "state": "started", {more}}}\n')
+        """A worker is being started; there may be hundreds of thousands."""
+        self._changed(several.STARTED, worker, number, tuple(cpus), None)
 
     def note(self, state: str, **members: object) -> None:
         """Note anything else."""
@@ -344,9 +337,14 @@ class _Dropped:
 def _lines_of(kind: int, microseconds: int, what: str, first: int, more: Any, last: Any) -> Iterator[str]:
     """Yield lines of its own for a change."""
     t = f"{microseconds / 1e6:.6f}"
+    if kind == several.STARTED:
+        members = f'"worker": {_QUOTED(what)}, "cpus": {list(more)}, "number": {first}'
+        yield f'{{"t": {t}, "state": "started", {members}}}\n'
+        return
     tasks = list(range(first, first + (more if isinstance(more, int) else len(more))))
     if kind == several.WAITING:
-        of_flow = f', "flow": {last}' if last else ""
+        flow, begun = (last, None) if isinstance(last, int) else last
+        of_flow = (f', "flow": {flow}' if flow else "") + (f', "begun": {begun}' if begun else "")
         members = f"{what}{of_flow}"
     elif kind == several.QUEUED:
         members = f'"node": "{what[1:]}"'

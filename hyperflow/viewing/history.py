@@ -209,10 +209,12 @@ class LogPass:
         self._alive: dict[int, int] = {}  # what has not ended: its row
         self._places: dict[str, int] = {}  # of workers
         self._queues: dict[int, dict[int, None]] = {}  # what each worker has, in order; the first one runs
+        self._shared: dict[int, str] = {}  # those of the queues that are a node's: as many run as have room there
+        self._cpus: dict[str, int] = {}  # of nodes
         self._free: dict[int, float] = {}  # since when each worker has nothing to do, or has had its first one
         self._takes: dict[str, Callable[[Line], None]] = {
             "waiting": self._waits_again,
-            "queued": lambda event: self._queued(event["tasks"], self._place(f"{QUEUE}{event['node']}")),
+            "queued": lambda event: self._queued(event["tasks"], self._place(f"{QUEUE}{event['node']}"), event["t"]),
             "failed": self._failed,
             "cancelled": self._cancelled,
             "superseded": self._cancelled,
@@ -298,7 +300,7 @@ class LogPass:
                     if row >= 0:
                         cpu[row], memory[row] = where, more
                 elif kind == packed.QUEUED:
-                    self._queued(what, places[where])
+                    self._queued(what, places[where], t)
                 elif kind == form_:
                     group, cpus = known.get(id(where), (-1, 0))
                     if group < 0:
@@ -395,12 +397,15 @@ class LogPass:
         for column in it.columns():
             del column[rows:]
         for place, queue in self._queues.items():
+            room = self._cpus.get(self._shared[place], 0) if place in self._shared else 0
             for task in queue:
                 row = self._alive[task]
-                if row >= rows:
+                room -= it.cpus[row] if row < rows else 0
+                if row >= rows or (room < 0 and place in self._shared):
                     break
                 it.outcome[row], it.start[row] = _RUNNING, self._begun(row, place)
-                break
+                if place not in self._shared:
+                    break
 
     # ---- evaluations ------------------------------------------------------------------------------------------------
 
@@ -437,12 +442,14 @@ class LogPass:
             for task in tasks:
                 self._come_back(task, t)
 
-    def _queued(self, tasks: Iterable[int], place: int) -> None:
+    def _queued(self, tasks: Iterable[int], place: int, t: float) -> None:
         """Tasks are in the queue of a node: they wait there, at no worker."""
+        it, queue = self.history, self._queues[place]
+        self._shared[place] = it.workers[place].node
         for task in tasks:
             row = self._alive.get(task, -1)
             if row >= 0:
-                self.history.worker[row] = place
+                it.worker[row], it.start[row], queue[task] = place, t, None
 
     def _place(self, name: str) -> int:
         """Return a worker's place, which is new if need be."""
@@ -455,7 +462,10 @@ class LogPass:
         return place
 
     def _begun(self, row: int, place: int) -> float:
-        """Return when the first task of a worker began: when it was sent, or when the one before it ended."""
+        """Return when the first task of a worker began: when it was sent, or when the one before it ended.
+
+        Of one in the queue of a node, it is known when it ends. Until then it began when it came there.
+        """
         return max(self.history.start[row], self._free[place])
 
     def _end(self, task: int, t: float, outcome: Outcome) -> int:
@@ -472,7 +482,8 @@ class LogPass:
     def _leave(self, task: int, row: int, place: int, t: float) -> float:
         """A task is at its worker no longer; return when it began to run, NEVER if it did not."""
         queue = self._queues[place]
-        begun = self._begun(row, place) if next(iter(queue), None) == task else NEVER
+        runs = place not in self._shared and next(iter(queue), None) == task
+        begun = self._begun(row, place) if runs else NEVER
         queue.pop(task, None)
         if not math.isnan(begun):
             self._free[place] = t
@@ -527,6 +538,8 @@ class LogPass:
         cpus = event.get("cpus", 0)
         count = len(cpus) if isinstance(cpus, list) else int(cpus)
         named = str(event.get("node", "")), str(event["state"])
+        if event["state"] == "up":
+            self._cpus[named[0]] = count
         self.history.nodes.append(NodeEvent(event["t"], self.job, *named, count, str(event.get("cause", ""))))
 
     def _ended(self, event: Line) -> None:
@@ -555,7 +568,7 @@ class LogPass:
         del it.workers[workers:], it.nodes[nodes:], it.failures[failures:], it.deaths[deaths:]
         it.opened += 1
         it.first = min(it.first or event["t"], event["t"])
-        for known in (self._alive, self._places, self._queues, self._free):
+        for known in (self._alive, self._places, self._queues, self._free, self._shared, self._cpus):
             known.clear()
 
 

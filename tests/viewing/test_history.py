@@ -82,21 +82,24 @@ def test_a_try_is_a_row() -> None:
 
 def test_the_queue_of_a_node() -> None:
     """There tasks wait at the node, at no worker; who had each, and until when, is told at the end."""
-    queued: dict[str, object] = {"state": "queued", "tasks": [1, 2, 3, 4, 5], "node": "north"}
+    up: dict[str, object] = {"state": "up", "node": "north", "cpus": 5}
+    queued: dict[str, object] = {"state": "queued", "tasks": [1, 2, 3, 4, 5, 6, 7], "node": "north"}
     back: dict[str, object] = {"state": "waiting", "tasks": [4], "retracted": True}
     first = done(1, 2, worker="worker-1@north", age=0.5)
-    found = of(waiting(1, 2, 3, 4, 5), queued, first, back, {"state": "cancelled", "tasks": [5]})
+    found = of(up, waiting(1, 2, 3, 4, 5, 6, 7), queued, first, back, {"state": "cancelled", "tasks": [5]})
 
     assert [(it.name, it.node, it.is_queue) for it in found.workers] == [
         ("@north", "north", True),
         ("worker-1@north", "north", False),
     ]
     assert rows(found) == [
-        (1, "DONE", 1, 0.0, 1.0, 1.25),
-        (2, "DONE", 1, 0.0, 1.25, 1.5),
-        (3, "WAITING", 0, 0.0, NAN, NAN),
-        (4, "WAITING", -1, 0.0, NAN, NAN),
-        (5, "CANCELLED", 0, 0.0, NAN, 4.0),
+        (1, "DONE", 1, 1.0, 2.0, 2.25),
+        (2, "DONE", 1, 1.0, 2.25, 2.5),
+        (3, "RUNNING", 0, 1.0, 2.0, NAN),  # as the next one does: each needs two of the five CPUs
+        (4, "WAITING", -1, 1.0, NAN, NAN),
+        (5, "CANCELLED", 0, 1.0, NAN, 5.0),
+        (6, "RUNNING", 0, 1.0, 2.0, NAN),
+        (7, "WAITING", 0, 1.0, 2.0, NAN),
     ]
 
 
