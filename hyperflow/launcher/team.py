@@ -17,14 +17,14 @@ from hyperflow.wire.frames import Outcome
 from hyperflow.wire.numbers import Seq, TaskNumber, WorkerNumber
 
 HAND_SECONDS = 0.05
-"""Work that a worker has in hand at most, where there is more than one task of it: twice what passes between its
-messages (wire/answer_ring.TEAM_WAKE)."""
+"""Work that a worker has in hand at most, where that is more than one task: twice what passes between its messages
+(wire/answer_ring.TEAM_WAKE)."""
 
 ONE_MORE_BELOW = 0.05
 """One task more than it is in, a worker gets if they take less than so many seconds."""
 
 GROWTH = 4
-"""For each task that was answered, so many are handed out at once at most: the first ones may not be like the others."""
+"""For each task that was answered, so many are handed out at once at most: the first may not be like the others."""
 
 WORTH = 0.0005
 """Less estimated work (seconds) than this is not worth a message: it is handed out together, and it is not taken back

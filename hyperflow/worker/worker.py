@@ -340,7 +340,7 @@ class Worker:
         self,
         task: TaskNumber,
         function: DefinitionNumber,
-        payload: frames.Bytes,
+        payload: quick.Bytes,
         buffers: list[frames.Buffer],
         in_chunk: bool = False,
     ) -> None:
@@ -359,7 +359,7 @@ class Worker:
         self.answer(task, Outcome.SKIPPED, 0.0, frames.SIZE.pack(self.seq if in_chunk else self.seq - self.in_chunks))
 
     def run_quickly(
-        self, function: DefinitionNumber, task: TaskNumber, end: int, pieces: Iterator[tuple[frames.Bytes]]
+        self, function: DefinitionNumber, task: TaskNumber, end: int, pieces: Iterator[tuple[quick.Bytes]]
     ) -> TaskNumber:
         """Run tasks of a function that is at hand, up to the LAST ones; return the next task."""
         fn, most = self.functions[function], itertools.islice(pieces, end - LAST - task)
@@ -405,7 +405,7 @@ class Worker:
             self.lock_client.later += self.reader.feed(self.stream.recv(frames.CHUNK, socket.MSG_DONTWAIT))
 
     def run(
-        self, task: TaskNumber, function: DefinitionNumber, payload: frames.Bytes, buffers: list[frames.Buffer]
+        self, task: TaskNumber, function: DefinitionNumber, payload: quick.Bytes, buffers: list[frames.Buffer]
     ) -> None:
         """Evaluate one task and answer."""
         begin = time.perf_counter()

@@ -42,7 +42,7 @@ def values(head: Head, first: int, count: int) -> list[Any]:
 
 
 def test_answers_come_joined_and_all(head: Head) -> None:
-    """Each task is answered once, by either worker; each worker leaves when there is nothing more, behind its answers."""
+    """Each task is answered once, by either worker; each leaves when there is nothing more, behind its answers."""
 
     def double(x: int) -> int:
         return 2 * x
@@ -161,6 +161,7 @@ def test_recalled_are_the_newest(head: Head, tmp_path: Path) -> None:
     go = str(tmp_path / "go")
 
     def waits(x: int) -> int:
+        Path(go + "ne").touch()
         until(go)
         return x
 
@@ -172,6 +173,7 @@ def test_recalled_are_the_newest(head: Head, tmp_path: Path) -> None:
     head.recall(5)
     head.wait(lambda: head.recalls == 1)
     assert head.recalled == [(50, 3), (18, 2)]
+    until(go + "ne")
     head.recall(1000)
     head.wait(lambda: head.recalls == 2)
     assert head.recalled[2:] == [(11, 7)]
