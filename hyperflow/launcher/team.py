@@ -104,6 +104,8 @@ class Member:
 
     def take_back(self) -> list[Stretch]:
         """Return what it has not started, and will not start."""
+        if not self.unstarted:
+            return []
         below = self._sent + 1
         boundary = self._claims.retract(Seq(below))
         self._taken.append((boundary, below, self._end))
@@ -150,10 +152,8 @@ class Member:
                 kept.append(body[at:end])
             elif not any(boundary <= seq < below for boundary, below, _ in self._taken):
                 again += self._one(seq)
-            if self._taken:
-                _, below, last = self._taken[0]
-                if seq == below - 1 if seq else task == last:
-                    self._taken.popleft()
+            while self._taken and (seq == self._taken[0][1] - 1 if seq else task == self._taken[0][2]):
+                self._taken.popleft()
             at = end
         return b"".join(kept), again
 
