@@ -242,7 +242,7 @@ def test_silent_workers() -> None:
     assert not team.is_silent(one, 2 * SILENCE), "it is the only one"
     member(team, 2)
     assert not team.is_silent(one, 3 * SILENCE), "it has started others since"
-    assert team.is_silent(one, 4 * SILENCE)
+    assert team.is_silent(one, 4.5 * SILENCE)
     claims.started = 60
     assert not team.is_silent(one, 5 * SILENCE)
     claims.started = 100
