@@ -401,13 +401,13 @@ class Scheduler:
             self.settle()
         if self._waiting.count and not self.paused:
             self.unfinished = not self._place(work)
-            if self._waiting.count and not self.unfinished:
+            if self._waiting.count:
                 self._prefetch()
-                if self._waiting.count and self.pool.free:
+                if self._waiting.count and self.pool.free and not self.unfinished:
                     self.unfinished = not self._place(work)  # the reservation's holder may have been prefetched
+        self.teams.looked_at()
         if not self.unfinished:
             self._candidates.clear()
-            self.teams.looked_at()
         if self._prefetched or self.teams.queued:
             answers = self.teams.answers
             if not self._waiting.count:
@@ -633,7 +633,10 @@ class Scheduler:
             if oldest is None or oldest.alone:
                 continue
             if type(oldest) is Batch:
-                self.teams.refill(cpus, bound, self.pool.aside, self._active)
+                kept = self.pool.free // cpus if self.unfinished else 0  # for those that start in the next turns
+                self.teams.refill(cpus, kept, bound, self._active)
+                continue
+            if self.unfinished:
                 continue
             left = self._waiting.left(cpus)
             ahead = self._estimates.is_ahead(oldest.function, self._active, left)
