@@ -124,7 +124,7 @@ class _Group:
                 content.clear()
 
     def _start_some(self, xs: Iterator[Any], most: int, together: int) -> bool:
-        """Start the flows of so many xs, where so many count one that go together; return False if there are no more."""
+        """Start the flows of so many xs; so many that go together count one. Return False if there are no more."""
         started = 0
         if self._alike is not None:
             while started < most:
