@@ -22,7 +22,6 @@ import importlib
 import itertools
 import mmap
 import os
-import signal
 import socket
 import sys
 import time
@@ -37,12 +36,11 @@ from hyperflow.errors import MisuseError
 from hyperflow.saying import short_str
 from hyperflow.shipping import pickler, rebuild
 from hyperflow.shipping.arrivals import Arrivals
-from hyperflow.wire import blas, channel, frames, messages, processes
+from hyperflow.wire import channel, frames, messages
 from hyperflow.wire.answer_ring import TEAM_WAKE, WAKE, AnswerRing
 from hyperflow.wire.channel import IN_CHANNEL, Channel
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Kind, Outcome, Shape
-from hyperflow.wire.machine import THREAD_VARIABLES
 from hyperflow.wire.messages import SysPath
 from hyperflow.wire.numbers import DefinitionNumber, TaskNumber
 from hyperflow.wire.shared_memory import LARGE
@@ -54,6 +52,7 @@ from hyperflow.worker.log import LONGEST_NAME, Log, MarkedOutput
 from hyperflow.worker.measure import WORTH, Measure
 from hyperflow.worker.outcomes import dumps, dumps_result, raised, text, unsendable
 from hyperflow.worker.quick import PAUSE, QUICK, Rare
+from hyperflow.worker.settling import settle
 from hyperflow.worker.stream import Stream
 from hyperflow.worker.traces import LAST_WORDS, Traces, end_soon, has_callbacks
 
@@ -142,7 +141,7 @@ def keep() -> None:
 def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool, echo: bool = False) -> int:
     """Be a worker until the launcher ends the stream; return the exit code."""
     global _lock_client, _info, _log, _worker  # noqa: PLW0603 (a worker is one for its whole process)
-    _settle(info)
+    settle(info.log_file, info.service_id, info.cpus, info.pinned)
     _info = info
     stream = Stream(sock, AnswerRing(page))
     _log = Log(Echo(stream, info.log_file) if echo else None)
@@ -156,44 +155,6 @@ def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool, e
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage] (what sys.exit would do)
     return 0
-
-
-def _settle(info: WorkerInfo) -> None:
-    """Make a freshly forked copy of the launcher into a worker."""
-    processes.die_with_parent(signal.SIGKILL)
-    os.setsid()
-    for signum in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # blocked by the launcher for the time of the fork
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    atexit._clear()  # pyright: ignore[reportPrivateUsage] (what the launcher registered is the launcher's)
-    null = os.open(os.devnull, os.O_RDWR)
-    try:
-        log = os.open(info.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    except OSError:  # the head tried the directory; a disk that is full by now costs the log, not the work
-        log = os.dup(null)
-    os.dup2(null, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(null)
-    os.close(log)
-    os.environ["HYPERFLOW_SERVICE_ID"] = info.service_id
-    for name in THREAD_VARIABLES:
-        os.environ.setdefault(name, str(len(info.cpus)))
-    if info.pinned:
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, info.cpus)
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("500")  # if memory runs out, an evaluation shall go, not the launcher
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is not None:
-        blas.follow_environment()
-    if numpy is not None and len(info.cpus) > 1:
-        # It was imported while the variables said 1, see the launcher's `prepare`.
-        with contextlib.suppress(ImportError):
-            import threadpoolctl  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: PLC0415
-
-            threadpoolctl.threadpool_limits(len(info.cpus))
 
 
 class Worker:
