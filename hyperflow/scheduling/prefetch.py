@@ -38,7 +38,7 @@ RESERVE_SECONDS = 0.1
 """Work that a team's queue has beyond what its workers are in: several turns of a busy head. It waits for no worker in
 particular, and can be recalled, so it may be more than what is prefetched at a single worker."""
 
-RESERVE_AHEAD = 0.5
+RESERVE_AHEAD = 1.0
 """The same where tasks take long, and answers are many: the head may come round late."""
 
 RESERVE_TASKS = 4000

@@ -15,6 +15,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 
@@ -122,15 +123,14 @@ class Teams:
         left = self._waiting.left(cpus) - kept
         if left <= 0:
             return
+        level = (left + self.queued) / max(active, 1)  # all that are at work will want more soon
         for team in self._candidates.values():
             workers = len(team.members)
             if not workers or team.slow or team.cpus != cpus or not serves(team, oldest):
                 continue
             reserve = self._estimates.reserve(oldest, workers, active)
-            if team.queued > reserve // 2:
-                continue  # not a few for each answer
-            share = -(-left * workers // max(active, 1))  # all that are at work will want more soon
-            self.feed(team, min(workers + reserve - len(team.held), share), bound)
+            if team.queued <= reserve // 2:  # else it would be a few for each answer
+                self.feed(team, workers + min(reserve, math.ceil(level * workers)) - len(team.held), bound)
 
     def looked_at(self) -> None:
         """All of whom something was heard have been filled."""
