@@ -69,7 +69,8 @@ class Member:
         self._chunks: deque[tuple[int, Stretch]] = deque()
         """What it has, with the seq of the first of each; the older ones may be done."""
         self._end = TaskNumber(0)  # the last task that it got
-        self._records: frames.Bytes = b""  # the last answers that were read
+        self._records: frames.Bytes = b""  # the last answers that were read, unless they are large
+        self._said: tuple[TaskNumber, int] | None = None  # what the last one of them says, as `_last_of` returns it
         # What was taken back, and what it still says of that: from which seq, below which, and what it says last.
         self._taken: deque[tuple[int, int, TaskNumber]] = deque()
         if stale:
@@ -131,8 +132,10 @@ class Member:
 
     def answered(self, records: frames.Bytes, in_hand: int) -> None:
         """It has said this; maybe that it has no more in hand."""
-        if len(records):
-            self._records = records
+        if len(records) > frames.CHUNK:  # which is not to be kept
+            self._records, self._said = b"", _last_of(records)
+        elif len(records):
+            self._records, self._said = records, None
         if not in_hand and self._chunks:
             task, seq = self._last()
             self.is_idle = seq == self._sent if seq else task == self._end
@@ -165,14 +168,9 @@ class Member:
         return []
 
     def _last(self) -> tuple[TaskNumber, int]:
-        """Return the last task that was answered, and its seq if it was taken back, else 0."""
-        body, at, last = memoryview(self._records), 0, -1
-        while at < len(body):
-            last, at = at, frames.end_of_result(body, at)
-        if last < 0:
-            return TaskNumber(0), 0
-        task, outcome = frames.task_of_result(body, last)
-        return task, frames.SIZE.unpack_from(body, last + frames.RESULT.size)[0] if outcome == SKIPPED else 0
+        if self._said is None:
+            self._said = _last_of(self._records)
+        return self._said
 
     def running(self) -> TaskNumber:
         """Return the task that it has started and, by all that was read, not answered; 0 for none."""
@@ -194,6 +192,17 @@ class Member:
         return any(
             stretch.first < first + count and first < stretch.first + stretch.count for _, stretch in self._chunks
         )
+
+
+def _last_of(records: frames.Bytes) -> tuple[TaskNumber, int]:
+    """Return the last task that was answered, and its seq if it was taken back, else 0."""
+    body, at, last = memoryview(records), 0, -1
+    while at < len(body):
+        last, at = at, frames.end_of_result(body, at)
+    if last < 0:
+        return TaskNumber(0), 0
+    task, outcome = frames.task_of_result(body, last)
+    return task, frames.SIZE.unpack_from(body, last + frames.RESULT.size)[0] if outcome == SKIPPED else 0
 
 
 class Team:
