@@ -48,6 +48,9 @@ and few enough that an endless iterable needs little memory."""
 STARTS_BETWEEN_PAUSES = 2000
 """After so many starts the event loop runs once, so that workers begin while the rest is started."""
 
+ALIKE_AT_ONCE = 4
+"""So many that go together cost what one does, once the workers have begun."""
+
 
 class _Group:
     """Flows that run side by side and end together.
@@ -87,16 +90,20 @@ class _Group:
         """Run the flow of each x, at most `limit` at a time; return their results in order, or the first failure."""
         try:
             source, self._alike = iter(xs), environment.open_map(self)
+            paused = 0
             while not self.failed:
-                room = STARTS_BETWEEN_PAUSES - len(self.results) % STARTS_BETWEEN_PAUSES
+                room, together = STARTS_BETWEEN_PAUSES - (len(self.results) - paused), 1
                 if limit is not None:
                     await self._until_fewer_than(limit)
                     if self.failed:
                         break
                     room = min(room, limit - self.going)
-                if not self._start_some(source, room):
+                elif paused:
+                    together = ALIKE_AT_ONCE
+                if not self._start_some(source, room, together):
                     break
-                if len(self.results) % STARTS_BETWEEN_PAUSES == 0:
+                if len(self.results) - paused >= STARTS_BETWEEN_PAUSES:
+                    paused = len(self.results)
                     await asyncio.sleep(0)
             await self._until_fewer_than(1)
             if self.failed:
@@ -116,15 +123,16 @@ class _Group:
             for content in (self.results, self.failed, self.returned, self._futures):
                 content.clear()
 
-    def _start_some(self, xs: Iterator[Any], most: int) -> bool:
-        """Start the flows of so many xs; return False if there are no more."""
+    def _start_some(self, xs: Iterator[Any], most: int, together: int) -> bool:
+        """Start the flows of so many xs; so many that go together count one. Return False if there are no more."""
         started = 0
         if self._alike is not None:
             while started < most:
-                count, other = self._alike.start(xs, self.fn, most - started)
-                started += count
+                wanted = (most - started) * together
+                count, other = self._alike.start(xs, self.fn, wanted)
+                started += -(-count // together)
                 if other is None:
-                    return started == most
+                    return count == wanted
                 self._start(*other)
                 started += 1
             return True

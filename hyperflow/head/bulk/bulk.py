@@ -137,7 +137,7 @@ class Bulk:
         if team is None or type(batch) is not Batch:
             return None
         self._by_itself(calls_of(batch), self.head.scheduler.teams.single_out(team, batch, number))
-        self.head.events.running([number], worker.name, ago)
+        self.head.events.running([number], worker.name, ago)  # of the others that is said when they are done
         evaluation: Evaluation = self.head.evaluations[number]
         return evaluation
 
