@@ -19,13 +19,13 @@ not by SQLite, which hides an fsync error of that step. A closed database is one
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -192,8 +192,10 @@ class DatabaseFile:
         if first + len(entries) > MOST:
             raise DatabaseError(f"{self.path} has {first - 1} entries; more than {MOST} are too many for one file")
         rows = [
-            (number, map_name, key, value, len(value), *others, seal(number, map_name, key, len(value), *others[:2]))
-            for number, (map_name, key, value, *others) in enumerate(entries, first)
+            (number, map_name, key, value, len(value), program, when, of_all, version, about, sealed)
+            for number, (map_name, key, value, program, when, of_all, version, about), sealed in zip(
+                itertools.count(first), entries, layout.seals(first, entries), strict=False
+            )
         ]
         taken = {**self.watermarks(), **watermarks} if watermarks else self.taken
         held = self.counts.watermarks if taken is None else len(taken)
@@ -208,8 +210,7 @@ class DatabaseFile:
         self.check_present()
         self.in_wal += sum(len(entry[1]) + len(entry[2]) for entry in entries)
         if self.index.complete:
-            for number, entry in enumerate(entries, first):
-                self.index.add(digest(entry[0], entry[1]), number)
+            self.index.add_all([digest(entry[0], entry[1]) for entry in entries], first)
 
     def know(self) -> Index:
         """Return the index of all entries; at the first use it is read, and the entries that are in no run.
@@ -341,7 +342,7 @@ class DatabaseFile:
             older = self.connection.execute(
                 f"{what} map = ? AND key = ? AND id < ? ORDER BY id DESC", (map_name, key, newest)
             )
-            for number, value, *rest in chain(first, older):
+            for number, value, *rest in itertools.chain(first, older):
                 if is_sound(map_name, key, value, *rest):
                     return text_of(value, *rest[1:])
                 self._report(number, map_name, key)

@@ -26,6 +26,7 @@ import sys
 import zlib
 from array import array
 from bisect import bisect_left
+from collections.abc import Sequence
 from functools import lru_cache
 from math import isqrt
 from typing import NamedTuple
@@ -108,6 +109,16 @@ class Index:
             self._older[number] = before
         self._recent[of_key] = number
         self._packed.append(of_key << 32 | number)
+
+    def add_all(self, of_keys: Sequence[int], first: int) -> None:
+        """Note the newest entries, which have numbers from `first` on."""
+        recent, numbers = self._recent, range(first, first + len(of_keys))
+        if recent.keys().isdisjoint(of_keys) and len(new := dict(zip(of_keys, numbers, strict=True))) == len(of_keys):
+            recent.update(new)
+            self._packed += [of_key << 32 | number for of_key, number in new.items()]
+        else:
+            for of_key, number in zip(of_keys, numbers, strict=True):
+                self.add(of_key, number)
 
     def newest(self, of_key: int) -> int:
         """Return the newest entry with this check sum, 0 if there is none."""

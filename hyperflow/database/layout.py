@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-import zlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from zlib import crc32
 
 import attrs
 
@@ -82,7 +83,19 @@ TOTAL, WATERMARKS = 0, -1
 
 def seal(*parts: object) -> int:
     """Return a check sum of some numbers and texts. It finds every change of one byte."""
-    return zlib.crc32(repr(parts).encode())
+    return crc32(repr(parts).encode())
+
+
+def seals(first: int, entries: Iterable[Sequence[Any]]) -> Iterator[int]:
+    """Yield the seals of new entries: map, key, value, program, time and more of each, with numbers from `first` on."""
+    # The same as `seal` of each. What many have in common is put into words once.
+    maps: dict[str, str] = {}
+    last_program, last_time, tail = None, None, ""
+    for number, (map_name, key, value, program, when, *_) in enumerate(entries, first):
+        if program is not last_program or when is not last_time:
+            last_program, last_time, tail = program, when, f"{program!r}, {when!r})"
+        name = maps.get(map_name) or maps.setdefault(map_name, repr(map_name))
+        yield crc32(f"({number}, {name}, {key!r}, {len(value)}, {tail}".encode())
 
 
 def prepare(connection: sqlite3.Connection) -> None:
@@ -183,12 +196,12 @@ class Counts:
 
     def after(self, maps: Iterable[str], first: int, watermarks: int) -> Counts:
         """Return the counts when entries of these maps have been added, the first one with the id `first`."""
-        of_map = dict(self.of_map)
-        count = 0
-        for number, name in enumerate(maps, first):
-            count += 1
+        names = list(maps)
+        of_map, count = dict(self.of_map), len(names)
+        newest = dict(zip(names, range(first, first + count), strict=True))
+        for name, more in Counter(names).items():
             before = of_map.get(name) or Count(len(of_map) + 1, 0, 0)
-            of_map[name] = Count(before.id, before.entries + 1, number)
+            of_map[name] = Count(before.id, before.entries + more, newest[name])
         total = Count(TOTAL, self.total.entries + count, first + count - 1 if count else self.total.newest)
         return Counts(total, watermarks, of_map)
 
