@@ -68,6 +68,7 @@ class _Group:
         # Those that run. Only where an error is to name the call, with its x and step.
         self._futures: dict[asyncio.Future[Any], tuple[int, Any, Step | None]] = {}
         self._alike: BulkMap | None = None  # what starts those that are like the one before
+        self._ways: dict[object, BulkMap | None] = {}
         self._waiter: asyncio.Future[None] | None = None
         self._enough = 0
         self.name = ""
@@ -87,6 +88,7 @@ class _Group:
         """Run the flow of each x, at most `limit` at a time; return their results in order, or the first failure."""
         try:
             source, self._alike = iter(xs), environment.open_map(self)
+            self._ways = {None: self._alike}
             while not self.failed:
                 room = STARTS_BETWEEN_PAUSES - len(self.results) % STARTS_BETWEEN_PAUSES
                 if limit is not None:
@@ -113,7 +115,7 @@ class _Group:
             raise
         finally:
             self._alike = None  # which knows this
-            for content in (self.results, self.failed, self.returned, self._futures):
+            for content in (self.results, self.failed, self.returned, self._futures, self._ways):
                 content.clear()
 
     def _start_some(self, xs: Iterator[Any], most: int) -> bool:
@@ -126,6 +128,7 @@ class _Group:
                 if other is None:
                     return started == most
                 self._start(*other)
+                self._alike = self._way_of(other[1])
                 started += 1
             return True
         for x in itertools.islice(xs, most):
@@ -138,6 +141,15 @@ class _Group:
             else:
                 self._start(x, one)
         return started == most
+
+    def _way_of(self, one: Any) -> BulkMap | None:
+        """Return what starts together those that are like this one."""
+        step: Step | None = one.step if isinstance(one, Flow) else None
+        way = None if step is None else step.way()
+        if way not in self._ways:
+            assert step is not None
+            self._ways[way] = step.open_map(self)
+        return self._ways[way]
 
     def _start(self, x: Any, one: Any) -> None:
         """Start the flow of one x, or whatever the user's function has returned."""
@@ -184,7 +196,8 @@ class _Group:
 
     def apart(self, place: int, future: asyncio.Future[Any], step: Any) -> None:
         """One of them goes on by itself."""
-        self._begun(place, None, future, step if self.returns else None)
+        named = self.returns or isinstance(future, (asyncio.Task, Outcome))
+        self._begun(place, None, future, step if named else None)
 
     def refused(self, x: Any, error: Exception) -> bool:
         """The user's function made no flow of x: return whether that is noted."""
@@ -197,8 +210,9 @@ class _Group:
         return self._noted(x, error)
 
     def _cancel_alike(self) -> None:
-        if self._alike is not None:
-            self._alike.cancel()
+        for alike in self._ways.values():
+            if alike is not None:
+                alike.cancel()
 
     # ---- how they end --------------------------------------------------------------------------------------------
 

@@ -133,6 +133,10 @@ class Index:
                 return found & MOST
         return 0
 
+    def has_none(self, of_keys: Sequence[int]) -> bool:
+        """Whether no entry has any of these check sums."""
+        return self._recent.keys().isdisjoint(of_keys) and not (self.runs and any(map(self.newest, of_keys)))
+
     def numbers(self, of_key: int) -> list[int]:
         """Return all entries with this check sum, the newest first."""
         found: list[int] = []

@@ -8,6 +8,8 @@ One thread puts and drops; any other may ask meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 LONGEST = 4096
 """Values up to this many characters stay in memory; longer ones are read at each lookup."""
 
@@ -35,6 +37,11 @@ class Kept:
         name = map_name, key
         text = self._young.get(name)  # first, because what leaves it is among the old before
         return self._old.get(name) if text is None else text
+
+    def has_none(self, map_name: str, keys: Iterable[str]) -> bool:
+        """Whether nothing is kept of any of these keys."""
+        names = [(map_name, key) for key in keys]
+        return self._young.keys().isdisjoint(names) and self._old.keys().isdisjoint(names)
 
     def put(self, map_name: str, key: str, text: str) -> None:
         """Keep the newest value of a key, unless it is long."""

@@ -18,7 +18,7 @@ import contextvars
 import logging
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol, Self
 
 from hyperflow.aio import Outcome
 from hyperflow.errors import MisuseError
@@ -26,7 +26,16 @@ from hyperflow.saying import in_words
 
 logger = logging.getLogger("hyperflow")
 
-inside: ContextVar[Flight | None] = ContextVar("hyperflow_flight", default=None)
+
+class Computation(Protocol):
+    """What computes one key, or several at the same time."""
+
+    def current(self) -> Flight:
+        """Return the flight of what is computed now."""
+        ...
+
+
+inside: ContextVar[Computation | None] = ContextVar("hyperflow_flight", default=None)
 """The computation that this is part of."""
 
 
@@ -72,6 +81,13 @@ class Flight:
         self.waits_for: list[Flight] = []
         flights[key] = self
 
+    def current(self) -> Self:
+        return self
+
+    def of(self, key: str) -> Flight:  # noqa: ARG002
+        """Return the flight of this key, where several go together."""
+        return self
+
     @property
     def name(self) -> str:
         """The call, for errors."""
@@ -96,7 +112,8 @@ class Flight:
     def join(self, taken: Callable[[], None] | None) -> Waiter:
         """Return what one more caller waits for; the first one begins it afterwards."""
         waiter = Waiter()
-        outer = inside.get()
+        computation = inside.get()
+        outer = None if computation is None else computation.current()
         waiter.flight, waiter.outer, waiter.taken = self, outer, taken
         if outer is not None:
             if self._reaches(outer):

@@ -1,0 +1,354 @@
+"""A map of memoized calls, as far as they are alike: looked up together, and recorded together.
+
+A call by itself (see `recording`) has a flight, futures, callbacks and contexts of its own, which take several times what
+it takes to write its entry. Here the calls of one function that a map starts in one turn of the event loop are one
+`Several`: what is known of their keys is asked once, what they have computed is handed over once, and the map hears once
+that it is on the disk.
+
+Guarantees: the same as for calls by themselves, because whatever happens to one of them alone makes it a `Recording` with
+its place in the map, before it is dealt with: somebody else wants its key, its function fails, its flow has to run, its
+result cannot be recorded or is long. So there is one code for what is rare.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from hyperflow import environment
+from hyperflow.database import single_flight
+from hyperflow.database.entries import Entry, FromCode, warn_of, with_origin
+from hyperflow.database.kept import LONGEST
+from hyperflow.database.memo_function import Memo
+from hyperflow.database.origins import Making, of_seconds
+from hyperflow.database.recording import MemoStep, Recording, decoded, started
+from hyperflow.database.store import Store
+from hyperflow.environment import MapOwner
+from hyperflow.errors import SerializationError
+from hyperflow.flow import Flow, Job, Pure
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+NO_KEYWORDS: dict[str, Any] = {}
+
+clock = time.perf_counter
+
+
+class MemoMap:
+    """What a map has of a memoized function; see `environment.BulkMap`."""
+
+    def __init__(self, owner: MapOwner, memo: Memo) -> None:
+        self._owner = owner
+        self._memo = memo
+        self._going: set[Several] = set()
+
+    def start(
+        self, xs: Iterator[Any], make: Callable[[Any], Any] | None, most: int
+    ) -> tuple[int, tuple[Any, Any] | None]:
+        calls: list[Call] = []
+        database, memo, refused = self._database(), self._memo, 0
+        if database is not None and memo.takes_one and getattr(make, "__memo__", None) is memo:
+            for x in xs:  # no flow is needed of each
+                calls.append(((x,), NO_KEYWORDS))
+                if len(calls) == most:
+                    break
+            self._begin(database, calls)
+            return len(calls), None
+        try:
+            for x in xs:
+                try:
+                    one = x if make is None else make(x)
+                except Exception as error:
+                    self._begin(database, calls)
+                    refused, calls = refused + len(calls) + 1, []
+                    if not self._owner.refused(x, error):
+                        raise
+                else:
+                    step = one.step if isinstance(one, Flow) else None
+                    if database is None or not isinstance(step, MemoStep) or step.fn.__memo__ is not memo:
+                        return refused + len(calls), (x, one)
+                    calls.append((step.args, step.kwargs))
+                    one.used()
+                if refused + len(calls) == most:
+                    break
+            return refused + len(calls), None
+        finally:
+            self._begin(database, calls)
+
+    def _database(self) -> Store | None:
+        """Return where several may be recorded together."""
+        env = environment.peek()
+        # Of what is part of another computation, each is noted there when it is read.
+        here = env is not None and environment.peek_making() is None and single_flight.inside.get() is None
+        return env.database if here and env is not None and isinstance(env.database, Store) else None
+
+    def _begin(self, database: Store | None, calls: list[Call]) -> None:
+        if database is not None and calls:
+            Several(self._owner, self._memo, database, calls, self._going).begin()
+
+    def cancel(self) -> None:
+        for several in list(self._going):
+            several.withdraw()
+
+
+class Running:
+    """One of several while its function runs, for what that starts."""
+
+    __slots__ = ("at", "flight", "several")
+
+    def __init__(self, several: Several, at: int) -> None:
+        self.several = several
+        self.at = at
+        self.flight: Recording | None = None
+
+    def current(self) -> Recording | None:
+        """Return its flight, if it has not ended: with one, it is known who waits for whom."""
+        if self.flight is None and self.several.running is self:
+            self.flight = self.several.alone(self.at)
+        return self.flight
+
+
+class Several:
+    """Calls of a memoized function in consecutive places of a map; it stands for the flights of their keys."""
+
+    def __init__(self, owner: MapOwner, memo: Memo, database: Store, calls: list[Call], going: set[Several]) -> None:
+        self.running: Running | None = None
+        self._owner, self._memo, self._database, self._calls, self._going = owner, memo, database, calls, going
+        self._context = contextvars.copy_context()
+        self._place = owner.begun(len(calls))
+        self._keys: list[str | None] = []
+        """None for what has ended, or has gone on by itself."""
+        self._asked: set[int] = set()
+        self._ready: dict[int, tuple[str, Any, asyncio.Future[None]]] = {}
+        """Of those that are being recorded, the text, the value made of it, and when that is done."""
+
+    def begin(self) -> None:
+        """Look all up, and compute what is not there."""
+        memo, database, every = self._memo, self._database, range(len(self._calls))
+        try:
+            _ = memo.codec, memo.fingerprint
+            keys = self._keys = list(memo.keys(self._calls))
+            found = database.peek_all(memo.map_name, keys)
+        except Exception:  # noqa: BLE001 (each by itself says what is wrong)
+            self._keys = [None] * len(every)
+            self._restart(every)
+            return
+        self._going.add(self)
+        if found is None:
+            self._compute(self._mine(every))
+            return
+        asked = self._mine([at for at in every if not found[at][0]])
+        if asked:
+            self._asked = set(asked)
+            answers = database.ask_all([(memo.map_name, keys[at]) for at in asked])
+            answers.add_done_callback(partial(self._looked, asked))
+        missing = self._take([(at, text) for at, (known, text) in enumerate(found) if known])
+        self._compute(self._mine(missing))
+
+    def _mine(self, places: Iterable[int]) -> list[int]:
+        """Make this the flight of these, and return them; but what has one already joins that."""
+        flights, name, keys = self._database.flights, self._memo.map_name, self._keys
+        mine: list[int] = []
+        for at in places:
+            key = name, keys[at]
+            if key in flights:
+                self._restart((at,))
+            else:
+                flights[key] = self
+                mine.append(at)
+        return mine
+
+    def _restart(self, places: Iterable[int]) -> None:
+        """Have some, of which this is not the flight, go by themselves."""
+        for at in places:
+            self._keys[at] = None
+            args, kwargs = self._calls[at]
+            future = self._context.copy().run(started, self._memo, args, kwargs)
+            self._owner.apart(self._place + at, future, MemoStep(self._memo.fn, args, kwargs))
+
+    # ---- recorded already ----------------------------------------------------------------------------------------
+
+    def _take(self, found: Iterable[tuple[int, str | None]]) -> list[int]:
+        """Take the recorded results that count, and return what has to be computed."""
+        memo, database, results = self._memo, self._database, self._owner.results
+        missing: list[int] = []
+        taken = 0
+        for at, text in found:
+            args, kwargs = self._calls[at]
+            try:
+                if text is None or not memo.counts(text, database):
+                    missing.append(at)
+                    continue
+                results[self._place + at] = decoded(memo.codec, text, memo, args, kwargs)
+            except Exception:  # noqa: BLE001 (by itself, it says what is wrong)
+                self._leave(at)
+                self._restart((at,))
+            else:
+                self._leave(at)
+                taken += 1
+        self._told(taken)
+        return missing
+
+    def _leave(self, at: int) -> None:
+        """Be the flight of one no more."""
+        key = self._memo.map_name, self._keys[at]
+        self._keys[at] = None
+        if self._database.flights.get(key) is self:
+            del self._database.flights[key]
+
+    def _looked(self, asked: list[int], answers: asyncio.Future[list[tuple[str | None, list[str]]]]) -> None:
+        self._asked.clear()
+        error = answers.exception()
+        found: list[tuple[int, str | None]] = []
+        for at, (text, damaged) in zip(asked, [] if error is not None else answers.result(), strict=False):
+            try:
+                warn_of(damaged)
+            except Exception as warning:  # noqa: BLE001 (who waits for it gets it)
+                self._fail((at,), warning)
+            if self._keys and self._keys[at] is not None:
+                found.append((at, text))
+        if self._keys and error is not None:
+            self._fail(asked, error)
+        self._compute(self._take(found))
+
+    # ---- computed ------------------------------------------------------------------------------------------------
+
+    def _compute(self, places: list[int]) -> None:
+        """Call the function for these, and record what is there at once."""
+        if not places:
+            return
+        memo, keys, ready = self._memo, self._keys, self._ready
+        name, fingerprint, recorded = memo.map_name, memo.fingerprint, asyncio.get_running_loop().create_future()
+        code, metadata, texts = fingerprint.text, memo.metadata(fingerprint.text), memo.new_texts(fingerprint)
+        abouts: dict[str, str] = {}
+        entries: list[Entry] = []
+        making = Making()
+        noting, inside = environment.set_making(making), single_flight.inside.set(None)
+        try:
+            began = clock()
+            for at in places:
+                key = keys[at]
+                if key is None:  # the function of one before has asked for it
+                    continue
+                made = self._call(at, making, began)
+                now = clock()
+                if made is None:
+                    making = Making()
+                    environment.set_making(making)
+                else:
+                    origin = of_seconds(now - began, texts)
+                    about = abouts.get(origin) or abouts.setdefault(origin, with_origin(metadata, origin))
+                    entries.append((name, key, FromCode.of(made[0], code, about)))
+                    ready[at] = *made, recorded
+                    texts = {}
+                began = now
+        finally:
+            self.running = None
+            single_flight.inside.reset(inside)
+            environment.end_making(noting)
+            if entries:
+                self._database.record_all(entries).add_done_callback(partial(self._written, recorded))
+
+    def _call(self, at: int, making: Making, began: float) -> tuple[str, Any] | None:
+        """Return the text of a result, and the result made of that; None if it goes on by itself."""
+        self.running = running = Running(self, at)
+        single_flight.inside.set(running)
+        args, kwargs = self._calls[at]
+        try:
+            made = self._memo.fn(*args, **kwargs)
+        except BaseException as error:
+            flight = running.current()
+            assert flight is not None
+            flight.fail(error)
+            if not isinstance(error, Exception):
+                raise
+            return None
+        step = made.step if type(made) is Job else None
+        if type(step) is Pure and running.flight is None:
+            try:
+                text, value = self._memo.codec.encode_again(step.value)
+            except SerializationError:
+                pass  # said there
+            else:
+                if len(text) <= LONGEST:
+                    made.made_at = None  # it is used
+                    return text, value
+        flight = running.current()
+        assert flight is not None
+        making.began = began
+        flight.go_on(made, making)
+        return None
+
+    def _written(self, recorded: asyncio.Future[None], done: asyncio.Future[None]) -> None:
+        error = done.exception()
+        ready = [(at, value) for at, (_, value, when) in self._ready.items() if when is recorded]
+        if error is not None:
+            recorded.set_exception(error)
+            recorded.exception()  # who waits for it has been given a copy
+            self._fail([at for at, _ in ready], error)
+            return
+        recorded.set_result(None)
+        flights, name, keys, results = self._database.flights, self._memo.map_name, self._keys, self._owner.results
+        for at, value in ready:
+            del flights[name, keys[at]], self._ready[at]
+            keys[at] = None
+            results[self._place + at] = value
+        self._told(len(ready))
+
+    # ---- one by itself, and the end ------------------------------------------------------------------------------
+
+    def of(self, key: str) -> Recording:
+        """Return the flight of one, which goes on by itself from now on: somebody else wants it, too."""
+        at = self._keys.index(key)
+        running, ready = self.running, self._ready.pop(at, None)
+        if running is not None and running.at == at and (flight := running.current()) is not None:
+            return flight
+        flight = self.alone(at)
+        if ready is not None:
+            flight.wait_until(ready[0], asyncio.shield(ready[2]))
+        else:
+            self._context.copy().run(flight.begin)
+        return flight
+
+    def alone(self, at: int) -> Recording:
+        """Have one go on by itself; how, is the caller's business."""
+        key = self._keys[at]
+        assert key is not None
+        self._keys[at] = None
+        return self._context.copy().run(self._recording, at, key)
+
+    def _recording(self, at: int, key: str) -> Recording:
+        args, kwargs = self._calls[at]
+        flight = Recording(self._memo, key, args, kwargs, self._database, at not in self._asked)
+        self._owner.apart(self._place + at, flight.join(None), MemoStep(self._memo.fn, args, kwargs))
+        return flight
+
+    def _fail(self, places: Iterable[int], error: BaseException) -> None:
+        """Give each of those that are still here an error of its own: a traceback grows where it is raised."""
+        for at in places:
+            self._ready.pop(at, None)
+            if self._keys[at] is not None:
+                again = type(error)(*error.args)
+                again.__cause__ = error.__cause__
+                self.alone(at).fail(again)
+        self._told(0)
+
+    def _told(self, count: int) -> None:
+        """So many have their results."""
+        if count:
+            self._owner.done(count)
+        if not any(self._keys):
+            self._going.discard(self)
+
+    def withdraw(self) -> None:
+        """Nobody wants the rest."""
+        for at, key in enumerate(self._keys):
+            if key is not None:
+                self._leave(at)
+        self._keys = []
+        self._ready.clear()
+        self._going.discard(self)
