@@ -19,13 +19,13 @@ not by SQLite, which hides an fsync error of that step. A closed database is one
 
 from __future__ import annotations
 
-import itertools
 import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from itertools import chain, repeat
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -57,6 +57,19 @@ WAL_LIMIT = 4 * 1024 * 1024
 
 Row = tuple[str, str, str, str, float, bytes, int, str]
 """Map, key, value, program, time, checksum, schema version, metadata: an entry as the file has it."""
+
+
+class Columns(NamedTuple):
+    """New entries, column by column; those after the keys and values may be endless, if they are alike."""
+
+    maps: Sequence[str]
+    keys: Sequence[str]
+    values: Sequence[str]
+    programs: Iterable[str]
+    times: Iterable[float]
+    checksums: Iterable[bytes]
+    versions: Iterable[int]
+    metadata: Iterable[str]
 
 
 class Watermark(NamedTuple):
@@ -144,18 +157,20 @@ class DatabaseFile:
 
         If it raises DatabaseError, none was added; so does `ingest`.
         """
-        now = time.time()
-        rows: list[Row] = []
-        for map_name, key, value in entries:
-            about = value.metadata if type(value) is FromCode else NO_METADATA
-            of_all = checksum(map_name, key, value, SCHEMA_VERSION, about)
-            rows.append((map_name, key, str(value), self.program_id, now, of_all, SCHEMA_VERSION, about))
-        self.add(rows)
-        keep = self.kept.put
-        for map_name, key, value in entries:
+        maps = [map_name for map_name, _, _ in entries]
+        keys = [key for _, key, _ in entries]
+        texts = [str(value) for _, _, value in entries]
+        abouts = [value.metadata if type(value) is FromCode else NO_METADATA for _, _, value in entries]
+        of_all = map(checksum, maps, keys, texts, repeat(SCHEMA_VERSION), abouts)
+        self.add(
+            Columns(
+                maps, keys, texts, repeat(self.program_id), repeat(time.time()), of_all, repeat(SCHEMA_VERSION), abouts
+            )
+        )
+        for _, _, value in entries:
             if type(value) is FromCode:
                 value.metadata = NO_METADATA  # it is on the disk, and longer than most values
-            keep(map_name, key, value)
+        self.kept.put_all(entries)
 
     def ingest(self, rows: list[Row], source: str, since: Watermark | None, watermark: Watermark) -> bool:
         """Add entries of another program as they are, and move its watermark, in one transaction.
@@ -164,7 +179,7 @@ class DatabaseFile:
         """
         if self.watermark(source) != since:
             return False
-        self.add(rows, {source: watermark})
+        self.add(Columns(*zip(*rows, strict=True)) if rows else Columns(*([],) * 8), {source: watermark})
         for row in rows:
             self.kept.drop(row[0], row[1])
         return True
@@ -184,22 +199,21 @@ class DatabaseFile:
             self.taken = {program: Watermark(*others) for program, *others, _ in rows}
         return self.taken
 
-    def add(self, entries: Sequence[Row], watermarks: Mapping[str, Watermark] = NONE) -> None:
+    def add(self, new: Columns, watermarks: Mapping[str, Watermark] = NONE) -> None:
         """Add entries as they are, and move watermarks, in one transaction."""
         if self.broken:
             raise DatabaseError(self.broken)
-        first = self.counts.total.newest + 1
-        if first + len(entries) > MOST:
+        first, number = self.counts.total.newest + 1, len(new.maps)
+        if first + number > MOST:
             raise DatabaseError(f"{self.path} has {first - 1} entries; more than {MOST} are too many for one file")
-        rows = [
-            (number, map_name, key, value, len(value), program, when, of_all, version, about, sealed)
-            for number, (map_name, key, value, program, when, of_all, version, about), sealed in zip(
-                itertools.count(first), entries, layout.seals(first, entries), strict=False
-            )
-        ]
+        sizes = [len(value) for value in new.values]
+        numbers = range(first, first + number)
+        sealed = layout.seals(numbers, new.maps, new.keys, sizes, new.programs, new.times)
+        # Not as rows, of which each would be made three times.
+        rows = zip(numbers, *new[:3], sizes, *new[3:], sealed, strict=False)
         taken = {**self.watermarks(), **watermarks} if watermarks else self.taken
         held = self.counts.watermarks if taken is None else len(taken)
-        counts = self.counts.after((entry[0] for entry in entries), first, held)
+        counts = self.counts.after(new.maps, first, held)
         with self._fail_stop(), reported(self.path, "write to"), self._transaction():
             self.connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             for source, mark in watermarks.items():
@@ -208,9 +222,9 @@ class DatabaseFile:
             counts.write(self.connection, self.counts)
         self.counts, self.taken = counts, taken
         self.check_present()
-        self.in_wal += sum(len(entry[1]) + len(entry[2]) for entry in entries)
+        self.in_wal += sum(map(len, new.keys)) + sum(sizes)
         if self.index.complete:
-            self.index.add_all([digest(entry[0], entry[1]) for entry in entries], first)
+            self.index.add_all(list(map(digest, new.maps, new.keys)), first)
 
     def know(self) -> Index:
         """Return the index of all entries; at the first use it is read, and the entries that are in no run.
@@ -342,7 +356,7 @@ class DatabaseFile:
             older = self.connection.execute(
                 f"{what} map = ? AND key = ? AND id < ? ORDER BY id DESC", (map_name, key, newest)
             )
-            for number, value, *rest in itertools.chain(first, older):
+            for number, value, *rest in chain(first, older):
                 if is_sound(map_name, key, value, *rest):
                     return text_of(value, *rest[1:])
                 self._report(number, map_name, key)

@@ -26,7 +26,7 @@ import sys
 import zlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from math import isqrt
 from typing import NamedTuple
@@ -59,6 +59,14 @@ class Run(NamedTuple):
     first: int
     last: int
     entries: array[int]
+
+    def has_any(self, of_keys: Iterable[int]) -> bool:
+        """Whether it has one of these check sums."""
+        entries = self.entries
+        last = entries[-1] if entries else 0
+        return any(
+            of_key << 32 <= last and entries[bisect_left(entries, of_key << 32)] >> 32 == of_key for of_key in of_keys
+        )
 
 
 @lru_cache(1000)
@@ -135,7 +143,8 @@ class Index:
 
     def has_none(self, of_keys: Sequence[int]) -> bool:
         """Whether no entry has any of these check sums."""
-        return self._recent.keys().isdisjoint(of_keys) and not (self.runs and any(map(self.newest, of_keys)))
+        # In this order, as in `newest`.
+        return self._recent.keys().isdisjoint(of_keys) and not any(run.has_any(of_keys) for run in self.runs)
 
     def numbers(self, of_key: int) -> list[int]:
         """Return all entries with this check sum, the newest first."""

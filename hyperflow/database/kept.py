@@ -55,6 +55,12 @@ class Kept:
             self._young, self._size = {}, 0
             self.pages.clear()
 
+    def put_all(self, entries: Iterable[tuple[str, str, str]]) -> None:
+        """Keep the newest values of some keys: map, key and value of each."""
+        put = self.put
+        for map_name, key, text in entries:
+            put(map_name, key, text)
+
     def drop(self, map_name: str, key: str) -> None:
         """Forget the value of a key, which has a newer one."""
         self._old.pop((map_name, key), None)

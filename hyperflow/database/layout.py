@@ -86,16 +86,23 @@ def seal(*parts: object) -> int:
     return crc32(repr(parts).encode())
 
 
-def seals(first: int, entries: Iterable[Sequence[Any]]) -> Iterator[int]:
-    """Yield the seals of new entries: map, key, value, program, time and more of each, with numbers from `first` on."""
-    # The same as `seal` of each. What many have in common is put into words once.
-    maps: dict[str, str] = {}
-    last_program, last_time, tail = None, None, ""
-    for number, (map_name, key, value, program, when, *_) in enumerate(entries, first):
+def seals(
+    numbers: Iterable[int],
+    maps: Iterable[str],
+    keys: Iterable[str],
+    sizes: Iterable[int],
+    programs: Iterable[str],
+    times: Iterable[float],
+) -> Iterator[int]:
+    """Yield the `seal` of each of some entries. What many have in common is put into words once."""
+    last_map = last_program = last_time = None
+    name = tail = ""
+    for number, map_name, key, size, program, when in zip(numbers, maps, keys, sizes, programs, times, strict=False):
+        if map_name is not last_map:
+            last_map, name = map_name, repr(map_name)
         if program is not last_program or when is not last_time:
             last_program, last_time, tail = program, when, f"{program!r}, {when!r})"
-        name = maps.get(map_name) or maps.setdefault(map_name, repr(map_name))
-        yield crc32(f"({number}, {name}, {key!r}, {len(value)}, {tail}".encode())
+        yield crc32(f"({number}, {name}, {key!r}, {size}, {tail}".encode())
 
 
 def prepare(connection: sqlite3.Connection) -> None:
