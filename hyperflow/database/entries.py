@@ -17,6 +17,7 @@ import functools
 import hashlib
 import json
 import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 SCHEMA_VERSION = 2
@@ -54,6 +55,20 @@ def checksum(map_name: str, key: str, value: str, version: int = SCHEMA_VERSION,
     made = _blank()
     made.update(text.encode("utf-8", "surrogatepass"))
     return made.digest()
+
+
+def checksums(
+    maps: Iterable[str], keys: Iterable[str], values: Iterable[str], metadata: Iterable[str]
+) -> Iterator[bytes]:
+    """Yield the `checksum` of each of some new entries. What many have in common is put into words once."""
+    last_map, head = None, ""
+    for map_name, key, value, about in zip(maps, keys, values, metadata, strict=True):
+        if map_name is not last_map:
+            last_map, head = map_name, f"{SCHEMA_VERSION}:{len(map_name)}:"
+        made = _blank()
+        text = f"{head}{len(key)}:{len(value)}:{map_name}{key}{value}{about}"
+        made.update(text.encode("utf-8", "surrogatepass"))
+        yield made.digest()
 
 
 def is_sound(map_name: object, key: object, value: object, digest: bytes, version: int, metadata: str) -> bool:

@@ -25,7 +25,8 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from itertools import chain, repeat
+from itertools import chain, groupby, repeat
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ import attrs
 
 from hyperflow import files
 from hyperflow.database import layout, leftover, place
-from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, FromCode, checksum, is_sound, text_of
+from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, FromCode, checksums, is_sound, text_of
 from hyperflow.database.index import MOST, RUN, SHORTEST, Index, digest
 from hyperflow.database.kept import LONGEST, MEMORY_BUDGET, Kept
 from hyperflow.database.layout import Counts, damaged, seal
@@ -161,7 +162,7 @@ class DatabaseFile:
         keys = [key for _, key, _ in entries]
         texts = [str(value) for _, _, value in entries]
         abouts = [value.metadata if type(value) is FromCode else NO_METADATA for _, _, value in entries]
-        of_all = map(checksum, maps, keys, texts, repeat(SCHEMA_VERSION), abouts)
+        of_all = checksums(maps, keys, texts, abouts)
         self.add(
             Columns(
                 maps, keys, texts, repeat(self.program_id), repeat(time.time()), of_all, repeat(SCHEMA_VERSION), abouts
@@ -170,7 +171,9 @@ class DatabaseFile:
         for _, _, value in entries:
             if type(value) is FromCode:
                 value.metadata = NO_METADATA  # it is on the disk, and longer than most values
-        self.kept.put_all(entries)
+        for map_name, of_map in groupby(entries, itemgetter(0)):
+            _, of_keys, values = zip(*of_map, strict=True)
+            self.kept.put_all(map_name, of_keys, values)
 
     def ingest(self, rows: list[Row], source: str, since: Watermark | None, watermark: Watermark) -> bool:
         """Add entries of another program as they are, and move its watermark, in one transaction.

@@ -91,7 +91,7 @@ class Index:
         A damaged entry is to be told at the next opening again; so no run may cover it.
         """
         self.runs: tuple[Run, ...] = ()
-        self._packed: list[int] = []
+        self._packed = array("Q")
         self._recent: dict[int, int] = {}
         self._older: dict[int, int] = {}
 
@@ -123,7 +123,7 @@ class Index:
         recent, numbers = self._recent, range(first, first + len(of_keys))
         if recent.keys().isdisjoint(of_keys) and len(new := dict(zip(of_keys, numbers, strict=True))) == len(of_keys):
             recent.update(new)
-            self._packed += [of_key << 32 | number for of_key, number in new.items()]
+            self._packed.extend([of_key << 32 | number for of_key, number in new.items()])
         else:
             for of_key, number in zip(of_keys, numbers, strict=True):
                 self.add(of_key, number)
@@ -196,7 +196,7 @@ class Index:
     def take(self, runs: list[Run]) -> None:
         """Go on with the runs that were written."""
         self.runs = tuple(runs)
-        self._recent, self._older, self._packed = {}, {}, []
+        self._recent, self._older, self._packed = {}, {}, array("Q")
 
 
 def _alike(older: Run, newer: Run) -> bool:

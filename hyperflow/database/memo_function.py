@@ -170,6 +170,11 @@ class Memo:
             self._metadata = code, about
         return self._metadata[1]
 
+    @property
+    def has_new_texts(self) -> bool:
+        """Whether what the function says has not been recorded yet."""
+        return self._texts_of != self.fingerprint.text
+
     def new_texts(self, fingerprint: Fingerprint) -> dict[str, str]:
         """Return what the function says, for the first result of it; none for the others."""
         if self._texts_of == fingerprint.text:

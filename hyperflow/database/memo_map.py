@@ -1,13 +1,13 @@
 """A map of memoized calls, as far as they are alike: looked up together, and recorded together.
 
-A call by itself (see `recording`) has a flight, futures, callbacks and contexts of its own, which take several times what
-it takes to write its entry. Here the calls of one function that a map starts in one turn of the event loop are one
-`Several`: what is known of their keys is asked once, what they have computed is handed over once, and the map hears once
-that it is on the disk.
+A call by itself (see `recording`) has a flight, futures, callbacks and contexts of its own, which take several times
+what it takes to write its entry. Here the calls of one function that a map starts in one turn of the event loop are one
+`Several`: what is known of their keys is asked once, what they have computed is handed over once, and the map hears
+once that it is on the disk.
 
-Guarantees: the same as for calls by themselves, because whatever happens to one of them alone makes it a `Recording` with
-its place in the map, before it is dealt with: somebody else wants its key, its function fails, its flow has to run, its
-result cannot be recorded or is long. So there is one code for what is rare.
+Guarantees: the same as for calls by themselves, because whatever happens to one of them alone makes it a `Recording`
+with its place in the map, before it is dealt with: somebody else wants its key, its function fails, its flow has to
+run, its result cannot be recorded or is long. So there is one code for what is rare.
 """
 
 from __future__ import annotations
@@ -111,6 +111,30 @@ class Running:
             self.flight = self.several.alone(self.at)
         return self.flight
 
+    def fail(self, error: BaseException) -> None:
+        """Its function has failed."""
+        if (flight := self.current()) is not None:
+            flight.fail(error)
+
+    def go_on(self, made: Any, making: Making) -> None:
+        """Its function has made what has to run, while `making` noted what it read."""
+        if (flight := self.current()) is not None:
+            flight.go_on(made, making)
+
+
+class Batch:
+    """Results that are recorded together."""
+
+    __slots__ = ("entries", "name", "ready", "recorded")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        """The map that they are recorded in."""
+        self.entries: list[Entry] = []
+        self.ready: dict[int, tuple[str, Any]] = {}
+        """The text of each, and the value made of that, by its place."""
+        self.recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
 
 class Several:
     """Calls of a memoized function in consecutive places of a map; it stands for the flights of their keys."""
@@ -123,8 +147,7 @@ class Several:
         self._keys: list[str | None] = []
         """None for what has ended, or has gone on by itself."""
         self._asked: set[int] = set()
-        self._ready: dict[int, tuple[str, Any, asyncio.Future[None]]] = {}
-        """Of those that are being recorded, the text, the value made of it, and when that is done."""
+        self._batches: list[Batch] = []
 
     def begin(self) -> None:
         """Look all up, and compute what is not there."""
@@ -211,7 +234,7 @@ class Several:
                 self._fail((at,), warning)
             if self._keys and self._keys[at] is not None:
                 found.append((at, text))
-        if self._keys and error is not None:
+        if error is not None:
             self._fail(asked, error)
         self._compute(self._take(found))
 
@@ -219,99 +242,97 @@ class Several:
 
     def _compute(self, places: list[int]) -> None:
         """Call the function for these, and record what is there at once."""
-        if not places:
-            return
-        memo, keys, ready = self._memo, self._keys, self._ready
-        name, fingerprint, recorded = memo.map_name, memo.fingerprint, asyncio.get_running_loop().create_future()
-        code, metadata, texts = fingerprint.text, memo.metadata(fingerprint.text), memo.new_texts(fingerprint)
-        abouts: dict[str, str] = {}
-        entries: list[Entry] = []
-        making = Making()
-        noting, inside = environment.set_making(making), single_flight.inside.set(None)
+        if places and self._memo.has_new_texts:  # which go with the first result, by itself
+            self._context.copy().run(self.alone(places[0]).begin)
+        batch = Batch(self._memo.map_name)
+        self._batches.append(batch)
+        noting, inside = environment.set_making(None), single_flight.inside.set(None)
         try:
-            began = clock()
-            for at in places:
-                key = keys[at]
-                if key is None:  # the function of one before has asked for it
-                    continue
-                made = self._call(at, making, began)
-                now = clock()
-                if made is None:
-                    making = Making()
-                    environment.set_making(making)
-                else:
-                    origin = of_seconds(now - began, texts)
-                    about = abouts.get(origin) or abouts.setdefault(origin, with_origin(metadata, origin))
-                    entries.append((name, key, FromCode.of(made[0], code, about)))
-                    ready[at] = *made, recorded
-                    texts = {}
-                began = now
+            self._call(places, batch)
         finally:
             self.running = None
             single_flight.inside.reset(inside)
             environment.end_making(noting)
-            if entries:
-                self._database.record_all(entries).add_done_callback(partial(self._written, recorded))
-
-    def _call(self, at: int, making: Making, began: float) -> tuple[str, Any] | None:
-        """Return the text of a result, and the result made of that; None if it goes on by itself."""
-        self.running = running = Running(self, at)
-        single_flight.inside.set(running)
-        args, kwargs = self._calls[at]
-        try:
-            made = self._memo.fn(*args, **kwargs)
-        except BaseException as error:
-            flight = running.current()
-            assert flight is not None
-            flight.fail(error)
-            if not isinstance(error, Exception):
-                raise
-            return None
-        step = made.step if type(made) is Job else None
-        if type(step) is Pure and running.flight is None:
-            try:
-                text, value = self._memo.codec.encode_again(step.value)
-            except SerializationError:
-                pass  # said there
+            if batch.entries:
+                self._database.record_all(batch.entries).add_done_callback(partial(self._written, batch))
             else:
-                if len(text) <= LONGEST:
-                    made.made_at = None  # it is used
-                    return text, value
-        flight = running.current()
-        assert flight is not None
-        making.began = began
-        flight.go_on(made, making)
-        return None
+                self._batches.remove(batch)
 
-    def _written(self, recorded: asyncio.Future[None], done: asyncio.Future[None]) -> None:
-        error = done.exception()
-        ready = [(at, value) for at, (_, value, when) in self._ready.items() if when is recorded]
+    def _call(self, places: list[int], batch: Batch) -> None:
+        memo, keys, calls, name, ready = self._memo, self._keys, self._calls, self._memo.map_name, batch.ready
+        fn, encode, set_inside, code = memo.fn, memo.codec.encode_again, single_flight.inside.set, memo.fingerprint.text
+        metadata = memo.metadata(code)
+        abouts: dict[int, str] = {}
+        making = None
+        began = clock()
+        for at in places:
+            key = keys[at]
+            if key is None:  # the function of one before has asked for it
+                continue
+            if making is None:
+                making = Making()
+                environment.set_making(making)
+            self.running = running = Running(self, at)
+            set_inside(running)
+            args, kwargs = calls[at]
+            try:
+                made = fn(*args, **kwargs)
+            except BaseException as error:
+                running.fail(error)
+                if not isinstance(error, Exception):
+                    raise
+                making, began = None, clock()
+                continue
+            found = None
+            if type(made) is Job and type(step := made.step) is Pure and running.flight is None:
+                try:  # noqa: SIM105 (half a microsecond)
+                    found = encode(step.value)
+                except SerializationError:
+                    pass  # by itself, it says why
+            if found is None or len(found[0]) > LONGEST:
+                making.began = began
+                running.go_on(made, making)
+                making, began = None, clock()
+                continue
+            made.made_at = None  # it is used
+            now = clock()
+            took = int((now - began) * 1e7)  # in short, so that many have the same words
+            about = abouts.get(took) or abouts.setdefault(took, with_origin(metadata, of_seconds(took / 1e7)))
+            batch.entries.append((name, key, FromCode.of(found[0], code, about)))
+            ready[at] = found
+            began = now
+
+    def _written(self, batch: Batch, done: asyncio.Future[list[None]]) -> None:
+        error, ready = done.exception(), batch.ready
         if error is not None:
-            recorded.set_exception(error)
-            recorded.exception()  # who waits for it has been given a copy
-            self._fail([at for at, _ in ready], error)
-            return
-        recorded.set_result(None)
-        flights, name, keys, results = self._database.flights, self._memo.map_name, self._keys, self._owner.results
-        for at, value in ready:
-            del flights[name, keys[at]], self._ready[at]
-            keys[at] = None
-            results[self._place + at] = value
-        self._told(len(ready))
+            batch.recorded.set_exception(error)
+            batch.recorded.exception()  # who waits for it has been given a copy
+            self._fail(ready, error)
+        else:
+            batch.recorded.set_result(None)
+            if self._keys:
+                flights, name, keys, results = self._database.flights, batch.name, self._keys, self._owner.results
+                for at, (_, value) in ready.items():
+                    del flights[name, keys[at]]
+                    keys[at] = None
+                    results[self._place + at] = value
+                self._told(len(ready))
+        self._batches.remove(batch)
 
     # ---- one by itself, and the end ------------------------------------------------------------------------------
 
     def of(self, key: str) -> Recording:
         """Return the flight of one, which goes on by itself from now on: somebody else wants it, too."""
         at = self._keys.index(key)
-        running, ready = self.running, self._ready.pop(at, None)
+        running = self.running
         if running is not None and running.at == at and (flight := running.current()) is not None:
             return flight
         flight = self.alone(at)
-        if ready is not None:
-            flight.wait_until(ready[0], asyncio.shield(ready[2]))
-        else:
-            self._context.copy().run(flight.begin)
+        for batch in self._batches:
+            if (found := batch.ready.pop(at, None)) is not None:
+                flight.wait_until(found[0], asyncio.shield(batch.recorded))
+                return flight
+        self._context.copy().run(flight.begin)
         return flight
 
     def alone(self, at: int) -> Recording:
@@ -330,8 +351,7 @@ class Several:
     def _fail(self, places: Iterable[int], error: BaseException) -> None:
         """Give each of those that are still here an error of its own: a traceback grows where it is raised."""
         for at in places:
-            self._ready.pop(at, None)
-            if self._keys[at] is not None:
+            if self._keys and self._keys[at] is not None:
                 again = type(error)(*error.args)
                 again.__cause__ = error.__cause__
                 self.alone(at).fail(again)
@@ -350,5 +370,4 @@ class Several:
             if key is not None:
                 self._leave(at)
         self._keys = []
-        self._ready.clear()
         self._going.discard(self)

@@ -42,13 +42,9 @@ def key_digest(key: str) -> str:
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-def of_seconds(seconds: float, texts: dict[str, str] | None = None) -> str:
-    """Return the origin of a result to which nothing was evaluated, and nothing read. What is short is rounded.
-
-    So that many results have the same one, which is put together once.
-    """
-    told = f'{{"seconds": {seconds:.{1 if seconds < 1e-3 else 3}g}'
-    return f"{told}{TEXTS}{_as_json(texts)}}}" if texts else told + "}"
+def of_seconds(seconds: float) -> str:
+    """Return the origin of a result to which nothing was evaluated, and nothing read."""
+    return f'{{"seconds": {seconds:.3g}}}'
 
 
 class Making:

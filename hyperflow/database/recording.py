@@ -89,6 +89,7 @@ def join(
 
 
 def decoded(codec: Codec, text: str, memo: Memo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the value of a recorded text."""
     try:
         return codec.decode(text)
     except SerializationError as error:

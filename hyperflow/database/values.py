@@ -74,7 +74,7 @@ class Codec:
                 pass  # told below, in words
             else:
                 if type(value) in plain.SAME:  # what is read of its text is the same, and nobody can change it
-                    return self.writer.text(value), value
+                    return self.writer[type(value)](value), value
         text = self.encode(value)
         return text, self.decode(text)
 
