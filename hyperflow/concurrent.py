@@ -121,16 +121,17 @@ class _Group:
     def _start_some(self, xs: Iterator[Any], most: int) -> bool:
         """Start the flows of so many xs; return False if there are no more."""
         started = 0
-        if self._alike is not None:
-            while started < most:
-                count, other = self._alike.start(xs, self.fn, most - started)
-                started += count
-                if other is None:
-                    return started == most
-                self._start(*other)
-                self._alike = self._way_of(other[1])
-                started += 1
-            return True
+        alike = self._alike
+        while alike is not None:
+            count, other = alike.start(xs, self.fn, most - started)
+            started += count
+            if other is None:
+                return started == most
+            self._start(*other)
+            started += 1
+            alike = self._alike = self._way_of(other[1])
+            if started == most:
+                return True
         for x in itertools.islice(xs, most):
             started += 1
             try:

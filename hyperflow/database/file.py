@@ -163,11 +163,8 @@ class DatabaseFile:
         texts = [str(value) for _, _, value in entries]
         abouts = [value.metadata if type(value) is FromCode else NO_METADATA for _, _, value in entries]
         of_all = checksums(maps, keys, texts, abouts)
-        self.add(
-            Columns(
-                maps, keys, texts, repeat(self.program_id), repeat(time.time()), of_all, repeat(SCHEMA_VERSION), abouts
-            )
-        )
+        versions, programs, times = repeat(SCHEMA_VERSION), repeat(self.program_id), repeat(time.time())
+        self._add(Columns(maps, keys, texts, programs, times, of_all, versions, abouts))
         for _, _, value in entries:
             if type(value) is FromCode:
                 value.metadata = NO_METADATA  # it is on the disk, and longer than most values
@@ -182,7 +179,7 @@ class DatabaseFile:
         """
         if self.watermark(source) != since:
             return False
-        self.add(Columns(*zip(*rows, strict=True)) if rows else Columns(*([],) * 8), {source: watermark})
+        self.add(rows, {source: watermark})
         for row in rows:
             self.kept.drop(row[0], row[1])
         return True
@@ -202,8 +199,11 @@ class DatabaseFile:
             self.taken = {program: Watermark(*others) for program, *others, _ in rows}
         return self.taken
 
-    def add(self, new: Columns, watermarks: Mapping[str, Watermark] = NONE) -> None:
+    def add(self, entries: Sequence[Row], watermarks: Mapping[str, Watermark] = NONE) -> None:
         """Add entries as they are, and move watermarks, in one transaction."""
+        self._add(Columns(*([row[at] for row in entries] for at in range(8))), watermarks)  # type: ignore[arg-type]
+
+    def _add(self, new: Columns, watermarks: Mapping[str, Watermark] = NONE) -> None:
         if self.broken:
             raise DatabaseError(self.broken)
         first, number = self.counts.total.newest + 1, len(new.maps)

@@ -59,7 +59,7 @@ class Kept:
                 if size > LONGEST:
                     self.drop(map_name, key)
             short = [size <= LONGEST for size in sizes]
-            keys, texts, sizes = (list(compress(each, short)) for each in (keys, texts, sizes))
+            keys, texts, sizes = list(compress(keys, short)), list(compress(texts, short)), list(compress(sizes, short))
         self._young.setdefault(map_name, {}).update(zip(keys, texts, strict=True))
         self._size += sum(map(len, keys)) + sum(sizes) + OVERHEAD * len(sizes)
         if self._size * 2 > MEMORY_BUDGET:

@@ -7,7 +7,7 @@ import types
 import typing
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -111,7 +111,7 @@ class Memo:
         texts.sort()
         return "{" + ",".join(texts) + "}"
 
-    def keys(self, calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> Iterable[str]:
+    def keys_of(self, calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[str]:
         """Return the keys of several calls."""
         parameters = self._parameters
         if parameters is not None and self.takes_one and self.key_hint is Unresolved and not self.ignore:

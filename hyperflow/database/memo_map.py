@@ -154,7 +154,8 @@ class Several:
         memo, database, every = self._memo, self._database, range(len(self._calls))
         try:
             _ = memo.codec, memo.fingerprint
-            keys = self._keys = list(memo.keys(self._calls))
+            keys = memo.keys_of(self._calls)
+            self._keys = [*keys]
             found = database.peek_all(memo.map_name, keys)
         except Exception:  # noqa: BLE001 (each by itself says what is wrong)
             self._keys = [None] * len(every)
@@ -164,9 +165,8 @@ class Several:
         if found is None:
             self._compute(self._mine(every))
             return
-        asked = self._mine([at for at in every if not found[at][0]])
-        if asked:
-            self._asked = set(asked)
+        self._asked = {at for at in every if not found[at][0]}
+        if asked := self._mine(sorted(self._asked)):
             answers = database.ask_all([(memo.map_name, keys[at]) for at in asked])
             answers.add_done_callback(partial(self._looked, asked))
         missing = self._take([(at, text) for at, (known, text) in enumerate(found) if known])
@@ -242,6 +242,7 @@ class Several:
 
     def _compute(self, places: list[int]) -> None:
         """Call the function for these, and record what is there at once."""
+        places = [at for at in places if self._keys[at] is not None]
         if places and self._memo.has_new_texts:  # which go with the first result, by itself
             self._context.copy().run(self.alone(places[0]).begin)
         batch = Batch(self._memo.map_name)
@@ -321,19 +322,19 @@ class Several:
 
     # ---- one by itself, and the end ------------------------------------------------------------------------------
 
-    def of(self, key: str) -> Recording:
-        """Return the flight of one, which goes on by itself from now on: somebody else wants it, too."""
-        at = self._keys.index(key)
-        running = self.running
+    def join_one(self, key: str, taken: Callable[[], None] | None) -> single_flight.Waiter:
+        """Somebody else wants one: it goes on by itself from now on."""
+        at, running = self._keys.index(key), self.running
         if running is not None and running.at == at and (flight := running.current()) is not None:
-            return flight
+            return flight.join(taken)
         flight = self.alone(at)
+        waiter = flight.join(taken)
         for batch in self._batches:
             if (found := batch.ready.pop(at, None)) is not None:
                 flight.wait_until(found[0], asyncio.shield(batch.recorded))
-                return flight
+                return waiter
         self._context.copy().run(flight.begin)
-        return flight
+        return waiter
 
     def alone(self, at: int) -> Recording:
         """Have one go on by itself; how, is the caller's business."""

@@ -77,7 +77,7 @@ def join(
     taken = None if making is None else functools.partial(making.read, memo.map_name, key)
     flight = database.flights.get((memo.map_name, key))
     if flight is not None:
-        waiter: asyncio.Future[Any] = flight.of(key).join(taken)
+        waiter: asyncio.Future[Any] = flight.join_one(key, taken)
         return waiter
     flight = Recording(memo, key, args, kwargs, database, known)
     waiter = flight.join(taken)

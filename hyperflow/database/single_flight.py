@@ -30,8 +30,8 @@ logger = logging.getLogger("hyperflow")
 class Computation(Protocol):
     """What computes one key, or several at the same time."""
 
-    def current(self) -> Flight:
-        """Return the flight of what is computed now."""
+    def current(self) -> Flight | None:
+        """Return the flight of what is computed; None if that has ended."""
         ...
 
 
@@ -84,10 +84,6 @@ class Flight:
     def current(self) -> Self:
         return self
 
-    def of(self, key: str) -> Flight:  # noqa: ARG002
-        """Return the flight of this key, where several go together."""
-        return self
-
     @property
     def name(self) -> str:
         """The call, for errors."""
@@ -126,6 +122,10 @@ class Flight:
         else:
             self._waiting.append(waiter)
         return waiter
+
+    def join_one(self, key: str, taken: Callable[[], None] | None) -> Waiter:  # noqa: ARG002
+        """The same, for who has the key; several may be one flight until somebody joins one of them."""
+        return self.join(taken)
 
     def _reaches(self, other: Flight) -> bool:
         """Tell whether this one is the other, or waits for it, maybe through more of them."""
