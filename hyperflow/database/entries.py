@@ -17,8 +17,9 @@ import functools
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import Any, NamedTuple
 
 SCHEMA_VERSION = 2
 
@@ -38,6 +39,9 @@ class DamagedEntry(RuntimeWarning):
 
 Entry = tuple[str, str, str]
 """Map, key, value."""
+
+Row = tuple[str, str, str, str, float, bytes, int, str]
+"""Map, key, value, program, time, checksum, schema version, metadata: an entry as the file has it."""
 
 
 def warn_of(damaged: list[str]) -> None:
@@ -91,6 +95,35 @@ class FromCode(str):
         made.code = code
         made.metadata = metadata
         return made
+
+
+class Columns(NamedTuple):
+    """New entries, column by column; those after the keys and values may be endless, if they are alike."""
+
+    maps: Sequence[str]
+    keys: Sequence[str]
+    values: Sequence[str]
+    programs: Iterable[str]
+    times: Iterable[float]
+    checksums: Iterable[bytes]
+    versions: Iterable[int]
+    metadata: Iterable[str]
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry], program_id: str, when: float) -> Columns:
+        """Return new entries that this version of the program records now."""
+        maps = [map_name for map_name, _, _ in entries]
+        keys = [key for _, key, _ in entries]
+        texts = [str(value) for _, _, value in entries]
+        abouts = [value.metadata if type(value) is FromCode else NO_METADATA for _, _, value in entries]
+        of_all = checksums(maps, keys, texts, abouts)
+        return cls(maps, keys, texts, repeat(program_id), repeat(when), of_all, repeat(SCHEMA_VERSION), abouts)
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Row]) -> Columns:
+        """Return entries as a file has them."""
+        columns: Any = ([row[at] for row in rows] for at in range(len(cls._fields)))
+        return cls(*columns)
 
 
 def text_of(value: str, version: int, metadata: str = NO_METADATA) -> str:

@@ -23,9 +23,9 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from itertools import chain, groupby, repeat
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
@@ -35,7 +35,7 @@ import attrs
 
 from hyperflow import files
 from hyperflow.database import layout, leftover, place
-from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, FromCode, checksums, is_sound, text_of
+from hyperflow.database.entries import NO_METADATA, Columns, Entry, FromCode, Row, is_sound, text_of
 from hyperflow.database.index import MOST, RUN, SHORTEST, Index, digest
 from hyperflow.database.kept import LONGEST, MEMORY_BUDGET, Kept
 from hyperflow.database.layout import Counts, damaged, seal
@@ -55,22 +55,6 @@ PIECE = 5_000
 
 WAL_LIMIT = 4 * 1024 * 1024
 """Bytes added, by a rough count, after which there is a checkpoint: the WAL is written back into the database."""
-
-Row = tuple[str, str, str, str, float, bytes, int, str]
-"""Map, key, value, program, time, checksum, schema version, metadata: an entry as the file has it."""
-
-
-class Columns(NamedTuple):
-    """New entries, column by column; those after the keys and values may be endless, if they are alike."""
-
-    maps: Sequence[str]
-    keys: Sequence[str]
-    values: Sequence[str]
-    programs: Iterable[str]
-    times: Iterable[float]
-    checksums: Iterable[bytes]
-    versions: Iterable[int]
-    metadata: Iterable[str]
 
 
 class Watermark(NamedTuple):
@@ -158,13 +142,7 @@ class DatabaseFile:
 
         If it raises DatabaseError, none was added; so does `ingest`.
         """
-        maps = [map_name for map_name, _, _ in entries]
-        keys = [key for _, key, _ in entries]
-        texts = [str(value) for _, _, value in entries]
-        abouts = [value.metadata if type(value) is FromCode else NO_METADATA for _, _, value in entries]
-        of_all = checksums(maps, keys, texts, abouts)
-        versions, programs, times = repeat(SCHEMA_VERSION), repeat(self.program_id), repeat(time.time())
-        self._add(Columns(maps, keys, texts, programs, times, of_all, versions, abouts))
+        self._add(Columns.of(entries, self.program_id, time.time()))
         for _, _, value in entries:
             if type(value) is FromCode:
                 value.metadata = NO_METADATA  # it is on the disk, and longer than most values
@@ -201,7 +179,7 @@ class DatabaseFile:
 
     def add(self, entries: Sequence[Row], watermarks: Mapping[str, Watermark] = NONE) -> None:
         """Add entries as they are, and move watermarks, in one transaction."""
-        self._add(Columns(*([row[at] for row in entries] for at in range(8))), watermarks)  # type: ignore[arg-type]
+        self._add(Columns.of_rows(entries), watermarks)
 
     def _add(self, new: Columns, watermarks: Mapping[str, Watermark] = NONE) -> None:
         if self.broken:

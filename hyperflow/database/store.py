@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperflow import program
 from hyperflow.database import background, place
-from hyperflow.database.entries import DamagedEntry, Entry, warn_of
-from hyperflow.database.file import DatabaseFile, Row, Watermark, copy_database
+from hyperflow.database.entries import DamagedEntry, Entry, Row, warn_of
+from hyperflow.database.file import DatabaseFile, Watermark, copy_database
 from hyperflow.database.index import Index, digest
 from hyperflow.database.kept import Kept
 from hyperflow.database.ownership import Ownership

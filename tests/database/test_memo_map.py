@@ -62,7 +62,8 @@ async def running(program: ProgramInfo, together: bool = True) -> AsyncIterator[
     """Put an environment in force in which maps go together, or one by one."""
     async with open_database(program.database, program.program_id) as store:
         assert isinstance(store, Store)
-        with environment.entered(Environment(Options(), Evaluator(together=together), store, program)):
+        evaluator: Any = Evaluator(together=together)
+        with environment.entered(Environment(Options(), evaluator, store, program)):
             yield store
 
 
