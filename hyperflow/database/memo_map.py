@@ -164,6 +164,7 @@ class Several:
         self._going.add(self)
         if found is None:
             self._compute(self._mine(every))
+            self._told(0)
             return
         self._asked = {at for at in every if not found[at][0]}
         if asked := self._mine(sorted(self._asked)):
@@ -171,6 +172,7 @@ class Several:
             answers.add_done_callback(partial(self._looked, asked))
         missing = self._take([(at, text) for at, (known, text) in enumerate(found) if known])
         self._compute(self._mine(missing))
+        self._told(0)
 
     def _mine(self, places: Iterable[int]) -> list[int]:
         """Make this the flight of these, and return them; but what has one already joins that."""
@@ -237,6 +239,7 @@ class Several:
         if error is not None:
             self._fail(asked, error)
         self._compute(self._take(found))
+        self._told(0)
 
     # ---- computed ------------------------------------------------------------------------------------------------
 
@@ -319,6 +322,7 @@ class Several:
                     results[self._place + at] = value
                 self._told(len(ready))
         self._batches.remove(batch)
+        self._told(0)
 
     # ---- one by itself, and the end ------------------------------------------------------------------------------
 
@@ -334,6 +338,7 @@ class Several:
                 flight.wait_until(found[0], asyncio.shield(batch.recorded))
                 return waiter
         self._context.copy().run(flight.begin)
+        self._told(0)
         return waiter
 
     def alone(self, at: int) -> Recording:

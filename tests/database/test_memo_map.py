@@ -29,6 +29,7 @@ from hyperflow.flow import Flow, Job
 from hyperflow.program import ProgramInfo
 from tests.database.conftest import NoEvaluator
 from tests.database.test_memo import Gate, turns
+from tests.test_failures_memory import garbage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -509,3 +510,29 @@ async def test_killed_while_recording(program: ProgramInfo) -> None:
         found = dict(await store.lookup_all("memoize:f:1"))
     assert len(acknowledged) > 10
     assert {f'{{"x":{x}}}' for x in acknowledged} <= found.keys()
+
+
+async def test_maps_leave_no_garbage(program: ProgramInfo) -> None:
+    """Neither calls that went together, nor those that went on by themselves, leave cycles."""
+    gate = Gate()
+    gate.open.set()
+    numbers = iter(range(10**6))
+
+    @memoize("f")
+    def f(x: int) -> Flow[int]:
+        if x % 10 == 3:
+            raise ValueError(x)
+        return gate.flow(x) if x % 10 == 7 else flows.pure(x)
+
+    @memoize("g")
+    def g(x: int) -> Flow[int]:
+        return gate.flow(x)
+
+    async with running(program):
+
+        async def run() -> None:
+            xs = [next(numbers) for _ in range(20)]
+            await map_concurrently(f, xs, errors="return")
+            await map_concurrently(g, xs)
+
+        assert await garbage(run) == {}
