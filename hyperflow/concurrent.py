@@ -48,6 +48,9 @@ and few enough that an endless iterable needs little memory."""
 STARTS_BETWEEN_PAUSES = 2000
 """After so many starts the event loop runs once, so that workers begin while the rest is started."""
 
+ALIKE_AT_ONCE = 4
+"""So many that go together cost what one does, once the workers have begun."""
+
 
 class _Group:
     """Flows that run side by side and end together.
@@ -89,16 +92,20 @@ class _Group:
         try:
             source, self._alike = iter(xs), environment.open_map(self)
             self._ways = {None: self._alike}
+            paused = 0
             while not self.failed:
-                room = STARTS_BETWEEN_PAUSES - len(self.results) % STARTS_BETWEEN_PAUSES
+                room, together = STARTS_BETWEEN_PAUSES - (len(self.results) - paused), 1
                 if limit is not None:
                     await self._until_fewer_than(limit)
                     if self.failed:
                         break
                     room = min(room, limit - self.going)
-                if not self._start_some(source, room):
+                elif paused:
+                    together = ALIKE_AT_ONCE
+                if not self._start_some(source, room, together):
                     break
-                if len(self.results) % STARTS_BETWEEN_PAUSES == 0:
+                if len(self.results) - paused >= STARTS_BETWEEN_PAUSES:
+                    paused = len(self.results)
                     await asyncio.sleep(0)
             await self._until_fewer_than(1)
             if self.failed:
@@ -118,21 +125,23 @@ class _Group:
             for content in (self.results, self.failed, self.returned, self._futures, self._ways):
                 content.clear()
 
-    def _start_some(self, xs: Iterator[Any], most: int) -> bool:
-        """Start the flows of so many xs; return False if there are no more."""
+    def _start_some(self, xs: Iterator[Any], most: int, together: int) -> bool:
+        """Start the flows of so many xs; so many that go together count one. Return False if there are no more."""
         started = 0
-        alike = self._alike
-        while alike is not None:
-            count, other = alike.start(xs, self.fn, most - started)
-            started += count
+        while self._alike is not None and started < most:
+            # What a memoized function computes at once, it computes here.
+            many = together if self._alike is self._ways[None] else 1
+            wanted = (most - started) * many
+            count, other = self._alike.start(xs, self.fn, wanted)
+            started += -(-count // many)
             if other is None:
-                return started == most
+                return count == wanted
             self._start(*other)
+            self._alike = self._way_of(other[1])
             started += 1
-            alike = self._alike = self._way_of(other[1])
-            if started == most:
-                return True
-        for x in itertools.islice(xs, most):
+        if started >= most:
+            return True
+        for x in itertools.islice(xs, most - started):
             started += 1
             try:
                 one = x if self.fn is None else self.fn(x)

@@ -149,10 +149,10 @@ class Teams:
         if len(records):
             team.parts.append((process.number, now, records))
             self._kept += len(records)
-            self._head.expect(self._moment(team, member, records, now))
+            self._head.expect(self._moment(team, records, now))
         self._supply(team, member)
 
-    def _moment(self, team: Team, member: Member, records: frames.Bytes, now: float) -> float:
+    def _moment(self, team: Team, records: frames.Bytes, now: float) -> float:
         """Return by when answers are to go to the head: at once, unless there is more to do."""
         if self._kept >= ENOUGH or not team.queue.count:
             return 0.0

@@ -39,7 +39,6 @@ class Rare:
     error: BaseException | None = None
 
 
-@attrs.define(eq=False)
 class Answers:
     """What one frame has brought.
 
@@ -49,18 +48,24 @@ class Answers:
         with_buffers: Reads a result that has so many buffers.
     """
 
-    held: dict[TaskNumber, Task]
-    workers: Mapping[WorkerNumber, Worker]
-    with_buffers: Callable[[Worker, memoryview, int], Any]
-    numbers: list[TaskNumber] = attrs.field(init=False, factory=list[TaskNumber])
-    """Those whose values are in their places, in the order in which they came."""
-    seconds: list[float] = attrs.field(init=False, factory=list[float])
-    """What each of them took."""
-    measured: dict[TaskNumber, tuple[float, int]] = attrs.field(init=False, factory=dict[TaskNumber, tuple[float, int]])
-    """The CPU time and memory of those where they were measured."""
-    rare: list[Rare] = attrs.field(init=False, factory=list[Rare])
-    _of_calls: list[tuple[Calls, int]] = attrs.field(init=False, factory=list[tuple[Calls, int]])  # from which one on
-    _of_workers: list[tuple[Worker, float, int]] = attrs.field(init=False, factory=list[tuple[Worker, float, int]])
+    def __init__(
+        self,
+        held: dict[TaskNumber, Task],
+        workers: Mapping[WorkerNumber, Worker],
+        with_buffers: Callable[[Worker, memoryview, int], Any],
+    ) -> None:
+        self.held = held
+        self.workers = workers
+        self.with_buffers = with_buffers
+        self.numbers: list[TaskNumber] = []
+        """Those whose values are in their places, in the order in which they came."""
+        self.seconds: list[float] = []
+        """What each of them took."""
+        self.measured: dict[TaskNumber, tuple[float, int]] = {}
+        """The CPU time and memory of those where they were measured."""
+        self.rare: list[Rare] = []
+        self._of_calls: list[tuple[Calls, int]] = []  # from which one on
+        self._of_workers: list[tuple[Worker, float, int]] = []
 
     def read(self, body: memoryview) -> None:
         """Read a frame."""
