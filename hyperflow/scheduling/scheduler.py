@@ -122,8 +122,11 @@ class Scheduler:
 
     @property
     def unbalanced(self) -> bool:
-        """Whether a CPU is free while tasks are prefetched: time to `rebalance` soon."""
-        return (self._prefetched > 0 or self.teams.queued > 0) and self.pool.free > 0
+        """Whether a CPU is free while tasks are prefetched: time to `rebalance` soon.
+
+        Not while the next turns start on the free CPUs what waits.
+        """
+        return (self._prefetched > 0 or self.teams.queued > 0) and self.pool.free > 0 and not self.unfinished
 
     @property
     def states(self) -> dict[str, int]:
