@@ -144,6 +144,7 @@ class Kind(enum.IntEnum):
         48  # head > launcher, to a team: nobody waits for these: drop them, end the workers that are in one of them
     )
     ANSWERS = 49  # launcher > head, of a team: answers of some of its workers
+    HEARD = 51  # head > launcher: it has read so many frames of ANSWERS
     LEFT = 50  # launcher > head, of a team: these workers have nothing to do, and serve it no more
     WRITTEN = 37  # worker > launcher: up to where there are answers in the ring (answer_ring.py)
     BROKEN = 28  # launcher > head: what came from the head is no frame; text
