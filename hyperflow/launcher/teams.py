@@ -153,7 +153,7 @@ class Teams:
         self._supply(team, member)
 
     def _moment(self, team: Team, records: frames.Bytes, now: float) -> float:
-        """Return by when answers are to go to the head: at once, unless there is more to do, or more to be told soon."""
+        """Return by when answers are to go to the head: at once, unless there is more to do, or to be told soon."""
         if self._kept >= ENOUGH:
             return 0.0
         if team.work >= DEEP:
