@@ -158,7 +158,7 @@ class Teams:
             return 0.0
         if team.work >= DEEP:
             return now + TEAM_WAKE
-        seconds = frames.RESULT.unpack_from(records)[2]  # of the first; the others mostly take as long
+        seconds: float = frames.RESULT.unpack_from(records)[2]  # of the first; the others mostly take as long
         joined = max(min(seconds * JOIN_SHARE, JOIN_MOST), JOIN)
         if not team.queue.count and joined * len(team.members) <= WORTH_JOINING * max(seconds, TEAM_WAKE):
             return 0.0
