@@ -164,12 +164,12 @@ class Teams:
         self._supply(team, member)
 
     def _moment(self, team: Team, records: frames.Bytes, now: float) -> float:
-        """Return by when answers are to go to the head: at once, unless there is more to do, or more to be told soon."""
+        """Return by when answers are to go to the head: at once, unless there is more to do, or to be told soon."""
         if self._kept >= ENOUGH:
             return 0.0
         if team.work >= DEEP:
             return now + TEAM_WAKE
-        seconds = frames.RESULT.unpack_from(records)[2]  # of the first; the others mostly take as long
+        seconds: float = frames.RESULT.unpack_from(records)[2]  # of the first; the others mostly take as long
         joined = max(min(seconds * JOIN_SHARE, JOIN_MOST), JOIN)
         if not team.queue.count and joined * len(team.members) <= WORTH_JOINING * max(seconds, TEAM_WAKE):
             return 0.0
