@@ -79,8 +79,8 @@ class Answers:
         results: list[Any] = []
         first = shift = had = 0
         offset, parts = frames.parts_of_answers(data)
-        for worker, length, age in parts:
-            end = offset + length
+        for worker, share, age in parts:
+            end = offset + share
             while offset < end:
                 begin = offset
                 task, outcome, seconds, buffers, length = unpack(data, begin)
