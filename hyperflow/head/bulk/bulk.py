@@ -115,8 +115,8 @@ class Bulk:
             for worker, _, numbers, _ in answers.by_worker():
                 for each in numbers:
                     head.worker_locks.answered(worker.number, each)
-        if (each_by := answers.one_by_each()) is not None:
-            head.events.done(answers.numbers, answers.seconds, *each_by, answers.measured)
+        if answers.is_scattered:
+            head.events.done(answers.numbers, answers.seconds, *answers.each(), answers.measured)
         else:
             for worker, age, numbers, times in answers.by_worker():
                 head.events.done(numbers, times, worker.name, age, answers.measured)
