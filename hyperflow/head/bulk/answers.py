@@ -136,12 +136,6 @@ class Answers:
             if end > start:
                 yield calls, end - start
 
-    def one_by_each(self) -> tuple[list[str], list[float]] | None:
-        """Return who had each, and how long ago it had ended, if each has answered one: long ones do."""
-        if len(self._of_workers) != len(self.numbers):
-            return None
-        return [worker.name for worker, _, _ in self._of_workers], [age for _, age, _ in self._of_workers]
-
     def by_worker(self) -> Iterator[tuple[Worker, float, list[TaskNumber], list[float]]]:
         """Yield each worker, how long ago it had ended the last one, what it has answered, and the seconds of that."""
         ends = [*(start for _, _, start in self._of_workers[1:]), len(self.numbers)]
