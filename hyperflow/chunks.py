@@ -9,8 +9,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
-import attrs
-
 from hyperflow import environment, failures
 from hyperflow.aio import cancelling
 from hyperflow.environment import Kept
@@ -23,6 +21,7 @@ from hyperflow.errors import (
     WorkerDied,
 )
 from hyperflow.failures import Errors, Failed
+from hyperflow.fields import define, evolve, frozen
 from hyperflow.flow import ShowsItself, function_name, show_call
 from hyperflow.progress.tally import length
 from hyperflow.saying import short_repr, unfit_name
@@ -42,7 +41,7 @@ UNREADABLE = "could not be unpickled"
 """What the error says if a function or argument could not be read on the worker: then nothing was evaluated."""
 
 
-@attrs.frozen
+@frozen
 class ItemError:
     """Stands in the results of a chunk for one that is missing; the exception travels by itself (see `exceptions`)."""
 
@@ -77,7 +76,7 @@ class ItemError:
         return error
 
 
-@attrs.frozen
+@frozen
 class Chunk(ShowsItself):
     """Evaluates a chunk of remote_map on a worker; with `returns`, an ItemError takes the place of what is missing.
 
@@ -120,7 +119,7 @@ def evaluate_part(
     ((chunk, items),) = packed
     if end - begin == 1:
         return chunk.fn(items[begin])
-    return attrs.evolve(chunk, first=chunk.first + begin)(items[begin:end])
+    return evolve(chunk, first=chunk.first + begin)(items[begin:end])
 
 
 async def _apply_to_rest(
@@ -168,7 +167,7 @@ def _note_item(error: BaseException, fn: Callable[[Any], Any], item: object) -> 
     failures.add_note(error, f"({where})" if failures.names(error, call) else f"(raised by {call}, {where})")
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class _Part:
     """Items that are evaluated together."""
 
@@ -206,7 +205,7 @@ class _Map:
         self.env = environment.current()
         self.options, name = self.env.options, self.env.options.name or function_name(fn)
         if name.strip() and not unfit_name(name):
-            self.options = attrs.evolve(self.options, name=name)  # else chunks are shown as what they are
+            self.options = evolve(self.options, name=name)  # else chunks are shown as what they are
         self.title, self.total = f"remote_map of {name}", length(xs)
         self.stream = self.env.evaluator.streams.of_map(fn, self.env.options.seed)
         self.loop = asyncio.get_running_loop()

@@ -19,9 +19,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import attrs
-
 from hyperflow.errors import ConfigurationError
+from hyperflow.fields import fields, frozen
 
 PREFIX = "HYPERFLOW_"
 
@@ -32,7 +31,7 @@ CHOICES = {
 }
 
 
-@attrs.frozen
+@frozen
 class Settings:
     """How nodes are reached and watched.
 
@@ -85,7 +84,7 @@ class Settings:
     database_timeout: float = 60.0
 
 
-FIELDS = attrs.fields_dict(Settings)
+FIELDS = {each.name: each for each in fields(Settings)}
 
 
 def read_settings(variables: Mapping[str, str] | None = None, **arguments: Any) -> Settings:

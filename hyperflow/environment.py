@@ -18,9 +18,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, cast
 from weakref import WeakKeyDictionary
 
-import attrs
-
 from hyperflow.errors import ConfigurationError, NotInFlow
+from hyperflow.fields import Field, asdict, define, evolve, field, fields, frozen
 from hyperflow.saying import unfit_name
 
 if TYPE_CHECKING:
@@ -36,27 +35,37 @@ LONGEST_NAME = 200
 """Characters of the name of a group of evaluations."""
 
 
-def _whole(least: int) -> Callable[[object, attrs.Attribute[Any], object], None]:
-    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def _flag(_: object, attribute: Field, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{attribute.name}={value!r}: True or False is needed")
+
+
+def _then(_: object, attribute: Field, value: object) -> None:
+    if value not in ("hold", "raise"):
+        raise ConfigurationError(f'{attribute.name}={value!r}: "hold" or "raise" is needed')
+
+
+def _whole(least: int) -> Callable[[object, Field, object], None]:
+    def check(_: object, attribute: Field, value: object) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ConfigurationError(f"{attribute.name}={value!r}: a whole number of at least {least} is needed")
 
     return check
 
 
-def _seconds(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def _seconds(_: object, attribute: Field, value: object) -> None:
     if value is not None and (not isinstance(value, (int, float)) or not value > 0):
         raise ConfigurationError(f"{attribute.name}={value!r}: a positive number of seconds is needed, or None")
 
 
-def _factor(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def _factor(_: object, attribute: Field, value: object) -> None:
     if value is not None and (
         not isinstance(value, (int, float)) or isinstance(value, bool) or not 1 <= value < math.inf
     ):
         raise ConfigurationError(f"{attribute.name}={value!r}: a number of at least 1 is needed, such as 3.0, or None")
 
 
-def _name(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def _name(_: object, attribute: Field, value: object) -> None:
     if value is None:
         return
     if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_NAME:
@@ -67,7 +76,7 @@ def _name(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         raise ConfigurationError(f"{attribute.name}={value!r}: {reason}")
 
 
-@attrs.frozen
+@frozen
 class Resubmit:
     """A policy for failures: submit the job again, up to `times` times; then hold it.
 
@@ -76,8 +85,8 @@ class Resubmit:
         then: What to do when it still fails: "hold" or "raise".
     """
 
-    times: int = attrs.field(default=1, validator=_whole(1))
-    then: Literal["hold", "raise"] = attrs.field(default="hold", validator=attrs.validators.in_(("hold", "raise")))
+    times: int = field(default=1, validator=_whole(1))
+    then: Literal["hold", "raise"] = field(default="hold", validator=_then)
 
 
 Answer: TypeAlias = Literal["hold", "raise"] | Resubmit
@@ -85,7 +94,7 @@ FailurePolicy: TypeAlias = Answer | Mapping[type[Exception], Answer]
 """What to do about a job that fails; or, by class of error, the first that fits."""
 
 
-def _on_error(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def _on_error(_: object, attribute: Field, value: object) -> None:
     answers = cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {Exception: value}
     for kind, answer in answers.items():
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
@@ -97,7 +106,7 @@ def _on_error(_: object, attribute: attrs.Attribute[Any], value: object) -> None
             )
 
 
-def _sbatch(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def _sbatch(_: object, attribute: Field, value: object) -> None:
     if value is not None:
         from hyperflow.slurm.script import SbatchOptions  # noqa: PLC0415 (only programs that have one need its module)
 
@@ -107,22 +116,22 @@ def _sbatch(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
             )
 
 
-@attrs.frozen
+@frozen
 class Options:
     """What each evaluation asks for; `using` sets it, and says what each option means."""
 
-    cpus: int = attrs.field(default=1, validator=_whole(1))
-    fresh_process: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
-    retries: int = attrs.field(default=0, validator=_whole(0))
-    time_limit: float | None = attrs.field(default=None, validator=_seconds)
-    exclusive: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
-    seed: int = attrs.field(default=0, validator=_whole(0))
-    crash_limit: int = attrs.field(default=2, validator=_whole(1))
-    straggler_factor: float | None = attrs.field(default=None, validator=_factor)
-    name: str | None = attrs.field(default=None, validator=_name)
-    post_mortem: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    cpus: int = field(default=1, validator=_whole(1))
+    fresh_process: bool = field(default=False, validator=_flag)
+    retries: int = field(default=0, validator=_whole(0))
+    time_limit: float | None = field(default=None, validator=_seconds)
+    exclusive: bool = field(default=False, validator=_flag)
+    seed: int = field(default=0, validator=_whole(0))
+    crash_limit: int = field(default=2, validator=_whole(1))
+    straggler_factor: float | None = field(default=None, validator=_factor)
+    name: str | None = field(default=None, validator=_name)
+    post_mortem: bool = field(default=False, validator=_flag)
 
-    def __attrs_post_init__(self) -> None:
+    def __post_init__(self) -> None:
         if self.exclusive and self.straggler_factor is not None:
             raise ConfigurationError(
                 f"using(exclusive=True, straggler_factor={self.straggler_factor:g}): an exclusive evaluation must not "
@@ -130,12 +139,12 @@ class Options:
             )
 
 
-@attrs.frozen
+@frozen
 class JobOptions:
     """What each Slurm job of a Cluster computation asks for; `using` sets it, and says what each option means."""
 
-    sbatch: SbatchOptions | None = attrs.field(default=None, validator=_sbatch)
-    on_error: FailurePolicy = attrs.field(default="hold", validator=_on_error)
+    sbatch: SbatchOptions | None = field(default=None, validator=_sbatch)
+    on_error: FailurePolicy = field(default="hold", validator=_on_error)
 
 
 class OptionChanges(TypedDict, total=False):
@@ -155,7 +164,7 @@ class OptionChanges(TypedDict, total=False):
     on_error: FailurePolicy
 
 
-@attrs.frozen
+@frozen
 class Statistics:
     """Nodes, CPUs, workers and evaluations at one moment.
 
@@ -362,7 +371,7 @@ class ResultsDatabase(Protocol):
     async def lookup_all(self, map_name: str) -> list[tuple[str, str]]: ...
 
 
-@attrs.frozen(eq=False)
+@frozen(eq=False)
 class Environment:
     """What a running flow can use.
 
@@ -381,7 +390,7 @@ class Environment:
     evaluator: Evaluator
     database: ResultsDatabase
     program: ProgramInfo
-    job_options: JobOptions = attrs.field(factory=JobOptions, kw_only=True)
+    job_options: JobOptions = field(factory=JobOptions, kw_only=True)
 
     def statistics(self) -> Statistics:
         """Return the figures of nodes, workers, CPUs and evaluations at this moment; cheap."""
@@ -390,7 +399,7 @@ class Environment:
     def using(self, **changes: Unpack[OptionChanges]) -> Self:
         """Return this environment with changed options; the module's `using` says which there are."""
         options, job_options = changed(self.options, self.job_options, changes)
-        return attrs.evolve(self, options=options, job_options=job_options)
+        return evolve(self, options=options, job_options=job_options)
 
     def _repr_html_(self) -> str:
         from hyperflow import displays  # noqa: PLC0415 (only a notebook asks)
@@ -398,13 +407,14 @@ class Environment:
         in_force = " (in force in every cell)" if started() is self else " (closed)" if self in closers else ""
         known: dict[str, str] = self.evaluator.statistics().in_words()
         if self.options != Options():
-            changes = attrs.asdict(self.options, filter=lambda field, value: value != field.default)
+            plain = Options()
+            changes = {k: v for k, v in asdict(self.options).items() if v != getattr(plain, k)}
             known |= {"options": ", ".join(f"{name}={value!r}" for name, value in changes.items())}
         known |= {"results": str(self.program.database), "logs": str(self.program.log_dir)}
         return displays.facts(f"{type(self).__name__}{in_force}", known)
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Try:
     """One run of a flow under `retry`: from it, the evaluator knows where the next one is not to go."""
 
@@ -412,7 +422,7 @@ class Try:
     """Nodes on which earlier runs failed."""
     evaluations: int = 0
     """How many were submitted."""
-    failed_on: set[str] = attrs.field(factory=set[str])
+    failed_on: set[str] = field(factory=set[str])
 
     def next(self) -> Try:
         """Return the next run. Of many evaluations nobody knows whether they failed for the node's sake."""
@@ -612,12 +622,12 @@ def entered(environment: Environment) -> Generator[Environment, None, None]:
 def changed(options: Options, job_options: JobOptions, changes: OptionChanges) -> tuple[Options, JobOptions]:
     """Return both records with some fields replaced; raises ConfigurationError as `using` does."""
     values: dict[str, Any] = {**changes}
-    for_jobs = {field.name: values.pop(field.name) for field in attrs.fields(JobOptions) if field.name in values}
-    ours = [field.name for field in attrs.fields(Options)]
+    for_jobs = {field.name: values.pop(field.name) for field in fields(JobOptions) if field.name in values}
+    ours = [field.name for field in fields(Options)]
     for name in values:
         if name not in ours:
-            raise ConfigurationError(_no_such_option(name, [*ours, *attrs.fields_dict(JobOptions)]))
-    return attrs.evolve(options, **values), attrs.evolve(job_options, **for_jobs)
+            raise ConfigurationError(_no_such_option(name, [*ours, *(each.name for each in fields(JobOptions))]))
+    return evolve(options, **values), evolve(job_options, **for_jobs)
 
 
 def _no_such_option(name: str, known: list[str]) -> str:

@@ -23,9 +23,8 @@ from collections import deque
 from pathlib import Path
 from typing import Self
 
-import attrs
-
 from hyperflow.errors import ConfigurationError
+from hyperflow.fields import define, frozen
 
 _STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # with O_DIRECTORY it is mounted, if need be
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -45,7 +44,7 @@ def objection(found: os.stat_result) -> str:
     return ""
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Held:
     """A private directory, held until `close` or the end of a `with`; `path` is its name for people."""
 
@@ -113,7 +112,7 @@ class Held:
         self.close()
 
 
-@attrs.frozen
+@frozen
 class Entry:
     """A name in a held directory. As a text it is its path, for people."""
 

@@ -7,14 +7,13 @@ import hashlib
 import types
 from typing import Any
 
-import attrs
-
+from hyperflow.fields import frozen
 from hyperflow.once import once_for_code
 
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, type(...)})
 
 
-@attrs.frozen
+@frozen
 class Import:
     """An import, as the code has it."""
 

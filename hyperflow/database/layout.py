@@ -25,10 +25,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-import attrs
-
 from hyperflow.database import place
 from hyperflow.errors import DatabaseError
+from hyperflow.fields import define
 
 SCHEMAS = (
     """
@@ -147,7 +146,7 @@ class Count(NamedTuple):
     newest: int
 
 
-@attrs.define
+@define
 class Counts:
     """The counts of an open file."""
 

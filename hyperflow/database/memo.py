@@ -26,8 +26,6 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, cast, overload
 
-import attrs
-
 from hyperflow import environment, saying
 from hyperflow import flow as flows
 from hyperflow.aio import Outcome
@@ -40,6 +38,7 @@ from hyperflow.database.origins import Making
 from hyperflow.database.values import Codec, codec_for
 from hyperflow.environment import ResultsDatabase
 from hyperflow.errors import ConfigurationError, DatabaseError, FunctionChanged, MisuseError, SerializationError
+from hyperflow.fields import define, field, frozen
 from hyperflow.flow import Cluster, Flow, Job
 
 P = ParamSpec("P")
@@ -52,7 +51,7 @@ class Unresolved:
     """Stands for a type that is not known (yet); a class, so that it stays itself when it is pickled."""
 
 
-@attrs.frozen(repr=False)
+@frozen(repr=False)
 class MemoCall(flows.CallStep):
     """A call of a memoized function."""
 
@@ -63,7 +62,7 @@ class MemoCall(flows.CallStep):
         return _started(self.fn.__memo__, self.args, self.kwargs)
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Memo:
     """What is known of a memoized function: the function, where its results are, and how they are written."""
 
@@ -80,25 +79,25 @@ class Memo:
     """What to type if the function has changed."""
     ignore: tuple[str, ...] = ()
     """Parameters that are not part of the key."""
-    signature: inspect.Signature = attrs.field(init=False)
-    kind: type[Flow[Any]] = attrs.field(init=False)
+    signature: inspect.Signature = field(init=False)
+    kind: type[Flow[Any]] = field(init=False)
     """Job or Cluster, as the function itself returns."""
-    is_simple: bool = attrs.field(init=False)
+    is_simple: bool = field(init=False)
     """True if the function has no `*args`, `**kwargs` or keyword-only parameter; then arguments need no binding."""
-    _places: list[int] = attrs.field(init=False)
+    _places: list[int] = field(init=False)
     """Where the parameters of the key are among all."""
-    _parameters: list[tuple[str, str, keys.Widening | None]] | None = attrs.field(default=None, init=False)
+    _parameters: list[tuple[str, str, keys.Widening | None]] | None = field(default=None, init=False)
     """Name, how it stands in a key, and what makes an int a float where it is annotated so."""
-    _codec: Codec | None = attrs.field(default=None, init=False)
-    _fingerprint: Fingerprint | None = attrs.field(default=None, init=False)
-    _metadata: tuple[str, str] = attrs.field(default=("", ""), init=False)
+    _codec: Codec | None = field(default=None, init=False)
+    _fingerprint: Fingerprint | None = field(default=None, init=False)
+    _metadata: tuple[str, str] = field(default=("", ""), init=False)
     """A fingerprint, and the metadata of results that have it."""
-    _texts_of: str = attrs.field(default="", init=False)
+    _texts_of: str = field(default="", init=False)
     """The fingerprint of the function whose text was recorded last."""
-    _told: weakref.ref[Any] | None = attrs.field(default=None, init=False)
+    _told: weakref.ref[Any] | None = field(default=None, init=False)
     """The database of the run in which a change was told."""
 
-    def __attrs_post_init__(self) -> None:
+    def __post_init__(self) -> None:
         self.signature = inspect.signature(self.fn)
         self.kind = Cluster if _is_of_cluster(self.fn, self.hints) else Job
         simple = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -19,10 +19,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import attrs
-
 from hyperflow.database import instructions
 from hyperflow.database.instructions import Import
+from hyperflow.fields import frozen
 
 _OURS = (str(Path(__file__).parents[1]) + os.sep,)
 
@@ -44,7 +43,7 @@ def is_of_user(filename: str) -> bool:
     return not path.startswith(_installed()) and "site-packages" not in parts and "dist-packages" not in parts
 
 
-@attrs.frozen
+@frozen
 class Use:
     """A name of a module, and the code that uses it."""
 
@@ -119,7 +118,7 @@ def _is_handmade(module: str) -> bool:
     return isinstance(loaded, types.ModuleType) and (loaded.__spec__ or getattr(loaded, "__file__", None)) is None
 
 
-@attrs.frozen
+@frozen
 class Source:
     """The source of a user's module: which top-level statements make a name, or change what it stands for."""
 

@@ -25,8 +25,6 @@ from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any
 
-import attrs
-
 from hyperflow import environment, failures
 from hyperflow.config import Settings
 from hyperflow.environment import (
@@ -50,6 +48,7 @@ from hyperflow.errors import (
     TooManyNodesLost,
 )
 from hyperflow.events.writer import EventLog
+from hyperflow.fields import frozen
 from hyperflow.flow import show_call
 from hyperflow.head.account import Account
 from hyperflow.head.allocation_end import Drain, End
@@ -119,7 +118,7 @@ RETRIED = (Outcome.RAISED, Outcome.UNSENDABLE_ERROR)
 who calls sys.exit() means it."""
 
 
-@attrs.frozen
+@frozen
 class Loss:
     """The end of a node's stream, behind what came from there."""
 

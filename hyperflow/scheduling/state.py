@@ -6,8 +6,7 @@ import enum
 from collections.abc import Sequence
 from typing import final
 
-import attrs
-
+from hyperflow.fields import define, field, frozen
 from hyperflow.wire.numbers import DefinitionNumber, Seq, TaskNumber, WorkerNumber
 
 NOT_SENT = Seq(0)
@@ -27,18 +26,18 @@ WAITING, SENT, ENDED, CANCELLED = State.WAITING, State.SENT, State.ENDED, State.
 """Names of the module: to look one up in the class takes longer than what is done with it."""
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Past:
     """What a task has been through."""
 
-    failed_on: set[str] = attrs.field(factory=set[str])
+    failed_on: set[str] = field(factory=set[str])
     """Nodes on which it failed."""
-    lost: list[str] = attrs.field(factory=list[str])
+    lost: list[str] = field(factory=list[str])
     """Nodes that were lost while it was there; after the first it is a suspect."""
 
 
 @final
-@attrs.frozen
+@frozen
 class Wish:
     """What a task with a past asks for; tasks that ask for the same wait in one queue."""
 
@@ -168,7 +167,7 @@ class Batch(Task):
         return Batch(self.number, self.function, self.cpus, self.size, self.count + other.count, self.calls, self.owner)
 
 
-@attrs.define(eq=False, repr=False)
+@define(eq=False, repr=False)
 class Worker:
     """A worker process, as the scheduler sees it."""
 
@@ -177,21 +176,21 @@ class Worker:
     slot: int  # see idle.py
     cpus: tuple[int, ...]  # ids that it is pinned to for life
     fresh: bool  # it runs one task and ends
-    name: str = attrs.field(init=False)  # in logs and errors
-    queue: dict[TaskNumber, Task] = attrs.field(init=False, factory=dict[TaskNumber, Task])
+    name: str = field(init=False)  # in logs and errors
+    queue: dict[TaskNumber, Task] = field(init=False, factory=dict[TaskNumber, Task])
     """Sent and not answered, in the order in which they were sent, by the number that each had then."""
-    held: int = attrs.field(init=False, default=0)  # evaluations in the queue
-    has_batches: bool = attrs.field(init=False, default=False)  # or has had
-    sent: Seq = attrs.field(init=False, default=NOT_SENT)  # of the task that was sent last
-    load: int = attrs.field(init=False, default=0)  # bytes in the queue
-    leased: bool = attrs.field(init=False, default=False)  # its CPU ids are taken out of the pool for it
-    overfull: bool = attrs.field(init=False, default=False)  # the scheduler has it among those with more than one task
-    retracting: bool = attrs.field(init=False, default=False)
-    ending: bool = attrs.field(init=False, default=False)
-    heard: int = attrs.field(init=False, default=0)  # how many answers had come from all workers when it last answered
-    slow: bool = attrs.field(init=False, default=False)  # what was queued here was taken back; until it answers
+    held: int = field(init=False, default=0)  # evaluations in the queue
+    has_batches: bool = field(init=False, default=False)  # or has had
+    sent: Seq = field(init=False, default=NOT_SENT)  # of the task that was sent last
+    load: int = field(init=False, default=0)  # bytes in the queue
+    leased: bool = field(init=False, default=False)  # its CPU ids are taken out of the pool for it
+    overfull: bool = field(init=False, default=False)  # the scheduler has it among those with more than one task
+    retracting: bool = field(init=False, default=False)
+    ending: bool = field(init=False, default=False)
+    heard: int = field(init=False, default=0)  # how many answers had come from all workers when it last answered
+    slow: bool = field(init=False, default=False)  # what was queued here was taken back; until it answers
 
-    def __attrs_post_init__(self) -> None:
+    def __post_init__(self) -> None:
         self.name = f"worker-{self.slot}@{self.node}"
 
     @property
@@ -204,7 +203,7 @@ class Worker:
 
 
 @final
-@attrs.frozen
+@frozen
 class Fork:
     """Start this worker."""
 
@@ -212,7 +211,7 @@ class Fork:
 
 
 @final
-@attrs.define  # not frozen: one is made for each answer, and a frozen one takes three times as long
+@define  # not frozen: one is made for each answer, and a frozen one takes three times as long
 class Send:
     """Send these tasks to the worker, in this order."""
 
@@ -221,7 +220,7 @@ class Send:
 
 
 @final
-@attrs.frozen
+@frozen
 class Retract:
     """Take back the tasks that the worker has not started, up to seq `below` (not included)."""
 
@@ -230,7 +229,7 @@ class Retract:
 
 
 @final
-@attrs.frozen
+@frozen
 class Kill:
     """End the worker and its process group."""
 
@@ -238,7 +237,7 @@ class Kill:
 
 
 @final
-@attrs.frozen
+@frozen
 class Retire:
     """Let an idle worker end."""
 

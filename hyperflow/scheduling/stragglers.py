@@ -11,8 +11,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable
 
-import attrs
-
+from hyperflow.fields import define
 from hyperflow.scheduling.state import SENT, Effect, Send, Task
 from hyperflow.wire.numbers import TaskNumber
 
@@ -49,7 +48,7 @@ class Times:
         return self._sorted[math.ceil(QUANTILE * len(self._sorted)) - 1]
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Watched:
     """An evaluation that may get a copy."""
 

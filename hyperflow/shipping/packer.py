@@ -27,8 +27,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import attrs
-
+from hyperflow.fields import define
 from hyperflow.shipping import pickler, plain_arrays
 from hyperflow.shipping.arrays import MOST_BLOCKS, SharedBuffer, SharedBuffers
 from hyperflow.shipping.definitions import Definition, Definitions
@@ -306,7 +305,7 @@ class Packer:
             self.definitions.own(entry.definition, -1)
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Kept:
     """A call that may be evaluated again from its packed arguments; see `environment.Kept`."""
 
@@ -316,7 +315,7 @@ class Kept:
     """What submits a packed call."""
     users: int = 1
 
-    def __attrs_post_init__(self) -> None:
+    def __post_init__(self) -> None:
         self.packer.hold(self.packed)
 
     @property

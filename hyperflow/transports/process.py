@@ -27,9 +27,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-import attrs
-
 from hyperflow.errors import LauncherError
+from hyperflow.fields import field, frozen
 from hyperflow.wire import processes, survivors
 from hyperflow.wire.frames import Bytes
 
@@ -251,11 +250,11 @@ def portable_environment(variables: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-@attrs.frozen
+@frozen
 class Local:
     """A launcher on this machine, at the other end of a pair of sockets; `spawned` if it has been started already."""
 
-    node: str = attrs.field(factory=socket.gethostname)
+    node: str = field(factory=socket.gethostname)
     spawned: Started | None = None
 
     async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:

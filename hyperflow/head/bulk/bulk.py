@@ -8,10 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-import attrs
-
 from hyperflow.environment import MapOwner, Options, peek_making, peek_try
 from hyperflow.events.writer import EventLog
+from hyperflow.fields import frozen
 from hyperflow.head.account import Account
 from hyperflow.head.aside import NodesAside
 from hyperflow.head.bulk.calls import Calls, calls_of
@@ -37,7 +36,7 @@ SMALL = 1 << 16
 running_loop = asyncio.get_running_loop
 
 
-@attrs.frozen(eq=False)
+@frozen(eq=False)
 class Head:
     """What this has of the engine.
 
