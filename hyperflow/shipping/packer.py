@@ -14,7 +14,6 @@ gets a call of another epoch, an older one that came back included, its definiti
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import pickle
@@ -27,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from hyperflow.fields import define
+from hyperflow.fields import define, evolve
 from hyperflow.shipping import pickler, plain_arrays
 from hyperflow.shipping.arrays import MOST_BLOCKS, SharedBuffer, SharedBuffers
 from hyperflow.shipping.definitions import Definition, Definitions
@@ -53,7 +52,7 @@ _IS_NAME = b"\x93\x94."
 """The end of a pickle that only names something: STACK_GLOBAL, MEMOIZE, STOP."""
 
 
-@dataclasses.dataclass(slots=True, eq=False)
+@define(eq=False)
 class PackedCall:
     """A call, ready to be sent."""
 
@@ -64,7 +63,7 @@ class PackedCall:
     epoch: int = 0
 
 
-@dataclasses.dataclass(slots=True, eq=False)
+@define(eq=False)
 class _Defined:
     """The definition of something that is alive, and how to see that it is still up to date."""
 
@@ -327,7 +326,7 @@ class Kept:
     ) -> Any:
         of_fn, packed = self.packer.pack(fn, (), {}), self.packed
         payload = packed.payload[:-1] + _AND_NUMBERS.pack(b"\x85J", numbers[0], b"J", numbers[1], b"\x87.")
-        again = dataclasses.replace(packed, function=of_fn.function, payload=payload)
+        again = evolve(packed, function=of_fn.function, payload=payload)
         return self.evaluate(*shown, options, stream, again)
 
     def drop(self) -> None:

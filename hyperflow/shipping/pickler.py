@@ -33,7 +33,6 @@ import io
 import marshal
 import operator
 import pickle
-import pickletools
 import struct
 import sys
 import types
@@ -41,6 +40,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from hyperflow.fields import define, field
 from hyperflow.saying import short_str
 from hyperflow.shipping import captures, forms, hints, rebuild
 from hyperflow.shipping.arrivals import ABSENT
@@ -74,7 +74,7 @@ class BelongsToProcess(pickle.PicklingError):
     """An object has no meaning in another process; no other pickler is asked."""
 
 
-@dataclasses.dataclass(slots=True, eq=False)
+@define(eq=False)
 class Beside:
     """What goes beside a pickle, and how it was made."""
 
@@ -82,11 +82,11 @@ class Beside:
     """Buffers of fewer bytes stay in the pickle."""
     classes_apart: bool = True
     """Whether classes of the script stay out of the pickle."""
-    buffers: list[pickle.PickleBuffer] = dataclasses.field(default_factory=list)
+    buffers: list[pickle.PickleBuffer] = field(factory=list)
     """Contents of arrays; the receiver gives them to `loads`."""
-    classes: dict[str, type] = dataclasses.field(default_factory=dict)
+    classes: dict[str, type] = field(factory=dict)
     """Classes of the script, by number: the receiver has to know them first, unless they are in the pickle."""
-    stored: dict[str, Stored] = dataclasses.field(default_factory=dict)
+    stored: dict[str, Stored] = field(factory=dict)
     """Stored values, by token: the receiver has to have them first."""
     all_by_name: bool = True
     """Whether plain pickle could have made it."""
@@ -505,6 +505,8 @@ def _travels(named: Any) -> bool:
 
 def _can_be_read_elsewhere(data: bytes) -> bool:
     """Whether a pickle has no names in modules that other processes cannot import: a `__reduce__` may return such."""
+    import pickletools  # noqa: PLC0415 (few pickles are looked at)
+
     pushed: list[Any] = [None, None]
     memo: list[Any] = []
     arg: Any

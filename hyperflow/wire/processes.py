@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import signal
@@ -15,17 +14,22 @@ CLOCKS_DIFFER = 0.2
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(signum: int = signal.SIGKILL) -> None:
     """Let the kernel send us a signal when the *thread* that forked us ends (so it must be a main thread)."""
-    _libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
+    _prctl(_PR_SET_PDEATHSIG, int(signum))
 
 
 def adopt_orphans() -> None:
     """Become a subreaper: the parent of descendants whose own parent ends, so that no daemon escapes."""
-    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    import ctypes  # noqa: PLC0415 (heads need it only where something has gone wrong)
+
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 def children(pid: int) -> list[int]:

@@ -16,7 +16,6 @@ import asyncio
 import atexit
 import contextlib
 import contextvars
-import dataclasses
 import gc
 import importlib
 import mmap
@@ -35,6 +34,7 @@ from hyperflow import failures
 from hyperflow.debugging.capsule import Pickle
 from hyperflow.debugging.surroundings import Place
 from hyperflow.errors import MisuseError
+from hyperflow.fields import frozen
 from hyperflow.saying import short_str
 from hyperflow.shipping import diagnose, exceptions, pickler, plain_arrays, rebuild
 from hyperflow.shipping.arrivals import Arrivals
@@ -73,7 +73,7 @@ QUICK = 50e-6
 """An evaluation that took fewer seconds has started no program that could have written to the log."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@frozen
 class WorkerInfo:
     """Where a function runs.
 
