@@ -23,7 +23,7 @@ from hyperflow.config import read_settings
 from hyperflow.database.store import copy_database, open_database
 from hyperflow.environment import FailurePolicy, JobOptions, Options
 from hyperflow.errors import ConfigurationError, MisuseError
-from hyperflow.fields import asdict, define, evolve, field, frozen
+from hyperflow.fields import define, evolve, field, frozen, only_changed
 from hyperflow.files import hold_standard_streams
 from hyperflow.flow import Call, Cluster, Flow, Job, Step
 from hyperflow.head.streams import Streams
@@ -80,7 +80,7 @@ class ClusterEnv(OpenEnv):
         def statistics(self) -> ClusterStatistics: ...  # type: ignore[override]
 
 
-@frozen(repr=False, eq=False)
+@frozen(eq=False, shown=False)
 class RemoteJob(Step):
     """A job to be run in its own Slurm allocation."""
 
@@ -103,7 +103,7 @@ class RemoteJob(Step):
 
 
 async def _remote_eval_job(master: Master, job: Flow[Any], options: Options, job_options: JobOptions) -> Any:
-    plain = asdict(options, filter=lambda field, value: value != field.default)
+    plain = only_changed(options)
     sent = job.using(**plain).used() if plain else job  # used() because it is not awaited if an earlier run has sent it
     wanted = job_options.sbatch and job_options.sbatch.over(master.defaults)
     within = lockfiles.scope(environment.current())

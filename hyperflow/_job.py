@@ -105,7 +105,7 @@ def job(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Job[T]]:
 class OpenEnv(Environment):
     """An environment that a program has opened: what JobEnv and ClusterEnv have in common."""
 
-    recording: Recording | None = field(default=None, kw_only=True, repr=False)
+    recording: Recording | None = field(default=None, kw_only=True, shown=False)
     """The run's record; None where nothing is recorded."""
 
     async def run(self, flow: Flow[T]) -> T:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAl
 from weakref import WeakKeyDictionary
 
 from hyperflow.errors import ConfigurationError, NotInFlow
-from hyperflow.fields import Field, asdict, define, evolve, field, fields, frozen
+from hyperflow.fields import Field, define, evolve, field, fields, frozen, only_changed
 from hyperflow.saying import unfit_name
 
 if TYPE_CHECKING:
@@ -407,9 +407,7 @@ class Environment:
         in_force = " (in force in every cell)" if started() is self else " (closed)" if self in closers else ""
         known: dict[str, str] = self.evaluator.statistics().in_words()
         if self.options != Options():
-            plain = Options()
-            changes = {k: v for k, v in asdict(self.options).items() if v != getattr(plain, k)}
-            known |= {"options": ", ".join(f"{name}={value!r}" for name, value in changes.items())}
+            known |= {"options": ", ".join(f"{name}={value!r}" for name, value in only_changed(self.options).items())}
         known |= {"results": str(self.program.database), "logs": str(self.program.log_dir)}
         return displays.facts(f"{type(self).__name__}{in_force}", known)
 

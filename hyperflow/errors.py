@@ -88,7 +88,7 @@ class ImpossibleRequest(ConfigurationError):
     """An evaluation asks for more CPUs than any node has; it does not wait for them."""
 
 
-@define(repr=False)
+@define(shown=False)
 class EnvironmentClosed(HyperflowError):
     """Something was asked of an environment that had been closed: `what`, such as "evaluations"."""
 
@@ -102,7 +102,7 @@ class SerializationError(HyperflowError):
     """A function, an argument or a result could not be sent; the message names the part that cannot travel."""
 
 
-@define(repr=False)
+@define(shown=False)
 class RemoteError(HyperflowError):
     """A user's exception that could not travel back as itself: its class (`module.qualname`), text and traceback."""
 
@@ -142,7 +142,7 @@ def _signal(number: int) -> str:
     return known.name + _LIMITS.get(known, "")
 
 
-@define(repr=False)
+@define(shown=False)
 class WorkerDied(HyperflowError):
     """The worker process that ran the evaluation ended without an answer.
 
@@ -179,7 +179,7 @@ class OutOfMemory(WorkerDied):
         return "was killed by the kernel because memory ran out (ask for fewer evaluations at a time: using(cpus=...))"
 
 
-@define(repr=False)
+@define(shown=False)
 class TooManyNodesLost(WorkerDied):
     """Each node that ran the evaluation was lost meanwhile, as often as `using(crash_limit=...)` allows.
 
@@ -202,7 +202,7 @@ class TooManyNodesLost(WorkerDied):
         )
 
 
-@define(repr=False)
+@define(shown=False)
 class TimeLimitExceeded(HyperflowError, TimeoutError):
     """The evaluation ran longer than its `time_limit` and was killed, with its process group."""
 
@@ -224,7 +224,7 @@ class LauncherError(HyperflowError):
     """A node launcher could not be started, or it sent something that breaks the protocol."""
 
 
-@define(repr=False)
+@define(shown=False)
 class NodeLost(HyperflowError):
     """A node went away, and no node is left that could run the evaluation; the log is its launcher's."""
 
@@ -236,7 +236,7 @@ class NodeLost(HyperflowError):
         return f"node {self.node} was lost ({self.cause}) and no other node can take its work; log: {self.log_file}"
 
 
-@define(repr=False)
+@define(shown=False)
 class AllocationEnding(HyperflowError):
     """The allocation ends soon: the evaluation was not started, or was ended early.
 
@@ -254,7 +254,7 @@ class AllocationEnding(HyperflowError):
         )
 
 
-@define(repr=False)
+@define(shown=False)
 class CommandFailed(HyperflowError):
     """An external program ended with a status that was not accepted.
 
@@ -277,7 +277,7 @@ class CommandFailed(HyperflowError):
         return text + (f"\nits output is in {self.log_file}" if self.log_file else "")
 
 
-@define(repr=False)
+@define(shown=False)
 class Deadlock(HyperflowError):
     """Acquiring a lock would have closed a cycle in which each waits for the next.
 
@@ -305,7 +305,7 @@ class SlurmError(HyperflowError):
     """Slurm's answer lacks something or contradicts itself; the message names the variable or the command."""
 
 
-@define(repr=False)
+@define(shown=False)
 class JobFailed(HyperflowError):
     """A job of a Cluster ended without a result. It is raised only where `on_error` says so; else the job is held.
 
@@ -353,7 +353,7 @@ class JobResultUnreadable(JobFailed):
     """The job's result is damaged, or cannot be unpickled here."""
 
 
-@define(repr=False)
+@define(shown=False)
 class RunInUse(HyperflowError):
     """Another master runs on the run directory: this process on this host."""
 

@@ -48,7 +48,7 @@ OURS = frozenset({"asyncio", "concurrent", "contextlib", "hyperflow", "uvloop"})
 """Packages whose frames say nothing of the user's program."""
 
 
-@frozen(repr=False)
+@frozen(shown=False)
 class Failed:
     """Stands in a list of results for one that is missing, where `errors="return"` was asked for.
 

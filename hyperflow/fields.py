@@ -10,8 +10,8 @@ third of the time to the first result was that. Here the decorator only notes th
 compiled when the first object is made, which for most classes is never; the other methods look at the fields.
 
 What attrs says of such classes is true here, too: a frozen one refuses changes, fields are compared, hashed and shown,
-`field(init=False)`, factories, validators and `__post_init__` do the same, and an exception hands its fields on. There
-are no slots. `attrs.evolve`, `attrs.asdict` and `attrs.fields` take these classes; `evolve` and `asdict` do not import it.
+`field(init=False)`, factories and validators do the same, and an exception hands its fields on. There are no slots.
+attrs' own `evolve`, `asdict`, `fields` and `has` take these classes; those of this module do without it.
 
 Classes that few programs import are attrs classes.
 """
@@ -34,9 +34,9 @@ Validator = Callable[[Any, "Field", Any], object]
 class Field:
     """What is known of a field; its members are those of `attrs.Attribute` that readers need."""
 
-    __slots__ = ("alias", "default", "factory", "init", "kw_only", "name", "repr", "type", "validator")
+    __slots__ = ("alias", "default", "factory", "init", "kw_only", "name", "shown", "type", "validator")
 
-    eq = True
+    eq = repr = True
     hash = None
     metadata: ClassVar[dict[str, Any]] = {}
 
@@ -46,7 +46,7 @@ class Field:
         factory: Callable[[], Any] | None = None,
         init: bool = True,
         kw_only: bool = False,
-        repr: bool = True,
+        shown: bool = True,
         validator: Validator | None = None,
     ) -> None:
         self.name = self.alias = ""
@@ -55,7 +55,7 @@ class Field:
         self.factory = factory
         self.init = init
         self.kw_only = kw_only
-        self.repr = repr
+        self.shown = shown
         self.validator = validator
 
     @property
@@ -70,7 +70,7 @@ def field(
     factory: Callable[[], Any] | None = None,
     init: bool = True,
     kw_only: bool = False,
-    repr: bool = True,
+    shown: bool = True,
     validator: Validator | None = None,
 ) -> Any:
     """Say more of a field than its type and default.
@@ -80,41 +80,46 @@ def field(
         factory: Makes the default.
         init: Whether it is an argument. Others have their default, or get their value in `__post_init__`.
         kw_only: Whether it has to be named.
-        repr: Whether it is shown.
+        shown: Whether it is shown.
         validator: Is called with the object, this, and the value.
     """
-    return Field(default, factory, init, kw_only, repr, validator)
+    return Field(default, factory, init, kw_only, shown, validator)
 
 
 @overload
 def frozen(cls: C) -> C: ...
 @overload
-def frozen(*, eq: bool = True, repr: bool = True) -> Callable[[C], C]: ...
+def frozen(*, eq: bool = True, shown: bool = True) -> Callable[[C], C]: ...
 @dataclass_transform(field_specifiers=(field,), frozen_default=True)
-def frozen(cls: Any = None, *, eq: bool = True, repr: bool = True) -> Any:
+def frozen(cls: Any = None, *, eq: bool = True, shown: bool = True) -> Any:
     """Make a class of which objects do not change.
 
     Args:
         cls: The class.
         eq: Whether objects with the same fields are the same.
-        repr: Whether they show their fields.
+        shown: Whether they show their fields.
     """
-    return _made(cls, eq, repr, True) if cls is not None else lambda it: _made(it, eq, repr, True)
+    return _made(cls, eq, shown, True) if cls is not None else lambda it: _made(it, eq, shown, True)
 
 
 @overload
 def define(cls: C) -> C: ...
 @overload
-def define(*, eq: bool = True, repr: bool = True) -> Callable[[C], C]: ...
+def define(*, eq: bool = True, shown: bool = True) -> Callable[[C], C]: ...
 @dataclass_transform(field_specifiers=(field,))
-def define(cls: Any = None, *, eq: bool = True, repr: bool = True) -> Any:
+def define(cls: Any = None, *, eq: bool = True, shown: bool = True) -> Any:
     """Make a class of which objects may change; see `frozen`."""
-    return _made(cls, eq, repr, False) if cls is not None else lambda it: _made(it, eq, repr, False)
+    return _made(cls, eq, shown, False) if cls is not None else lambda it: _made(it, eq, shown, False)
 
 
 def asdict(it: object) -> dict[str, Any]:
     """Return the fields of an object by name; what is in them is not looked at."""
     return {each.name: getattr(it, each.name) for each in fields(type(it))}
+
+
+def only_changed(it: object) -> dict[str, Any]:
+    """Return the fields that do not have their defaults."""
+    return {each.name: value for each in fields(type(it)) if (value := getattr(it, each.name)) != each.default}
 
 
 def evolve(it: T, **changes: Any) -> T:
@@ -129,7 +134,7 @@ def fields(cls: type) -> tuple[Field, ...]:
     return found
 
 
-def _made(cls: Any, eq: bool, shows: bool, is_frozen: bool) -> Any:
+def _made(cls: Any, eq: bool, shown: bool, is_frozen: bool) -> Any:
     """Note the fields of a class, and give it its methods."""
     found = {each.name: each for each in getattr(cls, "__attrs_attrs__", ())}
     own = cls.__dict__
@@ -146,21 +151,29 @@ def _made(cls: Any, eq: bool, shows: bool, is_frozen: bool) -> Any:
     cls.__attrs_attrs__ = tuple(found.values())
     is_error = issubclass(cls, BaseException)
 
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        cls.__init__ = init = _init(cls, is_frozen, is_error)
-        init(self, *args, **kwargs)
-
     if "__init__" not in own:
-        __init__.__qualname__ = f"{cls.__qualname__}.__init__"
-        cls.__init__ = __init__
+        cls.__init__ = _Unwritten(cls, is_frozen, is_error)
     if is_frozen:
         cls.__setattr__, cls.__delattr__ = (_refuse_in_error,) * 2 if is_error else (_refuse, _refuse)
     if eq and not is_error:
         cls.__eq__ = _equal
         cls.__hash__ = _hash if is_frozen else None
-    if shows:
+    if shown:
         cls.__repr__ = _show
     return cls
+
+
+class _Unwritten:
+    """Stands in a class for its `__init__` until somebody looks at that."""
+
+    def __init__(self, *about: Any) -> None:
+        self._about = about
+
+    def __get__(self, it: Any, kind: Any = None) -> Any:
+        cls, is_frozen, is_error = self._about
+        init: Any = _init(cls, is_frozen, is_error)
+        cls.__init__ = init
+        return init.__get__(it, kind)
 
 
 def _init(cls: Any, is_frozen: bool, is_error: bool) -> Callable[..., None]:
@@ -168,7 +181,7 @@ def _init(cls: Any, is_frozen: bool, is_error: bool) -> Callable[..., None]:
     found = sorted(fields(cls), key=lambda each: each.kw_only)
     arguments: list[str] = ["self"]
     lines: list[str] = ["    its = self.__dict__"] if is_frozen else []
-    known: dict[str, Any] = {"NOTHING": NOTHING, "fields": found}
+    known: dict[str, Any] = {"__name__": cls.__module__, "NOTHING": NOTHING, "fields": found}
     for number, each in enumerate(found):
         name = each.name
         value = f"default{number}"
@@ -198,7 +211,8 @@ def _init(cls: Any, is_frozen: bool, is_error: bool) -> Callable[..., None]:
     exec(compile(text, f"<hyperflow fields of {cls.__qualname__}>", "exec"), known)
     init: Any = known["__init__"]
     init.__qualname__ = f"{cls.__qualname__}.__init__"
-    return init  # type: ignore[no-any-return]
+    made: Callable[..., None] = init
+    return made
 
 
 def _values(it: Any) -> tuple[Any, ...]:
@@ -207,8 +221,9 @@ def _values(it: Any) -> tuple[Any, ...]:
 
 def _equal(self: Any, other: object) -> bool:
     if other.__class__ is not self.__class__:
-        return NotImplemented
-    return _values(self) == _values(other)
+        return NotImplemented  # type: ignore[no-any-return]
+    same: bool = _values(self) == _values(other)
+    return same
 
 
 def _hash(self: Any) -> int:
@@ -216,7 +231,8 @@ def _hash(self: Any) -> int:
 
 
 def _show(self: Any) -> str:
-    shown = ", ".join(f"{each.name}={getattr(self, each.name, NOTHING)!r}" for each in self.__attrs_attrs__ if each.repr)
+    fields = [each.name for each in self.__attrs_attrs__ if each.shown]
+    shown = ", ".join(f"{name}={getattr(self, name, NOTHING)!r}" for name in fields)
     return f"{type(self).__qualname__.rpartition('>.')[2]}({shown})"
 
 

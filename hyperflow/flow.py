@@ -458,7 +458,7 @@ class MakesFlows:
     """A function under one of hyperflow's decorators: calling it returns a flow, and runs nothing."""
 
 
-@frozen(repr=False)
+@frozen(shown=False)
 class CallStep(Step):
     """A call of a decorated function, which pickles by name."""
 
@@ -473,7 +473,7 @@ class CallStep(Step):
         return show_call(self.fn, self.args, self.kwargs)
 
 
-@frozen(repr=False)
+@frozen(shown=False)
 class Call(CallStep):
     """A call of a function under `@job` or `@cluster`; `fn` makes the coroutine."""
 
@@ -493,7 +493,7 @@ _WRONG_LEVEL = {
 }
 
 
-@frozen(repr=False)
+@frozen(shown=False)
 class Native(Step):
     """A call of one of hyperflow's own async functions, shown by its public name."""
 
@@ -508,7 +508,7 @@ class Native(Step):
         return f"{self.name}({'...' if self.args else ''})"
 
 
-@frozen(repr=False)
+@frozen(shown=False)
 class Bound(Step):
     """`source`, then `fn`, which returns the next flow (`then`) or the result (`map`)."""
 
@@ -549,7 +549,7 @@ class Bound(Step):
         return ("..." if isinstance(step, Bound) else repr(step)) + "".join(reversed(words))
 
 
-@frozen(repr=False)
+@frozen(shown=False)
 class Pure(Step):
     """A value."""
 
@@ -562,7 +562,7 @@ class Pure(Step):
         return show_call(pure, (self.value,), {})
 
 
-@frozen(repr=False)
+@frozen(shown=False)
 class Using(Step):
     """`source` with changed options."""
 
@@ -584,7 +584,7 @@ class Using(Step):
         return f"{self.source.step}.{show_call(self.source.using, (), {**self.options})}"
 
 
-@frozen(repr=False)
+@frozen(shown=False)
 class Changed(Step):
     """`source`, run by one of hyperflow's own functions; shown as the method that was called."""
 

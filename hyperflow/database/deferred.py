@@ -1,8 +1,8 @@
 """A results database that is opened when it is first used.
 
 Only where nothing can be in the way, which else is told when the program begins: in a temporary directory that the
-program has just made for itself. Most programs without a directory of their own record nothing, and to import SQLite and
-make a file that survives any crash takes longer than all else that a run needs of this machine.
+program has just made for itself. Most programs without a directory of their own record nothing; and to import SQLite,
+and to make a file that survives any crash, takes longer than all else that the begin of a run needs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ async def on_demand(path: Path, program_id: str) -> AsyncIterator[ResultsDatabas
     What opening it raises, each of its users gets.
     """
     async with AsyncExitStack() as stack:
-        yield _Deferred(path, program_id, stack)
+        deferred: Any = _Deferred(path, program_id, stack)
+        yield deferred
 
 
 class _Deferred:

@@ -51,7 +51,7 @@ class Unresolved:
     """Stands for a type that is not known (yet); a class, so that it stays itself when it is pickled."""
 
 
-@frozen(repr=False)
+@frozen(shown=False)
 class MemoCall(flows.CallStep):
     """A call of a memoized function."""
 

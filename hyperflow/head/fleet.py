@@ -1,10 +1,10 @@
 """The nodes: all are started at the same time, watched, and ended together.
 
 Guarantees: a node that cannot be started costs a warning, as long as `min_nodes` are there; first each way to reach it
-is tried, and the warning has the reasons of all. A launcher on this machine that is a child of ours by now is not waited
-for, as nothing can be wrong with it that is not known: what is meant for it is kept until it has answered. A node that takes much longer to start than most is not waited for: it
-joins when it is there. The head stops using a node that ends, falls silent or cannot start workers. At the end nothing
-is left on any node.
+is tried, and the warning has the reasons of all. A node that takes much longer to start than most is not waited for: it
+joins when it is there. Nor is a launcher on this machine that is a child of ours by now, if that is all there is: what
+could be wrong with it is known, and what is meant for it is kept until it has answered. The head stops using a node
+that ends, falls silent or cannot start workers. At the end nothing is left on any node.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ class Fleet:
         environment = portable_environment(os.environ)  # once: it is the same for all
         if len(nodes) == 1 and nodes[0].is_here and not preload:
             self._beating = self._loop.call_later(self._settings.heartbeat, self._beat, self._loop.time())
-            if unpinned := self._lead(nodes[0], environment):
-                saying.warn(f"nothing is pinned: {unpinned}")
+            if remark := self._lead(nodes[0], environment):
+                saying.warn(f"nothing is pinned: {remark}")
             self._watchdog.start()
             return
         tasks = {self._loop.create_task(self._try(plan, preload, environment)): plan for plan in nodes}

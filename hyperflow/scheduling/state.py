@@ -167,7 +167,7 @@ class Batch(Task):
         return Batch(self.number, self.function, self.cpus, self.size, self.count + other.count, self.calls, self.owner)
 
 
-@define(eq=False, repr=False)
+@define(eq=False, shown=False)
 class Worker:
     """A worker process, as the scheduler sees it."""
 

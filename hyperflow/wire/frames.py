@@ -138,7 +138,9 @@ class Kind(enum.IntEnum):
     BATCH = 45  # head > launcher, to a team, and launcher > worker: tasks of one function with consecutive numbers
     RECALL = 46  # head > launcher, to a team: give back the newest ones that no worker has, so many at most
     RECALLED = 47  # launcher > head, of a team: tasks that it will not run
-    CANCEL = 48  # head > launcher, to a team: nobody waits for these: drop them, end the workers that are in one of them
+    CANCEL = (
+        48  # head > launcher, to a team: nobody waits for these: drop them, end the workers that are in one of them
+    )
     ANSWERS = 49  # launcher > head, of a team: answers of some of its workers
     LEFT = 50  # launcher > head, of a team: these workers have nothing to do, and serve it no more
     WRITTEN = 37  # worker > launcher: up to where there are answers in the ring (answer_ring.py)
