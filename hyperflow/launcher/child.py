@@ -31,6 +31,7 @@ class WorkerProcess:
         self.reader = frames.Reader()
         self.fds: list[int] = []  # of large buffers; the frames that say so have not come yet
         self.backlog = bytearray()
+        self.done = False  # whether it has given the one answer that it was forked for
         self.deadline: float | None = None  # of the evaluation that it is in
         self.status: int | None = None  # once it was reaped
         self.peak_memory = 0

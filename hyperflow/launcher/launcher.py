@@ -556,6 +556,7 @@ class Launcher:
                 by = self.now + joined
         self.head.send(*frames.records_frame(Kind.RESULTS, process.number, [records]), by=by)
         process.deadline = None
+        process.done = process.fresh
         if process.fresh:  # it ends by itself, unless what a function registered with atexit hangs
             process.leave_by = time.monotonic() + LEAVE_GRACE
             self.watch(process)
@@ -615,7 +616,7 @@ class Launcher:
         grouped = child.group_lives(process.pid)
         if now < process.look_at or (grouped and process.kill_at is not None and now < process.kill_at):
             return False
-        if not grouped and not set(processes.children(os.getpid())) - others:
+        if not grouped and (not processes.children_are_left() or not set(processes.children(os.getpid())) - others):
             return True
         process.look_at = now + LOOK_PAUSE
         left = child.remains(process, others)
@@ -628,7 +629,7 @@ class Launcher:
         self.held.pop(process.number, None)
         status, reason = process.status if process.status is not None else 70, process.reason
         out_of_memory = status == -signal.SIGKILL and not reason and self.memory_kills.took_one(time.monotonic())
-        tail = process.log_tail() if reason in ("", TIME_LIMIT) else ""
+        tail = process.log_tail() if reason in ("", TIME_LIMIT) and not process.done else ""
         ended = WorkerEnded(status, process.claims.started, reason, out_of_memory, tail, process.peak_memory)
         self.head.send(messages.framed(ended, process.number))
 

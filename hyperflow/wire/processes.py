@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import signal
 import socket
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ctypes
 
 CLOCKS_DIFFER = 0.2
 """Seconds by which the kernel's count of CPU time for the limit is ahead of what it reports."""
@@ -27,9 +32,14 @@ def adopt_orphans() -> None:
 
 
 def _prctl(option: int, value: int) -> None:
-    import ctypes  # noqa: PLC0415 (heads need it only where something has gone wrong)
+    _libc().prctl(option, value, 0, 0, 0)
 
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    import ctypes  # noqa: PLC0415 (heads do without it)
+
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def children(pid: int) -> list[int]:

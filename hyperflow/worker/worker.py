@@ -143,6 +143,11 @@ def keep() -> None:
         _worker.context = contextvars.copy_context()
 
 
+def make_ready() -> None:
+    """In a launcher: let all be there that is made when it is first needed."""
+    _ = WorkerInfo.__init__
+
+
 def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool, echo: bool = False) -> int:
     """Be a worker until the launcher ends the stream; return the exit code."""
     global _lock_client, _info, _log, _worker  # noqa: PLW0603 (a worker is one for its whole process)
@@ -187,8 +192,10 @@ def _settle(info: WorkerInfo) -> None:
     if info.pinned:
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, info.cpus)
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("500")  # if memory runs out, an evaluation shall go, not the launcher
+    with contextlib.suppress(OSError):
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(score, b"500")  # if memory runs out, an evaluation shall go, not the launcher
+        os.close(score)
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None:
         blas.follow_environment()
