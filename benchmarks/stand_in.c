@@ -28,7 +28,7 @@
 typedef struct { uint32_t begin; uint64_t length; uint8_t kind; uint32_t worker; } Header;
 typedef struct { uint64_t task; uint32_t function; uint16_t buffers; uint64_t length; } Task;
 typedef struct { uint64_t task; uint8_t outcome; float seconds; uint16_t buffers; uint64_t length; } Result;
-typedef struct { uint64_t task; double cpu; uint64_t memory; } Measured;
+typedef struct { float cpu; uint64_t memory; } Measured;
 #pragma pack(pop)
 _Static_assert(sizeof(Header) == HEADER_SIZE && sizeof(Task) == TASK_SIZE && sizeof(Result) == RESULT_SIZE &&
                sizeof(Measured) == MEASURED_SIZE, "records as in hyperflow/wire/frames.py");
@@ -166,15 +166,15 @@ static double joined(uint32_t number) {
 }
 
 static void answer(uint32_t number, uint64_t task, int outcome, const void *payload, size_t length) {
-    if (outcome == VALUE && seconds > MEASURED_FROM) {
-        Measured measured = {task, seconds, 1 << 25};
-        send_by(workers[number].node, MEASURED, number, &measured, sizeof measured, INFINITY);
-    }
-    uint8_t record[sizeof(Result) + 16];
-    Result head = result(task, outcome, outcome == SKIPPED ? 0 : seconds, length);
+    Measured measured = {seconds, 1 << 25};
+    size_t beside = outcome == VALUE && seconds > MEASURED_FROM ? sizeof measured : 0;
+    uint8_t record[sizeof(Result) + sizeof measured + 16];
+    Result head = result(task, outcome, outcome == SKIPPED ? 0 : seconds, beside + length);
+    head.outcome |= beside ? IS_MEASURED : 0;
     memcpy(record, &head, sizeof head);
-    memcpy(record + sizeof head, payload, length);
-    send_by(workers[number].node, RESULTS, number, record, sizeof head + length, joined(number));
+    memcpy(record + sizeof head, &measured, beside);
+    memcpy(record + sizeof head + beside, payload, length);
+    send_by(workers[number].node, RESULTS, number, record, sizeof head + beside + length, joined(number));
     answered += outcome != SKIPPED;
 }
 

@@ -56,6 +56,7 @@ def definitions() -> list[str]:
         "RESULT_SIZE": frames.RESULT.size,
         "MEASURED_SIZE": frames.MEASURED.size,
         "MEASURED_FROM": measure.WORTH,
+        "IS_MEASURED": frames.IS_MEASURED,
         "JOIN": launcher.JOIN,
         "JOIN_SHARE": launcher.JOIN_SHARE,
         "JOIN_MOST": launcher.JOIN_MOST,

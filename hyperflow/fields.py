@@ -34,9 +34,9 @@ Validator = Callable[[Any, "Field", Any], object]
 class Field:
     """What is known of a field; its members are those of `attrs.Attribute` that readers need."""
 
-    __slots__ = ("alias", "default", "factory", "init", "kw_only", "name", "shown", "type", "validator")
+    __slots__ = ("alias", "default", "eq", "factory", "init", "kw_only", "name", "shown", "type", "validator")
 
-    eq = repr = True
+    repr = True
     hash = None
     metadata: ClassVar[dict[str, Any]] = {}
 
@@ -47,6 +47,7 @@ class Field:
         init: bool = True,
         kw_only: bool = False,
         shown: bool = True,
+        eq: bool = True,
         validator: Validator | None = None,
     ) -> None:
         self.name = self.alias = ""
@@ -56,6 +57,7 @@ class Field:
         self.init = init
         self.kw_only = kw_only
         self.shown = shown
+        self.eq = eq
         self.validator = validator
 
     @property
@@ -71,6 +73,7 @@ def field(
     init: bool = True,
     kw_only: bool = False,
     shown: bool = True,
+    eq: bool = True,
     validator: Validator | None = None,
 ) -> Any:
     """Say more of a field than its type and default.
@@ -81,9 +84,10 @@ def field(
         init: Whether it is an argument. Others have their default, or get their value in `__post_init__`.
         kw_only: Whether it has to be named.
         shown: Whether it is shown.
+        eq: Whether it is compared and hashed.
         validator: Is called with the object, this, and the value.
     """
-    return Field(default, factory, init, kw_only, shown, validator)
+    return Field(default, factory, init, kw_only, shown, eq, validator)
 
 
 @overload
@@ -216,7 +220,7 @@ def _init(cls: Any, is_frozen: bool, is_error: bool) -> Callable[..., None]:
 
 
 def _values(it: Any) -> tuple[Any, ...]:
-    return tuple([getattr(it, each.name) for each in it.__attrs_attrs__])
+    return tuple([getattr(it, each.name) for each in it.__attrs_attrs__ if each.eq])
 
 
 def _equal(self: Any, other: object) -> bool:

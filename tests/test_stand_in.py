@@ -112,11 +112,11 @@ def told(heard: list[Heard]) -> dict[int, list[Any]]:
     for kind, worker, body in heard:
         said = found.setdefault(worker, [])
         if kind == Kind.RESULTS:
-            said += [(task, outcome, bytes(payload), out) for task, outcome, _, payload, out in frames.results(body)]
+            measured: dict[TaskNumber, tuple[float, int]] = {}
+            results = frames.results(body, measured)
+            said += [(task, task in measured, outcome, bytes(it), out) for task, outcome, _, it, out in results]
         elif kind == Kind.ENDED:
             said.append({**json.loads(bytes(body)), "tail": "", "peak_memory": 0})
-        elif kind == Kind.MEASURED:
-            said.append((kind, frames.MEASURED.unpack(body)[0]))
         else:
             said.append((kind, bytes(body)))
     return found

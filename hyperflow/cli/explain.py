@@ -91,9 +91,19 @@ def _told(run: Run, seen: Picture, name: str) -> Iterator[str]:
         yield f"{what} was {one.state} when the run ended"
     elif one.state == "running":
         yield from _of_running(seen, one, f"{what} has been with {one.worker} for {since}")
+    elif one.queue:
+        yield from _of_queued(seen, one, f"{what} has been in the queue of {one.queue} for {since}")
     else:
         yield f"{what} waits for {_cpus(one.cpus)}, for {since} so far"
         yield from _why(seen, one)
+
+
+def _of_queued(seen: Picture, one: Standing, text: str) -> Iterator[str]:
+    there = list(seen.at(one.queue))
+    if any(other is one for other in there):
+        yield f"{text}, and is among the first there: it runs, or is about to"
+    else:
+        yield f"{text}; its workers are busy with what came before: {_named(there)}"
 
 
 def _of_running(seen: Picture, one: Standing, text: str) -> Iterator[str]:

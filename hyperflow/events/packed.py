@@ -30,11 +30,11 @@ MAGIC = b"hyperflow events 1 "
 LARGEST = 1 << 31
 """Bytes that a segment may have; one that claims more is damaged."""
 
-MOST = 1 << 60
-"""The largest number that goes into a column."""
+MOST = 1 << 53
+"""The largest number that goes into a column: up to there a float has all digits of microseconds."""
 
-OTHER, FORM, RUNNING, DONE, MEASURED = range(5)
-"""Kinds of lines."""
+OTHER, FORM, RUNNING, DONE, MEASURED, QUEUED = range(6)
+"""Kinds of lines; the last one is only in lines of several (see several.py)."""
 
 _PLAIN, _FLOW, _FLOWS, _BEGUN = 0, 1, 2, 4
 """What a form leaves out: the flow of its tasks, or that of each; and flows that have begun."""
@@ -43,9 +43,10 @@ Entry: TypeAlias = tuple[int, float, Any, Any, Any]
 """What a line says, with its kind and time; the rest depends on the kind:
 
     FORM        task or tasks; the members that such lines share; those of this line
-    RUNNING     task or tasks; the worker, as its place in `Segment.workers`
+    RUNNING     task or tasks; the worker, as its place in `workers`
     DONE        task or tasks; the worker; seconds of each
     MEASURED    task; CPU seconds; bytes of memory
+    QUEUED      tasks; "@" and the node, as the place of a worker
     OTHER       the event; its time is 0 here
 """
 

@@ -36,11 +36,10 @@ class Part:
 
     def __init__(self, segment: Segment, read: int) -> None:
         self.segment = segment
+        self.workers = segment.workers
+        """Their names; more may come as entries are read."""
         self._read = read
         self._several = any(f'"{several.STATE}"' in line for line in segment.others)
-        if self._several:
-            new = (name for line in segment.others for name in json.loads(line).get("new", ()))
-            segment.workers += dict.fromkeys(new)  # before anybody asks how many there are
 
     def entries(self) -> Iterator[packed.Entry]:
         """Yield what its lines say; raises all sorts of errors where that makes no sense."""
@@ -51,33 +50,15 @@ class Part:
 
     def _apart(self, entries: Iterable[packed.Entry]) -> Iterator[packed.Entry]:
         """Yield the entries of lines of several, too."""
-        lines = several.Reading()
-        places = {name: place for place, name in enumerate(self.segment.workers)}
-        forms: list[Any] = []  # who reads may know them by their ids
+        lines, places = several.Reading(), _Places(self.workers)
         for read, entry in enumerate(entries):
             if entry[0] != packed.OTHER or entry[2].get("state") not in (several.STATE, "opened"):
                 if read >= self._read:
                     yield entry
                 continue
-            if entry[2]["state"] == "opened":
-                for event in lines.events(entry[2]):
-                    if read >= self._read:
-                        yield packed.OTHER, 0.0, event, None, None
-                continue
-            for kind, microseconds, what, number, more, flow in lines.changes(entry[2]):
-                if read < self._read:
-                    continue
-                t = microseconds / 1e6
-                if kind == several.WAITING:
-                    if not forms or forms[-1] is not what:
-                        what["state"] = "waiting"
-                        forms.append(what)
-                    told = {"flow": flow} if flow else {}
-                    yield packed.FORM, t, list(range(number, number + more)), what, told
-                elif kind == several.RUNNING:
-                    yield packed.RUNNING, t, number, places[what], None
-                else:
-                    yield packed.DONE, t, number, places[what], more
+            for one in _entries(lines, entry[2], places):
+                if read >= self._read:
+                    yield one
 
     def events(self) -> Iterator[Event]:
         """Yield its events; raises HyperflowError where one makes no sense."""
@@ -89,6 +70,75 @@ class Part:
                         yield one
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
             raise HyperflowError(f"a segment of the event log is damaged: {error}") from error
+
+
+class Lines:
+    """Lines of a file that is not packed, some of them of several; to be read before the next ones."""
+
+    def __init__(self, events: list[Event], reading: several.Reading) -> None:
+        self.workers: list[str] = []
+        """Their names; more come as entries are read."""
+        self._events = events
+        self._reading = reading
+
+    def entries(self) -> Iterator[packed.Entry]:
+        """Yield what they say; raises all sorts of errors where that makes no sense."""
+        places = _Places(self.workers)
+        for event in self._events:
+            if event.get("state") in (several.STATE, "opened"):
+                yield from _entries(self._reading, event, places)
+            else:
+                yield packed.OTHER, 0.0, event, None, None
+
+    def events(self) -> Iterator[Event]:
+        """Yield their events; raises HyperflowError where one makes no sense."""
+        try:
+            for event in self._events:
+                yield from self._reading.events(event)
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+            raise HyperflowError(f"a line of the event log is damaged: {error!r}") from error
+
+
+class _Places(dict[str, int]):
+    """Places of names in a list, which gets those that are new."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__((name, place) for place, name in enumerate(names))
+        self._names = names
+
+    def __missing__(self, name: str) -> int:
+        place = self[name] = len(self._names)
+        self._names.append(name)
+        return place
+
+
+def _entries(lines: several.Reading, event: Any, places: _Places) -> Iterator[packed.Entry]:
+    """Yield the entries of a line of several, or of one after which all is new."""
+    if event["state"] == "opened":
+        for one in lines.events(event):
+            yield packed.OTHER, 0.0, one, None, None
+        return
+    for kind, microseconds, what, first, more, last in lines.changes(event):
+        t = microseconds / 1e6
+        if kind == several.DONE:
+            age, used = last or (0.0, None)
+            if used is not None:
+                for task, one in enumerate(used, first):
+                    if one is not None:
+                        yield packed.MEASURED, t, task, *one
+            if len(more) == 1:
+                yield packed.DONE, t - age, first, places[what], more[0]
+            else:
+                yield packed.DONE, t - age, range(first, first + len(more)), places[what], more
+        elif kind == several.RUNNING:
+            yield packed.RUNNING, t, first if more == 1 else range(first, first + more), places[what], None
+        elif kind == several.WAITING:
+            yield packed.FORM, t, range(first, first + more), what, several.flow_members(last)
+        elif kind == several.STARTED:
+            started = {"t": t, "state": "started", "worker": what, "cpus": more, "number": first}
+            yield packed.OTHER, 0.0, started, None, None
+        else:
+            yield packed.QUEUED, t, range(first, first + more), places[what], None
 
 
 class Follower:
@@ -107,8 +157,8 @@ class Follower:
         """Yield the events that have come; raises HyperflowError as `read` does."""
         return chain.from_iterable(part if isinstance(part, list) else part.events() for part in self.parts())
 
-    def parts(self) -> Iterator[list[Event] | Part]:
-        """Yield them in batches, or as packed parts, for whom each event by itself would take too long."""
+    def parts(self) -> Iterator[list[Event] | Part | Lines]:
+        """Yield them in batches, or as parts with entries, for whom each event by itself would take too long."""
         try:
             with files.opened(self.path) as tail:
                 yield from self._segments_before(segments.number_of(tail.readline()))
@@ -125,13 +175,13 @@ class Follower:
     def _unreadable(self, error: OSError) -> HyperflowError:
         return HyperflowError(f"the event log {self.path} cannot be read: {error}")
 
-    def _segments_before(self, tail: int) -> Iterator[list[Event] | Part]:
+    def _segments_before(self, tail: int) -> Iterator[list[Event] | Part | Lines]:
         while self._number < tail:
             yield from self._full(self._number)
             self._number, self._offset, self._events, self._lines = self._number + 1, 0, 0, 0
             self._several = several.Reading()
 
-    def _full(self, number: int) -> Iterator[list[Event] | Part]:
+    def _full(self, number: int) -> Iterator[list[Event] | Part | Lines]:
         """Yield the events of a segment, packed or not: it may be packed in this moment."""
         for path in (segments.packed, segments.full, segments.packed):
             place = path(self.path, number)
@@ -150,7 +200,7 @@ class Follower:
             f"segment {number} of the event log {self.path} is missing: {segments.packed(self.path, number)}"
         )
 
-    def _unpacked(self, file: IO[bytes], place: Path) -> Iterator[list[Event] | Part]:
+    def _unpacked(self, file: IO[bytes], place: Path) -> Iterator[list[Event] | Part | Lines]:
         try:
             segment = Segment(file.read())
             self._check([json.loads(line) for line in segment.others if '"opened"' in line])
@@ -166,7 +216,7 @@ class Follower:
                     "use a newer one"
                 )
 
-    def _plain(self, file: IO[bytes]) -> Iterator[list[Event] | Part]:
+    def _plain(self, file: IO[bytes]) -> Iterator[list[Event] | Part | Lines]:
         while lines := list(islice(file, BATCH)):
             found = _all_parsed(lines) if not self._doubtful else None
             if found is None:
@@ -179,16 +229,11 @@ class Follower:
                 self._check(found)
                 yield self._apart(found)
 
-    def _apart(self, events: list[Event]) -> list[Event]:
-        """Return the events, with those that a line of several stands for in its place."""
-        if not any(event.get("state") in (several.STATE, "opened") for event in events):
-            return events
-        try:
-            return [one for event in events for one in self._several.events(event)]
-        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
-            raise HyperflowError(
-                f"the event log {self.path} is damaged before line {self._lines + 1}: {error!r}"
-            ) from error
+    def _apart(self, events: list[Event]) -> list[Event] | Lines:
+        """Return the events, or what takes those apart of which a line stands for several."""
+        if any(event.get("state") in (several.STATE, "opened") for event in events):
+            return Lines(events, self._several)
+        return events
 
     def _one_by_one(self, lines: list[bytes]) -> Iterator[Event]:
         for line in lines:

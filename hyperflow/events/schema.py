@@ -10,8 +10,11 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
                                           under way for each CPU); when they wait again: retracted, or
                                           returned_by (a worker or node that ended), or retry_after (an error) and
                                           call (the function with its arguments, shortened)
+    queued                tasks           node: they are in the queue of its launcher, whose workers take them
     running               tasks           worker
-    done                  tasks           worker, seconds (one for each task)
+    done                  tasks           worker, which had them one after the other (it may have taken them from the
+                                          queue of its node); seconds (one for each); age: so many seconds before
+                                          this line the last of them had ended, 0 where it is not said
     failed                tasks           error, call
     cancelled             tasks
     withheld              tasks           seconds: so long an exclusive task of a lost node does not run elsewhere
@@ -27,8 +30,8 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
     ending                the allocation  cause, seconds
     closed                the last line   cpu: seconds of CPU time that the head has taken since its nodes were up
     segment               a later file    number: the first line of each file of the log but the first one
-    several               tasks           what happened to many single ones, as columns: see several.py. The reader
-                                          gives the events that it stands for
+    several               tasks           what happened to many, as columns: see several.py. The reader gives the
+                                          events that it stands for
     dropped               what is not     counts: how often each state was not kept since the last such line; the log
                           kept            has reached its limit; of evaluations, how many
     left out              a gap           bytes: in a shortened copy of a log, how much is missing here
@@ -51,7 +54,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-VERSION = 2
+VERSION = 3
 
 
 class Event(TypedDict, total=False):
@@ -79,6 +82,7 @@ class Event(TypedDict, total=False):
     worker: str
     number: int
     seconds: float | list[float]
+    age: float
     error: str
     node: str
     cause: str

@@ -23,6 +23,7 @@ class Standing:
         since: The time of its last change, in seconds since 1970.
         cpus: How many it needs.
         worker: Where it is, or was last.
+        queue: The node in whose queue it waits; some of those are with its workers already, the oldest ones first.
         cause: Why it waits again, or with what it has failed.
         call: The function with its arguments, where it has failed.
         seconds: How long it took, once it is done.
@@ -35,6 +36,7 @@ class Standing:
     state: str
     since: float
     worker: str = ""
+    queue: str = ""
     cause: str = ""
     call: str = ""
     seconds: float = 0.0
@@ -123,14 +125,16 @@ class Picture:
             found.state = "waiting"
             found.cause = f"its node was lost, and must have ended it: {event.get('seconds', 0.0):.0f} s"
             return
-        found.state, found.since = state, event.get("t", 0.0)
-        found.worker = event.get("worker", found.worker)
+        found.state, found.since = "waiting" if state == "queued" else state, event.get("t", 0.0)
+        found.worker, found.queue = event.get("worker", found.worker), ""
         found.call = str(event.get("call", found.call))
         if state == "waiting":
             found.cause = _why_again(event)
             self.alive[found.task] = self.alive.pop(found.task)
         elif state == "running":
             found.cause = ""
+        elif state == "queued":
+            found.cause, found.queue = "", str(event.get("node", ""))
         else:
             seconds = event.get("seconds", 0.0)
             found.seconds = seconds[place] if isinstance(seconds, list) else seconds
@@ -149,11 +153,20 @@ class Picture:
         return found
 
     def at(self, node: str) -> Iterator[Standing]:
-        """Yield what runs on a node: of what a worker has been sent, the first; the others wait there for it."""
+        """Yield what runs on a node: of what a worker has been sent, the first; the others wait there for it.
+
+        Of what is in the queue of the node, the oldest are with its workers, as many as have room.
+        """
         busy: set[str] = set()
+        free = self.nodes[node].cpus if node in self.nodes else 0
         for one in self.alive.values():
             if one.state == "running" and one.node == node and one.worker not in busy:
                 busy.add(one.worker)
+                free -= one.cpus
+                yield one
+        for one in self.alive.values():
+            if one.queue == node and one.cpus <= free:
+                free -= one.cpus
                 yield one
 
 

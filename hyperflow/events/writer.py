@@ -5,19 +5,19 @@ no result depends on it. A full disk ends the log, not the run. A full segment i
 A log that has reached its limit says so, and goes on with what is rare: nodes, the first failures, the end. What it
 does not keep is counted.
 
-Changes of single tasks are collected as they are, and are one line together (several.py). Other lines about tasks are
-made by format strings: json.dumps would double what they cost.
+Changes of tasks are collected as they are, and are one line together (several.py).
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from io import BufferedWriter
 from pathlib import Path
@@ -46,8 +46,6 @@ COUNTING = 10.0
 """Seconds between two lines that tell how much was not kept."""
 
 _QUOTED = json.encoder.encode_basestring_ascii
-QUICK = 2000
-"""Times of fewer microseconds are looked up as text: those are of evaluations that are many."""
 
 
 class EventLog:
@@ -102,45 +100,60 @@ class EventLog:
         more = f'"function": {_quoted(function)}, "cpus": {cpus}'
         if name is not None:
             more += f', "name": {_quoted(name)}'
-        of_one = flows.count(flows[0]) == len(flows)
-        if of_one and not begun and len(tasks) == tasks[-1] - tasks[0] + 1:  # numbers are given one after the other
-            if of_map:
-                more += ', "map": true'
-            self._changed(several.WAITING, time.time_ns() // 1000, more, tasks[0], len(tasks), flows[0])
-            return
-        if of_one:
-            if flows[0]:
-                more += f', "flow": {flows[0]}'
-        else:
-            more += f', "flow": {flows}'
-        if begun:
-            more += f', "begun": {_in_runs(begun)}'
         if of_map:
             more += ', "map": true'
-        self.lines.append(f'{{"t": {time.time():.6f}, "state": "waiting", "tasks": {tasks}, {more}}}\n')
+        first: Any = (flows[0], _in_runs(begun)) if begun else flows[0]
+        if flows.count(flows[0]) == len(flows):
+            for start, count in _runs(tasks):
+                self._changed(several.WAITING, more, start, count, first)
+                first = flows[0]
+            return
+        for task, flow in zip(tasks, (first, *flows[1:]), strict=True):
+            self._changed(several.WAITING, more, task, 1, flow)
 
-    def running(self, tasks: list[TaskNumber], worker: str) -> None:
+    def queued(self, node: str, tasks: Sequence[int]) -> None:
+        """Tasks are in the queue of a node's launcher."""
+        for first, count in _runs(tasks):
+            self._changed(several.QUEUED, f"@{node}", first, count, None)
+
+    def running(self, tasks: Sequence[int], worker: str) -> None:
         """Tasks were sent to a worker."""
-        if len(tasks) == 1:
-            self._changed(several.RUNNING, time.time_ns() // 1000, worker, tasks[0], None, None)
-            return
-        self.lines.append(f'{{"t": {time.time():.6f}, "state": "running", "tasks": {tasks}, "worker": "{worker}"}}\n')
+        for first, count in _runs(tasks):
+            self._changed(several.RUNNING, worker, first, count, None)
 
-    def done(self, seconds: Mapping[TaskNumber, float], worker: str) -> None:
-        """A worker has answered; each task took so long."""
-        if len(seconds) == 1:
-            ((task, took),) = seconds.items()
-            self._changed(several.DONE, time.time_ns() // 1000, worker, task, took, None)
-            return
-        more = f'"worker": "{worker}", "seconds": [{", ".join(_shown(seconds.values()))}]'
-        self.lines.append(f'{{"t": {time.time():.6f}, "state": "done", "tasks": {list(seconds)}, {more}}}\n')
+    def done(
+        self,
+        tasks: Sequence[int],
+        seconds: Sequence[float],
+        workers: str | Sequence[str],
+        ages: float | Sequence[float] = 0.0,
+        measured: Mapping[Any, several.Used] | None = None,
+    ) -> None:
+        """Workers of a node have answered.
 
-    def _changed(self, kind: int, t: int, what: str, task: int, more: float | None, flow: int | None) -> None:
-        last = self.lines[-1] if self.lines else ""
-        if isinstance(last, str):
-            last = []
-            self.lines.append(last)
-        last += kind, t, what, task, more, flow
+        Args:
+            seconds: How long each task took.
+            workers: Who had each; or who had all, one after the other.
+            ages: How many seconds ago each had ended; or the last of all.
+            measured: The CPU time and memory of those where they were measured.
+        """
+        if isinstance(workers, str):
+            assert isinstance(ages, float)
+            if _is_run(tasks):
+                self._changed(several.DONE, workers, tasks[0], seconds, _ending(tasks, ages, measured))
+                return
+            workers, ages = [workers] * len(tasks), _ages(seconds, ages)
+        elif isinstance(ages, float):
+            ages = [ages] * len(tasks)
+        for task, took, worker, age in zip(tasks, seconds, workers, ages, strict=True):
+            self._changed(several.DONE, worker, task, (took,), _ending((task,), age, measured))
+
+    def _changed(self, kind: int, what: str, first: int, more: int | Sequence[float], last: Any) -> None:
+        into = self.lines[-1] if self.lines else ""
+        if isinstance(into, str):
+            into = []
+            self.lines.append(into)
+        into += kind, time.time_ns() // 1000, what, first, more, last
 
     def retracted(self, tasks: list[TaskNumber]) -> None:
         """Prefetched tasks came back, and wait again."""
@@ -185,9 +198,8 @@ class EventLog:
     # ---- all else -----------------------------------------------------------------------------------------------
 
     def started(self, worker: str, cpus: Iterable[int], number: int) -> None:
-        """A worker is being started; by a format string, as there may be hundreds of thousands."""
-        more = f'"worker": {_QUOTED(worker)}, "cpus": [{", ".join(map(str, cpus))}], "number": {number}'
-        self.lines.append(f'{{"t": {time.time():.6f}, "state": "started", {more}}}\n')
+        """A worker is being started; there may be hundreds of thousands."""
+        self._changed(several.STARTED, worker, number, tuple(cpus), None)
 
     def note(self, state: str, **members: object) -> None:
         """Note anything else."""
@@ -221,10 +233,11 @@ class EventLog:
         for one in collected:
             if isinstance(one, str):
                 lines.append(one)
-            elif len(one) < several.FEWEST * several.MEMBERS:
-                lines += (_line_of(*one[at : at + several.MEMBERS]) for at in range(0, len(one), several.MEMBERS))
-            else:
+            elif len(one) >= several.FEWEST * several.MEMBERS:
                 lines.append(self._columns.line(one))
+            else:
+                for at in range(0, len(one), several.MEMBERS):
+                    lines += _lines_of(*one[at : at + several.MEMBERS])
         return lines
 
     def _begin(self) -> None:
@@ -310,8 +323,7 @@ class _Dropped:
             if state in RARE and (state != "failed" or self._failures <= MOST_FAILURES):
                 found.append(line)
             elif state == several.STATE:
-                for letter, name in _STATES.items():
-                    self._counts[name] += event["of"].count(letter)
+                self._counts += several.counts(event)
             else:
                 self._counts[state] += len(event.get("tasks", (0,)))
         now = time.monotonic()
@@ -322,19 +334,64 @@ class _Dropped:
         return found
 
 
-_STATES = {"w": "waiting", "r": "running", "d": "done"}
-
-
-def _line_of(kind: int, microseconds: int, what: str, task: int, more: Any, flow: int | None) -> str:
-    """Return a line of its own for a change."""
+def _lines_of(kind: int, microseconds: int, what: str, first: int, more: Any, last: Any) -> Iterator[str]:
+    """Yield lines of its own for a change."""
+    t = f"{microseconds / 1e6:.6f}"
+    if kind == several.STARTED:
+        members = f'"worker": {_QUOTED(what)}, "cpus": {list(more)}, "number": {first}'
+        yield f'{{"t": {t}, "state": "started", {members}}}\n'
+        return
+    tasks = list(range(first, first + (more if isinstance(more, int) else len(more))))
     if kind == several.WAITING:
-        of_flow = f', "flow": {flow}' if flow else ""
-        members = f'"state": "waiting", "tasks": {list(range(task, task + more))}, {what}{of_flow}'
+        flow, begun = (last, None) if isinstance(last, int) else last
+        of_flow = (f', "flow": {flow}' if flow else "") + (f', "begun": {begun}' if begun else "")
+        members = f"{what}{of_flow}"
+    elif kind == several.QUEUED:
+        members = f'"node": "{what[1:]}"'
     elif kind == several.RUNNING:
-        members = f'"state": "running", "tasks": [{task}], "worker": "{what}"'
+        members = f'"worker": "{what}"'
     else:
-        members = f'"state": "done", "tasks": [{task}], "worker": "{what}", "seconds": [{more:.6f}]'
-    return f'{{"t": {microseconds / 1e6:.6f}, {members}}}\n'
+        age, used = last or (0.0, None)
+        for task, one in zip(tasks, used or (), strict=False):
+            if one is not None:
+                more_of = f'"of": {task}, "cpu": {one[0]:.6f}, "memory": {one[1]}'
+                yield f'{{"t": {t}, "state": "measured", {more_of}}}\n'
+        members = f'"worker": "{what}", "seconds": [{", ".join(f"{took:.6f}" for took in more)}]'
+        members += f', "age": {age:.6f}' if age else ""
+    yield f'{{"t": {t}, "state": "{several.STATES[kind]}", "tasks": {tasks}, {members}}}\n'
+
+
+def _is_run(numbers: Sequence[int]) -> bool:
+    """Whether each number follows the one before it."""
+    first, count = numbers[0], len(numbers)
+    if count == 1 or isinstance(numbers, range):
+        return True
+    return numbers[-1] - first + 1 == count and list(numbers) == list(range(first, first + count))
+
+
+def _runs(numbers: Sequence[int]) -> Iterable[tuple[int, int]]:
+    """Return numbers as runs of consecutive ones: the first, and how many."""
+    if _is_run(numbers):  # they mostly are one
+        return ((numbers[0], len(numbers)),)
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and number == sum(runs[-1]):
+            runs[-1] = runs[-1][0], runs[-1][1] + 1
+        else:
+            runs.append((number, 1))
+    return runs
+
+
+def _ages(seconds: Sequence[float], age: float) -> list[float]:
+    """Return how long ago each of some had ended that ran one after the other."""
+    ages = list(itertools.accumulate(reversed(seconds[1:]), initial=age))
+    return ages[::-1]
+
+
+def _ending(tasks: Sequence[int], age: float, measured: Mapping[Any, several.Used] | None) -> several.Ending | None:
+    if measured:
+        return age, [measured.get(task) for task in tasks]
+    return (age, None) if age else None
 
 
 def _number(path: Path) -> int:
@@ -357,17 +414,6 @@ def _ends_in_order(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read() == b"\n"
-
-
-def _shown(seconds: Iterable[float]) -> list[str]:
-    """Return times as text, to a microsecond."""
-    quick = _quick()
-    return [quick[n] if 0 <= (n := int(each * 1e6 + 0.5)) < QUICK else f"{each:.6f}" for each in seconds]
-
-
-@functools.cache
-def _quick() -> list[str]:
-    return [f"{number / 1e6:.6f}" for number in range(QUICK)]
 
 
 @functools.lru_cache(maxsize=1000)

@@ -56,6 +56,8 @@ class NodesAside:
         running = Counter[str]()
         for worker in self._scheduler.workers.values():
             running[worker.node] += worker.held
+        for team in self._scheduler.teams.all.values():
+            running[team.node] += len(team.held)
         return [
             {
                 "node": name,

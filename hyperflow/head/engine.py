@@ -15,9 +15,7 @@ the future. docs/design.md has the whole way of one evaluation.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import pickle
 import struct
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -25,7 +23,7 @@ from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any
 
-from hyperflow import environment, failures
+from hyperflow import environment
 from hyperflow.config import Settings
 from hyperflow.environment import (
     Activity,
@@ -43,9 +41,6 @@ from hyperflow.errors import (
     EnvironmentClosed,
     HyperflowError,
     ImpossibleRequest,
-    NodeLost,
-    SerializationError,
-    TooManyNodesLost,
 )
 from hyperflow.events.writer import EventLog
 from hyperflow.fields import frozen
@@ -54,16 +49,19 @@ from hyperflow.head.account import Account
 from hyperflow.head.allocation_end import Drain, End
 from hyperflow.head.aside import NodesAside
 from hyperflow.head.broadcast import Broadcast
-from hyperflow.head.bulk.bulk import Bulk, Head
+from hyperflow.head.bulk.bulk import Bulk
 from hyperflow.head.bulk.calls import Calls
 from hyperflow.head.bulk.maps import BulkMap
 from hyperflow.head.collector import Collector
 from hyperflow.head.copies import Copies
 from hyperflow.head.echo import Echo
-from hyperflow.head.evaluation import Evaluation, death, read_failure
+from hyperflow.head.endings import Endings
+from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.fleet import Fleet, NodePlan
+from hyperflow.head.head import Head
 from hyperflow.head.later import Later
 from hyperflow.head.link import Frame, Link
+from hyperflow.head.losses import Losses
 from hyperflow.head.orders import Orders
 from hyperflow.head.post_mortems import PostMortems
 from hyperflow.head.streams import Streams
@@ -71,14 +69,13 @@ from hyperflow.head.worker_locks import WorkerLocks
 from hyperflow.locking.manager import LockManager
 from hyperflow.program import ProgramInfo
 from hyperflow.progress.tally import Counted, Snapshot, Tally
-from hyperflow.saying import in_words
 from hyperflow.scheduling.scheduler import REBALANCE_LOOKS, REBALANCE_PAUSE, Scheduler
 from hyperflow.scheduling.state import Task, Worker, is_started
 from hyperflow.shipping.packer import Kept, PackedCall, Packer
 from hyperflow.wire import frames, messages
-from hyperflow.wire.frames import Kind, Outcome, ProtocolError
-from hyperflow.wire.messages import CANCELLED, Printed, StreamReply, StreamWanted, WorkerEnded
-from hyperflow.wire.numbers import Seq, TaskNumber, WorkerNumber
+from hyperflow.wire.frames import Kind, ProtocolError
+from hyperflow.wire.messages import Printed, StreamReply, StreamWanted, WorkerEnded
+from hyperflow.wire.numbers import TaskNumber, WorkerNumber
 from hyperflow.wire.views import KEPT_SECONDS
 
 logger = logging.getLogger("hyperflow")
@@ -87,13 +84,6 @@ running_loop = asyncio.get_running_loop
 """Bound once: each evaluation asks. One from another loop would never end, as nothing there sees its answer."""
 
 peek_activity = environment.activity.get
-
-END_GRACE = 15.0
-"""Seconds after which nothing runs on a node whose launcher has seen the end of its stream; see launcher/keeper.py."""
-
-LOSS_PAUSE = 0.5
-"""Seconds after the loss of a node until its evaluations start elsewhere. A switch that fails takes many nodes away,
-one stream ends after the other, and what went from one such node to the next would be charged with both."""
 
 EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
@@ -109,13 +99,8 @@ STARTS_AT_ONCE = 3000
 MOST_LOOKED_AT = 10_000
 """Workers that `progress` looks at: twenty milliseconds."""
 
-RESULTS, MEASURED, VALUE, SKIPPED = int(Kind.RESULTS), int(Kind.MEASURED), int(Outcome.VALUE), int(Outcome.SKIPPED)
-"""As plain numbers, because each frame or answer is compared with them."""
-
-
-RETRIED = (Outcome.RAISED, Outcome.UNSENDABLE_ERROR)
-"""Outcomes after which `retries` start an evaluation again. What cannot be sent or read could not be the next time, and
-who calls sys.exit() means it."""
+RESULTS, ANSWERS = int(Kind.RESULTS), int(Kind.ANSWERS)
+"""As plain numbers, because each frame is compared with them."""
 
 
 @frozen
@@ -145,7 +130,6 @@ class Engine:
         self.worker_locks = WorkerLocks(self.locks, self.scheduler, self.fleet.write, self._name)
         self.aside = NodesAside(self.scheduler, self.fleet.links, self._events)
         self.drain = Drain(self._on_drain, self._turn_away)
-        self._silence_limit = settings.silence_limit
         self._packer = Packer()
         self._evaluations: dict[TaskNumber, Evaluation] = {}
         self.post_mortems = PostMortems(self.fleet.write)
@@ -170,39 +154,43 @@ class Engine:
         self._counts: Counter[str] = Counter()
         self._tally = Tally()
         self.maps: set[Counted] = self._tally.maps
-        self._last_loss: NodeLost | None = None
-        self._lost_logs: dict[str, str] = {}
         self._flushing = Later(self._flush)
         self._dropping = Later(self._drop_old, KEPT_SECONDS)
         self._rebalancing = Later(self._rebalance, REBALANCE_PAUSE)
-        self._losing = Later(self._all_lost, LOSS_PAUSE)
         self._writing = Later(self._events.flush, EVENTS_PAUSE)
-        self._after_loss: list[asyncio.TimerHandle] = []  # for when a lost node must have ended
-        self._cancelled = self._on_cancel  # bound once: each evaluation has it
-        self.bulk = Bulk(self._lent())
+        head = self._shared()
+        self._endings = Endings(head)
+        self._cancelled = self._endings.cancelled  # bound once: each evaluation has it
+        self.bulk = Bulk(head, self._endings)
+        self._losses = Losses(head, self.bulk, self._endings, settings.silence_limit, self._flush)
 
-    def _lent(self) -> Head:
-        """Return what batches need of this."""
+    def _shared(self) -> Head:
+        """Return what the parts of this share."""
         return Head(
             evaluator=self,
+            program=self._program,
             scheduler=self.scheduler,
+            fleet=self.fleet,
             packer=self._packer,
-            evaluations=self._evaluations,
+            orders=self._orders,
+            broadcast=self._broadcast,
             events=self._events,
             tally=self._tally,
             counts=self._counts,
             account=self.account,
             aside=self.aside,
-            links=self.fleet.links,
             locks=self.locks,
             worker_locks=self.worker_locks,
             streams=self.streams,
+            copies=self._copies,
+            post_mortems=self.post_mortems,
+            evaluations=self._evaluations,
+            tries=self._tries,
+            makings=self._makings,
             is_open=lambda: bool(self.fleet.links) and self.drain.over is None,
             counted=self._count_calls,
             turn=self._log_submitted,
-            cancelled=self._cancelled,
-            read_all=self._on_results,
-            unreadable=self._on_unreadable,
+            flush_soon=self._flushing.ask,
         )
 
     # ---- for its user -------------------------------------------------------------------------------------------
@@ -316,7 +304,7 @@ class Engine:
             return EnvironmentClosed("evaluations")
         if self.drain.over is not None:
             return AllocationEnding(*self.drain.over.args)
-        return self._last_loss or HyperflowError("no node is up")
+        return self._losses.last or HyperflowError("no node is up")
 
     def statistics(self) -> Statistics:
         """Return how many nodes, CPUs, workers and evaluations there are in each state; cheap."""
@@ -345,9 +333,9 @@ class Engine:
         step = 1 + len(workers) // MOST_LOOKED_AT
         running, busy = Counter[str](), 0
         for worker in islice(workers.values(), 0, None, step):
-            if worker.queue:
+            if worker.is_busy:
                 busy += step * len(worker.cpus)
-                evaluation = self._evaluations.get(worker.current)
+                evaluation = self._evaluations.get(worker.current) if worker.queue else None
                 group = evaluation.group if evaluation is not None else self.bulk.group_of(worker)
                 if group is not None:
                     running[group] += step
@@ -380,7 +368,7 @@ class Engine:
     def node_failed(self, node: str) -> None:
         """Refuse what only that node could have run."""
         for task in self.bulk.apart(self.scheduler.expect_no_more(node)):
-            self._refuse(task, started=False)
+            self._losses.refuse(task, started=False)
 
     async def inspect(self, task: int, line: str) -> str:
         """Have pdb carry out a line in the copy of a process that has failed; raises HyperflowError."""
@@ -478,21 +466,25 @@ class Engine:
 
     def _on_frame(self, kind: int, number: WorkerNumber, body: memoryview) -> None:
         self._left -= 1
-        if kind == RESULTS:
+        if kind in (RESULTS, ANSWERS):
             if self.fleet.failed_starts:
                 self.fleet.failed_starts.clear()
-            worker = self.scheduler.workers.get(number)
-            if worker is not None and worker.has_batches:
-                self._left -= len(body) >> 8  # one of a batch costs an eighth, and has some thirty bytes
-                self.bulk.on_results(worker, body)
+            if kind == RESULTS:
+                self._left -= self._endings.on_results(number, body)
             else:
-                self._on_results(number, body)
-        elif kind == MEASURED:  # beside each answer that has taken a while
-            self._on_measured(number, body)
+                self._left -= len(body) >> 8  # one of a batch costs an eighth, and has some thirty bytes
+                self.bulk.on_answers(number, body)
+        elif kind == Kind.LEFT:
+            self.scheduler.left(number, (each for (each,) in frames.NUMBER.iter_unpack(body)))
+        elif kind == Kind.RECALLED:
+            self._endings.retracted(self.scheduler.recalled(number, frames.RANGE.iter_unpack(body)))
         elif kind == Kind.RETRACTED:
-            self._on_retracted(self.scheduler.retracted(number, *frames.SEQS.unpack(body)))
+            self._endings.retracted(self.scheduler.retracted(number, *frames.SEQS.unpack(body)))
         elif kind == Kind.ENDED:
-            self._on_ended(number, messages.read(WorkerEnded, body))
+            ended = messages.read(WorkerEnded, body)
+            if ended.task and number in self.scheduler.workers:
+                self.bulk.single_out(self.scheduler.workers[number], ended.task)
+            self._endings.on_ended(number, ended)
         elif kind in (Kind.LOCK_WANTED, Kind.LOCK_RELEASED) and number in self.scheduler.workers:
             self.worker_locks.on_message(self.scheduler.workers[number], kind, body)
         elif kind == Kind.STREAM_WANTED and number in self.scheduler.workers:
@@ -518,15 +510,6 @@ class Engine:
                 self.bulk.single_out_all()  # they may be counted, and each has a stream of its own
             words = self.streams.wanted(evaluation, [one for _, one in sorted(self._evaluations.items())])
         self.fleet.write(worker.node, [messages.framed(StreamReply(task, words), worker.number)])
-
-    def _on_measured(self, number: WorkerNumber, body: memoryview) -> None:
-        """The CPU time and memory of an evaluation were measured."""
-        worker = self.scheduler.workers.get(number)
-        if worker is not None:
-            try:
-                self._events.measured(*frames.MEASURED.unpack(body))
-            except struct.error:  # a function wrote to a descriptor that is not its own
-                self._on_nonsense(worker)
 
     def _on_printed(self, worker: Worker, body: memoryview) -> None:
         """An evaluation has printed something."""
@@ -559,273 +542,15 @@ class Engine:
         evaluation = self._evaluation(worker, task)
         return evaluation.name if evaluation is not None else f"evaluation {task}"
 
-    def _on_results(self, number: WorkerNumber, body: memoryview) -> None:
-        """A worker has answered, mostly several tasks at once."""
-        scheduler, evaluations, locks = self.scheduler, self._evaluations, self.locks
-        rare = self._copies.watched or self._tries or self._makings
-        groups, worker = self._tally.of, scheduler.workers.get(number)
-        done: dict[TaskNumber, float] = {}
-        results = frames.results(body)
-        self._left -= len(results)
-        for task_number, outcome, seconds, payload, buffers in results:
-            if outcome == SKIPPED:
-                self._on_retracted(scheduler.skipped(number, task_number, *frames.SIZE.unpack(payload)))
-                continue
-            if locks.busy:
-                self.worker_locks.answered(number, task_number)
-                if outcome == VALUE:
-                    self.worker_locks.ended(task_number)
-            task = scheduler.answered(number, task_number, seconds)
-            evaluation = evaluations.get(task_number)
-            if task is None or worker is None or evaluation is None:
-                if buffers and worker is not None and worker.node in self.fleet.links:  # it comes late
-                    with contextlib.suppress(OSError, KeyError):
-                        self.fleet.links[worker.node].found(number, buffers)
-                continue
-            try:
-                if outcome != VALUE:
-                    self.account.used += seconds * len(worker.cpus)
-                    self._on_failure(evaluation, task, worker, outcome, payload)
-                    continue
-                if buffers:
-                    value = pickle.loads(payload, buffers=self.fleet.links[worker.node].found(number, buffers))
-                else:
-                    value = pickle.loads(payload)
-                del evaluations[task_number]
-            except BaseException as error:  # noqa: BLE001 (whatever a user's object does while it is read or shown)
-                self._on_unreadable(evaluation, task, worker, error)
-                continue
-            packed = evaluation.packed
-            self._packer.release(packed)
-            evaluation.call = None
-            done[task_number] = seconds
-            groups[evaluation.options.name or packed.function.name].done += 1
-            evaluation.set_result(value)
-            if rare or task.past is not None:
-                self._on_special(evaluation, task, worker, seconds)
-        if done and worker is not None:
-            self._count_done(done, worker)
-
-    def _count_done(self, done: dict[TaskNumber, float], worker: Worker) -> None:
-        self._counts["done"] += len(done)
-        self.account.used += sum(done.values()) * len(worker.cpus)
-        self._events.done(done, worker.name)
-        if self.aside.trust.accused:
-            self.aside.trust.succeeded(worker.node, len(done))
-
-    def _on_unreadable(self, evaluation: Evaluation, task: Task, worker: Worker, error: BaseException) -> None:
-        """What an evaluation has ended with cannot be read here: that is its error, and nobody else's."""
-        if task.number not in self._evaluations or self._copies.gives_way(task, worker.node):
-            return  # reading it has ended the evaluation, or there is a copy
-        text = f"the result of {evaluation.title} cannot be unpickled here: {in_words(error)}"
-        self._fail(evaluation, SerializationError(text))
-
-    def _on_special(self, evaluation: Evaluation, task: Task, worker: Worker, seconds: float) -> None:
-        """Do what few evaluations need when they have a result."""
-        self._tries.pop(task.number, None)
-        if (making := self._makings.pop(evaluation, None)) is not None:
-            making.evaluated(task.number, worker.node, len(worker.cpus), seconds)
-        if task.past is not None:
-            self.aside.recovered(worker.node, task.past.failed_on)
-        if evaluation.options.straggler_factor is not None:
-            self._copies.answered(task, evaluation.packed.function.name, seconds)
-
-    def _on_failure(
-        self, evaluation: Evaluation, task: Task, worker: Worker, outcome: int, payload: memoryview
-    ) -> None:
-        if self._copies.gives_way(task, worker.node):
-            return
-        error, trace = read_failure(evaluation, outcome, payload)
-        self._failed_on(evaluation, worker.node)
-        if outcome in RETRIED and self._again(evaluation, error):
-            return
-        if trace:
-            failures.add_note(error, f"remote {trace}")
-        log_file = self._orders.log_file(worker)
-        failures.add_note(error, f"(raised by {evaluation.title} on {worker.name}; log: {log_file})")
-        if task.number in self.post_mortems:
-            seen = f"hyperflow debug [RUN] {task.number} --attach"
-            failures.add_note(error, f"(a copy of its process can be looked at, while the run goes on: {seen})")
-        failures.note_tries(error, evaluation.options.retries - evaluation.retries + 1)
-        self._fail(evaluation, error)
-
-    def _on_ended(self, number: WorkerNumber, ended: WorkerEnded) -> None:
-        """A worker and its process group have gone."""
-        worker = self.scheduler.workers.get(number)
-        self._orders.worker_gone(number)
-        if self.locks.busy:
-            self.worker_locks.worker_gone(number)
-        if worker is None:
-            return
-        if worker.node in self.fleet.links:
-            self.fleet.links[worker.node].drop_blocks(number)
-        self.bulk.single_out_started(worker, Seq(ended.started))
-        within, back = self.scheduler.ended(number, ended.started)
-        log_file = self._orders.log_file(worker)
-        self._events.note("ended", worker=worker.name, number=number, **ended._asdict(), log_file=log_file)
-        for task in back:
-            self._on_returned(task, worker.name)
-        if not ended.started and ended.reason != CANCELLED:
-            working = any(other.queue for other in self.scheduler.workers_at(worker.node))
-            self.fleet.failed_start(worker.node, ended.reason or ended.tail or f"status {ended.status}", working)
-        evaluation = self._evaluations.get(within.number) if within is not None else None
-        if evaluation is None or within is None or self._copies.gives_way(within, worker.node):
-            return
-        error = death(evaluation, worker, ended, log_file)
-        if error is None:
-            self.scheduler.resubmit(evaluation.task)
-            self._on_returned(evaluation.task, worker.name)
-            return
-        self._failed_on(evaluation, worker.node)
-        if not self._again(evaluation, error):
-            from hyperflow.head import capsules  # noqa: PLC0415 (only failures need it)
-
-            capsules.leave(evaluation, worker, log_file, self._program, error)
-            failures.note_tries(error, evaluation.options.retries - evaluation.retries + 1)
-            self._fail(evaluation, error)
-
-    def _on_retracted(self, tasks: list[Task]) -> None:
-        if tasks:
-            self._events.retracted([number for task in tasks for number in task.numbers])
-
-    def _on_returned(self, task: Task, by: str) -> None:
-        self._counts["returned"] += task.count
-        for number in task.numbers:
-            self._events.returned(number, by)
-
-    # ---- how an evaluation ends ---------------------------------------------------------------------------------
-
-    def _failed_on(self, evaluation: Evaluation, node: str) -> None:
-        """Let another node have it next, by its retries or those of its flow. A node that is alone is not to blame."""
-        if len(self.scheduler.pool.nodes) > 1:
-            evaluation.task.failed_on(node)
-        if (run := self._tries.get(evaluation.task.number)) is not None:
-            run.failed_on.add(node)
-
-    def _again(self, evaluation: Evaluation, error: Exception) -> bool:
-        """Start a failed evaluation once more if it has retries left."""
-        if evaluation.retries <= 0:
-            return False
-        evaluation.retries -= 1
-        self._counts["retried"] += 1
-        self._events.retried(evaluation.task.number, evaluation.shown_call, error)
-        self.scheduler.resubmit(evaluation.task)
-        return True
-
-    def _fail(self, evaluation: Evaluation, error: Exception, started: bool = True) -> None:
-        self._end(evaluation, "failed" if started else "cancelled")
-        self._events.failed(evaluation.task.number, evaluation.shown_call, error)
-        evaluation.call = None
-        evaluation.set_exception(error)
-        if failures.watcher is not None:
-            failures.watcher(evaluation)
-
-    def _on_cancel(self, evaluation: Evaluation) -> None:
-        """Nobody waits for the evaluation any more."""
-        if evaluation.task.number in self._evaluations:
-            self.scheduler.cancel(evaluation.task)
-            self._end(evaluation, "cancelled")
-            evaluation.call = None
-            self._events.cancelled(evaluation.task.number)
-            self._flushing.ask()
-
-    def _end(self, evaluation: Evaluation, state: str) -> None:
-        del self._evaluations[evaluation.task.number]
-        self.worker_locks.ended(evaluation.task.number)
-        self._copies.end(evaluation.task)
-        self._tries.pop(evaluation.task.number, None)
-        self._makings.pop(evaluation, None)
-        self._packer.release(evaluation.packed)
-        self._counts[state] += 1
-        self._log_submitted()  # it may have been submitted in this turn
-        counts = self._tally.of[evaluation.group]
-        if state == "failed":
-            counts.failed += 1
-        else:
-            counts.cancelled += 1
-
     # ---- the end of a node, of the allocation, of the engine ----------------------------------------------------
 
     def _on_lost(self, link: Link, cause: str, silent: bool) -> None:
-        """A node has gone without being asked to."""
-        node = link.node
-        self.post_mortems.lost(node)
-        self.bulk.single_out_all([node])  # each of them is a suspect now
-        self._counts["nodes_lost"] += 1
-        self._last_loss = NodeLost(node, cause, str(link.log_file))
-        self._orders.at_nodes.pop(node, None)
-        self._broadcast.lost(node)
-        wait = END_GRACE + (self._silence_limit if silent else 0.0)
-        loop = asyncio.get_running_loop()
-        self._lost_logs[node] = str(link.log_file)
-        there = self.scheduler.workers_at(node)
-        at_work = {number: worker for worker in there for number in worker.queue}
-        started = {next(iter(worker.queue)) for worker in there if worker.queue}
-        for each in there:
-            self._orders.worker_gone(each.number)
-            if self.locks.busy:  # it may go on for a while
-                self._after_loss.append(loop.call_later(wait, self.worker_locks.worker_gone, each.number))
-        for task in self.scheduler.withhold(node):
-            if not self._charged(task, at_work[task.number]):
-                self._events.withheld(task.number, wait)
-                self._after_loss.append(loop.call_later(wait, self._release, task, node))
-        self.scheduler.suspects_wait = True
-        self._losing.ask()
-        back, impossible = self.scheduler.lose_node(node)
-        self.account.holds(self.cpus, len(self.fleet.links))
-        self.aside.lost(node)
-        for task in back:
-            if not self._copies.gives_way(task, node) and not self._charged(task, at_work[task.number]):
-                self._on_returned(task, node)
-        for task in self.bulk.apart(impossible):
-            worker = at_work.get(task.number)
-            if not self._copies.gives_way(task, node) and (worker is None or not self._charged(task, worker)):
-                self._refuse(task, task.number in started)
-        self._flushing.ask()
-
-    def _all_lost(self) -> None:
-        """Nodes that were lost together are known by now: let their evaluations start elsewhere."""
-        self.scheduler.suspects_wait = False
-        self._flush()
-
-    def _charged(self, task: Task, worker: Worker) -> bool:
-        """End an evaluation that was on too many nodes when they were lost."""
-        evaluation = self._evaluations.get(task.number)
-        nodes = list(task.past.lost) if task.past is not None else []
-        if evaluation is None or len(nodes) < evaluation.options.crash_limit:
-            return False
-        logs = [self._lost_logs[node] for node in nodes]
-        log_file = self._orders.log_file(worker)
-        self.scheduler.cancel(task)
-        error = TooManyNodesLost(evaluation.title, worker.name, worker.node, -9, log_file, nodes=nodes, logs=logs)
-        self._fail(evaluation, error)
-        return True
-
-    def _release(self, task: Task, node: str) -> None:
-        """By now an exclusive task must have ended on the lost node: let it run elsewhere."""
-        if task.number not in self._evaluations:
-            return
-        if task.cpus > self.scheduler.pool.largest:
-            self._refuse(task)
-        else:
-            self.scheduler.resubmit(task)
-            self._on_returned(task, node)
-            self._flushing.ask()
-
-    def _refuse(self, task: Task, started: bool = True) -> None:
-        """No node is left that could run a task."""
-        evaluation = self._evaluations.get(task.number)
-        refusal: HyperflowError | None = self.scheduler.refusal(task.cpus) if self.fleet.links else None
-        if refusal is None and self._last_loss is not None:
-            refusal = NodeLost(*self._last_loss.args)
-        if evaluation is not None and refusal is not None:
-            failures.add_note(refusal, f"(it was to run {evaluation.title})")
-            self._fail(evaluation, refusal, started)
+        self._losses.on_lost(link, cause, silent)
 
     def _on_drain(self, ending: AllocationEnding) -> None:
         """Start nothing more."""
         self._events.note("ending", cause=ending.why, seconds=round(ending.seconds, 1))
-        self.scheduler.paused = True
+        self.scheduler.pause()
         self._flushing.ask()
 
     def _turn_away(self, ending: AllocationEnding) -> None:
@@ -834,7 +559,7 @@ class Engine:
         for evaluation in dict.fromkeys(self._evaluations.values()):  # once each, also those that have a copy
             started = is_started(evaluation.task)
             self.scheduler.cancel(evaluation.task)
-            self._fail(evaluation, AllocationEnding(*ending.args), started)
+            self._endings.fail(evaluation, AllocationEnding(*ending.args), started)
         self._flushing.ask()
 
     async def close(self) -> None:
@@ -842,10 +567,8 @@ class Engine:
         self.closed = True
         self.drain.close()
         self._rebalancing.close()
-        self._losing.close()
+        self._losses.close()
         self._copies.close()
-        for timer in self._after_loss:
-            timer.cancel()
         self.bulk.single_out_all()
         for evaluation in list(self._evaluations.values()):
             evaluation.cancel()

@@ -16,10 +16,24 @@ from pathlib import Path
 from hyperflow.events.writer import EventLog
 from hyperflow.fields import define, field
 from hyperflow.head.broadcast import Broadcast
-from hyperflow.head.bulk.calls import calls_of
+from hyperflow.head.bulk.calls import Alike, alike_of, calls_of
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.link import Link
-from hyperflow.scheduling.state import Batch, Effect, Fork, Kill, Retire, Retract, Send, Task, Worker
+from hyperflow.scheduling.state import (
+    Cancel,
+    Effect,
+    Feed,
+    Fork,
+    Join,
+    Kill,
+    Recall,
+    Retire,
+    Retract,
+    Send,
+    Task,
+    TeamEffect,
+    Worker,
+)
 from hyperflow.shipping.arrays import SharedBuffer
 from hyperflow.shipping.definitions import Definition
 from hyperflow.shipping.packer import Packer
@@ -71,11 +85,13 @@ class Orders:
         """Carry out what the scheduler has decided."""
         out: dict[str, list[frames.Bytes]] = {}
         for effect in effects:
-            node = effect.worker.node
-            parts = out.get(node)
+            place = effect.team if isinstance(effect, TeamEffect) else effect.worker
+            parts = out.get(place.node)
             if parts is None:
-                parts = out[node] = []
-            if type(effect) is not Send:
+                parts = out[place.node] = []
+            if isinstance(effect, TeamEffect):
+                self._order_team(effect, parts)
+            elif type(effect) is not Send:
                 self._order(effect, parts)
             elif len(effect.tasks) > 1 or not self._send_one(effect.worker, effect.tasks[0], parts):
                 self._send(effect, parts)
@@ -107,10 +123,6 @@ class Orders:
         records: list[frames.Bytes] = []
         started: list[TaskNumber] = []
         for task in effect.tasks:
-            if type(task) is Batch:
-                self._send_batch(worker, task, records, parts)
-                started += task.numbers
-                continue
             number, function = task.number, task.function
             evaluation = self._evaluations.get(number)
             if evaluation is None:  # cancelled in this very turn: its place in the sequence is kept
@@ -140,21 +152,35 @@ class Orders:
         if started:
             self._events.running(started, worker.name)
 
-    def _send_batch(self, worker: Worker, batch: Batch, records: list[frames.Bytes], parts: list[frames.Bytes]) -> None:
-        """The same for a batch, in the same order. None of it is cancelled yet."""
-        calls, known = calls_of(batch), self.at_workers[worker.number]
-        packed, name = calls.function, calls.options.name
-        if packed.epoch != known.epoch:
-            parts += _tasks(worker, records)
-            known.epoch = packed.epoch
+    def _order_team(self, effect: TeamEffect, parts: list[frames.Bytes]) -> None:
+        team = effect.team
+        if type(effect) is Feed:
+            batch = effect.batch
+            content = frames.batch(batch.function, batch.number, calls_of(batch).payloads_of(batch))
+            parts += frames.records_frame(Kind.BATCH, team.number, content)
+            self._events.queued(team.node, batch.numbers)
+        elif type(effect) is Join:
+            alike = alike_of(team)
+            for worker in effect.workers:
+                self._make_ready(worker, alike, parts)
+            body = b"".join(frames.NUMBER.pack(worker.number) for worker in effect.workers)
+            parts.append(frames.frame(Kind.JOIN, team.number, body))
+        elif type(effect) is Recall:
+            parts.append(frames.frame(Kind.RECALL, team.number, frames.NUMBER.pack(effect.count)))
+        elif type(effect) is Cancel:
+            parts += (frames.frame(Kind.CANCEL, team.number, frames.RANGE.pack(*each)) for each in effect.ranges)
+
+    def _make_ready(self, worker: Worker, alike: Alike, parts: list[frames.Bytes]) -> None:
+        """Give a worker what it needs for all that its team will have."""
+        known = self.at_workers[worker.number]
+        if alike.epoch != known.epoch:
+            known.epoch = alike.epoch
             known.numbers.intersection_update(self._packer.buffers.known)
-        if name != known.name:
-            parts += _tasks(worker, records)
-            known.name = name
-            parts.append(frames.frame(Kind.NAMED, worker.number, (name or "").encode()))
-        if batch.function not in known.numbers:
-            self._give(worker, (packed.function,), parts)
-        frames.add_tasks(records, batch.number, batch.function, calls.payloads_of(batch))
+        if alike.name != known.name:
+            known.name = alike.name
+            parts.append(frames.frame(Kind.NAMED, worker.number, (alike.name or "").encode()))
+        if alike.function.number not in known.numbers:
+            self._give(worker, (alike.function,), parts)
 
     def _give(self, worker: Worker, needs: Iterable[Definition | SharedBuffer], parts: list[frames.Bytes]) -> None:
         """Give a worker what it does not have of this."""

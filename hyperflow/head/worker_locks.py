@@ -10,6 +10,7 @@ get them back too late.)
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 
 from hyperflow.errors import Deadlock, HyperflowError
@@ -118,13 +119,16 @@ class WorkerLocks:
         if not starved:
             return
         above = {one for request in starved.values() for one in (request, *request.parents)}
+        wanted = defaultdict[WorkerNumber, list[LockRequest]](list)
+        for request in requests.values():
+            if isinstance(request.owner, tuple) and request.stage is not Stage.HELD:
+                wanted[request.owner[0]].append(request)
         waiting: list[LockRequest] = []
         for worker in self._scheduler.workers.values():
             if worker.ending:
                 return  # its CPUs will be free
-            if worker.queue:
-                owner = (worker.number, worker.current)
-                mine = [request for request in self._manager.rules.owned(owner) if request.stage is not Stage.HELD]
+            if worker.is_busy:
+                mine = wanted.get(worker.number, [])
                 if not any(self._manager.rules.depends(request, above) for request in mine):
                     return  # it will end some time
                 waiting += mine

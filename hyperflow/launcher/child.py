@@ -12,7 +12,7 @@ from hyperflow.wire import frames, processes, survivors
 from hyperflow.wire.answer_ring import AnswerRing
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.messages import ForkOrder
-from hyperflow.wire.numbers import WorkerNumber
+from hyperflow.wire.numbers import TaskNumber, WorkerNumber
 from hyperflow.wire.shared_memory import Block
 
 
@@ -32,6 +32,9 @@ class WorkerProcess:
         self.fds: list[int] = []  # of large buffers; the frames that say so have not come yet
         self.backlog = bytearray()
         self.done = False  # whether it has given the one answer that it was forked for
+        self.sent = 0  # how many tasks the head has sent to it, which are what seqs between the two count
+        self.shift = 0  # how many it got besides, out of the queue of a team
+        self.within = TaskNumber(0)  # of those: the one that it was in when it ended
         self.deadline: float | None = None  # of the evaluation that it is in
         self.status: int | None = None  # once it was reaped
         self.peak_memory = 0
@@ -50,6 +53,11 @@ class WorkerProcess:
     def is_timed(self) -> bool:
         """Whether something is to happen to it at some moment, or it is ending."""
         return (self.status, self.deadline, self.leave_by, self.kill_at) != (None, None, None, None)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it has ended, or is to end."""
+        return (self.status, self.leave_by, self.kill_at) != (None, None, None)
 
     def put_off(self, seconds: float) -> None:
         """Let everything that is to happen to it happen so much later."""

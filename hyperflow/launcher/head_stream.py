@@ -75,7 +75,11 @@ class HeadStream:
                 parts = (b"".join(parts),)
             self._out.extend(memoryview(part) for part in parts if len(part))
             self._kept += size
-            self.due = min(self.due, by if self._kept < ENOUGH else 0.0)
+            self.expect(by if self._kept < ENOUGH else 0.0)
+
+    def expect(self, by: float) -> None:
+        """Something is to be written by that moment."""
+        self.due = min(self.due, by)
 
     def flush(self) -> None:
         """Write what the stream takes. The selector reports when it takes more."""

@@ -16,30 +16,29 @@ Single-threaded, with one select loop: threads and fork do not mix.
 from __future__ import annotations
 
 import contextlib
-import heapq
 import mmap
 import os
 import selectors
 import signal
 import socket
-import struct
 import sys
 import time
 import traceback
-from array import array
 from collections import deque
 from collections.abc import Iterator
 from typing import NoReturn
 
 from hyperflow._version import __version__, installed_version
 from hyperflow.launcher import child, entry, keeper, own_stream
+from hyperflow.launcher.answers import LEAVE_GRACE, Answers
 from hyperflow.launcher.cache import NodeCache
 from hyperflow.launcher.head_stream import HeadStream
 from hyperflow.launcher.peers import Peers
 from hyperflow.launcher.post_mortems import PostMortems
+from hyperflow.launcher.teams import HANDLED, Teams
 from hyperflow.launcher.zygote import Zygote
 from hyperflow.wire import frames, machine, messages, processes, survivors
-from hyperflow.wire.answer_ring import LOOK, PAGES, WAKE
+from hyperflow.wire.answer_ring import PAGES
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import (
     CANCELLED,
@@ -68,9 +67,6 @@ GONE_GRACE = 5.0
 LOOK_PAUSE = 0.1
 """Seconds between looks at who is left of a worker."""
 
-LEAVE_GRACE = 2.0
-"""Seconds for a worker to end by itself when it has nothing left to do."""
-
 STANDSTILL = 1.0
 """Seconds that the select loop may wake up late before that counts as a standstill."""
 
@@ -82,26 +78,6 @@ GROUP_PAUSE = 0.01
 
 LONGEST_LOOK = 3600.0
 """Seconds to wait in the selector at most: epoll refuses more than 24 days, and a time limit may be longer."""
-
-MOST_FDS = 253
-"""The kernel passes at most so many descriptors with one message."""
-
-JOIN = 0.001
-"""Seconds that answers of workers with several tasks in hand may wait for others, to go to the head together."""
-
-JOIN_SHARE, JOIN_MOST = 0.05, 0.1
-"""They may wait longer where their tasks take long: for this share of their time, at most so many seconds."""
-
-WORTH_JOINING = 2
-"""They wait only if so many messages are to be expected meanwhile."""
-
-ANCILLARY = socket.CMSG_SPACE(MOST_FDS * 4)
-
-PASSED_ON = frozenset(
-    map(int, (Kind.LOCK_WANTED, Kind.LOCK_RELEASED, Kind.STREAM_WANTED, Kind.PRINTED, Kind.MEASURED, Kind.RETURNED))
-)
-"""What a worker says that only the head understands."""
-
 
 HELD = frozenset(map(int, (Kind.GIVE, Kind.TASKS, Kind.NAMED, Kind.CHANNEL, Kind.KEEP, Kind.LIMIT)))
 """What waits with a block that is still to come from another node; the rest is for what the worker is doing already."""
@@ -118,8 +94,6 @@ class Launcher:
         self.workers: dict[WorkerNumber, child.WorkerProcess] = {}
         self.timed: dict[WorkerNumber, child.WorkerProcess] = {}
         """Those to which something is to happen at some moment, which are few; maybe some others."""
-        self.looks: list[tuple[float, WorkerNumber]] = []
-        """A heap: when to look at which worker for answers of which no message tells (worker/stream.py)."""
         self.now = time.monotonic()
         """When the select loop woke up."""
         self.alarm = 0.0
@@ -130,6 +104,11 @@ class Launcher:
         self.held: dict[WorkerNumber, list[tuple[int, memoryview]]] = {}
         """What workers are to get when a block has come from another node."""
         self.post_mortems = PostMortems(self.selector, self.head.send)
+        self.teams = Teams(self.head, self.workers, self.held, self.forward, self.look, self.kill, self.wake_by)
+        self.answers = Answers(
+            *(self.head, self.workers, self.teams, self.cache, self.post_mortems, self.selector),
+            *(self.kill, self.watch, self.wake_by),
+        )
         self.closing = False
         self.failed_forks: deque[tuple[float, bytes]] = deque()  # when to report which
         self.setup: Setup | None = None
@@ -153,6 +132,7 @@ class Launcher:
                 continue
             self.turn()
         processes.end_descendants()
+        self.teams.speak()
         self.head.flush_all()
 
     def turn(self) -> None:
@@ -170,6 +150,7 @@ class Launcher:
         if self.now >= self.alarm:
             self.check_clocks()
         if self.now >= self.head.due or self.head.is_writing:
+            self.teams.speak()
             self.head.flush()
         self.wake_by(self.memory_kills.look(self.now))
 
@@ -181,6 +162,7 @@ class Launcher:
         if took > patience + STANDSTILL:
             for process in self.workers.values():
                 process.put_off(took - patience)
+            self.teams.put_off(took - patience)
             self.alarm = 0.0
             took = patience
         self.head.silence += took
@@ -203,8 +185,9 @@ class Launcher:
             if process.status is not None or process.kill_at is not None:
                 yield self.now + GROUP_PAUSE  # its group may be gone any moment
             yield from (moment for moment in (process.deadline, process.leave_by) if moment is not None)
-        if self.looks:
-            yield self.looks[0][0]
+        if (look := self.answers.moment) is not None:
+            yield look
+        yield from self.teams.moments()
         if self.setup is not None:
             yield self.head.last_sent + self.setup.heartbeat
             yield self.now + self.setup.silence_limit - self.head.silence
@@ -227,21 +210,10 @@ class Launcher:
             head.send(self.failed_forks.popleft()[1])
         self.post_mortems.end_old(now)
         self.peers.check(now)
-        self.check_looks()
+        self.answers.check(now)
+        self.teams.check(now)
         self.check_timed(now)
         self.alarm = min(self.moments())
-
-    def check_looks(self) -> None:
-        """Look for the answers of workers that have said nothing for a while."""
-        while self.looks and self.now >= self.looks[0][0]:
-            process = self.workers.get(self.looks[0][1])
-            if process is not None and process.answers_at > self.now:  # a message has come since
-                heapq.heapreplace(self.looks, (process.answers_at, process.number))
-                continue
-            heapq.heappop(self.looks)
-            if process is not None:
-                process.answers_at = 0.0
-                self.look(process)
 
     def check_timed(self, now: float) -> None:
         """Let happen to workers what is due."""
@@ -271,7 +243,8 @@ class Launcher:
             process.status = status
             self.watch(process)
             process.peak_memory = usage.ru_maxrss * 1024  # type: ignore[attr-defined]
-            self.drain(process)
+            self.answers.drain(process)
+            process.within = self.teams.lost(process)
             if process.kill_at is None:  # what it leaves behind in its group goes with it
                 child.signal_group(pid, signal.SIGTERM)
                 process.kill_at = time.monotonic() + KILL_GRACE
@@ -286,6 +259,7 @@ class Launcher:
                 return
             for kind, number, body in received:
                 self.handle(kind, number, body)
+            self.teams.settle()
         except frames.ProtocolError as error:
             print(f"in the stream from the head: {error}", file=sys.stderr, flush=True)
             self.head.send(frames.frame(Kind.BROKEN, body=str(error).encode()))
@@ -298,7 +272,11 @@ class Launcher:
         process = self.workers.get(number)
         if kind == Kind.TASKS:  # the most frequent one
             if process is not None and process.status is None:
+                process.sent += frames.count_tasks(body)
                 self.forward(process, frames.frame(kind, number, body))
+        elif kind in HANDLED:
+            if not self.closing:
+                self.teams.handle(kind, number, body)
         elif kind == Kind.SETUP:
             self.prepare(messages.read(Setup, body))
         elif kind == Kind.DEFINE:
@@ -350,7 +328,7 @@ class Launcher:
             self.watch(process)
         elif kind == Kind.RETRACT:
             (below,) = frames.SIZE.unpack(body)
-            boundary = process.claims.retract(below)
+            boundary = process.claims.retract(Seq(below + process.shift)) - process.shift
             self.head.send(frames.frame(Kind.RETRACTED, number, frames.SEQS.pack(boundary, below)))
         elif kind == Kind.RETIRE:
             self.retire(process)
@@ -390,14 +368,17 @@ class Launcher:
     def release(self, number: DefinitionNumber) -> None:
         """Give workers what has waited for this block, as far as it does not wait for another one."""
         self.cache.has_come(number)
-        held, self.held = self.held, {}
+        held = dict(self.held)
+        self.held.clear()
         for worker, waiting in held.items():
             for kind, body in waiting:
                 self.handle(kind, worker, body)
+            self.teams.released(worker)
 
     def close(self) -> None:
         """The head asks for the end: let idle workers leave by themselves."""
         self.closing = True
+        self.teams.close()
         for process in self.workers.values():
             self.retire(process)
 
@@ -408,6 +389,7 @@ class Launcher:
         which means a lost node: no task is charged.
         """
         self.closing = True
+        self.teams.close()
         self.head.mute()
         for process in self.workers.values():
             self.kill(process, why)
@@ -497,98 +479,16 @@ class Launcher:
                 process.backlog.clear()
             if not process.backlog and process.number in self.workers:
                 self.selector.modify(process.sock, selectors.EVENT_READ, process)
-        if events & selectors.EVENT_READ and self.take(process) is False:
+        if events & selectors.EVENT_READ and self.answers.take(process) is False:
             self.selector.unregister(process.sock)
-            self.look(process)
+            self.answers.look(process)
             self.watch(process)
             process.leave_by = time.monotonic() + LEAVE_GRACE  # it ends, or it can never answer
             process.leave_why = "its function has closed the descriptor by which it answers"
 
-    def take(self, process: child.WorkerProcess) -> bool | None:
-        """Pass on what a worker sent; None if there is nothing now, False at the end of its stream."""
-        try:
-            data, ancillary, _, _ = process.sock.recvmsg(frames.CHUNK, ANCILLARY, socket.MSG_CMSG_CLOEXEC)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return False
-        if not data:
-            return False
-        if ancillary:
-            process.fds += array("i", ancillary[0][2])
-        try:
-            for kind, in_hand, body in process.reader.feed(data):
-                if kind == Kind.RESULTS:
-                    self.answer(process, body, in_hand)
-                elif kind == Kind.WRITTEN:
-                    self.answer(process, process.answers.take(*frames.SIZE.unpack(body)), in_hand)
-                    if in_hand >= frames.SEVERAL:
-                        self.look_later(process)
-                elif kind == Kind.BLOCK:
-                    for part in self.cache.passed_on(process.number, body, process.fds.pop(0)):
-                        self.head.send(part)
-                elif kind == Kind.KEPT:
-                    self.post_mortems.keep(process.number, body, process.fds.pop(0))
-                    self.alarm = 0.0
-                elif kind in PASSED_ON:
-                    by = self.now + JOIN_MOST if kind == Kind.MEASURED else 0.0  # it goes with the answer that follows
-                    self.head.send(frames.frame(kind, process.number, body), by=by)
-                else:
-                    raise frames.ProtocolError("a frame that workers do not send")
-        except (frames.ProtocolError, struct.error, IndexError, ValueError):
-            # A function wrote to descriptors that are not its own. Only its worker is ended.
-            self.kill(process, "something that is no answer was written to its stream")
-            return False
-        return True
-
-    def answer(self, process: child.WorkerProcess, records: frames.Bytes, in_hand: int) -> None:
-        """Pass answers on: at once, unless their worker goes on with what it has in hand."""
-        by = 0.0
-        if not len(records):  # it only says whether it has more in hand
-            self.head.due = self.head.due if in_hand else by
-            return
-        if in_hand:
-            seconds = frames.RESULT.unpack_from(records)[2]  # of the first; the others mostly take as long
-            joined = min(seconds * JOIN_SHARE, JOIN_MOST)
-            if in_hand >= frames.SEVERAL:
-                joined = max(joined, JOIN)
-            if joined >= JOIN and joined * len(self.workers) > WORTH_JOINING * max(seconds, WAKE):
-                by = self.now + joined
-        self.head.send(*frames.records_frame(Kind.RESULTS, process.number, [records]), by=by)
-        process.deadline = None
-        process.done = process.fresh
-        if process.fresh:  # it ends by itself, unless what a function registered with atexit hangs
-            process.leave_by = time.monotonic() + LEAVE_GRACE
-            self.watch(process)
-
-    def look_later(self, process: child.WorkerProcess) -> None:
-        """Look for answers in a while: a worker has said that it has more in hand."""
-        is_new = not process.answers_at
-        process.answers_at = time.monotonic() + LOOK
-        if is_new:
-            heapq.heappush(self.looks, (process.answers_at, process.number))
-            self.wake_by(process.answers_at)
-
     def look(self, process: child.WorkerProcess) -> None:
-        """Take the answers that are there, whatever the worker has said of them."""
-        end = process.answers.look()
-        while process.sock.fileno() >= 0 and self.take(process):
-            pass  # what it sent before comes before
-        try:
-            if records := process.answers.take(max(end, process.answers.taken)):
-                self.answer(process, records, frames.SEVERAL)
-        except frames.ProtocolError:
-            self.kill(process, "its memory for answers was written to")
-
-    def drain(self, process: child.WorkerProcess) -> None:
-        """Take the last that a worker sent before it ended."""
-        self.look(process)
-        with contextlib.suppress(KeyError, ValueError):
-            self.selector.unregister(process.sock)
-        process.sock.close()
-        for fd in process.fds:  # of an answer that it did not finish
-            os.close(fd)
-        process.fds.clear()
+        """Read all that a worker has answered."""
+        self.answers.look(process)
 
     def retire(self, process: child.WorkerProcess) -> None:
         """Let a worker end by itself, soon."""
@@ -630,7 +530,8 @@ class Launcher:
         status, reason = process.status if process.status is not None else 70, process.reason
         out_of_memory = status == -signal.SIGKILL and not reason and self.memory_kills.took_one(time.monotonic())
         tail = process.log_tail() if reason in ("", TIME_LIMIT) and not process.done else ""
-        ended = WorkerEnded(status, process.claims.started, reason, out_of_memory, tail, process.peak_memory)
+        started = Seq(max(process.claims.started - process.shift, 0))
+        ended = WorkerEnded(status, started, reason, out_of_memory, tail, process.peak_memory, process.within)
         self.head.send(messages.framed(ended, process.number))
 
 

@@ -34,11 +34,21 @@ PREFETCH_TASKS = 1000
 PREFETCH_BYTES = 1 << 20
 """Bounds on what is prefetched at one worker, whatever the estimates say."""
 
+RESERVE_SECONDS = 0.1
+"""Work that a team's queue has beyond what its workers are in: several turns of a busy head. It waits for no worker in
+particular, and can be recalled, so it may be more than what is prefetched at a single worker."""
+
+RESERVE_AHEAD = 0.5
+"""The same where tasks take long, and answers are many: the head may come round late."""
+
+RESERVE_TASKS = 4000
+"""Bound on the reserve, for each of its workers; for the bytes it is PREFETCH_BYTES."""
+
 RETRACT_WORTH = 0.0005
 """Less estimated work (seconds) than this stays where it is queued: it ends sooner than a retraction."""
 
 GRAIN = 0.0001
-"""So much of a batch (seconds of work) an idle worker gets at once: a message to each of more workers takes longer."""
+"""Of a batch, so much (seconds of work) is for one idle worker: a message to each of more workers takes longer."""
 
 NEWEST_WEIGHT = 0.2
 """Weight of the newest measurement in the mean time of a function."""
@@ -65,18 +75,35 @@ class Estimates:
             self.seconds.pop(number, None)
 
     def grain(self, task: Task) -> int:
-        """Return how many of a batch an idle worker is to get."""
+        """Return how many of a batch are for one idle worker."""
         seconds = self.seconds.get(task.function)
-        return 1 if seconds is None or task.count == 1 else max(int(GRAIN / max(seconds, 1e-6)), 1)
+        return 1 if seconds is None else max(int(GRAIN / max(seconds, 1e-6)), 1)
+
+    def reserve(self, task: Task, workers: int, ahead: bool) -> int:
+        """Return how many tasks like this a team with so many workers is to have beyond those that they are in."""
+        seconds = self.seconds.get(task.function)
+        if seconds is None:
+            return 0
+        if seconds < PREFETCH_ONE_BELOW:
+            each = min(RESERVE_SECONDS / max(seconds, 1e-6), RESERVE_TASKS, PREFETCH_BYTES / max(task.size, 1))
+        elif ahead:
+            each = RESERVE_AHEAD / seconds
+        else:
+            return 0
+        return max(int(workers * each), 1)
 
     def is_worth_retracting(self, worker: Worker, worth: float) -> bool:
         """Whether a worker has prefetched tasks that were not cancelled, and at least so many seconds of work."""
         work, wanted = 0.0, False
         for place, task in enumerate(worker.queue.values()):
-            count = task.count if place else task.count - 1  # without the one that it is in
-            work += count * self.seconds.get(task.function, 1.0)  # of an unknown function, a second each
-            wanted = wanted or (count > 0 and task.state is SENT)
+            if place:  # not the one that it is in
+                work += self.seconds.get(task.function, 1.0)  # of an unknown function, a second each
+                wanted = wanted or task.state is SENT
         return wanted and work >= worth
+
+    def work(self, function: DefinitionNumber, count: int) -> float:
+        """Return the seconds that so many tasks of a function take; of one that is unknown, a second each."""
+        return count * self.seconds.get(function, 1.0)
 
     def is_ahead(self, function: DefinitionNumber, active: int, left: int) -> bool:
         """Whether a worker is to have a task more than the one that it is in, even if that takes long."""

@@ -12,23 +12,25 @@ Guarantees, checked after every step of random histories by the tests:
 - On a node that is put aside nothing is started; what was prefetched there is retracted.
 
 The engine calls a method for each event, and carries out the effects that `schedule()` returns. Measured times come in
-with the events; the engine decides when to `rebalance`.
+with the events; the engine decides when to `rebalance`. What waits is in waiting.py. What is alike (a Batch) goes to
+teams (teams.py), which have their queues at their launchers; what is here about single tasks is not about those.
 
 Tasks are prefetched (prefetch.py) only while no CPU is free. When a CPU becomes free and nothing waits for it, tasks
 that were prefetched elsewhere are retracted. So there is no head-of-line blocking: a task never waits for long behind
 another one while a CPU idles, even if the estimate was wrong. While more waits, no CPU idles; then what is queued at a
 worker that has fallen behind the others comes back, so that nothing younger overtakes it for long.
 
-Rejected: a queue at each node (the launcher is Python too, and would have to handle every task); work stealing between
-workers (they would need to know each other, and a crash could not be charged to the right task).
+Rejected: a queue at each node for all tasks (what differs has to be looked at one by one, and the launcher is Python,
+too; who is oldest, and what is to avoid which node, only the head knows); work stealing between workers (they would
+need to know each other, and a crash could not be charged to the right task).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections import Counter, defaultdict, deque
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from operator import attrgetter
 
 from hyperflow.errors import ImpossibleRequest
 from hyperflow.scheduling.idle import IdleWorkers
@@ -37,7 +39,6 @@ from hyperflow.scheduling.prefetch import PATIENCE, PREFETCH_BYTES, RETRACT_WORT
 from hyperflow.scheduling.state import (
     CANCELLED,
     ENDED,
-    NOT_SENT,
     SENT,
     WAITING,
     Batch,
@@ -52,7 +53,9 @@ from hyperflow.scheduling.state import (
     Wish,
     Worker,
 )
-from hyperflow.wire.numbers import DefinitionNumber, Seq, TaskNumber, WorkerNumber
+from hyperflow.scheduling.teams import Teams
+from hyperflow.scheduling.waiting import Waiting
+from hyperflow.wire.numbers import NO_TASK, DefinitionNumber, Seq, TaskNumber, WorkerNumber
 
 REBALANCE_PAUSE = 0.005
 """Seconds between looks of the engine at workers that hold tasks while a CPU is free."""
@@ -69,8 +72,6 @@ FORK_WORK = 6
 ANSWERS_A_LOOK = 4
 """For so many answers, a step looks at one worker that holds prefetched tasks: whether it has fallen behind."""
 
-_number = attrgetter("number")
-
 
 class Scheduler:
     """The state of all tasks and workers."""
@@ -80,17 +81,13 @@ class Scheduler:
         self.workers: dict[WorkerNumber, Worker] = {}
         self.paused = False
         """Whether to start nothing more; what was sent goes on."""
-        self.waiting = 0
-        """Tasks that are with no worker."""
-        self.sent = 0
-        """Tasks that are with a worker."""
         self.late = 0
         """Answers for tasks that another worker has by now, or that were cancelled."""
         self.unfinished = False
         """Whether the last `schedule` left something that can be started at once."""
         self._at: dict[str, dict[WorkerNumber, Worker]] = {}  # the workers of each node
-        self._queues: dict[Request, deque[Task]] = defaultdict(deque)  # each deque ordered by number
-        self._in_batches: Counter[Request] = Counter()  # how many more tasks wait in each queue than it has entries
+        self._waiting = Waiting()
+        self._sent = 0  # tasks that are with a worker by itself
         self._prefetched = 0  # tasks that are with a worker that has an older one
         self._active = 0  # workers that hold CPUs
         # Workers to look at when prefetching: those that something happened to. To look at all would cost O(workers).
@@ -99,24 +96,35 @@ class Scheduler:
         self._overfull: deque[Worker] = deque()  # those that have, or had lately, more than one task
         self._idle = IdleWorkers(self.pool)
         self._estimates = Estimates()
-        self._next_worker = 1
+        self._effects: list[Effect] = []
+        self._numbers = map(WorkerNumber, itertools.count(1))
+        self.teams = Teams(self._waiting, self._estimates, self._effects, self._numbers)
+        """Those that have batches."""
         self._ending = 0  # workers that are being killed
         self._leaving = 0  # workers that have done the one task that they were for
         self._retired = set[WorkerNumber]()  # idle workers that were told to leave
-        self._answers = 0  # that have come so far
-        self._looked_at = 0  # of those, how many had come when it last looked who has fallen behind
+        self._looked_at = 0  # of all answers, how many had come when it last looked who has fallen behind
         self.suspects_wait = False
         """No suspect is started for now: nodes are being lost, and maybe more than those that are known."""
         self._suspects: dict[TaskNumber, str] = {}  # that are with a worker, and its node
         self._suspected: dict[str, int] = {}  # how many are on each node that has one
-        self._effects: list[Effect] = []
 
     # ---- what one may ask ---------------------------------------------------------------------------------------
 
     @property
+    def waiting(self) -> int:
+        """Tasks that are with no worker."""
+        return self._waiting.count
+
+    @property
+    def sent(self) -> int:
+        """Tasks that are with a worker, or a team."""
+        return self._sent + self.teams.held
+
+    @property
     def unbalanced(self) -> bool:
         """Whether a CPU is free while tasks are prefetched: time to `rebalance` soon."""
-        return self._prefetched > 0 and self.pool.free > 0
+        return (self._prefetched > 0 or self.teams.queued > 0) and self.pool.free > 0
 
     @property
     def states(self) -> dict[str, int]:
@@ -128,6 +136,15 @@ class Scheduler:
     def workers_at(self, node: str) -> list[Worker]:
         """Return the workers of a node."""
         return list(self._at.get(node, {}).values())
+
+    def tasks_at(self, node: str) -> dict[TaskNumber, tuple[Worker | None, bool]]:
+        """Return each task that is on a node, the worker that has it, if that is known, and whether it is started."""
+        found: dict[TaskNumber, tuple[Worker | None, bool]] = {}
+        for worker in self.workers_at(node):
+            found |= {number: (worker, not place) for place, number in enumerate(worker.queue)}
+        for team in self.teams.at(node):
+            found |= {number: (None, place < len(team.members)) for place, number in enumerate(team.held)}
+        return found
 
     def refusal(self, cpus: int) -> ImpossibleRequest | None:
         """Return the error for a request that no node can serve, or None."""
@@ -156,6 +173,12 @@ class Scheduler:
         for worker in self.workers_at(name):
             if worker.held > 1 and not worker.retracting and not worker.ending:
                 self._retract(worker)
+        self.teams.close(self.teams.at(name))
+
+    def pause(self) -> None:
+        """Start nothing more on any node; what workers have goes on."""
+        self.paused = True
+        self.teams.close(self.teams.all.values())
 
     def take_back(self, name: str) -> None:
         """Use a node that was put aside again."""
@@ -190,42 +213,34 @@ class Scheduler:
             for task in tasks:
                 task.was_lost_on(name)
             back += tasks
-        again = self._put_back(back)
+        for task in self.teams.lost(name):
+            task.was_lost_on(name)
+            back.append(task)
+        again = self._waiting.put_back(back)
         impossible = self._take_impossible()
         return [task for task in again if task.state is WAITING], impossible
 
     def _take_impossible(self) -> list[Task]:
         """Take the tasks that wait for a node that is larger than any."""
-        impossible: list[Task] = []
-        for request in [request for request in self._queues if _cpus(request) > self.pool.largest]:
-            impossible += [task for task in self._queues.pop(request) if task.state is WAITING]
-            del self._in_batches[request]
-        impossible.sort(key=lambda task: task.number)
-        for task in impossible:
-            self.waiting -= task.count
-            task.state = ENDED
-        return impossible
+        return self._waiting.take_larger(self.pool.largest)
 
     def submit(self, task: Task) -> None:
         """A task is to be run; raises ImpossibleRequest if no node is large enough."""
         if task.cpus > self.pool.largest and (refusal := self.refusal(task.cpus)) is not None:
             raise refusal
-        self._queues[task.cpus if task.past is None else task.request].append(task)
-        self.waiting += 1
+        self._waiting.add(task)
 
     def submit_batch(self, batch: Batch) -> None:
         """The same for many; there is a node that is large enough."""
-        self._queues[batch.cpus].append(batch)
-        self._in_batches[batch.cpus] += batch.count - 1
-        self.waiting += batch.count
+        self._waiting.add_batch(batch)
 
     def resubmit(self, task: Task) -> None:
         """A task is to be run, before what was submitted after it: one that was answered, say, and failed."""
-        self._put_back([task])
+        self._waiting.put_back([task])
 
     def start_copy(self, copy: Task, of: Task) -> bool:
         """Start a copy of a task at once, on another node if possible; False if no CPU is idle."""
-        if self.waiting or self._prefetched or self.paused or of.worker is None:
+        if self._waiting.count or self._prefetched or self.teams.queued or self.paused or of.worker is None:
             return False
         self.settle()
         node = self.pool.roomiest(copy.cpus, without=(of.worker.node,)) or self.pool.roomiest(copy.cpus)
@@ -239,9 +254,15 @@ class Scheduler:
         worker = self.workers.get(number)
         task = worker.queue.pop(task_number, None) if worker is not None else None
         if worker is None or task is None:
+            if worker is not None and worker.team is not None:
+                task = self.teams.take(worker.team, task_number)
+                if task is not None:
+                    self.teams.answered(worker.team, 1, seconds)
+                    task.state = ENDED
+                    return task
             self.late += 1
             return None
-        self._answers = worker.heard = self._answers + 1
+        self.teams.answers = worker.heard = self.teams.answers + 1
         worker.slow = False
         if task.state is CANCELLED:
             self._leave(worker, task)
@@ -251,54 +272,21 @@ class Scheduler:
         task.state = ENDED
         return task
 
-    def answered_first(self, batch: Batch, count: int, seconds: float) -> None:
-        """The worker of a batch has answered its first ones, which took so long all together."""
-        worker = batch.worker
-        assert worker is not None
-        if count == batch.count:
-            del worker.queue[next(iter(worker.queue))]
-        self._answers = worker.heard = self._answers + count
-        worker.slow = False
-        if batch.state is SENT:
-            self._estimates.learn(batch.function, seconds / count, count)
-        self._leave(worker, batch, count)
-        batch.drop(count)
-        if not batch.count:
-            batch.state = ENDED
+    def left(self, number: WorkerNumber, workers: Iterable[WorkerNumber]) -> None:
+        """These workers serve a team no more, as there is nothing to do."""
+        team = self.teams.all.get(number)
+        if team is not None:
+            self._freed += self.teams.left(team, workers)
 
-    def single_out(self, batch: Batch, number: TaskNumber) -> Task:
-        """Make one of a batch that is with a worker a task of its own."""
-        task = batch.one(number)
-        parts: list[Task] = [batch.cut(number - batch.number)] if number > batch.number else []
-        parts.append(task)
-        batch.drop(1)
-        if batch.count:
-            parts.append(batch)
-        _replace(batch, parts)
-        return task
+    def recalled(self, number: WorkerNumber, ranges: Iterable[tuple[TaskNumber, int]]) -> list[Task]:
+        """A team will not run these; return those that wait again."""
+        team = self.teams.all.get(number)
+        return self._waiting.put_back(self.teams.recalled(team, ranges)) if team is not None else []
 
     def single_out_all(self, nodes: Collection[str] | None = None) -> list[tuple[Batch, list[Task]]]:
-        """Make each of all batches a task of its own, or of those that are with workers of these nodes."""
-        found: list[tuple[Batch, list[Task]]] = []
-
-        def apart(entries: Iterable[Task]) -> list[Task]:
-            singles: list[Task] = []
-            for entry in entries:
-                if type(entry) is Batch:
-                    found.append((entry, [entry.one(number) for number in entry.numbers]))
-                    singles += found[-1][1]
-                else:
-                    singles.append(entry)
-            return singles
-
-        for worker in self.workers.values():
-            if nodes is None or worker.node in nodes:
-                _fill(worker, apart(worker.queue.values()))
-        if nodes is None:
-            for request, waiting in self._queues.items():
-                self._queues[request] = deque(apart(waiting))
-            self._in_batches.clear()
-        return found
+        """Make each of all batches a task of its own, or of those that are with teams of these nodes."""
+        waiting = self._waiting.single_out_all() if nodes is None else []
+        return waiting + self.teams.single_out_all(nodes)
 
     def forget(self, functions: Iterable[DefinitionNumber]) -> None:
         """These functions will not be used again."""
@@ -313,11 +301,8 @@ class Scheduler:
         task = next((one for one in worker.queue.values() if one.number == task_number and one.seq == seq), None)
         if task is None:
             return []
-        if type(task) is Batch and task.count > 1:
-            rest, task = task, task.cut(1)
-            _replace(rest, [task, rest])
         self._take_out(worker, task)
-        return self._put_back([task])
+        return self._waiting.put_back([task])
 
     def retracted(self, number: WorkerNumber, boundary: Seq, below: Seq) -> list[Task]:
         """A launcher retracted the tasks with boundary <= seq < below from a worker; return those that wait again."""
@@ -325,18 +310,14 @@ class Scheduler:
         if worker is None:
             return []
         worker.retracting = False
-        back = [task for task in worker.queue.values() if boundary < task.seq + task.count and task.seq < below]
-        if back and back[0].seq < boundary:  # a batch that the worker is in
-            rest = back[0]
-            assert type(rest) is Batch
-            _replace(rest, [rest.cut(boundary - rest.seq), rest])
+        back = [task for task in worker.queue.values() if boundary <= task.seq < below]
         for task in back:
             self._take_out(worker, task)
         # The worker is running the task that it started last, even if earlier answers have not arrived.
         newest = next(reversed(worker.queue.values()), None)
         if newest is not None and newest.state is CANCELLED:
             self.kill(worker)
-        return self._put_back(back)
+        return self._waiting.put_back(back)
 
     def was_lost(self, task: Task, node: str) -> None:
         """A node was lost on which another task ran that did the same as this one."""
@@ -348,9 +329,11 @@ class Scheduler:
         """No flow wants the task any more: kill the worker if it may be in it."""
         worker = task.worker
         if task.state is WAITING:
-            self.waiting -= 1
+            self._waiting.count -= 1
+        elif task.state is SENT and task.team is not None:
+            self.teams.cancel(task)
         elif task.state is SENT and worker is not None:
-            self.sent -= 1
+            self._sent -= 1
             # The oldest unanswered task of a worker is the one that it is in. A younger one comes back by the
             # retraction (or with the worker's end, if it has been started by then) and is dropped then.
             if next(iter(worker.queue.values())) is task:
@@ -363,23 +346,7 @@ class Scheduler:
 
     def withdraw(self, owner: object) -> list[Batch]:
         """No flow wants the batches of a map any more: cancel and return them. One look at all that there is."""
-        found: list[Batch] = []
-        for request, waiting in self._queues.items():
-            mine = [task for task in waiting if type(task) is Batch and task.owner is owner]
-            if mine:
-                self._queues[request] = deque(t for t in waiting if type(t) is not Batch or t.owner is not owner)
-                self._in_batches[request] -= sum(batch.count - 1 for batch in mine)
-                self.waiting -= sum(batch.count for batch in mine)
-                found += mine
-        for worker in self.workers.values():
-            for place, task in enumerate(worker.queue.values()):
-                if type(task) is Batch and task.owner is owner and task.state is SENT:
-                    self.sent -= task.count
-                    if not place:
-                        self.kill(worker)
-                    elif not worker.retracting and not worker.ending:
-                        self._retract(worker)
-                    found.append(task)
+        found = self._waiting.withdraw(owner) + self.teams.withdraw(owner)
         for batch in found:
             batch.state = CANCELLED
         return sorted(found, key=lambda batch: batch.number)
@@ -395,8 +362,10 @@ class Scheduler:
             self._idle.remove(worker)
             self._effects.append(Kill(worker))
 
-    def ended(self, number: WorkerNumber, started: Seq) -> tuple[Task | None, list[Task]]:
+    def ended(self, number: WorkerNumber, started: Seq, task: TaskNumber = NO_TASK) -> tuple[Task | None, list[Task]]:
         """A worker and its process group have gone; `started` is the last task that it started.
+
+        Of one that serves a team, `task` is the one that it was in.
 
         Returns: the task that it was in, if that has no answer (the caller resubmits or ends it), and the tasks that
         wait again.
@@ -409,11 +378,14 @@ class Scheduler:
         self._idle.remove(worker)
         self._idle.give_back_slot(worker)
         self._release(worker)
-        within = next((t for t in worker.queue.values() if t.seq == started and t.state is SENT), None)
+        if worker.team is not None:
+            within = self.teams.ended(worker, task)
+        else:
+            within = next((t for t in worker.queue.values() if t.seq == started and t.state is SENT), None)
         back = [task for task in self._empty(worker) if task is not within]
         if within is not None:
             within.state = ENDED
-        return within, self._put_back(back)
+        return within, self._waiting.put_back(back)
 
     # ---- decisions ----------------------------------------------------------------------------------------------
 
@@ -424,25 +396,28 @@ class Scheduler:
         """
         self.unfinished = False
         if self._freed:
-            if self.waiting and not self.paused:
+            if self._waiting.count and not self.paused:
                 self._hand_over()
             self.settle()
-        if self.waiting and not self.paused:
+        if self._waiting.count and not self.paused:
             self.unfinished = not self._place(work)
-            if self.waiting and not self.unfinished:
+            if self._waiting.count and not self.unfinished:
                 self._prefetch()
-                if self.waiting and self.pool.free:
+                if self._waiting.count and self.pool.free:
                     self.unfinished = not self._place(work)  # the reservation's holder may have been prefetched
         if not self.unfinished:
             self._candidates.clear()
-        if self._prefetched:
-            if not self.waiting:
+            self.teams.looked_at()
+        if self._prefetched or self.teams.queued:
+            answers = self.teams.answers
+            if not self._waiting.count:
                 if self.pool.free:
                     self.rebalance(RETRACT_WORTH, looks=LOOKS_AT_ONCE)
-            elif self._answers - self._looked_at >= ANSWERS_A_LOOK:
-                self._take_from_slow((self._answers - self._looked_at) // ANSWERS_A_LOOK)
-                self._looked_at = self._answers
-        effects, self._effects = self._effects, []
+            elif answers - self._looked_at >= ANSWERS_A_LOOK:
+                self._take_from_slow((answers - self._looked_at) // ANSWERS_A_LOOK)
+                self._looked_at = answers
+        effects = self._effects.copy()
+        self._effects.clear()
         return effects
 
     def settle(self) -> None:
@@ -455,7 +430,7 @@ class Scheduler:
 
     def _is_free(self, worker: Worker) -> bool:
         """Whether a worker that had run out of tasks still has none, and still has its CPUs."""
-        return worker.leased and not worker.queue and not worker.ending and worker.number in self.workers
+        return worker.leased and not worker.is_busy and not worker.ending and worker.number in self.workers
 
     def _hand_over(self) -> None:
         """Give the workers that have run out of tasks the next ones, where nothing is to be chosen.
@@ -463,16 +438,24 @@ class Scheduler:
         What fits is of one size, so whoever has that size takes the oldest. To take its CPUs back and look for the best
         node would cost each round trip, and each of a thousand answers at a time, four times as much.
         """
-        requests = [request for request in self._queues if self._oldest(request) is not None]
+        requests = self._waiting.requests()
         if len(requests) != 1 or type(requests[0]) is Wish:
             return
         (cpus,) = requests
+        together: dict[str, dict[WorkerNumber, Worker]] = {}
         for worker in self._freed:
             if len(worker.cpus) == cpus and self._is_free(worker) and worker.node not in self.pool.aside:
-                oldest = self._oldest(cpus)
+                oldest = self._waiting.oldest(cpus)
                 if oldest is None or oldest.fresh:
                     return
-                self._give(worker, [self._pop(cpus, self._estimates.grain(oldest))])
+                if type(oldest) is Batch:
+                    together.setdefault(worker.node, {})[worker.number] = worker
+                else:
+                    self._give(worker, [self._waiting.pop(cpus)])
+        for workers in together.values():
+            batch = self._waiting.oldest(cpus)
+            if type(batch) is Batch:
+                self._serve(batch, [*workers.values()][: self._worth(batch)])
 
     def _take_from_slow(self, looks: int) -> None:
         """Retract what is queued at workers that have fallen behind: younger ones would start before it, elsewhere."""
@@ -483,10 +466,11 @@ class Scheduler:
                 worker.overfull = False
                 continue
             self._overfull.append(worker)
-            is_behind = self._answers - worker.heard > behind * worker.held
+            is_behind = self.teams.answers - worker.heard > behind * worker.held
             if is_behind and not worker.ending and not worker.retracting:
                 worker.slow = True
                 self._retract(worker)
+        self.teams.take_from_slow(looks, self._active)
 
     def rebalance(self, worth: float = 0.0, looks: int | None = None) -> None:
         """Retract as many prefetched tasks as the free CPUs can take.
@@ -494,7 +478,9 @@ class Scheduler:
         Only from workers with at least `worth` seconds of prefetched work, after at most so many `looks` at workers.
         """
         room: dict[int, bool] = {}
-        free = self.pool.free
+        free = self.teams.rebalance(self.pool, worth, looks)
+        if free <= 0:
+            return
         looked_at: list[Worker] = []
         for _ in range(len(self._overfull) if looks is None else min(looks, len(self._overfull))):
             worker = self._overfull.popleft()
@@ -526,11 +512,12 @@ class Scheduler:
         blocked: set[Request] = set()
         sizes: list[Request] = []
         while True:
-            if len(sizes) != 1 or self._oldest(sizes[0]) is None:  # else it is the only one still
-                sizes = [size for size in list(self._queues) if size not in blocked and self._oldest(size) is not None]
+            if len(sizes) != 1 or self._waiting.oldest(sizes[0]) is None:  # else it is the only one still
+                sizes = [size for size in self._waiting.requests() if size not in blocked]
             if not sizes:
                 return True
-            first = min(sizes, key=lambda size: self._queues[size][0].number) if len(sizes) > 1 else sizes[0]
+            queues = self._waiting.queues
+            first = min(sizes, key=lambda size: queues[size][0].number) if len(sizes) > 1 else sizes[0]
             if type(first) is Wish:
                 if first.suspect and self.suspects_wait:
                     blocked.add(first)
@@ -543,10 +530,9 @@ class Scheduler:
             if node is not None:
                 if work <= 0:
                     return False
-                count = self._estimates.grain(self._queues[first][0])
-                work -= FORK_WORK if self._start(self._pop(first, count), node) else 1
-                if type(first) is Wish and not self._queues[first]:
-                    del self._queues[first]  # else there would be more and more
+                work -= self._start_oldest(first, node)
+                if type(first) is Wish and not queues[first]:
+                    del queues[first]  # else there would be more and more
                     sizes = []
                 continue
             blocked.add(first)
@@ -563,38 +549,43 @@ class Scheduler:
             closed.update(self._suspected)
         return closed
 
-    def _oldest(self, request: Request) -> Task | None:
-        tasks = self._queues[request]
-        while tasks and tasks[0].state is not WAITING:  # cancelled while it waited; no batch, see withdraw
-            tasks.popleft()
-        return tasks[0] if tasks else None
+    def _start_oldest(self, request: Request, node: str) -> int:
+        """Start the oldest on a node, or as many of a batch as there is room for; return how much work that was."""
+        task = self._waiting.queues[request][0]
+        if type(task) is not Batch:
+            return FORK_WORK if self._start(self._waiting.pop(request), node) else 1
+        cpus, forked = task.cpus, 0
+        places, all_places = len(self.pool.nodes[node].free) // cpus, self.pool.free // cpus
+        wanted = self._worth(task)
+        count = places if wanted >= all_places else -(-wanted * places // all_places)  # all nodes get their share
+        workers: list[Worker] = []
+        for _ in range(count):
+            idle = self._idle.take(node, cpus)
+            forked += idle is None
+            workers.append(self._lease(idle or self._fork(node, cpus, fresh=False)))
+        self._serve(task, workers)
+        return count + (FORK_WORK - 1) * forked
 
-    def _pop(self, request: Request, most: int = 1) -> Task:
-        """Take out the oldest, of a batch so many."""
-        waiting = self._queues[request]
-        task = waiting[0]
-        if task.count == 1:
-            waiting.popleft()
-        else:
-            assert type(task) is Batch
-            if task.count > most:
-                task = task.cut(most)
-                self._in_batches[request] -= most
-            else:
-                waiting.popleft()
-                self._in_batches[request] -= task.count - 1
-        self.waiting -= task.count
-        return task
+    def _worth(self, batch: Batch) -> int:
+        """Return how many idle workers a batch is worth."""
+        return -(-batch.count // self._estimates.grain(batch))
+
+    def _serve(self, batch: Batch, workers: list[Worker]) -> None:
+        """Let workers of one node, which have their CPUs and nothing to do, serve a batch, which is the oldest."""
+        self.teams.feed(self.teams.serve(batch, workers), min(batch.count, self._estimates.grain(batch) * len(workers)))
 
     def _start(self, task: Task, node: str) -> bool:
         """Start a task on a node; return whether that takes a new worker."""
         idle = None if task.fresh else self._idle.take(node, task.cpus)
-        worker = self._fork(node, task.cpus, task.fresh) if idle is None else idle
-        self.pool.take(node, worker.cpus)
+        self._give(self._lease(idle or self._fork(node, task.cpus, task.fresh)), [task])
+        return idle is None
+
+    def _lease(self, worker: Worker) -> Worker:
+        """Take a worker's CPUs out of the pool."""
+        self.pool.take(worker.node, worker.cpus)
         worker.leased = True
         self._active += 1
-        self._give(worker, [task])
-        return idle is None
+        return worker
 
     def _fork(self, node: str, cpus: int, fresh: bool) -> Worker:
         surplus = self._idle.surplus(node)
@@ -602,34 +593,29 @@ class Scheduler:
             self._effects.append(Retire(surplus))
             self._retired.add(surplus.number)
         slot, ids = self._idle.take_slot(node), self.pool.lowest_free(node, cpus)
-        worker = Worker(WorkerNumber(self._next_worker), node, slot, ids, fresh)
-        self._next_worker += 1
+        worker = Worker(next(self._numbers), node, slot, ids, fresh)
         self.workers[worker.number] = self._at[node][worker.number] = worker
         self._effects.append(Fork(worker))
         return worker
 
     def _give(self, worker: Worker, tasks: list[Task]) -> None:
-        before = worker.sent
         if not worker.held:
-            worker.heard = self._answers
+            worker.heard = self.teams.answers
         for task in tasks:
-            task.seq = worker.sent + 1  # type: ignore[assignment]  # Seq() would cost each task a call
-            worker.sent += task.count  # type: ignore[assignment]
+            worker.sent = task.seq = worker.sent + 1  # type: ignore[assignment]  # Seq() would cost each task a call
             task.worker = worker
             task.state = SENT
             worker.queue[task.number] = task
-            worker.load += task.size * task.count
-            if type(task) is Batch:
-                worker.has_batches = True
+            worker.load += task.size
             if task.past is not None and task.past.lost:
                 self._suspect(task, worker.node)
-        count = worker.sent - before
+        count = len(tasks)
         self._prefetched += count if worker.held else count - 1
         worker.held += count
         if worker.held > 1 and not worker.overfull:
             worker.overfull = True
             self._overfull.append(worker)
-        self.sent += count
+        self._sent += count
         self._candidates[worker.number] = worker
         self._effects.append(Send(worker, tasks))
 
@@ -638,15 +624,18 @@ class Scheduler:
 
         So nothing is sent past the request that has reserved a node: it is older than all that waits of other sizes.
         """
-        for cpus in list(self._queues):
+        for cpus in list(self._waiting.queues):
             if type(cpus) is Wish:  # what has a past chooses its node when it starts
                 continue
-            others = [t.number for size in self._queues if size != cpus and (t := self._oldest(size)) is not None]
-            bound = min(others, default=None)
-            oldest = self._oldest(cpus)
+            sizes = self._waiting.requests()
+            bound = min((self._waiting.queues[size][0].number for size in sizes if size != cpus), default=None)
+            oldest = self._waiting.oldest(cpus)
             if oldest is None or oldest.alone:
                 continue
-            left = len(self._queues[cpus]) + self._in_batches[cpus]
+            if type(oldest) is Batch:
+                self.teams.refill(cpus, bound, self.pool.aside, self._active)
+                continue
+            left = self._waiting.left(cpus)
             ahead = self._estimates.is_ahead(oldest.function, self._active, left)
             rooms = [
                 (worker, room)
@@ -667,17 +656,14 @@ class Scheduler:
     def _take_prefetch(self, cpus: int, count: int, bound: TaskNumber | None, function: DefinitionNumber) -> list[Task]:
         taken: list[Task] = []
         size = 0
-        while count > 0 and size < PREFETCH_BYTES:
-            oldest = self._oldest(cpus)
-            if oldest is None or oldest.alone or oldest.function != function:
+        while len(taken) < count and size < PREFETCH_BYTES:
+            oldest = self._waiting.oldest(cpus)
+            if oldest is None or type(oldest) is Batch or oldest.alone or oldest.function != function:
                 break
             if bound is not None and oldest.number > bound:
                 break
-            most = count if oldest.count == 1 else min(count, 1 + (PREFETCH_BYTES - size) // max(oldest.size, 1))
-            task = self._pop(cpus, most)
-            taken.append(task)
-            count -= task.count
-            size += task.size * task.count
+            taken.append(self._waiting.pop(cpus))
+            size += oldest.size
         return taken
 
     def _retract(self, worker: Worker) -> None:
@@ -687,26 +673,22 @@ class Scheduler:
     # ---- book-keeping -------------------------------------------------------------------------------------------
 
     def _take_out(self, worker: Worker, task: Task) -> None:
-        """Take a task, or a whole batch, out of a worker's queue."""
-        number = task.number
-        if worker.queue.get(number) is not task:  # a batch that has another number by now
-            number = next(at for at, one in worker.queue.items() if one is task)
-        del worker.queue[number]
-        self._leave(worker, task, task.count)
+        """Take a task out of a worker's queue."""
+        del worker.queue[task.number]
+        self._leave(worker, task)
 
-    def _leave(self, worker: Worker, task: Task, count: int = 1) -> None:
-        """A task, or so many of a batch, have left a worker's queue."""
-        worker.held -= count
-        worker.load -= task.size * count
+    def _leave(self, worker: Worker, task: Task) -> None:
+        """A task has left a worker's queue."""
+        worker.held -= 1
+        worker.load -= task.size
         if task.state is SENT:  # a cancelled one was counted out before
-            self.sent -= count
+            self._sent -= 1
         if self._suspects:
             self._acquit(task)
         if worker.queue:
-            self._prefetched -= count
+            self._prefetched -= 1
             self._candidates[worker.number] = worker
             return
-        self._prefetched -= count - 1
         if worker.ending:
             return
         if worker.fresh:
@@ -735,7 +717,7 @@ class Scheduler:
         if tasks:
             self._prefetched -= worker.held - 1
         worker.held = 0
-        self.sent -= sum(task.count for task in tasks if task.state is SENT)
+        self._sent -= sum(task.state is SENT for task in tasks)
         if self._suspects:
             for task in tasks:
                 self._acquit(task)
@@ -754,61 +736,3 @@ class Scheduler:
             self._suspected[node] -= 1
             if not self._suspected[node]:
                 del self._suspected[node]
-
-    def _put_back(self, tasks: list[Task]) -> list[Task]:
-        """Let tasks wait again, in the order of their numbers; return them without those that were cancelled."""
-        again = [task for task in tasks if task.state is not CANCELLED]
-        sizes = defaultdict[Request, list[Task]](list)
-        for task in again:
-            task.state = WAITING
-            task.worker = None
-            task.seq = NOT_SENT
-            self.waiting += task.count
-            sizes[task.cpus if task.past is None else task.request].append(task)
-            if task.count > 1:
-                self._in_batches[task.cpus] += task.count - 1
-        for request, back in sizes.items():
-            waiting = self._queues[request]
-            # What comes back is mostly older than all that waits, so only a few in front are looked at.
-            newest = max(task.number for task in back)
-            while waiting and waiting[0].number < newest:
-                back.append(waiting.popleft())
-            back.sort(key=_number)
-            if waiting:
-                back.append(waiting.popleft())  # it may go on where what comes back ends
-            joined = _joined(back)
-            waiting.extendleft(reversed(joined))
-            if len(joined) < len(back):
-                self._in_batches[request] += len(back) - len(joined)
-        return again
-
-
-def _cpus(request: Request) -> int:
-    return request.cpus if type(request) is Wish else request
-
-
-def _joined(tasks: Iterable[Task]) -> list[Task]:
-    """Return tasks that wait with batches put together: else what comes back again and again would be ever smaller."""
-    joined: list[Task] = []
-    for task in tasks:
-        last = joined[-1] if joined else None
-        both = last.with_next(task) if type(last) is Batch else None
-        if both is not None:
-            joined[-1] = both
-        else:
-            joined.append(task)
-    return joined
-
-
-def _replace(batch: Batch, parts: Sequence[Task]) -> None:
-    """Put parts of a batch in its place in its worker's queue."""
-    assert batch.worker is not None
-    entries = [part for entry in batch.worker.queue.values() for part in (parts if entry is batch else (entry,))]
-    _fill(batch.worker, entries)
-
-
-def _fill(worker: Worker, entries: Iterable[Task]) -> None:
-    """Fill a worker's queue anew; its evaluations are the same."""
-    queue = {entry.number: entry for entry in entries}
-    worker.queue.clear()
-    worker.queue.update(queue)

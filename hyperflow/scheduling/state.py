@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import islice
+from typing import Protocol, final
 
 from hyperflow.fields import define, field, frozen
 from hyperflow.wire.numbers import DefinitionNumber, Seq, TaskNumber, WorkerNumber
@@ -53,7 +54,9 @@ Request = int | Wish
 class Task:
     """One evaluation, as the scheduler sees it."""
 
-    __slots__ = ("alone", "cpus", "exclusive", "fresh", "function", "number", "past", "seq", "size", "state", "worker")
+    __slots__ = (
+        "alone", "cpus", "exclusive", "fresh", "function", "number", "past", "seq", "size", "state", "team", "worker",
+    )  # fmt: skip
 
     count: int = 1
     """How many evaluations it is; a Batch may be more."""
@@ -77,6 +80,7 @@ class Task:
         self.exclusive = exclusive
         self.state = WAITING
         self.worker: Worker | None = None
+        self.team: Team | None = None
         self.seq = NOT_SENT
         self.past: Past | None = None
 
@@ -108,63 +112,64 @@ class Task:
         return f"Task({self.number}, cpus={self.cpus}, {self.state.value})"
 
 
-class Batch(Task):
-    """Evaluations with consecutive numbers that differ only in their arguments; `number` and `seq` are the first one's.
+class Calls(Protocol):
+    """What the evaluations of a batch are called with, as the scheduler sees it; the rest of it is the head's."""
 
-    What is true of a task is true of each of them: they are started, prefetched, retracted and blamed one by one. To
-    say it of many at once is what a batch is for. When something happens to one of them only, that one is made a task
-    of its own. They have no past, and want nothing that Task calls fresh, alone or exclusive. `size` is that of the
-    largest; `calls` and `owner` are the head's: what is to be sent, and the map.
+    @property
+    def alike(self) -> Hashable:
+        """What else has to be equal where evaluations share a team."""
+        ...
+
+    @property
+    def owner(self) -> object:
+        """The map that they are of."""
+        ...
+
+
+class Batch(Task):
+    """Evaluations with consecutive numbers that differ only in their arguments; `number` is the first one's.
+
+    What is true of a task is true of each of them: they are started, taken back and blamed one by one. To say it of
+    many at once is what a batch is for. When something happens to one of them only, that one is made a task of its own.
+    They have no past, and want nothing that Task calls fresh, alone or exclusive. `size` is that of the largest. A
+    batch waits, or a team has it: what a worker has that is in no team is no batch.
     """
 
-    __slots__ = ("calls", "count", "owner")
+    __slots__ = ("calls", "count")
 
     def __init__(
-        self,
-        number: TaskNumber,
-        function: DefinitionNumber,
-        cpus: int,
-        size: int,
-        count: int,
-        calls: object,
-        owner: object,
+        self, number: TaskNumber, function: DefinitionNumber, cpus: int, size: int, count: int, calls: Calls
     ) -> None:
         super().__init__(number, function, cpus, size=size)
         self.count = count
         self.calls = calls
-        self.owner = owner
 
     @property
     def numbers(self) -> Sequence[TaskNumber]:
         return range(self.number, self.number + self.count)  # type: ignore[return-value]  # TaskNumber() takes a while
 
-    def drop(self, count: int) -> None:
-        """Leave the first ones out."""
-        self.number = TaskNumber(self.number + count)
-        self.count -= count
-        if self.seq:
-            self.seq = Seq(self.seq + count)
+    def part(self, number: TaskNumber, count: int) -> Batch:
+        """Return some of them as a batch that waits; this one stays as it is."""
+        return Batch(number, self.function, self.cpus, self.size, count, self.calls)
 
     def cut(self, count: int) -> Batch:
         """Take the first ones out, as a batch of their own."""
-        first = Batch(self.number, self.function, self.cpus, self.size, count, self.calls, self.owner)
-        first.state, first.worker, first.seq = self.state, self.worker, self.seq
-        self.drop(count)
+        first = self.part(self.number, count)
+        self.number = TaskNumber(self.number + count)
+        self.count -= count
         return first
 
     def one(self, number: TaskNumber) -> Task:
         """Return one of them as a task of its own; this keeps it, too."""
         task = Task(number, self.function, self.cpus, size=self.size)
-        task.state, task.worker = self.state, self.worker
-        if self.seq:
-            task.seq = Seq(self.seq + number - self.number)
+        task.state, task.team = self.state, self.team
         return task
 
     def with_next(self, other: Task) -> Batch | None:
         """Return both as one that waits, if the other one is what comes after this; they stay as they are."""
         if type(other) is not Batch or other.calls is not self.calls or other.number != self.number + self.count:
             return None
-        return Batch(self.number, self.function, self.cpus, self.size, self.count + other.count, self.calls, self.owner)
+        return self.part(self.number, self.count + other.count)
 
 
 @define(eq=False, shown=False)
@@ -178,9 +183,9 @@ class Worker:
     fresh: bool  # it runs one task and ends
     name: str = field(init=False)  # in logs and errors
     queue: dict[TaskNumber, Task] = field(init=False, factory=dict[TaskNumber, Task])
-    """Sent and not answered, in the order in which they were sent, by the number that each had then."""
-    held: int = field(init=False, default=0)  # evaluations in the queue
-    has_batches: bool = field(init=False, default=False)  # or has had
+    """Sent and not answered, in the order in which they were sent."""
+    held: int = field(init=False, default=0)  # how many those are
+    team: Team | None = field(init=False, default=None)  # that it serves; then the queue above is empty
     sent: Seq = field(init=False, default=NOT_SENT)  # of the task that was sent last
     load: int = field(init=False, default=0)  # bytes in the queue
     leased: bool = field(init=False, default=False)  # its CPU ids are taken out of the pool for it
@@ -198,8 +203,43 @@ class Worker:
         """The oldest that is not answered: the one that it is in."""
         return next(iter(self.queue.values())).number
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has tasks, or serves a team that may have some."""
+        return bool(self.queue) or self.team is not None
+
     def __repr__(self) -> str:
         return f"Worker({self.number}, {self.node}, cpus={self.cpus}, queue={self.held})"
+
+
+@define(eq=False, shown=False)
+class Team:
+    """Workers of one node that serve one queue, which their launcher keeps; as the scheduler sees it.
+
+    Which of its tasks a worker is in only the launcher knows. It tells what has been answered, what will not run, which
+    workers serve it no more, and of one that ends, which task it was in.
+    """
+
+    number: WorkerNumber  # workers and teams share these numbers
+    node: str
+    cpus: int  # of each worker
+    function: DefinitionNumber
+    alike: Hashable
+    """Its evaluations have this in common, beside the function."""
+    members: dict[WorkerNumber, Worker] = field(init=False, factory=dict[WorkerNumber, Worker])
+    held: dict[TaskNumber, Task] = field(init=False, factory=dict[TaskNumber, Task])
+    """Sent and not answered: the batch that each is of, or the task that it is by itself."""
+    queued: int = field(init=False, default=0)  # more than there are workers; kept by Teams
+    closed: bool = field(init=False, default=False)  # it gets nothing more
+    recalling: bool = field(init=False, default=False)
+    in_vain: int = field(init=False, default=0)  # how many looks to wait after recalls that gave nothing
+    looks: int = field(init=False, default=0)  # of them, how many are left
+    heard: int = field(init=False, default=0)  # how many answers had come from all workers when it last answered
+    slow: bool = field(init=False, default=False)  # it was behind the others; until it answers
+    deep: bool = field(init=False, default=False)  # Teams has it among those with something queued
+
+    def __repr__(self) -> str:
+        return f"Team({self.number}, {self.node}, {len(self.members)} workers, held={len(self.held)})"
 
 
 @final
@@ -244,11 +284,67 @@ class Retire:
     worker: Worker
 
 
-Effect = Fork | Send | Retract | Kill | Retire
+@final
+@frozen
+class Join:
+    """Let these workers, which are idle, serve the team's queue."""
+
+    team: Team
+    workers: list[Worker]
+
+
+@final
+@frozen
+class Feed:
+    """Append a batch to the team's queue."""
+
+    team: Team
+    batch: Batch
+
+
+@final
+@frozen
+class Recall:
+    """Take back so many of the newest tasks of the team's queue, or what there is."""
+
+    team: Team
+    count: int
+
+
+@final
+@frozen
+class Cancel:
+    """Nobody waits for these of a team: drop them, and end the workers that are in one of them."""
+
+    team: Team
+    ranges: list[tuple[TaskNumber, int]]
+
+
+WorkerEffect = Fork | Send | Retract | Kill | Retire
+TeamEffect = Join | Feed | Recall | Cancel
+Effect = WorkerEffect | TeamEffect
 
 
 def is_started(task: Task) -> bool:
-    """Whether a task is the one that its worker is in, or has been; not one that waits or is prefetched."""
-    if task.state is State.SENT and task.worker is not None:
-        return task.worker.current == task.number
+    """Whether a task is one that a worker is in, or has been, as far as is known; not one that waits or is queued."""
+    if task.state is State.SENT:
+        if task.worker is not None:
+            return task.worker.current == task.number
+        if task.team is not None:
+            return task.number in islice(task.team.held, len(task.team.members))
     return task.state is not State.WAITING
+
+
+def in_ranges(numbers: Iterable[TaskNumber]) -> list[tuple[TaskNumber, int]]:
+    """Return ascending numbers as (first, how many)."""
+    ranges: list[tuple[TaskNumber, int]] = []
+    first = after = TaskNumber(0)
+    for number in numbers:
+        if number != after:
+            if after:
+                ranges.append((first, after - first))
+            first = number
+        after = TaskNumber(number + 1)
+    if after:
+        ranges.append((first, after - first))
+    return ranges

@@ -51,7 +51,7 @@ from hyperflow.shipping import diagnose, exceptions, pickler, rebuild
 from hyperflow.shipping.definitions import Definition
 from hyperflow.shipping.packer import Kept, PackedCall, Packer
 from hyperflow.wire.frames import Shape
-from hyperflow.worker.worker import dumps_result
+from hyperflow.worker.outcomes import dumps_result
 
 
 class InlineLocks:

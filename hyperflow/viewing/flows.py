@@ -175,6 +175,7 @@ class _Clock:
     def __init__(self) -> None:
         self._workers: dict[str, _Worker] = {}
         self._at: dict[int, _Worker] = {}
+        self._queues: dict[int, float] = {}  # since when tasks have been in the queue of a node
         self._sends: list[float] = []
         self._queued: list[float] = []
         self.not_first: set[int] = set()
@@ -197,9 +198,17 @@ class _Clock:
             worker.tasks[task] = None
             self._at[task] = worker
 
-    def done(self, tasks: list[int], seconds: Sequence[float], t: float) -> None:
+    def queued(self, tasks: list[int], t: float) -> None:
+        """Tasks are in the queue of a node."""
+        self._queues.update(dict.fromkeys(tasks, t))
+
+    def done(self, tasks: list[int], seconds: Sequence[float], t: float, name: str) -> None:
         """A worker has answered: learn what passed beside."""
         worker = self._at.get(tasks[0])
+        if worker is None and tasks[0] in self._queues and (worker := self._workers.get(name)) is not None:
+            worker.since, worker.was_idle = max(worker.since, self._queues[tasks[0]]), worker.forked
+            for task in tasks:
+                self._queues.pop(task, None)
         if worker is None:
             return
         beside = max(t - worker.since - sum(seconds), 0.0)
@@ -226,6 +235,7 @@ class _Clock:
         worker = self._at.get(task)
         if worker is None or next(iter(worker.tasks), None) != task:
             self.left(task)
+            self._queues.pop(task, None)
             return 0.0
         took, worker.since, worker.was_idle = t - worker.since, t, False
         self.left(task)
@@ -292,10 +302,13 @@ class _Log:
             for task in tasks:
                 if (one := self.evaluations.get(task)) is not None:
                     one.state = "running"
+        elif state == "queued":
+            self.clock.queued(tasks, t)
         elif state == "done":
             seconds = event.get("seconds", 0.0)
             each = _times(seconds if isinstance(seconds, list) else [seconds] * len(tasks))
-            self.clock.done(tasks, each, t)
+            (age,) = _times([event.get("age", 0.0)])
+            self.clock.done(tasks, each, t - age, str(event.get("worker", "")))
             for task, took in zip(tasks, each, strict=True):
                 self._ended(task, t, took)
         elif state == "copied":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
 from typing import Any, TypeAlias, cast
@@ -22,7 +22,7 @@ import attrs
 from hyperflow import saying
 from hyperflow.errors import HyperflowError
 from hyperflow.events import packed
-from hyperflow.events.reader import Follower, Part
+from hyperflow.events.reader import Follower, Lines, Part
 from hyperflow.events.schema import Event
 
 MOST_FAILURES = 1000
@@ -37,6 +37,9 @@ BLOCK = 4096
 NEVER = math.nan
 """A time that has not come."""
 
+
+QUEUE = "@"
+"""What the name of a node's queue begins with."""
 
 Line: TypeAlias = dict[str, Any]
 """An event as it was read: what it lacks, or has of another type, is an error that is told."""
@@ -81,6 +84,11 @@ class WorkerName:
     def node(self) -> str:
         """Where it is."""
         return self.name.rpartition("@")[2]
+
+    @property
+    def is_queue(self) -> bool:
+        """Whether it is the queue of a node, which its workers share, and no worker."""
+        return self.name.startswith(QUEUE)
 
 
 @attrs.frozen
@@ -201,9 +209,12 @@ class LogPass:
         self._alive: dict[int, int] = {}  # what has not ended: its row
         self._places: dict[str, int] = {}  # of workers
         self._queues: dict[int, dict[int, None]] = {}  # what each worker has, in order; the first one runs
+        self._shared: dict[int, str] = {}  # those of the queues that are a node's: as many run as have room there
+        self._cpus: dict[str, int] = {}  # of nodes
         self._free: dict[int, float] = {}  # since when each worker has nothing to do, or has had its first one
         self._takes: dict[str, Callable[[Line], None]] = {
             "waiting": self._waits_again,
+            "queued": lambda event: self._queued(event["tasks"], self._place(f"{QUEUE}{event['node']}"), event["t"]),
             "failed": self._failed,
             "cancelled": self._cancelled,
             "superseded": self._cancelled,
@@ -234,7 +245,7 @@ class LogPass:
                 if isinstance(part, list):
                     self._take(cast("list[Line]", part))
                 else:
-                    self._take_packed(part)
+                    self._take_entries(part)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -249,13 +260,12 @@ class LogPass:
             it.last = max(it.last, last) if isinstance(last, float) else it.last
             it.first = it.first or (it.submitted[0] if it.submitted else it.last)
 
-    def _take_packed(self, part: Part) -> None:  # noqa: PLR0912, PLR0915 (calls would take long)
-        """Take in a packed part: as `_take`, from numbers."""
+    def _take_entries(self, part: Part | Lines) -> None:  # noqa: PLR0912, PLR0915 (calls would take long)
+        """Take in a part with entries: as `_take`, from numbers."""
         it, alive, queues, free = self.history, self._alive, self._queues, self._free
         worker, start, end, outcome, cpu, memory = it.worker, it.start, it.end, it.outcome, it.cpu, it.memory
         running_, done_, measured_, form_ = packed.RUNNING, packed.DONE, packed.MEASURED, packed.FORM
-        names = part.segment.workers
-        places = [-1] * len(names)
+        places = _Places(self, part.workers)
         numbers, add_number, add_group = it.task, it.task.append, it.group.append
         add_cpus, add_submitted = it.cpus.append, it.submitted.append
         known: dict[int, tuple[int, int]] = {}  # group and CPUs of forms, which live as long as the part
@@ -264,8 +274,6 @@ class LogPass:
             for kind, t, what, where, more in part.entries():
                 if kind == running_:
                     place = places[where]
-                    if place < 0:
-                        place = places[where] = self._place(names[where])
                     if type(what) is int:
                         row = alive.get(what, -1)
                         if row >= 0:
@@ -280,17 +288,19 @@ class LogPass:
                     if type(what) is int:
                         row = alive.pop(what, -1)
                         if row >= 0:
-                            outcome[row], end[row], start[row] = _DONE, t, t - more
-                            place = worker[row]
-                            if place >= 0:
-                                free[place] = t
-                                queues[place].pop(what, None)
+                            before, place = worker[row], places[where]
+                            if before >= 0:
+                                queues[before].pop(what, None)
+                            outcome[row], end[row], start[row], worker[row] = _DONE, t, t - more, place
+                            free[place] = t
                     else:
-                        self._take(({"t": t, "state": "done", "tasks": what, "seconds": more},))
+                        self._done(what, more, places[where], t)
                 elif kind == measured_:
                     row = alive.get(what, -1)
                     if row >= 0:
                         cpu[row], memory[row] = where, more
+                elif kind == packed.QUEUED:
+                    self._queued(what, places[where], t)
                 elif kind == form_:
                     group, cpus = known.get(id(where), (-1, 0))
                     if group < 0:
@@ -310,7 +320,7 @@ class LogPass:
                 else:
                     self._take((what,))
                     if not queues:  # another start has begun
-                        places = [-1] * len(names)
+                        places.clear()
         finally:
             self._last = {"t": t} if t else self._last
 
@@ -331,8 +341,7 @@ class LogPass:
     def _take(self, events: Iterable[Line]) -> None:
         """Take in events. What each evaluation has is done right here: with calls it would take half as long again."""
         it, takes, alive, places = self.history, self._takes, self._alive, self._places
-        queues, free, cpu, memory = self._queues, self._free, it.cpu, it.memory
-        worker, start, end, outcome = it.worker, it.start, it.end, it.outcome
+        queues, worker, start, cpu, memory = self._queues, it.worker, it.start, it.cpu, it.memory
         event: Line = {}
         try:
             for event in events:
@@ -347,20 +356,9 @@ class LogPass:
                         if row >= 0:
                             worker[row], start[row], queue[task] = place, t, None
                 elif state == "done":
-                    tasks, seconds, t = event["tasks"], event["seconds"], event["t"]
-                    if not isinstance(seconds, list):
-                        seconds = [seconds] * len(tasks)
-                    for at in range(len(tasks) - 1, -1, -1):
-                        task = tasks[at]
-                        row = alive.pop(task, -1)
-                        if row >= 0:
-                            outcome[row], end[row] = _DONE, t
-                            t -= seconds[at]  # what is told together has run one after the other
-                            start[row] = t
-                            place = worker[row]
-                            if place >= 0:
-                                free[place] = event["t"]
-                                queues[place].pop(task, None)
+                    seconds, place = event["seconds"], self._place(event["worker"]) if "worker" in event else -1
+                    each = seconds if isinstance(seconds, list) else [seconds] * len(event["tasks"])
+                    self._done(event["tasks"], each, place, event["t"] - event.get("age", 0.0))
                 elif state == "waiting" and "function" in event:
                     self._submitted(event)
                 elif state == "measured":
@@ -372,6 +370,23 @@ class LogPass:
         finally:
             self._last = event
 
+    def _done(self, tasks: Sequence[int], seconds: Sequence[float], place: int, t: float) -> None:
+        """A worker has done tasks, one after the other; the last one until then."""
+        it, alive, free, last = self.history, self._alive, self._free, t
+        worker, start, end, outcome = it.worker, it.start, it.end, it.outcome
+        for at in range(len(tasks) - 1, -1, -1):
+            row = alive.pop(tasks[at], -1)
+            if row >= 0:
+                outcome[row], end[row] = _DONE, t
+                t -= seconds[at]
+                start[row], before = t, worker[row]
+                if before >= 0:
+                    self._queues[before].pop(tasks[at], None)
+                if place >= 0:
+                    worker[row], free[place] = place, last
+                elif before >= 0:
+                    free[before] = last
+
     def finish(self) -> None:
         """Make the columns end where the rows do, and note what runs; call it before they are looked at.
 
@@ -382,12 +397,15 @@ class LogPass:
         for column in it.columns():
             del column[rows:]
         for place, queue in self._queues.items():
+            room = self._cpus.get(self._shared[place], 0) if place in self._shared else 0
             for task in queue:
                 row = self._alive[task]
-                if row >= rows:
+                room -= it.cpus[row] if row < rows else 0
+                if row >= rows or (room < 0 and place in self._shared):
                     break
                 it.outcome[row], it.start[row] = _RUNNING, self._begun(row, place)
-                break
+                if place not in self._shared:
+                    break
 
     # ---- evaluations ------------------------------------------------------------------------------------------------
 
@@ -424,6 +442,15 @@ class LogPass:
             for task in tasks:
                 self._come_back(task, t)
 
+    def _queued(self, tasks: Iterable[int], place: int, t: float) -> None:
+        """Tasks are in the queue of a node: they wait there, at no worker."""
+        it, queue = self.history, self._queues[place]
+        self._shared[place] = it.workers[place].node
+        for task in tasks:
+            row = self._alive.get(task, -1)
+            if row >= 0:
+                it.worker[row], it.start[row], queue[task] = place, t, None
+
     def _place(self, name: str) -> int:
         """Return a worker's place, which is new if need be."""
         place = self._places.get(name)
@@ -435,7 +462,10 @@ class LogPass:
         return place
 
     def _begun(self, row: int, place: int) -> float:
-        """Return when the first task of a worker began: when it was sent, or when the one before it ended."""
+        """Return when the first task of a worker began: when it was sent, or when the one before it ended.
+
+        Of one in the queue of a node, it is known when it ends. Until then it began when it came there.
+        """
         return max(self.history.start[row], self._free[place])
 
     def _end(self, task: int, t: float, outcome: Outcome) -> int:
@@ -452,7 +482,8 @@ class LogPass:
     def _leave(self, task: int, row: int, place: int, t: float) -> float:
         """A task is at its worker no longer; return when it began to run, NEVER if it did not."""
         queue = self._queues[place]
-        begun = self._begun(row, place) if next(iter(queue), None) == task else NEVER
+        runs = place not in self._shared and next(iter(queue), None) == task
+        begun = self._begun(row, place) if runs else NEVER
         queue.pop(task, None)
         if not math.isnan(begun):
             self._free[place] = t
@@ -507,6 +538,8 @@ class LogPass:
         cpus = event.get("cpus", 0)
         count = len(cpus) if isinstance(cpus, list) else int(cpus)
         named = str(event.get("node", "")), str(event["state"])
+        if event["state"] == "up":
+            self._cpus[named[0]] = count
         self.history.nodes.append(NodeEvent(event["t"], self.job, *named, count, str(event.get("cause", ""))))
 
     def _ended(self, event: Line) -> None:
@@ -535,8 +568,20 @@ class LogPass:
         del it.workers[workers:], it.nodes[nodes:], it.failures[failures:], it.deaths[deaths:]
         it.opened += 1
         it.first = min(it.first or event["t"], event["t"])
-        for known in (self._alive, self._places, self._queues, self._free):
+        for known in (self._alive, self._places, self._queues, self._free, self._shared, self._cpus):
             known.clear()
+
+
+class _Places(dict[int, int]):
+    """Places in the history of workers as a part of a log numbers them."""
+
+    def __init__(self, log: LogPass, names: list[str]) -> None:
+        super().__init__()
+        self._log, self._names = log, names
+
+    def __missing__(self, where: int) -> int:
+        place = self[where] = self._log._place(self._names[where])
+        return place
 
 
 def history(logs: Iterable[tuple[int | None, Iterable[Event]]]) -> History:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from hyperflow.scheduling.scheduler import REBALANCE_PAUSE, Scheduler
-from hyperflow.scheduling.state import NOT_SENT, Effect, Fork, Retract, Send, Task, Worker
+from hyperflow.scheduling.state import NOT_SENT, Effect, Fork, Retract, Send, Task, TeamEffect, Worker
 from hyperflow.viewing.flows import Course, Delays, Part
 from hyperflow.wire.numbers import DefinitionNumber, Seq, TaskNumber, WorkerNumber
 
@@ -137,6 +137,7 @@ class _Replay:
 
     def _carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:
+            assert not isinstance(effect, TeamEffect)  # each evaluation is replayed by itself
             worker = effect.worker
             if type(effect) is Send:
                 place = self._places[worker.number]

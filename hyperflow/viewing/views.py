@@ -256,7 +256,7 @@ def gantt(table: Table, window: Window | None = None, first: int = 0, node: str 
     """
     begin, end = _checked(window, table)
     workers = table.history.workers
-    lanes = [number for number, it in enumerate(workers) if not node or it.node == node]
+    lanes = [number for number, it in enumerate(workers) if not it.is_queue and (not node or it.node == node)]
     lanes.sort(
         key=lambda number: (by_name(workers[number].node), workers[number].job or 0, by_name(workers[number].name))
     )

@@ -18,7 +18,8 @@ from hyperflow.wire.fences import FENCED, fence
 from hyperflow.wire.numbers import TaskNumber
 
 _pack = frames.RESULT.pack
-_HEAD = mmap.PAGESIZE
+PLACE = mmap.PAGESIZE
+"""Where the answers begin in what worker and launcher share."""
 
 SIZE = 1 << 16
 """Bytes of answers that have not been taken; more than a thousand small ones."""
@@ -32,7 +33,7 @@ WAKE = 0.008
 LOOK = 0.02
 """Seconds after such a message until the launcher looks by itself; more than WAKE."""
 
-PAGES = _HEAD + SIZE
+PAGES = PLACE + SIZE
 """What a worker and its launcher share: one page of words (see also claim_page.py), and the answers."""
 
 WRITTEN, TAKEN = 8, 16
@@ -60,7 +61,7 @@ class AnswerRing:
                 return False
         start, stop = begin % self.size, end % self.size
         if start < stop:
-            self.page[_HEAD + start : _HEAD + stop] = record
+            self.page[PLACE + start : PLACE + stop] = record
         else:
             self._put_around(start, record)
         if FENCED:
@@ -71,8 +72,8 @@ class AnswerRing:
     def _put_around(self, start: int, record: bytes) -> None:
         """Write a record that reaches the end of the memory, and goes on at its beginning."""
         first = self.size - start
-        self.page[_HEAD + start : _HEAD + self.size] = record[:first]
-        self.page[_HEAD : _HEAD + len(record) - first] = record[first:]
+        self.page[PLACE + start : PLACE + self.size] = record[:first]
+        self.page[PLACE : PLACE + len(record) - first] = record[first:]
 
     def look(self) -> int:
         """For the launcher: return up to where the worker has written."""
@@ -94,10 +95,10 @@ class AnswerRing:
             raise frames.ProtocolError(f"{count} bytes of answers, in a ring of {self.size}")
         start, stop = self.taken % self.size, end % self.size
         if start < stop:
-            data = self.page[_HEAD + start : _HEAD + stop]
+            data = self.page[PLACE + start : PLACE + stop]
         else:
-            data = self.page[_HEAD + start : _HEAD + self.size]
-            data += self.page[_HEAD : _HEAD + stop]
+            data = self.page[PLACE + start : PLACE + self.size]
+            data += self.page[PLACE : PLACE + stop]
         if FENCED:
             fence()
         self.words[TAKEN] = self.taken = end

@@ -42,7 +42,7 @@ SIZE = struct.Struct("<Q")
 KEPT = struct.Struct("<QI")  # task, the process of its copy; 0: it has gone
 SECONDS = struct.Struct("<d")
 SEQS = struct.Struct("<QQ")
-MEASURED = struct.Struct("<QdQ")  # task, seconds of CPU time, bytes of memory
+MEASURED = struct.Struct("<fQ")  # seconds of CPU time, bytes of memory: see IS_MEASURED
 RETURNED = struct.Struct("<I?")  # a block, and whether it is worth to be filled again
 BATCH = struct.Struct("<IQI")  # function, first task, number of tasks; their lengths and their payloads follow
 RANGE = struct.Struct("<QI")  # first task, number of tasks
@@ -57,6 +57,9 @@ END = TAIL.pack(END_NUMBER)
 
 IS_BLOCK = 1 << 63
 """Set in the size of a buffer that is in a block; the other bits are the block's number."""
+
+IS_MEASURED = 0x80
+"""Set in the outcome of a result whose content begins with what its evaluation has used, as MEASURED."""
 
 CHUNK = 1 << 16
 """Bytes to read at a time. For more than 128 kB, malloc maps new memory each time, and a read takes 7 µs, not 2."""
@@ -125,7 +128,6 @@ class Kind(enum.IntEnum):
     STREAM_WANTED = 26  # worker > launcher > head: a function draws random numbers
     STREAM_REPLY = 27  # head > launcher > worker: what they are made of
     PRINTED = 29  # worker > launcher > head: what an evaluation has printed, where the program asks for it
-    MEASURED = 30  # worker > launcher > head: the CPU time and memory of an evaluation
     KEEP = 31  # head > launcher > worker: leave a copy of the process if this task fails
     KEPT = 32  # worker > launcher > head: it is there, or not any more
     INSPECT = 33  # head > launcher > copy: a line for the debugger there
@@ -194,7 +196,7 @@ def records_frame(kind: Kind, worker: WorkerNumber, parts: Sequence[Bytes]) -> l
 
 
 def result_frame(
-    task: TaskNumber, outcome: Outcome, seconds: float, payload: bytes, worker: WorkerNumber = NO_WORKER
+    task: TaskNumber, outcome: int, seconds: float, payload: bytes, worker: WorkerNumber = NO_WORKER
 ) -> bytes:
     """Return a whole frame with one result that has no buffers."""
     size = len(payload)
@@ -278,10 +280,17 @@ def read_answers(body: memoryview) -> Iterator[tuple[WorkerNumber, float, memory
 
 
 def result_record(
-    task: TaskNumber, outcome: Outcome, seconds: float, payload: bytes, buffers: Sequence[Buffer] = ()
+    task: TaskNumber,
+    outcome: int,
+    seconds: float,
+    payload: bytes,
+    buffers: Sequence[Buffer] = (),
+    measured: bytes = b"",
 ) -> list[Bytes]:
-    """Return a result's record, in parts."""
+    """Return a result's record, in parts. What was measured is as MEASURED packs it, and said in the outcome."""
     content = _content(payload, buffers)
+    if measured:
+        content.insert(0, measured)
     return [RESULT.pack(task, outcome, seconds, len(buffers), sum(map(len, content))), *content]
 
 
@@ -308,14 +317,33 @@ def tasks(body: memoryview) -> Iterator[tuple[TaskNumber, DefinitionNumber, memo
         raise ProtocolError("a record that is longer than its frame")
 
 
-def results(body: memoryview) -> list[tuple[TaskNumber, int, float, memoryview, Sequence[Buffer]]]:
-    """Return (task, outcome, seconds, payload, buffers) of each record in a body of results."""
+def count_tasks(body: memoryview) -> int:
+    """Return how many records there are in a body of tasks."""
+    count, offset, size = 0, 0, len(body)
+    while offset < size:
+        count, offset = count + 1, offset + TASK.size + TASK.unpack_from(body, offset)[-1]
+    return count
+
+
+def results(
+    body: memoryview, measured: dict[TaskNumber, tuple[float, int]] | None = None
+) -> list[tuple[TaskNumber, int, float, memoryview, Sequence[Buffer]]]:
+    """Return (task, outcome, seconds, payload, buffers) of each record in a body of results.
+
+    Args:
+        measured: Gets the seconds of CPU time and the bytes of memory of those where they were measured.
+    """
     found: list[tuple[TaskNumber, int, float, memoryview, Sequence[Buffer]]] = []
     offset, size, unpack = 0, len(body), RESULT.unpack_from
     while offset < size:
         task, outcome, seconds, count, length = unpack(body, offset)
         start = offset + RESULT.size
         offset = start + length
+        if outcome >= IS_MEASURED:
+            outcome -= IS_MEASURED
+            if measured is not None:
+                measured[task] = MEASURED.unpack_from(body, start)
+            start += MEASURED.size
         content = body[start:offset]
         if count:
             found.append((task, outcome, seconds, *split(content, count)))

@@ -30,3 +30,6 @@ LockSerial = NewType("LockSerial", int)
 
 NO_WORKER = WorkerNumber(0)
 """In the header of frames that concern no worker."""
+
+NO_TASK = TaskNumber(0)
+"""Where there is no evaluation to name."""

@@ -26,7 +26,7 @@ from hyperflow.shipping import exceptions
 from hyperflow.wire.numbers import DefinitionNumber, TaskNumber
 from hyperflow.wire.shared_memory import LARGE
 
-Attempt: TypeAlias = tuple[TaskNumber, DefinitionNumber, memoryview, Sequence[Bytes | int]]
+Attempt: TypeAlias = tuple[TaskNumber, DefinitionNumber, Bytes, Sequence[Bytes | int]]
 """An evaluation as it came: task, function, pickled arguments, and contents of arrays among them, or their blocks."""
 
 

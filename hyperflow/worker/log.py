@@ -117,8 +117,8 @@ class MarkedOutput(io.TextIOBase):
         first, end, rest = text.partition("\n")
         self.partial.append(first)
         if end:
-            pieces, self.partial = self.partial, []
-            self._log.print_line("".join(pieces))
+            line = self._taken()
+            self._log.print_line(line)
             *lines, last = rest.split("\n")
             for line in lines:
                 self._log.print_line(line)
@@ -127,9 +127,14 @@ class MarkedOutput(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        pieces, self.partial = self.partial, []
-        if text := "".join(pieces):
+        if text := self._taken():
             self._log.print_line(text)
+
+    def _taken(self) -> str:
+        """Return what there is of a line, and begin a new one."""
+        text = "".join(self.partial)
+        self.partial.clear()  # the same list: the quick loop looks at it
+        return text
 
     def close(self) -> None:
         """Stay open: the next evaluation prints, too."""

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from hyperflow.wire import frames
 from hyperflow.wire.answer_ring import LONGEST, SIZE, WAKE, AnswerRing
-from hyperflow.wire.frames import SEVERAL, Kind, Outcome
+from hyperflow.wire.frames import SEVERAL, Kind
 from hyperflow.wire.numbers import TaskNumber, WorkerNumber
 
 PART = SIZE // 4
@@ -33,39 +33,36 @@ class Stream:
         self.fileno = sock.fileno
         self.recv = sock.recv
         self._sock = sock
-        self._ring = ring
-        self._told = 0  # up to where the launcher knows that there are answers
-        self._woken = -math.inf  # when it was told last that several tasks are in hand
+        self.ring = ring
+        self.told = 0  # up to where the launcher knows that there are answers
+        self.woken = -math.inf  # when it was told last that several tasks are in hand
         self._believed = 0  # how many it believes to be in hand
 
-    def answer(
-        self, task: TaskNumber, outcome: Outcome, seconds: float, data: bytes, left: int, before: bytes = b""
-    ) -> None:
-        """Send an answer without buffers.
-
-        Args:
-            left: How many tasks are in hand.
-            before: A message that belongs to the answer.
-        """
-        ring = self._ring
-        if left and not before and len(data) < LONGEST and ring.put(task, outcome, seconds, data):
-            if left == 1 or time.perf_counter() - self._woken >= WAKE or ring.written - self._told >= PART:
+    def answer(self, task: TaskNumber, outcome: int, seconds: float, data: bytes, left: int) -> None:
+        """Send an answer without buffers, where so many tasks are in hand."""
+        ring = self.ring
+        if left and len(data) < LONGEST and ring.put(task, outcome, seconds, data):
+            if left == 1 or time.perf_counter() - self.woken >= WAKE or ring.written - self.told >= PART:
                 self._send(b"", left)
             return
-        self._send(before + frames.result_frame(task, outcome, seconds, data, _hand(left)), left)
+        self._send(frames.result_frame(task, outcome, seconds, data, _hand(left)), left)
 
-    def answer_in_parts(self, record: Sequence[frames.Bytes], left: int, before: bytes) -> None:
+    def tell(self) -> None:
+        """Tell what is in the ring; several tasks are in hand."""
+        self._send(b"", SEVERAL)
+
+    def answer_in_parts(self, record: Sequence[frames.Bytes], left: int) -> None:
         """Send an answer with buffers."""
         first, *others = frames.records_frame(Kind.RESULTS, _hand(left), record)
         if sum(map(len, others)) < frames.CHUNK:  # a system call costs more than the copy
             first, others = b"".join((first, *others)), []
-        self._send(before + first, left)
+        self._send(bytes(first), left)
         for part in others:
             self._sock.sendall(part)
 
     def rest(self) -> None:
         """Nothing is in hand any more, and what comes next is waited for."""
-        if self._believed or self._told != self._ring.written:
+        if self._believed or self.told != self.ring.written:
             self._sock.sendall(self._so_far(0))
 
     def sendall(self, data: bytes) -> None:
@@ -74,13 +71,13 @@ class Stream:
 
     def send_at_once(self, data: bytes) -> bool:
         """Do the same unless that would have to wait; return whether it was sent."""
-        told, woken = self._told, self._woken
-        if told != self._ring.written:
+        told, woken = self.told, self.woken
+        if told != self.ring.written:
             data = self._so_far(SEVERAL) + data
         try:
             sent = self._sock.send(data, socket.MSG_DONTWAIT)
         except OSError:  # nobody reads fast enough
-            self._told, self._woken = told, woken
+            self.told, self.woken = told, woken
             return False
         if sent < len(data):  # a kernel that cuts it after all
             self._sock.sendall(data[sent:])
@@ -94,7 +91,7 @@ class Stream:
             self._sock.sendall(message[sent:])
 
     def _send(self, data: bytes, left: int) -> None:
-        if self._told != self._ring.written:
+        if self.told != self.ring.written:
             data = self._so_far(left) + data
         self._believed = left
         if data:
@@ -102,10 +99,10 @@ class Stream:
 
     def _so_far(self, left: int) -> bytes:
         """Return the message that says how much is in the ring."""
-        self._told, self._believed = self._ring.written, left
+        self.told, self._believed = self.ring.written, left
         if left >= SEVERAL:
-            self._woken = time.perf_counter()
-        return frames.frame(Kind.WRITTEN, _hand(left), frames.SIZE.pack(self._told))
+            self.woken = time.perf_counter()
+        return frames.frame(Kind.WRITTEN, _hand(left), frames.SIZE.pack(self.told))
 
 
 def _hand(left: int) -> WorkerNumber:

@@ -1,8 +1,8 @@
 """What surrounds a function in its worker's process and can be set for good: put back after the function.
 
 That is: working directory, umask, environment, resource limits, priority, locale, the default time limit of sockets,
-filters of warnings, the global random generators (`random`, `numpy.random`), Python's recursion limit and whether its
-garbage collector is on.
+filters of warnings, timers, the global random generators (`random`, `numpy.random`), Python's recursion limit and
+whether its garbage collector is on.
 
 The functions of Python that set these are replaced, in a worker, by ones that first note what was there. So an
 evaluation that sets nothing costs nothing, and what one has set is put back exactly.
@@ -22,6 +22,7 @@ import locale
 import os
 import random
 import resource
+import signal
 import socket
 import sys
 import time
@@ -78,18 +79,18 @@ class Surroundings:
         if not self.before:
             return ""
         try:
-            for thing, value in self.before.values():
+            for thing, value in tuple(self.before.values()):
                 try:
                     thing.write(value)
                 except Exception as error:  # a right, or a directory, that is gone
                     return f"it has changed its {thing.name}, which cannot be put back: {error}"
         finally:
-            self.before = {}
+            self.before.clear()  # the same dict: the quick loop looks at it
         return ""
 
     def keep(self) -> None:
         """Let stay what has been set until now."""
-        self.before = {}
+        self.before.clear()
         self.look_for_numpy(seed=False)
 
     def _replace(self, modules: Sequence[Any], name: str, find: _Find) -> None:
@@ -190,6 +191,10 @@ def _priority_of(which: int, who: int, *_: object) -> _Thing | None:
     return _PRIORITY if which == os.PRIO_PROCESS and who in (0, os.getpid()) else None
 
 
+def _timer(which: int, *_: object, set_timer: Callable[..., object] = signal.setitimer) -> _Thing:
+    return _Thing(f"timer {which}", lambda: 0, lambda seconds: set_timer(which, seconds))
+
+
 def _put_filters(value: list[Any]) -> None:
     if warnings.filters != value:
         warnings.filters[:] = value  # type: ignore[index]
@@ -215,6 +220,8 @@ _SETTERS: Sequence[tuple[Sequence[str], Sequence[str], _Find]] = [
      _always("filters of warnings", lambda: warnings.filters[:], _put_filters)),
     (["random"], ["seed", "setstate"], _always("random generator", random.getstate, random.setstate)),
     (["sys"], ["setrecursionlimit"], _always("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit)),
+    (["signal"], ["alarm"], lambda *_: _timer(signal.ITIMER_REAL)),
+    (["signal"], ["setitimer"], _timer),
     (["gc"], ["enable", "disable"], _always("garbage collector", gc.isenabled, lambda on: _SWITCH[on]())),
 ]  # fmt: skip
 """Modules, their functions that set something, and what."""

@@ -27,7 +27,7 @@ from hyperflow.worker import surroundings
 _raw: Any = importlib.import_module("_signal")
 """The module under `signal`, which makes an enum of each number: 1 µs each time."""
 
-_threads = _thread._count  # pyright: ignore[reportPrivateUsage] (also threads that `threading` does not know)
+count_threads = _thread._count  # pyright: ignore[reportPrivateUsage] (also threads that `threading` does not know)
 
 _SIGNALS = [number for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP)]
 
@@ -46,13 +46,13 @@ class Traces:
         fcntl.fcntl(stream, fcntl.F_SETOWN, os.getpid())  # a mark: no other file has it
         self._pid = os.getpid()
         self._suspect = False  # whether a function has left something before
-        self._surroundings = surroundings.of_worker()
+        self.surroundings = surroundings.of_worker()
         self._take_down()
 
     def _take_down(self) -> None:
         """Note how the process is now, which is how it has to be after each function."""
         self._modes = [_mode(fd) for fd in range(3)]
-        self._threads = _threads()
+        self.threads = count_threads()
         self._handlers = [_raw.getsignal(number) for number in _SIGNALS]
         self._blocked = _raw.pthread_sigmask(signal.SIG_BLOCK, ())
         self._affinity = os.sched_getaffinity(0)
@@ -61,7 +61,7 @@ class Traces:
 
     def keep(self) -> None:
         """Let stay what the function that runs has set until now."""
-        self._surroundings.keep()
+        self.surroundings.keep()
         self._take_down()
 
     def has_stream(self) -> bool:
@@ -73,7 +73,7 @@ class Traces:
 
     def has_threads(self) -> bool:
         """Whether there are more threads than before."""
-        return _threads() > self._threads
+        return count_threads() > self.threads
 
     def remove(self, thoroughly: bool = True) -> str:
         """Put back what can be put back; return what cannot, in words.
@@ -81,8 +81,7 @@ class Traces:
         Args:
             thoroughly: Look also for what costs some microseconds. Once something has been found, that is always done.
         """
-        _raw.alarm(0)
-        if self._surroundings.before and (wrong := self._surroundings.put_back()):
+        if self.surroundings.before and (wrong := self.surroundings.put_back()):
             return wrong
         if (thoroughly or self._suspect) and (wrong := self._look_at_kernel()):
             return wrong
@@ -90,14 +89,14 @@ class Traces:
             return "it has patched pickle"
         if sys.gettrace() is not self._trace or sys.getprofile() is not self._profile:
             return "it has left a trace function"
-        if _threads() > self._threads and not self._idle():
+        if count_threads() > self.threads and not self._idle():
             return f"it has left threads: {', '.join(_names())}"
         return ""
 
     def _look_at_kernel(self) -> str:
         """Look at what only the kernel knows."""
-        self._surroundings.look_for_numpy()
-        for timer in (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        self.surroundings.look_for_numpy()
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
             if _raw.setitimer(timer, 0)[0]:
                 self._suspect = True
         if list(map(_raw.getsignal, _SIGNALS)) != self._handlers:
@@ -123,7 +122,7 @@ class Traces:
         """Whether the threads that are left do nothing, or end just now."""
         deadline = time.monotonic() + THREAD_GRACE
         pause = 0.0005
-        while _threads() - self._threads > _watchers():
+        while count_threads() - self.threads > _watchers():
             if time.monotonic() > deadline:
                 return False
             time.sleep(pause)

@@ -18,16 +18,15 @@ import contextlib
 import contextvars
 import gc
 import importlib
+import itertools
 import mmap
 import os
-import pickle
 import signal
 import socket
 import sys
 import time
-import traceback
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hyperflow import failures
@@ -36,9 +35,8 @@ from hyperflow.debugging.surroundings import Place
 from hyperflow.errors import MisuseError
 from hyperflow.fields import frozen
 from hyperflow.saying import short_str
-from hyperflow.shipping import diagnose, exceptions, pickler, plain_arrays, rebuild
+from hyperflow.shipping import pickler, rebuild
 from hyperflow.shipping.arrivals import Arrivals
-from hyperflow.shipping.importable import plain_is_enough
 from hyperflow.wire import blas, channel, frames, messages, processes
 from hyperflow.wire.answer_ring import AnswerRing
 from hyperflow.wire.channel import IN_CHANNEL, Channel
@@ -48,20 +46,16 @@ from hyperflow.wire.machine import THREAD_VARIABLES
 from hyperflow.wire.messages import SysPath
 from hyperflow.wire.numbers import DefinitionNumber, TaskNumber
 from hyperflow.wire.shared_memory import LARGE
-from hyperflow.worker import capsules
+from hyperflow.worker import capsules, quick
 from hyperflow.worker.blocks import Arguments, Results
 from hyperflow.worker.echo import Echo
 from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import LONGEST_NAME, Log, MarkedOutput
 from hyperflow.worker.measure import WORTH, Measure
+from hyperflow.worker.outcomes import dumps, dumps_result, raised, text, unsendable
+from hyperflow.worker.quick import QUICK, Rare
 from hyperflow.worker.stream import Stream
 from hyperflow.worker.traces import LAST_WORDS, Traces, end_soon, has_callbacks
-
-dumps = pickle.dumps
-"""As it was before any function could patch it."""
-
-SCALARS = frozenset([int, float, bool, type(None)])
-"""Types whose pickles name nothing and have no buffers."""
 
 MANY_CLASSES = 100
 """Classes that are let go of before the cycle collector is called."""
@@ -69,8 +63,13 @@ MANY_CLASSES = 100
 ABOUT_DATA = frozenset(map(int, (Kind.BLOCK, Kind.RETURNED, Kind.CHANNEL, Kind.FORGET)))
 """Kinds of frames that tell of buffers."""
 
-QUICK = 50e-6
-"""An evaluation that took fewer seconds has started no program that could have written to the log."""
+LAST = 2
+"""So many tasks of a chunk are run one by one: before them it is looked whether more has come."""
+
+NO_STREAM = "the function has closed or replaced the descriptor by which"
+
+PAUSE = 0.004
+"""Seconds of a chunk after which all traces are looked for, if its tasks take a while."""
 
 
 @frozen
@@ -235,15 +234,18 @@ class Worker:
         self.channel: Channel | None = None
         self.results = Results()
         self.pid = os.getpid()
-        self.forked = False  # whether this is a copy of the worker, which a function has made
-        os.register_at_fork(after_in_child=self.note_fork)
         self.context = contextvars.copy_context()
         self.runner: asyncio.Runner | None = None
         self.seq = 0
         self.left = 0
         """How many tasks are in hand behind the one that runs; at least so many."""
         self.trouble = ""
+        self.in_chunks = 0  # how many of the tasks until now came in chunks
+        self.function_at_work: DefinitionNumber | None = None  # in the quick loop
+        self.looked = 0.0  # when all traces were looked for last
         self.traces = Traces(stream.fileno())
+        self.quick = quick.QuickLoop(stream, claims, log, self.lock_client, self.traces, arrivals, outputs)
+        os.register_at_fork(after_in_child=lambda: self.quick.forks.append(1))
         self.measure = Measure()
         self.capsules = capsules.Capsules(place)
         self.at_work: capsules.Attempt | None = None
@@ -271,6 +273,10 @@ class Worker:
             if kind == Kind.TASKS:
                 self.run_all(body)
                 if fresh or self.leaving:
+                    return
+            elif kind == Kind.BATCH:
+                self.run_chunk(body)
+                if self.leaving:
                     return
             elif kind == Kind.DEFINE:
                 self.define(bytes(body))
@@ -301,39 +307,115 @@ class Worker:
             self.arguments.drop_old()
 
     def run_all(self, body: memoryview) -> None:
-        words, later = self.claims.words, self.lock_client.later
-        records = list(frames.tasks(body))
+        """Run tasks that came by themselves."""
+        later, records = self.lock_client.later, list(frames.tasks(body))
         left = count = len(records)
         for task, function, payload, buffers in records:
             left -= 1
-            if left < 2 <= count and not later:
+            if left < LAST <= count and not later:
                 self.poll()
             self.left = left + len(later)
-            self.seq = seq = self.seq + 1
-            words[ClaimPage.STARTED] = seq
-            if words[ClaimPage.FROM] <= seq < words[ClaimPage.BELOW]:
-                self.answer(task, Outcome.SKIPPED, 0.0, frames.SIZE.pack(seq))
-            else:
-                self.run(task, function, payload, buffers)
-                if self.leaving:
-                    return  # the others go to another worker
+            self.start(task, function, payload, buffers)
+            if self.leaving:
+                return  # the others go to another worker
             if buffers and self.channel is not None:
                 self.channel.tasks.let_go(channel.count(buffers))
+
+    def run_chunk(self, body: memoryview) -> None:
+        """Run tasks of one function, which came as a piece of a batch."""
+        function, first, lengths, payloads = frames.read_batch(body)
+        pieces, later = quick.pieces(lengths, payloads), self.lock_client.later
+        task, end = first, first + len(lengths)
+        while task < end and not self.leaving:
+            if end - task > LAST and self.log.echo is None and self.is_at_hand(function):
+                task = self.run_quickly(function, task, end, pieces)
+                continue
+            if end - task <= LAST <= len(lengths) and not later:
+                self.poll()
+            self.left = end - task - 1 + len(later)
+            (payload,) = next(pieces)
+            self.start(task, function, payload, [], in_chunk=True)
+            task = TaskNumber(task + 1)
+
+    def is_at_hand(self, function: DefinitionNumber) -> bool:
+        """Whether a function can be called as it is."""
+        if function not in self.functions:
+            return False
+        if function != self.arrivals.bound:
+            self.arrivals.enter(function)
+        return True
+
+    def start(
+        self,
+        task: TaskNumber,
+        function: DefinitionNumber,
+        payload: frames.Bytes,
+        buffers: list[frames.Buffer],
+        in_chunk: bool = False,
+    ) -> None:
+        """Note the next task as started, and run it unless it was taken back before."""
+        words = self.claims.words
+        self.seq = seq = self.seq + 1
+        self.in_chunks += in_chunk
+        words[ClaimPage.STARTED] = seq
+        if words[ClaimPage.FROM] <= seq < words[ClaimPage.BELOW]:
+            self.skip(task, in_chunk)
+        else:
+            self.run(task, function, payload, buffers)
+
+    def skip(self, task: TaskNumber, in_chunk: bool) -> None:
+        """Answer for one that was taken back. What came in chunks does not count in the head's seqs."""
+        self.answer(task, Outcome.SKIPPED, 0.0, frames.SIZE.pack(self.seq if in_chunk else self.seq - self.in_chunks))
+
+    def run_quickly(
+        self, function: DefinitionNumber, task: TaskNumber, end: int, pieces: Iterator[tuple[frames.Bytes]]
+    ) -> TaskNumber:
+        """Run tasks of a function that is at hand, up to the LAST ones; return the next task."""
+        fn, most = self.functions[function], itertools.islice(pieces, end - LAST - task)
+        self.log.function = getattr(fn, "__name__", "__call__")
+        self.function_at_work = function
+        while not self.leaving:
+            last = self.quick.run(fn, self.context, task, most)
+            count = self.claims.words[ClaimPage.STARTED] - self.seq
+            self.seq += count
+            self.in_chunks += count
+            task = TaskNumber(task + count)
+            if last is None:
+                break
+            self.left = end - task + len(self.lock_client.later)
+            self.deal_with(TaskNumber(task - 1), function, last)
+        self.function_at_work = None
+        if not self.leaving:
+            self.clean()
+        if not self.leaving and not self.traces.has_stream():
+            self.leaving = f"{NO_STREAM} its worker answers"
+        return task
+
+    def deal_with(self, task: TaskNumber, function: DefinitionNumber, last: quick.Last) -> None:
+        """Do what the quick loop has left to do."""
+        if last.why is Rare.TAKEN_BACK:
+            self.skip(task, in_chunk=True)
+        elif last.why is Rare.NO_STREAM:
+            self.leaving = f"{NO_STREAM} its worker answers"
+        elif last.error is None:
+            assert last.context is not None
+            self.succeed(task, last.value, last.context, last.begin, in_chunk=True)
+        elif last.why is Rare.UNREADABLE:
+            self.unreadable(task, "an argument", last.error)
+        else:
+            self.at_work = task, function, last.payload, []
+            self.fail(task, last.error, time.perf_counter() - last.begin)
 
     def poll(self) -> None:
         """Take what has come meanwhile, if there is anything."""
         with contextlib.suppress(BlockingIOError):
             self.lock_client.later += self.reader.feed(self.stream.recv(frames.CHUNK, socket.MSG_DONTWAIT))
 
-    def note_fork(self) -> None:
-        """This process is a copy that a function has made of its worker's."""
-        self.forked = True
-
-    def run(  # noqa: PLR0915 (each evaluation goes this way, and each call costs)
-        self, task: TaskNumber, function: DefinitionNumber, payload: memoryview, buffers: list[frames.Buffer]
+    def run(
+        self, task: TaskNumber, function: DefinitionNumber, payload: frames.Bytes, buffers: list[frames.Buffer]
     ) -> None:
         """Evaluate one task and answer."""
-        start = time.perf_counter()
+        begin = time.perf_counter()
         log = self.log
         fn = None
         self.at_work = task, function, payload, buffers
@@ -355,60 +437,97 @@ class Worker:
         self.lock_client.task = task
         log.task = log.last = task
         log.function = getattr(fn, "__name__", "__call__")
-        outcome = Outcome.VALUE
-        is_async = False
-        out: list[memoryview] = []
+        context = self.context.copy()  # of decimal, numpy's error state and others: each call has its own
         try:
-            context = self.context.copy()  # of decimal, numpy's error state and others: each call has its own
             value = context.run(fn, *loaded[0], **loaded[1]) if type(loaded) is list else context.run(fn, *loaded)
-            if type(value) is types.CoroutineType:
-                is_async = True
-                value = self.run_async(value, context)
         except BaseException as error:
-            seconds = time.perf_counter() - start
-            outcome, data = _raised(error)
-            self.leave_capsule(error)
-            if task == self.to_keep:
-                self.leave_copy(task, error)
-            with contextlib.suppress(Exception):
-                failures.let_go(
-                    error
-                )  # asyncio's runner knows the task, and the task the error, which knows the runner
+            self.fail(task, error, time.perf_counter() - begin, is_new)
         else:
-            seconds = time.perf_counter() - start
+            self.succeed(task, value, context, begin, is_new)
+
+    def succeed(
+        self,
+        task: TaskNumber,
+        value: Any,
+        context: contextvars.Context,
+        begin: float,
+        is_new: bool = False,
+        in_chunk: bool = False,
+    ) -> None:
+        """Answer with what a function has returned, or with what comes of it, if that is a coroutine."""
+        is_async = type(value) is types.CoroutineType
+        if is_async:
             try:
-                data = dumps_result(value, out)
+                value = self.run_async(value, context)
             except BaseException as error:
-                out = []
-                outcome, data = _unsendable(value, error)
-        if self.forked or (seconds > QUICK and os.getpid() != self.pid):  # C code that forks tells nobody
+                self.fail(task, error, time.perf_counter() - begin, is_new, is_async)
+                return
+        now = time.perf_counter()
+        outcome, out, seconds = Outcome.VALUE, list[memoryview](), now - begin
+        try:
+            data = dumps_result(value, out)
+        except BaseException as error:
+            out = []
+            outcome, data = unsendable(value, error)
+        thoroughly = is_new or (seconds > QUICK and not (in_chunk and now < self.looked + PAUSE))
+        self.conclude(task, outcome, seconds, data, out, is_async, thoroughly)
+
+    def fail(
+        self, task: TaskNumber, error: BaseException, seconds: float, is_new: bool = False, is_async: bool = False
+    ) -> None:
+        """Answer with what a function has raised."""
+        outcome, data = raised(error)
+        self.leave_capsule(error)
+        if task == self.to_keep:
+            self.leave_copy(task, error)
+        with contextlib.suppress(Exception):
+            failures.let_go(error)  # asyncio's runner knows the task, and the task the error, which knows the runner
+        self.conclude(task, outcome, seconds, data, [], is_async, is_new or seconds > QUICK)
+
+    def conclude(
+        self,
+        task: TaskNumber,
+        outcome: Outcome,
+        seconds: float,
+        data: bytes,
+        out: list[memoryview],
+        is_async: bool,
+        thoroughly: bool,
+    ) -> None:
+        """Answer, and make the process ready for the next task."""
+        if self.quick.forks or (seconds > QUICK and os.getpid() != self.pid):  # C code that forks tells nobody
             # The function forked, and this is the child. It must not answer: its parent does, on the same stream.
             os._exit(0 if outcome == Outcome.VALUE else 1)
         self.tidy()
         if seconds > QUICK:
-            log.end_evaluation()
+            self.log.end_evaluation()
         if not self.traces.has_stream():
-            raise ConnectionError("the function has closed or replaced the descriptor by which its worker answers")
-        beside = self.tell(task, seconds) if seconds > WORTH or log.echo is not None else b""
-        if out:
-            self.answer(task, outcome, seconds, data, out, beside)
+            if self.function_at_work is None or out or not self.stream.ring.put(task, outcome, seconds, data):
+                raise ConnectionError(f"{NO_STREAM} its worker answers")
+            self.leaving = f"{NO_STREAM} its worker answers"  # one of those before, maybe, which were answered
+            return
+        measured = self.wrap_up(task, seconds) if seconds > WORTH or self.log.echo is not None else b""
+        if out or measured:
+            self.answer(task, outcome, seconds, data, out, measured)
         else:
-            self.stream.answer(task, outcome, seconds, data, self.left, beside)
-        self.clean(is_async, thoroughly=is_new or seconds > QUICK)
+            self.stream.answer(task, outcome, seconds, data, self.left)
+        self.clean(is_async, thoroughly)
         # For its capsule, should the next one fail. It takes up to 80 µs, so not after each quick one.
         self.states = capsules.random_states() if seconds > WORTH or outcome != Outcome.VALUE else None
 
-    def tell(self, task: TaskNumber, seconds: float) -> bytes:
-        """Tell the head what it is to know of an evaluation besides its answer; return what goes with that."""
+    def wrap_up(self, task: TaskNumber, seconds: float) -> bytes:
+        """Tell what an evaluation has printed; return what it has used, if it took long enough to be measured."""
         if self.log.echo is not None:
             self.log.echo.end(task)
         self.log.task = TaskNumber(0)
         if seconds <= WORTH:
             return b""
-        return frames.frame(Kind.MEASURED, body=frames.MEASURED.pack(task, *self.measure.since_last()))
+        return frames.MEASURED.pack(*self.measure.since_last())
 
     def leave_capsule(self, error: BaseException) -> None:
         """Leave a capsule of the evaluation that runs: it has failed, or an item of it has."""
+        if self.at_work is None and self.function_at_work is not None:
+            self.at_work = self.lock_client.task, self.function_at_work, self.quick.payload, []
         if self.at_work is None or os.getpid() != self.pid:
             return
         task, function, payload, buffers = self.at_work
@@ -428,7 +547,7 @@ class Worker:
             )
             why_not = self.capsules.leave(failure)
         except BaseException as trouble:  # whatever it is: the failure itself counts more
-            why_not = _text(trouble)
+            why_not = text(trouble)
         if why_not:
             self.log.write_line(f"hyperflow keeps nothing of this failure to run it again: {why_not}")
 
@@ -441,7 +560,7 @@ class Worker:
         try:
             why_not = post_mortem.leave(self.stream, task, error)
         except Exception as trouble:
-            why_not = _text(trouble)
+            why_not = text(trouble)
         if why_not:
             self.log.write_line(f"hyperflow keeps no copy of this process: {why_not}")
 
@@ -462,21 +581,23 @@ class Worker:
 
     def unreadable(self, task: TaskNumber, what: str, error: BaseException) -> None:
         """Answer that a call cannot be unpickled here."""
-        text = f"{what} could not be unpickled on the worker: {_text(error)}"
+        words = f"{what} could not be unpickled on the worker: {text(error)}"
         if isinstance(error, ModuleNotFoundError):
-            text += (
+            words += (
                 f"; the worker looks for modules in {sys.path}; to send a module by value, call "
                 f"hyperflow.register_pickle_by_value({(error.name or 'module').partition('.')[0]})"
             )
-        text += self.trouble
+        words += self.trouble
         self.at_work = None
         self.arrivals.leave()
-        self.answer(task, Outcome.UNREADABLE, 0.0, dumps(text))
+        self.answer(task, Outcome.UNREADABLE, 0.0, dumps(words))
         self.clean()
 
     def clean(self, is_async: bool = False, thoroughly: bool = True) -> None:
         """Remove what the function has left in this process, or leave the next task to another one."""
         refusing = self.clean_loop() if is_async else ""
+        if thoroughly:
+            self.looked = time.perf_counter()
         self.leaving = self.traces.remove(thoroughly) or refusing
         if self.leaving:
             end_soon()  # what a function has registered with atexit may hang
@@ -527,7 +648,7 @@ class Worker:
                 self.values[number] = rebuild.keep(pickler.loads(data, buffers=[it.toreadonly() for it in buffers]))
         except BaseException as error:
             what = "class" if shape == Shape.CLASS else "value of hyperflow.put"
-            self.trouble = f"; a {what} could not be made: {_text(error)}"
+            self.trouble = f"; a {what} could not be made: {text(error)}"
 
     def function(self, number: DefinitionNumber) -> Any:
         """Unpickle a function: once, unless a call can change what it captured."""
@@ -565,17 +686,20 @@ class Worker:
     def answer(
         self,
         task: TaskNumber,
-        outcome: Outcome,
+        outcome: int,
         seconds: float,
         data: bytes,
-        buffers: list[memoryview] | None = None,
-        beside: bytes = b"",
+        buffers: Sequence[memoryview] = (),
+        measured: bytes = b"",
     ) -> None:
+        if measured:
+            outcome |= frames.IS_MEASURED
         if not buffers:
-            self.stream.answer(task, outcome, seconds, data, self.left, beside)
+            self.stream.answer(task, outcome, seconds, measured + data, self.left)
             return
         found = [self.shared(each) for each in buffers]
-        self.stream.answer_in_parts(frames.result_record(task, outcome, seconds, data, found), self.left, beside)
+        record = frames.result_record(task, outcome, seconds, data, found, measured)
+        self.stream.answer_in_parts(record, self.left)
 
     def shared(self, data: memoryview) -> frames.Buffer:
         """Put a buffer into the channel, or into a block that is passed on, and return where; or return it as it is."""
@@ -604,57 +728,3 @@ class Worker:
             assert self.channel is not None
             return self.channel.tasks.copy(buffer)
         return self.arguments.view(buffer)
-
-
-def dumps_result(value: Any, buffers: list[memoryview]) -> bytes:
-    """Pickle a result; classes of the script go back under the number that they came with."""
-    if type(value) in SCALARS:
-        return dumps(value, pickler.PROTOCOL)
-    found: list[pickle.PickleBuffer] = []
-    try:
-        if type(value) in plain_arrays.reducers:
-            data = plain_arrays.dumps(value, found.append)
-        else:
-            data = dumps(value, pickler.PROTOCOL, buffer_callback=found.append)
-    except BaseException:  # whatever a user's __reduce__ raises
-        data = b""
-    if not data or not plain_is_enough(data):
-        beside = pickler.Beside()
-        data = pickler.by_value(value, beside, going_home=True)
-        found = beside.buffers
-    if found:
-        plain_arrays.learn()
-        buffers += [buffer.raw() for buffer in found]
-    return data
-
-
-def _unsendable(value: object, error: BaseException) -> tuple[Outcome, bytes]:
-    """Return what is sent in place of a result that cannot be."""
-    if isinstance(error, MisuseError):  # it is a flow
-        return _raised(error)
-    return Outcome.UNSENDABLE_VALUE, dumps(str(diagnose.explain("the result", value, error)))
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception_only(error)).strip()
-    except BaseException:  # a user's method may raise anything
-        return type(error).__name__
-
-
-def _raised(error: BaseException) -> tuple[Outcome, bytes]:
-    """Return how an exception is sent to the head."""
-    trace = error.__traceback__
-    # Our own frame teaches nobody. (Not by assignment, nor by its own method: a frozen exception would refuse.)
-    BaseException.with_traceback(error, trace.tb_next if trace is not None else None)
-    failures.shorten(error)
-    words = exceptions.in_words(error)
-    if not isinstance(error, Exception):
-        return Outcome.EXITED, dumps(words)
-    data = exceptions.dumps(error, lambda it: pickler.by_value(it, going_home=True))
-    if isinstance(error, StopIteration):
-        words = (f"{StopIteration.__module__}.{StopIteration.__qualname__}", *words[1:])
-    if data is None:
-        return Outcome.UNSENDABLE_ERROR, dumps(words)
-    # The words go beside it: perhaps the head cannot rebuild the exception.
-    return Outcome.RAISED, dumps((data, words))

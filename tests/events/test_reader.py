@@ -21,7 +21,7 @@ def a_log(path: Path) -> EventLog:
     log.retracted([two])
     log.returned(two, "worker-0@north")
     log.retried(two, "f(2)", ValueError('"'))
-    log.done({one: 0.000001, two: 2.5}, "worker-0@north")
+    log.done([one, two], [0.000001, 2.5], "worker-0@north")
     log.failed(one, "f(1)", KeyError("x"))
     log.cancelled(one)
     log.withheld(one, 15.0)

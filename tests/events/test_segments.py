@@ -39,7 +39,7 @@ def evaluate(log: EventLog, *numbers: int) -> None:
         task = TaskNumber(number)
         log.submitted("f", 1, [task])
         log.running([task], "worker-0@north")
-        log.done({task: 0.5}, "worker-0@north")
+        log.done([task], [0.5], "worker-0@north")
         log.flush()
 
 

@@ -40,15 +40,29 @@ def history(log: EventLog, seed: int, clock: Callable[[], int]) -> None:
             worker = f"worker-{chance.randrange(5)}@node{chance.randrange(3)}"
             log.running(some, worker)
             at |= dict.fromkeys(some, worker)
+        elif what < 0.7 and waiting:  # as a node's launcher serves them
+            some = sorted(waiting.pop() for _ in range(min(len(waiting), chance.choice((1, 5)))))
+            log.queued(f"node{chance.randrange(3)}", some)
+            chance.shuffle(some)
+            names = [f"worker-{chance.randrange(5)}@node0" for _ in some]
+            used = {one: (0.5, 1 << 20) for one in some if chance.random() < 0.5}
+            log.done(some, [chance.random() for _ in some], names, [chance.random() / 9 for _ in some], used)
         elif what < 0.9 and at:
             task = chance.choice(list(at))
             worker = at.pop(task)
             more = [one for one, where in at.items() if where == worker and chance.random() < 0.1]
-            log.done({TaskNumber(one): chance.randrange(10**7) / 1e6 for one in (task, *more)}, worker)
+            tasks = sorted((task, *more))
+            seconds = [chance.randrange(10**7) / 1e6 for _ in tasks]
+            used = {
+                one: (chance.randrange(10**7) / 1e6, chance.randrange(10**9)) for one in tasks if chance.random() < 0.3
+            }
+            log.done(tasks, seconds, worker, chance.choice((0.0, 0.25)), used)
             for one in more:
                 del at[one]
         elif what < 0.92 and at:
             log.cancelled(TaskNumber(at.popitem()[0]))
+        elif what < 0.93:
+            log.started(f"worker-{chance.randrange(9)}@node0", range(chance.randrange(9)), chance.randrange(99))
         elif what > 0.95:
             log.flush()
 
@@ -78,7 +92,7 @@ def rows(parts: Iterator[Any]) -> History:
     found = LogPass(History(), None)
     for part in parts:
         if isinstance(part, Part):
-            found._take_packed(part)
+            found._take_entries(part)
         else:
             found.add(part)
     return found.history
@@ -122,7 +136,7 @@ def test_single_evaluations_take_little_room(tmp_path: Path) -> None:
         name = chance.choice(names)
         log.running([TaskNumber(task)], name)
         if task >= 64:
-            log.done({TaskNumber(task - 64): chance.random() / 10}, name)
+            log.done([task - 64], [chance.random() / 10], name)
         if task % 500 == 0:
             log.flush()
     log.close()
@@ -134,9 +148,8 @@ def test_a_line_that_names_a_worker_is_missing(tmp_path: Path) -> None:
     path = tmp_path / segments.NAME
     columns = several.Columns()
     change = several.RUNNING, 1_763_600_000_000_000, "worker-0@north"
-    first = columns.line([*change, 1, None, None])
-    path.write_text(first.replace("new", "old") + columns.line([*change, 2, None, None]))
+    columns.line([*change, 1, 1, None])
+    path.write_text(columns.line([*change, 2, 1, None]))
     assert [(event.get("tasks"), event.get("worker")) for event in Follower(path).new()] == [
-        ([1], "worker 0"),
         ([2], "worker 0"),
     ]

@@ -123,3 +123,21 @@ def test_a_line_without_sense(line: dict[str, object]) -> None:
     """It is named."""
     with pytest.raises(HyperflowError, match="a line that makes no sense"):
         seen(1, waiting(1), line)
+
+
+def test_the_queue_of_a_node() -> None:
+    """What is in it waits there; the oldest run, as many as the node has room for."""
+    up = {"state": "up", "node": "north", "cpus": 2}
+    queued = {"state": "queued", "tasks": [1, 2, 3], "node": "north"}
+    done = {"state": "done", "tasks": [1], "worker": "worker-1@north", "seconds": [0.5]}
+    seen_ = seen(3, up, waiting(1, 2, 3, 4), queued)
+    one = seen_.wanted
+    assert one is not None
+    assert (one.state, one.queue, one.worker) == ("waiting", "north", "")
+    assert [other.task for other in seen_.at("north")] == [1, 2]
+    later = seen(1, up, waiting(1, 2, 3), queued, done)
+    assert later.wanted is not None
+    assert (later.wanted.state, later.wanted.worker, later.wanted.seconds) == ("done", "worker-1@north", 0.5)
+    assert [other.task for other in later.at("north")] == [2, 3]
+    back = wanted(3, up, waiting(1, 2, 3), queued, {"state": "waiting", "tasks": [3], "retracted": True})
+    assert (back.state, back.queue) == ("waiting", "")

@@ -3,9 +3,11 @@
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 import hyperflow as hf
+from hyperflow.events.reader import read
 from tests.support import Gate, local, wait_at
 
 
@@ -52,3 +54,25 @@ async def test_answers_outlive_their_worker(tmp_path: Path) -> None:
             assert type(failed.error) is hf.WorkerDied
             assert [each for each in got if not isinstance(each, hf.Failed)] == [n for n in range(200) if n != deadly]
             assert sorted(map(int, effects.read_text().split())) == list(range(200)), "each has run once"
+
+
+async def test_what_an_evaluation_has_used_comes_with_its_answer(tmp_path: Path) -> None:
+    """Whichever way that goes: in a batch or alone, with buffers, or an error; of a quick one it is not measured."""
+
+    def takes(kind: str) -> object:
+        end = time.process_time() + (0.02 if kind != "quick" else 0)
+        while time.process_time() < end:
+            pass
+        if kind == "fails":
+            raise ValueError(kind)
+        return bytearray(1 << 20) if kind == "large" else kind
+
+    kinds = ["quick", "slow", "large", "fails", *["slow"] * 4]
+    async with local(cpus=1, program=hf.ProgramInfo.new(tmp_path)) as env, asyncio.timeout(60):
+        await hf.map_concurrently(lambda kind: hf.remote_eval(takes, kind), kinds, errors="return")
+        for kind in kinds[:4]:
+            await hf.concurrently(hf.remote_eval(takes, kind), errors="return")
+    measured = [event for event in read(env.program.log_dir / "events.jsonl") if event["state"] == "measured"]
+    slow = [number for number, kind in enumerate([*kinds, *kinds[:4]], 1) if kind != "quick"]
+    assert sorted(event["of"] for event in measured) == slow
+    assert all(event["cpu"] >= 0.02 and event["memory"] > 1 << 20 for event in measured)

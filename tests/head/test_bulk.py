@@ -100,6 +100,8 @@ class Node:
         self.node = name
         self.todo: dict[WorkerNumber, deque[tuple[int, int, int]]] = {}  # seq, task, argument
         self.received: Counter[WorkerNumber] = Counter()
+        self.queues: dict[WorkerNumber, deque[tuple[int, int]]] = defaultdict(deque)  # of each team: task, argument
+        self.team_of: dict[WorkerNumber, WorkerNumber] = {}
         self.lost = False
         self._world = world
         self._reader = frames.Reader()
@@ -131,9 +133,57 @@ class Node:
                 self._retract(worker, below)
             elif kind in (Kind.KILL, Kind.RETIRE) and worker in self.todo:
                 self._end(worker, CANCELLED if kind == Kind.KILL else "")
+            elif kind in (Kind.JOIN, Kind.BATCH, Kind.RECALL, Kind.CANCEL):
+                self._to_team(kind, worker, body)
             elif kind == Kind.CLOSE:
                 self.close()
         self._act_soon()
+
+    def _to_team(self, kind: int, team: WorkerNumber, body: memoryview) -> None:
+        queue = self.queues[team]
+        if kind == Kind.JOIN:
+            for (worker,) in frames.NUMBER.iter_unpack(body):
+                if worker in self.todo:
+                    assert not self.todo[worker]
+                    self.team_of[worker] = team
+        elif kind == Kind.BATCH:
+            _, first, lengths, payloads = frames.read_batch(body)
+            at = 0
+            for task, length in enumerate(lengths, first):
+                queue.append((task, pickle.loads(payloads[at : at + length])[0]))
+                at += length
+        elif kind == Kind.RECALL:
+            (count,) = frames.NUMBER.unpack(body)
+            self._recalled(team, [queue.pop()[0] for _ in range(min(count, len(queue)))])
+        else:
+            first, count = frames.RANGE.unpack(body)
+            dropped = [task for task, _ in queue if first <= task < first + count]
+            for worker in [worker for worker, its in self.team_of.items() if its == team]:
+                todo = self.todo[worker]
+                if todo and first <= todo[0][1] < first + count:
+                    self._end(worker, CANCELLED)
+                else:
+                    dropped += [task for _, task, _ in todo if first <= task < first + count]
+                    self.todo[worker] = deque(item for item in todo if not first <= item[1] < first + count)
+            self.queues[team] = deque(item for item in self.queues[team] if not first <= item[0] < first + count)
+            self._recalled(team, dropped)
+
+    def _recalled(self, team: WorkerNumber, tasks: list[int]) -> None:
+        self._say(frames.frame(Kind.RECALLED, team, b"".join(frames.RANGE.pack(task, 1) for task in sorted(tasks))))
+
+    def _hand_out(self) -> None:
+        """Give members of teams what they have room for; those for whom nothing is left leave."""
+        for worker, team in list(self.team_of.items()):
+            todo, queue = self.todo[worker], self.queues[team]
+            if not todo:
+                for _ in range(min(self._world.dice.choice((1, 1, 3)), len(queue))):
+                    self.received[worker] += 1
+                    task, x = queue.popleft()
+                    todo.append((self.received[worker], task, x))
+                    self._world.order[worker].append(task)
+                if not todo:
+                    del self.team_of[worker]
+                    self._say(frames.frame(Kind.LEFT, team, frames.NUMBER.pack(worker)))
 
     def _retract(self, worker: WorkerNumber, below: int) -> None:
         todo = self.todo[worker]
@@ -145,13 +195,18 @@ class Node:
     def _end(self, worker: WorkerNumber, reason: str) -> None:
         todo = self.todo.pop(worker)
         started = todo[0][0] if todo else self.received[worker]
-        self._say(messages.framed(WorkerEnded(-9, Seq(started), reason, False, "", 0), worker))
+        within = 0
+        if (team := self.team_of.pop(worker, None)) is not None and todo:
+            within = todo.popleft()[1]
+            self.queues[team].extendleft((task, x) for _, task, x in reversed(todo))
+        self._say(messages.framed(WorkerEnded(-9, Seq(started), reason, False, "", 0, TaskNumber(within)), worker))
 
     def _say(self, data: bytes) -> None:
         if not self.lost:
             self._loop.call_soon(self._receiver.data_received, data)
 
     def _act_soon(self) -> None:
+        self._hand_out()
         if not self._due and not self.lost and any(self.todo.values()):
             self._due = True
             self._loop.call_soon(self._act)
@@ -178,7 +233,11 @@ class Node:
             if world.answered in world.at:
                 self._loop.call_soon(world.at.pop(world.answered))
         if records:
-            self._say(b"".join(frames.records_frame(Kind.RESULTS, worker, records)))
+            if (team := self.team_of.get(worker)) is None:
+                self._say(b"".join(frames.records_frame(Kind.RESULTS, worker, records)))
+            else:
+                body = frames.answers([(worker, 0.0, b"".join(records))])
+                self._say(b"".join(frames.records_frame(Kind.ANSWERS, team, body)))
         if died:
             self._end(worker, "")
         self._act_soon()

@@ -24,6 +24,7 @@ from hyperflow.master.rundir import JobDirectory
 from hyperflow.master.shared import Shared
 from hyperflow.scheduling.pool import CpuPool
 from hyperflow.scheduling.scheduler import Scheduler
+from hyperflow.scheduling.waiting import Waiting
 from hyperflow.scheduling.state import SENT, Task, Worker
 from hyperflow.slurm.client import SlurmClient
 from hyperflow.wire import claim_page
@@ -72,7 +73,7 @@ def kill_and_free(self: Scheduler, worker: Worker) -> None:
 _kill = Scheduler.kill
 
 
-def retry_of_cancelled(self: Scheduler, tasks: list[Task]) -> list[Task]:
+def retry_of_cancelled(self: Waiting, tasks: list[Task]) -> list[Task]:
     """What comes back is run again, cancelled or not."""
     for task in tasks:
         if task.state is not SENT:
@@ -80,10 +81,10 @@ def retry_of_cancelled(self: Scheduler, tasks: list[Task]) -> list[Task]:
     return _put_back(self, tasks)
 
 
-_put_back = Scheduler._put_back
+_put_back = Waiting.put_back
 
 
-def blame_the_oldest(self: Scheduler, number: Any, started: Any) -> Any:
+def blame_the_oldest(self: Scheduler, number: Any, started: Any, task: Any = 0) -> Any:
     """A crash is charged to the oldest task that has no answer, whatever the worker had started."""
     worker = self.workers.get(number)
     oldest = next(iter(worker.queue.values())).seq if worker is not None and worker.queue else started
@@ -203,7 +204,7 @@ BUGS = [
     Bug("CPUs returned early", "scheduler", (scheduling.ALONE, scheduling.RETURNED), Scheduler, "kill", kill_and_free),
     Bug(
         "retry of a cancelled task", "scheduler", (scheduling.CANCELLED_STARTS, scheduling.ONE_PLACE),
-        Scheduler, "_put_back", retry_of_cancelled,
+        Waiting, "put_back", retry_of_cancelled,
     ),
     Bug("the wrong one is blamed", "scheduler", (scheduling.CHARGED,), Scheduler, "ended", blame_the_oldest),
     Bug("no reservation", "scheduler", (scheduling.STARVED,), CpuPool, "most_promising", no_reservation),

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from hyperflow.scheduling.scheduler import Effect, Fork, Kill, Retract, Send
+from hyperflow.scheduling.state import Cancel, Effect, Feed, Fork, Join, Kill, Recall, Retract, Send, TeamEffect
 from hyperflow.wire import claim_page
 from hyperflow.wire.claim_page import ClaimPage
 
@@ -59,9 +59,26 @@ class Ended:
     within: int | None
     ran: bool
     killed: bool
+    in_team: bool
 
 
-Message = Answered | Skipped | Recalled | Ended
+@attrs.frozen
+class Returned:
+    """A team will not run these."""
+
+    team: int
+    tasks: list[int]
+
+
+@attrs.frozen
+class Left:
+    """A worker has nothing to do for its team."""
+
+    team: int
+    worker: int
+
+
+Message = Answered | Skipped | Recalled | Ended | Returned | Left
 
 
 class FakeWorker:
@@ -80,6 +97,9 @@ class FakeWorker:
         self.answers: list[Message] = []  # sent, and not read by the launcher
         self.killed = False
         self.retired = False
+        self.team: FakeTeam | None = None
+        self.stale = 0  # what it got before it joined that was retracted: it comes to that first
+        self.shift = 0  # how many of its tasks were of teams: the head does not count those
 
     @property
     def can_start(self) -> bool:
@@ -94,7 +114,7 @@ class FakeWorker:
             return None
         (seq, task), self.announced = self.announced, None
         if self.words[FROM] <= seq < self.words[BELOW]:
-            self.answers.append(Skipped(self.number, task, seq))
+            self.answers.append(Skipped(self.number, task, seq - self.shift))
             return None
         self.current = task
         return task
@@ -106,10 +126,47 @@ class FakeWorker:
         self.current = None
 
     @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing to do."""
+        return self.current is None and self.announced is None and not self.todo
+
+    @property
     def leaves(self) -> bool:
         """Whether it ends by itself now."""
-        idle = self.current is None and self.announced is None and not self.todo
-        return idle and (self.retired or (self.fresh and self.words[STARTED] > 0))
+        return self.is_idle and (self.retired or (self.fresh and self.words[STARTED] > 0))
+
+
+class FakeTeam:
+    """A queue that a launcher keeps, and the workers that serve it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.queue: deque[int] = deque()
+        self.members: list[FakeWorker] = []
+
+    def take_back(self, worker: FakeWorker) -> None:
+        """Put what a worker has not announced in front again."""
+        self.queue.extendleft(task for seq, task in reversed(worker.todo) if seq > worker.stale)
+        worker.todo = deque(item for item in worker.todo if item[0] <= worker.stale)
+
+    def recall(self, count: int) -> list[int]:
+        """Give back the newest ones, those first that no worker has in hand."""
+        if count > len(self.queue):
+            for worker in self.members:
+                self.take_back(worker)
+        return [self.queue.pop() for _ in range(min(count, len(self.queue)))]
+
+    def cancel(self, first: int, count: int) -> list[int]:
+        """Drop these, and kill who is in one of them."""
+        gone = range(first, first + count)
+        for worker in self.members:
+            if worker.current in gone or (worker.announced is not None and worker.announced[1] in gone):
+                worker.killed = True
+            if any(task in gone for seq, task in worker.todo if seq > worker.stale):
+                self.take_back(worker)
+        dropped = [task for task in self.queue if task in gone]
+        self.queue = deque(task for task in self.queue if task not in gone)
+        return dropped
 
 
 class _Seen:
@@ -136,10 +193,14 @@ class FakeNode:
         self.orders: deque[Effect] = deque()
         self.messages: deque[Message] = deque()
         self.workers: dict[int, FakeWorker] = {}
+        self.teams: dict[int, FakeTeam] = {}
 
     def read_order(self, meanwhile: Callable[[FakeWorker], None]) -> None:
         """Carry out the next order; `meanwhile` may let the worker go on while something is retracted from it."""
         order = self.orders.popleft()
+        if isinstance(order, TeamEffect):
+            self._read_team_order(order)
+            return
         number = order.worker.number
         if isinstance(order, Fork):
             assert number not in self.workers
@@ -157,13 +218,52 @@ class FakeNode:
             claim_page.time = SimpleNamespace(sleep=lambda _: settled())  # type: ignore[assignment]
             page: Any = object.__new__(ClaimPage)
             page.words = _Seen(worker.words, between)
-            self.messages.append(Recalled(number, page.retract(order.below), order.below))
+            below, shift = order.below, worker.shift
+            self.messages.append(Recalled(number, page.retract(below + shift) - shift, below))
         elif isinstance(order, Kill):
             worker.killed = True
         else:
             assert worker.current is None
             assert not worker.todo
             worker.retired = True
+
+    def _read_team_order(self, order: TeamEffect) -> None:
+        number = order.team.number
+        team = self.teams.setdefault(number, FakeTeam(number))
+        if isinstance(order, Join):
+            for one in order.workers:
+                worker = self.workers.get(one.number)
+                if worker is not None:  # else it ended meanwhile
+                    assert worker.current is None
+                    worker.team, worker.stale = team, worker.received
+                    team.members.append(worker)
+        elif isinstance(order, Feed):
+            team.queue.extend(order.batch.numbers)
+        elif isinstance(order, Recall):
+            self.messages.append(Returned(number, team.recall(order.count)))
+        else:
+            assert isinstance(order, Cancel)
+            for first, count in order.ranges:
+                self.messages.append(Returned(number, team.cancel(first, count)))
+
+    def hand(self, worker: FakeWorker, count: int) -> bool:
+        """Give a worker that serves a team what it has room for, or let it leave; return whether there was a reason."""
+        team = worker.team
+        if team is None or not worker.is_idle or worker.killed or worker.answers:
+            return False
+        for _ in range(min(count, len(team.queue))):
+            worker.received += 1
+            worker.shift += 1
+            worker.todo.append((worker.received, team.queue.popleft()))
+        if not worker.todo:
+            self._leave(worker)
+            self.messages.append(Left(team.number, worker.number))
+        return True
+
+    def _leave(self, worker: FakeWorker) -> None:
+        assert worker.team is not None
+        worker.team.members.remove(worker)
+        worker.team = None
 
     def read_answers(self, worker: FakeWorker) -> None:
         """Pass on what a worker has sent."""
@@ -176,7 +276,11 @@ class FakeNode:
         self.read_answers(worker)
         ran = worker.current is not None
         within = worker.current if ran or worker.announced is None else worker.announced[1]
-        self.messages.append(Ended(worker.number, worker.words[STARTED], within, ran, worker.killed))
+        started, team = worker.words[STARTED] - worker.shift, worker.team
+        if team is not None:
+            team.take_back(worker)
+            self._leave(worker)
+        self.messages.append(Ended(worker.number, started, within, ran, worker.killed, team is not None))
 
 
 def at_work(nodes: Iterable[FakeNode]) -> Iterator[tuple[FakeNode, FakeWorker]]:

@@ -14,20 +14,26 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import ClassVar
 
+import attrs
+
 from hyperflow.errors import ImpossibleRequest
 from hyperflow.head.copies import Copies
-from hyperflow.scheduling import prefetch, scheduler
-from hyperflow.scheduling.scheduler import Effect, Retire, Scheduler, Send, Task
-from hyperflow.scheduling.state import CANCELLED, ENDED, SENT, WAITING, Batch
+from hyperflow.scheduling import prefetch, scheduler, teams
+from hyperflow.scheduling.scheduler import Scheduler
+from hyperflow.scheduling.state import CANCELLED, ENDED, SENT, WAITING, Batch, Effect, Feed, Join, Retire, Send, Task
+from hyperflow.scheduling.state import Team, TeamEffect, in_ranges
 from hyperflow.scheduling.stragglers import Stragglers
 from hyperflow.wire import claim_page
-from tests.model.nodes import Answered, Ended, FakeNode, FakeWorker, Message, Recalled, Skipped, at_work
+from tests.model.nodes import Answered, Ended, FakeNode, FakeWorker, Left, Message, Recalled, Returned, Skipped, at_work
 from tests.model.simulator import Broken, Model, pick, promise
 
 DURATIONS = {1: 2e-6, 2: 2e-4, 3: 0.01, 4: 0.5}
 """Seconds that each function takes: queued a thousand deep, a few deep, one ahead, one ahead where much waits."""
 
-SMALL = ((prefetch, "ANSWERS_AT_ONCE", 3.0), (scheduler, "PATIENCE", 1), (scheduler, "ANSWERS_A_LOOK", 1))
+SMALL = (
+    (prefetch, "ANSWERS_AT_ONCE", 3.0), (prefetch, "RESERVE_TASKS", 8), (scheduler, "PATIENCE", 1),
+    (scheduler, "ANSWERS_A_LOOK", 1), (teams, "PATIENCE", 1), (teams, "MOST_IN_VAIN", 0),
+)  # fmt: skip
 """Bounds that are meant for large runs, so that four nodes meet them."""
 
 STARTS = 8
@@ -62,6 +68,14 @@ class Evaluation:
         self.settled = True
 
 
+@attrs.frozen
+class Calls:
+    """What the evaluations of a batch have in common."""
+
+    owner: object
+    alike: str
+
+
 class SchedulerModel(Model):
     """A scheduler, the nodes at the other end of its effects, and what is known of the tasks."""
 
@@ -69,9 +83,9 @@ class SchedulerModel(Model):
     happenings: ClassVar[Mapping[str, int]] = {
         "add_node": 2, "submit": 12, "submit_batch": 5, "cancel": 5, "orders": 12, "start": 12, "finish": 12,
         "go_on": 4, "answers": 8, "end": 5, "crash": 2, "hear": 12, "lose": 1, "single_out": 1, "dark": 2, "aside": 2,
-        "rebalance": 2, "turn": 5, "settle": 1, "copy": 3,
+        "rebalance": 2, "turn": 5, "settle": 1, "copy": 3, "hand": 12,
     }  # fmt: skip
-    always = frozenset({"submit", "orders", "start", "finish", "answers", "hear", "turn"})
+    always = frozenset({"submit", "orders", "start", "finish", "answers", "hear", "turn", "hand"})
     opening = ("add_node", "add_node", "warm_up")
     steps = (8, 36)
 
@@ -178,7 +192,8 @@ class SchedulerModel(Model):
             return
         first, many, owner = self.last + 1, 1 + count % 40, object()
         self.last += many
-        batch = Batch(first, 1 + function % 4, cpus, 100, many, owner, owner)
+        calls = Calls(owner, "ab"[kind // 4 % 2])
+        batch = Batch(first, 1 + function % 4, cpus, 100, many, calls)
         for number in batch.numbers:
             self.tasks[number] = task = batch.one(number)
             self.evaluations[number] = evaluation = Evaluation(task, watched=False)
@@ -192,9 +207,10 @@ class SchedulerModel(Model):
 
     def batches(self) -> dict[int, Batch]:
         """Return the batch that each is in, also of cancelled ones."""
-        workers = self.scheduler.workers.values()
-        entries = itertools.chain(*self.scheduler._queues.values(), *(w.queue.values() for w in workers))
-        return {number: entry for entry in entries if type(entry) is Batch for number in entry.numbers}
+        entries = itertools.chain(*self.scheduler._waiting.queues.values())
+        waiting = {number: entry for entry in entries if type(entry) is Batch for number in entry.numbers}
+        held = (item for team in self.scheduler.teams.all.values() for item in team.held.items())
+        return waiting | {number: entry for number, entry in held if type(entry) is Batch}
 
     def seen(self, number: int, batches: Mapping[int, Batch]) -> Task:
         """Return a task as it stands."""
@@ -210,8 +226,8 @@ class SchedulerModel(Model):
     def single_out(self, number: int) -> None:
         """As the engine does before it deals with one of a batch alone."""
         batch = self.batches().get(number)
-        if batch is not None and batch.worker is not None:
-            self.is_single(self.scheduler.single_out(batch, number))
+        if batch is not None and batch.team is not None:
+            self.is_single(self.scheduler.teams.single_out(batch.team, batch, number))
 
     def on_single_out(self, *_: int) -> None:
         """One draws random numbers: all go on by themselves."""
@@ -223,7 +239,7 @@ class SchedulerModel(Model):
         workers = self.scheduler.workers.values()
         prefetched = [
             n for w in workers for t in list(w.queue.values())[1:] for n in t.numbers if n in self.evaluations
-        ]
+        ] + [n for team in self.scheduler.teams.all.values() for n in team.held]
         number = pick(prefetched if behind % 2 and prefetched else self.evaluations, which)
         if number in self.batched:
             owner = self.owners[number]
@@ -276,6 +292,10 @@ class SchedulerModel(Model):
     def on_finish(self, which: int, failed: int, *_: int) -> None:
         self.with_worker(which, lambda w: w.current is not None, lambda _, worker: worker.finish(failed % 4 == 0))
         self.now += 0.01
+
+    def on_hand(self, which: int, count: int, *_: int) -> None:
+        """A launcher hands out what is in a team's queue."""
+        self.with_worker(which, lambda w: w.team is not None, lambda node, worker: node.hand(worker, 1 + count % 3))
 
     def on_go_on(self, *_: int) -> None:
         """All tasks that run now end, and all that is under way arrives."""
@@ -394,8 +414,9 @@ class SchedulerModel(Model):
             effects = self.scheduler.schedule(STARTS)
             for effect in effects:
                 self.check_effect(effect)
-                if effect.worker.node in self.nodes:
-                    self.nodes[effect.worker.node].orders.append(_as_it_is(effect))
+                place = effect.team if isinstance(effect, TeamEffect) else effect.worker
+                if place.node in self.nodes:
+                    self.nodes[place.node].orders.append(effect)
             self.copies.sent(effects)
             self.flushed = not self.scheduler.unfinished
 
@@ -406,8 +427,9 @@ class SchedulerModel(Model):
 
     def numbers_on(self, name: str) -> set[int]:
         workers = self.scheduler.workers.values()
-        tasks = [task for worker in workers if worker.node == name for task in worker.queue.values()]
-        return {n for task in tasks for n in task.numbers if n in self.evaluations}
+        numbers = [n for worker in workers if worker.node == name for n in worker.queue]
+        numbers += [n for team in self.scheduler.teams.at(name) for n in team.held]
+        return {n for n in numbers if n in self.evaluations}
 
     def with_worker(
         self, which: int, wanted: Callable[[FakeWorker], object], do: Callable[[FakeNode, FakeWorker], object]
@@ -436,7 +458,9 @@ class SchedulerModel(Model):
         )
         promise(EXCLUSIVE, not (others and task.exclusive), task, "runs on", [n.name for n in others], "too")
         if node not in self.dark:
-            here = task.state is CANCELLED or (task.worker is not None and task.worker.number == worker.number)
+            place = task.worker or task.team
+            mine_is = worker.team or worker
+            here = task.state is CANCELLED or (place is not None and place.number == mine_is.number)
             promise(IN_PLACE, here, task, "runs on worker", worker.number)
         mine = set(worker.cpus)
         for one in node.workers.values():
@@ -447,9 +471,8 @@ class SchedulerModel(Model):
         match message:
             case Answered(worker, number, run, failed):
                 known = self.scheduler.workers[worker]
-                first = next(iter(known.queue.values()), None)
-                if type(first) is Batch and first.number == number and not failed:
-                    self.answered(first, message)
+                if known.team is not None and type(known.team.held.get(number)) is Batch and not failed:
+                    self.answered(known.team, message)
                     return
                 self.single_out(number)
                 task = self.scheduler.answered(worker, number, DURATIONS[self.tasks[number].function])
@@ -463,13 +486,23 @@ class SchedulerModel(Model):
                 self.scheduler.skipped(worker, number, seq)
             case Recalled(worker, boundary, below):
                 self.scheduler.retracted(worker, boundary, below)
-            case Ended(worker, started, within, ran, killed):
+            case Left(team, worker):
+                self.scheduler.left(team, [worker])
+            case Returned(team, tasks):
+                there = {n for n in tasks if n in self.evaluations}
+                back = self.scheduler.recalled(team, in_ranges(sorted(tasks)))
+                told = {n for task in back for n in task.numbers}
+                promise(SETTLED, told == there, "of", there, "only", told, "wait again")
+            case Ended(worker, started, within, ran, killed, in_team):
                 known = self.scheduler.workers[worker]
-                for number, batch in self.batches().items():
-                    if batch.worker is known and batch.seq + number - batch.number == started:
-                        self.single_out(number)
-                theirs = {n for task in known.queue.values() for n in task.numbers if n in self.evaluations}
-                blamed, back = self.scheduler.ended(worker, started)
+                promise(IN_PLACE, known.team is not None or not in_team, known, "serves a team")
+                if known.team is not None:
+                    if within is not None:
+                        self.single_out(within)
+                    theirs = {n for n in known.team.held if n == within}
+                else:
+                    theirs = {n for n in known.queue if n in self.evaluations}
+                blamed, back = self.scheduler.ended(worker, started, within or 0)
                 number = blamed.number if blamed is not None else None
                 right = number == within if ran and within in theirs else number in (None, within)
                 promise(CHARGED, right, "the worker was in", within, "and", number, "is charged")
@@ -479,26 +512,15 @@ class SchedulerModel(Model):
                 if blamed is not None and not self.copies.gives_way(blamed, known.node):
                     self.again(blamed, known.node if not killed else None)
 
-    def answered(self, batch: Batch, message: Answered) -> None:
-        """Take an answer of a batch, and those that follow it."""
-        answers = [message]
-        assert batch.worker is not None
-        messages = self.nodes[batch.worker.node].messages
-        while len(answers) < batch.count and messages:
-            match messages[0]:
-                case Answered(worker, number, _, False) if (worker, number) == (message.worker, answers[-1].task + 1):
-                    answers.append(messages.popleft())  # type: ignore[arg-type]
-                case _:
-                    break
-        wanted = batch.state is SENT
-        self.scheduler.answered_first(batch, len(answers), len(answers) * DURATIONS[batch.function])
-        for answer in answers:
-            number = answer.task
-            promise(SETTLED, wanted == (number in self.evaluations), number, "is wanted:", wanted)
-            if wanted:
-                promise("the result of an older run is never taken", answer.run == self.newest_run[number], number)
-                self.tasks[number].state = ENDED
-                self.evaluations.pop(number).settle()
+    def answered(self, team: Team, message: Answered) -> None:
+        """Take an answer of a batch."""
+        number = message.task
+        del team.held[number]
+        self.scheduler.teams.answered(team, 1, DURATIONS[team.function])
+        promise(SETTLED, number in self.evaluations, number, "is wanted")
+        promise("the result of an older run is never taken", message.run == self.newest_run[number], number)
+        self.tasks[number].state = ENDED
+        self.evaluations.pop(number).settle()
 
     def outcome(self, task: Task, node: str, failed: bool) -> None:
         """As the engine does when an evaluation has ended."""
@@ -540,6 +562,20 @@ class SchedulerModel(Model):
             promise(CHOICE, all(task.cpus == len(worker.cpus) for task in effect.tasks), "another number of CPUs")
             promise(CHOICE, not (first.alone and len(effect.tasks) > 1), "something is behind", first)
             promise(CHOICE, first.fresh == worker.fresh, first, "shares a process")
+        elif isinstance(effect, Feed):
+            team, numbers = effect.team, set(effect.batch.numbers)
+            promise(CANCELLED_STARTS, self.evaluations.keys() >= numbers, effect.batch, "is sent")
+            promise(CHOICE, team.node in self.nodes and team.node not in self.aside, team, "gets", effect.batch)
+            promise(CHOICE, team.cpus == effect.batch.cpus, "another number of CPUs")
+            alike = (team.function, team.alike) == (effect.batch.function, effect.batch.calls.alike)
+            promise(CHOICE, alike, team, "gets", effect.batch)
+            if self.offered is not None and min(numbers) < self.offered[0]:
+                self.offered = None
+        elif isinstance(effect, Join):
+            for worker in effect.workers:
+                promise(CHOICE, not worker.queue and not worker.fresh, worker, "serves", effect.team)
+                promise(CHOICE, len(worker.cpus) == effect.team.cpus, "another number of CPUs")
+                promise(CHOICE, worker.node == effect.team.node, worker, "is on another node")
         elif isinstance(effect, Retire):
             promise(SETTLED, not effect.worker.queue, effect.worker, "retires with tasks")
 
@@ -571,11 +607,11 @@ class SchedulerModel(Model):
 
     def every_task_is_in_one_place(self) -> None:
         places: list[int] = list(self.withheld)
-        for request, tasks in self.scheduler._queues.items():
+        for request, tasks in self.scheduler._waiting.queues.items():
             waiting = [task for task in tasks if task.state is WAITING]
             numbers = [number for task in waiting for number in task.numbers]
             more = len(numbers) - len(waiting)
-            promise(ONE_PLACE, self.scheduler._in_batches[request] == more, "in batches:", self.scheduler._in_batches)
+            promise(ONE_PLACE, self.scheduler._waiting.more[request] == more, "more:", self.scheduler._waiting.more)
             promise(ONE_PLACE, all(task.request == request for task in waiting), "in a wrong queue", waiting)
             promise(STARVED, numbers == sorted(numbers), "not in order:", numbers)
             places += numbers
@@ -586,6 +622,13 @@ class SchedulerModel(Model):
                 if task.state is not CANCELLED:
                     promise(ONE_PLACE, task.state is SENT, task)
                     places += task.numbers
+        for team in self.scheduler.teams.all.values():
+            places += team.held
+            for number, task in team.held.items():
+                promise(ONE_PLACE, task.team is team and task.state is SENT and number in task.numbers, task, team)
+            mine = {worker.number for worker in self.scheduler.workers.values() if worker.team is team}
+            promise(ONE_PLACE, mine == team.members.keys(), "members of", team, mine)
+            promise(ONE_PLACE, team.members or team.held, team, "is over")
         promise(ONE_PLACE, sorted(places) == sorted(self.evaluations), "found", places, "not", list(self.evaluations))
 
     def counters_are_right(self) -> None:
@@ -596,11 +639,18 @@ class SchedulerModel(Model):
         prefetched = sum(max(0, w.held - 1) for w in workers)
         promise(ONE_PLACE, scheduler._prefetched == prefetched, "prefetched:", scheduler._prefetched, prefetched)
         promise(RETURNED, scheduler._active == sum(w.leased for w in workers), "active:", scheduler._active)
+        all_teams = scheduler.teams.all.values()
+        queued = {team.number: max(0, len(team.held) - len(team.members)) for team in all_teams}
+        promise(ONE_PLACE, queued == {team.number: team.queued for team in all_teams}, "queued:", queued)
+        promise(ONE_PLACE, scheduler.teams.queued == sum(queued.values()), "queued:", scheduler.teams.queued, queued)
+        deep = [team.number for team in scheduler.teams._deep]
+        promise(IDLE, {number for number, count in queued.items() if count} <= set(deep), "deep:", deep)
+        promise(IDLE, len(set(deep)) == len(deep), "one is twice among the deep")
         overfull = {worker.number for worker in scheduler._overfull}
         promise(IDLE, {w.number for w in workers if w.held > 1} <= overfull, "overfull:", overfull)
         promise(IDLE, len(overfull) == len(scheduler._overfull), "one is twice among the overfull")
         promise(IDLE, all(worker.overfull for worker in scheduler._overfull), "overfull, and not marked")
-        states = Counter("ending" if w.ending else "busy" if w.queue else "idle" for w in workers)
+        states = Counter("ending" if w.ending else "busy" if w.is_busy else "idle" for w in workers)
         promise(ONE_PLACE, scheduler.states == {"busy": 0, "idle": 0, "ending": 0} | states, "workers:", states)
         promise(ONE_PLACE, scheduler._suspected == self.suspects(), "suspects:", scheduler._suspected)
         there = {name: {w.number for w in scheduler.workers_at(name)} for name in self.nodes}
@@ -609,7 +659,7 @@ class SchedulerModel(Model):
         slots: dict[str, list[int]] = {name: [] for name in self.nodes}
         for w in workers:
             promise(ONE_PLACE, w.load == sum(task.size * task.count for task in w.queue.values()), w, "load", w.load)
-            promise(RETURNED, w.leased or not w.queue, w, "works without CPUs")
+            promise(RETURNED, w.leased or not w.is_busy, w, "works without CPUs")
             slots[w.node].append(w.slot)
         for name, taken in slots.items():
             promise(RETURNED, sorted(taken) == sorted(scheduler._idle.slots[name]), "slots of", name, taken)
@@ -667,13 +717,18 @@ class SchedulerModel(Model):
     def on_settle(self, *_: int) -> None:
         """Everything under way arrives, and no task ends meanwhile: then no CPU idles while a task is queued."""
         self.deliver_all()
-        for _ in range(3 + self.scheduler.pool.total):  # a worker may have started some; an idle one gets several
-            self.scheduler.rebalance()
-            self.deliver_all()
+        for _ in range(20 + self.scheduler.pool.total):  # each time, a team is asked for what the free CPUs can take of it
+            if self.scheduler.unbalanced:
+                self.scheduler.rebalance()
+                self.deliver_all()
         for worker in self.scheduler.workers.values():
             if worker.held > 1:
                 promise(IDLE, worker.node not in self.aside, worker, "has more than it needs, on a node put aside")
                 promise(IDLE, self.scheduler.pool.roomiest(len(worker.cpus)) is None, worker, "has more than it needs")
+            if worker.team is not None and worker.team.queued:
+                team = worker.team
+                promise(IDLE, team.node not in self.aside, team, "has more than it needs, on a node put aside")
+                promise(IDLE, self.scheduler.pool.roomiest(team.cpus) is None, team, "has more than it needs")
             current = self.nodes[worker.node].workers[worker.number].current
             promise(CANCELLED_STARTS, current is None or current in self.evaluations, current, "runs on", worker)
 
@@ -693,6 +748,8 @@ class SchedulerModel(Model):
                     node.end(worker)
                 elif worker.can_start:
                     self.start(node, worker)
+                elif node.hand(worker, 1):
+                    pass
                 elif worker.answers:
                     node.read_answers(worker)
                 else:
@@ -724,11 +781,3 @@ class SchedulerModel(Model):
         promise(RETURNED, self.scheduler.pool.free == self.scheduler.pool.total, "CPUs are missing")
         promise(IDLE, not self.scheduler.unbalanced, "something is still prefetched")
         promise(SETTLED, not (self.copies._twins or self.copies.watched), "a copy is left")
-
-
-def _as_it_is(effect: Effect) -> Effect:
-    """Return an order as it is now: batches change while it is under way."""
-    if not isinstance(effect, Send):
-        return effect
-    tasks = [task.one(n) if type(task) is Batch else task for task in effect.tasks for n in task.numbers]
-    return Send(effect.worker, tasks)

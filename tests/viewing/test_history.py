@@ -32,9 +32,9 @@ def running(*tasks: int, worker: str = "worker-0@north") -> dict[str, object]:
     return {"state": "running", "tasks": list(tasks), "worker": worker}
 
 
-def done(*tasks: int, seconds: float = 0.25) -> dict[str, object]:
+def done(*tasks: int, seconds: float = 0.25, worker: str = "worker-0@north", **more: object) -> dict[str, object]:
     """Return the event of results."""
-    return {"state": "done", "tasks": list(tasks), "worker": "worker-0@north", "seconds": [seconds] * len(tasks)}
+    return {"state": "done", "tasks": list(tasks), "worker": worker, "seconds": [seconds] * len(tasks), **more}
 
 
 def rows(found: History) -> list[tuple[int, str, int, float, float, float]]:
@@ -80,10 +80,41 @@ def test_a_try_is_a_row() -> None:
     assert (failure.task, failure.row, failure.error, failure.retried) == (1, 0, "OSError: no", True)
 
 
+def test_the_queue_of_a_node() -> None:
+    """There tasks wait at the node, at no worker; who had each, and until when, is told at the end."""
+    up: dict[str, object] = {"state": "up", "node": "north", "cpus": 5}
+    queued: dict[str, object] = {"state": "queued", "tasks": [1, 2, 3, 4, 5, 6, 7], "node": "north"}
+    back: dict[str, object] = {"state": "waiting", "tasks": [4], "retracted": True}
+    first = done(1, 2, worker="worker-1@north", age=0.5)
+    found = of(up, waiting(1, 2, 3, 4, 5, 6, 7), queued, first, back, {"state": "cancelled", "tasks": [5]})
+
+    assert [(it.name, it.node, it.is_queue) for it in found.workers] == [
+        ("@north", "north", True),
+        ("worker-1@north", "north", False),
+    ]
+    assert rows(found) == [
+        (1, "DONE", 1, 1.0, 2.0, 2.25),
+        (2, "DONE", 1, 1.0, 2.25, 2.5),
+        (3, "RUNNING", 0, 1.0, 2.0, NAN),  # as the next one does: each needs two of the five CPUs
+        (4, "WAITING", -1, 1.0, NAN, NAN),
+        (5, "CANCELLED", 0, 1.0, NAN, 5.0),
+        (6, "RUNNING", 0, 1.0, 2.0, NAN),
+        (7, "WAITING", 0, 1.0, 2.0, NAN),
+    ]
+
+
 def test_the_last_start_counts() -> None:
     """What another start of the same run had done is of the past; jobs are side by side."""
     opened: dict[str, object] = {"state": "opened"}
-    events = [opened, waiting(1, 2), running(1), opened, waiting(1), running(1, worker="worker-0@south"), done(1)]
+    events = [
+        opened,
+        waiting(1, 2),
+        running(1),
+        opened,
+        waiting(1),
+        running(1, worker="worker-0@south"),
+        done(1, worker="worker-0@south"),
+    ]
     log = [cast("Event", {"t": float(t), **event}) for t, event in enumerate(events)]
     found = history([(1, log), (2, log)])
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hyperflow.wire import frames
 from hyperflow.wire.frames import Kind, Outcome, ProtocolError, Reader, Shape
+from hyperflow.wire.numbers import TaskNumber
 
 numbers = st.integers(0, 2**64 - 1)
 payloads = st.binary(max_size=200)
@@ -78,6 +79,23 @@ def test_results_round_trip(sent: list[tuple[int, Outcome, float, bytes, list[by
     ((_, _, body),) = Reader().feed(b"".join(frames.records_frame(Kind.RESULTS, 0, parts)))
 
     assert [(t, o, s, bytes(p), [bytes(b) for b in bs]) for t, o, s, p, bs in frames.results(body)] == sent
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6, width=32), numbers, st.booleans(), buffers), max_size=6))
+def test_what_was_measured_travels_with_its_result(used: list[tuple[float, int, bool, list[bytes]]]) -> None:
+    """Only where it was measured; the answer is what it would be without."""
+    parts: list[frames.Bytes] = []
+    for task, (cpu, memory, measured, beside) in enumerate(used):
+        flag, before = (frames.IS_MEASURED, frames.MEASURED.pack(cpu, memory)) if measured else (0, b"")
+        views = [memoryview(b) for b in beside]
+        parts += frames.result_record(task, Outcome.RAISED | flag, 1.0, b"payload", views, before)
+    found: dict[TaskNumber, tuple[float, int]] = {}
+    body = memoryview(b"".join(parts))
+    read = [(t, o, bytes(p), [bytes(b) for b in bs]) for t, o, _, p, bs in frames.results(body, found)]
+
+    assert read == [(task, Outcome.RAISED, b"payload", beside) for task, (*_, beside) in enumerate(used)]
+    assert found == {task: (cpu, memory) for task, (cpu, memory, measured, _) in enumerate(used) if measured}
+    assert len(frames.results(body)) == len(used)
 
 
 @given(numbers, st.sampled_from(Outcome), st.floats(0, 1e6, width=32), payloads)

@@ -4,78 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from hyperflow.environment import MapOwner, Options, peek_making, peek_try
-from hyperflow.events.writer import EventLog
-from hyperflow.fields import frozen
-from hyperflow.head.account import Account
-from hyperflow.head.aside import NodesAside
-from hyperflow.head.bulk.calls import Calls, calls_of
+from hyperflow.head.bulk.answers import Answers, Rare
+from hyperflow.head.bulk.calls import Calls, alike_of, calls_of
+from hyperflow.head.endings import Endings
 from hyperflow.head.evaluation import Evaluation
-from hyperflow.head.link import Link
-from hyperflow.head.streams import Streams
-from hyperflow.head.worker_locks import WorkerLocks
-from hyperflow.locking.manager import LockManager
-from hyperflow.progress.tally import Tally
+from hyperflow.head.head import Head
 from hyperflow.remote import RemoteEval
-from hyperflow.scheduling.scheduler import Scheduler
-from hyperflow.scheduling.state import CANCELLED, SENT, Batch, Task, Worker
-from hyperflow.shipping.packer import Packer
+from hyperflow.scheduling.state import Batch, Task, Team, Worker
 from hyperflow.wire import frames
-from hyperflow.wire.frames import Outcome
-from hyperflow.wire.numbers import Seq, TaskNumber, WorkerNumber
-
-SKIPPED = int(Outcome.SKIPPED)
-
-SMALL = 1 << 16
-"""Bytes of answers that are copied, because pieces of bytes are made quicker than views."""
+from hyperflow.wire.numbers import TaskNumber, WorkerNumber
 
 running_loop = asyncio.get_running_loop
-
-
-@frozen(eq=False)
-class Head:
-    """What this has of the engine.
-
-    Args:
-        evaluator: The engine, as environments know it.
-        is_open: Whether evaluations are taken.
-        counted: Counts and logs calls that are submitted, and returns the first one's number.
-        turn: Logs what was submitted in this turn.
-        cancelled: What each Evaluation does when it is cancelled.
-        read_all: Reads answers to evaluations by themselves.
-        unreadable: Ends an evaluation whose result cannot be read.
-    """
-
-    evaluator: object
-    scheduler: Scheduler
-    packer: Packer
-    evaluations: dict[TaskNumber, Evaluation]
-    events: EventLog
-    tally: Tally
-    counts: Counter[str]
-    account: Account
-    aside: NodesAside
-    links: Mapping[str, Link]
-    locks: LockManager
-    worker_locks: WorkerLocks
-    streams: Streams
-    is_open: Callable[[], bool]
-    counted: Callable[[Calls], TaskNumber]
-    turn: Callable[[], None]
-    cancelled: Callable[[Evaluation], None]
-    read_all: Callable[[WorkerNumber, memoryview], None]
-    unreadable: Callable[[Evaluation, Task, Worker, BaseException], None]
 
 
 class Bulk:
     """All batches of an engine."""
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Head, endings: Endings) -> None:
         self.head = head
+        self._endings = endings
+        self._cancelled = endings.cancelled  # bound once: each evaluation has it
         self.submit_open: Callable[[], None] | None = None
         """Submits what a map has packed: before anything younger is submitted."""
         self._loop = asyncio.get_running_loop()
@@ -103,8 +55,7 @@ class Bulk:
         size, count = max(map(len, calls.payloads)), len(calls.payloads)
         head.packer.hold(calls.function)
         calls.first = head.counted(calls)
-        batch = Batch(calls.first, function.number, calls.options.cpus, size, count, calls, calls.owner)
-        head.scheduler.submit_batch(batch)
+        head.scheduler.submit_batch(Batch(calls.first, function.number, calls.options.cpus, size, count, calls))
 
     def withdraw(self, owner: MapOwner) -> None:
         """A map has ended: cancel what is left of it."""
@@ -119,115 +70,77 @@ class Bulk:
 
     def _let_go(self, calls: Calls, number: int, count: int) -> None:
         calls.let_go(number, count)
+        self._release(calls)
+
+    def _release(self, calls: Calls) -> None:
         if not calls.left:
             self.head.packer.release(calls.function)
 
     # ---- in -----------------------------------------------------------------------------------------------------
 
-    def on_results(self, worker: Worker, body: memoryview) -> None:
-        """A worker that has, or had, batches has answered."""
-        offset = 0
-        while offset < len(body):
-            first = next(iter(worker.queue.values()), None)
-            if type(first) is Batch:
-                read = self._read(worker, first, body, offset)
-                if read > offset:
-                    offset = read
-                    continue
-                end = frames.end_of_result(body, offset)
-                number, outcome = frames.task_of_result(body, offset)
-                if outcome != SKIPPED:
-                    self.single_out(worker, number)
-            else:
-                worker.has_batches = any(type(entry) is Batch for entry in worker.queue.values())
-                end = frames.end_of_result(body, offset) if worker.has_batches else len(body)
-            self.head.read_all(worker.number, body[offset:end])
-            offset = end
-
-    def _read(self, worker: Worker, batch: Batch, body: memoryview, offset: int) -> int:
-        """Read answers to a batch as long as they are its next ones, and results; return where that ends."""
-        calls = calls_of(batch)
-        unpack, size, loads = frames.RESULT.unpack_from, frames.RESULT.size, pickle.loads
-        data = bytes(body) if len(body) < SMALL else body  # quicker to cut
-        results, place, wanted = calls.owner.results, calls.at(batch.number), batch.state is SENT
-        times: list[float] = []
-        end = len(data)
-        for number in batch.numbers:
-            if offset >= end:
-                break
-            task, outcome, seconds, buffers, length = unpack(data, offset)
-            if task != number or outcome or (buffers and not wanted):
-                break
-            start = offset + size
-            offset = start + length
-            if wanted:
-                try:
-                    if buffers:
-                        results[place] = self._with_buffers(worker, body[start:offset], buffers)
-                    else:
-                        results[place] = loads(data[start:offset])
-                except BaseException as error:  # noqa: BLE001 (whatever a user's object does while it is read)
-                    if times:
-                        self._answered(worker, batch, calls, times)
-                    self._unreadable(worker, number, seconds, error)
-                    return offset
-            times.append(seconds)
-            place += 1
-        if times:
-            self._answered(worker, batch, calls, times)
-        return offset
+    def on_answers(self, number: WorkerNumber, body: memoryview) -> None:
+        """Workers of a team have answered."""
+        head = self.head
+        team = head.scheduler.teams.all.get(number)
+        answers = Answers({} if team is None else team.held, head.scheduler.workers, self._with_buffers)
+        answers.read(body)
+        if team is not None and answers.numbers:
+            self._answered(team, answers)
+        for each in answers.rare:
+            self._on_rare(each)
 
     def _with_buffers(self, worker: Worker, content: memoryview, count: int) -> Any:
         payload, buffers = frames.split(content, count)
-        return pickle.loads(payload, buffers=self.head.links[worker.node].found(worker.number, buffers))
+        return pickle.loads(payload, buffers=self.head.fleet.links[worker.node].found(worker.number, buffers))
 
-    def _unreadable(self, worker: Worker, number: TaskNumber, seconds: float, error: BaseException) -> None:
-        evaluation = self.single_out(worker, number)
-        task = self.head.scheduler.answered(worker.number, number, seconds)
-        if evaluation is not None and task is not None:
-            self.head.unreadable(evaluation, task, worker, error)
+    def _on_rare(self, it: Rare) -> None:
+        """Deal with an answer by itself."""
+        head, worker = self.head, self.head.scheduler.workers.get(it.worker)
+        if worker is not None:
+            evaluation = self.single_out(worker, it.task)
+            if it.error is not None:
+                task = head.scheduler.answered(it.worker, it.task, it.seconds)
+                if evaluation is not None and task is not None:
+                    self._endings.unreadable(evaluation, task, worker, it.error)
+                return
+        self._endings.on_results(it.worker, it.record)
 
-    def _answered(self, worker: Worker, batch: Batch, calls: Calls, times: list[float]) -> None:
-        """So many of a batch have been answered, each after so many seconds."""
-        head, count, wanted = self.head, len(times), batch.state is SENT
-        numbers, seconds = batch.numbers[:count], sum(times)
-        if head.locks.busy:
-            for each in numbers:
-                head.worker_locks.answered(worker.number, each)
-        head.scheduler.answered_first(batch, count, seconds)
-        if not wanted:
-            return
-        self._let_go(calls, numbers[0], count)
+    def _answered(self, team: Team, answers: Answers) -> None:
+        """Count and tell what has been read."""
+        head, count, seconds = self.head, len(answers.numbers), sum(answers.seconds)
+        head.scheduler.teams.answered(team, count, seconds)
         head.counts["done"] += count
-        head.account.used += seconds * len(worker.cpus)
-        head.tally.of[calls.group].done += count
-        head.events.done(dict(zip(numbers, times, strict=True)), worker.name)
+        head.account.used += seconds * team.cpus
+        for worker, age, numbers, times in answers.by_worker():
+            if head.locks.busy:
+                for each in numbers:
+                    head.worker_locks.answered(worker.number, each)
+            head.events.done(numbers, times, worker.name, age, answers.measured)
         if head.aside.trust.accused:
-            head.aside.trust.succeeded(worker.node, count)
-        calls.owner.done(count)
+            head.aside.trust.succeeded(team.node, count)
+        for calls, many in answers.by_calls():
+            calls.left -= many
+            self._release(calls)
+            head.tally.of[calls.group].done += many
+            calls.owner.done(many)
 
     # ---- one by itself ------------------------------------------------------------------------------------------
 
     def single_out(self, worker: Worker, number: TaskNumber) -> Evaluation | None:
-        """Make one that a worker has an evaluation by itself; None if it is none of a batch, or was cancelled."""
-        for entry in worker.queue.values():
-            if type(entry) is Batch and entry.number <= number < entry.number + entry.count:
-                calls = calls_of(entry)
-                return self._evaluation(calls, self.head.scheduler.single_out(entry, number))
-        return None
-
-    def single_out_started(self, worker: Worker, seq: Seq) -> None:
-        """The same for the one that a worker has started last."""
-        for entry in worker.queue.values():
-            if type(entry) is Batch and entry.seq <= seq < entry.seq + entry.count:
-                self.single_out(worker, TaskNumber(entry.number + seq - entry.seq))
-                return
+        """Make one that a worker is in an evaluation by itself; None if it is none of a batch, or was cancelled."""
+        team = worker.team
+        batch = team.held.get(number) if team is not None else None
+        if team is None or type(batch) is not Batch:
+            return None
+        self._by_itself(calls_of(batch), self.head.scheduler.teams.single_out(team, batch, number))
+        evaluation: Evaluation = self.head.evaluations[number]
+        return evaluation
 
     def single_out_all(self, nodes: Collection[str] | None = None) -> None:
         """The same for all, or all that workers of these nodes have."""
         for batch, tasks in self.head.scheduler.single_out_all(nodes):
             for task in tasks:
-                self._evaluation(calls_of(batch), task)
+                self._by_itself(calls_of(batch), task)
 
     def apart(self, tasks: Iterable[Task]) -> list[Task]:
         """Return tasks with each of a batch by itself; the batches are with no worker, and wait no more."""
@@ -238,24 +151,20 @@ class Bulk:
                 continue
             for number in task.numbers:
                 found.append(task.one(number))
-                self._evaluation(calls_of(task), found[-1])
+                self._by_itself(calls_of(task), found[-1])
         return found
 
     def group_of(self, worker: Worker) -> str | None:
-        """Return what is counted that a worker is in, if that is one of a batch."""
-        task = next(iter(worker.queue.values()))
-        return calls_of(task).group if type(task) is Batch else None
+        """Return what is counted that a worker is in, if it serves a team."""
+        return alike_of(worker.team).group if worker.team is not None else None
 
-    def _evaluation(self, calls: Calls, task: Task) -> Evaluation | None:
-        """Return the evaluation by itself of one that has left its batch."""
-        if task.state is CANCELLED:
-            return None
+    def _by_itself(self, calls: Calls, task: Task) -> None:
+        """Make one that has left its batch an evaluation by itself."""
         head, number = self.head, task.number
         packed, args = calls.packed(number), calls.args[number - calls.first]
         assert args is not None
         head.packer.hold(packed)
         self._let_go(calls, number, 1)
-        evaluation = Evaluation(task, packed, calls.options, head.cancelled, (calls.fn, args, {}))
+        evaluation = Evaluation(task, packed, calls.options, self._cancelled, (calls.fn, args, {}))
         head.evaluations[number] = evaluation
         calls.owner.apart(calls.at(number), evaluation, RemoteEval(calls.fn, args, {}))
-        return evaluation

@@ -6,15 +6,31 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hyperflow.environment import MapOwner, Options
-from hyperflow.scheduling.state import Batch
+from hyperflow.fields import field, frozen
+from hyperflow.scheduling.state import Batch, Team
+from hyperflow.shipping.definitions import Definition
 from hyperflow.shipping.packer import PackedCall
 from hyperflow.wire.numbers import TaskNumber
+
+
+@frozen
+class Alike:
+    """What all evaluations of a team have in common, beside the function's number."""
+
+    epoch: int
+    name: str | None
+    function: Definition = field(eq=False)
+
+    @property
+    def group(self) -> str:
+        """What they are counted under."""
+        return self.name or self.function.name
 
 
 class Calls:
     """Of consecutive numbers from `first` on; their results belong to consecutive places of a map from `place` on."""
 
-    __slots__ = ("args", "first", "fn", "function", "left", "options", "owner", "payloads", "place")
+    __slots__ = ("alike", "args", "first", "fn", "function", "left", "options", "owner", "payloads", "place")
 
     def __init__(
         self,
@@ -30,6 +46,7 @@ class Calls:
         self.function = function
         """What all need; it has no payload."""
         self.options = options
+        self.alike = Alike(function.epoch, options.name, function.function)
         self.args = args
         self.payloads = payloads
         self.left = len(payloads)
@@ -39,7 +56,7 @@ class Calls:
     @property
     def group(self) -> str:
         """What they are counted under."""
-        return self.options.name or self.function.function.name
+        return self.alike.group
 
     def at(self, number: int) -> int:
         """Return the place in the map."""
@@ -68,3 +85,9 @@ def calls_of(batch: Batch) -> Calls:
     """Return the calls that a batch is a part of."""
     assert isinstance(batch.calls, Calls)
     return batch.calls
+
+
+def alike_of(team: Team) -> Alike:
+    """Return what the evaluations of a team have in common."""
+    assert isinstance(team.alike, Alike)
+    return team.alike
