@@ -215,6 +215,7 @@ def _init(cls: Any, is_frozen: bool, is_error: bool) -> Callable[..., None]:
     exec(compile(text, f"<hyperflow fields of {cls.__qualname__}>", "exec"), known)
     init: Any = known["__init__"]
     init.__qualname__ = f"{cls.__qualname__}.__init__"
+    init.__annotations__ = {each.name: each.type for each in found if each.init}
     made: Callable[..., None] = init
     return made
 
