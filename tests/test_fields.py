@@ -11,6 +11,7 @@ from hyperflow.fields import fields as fields_of
 
 
 def positive(_: object, about: Any, value: Any) -> None:
+    """Refuse what is not."""
     if value <= 0:
         raise ValueError(f"{about.name} is not positive")
 
@@ -62,12 +63,16 @@ def test_objects_are_as_those_of_attrs(args: tuple[Any, ...], named: dict[str, A
 
 @frozen
 class Point:
+    """One that does not change."""
+
     x: int
     y: int = 0
 
 
 @define
 class Open:
+    """One that may change."""
+
     x: int
     double: int = field(init=False)
 
@@ -77,6 +82,8 @@ class Open:
 
 @define(shown=False)
 class Refused(ValueError):
+    """An error."""
+
     what: str
     times: int = 1
 

@@ -28,7 +28,6 @@ async def launcher_of(env: hf.JobEnv) -> int:
     return int(greeting.pid)
 
 
-
 async def goes_on(env: hf.JobEnv) -> None:
     """Check that the run is well: plain and async functions, on all CPUs."""
     flows = [hf.remote_eval((f.add, f.add_async)[n % 2], n) for n in range(40)]
