@@ -33,10 +33,10 @@ def others() -> bool:
 
 
 def _libraries() -> Iterator[tuple[ctypes.CDLL, str, str]]:
-    import ctypes  # noqa: PLC0415 (most programs have no such library)
-
     for path in _mapped():
         if "openblas" in os.path.basename(path):
+            import ctypes  # noqa: PLC0415 (most programs have no such library)
+
             with contextlib.suppress(OSError):
                 library = ctypes.CDLL(path)
                 for before, after in _NAMES:
