@@ -18,7 +18,8 @@ def positive(_: object, about: Any, value: Any) -> None:
 
 def made(library: str) -> Any:
     """Return a class of ours or of attrs, with all that a field can be."""
-    make, one = (frozen, field) if library == "ours" else (attrs.frozen(slots=False), attrs.field)
+    make: Any = frozen if library == "ours" else attrs.frozen(slots=False)
+    one: Any = field if library == "ours" else attrs.field
     unseen = {"shown": False} if library == "ours" else {"repr": False}
 
     class Thing:
@@ -93,9 +94,9 @@ class Refused(ValueError):
 
 def test_frozen_ones_do_not_change() -> None:
     """They are compared and hashed by their fields; evolve makes another one."""
-    point = Point(1)
+    point: Any = Point(1)
     with pytest.raises(AttributeError, match="a Point does not change: 'x'"):
-        point.x = 2  # type: ignore[misc]
+        point.x = 2
     with pytest.raises(AttributeError):
         del point.x
     assert (point, hash(point)) == (Point(1, 0), hash(Point(1)))
@@ -108,7 +109,7 @@ def test_frozen_ones_do_not_change() -> None:
 
 def test_open_ones_change() -> None:
     """Fields that are no arguments get their values afterwards; such an object cannot be hashed."""
-    it = Open(2)
+    it: Any = Open(2)
     it.x = 5
     assert (it.x, it.double, [each.name for each in fields_of(Open)]) == (5, 4, ["x", "double"])
     with pytest.raises(TypeError, match="unhashable"):
@@ -117,7 +118,7 @@ def test_open_ones_change() -> None:
 
 def test_exceptions_hand_their_fields_on() -> None:
     """So they survive pickle, and stay what they are as keys."""
-    error = Refused("no", 2)
+    error: Any = Refused("no", 2)
     copy = pickle.loads(pickle.dumps(error))
     assert (error.args, str(copy), copy.times) == (("no", 2), "no x 2", 2)
     assert error != copy
