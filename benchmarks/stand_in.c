@@ -29,39 +29,60 @@ typedef struct { uint32_t begin; uint64_t length; uint8_t kind; uint32_t worker;
 typedef struct { uint64_t task; uint32_t function; uint16_t buffers; uint64_t length; } Task;
 typedef struct { uint64_t task; uint8_t outcome; float seconds; uint16_t buffers; uint64_t length; } Result;
 typedef struct { float cpu; uint64_t memory; } Measured;
+typedef struct { uint32_t function; uint64_t first; uint32_t count; } Batch; /* lengths and payloads follow */
+typedef struct { uint64_t first; uint32_t count; } Range;
+typedef struct { uint32_t worker, size; float age; } Answered;
 #pragma pack(pop)
 _Static_assert(sizeof(Header) == HEADER_SIZE && sizeof(Task) == TASK_SIZE && sizeof(Result) == RESULT_SIZE &&
-               sizeof(Measured) == MEASURED_SIZE, "records as in hyperflow/wire/frames.py");
+               sizeof(Measured) == MEASURED_SIZE && sizeof(Batch) == BATCH_SIZE && sizeof(Range) == RANGE_SIZE &&
+               sizeof(Answered) == ANSWERED_SIZE, "records as in hyperflow/wire/frames.py");
 
 typedef struct {                  /* as a launcher sees a worker, and what its claim page says */
     uint64_t *queue;              /* tasks that have come; the first one runs */
     uint32_t first, count, room;
     uint64_t started, from, below;
     uint32_t node, next;          /* the next one on its node, 0 for none */
+    uint32_t team, next_idle;     /* 0 for none; a member that has nothing to do is in the list of its team */
+    uint64_t task;                /* that a member is in, 0 for none; its `started` counts no tasks of teams */
     uint8_t alive, fresh, retiring, manned;
 } Worker;
 
 typedef struct { uint8_t *data; size_t length, room; } Buffer;
 
 typedef struct {
+    Range *queue;                 /* what has come and was not handed out */
+    uint32_t first, count, room;
+    uint32_t node, number, members, idle, next; /* idle: the first one; next: the next team on its node */
+    uint32_t parts;
+    Buffer heads, records;        /* answers that wait for others, in so many parts, with the moment as their age */
+    Buffer left;                  /* workers that serve it no more */
+    uint8_t listed;
+} Team;
+
+typedef struct {
     int fd;                       /* -1: it has gone */
     Buffer in, out;
     uint8_t listed, blocked, closing;
     uint32_t workers;             /* the newest one on it, 0 for none; numbers begin at 1 */
+    uint32_t teams;               /* the same */
     uint32_t alive;
     double last_sent, due;        /* when to write what may wait for more */
+    double speak_by;              /* when to write what teams have answered */
 } Node;
 
-typedef struct { double at; uint32_t worker; uint64_t started; } End; /* or of a wait: NO_WORKER, and the node */
+typedef struct { double at; uint32_t worker; uint64_t started; } End; /* or of a wait: NO_WORKER, and the node; or: */
+enum { SPEAKING = UINT32_MAX, LEAVING = UINT32_MAX - 1 }; /* with the node, with the team */
 
 static Node *nodes;
 static int node_count, epoll, timer;
 static Worker *workers;
+static Team *teams;               /* their numbers are none of workers */
 static uint32_t worker_room;
+static uint32_t *touched, touched_count, touched_room; /* teams that something happened to */
 static End *heap;                 /* when running tasks end, the next one first */
 static size_t heap_count, heap_room;
 static int *written, written_count; /* nodes that have something to write */
-static double seconds, spread, heartbeat;
+static double seconds, spread, heartbeat, began;
 static uint64_t received, answered, running, manned;
 static int to_lose;               /* nodes, when so many tasks have come: */
 static uint64_t lose_at;
@@ -150,11 +171,244 @@ static void send_frame(int node, int kind, uint32_t worker, const void *body, si
     send_by(node, kind, worker, body, length, 0);
 }
 
-/* ---- workers ---- */
+static void leave_team(uint32_t number);
+static void speak(int node);
+static void end_worker(uint32_t number, int status, const char *reason);
+
+static Worker *grown(uint32_t number) {
+    if (number >= worker_room) {
+        uint32_t room = worker_room ? worker_room : 1024;
+        while (room <= number)
+            room *= 2;
+        workers = realloc(workers, room * sizeof(Worker));
+        memset(workers + worker_room, 0, (room - worker_room) * sizeof(Worker));
+        teams = realloc(teams, room * sizeof(Team));
+        memset(teams + worker_room, 0, (room - worker_room) * sizeof(Team));
+        worker_room = room;
+    }
+    return &workers[number];
+}
+
+/* ---- teams ---- */
+
+static void touch(uint32_t number) {
+    Team *team = &teams[number];
+    if (team->listed)
+        return;
+    team->listed = 1;
+    if (touched_count == touched_room) {
+        touched_room = touched_room ? touched_room * 2 : 64;
+        touched = realloc(touched, touched_room * sizeof *touched);
+    }
+    touched[touched_count++] = number;
+}
+
+static void enqueue_range(Team *team, Range range) {
+    if (team->count == team->room) {
+        uint32_t room = team->room ? team->room * 2 : 4;
+        Range *queue = malloc(room * sizeof *queue);
+        for (uint32_t i = 0; i < team->count; i++)
+            queue[i] = team->queue[(team->first + i) % team->room];
+        free(team->queue);
+        team->queue = queue, team->first = 0, team->room = room;
+    }
+    team->queue[(team->first + team->count++) % team->room] = range;
+}
+
+/* Take the next task from the queue, or so many at once. */
+static Range take(Team *team, uint32_t most) {
+    Range *first = &team->queue[team->first], found = {first->first, first->count < most ? first->count : most};
+    first->first += found.count, first->count -= found.count;
+    if (!first->count)
+        team->first = (team->first + 1) % team->room, team->count--;
+    return found;
+}
 
 static Result result(uint64_t task, int outcome, float took, uint64_t length) {
     return (Result){task, outcome, took, 0, length};
 }
+
+/* Add the answer to a task, as a part of a frame or to the last part of the same worker. */
+static void answer_in_team(Team *team, uint32_t number, uint64_t task, double moment) {
+    Measured measured = {seconds, 1 << 25};
+    size_t beside = seconds > MEASURED_FROM ? sizeof measured : 0;
+    Result head = result(task, VALUE, seconds ? seconds : 1e-6f, beside + sizeof NONE - 1);
+    head.outcome |= beside ? IS_MEASURED : 0;
+    size_t size = sizeof head + beside + sizeof NONE - 1;
+    Answered *last = team->parts ? (Answered *)(team->heads.data + team->heads.length) - 1 : NULL;
+    if (last && last->worker == number) {
+        last->size += size;
+    } else {
+        Answered part = {number, size, moment - began};
+        add(&team->heads, &part, sizeof part);
+        team->parts++;
+    }
+    add(&team->records, &head, sizeof head);
+    add(&team->records, &measured, beside);
+    add(&team->records, NONE, sizeof NONE - 1);
+    answered++;
+}
+
+/* Put what waits of a node's teams into frames: answers, then who has left. */
+static void speak(int node) {
+    double moment = now() - began;
+    for (uint32_t number = nodes[node].teams; number; number = teams[number].next) {
+        Team *team = &teams[number];
+        if (team->parts) {
+            static Buffer body;
+            body.length = 0;
+            Answered *heads = (Answered *)team->heads.data;
+            for (uint32_t i = 0; i < team->parts; i++)
+                heads[i].age = fmax(moment - heads[i].age, 0);
+            add(&body, &team->parts, sizeof team->parts);
+            add(&body, team->heads.data, team->heads.length);
+            add(&body, team->records.data, team->records.length);
+            team->parts = team->heads.length = team->records.length = 0;
+            send_frame(node, ANSWERS, number, body.data, body.length);
+        }
+        if (team->left.length) {
+            send_frame(node, LEFT, number, team->left.data, team->left.length);
+            team->left.length = 0;
+        }
+    }
+}
+
+/* Let what has been said to teams, or has ended in them, have its effect: idle members get tasks, or leave. */
+static void settle(void) {
+    while (touched_count) {
+        uint32_t number = touched[--touched_count];
+        Team *team = &teams[number];
+        team->listed = 0;
+        double moment = now();
+        while (team->count && team->idle) {
+            uint32_t member = team->idle;
+            Worker *worker = &workers[member];
+            manned += !worker->manned, worker->manned = 1;
+            if (seconds > 0) {
+                team->idle = worker->next_idle;
+                worker->task = take(team, 1).first;
+                running++;
+                push((End){moment + duration(), member, worker->task});
+                continue;
+            }
+            Range range = take(team, UINT32_MAX);
+            for (uint32_t i = 0; i < range.count; i++)
+                answer_in_team(team, member, range.first + i, moment);
+        }
+        double by = seconds > 0 ? moment + fmax(fmin(seconds * JOIN_SHARE, JOIN_MOST), JOIN) : moment;
+        if (team->parts && (!team->count || team->records.length >= ENOUGH))
+            by = moment;
+        if (!team->count && team->idle && seconds == 0 && team->parts) {
+            push((End){moment + JOIN, LEAVING, number}); /* a real one has more in its queue meanwhile */
+        } else if (!team->count && team->idle) {
+            while (team->idle) {
+                uint32_t member = team->idle;
+                add(&team->left, &member, sizeof member);
+                leave_team(member);
+            }
+            by = moment;
+        }
+        if (by <= moment)
+            speak(team->node);
+        else if (team->parts && by < nodes[team->node].speak_by)
+            push((End){nodes[team->node].speak_by = by, SPEAKING, team->node});
+    }
+}
+
+static void leave_team(uint32_t number) {
+    Worker *worker = &workers[number];
+    if (!worker->team)
+        return;
+    Team *team = &teams[worker->team];
+    for (uint32_t *at = &team->idle; *at; at = &workers[*at].next_idle)
+        if (*at == number) {
+            *at = worker->next_idle;
+            break;
+        }
+    team->members--;
+    worker->team = 0;
+}
+
+static void ended_in_team(uint32_t number, double moment) {
+    Worker *worker = &workers[number];
+    Team *team = &teams[worker->team];
+    answer_in_team(team, number, worker->task, moment);
+    worker->task = 0, running--;
+    worker->next_idle = team->idle, team->idle = number;
+    touch(worker->team);
+}
+
+static Team *team_of(int node, uint32_t number) {
+    grown(number);
+    Team *team = &teams[number];
+    if (!team->number)
+        *team = (Team){.node = node, .number = number, .next = nodes[node].teams}, nodes[node].teams = number;
+    return team;
+}
+
+static void to_team(int node, const Header *header, const uint8_t *body) {
+    Team *team = team_of(node, header->worker);
+    Batch batch;
+    Range range;
+    uint32_t number;
+    static Buffer recalled;
+    touch(header->worker);
+    recalled.length = 0;
+    switch (header->kind) {
+    case BATCH:
+        memcpy(&batch, body, sizeof batch);
+        enqueue_range(team, (Range){batch.first, batch.count});
+        received += batch.count;
+        return;
+    case JOIN_TEAM:
+        for (size_t at = 0; at < header->length; at += sizeof number) {
+            memcpy(&number, body + at, sizeof number);
+            if (number >= worker_room || !workers[number].alive || workers[number].team)
+                continue;
+            workers[number].team = header->worker;
+            workers[number].next_idle = team->idle, team->idle = number;
+            team->members++;
+        }
+        return;
+    case RECALL:
+        memcpy(&number, body, sizeof number);
+        while (number && team->count) {
+            Range *last = &team->queue[(team->first + team->count - 1) % team->room];
+            range.count = last->count < number ? last->count : number;
+            last->count -= range.count, number -= range.count;
+            range.first = last->first + last->count;
+            team->count -= !last->count;
+            add(&recalled, &range, sizeof range);
+        }
+        break;
+    case CANCEL:
+        memcpy(&range, body, sizeof range);
+        for (uint32_t i = team->count; i; i--) { /* once around the queue */
+            Range each = take(team, UINT32_MAX);
+            uint64_t end = each.first + each.count, cut_end = range.first + range.count;
+            uint64_t from = each.first > range.first ? each.first : range.first, to = end < cut_end ? end : cut_end;
+            Range gone = {from, from < to ? to - from : 0};
+            if (!gone.count) {
+                enqueue_range(team, each);
+                continue;
+            }
+            add(&recalled, &gone, sizeof gone);
+            if (from > each.first)
+                enqueue_range(team, (Range){each.first, from - each.first});
+            if (end > to)
+                enqueue_range(team, (Range){to, end - to});
+        }
+        for (uint32_t each = nodes[node].workers; each; each = workers[each].next)
+            if (workers[each].alive && workers[each].team == header->worker && range.first <= workers[each].task &&
+                workers[each].task < range.first + range.count)
+                end_worker(each, -15, CANCELLED);
+        break;
+    }
+    speak(node);
+    send_frame(node, RECALLED, header->worker, recalled.data, recalled.length);
+}
+
+/* ---- workers ---- */
 
 /* Until when an answer may wait for others; as Launcher.answer in launcher.py has it, which no test compares. */
 static double joined(uint32_t number) {
@@ -181,11 +435,14 @@ static void answer(uint32_t number, uint64_t task, int outcome, const void *payl
 static void end_worker(uint32_t number, int status, const char *reason) {
     Worker *worker = &workers[number];
     char body[400];
-    int length = snprintf(body, sizeof body, ENDED_FORMAT, status, (unsigned long long)worker->started, reason);
+    int length = snprintf(body, sizeof body, ENDED_FORMAT, status, (unsigned long long)worker->started, reason,
+                          (unsigned long long)worker->task);
+    leave_team(number);
+    speak(worker->node);
     send_frame(worker->node, ENDED, number, body, length);
-    running -= worker->count > 0;
+    running -= worker->count > 0 || worker->task;
     nodes[worker->node].alive--;
-    worker->alive = worker->count = 0;
+    worker->alive = worker->count = worker->task = 0;
 }
 
 /* Start the first task of the queue that may be started; skip those before it. */
@@ -212,7 +469,21 @@ static void ended(End end) {
             list(end.started);
         return;
     }
+    if (end.worker == LEAVING) {
+        touch(end.started);
+        return;
+    }
+    if (end.worker == SPEAKING) {
+        nodes[end.started].speak_by = INFINITY;
+        speak(end.started);
+        return;
+    }
     Worker *worker = &workers[end.worker];
+    if (worker->task) {
+        if (worker->alive && worker->task == end.started)
+            ended_in_team(end.worker, end.at);
+        return;
+    }
     if (!worker->alive || worker->started != end.started || !worker->count)
         return; /* it was killed meanwhile, or its node is lost */
     uint64_t task = worker->queue[worker->first];
@@ -267,18 +538,6 @@ static void on_tasks(uint32_t number, const uint8_t *body, size_t length) {
 
 /* ---- what comes from the head ---- */
 
-static Worker *grown(uint32_t number) {
-    if (number >= worker_room) {
-        uint32_t room = worker_room ? worker_room : 1024;
-        while (room <= number)
-            room *= 2;
-        workers = realloc(workers, room * sizeof(Worker));
-        memset(workers + worker_room, 0, (room - worker_room) * sizeof(Worker));
-        worker_room = room;
-    }
-    return &workers[number];
-}
-
 static int contains(const uint8_t *body, size_t length, const char *text) {
     return memmem(body, length, text, strlen(text)) != NULL;
 }
@@ -308,6 +567,9 @@ static void handle(int node, const Header *header, const uint8_t *body) {
     case TASKS:
         if (worker)
             on_tasks(number, body, length);
+        break;
+    case JOIN_TEAM: case BATCH: case RECALL: case CANCEL:
+        to_team(node, header, body);
         break;
     case RETRACT:
         if (worker) {
@@ -343,8 +605,8 @@ static void lose(int node) {
     nodes[node].fd = -1;
     for (uint32_t each = nodes[node].workers; each; each = workers[each].next)
         if (workers[each].alive) {
-            running -= workers[each].count > 0;
-            workers[each].alive = 0;
+            running -= workers[each].count > 0 || workers[each].task;
+            workers[each].alive = workers[each].task = 0;
         }
 }
 
@@ -422,6 +684,7 @@ int main(int argc, char **argv) {
     if (argc != 5)
         return 2;
     seconds = atof(argv[1]), spread = atof(argv[2]), heartbeat = atof(argv[3]);
+    began = now();
     node_count = 1;
     for (char *at = argv[4]; *at; at++)
         node_count += *at == ',';
@@ -436,7 +699,7 @@ int main(int argc, char **argv) {
     for (char *word = strtok(argv[4], ","); word; word = strtok(NULL, ","), i++) {
         nodes[i].fd = atoi(word);
         nodes[i].last_sent = now();
-        nodes[i].due = INFINITY;
+        nodes[i].due = nodes[i].speak_by = INFINITY;
         fcntl(nodes[i].fd, F_SETFL, O_NONBLOCK);
         struct epoll_event event = {EPOLLIN, {.u32 = i}};
         epoll_ctl(epoll, EPOLL_CTL_ADD, nodes[i].fd, &event);
@@ -446,6 +709,7 @@ int main(int argc, char **argv) {
         double moment = now();
         while (heap_count && heap[0].at <= moment)
             ended(pop());
+        settle();
         if (moment >= beat) {
             for (i = 0; i < node_count; i++)
                 if (nodes[i].fd >= 0 && moment - nodes[i].last_sent >= heartbeat)

@@ -21,12 +21,12 @@ from benchmarks.harness import Skipped
 from hyperflow._job import JobEnv, open_job
 from hyperflow.config import read_settings
 from hyperflow.head.fleet import NodePlan
-from hyperflow.launcher import head_stream, launcher
+from hyperflow.launcher import head_stream, launcher, teams
 from hyperflow.transports.process import WRITE_AHEAD, Connection, Receiver
 from hyperflow.wire import answer_ring, frames, messages
 from hyperflow.wire.frames import Kind, Outcome
 from hyperflow.wire.messages import Ready, WorkerEnded
-from hyperflow.wire.numbers import NO_WORKER, Seq
+from hyperflow.wire.numbers import NO_WORKER, Seq, TaskNumber
 from hyperflow.worker import measure
 
 SOURCE = Path(__file__).with_name("stand_in.c")
@@ -39,8 +39,8 @@ CLOSING = 30.0
 
 def definitions() -> list[str]:
     """Return what the compiler has to know: the wire as it is here."""
-    ended = json.dumps(WorkerEnded(-1001, Seq(-1002), "-1003", False, "", 0)._asdict())
-    for number, form in (("-1001", "%d"), ("-1002", "%llu"), ("-1003", "%s")):
+    ended = json.dumps(WorkerEnded(-1001, Seq(-1002), "-1003", False, "", 0, TaskNumber(-1004))._asdict())
+    for number, form in (("-1001", "%d"), ("-1002", "%llu"), ("-1003", "%s"), ("-1004", "%llu")):
         ended = ended.replace(number, form)
     texts = {
         "READY_BODY": json.dumps(json.dumps(Ready(False)._asdict())),
@@ -57,10 +57,13 @@ def definitions() -> list[str]:
         "MEASURED_SIZE": frames.MEASURED.size,
         "MEASURED_FROM": measure.WORTH,
         "IS_MEASURED": frames.IS_MEASURED,
-        "JOIN": launcher.JOIN,
-        "JOIN_SHARE": launcher.JOIN_SHARE,
-        "JOIN_MOST": launcher.JOIN_MOST,
-        "WORTH_JOINING": launcher.WORTH_JOINING,
+        "BATCH_SIZE": frames.BATCH.size,
+        "RANGE_SIZE": frames.RANGE.size,
+        "ANSWERED_SIZE": frames.ANSWERED.size,
+        "JOIN_TEAM": int(Kind.JOIN),
+        "JOIN_SHARE": teams.JOIN_SHARE,
+        "JOIN_MOST": teams.JOIN_MOST,
+        "WORTH_JOINING": teams.WORTH_JOINING,
         "WAKE": answer_ring.WAKE,
         "ENOUGH": head_stream.ENOUGH,
         "NO_WORKER": NO_WORKER,
@@ -68,6 +71,7 @@ def definitions() -> list[str]:
         "VALUE": int(Outcome.VALUE),
         "SKIPPED": int(Outcome.SKIPPED),
         **{kind.name: int(kind) for kind in Kind},
+        "JOIN": teams.JOIN,
     }
     return [f"-D{name}={value}" for name, value in (texts | numbers).items()]
 

@@ -26,6 +26,8 @@ from hyperflow.wire.numbers import TaskNumber, WorkerNumber
 SECONDS = 0.02
 """How long a task takes, on both."""
 
+TEAM = WorkerNumber(90)
+
 Heard = tuple[int, int, memoryview]
 
 
@@ -100,10 +102,22 @@ class Head:
             frames.add_task(records, TaskNumber(number), self.definition.number, self.payload)
         return b"".join(frames.records_frame(Kind.TASKS, WorkerNumber(worker), records))
 
+    def batch(self, first: int, count: int) -> bytes:
+        """Return a frame of tasks for the team."""
+        body = frames.batch(self.definition.number, TaskNumber(first), [self.payload] * count)
+        return b"".join(frames.records_frame(Kind.BATCH, TEAM, body))
+
     def count(self, kind: Kind) -> int:
         """Return how many of a kind have come; of results, all that are in the frames."""
         bodies = [body for each, _, body in self.heard if each == kind]
         return sum(len(list(frames.results(body))) for body in bodies) if kind == Kind.RESULTS else len(bodies)
+
+
+def answers(body: memoryview) -> list[Any]:
+    """Return what results say, without what takes as long as it takes."""
+    measured: dict[TaskNumber, tuple[float, int]] = {}
+    results = frames.results(body, measured)
+    return [(task, task in measured, outcome, bytes(it), out) for task, outcome, _, it, out in results]
 
 
 def told(heard: list[Heard]) -> dict[int, list[Any]]:
@@ -112,9 +126,10 @@ def told(heard: list[Heard]) -> dict[int, list[Any]]:
     for kind, worker, body in heard:
         said = found.setdefault(worker, [])
         if kind == Kind.RESULTS:
-            measured: dict[TaskNumber, tuple[float, int]] = {}
-            results = frames.results(body, measured)
-            said += [(task, task in measured, outcome, bytes(it), out) for task, outcome, _, it, out in results]
+            said += answers(body)
+        elif kind == Kind.ANSWERS:
+            for member, _, records in frames.read_answers(body):
+                found[member] += answers(records)
         elif kind == Kind.ENDED:
             said.append({**json.loads(bytes(body)), "tail": "", "peak_memory": 0})
         else:
@@ -137,6 +152,14 @@ def conversation(open_one: Callable[[Path], AbstractContextManager[socket.socket
         head.order(frames.frame(Kind.RETRACT, WorkerNumber(1), frames.SIZE.pack(4)), head.tasks(1, 5, 6, 7, 8))
         head.order(head.tasks(3, 9), frames.frame(Kind.ALIVE), frames.frame(Kind.FORGET, body=b""))
         head.wait(lambda: head.count(Kind.RESULTS) == 9 and head.count(Kind.ENDED) == 1)
+        # A team: its queue, what is taken out of it before it is looked at, and who leaves.
+        joins = frames.frame(Kind.JOIN, TEAM, frames.NUMBER.pack(1))
+        head.order(head.batch(20, 3), joins)
+        head.wait(lambda: head.count(Kind.LEFT) == 1)
+        recalls = [frames.frame(Kind.RECALL, TEAM, frames.NUMBER.pack(count)) for count in (4, 1)]
+        cancels = frames.frame(Kind.CANCEL, TEAM, frames.RANGE.pack(31, 2))
+        head.order(head.batch(30, 6), head.batch(40, 2), joins, recalls[0], cancels, recalls[1])
+        head.wait(lambda: head.count(Kind.LEFT) == 2)
         head.order(frames.frame(Kind.KILL, WorkerNumber(2)), frames.frame(Kind.RETIRE, WorkerNumber(1)))
         head.wait(lambda: head.count(Kind.ENDED) == 3)
         head.order(head.tasks(1, 10), head.fork(4), frames.frame(Kind.CLOSE))

@@ -23,7 +23,7 @@ from hyperflow.launcher.head_stream import HeadStream
 from hyperflow.launcher.post_mortems import PostMortems
 from hyperflow.launcher.teams import JOIN, JOIN_MOST, JOIN_SHARE, WORTH_JOINING, Teams
 from hyperflow.wire import frames
-from hyperflow.wire.answer_ring import LOOK, WAKE
+from hyperflow.wire.answer_ring import LOOK, TEAM_LOOK, WAKE
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.numbers import WorkerNumber
 
@@ -157,7 +157,7 @@ class Answers:
     def _look_later(self, process: child.WorkerProcess) -> None:
         """Look for answers in a while: a worker has said that it has more in hand."""
         is_new = not process.answers_at
-        process.answers_at = time.monotonic() + LOOK
+        process.answers_at = time.monotonic() + (TEAM_LOOK if self._teams.serves(process.number) else LOOK)
         if is_new:
             heapq.heappush(self._looks, (process.answers_at, process.number))
             self._wake_by(process.answers_at)

@@ -16,9 +16,9 @@ from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Outcome
 from hyperflow.wire.numbers import Seq, TaskNumber, WorkerNumber
 
-HAND_SECONDS = 0.04
+HAND_SECONDS = 0.05
 """Work that a worker has in hand at most, where there is more than one task of it: twice what passes between its
-messages (wire/answer_ring.WAKE)."""
+messages (wire/answer_ring.TEAM_WAKE)."""
 
 ONE_MORE_BELOW = 0.05
 """One task more than it is in, a worker gets if they take less than so many seconds."""

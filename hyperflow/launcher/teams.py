@@ -16,7 +16,7 @@ from hyperflow.launcher.head_stream import ENOUGH, HeadStream
 from hyperflow.launcher.stretches import Range, Stretch
 from hyperflow.launcher.team import HAND_BYTES, IDLE, SILENCE, Member, Team
 from hyperflow.wire import frames
-from hyperflow.wire.answer_ring import WAKE
+from hyperflow.wire.answer_ring import TEAM_WAKE
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import CANCELLED
 from hyperflow.wire.numbers import TaskNumber, WorkerNumber
@@ -30,8 +30,8 @@ JOIN_SHARE, JOIN_MOST = 0.05, 0.1
 WORTH_JOINING = 2
 """They wait only if so many messages are to be expected meanwhile."""
 
-DEEP = 0.1
-"""Where so many seconds of work wait in the queue, answers may wait for WAKE: nobody runs out of work meanwhile."""
+DEEP = 0.03
+"""Where so many seconds of work wait for each worker, answers wait for TEAM_WAKE: nobody runs out of work meanwhile."""
 
 HANDLED = frozenset(map(int, (Kind.JOIN, Kind.BATCH, Kind.RECALL, Kind.CANCEL)))
 """What the head says to teams."""
@@ -157,7 +157,7 @@ class Teams:
         if self._kept >= ENOUGH or not team.queue.count:
             return 0.0
         if team.work >= DEEP:
-            joined = WAKE
+            joined = TEAM_WAKE
         else:
             seconds = frames.RESULT.unpack_from(records)[2]  # of the first; the others mostly take as long
             joined = max(min(seconds * JOIN_SHARE, JOIN_MOST), JOIN)

@@ -33,6 +33,9 @@ WAKE = 0.008
 LOOK = 0.02
 """Seconds after such a message until the launcher looks by itself; more than WAKE."""
 
+TEAM_WAKE, TEAM_LOOK = 0.02, 0.05
+"""The same two for a worker that serves a team: its launcher has more work for it, and nobody waits for each answer."""
+
 PAGES = PLACE + SIZE
 """What a worker and its launcher share: one page of words (see also claim_page.py), and the answers."""
 

@@ -40,7 +40,8 @@ class Log:
         self.task = TaskNumber(0)
         """The evaluation that runs; 0 when it has ended."""
         self.echo = echo
-        self._expected = os.fstat(1).st_size  # what follows, another process has written
+        self.expected = os.fstat(1).st_size
+        """Bytes of the file; what follows, another process has written."""
         self._others = False
         self._new_lock()
         os.register_at_fork(after_in_child=self._new_lock)
@@ -55,7 +56,7 @@ class Log:
             self._look()
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             os.write(1, f"{now} [{self._label()}] {line}\n".encode(errors="replace"))
-            self._expected = os.fstat(1).st_size
+            self.expected = os.fstat(1).st_size
 
     def _label(self) -> str:
         """Return the mark of the evaluation that runs, or ran last; who reads the log can find its end."""
@@ -86,11 +87,11 @@ class Log:
 
     def _look(self) -> None:
         size = os.fstat(1).st_size
-        if size > self._expected:
+        if size > self.expected:
             self._others = True
             if self.echo is not None:
-                self.echo.lines_of_others(self.task, self._expected, size)
-                self._expected = size
+                self.echo.lines_of_others(self.task, self.expected, size)
+                self.expected = size
 
 
 class MarkedOutput(io.TextIOBase):

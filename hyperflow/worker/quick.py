@@ -15,6 +15,7 @@ import contextvars
 import enum
 import io
 import itertools
+import os
 import struct
 import sys
 import time
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 from hyperflow.shipping import pickler
 from hyperflow.shipping.arrivals import Arrivals
 from hyperflow.wire import frames
-from hyperflow.wire.answer_ring import PLACE, WAKE, WRITTEN
+from hyperflow.wire.answer_ring import PLACE, TEAM_WAKE, WRITTEN
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.fences import FENCED, fence
 from hyperflow.worker.lock_client import LockClient
@@ -35,6 +36,9 @@ from hyperflow.worker.traces import Traces, count_threads
 
 QUICK = 50e-6
 """An evaluation that took fewer seconds has started no program that could have written to the log."""
+
+PAUSE = 0.01
+"""After so many seconds, all that tasks may have left behind is looked for; until then, what each can be asked."""
 
 LONGEST = 64
 """Bytes of a pickled scalar for which there is a layout of records; a larger one is rare (a long integer)."""
@@ -83,6 +87,9 @@ class QuickLoop:
         """The pickled arguments of the task that runs."""
         self.forks: list[int] = []
         """Holds something in a copy of the process."""
+        self.looked = 0.0
+        """When all was looked for last."""
+        self._pid = os.getpid()
         self._stream = stream
         self._claims = claims
         self._log = log
@@ -92,6 +99,15 @@ class QuickLoop:
         self._outputs = outputs
         self._input: io.TextIOBase | Any = sys.stdin
         self._layouts = [layout(length).pack_into for length in range(LONGEST)]
+
+    def _is_odd(self, now: float) -> bool:
+        """Whether there is something to be done after a task that was not quick."""
+        if now >= self.looked + PAUSE or os.getpid() != self._pid:
+            return True
+        try:
+            return os.lseek(1, 0, os.SEEK_END) != self._log.expected  # another process has written; fstat takes longer
+        except OSError:
+            return True
 
     def run(
         self,
@@ -135,7 +151,7 @@ class QuickLoop:
             now = clock()
             if (
                 type(value) not in scalars
-                or now - begin > QUICK
+                or (now - begin > QUICK and self._is_odd(now))
                 or (printed or complained or changed or visitors or forks)
                 or sys_module.stdout is not stdout
                 or sys_module.stderr is not stderr
@@ -155,7 +171,7 @@ class QuickLoop:
                 if FENCED:
                     fence()
                 words[WRITTEN] = ring.written = end
-            if end - stream.told >= PART or now - stream.woken >= WAKE:
+            if end - stream.told >= PART or now - stream.woken >= TEAM_WAKE:
                 if not traces.has_stream():
                     return Last(Rare.NO_STREAM, payload, begin)
                 stream.tell()

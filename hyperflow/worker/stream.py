@@ -35,6 +35,8 @@ class Stream:
         self._sock = sock
         self.ring = ring
         self.told = 0  # up to where the launcher knows that there are answers
+        self.wake = WAKE
+        """How many seconds may pass between messages while several tasks are in hand."""
         self.woken = -math.inf  # when it was told last that several tasks are in hand
         self._believed = 0  # how many it believes to be in hand
 
@@ -42,7 +44,7 @@ class Stream:
         """Send an answer without buffers, where so many tasks are in hand."""
         ring = self.ring
         if left and len(data) < LONGEST and ring.put(task, outcome, seconds, data):
-            if left == 1 or time.perf_counter() - self.woken >= WAKE or ring.written - self.told >= PART:
+            if left == 1 or time.perf_counter() - self.woken >= self.wake or ring.written - self.told >= PART:
                 self._send(b"", left)
             return
         self._send(frames.result_frame(task, outcome, seconds, data, _hand(left)), left)

@@ -38,7 +38,7 @@ from hyperflow.saying import short_str
 from hyperflow.shipping import pickler, rebuild
 from hyperflow.shipping.arrivals import Arrivals
 from hyperflow.wire import blas, channel, frames, messages, processes
-from hyperflow.wire.answer_ring import AnswerRing
+from hyperflow.wire.answer_ring import TEAM_WAKE, WAKE, AnswerRing
 from hyperflow.wire.channel import IN_CHANNEL, Channel
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Kind, Outcome, Shape
@@ -53,7 +53,7 @@ from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import LONGEST_NAME, Log, MarkedOutput
 from hyperflow.worker.measure import WORTH, Measure
 from hyperflow.worker.outcomes import dumps, dumps_result, raised, text, unsendable
-from hyperflow.worker.quick import QUICK, Rare
+from hyperflow.worker.quick import PAUSE, QUICK, Rare
 from hyperflow.worker.stream import Stream
 from hyperflow.worker.traces import LAST_WORDS, Traces, end_soon, has_callbacks
 
@@ -67,9 +67,6 @@ LAST = 2
 """So many tasks of a chunk are run one by one: before them it is looked whether more has come."""
 
 NO_STREAM = "the function has closed or replaced the descriptor by which"
-
-PAUSE = 0.004
-"""Seconds of a chunk after which all traces are looked for, if its tasks take a while."""
 
 
 @frozen
@@ -242,7 +239,6 @@ class Worker:
         self.trouble = ""
         self.in_chunks = 0  # how many of the tasks until now came in chunks
         self.function_at_work: DefinitionNumber | None = None  # in the quick loop
-        self.looked = 0.0  # when all traces were looked for last
         self.traces = Traces(stream.fileno())
         self.quick = quick.QuickLoop(stream, claims, log, self.lock_client, self.traces, arrivals, outputs)
         os.register_at_fork(after_in_child=lambda: self.quick.forks.append(1))
@@ -309,6 +305,7 @@ class Worker:
     def run_all(self, body: memoryview) -> None:
         """Run tasks that came by themselves."""
         later, records = self.lock_client.later, list(frames.tasks(body))
+        self.stream.wake = WAKE
         left = count = len(records)
         for task, function, payload, buffers in records:
             left -= 1
@@ -325,6 +322,7 @@ class Worker:
         """Run tasks of one function, which came as a piece of a batch."""
         function, first, lengths, payloads = frames.read_batch(body)
         pieces, later = quick.pieces(lengths, payloads), self.lock_client.later
+        self.stream.wake = TEAM_WAKE
         task, end = first, first + len(lengths)
         while task < end and not self.leaving:
             if end - task > LAST and self.log.echo is None and self.is_at_hand(function):
@@ -380,6 +378,8 @@ class Worker:
             self.seq += count
             self.in_chunks += count
             task = TaskNumber(task + count)
+            if count > 1:
+                self.states = None  # they were noted before another one
             if last is None:
                 break
             self.left = end - task + len(self.lock_client.later)
@@ -469,7 +469,7 @@ class Worker:
         except BaseException as error:
             out = []
             outcome, data = unsendable(value, error)
-        thoroughly = is_new or (seconds > QUICK and not (in_chunk and now < self.looked + PAUSE))
+        thoroughly = is_new or (seconds > QUICK and not (in_chunk and now < self.quick.looked + PAUSE))
         self.conclude(task, outcome, seconds, data, out, is_async, thoroughly)
 
     def fail(
@@ -597,7 +597,7 @@ class Worker:
         """Remove what the function has left in this process, or leave the next task to another one."""
         refusing = self.clean_loop() if is_async else ""
         if thoroughly:
-            self.looked = time.perf_counter()
+            self.quick.looked = time.perf_counter()
         self.leaving = self.traces.remove(thoroughly) or refusing
         if self.leaving:
             end_soon()  # what a function has registered with atexit may hang

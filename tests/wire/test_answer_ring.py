@@ -178,8 +178,8 @@ def test_every_answer_comes_once_and_in_order(count: int, room: int, ticks: int)
 def looks_at_the_clock_first(to: Any, task: int, left: int) -> None:
     """A worker that asks whether it is time for a message before the answer is there."""
     now = stream.time.perf_counter()
-    assert to._ring.put(task, Outcome.VALUE, 0.0, bytes([task]))
-    if now - to._woken >= WAKE:
+    assert to.ring.put(task, Outcome.VALUE, 0.0, bytes([task]))
+    if now - to.woken >= WAKE:
         to._send(b"", SEVERAL)
 
 

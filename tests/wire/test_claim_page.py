@@ -1,5 +1,9 @@
 """A worker and its launcher agree which tasks are started, whatever the order in which their processors see things."""
 
+import contextvars
+import math
+import pickle
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -7,9 +11,12 @@ from typing import Any
 import pytest
 
 from hyperflow.wire import claim_page, frames
+from hyperflow.wire.answer_ring import PLACE
 from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Outcome
 from hyperflow.wire.numbers import Seq
+from hyperflow.worker import quick
+from hyperflow.worker.quick import QuickLoop, Rare
 from hyperflow.worker.worker import Worker
 from tests.stepping import Log, Party, Words, explore
 
@@ -42,8 +49,9 @@ def worker(run_all: Run, batches: list[int]) -> Party:
     def party(words: Words, log: Log) -> None:
         made = object.__new__(Worker)
         made.claims = SimpleNamespace(words=words)  # type: ignore[assignment]
-        made.seq, made.leaving = 0, ""
+        made.seq, made.in_chunks, made.leaving = 0, 0, ""
         made.lock_client = SimpleNamespace(later=[])  # type: ignore[assignment]
+        made.stream = SimpleNamespace()  # type: ignore[assignment]
         made.poll = lambda: None  # type: ignore[method-assign]
 
         def answer(_: Any, outcome: Outcome, __: float, data: bytes) -> None:
@@ -57,6 +65,34 @@ def worker(run_all: Run, batches: list[int]) -> Party:
             run_all(made, count)
 
     return party
+
+
+def quickly(self: Any, count: Any) -> None:
+    """A worker in its quick loop."""
+
+    class Ring:
+        words, page, size, written, taken = self.claims.words, bytearray(PLACE + 1000), 1000, 0, 0
+
+    nothing = SimpleNamespace(partial=[])
+    stream: Any = SimpleNamespace(ring=Ring, told=0, woken=math.inf)
+    traces: Any = SimpleNamespace(threads=math.inf, surroundings=SimpleNamespace(before={}))
+    log: Any = SimpleNamespace()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", nothing)
+        patch.setattr(sys, "stderr", nothing)
+        patch.setattr(quick, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+        arrivals: Any = SimpleNamespace(visitors={})
+        loop = QuickLoop(stream, self.claims, log, SimpleNamespace(), traces, arrivals, (nothing, nothing))  # type: ignore[arg-type]
+
+        def evaluate() -> None:
+            self.seq = log.task
+            self.run()
+
+        tasks = iter([(pickle.dumps(()),)] * count)
+        while last := loop.run(evaluate, contextvars.Context(), self.seq + 1, tasks):
+            assert last.why is Rare.TAKEN_BACK
+            self.seq = self.claims.words[STARTED]
+            self.answer(0, Outcome.SKIPPED, 0.0, frames.SIZE.pack(self.seq))
 
 
 def wrong(batches: list[int], retract: Retract = ClaimPage.retract, run_all: Run = Worker.run_all) -> set[str]:
@@ -115,6 +151,7 @@ class _Hears(_Sends):
 def test_no_task_runs_twice_and_none_is_lost(batches: list[int]) -> None:
     """In every interleaving, a task that was retracted has not run, and each other one has."""
     assert wrong(batches) == set()
+    assert wrong(batches, run_all=quickly) == set()
 
 
 def stale(page: ClaimPage, below: Seq) -> Seq:
