@@ -295,12 +295,14 @@ static void settle(void) {
             for (uint32_t i = 0; i < range.count; i++)
                 answer_in_team(team, member, range.first + i, moment);
         }
-        double by = seconds > 0 ? moment + fmax(fmin(seconds * JOIN_SHARE, JOIN_MOST), JOIN) : moment;
-        if (team->parts && (!team->count || team->records.length >= ENOUGH))
+        double wait = fmax(fmin(seconds * JOIN_SHARE, JOIN_MOST), JOIN);
+        int expected = wait * team->members > WORTH_JOINING * fmax(seconds, TEAM_WAKE);
+        double by = seconds > 0 ? moment + wait : moment;
+        if (team->parts && ((!team->count && !expected) || team->records.length >= ENOUGH))
             by = moment;
         if (!team->count && team->idle && seconds == 0 && team->parts) {
             push((End){moment + JOIN, LEAVING, number}); /* a real one has more in its queue meanwhile */
-        } else if (!team->count && team->idle) {
+        } else if (!team->count && team->idle && (!team->parts || by <= moment)) { /* else when their answers go */
             while (team->idle) {
                 uint32_t member = team->idle;
                 add(&team->left, &member, sizeof member);
@@ -476,6 +478,8 @@ static void ended(End end) {
     if (end.worker == SPEAKING) {
         nodes[end.started].speak_by = INFINITY;
         speak(end.started);
+        for (uint32_t number = nodes[end.started].teams; number; number = teams[number].next)
+            touch(number);
         return;
     }
     Worker *worker = &workers[end.worker];

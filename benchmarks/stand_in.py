@@ -64,6 +64,7 @@ def definitions() -> list[str]:
         "JOIN_SHARE": teams.JOIN_SHARE,
         "JOIN_MOST": teams.JOIN_MOST,
         "WORTH_JOINING": teams.WORTH_JOINING,
+        "TEAM_WAKE": teams.TEAM_WAKE,
         "WAKE": answer_ring.WAKE,
         "ENOUGH": head_stream.ENOUGH,
         "NO_WORKER": NO_WORKER,

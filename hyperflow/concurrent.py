@@ -48,6 +48,9 @@ and few enough that an endless iterable needs little memory."""
 STARTS_BETWEEN_PAUSES = 2000
 """After so many starts the event loop runs once, so that workers begin while the rest is started."""
 
+ALIKE_AT_ONCE = 4
+"""So many that go together cost what one does, once the workers have begun."""
+
 
 class _Group:
     """Flows that run side by side and end together.
@@ -68,6 +71,7 @@ class _Group:
         # Those that run. Only where an error is to name the call, with its x and step.
         self._futures: dict[asyncio.Future[Any], tuple[int, Any, Step | None]] = {}
         self._alike: BulkMap | None = None  # what starts those that are like the one before
+        self._ways: dict[object, BulkMap | None] = {}
         self._waiter: asyncio.Future[None] | None = None
         self._enough = 0
         self.name = ""
@@ -87,16 +91,21 @@ class _Group:
         """Run the flow of each x, at most `limit` at a time; return their results in order, or the first failure."""
         try:
             source, self._alike = iter(xs), environment.open_map(self)
+            self._ways = {None: self._alike}
+            paused = 0
             while not self.failed:
-                room = STARTS_BETWEEN_PAUSES - len(self.results) % STARTS_BETWEEN_PAUSES
+                room, together = STARTS_BETWEEN_PAUSES - (len(self.results) - paused), 1
                 if limit is not None:
                     await self._until_fewer_than(limit)
                     if self.failed:
                         break
                     room = min(room, limit - self.going)
-                if not self._start_some(source, room):
+                elif paused:
+                    together = ALIKE_AT_ONCE
+                if not self._start_some(source, room, together):
                     break
-                if len(self.results) % STARTS_BETWEEN_PAUSES == 0:
+                if len(self.results) - paused >= STARTS_BETWEEN_PAUSES:
+                    paused = len(self.results)
                     await asyncio.sleep(0)
             await self._until_fewer_than(1)
             if self.failed:
@@ -113,22 +122,26 @@ class _Group:
             raise
         finally:
             self._alike = None  # which knows this
-            for content in (self.results, self.failed, self.returned, self._futures):
+            for content in (self.results, self.failed, self.returned, self._futures, self._ways):
                 content.clear()
 
-    def _start_some(self, xs: Iterator[Any], most: int) -> bool:
-        """Start the flows of so many xs; return False if there are no more."""
+    def _start_some(self, xs: Iterator[Any], most: int, together: int) -> bool:
+        """Start the flows of so many xs; so many that go together count one. Return False if there are no more."""
         started = 0
-        if self._alike is not None:
-            while started < most:
-                count, other = self._alike.start(xs, self.fn, most - started)
-                started += count
-                if other is None:
-                    return started == most
-                self._start(*other)
-                started += 1
+        while self._alike is not None and started < most:
+            # What a memoized function computes at once, it computes here.
+            many = together if self._alike is self._ways[None] else 1
+            wanted = (most - started) * many
+            count, other = self._alike.start(xs, self.fn, wanted)
+            started += -(-count // many)
+            if other is None:
+                return count == wanted
+            self._start(*other)
+            self._alike = self._way_of(other[1])
+            started += 1
+        if started >= most:
             return True
-        for x in itertools.islice(xs, most):
+        for x in itertools.islice(xs, most - started):
             started += 1
             try:
                 one = x if self.fn is None else self.fn(x)
@@ -138,6 +151,15 @@ class _Group:
             else:
                 self._start(x, one)
         return started == most
+
+    def _way_of(self, one: Any) -> BulkMap | None:
+        """Return what starts together those that are like this one."""
+        step: Step | None = one.step if isinstance(one, Flow) else None
+        way = None if step is None else step.way()
+        if way not in self._ways:
+            assert step is not None
+            self._ways[way] = step.open_map(self)
+        return self._ways[way]
 
     def _start(self, x: Any, one: Any) -> None:
         """Start the flow of one x, or whatever the user's function has returned."""
@@ -184,7 +206,8 @@ class _Group:
 
     def apart(self, place: int, future: asyncio.Future[Any], step: Any) -> None:
         """One of them goes on by itself."""
-        self._begun(place, None, future, step if self.returns else None)
+        named = self.returns or isinstance(future, (asyncio.Task, Outcome))
+        self._begun(place, None, future, step if named else None)
 
     def refused(self, x: Any, error: Exception) -> bool:
         """The user's function made no flow of x: return whether that is noted."""
@@ -197,8 +220,9 @@ class _Group:
         return self._noted(x, error)
 
     def _cancel_alike(self) -> None:
-        if self._alike is not None:
-            self._alike.cancel()
+        for alike in self._ways.values():
+            if alike is not None:
+                alike.cancel()
 
     # ---- how they end --------------------------------------------------------------------------------------------
 

@@ -17,7 +17,9 @@ import functools
 import hashlib
 import json
 import warnings
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import Any, NamedTuple
 
 SCHEMA_VERSION = 2
 
@@ -27,12 +29,19 @@ ORIGIN = ', "origin": {'
 """What is before it in the metadata is the same for many entries, and read once for all of them."""
 
 
+_blank = hashlib.blake2b(digest_size=16).copy
+"""To copy one is quicker than to make one."""
+
+
 class DamagedEntry(RuntimeWarning):
     """An entry of the results database is not what was written; it counts as absent."""
 
 
 Entry = tuple[str, str, str]
 """Map, key, value."""
+
+Row = tuple[str, str, str, str, float, bytes, int, str]
+"""Map, key, value, program, time, checksum, schema version, metadata: an entry as the file has it."""
 
 
 def warn_of(damaged: list[str]) -> None:
@@ -47,7 +56,23 @@ def checksum(map_name: str, key: str, value: str, version: int = SCHEMA_VERSION,
         text = f"{len(map_name)}:{len(key)}:{map_name}{key}{value}"
     else:
         text = f"{version}:{len(map_name)}:{len(key)}:{len(value)}:{map_name}{key}{value}{metadata}"
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    made = _blank()
+    made.update(text.encode("utf-8", "surrogatepass"))
+    return made.digest()
+
+
+def checksums(
+    maps: Iterable[str], keys: Iterable[str], values: Iterable[str], metadata: Iterable[str]
+) -> Iterator[bytes]:
+    """Yield the `checksum` of each of some new entries. What many have in common is put into words once."""
+    last_map, head = None, ""
+    for map_name, key, value, about in zip(maps, keys, values, metadata, strict=True):
+        if map_name is not last_map:
+            last_map, head = map_name, f"{SCHEMA_VERSION}:{len(map_name)}:"
+        made = _blank()
+        text = f"{head}{len(key)}:{len(value)}:{map_name}{key}{value}{about}"
+        made.update(text.encode("utf-8", "surrogatepass"))
+        yield made.digest()
 
 
 def is_sound(map_name: object, key: object, value: object, digest: bytes, version: int, metadata: str) -> bool:
@@ -70,6 +95,35 @@ class FromCode(str):
         made.code = code
         made.metadata = metadata
         return made
+
+
+class Columns(NamedTuple):
+    """New entries, column by column; those after the keys and values may be endless, if they are alike."""
+
+    maps: Sequence[str]
+    keys: Sequence[str]
+    values: Sequence[str]
+    programs: Iterable[str]
+    times: Iterable[float]
+    checksums: Iterable[bytes]
+    versions: Iterable[int]
+    metadata: Iterable[str]
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry], program_id: str, when: float) -> Columns:
+        """Return new entries that this version of the program records now."""
+        maps = [map_name for map_name, _, _ in entries]
+        keys = [key for _, key, _ in entries]
+        texts = [str(value) for _, _, value in entries]
+        abouts = [value.metadata if type(value) is FromCode else NO_METADATA for _, _, value in entries]
+        of_all = checksums(maps, keys, texts, abouts)
+        return cls(maps, keys, texts, repeat(program_id), repeat(when), of_all, repeat(SCHEMA_VERSION), abouts)
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Row]) -> Columns:
+        """Return entries as a file has them."""
+        columns: Any = ([row[at] for row in rows] for at in range(len(cls._fields)))
+        return cls(*columns)
 
 
 def text_of(value: str, version: int, metadata: str = NO_METADATA) -> str:

@@ -25,14 +25,15 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from hyperflow import files
 from hyperflow.database import layout, leftover, place
-from hyperflow.database.entries import NO_METADATA, SCHEMA_VERSION, Entry, FromCode, checksum, is_sound, text_of
+from hyperflow.database.entries import NO_METADATA, Columns, Entry, FromCode, Row, is_sound, text_of
 from hyperflow.database.index import MOST, RUN, SHORTEST, Index, digest
 from hyperflow.database.kept import LONGEST, MEMORY_BUDGET, Kept
 from hyperflow.database.layout import Counts, damaged, seal
@@ -53,9 +54,6 @@ PIECE = 5_000
 
 WAL_LIMIT = 4 * 1024 * 1024
 """Bytes added, by a rough count, after which there is a checkpoint: the WAL is written back into the database."""
-
-Row = tuple[str, str, str, str, float, bytes, int, str]
-"""Map, key, value, program, time, checksum, schema version, metadata: an entry as the file has it."""
 
 
 class Watermark(NamedTuple):
@@ -144,18 +142,13 @@ class DatabaseFile:
 
         If it raises DatabaseError, none was added; so does `ingest`.
         """
-        now = time.time()
-        rows: list[Row] = []
-        for map_name, key, value in entries:
-            about = value.metadata if type(value) is FromCode else NO_METADATA
-            of_all = checksum(map_name, key, value, SCHEMA_VERSION, about)
-            rows.append((map_name, key, str(value), self.program_id, now, of_all, SCHEMA_VERSION, about))
-        self.add(rows)
-        keep = self.kept.put
-        for map_name, key, value in entries:
+        self._add(Columns.of(entries, self.program_id, time.time()))
+        for _, _, value in entries:
             if type(value) is FromCode:
                 value.metadata = NO_METADATA  # it is on the disk, and longer than most values
-            keep(map_name, key, value)
+        for map_name, of_map in groupby(entries, itemgetter(0)):
+            _, of_keys, values = zip(*of_map, strict=True)
+            self.kept.put_all(map_name, of_keys, values)
 
     def ingest(self, rows: list[Row], source: str, since: Watermark | None, watermark: Watermark) -> bool:
         """Add entries of another program as they are, and move its watermark, in one transaction.
@@ -186,18 +179,22 @@ class DatabaseFile:
 
     def add(self, entries: Sequence[Row], watermarks: Mapping[str, Watermark] = NONE) -> None:
         """Add entries as they are, and move watermarks, in one transaction."""
+        self._add(Columns.of_rows(entries), watermarks)
+
+    def _add(self, new: Columns, watermarks: Mapping[str, Watermark] = NONE) -> None:
         if self.broken:
             raise DatabaseError(self.broken)
-        first = self.counts.total.newest + 1
-        if first + len(entries) > MOST:
+        first, number = self.counts.total.newest + 1, len(new.maps)
+        if first + number > MOST:
             raise DatabaseError(f"{self.path} has {first - 1} entries; more than {MOST} are too many for one file")
-        rows = [
-            (number, map_name, key, value, len(value), *others, seal(number, map_name, key, len(value), *others[:2]))
-            for number, (map_name, key, value, *others) in enumerate(entries, first)
-        ]
+        sizes = [len(value) for value in new.values]
+        numbers = range(first, first + number)
+        sealed = layout.seals(numbers, new.maps, new.keys, sizes, new.programs, new.times)
+        # Not as rows, of which each would be made three times.
+        rows = zip(numbers, *new[:3], sizes, *new[3:], sealed, strict=False)
         taken = {**self.watermarks(), **watermarks} if watermarks else self.taken
         held = self.counts.watermarks if taken is None else len(taken)
-        counts = self.counts.after((entry[0] for entry in entries), first, held)
+        counts = self.counts.after(new.maps, first, held)
         with self._fail_stop(), reported(self.path, "write to"), self._transaction():
             self.connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             for source, mark in watermarks.items():
@@ -206,10 +203,9 @@ class DatabaseFile:
             counts.write(self.connection, self.counts)
         self.counts, self.taken = counts, taken
         self.check_present()
-        self.in_wal += sum(len(entry[1]) + len(entry[2]) for entry in entries)
+        self.in_wal += sum(map(len, new.keys)) + sum(sizes)
         if self.index.complete:
-            for number, entry in enumerate(entries, first):
-                self.index.add(digest(entry[0], entry[1]), number)
+            self.index.add_all(list(map(digest, new.maps, new.keys)), first)
 
     def know(self) -> Index:
         """Return the index of all entries; at the first use it is read, and the entries that are in no run.

@@ -26,6 +26,7 @@ import sys
 import zlib
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from math import isqrt
 from typing import NamedTuple
@@ -59,6 +60,14 @@ class Run(NamedTuple):
     last: int
     entries: array[int]
 
+    def has_any(self, of_keys: Iterable[int]) -> bool:
+        """Whether it has one of these check sums."""
+        entries = self.entries
+        last = entries[-1] if entries else 0
+        return any(
+            of_key << 32 <= last and entries[bisect_left(entries, of_key << 32)] >> 32 == of_key for of_key in of_keys
+        )
+
 
 @lru_cache(1000)
 def _start(map_name: str) -> int:
@@ -82,7 +91,7 @@ class Index:
         A damaged entry is to be told at the next opening again; so no run may cover it.
         """
         self.runs: tuple[Run, ...] = ()
-        self._packed: list[int] = []
+        self._packed = array("Q")
         self._recent: dict[int, int] = {}
         self._older: dict[int, int] = {}
 
@@ -109,6 +118,16 @@ class Index:
         self._recent[of_key] = number
         self._packed.append(of_key << 32 | number)
 
+    def add_all(self, of_keys: Sequence[int], first: int) -> None:
+        """Note the newest entries, which have numbers from `first` on."""
+        recent, numbers = self._recent, range(first, first + len(of_keys))
+        if recent.keys().isdisjoint(of_keys) and len(new := dict(zip(of_keys, numbers, strict=True))) == len(of_keys):
+            recent.update(new)
+            self._packed.extend([of_key << 32 | number for of_key, number in new.items()])
+        else:
+            for of_key, number in zip(of_keys, numbers, strict=True):
+                self.add(of_key, number)
+
     def newest(self, of_key: int) -> int:
         """Return the newest entry with this check sum, 0 if there is none."""
         # In this order: what leaves `_recent` is in a run before.
@@ -121,6 +140,11 @@ class Index:
             if at >= 0 and (found := entries[at]) >> 32 == of_key:
                 return found & MOST
         return 0
+
+    def has_none(self, of_keys: Sequence[int]) -> bool:
+        """Whether no entry has any of these check sums."""
+        # In this order, as in `newest`.
+        return self._recent.keys().isdisjoint(of_keys) and not any(run.has_any(of_keys) for run in self.runs)
 
     def numbers(self, of_key: int) -> list[int]:
         """Return all entries with this check sum, the newest first."""
@@ -172,7 +196,7 @@ class Index:
     def take(self, runs: list[Run]) -> None:
         """Go on with the runs that were written."""
         self.runs = tuple(runs)
-        self._recent, self._older, self._packed = {}, {}, []
+        self._recent, self._older, self._packed = {}, {}, array("Q")
 
 
 def _alike(older: Run, newer: Run) -> bool:

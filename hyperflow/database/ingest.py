@@ -28,8 +28,8 @@ import attrs
 
 from hyperflow.database import file as files
 from hyperflow.database import layout, leftover, place
-from hyperflow.database.entries import NO_METADATA, is_sound, warn_of
-from hyperflow.database.file import Row, Watermark
+from hyperflow.database.entries import NO_METADATA, Row, is_sound, warn_of
+from hyperflow.database.file import Watermark
 from hyperflow.database.store import Store
 from hyperflow.errors import DatabaseError
 

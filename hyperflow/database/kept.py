@@ -8,6 +8,9 @@ One thread puts and drops; any other may ask meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from itertools import compress
+
 LONGEST = 4096
 """Values up to this many characters stay in memory; longer ones are read at each lookup."""
 
@@ -17,7 +20,10 @@ MEMORY_BUDGET = 256 * 1024 * 1024
 OVERHEAD = 300
 """Bytes that an entry takes beside its characters."""
 
-_Texts = dict[tuple[str, str], str]
+_Texts = dict[str, dict[str, str]]
+"""By map, and by key in it."""
+
+_NONE: dict[str, str] = {}
 
 
 class Kept:
@@ -32,17 +38,30 @@ class Kept:
 
     def get(self, map_name: str, key: str) -> str | None:
         """Return a value that is kept."""
-        name = map_name, key
-        text = self._young.get(name)  # first, because what leaves it is among the old before
-        return self._old.get(name) if text is None else text
+        text = self._young.get(map_name, _NONE).get(key)  # first, because what leaves it is among the old before
+        return self._old.get(map_name, _NONE).get(key) if text is None else text
+
+    def has_none(self, map_name: str, keys: Collection[str]) -> bool:
+        """Whether nothing is kept of any of these keys."""
+        return self._young.get(map_name, _NONE).keys().isdisjoint(keys) and (
+            self._old.get(map_name, _NONE).keys().isdisjoint(keys)
+        )
 
     def put(self, map_name: str, key: str, text: str) -> None:
         """Keep the newest value of a key, unless it is long."""
-        if len(text) > LONGEST:
-            self.drop(map_name, key)
-            return
-        self._young[map_name, key] = text
-        self._size += len(key) + len(text) + OVERHEAD
+        self.put_all(map_name, (key,), (text,))
+
+    def put_all(self, map_name: str, keys: Sequence[str], texts: Sequence[str]) -> None:
+        """Keep the newest values of some keys."""
+        sizes = list(map(len, texts))
+        if max(sizes) > LONGEST:
+            for key, size in zip(keys, sizes, strict=True):
+                if size > LONGEST:
+                    self.drop(map_name, key)
+            short = [size <= LONGEST for size in sizes]
+            keys, texts, sizes = list(compress(keys, short)), list(compress(texts, short)), list(compress(sizes, short))
+        self._young.setdefault(map_name, {}).update(zip(keys, texts, strict=True))
+        self._size += sum(map(len, keys)) + sum(sizes) + OVERHEAD * len(sizes)
         if self._size * 2 > MEMORY_BUDGET:
             self._old = self._young
             self._young, self._size = {}, 0
@@ -50,5 +69,5 @@ class Kept:
 
     def drop(self, map_name: str, key: str) -> None:
         """Forget the value of a key, which has a newer one."""
-        self._old.pop((map_name, key), None)
-        self._young.pop((map_name, key), None)
+        self._old.get(map_name, _NONE).pop(key, None)
+        self._young.get(map_name, _NONE).pop(key, None)

@@ -42,7 +42,7 @@ def encode(value: Any, where: str = "") -> str:
     and shows how to register that.
     """
     try:
-        return _writer(where)[type(value)](value)
+        return writer(where)[type(value)](value)
     except RecursionError:
         raise SerializationError("it contains itself, or is nested too deeply to be a key") from None
 
@@ -53,11 +53,12 @@ def decode(text: str, makers: plain.Makers | None = None) -> Any:
 
 
 @lru_cache(1000)
-def _writer(where: str) -> plain.Writer:
+def writer(where: str) -> plain.Writer:
+    """Return what writes the keys of a map; see `encode`."""
     return plain.Writer(partial(_write_for, where), canonical=True)
 
 
-plain.when_registered.append(_writer.cache_clear)
+plain.when_registered.append(writer.cache_clear)
 
 
 def _write_for(where: str, writer: plain.Writer, cls: type) -> plain.Write:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, overload
 from hyperflow import environment, saying
 from hyperflow.database import keys, memo, plain, records
 from hyperflow.database.entries import NO_METADATA, FromCode, metadata_with
+from hyperflow.database.memo_function import OnChange
 from hyperflow.database.values import codec_for
 from hyperflow.errors import DatabaseError, HyperflowError, MisuseError, SerializationError
 from hyperflow.flow import Flow, Job, Native
@@ -158,7 +159,7 @@ class KeyValMap(Generic[K, V]):
         """
         return Job(Native("KeyValMap.lookup_all", self._lookup_all))
 
-    def memoize(self, fn: Callable[[K], Flow[V]], *, on_change: memo.OnChange = "warn") -> Callable[[K], Job[V]]:
+    def memoize(self, fn: Callable[[K], Flow[V]], *, on_change: OnChange = "warn") -> Callable[[K], Job[V]]:
         """Return `fn` with its results recorded in this map: the argument is the key.
 
         What is in the map already, also by `insert`, is returned without running `fn`. See `hyperflow.memoize` for
@@ -181,7 +182,7 @@ class KeyValMap(Generic[K, V]):
     async def _insert(self, key: Any, value: Any) -> None:
         text = self._key(key)
         try:
-            encoded = codec_for(self.value).encode_checked(value)
+            encoded, _ = codec_for(self.value).encode_again(value)
         except SerializationError as error:
             raise SerializationError(f"value for key {key!r:.60} of {self!r}: {error}") from error
         if self._metadata is None:  # for who reads the map without the program

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-import zlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 from hyperflow.database import place
 from hyperflow.errors import DatabaseError
@@ -81,7 +82,26 @@ TOTAL, WATERMARKS = 0, -1
 
 def seal(*parts: object) -> int:
     """Return a check sum of some numbers and texts. It finds every change of one byte."""
-    return zlib.crc32(repr(parts).encode())
+    return crc32(repr(parts).encode())
+
+
+def seals(
+    numbers: Iterable[int],
+    maps: Iterable[str],
+    keys: Iterable[str],
+    sizes: Iterable[int],
+    programs: Iterable[str],
+    times: Iterable[float],
+) -> Iterator[int]:
+    """Yield the `seal` of each of some entries. What many have in common is put into words once."""
+    last_map = last_program = last_time = None
+    name = tail = ""
+    for number, map_name, key, size, program, when in zip(numbers, maps, keys, sizes, programs, times, strict=False):
+        if map_name is not last_map:
+            last_map, name = map_name, repr(map_name)
+        if program is not last_program or when is not last_time:
+            last_program, last_time, tail = program, when, f"{program!r}, {when!r})"
+        yield crc32(f"({number}, {name}, {key!r}, {size}, {tail}".encode())
 
 
 def prepare(connection: sqlite3.Connection) -> None:
@@ -182,12 +202,12 @@ class Counts:
 
     def after(self, maps: Iterable[str], first: int, watermarks: int) -> Counts:
         """Return the counts when entries of these maps have been added, the first one with the id `first`."""
-        of_map = dict(self.of_map)
-        count = 0
-        for number, name in enumerate(maps, first):
-            count += 1
+        names = list(maps)
+        of_map, count = dict(self.of_map), len(names)
+        newest = dict(zip(names, range(first, first + count), strict=True))
+        for name, more in Counter(names).items():
             before = of_map.get(name) or Count(len(of_map) + 1, 0, 0)
-            of_map[name] = Count(before.id, before.entries + 1, number)
+            of_map[name] = Count(before.id, before.entries + more, newest[name])
         total = Count(TOTAL, self.total.entries + count, first + count - 1 if count else self.total.newest)
         return Counts(total, watermarks, of_map)
 

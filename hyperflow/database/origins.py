@@ -41,13 +41,18 @@ def key_digest(key: str) -> str:
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
+def of_seconds(seconds: float) -> str:
+    """Return the origin of a result to which nothing was evaluated, and nothing read."""
+    return f'{{"seconds": {seconds:.3g}}}'
+
+
 class Making:
     """A computation whose result will be recorded, while it goes on."""
 
-    __slots__ = ("_began", "_count", "_cpu_seconds", "_highest", "_lowest", "_more", "_nodes", "_parents")
+    __slots__ = ("_count", "_cpu_seconds", "_highest", "_lowest", "_more", "_nodes", "_parents", "began")
 
     def __init__(self) -> None:
-        self._began = time.perf_counter()
+        self.began = time.perf_counter()
         self._count = self._lowest = self._highest = 0
         self._cpu_seconds = 0.0
         self._nodes: dict[str, None] = {}
@@ -76,7 +81,7 @@ class Making:
     def text(self, texts: dict[str, str] | None = None) -> str:
         """Return the origin of its result as a JSON object; `texts` are what its functions say."""
         # Put together by hand: each recorded result pays for it.
-        told = f'{{"seconds": {time.perf_counter() - self._began:.3g}'
+        told = f'{{"seconds": {time.perf_counter() - self.began:.3g}'
         if self._count:
             told += f', "evaluations": [{self._count}, {self._lowest}, {self._highest}]'
             told += f', "cpu_seconds": {self._cpu_seconds:.3g}, "nodes": [{", ".join(map(_as_json, self._nodes))}]'

@@ -307,21 +307,21 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
 
 COLLECTIONS: dict[str, Callable[[Any], Any]] = {"!tuple": tuple, "!set": set, "!frozenset": frozenset, "!deque": deque}
 
-_SAME = frozenset((int, float, str, bool, type(None)))
-"""What JSON data stands for itself."""
+SAME = frozenset((int, float, str, bool, type(None)))
+"""What stands for itself in JSON, but for numbers and texts that need a tag; and cannot be changed."""
 
 
 def from_json(data: Any, makers: Makers) -> Any:
     """Return the value that JSON data stands for; the makers are those of the classes and enums that may occur."""
     if type(data) is list:
-        return [item if type(item) in _SAME else from_json(item, makers) for item in data]
+        return [item if type(item) in SAME else from_json(item, makers) for item in data]
     if type(data) is not dict:
         return data
     if len(data) == 1:
         ((tag, payload),) = data.items()
         if tag.startswith("!"):
             return _untagged(tag, payload, makers)
-    return {name: item if type(item) in _SAME else from_json(item, makers) for name, item in data.items()}
+    return {name: item if type(item) in SAME else from_json(item, makers) for name, item in data.items()}
 
 
 def _untagged(tag: str, payload: Any, makers: Makers) -> Any:

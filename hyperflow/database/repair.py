@@ -22,8 +22,8 @@ import attrs
 
 from hyperflow.database import file as files
 from hyperflow.database import layout, place
-from hyperflow.database.entries import NO_METADATA, is_sound
-from hyperflow.database.file import DatabaseFile, Row, Watermark
+from hyperflow.database.entries import NO_METADATA, Row, is_sound
+from hyperflow.database.file import DatabaseFile, Watermark
 from hyperflow.database.leftover import wal_file
 from hyperflow.database.ownership import Ownership
 from hyperflow.database.pages import Pages, Place, Value

@@ -25,7 +25,8 @@ from hyperflow.database import keys, memo, plain, records, shown, tables
 from hyperflow.database.conditions import Test, equal, loose, test_of, text_of
 from hyperflow.database.entries import members
 from hyperflow.database.keyvalmap import KeyValMap
-from hyperflow.database.memo import Memo, Memoized
+from hyperflow.database.memo import Memoized
+from hyperflow.database.memo_function import Memo, Unresolved
 from hyperflow.database.origins import Origin
 from hyperflow.database.readers import reader
 from hyperflow.database.reading import Reader, Sample
@@ -144,7 +145,7 @@ class ResultsMap:
         told = [members(metadata) for _, _, metadata in self._sample]
         self.function: str = next((str(one["function"]) for one in told if "function" in one), "")
         self._parameters: list[str] = _names(one.get("parameters") for one in told)
-        if known is not None and known.key_hint is memo.Unresolved:
+        if known is not None and known.key_hint is Unresolved:
             self._parameters = known.parameters
         modules = {name: module for one in reversed(told) for name, module in _modules(one).items()}
         self._makers: plain.Makers = {**shown.known_classes(modules), **_makers(key, known)}

@@ -18,7 +18,7 @@ import contextvars
 import logging
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol, Self
 
 from hyperflow.aio import Outcome
 from hyperflow.errors import MisuseError
@@ -26,7 +26,16 @@ from hyperflow.saying import in_words
 
 logger = logging.getLogger("hyperflow")
 
-inside: ContextVar[Flight | None] = ContextVar("hyperflow_flight", default=None)
+
+class Computation(Protocol):
+    """What computes one key, or several at the same time."""
+
+    def current(self) -> Flight | None:
+        """Return the flight of what is computed; None if that has ended."""
+        ...
+
+
+inside: ContextVar[Computation | None] = ContextVar("hyperflow_flight", default=None)
 """The computation that this is part of."""
 
 
@@ -72,6 +81,9 @@ class Flight:
         self.waits_for: list[Flight] = []
         flights[key] = self
 
+    def current(self) -> Self:
+        return self
+
     @property
     def name(self) -> str:
         """The call, for errors."""
@@ -96,7 +108,8 @@ class Flight:
     def join(self, taken: Callable[[], None] | None) -> Waiter:
         """Return what one more caller waits for; the first one begins it afterwards."""
         waiter = Waiter()
-        outer = inside.get()
+        computation = inside.get()
+        outer = None if computation is None else computation.current()
         waiter.flight, waiter.outer, waiter.taken = self, outer, taken
         if outer is not None:
             if self._reaches(outer):
@@ -109,6 +122,10 @@ class Flight:
         else:
             self._waiting.append(waiter)
         return waiter
+
+    def join_one(self, key: str, taken: Callable[[], None] | None) -> Waiter:  # noqa: ARG002
+        """The same, for who has the key; several may be one flight until somebody joins one of them."""
+        return self.join(taken)
 
     def _reaches(self, other: Flight) -> bool:
         """Tell whether this one is the other, or waits for it, maybe through more of them."""

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperflow import program
 from hyperflow.database import background, place
-from hyperflow.database.entries import DamagedEntry, Entry, warn_of
-from hyperflow.database.file import DatabaseFile, Row, Watermark, copy_database
+from hyperflow.database.entries import DamagedEntry, Entry, Row, warn_of
+from hyperflow.database.file import DatabaseFile, Watermark, copy_database
 from hyperflow.database.index import Index, digest
 from hyperflow.database.kept import Kept
 from hyperflow.database.ownership import Ownership
@@ -150,6 +150,24 @@ class Store:
     def ask(self, map_name: str, key: str) -> asyncio.Future[tuple[str | None, list[str]]]:
         """Read what a key has; all that is asked in one turn of the loop is one question."""
         return self._lookups.put((map_name, key))
+
+    def peek_all(self, map_name: str, keys: list[str]) -> list[tuple[bool, str | None]] | None:
+        """Return what `peek` says of each key; None if it is known that nothing is there for any of them."""
+        self.thread.check()
+        index = self._index
+        sure = index.complete and index.whole and self._kept.has_none(map_name, keys)
+        if sure and index.has_none([digest(map_name, key) for key in keys]):
+            return None
+        return [self.peek(map_name, key) for key in keys]
+
+    def ask_all(self, names: list[tuple[str, str]]) -> asyncio.Future[list[tuple[str | None, list[str]]]]:
+        """Read what some keys have; each name is a map and a key."""
+        return self._lookups.put_all(names)
+
+    def record_all(self, entries: list[Entry]) -> asyncio.Future[list[None]]:
+        """Record entries; the future is done when they are on the disk. Their values are not too long."""
+        self.thread.check()
+        return self._inserts.put_all(entries)
 
     async def lookup_all(self, map_name: str) -> list[tuple[str, str]]:
         """Return every key of a map with its newest value, the oldest key first."""

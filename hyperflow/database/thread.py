@@ -17,7 +17,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Generic, TypeVar
 
@@ -237,13 +237,23 @@ class Batches(Generic[H, Item, Result]):
         self._thread = thread
         self._run = run
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._waiting: list[Item] = []
+        self._wanted: list[tuple[int, asyncio.Future[Any]]] = []
+        """Who waits, with how many items; 0 for one whose result is wanted, and not a list."""
         self._busy = False
 
     def put(self, item: Item) -> asyncio.Future[Result]:
         """Put an item into the next batch, and return the future of its result; cancelling does not take it back."""
-        future: asyncio.Future[Result] = self._loop.create_future()
-        self._waiting.append((item, future))
+        return self._put((item,), 0)
+
+    def put_all(self, items: list[Item]) -> asyncio.Future[list[Result]]:
+        """The same for some items, which stay together."""
+        return self._put(items, len(items))
+
+    def _put(self, items: Collection[Item], count: int) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting.extend(items)
+        self._wanted.append((count, future))
         if not self._busy:
             self._busy = True
             self._loop.call_soon(self._hand_over)  # so that all of this turn of the loop go together
@@ -265,22 +275,24 @@ class Batches(Generic[H, Item, Result]):
                 await self._thread.call(lambda held: None)  # comes after it
 
     def _hand_over(self) -> None:
-        batch, self._waiting = self._waiting, []
-        items = [item for item, _ in batch]
-        self._thread.call(lambda held: self._run(held, items)).add_done_callback(lambda done: self._done(batch, done))
+        items, wanted = self._waiting, self._wanted
+        self._waiting, self._wanted = [], []
+        self._thread.call(lambda held: self._run(held, items)).add_done_callback(lambda done: self._done(wanted, done))
 
-    def _done(self, batch: list[tuple[Item, asyncio.Future[Result]]], done: asyncio.Future[list[Result]]) -> None:
+    def _done(self, wanted: list[tuple[int, asyncio.Future[Any]]], done: asyncio.Future[list[Result]]) -> None:
         failure = done.exception()
         if failure is not None:
-            for _, future in batch:
+            for _, future in wanted:
                 if not future.done():
                     error = DatabaseError(str(failure))  # one for each: a traceback grows where it is raised
                     error.__cause__ = failure
                     future.set_exception(error)
         else:
-            for (_, future), result in zip(batch, done.result(), strict=True):
+            results, at = done.result(), 0
+            for count, future in wanted:
                 if not future.done():
-                    future.set_result(result)
+                    future.set_result(results[at : at + count] if count else results[at])
+                at += count or 1
         if self._waiting:
             self._hand_over()
         else:

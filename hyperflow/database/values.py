@@ -61,11 +61,21 @@ class Codec:
             ) from error
         return untagged.for_people(text, self.hint) if for_people else text
 
-    def encode_checked(self, value: Any) -> str:
-        """Return a value's text; one that cannot be read back is refused, because it must not be recorded."""
+    def encode_again(self, value: Any) -> tuple[str, Any]:
+        """Return a value's text, and the value made again from it.
+
+        What cannot be made again is refused, because it must not be recorded.
+        """
+        if type(value) in plain.SAME:
+            try:
+                value = self.conform(value)
+            except SerializationError:
+                pass  # told below, in words
+            else:
+                if type(value) in plain.SAME:  # what is read of its text is the same, and nobody can change it
+                    return self.writer[type(value)](value), value
         text = self.encode(value)
-        self.decode(text)
-        return text
+        return text, self.decode(text)
 
     def decode(self, text: str) -> Any:
         """Return the value of a text; raises SerializationError when the text is of another type."""

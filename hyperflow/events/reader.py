@@ -131,7 +131,7 @@ def _entries(lines: several.Reading, event: Any, places: _Places) -> Iterator[pa
             else:
                 yield packed.DONE, t - age, range(first, first + len(more)), places[what], more
         elif kind == several.RUNNING:
-            yield packed.RUNNING, t, first if more == 1 else range(first, first + more), places[what], None
+            yield packed.RUNNING, t - last, first if more == 1 else range(first, first + more), places[what], None
         elif kind == several.WAITING:
             yield packed.FORM, t, range(first, first + more), what, several.flow_members(last)
         elif kind == several.STARTED:

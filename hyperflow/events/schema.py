@@ -11,7 +11,8 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
                                           returned_by (a worker or node that ended), or retry_after (an error) and
                                           call (the function with its arguments, shortened)
     queued                tasks           node: they are in the queue of its launcher, whose workers take them
-    running               tasks           worker
+    running               tasks           worker; age: so many seconds before this line they had begun there, where
+                                          it has taken them from the queue of its node
     done                  tasks           worker, which had them one after the other (it may have taken them from the
                                           queue of its node); seconds (one for each); age: so many seconds before
                                           this line the last of them had ended, 0 where it is not said

@@ -24,6 +24,7 @@ that it does with it. So the changes of a flush are one line:
     done      of each d, likewise
     started   of each s, its number, beyond that of the s before
     cpu_id    of each CPU of each s, its id beyond that of the one before
+    ago       of each r, how many microseconds before it was told the first of its tasks had begun
     age       of each d, how many microseconds before it was told the last of its tasks had ended
     seconds   of each task of each d, microseconds that it took
     measured  of the same, whether CPU time and memory were measured
@@ -71,7 +72,7 @@ Change: TypeAlias = tuple[int, int, Any, int, Any, Any]
 
     WAITING     the members as JSON; the first task; how many; the flow, or that and runs of flows that have begun
     QUEUED      "@" and the node; the first task; how many; None
-    RUNNING     the worker; the first task; how many; None
+    RUNNING     the worker; the first task; how many; how many seconds before it was told that had begun, or None
     STARTED     the worker; its number; its CPUs; None
     DONE        the worker; the first task; the seconds of each; an Ending, or None where all in it are 0 or None
 """
@@ -87,20 +88,8 @@ MEMBERS = 6
 
 COLUMNS = (
     *("of", "after", "many", "worker", "waiting", "count", "form", "flow", "queued", "sent", "done"),
-    *(
-        "age",
-        "seconds",
-        "measured",
-        "cpu",
-        "memory",
-        "started",
-        "cpu_id",
-        "begins",
-        "begun",
-        "flows",
-        "parent",
-        "names",
-    ),
+    *("age", "seconds", "measured", "cpu", "memory", "started", "cpu_id", "begins", "begun", "flows", "parent"),
+    *("ago", "names"),
 )
 
 _MOSTLY = {"many": 1}
@@ -108,6 +97,9 @@ _MOSTLY = {"many": 1}
 
 _LETTERS = b"wqrds".ljust(256)
 _KINDS = bytes.maketrans(b"wqrds", bytes(range(5)))
+_IS = [bytes(kind).ljust(kind + 1, b"\1").ljust(256, b"\0") for kind in range(5)]
+"""For each kind, what translates kinds to whether they are that."""
+
 _SIZES = {array(code).itemsize: code for code in "biq"}
 
 LARGEST = 1 << 31
@@ -133,10 +125,11 @@ class Columns:
         # Column by column, which takes a third of what a loop over the changes takes.
         kinds, times, subjects, numbers, mores, lasts = (changes[place::MEMBERS] for place in range(MEMBERS))
         known, forms = len(self._workers), _Numbers()
-        waits, queues, sends, ends, starts = ([kind == one for kind in kinds] for one in range(5))
-        counts = list(map(_count, mores))
+        what = bytes(kinds)
+        waits, queues, sends, ends, starts = map(what.translate, _IS)
+        counts = [more if type(more) is int else len(more) for more in mores]
         columns: dict[str, Sequence[int]] = {
-            "of": bytes(kinds).translate(_LETTERS),
+            "of": what.translate(_LETTERS),
             "after": _differences(times, times[0]),
             "many": list(itertools.compress(counts, kinds)),
             "worker": _differences(list(map(self._workers.__getitem__, itertools.compress(subjects, kinds)))),
@@ -151,6 +144,9 @@ class Columns:
         if STARTED in kinds:
             columns["started"] = _differences(list(itertools.compress(numbers, starts)))
             columns["cpu_id"] = _differences([*itertools.chain.from_iterable(itertools.compress(mores, starts))])
+        agos: list[float | None] = list(itertools.compress(lasts, sends))
+        if any(agos):
+            columns["ago"] = [int((one or 0.0) * 1e6 + 0.5) for one in agos]
         columns |= _ends(list(itertools.compress(mores, ends)), list(itertools.compress(lasts, ends)))
         names = {"new": list(itertools.islice(self._workers, known, None)), "forms": list(forms)}
         if any(names.values()):
@@ -266,6 +262,8 @@ def _unpacked(event: Any) -> dict[str, Any]:
         if sys.byteorder == "big":
             found.byteswap()
         columns[name], place = found, end
+    if place != len(raw):
+        raise ValueError("columns of which there are more")
     columns["of"] = columns["of"].tobytes().translate(_KINDS)
     columns["names"] = json.loads(columns["names"].tobytes()) if "names" in columns else {}
     return columns
@@ -319,8 +317,10 @@ class Reading:
             itertools.accumulate(_column(columns, name))
             for name in ("worker", "flow", "waiting", "memory", "started", "cpu_id")
         )
+        ago = _column(columns, "ago")
         begins, begun = _column(columns, "begins"), _begun(columns)
         used = zip(_column(columns, "cpu"), memory, strict=False)
+        is_plain = "age" not in columns and "measured" not in columns
         firsts = [iter(()), *(_column(columns, name) for name in ("queued", "sent", "done"))]
         lasts = [0] * 4
         now = round(event["t"] * 1e6)
@@ -342,12 +342,15 @@ class Reading:
             first = lasts[kind] + next(firsts[kind])
             lasts[kind] = first + tasks - 1
             if kind != DONE:
-                yield kind, now, name, first, tasks, None
+                yield kind, now, name, first, tasks, next(ago) / 1e6 if kind == RUNNING else None
+                continue
+            if is_plain:
+                yield DONE, now, name, first, [one / 1e6 for one in itertools.islice(seconds, tasks)], None
                 continue
             took = list(itertools.islice(seconds, tasks))
-            ago, each = next(age) / 1e6, list(itertools.islice(measured, tasks))
+            ended, each = next(age) / 1e6, list(itertools.islice(measured, tasks))
             uses = [_used(one, next(used)) if is_there else None for one, is_there in zip(took, each, strict=False)]
-            yield DONE, now, name, first, [one / 1e6 for one in took], (ago, uses if any(each) else None)
+            yield DONE, now, name, first, [one / 1e6 for one in took], (ended, uses if any(each) else None)
 
 
 def _begun(columns: dict[str, Any]) -> Iterator[list[int]]:
@@ -368,13 +371,14 @@ def _used(took: int, found: tuple[int, int]) -> Used:
     return (took - found[0]) / 1e6, found[1]
 
 
-def as_events(kind: int, t: float, what: str, first: int, more: Any, ending: Ending | None) -> Iterator[Any]:
+def as_events(kind: int, t: float, what: str, first: int, more: Any, ending: Any) -> Iterator[Any]:
     """Yield the events of a change of tasks that were submitted."""
     tasks = list(range(first, first + _count(more)))
     if kind == QUEUED:
         yield {"t": t, "state": "queued", "tasks": tasks, "node": what[1:]}
     elif kind == RUNNING:
-        yield {"t": t, "state": "running", "tasks": tasks, "worker": what}
+        ago = {"age": ending} if ending else {}
+        yield {"t": t, "state": "running", "tasks": tasks, "worker": what, **ago}
     else:
         age, used = ending or (0.0, None)
         for task, one in zip(tasks, used or (), strict=False):

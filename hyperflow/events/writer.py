@@ -97,12 +97,11 @@ class EventLog:
 
         `begun` are the flows that are new, each with the one that has started it.
         """
-        more = f'"function": {_quoted(function)}, "cpus": {cpus}'
-        if name is not None:
-            more += f', "name": {_quoted(name)}'
-        if of_map:
-            more += ', "map": true'
+        more = _members(function, cpus, name, of_map)
         first: Any = (flows[0], _in_runs(begun)) if begun else flows[0]
+        if len(tasks) == 1:
+            self._changed(several.WAITING, more, tasks[0], 1, first)
+            return
         if flows.count(flows[0]) == len(flows):
             for start, count in _runs(tasks):
                 self._changed(several.WAITING, more, start, count, first)
@@ -116,10 +115,13 @@ class EventLog:
         for first, count in _runs(tasks):
             self._changed(several.QUEUED, f"@{node}", first, count, None)
 
-    def running(self, tasks: Sequence[int], worker: str) -> None:
-        """Tasks were sent to a worker."""
+    def running(self, tasks: Sequence[int], worker: str, ago: float | None = None) -> None:
+        """Tasks were sent to a worker; or it has taken them from the queue of its node, so many seconds ago."""
+        if len(tasks) == 1:
+            self._changed(several.RUNNING, worker, tasks[0], 1, ago)
+            return
         for first, count in _runs(tasks):
-            self._changed(several.RUNNING, worker, first, count, None)
+            self._changed(several.RUNNING, worker, first, count, ago)
 
     def done(
         self,
@@ -138,21 +140,31 @@ class EventLog:
             measured: The CPU time and memory of those where they were measured.
         """
         if isinstance(workers, str):
-            assert isinstance(ages, float)
+            assert isinstance(ages, (int, float))
             if _is_run(tasks):
                 self._changed(several.DONE, workers, tasks[0], seconds, _ending(tasks, ages, measured))
                 return
             workers, ages = [workers] * len(tasks), _ages(seconds, ages)
-        elif isinstance(ages, float):
+        elif isinstance(ages, (int, float)):
             ages = [ages] * len(tasks)
-        for task, took, worker, age in zip(tasks, seconds, workers, ages, strict=True):
-            self._changed(several.DONE, worker, task, (took,), _ending((task,), age, measured))
+        endings: Iterable[several.Ending | None] = [(age, None) if age else None for age in ages]
+        if measured:
+            endings = [(age, (measured.get(task),)) for task, age in zip(tasks, ages, strict=True)]
+        kind, now = itertools.repeat(several.DONE), itertools.repeat(time.time_ns() // 1000)
+        each = zip(kind, now, workers, tasks, zip(seconds, strict=False), endings, strict=False)
+        self._into().extend(itertools.chain.from_iterable(each))
 
-    def _changed(self, kind: int, what: str, first: int, more: int | Sequence[float], last: Any) -> None:
+    def _into(self) -> list[Any]:
+        """Return where the next change is put."""
         into = self.lines[-1] if self.lines else ""
         if isinstance(into, str):
             into = []
             self.lines.append(into)
+        return into
+
+    def _changed(self, kind: int, what: str, first: int, more: int | Sequence[float], last: Any) -> None:
+        lines = self.lines
+        into = lines[-1] if lines and type(lines[-1]) is list else self._into()
         into += kind, time.time_ns() // 1000, what, first, more, last
 
     def retracted(self, tasks: list[TaskNumber]) -> None:
@@ -341,7 +353,7 @@ def _lines_of(kind: int, microseconds: int, what: str, first: int, more: Any, la
         members = f'"worker": {_QUOTED(what)}, "cpus": {list(more)}, "number": {first}'
         yield f'{{"t": {t}, "state": "started", {members}}}\n'
         return
-    tasks = list(range(first, first + (more if isinstance(more, int) else len(more))))
+    tasks = list(range(first, first + (len(more) if kind == several.DONE else more)))
     if kind == several.WAITING:
         flow, begun = (last, None) if isinstance(last, int) else last
         of_flow = (f', "flow": {flow}' if flow else "") + (f', "begun": {begun}' if begun else "")
@@ -349,7 +361,7 @@ def _lines_of(kind: int, microseconds: int, what: str, first: int, more: Any, la
     elif kind == several.QUEUED:
         members = f'"node": "{what[1:]}"'
     elif kind == several.RUNNING:
-        members = f'"worker": "{what}"'
+        members = f'"worker": "{what}"' + (f', "age": {last:.6f}' if last else "")
     else:
         age, used = last or (0.0, None)
         for task, one in zip(tasks, used or (), strict=False):
@@ -363,9 +375,10 @@ def _lines_of(kind: int, microseconds: int, what: str, first: int, more: Any, la
 
 def _is_run(numbers: Sequence[int]) -> bool:
     """Whether each number follows the one before it."""
-    first, count = numbers[0], len(numbers)
+    count = len(numbers)
     if count == 1 or isinstance(numbers, range):
         return True
+    first = numbers[0]
     return numbers[-1] - first + 1 == count and list(numbers) == list(range(first, first + count))
 
 
@@ -417,6 +430,9 @@ def _ends_in_order(path: Path) -> bool:
 
 
 @functools.lru_cache(maxsize=1000)
-def _quoted(name: str) -> str:
-    """Return a function's name as JSON; it is logged in each turn of the loop."""
-    return json.dumps(name)
+def _members(function: str, cpus: int, name: str | None, of_map: bool) -> str:
+    """Return members of a line about tasks that are submitted, as JSON; it is logged in each turn of the loop."""
+    more = f'"function": {json.dumps(function)}, "cpus": {cpus}'
+    if name is not None:
+        more += f', "name": {json.dumps(name)}'
+    return more + ', "map": true' * of_map

@@ -1,4 +1,4 @@
-"""What the parts of an engine share: it makes this for bulk/, endings.py and losses.py, which do not know the engine."""
+"""What the parts of an engine share: it makes this for bulk/, endings.py and losses.py, which do not know it."""
 
 from __future__ import annotations
 

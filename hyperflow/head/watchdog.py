@@ -73,9 +73,9 @@ class Watchdog:
 def _reading(frame: types.FrameType | None) -> str:
     """Return the evaluation that the head is reading, if it is in that."""
     while frame is not None:
-        if frame.f_code.co_name in ("_on_results", "_on_failure") and "evaluation" in frame.f_locals:
+        if frame.f_code.co_name in ("on_results", "_on_failure") and "evaluation" in frame.f_locals:
             return str(frame.f_locals["evaluation"].name)
-        if frame.f_code.co_name == "_read" and "calls" in frame.f_locals and "number" in frame.f_locals:
-            return f"evaluation {frame.f_locals['number']} of {frame.f_locals['calls'].group}"
+        if frame.f_code.co_name == "read" and "calls" in frame.f_locals and "task" in frame.f_locals:
+            return f"evaluation {frame.f_locals['task']} of {frame.f_locals['calls'].group}"
         frame = frame.f_back
     return ""

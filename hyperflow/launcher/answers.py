@@ -7,10 +7,7 @@ goes on with what it has in hand.
 
 from __future__ import annotations
 
-import contextlib
 import heapq
-import os
-import selectors
 import socket
 import struct
 import time
@@ -53,7 +50,6 @@ class Answers:
         teams: Teams,
         cache: NodeCache,
         post_mortems: PostMortems,
-        selector: selectors.BaseSelector,
         kill: Callable[[child.WorkerProcess, str], None],
         watch: Callable[[child.WorkerProcess], None],
         wake_by: Callable[[float], None],
@@ -63,7 +59,6 @@ class Answers:
         self._teams = teams
         self._cache = cache
         self._post_mortems = post_mortems
-        self._selector = selector
         self._kill = kill
         self._watch = watch
         self._wake_by = wake_by
@@ -172,13 +167,3 @@ class Answers:
                 self._answer(process, records, frames.SEVERAL)
         except frames.ProtocolError:
             self._kill(process, "its memory for answers was written to")
-
-    def drain(self, process: child.WorkerProcess) -> None:
-        """Take the last that a worker sent before it ended."""
-        self.look(process)
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(process.sock)
-        process.sock.close()
-        for fd in process.fds:  # of an answer that it did not finish
-            os.close(fd)
-        process.fds.clear()

@@ -106,7 +106,7 @@ class Launcher:
         self.post_mortems = PostMortems(self.selector, self.head.send)
         self.teams = Teams(self.head, self.workers, self.held, self.forward, self.look, self.kill, self.wake_by)
         self.answers = Answers(
-            *(self.head, self.workers, self.teams, self.cache, self.post_mortems, self.selector),
+            *(self.head, self.workers, self.teams, self.cache, self.post_mortems),
             *(self.kill, self.watch, self.wake_by),
         )
         self.closing = False
@@ -243,7 +243,7 @@ class Launcher:
             process.status = status
             self.watch(process)
             process.peak_memory = usage.ru_maxrss * 1024  # type: ignore[attr-defined]
-            self.answers.drain(process)
+            self.drain(process)
             process.within = self.teams.lost(process)
             if process.kill_at is None:  # what it leaves behind in its group goes with it
                 child.signal_group(pid, signal.SIGTERM)
@@ -489,6 +489,16 @@ class Launcher:
     def look(self, process: child.WorkerProcess) -> None:
         """Read all that a worker has answered."""
         self.answers.look(process)
+
+    def drain(self, process: child.WorkerProcess) -> None:
+        """Take the last that a worker sent before it ended."""
+        self.answers.look(process)
+        with contextlib.suppress(KeyError, ValueError):
+            self.selector.unregister(process.sock)
+        process.sock.close()
+        for fd in process.fds:  # of an answer that it did not finish
+            os.close(fd)
+        process.fds.clear()
 
     def retire(self, process: child.WorkerProcess) -> None:
         """Let a worker end by itself, soon."""

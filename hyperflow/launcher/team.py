@@ -17,17 +17,18 @@ from hyperflow.wire.frames import Outcome
 from hyperflow.wire.numbers import Seq, TaskNumber, WorkerNumber
 
 HAND_SECONDS = 0.05
-"""Work that a worker has in hand at most, where there is more than one task of it: twice what passes between its
-messages (wire/answer_ring.TEAM_WAKE)."""
+"""Work that a worker has in hand at most, where that is more than one task: twice what passes between its messages
+(wire/answer_ring.TEAM_WAKE)."""
 
 ONE_MORE_BELOW = 0.05
 """One task more than it is in, a worker gets if they take less than so many seconds."""
 
 GROWTH = 4
-"""For each task that was answered, so many are handed out at once at most: the first ones may not be like the others."""
+"""For each task that was answered, so many are handed out at once at most: the first may not be like the others."""
 
 WORTH = 0.0005
-"""Less estimated work (seconds) than this is not taken back at once; after IDLE it is."""
+"""Less estimated work (seconds) than this is not worth a message: it is handed out together, and it is not taken back
+before others have waited IDLE for it."""
 
 IDLE = 0.002
 """Seconds that a worker without work waits for what others are about to start."""
@@ -68,7 +69,8 @@ class Member:
         self._chunks: deque[tuple[int, Stretch]] = deque()
         """What it has, with the seq of the first of each; the older ones may be done."""
         self._end = TaskNumber(0)  # the last task that it got
-        self._records: frames.Bytes = b""  # the last answers that were read
+        self._records: frames.Bytes = b""  # the last answers that were read, unless they are large
+        self._said: tuple[TaskNumber, int] | None = None  # what the last one of them says, as `_last_of` returns it
         # What was taken back, and what it still says of that: from which seq, below which, and what it says last.
         self._taken: deque[tuple[int, int, TaskNumber]] = deque()
         if stale:
@@ -103,6 +105,8 @@ class Member:
 
     def take_back(self) -> list[Stretch]:
         """Return what it has not started, and will not start."""
+        if not self.unstarted:
+            return []
         below = self._sent + 1
         boundary = self._claims.retract(Seq(below))
         self._taken.append((boundary, below, self._end))
@@ -128,8 +132,10 @@ class Member:
 
     def answered(self, records: frames.Bytes, in_hand: int) -> None:
         """It has said this; maybe that it has no more in hand."""
-        if len(records):
-            self._records = records
+        if len(records) > frames.CHUNK:  # which is not to be kept
+            self._records, self._said = b"", _last_of(records)
+        elif len(records):
+            self._records, self._said = records, None
         if not in_hand and self._chunks:
             task, seq = self._last()
             self.is_idle = seq == self._sent if seq else task == self._end
@@ -149,10 +155,8 @@ class Member:
                 kept.append(body[at:end])
             elif not any(boundary <= seq < below for boundary, below, _ in self._taken):
                 again += self._one(seq)
-            if self._taken:
-                _, below, last = self._taken[0]
-                if seq == below - 1 if seq else task == last:
-                    self._taken.popleft()
+            while self._taken and (seq == self._taken[0][1] - 1 if seq else task == self._taken[0][2]):
+                self._taken.popleft()
             at = end
         return b"".join(kept), again
 
@@ -164,14 +168,9 @@ class Member:
         return []
 
     def _last(self) -> tuple[TaskNumber, int]:
-        """Return the last task that was answered, and its seq if it was taken back, else 0."""
-        body, at, last = memoryview(self._records), 0, -1
-        while at < len(body):
-            last, at = at, frames.end_of_result(body, at)
-        if last < 0:
-            return TaskNumber(0), 0
-        task, outcome = frames.task_of_result(body, last)
-        return task, frames.SIZE.unpack_from(body, last + frames.RESULT.size)[0] if outcome == SKIPPED else 0
+        if self._said is None:
+            self._said = _last_of(self._records)
+        return self._said
 
     def running(self) -> TaskNumber:
         """Return the task that it has started and, by all that was read, not answered; 0 for none."""
@@ -193,6 +192,17 @@ class Member:
         return any(
             stretch.first < first + count and first < stretch.first + stretch.count for _, stretch in self._chunks
         )
+
+
+def _last_of(records: frames.Bytes) -> tuple[TaskNumber, int]:
+    """Return the last task that was answered, and its seq if it was taken back, else 0."""
+    body, at, last = memoryview(records), 0, -1
+    while at < len(body):
+        last, at = at, frames.end_of_result(body, at)
+    if last < 0:
+        return TaskNumber(0), 0
+    task, outcome = frames.task_of_result(body, last)
+    return task, frames.SIZE.unpack_from(body, last + frames.RESULT.size)[0] if outcome == SKIPPED else 0
 
 
 class Team:
@@ -230,7 +240,7 @@ class Team:
         if self._mean is None:
             return 0 if in_hand else 1
         most = int(min(HAND_SECONDS / max(self._mean, 1e-6), HAND_TASKS, GROWTH * self._answered))
-        fair = -(-self.queue.count // (2 * len(self.members)))
+        fair = max(-(-self.queue.count // (2 * len(self.members))), int(WORTH / max(self._mean, 1e-6)))
         one_more = self._mean < ONE_MORE_BELOW and self.queue.count > len(self.members)
         wanted = max(min(most, fair), 2 if one_more else 1)
         return wanted - in_hand if in_hand <= wanted // 2 else 0

@@ -149,18 +149,19 @@ class Teams:
         if len(records):
             team.parts.append((process.number, now, records))
             self._kept += len(records)
-            self._head.expect(self._moment(team, member, records, now))
+            self._head.expect(self._moment(team, records, now))
         self._supply(team, member)
 
-    def _moment(self, team: Team, member: Member, records: frames.Bytes, now: float) -> float:
-        """Return by when answers are to go to the head: at once, unless there is more to do."""
-        if self._kept >= ENOUGH or not team.queue.count:
+    def _moment(self, team: Team, records: frames.Bytes, now: float) -> float:
+        """Return by when answers are to go to the head: at once, unless there is more to do, or more to be told soon."""
+        if self._kept >= ENOUGH:
             return 0.0
         if team.work >= DEEP:
-            joined = TEAM_WAKE
-        else:
-            seconds = frames.RESULT.unpack_from(records)[2]  # of the first; the others mostly take as long
-            joined = max(min(seconds * JOIN_SHARE, JOIN_MOST), JOIN)
+            return now + TEAM_WAKE
+        seconds = frames.RESULT.unpack_from(records)[2]  # of the first; the others mostly take as long
+        joined = max(min(seconds * JOIN_SHARE, JOIN_MOST), JOIN)
+        if not team.queue.count and joined * len(team.members) <= WORTH_JOINING * max(seconds, TEAM_WAKE):
+            return 0.0
         return now + joined
 
     def lost(self, process: child.WorkerProcess) -> TaskNumber:
@@ -230,7 +231,12 @@ class Teams:
         if team.most_unstarted() is not None:
             self._look_at(team, IDLE)
             return
+        if team.parts and self._head.due > time.monotonic():
+            return  # they leave when their answers go
         self.speak()
+        idle = [each for each in idle if each.number in team.members]
+        if not idle:
+            return  # they left just now
         for member in idle:
             del team.members[member.number], self._of[member.number]
         body = b"".join(frames.NUMBER.pack(each.number) for each in idle)
@@ -274,11 +280,13 @@ class Teams:
             return
         self._kept = 0
         now = time.monotonic()
-        for team in self._teams.values():
+        for team in list(self._teams.values()):
             if team.parts:
                 parts, team.parts = team.parts, []
                 found = [(worker, max(now - moment, 0.0), records) for worker, moment, records in parts]
                 self._head.send(*frames.records_frame(Kind.ANSWERS, team.number, frames.answers(found)))
+                if not team.queue.count:
+                    self._supply(team)
 
     def close(self) -> None:
         """All ends: hand out nothing more."""

@@ -38,7 +38,7 @@ RESERVE_SECONDS = 0.1
 """Work that a team's queue has beyond what its workers are in: several turns of a busy head. It waits for no worker in
 particular, and can be recalled, so it may be more than what is prefetched at a single worker."""
 
-RESERVE_AHEAD = 0.5
+RESERVE_AHEAD = 1.0
 """The same where tasks take long, and answers are many: the head may come round late."""
 
 RESERVE_TASKS = 4000
@@ -79,14 +79,17 @@ class Estimates:
         seconds = self.seconds.get(task.function)
         return 1 if seconds is None else max(int(GRAIN / max(seconds, 1e-6)), 1)
 
-    def reserve(self, task: Task, workers: int, ahead: bool) -> int:
-        """Return how many tasks like this a team with so many workers is to have beyond those that they are in."""
+    def reserve(self, task: Task, workers: int, active: int) -> int:
+        """Return how many tasks like this a team with so many workers is to have beyond those that they are in.
+
+        So many workers are at work in all teams and by themselves.
+        """
         seconds = self.seconds.get(task.function)
         if seconds is None:
             return 0
         if seconds < PREFETCH_ONE_BELOW:
             each = min(RESERVE_SECONDS / max(seconds, 1e-6), RESERVE_TASKS, PREFETCH_BYTES / max(task.size, 1))
-        elif ahead:
+        elif active > ANSWERS_AT_ONCE * seconds:
             each = RESERVE_AHEAD / seconds
         else:
             return 0

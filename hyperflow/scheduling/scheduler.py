@@ -29,13 +29,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 
 from hyperflow.errors import ImpossibleRequest
 from hyperflow.scheduling.idle import IdleWorkers
+from hyperflow.scheduling.overfull import Overfull
 from hyperflow.scheduling.pool import CpuPool
-from hyperflow.scheduling.prefetch import PATIENCE, PREFETCH_BYTES, RETRACT_WORTH, Estimates
+from hyperflow.scheduling.prefetch import PREFETCH_BYTES, RETRACT_WORTH, Estimates
 from hyperflow.scheduling.state import (
     CANCELLED,
     ENDED,
@@ -47,12 +47,12 @@ from hyperflow.scheduling.state import (
     Kill,
     Request,
     Retire,
-    Retract,
     Send,
     Task,
     Wish,
     Worker,
 )
+from hyperflow.scheduling.suspects import Suspects
 from hyperflow.scheduling.teams import Teams
 from hyperflow.scheduling.waiting import Waiting
 from hyperflow.wire.numbers import NO_TASK, DefinitionNumber, Seq, TaskNumber, WorkerNumber
@@ -93,11 +93,11 @@ class Scheduler:
         # Workers to look at when prefetching: those that something happened to. To look at all would cost O(workers).
         self._candidates: dict[WorkerNumber, Worker] = {}
         self._freed: list[Worker] = []  # those that have just run out of tasks; they keep their CPUs until `settle`
-        self._overfull: deque[Worker] = deque()  # those that have, or had lately, more than one task
         self._idle = IdleWorkers(self.pool)
         self._estimates = Estimates()
         self._effects: list[Effect] = []
         self._numbers = map(WorkerNumber, itertools.count(1))
+        self._overfull = Overfull(self.pool, self._estimates, self._effects)
         self.teams = Teams(self._waiting, self._estimates, self._effects, self._numbers)
         """Those that have batches."""
         self._ending = 0  # workers that are being killed
@@ -106,8 +106,7 @@ class Scheduler:
         self._looked_at = 0  # of all answers, how many had come when it last looked who has fallen behind
         self.suspects_wait = False
         """No suspect is started for now: nodes are being lost, and maybe more than those that are known."""
-        self._suspects: dict[TaskNumber, str] = {}  # that are with a worker, and its node
-        self._suspected: dict[str, int] = {}  # how many are on each node that has one
+        self._suspects = Suspects()
 
     # ---- what one may ask ---------------------------------------------------------------------------------------
 
@@ -123,8 +122,11 @@ class Scheduler:
 
     @property
     def unbalanced(self) -> bool:
-        """Whether a CPU is free while tasks are prefetched: time to `rebalance` soon."""
-        return (self._prefetched > 0 or self.teams.queued > 0) and self.pool.free > 0
+        """Whether a CPU is free while tasks are prefetched: time to `rebalance` soon.
+
+        Not while the next turns start on the free CPUs what waits.
+        """
+        return (self._prefetched > 0 or self.teams.queued > 0) and self.pool.free > 0 and not self.unfinished
 
     @property
     def states(self) -> dict[str, int]:
@@ -172,7 +174,7 @@ class Scheduler:
         self.pool.put_aside(name)
         for worker in self.workers_at(name):
             if worker.held > 1 and not worker.retracting and not worker.ending:
-                self._retract(worker)
+                self._overfull.retract(worker)
         self.teams.close(self.teams.at(name))
 
     def pause(self) -> None:
@@ -323,7 +325,7 @@ class Scheduler:
         """A node was lost on which another task ran that did the same as this one."""
         task.was_lost_on(node)
         if task.worker is not None and task.number in task.worker.queue:
-            self._suspect(task, task.worker.node)
+            self._suspects.add(task, task.worker.node)
 
     def cancel(self, task: Task) -> None:
         """No flow wants the task any more: kill the worker if it may be in it."""
@@ -339,7 +341,7 @@ class Scheduler:
             if next(iter(worker.queue.values())) is task:
                 self.kill(worker)
             elif not worker.retracting and not worker.ending:
-                self._retract(worker)
+                self._overfull.retract(worker)
         else:
             return
         task.state = CANCELLED
@@ -401,13 +403,13 @@ class Scheduler:
             self.settle()
         if self._waiting.count and not self.paused:
             self.unfinished = not self._place(work)
-            if self._waiting.count and not self.unfinished:
+            if self._waiting.count:
                 self._prefetch()
-                if self._waiting.count and self.pool.free:
+                if self._waiting.count and self.pool.free and not self.unfinished:
                     self.unfinished = not self._place(work)  # the reservation's holder may have been prefetched
+        self.teams.looked_at()
         if not self.unfinished:
             self._candidates.clear()
-            self.teams.looked_at()
         if self._prefetched or self.teams.queued:
             answers = self.teams.answers
             if not self._waiting.count:
@@ -458,53 +460,16 @@ class Scheduler:
                 self._serve(batch, [*workers.values()][: self._worth(batch)])
 
     def _take_from_slow(self, looks: int) -> None:
-        """Retract what is queued at workers that have fallen behind: younger ones would start before it, elsewhere."""
-        behind = PATIENCE * self._active
-        for _ in range(min(looks, len(self._overfull))):
-            worker = self._overfull.popleft()
-            if worker.held < 2:
-                worker.overfull = False
-                continue
-            self._overfull.append(worker)
-            is_behind = self.teams.answers - worker.heard > behind * worker.held
-            if is_behind and not worker.ending and not worker.retracting:
-                worker.slow = True
-                self._retract(worker)
+        """Take back what is queued where workers have fallen behind: younger ones would start before it, elsewhere."""
+        self._overfull.take_from_slow(looks, self._active, self.teams.answers)
         self.teams.take_from_slow(looks, self._active)
 
     def rebalance(self, worth: float = 0.0, looks: int | None = None) -> None:
-        """Retract as many prefetched tasks as the free CPUs can take.
+        """Take back as many queued tasks as the free CPUs can take.
 
-        Only from workers with at least `worth` seconds of prefetched work, after at most so many `looks` at workers.
+        Only where there are at least `worth` seconds of work queued for a worker, after at most so many `looks`.
         """
-        room: dict[int, bool] = {}
-        free = self.teams.rebalance(self.pool, worth, looks)
-        if free <= 0:
-            return
-        looked_at: list[Worker] = []
-        for _ in range(len(self._overfull) if looks is None else min(looks, len(self._overfull))):
-            worker = self._overfull.popleft()
-            cpus = len(worker.cpus)
-            prefetched = worker.held - 1
-            if prefetched < 1:
-                worker.overfull = False
-                continue
-            looked_at.append(worker)
-            if worker.ending:
-                continue
-            if not worker.retracting:
-                if cpus not in room:
-                    room[cpus] = self.pool.roomiest(cpus) is not None
-                if not room[cpus] or not self._estimates.is_worth_retracting(worker, worth):
-                    continue
-                self._retract(worker)
-            free -= prefetched * cpus
-            if free <= 0:
-                break
-        if looks is not None and free > 0:
-            self._overfull.extend(looked_at)  # the next look is at others
-        else:
-            self._overfull.extendleft(reversed(looked_at))
+        self._overfull.rebalance(self.teams.rebalance(self.pool, worth, looks), worth, looks)
 
     def _place(self, work: float) -> bool:
         """Start what fits, oldest first; the oldest that does not fit reserves a node. False: there were too many."""
@@ -546,7 +511,7 @@ class Scheduler:
         if closed and closed.issuperset(self.pool.in_use(wish.cpus)):
             closed.clear()  # no other node is there
         if wish.suspect:
-            closed.update(self._suspected)
+            closed.update(self._suspects.on)
         return closed
 
     def _start_oldest(self, request: Request, node: str) -> int:
@@ -608,13 +573,12 @@ class Scheduler:
             worker.queue[task.number] = task
             worker.load += task.size
             if task.past is not None and task.past.lost:
-                self._suspect(task, worker.node)
+                self._suspects.add(task, worker.node)
         count = len(tasks)
         self._prefetched += count if worker.held else count - 1
         worker.held += count
         if worker.held > 1 and not worker.overfull:
-            worker.overfull = True
-            self._overfull.append(worker)
+            self._overfull.add(worker)
         self._sent += count
         self._candidates[worker.number] = worker
         self._effects.append(Send(worker, tasks))
@@ -633,7 +597,10 @@ class Scheduler:
             if oldest is None or oldest.alone:
                 continue
             if type(oldest) is Batch:
-                self.teams.refill(cpus, bound, self.pool.aside, self._active)
+                kept = self.pool.free // cpus if self.unfinished else 0  # for those that start in the next turns
+                self.teams.refill(cpus, kept, bound, self._active)
+                continue
+            if self.unfinished:
                 continue
             left = self._waiting.left(cpus)
             ahead = self._estimates.is_ahead(oldest.function, self._active, left)
@@ -666,10 +633,6 @@ class Scheduler:
             size += oldest.size
         return taken
 
-    def _retract(self, worker: Worker) -> None:
-        worker.retracting = True
-        self._effects.append(Retract(worker, Seq(worker.sent + 1)))
-
     # ---- book-keeping -------------------------------------------------------------------------------------------
 
     def _take_out(self, worker: Worker, task: Task) -> None:
@@ -683,8 +646,8 @@ class Scheduler:
         worker.load -= task.size
         if task.state is SENT:  # a cancelled one was counted out before
             self._sent -= 1
-        if self._suspects:
-            self._acquit(task)
+        if self._suspects.node_of:
+            self._suspects.acquit(task)
         if worker.queue:
             self._prefetched -= 1
             self._candidates[worker.number] = worker
@@ -718,21 +681,7 @@ class Scheduler:
             self._prefetched -= worker.held - 1
         worker.held = 0
         self._sent -= sum(task.state is SENT for task in tasks)
-        if self._suspects:
+        if self._suspects.node_of:
             for task in tasks:
-                self._acquit(task)
+                self._suspects.acquit(task)
         return tasks
-
-    def _suspect(self, task: Task, node: str) -> None:
-        """A node has got a suspect."""
-        if task.number not in self._suspects:
-            self._suspects[task.number] = node
-            self._suspected[node] = self._suspected.get(node, 0) + 1
-
-    def _acquit(self, task: Task) -> None:
-        """A task has left its worker; it may have been a suspect."""
-        node = self._suspects.pop(task.number, None)
-        if node is not None:
-            self._suspected[node] -= 1
-            if not self._suspected[node]:
-                del self._suspected[node]

@@ -6,7 +6,7 @@ hands that out, and its answers come back joined. The head knows what a team hol
 
 Guarantees:
 - A team serves evaluations that are alike: one function, one size, and what else the head says (`Calls.alike`).
-- Nothing goes into a reserve while a CPU is free for it, or past what is older and asks for something else.
+- Nothing goes into a reserve that a free CPU could have, or past what is older and asks for something else.
 - What is in reserve while a CPU is free elsewhere is recalled: as much as the free ones can take of it.
 - A team that is closed gets nothing more, and gives back all that nobody is in: on a node that is put aside, or after a
   cancellation, by which some of its workers end.
@@ -15,6 +15,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 
@@ -108,22 +109,28 @@ class Teams:
             self._effects.append(Feed(team, sent))
         self._changed(team)
 
-    def refill(self, cpus: int, bound: TaskNumber | None, aside: Collection[str], active: int) -> None:
-        """Fill the reserves of teams that serve what is the oldest; so many workers are at work in all."""
+    def refill(self, cpus: int, kept: int, bound: TaskNumber | None, active: int) -> None:
+        """Fill the reserves of teams that serve what is the oldest.
+
+        Args:
+            kept: For so many CPUs, what waits is kept; they are free, and it was too much to start all at once.
+            bound: Nothing younger goes.
+            active: How many workers are at work in all.
+        """
         oldest = self._waiting.oldest(cpus)
         if type(oldest) is not Batch:
             return
-        left = self._waiting.left(cpus)
-        ahead = self._estimates.is_ahead(oldest.function, active, left)
-        share = -(-left // max(active, 1))  # all that are at work will want more soon
+        left = self._waiting.left(cpus) - kept
+        if left <= 0:
+            return
+        level = (left + self.queued) / max(active, 1)  # all that are at work will want more soon
         for team in self._candidates.values():
             workers = len(team.members)
-            if not workers or team.slow or team.cpus != cpus or team.node in aside or not serves(team, oldest):
+            if not workers or team.slow or team.cpus != cpus or not serves(team, oldest):
                 continue
-            reserve = self._estimates.reserve(oldest, workers, ahead)
-            if team.queued > reserve // 2:
-                continue  # not a few for each answer
-            self.feed(team, min(workers + reserve - len(team.held), share * workers), bound)
+            reserve = self._estimates.reserve(oldest, workers, active)
+            if team.queued <= reserve // 2:  # else it would be a few for each answer
+                self.feed(team, workers + min(reserve, math.ceil(level * workers)) - len(team.held), bound)
 
     def looked_at(self) -> None:
         """All of whom something was heard have been filled."""

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import enum
 import math
+import operator
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import repeat
+from itertools import accumulate, repeat
 from typing import Any, TypeAlias, cast
 
 import attrs
@@ -33,6 +35,9 @@ MOST_DEATHS = 1000
 
 BLOCK = 4096
 """Rows for which room is made at once."""
+
+FEW = 4
+"""Tasks of one event for which a loop takes no longer than to look whether their rows follow each other."""
 
 NEVER = math.nan
 """A time that has not come."""
@@ -260,14 +265,12 @@ class LogPass:
             it.last = max(it.last, last) if isinstance(last, float) else it.last
             it.first = it.first or (it.submitted[0] if it.submitted else it.last)
 
-    def _take_entries(self, part: Part | Lines) -> None:  # noqa: PLR0912, PLR0915 (calls would take long)
+    def _take_entries(self, part: Part | Lines) -> None:  # noqa: PLR0912 (calls would take long)
         """Take in a part with entries: as `_take`, from numbers."""
         it, alive, queues, free = self.history, self._alive, self._queues, self._free
         worker, start, end, outcome, cpu, memory = it.worker, it.start, it.end, it.outcome, it.cpu, it.memory
         running_, done_, measured_, form_ = packed.RUNNING, packed.DONE, packed.MEASURED, packed.FORM
-        places = _Places(self, part.workers)
-        numbers, add_number, add_group = it.task, it.task.append, it.group.append
-        add_cpus, add_submitted = it.cpus.append, it.submitted.append
+        places = _Places(self._place, part.workers)
         known: dict[int, tuple[int, int]] = {}  # group and CPUs of forms, which live as long as the part
         t = 0.0
         try:
@@ -277,13 +280,11 @@ class LogPass:
                     if type(what) is int:
                         row = alive.get(what, -1)
                         if row >= 0:
+                            if worker[row] >= 0:
+                                queues[worker[row]].pop(what, None)
                             worker[row], start[row], queues[place][what] = place, t, None
-                        continue
-                    queue = queues[place]
-                    for task in what:
-                        row = alive.get(task, -1)
-                        if row >= 0:
-                            worker[row], start[row], queue[task] = place, t, None
+                    else:
+                        self._sent(what, place, t)
                 elif kind == done_:
                     if type(what) is int:
                         row = alive.pop(what, -1)
@@ -308,15 +309,7 @@ class LogPass:
                             self._take(({"t": t, "tasks": what, **where},))
                             continue
                         group, cpus = known[id(where)] = self._group_of(where)
-                    for task in what:
-                        row = len(numbers)
-                        add_number(task)
-                        add_group(group)
-                        add_cpus(cpus)
-                        add_submitted(t)
-                        if row == len(worker):
-                            self._grow()
-                        alive[task] = row
+                    self._rows(what, group, cpus, t)
                 else:
                     self._take((what,))
                     if not queues:  # another start has begun
@@ -327,8 +320,7 @@ class LogPass:
     def _submitted(self, event: Line) -> None:
         """New tasks wait."""
         group, cpus = self._group_of(event)
-        for task in event["tasks"]:
-            self._row(task, group, cpus, event["t"])
+        self._rows(event["tasks"], group, cpus, event["t"])
 
     def _group_of(self, event: Any) -> tuple[int, int]:
         """Return the group and the CPUs of tasks that are submitted."""
@@ -341,7 +333,7 @@ class LogPass:
     def _take(self, events: Iterable[Line]) -> None:
         """Take in events. What each evaluation has is done right here: with calls it would take half as long again."""
         it, takes, alive, places = self.history, self._takes, self._alive, self._places
-        queues, worker, start, cpu, memory = self._queues, it.worker, it.start, it.cpu, it.memory
+        cpu, memory = it.cpu, it.memory
         event: Line = {}
         try:
             for event in events:
@@ -350,11 +342,7 @@ class LogPass:
                     place = places.get(event["worker"], -1)
                     if place < 0:
                         place = self._place(event["worker"])
-                    queue, t = queues[place], event["t"]
-                    for task in event["tasks"]:
-                        row = alive.get(task, -1)
-                        if row >= 0:
-                            worker[row], start[row], queue[task] = place, t, None
+                    self._sent(event["tasks"], place, event["t"] - event.get("age", 0.0))
                 elif state == "done":
                     seconds, place = event["seconds"], self._place(event["worker"]) if "worker" in event else -1
                     each = seconds if isinstance(seconds, list) else [seconds] * len(event["tasks"])
@@ -370,10 +358,49 @@ class LogPass:
         finally:
             self._last = event
 
+    def _row_of_first(self, tasks: Sequence[int]) -> int:
+        """Return the row of the first task if those of the others follow it, as in a map; else -1."""
+        if len(tasks) < FEW:
+            return -1
+        rows = list(map(self._alive.get, tasks))
+        first = rows[0]
+        return first if first is not None and rows == list(range(first, first + len(rows))) else -1
+
+    def _sent(self, tasks: Sequence[int], place: int, t: float) -> None:
+        """Tasks are at a worker, or in the queue of a node."""
+        it, queue, first = self.history, self._queues[place], self._row_of_first(tasks)
+        if first >= 0:
+            end = first + len(tasks)
+            for before in set(it.worker[first:end]) - {-1}:
+                deque(map(self._queues[before].pop, tasks, repeat(None)), maxlen=0)
+            it.worker[first:end] = _same(it.worker, place, len(tasks))
+            it.start[first:end] = _same(it.start, t, len(tasks))
+            queue.update(dict.fromkeys(tasks))
+            return
+        for task in tasks:
+            row = self._alive.get(task, -1)
+            if row >= 0:
+                if it.worker[row] >= 0:
+                    self._queues[it.worker[row]].pop(task, None)
+                it.worker[row], it.start[row], queue[task] = place, t, None
+
     def _done(self, tasks: Sequence[int], seconds: Sequence[float], place: int, t: float) -> None:
         """A worker has done tasks, one after the other; the last one until then."""
         it, alive, free, last = self.history, self._alive, self._free, t
         worker, start, end, outcome = it.worker, it.start, it.end, it.outcome
+        first, count = self._row_of_first(tasks), len(tasks)
+        if first >= 0 and place >= 0 and len(seconds) == count:
+            stop, times = first + count, list(accumulate(reversed(seconds), operator.sub, initial=t))
+            for before in set(worker[first:stop]):
+                if before >= 0:
+                    deque(map(self._queues[before].pop, tasks, repeat(None)), maxlen=0)
+            start[first:stop] = array(start.typecode, times[:0:-1])
+            end[first:stop] = array(end.typecode, times[-2::-1])
+            worker[first:stop] = _same(worker, place, count)
+            outcome[first:stop] = _same(outcome, _DONE, count)
+            deque(map(alive.pop, tasks), maxlen=0)
+            free[place] = last
+            return
         for at in range(len(tasks) - 1, -1, -1):
             row = alive.pop(tasks[at], -1)
             if row >= 0:
@@ -409,27 +436,30 @@ class LogPass:
 
     # ---- evaluations ------------------------------------------------------------------------------------------------
 
-    def _row(self, task: int, group: int, cpus: int, t: float) -> None:
-        it = self.history
+    def _rows(self, tasks: Sequence[int], group: int, cpus: int, t: float) -> None:
+        it, count = self.history, len(tasks)
         row = len(it.task)
-        it.task.append(task)
-        it.group.append(group)
-        it.cpus.append(cpus)
-        it.submitted.append(t)
-        if row == len(it.worker):
+        while row + count > len(it.worker):
             self._grow()
-        self._alive[task] = row
+        if count == 1:
+            it.task.append(tasks[0])
+            it.group.append(group)
+            it.cpus.append(cpus)
+            it.submitted.append(t)
+            self._alive[tasks[0]] = row
+            return
+        it.task.extend(tasks)
+        for column, value in ((it.group, group), (it.cpus, cpus), (it.submitted, t)):
+            column.extend(_same(column, value, count))
+        self._alive.update(zip(tasks, range(row, row + count), strict=True))
 
     def _grow(self) -> None:
         """Make room for rows: one by one it would take a quarter of the time."""
         it = self.history
-        it.worker.extend(repeat(-1, BLOCK))
-        it.job.extend(repeat(-1 if self.job is None else self.job, BLOCK))
-        it.start.extend(repeat(NEVER, BLOCK))
-        it.end.extend(repeat(NEVER, BLOCK))
-        it.outcome.extend(repeat(_WAITING, BLOCK))
-        it.cpu.extend(repeat(NEVER, BLOCK))
-        it.memory.extend(repeat(0, BLOCK))
+        job = -1 if self.job is None else self.job
+        columns = (it.worker, -1), (it.job, job), (it.outcome, _WAITING), (it.memory, 0)
+        for column, value in (*columns, (it.start, NEVER), (it.end, NEVER), (it.cpu, NEVER)):
+            column.extend(_same(column, value, BLOCK))
 
     def _waits_again(self, event: Line) -> None:
         tasks, t = event["tasks"], event["t"]
@@ -442,14 +472,10 @@ class LogPass:
             for task in tasks:
                 self._come_back(task, t)
 
-    def _queued(self, tasks: Iterable[int], place: int, t: float) -> None:
+    def _queued(self, tasks: Sequence[int], place: int, t: float) -> None:
         """Tasks are in the queue of a node: they wait there, at no worker."""
-        it, queue = self.history, self._queues[place]
-        self._shared[place] = it.workers[place].node
-        for task in tasks:
-            row = self._alive.get(task, -1)
-            if row >= 0:
-                it.worker[row], it.start[row], queue[task] = place, t, None
+        self._shared[place] = self.history.workers[place].node
+        self._sent(tasks, place, t)
 
     def _place(self, name: str) -> int:
         """Return a worker's place, which is new if need be."""
@@ -505,7 +531,7 @@ class LogPass:
 
     def _again(self, task: int, row: int, t: float) -> None:
         if row >= 0:
-            self._row(task, self.history.group[row], self.history.cpus[row], t)
+            self._rows((task,), self.history.group[row], self.history.cpus[row], t)
 
     def _failed(self, event: Line) -> None:
         for task in event["tasks"]:
@@ -526,7 +552,7 @@ class LogPass:
     def _copied(self, event: Line) -> None:
         row = self._alive.get(event["tasks"][0], -1)
         if row >= 0:
-            self._row(event["copy"], self.history.group[row], self.history.cpus[row], event["t"])
+            self._rows((event["copy"],), self.history.group[row], self.history.cpus[row], event["t"])
 
     def _withheld(self, event: Line) -> None:
         for task in event["tasks"]:
@@ -572,15 +598,19 @@ class LogPass:
             known.clear()
 
 
+def _same(column: array[Any], value: float, count: int) -> array[Any]:
+    return array(column.typecode, (value,)) * count
+
+
 class _Places(dict[int, int]):
     """Places in the history of workers as a part of a log numbers them."""
 
-    def __init__(self, log: LogPass, names: list[str]) -> None:
+    def __init__(self, place: Callable[[str], int], names: list[str]) -> None:
         super().__init__()
-        self._log, self._names = log, names
+        self._place, self._names = place, names
 
     def __missing__(self, where: int) -> int:
-        place = self[where] = self._log._place(self._names[where])
+        place = self[where] = self._place(self._names[where])
         return place
 
 

@@ -23,7 +23,7 @@ import enum
 import re
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from hyperflow.wire.channel import IN_CHANNEL
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
@@ -236,13 +236,6 @@ def add_task(
         return
     content = _content(payload, buffers)
     parts += (TASK.pack(task, function, len(buffers), sum(map(len, content))), *content)
-
-
-def add_tasks(parts: list[Bytes], first: TaskNumber, function: DefinitionNumber, payloads: Iterable[bytes]) -> None:
-    """Add the records of tasks with consecutive numbers, without buffers."""
-    pack = TASK.pack
-    for number, payload in enumerate(payloads, first):
-        parts += (pack(number, function, 0, len(payload)), payload)
 
 
 def batch(function: DefinitionNumber, first: TaskNumber, payloads: Sequence[bytes]) -> list[Bytes]:

@@ -49,6 +49,7 @@ def unsendable(value: object, error: BaseException) -> tuple[Outcome, bytes]:
 
 
 def text(error: BaseException) -> str:
+    """Return an exception's own words."""
     try:
         return "".join(traceback.format_exception_only(error)).strip()
     except BaseException:  # a user's method may raise anything

@@ -34,6 +34,8 @@ from hyperflow.worker.outcomes import SCALARS, dumps
 from hyperflow.worker.stream import PART, Stream
 from hyperflow.worker.traces import Traces, count_threads
 
+Bytes = bytes | memoryview
+
 QUICK = 50e-6
 """An evaluation that took fewer seconds has started no program that could have written to the log."""
 
@@ -58,7 +60,7 @@ class Last(NamedTuple):
     """The task with which the loop has ended."""
 
     why: Rare
-    payload: frames.Bytes
+    payload: Bytes
     begin: float
     context: contextvars.Context | None = None
     value: Any = None
@@ -83,7 +85,7 @@ class QuickLoop:
         arrivals: Arrivals,
         outputs: tuple[MarkedOutput, MarkedOutput],
     ) -> None:
-        self.payload: frames.Bytes = b""
+        self.payload: Bytes = b""
         """The pickled arguments of the task that runs."""
         self.forks: list[int] = []
         """Holds something in a copy of the process."""
@@ -114,7 +116,7 @@ class QuickLoop:
         fn: Callable[..., Any],
         base: contextvars.Context,
         task: int,
-        pieces: Iterator[tuple[frames.Bytes]],
+        pieces: Iterator[tuple[Bytes]],
     ) -> Last | None:
         """Run tasks, whose numbers begin with this one, and answer them; return one to which something happened."""
         stream, ring, traces, log, locks = self._stream, self._stream.ring, self._traces, self._log, self._locks
@@ -142,10 +144,8 @@ class QuickLoop:
                 return Last(Rare.UNREADABLE, payload, begin, error=error)
             context = copy()
             try:
-                if type(loaded) is tuple:
-                    value = context.run(fn, *loaded)
-                else:
-                    value = context.run(fn, *loaded[0], **loaded[1])
+                is_plain = type(loaded) is tuple  # else positional and keyword arguments
+                value = context.run(fn, *loaded) if is_plain else context.run(fn, *loaded[0], **loaded[1])
             except BaseException as error:
                 return Last(Rare.RAISED, payload, begin, context, error=error)
             now = clock()
@@ -178,7 +178,7 @@ class QuickLoop:
         return None
 
 
-def pieces(lengths: Any, payloads: memoryview) -> Iterator[tuple[frames.Bytes]]:
+def pieces(lengths: Any, payloads: memoryview) -> Iterator[tuple[Bytes]]:
     """Return the payloads of a batch, each alone in a tuple."""
     if lengths.count(lengths[0]) == len(lengths):
         return struct.Struct(f"{lengths[0]}s").iter_unpack(payloads)

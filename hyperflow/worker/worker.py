@@ -16,17 +16,15 @@ import asyncio
 import atexit
 import contextlib
 import contextvars
-import gc
 import importlib
 import itertools
 import mmap
 import os
-import signal
 import socket
 import sys
 import time
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hyperflow import failures
@@ -37,28 +35,26 @@ from hyperflow.fields import frozen
 from hyperflow.saying import short_str
 from hyperflow.shipping import pickler, rebuild
 from hyperflow.shipping.arrivals import Arrivals
-from hyperflow.wire import blas, channel, frames, messages, processes
+from hyperflow.wire import channel, frames, messages
 from hyperflow.wire.answer_ring import TEAM_WAKE, WAKE, AnswerRing
 from hyperflow.wire.channel import IN_CHANNEL, Channel
 from hyperflow.wire.claim_page import ClaimPage
-from hyperflow.wire.frames import Kind, Outcome, Shape
-from hyperflow.wire.machine import THREAD_VARIABLES
+from hyperflow.wire.frames import Kind, Outcome
 from hyperflow.wire.messages import SysPath
 from hyperflow.wire.numbers import DefinitionNumber, TaskNumber
 from hyperflow.wire.shared_memory import LARGE
 from hyperflow.worker import capsules, quick
 from hyperflow.worker.blocks import Arguments, Results
+from hyperflow.worker.definitions import Definitions
 from hyperflow.worker.echo import Echo
 from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import LONGEST_NAME, Log, MarkedOutput
 from hyperflow.worker.measure import WORTH, Measure
 from hyperflow.worker.outcomes import dumps, dumps_result, raised, text, unsendable
 from hyperflow.worker.quick import PAUSE, QUICK, Rare
+from hyperflow.worker.settling import settle
 from hyperflow.worker.stream import Stream
 from hyperflow.worker.traces import LAST_WORDS, Traces, end_soon, has_callbacks
-
-MANY_CLASSES = 100
-"""Classes that are let go of before the cycle collector is called."""
 
 ABOUT_DATA = frozenset(map(int, (Kind.BLOCK, Kind.RETURNED, Kind.CHANNEL, Kind.FORGET)))
 """Kinds of frames that tell of buffers."""
@@ -147,7 +143,7 @@ def make_ready() -> None:
 def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool, echo: bool = False) -> int:
     """Be a worker until the launcher ends the stream; return the exit code."""
     global _lock_client, _info, _log, _worker  # noqa: PLW0603 (a worker is one for its whole process)
-    _settle(info)
+    settle(info.log_file, info.service_id, info.cpus, info.pinned)
     _info = info
     stream = Stream(sock, AnswerRing(page))
     _log = Log(Echo(stream, info.log_file) if echo else None)
@@ -161,46 +157,6 @@ def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool, e
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage] (what sys.exit would do)
     return 0
-
-
-def _settle(info: WorkerInfo) -> None:
-    """Make a freshly forked copy of the launcher into a worker."""
-    processes.die_with_parent(signal.SIGKILL)
-    os.setsid()
-    for signum in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # blocked by the launcher for the time of the fork
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    atexit._clear()  # pyright: ignore[reportPrivateUsage] (what the launcher registered is the launcher's)
-    null = os.open(os.devnull, os.O_RDWR)
-    try:
-        log = os.open(info.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    except OSError:  # the head tried the directory; a disk that is full by now costs the log, not the work
-        log = os.dup(null)
-    os.dup2(null, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(null)
-    os.close(log)
-    os.environ["HYPERFLOW_SERVICE_ID"] = info.service_id
-    for name in THREAD_VARIABLES:
-        os.environ.setdefault(name, str(len(info.cpus)))
-    if info.pinned:
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, info.cpus)
-    with contextlib.suppress(OSError):
-        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-        os.write(score, b"500")  # if memory runs out, an evaluation shall go, not the launcher
-        os.close(score)
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is not None:
-        blas.follow_environment()
-    if numpy is not None and len(info.cpus) > 1:
-        # It was imported while the variables said 1, see the launcher's `prepare`.
-        with contextlib.suppress(ImportError):
-            import threadpoolctl  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: PLC0415
-
-            threadpoolctl.threadpool_limits(len(info.cpus))
 
 
 class Worker:
@@ -223,10 +179,7 @@ class Worker:
         self.arrivals = arrivals
         self.reader = frames.Reader()
         self.lock_client = LockClient(stream, self.reader)
-        self.definitions: dict[DefinitionNumber, tuple[Shape, list[int], memoryview]] = {}
-        self.functions: dict[DefinitionNumber, Any] = {}  # and classes
-        self.values: dict[DefinitionNumber, str] = {}  # tokens of stored values
-        self.forgotten_classes = 0
+        self.definitions = Definitions(arrivals, self.found)
         self.arguments = Arguments()
         self.channel: Channel | None = None
         self.results = Results()
@@ -236,7 +189,6 @@ class Worker:
         self.seq = 0
         self.left = 0
         """How many tasks are in hand behind the one that runs; at least so many."""
-        self.trouble = ""
         self.in_chunks = 0  # how many of the tasks until now came in chunks
         self.function_at_work: DefinitionNumber | None = None  # in the quick loop
         self.traces = Traces(stream.fileno())
@@ -275,7 +227,7 @@ class Worker:
                 if self.leaving:
                     return
             elif kind == Kind.DEFINE:
-                self.define(bytes(body))
+                self.definitions.define(bytes(body))
             elif kind == Kind.KEEP:
                 (self.to_keep,) = frames.SIZE.unpack(body)
             elif kind in ABOUT_DATA:
@@ -299,7 +251,10 @@ class Worker:
             with contextlib.suppress(OSError):  # the head sends nothing by one that is not mapped
                 self.channel = Channel.at(*frames.CHANNEL.unpack(body))
         else:
-            self.forget_all(number for (number,) in frames.NUMBER.iter_unpack(body))
+            numbers = [DefinitionNumber(number) for (number,) in frames.NUMBER.iter_unpack(body)]
+            self.definitions.forget_all(numbers)
+            for number in numbers:
+                self.arguments.forget(number)
             self.arguments.drop_old()
 
     def run_all(self, body: memoryview) -> None:
@@ -337,7 +292,7 @@ class Worker:
 
     def is_at_hand(self, function: DefinitionNumber) -> bool:
         """Whether a function can be called as it is."""
-        if function not in self.functions:
+        if function not in self.definitions.made:
             return False
         if function != self.arrivals.bound:
             self.arrivals.enter(function)
@@ -347,7 +302,7 @@ class Worker:
         self,
         task: TaskNumber,
         function: DefinitionNumber,
-        payload: frames.Bytes,
+        payload: quick.Bytes,
         buffers: list[frames.Buffer],
         in_chunk: bool = False,
     ) -> None:
@@ -366,10 +321,10 @@ class Worker:
         self.answer(task, Outcome.SKIPPED, 0.0, frames.SIZE.pack(self.seq if in_chunk else self.seq - self.in_chunks))
 
     def run_quickly(
-        self, function: DefinitionNumber, task: TaskNumber, end: int, pieces: Iterator[tuple[frames.Bytes]]
+        self, function: DefinitionNumber, task: TaskNumber, end: int, pieces: Iterator[tuple[quick.Bytes]]
     ) -> TaskNumber:
         """Run tasks of a function that is at hand, up to the LAST ones; return the next task."""
-        fn, most = self.functions[function], itertools.islice(pieces, end - LAST - task)
+        fn, most = self.definitions.made[function], itertools.islice(pieces, end - LAST - task)
         self.log.function = getattr(fn, "__name__", "__call__")
         self.function_at_work = function
         while not self.leaving:
@@ -412,7 +367,7 @@ class Worker:
             self.lock_client.later += self.reader.feed(self.stream.recv(frames.CHUNK, socket.MSG_DONTWAIT))
 
     def run(
-        self, task: TaskNumber, function: DefinitionNumber, payload: frames.Bytes, buffers: list[frames.Buffer]
+        self, task: TaskNumber, function: DefinitionNumber, payload: quick.Bytes, buffers: list[frames.Buffer]
     ) -> None:
         """Evaluate one task and answer."""
         begin = time.perf_counter()
@@ -420,10 +375,10 @@ class Worker:
         fn = None
         self.at_work = task, function, payload, buffers
         try:
-            fn = self.functions.get(function)
+            fn = self.definitions.made.get(function)
             is_new = fn is None
             if fn is None:
-                fn = self.function(function)
+                fn = self.definitions.function(function)
             elif function != self.arrivals.bound:
                 self.arrivals.enter(function)
             if buffers:
@@ -537,10 +492,10 @@ class Worker:
             failure = capsules.Failure(
                 task,
                 short_str(self.log.function, LONGEST_NAME),
-                self.pickle_of(function),
+                self.definitions.pickle_of(function),
                 Pickle(payload, [self.found(each) if isinstance(each, int) else each for each in buffers]),
                 capsules.are_as_left(buffers),
-                self.known(),
+                self.definitions.known(),
                 self.states,
                 self.lock_client.stream_of(task),
                 error,
@@ -564,21 +519,6 @@ class Worker:
         if why_not:
             self.log.write_line(f"hyperflow keeps no copy of this process: {why_not}")
 
-    def pickle_of(self, number: DefinitionNumber) -> Pickle:
-        """Return a definition as it came."""
-        _, blocks, data = self.definitions[number]
-        return Pickle(data, [self.found(each) for each in blocks])
-
-    def known(self) -> list[capsules.Definition]:
-        """Return the classes and stored values that were made here, as they came and in that order."""
-        found: list[capsules.Definition] = []
-        for number, (shape, _, _) in self.definitions.items():
-            if shape == Shape.CLASS and number in self.functions:
-                found.append(capsules.Definition(rebuild.track(self.functions[number]), shape, self.pickle_of(number)))
-            elif number in self.values:
-                found.append(capsules.Definition(self.values[number], shape, self.pickle_of(number)))
-        return found
-
     def unreadable(self, task: TaskNumber, what: str, error: BaseException) -> None:
         """Answer that a call cannot be unpickled here."""
         words = f"{what} could not be unpickled on the worker: {text(error)}"
@@ -587,7 +527,7 @@ class Worker:
                 f"; the worker looks for modules in {sys.path}; to send a module by value, call "
                 f"hyperflow.register_pickle_by_value({(error.name or 'module').partition('.')[0]})"
             )
-        words += self.trouble
+        words += self.definitions.trouble
         self.at_work = None
         self.arrivals.leave()
         self.answer(task, Outcome.UNREADABLE, 0.0, dumps(words))
@@ -631,51 +571,6 @@ class Worker:
             stderr.flush()
         if self.arrivals.visitors:
             self.arrivals.leave()
-
-    def define(self, body: bytes) -> None:
-        """Learn a definition. Classes and stored values are made before arguments arrive that name them."""
-        number, shape, blocks, data = frames.read_definition(body)
-        self.forget(number)  # it comes again when classes have changed
-        self.definitions[number] = shape, blocks, data
-        if shape in (Shape.FUNCTION, Shape.CHANGING_FUNCTION):
-            return
-        try:
-            buffers = [self.found(each) for each in blocks]
-            if shape == Shape.CLASS:
-                with self.arrivals.arriving(number, is_class=True):
-                    self.functions[number] = rebuild.define_class(data, buffers)
-            else:
-                self.values[number] = rebuild.keep(pickler.loads(data, buffers=[it.toreadonly() for it in buffers]))
-        except BaseException as error:
-            what = "class" if shape == Shape.CLASS else "value of hyperflow.put"
-            self.trouble = f"; a {what} could not be made: {text(error)}"
-
-    def function(self, number: DefinitionNumber) -> Any:
-        """Unpickle a function: once, unless a call can change what it captured."""
-        shape, blocks, data = self.definitions[number]
-        with self.arrivals.arriving(number, is_class=False):
-            made = pickler.loads(data, buffers=[self.found(each) for each in blocks])
-        if shape == Shape.FUNCTION:
-            self.functions[number] = made
-        return made
-
-    def forget_all(self, numbers: Iterable[DefinitionNumber]) -> None:
-        """Let go of what the head does not need any more."""
-        for number in numbers:
-            self.forgotten_classes += number in self.definitions and self.definitions[number][0] == Shape.CLASS
-            self.forget(number)
-        if self.forgotten_classes >= MANY_CLASSES:  # a class is a cycle, and the collector would wait for thousands
-            self.forgotten_classes = 0
-            gc.collect()
-
-    def forget(self, number: DefinitionNumber) -> None:
-        """Let go of a definition or block."""
-        self.definitions.pop(number, None)
-        self.functions.pop(number, None)
-        self.arrivals.forget(number)
-        if number in self.values:
-            rebuild.drop(self.values.pop(number))
-        self.arguments.forget(number)
 
     def run_async(self, coroutine: Any, context: contextvars.Context) -> Any:
         """Run an async function to its end; what it leaves behind is cancelled once it has been answered."""

@@ -85,14 +85,15 @@ def stale_recall(retract: Any) -> Any:
     return stale
 
 
-def cpus_returned_early(give: Any) -> Any:
-    """The CPUs of a worker are free as soon as it has its task."""
+def cpus_returned_early(lease: Any) -> Any:
+    """The CPUs of a worker are free as soon as it has them."""
 
-    def given(scheduler: Any, worker: Any, tasks: Any) -> None:
-        give(scheduler, worker, tasks)
+    def leased(scheduler: Any, worker: Any) -> Any:
+        lease(scheduler, worker)
         scheduler._release(worker)
+        return worker
 
-    return given
+    return leased
 
 
 def older_start_taken(read_result: Any) -> Any:
@@ -114,12 +115,12 @@ def rows_dropped(read: Any) -> Any:
 def cancelled_is_retried(cancel: Any) -> Any:
     """A cancelled evaluation is killed, and not forgotten."""
 
-    def killed(engine: Any, evaluation: Any) -> None:
+    def killed(endings: Any, evaluation: Any) -> None:
         if evaluation.task.worker is not None:
-            engine.scheduler.kill(evaluation.task.worker)
-            engine._flushing.ask()
+            endings._head.scheduler.kill(evaluation.task.worker)
+            endings._head.flush_soon()
         else:
-            cancel(engine, evaluation)
+            cancel(endings, evaluation)
 
     return killed
 
@@ -147,10 +148,10 @@ BUGS: dict[str, Bug] = {
     "no checksum": Bug("hyperflow.database.entries", "is_sound", no_checksum),
     "no clean-up": Bug("hyperflow.wire.processes", "kill_all", no_clean_up),
     "stale recall": Bug("hyperflow.wire.claim_page", "ClaimPage.retract", stale_recall),
-    "CPUs returned early": Bug("hyperflow.scheduling.scheduler", "Scheduler._give", cpus_returned_early),
+    "CPUs returned early": Bug("hyperflow.scheduling.scheduler", "Scheduler._lease", cpus_returned_early),
     "result of an older start taken": Bug("hyperflow.master.rundir", "JobDirectory.read_result", older_start_taken),
     "rows dropped in a merge": Bug("hyperflow.database.ingest", "_read", rows_dropped),
-    "retry of a cancelled": Bug("hyperflow.head.engine", "Engine._on_cancel", cancelled_is_retried),
+    "retry of a cancelled": Bug("hyperflow.head.endings", "Endings.cancelled", cancelled_is_retried),
     "heartbeat ignored": Bug("hyperflow.head.link", "Link.beat", heartbeat_ignored),
     "fsync left out": Bug("hyperflow.database.file", "_prepare", fsync_left_out),
 }

@@ -16,7 +16,7 @@ import pytest
 
 from hyperflow.database import ingest as ingesting
 from hyperflow.database import place
-from hyperflow.database.file import checksum
+from hyperflow.database.entries import checksum
 from hyperflow.database.ingest import Ingested, ingest
 from hyperflow.database.layout import Counts
 from hyperflow.database.store import DamagedEntry, Store, copy_database, open_database

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hyperflow.errors import HyperflowError
 from hyperflow.events import packing, reader, segments, several, writer
 from hyperflow.events.packed import Segment, pack
 from hyperflow.events.reader import Follower, Part
@@ -38,7 +39,7 @@ def history(log: EventLog, seed: int, clock: Callable[[], int]) -> None:
         elif what < 0.6 and waiting:
             some = [TaskNumber(waiting.pop(0)) for _ in range(min(len(waiting), chance.choice((1, 1, 1, 3))))]
             worker = f"worker-{chance.randrange(5)}@node{chance.randrange(3)}"
-            log.running(some, worker)
+            log.running(some, worker, chance.choice((None, None, 0.5)))
             at |= dict.fromkeys(some, worker)
         elif what < 0.7 and waiting:  # as a node's launcher serves them
             some = sorted(waiting.pop() for _ in range(min(len(waiting), chance.choice((1, 5)))))
@@ -153,3 +154,39 @@ def test_a_line_that_names_a_worker_is_missing(tmp_path: Path) -> None:
     assert [(event.get("tasks"), event.get("worker")) for event in Follower(path).new()] == [
         ([2], "worker 0"),
     ]
+
+
+VERSION_2 = (
+    r'{"t": 1763600000.000000, "state": "several", "of": "wrrdr", "after":[0,7,1,82,5],"worker":[0,1,0,0],'
+    r'"sent":[1,1,1],"done":[2],"seconds":[250000],"waiting":[1],"count":[3],"flow":[5],'
+    r'"new":["worker-0@north","worker-1@north"],"forms":["\"function\": \"f\", \"cpus\": 1"]}'
+)
+
+
+def test_lines_of_version_2(tmp_path: Path) -> None:
+    """Their columns are lists."""
+    path = tmp_path / segments.NAME
+    path.write_text(f"{VERSION_2}\n")
+    found = list(Follower(path).new())
+    assert [(event["state"], event["tasks"], event.get("worker")) for event in found] == [
+        ("waiting", [1, 2, 3], None),
+        ("running", [1], "worker-0@north"),
+        ("running", [2], "worker-1@north"),
+        ("done", [2], "worker-1@north"),
+        ("running", [3], "worker-1@north"),
+    ]
+    assert (found[0]["function"], found[0]["flow"], found[3]["seconds"]) == ("f", 5, [0.25])
+
+
+@pytest.mark.parametrize("what", ["data", "columns"])
+def test_a_damaged_line(tmp_path: Path, what: str) -> None:
+    """It is an error that is told, whatever is missing."""
+    line = several.Columns().line([several.RUNNING, 1_763_600_000_000_000, "worker-0@north", 1, 3, None] * 3)
+    event = json.loads(line)
+    event[what] = event[what][: len(event[what]) // 2]
+    path = tmp_path / segments.NAME
+    path.write_text(json.dumps(event) + "\n")
+    with pytest.raises(HyperflowError, match="damaged"):
+        list(Follower(path).new())
+    with pytest.raises(HyperflowError, match="makes no sense"):
+        LogPass(History(), None).read(Follower(path))

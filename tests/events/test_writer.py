@@ -54,7 +54,8 @@ async def test_a_small_run(tmp_path: Path) -> None:
     for of_one in tasks.values():  # one that was queued behind another may have been retracted: running, waiting
         for at in [n for n, line in enumerate(of_one) if "retracted" in line][::-1]:
             del of_one[at - 1 : at + 1]
-    states = [[line["state"] for line in tasks[n]] for n in sorted(tasks)]
+    # Those of a map may go to the queue of their node; who has had them is told at their end.
+    states = [[line["state"].replace("queued", "running") for line in tasks[n]] for n in sorted(tasks)]
     assert sorted(tasks) == list(range(1, 17))
     assert states[:11] == [["waiting", "running", "done"]] * 11
     assert states[11:13] == [["waiting", "running", "failed"]] * 2
@@ -68,7 +69,7 @@ async def test_a_small_run(tmp_path: Path) -> None:
         assert times == sorted(times)
     assert tasks[1][0]["function"] == "add"
     assert tasks[1][0]["cpus"] == 1
-    assert tasks[1][1]["worker"].startswith("worker-")
+    assert all(tasks[n][2]["worker"].startswith("worker-") for n in range(1, 12))
     assert tasks[1][2]["seconds"] >= 0
     assert tasks[11][0]["function"] == 'a "name"\n\\'
     assert "Boom" in tasks[12][2]["error"]
@@ -77,7 +78,7 @@ async def test_a_small_run(tmp_path: Path) -> None:
     assert workers
     assert all([line["state"] for line in of_one] == ["started", "ended"] for of_one in workers.values()), workers
     assert [line["status"] for of_one in workers.values() for line in of_one[1:]].count(3) == 1
-    assert [line["state"] for line in lines if "node" in line] == ["up"]
+    assert [line["state"] for line in lines if "node" in line and line["task"] is None] == ["up"]
     assert lines[-1]["state"] == "closed"
 
 

@@ -372,7 +372,7 @@ async def test_both_ways_come_to_the_same(seed: int, batches: Counter[int]) -> N
     for states in (alike.states, single.states):
         assert all(one[0] == "waiting" and one[-1] in ("done", "failed") for one in states.values())
         assert all(one.count("done") + one.count("failed") == 1 for one in states.values())
-        assert all("running" in one for one in states.values())
+        assert all("running" in one or "queued" in one for one in states.values())
     ends = [{n: one[-1] for n, one in play.states.items()} for play in (alike, single)]
     assert ends[0] == ends[1]
     assert max(batches) >= (3 if limit == 7 else 30)

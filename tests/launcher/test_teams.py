@@ -4,14 +4,16 @@ import os
 import pickle
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hyperflow.wire import frames
+from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind, Outcome
-from hyperflow.wire.numbers import WorkerNumber
+from hyperflow.wire.messages import Fetch
+from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, WorkerNumber
 from tests.launcher.orders import Head, launcher
 
 pytestmark = pytest.mark.process
@@ -42,7 +44,7 @@ def values(head: Head, first: int, count: int) -> list[Any]:
 
 
 def test_answers_come_joined_and_all(head: Head) -> None:
-    """Each task is answered once, by either worker; each worker leaves when there is nothing more, behind its answers."""
+    """Each task is answered once, by either worker; each leaves when there is nothing more, behind its answers."""
 
     def double(x: int) -> int:
         return 2 * x
@@ -161,6 +163,7 @@ def test_recalled_are_the_newest(head: Head, tmp_path: Path) -> None:
     go = str(tmp_path / "go")
 
     def waits(x: int) -> int:
+        Path(go + "ne").touch()
         until(go)
         return x
 
@@ -172,6 +175,7 @@ def test_recalled_are_the_newest(head: Head, tmp_path: Path) -> None:
     head.recall(5)
     head.wait(lambda: head.recalls == 1)
     assert head.recalled == [(50, 3), (18, 2)]
+    until(go + "ne")
     head.recall(1000)
     head.wait(lambda: head.recalls == 2)
     assert head.recalled[2:] == [(11, 7)]
@@ -189,6 +193,7 @@ def test_what_is_in_hand_is_recalled_where_all_is(head: Head, tmp_path: Path) ->
 
     def waits(x: int) -> int:
         if x == 200:
+            Path(go + "ne").touch()
             until(go)
         return x
 
@@ -197,6 +202,7 @@ def test_what_is_in_hand_is_recalled_where_all_is(head: Head, tmp_path: Path) ->
     head.batch(waits, function, 1000, range(400))
     head.join(1)
     head.wait(lambda: len(head.results) == 200)
+    until(go + "ne")
     head.recall(1000)
     head.wait(lambda: head.recalls == 1)
     assert sorted(n for first, count in head.recalled for n in range(first, first + count)) == list(range(1201, 1400))
@@ -211,6 +217,7 @@ def test_cancelled(head: Head, tmp_path: Path) -> None:
 
     def waits(x: int) -> int:
         if x == 200:
+            Path(go + "ne").touch()
             until(go + "never")
         return x
 
@@ -219,6 +226,7 @@ def test_cancelled(head: Head, tmp_path: Path) -> None:
     head.batch(waits, function, 1000, range(400))
     head.join(1)
     head.wait(lambda: len(head.results) == 200)
+    until(go + "ne")
     head.cancel(1210, 20)
     head.wait(lambda: head.recalls == 1)
     assert head.recalled == [(1210, 20)]
@@ -260,6 +268,32 @@ def test_single_tasks_after_a_team(head: Head) -> None:
     head.order(frames.frame(Kind.KILL, number))
     head.wait(lambda: 1 in head.ended)
     assert (head.ended[1].started, head.ended[1].task) == (4, 0)
+
+
+def test_a_worker_that_waits_for_a_block_gets_nothing(head: Head) -> None:
+    """Until that has come; meanwhile the others run what there is."""
+
+    def plain(x: int) -> int:
+        return x
+
+    function = head.define(plain)
+    head.fork(function, 1, 2)
+    block = DefinitionNumber(77)
+    head.order(messages.framed(Fetch(block, 4, sha256(b"1234").hexdigest(), (), 0)))
+    head.order(frames.frame(Kind.GIVE, WorkerNumber(1), frames.NUMBER.pack(block)))
+    head.batch(plain, function, 100, range(300))
+    head.join(1, 2)
+    head.wait(lambda: sorted(head.left) == [1, 2])
+    assert {worker for worker, _ in head.results.values()} == {2}
+    head.batch(plain, function, 500, range(5))
+    head.left.clear()
+    head.join(1)
+    head.recall(0)
+    head.wait(lambda: head.recalls == 1)
+    assert not head.left
+    head.order(*(b"".join(parts) for parts in frames.content(block, NO_WORKER, memoryview(b"1234"))))
+    head.wait(lambda: head.left == [1])
+    assert {head.results[n][0] for n in range(500, 505)} == {1}
 
 
 def test_large_results(head: Head) -> None:

@@ -24,8 +24,8 @@ from hyperflow.master.rundir import JobDirectory
 from hyperflow.master.shared import Shared
 from hyperflow.scheduling.pool import CpuPool
 from hyperflow.scheduling.scheduler import Scheduler
-from hyperflow.scheduling.waiting import Waiting
 from hyperflow.scheduling.state import SENT, Task, Worker
+from hyperflow.scheduling.waiting import Waiting
 from hyperflow.slurm.client import SlurmClient
 from hyperflow.wire import claim_page
 from hyperflow.wire.claim_page import ClaimPage

@@ -18,10 +18,24 @@ import attrs
 
 from hyperflow.errors import ImpossibleRequest
 from hyperflow.head.copies import Copies
-from hyperflow.scheduling import prefetch, scheduler, teams
+from hyperflow.scheduling import overfull, prefetch, scheduler, teams
 from hyperflow.scheduling.scheduler import Scheduler
-from hyperflow.scheduling.state import CANCELLED, ENDED, SENT, WAITING, Batch, Effect, Feed, Join, Retire, Send, Task
-from hyperflow.scheduling.state import Team, TeamEffect, in_ranges
+from hyperflow.scheduling.state import (
+    CANCELLED,
+    ENDED,
+    SENT,
+    WAITING,
+    Batch,
+    Effect,
+    Feed,
+    Join,
+    Retire,
+    Send,
+    Task,
+    Team,
+    TeamEffect,
+    in_ranges,
+)
 from hyperflow.scheduling.stragglers import Stragglers
 from hyperflow.wire import claim_page
 from tests.model.nodes import Answered, Ended, FakeNode, FakeWorker, Left, Message, Recalled, Returned, Skipped, at_work
@@ -31,7 +45,7 @@ DURATIONS = {1: 2e-6, 2: 2e-4, 3: 0.01, 4: 0.5}
 """Seconds that each function takes: queued a thousand deep, a few deep, one ahead, one ahead where much waits."""
 
 SMALL = (
-    (prefetch, "ANSWERS_AT_ONCE", 3.0), (prefetch, "RESERVE_TASKS", 8), (scheduler, "PATIENCE", 1),
+    (prefetch, "ANSWERS_AT_ONCE", 3.0), (prefetch, "RESERVE_TASKS", 8), (overfull, "PATIENCE", 1),
     (scheduler, "ANSWERS_A_LOOK", 1), (teams, "PATIENCE", 1), (teams, "MOST_IN_VAIN", 0),
 )  # fmt: skip
 """Bounds that are meant for large runs, so that four nodes meet them."""
@@ -646,13 +660,13 @@ class SchedulerModel(Model):
         deep = [team.number for team in scheduler.teams._deep]
         promise(IDLE, {number for number, count in queued.items() if count} <= set(deep), "deep:", deep)
         promise(IDLE, len(set(deep)) == len(deep), "one is twice among the deep")
-        overfull = {worker.number for worker in scheduler._overfull}
-        promise(IDLE, {w.number for w in workers if w.held > 1} <= overfull, "overfull:", overfull)
-        promise(IDLE, len(overfull) == len(scheduler._overfull), "one is twice among the overfull")
-        promise(IDLE, all(worker.overfull for worker in scheduler._overfull), "overfull, and not marked")
+        those = {worker.number for worker in scheduler._overfull.workers}
+        promise(IDLE, {w.number for w in workers if w.held > 1} <= those, "overfull:", those)
+        promise(IDLE, len(those) == len(scheduler._overfull.workers), "one is twice among the overfull")
+        promise(IDLE, all(worker.overfull for worker in scheduler._overfull.workers), "overfull, and not marked")
         states = Counter("ending" if w.ending else "busy" if w.is_busy else "idle" for w in workers)
         promise(ONE_PLACE, scheduler.states == {"busy": 0, "idle": 0, "ending": 0} | states, "workers:", states)
-        promise(ONE_PLACE, scheduler._suspected == self.suspects(), "suspects:", scheduler._suspected)
+        promise(ONE_PLACE, scheduler._suspects.on == self.suspects(), "suspects:", scheduler._suspects.on)
         there = {name: {w.number for w in scheduler.workers_at(name)} for name in self.nodes}
         here = {name: {w.number for w in workers if w.node == name} for name in self.nodes}
         promise(ONE_PLACE, there == here, "workers by node:", there, here)
@@ -717,7 +731,9 @@ class SchedulerModel(Model):
     def on_settle(self, *_: int) -> None:
         """Everything under way arrives, and no task ends meanwhile: then no CPU idles while a task is queued."""
         self.deliver_all()
-        for _ in range(20 + self.scheduler.pool.total):  # each time, a team is asked for what the free CPUs can take of it
+        for _ in range(
+            20 + self.scheduler.pool.total
+        ):  # each time, a team is asked for what the free CPUs can take of it
             if self.scheduler.unbalanced:
                 self.scheduler.rebalance()
                 self.deliver_all()

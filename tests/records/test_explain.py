@@ -51,6 +51,12 @@ async def test_of_a_run_that_goes_on(typed: TyPed, tmp_path: Path) -> None:
         assert "1 that wait longer come before it: 2 of abs (2 CPUs)" in said
         assert "1 of 2 CPUs are free; it would fit after 1 of wait_at (1 CPU)" in said
         assert "evaluation 1 of wait_at has been with worker-0@" in typed(home, "1")[1]
+        with (env.program.log_dir / "events.jsonl").open("a") as log:  # as if they were in a team's queue
+            log.write('{"t": 1.0, "state": "waiting", "tasks": [8, 9], "function": "abs", "cpus": 1}\n')
+            node = typed(home, "1")[1].partition("worker-0@")[2].split()[0]
+            log.write(json.dumps({"t": 1.0, "state": "queued", "tasks": [8, 9], "node": node}) + "\n")
+        assert "is among the first there: it runs, or is about to" in typed(home, "8")[1]
+        assert "its workers are busy with what came before: 1 of wait_at (1 CPU), 8 of abs" in typed(home, "9")[1]
         gate.open()
         assert await asyncio.gather(first, *wide) == [gate.path, 1, 2]
         with pytest.raises(ValueError, match="no"):

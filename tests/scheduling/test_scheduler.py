@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperflow.errors import ImpossibleRequest
+from hyperflow.scheduling import overfull, waiting
 from hyperflow.scheduling import pool as engine_pool
 from hyperflow.scheduling import scheduler as engine_scheduler
 from hyperflow.scheduling.prefetch import PATIENCE, PREFETCH_BYTES
@@ -22,13 +23,15 @@ from hyperflow.scheduling.scheduler import (
     Fork,
     Kill,
     Retire,
-    Retract,
     Scheduler,
     Send,
     Task,
     Worker,
 )
-from hyperflow.scheduling.state import State, is_started
+from hyperflow.scheduling.state import Retract, State, is_started
+
+PARTS = (engine_scheduler, engine_pool, overfull, waiting)
+"""What is looked at where steps are counted."""
 
 QUICK = 1e-6
 ONE_AHEAD = 0.01
@@ -994,12 +997,12 @@ def test_names_for_errors() -> None:
 
 
 def steps(run: Callable[[], object]) -> int:
-    """Count the lines of the scheduler and the pool that run: unlike the time, always the same."""
+    """Count the lines of the scheduler and its parts that run: unlike the time, always the same."""
     count = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal count
-        if frame.f_code.co_filename not in (engine_scheduler.__file__, engine_pool.__file__):
+        if frame.f_code.co_filename not in {part.__file__ for part in PARTS}:
             return None
         count += event == "line"
         return trace
@@ -1326,6 +1329,6 @@ def test_a_twin_on_a_lost_node_makes_a_suspect() -> None:
     made.schedule()
     made.was_lost(task, "b" if worker_of(task).node == "a" else "a")
     assert task.past is not None
-    assert made._suspected == {worker_of(task).node: 1}
+    assert made._suspects.on == {worker_of(task).node: 1}
     answer(made, task)
-    assert not made._suspected
+    assert not made._suspects.on

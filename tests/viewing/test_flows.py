@@ -131,6 +131,24 @@ def test_processes_of_their_own() -> None:
     assert {one.fresh for one in told(*lines[:-3], *lines[-2:], CLOSED).evaluations.values()} == {False}
 
 
+def test_the_queue_of_a_node() -> None:
+    """What passes there before a worker has its first one is its start; between two, what each costs beside."""
+    known = told(
+        OPENED,
+        UP,
+        {"t": 11.0, "state": "started", "worker": "worker-0@n", "cpus": [0], "number": 1},
+        submitted(11.0, 1, 2, 3),
+        {"t": 11.0, "state": "queued", "tasks": [1, 2, 3], "node": "n"},
+        done(12.0, 0.5, 1) | {"worker": "worker-0@n", "age": 0.25},
+        done(13.0, 0.5, 2) | {"worker": "worker-0@n"},
+        done(14.0, 0.75, 3) | {"worker": "worker-0@n"},
+        CLOSED,
+    )
+    assert [one.seconds for one in known.evaluations.values()] == [0.5, 0.5, 0.75]
+    assert (known.delays.first, known.delays.send) == (0.25, 0.0)
+    assert known.delays.queued == pytest.approx((0.75 + 0.25) / 2)
+
+
 def test_what_a_log_cannot_tell_is_said() -> None:
     """A log of an earlier version, of a run that was killed, or with a gap is replayed as far as it goes."""
     old = {"t": 10.0, "state": "opened", "version": 1}

@@ -103,6 +103,16 @@ def test_the_queue_of_a_node() -> None:
     ]
 
 
+def test_out_of_the_queue_of_a_node() -> None:
+    """What fails there has been at a worker since some moment before that was told."""
+    queued: dict[str, object] = {"state": "queued", "tasks": [1, 2], "node": "north"}
+    began: dict[str, object] = {"state": "running", "tasks": [1], "worker": "worker-1@north", "age": 0.5}
+    failed: dict[str, object] = {"state": "failed", "tasks": [1], "error": "OSError: no", "call": "f(1)"}
+    found = of(waiting(1, 2), queued, began, failed)
+
+    assert rows(found) == [(1, "FAILED", 1, 0.0, 1.5, 3.0), (2, "WAITING", 0, 0.0, 1.0, NAN)]
+
+
 def test_the_last_start_counts() -> None:
     """What another start of the same run had done is of the past; jobs are side by side."""
     opened: dict[str, object] = {"state": "opened"}

@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from hyperflow.fields import define, field, frozen
+from hyperflow.fields import frozen
 from hyperflow.head.bulk.calls import Calls, calls_of
 from hyperflow.scheduling.state import Batch, Task, Worker
 from hyperflow.wire import frames
@@ -38,7 +38,6 @@ class Rare:
     error: BaseException | None = None
 
 
-@define(eq=False)
 class Answers:
     """What one frame has brought.
 
@@ -48,18 +47,24 @@ class Answers:
         with_buffers: Reads a result that has so many buffers.
     """
 
-    held: dict[TaskNumber, Task]
-    workers: Mapping[WorkerNumber, Worker]
-    with_buffers: Callable[[Worker, memoryview, int], Any]
-    numbers: list[TaskNumber] = field(init=False, factory=list[TaskNumber])
-    """Those whose values are in their places, in the order in which they came."""
-    seconds: list[float] = field(init=False, factory=list[float])
-    """What each of them took."""
-    measured: dict[TaskNumber, tuple[float, int]] = field(init=False, factory=dict[TaskNumber, tuple[float, int]])
-    """The CPU time and memory of those where they were measured."""
-    rare: list[Rare] = field(init=False, factory=list[Rare])
-    _of_calls: list[tuple[Calls, int]] = field(init=False, factory=list[tuple[Calls, int]])  # from which one on
-    _of_workers: list[tuple[Worker, float, int]] = field(init=False, factory=list[tuple[Worker, float, int]])
+    def __init__(
+        self,
+        held: dict[TaskNumber, Task],
+        workers: Mapping[WorkerNumber, Worker],
+        with_buffers: Callable[[Worker, memoryview, int], Any],
+    ) -> None:
+        self.held = held
+        self.workers = workers
+        self.with_buffers = with_buffers
+        self.numbers: list[TaskNumber] = []
+        """Those whose values are in their places, in the order in which they came."""
+        self.seconds: list[float] = []
+        """What each of them took."""
+        self.measured: dict[TaskNumber, tuple[float, int]] = {}
+        """The CPU time and memory of those where they were measured."""
+        self.rare: list[Rare] = []
+        self._of_calls: list[tuple[Calls, int]] = []  # from which one on
+        self._of_workers: list[tuple[Worker, float, int]] = []
 
     def read(self, body: memoryview) -> None:
         """Read a frame."""

@@ -97,7 +97,7 @@ class Bulk:
         """Deal with an answer by itself."""
         head, worker = self.head, self.head.scheduler.workers.get(it.worker)
         if worker is not None:
-            evaluation = self.single_out(worker, it.task)
+            evaluation = self.single_out(worker, it.task, it.seconds)
             if it.error is not None:
                 task = head.scheduler.answered(it.worker, it.task, it.seconds)
                 if evaluation is not None and task is not None:
@@ -126,13 +126,18 @@ class Bulk:
 
     # ---- one by itself ------------------------------------------------------------------------------------------
 
-    def single_out(self, worker: Worker, number: TaskNumber) -> Evaluation | None:
-        """Make one that a worker is in an evaluation by itself; None if it is none of a batch, or was cancelled."""
+    def single_out(self, worker: Worker, number: TaskNumber, ago: float | None = None) -> Evaluation | None:
+        """Make one that a worker is in an evaluation by itself; None if it is none of a batch, or was cancelled.
+
+        Args:
+            ago: How many seconds ago it had begun.
+        """
         team = worker.team
         batch = team.held.get(number) if team is not None else None
         if team is None or type(batch) is not Batch:
             return None
         self._by_itself(calls_of(batch), self.head.scheduler.teams.single_out(team, batch, number))
+        self.head.events.running([number], worker.name, ago)  # of the others that is said when they are done
         evaluation: Evaluation = self.head.evaluations[number]
         return evaluation
 
