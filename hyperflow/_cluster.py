@@ -16,6 +16,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
+import attrs
+
 from hyperflow import environment, failures
 from hyperflow import flow as flows
 from hyperflow._job import JobFunction, OpenEnv, checked_async_function
@@ -23,7 +25,6 @@ from hyperflow.config import read_settings
 from hyperflow.database.store import copy_database, open_database
 from hyperflow.environment import FailurePolicy, JobOptions, Options
 from hyperflow.errors import ConfigurationError, MisuseError
-from hyperflow.fields import define, evolve, field, frozen, only_changed
 from hyperflow.files import hold_standard_streams
 from hyperflow.flow import Call, Cluster, Flow, Job, Step
 from hyperflow.head.streams import Streams
@@ -67,7 +68,7 @@ def cluster(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Cluster[T]]:
     return ClusterFunction(checked_async_function(fn, "cluster"))
 
 
-@frozen(eq=False)
+@attrs.frozen(eq=False)
 class ClusterEnv(OpenEnv):
     """The environment of a running Cluster computation; its master runs the jobs."""
 
@@ -80,7 +81,7 @@ class ClusterEnv(OpenEnv):
         def statistics(self) -> ClusterStatistics: ...  # type: ignore[override]
 
 
-@frozen(eq=False, shown=False)
+@attrs.frozen(repr=False, eq=False)
 class RemoteJob(Step):
     """A job to be run in its own Slurm allocation."""
 
@@ -103,7 +104,7 @@ class RemoteJob(Step):
 
 
 async def _remote_eval_job(master: Master, job: Flow[Any], options: Options, job_options: JobOptions) -> Any:
-    plain = only_changed(options)
+    plain = attrs.asdict(options, filter=lambda field, value: value != field.default)
     sent = job.using(**plain).used() if plain else job  # used() because it is not awaited if an earlier run has sent it
     wanted = job_options.sbatch and job_options.sbatch.over(master.defaults)
     within = lockfiles.scope(environment.current())
@@ -134,7 +135,7 @@ def remote_eval_job(job: Flow[T]) -> Cluster[T]:
     return Cluster(RemoteJob(job.used()))
 
 
-@define(eq=False)
+@attrs.define(eq=False)
 class ClusterEvaluator:
     """Plain `remote_eval` in a Cluster computation: refused; with `using(sbatch=...)`, a Slurm job with one worker."""
 
@@ -142,9 +143,9 @@ class ClusterEvaluator:
     _unasked: SbatchOptions | None = None
     """The `sbatch` of the whole computation: where it is in force, nobody has asked for a job of this call's own."""
     cpus: int = 0
-    locks: LockManager = field(factory=LockManager)
-    streams: Streams = field(factory=Streams)
-    maps: set[Counted] = field(factory=set[Counted])
+    locks: LockManager = attrs.field(factory=LockManager)
+    streams: Streams = attrs.field(factory=Streams)
+    maps: set[Counted] = attrs.field(factory=set[Counted])
 
     def statistics(self) -> ClusterStatistics:
         """Count the jobs by state."""
@@ -179,7 +180,7 @@ class ClusterEvaluator:
         wanted = job_options.sbatch.over(self._master.defaults)
         one_worker = wanted.changed(nodes=1, ntasks_per_node=1, cpus_per_task=options.cpus)
         job: Job[Any] = Job(RemoteEval(fn, args, kwargs))
-        running = _remote_eval_job(self._master, job, options, evolve(job_options, sbatch=one_worker))
+        running = _remote_eval_job(self._master, job, options, attrs.evolve(job_options, sbatch=one_worker))
         return asyncio.get_running_loop().create_task(running)
 
 
@@ -241,7 +242,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         )
     mine = rundir.find(resume, base_dir) if resume is not None else program or ProgramInfo.new(base_dir)
     # A copy: where the program names the same options for one call, they are asked for.
-    job_options = JobOptions(sbatch=sbatch and evolve(sbatch), on_error=on_error)
+    job_options = JobOptions(sbatch=sbatch and attrs.evolve(sbatch), on_error=on_error)
     if max_jobs is not None and max_jobs < 1:
         raise ConfigurationError(f"max_jobs={max_jobs}: a whole number of at least 1 is needed, or None")
     async with AsyncExitStack() as stack:

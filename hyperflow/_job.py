@@ -20,12 +20,13 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
+import attrs
+
 from hyperflow import environment, failures
 from hyperflow import flow as flows
 from hyperflow.config import Settings, check_cpus, read_settings
 from hyperflow.environment import Environment, OptionChanges, Options, ResultsDatabase
 from hyperflow.errors import AllocationEnding, ConfigurationError, MisuseError
-from hyperflow.fields import field, frozen
 from hyperflow.files import hold_standard_streams, limit_met
 from hyperflow.flow import Call, Flow, Job, MakesFlows
 from hyperflow.program import ProgramInfo
@@ -101,11 +102,11 @@ def job(fn: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Job[T]]:
     return JobFunction(checked_async_function(fn, "job"))
 
 
-@frozen(eq=False)
+@attrs.frozen(eq=False)
 class OpenEnv(Environment):
     """An environment that a program has opened: what JobEnv and ClusterEnv have in common."""
 
-    recording: Recording | None = field(default=None, kw_only=True, shown=False)
+    recording: Recording | None = attrs.field(default=None, kw_only=True, repr=False)
     """The run's record; None where nothing is recorded."""
 
     async def run(self, flow: Flow[T]) -> T:
@@ -130,7 +131,7 @@ class OpenEnv(Environment):
         await closer()
 
 
-@frozen(eq=False)
+@attrs.frozen(eq=False)
 class JobEnv(OpenEnv):
     """The environment of a running Job. See Environment for its fields."""
 
@@ -303,7 +304,7 @@ async def open_here(
             yield env
 
 
-@frozen
+@attrs.frozen
 class _Begun:
     """An environment on this machine whose launcher is starting."""
 

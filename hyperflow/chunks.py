@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
+import attrs
+
 from hyperflow import environment, failures
 from hyperflow.aio import cancelling
 from hyperflow.environment import Kept
@@ -21,7 +23,6 @@ from hyperflow.errors import (
     WorkerDied,
 )
 from hyperflow.failures import Errors, Failed
-from hyperflow.fields import define, evolve, frozen
 from hyperflow.flow import ShowsItself, function_name, show_call
 from hyperflow.progress.tally import length
 from hyperflow.saying import short_repr, unfit_name
@@ -41,7 +42,7 @@ UNREADABLE = "could not be unpickled"
 """What the error says if a function or argument could not be read on the worker: then nothing was evaluated."""
 
 
-@frozen
+@attrs.frozen
 class ItemError:
     """Stands in the results of a chunk for one that is missing; the exception travels by itself (see `exceptions`)."""
 
@@ -76,7 +77,7 @@ class ItemError:
         return error
 
 
-@frozen
+@attrs.frozen
 class Chunk(ShowsItself):
     """Evaluates a chunk of remote_map on a worker; with `returns`, an ItemError takes the place of what is missing.
 
@@ -119,7 +120,7 @@ def evaluate_part(
     ((chunk, items),) = packed
     if end - begin == 1:
         return chunk.fn(items[begin])
-    return evolve(chunk, first=chunk.first + begin)(items[begin:end])
+    return attrs.evolve(chunk, first=chunk.first + begin)(items[begin:end])
 
 
 async def _apply_to_rest(
@@ -167,7 +168,7 @@ def _note_item(error: BaseException, fn: Callable[[Any], Any], item: object) -> 
     failures.add_note(error, f"({where})" if failures.names(error, call) else f"(raised by {call}, {where})")
 
 
-@define(eq=False)
+@attrs.define(eq=False)
 class _Part:
     """Items that are evaluated together."""
 
@@ -205,7 +206,7 @@ class _Map:
         self.env = environment.current()
         self.options, name = self.env.options, self.env.options.name or function_name(fn)
         if name.strip() and not unfit_name(name):
-            self.options = evolve(self.options, name=name)  # else chunks are shown as what they are
+            self.options = attrs.evolve(self.options, name=name)  # else chunks are shown as what they are
         self.title, self.total = f"remote_map of {name}", length(xs)
         self.stream = self.env.evaluator.streams.of_map(fn, self.env.options.seed)
         self.loop = asyncio.get_running_loop()

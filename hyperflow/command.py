@@ -18,8 +18,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import attrs
+
 from hyperflow.errors import CommandFailed, ConfigurationError, MisuseError
-from hyperflow.fields import frozen
 from hyperflow.wire import processes
 from hyperflow.wire.machine import THREAD_VARIABLES
 from hyperflow.worker.worker import WorkerInfo, log_line, worker_info
@@ -35,7 +36,7 @@ _NOT_PASSED_ON = (b"PMI_", b"PMIX_", b"SLURM_CPU_BIND", b"SLURM_MEM_BIND")
 wait for MPI peers that do not exist."""
 
 
-@frozen
+@attrs.frozen
 class CommandResult:
     """How an external program ended and what it used.
 

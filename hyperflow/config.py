@@ -19,8 +19,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import attrs
+
 from hyperflow.errors import ConfigurationError
-from hyperflow.fields import fields, frozen
 
 PREFIX = "HYPERFLOW_"
 
@@ -31,7 +32,7 @@ CHOICES = {
 }
 
 
-@frozen
+@attrs.frozen
 class Settings:
     """How nodes are reached and watched.
 
@@ -84,7 +85,7 @@ class Settings:
     database_timeout: float = 60.0
 
 
-FIELDS = {each.name: each for each in fields(Settings)}
+FIELDS = attrs.fields_dict(Settings)
 
 
 def read_settings(variables: Mapping[str, str] | None = None, **arguments: Any) -> Settings:

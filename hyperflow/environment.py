@@ -18,8 +18,9 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, cast
 from weakref import WeakKeyDictionary
 
+import attrs
+
 from hyperflow.errors import ConfigurationError, NotInFlow
-from hyperflow.fields import Field, define, evolve, field, fields, frozen, only_changed
 from hyperflow.saying import unfit_name
 
 if TYPE_CHECKING:
@@ -35,37 +36,27 @@ LONGEST_NAME = 200
 """Characters of the name of a group of evaluations."""
 
 
-def _flag(_: object, attribute: Field, value: object) -> None:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{attribute.name}={value!r}: True or False is needed")
-
-
-def _then(_: object, attribute: Field, value: object) -> None:
-    if value not in ("hold", "raise"):
-        raise ConfigurationError(f'{attribute.name}={value!r}: "hold" or "raise" is needed')
-
-
-def _whole(least: int) -> Callable[[object, Field, object], None]:
-    def check(_: object, attribute: Field, value: object) -> None:
+def _whole(least: int) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ConfigurationError(f"{attribute.name}={value!r}: a whole number of at least {least} is needed")
 
     return check
 
 
-def _seconds(_: object, attribute: Field, value: object) -> None:
+def _seconds(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None and (not isinstance(value, (int, float)) or not value > 0):
         raise ConfigurationError(f"{attribute.name}={value!r}: a positive number of seconds is needed, or None")
 
 
-def _factor(_: object, attribute: Field, value: object) -> None:
+def _factor(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None and (
         not isinstance(value, (int, float)) or isinstance(value, bool) or not 1 <= value < math.inf
     ):
         raise ConfigurationError(f"{attribute.name}={value!r}: a number of at least 1 is needed, such as 3.0, or None")
 
 
-def _name(_: object, attribute: Field, value: object) -> None:
+def _name(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is None:
         return
     if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_NAME:
@@ -76,7 +67,7 @@ def _name(_: object, attribute: Field, value: object) -> None:
         raise ConfigurationError(f"{attribute.name}={value!r}: {reason}")
 
 
-@frozen
+@attrs.frozen
 class Resubmit:
     """A policy for failures: submit the job again, up to `times` times; then hold it.
 
@@ -85,8 +76,8 @@ class Resubmit:
         then: What to do when it still fails: "hold" or "raise".
     """
 
-    times: int = field(default=1, validator=_whole(1))
-    then: Literal["hold", "raise"] = field(default="hold", validator=_then)
+    times: int = attrs.field(default=1, validator=_whole(1))
+    then: Literal["hold", "raise"] = attrs.field(default="hold", validator=attrs.validators.in_(("hold", "raise")))
 
 
 Answer: TypeAlias = Literal["hold", "raise"] | Resubmit
@@ -94,7 +85,7 @@ FailurePolicy: TypeAlias = Answer | Mapping[type[Exception], Answer]
 """What to do about a job that fails; or, by class of error, the first that fits."""
 
 
-def _on_error(_: object, attribute: Field, value: object) -> None:
+def _on_error(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     answers = cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {Exception: value}
     for kind, answer in answers.items():
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
@@ -106,7 +97,7 @@ def _on_error(_: object, attribute: Field, value: object) -> None:
             )
 
 
-def _sbatch(_: object, attribute: Field, value: object) -> None:
+def _sbatch(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None:
         from hyperflow.slurm.script import SbatchOptions  # noqa: PLC0415 (only programs that have one need its module)
 
@@ -116,22 +107,22 @@ def _sbatch(_: object, attribute: Field, value: object) -> None:
             )
 
 
-@frozen
+@attrs.frozen
 class Options:
     """What each evaluation asks for; `using` sets it, and says what each option means."""
 
-    cpus: int = field(default=1, validator=_whole(1))
-    fresh_process: bool = field(default=False, validator=_flag)
-    retries: int = field(default=0, validator=_whole(0))
-    time_limit: float | None = field(default=None, validator=_seconds)
-    exclusive: bool = field(default=False, validator=_flag)
-    seed: int = field(default=0, validator=_whole(0))
-    crash_limit: int = field(default=2, validator=_whole(1))
-    straggler_factor: float | None = field(default=None, validator=_factor)
-    name: str | None = field(default=None, validator=_name)
-    post_mortem: bool = field(default=False, validator=_flag)
+    cpus: int = attrs.field(default=1, validator=_whole(1))
+    fresh_process: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    retries: int = attrs.field(default=0, validator=_whole(0))
+    time_limit: float | None = attrs.field(default=None, validator=_seconds)
+    exclusive: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    seed: int = attrs.field(default=0, validator=_whole(0))
+    crash_limit: int = attrs.field(default=2, validator=_whole(1))
+    straggler_factor: float | None = attrs.field(default=None, validator=_factor)
+    name: str | None = attrs.field(default=None, validator=_name)
+    post_mortem: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
 
-    def __post_init__(self) -> None:
+    def __attrs_post_init__(self) -> None:
         if self.exclusive and self.straggler_factor is not None:
             raise ConfigurationError(
                 f"using(exclusive=True, straggler_factor={self.straggler_factor:g}): an exclusive evaluation must not "
@@ -139,12 +130,12 @@ class Options:
             )
 
 
-@frozen
+@attrs.frozen
 class JobOptions:
     """What each Slurm job of a Cluster computation asks for; `using` sets it, and says what each option means."""
 
-    sbatch: SbatchOptions | None = field(default=None, validator=_sbatch)
-    on_error: FailurePolicy = field(default="hold", validator=_on_error)
+    sbatch: SbatchOptions | None = attrs.field(default=None, validator=_sbatch)
+    on_error: FailurePolicy = attrs.field(default="hold", validator=_on_error)
 
 
 class OptionChanges(TypedDict, total=False):
@@ -164,7 +155,7 @@ class OptionChanges(TypedDict, total=False):
     on_error: FailurePolicy
 
 
-@frozen
+@attrs.frozen
 class Statistics:
     """Nodes, CPUs, workers and evaluations at one moment.
 
@@ -371,7 +362,7 @@ class ResultsDatabase(Protocol):
     async def lookup_all(self, map_name: str) -> list[tuple[str, str]]: ...
 
 
-@frozen(eq=False)
+@attrs.frozen(eq=False)
 class Environment:
     """What a running flow can use.
 
@@ -390,7 +381,7 @@ class Environment:
     evaluator: Evaluator
     database: ResultsDatabase
     program: ProgramInfo
-    job_options: JobOptions = field(factory=JobOptions, kw_only=True)
+    job_options: JobOptions = attrs.field(factory=JobOptions, kw_only=True)
 
     def statistics(self) -> Statistics:
         """Return the figures of nodes, workers, CPUs and evaluations at this moment; cheap."""
@@ -399,7 +390,7 @@ class Environment:
     def using(self, **changes: Unpack[OptionChanges]) -> Self:
         """Return this environment with changed options; the module's `using` says which there are."""
         options, job_options = changed(self.options, self.job_options, changes)
-        return evolve(self, options=options, job_options=job_options)
+        return attrs.evolve(self, options=options, job_options=job_options)
 
     def _repr_html_(self) -> str:
         from hyperflow import displays  # noqa: PLC0415 (only a notebook asks)
@@ -407,12 +398,13 @@ class Environment:
         in_force = " (in force in every cell)" if started() is self else " (closed)" if self in closers else ""
         known: dict[str, str] = self.evaluator.statistics().in_words()
         if self.options != Options():
-            known |= {"options": ", ".join(f"{name}={value!r}" for name, value in only_changed(self.options).items())}
+            changes = attrs.asdict(self.options, filter=lambda field, value: value != field.default)
+            known |= {"options": ", ".join(f"{name}={value!r}" for name, value in changes.items())}
         known |= {"results": str(self.program.database), "logs": str(self.program.log_dir)}
         return displays.facts(f"{type(self).__name__}{in_force}", known)
 
 
-@define(eq=False)
+@attrs.define(eq=False)
 class Try:
     """One run of a flow under `retry`: from it, the evaluator knows where the next one is not to go."""
 
@@ -420,7 +412,7 @@ class Try:
     """Nodes on which earlier runs failed."""
     evaluations: int = 0
     """How many were submitted."""
-    failed_on: set[str] = field(factory=set[str])
+    failed_on: set[str] = attrs.field(factory=set[str])
 
     def next(self) -> Try:
         """Return the next run. Of many evaluations nobody knows whether they failed for the node's sake."""
@@ -620,12 +612,12 @@ def entered(environment: Environment) -> Generator[Environment, None, None]:
 def changed(options: Options, job_options: JobOptions, changes: OptionChanges) -> tuple[Options, JobOptions]:
     """Return both records with some fields replaced; raises ConfigurationError as `using` does."""
     values: dict[str, Any] = {**changes}
-    for_jobs = {field.name: values.pop(field.name) for field in fields(JobOptions) if field.name in values}
-    ours = [field.name for field in fields(Options)]
+    for_jobs = {field.name: values.pop(field.name) for field in attrs.fields(JobOptions) if field.name in values}
+    ours = [field.name for field in attrs.fields(Options)]
     for name in values:
         if name not in ours:
-            raise ConfigurationError(_no_such_option(name, [*ours, *(each.name for each in fields(JobOptions))]))
-    return evolve(options, **values), evolve(job_options, **for_jobs)
+            raise ConfigurationError(_no_such_option(name, [*ours, *attrs.fields_dict(JobOptions)]))
+    return attrs.evolve(options, **values), attrs.evolve(job_options, **for_jobs)
 
 
 def _no_such_option(name: str, known: list[str]) -> str:

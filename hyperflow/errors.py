@@ -35,14 +35,14 @@ line of context (the call with its arguments, worker, node, log file) as notes.
 
 Why so strict about pickle: an exception is rebuilt as `cls(*args)`. If it handed a formatted message to
 `super().__init__`, that would fail, far from its cause. So every class here hands on exactly its own arguments, and
-formats its text in `__str__`; `fields.define` hands the fields on.
+formats its text in `__str__`: attrs hands the fields on.
 """
 
 from __future__ import annotations
 
 import signal
 
-from hyperflow.fields import define, field
+import attrs
 
 
 def _place(service_id: str, node: str) -> str:
@@ -88,7 +88,7 @@ class ImpossibleRequest(ConfigurationError):
     """An evaluation asks for more CPUs than any node has; it does not wait for them."""
 
 
-@define(shown=False)
+@attrs.define(slots=False, repr=False)
 class EnvironmentClosed(HyperflowError):
     """Something was asked of an environment that had been closed: `what`, such as "evaluations"."""
 
@@ -102,7 +102,7 @@ class SerializationError(HyperflowError):
     """A function, an argument or a result could not be sent; the message names the part that cannot travel."""
 
 
-@define(shown=False)
+@attrs.define(slots=False, repr=False)
 class RemoteError(HyperflowError):
     """A user's exception that could not travel back as itself: its class (`module.qualname`), text and traceback."""
 
@@ -142,7 +142,7 @@ def _signal(number: int) -> str:
     return known.name + _LIMITS.get(known, "")
 
 
-@define(shown=False)
+@attrs.define(slots=False, repr=False)
 class WorkerDied(HyperflowError):
     """The worker process that ran the evaluation ended without an answer.
 
@@ -179,7 +179,7 @@ class OutOfMemory(WorkerDied):
         return "was killed by the kernel because memory ran out (ask for fewer evaluations at a time: using(cpus=...))"
 
 
-@define(shown=False)
+@attrs.define(slots=False, repr=False)
 class TooManyNodesLost(WorkerDied):
     """Each node that ran the evaluation was lost meanwhile, as often as `using(crash_limit=...)` allows.
 
@@ -190,8 +190,8 @@ class TooManyNodesLost(WorkerDied):
         logs: The logs of their launchers.
     """
 
-    nodes: list[str] = field(factory=list[str])
-    logs: list[str] = field(factory=list[str])
+    nodes: list[str] = attrs.field(factory=list[str])
+    logs: list[str] = attrs.field(factory=list[str])
 
     def __str__(self) -> str:
         lost = "".join(f"\n  | {node}; log: {log}" for node, log in zip(self.nodes, self.logs, strict=False))
@@ -202,7 +202,7 @@ class TooManyNodesLost(WorkerDied):
         )
 
 
-@define(shown=False)
+@attrs.define(slots=False, repr=False)
 class TimeLimitExceeded(HyperflowError, TimeoutError):
     """The evaluation ran longer than its `time_limit` and was killed, with its process group."""
 
@@ -224,7 +224,7 @@ class LauncherError(HyperflowError):
     """A node launcher could not be started, or it sent something that breaks the protocol."""
 
 
-@define(shown=False)
+@attrs.define(slots=False, repr=False)
 class NodeLost(HyperflowError):
     """A node went away, and no node is left that could run the evaluation; the log is its launcher's."""
 
@@ -236,7 +236,7 @@ class NodeLost(HyperflowError):
         return f"node {self.node} was lost ({self.cause}) and no other node can take its work; log: {self.log_file}"
 
 
-@define(shown=False)
+@attrs.define(slots=False, repr=False)
 class AllocationEnding(HyperflowError):
     """The allocation ends soon: the evaluation was not started, or was ended early.
 
@@ -254,7 +254,7 @@ class AllocationEnding(HyperflowError):
         )
 
 
-@define(shown=False)
+@attrs.define(slots=False, repr=False)
 class CommandFailed(HyperflowError):
     """An external program ended with a status that was not accepted.
 
@@ -277,7 +277,7 @@ class CommandFailed(HyperflowError):
         return text + (f"\nits output is in {self.log_file}" if self.log_file else "")
 
 
-@define(shown=False)
+@attrs.define(slots=False, repr=False)
 class Deadlock(HyperflowError):
     """Acquiring a lock would have closed a cycle in which each waits for the next.
 
@@ -305,7 +305,7 @@ class SlurmError(HyperflowError):
     """Slurm's answer lacks something or contradicts itself; the message names the variable or the command."""
 
 
-@define(shown=False)
+@attrs.define(slots=False, repr=False)
 class JobFailed(HyperflowError):
     """A job of a Cluster ended without a result. It is raised only where `on_error` says so; else the job is held.
 
@@ -353,7 +353,7 @@ class JobResultUnreadable(JobFailed):
     """The job's result is damaged, or cannot be unpickled here."""
 
 
-@define(shown=False)
+@attrs.define(slots=False, repr=False)
 class RunInUse(HyperflowError):
     """Another master runs on the run directory: this process on this host."""
 

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, TypeAlias
 
+import attrs
+
 from hyperflow.errors import AllocationEnding, ConfigurationError, HyperflowError, MisuseError
-from hyperflow.fields import frozen
 from hyperflow.saying import in_one_line, in_words, short_repr
 
 logger = logging.getLogger("hyperflow")
@@ -48,7 +49,7 @@ OURS = frozenset({"asyncio", "concurrent", "contextlib", "hyperflow", "uvloop"})
 """Packages whose frames say nothing of the user's program."""
 
 
-@frozen(shown=False)
+@attrs.frozen(repr=False)
 class Failed:
     """Stands in a list of results for one that is missing, where `errors="return"` was asked for.
 

@@ -26,10 +26,11 @@ import warnings
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeAlias, TypeVar, Unpack, overload
 
+import attrs
+
 from hyperflow import environment, failures
 from hyperflow.environment import Activity, JobOptions, OptionChanges, Options, changed, peek
 from hyperflow.errors import ConfigurationError, FlowNeverAwaited, MisuseError
-from hyperflow.fields import frozen
 from hyperflow.nesting import is_deep, on_new_stack
 from hyperflow.saying import short_repr
 
@@ -468,7 +469,7 @@ class MakesFlows:
     """A function under one of hyperflow's decorators: calling it returns a flow, and runs nothing."""
 
 
-@frozen(shown=False)
+@attrs.frozen(repr=False)
 class CallStep(Step):
     """A call of a decorated function, which pickles by name."""
 
@@ -483,7 +484,7 @@ class CallStep(Step):
         return show_call(self.fn, self.args, self.kwargs)
 
 
-@frozen(shown=False)
+@attrs.frozen(repr=False)
 class Call(CallStep):
     """A call of a function under `@job` or `@cluster`; `fn` makes the coroutine."""
 
@@ -503,7 +504,7 @@ _WRONG_LEVEL = {
 }
 
 
-@frozen(shown=False)
+@attrs.frozen(repr=False)
 class Native(Step):
     """A call of one of hyperflow's own async functions, shown by its public name."""
 
@@ -518,7 +519,7 @@ class Native(Step):
         return f"{self.name}({'...' if self.args else ''})"
 
 
-@frozen(shown=False)
+@attrs.frozen(repr=False)
 class Bound(Step):
     """`source`, then `fn`, which returns the next flow (`then`) or the result (`map`)."""
 
@@ -559,7 +560,7 @@ class Bound(Step):
         return ("..." if isinstance(step, Bound) else repr(step)) + "".join(reversed(words))
 
 
-@frozen(shown=False)
+@attrs.frozen(repr=False)
 class Pure(Step):
     """A value."""
 
@@ -572,7 +573,7 @@ class Pure(Step):
         return show_call(pure, (self.value,), {})
 
 
-@frozen(shown=False)
+@attrs.frozen(repr=False)
 class Using(Step):
     """`source` with changed options."""
 
@@ -594,7 +595,7 @@ class Using(Step):
         return f"{self.source.step}.{show_call(self.source.using, (), {**self.options})}"
 
 
-@frozen(shown=False)
+@attrs.frozen(repr=False)
 class Changed(Step):
     """`source`, run by one of hyperflow's own functions; shown as the method that was called."""
 

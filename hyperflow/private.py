@@ -23,8 +23,9 @@ from collections import deque
 from pathlib import Path
 from typing import Self
 
+import attrs
+
 from hyperflow.errors import ConfigurationError
-from hyperflow.fields import define, frozen
 
 _STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # with O_DIRECTORY it is mounted, if need be
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,7 +45,7 @@ def objection(found: os.stat_result) -> str:
     return ""
 
 
-@define(eq=False)
+@attrs.define(eq=False)
 class Held:
     """A private directory, held until `close` or the end of a `with`; `path` is its name for people."""
 
@@ -112,7 +113,7 @@ class Held:
         self.close()
 
 
-@frozen
+@attrs.frozen
 class Entry:
     """A name in a held directory. As a text it is its path, for people."""
 

@@ -22,9 +22,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
+
 from hyperflow import files, private, saying
 from hyperflow.errors import ConfigurationError
-from hyperflow.fields import evolve, frozen
 
 
 def _make_private(path: Path) -> None:
@@ -95,7 +96,7 @@ def _place(database: str | os.PathLike[str]) -> Path | str:
     return checked_url(str(database)) if is_url(database) else Path(database).absolute()
 
 
-@frozen
+@attrs.frozen
 class ProgramInfo:
     """The directories and the database of one run of a program; make one with `ProgramInfo.new(base_dir)`.
 
@@ -153,13 +154,13 @@ class ProgramInfo:
                 raise ConfigurationError(f"start_from={start_from}: {where} exists already")
         program_id = time.strftime("%Y%m%d-%H%M%S-") + os.urandom(3).hex()
         program = cls._under(Path(base_dir).absolute() / program_id, program_id, where)
-        return program if start_from is None else evolve(program, start_from=Path(start_from).absolute())
+        return program if start_from is None else attrs.evolve(program, start_from=Path(start_from).absolute())
 
     @classmethod
     def temporary_one(cls) -> ProgramInfo:
         """Make a program in a temporary directory, removed after a run that succeeds and kept after one that fails."""
         home = files.make_temporary(time.strftime(f"{_TEMPORARY}%Y%m%d-%H%M%S-"))
-        return evolve(cls._under(home, home.name.removeprefix(_TEMPORARY)), temporary=True)
+        return attrs.evolve(cls._under(home, home.name.removeprefix(_TEMPORARY)), temporary=True)
 
     @classmethod
     def existing(cls, home: str | os.PathLike[str], program_id: str, database: str | os.PathLike[str]) -> ProgramInfo:

@@ -56,11 +56,11 @@ def modules_after(code: str) -> set[str]:
     [
         ("import hyperflow", HEAVY | OF_A_RUN | OF_A_WORKER),
         ("import hyperflow.launcher.launcher", HEAVY | OF_A_RUN | OF_A_WORKER),
-        (DESCRIBE, HEAVY | OF_A_RUN | {"attr", "difflib", "tomllib"}),
-        (SHARED, HEAVY | OF_A_RUN | {"attr", "hyperflow._cluster"}),
+        (DESCRIBE, HEAVY | OF_A_RUN | {"difflib", "tomllib"}),
+        (SHARED, HEAVY | OF_A_RUN | {"hyperflow._cluster"}),
         (
             "import hyperflow as hf; hf.run_job_local(hf.pure(1))",
-            HEAVY | OF_FEW_RUNS | {"attr", "ctypes", "platform", "sqlite3", "hyperflow.launcher"},
+            HEAVY | OF_FEW_RUNS | {"ctypes", "sqlite3", "hyperflow.launcher"},
         ),
         ("import hyperflow.cli.main", HEAVY - {"cyclopts", "rich"} | OF_A_RUN | {"hyperflow._job", "hyperflow.master"}),
         ("from hyperflow.cli.main import command_line; command_line(['logs'])", OF_A_COMMAND),

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import attrs
 
-from hyperflow import fields
 from hyperflow.cli import reach, verdicts
 from hyperflow.cli.check import Check, bounded, failed, in_thread, ok, skipped, warning
 from hyperflow.config import Settings, read_settings
@@ -92,11 +91,9 @@ def _check_configuration(variables: Mapping[str, str]) -> tuple[Check, Settings]
     except ConfigurationError as error:
         fix = "Correct it there, or remove it; the other checks are made with the defaults"
         return failed("configuration", str(error), fix), Settings()
-    words = (
-        ", ".join(f"{name} = {value!r}" for name, value in fields.only_changed(settings).items())
-        or "all settings have their defaults"
-    )
-    return ok("configuration", words, **fields.asdict(settings)), settings
+    changed = attrs.asdict(settings, filter=lambda field, value: value != field.default)
+    words = ", ".join(f"{name} = {value!r}" for name, value in changed.items()) or "all settings have their defaults"
+    return ok("configuration", words, **attrs.asdict(settings)), settings
 
 
 async def _check_slurm(variables: Mapping[str, str], seconds: float) -> Check:
@@ -171,7 +168,7 @@ async def _check_run_directory(run_dir: Path, held: ExitStack) -> Check:
 def _directory_for_checks(run_dir: Path) -> Iterator[Path]:
     """Make a program's directory, as a run does; afterwards remove all that was made. Blocks."""
     made = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
-    program = fields.evolve(ProgramInfo.new(run_dir), temporary=True)
+    program = attrs.evolve(ProgramInfo.new(run_dir), temporary=True)
     try:
         yield program.log_dir.parent
     finally:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import attrs
 
-from hyperflow import fields
 from hyperflow.cli import verdicts
 from hyperflow.cli.check import Check, Status, bounded, in_thread, ok, skipped
 from hyperflow.cli.probe import Probe, Refused, open_probe
@@ -86,7 +85,7 @@ async def check_node(node: str, site: Site) -> list[Check]:
 async def _check_ssh(node: str, site: Site, stack: AsyncExitStack) -> Check:
     """Check ssh; the `found` of the check is a shell there, which the stack closes."""
     # Without the prologue: if that fails, the check of the launcher reports it.
-    settings = fields.evolve(
+    settings = attrs.evolve(
         site.settings,
         prologue="",
         connect_attempts=min(site.settings.connect_attempts, 2),

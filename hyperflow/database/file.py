@@ -31,6 +31,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import attrs
+
 from hyperflow import files
 from hyperflow.database import layout, leftover, place
 from hyperflow.database.entries import NO_METADATA, Columns, Entry, FromCode, Row, is_sound, text_of
@@ -39,7 +41,6 @@ from hyperflow.database.kept import LONGEST, MEMORY_BUDGET, Kept
 from hyperflow.database.layout import Counts, damaged, seal
 from hyperflow.database.place import LAYOUT_VERSION
 from hyperflow.errors import ConfigurationError, DatabaseError
-from hyperflow.fields import define, field
 from hyperflow.files import link_new
 from hyperflow.files import sync_directory as sync
 
@@ -78,7 +79,7 @@ NONE: Mapping[str, Watermark] = MappingProxyType({})
 NO_ENTRIES = layout.Count(0, 0, 0)
 
 
-@define(eq=False)
+@attrs.define(eq=False)
 class DatabaseFile:
     """An open database file; make one with `DatabaseFile.open`, close it with `close`."""
 
@@ -92,18 +93,17 @@ class DatabaseFile:
     """Another program may be adding entries meanwhile; those after the counts that were read here are left alone."""
     taken: dict[str, Watermark] | None = None
     """How far other programs' files have been ingested; None until somebody asks."""
-    log: str = field(init=False)
-    index: Index = field(factory=Index)
-    kept: Kept = field(factory=Kept)
+    log: str = attrs.field(
+        init=False, default=attrs.Factory(lambda self: str(leftover.wal_file(self.path)), takes_self=True)
+    )
+    index: Index = attrs.field(factory=Index)
+    kept: Kept = attrs.field(factory=Kept)
     in_wal: int = 0
     broken: str = ""
-    damaged: list[str] = field(factory=list)
+    damaged: list[str] = attrs.field(factory=list)
     """Reports of damaged entries; the owner of this object takes them off, maybe in another thread (see `warn_of`)."""
-    told: set[int] = field(factory=set)
+    told: set[int] = attrs.field(factory=set)
     """The entries that were reported."""
-
-    def __post_init__(self) -> None:
-        self.log = str(leftover.wal_file(self.path))
 
     @classmethod
     def open(cls, path: Path, program_id: str, index: Index | None = None, kept: Kept | None = None) -> DatabaseFile:

@@ -32,9 +32,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import attrs
+
 from hyperflow.database import instructions, sources
 from hyperflow.database.sources import is_of_user
-from hyperflow.fields import frozen
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -54,7 +55,7 @@ TRANSPARENT = frozenset({"attr", "attrs", "collections"})
 """Packages whose objects only hold what is the user's: Factory, Converter, validators, ChainMap, UserDict."""
 
 
-@frozen(eq=False)
+@attrs.frozen(eq=False)
 class Fingerprint:
     """The fingerprint of a function, and where the values that it refers to are, with what they were."""
 

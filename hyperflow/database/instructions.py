@@ -7,13 +7,14 @@ import hashlib
 import types
 from typing import Any
 
-from hyperflow.fields import frozen
+import attrs
+
 from hyperflow.once import once_for_code
 
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, type(...)})
 
 
-@frozen
+@attrs.frozen
 class Import:
     """An import, as the code has it."""
 

@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+import attrs
+
 from hyperflow.database import place
 from hyperflow.errors import DatabaseError
-from hyperflow.fields import define
 
 SCHEMAS = (
     """
@@ -166,7 +167,7 @@ class Count(NamedTuple):
     newest: int
 
 
-@define
+@attrs.define
 class Counts:
     """The counts of an open file."""
 

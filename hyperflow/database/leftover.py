@@ -14,9 +14,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import attrs
+
 from hyperflow.database import place
 from hyperflow.errors import DatabaseError
-from hyperflow.fields import frozen
 
 logger = logging.getLogger("hyperflow")
 
@@ -26,7 +27,7 @@ def wal_file(path: Path) -> Path:
     return path.with_name(f"{path.name}-wal")
 
 
-@frozen
+@attrs.frozen
 class Log:
     """The log of a killed program; look at it with `find` before SQLite does, which makes a new index."""
 

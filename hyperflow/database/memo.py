@@ -23,6 +23,8 @@ import typing
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
+import attrs
+
 from hyperflow import flow as flows
 from hyperflow import saying
 from hyperflow.database import records
@@ -30,14 +32,13 @@ from hyperflow.database.memo_function import Memo, OnChange, Unresolved, result_
 from hyperflow.database.recording import MemoStep, run, started
 from hyperflow.environment import BulkMap, MapOwner
 from hyperflow.errors import ConfigurationError, MisuseError
-from hyperflow.fields import frozen
 from hyperflow.flow import Cluster, Flow, Job
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@frozen(shown=False)
+@attrs.frozen(repr=False)
 class MemoCall(MemoStep):
     """A call of a memoized function."""
 

@@ -10,6 +10,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
+import attrs
+
 from hyperflow.database import keys, records
 from hyperflow.database.entries import FromCode, metadata_with
 from hyperflow.database.fingerprint import Fingerprint
@@ -17,7 +19,6 @@ from hyperflow.database.hints import show
 from hyperflow.database.values import Codec, codec_for
 from hyperflow.environment import ResultsDatabase
 from hyperflow.errors import FunctionChanged, MisuseError, SerializationError
-from hyperflow.fields import define, field
 from hyperflow.flow import Cluster, Flow, Job
 
 OnChange: TypeAlias = Literal["warn", "recompute", "ignore"]
@@ -27,7 +28,7 @@ class Unresolved:
     """Stands for a type that is not known (yet); a class, so that it stays itself when it is pickled."""
 
 
-@define(eq=False)
+@attrs.define(eq=False)
 class Memo:
     """What is known of a memoized function: the function, where its results are, and how they are written."""
 
@@ -44,25 +45,25 @@ class Memo:
     """What to type if the function has changed."""
     ignore: tuple[str, ...] = ()
     """Parameters that are not part of the key."""
-    signature: inspect.Signature = field(init=False)
-    kind: type[Flow[Any]] = field(init=False)
+    signature: inspect.Signature = attrs.field(init=False)
+    kind: type[Flow[Any]] = attrs.field(init=False)
     """Job or Cluster, as the function itself returns."""
-    is_simple: bool = field(init=False)
+    is_simple: bool = attrs.field(init=False)
     """True if the function has no `*args`, `**kwargs` or keyword-only parameter; then arguments need no binding."""
-    _places: list[int] = field(init=False)
+    _places: list[int] = attrs.field(init=False)
     """Where the parameters of the key are among all."""
-    _parameters: list[tuple[str, str, keys.Widening | None]] | None = field(default=None, init=False)
+    _parameters: list[tuple[str, str, keys.Widening | None]] | None = attrs.field(default=None, init=False)
     """Name, how it stands in a key, and what makes an int a float where it is annotated so."""
-    _codec: Codec | None = field(default=None, init=False)
-    _fingerprint: Fingerprint | None = field(default=None, init=False)
-    _metadata: tuple[str, str] = field(default=("", ""), init=False)
+    _codec: Codec | None = attrs.field(default=None, init=False)
+    _fingerprint: Fingerprint | None = attrs.field(default=None, init=False)
+    _metadata: tuple[str, str] = attrs.field(default=("", ""), init=False)
     """A fingerprint, and the metadata of results that have it."""
-    _texts_of: str = field(default="", init=False)
+    _texts_of: str = attrs.field(default="", init=False)
     """The fingerprint of the function whose text was recorded last."""
-    _told: weakref.ref[Any] | None = field(default=None, init=False)
+    _told: weakref.ref[Any] | None = attrs.field(default=None, init=False)
     """The database of the run in which a change was told."""
 
-    def __post_init__(self) -> None:
+    def __attrs_post_init__(self) -> None:
         self.signature = inspect.signature(self.fn)
         self.kind = Cluster if _is_of_cluster(self.fn, self.hints) else Job
         simple = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

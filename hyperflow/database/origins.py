@@ -15,8 +15,9 @@ import time
 from collections import Counter
 from typing import NamedTuple, Self
 
+import attrs
+
 from hyperflow.database.entries import members
-from hyperflow.fields import evolve, field, frozen
 
 MOST_PARENTS = 100
 """So many recorded values are told apart that went into one; more are counted, by map."""
@@ -95,7 +96,7 @@ class Making:
         return told + "}"
 
 
-@frozen
+@attrs.frozen
 class Origin:
     """How a recorded value came about.
 
@@ -123,9 +124,9 @@ class Origin:
     cpu_seconds: float = 0.0
     nodes: tuple[str, ...] = ()
     parents: tuple[Parent, ...] = ()
-    more: dict[str, int] = field(factory=dict[str, int])
+    more: dict[str, int] = attrs.field(factory=dict[str, int])
     code: str = ""
-    texts: dict[str, str] = field(factory=dict[str, str])
+    texts: dict[str, str] = attrs.field(factory=dict[str, str])
 
     @classmethod
     def of(cls, program: str, when: float, metadata: str) -> Self:
@@ -137,7 +138,7 @@ class Origin:
             return bare
         try:
             count, lowest, highest = found.get("evaluations", (0, 0, 0))
-            return evolve(
+            return attrs.evolve(
                 bare,
                 seconds=float(found["seconds"]),
                 evaluations=int(count),

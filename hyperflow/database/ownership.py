@@ -30,10 +30,11 @@ import socket
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
+
+import attrs
 
 from hyperflow.errors import ConfigurationError, DatabaseError
-from hyperflow.fields import asdict, frozen
 from hyperflow.files import from_json, put_new, read_text, write_whole
 
 logger = logging.getLogger("hyperflow")
@@ -67,7 +68,7 @@ def started_in(stat: str) -> str:
     return after_name[19]
 
 
-@frozen
+@attrs.frozen
 class Owner:
     """The holder of a lock, as written in the lock file."""
 
@@ -101,7 +102,7 @@ class Owner:
         """Return the owner that a lock file names, or None if the text is not of this module's making."""
         try:
             data: dict[str, Any] = from_json(text)
-            return cls(**{name: kind(data[name]) for name, kind in get_type_hints(cls).items()})
+            return cls(**{field.name: field.type(data[field.name]) for field in attrs.fields(attrs.resolve_types(cls))})
         except (ValueError, KeyError, TypeError):
             return None
 
@@ -125,7 +126,7 @@ class Owner:
         return f"program {self.program} (process {self.pid} on {self.host}, since {self.since})"
 
 
-@frozen
+@attrs.frozen
 class Ownership:
     """The right to write to a database, held by this process until `release`."""
 
@@ -142,7 +143,7 @@ class Ownership:
         """
         lock = database.with_name(database.name + ".lock")
         owner = Owner.this_process(program)
-        text = json.dumps(asdict(owner)).encode()
+        text = json.dumps(attrs.asdict(owner)).encode()
         try:
             for _ in range(ATTEMPTS):
                 with suppress(FileExistsError):

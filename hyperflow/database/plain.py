@@ -25,8 +25,9 @@ from json.encoder import encode_basestring_ascii as quoted
 from operator import methodcaller
 from typing import Any, TypeVar
 
+import attrs
+
 from hyperflow.errors import MisuseError, SerializationError
-from hyperflow.fields import frozen
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ LONG_INT = 10_000
 """Bits from which an int is written in hexadecimal: Python refuses to turn longer ones into decimal digits."""
 
 
-@frozen
+@attrs.frozen
 class Leaf:
     """How one type is written: `encode` gives something simpler, `decode` makes the value of it again."""
 

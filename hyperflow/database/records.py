@@ -14,10 +14,10 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from hyperflow.fields import frozen
+import attrs
 
 
-@frozen
+@attrs.frozen
 class Field:
     """One field: the attribute, and the name of its argument in `__init__` (None if it has none)."""
 
@@ -33,7 +33,7 @@ def is_record(cls: object) -> bool:
     if not isinstance(cls, type):
         return False
     is_named_tuple = issubclass(cls, tuple) and hasattr(cls, "_fields") and hasattr(cls, "_make")
-    return is_named_tuple or hasattr(cls, "__attrs_attrs__") or dataclasses.is_dataclass(cls)
+    return is_named_tuple or attrs.has(cls) or dataclasses.is_dataclass(cls)
 
 
 def fields_of(hint: Any) -> tuple[Field, ...]:
@@ -46,10 +46,10 @@ def fields_of(hint: Any) -> tuple[Field, ...]:
         # An annotation that cannot be resolved stays the text that it is, so that it is refused and not ignored.
         return Field(name, argument, compared, _substituted(hints.get(name, written), variables))
 
-    if hasattr(cls, "__attrs_attrs__"):
+    if attrs.has(cls):
         return tuple(
             field(a.name, a.alias if a.init else None, bool(a.eq), Any if a.type is None else a.type)
-            for a in cls.__attrs_attrs__
+            for a in attrs.fields(cls)
         )
     if dataclasses.is_dataclass(cls):
         return tuple(field(f.name, f.name if f.init else None, f.compare, f.type) for f in dataclasses.fields(cls))

@@ -19,9 +19,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import attrs
+
 from hyperflow.database import instructions
 from hyperflow.database.instructions import Import
-from hyperflow.fields import frozen
 
 _OURS = (str(Path(__file__).parents[1]) + os.sep,)
 
@@ -43,7 +44,7 @@ def is_of_user(filename: str) -> bool:
     return not path.startswith(_installed()) and "site-packages" not in parts and "dist-packages" not in parts
 
 
-@frozen
+@attrs.frozen
 class Use:
     """A name of a module, and the code that uses it."""
 
@@ -118,7 +119,7 @@ def _is_handmade(module: str) -> bool:
     return isinstance(loaded, types.ModuleType) and (loaded.__spec__ or getattr(loaded, "__file__", None)) is None
 
 
-@frozen
+@attrs.frozen
 class Source:
     """The source of a user's module: which top-level statements make a name, or change what it stands for."""
 

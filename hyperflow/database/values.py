@@ -17,11 +17,12 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
+import attrs
+
 from hyperflow import failures
 from hyperflow.database import plain, records, untagged
 from hyperflow.database.hints import Conform, conform_to, per_hint, show
 from hyperflow.errors import SerializationError
-from hyperflow.fields import frozen
 from hyperflow.saying import short_repr
 
 _parse = json.JSONDecoder().raw_decode  # json.loads takes a microsecond more for a number, to look for blanks
@@ -33,7 +34,7 @@ FAILURES_ARE_COMPUTED_AGAIN = (
 )
 
 
-@frozen(eq=False)
+@attrs.frozen(eq=False)
 class Codec:
     """How values of one type are written: to and from JSON text."""
 

@@ -31,13 +31,14 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from hyperflow import environment, failures, locks
 from hyperflow.chunks import Chunk, evaluate_part
 from hyperflow.debugging import capsule
 from hyperflow.debugging.capsule import About, Call, Capsule, Pickle, Source
 from hyperflow.debugging.surroundings import versions
 from hyperflow.errors import ConfigurationError, HyperflowError, MisuseError
-from hyperflow.fields import evolve
 from hyperflow.saying import in_words, printable
 from hyperflow.shipping import exceptions, pickler, rebuild
 from hyperflow.wire.frames import Shape
@@ -184,7 +185,7 @@ def _raising(fn: Callable[..., Any], args: Sequence[Any]) -> Sequence[Any]:
     if fn is evaluate_part:
         (packed,), *numbers = args
         return (_raising(Chunk.__call__, packed),), *numbers
-    return [evolve(one, returns=False) if isinstance(one, Chunk) else one for one in args]
+    return [attrs.evolve(one, returns=False) if isinstance(one, Chunk) else one for one in args]
 
 
 def _other_versions(about: About) -> str:

@@ -12,8 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+import attrs
+
 from hyperflow.errors import AllocationEnding
-from hyperflow.fields import field, frozen
 
 logger = logging.getLogger("hyperflow")
 
@@ -24,7 +25,7 @@ CUT_OFF = 10.0
 """Seconds before the end of an allocation (at most a quarter of the notice) at which what still runs is ended."""
 
 
-@frozen
+@attrs.frozen
 class Notice:
     """What a signal says of the end."""
 
@@ -32,7 +33,7 @@ class Notice:
     seconds: float | None = None  # how long the allocation lasts from then on; None if the clock says so
 
 
-@frozen
+@attrs.frozen
 class End:
     """When an allocation ends, as far as that is known."""
 
@@ -40,7 +41,7 @@ class End:
     margin: float
     """Seconds before `at` at which the job gets its notice. 0 for USUAL_MARGIN, or a quarter of what is left if
     less."""
-    signals: Mapping[int, Notice] = field(factory=dict[int, Notice])  # that announce it, by number
+    signals: Mapping[int, Notice] = attrs.field(factory=dict[int, Notice])  # that announce it, by number
 
     def seconds_left(self) -> float:
         """Return how long the allocation lasts; 0 if that is not known."""

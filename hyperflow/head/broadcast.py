@@ -19,7 +19,8 @@ import os
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-from hyperflow.fields import define, field
+import attrs
+
 from hyperflow.head.link import Link
 from hyperflow.wire import messages, proving
 from hyperflow.wire.frames import Kind
@@ -41,18 +42,18 @@ TRIES = 2
 FAILURES_TO_STOP = 3
 
 
-@define(eq=False)
+@attrs.define(eq=False)
 class _Spread:
     """One block on its way."""
 
     number: DefinitionNumber
     block: Block
     digest: str = ""
-    begun: dict[str, int] = field(factory=dict)  # nodes that have it or get it, in their order
-    places: deque[str] = field(factory=deque)  # each node as often as it can have another child
-    parents: dict[str, str] = field(factory=dict)  # of those that are getting it
-    tries: dict[str, int] = field(factory=dict)
-    sure: set[str] = field(factory=set)  # nodes that have all of it, or get it from the head
+    begun: dict[str, int] = attrs.field(factory=dict)  # nodes that have it or get it, in their order
+    places: deque[str] = attrs.field(factory=deque)  # each node as often as it can have another child
+    parents: dict[str, str] = attrs.field(factory=dict)  # of those that are getting it
+    tries: dict[str, int] = attrs.field(factory=dict)
+    sure: set[str] = attrs.field(factory=set)  # nodes that have all of it, or get it from the head
 
     def place(self, child: str) -> str | None:
         """Take a place for a child at one that does not wait for it."""

@@ -23,6 +23,8 @@ from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any
 
+import attrs
+
 from hyperflow import environment
 from hyperflow.config import Settings
 from hyperflow.environment import (
@@ -43,7 +45,6 @@ from hyperflow.errors import (
     ImpossibleRequest,
 )
 from hyperflow.events.writer import EventLog
-from hyperflow.fields import frozen
 from hyperflow.flow import show_call
 from hyperflow.head.account import Account
 from hyperflow.head.allocation_end import Drain, End
@@ -103,7 +104,7 @@ RESULTS, ANSWERS = int(Kind.RESULTS), int(Kind.ANSWERS)
 """As plain numbers, because each frame is compared with them."""
 
 
-@frozen
+@attrs.frozen
 class Loss:
     """The end of a node's stream, behind what came from there."""
 

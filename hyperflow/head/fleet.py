@@ -18,12 +18,13 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
+import attrs
+
 from hyperflow import saying
 from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import LauncherError
 from hyperflow.events.writer import EventLog
-from hyperflow.fields import frozen
 from hyperflow.head.link import Link, OnFrames, OnLost, OnPeers, nobody
 from hyperflow.head.watchdog import Watchdog
 from hyperflow.program import ProgramInfo
@@ -46,7 +47,7 @@ FAILED_STARTS_SECONDS = 20.0
 """Give a node up after this many seconds in which no worker on it managed to start a task, and none is at work."""
 
 
-@frozen
+@attrs.frozen
 class NodePlan:
     """A node to be used."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+import attrs
+
 from hyperflow.environment import Making, Try
 from hyperflow.events.writer import EventLog
-from hyperflow.fields import frozen
 from hyperflow.head.account import Account
 from hyperflow.head.aside import NodesAside
 from hyperflow.head.broadcast import Broadcast
@@ -26,7 +27,7 @@ from hyperflow.shipping.packer import Packer
 from hyperflow.wire.numbers import TaskNumber
 
 
-@frozen(eq=False)
+@attrs.frozen(eq=False)
 class Head:
     """What there is once in an engine.
 

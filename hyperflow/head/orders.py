@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import attrs
+
 from hyperflow.events.writer import EventLog
-from hyperflow.fields import define, field
 from hyperflow.head.broadcast import Broadcast
 from hyperflow.head.bulk.calls import Alike, alike_of, calls_of
 from hyperflow.head.evaluation import Evaluation
@@ -46,13 +47,13 @@ FORGOTTEN = 16
 """So many forgotten definitions a worker may be noted to have: to look at all workers each time costs more."""
 
 
-@define
+@attrs.define
 class Known:
     """What a worker has."""
 
     epoch: int
     """Of its classes."""
-    numbers: set[DefinitionNumber] = field(factory=set[DefinitionNumber])
+    numbers: set[DefinitionNumber] = attrs.field(factory=set[DefinitionNumber])
     """Of its definitions; perhaps also of some that were forgotten, which nobody needs any more."""
     name: str | None = None
     """What the tasks that it got last are called."""

@@ -14,11 +14,10 @@ from hyperflow.wire.messages import ForkOrder, Setup
 
 def before_fork() -> None:
     """In the launcher: do what would cost the child a copy of each page that it touches."""
-    from hyperflow.worker import capsules, surroundings, worker  # noqa: PLC0415 (see above)
+    from hyperflow.worker import capsules, surroundings  # noqa: PLC0415 (see above)
 
     capsules.seed_next()
     surroundings.make_ready()
-    worker.make_ready()
 
 
 def become_worker(sock: socket.socket, page: mmap.mmap, setup: Setup, order: ForkOrder) -> int:

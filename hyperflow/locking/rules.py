@@ -18,12 +18,12 @@ of each other.)
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from typing import Any
 
 from hyperflow.errors import Deadlock
-from hyperflow.fields import define
 from hyperflow.wire.numbers import LockRequestNumber
 
 
@@ -35,7 +35,7 @@ class Stage(enum.Enum):
     HELD = 3
 
 
-@define(eq=False)
+@dataclasses.dataclass(eq=False, slots=True)
 class LockRequest:
     """An owner wants some keys."""
 

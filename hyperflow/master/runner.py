@@ -34,7 +34,6 @@ from hyperflow._job import open_local_job, open_slurm_job, run_in_new_loop
 from hyperflow.database.store import copy_database
 from hyperflow.environment import Environment, Statistics
 from hyperflow.errors import AllocationEnding, ConfigurationError, HyperflowError
-from hyperflow.fields import asdict
 from hyperflow.flow import Flow
 from hyperflow.master import calls, lockfiles
 from hyperflow.master.lifecycle import Epoch, Record
@@ -252,6 +251,6 @@ async def _tell(task: Task, env: Environment) -> None:
 
 def _write_status(task: Task, stands: Statistics) -> None:
     start = {**attrs.asdict(task.epoch), "batch_id": task.place.batch_id, "host": socket.gethostname()}
-    status = {**start, "time": time.time(), **asdict(stands)}
+    status = {**start, "time": time.time(), **attrs.asdict(stands)}
     with suppress(OSError):  # it is only for people; a full disk shows up where it matters
         files.write_whole(task.directory.status, json.dumps(status).encode(), durable=False)

@@ -20,11 +20,12 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import attrs
+
 from hyperflow import checked_files, files
 from hyperflow._version import __version__
 from hyperflow.checked_files import Damaged
 from hyperflow.database.ownership import Owner
-from hyperflow.fields import asdict
 from hyperflow.program import ProgramInfo
 
 FORMAT = 1
@@ -164,7 +165,7 @@ class Record(NamedTuple):
         return {
             "format": FORMAT,
             **self._asdict(),
-            "owner": asdict(self.owner),
+            "owner": attrs.asdict(self.owner),
             "figures": self.figures._asdict(),
         }
 

@@ -7,7 +7,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from itertools import islice
 from typing import Protocol, final
 
-from hyperflow.fields import define, field, frozen
+import attrs
+
 from hyperflow.wire.numbers import DefinitionNumber, Seq, TaskNumber, WorkerNumber
 
 NOT_SENT = Seq(0)
@@ -27,18 +28,18 @@ WAITING, SENT, ENDED, CANCELLED = State.WAITING, State.SENT, State.ENDED, State.
 """Names of the module: to look one up in the class takes longer than what is done with it."""
 
 
-@define(eq=False)
+@attrs.define(eq=False)
 class Past:
     """What a task has been through."""
 
-    failed_on: set[str] = field(factory=set[str])
+    failed_on: set[str] = attrs.field(factory=set[str])
     """Nodes on which it failed."""
-    lost: list[str] = field(factory=list[str])
+    lost: list[str] = attrs.field(factory=list[str])
     """Nodes that were lost while it was there; after the first it is a suspect."""
 
 
 @final
-@frozen
+@attrs.frozen
 class Wish:
     """What a task with a past asks for; tasks that ask for the same wait in one queue."""
 
@@ -172,7 +173,7 @@ class Batch(Task):
         return self.part(self.number, self.count + other.count)
 
 
-@define(eq=False, shown=False)
+@attrs.define(eq=False, repr=False)
 class Worker:
     """A worker process, as the scheduler sees it."""
 
@@ -181,21 +182,21 @@ class Worker:
     slot: int  # see idle.py
     cpus: tuple[int, ...]  # ids that it is pinned to for life
     fresh: bool  # it runs one task and ends
-    name: str = field(init=False)  # in logs and errors
-    queue: dict[TaskNumber, Task] = field(init=False, factory=dict[TaskNumber, Task])
+    name: str = attrs.field(init=False)  # in logs and errors
+    queue: dict[TaskNumber, Task] = attrs.field(init=False, factory=dict[TaskNumber, Task])
     """Sent and not answered, in the order in which they were sent."""
-    held: int = field(init=False, default=0)  # how many those are
-    team: Team | None = field(init=False, default=None)  # that it serves; then the queue above is empty
-    sent: Seq = field(init=False, default=NOT_SENT)  # of the task that was sent last
-    load: int = field(init=False, default=0)  # bytes in the queue
-    leased: bool = field(init=False, default=False)  # its CPU ids are taken out of the pool for it
-    overfull: bool = field(init=False, default=False)  # the scheduler has it among those with more than one task
-    retracting: bool = field(init=False, default=False)
-    ending: bool = field(init=False, default=False)
-    heard: int = field(init=False, default=0)  # how many answers had come from all workers when it last answered
-    slow: bool = field(init=False, default=False)  # what was queued here was taken back; until it answers
+    held: int = attrs.field(init=False, default=0)  # how many those are
+    team: Team | None = attrs.field(init=False, default=None)  # that it serves; then the queue above is empty
+    sent: Seq = attrs.field(init=False, default=NOT_SENT)  # of the task that was sent last
+    load: int = attrs.field(init=False, default=0)  # bytes in the queue
+    leased: bool = attrs.field(init=False, default=False)  # its CPU ids are taken out of the pool for it
+    overfull: bool = attrs.field(init=False, default=False)  # the scheduler has it among those with more than one task
+    retracting: bool = attrs.field(init=False, default=False)
+    ending: bool = attrs.field(init=False, default=False)
+    heard: int = attrs.field(init=False, default=0)  # how many answers had come from all workers when it last answered
+    slow: bool = attrs.field(init=False, default=False)  # what was queued here was taken back; until it answers
 
-    def __post_init__(self) -> None:
+    def __attrs_post_init__(self) -> None:
         self.name = f"worker-{self.slot}@{self.node}"
 
     @property
@@ -212,7 +213,7 @@ class Worker:
         return f"Worker({self.number}, {self.node}, cpus={self.cpus}, queue={self.held})"
 
 
-@define(eq=False, shown=False)
+@attrs.define(eq=False, repr=False)
 class Team:
     """Workers of one node that serve one queue, which their launcher keeps; as the scheduler sees it.
 
@@ -226,24 +227,24 @@ class Team:
     function: DefinitionNumber
     alike: Hashable
     """Its evaluations have this in common, beside the function."""
-    members: dict[WorkerNumber, Worker] = field(init=False, factory=dict[WorkerNumber, Worker])
-    held: dict[TaskNumber, Task] = field(init=False, factory=dict[TaskNumber, Task])
+    members: dict[WorkerNumber, Worker] = attrs.field(init=False, factory=dict[WorkerNumber, Worker])
+    held: dict[TaskNumber, Task] = attrs.field(init=False, factory=dict[TaskNumber, Task])
     """Sent and not answered: the batch that each is of, or the task that it is by itself."""
-    queued: int = field(init=False, default=0)  # more than there are workers; kept by Teams
-    closed: bool = field(init=False, default=False)  # it gets nothing more
-    recalling: bool = field(init=False, default=False)
-    in_vain: int = field(init=False, default=0)  # how many looks to wait after recalls that gave nothing
-    looks: int = field(init=False, default=0)  # of them, how many are left
-    heard: int = field(init=False, default=0)  # how many answers had come from all workers when it last answered
-    slow: bool = field(init=False, default=False)  # it was behind the others; until it answers
-    deep: bool = field(init=False, default=False)  # Teams has it among those with something queued
+    queued: int = attrs.field(init=False, default=0)  # more than there are workers; kept by Teams
+    closed: bool = attrs.field(init=False, default=False)  # it gets nothing more
+    recalling: bool = attrs.field(init=False, default=False)
+    in_vain: int = attrs.field(init=False, default=0)  # how many looks to wait after recalls that gave nothing
+    looks: int = attrs.field(init=False, default=0)  # of them, how many are left
+    heard: int = attrs.field(init=False, default=0)  # how many answers had come from all workers when it last answered
+    slow: bool = attrs.field(init=False, default=False)  # it was behind the others; until it answers
+    deep: bool = attrs.field(init=False, default=False)  # Teams has it among those with something queued
 
     def __repr__(self) -> str:
         return f"Team({self.number}, {self.node}, {len(self.members)} workers, held={len(self.held)})"
 
 
 @final
-@frozen
+@attrs.frozen
 class Fork:
     """Start this worker."""
 
@@ -251,7 +252,7 @@ class Fork:
 
 
 @final
-@define  # not frozen: one is made for each answer, and a frozen one takes three times as long
+@attrs.define  # not frozen: one is made for each answer, and a frozen one takes three times as long
 class Send:
     """Send these tasks to the worker, in this order."""
 
@@ -260,7 +261,7 @@ class Send:
 
 
 @final
-@frozen
+@attrs.frozen
 class Retract:
     """Take back the tasks that the worker has not started, up to seq `below` (not included)."""
 
@@ -269,7 +270,7 @@ class Retract:
 
 
 @final
-@frozen
+@attrs.frozen
 class Kill:
     """End the worker and its process group."""
 
@@ -277,7 +278,7 @@ class Kill:
 
 
 @final
-@frozen
+@attrs.frozen
 class Retire:
     """Let an idle worker end."""
 
@@ -285,7 +286,7 @@ class Retire:
 
 
 @final
-@frozen
+@attrs.frozen
 class Join:
     """Let these workers, which are idle, serve the team's queue."""
 
@@ -294,7 +295,7 @@ class Join:
 
 
 @final
-@frozen
+@attrs.frozen
 class Feed:
     """Append a batch to the team's queue."""
 
@@ -303,7 +304,7 @@ class Feed:
 
 
 @final
-@frozen
+@attrs.frozen
 class Recall:
     """Take back so many of the newest tasks of the team's queue, or what there is."""
 
@@ -312,7 +313,7 @@ class Recall:
 
 
 @final
-@frozen
+@attrs.frozen
 class Cancel:
     """Nobody waits for these of a team: drop them, and end the workers that are in one of them."""
 

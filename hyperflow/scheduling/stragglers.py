@@ -11,7 +11,8 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable
 
-from hyperflow.fields import define
+import attrs
+
 from hyperflow.scheduling.state import SENT, Effect, Send, Task
 from hyperflow.wire.numbers import TaskNumber
 
@@ -48,7 +49,7 @@ class Times:
         return self._sorted[math.ceil(QUANTILE * len(self._sorted)) - 1]
 
 
-@define(eq=False)
+@attrs.define(eq=False)
 class Watched:
     """An evaluation that may get a copy."""
 

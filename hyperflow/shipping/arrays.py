@@ -13,6 +13,7 @@ contents. It takes as long as the comparison, and proves less.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import weakref
@@ -20,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from hyperflow.fields import define
 from hyperflow.shipping.stock import Stock
 from hyperflow.wire import frames, shared_memory
 from hyperflow.wire.numbers import DefinitionNumber, WorkerNumber
@@ -33,7 +33,7 @@ MOST_BLOCKS = 256
 """Blocks at a time: each needs a file descriptor here and on each node. Beyond, buffers travel with their calls."""
 
 
-@define(eq=False)
+@dataclasses.dataclass(slots=True, eq=False)
 class SharedBuffer:
     """A large buffer of an argument."""
 

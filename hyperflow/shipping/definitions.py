@@ -13,17 +13,17 @@ it to a new worker without asking the head.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 
-from hyperflow.fields import define, frozen
 from hyperflow.shipping.arrays import KEPT_BYTES, SharedBuffer, SharedBuffers
 from hyperflow.wire import frames
 from hyperflow.wire.frames import Shape
 from hyperflow.wire.numbers import DefinitionNumber
 
 
-@frozen
+@dataclasses.dataclass(frozen=True, slots=True)
 class Limit:
     """How much is kept that no call needs now."""
 
@@ -42,7 +42,7 @@ KEPT_OF_LIVING = Limit(4096, KEPT_BYTES)
 """Of what a living function, class or handle refers to."""
 
 
-@define(eq=False)
+@dataclasses.dataclass(slots=True, eq=False)
 class Definition:
     """A pickled function, class or value, which is sent once to a node and once to a worker."""
 

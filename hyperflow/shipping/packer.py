@@ -14,6 +14,7 @@ gets a call of another epoch, an older one that came back included, its definiti
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import pickle
@@ -26,7 +27,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from hyperflow.fields import define, evolve
+import attrs
+
 from hyperflow.shipping import pickler, plain_arrays
 from hyperflow.shipping.arrays import MOST_BLOCKS, SharedBuffer, SharedBuffers
 from hyperflow.shipping.definitions import Definition, Definitions
@@ -52,7 +54,7 @@ _IS_NAME = b"\x93\x94."
 """The end of a pickle that only names something: STACK_GLOBAL, MEMOIZE, STOP."""
 
 
-@define(eq=False)
+@dataclasses.dataclass(slots=True, eq=False)
 class PackedCall:
     """A call, ready to be sent."""
 
@@ -63,7 +65,7 @@ class PackedCall:
     epoch: int = 0
 
 
-@define(eq=False)
+@dataclasses.dataclass(slots=True, eq=False)
 class _Defined:
     """The definition of something that is alive, and how to see that it is still up to date."""
 
@@ -304,7 +306,7 @@ class Packer:
             self.definitions.own(entry.definition, -1)
 
 
-@define(eq=False)
+@attrs.define(eq=False)
 class Kept:
     """A call that may be evaluated again from its packed arguments; see `environment.Kept`."""
 
@@ -314,7 +316,7 @@ class Kept:
     """What submits a packed call."""
     users: int = 1
 
-    def __post_init__(self) -> None:
+    def __attrs_post_init__(self) -> None:
         self.packer.hold(self.packed)
 
     @property
@@ -326,7 +328,7 @@ class Kept:
     ) -> Any:
         of_fn, packed = self.packer.pack(fn, (), {}), self.packed
         payload = packed.payload[:-1] + _AND_NUMBERS.pack(b"\x85J", numbers[0], b"J", numbers[1], b"\x87.")
-        again = evolve(packed, function=of_fn.function, payload=payload)
+        again = dataclasses.replace(packed, function=of_fn.function, payload=payload)
         return self.evaluate(*shown, options, stream, again)
 
     def drop(self) -> None:

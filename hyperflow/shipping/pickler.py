@@ -40,7 +40,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from hyperflow.fields import define, field
 from hyperflow.saying import short_str
 from hyperflow.shipping import captures, forms, hints, rebuild
 from hyperflow.shipping.arrivals import ABSENT
@@ -74,7 +73,7 @@ class BelongsToProcess(pickle.PicklingError):
     """An object has no meaning in another process; no other pickler is asked."""
 
 
-@define(eq=False)
+@dataclasses.dataclass(slots=True, eq=False)
 class Beside:
     """What goes beside a pickle, and how it was made."""
 
@@ -82,11 +81,11 @@ class Beside:
     """Buffers of fewer bytes stay in the pickle."""
     classes_apart: bool = True
     """Whether classes of the script stay out of the pickle."""
-    buffers: list[pickle.PickleBuffer] = field(factory=list)
+    buffers: list[pickle.PickleBuffer] = dataclasses.field(default_factory=list)
     """Contents of arrays; the receiver gives them to `loads`."""
-    classes: dict[str, type] = field(factory=dict)
+    classes: dict[str, type] = dataclasses.field(default_factory=dict)
     """Classes of the script, by number: the receiver has to know them first, unless they are in the pickle."""
-    stored: dict[str, Stored] = field(factory=dict)
+    stored: dict[str, Stored] = dataclasses.field(default_factory=dict)
     """Stored values, by token: the receiver has to have them first."""
     all_by_name: bool = True
     """Whether plain pickle could have made it."""

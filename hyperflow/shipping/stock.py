@@ -6,9 +6,9 @@ more. What is not returned in time, or was with a worker that has ended, is clos
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
-from hyperflow.fields import define
 from hyperflow.wire.numbers import DefinitionNumber, WorkerNumber
 from hyperflow.wire.shared_memory import Block
 from hyperflow.wire.views import KEPT_BYTES, KEPT_SECONDS
@@ -17,7 +17,7 @@ MOST = 8
 """Blocks at a time: each is a file descriptor, too."""
 
 
-@define
+@dataclasses.dataclass(slots=True)
 class _Out:
     """A block that was forgotten, and who may still look at it."""
 

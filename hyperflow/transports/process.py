@@ -28,8 +28,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import attrs
+
 from hyperflow.errors import LauncherError
-from hyperflow.fields import field, frozen
 from hyperflow.wire import processes, survivors
 from hyperflow.wire.frames import Bytes
 
@@ -274,11 +275,11 @@ def portable_environment(variables: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-@frozen
+@attrs.frozen
 class Local:
     """A launcher on this machine, at the other end of a pair of sockets; `spawned` if it has been started already."""
 
-    node: str = field(factory=socket.gethostname)
+    node: str = attrs.field(factory=socket.gethostname)
     spawned: Started | None = None
 
     async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:

@@ -16,6 +16,7 @@ import asyncio
 import atexit
 import contextlib
 import contextvars
+import dataclasses
 import importlib
 import itertools
 import mmap
@@ -31,7 +32,6 @@ from hyperflow import failures
 from hyperflow.debugging.capsule import Pickle
 from hyperflow.debugging.surroundings import Place
 from hyperflow.errors import MisuseError
-from hyperflow.fields import frozen
 from hyperflow.saying import short_str
 from hyperflow.shipping import pickler, rebuild
 from hyperflow.shipping.arrivals import Arrivals
@@ -65,7 +65,7 @@ LAST = 2
 NO_STREAM = "the function has closed or replaced the descriptor by which"
 
 
-@frozen
+@dataclasses.dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """Where a function runs.
 
@@ -133,11 +133,6 @@ def keep() -> None:
     if _worker is not None:
         _worker.traces.keep()
         _worker.context = contextvars.copy_context()
-
-
-def make_ready() -> None:
-    """In a launcher: let all be there that is made when it is first needed."""
-    _ = WorkerInfo.__init__
 
 
 def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool, echo: bool = False) -> int:

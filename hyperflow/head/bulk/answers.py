@@ -11,7 +11,8 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from hyperflow.fields import frozen
+import attrs
+
 from hyperflow.head.bulk.calls import Calls, calls_of
 from hyperflow.scheduling.state import Batch, Task, Worker
 from hyperflow.wire import frames
@@ -27,7 +28,7 @@ _GONE = Task(NO_TASK, DefinitionNumber(0))
 """In the place of what was cancelled."""
 
 
-@frozen
+@attrs.frozen
 class Rare:
     """An answer that has to be looked at by itself; the error is that of reading it."""
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
+
 from hyperflow.environment import MapOwner, Options
-from hyperflow.fields import field, frozen
 from hyperflow.scheduling.state import Batch, Team
 from hyperflow.shipping.definitions import Definition
 from hyperflow.shipping.packer import PackedCall
 from hyperflow.wire.numbers import TaskNumber
 
 
-@frozen
+@attrs.frozen
 class Alike:
     """What all evaluations of a team have in common, beside the function's number."""
 
     epoch: int
     name: str | None
-    function: Definition = field(eq=False)
+    function: Definition = attrs.field(eq=False)
 
     @property
     def group(self) -> str:
