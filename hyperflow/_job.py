@@ -18,7 +18,7 @@ import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, Unpack
 
 import attrs
 
@@ -304,8 +304,7 @@ async def open_here(
             yield env
 
 
-@attrs.frozen
-class _Begun:
+class _Begun(NamedTuple):
     """An environment on this machine whose launcher is starting."""
 
     settings: Settings

@@ -16,9 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
-
-import attrs
+from typing import Any, NamedTuple, Protocol
 
 from hyperflow import saying
 from hyperflow.aio import settled
@@ -47,8 +45,7 @@ FAILED_STARTS_SECONDS = 20.0
 """Give a node up after this many seconds in which no worker on it managed to start a task, and none is at work."""
 
 
-@attrs.frozen
-class NodePlan:
+class NodePlan(NamedTuple):
     """A node to be used."""
 
     transport: Transport | Sequence[Transport]
