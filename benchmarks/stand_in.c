@@ -68,6 +68,7 @@ typedef struct {
     uint32_t alive;
     double last_sent, due;        /* when to write what may wait for more */
     double speak_by;              /* when to write what teams have answered */
+    int64_t unheard;              /* frames of answers that the head has not read */
 } Node;
 
 typedef struct { double at; uint32_t worker; uint64_t started; } End; /* or of a wait: NO_WORKER, and the node; or: */
@@ -172,7 +173,7 @@ static void send_frame(int node, int kind, uint32_t worker, const void *body, si
 }
 
 static void leave_team(uint32_t number);
-static void speak(int node);
+static void speak(int node, int patient);
 static void end_worker(uint32_t number, int status, const char *reason);
 
 static Worker *grown(uint32_t number) {
@@ -250,11 +251,14 @@ static void answer_in_team(Team *team, uint32_t number, uint64_t task, double mo
 }
 
 /* Put what waits of a node's teams into frames: answers, then who has left. */
-static void speak(int node) {
+static void speak(int node, int patient) {
     double moment = now() - began;
     for (uint32_t number = nodes[node].teams; number; number = teams[number].next) {
         Team *team = &teams[number];
         if (team->parts) {
+            if (patient && nodes[node].unheard >= MOST_UNHEARD)
+                continue;
+            nodes[node].unheard++;
             static Buffer body;
             body.length = 0;
             Answered *heads = (Answered *)team->heads.data;
@@ -300,19 +304,20 @@ static void settle(void) {
         double by = seconds > 0 ? moment + wait : moment;
         if (team->parts && ((!team->count && !expected) || team->records.length >= ENOUGH))
             by = moment;
-        if (!team->count && team->idle && seconds == 0 && team->parts) {
+        int answers = team->parts;
+        if (by <= moment)
+            speak(team->node, 1);
+        if (!team->count && team->idle && seconds == 0 && answers) {
             push((End){moment + JOIN, LEAVING, number}); /* a real one has more in its queue meanwhile */
-        } else if (!team->count && team->idle && (!team->parts || by <= moment)) { /* else when their answers go */
+        } else if (!team->count && team->idle && !team->parts) { /* else when their answers go */
             while (team->idle) {
                 uint32_t member = team->idle;
                 add(&team->left, &member, sizeof member);
                 leave_team(member);
             }
-            by = moment;
+            speak(team->node, 1);
         }
-        if (by <= moment)
-            speak(team->node);
-        else if (team->parts && by < nodes[team->node].speak_by)
+        if (team->parts && by > moment && by < nodes[team->node].speak_by)
             push((End){nodes[team->node].speak_by = by, SPEAKING, team->node});
     }
 }
@@ -406,7 +411,7 @@ static void to_team(int node, const Header *header, const uint8_t *body) {
                 end_worker(each, -15, CANCELLED);
         break;
     }
-    speak(node);
+    speak(node, 0);
     send_frame(node, RECALLED, header->worker, recalled.data, recalled.length);
 }
 
@@ -440,7 +445,7 @@ static void end_worker(uint32_t number, int status, const char *reason) {
     int length = snprintf(body, sizeof body, ENDED_FORMAT, status, (unsigned long long)worker->started, reason,
                           (unsigned long long)worker->task);
     leave_team(number);
-    speak(worker->node);
+    speak(worker->node, 0);
     send_frame(worker->node, ENDED, number, body, length);
     running -= worker->count > 0 || worker->task;
     nodes[worker->node].alive--;
@@ -477,7 +482,7 @@ static void ended(End end) {
     }
     if (end.worker == SPEAKING) {
         nodes[end.started].speak_by = INFINITY;
-        speak(end.started);
+        speak(end.started, 1);
         for (uint32_t number = nodes[end.started].teams; number; number = teams[number].next)
             touch(number);
         return;
@@ -575,6 +580,15 @@ static void handle(int node, const Header *header, const uint8_t *body) {
     case JOIN_TEAM: case BATCH: case RECALL: case CANCEL:
         to_team(node, header, body);
         break;
+    case HEARD: {
+        uint32_t count;
+        memcpy(&count, body, sizeof count);
+        nodes[node].unheard -= count;
+        speak(node, 1);
+        for (uint32_t each = nodes[node].teams; each; each = teams[each].next)
+            touch(each);
+        break;
+    }
     case RETRACT:
         if (worker) {
             uint64_t answer[2];

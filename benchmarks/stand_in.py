@@ -73,6 +73,7 @@ def definitions() -> list[str]:
         "SKIPPED": int(Outcome.SKIPPED),
         **{kind.name: int(kind) for kind in Kind},
         "JOIN": teams.JOIN,
+        "MOST_UNHEARD": teams.MOST_UNHEARD,
     }
     return [f"-D{name}={value}" for name, value in (texts | numbers).items()]
 

@@ -311,7 +311,7 @@ async def test_fresh_process(tmp_path: Path) -> None:
 
 async def test_lost_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The locks of a lost node are free when what ran there must have ended, and not before."""
-    monkeypatch.setattr("hyperflow.head.engine.END_GRACE", 1.0)
+    monkeypatch.setattr("hyperflow.head.losses.END_GRACE", 1.0)
     gate = Gate(tmp_path)
     program = hf.ProgramInfo.new(tmp_path / "runs")
     nodes = [NodePlan(Local("one"), 1), NodePlan(Local("two"), 1)]

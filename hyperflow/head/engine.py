@@ -92,7 +92,7 @@ WORK_AT_ONCE = 1000
 What a thousand nodes say at the same time would else keep the user's flows, and the signs of life, waiting. It is less
 than a map starts in a turn (STARTS_BETWEEN_PAUSES), so that a backlog forms, from which can be prefetched."""
 
-STARTS_AT_ONCE = 3000
+STARTS_AT_ONCE = 10_000
 """Tasks that are given to free CPUs in one turn of the event loop; fewer where they need new workers."""
 
 MOST_LOOKED_AT = 10_000
@@ -410,6 +410,8 @@ class Engine:
             self._dropping.ask()
         if self._inbox or self.scheduler.unfinished:
             self._flushing.ask()
+        if not self._inbox:
+            self.fleet.tell_heard()
         self._collector.follow(len(self._evaluations) + len(self.scheduler.workers))
 
     def _drop_old(self) -> None:

@@ -288,6 +288,12 @@ class Fleet:
             for link in self.links.values():
                 link.follow_path()
 
+    def tell_heard(self) -> None:
+        """All answers of all nodes have been read: let them send more."""
+        for link in self.links.values():
+            if link.unheard:
+                link.tell_heard()
+
     def write(self, node: str, parts: Sequence[frames.Bytes]) -> None:
         """Send to a node; to one that has gone, nothing."""
         link = self.links.get(node)

@@ -47,6 +47,9 @@ CLOSE_GRACE = 10.0
 MOST_IDLE = 64
 """Blocks of results that stay mapped although nobody looks at them."""
 
+ANSWERS = int(Kind.ANSWERS)
+"""As a plain number, because each frame is compared with it."""
+
 OF_PEERS = frozenset(map(int, (Kind.LISTENING, Kind.FETCHED)))
 OF_LINKS = OF_PEERS | set(map(int, (Kind.ALIVE, Kind.BLOCK, Kind.CONTENT, Kind.BROKEN)))
 """Kinds of frames that the engine does not see."""
@@ -89,6 +92,8 @@ class Link:
         """Gets the node, and what its launcher says about what it gets from other nodes: kind and body."""
         self.cpus = CpuChoice((), False)
         """Those to hand out there."""
+        self.unheard = 0
+        """Frames of answers that have come, of which the launcher was not told that they have been read."""
         self.last_received = self._last_sent = time.monotonic()
         self._silence = 0.0  # seconds in which we listened and nothing came
         self._transport = transport
@@ -315,7 +320,13 @@ class Link:
             for kind, _, body in received:
                 self._inbox.put_nowait((kind, body))
         elif received:
+            self.unheard += sum(frame[0] == ANSWERS for frame in received)
             self._on_frames(received)
+
+    def tell_heard(self) -> None:
+        """Tell the launcher that all has been read: it may send more answers."""
+        self.write([frames.frame(Kind.HEARD, body=frames.NUMBER.pack(self.unheard))])
+        self.unheard = 0
 
     def _take_own(self, received: list[Frame]) -> list[Frame]:
         """Deal with the frames that are for the link, and return the others."""

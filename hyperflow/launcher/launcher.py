@@ -150,7 +150,7 @@ class Launcher:
         if self.now >= self.alarm:
             self.check_clocks()
         if self.now >= self.head.due or self.head.is_writing:
-            self.teams.speak()
+            self.teams.speak(patient=True)
             self.head.flush()
         self.wake_by(self.memory_kills.look(self.now))
 
@@ -277,6 +277,8 @@ class Launcher:
         elif kind in HANDLED:
             if not self.closing:
                 self.teams.handle(kind, number, body)
+        elif kind == Kind.HEARD:
+            self.teams.heard(*frames.NUMBER.unpack(body))
         elif kind == Kind.SETUP:
             self.prepare(messages.read(Setup, body))
         elif kind == Kind.DEFINE:

@@ -136,7 +136,7 @@ class Member:
             self._records, self._said = b"", _last_of(records)
         elif len(records):
             self._records, self._said = records, None
-        if not in_hand and self._chunks:
+        if not in_hand and not self.is_idle:
             task, seq = self._last()
             self.is_idle = seq == self._sent if seq else task == self._end
 

@@ -33,6 +33,10 @@ WORTH_JOINING = 2
 DEEP = 0.03
 """Where so many seconds of work wait for each worker, answers wait for TEAM_WAKE: nobody runs out of work meanwhile."""
 
+MOST_UNHEARD = 2
+"""Frames of answers that may be on their way to a head that has not read them; what is answered meanwhile goes together
+in the next one. Else a head that is late would find ever more frames, of one answer each."""
+
 HANDLED = frozenset(map(int, (Kind.JOIN, Kind.BATCH, Kind.RECALL, Kind.CANCEL)))
 """What the head says to teams."""
 
@@ -68,6 +72,7 @@ class Teams:
         self._of: dict[WorkerNumber, Team] = {}
         self._ordered: set[Team] = set()  # those to which the head has just said something
         self._kept = 0  # bytes of answers that were not told yet
+        self._unheard = 0  # frames of answers that the head has not read, as far as is known
 
     # ---- from the head ------------------------------------------------------------------------------------------
 
@@ -86,6 +91,12 @@ class Teams:
         else:
             self._cancel(team, *frames.RANGE.unpack(body))
         self._ordered.add(team)
+
+    def heard(self, count: int) -> None:
+        """The head has read so many frames of answers, and all that had come besides."""
+        self._unheard -= count
+        if self._kept:
+            self._head.expect(time.monotonic())
 
     def settle(self) -> None:
         """Act on all that the head has said: not before, for workers that join may be told what to do only then."""
@@ -153,12 +164,12 @@ class Teams:
         self._supply(team, member)
 
     def _moment(self, team: Team, records: frames.Bytes, now: float) -> float:
-        """Return by when answers are to go to the head: at once, unless there is more to do, or more to be told soon."""
+        """Return by when answers are to go to the head: at once, unless there is more to do, or to be told soon."""
         if self._kept >= ENOUGH:
             return 0.0
         if team.work >= DEEP:
             return now + TEAM_WAKE
-        seconds = frames.RESULT.unpack_from(records)[2]  # of the first; the others mostly take as long
+        seconds: float = frames.RESULT.unpack_from(records)[2]  # of the first; the others mostly take as long
         joined = max(min(seconds * JOIN_SHARE, JOIN_MOST), JOIN)
         if not team.queue.count and joined * len(team.members) <= WORTH_JOINING * max(seconds, TEAM_WAKE):
             return 0.0
@@ -231,9 +242,10 @@ class Teams:
         if team.most_unstarted() is not None:
             self._look_at(team, IDLE)
             return
-        if team.parts and self._head.due > time.monotonic():
+        if self._head.due <= time.monotonic():
+            self.speak(patient=True)
+        if team.parts:
             return  # they leave when their answers go
-        self.speak()
         idle = [each for each in idle if each.number in team.members]
         if not idle:
             return  # they left just now
@@ -274,9 +286,9 @@ class Teams:
 
     # ---- to the head --------------------------------------------------------------------------------------------
 
-    def speak(self) -> None:
-        """Tell the head all answers that wait."""
-        if not self._kept:
+    def speak(self, patient: bool = False) -> None:
+        """Tell the head all answers that wait; if there is time, not before it has read the last ones."""
+        if not self._kept or (patient and self._unheard >= MOST_UNHEARD):
             return
         self._kept = 0
         now = time.monotonic()
@@ -285,6 +297,7 @@ class Teams:
                 parts, team.parts = team.parts, []
                 found = [(worker, max(now - moment, 0.0), records) for worker, moment, records in parts]
                 self._head.send(*frames.records_frame(Kind.ANSWERS, team.number, frames.answers(found)))
+                self._unheard += 1
                 if not team.queue.count:
                     self._supply(team)
 

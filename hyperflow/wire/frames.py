@@ -144,6 +144,7 @@ class Kind(enum.IntEnum):
         48  # head > launcher, to a team: nobody waits for these: drop them, end the workers that are in one of them
     )
     ANSWERS = 49  # launcher > head, of a team: answers of some of its workers
+    HEARD = 51  # head > launcher: it has read so many frames of ANSWERS
     LEFT = 50  # launcher > head, of a team: these workers have nothing to do, and serve it no more
     WRITTEN = 37  # worker > launcher: up to where there are answers in the ring (answer_ring.py)
     BROKEN = 28  # launcher > head: what came from the head is no frame; text
@@ -261,11 +262,17 @@ def answers(parts: Sequence[tuple[WorkerNumber, float, Bytes]]) -> list[Bytes]:
     return [NUMBER.pack(len(parts)), head, *(records for _, _, records in parts)]
 
 
+def parts_of_answers(body: Bytes) -> tuple[int, Iterator[tuple[WorkerNumber, int, float]]]:
+    """Return where the records of a body of ANSWERS begin; and of each part worker, bytes of its records, and age."""
+    (count,) = NUMBER.unpack_from(body)
+    end = NUMBER.size + count * ANSWERED.size
+    return end, ANSWERED.iter_unpack(body[NUMBER.size : end])
+
+
 def read_answers(body: memoryview) -> Iterator[tuple[WorkerNumber, float, memoryview]]:
     """Yield worker, age and records of each part."""
-    (count,) = NUMBER.unpack_from(body)
-    at = end = NUMBER.size + count * ANSWERED.size
-    for worker, size, age in ANSWERED.iter_unpack(body[NUMBER.size : end]):
+    at, parts = parts_of_answers(body)
+    for worker, size, age in parts:
         yield worker, age, body[at : at + size]
         at += size
     if at != len(body):

@@ -199,8 +199,8 @@ def test_a_node_is_lost_by_srun(cluster: Cluster) -> None:
 
 
 EXCLUSIVE = """
-import hyperflow.head.engine
-hyperflow.head.engine.END_GRACE = 1.0
+import hyperflow.head.losses
+hyperflow.head.losses.END_GRACE = 1.0
 
 def stamp(x):
     path = place / f"stamp.{x}.{hf.worker_info().node}"
@@ -288,7 +288,7 @@ def test_a_link_is_cut_during_an_import(cluster: Cluster) -> None:
 
 
 BLOCKING = """
-import hyperflow.head.engine
+import hyperflow.head.losses
 hyperflow.head.fleet.BLOCKED = 1.5
 
 async def main():

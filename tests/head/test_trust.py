@@ -193,7 +193,7 @@ async def test_crash_limit(limit: int) -> None:
 
 async def test_nodes_that_are_lost_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was on one of them does not go to the next one, so it is charged with one loss only."""
-    monkeypatch.setattr("hyperflow.head.engine.LOSS_PAUSE", 3.0)
+    monkeypatch.setattr("hyperflow.head.losses.LOSS_PAUSE", 3.0)
     async with nodes("a", "b", "c", cpus=1) as env:
         links = dict(engine(env).fleet.links)
         gate, last = Gate(tmp_path), Gate(tmp_path, "last")

@@ -231,6 +231,19 @@ def test_an_old_answer_does_not_make_it_idle() -> None:
     assert one.is_idle
 
 
+def test_a_worker_that_lost_all_is_idle_when_it_says_so() -> None:
+    """It may have been slow to start, and all that it had has gone to others."""
+    team = Team(WorkerNumber(90))
+    one, claims = member(team, 1)
+    one.give(several(10, 1), 0.0)
+    assert [each.range for each in one.take_back()] == [(10, 1)]
+    claims.started = 1
+    assert not one.is_idle
+    one.answered(skipped(10, 1), 0)
+    assert one.is_idle
+    assert one.sifted(skipped(10, 1)) == (b"", [])
+
+
 def test_silent_workers() -> None:
     """Who starts nothing for a while, and has more in hand, is silent, where there is another one."""
     team = Team(WorkerNumber(90))

@@ -731,9 +731,8 @@ class SchedulerModel(Model):
     def on_settle(self, *_: int) -> None:
         """Everything under way arrives, and no task ends meanwhile: then no CPU idles while a task is queued."""
         self.deliver_all()
-        for _ in range(
-            20 + self.scheduler.pool.total
-        ):  # each time, a team is asked for what the free CPUs can take of it
+        # Each time, a team is asked for what the free CPUs can take of it.
+        for _ in range(20 + self.scheduler.pool.total):
             if self.scheduler.unbalanced:
                 self.scheduler.rebalance()
                 self.deliver_all()

@@ -19,7 +19,7 @@ from hyperflow.wire.numbers import NO_TASK, DefinitionNumber, TaskNumber, Worker
 FAILED = frames.IS_MEASURED - 1
 """The bits of an outcome that are zero for a result."""
 
-SMALL = 1 << 16
+SMALL = 1 << 20
 """Bytes of answers that are copied, because pieces of bytes are made quicker than views."""
 
 _GONE = Task(NO_TASK, DefinitionNumber(0))
@@ -66,31 +66,32 @@ class Answers:
 
     def read(self, body: memoryview) -> None:
         """Read a frame."""
-        take, numbers, rare = self.held.pop, self.numbers, self.rare
-        add, add_time = numbers.append, self.seconds.append
+        data = bytes(body) if len(body) < SMALL else body  # quicker to cut
+        take, numbers, rare, workers = self.held.pop, self.numbers, self.rare, self.workers
+        add, add_time, add_part = numbers.append, self.seconds.append, self._of_workers.append
         unpack, size, loads = frames.RESULT.unpack_from, frames.RESULT.size, pickle.loads
         before: Task | None = None
         args: list[Any] = []
         payloads: list[bytes] = []
         results: list[Any] = []
-        first = shift = 0
-        for worker, age, records in frames.read_answers(body):
-            data = bytes(records) if len(records) < SMALL else records  # quicker to cut
-            offset, end, had = 0, len(data), len(numbers)
+        first = shift = had = 0
+        offset, parts = frames.parts_of_answers(data)
+        for worker, share, age in parts:
+            end = offset + share
             while offset < end:
                 begin = offset
                 task, outcome, seconds, buffers, length = unpack(data, begin)
                 start = begin + size
                 offset = start + length
                 if outcome & FAILED:
-                    rare.append(Rare(worker, task, records[begin:offset], seconds))
+                    rare.append(Rare(worker, task, body[begin:offset], seconds))
                     continue
                 batch = take(task, _GONE)
                 if batch is not before:
                     if type(batch) is not Batch:
                         if batch is not _GONE:
                             self.held[task] = batch
-                        rare.append(Rare(worker, task, records[begin:offset], seconds))
+                        rare.append(Rare(worker, task, body[begin:offset], seconds))
                         continue
                     before, calls = batch, calls_of(batch)
                     self._of_calls.append((calls, len(numbers)))
@@ -101,19 +102,29 @@ class Answers:
                         self.measured[task] = frames.MEASURED.unpack_from(data, start)
                         start += frames.MEASURED.size
                     if buffers:
-                        results[shift + task] = self.with_buffers(self.workers[worker], records[start:offset], buffers)
+                        results[shift + task] = self.with_buffers(workers[worker], body[start:offset], buffers)
                     else:
                         results[shift + task] = loads(data[start:offset])
                 except BaseException as error:  # noqa: BLE001 (whatever a user's object does while it is read)
                     self.held[task] = batch
-                    rare.append(Rare(worker, task, records[begin:offset], seconds, error))
+                    rare.append(Rare(worker, task, body[begin:offset], seconds, error))
                     continue
                 args[task - first] = None
                 payloads[task - first] = b""
                 add(task)
                 add_time(seconds)
             if len(numbers) > had:
-                self._of_workers.append((self.workers[worker], age, had))
+                add_part((workers[worker], age, had))
+                had = len(numbers)
+
+    @property
+    def is_scattered(self) -> bool:
+        """Whether each worker has answered one."""
+        return len(self._of_workers) == len(self.numbers)
+
+    def each(self) -> tuple[list[str], list[float]]:
+        """Return, of scattered ones, who has answered each, and how long ago."""
+        return [worker.name for worker, _, _ in self._of_workers], [age for _, age, _ in self._of_workers]
 
     def by_calls(self) -> Iterator[tuple[Calls, int]]:
         """Yield calls, and how many of them have been answered."""

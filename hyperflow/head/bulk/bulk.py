@@ -111,11 +111,15 @@ class Bulk:
         head.scheduler.teams.answered(team, count, seconds)
         head.counts["done"] += count
         head.account.used += seconds * team.cpus
-        for worker, age, numbers, times in answers.by_worker():
-            if head.locks.busy:
+        if head.locks.busy:
+            for worker, _, numbers, _ in answers.by_worker():
                 for each in numbers:
                     head.worker_locks.answered(worker.number, each)
-            head.events.done(numbers, times, worker.name, age, answers.measured)
+        if answers.is_scattered:
+            head.events.done(answers.numbers, answers.seconds, *answers.each(), answers.measured)
+        else:
+            for worker, age, numbers, times in answers.by_worker():
+                head.events.done(numbers, times, worker.name, age, answers.measured)
         if head.aside.trust.accused:
             head.aside.trust.succeeded(team.node, count)
         for calls, many in answers.by_calls():
