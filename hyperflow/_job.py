@@ -18,14 +18,14 @@ import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, Unpack
 
 import attrs
 
 from hyperflow import environment, failures
 from hyperflow import flow as flows
 from hyperflow.config import Settings, check_cpus, read_settings
-from hyperflow.environment import Environment, OptionChanges, Options
+from hyperflow.environment import Environment, OptionChanges, Options, ResultsDatabase
 from hyperflow.errors import AllocationEnding, ConfigurationError, MisuseError
 from hyperflow.files import hold_standard_streams, limit_met
 from hyperflow.flow import Call, Flow, Job, MakesFlows
@@ -181,18 +181,14 @@ async def open_job(  # noqa: PLR0913 (its two callers are above all of these)
     `shrinks` is the Slurm job that may lose nodes meanwhile; `listed`, whether the run stands in the user's index.
     """
     from hyperflow.control import door  # noqa: PLC0415 (see above)
-    from hyperflow.database.store import copy_database, open_database  # noqa: PLC0415 (see above)
     from hyperflow.head.engine import open_engine  # noqa: PLC0415 (see above)
     from hyperflow.progress import display  # noqa: PLC0415 (see above)
     from hyperflow.records.recording import recorded  # noqa: PLC0415 (see above)
 
     mine = program or ProgramInfo.temporary_one()
-    if mine.start_from is not None and not isinstance(mine.database, str) and not mine.database.exists():
-        copy_database(mine.start_from, mine.database)
     async with AsyncExitStack() as stack:
         recording = stack.enter_context(recorded(mine, "job", listed=listed))
-        opening = open_database(mine.database, mine.program_id, settings.database_timeout)
-        database = await stack.enter_async_context(opening)
+        database = await stack.enter_async_context(_database(mine, settings))
         recording.begin()  # not before: whoever has the database has the run
         _clear_capsules(mine.log_dir)
         engine = await stack.enter_async_context(
@@ -209,6 +205,20 @@ async def open_job(  # noqa: PLR0913 (its two callers are above all of these)
         with environment.entered(env), failures.shortened():
             yield env
     mine.remove()  # only a temporary one, and only after success: errors point into its logs
+
+
+def _database(program: ProgramInfo, settings: Settings) -> AbstractAsyncContextManager[ResultsDatabase]:
+    """Return the scope of a run's database, which makes it; in a temporary directory not before it is used."""
+    from hyperflow.database import deferred  # noqa: PLC0415 (see above)
+
+    path = program.database
+    if program.temporary and isinstance(path, Path):
+        return deferred.on_demand(path, program.program_id)
+    from hyperflow.database.store import copy_database, open_database  # noqa: PLC0415 (see above)
+
+    if program.start_from is not None and isinstance(path, Path) and not path.exists():
+        copy_database(program.start_from, path)
+    return open_database(path, program.program_id, settings.database_timeout)
 
 
 def _clear_capsules(log_dir: Path) -> None:
@@ -294,8 +304,7 @@ async def open_here(
             yield env
 
 
-@attrs.frozen
-class _Begun:
+class _Begun(NamedTuple):
     """An environment on this machine whose launcher is starting."""
 
     settings: Settings

@@ -7,7 +7,7 @@ import itertools
 import types
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -42,8 +42,7 @@ UNREADABLE = "could not be unpickled"
 """What the error says if a function or argument could not be read on the worker: then nothing was evaluated."""
 
 
-@attrs.frozen
-class ItemError:
+class ItemError(NamedTuple):
     """Stands in the results of a chunk for one that is missing; the exception travels by itself (see `exceptions`)."""
 
     data: bytes | None
@@ -168,20 +167,26 @@ def _note_item(error: BaseException, fn: Callable[[Any], Any], item: object) -> 
     failures.add_note(error, f"({where})" if failures.names(error, call) else f"(raised by {call}, {where})")
 
 
-@attrs.define(eq=False)
 class _Part:
     """Items that are evaluated together."""
 
-    first: int
-    """The index of the first one."""
-    items: list[Any]
-    began: float
-    again: bool = False
-    """Whether a chunk with these items in it has failed as a whole."""
-    kept: Kept | None = None
-    """What was submitted for that chunk, or for this one."""
-    place: int = 0
-    """The place of the first item in it."""
+    __slots__ = ("again", "began", "first", "items", "kept", "place")
+
+    def __init__(
+        self,
+        first: int,  # the index of the first one
+        items: list[Any],
+        began: float,
+        again: bool = False,  # whether a chunk with these items in it has failed as a whole
+        kept: Kept | None = None,  # what was submitted for that chunk, or for this one
+        place: int = 0,  # the place of the first item in it
+    ) -> None:
+        self.first = first
+        self.items = items
+        self.began = began
+        self.again = again
+        self.kept = kept
+        self.place = place
 
     def drop(self) -> None:
         """It has ended, and is not evaluated again."""

@@ -404,15 +404,17 @@ class Environment:
         return displays.facts(f"{type(self).__name__}{in_force}", known)
 
 
-@attrs.define(eq=False)
 class Try:
     """One run of a flow under `retry`: from it, the evaluator knows where the next one is not to go."""
 
-    avoided: frozenset[str] = frozenset()
-    """Nodes on which earlier runs failed."""
-    evaluations: int = 0
-    """How many were submitted."""
-    failed_on: set[str] = attrs.field(factory=set[str])
+    __slots__ = ("avoided", "evaluations", "failed_on")
+
+    def __init__(self, avoided: frozenset[str] = frozenset()) -> None:
+        self.avoided = avoided
+        """Nodes on which earlier runs failed."""
+        self.evaluations = 0
+        """How many were submitted."""
+        self.failed_on: set[str] = set()
 
     def next(self) -> Try:
         """Return the next run. Of many evaluations nobody knows whether they failed for the node's sake."""

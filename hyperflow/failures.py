@@ -40,8 +40,8 @@ FIRST_FRAMES = 3
 MOST_CALLS = 5
 """How many notes of an error name a call that was on its way."""
 
-_IS_CALL = re.compile(r"\(raised by .*, in \w+\)", re.DOTALL)
-_CALLS_LEFT_OUT = re.compile(r"\(\d+ calls? between (is|are) left out\)")
+_IS_CALL = r"(?s)\(raised by .*, in \w+\)"
+_CALLS_LEFT_OUT = r"\(\d+ calls? between (is|are) left out\)"
 
 LEFT_OUT = "are left out of the traceback; HYPERFLOW_DEBUG=1 shows all)"
 
@@ -188,10 +188,10 @@ def names(error: BaseException, call: str) -> bool:
 
 def _thin_out(notes: list[str]) -> None:
     """Leave the innermost calls and the outermost one in the notes of an error, and say how many are left out."""
-    calls = [index for index, note in enumerate(notes) if _IS_CALL.fullmatch(note)]
+    calls = [index for index, note in enumerate(notes) if re.fullmatch(_IS_CALL, note)]
     if len(calls) <= MOST_CALLS:
         return
-    told = next((index for index, note in enumerate(notes) if _CALLS_LEFT_OUT.fullmatch(note)), None)
+    told = next((index for index, note in enumerate(notes) if re.fullmatch(_CALLS_LEFT_OUT, note)), None)
     if told is None:
         notes[calls[-2]] = "(1 call between is left out)"
     else:

@@ -26,8 +26,6 @@ import warnings
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeAlias, TypeVar, Unpack, overload
 
-import attrs
-
 from hyperflow import environment, failures
 from hyperflow.environment import Activity, JobOptions, OptionChanges, Options, changed, peek
 from hyperflow.errors import ConfigurationError, FlowNeverAwaited, MisuseError
@@ -55,7 +53,7 @@ LINKS_SHOWN = 3
 
 
 class Step:
-    """One way to run. Subclasses are frozen records, so that a flow pickles with its arguments."""
+    """One way to run. Subclasses have slots, so that a flow pickles with its arguments."""
 
     __slots__ = ()
 
@@ -469,13 +467,15 @@ class MakesFlows:
     """A function under one of hyperflow's decorators: calling it returns a flow, and runs nothing."""
 
 
-@attrs.frozen(repr=False)
 class CallStep(Step):
     """A call of a decorated function, which pickles by name."""
 
-    fn: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    __slots__ = ("args", "fn", "kwargs")
+
+    def __init__(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.fn = fn
+        self.args = args
+        self.kwargs = kwargs
 
     def call(self) -> str:
         return repr(self)
@@ -484,9 +484,10 @@ class CallStep(Step):
         return show_call(self.fn, self.args, self.kwargs)
 
 
-@attrs.frozen(repr=False)
 class Call(CallStep):
     """A call of a function under `@job` or `@cluster`; `fn` makes the coroutine."""
+
+    __slots__ = ()
 
     def coroutine(self) -> Coroutine[Any, Any, Any]:
         env = environment.peek()
@@ -504,13 +505,15 @@ _WRONG_LEVEL = {
 }
 
 
-@attrs.frozen(repr=False)
 class Native(Step):
     """A call of one of hyperflow's own async functions, shown by its public name."""
 
-    name: str
-    fn: Callable[..., Coroutine[Any, Any, Any]]
-    args: tuple[Any, ...] = ()
+    __slots__ = ("args", "fn", "name")
+
+    def __init__(self, name: str, fn: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...] = ()) -> None:
+        self.name = name
+        self.fn = fn
+        self.args = args
 
     def coroutine(self) -> Coroutine[Any, Any, Any]:
         return self.fn(*self.args)
@@ -519,13 +522,15 @@ class Native(Step):
         return f"{self.name}({'...' if self.args else ''})"
 
 
-@attrs.frozen(repr=False)
 class Bound(Step):
     """`source`, then `fn`, which returns the next flow (`then`) or the result (`map`)."""
 
-    source: Flow[Any]
-    fn: Callable[[Any], Any]
-    joins: bool
+    __slots__ = ("fn", "joins", "source")
+
+    def __init__(self, source: Flow[Any], fn: Callable[[Any], Any], joins: bool) -> None:
+        self.source = source
+        self.fn = fn
+        self.joins = joins
 
     async def coroutine(self) -> Any:
         pending: list[Bound] = []
@@ -560,11 +565,13 @@ class Bound(Step):
         return ("..." if isinstance(step, Bound) else repr(step)) + "".join(reversed(words))
 
 
-@attrs.frozen(repr=False)
 class Pure(Step):
     """A value."""
 
-    value: Any
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
     async def coroutine(self) -> Any:
         return self.value
@@ -573,12 +580,14 @@ class Pure(Step):
         return show_call(pure, (self.value,), {})
 
 
-@attrs.frozen(repr=False)
 class Using(Step):
     """`source` with changed options."""
 
-    source: Flow[Any]
-    options: OptionChanges
+    __slots__ = ("options", "source")
+
+    def __init__(self, source: Flow[Any], options: OptionChanges) -> None:
+        self.source = source
+        self.options = options
 
     async def coroutine(self) -> Any:
         with environment.using(**self.options):
@@ -595,14 +604,18 @@ class Using(Step):
         return f"{self.source.step}.{show_call(self.source.using, (), {**self.options})}"
 
 
-@attrs.frozen(repr=False)
 class Changed(Step):
     """`source`, run by one of hyperflow's own functions; shown as the method that was called."""
 
-    source: Flow[Any]
-    method: str
-    fn: Callable[..., Coroutine[Any, Any, Any]]
-    args: tuple[Any, ...]
+    __slots__ = ("args", "fn", "method", "source")
+
+    def __init__(
+        self, source: Flow[Any], method: str, fn: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]
+    ) -> None:
+        self.source = source
+        self.method = method
+        self.fn = fn
+        self.args = args
 
     def coroutine(self) -> Coroutine[Any, Any, Any]:
         return self.fn(self.source, *self.args)

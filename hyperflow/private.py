@@ -21,9 +21,7 @@ import shlex
 import stat
 from collections import deque
 from pathlib import Path
-from typing import Self
-
-import attrs
+from typing import NamedTuple, Self
 
 from hyperflow.errors import ConfigurationError
 
@@ -45,12 +43,14 @@ def objection(found: os.stat_result) -> str:
     return ""
 
 
-@attrs.define(eq=False)
 class Held:
     """A private directory, held until `close` or the end of a `with`; `path` is its name for people."""
 
-    path: Path
-    number: int
+    __slots__ = ("number", "path")
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path = path
+        self.number = number
 
     @classmethod
     def open(cls, path: Path) -> Held:
@@ -113,8 +113,7 @@ class Held:
         self.close()
 
 
-@attrs.frozen
-class Entry:
+class Entry(NamedTuple):
     """A name in a held directory. As a text it is its path, for people."""
 
     directory: Held

@@ -63,14 +63,14 @@ def chosen(which: str, homes: Sequence[Path], base_dir: Path) -> Path:
 _TEMPORARY = "hyperflow-"
 """What the names of temporary directories begin with; after it comes the id of the program."""
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|postgres(ql)?:")
+_URL = r"[A-Za-z][A-Za-z0-9+.-]*://|postgres(ql)?:"
 _HOST = r"(\[[0-9A-Fa-f:.%]*\]|[^\[\]:/?#@]*)(:[0-9]*)?"
-_SERVER_URL = re.compile(rf"postgres(ql)?://([^:/?#@]*@)?{_HOST}(,{_HOST})*(/[^?#:@]*)?(\?[^#]*)?")
+_SERVER_URL = rf"postgres(ql)?://([^:/?#@]*@)?{_HOST}(,{_HOST})*(/[^?#:@]*)?(\?[^#]*)?"
 
 
 def is_url(database: str | os.PathLike[str]) -> bool:
     """Tell whether a database is a URL; otherwise it is a file's path."""
-    return isinstance(database, str) and _URL.match(database) is not None
+    return isinstance(database, str) and re.match(_URL, database) is not None
 
 
 def checked_url(url: str) -> str:
@@ -87,7 +87,7 @@ def checked_url(url: str) -> str:
             f"{shown}: no password in the URL, because it is printed and logged. Put it into ~/.pgpass (chmod 600), "
             "one line for each: HOST:PORT:DATABASE:USER:PASSWORD; or into the file that PGPASSFILE names"
         )
-    if not _SERVER_URL.fullmatch(url):
+    if not re.fullmatch(_SERVER_URL, url):
         raise ConfigurationError(f"{shown} is not the URL of a server, such as postgresql://user@host:5432/database")
     return url
 

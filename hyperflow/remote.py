@@ -24,7 +24,7 @@ X = TypeVar("X")
 
 
 class RemoteEval(Step):
-    """A call to be evaluated on a worker. (A plain class: each evaluation makes one; attrs' take longer.)"""
+    """A call to be evaluated on a worker."""
 
     __slots__ = ("args", "fn", "kwargs")
 

@@ -60,7 +60,7 @@ def modules_after(code: str) -> set[str]:
         (SHARED, HEAVY | OF_A_RUN | {"hyperflow._cluster"}),
         (
             "import hyperflow as hf; hf.run_job_local(hf.pure(1))",
-            HEAVY | OF_FEW_RUNS,
+            HEAVY | OF_FEW_RUNS | {"ctypes", "sqlite3", "hyperflow.launcher"},
         ),
         ("import hyperflow.cli.main", HEAVY - {"cyclopts", "rich"} | OF_A_RUN | {"hyperflow._job", "hyperflow.master"}),
         ("from hyperflow.cli.main import command_line; command_line(['logs'])", OF_A_COMMAND),

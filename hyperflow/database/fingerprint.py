@@ -30,9 +30,7 @@ import weakref
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
-
-import attrs
+from typing import Any, NamedTuple
 
 from hyperflow.database import instructions, sources
 from hyperflow.database.sources import is_of_user
@@ -55,8 +53,7 @@ TRANSPARENT = frozenset({"attr", "attrs", "collections"})
 """Packages whose objects only hold what is the user's: Factory, Converter, validators, ChainMap, UserDict."""
 
 
-@attrs.frozen(eq=False)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """The fingerprint of a function, and where the values that it refers to are, with what they were."""
 
     text: str

@@ -5,17 +5,14 @@ from __future__ import annotations
 import dis
 import hashlib
 import types
-from typing import Any
-
-import attrs
+from typing import Any, NamedTuple
 
 from hyperflow.once import once_for_code
 
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, type(...)})
 
 
-@attrs.frozen
-class Import:
+class Import(NamedTuple):
     """An import, as the code has it."""
 
     level: int

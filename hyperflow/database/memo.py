@@ -23,8 +23,6 @@ import typing
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
-import attrs
-
 from hyperflow import flow as flows
 from hyperflow import saying
 from hyperflow.database import records
@@ -38,9 +36,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@attrs.frozen(repr=False)
 class MemoCall(MemoStep):
     """A call of a memoized function."""
+
+    __slots__ = ()
 
     def coroutine(self) -> Coroutine[Any, Any, Any]:
         return run(self.fn.__memo__, self.args, self.kwargs)

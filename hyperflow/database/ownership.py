@@ -30,7 +30,7 @@ import socket
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -126,8 +126,7 @@ class Owner:
         return f"program {self.program} (process {self.pid} on {self.host}, since {self.since})"
 
 
-@attrs.frozen
-class Ownership:
+class Ownership(NamedTuple):
     """The right to write to a database, held by this process until `release`."""
 
     lock: Path

@@ -23,9 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from json.encoder import encode_basestring_ascii as quoted
 from operator import methodcaller
-from typing import Any, TypeVar
-
-import attrs
+from typing import Any, NamedTuple, TypeVar
 
 from hyperflow.errors import MisuseError, SerializationError
 
@@ -35,8 +33,7 @@ LONG_INT = 10_000
 """Bits from which an int is written in hexadecimal: Python refuses to turn longer ones into decimal digits."""
 
 
-@attrs.frozen
-class Leaf:
+class Leaf(NamedTuple):
     """How one type is written: `encode` gives something simpler, `decode` makes the value of it again."""
 
     tag: str

@@ -30,6 +30,8 @@ from hyperflow.flow import Flow
 class MemoStep(flows.CallStep):
     """A call of a memoized function."""
 
+    __slots__ = ()
+
 
 async def run(memo: Memo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return the recorded result of a call, or compute and record it."""

@@ -12,13 +12,12 @@ import enum
 import inspect
 import typing
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
 
-@attrs.frozen
-class Field:
+class Field(NamedTuple):
     """One field: the attribute, and the name of its argument in `__init__` (None if it has none)."""
 
     name: str

@@ -18,8 +18,7 @@ import types
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-
-import attrs
+from typing import NamedTuple
 
 from hyperflow.database import instructions
 from hyperflow.database.instructions import Import
@@ -44,8 +43,7 @@ def is_of_user(filename: str) -> bool:
     return not path.startswith(_installed()) and "site-packages" not in parts and "dist-packages" not in parts
 
 
-@attrs.frozen
-class Use:
+class Use(NamedTuple):
     """A name of a module, and the code that uses it."""
 
     module: str
@@ -119,8 +117,7 @@ def _is_handmade(module: str) -> bool:
     return isinstance(loaded, types.ModuleType) and (loaded.__spec__ or getattr(loaded, "__file__", None)) is None
 
 
-@attrs.frozen
-class Source:
+class Source(NamedTuple):
     """The source of a user's module: which top-level statements make a name, or change what it stands for."""
 
     package: str

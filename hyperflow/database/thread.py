@@ -153,6 +153,11 @@ class DatabaseThread(Generic[H]):
             failure = None
         self._tell(self.closed, None, failure if opened else None)
 
+    def not_opened(self, opened: asyncio.Future[None]) -> None:
+        """Nobody waited for the opening; if it has failed, those who have asked for something are to know."""
+        if not opened.cancelled() and (error := opened.exception()) is not None:
+            self._fail(error)
+
     def _fail(self, error: BaseException) -> None:
         """Give all who wait for the thread, which has ended, an error; so do `call` and `check` from now on."""
         said = f"the thread of the results database {self.name} has ended: {type(error).__name__}: {in_words(error)}"

@@ -15,9 +15,7 @@ import typing
 from collections import deque
 from collections.abc import Collection, Mapping
 from functools import partial
-from typing import Any
-
-import attrs
+from typing import Any, NamedTuple
 
 from hyperflow import failures
 from hyperflow.database import plain, records, untagged
@@ -34,8 +32,7 @@ FAILURES_ARE_COMPUTED_AGAIN = (
 )
 
 
-@attrs.frozen(eq=False)
-class Codec:
+class Codec(NamedTuple):
     """How values of one type are written: to and from JSON text."""
 
     hint: Any

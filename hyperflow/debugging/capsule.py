@@ -21,7 +21,6 @@ import binascii
 import os
 import pickle
 import re
-import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -200,7 +199,7 @@ def room_in(log_dir: Path) -> int:
 
 def clear(log_dir: Path) -> None:
     """Remove those of an earlier start of a run: the numbers of evaluations begin anew."""
-    shutil.rmtree(log_dir / DIRECTORY, ignore_errors=True)
+    files.remove_tree(log_dir / DIRECTORY)
 
 
 def leave(log_dir: Path, capsule: Capsule) -> None:

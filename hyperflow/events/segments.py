@@ -21,7 +21,7 @@ from typing import Any
 
 NAME = "events.jsonl"
 
-_NUMBER = re.compile(r"\.(\d{6,9})\.(?:jsonl|packed)")
+_NUMBER = r"\.(\d{6,9})\.(?:jsonl|packed)"
 
 
 def full(tail: Path, number: int) -> Path:
@@ -53,7 +53,7 @@ def numbers(tail: Path) -> list[int]:
     found: set[int] = set()
     with suppress(OSError):
         for name in os.listdir(tail.parent):
-            match = _NUMBER.fullmatch(name.removeprefix(tail.stem)) if name.startswith(tail.stem) else None
+            match = re.fullmatch(_NUMBER, name.removeprefix(tail.stem)) if name.startswith(tail.stem) else None
             if match is not None:
                 found.add(int(match[1]))
     return sorted(found)

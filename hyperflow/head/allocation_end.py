@@ -11,8 +11,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-
-import attrs
+from types import MappingProxyType
+from typing import NamedTuple
 
 from hyperflow.errors import AllocationEnding
 
@@ -25,23 +25,21 @@ CUT_OFF = 10.0
 """Seconds before the end of an allocation (at most a quarter of the notice) at which what still runs is ended."""
 
 
-@attrs.frozen
-class Notice:
+class Notice(NamedTuple):
     """What a signal says of the end."""
 
     why: str
     seconds: float | None = None  # how long the allocation lasts from then on; None if the clock says so
 
 
-@attrs.frozen
-class End:
+class End(NamedTuple):
     """When an allocation ends, as far as that is known."""
 
     at: float | None  # seconds since 1970
     margin: float
     """Seconds before `at` at which the job gets its notice. 0 for USUAL_MARGIN, or a quarter of what is left if
     less."""
-    signals: Mapping[int, Notice] = attrs.field(factory=dict[int, Notice])  # that announce it, by number
+    signals: Mapping[int, Notice] = MappingProxyType({})  # that announce it, by number
 
     def seconds_left(self) -> float:
         """Return how long the allocation lasts; 0 if that is not known."""

@@ -19,8 +19,6 @@ import os
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-import attrs
-
 from hyperflow.head.link import Link
 from hyperflow.wire import messages, proving
 from hyperflow.wire.frames import Kind
@@ -42,18 +40,18 @@ TRIES = 2
 FAILURES_TO_STOP = 3
 
 
-@attrs.define(eq=False)
 class _Spread:
     """One block on its way."""
 
-    number: DefinitionNumber
-    block: Block
-    digest: str = ""
-    begun: dict[str, int] = attrs.field(factory=dict)  # nodes that have it or get it, in their order
-    places: deque[str] = attrs.field(factory=deque)  # each node as often as it can have another child
-    parents: dict[str, str] = attrs.field(factory=dict)  # of those that are getting it
-    tries: dict[str, int] = attrs.field(factory=dict)
-    sure: set[str] = attrs.field(factory=set)  # nodes that have all of it, or get it from the head
+    def __init__(self, number: DefinitionNumber, block: Block) -> None:
+        self.number = number
+        self.block = block
+        self.digest = ""
+        self.begun: dict[str, int] = {}  # nodes that have it or get it, in their order
+        self.places: deque[str] = deque()  # each node as often as it can have another child
+        self.parents: dict[str, str] = {}  # of those that are getting it
+        self.tries: dict[str, int] = {}
+        self.sure: set[str] = set()  # nodes that have all of it, or get it from the head
 
     def place(self, child: str) -> str | None:
         """Take a place for a child at one that does not wait for it."""

@@ -21,9 +21,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
-from typing import Any
-
-import attrs
+from typing import Any, NamedTuple
 
 from hyperflow import environment
 from hyperflow.config import Settings
@@ -104,8 +102,7 @@ RESULTS, ANSWERS = int(Kind.RESULTS), int(Kind.ANSWERS)
 """As plain numbers, because each frame is compared with them."""
 
 
-@attrs.frozen
-class Loss:
+class Loss(NamedTuple):
     """The end of a node's stream, behind what came from there."""
 
     link: Link

@@ -2,8 +2,9 @@
 
 Guarantees: a node that cannot be started costs a warning, as long as `min_nodes` are there; first each way to reach it
 is tried, and the warning has the reasons of all. A node that takes much longer to start than most is not waited for: it
-joins when it is there. The head stops using a node that ends, falls silent or cannot start workers. At the end nothing
-is left on any node.
+joins when it is there. Nor is a launcher on this machine that is a child of ours by now, if that is all there is: what
+could be wrong with it is known, and what is meant for it is kept until it has answered. The head stops using a node
+that ends, falls silent or cannot start workers. At the end nothing is left on any node.
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
-
-import attrs
+from typing import Any, NamedTuple, Protocol
 
 from hyperflow import saying
 from hyperflow.aio import settled
@@ -27,7 +26,7 @@ from hyperflow.events.writer import EventLog
 from hyperflow.head.link import Link, OnFrames, OnLost, OnPeers, nobody
 from hyperflow.head.watchdog import Watchdog
 from hyperflow.program import ProgramInfo
-from hyperflow.transports.process import Transport, portable_environment
+from hyperflow.transports.process import Local, Transport, portable_environment
 from hyperflow.wire import frames, machine
 
 logger = logging.getLogger("hyperflow")
@@ -46,8 +45,7 @@ FAILED_STARTS_SECONDS = 20.0
 """Give a node up after this many seconds in which no worker on it managed to start a task, and none is at work."""
 
 
-@attrs.frozen
-class NodePlan:
+class NodePlan(NamedTuple):
     """A node to be used."""
 
     transport: Transport | Sequence[Transport]
@@ -63,6 +61,12 @@ class NodePlan:
     @property
     def node(self) -> str:
         return self.transports[0].node
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its launcher is a child of this process, which runs by now."""
+        (way, *others) = self.transports
+        return isinstance(way, Local) and way.spawned is not None and not others
 
 
 async def _ended(task: asyncio.Task[Any]) -> None:
@@ -123,6 +127,7 @@ class Fleet:
         self._path = sys.path[:]
         self._losing: list[asyncio.Task[None]] = []
         self._losses: list[str] = []
+        self._leading: dict[asyncio.Task[None], Link] = {}  # of nodes that are used before they have answered
         self._answered: set[str] = set()  # nodes whose launcher has greeted us
         self._late: dict[asyncio.Task[LauncherError | str | None], NodePlan] = {}
         self._beating: asyncio.TimerHandle | None = None
@@ -131,6 +136,12 @@ class Fleet:
     async def start(self, nodes: Sequence[NodePlan], preload: Sequence[str]) -> None:
         """Start all launchers; raises LauncherError if too few come up."""
         environment = portable_environment(os.environ)  # once: it is the same for all
+        if len(nodes) == 1 and nodes[0].is_here and not preload:
+            self._beating = self._loop.call_later(self._settings.heartbeat, self._beat, self._loop.time())
+            if remark := self._lead(nodes[0], environment):
+                saying.warn(f"nothing is pinned: {remark}")
+            self._watchdog.start()
+            return
         tasks = {self._loop.create_task(self._try(plan, preload, environment)): plan for plan in nodes}
         # Those that are up have to hear of us while others take their time.
         self._beating = self._loop.call_later(self._settings.heartbeat, self._beat, self._loop.time())
@@ -162,6 +173,26 @@ class Fleet:
                 self._on_nodes.node_late(plan.node, plan.cpus or 0)
                 task.add_done_callback(self._came_late)
         self._watchdog.start()
+
+    def _lead(self, plan: NodePlan, environment: dict[str, str]) -> str | None:
+        """Use a node before it has answered; return why its workers are not pinned."""
+        link = self._link(plan.transports[0])
+        link.lead()
+        task = self._loop.create_task(link.start(self._program.program_id, (), self.echo, environment))
+        self._leading[task] = link
+        task.add_done_callback(self._followed)
+        return self._use(plan, link, machine.affinity(), machine.cpu_quota())
+
+    def _followed(self, task: asyncio.Task[None]) -> None:
+        """A node that is used already has answered, or could not be started."""
+        link = self._leading.pop(task)
+        if not task.cancelled() and (error := task.exception()) is not None and link.node in self.links:
+            self._on_end(link, str(error), False)
+
+    def _link(self, transport: Transport) -> Link:
+        link = Link(transport, self._settings, self._program.log_dir, self._on_frames, self._on_end)
+        link.on_peers = self.on_peers
+        return link
 
     async def _most_of(self, tasks: Mapping[asyncio.Task[LauncherError | str | None], NodePlan]) -> None:
         """Wait until all are started or have failed, or most are and the others take too long to answer.
@@ -206,8 +237,7 @@ class Fleet:
         """Start a launcher; return the error if it cannot be started, or why its workers are not pinned."""
         causes: list[str] = []
         for transport in plan.transports:
-            link = Link(transport, self._settings, self._program.log_dir, self._on_frames, self._on_end)
-            link.on_peers = self.on_peers
+            link = self._link(transport)
             link.on_greeting = lambda: self._answered.add(plan.node)
             try:
                 await link.start(self._program.program_id, preload, self.echo, environment)
@@ -225,11 +255,13 @@ class Fleet:
     def _take_in(self, plan: NodePlan, link: Link) -> str | None:
         greeting = link.greeting
         assert greeting is not None, link.node
-        link.cpus = cpus = machine.choose_cpus(
-            plan.cpus, greeting.affinity, greeting.quota, plan.granted or plan.shared
-        )
-        self.links[link.node] = link
+        said = self._use(plan, link, greeting.affinity, greeting.quota)
         link.follow_path()  # while the node started, it may have changed
+        return said
+
+    def _use(self, plan: NodePlan, link: Link, affinity: Sequence[int], quota: float | None) -> str | None:
+        link.cpus = cpus = machine.choose_cpus(plan.cpus, affinity, quota, plan.granted or plan.shared)
+        self.links[link.node] = link
         self._on_nodes.node_up(link.node, cpus.ids)
         self._events.note("up", node=link.node, cpus=list(cpus.ids), pinned=cpus.pinned)
         return f"{link.node}: {cpus.remark}" if cpus.remark and not plan.shared else None
@@ -313,7 +345,7 @@ class Fleet:
         if self._beating is not None:
             self._beating.cancel()
         self._watchdog.close()
-        late = list(self._late)
+        late = [*self._late, *self._leading]
         self._late.clear()
         for task in late:
             task.cancel()

@@ -27,7 +27,7 @@ from hyperflow.shipping.packer import Packer
 from hyperflow.wire.numbers import TaskNumber
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Head:
     """What there is once in an engine.
 

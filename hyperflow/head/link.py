@@ -1,5 +1,7 @@
 """The head's end of one node's stream: the handshake, and frames from then on.
 
+A launcher of our own on this machine need not be waited for (`lead`): what is written before it has answered is kept.
+
 Guarantees: a launcher of another version is refused before anything is sent to it, by an error that names both
 versions. If a launcher does not answer in time, the error names its log. The end of the stream is reported once.
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import mmap
 import os
@@ -103,6 +106,7 @@ class Link:
         self._connection: Connection | None = None
         self._full = False  # whether the stream holds more than it should
         self._backlog: deque[Sequence[frames.Bytes]] = deque()  # what waits for it
+        self._early: list[Callable[[], None]] | None = None  # what is to be written after the handshake
         self._shares_memory = False
         self.channels: Channels | None = None
         """Those of its workers, if they are on this machine."""
@@ -115,6 +119,10 @@ class Link:
         self._ended = asyncio.Event()
         # What comes during the handshake; None afterwards.
         self._inbox: asyncio.Queue[tuple[int, memoryview] | LauncherError] | None = asyncio.Queue()
+
+    def lead(self) -> None:
+        """Take orders from now on; `start` follows."""
+        self._early = []
 
     async def start(
         self,
@@ -141,7 +149,7 @@ class Link:
                 proof = Proof()
             setup = self._setup(program_id, preload, proof.offer() if proof is not None else None, echo)
             setup = setup._replace(environment=environment or portable_environment(os.environ))
-            self.write([messages.framed(setup)])
+            self._connection.write([messages.framed(setup)])
             kind, body = await self._next(None)  # imports take what they take
             if kind == Kind.FAILED:
                 raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode(errors='replace')}")
@@ -149,6 +157,9 @@ class Link:
             if self._shares_memory:
                 self.channels = Channels(self.write)
             self._inbox = None
+            early, self._early = self._early or [], None
+            for write in early:
+                write()
         except BaseException:
             await self.close()
             raise
@@ -174,7 +185,7 @@ class Link:
 
     def follow_path(self) -> None:
         """Tell the node where modules are, if the program has changed that."""
-        if sys.path != self._path:
+        if sys.path != self._path and not (self._early is not None and not self._path):  # else it is still to be told
             self.write([messages.framed(SysPath(self._take_path()))])
 
     def _take_path(self) -> tuple[str, ...]:
@@ -213,6 +224,9 @@ class Link:
 
     def write(self, parts: Sequence[frames.Bytes]) -> None:
         """Send frames; after the end of the stream they go nowhere."""
+        if self._early is not None:
+            self._early.append(functools.partial(self.write, parts))
+            return
         if self._connection is not None and not self._lost:
             if self._views.ended:  # before tasks whose results could go there
                 self._return(self._views.collect())
@@ -224,6 +238,9 @@ class Link:
 
     def write_block(self, number: DefinitionNumber, block: Block) -> None:
         """Send a large buffer, or where it is. What is written later comes after it."""
+        if self._early is not None:
+            self._early.append(functools.partial(self.write_block, number, block))
+            return
         place = (os.getpid(), block.fd) if self._shares_memory else (0, -1)
         self.write([frames.frame(Kind.BLOCK, body=frames.BLOCK.pack(number, block.size, *place))])
         if not self._shares_memory:
@@ -232,8 +249,8 @@ class Link:
 
     @property
     def shares_memory(self) -> bool:
-        """Whether a block need not travel: both can open what the other holds."""
-        return self._shares_memory
+        """Whether a block need not travel: both can open what the other holds, or will be found to."""
+        return self._shares_memory or self._early is not None
 
     def pause_writing(self) -> None:
         """Queue the data in order; do not copy pieces of blocks."""
@@ -276,6 +293,8 @@ class Link:
         `lapse` is how many seconds we listened since the last beat. Time in which the event loop was blocked counts
         little: what has come since is not read yet.
         """
+        if self._inbox is not None:
+            return  # it is not up yet
         if self._views.ended:
             self.write([])
         self._return([Ended(key, kept=False) for key in self._views.drop_old(now)])

@@ -13,8 +13,6 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import attrs
-
 from hyperflow.events.writer import EventLog
 from hyperflow.head.broadcast import Broadcast
 from hyperflow.head.bulk.calls import Alike, alike_of, calls_of
@@ -47,16 +45,18 @@ FORGOTTEN = 16
 """So many forgotten definitions a worker may be noted to have: to look at all workers each time costs more."""
 
 
-@attrs.define
 class Known:
     """What a worker has."""
 
-    epoch: int
-    """Of its classes."""
-    numbers: set[DefinitionNumber] = attrs.field(factory=set[DefinitionNumber])
-    """Of its definitions; perhaps also of some that were forgotten, which nobody needs any more."""
-    name: str | None = None
-    """What the tasks that it got last are called."""
+    __slots__ = ("epoch", "name", "numbers")
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        """Of its classes."""
+        self.numbers: set[DefinitionNumber] = set()
+        """Of its definitions; perhaps also of some that were forgotten, which nobody needs any more."""
+        self.name: str | None = None
+        """What the tasks that it got last are called."""
 
 
 class Orders:
@@ -167,7 +167,7 @@ class Orders:
             body = b"".join(frames.NUMBER.pack(worker.number) for worker in effect.workers)
             parts.append(frames.frame(Kind.JOIN, team.number, body))
         elif type(effect) is Recall:
-            parts.append(frames.frame(Kind.RECALL, team.number, frames.NUMBER.pack(effect.count)))
+            parts.append(frames.frame(Kind.RECALL, team.number, frames.NUMBER.pack(effect.most)))
         elif type(effect) is Cancel:
             parts += (frames.frame(Kind.CANCEL, team.number, frames.RANGE.pack(*each)) for each in effect.ranges)
 

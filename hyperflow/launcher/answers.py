@@ -144,6 +144,7 @@ class Answers:
                 by = time.monotonic() + joined
         self._head.send(*frames.records_frame(Kind.RESULTS, process.number, [records]), by=by)
         process.deadline = None
+        process.done = process.fresh
         if process.fresh:  # it ends by itself, unless what a function registered with atexit hangs
             process.leave_by = time.monotonic() + LEAVE_GRACE
             self._watch(process)

@@ -31,6 +31,7 @@ class WorkerProcess:
         self.reader = frames.Reader()
         self.fds: list[int] = []  # of large buffers; the frames that say so have not come yet
         self.backlog = bytearray()
+        self.done = False  # whether it has given the one answer that it was forked for
         self.sent = 0  # how many tasks the head has sent to it, which are what seqs between the two count
         self.shift = 0  # how many it got besides, out of the queue of a team
         self.within = TaskNumber(0)  # of those: the one that it was in when it ended

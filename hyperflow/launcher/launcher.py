@@ -528,7 +528,7 @@ class Launcher:
         grouped = child.group_lives(process.pid)
         if now < process.look_at or (grouped and process.kill_at is not None and now < process.kill_at):
             return False
-        if not grouped and not set(processes.children(os.getpid())) - others:
+        if not grouped and (not processes.children_are_left() or not set(processes.children(os.getpid())) - others):
             return True
         process.look_at = now + LOOK_PAUSE
         left = child.remains(process, others)
@@ -541,7 +541,7 @@ class Launcher:
         self.held.pop(process.number, None)
         status, reason = process.status if process.status is not None else 70, process.reason
         out_of_memory = status == -signal.SIGKILL and not reason and self.memory_kills.took_one(time.monotonic())
-        tail = process.log_tail() if reason in ("", TIME_LIMIT) else ""
+        tail = process.log_tail() if reason in ("", TIME_LIMIT) and not process.done else ""
         started = Seq(max(process.claims.started - process.shift, 0))
         ended = WorkerEnded(status, started, reason, out_of_memory, tail, process.peak_memory, process.within)
         self.head.send(messages.framed(ended, process.number))

@@ -80,7 +80,9 @@ class Zygote:
     def warm_up_a_little(self) -> None:
         """Import one more of the modules that workers need: for a launcher that has nothing else to do yet."""
         theirs, sys.path[:] = sys.path[:], self._own_path
+        gc.disable()  # what is imported stays
         importlib.import_module(f"hyperflow.{self._missing.pop()}")
+        gc.enable()
         sys.path[:] = theirs
         if not self._missing:
             _keep_from_collector()
@@ -88,8 +90,10 @@ class Zygote:
 
 
 def _keep_from_collector() -> None:
-    """Keep the garbage collector of a worker from copying all pages of what was imported here."""
-    gc.collect()
+    """Keep the garbage collector of a worker from copying all pages of what was imported here.
+
+    What is garbage by now stays with it. To collect that first takes as long as some of the imports.
+    """
     gc.freeze()
 
 

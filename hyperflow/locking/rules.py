@@ -18,7 +18,6 @@ of each other.)
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from typing import Any
@@ -35,16 +34,25 @@ class Stage(enum.Enum):
     HELD = 3
 
 
-@dataclasses.dataclass(eq=False, slots=True)
 class LockRequest:
     """An owner wants some keys."""
 
-    number: LockRequestNumber  # grows with each request
-    keys: tuple[str, ...]
-    name: str  # who it is, for errors
-    owner: Hashable  # what it ends with
-    parents: tuple[LockRequest, ...]  # the requests in whose scope it was made, the nearest first
-    stage: Stage = Stage.WAITING
+    __slots__ = ("keys", "name", "number", "owner", "parents", "stage")
+
+    def __init__(
+        self,
+        number: LockRequestNumber,  # grows with each request
+        keys: tuple[str, ...],
+        name: str,  # who it is, for errors
+        owner: Hashable,  # what it ends with
+        parents: tuple[LockRequest, ...],  # the requests in whose scope it was made, the nearest first
+    ) -> None:
+        self.number = number
+        self.keys = keys
+        self.name = name
+        self.owner = owner
+        self.parents = parents
+        self.stage = Stage.WAITING
 
     @property
     def shown(self) -> str:

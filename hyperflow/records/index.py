@@ -16,7 +16,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from hyperflow import private
+from hyperflow import files, private
 from hyperflow.errors import HyperflowError
 from hyperflow.events import segments
 from hyperflow.records import record
@@ -169,9 +169,7 @@ def tidy() -> None:
     with suppress(OSError):
         there = sorted(os.listdir(home))
         for name in [name for name in there if name.endswith(".log")][:-MOST_LOGS]:
-            import shutil  # noqa: PLC0415 (rarely needed)
-
-            shutil.rmtree(home / name, ignore_errors=True)
+            files.remove_tree(home / name)
             _forget_if_gone(name.removesuffix(".log"))
         for name in [name for name in there if _is_record(name)][:-MOST_RECORDS]:
             (home / name).unlink(missing_ok=True)

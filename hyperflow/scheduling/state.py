@@ -5,9 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import islice
-from typing import Protocol, final
-
-import attrs
+from typing import NamedTuple, Protocol, final
 
 from hyperflow.wire.numbers import DefinitionNumber, Seq, TaskNumber, WorkerNumber
 
@@ -28,19 +26,20 @@ WAITING, SENT, ENDED, CANCELLED = State.WAITING, State.SENT, State.ENDED, State.
 """Names of the module: to look one up in the class takes longer than what is done with it."""
 
 
-@attrs.define(eq=False)
 class Past:
     """What a task has been through."""
 
-    failed_on: set[str] = attrs.field(factory=set[str])
-    """Nodes on which it failed."""
-    lost: list[str] = attrs.field(factory=list[str])
-    """Nodes that were lost while it was there; after the first it is a suspect."""
+    __slots__ = ("failed_on", "lost")
+
+    def __init__(self) -> None:
+        self.failed_on: set[str] = set()
+        """Nodes on which it failed."""
+        self.lost: list[str] = []
+        """Nodes that were lost while it was there; after the first it is a suspect."""
 
 
 @final
-@attrs.frozen
-class Wish:
+class Wish(NamedTuple):
     """What a task with a past asks for; tasks that ask for the same wait in one queue."""
 
     cpus: int
@@ -173,31 +172,40 @@ class Batch(Task):
         return self.part(self.number, self.count + other.count)
 
 
-@attrs.define(eq=False, repr=False)
 class Worker:
     """A worker process, as the scheduler sees it."""
 
-    number: WorkerNumber  # never used again, unlike the slot
-    node: str
-    slot: int  # see idle.py
-    cpus: tuple[int, ...]  # ids that it is pinned to for life
-    fresh: bool  # it runs one task and ends
-    name: str = attrs.field(init=False)  # in logs and errors
-    queue: dict[TaskNumber, Task] = attrs.field(init=False, factory=dict[TaskNumber, Task])
-    """Sent and not answered, in the order in which they were sent."""
-    held: int = attrs.field(init=False, default=0)  # how many those are
-    team: Team | None = attrs.field(init=False, default=None)  # that it serves; then the queue above is empty
-    sent: Seq = attrs.field(init=False, default=NOT_SENT)  # of the task that was sent last
-    load: int = attrs.field(init=False, default=0)  # bytes in the queue
-    leased: bool = attrs.field(init=False, default=False)  # its CPU ids are taken out of the pool for it
-    overfull: bool = attrs.field(init=False, default=False)  # the scheduler has it among those with more than one task
-    retracting: bool = attrs.field(init=False, default=False)
-    ending: bool = attrs.field(init=False, default=False)
-    heard: int = attrs.field(init=False, default=0)  # how many answers had come from all workers when it last answered
-    slow: bool = attrs.field(init=False, default=False)  # what was queued here was taken back; until it answers
+    __slots__ = (
+        "cpus", "ending", "fresh", "heard", "held", "leased", "load", "name", "node", "number", "overfull", "queue",
+        "retracting", "sent", "slot", "slow", "team",
+    )  # fmt: skip
 
-    def __attrs_post_init__(self) -> None:
-        self.name = f"worker-{self.slot}@{self.node}"
+    def __init__(
+        self,
+        number: WorkerNumber,  # never used again, unlike the slot
+        node: str,
+        slot: int,  # see idle.py
+        cpus: tuple[int, ...],  # ids that it is pinned to for life
+        fresh: bool,  # it runs one task and ends
+    ) -> None:
+        self.number = number
+        self.node = node
+        self.slot = slot
+        self.cpus = cpus
+        self.fresh = fresh
+        self.name = f"worker-{slot}@{node}"  # in logs and errors
+        self.queue: dict[TaskNumber, Task] = {}
+        """Sent and not answered, in the order in which they were sent."""
+        self.held = 0  # how many those are
+        self.team: Team | None = None  # that it serves; then the queue above is empty
+        self.sent = NOT_SENT  # of the task that was sent last
+        self.load = 0  # bytes in the queue
+        self.leased = False  # its CPU ids are taken out of the pool for it
+        self.overfull = False  # the scheduler has it among those with more than one task
+        self.retracting = False
+        self.ending = False
+        self.heard = 0  # how many answers had come from all workers when it last answered
+        self.slow = False  # what was queued here was taken back; until it answers
 
     @property
     def current(self) -> TaskNumber:
@@ -213,7 +221,6 @@ class Worker:
         return f"Worker({self.number}, {self.node}, cpus={self.cpus}, queue={self.held})"
 
 
-@attrs.define(eq=False, repr=False)
 class Team:
     """Workers of one node that serve one queue, which their launcher keeps; as the scheduler sees it.
 
@@ -221,48 +228,60 @@ class Team:
     workers serve it no more, and of one that ends, which task it was in.
     """
 
-    number: WorkerNumber  # workers and teams share these numbers
-    node: str
-    cpus: int  # of each worker
-    function: DefinitionNumber
-    alike: Hashable
-    """Its evaluations have this in common, beside the function."""
-    members: dict[WorkerNumber, Worker] = attrs.field(init=False, factory=dict[WorkerNumber, Worker])
-    held: dict[TaskNumber, Task] = attrs.field(init=False, factory=dict[TaskNumber, Task])
-    """Sent and not answered: the batch that each is of, or the task that it is by itself."""
-    queued: int = attrs.field(init=False, default=0)  # more than there are workers; kept by Teams
-    closed: bool = attrs.field(init=False, default=False)  # it gets nothing more
-    recalling: bool = attrs.field(init=False, default=False)
-    in_vain: int = attrs.field(init=False, default=0)  # how many looks to wait after recalls that gave nothing
-    looks: int = attrs.field(init=False, default=0)  # of them, how many are left
-    heard: int = attrs.field(init=False, default=0)  # how many answers had come from all workers when it last answered
-    slow: bool = attrs.field(init=False, default=False)  # it was behind the others; until it answers
-    deep: bool = attrs.field(init=False, default=False)  # Teams has it among those with something queued
+    __slots__ = (
+        "alike", "closed", "cpus", "deep", "function", "heard", "held", "in_vain", "looks", "members", "node", "number",
+        "queued", "recalling", "slow",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        number: WorkerNumber,  # workers and teams share these numbers
+        node: str,
+        cpus: int,  # of each worker
+        function: DefinitionNumber,
+        alike: Hashable,  # its evaluations have this in common, beside the function
+    ) -> None:
+        self.number = number
+        self.node = node
+        self.cpus = cpus
+        self.function = function
+        self.alike = alike
+        self.members: dict[WorkerNumber, Worker] = {}
+        self.held: dict[TaskNumber, Task] = {}
+        """Sent and not answered: the batch that each is of, or the task that it is by itself."""
+        self.queued = 0  # more than there are workers; kept by Teams
+        self.closed = False  # it gets nothing more
+        self.recalling = False
+        self.in_vain = 0  # how many looks to wait after recalls that gave nothing
+        self.looks = 0  # of them, how many are left
+        self.heard = 0  # how many answers had come from all workers when it last answered
+        self.slow = False  # it was behind the others; until it answers
+        self.deep = False  # Teams has it among those with something queued
 
     def __repr__(self) -> str:
         return f"Team({self.number}, {self.node}, {len(self.members)} workers, held={len(self.held)})"
 
 
 @final
-@attrs.frozen
-class Fork:
+class Fork(NamedTuple):
     """Start this worker."""
 
     worker: Worker
 
 
 @final
-@attrs.define  # not frozen: one is made for each answer, and a frozen one takes three times as long
 class Send:
-    """Send these tasks to the worker, in this order."""
+    """Send these tasks to the worker, in this order. (No tuple: one is made for each answer, and they take longer.)"""
 
-    worker: Worker
-    tasks: list[Task]
+    __slots__ = ("tasks", "worker")
+
+    def __init__(self, worker: Worker, tasks: list[Task]) -> None:
+        self.worker = worker
+        self.tasks = tasks
 
 
 @final
-@attrs.frozen
-class Retract:
+class Retract(NamedTuple):
     """Take back the tasks that the worker has not started, up to seq `below` (not included)."""
 
     worker: Worker
@@ -270,24 +289,21 @@ class Retract:
 
 
 @final
-@attrs.frozen
-class Kill:
+class Kill(NamedTuple):
     """End the worker and its process group."""
 
     worker: Worker
 
 
 @final
-@attrs.frozen
-class Retire:
+class Retire(NamedTuple):
     """Let an idle worker end."""
 
     worker: Worker
 
 
 @final
-@attrs.frozen
-class Join:
+class Join(NamedTuple):
     """Let these workers, which are idle, serve the team's queue."""
 
     team: Team
@@ -295,8 +311,7 @@ class Join:
 
 
 @final
-@attrs.frozen
-class Feed:
+class Feed(NamedTuple):
     """Append a batch to the team's queue."""
 
     team: Team
@@ -304,17 +319,15 @@ class Feed:
 
 
 @final
-@attrs.frozen
-class Recall:
+class Recall(NamedTuple):
     """Take back so many of the newest tasks of the team's queue, or what there is."""
 
     team: Team
-    count: int
+    most: int
 
 
 @final
-@attrs.frozen
-class Cancel:
+class Cancel(NamedTuple):
     """Nobody waits for these of a team: drop them, and end the workers that are in one of them."""
 
     team: Team

@@ -11,8 +11,6 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable
 
-import attrs
-
 from hyperflow.scheduling.state import SENT, Effect, Send, Task
 from hyperflow.wire.numbers import TaskNumber
 
@@ -49,14 +47,16 @@ class Times:
         return self._sorted[math.ceil(QUANTILE * len(self._sorted)) - 1]
 
 
-@attrs.define(eq=False)
 class Watched:
     """An evaluation that may get a copy."""
 
-    task: Task
-    function: str
-    factor: float
-    since: float = math.inf  # when it was sent to a worker
+    __slots__ = ("factor", "function", "since", "task")
+
+    def __init__(self, task: Task, function: str, factor: float) -> None:
+        self.task = task
+        self.function = function
+        self.factor = factor
+        self.since = math.inf  # when it was sent to a worker
 
 
 class Stragglers:

@@ -13,7 +13,6 @@ contents. It takes as long as the comparison, and proves less.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pickle
 import weakref
@@ -33,14 +32,16 @@ MOST_BLOCKS = 256
 """Blocks at a time: each needs a file descriptor here and on each node. Beyond, buffers travel with their calls."""
 
 
-@dataclasses.dataclass(slots=True, eq=False)
 class SharedBuffer:
     """A large buffer of an argument."""
 
-    number: DefinitionNumber  # its name on the wire
-    block: Block  # where its contents are
-    users: int = 0  # calls under way that use it
-    spoiled: bool = False  # a worker that had it has ended, or was lost and may go on for a while
+    __slots__ = ("block", "number", "spoiled", "users")
+
+    def __init__(self, number: DefinitionNumber, block: Block) -> None:
+        self.number = number  # its name on the wire
+        self.block = block  # where its contents are
+        self.users = 0  # calls under way that use it
+        self.spoiled = False  # a worker that had it has ended, or was lost and may go on for a while
 
 
 class SharedBuffers:

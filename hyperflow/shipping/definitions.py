@@ -13,7 +13,6 @@ it to a new worker without asking the head.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 
@@ -23,12 +22,14 @@ from hyperflow.wire.frames import Shape
 from hyperflow.wire.numbers import DefinitionNumber
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class Limit:
     """How much is kept that no call needs now."""
 
-    count: int
-    size: int  # bytes, with blocks
+    __slots__ = ("count", "size")
+
+    def __init__(self, count: int, size: int) -> None:
+        self.count = count
+        self.size = size  # bytes, with blocks
 
     @property
     def half(self) -> Limit:
@@ -42,21 +43,35 @@ KEPT_OF_LIVING = Limit(4096, KEPT_BYTES)
 """Of what a living function, class or handle refers to."""
 
 
-@dataclasses.dataclass(slots=True, eq=False)
 class Definition:
     """A pickled function, class or value, which is sent once to a node and once to a worker."""
 
-    number: DefinitionNumber  # its name on the wire
-    data: bytes
-    shape: Shape
-    name: str  # for logs and errors
-    needs: Sequence[Definition | SharedBuffer]  # what a worker has to have before it
-    digest: bytes
-    size: int  # bytes of it and its blocks
-    whole: int  # the same, and of the definitions that it needs
-    users: int = 0  # calls under way and definitions that need it
-    owners: int = 0  # living functions, classes and handles that it is the definition of
-    args_by_value: bool = False  # whether arguments of its last call held something that plain pickle cannot send
+    __slots__ = (
+        "args_by_value", "data", "digest", "name", "needs", "number", "owners", "shape", "size", "users", "whole",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        number: DefinitionNumber,  # its name on the wire
+        data: bytes,
+        shape: Shape,
+        name: str,  # for logs and errors
+        needs: Sequence[Definition | SharedBuffer],  # what a worker has to have before it
+        digest: bytes,
+    ) -> None:
+        self.number = number
+        self.data = data
+        self.shape = shape
+        self.name = name
+        self.needs = needs
+        self.digest = digest
+        self.size = len(data) + sum(need.block.size for need in needs if isinstance(need, SharedBuffer))
+        """Bytes of it and its blocks."""
+        self.whole: int = self.size + sum(need.whole for need in needs if isinstance(need, Definition))
+        """The same, and of the definitions that it needs."""
+        self.users = 0  # calls under way and definitions that need it
+        self.owners = 0  # living functions, classes and handles that it is the definition of
+        self.args_by_value = False  # whether arguments of its last call held something that plain pickle cannot send
 
     @property
     def blocks(self) -> list[DefinitionNumber]:
@@ -91,9 +106,7 @@ class Definitions:
         known = self._by_digest.get(digest.digest())
         if known is not None:
             return known
-        size = len(data) + sum(need.block.size for need in needs if isinstance(need, SharedBuffer))
-        whole = size + sum(need.whole for need in needs if isinstance(need, Definition))
-        made = Definition(self._next_number(), data, shape, name, needs, digest.digest(), size, whole)
+        made = Definition(self._next_number(), data, shape, name, needs, digest.digest())
         self.known[made.number] = self._by_digest[made.digest] = made
         for need in needs:
             self.hold(need)

@@ -54,7 +54,7 @@ def without_notes(trace: str, error: BaseException) -> str:
     return trace
 
 
-_PLACE = re.compile(r'^  File "(.+)", line (\d+), in .*$', re.MULTILINE)
+_PLACE = r'(?m)^  File "(.+)", line (\d+), in .*$'
 
 
 def with_lines(trace: str) -> str:
@@ -67,7 +67,7 @@ def with_lines(trace: str) -> str:
         line = linecache.getline(place[1], int(place[2])).strip()
         return f"{place[0]}\n    {line}" if line else place[0]
 
-    return _PLACE.sub(completed, trace)
+    return re.sub(_PLACE, completed, trace)
 
 
 _Dump: TypeAlias = Callable[[Any], bytes]

@@ -14,7 +14,6 @@ gets a call of another epoch, an older one that came back included, its definiti
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import pickle
@@ -26,8 +25,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
-
-import attrs
 
 from hyperflow.shipping import pickler, plain_arrays
 from hyperflow.shipping.arrays import MOST_BLOCKS, SharedBuffer, SharedBuffers
@@ -54,26 +51,39 @@ _IS_NAME = b"\x93\x94."
 """The end of a pickle that only names something: STACK_GLOBAL, MEMOIZE, STOP."""
 
 
-@dataclasses.dataclass(slots=True, eq=False)
 class PackedCall:
     """A call, ready to be sent."""
 
-    function: Definition
-    payload: bytes  # the pickled arguments
-    buffers: Sequence[frames.Buffer] = ()  # contents of arrays among them, or numbers of blocks
-    needs: Sequence[Definition | SharedBuffer] = ()  # classes, values and blocks that have to be there before it
-    epoch: int = 0
+    __slots__ = ("buffers", "epoch", "function", "needs", "payload")
+
+    def __init__(
+        self,
+        function: Definition,
+        payload: bytes,  # the pickled arguments
+        buffers: Sequence[frames.Buffer],  # contents of arrays among them, or numbers of blocks
+        needs: Sequence[Definition | SharedBuffer],  # classes, values and blocks that have to be there before it
+        epoch: int,
+    ) -> None:
+        self.function = function
+        self.payload = payload
+        self.buffers = buffers
+        self.needs = needs
+        self.epoch = epoch
 
 
-@dataclasses.dataclass(slots=True, eq=False)
 class _Defined:
     """The definition of something that is alive, and how to see that it is still up to date."""
 
-    ref: weakref.ref[Any]
-    definition: Definition
-    watch: Watch
-    changing: bool = False  # whether only pickling it again shows a change
-    in_vain: int = 0  # bytes that were pickled again, and were the same
+    __slots__ = ("changing", "definition", "in_vain", "ref", "watch")
+
+    def __init__(
+        self, ref: weakref.ref[Any], definition: Definition, watch: Watch, changing: bool, in_vain: int
+    ) -> None:
+        self.ref = ref
+        self.definition = definition
+        self.watch = watch
+        self.changing = changing  # whether only pickling it again shows a change
+        self.in_vain = in_vain  # bytes that were pickled again, and were the same
 
     def is_current(self) -> bool:
         return not self.changing and self.watch.unchanged()
@@ -306,18 +316,16 @@ class Packer:
             self.definitions.own(entry.definition, -1)
 
 
-@attrs.define(eq=False)
 class Kept:
     """A call that may be evaluated again from its packed arguments; see `environment.Kept`."""
 
-    packer: Packer
-    packed: PackedCall
-    evaluate: Callable[..., Any]
-    """What submits a packed call."""
-    users: int = 1
-
-    def __attrs_post_init__(self) -> None:
-        self.packer.hold(self.packed)
+    def __init__(self, packer: Packer, packed: PackedCall, evaluate: Callable[..., Any]) -> None:
+        self.packer = packer
+        self.packed = packed
+        self.evaluate = evaluate
+        """What submits a packed call."""
+        self.users = 1
+        packer.hold(packed)
 
     @property
     def size(self) -> int:
@@ -328,7 +336,7 @@ class Kept:
     ) -> Any:
         of_fn, packed = self.packer.pack(fn, (), {}), self.packed
         payload = packed.payload[:-1] + _AND_NUMBERS.pack(b"\x85J", numbers[0], b"J", numbers[1], b"\x87.")
-        again = dataclasses.replace(packed, function=of_fn.function, payload=payload)
+        again = PackedCall(of_fn.function, payload, packed.buffers, packed.needs, packed.epoch)
         return self.evaluate(*shown, options, stream, again)
 
     def drop(self) -> None:

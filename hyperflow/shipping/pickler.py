@@ -33,7 +33,6 @@ import io
 import marshal
 import operator
 import pickle
-import pickletools
 import struct
 import sys
 import types
@@ -74,22 +73,24 @@ class BelongsToProcess(pickle.PicklingError):
     """An object has no meaning in another process; no other pickler is asked."""
 
 
-@dataclasses.dataclass(slots=True, eq=False)
 class Beside:
     """What goes beside a pickle, and how it was made."""
 
-    smallest: int = 0
-    """Buffers of fewer bytes stay in the pickle."""
-    classes_apart: bool = True
-    """Whether classes of the script stay out of the pickle."""
-    buffers: list[pickle.PickleBuffer] = dataclasses.field(default_factory=list)
-    """Contents of arrays; the receiver gives them to `loads`."""
-    classes: dict[str, type] = dataclasses.field(default_factory=dict)
-    """Classes of the script, by number: the receiver has to know them first, unless they are in the pickle."""
-    stored: dict[str, Stored] = dataclasses.field(default_factory=dict)
-    """Stored values, by token: the receiver has to have them first."""
-    all_by_name: bool = True
-    """Whether plain pickle could have made it."""
+    __slots__ = ("all_by_name", "buffers", "classes", "classes_apart", "smallest", "stored")
+
+    def __init__(self, smallest: int = 0, classes_apart: bool = True) -> None:
+        self.smallest = smallest
+        """Buffers of fewer bytes stay in the pickle."""
+        self.classes_apart = classes_apart
+        """Whether classes of the script stay out of the pickle."""
+        self.buffers: list[pickle.PickleBuffer] = []
+        """Contents of arrays; the receiver gives them to `loads`."""
+        self.classes: dict[str, type] = {}
+        """Classes of the script, by number: the receiver has to know them first, unless they are in the pickle."""
+        self.stored: dict[str, Stored] = {}
+        """Stored values, by token: the receiver has to have them first."""
+        self.all_by_name = True
+        """Whether plain pickle could have made it."""
 
     def take(self, buffer: pickle.PickleBuffer) -> bool:
         """Get the contents of an array; return whether they stay in the pickle."""
@@ -505,6 +506,8 @@ def _travels(named: Any) -> bool:
 
 def _can_be_read_elsewhere(data: bytes) -> bool:
     """Whether a pickle has no names in modules that other processes cannot import: a `__reduce__` may return such."""
+    import pickletools  # noqa: PLC0415 (few pickles are looked at)
+
     pushed: list[Any] = [None, None]
     memo: list[Any] = []
     arg: Any

@@ -6,8 +6,8 @@ more. What is not returned in time, or was with a worker that has ended, is clos
 
 from __future__ import annotations
 
-import dataclasses
 import time
+from typing import NamedTuple
 
 from hyperflow.wire.numbers import DefinitionNumber, WorkerNumber
 from hyperflow.wire.shared_memory import Block
@@ -17,8 +17,7 @@ MOST = 8
 """Blocks at a time: each is a file descriptor, too."""
 
 
-@dataclasses.dataclass(slots=True)
-class _Out:
+class _Out(NamedTuple):
     """A block that was forgotten, and who may still look at it."""
 
     block: Block

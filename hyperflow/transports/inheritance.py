@@ -109,7 +109,7 @@ def _descriptors(stream: int, log: int) -> None:
     os.close(null)
     _kept.append((sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__))
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        file = open(fd, mode, closefd=False, errors="backslashreplace")
+        file = open(fd, mode, 1, closefd=False, errors="backslashreplace")  # by lines: nothing flushes it at the end
         setattr(sys, name, file)
         setattr(sys, f"__{name}__", file)
 

@@ -23,7 +23,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -43,6 +44,9 @@ WRITE_AHEAD = 1 << 22
 KILL_AFTER = 8.0
 """Seconds after the end of its stream until a local launcher is killed. It and its keeper need less to end by
 themselves, unless both of them were stopped."""
+
+LOOK = 0.02
+"""Seconds between looks whether a launcher has ended, where the kernel does not tell."""
 
 _NOT_PORTABLE = {
     *("PWD", "OLDPWD", "SHLVL", "_", "HOSTNAME", "HOST", "TERM", "TTY", "DISPLAY", "XAUTHORITY", "XDG_RUNTIME_DIR"),
@@ -147,15 +151,35 @@ class _ProcessConnection:
         self._transport.close()
 
     async def wait_closed(self) -> None:
-        pause = 0.001
-        while self._process.poll() is None:
-            if time.monotonic() > self._kill_at:
-                processes.kill_all([*processes.descendants(self._process.pid), self._process.pid])
-            await asyncio.sleep(pause)
-            pause = min(1.25 * pause, 0.02)  # a program that has done its work waits for this
+        with _end_of(self._process.pid) as ended:
+            while self._process.poll() is None:
+                if time.monotonic() > self._kill_at:
+                    processes.kill_all([*processes.descendants(self._process.pid), self._process.pid])
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK):
+                        await ended.wait()
+                    await asyncio.sleep(0)
         if self._process.returncode != 0:
             # Keeper and launcher find all that is left of each other, but both may have been killed at once.
             processes.kill_all(survivors.left(self._number, os.environ.get(survivors.JOB, "")))
+
+
+@contextmanager
+def _end_of(pid: int) -> Iterator[asyncio.Event]:
+    """Set an event when a child ends; a program that has done its work waits for that."""
+    ended = asyncio.Event()
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:  # a kernel before 5.3, or somebody else has reaped it
+        yield ended
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_reader(fd, ended.set)
+    try:
+        yield ended
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
 
 
 class Process(Protocol):

@@ -7,10 +7,13 @@ it needs them, as many as it had; the number is kept in the library, and so can 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ctypes
 
 _OTHERS = ("libmkl", "libiomp", "libomp", "libgomp", "libblis", "libflexiblas", "libatlas", "libtbb")
 _NAMES = [(before, after) for before in ("scipy_", "") for after in ("", "64_", "64")]
@@ -32,6 +35,8 @@ def others() -> bool:
 def _libraries() -> Iterator[tuple[ctypes.CDLL, str, str]]:
     for path in _mapped():
         if "openblas" in os.path.basename(path):
+            import ctypes  # noqa: PLC0415 (most programs have no such library)
+
             with contextlib.suppress(OSError):
                 library = ctypes.CDLL(path)
                 for before, after in _NAMES:

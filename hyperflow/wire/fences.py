@@ -1,9 +1,8 @@
 """Memory barriers, for what processes share without a lock: some processors show writes to others in another order."""
 
 import os
-import platform
 
-FENCED = platform.machine() not in ("x86_64", "AMD64", "i686")
+FENCED = os.uname().machine not in ("x86_64", "AMD64", "i686")
 """Whether this processor may show writes to others in another order than that in which they were made."""
 
 fence = os.sched_yield

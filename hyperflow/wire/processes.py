@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import math
 import os
 import signal
 import socket
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ctypes
 
 CLOCKS_DIFFER = 0.2
 """Seconds by which the kernel's count of CPU time for the limit is ahead of what it reports."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(signum: int = signal.SIGKILL) -> None:
     """Let the kernel send us a signal when the *thread* that forked us ends (so it must be a main thread)."""
-    _libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
+    _prctl(_PR_SET_PDEATHSIG, int(signum))
 
 
 def adopt_orphans() -> None:
     """Become a subreaper: the parent of descendants whose own parent ends, so that no daemon escapes."""
-    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    _libc().prctl(option, value, 0, 0, 0)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    import ctypes  # noqa: PLC0415 (heads do without it)
+
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def children(pid: int) -> list[int]:
@@ -155,11 +169,22 @@ def wakeup() -> tuple[socket.socket, socket.socket]:
     return ends
 
 
+def children_are_left() -> bool:
+    """Whether this process has children, whatever they do."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def end_descendants(seconds: float = 5.0) -> None:
     """Kill all processes below this one, and what they leave to us, until none is left."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         reap()
+        if not children_are_left():
+            return  # as for a subreaper, to whom what is below them would have come
         left = descendants(os.getpid())
         if not left:
             return

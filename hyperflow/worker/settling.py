@@ -39,8 +39,10 @@ def settle(log_file: str, service_id: str, cpus: Sequence[int], pinned: bool) ->
     if pinned:
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, cpus)
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("500")  # if memory runs out, an evaluation shall go, not the launcher
+    with contextlib.suppress(OSError):
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(score, b"500")  # if memory runs out, an evaluation shall go, not the launcher
+        os.close(score)
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None:
         blas.follow_environment()

@@ -21,6 +21,13 @@ from tests.helpers import alive, block_until, wait_until
 from tests.support import local
 
 
+async def launcher_of(env: hf.JobEnv) -> int:
+    """Return the pid of a local run's launcher, which is not waited for when the run begins."""
+    (link,) = env.evaluator.fleet.links.values()  # type: ignore[attr-defined]
+    greeting = await wait_until(lambda: link.greeting, 10, "the launcher has answered")
+    return int(greeting.pid)
+
+
 async def goes_on(env: hf.JobEnv) -> None:
     """Check that the run is well: plain and async functions, on all CPUs."""
     flows = [hf.remote_eval((f.add, f.add_async)[n % 2], n) for n in range(40)]
@@ -37,7 +44,7 @@ async def test_workers_killed_at_random(tmp_path: Path) -> None:
 
     async with local() as env:
         futures = [hf.remote_eval(work, n).using(retries=50).start() for n in range(2000)]
-        _, launcher = (0, next(iter(env.evaluator.fleet.links.values())).greeting.pid)
+        launcher = await launcher_of(env)
         killed = 0
         while not all(future.done() for future in futures):
             workers = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and parent(int(pid)) == launcher]
@@ -317,8 +324,7 @@ def few_processes() -> Iterator[Path]:
 async def test_no_process_can_be_forked_for_a_while(few_processes: Path) -> None:
     """An evaluation for which no process can be forked waits until one can, quietly."""
     async with local() as env:
-        link = next(iter(env.evaluator.fleet.links.values()))
-        (few_processes / "cgroup.procs").write_text(str(link.greeting.pid))
+        (few_processes / "cgroup.procs").write_text(str(await launcher_of(env)))
         (few_processes / "pids.max").write_text("1")
         waiting = hf.remote_eval(os.getpid).start()
         await wait_until(lambda: env.statistics().returned > 3, 10, "some attempts")
@@ -335,8 +341,7 @@ async def test_no_process_can_be_forked_any_more(few_processes: Path, monkeypatc
     """Where no process can be forked for long, and nothing runs, the node is lost: nothing waits for ever."""
     monkeypatch.setattr("hyperflow.head.fleet.FAILED_STARTS_SECONDS", 0.3)
     async with local() as env:
-        link = next(iter(env.evaluator.fleet.links.values()))
-        (few_processes / "cgroup.procs").write_text(str(link.greeting.pid))
+        (few_processes / "cgroup.procs").write_text(str(await launcher_of(env)))
         (few_processes / "pids.max").write_text("1")
         async with asyncio.timeout(10):
             with pytest.raises(hf.NodeLost, match="no worker could start: cannot fork"):

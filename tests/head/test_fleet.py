@@ -166,3 +166,24 @@ async def test_others_write_to_the_launcher(tmp_path: Path) -> None:
         assert "b'exec /bin/bash --login" in str(engine._losses.last)
         assert await engine.submit(abs, (-3,), {}, Options()) == 3
     assert "exec /bin/bash" in next(tmp_path.glob("*/log/launcher-n1.log")).read_text()
+
+
+async def test_a_launcher_that_is_not_waited_for_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run begins all the same; its first evaluation tells what the launcher has said, and nothing waits."""
+    monkeypatch.setattr("hyperflow.transports.process.LAUNCHER", ["sh", "-c", "echo it is broken >&2; exit 3"])
+    async with asyncio.timeout(20), hf.open_local_job(cpus=1, progress=False) as env:
+        assert env.statistics().cpus == 1
+        with pytest.raises(hf.NodeLost, match=r"(?s)ended during its start.*it is broken"):
+            await hf.remote_eval(abs, -3)
+        assert env.statistics().nodes == 0
+
+
+async def test_what_is_written_before_a_launcher_has_answered() -> None:
+    """Orders and large arguments are kept until then, and come in their order."""
+    numbers = bytearray(1 << 21)
+    async with hf.open_local_job(cpus=1, progress=False) as env:
+        (link,) = env.evaluator.fleet.links.values()  # type: ignore[attr-defined]
+        assert link.greeting is None
+        first = hf.remote_eval(len, numbers).start()
+        assert await hf.map_concurrently(lambda x: hf.remote_eval(abs, -x), range(20)) == list(range(20))
+        assert await first == 1 << 21

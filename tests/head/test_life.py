@@ -405,8 +405,8 @@ def test_nothing_is_left_by_a_short_run(tmp_path: Path) -> None:
 async def test_descriptors_of_a_long_run() -> None:
     """The launcher needs no more descriptors after hundreds of workers than at first."""
     async with local() as env:
-        _, launcher = pids_of(env)
         await hf.replicate_concurrently(10, hf.remote_eval(os.getpid).using(fresh_process=True))
+        _, launcher = pids_of(env)
         await wait_until(lambda: not env.statistics().workers, 10, "all have ended", state=env.statistics)
         before = sorted(os.listdir(f"/proc/{launcher}/fd"))
         await hf.replicate_concurrently(200, hf.remote_eval(os.getpid).using(fresh_process=True))

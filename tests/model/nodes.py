@@ -240,7 +240,7 @@ class FakeNode:
         elif isinstance(order, Feed):
             team.queue.extend(order.batch.numbers)
         elif isinstance(order, Recall):
-            self.messages.append(Returned(number, team.recall(order.count)))
+            self.messages.append(Returned(number, team.recall(order.most)))
         else:
             assert isinstance(order, Cancel)
             for first, count in order.ranges:

@@ -158,8 +158,12 @@ def test_a_killed_run(typed: TyPed, tmp_path: Path) -> None:
 
 
 def test_a_directory_that_vanishes(typed: TyPed, tmp_path: Path) -> None:
-    """A run whose directory is removed while it runs has failed; that and why is still known."""
-    with start_script(tmp_path, KILLED.replace("await hf.remote_eval(time.sleep, 1000)", "input()")) as head:
+    """A run whose directory is removed while it runs, with results in it, has failed; that and why is still known."""
+    script = KILLED.replace("await hf.remote_eval(time.sleep, 1000)", "input()")
+    script = script.replace(
+        '        print("up"', '        await hf.KeyValMap[int, int]("m").insert(1, 1)\n        print("up"'
+    )
+    with start_script(tmp_path, script) as head:
         assert head.stdout is not None
         assert head.stdout.readline() == "up\n"
         shutil.rmtree(listed(typed)[0]["run"])

@@ -215,7 +215,7 @@ def test_what_is_on_its_way_to_the_last_who_leaves() -> None:
 
 def recalls(it: Scheduler) -> list[int]:
     """Let it schedule, and return how many it recalls each time."""
-    return [effect.count for effect in it.schedule() if isinstance(effect, Recall)]
+    return [effect.most for effect in it.schedule() if isinstance(effect, Recall)]
 
 
 def with_reserve(it: Scheduler, seconds: float = QUICK) -> Team:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
-
-import attrs
+from typing import Any, NamedTuple
 
 from hyperflow.head.bulk.calls import Calls, calls_of
 from hyperflow.scheduling.state import Batch, Task, Worker
@@ -28,8 +26,7 @@ _GONE = Task(NO_TASK, DefinitionNumber(0))
 """In the place of what was cancelled."""
 
 
-@attrs.frozen
-class Rare:
+class Rare(NamedTuple):
     """An answer that has to be looked at by itself; the error is that of reading it."""
 
     worker: WorkerNumber
