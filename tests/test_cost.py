@@ -29,6 +29,7 @@ from hyperflow.head.fleet import NodePlan
 from hyperflow.launcher import launcher
 from hyperflow.transports.process import Receiver
 from hyperflow.wire import frames, messages
+from hyperflow.wire.numbers import TaskNumber, WorkerNumber
 
 FEW, MANY = 200, 1200
 """Evaluations; what counts is the difference, so that start and end of a run do not."""
@@ -89,6 +90,8 @@ class FakeLauncher:
     def __init__(self) -> None:
         self._reader = frames.Reader()
         self._answers: list[frames.Bytes] = []
+        self._members: list[WorkerNumber] = []  # of the team
+        self._queue: list[int] = []
 
     async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> "FakeLauncher":
         """Begin as a launcher does."""
@@ -112,8 +115,28 @@ class FakeLauncher:
                 for task, *_ in frames.tasks(body):
                     records += frames.result_record(task, frames.Outcome.VALUE, 1e-6, RESULT)
                 self._answer(*frames.records_frame(frames.Kind.RESULTS, worker, records))
+            elif kind == frames.Kind.JOIN:
+                self._members += (WorkerNumber(number) for (number,) in frames.NUMBER.iter_unpack(body))
+            elif kind == frames.Kind.BATCH:
+                _, first, lengths, _ = frames.read_batch(body)
+                self._queue += range(first, first + len(lengths))
             elif kind == frames.Kind.CLOSE:
                 self.close()
+            if kind in (frames.Kind.JOIN, frames.Kind.BATCH) and self._members and self._queue:
+                self._answer_team(worker)
+
+    def _answer_team(self, team: WorkerNumber) -> None:
+        """Let one of the members have done all that is queued, and all of them leave."""
+        records: list[frames.Bytes] = []
+        for task in self._queue:
+            records += frames.result_record(TaskNumber(task), frames.Outcome.VALUE, 1e-6, RESULT)
+        answers = frames.answers([(self._members[0], 0.0, b"".join(records))])
+        left = b"".join(map(frames.NUMBER.pack, self._members))
+        self._queue.clear()
+        self._members.clear()
+        self._answer(
+            *frames.records_frame(frames.Kind.ANSWERS, team, answers), frames.frame(frames.Kind.LEFT, team, left)
+        )
 
     def _answer(self, *parts: frames.Bytes) -> None:
         self._answers += parts

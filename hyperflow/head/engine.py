@@ -144,6 +144,7 @@ class Engine:
         self._submitted = defaultdict[tuple[str, int, str | None, bool], list[int]](list)
         self._inbox: deque[Frame | Loss] = deque()  # what has come and waits for its turn
         self._left = WORK_AT_ONCE  # of this turn
+        self._heard = False  # whether teams have answered, and their launchers were not told that it has been read
         self._begun: list[tuple[int, int]] = []  # activities that are new, with their parents
         self._next_task: TaskNumber = TaskNumber(1)
         self._copies = Copies(
@@ -413,7 +414,8 @@ class Engine:
             self._dropping.ask()
         if self._inbox or self.scheduler.unfinished:
             self._flushing.ask()
-        if not self._inbox:
+        if self._heard and not self._inbox:
+            self._heard = False
             self.fleet.tell_heard()
         self._collector.follow(len(self._evaluations) + len(self.scheduler.workers))
 
@@ -476,6 +478,7 @@ class Engine:
                 self._left -= self._endings.on_results(number, body)
             else:
                 self._left -= len(body) >> 8  # one of a batch costs an eighth, and has some thirty bytes
+                self._heard = True
                 self.bulk.on_answers(number, body)
         elif kind == Kind.LEFT:
             self.scheduler.left(number, (each for (each,) in frames.NUMBER.iter_unpack(body)))

@@ -295,13 +295,14 @@ class Link:
         except frames.ProtocolError as error:
             self._on_foreign(f"{error}; something on {self.node} writes into the stream of its launcher")
             return
-        if not OF_LINKS.isdisjoint([frame[0] for frame in received]):
+        kinds = [frame[0] for frame in received]
+        if not OF_LINKS.isdisjoint(kinds):
             received = self._take_own(received)
         if self._inbox is not None:
             for kind, _, body in received:
                 self._inbox.put_nowait((kind, body))
         elif received:
-            self.unheard += sum(frame[0] == ANSWERS for frame in received)
+            self.unheard += kinds.count(ANSWERS)
             self._on_frames(received)
 
     def tell_heard(self) -> None:
