@@ -33,7 +33,6 @@ from hyperflow.database.store import Store
 from hyperflow.environment import BulkMap, MapOwner
 from hyperflow.errors import DatabaseError, SerializationError
 from hyperflow.flow import Flow, Job, Pure
-from hyperflow.remote import RemoteEval
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -443,7 +442,7 @@ class Several:
             found = None
             if type(made) is Job and running.flight is None:
                 step = made.step
-                if type(step) is RemoteEval:
+                if step.is_evaluation:
                     making.began = began
                     self.evaluating[at] = one = Evaluating(self, at, made, making, fingerprint)
                     evaluating.append(one)
