@@ -74,8 +74,11 @@ class Head:
         return messages.read(Greeting, self.heard.pop()[2])
 
     def kept(self, data: bytes) -> list[Heard]:
-        """Cut into frames; signs of life come when they come."""
-        return [each for each in self.reader.feed(data) if each[0] != Kind.ALIVE]
+        """Cut into frames, and say that answers were read; signs of life come when they come."""
+        found = [each for each in self.reader.feed(data) if each[0] != Kind.ALIVE]
+        if answers := sum(each[0] == Kind.ANSWERS for each in found):
+            self.order(frames.frame(Kind.HEARD, body=frames.NUMBER.pack(answers)))
+        return found
 
     def wait(self, until: Callable[[], bool]) -> None:
         """Read until something is so."""

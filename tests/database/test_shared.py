@@ -21,6 +21,7 @@ from hyperflow.database import server as servers
 from hyperflow.database.entries import SCHEMA_VERSION
 from hyperflow.database.store import DamagedEntry, open_database
 from hyperflow.errors import ConfigurationError, DatabaseError
+from hyperflow.events import reader
 from hyperflow.flow import Job
 from hyperflow.program import ProgramInfo
 from hyperflow.remote import remote_eval
@@ -652,5 +653,7 @@ def test_a_job_on_this_machine(server_url: str, tmp_path: Path) -> None:
     assert run_job_local(main(), cpus=1, program=first) == [0, 1, 2]
     second = ProgramInfo.new(tmp_path, database=server_url)
     assert run_job_local(main(), cpus=1, program=second) == [0, 1, 2]
-    evaluated = ['"done"' in (program.log_dir / "events.jsonl").read_text() for program in (first, second)]
-    assert evaluated == [True, False]
+    states = [
+        [event["state"] for event in reader.read(program.log_dir / "events.jsonl")] for program in (first, second)
+    ]
+    assert ["done" in each for each in states] == [True, False]

@@ -136,7 +136,7 @@ async def test_others_write_into_the_stream(tmp_path: Path) -> None:
         await asyncio.to_thread(pipe.write_text, "[1]+  Done    sleep 1\n")
         await wait_until(lambda: engine.statistics().nodes == 1, 10, "the node is given up")
         assert await engine.submit(abs, (-3,), {}, Options()) == 3
-        lost = engine._last_loss
+        lost = engine._losses.last
         assert lost is not None
         assert "Done    sleep 1" in str(lost)
         assert "something on n1 writes into the stream of its launcher" in str(lost)
@@ -163,6 +163,6 @@ async def test_others_write_to_the_launcher(tmp_path: Path) -> None:
         assert connection is not None
         connection.write([b"exec /bin/bash --login\n"])
         await wait_until(lambda: engine.statistics().nodes == 1, 10, "the node is given up")
-        assert "b'exec /bin/bash --login" in str(engine._last_loss)
+        assert "b'exec /bin/bash --login" in str(engine._losses.last)
         assert await engine.submit(abs, (-3,), {}, Options()) == 3
     assert "exec /bin/bash" in next(tmp_path.glob("*/log/launcher-n1.log")).read_text()

@@ -106,6 +106,7 @@ class Head:
             if kind != Kind.ALIVE:
                 self.said.append(Kind(kind).name)
             if kind == Kind.ANSWERS:
+                self.sock.sendall(frames.frame(Kind.HEARD, body=frames.NUMBER.pack(1)))
                 for member, _, records in frames.read_answers(body):
                     self._answered(member, records)
             elif kind == Kind.RESULTS:

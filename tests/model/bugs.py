@@ -200,7 +200,15 @@ def both_work(directory: Any, epoch: Any, place: Any) -> bool:
 
 
 BUGS = [
-    Bug("stale retract", "scheduler", (scheduling.ONCE, scheduling.IN_PLACE), ClaimPage, "retract", stale_retract, 500),
+    Bug(
+        "stale retract",
+        "scheduler",
+        (scheduling.ONCE, scheduling.IN_PLACE),
+        ClaimPage,
+        "retract",
+        stale_retract,
+        first=1500,
+    ),
     Bug("CPUs returned early", "scheduler", (scheduling.ALONE, scheduling.RETURNED), Scheduler, "kill", kill_and_free),
     Bug(
         "retry of a cancelled task", "scheduler", (scheduling.CANCELLED_STARTS, scheduling.ONE_PLACE),
