@@ -65,6 +65,7 @@ class _Group:
         self.fn = fn
         self.returns = errors == "return"
         self.going = 0
+        self.evaluated = None  # where, it does not ask
         self.results: list[Any] = []  # of each x, or a Failed; None for what has not ended
         self.failed: list[_Failure] = []  # in the order in which they failed, if a failure ends the group
         self.returned: list[Failed] = []

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, cast
@@ -273,11 +273,26 @@ class Evaluator(Protocol):
         ...
 
 
+class Results(Protocol):
+    """Results in their places."""
+
+    def __setitem__(self, place: int, value: Any, /) -> None: ...
+
+
+Evaluated: TypeAlias = "Callable[[int, Sequence[int], Sequence[float], str, int], None]"
+
+
 class MapOwner(Protocol):
     """A map, as what evaluates in batches knows it; its results have the places in which they are wanted."""
 
     @property
-    def results(self) -> list[Any]: ...
+    def results(self) -> Results: ...
+    @property
+    def evaluated(self) -> Evaluated | None:
+        """Is told before `done` what was evaluated where: how much higher the places are than the numbers, and the
+        numbers, seconds, node and CPUs of each; None where nobody asks."""
+        ...
+
     def begun(self, count: int) -> int:
         """Make place for so many more, and return the first place."""
         ...
@@ -286,8 +301,8 @@ class MapOwner(Protocol):
         """So many have ended, and their results are in their places."""
         ...
 
-    def apart(self, place: int, future: asyncio.Future[Any], step: Any) -> None:
-        """One that was begun goes on by itself; the step is what starts such a one."""
+    def apart(self, place: int, future: asyncio.Future[Any], step: Any) -> Making | None:
+        """One that was begun goes on by itself; the step is what starts such a one. Return what it is part of."""
         ...
 
     def refused(self, x: Any, error: Exception) -> bool:
@@ -308,8 +323,8 @@ class BulkMap(Protocol):
         """
         ...
 
-    def cancel(self) -> None:
-        """Nobody wants what is left."""
+    def cancel(self, apart: bool = False) -> None:
+        """Nobody wants what is left; with `apart`, its owner knows of which that is true, and each goes by itself."""
         ...
 
 

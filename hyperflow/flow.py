@@ -24,7 +24,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeAlias, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeAlias, TypeVar, Unpack, overload
 
 from hyperflow import environment, failures
 from hyperflow.environment import Activity, JobOptions, OptionChanges, Options, changed, peek
@@ -56,6 +56,9 @@ class Step:
     """One way to run. Subclasses have slots, so that a flow pickles with its arguments."""
 
     __slots__ = ()
+
+    is_evaluation: ClassVar[bool] = False
+    """Whether it is one evaluation and nothing else, which the engine may start together with others."""
 
     def coroutine(self) -> Coroutine[Any, Any, Any]:
         """Run once: a new coroutine at each call."""

@@ -28,6 +28,8 @@ class RemoteEval(Step):
 
     __slots__ = ("args", "fn", "kwargs")
 
+    is_evaluation = True
+
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self.fn = fn
         self.args = args

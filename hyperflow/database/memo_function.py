@@ -173,7 +173,11 @@ class Memo:
     @property
     def has_new_texts(self) -> bool:
         """Whether what the function says has not been recorded yet."""
-        return self._texts_of != self.fingerprint.text
+        return not self.has_told(self.fingerprint)
+
+    def has_told(self, fingerprint: Fingerprint) -> bool:
+        """Whether what the function said then is recorded already."""
+        return self._texts_of == fingerprint.text
 
     def new_texts(self, fingerprint: Fingerprint) -> dict[str, str]:
         """Return what the function says, for the first result of it; none for the others."""

@@ -17,6 +17,7 @@ from hyperflow import flow as flows
 from hyperflow.aio import Outcome
 from hyperflow.database import single_flight
 from hyperflow.database.entries import FromCode, warn_of, with_origin
+from hyperflow.database.fingerprint import Fingerprint
 from hyperflow.database.hints import show
 from hyperflow.database.kept import LONGEST
 from hyperflow.database.memo_function import Memo
@@ -234,6 +235,18 @@ class Recording(single_flight.Flight):
         finally:
             single_flight.inside.reset(inside)
             environment.end_making(noting)
+
+    def gets(self, fingerprint: Fingerprint, making: Making) -> None:
+        """The function made an evaluation, which goes on: what this waits for, or what `take` is called with."""
+        self._fingerprint, self._making = fingerprint, making
+        self._step = Recording._computed
+
+    def take(self, value: Any) -> None:
+        """Take the value of the evaluation."""
+        try:
+            self._computed(value)
+        except Exception as error:  # noqa: BLE001 (all who wait get it)
+            self.fail(error)
 
     def wait_until(self, text: str, recorded: asyncio.Future[None]) -> None:
         """The result is there, and is being recorded."""

@@ -43,7 +43,7 @@ class Passes:
             return 0, (x, x if make is None else make(x))
         return 0, None
 
-    def cancel(self) -> None:
+    def cancel(self, apart: bool = False) -> None:
         """Have nothing to cancel."""
 
 

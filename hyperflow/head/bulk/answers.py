@@ -11,6 +11,7 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from hyperflow.environment import Results
 from hyperflow.head.bulk.calls import Calls, calls_of
 from hyperflow.scheduling.state import Batch, Task, Worker
 from hyperflow.wire import frames
@@ -73,7 +74,7 @@ class Answers:
         before: Task | None = None
         args: list[Any] = []
         payloads: list[bytes] = []
-        results: list[Any] = []
+        results: Results = []
         first = shift = had = 0
         offset, parts = frames.parts_of_answers(data)
         for worker, share, age in parts:

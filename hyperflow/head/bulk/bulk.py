@@ -57,10 +57,12 @@ class Bulk:
         calls.first = head.counted(calls)
         head.scheduler.submit_batch(Batch(calls.first, function.number, calls.options.cpus, size, count, calls))
 
-    def withdraw(self, owner: MapOwner) -> None:
-        """A map has ended: cancel what is left of it."""
+    def withdraw(self, owner: MapOwner, apart: bool = False) -> None:
+        """A map has ended: cancel what is left of it; with `apart`, have each go on by itself."""
         head = self.head
         head.turn()  # it may have been submitted in this turn
+        if apart:
+            self.single_out_all()
         for batch in head.scheduler.withdraw(owner):
             calls, count = calls_of(batch), batch.count
             head.events.cancelled(*batch.numbers)
@@ -122,10 +124,16 @@ class Bulk:
                 head.events.done(numbers, times, worker.name, age, answers.measured)
         if head.aside.trust.accused:
             head.aside.trust.succeeded(team.node, count)
+        start = 0
         for calls, many in answers.by_calls():
             calls.left -= many
             self._release(calls)
             head.tally.of[calls.group].done += many
+            if (evaluated := calls.owner.evaluated) is not None:
+                which = slice(start, start + many)
+                shift = calls.place - calls.first
+                evaluated(shift, answers.numbers[which], answers.seconds[which], team.node, team.cpus)
+            start += many
             calls.owner.done(many)
 
     # ---- one by itself ------------------------------------------------------------------------------------------
@@ -176,4 +184,6 @@ class Bulk:
         self._let_go(calls, number, 1)
         evaluation = Evaluation(task, packed, calls.options, self._cancelled, (calls.fn, args, {}))
         head.evaluations[number] = evaluation
-        calls.owner.apart(calls.at(number), evaluation, RemoteEval(calls.fn, args, {}))
+        making = calls.owner.apart(calls.at(number), evaluation, RemoteEval(calls.fn, args, {}))
+        if making is not None:
+            head.makings[evaluation] = making

@@ -122,8 +122,8 @@ class BulkMap:
                 calls.place = self._owner.begun(calls.left)
                 self._bulk.submit(calls)
 
-    def cancel(self) -> None:
-        self._bulk.withdraw(self._owner)
+    def cancel(self, apart: bool = False) -> None:
+        self._bulk.withdraw(self._owner, apart)
 
 
 _Opened = tuple[Callable[..., Any] | None, Calls | None, list[bytes], list[Any], Callable[[], bool]]
