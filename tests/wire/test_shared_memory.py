@@ -82,6 +82,7 @@ async def env(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if request.param == "streamed":
         monkeypatch.setattr(link, "is_shared", lambda offer: False)
     async with local(cpus=2) as env:
+        await hf.remote_eval(abs, -1)  # its launcher is up
         yield env
 
 
