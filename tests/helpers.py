@@ -2,9 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
+
+from hyperflow.wire import frames
+from hyperflow.wire.numbers import WorkerNumber
 
 T = TypeVar("T")
 
@@ -32,6 +35,15 @@ def block_until(
     while not (seen := predicate()):
         time.sleep(patience.pause(seen))
     return seen
+
+
+def answers_of(body: memoryview) -> Iterator[tuple[WorkerNumber, float, memoryview]]:
+    """Yield worker, age and records of each part of a frame of answers."""
+    at, parts = frames.parts_of_answers(body)
+    for worker, size, age in parts:
+        yield worker, age, body[at : at + size]
+        at += size
+    assert at == len(body), "answers that are longer than their frame"
 
 
 class _Patience:

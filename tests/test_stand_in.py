@@ -22,6 +22,7 @@ from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import ForkOrder, Greeting, Setup
 from hyperflow.wire.numbers import TaskNumber, WorkerNumber
+from tests.helpers import answers_of
 
 SECONDS = 0.02
 """How long a task takes, on both."""
@@ -131,7 +132,7 @@ def told(heard: list[Heard]) -> dict[int, list[Any]]:
         if kind == Kind.RESULTS:
             said += answers(body)
         elif kind == Kind.ANSWERS:
-            for member, _, records in frames.read_answers(body):
+            for member, _, records in answers_of(body):
                 found[member] += answers(records)
         elif kind == Kind.ENDED:
             said.append({**json.loads(bytes(body)), "tail": "", "peak_memory": 0})

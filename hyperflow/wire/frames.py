@@ -269,16 +269,6 @@ def parts_of_answers(body: Bytes) -> tuple[int, Iterator[tuple[WorkerNumber, int
     return end, ANSWERED.iter_unpack(body[NUMBER.size : end])
 
 
-def read_answers(body: memoryview) -> Iterator[tuple[WorkerNumber, float, memoryview]]:
-    """Yield worker, age and records of each part."""
-    at, parts = parts_of_answers(body)
-    for worker, size, age in parts:
-        yield worker, age, body[at : at + size]
-        at += size
-    if at != len(body):
-        raise ProtocolError("answers that are longer than their frame")
-
-
 def result_record(
     task: TaskNumber,
     outcome: int,

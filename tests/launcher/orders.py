@@ -16,6 +16,7 @@ from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import ForkOrder, Setup, WorkerEnded
 from hyperflow.wire.numbers import TaskNumber, WorkerNumber
+from tests.helpers import answers_of
 
 TEAM = WorkerNumber(90)
 
@@ -107,7 +108,7 @@ class Head:
                 self.said.append(Kind(kind).name)
             if kind == Kind.ANSWERS:
                 self.sock.sendall(frames.frame(Kind.HEARD, body=frames.NUMBER.pack(1)))
-                for member, _, records in frames.read_answers(body):
+                for member, _, records in answers_of(body):
                     self._answered(member, records)
             elif kind == Kind.RESULTS:
                 self._answered(worker, body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hyperflow.wire import frames
 from hyperflow.wire.frames import Kind, Outcome, ProtocolError, Reader, Shape
-from hyperflow.wire.numbers import TaskNumber
+from hyperflow.wire.numbers import DefinitionNumber, TaskNumber
 
 numbers = st.integers(0, 2**64 - 1)
 payloads = st.binary(max_size=200)
@@ -248,3 +248,48 @@ def test_a_record_longer_than_its_frame() -> None:
     body = memoryview(frames.RESULT.pack(1, 0, 0.0, 0, 5) + b"four")
     with pytest.raises(frames.ProtocolError, match="longer than its frame"):
         frames.end_of_result(body, 0)
+
+
+@given(st.lists(payloads, min_size=1, max_size=20), st.integers(1, 2**40))
+def test_batches_round_trip(sent: list[bytes], first: int) -> None:
+    """Number, function and each payload; a batch is refused that is shorter or longer than its frame."""
+    body = b"".join(frames.batch(DefinitionNumber(7), TaskNumber(first), sent))
+    function, number, lengths, content = frames.read_batch(memoryview(body))
+    ends = list(accumulate(lengths, initial=0))
+    assert (function, number) == (7, first)
+    assert [bytes(content[begin:end]) for begin, end in pairwise(ends)] == sent
+
+    for wrong in (body + b"?", body[:-1]):
+        with pytest.raises((ProtocolError, ValueError)):
+            frames.read_batch(memoryview(wrong))
+
+
+@given(st.lists(st.tuples(st.integers(1, 2**31), st.floats(0, 100, width=32), payloads), max_size=20))
+def test_answers_round_trip(sent: list[tuple[int, float, bytes]]) -> None:
+    """Of each worker its records, and how long ago the last one ended."""
+    body = b"".join(frames.answers(sent))  # type: ignore[arg-type]
+    at, parts = frames.parts_of_answers(body)
+    found: list[tuple[int, float, bytes]] = []
+    for worker, size, age in parts:
+        found.append((worker, age, body[at : at + size]))
+        at += size
+    assert found == sent
+    assert at == len(body)
+
+
+@given(st.lists(payloads, max_size=20))
+def test_tasks_are_counted(sent: list[bytes]) -> None:
+    """As many as there are records."""
+    records: list[frames.Bytes] = []
+    for number, payload in enumerate(sent):
+        frames.add_task(records, TaskNumber(number), DefinitionNumber(1), payload)
+    assert frames.count_tasks(memoryview(b"".join(records))) == len(sent)
+
+
+def test_the_records_of_a_body() -> None:
+    """Where each ends, and what it is the answer to."""
+    first = frames.result_record(TaskNumber(5), Outcome.VALUE, 0.5, b"one")
+    body = memoryview(b"".join((*first, *frames.result_record(TaskNumber(6), Outcome.RAISED, 0.5, b"other"))))
+    second = frames.end_of_result(body, 0)
+    assert [frames.task_of_result(body, at) for at in (0, second)] == [(5, Outcome.VALUE), (6, Outcome.RAISED)]
+    assert frames.end_of_result(body, second) == len(body)
