@@ -1,4 +1,4 @@
-"""What does the head cost with 10 to 1,000 nodes of 128 CPUs, and does it keep them busy? See scale.py, also for more."""
+"""What does the head cost with 10 to 1,000 nodes of 128 CPUs, and does it keep them busy? For more, see scale.py."""
 
 from collections.abc import Mapping
 
