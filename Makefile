@@ -64,7 +64,7 @@ coverage: .venv/installed-dev
 # Attacks real runs for five minutes, with a new seed each time, or CHAOS_SEED; ARGUMENTS="--seconds 1800 --page" for
 # longer.
 chaos: .venv/installed-dev
-	$(PY) -m tests.chaos --remember $(if $(CHAOS_SEED),--seed $(CHAOS_SEED)) $(ARGUMENTS)
+	$(PY) -m tests.chaos --remember $(if $(CHAOS_SEED),--seed $(CHAOS_SEED)) $(if $(CHAOS_SECONDS),--seconds $(CHAOS_SECONDS)) $(ARGUMENTS)
 
 # Bugs on purpose: the chaos has to notice each.
 controls: .venv/installed-dev

@@ -28,7 +28,7 @@
 typedef struct { uint32_t begin; uint64_t length; uint8_t kind; uint32_t worker; } Header;
 typedef struct { uint64_t task; uint32_t function; uint16_t buffers; uint64_t length; } Task;
 typedef struct { uint64_t task; uint8_t outcome; float seconds; uint16_t buffers; uint64_t length; } Result;
-typedef struct { float cpu; uint64_t memory; } Measured;
+typedef struct { float cpu; uint64_t memory, read, written; } Measured;
 typedef struct { uint32_t function; uint64_t first; uint32_t count; } Batch; /* lengths and payloads follow */
 typedef struct { uint64_t first; uint32_t count; } Range;
 typedef struct { uint32_t worker, size; float age; } Answered;
@@ -611,6 +611,7 @@ static void handle(int node, const Header *header, const uint8_t *body) {
             end_worker(number, 0, "");
         break;
     case DEFINE: case GIVE: case FORGET: case NAMED: case BLOCK: case CONTENT: case TAKEN: case PATH: case ALIVE:
+    case FACTS: case ENDS: case LIMIT_MEMORY: case MORE:
         break;
     default:
         fprintf(stderr, "the stand-in does not know frames of kind %d\n", header->kind);

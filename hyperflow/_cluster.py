@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
@@ -23,10 +24,9 @@ from hyperflow import flow as flows
 from hyperflow._job import JobFunction, OpenEnv, checked_async_function
 from hyperflow.config import read_settings
 from hyperflow.database.store import copy_database, open_database
-from hyperflow.environment import FailurePolicy, JobOptions, Options
 from hyperflow.errors import ConfigurationError, MisuseError
 from hyperflow.files import hold_standard_streams
-from hyperflow.flow import Call, Cluster, Flow, Job, Step
+from hyperflow.flow import Call, Cluster, Flow, Job, Step, show_call
 from hyperflow.head.streams import Streams
 from hyperflow.locking.manager import LockManager
 from hyperflow.master import lockfiles, rundir
@@ -37,6 +37,9 @@ from hyperflow.master.master import Master
 from hyperflow.master.rundir import RunDirectory
 from hyperflow.master.shared import Timeouts
 from hyperflow.master.view import ClusterStatistics, stands
+from hyperflow.offers import Offers
+from hyperflow.options import FailurePolicy, JobOptions, Options
+from hyperflow.pieces import Pieces
 from hyperflow.program import ProgramInfo
 from hyperflow.progress import display
 from hyperflow.progress.tally import Counted, Snapshot, courses
@@ -154,6 +157,14 @@ class ClusterEvaluator:
     def keep(self, future: asyncio.Future[Any]) -> None:
         """Keep nothing."""
 
+    def time_left(self) -> float:
+        """The login node has no end."""
+        return math.inf
+
+    def is_ending(self) -> bool:
+        """The same."""
+        return False
+
     def open_map(self, owner: environment.MapOwner) -> None:
         """Evaluate nothing in batches."""
 
@@ -183,6 +194,21 @@ class ClusterEvaluator:
         running = _remote_eval_job(self._master, job, options, attrs.evolve(job_options, sbatch=one_worker))
         return asyncio.get_running_loop().create_task(running)
 
+    def stream(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Options,  # noqa: ARG002 (see below)
+        pieces: Pieces,  # noqa: ARG002 (the same)
+    ) -> asyncio.Future[Any]:
+        """Refuse: pieces come from workers of a Job only."""
+        shown = show_call(fn, args, kwargs)
+        raise MisuseError(
+            f"remote_stream of {shown} belongs in a Job, which has workers: put it into a @job, and write: "
+            "await hyperflow.remote_eval_job(that_job(...))"
+        )
+
 
 def _stands(evaluator: ClusterEvaluator, master: Master) -> Snapshot:
     return stands(master.jobs())._replace(courses=courses(evaluator.maps))
@@ -200,6 +226,9 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
     on_error: FailurePolicy = "hold",
     mail: str | None = None,
     timeouts: Timeouts | None = None,
+    gpus: Sequence[str] | None = None,
+    memory: int | str | None = None,
+    resources: Mapping[str, int] | None = None,
     echo: bool = False,
     progress: bool = True,
 ) -> AsyncIterator[ClusterEnv]:
@@ -215,6 +244,12 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         on_error: What to do about failures where `using(on_error=...)` says nothing.
         mail: An address that gets a mail about each held job, from this machine's own mailer.
         timeouts: Timeouts and polling intervals, in seconds.
+        gpus: The ids of the GPUs of each node of a job, where neither Slurm nor the node tells them; [] for none. With
+            `local`, those of this machine, of which each job gets as many as its SbatchOptions ask for in `gres`.
+        memory: How much memory evaluations may have on each node: "8G", or bytes. None for what Slurm grants; with
+            `local`, each job has a share of this machine's by its CPUs.
+        resources: Tokens, as {"licence": 4}, for the evaluations of each job: each job has so many of its own. What all
+            jobs of the program share is a `hyperflow.Semaphore`.
         echo: Show on standard error what evaluations print and warn, each line with time, job, call and worker.
         progress: Show on standard error how jobs and their evaluations stand; see open_local_job.
 
@@ -234,6 +269,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         raise ConfigurationError("open_cluster(program, resume=...): one of the two")
     settings = read_settings()
     exclude_nodes = settings.exclude_nodes
+    offers = Offers(None, gpus, memory, resources)
     post = mailer(mail) if mail is not None else None
     limits = timeouts or Timeouts()
     if not local:
@@ -248,7 +284,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
     async with AsyncExitStack() as stack:
         listed = program is None and resume is None
         recording = stack.enter_context(recorded(mine, "cluster", listed=listed))
-        run = RunDirectory.open(mine, local, echo)
+        run = RunDirectory.open(mine, local, echo, offers)
         stack.callback(run.close)
         recording.begin()  # not before: whoever has the lock has the run
         if mine.start_from is not None and isinstance(mine.database, Path) and not mine.database.exists():
@@ -259,7 +295,7 @@ async def open_cluster(  # noqa: PLR0913 (users may want to set each of them)
         if echo:
             await stack.enter_async_context(echoing(run.home))
         batch: Batch = await stack.enter_async_context(
-            LocalBatch() if local else SlurmBatch(limits.slurm, exclude_nodes=exclude_nodes)
+            LocalBatch(offers) if local else SlurmBatch(limits.slurm, exclude_nodes=exclude_nodes)
         )
         master = await stack.enter_async_context(
             Master(run, batch, database, defaults=job_options.sbatch, max_jobs=max_jobs, timeouts=limits, mailer=post)

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import types
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, Unpack
@@ -24,11 +24,13 @@ import attrs
 
 from hyperflow import environment, failures
 from hyperflow import flow as flows
-from hyperflow.config import Settings, check_cpus, read_settings
-from hyperflow.environment import Environment, OptionChanges, Options, ResultsDatabase
+from hyperflow.config import Settings, read_settings
+from hyperflow.environment import Environment, ResultsDatabase
 from hyperflow.errors import AllocationEnding, ConfigurationError, MisuseError
 from hyperflow.files import hold_standard_streams, limit_met
 from hyperflow.flow import Call, Flow, Job, MakesFlows
+from hyperflow.offers import Offers
+from hyperflow.options import OptionChanges, Options
 from hyperflow.program import ProgramInfo
 from hyperflow.shipping import captures, importable, rebuild
 
@@ -175,6 +177,7 @@ async def open_job(  # noqa: PLR0913 (its two callers are above all of these)
     listed: bool = False,
     echo: bool = False,
     progress: bool = False,
+    tokens: Sequence[tuple[str, int]] = (),
 ) -> AsyncIterator[JobEnv]:
     """Start launchers, open the database, and make the environment the current one for the scope.
 
@@ -192,8 +195,11 @@ async def open_job(  # noqa: PLR0913 (its two callers are above all of these)
         recording.begin()  # not before: whoever has the database has the run
         _clear_capsules(mine.log_dir)
         engine = await stack.enter_async_context(
-            open_engine(nodes, mine, settings=settings, preload=preload, end=end, echo=echo)
+            open_engine(nodes, mine, settings=settings, preload=preload, end=end, echo=echo, tokens=tokens)
         )
+        if not mine.temporary:
+            engine.learning.begin(await _learned(database))
+            stack.push_async_callback(_record_learned, engine, database)
         recording.figures = functools.partial(_figures, engine)
         env = JobEnv(options=Options(), evaluator=engine, database=database, program=mine, recording=recording)
         if shrinks is not None:
@@ -219,6 +225,20 @@ def _database(program: ProgramInfo, settings: Settings) -> AbstractAsyncContextM
     if program.start_from is not None and isinstance(path, Path) and not path.exists():
         copy_database(program.start_from, path)
     return open_database(path, program.program_id, settings.database_timeout)
+
+
+async def _learned(database: ResultsDatabase) -> dict[str, Any]:
+    """Return what earlier runs have learned of functions; nothing if that cannot be read now."""
+    from hyperflow.database import learned  # noqa: PLC0415 (see above)
+
+    return await learned.recorded(database)
+
+
+async def _record_learned(engine: Engine, database: ResultsDatabase) -> None:
+    if new := engine.learning.learned():
+        from hyperflow.database import learned  # noqa: PLC0415 (most programs learn nothing)
+
+        await learned.record(database, new)
 
 
 def _clear_capsules(log_dir: Path) -> None:
@@ -258,6 +278,9 @@ def _node_routes(engine: Engine) -> Callable[[], list[web.RouteDef]]:
 async def open_local_job(
     *,
     cpus: int | None = None,
+    gpus: Sequence[str] | None = None,
+    memory: int | str | None = None,
+    resources: Mapping[str, int] | None = None,
     program: ProgramInfo | None = None,
     preload: Sequence[str] = (),
     echo: bool = False,
@@ -268,6 +291,11 @@ async def open_local_job(
     Args:
         cpus: How many CPUs to use; None for all that this process may use. With more, workers are not pinned, and a
             warning says so.
+        gpus: The ids of this machine's GPUs, as CUDA_VISIBLE_DEVICES has them: ["0", "1"]; [] for none. None for those
+            that are found: by that variable and its like, or by the driver.
+        memory: How much memory evaluations may have together: "8G", or bytes. None for what a control group allows, or
+            else for all that the machine has.
+        resources: Tokens of the program, as {"licence": 4}: `using(resources={"licence": 1})` takes one of them.
         program: Where logs and results go; None for a temporary directory, which is kept only after an error.
         preload: Modules to import once, before workers are forked, such as "numpy".
         echo: Show on standard error what evaluations print and warn, each line with time, call and worker; a bounded
@@ -277,19 +305,21 @@ async def open_local_job(
             programs.
 
     Raises:
-        ConfigurationError: `cpus` makes no sense, a directory cannot be written, a module cannot be imported.
+        ConfigurationError: `cpus` or another value makes no sense, a directory cannot be written, a module cannot be
+            imported.
         LauncherError: The launcher could not be started.
 
     Leaving the scope, also by an error or when cancelled, ends all processes and waits for them.
     """
-    async with open_here(cpus=cpus, program=program, preload=preload, echo=echo, progress=progress) as env:
+    offers = Offers(cpus, gpus, memory, resources)
+    async with open_here(offers, program=program, preload=preload, echo=echo, progress=progress) as env:
         yield env
 
 
 @asynccontextmanager
 async def open_here(
+    offers: Offers,
     *,
-    cpus: int | None,
     program: ProgramInfo | None = None,
     preload: Sequence[str] = (),
     shared: bool = False,
@@ -297,9 +327,9 @@ async def open_here(
     progress: bool = False,
 ) -> AsyncIterator[JobEnv]:
     """Do as open_local_job; with `shared`, beside others that use the same CPUs (see NodePlan)."""
-    with _begun(cpus, program, may_fork=False) as begun:
+    with _begun(program, may_fork=False) as begun:
         async with _opened(
-            begun, cpus, listed=program is None, preload=preload, shared=shared, echo=echo, progress=progress
+            begun, offers, listed=program is None, preload=preload, shared=shared, echo=echo, progress=progress
         ) as env:
             yield env
 
@@ -313,13 +343,12 @@ class _Begun(NamedTuple):
 
 
 @contextmanager
-def _begun(cpus: int | None, program: ProgramInfo | None, *, may_fork: bool) -> Iterator[_Begun]:
+def _begun(program: ProgramInfo | None, *, may_fork: bool) -> Iterator[_Begun]:
     """Start a launcher on this machine; with `may_fork` no event loop runs here, so it may be forked."""
     from hyperflow.transports import forked  # noqa: PLC0415 (see above)
     from hyperflow.transports.process import LAUNCHER, LAUNCHER_MODULE, Spawned, launcher_log  # noqa: PLC0415
 
     hold_standard_streams()
-    check_cpus(cpus)
     settings = read_settings()
     mine = program or ProgramInfo.temporary_one()
     log_file = launcher_log(mine.log_dir, socket.gethostname())
@@ -332,7 +361,7 @@ def _begun(cpus: int | None, program: ProgramInfo | None, *, may_fork: bool) -> 
 @asynccontextmanager
 async def _opened(
     begun: _Begun,
-    cpus: int | None,
+    offers: Offers,
     *,
     listed: bool,
     preload: Sequence[str],
@@ -340,10 +369,12 @@ async def _opened(
     echo: bool,
     progress: bool,
 ) -> AsyncIterator[JobEnv]:
-    from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (imported while the launcher starts)
+    from hyperflow.head.capacity import Supply  # noqa: PLC0415 (imported while the launcher starts)
+    from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (see above)
     from hyperflow.transports.process import Local  # noqa: PLC0415 (see above)
 
-    plan = NodePlan(Local(socket.gethostname(), begun.launcher), cpus, shared=shared)
+    said = Supply(offers.gpus, offers.memory)
+    plan = NodePlan(Local(socket.gethostname(), begun.launcher), offers.cpus, shared=shared, said=said)
     opened = False
     try:
         async with open_job(
@@ -354,6 +385,7 @@ async def _opened(
             listed=listed,
             echo=echo,
             progress=progress,
+            tokens=offers.resources,
         ) as env:
             opened = True
             yield env
@@ -374,6 +406,9 @@ END_SIGNALS: dict[int, tuple[str, float | None]] = {
 @asynccontextmanager
 async def open_slurm_job(
     *,
+    gpus: Sequence[str] | None = None,
+    memory: int | str | None = None,
+    resources: Mapping[str, int] | None = None,
     program: ProgramInfo | None = None,
     preload: Sequence[str] = (),
     echo: bool = False,
@@ -385,6 +420,9 @@ async def open_slurm_job(
     Works in a batch script, in `srun --pty`, and in `salloc` on a login host. It contacts each other node once.
 
     Args:
+        gpus: The ids of the GPUs of each node, where neither Slurm nor the node tells them: ["0", "1"]; [] for none.
+        memory: How much memory evaluations may have on each node: "8G", or bytes. None for what Slurm grants.
+        resources: Tokens of the program, as for open_local_job.
         program: Where logs and results go: a directory that all nodes see. None for one in the current directory.
         preload: As for open_local_job, on each node.
         echo: As for open_local_job.
@@ -398,10 +436,13 @@ async def open_slurm_job(
         ConfigurationError: As for open_local_job.
     """
     from hyperflow.head.allocation_end import End, Notice  # noqa: PLC0415 (see above)
+    from hyperflow.head.capacity import Supply  # noqa: PLC0415 (see above)
     from hyperflow.head.fleet import NodePlan  # noqa: PLC0415 (see above)
     from hyperflow.slurm import allocation, nodelist  # noqa: PLC0415 (see above)
 
     hold_standard_streams()
+    offers = Offers(None, gpus, memory, resources)
+    said = Supply(offers.gpus, offers.memory)
     chosen = read_settings(**settings)
     excluded = nodelist.excluded(chosen.exclude_nodes)
     granted = await asyncio.to_thread(allocation.find, os.environ)
@@ -409,7 +450,10 @@ async def open_slurm_job(
     if not used:
         raise ConfigurationError(f"exclude_nodes = {chosen.exclude_nodes!r}: the allocation has no other node")
     ways = node_transports([node.name for node in used], granted, chosen)
-    nodes = [NodePlan(ways[node.name], node.cpus, granted=True) for node in used]
+    nodes = [
+        NodePlan(ways[node.name], node.cpus, granted=True, said=said, grant=Supply(node.gpus, node.memory))
+        for node in used
+    ]
     place = program or ProgramInfo.new("hyperflow-runs")
     notices = {int(signum): Notice(*said) for signum, said in END_SIGNALS.items()}
     end = End(granted.end_time, chosen.end_margin, notices)
@@ -426,6 +470,7 @@ async def open_slurm_job(
         listed=listed,
         echo=echo,
         progress=progress,
+        tokens=offers.resources,
     ) as env:
         yield env
 
@@ -461,9 +506,12 @@ def node_transports(
     return ways
 
 
-def run_job_slurm(
+def run_job_slurm(  # noqa: PLR0913 (those of open_slurm_job, and two)
     job: Flow[T],
     *,
+    gpus: Sequence[str] | None = None,
+    memory: int | str | None = None,
+    resources: Mapping[str, int] | None = None,
     program: ProgramInfo | None = None,
     preload: Sequence[str] = (),
     echo: bool = False,
@@ -474,6 +522,9 @@ def run_job_slurm(
     """Run a job on all nodes of the Slurm allocation that this process is in, and return its result; blocks.
 
     Args:
+        gpus: As for open_slurm_job; so are `memory` and `resources`.
+        memory: See above.
+        resources: See above.
         program: As for open_slurm_job. With `requeue`, its `database` must be the same file in each run.
         requeue: When the job ends with AllocationEnding, put this Slurm job back into the queue. Started again, it
             finds the recorded results in the database. Submit the Slurm job with `--requeue`.
@@ -485,7 +536,16 @@ def run_job_slurm(
         with _told():
             return _run(
                 job,
-                lambda: open_slurm_job(program=program, preload=preload, echo=echo, progress=progress, **settings),
+                lambda: open_slurm_job(
+                    gpus=gpus,
+                    memory=memory,
+                    resources=resources,
+                    program=program,
+                    preload=preload,
+                    echo=echo,
+                    progress=progress,
+                    **settings,
+                ),
             )
     except AllocationEnding:
         if requeue:
@@ -495,10 +555,13 @@ def run_job_slurm(
         raise
 
 
-def run_job_local(
+def run_job_local(  # noqa: PLR0913 (those of open_local_job, and the job)
     job: Flow[T],
     *,
     cpus: int | None = None,
+    gpus: Sequence[str] | None = None,
+    memory: int | str | None = None,
+    resources: Mapping[str, int] | None = None,
     program: ProgramInfo | None = None,
     preload: Sequence[str] = (),
     echo: bool = False,
@@ -510,10 +573,11 @@ def run_job_local(
     its processes and raises KeyboardInterrupt.
     """
     _check(job, "run_job_local")
-    with _told(), rare_collections(), _begun(cpus, program, may_fork=True) as begun:
+    offers = Offers(cpus, gpus, memory, resources)
+    with _told(), rare_collections(), _begun(program, may_fork=True) as begun:
         return _run(
             job,
-            lambda: _opened(begun, cpus, listed=program is None, preload=preload, echo=echo, progress=progress),
+            lambda: _opened(begun, offers, listed=program is None, preload=preload, echo=echo, progress=progress),
         )
 
 

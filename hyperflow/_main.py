@@ -7,14 +7,21 @@ What only a run needs (command line, tables, Slurm) is imported when one begins:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from hyperflow.files import hold_standard_streams
 from hyperflow.flow import Flow
 
 
-def main(fn: Callable[..., Flow[Any]], argv: Sequence[str] | None = None) -> NoReturn:
+def main(
+    fn: Callable[..., Flow[Any]],
+    argv: Sequence[str] | None = None,
+    *,
+    gpus: Sequence[str] | None = None,
+    memory: int | str | None = None,
+    resources: Mapping[str, int] | None = None,
+) -> NoReturn:
     """Run a program from its command line, and exit: `hyperflow.main(search)` at the end of a script.
 
     The function's signature, types and docstring define the command line; `--help` shows it, with the options that
@@ -33,11 +40,16 @@ def main(fn: Callable[..., Flow[Any]], argv: Sequence[str] | None = None) -> NoR
     Args:
         fn: The function.
         argv: The command line; by default that of this process.
+        gpus: The ids of the GPUs of each node, where they cannot be found out; see open_cluster.
+        memory: How much memory evaluations may have on each node; the same.
+        resources: Tokens of each job; the same.
 
     Raises:
         MisuseError: The function cannot be a command line, or does not return a flow.
     """
     from hyperflow.console.line import run_program  # noqa: PLC0415 (see above)
+    from hyperflow.offers import Offers  # noqa: PLC0415 (see above)
 
     hold_standard_streams()
-    sys.exit(run_program(fn, sys.argv[1:] if argv is None else argv))
+    offers = Offers(None, gpus, memory, resources)
+    sys.exit(run_program(fn, sys.argv[1:] if argv is None else argv, offers))

@@ -92,12 +92,29 @@ async def run_command(
     until then is kept: the end of it stands in a note of the CancelledError, and in the worker's log; in that also when
     the evaluation's time is up, or it is cancelled from outside.
     """
-    words = _words(argv)
-    info = _info(words)
+    words = words_of(argv)
+    info = info_of(words)
+    variables = environment_of(info, env, threads)
+    result = await run(words, variables, info, capture=capture, stdin=stdin, stdout=stdout, cwd=cwd)
+    if check and result.returncode != 0:
+        raise CommandFailed(words, result.returncode, result.stderr, "" if capture else info.log_file)
+    return result
+
+
+async def run(
+    words: list[str],
+    variables: Any,  # bytes; on Windows it would have to be text
+    info: WorkerInfo,
+    *,
+    capture: bool = False,
+    stdin: bytes | os.PathLike[str] | None = None,
+    stdout: os.PathLike[str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+) -> CommandResult:
+    """Run a program with these variables and no others, and wait for it."""
     with ExitStack() as stack:
         out, err = _outputs(stack, capture, stdout)
         source = _input(stack, stdin)
-        variables: Any = _environment(info, env, threads)  # Any: on Windows it would have to be text
         log_line("$ " + " ".join(words))
         began = time.monotonic()
         try:
@@ -123,8 +140,6 @@ async def run_command(
         f"{words[0]}: exit {returncode}, wall {wall:.3f} s, user {result.user:.3f} s, "
         f"system {result.system:.3f} s, peak memory at most {result.peak_memory / 1e6:.1f} MB"
     )
-    if check and returncode != 0:
-        raise CommandFailed(words, returncode, result.stderr, "" if capture else info.log_file)
     return result
 
 
@@ -187,7 +202,8 @@ def _on_term(number: int, _frame: object) -> None:
         os.kill(os.getpid(), number)
 
 
-def _info(words: list[str]) -> WorkerInfo:
+def info_of(words: list[str]) -> WorkerInfo:
+    """Return where this runs; raises MisuseError unless it is a worker."""
     try:
         return worker_info()
     except MisuseError:
@@ -197,7 +213,8 @@ def _info(words: list[str]) -> WorkerInfo:
         ) from None
 
 
-def _words(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
+def words_of(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Return the words of a command; raises MisuseError."""
     if isinstance(argv, (str, bytes)):
         raise MisuseError(f"run_command takes a list of words, no shell: run_command({argv.split()!r})")
     try:
@@ -240,12 +257,13 @@ def _input(stack: ExitStack, stdin: bytes | os.PathLike[str] | None) -> IO[bytes
     return stack.enter_context(Path(stdin).open("rb"))
 
 
-def _environment(info: WorkerInfo, env: Mapping[str, str] | None, threads: int | None) -> dict[bytes, bytes]:
+def environment_of(info: WorkerInfo, env: Mapping[str, str] | None, threads: int | None) -> dict[bytes, bytes]:
+    """Return the variables that a program sees."""
     if threads is not None and threads < 1:
         raise ConfigurationError(f"threads={threads!r}: a whole number of at least 1 is needed")
     # As bytes: decoding and encoding all of them takes a tenth of the time to start a small program.
     built = {name: value for name, value in os.environb.items() if not name.startswith(_NOT_PASSED_ON)}
-    more = {"HYPERFLOW_CPUS": ",".join(map(str, info.cpus))}
+    more = {"HYPERFLOW_CPUS": ",".join(map(str, info.cpus)), "HYPERFLOW_BIND": "1" if info.pinned else ""}
     if threads is not None:
         more |= dict.fromkeys(THREAD_VARIABLES, str(threads))
     more |= env or {}
@@ -263,7 +281,7 @@ def _start(
     posix_spawn takes half the CPU time of subprocess.Popen. It knows no directory, and says little about what is
     wrong: then it is done by the latter.
     """
-    program = _found(words[0], variables) if cwd is None else None
+    program = found(words[0], variables) if cwd is None else None
     if program is not None:
         with suppress(OSError):
             return os.posix_spawn(program, words, variables, file_actions=_actions(streams), setsigdef=_IGNORED)
@@ -277,7 +295,7 @@ _IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 """Signals that Python ignores, which a program must not inherit."""
 
 
-def _found(program: str, variables: Mapping[bytes, bytes]) -> str | None:
+def found(program: str, variables: Mapping[bytes, bytes]) -> str | None:
     """Return the file of a program; None if it is not where it seems to be."""
     if "/" in program:
         return program

@@ -10,149 +10,28 @@ cannot hand it on.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, Unpack, cast
 from weakref import WeakKeyDictionary
 
 import attrs
 
 from hyperflow.errors import ConfigurationError, NotInFlow
-from hyperflow.saying import unfit_name
+from hyperflow.options import JobOptions, OptionChanges, Options
+from hyperflow.saying import as_written
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine, Iterator
+    from pathlib import Path
 
+    from hyperflow.guesses import Guess
+    from hyperflow.pieces import Pieces
     from hyperflow.program import ProgramInfo
-    from hyperflow.progress.tally import Counted
-    from hyperflow.slurm.script import SbatchOptions
-
-
-LONGEST_NAME = 200
-"""Characters of the name of a group of evaluations."""
-
-
-def _whole(least: int) -> Callable[[object, attrs.Attribute[Any], object], None]:
-    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ConfigurationError(f"{attribute.name}={value!r}: a whole number of at least {least} is needed")
-
-    return check
-
-
-def _seconds(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and (not isinstance(value, (int, float)) or not value > 0):
-        raise ConfigurationError(f"{attribute.name}={value!r}: a positive number of seconds is needed, or None")
-
-
-def _factor(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and (
-        not isinstance(value, (int, float)) or isinstance(value, bool) or not 1 <= value < math.inf
-    ):
-        raise ConfigurationError(f"{attribute.name}={value!r}: a number of at least 1 is needed, such as 3.0, or None")
-
-
-def _name(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is None:
-        return
-    if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_NAME:
-        raise ConfigurationError(
-            f"{attribute.name}={value!r:.200}: a text of at most {LONGEST_NAME} characters is needed, or None"
-        )
-    if reason := unfit_name(value):
-        raise ConfigurationError(f"{attribute.name}={value!r}: {reason}")
-
-
-@attrs.frozen
-class Resubmit:
-    """A policy for failures: submit the job again, up to `times` times; then hold it.
-
-    Args:
-        times: How often.
-        then: What to do when it still fails: "hold" or "raise".
-    """
-
-    times: int = attrs.field(default=1, validator=_whole(1))
-    then: Literal["hold", "raise"] = attrs.field(default="hold", validator=attrs.validators.in_(("hold", "raise")))
-
-
-Answer: TypeAlias = Literal["hold", "raise"] | Resubmit
-FailurePolicy: TypeAlias = Answer | Mapping[type[Exception], Answer]
-"""What to do about a job that fails; or, by class of error, the first that fits."""
-
-
-def _on_error(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    answers = cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {Exception: value}
-    for kind, answer in answers.items():
-        if not (isinstance(kind, type) and issubclass(kind, Exception)):
-            raise ConfigurationError(f"{attribute.name}={value!r}: {kind!r} is not a class of errors")
-        if answer not in ("hold", "raise") and not isinstance(answer, Resubmit):
-            raise ConfigurationError(
-                f'{attribute.name}={value!r}: "hold", "raise" or hyperflow.Resubmit(times) is needed, or a dictionary '
-                "of these by class of error"
-            )
-
-
-def _sbatch(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None:
-        from hyperflow.slurm.script import SbatchOptions  # noqa: PLC0415 (only programs that have one need its module)
-
-        if not isinstance(value, SbatchOptions):
-            raise ConfigurationError(
-                f"{attribute.name}={value!r}: write using({attribute.name}=hyperflow.SbatchOptions(nodes=2, ...))"
-            )
-
-
-@attrs.frozen
-class Options:
-    """What each evaluation asks for; `using` sets it, and says what each option means."""
-
-    cpus: int = attrs.field(default=1, validator=_whole(1))
-    fresh_process: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
-    retries: int = attrs.field(default=0, validator=_whole(0))
-    time_limit: float | None = attrs.field(default=None, validator=_seconds)
-    exclusive: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
-    seed: int = attrs.field(default=0, validator=_whole(0))
-    crash_limit: int = attrs.field(default=2, validator=_whole(1))
-    straggler_factor: float | None = attrs.field(default=None, validator=_factor)
-    name: str | None = attrs.field(default=None, validator=_name)
-    post_mortem: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
-
-    def __attrs_post_init__(self) -> None:
-        if self.exclusive and self.straggler_factor is not None:
-            raise ConfigurationError(
-                f"using(exclusive=True, straggler_factor={self.straggler_factor:g}): an exclusive evaluation must not "
-                "run twice at a time, and a straggler gets a copy; write straggler_factor=None where exclusive=True is"
-            )
-
-
-@attrs.frozen
-class JobOptions:
-    """What each Slurm job of a Cluster computation asks for; `using` sets it, and says what each option means."""
-
-    sbatch: SbatchOptions | None = attrs.field(default=None, validator=_sbatch)
-    on_error: FailurePolicy = attrs.field(default="hold", validator=_on_error)
-
-
-class OptionChanges(TypedDict, total=False):
-    """The arguments of `using`, as the type of a dict: `few: OptionChanges = {"cpus": 2}`, then `using(**few)`."""
-
-    cpus: int
-    fresh_process: bool
-    retries: int
-    time_limit: float | None
-    exclusive: bool
-    crash_limit: int
-    straggler_factor: float | None
-    name: str | None
-    post_mortem: bool
-    seed: int
-    sbatch: SbatchOptions | None
-    on_error: FailurePolicy
+    from hyperflow.progress.tally import Counted, FunctionStatistics
 
 
 @attrs.frozen
@@ -172,6 +51,11 @@ class Statistics:
         late: Answers that came too late and were dropped.
         nodes_aside: Nodes that are up and put aside: nothing more is started there, and their CPUs do not count here.
         copied: How often an evaluation that took very long got a copy (`straggler_factor`).
+        functions: What the evaluations of each function, or of each name that they were given, have used.
+        gpus: GPUs of the nodes that are up; `gpus_free`: how many of them nobody holds, of fractions as well.
+        memory: Bytes that evaluations may have on these nodes, 0 where nobody knows; `memory_free`: those that none has
+            asked for, or has as the share of its CPUs.
+        tokens: Those of the program, by name; `tokens_free`: those that no evaluation holds.
     """
 
     nodes: int
@@ -189,15 +73,30 @@ class Statistics:
     late: int
     nodes_aside: int = 0
     copied: int = 0
+    functions: Mapping[str, FunctionStatistics] = attrs.field(factory=dict, repr=False)
+    gpus: int = attrs.field(default=0, repr=False)
+    gpus_free: float = attrs.field(default=0, repr=False)
+    memory: int = attrs.field(default=0, repr=False)
+    memory_free: int = attrs.field(default=0, repr=False)
+    tokens: dict[str, int] = attrs.field(factory=dict[str, int], repr=False)
+    tokens_free: dict[str, int] = attrs.field(factory=dict[str, int], repr=False)
 
     def in_words(self) -> dict[str, str]:
         """Return what there is to tell, by what it concerns: nodes, CPUs, workers, evaluations."""
         rare = {"lost": self.nodes_lost, "aside": self.nodes_aside}
         happened = {"retried": self.retried, "returned": self.returned, "copied": self.copied, "late": self.late}
         states = ("waiting", "running", "done", "failed", "cancelled")
+        special: dict[str, str] = {}
+        if self.gpus:
+            special["GPUs"] = f"{self.gpus}, {self.gpus_free:g} free"
+            special["memory"] = f"{as_written(self.memory)}, {as_written(self.memory_free)} free"
+        if self.tokens:
+            tokens = (f"{name}: {count}, {self.tokens_free[name]} free" for name, count in self.tokens.items())
+            special["tokens"] = "; ".join(tokens)
         return {
             "nodes": _counts({"up": self.nodes}, rare),
             "CPUs": f"{self.cpus}, {self.cpus_free} free",
+            **special,
             "workers": _counts({}, self.workers) or "none yet",
             "evaluations": _counts({state: getattr(self, state) for state in states}, happened),
         }
@@ -262,6 +161,25 @@ class Evaluator(Protocol):
         stream: tuple[int, ...] | None = None,
     ) -> asyncio.Future[Any]:
         """Send a call to a worker; cancelling the returned future ends the evaluation."""
+        ...
+
+    def stream(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Options,
+        pieces: Pieces,
+    ) -> asyncio.Future[Any]:
+        """Do the same for a call that sends pieces while it runs."""
+        ...
+
+    def time_left(self) -> float:
+        """Return for how many seconds evaluations can run; inf where no end is known."""
+        ...
+
+    def is_ending(self) -> bool:
+        """Tell whether the end is near."""
         ...
 
     def open_map(self, owner: MapOwner) -> BulkMap | None:
@@ -413,7 +331,7 @@ class Environment:
         in_force = " (in force in every cell)" if started() is self else " (closed)" if self in closers else ""
         known: dict[str, str] = self.evaluator.statistics().in_words()
         if self.options != Options():
-            changes = attrs.asdict(self.options, filter=lambda field, value: value != field.default)
+            changes = attrs.asdict(self.options, filter=lambda field, value: field.init and value != field.default)
             known |= {"options": ", ".join(f"{name}={value!r}" for name, value in changes.items())}
         known |= {"results": str(self.program.database), "logs": str(self.program.log_dir)}
         return displays.facts(f"{type(self).__name__}{in_force}", known)
@@ -507,6 +425,15 @@ class Making(Protocol):
         """Note a recorded value that it has read."""
         ...
 
+    @property
+    def of(self) -> tuple[ResultsDatabase, str, str] | None:
+        """The database where the result will be recorded, the map and the key; None where that is not known."""
+        ...
+
+    def on_recorded(self, then: Callable[[], object]) -> None:
+        """Have something done when it is recorded."""
+        ...
+
 
 _making: ContextVar[Making | None] = ContextVar("hyperflow_making", default=None)
 
@@ -561,6 +488,20 @@ def current(asked_by: str = "a flow") -> Environment:
     return environment
 
 
+def peek_guess() -> Guess | None:
+    """Return the guess that this is part of, if nobody wants that yet."""
+    environment = peek()
+    guess = None if environment is None else environment.options.guess
+    return None if guess is None or guess.is_wanted else guess
+
+
+@contextmanager
+def guessing(env: Environment, guess: Guess) -> Generator[None, None, None]:
+    """Have what begins in the scope be part of a guess."""
+    with entered(attrs.evolve(env, options=env.options.guessed(guess))):
+        yield
+
+
 def maps() -> tuple[set[Counted], str | None]:
     """Return where a map that runs here puts itself, to be seen in progress, and the name that is in force."""
     environment = peek() or started()
@@ -602,8 +543,32 @@ def in_another_loop(asked_by: str) -> NotInFlow:
     )
 
 
-inline_evaluation: ContextVar[Callable[[], tuple[int, ...]] | None] = ContextVar("inline_evaluation", default=None)
-"""If an evaluation of `open_inline_job` runs here: what gives it its random stream."""
+class Deadlines(Protocol):
+    """Knows how long what runs here can go on."""
+
+    def time_left(self) -> float:
+        """Return for how many seconds; inf where no end is known."""
+        ...
+
+    def is_ending(self) -> bool:
+        """Tell whether the end is near."""
+        ...
+
+
+class InlineEvaluation(Deadlines, Protocol):
+    """What an evaluation of `open_inline_job` can ask for."""
+
+    def draws(self) -> tuple[int, ...]:
+        """Return its random stream."""
+        ...
+
+    def checkpoint_dir(self) -> Path:
+        """Return where it keeps its state."""
+        ...
+
+
+inline_evaluation: ContextVar[InlineEvaluation | None] = ContextVar("inline_evaluation", default=None)
+"""The evaluation of `open_inline_job` that runs here."""
 
 
 map_item: ContextVar[list[int] | None] = ContextVar("map_item", default=None)
@@ -630,11 +595,12 @@ def changed(options: Options, job_options: JobOptions, changes: OptionChanges) -
     """Return both records with some fields replaced; raises ConfigurationError as `using` does."""
     values: dict[str, Any] = {**changes}
     for_jobs = {field.name: values.pop(field.name) for field in attrs.fields(JobOptions) if field.name in values}
-    ours = [field.name for field in attrs.fields(Options)]
+    ours = [field.name for field in attrs.fields(Options) if field.init]
     for name in values:
         if name not in ours:
             raise ConfigurationError(_no_such_option(name, [*ours, *attrs.fields_dict(JobOptions)]))
-    return attrs.evolve(options, **values), attrs.evolve(job_options, **for_jobs)
+    made = attrs.evolve(options, **values)
+    return made if options.guess is None else made.guessed(options.guess), attrs.evolve(job_options, **for_jobs)
 
 
 def _no_such_option(name: str, known: list[str]) -> str:
@@ -660,8 +626,8 @@ def using(**changes: Unpack[OptionChanges]) -> Generator[Environment, None, None
             tried again. `flow.retry(n)` is something else: it runs a whole flow again, with all its evaluations, in the
             job; it looks at classes of errors and can pause. Take `retries` for evaluations that fail by chance, and
             `.retry` for a sequence of steps that belong together. If both are there, they multiply.
-        time_limit: Seconds from its start on a worker. Then it is killed and raises TimeLimitExceeded, unless it has
-            `retries` left. None for no limit, the default.
+        time_limit: Seconds from its start on a worker, or "10m". Then it is killed and raises TimeLimitExceeded, unless
+            it has `retries` left. None for no limit, the default.
         exclusive: After its node was lost, run it again only when it must have ended there, which may take
             `silence_limit` (minutes). For functions with effects that must not overlap.
         seed: The program's seed, of which `seed_sequence` makes the random numbers of each evaluation; 0 by default, so
@@ -673,6 +639,18 @@ def using(**changes: Unpack[OptionChanges]) -> Generator[Environment, None, None
             the last 200 with this option, at least 10; and at least 0.25 s), a copy is started on a CPU that is idle,
             on another node if possible. The first result counts, and the other one is killed. None for no copies, the
             default; not together with `exclusive`.
+        gpus: How many GPUs it holds, all on its node: a whole number, or a fraction of one that it shares with others
+            (0.5); 0 by default, and then it sees none. CUDA_VISIBLE_DEVICES and its like name those that it has, and
+            so does worker_info().gpus.
+        memory: How much memory it may use, with the processes that it starts: "16G", or bytes. With more, it is killed
+            and raises MemoryLimitExceeded. None by default: it counts as a share of its node by its CPUs, and nothing
+            is enforced. "auto" learns it for each function.
+        resources: Tokens of the program that it holds while it runs, as {"licence": 1}; how many there are says
+            `resources=` of run_job_local and its like.
+        min_time: Start it only on a node that is there for so much longer: seconds, or "10m". "auto" learns it.
+        priority: Larger ones start sooner; 0 by default. An hour of waiting counts as much as one more.
+        nodes: On how many nodes it holds all this: all at the same time, or none; 1 by default. The function runs on
+            the first; worker_info().nodes has all.
         name: What the evaluations are called where they are shown together: in progress, the event log, `hyperflow
             show`, lists of failures and echoed lines. None for the name of their function, the default.
         post_mortem: When its function raises, its worker leaves a copy of its process with all variables, and goes on.

@@ -4,14 +4,17 @@
     ├── MisuseError (TypeError)        the call is wrong: the message shows the corrected one
     │   └── NotInFlow                  a Flow was awaited where there is no environment
     ├── ConfigurationError             an option or a place in the file system cannot be used
-    │   └── ImpossibleRequest          more CPUs than any node has; refused at once
+    │   └── ImpossibleRequest          more of something than any node has, or the program; refused at once
+    ├── NothingToReduce (ValueError)   tree_reduce was given no values
     ├── EnvironmentClosed              something was asked of an environment that had been closed
     ├── SerializationError             something could not be shipped; names it
     ├── RemoteError                    the user's exception, when it could not travel itself
     │   └── EvaluationExited           the function called sys.exit() or raised another non-Exception
     ├── WorkerDied                     the process that ran the evaluation ended without an answer
     │   ├── OutOfMemory                ... because the kernel killed it for lack of memory
+    │   │   └── MemoryLimitExceeded    ... because the evaluation had more than using(memory=...) allows
     │   └── TooManyNodesLost           ... with its node, and so with an earlier one
+    ├── StreamBroken                   a stream was cut off after some of its pieces had been read
     ├── TimeLimitExceeded              the evaluation ran longer than its time_limit and was killed
     ├── LauncherError                  a node launcher could not be started or spoke nonsense
     ├── NodeLost                       a node went away, and nothing is left to run the evaluation on
@@ -43,6 +46,8 @@ from __future__ import annotations
 import signal
 
 import attrs
+
+from hyperflow.saying import as_written, rounded_up
 
 
 def _place(service_id: str, node: str) -> str:
@@ -85,7 +90,11 @@ class ConfigurationError(HyperflowError):
 
 
 class ImpossibleRequest(ConfigurationError):
-    """An evaluation asks for more CPUs than any node has; it does not wait for them."""
+    """An evaluation asks for more CPUs, GPUs, memory, time, nodes or tokens than there are; it does not wait."""
+
+
+class NothingToReduce(HyperflowError, ValueError):
+    """`tree_reduce` was given no values, and has no result."""
 
 
 @attrs.define(slots=False, repr=False)
@@ -180,6 +189,34 @@ class OutOfMemory(WorkerDied):
 
 
 @attrs.define(slots=False, repr=False)
+class MemoryLimitExceeded(OutOfMemory, MemoryError):
+    """The evaluation, with the processes that it had started, had more memory than it may, and was killed.
+
+    Also where the kernel was first to kill it, because the memory of its node or job ran out.
+
+    Args:
+        peak: The most bytes that were seen; it may have needed more.
+        limit: What `using(memory=...)` allows.
+        before: What its worker had before it began, if that was more than the limit already.
+    """
+
+    peak: int = 0
+    limit: int = 0
+    before: int = 0
+
+    def _cause(self) -> str:
+        limit = f"its limit of {as_written(self.limit)}"
+        if self.before:
+            return (
+                f"was killed because a worker needs {as_written(self.before)} before it runs anything, which is more "
+                f'than {limit}; write using(memory="{rounded_up(2 * self.before)}") or more, or preload fewer modules;'
+            )
+        seen = f"it had {as_written(self.peak)}" if self.peak > self.limit else "the kernel did so, as memory ran out"
+        more = rounded_up(max(self.limit * 1.5, self.peak * 1.25))
+        return f'was killed because of {limit} of memory: {seen} (write using(memory="{more}") if it needs that)'
+
+
+@attrs.define(slots=False, repr=False)
 class TooManyNodesLost(WorkerDied):
     """Each node that ran the evaluation was lost meanwhile, as often as `using(crash_limit=...)` allows.
 
@@ -199,6 +236,28 @@ class TooManyNodesLost(WorkerDied):
             f"{self.evaluation} ran on {len(self.nodes)} nodes when they were lost, most likely because of it (memory, "
             f"a driver); it is not started again. using(crash_limit={len(self.nodes) + 1}) allows one loss more. Its "
             f"last worker was {self.service_id}; log: {self.log_file}\nlost nodes:{lost}"
+        )
+
+
+@attrs.define(slots=False, repr=False)
+class StreamBroken(HyperflowError):
+    """A stream was cut off after some of its pieces had been read, so it was not started again: they would come twice.
+
+    Attributes:
+        title: The evaluation, with its call.
+        by: The worker that has gone, or its node.
+        delivered: How many pieces had been read.
+    """
+
+    title: str
+    by: str
+    delivered: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.title}, a stream, was cut off with {self.by} after {self.delivered} of its pieces had been read; "
+            "it was not started again, as these would come twice. To go on from there, let the generator begin at a "
+            "given piece, and call it with that one"
         )
 
 
@@ -242,10 +301,13 @@ class AllocationEnding(HyperflowError):
 
     Recorded results stay. A job that catches this error has some seconds to save its state: `seconds`, when hyperflow
     came to know. A job that does not ends with it; `run_job_slurm(job, requeue=True)` then queues its Slurm job again.
+
+    A function on a worker raises it, without arguments, when it has saved its state because `ending()` says so: then
+    the evaluation gives back its place and waits, to be started again on another node, or to end with the allocation.
     """
 
-    why: str
-    seconds: float
+    why: str = "its function has given back its place"
+    seconds: float = 0.0
 
     def __str__(self) -> str:
         return (
@@ -262,16 +324,18 @@ class CommandFailed(HyperflowError):
         argv: The command, as a list of words.
         returncode: Its exit code, or minus the signal's number.
         stderr: Its error output, if that was captured; otherwise it is in `log_file`.
+        cause: Which rank of a parallel program has ended how, where that is known.
     """
 
     argv: list[str]
     returncode: int
     stderr: str = ""
     log_file: str = ""
+    cause: str = ""
 
     def __str__(self) -> str:
         how = f"was killed by {_signal(-self.returncode)}" if self.returncode < 0 else f"exited with {self.returncode}"
-        text = f"command {self.argv!r} {how}"
+        text = f"command {self.argv!r} {how}" + (f": {self.cause}" if self.cause else "")
         if self.stderr:
             text += "\n" + "\n".join("  | " + line for line in self.stderr.splitlines()[-20:])
         return text + (f"\nits output is in {self.log_file}" if self.log_file else "")

@@ -37,9 +37,10 @@ from weakref import WeakValueDictionary
 import attrs
 
 from hyperflow import environment
-from hyperflow.environment import Environment, JobOptions, OptionChanges, Options, changed
+from hyperflow.environment import Environment, changed
 from hyperflow.errors import ConfigurationError, EnvironmentClosed, HyperflowError, MisuseError
 from hyperflow.flow import ShowsItself, plain_function, show_call
+from hyperflow.options import JobOptions, OptionChanges, Options
 
 P = ParamSpec("P")
 T = TypeVar("T")

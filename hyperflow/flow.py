@@ -27,9 +27,10 @@ from collections.abc import Callable, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeAlias, TypeVar, Unpack, overload
 
 from hyperflow import environment, failures
-from hyperflow.environment import Activity, JobOptions, OptionChanges, Options, changed, peek
+from hyperflow.environment import Activity, changed, peek
 from hyperflow.errors import ConfigurationError, FlowNeverAwaited, MisuseError
 from hyperflow.nesting import is_deep, on_new_stack
+from hyperflow.options import JobOptions, OptionChanges, Options
 from hyperflow.saying import short_repr
 
 T_co = TypeVar("T_co", covariant=True)

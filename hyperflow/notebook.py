@@ -28,7 +28,7 @@ from hyperflow.errors import MisuseError
 from hyperflow.saying import short_repr
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from hyperflow.environment import Environment
     from hyperflow.program import ProgramInfo
@@ -164,6 +164,9 @@ async def start(opener: AbstractAsyncContextManager[E]) -> E:
 async def start_local(
     *,
     cpus: int | None = None,
+    gpus: Sequence[str] | None = None,
+    memory: int | str | None = None,
+    resources: Mapping[str, int] | None = None,
     program: ProgramInfo | None = None,
     preload: Sequence[str] = (),
     echo: bool = False,
@@ -173,4 +176,15 @@ async def start_local(
 
     Takes the arguments of open_local_job; see `start` for the rest.
     """
-    return await start(open_local_job(cpus=cpus, program=program, preload=preload, echo=echo, progress=progress))
+    return await start(
+        open_local_job(
+            cpus=cpus,
+            gpus=gpus,
+            memory=memory,
+            resources=resources,
+            program=program,
+            preload=preload,
+            echo=echo,
+            progress=progress,
+        )
+    )

@@ -53,7 +53,8 @@ def chosen(which: str, homes: Sequence[Path], base_dir: Path) -> Path:
     fitting = [home for home in fitting if home.name == which] or fitting
     if not fitting:
         there = f"no run in {base_dir.absolute()}, and no directory of one"
-        raise ConfigurationError(f"{which!r} is {there}; `hyperflow runs` shows what there is")
+        shown = "`hyperflow runs` shows what there is, and --base-dir names another place"
+        raise ConfigurationError(f"{which!r} is {there}; {shown}")
     if len(fitting) > 1:
         names = ", ".join(home.name for home in fitting[-5:])
         raise ConfigurationError(f"{len(fitting)} runs begin with {which!r}, {names} among them: say more of the id")

@@ -1,4 +1,4 @@
-"""Texts of other people's objects, for messages: short. They work even if the objects' own methods fail.
+"""Texts of other people's objects, and of sizes, for messages: short. They work even if the objects' own methods fail.
 
 A `__repr__` or `__str__` of the user's may raise anything, SystemExit included, or return a book. The error that is
 being reported must not get lost because of that.
@@ -7,6 +7,7 @@ being reported must not get lost because of that.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import sys
 import types
@@ -115,3 +116,22 @@ def warn(text: str, kind: type[Warning] = RuntimeWarning) -> None:
     registry = place.f_globals.setdefault("__warningregistry__", {})
     module = place.f_globals.get("__name__", "__main__")
     warnings.warn_explicit(text, kind, place.f_code.co_filename, place.f_lineno, module, registry)
+
+
+def as_written(size: float) -> str:
+    """Return a size in the units that options have (sizes.py): 1.5G."""
+    for unit in ("", "K", "M", "G"):
+        if size < 1024:
+            return f"{size:.3g}{unit}" if size < 999.5 else f"{size:.0f}{unit}"
+        size /= 1024
+    return f"{size:.3g}T"
+
+
+def rounded_up(size: float) -> str:
+    """Return a size that is a little larger, as people would write it: 24G, 1600M."""
+    for unit, bytes_of in (("G", 1024**3), ("M", 1024**2)):
+        if size >= 4 * bytes_of:
+            digits = max(len(str(int(size / bytes_of))) - 2, 0)
+            step = 10**digits * bytes_of
+            return f"{math.ceil(size / step) * step // bytes_of}{unit}"
+    return "4M"

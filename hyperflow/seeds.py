@@ -47,7 +47,7 @@ def seed_sequence() -> SeedSequence:
     elif client is not None:
         words = client.stream()
     elif inline is not None:
-        words = inline()
+        words = inline.draws()
     else:
         env = environment.current("seed_sequence()")
         words = env.evaluator.streams.next_of_job(env.options.seed)

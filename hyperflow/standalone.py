@@ -12,11 +12,14 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Unpack
 
+import attrs
+
 from hyperflow._job import open_here, run_in_new_loop
 from hyperflow.aio import before_exit
-from hyperflow.environment import OptionChanges
 from hyperflow.errors import MisuseError
 from hyperflow.executor import Dispatcher, EnvironmentExecutor, check_max_workers
+from hyperflow.offers import Machine, Offers
+from hyperflow.options import OptionChanges
 from hyperflow.worker.worker import worker_info
 
 
@@ -31,6 +34,8 @@ class Executor(EnvironmentExecutor):
             an evaluation are the CPUs of that. Workers are pinned only if all these CPUs are used.
         initializer: Called with `initargs` once in each worker, before its first call; what it sets there stays.
         initargs: Its arguments.
+        machine: What this machine offers where that cannot be found out: {"gpus": ["0", "1"], "memory": "8G",
+            "resources": {"licence": 4}}, as the arguments of open_local_job.
         options: Those of `hyperflow.using`, for all calls: cpus=2, retries=1, ...
 
     Functions need not be importable. A call whose worker dies raises WorkerDied; all others go on. Workers start in the
@@ -46,14 +51,16 @@ class Executor(EnvironmentExecutor):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        machine: Machine | None = None,
         **options: Unpack[OptionChanges],
     ) -> None:
         check_max_workers(max_workers)
+        offers = Offers(**(machine or {}))
         dispatcher = Dispatcher(max_workers)
         super().__init__(dispatcher, options, initializer, initargs)
         if max_workers is None and (cpus := _own_cpus()) is not None:
             dispatcher.most = max(1, cpus // options.get("cpus", 1))
-        self._host = _Host(dispatcher, options)
+        self._host = _Host(dispatcher, options, offers)
         dispatcher.begin = self._host.begin
         weakref.finalize(self, dispatcher.close).atexit = False
 
@@ -80,8 +87,9 @@ def _own_cpus() -> int | None:
 class _Host:
     """A thread with an event loop and an environment. It knows nothing of the executor, which may go before it."""
 
-    def __init__(self, dispatcher: Dispatcher, options: OptionChanges) -> None:
+    def __init__(self, dispatcher: Dispatcher, options: OptionChanges, offers: Offers) -> None:
         self.dispatcher = dispatcher
+        self._offers = offers
         self._options = options
         self._lock = threading.Lock()
         self.thread: threading.Thread | None = None
@@ -120,7 +128,7 @@ class _Host:
         dispatcher, finished = self.dispatcher, asyncio.Event()
         dispatcher.on_finished = finished.set
         cpus = dispatcher.most and dispatcher.most * self._options.get("cpus", 1)
-        async with open_here(cpus=cpus, shared=True) as env:
+        async with open_here(attrs.evolve(self._offers, cpus=cpus), shared=True) as env:
             dispatcher.open(env.using(**self._options))
             await finished.wait()
 

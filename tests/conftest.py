@@ -26,7 +26,7 @@ hypothesis.settings.register_profile("quick", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("mutants", deadline=None, phases=[Phase.explicit, Phase.generate])
 hypothesis.settings.load_profile("hyperflow")
 
-pytest_plugins = ["tests.cluster.fixture", "tests.postgres"]
+pytest_plugins = ["tests.cluster.fixture", "tests.mpi", "tests.postgres"]
 
 FAILED = pytest.StashKey[bool]()
 TERMINAL = pytest.StashKey[int]()

@@ -23,10 +23,19 @@ TOP = Path(__file__).resolve().parent.parent
 
 # State machines: events in, effects out. The clock and the outside world come to them as arguments.
 PURE = {
-    "hyperflow.scheduling.pool",
+    "hyperflow.scheduling.ahead",
+    "hyperflow.scheduling.choice",
+    "hyperflow.scheduling.crew",
+    "hyperflow.scheduling.ledger",
+    "hyperflow.scheduling.order",
+    "hyperflow.scheduling.placement",
+    "hyperflow.scheduling.refusals",
+    "hyperflow.scheduling.reservations",
     "hyperflow.scheduling.scheduler",
+    "hyperflow.scheduling.speculation",
     "hyperflow.scheduling.state",
     "hyperflow.scheduling.stragglers",
+    "hyperflow.scheduling.tokens",
     "hyperflow.scheduling.trust",
     "hyperflow.viewing.flows",
     "hyperflow.viewing.replay",

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("page", ["executors.md", "results.md"])
+@pytest.mark.parametrize("page", ["executors.md", "resources.md", "results.md"])
 def test_files_and_commands(page: str, tmp_path: Path) -> None:
     """Each file is written, each command is typed, in a directory that was empty."""
     for name in ("joblib", "scipy", "pandas"):
@@ -25,14 +25,14 @@ def test_files_and_commands(page: str, tmp_path: Path) -> None:
     for block in guides.blocks(page):
         if block.kind == "file":
             guides.write(block, tmp_path)
-        else:
+        elif block.kind == "command":
             done = subprocess.run(
                 block.text, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
             )
             assert done.returncode == 0, done.stderr
             assert guides.matches(done.stdout, block.about), (block.text, done.stdout)
             typed += 1
-    assert typed > 2
+    assert typed > 1
 
 
 @pytest.mark.process

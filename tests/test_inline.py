@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
+from hyperflow.checkpoints import time_left
 from hyperflow.concurrent import concurrently, map_concurrently, race
 from hyperflow.database import KeyValMap, memoize, new_work_dir
 from hyperflow.environment import peek, using
@@ -17,13 +18,17 @@ from hyperflow.errors import (
     EvaluationExited,
     HyperflowError,
     ImpossibleRequest,
+    MisuseError,
     NotInFlow,
     SerializationError,
     TimeLimitExceeded,
 )
 from hyperflow.flow import Flow, Job
+from hyperflow.options import OptionChanges
+from hyperflow.ranks import remote_command
 from hyperflow.remote import remote_eval, remote_map
 from hyperflow.testing import open_inline_job
+from hyperflow.worker.worker import worker_info
 
 running: dict[str, asyncio.Event] = {}
 """Who runs, and what ends them: functions of this module travel by name, so they see this very dictionary."""
@@ -192,6 +197,33 @@ async def test_options() -> None:
         assert env.statistics().cpus_free == 2
 
 
+async def test_gpus_memory_and_tokens() -> None:
+    """They are counted as on real nodes: who finds none waits, and who could never have them is refused."""
+    async with open_inline_job(cpus=4, gpus=["0"], memory="4G", resources={"licence": 2}, ship=False) as env:
+        inside: list[tuple[float, float]] = []
+
+        async def look() -> None:
+            stands = env.statistics()
+            inside.append((stands.gpus_free, stands.tokens_free["licence"]))
+            await asyncio.sleep(0)
+
+        with using(gpus=0.5, resources={"licence": 1}):
+            await concurrently(*(remote_eval(look) for _ in range(4)))
+
+        assert len(inside) == 4
+        assert min(inside) >= (0.0, 0)
+        assert (env.statistics().gpus_free, env.statistics().tokens_free) == (1, {"licence": 2})
+        many: list[OptionChanges] = [
+            {"gpus": 2},
+            {"memory": "5G"},
+            {"resources": {"licence": 3}},
+            {"resources": {"other": 1}},
+        ]
+        for wrong in many:
+            with pytest.raises(ImpossibleRequest):
+                await remote_eval(abs, 1).using(**wrong)
+
+
 async def test_options_about_nodes_have_no_effect_here() -> None:
     """There are no nodes to lose, and no CPU that idles: what is asked for is accepted."""
     async with open_inline_job(cpus=2) as env:
@@ -236,3 +268,83 @@ async def test_nonsense_is_refused(cpus: Any) -> None:
     with pytest.raises(ConfigurationError, match="cpus="):
         async with open_inline_job(cpus=cpus):
             pass
+
+
+async def test_what_there_is_is_counted() -> None:
+    """GPUs, memory and tokens are waited for, larger priorities first; more than there is is refused."""
+    begun: list[str] = []
+
+    async def note(name: str) -> str:
+        begun.append(name)
+        await asyncio.sleep(0)
+        return name
+
+    async with open_inline_job(cpus=4, gpus=["0"], memory="8G", resources={"licence": 1}, ship=False) as env:
+
+        async def one(name: str, **asked: Any) -> str:
+            return await remote_eval(note, name).using(**asked)
+
+        licensed = [one("a", resources={"licence": 1}), one("b", resources={"licence": 1})]
+        large = [one("c", memory="8G"), one("d", gpus=1, priority=1), one("e", gpus=0.5, priority=2)]
+        assert await asyncio.gather(*licensed, *large) == ["a", "b", "c", "d", "e"]
+        assert begun.index("e") < begun.index("d") < begun.index("c")
+        for refused in ({"gpus": 2}, {"memory": "9G"}, {"resources": {"licence": 2}}, {"nodes": 2}, {"cpus": 5}):
+            with pytest.raises(ImpossibleRequest, match=f"using.{next(iter(refused))}="):
+                await one("f", **refused)
+        waits = asyncio.ensure_future(one("g", gpus=1))
+        await asyncio.sleep(0)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        await asyncio.sleep(0)
+        assert env.statistics().cpus_free == 4
+
+
+async def test_worker_info() -> None:
+    """A function sees what it has, and which try it is; the job itself is no worker."""
+
+    def info() -> Any:
+        here = worker_info()
+        if here.attempt == 1:
+            raise ValueError(here)
+        return here
+
+    async with open_inline_job(cpus=2, gpus=["0"], memory="1G"):
+        here = await remote_eval(info).using(cpus=2, gpus=0.5, memory="1M", retries=1)
+        with pytest.raises(MisuseError):
+            _ = worker_info()
+    assert (here.service_id, here.cpus, here.gpus) == ("inline", (0, 1), ("0",))
+    assert (here.memory, here.attempt, here.pinned, here.log_file) == (1 << 20, 2, False, "")
+
+
+async def test_durations_as_people_write_them() -> None:
+    """A time limit is a number of seconds, or a text as in `min_time`."""
+
+    async def left() -> float:
+        return time_left()
+
+    async with open_inline_job():
+        assert 80 < await remote_eval(left).using(time_limit="1m30s") <= 90
+        for wrong in ("soon", "", 0, -1):
+            with pytest.raises(ConfigurationError, match=r'time_limit=.*"10m"'):
+                await remote_eval(left).using(time_limit=wrong)
+
+
+async def test_a_generator_as_a_result() -> None:
+    """The error leads to remote_stream."""
+
+    def numbers() -> Any:
+        yield 1
+
+    async with open_inline_job():
+        with pytest.raises(SerializationError, match=r"async for x in hyperflow\.remote_stream"):
+            await remote_eval(numbers)
+
+
+@pytest.mark.process
+async def test_a_command_has_its_programs_name() -> None:
+    """Unless it was given another one."""
+    async with open_inline_job() as env:
+        await remote_command(["/bin/echo", "1"], capture=True)
+        await remote_command(["echo", "1"], capture=True).using(name="two")
+        assert set(env.statistics().functions) == {"echo", "two"}

@@ -14,9 +14,9 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.config import Settings
-from hyperflow.environment import Options
 from hyperflow.head.engine import open_engine
 from hyperflow.head.fleet import NodePlan
+from hyperflow.options import Options
 from hyperflow.testing import open_inline_job
 from hyperflow.transports.process import Local
 from tests.helpers import alive, wait_until
@@ -365,3 +365,109 @@ async def test_inline(tmp_path: Path) -> None:
                 await hf.remote_eval(once_more, "b")
         await hf.remote_eval(once_more, "b")
         assert not env.evaluator.locks.requests
+
+
+# ---- semaphores -----------------------------------------------------------------------------------------------------
+
+TWO = hf.Semaphore("two", 2)
+
+
+class Crowd:
+    """Counts how many are inside at a time."""
+
+    def __init__(self) -> None:
+        self.inside = self.most = 0
+
+    async def pass_through(self, scope: hf.Semaphore) -> None:
+        """Enter, let others run, and leave."""
+        async with scope:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            self.inside -= 1
+
+
+async def test_semaphore_in_flows() -> None:
+    """As many flows as it has places are inside at a time, whether they share the object or only the name."""
+    async with open_inline_job() as env:
+        crowd = Crowd()
+        shared = hf.Semaphore("crowd", 3)
+        ways = [shared if at % 2 else hf.Semaphore("crowd", 3) for at in range(20)]
+        await asyncio.gather(*map(crowd.pass_through, ways))
+        assert (crowd.inside, crowd.most) == (0, 3)
+        assert not env.evaluator.locks.requests
+
+
+async def test_semaphore_among_keys() -> None:
+    """with_locks takes a place of it and other keys, all or none; a lock of the same name is another thing."""
+    async with open_inline_job(), held("two"), hf.Semaphore("one", 1), TWO:
+        async with hf.with_locks([TWO, "other"]) as scope:
+            assert "Semaphore('two', 2)" in repr(scope)
+        with pytest.raises(hf.Deadlock, match="Semaphore"):
+            await hf.with_locks([hf.Semaphore("one", 1), "other"]).__aenter__()
+        async with hf.with_lock("other"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("name", "n"), [("a", 0), ("a", -1), ("a", 1.5), ("a", True), ("a", "4"), ("", 1), (" ", 1), ("a\nb", 1), (7, 1)]
+)
+def test_semaphore_refuses(name: object, n: object) -> None:
+    """A number below 1 or of another kind, a name that is none; the error shows the call."""
+    with pytest.raises(hf.ConfigurationError, match=r"^Semaphore\("):
+        hf.Semaphore(name, n)  # type: ignore[arg-type]
+
+
+def enter(n: int) -> str:
+    """Take a place on a worker."""
+    with hf.Semaphore("two", n):
+        return "inside"
+
+
+async def test_two_counts_are_refused() -> None:
+    """In one with_locks, in flows, and on a worker: an error that says both."""
+    with pytest.raises(hf.ConfigurationError, match="one name has one count"):
+        hf.with_locks([TWO, hf.Semaphore("two", 3)])
+    async with local(cpus=1) as env:
+        async with TWO:
+            with pytest.raises(hf.ConfigurationError, match=r'Semaphore\("two", 3\): Semaphore\("two", 2\)'):
+                await hf.Semaphore("two", 3).__aenter__()
+            with pytest.raises(hf.ConfigurationError, match=r'Semaphore\("two", 3\): Semaphore\("two", 2\)'):
+                await hf.remote_eval(enter, 3)
+            assert await hf.remote_eval(enter, 2) == "inside"
+        assert await hf.remote_eval(enter, 3) == "inside"
+        assert not env.evaluator.locks.requests
+
+
+def hold_a_place(pipe: str) -> None:
+    """Hold a place until told to go."""
+    with TWO:
+        wait_at(pipe)
+
+
+async def test_places_of_the_dead_are_free(tmp_path: Path) -> None:
+    """A worker that is killed, and one that is cancelled, hold their places no more; a captured semaphore travels."""
+    gate = Gate(tmp_path)
+    async with local(cpus=2) as env:
+        killed, cancelled = (asyncio.ensure_future(hf.remote_eval(hold_a_place, gate.path).start()) for _ in range(2))
+        await gate.wait_inside(2)
+        pid = next(int(path.suffix[1:]) for path in tmp_path.glob("gate.*"))
+        os.kill(pid, signal.SIGKILL)
+        done, _ = await asyncio.wait([killed, cancelled], return_when=asyncio.FIRST_COMPLETED)
+        assert isinstance(done.pop().exception(), hf.WorkerDied)
+        async with TWO:
+            killed.cancel()
+            cancelled.cancel()
+            async with asyncio.timeout(20), TWO:
+                pass
+        assert not env.evaluator.locks.requests
+
+
+async def test_semaphore_inline() -> None:
+    """The inline environment has it, too."""
+    async with open_inline_job(cpus=2):
+        assert await hf.remote_eval(enter, 2) == "inside"
+        async with hf.Semaphore("two", 1):
+            with pytest.raises(hf.ConfigurationError, match="is in use"):
+                await hf.remote_eval(enter, 2)

@@ -119,7 +119,7 @@ class Head:
 
 def answers(body: memoryview) -> list[Any]:
     """Return what results say, without what takes as long as it takes."""
-    measured: dict[TaskNumber, tuple[float, int]] = {}
+    measured: dict[TaskNumber, frames.Measured] = {}
     results = frames.results(body, measured)
     return [(task, task in measured, outcome, bytes(it), out) for task, outcome, _, it, out in results]
 
@@ -136,7 +136,7 @@ def told(heard: list[Heard]) -> dict[int, list[Any]]:
                 found[member] += answers(records)
         elif kind == Kind.ENDED:
             said.append({**json.loads(bytes(body)), "tail": "", "peak_memory": 0})
-        else:
+        elif kind != Kind.USED:  # CPU time, which the other one does not take
             said.append((kind, bytes(body)))
     return found
 

@@ -34,7 +34,7 @@ NODES_AT_A_TIME = 32
 
 ORDER = (
     *("configuration", "Slurm", "allocation", "run directory", "SQLite"),
-    *("nodes", "ssh", "srun", "shared directory", "Python", "CPUs"),
+    *("nodes", "ssh", "srun", "shared directory", "Python", "CPUs", "GPUs", "memory"),
 )
 """The order of checks in the report; within one, the nodes keep their order."""
 
@@ -70,7 +70,7 @@ async def examine(variables: Mapping[str, str], nodes: Sequence[str], run_dir: P
                 directory=directory.found,
                 scratch=Path(scratch),
                 seconds=seconds,
-                granted={node.name: node.cpus for node in granted.nodes} if granted else None,
+                granted={node.name: node for node in granted.nodes} if granted else None,
             )
             made = [configuration, slurm.result(), allotted, directory]
             nodes = list(dict.fromkeys(nodes)) or list(site.granted or ())

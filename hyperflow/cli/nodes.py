@@ -52,11 +52,13 @@ def nodes_(run: Which = None, *, base_dir: BaseDir = BASE_DIR, as_json: Json = F
     table = plain_table()
     for heading in (*(["job"] if several else []), "node", "state"):
         table.add_column(heading)
-    for heading in ("CPUs", "done", "failed"):
+    with_gpus = any(state.gpus for _, state in found)
+    for heading in ("CPUs", *(["GPUs"] if with_gpus else []), "done", "failed"):
         table.add_column(heading, justify="right")
     table.add_column("why")
     for one, state in found:
-        cells = [state.node, state.state, state.cpus, state.done, state.failed, state.cause]
+        gpus = [state.gpus] if with_gpus else []
+        cells = [state.node, state.state, state.cpus, *gpus, state.done, state.failed, state.cause]
         table.add_row(*(Text(str(cell)) for cell in ([one.job, *cells] if several else cells)))
     print_table(table, sys.stdout)
     return 0

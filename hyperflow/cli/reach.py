@@ -13,7 +13,7 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -25,11 +25,18 @@ from hyperflow.cli.probe import Probe, Refused, open_probe
 from hyperflow.config import Settings
 from hyperflow.database import place
 from hyperflow.errors import HyperflowError, LauncherError
+from hyperflow.head import capacity
+from hyperflow.head.capacity import Supply
 from hyperflow.head.link import Link
+from hyperflow.slurm.allocation import Node
 from hyperflow.transports.process import Local, Transport
 from hyperflow.transports.srun import Srun
 from hyperflow.transports.ssh import Ssh, known_hosts_files
 from hyperflow.transports.ssh_advice import KnownKeys, files_that_know
+from hyperflow.wire.messages import Greeting
+
+OFFERED = ("CPUs", "GPUs", "memory")
+"""What a launcher finds out about its node."""
 
 ECHOES = 5
 """How many echoes to time; the median counts."""
@@ -59,7 +66,7 @@ class Site:
     directory: Path | None
     scratch: Path
     seconds: float
-    granted: dict[str, int] | None
+    granted: Mapping[str, Node] | None
 
 
 async def check_this_machine(node: str, site: Site) -> list[Check]:
@@ -77,7 +84,7 @@ async def check_node(node: str, site: Site) -> list[Check]:
         checks = [ssh, srun, await _check_sharing(node, site, ssh.found or srun.found)]
     how = verdicts.chosen_transport(site.settings.transport, ssh, srun)
     if how is None:
-        return [*checks, *(skipped(name, "the node cannot be reached", node=node) for name in ("Python", "CPUs"))]
+        return [*checks, *(skipped(name, "the node cannot be reached", node=node) for name in ("Python", *OFFERED))]
     transport = Ssh(node, site.settings) if how == "ssh" else Srun(node, site.settings.prologue)
     return checks + await _check_launcher(transport, how, site)
 
@@ -222,9 +229,15 @@ async def _check_launcher(transport: Transport, how: str, site: Site) -> list[Ch
     late = "The launcher could not be ended; see `ps -u $USER` there"
     launcher = await bounded(limit + CLOSING_SECONDS, "Python", node, check(), late)
     if launcher.status is not Status.OK:
-        return [launcher, skipped("CPUs", "no launcher could be started", node=node)]
-    said = launcher.data["greeting"]
-    return [launcher, verdicts.cpus(node, (site.granted or {}).get(node), said["affinity"], said["quota"])]
+        return [launcher, *(skipped(name, "no launcher could be started", node=node) for name in OFFERED)]
+    greeting, granted = Greeting(**launcher.data["greeting"]), (site.granted or {}).get(node)
+    cpus = verdicts.cpus(node, granted.cpus if granted is not None else None, greeting.affinity, greeting.quota)
+    found, remark = greeting.findings(), ""
+    if granted is None and how == "local" and capacity.needs_smi(capacity.NOTHING, found):
+        found, remark = await in_thread(lambda: capacity.asked_smi(found))
+    grant = Supply(granted.gpus, granted.memory) if granted is not None else None
+    choice = capacity.choose(capacity.NOTHING, grant, found, greeting.affinity)
+    return [launcher, cpus, verdicts.gpus(node, choice, remark), verdicts.memory(node, choice)]
 
 
 async def known_keys(node: str, settings: Settings) -> KnownKeys:

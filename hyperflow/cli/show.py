@@ -48,6 +48,12 @@ SHOWN_FAILURES = 5
 
 SHOWN_FUNCTIONS = 100
 
+COUNTS = (
+    *("done", "failed", "cancelled", "retried", "running", "waiting"),
+    *("measured", "cpu", "short", "read", "written"),
+)
+"""Of a function, what is summed over the jobs of a run."""
+
 LONGEST = 300
 """Characters that are shown of a call, an error, a command."""
 
@@ -294,12 +300,13 @@ def _join(total: Summary, one: Summary) -> None:
     total.left_out += one.left_out
     total.dropped += one.dropped
     total.last = max(total.last, one.last)
+    total.learned |= one.learned
     for name, function in one.functions.items():
         known = total.functions.setdefault(name, Function(name))
         known.cpus = function.cpus
         known.seconds.extend(function.seconds)
         known.memory = max(known.memory, function.memory)
-        for count in ("done", "failed", "cancelled", "retried", "running", "waiting", "measured", "cpu"):
+        for count in COUNTS:
             setattr(known, count, getattr(known, count) + getattr(function, count))
 
 
@@ -381,13 +388,18 @@ def _print_functions(summary: Summary) -> None:
     ordered = sorted(summary.functions.values(), key=lambda one: -one.total * one.cpus)
     table = plain_table()
     table.add_column("function or name")
-    for heading in ("done", "failed", "retried", "median", f"{TAIL:.0%}", "total", "CPUs", "CPU use", "memory"):
+    moved = any(one.read or one.written for one in ordered)
+    headings = ("done", "failed", "retried", "median", f"{TAIL:.0%}", "total", "CPUs", "CPU use", "memory")
+    for heading in (*headings, *(("read", "written") if moved else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in ordered[:SHOWN_FUNCTIONS]:
         times = ["", "", ""]  # of none that has a result
         if one.seconds:
             times = [_seconds(one.quantile(0.5)), _seconds(one.quantile(TAIL)), _seconds(one.total)]
-        use = [_seconds(one.cpu), in_bytes(one.memory)] if one.measured else ["", ""]
+        use = [_seconds(one.cpu + one.short) if one.cpu + one.short else ""]
+        use.append(in_bytes(one.memory) if one.measured else "")
+        if moved:
+            use += (in_bytes(one.read), in_bytes(one.written)) if one.measured else ("", "")
         counts = [str(one.done), str(one.failed), str(one.retried)]
         table.add_row(*map(Text, [_short(one.name), *counts, *times, str(one.cpus), *use]))
     print_table(table, sys.stdout)
@@ -406,7 +418,7 @@ def _seconds(seconds: float) -> str:
 
 def _evaluated(summary: Summary, nodes: list[NodeState]) -> dict[str, Any]:
     """Return what --json has of what a run has evaluated."""
-    counts = ("cpus", "done", "failed", "cancelled", "retried", "running", "waiting", "measured", "cpu", "memory")
+    counts = ("cpus", *COUNTS, "memory")
     functions = [
         {
             "function": one.name,

@@ -32,7 +32,7 @@ from hyperflow.database import shrink
 from hyperflow.database.ownership import Owner, Ownership
 from hyperflow.database.readers import reader
 from hyperflow.database.results import Results
-from hyperflow.database.workdir import WORK_DIRS
+from hyperflow.database.workdir import CHECKPOINT_DIRS, CHECKPOINTS, WORK_DIRS
 from hyperflow.errors import ConfigurationError, DatabaseError, HyperflowError
 from hyperflow.master import rundir
 from hyperflow.master.lifecycle import AT_REST
@@ -51,7 +51,7 @@ WORK_DIR = re.compile(r"(.*-)?[0-9a-f]{20}")
 
 @attrs.frozen
 class Finding:
-    """Something that takes space: "run", "results" (of an old version), "work directory", or "leftover".
+    """Something that takes space: "run", "results" (of an old version), "work directory", "checkpoint", or "leftover".
 
     `kept` says why it has to stay; "" if it can go. `size` is in bytes, of `results` the characters of their values;
     `time` is when it was last written. `map_name` is that of the results.
@@ -218,15 +218,18 @@ def _needed(
 
 def _has_work_dirs(home: Path) -> bool:
     with suppress(OSError):
-        return any((home / "data").iterdir())
+        return any(path.name != CHECKPOINT_DIRS or any(path.iterdir()) for path in (home / "data").iterdir())
     return False
 
 
 def _work_dirs(database: Path | str) -> list[Path]:
     found = reader(database)
-    if WORK_DIRS not in found.maps():
-        return []
-    return [Path(str(value)) for value in Results(found).map(WORK_DIRS).values()]
+    maps, results = found.maps(), Results(found)
+    named = results.map(WORK_DIRS).values() if WORK_DIRS in maps else ()
+    paths = [Path(str(value)) for value in named]
+    saved = results.map(CHECKPOINTS).values() if CHECKPOINTS in maps else ()
+    paths += [path for path in map(Path, map(str, saved)) if path.is_dir()]  # most are gone, with their evaluations
+    return paths
 
 
 def _with_needs(found: list[Finding], needed: dict[Path, set[Path]]) -> list[Finding]:
@@ -261,6 +264,10 @@ def _inside(
             there = used(path)
             yield Finding("leftover", path, there.size, there.time, "a draft", _young(there.time, before))
     yield from _work_dirs_of_nobody(home, before, databases, unknown)
+    for path in _names(home / "data" / CHECKPOINT_DIRS):
+        there = used(path)
+        about = "its lock" if path.suffix == ".lock" else "what an evaluation has saved that did not succeed"
+        yield Finding("checkpoint", path, there.size, there.time, about, _young(there.time, before))
     if (own := home / "results.sqlite").is_file() and not own.is_symlink():
         yield from _old_versions(own, before)
 

@@ -5,7 +5,9 @@ Only what was measured counts, and only what stands out is said.
 
 from __future__ import annotations
 
+import math
 import shlex
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -18,7 +20,7 @@ from hyperflow.events.summary import Function, Summary
 from hyperflow.master.rundir import JobDirectory
 from hyperflow.records import record
 from hyperflow.records.record import State
-from hyperflow.saying import age, printable
+from hyperflow.saying import age, as_written, printable, rounded_up
 from hyperflow.slurm.script import SbatchOptions
 
 LEAST_HELD = 60.0
@@ -43,9 +45,14 @@ SPARE_TIME = 600.0
 """Seconds of a time limit; less to spare is no reason to ask for less."""
 
 
+SPARE = 1.25
+"""What to ask for, of the time that the run took, and of the most memory that was seen."""
+
+
 def suggestions(run: Run, summary: Summary) -> list[str]:
     """Return what to do otherwise next time, in sentences; none if nothing stands out."""
-    return [*_size(run), *_time(run), *(said for one in summary.functions.values() for said in _function(one))]
+    functions = (said for one in summary.functions.values() for said in _function(one))
+    return [*_size(run), *_time(run), *functions, *_learned(run, summary)]
 
 
 def _size(run: Run) -> Iterator[str]:
@@ -74,6 +81,33 @@ def _time(run: Run) -> Iterator[str]:
         )
 
 
+def _learned(run: Run, summary: Summary) -> Iterator[str]:
+    """Tell what `using(memory="auto")` has learned, and what to ask Slurm for, so that as many fit on a node."""
+    figures, most = run.figures(), 0.0
+    cpus = -(-figures.cpus // figures.nodes) if figures.nodes else 0
+    for one in summary.learned.values():
+        if not one.memory:
+            continue
+        exceeded = f", {_times(one.exceeded)} one needed more than it had been given" if one.exceeded else ""
+        used = f", and {one.used / one.given:.0%} of what was given was used" if one.given else ""
+        yield (
+            f'{printable(one.name)} gets {as_written(one.memory)} by memory="auto" and {one.min_time:g} s by '
+            f'min_time="auto" (learned from {one.known} evaluations{exceeded}{used}); to have it fixed: '
+            f'using(memory="{rounded_up(one.memory)}")'
+        )
+        most = max(most, one.memory * max(cpus // one.cpus, 1))
+    if most:  # functions that are not under "auto" want their place, too
+        for other in summary.functions.values():
+            most = max(most, SPARE * other.memory * max(cpus // other.cpus, 1))
+    seconds = run.seconds(time.time())
+    if most and cpus and seconds:
+        minutes = math.ceil(seconds * SPARE / 60)
+        yield (
+            f"for the same again, ask Slurm for SbatchOptions(nodes={figures.nodes}, ntasks_per_node={cpus}, "
+            f'mem="{rounded_up(most)}", time="{minutes // 60}:{minutes % 60:02}:00")'
+        )
+
+
 def _function(one: Function) -> Iterator[str]:
     name = printable(one.name)
     median = one.quantile(0.5)
@@ -97,6 +131,10 @@ def _function(one: Function) -> Iterator[str]:
             f"{name} asks for {one.cpus} CPU{'s' * (one.cpus > 1)} and uses {busy:.1f}: using(cpus={round(busy)}), "
             "or fewer threads of its libraries"
         )
+
+
+def _times(count: int) -> str:
+    return f"{count} times" if count > 1 else "once"
 
 
 def _cpus(count: int) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import attrs
 
 from hyperflow.cli.check import Check, Status, failed, ok, warning
+from hyperflow.head.capacity import Choice
+from hyperflow.saying import as_written
 from hyperflow.transports import ssh_advice
 from hyperflow.transports.ssh_advice import CONFIGURATION, KnownKeys
 
@@ -127,6 +129,28 @@ def cpus(node: str, granted: int | None, affinity: Sequence[int], quota: float |
         )
         return warning(name, f"Slurm grants {count(granted)}, but a process may use {seen}{limit}", fix, node, **data)
     return ok(name, f"{count(granted)}, as Slurm promises{limit}; workers will be pinned", node, **data)
+
+
+def gpus(node: str, choice: Choice, remark: str = "") -> Check:
+    """Report on the GPUs that evaluations would get on a node, and who says so."""
+    ids, domains = choice.capacity.gpus, choice.capacity.domains
+    data = {"gpus": list(ids), "gpus_from": choice.gpus_from, "domains": [[sorted(a), sorted(b)] for a, b in domains]}
+    if remark := " ".join(filter(None, (choice.remark, remark))):
+        fix = 'gpus=["0", ...] of run_job_local and its like says which to use, whatever is found'
+        return warning("GPUs", f"{len(ids)} ({', '.join(ids)}): {remark}", fix, node, **data)
+    if not ids:
+        return ok("GPUs", "none found", node, **data)
+    near = "; with CPUs close to them" if any(gpus and cpus for cpus, gpus in domains) else ""
+    return ok("GPUs", f"{len(ids)} ({', '.join(ids)}), as {choice.gpus_from} says{near}", node, **data)
+
+
+def memory(node: str, choice: Choice) -> Check:
+    """Report on the memory that evaluations share on a node, and who says so."""
+    size, source = choice.capacity.memory, choice.memory_from
+    if not size:
+        fix = 'Where nobody knows how much there is, none is counted; run_job_local(..., memory="8G") says it'
+        return warning("memory", "nobody says how much there is", fix, node, bytes=0, memory_from="")
+    return ok("memory", f"{as_written(size)} ({source})", node, bytes=size, memory_from=source)
 
 
 def count(cpus: int) -> str:

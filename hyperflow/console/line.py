@@ -29,6 +29,7 @@ from hyperflow.errors import ConfigurationError, HyperflowError, MisuseError
 from hyperflow.flow import Cluster, Flow
 from hyperflow.master.lifecycle import WITH_SLURM, State
 from hyperflow.master.rundir import find
+from hyperflow.offers import Offers
 from hyperflow.program import ProgramInfo, is_url
 from hyperflow.saying import age
 from hyperflow.slurm.client import SlurmClient
@@ -40,8 +41,8 @@ INTERRUPTED = 128
 """Exit code, plus the signal's number: a signal ended the program."""
 
 
-def run_program(fn: Callable[..., Flow[Any]], argv: Sequence[str]) -> int:
-    """Run a program as its command line says, and return the exit code."""
+def run_program(fn: Callable[..., Flow[Any]], argv: Sequence[str], offers: Offers | None = None) -> int:
+    """Run a program as its command line says, and return the exit code; `offers`: what the nodes of its jobs have."""
     name = Path(sys.argv[0]).name
     app = App(
         name=name,
@@ -51,7 +52,9 @@ def run_program(fn: Callable[..., Flow[Any]], argv: Sequence[str]) -> int:
         suppress_keyboard_interrupt=False,  # or it would end the process in silence
     )
     app["--help"].group = RUNNING
-    app.default(joined(fn, lambda call, running, resources: _Run(call, running, resources).exit_code()))
+    app.default(
+        joined(fn, lambda call, running, resources: _Run(call, running, resources, offers or Offers()).exit_code())
+    )
     try:
         return app(list(argv), exit_on_error=False, print_error=False) or 0
     except CycloptsError as error:
@@ -78,6 +81,7 @@ class _Run:
     call: Callable[[], Any]
     running: Running
     resources: Resources
+    offers: Offers
     console: Console = attrs.field(factory=lambda: Console(stderr=True, highlight=False))
     code: int = 0
 
@@ -130,7 +134,7 @@ class _Run:
                 await self._await(flow, env)
 
     def _cluster(self) -> AbstractAsyncContextManager[ClusterEnv]:
-        running = self.running
+        running, offers = self.running, self.offers
         # Before there is a directory: a mistake in the options leaves nothing behind.
         policy, sbatch = failure_policy(running.on_error), self.resources.options()
         if running.resume is not None:
@@ -148,6 +152,9 @@ class _Run:
             mail=running.mail,
             echo=running.echo,
             progress=False,  # there is the table of jobs
+            gpus=offers.gpus,
+            memory=offers.memory,
+            resources=dict(offers.resources),
         )
 
     async def _await(self, flow: Flow[Any], env: ClusterEnv) -> None:

@@ -17,8 +17,8 @@ import attrs
 from cyclopts import App, Group, Parameter, validators
 
 from hyperflow.console.interrupt import Policy
-from hyperflow.environment import Answer, Resubmit
 from hyperflow.errors import ConfigurationError, MisuseError
+from hyperflow.options import Answer, Resubmit
 from hyperflow.slurm.script import SbatchOptions
 
 AT_LEAST_ONE = validators.Number(gte=1)

@@ -16,12 +16,13 @@ from hyperflow import environment
 from hyperflow._cluster import ClusterEnv, ClusterEvaluator
 from hyperflow.config import read_settings
 from hyperflow.database.store import copy_database, open_database
-from hyperflow.environment import JobOptions, Options, ResultsDatabase
+from hyperflow.environment import ResultsDatabase
 from hyperflow.flow import Flow
 from hyperflow.master import calls
 from hyperflow.master.batch import LocalBatch, Order, script_text
 from hyperflow.master.master import Master
 from hyperflow.master.rundir import JobDirectory, RunDirectory
+from hyperflow.options import JobOptions, Options
 from hyperflow.program import ProgramInfo
 from hyperflow.slurm.script import SbatchOptions
 

@@ -89,6 +89,7 @@ class MemoMap:
         env = environment.peek()
         # Of what is part of another computation, each is noted there when it is read.
         here = env is not None and environment.peek_making() is None and single_flight.inside.get() is None
+        here = here and environment.peek_guess() is None  # each of them may become wanted
         return env.database if here and env is not None and isinstance(env.database, Store) else None
 
     def _begin(self, database: Store | None, calls: list[Call]) -> None:

@@ -13,11 +13,15 @@ import hashlib
 import json
 import time
 from collections import Counter
-from typing import NamedTuple, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import attrs
 
 from hyperflow.database.entries import members
+
+if TYPE_CHECKING:
+    from hyperflow.environment import ResultsDatabase
 
 MOST_PARENTS = 100
 """So many recorded values are told apart that went into one; more are counted, by map."""
@@ -50,7 +54,12 @@ def of_seconds(seconds: float) -> str:
 class Making:
     """A computation whose result will be recorded, while it goes on."""
 
-    __slots__ = ("_count", "_cpu_seconds", "_highest", "_lowest", "_more", "_nodes", "_parents", "began")
+    __slots__ = (
+        *("_count", "_cpu_seconds", "_highest", "_lowest", "_more", "_nodes", "_parents", "_place", "_then", "began"),
+    )
+
+    _place: tuple[ResultsDatabase, str, str]  # these two are there only where somebody needs them
+    _then: list[Callable[[], object]]
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
@@ -78,6 +87,24 @@ class Making:
             if self._more is None:
                 self._more = Counter()
             self._more[map_name] += 1
+
+    @property
+    def of(self) -> tuple[ResultsDatabase, str, str] | None:
+        """The database where the result will be recorded, the map and the key; None where that is not known."""
+        return getattr(self, "_place", None)
+
+    def is_of(self, database: ResultsDatabase, map_name: str, key: str) -> None:
+        """Note where the result will be recorded."""
+        self._place = database, map_name, key
+
+    def on_recorded(self, then: Callable[[], object]) -> None:
+        """Have something done when it is recorded."""
+        self._then = [*getattr(self, "_then", ()), then]
+
+    def recorded(self) -> None:
+        """It is recorded."""
+        for each in getattr(self, "_then", ()):
+            each()
 
     def text(self, texts: dict[str, str] | None = None) -> str:
         """Return the origin of its result as a JSON object; `texts` are what its functions say."""

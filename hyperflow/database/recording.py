@@ -26,6 +26,7 @@ from hyperflow.database.values import Codec
 from hyperflow.environment import ResultsDatabase
 from hyperflow.errors import DatabaseError, MisuseError, SerializationError
 from hyperflow.flow import Flow
+from hyperflow.guesses import Guess
 
 
 class MemoStep(flows.CallStep):
@@ -148,6 +149,9 @@ class Recording(single_flight.Flight):
         return Recording(self._memo, self._key_text, self._args, self._kwargs, self._database, False)
 
     def begin(self) -> None:
+        if (guess := environment.peek_guess()) is not None:
+            self.guess = Guess()
+            self.guess.wanted_by(guess)
         try:
             if self._known:
                 self._compute()
@@ -178,9 +182,18 @@ class Recording(single_flight.Flight):
             self._context.run(self._compute)
 
     def _compute(self) -> None:
+        env = environment.peek()
+        if self.guess is None or env is None:
+            self._begin_to_compute()
+            return
+        with environment.guessing(env, self.guess):
+            self._begin_to_compute()
+
+    def _begin_to_compute(self) -> None:
         memo = self._memo
         self._fingerprint = memo.fingerprint
         self._making = Making()
+        self._making.is_of(self._database, memo.map_name, self._key_text)
         making, inside = environment.set_making(self._making), single_flight.inside.set(self)
         try:
             self._start(memo.fn(*self._args, **self._kwargs))
@@ -227,6 +240,7 @@ class Recording(single_flight.Flight):
     def go_on(self, made: Any, making: Making) -> None:
         """The function has made this flow, while `making` noted what it read."""
         self._fingerprint, self._making = self._memo.fingerprint, making
+        making.is_of(self._database, self._memo.map_name, self._key_text)
         noting, inside = environment.set_making(making), single_flight.inside.set(self)
         try:
             self._start(made)
@@ -239,6 +253,7 @@ class Recording(single_flight.Flight):
     def gets(self, fingerprint: Fingerprint, making: Making) -> None:
         """The function made an evaluation, which goes on: what this waits for, or what `take` is called with."""
         self._fingerprint, self._making = fingerprint, making
+        making.is_of(self._database, self._memo.map_name, self._key_text)
         self._step = Recording._computed
 
     def take(self, value: Any) -> None:
@@ -250,7 +265,9 @@ class Recording(single_flight.Flight):
 
     def wait_until(self, text: str, recorded: asyncio.Future[None]) -> None:
         """The result is there, and is being recorded."""
+        self._making = Making()  # what waits for that was told by who computed it
         self._record(text, recorded)
 
     def _recorded(self, _: None) -> None:
+        self._making.recorded()
         self.succeed(self._text)

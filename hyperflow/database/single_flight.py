@@ -20,8 +20,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Protocol, Self
 
+from hyperflow import environment
 from hyperflow.aio import Outcome
 from hyperflow.errors import MisuseError
+from hyperflow.guesses import Guess
 from hyperflow.saying import in_words
 
 logger = logging.getLogger("hyperflow")
@@ -69,7 +71,7 @@ class Waiter(Outcome):
 class Flight:
     """A computation that callers wait for; subclasses say what it does, and call `succeed` or `fail` at its end."""
 
-    __slots__ = ("_cancelling", "_flights", "_going", "_key", "_late", "_waiting", "waits_for")
+    __slots__ = ("_cancelling", "_flights", "_going", "_key", "_late", "_waiting", "guess", "waits_for")
 
     def __init__(self, flights: dict[Any, Flight], key: Any) -> None:
         self._flights = flights
@@ -79,6 +81,8 @@ class Flight:
         self._going: asyncio.Future[Any] | None = None
         self._cancelling = False
         self.waits_for: list[Flight] = []
+        self.guess: Guess | None = None
+        """What it evaluates, if a guess has begun it; it is wanted when who is wanted joins."""
         flights[key] = self
 
     def current(self) -> Self:
@@ -117,6 +121,8 @@ class Flight:
                 waiter.set_exception(MisuseError(f"{self.name} waits for its own result, so it would never end"))
                 return waiter
             outer.waits_for.append(self)
+        if self.guess is not None:
+            self.guess.wanted_by(environment.peek_guess())
         if self._cancelling:
             self._late.append((waiter, contextvars.copy_context()))
         else:
@@ -195,6 +201,8 @@ class Flight:
         """Be no flight any more, and return who waits; those who came too late begin a new one."""
         del self._flights[self._key]
         waiting, self._waiting = self._waiting, []
+        if self.guess is not None:
+            self.guess.end()
         late, self._late = self._late, []
         if late:
             again = self.again()
@@ -205,4 +213,7 @@ class Flight:
                 waiter.flight = again
                 again._waiting.append(waiter)
             late[0][1].run(again.begin)
+            for _, context in late[1:]:
+                if again.guess is not None:
+                    again.guess.wanted_by(context.run(environment.peek_guess))
         return waiting

@@ -24,6 +24,12 @@ from hyperflow.flow import Job, Native
 WORK_DIRS = "hyperflow:work_dirs"
 """The map that records them."""
 
+CHECKPOINTS = "hyperflow:checkpoints"
+"""The map that records the checkpoint directories of evaluations in memoized computations."""
+
+CHECKPOINT_DIRS = "checkpoints"
+"""The directory, among a program's work directories, that they are in."""
+
 
 def new_work_dir(obj: object) -> Job[Path]:
     """Give a directory for an object: made at the first call, the same one at every later one.
@@ -52,7 +58,7 @@ async def _new_work_dir(obj: Any) -> Path:
         if path.is_dir():  # noqa: ASYNC240 (a millisecond at most)
             return path
     path = here.program.data_dir / dir_name(key)
-    _make(path)
+    make(path)
     await here.database.insert(WORK_DIRS, key, codec_for(str).encode(str(path)))
     return path
 
@@ -65,7 +71,8 @@ def dir_name(key: str) -> str:
     return f"{letters}-{digest}" if letters else digest
 
 
-def _make(path: Path) -> None:
+def make(path: Path) -> None:
+    """Make a directory for its user alone; raises ConfigurationError if it cannot be, or something is in the way."""
     try:
         private.make_all(path)
         status = path.lstat()

@@ -19,11 +19,13 @@ import importlib.machinery
 import importlib.util
 import inspect
 import linecache
+import math
 import os
 import pdb
 import pickle
 import random
 import sys
+import tempfile
 import time
 import traceback
 import types
@@ -203,7 +205,7 @@ def _settle(about: About, call: Call) -> None:
     """Let the function find what it found on its worker."""
     worker.stand_in(worker.WorkerInfo(about.service_id, about.node, about.cpus, False, about.log_file, about.program))
     locks.inline_locks.set(Nobody())
-    environment.inline_evaluation.set(lambda: _stream(call))
+    environment.inline_evaluation.set(_Alone(call))
     if not call.random:
         return
     try:
@@ -217,10 +219,30 @@ def _settle(about: About, call: Call) -> None:
         _tell(f"the random generators cannot be set as they were: {in_words(error)}", LONGEST)
 
 
-def _stream(call: Call) -> tuple[int, ...]:
-    if not call.stream:
-        raise MisuseError("seed_sequence(): it had not asked for random numbers when it failed; nobody knows them")
-    return call.stream
+class _Alone:
+    """What it could ask its worker for."""
+
+    def __init__(self, call: Call) -> None:
+        self._stream = call.stream
+        self._directory: Path | None = None
+
+    def draws(self) -> tuple[int, ...]:
+        if not self._stream:
+            raise MisuseError("seed_sequence(): it had not asked for random numbers when it failed; nobody knows them")
+        return self._stream
+
+    def time_left(self) -> float:
+        return math.inf
+
+    def is_ending(self) -> bool:
+        return False
+
+    def checkpoint_dir(self) -> Path:
+        """An empty one: what it had saved may be changed by who looks at it only in a copy."""
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="hyperflow-checkpoint-"))
+            _tell(f"checkpoint_dir() is {self._directory}, which is empty: what it had saved is not used here")
+        return self._directory
 
 
 def _called(fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], step: bool) -> Any:

@@ -16,7 +16,7 @@ class NodeState:
 
     Args:
         state: "up", "aside", "lost", "not started", or "ended" with its run.
-        cpus: Those that evaluations may have.
+        cpus: Those that evaluations may have; `gpus`: likewise.
         done: Evaluations that ended there with a result.
         failed: How often an evaluation failed there, also where it was started again.
         cause: Why it is put aside, lost or not started.
@@ -28,6 +28,7 @@ class NodeState:
     done: int = 0
     failed: int = 0
     cause: str = ""
+    gpus: int = 0
 
     @property
     def is_up(self) -> bool:
@@ -74,6 +75,7 @@ def _tell_of_node(event: Event, node: NodeState) -> None:
     if state == "up":
         cpus = event.get("cpus", 0)
         node.cpus = len(cpus) if isinstance(cpus, list) else cpus
+        node.gpus = len(event.get("gpus", ()))
     if state in ("up", "resumed"):
         node.state, node.cause = "up", ""
     elif state in ("aside", "lost", "not started"):

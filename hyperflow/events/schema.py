@@ -23,10 +23,18 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
     superseded            tasks           by: the number of the one that counts
     measured              a task          of (its number), cpu (seconds of CPU time, that of its programs included),
                                           memory (the most bytes that its worker had); where it took a while
-    started               a worker        worker, number, cpus
+    used                  functions       functions: of each name, where they have changed, the sums until now: short
+                                          (seconds of CPU time of those that were not measured one by one, as far as
+                                          it is known), read, written (bytes, of those that were measured)
+    learned               a function      function (module and name, with the name of the group); cpus; memory and
+                                          min_time: what "auto" gives the next one, 0 while too little is known;
+                                          known: from how many; exceeded: how often one needed more; given, used:
+                                          bytes times seconds
+    started               a worker        worker, number, cpus; gpus, where it has any
     ended                 a worker        worker, number, status, started, reason, out_of_memory, tail, peak_memory,
                                           log_file
-    up, not started, lost a node          node; cpus, pinned; or cause
+    up, not started, lost a node          node; cpus, pinned, memory, and gpus where it has any, with gpus_from (who
+                                          says so); or cause
     aside, resumed        a node          node, cause: nothing more is started there; it is used again
     ending                the allocation  cause, seconds
     closed                the last line   cpu: seconds of CPU time that the head has taken since its nodes were up
@@ -88,6 +96,8 @@ class Event(TypedDict, total=False):
     node: str
     cause: str
     pinned: bool
+    gpus: list[str]
+    gpus_from: str
     status: int
     started: int
     reason: str
@@ -100,3 +110,9 @@ class Event(TypedDict, total=False):
     memory: int
     bytes: int
     counts: dict[str, int]
+    functions: dict[str, dict[str, float]]
+    min_time: float
+    known: int
+    exceeded: int
+    given: float
+    used: float

@@ -77,8 +77,8 @@ Change: TypeAlias = tuple[int, int, Any, int, Any, Any]
     DONE        the worker; the first task; the seconds of each; an Ending, or None where all in it are 0 or None
 """
 
-Used: TypeAlias = tuple[float, int]
-"""Seconds of CPU time, and bytes of memory."""
+Used: TypeAlias = tuple[float, int, *tuple[int, ...]]
+"""Seconds of CPU time, and bytes of memory. What else was measured is told in sums (`used`, see schema.py)."""
 
 Ending: TypeAlias = tuple[float, Sequence[Used | None] | None]
 """How many seconds before it was told the last one had ended; and what each has used where that was measured."""

@@ -31,7 +31,9 @@ class Function:
         cpus: How many the last of them asked for.
         retried: How often one failed and was started again.
         seconds: How long each took that has ended with a result.
-        measured: How many were measured; `cpu` are their seconds of CPU time, `memory` the most bytes of one.
+        measured: How many were measured; `cpu` are their seconds of CPU time, `memory` the most bytes of one; `read`
+            and `written` are bytes of all of them.
+        short: Seconds of CPU time of those that were not measured one by one.
     """
 
     name: str
@@ -46,6 +48,9 @@ class Function:
     measured: int = 0
     cpu: float = 0.0
     memory: int = 0
+    short: float = 0.0
+    read: int = 0
+    written: int = 0
 
     def quantile(self, part: float) -> float:
         """Return how long a part of the evaluations took at most; 0 if none has ended."""
@@ -78,11 +83,34 @@ class Failure:
     job: int | None = None
 
 
+@attrs.frozen
+class Learned:
+    """What `using(memory="auto")` has learned of a function.
+
+    Args:
+        name: Its module and name, and the name that its evaluations were given.
+        memory, min_time: What the next evaluation gets; 0 while too little is known.
+        known: From how many evaluations that is.
+        exceeded: How often one needed more than it had been given.
+        given, used: Bytes times seconds.
+    """
+
+    name: str
+    cpus: int
+    memory: int
+    min_time: float
+    known: int
+    exceeded: int
+    given: float
+    used: float
+
+
 @attrs.define
 class Summary:
     """What an event log tells of the last start of a run.
 
     Args:
+        learned: What "auto" has learned, by the name of the function.
         functions: By name: that of the function, or the one that the evaluations were given.
         failures: The first ones; `failed` counts all, those that were retried included.
         last: The time of the last event.
@@ -92,6 +120,7 @@ class Summary:
 
     functions: dict[str, Function] = attrs.field(factory=dict[str, Function])
     failures: list[Failure] = attrs.field(factory=list[Failure])
+    learned: dict[str, Learned] = attrs.field(factory=dict[str, Learned])
     failed: int = 0
     last: float = 0.0
     left_out: int = 0
@@ -110,6 +139,13 @@ class Summary:
             self.dropped += sum(counts.get(end, 0) for end in ("done", "failed", "cancelled", "superseded"))
         elif state == "measured":
             self._measure(event)
+        elif state == "learned":
+            members = [field.name for field in attrs.fields(Learned) if field.name != "name"]
+            told = {member: event[member] for member in members}  # type: ignore[literal-required]
+            name = event.get("function", "")
+            self.learned[name] = Learned(name, **told)
+        elif state == "used":
+            self._used(event)
         elif "tasks" in event:
             self._add_tasks(state, event, event["tasks"])
 
@@ -146,6 +182,12 @@ class Summary:
             function.measured += 1
             function.cpu += event.get("cpu", 0.0)
             function.memory = max(function.memory, event.get("memory", 0))
+
+    def _used(self, event: Event) -> None:
+        for name, sums in event.get("functions", {}).items():
+            if (function := self.functions.get(name)) is not None:
+                function.short = float(sums["short"])
+                function.read, function.written = int(sums["read"]), int(sums["written"])
 
     def _come_back(self, state: str, event: Event, task: int) -> None:
         """A task waits again, or has failed."""

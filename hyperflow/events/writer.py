@@ -209,8 +209,11 @@ class EventLog:
 
     # ---- all else -----------------------------------------------------------------------------------------------
 
-    def started(self, worker: str, cpus: Iterable[int], number: int) -> None:
-        """A worker is being started; there may be hundreds of thousands."""
+    def started(self, worker: str, cpus: Iterable[int], number: int, gpus: Sequence[str] = ()) -> None:
+        """A worker is being started; there may be hundreds of thousands, most of them without GPUs."""
+        if gpus:
+            self.note("started", worker=worker, cpus=[*cpus], number=number, gpus=[*gpus])
+            return
         self._changed(several.STARTED, worker, number, tuple(cpus), None)
 
     def note(self, state: str, **members: object) -> None:

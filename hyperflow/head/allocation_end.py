@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -60,6 +61,8 @@ class Drain:
         self.begun: AllocationEnding | None = None
         self.over: AllocationEnding | None = None
         """The same error, once all that was left has got it."""
+        self.near = self.cut_off = math.inf
+        """When it begins, and when what still runs is ended, on the loop's clock, as far as that is known."""
         self._on_begin = on_begin
         self._turn_away = turn_away
         self._loop = asyncio.get_running_loop()
@@ -70,7 +73,10 @@ class Drain:
         """Begin when the end is near, by the clock or by a signal."""
         if end.at is not None:
             left = end.seconds_left()
-            pause = max(left - (end.margin or min(USUAL_MARGIN, left / 4)), 0.0)
+            margin = min(end.margin or min(USUAL_MARGIN, left / 4), left)
+            pause = left - margin
+            self.near = self._loop.time() + pause
+            self.cut_off = self.near + _usable(margin)
             self._timers.append(self._loop.call_later(pause, self.begin, end, Notice("its time limit is near")))
         if threading.current_thread() is threading.main_thread():  # others cannot have signal handlers
             for signum, notice in end.signals.items():
@@ -84,7 +90,9 @@ class Drain:
         seconds = end.seconds_left() if notice.seconds is None else notice.seconds
         logger.warning("the allocation ends (%s), in %.0f s: nothing more is started", notice.why, seconds)
         self.begun = AllocationEnding(notice.why, seconds)
-        pause = seconds - min(CUT_OFF, seconds / 4)
+        pause = _usable(seconds)
+        self.near = self._loop.time()
+        self.cut_off = self.near + pause
         self._timers.append(self._loop.call_later(pause, self.finish))
         self._on_begin(self.begun)
 
@@ -100,3 +108,8 @@ class Drain:
             timer.cancel()
         for signum in self._signals:
             self._loop.remove_signal_handler(signum)
+
+
+def _usable(seconds: float) -> float:
+    """Return how much of the time after the notice evaluations can have."""
+    return seconds - min(CUT_OFF, seconds / 4)

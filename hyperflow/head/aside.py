@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from hyperflow.errors import ConfigurationError
 from hyperflow.events.writer import EventLog
 from hyperflow.head.link import Link
+from hyperflow.scheduling.placement import PARTS
 from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.trust import BY_HAND, Trust
 
@@ -51,7 +52,7 @@ class NodesAside:
         self.trust.resumed(node)
         self._take_back([node], BY_HAND)
 
-    def table(self) -> list[dict[str, str | int]]:
+    def table(self) -> list[dict[str, str | float]]:
         """Return what is to know about each node that is up."""
         running = Counter[str]()
         for worker in self._scheduler.workers.values():
@@ -64,6 +65,8 @@ class NodesAside:
                 "state": "aside" if name in self._scheduler.pool.aside else "up",
                 "cpus": len(node.ids),
                 "cpus_free": len(node.free),
+                "gpus": len(node.gpus),
+                "gpus_free": sum(node.gpus.values()) / PARTS,
                 "running": running[name],
                 "cause": self.trust.aside.get(name, ""),
             }

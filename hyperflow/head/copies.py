@@ -68,7 +68,7 @@ class Copies:
 
     def _copy(self, task: Task) -> bool:
         number = self._new_number()
-        copy = Task(number, task.function, task.cpus, task.fresh, alone=True, size=task.size)
+        copy = Task(number, task.function, task.cpus, task.fresh, alone=True, size=task.size, request=task.asks)
         if not self._scheduler.start_copy(copy, task):
             return False
         self.made += 1

@@ -11,7 +11,7 @@ import contextlib
 import pickle
 
 from hyperflow import failures
-from hyperflow.errors import SerializationError
+from hyperflow.errors import AllocationEnding, MemoryLimitExceeded, SerializationError
 from hyperflow.head.evaluation import Evaluation, death, read_failure
 from hyperflow.head.head import Head
 from hyperflow.saying import in_words
@@ -39,10 +39,11 @@ class Endings:
         """A worker has answered, mostly several tasks at once; return how many."""
         head = self._head
         scheduler, evaluations, locks = head.scheduler, head.evaluations, head.locks
-        rare = head.copies.watched or head.tries or head.makings
+        watched = head.copies.watched or head.orders.attempts or head.checkpoints.given or head.learning.alive
+        rare = head.tries or head.makings or watched
         groups, worker = head.tally.of, scheduler.workers.get(number)
         done: dict[TaskNumber, float] = {}
-        measured: dict[TaskNumber, tuple[float, int]] = {}
+        measured: dict[TaskNumber, frames.Measured] = {}
         results = frames.results(body, measured)
         for task_number, outcome, seconds, payload, buffers in results:
             if outcome == SKIPPED:
@@ -61,10 +62,8 @@ class Endings:
                 continue
             try:
                 if outcome != VALUE:
-                    if task_number in measured:
-                        head.events.measured(task_number, *measured[task_number])
                     head.account.used += seconds * len(worker.cpus)
-                    self._on_failure(evaluation, task, worker, outcome, payload)
+                    self._on_failure(evaluation, task, worker, outcome, payload, measured.get(task_number))
                     continue
                 if buffers:
                     value = pickle.loads(payload, buffers=head.fleet.links[worker.node].found(number, buffers))
@@ -78,16 +77,18 @@ class Endings:
             head.packer.release(packed)
             evaluation.call = None
             done[task_number] = seconds
-            groups[evaluation.options.name or packed.function.name].done += 1
+            (counts := groups[evaluation.options.name or packed.function.name]).ended(seconds)
+            if measured and task_number in measured:
+                counts.usage.used(*measured[task_number])
             evaluation.set_result(value)
             if rare or task.past is not None:
-                self._on_special(evaluation, task, worker, seconds)
+                self._on_special(evaluation, task, worker, seconds, measured.get(task_number))
         if done and worker is not None:
             self._count_done(done, worker, measured)
         return len(results)
 
     def _count_done(
-        self, done: dict[TaskNumber, float], worker: Worker, measured: dict[TaskNumber, tuple[float, int]]
+        self, done: dict[TaskNumber, float], worker: Worker, measured: dict[TaskNumber, frames.Measured]
     ) -> None:
         self._head.counts["done"] += len(done)
         self._head.account.used += sum(done.values()) * len(worker.cpus)
@@ -102,10 +103,17 @@ class Endings:
         text = f"the result of {evaluation.title} cannot be unpickled here: {in_words(error)}"
         self.fail(evaluation, SerializationError(text))
 
-    def _on_special(self, evaluation: Evaluation, task: Task, worker: Worker, seconds: float) -> None:
+    def _on_special(
+        self, evaluation: Evaluation, task: Task, worker: Worker, seconds: float, used: frames.Measured | None
+    ) -> None:
         """Do what few evaluations need when they have a result."""
+        if evaluation.options.learns:
+            self._head.learning.ended(evaluation, seconds, used)
         self._head.tries.pop(task.number, None)
-        if (making := self._head.makings.pop(evaluation, None)) is not None:
+        self._head.orders.attempts.pop(task.number, None)
+        making = self._head.makings.pop(evaluation, None)
+        self._head.checkpoints.ended(task.number, well=True, making=making)
+        if making is not None:
             making.evaluated(task.number, worker.node, len(worker.cpus), seconds)
         if task.past is not None:
             self._head.aside.recovered(worker.node, task.past.failed_on)
@@ -113,11 +121,25 @@ class Endings:
             self._head.copies.answered(task, evaluation.packed.function.name, seconds)
 
     def _on_failure(
-        self, evaluation: Evaluation, task: Task, worker: Worker, outcome: int, payload: memoryview
+        self,
+        evaluation: Evaluation,
+        task: Task,
+        worker: Worker,
+        outcome: int,
+        payload: memoryview,
+        used: frames.Measured | None,
     ) -> None:
+        if used is not None:
+            self._head.tally.of[evaluation.group].usage.used(*used)
+            self._head.events.measured(task.number, *used[:2])
         if self._head.copies.gives_way(task, worker.node):
             return
         error, trace = read_failure(evaluation, outcome, payload)
+        if isinstance(error, AllocationEnding) and self._head.ends.is_ending_at(worker.node):
+            self._head.orders.try_again(task)
+            self._head.scheduler.resubmit(task)
+            self.returned(task, worker.name)
+            return
         self._failed_on(evaluation, worker.node)
         if outcome in RETRIED and self._again(evaluation, error):
             return
@@ -156,8 +178,12 @@ class Endings:
             return
         error = death(evaluation, worker, ended, log_file)
         if error is None:
+            head.orders.try_again(evaluation.task)
             head.scheduler.resubmit(evaluation.task)
             self.returned(evaluation.task, worker.name)
+            return
+        if evaluation.options.learns and head.learning.exceeds(evaluation, ended):
+            self._start_again(evaluation, error)
             return
         self._failed_on(evaluation, worker.node)
         if not self._again(evaluation, error):
@@ -177,6 +203,10 @@ class Endings:
         self._head.counts["returned"] += task.count
         for number in task.numbers:
             self._head.events.returned(number, by)
+        evaluation = self._head.evaluations.get(task.number)
+        if evaluation is not None and not self._head.pieces.may_restart(task.number):
+            self._head.scheduler.cancel(task)
+            self.fail(evaluation, self._head.pieces.broken(evaluation, by))
 
     def _failed_on(self, evaluation: Evaluation, node: str) -> None:
         """Let another node have it next, by its retries or those of its flow. A node that is alone is not to blame."""
@@ -187,13 +217,19 @@ class Endings:
 
     def _again(self, evaluation: Evaluation, error: Exception) -> bool:
         """Start a failed evaluation once more if it has retries left."""
-        if evaluation.retries <= 0:
+        if evaluation.retries <= 0 or (isinstance(error, MemoryLimitExceeded) and error.before):
+            return False  # none are left, or it would be the same each time
+        if not self._head.pieces.may_restart(evaluation.task.number):
             return False
         evaluation.retries -= 1
+        self._start_again(evaluation, error)
+        return True
+
+    def _start_again(self, evaluation: Evaluation, error: Exception) -> None:
         self._head.counts["retried"] += 1
         self._head.events.retried(evaluation.task.number, evaluation.shown_call, error)
+        self._head.orders.try_again(evaluation.task)
         self._head.scheduler.resubmit(evaluation.task)
-        return True
 
     def fail(self, evaluation: Evaluation, error: Exception, started: bool = True) -> None:
         """End an evaluation with an error."""
@@ -219,6 +255,9 @@ class Endings:
         head.worker_locks.ended(evaluation.task.number)
         head.copies.end(evaluation.task)
         head.tries.pop(evaluation.task.number, None)
+        head.learning.dropped(evaluation)
+        head.orders.attempts.pop(evaluation.task.number, None)
+        head.checkpoints.ended(evaluation.task.number, well=False)
         head.makings.pop(evaluation, None)
         head.packer.release(evaluation.packed)
         head.counts[state] += 1

@@ -15,27 +15,20 @@ the future. docs/design.md has the whole way of one evaluation.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-import struct
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any, NamedTuple
 
+import attrs
+
 from hyperflow import environment
 from hyperflow.config import Settings
-from hyperflow.environment import (
-    Activity,
-    Making,
-    MapOwner,
-    Options,
-    Statistics,
-    Try,
-    in_another_loop,
-    peek_making,
-    peek_try,
-)
+from hyperflow.environment import Activity, Making, MapOwner, Statistics, Try, in_another_loop, peek_making, peek_try
 from hyperflow.errors import (
     AllocationEnding,
     EnvironmentClosed,
@@ -51,29 +44,39 @@ from hyperflow.head.broadcast import Broadcast
 from hyperflow.head.bulk.bulk import Bulk
 from hyperflow.head.bulk.calls import Calls
 from hyperflow.head.bulk.maps import BulkMap
+from hyperflow.head.checkpoints import Checkpoints
 from hyperflow.head.collector import Collector
 from hyperflow.head.copies import Copies
 from hyperflow.head.echo import Echo
 from hyperflow.head.endings import Endings
+from hyperflow.head.ends import Ends
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.fleet import Fleet, NodePlan
 from hyperflow.head.head import Head
 from hyperflow.head.later import Later
+from hyperflow.head.learning import Learning
 from hyperflow.head.link import Frame, Link
 from hyperflow.head.losses import Losses
 from hyperflow.head.orders import Orders
+from hyperflow.head.pieces import PieceTable
 from hyperflow.head.post_mortems import PostMortems
+from hyperflow.head.ranks import Ranks
+from hyperflow.head.said import Said
 from hyperflow.head.streams import Streams
+from hyperflow.head.usage import Usage
 from hyperflow.head.worker_locks import WorkerLocks
 from hyperflow.locking.manager import LockManager
+from hyperflow.options import Options
+from hyperflow.pieces import Pieces
 from hyperflow.program import ProgramInfo
 from hyperflow.progress.tally import Counted, Snapshot, Tally
+from hyperflow.request import CPUS_ONLY, Capacity
 from hyperflow.scheduling.scheduler import REBALANCE_LOOKS, REBALANCE_PAUSE, Scheduler
 from hyperflow.scheduling.state import Task, Worker, is_started
 from hyperflow.shipping.packer import Kept, PackedCall, Packer
 from hyperflow.wire import frames, messages
-from hyperflow.wire.frames import Kind, ProtocolError
-from hyperflow.wire.messages import Printed, StreamReply, StreamWanted, WorkerEnded
+from hyperflow.wire.frames import Kind
+from hyperflow.wire.messages import WorkerEnded
 from hyperflow.wire.numbers import TaskNumber, WorkerNumber
 from hyperflow.wire.views import KEPT_SECONDS
 
@@ -83,6 +86,9 @@ running_loop = asyncio.get_running_loop
 """Bound once: each evaluation asks. One from another loop would never end, as nothing there sees its answer."""
 
 peek_activity = environment.activity.get
+
+LATE_PAUSE = 1.0
+"""Seconds between looks at what waits and needs a node for some time: whether any still has it."""
 
 EVENTS_PAUSE = 0.25
 """Seconds that a line of the event log may wait."""
@@ -113,12 +119,12 @@ class Loss(NamedTuple):
 class Engine:
     """Evaluates calls on the workers of some nodes. Made by `open_engine`."""
 
-    def __init__(self, program: ProgramInfo, settings: Settings, echo: bool = False) -> None:
+    def __init__(self, program: ProgramInfo, settings: Settings, echo: bool = False) -> None:  # noqa: PLR0915 (all its parts)
         self.closed = False
         self.echo = Echo(program) if echo else None
         self._loop = asyncio.get_running_loop()
         self._program = program.program_id
-        self.scheduler = Scheduler()
+        self.scheduler = Scheduler(time.monotonic)
         self.account = Account()
         self._events = EventLog(program.log_dir / "events.jsonl")
         self.fleet = Fleet(program, settings, self._events, self._on_frames, self, self._on_end, self._on_lost)
@@ -128,9 +134,12 @@ class Engine:
         self.worker_locks = WorkerLocks(self.locks, self.scheduler, self.fleet.write, self._name)
         self.aside = NodesAside(self.scheduler, self.fleet.links, self._events)
         self.drain = Drain(self._on_drain, self._turn_away)
+        self._ends = Ends(self.drain, self.aside.trust.aside, self.fleet.write)
+        self.time_left, self.is_ending = self._ends.time_left, self._ends.is_ending
         self._packer = Packer()
         self._evaluations: dict[TaskNumber, Evaluation] = {}
         self.post_mortems = PostMortems(self.fleet.write)
+        self.pieces = PieceTable(self.fleet, self._evaluations)
         self._broadcast = Broadcast(self.fleet.links, settings.node_to_node != "off")
         self.fleet.on_peers = self._broadcast.on_message
         self._orders = Orders(
@@ -149,6 +158,7 @@ class Engine:
         )
         self._tries: dict[TaskNumber, Try] = {}  # of those that are part of a flow under `retry`
         self._makings: dict[Evaluation, Making] = {}  # of those whose result goes into one that will be recorded
+        self._checkpoints = Checkpoints(program, self.fleet.write)
         self._collector = Collector()
         self._counts: Counter[str] = Counter()
         self._tally = Tally()
@@ -156,11 +166,18 @@ class Engine:
         self._flushing = Later(self._flush)
         self._dropping = Later(self._drop_old, KEPT_SECONDS)
         self._rebalancing = Later(self._rebalance, REBALANCE_PAUSE)
-        self._writing = Later(self._events.flush, EVENTS_PAUSE)
+        self._refusing = Later(self._refuse_late, LATE_PAUSE)
+        self.learning = Learning(self.scheduler, self._events, self._flushing.ask)
+        self._usage = Usage(self._tally, self._events, self._packer.definitions.known)
+        self._writing = Later(self._write, EVENTS_PAUSE)
         head = self._shared()
         self._endings = Endings(head)
         self._cancelled = self._endings.cancelled  # bound once: each evaluation has it
         self.bulk = Bulk(head, self._endings)
+        self._ranks = Ranks(
+            self.fleet.links, self.fleet.write, program.log_dir, self._memory_limit, self._endings.on_ended
+        )
+        self._said = Said(head, self.bulk, self._ranks, self._usage, self.echo)
         self._losses = Losses(head, self.bulk, self._endings, settings.silence_limit, self._flush)
 
     def _shared(self) -> Head:
@@ -182,7 +199,11 @@ class Engine:
             worker_locks=self.worker_locks,
             streams=self.streams,
             copies=self._copies,
+            learning=self.learning,
+            checkpoints=self._checkpoints,
+            ends=self._ends,
             post_mortems=self.post_mortems,
+            pieces=self.pieces,
             evaluations=self._evaluations,
             tries=self._tries,
             makings=self._makings,
@@ -211,7 +232,7 @@ class Engine:
         """Ship a call and return its future. If it is packed already, the rest is for errors only.
 
         Raises:
-            ImpossibleRequest: No node has as many CPUs.
+            ImpossibleRequest: No node has what it asks for.
             SerializationError: The function or an argument cannot be sent.
             NodeLost: No node is left.
             AllocationEnding: The allocation ends.
@@ -230,9 +251,11 @@ class Engine:
         size = len(packed.payload)
         if packed.buffers:
             size += sum(len(buffer) for buffer in packed.buffers if not isinstance(buffer, int))
-        alone = options.time_limit is not None or options.straggler_factor is not None or options.post_mortem
-        number = self._next_task
-        task = Task(number, function.number, options.cpus, options.fresh_process, alone, size, options.exclusive)
+        number, fresh = self._next_task, options.fresh_process
+        request = options.request if not options.learns else self.learning.request(fn, function.name, options)
+        if request is not None and request.speculative and options.guess is not None and options.guess.is_wanted:
+            request = request.wanted()
+        task = Task(number, function.number, options.cpus, fresh, options.alone, size, options.exclusive, request)
         if (run := peek_try()) is not None:
             self._try(task, run)
         making = peek_making()
@@ -250,8 +273,11 @@ class Engine:
             evaluation.stream = stream
         elif self.streams.asking:
             self.streams.submitted(evaluation)
-        if options.straggler_factor is not None:
-            self._copies.stragglers.watch(task, function.name, options.straggler_factor)
+        if options.alone:
+            self._note(evaluation)
+        if request is not None and request.speculative and options.guess is not None:
+            options.guess.add(evaluation, functools.partial(self._want, task))
+            evaluation.add_done_callback(options.guess.drop)
         if self.locks.busy:
             self.worker_locks.submitted(task)
         activity = peek_activity()
@@ -259,6 +285,34 @@ class Engine:
         self._submitted[function.name, options.cpus, options.name, stream is not None].extend((number, of))
         if not self._flushing.due:
             self._flushing.ask()
+        return evaluation
+
+    def _note(self, evaluation: Evaluation) -> None:
+        """Note what is to be watched of an evaluation."""
+        options = evaluation.options
+        if options.learns:
+            self.learning.submitted(evaluation)
+        if options.straggler_factor is not None:
+            self._copies.stragglers.watch(evaluation.task, evaluation.packed.function.name, options.straggler_factor)
+
+    def _want(self, task: Task) -> None:
+        """A guess is wanted now."""
+        self.scheduler.want(task)
+        self._flushing.ask()
+
+    def stream(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Options,
+        pieces: Pieces,
+    ) -> Evaluation:
+        """Do the same for a call that sends pieces while it runs. (There is no copy of it: they would come twice.)"""
+        if options.straggler_factor is not None:
+            options = attrs.evolve(options, straggler_factor=None)
+        evaluation = self.submit(fn, args, kwargs, options)
+        self.pieces.opened(evaluation, pieces)
         return evaluation
 
     def open_map(self, owner: MapOwner) -> BulkMap:
@@ -308,11 +362,13 @@ class Engine:
     def statistics(self) -> Statistics:
         """Return how many nodes, CPUs, workers and evaluations there are in each state; cheap."""
         self.scheduler.settle()
+        pool = self.scheduler.pool
+        (gpus, gpus_free), (memory, memory_free) = pool.gpus, pool.memory
         return Statistics(
             nodes=len(self.fleet.links),
             nodes_lost=self._counts["nodes_lost"],
-            cpus=self.scheduler.pool.total,
-            cpus_free=self.scheduler.pool.free,
+            cpus=pool.total,
+            cpus_free=pool.cpus_free,
             workers={state: count for state, count in self.scheduler.states.items() if count},
             waiting=self.scheduler.waiting,
             running=self.scheduler.sent,
@@ -324,6 +380,13 @@ class Engine:
             late=self.scheduler.late,
             nodes_aside=len(self.scheduler.pool.aside),
             copied=self._copies.made,
+            functions={name: counts.statistics() for name, counts in self._tally.of.items()},
+            gpus=gpus,
+            gpus_free=gpus_free,
+            memory=memory,
+            memory_free=memory_free,
+            tokens={name: each.total for name, each in pool.tokens.items()},
+            tokens_free={name: each.free for name, each in pool.tokens.items()},
         )
 
     def progress(self) -> Snapshot:
@@ -338,8 +401,11 @@ class Engine:
                 group = evaluation.group if evaluation is not None else self.bulk.group_of(worker)
                 if group is not None:
                     running[group] += step
+        gpus, gpus_free = self.scheduler.pool.gpus
         return self._tally.snapshot(
             running,
+            gpus=gpus,
+            gpus_busy=round(gpus - gpus_free, 3),
             cpus=self.cpus,
             busy=min(busy, self.cpus),
             nodes=len(self.fleet.links),
@@ -350,15 +416,22 @@ class Engine:
         """Write the event log soon: who looks wants to see the nodes, also before anything is evaluated."""
         self._writing.ask()
 
-    def nodes(self) -> list[dict[str, str | int]]:
+    def nodes(self) -> list[dict[str, str | float]]:
         """Return what is to know about each node that is up."""
         return self.aside.table()
 
-    def node_up(self, node: str, cpus: Sequence[int]) -> None:
+    def node_up(self, node: str, cpus: Sequence[int], capacity: Capacity = CPUS_ONLY) -> None:
         """Use a node, which may come late."""
-        self.scheduler.add_node(node, cpus)
+        for task in self.bulk.apart(self.scheduler.add_node(node, cpus, capacity)):
+            self._losses.refuse(task, started=False)
         self.account.holds(self.cpus, len(self.fleet.links))
+        self._ends.tell_new(node)
         self._flushing.ask()
+
+    def expect(self, end: End) -> None:
+        """The allocation ends some time."""
+        self.drain.expect(end)
+        self._ends.tell(*self.fleet.links)
 
     def node_late(self, node: str, cpus: int) -> None:
         """Wait for a node with what is too large for the others."""
@@ -376,11 +449,13 @@ class Engine:
     def put_aside(self, node: str) -> None:
         """Start nothing more on a node; raises ConfigurationError if it is not up."""
         self.aside.drain(node)
+        self._ends.tell(node)
         self._flushing.ask()
 
     def take_back(self, node: str) -> None:
         """Use a node again that was put aside; raises ConfigurationError if it is not up."""
         self.aside.resume(node)
+        self._ends.tell(node)
         self._flushing.ask()
 
     # ---- out ----------------------------------------------------------------------------------------------------
@@ -403,6 +478,8 @@ class Engine:
             self._rebalancing.ask()
         if self._events.lines and not self._writing.due:
             self._writing.ask()
+        if self.scheduler.waits_for_time:
+            self._refusing.ask()
         if self.locks.busy:
             self.worker_locks.check_stall()
         gone = self._orders.forget()
@@ -420,10 +497,20 @@ class Engine:
         if self._orders.drop_old():
             self._dropping.ask()
 
+    def _write(self) -> None:
+        self._usage.write()
+        self._events.flush()
+
     def _rebalance(self) -> None:
         if self.scheduler.unbalanced:
             self.scheduler.rebalance(looks=REBALANCE_LOOKS)
             self._flush()
+
+    def _refuse_late(self) -> None:
+        """Time has passed: end what no node can serve any more."""
+        for task in self.scheduler.take_late():
+            self._losses.too_late(task)
+        self._flush()
 
     def _log_submitted(self) -> None:
         for (function, cpus, name, of_map), numbers in self._submitted.items():
@@ -485,75 +572,37 @@ class Engine:
             self._endings.retracted(self.scheduler.retracted(number, *frames.SEQS.unpack(body)))
         elif kind == Kind.ENDED:
             ended = messages.read(WorkerEnded, body)
+            if self._ranks.ended(number, ended):
+                return
             if ended.task and number in self.scheduler.workers:
                 self.bulk.single_out(self.scheduler.workers[number], ended.task)
             self._endings.on_ended(number, ended)
-        elif kind in (Kind.LOCK_WANTED, Kind.LOCK_RELEASED) and number in self.scheduler.workers:
-            self.worker_locks.on_message(self.scheduler.workers[number], kind, body)
-        elif kind == Kind.STREAM_WANTED and number in self.scheduler.workers:
-            self._on_stream_wanted(self.scheduler.workers[number], body)
         elif kind == Kind.RETURNED:
             self._orders.returned(number, body)
         elif kind in (Kind.KEPT, Kind.INSPECTED):
-            self._on_post_mortem(kind, number, body)
-        elif kind == Kind.PRINTED and number in self.scheduler.workers:
-            self._on_printed(self.scheduler.workers[number], body)
+            self._said.of_copy(kind, number, body)
+        elif number in self.scheduler.workers:
+            self._said.of_worker(self.scheduler.workers[number], kind, body)
 
-    def _on_stream_wanted(self, worker: Worker, body: memoryview) -> None:
-        """An evaluation draws random numbers."""
-        try:
-            (task,) = messages.read(StreamWanted, body)
-            evaluation = self._evaluation(worker, task)
-        except (ProtocolError, TypeError):  # a function wrote to a descriptor that is not its own
-            logger.warning("%s sent something that is no message about random numbers", worker.name)
-            return
-        words: tuple[int, ...] = ()
-        if evaluation is not None:
-            if not getattr(evaluation, "stream", None):
-                self.bulk.single_out_all()  # they may be counted, and each has a stream of its own
-            words = self.streams.wanted(evaluation, [one for _, one in sorted(self._evaluations.items())])
-        self.fleet.write(worker.node, [messages.framed(StreamReply(task, words), worker.number)])
-
-    def _on_printed(self, worker: Worker, body: memoryview) -> None:
-        """An evaluation has printed something."""
-        try:
-            if self.echo is not None:
-                printed = messages.read(Printed, body)
-                self.echo.printed(self._evaluation(worker, printed.task), worker.name, printed)
-        except (ProtocolError, TypeError):  # a function wrote to a descriptor that is not its own
-            self._on_nonsense(worker)
-
-    def _on_nonsense(self, worker: Worker) -> None:
-        logger.warning("%s sent something that is no message about an evaluation", worker.name)
-
-    def _on_post_mortem(self, kind: int, number: WorkerNumber, body: memoryview) -> None:
-        """There is a copy of a process that has failed, or not any more; or it has answered."""
-        try:
-            if kind == Kind.INSPECTED:
-                self.post_mortems.answered(body)
-            else:
-                worker = self.scheduler.workers.get(number)
-                self.post_mortems.note(body, "" if worker is None else worker.node)
-        except (ProtocolError, TypeError, struct.error):  # the user's objects share a process with what answers
-            logger.warning("the copy of a process that has failed sent something that is no answer")
-
-    def _evaluation(self, worker: Worker, task: TaskNumber) -> Evaluation | None:
-        """Return what a worker is in; None if nobody waits for it any more."""
-        return self._evaluations.get(task) or self.bulk.single_out(worker, task)
+    def _memory_limit(self, task: TaskNumber) -> int | None:
+        evaluation = self._evaluations.get(task)
+        return evaluation.memory_limit if evaluation is not None else None
 
     def _name(self, worker: Worker, task: TaskNumber) -> str:
-        evaluation = self._evaluation(worker, task)
+        evaluation = self.bulk.evaluation(worker, task)
         return evaluation.name if evaluation is not None else f"evaluation {task}"
 
     # ---- the end of a node, of the allocation, of the engine ----------------------------------------------------
 
     def _on_lost(self, link: Link, cause: str, silent: bool) -> None:
+        self._ranks.lost(link.node)
         self._losses.on_lost(link, cause, silent)
 
     def _on_drain(self, ending: AllocationEnding) -> None:
         """Start nothing more."""
         self._events.note("ending", cause=ending.why, seconds=round(ending.seconds, 1))
         self.scheduler.pause()
+        self._ends.tell(*self.fleet.links)
         self._flushing.ask()
 
     def _turn_away(self, ending: AllocationEnding) -> None:
@@ -570,6 +619,7 @@ class Engine:
         self.closed = True
         self.drain.close()
         self._rebalancing.close()
+        self._refusing.close()
         self._losses.close()
         self._copies.close()
         self.bulk.single_out_all()
@@ -579,12 +629,15 @@ class Engine:
         try:
             await self.fleet.close()
             await self.locks.close()
+            await self._checkpoints.close()
         finally:
             self._flushing.close()
             self._writing.close()
             self._dropping.close()
             self._packer.buffers.close()
             self._collector.close()
+            self.learning.close()
+            self._usage.write(last=True)
             self._events.close()
             if self.echo is not None:
                 self.echo.close()
@@ -599,20 +652,22 @@ async def open_engine(
     preload: Sequence[str] = (),
     end: End | None = None,
     echo: bool = False,
+    tokens: Sequence[tuple[str, int]] = (),
 ) -> AsyncIterator[Engine]:
     """Start a launcher on each node; at the end of the scope, end everything.
 
-    Each launcher imports the modules of `preload` once, before it forks workers.
+    Each launcher imports the modules of `preload` once, before it forks workers. `tokens` are those of the program.
 
     Raises:
         LauncherError: Fewer than `min_nodes` launchers could be started.
         ConfigurationError: A module of `preload` does not import.
     """
     engine = Engine(program, settings or Settings(), echo)
+    engine.scheduler.set_tokens(dict(tokens))
     try:
         await engine.fleet.start(nodes, preload)
         if end is not None:
-            engine.drain.expect(end)
+            engine.expect(end)
         engine.note_nodes()
         yield engine
     finally:

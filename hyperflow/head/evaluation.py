@@ -7,9 +7,9 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from hyperflow.environment import Options
 from hyperflow.errors import (
     EvaluationExited,
+    MemoryLimitExceeded,
     OutOfMemory,
     RemoteError,
     SerializationError,
@@ -18,11 +18,12 @@ from hyperflow.errors import (
 )
 from hyperflow.flow import show_call
 from hyperflow.head.streams import CalledWith, Words
+from hyperflow.options import Options
 from hyperflow.scheduling.state import Task, Worker
 from hyperflow.shipping import exceptions
 from hyperflow.shipping.packer import PackedCall
 from hyperflow.wire.frames import Outcome
-from hyperflow.wire.messages import CANCELLED, TIME_LIMIT, WorkerEnded
+from hyperflow.wire.messages import CANCELLED, MEMORY_LIMIT, TIME_LIMIT, WorkerEnded
 
 STOP_ITERATION = "builtins.StopIteration"
 """What a worker sends as the name of the class in this case; no future can carry it, nor a subclass."""
@@ -36,8 +37,9 @@ class Evaluation(asyncio.Future[Any]):
     """
 
     # else each would have a dictionary as well
-    __slots__ = ("call", "on_cancel", "options", "packed", "retries", "stream", "task")
+    __slots__ = ("began", "call", "on_cancel", "options", "packed", "retries", "stream", "task")
 
+    began: float  # when it was sent to a worker, on the clock of `time.monotonic`; of one with limits only
     stream: Words  # see `streams`; not there before the evaluation was counted
 
     def __init__(
@@ -55,6 +57,12 @@ class Evaluation(asyncio.Future[Any]):
         self.options = options
         self.retries = options.retries  # that are left
         self.on_cancel = on_cancel
+
+    @property
+    def memory_limit(self) -> int | None:
+        """How many bytes it may have; it is killed when it has more."""
+        asks = self.task.asks  # of "auto", what is asked for just now
+        return None if asks is None or self.options.memory is None else asks.memory
 
     @property
     def seed(self) -> int:
@@ -115,5 +123,9 @@ def death(evaluation: Evaluation, worker: Worker, ended: WorkerEnded, log_file: 
         return None
     if ended.reason == TIME_LIMIT and limit is not None:
         return TimeLimitExceeded(evaluation.title, worker.name, worker.node, limit, log_file, ended.tail)
+    where = evaluation.title, worker.name, worker.node, ended.status, log_file, ended.tail
+    memory = evaluation.memory_limit
+    if memory is not None and (ended.reason == MEMORY_LIMIT or ended.out_of_memory):
+        return MemoryLimitExceeded(*where, ended.peak_memory, memory, ended.memory_before)
     kind = OutOfMemory if ended.out_of_memory else WorkerDied
-    return kind(evaluation.title, worker.name, worker.node, ended.status, log_file, ended.tail or ended.reason)
+    return kind(*where[:-1], ended.tail or ended.reason)

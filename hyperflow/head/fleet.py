@@ -23,11 +23,15 @@ from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import LauncherError
 from hyperflow.events.writer import EventLog
+from hyperflow.head import capacity
+from hyperflow.head.capacity import NOTHING, Supply
 from hyperflow.head.link import Link, OnFrames, OnLost, OnPeers, nobody
 from hyperflow.head.watchdog import Watchdog
 from hyperflow.program import ProgramInfo
+from hyperflow.request import Capacity
 from hyperflow.transports.process import Local, Transport, portable_environment
-from hyperflow.wire import frames, machine
+from hyperflow.wire import findings, frames, machine
+from hyperflow.wire.findings import Findings
 
 logger = logging.getLogger("hyperflow")
 
@@ -53,6 +57,8 @@ class NodePlan(NamedTuple):
     cpus: int | None = None  # how many to use there; None for all that may be used
     granted: bool = False  # a batch system granted just these; if more are visible, nobody knows which are ours
     shared: bool = False  # others here use the same CPUs: pinned only if all are used, and no warning about that
+    said: Supply = NOTHING  # what else the program says that it has
+    grant: Supply = NOTHING  # what else a batch system granted there
 
     @property
     def transports(self) -> Sequence[Transport]:
@@ -61,6 +67,11 @@ class NodePlan(NamedTuple):
     @property
     def node(self) -> str:
         return self.transports[0].node
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is this machine."""
+        return isinstance(self.transports[0], Local)
 
     @property
     def is_here(self) -> bool:
@@ -80,8 +91,8 @@ def _name(transport: Transport) -> str:
 class OnNodes(Protocol):
     """Who has to know which nodes there are."""
 
-    def node_up(self, node: str, cpus: Sequence[int], /) -> None:
-        """It has these CPUs."""
+    def node_up(self, node: str, cpus: Sequence[int], capacity: Capacity, /) -> None:
+        """It has these CPUs, and all that."""
 
     def node_late(self, node: str, cpus: int, /) -> None:
         """It is still being started, and has so many CPUs; `node_up` or `node_failed` follows."""
@@ -131,6 +142,7 @@ class Fleet:
         self._answered: set[str] = set()  # nodes whose launcher has greeted us
         self._late: dict[asyncio.Task[LauncherError | str | None], NodePlan] = {}
         self._beating: asyncio.TimerHandle | None = None
+        self._found: Findings | None = None  # on this machine
         self._watchdog = Watchdog()
 
     async def start(self, nodes: Sequence[NodePlan], preload: Sequence[str]) -> None:
@@ -138,10 +150,12 @@ class Fleet:
         environment = portable_environment(os.environ)  # once: it is the same for all
         if len(nodes) == 1 and nodes[0].is_here and not preload:
             self._beating = self._loop.call_later(self._settings.heartbeat, self._beat, self._loop.time())
+            await self._look(nodes)
             if remark := self._lead(nodes[0], environment):
                 saying.warn(f"nothing is pinned: {remark}")
             self._watchdog.start()
             return
+        await self._look(nodes)
         tasks = {self._loop.create_task(self._try(plan, preload, environment)): plan for plan in nodes}
         # Those that are up have to hear of us while others take their time.
         self._beating = self._loop.call_later(self._settings.heartbeat, self._beat, self._loop.time())
@@ -181,7 +195,19 @@ class Fleet:
         task = self._loop.create_task(link.start(self._program.program_id, (), self.echo, environment))
         self._leading[task] = link
         task.add_done_callback(self._followed)
-        return self._use(plan, link, machine.affinity(), machine.cpu_quota())
+        found = self._found or findings.look()
+        return self._use(plan, link, machine.affinity(), machine.cpu_quota(), found)
+
+    async def _look(self, nodes: Sequence[NodePlan]) -> None:
+        """Find out about the GPUs of this machine, where that may take a while."""
+        here = [plan for plan in nodes if plan.is_local and not plan.granted]
+        if not here:
+            return
+        self._found = findings.look()
+        if any(capacity.needs_smi(plan.said, self._found) for plan in here):
+            self._found, remark = await asyncio.to_thread(capacity.asked_smi, self._found)
+            if remark:
+                saying.warn(f"{here[0].node}: {remark}")
 
     def _followed(self, task: asyncio.Task[None]) -> None:
         """A node that is used already has answered, or could not be started."""
@@ -255,15 +281,26 @@ class Fleet:
     def _take_in(self, plan: NodePlan, link: Link) -> str | None:
         greeting = link.greeting
         assert greeting is not None, link.node
-        said = self._use(plan, link, greeting.affinity, greeting.quota)
+        found = self._found if plan.is_local and self._found is not None else greeting.findings()
+        said = self._use(plan, link, greeting.affinity, greeting.quota, found)
         link.follow_path()  # while the node started, it may have changed
         return said
 
-    def _use(self, plan: NodePlan, link: Link, affinity: Sequence[int], quota: float | None) -> str | None:
+    def _use(
+        self, plan: NodePlan, link: Link, affinity: Sequence[int], quota: float | None, found: Findings
+    ) -> str | None:
         link.cpus = cpus = machine.choose_cpus(plan.cpus, affinity, quota, plan.granted or plan.shared)
+        choice = capacity.choose(
+            plan.said, plan.grant if plan.granted else None, found, cpus.ids if cpus.pinned else None
+        )
         self.links[link.node] = link
-        self._on_nodes.node_up(link.node, cpus.ids)
-        self._events.note("up", node=link.node, cpus=list(cpus.ids), pinned=cpus.pinned)
+        self._on_nodes.node_up(link.node, cpus.ids, choice.capacity)
+        there = choice.capacity
+        more = {"gpus": list(there.gpus), "gpus_from": choice.gpus_from} if there.gpus else {}
+        self._events.note("up", node=link.node, cpus=list(cpus.ids), pinned=cpus.pinned, memory=there.memory, **more)
+        for remark in filter(None, (choice.remark, link.remark)):
+            # Not by warnings: a node may come late.
+            logger.warning("%s: %s", link.node, remark)
         return f"{link.node}: {cpus.remark}" if cpus.remark and not plan.shared else None
 
     def keep(self, names: Collection[str]) -> None:

@@ -13,10 +13,14 @@ from hyperflow.head.account import Account
 from hyperflow.head.aside import NodesAside
 from hyperflow.head.broadcast import Broadcast
 from hyperflow.head.bulk.calls import Calls
+from hyperflow.head.checkpoints import Checkpoints
 from hyperflow.head.copies import Copies
+from hyperflow.head.ends import Ends
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.fleet import Fleet
+from hyperflow.head.learning import Learning
 from hyperflow.head.orders import Orders
+from hyperflow.head.pieces import PieceTable
 from hyperflow.head.post_mortems import PostMortems
 from hyperflow.head.streams import Streams
 from hyperflow.head.worker_locks import WorkerLocks
@@ -59,7 +63,11 @@ class Head:
     worker_locks: WorkerLocks
     streams: Streams
     copies: Copies
+    learning: Learning
+    checkpoints: Checkpoints
+    ends: Ends
     post_mortems: PostMortems
+    pieces: PieceTable
     evaluations: dict[TaskNumber, Evaluation]
     tries: dict[TaskNumber, Try]
     makings: dict[Evaluation, Making]

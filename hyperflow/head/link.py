@@ -92,6 +92,8 @@ class Link:
         """Gets the node, and what its launcher says about what it gets from other nodes: kind and body."""
         self.cpus = CpuChoice((), False)
         """Those to hand out there."""
+        self.remark = ""
+        """What the launcher has to say to people."""
         self.unheard = 0
         """Frames of answers that have come, of which the launcher was not told that they have been read."""
         self.last_received = self._last_sent = time.monotonic()
@@ -153,7 +155,7 @@ class Link:
             kind, body = await self._next(None)  # imports take what they take
             if kind == Kind.FAILED:
                 raise ConfigurationError(f"preload on {self.node}: {bytes(body).decode(errors='replace')}")
-            self._shares_memory = messages.read(Ready, body).shares_memory
+            self._shares_memory, self.remark = messages.read(Ready, body)
             if self._shares_memory:
                 self.channels = Channels(self.write)
             self._inbox = None

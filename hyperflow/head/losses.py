@@ -9,16 +9,17 @@ Guarantees:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from hyperflow import failures
-from hyperflow.errors import HyperflowError, NodeLost, TooManyNodesLost
+from hyperflow.errors import AllocationEnding, HyperflowError, NodeLost, TooManyNodesLost
 from hyperflow.head.bulk.bulk import Bulk
 from hyperflow.head.endings import Endings
 from hyperflow.head.head import Head
 from hyperflow.head.later import Later
 from hyperflow.head.link import Link
 from hyperflow.scheduling.state import Task, Worker
+from hyperflow.wire.numbers import TaskNumber
 
 END_GRACE = 15.0
 """Seconds after which nothing runs on a node whose launcher has seen the end of its stream; see launcher/keeper.py."""
@@ -71,6 +72,7 @@ class Losses:
                 self._after.append(loop.call_later(wait, head.worker_locks.worker_gone, each.number))
         for task in head.scheduler.withhold(node):
             if not self._charged(task, at_work[task.number][0], node):
+                self._try_again(task, at_work)
                 head.events.withheld(task.number, wait)
                 self._after.append(loop.call_later(wait, self._release, task, node))
         head.scheduler.suspects_wait = True
@@ -80,6 +82,7 @@ class Losses:
         head.aside.lost(node)
         for task in back:
             if not head.copies.gives_way(task, node) and not self._charged(task, at_work[task.number][0], node):
+                self._try_again(task, at_work)
                 self._endings.returned(task, node)
         for task in self._bulk.apart(impossible):
             worker, started = at_work.get(task.number, (None, False))
@@ -87,6 +90,11 @@ class Losses:
                 continue
             self.refuse(task, started)
         head.flush_soon()
+
+    def _try_again(self, task: Task, at_work: Mapping[TaskNumber, tuple[Worker | None, bool]]) -> None:
+        """It will be started again, perhaps for the first time."""
+        if at_work[task.number][1]:
+            self._head.orders.try_again(task)
 
     def _all_lost(self) -> None:
         """Nodes that were lost together are known by now: let their evaluations start elsewhere."""
@@ -111,7 +119,7 @@ class Losses:
         """By now an exclusive task must have ended on the lost node: let it run elsewhere."""
         if task.number not in self._head.evaluations:
             return
-        if task.cpus > self._head.scheduler.pool.largest:
+        if not self._head.scheduler.is_possible(task.asks or task.cpus):
             self.refuse(task)
         else:
             self._head.scheduler.resubmit(task)
@@ -121,12 +129,24 @@ class Losses:
     def refuse(self, task: Task, started: bool = True) -> None:
         """No node is left that could run a task."""
         evaluation = self._head.evaluations.get(task.number)
-        refusal: HyperflowError | None = self._head.scheduler.refusal(task.cpus) if self._head.fleet.links else None
+        refusal: HyperflowError | None = (
+            self._head.scheduler.refusal(task.asks or task.cpus) if self._head.fleet.links else None
+        )
         if refusal is None and self.last is not None:
             refusal = NodeLost(*self.last.args)
         if evaluation is not None and refusal is not None:
             failures.add_note(refusal, f"(it was to run {evaluation.title})")
             self._endings.fail(evaluation, refusal, started)
+
+    def too_late(self, task: Task) -> None:
+        """Nodes had enough time left for a task when it was submitted; while it waited, that has passed.
+
+        So it ends as what waits at the end of the allocation does, and a Job that is requeued goes on from there.
+        """
+        evaluation = self._head.evaluations.get(task.number)
+        if evaluation is not None and task.asks is not None:
+            why, left = self._head.scheduler.time_left(task.asks)
+            self._endings.fail(evaluation, AllocationEnding(why, left), started=False)
 
     def close(self) -> None:
         """Wait for nothing more."""

@@ -38,7 +38,7 @@ from hyperflow.shipping.definitions import Definition
 from hyperflow.shipping.packer import Packer
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
-from hyperflow.wire.messages import ForkOrder
+from hyperflow.wire.messages import Facts, ForkOrder
 from hyperflow.wire.numbers import DefinitionNumber, TaskNumber, WorkerNumber
 
 FORGOTTEN = 16
@@ -75,6 +75,8 @@ class Orders:
         """What each worker has."""
         self.at_nodes: dict[str, set[DefinitionNumber]] = {}
         """Those that each node has."""
+        self.attempts: dict[TaskNumber, int] = {}
+        """Which try it is of those that are not at the first one."""
         self._links = links
         self._broadcast = broadcast
         self._packer = packer
@@ -140,6 +142,8 @@ class Orders:
                 parts.append(frames.frame(Kind.NAMED, worker.number, (known.name or "").encode()))
             if function not in has or packed.needs:
                 self._give(worker, (*packed.needs, packed.function), parts)
+            if task.alone and (facts := self._facts(task, evaluation)) is not None:
+                parts.append(messages.framed(facts, worker.number))
             if evaluation.options.post_mortem:
                 parts.append(frames.frame(Kind.KEEP, worker.number, frames.SIZE.pack(number)))
             buffers = packed.buffers
@@ -147,11 +151,32 @@ class Orders:
                 buffers = channels.filled(worker.number, buffers)
             frames.add_task(records, number, function, packed.payload, buffers)
             started.append(number)
-            if task.alone and (limit := evaluation.options.time_limit) is not None:
-                parts.append(frames.frame(Kind.LIMIT, worker.number, frames.SECONDS.pack(limit)))
+            if task.alone:
+                self._limit(evaluation, worker, parts)
         parts += _tasks(worker, records)
         if started:
             self._events.running(started, worker.name)
+
+    def _limit(self, evaluation: Evaluation, worker: Worker, parts: list[frames.Bytes]) -> None:
+        """Say what an evaluation, which comes by itself, may take at most."""
+        if (seconds := evaluation.options.time_limit) is not None:
+            parts.append(frames.frame(Kind.LIMIT, worker.number, frames.SECONDS.pack(seconds)))
+        evaluation.began = time.monotonic()
+        if (memory := evaluation.memory_limit) is not None:
+            parts.append(frames.frame(Kind.LIMIT_MEMORY, worker.number, frames.SIZE.pack(memory)))
+
+    def try_again(self, task: Task) -> None:
+        """A try of an evaluation has ended, and there will be another one, which is told which it is."""
+        self.attempts[task.number] = self.attempts.get(task.number, 1) + 1
+        task.alone = True
+
+    def _facts(self, task: Task, evaluation: Evaluation) -> Facts | None:
+        """Return what a worker has to know of an evaluation, where that is not the usual."""
+        facts = Facts(task.number, self.attempts.get(task.number, 1), evaluation.memory_limit)
+        if len(places := task.places) > 1:
+            nodes, cpus, gpus = zip(*places, strict=True)
+            facts = facts._replace(nodes=nodes, cpus=cpus, gpus=gpus)
+        return facts if facts != Facts(task.number) else None
 
     def _order_team(self, effect: TeamEffect, parts: list[frames.Bytes]) -> None:
         team = effect.team
@@ -209,9 +234,9 @@ class Orders:
         if type(effect) is Fork:
             self.at_workers[worker.number] = Known(self._packer.epoch)
             pinned = self._links[worker.node].cpus.pinned
-            order = ForkOrder(worker.name, self.log_file(worker), worker.cpus, pinned, worker.fresh)
+            order = ForkOrder(worker.name, self.log_file(worker), worker.cpus, pinned, worker.fresh, worker.gpus)
             parts.append(messages.fork(order, worker.number))
-            self._events.started(worker.name, worker.cpus, worker.number)
+            self._events.started(worker.name, worker.cpus, worker.number, worker.gpus)
         elif type(effect) is Retract:
             parts.append(frames.frame(Kind.RETRACT, worker.number, frames.SIZE.pack(effect.below)))
         else:

@@ -13,7 +13,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 
-from hyperflow.errors import Deadlock, HyperflowError
+from hyperflow.errors import ConfigurationError, Deadlock, HyperflowError
 from hyperflow.locking.manager import LockManager, scope
 from hyperflow.locking.rules import LockRequest, Stage
 from hyperflow.scheduling.scheduler import Scheduler
@@ -89,7 +89,7 @@ class WorkerLocks:
             if isinstance(error, Deadlock):
                 reply = LockReply(message.serial, error.wanted, tuple(error.circle))
             elif error is not None:
-                reply = LockReply(message.serial, str(error))
+                reply = LockReply(message.serial, str(error), misconfigured=isinstance(error, ConfigurationError))
             self._write(worker.node, [messages.framed(reply, worker.number)])
 
         owner, name = (worker.number, message.task), f"{self._name(worker, message.task)} on {worker.name}"
@@ -124,12 +124,13 @@ class WorkerLocks:
             if isinstance(request.owner, tuple) and request.stage is not Stage.HELD:
                 wanted[request.owner[0]].append(request)
         waiting: list[LockRequest] = []
+        stuck = self._manager.rules.stuck(above)
         for worker in self._scheduler.workers.values():
             if worker.ending:
                 return  # its CPUs will be free
             if worker.is_busy:
                 mine = wanted.get(worker.number, [])
-                if not any(self._manager.rules.depends(request, above) for request in mine):
+                if all(request.number not in stuck for request in mine):
                     return  # it will end some time
                 waiting += mine
         if waiting:

@@ -32,7 +32,15 @@ ANCILLARY = socket.CMSG_SPACE(MOST_FDS * 4)
 LEAVE_GRACE = 2.0
 """Seconds for a worker to end by itself when it has nothing left to do."""
 
-PASSED_ON = frozenset(map(int, (Kind.LOCK_WANTED, Kind.LOCK_RELEASED, Kind.STREAM_WANTED, Kind.PRINTED, Kind.RETURNED)))
+PASSED_ON = frozenset(
+    map(
+        int,
+        (
+            *(Kind.LOCK_WANTED, Kind.LOCK_RELEASED, Kind.STREAM_WANTED, Kind.SLOT_WANTED),
+            *(Kind.PRINTED, Kind.RETURNED, Kind.HAS, Kind.USED, Kind.RANKS_WANTED, Kind.PIECE),
+        ),
+    )
+)
 """What a worker says that only the head understands."""
 
 
@@ -143,7 +151,9 @@ class Answers:
             if joined >= JOIN and joined * len(self._workers) > WORTH_JOINING * max(seconds, WAKE):
                 by = time.monotonic() + joined
         self._head.send(*frames.records_frame(Kind.RESULTS, process.number, [records]), by=by)
-        process.deadline = None
+        if process.deadline is not None:
+            process.answered()
+        process.memory_limit = None
         process.done = process.fresh
         if process.fresh:  # it ends by itself, unless what a function registered with atexit hangs
             process.leave_by = time.monotonic() + LEAVE_GRACE

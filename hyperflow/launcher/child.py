@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import socket
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterable
 
 from hyperflow.wire import frames, processes, survivors
 from hyperflow.wire.answer_ring import AnswerRing
 from hyperflow.wire.claim_page import ClaimPage
-from hyperflow.wire.messages import ForkOrder
+from hyperflow.wire.deadlines import LIMIT, Deadlines
+from hyperflow.wire.messages import ForkOrder, Guest
 from hyperflow.wire.numbers import TaskNumber, WorkerNumber
 from hyperflow.wire.shared_memory import Block
 
@@ -19,14 +22,21 @@ from hyperflow.wire.shared_memory import Block
 class WorkerProcess:
     """A forked worker, as its launcher sees it."""
 
-    def __init__(self, number: WorkerNumber, pid: int, sock: socket.socket, page: mmap.mmap, order: ForkOrder) -> None:
+    def __init__(
+        self, number: WorkerNumber, pid: int, sock: socket.socket, page: mmap.mmap, order: ForkOrder | Guest
+    ) -> None:
         self.number = number
         self.name = order.name
-        self.fresh = order.fresh
+        self.is_guest = isinstance(order, Guest)  # a program in the place of a worker
+        self.fresh = not isinstance(order, Guest) and order.fresh
         self.pid = pid
+        self.gpus = frozenset(order.gpus)
+        self.behind = set[WorkerNumber]()  # workers that are ending and have its GPUs; until they have gone it waits
+        self.forked = time.monotonic()
         self.sock = sock
         self.claims = ClaimPage(page)
         self.answers = AnswerRing(page)
+        self.deadlines = Deadlines(page)
         self.mark = mark_name(number)
         self.reader = frames.Reader()
         self.fds: list[int] = []  # of large buffers; the frames that say so have not come yet
@@ -38,6 +48,9 @@ class WorkerProcess:
         self.deadline: float | None = None  # of the evaluation that it is in
         self.status: int | None = None  # once it was reaped
         self.peak_memory = 0
+        self.memory_limit: int | None = None  # of the evaluation that it is in
+        self.memory_peak = 0  # the most that was seen of the evaluation that has a memory limit
+        self.memory_before = 0  # what a new worker had before that, if it was more than the limit
         self.reason = ""  # why we end it; empty if it ended by itself
         self.leave_by: float | None = None
         self.leave_why = "closing"
@@ -64,12 +77,25 @@ class WorkerProcess:
         self.deadline, self.leave_by, self.kill_at = (
             None if moment is None else moment + seconds for moment in (self.deadline, self.leave_by, self.kill_at)
         )
+        if self.deadline is not None:
+            self.deadlines.put(LIMIT, *(moment + seconds for moment in self.deadlines.moments[LIMIT : LIMIT + 2]))
+
+    def limit(self, seconds: float, now: float) -> None:
+        """Its next evaluation has so much time."""
+        self.deadline = now + seconds
+        self.deadlines.limit(seconds, now)
+
+    def answered(self) -> None:
+        """It has answered, so the time limit is over."""
+        self.deadline = None
+        self.deadlines.put(LIMIT, math.inf, math.inf)
 
     def let_go(self) -> None:
         """In a forked worker: let go of what another one shares with the launcher."""
         self.sock.close()
         self.claims.words.release()
         self.answers.words.release()
+        self.deadlines.moments.release()
         self.answers.page.close()
 
     def log_tail(self) -> str:
@@ -124,12 +150,16 @@ def remains(process: WorkerProcess, others: Collection[int]) -> list[int]:
     Args:
         others: The pids of the other workers.
     """
-    tag = f"HYPERFLOW_SERVICE_ID={process.name}"
-    adopted = [
-        pid
-        for pid in processes.children(os.getpid())
-        if pid not in others
-        if processes.session(pid) == process.pid or processes.carries(pid, tag) or processes.maps(pid, process.mark)
-    ]
+    adopted = belonging(process, [pid for pid in processes.children(os.getpid()) if pid not in others])
     below = [pid for each in adopted for pid in processes.descendants(each)]
     return [pid for pid in (*adopted, *below) if pid not in others and processes.is_alive(pid)]
+
+
+def belonging(process: WorkerProcess, adopted: Iterable[int]) -> list[int]:
+    """Return those of our own children that a worker has left."""
+    tag = f"HYPERFLOW_SERVICE_ID={process.name}"
+    return [
+        pid
+        for pid in adopted
+        if processes.session(pid) == process.pid or processes.carries(pid, tag) or processes.maps(pid, process.mark)
+    ]

@@ -32,21 +32,25 @@ from hyperflow._version import __version__, installed_version
 from hyperflow.launcher import child, entry, keeper, own_stream
 from hyperflow.launcher.answers import LEAVE_GRACE, Answers
 from hyperflow.launcher.cache import NodeCache
+from hyperflow.launcher.ends import Ends
 from hyperflow.launcher.head_stream import HeadStream
+from hyperflow.launcher.memory import MemoryLimits
 from hyperflow.launcher.peers import Peers
 from hyperflow.launcher.post_mortems import PostMortems
 from hyperflow.launcher.teams import HANDLED, Teams
 from hyperflow.launcher.zygote import Zygote
-from hyperflow.wire import frames, machine, messages, processes, survivors
+from hyperflow.wire import findings, frames, machine, messages, processes, survivors
 from hyperflow.wire.answer_ring import PAGES
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import (
     CANCELLED,
+    MEMORY_LIMIT,
     TIME_LIMIT,
     Fetch,
     Fetched,
     ForkOrder,
     Greeting,
+    Guest,
     Inspect,
     Listen,
     Listening,
@@ -79,8 +83,27 @@ GROUP_PAUSE = 0.01
 LONGEST_LOOK = 3600.0
 """Seconds to wait in the selector at most: epoll refuses more than 24 days, and a time limit may be longer."""
 
-HELD = frozenset(map(int, (Kind.GIVE, Kind.TASKS, Kind.NAMED, Kind.CHANNEL, Kind.KEEP, Kind.LIMIT)))
+HELD = frozenset(
+    map(
+        int,
+        (
+            *(Kind.GIVE, Kind.TASKS, Kind.NAMED, Kind.CHANNEL, Kind.KEEP, Kind.FACTS),
+            *(Kind.LIMIT, Kind.LIMIT_MEMORY),
+        ),
+    )
+)
 """What waits with a block that is still to come from another node; the rest is for what the worker is doing already."""
+
+FORWARDED = frozenset(
+    map(
+        int,
+        (
+            *(Kind.NAMED, Kind.FACTS, Kind.CHANNEL, Kind.RETURNED),
+            *(Kind.LOCK_REPLY, Kind.STREAM_REPLY, Kind.SLOT_REPLY, Kind.RANKS_ENDED, Kind.MORE),
+        ),
+    )
+)
+"""What only workers understand."""
 
 
 class Launcher:
@@ -105,10 +128,12 @@ class Launcher:
         """What workers are to get when a block has come from another node."""
         self.post_mortems = PostMortems(self.selector, self.head.send)
         self.teams = Teams(self.head, self.workers, self.held, self.forward, self.look, self.kill, self.wake_by)
+        self.memory = MemoryLimits(self.watch, self.own_children)
         self.answers = Answers(
             *(self.head, self.workers, self.teams, self.cache, self.post_mortems),
             *(self.kill, self.watch, self.wake_by),
         )
+        self.ends = Ends()
         self.closing = False
         self.failed_forks: deque[tuple[float, bytes]] = deque()  # when to report which
         self.setup: Setup | None = None
@@ -195,6 +220,8 @@ class Launcher:
             yield old
         if (silent := self.peers.moment) is not None:
             yield silent
+        if (full := self.memory.moment) is not None:
+            yield full
 
     def check_clocks(self) -> None:
         """Do what is due, and note when the next thing will be. (What moves to a later moment costs a look.)"""
@@ -212,6 +239,7 @@ class Launcher:
         self.peers.check(now)
         self.answers.check(now)
         self.teams.check(now)
+        self.memory.check(now)
         self.check_timed(now)
         self.alarm = min(self.moments())
 
@@ -299,6 +327,8 @@ class Launcher:
                 self.forward(other, frames.frame(Kind.FORGET, other.number, body))
         elif kind == Kind.FORK:
             self.fork(number, messages.read(ForkOrder, body))
+        elif kind == Kind.GUEST:
+            self.fork(number, messages.read(Guest, body))
         elif kind == Kind.PATH:
             self.zygote.follow(messages.read(SysPath, body))
             for other in self.workers.values():
@@ -309,6 +339,8 @@ class Launcher:
             self.cache.expect(messages.read(Fetch, body))
         elif kind == Kind.CLOSE:
             self.close()
+        elif kind == Kind.ENDS:
+            self.ends.hear(body, self.workers.values())
         elif kind == Kind.ALIVE:
             pass  # it was heard
         elif kind == Kind.INSPECT:
@@ -320,14 +352,16 @@ class Launcher:
         elif kind == Kind.GIVE:
             for data in self.cache.given(number, body):
                 self.forward(process, data)
-        elif kind in (Kind.NAMED, Kind.CHANNEL, Kind.RETURNED, Kind.LOCK_REPLY, Kind.STREAM_REPLY):
+        elif kind in FORWARDED:
             self.forward(process, frames.frame(kind, number, body))
         elif kind == Kind.KEEP:
             if self.post_mortems.has_room:
                 self.forward(process, frames.frame(kind, number, body))
         elif kind == Kind.LIMIT:
-            process.deadline = time.monotonic() + frames.SECONDS.unpack(body)[0]
+            process.limit(frames.SECONDS.unpack(body)[0], time.monotonic())
             self.watch(process)
+        elif kind == Kind.LIMIT_MEMORY:
+            self.memory.begin(process, frames.SIZE.unpack(body)[0])
         elif kind == Kind.RETRACT:
             (below,) = frames.SIZE.unpack(body)
             boundary = process.claims.retract(Seq(below + process.shift)) - process.shift
@@ -350,7 +384,7 @@ class Launcher:
             return
         self.cache.settle(setup.memory)
         self.head.silence = 0.0
-        self.head.send(messages.framed(Ready(self.cache.shares_memory)))
+        self.head.send(messages.framed(Ready(self.cache.shares_memory, self.zygote.remark)))
 
     # ---- from other nodes ---------------------------------------------------------------------------------------
 
@@ -398,7 +432,8 @@ class Launcher:
 
     # ---- workers ------------------------------------------------------------------------------------------------
 
-    def fork(self, number: WorkerNumber, order: ForkOrder) -> None:
+    def fork(self, number: WorkerNumber, order: ForkOrder | Guest) -> None:
+        """Fork a worker, or what is to become a program."""
         self.zygote.warm_up()
         # Delay SIGTERM until the child has its own group and default handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
@@ -422,11 +457,16 @@ class Launcher:
         theirs.close()
         ours.setblocking(False)
         process = child.WorkerProcess(number, pid, ours, page, order)
+        if process.gpus:  # what those that end have there would be in its way
+            ending = (other for other in self.workers.values() if other.is_ending)
+            process.behind = {other.number for other in ending if not process.gpus.isdisjoint(other.gpus)}
         self.workers[number] = process
-        self.selector.register(ours, selectors.EVENT_READ, process)
+        if not process.is_guest:  # a program has nothing to say, and does not keep the socket
+            self.ends.tell(process)
+            self.selector.register(ours, selectors.EVENT_READ, process)
 
     def become_worker(
-        self, sock: socket.socket, launcher_end: socket.socket, page: mmap.mmap, order: ForkOrder
+        self, sock: socket.socket, launcher_end: socket.socket, page: mmap.mmap, order: ForkOrder | Guest
     ) -> NoReturn:
         """In the forked child: close what belongs to the launcher, and serve."""
         code = 70
@@ -444,6 +484,8 @@ class Launcher:
             self.peers.close()
             self.post_mortems.close()
             self.head.close()
+            if isinstance(order, Guest):
+                entry.become_guest(order)
             code = entry.become_worker(sock, page, self.setup, order)
         except BaseException:  # noqa: BLE001 (a forked child must not go on as a launcher)
             traceback.print_exc()
@@ -455,7 +497,7 @@ class Launcher:
 
     def forward(self, process: child.WorkerProcess, data: bytes) -> None:
         """Send to a worker, as far as it takes it now."""
-        if not process.backlog:
+        if not process.backlog and not process.behind:
             try:
                 sent = process.sock.send(data)
             except BlockingIOError:
@@ -467,6 +509,18 @@ class Launcher:
             data = data[sent:]
             self.selector.modify(process.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, process)
         process.backlog += data
+
+    def let_go_on(self, gone: child.WorkerProcess) -> None:
+        """A worker with GPUs has gone: those that wait for these get what is there for them."""
+        for process in self.workers.values():
+            if gone.number in process.behind:
+                process.behind.remove(gone.number)
+                if not process.behind and process.status is None:
+                    if not process.is_ending:
+                        process.put_off(time.monotonic() - process.forked)
+                    if process.backlog:
+                        with contextlib.suppress(KeyError, ValueError):  # its stream has ended
+                            self.selector.modify(process.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, process)
 
     def on_worker(self, process: child.WorkerProcess, events: int) -> None:
         if process.sock.fileno() < 0:
@@ -504,7 +558,9 @@ class Launcher:
 
     def retire(self, process: child.WorkerProcess) -> None:
         """Let a worker end by itself, soon."""
-        if process.kill_at is None:
+        if process.is_guest:
+            self.kill(process, "closing")
+        elif process.kill_at is None:
             self.forward(process, frames.frame(Kind.RETIRE, process.number))
             self.watch(process)
             process.leave_by = time.monotonic() + LEAVE_GRACE
@@ -524,7 +580,7 @@ class Launcher:
         A group may be there for ever: of a zombie, whose parent has left it, of a process that may not be killed
         (sudo), or cannot be (a file system that hangs). So after the grace only living processes that we can end count.
         """
-        others = {other.pid for other in self.workers.values() if other is not process} | self.post_mortems.pids
+        others = self.own_children() - {process.pid}
         grouped = child.group_lives(process.pid)
         if now < process.look_at or (grouped and process.kill_at is not None and now < process.kill_at):
             return False
@@ -535,15 +591,25 @@ class Launcher:
         processes.kill_all(left)
         return not left or (process.kill_at is not None and now > process.kill_at + GONE_GRACE)
 
+    def own_children(self) -> set[int]:
+        """Return the children that we know: workers, and copies of such that have failed."""
+        return {process.pid for process in self.workers.values()} | self.post_mortems.pids
+
     def finish(self, process: child.WorkerProcess) -> None:
         """Nothing is left of a worker: tell the head."""
         del self.workers[process.number], self.timed[process.number]
         self.held.pop(process.number, None)
+        if process.gpus:
+            self.let_go_on(process)
         status, reason = process.status if process.status is not None else 70, process.reason
         out_of_memory = status == -signal.SIGKILL and not reason and self.memory_kills.took_one(time.monotonic())
-        tail = process.log_tail() if reason in ("", TIME_LIMIT) and not process.done else ""
+        tail = process.log_tail() if reason in ("", TIME_LIMIT, MEMORY_LIMIT) and not process.done else ""
         started = Seq(max(process.claims.started - process.shift, 0))
-        ended = WorkerEnded(status, started, reason, out_of_memory, tail, process.peak_memory, process.within)
+        limited = process.memory_limit is not None  # in whose evaluation it has ended
+        peak = process.memory_peak if reason == MEMORY_LIMIT else process.peak_memory
+        ended = WorkerEnded(
+            status, started, reason, out_of_memory, tail, peak, process.within, process.memory_before if limited else 0
+        )
         self.head.send(messages.framed(ended, process.number))
 
 
@@ -559,6 +625,7 @@ def greeting(memory: Offer | None) -> Greeting:
         affinity=tuple(machine.affinity()),
         quota=machine.cpu_quota(),
         memory=memory,
+        **findings.look()._asdict(),
     )
 
 

@@ -15,7 +15,7 @@ import signal
 import sys
 import traceback
 
-from hyperflow.wire import machine
+from hyperflow.wire import gpus, machine
 from hyperflow.wire.messages import Setup, SysPath
 
 SHARED = (
@@ -43,6 +43,8 @@ class Zygote:
         self._missing = list(reversed(SHARED))
         self.is_warm = False
         """Whether all that workers need has been imported."""
+        self.remark = ""
+        """What people should know of the modules that the program names."""
 
     def prepare(self, setup: Setup) -> str:
         """Take on the head's paths and environment, and import what the program names; return what went wrong."""
@@ -66,6 +68,12 @@ class Zygote:
         os.environ.update(user_set)
         if setup.preload:
             _keep_from_collector()
+            if gpus.are_in_use():
+                self.remark = (
+                    f"one of the modules in preload={list(setup.preload)} uses a GPU as soon as it is imported; CUDA "
+                    "and HIP fail in a process that is forked after that, so functions that use a GPU will fail: "
+                    "import it in the function"
+                )
         return ""
 
     def follow(self, path: SysPath) -> None:

@@ -1,8 +1,9 @@
 """What runs the jobs of a program: Slurm, or this machine. The master treats both in the same way.
 
 On this machine jobs are processes of the master, with the same runner as in an allocation. They run side by side as far
-as their CPUs allow, first come, first served; each is pinned to CPUs of its own. A job that asks for more CPUs than the
-machine has runs alone, with as many workers as it asked for. All jobs, and all that they have started, end with the
+as their CPUs and GPUs allow, first come, first served; each is pinned to CPUs of its own, and sees GPUs of its own: as
+many as it asks Slurm for. A job that asks for more CPUs than the machine has runs alone, with as many workers as it
+asked for; one that asks for more GPUs has all of them. All jobs, and all that they have started, end with the
 master, however that ends.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,17 +20,18 @@ import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import attrs
 
 from hyperflow.master.rundir import JobDirectory
+from hyperflow.offers import Offers
 from hyperflow.slurm import nodelist
 from hyperflow.slurm.client import PollIntervals, SlurmClient, Watch
 from hyperflow.slurm.queue import BatchState
 from hyperflow.slurm.script import SbatchOptions, batch_script
 from hyperflow.transports.process import python_command
-from hyperflow.wire import processes
+from hyperflow.wire import findings, gpus, processes
 
 logger = logging.getLogger("hyperflow")
 
@@ -39,6 +42,8 @@ TAG = "HYPERFLOW_LOCAL_JOB"
 
 TERMINATE = 3.0
 """Seconds between asking a job to end and killing it."""
+
+_GPUS = re.compile(r"(?:^|,)(?:gres:)?gpu(?::[A-Za-z][^:,]*)?(?::(\d+))?(?=,|$)")
 
 QUEUED = BatchState("pending", "PENDING", reason="CPUs")
 
@@ -62,6 +67,12 @@ class Order:
     def cpus(self) -> int:
         """How many CPUs it asks for."""
         return self.options.nodes * self.options.ntasks_per_node * (self.options.cpus_per_task or 1)
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs it asks for: `gres="gpu:2"`, on each node."""
+        asked = _GPUS.findall(self.options.gres or "")
+        return self.options.nodes * sum(int(count or 1) for count in asked)
 
 
 class Batch(Protocol):
@@ -120,15 +131,28 @@ def script_text(order: Order, exclude_nodes: str = "") -> str:
     )
 
 
+class Share(NamedTuple):
+    """What a job has of this machine."""
+
+    cpus: list[int]
+    gpus: list[str]
+
+
 class LocalBatch:
     """Runs jobs on this machine; `async with` ends all of them."""
 
     local = True
 
-    def __init__(self) -> None:
+    def __init__(self, offers: Offers | None = None) -> None:
+        """Make it; `offers`: what this machine has, where the program says so."""
         self.calls: Counter[str] = Counter()
         self._ids = sorted(os.sched_getaffinity(0))
         self._free = list(self._ids)
+        found = findings.look()
+        said = offers or Offers()
+        self._gpus = found.gpus if said.gpus is None else said.gpus
+        self._free_gpus = list(self._gpus)
+        self._memory = said.memory or found.total_memory
         self._waiting: list[tuple[int, Order]] = []
         self._running: dict[int, asyncio.Task[None]] = {}
         self._watches: dict[int, Watch] = {}
@@ -176,11 +200,11 @@ class LocalBatch:
     def _start_some(self) -> None:
         while self._waiting:
             number, order = self._waiting[0]
-            wanted = min(order.cpus, len(self._ids))
-            if wanted > len(self._free):
+            wanted, cards = min(order.cpus, len(self._ids)), min(order.gpus, len(self._gpus))
+            if wanted > len(self._free) or cards > len(self._free_gpus):
                 return
             del self._waiting[0]
-            mine = [self._free.pop(0) for _ in range(wanted)]
+            mine = Share([self._free.pop(0) for _ in range(wanted)], [self._free_gpus.pop(0) for _ in range(cards)])
             if order.cpus > len(self._ids) and not self._warned:
                 self._warned = True
                 text = "%s asks for %d CPUs, and this machine has %d: its evaluations share them"
@@ -189,13 +213,15 @@ class LocalBatch:
             self._running[number] = task
             task.add_done_callback(lambda _, number=number, mine=mine: self._ended(number, mine))  # type: ignore[misc]
 
-    def _ended(self, number: int, mine: list[int]) -> None:
+    def _ended(self, number: int, mine: Share) -> None:
         del self._running[number]
-        self._free = sorted(self._free + mine)
+        self._free = sorted(self._free + mine.cpus)
+        self._free_gpus += mine.gpus
         self._start_some()
 
-    async def _run(self, number: int, order: Order, ids: list[int]) -> None:
-        words = ["--local", str(number), str(order.cpus), ",".join(map(str, ids))]
+    async def _run(self, number: int, order: Order, share: Share) -> None:
+        memory = self._memory * len(share.cpus) // len(self._ids)
+        words = ["--local", str(number), str(order.cpus), ",".join(map(str, share.cpus)), str(memory)]
         watch = self._watches[number]
         state = BatchState("ended", "CANCELLED")
         with order.directory.output.open("ab") as output:
@@ -205,7 +231,7 @@ class LocalBatch:
                 stdout=output,
                 stderr=output,
                 cwd=order.directory.path,
-                env={**os.environ, TAG: order.token},
+                env={**os.environ, **gpus.environment(share.gpus), TAG: order.token},
                 start_new_session=True,  # Ctrl-C in the terminal is for the master
             )
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 
-from hyperflow.environment import Resubmit
 from hyperflow.errors import (
     AllocationEnding,
     JobCancelled,
@@ -19,6 +18,7 @@ from hyperflow.errors import (
     OutOfMemory,
 )
 from hyperflow.master.lifecycle import Cause, Kind, Verdict
+from hyperflow.options import Resubmit
 from hyperflow.saying import in_words, short_str
 from hyperflow.slurm.queue import BatchState
 

@@ -2,6 +2,7 @@
 
     <run>/locks/
       <digest of a key>/<holder>    a request holds the lock of a key; the file has the key in it, for people
+      <digest>.<count>.<place>/<holder>   a request has one place of a semaphore
       queue/<time>,<holder>         a request waits: for what, and in the scope of what
       .<holder>/                    a draft of the first
 
@@ -12,10 +13,13 @@ Guarantees:
   name does not exist or is an empty directory, and for only one of those who try at the same time.
 - A lock is released by removing the file under the holder's own name. So a process that finds a holder ended can
   remove what it left, but never what another holder has taken since.
+- A semaphore is as many such names as its count; any of them will do. Its count is in the names, so a Job that meets
+  another count there raises; where nobody holds one of the other, it cannot know.
 - Several locks are taken in the order of their names, all or none. Nobody keeps one while it waits for another.
 - First come, first served, by the clocks of the nodes. A request inside the scope of another one does not queue, see
   `locking/rules.py`.
-- A cycle of waiting through several Jobs is found in the queue, and its last member is refused.
+- A cycle of waiting through several Jobs is found in the queue, and its last member is refused. Who waits for a
+  semaphore is in one only if all its holders are.
 
 A holder has ended when its process, on this machine, is gone; when its start has left a result, or a later start
 exists; when the master has learnt of its end and removed its files. Slurm's word counts: what still runs on a node that
@@ -40,6 +44,7 @@ import random
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -51,8 +56,8 @@ from hyperflow import checked_files, files
 from hyperflow.aio import settled
 from hyperflow.database.ownership import Owner, started
 from hyperflow.environment import Environment
-from hyperflow.errors import Deadlock
-from hyperflow.locking import manager
+from hyperflow.errors import ConfigurationError, Deadlock
+from hyperflow.locking import keys, manager
 from hyperflow.locking.manager import LockManager
 from hyperflow.locking.rules import LockRequest
 from hyperflow.master.lifecycle import Epoch, State
@@ -197,7 +202,9 @@ class LockFiles:
         with self._one_at_a_time:
             self._place.mkdir(mode=0o700, exist_ok=True)
             self._queue.mkdir(mode=0o700, exist_ok=True)
-            names = {_digest(key): key for key in sorted(request.keys, key=_digest)}
+            names = {_name(key): key for key in sorted(request.keys, key=_name)}
+            for key in request.keys:
+                self._check_count(key)
             if self._is_behind(request, names.keys()):
                 self._line_up(request, tuple(names))
                 return False
@@ -206,16 +213,30 @@ class LockFiles:
                 self._look_for_cycle(request)
                 return False
             self._leave_queue(request)
+            for key in request.keys:  # of two that take it with different counts at the same time, one sees the other
+                self._check_count(key)
             return True
+
+    def _check_count(self, key: str) -> None:
+        """Raise if anybody has a place of this semaphore under another count."""
+        name, count = keys.split(key)
+        if name == key:
+            return
+        digest, _, _ = _name(key).partition(".")
+        for found in _names(self._place):
+            told = found.split(".")
+            if told[0] == digest and int(told[1]) != count and self._is_held(found):
+                raise ConfigurationError(keys.two_counts(name, count, int(told[1])))
 
     def _take_all(self, names: Mapping[str, str], number: int) -> bool:
         taken: list[str] = []
         for name, key in names.items():
-            if not self._take_one(name, key, number):
+            place = next((one for one in _places(name) if self._take_one(one, key, number)), None)
+            if place is None:
                 for one in taken:
                     _release(self._place / one, self.name(number))
                 return False
-            taken.append(name)
+            taken.append(place)
         return True
 
     def _take_one(self, name: str, key: str, number: int) -> bool:
@@ -248,17 +269,25 @@ class LockFiles:
     def _give_back(self, request: LockRequest, had_it: bool) -> None:
         with self._one_at_a_time:
             for key in request.keys:
-                if not _release(self._place / _digest(key), self.name(request.number)) and had_it:
-                    logger.warning("the lock of %s was taken from us: somebody believed that this job had ended", key)
+                mine = self.name(request.number)
+                if not any(_release(self._place / one, mine) for one in _places(_name(key))) and had_it:
+                    logger.warning(
+                        "the lock of %s was taken from us: somebody believed that this job had ended", keys.shown(key)
+                    )
             self._leave_queue(request)
 
     def _is_behind(self, request: LockRequest, names: Iterable[str]) -> bool:
-        """Whether an earlier request waits for one of these locks."""
+        """Whether earlier requests wait for as many places of one of these locks as are free."""
         if request.parents or self._within:
             return False
         mine, _ = self._mine.get(request.number, (None, None))
-        earlier = [ticket for name, ticket in self._tickets() if mine is None or name < mine]
-        return any(not set(ticket.wants).isdisjoint(names) for ticket in earlier)
+        earlier = Counter(
+            want for name, ticket in self._tickets() if mine is None or name < mine for want in ticket.wants
+        )
+        return any(
+            earlier[name] and earlier[name] >= sum(not self._is_held(place) for place in _places(name))
+            for name in names
+        )
 
     def _line_up(self, request: LockRequest, wants: tuple[str, ...]) -> None:
         if request.number in self._mine:
@@ -308,20 +337,36 @@ class LockFiles:
 
     def _cycle(self, mine: str, tickets: dict[str, Ticket]) -> list[str]:
         """Return the names of tickets that wait for each other in a cycle through this one."""
+        stuck = self._stuck(tickets)
+        if mine not in stuck:
+            return []
         goal = set(tickets[mine].within)
         seen = {mine}
         todo = [[mine]]
         while todo:
             path = todo.pop()
             for name in tickets[path[-1]].wants:
-                for holder in _names(self._place / name):
+                for holder in (one for place in _places(name) for one in _names(self._place / place)):
                     if holder in goal:
                         return path
                     for other, ticket in tickets.items():
-                        if holder in ticket.within and other not in seen:
+                        if holder in ticket.within and other in stuck and other not in seen:
                             seen.add(other)
                             todo.append([*path, other])
         return []
+
+    def _stuck(self, tickets: Mapping[str, Ticket]) -> set[str]:
+        """Return which tickets are left when all that can get what they want have got it, and their holders ended."""
+        wanted = {name for ticket in tickets.values() for name in ticket.wants}
+        holders = {name: [_names(self._place / place) for place in _places(name)] for name in wanted}
+        stuck = set(tickets)
+        before = -1
+        while before != len(stuck):
+            before = len(stuck)
+            bound = {holder for one in stuck for holder in tickets[one].within}
+            full = {name for name, places in holders.items() if all(not bound.isdisjoint(place) for place in places)}
+            stuck = {one for one in stuck if not full.isdisjoint(tickets[one].wants)}
+        return stuck
 
 
 def share(env: Environment, home: Path, me: Holder, within: Sequence[str] = ()) -> None:
@@ -371,8 +416,17 @@ def _names(directory: Path) -> list[str]:
         return []
 
 
-def _digest(key: str) -> str:
-    return hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+def _name(key: str) -> str:
+    """Return the name of a lock; of a semaphore, what the names of its places begin with."""
+    name, count = keys.split(key)
+    digest = hashlib.blake2b(name.encode(), digest_size=12).hexdigest()
+    return digest if name == key else f"{digest}.{count}"
+
+
+def _places(name: str) -> Iterator[str]:
+    """Yield the names that a lock's or semaphore's holders may have."""
+    _, semaphore, count = name.partition(".")
+    return (f"{name}.{place}" for place in range(int(count))) if semaphore else iter((name,))
 
 
 async def _in_thread(work: Callable[..., T], *args: Any) -> T:

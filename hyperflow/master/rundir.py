@@ -56,6 +56,7 @@ from hyperflow.checked_files import Damaged
 from hyperflow.database.ownership import Owner, Ownership
 from hyperflow.errors import ConfigurationError, DatabaseError, RunInUse
 from hyperflow.master.lifecycle import Attempt, Cause, Epoch, Record
+from hyperflow.offers import Offers
 from hyperflow.private import Held
 from hyperflow.program import ProgramInfo
 
@@ -315,8 +316,13 @@ class RunDirectory:
     held: HeldRun
 
     @classmethod
-    def open(cls, program: ProgramInfo, local: bool, echo: bool = False) -> RunDirectory:
-        """Take a run directory for this master alone; with `echo`, jobs are to show what their evaluations print.
+    def open(cls, program: ProgramInfo, local: bool, echo: bool = False, offers: Offers | None = None) -> RunDirectory:
+        """Take a run directory for this master alone.
+
+        Args:
+            local: Whether jobs run on this machine.
+            echo: Whether jobs are to show what their evaluations print.
+            offers: What the nodes of jobs have, where that cannot be found out.
 
         Raises:
             RunInUse: Another master runs on it; names host and process.
@@ -332,7 +338,7 @@ class RunDirectory:
         try:
             run = cls(home, program, take_lock(held, program.program_id), held)
             try:
-                run._begin(local, echo)
+                run._begin(local, echo, offers or Offers())
             except BaseException:
                 run.lock.release()
                 raise
@@ -341,7 +347,7 @@ class RunDirectory:
             raise
         return run
 
-    def _begin(self, local: bool, echo: bool) -> None:
+    def _begin(self, local: bool, echo: bool, offers: Offers) -> None:
         place = self.held.home / "program.json"
         known = _read_json(place) or {}
         if known.get("local", local) != local:
@@ -354,6 +360,9 @@ class RunDirectory:
             "database": str(self.program.database),
             "local": local,
             "echo": echo,
+            "gpus": offers.gpus,
+            "memory": offers.memory,
+            "resources": dict(offers.resources),
             "python": sys.executable,
             "script": os.path.abspath(script) if script else None,
             "argv": sys.argv,

@@ -57,12 +57,13 @@ RAISED = 1
 
 @attrs.frozen
 class Place:
-    """Where this process runs; `cpus` and their `ids` are for a job on this machine, else None."""
+    """Where this process runs; `cpus`, their `ids` and `memory` are for a job on this machine."""
 
     batch_id: int
     restarts: int = 0
     cpus: int | None = None
     ids: tuple[int, ...] = ()
+    memory: int | None = None
 
 
 @attrs.frozen
@@ -119,9 +120,9 @@ def _say(text: str) -> None:
 def _place(words: list[str]) -> Place:
     if words:
         processes.die_with_parent()
-        _, number, cpus, ids = words
+        _, number, cpus, ids, memory = words
         pinned = tuple(int(one) for one in ids.split(",") if one)
-        return Place(int(number), cpus=int(cpus), ids=pinned)
+        return Place(int(number), cpus=int(cpus), ids=pinned, memory=int(memory) or None)
     return Place(int(os.environ["SLURM_JOB_ID"]), int(os.environ.get("SLURM_RESTART_COUNT") or 0))
 
 
@@ -226,11 +227,16 @@ async def _write_patiently(task: Task, outcome: str, payload: bytes) -> None:
 async def _evaluate(task: Task, job: Flow[Any]) -> Any:
     program, cpus = task.program(), task.place.cpus
     holder = lockfiles.Holder.this_process(task.record.number, task.epoch, task.place.batch_id)
-    echo = bool(task.about.get("echo"))
+    echo, tokens = bool(task.about.get("echo")), task.about.get("resources")
     if cpus is None:
-        opened = open_slurm_job(program=program, echo=echo, progress=False)  # the master shows it
+        gpus, memory = task.about.get("gpus"), task.about.get("memory")
+        opened = open_slurm_job(
+            gpus=gpus, memory=memory, resources=tokens, program=program, echo=echo, progress=False
+        )  # the master shows it
     else:
-        opened = open_local_job(cpus=cpus, program=program, echo=echo, progress=False)
+        opened = open_local_job(
+            cpus=cpus, memory=task.place.memory, resources=tokens, program=program, echo=echo, progress=False
+        )
     async with opened as env:
         lockfiles.share(env, task.directory.home, holder, task.directory.read_scope())
         telling = asyncio.create_task(_tell(task, env))
@@ -249,8 +255,12 @@ async def _tell(task: Task, env: Environment) -> None:
         await asyncio.sleep(STATUS_PAUSE)
 
 
+def _is_short(member: attrs.Attribute[Any], _: object) -> bool:
+    return member.name != "functions"  # which may be many; the event log has them
+
+
 def _write_status(task: Task, stands: Statistics) -> None:
     start = {**attrs.asdict(task.epoch), "batch_id": task.place.batch_id, "host": socket.gethostname()}
-    status = {**start, "time": time.time(), **attrs.asdict(stands)}
+    status = {**start, "time": time.time(), **attrs.asdict(stands, filter=_is_short)}
     with suppress(OSError):  # it is only for people; a full disk shows up where it matters
         files.write_whole(task.directory.status, json.dumps(status).encode(), durable=False)

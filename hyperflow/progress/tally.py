@@ -6,12 +6,19 @@ are many.
 NamedTuple and not attrs, and annotations that are no texts: each run imports this; see `records/record.py`.
 """
 
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 MOST_ENDED = 1000
 """When about so many groups have ended, they are joined."""
+
+MOST_SAMPLED = 256
+"""Seconds of so many evaluations of a group are kept; half of them go when there are more."""
+
+MOST_UNSETTLED = 1000
+"""So many seconds wait at least until they are counted."""
 
 MOST_TOLD = 200
 """So many groups are told apart in a snapshot, and so many maps."""
@@ -93,6 +100,7 @@ class Snapshot(NamedTuple):
     Args:
         courses: The maps that run.
         busy: CPUs that evaluations have; `cpus`: all.
+        gpus_busy: GPUs that evaluations have, or parts of; `gpus`: all.
         jobs: In a Cluster computation, how its jobs stand, in words.
     """
 
@@ -103,6 +111,8 @@ class Snapshot(NamedTuple):
     nodes: int = 0
     nodes_lost: int = 0
     jobs: str = ""
+    gpus: int = 0
+    gpus_busy: float = 0
 
     @property
     def alive(self) -> bool:
@@ -133,25 +143,159 @@ def _made(kind: Any, data: Mapping[str, Any]) -> Any:
     return kind(**{name: data[name] for name in kind._fields if name in data})
 
 
+class FunctionStatistics(NamedTuple):
+    """What the evaluations of one function, or of one name, have used until now.
+
+    Args:
+        seconds: Of all that have a result; `longest`: of one.
+        measured: How many were measured one by one: those that took more than 10 ms.
+        cpu: Seconds of CPU time, with the programs that they have run. Of shorter ones, workers tell now and then.
+        memory: The most bytes that one had, of those that were measured.
+        read, written: Bytes, of those that were measured.
+    """
+
+    done: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    longest: float = 0.0
+    measured: int = 0
+    cpu: float = 0.0
+    memory: int = 0
+    read: int = 0
+    written: int = 0
+    sample: Sequence[float] = ()
+
+    def quantile(self, part: float) -> float:
+        """Return how many seconds a part of them took at most, as a sample of some hundred tells; 0 for none."""
+        times = sorted(self.sample)
+        return times[min(int(part * len(times)), len(times) - 1)] if times else 0.0
+
+    @property
+    def median(self) -> float:
+        """How many seconds half of them took at most."""
+        return self.quantile(0.5)
+
+
+class Usage:
+    """What the evaluations of one group have used."""
+
+    __slots__ = (
+        "_each", "_skip", "cpu", "longest", "measured", "memory", "read", "sample", "seconds", "short", "written",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.longest = 0.0
+        self.measured = 0
+        self.cpu = 0.0
+        """Seconds of those that were measured one by one."""
+        self.short = 0.0
+        """Of the others, as far as workers have told."""
+        self.memory = 0
+        self.read = 0
+        self.written = 0
+        self.sample = array("f")
+        """Seconds of some, evenly spread over all."""
+        self._each = 1  # of how many one is in the sample
+        self._skip = 0  # how many to leave out before the next one
+
+    def took(self, seconds: Sequence[float]) -> None:
+        """So long those took that have ended now."""
+        self.seconds += sum(seconds)
+        self.longest = max(self.longest, *seconds)
+        if self._skip < len(seconds):
+            self.sample.extend(seconds[self._skip :: self._each])
+            self._skip = -(len(seconds) - self._skip) % self._each
+            while len(self.sample) >= MOST_SAMPLED:
+                self._skip += self._each * (len(self.sample) % 2)
+                self._each *= 2
+                self.sample = self.sample[::2]
+        else:
+            self._skip -= len(seconds)
+
+    def used(self, cpu: float, memory: int, read: int, written: int) -> None:
+        """One was measured."""
+        self.measured += 1
+        self.cpu += cpu
+        self.memory = max(self.memory, memory)
+        self.read += read
+        self.written += written
+
+    def join(self, other: "Usage") -> None:
+        """Count another one's here; the sample is of both."""
+        self.seconds += other.seconds
+        self.longest = max(self.longest, other.longest)
+        self.sample.extend(other.sample)
+        self.sample = self.sample[:: 1 + len(self.sample) // MOST_SAMPLED]
+        self.short += other.short
+        measured = self.measured + other.measured
+        self.used(other.cpu, other.memory, other.read, other.written)
+        self.measured = measured
+
+
 class Counts:
     """The counts of one group; one is raised by each evaluation that ends."""
 
-    __slots__ = ("cancelled", "done", "failed", "submitted")
+    __slots__ = ("_done", "cancelled", "ended", "failed", "submitted", "times", "usage")
 
     def __init__(self) -> None:
         self.submitted = 0
-        self.done = 0
         self.failed = 0
         self.cancelled = 0
+        self.usage = Usage()
+        self.times: list[float] = []
+        """The seconds of those that have ended with a result, until they are counted all at once."""
+        self.ended = self.times.append
+        """One has ended, after so many seconds. (Bound once, and no more than that: each evaluation calls it.)"""
+        self._done = 0
+
+    @property
+    def done(self) -> int:
+        """How many have ended with a result."""
+        return self._done + len(self.times)
+
+    def settle_if_many(self) -> None:
+        """Count what has ended when that is worth it."""
+        if len(self.times) >= MOST_UNSETTLED:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count what has ended."""
+        if self.times:
+            self._done += len(self.times)
+            self.usage.took(self.times)
+            self.times.clear()
 
     def alive(self) -> bool:
         """Whether any is under way."""
         return self.submitted > self.done + self.failed + self.cancelled
 
+    def statistics(self) -> FunctionStatistics:
+        """Return what is known."""
+        self.settle()
+        usage = self.usage
+        return FunctionStatistics(
+            done=self.done,
+            failed=self.failed,
+            seconds=usage.seconds,
+            longest=usage.longest,
+            measured=usage.measured,
+            cpu=usage.cpu + usage.short,
+            memory=usage.memory,
+            read=usage.read,
+            written=usage.written,
+            sample=usage.sample[:],
+        )
+
     def join(self, other: "Counts") -> None:
         """Count another group here."""
-        for name in Counts.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.settle()
+        other.settle()
+        self._done += other.done
+        self.submitted += other.submitted
+        self.failed += other.failed
+        self.cancelled += other.cancelled
+        self.usage.join(other.usage)
 
 
 class Tally:
@@ -164,7 +308,9 @@ class Tally:
 
     def submitted(self, name: str, count: int) -> None:
         """So many evaluations of a group have been submitted."""
-        self.of[name].submitted += count
+        counts = self.of[name]
+        counts.submitted += count
+        counts.settle_if_many()
         if len(self.of) >= self._tidy_at:
             self._tidy()
 

@@ -135,7 +135,8 @@ def _counts(stands: Snapshot, names: tuple[str, ...]) -> str:
 
 def _machines(stands: Snapshot) -> str:
     lost = f", {stands.nodes_lost} lost" if stands.nodes_lost else ""
-    return f"{stands.busy} of {_counted(stands.cpus, 'CPU')} busy, {_counted(stands.nodes, 'node')}{lost}"
+    gpus = f", {stands.gpus_busy:g} of {_counted(stands.gpus, 'GPU')}" if stands.gpus else ""
+    return f"{stands.busy} of {_counted(stands.cpus, 'CPU')}{gpus} busy, {_counted(stands.nodes, 'node')}{lost}"
 
 
 def _counted(count: int, noun: str) -> str:

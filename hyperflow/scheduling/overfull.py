@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from hyperflow.scheduling.pool import CpuPool
+from hyperflow.scheduling.ledger import Ledger
 from hyperflow.scheduling.prefetch import PATIENCE, Estimates
 from hyperflow.scheduling.state import Effect, Retract, Worker
 from hyperflow.wire.numbers import Seq
@@ -13,7 +13,7 @@ from hyperflow.wire.numbers import Seq
 class Overfull:
     """Those that have, or had lately, more than one task. `effects` are the scheduler's orders."""
 
-    def __init__(self, pool: CpuPool, estimates: Estimates, effects: list[Effect]) -> None:
+    def __init__(self, pool: Ledger, estimates: Estimates, effects: list[Effect]) -> None:
         self.workers: deque[Worker] = deque()
         self._pool = pool
         self._estimates = estimates

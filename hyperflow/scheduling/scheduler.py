@@ -29,13 +29,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from hyperflow.errors import ImpossibleRequest
-from hyperflow.scheduling.idle import IdleWorkers
+from hyperflow.request import CPUS_ONLY, Capacity, Request
+from hyperflow.scheduling.ahead import Ahead
+from hyperflow.scheduling.choice import Choice
+from hyperflow.scheduling.crew import Crew
+from hyperflow.scheduling.ledger import Ledger, Left
 from hyperflow.scheduling.overfull import Overfull
-from hyperflow.scheduling.pool import CpuPool
-from hyperflow.scheduling.prefetch import PREFETCH_BYTES, RETRACT_WORTH, Estimates
+from hyperflow.scheduling.prefetch import RETRACT_WORTH, Estimates
+from hyperflow.scheduling.refusals import as_request, is_possible, refusal
+from hyperflow.scheduling.reservations import Reservations
+from hyperflow.scheduling.speculation import Guesses
 from hyperflow.scheduling.state import (
     CANCELLED,
     ENDED,
@@ -43,13 +49,11 @@ from hyperflow.scheduling.state import (
     WAITING,
     Batch,
     Effect,
-    Fork,
+    Key,
     Kill,
-    Request,
-    Retire,
+    Place,
     Send,
     Task,
-    Wish,
     Worker,
 )
 from hyperflow.scheduling.suspects import Suspects
@@ -76,24 +80,20 @@ ANSWERS_A_LOOK = 4
 class Scheduler:
     """The state of all tasks and workers."""
 
-    def __init__(self) -> None:
-        self.pool = CpuPool()
-        self.workers: dict[WorkerNumber, Worker] = {}
+    def __init__(self, clock: Callable[[], float] = lambda: 0.0) -> None:
+        self.clock = clock
+        """In seconds, as those of `Capacity.ends`."""
+        self.pool = Ledger()
         self.paused = False
         """Whether to start nothing more; what was sent goes on."""
         self.late = 0
         """Answers for tasks that another worker has by now, or that were cancelled."""
         self.unfinished = False
         """Whether the last `schedule` left something that can be started at once."""
-        self._at: dict[str, dict[WorkerNumber, Worker]] = {}  # the workers of each node
         self._waiting = Waiting()
         self._sent = 0  # tasks that are with a worker by itself
         self._prefetched = 0  # tasks that are with a worker that has an older one
-        self._active = 0  # workers that hold CPUs
-        # Workers to look at when prefetching: those that something happened to. To look at all would cost O(workers).
-        self._candidates: dict[WorkerNumber, Worker] = {}
         self._freed: list[Worker] = []  # those that have just run out of tasks; they keep their CPUs until `settle`
-        self._idle = IdleWorkers(self.pool)
         self._estimates = Estimates()
         self._effects: list[Effect] = []
         self._numbers = map(WorkerNumber, itertools.count(1))
@@ -102,18 +102,32 @@ class Scheduler:
         """Those that have batches."""
         self._ending = 0  # workers that are being killed
         self._leaving = 0  # workers that have done the one task that they were for
-        self._retired = set[WorkerNumber]()  # idle workers that were told to leave
         self._looked_at = 0  # of all answers, how many had come when it last looked who has fallen behind
-        self.suspects_wait = False
-        """No suspect is started for now: nodes are being lost, and maybe more than those that are known."""
         self._suspects = Suspects()
+        self._guesses = Guesses(self.pool, self._now)
+        self._crew = Crew(self.pool, self._guesses, self._effects, self._numbers)
+        self.workers = self._crew.workers
+        self._choice = Choice(self.pool, self._waiting, self._suspects, self.workers, self._now)
+        self._ahead = Ahead(self.pool, self._waiting, self._choice, self._estimates, self.teams, self._crew)
+
+    def _now(self) -> float:
+        return self.clock()
 
     # ---- what one may ask ---------------------------------------------------------------------------------------
 
     @property
     def waiting(self) -> int:
         """Tasks that are with no worker."""
-        return self._waiting.count
+        return self._waiting.count + len(self._guesses.promises)
+
+    @property
+    def suspects_wait(self) -> bool:
+        """Whether no suspect is started for now: nodes are being lost, and maybe more than those that are known."""
+        return self._suspects.wait
+
+    @suspects_wait.setter
+    def suspects_wait(self, wait: bool) -> None:
+        self._suspects.wait = wait
 
     @property
     def sent(self) -> int:
@@ -126,43 +140,67 @@ class Scheduler:
 
         Not while the next turns start on the free CPUs what waits.
         """
-        return (self._prefetched > 0 or self.teams.queued > 0) and self.pool.free > 0 and not self.unfinished
+        return (self._prefetched > 0 or self.teams.queued > 0) and self._choice.usable > 0 and not self.unfinished
 
     @property
     def states(self) -> dict[str, int]:
         """How many workers are busy, idle, ending; without a look at each."""
         freed = sum(map(self._is_free, set(self._freed)))  # one may have run out of tasks twice
-        idle, ending = self._idle.count + self._leaving + len(self._retired) + freed, self._ending
+        idle, ending = self._crew.idle.count + self._leaving + len(self._crew.retired) + freed, self._ending
         return {"busy": len(self.workers) - idle - ending, "idle": idle, "ending": ending}
 
     def workers_at(self, node: str) -> list[Worker]:
         """Return the workers of a node."""
-        return list(self._at.get(node, {}).values())
+        return self._crew.at(node)
 
     def tasks_at(self, node: str) -> dict[TaskNumber, tuple[Worker | None, bool]]:
         """Return each task that is on a node, the worker that has it, if that is known, and whether it is started."""
         found: dict[TaskNumber, tuple[Worker | None, bool]] = {}
         for worker in self.workers_at(node):
             found |= {number: (worker, not place) for place, number in enumerate(worker.queue)}
+        for worker in self._crew.with_share_of(node):
+            found |= dict.fromkeys(worker.queue, (worker, True))
         for team in self.teams.at(node):
             found |= {number: (None, place < len(team.members)) for place, number in enumerate(team.held)}
         return found
 
-    def refusal(self, cpus: int) -> ImpossibleRequest | None:
-        """Return the error for a request that no node can serve, or None."""
-        if cpus <= self.pool.largest:
-            return None
-        return ImpossibleRequest(
-            f"using(cpus={cpus}): the largest node has {self.pool.largest} CPUs; an evaluation runs on one node"
-        )
+    def refusal(self, request: Key) -> ImpossibleRequest | None:
+        """Return the error for a request that can never be had, or None."""
+        return refusal(self.pool, as_request(request), self.clock())
+
+    def is_possible(self, request: Key) -> bool:
+        """Whether a request can be had, now or later."""
+        return is_possible(self.pool, as_request(request), self.clock())
 
     # ---- events -------------------------------------------------------------------------------------------------
 
-    def add_node(self, name: str, cpus: Sequence[int]) -> None:
-        """A node is up."""
-        self.pool.add(name, cpus)
-        self._idle.add_node(name)
-        self._at[name] = {}
+    def set_tokens(self, totals: Mapping[str, int]) -> None:
+        """The program has so many tokens of these names."""
+        self.pool.tokens.fill(totals)
+
+    def add_node(self, name: str, cpus: Sequence[int], capacity: Capacity = CPUS_ONLY) -> list[Task]:
+        """A node is up: return the tasks that waited for it, and cannot have it."""
+        waited_for = name in self.pool.expected
+        self.pool.add(name, cpus, capacity)
+        self._crew.add_node(name)
+        return self._take_impossible() if waited_for else []
+
+    def take_late(self) -> list[Task]:
+        """Time has passed: return the tasks for which no node has as much left as they need."""
+        timed = [key for key in self._waiting.queues if type(key) is Request and key.min_time]
+        return self._waiting.take_all([key for key in timed if not self.is_possible(key)])
+
+    def time_left(self, request: Request) -> tuple[str, float]:
+        """Return what is said of a request for which no node has as much time left, and the most that one has."""
+        left = max((node.capacity.ends for node in self.pool.nodes.values()), default=0.0) - self.clock()
+        return f"using(min_time={request.min_time:g}): no node has as much time left", max(left, 0.0)
+
+    @property
+    def waits_for_time(self) -> bool:
+        """Whether something waits that may become impossible because time passes."""
+        return self._waiting.count > 0 and any(
+            type(key) is Request and key.min_time for key in self._waiting.requests()
+        )
 
     def expect_no_more(self, name: str) -> list[Task]:
         """A node that was expected does not come: return the tasks that have become impossible."""
@@ -171,6 +209,7 @@ class Scheduler:
 
     def put_aside(self, name: str) -> None:
         """Start nothing more on a node."""
+        self._waiting.put_back(self._guesses.broken(name))
         self.pool.put_aside(name)
         for worker in self.workers_at(name):
             if worker.held > 1 and not worker.retracting and not worker.ending:
@@ -180,6 +219,7 @@ class Scheduler:
     def pause(self) -> None:
         """Start nothing more on any node; what workers have goes on."""
         self.paused = True
+        self._waiting.put_back(self._guesses.broken())
         self.teams.close(self.teams.all.values())
 
     def take_back(self, name: str) -> None:
@@ -189,27 +229,37 @@ class Scheduler:
     def withhold(self, name: str) -> list[Task]:
         """Take the exclusive tasks from a node that is about to be lost; the caller resubmits them."""
         held = [
-            task
-            for worker in self.workers_at(name)
+            (worker, task)
+            for worker in (*self.workers_at(name), *self._crew.with_share_of(name))
             for task in worker.queue.values()
             if task.exclusive and task.state is SENT
         ]
-        for task in held:
-            assert task.worker is not None
-            self._take_out(task.worker, task)
+        for worker, task in held:
+            if worker.node != name:
+                self.kill(worker)
+            self._take_out(worker, task)
             task.state = ENDED
             task.was_lost_on(name)
-        return held
+            if worker.node != name and task.past is not None:
+                task.past.worker = worker
+        return [task for _, task in held]
 
     def lose_node(self, name: str) -> tuple[list[Task], list[Task]]:
         """A node is gone: return the tasks that went back to waiting, and those that have become impossible."""
-        self.pool.remove(name)
-        self._idle.remove_node(name)
+        self._waiting.put_back(self._guesses.broken(name))
         back: list[Task] = []
-        for worker in self._at.pop(name).values():
-            del self.workers[worker.number]
+        for worker in self._crew.with_share_of(name):
+            self.kill(worker)
+            for task in list(worker.queue.values()):
+                self._take_out(worker, task)
+                task.was_lost_on(name)
+                assert task.past is not None
+                task.past.worker = worker
+                back.append(task)
+        self.pool.remove(name)
+        for worker in self._crew.remove_node(name):
             self._count_out(worker)
-            self._release(worker)
+            self._crew.release(worker)
             tasks = self._empty(worker)
             # All of them: the worker may have been further than its answers, which are lost with the node, have told.
             for task in tasks:
@@ -223,13 +273,15 @@ class Scheduler:
         return [task for task in again if task.state is WAITING], impossible
 
     def _take_impossible(self) -> list[Task]:
-        """Take the tasks that wait for a node that is larger than any."""
-        return self._waiting.take_larger(self.pool.largest)
+        """Take the tasks that wait for what is not there any more."""
+        return self._waiting.take_all([key for key in self._waiting.queues if not self.is_possible(key)])
 
     def submit(self, task: Task) -> None:
-        """A task is to be run; raises ImpossibleRequest if no node is large enough."""
-        if task.cpus > self.pool.largest and (refusal := self.refusal(task.cpus)) is not None:
-            raise refusal
+        """A task is to be run; raises ImpossibleRequest if it can never have what it asks for."""
+        if task.asks is not None or task.cpus > self.pool.largest:
+            error = self.refusal(task.asks or task.cpus)
+            if error is not None:
+                raise error
         self._waiting.add(task)
 
     def submit_batch(self, batch: Batch) -> None:
@@ -240,16 +292,45 @@ class Scheduler:
         """A task is to be run, before what was submitted after it: one that was answered, say, and failed."""
         self._waiting.put_back([task])
 
+    def ask_again(self, tasks: Collection[Task], asks: Request) -> None:
+        """Tasks that wait ask for something else from now on, which can be had; their places are those of before.
+
+        Not those for which others are just making room.
+        """
+        taken = self._waiting.take_out(tasks)
+        for task in taken:
+            task.ask(asks)
+        self._waiting.put_back(taken)
+
+    def want(self, task: Task) -> None:
+        """A speculative task is wanted now: nobody takes away what it has, and it waits among the others."""
+        if task.asks is None or not task.asks.speculative:
+            return
+        asks, key, worker = task.asks, task.request, task.worker
+        task.is_wanted()
+        if task.state is WAITING:
+            self._waiting.move(task, key)
+        elif task.state is SENT and worker is not None and not worker.ending:
+            self._guesses.take_back(worker, asks)
+            worker.request = asks._replace(speculative=False)
+            self.pool.charge_all([worker.place, *worker.elsewhere], worker.request)
+
     def start_copy(self, copy: Task, of: Task) -> bool:
         """Start a copy of a task at once, on another node if possible; False if no CPU is idle."""
         if self._waiting.count or self._prefetched or self.teams.queued or self.paused or of.worker is None:
             return False
         self.settle()
-        node = self.pool.roomiest(copy.cpus, without=(of.worker.node,)) or self.pool.roomiest(copy.cpus)
-        if node is None:
+        request = copy.asks or Request(copy.cpus)
+        free = Reservations(self.pool, self.clock)
+        nodes = free.find(request, (of.worker.node,)) or free.find(request)
+        if not nodes or not self.pool.tokens.has(request, {}) or request.speculative or self._guesses.workers:
             return False
-        self._start(copy, node)
+        self._start(copy, nodes)
         return True
+
+    def keeps(self, worker: Worker, functions: Collection[DefinitionNumber]) -> None:
+        """A worker keeps what these functions have asked for: they go there again, where that costs no wait."""
+        self._crew.idle.keeps(worker, functions)
 
     def answered(self, number: WorkerNumber, task_number: TaskNumber, seconds: float) -> Task | None:
         """A worker sent a task's outcome; None if it comes late and must be dropped."""
@@ -330,7 +411,9 @@ class Scheduler:
     def cancel(self, task: Task) -> None:
         """No flow wants the task any more: kill the worker if it may be in it."""
         worker = task.worker
-        if task.state is WAITING:
+        if task.number in self._guesses.promises:
+            self._guesses.drop(task)
+        elif task.state is WAITING:
             self._waiting.count -= 1
         elif task.state is SENT and task.team is not None:
             self.teams.cancel(task)
@@ -360,8 +443,8 @@ class Scheduler:
             worker.ending = True
             self._leaving -= worker.fresh and not worker.queue
             self._ending += 1
-            self._retired.discard(worker.number)
-            self._idle.remove(worker)
+            self._crew.retired.discard(worker.number)
+            self._crew.idle.remove(worker)
             self._effects.append(Kill(worker))
 
     def ended(self, number: WorkerNumber, started: Seq, task: TaskNumber = NO_TASK) -> tuple[Task | None, list[Task]]:
@@ -375,15 +458,14 @@ class Scheduler:
         worker = self.workers.pop(number, None)
         if worker is None:
             return None, []
-        del self._at[worker.node][number]
         self._count_out(worker)
-        self._idle.remove(worker)
-        self._idle.give_back_slot(worker)
-        self._release(worker)
+        self._crew.gone(worker)
         if worker.team is not None:
             within = self.teams.ended(worker, task)
         else:
             within = next((t for t in worker.queue.values() if t.seq == started and t.state is SENT), None)
+        if worker.gives_way:
+            within = None
         back = [task for task in self._empty(worker) if task is not within]
         if within is not None:
             within.state = ENDED
@@ -401,19 +483,26 @@ class Scheduler:
             if self._waiting.count and not self.paused:
                 self._hand_over()
             self.settle()
+        if self._guesses.promises:
+            self._keep_promises()
         if self._waiting.count and not self.paused:
             self.unfinished = not self._place(work)
             if self._waiting.count:
-                self._prefetch()
+                for worker, tasks in self._ahead.choose(self.unfinished):
+                    self._give(worker, tasks)
                 if self._waiting.count and self.pool.free and not self.unfinished:
                     self.unfinished = not self._place(work)  # the reservation's holder may have been prefetched
+            if self._waiting.count and not self.unfinished:
+                self._place_guesses()
         self.teams.looked_at()
         if not self.unfinished:
-            self._candidates.clear()
+            self._ahead.candidates.clear()
+        if self._waiting.count:
+            self._choice.note_times()
         if self._prefetched or self.teams.queued:
             answers = self.teams.answers
-            if not self._waiting.count:
-                if self.pool.free:
+            if not self._waiting.count or self._choice.content.issuperset(self._waiting.requests()):
+                if self._choice.usable > 0:
                     self.rebalance(RETRACT_WORTH, looks=LOOKS_AT_ONCE)
             elif answers - self._looked_at >= ANSWERS_A_LOOK:
                 self._take_from_slow((answers - self._looked_at) // ANSWERS_A_LOOK)
@@ -426,8 +515,8 @@ class Scheduler:
         """Take back the CPUs of workers that have run out of tasks."""
         for worker in self._freed:
             if self._is_free(worker):
-                self._release(worker)
-                self._idle.put(worker)
+                self._crew.release(worker)
+                self._crew.idle.put(worker)
         self._freed.clear()
 
     def _is_free(self, worker: Worker) -> bool:
@@ -440,19 +529,22 @@ class Scheduler:
         What fits is of one size, so whoever has that size takes the oldest. To take its CPUs back and look for the best
         node would cost each round trip, and each of a thousand answers at a time, four times as much.
         """
-        requests = self._waiting.requests()
-        if len(requests) != 1 or type(requests[0]) is Wish:
+        requests = [key for key in self._waiting.requests() if type(key) is not Request or not key.speculative]
+        if len(requests) != 1 or type(requests[0]) is Request:
             return
-        (cpus,) = requests
+        cpus = requests[0]
+        assert type(cpus) is int
         together: dict[str, dict[WorkerNumber, Worker]] = {}
         for worker in self._freed:
-            if len(worker.cpus) == cpus and self._is_free(worker) and worker.node not in self.pool.aside:
+            if worker.size == cpus and self._is_free(worker) and worker.node not in self.pool.aside:
+                if worker.request is not None:
+                    continue  # what it has beside CPUs is to come back
                 oldest = self._waiting.oldest(cpus)
                 if oldest is None or oldest.fresh:
                     return
                 if type(oldest) is Batch:
                     together.setdefault(worker.node, {})[worker.number] = worker
-                else:
+                elif not self._crew.idle.keepers or not self._crew.idle.is_better_off(oldest.function, worker):
                     self._give(worker, [self._waiting.pop(cpus)])
         for workers in together.values():
             batch = self._waiting.oldest(cpus)
@@ -461,8 +553,8 @@ class Scheduler:
 
     def _take_from_slow(self, looks: int) -> None:
         """Take back what is queued where workers have fallen behind: younger ones would start before it, elsewhere."""
-        self._overfull.take_from_slow(looks, self._active, self.teams.answers)
-        self.teams.take_from_slow(looks, self._active)
+        self._overfull.take_from_slow(looks, self._crew.active, self.teams.answers)
+        self.teams.take_from_slow(looks, self._crew.active)
 
     def rebalance(self, worth: float = 0.0, looks: int | None = None) -> None:
         """Take back as many queued tasks as the free CPUs can take.
@@ -472,63 +564,63 @@ class Scheduler:
         self._overfull.rebalance(self.teams.rebalance(self.pool, worth, looks), worth, looks)
 
     def _place(self, work: float) -> bool:
-        """Start what fits, oldest first; the oldest that does not fit reserves a node. False: there were too many."""
-        reserved: tuple[str, ...] = ()
-        blocked: set[Request] = set()
-        sizes: list[Request] = []
-        while True:
-            if len(sizes) != 1 or self._waiting.oldest(sizes[0]) is None:  # else it is the only one still
-                sizes = [size for size in self._waiting.requests() if size not in blocked]
-            if not sizes:
-                return True
-            queues = self._waiting.queues
-            first = min(sizes, key=lambda size: queues[size][0].number) if len(sizes) > 1 else sizes[0]
-            if type(first) is Wish:
-                if first.suspect and self.suspects_wait:
-                    blocked.add(first)
-                    sizes = []
-                    continue
-                cpus, without = first.cpus, (*reserved, *self._closed_to(first))
-            else:
-                cpus, without = first, reserved
-            node = self.pool.roomiest(cpus, without)
-            if node is not None:
-                if work <= 0:
-                    return False
-                work -= self._start_oldest(first, node)
-                if type(first) is Wish and not queues[first]:
-                    del queues[first]  # else there would be more and more
-                    sizes = []
-                continue
-            blocked.add(first)
-            sizes = []
-            if not reserved and (promising := self.pool.most_promising(cpus, without)) is not None:
-                reserved = (promising,)
+        """Start what fits, in order. False: there were too many."""
+        self._choice.begin()
+        if self._guesses.clearing:
+            self._guesses.clearing.clear()
+        while (found := self._choice.next()) is not None:
+            if work <= 0:
+                return False
+            work -= self._start_oldest(*found)
+        return True
 
-    def _closed_to(self, wish: Wish) -> set[str]:
-        """Return the nodes that a task with a past must not have now."""
-        closed = set(wish.avoided)
-        if closed and closed.issuperset(self.pool.in_use(wish.cpus)):
-            closed.clear()  # no other node is there
-        if wish.suspect:
-            closed.update(self._suspects.on)
-        return closed
+    def _place_guesses(self) -> None:
+        """Start speculative tasks on what nobody else has."""
+        for request in self._choice.guesses():
+            while self._waiting.oldest(request) is not None and not self._choice.is_held(request):
+                nodes = self._guesses.find(request, self._choice.closed_to(request))
+                if not nodes:
+                    break
+                self._start(self._pop(request), nodes)
 
-    def _start_oldest(self, request: Request, node: str) -> int:
-        """Start the oldest on a node, or as many of a batch as there is room for; return how much work that was."""
-        task = self._waiting.queues[request][0]
-        if type(task) is not Batch:
-            return FORK_WORK if self._start(self._waiting.pop(request), node) else 1
-        cpus, forked = task.cpus, 0
-        places, all_places = len(self.pool.nodes[node].free) // cpus, self.pool.free // cpus
-        wanted = self._worth(task)
+    def _keep_promises(self) -> None:
+        """Start the tasks for which others have gone."""
+        for promise in self._guesses.ready():
+            self._begin(promise.task, promise.places)
+
+    def _pop(self, key: Key) -> Task:
+        """Take out the oldest of a queue."""
+        task = self._waiting.pop(key)
+        if type(key) is Request and not self._waiting.queues[key]:
+            del self._waiting.queues[key]  # else there would be more and more
+        return task
+
+    def _start_oldest(self, key: Key, nodes: list[str]) -> int:
+        """Start the oldest on nodes, or as many of a batch as there is room for; return how much work that was."""
+        task = self._waiting.queues[key][0]
+        if type(task) is Batch:
+            return self._start_batch(task, nodes[0])
+        return FORK_WORK if self._start(self._pop(key), nodes) else 1
+
+    def _start_batch(self, batch: Batch, node: str) -> int:
+        cpus, forked, account = batch.cpus, 0, self.pool.nodes[node]
+        places, all_places = self._choice.room(node) // cpus, self.pool.free // cpus
+        wanted = self._worth(batch)
         count = places if wanted >= all_places else -(-wanted * places // all_places)  # all nodes get their share
+        if account.lent:
+            for worker in self._guesses.make_room(node, count * cpus):
+                worker.gives_way = True
+                self.kill(worker)
+            count = min(count, max(Left(account, lent=True).room, 0) // cpus)
+            if not count:
+                self._choice.block(cpus)
+                return 1
         workers: list[Worker] = []
         for _ in range(count):
-            idle = self._idle.take(node, cpus)
-            forked += idle is None
-            workers.append(self._lease(idle or self._fork(node, cpus, fresh=False)))
-        self._serve(task, workers)
+            worker, is_new = self._crew.take(node, cpus, batch.function)
+            forked += is_new
+            workers.append(worker)
+        self._serve(batch, workers)
         return count + (FORK_WORK - 1) * forked
 
     def _worth(self, batch: Batch) -> int:
@@ -539,29 +631,34 @@ class Scheduler:
         """Let workers of one node, which have their CPUs and nothing to do, serve a batch, which is the oldest."""
         self.teams.feed(self.teams.serve(batch, workers), min(batch.count, self._estimates.grain(batch) * len(workers)))
 
-    def _start(self, task: Task, node: str) -> bool:
-        """Start a task on a node; return whether that takes a new worker."""
-        idle = None if task.fresh else self._idle.take(node, task.cpus)
-        self._give(self._lease(idle or self._fork(node, task.cpus, task.fresh)), [task])
-        return idle is None
+    def _start(self, task: Task, nodes: list[str]) -> bool:
+        """Start a task on nodes; return whether that takes a new worker."""
+        if self._guesses.workers and not (task.asks is not None and task.asks.speculative):
+            return self._start_beside(task, nodes)
+        if task.asks is None:
+            worker, is_new = self._crew.take(nodes[0], task.cpus, task.function, task.fresh)
+        else:
+            worker, is_new = self._crew.take_all(task, task.asks, nodes)
+        self._give(worker, [task])
+        return is_new
 
-    def _lease(self, worker: Worker) -> Worker:
-        """Take a worker's CPUs out of the pool."""
-        self.pool.take(worker.node, worker.cpus)
-        worker.leased = True
-        self._active += 1
-        return worker
+    def _start_beside(self, task: Task, nodes: list[str]) -> bool:
+        """Start a task where speculative ones may be in the way: those end first."""
+        asks = task.asks or Request(task.cpus)
+        places = [self.pool.place(node, asks) for node in nodes]
+        self.pool.charge_all(places, asks)
+        if self._guesses.are_clear(places, asks):
+            return self._begin(task, places)
+        for worker in self._guesses.promise(task, places, asks):
+            worker.gives_way = True
+            self.kill(worker)
+        return False
 
-    def _fork(self, node: str, cpus: int, fresh: bool) -> Worker:
-        surplus = self._idle.surplus(node)
-        if surplus is not None:
-            self._effects.append(Retire(surplus))
-            self._retired.add(surplus.number)
-        slot, ids = self._idle.take_slot(node), self.pool.lowest_free(node, cpus)
-        worker = Worker(next(self._numbers), node, slot, ids, fresh)
-        self.workers[worker.number] = self._at[node][worker.number] = worker
-        self._effects.append(Fork(worker))
-        return worker
+    def _begin(self, task: Task, places: Sequence[Place]) -> bool:
+        """Start a task on what it has been given; return whether that takes a new worker."""
+        worker, is_new = self._crew.take_given(task, places)
+        self._give(worker, [task])
+        return is_new
 
     def _give(self, worker: Worker, tasks: list[Task]) -> None:
         if not worker.held:
@@ -580,58 +677,8 @@ class Scheduler:
         if worker.held > 1 and not worker.overfull:
             self._overfull.add(worker)
         self._sent += count
-        self._candidates[worker.number] = worker
+        self._ahead.candidates[worker.number] = worker
         self._effects.append(Send(worker, tasks))
-
-    def _prefetch(self) -> None:
-        """Send busy workers more of the size they have, as long as nothing older of another size waits.
-
-        So nothing is sent past the request that has reserved a node: it is older than all that waits of other sizes.
-        """
-        for cpus in list(self._waiting.queues):
-            if type(cpus) is Wish:  # what has a past chooses its node when it starts
-                continue
-            sizes = self._waiting.requests()
-            bound = min((self._waiting.queues[size][0].number for size in sizes if size != cpus), default=None)
-            oldest = self._waiting.oldest(cpus)
-            if oldest is None or oldest.alone:
-                continue
-            if type(oldest) is Batch:
-                kept = self.pool.free // cpus if self.unfinished else 0  # for those that start in the next turns
-                self.teams.refill(cpus, kept, bound, self._active)
-                continue
-            if self.unfinished:
-                continue
-            left = self._waiting.left(cpus)
-            ahead = self._estimates.is_ahead(oldest.function, self._active, left)
-            rooms = [
-                (worker, room)
-                for worker in self._candidates.values()
-                if worker.node not in self.pool.aside
-                if worker.queue and len(worker.cpus) == cpus
-                if (room := self._estimates.room(worker, oldest, ahead)) > 0
-            ]
-            if not rooms:
-                continue
-            share = -(-left // self._active)  # all that are at work will want more soon
-            for worker, room in rooms:
-                tasks = self._take_prefetch(cpus, min(share, room), bound, oldest.function)
-                if not tasks:
-                    break
-                self._give(worker, tasks)
-
-    def _take_prefetch(self, cpus: int, count: int, bound: TaskNumber | None, function: DefinitionNumber) -> list[Task]:
-        taken: list[Task] = []
-        size = 0
-        while len(taken) < count and size < PREFETCH_BYTES:
-            oldest = self._waiting.oldest(cpus)
-            if oldest is None or type(oldest) is Batch or oldest.alone or oldest.function != function:
-                break
-            if bound is not None and oldest.number > bound:
-                break
-            taken.append(self._waiting.pop(cpus))
-            size += oldest.size
-        return taken
 
     # ---- book-keeping -------------------------------------------------------------------------------------------
 
@@ -650,7 +697,7 @@ class Scheduler:
             self._suspects.acquit(task)
         if worker.queue:
             self._prefetched -= 1
-            self._candidates[worker.number] = worker
+            self._ahead.candidates[worker.number] = worker
             return
         if worker.ending:
             return
@@ -661,17 +708,11 @@ class Scheduler:
 
     def _count_out(self, worker: Worker) -> None:
         """A worker has gone."""
-        self._retired.discard(worker.number)
+        self._crew.retired.discard(worker.number)
         if worker.ending:
             self._ending -= 1
         elif worker.fresh and not worker.queue:
             self._leaving -= 1
-
-    def _release(self, worker: Worker) -> None:
-        if worker.leased:
-            worker.leased = False
-            self._active -= 1
-            self.pool.give_back(worker.node, worker.cpus)
 
     def _empty(self, worker: Worker) -> list[Task]:
         """Take all tasks from a worker that has ended."""

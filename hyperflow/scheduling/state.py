@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol, final
 
+from hyperflow.request import Request
 from hyperflow.wire.numbers import DefinitionNumber, Seq, TaskNumber, WorkerNumber
 
 NOT_SENT = Seq(0)
@@ -29,33 +30,38 @@ WAITING, SENT, ENDED, CANCELLED = State.WAITING, State.SENT, State.ENDED, State.
 class Past:
     """What a task has been through."""
 
-    __slots__ = ("failed_on", "lost")
+    __slots__ = ("failed_on", "lost", "worker")
 
     def __init__(self) -> None:
         self.failed_on: set[str] = set()
         """Nodes on which it failed."""
         self.lost: list[str] = []
         """Nodes that were lost while it was there; after the first it is a suspect."""
+        self.worker: Worker | None = None
+        """Who had it on another node then; it starts again when that has ended."""
 
 
-@final
-class Wish(NamedTuple):
-    """What a task with a past asks for; tasks that ask for the same wait in one queue."""
+Key = int | Request
+"""What a task asks for, as the name of its queue: a number of CPUs, mostly."""
 
-    cpus: int
-    avoided: frozenset[str]  # nodes; if no other is large enough, they will do
-    suspect: bool  # on no node where another suspect is
+Size = int | tuple[int, float]
+"""What a worker is for, for life: a number of CPUs, or of CPUs and GPUs."""
 
 
-Request = int | Wish
-"""What a task asks for: a number of CPUs, mostly."""
+class Place(NamedTuple):
+    """What a task has of a node."""
+
+    node: str
+    cpus: tuple[int, ...]
+    gpus: tuple[str, ...] = ()
 
 
 class Task:
     """One evaluation, as the scheduler sees it."""
 
     __slots__ = (
-        "alone", "cpus", "exclusive", "fresh", "function", "number", "past", "seq", "size", "state", "team", "worker",
+        "alone", "asks", "cpus", "exclusive", "fresh", "function", "number", "past", "request", "seq", "size", "state",
+        "team", "worker",
     )  # fmt: skip
 
     count: int = 1
@@ -70,12 +76,21 @@ class Task:
         alone: bool = False,  # nothing may be prefetched of it or behind it (it has a time limit, say)
         size: int = 0,  # bytes to send
         exclusive: bool = False,  # it must not be given to another node while a lost one may still be in it
+        request: Request | None = None,  # what it needs, if that is more than CPUs
     ) -> None:
         self.number = number
         self.function = function
         self.cpus = cpus
         self.fresh = fresh
-        self.alone = alone or fresh
+        self.asks = request
+        self.request: Key = cpus
+        """What it asks for just now."""
+        if request is None:
+            self.alone = alone or fresh
+        else:
+            self.cpus = request.cpus
+            self.request = request
+            self.alone = True
         self.size = size
         self.exclusive = exclusive
         self.state = WAITING
@@ -90,23 +105,42 @@ class Task:
         return (self.number,)
 
     @property
-    def request(self) -> Request:
-        """What it asks for."""
-        if self.past is None:
-            return self.cpus
-        return Wish(self.cpus, frozenset(self.past.failed_on), bool(self.past.lost))
+    def places(self) -> list[Place]:
+        """What it has of each of its nodes, while a worker has it; that worker is on the first."""
+        return [] if self.worker is None else [self.worker.place, *self.worker.elsewhere]
+
+    def ask(self, asks: Request) -> None:
+        """It asks for something else from now on."""
+        self.asks = self.request = asks
+        if self.past is not None:
+            self._note_past(self.past)
 
     def failed_on(self, node: str) -> None:
         """It has failed on a node: let another one have it next."""
         self.past = self.past or Past()
         self.past.failed_on.add(node)
         self.alone = True  # what is prefetched behind it could not choose its node
+        self._note_past(self.past)
 
     def was_lost_on(self, node: str) -> None:
         """A node was lost while it was there."""
         self.past = self.past or Past()
         self.past.lost.append(node)
         self.alone = True
+        self._note_past(self.past)
+
+    def is_wanted(self) -> None:
+        """A speculative task is not speculative any more."""
+        assert self.asks is not None
+        asks = self.asks._replace(speculative=False)
+        self.asks = None if asks == Request(self.cpus) else asks
+        self.request = self.asks or self.cpus
+        if self.past is not None:
+            self._note_past(self.past)
+
+    def _note_past(self, past: Past) -> None:
+        asks = self.asks or Request(self.cpus)
+        self.request = asks._replace(avoided=frozenset(past.failed_on), suspect=bool(past.lost))
 
     def __repr__(self) -> str:
         return f"Task({self.number}, cpus={self.cpus}, {self.state.value})"
@@ -176,8 +210,8 @@ class Worker:
     """A worker process, as the scheduler sees it."""
 
     __slots__ = (
-        "cpus", "ending", "fresh", "heard", "held", "leased", "load", "name", "node", "number", "overfull", "queue",
-        "retracting", "sent", "slot", "slow", "team",
+        "cpus", "elsewhere", "ending", "fresh", "gives_way", "gpus", "heard", "held", "keeps", "leased", "load",
+        "name", "node", "number", "overfull", "queue", "request", "retracting", "sent", "size", "slot", "slow", "team",
     )  # fmt: skip
 
     def __init__(
@@ -187,12 +221,16 @@ class Worker:
         slot: int,  # see idle.py
         cpus: tuple[int, ...],  # ids that it is pinned to for life
         fresh: bool,  # it runs one task and ends
+        gpus: tuple[str, ...] = (),  # ids that it sees, for life as well
+        share: float = 0.0,  # how many they are; less than 1 if it shares one
     ) -> None:
         self.number = number
         self.node = node
         self.slot = slot
         self.cpus = cpus
         self.fresh = fresh
+        self.gpus = gpus
+        self.size: Size = (len(cpus), share) if gpus else len(cpus)
         self.name = f"worker-{slot}@{node}"  # in logs and errors
         self.queue: dict[TaskNumber, Task] = {}
         """Sent and not answered, in the order in which they were sent."""
@@ -200,12 +238,26 @@ class Worker:
         self.team: Team | None = None  # that it serves; then the queue above is empty
         self.sent = NOT_SENT  # of the task that was sent last
         self.load = 0  # bytes in the queue
-        self.leased = False  # its CPU ids are taken out of the pool for it
+        self.leased = False  # its CPU ids are given out to it
+        self.request: Request | None = None  # what else is given out to it now
+        self.elsewhere: tuple[Place, ...] = ()  # what its task has of other nodes
         self.overfull = False  # the scheduler has it among those with more than one task
         self.retracting = False
         self.ending = False
+        self.gives_way = False  # it is being killed because others want what it has: its task waits again
         self.heard = 0  # how many answers had come from all workers when it last answered
+        self.keeps: Collection[DefinitionNumber] = ()  # functions for which it keeps what they have asked for
         self.slow = False  # what was queued here was taken back; until it answers
+
+    @property
+    def is_alone_on_gpus(self) -> bool:
+        """Whether it shares none of its GPUs."""
+        return isinstance(self.size, tuple) and self.size[1] >= 1
+
+    @property
+    def place(self) -> Place:
+        """What it has of its node, while it has it."""
+        return Place(self.node, self.cpus, self.gpus)
 
     @property
     def current(self) -> TaskNumber:

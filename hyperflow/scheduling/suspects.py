@@ -12,6 +12,8 @@ class Suspects:
     """Where they are."""
 
     def __init__(self) -> None:
+        self.wait = False
+        """None is started for now: nodes are being lost, and maybe more than those that are known."""
         self.node_of: dict[TaskNumber, str] = {}
         self.on: Counter[str] = Counter()
         """How many are on each node that has one."""

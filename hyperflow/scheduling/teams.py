@@ -19,7 +19,7 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 
-from hyperflow.scheduling.pool import CpuPool
+from hyperflow.scheduling.ledger import Ledger
 from hyperflow.scheduling.prefetch import PATIENCE, PREFETCH_BYTES, Estimates
 from hyperflow.scheduling.state import (
     CANCELLED,
@@ -268,7 +268,7 @@ class Teams:
         self.close([team])
         self._changed(team)
 
-    def rebalance(self, pool: CpuPool, worth: float, looks: int | None = None) -> int:
+    def rebalance(self, pool: Ledger, worth: float, looks: int | None = None) -> int:
         """Recall what the free CPUs can take; return how many CPUs are left.
 
         Only from teams with at least `worth` seconds of work queued for each worker, after at most so many looks.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from hyperflow.scheduling.pool import CpuPool
+from hyperflow.scheduling.ledger import Ledger
 
 ACCUSATIONS = 2
 """So many evaluations must have failed on a node and succeeded elsewhere. One alone may be chance."""
@@ -22,7 +22,7 @@ BY_HAND = "by hand"
 class Trust:
     """The account of all nodes."""
 
-    def __init__(self, pool: CpuPool) -> None:
+    def __init__(self, pool: Ledger) -> None:
         self.aside: dict[str, str] = {}
         """The nodes that are put aside, and why."""
         self.accused: Counter[str] = Counter()

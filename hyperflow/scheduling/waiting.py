@@ -7,10 +7,10 @@ comes back (from a worker that has ended, say) goes to its place by its number, 
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from operator import attrgetter
 
-from hyperflow.scheduling.state import CANCELLED, ENDED, NOT_SENT, WAITING, Batch, Request, Task, Wish
+from hyperflow.scheduling.state import CANCELLED, ENDED, NOT_SENT, WAITING, Batch, Key, Task
 
 _number = attrgetter("number")
 
@@ -21,14 +21,14 @@ class Waiting:
     def __init__(self) -> None:
         self.count = 0
         """How many wait: each one of a batch is one."""
-        self.queues: dict[Request, deque[Task]] = defaultdict(deque)
+        self.queues: dict[Key, deque[Task]] = defaultdict(deque)
         """By what they ask for; each ordered by number."""
-        self.more: Counter[Request] = Counter()
+        self.more: Counter[Key] = Counter()
         """How many more tasks wait in each queue than it has entries, because there are batches."""
 
     def add(self, task: Task) -> None:
         """A task is to be run after all that wait."""
-        self.queues[task.cpus if task.past is None else task.request].append(task)
+        self.queues[task.request].append(task)
         self.count += 1
 
     def add_batch(self, batch: Batch) -> None:
@@ -37,22 +37,22 @@ class Waiting:
         self.more[batch.cpus] += batch.count - 1
         self.count += batch.count
 
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[Key]:
         """Return what is asked for."""
         return [request for request in list(self.queues) if self.oldest(request) is not None]
 
-    def oldest(self, request: Request) -> Task | None:
+    def oldest(self, request: Key) -> Task | None:
         """Return the oldest of those that ask for this."""
         tasks = self.queues[request]
         while tasks and tasks[0].state is not WAITING:  # cancelled while it waited; no batch, see withdraw
             tasks.popleft()
         return tasks[0] if tasks else None
 
-    def left(self, request: Request) -> int:
+    def left(self, request: Key) -> int:
         """Return how many ask for this; also some that were cancelled."""
         return len(self.queues[request]) + self.more[request]
 
-    def pop(self, request: Request, most: int = 1) -> Task:
+    def pop(self, request: Key, most: int = 1) -> Task:
         """Take out the oldest, of a batch so many."""
         queue = self.queues[request]
         task = queue[0]
@@ -70,13 +70,13 @@ class Waiting:
     def put_back(self, tasks: Iterable[Task]) -> list[Task]:
         """Let tasks wait again, in the order of their numbers; return them without those that were cancelled."""
         again = [task for task in tasks if task.state is not CANCELLED]
-        sizes = defaultdict[Request, list[Task]](list)
+        sizes = defaultdict[Key, list[Task]](list)
         for task in again:
             task.state = WAITING
             task.worker = task.team = None
             task.seq = NOT_SENT
             self.count += task.count
-            sizes[task.cpus if task.past is None else task.request].append(task)
+            sizes[task.request].append(task)
             if task.count > 1:
                 self.more[task.cpus] += task.count - 1
         for request, back in sizes.items():
@@ -94,6 +94,20 @@ class Waiting:
                 self.more[request] += len(back) - len(joined)
         return again
 
+    def take_out(self, tasks: Collection[Task]) -> list[Task]:
+        """Take tasks out of their queues, none of which is a batch; return those that were in one."""
+        chosen, taken = set(tasks), list[Task]()
+        for request in {task.request for task in tasks}:
+            queue = self.queues.get(request, ())
+            taken += [task for task in queue if task in chosen]
+            left = deque(task for task in queue if task not in chosen)
+            if left:
+                self.queues[request] = left
+            else:
+                self.queues.pop(request, None)
+        self.count -= len(taken)
+        return taken
+
     def withdraw(self, owner: object) -> list[Batch]:
         """Take out all batches of a map."""
         found: list[Batch] = []
@@ -106,10 +120,16 @@ class Waiting:
                 found += mine
         return found
 
-    def take_larger(self, cpus: int) -> list[Task]:
-        """Take out those that ask for more CPUs than this; they have ended."""
+    def move(self, task: Task, key: Key) -> None:
+        """A task that waits asks for something else now than when it was added with this key."""
+        self.queues[key].remove(task)
+        self.count -= 1
+        self.put_back([task])
+
+    def take_all(self, requests: Iterable[Key]) -> list[Task]:
+        """Take out those that ask for one of these; they have ended."""
         taken: list[Task] = []
-        for request in [request for request in self.queues if cpus_of(request) > cpus]:
+        for request in requests:
             taken += [task for task in self.queues.pop(request) if task.state is WAITING]
             del self.more[request]
         taken.sort(key=_number)
@@ -132,11 +152,6 @@ class Waiting:
             self.queues[request] = apart
         self.more.clear()
         return found
-
-
-def cpus_of(request: Request) -> int:
-    """Return how many CPUs are asked for."""
-    return request.cpus if type(request) is Wish else request
 
 
 def _joined(tasks: Iterable[Task]) -> list[Task]:

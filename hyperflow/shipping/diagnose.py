@@ -24,10 +24,10 @@ def explain(what: str, obj: Any, error: BaseException) -> SerializationError:
         path, part, cause = "", obj, error
     where = f": {path} = {short_repr(part, 60)}" if path else ""
     reason = short_str(cause, 1000) if isinstance(cause, pickle.PicklingError) else in_words(cause)
-    return SerializationError(
-        f"{what} cannot be sent to another process{where}; {reason}. Make it inside the function, or pass what it "
-        "is made of (a path, a number) in its place"
-    )
+    instead = "Make it inside the function, or pass what it is made of (a path, a number) in its place"
+    if isinstance(part, (types.GeneratorType, types.AsyncGeneratorType)) and not path:
+        instead = "What a generator function yields is had by: async for x in hyperflow.remote_stream(function, ...)"
+    return SerializationError(f"{what} cannot be sent to another process{where}; {reason}. {instead}")
 
 
 def _innermost(obj: Any, path: str, error: BaseException, seen: set[int], depth: int) -> tuple[str, Any, BaseException]:

@@ -71,6 +71,9 @@ _PARTS = {
 }
 """What the descriptors of a class hold. It is looked at, not they: they would keep the class alive."""
 
+WRAPPERS = set[type]()
+"""Types of objects that are as the function in their `__wrapped__` is, which is looked at."""
+
 _Kept = Any
 """What tells later whether a name still has its value: the value, a weak reference to it, or `_Parts`."""
 
@@ -168,6 +171,10 @@ class Watch:
             return weakref.ref(value)
         if kind in _PARTS:
             return _Parts(kind, tuple(map(self._keep, _parts(value))))
+        if kind in WRAPPERS:
+            if not found_by_name(value, value.__module__, value.__qualname__):
+                self._keep(value.__wrapped__)
+            return weakref.ref(value)
         if kind is _CACHED:
             self._cached(value)
             return weakref.ref(value)

@@ -32,11 +32,19 @@ PAUSES = (1.0, 3.0, 9.0)
 
 @attrs.frozen
 class Node:
-    """One node of an allocation: how many of its CPUs are ours, and the tasks that Slurm plans there, if it says so."""
+    """One node of an allocation: how many of its CPUs are ours; what else Slurm says, None where it does not.
+
+    Args:
+        tasks: Those that Slurm plans there.
+        gpus: Ids of our GPUs, as the node counts them.
+        memory: Bytes.
+    """
 
     name: str
     cpus: int
     tasks: int | None = None
+    gpus: tuple[str, ...] | None = None
+    memory: int | None = None
 
 
 @attrs.frozen
@@ -88,11 +96,16 @@ def read(
         raise SlurmError(f"SLURM_JOB_NUM_NODES={number}, but SLURM_JOB_NODELIST={listed} has {len(names)} nodes")
     cpus = variables.counts("SLURM_JOB_CPUS_PER_NODE", names)
     tasks = _tasks(variables, names)
+    details: dict[str, tuple[tuple[str, ...], int]] = {}
     if record is not None:
         _confirm(record, job_id, variables, names)
+        for nodes, gpus, memory in record.details:
+            details |= dict.fromkeys(nodelist.expand(nodes), (gpus, memory))
     return Allocation(
         job_id=job_id,
-        nodes=tuple(Node(name, cpus[name], tasks.get(name)) for name in names),
+        nodes=tuple(
+            Node(name, cpus[name], tasks.get(name), *_more(variables, cpus[name], details.get(name))) for name in names
+        ),
         head=record.head if record else names[0],
         here=_here(environ, names, hostname or ""),
         end_time=record.end_time if record else float(variables.integer("SLURM_JOB_END_TIME", 0)) or None,
@@ -103,6 +116,8 @@ def read(
 def find(environ: Mapping[str, str], run: scontrol.Run | None = None, pauses: Sequence[float] = PAUSES) -> Allocation:
     """Read the allocation that this process is in, and ask scontrol, which blocks, if the environment lacks its end.
 
+    It is asked, too, which GPUs the job has on each node: the environment tells only those of this one.
+
     Nothing else has to be asked for: a missing `SLURM_RESTART_COUNT` means that there was no restart. If scontrol gives
     no answer, also after these pauses, a warning says that the end is not known: slurmctld may be away for a while when
     a job starts, and the job can run.
@@ -112,7 +127,8 @@ def find(environ: Mapping[str, str], run: scontrol.Run | None = None, pauses: Se
     """
     hostname = socket.gethostname()
     allocation = read(environ, hostname=hostname)
-    if environ.get("SLURM_JOB_END_TIME"):
+    has_gpus = any(name.startswith(("SLURM_GPUS", "SLURM_JOB_GPUS")) for name in environ)
+    if environ.get("SLURM_JOB_END_TIME") and not has_gpus:
         return allocation
     record = _ask(allocation.job_id, run, pauses)
     return allocation if record is None else read(environ, hostname=hostname, record=record)
@@ -216,6 +232,18 @@ def _tasks(variables: _Variables, names: tuple[str, ...]) -> dict[str, int]:
         f"{each}={variables.environ[each]}" for each in ("SLURM_JOB_NODELIST", step) if each in variables.environ
     )
     raise SlurmError(f"{name}={variables.text(name)} is for {len(numbers)} nodes, which does not fit {found}")
+
+
+def _more(
+    variables: _Variables, cpus: int, details: tuple[tuple[str, ...], int] | None
+) -> tuple[tuple[str, ...] | None, int | None]:
+    """Return the GPUs and the memory that Slurm grants on a node, as far as it says."""
+    gpus, memory = details or (None, 0)
+    if not memory and variables.environ.get("SLURM_MEM_PER_NODE"):
+        memory = variables.integer("SLURM_MEM_PER_NODE") << 20
+    elif not memory and variables.environ.get("SLURM_MEM_PER_CPU"):
+        memory = variables.integer("SLURM_MEM_PER_CPU") * cpus << 20
+    return gpus, memory or None
 
 
 def _confirm(record: scontrol.JobRecord, job_id: int, variables: _Variables, names: tuple[str, ...]) -> None:

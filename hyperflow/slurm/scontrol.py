@@ -11,6 +11,7 @@ from typing import TypeAlias
 import attrs
 
 from hyperflow.errors import SlurmError
+from hyperflow.wire import gpus
 
 Run: TypeAlias = Callable[[Sequence[str], Mapping[str, str]], str]
 """Runs a command with additional environment variables, and returns what it printed: `run_command`, or a test's."""
@@ -23,6 +24,9 @@ TIMEOUT = 60.0
 class JobRecord:
     """The part of Slurm's record of a job that the environment may lack; `nodes` is a list as Slurm writes it.
 
+    `details` are what it grants on each node: nodes as Slurm writes them, their GPUs, and bytes of memory (0 where
+    Slurm does not count it).
+
     `head`, `end_time` and `restarts` mean the same as in an `Allocation`.
     """
 
@@ -31,6 +35,7 @@ class JobRecord:
     head: str
     end_time: float | None
     restarts: int
+    details: tuple[tuple[str, tuple[str, ...], int], ...] = ()
 
 
 def ask(job_id: int, run: Run | None = None) -> JobRecord:
@@ -40,7 +45,7 @@ def ask(job_id: int, run: Run | None = None) -> JobRecord:
         SlurmError: scontrol could not be run, or failed, or said something unexpected.
     """
     # Seconds since 1970: local times are ambiguous once a year.
-    text = (run or run_command)(["scontrol", "show", "job", str(job_id), "-o"], {"SLURM_TIME_FORMAT": "%s"})
+    text = (run or run_command)(["scontrol", "show", "job", "-d", str(job_id), "-o"], {"SLURM_TIME_FORMAT": "%s"})
     return parse(text, job_id)
 
 
@@ -82,6 +87,16 @@ _ID = re.compile(r"JobId=(\d+) ")
 _RESTARTS = re.compile(r" Requeue=\d+ Restarts=(\d+) BatchFlag=")
 _END = re.compile(r" StartTime=\S+ EndTime=(\S+) Deadline=")
 _NODES = re.compile(r" NodeList=(\S+) BatchHost=(\S+) ")
+_DETAILS = re.compile(r" Nodes=(\S+) CPU_IDs=\S+ Mem=(\d+) GRES=(\S*)")
+_GPUS = re.compile(r"(?:^|,)gpu(?::[^:,()]+)?:(\d+)(?:\(IDX:([0-9,-]+)\))?")
+
+
+def _gpus(text: str) -> tuple[str, ...]:
+    """Return the GPUs in a list such as `gpu:a100:2(IDX:0-1),shard:0`; those that are only counted count from 0."""
+    ids: list[str] = []
+    for count, listed in _GPUS.findall(text):
+        ids += gpus.numbered(listed) if listed else map(str, range(len(ids), len(ids) + int(count)))
+    return tuple(ids)
 
 
 def parse(text: str, job_id: int) -> JobRecord:
@@ -95,7 +110,8 @@ def parse(text: str, job_id: int) -> JobRecord:
             if not end.isdigit() and end not in {"Unknown", "NONE"}:
                 raise SlurmError(f"scontrol says EndTime={end} for job {job_id}, no number of seconds; it said: {line}")
             restarts = int(_one(_RESTARTS, line))
-            return JobRecord(job_id, nodes[1], nodes[2], float(end) if end.isdigit() else None, restarts)
+            details = tuple((each[1], _gpus(each[3]), int(each[2]) << 20) for each in _DETAILS.finditer(line))
+            return JobRecord(job_id, nodes[1], nodes[2], float(end) if end.isdigit() else None, restarts, details)
     raise SlurmError(f"scontrol has no record of job {job_id}; it said: {text.strip()[:500] or 'nothing'}")
 
 

@@ -30,6 +30,9 @@ from hyperflow.events.schema import Event
 MOST_FAILURES = 1000
 """So many failures are kept, the first ones; all are counted."""
 
+USED = ("short", "read", "written")
+"""Sums of a function that the log has beside what was measured of each evaluation; see events/schema.py."""
+
 MOST_DEATHS = 1000
 """So many ends of workers are kept that were no plain ends."""
 
@@ -106,6 +109,7 @@ class NodeEvent:
     state: str
     cpus: int
     cause: str
+    gpus: int = 0
 
 
 @attrs.frozen
@@ -181,6 +185,9 @@ class History:
     closed: int = 0
     left_out: int = 0
     dropped: dict[str, int] = attrs.field(factory=dict[str, int])
+    used: dict[tuple[int | None, str], dict[str, float]] = attrs.field(
+        factory=dict[tuple[int | None, str], dict[str, float]], repr=False
+    )
     _group_places: dict[tuple[str, str], int] = attrs.field(factory=dict[tuple[str, str], int], repr=False)
 
     def __len__(self) -> int:
@@ -226,6 +233,7 @@ class LogPass:
             "copied": self._copied,
             "withheld": self._withheld,
             "ended": self._ended,
+            "used": self._used,
             "left out": self._left_out,
             "dropped": self._dropped,
             "closed": self._closed,
@@ -563,16 +571,21 @@ class LogPass:
     def _node(self, event: Line) -> None:
         cpus = event.get("cpus", 0)
         count = len(cpus) if isinstance(cpus, list) else int(cpus)
+        gpus = len(event.get("gpus", ()))
         named = str(event.get("node", "")), str(event["state"])
         if event["state"] == "up":
             self._cpus[named[0]] = count
-        self.history.nodes.append(NodeEvent(event["t"], self.job, *named, count, str(event.get("cause", ""))))
+        self.history.nodes.append(NodeEvent(event["t"], self.job, *named, count, str(event.get("cause", "")), gpus))
 
     def _ended(self, event: Line) -> None:
         if event.get("status") and event.get("started") and len(self.history.deaths) < MOST_DEATHS:
             reason, worker = str(event.get("reason", "")), str(event.get("worker", ""))
             memory = bool(event.get("out_of_memory"))
             self.history.deaths.append(Death(event["t"], self.job, worker, reason, int(event["status"]), memory))
+
+    def _used(self, event: Line) -> None:
+        for name, sums in event["functions"].items():
+            self.history.used[self.job, name] = {kind: float(sums[kind]) for kind in USED}
 
     def _left_out(self, event: Line) -> None:
         self.history.left_out += event.get("bytes", 0)
@@ -592,6 +605,8 @@ class LogPass:
         for column in it.columns():
             del column[rows:]
         del it.workers[workers:], it.nodes[nodes:], it.failures[failures:], it.deaths[deaths:]
+        for key in [key for key in it.used if key[0] == self.job]:
+            del it.used[key]
         it.opened += 1
         it.first = min(it.first or event["t"], event["t"])
         for known in (self._alive, self._places, self._queues, self._free, self._shared, self._cpus):

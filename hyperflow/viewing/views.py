@@ -6,13 +6,14 @@ there are. Times are seconds since the run's first event. A million evaluations 
 The shapes are what `assets/views.js` draws, on the page and in a report:
 
     utilisation   from, to, bins: the middle of each (seconds); busy, there: CPUs in each bin, of all nodes;
-                  nodes: [{node, cpus, state, cause, busy: [share of its CPUs, null where it was not there]}];
+                  nodes: [{node, cpus, gpus, state, cause, busy: [share of its CPUs, null where it was not there]}];
                   marks: [{t, node, state, cause}]
     gantt         from, to (the window), whole: [from, to] of the run; lanes: names of workers, from `first` on, of
                   `all_lanes`; groups: names, the longest first; exact; and boxes in columns: lane (a place in lanes),
                   start, seconds, group (a place in groups), failed (how many), count, busy (share of the box that is
                   filled), and where `exact` also task (as JOB.NUMBER), outcome
-    functions     [{name, function, done, failed, retried, running, waiting, median, tail, total, cpu, held, memory}]
+    functions     [{name, function, done, failed, retried, running, waiting, median, tail, total, cpu, held, memory,
+                  read, written}]
     slowest       [{evaluation, name, worker, start, seconds, outcome}]
     failures      {total, shown: [{evaluation, t, name, call, error, worker, retried}]}
     drawings      [{name, kind, t, x, y, value, given, total, picture}]
@@ -214,7 +215,7 @@ def _covered(edges: Floats, spans: Sequence[tuple[float, float, int]]) -> Floats
 
 
 def _unknown() -> dict[str, Any]:
-    return {"cpus": 0, "state": "", "cause": ""}
+    return {"cpus": 0, "gpus": 0, "state": "", "cause": ""}
 
 
 def _states(table: Table) -> dict[str, dict[str, Any]]:
@@ -224,6 +225,7 @@ def _states(table: Table) -> dict[str, dict[str, Any]]:
         if event.node:
             known = states.setdefault(event.node, _unknown())
             known["cpus"] = max(event.cpus, known["cpus"])
+            known["gpus"] = max(event.gpus, known["gpus"])
             known["state"] = "up" if event.state == "resumed" else event.state
             known["cause"] = event.cause if event.state in ("lost", "aside", "not started") else ""
         elif event.state == "closed":
@@ -410,7 +412,13 @@ def functions(table: Table) -> list[dict[str, Any]]:
             "held": round(float(((table.end[tried] - table.start[tried]) * table.cpus[tried]).sum()), 6),
             "cpu": round(float(np.nansum(cpu[rows])), 6),
             "memory": int(memory[rows].max()) if len(rows) else 0,
+            **dict.fromkeys(("read", "written"), 0),
         }
+    for (_, name), sums in history.used.items():
+        if (one := found.get(name)) is not None:
+            one["cpu"] = round(one["cpu"] + sums["short"], 6)
+            one["read"] += int(sums["read"])
+            one["written"] += int(sums["written"])
     return sorted(found.values(), key=lambda it: -it["held"])[:MOST_FUNCTIONS]
 
 

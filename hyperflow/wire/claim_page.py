@@ -19,7 +19,7 @@ class ClaimPage:
     tests/wire/test_claim_page.py goes through all orders in which that can happen.
     """
 
-    STARTED, FROM, BELOW = range(3)
+    STARTED, FROM, BELOW, PEAK = range(4)
     SETTLE = 0.0002
     """Seconds after which every processor has seen a write of another one."""
 
@@ -43,3 +43,12 @@ class ClaimPage:
         self.words[self.FROM] = started if forbidden else started + 1
         time.sleep(self.SETTLE)
         return Seq(self.started + 1)
+
+    def saw(self, peak: int) -> None:
+        """For the launcher: so many bytes were seen of the evaluation that runs, with all its processes."""
+        self.words[self.PEAK] = peak
+
+    def seen(self) -> int:
+        """For the worker: return that, and forget it."""
+        peak, self.words[self.PEAK] = self.words[self.PEAK], 0
+        return peak

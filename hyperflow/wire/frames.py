@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from hyperflow.wire.channel import IN_CHANNEL
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
 
-PROTOCOL_VERSION = 10
+PROTOCOL_VERSION = 11
 
 HEADER = struct.Struct("<IQBI")  # BEGIN, length of the body, kind, worker
 TAIL = struct.Struct("<I")  # END
@@ -41,8 +41,9 @@ NUMBER = struct.Struct("<I")
 SIZE = struct.Struct("<Q")
 KEPT = struct.Struct("<QI")  # task, the process of its copy; 0: it has gone
 SECONDS = struct.Struct("<d")
+ENDS = struct.Struct("<dd")  # seconds until a node ends, and until that is near; inf where nobody knows
 SEQS = struct.Struct("<QQ")
-MEASURED = struct.Struct("<fQ")  # seconds of CPU time, bytes of memory: see IS_MEASURED
+MEASURED = struct.Struct("<fQQQ")  # seconds of CPU time, bytes of memory, read, written: see IS_MEASURED
 RETURNED = struct.Struct("<I?")  # a block, and whether it is worth to be filled again
 BATCH = struct.Struct("<IQI")  # function, first task, number of tasks; their lengths and their payloads follow
 RANGE = struct.Struct("<QI")  # first task, number of tasks
@@ -93,6 +94,9 @@ _LENGTH = array("I").itemsize
 
 Bytes = bytes | bytearray | memoryview
 
+Measured = tuple[float, int, int, int]
+"""What an evaluation has used, as MEASURED has it."""
+
 
 class Kind(enum.IntEnum):
     """What a frame is; the comment says between whom."""
@@ -110,6 +114,7 @@ class Kind(enum.IntEnum):
     CHANNEL = 38  # head > launcher > worker: where on this machine its channel is
     NAMED = 35  # head > launcher > worker: what the program calls the tasks that follow
     LIMIT = 10  # head > launcher: kill the worker unless it answers within so many seconds
+    LIMIT_MEMORY = 52  # head > launcher: kill the worker when it has more bytes, until it answers
     RETRACT = 11  # head > launcher: take back what the worker has not started
     KILL = 12  # head > launcher
     RETIRE = 13  # head > launcher > worker
@@ -146,7 +151,18 @@ class Kind(enum.IntEnum):
     ANSWERS = 49  # launcher > head, of a team: answers of some of its workers
     HEARD = 51  # head > launcher: it has read so many frames of ANSWERS
     LEFT = 50  # launcher > head, of a team: these workers have nothing to do, and serve it no more
+    PIECE = 59  # worker > launcher > head: the next value of a generator, as a result
+    MORE = 60  # head > launcher > worker: up to where its pieces were read
+    USED = 53  # worker > launcher > head: what short evaluations have used, in sums
     WRITTEN = 37  # worker > launcher: up to where there are answers in the ring (answer_ring.py)
+    ENDS = 54  # head > launcher: when the node ends
+    FACTS = 55  # head > launcher > worker: what is not as usual about the task that follows
+    SLOT_WANTED = 56  # worker > launcher > head: an evaluation asks for its checkpoint directory
+    SLOT_REPLY = 57  # head > launcher > worker: where it is
+    HAS = 58  # worker > launcher > head: functions for which it keeps what was made for them
+    RANKS_WANTED = 61  # worker > launcher > head: start a program on another node of the evaluation, or end it
+    RANKS_ENDED = 62  # head > launcher > worker: it has ended
+    GUEST = 63  # head > launcher: run a program as if it were a worker
     BROKEN = 28  # launcher > head: what came from the head is no frame; text
 
 
@@ -316,12 +332,12 @@ def count_tasks(body: memoryview) -> int:
 
 
 def results(
-    body: memoryview, measured: dict[TaskNumber, tuple[float, int]] | None = None
+    body: memoryview, measured: dict[TaskNumber, Measured] | None = None
 ) -> list[tuple[TaskNumber, int, float, memoryview, Sequence[Buffer]]]:
     """Return (task, outcome, seconds, payload, buffers) of each record in a body of results.
 
     Args:
-        measured: Gets the seconds of CPU time and the bytes of memory of those where they were measured.
+        measured: Gets what those have used that were measured.
     """
     found: list[tuple[TaskNumber, int, float, memoryview, Sequence[Buffer]]] = []
     offset, size, unpack = 0, len(body), RESULT.unpack_from

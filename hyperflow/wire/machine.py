@@ -1,11 +1,11 @@
-"""What this machine grants: CPUs by affinity and control group, and what its kernel killed for lack of memory."""
+"""What this machine grants, by affinity and control group: CPUs, memory; and what its kernel killed for lack of it."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 THREAD_VARIABLES = (
@@ -38,6 +38,55 @@ def cpu_quota() -> float | None:
     except (OSError, ValueError):  # "max" is no number: no limit
         return None
     return quota / period if quota > 0 else None
+
+
+class Memory(NamedTuple):
+    """An amount of memory, in bytes; 0 for what is not known."""
+
+    size: int = 0
+    source: str = ""  # for people: who grants just so much
+
+
+def memory(environ: Mapping[str, str]) -> Memory:
+    """Return how much memory is ours: the least of what Slurm grants, the control group allows and the machine has."""
+    known = [Memory(_slurm_memory(environ), "Slurm"), Memory(_memory_limit(), "control group"), _all_memory()]
+    return min((each for each in known if each.size > 0), default=Memory())
+
+
+def _all_memory() -> Memory:
+    with contextlib.suppress(OSError, ValueError):
+        return Memory(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "machine")
+    return Memory()
+
+
+def _slurm_memory(environ: Mapping[str, str]) -> int:
+    """Return what Slurm's variables say about this node; 0 for all of it, or for nothing."""
+    with contextlib.suppress(KeyError, ValueError):
+        if "SLURM_MEM_PER_NODE" in environ:
+            return int(environ["SLURM_MEM_PER_NODE"]) << 20
+        return int(environ["SLURM_MEM_PER_CPU"]) * int(environ["SLURM_CPUS_ON_NODE"]) << 20
+    return 0
+
+
+def _memory_limit() -> int:
+    """Return the least limit of our control group and those that it is in; 0 for none."""
+    try:
+        lines = [line.split(":", 2) for line in _read("/proc/self/cgroup").splitlines()]
+    except OSError:
+        return 0
+    limits: list[int] = []
+    for _, controllers, path in lines:
+        if not controllers:
+            mount, name = "/sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            mount, name = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        parts = [part for part in path.split("/") if part]
+        for depth in range(len(parts) + 1):
+            with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+                limits.append(int(_read("/".join([mount, *parts[:depth], name]))))
+    return min(limits, default=0)
 
 
 def out_of_memory_kills() -> int:

@@ -10,9 +10,11 @@ than all that it imports. Sequences are tuples on both sides; JSON has lists in 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from hyperflow.wire import frames
+from hyperflow.wire.findings import Findings
 from hyperflow.wire.frames import Kind, ProtocolError
 from hyperflow.wire.numbers import NO_WORKER, LockSerial, Seq, TaskNumber, WorkerNumber
 from hyperflow.wire.shared_memory import Offer
@@ -30,6 +32,17 @@ class Greeting(NamedTuple):
     affinity: tuple[int, ...]  # the CPUs that it may run on
     quota: float | None  # how many CPUs' worth of time its control group grants; None for no limit
     memory: Offer | None  # by which the head can find out whether it shares memory with the launcher
+    # What `findings.look` has found there.
+    gpus: tuple[str, ...] = ()
+    gpus_from: str = ""
+    cards: int = 0
+    total_memory: int = 0
+    memory_from: str = ""
+    domains: tuple[tuple[tuple[int, ...], tuple[str, ...]], ...] = ()
+
+    def findings(self) -> Findings:
+        """Return what the launcher has found out about its machine."""
+        return Findings(*(getattr(self, name) for name in Findings._fields))
 
 
 class Setup(NamedTuple):
@@ -58,6 +71,7 @@ class Ready(NamedTuple):
     """Launcher to head: the imports are done."""
 
     shares_memory: bool  # both can open what the other holds
+    remark: str = ""  # what people should know
 
 
 class ForkOrder(NamedTuple):
@@ -68,9 +82,10 @@ class ForkOrder(NamedTuple):
     cpus: tuple[int, ...]  # set aside for it
     pinned: bool  # to these CPUs
     fresh: bool  # it ends after one task
+    gpus: tuple[str, ...] = ()  # ids of those that it sees
 
 
-CANCELLED, TIME_LIMIT = "cancelled", "time limit"
+CANCELLED, TIME_LIMIT, MEMORY_LIMIT = "cancelled", "time limit", "memory limit"
 """The reasons of WorkerEnded that the head acts on; others are for people."""
 
 
@@ -82,8 +97,9 @@ class WorkerEnded(NamedTuple):
     reason: str  # why the launcher ended it; empty if it ended by itself
     out_of_memory: bool  # the kernel ended it to get memory
     tail: str  # the end of its log, where it ended by itself or by its time limit
-    peak_memory: int  # bytes
+    peak_memory: int  # bytes; of an evaluation with a memory limit, of all its processes
     task: TaskNumber = TaskNumber(0)  # of a worker in a team: the one that it was in, if that has no answer
+    memory_before: int = 0  # what a new worker had before it began, if that was more than its memory limit already
 
 
 class LockWanted(NamedTuple):
@@ -108,6 +124,7 @@ class LockReply(NamedTuple):
     serial: LockSerial
     refusal: str | None = None  # why not; None if they are held
     cycle: tuple[str, ...] | None = None  # the circle of waiting, a line for each, if it would be a deadlock
+    misconfigured: bool = False  # whether the refusal is a ConfigurationError
 
 
 class Printed(NamedTuple):
@@ -116,6 +133,12 @@ class Printed(NamedTuple):
     task: TaskNumber
     lines: tuple[str, ...]
     left_out: int  # how many lines before these are only in the log
+
+
+class Used(NamedTuple):
+    """Worker to head: what short evaluations have used since it last said so."""
+
+    sums: tuple[list[Any], ...]  # of each function: number, name of the group or "", name, seconds of CPU time
 
 
 class StreamWanted(NamedTuple):
@@ -129,6 +152,63 @@ class StreamReply(NamedTuple):
 
     task: TaskNumber
     words: tuple[int, ...]
+
+
+class Facts(NamedTuple):
+    """Head to worker: what an evaluation has to know besides its call, where it is not the usual."""
+
+    task: TaskNumber
+    attempt: int = 1  # which try it is
+    memory: int | None = None  # bytes that it was promised
+    nodes: tuple[str, ...] = ()  # all that it has; none where it has its own alone
+    cpus: tuple[Sequence[int], ...] = ()  # on each of them
+    gpus: tuple[Sequence[str], ...] = ()  # the same
+
+
+class SlotWanted(NamedTuple):
+    """Worker to head: an evaluation asks for its checkpoint directory."""
+
+    task: TaskNumber
+
+
+class SlotReply(NamedTuple):
+    """Head to worker: where that is; or why there is none."""
+
+    task: TaskNumber
+    path: str
+    refusal: str = ""
+
+
+class RanksWanted(NamedTuple):
+    """Worker to head: an evaluation wants a program to run on another of its nodes."""
+
+    task: TaskNumber
+    serial: int  # as the worker counts them
+    node: str
+    argv: tuple[str, ...]  # empty: the program with this number is to end
+    cwd: str
+    environment: dict[str, str]
+
+
+class RanksEnded(NamedTuple):
+    """Head to worker: that program has ended, or could not be started."""
+
+    serial: int
+    status: int  # exit code, or minus the signal that ended it
+    text: str  # the end of what it said, or why it did not start
+
+
+class Guest(NamedTuple):
+    """Head to launcher: run a program as if it were a worker."""
+
+    name: str
+    log_file: str
+    cpus: tuple[int, ...]
+    pinned: bool
+    gpus: tuple[str, ...]
+    argv: tuple[str, ...]
+    cwd: str
+    environment: dict[str, str]  # beside the launcher's own
 
 
 class Inspect(NamedTuple):
@@ -194,7 +274,14 @@ Message = (
     | LockReply
     | StreamWanted
     | StreamReply
+    | Facts
+    | SlotWanted
+    | SlotReply
     | Printed
+    | RanksWanted
+    | RanksEnded
+    | Guest
+    | Used
     | Inspect
     | Inspected
 )
@@ -216,7 +303,14 @@ KINDS: dict[type[Message], Kind] = {
     LockReply: Kind.LOCK_REPLY,
     StreamWanted: Kind.STREAM_WANTED,
     StreamReply: Kind.STREAM_REPLY,
+    Facts: Kind.FACTS,
+    SlotWanted: Kind.SLOT_WANTED,
+    SlotReply: Kind.SLOT_REPLY,
     Printed: Kind.PRINTED,
+    RanksWanted: Kind.RANKS_WANTED,
+    RanksEnded: Kind.RANKS_ENDED,
+    Guest: Kind.GUEST,
+    Used: Kind.USED,
     Inspect: Kind.INSPECT,
     Inspected: Kind.INSPECTED,
 }
@@ -233,10 +327,10 @@ def framed(message: Message, worker: WorkerNumber = NO_WORKER) -> bytes:
 
 def fork(order: ForkOrder, worker: WorkerNumber) -> bytes:
     """Return the same frame as `framed` in a fifth of the time: to fill a cluster takes hundreds of thousands."""
-    cpus = ", ".join(map(str, order.cpus))
+    cpus, gpus = ", ".join(map(str, order.cpus)), ", ".join(map(_quoted, order.gpus))
     text = (
         f'{{"name": {_quoted(order.name)}, "log_file": {_quoted(order.log_file)}, "cpus": [{cpus}], '
-        f'"pinned": {_BOOL[order.pinned]}, "fresh": {_BOOL[order.fresh]}}}'
+        f'"pinned": {_BOOL[order.pinned]}, "fresh": {_BOOL[order.fresh]}, "gpus": [{gpus}]}}'
     )
     return frames.frame(Kind.FORK, worker, text.encode())
 

@@ -24,7 +24,7 @@ import warnings
 from typing import Any, NoReturn
 
 from hyperflow.saying import short_str
-from hyperflow.wire import frames, messages, processes
+from hyperflow.wire import frames, gpus, messages, processes
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import Inspect, Inspected
 from hyperflow.wire.numbers import TaskNumber
@@ -38,8 +38,6 @@ LINE_SECONDS = 60.0
 
 LONGEST_ANSWER = 100_000
 """Characters of an answer."""
-
-GPUS = ("/dev/nvidia", "/dev/kfd", "/dev/dri/")
 
 REFUSED = frozenset(
     [
@@ -112,11 +110,7 @@ def _number_from(reading: int) -> int:
 
 def _refusal() -> str:
     """Return why there should be no copy of this process."""
-    held: list[str] = []
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            held.append(os.readlink(f"/proc/self/fd/{fd}"))
-    if any(one.startswith(GPUS) for one in held):
+    if gpus.are_in_use():
         return "it uses a GPU, and what a GPU does cannot be copied"
     with open("/proc/self/statm") as file:
         size = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

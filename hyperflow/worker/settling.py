@@ -1,4 +1,4 @@
-"""How a freshly forked copy of the launcher becomes a worker: its streams, its signals, its CPUs."""
+"""How a freshly forked copy of the launcher becomes a worker: its streams, its signals, its CPUs, its GPUs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from hyperflow.wire import blas, processes
+from hyperflow.wire import blas, gpus, processes
 from hyperflow.wire.machine import THREAD_VARIABLES
 
 
-def settle(log_file: str, service_id: str, cpus: Sequence[int], pinned: bool) -> None:
+def settle(log_file: str, service_id: str, cpus: Sequence[int], pinned: bool, ids: Sequence[str] = ()) -> None:
     """Make a freshly forked copy of the launcher into a worker."""
     processes.die_with_parent(signal.SIGKILL)
     os.setsid()
@@ -34,6 +34,9 @@ def settle(log_file: str, service_id: str, cpus: Sequence[int], pinned: bool) ->
     os.close(null)
     os.close(log)
     os.environ["HYPERFLOW_SERVICE_ID"] = service_id
+    os.environ.update(gpus.environment(ids))
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # numbers mean what they mean to nvidia-smi and to Slurm
+    os.environ.pop(gpus.OPENCL, None)  # Slurm's counts all GPUs of the node, and AMD's runtime those that are left
     for name in THREAD_VARIABLES:
         os.environ.setdefault(name, str(len(cpus)))
     if pinned:

@@ -20,7 +20,9 @@ import signal
 import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from hyperflow.worker import surroundings
 
@@ -38,6 +40,26 @@ LAST_WORDS = 2.0
 """Seconds for what runs after the last answer of a worker that has to go."""
 
 
+MOST_ADOPTED = 64
+"""Threads that a worker keeps because they may belong to what it keeps; with more, it is replaced."""
+
+RANDOM = "random generator"
+"""The end of the names, in `surroundings`, of what holds random generators."""
+
+
+class _State(NamedTuple):
+    """The process at one moment."""
+
+    threads: int
+    modes: list[int]
+    handlers: list[Any]
+    blocked: set[Any]
+    affinity: set[int]
+    pickle: tuple[object, ...]
+    trace: object
+    profile: object
+
+
 class Traces:
     """The process as it was before the first function."""
 
@@ -45,24 +67,59 @@ class Traces:
         self._stream = stream
         fcntl.fcntl(stream, fcntl.F_SETOWN, os.getpid())  # a mark: no other file has it
         self._pid = os.getpid()
+        self._adopts = False
+        self._adoptive = 0
         self._suspect = False  # whether a function has left something before
         self.surroundings = surroundings.of_worker()
         self._take_down()
 
     def _take_down(self) -> None:
         """Note how the process is now, which is how it has to be after each function."""
-        self._modes = [_mode(fd) for fd in range(3)]
-        self.threads = count_threads()
-        self._handlers = [_raw.getsignal(number) for number in _SIGNALS]
-        self._blocked = _raw.pthread_sigmask(signal.SIG_BLOCK, ())
-        self._affinity = os.sched_getaffinity(0)
-        self._pickle = _pickle()
-        self._trace, self._profile = sys.gettrace(), sys.getprofile()
+        now = self._now()
+        self.threads = now.threads
+        self._modes, self._handlers, self._blocked = now.modes, now.handlers, now.blocked
+        self._affinity, self._pickle, self._trace, self._profile = now.affinity, now.pickle, now.trace, now.profile
+
+    def _now(self) -> _State:
+        return _State(
+            threads=count_threads(),
+            modes=[_mode(fd) for fd in range(3)],
+            handlers=[_raw.getsignal(number) for number in _SIGNALS],
+            blocked=_raw.pthread_sigmask(signal.SIG_BLOCK, ()),
+            affinity=os.sched_getaffinity(0),
+            pickle=_pickle(),
+            trace=sys.gettrace(),
+            profile=sys.getprofile(),
+        )
 
     def keep(self) -> None:
         """Let stay what the function that runs has set until now."""
         self.surroundings.keep()
         self._take_down()
+
+    @contextmanager
+    def settling(self) -> Generator[None]:
+        """Let stay what is set within, but for the states of random generators: other workers have the same seed."""
+        before, noted = self._now(), dict(self.surroundings.before)
+        self.surroundings.before.clear()  # the same dict: the quick loop looks at it
+        try:
+            yield
+        finally:
+            set_within = {name: it for name, it in self.surroundings.before.items() if name.endswith(RANDOM)}
+            self.surroundings.before.clear()
+            self.surroundings.before.update(set_within | noted)
+            after = self._now()
+            self.threads += after.threads - before.threads
+            for number, (was, now) in enumerate(zip(before.handlers, after.handlers, strict=True)):
+                if now != was:
+                    self._handlers[number] = now
+            for name in ("modes", "blocked", "affinity", "pickle", "trace", "profile"):
+                if getattr(after, name) != getattr(before, name):
+                    setattr(self, f"_{name}", getattr(after, name))
+
+    def adopt(self) -> None:
+        """The evaluation has used what the worker keeps: threads that are left now may be that's."""
+        self._adopts = True
 
     def has_stream(self) -> bool:
         """Whether the descriptor of the stream to the launcher is still that."""
@@ -81,6 +138,11 @@ class Traces:
         Args:
             thoroughly: Look also for what costs some microseconds. Once something has been found, that is always done.
         """
+        wrong = self._remove(thoroughly)
+        self._adopts = False
+        return wrong
+
+    def _remove(self, thoroughly: bool) -> str:
         if self.surroundings.before and (wrong := self.surroundings.put_back()):
             return wrong
         if (thoroughly or self._suspect) and (wrong := self._look_at_kernel()):
@@ -89,9 +151,18 @@ class Traces:
             return "it has patched pickle"
         if sys.gettrace() is not self._trace or sys.getprofile() is not self._profile:
             return "it has left a trace function"
-        if count_threads() > self.threads and not self._idle():
+        if count_threads() > self.threads and not self._idle() and not self._adopted():
             return f"it has left threads: {', '.join(_names())}"
         return ""
+
+    def _adopted(self) -> bool:
+        """Whether the threads that are left go with what the worker keeps, as far as can be known."""
+        more = count_threads() - self.threads
+        if not self._adopts or self._adoptive + more > MOST_ADOPTED:
+            return False
+        self._adoptive += more
+        self.threads += more
+        return True
 
     def _look_at_kernel(self) -> str:
         """Look at what only the kernel knows."""

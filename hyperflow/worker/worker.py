@@ -17,6 +17,7 @@ import atexit
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import importlib
 import itertools
 import mmap
@@ -25,7 +26,7 @@ import socket
 import sys
 import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hyperflow import failures
@@ -39,18 +40,20 @@ from hyperflow.wire import channel, frames, messages
 from hyperflow.wire.answer_ring import TEAM_WAKE, WAKE, AnswerRing
 from hyperflow.wire.channel import IN_CHANNEL, Channel
 from hyperflow.wire.claim_page import ClaimPage
+from hyperflow.wire.deadlines import Deadlines
 from hyperflow.wire.frames import Kind, Outcome
-from hyperflow.wire.messages import SysPath
+from hyperflow.wire.messages import Facts, SysPath
 from hyperflow.wire.numbers import DefinitionNumber, TaskNumber
 from hyperflow.wire.shared_memory import LARGE
-from hyperflow.worker import capsules, quick
+from hyperflow.worker import capsules, per_worker, quick
 from hyperflow.worker.blocks import Arguments, Results
 from hyperflow.worker.definitions import Definitions
 from hyperflow.worker.echo import Echo
 from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import LONGEST_NAME, Log, MarkedOutput
-from hyperflow.worker.measure import WORTH, Measure
+from hyperflow.worker.measure import NO_FUNCTION, WORTH, Measure, Sums
 from hyperflow.worker.outcomes import dumps, dumps_result, raised, text, unsendable
+from hyperflow.worker.producing import Outlet, Producer, inline_outlet
 from hyperflow.worker.quick import PAUSE, QUICK, Rare
 from hyperflow.worker.settling import settle
 from hyperflow.worker.stream import Stream
@@ -76,6 +79,11 @@ class WorkerInfo:
         pinned: Whether the process is bound to them.
         log_file: Where its output goes.
         program_id: The run it belongs to.
+        gpus: The ids of the GPUs that it sees, as CUDA_VISIBLE_DEVICES names them; () without `using(gpus=...)`.
+        attempt: Which try of the evaluation this is: 1, and one more after each exception or crash under `retries`, and
+            after each loss of its worker or node. Each try of `flow.retry` is an evaluation of its own.
+        memory: How many bytes it was promised, by `using(memory=...)`; None for nothing.
+        nodes: The names of all nodes that it has, by `using(nodes=...)`; () for its own node alone.
     """
 
     service_id: str
@@ -84,22 +92,42 @@ class WorkerInfo:
     pinned: bool
     log_file: str
     program_id: str
+    gpus: tuple[str, ...] = ()
+    attempt: int = 1
+    memory: int | None = None
+    nodes: tuple[str, ...] = ()
 
 
 _info: WorkerInfo | None = None
+inline_info: contextvars.ContextVar[Callable[[], WorkerInfo] | None] = contextvars.ContextVar(
+    "hyperflow_inline_info", default=None
+)
+"""What tells where a function in the inline environment runs."""
 
 
 def worker_info() -> WorkerInfo:
-    """Return where this function runs: service id, node, CPU ids, log file. Only on a worker.
+    """Return where this function runs, and what it has: node, CPU and GPU ids, memory, which try it is, log file.
+
+    Only in functions on workers. In `open_inline_job`, the service id is "inline", and there is no log file.
 
     Raises:
         MisuseError: Called elsewhere, for example in the job itself.
     """
     if _info is None:
+        if (inline := inline_info.get()) is not None:
+            return inline()
         raise MisuseError(
             "worker_info() belongs in a function that runs on a worker: await hyperflow.remote_eval(my_function)"
         )
+    if _worker is not None and (facts := _worker.facts) is not None and facts.task == _worker.lock_client.task:
+        return dataclasses.replace(_info, attempt=facts.attempt, memory=facts.memory, nodes=facts.nodes)
     return _info
+
+
+def places() -> Iterator[tuple[str, Sequence[int], Sequence[str]]]:
+    """Yield what this evaluation has, where it has several nodes: of each its name, CPUs and GPUs."""
+    if _worker is not None and (facts := _worker.facts) is not None and facts.task == _worker.lock_client.task:
+        yield from zip(facts.nodes, facts.cpus, facts.gpus, strict=True)
 
 
 _lock_client: LockClient | None = None
@@ -110,6 +138,17 @@ def lock_client() -> LockClient | None:
     return _lock_client
 
 
+def outlet() -> Outlet | None:
+    """Return where the pieces of a generator go that runs here; None where nothing takes them."""
+    return inline_outlet.get() or (None if _worker is None else _worker.producer)
+
+
+def deadlines() -> Deadlines | None:
+    """Return what knows when the function that runs here has to end; None where this is no worker."""
+    return _deadlines
+
+
+_deadlines: Deadlines | None = None
 _log: Log | None = None
 
 
@@ -137,9 +176,9 @@ def keep() -> None:
 
 def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool, echo: bool = False) -> int:
     """Be a worker until the launcher ends the stream; return the exit code."""
-    global _lock_client, _info, _log, _worker  # noqa: PLW0603 (a worker is one for its whole process)
-    settle(info.log_file, info.service_id, info.cpus, info.pinned)
-    _info = info
+    global _deadlines, _lock_client, _info, _log, _worker  # noqa: PLW0603 (a worker is one for its whole process)
+    settle(info.log_file, info.service_id, info.cpus, info.pinned, info.gpus)
+    _info, _deadlines = info, Deadlines(page)
     stream = Stream(sock, AnswerRing(page))
     _log = Log(Echo(stream, info.log_file) if echo else None)
     out, err = MarkedOutput(_log, 1), MarkedOutput(_log, 2)
@@ -149,6 +188,7 @@ def serve(sock: socket.socket, page: mmap.mmap, info: WorkerInfo, fresh: bool, e
     _worker = evaluator = Worker(stream, ClaimPage(page), _log, (out, err), rebuild.receive(), place)
     _lock_client = evaluator.lock_client
     evaluator.serve(fresh)
+    evaluator.keeping.close()
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage] (what sys.exit would do)
     return 0
@@ -178,6 +218,8 @@ class Worker:
         self.arguments = Arguments()
         self.channel: Channel | None = None
         self.results = Results()
+        self.producer = Producer(self.send_piece, self.shared, self.lock_client)
+        self.lock_client.at_once[int(Kind.RETURNED)] = functools.partial(self.learn, Kind.RETURNED)
         self.pid = os.getpid()
         self.context = contextvars.copy_context()
         self.runner: asyncio.Runner | None = None
@@ -189,7 +231,8 @@ class Worker:
         self.traces = Traces(stream.fileno())
         self.quick = quick.QuickLoop(stream, claims, log, self.lock_client, self.traces, arrivals, outputs)
         os.register_at_fork(after_in_child=lambda: self.quick.forks.append(1))
-        self.measure = Measure()
+        self.measure = Measure(claims.seen)
+        self.sums = Sums()
         self.capsules = capsules.Capsules(place)
         self.at_work: capsules.Attempt | None = None
         """The evaluation that runs, as it came."""
@@ -197,16 +240,24 @@ class Worker:
         """Those of the random generators before it, if they were noted."""
         self.to_keep = 0
         """The evaluation whose process is to be kept if it fails; such a one comes alone."""
+        self.facts: Facts | None = None
+        """What was said of an evaluation beside its call."""
         failures.on_item = self.leave_capsule
+        self.keeping = per_worker.Keeping(
+            lambda: self.lock_client.task, log_line, self.traces.settling, self.function_that_runs
+        )
+        per_worker.settle(self.keeping)
         self.leaving = ""  # why this process is not fit for another task
 
-    def serve(self, fresh: bool) -> None:
+    def serve(self, fresh: bool) -> None:  # noqa: PLR0912 (one branch for each kind)
         """Work until the stream ends, RETIRE comes, or after one task in a fresh process."""
         later = self.lock_client.later
         while True:
             while not later:
                 if self.arguments.changing:
                     self.give_back()
+                if self.sums.is_due:
+                    self.tell_sums()
                 self.stream.rest()
                 data = self.stream.recv(frames.CHUNK)
                 if not data:
@@ -225,15 +276,30 @@ class Worker:
                 self.definitions.define(bytes(body))
             elif kind == Kind.KEEP:
                 (self.to_keep,) = frames.SIZE.unpack(body)
+            elif kind == Kind.FACTS:
+                self.facts = messages.read(Facts, body)
             elif kind in ABOUT_DATA:
                 self.learn(kind, body)
             elif kind == Kind.NAMED:
+                self.turn_to(NO_FUNCTION)
                 self.log.name = bytes(body).decode(errors="replace")
             elif kind == Kind.PATH:
                 sys.path[:] = messages.read(SysPath, body).entries
                 importlib.invalidate_caches()
             elif kind == Kind.RETIRE:
+                self.tell_sums()
                 return
+
+    def turn_to(self, function: DefinitionNumber) -> None:
+        """The next evaluations are of another function, or have another name."""
+        self.sums.turn_to(function, self.log.name, short_str(self.log.function, LONGEST_NAME))
+
+    def tell_sums(self) -> None:
+        """Tell the head what short evaluations have used."""
+        self.turn_to(self.sums.function)
+        if sums := self.sums.take():
+            with contextlib.suppress(OSError):
+                self.stream.sendall(messages.framed(messages.Used(sums)))
 
     def learn(self, kind: int, body: memoryview) -> None:
         """Hear of buffers of arguments and results."""
@@ -262,6 +328,8 @@ class Worker:
             if left < LAST <= count and not later:
                 self.poll()
             self.left = left + len(later)
+            if function != self.sums.function:
+                self.turn_to(function)
             self.start(task, function, payload, buffers)
             if self.leaving:
                 return  # the others go to another worker
@@ -273,6 +341,8 @@ class Worker:
         function, first, lengths, payloads = frames.read_batch(body)
         pieces, later = quick.pieces(lengths, payloads), self.lock_client.later
         self.stream.wake = TEAM_WAKE
+        if function != self.sums.function:
+            self.turn_to(function)
         task, end = first, first + len(lengths)
         while task < end and not self.leaving:
             if end - task > LAST and self.log.echo is None and self.is_at_hand(function):
@@ -456,6 +526,8 @@ class Worker:
                 raise ConnectionError(f"{NO_STREAM} its worker answers")
             self.leaving = f"{NO_STREAM} its worker answers"  # one of those before, maybe, which were answered
             return
+        if self.keeping.changed:
+            self.tell_kept()
         measured = self.wrap_up(task, seconds) if seconds > WORTH or self.log.echo is not None else b""
         if out or measured:
             self.answer(task, outcome, seconds, data, out, measured)
@@ -472,6 +544,7 @@ class Worker:
         self.log.task = TaskNumber(0)
         if seconds <= WORTH:
             return b""
+        self.sums.skip()
         return frames.MEASURED.pack(*self.measure.since_last())
 
     def leave_capsule(self, error: BaseException) -> None:
@@ -533,10 +606,32 @@ class Worker:
         refusing = self.clean_loop() if is_async else ""
         if thoroughly:
             self.quick.looked = time.perf_counter()
+        if self.keeping.asked:
+            self.look_at_kept()
         self.leaving = self.traces.remove(thoroughly) or refusing
         if self.leaving:
             end_soon()  # what a function has registered with atexit may hang
             self.log.write_line(f"another process takes the place of this worker: {self.leaving}")
+
+    def look_at_kept(self) -> None:
+        """The evaluation has asked for what the worker keeps: close what is too much."""
+        self.keeping.asked = False
+        self.traces.adopt()
+        self.keeping.trim()
+        if self.keeping.changed:
+            self.tell_kept()
+
+    def tell_kept(self) -> None:
+        """Tell the head for which functions something is kept."""
+        self.keeping.changed = False
+        body = b"".join(map(frames.NUMBER.pack, sorted(self.keeping.functions())))
+        self.stream.sendall(frames.frame(Kind.HAS, body=body))
+
+    def function_that_runs(self) -> DefinitionNumber:
+        """Return the number of its definition."""
+        if self.at_work is not None:
+            return self.at_work[1]
+        return self.function_at_work or DefinitionNumber(0)
 
     def clean_loop(self) -> str:
         """Cancel tasks that an async function has left, and end the threads of its loop; return who refuses."""
@@ -590,6 +685,10 @@ class Worker:
         found = [self.shared(each) for each in buffers]
         record = frames.result_record(task, outcome, seconds, data, found, measured)
         self.stream.answer_in_parts(record, self.left)
+
+    def send_piece(self, parts: Sequence[frames.Bytes]) -> None:
+        """Send a value of the generator that runs."""
+        self.stream.sendall(b"".join(parts))
 
     def shared(self, data: memoryview) -> frames.Buffer:
         """Put a buffer into the channel, or into a block that is passed on, and return where; or return it as it is."""

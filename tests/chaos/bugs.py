@@ -85,15 +85,15 @@ def stale_recall(retract: Any) -> Any:
     return stale
 
 
-def cpus_returned_early(lease: Any) -> Any:
+def cpus_returned_early(take: Any) -> Any:
     """The CPUs of a worker are free as soon as it has them."""
 
-    def leased(scheduler: Any, worker: Any) -> Any:
-        lease(scheduler, worker)
-        scheduler._release(worker)
-        return worker
+    def taken(crew: Any, *args: Any) -> Any:
+        worker, is_new = take(crew, *args)
+        crew.release(worker)
+        return worker, is_new
 
-    return leased
+    return taken
 
 
 def older_start_taken(read_result: Any) -> Any:
@@ -148,7 +148,7 @@ BUGS: dict[str, Bug] = {
     "no checksum": Bug("hyperflow.database.entries", "is_sound", no_checksum),
     "no clean-up": Bug("hyperflow.wire.processes", "kill_all", no_clean_up),
     "stale recall": Bug("hyperflow.wire.claim_page", "ClaimPage.retract", stale_recall),
-    "CPUs returned early": Bug("hyperflow.scheduling.scheduler", "Scheduler._lease", cpus_returned_early),
+    "CPUs returned early": Bug("hyperflow.scheduling.crew", "Crew.take", cpus_returned_early),
     "result of an older start taken": Bug("hyperflow.master.rundir", "JobDirectory.read_result", older_start_taken),
     "rows dropped in a merge": Bug("hyperflow.database.ingest", "_read", rows_dropped),
     "retry of a cancelled": Bug("hyperflow.head.endings", "Endings.cancelled", cancelled_is_retried),

@@ -49,7 +49,7 @@ def test_without_slurm(laptop: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     assert told["ok"] is True
     skipped = {"Slurm", "allocation", "nodes"}
-    made = {"configuration", "run directory", "SQLite", "Python", "CPUs"}
+    made = {"configuration", "run directory", "SQLite", "Python", "CPUs", "GPUs", "memory"}
     assert statuses(told) == {**dict.fromkeys(skipped, "skipped"), **dict.fromkeys(made, "ok")}
     python = next(check for check in told["checks"] if check["check"] == "Python")
     assert python["data"]["greeting"]["python"] == sys.version.split()[0]

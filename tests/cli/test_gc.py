@@ -275,6 +275,10 @@ def test_old_versions_and_leftovers(tmp_path: Path, capsys: pytest.CaptureFixtur
         (home / name).write_bytes(b"x" * 5000)
     (home / "data" / ("y-" + "0" * 20)).mkdir()
     (home / "data" / "mine").mkdir()
+    saved = home / "data" / "checkpoints" / ("z-" + "0" * 20)
+    saved.mkdir(parents=True)
+    (saved / "state").write_bytes(b"x" * 5000)
+    saved.with_name(f"{saved.name}.lock").touch()
     (home / "results.sqlite.notes").write_text("mine")
     age(home)
     (home / "log" / "new").touch()  # so the run itself stays
@@ -283,7 +287,7 @@ def test_old_versions_and_leftovers(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert told["found"][0]["kind"] == "run"
     age_of_entries = time.time() + 100
     found = list(space._inside(home, age_of_entries, space._databases(tmp_path, [home]), {}))
-    assert sorted({one.kind for one in found}) == ["leftover", "results", "work directory"]
+    assert sorted({one.kind for one in found}) == ["checkpoint", "leftover", "results", "work directory"]
     size = path.stat().st_size
     freed, failures = space.remove(tmp_path, found)
     assert failures == []
@@ -291,7 +295,8 @@ def test_old_versions_and_leftovers(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert size - path.stat().st_size >= 250_000
     assert sorted(one.name for one in home.iterdir()) == ["data", "log", "results.sqlite", "results.sqlite.notes"]
     assert "mine" in {one.name for one in (home / "data").iterdir()}
-    assert len(list((home / "data").iterdir())) == 2
+    assert len(list((home / "data").iterdir())) == 3
+    assert not list((home / "data" / "checkpoints").iterdir())
     db = hf.open_results(home)
     assert [(one.name, one.version, one.count) for one in db.maps()] == [
         ("f", "2", 5),

@@ -7,6 +7,8 @@ import pytest
 
 from hyperflow.cli import verdicts
 from hyperflow.cli.check import Status, failed, ok, skipped
+from hyperflow.head.capacity import Choice
+from hyperflow.request import Capacity
 from hyperflow.transports.ssh_advice import KnownKeys
 
 NOBODY = KnownKeys("node2", 22, ())
@@ -164,3 +166,18 @@ def test_database() -> None:
 def test_launchers_that_do_not_start(error: str, prologue: str, advice: str) -> None:
     """What was said decides on what to look at."""
     assert advice in verdicts.launcher_failure("node2", "ssh node2", error, "/opt/py", prologue).fix
+
+
+def test_gpus_and_memory() -> None:
+    """What was found, and who says so; what is missing is a warning that says what to type."""
+    near = ((frozenset({0}), frozenset({"0"})), (frozenset({1}), frozenset({"1"})))
+    found = Choice(Capacity(("0", "1"), 8 << 30, domains=near), "Slurm", "control group")
+
+    gpus, memory = verdicts.gpus("node1", found), verdicts.memory("node1", found)
+    lost = verdicts.gpus("node1", found._replace(remark="Slurm names 3"))
+
+    assert (gpus.status, gpus.detail) == (Status.OK, "2 (0, 1), as Slurm says; with CPUs close to them")
+    assert (memory.status, memory.detail) == (Status.OK, "8G (control group)")
+    assert (lost.status, "gpus=[" in lost.fix) == (Status.WARNING, True)
+    assert verdicts.gpus("node1", Choice(Capacity())).detail == "none found"
+    assert verdicts.memory("node1", Choice(Capacity())).status == Status.WARNING

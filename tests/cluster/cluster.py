@@ -15,7 +15,7 @@ from tests.cluster.faults import Faults
 from tests.cluster.host import Host, Process
 from tests.cluster.network import LOGIN, Network, address
 from tests.cluster.slurm import Slurm
-from tests.cluster.slurm_conf import CGROUP_CONF, slurm_conf
+from tests.cluster.slurm_conf import CGROUP_CONF, gres_conf, slurm_conf
 from tests.helpers import block_until
 
 SWITCH = "switch"
@@ -30,8 +30,9 @@ class Cluster:
     sbatch and friends; `faults` what can go wrong. The home directory is `home`.
     """
 
-    def __init__(self, directory: Path, cpus: Sequence[int]) -> None:
+    def __init__(self, directory: Path, cpus: Sequence[int], gpus: int = 0) -> None:
         self.directory = directory
+        self.gpus = gpus
         self.home = directory / "home"
         self.cpus = {f"node{number}": count for number, count in enumerate(cpus, 1)}
         environment = {
@@ -64,11 +65,12 @@ class Cluster:
         """Bring the cluster up, in its directory, which is there and empty. With a lifeline, it ends with us."""
         if lifeline:
             self._lifeline = os.pipe()
-        for name in ("log", "munge", "slurm", "slurm/state"):
+        for name in ("log", "munge", "slurm", "slurm/state", *(f"slurm/tmp.{node}" for node in self.cpus)):
             (self.directory / name).mkdir(mode=0o700)
         (self.directory / "munge" / "key").write_bytes(os.urandom(128))
         (self.directory / "munge" / "key").chmod(0o600)
-        Path(self.login.environment["SLURM_CONF"]).write_text(slurm_conf(self.directory, self.cpus))
+        Path(self.login.environment["SLURM_CONF"]).write_text(slurm_conf(self.directory, self.cpus, self.gpus))
+        (self.directory / "slurm" / "gres.conf").write_text(gres_conf(self.gpus))
         (self.directory / "slurm" / "cgroup.conf").write_text(CGROUP_CONF)
         self._binds = home.write_etc(self.directory, self.hosts)
         home.furnish(self.directory, self.hosts)
@@ -183,9 +185,9 @@ def _start_daemons(host: Host) -> None:
 
 
 @contextlib.contextmanager
-def cluster(cpus: Sequence[int] = THREE_NODES) -> Iterator[Cluster]:
+def cluster(cpus: Sequence[int] = THREE_NODES, gpus: int = 0) -> Iterator[Cluster]:
     """
-    Hold a cluster with a node for each number of CPUs. Up and down are within seconds.
+    Hold a cluster with a node for each number of CPUs, each with so many GPUs. Up and down are within seconds.
 
     Raises:
         RuntimeError: It cannot be on this machine; the text says why.
@@ -193,7 +195,7 @@ def cluster(cpus: Sequence[int] = THREE_NODES) -> Iterator[Cluster]:
     if reason := packages.obstacle():
         raise RuntimeError(reason)
     place.sweep()
-    held = Cluster(place.make(), cpus)
+    held = Cluster(place.make(), cpus, gpus)
     try:
         held.up()
         yield held

@@ -15,7 +15,16 @@ CREDENTIAL_LIFETIME = 10
 CGROUP_CONF = "CgroupPlugin=cgroup/v1\n"
 
 
-def slurm_conf(directory: Path, cpus: Mapping[str, int]) -> str:
+# Slurm wants to see a device file for each GPU; it opens none of them unless control groups are used.
+FAKE_GPU = "/dev/tty"
+
+
+def gres_conf(gpus: int) -> str:
+    """Return what each node has in GPUs."""
+    return f"Name=gpu File={FAKE_GPU}[1-{gpus}]\n" if gpus else ""
+
+
+def slurm_conf(directory: Path, cpus: Mapping[str, int], gpus: int = 0) -> str:
     """Return the configuration for these nodes, with everything that Slurm writes below the directory."""
     settings = {
         "ClusterName": "hyperflow",
@@ -44,11 +53,17 @@ def slurm_conf(directory: Path, cpus: Mapping[str, int]) -> str:
         "SlurmdTimeout": f"{SLURMD_TIMEOUT}",
         "SlurmctldTimeout": "10",
         "MpiDefault": "none",
+        # each node's own, as PMIx makes directories of the same name there
+        "TmpFS": f"{directory}/slurm/tmp.%n",
         "PriorityType": "priority/basic",
         "SwitchType": "switch/none",
         "SchedulerParameters": "sched_interval=1,sched_min_interval=0,batch_sched_delay=0",
     }
     lines = [f"{name}={value}" for name, value in settings.items()]
-    lines += [f"NodeName={name} NodeAddr={address(name)} CPUs={count} State=UNKNOWN" for name, count in cpus.items()]
+    gres = f"Gres=gpu:{gpus} " if gpus else ""
+    lines += [
+        f"NodeName={name} NodeAddr={address(name)} CPUs={count} {gres}State=UNKNOWN" for name, count in cpus.items()
+    ]
+    lines += ["GresTypes=gpu"] if gpus else []
     lines.append("PartitionName=main Nodes=ALL Default=YES MaxTime=UNLIMITED State=UP")
     return "\n".join(lines) + "\n"

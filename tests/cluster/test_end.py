@@ -83,3 +83,50 @@ def test_signal(cluster: Cluster, tmp_path: Path) -> None:
     assert re.search(r"saving myself: the allocation ends \(SIGUSR1 came", output), output
     assert "nothing is started any more" in output
     assert not cluster.strangers()
+
+
+CLIMB = """
+import os, sys, time
+import hyperflow as hf
+
+place = sys.argv[1]
+
+def climb(summit):
+    saved = hf.checkpoint_dir() / "height"
+    begun = height = int(saved.read_text()) if saved.exists() else 0
+    left = hf.time_left()
+    while height < summit:
+        if hf.ending():
+            saved.write_text(str(height))
+            raise hf.AllocationEnding
+        if height < 1000 or begun:
+            height += 1
+        else:
+            open(place + "/waits", "w").close()
+            time.sleep(0.01)
+    return begun, height, 60 < left <= 290
+
+@hf.memoize("climb", version=1)
+def remembered(summit: int) -> hf.Job[tuple[int, int, bool]]:
+    return hf.remote_eval(climb, summit)
+
+@hf.job
+async def job():
+    print(await remembered(2000), "restarts", os.environ.get("SLURM_RESTART_COUNT", 0), flush=True)
+
+program = hf.ProgramInfo.new(place + "/runs", database=place + "/results.sqlite")
+hf.run_job_slurm(job(), program=program, requeue=True)
+"""
+
+
+def test_an_evaluation_goes_on_after_a_requeue(cluster: Cluster, tmp_path: Path) -> None:
+    """It is told that the allocation ends, saves its state, and goes on when Slurm has started the job again."""
+    (tmp_path / "job.py").write_text(CLIMB)
+    line = "exec " + shlex.join([sys.executable, str(tmp_path / "job.py"), str(tmp_path)])
+    job = cluster.slurm.sbatch(line, nodes=2, ntasks_per_node=2, time=5, requeue=True, open_mode="append")
+    block_until((tmp_path / "waits").exists, 30, "it has come halfway")
+    cluster.slurm.scancel(job, "--signal=USR1", "--batch")
+    cluster.slurm.wait_for(job, "COMPLETED", timeout=60)
+    assert cluster.slurm.output(job).rstrip().splitlines()[-1] == "(1000, 2000, True) restarts 1"
+    assert not list((tmp_path / "runs").glob("*/data/checkpoints/*/height"))
+    assert not cluster.strangers()

@@ -162,7 +162,7 @@ def test_srun_with_a_terminal(cluster: Cluster) -> None:
     outer = ["script", "-qec", f"salloc --nodes=3 --ntasks-per-node=4 {inner}", "/dev/null"]
 
     with cluster.login.start(outer, env=env, stdin=subprocess.PIPE):
-        result = run.result()
+        result = run.result(timeout=50)  # Slurm may look for free nodes every 30 s only
 
         assert set(result["nodes"]) == set(NODES)
         assert run.statistics()["cpus"] == 12

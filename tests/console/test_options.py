@@ -10,8 +10,8 @@ from cyclopts import App, CycloptsError, Parameter
 
 import hyperflow as hf
 from hyperflow.console.options import Resources, Running, failure_policy, joined
-from hyperflow.environment import Resubmit
 from hyperflow.errors import ConfigurationError, MisuseError
+from hyperflow.options import Resubmit
 
 
 def parsed(fn: Callable[..., Any], *words: str) -> tuple[Any, Running, Resources]:

@@ -13,7 +13,8 @@ import pytest
 
 from hyperflow import environment
 from hyperflow.database.store import Store, copy_database, open_database
-from hyperflow.environment import Environment, Options
+from hyperflow.environment import Environment
+from hyperflow.options import Options
 from hyperflow.program import ProgramInfo
 from hyperflow.progress.tally import Counted
 

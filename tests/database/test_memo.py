@@ -19,9 +19,10 @@ from hyperflow import environment
 from hyperflow import flow as flows
 from hyperflow.concurrent import concurrently, map_concurrently, race
 from hyperflow.database import KeyValMap, memoize
-from hyperflow.environment import Environment, Options
+from hyperflow.environment import Environment
 from hyperflow.errors import ConfigurationError, DatabaseError, MisuseError, NotInFlow, SerializationError
 from hyperflow.flow import Flow, Job, Native
+from hyperflow.options import Options
 from hyperflow.program import ProgramInfo
 from hyperflow.shipping import pickler
 from hyperflow.testing.inline import MemoryDatabase

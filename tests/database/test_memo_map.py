@@ -23,9 +23,10 @@ from hyperflow.database import memoize
 from hyperflow.database.file import DatabaseFile
 from hyperflow.database.memo_map import Several
 from hyperflow.database.store import Store, open_database
-from hyperflow.environment import Environment, Options
+from hyperflow.environment import Environment
 from hyperflow.errors import DatabaseError, FunctionChanged, MisuseError, SerializationError
 from hyperflow.flow import Flow, Job
+from hyperflow.options import Options
 from hyperflow.program import ProgramInfo
 from tests.database.conftest import NoEvaluator
 from tests.database.test_memo import Gate, turns

@@ -11,6 +11,8 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.events import reader, schema
+from hyperflow.events.nodes import node_states
+from hyperflow.events.writer import EventLog
 from tests import functions as f
 from tests.support import Gate, local, wait_at
 
@@ -117,3 +119,19 @@ async def test_event_log_of_odd_errors(tmp_path: Path) -> None:
     assert len(str(caught.value)) == 3_000_001
     assert [line["state"] for line in events(program) if line["task"]] == ["waiting", "running", "failed"] * 2
     assert (program.log_dir / "events.jsonl").stat().st_size < 100_000
+
+
+def test_workers_with_gpus(tmp_path: Path) -> None:
+    """They have a line of their own, between those of others, and the log tells how many GPUs a node has."""
+    log = EventLog(tmp_path / "events.jsonl")
+    log.note("up", node="node1", cpus=[0, 1], pinned=True, memory=8, gpus=["0", "1"], gpus_from="Slurm")
+    for number in range(4):
+        log.started(f"worker-{number}@node1", [number], number, ["1"] if number == 2 else [])
+    log.close()
+
+    events = list(reader.read(tmp_path / "events.jsonl"))
+    started = [event for event in events if event.get("state") == "started"]
+
+    assert [event.get("worker") for event in started] == [f"worker-{number}@node1" for number in range(4)]
+    assert [event.get("gpus") for event in started] == [None, None, ["1"], None]
+    assert [(state.node, state.cpus, state.gpus) for state in node_states(events)] == [("node1", 2, 2)]

@@ -9,10 +9,10 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.config import Settings
-from hyperflow.environment import Options
 from hyperflow.head import allocation_nodes
 from hyperflow.head.engine import open_engine
 from hyperflow.head.fleet import NodePlan
+from hyperflow.options import Options
 from hyperflow.transports.process import Local
 from tests.helpers import wait_until
 

@@ -12,11 +12,11 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.config import Settings
-from hyperflow.environment import Options
 from hyperflow.errors import ImpossibleRequest, LauncherError
 from hyperflow.head import fleet
 from hyperflow.head.engine import Engine, open_engine
 from hyperflow.head.fleet import NodePlan
+from hyperflow.options import Options
 from hyperflow.transports.process import Connection, Local, Receiver
 from hyperflow.wire import frames
 from tests.helpers import wait_until

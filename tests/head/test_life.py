@@ -15,9 +15,9 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.config import Settings
-from hyperflow.environment import Options
 from hyperflow.head.engine import open_engine
 from hyperflow.head.fleet import NodePlan
+from hyperflow.options import Options
 from hyperflow.transports.process import Connection, Local, Receiver
 from hyperflow.wire import survivors
 from tests import functions as f

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from hyperflow.environment import Options
 from hyperflow.events.writer import EventLog
 from hyperflow.head.broadcast import Broadcast
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.orders import Known, Orders
+from hyperflow.options import Options
 from hyperflow.scheduling.state import Send, Task, Worker
 from hyperflow.shipping.packer import Packer
 from hyperflow.wire import frames

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from hyperflow.config import Settings
-from hyperflow.environment import Options
 from hyperflow.head.engine import Engine, open_engine
 from hyperflow.head.fleet import NodePlan
+from hyperflow.options import Options
 from hyperflow.program import ProgramInfo
 from hyperflow.transports.process import Connection, Local, Receiver, Spawned
 from tests import functions as f

@@ -44,6 +44,10 @@ async def main():
         await hf.remote_eval(eats, 13)
     except hf.OutOfMemory as error:
         print(str(error).splitlines()[0])
+    try:
+        await hf.remote_eval(eats, 13).using(memory="290M")
+    except hf.MemoryLimitExceeded as error:
+        print(str(error).splitlines()[0])
     await hf.remote_eval(child_eats)
     await asyncio.sleep(RECENT + 1)  # the time that has to pass is what is tested
     try:
@@ -87,4 +91,5 @@ def test_out_of_memory(tmp_path: Path, group: Path) -> None:
     assert lines[:3] == ["OutOfMemory True", "-9", "1"], done.stdout + done.stderr
     assert "was killed by the kernel because memory ran out" in lines[3]
     assert os.uname().nodename.split(".")[0] in lines[3]
-    assert lines[4] == "WorkerDied", "a plain kill is not put down to memory that ran out elsewhere, long before"
+    assert "its limit of 290M of memory" in lines[4]
+    assert lines[5] == "WorkerDied", "a plain kill is not put down to memory that ran out elsewhere, long before"

@@ -20,6 +20,20 @@ async def test_preloaded_modules_are_there() -> None:
         assert not {"numpy", "xml.etree.ElementTree"} & await hf.remote_eval(f.modules)
 
 
+async def test_a_module_that_uses_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After that no forked worker could use one: a warning names the modules."""
+    text = "from hyperflow.wire import gpus\ngpus.DEVICES = ('/dev/null',)  # which the launcher has open\n"
+    (tmp_path / "eager.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    async with local(preload=["eager"]):
+        assert await hf.remote_eval(abs, -1) == 1
+
+    assert "preload=['eager'] uses a GPU as soon as it is imported" in caplog.text
+
+
 async def test_random_numbers_differ() -> None:
     """Workers forked from one launcher draw different random numbers, from numpy and from the standard library."""
 

@@ -7,7 +7,8 @@ import pickle
 
 import pytest
 
-from hyperflow.errors import Deadlock
+from hyperflow.errors import ConfigurationError, Deadlock
+from hyperflow.locking.keys import of_semaphore
 from hyperflow.locking.rules import LockRequest, Locks, Stage
 
 
@@ -18,9 +19,11 @@ class Table:
         self.locks = Locks()
         self.locks.at_once = at_once
 
-    def request(self, keys: str, parent: LockRequest | None = None, owner: object = None) -> LockRequest:
+    def request(
+        self, keys: str | list[str], parent: LockRequest | None = None, owner: object = None, name: str = ""
+    ) -> LockRequest:
         """Want some keys, one for each letter."""
-        request = self.locks.request(list(keys), keys, owner, parent.number if parent else None)
+        request = self.locks.request(list(keys), name or str(keys), owner, parent.number if parent else None)
         self.settle(request.keys)
         return request
 
@@ -198,9 +201,9 @@ def test_what_is_just_taken_may_depend_on_anybody() -> None:
     turn, behind, other = table.request("a"), table.request("a"), table.request("b")
 
     assert turn.stage is Stage.GRANTED
-    assert table.locks.depends(behind, [turn])
-    assert not table.locks.depends(behind, [other])
-    assert table.locks.depends(behind, [other], suspect=True)
+    assert behind.number in table.locks.stuck([turn])
+    assert behind.number not in table.locks.stuck([other])
+    assert behind.number in table.locks.stuck([other], suspect=True)
 
 
 def test_released_at_any_stage() -> None:
@@ -213,6 +216,124 @@ def test_released_at_any_stage() -> None:
     table.locks.hold(behind.number)
     table.release(behind)
     assert not table.locks.requests
+
+
+TWO = [of_semaphore('"s"', 2)]
+
+
+def test_semaphore_has_places() -> None:
+    """As many hold it as it has places, the next ones wait in order, and each that leaves lets one on."""
+    table = Table()
+    one, two, three, four = (table.request(TWO) for _ in range(4))
+
+    assert held(one, two, three, four) == [True, True, False, False]
+    table.release(two)
+    assert held(three, four) == [True, False]
+    table.release(one)
+    table.release(three)
+    table.release(four)
+    assert not any(vars(table.locks)[name] for name in ("requests", "_held", "_wanted", "_users", "_places"))
+
+
+def test_a_place_is_left_for_who_came_before() -> None:
+    """One that waits for a lock, too, has its place kept; what is free beside that is given to later ones."""
+    table = Table()
+    lock, both = table.request("a"), table.request(["a", *TWO])
+    second, third = table.request(TWO), table.request(TWO)
+
+    assert held(both, second, third) == [False, True, False]
+    table.release(lock)
+    assert held(both, third) == [True, False]
+    table.release(second)
+    assert held(third) == [True]
+
+
+def test_two_counts_for_one_semaphore() -> None:
+    """They are refused while one of them is in use, with both; afterwards the count may be another one."""
+    table = Table()
+    one, two = table.request(TWO), table.request(TWO)
+    three = [of_semaphore('"s"', 3)]
+
+    with pytest.raises(ConfigurationError, match=r'Semaphore\("s", 3\): Semaphore\("s", 2\) is in use'):
+        table.request(three)
+    table.release(one)
+    with pytest.raises(ConfigurationError, match="one count"):
+        table.request(three)
+    table.release(two)
+    assert held(*(table.request(three) for _ in range(4))) == [True, True, True, False]
+
+
+def test_a_semaphore_is_deadlocked_if_all_its_holders_are() -> None:
+    """One holder that wants a place more may wait for the other one; when that wants one, too, nobody gets on."""
+    table = Table()
+    one, two = table.request(TWO, name="one"), table.request(TWO, name="two")
+    within = table.request(TWO, one, name="more of one")
+
+    assert held(within) == [False]
+    with pytest.raises(Deadlock) as refused:
+        table.request(TWO, two, name="more of two")
+    assert refused.value.circle == [
+        'one holds Semaphore("s", 2), and more of one, within, waits for Semaphore("s", 2)',
+        'two holds Semaphore("s", 2)',
+    ]
+    table.release(two)
+    assert held(within) == [True]
+
+
+def test_a_free_holder_is_enough() -> None:
+    """Two wait for each other by a lock and a semaphore; a third who holds a place lets them on."""
+    table = Table()
+    one, lock, free = table.request(TWO), table.request("a"), table.request(TWO)
+    wants_lock = table.request("a", one)
+    wants_place = table.request(TWO, lock)
+
+    assert held(wants_lock, wants_place) == [False, False]
+    table.release(free)
+    assert held(wants_place) == [True]
+
+
+def test_within_passes_who_waits_for_all_holders() -> None:
+    """One waits for two who need each other's end; what the first of them wants within, it gets before that one."""
+    table = Table()
+    one, two = table.request(TWO), table.request(TWO)
+    more_of_two = table.request(TWO, two)
+    behind = table.request(["x", *TWO])
+    within_one = table.request("x", one)
+
+    assert held(more_of_two, behind, within_one) == [False, False, True]
+    table.release(within_one)
+    table.release(one)
+    assert held(more_of_two, behind) == [True, False]
+
+
+def test_places_that_are_kept_count_with_those_that_are_held() -> None:
+    """One place is with a holder who wants another one, one is kept for who waits for us: one of us passes that one."""
+    table = Table()
+    lock = table.request("d")
+    table.request(["d", *TWO])
+    holder = table.request(TWO)
+    more = table.request(TWO, holder)
+    ours = table.request(TWO, lock)
+
+    first, other = (more, ours) if held(more) == [True] else (ours, more)
+    assert held(holder, first, other) == [True, True, False]
+    table.release(first)
+    assert held(other) == [True]
+
+
+def test_who_waits_in_two_queues_for_each_other() -> None:
+    """Two hold a place, and want what is kept for one who waits for a place: neither would end if it did not pass."""
+    table = Table()
+    one, two = table.request(TWO), table.request(TWO)
+    behind = table.request(["c", *TWO])
+    of_one, of_two = table.request("c", one), table.request("c", two)
+
+    assert held(behind, of_one, of_two) == [False, True, False]
+    table.release(of_one)
+    table.release(one)
+    assert held(behind, of_two) == [True, False]
+    table.release(behind)
+    assert held(of_two) == [True]
 
 
 def test_cycle_survives_pickle() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import hyperflow as hf
 from hyperflow import environment
 from hyperflow._cluster import ClusterEnv, ClusterEvaluator
-from hyperflow.environment import JobOptions, Options
 from hyperflow.master import rundir
 from hyperflow.master.master import Master
 from hyperflow.master.rundir import RunDirectory
 from hyperflow.master.shared import Timeouts
+from hyperflow.options import JobOptions, Options
 from hyperflow.testing.inline import MemoryDatabase
 from tests.master.fake_slurm import FakeBatch, FakeSlurm, Fate
 

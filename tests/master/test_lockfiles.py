@@ -13,6 +13,7 @@ import attrs
 import pytest
 
 import hyperflow as hf
+from hyperflow.locking.keys import of_semaphore
 from hyperflow.locking.rules import LockRequest
 from hyperflow.master.lifecycle import Attempt, Epoch, Record, State
 from hyperflow.master.lockfiles import Holder, LockFiles, sweep
@@ -182,6 +183,73 @@ async def test_circle_through_jobs(tmp_path: Path) -> None:
     assert not first.done()
     await two.give_back(b)
     await first
+
+
+def place_of(count: int, *parents: LockRequest) -> LockRequest:
+    """Want a place of a semaphore."""
+    return LockRequest(next(numbers), (of_semaphore('"s"', count),), "flow s", None, parents)
+
+
+async def test_semaphore_of_several_jobs(tmp_path: Path) -> None:
+    """Two Jobs have the two places, the third waits until one of them gives its place back; nothing is left."""
+    one, two, three = (files(tmp_path, job) for job in (1, 2, 3))
+    first, second, third = (place_of(2) for _ in range(3))
+    await one.take(first)
+    await two.take(second)
+    waiting = asyncio.create_task(three.take(third))
+    await wait_until(lambda: len(left(tmp_path)) == 5, 5, "the third one is in the queue", state=lambda: left(tmp_path))
+    assert held(tmp_path) == ['2 of "s"'] * 2
+    await one.give_back(first)
+    await waiting
+    assert held(tmp_path) == ['2 of "s"'] * 2
+    await two.give_back(second)
+    await three.give_back(third)
+    assert left(tmp_path) == []
+
+
+async def test_two_counts_in_two_jobs(tmp_path: Path) -> None:
+    """A Job that meets places of another count says both, and has none; when they are free, it may take one."""
+    one, two = files(tmp_path, 1), files(tmp_path, 2)
+    first = place_of(2)
+    await one.take(first)
+    with pytest.raises(hf.ConfigurationError, match=r'Semaphore\("s", 3\): Semaphore\("s", 2\) is in use'):
+        await two.take(place_of(3))
+    await one.give_back(first)
+    assert left(tmp_path) == []
+    third = place_of(3)
+    await two.take(third)
+    await two.give_back(third)
+    assert left(tmp_path) == []
+
+
+async def test_circle_of_all_holders_in_jobs(tmp_path: Path) -> None:
+    """A Job that holds a place and wants one more waits for the other holder, until that wants one more, too."""
+    one, two = files(tmp_path, 1), files(tmp_path, 2)
+    first, second = place_of(2), place_of(2)
+    await one.take(first)
+    await two.take(second)
+    more = place_of(2, first)
+    waiting = asyncio.create_task(one.take(more))
+    await wait_until(lambda: len(left(tmp_path)) == 5, 5, "it waits", state=lambda: left(tmp_path))
+    with pytest.raises(hf.Deadlock):
+        await two.take(place_of(2, second))
+    assert not waiting.done()
+    await two.give_back(second)
+    await waiting
+    await one.give_back(more)
+    await one.give_back(first)
+    assert left(tmp_path) == []
+
+
+async def test_place_of_a_dead_job(tmp_path: Path) -> None:
+    """The place of a process that has ended is taken over."""
+    dead = LockFiles(tmp_path, attrs.evolve(Holder.this_process(1, Epoch(1)), pid=ended_process()))
+    await dead.take(place_of(1))
+    two = files(tmp_path, 2)
+    mine = place_of(1)
+    await two.take(mine)
+    await two.give_back(mine)
+    assert left(tmp_path) == []
 
 
 # ---- real Jobs ------------------------------------------------------------------------------------------------------

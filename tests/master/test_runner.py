@@ -40,7 +40,7 @@ def directory(tmp_path: Path) -> JobDirectory:
 
 def run(directory: JobDirectory, attempt: int = 1, batch_id: int = 7) -> "subprocess.CompletedProcess[str]":
     """Run the runner as LocalBatch does."""
-    words = [*RUNNER, str(directory.path), directory.home.name, str(attempt), "--local", str(batch_id), "1", ""]
+    words = [*RUNNER, str(directory.path), directory.home.name, str(attempt), "--local", str(batch_id), "1", "", "0"]
     return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
@@ -142,7 +142,7 @@ def test_damaged_call(directory: JobDirectory) -> None:
 def test_nothing_can_be_printed(directory: JobDirectory) -> None:
     """Where slurm.out is on a full disk, the outcome of the job is written all the same, if there is space for that."""
     directory.call.write_bytes(b"rubbish")
-    words = [*RUNNER, str(directory.path), directory.home.name, "1", "--local", "7", "1", ""]
+    words = [*RUNNER, str(directory.path), directory.home.name, "1", "--local", "7", "1", "", "0"]
     with open("/dev/full", "wb") as full:
         subprocess.run(words, stdout=full, stderr=full, check=False)
     assert isinstance(error(directory, Epoch(1)), checked_files.Damaged)

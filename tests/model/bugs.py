@@ -22,14 +22,18 @@ from hyperflow.master.driver import JobDriver
 from hyperflow.master.lifecycle import Epoch, Record, State
 from hyperflow.master.rundir import JobDirectory
 from hyperflow.master.shared import Shared
-from hyperflow.scheduling.pool import CpuPool
+from hyperflow.scheduling.choice import Choice
+from hyperflow.scheduling.ledger import Account, Ledger
+from hyperflow.scheduling.reservations import Reservations
 from hyperflow.scheduling.scheduler import Scheduler
+from hyperflow.scheduling.speculation import Guesses
 from hyperflow.scheduling.state import SENT, Task, Worker
+from hyperflow.scheduling.tokens import Purse
 from hyperflow.scheduling.waiting import Waiting
 from hyperflow.slurm.client import SlurmClient
 from hyperflow.wire import claim_page
 from hyperflow.wire.claim_page import ClaimPage
-from tests.model import lifecycle, locks, master, scheduling, slurmctld
+from tests.model import lifecycle, locks, master, resources, scheduling, slurmctld, speculation
 
 
 @attrs.frozen
@@ -67,7 +71,7 @@ def stale_retract(page: Any, below: int) -> int:
 def kill_and_free(self: Scheduler, worker: Worker) -> None:
     """The CPUs of a worker that is to end are given out before it has ended."""
     _kill(self, worker)
-    self._release(worker)
+    self._crew.release(worker)
 
 
 _kill = Scheduler.kill
@@ -94,8 +98,55 @@ def blame_the_oldest(self: Scheduler, number: Any, started: Any, task: Any = 0) 
 _ended = Scheduler.ended
 
 
-def no_reservation(self: CpuPool, cpus: int, without: Any = ()) -> None:
+def no_reservation(self: Ledger, *_: Any) -> None:
     """A large task that does not fit reserves nothing: smaller ones that are younger pass it for ever."""
+
+
+# ---- and all that may be asked for ----------------------------------------------------------------------------------
+
+
+def gpus_for_all(self: Account, place: Any, request: Any, sign: int) -> None:
+    """Nobody notes which GPUs are given out."""
+    _move(self, place._replace(gpus=()), request, sign)
+
+
+_move = Account.move
+
+
+def free_memory(self: Account, request: Any) -> int:
+    """Memory that is asked for costs what CPUs cost."""
+    return self.capacity.memory * int(request.cpus)
+
+
+def tokens_stay_away(self: Purse, request: Any) -> None:
+    """Tokens do not come back."""
+
+
+def half_a_gang(self: Reservations, request: Any, avoided: Any = ()) -> Any:
+    """One node is enough to begin with."""
+    return _find(self, request._replace(nodes=1), avoided)
+
+
+_find = Reservations.find
+
+
+def nothing_is_kept(self: Reservations, request: Any, avoided: Any = ()) -> bool:
+    """Who asks for more than CPUs waits until it fits by chance."""
+    return True
+
+
+def by_number(self: Choice, keys: Any) -> Any:
+    """Who came first goes first, whatever its priority."""
+    return min(keys, key=lambda key: self._waiting.queues[key][0].number)
+
+
+def wait_for_guesses(self: Guesses, task: Any, places: Any, request: Any) -> list[Any]:
+    """Who is wanted waits until a speculative task has ended by itself."""
+    _promise(self, task, places, request)
+    return []
+
+
+_promise = Guesses.promise
 
 
 # ---- locks ----------------------------------------------------------------------------------------------------------
@@ -113,9 +164,9 @@ def free_all_of_the_owner(self: LockManager, number: int) -> None:
 _release = LockManager.release
 
 
-def no_overtaking(self: Locks, request: LockRequest, others: Any, suspect: bool = False) -> bool:
+def no_overtaking(self: Locks, others: Any, suspect: bool = False) -> set[Any]:
     """All stand in the queue, also those within another lock."""
-    return False
+    return set()
 
 
 def forget_the_dead(self: WorkerLocks, worker: Any) -> None:
@@ -215,9 +266,16 @@ BUGS = [
         Waiting, "put_back", retry_of_cancelled,
     ),
     Bug("the wrong one is blamed", "scheduler", (scheduling.CHARGED,), Scheduler, "ended", blame_the_oldest),
-    Bug("no reservation", "scheduler", (scheduling.STARVED,), CpuPool, "most_promising", no_reservation),
+    Bug("no reservation", "scheduler", (scheduling.STARVED,), Ledger, "most_promising", no_reservation),
+    Bug("a GPU for two", "resources", (resources.GPUS_ALONE,), Account, "move", gpus_for_all),
+    Bug("memory for nothing", "resources", (resources.MEMORY,), Account, "cost", free_memory, 135),
+    Bug("tokens stay away", "resources", (resources.COUNTED,), Purse, "give_back", tokens_stay_away),
+    Bug("half a gang", "resources", (resources.TOGETHER,), Reservations, "find", half_a_gang),
+    Bug("nothing is kept", "resources", (resources.STARVED,), Reservations, "keep", nothing_is_kept, 4490),
+    Bug("no priorities", "resources", (resources.IN_ORDER, resources.IDLE), Choice, "_first", by_number),
+    Bug("guesses go on", "speculation", (speculation.NO_LATER,), Guesses, "promise", wait_for_guesses),
     Bug("lock freed early", "locks", (locks.EXCLUSIVE,), LockManager, "release", free_all_of_the_owner),
-    Bug("no overtaking", "locks", (locks.NO_DEADLOCK,), Locks, "depends", no_overtaking),
+    Bug("no overtaking", "locks", (locks.NO_DEADLOCK,), Locks, "stuck", no_overtaking),
     Bug("a dead owner keeps its locks", "locks", (locks.FREED,), WorkerLocks, "worker_gone", forget_the_dead),
     Bug(
         "a second try is nowhere", "locks", (locks.NO_DEADLOCK,), WorkerLocks, "answered", forget_where_it_was

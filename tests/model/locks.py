@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -21,21 +21,32 @@ from hyperflow.errors import Deadlock, HyperflowError
 from hyperflow.head.worker_locks import WorkerLocks
 from hyperflow.locking.manager import FLOW, LockManager, inside
 from hyperflow.locking.rules import LockRequest, Stage
-from hyperflow.scheduling.scheduler import Fork, Kill, Scheduler, Send, Task
-from hyperflow.scheduling.state import State
+from hyperflow.scheduling.scheduler import Scheduler
+from hyperflow.scheduling.state import Fork, Kill, Send, State, Task
 from hyperflow.wire import frames, messages
 from hyperflow.wire.messages import LockReleased, LockReply, LockWanted
 from tests.model.simulator import Broken, Event, Model, pick, promise
 from tests.model.virtual_time import VirtualLoop
 
-EXCLUSIVE = "a lock has one holder at a time"
+EXCLUSIVE = "a lock has one holder at a time, a semaphore as many as its count"
 NO_DEADLOCK = "nobody waits for a lock for ever"
 FREED = "the locks of an owner that has ended are freed, and no lock is held by nobody"
-IN_ORDER = "first come, first served"
+IN_ORDER = "first come, first served: a request leaves a place for each that came before it"
 ALL_OR_NONE = "a request has all of its keys or none, and gets one answer"
 SETTLED = "each evaluation ends once"
 
-KEYS = "abcdef"
+KEYS = ("a", "b", "c", "d", "2 of e", "3 of f")
+"""Two of them are semaphores."""
+
+
+def places(key: str) -> int:
+    """Return how many may hold a key."""
+    return int(key[0]) if " of " in key else 1
+
+
+def full(taken: Iterable[str]) -> set[str]:
+    """Return the keys of which all places are taken."""
+    return {key for key, count in Counter(taken).items() if count >= places(key)}
 
 
 @attrs.define(eq=False)
@@ -101,17 +112,18 @@ class OtherJobs:
     """The other Jobs of the program: they let this one have a lock, and take it back, when an event says so."""
 
     def __init__(self) -> None:
-        self.ours: set[str] = set()
+        self.ours: list[str] = []
         self.waiting: list[tuple[asyncio.Future[None], frozenset[str]]] = []
         """What this Job waits for: some keys, or that it can give some back."""
 
     async def take(self, request: LockRequest) -> None:
         await self.turn(frozenset(request.keys))
-        self.ours |= set(request.keys)
+        self.ours += request.keys
 
     async def give_back(self, request: LockRequest) -> None:
         await self.turn(frozenset())
-        self.ours -= set(request.keys)
+        for key in request.keys:
+            self.ours.remove(key)
 
     async def turn(self, takes: frozenset[str]) -> None:
         turn = (asyncio.get_running_loop().create_future(), takes)
@@ -130,7 +142,7 @@ class OtherJobs:
             turn[0].set_result(None)
 
     def possible(self) -> list[tuple[asyncio.Future[None], frozenset[str]]]:
-        return [turn for turn in self.waiting if not turn[0].done() and self.ours.isdisjoint(turn[1])]
+        return [turn for turn in self.waiting if not turn[0].done() and full(self.ours).isdisjoint(turn[1])]
 
 
 class LocksModel(Model):
@@ -248,9 +260,9 @@ class LocksModel(Model):
         promise(ALL_OR_NONE, ask.state == "asked", who.name, "was told about", ask.keys, "before:", ask.state)
         ask.state = "held" if error is None else "refused"
         if error is None:
-            for other in self.activities():
-                shared = set(other.held).intersection(ask.keys) if other is not who else ()
-                promise(EXCLUSIVE, not shared, who.name, "and", other.name, "have", shared)
+            counts = Counter(key for one in {*self.activities(), who} for key in one.held)
+            over = [key for key, count in counts.items() if count > places(key)]
+            promise(EXCLUSIVE, not over, who.name, "is one too many for", over)
         elif ask.number and ask in who.stack:
             who.stack.remove(ask)
 
@@ -480,24 +492,32 @@ class LocksModel(Model):
         return not one.waits and not (isinstance(one, FlowAt) and one.awaits)
 
     def check(self) -> None:
-        taken: set[str] = set()
+        taken: list[str] = []
         for request in self.manager.requests.values():
             if request.stage is Stage.HELD:
-                promise(EXCLUSIVE, taken.isdisjoint(request.keys), request, "has what somebody else has")
-                taken |= set(request.keys)
+                promise(EXCLUSIVE, full(taken).isdisjoint(request.keys), request, "has what somebody else has")
+                taken += request.keys
                 self.check_order(request)
             self.check_owner(request)
         promise(FREED, self.manager.busy == bool(self.manager.requests), "busy:", self.manager.busy)
 
     def check_order(self, held: LockRequest) -> None:
-        """Nobody who came earlier and wants one of its keys was passed, except by a request within another one."""
+        """Nobody who came earlier and wants one of its keys was passed, except by a request within another one.
+
+        Of a semaphore, a place for each of them must have been left when it got its own, and nobody takes it since.
+        """
         if held.parents:
             return
-        for other in self.manager.requests.values():
-            if other.number >= held.number:
-                break
-            passed = other.stage is Stage.WAITING and not set(other.keys).isdisjoint(held.keys)
-            promise(IN_ORDER, not passed, held, "has passed", other)
+        for key in held.keys:
+            later = [one for one in self.holding(key) if one.number <= held.number and not one.parents]
+            earlier = [one for one in self.manager.requests.values() if one.number < held.number and key in one.keys]
+            waiting = [one for one in earlier if one.stage is Stage.WAITING]
+            passed = bool(waiting) and len(later) + len(waiting) > places(key)
+            promise(IN_ORDER, not passed, held, "has passed", waiting)
+
+    def holding(self, key: str) -> list[LockRequest]:
+        requests = self.manager.requests.values()
+        return [one for one in requests if one.stage is Stage.HELD and key in one.keys]
 
     def check_owner(self, request: LockRequest) -> None:
         if request.owner == FLOW:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import hyperflow as hf
-from hyperflow.environment import Resubmit
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.flow import Flow
 from hyperflow.master import rundir
@@ -27,6 +26,7 @@ from hyperflow.master.lifecycle import AT_REST, Epoch, State
 from hyperflow.master.master import Master
 from hyperflow.master.rundir import RunDirectory
 from hyperflow.master.shared import Timeouts
+from hyperflow.options import Resubmit
 from hyperflow.slurm.client import PollIntervals
 from hyperflow.testing.inline import MemoryDatabase
 from tests.model.disk import Disk, watched

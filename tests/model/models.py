@@ -5,13 +5,23 @@ from __future__ import annotations
 from tests.model.lifecycle import LifecycleModel
 from tests.model.locks import LocksModel
 from tests.model.master import MasterModel
+from tests.model.resources import ResourcesModel
 from tests.model.scheduling import SchedulerModel
 from tests.model.simulator import Model
+from tests.model.speculation import SpeculationModel
 
 MODELS: dict[str, type[Model]] = {
-    model.name: model for model in (SchedulerModel, LocksModel, LifecycleModel, MasterModel)
+    model.name: model
+    for model in (SchedulerModel, ResourcesModel, SpeculationModel, LocksModel, LifecycleModel, MasterModel)
 }
-SHARES = {"scheduler": 35_000, "locks": 37_000, "lifecycle": 27_000, "master": 1_000}
+SHARES = {
+    "scheduler": 25_000,
+    "resources": 12_000,
+    "speculation": 10_000,
+    "locks": 30_000,
+    "lifecycle": 22_000,
+    "master": 1_000,
+}
 
 
 def split(histories: int, only: str | None = None) -> dict[str, int]:

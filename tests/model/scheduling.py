@@ -185,7 +185,12 @@ class SchedulerModel(Model):
         task = Task(
             number, function, cpus, sort == "fresh", sort == "alone", 100 * number, exclusive=sort == "exclusive"
         )
-        if cpus > max(self.sizes.values(), default=0):
+        self.submit_task(task, sort == "watched")
+
+    def submit_task(self, task: Task, watched: bool = False) -> None:
+        """As the engine does."""
+        number = task.number
+        if not self.is_possible(task):
             try:
                 self.scheduler.submit(task)
             except ImpossibleRequest:
@@ -193,11 +198,11 @@ class SchedulerModel(Model):
             raise Broken("what no node can serve is refused at once", task)
         self.last = number
         self.tasks[number] = task
-        evaluation = self.evaluations[number] = Evaluation(task, sort == "watched")
+        evaluation = self.evaluations[number] = Evaluation(task, watched)
         self.all.append(evaluation)
         self.scheduler.submit(task)
-        if sort == "watched":
-            self.copies.stragglers.watch(task, f"f{function}", 1.5)
+        if watched:
+            self.copies.stragglers.watch(task, f"f{task.function}", 1.5)
 
     def on_submit_batch(self, kind: int, function: int, count: int) -> None:
         """Evaluations of one map that are alike."""
@@ -342,7 +347,6 @@ class SchedulerModel(Model):
             return
         name = pick(self.nodes, which)
         assert name is not None
-        largest = max((cpus for other, cpus in self.sizes.items() if other != name), default=0)
         there = self.numbers_on(name)
         for _, tasks in self.scheduler.single_out_all([name]):
             for task in tasks:
@@ -367,9 +371,10 @@ class SchedulerModel(Model):
 
         told = {t.number for t in (*held, *back)} | {t.number for t in impossible if t.number in there}
         promise(SETTLED, told == there, "of", there, "on the lost node only", told, "are heard of")
-        promise(CHOICE, all(t.cpus <= largest for t in back), "what no node can run waits again")
+        promise(CHOICE, all(map(self.is_possible, back)), "what no node can run waits again")
         promise(CHARGED, all(t.past is not None and t.past.lost[-1] == name for t in (*held, *back)), "not a suspect")
-        too_large = {n for n in self.evaluations if self.tasks[n].cpus > largest and n not in self.withheld}
+        too_large = {n for n in self.evaluations if not self.is_possible(self.tasks[n]) and n not in self.withheld}
+        too_large = {n for n in too_large if self.tasks[n].state is not SENT}  # it has what it needs
         promise(SETTLED, {t.number for t in impossible} == too_large, impossible, "is said to be impossible")
         for task in (*held, *back, *impossible):
             if self.copies.gives_way(task, name):
@@ -388,7 +393,7 @@ class SchedulerModel(Model):
             for number in [number for number, name in self.withheld.items() if name == node.name]:
                 del self.withheld[number]
                 evaluation = self.evaluations[number]
-                if evaluation.task.cpus > self.scheduler.pool.largest:
+                if not self.is_possible(evaluation.task):
                     evaluation.settle()
                     self.forget(evaluation.task)
                 else:
@@ -458,7 +463,9 @@ class SchedulerModel(Model):
             return
         self.runs += 1
         worker.run = self.runs
-        if node not in self.dark:
+        known = self.scheduler.workers.get(worker.number)
+        in_vain = known is not None and known.ending and not known.queue and known.team is None
+        if node not in self.dark and not in_vain:
             self.newest_run[number] = self.runs
         task = self.seen(number, self.batches())
         others = [n for n, w in at_work(self.everywhere()) if w.current == number and w is not worker]
@@ -475,6 +482,7 @@ class SchedulerModel(Model):
             place = task.worker or task.team
             mine_is = worker.team or worker
             here = task.state is CANCELLED or (place is not None and place.number == mine_is.number)
+            here = here or in_vain  # another node of the task was lost, and this worker is being killed
             promise(IN_PLACE, here, task, "runs on worker", worker.number)
         mine = set(worker.cpus)
         for one in node.workers.values():
@@ -491,7 +499,10 @@ class SchedulerModel(Model):
                 self.single_out(number)
                 task = self.scheduler.answered(worker, number, DURATIONS[self.tasks[number].function])
                 wanted = number in self.evaluations
-                promise(IN_PLACE, task is not None or not wanted, number, "has run on worker", worker, "in vain")
+                in_vain = known.ending and not known.queue  # another node of the task was lost
+                promise(
+                    IN_PLACE, task is not None or not wanted or in_vain, number, "has run on worker", worker, "in vain"
+                )
                 if task is not None:
                     promise(SETTLED, wanted, number, "has ended once more")
                     promise("the result of an older run is never taken", run == self.newest_run[number], task)
@@ -519,6 +530,8 @@ class SchedulerModel(Model):
                 blamed, back = self.scheduler.ended(worker, started, within or 0)
                 number = blamed.number if blamed is not None else None
                 right = number == within if ran and within in theirs else number in (None, within)
+                if known.gives_way:
+                    right = number is None
                 promise(CHARGED, right, "the worker was in", within, "and", number, "is charged")
                 again = {n for task in back for n in task.numbers}
                 promise(CANCELLED_STARTS, again <= theirs, again - theirs, "wait again, and nobody wants them")
@@ -569,7 +582,7 @@ class SchedulerModel(Model):
             promise(CHOICE, worker.node in self.nodes and worker.node not in self.aside, first, "goes to", worker.node)
             if first.past is not None:
                 promise(CHOICE, len(worker.queue) == 1, "something is queued with a task that chooses its node")
-                others = self.in_use(first.cpus) - first.past.failed_on
+                others = self.others(first)
                 promise(CHOICE, not others or worker.node in others, first, "runs again where it failed")
             if self.offered is not None and first.number < self.offered[0]:
                 self.offered = None  # something older came back, and goes first
@@ -652,7 +665,7 @@ class SchedulerModel(Model):
         promise(ONE_PLACE, (scheduler.waiting, scheduler.sent) == (wanted[WAITING], wanted[SENT]), "counted wrong")
         prefetched = sum(max(0, w.held - 1) for w in workers)
         promise(ONE_PLACE, scheduler._prefetched == prefetched, "prefetched:", scheduler._prefetched, prefetched)
-        promise(RETURNED, scheduler._active == sum(w.leased for w in workers), "active:", scheduler._active)
+        promise(RETURNED, scheduler._crew.active == sum(w.leased for w in workers), "active:", scheduler._crew.active)
         all_teams = scheduler.teams.all.values()
         queued = {team.number: max(0, len(team.held) - len(team.members)) for team in all_teams}
         promise(ONE_PLACE, queued == {team.number: team.queued for team in all_teams}, "queued:", queued)
@@ -676,9 +689,9 @@ class SchedulerModel(Model):
             promise(RETURNED, w.leased or not w.is_busy, w, "works without CPUs")
             slots[w.node].append(w.slot)
         for name, taken in slots.items():
-            promise(RETURNED, sorted(taken) == sorted(scheduler._idle.slots[name]), "slots of", name, taken)
-        for (name, size), idle in scheduler._idle.idle.items():
-            well = all(w.node == name and len(w.cpus) == size and not w.leased for w in idle.values())
+            promise(RETURNED, sorted(taken) == sorted(scheduler._crew.idle.slots[name]), "slots of", name, taken)
+        for (name, size), idle in scheduler._crew.idle.idle.items():
+            well = all(w.node == name and w.size == size and not w.leased for w in idle.values())
             promise(RETURNED, well, "idle:", idle)
 
     def nothing_waits_that_could_run(self) -> None:
@@ -705,14 +718,26 @@ class SchedulerModel(Model):
         if kept is None:
             self.offered = None
 
-    def in_use(self, cpus: int) -> set[str]:
-        return {name for name, size in self.sizes.items() if size >= cpus and name not in self.aside}
+    def can_have(self, task: Task, name: str) -> bool:
+        """Whether a node has what a task asks for, free or not."""
+        return self.sizes[name] >= task.cpus
+
+    def is_possible(self, task: Task) -> bool:
+        """Whether a task can have what it asks for, now or later."""
+        return any(self.can_have(task, name) for name in self.sizes)
+
+    def others(self, task: Task) -> set[str]:
+        """Return the nodes that a task may have, where it has not failed; none if they are not enough."""
+        assert task.past is not None
+        nodes = {name for name in self.sizes if self.can_have(task, name) and name not in self.aside}
+        others = nodes - task.past.failed_on
+        return others if task.asks is None or len(others) >= task.asks.nodes else set()
 
     def closed_to(self, task: Task) -> set[str]:
         """Return the nodes that a task must not have: where it failed, and as a suspect where another one is."""
         if task.past is None:
             return set()
-        closed = set(task.past.failed_on) if self.in_use(task.cpus) - task.past.failed_on else set()
+        closed = set(task.past.failed_on) if self.others(task) else set()
         return closed | (set(self.suspects()) if task.past.lost else set())
 
     def suspects(self) -> Counter[str]:
@@ -739,13 +764,17 @@ class SchedulerModel(Model):
         for worker in self.scheduler.workers.values():
             if worker.held > 1:
                 promise(IDLE, worker.node not in self.aside, worker, "has more than it needs, on a node put aside")
-                promise(IDLE, self.scheduler.pool.roomiest(len(worker.cpus)) is None, worker, "has more than it needs")
+                promise(IDLE, not self.has_room(len(worker.cpus)), worker, "has more than it needs")
             if worker.team is not None and worker.team.queued:
                 team = worker.team
                 promise(IDLE, team.node not in self.aside, team, "has more than it needs, on a node put aside")
-                promise(IDLE, self.scheduler.pool.roomiest(team.cpus) is None, team, "has more than it needs")
+                promise(IDLE, not self.has_room(team.cpus), team, "has more than it needs")
             current = self.nodes[worker.node].workers[worker.number].current
             promise(CANCELLED_STARTS, current is None or current in self.evaluations, current, "runs on", worker)
+
+    def has_room(self, cpus: int) -> bool:
+        """Whether what is queued somewhere could start."""
+        return self.scheduler.pool.roomiest(cpus) is not None
 
     def deliver_all(self) -> None:
         self.on_turn()

@@ -4,9 +4,22 @@ import json
 
 import attrs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hyperflow.progress import tally
-from hyperflow.progress.tally import OTHERS, Course, Group, Snapshot, Tally, courses, fewer, length
+from hyperflow.progress.tally import (
+    MOST_SAMPLED,
+    OTHERS,
+    Counts,
+    Course,
+    Group,
+    Snapshot,
+    Tally,
+    courses,
+    fewer,
+    length,
+)
 
 
 @attrs.frozen
@@ -21,7 +34,8 @@ class Map:
 def finished(counted: Tally, name: str, count: int = 1) -> None:
     """Submit evaluations that end at once."""
     counted.submitted(name, count)
-    counted.of[name].done += count
+    for _ in range(count):
+        counted.of[name].ended(0.5)
 
 
 def test_a_group() -> None:
@@ -90,3 +104,38 @@ def test_lengths() -> None:
             raise OSError("no")
 
     assert [length(xs) for xs in ([1, 2], range(3), iter([1]), Liar())] == [2, 3, None, None]
+
+
+@given(st.lists(st.lists(st.floats(0, 100, width=32), min_size=1, max_size=700), max_size=12))
+@settings(max_examples=30)
+def test_what_a_function_has_used(parts: list[list[float]]) -> None:
+    """Sums are of all; quantiles are those of a sample that is evenly spread, however the seconds come."""
+    counts, whole = Counts(), list[float]()
+    for part in parts:
+        for seconds in part:
+            counts.ended(seconds)
+        whole += part
+        counts.settle()
+    found = counts.statistics()
+
+    assert (found.done, found.longest) == (len(whole), max(whole, default=0.0))
+    assert found.seconds == pytest.approx(sum(whole))
+    step = len(whole) // max(len(found.sample), 1)
+    assert list(found.sample) == whole[:: 1 << max(step.bit_length() - 1, 0)][: len(found.sample)]
+    assert len(found.sample) >= min(len(whole), MOST_SAMPLED // 2)
+    assert len(found.sample) < MOST_SAMPLED
+
+
+def test_statistics_of_a_function() -> None:
+    """What was measured is added up; of memory, the most counts. Groups that are joined lose nothing."""
+    one, other = Counts(), Counts()
+    one.usage.used(1.0, 100, 10, 20)
+    one.usage.used(2.0, 50, 1, 2)
+    other.usage.used(3.0, 200, 5, 5)
+    other.ended(4.0)
+    other.usage.short += 0.5
+    one.join(other)
+    found = one.statistics()
+
+    assert (found.cpu, found.memory, found.read, found.written, found.measured) == (6.5, 200, 16, 27, 3)
+    assert (found.done, found.seconds, found.median) == (1, 4.0, 4.0)

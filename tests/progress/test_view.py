@@ -94,3 +94,10 @@ def test_looking_at_a_run_that_began_earlier() -> None:
     assert (view.rows(1)[0][5], view.foot(2)) == ("", "16 min")
     view.see(1010.0, stands(520, 0))
     assert view.rows(1)[0][5] == "2.0/s"
+
+
+def test_gpus_are_told_where_there_are_any() -> None:
+    """Beside the CPUs, with fractions."""
+    view = seen((10.0, stands(20, 40, cpus=4, busy=3, nodes=1)._replace(gpus=2, gpus_busy=1.5)))
+
+    assert view.foot(2) == "3 of 4 CPUs, 1.5 of 2 GPUs busy, 1 node; 10 s"

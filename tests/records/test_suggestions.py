@@ -6,7 +6,7 @@ from pathlib import Path
 import hyperflow as hf
 from hyperflow.cli.records import Run
 from hyperflow.cli.suggestions import suggestions
-from hyperflow.events.summary import Function, Summary
+from hyperflow.events.summary import Function, Learned, Summary
 from hyperflow.records.record import Figures, Record
 
 
@@ -47,3 +47,24 @@ def test_what_stands_out(tmp_path: Path) -> None:
     assert more.startswith("f asks for 1 CPU and uses 3.9: using(cpus=4)")
     (large,) = advice(tmp_path, function(100, 1.0, cpus=2, busy=2.0, memory=3_000_000_000))
     assert large == "f takes up to 3.0 GB of memory: ask for at least that for each 2 CPUs"
+
+
+def test_what_was_learned(tmp_path: Path) -> None:
+    """What "auto" gives, what came of it, and what to ask Slurm for so that as many fit on a node."""
+    record = Record.of_this_process(hf.ProgramInfo.new(tmp_path), "job")
+    record = record._replace(figures=Figures(nodes=2, cpus=16), began=1000.0, ended=1000.0 + 3000.0)
+    learned = Learned("m:fit", 2, 3 << 30, 60.0, known=40, exceeded=3, given=100.0, used=80.0)
+    unknown = Learned("m:other", 1, 0, 0.0, known=1, exceeded=0, given=0.0, used=0.0)
+    summary = Summary(learned={one.name: one for one in (learned, unknown)})
+    told, ask = suggestions(Run(record.run, tmp_path, record), summary)
+
+    assert told.startswith(
+        'm:fit gets 3G by memory="auto" and 60 s by min_time="auto" (learned from 40 evaluations, 3 '
+    )
+    assert 'using(memory="3100M")' in told
+    assert ask.endswith('SbatchOptions(nodes=2, ntasks_per_node=8, mem="12G", time="1:03:00")')
+
+    plain = function(100, 1.0, cpus=4, memory=8 << 30)
+    summary = Summary(functions={plain.name: plain}, learned=summary.learned)
+    ask = suggestions(Run(record.run, tmp_path, record), summary)[-1]
+    assert 'mem="20G"' in ask, "who does not learn needs its place, too: 8G and a quarter, twice on a node"

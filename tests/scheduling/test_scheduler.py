@@ -13,24 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperflow.errors import ImpossibleRequest
-from hyperflow.scheduling import overfull, waiting
-from hyperflow.scheduling import pool as engine_pool
+from hyperflow.scheduling import ahead, choice, crew, overfull, reservations, waiting
+from hyperflow.scheduling import ledger as engine_pool
 from hyperflow.scheduling import scheduler as engine_scheduler
 from hyperflow.scheduling.prefetch import PATIENCE, PREFETCH_BYTES
 from hyperflow.scheduling.scheduler import (
     FORK_WORK,
     LOOKS_AT_ONCE,
-    Fork,
     Kill,
-    Retire,
     Scheduler,
     Send,
     Task,
     Worker,
 )
-from hyperflow.scheduling.state import Retract, State, is_started
+from hyperflow.scheduling.state import Fork, Retire, Retract, State, is_started
 
-PARTS = (engine_scheduler, engine_pool, overfull, waiting)
+PARTS = (engine_scheduler, engine_pool, ahead, choice, crew, overfull, reservations, waiting)
 """What is looked at where steps are counted."""
 
 QUICK = 1e-6
@@ -208,6 +206,10 @@ def test_impossible_is_refused_at_once() -> None:
     """More CPUs than the largest node has, or any at all where there is no node."""
     with pytest.raises(ImpossibleRequest, match=r"using\(cpus=3\): the largest node has 2 CPUs"):
         submit(scheduler(2, 1), 1, 1, cpus=3)
+    with pytest.raises(ImpossibleRequest, match="has 2 CPUs; `cpus` counts on each node"):
+        submit(scheduler(2, 1), 1, 1, cpus=3)
+    with pytest.raises(ImpossibleRequest, match=r"has 2 CPUs$"):
+        submit(scheduler(2), 1, 1, cpus=3)
     with pytest.raises(ImpossibleRequest):
         submit(scheduler(), 1, 1)
 
@@ -1337,3 +1339,32 @@ def test_a_twin_on_a_lost_node_makes_a_suspect() -> None:
     assert made._suspects.on == {worker_of(task).node: 1}
     answer(made, task)
     assert not made._suspects.on
+
+
+def test_a_worker_that_keeps_something_is_taken_first() -> None:
+    """Among idle ones, and before one that has just run out of tasks; a busy one is not waited for."""
+    to = scheduler(3)
+    tasks = submit(to, 1, 3)
+    to.schedule()
+    workers = [task.worker for task in tasks]
+    assert all(workers)
+    keeper = workers[0]
+    assert keeper is not None
+    to.keeps(keeper, {7})
+    for number, worker in enumerate(workers, 1):
+        assert worker is not None
+        to.answered(worker.number, number, SLOW)
+    (first,) = submit(to, 4, 4, function=7)
+    to.schedule()
+    assert first.worker is keeper
+    (second,) = submit(to, 5, 5, function=7)
+    to.schedule()
+    assert second.worker not in (None, keeper)
+    to.answered(keeper.number, 4, SLOW)
+    to.schedule()
+    to.keeps(keeper, ())
+    (third,) = submit(to, 6, 6, function=7)
+    (fourth,) = submit(to, 7, 7, function=8)
+    to.schedule()
+    assert third.worker is keeper  # as the one used last
+    assert fourth.worker not in (None, keeper, second.worker)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hyperflow.scheduling.pool import CpuPool
+from hyperflow.scheduling.ledger import Ledger
 from hyperflow.scheduling.trust import ACCUSATIONS, BY_HAND, Trust
 
 
 def trust(*sizes: int) -> Trust:
     """Return the account of nodes a, b, c... of so many CPUs."""
-    pool = CpuPool()
+    pool = Ledger()
     for name, size in zip("abcdef", sizes, strict=False):
         pool.add(name, range(size))
     return Trust(pool)
@@ -72,7 +72,7 @@ class Histories(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = CpuPool()
+        self.pool = Ledger()
         self.trust = Trust(self.pool)
         self.names = 0
 

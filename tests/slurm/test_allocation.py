@@ -68,7 +68,7 @@ def test_golden(version: str, way: str) -> None:
     found = allocation.find(environ, run)
 
     assert found == EXPECTED[way]
-    assert asked == [["scontrol", "show", "job", str(found.job_id), "-o"]]
+    assert asked == [["scontrol", "show", "job", "-d", str(found.job_id), "-o"]]
     assert found.cpus == sum(node.cpus for node in found.nodes)
 
 
@@ -246,3 +246,31 @@ def test_scontrol_says_otherwise(record: scontrol.JobRecord, words: list[str]) -
 
     for word in words:
         assert word in str(caught.value)
+
+
+def test_gpus_and_memory_of_nodes() -> None:
+    """Slurm's record has them node by node; what it does not have may be in the variables."""
+    details = (("n[1-2]", ("0", "1"), 0), ("n3", (), 1 << 30))
+    record = scontrol.JobRecord(7, "n[1-3]", "n1", None, 0, details)
+
+    told = allocation.read(ENVIRON, record=record).nodes
+    per_node = allocation.read({**ENVIRON, "SLURM_MEM_PER_NODE": "2048"}, record=record).nodes
+    per_cpu = allocation.read({**ENVIRON, "SLURM_MEM_PER_CPU": "512"}).nodes
+
+    assert [(node.gpus, node.memory) for node in told] == [(("0", "1"), None)] * 2 + [((), 1 << 30)]
+    assert [node.memory for node in per_node] == [2 << 30, 2 << 30, 1 << 30]
+    assert [(node.gpus, node.memory) for node in per_cpu] == [(None, 2 << 30)] * 2 + [(None, 1 << 30)]
+
+
+def test_a_job_with_gpus_is_asked_about() -> None:
+    """Also where the environment has its end: it tells the GPUs of one node only."""
+    asked: list[Sequence[str]] = []
+
+    def run(argv: Sequence[str], _: Mapping[str, str]) -> str:
+        asked.append(argv)
+        raise SlurmError("no answer")
+
+    found = allocation.find({**ENVIRON, "SLURM_JOB_GPUS": "0"}, run, pauses=())
+
+    assert len(asked) == 1
+    assert [node.gpus for node in found.nodes] == [None] * 3

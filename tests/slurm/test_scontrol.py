@@ -63,17 +63,17 @@ def test_how_it_is_asked() -> None:
         return LINE
 
     assert scontrol.ask(7, run).job_id == 7
-    assert asked == [(["scontrol", "show", "job", "7", "-o"], {"SLURM_TIME_FORMAT": "%s"})]
+    assert asked == [(["scontrol", "show", "job", "-d", "7", "-o"], {"SLURM_TIME_FORMAT": "%s"})]
 
 
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("echo Invalid job id >&2; exit 1", "`scontrol show job 7 -o` exited with 1: Invalid job id"),
+        ("echo Invalid job id >&2; exit 1", "`scontrol show job -d 7 -o` exited with 1: Invalid job id"),
         (f"printf '%s' \"$SLURM_TIME_FORMAT $*\"; echo ' {LINE.strip()}'", "no record"),
-        ("exec sleep 60", "`scontrol show job 7 -o` gave no answer within 0.2 s"),
-        (None, "`scontrol show job 7 -o`: there is no scontrol in PATH"),
+        ("exec sleep 60", "`scontrol show job -d 7 -o` gave no answer within 0.2 s"),
+        (None, "`scontrol show job -d 7 -o`: there is no scontrol in PATH"),
     ],
 )
 def test_a_command_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, words: str) -> None:
@@ -104,3 +104,24 @@ def test_golden(version: str) -> None:
 
     for name, record in expected.items():
         assert scontrol.parse((directory / f"{name}.scontrol").read_text(), record.job_id) == record
+
+
+@pytest.mark.parametrize(
+    ("text", "details"),
+    [
+        (" Nodes=n1 CPU_IDs=0-1 Mem=0 GRES= MinCPUsNode=1", (("n1", (), 0),)),
+        (
+            " Nodes=n[1-2] CPU_IDs=0 Mem=500 GRES=gpu:2(IDX:0-1)   Nodes=n3 CPU_IDs=0 Mem=1 GRES=gpu:a100:2(IDX:0,3)",
+            (("n[1-2]", ("0", "1"), 500 << 20), ("n3", ("0", "3"), 1 << 20)),
+        ),
+        (" Nodes=n1 CPU_IDs=0 Mem=0 GRES=gpu:a:1(IDX:0),gpu:b:2(IDX:2-3),shard:1 x", (("n1", ("0", "2", "3"), 0),)),
+        (" Nodes=n1 CPU_IDs=0 Mem=0 GRES=gpu:2(CNT:2)", (("n1", ("0", "1"), 0),)),
+        (" Nodes=n1 CPU_IDs=0 Mem=0 GRES=gpu:0", (("n1", (), 0),)),
+    ],
+)
+def test_gpus_of_nodes(text: str, details: tuple[tuple[str, tuple[str, ...], int], ...]) -> None:
+    """With -d, the record has the GPUs of each node; those that are only counted count from 0."""
+    line = (golden.GOLDEN / "22.05" / f"{golden.BATCH}.scontrol").read_text().rstrip("\n") + text
+    found = scontrol.parse(line, int(line.partition("JobId=")[2].split()[0]))
+
+    assert found.details == details

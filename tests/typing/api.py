@@ -4,7 +4,7 @@
 # mypy: disable-error-code="unused-awaitable"
 
 import functools
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import hyperflow as hf
 from hyperflow.testing import open_inline_job
@@ -23,6 +23,28 @@ def broken(x: int) -> str | None:
 
 
 def names() -> Iterator[str]:
+    raise NotImplementedError
+
+
+def names_of(number: int) -> Iterator[str]:
+    raise NotImplementedError
+
+
+async def names_later(number: int) -> AsyncIterator[bytes]:
+    yield bytes(number)
+
+
+def joined(a: str, b: str) -> str:
+    raise NotImplementedError
+
+
+@hf.per_worker
+def model(path: str, scale: float = 1.0) -> Iterator[list[float]]:
+    raise NotImplementedError
+
+
+@hf.per_worker(most=2)
+def table(path: str) -> Iterator[dict[str, int]]:
     raise NotImplementedError
 
 
@@ -97,18 +119,37 @@ async def main() -> None:
 
     # evaluating elsewhere
     reveal_type(hf.remote_eval(area, 2.0, height=3.0))  # revealed: Job[float]
+    reveal_type(await hf.remote_command(["lmp", "-in", "x"], nodes=2).using(cpus=4))  # revealed: CommandResult
+    hf.remote_command(["lmp"], launcher="ssh")  # error: launcher
     reveal_type(hf.remote_eval(fetch, "x", retries=2))  # revealed: Job[bytes]
     reveal_type(await hf.remote_eval(broken, 1))  # revealed: str | None
     reveal_type(await hf.remote_eval(functools.partial(area, 2.0)))  # revealed: float
     reveal_type(await hf.remote_eval(lambda: 3))  # revealed: int
     reveal_type(await hf.remote_eval(Detector))  # revealed: Detector
     reveal_type(await hf.remote_map(broken, [1, 2]))  # revealed: list[str | None]
+    reveal_type(model("a", scale=2.0))  # revealed: list[float]
+    reveal_type(table("a"))  # revealed: dict[str, int]
+    model(1)  # error: "str"
+    reveal_type(hf.checkpoint_dir())  # revealed: Path
+    reveal_type((hf.time_left(), hf.ending()))  # revealed: tuple[float, bool]
     reveal_type(await hf.remote_map(fetch, ["x"], chunk_size=3))  # revealed: list[bytes]
     hf.remote_eval(area, "wide")  # error: remote_eval
     hf.remote_eval(area)  # error:
     hf.remote_eval(fetch, "x", retry=2)  # error: retry
     hf.remote_map(broken, ["a"])  # error:
     hf.remote_map(broken, [1], chunk_size="large")  # error:
+
+    async for number in hf.remote_stream(names_of, 3):
+        reveal_type(number)  # revealed: str
+    async for later in hf.remote_stream(names_later, 3).using(cpus=2):
+        reveal_type(later)  # revealed: bytes
+    hf.remote_stream(names_of, "three")  # error:
+    hf.remote_stream(area, 1.0)  # error:
+    reveal_type(hf.tree_reduce(max, [1, 2]))  # revealed: Job[int]
+    reveal_type(await hf.tree_reduce(joined, [hf.pure("a"), hf.pure("b")]))  # revealed: str
+    reveal_type(await hf.speculate(count("a")))  # revealed: int
+    hf.speculate(3)  # error:
+    hf.Semaphore("licence", "4")  # error:
 
     # concurrency
     reveal_type(await hf.concurrently())  # revealed: tuple[()]
@@ -198,6 +239,12 @@ hf.plot("loss", 1, 2)  # error:
 hf.memoize("f", ignore=("verbose",), version=None)  # error:
 reveal_type(hf.run_job_local(main()))  # revealed: None
 reveal_type(hf.run_job_local(count("a"), cpus=2))  # revealed: int
+reveal_type(hf.run_job_local(count("a"), gpus=["0"], memory="8G", resources={"licence": 4}))  # revealed: int
+hf.run_job_local(count("a"), gpus=2)  # error: gpus
+hf.run_job_slurm(count("a"), gpus=[], memory=8_000_000_000)
+hf.Executor(2, machine={"gpus": ["0"], "memory": "8G"}, gpus=0.5)
+hf.Executor(2, machine={"cpus": 2})  # error: machine
+reveal_type(hf.worker_info().gpus)  # revealed: tuple[str, ...]
 reveal_type(Detector().read(3))  # revealed: Job[list[float]]
 hf.run_job_local(main)  # error:
 hf.run_job_local(fetch("x"))  # error:

@@ -142,8 +142,9 @@ def test_packed_or_not(tmp_path: Path) -> None:
     measured: dict[str, object] = {"state": "measured", "of": 1, "cpu": 0.5, "memory": 7}
     up: dict[str, object] = {"state": "up", "node": "north", "cpus": [0, 1]}
     unknown: dict[str, object] = {"state": "nothing that is known"}
+    used: dict[str, object] = {"state": "used", "functions": {"n": {"short": 0.5, "read": 1, "written": 2}}}
     events = [opened, waiting(1, 2, 3, name="n"), running(1, 2), measured, again, done(2), running(3, 1), opened, up]
-    events += [waiting(4), waiting(5, 6), running(4, 5, 6), done(4), done(5, 6), waiting(7), running(7)]
+    events += [used, waiting(4), waiting(5, 6), running(4, 5, 6), done(4), done(5, 6), waiting(7), running(7)]
     events += [{"state": "closed"}, unknown]
     lines = [json.dumps({"t": t + 0.5, **event}) + "\n" for t, event in enumerate(events)]
     lines = [re.sub(r'"t": ([\d.]+)', r'"t": \g<1>00000', line).replace("[0.25", "[0.250000") for line in lines]
@@ -163,6 +164,7 @@ def test_packed_or_not(tmp_path: Path) -> None:
     for ours, theirs in zip(found.columns(), plain.columns(), strict=True):
         assert list(ours) == pytest.approx(list(theirs), nan_ok=True)
     assert (found.workers, found.groups, found.nodes) == (plain.workers, plain.groups, plain.nodes)
+    assert found.used == plain.used != {}
 
 
 @pytest.mark.parametrize(

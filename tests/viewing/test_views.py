@@ -152,7 +152,12 @@ def test_functions_slowest_and_failures() -> None:
     ran(made, 0, 25, 26, Outcome.FAILED)
     made.failures.append(Failed(T + 26, None, 22, 21, "scan(3)", "ValueError: no", retried=False))
     made.failed = 1
+    for job in (1, 2):
+        made.used[job, "scan"] = {"short": 0.5, "read": 10, "written": 20}
+    made.used[1, "gone"] = {"short": 1.0, "read": 0, "written": 0}
     fit, scan = views.functions(Table.of(made))
+    assert [scan[kind] for kind in ("cpu", "read", "written")] == [10.5 + 1.0, 20, 40]
+    assert fit["read"] == 0
     assert (fit["name"], fit["held"], fit["cpus"]) == ("fit", 10, 2)
     assert (scan["done"], scan["failed"], scan["median"], scan["tail"]) == (20, 1, 0.1, 0.1)
     assert [it["evaluation"] for it in views.slowest(Table.of(made), 2)] == ["21", "22"]

@@ -16,6 +16,7 @@ from hyperflow.wire.claim_page import ClaimPage
 from hyperflow.wire.frames import Outcome
 from hyperflow.wire.numbers import Seq
 from hyperflow.worker import quick
+from hyperflow.worker.measure import Sums
 from hyperflow.worker.quick import QuickLoop, Rare
 from hyperflow.worker.worker import Worker
 from tests.stepping import Log, Party, Words, explore
@@ -52,6 +53,8 @@ def worker(run_all: Run, batches: list[int]) -> Party:
         made.seq, made.in_chunks, made.leaving = 0, 0, ""
         made.lock_client = SimpleNamespace(later=[])  # type: ignore[assignment]
         made.stream = SimpleNamespace()  # type: ignore[assignment]
+        made.sums = Sums()
+        made.log = SimpleNamespace(name="", function="")  # type: ignore[assignment]
         made.poll = lambda: None  # type: ignore[method-assign]
 
         def answer(_: Any, outcome: Outcome, __: float, data: bytes) -> None:

@@ -86,15 +86,15 @@ def test_what_was_measured_travels_with_its_result(used: list[tuple[float, int, 
     """Only where it was measured; the answer is what it would be without."""
     parts: list[frames.Bytes] = []
     for task, (cpu, memory, measured, beside) in enumerate(used):
-        flag, before = (frames.IS_MEASURED, frames.MEASURED.pack(cpu, memory)) if measured else (0, b"")
+        flag, before = (frames.IS_MEASURED, frames.MEASURED.pack(cpu, memory, 5, task)) if measured else (0, b"")
         views = [memoryview(b) for b in beside]
         parts += frames.result_record(task, Outcome.RAISED | flag, 1.0, b"payload", views, before)
-    found: dict[TaskNumber, tuple[float, int]] = {}
+    found: dict[TaskNumber, frames.Measured] = {}
     body = memoryview(b"".join(parts))
     read = [(t, o, bytes(p), [bytes(b) for b in bs]) for t, o, _, p, bs in frames.results(body, found)]
 
     assert read == [(task, Outcome.RAISED, b"payload", beside) for task, (*_, beside) in enumerate(used)]
-    assert found == {task: (cpu, memory) for task, (cpu, memory, measured, _) in enumerate(used) if measured}
+    assert found == {task: (cpu, memory, 5, task) for task, (cpu, memory, measured, _) in enumerate(used) if measured}
     assert len(frames.results(body)) == len(used)
 
 

@@ -9,10 +9,12 @@ import pytest
 from hyperflow.wire import messages
 from hyperflow.wire.frames import Kind, ProtocolError, Reader
 from hyperflow.wire.messages import (
+    Facts,
     Fetch,
     Fetched,
     ForkOrder,
     Greeting,
+    Guest,
     Inspect,
     Inspected,
     Listen,
@@ -22,11 +24,16 @@ from hyperflow.wire.messages import (
     LockWanted,
     Message,
     Printed,
+    RanksEnded,
+    RanksWanted,
     Ready,
     Setup,
+    SlotReply,
+    SlotWanted,
     StreamReply,
     StreamWanted,
     SysPath,
+    Used,
     WorkerEnded,
 )
 from hyperflow.wire.numbers import LockSerial, Seq, TaskNumber, WorkerNumber
@@ -43,13 +50,20 @@ EXAMPLES: list[Message] = [
     LockReleased(TaskNumber(7), LockSerial(1)),
     StreamWanted(TaskNumber(7)),
     StreamReply(TaskNumber(7), (0, 1 << 127, 1)),
+    Facts(TaskNumber(7), 2, 1 << 40, ("north", "south")),
+    SlotWanted(TaskNumber(7)),
+    SlotReply(TaskNumber(7), "/tmp/\u00e9", ""),
     Printed(TaskNumber(7), ("one line",), left_out=2),
+    Used(([3, "scan 3", "f", 0.25],)),
     Listen("00ff", open=True),
     Listening(("10.0.0.1", "fd00::1"), 40000),
     Fetch(7, 1 << 40, "abcd", ("10.0.0.1",), 40000),
     Fetched(7, "nobody answers"),
     Inspect(TaskNumber(7), 1, "p x"),
     Inspected(TaskNumber(7), 1, "5"),
+    RanksWanted(TaskNumber(7), 1, "n2", ("orted", "-x"), "/home", {"A": "1"}),
+    RanksEnded(1, 127, "cannot start orted"),
+    Guest("worker-0@n1/n2", "ranks.log", (4, 5), True, ("0",), ("orted",), "/home", {"A": "1"}),
     LockReply(LockSerial(1), "no", ("a waits for b", "b waits for a")),
 ]
 
@@ -78,8 +92,8 @@ def test_messages_come_out_as_they_went_in(message: Message) -> None:
         (b"{", "not JSON"),
         (b"\xff", "not JSON"),
         (b"[1]", "not a JSON object"),
-        (b"{}", r"without \['shares_memory'\]"),
-        (b'{"shares_memory": true, "since": 1}', r"unknown \['since'\]"),
+        (b"{}", r"without \['remark', 'shares_memory'\]"),
+        (b'{"shares_memory": true, "remark": "", "since": 1}', r"unknown \['since'\]"),
     ],
 )
 def test_other_members_are_refused(said: bytes, complaint: str) -> None:

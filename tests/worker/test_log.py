@@ -240,7 +240,7 @@ async def test_disk_that_fills_up(tmp_path: Path) -> None:
         async with local(program=program) as env:
             speak = hf.map_concurrently(lambda n: hf.remote_eval(print, "y" * 20_000), range(40))
             assert await speak == [None] * 40
-            assert await hf.map_concurrently(lambda n: hf.remote_eval(f.add, n), range(3000)) == list(range(3000))
+            assert await hf.map_concurrently(lambda n: hf.remote_eval(f.add, n), range(6000)) == list(range(6000))
             with pytest.raises(hf.WorkerDied):
                 await hf.remote_eval(f.die, "exit 0")
             assert await hf.remote_eval(f.add, 1).using(fresh_process=True) == 1

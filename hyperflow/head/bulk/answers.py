@@ -59,7 +59,7 @@ class Answers:
         """Those whose values are in their places, in the order in which they came."""
         self.seconds: list[float] = []
         """What each of them took."""
-        self.measured: dict[TaskNumber, tuple[float, int]] = {}
+        self.measured: dict[TaskNumber, frames.Measured] = {}
         """The CPU time and memory of those where they were measured."""
         self.rare: list[Rare] = []
         self._of_calls: list[tuple[Calls, int]] = []  # from which one on

@@ -7,12 +7,13 @@ import pickle
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from hyperflow.environment import MapOwner, Options, peek_making, peek_try
+from hyperflow.environment import MapOwner, peek_making, peek_try
 from hyperflow.head.bulk.answers import Answers, Rare
 from hyperflow.head.bulk.calls import Calls, alike_of, calls_of
 from hyperflow.head.endings import Endings
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.head import Head
+from hyperflow.options import Options
 from hyperflow.remote import RemoteEval
 from hyperflow.scheduling.state import Batch, Task, Team, Worker
 from hyperflow.wire import frames
@@ -41,8 +42,7 @@ class Bulk:
         if evaluator is not head.evaluator or not head.is_open() or running_loop() is not self._loop:
             return False
         if options is not self._plain:
-            special = (options.fresh_process, options.exclusive, options.post_mortem)
-            if any(special) or options.time_limit is not None or options.straggler_factor is not None:
+            if options.alone or options.fresh_process or options.exclusive or options.request is not None:
                 return False
             self._plain = options
         if options.cpus > head.scheduler.pool.largest or head.locks.busy or head.streams.asks(fn):
@@ -128,15 +128,25 @@ class Bulk:
         for calls, many in answers.by_calls():
             calls.left -= many
             self._release(calls)
-            head.tally.of[calls.group].done += many
+            which = slice(start, start + many)
+            counts = head.tally.of[calls.group]
+            counts.times += answers.seconds[which]
+            counts.settle_if_many()
+            if answers.measured:
+                for number in answers.numbers[which]:
+                    if (used := answers.measured.get(number)) is not None:
+                        counts.usage.used(*used)
             if (evaluated := calls.owner.evaluated) is not None:
-                which = slice(start, start + many)
                 shift = calls.place - calls.first
                 evaluated(shift, answers.numbers[which], answers.seconds[which], team.node, team.cpus)
             start += many
             calls.owner.done(many)
 
     # ---- one by itself ------------------------------------------------------------------------------------------
+
+    def evaluation(self, worker: Worker, number: TaskNumber) -> Evaluation | None:
+        """Return what a worker is in, by itself from now on; None if nobody waits for it any more."""
+        return self.head.evaluations.get(number) or self.single_out(worker, number)
 
     def single_out(self, worker: Worker, number: TaskNumber, ago: float | None = None) -> Evaluation | None:
         """Make one that a worker is in an evaluation by itself; None if it is none of a batch, or was cancelled.

@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from hyperflow.environment import MapOwner, Options
+from hyperflow.environment import MapOwner
+from hyperflow.options import Options
 from hyperflow.scheduling.state import Batch, Team
 from hyperflow.shipping.definitions import Definition
 from hyperflow.shipping.packer import PackedCall

@@ -126,7 +126,7 @@ export function drawUtilisation(chart, data) {
   const rows = Math.min(Math.max(nodes.length * 22, 30), 620), total = 150;
   const height = total + (heat ? rows + 50 : 0) + 30;
   const split = heat ? rows / (rows + total + 50) : 0;
-  const labels = nodes.map((it) => plain(it.node + (["up", "ended", ""].includes(it.state) ? "" : ` (${it.state})`), 34));
+  const labels = nodes.map((it) => plain(it.node + (it.gpus ? `, ${it.gpus} GPU${it.gpus > 1 ? "s" : ""}` : "") + (["up", "ended", ""].includes(it.state) ? "" : ` (${it.state})`), 34));
   const traces = [
     { x: data.bins, y: data.there, name: "there", mode: "lines", line: { color: variable("--quiet"), width: 1.5, dash: "dot", shape: "hvh" }, hovertemplate: "%{y:.1f} CPUs there<extra></extra>" },
     { x: data.bins, y: data.busy, name: "busy", mode: "lines", fill: "tozeroy", line: { color: accent, width: 1.5, shape: "hvh" }, fillcolor: variable("--accent-soft"), hovertemplate: "%{y:.1f} CPUs busy<extra></extra>" },
@@ -273,6 +273,7 @@ table.orders = new Map();
 
 export function functionsTable(rows) {
   const most = Math.max(...rows.map((it) => it.held), 1e-9);
+  const moved = rows.some((it) => it.read || it.written);
   const number = (heading, of, shown = (it) => count(of(it)) ) => [heading, (it) => shown(it), { number: true, sort: of }];
   return table([
     ["Function or name", (it) => [it.name, it.function !== it.name ? el("span", { class: "quiet small" }, ` ${it.function}`) : null], { wide: true, kind: "name", sort: (it) => it.name }],
@@ -284,6 +285,7 @@ export function functionsTable(rows) {
     number("95 %", (it) => it.tail, (it) => seconds(it.tail)),
     number("CPUs", (it) => it.cpus),
     number("Memory", (it) => it.memory, (it) => bytes(it.memory)),
+    ...(moved ? [number("Read", (it) => it.read, (it) => bytes(it.read)), number("Written", (it) => it.written, (it) => bytes(it.written))] : []),
     ["CPU time held", (it) => [seconds(it.held), " ", meter(it.held / most)], { number: true, sort: (it) => it.held }],
   ], rows, { caption: "Functions: how often, how long, with what", key: "functions" });
 }

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hyperflow.scheduling.pool import CpuPool
+from hyperflow.scheduling.ledger import Ledger
 
 
 class Accounts(RuleBasedStateMachine):
@@ -14,7 +14,7 @@ class Accounts(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = CpuPool()
+        self.pool = Ledger()
         self.ids: dict[str, set[int]] = {}
         self.given: dict[str, set[int]] = {}
         self.aside: set[str] = set()
@@ -49,7 +49,7 @@ class Accounts(RuleBasedStateMachine):
         assert (name is not None) == (max(frees, default=0) >= cpus)
         if name is not None:
             assert len(self.free(name)) == max(frees)
-            ids = self.pool.lowest_free(name, cpus)
+            ids = self.pool.choose(name, cpus)
             assert list(ids) == sorted(self.free(name))[:cpus]
             assert self.pool.are_free(name, ids)
             self.pool.take(name, ids)
@@ -78,7 +78,7 @@ class Accounts(RuleBasedStateMachine):
     @rule(data=st.data())
     def mistakes_are_refused(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.ids)))
-        with pytest.raises(ValueError, match="is in the pool already"):
+        with pytest.raises(ValueError, match="is in the ledger already"):
             self.pool.add(name, [1])
         with pytest.raises(ValueError, match="were not given out"):
             self.pool.give_back(name, [200])
@@ -114,16 +114,16 @@ TestAccounts = Accounts.TestCase
 
 def test_neighbours_are_given_out_together() -> None:
     """The lowest free ids go first, in order, whatever was given out before."""
-    pool = CpuPool()
+    pool = Ledger()
     pool.add("a", [7, 4, 5, 6])
     pool.take("a", [5])
 
-    assert pool.lowest_free("a", 2) == (4, 6)
+    assert pool.choose("a", 2) == (4, 6)
 
 
 def test_what_may_come_is_not_impossible() -> None:
     """A node that is expected counts as the largest until it is there, or does not come."""
-    pool = CpuPool()
+    pool = Ledger()
     pool.add("a", [1, 2])
     pool.expect("b", 8)
     pool.expect("c", 6)
