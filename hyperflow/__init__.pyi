@@ -11,6 +11,8 @@ from hyperflow._job import open_slurm_job as open_slurm_job
 from hyperflow._job import run_job_local as run_job_local
 from hyperflow._job import run_job_slurm as run_job_slurm
 from hyperflow._main import main as main
+from hyperflow._pool import open_pool_job as open_pool_job
+from hyperflow._pool import run_job_pool as run_job_pool
 from hyperflow._version import __version__ as __version__
 from hyperflow.checkpoints import checkpoint_dir as checkpoint_dir
 from hyperflow.checkpoints import ending as ending
@@ -80,6 +82,7 @@ from hyperflow.options import OptionChanges as OptionChanges
 from hyperflow.options import Options as Options
 from hyperflow.options import Resubmit as Resubmit
 from hyperflow.plots import plot as plot
+from hyperflow.pools.nodepool import NodePool as NodePool
 from hyperflow.program import ProgramInfo as ProgramInfo
 from hyperflow.ranks import remote_command as remote_command
 from hyperflow.ranks import run_ranks as run_ranks

@@ -532,9 +532,9 @@ def run_job_slurm(  # noqa: PLR0913 (those of open_slurm_job, and two)
     Other arguments are those of open_slurm_job. Raises what it and the job raise.
     """
     try:
-        _check(job, "run_job_slurm")
-        with _told():
-            return _run(
+        check_runnable(job, "run_job_slurm")
+        with told():
+            return run_job_in(
                 job,
                 lambda: open_slurm_job(
                     gpus=gpus,
@@ -572,16 +572,16 @@ def run_job_local(  # noqa: PLR0913 (those of open_local_job, and the job)
     Takes the arguments of `open_local_job`; raises its errors and what the job raises. Ctrl-C cancels the job, ends
     its processes and raises KeyboardInterrupt.
     """
-    _check(job, "run_job_local")
+    check_runnable(job, "run_job_local")
     offers = Offers(cpus, gpus, memory, resources)
-    with _told(), rare_collections(), _begun(program, may_fork=True) as begun:
-        return _run(
+    with told(), rare_collections(), _begun(program, may_fork=True) as begun:
+        return run_job_in(
             job,
             lambda: _opened(begun, offers, listed=program is None, preload=preload, echo=echo, progress=progress),
         )
 
 
-def _check(job: Flow[Any], where: str) -> None:
+def check_runnable(job: Flow[Any], where: str) -> None:
     """Raise MisuseError if this is no flow, or no place for what blocks."""
     flows.check(job, where)
     try:
@@ -598,7 +598,7 @@ def _check(job: Flow[Any], where: str) -> None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def told() -> Iterator[None]:
     """Let errors leave without frames of ours, and with what this process has run into."""
     try:
         yield
@@ -610,7 +610,7 @@ def _told() -> Iterator[None]:
         raise
 
 
-def _run(job: Flow[T], open_environment: Callable[[], AbstractAsyncContextManager[JobEnv]]) -> T:
+def run_job_in(job: Flow[T], open_environment: Callable[[], AbstractAsyncContextManager[JobEnv]]) -> T:
     """Run a job in its own environment and event loop."""
 
     async def run() -> T:

@@ -59,3 +59,26 @@ class Capacity(NamedTuple):
 
 CPUS_ONLY = Capacity()
 """Of a node of which nothing else is known."""
+
+
+class NodeKind(NamedTuple):
+    """Nodes that may come: what one of them has, as far as that is known beforehand."""
+
+    name: str
+    """For people: the partition, say."""
+    cpus: int
+    capacity: Capacity = CPUS_ONLY
+    """Of its GPUs only the number counts; `ends` is how long such a node lasts, in seconds from its start."""
+    most: int = 1
+    """How many of them there may be at a time."""
+
+
+class Want(NamedTuple):
+    """Evaluations that wait and ask for the same."""
+
+    request: Request
+    number: int
+    """How many of them."""
+    seconds: float | None = None
+    """How long one of them takes, as far as that is known: the mean of its function, or for how long the first ones of
+    it have run by now; None where nothing is known."""

@@ -70,7 +70,7 @@ from hyperflow.options import Options
 from hyperflow.pieces import Pieces
 from hyperflow.program import ProgramInfo
 from hyperflow.progress.tally import Counted, Snapshot, Tally
-from hyperflow.request import CPUS_ONLY, Capacity
+from hyperflow.request import CPUS_ONLY, Capacity, NodeKind, Want
 from hyperflow.scheduling.scheduler import REBALANCE_LOOKS, REBALANCE_PAUSE, Scheduler
 from hyperflow.scheduling.state import Task, Worker, is_started
 from hyperflow.shipping.packer import Kept, PackedCall, Packer
@@ -121,6 +121,7 @@ class Engine:
 
     def __init__(self, program: ProgramInfo, settings: Settings, echo: bool = False) -> None:  # noqa: PLR0915 (all its parts)
         self.closed = False
+        self._may_come = False
         self.echo = Echo(program) if echo else None
         self._loop = asyncio.get_running_loop()
         self._program = program.program_id
@@ -207,7 +208,7 @@ class Engine:
             evaluations=self._evaluations,
             tries=self._tries,
             makings=self._makings,
-            is_open=lambda: bool(self.fleet.links) and self.drain.over is None,
+            is_open=lambda: (bool(self.fleet.links) or self._may_come) and self.drain.over is None and not self.closed,
             counted=self._count_calls,
             turn=self._log_submitted,
             flush_soon=self._flushing.ask,
@@ -241,7 +242,7 @@ class Engine:
         """
         if self.bulk.submit_open is not None:
             self.bulk.submit_open()
-        if not self.fleet.links or self.drain.over is not None:  # a closed engine has no links
+        if not (self.fleet.links or self._may_come) or self.drain.over is not None or self.closed:
             raise self._refusal()
         if running_loop() is not self._loop:
             raise in_another_loop(show_call(fn, args, kwargs))
@@ -445,6 +446,41 @@ class Engine:
     async def inspect(self, task: int, line: str) -> str:
         """Have pdb carry out a line in the copy of a process that has failed; raises HyperflowError."""
         return await self.post_mortems.ask(task, line)
+
+    # ---- nodes that come and go ---------------------------------------------------------------------------------
+
+    async def add_node(self, plan: NodePlan, ends: float | None = None) -> None:
+        """Use one more node; raises LauncherError if it cannot be reached. `ends`: when, in seconds since 1970."""
+        del ends  # not known to the scheduler yet
+        await self.fleet.add(plan)
+
+    def drain_node(self, node: str, cause: str) -> None:
+        """Start nothing more on a node; what runs there goes on."""
+        del cause
+        if node in self.fleet.links:
+            self.put_aside(node)
+
+    async def release_node(self, node: str, cause: str) -> None:
+        """Give a node up: what runs there goes back, uncharged. Returns when nothing of ours is left there."""
+        link = self.fleet.links.get(node)
+        if link is not None:
+            self.fleet.lost(link, cause, False)
+            self._flushing.ask()
+            await link.close()
+
+    def is_busy(self, node: str) -> bool:
+        """Whether anything runs on a node, or is on its way there."""
+        return bool(self.scheduler.tasks_at(node))
+
+    def demand(self) -> list[Want]:
+        """Return what waits for CPUs."""
+        return []
+
+    def may_come(self, kinds: Sequence[NodeKind]) -> None:
+        """These nodes may come: what only they can serve waits, and with no node up, all does."""
+        for kind in kinds:
+            self.scheduler.pool.expect(kind.name, kind.cpus)
+        self._may_come = bool(kinds)
 
     def put_aside(self, node: str) -> None:
         """Start nothing more on a node; raises ConfigurationError if it is not up."""

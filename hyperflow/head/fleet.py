@@ -136,6 +136,7 @@ class Fleet:
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._path = sys.path[:]
+        self._preload: tuple[str, ...] = ()
         self._losing: list[asyncio.Task[None]] = []
         self._losses: list[str] = []
         self._leading: dict[asyncio.Task[None], Link] = {}  # of nodes that are used before they have answered
@@ -146,7 +147,12 @@ class Fleet:
         self._watchdog = Watchdog()
 
     async def start(self, nodes: Sequence[NodePlan], preload: Sequence[str]) -> None:
-        """Start all launchers; raises LauncherError if too few come up."""
+        """Start all launchers; raises LauncherError if too few come up. Without any, they may be added later."""
+        self._preload = tuple(preload)
+        if not nodes:
+            self._beating = self._loop.call_later(self._settings.heartbeat, self._beat, self._loop.time())
+            self._watchdog.start()
+            return
         environment = portable_environment(os.environ)  # once: it is the same for all
         if len(nodes) == 1 and nodes[0].is_here and not preload:
             self._beating = self._loop.call_later(self._settings.heartbeat, self._beat, self._loop.time())
@@ -187,6 +193,14 @@ class Fleet:
                 self._on_nodes.node_late(plan.node, plan.cpus or 0)
                 task.add_done_callback(self._came_late)
         self._watchdog.start()
+
+    async def add(self, plan: NodePlan) -> None:
+        """Start a launcher on one more node, and use it; raises LauncherError."""
+        outcome = await self._try(plan, self._preload, portable_environment(os.environ))
+        if isinstance(outcome, LauncherError):
+            raise outcome
+        if outcome is not None:
+            logger.warning("nothing is pinned: %s", outcome)
 
     def _lead(self, plan: NodePlan, environment: dict[str, str]) -> str | None:
         """Use a node before it has answered; return why its workers are not pinned."""

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from hyperflow.wire.channel import IN_CHANNEL
 from hyperflow.wire.numbers import NO_WORKER, DefinitionNumber, TaskNumber, WorkerNumber
 
-PROTOCOL_VERSION = 11
+PROTOCOL_VERSION = 12
 
 HEADER = struct.Struct("<IQBI")  # BEGIN, length of the body, kind, worker
 TAIL = struct.Struct("<I")  # END

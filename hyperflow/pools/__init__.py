@@ -1,0 +1,1 @@
+"""Nodes that come and go: pools of allocations and of hosts, what they need, and who has them."""

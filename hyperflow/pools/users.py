@@ -1,0 +1,61 @@
+"""Who uses the nodes of a pool: the engine of one program, or the manager of a named pool, which lends them to several.
+
+A pool brings nodes and takes them away; whoever uses them says what work waits. Neither knows more of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+
+from hyperflow.head.capacity import NOTHING, Supply
+from hyperflow.request import NodeKind, Want
+
+
+@attrs.frozen
+class PoolNode:
+    """A node that a pool has.
+
+    Args:
+        name: For people, and for the transport.
+        cpus: Those that were granted, or that the user says; None for all that a process may use there.
+        slurm_job: The Slurm job that holds it; None for a host.
+        supply: What else was granted there.
+        ends: When the allocation ends, in seconds since 1970; None where there is no limit, or nobody knows.
+    """
+
+    name: str
+    cpus: int | None = None
+    slurm_job: int | None = None
+    supply: Supply = NOTHING
+    ends: float | None = None
+
+
+class NodeUser(Protocol):
+    """Uses nodes."""
+
+    async def use(self, node: PoolNode, /) -> None:
+        """Use a node, once it can be reached; raises LauncherError, with the reason, if it cannot be."""
+
+    def drain(self, node: str, cause: str, /) -> None:
+        """Start nothing more there; what runs goes on."""
+
+    async def release(self, node: str, cause: str, /) -> None:
+        """End what runs there, which goes back uncharged, and return when nothing of ours is left there."""
+
+    def is_busy(self, node: str, /) -> bool:
+        """Whether anything runs there, or is on its way there."""
+        ...
+
+    def demand(self) -> Sequence[Want]:
+        """Return what waits for CPUs, the most urgent first."""
+        ...
+
+    def free_cpus(self) -> int:
+        """Return how many CPUs of nodes in use have nothing to do."""
+        ...
+
+    def may_come(self, kinds: Sequence[NodeKind], /) -> None:
+        """These nodes may come: what only they can serve waits; what not even they can is refused."""
