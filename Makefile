@@ -1,7 +1,7 @@
 # Needs make and Python >= 3.11, nothing else; see CONTRIBUTING.md.
 # Paths are relative and everything runs through .venv/bin/python: the checkout may be anywhere, spaces included.
 
-.PHONY: demo notebook notebooks check test unit model lint style mypy pyright public-types coverage chaos controls mutants matrix lock format build bench clean
+.PHONY: demo notebook notebooks check test test-again unit model lint style mypy pyright public-types coverage chaos controls mutants matrix lock format build bench clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -26,9 +26,14 @@ notebooks: .venv/installed-dev
 check: .venv/installed-dev
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit lint
 
-# Three at a time on two cores: many tests wait for something.
+# Four at a time on two cores: many tests wait for something.
+ALL := --numprocesses=4 --dist=worksteal
 test: .venv/installed-dev
-	@$(PY) -m pytest --numprocesses=3
+	@$(PY) -m pytest $(ALL)
+
+# A few that fail are played once more, alone; those that pass then are named.
+test-again: .venv/installed-dev
+	@$(PY) -m tests.again $(ALL)
 
 unit: .venv/installed-dev
 	@$(PY) -m pytest -q -m unit --numprocesses=2 --hypothesis-profile=quick

@@ -19,9 +19,10 @@ from hypothesis import Phase
 
 from tests import kinds, leaks
 
-# A slow machine is not a failing property. `quick` is for `make check`; `make test` looks at as many examples as usual.
+# A slow machine is not a failing property. `quick` is for `make check`, `thorough` for a night (CONTRIBUTING.md).
 # For `make mutants` it is enough that a test fails: looking for the smallest example takes minutes.
-hypothesis.settings.register_profile("hyperflow", deadline=None)
+hypothesis.settings.register_profile("hyperflow", deadline=None, max_examples=40)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("mutants", deadline=None, phases=[Phase.explicit, Phase.generate])
 hypothesis.settings.load_profile("hyperflow")

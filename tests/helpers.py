@@ -46,10 +46,16 @@ def answers_of(body: memoryview) -> Iterator[tuple[WorkerNumber, float, memoryvi
     assert at == len(body), "answers that are longer than their frame"
 
 
+PATIENCE = 20.0
+"""Seconds that a wait lasts at least before it fails: on two cores with other tests beside, all may take that long.
+Where all is well it costs nothing. A test that measures a time looks at a clock itself."""
+
+
 class _Patience:
     """The pauses of one wait, until its time is up."""
 
     def __init__(self, timeout: float, what: str, state: Callable[[], object] | None) -> None:
+        timeout = max(timeout, PATIENCE)
         self.timeout = timeout
         self.what = what
         self.state = state

@@ -216,7 +216,7 @@ async def test_cancelling_ends_a_map_that_returns_errors() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await future
             await asyncio.sleep(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(40):
             while env.statistics().running + env.statistics().waiting:  # noqa: ASYNC110
                 await asyncio.sleep(0)
 

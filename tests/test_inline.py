@@ -46,7 +46,7 @@ async def waits(name: str) -> str:
 
 async def turns(count: int) -> None:
     """Let the event loop go on until so many run."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(40):
         while len(running) != count:  # noqa: ASYNC110 (a turn each for those that are to run)
             await asyncio.sleep(0)
 

@@ -158,7 +158,7 @@ async def test_second_try_is_within_the_same_locks(tmp_path: Path) -> None:
     """An evaluation that is tried again is still in the scope of its flow's lock: to wait for that is refused."""
     async with local(cpus=2), hf.with_lock("a"):
         call = hf.remote_eval(takes_at_second_try, str(tmp_path / "once"), "a").using(retries=1)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             with pytest.raises(hf.Deadlock, match=r'the flow in .* holds "a"'):
                 await call
 
@@ -459,7 +459,7 @@ async def test_places_of_the_dead_are_free(tmp_path: Path) -> None:
         async with TWO:
             killed.cancel()
             cancelled.cancel()
-            async with asyncio.timeout(20), TWO:
+            async with asyncio.timeout(40), TWO:
                 pass
         assert not env.evaluator.locks.requests
 

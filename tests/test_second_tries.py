@@ -193,7 +193,7 @@ async def test_asyncio_says_start_however_it_is_asked() -> None:
             finally:
                 other.close()
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(40):
             with pytest.raises(hf.NotInFlow, match="another thread"):
                 await asyncio.to_thread(elsewhere)
 

@@ -208,7 +208,8 @@ class Teams:
             self._let_go(team, idle)
         if not team.members and not team.queue.count:
             self.speak()
-            self._teams.pop(team.number, None)
+            if self._teams.get(team.number) is team:  # else it ended before, and what came since is for a new one
+                del self._teams[team.number]
 
     def _hand(self, team: Team, member: Member) -> None:
         process = self._workers[member.number]

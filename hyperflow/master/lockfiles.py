@@ -328,32 +328,40 @@ class LockFiles:
         if not ticket.within:
             return
         tickets = {**dict(self._tickets()), mine: ticket}
-        cycle = self._cycle(mine, tickets)
+        cycle, is_last = self._cycle(mine, tickets)
         suspect = self._suspect.get(request.number)
         self._suspect[request.number] = cycle
-        if cycle and cycle == suspect and mine == max(cycle):
+        if cycle and cycle == suspect and is_last:
             lines = [f"{tickets[name].text}, which the next one holds, or what it is within" for name in cycle]
             raise Deadlock(f"{request.name} wants {request.shown}", lines)
 
-    def _cycle(self, mine: str, tickets: dict[str, Ticket]) -> list[str]:
-        """Return the names of tickets that wait for each other in a cycle through this one."""
+    def _cycle(self, mine: str, tickets: dict[str, Ticket]) -> tuple[list[str], bool]:
+        """Return the names of tickets that wait for each other in a cycle through this one, as few as possible.
+
+        And whether this is the last one of all that are in any cycle with it: else each of two that hold the places of
+        a semaphore, and want one more, would find that it waits for itself, and both would be refused.
+        """
         stuck = self._stuck(tickets)
         if mine not in stuck:
-            return []
-        goal = set(tickets[mine].within)
-        seen = {mine}
-        todo = [[mine]]
-        while todo:
-            path = todo.pop()
-            for name in tickets[path[-1]].wants:
-                for holder in (one for place in _places(name) for one in _names(self._place / place)):
-                    if holder in goal:
-                        return path
-                    for other, ticket in tickets.items():
-                        if holder in ticket.within and other in stuck and other not in seen:
-                            seen.add(other)
-                            todo.append([*path, other])
-        return []
+            return [], False
+        after = {name: self._waits_for(name, tickets, stuck) for name in stuck}
+        paths = {mine: [mine]}
+        todo = [mine]
+        for name in todo:
+            for other in after[name] - paths.keys():
+                paths[other] = [*paths[name], other]
+                todo.append(other)
+        cycle = next((path for name, path in paths.items() if mine in after[name]), [])
+        with_mine = {mine}
+        while more := {name for name in paths.keys() - with_mine if not after[name].isdisjoint(with_mine)}:
+            with_mine |= more
+        return cycle, mine == max(with_mine)
+
+    def _waits_for(self, mine: str, tickets: Mapping[str, Ticket], others: Iterable[str]) -> set[str]:
+        """Return which of the other tickets are within a holder of what this one wants; maybe this one itself."""
+        places = (place for name in tickets[mine].wants for place in _places(name))
+        holders = {holder for place in places for holder in _names(self._place / place)}
+        return {other for other in others if not holders.isdisjoint(tickets[other].within)}
 
     def _stuck(self, tickets: Mapping[str, Ticket]) -> set[str]:
         """Return which tickets are left when all that can get what they want have got it, and their holders ended."""

@@ -90,10 +90,10 @@ NAMES = (
 def test_no_tracebacks(home: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Whatever is in a file, each command ends with an exit code of its own."""
     path = home / name
-    for what, data in GARBAGE.items():
+    for number, (what, data) in enumerate(GARBAGE.items(), NAMES.index(name)):
         path.write_bytes(data)
         path.chmod(0o600)
-        for words in COMMANDS:
+        for words in COMMANDS[number % 2 :: 2]:  # the others have this garbage in the next file, and the next one here
             typed = [home.name if word == "RUN" else word for word in words]
             with pytest.raises(SystemExit) as ended:
                 command_line()([*typed, "--base-dir", str(home.parent)])

@@ -45,7 +45,7 @@ async def hyperflow(*words: str, cwd: Path, code: int = 0) -> str:
 
 async def shows(part: str, *words: str, cwd: Path) -> str:
     """Return what `hyperflow nodes` prints as soon as this is part of it: a head writes its log four times a second."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(40):
         while part not in (shown := await hyperflow("nodes", *words, cwd=cwd)):
             pass
     return shown

@@ -45,7 +45,7 @@ class Run:
                 if line.endswith("\n"):
                     yield Told(*json.loads(line))
 
-    def wait(self, what: str, timeout: float = 30) -> Told:
+    def wait(self, what: str, timeout: float = 45) -> Told:
         """Wait until it has told something, and return the last of it."""
         block_until(lambda: self.all(what), timeout, f"the script tells {what!r}", state=self.seen)
         return self.all(what)[-1]
@@ -59,7 +59,7 @@ class Run:
         """Return what it has logged with these words in it."""
         return [told for told in self.all("log") if part in told.value[2]]
 
-    def wait_logged(self, part: str, timeout: float = 30) -> Told:
+    def wait_logged(self, part: str, timeout: float = 45) -> Told:
         """Wait until it has logged something, and return the last of it."""
         block_until(lambda: self.logged(part), timeout, f"the script logs {part!r}", state=self.seen)
         return self.logged(part)[-1]
@@ -73,7 +73,7 @@ class Run:
         """Let them go."""
         (self.place / "go").touch()
 
-    def result(self, timeout: float = 30) -> Any:
+    def result(self, timeout: float = 45) -> Any:
         """Wait for the end, and return the result of the script's main."""
         self.wait("end", timeout)
         assert not self.all("error"), self.seen()
@@ -84,7 +84,7 @@ class Run:
         found: dict[str, Any] = self.all("statistics")[-1].value
         return found
 
-    def error(self, timeout: float = 30) -> str:
+    def error(self, timeout: float = 45) -> str:
         """Wait for the end, and return the error with its kind."""
         self.wait("end", timeout)
         assert self.all("error"), self.seen()

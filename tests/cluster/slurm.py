@@ -46,7 +46,7 @@ class Slurm:
         """Return what scontrol says about a node."""
         return _fields(self.scontrol("show", "node", name, "-o"))
 
-    def wait_for(self, job_id: int, *states: str, timeout: float = 30) -> dict[str, str]:
+    def wait_for(self, job_id: int, *states: str, timeout: float = 45) -> dict[str, str]:
         """Wait until a job is in one of these states, or has ended if none is named; return what scontrol says."""
         job: dict[str, str] = {}
 
@@ -85,7 +85,7 @@ class Slurm:
         lines = self.login.run(["sinfo", "--noheader", "--Node", "--format=%N %T"]).stdout.splitlines()
         return dict(line.split() for line in lines)
 
-    def wait_idle(self, timeout: float = 30) -> None:
+    def wait_idle(self, timeout: float = 45) -> None:
         """Wait until every node is idle."""
         block_until(lambda: set(self.sinfo().values()) == {"idle"}, timeout, "all nodes are idle", state=self.sinfo)
 

@@ -211,7 +211,7 @@ def test_interrupted(cluster: Cluster, number: signal.Signals) -> None:
     with cluster.login.start([*DOCTOR, "--nodes", "node[1-2]"], env=NEEDED) as doctor:
         block_until((cluster.home / "hyperflow-runs").exists, 10, "it works")
         doctor.signal(number)
-        out, _ = doctor.communicate(timeout=10)
+        out, _ = doctor.communicate(timeout=40)
 
     assert (doctor.returncode, out) == (128 + number, "")
     assert not (cluster.home / "hyperflow-runs").exists()

@@ -63,7 +63,8 @@ def test_time_limit_and_requeue(cluster: Cluster, tmp_path: Path) -> None:
     output = cluster.slurm.output(job)
     assert "saving myself: the allocation ends (its time limit is near; 5" in output, output
     assert "nothing is started any more" in output
-    assert output.rstrip().splitlines()[-1] == "finished True restarts 1"
+    # Where all is slow, the second start may not be enough either.
+    assert re.search(r"^finished True restarts [1-9]$", output.rstrip().splitlines()[-1]), output
     ran = [int(line) for line in (tmp_path / "ran").read_text().split()]
     # What ran when the first run ended was given the time that was left, so nothing was computed in vain.
     assert sorted(ran) == list(range(500))

@@ -117,7 +117,7 @@ def test_an_interrupted_program_leaves_its_jobs(cluster: Cluster, place: Path) -
     with program(cluster, place, "--path", str(place / "file")) as started:
         wait_for_state(cluster, place, "running")
         started.signal(signal.SIGINT)
-        errors = started.communicate(timeout=20)[1]
+        errors = started.communicate(timeout=40)[1]
     assert started.returncode == 130, errors
     assert "1 job left with Slurm; to go on: hyperflow resume" in errors
     (number,) = cluster.slurm.squeue()
@@ -135,13 +135,13 @@ def test_cancelling_ends_the_jobs(cluster: Cluster, place: Path) -> None:
     with program(cluster, place, *words, "--on-interrupt", "cancel") as started:
         wait_for_state(cluster, place, "running")
         started.signal(signal.SIGINT)
-        assert "1 job cancelled" in started.communicate(timeout=20)[1]
+        assert "1 job cancelled" in started.communicate(timeout=40)[1]
     block_until(lambda: not cluster.slurm.squeue(), 20, "the job has gone")
     with program(cluster, place, *words) as started:
         wait_for_state(cluster, place, "running")
         assert "held (cancelled" in hyperflow(cluster, place, "cancel", "1")
         block_until(lambda: not cluster.slurm.squeue(), 20, "the job has gone")
         hyperflow(cluster, place, "give-up", "--all")
-        errors = started.communicate(timeout=20)[1]
+        errors = started.communicate(timeout=40)[1]
     assert started.returncode == 1
     assert "JobCancelled" in errors

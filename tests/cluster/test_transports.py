@@ -154,6 +154,7 @@ def test_salloc_on_the_login_host(cluster: Cluster) -> None:
     assert _connections(cluster) == {node: count + 1 for node, count in before.items()}
 
 
+@pytest.mark.timeout(120)
 def test_srun_with_a_terminal(cluster: Cluster) -> None:
     """In a shell that `srun --pty` gives, all nodes of the job are used."""
     run, command, env = prepare(cluster)
@@ -162,7 +163,7 @@ def test_srun_with_a_terminal(cluster: Cluster) -> None:
     outer = ["script", "-qec", f"salloc --nodes=3 --ntasks-per-node=4 {inner}", "/dev/null"]
 
     with cluster.login.start(outer, env=env, stdin=subprocess.PIPE):
-        result = run.result(timeout=50)  # Slurm may look for free nodes every 30 s only
+        result = run.result(timeout=100)  # Slurm may look for free nodes every 30 s only
 
         assert set(result["nodes"]) == set(NODES)
         assert run.statistics()["cpus"] == 12

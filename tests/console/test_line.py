@@ -138,7 +138,7 @@ def test_signals_end_it_in_order(place: Path, number: signal.Signals, code: int)
     with started(place, "b", "--local") as process:
         wait_listed(place, "1 running")
         process.send_signal(number)
-        errors = process.communicate(timeout=20)[1]
+        errors = process.communicate(timeout=40)[1]
     assert process.returncode == code, errors
     assert re.search(r"interrupted after \d+ s: 1 job ended with it; to go on: hyperflow resume \S+\n$", errors)
     assert "Traceback" not in errors
@@ -150,7 +150,7 @@ def test_nohup_is_heeded(place: Path) -> None:
         wait_listed(place, "1 running")
         process.send_signal(signal.SIGHUP)
         (place / "b").touch()
-        errors = process.communicate(timeout=20)[1]
+        errors = process.communicate(timeout=40)[1]
     assert process.returncode == 0, errors
 
 

@@ -60,7 +60,7 @@ async def endless() -> None:
 async def jobs_in(env: hf.ClusterEnv, state: State, *numbers: int) -> None:
     """Wait until these jobs are in a state."""
     seen = -1
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(40):
         while env.master.numbers(state) != list(numbers):
             seen = await env.master.changed(seen)
 

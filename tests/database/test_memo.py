@@ -416,7 +416,7 @@ async def test_waiting_for_oneself(program: ProgramInfo) -> None:
         return flows.pure(None).then(lambda _: ping(x))
 
     async with running(program):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             with pytest.raises(MisuseError, match=r"f\(1\) waits for its own result"):
                 await f(1)
             with pytest.raises(MisuseError, match="waits for its own result"):

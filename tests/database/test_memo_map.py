@@ -285,7 +285,7 @@ async def test_functions_that_want_their_map(program: ProgramInfo) -> None:
     async def wait(other: asyncio.Future[int]) -> int:
         return await other
 
-    async with running(program) as store, asyncio.timeout(10):
+    async with running(program) as store, asyncio.timeout(40):
         assert await f(0) == 0
         with pytest.raises(MisuseError, match=r"f\(2\) waits for its own result"):
             await map_concurrently(f, range(10))

@@ -182,7 +182,7 @@ async def test_a_lookup_that_is_overtaken_by_closing(tmp_path: Path) -> None:
     async with open_database(tmp_path / "db", "p") as store:
         lookups = [asyncio.create_task(store.lookup_all("m")), asyncio.create_task(store.lookup("m", "k"))]
         await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         for result in await asyncio.gather(*lookups, return_exceptions=True):
             assert result in (None, []) or isinstance(result, DatabaseError)
 
@@ -247,7 +247,7 @@ async def test_a_thread_that_ends_by_an_error(
 
     busy = threading.Event()
     monkeypatch.setattr(DatabaseFile, "tidy", fail)
-    async with asyncio.timeout(20), open_database(tmp_path / "db", "p") as store:
+    async with asyncio.timeout(40), open_database(tmp_path / "db", "p") as store:
         await store.insert("m", "k", "1")
         waiting = [
             store.insert("m", "l", "1"),

@@ -20,7 +20,7 @@ async def test_answers_do_not_wait_for_a_long_task(tmp_path: Path) -> None:
             wait_at(gate.path)
         return n
 
-    async with local(cpus=1), asyncio.timeout(30):
+    async with local(cpus=1), asyncio.timeout(40):
         for long in (1, 2, 7, 199):
             await hf.map_concurrently(lambda n: hf.remote_eval(mostly_quick, n, -1), range(10))
             futures = [hf.remote_eval(mostly_quick, n, long).start() for n in range(200)]

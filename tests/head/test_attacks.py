@@ -77,15 +77,15 @@ async def test_garbage_collection_storm() -> None:
         async def one(n: int) -> None:
             got.append(await hf.remote_eval(lambda: n))
 
-        waiting = [asyncio.ensure_future(one(n)) for n in range(100)]
+        waiting = [asyncio.ensure_future(one(n)) for n in range(30)]
         while not all(task.done() for task in waiting):
             gc.collect()
             await asyncio.sleep(0)
-        for n in range(100):
+        for n in range(30):
             hf.remote_eval(f.identity, n).start()
         gc.collect()
-        await wait_until(lambda: env.statistics().done == 200, 20, "all are done", state=env.statistics)
-    assert sorted(got) == list(range(100))
+        await wait_until(lambda: env.statistics().done == 60, 20, "all are done", state=env.statistics)
+    assert sorted(got) == list(range(30))
 
 
 @pytest.mark.parametrize("child", ["returns", "raises", "exits"])
@@ -332,7 +332,7 @@ async def test_no_process_can_be_forked_for_a_while(few_processes: Path) -> None
         await wait_until(lambda: env.statistics().returned > count + 3, 10, "more attempts")
         assert time.monotonic() - began > 0.1
         (few_processes / "pids.max").write_text("max")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             assert await waiting
         assert env.statistics().failed == 0
 
@@ -343,7 +343,7 @@ async def test_no_process_can_be_forked_any_more(few_processes: Path, monkeypatc
     async with local() as env:
         (few_processes / "cgroup.procs").write_text(str(await launcher_of(env)))
         (few_processes / "pids.max").write_text("1")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             with pytest.raises(hf.NodeLost, match="no worker could start: cannot fork"):
                 await hf.remote_eval(os.getpid)
 
@@ -353,6 +353,6 @@ async def test_workers_that_die_at_birth(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "kills_children.py").write_text("import os\nos.register_at_fork(after_in_child=lambda: os._exit(9))")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("hyperflow.head.fleet.FAILED_STARTS_SECONDS", 0.3)
-    async with local(preload=["kills_children"]), asyncio.timeout(10):
+    async with local(preload=["kills_children"]), asyncio.timeout(40):
         with pytest.raises(hf.NodeLost, match="no worker could start: status 9"):
             await hf.remote_eval(os.getpid)

@@ -82,7 +82,7 @@ async def test_a_slow_node_is_not_waited_for(tmp_path: Path, monkeypatch: pytest
         with pytest.raises(ImpossibleRequest):
             engine.submit(abs, (-4,), {}, Options(cpus=3))
         slow.go.set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(40):
             assert await wide == 4
         assert engine.statistics().nodes == 2
 
@@ -92,7 +92,7 @@ async def test_a_slow_node_that_never_comes(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(fleet, "SHORTEST_WAIT", 0.1)
     slow, hanging = Late("n2", fails=True), Late("n3")
     plans = (NodePlan(Local("n0"), 1), NodePlan(Local("n1"), 1), NodePlan(slow, 2), NodePlan(hanging, 1))
-    async with asyncio.timeout(30), opened(tmp_path, *plans) as engine:
+    async with asyncio.timeout(40), opened(tmp_path, *plans) as engine:
         wide = engine.submit(abs, (-4,), {}, Options(cpus=2))
         slow.go.set()
         with pytest.raises(ImpossibleRequest, match="the largest node has 1 CPUs"):
@@ -171,7 +171,7 @@ async def test_others_write_to_the_launcher(tmp_path: Path) -> None:
 async def test_a_launcher_that_is_not_waited_for_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """The run begins all the same; its first evaluation tells what the launcher has said, and nothing waits."""
     monkeypatch.setattr("hyperflow.transports.process.LAUNCHER", ["sh", "-c", "echo it is broken >&2; exit 3"])
-    async with asyncio.timeout(20), hf.open_local_job(cpus=1, progress=False) as env:
+    async with asyncio.timeout(40), hf.open_local_job(cpus=1, progress=False) as env:
         assert env.statistics().cpus == 1
         with pytest.raises(hf.NodeLost, match=r"(?s)ended during its start.*it is broken"):
             await hf.remote_eval(abs, -3)

@@ -17,7 +17,7 @@ RAISED = [how for how in hostile.STRIKES if how != "hang"]
 
 async def one_bad_of_many(bad: hf.Job[Any]) -> Any:
     """Evaluate something bad amid others; return what became of it, when all the others have their results."""
-    async with local() as env, asyncio.timeout(30):
+    async with local() as env, asyncio.timeout(40):
         flows: list[hf.Job[Any]] = [hf.remote_eval(f.identity, n) for n in range(60)]
         futures = [flow.start() for flow in (*flows[:30], bad, *flows[30:])]
         got = await asyncio.gather(*futures, return_exceptions=True)
@@ -88,7 +88,7 @@ class Meddler:
 
 async def test_result_that_cancels_its_own_evaluation() -> None:
     """An evaluation that ends while its result is read is ended; nothing else is."""
-    async with local(cpus=1) as env, asyncio.timeout(20):
+    async with local(cpus=1) as env, asyncio.timeout(40):
         futures = [hf.remote_eval(f.identity, n).start() for n in range(10)]
         Meddler.future = hf.remote_eval(hostile.give, lambda _: Meddler(), "").start()
         futures += [hf.remote_eval(f.identity, n).start() for n in range(10, 20)]

@@ -69,7 +69,7 @@ def keeps() -> int:
 
 async def test_a_limit() -> None:
     """Who has more is killed; the error says how much that was, and what to type. Retries cover it."""
-    async with local(cpus=1) as env, asyncio.timeout(30):
+    async with local(cpus=1) as env, asyncio.timeout(40):
         with pytest.raises(hf.MemoryLimitExceeded, match=r"150M.*using\(memory=\"[23]\d\dM\"\)") as caught:
             await hf.remote_eval(greedy).using(memory="150M", retries=1)
         error = caught.value
@@ -82,7 +82,7 @@ async def test_a_limit() -> None:
 
 async def test_processes_that_have_left_the_group(tmp_path: Path) -> None:
     """They count, and are ended, too."""
-    async with local(cpus=1), asyncio.timeout(30):
+    async with local(cpus=1), asyncio.timeout(40):
         with pytest.raises(hf.MemoryLimitExceeded):
             await hf.remote_eval(by_a_child, tmp_path / "pid").using(memory="150M")
         pid = int((tmp_path / "pid").read_text())
@@ -91,13 +91,13 @@ async def test_processes_that_have_left_the_group(tmp_path: Path) -> None:
 
 async def test_what_is_shared_counts_once() -> None:
     """Forked children that only read what they got from their parent take no more memory."""
-    async with local(cpus=1), asyncio.timeout(30):
+    async with local(cpus=1), asyncio.timeout(40):
         assert await hf.remote_eval(shares, 4).using(memory="250M") == 100 * MB
 
 
 async def test_what_earlier_evaluations_have_left() -> None:
     """A worker that has most of the limit already is replaced, and nobody is charged."""
-    async with local(cpus=1) as env, asyncio.timeout(30):
+    async with local(cpus=1) as env, asyncio.timeout(40):
         first = await hf.remote_eval(keeps)
         assert await hf.remote_eval(os.getpid).using(memory="1G") == first
         assert await hf.remote_eval(os.getpid).using(memory="300M") != first
@@ -106,7 +106,7 @@ async def test_what_earlier_evaluations_have_left() -> None:
 
 async def test_a_limit_below_what_a_worker_needs() -> None:
     """That is told, and not tried again."""
-    async with local(cpus=1) as env, asyncio.timeout(30):
+    async with local(cpus=1) as env, asyncio.timeout(40):
         with pytest.raises(hf.MemoryLimitExceeded, match="before it runs anything") as caught:
             await hf.remote_eval(time.sleep, 1000).using(memory="1M", retries=5)
         assert caught.value.before > MB

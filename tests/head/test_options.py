@@ -39,7 +39,7 @@ async def test_fresh_process_that_does_not_end() -> None:
         return os.getpid()
 
     async with local(cpus=1):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             first = await hf.remote_eval(lingers).using(fresh_process=True)
             assert await hf.remote_eval(os.getpid) != first
         assert not alive(first)

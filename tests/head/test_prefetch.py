@@ -32,7 +32,7 @@ async def test_what_waits_behind_a_blocker_runs_elsewhere(tmp_path: Path) -> Non
         futures = {n: hf.remote_eval(mostly_quick, n).start() for n in range(4000, 6000)}
         await gate.wait_inside()
         blocked = futures.pop(5000)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(40):
             got = await asyncio.gather(*futures.values())
         assert not blocked.done()
         assert [n for n, _ in got] == list(futures)
@@ -60,7 +60,7 @@ async def test_every_worker_blocks_in_turn(tmp_path: Path) -> None:
         await hf.map_concurrently(lambda n: hf.remote_eval(mostly_quick, -n), range(1, 500))
         futures = {n: hf.remote_eval(mostly_quick, n).start() for n in range(2000)}
         blocked = [futures.pop(n) for n in (300, 600, 900)]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(40):
             assert await asyncio.gather(*futures.values()) == list(futures)
         assert not any(future.done() for future in blocked)
         await gate.wait_inside(3)

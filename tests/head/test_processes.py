@@ -33,7 +33,7 @@ async def test_zombie_in_the_group(leave: Callable[[], None], end: Callable[[], 
     """A zombie that nobody reaps, in the group of a worker, keeps neither the await nor the CPU."""
     limit = 0.3 if end is attacks.by_sleep else None
     errors = {attacks.by_exit: hf.WorkerDied, attacks.by_sleep: hf.TimeLimitExceeded}
-    async with local(cpus=1) as env, asyncio.timeout(15):
+    async with local(cpus=1) as env, asyncio.timeout(40):
         # fresh: the worker ends after it
         flow = hf.remote_eval(attacks.zombie_in_the_group, leave, end).using(time_limit=limit, fresh_process=True)
         with pytest.raises(errors[end]) if end in errors else contextlib.nullcontext():
@@ -45,7 +45,7 @@ async def test_zombie_in_the_group(leave: Callable[[], None], end: Callable[[], 
 @pytest.mark.parametrize("attack", attacks.LEFT_BEHIND, ids=lambda attack: attack.__name__)
 async def test_next_task_starts_clean(attack: Callable[[], Any]) -> None:
     """What a function leaves in its process does not reach the next evaluation."""
-    async with local(cpus=1) as env, asyncio.timeout(20):
+    async with local(cpus=1) as env, asyncio.timeout(40):
         for _ in range(2):
             cpus = await hf.remote_eval(os.sched_getaffinity, 0)
             await hf.remote_eval(attack)
@@ -59,7 +59,7 @@ async def test_next_task_starts_clean(attack: Callable[[], Any]) -> None:
 @pytest.mark.parametrize("attack", attacks.LEFT_BEHIND, ids=lambda attack: attack.__name__)
 async def test_what_was_prefetched_starts_clean(attack: Callable[[], Any]) -> None:
     """Nor does it reach those that were at the worker already."""
-    async with local(cpus=1) as env, asyncio.timeout(30):
+    async with local(cpus=1) as env, asyncio.timeout(40):
         await hf.remote_map(attacks.probe, [0.0] * 3, 1)
         flows = [hf.remote_eval(attack if n % 8 == 3 else attacks.probe) for n in range(24)]
         got = await hf.concurrently(*flows)
@@ -70,7 +70,7 @@ async def test_what_was_prefetched_starts_clean(attack: Callable[[], Any]) -> No
 @pytest.mark.parametrize("attack", attacks.CUT_OFF, ids=lambda attack: attack.__name__)
 async def test_function_that_cuts_its_worker_off(attack: Callable[[], Any]) -> None:
     """A function after which no answer can be sent gets its error, and only it."""
-    async with local(cpus=1) as env, asyncio.timeout(20):
+    async with local(cpus=1) as env, asyncio.timeout(40):
         futures = [hf.remote_eval(attack if n == 2 else attacks.probe).start() for n in range(6)]
         got = await asyncio.gather(*futures, return_exceptions=True)
         assert got[:2] + got[3:] == [""] * 5
@@ -116,7 +116,7 @@ async def test_quick_functions_are_looked_at_again() -> None:
 @pytest.mark.parametrize("attack", attacks.SET, ids=lambda attack: attack.__name__)
 async def test_what_was_set_is_put_back(attack: Callable[[], Any]) -> None:
     """Directory, environment, limits and the like are for the next evaluation as they were, also after a quick one."""
-    async with local(cpus=1) as env, asyncio.timeout(20):
+    async with local(cpus=1) as env, asyncio.timeout(40):
         before = await hf.remote_eval(attacks.surroundings)
         for _ in range(3):
             await hf.remote_eval(attack)

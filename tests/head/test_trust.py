@@ -60,7 +60,7 @@ def fails_on(node: str, x: int) -> tuple[int, str]:
 
 async def until_aside(env: hf.JobEnv, node: str) -> None:
     """Evaluate what fails on a node until that is put aside; each evaluation succeeds at its second try."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(40):
         while not env.statistics().nodes_aside:
             flow = hf.map_concurrently(lambda x: hf.remote_eval(fails_on, node, x), range(12))
             found = await flow.using(retries=1)

@@ -30,7 +30,7 @@ def writes(path: Path) -> int:
 async def test_what_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Statistics tell of it while the run goes on, its log and `show --functions` afterwards."""
     program = hf.ProgramInfo.new(tmp_path)
-    async with local(cpus=1, program=program) as env, asyncio.timeout(30):
+    async with local(cpus=1, program=program) as env, asyncio.timeout(40):
         for number in range(50):
             await hf.remote_eval(abs, number)
         await hf.remote_map(len, ["abc"] * 100, chunk_size=1)

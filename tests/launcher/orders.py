@@ -49,8 +49,12 @@ class Head:
         self.skipped: list[tuple[int, int]] = []
         self.left: list[int] = []
         self.ended: dict[int, WorkerEnded] = {}
+        self.hears = True
+        """Whether it tells the launcher which answers it has read."""
         self.said: list[str] = []
         """Kinds of frames, in order."""
+        self._orders: list[bytes] = []
+        self._is_waiting = False
         sock.settimeout(30)
         data = b""
         while frames.HELLO not in data:
@@ -62,7 +66,18 @@ class Head:
 
     def order(self, *orders: bytes) -> None:
         """Send frames."""
-        self.sock.sendall(b"".join(orders))
+        self._orders += orders
+        if not self._is_waiting:
+            self.sock.sendall(b"".join(self._orders))
+            self._orders.clear()
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Send all that is ordered in this scope together."""
+        self._is_waiting = True
+        yield
+        self._is_waiting = False
+        self.order()
 
     def define(self, fn: Callable[..., Any]) -> int:
         """Tell it of a function, and return its number."""
@@ -95,6 +110,10 @@ class Head:
         """Say that nobody waits for these."""
         self.order(frames.frame(Kind.CANCEL, TEAM, frames.RANGE.pack(first, count)))
 
+    def hear(self, count: int) -> None:
+        """Say that so many frames of answers were read."""
+        self.order(frames.frame(Kind.HEARD, body=frames.NUMBER.pack(count)))
+
     def wait(self, until: Callable[[], bool]) -> None:
         """Read until something is so."""
         while not until():
@@ -107,7 +126,8 @@ class Head:
             if kind != Kind.ALIVE:
                 self.said.append(Kind(kind).name)
             if kind == Kind.ANSWERS:
-                self.sock.sendall(frames.frame(Kind.HEARD, body=frames.NUMBER.pack(1)))
+                if self.hears:
+                    self.hear(1)
                 for member, _, records in answers_of(body):
                     self._answered(member, records)
             elif kind == Kind.RESULTS:

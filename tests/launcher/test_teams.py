@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hyperflow.launcher.teams import MOST_UNHEARD
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind, Outcome
 from hyperflow.wire.messages import Fetch
@@ -185,6 +186,38 @@ def test_recalled_are_the_newest(head: Head, tmp_path: Path) -> None:
     Path(go).touch()
     head.wait(lambda: head.left == [1])
     assert values(head, 10, 1) == [0]
+
+
+def test_more_for_a_team_that_a_recall_has_ended(head: Head, tmp_path: Path) -> None:
+    """A recall makes a team tell its last answers and end; what comes with the recall is for a new one, and is told."""
+
+    def touches(x: int) -> int:
+        Path(f"{tmp_path}/{x}").touch()
+        return x
+
+    function = head.define(touches)
+    head.fork(function, 1, 2)
+    head.hears = False
+    for number in range(MOST_UNHEARD):
+        head.batch(touches, function, 10 + number, [number])
+        head.join(1)
+        head.wait(lambda number=number: len(head.left) > number)
+    head.batch(touches, function, 20, [MOST_UNHEARD])
+    head.join(1)
+    until(f"{tmp_path}/{MOST_UNHEARD}")
+    single: list[frames.Bytes] = []  # its way to the other worker and back takes longer than that answer's
+    frames.add_task(single, 5, function, head.packer.pack(touches, (5,), {}).payload)  # type: ignore[arg-type]
+    head.order(b"".join(frames.records_frame(Kind.TASKS, WorkerNumber(2), single)))
+    head.wait(lambda: 5 in head.results)
+    assert 20 not in head.results, "its answer waits for a head that has not read the others"
+    with head.at_once():
+        head.recall(1)
+        head.batch(touches, function, 30, range(30, 34))
+        head.join(1, 2)
+    head.hears = True
+    head.hear(MOST_UNHEARD)
+    head.wait(lambda: len(head.results) == MOST_UNHEARD + 6 and len(head.left) == MOST_UNHEARD + 3)
+    assert values(head, 30, 4) == [30, 31, 32, 33]
 
 
 def test_what_is_in_hand_is_recalled_where_all_is(head: Head, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ async def test_gone_owners() -> None:
         task.cancel()  # nobody answers one that has gone
         await asyncio.gather(task, return_exceptions=True)
 
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(40), asyncio.TaskGroup() as group:
         for owner in range(300):
             group.create_task(live(owner))
     await locks.close()

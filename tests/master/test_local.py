@@ -327,7 +327,7 @@ async def test_progress_and_news(tmp_path: Path) -> None:
         seen = await asyncio.create_task(env.master.changed(env.master.version))
         assert isinstance(env, ClusterEnv)
         while not (env.master.jobs() and env.master.jobs()[0].progress.running == 1):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(40):
                 seen = await env.master.changed(seen)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -747,7 +747,7 @@ async def test_late_result_of_a_held_job_counts(tmp_path: Path) -> None:
         slurm.tell(1, BatchState("gone"))
         await until(env, State.HELD)
         write_result(slurm.jobs[1].order.directory, Epoch(1))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             assert await waiting == 2
         assert state_of(env) is State.DONE
         assert len(slurm.jobs) == 1
@@ -762,7 +762,7 @@ async def test_late_result_since_the_last_master(tmp_path: Path) -> None:
         await until(env, State.HELD)
         await env.master.leave(cancel_jobs=False)
     write_result(slurm.jobs[1].order.directory, Epoch(1))
-    async with open_fake(tmp_path, slurm, resume=True), asyncio.timeout(10):
+    async with open_fake(tmp_path, slurm, resume=True), asyncio.timeout(40):
         assert await hf.remote_eval_job(double(1)) == 2
 
 

@@ -144,8 +144,7 @@ def test_wrong_outline_is_an_error(programs: None, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     "words",
     [
-        ("--rays", "7", "--sectors", "2"),
-        ("--rays", "4", "--sectors", "4", "--spacing", "0.5", "--coupling", "0.04", "--probe-cpus", "1"),
+        ("--rays", "7", "--sectors", "3", "--spacing", "0.5", "--coupling", "0.04", "--probe-cpus", "1"),
         ("--coupling", "0", "--sectors", "1"),
     ],
 )

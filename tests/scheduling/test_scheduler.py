@@ -1037,8 +1037,8 @@ def large(nodes: int, more: int, seconds: float) -> tuple[Scheduler, list[Task]]
     return it, crowd[nodes * 64 :]
 
 
-def test_a_thousand_nodes_cost_no_more_than_one() -> None:
-    """An answer, and what follows from it, takes as many steps on 64,000 CPUs as on 64."""
+def test_many_nodes_cost_no_more_than_one() -> None:
+    """An answer, and what follows from it, takes as many steps on 16,000 CPUs as on 64."""
 
     def cost(nodes: int) -> int:
         it, crowd = large(nodes, more=4, seconds=SLOW)
@@ -1050,7 +1050,7 @@ def test_a_thousand_nodes_cost_no_more_than_one() -> None:
 
         return steps(run)
 
-    assert cost(1000) < 1.2 * cost(1)
+    assert cost(250) < 1.2 * cost(1)
 
 
 def test_the_end_of_a_large_map_costs_no_more_on_many_nodes() -> None:
@@ -1068,10 +1068,10 @@ def test_the_end_of_a_large_map_costs_no_more_on_many_nodes() -> None:
 
         return steps(run)
 
-    assert cost(200) < 1.2 * cost(10)
+    assert cost(60) < 1.2 * cost(10)
 
 
-def test_a_hundred_thousand_waiting_cost_no_more_than_a_thousand() -> None:
+def test_ten_thousand_waiting_cost_no_more_than_a_thousand() -> None:
     """Retrying and cancelling do not look at all that wait."""
 
     def cost(waiting: int) -> int:
@@ -1090,7 +1090,7 @@ def test_a_hundred_thousand_waiting_cost_no_more_than_a_thousand() -> None:
 
         return steps(run)
 
-    assert cost(100_000) == cost(1000)
+    assert cost(10_000) == cost(1000)
 
 
 # ---- tasks with a past, and nodes that are put aside ----------------------------------------------------------------
