@@ -14,7 +14,7 @@ import attrs
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from hyperflow.cli import elsewhere, heads
+from hyperflow.cli import elsewhere, heads, joining
 from hyperflow.cli.answers import BASE_DIR, BaseDir, Json, RunOption, Which, answering
 from hyperflow.cli.heads import Head
 from hyperflow.console.table import plain_table, print_table
@@ -23,6 +23,7 @@ from hyperflow.errors import ConfigurationError, HyperflowError, SlurmError
 from hyperflow.slurm import nodelist
 
 app = App(name="node", help="Put a node of a running program aside, or use it again.")
+joining.add_to_node(app)
 
 Names = Annotated[str, Parameter(help="The node, or several as Slurm writes them: node3, 'node[3-5]'.")]
 

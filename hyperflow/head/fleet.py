@@ -26,6 +26,7 @@ from hyperflow.events.writer import EventLog
 from hyperflow.head import capacity
 from hyperflow.head.capacity import NOTHING, Supply
 from hyperflow.head.link import Link, OnFrames, OnLost, OnPeers, nobody
+from hyperflow.head.log_places import LogPlaces
 from hyperflow.head.watchdog import Watchdog
 from hyperflow.program import ProgramInfo
 from hyperflow.request import Capacity
@@ -59,6 +60,7 @@ class NodePlan(NamedTuple):
     shared: bool = False  # others here use the same CPUs: pinned only if all are used, and no warning about that
     said: Supply = NOTHING  # what else the program says that it has
     grant: Supply = NOTHING  # what else a batch system granted there
+    logs: str = ""  # the directory there for the logs of its workers, on a node that does not share the run's
 
     @property
     def transports(self) -> Sequence[Transport]:
@@ -127,6 +129,8 @@ class Fleet:
         """Whether nodes are to send what evaluations print; set before `start`."""
         self.on_peers: OnPeers = nobody
         """Who is told what nodes say about what they get from each other; set before `start`."""
+        self.logs = LogPlaces(program.log_dir)
+        """Where nodes have their logs."""
         self._program = program
         self._settings = settings
         self._events = events
@@ -307,10 +311,13 @@ class Fleet:
         choice = capacity.choose(
             plan.said, plan.grant if plan.granted else None, found, cpus.ids if cpus.pinned else None
         )
+        if plan.logs:
+            self.logs.add(link.node, plan.logs)
         self.links[link.node] = link
         self._on_nodes.node_up(link.node, cpus.ids, choice.capacity)
         there = choice.capacity
         more = {"gpus": list(there.gpus), "gpus_from": choice.gpus_from} if there.gpus else {}
+        more |= {"logs": plan.logs} if plan.logs else {}
         self._events.note("up", node=link.node, cpus=list(cpus.ids), pinned=cpus.pinned, memory=there.memory, **more)
         for remark in filter(None, (choice.remark, link.remark)):
             # Not by warnings: a node may come late.

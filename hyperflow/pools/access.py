@@ -75,6 +75,7 @@ class Access:
 
 
 def new_key() -> asyncssh.SSHKey:
+    """Return a private key."""
     return asyncssh.generate_private_key(_ALGORITHM)
 
 

@@ -245,7 +245,7 @@ class _Counting(asyncio.Protocol):
         self._connection = connection
         self._received = 0
         # asyncssh has no limit of its own, and no public way to put one there.
-        transport = connection._transport  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        transport = connection._transport  # pyright: ignore[reportPrivateUsage]
         assert transport is not None
         self._transport = transport
         self.eof_received = connection.eof_received  # type: ignore[method-assign]

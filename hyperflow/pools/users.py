@@ -12,6 +12,7 @@ import attrs
 
 from hyperflow.head.capacity import NOTHING, Supply
 from hyperflow.request import NodeKind, Want
+from hyperflow.transports.process import Transport
 
 
 @attrs.frozen
@@ -24,6 +25,7 @@ class PoolNode:
         slurm_job: The Slurm job that holds it; None for a host.
         supply: What else was granted there.
         ends: When the allocation ends, in seconds since 1970; None where there is no limit, or nobody knows.
+        transport: How it is reached, where it has come by itself; None for srun or ssh.
     """
 
     name: str
@@ -31,6 +33,7 @@ class PoolNode:
     slurm_job: int | None = None
     supply: Supply = NOTHING
     ends: float | None = None
+    transport: Transport | None = None
 
 
 class NodeUser(Protocol):
