@@ -124,10 +124,15 @@ class Listening:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del kind, error, trace
-        assert self._door is not None
-        with suppress(OSError):
-            self.access_file.unlink()
-        await self._door.close()
+        await self.close()
+
+    async def close(self) -> None:
+        """Let nobody in any more, and release all nodes."""
+        door, self._door = self._door, None
+        if door is not None:
+            with suppress(OSError):
+                self.access_file.unlink()
+            await door.close()
         self._ending.set()
         while self._nodes:
             await asyncio.gather(*self._nodes.values(), return_exceptions=True)
