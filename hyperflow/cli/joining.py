@@ -1,4 +1,4 @@
-"""`hyperflow node join`: this machine becomes a node of a pool; `hyperflow pool access`: what another one needs for it."""
+"""`hyperflow node join` makes this machine a node of a pool; `hyperflow pool access` prints what it needs for that."""
 
 from __future__ import annotations
 
@@ -102,8 +102,7 @@ def access(run: Which = None, *, base_dir: BaseDir = BASE_DIR) -> int:
     there = os.fstat(sys.stdout.fileno())
     if stat.S_ISREG(there.st_mode) and there.st_uid == os.geteuid():
         os.fchmod(sys.stdout.fileno(), 0o600)  # the shell has made it, for others to read
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    print(text, end="", flush=True)
     return 0
 
 

@@ -113,12 +113,15 @@ def read(path: Path) -> Access:
         ) from None
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
-    with os.fdopen(number, "rb", closefd=True) as file:
+    try:
         if reason := _objection(os.fstat(number)):
             raise ConfigurationError(
                 f"{path} {reason}; who has it can run anything as you, here and at the head. Type: chmod 600 {path}"
             )
-        data = file.read(LARGEST)
+        with open(number, "rb", closefd=False) as file:
+            data = file.read(LARGEST)
+    finally:
+        os.close(number)
     return parse(data, str(path))
 
 

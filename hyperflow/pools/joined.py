@@ -4,7 +4,7 @@ The node has started the connection, and starts its launcher when it is told to;
 that the head has started by ssh (transports/ssh.py): the greeting, the comparison of versions, the signs of life.
 
 How it ends. The node sends the end of its stream when its launcher, and all that this had started, has gone; the end of
-the connection without that is a CutOff. After its own end of the stream it waits for ours, which says why: `dismiss`.
+the connection without that is a CutOff. Then it waits for an exit code, and why: `dismiss`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ LONGEST_LOG = 1 << 20
 
 END_PATIENCE = KILL_AFTER + 4.0
 """Seconds after the end of its stream until a node must have ended its launcher."""
+
+END = b"\0"
+"""Tells a node, beside its launcher's stream, to end that. (The end of ours would leave no way to say why.)"""
 
 DISMISS_PATIENCE = 5.0
 """Seconds that a node has to end the connection, after it was told why it is not needed any more."""
@@ -130,7 +133,7 @@ class Member(asyncssh.SSHServerSession[bytes]):
         if self._timer is None and not self.gone.is_set() and self._channel is not None:
             self._timer = asyncio.get_running_loop().call_later(END_PATIENCE, self._connection.abort)
             with contextlib.suppress(OSError):
-                self._channel.write_eof()
+                self._channel.write_stderr(END)
 
     async def wait_closed(self) -> None:
         await self.gone.wait()

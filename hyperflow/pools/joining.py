@@ -34,6 +34,7 @@ from hyperflow.pools import access as access_file
 from hyperflow.pools import join_request
 from hyperflow.pools.access import Access
 from hyperflow.pools.join_request import JoinRequest
+from hyperflow.pools.joined import END
 from hyperflow.saying import in_words, printable
 from hyperflow.transports.process import LAUNCHER, WRITE_AHEAD, ProcessConnection, Spawned
 
@@ -284,7 +285,9 @@ class _Visit(asyncssh.SSHClientSession[bytes]):
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         if datatype is not None:
-            self._words = (self._words + data)[:LONGEST_WORDS]
+            self._words = (self._words + data.replace(END, b""))[:LONGEST_WORDS]
+            if END in data and self._launcher is not None:
+                self._launcher.close()
         elif self._launcher is not None:
             self._launcher.write([data])
         else:

@@ -28,10 +28,12 @@ def where() -> tuple[str, str, int]:
 
 
 def big(size: int) -> bytes:
+    """Return so many bytes."""
     return b"x" * size
 
 
 def dies() -> None:
+    """Print something, and end the worker."""
     print("last words", flush=True)
     os._exit(3)
 
@@ -46,6 +48,7 @@ def naps(started: str, seconds: float) -> bool:
 
 
 def variables(*names: str) -> list[str | None]:
+    """Return the values of variables."""
     return [os.environ.get(name) for name in names]
 
 
@@ -68,7 +71,7 @@ async def test_a_node_joins_works_and_is_released(tmp_path: Path) -> None:
 
 
 async def test_nodes_of_one_name_and_their_ends(tmp_path: Path) -> None:
-    """Pods of one name are two nodes. One that is killed is lost with its launcher; one that gets SIGTERM is drained."""
+    """Pods of one name are two nodes. A killed one is lost with its launcher; one that gets SIGTERM is drained."""
     async with opened(tmp_path) as pool:
         access, started = pool.listening.access_file, tmp_path / "started"
         async with joining(access, "--name", "main", "--cpus", "1") as first:
@@ -91,19 +94,36 @@ async def test_nodes_of_one_name_and_their_ends(tmp_path: Path) -> None:
 
 async def test_an_idle_node_leaves(tmp_path: Path) -> None:
     """A node that has nothing to do for as long as it said is released, in order, and not before."""
-    async with opened(tmp_path) as pool:
-        async with joining(pool.listening.access_file, "--cpus", "1", "--idle-timeout", "1s") as node:
-            await pool.evaluate(time.sleep, 1.5)
-            ended = await node.ended()
-            assert (ended.code, "nothing to do for 1 s" in ended.said) == (0, True), ended.said
+    async with (
+        opened(tmp_path) as pool,
+        joining(pool.listening.access_file, "--cpus", "1", "--idle-timeout", "1s") as node,
+    ):
+        await pool.evaluate(time.sleep, 1.5)
+        ended = await node.ended()
+        assert (ended.code, "nothing to do for 1 s" in ended.said) == (0, True), ended.said
 
 
 async def test_the_time_limit_of_a_node(tmp_path: Path) -> None:
-    """A node leaves before its time limit, and what ran there is given up in time."""
-    async with opened(tmp_path, margin=1.0) as pool:
-        async with joining(pool.listening.access_file, "--cpus", "1", "--time-limit", "3s") as node:
-            ended = await node.ended()
-            assert (ended.code, "its time limit comes" in ended.said) == (0, True), ended.said
+    """A node leaves before its time limit: what runs there is told, and may finish."""
+    async with (
+        opened(tmp_path, margin=4.0) as pool,
+        joining(pool.listening.access_file, "--cpus", "1", "--time-limit", "8s") as node,
+    ):
+        assert await pool.evaluate(naps, str(tmp_path / "started"), 60.0) is True
+        ended = await node.ended()
+        assert (ended.code, "its time limit comes" in ended.said) == (0, True), ended.said
+
+
+async def test_a_node_whose_head_is_cut_off(tmp_path: Path) -> None:
+    """When the connection breaks, the launcher ends with all that it has started, and the node says so, with code 1."""
+    async with opened(tmp_path) as pool, joining(pool.listening.access_file, "--cpus", "1") as node:
+        name, _, launcher = await pool.evaluate(where)  # type: ignore[misc]
+        node.signal(signal.SIGSTOP)
+        pool.engine.fleet.links[name].abort()
+        node.signal(signal.SIGCONT)
+        ended = await node.ended()
+        assert (ended.code, "the head has lost its launcher" in ended.said) == (1, True), ended.said
+        await wait_until(lambda: not alive(launcher), 10, "its launcher has gone")
 
 
 async def test_a_machine_without_the_run_directory(tmp_path: Path) -> None:
