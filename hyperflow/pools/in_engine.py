@@ -9,7 +9,7 @@ from hyperflow.head.capacity import NOTHING
 from hyperflow.head.engine import Engine
 from hyperflow.head.fleet import NodePlan
 from hyperflow.pools.users import PoolNode
-from hyperflow.request import NodeKind, Want
+from hyperflow.request import PLAIN, NodeKind, Want
 from hyperflow.transports.process import Transport
 
 
@@ -35,7 +35,7 @@ class InEngine:
         if node.slurm_job is not None:
             from hyperflow.transports.srun import Srun  # noqa: PLC0415 (hosts need none)
 
-            return Srun(node.name, self._settings.prologue, job=node.slurm_job)
+            return Srun(node.name, self._settings.prologue, job=node.slurm_job, host=node.host)
         from hyperflow.transports.ssh import Ssh  # noqa: PLC0415 (asyncssh costs 0.1 s)
 
         return Ssh(node.name, self._settings)
@@ -53,7 +53,9 @@ class InEngine:
         return self._engine.is_up(node)
 
     def demand(self) -> Sequence[Want]:
-        return self._engine.demand()
+        wants = self._engine.demand()
+        waiting = self._engine.scheduler.waiting
+        return wants or ([Want(PLAIN, waiting, 1.0)] if waiting else [])
 
     def free_cpus(self) -> int:
         return self._engine.scheduler.pool.cpus_free
