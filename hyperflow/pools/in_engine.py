@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hyperflow.config import Settings
-from hyperflow.head.capacity import NOTHING
+from hyperflow.head.capacity import NOTHING, Supply
 from hyperflow.head.engine import Engine
 from hyperflow.head.fleet import NodePlan
 from hyperflow.pools.users import PoolNode
@@ -16,9 +16,11 @@ from hyperflow.transports.process import Transport
 class InEngine:
     """A NodeUser: the engine of a program evaluates on what it is given."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings, said: Supply = NOTHING) -> None:
+        """Make it; `said`: what the program says that each node has."""
         self._engine = engine
         self._settings = settings
+        self._said = said
 
     async def use(self, node: PoolNode) -> None:
         granted = node.slurm_job is not None
@@ -26,7 +28,7 @@ class InEngine:
             self._transport(node),
             node.cpus,
             granted=granted,
-            said=NOTHING if granted else node.supply,
+            said=self._said if granted or self._said != NOTHING else node.supply,
             grant=node.supply if granted else NOTHING,
         )
         await self._engine.add_node(plan, node.ends)
