@@ -32,7 +32,7 @@ CONTINUED = "HYPERFLOW_CONTINUED_RUN"
 
 
 @asynccontextmanager
-async def open_pool_job(  # noqa: PLR0913 (each is one thing that a user may say)
+async def open_pool_job(
     pool: NodePool | str,
     *,
     gpus: Sequence[str] | None = None,
@@ -49,15 +49,15 @@ async def open_pool_job(  # noqa: PLR0913 (each is one thing that a user may say
     While no node is up, what is submitted waits. What fits no node of the pool is refused when it is submitted.
 
     Args:
-        pool: A NodePool: allocations are asked for as work waits, and given back when nothing needs them. Or the name of
-            a pool that `hyperflow pool start` has started.
+        pool: A NodePool: allocations are asked for as work waits, and given back when nothing needs them. Or the name
+            of a pool that `hyperflow pool start` has started.
         gpus: The ids of the GPUs of each node, as CUDA_VISIBLE_DEVICES has them; None for those that Slurm grants, or
             that are found.
         memory: How much memory evaluations may have together on each node: "8G", or bytes; None for what Slurm grants.
         resources: Tokens of the program, as {"licence": 4}: `using(resources={"licence": 1})` takes one of them.
-        program: Where logs and results go; by default a new directory in `hyperflow-runs`. It has to be on a file system
-            that all nodes of Slurm see. With `ProgramInfo.existing(...)`, allocations that an earlier start has left at
-            Slurm are taken over.
+        program: Where logs and results go; by default a new directory in `hyperflow-runs`. It has to be on a file
+            system that all nodes of Slurm see. With `ProgramInfo.existing(...)`, allocations that an earlier start has
+            left at Slurm are taken over.
         preload: As for open_local_job; so are `echo` and `progress`.
         echo: See above.
         progress: See above.
