@@ -9,7 +9,7 @@ from hyperflow.head.capacity import NOTHING, Supply
 from hyperflow.head.engine import Engine
 from hyperflow.head.fleet import NodePlan
 from hyperflow.pools.users import PoolNode
-from hyperflow.request import PLAIN, NodeKind, Want
+from hyperflow.request import NodeKind, Want
 from hyperflow.transports.process import Transport
 
 
@@ -21,6 +21,7 @@ class InEngine:
         self._engine = engine
         self._settings = settings
         self._said = said
+        self._names: dict[str, str] = {}  # the engine's, where it has another one
 
     async def use(self, node: PoolNode) -> None:
         granted = node.slurm_job is not None
@@ -31,7 +32,7 @@ class InEngine:
             said=self._said if granted or self._said != NOTHING else node.supply,
             grant=node.supply if granted else NOTHING,
         )
-        await self._engine.add_node(plan, node.ends)
+        self._names[node.name] = await self._engine.add_node(plan, node.ends)
 
     def _transport(self, node: PoolNode) -> Transport:
         if node.slurm_job is not None:
@@ -43,24 +44,25 @@ class InEngine:
         return Ssh(node.name, self._settings)
 
     def drain(self, node: str, cause: str) -> None:
-        self._engine.drain_node(node, cause)
+        self._engine.drain_node(self._name(node), cause)
 
     async def release(self, node: str, cause: str) -> None:
-        await self._engine.release_node(node, cause)
+        await self._engine.release_node(self._name(node), cause)
 
     def is_busy(self, node: str) -> bool:
-        return self._engine.is_busy(node)
+        return self._engine.is_busy(self._name(node))
 
     def is_up(self, node: str) -> bool:
-        return self._engine.is_up(node)
+        return self._name(node) in self._engine.fleet.links
 
     def demand(self) -> Sequence[Want]:
-        wants = self._engine.demand()
-        waiting = self._engine.scheduler.waiting
-        return wants or ([Want(PLAIN, waiting, 1.0)] if waiting else [])
+        return self._engine.demand()
 
     def free_cpus(self) -> int:
-        return self._engine.scheduler.pool.cpus_free
+        return self._engine.free_cpus()
 
     def may_come(self, kinds: Sequence[NodeKind]) -> None:
         self._engine.may_come(kinds)
+
+    def _name(self, node: str) -> str:
+        return self._names.get(node, node)
