@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -24,12 +26,12 @@ class Reached:
     def __init__(self, **bad: str) -> None:
         self.bad = bad
         self.used: list[PoolNode] = []
-        self.tries: dict[str, int] = {}
+        self.tries = Counter[str]()
         self._gone: dict[str, asyncio.Future[str]] = {}
 
     async def use(self, node: PoolNode) -> None:
         """Fail as was said; a cause "hangs" never answers."""
-        self.tries[node.name] = self.tries.get(node.name, 0) + 1
+        self.tries[node.name] += 1
         cause = self.bad.get(node.name)
         if cause == "hangs":
             await asyncio.Event().wait()
@@ -129,3 +131,38 @@ async def test_pauses_grow() -> None:
             if row["next_try"] is not None and len(pauses) < user.tries["bad"]:
                 pauses.append(round(row["next_try"] - row["since"], 4))
     assert pauses == [0.001, 0.002, 0.004, 0.004]
+
+
+BOXES = """
+async def main():
+    env = await hf.ask()
+    tell('pool')
+    while not (place / 'stop').exists():
+        tell('ran', sorted({node for _, node in await hf.map_concurrently(lambda x: hf.remote_eval(quick, x), range(50))}))
+        await asyncio.sleep(0.05)
+    return env.statistics().cpus
+"""
+
+
+def test_hosts_by_ssh(cluster: Cluster) -> None:
+    """Work waits for hosts and runs on those that can be used, once each; why the others are not used is told."""
+    config = cluster.home / ".ssh" / "config"
+    was = config.read_text() if config.exists() else ""
+    config.write_text(f"Host box2\n    HostName node2\n    HostKeyAlias node2\n{was}")
+    cluster.faults.change_host_key("node3")
+    hosts = {"node1": 2, "node2": None, "box2": 1, "node3": 4, "nowhere": 1}
+    run, command, env = prepare(cluster, BOXES, hosts=hosts)
+    before = {node: cluster.connections(node) for node in ("node1", "node2")}
+    process = cluster.login.start(["sh", "-c", f"exec {command} > {run.place}/output 2>&1"], env=env)
+    with process:
+        run.wait_logged("going on without host nowhere", 20)
+        run.wait_logged("going on without host node3", 20)
+        run.wait_logged("two names of one machine", 20)
+        block_until(lambda: any(len(told.value) == 2 for told in run.all("ran")), 20, "both are used", state=run.seen)
+        assert cluster.connections("node1") == before["node1"] + 1
+        (run.place / "stop").touch()
+        assert run.result() in (3, 2 + len(os.sched_getaffinity(0)))  # box2 may have been the first
+    assert len(run.logged("going on without host")) == 3
+    assert "nobody knows this name" in run.logged("host nowhere")[0].value[2]
+    assert "host key" in run.logged("host node3")[0].value[2]
+    assert {node: cluster.connections(node) for node in before} == before
