@@ -78,6 +78,7 @@ async def open_pool_job(
 ) -> AsyncIterator[JobEnv]:
     """Evaluate on the nodes of a pool, which come and go: `async with open_pool_job(pool) as env: await scan()`."""
     from hyperflow.pools.hosts import Hosts  # noqa: PLC0415 (see above)
+    from hyperflow.pools.steered import HostsOnly  # noqa: PLC0415 (see above)
 
     if isinstance(pool, str):
         raise ConfigurationError(f"there is no pool with the name {pool!r}")
@@ -99,6 +100,7 @@ async def open_pool_job(
         user = _InEngine(engine, chosen)
         hosts = Hosts(pool.hosts, user, lambda: user.may_come(hosts.kinds()))
         user.may_come(hosts.kinds())
+        engine.pool = HostsOnly(hosts)
         async with hosts:
             yield env
 

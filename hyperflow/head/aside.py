@@ -39,7 +39,7 @@ class NodesAside:
 
     def drain(self, node: str) -> None:
         """Start nothing more on a node; what runs there goes on. Raises ConfigurationError if it is not up."""
-        self._check(node)
+        self.check(node)
         needed = self.trust.drained(node)
         self._put_aside(node)
         self._take_back(needed, "no other node of its size is left")
@@ -48,7 +48,7 @@ class NodesAside:
 
     def resume(self, node: str) -> None:
         """Use a node again. Raises ConfigurationError if it is not up."""
-        self._check(node)
+        self.check(node)
         self.trust.resumed(node)
         self._take_back([node], BY_HAND)
 
@@ -73,7 +73,8 @@ class NodesAside:
             for name, node in sorted(self._scheduler.pool.nodes.items())
         ]
 
-    def _check(self, node: str) -> None:
+    def check(self, node: str) -> None:
+        """Raise ConfigurationError if a node is not up."""
         if node not in self._links:
             there = ", ".join(sorted(self._links)) or "none"
             raise ConfigurationError(f"{node!r} is no node that this run uses now; there are: {there}")

@@ -119,6 +119,11 @@ class Hosts:
         """Return how each host stands, in the order in which they were given."""
         return [host.to_json() for host in self]
 
+    @property
+    def starting(self) -> int:
+        """How many are being tried now."""
+        return sum(host.state == "starting" for host in self)
+
     def kinds(self) -> list[NodeKind]:
         """Return the hosts as nodes that may come, or come back."""
         return [NodeKind(host.name, host.cpus or (1 if host.state == "up" else UNKNOWN)) for host in self]

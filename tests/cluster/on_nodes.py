@@ -35,7 +35,9 @@ class _Tell(logging.Handler):
         tell("log", [record.name, record.levelname, record.getMessage()])
 
 
-def run(main: Callable[[], Coroutine[Any, Any, Any]], hosts: dict[str, int | None] | None = None, **settings: Any) -> None:
+def run(
+    main: Callable[[], Coroutine[Any, Any, Any]], hosts: dict[str, int | None] | None = None, **settings: Any
+) -> None:
     """Run a job in the allocation, or on hosts; what is logged and warned of is told, and at the end the statistics."""
     logging.getLogger().addHandler(_Tell())
     logging.getLogger().setLevel(logging.INFO)

@@ -80,7 +80,9 @@ async def test_good_and_bad_hosts() -> None:
     """Each is tried by itself: one that hangs keeps nobody waiting, one that fails is left out with its reason."""
     user = Reached(bad="it does not accept our keys", slow="hangs")
     async with Hosts([("good", 2), ("bad", None), ("slow", 4)], user, pauses=NEVER) as hosts:
-        await wait_until(lambda: states(hosts) == {"good": "up", "bad": "failed", "slow": "starting"}, 5, "they are tried")
+        await wait_until(
+            lambda: states(hosts) == {"good": "up", "bad": "failed", "slow": "starting"}, 5, "they are tried"
+        )
         assert user.used == [PoolNode("good", 2)]
         row = hosts.table()[1]
         assert row["cause"] == "it does not accept our keys"
@@ -138,7 +140,8 @@ async def main():
     env = await hf.ask()
     tell('pool')
     while not (place / 'stop').exists():
-        tell('ran', sorted({node for _, node in await hf.map_concurrently(lambda x: hf.remote_eval(quick, x), range(50))}))
+        found = await hf.map_concurrently(lambda x: hf.remote_eval(quick, x), range(50))
+        tell('ran', sorted({node for _, node in found}))
         await asyncio.sleep(0.05)
     return env.statistics().cpus
 """
@@ -165,4 +168,4 @@ def test_hosts_by_ssh(cluster: Cluster) -> None:
     assert len(run.logged("going on without host")) == 3
     assert "nobody knows this name" in run.logged("host nowhere")[0].value[2]
     assert "host key" in run.logged("host node3")[0].value[2]
-    assert {node: cluster.connections(node) for node in before} == before
+    assert {node: cluster.connections(node) - count for node, count in before.items()} == {"node1": 1, "node2": 2}
