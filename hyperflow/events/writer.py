@@ -38,7 +38,7 @@ LIMIT = 500_000_000
 """Bytes of a log on the disk: some fifty million evaluations."""
 
 RARE = frozenset(
-    ("opened", "up", "not started", "lost", "aside", "draining", "left", "resumed", "ending", "closed", "failed")
+    ("opened", "up", "not started", "lost", "left", "aside", "draining", "resumed", "ending", "closed", "failed")
 )
 """What is kept beyond the limit; of failures, MOST_FAILURES."""
 
