@@ -119,10 +119,10 @@ def print_pool(about: Mapping[str, Any], now: float) -> None:
     states = [str(one["state"]) for one in allocations]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     print(printable(f"pool of {about['run']}: {about['state']}; allocations: {counts or 'none'}"))
-    if about["reason"]:
-        print(printable(f"  {about['reason']}"))
     if about["why"]:
-        print(printable(f"  {about['wanted']} wanted: {about['why']}" if about["wanted"] else f"  {about['why']}"))
+        print(printable(f"  {about['why']}"))
+    if about["reason"]:
+        print(printable(f"  {about['wanted']} wanted: {about['reason']}"))
     if about["limits"]:
         print(printable("  " + ", ".join(f"{name} {_limit(value)}" for name, value in about["limits"].items())))
     if allocations:
@@ -139,12 +139,17 @@ def _limit(value: object) -> str:
 
 def _allocation(now: float) -> Callable[[Mapping[str, Any]], list[object]]:
     def row(one: Mapping[str, Any]) -> list[object]:
-        nodes = one["nodes"] if isinstance(one["nodes"], str) else ", ".join(map(str, one["nodes"] or ()))
+        nodes = ", ".join(map(_node, one["nodes"]))
         times = age(max(now - one["since"], 0)), "" if one["ends"] is None else age(max(one["ends"] - now, 0))
         why = one["cause"] or one["reason"]
         return [one["number"], one["kind"], one["state"], one["slurm_job"] or "", nodes, one["cpus"] or "", *times, why]
 
     return row
+
+
+def _node(one: Mapping[str, Any]) -> str:
+    """Return a node's name, and how it stands where that is not plain."""
+    return str(one["name"]) if one["state"] == "up" else f"{one['name']} ({one['why'] or one['state']})"
 
 
 def _host(now: float) -> Callable[[Mapping[str, Any]], list[object]]:

@@ -53,6 +53,10 @@ class NodeUser(Protocol):
         """Whether anything runs there, or is on its way there."""
         ...
 
+    def is_up(self, node: str, /) -> bool:
+        """Whether it is in use: taken in, and neither lost nor released since."""
+        ...
+
     def demand(self) -> Sequence[Want]:
         """Return what waits for CPUs, the most urgent first."""
         ...

@@ -29,6 +29,7 @@ class Srun:
     prologue: str = ""
     steps: Steps | None = None
     alone: bool = True
+    job: int | None = None
 
     async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
         if self.steps is not None:
@@ -39,6 +40,8 @@ class Srun:
                     raise
                 logger.info("%s gets a step of its own: %s", self.node, reason)
         where = ["--nodes=1", "--ntasks=1", f"--nodelist={self.node}", "--kill-on-bad-exit=1"]
+        if self.job is not None:
+            where.append(f"--jobid={self.job}")
         line = ["srun", *OPTIONS, *where, *with_prologue(command, self.prologue)]
         with Spawned(line, log_file) as process:
             return await process.connect(receiver, remote=True)

@@ -20,7 +20,10 @@ ALLOCATION = {
     "state": "up",
     "slurm_job": 4711,
     "reason": "",
-    "nodes": ["node1", "node2"],
+    "nodes": [
+        {"name": "node1", "state": "up", "cpus": 4, "busy": True, "why": ""},
+        {"name": "node2", "state": "failed", "cpus": 4, "busy": False, "why": "no srun"},
+    ],
     "cpus": 8,
     "since": NOW - 60,
     "ends": NOW + 3600,
@@ -41,7 +44,7 @@ class Held:
     def info(self) -> dict[str, Any]:
         """Return what people see."""
         limits = {name: getattr(self.options, name) for name in ("max_allocations", "idle_timeout")}
-        told = {"state": self.state, "why": "8 evaluations wait", "limits": limits, "wanted": 2, "reason": "Priority"}
+        told = {"state": self.state, "why": "Priority", "limits": limits, "wanted": 2, "reason": "8 evaluations wait"}
         return {**told, "allocations": [ALLOCATION], "hosts": [HOST]}
 
     def set(self, **changes: Any) -> None:
@@ -79,7 +82,7 @@ def test_a_pool_in_words(capsys: pytest.CaptureFixture[str]) -> None:
         "  2 wanted: 8 evaluations wait",
         "  max_allocations 20, idle_timeout 300",
     ]
-    assert said[5].split() == ["1", "main", "up", "4711", "node1,", "node2", "8", "1", "min", "1:00", "h"]
+    assert said[5].split() == ["1", "main", "up", "4711", "node1,", "node2", "(no", "srun)", "8", "60", "s", "60", "min"]
     assert said[7].split(maxsplit=5) == ["box1", "failed", "all", "5", "s", "25 s      no ssh"]
 
 
