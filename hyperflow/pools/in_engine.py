@@ -31,6 +31,7 @@ class InEngine:
             granted=granted,
             said=self._said if granted or self._said != NOTHING else node.supply,
             grant=node.supply if granted else NOTHING,
+            once=not granted,
         )
         self._names[node.name] = await self._engine.add_node(plan, node.ends)
 
@@ -48,6 +49,9 @@ class InEngine:
 
     async def release(self, node: str, cause: str) -> None:
         await self._engine.release_node(self._name(node), cause)
+
+    async def gone(self, node: str) -> str:
+        return await self._engine.fleet.gone(self._name(node))
 
     def is_busy(self, node: str) -> bool:
         return self._engine.is_busy(self._name(node))
