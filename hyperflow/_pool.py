@@ -94,7 +94,7 @@ async def open_pool_job(
         ) as env,
         mine.serving(InEngine(cast(Engine, env.evaluator), chosen, Supply(offers.gpus, offers.memory))),
     ):
-        cast(Engine, env.evaluator).pool = held
+        cast(Engine, env.evaluator).pool = mine
         yield env
 
 
