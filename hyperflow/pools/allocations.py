@@ -4,7 +4,7 @@ One loop asks the rules what to do, at each news and a few times a second. What 
 launcher, the release of a node) is a task beside it; the journal is written in a thread.
 
 Guarantees: an error in one of these is told once, and the others go on. Slurm is asked by one client, with one squeue
-for all allocations. Whether a holder has started is seen in its file, which is looked at more often than Slurm is asked.
+for all allocations. Whether a holder has started is seen in its file, which is looked at more often.
 
 Rejected: to learn the start of an allocation from squeue alone, which would be up to half a minute late, or would ask
 a site's controller each second.
@@ -157,7 +157,7 @@ class Allocations:
                     await self._adopt()
                 self._turn()
                 pause = LOOK if self.rules.of("up") and not self.rules.of("pending", "starting") else BUSY_LOOK
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (a mistake of ours: the next turn may go well)
                 self._tell("the pool's own loop has met an error, and goes on", error)
                 pause = PAUSE
             with suppress(TimeoutError):
@@ -226,7 +226,7 @@ class Allocations:
                 await work
             except (HyperflowError, OSError) as error:
                 self._tell(f"cannot {what}", error)
-            except Exception as error:  # a mistake of ours: the pool goes on
+            except Exception as error:  # noqa: BLE001 (a mistake of ours: the pool goes on)
                 self._tell(f"cannot {what}", error)
             self.wake()
 
@@ -266,7 +266,7 @@ class Allocations:
         await self._write(self._journal.submitted, it.number, job)
 
     async def _bring_up(self, it: Allocation, place: Place, user: NodeUser) -> None:
-        node = PoolNode(place.name, place.cpus, it.slurm_job, place.supply, it.ends)
+        node = PoolNode(place.name, place.cpus, it.slurm_job, place.supply, it.ends, place.host)
         try:
             await user.use(node)
         except HyperflowError as error:

@@ -147,7 +147,7 @@ class Journal:
 def _place(node: Any) -> Place:
     gpus, memory = node["gpus"], node["memory"]
     supply = Supply(None if gpus is None else tuple(map(str, gpus)), None if memory is None else int(memory))
-    return Place(str(node["name"]), int(node["cpus"]), supply)
+    return Place(str(node["name"]), int(node["cpus"]), supply=supply)
 
 
 def _locked(path: Path, owner: str) -> Ownership:

@@ -31,8 +31,9 @@ from hyperflow.slurm.queue import BatchState
 
 State: TypeAlias = Literal["submitting", "pending", "starting", "up", "draining", "ending", "ended"]
 
-QUEUED = ("submitting", "pending")
-COMING = (*QUEUED, "starting")
+QUEUED: tuple[State, ...] = ("submitting", "pending")
+COMING: tuple[State, ...] = (*QUEUED, "starting")
+LIVE: tuple[State, ...] = (*COMING, "up")
 
 IN_A_ROW = 3
 """After so many allocations that brought no node up, one after the other, their kind is held."""
@@ -66,10 +67,11 @@ Standings: TypeAlias = Literal["coming", "trying", "up", "failed", "lost"]
 
 @attrs.define
 class Place:
-    """A node of an allocation."""
+    """A node of an allocation. Its name is that of its host, unless another allocation has some of the same host."""
 
     name: str
     cpus: int
+    host: str = ""
     supply: Supply = NOTHING
     state: Standings = "coming"
     tries: int = 0
@@ -251,6 +253,11 @@ class Rules:
     def started(self, it: Allocation, places: Sequence[Place], ends: float | None, now: float) -> None:
         """Its holder is there, and says which nodes it has."""
         if it.state in COMING and not it.places:
+            taken = {name for other in self.allocations.values() for name in other.places}
+            for place in places:
+                place.host = place.name
+                if place.name in taken:
+                    place.name = f"{place.host}.{it.slurm_job}"
             it.places = {place.name: place for place in places}
             it.ends = ends
             it.to("starting", now)
@@ -374,7 +381,7 @@ class Rules:
             yield self._give_back(it, f"its nodes were lost: {why}", now)
             return
         yield from self._bring_up(it, now)
-        live = len(self.of("submitting", "pending", "starting", "up"))
+        live = len(self.of(*LIVE))
         idle = it.idle_since is not None and now - it.idle_since >= self.limits.idle_timeout
         if idle and not it.is_busy() and live > self.limits.min_allocations:
             yield from self._drain(it, "idle timeout", now)
@@ -391,7 +398,7 @@ class Rules:
 
     def _shrink(self, now: float) -> Iterator[Order]:
         """Give up what is more than there may be: first what waits, then what is idle, then the newest."""
-        live = self.of("submitting", "pending", "starting", "up")
+        live = self.of(*LIVE)
         surplus = len(live) - self.limits.max_allocations
         if surplus <= 0:
             return
@@ -418,7 +425,7 @@ class Rules:
 
     def _surplus(self, needed: Sequence[int]) -> list[Allocation]:
         found: list[Allocation] = []
-        spare = len(self.of("submitting", "pending", "starting", "up")) - self.limits.min_allocations
+        spare = len(self.of(*LIVE)) - self.limits.min_allocations
         for kind in self.kinds:
             more = sum(it.kind == kind.number for it in self.of(*COMING)) - needed[kind.number]
             waiting = [it for it in reversed(self.of("pending")) if it.kind == kind.number]
@@ -435,7 +442,7 @@ class Rules:
                 if len(self.of(*QUEUED)) >= self.limits.max_queued:
                     return
                 coming = sum(it.kind == kind.number for it in self.of(*COMING))
-                live = len(self.of("submitting", "pending", "starting", "up"))
+                live = len(self.of(*LIVE))
                 if coming >= needed[kind.number] and live >= self.limits.min_allocations:
                     break
                 made = Allocation(self._next, kind.number, self._token(), "submitting", now)
