@@ -448,7 +448,9 @@ class Engine:
     def describe_node(self, node: str) -> dict[str, Any]:
         """Return all that is known here of one node that is up; raises ConfigurationError if it is not."""
         self.aside.check(node)
-        return described(self.fleet.links[node], self.scheduler.pool.nodes.get(node), self.time_left())
+        own = self._ends.end_of(node)
+        left = self.time_left() if own is None else min(own, self.time_left())
+        return described(self.fleet.links[node], self.scheduler.pool.nodes.get(node), left)
 
     def node_up(self, node: str, cpus: Sequence[int], capacity: Capacity = CPUS_ONLY) -> None:
         """Use a node, which may come late."""

@@ -61,6 +61,7 @@ class NodePlan(NamedTuple):
     shared: bool = False  # others here use the same CPUs: pinned only if all are used, and no warning about that
     said: Supply = NOTHING  # what else the program says that it has
     grant: Supply = NOTHING  # what else a batch system granted there
+    ends: float | None = None  # in seconds since 1970, where it ends by itself
     once: bool = False  # not if another node with this flag is the same machine under another name
 
     @property
@@ -352,7 +353,8 @@ class Fleet:
         self.links[link.node] = link
         self._on_nodes.node_up(link.node, cpus.ids, choice.capacity)
         there = choice.capacity
-        more = {"gpus": list(there.gpus), "gpus_from": choice.gpus_from} if there.gpus else {}
+        more: dict[str, Any] = {"gpus": list(there.gpus), "gpus_from": choice.gpus_from} if there.gpus else {}
+        more |= {"ends": plan.ends} if plan.ends is not None else {}
         self._events.note("up", node=link.node, cpus=list(cpus.ids), pinned=cpus.pinned, memory=there.memory, **more)
         for remark in filter(None, (choice.remark, link.remark)):
             # Not by warnings: a node may come late.
