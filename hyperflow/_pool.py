@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from hyperflow import _job
 from hyperflow._job import JobEnv
 from hyperflow.config import read_settings
+from hyperflow.errors import ConfigurationError
 from hyperflow.files import hold_standard_streams
 from hyperflow.flow import Flow
+from hyperflow.head.engine import Engine
 from hyperflow.offers import Offers
+from hyperflow.pools.in_engine import InEngine
 from hyperflow.pools.nodepool import NodePool
+from hyperflow.pools.pool import Pool
 from hyperflow.program import ProgramInfo
 
 T = TypeVar("T")
@@ -39,17 +43,22 @@ async def open_pool_job(
     offers = Offers(None, gpus, memory, resources)
     chosen = read_settings(**settings)
     place = program or ProgramInfo.new("hyperflow-runs")
-    async with _job.open_job(
-        [],
-        place,
-        settings=chosen,
-        preload=preload,
-        listed=program is None,
-        echo=echo,
-        progress=progress,
-        tokens=offers.resources,
-    ) as env:
-        del pool
+    if isinstance(pool, str):
+        raise ConfigurationError(f"there is no pool named {pool!r}")
+    async with (
+        Pool(pool, place.log_dir.parent / "pool", place.program_id, chosen) as held,
+        _job.open_job(
+            [],
+            place,
+            settings=chosen,
+            preload=preload,
+            listed=program is None,
+            echo=echo,
+            progress=progress,
+            tokens=offers.resources,
+        ) as env,
+        held.serving(InEngine(cast(Engine, env.evaluator), chosen)),
+    ):
         yield env
 
 

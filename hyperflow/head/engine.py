@@ -472,6 +472,10 @@ class Engine:
         """Whether anything runs on a node, or is on its way there."""
         return bool(self.scheduler.tasks_at(node))
 
+    def is_up(self, node: str) -> bool:
+        """Whether a node is in use."""
+        return node in self.fleet.links
+
     def demand(self) -> list[Want]:
         """Return what waits for CPUs."""
         return []

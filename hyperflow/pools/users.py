@@ -19,11 +19,12 @@ class PoolNode:
     """A node that a pool has.
 
     Args:
-        name: For people, and for the transport.
+        name: Unique among those that are in use: two allocations may have CPUs of one machine.
         cpus: Those that were granted, or that the user says; None for all that a process may use there.
         slurm_job: The Slurm job that holds it; None for a host.
         supply: What else was granted there.
         ends: When the allocation ends, in seconds since 1970; None where there is no limit, or nobody knows.
+        host: How it is reached, where that is not its name.
     """
 
     name: str
@@ -31,6 +32,7 @@ class PoolNode:
     slurm_job: int | None = None
     supply: Supply = NOTHING
     ends: float | None = None
+    host: str = ""
 
 
 class NodeUser(Protocol):
@@ -47,6 +49,10 @@ class NodeUser(Protocol):
 
     def is_busy(self, node: str, /) -> bool:
         """Whether anything runs there, or is on its way there."""
+        ...
+
+    def is_up(self, node: str, /) -> bool:
+        """Whether it is in use: taken in, and neither lost nor released since."""
         ...
 
     def demand(self) -> Sequence[Want]:

@@ -22,13 +22,16 @@ logger = logging.getLogger("hyperflow")
 class Srun:
     """A launcher in a job step; with `steps`, in one that it shares with others that are started now.
 
-    `alone`: if that cannot be, it gets a step of its own.
+    `alone`: if that cannot be, it gets a step of its own. `job`: in that allocation, of which this process is no part;
+    `host`: the node's name at Slurm, where the node has another one here.
     """
 
     node: str
     prologue: str = ""
     steps: Steps | None = None
     alone: bool = True
+    job: int | None = None
+    host: str = ""
 
     async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
         if self.steps is not None:
@@ -38,7 +41,9 @@ class Srun:
                 if not self.alone:
                     raise
                 logger.info("%s gets a step of its own: %s", self.node, reason)
-        where = ["--nodes=1", "--ntasks=1", f"--nodelist={self.node}", "--kill-on-bad-exit=1"]
+        where = ["--nodes=1", "--ntasks=1", f"--nodelist={self.host or self.node}", "--kill-on-bad-exit=1"]
+        if self.job is not None:
+            where.append(f"--jobid={self.job}")
         line = ["srun", *OPTIONS, *where, *with_prologue(command, self.prologue)]
         with Spawned(line, log_file) as process:
             return await process.connect(receiver, remote=True)
