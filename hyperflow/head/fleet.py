@@ -2,20 +2,22 @@
 
 Guarantees: a node that cannot be started costs a warning, as long as `min_nodes` are there; first each way to reach it
 is tried, and the warning has the reasons of all. A node that takes much longer to start than most is not waited for: it
-joins when it is there. Nor is a launcher on this machine that is a child of ours by now, if that is all there is: what
-could be wrong with it is known, and what is meant for it is kept until it has answered. The head stops using a node
-that ends, falls silent or cannot start workers. At the end nothing is left on any node.
+joins when it is there. Others may be added and released at any time. Nor is a launcher on this machine that is a child
+of ours by now, if that is all there is: what could be wrong with it is known, and what is meant for it is kept until it
+has answered. The head stops using a node that ends, falls silent or cannot start workers. At the end nothing is left on
+any node.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import os
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from hyperflow import saying
@@ -137,7 +139,8 @@ class Fleet:
         self._loop = asyncio.get_running_loop()
         self._path = sys.path[:]
         self._preload: tuple[str, ...] = ()
-        self._losing: list[asyncio.Task[None]] = []
+        self._losing = set[asyncio.Task[None]]()
+        self._joining: dict[str, asyncio.Task[LauncherError | str | None]] = {}  # nodes that are being added, by name
         self._losses: list[str] = []
         self._leading: dict[asyncio.Task[None], Link] = {}  # of nodes that are used before they have answered
         self._answered: set[str] = set()  # nodes whose launcher has greeted us
@@ -194,13 +197,32 @@ class Fleet:
                 task.add_done_callback(self._came_late)
         self._watchdog.start()
 
-    async def add(self, plan: NodePlan) -> None:
-        """Start a launcher on one more node, and use it; raises LauncherError."""
-        outcome = await self._try(plan, self._preload, portable_environment(os.environ))
+    async def add(self, plan: NodePlan, name: str) -> None:
+        """Start a launcher on one more node, and use it by a name that `name_for` gave. Cancelling ends it.
+
+        Raises:
+            LauncherError: It cannot be reached, or the fleet closes.
+            ConfigurationError: A module of `preload` does not import there.
+        """
+        task = self._loop.create_task(self._try(plan, self._preload, portable_environment(os.environ), name))
+        self._joining[name] = task
+        try:
+            await settled(task, on_cancel=task.cancel)
+        finally:
+            del self._joining[name]
+        if task.cancelled():
+            raise LauncherError(f"{name} is not waited for any more: the run ends")
+        outcome = task.result()
         if isinstance(outcome, LauncherError):
             raise outcome
         if outcome is not None:
             logger.warning("nothing is pinned: %s", outcome)
+
+    def name_for(self, node: str) -> str:
+        """Return a name that no node has: where a machine has several allocations of ours, its second is "node1.2"."""
+        taken = {*self.links, *self._joining, *(plan.node for plan in self._late.values())}
+        names = itertools.chain([node], (f"{node}.{number}" for number in itertools.count(2)))
+        return next(name for name in names if name not in taken)
 
     def _lead(self, plan: NodePlan, environment: dict[str, str]) -> str | None:
         """Use a node before it has answered; return why its workers are not pinned."""
@@ -226,11 +248,11 @@ class Fleet:
     def _followed(self, task: asyncio.Task[None]) -> None:
         """A node that is used already has answered, or could not be started."""
         link = self._leading.pop(task)
-        if not task.cancelled() and (error := task.exception()) is not None and link.node in self.links:
+        if not task.cancelled() and (error := task.exception()) is not None and self.links.get(link.node) is link:
             self._on_end(link, str(error), False)
 
-    def _link(self, transport: Transport) -> Link:
-        link = Link(transport, self._settings, self._program.log_dir, self._on_frames, self._on_end)
+    def _link(self, transport: Transport, name: str | None = None) -> Link:
+        link = Link(transport, self._settings, self._program.log_dir, self._on_frames, self._on_end, name)
         link.on_peers = self.on_peers
         return link
 
@@ -272,12 +294,12 @@ class Fleet:
                 logger.warning("nothing is pinned: %s", outcome)
 
     async def _try(
-        self, plan: NodePlan, preload: Sequence[str], environment: dict[str, str]
+        self, plan: NodePlan, preload: Sequence[str], environment: dict[str, str], name: str | None = None
     ) -> LauncherError | str | None:
         """Start a launcher; return the error if it cannot be started, or why its workers are not pinned."""
         causes: list[str] = []
         for transport in plan.transports:
-            link = self._link(transport)
+            link = self._link(transport, name)
             link.on_greeting = lambda: self._answered.add(plan.node)
             try:
                 await link.start(self._program.program_id, preload, self.echo, environment)
@@ -328,7 +350,7 @@ class Fleet:
             if plan.node not in names:
                 del self._late[task]
                 task.cancel()
-                self._losing.append(self._loop.create_task(_ended(task)))
+                _ = self._end(_ended(task))
                 self._events.note("not started", node=plan.node, cause=cause)
                 self._on_nodes.node_failed(plan.node)
 
@@ -374,15 +396,42 @@ class Fleet:
         if len(links) > BEATS_AT_ONCE:
             self._loop.call_soon(self._beat_some, links[BEATS_AT_ONCE:], lapse)
 
+    def release(self, link: Link, cause: str) -> bool:
+        """Give a node up, and end what is left of it; return whether it was there."""
+        if not self._remove(link):
+            return False
+        logger.info("node %s has left: %s", link.node, cause)
+        self._events.note("left", node=link.node, cause=cause)
+        return True
+
+    def _remove(self, link: Link) -> bool:
+        if self.links.get(link.node) is not link:
+            return False
+        del self.links[link.node]
+        self.failed_starts.pop(link.node, None)
+        self._answered.discard(link.node)
+        link.closing = self._end(link.close())
+        return True
+
+    def _end(self, ending: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """End something, at the latest when the fleet closes."""
+        task = self._loop.create_task(ending)
+        self._losing.add(task)
+        task.add_done_callback(self._has_ended)
+        return task
+
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._losing.discard(task)
+
     def lost(self, link: Link, cause: str, silent: bool) -> None:
-        """Remove a node, and end what is left of it."""
-        if self.links.pop(link.node, None) is None:
+        """Remove a node that has gone without being asked to, and end what is left of it."""
+        if not self._remove(link):
             return
         said = f"node {link.node} was lost: {cause}; its log: {link.log_file}"
         logger.warning("%s", said)
         self._losses.append(said)
         self._events.note("lost", node=link.node, cause=cause)
-        self._losing.append(self._loop.create_task(link.close()))
         self._on_lost(link, cause, silent)
 
     def failed_start(self, node: str, cause: str, working: bool) -> None:
@@ -396,7 +445,7 @@ class Fleet:
         if self._beating is not None:
             self._beating.cancel()
         self._watchdog.close()
-        late = [*self._late, *self._leading]
+        late = [*self._late, *self._leading, *self._joining.values()]
         self._late.clear()
         for task in late:
             task.cancel()

@@ -82,10 +82,17 @@ class Link:
     """
 
     def __init__(
-        self, transport: Transport, settings: Settings, log_dir: Path, on_frames: OnFrames, on_lost: OnLost
+        self,
+        transport: Transport,
+        settings: Settings,
+        log_dir: Path,
+        on_frames: OnFrames,
+        on_lost: OnLost,
+        name: str | None = None,
     ) -> None:
-        self.node = transport.node
-        self.log_file = launcher_log(log_dir, transport.node)
+        self.node = name or transport.node
+        """Its name for people and for us: that of the transport, unless another one has that."""
+        self.log_file = launcher_log(log_dir, self.node)
         self.greeting: Greeting | None = None
         self.on_greeting: Callable[[], object] = _nothing
         self.on_peers: OnPeers = nobody
@@ -116,8 +123,13 @@ class Link:
         self._blocks: dict[BlockKey, memoryview | OSError] = {}  # of results that have not come yet
         self._views = Views[BlockKey](MOST_IDLE)
         self._filled: dict[BlockKey, int] = {}  # bytes that have come of a block
+        self.closing: asyncio.Task[None] | None = None
+        """Ends what is left of it, once it is no node of the fleet any more."""
+        self.ended_in_order = False
+        """Whether its launcher has said that nothing is left there; known when it is closed."""
         self._closing = False
         self._lost = False
+        self._cut_off = False  # the stream has ended, and the launcher may go on
         self._ended = asyncio.Event()
         # What comes during the handshake; None afterwards.
         self._inbox: asyncio.Queue[tuple[int, memoryview] | LauncherError] | None = asyncio.Queue()
@@ -344,7 +356,8 @@ class Link:
                 self._on_foreign(f"{said}; something on {self.node} writes or reads where its launcher reads")
                 return []
             elif kind in OF_PEERS:
-                self.on_peers(self.node, kind, body)
+                if not self._closing:  # else another node may have its name by now
+                    self.on_peers(self.node, kind, body)
             elif kind != Kind.ALIVE:
                 self._on_block(kind, worker, body)
         return others
@@ -382,6 +395,7 @@ class Link:
     def connection_lost(self, error: Exception | None) -> None:
         """Report the end of the stream, unless it was wanted."""
         self._ended.set()
+        self._cut_off = isinstance(error, CutOff)
         self.give_up(f"{_ENDED}{f': {error}' if error and str(error) else ''}", isinstance(error, CutOff))
 
     def give_up(self, cause: str, silent: bool = False) -> None:
@@ -434,9 +448,11 @@ class Link:
         timer = asyncio.get_running_loop().call_later(CLOSE_GRACE, connection.close)
         try:
             await settled(waiting, on_cancel=connection.close)  # cancelled: the end of the stream ends it at once
+            in_time = not timer.cancelled() and asyncio.get_running_loop().time() < timer.when()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_GRACE):
                     await self._ended.wait()  # the last words of the launcher
+            self.ended_in_order = in_time and self._inbox is None and not self._cut_off
             waiting.result()
         finally:
             timer.cancel()

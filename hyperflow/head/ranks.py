@@ -121,7 +121,7 @@ class Ranks:
         self._release(number)
         return True
 
-    def lost(self, node: str) -> None:
+    def lost(self, node: str, how: str = "was lost") -> None:
         """A node has gone, and with it its programs and those that its workers have elsewhere."""
         for program in list(self._programs.values()):
             if program.owner.node == node:
@@ -130,7 +130,7 @@ class Ranks:
                 self._kill([program])
             if program.node == node:
                 del self._programs[program.number]
-                self._tell(program.owner, program.serial, LOST, f"{node} was lost")
+                self._tell(program.owner, program.serial, LOST, f"{node} {how}")
                 self._release(program.owner.number)
 
     def _release(self, owner: WorkerNumber) -> None:

@@ -15,9 +15,9 @@ call, and they stay where the worker was allowed to run then; and what has touch
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
-from hyperflow.request import CPUS_ONLY, Capacity, Request
+from hyperflow.request import CPUS_ONLY, Capacity, NodeKind, Request
 from hyperflow.scheduling.placement import PARTS, choose_cpus, choose_gpus, near_to, parts_of
 from hyperflow.scheduling.state import Place
 from hyperflow.scheduling.tokens import Purse
@@ -151,10 +151,12 @@ class Ledger:
         """CPUs of the nodes that give some out; `free`: those of them that anybody can have."""
         self.free = 0
         self.largest = 0
-        """CPUs of the largest node, also of one that is put aside, or expected."""
+        """CPUs of the largest node, also of one that is put aside, is expected, or may come."""
         self.expected: dict[str, int] = {}
         """CPUs of nodes that may be added later. What else those have is not known before they are there."""
-        self._sizes: dict[int, int] = {}  # how many nodes there are of each size, expected ones included
+        self.kinds: Sequence[NodeKind] = ()
+        """Nodes that may come, whose names nobody knows yet."""
+        self._sizes: dict[int, int] = {}  # how many nodes there are of each size, those that may come included
 
     # ---- nodes --------------------------------------------------------------------------------------------------
 
@@ -168,6 +170,14 @@ class Ledger:
         """An expected node does not come."""
         if name in self.expected:
             self._count(self.expected.pop(name), -1)
+
+    def may_come(self, kinds: Sequence[NodeKind]) -> None:
+        """Only these may come from now on."""
+        for kind in self.kinds:
+            self._count(kind.cpus, -1)
+        self.kinds = tuple(kinds)
+        for kind in self.kinds:
+            self._count(kind.cpus, 1)
 
     def _count(self, size: int, more: int) -> None:
         """There is one node more, or less, of a size."""
