@@ -267,9 +267,9 @@ def _figures(engine: Engine) -> Figures:
 
 def _node_routes(engine: Engine) -> Callable[[], list[web.RouteDef]]:
     def routes() -> list[web.RouteDef]:
-        from hyperflow.control import nodes  # noqa: PLC0415 (its library is imported at the first contact)
+        from hyperflow.control import nodes, pools  # noqa: PLC0415 (its library is imported at the first contact)
 
-        return nodes.routes(engine)
+        return [*nodes.routes(engine), *pools.routes(lambda: engine.pool)]
 
     return routes
 

@@ -59,6 +59,7 @@ async def open_pool_job(
         ) as env,
         held.serving(InEngine(cast(Engine, env.evaluator), chosen)),
     ):
+        cast(Engine, env.evaluator).pool = held
         yield env
 
 

@@ -13,7 +13,8 @@ import attrs
 
 from hyperflow.cli import records, runs
 from hyperflow.control import place
-from hyperflow.errors import HyperflowError
+from hyperflow.control.client import NoMaster
+from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.events import reader, segments
 from hyperflow.events.nodes import NodeState, node_states
 from hyperflow.master import rundir
@@ -77,6 +78,22 @@ def find(which: str | None, base_dir: Path) -> Path:
     if which is not None and run.cluster is not None and run.home.parent == base_dir.absolute():
         runs.find(run.name, base_dir)  # which looks whether it is that run
     return run.home
+
+
+def with_pool(which: str | None, base_dir: Path) -> Head:
+    """Return the head that can be asked about a pool: that of a running program.
+
+    Raises:
+        ConfigurationError: None fits, or several do.
+        NoMaster: It does not run.
+    """
+    home = find(which, base_dir)
+    running = [one for one in of(home) if one.is_open]
+    if not running:
+        raise NoMaster(f"{home} does not run now; `hyperflow nodes` shows the nodes that it had")
+    if len(running) > 1:
+        raise ConfigurationError(f"{home} has several jobs that run, and no pool: each has an allocation of its own")
+    return running[0]
 
 
 def all_in(base_dir: Path) -> list[Path]:

@@ -42,7 +42,7 @@ class NodesAside:
 
     def drain(self, node: str, cause: str = BY_HAND) -> None:
         """Start nothing more on a node; what runs there goes on. Raises ConfigurationError if it is not up."""
-        self._check(node)
+        self.check(node)
         before = self.trust.aside[node] if node in self.trust.drained else None
         if before == cause or (before is not None and cause == BY_HAND):
             return  # who has to give it back goes on with that
@@ -54,7 +54,7 @@ class NodesAside:
 
     def resume(self, node: str, cause: str = BY_HAND) -> None:
         """Use a node again. Raises ConfigurationError if it is not up, or is not for this one to take back."""
-        self._check(node)
+        self.check(node)
         why = self.trust.aside.get(node, BY_HAND)
         if cause == BY_HAND and node in self.trust.drained and why != BY_HAND:
             raise ConfigurationError(
@@ -91,7 +91,8 @@ class NodesAside:
             return RUNNING
         return DRAINING if busy else DRAINED
 
-    def _check(self, node: str) -> None:
+    def check(self, node: str) -> None:
+        """Raise ConfigurationError if a node is not up."""
         if node not in self._links:
             there = ", ".join(sorted(self._links)) or "none"
             raise ConfigurationError(f"{node!r} is no node that this run uses now; there are: {there}")

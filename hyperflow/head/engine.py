@@ -47,6 +47,7 @@ from hyperflow.head.bulk.maps import BulkMap
 from hyperflow.head.checkpoints import Checkpoints
 from hyperflow.head.collector import Collector
 from hyperflow.head.copies import Copies
+from hyperflow.head.described import described
 from hyperflow.head.echo import Echo
 from hyperflow.head.endings import Endings
 from hyperflow.head.ends import Ends
@@ -75,6 +76,7 @@ from hyperflow.request import CPUS_ONLY, Capacity
 from hyperflow.scheduling.scheduler import REBALANCE_LOOKS, REBALANCE_PAUSE, Scheduler
 from hyperflow.scheduling.state import Task, Worker, is_started
 from hyperflow.shipping.packer import Kept, PackedCall, Packer
+from hyperflow.steering import Steered
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import WorkerEnded
@@ -109,6 +111,9 @@ RESULTS, ANSWERS = int(Kind.RESULTS), int(Kind.ANSWERS)
 """As plain numbers, because each frame is compared with them."""
 
 
+GIVEN_BACK = "given back by hand"
+
+
 class Loss(NamedTuple):
     """The end of a node's stream, behind what came from there."""
 
@@ -128,6 +133,8 @@ class Engine:
 
     def __init__(self, program: ProgramInfo, settings: Settings, echo: bool = False) -> None:  # noqa: PLR0915 (all its parts)
         self.closed = False
+        self.pool: Steered | None = None
+        """Where the nodes come from, if people can steer that."""
         self.echo = Echo(program) if echo else None
         self._loop = asyncio.get_running_loop()
         self._program = program.program_id
@@ -427,6 +434,7 @@ class Engine:
             busy=min(busy, self.cpus),
             nodes=len(self.fleet.links),
             nodes_lost=self._counts["nodes_lost"],
+            nodes_asked=self.pool.asked() if self.pool is not None else 0,
         )
 
     def note_nodes(self) -> None:
@@ -436,6 +444,11 @@ class Engine:
     def nodes(self) -> list[dict[str, str | float]]:
         """Return what is to know about each node that is up."""
         return self.aside.table()
+
+    def describe_node(self, node: str) -> dict[str, Any]:
+        """Return all that is known here of one node that is up; raises ConfigurationError if it is not."""
+        self.aside.check(node)
+        return described(self.fleet.links[node], self.scheduler.pool.nodes.get(node), self.time_left())
 
     def node_up(self, node: str, cpus: Sequence[int], capacity: Capacity = CPUS_ONLY) -> None:
         """Use a node, which may come late."""
@@ -476,8 +489,17 @@ class Engine:
         self._ends.tell(node)
         self._flushing.ask()
 
+    async def give_back(self, node: str) -> None:
+        """Give a node up by hand, now; raises ConfigurationError if it is not up."""
+        self.aside.check(node)
+        if self.pool is not None:
+            self.pool.keep_away(node)
+        await self.release_node(node, GIVEN_BACK)
+
     def take_back(self, node: str) -> None:
-        """Use a node again that was put aside; raises ConfigurationError if it is not up."""
+        """Use a node again that was put aside, or given back by hand; raises ConfigurationError if it is neither."""
+        if node not in self.fleet.links and self.pool is not None and self.pool.take_back(node):
+            return
         self.aside.resume(node)
         self._ends.tell(node)
         self._flushing.ask()

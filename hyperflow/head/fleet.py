@@ -61,6 +61,7 @@ class NodePlan(NamedTuple):
     shared: bool = False  # others here use the same CPUs: pinned only if all are used, and no warning about that
     said: Supply = NOTHING  # what else the program says that it has
     grant: Supply = NOTHING  # what else a batch system granted there
+    once: bool = False  # not if another node with this flag is the same machine under another name
 
     @property
     def transports(self) -> Sequence[Transport]:
@@ -139,6 +140,7 @@ class Fleet:
         self._loop = asyncio.get_running_loop()
         self._path = sys.path[:]
         self._preload: tuple[str, ...] = ()
+        self._gone: dict[str, asyncio.Future[str]] = {}  # who waits for the end of a node
         self._losing = set[asyncio.Task[None]]()
         self._joining: dict[str, asyncio.Task[LauncherError | str | None]] = {}  # nodes that are being added, by name
         self._losses: list[str] = []
@@ -308,11 +310,29 @@ class Fleet:
                 if len(plan.transports) > 1:
                     logger.warning("%s: %s does not work: %s", plan.node, _name(transport), error)
             else:
+                if plan.once and (cause := self._same_machine(link)):
+                    await link.close()
+                    causes.append(cause)
+                    break
                 logger.info("%s: reached by %s", plan.node, _name(transport))
                 return self._take_in(plan, link)
         failure = LauncherError("; ".join(causes))
         self._events.note("not started", node=plan.node, cause=str(failure))
         return failure
+
+    def _same_machine(self, link: Link) -> str:
+        """Say if a node is in use already, under this name or another one; else nothing."""
+        new = link.greeting
+        for node, other in self.links.items():
+            there = other.greeting
+            if node == link.node:
+                return f"{node} is in use already"
+            if new is not None and there is not None and new.boot and (new.host, new.boot) == (there.host, there.boot):
+                return (
+                    f"{link.node} and {node} are two names of one machine, which is called {new.host}; it is used as "
+                    f"{node}, once: leave out one of the names"
+                )
+        return ""
 
     def _take_in(self, plan: NodePlan, link: Link) -> str | None:
         greeting = link.greeting
@@ -353,6 +373,12 @@ class Fleet:
                 _ = self._end(_ended(task))
                 self._events.note("not started", node=plan.node, cause=cause)
                 self._on_nodes.node_failed(plan.node)
+
+    async def gone(self, node: str) -> str:
+        """Wait until a node is not in use any more; return why."""
+        if node not in self.links:
+            return "it is not in use"
+        return await asyncio.shield(self._gone.setdefault(node, self._loop.create_future()))
 
     def follow_path(self) -> None:
         """Tell all nodes where modules are, if the program has changed that."""
@@ -398,15 +424,17 @@ class Fleet:
 
     def release(self, link: Link, cause: str) -> bool:
         """Give a node up, and end what is left of it; return whether it was there."""
-        if not self._remove(link):
+        if not self._remove(link, cause):
             return False
         logger.info("node %s has left: %s", link.node, cause)
         self._events.note("left", node=link.node, cause=cause)
         return True
 
-    def _remove(self, link: Link) -> bool:
+    def _remove(self, link: Link, cause: str) -> bool:
         if self.links.get(link.node) is not link:
             return False
+        if (waits := self._gone.pop(link.node, None)) is not None:
+            waits.set_result(cause)
         del self.links[link.node]
         self.failed_starts.pop(link.node, None)
         self._answered.discard(link.node)
@@ -426,7 +454,7 @@ class Fleet:
 
     def lost(self, link: Link, cause: str, silent: bool) -> None:
         """Remove a node that has gone without being asked to, and end what is left of it."""
-        if not self._remove(link):
+        if not self._remove(link, cause):
             return
         said = f"node {link.node} was lost: {cause}; its log: {link.log_file}"
         logger.warning("%s", said)

@@ -262,6 +262,16 @@ class Link:
                 self.write(parts)
 
     @property
+    def way(self) -> str:
+        """How the node is reached: "ssh", "srun", "local"."""
+        return type(self._transport).__name__.lower()
+
+    @property
+    def slurm_job(self) -> str:
+        """The Slurm job whose step the launcher is, where the transport knows it; else ""."""
+        return str(getattr(self._transport, "slurm_job", None) or "")
+
+    @property
     def shares_memory(self) -> bool:
         """Whether a block need not travel: both can open what the other holds, or will be found to."""
         return self._shares_memory or self._early is not None

@@ -28,6 +28,7 @@ class InEngine:
             granted=granted,
             said=NOTHING if granted else node.supply,
             grant=node.supply if granted else NOTHING,
+            once=not granted,
         )
         await self._engine.add_node(plan, node.ends)
 
@@ -46,11 +47,14 @@ class InEngine:
     async def release(self, node: str, cause: str) -> None:
         await self._engine.release_node(node, cause)
 
+    async def gone(self, node: str) -> str:
+        return await self._engine.fleet.gone(node)
+
     def is_busy(self, node: str) -> bool:
         return self._engine.is_busy(node)
 
     def is_up(self, node: str) -> bool:
-        return self._engine.is_up(node)
+        return node in self._engine.fleet.links
 
     def demand(self) -> Sequence[Want]:
         wants = self._engine.demand()
@@ -58,7 +62,7 @@ class InEngine:
         return wants or ([Want(PLAIN, waiting, 1.0)] if waiting else [])
 
     def free_cpus(self) -> int:
-        return self._engine.scheduler.pool.cpus_free
+        return self._engine.free_cpus()
 
     def may_come(self, kinds: Sequence[NodeKind]) -> None:
         self._engine.may_come(kinds)

@@ -17,16 +17,14 @@ from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError
 from hyperflow.pools import scripts
 from hyperflow.pools.allocations import Allocations
+from hyperflow.pools.hosts import Hosts
 from hyperflow.pools.journal import Journal
 from hyperflow.pools.nodepool import FIELDS, NodePool
+from hyperflow.pools.rules import COMING
 from hyperflow.pools.users import NodeUser
-from hyperflow.request import NodeKind
 from hyperflow.slurm import nodelist
 from hyperflow.slurm.client import PollIntervals, SlurmClient
-
-LIMITS = ("min_allocations", "max_allocations", "max_queued", "idle_timeout", "target_duration")
-"""What may be changed while a pool is open."""
-
+from hyperflow.steering import LIMITS
 
 class Pool:
     """Brings nodes to a user of nodes, and takes them away.
@@ -67,6 +65,7 @@ class Pool:
         self._pace = pace
         self._stack = AsyncExitStack()
         self._allocations: Allocations | None = None
+        self._hosts: Hosts | None = None
         self._user: NodeUser | None = None
 
     # ---- scopes -------------------------------------------------------------------------------------------------
@@ -93,12 +92,14 @@ class Pool:
     async def serving(self, user: NodeUser) -> AsyncIterator[Self]:
         """Bring nodes to a user, within a scope."""
         self._user = user
+        self._hosts = Hosts(self.options.hosts, user, self._tell_kinds)
         self._tell_kinds()
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._hosts)
             if self._allocations is not None:
                 await stack.enter_async_context(self._allocations.serving(user))
             yield self
-        self._user = None
+        self._user = self._hosts = None
 
     # ---- for people ---------------------------------------------------------------------------------------------
 
@@ -120,7 +121,7 @@ class Pool:
             shown |= {"wanted": sum(need.allocations), "reason": need.why}
         mine = self._allocations
         shown["allocations"] = [] if mine is None else mine.table()
-        shown["hosts"] = []
+        shown["hosts"] = [] if self._hosts is None else self._hosts.table()
         shown["calls"] = {} if mine is None else dict(mine.client.calls)
         return shown
 
@@ -149,6 +150,24 @@ class Pool:
         self._tell_kinds()
         mine.wake()
 
+    def asked(self) -> int:
+        """Return how many nodes have been asked for, and are not there: of queued allocations, and hosts."""
+        hosts = 0 if self._hosts is None else self._hosts.starting
+        if self._allocations is None:
+            return hosts
+        rules = self._allocations.rules
+        coming = [it for it in rules.allocations.values() if it.state in COMING]
+        return hosts + sum((len(it.places) or rules.kinds[it.kind].nodes) - len(it.up) for it in coming)
+
+    def keep_away(self, node: str) -> None:
+        """A person gives a node back: a host is not used again by itself."""
+        if self._hosts is not None and node in self._hosts:
+            self._hosts.give_back(node)
+
+    def take_back(self, node: str) -> bool:
+        """A person wants a node again that is not there: try a host now; return whether it is one."""
+        return self._hosts is not None and self._hosts.take_back(node)
+
     def wake(self) -> None:
         """Look at once at what waits."""
         if self._allocations is not None:
@@ -165,4 +184,4 @@ class Pool:
             kinds = [] if self._allocations is None else self._allocations.rules.kinds
             most = self.options.max_allocations
             may_come = [kind.node_kind(most) for kind in kinds]
-            self._user.may_come([*may_come, *(NodeKind(host, cpus or 1) for host, cpus in self.options.hosts)])
+            self._user.may_come([*may_come, *(() if self._hosts is None else self._hosts.kinds())])

@@ -47,6 +47,10 @@ class NodeUser(Protocol):
     async def release(self, node: str, cause: str, /) -> None:
         """End what runs there, which goes back uncharged, and return when nothing of ours is left there."""
 
+    async def gone(self, node: str, /) -> str:
+        """Wait until a node that is in use is not in use any more; return why."""
+        ...
+
     def is_busy(self, node: str, /) -> bool:
         """Whether anything runs there, or is on its way there."""
         ...

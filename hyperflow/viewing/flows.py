@@ -287,7 +287,7 @@ class _Log:
             self.counts["gaps"] += 1
         elif state == "up" and "node" in event:
             self.nodes[str(event["node"])] = _counted(event.get("cpus", 0))
-        elif state in ("lost", "aside"):
+        elif state in ("lost", "aside", "draining", "left"):
             self.counts["nodes"] += 1
         elif state == "started":
             self.clock.started(str(event.get("worker", "")))

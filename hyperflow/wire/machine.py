@@ -20,6 +20,14 @@ THREAD_VARIABLES = (
 """What numerical libraries ask for their number of threads, each its own."""
 
 
+def boot_id() -> str:
+    """Return what is another text after each start of this machine, and on each other one; "" where nobody says."""
+    try:
+        return _read("/proc/sys/kernel/random/boot_id").strip()
+    except OSError:
+        return ""
+
+
 def affinity() -> list[int]:
     """Return the ids of the CPUs that this process may run on."""
     return sorted(os.sched_getaffinity(0))
