@@ -39,6 +39,7 @@ class Greeting(NamedTuple):
     total_memory: int = 0
     memory_from: str = ""
     domains: tuple[tuple[tuple[int, ...], tuple[str, ...]], ...] = ()
+    slurm_job: int = 0
 
     def findings(self) -> Findings:
         """Return what the launcher has found out about its machine."""
