@@ -266,13 +266,12 @@ class Settling:
         ground = self._nodes[name]
         if self._has_gpus(ground, unit, number):
             return True
-        others = {holder for holder in ground.gpus.values() if holder not in (None, number)}
-        mine = sum(holder == number for each in self._nodes.values() for holder in each.gpus.values())
-        for other in others:
-            has = sum(holder == other for each in self._nodes.values() for holder in each.gpus.values())
-            uses = (
-                any(each.gpus for each in self._borrowers[other].demand.waiting) if other in self._borrowers else False
-            )
-            if has > mine + unit.gpus or not uses:
-                return True
-        return False
+        holders = Counter(holder for each in self._nodes.values() for holder in each.gpus.values())
+        return any(
+            holders[other] > holders[number] + unit.gpus or not self._waits_for_gpus(other)
+            for other in ground.gpus.values()
+            if other not in (None, number)
+        )
+
+    def _waits_for_gpus(self, number: int | None) -> bool:
+        return number in self._borrowers and any(unit.gpus for unit in self._borrowers[number].demand.waiting)
