@@ -33,6 +33,8 @@ class Srun:
     steps: Steps | None = None
     alone: bool = True
     job: int | None = None
+    host: str = ""
+    """As Slurm calls it, where that is not `node`."""
 
     @property
     def within_job(self) -> bool:
@@ -47,7 +49,7 @@ class Srun:
                 if not self.alone:
                     raise
                 logger.info("%s gets a step of its own: %s", self.node, reason)
-        where = ["--nodes=1", "--ntasks=1", f"--nodelist={self.node}", "--kill-on-bad-exit=1"]
+        where = ["--nodes=1", "--ntasks=1", f"--nodelist={self.host or self.node}", "--kill-on-bad-exit=1"]
         line = [*srun_of(self.job), *where, *with_prologue(command, self.prologue)]
         with Spawned(line, log_file, environment_of(self.job)) as process:
             return await process.connect(receiver, remote=True)

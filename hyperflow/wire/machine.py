@@ -28,6 +28,7 @@ def boot_id() -> str:
     except OSError:
         return ""
 
+
 _SLURM_JOB = re.compile(
     r"^\d+:[^:]*:/(?:.*/)?(?:slurm[^/]*|uid_\d+|[^/]*slurmstepd\.scope)/job_(\d+)(?:/|$)", re.MULTILINE
 )
