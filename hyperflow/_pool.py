@@ -5,8 +5,10 @@ The Job is the same as ever, and its head runs where the program is: on a login 
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from hyperflow import _job
@@ -15,6 +17,7 @@ from hyperflow.config import read_settings
 from hyperflow.errors import ConfigurationError
 from hyperflow.files import hold_standard_streams
 from hyperflow.flow import Flow
+from hyperflow.head.capacity import Supply
 from hyperflow.head.engine import Engine
 from hyperflow.offers import Offers
 from hyperflow.pools.in_engine import InEngine
@@ -23,6 +26,9 @@ from hyperflow.pools.pool import Pool
 from hyperflow.program import ProgramInfo
 
 T = TypeVar("T")
+
+CONTINUED = "HYPERFLOW_CONTINUED_RUN"
+"""The variable by which `hyperflow resume` says which run's directory the program is to go on with."""
 
 
 @asynccontextmanager
@@ -38,15 +44,44 @@ async def open_pool_job(
     progress: bool = True,
     **settings: Any,
 ) -> AsyncIterator[JobEnv]:
-    """Evaluate on the nodes of a pool, which come and go: `async with open_pool_job(pool) as env: await scan()`."""
+    """Evaluate on the nodes of a pool, which come and go: `async with open_pool_job(pool) as env: await scan()`.
+
+    While no node is up, what is submitted waits. What fits no node of the pool is refused when it is submitted.
+
+    Args:
+        pool: A NodePool: allocations are asked for as work waits, and given back when nothing needs them. Or the name
+            of a pool that `hyperflow pool start` has started.
+        gpus: The ids of the GPUs of each node, as CUDA_VISIBLE_DEVICES has them; None for those that Slurm grants, or
+            that are found.
+        memory: How much memory evaluations may have together on each node: "8G", or bytes; None for what Slurm grants.
+        resources: Tokens of the program, as {"licence": 4}: `using(resources={"licence": 1})` takes one of them.
+        program: Where logs and results go; by default a new directory in `hyperflow-runs`. It has to be on a file
+            system that all nodes of Slurm see. With `ProgramInfo.existing(...)`, allocations that an earlier start has
+            left at Slurm are taken over.
+        preload: As for open_local_job; so are `echo` and `progress`.
+        echo: See above.
+        progress: See above.
+        settings: Fields of `hyperflow.config.Settings`, such as exclude_nodes="node7"; they override HYPERFLOW_*
+            variables and the configuration file. `min_nodes` means nothing here.
+
+    Raises:
+        ConfigurationError: Slurm cannot be used here, or would take no allocation of one of the kinds; the pool of this
+            run is in use by another process; or as for open_local_job.
+
+    Leaving the scope, also by an error or when cancelled, ends all processes, and gives all allocations back. Should
+    this process be killed, the allocations end by themselves after `idle_timeout` and a minute, unless
+    `hyperflow resume` takes them over before.
+    """
     hold_standard_streams()
     offers = Offers(None, gpus, memory, resources)
     chosen = read_settings(**settings)
-    place = program or ProgramInfo.new("hyperflow-runs")
     if isinstance(pool, str):
         raise ConfigurationError(f"there is no pool named {pool!r}")
+    if not isinstance(cast(object, pool), NodePool):
+        raise ConfigurationError(f"{pool!r} is no pool: hyperflow.NodePool(...) is needed, or the name of a pool")
+    place = continued() or program or ProgramInfo.new("hyperflow-runs")
     async with (
-        Pool(pool, place.log_dir.parent / "pool", place.program_id, chosen) as held,
+        Pool(pool, place.log_dir.parent / "pool", place.program_id, chosen) as mine,
         _job.open_job(
             [],
             place,
@@ -57,18 +92,50 @@ async def open_pool_job(
             progress=progress,
             tokens=offers.resources,
         ) as env,
-        held.serving(InEngine(cast(Engine, env.evaluator), chosen)),
+        mine.serving(InEngine(cast(Engine, env.evaluator), chosen, Supply(offers.gpus, offers.memory))),
     ):
-        cast(Engine, env.evaluator).pool = held
+        cast(Engine, env.evaluator).pool = mine
         yield env
 
 
-def run_job_pool(
+def continued() -> ProgramInfo | None:
+    """Return the run that `hyperflow resume` has started this program for; the first to ask has it."""
+    home = os.environ.pop(CONTINUED, "")
+    return ProgramInfo.existing(home, Path(home).name, Path(home) / "results.sqlite") if home else None
+
+
+def run_job_pool(  # noqa: PLR0913 (those of open_pool_job, and the job)
     job: Flow[T],
     pool: NodePool | str,
-    **options: Any,
+    *,
+    gpus: Sequence[str] | None = None,
+    memory: int | str | None = None,
+    resources: Mapping[str, int] | None = None,
+    program: ProgramInfo | None = None,
+    preload: Sequence[str] = (),
+    echo: bool = False,
+    progress: bool = True,
+    **settings: Any,
 ) -> T:
-    """Run a job on the nodes of a pool, and return its result; blocks."""
-    _job.check_runnable(job, "run_job_pool")
+    """Run a job on the nodes of a pool, and return its result; blocks.
+
+    Takes the arguments of `open_pool_job`; raises its errors and what the job raises. Ctrl-C cancels the job, ends its
+    processes, gives all allocations back and raises KeyboardInterrupt. `hyperflow resume` starts a program again that
+    was killed: results that were recorded are not computed again, and its allocations are taken over.
+    """
+    _job.check_runnable(job, "run_job_pool", "pool")
     with _job.told():
-        return _job.run_job_in(job, lambda: open_pool_job(pool, **options))
+        return _job.run_job_in(
+            job,
+            lambda: open_pool_job(
+                pool,
+                gpus=gpus,
+                memory=memory,
+                resources=resources,
+                program=program,
+                preload=preload,
+                echo=echo,
+                progress=progress,
+                **settings,
+            ),
+        )

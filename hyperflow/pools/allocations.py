@@ -31,7 +31,7 @@ from hyperflow.pools.nodepool import NodePool
 from hyperflow.pools.rules import Allocation, BringUp, DrainNodes, GiveBack, Order, Place, Rules, Submit
 from hyperflow.pools.scripts import log_of, script
 from hyperflow.pools.users import NodeUser, PoolNode
-from hyperflow.slurm.client import SlurmClient
+from hyperflow.slurm.client import SlurmClient, Watch
 from hyperflow.slurm.refusal import gist
 
 logger = logging.getLogger("hyperflow.pools")
@@ -74,6 +74,7 @@ class Allocations:
         self._name = name
         self._exclude = settings.exclude_nodes
         self._user: NodeUser | None = None
+        self._watches: dict[int, Watch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._told: set[str] = set()
@@ -195,8 +196,9 @@ class Allocations:
                     self.rules.node_failed(it, place, "it was lost", now)
                     self.client.wake()  # mostly because the allocation has ended
             self.rules.looked(it, user.is_busy, now)
-        if it.slurm_job is not None and (said := self.client.watch(it.slurm_job).state) != it.said:
-            self.rules.slurm_says(it, said, now)
+        watch = self._watches.get(it.number)
+        if watch is not None and watch.state != it.said:
+            self.rules.slurm_says(it, watch.state, now)
             if it.state == "ended":
                 self._ended(it, user)
 
@@ -205,7 +207,8 @@ class Allocations:
         for place in it.up:
             place.state = "lost"
             self._beside(self._release(user, place, it.cause), f"release {place.name}")
-        self._beside(self._remove(it), "the journal")
+        self._watches.pop(it.number, None)
+        self._beside(self._remove(it), "forget an allocation")
 
     def _carry_out(self, order: Order, user: NodeUser) -> None:
         match order:
@@ -262,8 +265,12 @@ class Allocations:
             return
         logger.info("allocation %d is Slurm job %d (%s)", it.number, job, kind.name)
         self.rules.submitted(it, job, time.time())
-        self.client.watch(job).subscribe(self.wake)
+        self._watch(it, job)
         await self._write(self._journal.submitted, it.number, job)
+
+    def _watch(self, it: Allocation, job: int) -> None:
+        self._watches[it.number] = watch = self.client.watch(job)
+        watch.subscribe(self.wake)
 
     async def _bring_up(self, it: Allocation, place: Place, user: NodeUser) -> None:
         node = PoolNode(place.name, place.cpus, it.slurm_job, place.supply, it.ends, place.host)
@@ -331,8 +338,7 @@ class Allocations:
                 await self._write(self._journal.remove, entry.number)
                 continue
             number = texts.get(entry.kind, 0)
-            self.rules.adopt(entry.number, number, entry.token, ids[0], time.time())
-            self.client.watch(ids[0]).subscribe(self.wake)
+            self._watch(self.rules.adopt(entry.number, number, entry.token, ids[0], time.time()), ids[0])
             logger.info("allocation %d (Slurm job %d) of an earlier start is taken over", entry.number, ids[0])
         self._adopted = True
         if surplus:

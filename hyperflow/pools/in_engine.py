@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hyperflow.config import Settings
-from hyperflow.head.capacity import NOTHING
+from hyperflow.head.capacity import NOTHING, Supply
 from hyperflow.head.engine import Engine
 from hyperflow.head.fleet import NodePlan
 from hyperflow.pools.users import PoolNode
-from hyperflow.request import PLAIN, NodeKind, Want
+from hyperflow.request import NodeKind, Want
 from hyperflow.transports.process import Transport
 
 
 class InEngine:
     """A NodeUser: the engine of a program evaluates on what it is given."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings, said: Supply = NOTHING) -> None:
+        """Make it; `said`: what the program says that each node has."""
         self._engine = engine
         self._settings = settings
+        self._said = said
+        self._names: dict[str, str] = {}  # the engine's, where it has another one
 
     async def use(self, node: PoolNode) -> None:
         granted = node.slurm_job is not None
@@ -26,11 +29,11 @@ class InEngine:
             self._transport(node),
             node.cpus,
             granted=granted,
-            said=NOTHING if granted else node.supply,
+            said=self._said if granted or self._said != NOTHING else node.supply,
             grant=node.supply if granted else NOTHING,
             once=not granted,
         )
-        await self._engine.add_node(plan, node.ends)
+        self._names[node.name] = await self._engine.add_node(plan, node.ends)
 
     def _transport(self, node: PoolNode) -> Transport:
         if node.slurm_job is not None:
@@ -42,27 +45,28 @@ class InEngine:
         return Ssh(node.name, self._settings)
 
     def drain(self, node: str, cause: str) -> None:
-        self._engine.drain_node(node, cause)
+        self._engine.drain_node(self._name(node), cause)
 
     async def release(self, node: str, cause: str) -> None:
-        await self._engine.release_node(node, cause)
+        await self._engine.release_node(self._name(node), cause)
 
     async def gone(self, node: str) -> str:
-        return await self._engine.fleet.gone(node)
+        return await self._engine.fleet.gone(self._name(node))
 
     def is_busy(self, node: str) -> bool:
-        return self._engine.is_busy(node)
+        return self._engine.is_busy(self._name(node))
 
     def is_up(self, node: str) -> bool:
-        return node in self._engine.fleet.links
+        return self._name(node) in self._engine.fleet.links
 
     def demand(self) -> Sequence[Want]:
-        wants = self._engine.demand()
-        waiting = self._engine.scheduler.waiting
-        return wants or ([Want(PLAIN, waiting, 1.0)] if waiting else [])
+        return self._engine.demand()
 
     def free_cpus(self) -> int:
         return self._engine.free_cpus()
 
     def may_come(self, kinds: Sequence[NodeKind]) -> None:
         self._engine.may_come(kinds)
+
+    def _name(self, node: str) -> str:
+        return self._names.get(node, node)
