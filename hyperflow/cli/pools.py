@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from hyperflow.cli import elsewhere, heads
+from hyperflow.cli import elsewhere, heads, named_pools
 from hyperflow.cli.answers import BASE_DIR, BaseDir, Json, answering
 from hyperflow.cli.heads import Head
 from hyperflow.console.options import Resources
@@ -21,11 +21,16 @@ from hyperflow.errors import ConfigurationError
 from hyperflow.saying import age, in_short, printable
 from hyperflow.steering import LIMITS
 
-app = App(name="pool", help="The pool of nodes of a running program: see how it stands, and steer it.")
+app = App(
+    name="pool",
+    help="Pools of nodes, of a running program or with a name of their own: see how they stand, and steer them.",
+)
 
 NO_RESOURCES = Resources()
 
-RUN = Parameter(help="The program, by its id, the beginning of it, or its directory; by default the newest.")
+RUN = Parameter(
+    help="The name of a pool; or a program, by its id, the beginning of it, or its directory. By default the newest."
+)
 
 Steered = Annotated[str | None, RUN]
 SteeredOption = Annotated[str | None, Parameter(name="--run", help=RUN.help)]
@@ -33,6 +38,7 @@ SteeredOption = Annotated[str | None, Parameter(name="--run", help=RUN.help)]
 
 def add_to(main: App) -> None:
     """Add the commands to the command line."""
+    named_pools.add_to(app)
     main.command(app)
 
 

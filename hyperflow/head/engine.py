@@ -481,6 +481,10 @@ class Engine:
         """Have pdb carry out a line in the copy of a process that has failed; raises HyperflowError."""
         return await self.post_mortems.ask(task, line)
 
+    def is_up(self, node: str) -> bool:
+        """Whether a node is in use."""
+        return node in self.fleet.links
+
     def put_aside(self, node: str) -> None:
         """Start nothing more on a node; raises ConfigurationError if it is not up."""
         self.aside.drain(node)
