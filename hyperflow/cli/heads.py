@@ -18,6 +18,7 @@ from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.events import reader, segments
 from hyperflow.events.nodes import NodeState, node_states
 from hyperflow.master import rundir
+from hyperflow.pools import named
 from hyperflow.records import record
 
 EVENTS = segments.NAME
@@ -81,12 +82,16 @@ def find(which: str | None, base_dir: Path) -> Path:
 
 
 def with_pool(which: str | None, base_dir: Path) -> Head:
-    """Return the head that can be asked about a pool: that of a running program.
+    """Return the head that can be asked about a pool: that of a running program, or the manager of a named pool.
 
     Raises:
         ConfigurationError: None fits, or several do.
         NoMaster: It does not run.
     """
+    if which is not None and named.NAME.fullmatch(which) and (pool := named.read(which)) is not None:
+        if pool.state != "elsewhere":  # who asks goes there
+            pool.address()
+        return Head(None, pool.home, pool.home / named.LOG)
     home = find(which, base_dir)
     running = [one for one in of(home) if one.is_open]
     if not running:

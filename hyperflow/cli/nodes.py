@@ -25,7 +25,7 @@ from hyperflow.errors import ConfigurationError, HyperflowError, SlurmError
 from hyperflow.events import reader
 from hyperflow.events.nodes import NodeState
 from hyperflow.events.standing import picture
-from hyperflow.saying import age, as_written, printable
+from hyperflow.saying import age, as_written, in_short, printable
 from hyperflow.slurm import nodelist
 
 app = App(name="node", help="All about a node of a running program; put it aside, give it back, or use it again.")
@@ -93,7 +93,7 @@ def _print(found: Sequence[tuple[Head, NodeState]]) -> None:
         cells += [state.node, state.state, state.cpus or "", *([state.gpus] if with_gpus else [])]
         cells += [state.busy if state.is_up else "", state.done, state.failed, age(max(now - state.since, 0))]
         cells += [_until(state.ends, now)] if with_ends else []
-        table.add_row(*(Text(printable(str(cell))) for cell in [*cells, state.cause]))
+        table.add_row(*(Text(printable(str(cell))) for cell in [*cells, in_short(state.cause)]))
     print_table(table, sys.stdout)
 
 

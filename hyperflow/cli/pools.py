@@ -11,21 +11,26 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from hyperflow.cli import elsewhere, heads
+from hyperflow.cli import elsewhere, heads, joining, named_pools
 from hyperflow.cli.answers import BASE_DIR, BaseDir, Json, answering
 from hyperflow.cli.heads import Head
 from hyperflow.console.options import Resources
 from hyperflow.console.table import plain_table, print_table
 from hyperflow.control.client import Contact, HeadElsewhere, head
 from hyperflow.errors import ConfigurationError
-from hyperflow.saying import age, printable
+from hyperflow.saying import age, in_short, printable
 from hyperflow.steering import LIMITS
 
-app = App(name="pool", help="The pool of nodes of a running program: see how it stands, and steer it.")
+app = App(
+    name="pool",
+    help="Pools of nodes, of a running program or with a name of their own: see how they stand, and steer them.",
+)
 
 NO_RESOURCES = Resources()
 
-RUN = Parameter(help="The program, by its id, the beginning of it, or its directory; by default the newest.")
+RUN = Parameter(
+    help="The name of a pool; or a program, by its id, the beginning of it, or its directory. By default the newest."
+)
 
 Steered = Annotated[str | None, RUN]
 SteeredOption = Annotated[str | None, Parameter(name="--run", help=RUN.help)]
@@ -33,6 +38,8 @@ SteeredOption = Annotated[str | None, Parameter(name="--run", help=RUN.help)]
 
 def add_to(main: App) -> None:
     """Add the commands to the command line."""
+    named_pools.add_to(app)
+    joining.add_to_pool(app)
     main.command(app)
 
 
@@ -122,7 +129,7 @@ def print_pool(about: Mapping[str, Any], now: float) -> None:
     if about["why"]:
         print(printable(f"  {about['why']}"))
     if about["reason"]:
-        print(printable(f"  {about['wanted']} wanted: {about['reason']}"))
+        print(printable(f"  {about['wanted']} more wanted: {about['reason']}"))
     if about["limits"]:
         print(printable("  " + ", ".join(f"{name} {_limit(value)}" for name, value in about["limits"].items())))
     if allocations:
@@ -141,7 +148,7 @@ def _allocation(now: float) -> Callable[[Mapping[str, Any]], list[object]]:
     def row(one: Mapping[str, Any]) -> list[object]:
         nodes = ", ".join(map(_node, one["nodes"]))
         times = age(max(now - one["since"], 0)), "" if one["ends"] is None else age(max(one["ends"] - now, 0))
-        why = one["cause"] or one["reason"]
+        why = in_short(one["cause"] or one["reason"])
         return [one["number"], one["kind"], one["state"], one["slurm_job"] or "", nodes, one["cpus"] or "", *times, why]
 
     return row
@@ -155,7 +162,14 @@ def _node(one: Mapping[str, Any]) -> str:
 def _host(now: float) -> Callable[[Mapping[str, Any]], list[object]]:
     def row(one: Mapping[str, Any]) -> list[object]:
         again = "" if one["next_try"] is None else age(max(one["next_try"] - now, 0))
-        return [one["name"], one["state"], one["cpus"] or "all", age(max(now - one["since"], 0)), again, one["cause"]]
+        return [
+            one["name"],
+            one["state"],
+            one["cpus"] or "all",
+            age(max(now - one["since"], 0)),
+            again,
+            in_short(one["cause"]),
+        ]
 
     return row
 

@@ -448,7 +448,9 @@ class Engine:
     def describe_node(self, node: str) -> dict[str, Any]:
         """Return all that is known here of one node that is up; raises ConfigurationError if it is not."""
         self.aside.check(node)
-        return described(self.fleet.links[node], self.scheduler.pool.nodes.get(node), self.time_left())
+        own = self._ends.end_of(node)
+        left = self.time_left() if own is None else min(own, self.time_left())
+        return described(self.fleet.links[node], self.scheduler.pool.nodes.get(node), left)
 
     def node_up(self, node: str, cpus: Sequence[int], capacity: Capacity = CPUS_ONLY) -> None:
         """Use a node, which may come late."""
@@ -478,6 +480,10 @@ class Engine:
     async def inspect(self, task: int, line: str) -> str:
         """Have pdb carry out a line in the copy of a process that has failed; raises HyperflowError."""
         return await self.post_mortems.ask(task, line)
+
+    def is_up(self, node: str) -> bool:
+        """Whether a node is in use."""
+        return node in self.fleet.links
 
     def put_aside(self, node: str) -> None:
         """Start nothing more on a node; raises ConfigurationError if it is not up."""

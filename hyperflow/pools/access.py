@@ -26,8 +26,6 @@ from hyperflow import checked_files, files, private
 from hyperflow.errors import ConfigurationError
 
 NAME = "access"
-DIRECTORY = "pool"
-
 FORMAT = 1
 
 USER = "hyperflow"
@@ -46,13 +44,15 @@ class Access:
         port: Where it listens there.
         host_key: The head's public key, in OpenSSH's format.
         client_key: The private key of the nodes that join.
-        log_dir: The directory of the run's logs; a node that sees this file beside it shares it.
+        file: Where this file is at the head; a node that sees it there shares the run's directory.
+        log_dir: The directory of the run's logs.
     """
 
     hosts: tuple[str, ...]
     port: int
     host_key: str
     client_key: str
+    file: str
     log_dir: str
 
     def __repr__(self) -> str:
@@ -89,17 +89,15 @@ def public_text(key: asyncssh.SSHKey) -> str:
     return key.export_public_key().decode().strip()
 
 
-def place(home: Path) -> Path:
-    """Return where the access file of a run is."""
-    return home / DIRECTORY / NAME
-
-
-def write(home: Path, access: Access) -> Path:
-    """Write the access file of a run, whose directory is private; raises ConfigurationError."""
-    private.make_all(home / DIRECTORY)
-    with private.Held.open(home / DIRECTORY) as held:
-        checked_files.write_file(held / NAME, access.text().encode())
-    return place(home)
+def write(access: Access) -> None:
+    """Write the file to its place; its directory is made, or has to be private. Raises ConfigurationError."""
+    path = Path(access.file)
+    try:
+        private.make_all(path.parent)
+    except OSError as error:
+        raise ConfigurationError(f"cannot make {path.parent}: {error.strerror or error}") from error
+    with private.Held.open(path.parent) as held:
+        checked_files.write_file(held / path.name, access.text().encode())
 
 
 def read(path: Path) -> Access:
@@ -146,6 +144,7 @@ def parse(data: bytes, name: str) -> Access:
             int(said["port"]),
             str(said["host_key"]),
             str(said["client_key"]),
+            str(said["file"]),
             str(said["log_dir"]),
         )
         if not access.hosts:
@@ -160,10 +159,9 @@ def parse(data: bytes, name: str) -> Access:
 
 
 def is_shared(access: Access) -> bool:
-    """Whether this machine sees the run's directory: the very file lies there, beside the logs."""
-    logs = Path(access.log_dir)
+    """Whether this machine sees the run's directory: the very file lies there."""
     try:
-        there = checked_files.read_private(place(logs.parent))
+        there = checked_files.read_private(Path(access.file))
     except (OSError, checked_files.Damaged):
         return False
-    return there == access.text().encode() and os.access(logs, os.W_OK)
+    return there == access.text().encode() and os.access(access.log_dir, os.W_OK)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Container
 from typing import Any
 
 import attrs
@@ -86,10 +87,10 @@ def fit_name(name: str) -> str:
     return fitting if _NAME.fullmatch(fitting) else "node"
 
 
-def unused_name(name: str, used: Any) -> str:
+def unused_name(name: str, used: Container[str]) -> str:
     """Return the name, or if it is used already, the name with a number: the pods of a Job may all have one name."""
     chosen, number = name, 1
-    while used(chosen):
+    while chosen in used:
         number += 1
         chosen = f"{name}-{number}"
     return chosen

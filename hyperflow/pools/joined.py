@@ -194,12 +194,10 @@ class Joined:
     Args:
         node: The name that the head has given it.
         member: Its session.
-        logs: The directory on the node where the logs of its workers are; "" if it shares the run's directory.
     """
 
     node: str
     member: Member
-    logs: str = ""
 
     async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Member:
         """Let the node start its launcher; raises LauncherError."""

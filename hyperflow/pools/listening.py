@@ -2,7 +2,7 @@
 
 Guarantees:
 - Nothing listens unless the user says `listen=`. Whoever is let in has the key of this pool (door.py, access.py).
-- Each node that joins gets a name that no other one of this head has or had. From then on it is a node like others.
+- Each node that joins gets a name that no other one that has joined has or had. Then it is a node like others.
 - One whose user wants it back, whose time limit comes near, or that was idle for as long as it said, is drained: what
   runs there may go on for GRACE seconds, or until the limit; then it is released, and its evaluations go back.
 - At the end all are released and told so; the access file is removed, and the port closed.
@@ -15,11 +15,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.pools import access, join_request, port
@@ -39,12 +38,17 @@ LOOK = 0.25
 
 LONGEST_LOOK = 5.0
 
+TOLD_WITHIN = 1.0
+"""Seconds in which its user knows why a node has gone."""
+
+SHORTEST_MARGIN = 25.0
+"""Seconds before its time limit from which on nothing is started on a node, if no more were asked for."""
+
+LAST_MOMENT = 1.0
+"""Seconds before its time limit at which a node is given up, whatever runs there."""
+
+TIME_LIMIT = "its time limit comes"
 AT_THE_END = "the pool has ended"
-
-
-def _nobody(name: str) -> bool:
-    del name
-    return False
 
 
 class Listening:
@@ -54,28 +58,25 @@ class Listening:
 
     Args:
         where: As `NodePool(listen=...)` has it.
-        home: The directory of the run; the access file gets a private one in it.
-        log_dir: The directory of its logs.
+        directory: A private one, which gets the access file.
+        log_dir: The directory of the run's logs.
         user: Who uses the nodes.
-        is_taken: Whether a node has this name that has not joined.
-        margin: Seconds before the end of a node's time limit from which on nothing is started there.
+        margin: Seconds before the end of a node's time limit from which on nothing is started there; at most a quarter.
     """
 
     def __init__(
         self,
         where: int | str,
-        home: Path,
+        directory: Path,
         log_dir: Path,
         user: NodeUser,
-        is_taken: Callable[[str], bool] = _nobody,
-        margin: float = GRACE,
+        margin: float = 0.0,
     ) -> None:
         self._address = port.parse(where)
-        self._home = home
+        self._directory = directory
         self._log_dir = log_dir
         self._user = user
-        self._is_taken = is_taken
-        self._margin = margin
+        self._margin = max(margin, SHORTEST_MARGIN)
         self._names: set[str] = set()  # also of those that have left: their logs are there
         self._nodes: dict[str, asyncio.Task[None]] = {}
         self._ending = asyncio.Event()
@@ -90,7 +91,7 @@ class Listening:
 
     @property
     def access_file(self) -> Path:
-        return access.place(self._home)
+        return self._directory.absolute() / access.NAME
 
     @property
     def nodes(self) -> list[str]:
@@ -98,7 +99,7 @@ class Listening:
         return list(self._nodes)
 
     async def __aenter__(self) -> Self:
-        host_key, client_key = self._keys()
+        host_key, client_key = access.new_key(), access.new_key()
         sock = port.bind(self._address)
         try:
             self._access = Access(
@@ -106,19 +107,17 @@ class Listening:
                 port=sock.getsockname()[1],
                 host_key=access.public_text(host_key),
                 client_key=access.as_text(client_key),
+                file=str(self.access_file),
                 log_dir=str(self._log_dir.absolute()),
             )
-            access.write(self._home, self._access)
+            access.write(self._access)
             self._door = Door(host_key, client_key.convert_to_public(), self._joins)
             self._door.open(sock)
         except BaseException:
             sock.close()
             raise
-        logger.info("nodes may join at %s: hyperflow node join %s", self._access.where, self._home)
+        logger.info("nodes may join at %s; what they need is in %s", self._access.where, self.access_file)
         return self
-
-    def _keys(self) -> tuple[Any, Any]:
-        return access.new_key(), access.new_key()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -140,7 +139,7 @@ class Listening:
     # ---- a node -------------------------------------------------------------------------------------------------
 
     def _joins(self, member: Member, request: JoinRequest) -> None:
-        name = join_request.unused_name(request.name, lambda one: one in self._names or self._is_taken(one))
+        name = join_request.unused_name(request.name, self._names)
         self._names.add(name)
         task = asyncio.get_running_loop().create_task(self._attend(name, member, request))
         self._nodes[name] = task
@@ -149,9 +148,10 @@ class Listening:
     async def _attend(self, name: str, member: Member, request: JoinRequest) -> None:
         """Use a node from its coming to its leaving."""
         code, why = 1, "the head has failed"
+        gone: asyncio.Task[str] | None = None
         try:
             ends = None if request.seconds_left is None else time.time() + request.seconds_left
-            node = PoolNode(name, cpus=request.cpus, ends=ends, transport=Joined(name, member, request.log_dir))
+            node = PoolNode(name, cpus=request.cpus, ends=ends, transport=Joined(name, member), logs=request.log_dir)
             try:
                 await self._user.use(node)
             except HyperflowError as error:
@@ -159,26 +159,29 @@ class Listening:
                 why = str(error)
                 return
             logger.info("node %s has joined", name)
+            gone = asyncio.get_running_loop().create_task(self._user.gone(name))
             cause = await self._stays(name, member, request)
             if cause:
                 await self._let_finish(name, member, cause, request)
                 await self._user.release(name, cause)
                 code, why = 0, cause
-            elif member.in_order:
-                code, why = 0, AT_THE_END
             else:
-                why = "the head has lost its launcher"
+                code, why = (0, AT_THE_END) if member.in_order else (1, "the head has lost its launcher")
+                await asyncio.wait([gone], timeout=TOLD_WITHIN)
+                why = (gone.result() if gone.done() else "") or why
             logger.info("node %s has left: %s", name, why)
         except Exception:
             logger.exception("node %s cannot be used any more", name)
         finally:
+            if gone is not None:
+                gone.cancel()
             await member.dismiss(code, why)
 
     async def _stays(self, name: str, member: Member, request: JoinRequest) -> str:
         """Wait until a node is to leave, and return why; "" if it has gone."""
         loop = asyncio.get_running_loop()
         limit = request.seconds_left
-        due = None if limit is None else loop.time() + max(limit - self._margin, 0.0)
+        due = None if limit is None else loop.time() + limit - min(self._margin, limit / 4)
         since = loop.time()  # it has nothing to do
         while not member.gone.is_set():
             now = loop.time()
@@ -187,7 +190,7 @@ class Listening:
             if member.wants_to_leave.is_set():
                 return "its user wants it back"
             if due is not None and now >= due:
-                return "its time limit comes"
+                return TIME_LIMIT
             if self._user.is_busy(name):
                 since = now
             elif request.idle_timeout is not None and now - since >= request.idle_timeout:
@@ -203,9 +206,10 @@ class Listening:
         if self._ending.is_set():
             return
         self._user.drain(name, cause)
-        grace = GRACE if request.seconds_left is None else min(GRACE, max(request.seconds_left, self._margin))
+        limit = request.seconds_left
+        grace = GRACE if limit is None or cause != TIME_LIMIT else min(self._margin, limit / 4) - LAST_MOMENT
         with suppress(TimeoutError):
-            async with asyncio.timeout(grace):
+            async with asyncio.timeout(max(grace, 0.0)):
                 while self._user.is_busy(name) and not member.gone.is_set() and not self._ending.is_set():
                     await _first(LOOK, member.gone, self._ending)
 
@@ -222,7 +226,7 @@ async def _first(seconds: float, *events: asyncio.Event) -> None:
 
 def expected_access(home: Path) -> Path:
     """Return the access file of a run that listens; raises ConfigurationError."""
-    path = access.place(home)
+    path = home / "pool" / access.NAME
     if not path.is_file():
         raise ConfigurationError(
             f"no pool of {home} listens for nodes that join: it does while the program runs, with "

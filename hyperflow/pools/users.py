@@ -27,6 +27,7 @@ class PoolNode:
         ends: When the allocation ends, in seconds since 1970; None where there is no limit, or nobody knows.
         host: How it is reached, where that is not its name.
         transport: How it is reached, where it has come by itself; None for srun or ssh.
+        logs: The directory there for the logs of its workers, where it does not share the run's; else "".
     """
 
     name: str
@@ -36,6 +37,7 @@ class PoolNode:
     ends: float | None = None
     host: str = ""
     transport: Transport | None = None
+    logs: str = ""
 
 
 class NodeUser(Protocol):

@@ -112,7 +112,7 @@ class Connection(Protocol):
 
 
 class Transport(Protocol):
-    """A way to start a launcher."""
+    """A way to start a launcher. One that starts it within a Slurm job has `within_job`, which is true."""
 
     @property
     def node(self) -> str:
@@ -242,7 +242,9 @@ class Started:
 class Spawned(Started):
     """One that runs a command; its stderr goes to the log file, to a descriptor, or else into the stream."""
 
-    def __init__(self, command: Sequence[str], log_file: Path | int | None) -> None:
+    def __init__(
+        self, command: Sequence[str], log_file: Path | int | None, environ: Mapping[str, str] | None = None
+    ) -> None:
         ours, theirs = socket.socketpair()
         number = os.urandom(16).hex()
         try:
@@ -252,7 +254,7 @@ class Spawned(Started):
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
                     stderr=log,
-                    env={**os.environ, survivors.VARIABLE: number},
+                    env={**(os.environ if environ is None else environ), survivors.VARIABLE: number},
                     start_new_session=True,  # Ctrl-C in the terminal is for the head, which ends us in order
                 )
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What tests of nodes that join need: an engine as the user of a pool, and `hyperflow node join` as a real process."""
+"""What tests of nodes that join need: a head with a port, and `hyperflow node join` as a real process."""
 
 import asyncio
 import contextlib
@@ -15,46 +15,10 @@ import attrs
 import hyperflow as hf
 from hyperflow.config import Settings
 from hyperflow.head.engine import Engine, open_engine
-from hyperflow.head.fleet import NodePlan
 from hyperflow.options import Options
-from hyperflow.pools.joined import Joined
+from hyperflow.pools.in_engine import InEngine
 from hyperflow.pools.listening import Listening
-from hyperflow.pools.users import PoolNode
-from hyperflow.request import NodeKind, Want
-
-
-class EngineUser:
-    """The engine of a program, as a pool sees it."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    async def use(self, node: PoolNode) -> None:
-        assert isinstance(node.transport, Joined), node
-        await self.engine.add_node(
-            NodePlan(node.transport, node.cpus, shared=True, logs=node.transport.logs), node.ends
-        )
-
-    def drain(self, node: str, cause: str) -> None:
-        self.engine.drain_node(node, cause)
-
-    async def release(self, node: str, cause: str) -> None:
-        await self.engine.release_node(node, cause)
-
-    def is_busy(self, node: str) -> bool:
-        return self.engine.is_busy(node)
-
-    def is_up(self, node: str) -> bool:
-        return node in self.engine.fleet.links
-
-    def demand(self) -> Sequence[Want]:
-        return self.engine.demand()
-
-    def free_cpus(self) -> int:
-        return 0
-
-    def may_come(self, kinds: Sequence[NodeKind]) -> None:
-        self.engine.may_come(kinds)
+from hyperflow.request import NodeKind
 
 
 @attrs.define
@@ -75,13 +39,15 @@ class Pool:
 
 
 @asynccontextmanager
-async def opened(tmp_path: Path, **more: float) -> AsyncIterator[Pool]:
+async def opened(tmp_path: Path) -> AsyncIterator[Pool]:
     """Run a head without nodes, and let nodes join it on this machine."""
     program = hf.ProgramInfo.new(tmp_path)
     home = program.log_dir.parent
     async with open_engine([], program, settings=Settings()) as engine:
         engine.may_come([NodeKind("joined", 64)])
-        async with Listening("127.0.0.1:0", home, program.log_dir, EngineUser(engine), **more) as listening:
+        async with Listening(
+            "127.0.0.1:0", home / "pool", program.log_dir, InEngine(engine, Settings()), **more
+        ) as listening:
             yield Pool(engine, listening, home)
 
 

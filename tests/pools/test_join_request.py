@@ -58,5 +58,5 @@ def test_names_can_be_names_of_files() -> None:
 def test_a_name_is_used_once() -> None:
     """Nodes of one name get numbers."""
     used = {"main", "main-2"}
-    assert unused_name("main", used.__contains__) == "main-3"
-    assert unused_name("other", used.__contains__) == "other"
+    assert unused_name("main", used) == "main-3"
+    assert unused_name("other", used) == "other"
