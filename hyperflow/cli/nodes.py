@@ -16,7 +16,7 @@ import attrs
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from hyperflow.cli import elsewhere, heads
+from hyperflow.cli import elsewhere, heads, joining
 from hyperflow.cli.answers import BASE_DIR, BaseDir, Json, RunOption, Which, answering
 from hyperflow.cli.heads import Head
 from hyperflow.console.table import plain_table, print_table
@@ -29,6 +29,7 @@ from hyperflow.saying import age, as_written, in_short, printable
 from hyperflow.slurm import nodelist
 
 app = App(name="node", help="All about a node of a running program; put it aside, give it back, or use it again.")
+joining.add_to_node(app)
 
 FORMAT = 1
 

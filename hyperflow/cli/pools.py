@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from hyperflow.cli import elsewhere, heads, named_pools
+from hyperflow.cli import elsewhere, heads, joining, named_pools
 from hyperflow.cli.answers import BASE_DIR, BaseDir, Json, answering
 from hyperflow.cli.heads import Head
 from hyperflow.console.options import Resources
@@ -39,6 +39,7 @@ SteeredOption = Annotated[str | None, Parameter(name="--run", help=RUN.help)]
 def add_to(main: App) -> None:
     """Add the commands to the command line."""
     named_pools.add_to(app)
+    joining.add_to_pool(app)
     main.command(app)
 
 
@@ -162,7 +163,14 @@ def _node(one: Mapping[str, Any]) -> str:
 def _host(now: float) -> Callable[[Mapping[str, Any]], list[object]]:
     def row(one: Mapping[str, Any]) -> list[object]:
         again = "" if one["next_try"] is None else age(max(one["next_try"] - now, 0))
-        return [one["name"], one["state"], one["cpus"] or "all", age(max(now - one["since"], 0)), again, in_short(one["cause"])]
+        return [
+            one["name"],
+            one["state"],
+            one["cpus"] or "all",
+            age(max(now - one["since"], 0)),
+            again,
+            in_short(one["cause"]),
+        ]
 
     return row
 

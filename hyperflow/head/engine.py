@@ -157,7 +157,7 @@ class Engine:
         self._broadcast = Broadcast(self.fleet.links, settings.node_to_node != "off")
         self.fleet.on_peers = self._broadcast.on_message
         self._orders = Orders(
-            self.fleet.links, self._broadcast, self._packer, self._evaluations, self._events, program.log_dir
+            self.fleet.links, self._broadcast, self._packer, self._evaluations, self._events, self.fleet.logs
         )
         # Those of this turn, each followed by its activity; by function, CPUs, the name that they were given, and
         # whether they are of a remote_map.
@@ -189,7 +189,7 @@ class Engine:
         self._cancelled = self._endings.cancelled  # bound once: each evaluation has it
         self.bulk = Bulk(head, self._endings)
         self._ranks = Ranks(
-            self.fleet.links, self.fleet.write, program.log_dir, self._memory_limit, self._endings.on_ended
+            self.fleet.links, self.fleet.write, self.fleet.logs, self._memory_limit, self._endings.on_ended
         )
         self._said = Said(head, self.bulk, self._ranks, self._usage, self.echo)
         self._losses = Losses(head, self.bulk, self._endings, settings.silence_limit, self._flush)

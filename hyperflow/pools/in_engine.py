@@ -31,11 +31,15 @@ class InEngine:
             granted=granted,
             said=self._said if granted or self._said != NOTHING else node.supply,
             grant=node.supply if granted else NOTHING,
-            once=not granted,
+            once=not granted and node.transport is None,
+            shared=node.transport is not None,  # several may have joined from one machine, each with some of its CPUs
+            logs=node.logs,
         )
         self._names[node.name] = await self._engine.add_node(plan, node.ends)
 
     def _transport(self, node: PoolNode) -> Transport:
+        if node.transport is not None:
+            return node.transport
         if node.slurm_job is not None:
             from hyperflow.transports.srun import Srun  # noqa: PLC0415 (hosts need none)
 
