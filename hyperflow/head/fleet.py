@@ -65,6 +65,8 @@ class NodePlan(NamedTuple):
     grant: Supply = NOTHING  # what else a batch system granted there
     once: bool = False  # not if another node with this flag is the same machine under another name
     slurm_job: int | None = None  # that has it, where that is not the one that we are in
+    share: Sequence[int] | None = None
+    """Which of its CPUs are ours to begin with, as places in the sorted ids; None: all. See Engine.lend."""
 
     @property
     def transports(self) -> Sequence[Transport]:
@@ -95,6 +97,12 @@ def check_job(greeting: Greeting, job: int, node: str) -> None:
             " limits would not hold, and its end would not end it. Let srun reach the node (transport = "
             '"srun"), or ask the administrators for pam_slurm_adopt'
         )
+
+
+def _share(link: Link, places: Sequence[int]) -> tuple[Capacity, Sequence[int]]:
+    """Return the part of a node that is ours to begin with; raises LauncherError."""
+    ids = link.ids_at(places)
+    return link.capacity._replace(memory=link.memory_for(len(ids))), ids
 
 
 def _environment(job: int | None) -> dict[str, str]:
@@ -337,7 +345,12 @@ class Fleet:
                     causes.append(cause)
                     break
                 logger.info("%s: reached by %s", plan.node, _name(transport))
-                return self._take_in(plan, link)
+                try:
+                    return self._take_in(plan, link)
+                except LauncherError as error:
+                    causes.append(str(error))
+                    await link.close()
+                    break
         failure = LauncherError("; ".join(causes))
         self._events.note("not started", node=plan.node, cause=str(failure))
         return failure
@@ -376,11 +389,14 @@ class Fleet:
         choice = capacity.choose(
             plan.said, plan.grant if plan.granted else None, found, cpus.ids if cpus.pinned else None
         )
+        there, ids = choice.capacity, cpus.ids
+        link.capacity = there
+        if plan.share is not None:
+            there, ids = _share(link, plan.share)
         self.links[link.node] = link
-        self._on_nodes.node_up(link.node, cpus.ids, choice.capacity)
-        there = choice.capacity
+        self._on_nodes.node_up(link.node, ids, there)
         more = {"gpus": list(there.gpus), "gpus_from": choice.gpus_from} if there.gpus else {}
-        self._events.note("up", node=link.node, cpus=list(cpus.ids), pinned=cpus.pinned, memory=there.memory, **more)
+        self._events.note("up", node=link.node, cpus=list(ids), pinned=cpus.pinned, memory=there.memory, **more)
         for remark in filter(None, (choice.remark, link.remark)):
             # Not by warnings: a node may come late.
             logger.warning("%s: %s", link.node, remark)
