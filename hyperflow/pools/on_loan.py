@@ -60,5 +60,10 @@ class OnLoan:
         self, on_returned: Callable[[str, Sequence[int], Sequence[str]], object], on_gone: Callable[[str, str], object]
     ) -> None:
         """Tell what has been given back: CPUs and GPUs of a node; and which node is lost, and why."""
-        self._engine.on_returned = lambda node, cpus, gpus, _: on_returned(node, cpus, gpus)
+
+        def returned(node: str, cpus: tuple[int, ...], gpus: tuple[str, ...], memory: int) -> None:
+            del memory  # which goes with CPUs
+            on_returned(node, cpus, gpus)
+
+        self._engine.on_returned = returned
         self._engine.on_node_gone = on_gone
