@@ -129,7 +129,8 @@ def print_pool(about: Mapping[str, Any], now: float) -> None:
     if about["why"]:
         print(printable(f"  {about['why']}"))
     if about["reason"]:
-        print(printable(f"  {about['wanted']} more wanted: {about['reason']}"))
+        more = f"{about['wanted']} more wanted: " if about["wanted"] else ""
+        print(printable(f"  {more}{about['reason']}"))
     if about["limits"]:
         print(printable("  " + ", ".join(f"{name} {_limit(value)}" for name, value in about["limits"].items())))
     if allocations:

@@ -58,7 +58,7 @@ from hyperflow.head.later import Later
 from hyperflow.head.learning import Learning
 from hyperflow.head.link import Frame, Link
 from hyperflow.head.losses import Losses
-from hyperflow.head.membership import Membership
+from hyperflow.head.membership import Membership, OnReturned
 from hyperflow.head.orders import Orders
 from hyperflow.head.pieces import PieceTable
 from hyperflow.head.post_mortems import PostMortems
@@ -196,6 +196,7 @@ class Engine:
         self._membership = of_nodes = Membership(head, self._leave, self._refuse)
         self.add_node, self.drain_node, self.release_node = of_nodes.add, of_nodes.drain, of_nodes.release
         self.resume_node, self.may_come = of_nodes.resume, of_nodes.may_come
+        self.lend, self.reclaim = of_nodes.lend, of_nodes.reclaim
         self.demand, self.free_cpus, self.is_busy = of_nodes.demand, of_nodes.free_cpus, of_nodes.is_busy
         self.on_node_gone: Callable[[str, str], object] = _nobody
         """Gets the name of a node that was lost, and why; not of one that was released."""
@@ -471,6 +472,15 @@ class Engine:
     def node_failed(self, node: str) -> None:
         """Refuse what only that node could have run."""
         self._refuse(self.scheduler.expect_no_more(node))
+
+    @property
+    def on_returned(self) -> OnReturned:
+        """Gets what has left the account of a node after `reclaim`."""
+        return self._membership.on_returned
+
+    @on_returned.setter
+    def on_returned(self, told: OnReturned) -> None:
+        self._membership.on_returned = told
 
     def _refuse(self, tasks: list[Task]) -> None:
         """End what waited, and cannot be had any more."""

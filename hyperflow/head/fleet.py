@@ -68,6 +68,8 @@ class NodePlan(NamedTuple):
     once: bool = False  # not if another node with this flag is the same machine under another name
     slurm_job: int | None = None  # that has it, where that is not the one that we are in
     logs: str = ""  # the directory there for the logs of its workers, on a node that does not share the run's
+    share: Sequence[int] | None = None
+    """Which of its CPUs are ours to begin with, as places in the sorted ids; None: all. See Engine.lend."""
 
     @property
     def transports(self) -> Sequence[Transport]:
@@ -98,6 +100,12 @@ def check_job(greeting: Greeting, job: int, node: str) -> None:
             " limits would not hold, and its end would not end it. Let srun reach the node (transport = "
             '"srun"), or ask the administrators for pam_slurm_adopt'
         )
+
+
+def _share(link: Link, places: Sequence[int]) -> tuple[Capacity, Sequence[int]]:
+    """Return the part of a node that is ours to begin with; raises LauncherError."""
+    ids = link.ids_at(places)
+    return link.capacity._replace(memory=link.memory_for(len(ids))), ids
 
 
 def _environment(job: int | None) -> dict[str, str]:
@@ -342,7 +350,12 @@ class Fleet:
                     causes.append(cause)
                     break
                 logger.info("%s: reached by %s", plan.node, _name(transport))
-                return self._take_in(plan, link)
+                try:
+                    return self._take_in(plan, link)
+                except LauncherError as error:
+                    causes.append(str(error))
+                    await link.close()
+                    break
         failure = LauncherError("; ".join(causes))
         self._events.note("not started", node=plan.node, cause=str(failure))
         return failure
@@ -383,13 +396,16 @@ class Fleet:
         )
         if plan.logs:
             self.logs.add(link.node, plan.logs)
+        there, ids = choice.capacity, cpus.ids
+        link.capacity = there
+        if plan.share is not None:
+            there, ids = _share(link, plan.share)
         self.links[link.node] = link
-        self._on_nodes.node_up(link.node, cpus.ids, choice.capacity)
-        there = choice.capacity
+        self._on_nodes.node_up(link.node, ids, there)
         more: dict[str, Any] = {"gpus": list(there.gpus), "gpus_from": choice.gpus_from} if there.gpus else {}
         more |= {"ends": plan.ends} if plan.ends is not None else {}
         more |= {"logs": plan.logs} if plan.logs else {}
-        self._events.note("up", node=link.node, cpus=list(cpus.ids), pinned=cpus.pinned, memory=there.memory, **more)
+        self._events.note("up", node=link.node, cpus=list(ids), pinned=cpus.pinned, memory=there.memory, **more)
         for remark in filter(None, (choice.remark, link.remark)):
             # Not by warnings: a node may come late.
             logger.warning("%s: %s", link.node, remark)

@@ -282,6 +282,7 @@ class Allocations:
             self.client.wake()
             return
         if it.state not in ("starting", "up"):  # given back meanwhile
+            self.rules.node_failed(it, place, it.cause, time.time())
             await self._release(user, place, it.cause)
             return
         self.rules.node_up(it, place, time.time())

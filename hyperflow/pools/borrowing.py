@@ -16,14 +16,13 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from hyperflow.aio import settled
 from hyperflow.control import place
 from hyperflow.database.ownership import started
 from hyperflow.errors import ConfigurationError, LauncherError
-from hyperflow.head.fleet import NodePlan
-from hyperflow.pools import leases
+from hyperflow.pools import leases, named
 from hyperflow.pools.leases import Line, Nonsense, Stream
 from hyperflow.pools.lent import Demand
 from hyperflow.pools.named import LEASES, LOG, Named, NoPool
@@ -46,16 +45,22 @@ WELCOME = 20.0
 
 
 class Uses(Protocol):
-    """The engine, as far as it uses nodes that are lent."""
+    """The engine, as far as it uses nodes on loan; nodes have the names that it gives them."""
 
-    async def add_node(self, plan: NodePlan, ends: float | None = None, /) -> str: ...
-    def lend(self, node: str, cpus: Sequence[int], /) -> object: ...
-    def reclaim(self, node: str, count: int, /) -> object: ...
-    def drain_node(self, node: str, cause: str, /) -> object: ...
-    async def release_node(self, node: str, cause: str, /) -> None: ...
+    async def add(self, node: PoolNode, cpus: Sequence[int], gpus: Sequence[str], /) -> str: ...
+    def lend(self, node: str, cpus: Sequence[int], gpus: Sequence[str], /) -> None: ...
+    def reclaim(self, node: str, count: int, /) -> None: ...
+    def drain(self, node: str, cause: str, /) -> None: ...
+    async def release(self, node: str, cause: str, /) -> None: ...
     def may_come(self, kinds: Sequence[NodeKind], /) -> None: ...
     def demand(self) -> Sequence[Want]: ...
     def idle_cpus(self, node: str, /) -> int: ...
+    def watch(
+        self,
+        on_returned: Callable[[str, Sequence[int], Sequence[str]], object],
+        on_gone: Callable[[str, str], object],
+        /,
+    ) -> None: ...
 
 
 class Held:
@@ -64,6 +69,7 @@ class Held:
     def __init__(self, node: PoolNode) -> None:
         self.node = node
         self.cpus: set[int] = set()
+        self.gpus: set[str] = set()
         self.asked = 0
         """CPUs that are asked back before the launcher is up."""
         self.engine_name = ""
@@ -71,19 +77,15 @@ class Held:
         self.drained = False
 
 
-Plan = Callable[[PoolNode, Sequence[int], Sequence[str]], NodePlan]
-"""How the engine is told of a node of which it has these CPUs and GPUs."""
-
-
 class Borrowing:
     """What one program has of a named pool."""
 
-    def __init__(self, pool: Named, program: str, engine: Uses, plan: Plan) -> None:
+    def __init__(self, pool: Named, program: str) -> None:
         self.nodes: dict[str, Held] = {}
         self._pool = pool
         self._program = program
-        self._engine = engine
-        self._plan = plan
+        self._engine: Uses = cast(Uses, _Nobody())
+        self._kinds: list[NodeKind] = []
         self._stream: Stream | None = None
         self._said: Demand | None = None
         self._said_at = 0.0
@@ -110,7 +112,7 @@ class Borrowing:
                 line = await stream.read()
             if line is None or line["do"] != "welcome":
                 raise Nonsense("no welcome" if line is None else str(line.get("cause", line["do"])))
-            self._engine.may_come(leases.kinds_from_json(line["kinds"]))
+            self._kinds = leases.kinds_from_json(line["kinds"])
         except (OSError, TimeoutError, Nonsense) as error:
             if stream is not None:
                 await stream.close()
@@ -120,8 +122,9 @@ class Borrowing:
                 f"{error or 'it is stopped, or busy'}; its log is {log}"
             ) from error
         self._stream, self._said = stream, None
+        self._engine.may_come(self._kinds)
 
-    async def run(self) -> None:
+    async def _run(self) -> None:
         """Do what the manager says until this is cancelled; look for the next one when it ends."""
         while True:
             assert self._stream is not None
@@ -147,9 +150,7 @@ class Borrowing:
             found = place.read(self._pool.home / LEASES)
             if found is None or (found == seen and not found.path.exists()):
                 continue
-            with suppress(NoPool):
-                from hyperflow.pools import named  # noqa: PLC0415
-
+            with suppress(ConfigurationError):
                 again = await asyncio.to_thread(named.read, self._pool.name)
                 if again is not None:
                     self._pool = again
@@ -196,34 +197,39 @@ class Borrowing:
 
     def _lent(self, node: PoolNode, cpus: Sequence[int], gpus: Sequence[str]) -> None:
         held = self.nodes.get(node.name)
+        is_new = held is None
         if held is None:
             held = self.nodes[node.name] = Held(node)
-            held.cpus.update(cpus)
-            self._start(self._bring_up(held, gpus))
-            return
         held.cpus.update(cpus)
-        if held.engine_name:
-            self._engine.lend(held.engine_name, list(cpus))
+        held.gpus.update(gpus)
+        if is_new:
+            self._start(self._bring_up(held))
+        elif held.engine_name:
+            self._engine.lend(held.engine_name, cpus, gpus)
 
-    async def _bring_up(self, held: Held, gpus: Sequence[str]) -> None:
+    async def _bring_up(self, held: Held) -> None:
         """Start a launcher."""
-        node, first = held.node, sorted(held.cpus)
+        node, cpus, gpus = held.node, sorted(held.cpus), sorted(held.gpus)
         try:
-            held.engine_name = await self._engine.add_node(self._plan(node, first, gpus), node.ends)
+            name = await self._engine.add(node, cpus, gpus)
         except (LauncherError, ConfigurationError) as error:
-            if self.nodes.pop(node.name, None) is not None:
+            if self.nodes.get(node.name) is held:
+                del self.nodes[node.name]
                 logger.warning("%s of the pool %s cannot be used: %s", node.name, self._pool.name, error)
                 self._tell("failed", node=node.name, why=str(error)[:1000])
+                self._end_if_stopped()
             return
-        if node.name not in self.nodes:  # it was taken away meanwhile
-            await self._engine.release_node(held.engine_name, "it was given back")
+        if self.nodes.get(node.name) is not held:  # it was taken away meanwhile
+            await self._engine.release(name, "it was given back")
             return
-        if later := sorted(held.cpus.difference(first)):
-            self._engine.lend(held.engine_name, later)
-        if held.asked:
-            self._engine.reclaim(held.engine_name, held.asked)
+        held.engine_name = name
+        later, more = sorted(held.cpus.difference(cpus)), sorted(held.gpus.difference(gpus))
+        if later or more:
+            self._engine.lend(name, later, more)
         if held.drained:
             self._drain(node.name, "the pool gives it back")
+        elif held.asked:
+            self._engine.reclaim(name, held.asked)
 
     def _asked(self, name: str, count: int) -> None:
         if (held := self.nodes.get(name)) is None:
@@ -239,32 +245,33 @@ class Borrowing:
             return
         held.drained = True
         if held.engine_name:
-            self._engine.drain_node(held.engine_name, cause)
+            self._engine.drain(held.engine_name, cause)
             self._engine.reclaim(held.engine_name, len(held.cpus))
 
     async def _leave(self, name: str, cause: str) -> None:
         held = self.nodes.pop(name, None)
         if held is not None and held.engine_name:
-            await self._engine.release_node(held.engine_name, cause)
+            await self._engine.release(held.engine_name, cause)
         self._tell("released", node=name)
         self._end_if_stopped()
 
-    def on_returned(self, engine_name: str, cpus: Sequence[int]) -> None:
+    def on_returned(self, engine_name: str, cpus: Sequence[int], gpus: Sequence[str]) -> None:
         """The engine has given CPUs back."""
         held = self._named(engine_name)
         if held is None:
             return
         held.cpus.difference_update(cpus)
+        held.gpus.difference_update(gpus)
         if held.cpus:
-            self._tell("returned", node=held.node.name, cpus=list(cpus))
+            self._tell("returned", node=held.node.name, cpus=list(cpus), gpus=list(gpus))
         else:
             del self.nodes[held.node.name]
             self._start(self._return_last(held, list(cpus)))
 
     async def _return_last(self, held: Held, cpus: list[int]) -> None:
         """End the launcher; then its last CPUs are somebody else's."""
-        await self._engine.release_node(held.engine_name, "its CPUs were given back to the pool")
-        self._tell("returned", node=held.node.name, cpus=cpus)
+        await self._engine.release(held.engine_name, "its CPUs were given back to the pool")
+        self._tell("returned", node=held.node.name, cpus=cpus, gpus=sorted(held.gpus))
         self._end_if_stopped()
 
     def on_node_gone(self, engine_name: str, cause: str) -> None:
@@ -280,7 +287,7 @@ class Borrowing:
 
     # ---- what waits ---------------------------------------------------------------------------------------------
 
-    async def report(self) -> None:
+    async def _report_on(self) -> None:
         """Tell what waits, until this is cancelled."""
         while True:
             await asyncio.sleep(TICK)
@@ -322,24 +329,47 @@ class Borrowing:
         if self._stopped and not self.nodes:
             self._engine.may_come([])
 
+    # ---- scopes -------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def serving(self, engine: Uses) -> AsyncIterator[None]:
+        """Let an engine use what is lent, within a scope. What it has at the end it keeps until it ends."""
+        self._engine = engine
+        engine.watch(self.on_returned, self.on_node_gone)
+        engine.may_come(self._kinds)
+        loops = [asyncio.create_task(self._run(), name="pool"), asyncio.create_task(self._report_on(), name="demand")]
+        try:
+            yield
+        finally:
+            ending = [*loops, *self._tasks]
+            for task in ending:
+                task.cancel()
+            await settled(*ending)
+
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await settled(*self._tasks)
+        """End the lease."""
         if self._stream is not None:
             await self._stream.close()
 
 
+class _Nobody:
+    """An engine that is not there yet."""
+
+    def may_come(self, kinds: Sequence[NodeKind]) -> None:
+        """Do nothing."""
+
+
 @asynccontextmanager
-async def borrowing(pool: Named, program: str, engine: Uses, plan: Plan) -> AsyncIterator[Borrowing]:
-    """Borrow from a named pool within a scope; raises NoPool."""
-    mine = Borrowing(pool, program, engine, plan)
-    await mine.attach()
-    loops = [asyncio.create_task(mine.run(), name="pool"), asyncio.create_task(mine.report(), name="demand")]
+async def borrowing(pool: Named, program: str) -> AsyncIterator[Borrowing]:
+    """Be attached to a named pool within a scope, whose end gives all back; raises NoPool.
+
+    async with borrowing(pool, "scan") as lease:      # all that uses its nodes ends within this
+        async with lease.serving(engine):
+            ...
+    """
+    lease = Borrowing(pool, program)
+    await lease.attach()
     try:
-        yield mine
+        yield lease
     finally:
-        for task in loops:
-            task.cancel()
-        await settled(*loops)
-        await mine.close()
+        await lease.close()

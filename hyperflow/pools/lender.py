@@ -249,7 +249,7 @@ class Lender:
                 self.lending.wants(number, leases.demand_from_json(line), time.monotonic())
             case "returned":
                 node, cpus = leases.text(line, "node"), leases.indices(line.get("cpus"))
-                if not self.lending.returned(number, node, cpus):
+                if not self.lending.returned(number, node, cpus, list(map(str, line.get("gpus", ())))):
                     raise Nonsense(f"it returns CPUs of {node} that it does not have")
             case "failed":
                 node = leases.text(line, "node")

@@ -90,8 +90,8 @@ class Lending:
         self._count(number, node)
         return sorted(taken)
 
-    def returned(self, number: int, node: str, cpus: Collection[int]) -> bool:
-        """A program gives CPUs back; False, and nothing changes, if it does not have them."""
+    def returned(self, number: int, node: str, cpus: Collection[int], gpus: Collection[str] = ()) -> bool:
+        """A program gives CPUs back, and GPUs; False, and nothing changes, if it does not have these CPUs."""
         ground = self.nodes.get(node)
         if ground is None:
             return True  # it went meanwhile
@@ -104,8 +104,10 @@ class Lending:
             borrower.asked[node] = max(borrower.asked[node] - len(cpus), 0)
         self._count(number, node)
         self._forget_returned(borrower, node, len(cpus))
-        if not borrower.held.get(node):
-            ground.gpus = {gpu: None if holder == number else holder for gpu, holder in ground.gpus.items()}
+        back = ground.gpus if not borrower.held.get(node) else gpus
+        for gpu in set(back).intersection(ground.gpus):
+            if ground.gpus[gpu] == number:
+                ground.gpus[gpu] = None
         return True
 
     def cannot_use(self, number: int, node: str) -> None:
