@@ -26,6 +26,7 @@ from hyperflow.slurm import nodelist
 from hyperflow.slurm.client import PollIntervals, SlurmClient
 from hyperflow.steering import LIMITS
 
+
 class Pool:
     """Brings nodes to a user of nodes, and takes them away.
 
