@@ -148,5 +148,3 @@ async def _obey(env: Any) -> None:
             number += 1
         tell("state", pool_of(env).info())
         await asyncio.sleep(0.2)
-
-
