@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -54,20 +55,25 @@ def variables(*names: str) -> list[str | None]:
 
 async def test_a_node_joins_works_and_is_released(tmp_path: Path) -> None:
     """A program without a node waits; a node that joins evaluates, takes and gives large data, and ends with code 0."""
-    async with opened(tmp_path) as pool:
-        early = asyncio.ensure_future(pool.evaluate(where))
-        async with joining(pool.listening.access_file, "--name", "pod", "--cpus", "2") as node:
-            name, log_file, _ = await early  # type: ignore[misc]
-            assert name == "pod"
-            assert Path(log_file).parent == pool.home / "log"
-            assert len(await pool.evaluate(big, 30_000_000)) == 30_000_000  # type: ignore[arg-type]
-            assert await pool.evaluate(len, bytes(30_000_000)) == 30_000_000
-            assert pool.engine.cpus == 2
-            await pool.listening.close()
-            ended = await node.ended()
-            assert ended.code == 0, ended.said
-            assert "the pool has ended" in ended.said
-            assert not pool.listening.access_file.exists()
+    program = hf.ProgramInfo.new(tmp_path)
+    home = program.log_dir.parent
+
+    @hf.job
+    async def job() -> tuple[str, str, int]:
+        found = await hf.remote_eval(where)
+        assert len(await hf.remote_eval(big, 30_000_000)) == 30_000_000
+        assert await hf.remote_eval(len, bytes(30_000_000)) == 30_000_000
+        return found
+
+    async with AsyncExitStack() as stack:
+        async with hf.open_pool_job(hf.NodePool(listen="127.0.0.1:0"), program=program) as env:
+            node = await stack.enter_async_context(joining(None, str(home), "--name", "pod", "--cpus", "2"))
+            name, log_file, _ = await job()
+            assert (name, Path(log_file).parent, env.statistics().cpus) == ("pod", home / "log", 2)
+        ended = await node.ended()
+        assert (ended.code, "the pool has ended" in ended.said) == (0, True), ended.said
+    assert not (home / "pool/access").exists()
+    assert "pod" in (home / "log/events.jsonl").read_text()
 
 
 async def test_nodes_of_one_name_and_their_ends(tmp_path: Path) -> None:
