@@ -18,6 +18,7 @@ from hyperflow.console.options import Resources
 from hyperflow.console.table import plain_table, print_table
 from hyperflow.control.client import Contact, HeadElsewhere, head
 from hyperflow.errors import ConfigurationError
+from hyperflow.pools import named
 from hyperflow.saying import age, in_short, printable
 from hyperflow.steering import LIMITS
 
@@ -33,7 +34,7 @@ RUN = Parameter(
 )
 
 Steered = Annotated[str | None, RUN]
-SteeredOption = Annotated[str | None, Parameter(name="--run", help=RUN.help)]
+"""Given by its place, or as `--run`."""
 
 
 def add_to(main: App) -> None:
@@ -45,7 +46,7 @@ def add_to(main: App) -> None:
 
 @app.command
 @answering
-def info(run: Steered = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
+def info(run: Steered = None, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
     """Show the allocations and hosts of a pool, why there are so many, and its limits."""
     one = heads.with_pool(run, base_dir)
     return _ask(one, ["pool", "info"], lambda contact: contact.get("/pool"), as_json)
@@ -56,9 +57,8 @@ def info(run: Steered = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json 
 def set_(
     limit: Annotated[str, Parameter(help=f"One of {', '.join(LIMITS)}.")],
     value: Annotated[str, Parameter(help="Its new value: a number, or a time such as 5m.")],
-    /,
+    run: Steered = None,
     *,
-    run: SteeredOption = None,
     base_dir: BaseDir = BASE_DIR,
     as_json: Json = False,
 ) -> int:
@@ -73,7 +73,7 @@ def set_(
 
 @app.command
 @answering
-def pause(*, run: SteeredOption = None, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
+def pause(run: Steered = None, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
     """Ask for no more allocations; what is queued or up stays."""
     one = heads.with_pool(run, base_dir)
     return _ask(one, ["pool", "pause"], lambda contact: contact.post("/pool/pause"), as_json)
@@ -82,9 +82,9 @@ def pause(*, run: SteeredOption = None, base_dir: BaseDir = BASE_DIR, as_json: J
 @app.command
 @answering
 def resume(
+    run: Steered = None,
     *,
     resources: Annotated[Resources, Parameter(name="*")] = NO_RESOURCES,
-    run: SteeredOption = None,
     base_dir: BaseDir = BASE_DIR,
     as_json: Json = False,
 ) -> int:
@@ -110,8 +110,9 @@ def _ask(one: Head, words: Sequence[str], request: Callable[[Contact], Mapping[s
     try:
         told: Mapping[str, Any] = request(head(one.home))
     except HeadElsewhere as error:
-        which = [str(one.home)] if words[1] == "info" else ["--run", str(one.home)]
-        told = json.loads(elsewhere.carry_out(error.host, [*words, *which, "--json"], error, one.slurm_job))
+        which = one.home.name if one.home.parent == named.directory() else str(one.home)
+        there = [*words, "--run", which, "--json"]
+        told = json.loads(elsewhere.carry_out(error.host, there, error, one.slurm_job))
     about = {"run": str(one.home), **told}
     if as_json:
         print(json.dumps(about, indent=2))

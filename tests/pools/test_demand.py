@@ -42,7 +42,7 @@ def test_work_over_target() -> None:
 
 
 def test_never_more_than_can_be_occupied() -> None:
-    """Ten evaluations of an hour are worth three allocations of four CPUs, and not 150; one at least, if it is short."""
+    """Ten evaluations of an hour are worth three allocations of four CPUs, and not 150; a short one is worth one."""
     assert _needed(Want(PLAIN, 10, 3600.0)).allocations == (3, 0)
     assert _needed(Want(PLAIN, 1, 0.001)).allocations == (1, 0)
 

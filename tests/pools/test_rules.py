@@ -1,7 +1,7 @@
 """Tests of the rules of allocations: by example, and in random histories with a pretended Slurm."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 import pytest
@@ -70,7 +70,8 @@ def test_a_life() -> None:
     assert not rules.orders(41.0, [0])
     rules.slurm_says(it, CANCELLED, 42.0)
     assert (_state(it), it.cause) == ("ended", "idle timeout")
-    assert not rules.allocations and not rules.held
+    assert not rules.allocations
+    assert not rules.held
 
 
 def test_limits() -> None:
@@ -110,7 +111,7 @@ def test_refused() -> None:
 
 @pytest.mark.parametrize("how", ["failed", "node", "silent"])
 def test_held_after_three(how: str) -> None:
-    """Three in a row that bring no node up hold their kind, with what the last one said; those cancelled do not count."""
+    """Three in a row that bring no node up hold their kind, with what the last one said; cancelled ones count not."""
     rules = _rules()
     now = 0.0
     for _ in range(2):
@@ -166,7 +167,7 @@ def test_ebb() -> None:
 
 
 def test_its_end() -> None:
-    """Near its end it is drained; what still runs at the very end goes back; before that it stays as long as it runs."""
+    """Near its end it is drained, and stays as long as something runs there; at the very end that goes back."""
     rules = _rules()
     it = _up(rules, ends=3600.0)
     rules.looked(it, lambda _: True, 0.0)
@@ -250,7 +251,7 @@ class _History:
             self.turn()
         self.end()
 
-    def events(self) -> Iterator[object]:
+    def events(self) -> Iterator[Callable[[], None]]:
         yield from (self.wait, self.wait, self.wants, self.work, self.work)
         yield from (self.sbatch, self.starts, self.starts, self.holder, self.holder, self.node, self.node)
         yield from (self.loses, self.cancels, self.fails, self.people)
@@ -273,7 +274,8 @@ class _History:
             case Submit():
                 assert len(rules.allocations) <= rules.limits.max_allocations
                 assert len(rules.of("submitting", "pending")) <= rules.limits.max_queued
-                assert not rules.paused and it.kind not in rules.held
+                assert not rules.paused
+                assert it.kind not in rules.held
                 assert ("submit", it.number) not in self.ordered
                 self.ordered.add(("submit", it.number))
             case GiveBack():
