@@ -5,6 +5,7 @@ The Job is the same as ever, and its head runs where the program is: on a login 
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,15 +14,18 @@ from typing import Any, TypeVar, cast
 
 from hyperflow import _job
 from hyperflow._job import JobEnv
-from hyperflow.config import read_settings
+from hyperflow.config import Settings, read_settings
 from hyperflow.errors import ConfigurationError
 from hyperflow.files import hold_standard_streams
 from hyperflow.flow import Flow
 from hyperflow.head.capacity import Supply
 from hyperflow.head.engine import Engine
 from hyperflow.offers import Offers
+from hyperflow.pools import named
+from hyperflow.pools.borrowing import borrowing
 from hyperflow.pools.in_engine import InEngine
 from hyperflow.pools.nodepool import NodePool
+from hyperflow.pools.on_loan import OnLoan
 from hyperflow.pools.pool import Pool
 from hyperflow.program import CONTINUED, ProgramInfo
 from hyperflow.records import record
@@ -74,7 +78,9 @@ async def open_pool_job(
     offers = Offers(None, gpus, memory, resources)
     chosen = read_settings(**settings)
     if isinstance(pool, str):
-        raise ConfigurationError(f"there is no pool named {pool!r}")
+        async with _borrowing(pool, offers, program, chosen, preload=preload, echo=echo, progress=progress) as env:
+            yield env
+        return
     if not isinstance(cast(object, pool), NodePool):
         raise ConfigurationError(f"{pool!r} is no pool: hyperflow.NodePool(...) is needed, or the name of a pool")
     place = continued() or program or ProgramInfo.new("hyperflow-runs")
@@ -93,6 +99,27 @@ async def open_pool_job(
         mine.serving(InEngine(cast(Engine, env.evaluator), chosen, Supply(offers.gpus, offers.memory))),
     ):
         cast(Engine, env.evaluator).pool = mine
+        yield env
+
+
+@asynccontextmanager
+async def _borrowing(
+    name: str, offers: Offers, program: ProgramInfo | None, settings: Settings, **shown: Any
+) -> AsyncIterator[JobEnv]:
+    """Evaluate on what a named pool lends; raises ConfigurationError."""
+    if offers.gpus is not None or offers.memory is not None:
+        raise ConfigurationError(
+            "gpus= and memory= say what nodes have; a named pool knows that, and lends parts of it"
+        )
+    pool = await asyncio.to_thread(named.find, name)
+    pool.address()  # before anything is made for a program that has no pool
+    place = continued() or program or ProgramInfo.new("hyperflow-runs")
+    tokens, listed = offers.resources, program is None
+    async with (
+        borrowing(pool, place.program_id) as lease,
+        _job.open_job([], place, settings=settings, listed=listed, tokens=tokens, **shown) as env,
+        lease.serving(OnLoan(cast(Engine, env.evaluator), settings)),
+    ):
         yield env
 
 

@@ -58,7 +58,7 @@ from hyperflow.head.later import Later
 from hyperflow.head.learning import Learning
 from hyperflow.head.link import Frame, Link
 from hyperflow.head.losses import Losses
-from hyperflow.head.membership import Membership
+from hyperflow.head.membership import Membership, OnReturned
 from hyperflow.head.orders import Orders
 from hyperflow.head.pieces import PieceTable
 from hyperflow.head.post_mortems import PostMortems
@@ -157,7 +157,7 @@ class Engine:
         self._broadcast = Broadcast(self.fleet.links, settings.node_to_node != "off")
         self.fleet.on_peers = self._broadcast.on_message
         self._orders = Orders(
-            self.fleet.links, self._broadcast, self._packer, self._evaluations, self._events, program.log_dir
+            self.fleet.links, self._broadcast, self._packer, self._evaluations, self._events, self.fleet.logs
         )
         # Those of this turn, each followed by its activity; by function, CPUs, the name that they were given, and
         # whether they are of a remote_map.
@@ -189,13 +189,14 @@ class Engine:
         self._cancelled = self._endings.cancelled  # bound once: each evaluation has it
         self.bulk = Bulk(head, self._endings)
         self._ranks = Ranks(
-            self.fleet.links, self.fleet.write, program.log_dir, self._memory_limit, self._endings.on_ended
+            self.fleet.links, self.fleet.write, self.fleet.logs, self._memory_limit, self._endings.on_ended
         )
         self._said = Said(head, self.bulk, self._ranks, self._usage, self.echo)
         self._losses = Losses(head, self.bulk, self._endings, settings.silence_limit, self._flush)
         self._membership = of_nodes = Membership(head, self._leave, self._refuse)
         self.add_node, self.drain_node, self.release_node = of_nodes.add, of_nodes.drain, of_nodes.release
         self.resume_node, self.may_come = of_nodes.resume, of_nodes.may_come
+        self.lend, self.reclaim = of_nodes.lend, of_nodes.reclaim
         self.demand, self.free_cpus, self.is_busy = of_nodes.demand, of_nodes.free_cpus, of_nodes.is_busy
         self.on_node_gone: Callable[[str, str], object] = _nobody
         """Gets the name of a node that was lost, and why; not of one that was released."""
@@ -448,7 +449,9 @@ class Engine:
     def describe_node(self, node: str) -> dict[str, Any]:
         """Return all that is known here of one node that is up; raises ConfigurationError if it is not."""
         self.aside.check(node)
-        return described(self.fleet.links[node], self.scheduler.pool.nodes.get(node), self.time_left())
+        own = self._ends.end_of(node)
+        left = self.time_left() if own is None else min(own, self.time_left())
+        return described(self.fleet.links[node], self.scheduler.pool.nodes.get(node), left)
 
     def node_up(self, node: str, cpus: Sequence[int], capacity: Capacity = CPUS_ONLY) -> None:
         """Use a node, which may come late."""
@@ -470,6 +473,15 @@ class Engine:
         """Refuse what only that node could have run."""
         self._refuse(self.scheduler.expect_no_more(node))
 
+    @property
+    def on_returned(self) -> OnReturned:
+        """Gets what has left the account of a node after `reclaim`."""
+        return self._membership.on_returned
+
+    @on_returned.setter
+    def on_returned(self, told: OnReturned) -> None:
+        self._membership.on_returned = told
+
     def _refuse(self, tasks: list[Task]) -> None:
         """End what waited, and cannot be had any more."""
         for task in self.bulk.apart(tasks):
@@ -478,6 +490,10 @@ class Engine:
     async def inspect(self, task: int, line: str) -> str:
         """Have pdb carry out a line in the copy of a process that has failed; raises HyperflowError."""
         return await self.post_mortems.ask(task, line)
+
+    def is_up(self, node: str) -> bool:
+        """Whether a node is in use."""
+        return node in self.fleet.links
 
     def put_aside(self, node: str) -> None:
         """Start nothing more on a node; raises ConfigurationError if it is not up."""

@@ -11,6 +11,7 @@ any node.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import math
@@ -28,12 +29,14 @@ from hyperflow.events.writer import EventLog
 from hyperflow.head import capacity
 from hyperflow.head.capacity import NOTHING, Supply
 from hyperflow.head.link import Link, OnFrames, OnLost, OnPeers, nobody
+from hyperflow.head.log_places import LogPlaces
 from hyperflow.head.watchdog import Watchdog
 from hyperflow.program import ProgramInfo
 from hyperflow.request import Capacity
 from hyperflow.transports.process import Local, Transport, portable_environment
 from hyperflow.wire import findings, frames, machine
 from hyperflow.wire.findings import Findings
+from hyperflow.wire.messages import Greeting
 
 logger = logging.getLogger("hyperflow")
 
@@ -61,7 +64,12 @@ class NodePlan(NamedTuple):
     shared: bool = False  # others here use the same CPUs: pinned only if all are used, and no warning about that
     said: Supply = NOTHING  # what else the program says that it has
     grant: Supply = NOTHING  # what else a batch system granted there
+    ends: float | None = None  # in seconds since 1970, where it ends by itself
     once: bool = False  # not if another node with this flag is the same machine under another name
+    slurm_job: int | None = None  # that has it, where that is not the one that we are in
+    logs: str = ""  # the directory there for the logs of its workers, on a node that does not share the run's
+    share: Sequence[int] | None = None
+    """Which of its CPUs are ours to begin with, as places in the sorted ids; None: all. See Engine.lend."""
 
     @property
     def transports(self) -> Sequence[Transport]:
@@ -81,6 +89,31 @@ class NodePlan(NamedTuple):
         """Whether its launcher is a child of this process, which runs by now."""
         (way, *others) = self.transports
         return isinstance(way, Local) and way.spawned is not None and not others
+
+
+def check_job(greeting: Greeting, job: int, node: str) -> None:
+    """Raise LauncherError if a launcher is not within the Slurm job that has its node."""
+    if greeting.slurm_job != job:
+        where = f"that of job {greeting.slurm_job}" if greeting.slurm_job else "no Slurm job's"
+        raise LauncherError(
+            f"{node}: the control group in which ssh starts a launcher is {where}, and job {job} has the node: its "
+            " limits would not hold, and its end would not end it. Let srun reach the node (transport = "
+            '"srun"), or ask the administrators for pam_slurm_adopt'
+        )
+
+
+def _share(link: Link, places: Sequence[int]) -> tuple[Capacity, Sequence[int]]:
+    """Return the part of a node that is ours to begin with; raises LauncherError."""
+    ids = link.ids_at(places)
+    return link.capacity._replace(memory=link.memory_for(len(ids))), ids
+
+
+def _environment(job: int | None) -> dict[str, str]:
+    """Return what is portable of our environment to a node that is not of our own allocation."""
+    from hyperflow.slurm.commands import clean  # noqa: PLC0415 (most programs have one allocation)
+
+    ours = portable_environment(clean(os.environ))
+    return ours if job is None else {**ours, "SLURM_JOB_ID": str(job)}
 
 
 async def _ended(task: asyncio.Task[Any]) -> None:
@@ -130,6 +163,8 @@ class Fleet:
         """Whether nodes are to send what evaluations print; set before `start`."""
         self.on_peers: OnPeers = nobody
         """Who is told what nodes say about what they get from each other; set before `start`."""
+        self.logs = LogPlaces(program.log_dir)
+        """Where nodes have their logs."""
         self._program = program
         self._settings = settings
         self._events = events
@@ -206,7 +241,7 @@ class Fleet:
             LauncherError: It cannot be reached, or the fleet closes.
             ConfigurationError: A module of `preload` does not import there.
         """
-        task = self._loop.create_task(self._try(plan, self._preload, portable_environment(os.environ), name))
+        task = self._loop.create_task(self._try(plan, self._preload, _environment(plan.slurm_job), name))
         self._joining[name] = task
         try:
             await settled(task, on_cancel=task.cancel)
@@ -302,7 +337,7 @@ class Fleet:
         causes: list[str] = []
         for transport in plan.transports:
             link = self._link(transport, name)
-            link.on_greeting = lambda: self._answered.add(plan.node)
+            link.on_greeting = functools.partial(self._greeted, plan, transport, link)
             try:
                 await link.start(self._program.program_id, preload, self.echo, environment)
             except LauncherError as error:
@@ -315,7 +350,12 @@ class Fleet:
                     causes.append(cause)
                     break
                 logger.info("%s: reached by %s", plan.node, _name(transport))
-                return self._take_in(plan, link)
+                try:
+                    return self._take_in(plan, link)
+                except LauncherError as error:
+                    causes.append(str(error))
+                    await link.close()
+                    break
         failure = LauncherError("; ".join(causes))
         self._events.note("not started", node=plan.node, cause=str(failure))
         return failure
@@ -334,6 +374,11 @@ class Fleet:
                 )
         return ""
 
+    def _greeted(self, plan: NodePlan, transport: Transport, link: Link) -> None:
+        self._answered.add(plan.node)
+        if plan.slurm_job is not None and not getattr(transport, "within_job", False) and link.greeting is not None:
+            check_job(link.greeting, plan.slurm_job, plan.node)
+
     def _take_in(self, plan: NodePlan, link: Link) -> str | None:
         greeting = link.greeting
         assert greeting is not None, link.node
@@ -349,11 +394,18 @@ class Fleet:
         choice = capacity.choose(
             plan.said, plan.grant if plan.granted else None, found, cpus.ids if cpus.pinned else None
         )
+        if plan.logs:
+            self.logs.add(link.node, plan.logs)
+        there, ids = choice.capacity, cpus.ids
+        link.capacity = there
+        if plan.share is not None:
+            there, ids = _share(link, plan.share)
         self.links[link.node] = link
-        self._on_nodes.node_up(link.node, cpus.ids, choice.capacity)
-        there = choice.capacity
-        more = {"gpus": list(there.gpus), "gpus_from": choice.gpus_from} if there.gpus else {}
-        self._events.note("up", node=link.node, cpus=list(cpus.ids), pinned=cpus.pinned, memory=there.memory, **more)
+        self._on_nodes.node_up(link.node, ids, there)
+        more: dict[str, Any] = {"gpus": list(there.gpus), "gpus_from": choice.gpus_from} if there.gpus else {}
+        more |= {"ends": plan.ends} if plan.ends is not None else {}
+        more |= {"logs": plan.logs} if plan.logs else {}
+        self._events.note("up", node=link.node, cpus=list(ids), pinned=cpus.pinned, memory=there.memory, **more)
         for remark in filter(None, (choice.remark, link.remark)):
             # Not by warnings: a node may come late.
             logger.warning("%s: %s", link.node, remark)

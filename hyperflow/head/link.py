@@ -29,6 +29,7 @@ from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError, LauncherError
 from hyperflow.head.channels import Channels
+from hyperflow.request import CPUS_ONLY
 from hyperflow.transports.process import LAUNCHER, Connection, CutOff, Transport, launcher_log, portable_environment
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
@@ -99,6 +100,8 @@ class Link:
         """Gets the node, and what its launcher says about what it gets from other nodes: kind and body."""
         self.cpus = CpuChoice((), False)
         """Those to hand out there."""
+        self.capacity = CPUS_ONLY
+        """What else there is."""
         self.remark = ""
         """What the launcher has to say to people."""
         self.unheard = 0
@@ -133,6 +136,22 @@ class Link:
         self._ended = asyncio.Event()
         # What comes during the handshake; None afterwards.
         self._inbox: asyncio.Queue[tuple[int, memoryview] | LauncherError] | None = asyncio.Queue()
+
+    def ids_at(self, places: Sequence[int]) -> tuple[int, ...]:
+        """Return the ids of some CPUs, given as places in their order; raises LauncherError if there are fewer."""
+        ids = self.cpus.ids
+        if wrong := [place for place in places if not 0 <= place < len(ids)]:
+            raise LauncherError(f"CPU {wrong[0]} of {self.node} is lent, but only {len(ids)} can be used there")
+        return tuple(ids[place] for place in places)
+
+    def places_of(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Return the places of some CPUs, given as ids."""
+        place_of = {each: place for place, each in enumerate(self.cpus.ids)}
+        return tuple(place_of[each] for each in ids)
+
+    def memory_for(self, cpus: int) -> int:
+        """Return the memory that goes with so many CPUs."""
+        return -(-self.capacity.memory * cpus // max(len(self.cpus.ids), 1))
 
     def lead(self) -> None:
         """Take orders from now on; `start` follows."""
@@ -269,7 +288,7 @@ class Link:
     @property
     def slurm_job(self) -> str:
         """The Slurm job whose step the launcher is, where the transport knows it; else ""."""
-        return str(getattr(self._transport, "slurm_job", None) or "")
+        return str(getattr(self._transport, "job", None) or "")
 
     @property
     def shares_memory(self) -> bool:

@@ -5,6 +5,7 @@ Guarantees:
 - Two nodes of one machine have two names: the second is "node1.2" for people, in logs and in orders of ours.
 - To release a node costs evaluations the time that they have run there, and nothing else: no retry, no suspicion, and
   no word about a loss. `release` returns when nothing of ours is left there.
+- A named pool lends some CPUs of a node, and may lend more or ask for some back (scheduling/lending.py).
 - What only a node can serve that may come waits, also while no node is up.
 
 Who brings the nodes, and why, is not known here (pools/).
@@ -13,14 +14,23 @@ Who brings the nodes, and why, is not known here (pools/).
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 
 from hyperflow.head.fleet import NodePlan
 from hyperflow.head.head import Head
 from hyperflow.head.link import Link
 from hyperflow.request import Capacity, NodeKind, Want
+from hyperflow.scheduling.lending import Returned
 from hyperflow.scheduling.state import Task
 from hyperflow.scheduling.trust import BY_HAND
+
+OnReturned = Callable[[str, tuple[int, ...], tuple[str, ...], int], object]
+"""Gets a node, places of CPUs in the order of their ids, ids of GPUs, and bytes of memory."""
+
+
+def _nobody(node: str, cpus: tuple[int, ...], gpus: tuple[str, ...], memory: int) -> None:
+    """Do nothing."""
 
 
 class Membership:
@@ -39,6 +49,8 @@ class Membership:
     ) -> None:
         self.may_come_any = False
         """Whether any node may come."""
+        self.on_returned: OnReturned = _nobody
+        head.scheduler.lending.on_returned = self._has_returned
         self._head = head
         self._leave = leave
         self._refuse = refuse
@@ -60,7 +72,7 @@ class Membership:
         if ends is not None:
             head.ends.expect(name, ends)
         try:
-            await head.fleet.add(plan, name)
+            await head.fleet.add(plan._replace(ends=ends), name)
         except BaseException:
             if name not in head.fleet.links:
                 head.ends.forget(name)
@@ -102,6 +114,40 @@ class Membership:
         await left
         if link.closing is not None:
             await asyncio.wait([link.closing])
+
+    def lend(self, node: str, cpus: Sequence[int], gpus: Sequence[str] = ()) -> None:
+        """More of a node is ours now: CPUs, as places in the order of their ids, with their part of its memory.
+
+        A node that has gone: nothing. Raises LauncherError if it does not have as many CPUs, and ValueError if it has
+        one of them already.
+        """
+        link = self._head.fleet.links.get(node)
+        if link is not None:
+            ids, account = link.ids_at(cpus), self._head.scheduler.pool.nodes[node]
+            memory = link.memory_for(len(account.ids) + len(ids)) - account.capacity.memory
+            self._head.scheduler.lend(node, ids, gpus, memory)
+            self._resized()
+
+    def reclaim(self, node: str, count: int, gpus: Sequence[str] = ()) -> None:
+        """So many CPUs of a node are not ours any more: `on_returned` gets them, what is free soon, the rest as
+        evaluations end. Nothing starts on the node until all have come. GPUs go with them if nobody has them.
+
+        A node that has gone: nothing.
+        """
+        if node in self._head.fleet.links:
+            self._head.scheduler.reclaim(node, count, gpus)
+            self._resized()
+
+    def _resized(self) -> None:
+        self._head.account.holds(self._head.scheduler.pool.total, len(self._head.fleet.links))
+        self._head.flush_soon()
+
+    def _has_returned(self, returned: Returned) -> None:
+        link = self._head.fleet.links.get(returned.node)
+        if link is not None:
+            places = link.places_of(returned.cpus)
+            told = functools.partial(self.on_returned, returned.node, places, returned.gpus, returned.memory)
+            asyncio.get_running_loop().call_soon(told)
 
     def may_come(self, kinds: Sequence[NodeKind]) -> None:
         """Only these nodes may come from now on: what only they can serve waits; what not even they can is refused."""

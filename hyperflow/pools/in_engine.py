@@ -13,6 +13,19 @@ from hyperflow.request import NodeKind, Want
 from hyperflow.transports.process import Transport
 
 
+def transport(node: PoolNode, settings: Settings) -> Transport:
+    """Return how a node of a pool is reached."""
+    if node.transport is not None:
+        return node.transport
+    if node.slurm_job is not None:
+        from hyperflow.transports.srun import Srun  # noqa: PLC0415 (hosts need none)
+
+        return Srun(node.name, settings.prologue, job=node.slurm_job, host=node.host)
+    from hyperflow.transports.ssh import Ssh  # noqa: PLC0415 (asyncssh costs 0.1 s)
+
+    return Ssh(node.name, settings)
+
+
 class InEngine:
     """A NodeUser: the engine of a program evaluates on what it is given."""
 
@@ -26,23 +39,16 @@ class InEngine:
     async def use(self, node: PoolNode) -> None:
         granted = node.slurm_job is not None
         plan = NodePlan(
-            self._transport(node),
+            transport(node, self._settings),
             node.cpus,
             granted=granted,
             said=self._said if granted or self._said != NOTHING else node.supply,
             grant=node.supply if granted else NOTHING,
-            once=not granted,
+            once=not granted and node.transport is None,
+            shared=node.transport is not None,  # several may have joined from one machine, each with some of its CPUs
+            logs=node.logs,
         )
         self._names[node.name] = await self._engine.add_node(plan, node.ends)
-
-    def _transport(self, node: PoolNode) -> Transport:
-        if node.slurm_job is not None:
-            from hyperflow.transports.srun import Srun  # noqa: PLC0415 (hosts need none)
-
-            return Srun(node.name, self._settings.prologue, job=node.slurm_job, host=node.host)
-        from hyperflow.transports.ssh import Ssh  # noqa: PLC0415 (asyncssh costs 0.1 s)
-
-        return Ssh(node.name, self._settings)
 
     def drain(self, node: str, cause: str) -> None:
         self._engine.drain_node(self._name(node), cause)

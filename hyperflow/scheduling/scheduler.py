@@ -37,6 +37,7 @@ from hyperflow.scheduling.ahead import Ahead
 from hyperflow.scheduling.choice import Choice
 from hyperflow.scheduling.crew import Crew
 from hyperflow.scheduling.ledger import Ledger, Left
+from hyperflow.scheduling.lending import Lending
 from hyperflow.scheduling.overfull import Overfull
 from hyperflow.scheduling.prefetch import RETRACT_WORTH, Estimates
 from hyperflow.scheduling.refusals import as_request, is_possible, refusal
@@ -109,6 +110,7 @@ class Scheduler:
         self._crew = Crew(self.pool, self._guesses, self._effects, self._numbers)
         self.workers = self._crew.workers
         self._choice = Choice(self.pool, self._waiting, self._suspects, self.workers, self._now)
+        self.lending = Lending(self.pool, self._guesses, self._crew)
         self._wants = Wants(self._waiting, self._estimates, self.teams, self.workers)
         self._ahead = Ahead(self.pool, self._waiting, self._choice, self._estimates, self.teams, self._crew)
 
@@ -218,10 +220,25 @@ class Scheduler:
         self.pool.may_come(kinds)
         return self._take_impossible()
 
+    def lend(self, name: str, cpus: Collection[int], gpus: Collection[str] = (), memory: int = 0) -> None:
+        """A node gets this, too."""
+        self.settle()
+        self.lending.lend(name, cpus, gpus, memory)
+
+    def reclaim(self, name: str, count: int, gpus: Collection[str] = ()) -> None:
+        """So many CPUs of a node are to leave it, and these GPUs if nobody has them; see Lending."""
+        self.settle()
+        if self.lending.ask_back(name, count, gpus):
+            self._empty_queues(name)
+
     def put_aside(self, name: str) -> None:
         """Start nothing more on a node."""
-        self._waiting.put_back(self._guesses.broken(name))
         self.pool.put_aside(name)
+        self._empty_queues(name)
+
+    def _empty_queues(self, name: str) -> None:
+        """A node is put aside: take back what has not begun there."""
+        self._waiting.put_back(self._guesses.broken(name))
         for worker in self.workers_at(name):
             if worker.held > 1 and not worker.retracting and not worker.ending:
                 self._overfull.retract(worker)
@@ -273,6 +290,7 @@ class Scheduler:
             # A node of this name may come again, and that has not given it anything.
             worker.elsewhere = tuple(place for place in worker.elsewhere if place.node != name)
         self.pool.remove(name)
+        self.lending.forget(name)
         for worker in self._crew.remove_node(name):
             self._count_out(worker)
             self._crew.release(worker)
@@ -508,6 +526,8 @@ class Scheduler:
             if self._waiting.count and not self.paused:
                 self._hand_over()
             self.settle()
+        if self.lending.owed:
+            self._collect()
         if self._guesses.promises:
             self._keep_promises()
         if self._waiting.count and not self.paused:
@@ -535,6 +555,12 @@ class Scheduler:
         effects = self._effects.copy()
         self._effects.clear()
         return effects
+
+    def _collect(self) -> None:
+        """Take what is owed to those who lend nodes; speculative tasks give way."""
+        for worker in self.lending.collect():
+            worker.gives_way = True
+            self.kill(worker)
 
     def settle(self) -> None:
         """Take back the CPUs of workers that have run out of tasks."""

@@ -2,6 +2,9 @@
 
 `--overlap` lets a step share the job's CPUs with the user's own steps; on some sites and versions these still wait for
 it. A node by itself has a step of its own, whose stdin and stdout are the stream. Many nodes share one (steps.py).
+
+The step is one of the job that we are in, or of another one of the user's (`--jobid`). Then what our own job has set
+(SLURM_*, SBATCH_*, PMI_*) is kept from it.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from pathlib import Path
 import attrs
 
 from hyperflow.transports.process import Connection, Receiver, Spawned, with_prologue
-from hyperflow.transports.steps import OPTIONS, NotThisWay, Steps
+from hyperflow.transports.steps import NotThisWay, Steps, environment_of, srun_of
 
 logger = logging.getLogger("hyperflow")
 
@@ -22,8 +25,7 @@ logger = logging.getLogger("hyperflow")
 class Srun:
     """A launcher in a job step; with `steps`, in one that it shares with others that are started now.
 
-    `alone`: if that cannot be, it gets a step of its own. `job`: in that allocation, of which this process is no part;
-    `host`: the node's name at Slurm, where the node has another one here.
+    `alone`: if that cannot be, it gets a step of its own. `job`: the Slurm job that has the node; None for our own.
     """
 
     node: str
@@ -32,6 +34,12 @@ class Srun:
     alone: bool = True
     job: int | None = None
     host: str = ""
+    """As Slurm calls it, where that is not `node`."""
+
+    @property
+    def within_job(self) -> bool:
+        """Whether it names a job, in which the launcher then is."""
+        return self.job is not None
 
     async def start(self, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
         if self.steps is not None:
@@ -42,8 +50,6 @@ class Srun:
                     raise
                 logger.info("%s gets a step of its own: %s", self.node, reason)
         where = ["--nodes=1", "--ntasks=1", f"--nodelist={self.host or self.node}", "--kill-on-bad-exit=1"]
-        if self.job is not None:
-            where.append(f"--jobid={self.job}")
-        line = ["srun", *OPTIONS, *where, *with_prologue(command, self.prologue)]
-        with Spawned(line, log_file) as process:
+        line = [*srun_of(self.job), *where, *with_prologue(command, self.prologue)]
+        with Spawned(line, log_file, environment_of(self.job)) as process:
             return await process.connect(receiver, remote=True)

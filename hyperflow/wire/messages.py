@@ -40,6 +40,7 @@ class Greeting(NamedTuple):
     memory_from: str = ""
     domains: tuple[tuple[tuple[int, ...], tuple[str, ...]], ...] = ()
     boot: str = ""  # with the host's name it says which machine this is, by whatever name it was reached
+    slurm_job: int = 0
 
     def findings(self) -> Findings:
         """Return what the launcher has found out about its machine."""

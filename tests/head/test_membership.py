@@ -163,6 +163,40 @@ async def test_the_end_of_a_node(tmp_path: Path) -> None:
         assert engine._ends.is_ending_at("n1")
 
 
+async def test_a_node_of_a_named_pool(tmp_path: Path) -> None:
+    """Of a node of which a pool lends some CPUs, those are used; more may be lent, and what is asked back comes."""
+    go = tmp_path / "go"
+    async with opened(tmp_path) as engine:
+        came: list[tuple[str, tuple[int, ...]]] = []
+        all_came = asyncio.Event()
+
+        def returned(node: str, cpus: tuple[int, ...], gpus: tuple[str, ...], memory: int) -> None:
+            assert (gpus, memory > 0) == ((), True)
+            came.append((node, cpus))
+            if sum(len(cpus) for _, cpus in came) == 2:
+                all_came.set()
+
+        engine.on_returned = returned
+        with pytest.raises(LauncherError, match="CPU 3 of n2 is lent, but only 2 can be used there"):
+            await engine.add_node(NodePlan(Local("n2"), 2, shared=True, share=(3,)))
+        await engine.add_node(NodePlan(Local("n1"), 2, shared=True, share=()))
+        both = [engine.submit(wait_for, (go,), {}, Options()) for _ in range(3)]
+        assert engine.cpus == 0
+        assert not engine.is_busy("n1")
+        engine.lend("n1", (1,))
+        await wait_until(lambda: begun(go) == 1, 20.0, "1 to begin")
+        engine.lend("n1", (0,))
+        await wait_until(lambda: begun(go) == 2, 20.0, "2 to begin")
+        engine.reclaim("n1", 2)
+        assert came == []
+        go.touch()
+        await all_came.wait()
+        assert sorted(cpu for _, cpus in came for cpu in cpus) == [0, 1]
+        assert not both[2].done()
+        engine.lend("n1", (0,))
+        assert await asyncio.gather(*both) == ["done"] * 3
+
+
 async def test_nothing_may_come_any_more(tmp_path: Path) -> None:
     """What waits for a node is refused when none may come any more, and so is what comes after it."""
     async with opened(tmp_path) as engine:
