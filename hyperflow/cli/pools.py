@@ -25,6 +25,7 @@ app = App(
     name="pool",
     help="Pools of nodes, of a running program or with a name of their own: see how they stand, and steer them.",
 )
+named_pools.add_to(app)
 
 NO_RESOURCES = Resources()
 
@@ -38,7 +39,6 @@ SteeredOption = Annotated[str | None, Parameter(name="--run", help=RUN.help)]
 
 def add_to(main: App) -> None:
     """Add the commands to the command line."""
-    named_pools.add_to(app)
     main.command(app)
 
 

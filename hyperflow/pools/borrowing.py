@@ -227,7 +227,7 @@ class Borrowing:
         if later or more:
             self._engine.lend(name, later, more)
         if held.drained:
-            self._drain(node.name, "the pool gives it back")
+            self._give_up(held, "the pool gives it back")
         elif held.asked:
             self._engine.reclaim(name, held.asked)
 
@@ -241,12 +241,15 @@ class Borrowing:
 
     def _drain(self, name: str, cause: str) -> None:
         """Start nothing more there; as evaluations end, CPUs are returned."""
-        if (held := self.nodes.get(name)) is None:
-            return
-        held.drained = True
-        if held.engine_name:
-            self._engine.drain(held.engine_name, cause)
-            self._engine.reclaim(held.engine_name, len(held.cpus))
+        held = self.nodes.get(name)
+        if held is not None and not held.drained:
+            held.drained = True
+            if held.engine_name:
+                self._give_up(held, cause)
+
+    def _give_up(self, held: Held, cause: str) -> None:
+        self._engine.drain(held.engine_name, cause)
+        self._engine.reclaim(held.engine_name, len(held.cpus))
 
     async def _leave(self, name: str, cause: str) -> None:
         held = self.nodes.pop(name, None)

@@ -67,6 +67,10 @@ class Program:
     stream: Stream | None = None
     greeted: bool = False
 
+    @property
+    def who(self) -> tuple[int, str, str]:
+        return self.pid, self.started, self.name
+
 
 class Lender:
     """A NodeUser that lends what it is given."""
@@ -209,9 +213,8 @@ class Lender:
         pid, began = line["pid"], leases.text(line, "since")
         program = Program(self._following, pid, began, leases.text(line, "program"), time.time(), stream)
         self._following += 1
-        ghosts = [
-            each for each in self.programs.values() if each.stream is None and (each.pid, each.started) == (pid, began)
-        ]
+        who = (pid, began, program.name)  # a process may be several programs
+        ghosts = [each for each in self.programs.values() if each.stream is None and each.who == who]
         for ghost in ghosts:
             self._forget(ghost)
         self.programs[program.number] = program
