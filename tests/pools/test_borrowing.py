@@ -31,6 +31,7 @@ class FakeEngine:
     busy: dict[str, set[int]] = attrs.field(factory=dict[str, "set[int]"])
     owed: dict[str, int] = attrs.field(factory=dict[str, int])
     kinds: list[NodeKind] = attrs.field(factory=list[NodeKind])
+    stopped: list[tuple[str, float]] = attrs.field(factory=list[tuple[str, float]])
     broken: set[str] = attrs.field(factory=set[str])
     returned: Callable[[str, Sequence[int], Sequence[str]], object] = print
     gone: Callable[[str, str], object] = print
@@ -82,6 +83,9 @@ class FakeEngine:
 
     def may_come(self, kinds: Sequence[NodeKind]) -> None:
         self.kinds = list(kinds)
+
+    def stop(self, why: str, seconds: float) -> None:
+        self.stopped.append((why, seconds))
 
     def demand(self) -> list[Want]:
         return [Want(Request(), self.waiting)] if self.waiting else []
@@ -213,19 +217,39 @@ def test_a_manager_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_pool_that_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs goes on to its end; then nothing more may come, so that what waits is refused."""
+    """The engine is told to start nothing more, once; what runs goes on to its end; who comes later is told, too."""
 
     async def main() -> None:
         async with _place(tmp_path, monkeypatch) as place, place.manager(("n1", 2)) as lender:
-            engine = FakeEngine(9)
+            engine, late = FakeEngine(9), FakeEngine(9)
             await place.program("program", engine)
             await _until(lambda: engine.cpus() == 2, "it has both")
-            lender.stop("enough")
+            lender.stop("is stopped (enough)")
             await _until(lambda: engine.owed.get("n1") == 2, "both are asked back")
-            assert engine.kinds
             assert not lender.is_idle()
+            await place.program("late", late)
+            await _until(lambda: late.stopped, "the late one is told")
             engine.end(2)
-            await _until(lambda: lender.is_idle() and not engine.kinds, "nothing more may come")
+            await _until(lender.is_idle, "all is back")
+            assert [why for why, _ in engine.stopped] == ["the pool mine is stopped (enough)"]
+            assert late.cpus() == 0
+
+    asyncio.run(main())
+
+
+def test_a_pool_that_ends_while_its_manager_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that looks for the next manager, and finds that there is no pool any more, is told to stop."""
+
+    async def main() -> None:
+        async with _place(tmp_path, monkeypatch) as place:
+            engine = FakeEngine(9)
+            async with place.manager(("n1", 2)):
+                await place.program("program", engine)
+                await _until(lambda: engine.cpus() == 2, "it has both")
+            about = attrs.evolve(place.pool.about, manager=None, ended=1.0, cause="enough")
+            named.write(place.pool.home, about)
+            await _until(lambda: engine.stopped, "it is told")
+            assert engine.stopped[0][0] == "the pool mine has ended: enough"
 
     asyncio.run(main())
 

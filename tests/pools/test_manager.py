@@ -208,7 +208,7 @@ def test_a_pool_that_is_asked_for_when_needed_and_stopped_at_work(named: Named) 
     named.goes_on("program")
     assert "ends when" in named.pool("stop", "mine") or not named.cluster.slurm.squeue()
     said = _until_end(named, program, "program")
-    assert "hyperflow pool" in said
+    assert "AllocationEnding: the allocation ends (the pool mine is stopped (`hyperflow pool stop`)" in said
     block_until(lambda: not named.cluster.slurm.squeue(), 20, "the allocation is given back", state=named.seen)
 
 
