@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hyperflow.config import Settings
+from hyperflow.head.allocation_end import End, Notice
 from hyperflow.head.capacity import Supply
 from hyperflow.head.engine import Engine
 from hyperflow.head.fleet import NodePlan
-from hyperflow.pools.in_engine import transport
+from hyperflow.pools.in_engine import transports
 from hyperflow.pools.users import PoolNode
 from hyperflow.request import NodeKind, Want
 
@@ -23,7 +24,7 @@ class OnLoan:
     async def add(self, node: PoolNode, cpus: Sequence[int], gpus: Sequence[str]) -> str:
         """Start a launcher on a node of which these CPUs and GPUs are lent; return what the engine calls it."""
         plan = NodePlan(
-            transport(node, self._settings),
+            transports(node, self._settings),
             node.cpus,
             granted=node.slurm_job is not None,
             said=Supply(tuple(gpus)),
@@ -47,6 +48,10 @@ class OnLoan:
 
     def may_come(self, kinds: Sequence[NodeKind]) -> None:
         self._engine.may_come(kinds)
+
+    def stop(self, why: str, seconds: float) -> None:
+        """Start nothing more; what runs may go on for so long."""
+        self._engine.drain.begin(End(None, 0.0), Notice(why, seconds))
 
     def demand(self) -> Sequence[Want]:
         return self._engine.demand()

@@ -1,197 +1,110 @@
-"""Named pools on real Slurm: programs share one, it outlives them, and it survives its manager."""
+"""Named pools as files: what is known of them, which one a name means, and what to type where it does not run."""
 
-import json
-import os
-import signal
-import sys
-import uuid
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
+import time
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
 
-from hyperflow.control import place
-from hyperflow.control.client import Contact
-from tests.cluster.cluster import Cluster
-from tests.cluster.host import Command
-from tests.helpers import block_until
-from tests.imports import TOP
+from hyperflow.errors import ConfigurationError
+from hyperflow.pools import named
+from hyperflow.pools.named import FORGOTTEN_AFTER, About, NoPool
+from hyperflow.pools.nodepool import NodePool
+from hyperflow.slurm.script import SbatchOptions
 
-HYPERFLOW = [sys.executable, "-m", "hyperflow"]
-
-SCRIPT = """
-import asyncio, os, sys, time
-from pathlib import Path
-import hyperflow as hf
-
-name, place = sys.argv[1], Path(sys.argv[2])
-
-def short(number):
-    with (place / "marks").open("a") as file:
-        file.write(name + "\\n")
-    time.sleep(0.1)
-    return hf.worker_info().node
-
-async def endless():
-    while not (place / f"stop.{name}").exists():
-        yield await hf.remote_eval(short, 0)
-
-@hf.job
-async def scan():
-    async def on():
-        return len([node async for node in endless()])
-    return sum(await asyncio.gather(*(on() for _ in range(12))))
-
-"""
-
-RUN = (
-    SCRIPT
-    + """
-if __name__ == "__main__":
-    print("result", hf.run_job_pool(scan(), "mine", program=hf.ProgramInfo.new(place / "runs")) > 0)
-"""
+OPTIONS = NodePool(
+    sbatch=[
+        SbatchOptions(nodes=2, ntasks_per_node=64, time="8:00:00", extra={"nice": 5}),
+        SbatchOptions(partition="gpu"),
+    ],
+    hosts={"box": 4},
+    max_allocations=5,
+    idle_timeout="30m",
 )
 
-TWICE = """
-import asyncio
-import hyperflow as hf
 
-async def main():
-    for number in range(2):
-        async with hf.open_pool_job("mine", program=hf.ProgramInfo.new("runs")):
-            print("result", await hf.remote_eval(abs, -number))
-
-asyncio.run(main())
-"""
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's state directory, which is empty."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path / "hyperflow" / "pools"
 
 
-@attrs.define
-class Named:
-    """The pools of the user of a cluster, on its login host, and programs that use them."""
-
-    cluster: Cluster
-    place: Path
-    stack: ExitStack
-
-    def pool(self, *words: str, code: int = 0) -> str:
-        """Type a `hyperflow pool` command; return what it prints."""
-        done = self.cluster.login.run(
-            [*HYPERFLOW, "pool", *words], env=self._env(), cwd=self.place, check=False, timeout=60
-        )
-        assert done.returncode == code, done.stdout + done.stderr + self.log()
-        return done.stdout + done.stderr
-
-    def _env(self) -> dict[str, str]:
-        return {"PYTHONPATH": str(TOP)}
-
-    def log(self) -> str:
-        """Return what the managers have said."""
-        logs = (self.cluster.home / ".local/state/hyperflow/pools").glob("*/log")
-        return "\n".join(log.read_text() for log in logs)
-
-    def info(self) -> dict[str, Any]:
-        """Ask the manager, whose socket is in the home directory that all hosts share."""
-        address = place.read(self.cluster.home / ".local/state/hyperflow/pools/mine")
-        assert address is not None
-        return Contact(address).get("/pool")
-
-    def start(self, text: str, name: str) -> Command:
-        """Start a program."""
-        script = self.place / f"{name}.py"
-        script.write_text(text)
-        output = self.stack.enter_context((self.place / f"{name}.out").open("w"))
-        argv = [sys.executable, str(script), name, str(self.place)]
-        login = self.cluster.login
-        return self.stack.enter_context(
-            login.start(argv, env=self._env(), cwd=self.place, stdout=output, stderr=output)
-        )
-
-    def output(self, name: str) -> str:
-        return (self.place / f"{name}.out").read_text()
-
-    def marks(self, name: str) -> int:
-        """Return how many evaluations of a program have begun."""
-        path = self.place / "marks"
-        return Counter(path.read_text().split())[name] if path.exists() else 0
-
-    def goes_on(self, name: str) -> None:
-        """Wait until more evaluations of a program have begun than by now."""
-        before = self.marks(name)
-        block_until(lambda: self.marks(name) > before + 3, 20, f"{name} goes on", state=self.seen)
-
-    def seen(self) -> str:
-        return "\n".join([self.log(), *(path.read_text() for path in self.place.glob("*.out"))])
-
-    def shares(self) -> list[int]:
-        """Return how many CPUs each program has, the oldest first."""
-        return [program["cpus"] for program in self.info()["programs"]]
-
-    def wait_shares(self, *shares: int) -> None:
-        block_until(lambda: self.shares() == list(shares), 20, f"CPUs of programs are {shares}", state=self.seen)
-
-    def manager(self) -> int:
-        """Return the process of the manager, as a number here."""
-        (found,) = [each for each in self.cluster.login.processes() if "hyperflow.pools.manager" in each.command]
-        return found.pid
+def _make(name: str, **changes: object) -> None:
+    about = About(OPTIONS, since=time.time(), manager=named.this_process(name))
+    named.write(named.directory() / name, attrs.evolve(about, **changes))
 
 
-@pytest.fixture
-def named(cluster: Cluster) -> Iterator[Named]:
-    """The user has no pools yet; at the end, those that are left are ended."""
-    home = cluster.home / f"named-{uuid.uuid4().hex[:8]}"
-    home.mkdir()
-    with ExitStack() as stack:
-        found = Named(cluster, home, stack)
-        yield found
-        stack.close()
-        for pool in json.loads(found.pool("list", "--json"))["pools"]:
-            if pool["state"] != "ended":
-                found.pool("stop", pool["name"], "--now")
+def test_what_is_written_is_read() -> None:
+    """All options come back as they were, and the process that manages it."""
+    about = About(OPTIONS, 5.0, True, named.this_process("mine"))
+    assert About.from_json(about.to_json()) == about
 
 
-@pytest.mark.timeout(180)
-def test_two_programs_share_and_outlive_the_manager(named: Named) -> None:
-    """
-    Programs share fairly as evaluations end; a killed one gives all back; a killed manager's pool goes on.
-
-    Programs go on without a manager, the next one takes the allocation over, a second one is refused, nothing is
-    submitted twice; a notebook attaches twice; a stopped pool is gone, and says so.
-    """
-    started = named.pool("start", "mine", "--ntasks-per-node", "4", "--time", "30")
-    assert "hyperflow pool info mine" in started
-    first = named.start(RUN, "first")
-    named.wait_shares(4)
-    second = named.start(RUN, "second")
-    named.wait_shares(2, 2)
-    named.goes_on("second")
-    first.kill()
-    named.wait_shares(4)
-
-    before = named.info()["allocations"]
-    os.kill(named.manager(), signal.SIGKILL)
-    named.goes_on("second")
-    assert "was killed" in named.pool("info", "mine", code=1)
-    assert "goes on" in named.pool("start", "mine")
-    assert "is there already" in named.pool("start", "mine", code=1)
-    named.wait_shares(4)
-    after = named.info()["allocations"]
-    assert [each["slurm_job"] for each in after] == [each["slurm_job"] for each in before]
-    assert list(named.cluster.slurm.squeue()) == [before[0]["slurm_job"]]
-
-    twice = _until_end(named, named.start(TWICE, "twice"), "twice")
-    assert "result 0\n" in twice
-    assert "result 1\n" in twice
-    (named.place / "stop.second").touch()
-    assert "result True" in _until_end(named, second, "second")
-    assert "has ended" in named.pool("stop", "mine")
-    assert not named.cluster.slurm.squeue()
-    assert "hyperflow pool start mine" in _until_end(named, named.start(TWICE, "late"), "late")
+def test_states() -> None:
+    """A pool runs, is another host's, was left by a killed manager, or has ended; each says what to type."""
+    me = named.this_process("x")
+    _make("mine")
+    assert named.find("mine").state == "running"
+    with pytest.raises(NoPool, match="starts just now, or ends"):
+        named.find("mine").address()
+    _make("mine", manager=attrs.evolve(me, started="1"))
+    assert named.find("mine").state == "left"
+    with pytest.raises(NoPool, match="was killed; `hyperflow pool start mine` goes on"):
+        named.find("mine").address()
+    _make("mine", manager=attrs.evolve(me, host="login7", machine="another"))
+    assert named.find("mine").state == "elsewhere"
+    with pytest.raises(NoPool, match=r"on login7, and lends its nodes to programs there only.*ssh login7"):
+        named.find("mine").address()
+    _make("mine", manager=None, ended=time.time(), cause="`hyperflow pool stop`")
+    assert named.find("mine").state == "ended"
+    with pytest.raises(
+        NoPool, match=r"ended at .*: `hyperflow pool stop`; `hyperflow pool start mine` starts it again"
+    ):
+        named.find("mine").address()
 
 
-def _until_end(named: Named, command: Command, name: str) -> str:
-    block_until(lambda: command.poll() is not None, 30, f"{name} ends", state=named.seen)
-    return named.output(name)
+def test_no_such_pool_says_which_there_are() -> None:
+    """An unknown name is refused with the names that there are, and how to start one."""
+    with pytest.raises(NoPool, match=r"no pool named 'mine'\. To start one, type: hyperflow pool start mine"):
+        named.find("mine")
+    _make("other")
+    with pytest.raises(NoPool, match=r"there are: other \(running\)"):
+        named.find("mine")
+
+
+def test_the_newest_that_runs_is_meant() -> None:
+    """Without a name, it is the newest pool that runs."""
+    _make("old", since=1.0)
+    _make("new", since=3.0)
+    _make("gone", since=4.0, manager=None, ended=time.time())
+    assert named.find(None).name == "new"
+    assert [pool.name for pool in named.everyone()] == ["old", "new", "gone"]
+
+
+def test_what_ended_long_ago_is_forgotten(state: Path) -> None:
+    """A pool that ended more than a week ago leaves nothing."""
+    _make("mine", manager=None, ended=time.time() - FORGOTTEN_AFTER - 1)
+    assert named.everyone() == []
+    assert not (state / "mine").exists()
+
+
+@pytest.mark.parametrize("name", ["", "..", ".x", "a/b", "a b", "ü", "x" * 41, 5])
+def test_names(name: object) -> None:
+    """What could be no directory of its own is no name."""
+    with pytest.raises(ConfigurationError, match="cannot be the name of a pool"):
+        named.check_name(name)
+
+
+def test_what_is_damaged_or_not_private(state: Path) -> None:
+    """A file that was changed, or that others could have written, is not believed."""
+    _make("mine")
+    file = state / "mine" / named.FILE
+    text = file.read_bytes()
+    file.write_bytes(text.replace(b'"keeps": false', b'"keeps": truee'))
+    with pytest.raises(ConfigurationError, match=r"damaged.*rm -r"):
+        named.find("mine")
+    file.write_bytes(text)
+    (state / "mine").chmod(0o777)
+    with pytest.raises(ConfigurationError, match="can be written by others"):
+        named.find("mine")
