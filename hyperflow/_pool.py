@@ -27,12 +27,10 @@ from hyperflow.pools.in_engine import InEngine
 from hyperflow.pools.nodepool import NodePool
 from hyperflow.pools.on_loan import OnLoan
 from hyperflow.pools.pool import Pool
-from hyperflow.program import ProgramInfo
+from hyperflow.program import CONTINUED, ProgramInfo
+from hyperflow.records import record
 
 T = TypeVar("T")
-
-CONTINUED = "HYPERFLOW_CONTINUED_RUN"
-"""The variable by which `hyperflow resume` says which run's directory the program is to go on with."""
 
 
 @asynccontextmanager
@@ -127,8 +125,11 @@ async def _borrowing(
 
 def continued() -> ProgramInfo | None:
     """Return the run that `hyperflow resume` has started this program for; the first to ask has it."""
-    home = os.environ.pop(CONTINUED, "")
-    return ProgramInfo.existing(home, Path(home).name, Path(home) / "results.sqlite") if home else None
+    if not (variable := os.environ.pop(CONTINUED, "")):
+        return None
+    home = Path(variable)
+    found = record.read(home / "log" / record.NAME)
+    return ProgramInfo.existing(home, home.name, home / "results.sqlite" if found is None else found.database)
 
 
 def run_job_pool(  # noqa: PLR0913 (those of open_pool_job, and the job)

@@ -75,7 +75,15 @@ def find(which: str | None, base_dir: Path) -> Path:
     """
     if which is not None and _is_one(Path(which)):
         return Path(which).absolute()
-    run = records.find(which, base_dir)
+    try:
+        run = records.find(which, base_dir)
+    except ConfigurationError as error:
+        if which is not None and named.NAME.fullmatch(which) and named.read(which) is not None:
+            raise ConfigurationError(
+                f"{which} is the name of a pool, and no run: `hyperflow pool info {which}` shows its nodes, and "
+                "`hyperflow nodes RUN` those that it lends to a program"
+            ) from error
+        raise
     if which is not None and run.cluster is not None and run.home.parent == base_dir.absolute():
         runs.find(run.name, base_dir)  # which looks whether it is that run
     return run.home
@@ -92,7 +100,10 @@ def with_pool(which: str | None, base_dir: Path) -> Head:
         if pool.state != "elsewhere":  # who asks goes there
             pool.address()
         return Head(None, pool.home, pool.home / named.LOG)
-    home = find(which, base_dir)
+    try:
+        home = find(which, base_dir)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}; `hyperflow pool list` shows pools with names") from error
     running = [one for one in of(home) if one.is_open]
     if not running:
         raise NoMaster(f"{home} does not run now; `hyperflow nodes` shows the nodes that it had")

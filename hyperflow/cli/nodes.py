@@ -16,7 +16,7 @@ import attrs
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from hyperflow.cli import elsewhere, heads
+from hyperflow.cli import elsewhere, heads, joining
 from hyperflow.cli.answers import BASE_DIR, BaseDir, Json, RunOption, Which, answering
 from hyperflow.cli.heads import Head
 from hyperflow.console.table import plain_table, print_table
@@ -25,10 +25,11 @@ from hyperflow.errors import ConfigurationError, HyperflowError, SlurmError
 from hyperflow.events import reader
 from hyperflow.events.nodes import NodeState
 from hyperflow.events.standing import picture
-from hyperflow.saying import age, as_written, printable
+from hyperflow.saying import age, as_written, in_short, printable
 from hyperflow.slurm import nodelist
 
 app = App(name="node", help="All about a node of a running program; put it aside, give it back, or use it again.")
+joining.add_to_node(app)
 
 FORMAT = 1
 
@@ -92,7 +93,7 @@ def _print(found: Sequence[tuple[Head, NodeState]]) -> None:
         cells += [state.node, state.state, state.cpus or "", *([state.gpus] if with_gpus else [])]
         cells += [state.busy if state.is_up else "", state.done, state.failed, age(max(now - state.since, 0))]
         cells += [_until(state.ends, now)] if with_ends else []
-        table.add_row(*(Text(printable(str(cell))) for cell in [*cells, state.cause]))
+        table.add_row(*(Text(printable(str(cell))) for cell in [*cells, in_short(state.cause)]))
     print_table(table, sys.stdout)
 
 

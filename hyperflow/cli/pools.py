@@ -11,14 +11,15 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from hyperflow.cli import elsewhere, heads, named_pools
+from hyperflow.cli import elsewhere, heads, joining, named_pools
 from hyperflow.cli.answers import BASE_DIR, BaseDir, Json, answering
 from hyperflow.cli.heads import Head
 from hyperflow.console.options import Resources
 from hyperflow.console.table import plain_table, print_table
 from hyperflow.control.client import Contact, HeadElsewhere, head
 from hyperflow.errors import ConfigurationError
-from hyperflow.saying import age, printable
+from hyperflow.pools import named
+from hyperflow.saying import age, in_short, printable
 from hyperflow.steering import LIMITS
 
 app = App(
@@ -26,6 +27,7 @@ app = App(
     help="Pools of nodes, of a running program or with a name of their own: see how they stand, and steer them.",
 )
 named_pools.add_to(app)
+joining.add_to_pool(app)
 
 NO_RESOURCES = Resources()
 
@@ -34,7 +36,7 @@ RUN = Parameter(
 )
 
 Steered = Annotated[str | None, RUN]
-SteeredOption = Annotated[str | None, Parameter(name="--run", help=RUN.help)]
+"""Given by its place, or as `--run`."""
 
 
 def add_to(main: App) -> None:
@@ -44,7 +46,7 @@ def add_to(main: App) -> None:
 
 @app.command
 @answering
-def info(run: Steered = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
+def info(run: Steered = None, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
     """Show the allocations and hosts of a pool, why there are so many, and its limits."""
     one = heads.with_pool(run, base_dir)
     return _ask(one, ["pool", "info"], lambda contact: contact.get("/pool"), as_json)
@@ -55,9 +57,8 @@ def info(run: Steered = None, /, *, base_dir: BaseDir = BASE_DIR, as_json: Json 
 def set_(
     limit: Annotated[str, Parameter(help=f"One of {', '.join(LIMITS)}.")],
     value: Annotated[str, Parameter(help="Its new value: a number, or a time such as 5m.")],
-    /,
+    run: Steered = None,
     *,
-    run: SteeredOption = None,
     base_dir: BaseDir = BASE_DIR,
     as_json: Json = False,
 ) -> int:
@@ -72,7 +73,7 @@ def set_(
 
 @app.command
 @answering
-def pause(*, run: SteeredOption = None, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
+def pause(run: Steered = None, *, base_dir: BaseDir = BASE_DIR, as_json: Json = False) -> int:
     """Ask for no more allocations; what is queued or up stays."""
     one = heads.with_pool(run, base_dir)
     return _ask(one, ["pool", "pause"], lambda contact: contact.post("/pool/pause"), as_json)
@@ -81,9 +82,9 @@ def pause(*, run: SteeredOption = None, base_dir: BaseDir = BASE_DIR, as_json: J
 @app.command
 @answering
 def resume(
+    run: Steered = None,
     *,
     resources: Annotated[Resources, Parameter(name="*")] = NO_RESOURCES,
-    run: SteeredOption = None,
     base_dir: BaseDir = BASE_DIR,
     as_json: Json = False,
 ) -> int:
@@ -109,8 +110,9 @@ def _ask(one: Head, words: Sequence[str], request: Callable[[Contact], Mapping[s
     try:
         told: Mapping[str, Any] = request(head(one.home))
     except HeadElsewhere as error:
-        which = [str(one.home)] if words[1] == "info" else ["--run", str(one.home)]
-        told = json.loads(elsewhere.carry_out(error.host, [*words, *which, "--json"], error, one.slurm_job))
+        which = one.home.name if one.home.parent == named.directory() else str(one.home)
+        there = [*words, "--run", which, "--json"]
+        told = json.loads(elsewhere.carry_out(error.host, there, error, one.slurm_job))
     about = {"run": str(one.home), **told}
     if as_json:
         print(json.dumps(about, indent=2))
@@ -128,7 +130,8 @@ def print_pool(about: Mapping[str, Any], now: float) -> None:
     if about["why"]:
         print(printable(f"  {about['why']}"))
     if about["reason"]:
-        print(printable(f"  {about['wanted']} wanted: {about['reason']}"))
+        more = f"{about['wanted']} more wanted: " if about["wanted"] else ""
+        print(printable(f"  {more}{about['reason']}"))
     if about["limits"]:
         print(printable("  " + ", ".join(f"{name} {_limit(value)}" for name, value in about["limits"].items())))
     if allocations:
@@ -147,7 +150,7 @@ def _allocation(now: float) -> Callable[[Mapping[str, Any]], list[object]]:
     def row(one: Mapping[str, Any]) -> list[object]:
         nodes = ", ".join(map(_node, one["nodes"]))
         times = age(max(now - one["since"], 0)), "" if one["ends"] is None else age(max(one["ends"] - now, 0))
-        why = one["cause"] or one["reason"]
+        why = in_short(one["cause"] or one["reason"])
         return [one["number"], one["kind"], one["state"], one["slurm_job"] or "", nodes, one["cpus"] or "", *times, why]
 
     return row
@@ -161,7 +164,14 @@ def _node(one: Mapping[str, Any]) -> str:
 def _host(now: float) -> Callable[[Mapping[str, Any]], list[object]]:
     def row(one: Mapping[str, Any]) -> list[object]:
         again = "" if one["next_try"] is None else age(max(one["next_try"] - now, 0))
-        return [one["name"], one["state"], one["cpus"] or "all", age(max(now - one["since"], 0)), again, one["cause"]]
+        return [
+            one["name"],
+            one["state"],
+            one["cpus"] or "all",
+            age(max(now - one["since"], 0)),
+            again,
+            in_short(one["cause"]),
+        ]
 
     return row
 

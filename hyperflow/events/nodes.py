@@ -56,10 +56,11 @@ class NodeState:
         """Whether it was there, and has gone while the run went on."""
         return self.came > 0 and not self.is_up and self.state != "ended"
 
-    def end(self) -> None:
-        """The run has ended."""
+    def end(self, t: float | None = None) -> None:
+        """The run has ended, at `t`."""
         if self.is_up:
-            self.state, self.cause, self.busy = "ended", "", 0
+            self.state, self.cause, self.busy, self.ends = "ended", "", 0, None
+            self.since = self.since if t is None else t
 
 
 class _Reading:
@@ -76,7 +77,7 @@ class _Reading:
             self._add_tasks(state, event)
         elif state == "closed":
             for each in self.nodes.values():
-                each.end()
+                each.end(event.get("t"))
         elif node is not None:
             self._add_node(state, event, self.nodes.setdefault(node, NodeState(node)))
 

@@ -157,7 +157,7 @@ class Engine:
         self._broadcast = Broadcast(self.fleet.links, settings.node_to_node != "off")
         self.fleet.on_peers = self._broadcast.on_message
         self._orders = Orders(
-            self.fleet.links, self._broadcast, self._packer, self._evaluations, self._events, program.log_dir
+            self.fleet.links, self._broadcast, self._packer, self._evaluations, self._events, self.fleet.logs
         )
         # Those of this turn, each followed by its activity; by function, CPUs, the name that they were given, and
         # whether they are of a remote_map.
@@ -189,7 +189,7 @@ class Engine:
         self._cancelled = self._endings.cancelled  # bound once: each evaluation has it
         self.bulk = Bulk(head, self._endings)
         self._ranks = Ranks(
-            self.fleet.links, self.fleet.write, program.log_dir, self._memory_limit, self._endings.on_ended
+            self.fleet.links, self.fleet.write, self.fleet.logs, self._memory_limit, self._endings.on_ended
         )
         self._said = Said(head, self.bulk, self._ranks, self._usage, self.echo)
         self._losses = Losses(head, self.bulk, self._endings, settings.silence_limit, self._flush)
@@ -449,7 +449,9 @@ class Engine:
     def describe_node(self, node: str) -> dict[str, Any]:
         """Return all that is known here of one node that is up; raises ConfigurationError if it is not."""
         self.aside.check(node)
-        return described(self.fleet.links[node], self.scheduler.pool.nodes.get(node), self.time_left())
+        own = self._ends.end_of(node)
+        left = self.time_left() if own is None else min(own, self.time_left())
+        return described(self.fleet.links[node], self.scheduler.pool.nodes.get(node), left)
 
     def node_up(self, node: str, cpus: Sequence[int], capacity: Capacity = CPUS_ONLY) -> None:
         """Use a node, which may come late."""

@@ -29,6 +29,7 @@ from hyperflow.events.writer import EventLog
 from hyperflow.head import capacity
 from hyperflow.head.capacity import NOTHING, Supply
 from hyperflow.head.link import Link, OnFrames, OnLost, OnPeers, nobody
+from hyperflow.head.log_places import LogPlaces
 from hyperflow.head.watchdog import Watchdog
 from hyperflow.program import ProgramInfo
 from hyperflow.request import Capacity
@@ -63,8 +64,10 @@ class NodePlan(NamedTuple):
     shared: bool = False  # others here use the same CPUs: pinned only if all are used, and no warning about that
     said: Supply = NOTHING  # what else the program says that it has
     grant: Supply = NOTHING  # what else a batch system granted there
+    ends: float | None = None  # in seconds since 1970, where it ends by itself
     once: bool = False  # not if another node with this flag is the same machine under another name
     slurm_job: int | None = None  # that has it, where that is not the one that we are in
+    logs: str = ""  # the directory there for the logs of its workers, on a node that does not share the run's
     share: Sequence[int] | None = None
     """Which of its CPUs are ours to begin with, as places in the sorted ids; None: all. See Engine.lend."""
 
@@ -160,6 +163,8 @@ class Fleet:
         """Whether nodes are to send what evaluations print; set before `start`."""
         self.on_peers: OnPeers = nobody
         """Who is told what nodes say about what they get from each other; set before `start`."""
+        self.logs = LogPlaces(program.log_dir)
+        """Where nodes have their logs."""
         self._program = program
         self._settings = settings
         self._events = events
@@ -389,13 +394,17 @@ class Fleet:
         choice = capacity.choose(
             plan.said, plan.grant if plan.granted else None, found, cpus.ids if cpus.pinned else None
         )
+        if plan.logs:
+            self.logs.add(link.node, plan.logs)
         there, ids = choice.capacity, cpus.ids
         link.capacity = there
         if plan.share is not None:
             there, ids = _share(link, plan.share)
         self.links[link.node] = link
         self._on_nodes.node_up(link.node, ids, there)
-        more = {"gpus": list(there.gpus), "gpus_from": choice.gpus_from} if there.gpus else {}
+        more: dict[str, Any] = {"gpus": list(there.gpus), "gpus_from": choice.gpus_from} if there.gpus else {}
+        more |= {"ends": plan.ends} if plan.ends is not None else {}
+        more |= {"logs": plan.logs} if plan.logs else {}
         self._events.note("up", node=link.node, cpus=list(ids), pinned=cpus.pinned, memory=there.memory, **more)
         for remark in filter(None, (choice.remark, link.remark)):
             # Not by warnings: a node may come late.

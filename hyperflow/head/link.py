@@ -288,7 +288,7 @@ class Link:
     @property
     def slurm_job(self) -> str:
         """The Slurm job whose step the launcher is, where the transport knows it; else ""."""
-        return str(getattr(self._transport, "slurm_job", None) or "")
+        return str(getattr(self._transport, "job", None) or "")
 
     @property
     def shares_memory(self) -> bool:

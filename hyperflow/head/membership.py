@@ -72,7 +72,7 @@ class Membership:
         if ends is not None:
             head.ends.expect(name, ends)
         try:
-            await head.fleet.add(plan, name)
+            await head.fleet.add(plan._replace(ends=ends), name)
         except BaseException:
             if name not in head.fleet.links:
                 head.ends.forget(name)

@@ -205,7 +205,6 @@ class Allocations:
     def _ended(self, it: Allocation, user: NodeUser) -> None:
         logger.info("allocation %d (Slurm job %s) has ended: %s", it.number, it.slurm_job, it.cause)
         for place in it.up:
-            place.state = "lost"
             self._beside(self._release(user, place, it.cause), f"release {place.name}")
         self._watches.pop(it.number, None)
         self._beside(self._remove(it), "forget an allocation")
@@ -282,6 +281,7 @@ class Allocations:
             self.client.wake()
             return
         if it.state not in ("starting", "up"):  # given back meanwhile
+            self.rules.node_failed(it, place, it.cause, time.time())
             await self._release(user, place, it.cause)
             return
         self.rules.node_up(it, place, time.time())
@@ -296,6 +296,7 @@ class Allocations:
             await self.client.cancel([it.slurm_job])
 
     async def _release(self, user: NodeUser, place: Place, cause: str) -> None:
+        place.state = "lost"
         with suppress(TimeoutError):
             async with asyncio.timeout(RELEASE):
                 await user.release(place.name, cause)

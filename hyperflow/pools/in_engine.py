@@ -13,15 +13,24 @@ from hyperflow.request import NodeKind, Want
 from hyperflow.transports.process import Transport
 
 
-def transport(node: PoolNode, settings: Settings) -> Transport:
-    """Return how a node of a pool is reached."""
-    if node.slurm_job is not None:
+def transports(node: PoolNode, settings: Settings) -> tuple[Transport, ...]:
+    """Return how a node of a pool is reached: the ways, in the order in which they are tried.
+
+    A node of an allocation is reached by a step; by ssh only where that does not work, and if the launcher then finds
+    itself within that job (NodePlan.slurm_job), so that Slurm's limits hold and it ends with its holder.
+    """
+    if node.transport is not None:
+        return (node.transport,)
+    ways: tuple[Transport, ...] = ()
+    if node.slurm_job is not None and settings.transport != "ssh":
         from hyperflow.transports.srun import Srun  # noqa: PLC0415 (hosts need none)
 
-        return Srun(node.name, settings.prologue, job=node.slurm_job, host=node.host)
-    from hyperflow.transports.ssh import Ssh  # noqa: PLC0415 (asyncssh costs 0.1 s)
+        ways = (Srun(node.name, settings.prologue, job=node.slurm_job, host=node.host),)
+    if node.slurm_job is None or settings.transport != "srun":
+        from hyperflow.transports.ssh import Ssh  # noqa: PLC0415 (asyncssh costs 0.1 s)
 
-    return Ssh(node.name, settings)
+        ways = (*ways, Ssh(node.host or node.name, settings))
+    return ways
 
 
 class InEngine:
@@ -37,12 +46,15 @@ class InEngine:
     async def use(self, node: PoolNode) -> None:
         granted = node.slurm_job is not None
         plan = NodePlan(
-            transport(node, self._settings),
+            transports(node, self._settings),
             node.cpus,
             granted=granted,
             said=self._said if granted or self._said != NOTHING else node.supply,
             grant=node.supply if granted else NOTHING,
-            once=not granted,
+            slurm_job=node.slurm_job,
+            once=not granted and node.transport is None,
+            shared=node.transport is not None,  # several may have joined from one machine, each with some of its CPUs
+            logs=node.logs,
         )
         self._names[node.name] = await self._engine.add_node(plan, node.ends)
 

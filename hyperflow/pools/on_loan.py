@@ -9,7 +9,7 @@ from hyperflow.head.allocation_end import End, Notice
 from hyperflow.head.capacity import Supply
 from hyperflow.head.engine import Engine
 from hyperflow.head.fleet import NodePlan
-from hyperflow.pools.in_engine import transport
+from hyperflow.pools.in_engine import transports
 from hyperflow.pools.users import PoolNode
 from hyperflow.request import NodeKind, Want
 
@@ -24,7 +24,7 @@ class OnLoan:
     async def add(self, node: PoolNode, cpus: Sequence[int], gpus: Sequence[str]) -> str:
         """Start a launcher on a node of which these CPUs and GPUs are lent; return what the engine calls it."""
         plan = NodePlan(
-            transport(node, self._settings),
+            transports(node, self._settings),
             node.cpus,
             granted=node.slurm_job is not None,
             said=Supply(tuple(gpus)),

@@ -11,20 +11,24 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError
 from hyperflow.pools import scripts
 from hyperflow.pools.allocations import Allocations
-from hyperflow.pools.hosts import Hosts
+from hyperflow.pools.hosts import UNKNOWN, Hosts
 from hyperflow.pools.journal import Journal
 from hyperflow.pools.nodepool import FIELDS, NodePool
 from hyperflow.pools.rules import COMING
 from hyperflow.pools.users import NodeUser
+from hyperflow.request import NodeKind
 from hyperflow.slurm import nodelist
 from hyperflow.slurm.client import PollIntervals, SlurmClient
 from hyperflow.steering import LIMITS
+
+if TYPE_CHECKING:
+    from hyperflow.pools.listening import Listening
 
 
 class Pool:
@@ -67,6 +71,7 @@ class Pool:
         self._stack = AsyncExitStack()
         self._allocations: Allocations | None = None
         self._hosts: Hosts | None = None
+        self._listening: Listening | None = None
         self._user: NodeUser | None = None
 
     # ---- scopes -------------------------------------------------------------------------------------------------
@@ -97,18 +102,26 @@ class Pool:
         self._tell_kinds()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._hosts)
+            if self.options.listen is not None:
+                from hyperflow.pools.listening import Listening  # noqa: PLC0415 (asyncssh costs 0.1 s)
+
+                margin = self._settings.end_margin
+                self._listening = Listening(
+                    self.options.listen, self.directory, self.directory.parent / "log", user, margin
+                )
+                await stack.enter_async_context(self._listening)
             if self._allocations is not None:
                 await stack.enter_async_context(self._allocations.serving(user))
             yield self
-        self._user = self._hosts = None
+        self._user = self._hosts = self._listening = None
 
     # ---- for people ---------------------------------------------------------------------------------------------
 
     def info(self) -> dict[str, Any]:
         """Return what people see of it: {"state": "running|paused|held", "why", "limits", "wanted", "reason",
         "allocations": [{"number", "kind", "state", "slurm_job", "reason", "nodes", "cpus", "since", "ends", "cause",
-        "log"}], "hosts": [...], "calls": {...}}; times in seconds since 1970. "nodes" has a dictionary for each:
-        "name", "state" (coming, trying, up, failed, lost), "cpus", "busy", "why".
+        "log"}], "hosts": [...], "joined": [names], "calls": {...}}; times in seconds since 1970. "nodes" has a dictionary
+        for each: "name", "state" (coming, trying, up, failed, lost), "cpus", "busy", "why".
         """
         limits = {name: getattr(self.options, name) for name in LIMITS}
         shown: dict[str, Any] = {"state": "running", "why": "", "limits": limits, "wanted": 0, "reason": ""}
@@ -123,6 +136,7 @@ class Pool:
         mine = self._allocations
         shown["allocations"] = [] if mine is None else mine.table()
         shown["hosts"] = [] if self._hosts is None else self._hosts.table()
+        shown["joined"] = [] if self._listening is None else self._listening.nodes
         shown["calls"] = {} if mine is None else dict(mine.client.calls)
         return shown
 
@@ -185,4 +199,6 @@ class Pool:
             kinds = [] if self._allocations is None else self._allocations.rules.kinds
             most = self.options.max_allocations
             may_come = [kind.node_kind(most) for kind in kinds]
+            if self.options.listen is not None:  # nobody knows what size they will be
+                may_come.append(NodeKind("a node that joins", UNKNOWN))
             self._user.may_come([*may_come, *(() if self._hosts is None else self._hosts.kinds())])

@@ -321,7 +321,7 @@ class Rules:
 
     def orders(self, now: float, needed: Sequence[int]) -> list[Order]:
         """Say what to do now; each order is given once."""
-        found: list[Order] = []
+        found: list[Order] = [*self._shrink(now), *self._withdraw(now, needed)]
         for it in [*self.allocations.values()]:
             match it.state:
                 case "pending":
@@ -334,8 +334,6 @@ class Rules:
                     found += self._draining(it, now)
                 case _:
                     pass
-        found += self._shrink(now)
-        found += self._withdraw(now, needed)
         found += self._grow(now, needed)
         return found
 
@@ -380,11 +378,12 @@ class Rules:
             why = "; ".join(f"{place.name}: {place.why}" for place in it.places.values())
             yield self._give_back(it, f"its nodes were lost: {why}", now)
             return
-        yield from self._bring_up(it, now)
         live = len(self.of(*LIVE))
         idle = it.idle_since is not None and now - it.idle_since >= self.limits.idle_timeout
         if idle and not it.is_busy() and live > self.limits.min_allocations:
             yield from self._drain(it, "idle timeout", now)
+        else:
+            yield from self._bring_up(it, now)
 
     def _drain(self, it: Allocation, cause: str, now: float) -> Iterator[Order]:
         it.to("draining", now, cause)

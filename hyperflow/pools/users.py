@@ -12,6 +12,7 @@ import attrs
 
 from hyperflow.head.capacity import NOTHING, Supply
 from hyperflow.request import NodeKind, Want
+from hyperflow.transports.process import Transport
 
 
 @attrs.frozen
@@ -25,6 +26,8 @@ class PoolNode:
         supply: What else was granted there.
         ends: When the allocation ends, in seconds since 1970; None where there is no limit, or nobody knows.
         host: How it is reached, where that is not its name.
+        transport: How it is reached, where it has come by itself; None for srun or ssh.
+        logs: The directory there for the logs of its workers, where it does not share the run's; else "".
     """
 
     name: str
@@ -33,6 +36,8 @@ class PoolNode:
     supply: Supply = NOTHING
     ends: float | None = None
     host: str = ""
+    transport: Transport | None = None
+    logs: str = ""
 
 
 class NodeUser(Protocol):

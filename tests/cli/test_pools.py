@@ -79,7 +79,7 @@ def test_a_pool_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert said[:4] == [
         "pool of there: running; allocations: 1 up",
         "  Priority",
-        "  2 wanted: 8 evaluations wait",
+        "  2 more wanted: 8 evaluations wait",
         "  max_allocations 20, idle_timeout 300",
     ]
     assert said[5].split() == ["1", "main", "up", "4711", "node1,", "node2", "(no", "srun)", "8", "1", "min", "1:00", "h"]

@@ -21,6 +21,7 @@ import hyperflow as hf
 from hyperflow.pools import pool as pools
 from hyperflow.pools.allocations import Allocations
 from hyperflow.pools.journal import Journal
+from hyperflow.program import CONTINUED, ProgramInfo
 from hyperflow.slurm.client import PollIntervals, SlurmClient
 from tests.cluster.on_login import mark, place, quick, tell, wait_for_go
 
@@ -46,7 +47,7 @@ def pool_of(env: Any) -> pools.Pool:
 async def until(condition: Callable[[], object], seconds: float = 30) -> None:
     """Wait until something holds."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (it is about files and Slurm)
             await asyncio.sleep(0.05)
 
 
@@ -110,16 +111,19 @@ def run(main: Callable[[Any], Awaitable[Any]], pool: hf.NodePool) -> None:
         kill_at(step)
     plain = pools.Pool.__init__
     pools.Pool.__init__ = lambda self, *args: plain(self, *args, pace=PACE)  # type: ignore[method-assign,assignment,misc]
+    program: ProgramInfo | None
     homes = sorted((place / "runs").glob("*/results.sqlite"))
-    if homes:
+    if os.environ.get(CONTINUED):
+        program = None  # `hyperflow resume` has said which one
+    elif homes:
         home = homes[0].parent
-        program = hf.ProgramInfo.existing(home, home.name, homes[0])
+        program = ProgramInfo.existing(home, home.name, homes[0])
     else:
-        program = hf.ProgramInfo.new(place / "runs")
+        program = ProgramInfo.new(place / "runs")
 
     async def whole() -> None:
         async with hf.open_pool_job(pool, program=program, progress=False) as env:
-            tell("open", str(program.log_dir.parent))
+            tell("open", str(env.program.log_dir.parent))
             obeying = asyncio.create_task(_obey(env))
             try:
                 tell("result", await main(env))

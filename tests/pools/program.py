@@ -41,8 +41,8 @@ class Program:
     pool: str
     orders: int = 0
 
-    def start(self, kill: str = "", **constants: float) -> Command:
-        """Start it on the login host, for a `with`; `kill`: where it is to kill itself."""
+    def start(self, kill: str = "", resume: bool = False, **constants: float) -> Command:
+        """Start it on the login host, for a `with`; `kill`: where it is to kill itself; `resume`: by that command."""
         script = self.place / "program.py"
         script.write_text(f"from tests.pools.on_login import *\n{self.main}\nrun(main, {self.pool})\n")
         env = {
@@ -51,9 +51,12 @@ class Program:
             "TEST_KILL": kill,
             "TEST_CONSTANTS": json.dumps(CONSTANTS | constants),
         }
+        words = [str(script)]
+        if resume:
+            words = ["-m", "hyperflow", "resume", str(next((self.place / "runs").iterdir()))]
         with (self.place / "output").open("ab") as output:
             return self.cluster.login.start(
-                [sys.executable, str(script)], env=env, stdout=output, stderr=output, cwd=self.place
+                [sys.executable, *words], env=env, stdout=output, stderr=output, cwd=self.place
             )
 
     def told(self, what: str) -> list[Any]:

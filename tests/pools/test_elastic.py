@@ -157,7 +157,8 @@ async def main(env):
 
 @pytest.mark.parametrize("step", [STEPS["written"], STEPS["submitted"], STEPS["used"], STEPS["given back"]])
 def test_the_head_is_killed(make: Make, step: str) -> None:
-    """Started again, it takes over what lives, submits nothing twice, and ends with nothing left."""
+    """Started again, by itself or by `hyperflow resume`, it takes over what lives, submits nothing twice, and leaves
+    nothing."""
     main = """
 async def main(env):
     there = await hf.remote_eval(quick, 5)
@@ -169,7 +170,7 @@ async def main(env):
         block_until(lambda: command.poll() is not None, 30, "it is killed", state=program.seen)
     assert command.returncode == -signal.SIGKILL, program.seen()
     before = program.alive()
-    with program.start():
+    with program.start(resume=step == STEPS["submitted"]):
         assert program.wait("result", 1 + (step == STEPS["given back"])) == 25
         program.wait("end", 1)
         block_until(lambda: not program.alive(), 30, "it gives all back", state=program.seen)
