@@ -138,6 +138,8 @@ def print_pool(about: Mapping[str, Any], now: float) -> None:
         _table(
             ("", "kind", "state", "Slurm", "nodes", "CPUs", "for", "ends in", "why"), map(_allocation(now), allocations)
         )
+    if joined := about.get("joined"):
+        print(printable(f"joined by themselves: {', '.join(joined)}"))
     if hosts:
         _table(("host", "state", "CPUs", "for", "next try", "why"), map(_host(now), hosts))
 
