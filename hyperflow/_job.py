@@ -267,9 +267,9 @@ def _figures(engine: Engine) -> Figures:
 
 def _node_routes(engine: Engine) -> Callable[[], list[web.RouteDef]]:
     def routes() -> list[web.RouteDef]:
-        from hyperflow.control import nodes  # noqa: PLC0415 (its library is imported at the first contact)
+        from hyperflow.control import nodes, pools  # noqa: PLC0415 (its library is imported at the first contact)
 
-        return nodes.routes(engine)
+        return [*nodes.routes(engine), *pools.routes(lambda: engine.pool)]
 
     return routes
 
@@ -581,8 +581,8 @@ def run_job_local(  # noqa: PLR0913 (those of open_local_job, and the job)
         )
 
 
-def check_runnable(job: Flow[Any], where: str) -> None:
-    """Raise MisuseError if this is no flow, or no place for what blocks."""
+def check_runnable(job: Flow[Any], where: str, given: str = "") -> None:
+    """Raise MisuseError if this is no flow, or no place for what blocks; `given`: what the opener needs to be given."""
     flows.check(job, where)
     try:
         asyncio.get_running_loop()
@@ -591,7 +591,7 @@ def check_runnable(job: Flow[Any], where: str) -> None:
     else:
         raise MisuseError(
             f"{where} blocks, and an event loop is running here (a notebook, or async code); write: "
-            f"async with hyperflow.{where.replace('run_job', 'open')}_job() as env: "
+            f"async with hyperflow.{where.replace('run_job', 'open')}_job({given}) as env: "
             f"result = await {job.used().step}{_in_a_notebook()}"
         )
     _check_not_imported()

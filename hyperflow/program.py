@@ -61,6 +61,9 @@ def chosen(which: str, homes: Sequence[Path], base_dir: Path) -> Path:
     return fitting[0]
 
 
+CONTINUED = "HYPERFLOW_CONTINUED_RUN"
+"""The variable by which `hyperflow resume` names the directory of the run that a program is to go on with."""
+
 _TEMPORARY = "hyperflow-"
 """What the names of temporary directories begin with; after it comes the id of the program."""
 

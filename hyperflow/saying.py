@@ -106,6 +106,12 @@ def in_one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+def in_short(text: str, limit: int = 100) -> str:
+    """Return the first sentence of a text, shortened: for a table, where the whole can be had elsewhere."""
+    first = in_one_line(text).partition(". ")[0]
+    return first if len(first) <= limit else first[: limit - 1] + "…"
+
+
 def warn(text: str, kind: type[Warning] = RuntimeWarning) -> None:
     """Warn at the line of the user's code that called us, however many of our own and of asyncio are in between."""
     here: types.FrameType = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] (inspect would take longer to import)

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests import guides
+from tests.cluster.cluster import Cluster
+from tests.helpers import block_until
+from tests.imports import TOP
 from tests.kernel import kernel
 from tests.support import environment
 
@@ -33,6 +36,37 @@ def test_files_and_commands(page: str, tmp_path: Path) -> None:
             assert guides.matches(done.stdout, block.about), (block.text, done.stdout)
             typed += 1
     assert typed > 1
+
+
+LOOKS = ("hyperflow nodes", "hyperflow pool info", "hyperflow node info", "hyperflow pool list", "cat ")
+"""Commands that only look: what they are to show may take a while."""
+
+
+def test_pools(cluster: Cluster) -> None:
+    """Pools are asked for, looked at and steered as their page says, from the login host of a cluster."""
+    place = cluster.home / "guide"
+    place.mkdir()
+    env: dict[str, str | None] = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(TOP)}
+    env |= {"COLUMNS": "120", "HYPERFLOW_PROGRESS": "0"}
+    typed = 0
+    for block in guides.blocks("pools.md"):
+        if block.kind == "file":
+            guides.write(block, place)
+            continue
+        said: list[str] = []
+
+        def as_told(block: guides.Block = block, said: list[str] = said) -> bool:
+            done = cluster.login.run(["sh", "-c", block.text], cwd=place, env=env, check=False)
+            said.append(done.stdout + done.stderr)
+            return guides.matches(done.stdout, block.about)
+
+        if block.text.startswith(LOOKS):
+            block_until(as_told, 40, f"as the page has it: {block.text}", state=lambda said=said: said[-1])
+        else:
+            assert as_told(), (block.text, said)
+        typed += 1
+    assert typed > 15
+    block_until(lambda: "2646700" in (place / "elastic.out").read_text(), 40, "the first program ends")
 
 
 @pytest.mark.process

@@ -13,10 +13,12 @@ import attrs
 
 from hyperflow.cli import records, runs
 from hyperflow.control import place
-from hyperflow.errors import HyperflowError
+from hyperflow.control.client import NoMaster
+from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.events import reader, segments
 from hyperflow.events.nodes import NodeState, node_states
 from hyperflow.master import rundir
+from hyperflow.pools import named
 from hyperflow.records import record
 
 EVENTS = segments.NAME
@@ -73,10 +75,41 @@ def find(which: str | None, base_dir: Path) -> Path:
     """
     if which is not None and _is_one(Path(which)):
         return Path(which).absolute()
-    run = records.find(which, base_dir)
+    try:
+        run = records.find(which, base_dir)
+    except ConfigurationError as error:
+        if which is not None and named.NAME.fullmatch(which) and named.read(which) is not None:
+            raise ConfigurationError(
+                f"{which} is the name of a pool, and no run: `hyperflow pool info {which}` shows its nodes, and "
+                "`hyperflow nodes RUN` those that it lends to a program"
+            ) from error
+        raise
     if which is not None and run.cluster is not None and run.home.parent == base_dir.absolute():
         runs.find(run.name, base_dir)  # which looks whether it is that run
     return run.home
+
+
+def with_pool(which: str | None, base_dir: Path) -> Head:
+    """Return the head that can be asked about a pool: that of a running program, or the manager of a named pool.
+
+    Raises:
+        ConfigurationError: None fits, or several do.
+        NoMaster: It does not run.
+    """
+    if which is not None and named.NAME.fullmatch(which) and (pool := named.read(which)) is not None:
+        if pool.state != "elsewhere":  # who asks goes there
+            pool.address()
+        return Head(None, pool.home, pool.home / named.LOG)
+    try:
+        home = find(which, base_dir)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}; `hyperflow pool list` shows pools with names") from error
+    running = [one for one in of(home) if one.is_open]
+    if not running:
+        raise NoMaster(f"{home} does not run now; `hyperflow nodes` shows the nodes that it had")
+    if len(running) > 1:
+        raise ConfigurationError(f"{home} has several jobs that run, and no pool: each has an allocation of its own")
+    return running[0]
 
 
 def all_in(base_dir: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, TypeAlias
 
 from cyclopts import App, Parameter
 
-from hyperflow.cli import elsewhere, runs
+from hyperflow.cli import elsewhere, pool_runs, runs
 from hyperflow.cli.answers import BASE_DIR, BaseDir, Json, RunOption, Which, answering
 from hyperflow.cli.runs import Run
 from hyperflow.console.options import Resources
@@ -154,10 +154,13 @@ def give_up(
 
 
 def resume(run: Which = None, *, base_dir: BaseDir = BASE_DIR) -> int:
-    """Start a program again whose master has ended; it continues where it was.
+    """Start a program again whose master has ended; it continues where it was. Or one that ran a job on a pool.
 
-    It starts in its old directory, with the Python and the command line that it had, and with --resume.
+    It starts in its old directory, with the Python and the command line that it had, and with --resume. A program that
+    ran a job on a pool is told by a variable which run to go on with, and starts with the Python of this command.
     """
+    if (home := pool_runs.find(run, base_dir)) is not None:
+        return pool_runs.resume(home)
     found = runs.find(run, base_dir).checked()  # its file says what is started
     if (master := owner(found.home)) is not None:
         here = "" if master.host == socket.gethostname() else f" on {master.host}"

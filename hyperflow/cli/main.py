@@ -30,6 +30,7 @@ COMMANDS = {
     "whatif": ("whatif",),
     "jobs": ("list", "why", "retry", "cancel", "give-up", "resume"),
     "nodes": ("nodes", "node"),
+    "pools": ("pool",),
     "damage": ("check", "repair"),
     "results": ("results",),
     "reporting": ("report",),

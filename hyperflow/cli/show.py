@@ -362,7 +362,7 @@ def _facts(run: Run, state: State, summary: Summary, nodes: list[NodeState]) -> 
         facts["CPU hours"] = f"used {_hours(figures)} held{efficiency}"
         facts["CPUs"] = f"{figures.cpus} on {figures.nodes} node{'s' * (figures.nodes != 1)}"
     facts["evaluations"] = _counts(summary, state)
-    if unusual := [node for node in nodes if node.state not in ("up", "ended")]:
+    if unusual := [node for node in nodes if node.state in ("draining", "drained", "lost", "not started")]:
         facts["nodes"] = "; ".join(_short(f"{node.node} {node.state}: {node.cause}") for node in unusual[:10])
     facts["logs"] = logs
     if found is not None and not run.home.exists():

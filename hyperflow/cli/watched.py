@@ -337,11 +337,12 @@ def _tiles(run: Run, state: State, now: float, history: History, stands: Snapsho
         )
     if stands is not None:
         lost = f"{stands.nodes_lost} lost" * (stands.nodes_lost > 0)
+        asked = f"{stands.nodes_asked} asked for" * (stands.nodes_asked > 0)
         tiles.append(
             {
                 "name": "CPUs busy",
                 "value": f"{stands.busy} of {stands.cpus}",
-                "note": ", ".join(filter(None, [f"{stands.nodes} node{'s' * (stands.nodes != 1)}", lost])),
+                "note": ", ".join(filter(None, [f"{stands.nodes} node{'s' * (stands.nodes != 1)}", lost, asked])),
             }
         )
     elif figures.cpus:

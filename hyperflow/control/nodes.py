@@ -17,7 +17,9 @@ class Nodes(Protocol):
 
     def progress(self) -> Snapshot: ...
     def nodes(self) -> Sequence[Mapping[str, object]]: ...
+    def describe_node(self, node: str) -> Mapping[str, object]: ...
     def put_aside(self, node: str) -> None: ...
+    async def give_back(self, node: str) -> None: ...
     def take_back(self, node: str) -> None: ...
     async def inspect(self, task: int, line: str) -> str: ...
 
@@ -31,11 +33,21 @@ def routes(owner: Nodes) -> list[web.RouteDef]:
     async def show(_: web.Request) -> web.Response:
         return answer()
 
+    async def describe(request: web.Request) -> web.Response:
+        return web.json_response(dict(owner.describe_node(request.match_info["node"])))
+
     async def progress(_: web.Request) -> web.Response:
         return web.json_response(owner.progress().to_json())
 
     async def drain(request: web.Request) -> web.Response:
-        owner.put_aside(request.match_info["node"])
+        node = request.match_info["node"]
+        now = (await read_body(request, "now")).get("now", False) if request.can_read_body else False
+        if not isinstance(now, bool):
+            raise ConfigurationError("now has to be true or false")
+        if now:
+            await owner.give_back(node)
+        else:
+            owner.put_aside(node)
         return answer()
 
     async def resume(request: web.Request) -> web.Response:
@@ -52,6 +64,7 @@ def routes(owner: Nodes) -> list[web.RouteDef]:
     return [
         web.post("/evaluations/{task}/inspect", inspect),
         web.get("/nodes", show),
+        web.get("/nodes/{node}", describe),
         web.get("/progress", progress),
         web.post("/nodes/{node}/drain", drain),
         web.post("/nodes/{node}/resume", resume),

@@ -34,8 +34,10 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
     ended                 a worker        worker, number, status, started, reason, out_of_memory, tail, peak_memory,
                                           log_file
     up, not started, lost a node          node; cpus, pinned, memory, and gpus where it has any, with gpus_from (who
-                                          says so); or cause
-    aside, resumed        a node          node, cause: nothing more is started there; it is used again
+                                          says so), ends (seconds since 1970) where it ends by itself; or cause
+    aside, draining,      a node          node, cause: nothing more is started there, because it is not trusted or a
+      resumed                             person says so, or because it is to be given back; it is used again
+    left                  a node          node, cause: it was given back, in order
     ending                the allocation  cause, seconds
     closed                the last line   cpu: seconds of CPU time that the head has taken since its nodes were up
     segment               a later file    number: the first line of each file of the log but the first one
@@ -95,6 +97,7 @@ class Event(TypedDict, total=False):
     error: str
     node: str
     cause: str
+    ends: float
     pinned: bool
     gpus: list[str]
     gpus_from: str

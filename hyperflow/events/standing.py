@@ -95,10 +95,10 @@ class Picture:
         cpus = event.get("cpus", 0)
         if state == "up":
             self.nodes[name] = Node(name, len(cpus) if isinstance(cpus, list) else cpus)
-        elif state in ("lost", "not started"):
+        elif state in ("lost", "left", "not started"):
             self.nodes.pop(name, None)
-        elif name in self.nodes and state in ("aside", "resumed"):
-            self.nodes[name].idle = str(event.get("cause", "")) or "it is put aside" if state == "aside" else ""
+        elif name in self.nodes and state in ("aside", "draining", "resumed"):
+            self.nodes[name].idle = "" if state == "resumed" else str(event.get("cause", "")) or "it is put aside"
 
     def _add_tasks(self, state: str, event: Event) -> None:
         now = event.get("t", 0.0)

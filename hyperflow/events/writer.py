@@ -37,7 +37,9 @@ SEGMENT = 8_000_000
 LIMIT = 500_000_000
 """Bytes of a log on the disk: some fifty million evaluations."""
 
-RARE = frozenset(("opened", "up", "not started", "lost", "aside", "resumed", "ending", "closed", "failed"))
+RARE = frozenset(
+    ("opened", "up", "not started", "lost", "left", "aside", "draining", "resumed", "ending", "closed", "failed")
+)
 """What is kept beyond the limit; of failures, MOST_FAILURES."""
 
 MOST_FAILURES = 1000

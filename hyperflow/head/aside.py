@@ -1,4 +1,4 @@
-"""The nodes that are put aside: Trust decides, or a person does; this carries it out and tells it.
+"""The nodes that are put aside: Trust decides, or a person, or who has to give them back; this carries it out.
 
 Told each time: the log, the event log, the statistics, `hyperflow nodes`.
 """
@@ -17,6 +17,9 @@ from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.trust import BY_HAND, Trust
 
 logger = logging.getLogger("hyperflow")
+
+RUNNING, DRAINING, DRAINED = "running", "draining", "drained"
+"""States of a node: evaluations start there; none does, but some still run; and none is left."""
 
 
 class NodesAside:
@@ -37,32 +40,42 @@ class NodesAside:
         """A node has gone; those that are needed now are used again."""
         self._take_back(self.trust.lost(node), "no other node of its size is left")
 
-    def drain(self, node: str) -> None:
+    def drain(self, node: str, cause: str = BY_HAND) -> None:
         """Start nothing more on a node; what runs there goes on. Raises ConfigurationError if it is not up."""
-        self._check(node)
-        needed = self.trust.drained(node)
+        self.check(node)
+        before = self.trust.aside[node] if node in self.trust.drained else None
+        if before == cause or (before is not None and cause == BY_HAND):
+            return  # who has to give it back goes on with that
+        needed = self.trust.drain(node, cause)
         self._put_aside(node)
         self._take_back(needed, "no other node of its size is left")
-        if not self._scheduler.pool.total:
+        if cause == BY_HAND and not self._scheduler.pool.total:
             logger.warning("all nodes are put aside: nothing is started until `hyperflow node resume NODE`")
 
-    def resume(self, node: str) -> None:
-        """Use a node again. Raises ConfigurationError if it is not up."""
-        self._check(node)
+    def resume(self, node: str, cause: str = BY_HAND) -> None:
+        """Use a node again. Raises ConfigurationError if it is not up, or is not for this one to take back."""
+        self.check(node)
+        why = self.trust.aside.get(node, BY_HAND)
+        if cause == BY_HAND and node in self.trust.drained and why != BY_HAND:
+            raise ConfigurationError(
+                f"node {node!r} is drained because {why}: it is to be given back, and cannot be resumed"
+            )
         self.trust.resumed(node)
-        self._take_back([node], BY_HAND)
+        self._take_back([node], cause)
 
     def table(self) -> list[dict[str, str | float]]:
         """Return what is to know about each node that is up."""
         running = Counter[str]()
         for worker in self._scheduler.workers.values():
             running[worker.node] += worker.held
+            for place in worker.elsewhere:
+                running[place.node] += worker.held
         for team in self._scheduler.teams.all.values():
             running[team.node] += len(team.held)
         return [
             {
                 "node": name,
-                "state": "aside" if name in self._scheduler.pool.aside else "up",
+                "state": self._state(name, running[name] > 0),
                 "cpus": len(node.ids),
                 "cpus_free": len(node.free),
                 "gpus": len(node.gpus),
@@ -73,7 +86,13 @@ class NodesAside:
             for name, node in sorted(self._scheduler.pool.nodes.items())
         ]
 
-    def _check(self, node: str) -> None:
+    def _state(self, node: str, busy: bool) -> str:
+        if node not in self._scheduler.pool.aside:
+            return RUNNING
+        return DRAINING if busy else DRAINED
+
+    def check(self, node: str) -> None:
+        """Raise ConfigurationError if a node is not up."""
         if node not in self._links:
             there = ", ".join(sorted(self._links)) or "none"
             raise ConfigurationError(f"{node!r} is no node that this run uses now; there are: {there}")
@@ -81,6 +100,10 @@ class NodesAside:
     def _put_aside(self, node: str) -> None:
         why = self.trust.aside[node]
         self._scheduler.put_aside(node)
+        if node in self.trust.drained and why != BY_HAND:
+            self._events.note("draining", node=node, cause=why)
+            logger.info("node %s is drained (%s): nothing more is started there", node, why)
+            return
         self._events.note("aside", node=node, cause=why)
         words = "node %s is put aside (%s): nothing more is started there; `hyperflow node resume %s` takes it back"
         logger.warning(words, node, why, node)

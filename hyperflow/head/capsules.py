@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from pathlib import Path
 
 from hyperflow.debugging import capsule, surroundings
 from hyperflow.debugging.capsule import Call, Pickle
 from hyperflow.debugging.surroundings import Place
 from hyperflow.head.evaluation import Evaluation
+from hyperflow.head.orders import Orders
 from hyperflow.saying import in_words
 from hyperflow.scheduling.state import Worker
 from hyperflow.shipping.arrays import SharedBuffer
@@ -26,17 +26,17 @@ LARGEST = 8_000_000
 """Bytes of one."""
 
 
-def leave(evaluation: Evaluation, worker: Worker, log_file: str, program: str, error: Exception) -> None:
+def leave(evaluation: Evaluation, worker: Worker, orders: Orders, program: str, error: Exception) -> None:
     """Write the capsule of an evaluation that has ended its worker; whatever is in the way costs the capsule only."""
     try:
         call = _call(evaluation)
         if call.size > LARGEST:
             return
-        place = Place(worker.name, worker.node, worker.cpus, log_file, program)
+        place = Place(worker.name, worker.node, worker.cpus, orders.log_file(worker), program)
         text = " ".join(in_words(error).split())
         name = evaluation.packed.function.name
         about = surroundings.about(evaluation.task.number, name, text, "", place, as_left=False)
-        capsule.leave(Path(log_file).parent, capsule.of(about, call._replace(sources=surroundings.sources())))
+        capsule.leave(orders.logs.here, capsule.of(about, call._replace(sources=surroundings.sources())))
     except BaseException as reason:  # noqa: BLE001 (modules of the user's are looked at, too)
         logger.info("nothing is kept of %s to run it again: %s", evaluation.name, in_words(reason))
 

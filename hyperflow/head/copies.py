@@ -94,8 +94,8 @@ class Copies:
             self._scheduler.cancel(twin)
             self._events.superseded(twin.number, task.number)
 
-    def gives_way(self, task: Task, node: str) -> bool:
-        """A task has failed on a node, or its node was lost; if there is a copy, only that one counts from now on."""
+    def gives_way(self, task: Task, node: str, blamed: bool = True) -> bool:
+        """A task has failed on a node, or its node has gone; if there is a copy, only that one counts from now on."""
         twin = self._twins.pop(task.number, None)
         if twin is None:
             return False
@@ -105,7 +105,9 @@ class Copies:
         watched = self.stragglers.watched.pop(task.number, None)
         if watched is not None:
             self.stragglers.watched[twin.number] = watched
-        if task.past is not None and task.past.lost:
+        if not blamed:
+            pass  # the node was released
+        elif task.past is not None and task.past.lost:
             self._scheduler.was_lost(twin, node)
         else:
             twin.failed_on(node)

@@ -189,7 +189,7 @@ class Endings:
         if not self._again(evaluation, error):
             from hyperflow.head import capsules  # noqa: PLC0415 (only failures need it)
 
-            capsules.leave(evaluation, worker, log_file, head.program, error)
+            capsules.leave(evaluation, worker, head.orders, head.program, error)
             failures.note_tries(error, evaluation.options.retries - evaluation.retries + 1)
             self.fail(evaluation, error)
 

@@ -47,6 +47,7 @@ from hyperflow.head.bulk.maps import BulkMap
 from hyperflow.head.checkpoints import Checkpoints
 from hyperflow.head.collector import Collector
 from hyperflow.head.copies import Copies
+from hyperflow.head.described import described
 from hyperflow.head.echo import Echo
 from hyperflow.head.endings import Endings
 from hyperflow.head.ends import Ends
@@ -57,6 +58,7 @@ from hyperflow.head.later import Later
 from hyperflow.head.learning import Learning
 from hyperflow.head.link import Frame, Link
 from hyperflow.head.losses import Losses
+from hyperflow.head.membership import Membership, OnReturned
 from hyperflow.head.orders import Orders
 from hyperflow.head.pieces import PieceTable
 from hyperflow.head.post_mortems import PostMortems
@@ -70,10 +72,11 @@ from hyperflow.options import Options
 from hyperflow.pieces import Pieces
 from hyperflow.program import ProgramInfo
 from hyperflow.progress.tally import Counted, Snapshot, Tally
-from hyperflow.request import CPUS_ONLY, Capacity, NodeKind, Want
+from hyperflow.request import CPUS_ONLY, Capacity
 from hyperflow.scheduling.scheduler import REBALANCE_LOOKS, REBALANCE_PAUSE, Scheduler
 from hyperflow.scheduling.state import Task, Worker, is_started
 from hyperflow.shipping.packer import Kept, PackedCall, Packer
+from hyperflow.steering import Steered
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import WorkerEnded
@@ -108,12 +111,21 @@ RESULTS, ANSWERS = int(Kind.RESULTS), int(Kind.ANSWERS)
 """As plain numbers, because each frame is compared with them."""
 
 
+GIVEN_BACK = "given back by hand"
+
+
 class Loss(NamedTuple):
     """The end of a node's stream, behind what came from there."""
 
     link: Link
     cause: str
     silent: bool
+    released: asyncio.Future[None] | None = None
+    """Of a node that is given up on purpose: to be set when that is done."""
+
+
+def _nobody(node: str, cause: str) -> None:
+    """Do nothing."""
 
 
 class Engine:
@@ -121,7 +133,8 @@ class Engine:
 
     def __init__(self, program: ProgramInfo, settings: Settings, echo: bool = False) -> None:  # noqa: PLR0915 (all its parts)
         self.closed = False
-        self._may_come = False
+        self.pool: Steered | None = None
+        """Where the nodes come from, if people can steer that."""
         self.echo = Echo(program) if echo else None
         self._loop = asyncio.get_running_loop()
         self._program = program.program_id
@@ -135,7 +148,7 @@ class Engine:
         self.worker_locks = WorkerLocks(self.locks, self.scheduler, self.fleet.write, self._name)
         self.aside = NodesAside(self.scheduler, self.fleet.links, self._events)
         self.drain = Drain(self._on_drain, self._turn_away)
-        self._ends = Ends(self.drain, self.aside.trust.aside, self.fleet.write)
+        self._ends = Ends(self.drain, self.aside.trust.drained, self.fleet.write)
         self.time_left, self.is_ending = self._ends.time_left, self._ends.is_ending
         self._packer = Packer()
         self._evaluations: dict[TaskNumber, Evaluation] = {}
@@ -144,7 +157,7 @@ class Engine:
         self._broadcast = Broadcast(self.fleet.links, settings.node_to_node != "off")
         self.fleet.on_peers = self._broadcast.on_message
         self._orders = Orders(
-            self.fleet.links, self._broadcast, self._packer, self._evaluations, self._events, program.log_dir
+            self.fleet.links, self._broadcast, self._packer, self._evaluations, self._events, self.fleet.logs
         )
         # Those of this turn, each followed by its activity; by function, CPUs, the name that they were given, and
         # whether they are of a remote_map.
@@ -176,10 +189,17 @@ class Engine:
         self._cancelled = self._endings.cancelled  # bound once: each evaluation has it
         self.bulk = Bulk(head, self._endings)
         self._ranks = Ranks(
-            self.fleet.links, self.fleet.write, program.log_dir, self._memory_limit, self._endings.on_ended
+            self.fleet.links, self.fleet.write, self.fleet.logs, self._memory_limit, self._endings.on_ended
         )
         self._said = Said(head, self.bulk, self._ranks, self._usage, self.echo)
         self._losses = Losses(head, self.bulk, self._endings, settings.silence_limit, self._flush)
+        self._membership = of_nodes = Membership(head, self._leave, self._refuse)
+        self.add_node, self.drain_node, self.release_node = of_nodes.add, of_nodes.drain, of_nodes.release
+        self.resume_node, self.may_come = of_nodes.resume, of_nodes.may_come
+        self.lend, self.reclaim = of_nodes.lend, of_nodes.reclaim
+        self.demand, self.free_cpus, self.is_busy = of_nodes.demand, of_nodes.free_cpus, of_nodes.is_busy
+        self.on_node_gone: Callable[[str, str], object] = _nobody
+        """Gets the name of a node that was lost, and why; not of one that was released."""
 
     def _shared(self) -> Head:
         """Return what the parts of this share."""
@@ -208,7 +228,11 @@ class Engine:
             evaluations=self._evaluations,
             tries=self._tries,
             makings=self._makings,
-            is_open=lambda: (bool(self.fleet.links) or self._may_come) and self.drain.over is None and not self.closed,
+            is_open=lambda: (
+                (bool(self.fleet.links) or self._membership.may_come_any)
+                and self.drain.over is None
+                and not self.closed
+            ),
             counted=self._count_calls,
             turn=self._log_submitted,
             flush_soon=self._flushing.ask,
@@ -242,7 +266,7 @@ class Engine:
         """
         if self.bulk.submit_open is not None:
             self.bulk.submit_open()
-        if not (self.fleet.links or self._may_come) or self.drain.over is not None or self.closed:
+        if not (self.fleet.links or self._membership.may_come_any) or self.drain.over is not None or self.closed:
             raise self._refusal()
         if running_loop() is not self._loop:
             raise in_another_loop(show_call(fn, args, kwargs))
@@ -358,7 +382,7 @@ class Engine:
             return EnvironmentClosed("evaluations")
         if self.drain.over is not None:
             return AllocationEnding(*self.drain.over.args)
-        return self._losses.last or HyperflowError("no node is up")
+        return self._losses.last or HyperflowError("no node is up, and none may come")
 
     def statistics(self) -> Statistics:
         """Return how many nodes, CPUs, workers and evaluations there are in each state; cheap."""
@@ -411,6 +435,7 @@ class Engine:
             busy=min(busy, self.cpus),
             nodes=len(self.fleet.links),
             nodes_lost=self._counts["nodes_lost"],
+            nodes_asked=self.pool.asked() if self.pool is not None else 0,
         )
 
     def note_nodes(self) -> None:
@@ -421,10 +446,16 @@ class Engine:
         """Return what is to know about each node that is up."""
         return self.aside.table()
 
+    def describe_node(self, node: str) -> dict[str, Any]:
+        """Return all that is known here of one node that is up; raises ConfigurationError if it is not."""
+        self.aside.check(node)
+        own = self._ends.end_of(node)
+        left = self.time_left() if own is None else min(own, self.time_left())
+        return described(self.fleet.links[node], self.scheduler.pool.nodes.get(node), left)
+
     def node_up(self, node: str, cpus: Sequence[int], capacity: Capacity = CPUS_ONLY) -> None:
         """Use a node, which may come late."""
-        for task in self.bulk.apart(self.scheduler.add_node(node, cpus, capacity)):
-            self._losses.refuse(task, started=False)
+        self._refuse(self.scheduler.add_node(node, cpus, self._membership.capacity(node, capacity)))
         self.account.holds(self.cpus, len(self.fleet.links))
         self._ends.tell_new(node)
         self._flushing.ask()
@@ -440,47 +471,29 @@ class Engine:
 
     def node_failed(self, node: str) -> None:
         """Refuse what only that node could have run."""
-        for task in self.bulk.apart(self.scheduler.expect_no_more(node)):
+        self._refuse(self.scheduler.expect_no_more(node))
+
+    @property
+    def on_returned(self) -> OnReturned:
+        """Gets what has left the account of a node after `reclaim`."""
+        return self._membership.on_returned
+
+    @on_returned.setter
+    def on_returned(self, told: OnReturned) -> None:
+        self._membership.on_returned = told
+
+    def _refuse(self, tasks: list[Task]) -> None:
+        """End what waited, and cannot be had any more."""
+        for task in self.bulk.apart(tasks):
             self._losses.refuse(task, started=False)
 
     async def inspect(self, task: int, line: str) -> str:
         """Have pdb carry out a line in the copy of a process that has failed; raises HyperflowError."""
         return await self.post_mortems.ask(task, line)
 
-    # ---- nodes that come and go ---------------------------------------------------------------------------------
-
-    async def add_node(self, plan: NodePlan, ends: float | None = None) -> None:
-        """Use one more node; raises LauncherError if it cannot be reached. `ends`: when, in seconds since 1970."""
-        del ends  # not known to the scheduler yet
-        await self.fleet.add(plan)
-
-    def drain_node(self, node: str, cause: str) -> None:
-        """Start nothing more on a node; what runs there goes on."""
-        del cause
-        if node in self.fleet.links:
-            self.put_aside(node)
-
-    async def release_node(self, node: str, cause: str) -> None:
-        """Give a node up: what runs there goes back, uncharged. Returns when nothing of ours is left there."""
-        link = self.fleet.links.get(node)
-        if link is not None:
-            self.fleet.lost(link, cause, False)
-            self._flushing.ask()
-            await link.close()
-
-    def is_busy(self, node: str) -> bool:
-        """Whether anything runs on a node, or is on its way there."""
-        return bool(self.scheduler.tasks_at(node))
-
-    def demand(self) -> list[Want]:
-        """Return what waits for CPUs."""
-        return []
-
-    def may_come(self, kinds: Sequence[NodeKind]) -> None:
-        """These nodes may come: what only they can serve waits, and with no node up, all does."""
-        for kind in kinds:
-            self.scheduler.pool.expect(kind.name, kind.cpus)
-        self._may_come = bool(kinds)
+    def is_up(self, node: str) -> bool:
+        """Whether a node is in use."""
+        return node in self.fleet.links
 
     def put_aside(self, node: str) -> None:
         """Start nothing more on a node; raises ConfigurationError if it is not up."""
@@ -488,8 +501,17 @@ class Engine:
         self._ends.tell(node)
         self._flushing.ask()
 
+    async def give_back(self, node: str) -> None:
+        """Give a node up by hand, now; raises ConfigurationError if it is not up."""
+        self.aside.check(node)
+        if self.pool is not None:
+            self.pool.keep_away(node)
+        await self.release_node(node, GIVEN_BACK)
+
     def take_back(self, node: str) -> None:
-        """Use a node again that was put aside; raises ConfigurationError if it is not up."""
+        """Use a node again that was put aside, or given back by hand; raises ConfigurationError if it is neither."""
+        if node not in self.fleet.links and self.pool is not None and self.pool.take_back(node):
+            return
         self.aside.resume(node)
         self._ends.tell(node)
         self._flushing.ask()
@@ -572,7 +594,7 @@ class Engine:
 
     def _on_end(self, link: Link, cause: str, silent: bool) -> None:
         """A node has gone without being asked to. What came from there counts, so it is read first."""
-        if link.node in self.scheduler.pool.nodes:
+        if self.fleet.links.get(link.node) is link:
             self.scheduler.pool.put_aside(link.node)  # nothing more goes there meanwhile
         self._inbox.append(Loss(link, cause, silent))
         self._read_on()
@@ -585,7 +607,10 @@ class Engine:
             item = inbox.popleft()
             if isinstance(item, Loss):
                 self._left -= len(self.scheduler.workers_at(item.link.node))
-                self.fleet.lost(item.link, item.cause, item.silent)
+                if item.released is None:
+                    self.fleet.lost(item.link, item.cause, item.silent)
+                else:
+                    self._released(item.link, item.cause, item.released)
             else:
                 self._on_frame(*item)
 
@@ -633,6 +658,20 @@ class Engine:
     def _on_lost(self, link: Link, cause: str, silent: bool) -> None:
         self._ranks.lost(link.node)
         self._losses.on_lost(link, cause, silent)
+        self.on_node_gone(link.node, cause)
+
+    def _leave(self, link: Link, cause: str, done: asyncio.Future[None]) -> None:
+        """A node is to be given up. What has come from there counts, so it is read first."""
+        self._inbox.append(Loss(link, cause, False, done))
+        self._read_on()
+        self._flushing.ask()
+
+    def _released(self, link: Link, cause: str, done: asyncio.Future[None]) -> None:
+        if self.fleet.release(link, cause):
+            self._ranks.lost(link.node, "has been given back")
+            self._losses.on_left(link)
+        if not done.done():  # else nobody waits for it any more
+            done.set_result(None)
 
     def _on_drain(self, ending: AllocationEnding) -> None:
         """Start nothing more."""

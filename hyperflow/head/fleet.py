@@ -2,20 +2,23 @@
 
 Guarantees: a node that cannot be started costs a warning, as long as `min_nodes` are there; first each way to reach it
 is tried, and the warning has the reasons of all. A node that takes much longer to start than most is not waited for: it
-joins when it is there. Nor is a launcher on this machine that is a child of ours by now, if that is all there is: what
-could be wrong with it is known, and what is meant for it is kept until it has answered. The head stops using a node
-that ends, falls silent or cannot start workers. At the end nothing is left on any node.
+joins when it is there. Others may be added and released at any time. Nor is a launcher on this machine that is a child
+of ours by now, if that is all there is: what could be wrong with it is known, and what is meant for it is kept until it
+has answered. The head stops using a node that ends, falls silent or cannot start workers. At the end nothing is left on
+any node.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import logging
 import math
 import os
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from hyperflow import saying
@@ -26,12 +29,14 @@ from hyperflow.events.writer import EventLog
 from hyperflow.head import capacity
 from hyperflow.head.capacity import NOTHING, Supply
 from hyperflow.head.link import Link, OnFrames, OnLost, OnPeers, nobody
+from hyperflow.head.log_places import LogPlaces
 from hyperflow.head.watchdog import Watchdog
 from hyperflow.program import ProgramInfo
 from hyperflow.request import Capacity
 from hyperflow.transports.process import Local, Transport, portable_environment
 from hyperflow.wire import findings, frames, machine
 from hyperflow.wire.findings import Findings
+from hyperflow.wire.messages import Greeting
 
 logger = logging.getLogger("hyperflow")
 
@@ -59,6 +64,12 @@ class NodePlan(NamedTuple):
     shared: bool = False  # others here use the same CPUs: pinned only if all are used, and no warning about that
     said: Supply = NOTHING  # what else the program says that it has
     grant: Supply = NOTHING  # what else a batch system granted there
+    ends: float | None = None  # in seconds since 1970, where it ends by itself
+    once: bool = False  # not if another node with this flag is the same machine under another name
+    slurm_job: int | None = None  # that has it, where that is not the one that we are in
+    logs: str = ""  # the directory there for the logs of its workers, on a node that does not share the run's
+    share: Sequence[int] | None = None
+    """Which of its CPUs are ours to begin with, as places in the sorted ids; None: all. See Engine.lend."""
 
     @property
     def transports(self) -> Sequence[Transport]:
@@ -78,6 +89,31 @@ class NodePlan(NamedTuple):
         """Whether its launcher is a child of this process, which runs by now."""
         (way, *others) = self.transports
         return isinstance(way, Local) and way.spawned is not None and not others
+
+
+def check_job(greeting: Greeting, job: int, node: str) -> None:
+    """Raise LauncherError if a launcher is not within the Slurm job that has its node."""
+    if greeting.slurm_job != job:
+        where = f"that of job {greeting.slurm_job}" if greeting.slurm_job else "no Slurm job's"
+        raise LauncherError(
+            f"{node}: the control group in which ssh starts a launcher is {where}, and job {job} has the node: its "
+            " limits would not hold, and its end would not end it. Let srun reach the node (transport = "
+            '"srun"), or ask the administrators for pam_slurm_adopt'
+        )
+
+
+def _share(link: Link, places: Sequence[int]) -> tuple[Capacity, Sequence[int]]:
+    """Return the part of a node that is ours to begin with; raises LauncherError."""
+    ids = link.ids_at(places)
+    return link.capacity._replace(memory=link.memory_for(len(ids))), ids
+
+
+def _environment(job: int | None) -> dict[str, str]:
+    """Return what is portable of our environment to a node that is not of our own allocation."""
+    from hyperflow.slurm.commands import clean  # noqa: PLC0415 (most programs have one allocation)
+
+    ours = portable_environment(clean(os.environ))
+    return ours if job is None else {**ours, "SLURM_JOB_ID": str(job)}
 
 
 async def _ended(task: asyncio.Task[Any]) -> None:
@@ -127,6 +163,8 @@ class Fleet:
         """Whether nodes are to send what evaluations print; set before `start`."""
         self.on_peers: OnPeers = nobody
         """Who is told what nodes say about what they get from each other; set before `start`."""
+        self.logs = LogPlaces(program.log_dir)
+        """Where nodes have their logs."""
         self._program = program
         self._settings = settings
         self._events = events
@@ -137,7 +175,9 @@ class Fleet:
         self._loop = asyncio.get_running_loop()
         self._path = sys.path[:]
         self._preload: tuple[str, ...] = ()
-        self._losing: list[asyncio.Task[None]] = []
+        self._gone: dict[str, asyncio.Future[str]] = {}  # who waits for the end of a node
+        self._losing = set[asyncio.Task[None]]()
+        self._joining: dict[str, asyncio.Task[LauncherError | str | None]] = {}  # nodes that are being added, by name
         self._losses: list[str] = []
         self._leading: dict[asyncio.Task[None], Link] = {}  # of nodes that are used before they have answered
         self._answered: set[str] = set()  # nodes whose launcher has greeted us
@@ -194,13 +234,32 @@ class Fleet:
                 task.add_done_callback(self._came_late)
         self._watchdog.start()
 
-    async def add(self, plan: NodePlan) -> None:
-        """Start a launcher on one more node, and use it; raises LauncherError."""
-        outcome = await self._try(plan, self._preload, portable_environment(os.environ))
+    async def add(self, plan: NodePlan, name: str) -> None:
+        """Start a launcher on one more node, and use it by a name that `name_for` gave. Cancelling ends it.
+
+        Raises:
+            LauncherError: It cannot be reached, or the fleet closes.
+            ConfigurationError: A module of `preload` does not import there.
+        """
+        task = self._loop.create_task(self._try(plan, self._preload, _environment(plan.slurm_job), name))
+        self._joining[name] = task
+        try:
+            await settled(task, on_cancel=task.cancel)
+        finally:
+            del self._joining[name]
+        if task.cancelled():
+            raise LauncherError(f"{name} is not waited for any more: the run ends")
+        outcome = task.result()
         if isinstance(outcome, LauncherError):
             raise outcome
         if outcome is not None:
             logger.warning("nothing is pinned: %s", outcome)
+
+    def name_for(self, node: str) -> str:
+        """Return a name that no node has: where a machine has several allocations of ours, its second is "node1.2"."""
+        taken = {*self.links, *self._joining, *(plan.node for plan in self._late.values())}
+        names = itertools.chain([node], (f"{node}.{number}" for number in itertools.count(2)))
+        return next(name for name in names if name not in taken)
 
     def _lead(self, plan: NodePlan, environment: dict[str, str]) -> str | None:
         """Use a node before it has answered; return why its workers are not pinned."""
@@ -226,11 +285,11 @@ class Fleet:
     def _followed(self, task: asyncio.Task[None]) -> None:
         """A node that is used already has answered, or could not be started."""
         link = self._leading.pop(task)
-        if not task.cancelled() and (error := task.exception()) is not None and link.node in self.links:
+        if not task.cancelled() and (error := task.exception()) is not None and self.links.get(link.node) is link:
             self._on_end(link, str(error), False)
 
-    def _link(self, transport: Transport) -> Link:
-        link = Link(transport, self._settings, self._program.log_dir, self._on_frames, self._on_end)
+    def _link(self, transport: Transport, name: str | None = None) -> Link:
+        link = Link(transport, self._settings, self._program.log_dir, self._on_frames, self._on_end, name)
         link.on_peers = self.on_peers
         return link
 
@@ -272,13 +331,13 @@ class Fleet:
                 logger.warning("nothing is pinned: %s", outcome)
 
     async def _try(
-        self, plan: NodePlan, preload: Sequence[str], environment: dict[str, str]
+        self, plan: NodePlan, preload: Sequence[str], environment: dict[str, str], name: str | None = None
     ) -> LauncherError | str | None:
         """Start a launcher; return the error if it cannot be started, or why its workers are not pinned."""
         causes: list[str] = []
         for transport in plan.transports:
-            link = self._link(transport)
-            link.on_greeting = lambda: self._answered.add(plan.node)
+            link = self._link(transport, name)
+            link.on_greeting = functools.partial(self._greeted, plan, transport, link)
             try:
                 await link.start(self._program.program_id, preload, self.echo, environment)
             except LauncherError as error:
@@ -286,11 +345,39 @@ class Fleet:
                 if len(plan.transports) > 1:
                     logger.warning("%s: %s does not work: %s", plan.node, _name(transport), error)
             else:
+                if plan.once and (cause := self._same_machine(link)):
+                    await link.close()
+                    causes.append(cause)
+                    break
                 logger.info("%s: reached by %s", plan.node, _name(transport))
-                return self._take_in(plan, link)
+                try:
+                    return self._take_in(plan, link)
+                except LauncherError as error:
+                    causes.append(str(error))
+                    await link.close()
+                    break
         failure = LauncherError("; ".join(causes))
         self._events.note("not started", node=plan.node, cause=str(failure))
         return failure
+
+    def _same_machine(self, link: Link) -> str:
+        """Say if a node is in use already, under this name or another one; else nothing."""
+        new = link.greeting
+        for node, other in self.links.items():
+            there = other.greeting
+            if node == link.node:
+                return f"{node} is in use already"
+            if new is not None and there is not None and new.boot and (new.host, new.boot) == (there.host, there.boot):
+                return (
+                    f"{link.node} and {node} are two names of one machine, which is called {new.host}; it is used as "
+                    f"{node}, once: leave out one of the names"
+                )
+        return ""
+
+    def _greeted(self, plan: NodePlan, transport: Transport, link: Link) -> None:
+        self._answered.add(plan.node)
+        if plan.slurm_job is not None and not getattr(transport, "within_job", False) and link.greeting is not None:
+            check_job(link.greeting, plan.slurm_job, plan.node)
 
     def _take_in(self, plan: NodePlan, link: Link) -> str | None:
         greeting = link.greeting
@@ -307,11 +394,18 @@ class Fleet:
         choice = capacity.choose(
             plan.said, plan.grant if plan.granted else None, found, cpus.ids if cpus.pinned else None
         )
+        if plan.logs:
+            self.logs.add(link.node, plan.logs)
+        there, ids = choice.capacity, cpus.ids
+        link.capacity = there
+        if plan.share is not None:
+            there, ids = _share(link, plan.share)
         self.links[link.node] = link
-        self._on_nodes.node_up(link.node, cpus.ids, choice.capacity)
-        there = choice.capacity
-        more = {"gpus": list(there.gpus), "gpus_from": choice.gpus_from} if there.gpus else {}
-        self._events.note("up", node=link.node, cpus=list(cpus.ids), pinned=cpus.pinned, memory=there.memory, **more)
+        self._on_nodes.node_up(link.node, ids, there)
+        more: dict[str, Any] = {"gpus": list(there.gpus), "gpus_from": choice.gpus_from} if there.gpus else {}
+        more |= {"ends": plan.ends} if plan.ends is not None else {}
+        more |= {"logs": plan.logs} if plan.logs else {}
+        self._events.note("up", node=link.node, cpus=list(ids), pinned=cpus.pinned, memory=there.memory, **more)
         for remark in filter(None, (choice.remark, link.remark)):
             # Not by warnings: a node may come late.
             logger.warning("%s: %s", link.node, remark)
@@ -328,9 +422,15 @@ class Fleet:
             if plan.node not in names:
                 del self._late[task]
                 task.cancel()
-                self._losing.append(self._loop.create_task(_ended(task)))
+                _ = self._end(_ended(task))
                 self._events.note("not started", node=plan.node, cause=cause)
                 self._on_nodes.node_failed(plan.node)
+
+    async def gone(self, node: str) -> str:
+        """Wait until a node is not in use any more; return why."""
+        if node not in self.links:
+            return "it is not in use"
+        return await asyncio.shield(self._gone.setdefault(node, self._loop.create_future()))
 
     def follow_path(self) -> None:
         """Tell all nodes where modules are, if the program has changed that."""
@@ -374,15 +474,44 @@ class Fleet:
         if len(links) > BEATS_AT_ONCE:
             self._loop.call_soon(self._beat_some, links[BEATS_AT_ONCE:], lapse)
 
+    def release(self, link: Link, cause: str) -> bool:
+        """Give a node up, and end what is left of it; return whether it was there."""
+        if not self._remove(link, cause):
+            return False
+        logger.info("node %s has left: %s", link.node, cause)
+        self._events.note("left", node=link.node, cause=cause)
+        return True
+
+    def _remove(self, link: Link, cause: str) -> bool:
+        if self.links.get(link.node) is not link:
+            return False
+        if (waits := self._gone.pop(link.node, None)) is not None:
+            waits.set_result(cause)
+        del self.links[link.node]
+        self.failed_starts.pop(link.node, None)
+        self._answered.discard(link.node)
+        link.closing = self._end(link.close())
+        return True
+
+    def _end(self, ending: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """End something, at the latest when the fleet closes."""
+        task = self._loop.create_task(ending)
+        self._losing.add(task)
+        task.add_done_callback(self._has_ended)
+        return task
+
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._losing.discard(task)
+
     def lost(self, link: Link, cause: str, silent: bool) -> None:
-        """Remove a node, and end what is left of it."""
-        if self.links.pop(link.node, None) is None:
+        """Remove a node that has gone without being asked to, and end what is left of it."""
+        if not self._remove(link, cause):
             return
         said = f"node {link.node} was lost: {cause}; its log: {link.log_file}"
         logger.warning("%s", said)
         self._losses.append(said)
         self._events.note("lost", node=link.node, cause=cause)
-        self._losing.append(self._loop.create_task(link.close()))
         self._on_lost(link, cause, silent)
 
     def failed_start(self, node: str, cause: str, working: bool) -> None:
@@ -396,7 +525,7 @@ class Fleet:
         if self._beating is not None:
             self._beating.cancel()
         self._watchdog.close()
-        late = [*self._late, *self._leading]
+        late = [*self._late, *self._leading, *self._joining.values()]
         self._late.clear()
         for task in late:
             task.cancel()

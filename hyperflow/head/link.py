@@ -29,6 +29,7 @@ from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError, LauncherError
 from hyperflow.head.channels import Channels
+from hyperflow.request import CPUS_ONLY
 from hyperflow.transports.process import LAUNCHER, Connection, CutOff, Transport, launcher_log, portable_environment
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind
@@ -82,16 +83,25 @@ class Link:
     """
 
     def __init__(
-        self, transport: Transport, settings: Settings, log_dir: Path, on_frames: OnFrames, on_lost: OnLost
+        self,
+        transport: Transport,
+        settings: Settings,
+        log_dir: Path,
+        on_frames: OnFrames,
+        on_lost: OnLost,
+        name: str | None = None,
     ) -> None:
-        self.node = transport.node
-        self.log_file = launcher_log(log_dir, transport.node)
+        self.node = name or transport.node
+        """Its name for people and for us: that of the transport, unless another one has that."""
+        self.log_file = launcher_log(log_dir, self.node)
         self.greeting: Greeting | None = None
         self.on_greeting: Callable[[], object] = _nothing
         self.on_peers: OnPeers = nobody
         """Gets the node, and what its launcher says about what it gets from other nodes: kind and body."""
         self.cpus = CpuChoice((), False)
         """Those to hand out there."""
+        self.capacity = CPUS_ONLY
+        """What else there is."""
         self.remark = ""
         """What the launcher has to say to people."""
         self.unheard = 0
@@ -116,11 +126,32 @@ class Link:
         self._blocks: dict[BlockKey, memoryview | OSError] = {}  # of results that have not come yet
         self._views = Views[BlockKey](MOST_IDLE)
         self._filled: dict[BlockKey, int] = {}  # bytes that have come of a block
+        self.closing: asyncio.Task[None] | None = None
+        """Ends what is left of it, once it is no node of the fleet any more."""
+        self.ended_in_order = False
+        """Whether its launcher has said that nothing is left there; known when it is closed."""
         self._closing = False
         self._lost = False
+        self._cut_off = False  # the stream has ended, and the launcher may go on
         self._ended = asyncio.Event()
         # What comes during the handshake; None afterwards.
         self._inbox: asyncio.Queue[tuple[int, memoryview] | LauncherError] | None = asyncio.Queue()
+
+    def ids_at(self, places: Sequence[int]) -> tuple[int, ...]:
+        """Return the ids of some CPUs, given as places in their order; raises LauncherError if there are fewer."""
+        ids = self.cpus.ids
+        if wrong := [place for place in places if not 0 <= place < len(ids)]:
+            raise LauncherError(f"CPU {wrong[0]} of {self.node} is lent, but only {len(ids)} can be used there")
+        return tuple(ids[place] for place in places)
+
+    def places_of(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Return the places of some CPUs, given as ids."""
+        place_of = {each: place for place, each in enumerate(self.cpus.ids)}
+        return tuple(place_of[each] for each in ids)
+
+    def memory_for(self, cpus: int) -> int:
+        """Return the memory that goes with so many CPUs."""
+        return -(-self.capacity.memory * cpus // max(len(self.cpus.ids), 1))
 
     def lead(self) -> None:
         """Take orders from now on; `start` follows."""
@@ -250,6 +281,16 @@ class Link:
                 self.write(parts)
 
     @property
+    def way(self) -> str:
+        """How the node is reached: "ssh", "srun", "local"."""
+        return type(self._transport).__name__.lower()
+
+    @property
+    def slurm_job(self) -> str:
+        """The Slurm job whose step the launcher is, where the transport knows it; else ""."""
+        return str(getattr(self._transport, "job", None) or "")
+
+    @property
     def shares_memory(self) -> bool:
         """Whether a block need not travel: both can open what the other holds, or will be found to."""
         return self._shares_memory or self._early is not None
@@ -344,7 +385,8 @@ class Link:
                 self._on_foreign(f"{said}; something on {self.node} writes or reads where its launcher reads")
                 return []
             elif kind in OF_PEERS:
-                self.on_peers(self.node, kind, body)
+                if not self._closing:  # else another node may have its name by now
+                    self.on_peers(self.node, kind, body)
             elif kind != Kind.ALIVE:
                 self._on_block(kind, worker, body)
         return others
@@ -382,6 +424,7 @@ class Link:
     def connection_lost(self, error: Exception | None) -> None:
         """Report the end of the stream, unless it was wanted."""
         self._ended.set()
+        self._cut_off = isinstance(error, CutOff)
         self.give_up(f"{_ENDED}{f': {error}' if error and str(error) else ''}", isinstance(error, CutOff))
 
     def give_up(self, cause: str, silent: bool = False) -> None:
@@ -434,9 +477,11 @@ class Link:
         timer = asyncio.get_running_loop().call_later(CLOSE_GRACE, connection.close)
         try:
             await settled(waiting, on_cancel=connection.close)  # cancelled: the end of the stream ends it at once
+            in_time = not timer.cancelled() and asyncio.get_running_loop().time() < timer.when()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_GRACE):
                     await self._ended.wait()  # the last words of the launcher
+            self.ended_in_order = in_time and self._inbox is None and not self._cut_off
             waiting.result()
         finally:
             timer.cancel()

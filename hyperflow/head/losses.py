@@ -1,9 +1,10 @@
-"""The loss of nodes: what was there waits again or ends, and who is to be told.
+"""Nodes that have gone, lost or released: what was there waits again or ends, and who is to be told.
 
 Guarantees:
+- What was on a node that is released waits again, uncharged: it is no suspect, and may start anywhere at once.
 - What was on a lost node is a suspect. It is charged when it was on as many as its `crash_limit` when those were lost.
 - Nodes that go together are lost together: nothing goes from one to the next while more may be gone.
-- What is exclusive starts elsewhere only when nothing can run on the lost node any more.
+- What is exclusive starts elsewhere only when nothing can run on the node any more.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from hyperflow.head.head import Head
 from hyperflow.head.later import Later
 from hyperflow.head.link import Link
 from hyperflow.scheduling.state import Task, Worker
-from hyperflow.wire.numbers import TaskNumber
+from hyperflow.wire.numbers import TaskNumber, WorkerNumber
+
+AtWork = Mapping[TaskNumber, tuple[Worker | None, bool]]
+"""Which worker has a task, if that is known, and whether it is started."""
 
 END_GRACE = 15.0
 """Seconds after which nothing runs on a node whose launcher has seen the end of its stream; see launcher/keeper.py."""
@@ -47,6 +51,7 @@ class Losses:
         self._endings = endings
         self._silence_limit = silence_limit
         self._flush = flush
+        self._closed = False
         self._logs: dict[str, str] = {}
         self._losing = Later(self._all_lost, LOSS_PAUSE)
         self._after: list[asyncio.TimerHandle] = []  # for when a lost node must have ended
@@ -55,31 +60,23 @@ class Losses:
         """A node has gone without being asked to."""
         head = self._head
         node = link.node
-        head.post_mortems.lost(node)
-        self._bulk.single_out_all([node])  # each of them is a suspect now
         head.counts["nodes_lost"] += 1
         self.last = NodeLost(node, cause, str(link.log_file))
-        head.orders.at_nodes.pop(node, None)
-        head.broadcast.lost(node)
         wait = END_GRACE + (self._silence_limit if silent else 0.0)
-        loop = asyncio.get_running_loop()
         self._logs[node] = str(link.log_file)
-        there = head.scheduler.workers_at(node)
-        at_work = head.scheduler.tasks_at(node)
-        for each in there:
-            head.orders.worker_gone(each.number)
-            if head.locks.busy:  # it may go on for a while
-                self._after.append(loop.call_later(wait, head.worker_locks.worker_gone, each.number))
+        at_work = self._forget(node)
+        if head.locks.busy:  # they may go on for a while
+            for each in head.scheduler.workers_at(node):
+                self._later(wait, head.worker_locks.worker_gone, each.number)
         for task in head.scheduler.withhold(node):
             if not self._charged(task, at_work[task.number][0], node):
                 self._try_again(task, at_work)
                 head.events.withheld(task.number, wait)
-                self._after.append(loop.call_later(wait, self._release, task, node))
+                self._later(wait, self._release, task, node)
         head.scheduler.suspects_wait = True
         self._losing.ask()
         back, impossible = head.scheduler.lose_node(node)
-        head.account.holds(head.scheduler.pool.total, len(head.fleet.links))
-        head.aside.lost(node)
+        self._has_gone(node)
         for task in back:
             if not head.copies.gives_way(task, node) and not self._charged(task, at_work[task.number][0], node):
                 self._try_again(task, at_work)
@@ -91,7 +88,67 @@ class Losses:
             self.refuse(task, started)
         head.flush_soon()
 
-    def _try_again(self, task: Task, at_work: Mapping[TaskNumber, tuple[Worker | None, bool]]) -> None:
+    def on_left(self, link: Link) -> None:
+        """A node is given up on purpose, and its launcher is ending what runs there."""
+        head, node = self._head, link.node
+        at_work = self._forget(node)
+        workers = [each.number for each in head.scheduler.workers_at(node)] if head.locks.busy else []
+        held = head.scheduler.withhold(node, blamed=False)
+        for task in held:
+            self._try_again(task, at_work)
+            head.events.withheld(task.number, 0.0)
+        if link.closing is not None and (held or workers):
+            link.closing.add_done_callback(lambda _: self._after_left(link, at_work, held, workers))
+        back, impossible = head.scheduler.lose_node(node, blamed=False)
+        self._has_gone(node)
+        for task in back:
+            if not head.copies.gives_way(task, node, blamed=False):
+                self._try_again(task, at_work)
+                self._endings.returned(task, node)
+        for task in self._bulk.apart(impossible):
+            if not head.copies.gives_way(task, node, blamed=False):
+                self.refuse(task, at_work.get(task.number, (None, False))[1])
+        head.flush_soon()
+
+    def _after_left(self, link: Link, at_work: AtWork, held: list[Task], workers: list[WorkerNumber]) -> None:
+        """A node that was released has ended, as far as that is known: what is exclusive may start elsewhere."""
+        if self._closed:
+            return
+        wait = 0.0 if link.ended_in_order else END_GRACE + self._silence_limit
+        for number in workers:
+            self._later(wait, self._head.worker_locks.worker_gone, number)
+        for task in held:
+            self._later(wait, self._release_without, task, at_work[task.number][0], link.node)
+
+    def _release_without(self, task: Task, worker: Worker | None, node: str) -> None:
+        """Let an exclusive task run elsewhere, when its worker has gone, too: of several nodes, one may have gone."""
+        if worker is not None and worker.number in self._head.scheduler.workers:
+            self._later(LOSS_PAUSE, self._release_without, task, worker, node)
+        else:
+            self._release(task, node)
+
+    def _forget(self, node: str) -> AtWork:
+        """Forget what a node has; return what it has of evaluations."""
+        head = self._head
+        head.post_mortems.lost(node)
+        self._bulk.single_out_all([node])
+        head.orders.at_nodes.pop(node, None)
+        head.broadcast.lost(node)
+        head.ends.forget(node)
+        for each in head.scheduler.workers_at(node):
+            head.orders.worker_gone(each.number)
+        return head.scheduler.tasks_at(node)
+
+    def _has_gone(self, node: str) -> None:
+        self._head.account.holds(self._head.scheduler.pool.total, len(self._head.fleet.links))
+        self._head.aside.lost(node)
+
+    def _later(self, seconds: float, call: Callable[..., object], *args: object) -> None:
+        now = asyncio.get_running_loop().time()
+        self._after = [timer for timer in self._after if not timer.cancelled() and timer.when() > now]
+        self._after.append(asyncio.get_running_loop().call_later(seconds, call, *args))
+
+    def _try_again(self, task: Task, at_work: AtWork) -> None:
         """It will be started again, perhaps for the first time."""
         if at_work[task.number][1]:
             self._head.orders.try_again(task)
@@ -129,9 +186,9 @@ class Losses:
     def refuse(self, task: Task, started: bool = True) -> None:
         """No node is left that could run a task."""
         evaluation = self._head.evaluations.get(task.number)
-        refusal: HyperflowError | None = (
-            self._head.scheduler.refusal(task.asks or task.cpus) if self._head.fleet.links else None
-        )
+        refusal: HyperflowError | None = None
+        if self._head.fleet.links or self._head.scheduler.pool.kinds or self.last is None:
+            refusal = self._head.scheduler.refusal(task.asks or task.cpus)
         if refusal is None and self.last is not None:
             refusal = NodeLost(*self.last.args)
         if evaluation is not None and refusal is not None:
@@ -150,6 +207,7 @@ class Losses:
 
     def close(self) -> None:
         """Wait for nothing more."""
+        self._closed = True
         self._losing.close()
         for timer in self._after:
             timer.cancel()

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from hyperflow.events.writer import EventLog
 from hyperflow.head.broadcast import Broadcast
 from hyperflow.head.bulk.calls import Alike, alike_of, calls_of
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.link import Link
+from hyperflow.head.log_places import LogPlaces
 from hyperflow.scheduling.state import (
     Cancel,
     Effect,
@@ -69,7 +69,7 @@ class Orders:
         packer: Packer,
         evaluations: Mapping[TaskNumber, Evaluation],
         events: EventLog,
-        log_dir: Path,
+        logs: LogPlaces,
     ) -> None:
         self.at_workers: dict[WorkerNumber, Known] = {}
         """What each worker has."""
@@ -82,7 +82,7 @@ class Orders:
         self._packer = packer
         self._evaluations = evaluations
         self._events = events
-        self._log_dir = str(log_dir)
+        self.logs = logs
 
     def write(self, effects: Iterable[Effect]) -> None:
         """Carry out what the scheduler has decided."""
@@ -234,7 +234,8 @@ class Orders:
         if type(effect) is Fork:
             self.at_workers[worker.number] = Known(self._packer.epoch)
             pinned = self._links[worker.node].cpus.pinned
-            order = ForkOrder(worker.name, self.log_file(worker), worker.cpus, pinned, worker.fresh, worker.gpus)
+            log = self.logs.path(worker.node, _log_name(worker))
+            order = ForkOrder(worker.name, log, worker.cpus, pinned, worker.fresh, worker.gpus)
             parts.append(messages.fork(order, worker.number))
             self._events.started(worker.name, worker.cpus, worker.number, worker.gpus)
         elif type(effect) is Retract:
@@ -276,14 +277,18 @@ class Orders:
             self._packer.buffers.stock.returned(worker, number, kept)
 
     def log_file(self, worker: Worker) -> str:
-        """Return the worker's log file. A worker appends to the log of the previous worker in its slot."""
-        return f"{self._log_dir}/worker-{worker.node}-{worker.slot}.log"
+        """Return the worker's log file, for people. A worker appends to the log of the previous worker in its slot."""
+        return self.logs.for_people(worker.node, _log_name(worker))
 
     def worker_gone(self, worker: WorkerNumber) -> None:
         """Forget what a worker had."""
         known = self.at_workers.pop(worker, None)
         if known is not None:
             self._packer.buffers.worker_gone(worker, known.numbers)
+
+
+def _log_name(worker: Worker) -> str:
+    return f"worker-{worker.node}-{worker.slot}.log"
 
 
 def _tasks(worker: Worker, records: list[frames.Bytes]) -> list[frames.Bytes]:

@@ -16,11 +16,11 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import attrs
 
 from hyperflow.head.link import Link
+from hyperflow.head.log_places import LogPlaces
 from hyperflow.scheduling.state import Worker
 from hyperflow.wire import frames, messages
 from hyperflow.wire.frames import Kind, ProtocolError
@@ -56,13 +56,13 @@ class Ranks:
         self,
         links: Mapping[str, Link],
         write: Callable[[str, Sequence[frames.Bytes]], None],
-        log_dir: Path,
+        logs: LogPlaces,
         limit: Callable[[TaskNumber], int | None],
         deliver: Callable[[WorkerNumber, WorkerEnded], None],
     ) -> None:
         self._links = links
         self._write = write
-        self._log_dir = log_dir
+        self._logs = logs
         self._limit = limit
         self._deliver = deliver
         self._numbers = map(WorkerNumber, itertools.count(FIRST))
@@ -93,7 +93,7 @@ class Ranks:
             return
         program = _Program(next(self._numbers), worker, wanted.serial, wanted.node)
         name = f"{worker.name}/{wanted.node}"
-        log_file = f"{self._log_dir}/ranks-{wanted.node}-of-{worker.node}-{worker.slot}.log"
+        log_file = self._logs.path(wanted.node, f"ranks-{wanted.node}-of-{worker.node}-{worker.slot}.log")
         pinned = link.cpus.pinned
         order = Guest(name, log_file, place.cpus, pinned, place.gpus, wanted.argv, wanted.cwd, wanted.environment)
         self._programs[program.number] = program
@@ -121,7 +121,7 @@ class Ranks:
         self._release(number)
         return True
 
-    def lost(self, node: str) -> None:
+    def lost(self, node: str, how: str = "was lost") -> None:
         """A node has gone, and with it its programs and those that its workers have elsewhere."""
         for program in list(self._programs.values()):
             if program.owner.node == node:
@@ -130,7 +130,7 @@ class Ranks:
                 self._kill([program])
             if program.node == node:
                 del self._programs[program.number]
-                self._tell(program.owner, program.serial, LOST, f"{node} was lost")
+                self._tell(program.owner, program.serial, LOST, f"{node} {how}")
                 self._release(program.owner.number)
 
     def _release(self, owner: WorkerNumber) -> None:

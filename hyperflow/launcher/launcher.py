@@ -625,6 +625,7 @@ def greeting(memory: Offer | None) -> Greeting:
         affinity=tuple(machine.affinity()),
         quota=machine.cpu_quota(),
         memory=memory,
+        boot=machine.boot_id(),
         **findings.look()._asdict(),
     )
 

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 
 from hyperflow.wire import gpus, machine
 from hyperflow.wire.messages import Setup, SysPath
@@ -51,7 +52,7 @@ class Zygote:
         take_environment(setup.environment)
         with contextlib.suppress(OSError):
             os.chdir(setup.cwd)
-        sys.path[:] = setup.sys_path
+        sys.path[:] = self._path_like(setup.sys_path)
         sys.argv[:] = setup.argv
         # A numerical library starts its threads when it is imported; with these variables it starts none.
         user_set = {name: os.environ[name] for name in machine.THREAD_VARIABLES if name in os.environ}
@@ -78,7 +79,12 @@ class Zygote:
 
     def follow(self, path: SysPath) -> None:
         """Look for modules where the program now does; workers that are forked later inherit it."""
-        sys.path[:] = path.entries
+        sys.path[:] = self._path_like(path.entries)
+
+    def _path_like(self, theirs: Sequence[str]) -> list[str]:
+        """Return the head's path; behind our own where Python is elsewhere on this node, as in another container."""
+        own = [] if os.path.dirname(os.__file__) in theirs else self._own_path
+        return [*own, *(entry for entry in theirs if entry not in own)]
 
     def warm_up(self) -> None:
         """Import what workers need, so that each finds it there."""

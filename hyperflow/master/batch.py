@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -43,8 +42,6 @@ TAG = "HYPERFLOW_LOCAL_JOB"
 TERMINATE = 3.0
 """Seconds between asking a job to end and killing it."""
 
-_GPUS = re.compile(r"(?:^|,)(?:gres:)?gpu(?::[A-Za-z][^:,]*)?(?::(\d+))?(?=,|$)")
-
 QUEUED = BatchState("pending", "PENDING", reason="CPUs")
 
 
@@ -66,13 +63,12 @@ class Order:
     @property
     def cpus(self) -> int:
         """How many CPUs it asks for."""
-        return self.options.nodes * self.options.ntasks_per_node * (self.options.cpus_per_task or 1)
+        return self.options.nodes * self.options.cpus
 
     @property
     def gpus(self) -> int:
         """How many GPUs it asks for: `gres="gpu:2"`, on each node."""
-        asked = _GPUS.findall(self.options.gres or "")
-        return self.options.nodes * sum(int(count or 1) for count in asked)
+        return self.options.nodes * self.options.gpus
 
 
 class Batch(Protocol):

@@ -9,6 +9,7 @@ import attrs
 
 from hyperflow.config import check_cpus
 from hyperflow.errors import ConfigurationError
+from hyperflow.pools import port
 from hyperflow.saying import unfit_name
 from hyperflow.sizes import to_seconds
 from hyperflow.slurm.script import SbatchOptions
@@ -63,6 +64,13 @@ def _target_duration(value: object) -> float:
     return to_seconds("NodePool: target_duration", value)
 
 
+def _listen(value: object) -> int | str | None:
+    """Return where to listen, as it was said, if that makes sense."""
+    if value is not None:
+        port.parse(value)
+    return cast("int | str | None", value)
+
+
 @attrs.frozen
 class NodePool:
     """What a pool of nodes may have: `NodePool(sbatch=SbatchOptions(ntasks_per_node=64, time="4:00:00"))`.
@@ -78,8 +86,8 @@ class NodePool:
         target_duration: For how long the work that waits should keep what is asked for busy: a small value asks for
             more allocations, sooner.
         hosts: Machines without Slurm, reached by ssh, with the CPUs to use there; None for all.
-        listen: The port, or "address:port", at which nodes that the head cannot reach may join; None for none, 0 for a
-            free one.
+        listen: The port, or "address:port", at which nodes that the head cannot reach may join (`hyperflow node join`);
+            None for none, 0 for a free one. A port by itself is one of all addresses of this machine.
     """
 
     sbatch: tuple[SbatchOptions, ...] = attrs.field(default=(), converter=_kinds)
@@ -89,7 +97,7 @@ class NodePool:
     idle_timeout: float = attrs.field(default=300.0, converter=_idle_timeout, kw_only=True)
     target_duration: float = attrs.field(default=60.0, converter=_target_duration, kw_only=True)
     hosts: tuple[tuple[str, int | None], ...] = attrs.field(default=(), converter=_hosts, kw_only=True)
-    listen: int | str | None = attrs.field(default=None, kw_only=True)
+    listen: int | str | None = attrs.field(default=None, converter=_listen, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if self.min_allocations > self.max_allocations:

@@ -12,6 +12,7 @@ import attrs
 
 from hyperflow.head.capacity import NOTHING, Supply
 from hyperflow.request import NodeKind, Want
+from hyperflow.transports.process import Transport
 
 
 @attrs.frozen
@@ -19,11 +20,14 @@ class PoolNode:
     """A node that a pool has.
 
     Args:
-        name: For people, and for the transport.
+        name: Unique among those that are in use: two allocations may have CPUs of one machine.
         cpus: Those that were granted, or that the user says; None for all that a process may use there.
         slurm_job: The Slurm job that holds it; None for a host.
         supply: What else was granted there.
         ends: When the allocation ends, in seconds since 1970; None where there is no limit, or nobody knows.
+        host: How it is reached, where that is not its name.
+        transport: How it is reached, where it has come by itself; None for srun or ssh.
+        logs: The directory there for the logs of its workers, where it does not share the run's; else "".
     """
 
     name: str
@@ -31,6 +35,9 @@ class PoolNode:
     slurm_job: int | None = None
     supply: Supply = NOTHING
     ends: float | None = None
+    host: str = ""
+    transport: Transport | None = None
+    logs: str = ""
 
 
 class NodeUser(Protocol):
@@ -45,8 +52,16 @@ class NodeUser(Protocol):
     async def release(self, node: str, cause: str, /) -> None:
         """End what runs there, which goes back uncharged, and return when nothing of ours is left there."""
 
+    async def gone(self, node: str, /) -> str:
+        """Wait until a node that is in use is not in use any more; return why."""
+        ...
+
     def is_busy(self, node: str, /) -> bool:
         """Whether anything runs there, or is on its way there."""
+        ...
+
+    def is_up(self, node: str, /) -> bool:
+        """Whether it is in use: taken in, and neither lost nor released since."""
         ...
 
     def demand(self) -> Sequence[Want]:

@@ -102,6 +102,7 @@ class Snapshot(NamedTuple):
         busy: CPUs that evaluations have; `cpus`: all.
         gpus_busy: GPUs that evaluations have, or parts of; `gpus`: all.
         jobs: In a Cluster computation, how its jobs stand, in words.
+        nodes_asked: Nodes that a pool has asked for, and that are not there yet.
     """
 
     groups: tuple[Group, ...] = ()
@@ -113,6 +114,7 @@ class Snapshot(NamedTuple):
     jobs: str = ""
     gpus: int = 0
     gpus_busy: float = 0
+    nodes_asked: int = 0
 
     @property
     def alive(self) -> bool:

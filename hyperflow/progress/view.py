@@ -95,7 +95,7 @@ class View:
             said.append(f"and {hidden} more")
         if stands.jobs:
             said.append(f"jobs: {printable(stands.jobs)}")
-        if stands.cpus:
+        if stands.cpus or stands.nodes_asked:
             said.append(_machines(stands))
         return "; ".join([*said, age(self.now - self.began)])
 
@@ -134,9 +134,10 @@ def _counts(stands: Snapshot, names: tuple[str, ...]) -> str:
 
 
 def _machines(stands: Snapshot) -> str:
+    asked = f", {stands.nodes_asked} asked for" if stands.nodes_asked else ""
     lost = f", {stands.nodes_lost} lost" if stands.nodes_lost else ""
     gpus = f", {stands.gpus_busy:g} of {_counted(stands.gpus, 'GPU')}" if stands.gpus else ""
-    return f"{stands.busy} of {_counted(stands.cpus, 'CPU')}{gpus} busy, {_counted(stands.nodes, 'node')}{lost}"
+    return f"{stands.busy} of {_counted(stands.cpus, 'CPU')}{gpus} busy, {_counted(stands.nodes, 'node')}{lost}{asked}"
 
 
 def _counted(count: int, noun: str) -> str:

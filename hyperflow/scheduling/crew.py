@@ -6,7 +6,7 @@ task's end is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from hyperflow.request import Request
 from hyperflow.scheduling.idle import IdleWorkers
@@ -117,6 +117,10 @@ class Crew:
             self._retire(self.idle.others_with(worker))
         self._effects.append(Fork(worker))
         return worker
+
+    def retire_pinned(self, node: str, cpus: Collection[int], gpus: Collection[str]) -> None:
+        """Let the idle workers of a node end that are pinned to one of these."""
+        self._retire(self.idle.pinned(node, cpus, gpus))
 
     def _retire(self, workers: Iterable[Worker]) -> None:
         """Let idle workers end, which nobody finds any more."""

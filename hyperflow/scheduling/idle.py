@@ -122,6 +122,14 @@ class IdleWorkers:
             self.remove(other)
         return found
 
+    def pinned(self, node: str, cpus: Collection[int], gpus: Collection[str]) -> list[Worker]:
+        """Take out those of a node that are pinned to one of these CPUs or GPUs."""
+        mine = [worker for (name, _), idle in self.idle.items() if name == node for worker in idle.values()]
+        found = [one for one in mine if not set(one.cpus).isdisjoint(cpus) or not set(one.gpus).isdisjoint(gpus)]
+        for one in found:
+            self.remove(one)
+        return found
+
     def take_slot(self, node: str) -> int:
         """Give out the lowest free slot of a node."""
         slots, free = self.slots[node], self._free_slots[node]

@@ -15,9 +15,10 @@ call, and they stay where the worker was allowed to run then; and what has touch
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
-from hyperflow.request import CPUS_ONLY, Capacity, Request
+from hyperflow.request import CPUS_ONLY, Capacity, NodeKind, Request
 from hyperflow.scheduling.placement import PARTS, choose_cpus, choose_gpus, near_to, parts_of
 from hyperflow.scheduling.state import Place
 from hyperflow.scheduling.tokens import Purse
@@ -57,6 +58,39 @@ class Account:
             return self.capacity.memory * request.cpus
         return request.memory * len(self.ids)
 
+    def grow(self, ids: Collection[int], gpus: Iterable[str], memory: int) -> None:
+        """It has this, too."""
+        if not self.ids.isdisjoint(ids):
+            raise ValueError(f"{self.name} has CPUs {sorted(self.ids.intersection(ids))} already")
+        self.ids |= frozenset(ids)
+        self.free.update(ids)
+        self.gpus.update((gpu, PARTS) for gpu in gpus if gpu not in self.gpus)
+        self._has(self.capacity.memory + memory)
+
+    def shrink(self, ids: Collection[int], gpus: Collection[str]) -> int:
+        """It has this no more, which is free, and for which there is memory; return how much memory goes with it."""
+        if not self.free.issuperset(ids) or not self.lent_ids.isdisjoint(ids):
+            raise ValueError(f"CPUs {sorted(ids)} of {self.name} are not free")
+        left = len(self.ids) - len(ids)
+        memory = -(-self.capacity.memory * left // len(self.ids)) if left else 0  # rounded up: what is asked for fits
+        gone = self.capacity.memory - memory
+        self.ids -= frozenset(ids)
+        self.free.difference_update(ids)
+        for gpu in gpus:
+            del self.gpus[gpu]
+        self._has(memory)
+        return gone
+
+    def _has(self, memory: int) -> None:
+        self.capacity = self.capacity._replace(gpus=tuple(self.gpus), memory=memory)
+        self._count_lacking()
+        self.room = len(self.free) - self.lacking
+
+    def _count_lacking(self) -> None:
+        if self.capacity.memory:
+            needed = -(-self.asked_memory * len(self.ids) // self.capacity.memory)
+            self.lacking = max(needed - self.asked_cpus, 0)
+
     def lend(self, worker: WorkerNumber, place: Place, request: Request) -> None:
         """Let a speculative task have this."""
         self.lent[worker] = place, request
@@ -77,7 +111,7 @@ class Account:
         if request.memory is not None and self.capacity.memory:
             self.asked_memory -= sign * request.memory
             self.asked_cpus -= sign * len(place.cpus)
-            self.lacking = max(-(-self.asked_memory * len(self.ids) // self.capacity.memory) - self.asked_cpus, 0)
+            self._count_lacking()
 
 
 class Left:
@@ -141,6 +175,7 @@ class Ledger:
         self.nodes: dict[str, Account] = {}
         self.aside: set[str] = set()
         """Nodes that give nothing out."""
+        self._why_aside: dict[str, set[str]] = {}  # the reasons of each
         self.tokens = Purse()
         # Nodes by their room, so that the emptiest is found without a look at all of them. The newest
         # entry is used first, and removed by popitem: a dictionary that loses entries at its front keeps the gaps, and
@@ -151,10 +186,12 @@ class Ledger:
         """CPUs of the nodes that give some out; `free`: those of them that anybody can have."""
         self.free = 0
         self.largest = 0
-        """CPUs of the largest node, also of one that is put aside, or expected."""
+        """CPUs of the largest node, also of one that is put aside, is expected, or may come."""
         self.expected: dict[str, int] = {}
         """CPUs of nodes that may be added later. What else those have is not known before they are there."""
-        self._sizes: dict[int, int] = {}  # how many nodes there are of each size, expected ones included
+        self.kinds: Sequence[NodeKind] = ()
+        """Nodes that may come, whose names nobody knows yet."""
+        self._sizes: dict[int, int] = {}  # how many nodes there are of each size, those that may come included
 
     # ---- nodes --------------------------------------------------------------------------------------------------
 
@@ -168,6 +205,14 @@ class Ledger:
         """An expected node does not come."""
         if name in self.expected:
             self._count(self.expected.pop(name), -1)
+
+    def may_come(self, kinds: Sequence[NodeKind]) -> None:
+        """Only these may come from now on."""
+        for kind in self.kinds:
+            self._count(kind.cpus, -1)
+        self.kinds = tuple(kinds)
+        for kind in self.kinds:
+            self._count(kind.cpus, 1)
 
     def _count(self, size: int, more: int) -> None:
         """There is one node more, or less, of a size."""
@@ -193,21 +238,51 @@ class Ledger:
         node = self.nodes.pop(name)
         if name in self.aside:
             self.aside.remove(name)
+            del self._why_aside[name]
         else:
             self._exclude(node)
         self._count(len(node.ids), -1)
 
-    def put_aside(self, name: str) -> None:
-        """Let a node give nothing out."""
+    def grow(self, name: str, ids: Collection[int], gpus: Collection[str], memory: int) -> None:
+        """A node has this, too."""
+        with self._resized(name) as node:
+            node.grow(ids, gpus, memory)
+
+    def shrink(self, name: str, ids: Collection[int], gpus: Collection[str]) -> int:
+        """A node has this no more, which nobody has; return how much memory goes with it."""
+        with self._resized(name) as node:
+            return node.shrink(ids, gpus)
+
+    @contextmanager
+    def _resized(self, name: str) -> Iterator[Account]:
+        node, before = self.nodes[name], len(self.nodes[name].ids)
+        if name not in self.aside:
+            self._exclude(node)
+        try:
+            yield node
+        finally:
+            while len(self._with_room) <= len(node.ids):
+                self._with_room.append({})
+            if name not in self.aside:
+                self._include(node)
+            self._count(len(node.ids), 1)
+            self._count(before, -1)
+
+    def put_aside(self, name: str, why: str = "") -> None:
+        """Let a node give nothing out, for one more reason."""
         if name not in self.aside:
             self._exclude(self.nodes[name])
             self.aside.add(name)
+        self._why_aside.setdefault(name, set()).add(why)
 
-    def take_back(self, name: str) -> None:
-        """Let a node that was put aside give out again."""
+    def take_back(self, name: str, why: str = "") -> None:
+        """Let a node that was put aside give out again, unless there is another reason why it must not."""
         if name in self.aside:
-            self.aside.remove(name)
-            self._include(self.nodes[name])
+            self._why_aside[name].discard(why)
+            if not self._why_aside[name]:
+                del self._why_aside[name]
+                self.aside.remove(name)
+                self._include(self.nodes[name])
 
     def in_use(self, cpus: int) -> list[str]:
         """Return the nodes that give CPUs out and have as many as this, free or not."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hyperflow.errors import ImpossibleRequest
-from hyperflow.request import Request
+from hyperflow.request import NodeKind, Request
 from hyperflow.saying import as_written
 from hyperflow.scheduling.ledger import Ledger
 from hyperflow.scheduling.state import Key
@@ -19,7 +21,20 @@ def is_possible(ledger: Ledger, request: Request, now: float) -> bool:
     if not all(name in ledger.tokens and ledger.tokens[name].total >= count for name, count in request.resources):
         return False
     expected = sum(cpus >= request.cpus for cpus in ledger.expected.values())
-    return expected + len(ledger.able(request, now)) >= request.nodes
+    coming = sum(kind.most for kind in ledger.kinds if may_serve(kind, request)) if ledger.kinds else 0
+    # Of those that may come, some may be up already.
+    return expected + max(len(ledger.able(request, now)), coming) >= request.nodes
+
+
+def may_serve(kind: NodeKind, request: Request) -> bool:
+    """Whether a node that may come has all that is asked for, as far as that is known."""
+    there = kind.capacity
+    return (
+        kind.cpus >= request.cpus
+        and len(there.gpus) >= request.gpus
+        and (request.memory is None or not there.memory or request.memory <= there.memory)
+        and there.ends >= request.min_time
+    )
 
 
 def refusal(ledger: Ledger, request: Request, now: float) -> ImpossibleRequest | None:
@@ -41,6 +56,10 @@ def _why(ledger: Ledger, request: Request, now: float) -> str:
         if count > ledger.tokens[name].total:
             return f"{asked}there are {ledger.tokens[name].total} in all"
     nodes = ledger.nodes.values()
+    if ledger.kinds:
+        return _why_none_comes(ledger.kinds, request)
+    if not nodes and not ledger.expected:
+        return f"using({', '.join(_asked(request))}): no node is up, and none may come"
     if request.cpus > ledger.largest:
         several = "; `cpus` counts on each node, and using(nodes=2) asks for two" if len(nodes) > 1 else ""
         return f"using(cpus={request.cpus}): the largest node has {ledger.largest} CPUs{several}"
@@ -70,6 +89,39 @@ def _why(ledger: Ledger, request: Request, now: float) -> str:
         for node in sorted(nodes, key=lambda node: -len(node.ids))[:3]
     )
     return f"using({asked}): {able or 'none'} of {len(nodes)} nodes {'have' if able > 1 else 'has'} all of that: {have}"
+
+
+def _why_none_comes(kinds: Sequence[NodeKind], request: Request) -> str:
+    """The same where nodes come and go: what is up is no larger than what may come."""
+    largest = max(kinds, key=lambda kind: kind.cpus)
+    if request.cpus > largest.cpus:
+        return f"using(cpus={request.cpus}): the largest node that may come has {largest.cpus} CPUs ({largest.name})"
+    most = max(kinds, key=lambda kind: len(kind.capacity.gpus))
+    if request.gpus > (count := len(most.capacity.gpus)):
+        which = (
+            f"the node with the most GPUs that may come has {count} ({most.name})"
+            if count
+            else "none may come that has a GPU"
+        )
+        return f"using(gpus={request.gpus:g}): {which}"
+    most = max(kinds, key=lambda kind: kind.capacity.memory)
+    if request.memory is not None and all(0 < kind.capacity.memory < request.memory for kind in kinds):
+        there = as_written(most.capacity.memory)
+        return f'using(memory="{as_written(request.memory)}"): the largest node that may come has {there} ({most.name})'
+    longest = max(kinds, key=lambda kind: kind.capacity.ends)
+    if request.min_time > longest.capacity.ends:
+        there = f"{longest.capacity.ends:.0f} s ({longest.name})"
+        return f"using(min_time={request.min_time:g}): the node that may come and lasts longest has {there}"
+    able = [kind for kind in kinds if may_serve(kind, request)]
+    asked = ", ".join(_asked(request))
+    if able:
+        count = sum(kind.most for kind in able)
+        return f"using({asked}): {count} {'node' if count == 1 else 'nodes'} like that may come at a time"
+    have = "; ".join(
+        f"{kind.name} has {kind.cpus} CPUs, {len(kind.capacity.gpus)} GPUs, {as_written(kind.capacity.memory)} memory"
+        for kind in sorted(kinds, key=lambda kind: -kind.cpus)[:3]
+    )
+    return f"using({asked}): no node that may come has all of that: {have}"
 
 
 def _asked(request: Request) -> list[str]:

@@ -32,11 +32,12 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from hyperflow.errors import ImpossibleRequest
-from hyperflow.request import CPUS_ONLY, Capacity, Request
+from hyperflow.request import CPUS_ONLY, Capacity, NodeKind, Request, Want
 from hyperflow.scheduling.ahead import Ahead
 from hyperflow.scheduling.choice import Choice
 from hyperflow.scheduling.crew import Crew
 from hyperflow.scheduling.ledger import Ledger, Left
+from hyperflow.scheduling.lending import Lending
 from hyperflow.scheduling.overfull import Overfull
 from hyperflow.scheduling.prefetch import RETRACT_WORTH, Estimates
 from hyperflow.scheduling.refusals import as_request, is_possible, refusal
@@ -59,6 +60,7 @@ from hyperflow.scheduling.state import (
 from hyperflow.scheduling.suspects import Suspects
 from hyperflow.scheduling.teams import Teams
 from hyperflow.scheduling.waiting import Waiting
+from hyperflow.scheduling.wants import Wants
 from hyperflow.wire.numbers import NO_TASK, DefinitionNumber, Seq, TaskNumber, WorkerNumber
 
 REBALANCE_PAUSE = 0.005
@@ -108,6 +110,8 @@ class Scheduler:
         self._crew = Crew(self.pool, self._guesses, self._effects, self._numbers)
         self.workers = self._crew.workers
         self._choice = Choice(self.pool, self._waiting, self._suspects, self.workers, self._now)
+        self.lending = Lending(self.pool, self._guesses, self._crew)
+        self._wants = Wants(self._waiting, self._estimates, self.teams, self.workers)
         self._ahead = Ahead(self.pool, self._waiting, self._choice, self._estimates, self.teams, self._crew)
 
     def _now(self) -> float:
@@ -164,6 +168,10 @@ class Scheduler:
             found |= {number: (None, place < len(team.members)) for place, number in enumerate(team.held)}
         return found
 
+    def demand(self) -> list[Want]:
+        """Return what waits for CPUs, the oldest first; none while nothing is started any more."""
+        return [] if self.paused else self._wants.look(self.pool.tokens, self._overfull.workers, self.clock())
+
     def refusal(self, request: Key) -> ImpossibleRequest | None:
         """Return the error for a request that can never be had, or None."""
         return refusal(self.pool, as_request(request), self.clock())
@@ -207,10 +215,30 @@ class Scheduler:
         self.pool.expect_no_more(name)
         return self._take_impossible()
 
+    def may_come(self, kinds: Sequence[NodeKind]) -> list[Task]:
+        """Only these may come from now on: return the tasks that have become impossible."""
+        self.pool.may_come(kinds)
+        return self._take_impossible()
+
+    def lend(self, name: str, cpus: Collection[int], gpus: Collection[str] = (), memory: int = 0) -> None:
+        """A node gets this, too."""
+        self.settle()
+        self.lending.lend(name, cpus, gpus, memory)
+
+    def reclaim(self, name: str, count: int, gpus: Collection[str] = ()) -> None:
+        """So many CPUs of a node are to leave it, and these GPUs if nobody has them; see Lending."""
+        self.settle()
+        if self.lending.ask_back(name, count, gpus):
+            self._empty_queues(name)
+
     def put_aside(self, name: str) -> None:
         """Start nothing more on a node."""
-        self._waiting.put_back(self._guesses.broken(name))
         self.pool.put_aside(name)
+        self._empty_queues(name)
+
+    def _empty_queues(self, name: str) -> None:
+        """A node is put aside: take back what has not begun there."""
+        self._waiting.put_back(self._guesses.broken(name))
         for worker in self.workers_at(name):
             if worker.held > 1 and not worker.retracting and not worker.ending:
                 self._overfull.retract(worker)
@@ -226,8 +254,8 @@ class Scheduler:
         """Use a node that was put aside again."""
         self.pool.take_back(name)
 
-    def withhold(self, name: str) -> list[Task]:
-        """Take the exclusive tasks from a node that is about to be lost; the caller resubmits them."""
+    def withhold(self, name: str, blamed: bool = True) -> list[Task]:
+        """Take the exclusive tasks from a node that is about to be lost, or released; the caller resubmits them."""
         held = [
             (worker, task)
             for worker in (*self.workers_at(name), *self._crew.with_share_of(name))
@@ -239,38 +267,53 @@ class Scheduler:
                 self.kill(worker)
             self._take_out(worker, task)
             task.state = ENDED
-            task.was_lost_on(name)
-            if worker.node != name and task.past is not None:
+            if blamed:
+                task.was_lost_on(name)
+            if blamed and worker.node != name and task.past is not None:
                 task.past.worker = worker
         return [task for _, task in held]
 
-    def lose_node(self, name: str) -> tuple[list[Task], list[Task]]:
-        """A node is gone: return the tasks that went back to waiting, and those that have become impossible."""
+    def lose_node(self, name: str, blamed: bool = True) -> tuple[list[Task], list[Task]]:
+        """A node is gone: return the tasks that went back to waiting, and those that have become impossible.
+
+        Not `blamed`: it was released. What ran there is no suspect, and may be anywhere next.
+        """
         self._waiting.put_back(self._guesses.broken(name))
+        shared: list[Task] = []
         back: list[Task] = []
         for worker in self._crew.with_share_of(name):
-            self.kill(worker)
-            for task in list(worker.queue.values()):
-                self._take_out(worker, task)
-                task.was_lost_on(name)
-                assert task.past is not None
-                task.past.worker = worker
-                back.append(task)
+            if blamed:
+                shared += self._lost_a_share(worker, name)
+            else:
+                worker.gives_way = True  # its task waits again when it has ended
+                self.kill(worker)
+            # A node of this name may come again, and that has not given it anything.
+            worker.elsewhere = tuple(place for place in worker.elsewhere if place.node != name)
         self.pool.remove(name)
+        self.lending.forget(name)
         for worker in self._crew.remove_node(name):
             self._count_out(worker)
             self._crew.release(worker)
-            tasks = self._empty(worker)
             # All of them: the worker may have been further than its answers, which are lost with the node, have told.
-            for task in tasks:
+            back += self._empty(worker)
+        back += self.teams.lost(name)
+        if blamed:
+            for task in back:
                 task.was_lost_on(name)
-            back += tasks
-        for task in self.teams.lost(name):
-            task.was_lost_on(name)
-            back.append(task)
-        again = self._waiting.put_back(back)
+        again = self._waiting.put_back(shared + back)
         impossible = self._take_impossible()
         return [task for task in again if task.state is WAITING], impossible
+
+    def _lost_a_share(self, worker: Worker, node: str) -> list[Task]:
+        """Part of what a worker's task has went with a node: end the worker, and return the task, a suspect."""
+        self.kill(worker)
+        tasks = list(worker.queue.values())
+        for task in tasks:
+            self._take_out(worker, task)
+            task.was_lost_on(node)
+            assert task.past is not None
+            task.past.worker = worker
+        return tasks
 
     def _take_impossible(self) -> list[Task]:
         """Take the tasks that wait for what is not there any more."""
@@ -483,6 +526,8 @@ class Scheduler:
             if self._waiting.count and not self.paused:
                 self._hand_over()
             self.settle()
+        if self.lending.owed:
+            self._collect()
         if self._guesses.promises:
             self._keep_promises()
         if self._waiting.count and not self.paused:
@@ -510,6 +555,12 @@ class Scheduler:
         effects = self._effects.copy()
         self._effects.clear()
         return effects
+
+    def _collect(self) -> None:
+        """Take what is owed to those who lend nodes; speculative tasks give way."""
+        for worker in self.lending.collect():
+            worker.gives_way = True
+            self.kill(worker)
 
     def settle(self) -> None:
         """Take back the CPUs of workers that have run out of tasks."""

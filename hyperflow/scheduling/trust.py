@@ -1,6 +1,6 @@
-"""Which nodes are put aside: by hand, or because evaluations failed there and then succeeded on other nodes.
+"""Which nodes are put aside: because somebody drains them, or because evaluations failed there and not on other nodes.
 
-Guarantees, for what is decided here and not by hand:
+Guarantees, for what is decided here; who drains a node knows why:
 - The failures of a function that fails everywhere accuse no node: only one that then succeeds on another node does.
 - A node on which more succeeds than accuses it stays: a function that fails now and then accuses all nodes alike.
 - The last node of its size is never put aside, and one that is needed, because others were lost, comes back.
@@ -25,6 +25,8 @@ class Trust:
     def __init__(self, pool: Ledger) -> None:
         self.aside: dict[str, str] = {}
         """The nodes that are put aside, and why."""
+        self.drained = set[str]()
+        """Those of them that somebody drains: a person, or who has to give the node back. They stay aside."""
         self.accused: Counter[str] = Counter()
         """Evaluations that failed on a node and then succeeded elsewhere."""
         self._succeeded: Counter[str] = Counter()  # on nodes that are accused, since then
@@ -55,14 +57,16 @@ class Trust:
     def _in_use(self, cpus: int) -> list[str]:
         return [name for name in self._pool.in_use(cpus) if name not in self.aside]
 
-    def drained(self, node: str) -> list[str]:
-        """A node is put aside by hand: return those that are needed instead, noted as such."""
-        self.aside[node] = BY_HAND
+    def drain(self, node: str, cause: str = BY_HAND) -> list[str]:
+        """A node is drained: return those that are needed instead, noted as such."""
+        self.aside[node] = cause
+        self.drained.add(node)
         return self._needed()
 
     def resumed(self, node: str) -> None:
         """A node is to be used again: forget what is against it."""
         self.aside.pop(node, None)
+        self.drained.discard(node)
         del self.accused[node], self._succeeded[node]
 
     def lost(self, node: str) -> list[str]:
@@ -71,11 +75,11 @@ class Trust:
         return self._needed()
 
     def _needed(self) -> list[str]:
-        """Take back nodes that were not put aside by hand, until none of them is larger than all that are in use."""
+        """Take back nodes that nobody drains, until none of them is larger than all that are in use."""
         back: list[str] = []
         by_size = sorted(self.aside, key=lambda name: len(self._pool.nodes[name].ids), reverse=True)
         for name in by_size:
-            if self.aside[name] != BY_HAND and not self._in_use(len(self._pool.nodes[name].ids)):
+            if name not in self.drained and not self._in_use(len(self._pool.nodes[name].ids)):
                 self.resumed(name)
                 back.append(name)
         return back

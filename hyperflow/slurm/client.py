@@ -192,6 +192,25 @@ class SlurmClient:
                 raise _refused(script, said)
             in_doubt = True
 
+    async def test(self, text: str) -> str:
+        """Ask whether Slurm would take a script, and return what it says: when and where the job would start; "" where
+        it does not answer now. Nothing is submitted.
+
+        Raises:
+            SlurmError: It would refuse the script, and says why.
+        """
+        try:
+            answer = await self._commands.run("sbatch", "--test-only", timeout=self.pace.timeout, text=text)
+        except SlurmAway:
+            return ""
+        if answer.code == 0:
+            return answer.said
+        verdict = refusal.verdict(answer.errors)
+        if verdict == "temporary":
+            return ""
+        told = refusal.advice(answer.said)
+        raise SlurmError(refusal.gist(answer.said).removeprefix("allocation failure: ") + (f"\n{told}" if told else ""))
+
     async def _only_one(self, token: str, job_id: int) -> int:
         """Keep one of the jobs that carry a token, the oldest, and return its id."""
         ids = (await self.find([token]))[token] or [job_id]

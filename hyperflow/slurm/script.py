@@ -53,6 +53,7 @@ _OURS = {
 }
 _TIME = re.compile(r"(?:(\d{1,9})-)?(\d{1,9})(?::(\d{1,9}))?(?::(\d{1,9}))?")
 _MEMORY = re.compile(r"(\d+[KMGT]?)B?", re.IGNORECASE)
+_GPUS = re.compile(r"(?:^|,)(?:gres:)?gpu(?::[A-Za-z][^:,]*)?(?::(\d+))?(?=,|$)")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
@@ -153,6 +154,12 @@ def _seconds(time: str) -> float | None:
     return 86400.0 * int(days or 0) + 3600 * hours + 60 * minutes + seconds
 
 
+def _bytes(memory: str) -> int:
+    """Return the bytes of a size as Slurm writes it; without a unit it is megabytes."""
+    number, unit = (memory[:-1], memory[-1]) if memory[-1].isalpha() else (memory, "M")
+    return int(number) << {"K": 10, "M": 20, "G": 30, "T": 40}[unit]
+
+
 @attrs.frozen
 class SbatchOptions:
     """What to ask of Slurm for one allocation: `SbatchOptions(nodes=2, ntasks_per_node=4, time="2:00:00", mem="8G")`.
@@ -223,6 +230,23 @@ class SbatchOptions:
         plain = SbatchOptions()
         mine = {name: getattr(self, name) for name in FIELDS if getattr(self, name) != getattr(plain, name)}
         return others.changed(**mine)
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs it asks for on each node: `gres="gpu:2"`."""
+        return sum(int(count or 1) for count in _GPUS.findall(self.gres or ""))
+
+    @property
+    def cpus(self) -> int:
+        """How many CPUs it asks for on each node."""
+        return self.ntasks_per_node * (self.cpus_per_task or 1)
+
+    @property
+    def memory(self) -> int:
+        """How many bytes it asks for on each node; 0 where the site decides."""
+        if self.mem is not None:
+            return _bytes(self.mem)
+        return 0 if self.mem_per_cpu is None else _bytes(self.mem_per_cpu) * self.cpus
 
     @property
     def time_limit(self) -> float | None:

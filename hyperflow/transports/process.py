@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import IO, Any, Protocol, Self
 
 import attrs
 
@@ -112,7 +112,7 @@ class Connection(Protocol):
 
 
 class Transport(Protocol):
-    """A way to start a launcher."""
+    """A way to start a launcher. One that starts it within a Slurm job has `within_job`, which is true."""
 
     @property
     def node(self) -> str:
@@ -136,8 +136,10 @@ class _Protocol(asyncio.Protocol):
         self._ended(CutOff(str(exc) if exc else "") if self._remote else exc)
 
 
-class _ProcessConnection:
-    def __init__(self, transport: asyncio.WriteTransport, process: Process, number: str, is_pipe: bool) -> None:
+class ProcessConnection:
+    """A stream to a launcher on this machine, or through a process on this machine."""
+
+    def __init__(self, transport: asyncio.Transport, process: Process, number: str, is_pipe: bool) -> None:
         self.is_pipe = is_pipe
         self._number = number
         self._transport = transport
@@ -146,6 +148,15 @@ class _ProcessConnection:
 
     def write(self, parts: Sequence[Bytes]) -> None:
         self._transport.write(b"".join(parts))
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the launcher for now; for who only passes it on."""
+        with suppress(RuntimeError):
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        with suppress(RuntimeError):
+            self._transport.resume_reading()
 
     def close(self) -> None:
         self._kill_at = min(self._kill_at, time.monotonic() + KILL_AFTER)
@@ -209,14 +220,14 @@ class Started:
         self._number = number
         self._connected = False
 
-    async def connect(self, receiver: Receiver, *, remote: bool = False) -> Connection:
+    async def connect(self, receiver: Receiver, *, remote: bool = False) -> ProcessConnection:
         """Connect the stream to a receiver; `remote`: the launcher is not this process, but behind it."""
         self._sock.setblocking(False)
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_unix_connection(lambda: _Protocol(receiver, remote), sock=self._sock)
         transport.set_write_buffer_limits(WRITE_AHEAD)
         self._connected = True
-        return _ProcessConnection(transport, self._process, self._number, is_pipe=not remote)
+        return ProcessConnection(transport, self._process, self._number, is_pipe=not remote)
 
     def __enter__(self) -> Self:
         return self
@@ -229,25 +240,31 @@ class Started:
 
 
 class Spawned(Started):
-    """One that runs a command; its stderr goes to the log file, or into the stream where there is none."""
+    """One that runs a command; its stderr goes to the log file, to a descriptor, or else into the stream."""
 
-    def __init__(self, command: Sequence[str], log_file: Path | None) -> None:
+    def __init__(
+        self, command: Sequence[str], log_file: Path | int | None, environ: Mapping[str, str] | None = None
+    ) -> None:
         ours, theirs = socket.socketpair()
         number = os.urandom(16).hex()
         try:
-            with theirs, open(os.dup(theirs.fileno()), "wb") if log_file is None else log_file.open("ab") as log:
+            with theirs, _opened(theirs.fileno() if log_file is None else log_file) as log:
                 process = subprocess.Popen(
                     command,
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
                     stderr=log,
-                    env={**os.environ, survivors.VARIABLE: number},
+                    env={**(os.environ if environ is None else environ), survivors.VARIABLE: number},
                     start_new_session=True,  # Ctrl-C in the terminal is for the head, which ends us in order
                 )
         except OSError as error:
             ours.close()
             raise LauncherError(f"cannot start {' '.join(command)}: {error}") from error
         super().__init__(ours, process, number)
+
+
+def _opened(log: Path | int) -> IO[bytes]:
+    return log.open("ab") if isinstance(log, Path) else open(os.dup(log), "wb")
 
 
 def launcher_log(log_dir: Path, node: str) -> Path:

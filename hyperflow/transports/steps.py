@@ -35,6 +35,7 @@ import attrs
 from hyperflow import files
 from hyperflow.config import Settings
 from hyperflow.errors import LauncherError
+from hyperflow.slurm.commands import clean
 from hyperflow.transports.process import KILL_AFTER, WRITE_AHEAD, Connection, CutOff, Receiver, Spawned
 from hyperflow.wire import proving, survivors
 from hyperflow.wire.frames import CALLED, CANNOT_CALL, Bytes
@@ -59,6 +60,16 @@ _ENDED = re.compile(rb"srun: error: \S+: tasks? ([\d,-]+): (.*)")
 _SAID = re.compile(rb" *(\d+): ?(.*)", re.DOTALL)
 
 
+def srun_of(job: int | None) -> list[str]:
+    """Return the beginning of a command line for a step: of a job, or of the one that we are in."""
+    return ["srun", *([] if job is None else [f"--jobid={job}"]), *OPTIONS]
+
+
+def environment_of(job: int | None) -> dict[str, str] | None:
+    """Return the environment for that: of another job, without what belongs to ours; None for our own."""
+    return None if job is None else clean(os.environ)
+
+
 class NotThisWay(LauncherError):
     """A node cannot be reached through a step for many; by itself it may be."""
 
@@ -66,8 +77,9 @@ class NotThisWay(LauncherError):
 class Steps:
     """Gathers the nodes that are to be started, and starts a step for them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, job: int | None = None) -> None:
         self._settings = settings
+        self._job = job  # that has the nodes; None for the one that we are in
         self._waiting: list[_Member] = []
 
     async def start(self, node: str, command: Sequence[str], receiver: Receiver, log_file: Path) -> Connection:
@@ -92,7 +104,7 @@ class Steps:
         if len(members) == 1:
             members[0].fail(NotThisWay("no other one is started with it"))
         elif members:
-            _Step(members, self._settings).begin(command)
+            _Step(members, self._settings, self._job).begin(command)
 
 
 @attrs.define(eq=False)
@@ -120,11 +132,12 @@ class _Member:
 class _Step:
     """An srun, and the port at which its launchers connect. It is the receiver of what srun says."""
 
-    def __init__(self, members: Sequence[_Member], settings: Settings) -> None:
+    def __init__(self, members: Sequence[_Member], settings: Settings, job: int | None) -> None:
         self._members = {member.node: member for member in members}
         self._there = set(members)  # those that have not ended or failed
         self._awaited = len(members)  # how many have neither connected nor failed
         self._settings = settings
+        self._job = job
         self._loop = asyncio.get_running_loop()
         self._secret = os.urandom(proving.SECRET)
         self._nodes: dict[int, _Member] = {}  # by their tasks' numbers
@@ -152,7 +165,7 @@ class _Step:
                 self._server = await self._loop.create_server(lambda: _Stranger(self), sock=sock.dup(), backlog=4096)
                 told = f"\n{self._secret.hex()} {sock.getsockname()[1]} {socket.gethostname()}\n"
                 self._told = told.encode()
-            with Spawned(self._srun(command), None) as process:
+            with Spawned(self._srun(command), None, environment_of(self._job)) as process:
                 self._process = await process.connect(self, remote=True)
             after = self._settings.connect_timeout
             self._timers.append(self._loop.call_later(after, self._none_began, f"no task began within {after:g} s"))
@@ -170,7 +183,7 @@ class _Step:
         alone = ["--kill-on-bad-exit=0", "--no-kill", "--wait=0"]  # the end of one, or of its node, is its own
         # The launchers are not to share the number that this srun has got (wire/survivors).
         first = f'unset {survivors.VARIABLE}; export HYPERFLOW_CALL_BACK=1; echo "{CALLED} $SLURMD_NODENAME" >&2'
-        return ["srun", *OPTIONS, *size, *alone, "--label", "/bin/sh", "-c", f'{first}; exec "$@"', "sh", *command]
+        return [*srun_of(self._job), *size, *alone, "--label", "/bin/sh", "-c", f'{first}; exec "$@"', "sh", *command]
 
     # ---- what srun and its tasks say ----------------------------------------------------------------------------
 

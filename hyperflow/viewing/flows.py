@@ -289,6 +289,8 @@ class _Log:
             self.nodes[str(event["node"])] = _counted(event.get("cpus", 0))
         elif state in ("lost", "aside"):
             self.counts["nodes"] += 1
+        elif state == "left":
+            self.counts["left"] += 1
         elif state == "started":
             self.clock.started(str(event.get("worker", "")))
         elif "tasks" in event:
@@ -416,6 +418,8 @@ class _Log:
             found.append(
                 f"{counts['retried']} times an evaluation failed and was tried again: so it is here, in one go"
             )
+        if counts["left"]:
+            found.append("nodes came and went: here each of them is there from the beginning to the end")
         if counts["nodes"]:
             found.append("nodes were lost or put aside, and the work on them was repeated: no node is lost here")
         return found

@@ -46,6 +46,9 @@ NEVER = math.nan
 """A time that has not come."""
 
 
+NODE_STATES = ("up", "not started", "lost", "aside", "draining", "left", "resumed", "ending")
+"""What the log tells of nodes."""
+
 QUEUE = "@"
 """What the name of a node's queue begins with."""
 
@@ -101,7 +104,7 @@ class WorkerName:
 
 @attrs.frozen
 class NodeEvent:
-    """A change of a node: "up", "not started", "lost", "aside" or "resumed"; or of all of them: "ending", "closed"."""
+    """A change of a node, or of all of them: one of NODE_STATES, or "closed"."""
 
     t: float
     job: int | None
@@ -238,7 +241,7 @@ class LogPass:
             "dropped": self._dropped,
             "closed": self._closed,
             "opened": self._opened,
-            **dict.fromkeys(("up", "not started", "lost", "aside", "resumed", "ending"), self._node),
+            **dict.fromkeys(NODE_STATES, self._node),
         }
 
     def _lengths(self) -> tuple[Any, ...]:

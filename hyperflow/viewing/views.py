@@ -195,7 +195,7 @@ def _spans(table: Table) -> dict[str, list[tuple[float, float, int]]]:
         if event.state == "up":
             end(key, event.t)
             open_[key] = event
-        elif event.state == "lost":
+        elif event.state in ("lost", "left"):
             end(key, event.t)
         elif event.state == "closed":
             for other in [other for other in open_ if other[0] == event.job]:
@@ -227,7 +227,7 @@ def _states(table: Table) -> dict[str, dict[str, Any]]:
             known["cpus"] = max(event.cpus, known["cpus"])
             known["gpus"] = max(event.gpus, known["gpus"])
             known["state"] = "up" if event.state == "resumed" else event.state
-            known["cause"] = event.cause if event.state in ("lost", "aside", "not started") else ""
+            known["cause"] = "" if event.state in ("up", "resumed") else event.cause
         elif event.state == "closed":
             for known in states.values():
                 known["state"] = "ended" if known["state"] == "up" else known["state"]

@@ -18,6 +18,7 @@ class Findings(NamedTuple):
     total_memory: int = 0  # bytes; 0 if nobody knows
     memory_from: str = ""
     domains: tuple[domains.Domain, ...] = ()
+    slurm_job: int = 0  # in whose control group it is; 0 for none
 
 
 def look(environ: Mapping[str, str] | None = None) -> Findings:
@@ -35,4 +36,5 @@ def look(environ: Mapping[str, str] | None = None) -> Findings:
         memory.size,
         memory.source,
         domains.domains(machine.affinity(), near),
+        machine.slurm_job(),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,19 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 """What numerical libraries ask for their number of threads, each its own."""
+
+
+def boot_id() -> str:
+    """Return what is another text after each start of this machine, and on each other one; "" where nobody says."""
+    try:
+        return _read("/proc/sys/kernel/random/boot_id").strip()
+    except OSError:
+        return ""
+
+
+_SLURM_JOB = re.compile(
+    r"^\d+:[^:]*:/(?:.*/)?(?:slurm[^/]*|uid_\d+|[^/]*slurmstepd\.scope)/job_(\d+)(?:/|$)", re.MULTILINE
+)
 
 
 def affinity() -> list[int]:
@@ -38,6 +52,17 @@ def cpu_quota() -> float | None:
     except (OSError, ValueError):  # "max" is no number: no limit
         return None
     return quota / period if quota > 0 else None
+
+
+def slurm_job(cgroups: str = "/proc/self/cgroup") -> int:
+    """Return the Slurm job in whose control group we are, version 2 or 1; 0 for none.
+
+    Its limits hold for us then, and its end is ours. (Variables would not do: ssh may pass them on.)
+    """
+    with contextlib.suppress(OSError):
+        if (found := _SLURM_JOB.search(_read(cgroups))) is not None:
+            return int(found[1])
+    return 0
 
 
 class Memory(NamedTuple):

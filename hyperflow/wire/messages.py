@@ -39,6 +39,8 @@ class Greeting(NamedTuple):
     total_memory: int = 0
     memory_from: str = ""
     domains: tuple[tuple[tuple[int, ...], tuple[str, ...]], ...] = ()
+    boot: str = ""  # with the host's name it says which machine this is, by whatever name it was reached
+    slurm_job: int = 0
 
     def findings(self) -> Findings:
         """Return what the launcher has found out about its machine."""

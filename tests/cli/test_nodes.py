@@ -5,9 +5,11 @@ import contextlib
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -15,7 +17,7 @@ import hyperflow as hf
 from hyperflow._job import open_job
 from hyperflow.config import Settings
 from hyperflow.control import place
-from hyperflow.events.nodes import node_states
+from hyperflow.head.engine import Engine
 from hyperflow.head.fleet import NodePlan
 from hyperflow.transports.process import Local
 from tests.helpers import wait_until
@@ -67,10 +69,13 @@ async def test_nodes_of_a_run(tmp_path: Path) -> None:
         done = env.statistics().done
         await shows(f'"done": {done}', "--json", cwd=tmp_path)
         shown = await hyperflow("nodes", cwd=tmp_path)
-        north, south = (line.split(maxsplit=5) for line in shown.splitlines()[1:])
-        assert (north[:4], south[:4]) == (["north", "aside", "1", "0"], ["south", "up", "1", str(done)])
-        assert north[5].endswith("evaluations failed there and then succeeded on other nodes")
-        assert int(north[4]) >= 2
+        north, south = (line.split(maxsplit=7) for line in shown.splitlines()[1:])
+        assert (north[:5], south[:5]) == (
+            ["north", "drained", "1", "0", "0"],
+            ["south", "running", "1", "0", str(done)],
+        )
+        assert north[7].endswith("evaluations failed there and then succeeded on other nodes")
+        assert int(north[5]) >= 2
 
         assert await hyperflow("node", "resume", "north", cwd=tmp_path) == "node north: used again\n"
         assert env.statistics().nodes_aside == 0
@@ -88,6 +93,43 @@ async def test_nodes_of_a_run(tmp_path: Path) -> None:
     assert [(node["node"], node["state"]) for node in told["nodes"]] == [("north", "ended"), ("south", "ended")]
     assert "runs now" in await hyperflow("node", "drain", "north", cwd=tmp_path, code=3)
     assert not list((tmp_path / "hyperflow-runs" / run / "control").iterdir())
+
+
+def holds_on(place: Path) -> None:
+    """Wait on a worker until the test lets it go."""
+    (place / "held").touch()
+    while not (place / "go").exists():
+        time.sleep(0.01)
+
+
+@pytest.mark.process
+async def test_a_node_is_looked_at_and_given_back(tmp_path: Path) -> None:
+    """`node info` has all of a node; `drain --now` ends what runs there, which starts elsewhere."""
+    async with nodes(tmp_path, "north") as env:
+        waiting = hf.remote_eval(holds_on, tmp_path).using(name="a long one").start()
+        await wait_until((tmp_path / "held").exists, 30, "it runs")
+        await shows("running     1     1", cwd=tmp_path)
+        (told,) = json.loads(await hyperflow("node", "info", "north", "--json", cwd=tmp_path))["nodes"]
+        (there,) = told["evaluations"]
+        assert (there["task"], there["function"], there["cpus"]) == (1, "holds_on", 1)
+        assert (told["state"], told["busy"], told["there"]["reached_by"]) == ("running", 1, "local")
+        assert told["there"]["cpus_busy"] == told["there"]["cpus"]
+        shown = await hyperflow("node", "info", "north", cwd=tmp_path)
+        assert "1 of holds_on: " in shown
+        assert str(env.program.log_dir) in shown
+        assert "it has or had: north" in await hyperflow("node", "info", "east", cwd=tmp_path, code=1)
+
+        engine = cast("Engine", env.evaluator)
+        await engine.add_node(NodePlan(Local("south"), 1))
+        assert await hyperflow("node", "drain", "north", "--now", cwd=tmp_path) == "node north: given back\n"
+        (tmp_path / "go").touch()
+        await waiting
+        shown = await shows("1 that has left", cwd=tmp_path)
+        assert "north" not in shown
+        (gone, _) = json.loads(await hyperflow("nodes", "--all", "--json", cwd=tmp_path))["nodes"]
+        assert gone["node"] == "north"
+        assert gone["cause"] == "given back by hand"
+        assert "there are: south" in await hyperflow("node", "drain", "north", "--now", cwd=tmp_path, code=1)
 
 
 @pytest.mark.process
@@ -129,31 +171,10 @@ async def test_jobs_of_a_program(tmp_path: Path) -> None:
         running = hf.remote_eval_job(waits()).start()
         await wait_until((tmp_path / "there").exists, 30, "the job is at work")
         (row,) = json.loads(await shows('"done": 1', "--json", cwd=tmp_path))["nodes"]
-        assert (row["job"], row["state"]) == (1, "up")
+        assert (row["job"], row["state"]) == (1, "running")
         said = await hyperflow("node", "drain", row["node"], cwd=tmp_path)
         assert said == f"node {row['node']} of job 1: nothing more is started there\n"
         await shows("by hand", cwd=tmp_path)
         await hyperflow("node", "resume", row["node"], cwd=tmp_path)
         (tmp_path / "go").touch()
         assert await running == row["node"]
-
-
-def test_states_from_events() -> None:
-    """What the log tells of nodes: failures count where they happened, a second run begins anew."""
-    up = {"t": 0.0, "state": "up", "node": "a", "cpus": [0, 1], "pinned": True}
-    assert [node.state for node in node_states([up, {"t": 1.0, "state": "closed"}])] == ["ended"]  # type: ignore[list-item]
-    events = [
-        {"t": 0.0, "state": "opened", "version": 1},
-        up,
-        {"t": 0.0, "state": "not started", "node": "b", "cause": "no ssh"},
-        {"t": 0.0, "state": "running", "tasks": [1, 2, 3], "worker": "worker-0@a"},
-        {"t": 0.0, "state": "done", "tasks": [1], "worker": "worker-0@a", "seconds": [0.1]},
-        {"t": 0.0, "state": "waiting", "tasks": [2], "retry_after": "OSError"},
-        {"t": 0.0, "state": "failed", "tasks": [3], "error": "OSError"},
-        {"t": 0.0, "state": "waiting", "tasks": [4], "retracted": True},
-        {"t": 0.0, "state": "aside", "node": "a", "cause": "by hand"},
-    ]
-    a, b = node_states(events)  # type: ignore[arg-type]
-    assert (a.state, a.cpus, a.done, a.failed, a.cause) == ("aside", 2, 1, 2, "by hand")
-    assert (b.state, b.cause) == ("not started", "no ssh")
-    assert node_states([*events, events[0]]) == []  # type: ignore[arg-type]

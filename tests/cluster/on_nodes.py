@@ -35,8 +35,10 @@ class _Tell(logging.Handler):
         tell("log", [record.name, record.levelname, record.getMessage()])
 
 
-def run(main: Callable[[], Coroutine[Any, Any, Any]], **settings: Any) -> None:
-    """Run a job in the allocation; what is logged and warned of is told, and at the end the job's statistics."""
+def run(
+    main: Callable[[], Coroutine[Any, Any, Any]], hosts: dict[str, int | None] | None = None, **settings: Any
+) -> None:
+    """Run a job in the allocation, or on hosts; what is logged and warned of is told, and at the end the statistics."""
     logging.getLogger().addHandler(_Tell())
     logging.getLogger().setLevel(logging.INFO)
     warnings.showwarning = lambda message, *_, **__: tell("warning", str(message))
@@ -48,7 +50,11 @@ def run(main: Callable[[], Coroutine[Any, Any, Any]], **settings: Any) -> None:
         tell("statistics", hf_statistics(await hf.ask()))
 
     try:
-        hf.run_job_slurm(whole(), program=hf.ProgramInfo.new(str(place / "runs")), **settings)
+        program = hf.ProgramInfo.new(str(place / "runs"))
+        if hosts is not None:
+            hf.run_job_pool(whole(), hf.NodePool(hosts=hosts), program=program, **settings)
+        else:
+            hf.run_job_slurm(whole(), program=program, **settings)
     except BaseException as error:
         tell("error", [type(error).__name__, str(error)])
         if not isinstance(error, (hf.HyperflowError, KeyboardInterrupt)):

@@ -8,6 +8,7 @@ import pytest
 from hyperflow.events.writer import EventLog
 from hyperflow.head.broadcast import Broadcast
 from hyperflow.head.evaluation import Evaluation
+from hyperflow.head.log_places import LogPlaces
 from hyperflow.head.orders import Known, Orders
 from hyperflow.options import Options
 from hyperflow.scheduling.state import Send, Task, Worker
@@ -60,7 +61,7 @@ async def test_a_class_goes_again_before_a_task_of_another_epoch(
     node, packer, evaluations = Node(), Packer(), dict[TaskNumber, Evaluation]()
     links: Any = {"here": node}
     log = EventLog(tmp_path / "events.jsonl")
-    orders = Orders(links, Broadcast(links, enabled=False), packer, evaluations, log, tmp_path)
+    orders = Orders(links, Broadcast(links, enabled=False), packer, evaluations, log, LogPlaces(tmp_path))
     worker = Worker(WorkerNumber(1), "here", 0, (0,), False)
     orders.at_workers[worker.number] = Known(0)
 

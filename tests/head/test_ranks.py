@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from hyperflow.head.link import Link
+from hyperflow.head.log_places import LogPlaces
 from hyperflow.head.ranks import FIRST, LOST, Ranks
 from hyperflow.request import Request
 from hyperflow.scheduling.state import Place, Task, Worker
@@ -31,7 +32,7 @@ class Nodes:
         self.limit: int | None = None
         links = {node: SimpleNamespace(cpus=SimpleNamespace(pinned=True)) for node in NODES}
         self.links = cast("dict[str, Link]", links)
-        self.ranks = Ranks(self.links, self._write, Path("/log"), lambda _: self.limit, self._deliver)
+        self.ranks = Ranks(self.links, self._write, LogPlaces(Path("/log")), lambda _: self.limit, self._deliver)
         self.worker = Worker(WORKER, "n1", 0, (0, 1), fresh=False)
         self.worker.elsewhere = (Place("n2", (4, 5), ("1",)), Place("n3", (6, 7)))
         task = Task(TASK, DefinitionNumber(1), 2, request=Request(cpus=2, nodes=3))

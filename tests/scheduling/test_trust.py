@@ -58,11 +58,11 @@ def test_needed_again() -> None:
     it = trust(2, 2, 2)
     for _ in range(ACCUSATIONS):
         it.recovered("c", {"a"})
-    assert it.drained("b") == []
+    assert it.drain("b") == []
     it._pool.remove("c")
     assert it.lost("c") == ["a"]
     assert it.aside == {"b": BY_HAND}
-    assert it.drained("a") == []
+    assert it.drain("a") == []
     it.resumed("a")
     assert it.aside == {"b": BY_HAND}
 
@@ -95,7 +95,7 @@ class Histories(RuleBasedStateMachine):
                 self.pool.remove(node)
                 self.trust.lost(node)
             case "drained":
-                self.trust.drained(node)
+                self.trust.drain(node)
             case _:
                 self.trust.resumed(node)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -28,7 +28,7 @@ class FakeSrun:
 
     made: ClassVar[list["FakeSrun"]] = []
 
-    def __init__(self, command: Sequence[str], log_file: Path | None) -> None:
+    def __init__(self, command: Sequence[str], log_file: Path | None, environ: Mapping[str, str] | None) -> None:
         assert log_file is None
         self.command = list(command)
         self.said = b""

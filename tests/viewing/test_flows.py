@@ -258,3 +258,10 @@ async def test_a_run_says_what_its_flows_did(tmp_path: Path) -> None:
     assert [part.of_map for part in own] == [False] * 6 + [True] * 4
     outcome = replay(known, [2])
     assert longest_chain(known) <= outcome.seconds < float("inf")
+
+
+def test_nodes_that_came_and_went_are_told() -> None:
+    """Who asks what a run would take on other nodes is told that its own were not there all the time."""
+    left = {"t": 12.5, "state": "left", "node": "north", "cause": "idle timeout"}
+    known = told(OPENED, UP, submitted(11.0, 1), sent(11.0, 1), done(12.0, 1.0, 1), left, CLOSED)
+    assert known.unknown == ["nodes came and went: here each of them is there from the beginning to the end"]

@@ -60,20 +60,21 @@ def many(count: int, lanes: int, groups: int) -> History:
     return made
 
 
-def test_utilisation() -> None:
-    """CPUs are busy where evaluations were, in shares of what was there; a lost node ends; marks tell why."""
+@pytest.mark.parametrize("state", ["lost", "left"])
+def test_utilisation(state: str) -> None:
+    """CPUs are busy where evaluations were, in shares of what was there; a node ends that has gone; marks tell why."""
     made = history("worker-0@node1", "worker-0@node2")
     ran(made, 0, 0, 10, cpus=2)
     ran(made, 1, 2.5, 5)
     ran(made, 1, math.nan, math.nan, Outcome.WAITING)
-    made.nodes.append(NodeEvent(T + 5, None, "node2", "lost", 0, "it fell silent"))
+    made.nodes.append(NodeEvent(T + 5, None, "node2", state, 0, "it fell silent"))
     shown = views.utilisation(Table.of(made), bins=4)
     assert shown["bins"] == [1.25, 3.75, 6.25, 8.75]
     assert shown["busy"] == [2, 3, 2, 2]
     assert shown["there"] == [4, 4, 2, 2]
     assert [it["busy"] for it in shown["nodes"]] == [[1, 1, 1, 1], [0, 0.5, None, None]]
-    assert [it["state"] for it in shown["nodes"]] == ["up", "lost"]
-    assert shown["marks"] == [{"t": 5, "node": "node2", "state": "lost", "cause": "it fell silent"}]
+    assert [it["state"] for it in shown["nodes"]] == ["up", state]
+    assert shown["marks"] == [{"t": 5, "node": "node2", "state": state, "cause": "it fell silent"}]
     zoomed = views.utilisation(Table.of(made), (2.5, 5), bins=1)
     assert (zoomed["busy"], zoomed["there"]) == ([3], [4])
 

@@ -1,6 +1,7 @@
 """What this machine grants: the memory that is ours."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +59,23 @@ def test_where_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_read", files({}))
     monkeypatch.setattr(machine, "_all_memory", Memory)
     assert machine.memory({}) == Memory()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("text", "job"),
+    [
+        ("0::/system.slice/slurmstepd.scope/job_42/step_0/user/task_0\n", 42),
+        ("0::/system.slice/node1_slurmstepd.scope/job_42/step_extern/user/task_special\n", 42),
+        ("12:cpuset:/slurm/uid_1000/job_42/step_batch\n11:memory:/user.slice\n", 42),
+        ("4:memory:/user.slice\n3:freezer:/slurm_node1/uid_1000/job_42/step_extern\n", 42),
+        ("0::/user.slice/user-1000.slice/session-3.scope\n", 0),
+        ("0::/user.slice/job_42/session\n", 0),
+        ("", 0),
+    ],
+)
+def test_the_slurm_job_of_a_control_group(text: str, job: int, tmp_path: Path) -> None:
+    """The job in whose control group a process is stands in the group's path, in version 2 and in version 1."""
+    (tmp_path / "cgroup").write_text(text)
+    assert machine.slurm_job(str(tmp_path / "cgroup")) == job
+    assert machine.slurm_job(str(tmp_path / "none")) == 0

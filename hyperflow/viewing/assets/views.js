@@ -139,12 +139,15 @@ export function drawUtilisation(chart, data) {
       hovertemplate: "%{text}: %{z:.0%} of its CPUs busy<extra></extra>",
     });
   }
-  const marks = data.marks.filter((it) => it.state !== "resumed" && it.t >= data.from && it.t <= data.to);
+  const marks = data.marks.filter((it) => !["resumed", "draining"].includes(it.state) && it.t >= data.from && it.t <= data.to);
   const place = new Map(nodes.map((it, number) => [it.node, number]));
   const seen = marks.filter((it) => place.has(it.node));
   traces.push({
     x: seen.map((it) => it.t), y: seen.map((it) => place.get(it.node)), yaxis: "y2", mode: "markers",
-    marker: { symbol: "x", size: 9, color: variable("--bad"), line: { color: variable("--card"), width: 1.5 } },
+    marker: { // one that was given back is no trouble
+      symbol: seen.map((it) => (it.state === "left" ? "triangle-left" : "x")), size: 9, line: { color: variable("--card"), width: 1.5 },
+      color: seen.map((it) => variable(it.state === "left" ? "--quiet" : "--bad")),
+    },
     text: seen.map((it) => `${plain(it.node)} ${plain(it.state)}: ${plain(it.cause, 120)}`), hovertemplate: "%{text}<extra></extra>",
   });
   const shape = layout({
