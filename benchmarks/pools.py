@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +22,10 @@ from tests.imports import TOP
 
 NODES, CPUS = 8, 2
 
-WAVES = (4, 40, 4, 4, 64, 8, 2, 2, 48, 4)
+WAVES = (*[2] * 4, 320, *[2] * 12, 320, *[2] * 6)
 """Evaluations of a second that wait at a time; between two waves the scan thinks."""
 
-HELD_BY_OTHERS = 40
+HELD_BY_OTHERS = 60
 """Seconds for which jobs of others have half of the nodes."""
 
 PROGRAM = """
@@ -55,7 +56,7 @@ async def scan(env):
     watching = asyncio.create_task(watch(env, samples))
     for wave in WAVES:
         await hf.map_concurrently(lambda _: hf.remote_eval(step, 1.0), range(wave))
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.2)
     took = time.time() - began
     watching.cancel()
     return {"began": began, "makespan": took, "samples": samples}
@@ -104,7 +105,7 @@ class Figures(NamedTuple):
     def of(cls, found: dict[str, Any]) -> Figures:
         held = used = 0.0
         samples = found["samples"]
-        for (at, *_), (until, _, has, busy, _) in zip(samples, samples[1:], strict=False):
+        for (at, *_), (until, _, has, busy, _) in pairwise(samples):
             held += has * (until - at)
             used += busy * (until - at)
         return cls(found["makespan"], held, used)
@@ -129,7 +130,7 @@ def _others(cluster: Cluster) -> None:
 ELASTIC = {
     "sbatch": {"ntasks_per_node": CPUS, "time": 10},
     "max_allocations": NODES,
-    "max_queued": 4,
+    "max_queued": 8,
     "idle_timeout": 2,
     "target_duration": 2,
 }
@@ -142,10 +143,10 @@ FIXED = {
 
 
 def _picture(scans: dict[str, dict[str, Any]], path: Path) -> None:
-    import matplotlib as mpl  # noqa: PLC0415 (only for the picture)
+    import matplotlib as mpl
 
     mpl.use("svg")
-    from matplotlib import pyplot  # noqa: PLC0415 (see above)
+    from matplotlib import pyplot
 
     figure, rows = pyplot.subplots(len(scans), 1, sharex=True, sharey=True, figsize=(9, 2.2 * len(scans)))
     for axes, (name, found) in zip(rows, scans.items(), strict=True):
