@@ -1,9 +1,9 @@
 r"""Elastic scan: the edge of a region, on nodes that come when there is work and go when there is none.
 
 How far from the middle may a particle begin that goes round in a ring with a sextupole (Henon's map), and stay? That
-depends on the tune, which is by how much of a turn it swings in each round. A scan of a grid is wide: hundreds of evaluations at once. The search for each edge is narrow: one
-evaluation after the other. So the load goes up, down, and up again, which is bad for one fixed allocation: it is too
-small for the scan, and idle during the search.
+depends on the tune, which is by how much of a turn it swings in each round. A scan of a grid is wide: hundreds of
+evaluations at once. The search for each edge is narrow: one evaluation after the other. So the load goes up, down, and
+up again, which is bad for one fixed allocation: it is too small for the scan, and idle during the search.
 
         head            this script, on a login node, a workstation, or in an allocation
         |

@@ -83,8 +83,12 @@ def join(
     if name is not None:
         how = joining.Joining(cpus, left, idle, name)
     print(f"joining the pool at {found.where}", file=sys.stderr)
+
+    def joined(name: str, logs: str) -> None:
+        print(f"joined as {name}; logs: {logs}", file=sys.stderr)
+
     try:
-        ended = run_in_new_loop(joining.join(found, how))
+        ended = run_in_new_loop(joining.join(found, how, joined))
     except asyncio.CancelledError:
         return 128 + signal.SIGTERM
     print(f"hyperflow: {'released' if ended.in_order else 'ended'}: {ended.why}", file=sys.stderr)

@@ -26,6 +26,8 @@ app = App(
     name="pool",
     help="Pools of nodes, of a running program or with a name of their own: see how they stand, and steer them.",
 )
+named_pools.add_to(app)
+joining.add_to_pool(app)
 
 NO_RESOURCES = Resources()
 
@@ -39,8 +41,6 @@ Steered = Annotated[str | None, RUN]
 
 def add_to(main: App) -> None:
     """Add the commands to the command line."""
-    named_pools.add_to(app)
-    joining.add_to_pool(app)
     main.command(app)
 
 
@@ -138,6 +138,8 @@ def print_pool(about: Mapping[str, Any], now: float) -> None:
         _table(
             ("", "kind", "state", "Slurm", "nodes", "CPUs", "for", "ends in", "why"), map(_allocation(now), allocations)
         )
+    if joined := about.get("joined"):
+        print(printable(f"joined by themselves: {', '.join(joined)}"))
     if hosts:
         _table(("host", "state", "CPUs", "for", "next try", "why"), map(_host(now), hosts))
 

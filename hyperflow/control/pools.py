@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 from aiohttp import web
 
 from hyperflow.control.server import read_body
@@ -61,7 +62,7 @@ def routes(pool: Callable[[], Steered | None]) -> list[web.RouteDef]:
 
 
 def _known(changes: dict[str, Any]) -> dict[str, Any]:
-    names = [field.name for field in SbatchOptions.__attrs_attrs__]
+    names = [field.name for field in attrs.fields(SbatchOptions)]
     if unknown := [name for name in changes if name not in names]:
         raise ConfigurationError(
             f"{unknown[0]} is no option of sbatch that hyperflow knows; it knows {', '.join(names)}"

@@ -14,18 +14,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol, cast
 
 from hyperflow.aio import settled
-from hyperflow.control import place
 from hyperflow.database.ownership import started
 from hyperflow.errors import ConfigurationError, LauncherError
 from hyperflow.pools import leases, named
 from hyperflow.pools.leases import Line, Nonsense, Stream
 from hyperflow.pools.lent import Demand
-from hyperflow.pools.named import LEASES, LOG, Named, NoPool
+from hyperflow.pools.named import LOG, Named, NoPool
 from hyperflow.pools.users import PoolNode
 from hyperflow.request import NodeKind, Want
 
@@ -40,6 +40,9 @@ REPEAT = 1.0
 SEARCH = 0.5
 """Seconds between two looks for a new manager."""
 
+NO_END = 7 * 24 * 3600.0
+"""Seconds that what runs may take after a pool was stopped whose nodes have no end of their own."""
+
 WELCOME = 20.0
 """Seconds that a manager may take to answer."""
 
@@ -53,6 +56,7 @@ class Uses(Protocol):
     def drain(self, node: str, cause: str, /) -> None: ...
     async def release(self, node: str, cause: str, /) -> None: ...
     def may_come(self, kinds: Sequence[NodeKind], /) -> None: ...
+    def stop(self, why: str, seconds: float, /) -> None: ...
     def demand(self) -> Sequence[Want]: ...
     def idle_cpus(self, node: str, /) -> int: ...
     def watch(
@@ -140,29 +144,27 @@ class Borrowing:
                 sum(len(held.cpus) for held in self.nodes.values()),
                 self._pool.name,
             )
-            await self._find_next()
+            if not await self._find_next():
+                return
             logger.warning("the pool %s has a manager again", self._pool.name)
 
-    async def _find_next(self) -> None:
-        seen = place.read(self._pool.home / LEASES)
+    async def _find_next(self) -> bool:
+        """Wait for the next manager, and attach to it; False if the pool has ended."""
         while True:
             await asyncio.sleep(SEARCH)
-            found = place.read(self._pool.home / LEASES)
-            if found is None or (found == seen and not found.path.exists()):
-                continue
             with suppress(ConfigurationError):
-                again = await asyncio.to_thread(named.read, self._pool.name)
-                if again is not None:
-                    self._pool = again
-                    await self.attach()
-                    return
+                found = await asyncio.to_thread(named.read, self._pool.name)
+                if found is None or found.state == "ended":
+                    self._stop(f"has ended: {found.about.cause}" if found is not None else "has been forgotten")
+                    return False
+                self._pool = found
+                await self.attach()
+                return True
 
     async def _listen(self, stream: Stream) -> None:
         try:
             while (line := await stream.read()) is not None:
                 self._heard(line)
-                if self._stopped and not self.nodes:
-                    return
         except (Nonsense, KeyError, TypeError) as error:
             logger.warning("the manager of the pool %s says what makes no sense: %s", self._pool.name, error)
 
@@ -217,7 +219,6 @@ class Borrowing:
                 del self.nodes[node.name]
                 logger.warning("%s of the pool %s cannot be used: %s", node.name, self._pool.name, error)
                 self._tell("failed", node=node.name, why=str(error)[:1000])
-                self._end_if_stopped()
             return
         if self.nodes.get(node.name) is not held:  # it was taken away meanwhile
             await self._engine.release(name, "it was given back")
@@ -227,7 +228,7 @@ class Borrowing:
         if later or more:
             self._engine.lend(name, later, more)
         if held.drained:
-            self._drain(node.name, "the pool gives it back")
+            self._give_up(held, "the pool gives it back")
         elif held.asked:
             self._engine.reclaim(name, held.asked)
 
@@ -241,19 +242,21 @@ class Borrowing:
 
     def _drain(self, name: str, cause: str) -> None:
         """Start nothing more there; as evaluations end, CPUs are returned."""
-        if (held := self.nodes.get(name)) is None:
-            return
-        held.drained = True
-        if held.engine_name:
-            self._engine.drain(held.engine_name, cause)
-            self._engine.reclaim(held.engine_name, len(held.cpus))
+        held = self.nodes.get(name)
+        if held is not None and not held.drained:
+            held.drained = True
+            if held.engine_name:
+                self._give_up(held, cause)
+
+    def _give_up(self, held: Held, cause: str) -> None:
+        self._engine.drain(held.engine_name, cause)
+        self._engine.reclaim(held.engine_name, len(held.cpus))
 
     async def _leave(self, name: str, cause: str) -> None:
         held = self.nodes.pop(name, None)
         if held is not None and held.engine_name:
             await self._engine.release(held.engine_name, cause)
         self._tell("released", node=name)
-        self._end_if_stopped()
 
     def on_returned(self, engine_name: str, cpus: Sequence[int], gpus: Sequence[str]) -> None:
         """The engine has given CPUs back."""
@@ -272,7 +275,6 @@ class Borrowing:
         """End the launcher; then its last CPUs are somebody else's."""
         await self._engine.release(held.engine_name, "its CPUs were given back to the pool")
         self._tell("returned", node=held.node.name, cpus=cpus, gpus=sorted(held.gpus))
-        self._end_if_stopped()
 
     def on_node_gone(self, engine_name: str, cause: str) -> None:
         """The engine has lost a node."""
@@ -280,7 +282,6 @@ class Borrowing:
         if held is not None:
             del self.nodes[held.node.name]
             self._tell("failed", node=held.node.name, why=cause)
-            self._end_if_stopped()
 
     def _named(self, engine_name: str) -> Held | None:
         return next((held for held in self.nodes.values() if held.engine_name == engine_name), None)
@@ -317,17 +318,14 @@ class Borrowing:
     # ---- the end ------------------------------------------------------------------------------------------------
 
     def _stop(self, cause: str) -> None:
-        if not self._stopped:
-            self._stopped = cause
-            logger.warning("the pool %s ends: %s; what runs on its nodes goes on", self._pool.name, cause)
+        """Start nothing more. When nothing runs any more, what waits gets an error that says why."""
+        if self._stopped:
+            return
+        self._stopped = cause
+        ends = [held.node.ends or time.time() + NO_END for held in self.nodes.values()]
+        self._engine.stop(f"the pool {self._pool.name} {cause}", max(max(ends, default=0.0) - time.time(), 0.0))
         for name in list(self.nodes):
             self._drain(name, cause)
-        self._end_if_stopped()
-
-    def _end_if_stopped(self) -> None:
-        """With the pool stopped and no node left, nothing can come any more."""
-        if self._stopped and not self.nodes:
-            self._engine.may_come([])
 
     # ---- scopes -------------------------------------------------------------------------------------------------
 

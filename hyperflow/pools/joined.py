@@ -35,7 +35,7 @@ END = b"\0"
 """Tells a node, beside its launcher's stream, to end that. (The end of ours would leave no way to say why.)"""
 
 DISMISS_PATIENCE = 5.0
-"""Seconds that a node has to end the connection, after it was told why it is not needed any more."""
+"""Seconds that a node has to read why it is not needed any more, and then to let the connection end."""
 
 _CLOSE = [frames.frame(Kind.CLOSE)]
 
@@ -146,6 +146,11 @@ class Member(asyncssh.SSHServerSession[bytes]):
             with contextlib.suppress(OSError):
                 self._channel.write_stderr(why.encode(errors="replace"))
                 self._channel.exit(code)
+        if self._channel is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DISMISS_PATIENCE):
+                    await self._channel.wait_closed()  # the node has read it
+        self._connection.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DISMISS_PATIENCE):
                 await self._connection.wait_closed()

@@ -22,7 +22,7 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import asyncssh
@@ -85,8 +85,17 @@ class Ended:
     why: str
 
 
-async def join(access: Access, how: Joining) -> Ended:
+def _nobody(name: str, logs: str) -> None:
+    del name, logs
+
+
+async def join(access: Access, how: Joining, on_joined: Callable[[str, str], object] = _nobody) -> Ended:
     """Be a node of a pool until that, or this machine, does not want it any more.
+
+    Args:
+        access: What its access file says.
+        how: How to join.
+        on_joined: Is told the name that the head has given this node, and where the logs are.
 
     Cancelling ends the launcher, and returns when all that it has started has gone.
 
@@ -99,7 +108,7 @@ async def join(access: Access, how: Joining) -> Ended:
     log_dir = "" if shared else str(files.make_temporary("hyperflow-node-"))
     try:
         request = JoinRequest(how.name, how.cpus, how.seconds_left, how.idle_timeout, log_dir)
-        return await _Visit(connection, request).stay()
+        return await _Visit(connection, request, lambda name: on_joined(name, log_dir or access.log_dir)).stay()
     finally:
         if log_dir:
             with contextlib.suppress(OSError):
@@ -176,7 +185,10 @@ def _explained(access: Access, failures: Sequence[tuple[str, Exception]]) -> Hyp
 class _Visit(asyncssh.SSHClientSession[bytes]):
     """The session with the head; asyncssh calls the methods of a session, the launcher's stream those of a receiver."""
 
-    def __init__(self, connection: asyncssh.SSHClientConnection, request: JoinRequest) -> None:
+    def __init__(
+        self, connection: asyncssh.SSHClientConnection, request: JoinRequest, on_joined: Callable[[str], object]
+    ) -> None:
+        self._on_joined = on_joined
         self._connection = connection
         self._request = request
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
@@ -192,7 +204,8 @@ class _Visit(asyncssh.SSHClientSession[bytes]):
     async def stay(self) -> Ended:
         """Join, work, and leave."""
         loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        signals = [number for number in wanted if signal.getsignal(number) != signal.SIG_IGN]  # nohup
         for number in signals:
             loop.add_signal_handler(number, self._leave)
         try:
@@ -293,7 +306,8 @@ class _Visit(asyncssh.SSHClientSession[bytes]):
         else:
             self._line += data
             if not self._began.is_set() and b"\n" in self._line:
-                _, _, self._line = self._line.partition(b"\n")
+                line, _, self._line = self._line.partition(b"\n")
+                self._on_joined(str(files.from_json(line)["name"]))
                 self._began.set()
 
     def eof_received(self) -> bool:

@@ -67,6 +67,10 @@ class Program:
     stream: Stream | None = None
     greeted: bool = False
 
+    @property
+    def who(self) -> tuple[int, str, str]:
+        return self.pid, self.started, self.name
+
 
 class Lender:
     """A NodeUser that lends what it is given."""
@@ -102,6 +106,8 @@ class Lender:
             raise LauncherError(
                 f"{node.name}: a named pool has to know how many CPUs it lends: say hosts {node.name}=N with a number"
             )
+        if self._stopping:
+            raise LauncherError(f"{node.name} comes too late: the pool {self._pool} {self._stopping}")
         self._nodes[node.name] = node
         self._gone[node.name] = asyncio.Event()
         self.lending.node_up(node.name, node.cpus, node.supply.gpus or (), node.supply.memory or 0)
@@ -148,10 +154,6 @@ class Lender:
         self._kinds = list(kinds)
         for number in self.programs:
             self._tell(number, "kinds", kinds=leases.kinds_to_json(self._kinds))
-
-    def nodes(self) -> list[str]:
-        """Return the nodes in use."""
-        return list(self._nodes)
 
     # ---- what there is to see -----------------------------------------------------------------------------------
 
@@ -209,9 +211,8 @@ class Lender:
         pid, began = line["pid"], leases.text(line, "since")
         program = Program(self._following, pid, began, leases.text(line, "program"), time.time(), stream)
         self._following += 1
-        ghosts = [
-            each for each in self.programs.values() if each.stream is None and (each.pid, each.started) == (pid, began)
-        ]
+        who = (pid, began, program.name)  # a process may be several programs
+        ghosts = [each for each in self.programs.values() if each.stream is None and each.who == who]
         for ghost in ghosts:
             self._forget(ghost)
         self.programs[program.number] = program
@@ -359,11 +360,17 @@ class Lender:
 
     def stop(self, cause: str) -> None:
         """Lend nothing more: programs keep what they have until their evaluations there have ended."""
+        if self._stopping:
+            return
         self._stopping = cause
-        for name in list(self._nodes):
-            self.drain(name, cause)
         for number in list(self.programs):
             self._tell(number, "stop", cause=cause)
+        for name in list(self._nodes):
+            self.drain(name, cause)
+
+    async def release_all(self, cause: str) -> None:
+        """Have all programs leave all nodes."""
+        await asyncio.gather(*(self.release(name, cause) for name in list(self._nodes)))
 
     def is_idle(self) -> bool:
         """Whether no program has anything."""

@@ -169,7 +169,6 @@ class Listening:
                 code, why = (0, AT_THE_END) if member.in_order else (1, "the head has lost its launcher")
                 await asyncio.wait([gone], timeout=TOLD_WITHIN)
                 why = (gone.result() if gone.done() else "") or why
-            logger.info("node %s has left: %s", name, why)
         except Exception:
             logger.exception("node %s cannot be used any more", name)
         finally:

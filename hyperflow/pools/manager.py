@@ -96,10 +96,9 @@ class Manager:
     def stop(self, cause: str, now: bool) -> None:
         """End: at once, or when programs have nothing any more."""
         self._cause = self._cause or cause
+        self.lender.stop(f"is stopped ({cause})")
         if now:
             self._ending.set()
-        else:
-            self.lender.stop(f"it is stopped: {cause}")
 
     async def run(self) -> str:
         """Return why it ends."""
@@ -163,12 +162,11 @@ async def manage(pool: Named, ready: Any) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             name = signal.Signals(number).name
             asyncio.get_running_loop().add_signal_handler(number, mine.stop, f"{name} has come", True)
-        async with held.serving(mine.lender):
-            async with _leases(pool, mine.lender), server.serve(pool.home, _routes(mine)):
-                ready()
-                cause = await mine.run()
-            for name in list(mine.lender.nodes()):
-                await mine.lender.release(name, cause)
+        async with held.serving(mine.lender), _leases(pool, mine.lender), server.serve(pool.home, _routes(mine)):
+            ready()
+            cause = await mine.run()
+            mine.lender.stop(f"has ended ({cause})")
+            await mine.lender.release_all(cause)
     with suppress(OSError):
         (pool.home / "lent").unlink(missing_ok=True)
     _write(pool, attrs.evolve(about, manager=None, ended=time.time(), cause=cause, options=pool.about.options))

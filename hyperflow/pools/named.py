@@ -29,7 +29,7 @@ from typing import Any
 import attrs
 
 from hyperflow import files, private
-from hyperflow.checked_files import Damaged, read_checked, write_checked
+from hyperflow.checked_files import Damaged, read_checked, with_checksum
 from hyperflow.control import place
 from hyperflow.control.client import Contact
 from hyperflow.control.place import Address
@@ -184,7 +184,7 @@ def write(home: Path, about: About) -> None:
     """Write what is known of a pool; raises OSError, as on a full disk, or ConfigurationError."""
     private.make_all(home)
     with private.Held.open(home) as held:
-        write_checked(held / FILE, KIND, about.to_json())
+        files.write_whole((held / FILE).through, with_checksum(KIND, about.to_json(), {}))
 
 
 def everyone() -> list[Named]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hyperflow.config import Settings
+from hyperflow.head.allocation_end import End, Notice
 from hyperflow.head.capacity import Supply
 from hyperflow.head.engine import Engine
 from hyperflow.head.fleet import NodePlan
@@ -47,6 +48,10 @@ class OnLoan:
 
     def may_come(self, kinds: Sequence[NodeKind]) -> None:
         self._engine.may_come(kinds)
+
+    def stop(self, why: str, seconds: float) -> None:
+        """Start nothing more; what runs may go on for so long."""
+        self._engine.drain.begin(End(None, 0.0), Notice(why, seconds))
 
     def demand(self) -> Sequence[Want]:
         return self._engine.demand()

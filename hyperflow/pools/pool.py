@@ -120,8 +120,8 @@ class Pool:
     def info(self) -> dict[str, Any]:
         """Return what people see of it: {"state": "running|paused|held", "why", "limits", "wanted", "reason",
         "allocations": [{"number", "kind", "state", "slurm_job", "reason", "nodes", "cpus", "since", "ends", "cause",
-        "log"}], "hosts": [...], "joined": [names], "calls": {...}}; times in seconds since 1970. "nodes" has a dictionary
-        for each: "name", "state" (coming, trying, up, failed, lost), "cpus", "busy", "why".
+        "log"}], "hosts": [...], "joined": [names], "calls": {...}}; times in seconds since 1970. "nodes" has, for
+        each: "name", "state" (coming, trying, up, failed, lost), "cpus", "busy", "why".
         """
         limits = {name: getattr(self.options, name) for name in LIMITS}
         shown: dict[str, Any] = {"state": "running", "why": "", "limits": limits, "wanted": 0, "reason": ""}

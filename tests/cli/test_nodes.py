@@ -70,7 +70,10 @@ async def test_nodes_of_a_run(tmp_path: Path) -> None:
         await shows(f'"done": {done}', "--json", cwd=tmp_path)
         shown = await hyperflow("nodes", cwd=tmp_path)
         north, south = (line.split(maxsplit=7) for line in shown.splitlines()[1:])
-        assert (north[:5], south[:5]) == (["north", "drained", "1", "0", "0"], ["south", "running", "1", "0", str(done)])
+        assert (north[:5], south[:5]) == (
+            ["north", "drained", "1", "0", "0"],
+            ["south", "running", "1", "0", str(done)],
+        )
         assert north[7].endswith("evaluations failed there and then succeeded on other nodes")
         assert int(north[5]) >= 2
 
@@ -101,7 +104,7 @@ def holds_on(place: Path) -> None:
 
 @pytest.mark.process
 async def test_a_node_is_looked_at_and_given_back(tmp_path: Path) -> None:
-    """`node info` has all of a node; `drain --now` ends what runs there, which starts elsewhere, and the node is gone."""
+    """`node info` has all of a node; `drain --now` ends what runs there, which starts elsewhere."""
     async with nodes(tmp_path, "north") as env:
         waiting = hf.remote_eval(holds_on, tmp_path).using(name="a long one").start()
         await wait_until((tmp_path / "held").exists, 30, "it runs")

@@ -82,7 +82,7 @@ def test_a_pool_in_words(capsys: pytest.CaptureFixture[str]) -> None:
         "  2 more wanted: 8 evaluations wait",
         "  max_allocations 20, idle_timeout 300",
     ]
-    assert said[5].split() == ["1", "main", "up", "4711", "node1,", "node2", "(no", "srun)", "8", "1", "min", "1:00", "h"]
+    assert " ".join(said[5].split()) == "1 main up 4711 node1, node2 (no srun) 8 1 min 1:00 h"
     assert said[7].split() == ["box1", "failed", "all", "5", "s", "25", "s", "no", "ssh"]
 
 

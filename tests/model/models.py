@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.model.lifecycle import LifecycleModel
 from tests.model.locks import LocksModel
 from tests.model.master import MasterModel
+from tests.model.membership import MembershipModel
 from tests.model.resources import ResourcesModel
 from tests.model.scheduling import SchedulerModel
 from tests.model.simulator import Model
@@ -12,11 +13,20 @@ from tests.model.speculation import SpeculationModel
 
 MODELS: dict[str, type[Model]] = {
     model.name: model
-    for model in (SchedulerModel, ResourcesModel, SpeculationModel, LocksModel, LifecycleModel, MasterModel)
+    for model in (
+        SchedulerModel,
+        ResourcesModel,
+        MembershipModel,
+        SpeculationModel,
+        LocksModel,
+        LifecycleModel,
+        MasterModel,
+    )
 }
 SHARES = {
     "scheduler": 25_000,
-    "resources": 12_000,
+    "resources": 8_000,
+    "membership": 4_000,
     "speculation": 10_000,
     "locks": 30_000,
     "lifecycle": 22_000,

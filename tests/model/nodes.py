@@ -224,7 +224,8 @@ class FakeNode:
             worker.killed = True
         else:
             assert worker.current is None
-            assert not worker.todo
+            retracted = range(worker.words[FROM], worker.words[BELOW])
+            assert all(seq in retracted for seq, _ in worker.todo)  # it comes to them before it leaves
             worker.retired = True
 
     def _read_team_order(self, order: TeamEffect) -> None:

@@ -219,7 +219,7 @@ class ResourcesModel(SchedulerModel):
             lent = [(place, asks) for place, asks, how in mine if how == "lent"]
             crowded = any(how == "promised" for _, _, how in mine)
             ids = sorted([*node.free, *(cpu for place, _ in final for cpu in place.cpus)])
-            promise(RETURNED, ids == list(range(10, 10 + self.sizes[name])), name, "has", ids)
+            promise(RETURNED, ids == self.ids_of(name), name, "has", ids)
             lent_ids = [cpu for place, _ in lent for cpu in place.cpus]
             promise(GIVEN_BACK, len(set(lent_ids)) == len(lent_ids), "lent twice:", lent_ids)
             promise(GIVEN_BACK, set(lent_ids) == node.lent_ids, "lent:", node.lent_ids)

@@ -625,12 +625,16 @@ class SchedulerModel(Model):
                 given[worker.node] += worker.cpus
         for name, node in pool.nodes.items():
             ids = sorted([*given[name], *node.free])
-            promise(RETURNED, ids == list(range(10, 10 + self.sizes[name])), name, "has", ids)
+            promise(RETURNED, ids == self.ids_of(name), name, "has", ids)
         promise(RETURNED, pool.aside == self.aside, "aside", pool.aside)
         promise(RETURNED, pool.total == sum(self.sizes[name] for name in self.nodes.keys() - self.aside), "total")
         promise(RETURNED, pool.largest == max(self.sizes.values(), default=0), "largest")
         free = sum(len(node.free) for node in pool.nodes.values() if node.name not in self.aside)
         promise(RETURNED, pool.free == free, "free", pool.free, free)
+
+    def ids_of(self, name: str) -> list[int]:
+        """Return the CPUs of a node."""
+        return list(range(10, 10 + self.sizes[name]))
 
     def every_task_is_in_one_place(self) -> None:
         places: list[int] = list(self.withheld)

@@ -5,7 +5,15 @@ import pytest
 from tests.model.models import MODELS, SHARES, split
 from tests.model.simulator import Event, history, play, search, with_smaller_numbers, without_needless
 
-HISTORIES = {"scheduler": 120, "resources": 80, "speculation": 120, "locks": 250, "lifecycle": 250, "master": 10}
+HISTORIES = {
+    "scheduler": 120,
+    "resources": 80,
+    "membership": 60,
+    "speculation": 120,
+    "locks": 250,
+    "lifecycle": 250,
+    "master": 10,
+}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -45,9 +45,8 @@ async def opened(tmp_path: Path) -> AsyncIterator[Pool]:
     home = program.log_dir.parent
     async with open_engine([], program, settings=Settings()) as engine:
         engine.may_come([NodeKind("joined", 64)])
-        async with Listening(
-            "127.0.0.1:0", home / "pool", program.log_dir, InEngine(engine, Settings()), **more
-        ) as listening:
+        user = InEngine(engine, Settings())
+        async with Listening("127.0.0.1:0", home / "pool", program.log_dir, user) as listening:
             yield Pool(engine, listening, home)
 
 
@@ -75,13 +74,13 @@ class Node:
 
 @asynccontextmanager
 async def joining(
-    access: Path, *words: str, before: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    access: Path | None, *words: str, before: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[Node]:
     """Run `hyperflow node join`; its end is waited for."""
     process = await asyncio.create_subprocess_exec(
         *before,
         sys.executable,
-        *("-m", "hyperflow", "node", "join", "--access", str(access), *words),
+        *("-m", "hyperflow", "node", "join", *([] if access is None else ["--access", str(access)]), *words),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

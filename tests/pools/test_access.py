@@ -19,9 +19,8 @@ def access(tmp_path: Path) -> Access:
     """Return what a node has to know of some pool."""
     (tmp_path / "log").mkdir()
     host, client = new_key(), new_key()
-    return Access(
-        ("here",), 7070, public_text(host), as_text(client), str(tmp_path / "pool/access"), str(tmp_path / "log")
-    )
+    places = str(tmp_path / "pool/access"), str(tmp_path / "log")
+    return Access(("here",), 7070, public_text(host), as_text(client), *places)
 
 
 def test_it_is_written_for_the_user_alone(tmp_path: Path, access: Access) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -54,20 +55,25 @@ def variables(*names: str) -> list[str | None]:
 
 async def test_a_node_joins_works_and_is_released(tmp_path: Path) -> None:
     """A program without a node waits; a node that joins evaluates, takes and gives large data, and ends with code 0."""
-    async with opened(tmp_path) as pool:
-        early = asyncio.ensure_future(pool.evaluate(where))
-        async with joining(pool.listening.access_file, "--name", "pod", "--cpus", "2") as node:
-            name, log_file, _ = await early  # type: ignore[misc]
-            assert name == "pod"
-            assert Path(log_file).parent == pool.home / "log"
-            assert len(await pool.evaluate(big, 30_000_000)) == 30_000_000  # type: ignore[arg-type]
-            assert await pool.evaluate(len, bytes(30_000_000)) == 30_000_000
-            assert pool.engine.cpus == 2
-            await pool.listening.close()
-            ended = await node.ended()
-            assert ended.code == 0, ended.said
-            assert "the pool has ended" in ended.said
-            assert not pool.listening.access_file.exists()
+    program = hf.ProgramInfo.new(tmp_path)
+    home = program.log_dir.parent
+
+    @hf.job
+    async def job() -> tuple[str, str, int]:
+        found = await hf.remote_eval(where)
+        assert len(await hf.remote_eval(big, 30_000_000)) == 30_000_000
+        assert await hf.remote_eval(len, bytes(30_000_000)) == 30_000_000
+        return found
+
+    async with AsyncExitStack() as stack:
+        async with hf.open_pool_job(hf.NodePool(listen="127.0.0.1:0"), program=program) as env:
+            node = await stack.enter_async_context(joining(None, str(home), "--name", "pod", "--cpus", "2"))
+            name, log_file, _ = await job()
+            assert (name, Path(log_file).parent, env.statistics().cpus) == ("pod", home / "log", 2)
+        ended = await node.ended()
+        assert (ended.code, "the pool has ended" in ended.said) == (0, True), ended.said
+    assert not (home / "pool/access").exists()
+    assert "pod" in (home / "log/events.jsonl").read_text()
 
 
 async def test_nodes_of_one_name_and_their_ends(tmp_path: Path) -> None:
@@ -92,28 +98,6 @@ async def test_nodes_of_one_name_and_their_ends(tmp_path: Path) -> None:
             await wait_until(lambda: pool.nodes == [], 10, "both have gone")
 
 
-async def test_an_idle_node_leaves(tmp_path: Path) -> None:
-    """A node that has nothing to do for as long as it said is released, in order, and not before."""
-    async with (
-        opened(tmp_path) as pool,
-        joining(pool.listening.access_file, "--cpus", "1", "--idle-timeout", "1s") as node,
-    ):
-        await pool.evaluate(time.sleep, 1.5)
-        ended = await node.ended()
-        assert (ended.code, "nothing to do for 1 s" in ended.said) == (0, True), ended.said
-
-
-async def test_the_time_limit_of_a_node(tmp_path: Path) -> None:
-    """A node leaves before its time limit: what runs there is told, and may finish."""
-    async with (
-        opened(tmp_path) as pool,
-        joining(pool.listening.access_file, "--cpus", "1", "--time-limit", "8s") as node,
-    ):
-        assert await pool.evaluate(naps, str(tmp_path / "started"), 60.0) is True
-        ended = await node.ended()
-        assert (ended.code, "its time limit comes" in ended.said) == (0, True), ended.said
-
-
 async def test_a_node_whose_head_is_cut_off(tmp_path: Path) -> None:
     """When the connection breaks, the launcher ends with all that it has started, and the node says so, with code 1."""
     async with opened(tmp_path) as pool, joining(pool.listening.access_file, "--cpus", "1") as node:
@@ -126,7 +110,7 @@ async def test_a_node_whose_head_is_cut_off(tmp_path: Path) -> None:
         await wait_until(lambda: not alive(launcher), 10, "its launcher has gone")
 
 
-async def test_a_machine_without_the_run_directory(tmp_path: Path) -> None:
+async def test_a_machine_without_the_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a namespace without the run's directory a node works; errors say on which node the log is, and its tail."""
     runs, logs, copy = tmp_path / "runs", tmp_path / "node", tmp_path / "access"
     runs.mkdir()
@@ -136,12 +120,15 @@ async def test_a_machine_without_the_run_directory(tmp_path: Path) -> None:
         pytest.skip("this user may make no mount namespace")
     async with opened(runs) as pool:
         copied(pool.listening.access_file, copy)
-        own = {"TMPDIR": str(logs), "HOME": str(logs), "OF_THE_NODE": "yes"}
-        async with joining(copy, "--name", "far", "--cpus", "1", before=hide, environment=own) as node:
+        own = {"TMPDIR": str(logs), "HOME": str(logs), "OF_BOTH": "node"}
+        monkeypatch.setenv("OF_BOTH", "head")
+        monkeypatch.setenv("OF_THE_HEAD", "head")
+        before = ["env", "-u", "OF_THE_HEAD", *hide]
+        async with joining(copy, "--name", "far", "--cpus", "1", before=before, environment=own) as node:
             name, log_file, _ = await pool.evaluate(where)  # type: ignore[misc]
             assert name == "far"
             assert Path(log_file).parent.parent == logs
-            assert await pool.evaluate(variables, "HOME", "OF_THE_NODE") == [str(logs), "yes"]
+            assert await pool.evaluate(variables, "HOME", "OF_BOTH", "OF_THE_HEAD") == [str(logs), "node", "head"]
             with pytest.raises(WorkerDied, match="last words") as raised:
                 await pool.evaluate(dies)
             assert raised.value.log_file == f"far:{log_file}"

@@ -101,3 +101,11 @@ def test_gpus_are_told_where_there_are_any() -> None:
     view = seen((10.0, stands(20, 40, cpus=4, busy=3, nodes=1)._replace(gpus=2, gpus_busy=1.5)))
 
     assert view.foot(2) == "3 of 4 CPUs, 1.5 of 2 GPUs busy, 1 node; 10 s"
+
+
+def test_nodes_on_their_way_are_told() -> None:
+    """Of a pool, also before any node is there."""
+    view = seen((10.0, stands(20, 40, cpus=4, busy=3, nodes=1)._replace(nodes_asked=2)))
+    assert view.foot(2) == "3 of 4 CPUs busy, 1 node, 2 asked for; 10 s"
+    view = seen((10.0, stands(0, 40)._replace(nodes_asked=2)))
+    assert view.foot(2) == "0 of 0 CPUs busy, 0 nodes, 2 asked for; 10 s"
