@@ -36,8 +36,8 @@ from hyperflow.slurm.refusal import gist
 
 logger = logging.getLogger("hyperflow.pools")
 
-LOOK, BUSY_LOOK = 1.0, 0.25
-"""Seconds between two looks; the second one while an allocation is on its way, or none is there."""
+LOOK = 0.25
+"""Seconds between two looks at what waits, at nodes and at the files of holders."""
 
 GRACE = 45.0
 """Seconds beyond the idle timeout after which holders end by themselves where nobody renews the claim."""
@@ -157,7 +157,7 @@ class Allocations:
                 if not self._adopted:
                     await self._adopt()
                 self._turn()
-                pause = LOOK if self.rules.of("up") and not self.rules.of("pending", "starting") else BUSY_LOOK
+                pause = LOOK
             except Exception as error:  # noqa: BLE001 (a mistake of ours: the next turn may go well)
                 self._tell("the pool's own loop has met an error, and goes on", error)
                 pause = PAUSE

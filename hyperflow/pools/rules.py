@@ -104,6 +104,7 @@ class Allocation:
     cause: str = ""
     ends: float | None = None
     places: dict[str, Place] = attrs.field(factory=dict[str, Place])
+    adopted: bool = False
     was_up: bool = False
     idle_since: float | None = None
     hopeless_since: float | None = None
@@ -197,7 +198,7 @@ class Rules:
 
     def adopt(self, number: int, kind: int, token: str, job: int | None, now: float) -> Allocation:
         """Take over what an earlier process has submitted."""
-        made = Allocation(number, kind, token, "pending", now, slurm_job=job)
+        made = Allocation(number, kind, token, "pending", now, slurm_job=job, adopted=True)
         self.allocations[number] = made
         self._next = max(self._next, number + 1)
         return made
@@ -220,9 +221,10 @@ class Rules:
 
     def slurm_says(self, it: Allocation, said: BatchState, now: float) -> None:
         """Slurm has said something of it."""
+        is_news = it.said.kind != "unknown" or not it.adopted
         it.said, it.reason = said, said.reason
         if said.final:
-            self._over(it, said, now)
+            self._over(it, said, now, is_news)
             return
         if said.kind == "running" and it.state == "pending":
             it.to("starting", now)
@@ -231,10 +233,11 @@ class Rules:
         elif it.hopeless_since is None:
             it.hopeless_since = now
 
-    def _over(self, it: Allocation, said: BatchState, now: float) -> None:
+    def _over(self, it: Allocation, said: BatchState, now: float, is_news: bool) -> None:
+        """It has ended; where that is no news, it had done so before it was taken over."""
         cancelled = said.kind == "ended" and said.slurm_state == "CANCELLED"
         cause = it.cause or ("Slurm no longer knows it" if said.kind == "gone" else said.description)
-        if it.state not in ("draining", "ending") and not it.was_up and not cancelled:
+        if is_news and it.state not in ("draining", "ending") and not it.was_up and not cancelled:
             self._failed(it, cause)
         self._end(it, cause, now)
 

@@ -67,7 +67,6 @@ class _Pool:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often."""
     monkeypatch.setattr(module, "LOOK", 0.02)
-    monkeypatch.setattr(module, "BUSY_LOOK", 0.02)
     monkeypatch.setattr(module, "PAUSE", 0.02)
     monkeypatch.setattr("hyperflow.pools.rules.REFUSED_PAUSE", 0.1)
 

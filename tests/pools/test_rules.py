@@ -141,6 +141,21 @@ def test_held_after_three(how: str) -> None:
     assert not rules.orders(now, [5])
 
 
+def test_adopted() -> None:
+    """What an earlier process has left counts, and is withdrawn if it is not needed; what had ended by then counts not
+    as a failure."""
+    rules = _rules(max_allocations=4, max_queued=1)
+    for number in range(3):
+        rules.slurm_says(rules.adopt(number + 5, 0, f"old{number}", number, 0.0), FAILED, 0.0)
+    assert not rules.held
+    it = rules.adopt(3, 0, "older", 9, 0.0)
+    rules.slurm_says(it, PENDING, 0.0)
+    assert not rules.orders(0.0, [1])
+    rules.slurm_says(it, RUNNING, 0.0)
+    (order,) = rules.orders(0.0, [2])
+    assert order.allocation.number == 8
+
+
 def test_hopeless() -> None:
     """What Slurm cannot start as it is, for minutes, is withdrawn, and its kind held."""
     rules = _rules()
