@@ -184,11 +184,11 @@ class MembershipModel(ResourcesModel):
 
     def on_reclaim(self, which: int, how_many: int, gpu: int) -> None:
         """A pool wants some of a node back."""
+        self.lends = True
+        self.on_may_come(0)  # who asks for something back says what may come again
         name = pick([name for name in self.nodes if self.sizes[name]], which)
         if name is None:
             return
-        self.lends = True
-        self.on_may_come(0)  # who asks for something back says what may come again
         owed = self.owed[name] = min(self.owed.get(name, 0) + 1 + how_many % self.sizes[name], self.sizes[name])
         self.note_aside(name)
         self.scheduler.reclaim(name, owed - (self.scheduler.lending.owed.get(name, 0)), ("7",) if gpu % 2 else ())
