@@ -118,7 +118,9 @@ class MembershipModel(ResourcesModel):
         back, impossible = self.scheduler.lose_node(name, blamed=False)
         impossible = self.singles(impossible)
         told = {t.number for t in (*held, *back)} | {t.number for t in impossible if t.number in there}
-        promise(SETTLED, told == there - shared, "of", there, "on the released node only", told, "are heard of")
+        promise(
+            SETTLED, there - shared <= told <= there, "of", there, "on the released node only", told, "are heard of"
+        )
         promise(CHOICE, all(map(self.is_possible, back)), "what no node can run waits again")
         for task in (*held, *back, *impossible):
             promise(UNCHARGED, (task.past and task.past.lost) == past[task.number], task, "is charged")
