@@ -35,7 +35,8 @@ Each line is a JSON object with the time `t` (seconds since 1970), a `state`, an
                                           log_file
     up, not started, lost a node          node; cpus, pinned, memory, and gpus where it has any, with gpus_from (who
                                           says so); or cause
-    aside, resumed        a node          node, cause: nothing more is started there; it is used again
+    aside, draining,      a node          node, cause: nothing more is started there, because it is to be given back, or
+    resumed, left                         not; it is used again; it was given back
     ending                the allocation  cause, seconds
     closed                the last line   cpu: seconds of CPU time that the head has taken since its nodes were up
     segment               a later file    number: the first line of each file of the log but the first one
