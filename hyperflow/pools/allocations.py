@@ -195,7 +195,7 @@ class Allocations:
                 if not user.is_up(place.name):
                     self.rules.node_failed(it, place, "it was lost", now)
                     self.client.wake()  # mostly because the allocation has ended
-            self.rules.looked(it, user.is_busy, now)
+            self.rules.looked(it, user.is_busy, now, user.takes_work)
         watch = self._watches.get(it.number)
         if watch is not None and watch.state != it.said:
             self.rules.slurm_says(it, watch.state, now)
@@ -218,7 +218,7 @@ class Allocations:
             case DrainNodes(it, cause):
                 for place in it.up:
                     user.drain(place.name, cause)
-                self.rules.looked(it, user.is_busy, time.time())
+                self.rules.looked(it, user.is_busy, time.time(), user.takes_work)
             case GiveBack(it, cause):
                 self._beside(self._give_back(it, cause, user), "give an allocation back")
 

@@ -79,6 +79,8 @@ class Place:
     """When it may be tried."""
     why: str = ""
     busy: bool = False
+    takes_work: bool = True
+    """Whether anything may be started there: nobody has put it aside."""
 
 
 @attrs.define
@@ -283,10 +285,13 @@ class Rules:
         place.again = now + TRY_PAUSE
         place.state = "failed" if place.tries >= TRIES or it.state == "starting" else "lost"
 
-    def looked(self, it: Allocation, busy: Callable[[str], bool], now: float) -> None:
-        """Note which of its nodes have work."""
+    def looked(
+        self, it: Allocation, busy: Callable[[str], bool], now: float, takes_work: Callable[[str], bool] | None = None
+    ) -> None:
+        """Note which of its nodes have work, and which take any."""
         for place in it.up:
             place.busy = busy(place.name)
+            place.takes_work = takes_work is None or takes_work(place.name)
         if it.is_busy():
             it.idle_since = None
         elif it.idle_since is None:
@@ -313,6 +318,8 @@ class Rules:
         for it in self.of("up"):
             left = float("inf") if it.ends is None else max(it.ends - self.margin(it) - now, 0.0)
             for place in it.up:
+                if not place.takes_work:
+                    continue
                 gpus, memory = place.supply
                 yield Standing(Room(place.cpus, len(gpus or ()), memory or 0, left), 1)
 
