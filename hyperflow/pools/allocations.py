@@ -172,8 +172,10 @@ class Allocations:
         assert user is not None
         for it in [*rules.allocations.values()]:
             self._look_at(it, user, now)
+        wants = user.demand()
+        rules.has_spare(0 if wants else user.free_cpus(), now)
         self.need = needed(
-            user.demand(),
+            wants,
             rules.kinds,
             list(rules.standing(now)),
             user.free_cpus(),

@@ -195,6 +195,7 @@ class Rules:
         self._in_a_row = Counter[int]()
         self._not_before = 0.0
         self._ebbing: float | None = None
+        self._spare: float | None = None  # since when other allocations have had room for all that one of them runs
 
     # ---- news ---------------------------------------------------------------------------------------------------
 
@@ -297,6 +298,15 @@ class Rules:
         elif it.idle_since is None:
             it.idle_since = now
 
+    def has_spare(self, free_cpus: int, now: float) -> None:
+        """Note how many CPUs have nothing to do while nothing waits; 0 if anything does."""
+        up = self.of("up")
+        cpus = [sum(place.cpus for place in it.up) for it in up]
+        if len(up) < 2 or len({it.kind for it in up}) > 1 or free_cpus < min(cpus):
+            self._spare = None
+        elif self._spare is None:
+            self._spare = now
+
     def pause(self) -> None:
         self.paused = True
 
@@ -331,7 +341,7 @@ class Rules:
 
     def orders(self, now: float, needed: Sequence[int]) -> list[Order]:
         """Say what to do now; each order is given once."""
-        found: list[Order] = [*self._shrink(now), *self._withdraw(now, needed)]
+        found: list[Order] = [*self._shrink(now), *self._withdraw(now, needed), *self._gather(now)]
         for it in [*self.allocations.values()]:
             match it.state:
                 case "pending":
@@ -419,6 +429,17 @@ class Rules:
                 yield from self._drain(it, "the pool became smaller", now)
             else:
                 yield self._give_back(it, "the pool became smaller", now)
+
+    def _gather(self, now: float) -> Iterator[Order]:
+        """Drain one allocation whose work others have room for. Else little work, which goes to one node and then to
+        another, would keep all of them."""
+        if self._spare is None or now - self._spare < self.limits.idle_timeout:
+            return
+        self._spare = None
+        if len(self.of(*LIVE)) > max(self.limits.min_allocations, 1):
+            least = min(self.of("up"), key=lambda it: (sum(place.busy for place in it.up), -it.number), default=None)
+            if least is not None:
+                yield from self._drain(least, "other allocations have room for its work", now)
 
     def _withdraw(self, now: float, needed: Sequence[int]) -> Iterator[Order]:
         """Take from the queue what is not needed any more."""
