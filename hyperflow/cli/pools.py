@@ -142,6 +142,8 @@ def print_pool(about: Mapping[str, Any], now: float) -> None:
         print(printable(f"joined by themselves: {', '.join(joined)}"))
     if hosts:
         _table(("host", "state", "CPUs", "for", "next try", "why"), map(_host(now), hosts))
+    if programs := about.get("programs"):
+        _table(("program", "process", "CPUs", "waits for", "for"), map(_program(now), programs))
 
 
 def _limit(value: object) -> str:
@@ -178,10 +180,17 @@ def _host(now: float) -> Callable[[Mapping[str, Any]], list[object]]:
     return row
 
 
+def _program(now: float) -> Callable[[Mapping[str, Any]], list[object]]:
+    def row(one: Mapping[str, Any]) -> list[object]:
+        return [one["program"], one["pid"], one["cpus"], one["wants"], age(max(now - one["since"], 0))]
+
+    return row
+
+
 def _table(headings: Sequence[str], rows: Any) -> None:
     table = plain_table()
     for heading in headings:
-        numbers = heading in ("", "CPUs", "for", "ends in", "next try", "Slurm")
+        numbers = heading in ("", "CPUs", "waits for", "for", "ends in", "next try", "Slurm")
         table.add_column(heading, justify="right" if numbers else "left", no_wrap=heading not in ("nodes", "why"))
     for row in rows:
         table.add_row(*(Text(printable(str(cell))) for cell in row))

@@ -123,7 +123,7 @@ class Borrowing:
             log = self._pool.home / LOG
             raise NoPool(
                 f"the manager of the pool {self._pool.name} (process {address.pid}) does not answer: "
-                f"{error or 'it is stopped, or busy'}; its log is {log}"
+                f"{str(error) or 'it is stopped, or busy'}; its log is {log}"
             ) from error
         self._stream, self._said = stream, None
         self._engine.may_come(self._kinds)
