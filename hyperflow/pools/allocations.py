@@ -23,12 +23,13 @@ from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError, HyperflowError, SlurmError
 from hyperflow.pools import claim
+from hyperflow.pools.allocation import Allocation, BringUp, DrainNodes, GiveBack, Order, Place, Submit
 from hyperflow.pools.claim import Claim
 from hyperflow.pools.demand import Need, needed
 from hyperflow.pools.journal import Entry, Journal, kind_text
 from hyperflow.pools.kinds import Kind
 from hyperflow.pools.nodepool import NodePool
-from hyperflow.pools.rules import Allocation, BringUp, DrainNodes, GiveBack, Order, Place, Rules, Submit
+from hyperflow.pools.rules import Rules
 from hyperflow.pools.scripts import log_of, script
 from hyperflow.pools.users import NodeUser, PoolNode
 from hyperflow.slurm.client import SlurmClient, Watch

@@ -7,9 +7,10 @@ import attrs
 import pytest
 
 from hyperflow.pools import rules as module
+from hyperflow.pools.allocation import Allocation, BringUp, DrainNodes, GiveBack, Order, Place, Submit
 from hyperflow.pools.kinds import Kind
 from hyperflow.pools.nodepool import NodePool
-from hyperflow.pools.rules import Allocation, BringUp, DrainNodes, GiveBack, Order, Place, Rules, Submit
+from hyperflow.pools.rules import Rules
 from hyperflow.slurm.queue import BatchState
 from hyperflow.slurm.script import SbatchOptions
 
