@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Self
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError
 from hyperflow.pools import scripts
+from hyperflow.pools.allocation import COMING, LIVE, Place
 from hyperflow.pools.allocations import Allocations
 from hyperflow.pools.hosts import UNKNOWN, Hosts
 from hyperflow.pools.journal import Journal
 from hyperflow.pools.nodepool import FIELDS, NodePool
-from hyperflow.pools.rules import COMING, LIVE, Place
 from hyperflow.pools.users import NodeUser
 from hyperflow.request import Capacity, NodeKind
 from hyperflow.slurm import nodelist
