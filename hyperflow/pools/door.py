@@ -139,7 +139,7 @@ class Door:
         """Let somebody in, or not."""
         server = _Server(self._client_key)
         connection: asyncssh.SSHServerConnection | None = None
-        let_in = False
+        let_in: tuple[Member, JoinRequest] | None = None
         try:
             async with asyncio.timeout(LOGIN_PATIENCE):
                 connection = await asyncssh.run_server(
@@ -174,17 +174,18 @@ class Door:
             if isinstance(request, ConfigurationError):
                 await member.dismiss(1, str(request))
             else:
-                let_in = True
-                self._on_member(member, request)
-        except (asyncssh.Error, OSError, TimeoutError, ValueError) as error:
+                let_in = member, request
+        except Exception as error:  # noqa: BLE001 (asyncssh raises all sorts of errors over what strangers send)
             logger.debug("a connection to the port of the pool has ended before it joined: %s", error)
         finally:
             if connection is None:
                 sock.close()
-            elif not let_in:
+            elif let_in is None:
                 connection.abort()
                 with contextlib.suppress(Exception):
                     await connection.wait_closed()
+        if let_in is not None:
+            self._on_member(*let_in)
 
 
 class _Server(asyncssh.SSHServer):

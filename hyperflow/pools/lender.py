@@ -147,6 +147,9 @@ class Lender:
     def is_up(self, node: str) -> bool:
         return node in self._nodes
 
+    def takes_work(self, node: str) -> bool:
+        return node in self._nodes
+
     def demand(self) -> list[Want]:
         return leases.wants_of(self.waiting())
 

@@ -16,19 +16,22 @@ from typing import TYPE_CHECKING, Any, Self
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError
 from hyperflow.pools import scripts
+from hyperflow.pools.allocation import COMING
 from hyperflow.pools.allocations import Allocations
 from hyperflow.pools.hosts import UNKNOWN, Hosts
 from hyperflow.pools.journal import Journal
 from hyperflow.pools.nodepool import FIELDS, NodePool
-from hyperflow.pools.rules import COMING
 from hyperflow.pools.users import NodeUser
-from hyperflow.request import NodeKind
+from hyperflow.request import Capacity, NodeKind
 from hyperflow.slurm import nodelist
 from hyperflow.slurm.client import PollIntervals, SlurmClient
 from hyperflow.steering import LIMITS
 
 if TYPE_CHECKING:
     from hyperflow.pools.listening import Listening
+
+MOST_GPUS = 64
+"""GPUs that a node may have that joins by itself, until it is there: more than anybody asks for."""
 
 
 class Pool:
@@ -200,5 +203,5 @@ class Pool:
             most = self.options.max_allocations
             may_come = [kind.node_kind(most) for kind in kinds]
             if self.options.listen is not None:  # nobody knows what size they will be
-                may_come.append(NodeKind("a node that joins", UNKNOWN))
+                may_come.append(NodeKind("a node that joins", UNKNOWN, Capacity(tuple(map(str, range(MOST_GPUS))))))
             self._user.may_come([*may_come, *(() if self._hosts is None else self._hosts.kinds())])
