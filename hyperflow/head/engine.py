@@ -228,11 +228,7 @@ class Engine:
             evaluations=self._evaluations,
             tries=self._tries,
             makings=self._makings,
-            is_open=lambda: (
-                (bool(self.fleet.links) or self._membership.may_come_any)
-                and self.drain.over is None
-                and not self.closed
-            ),
+            is_open=lambda: (bool(self.fleet.links) or self._membership.may_come_any) and self.drain.over is None,
             counted=self._count_calls,
             turn=self._log_submitted,
             flush_soon=self._flushing.ask,
@@ -266,7 +262,7 @@ class Engine:
         """
         if self.bulk.submit_open is not None:
             self.bulk.submit_open()
-        if not (self.fleet.links or self._membership.may_come_any) or self.drain.over is not None or self.closed:
+        if not (self.fleet.links or self._membership.may_come_any) or self.drain.over is not None:
             raise self._refusal()
         if running_loop() is not self._loop:
             raise in_another_loop(show_call(fn, args, kwargs))
@@ -692,6 +688,7 @@ class Engine:
     async def close(self) -> None:
         """End everything; what still waits is cancelled."""
         self.closed = True
+        self._membership.close()
         self.drain.close()
         self._rebalancing.close()
         self._refusing.close()

@@ -155,6 +155,10 @@ class Membership:
         self._refuse(self._head.scheduler.may_come(kinds))
         self._head.flush_soon()
 
+    def close(self) -> None:
+        """No node may come any more; what waits is ended by others."""
+        self.may_come_any = False
+
     def demand(self) -> list[Want]:
         """Return what waits for CPUs, the oldest first; cheap. None while nothing is started any more."""
         return self._head.scheduler.demand()

@@ -23,12 +23,13 @@ from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError, HyperflowError, SlurmError
 from hyperflow.pools import claim
+from hyperflow.pools.allocation import Allocation, BringUp, DrainNodes, GiveBack, Order, Place, Submit
 from hyperflow.pools.claim import Claim
 from hyperflow.pools.demand import Need, needed
 from hyperflow.pools.journal import Entry, Journal, kind_text
 from hyperflow.pools.kinds import Kind
 from hyperflow.pools.nodepool import NodePool
-from hyperflow.pools.rules import Allocation, BringUp, DrainNodes, GiveBack, Order, Place, Rules, Submit
+from hyperflow.pools.rules import Rules
 from hyperflow.pools.scripts import log_of, script
 from hyperflow.pools.users import NodeUser, PoolNode
 from hyperflow.slurm.client import SlurmClient, Watch
@@ -36,8 +37,8 @@ from hyperflow.slurm.refusal import gist
 
 logger = logging.getLogger("hyperflow.pools")
 
-LOOK, BUSY_LOOK = 1.0, 0.25
-"""Seconds between two looks; the second one while an allocation is on its way, or none is there."""
+LOOK = 0.25
+"""Seconds between two looks at what waits, at nodes and at the files of holders."""
 
 GRACE = 45.0
 """Seconds beyond the idle timeout after which holders end by themselves where nobody renews the claim."""
@@ -157,7 +158,7 @@ class Allocations:
                 if not self._adopted:
                     await self._adopt()
                 self._turn()
-                pause = LOOK if self.rules.of("up") and not self.rules.of("pending", "starting") else BUSY_LOOK
+                pause = LOOK
             except Exception as error:  # noqa: BLE001 (a mistake of ours: the next turn may go well)
                 self._tell("the pool's own loop has met an error, and goes on", error)
                 pause = PAUSE
@@ -172,8 +173,10 @@ class Allocations:
         assert user is not None
         for it in [*rules.allocations.values()]:
             self._look_at(it, user, now)
+        wants = user.demand()
+        rules.has_spare(0 if wants else user.free_cpus(), now)
         self.need = needed(
-            user.demand(),
+            wants,
             rules.kinds,
             list(rules.standing(now)),
             user.free_cpus(),
@@ -195,7 +198,7 @@ class Allocations:
                 if not user.is_up(place.name):
                     self.rules.node_failed(it, place, "it was lost", now)
                     self.client.wake()  # mostly because the allocation has ended
-            self.rules.looked(it, user.is_busy, now)
+            self.rules.looked(it, user.is_busy, now, user.takes_work)
         watch = self._watches.get(it.number)
         if watch is not None and watch.state != it.said:
             self.rules.slurm_says(it, watch.state, now)
@@ -218,7 +221,7 @@ class Allocations:
             case DrainNodes(it, cause):
                 for place in it.up:
                     user.drain(place.name, cause)
-                self.rules.looked(it, user.is_busy, time.time())
+                self.rules.looked(it, user.is_busy, time.time(), user.takes_work)
             case GiveBack(it, cause):
                 self._beside(self._give_back(it, cause, user), "give an allocation back")
 

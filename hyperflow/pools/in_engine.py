@@ -73,6 +73,9 @@ class InEngine:
     def is_up(self, node: str) -> bool:
         return self._name(node) in self._engine.fleet.links
 
+    def takes_work(self, node: str) -> bool:
+        return self.is_up(node) and self._name(node) not in self._engine.aside.trust.aside
+
     def demand(self) -> Sequence[Want]:
         return self._engine.demand()
 

@@ -28,9 +28,9 @@ from hyperflow.checked_files import Damaged, read_checked, read_private, write_c
 from hyperflow.database.ownership import Owner, Ownership
 from hyperflow.errors import ConfigurationError, DatabaseError
 from hyperflow.head.capacity import Supply
+from hyperflow.pools.allocation import Place
 from hyperflow.pools.holder import report_name
 from hyperflow.pools.kinds import Kind
-from hyperflow.pools.rules import Place
 
 KIND = "pool journal"
 FILE = "journal"

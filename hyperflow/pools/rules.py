@@ -19,21 +19,26 @@ from __future__ import annotations
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, TypeAlias
 
 import attrs
 
-from hyperflow.head.capacity import NOTHING, Supply
+from hyperflow.pools.allocation import (
+    COMING,
+    LIVE,
+    QUEUED,
+    Allocation,
+    BringUp,
+    DrainNodes,
+    GiveBack,
+    Order,
+    Place,
+    State,
+    Submit,
+)
 from hyperflow.pools.demand import Standing
 from hyperflow.pools.kinds import Kind, Room
 from hyperflow.pools.nodepool import NodePool
 from hyperflow.slurm.queue import BatchState
-
-State: TypeAlias = Literal["submitting", "pending", "starting", "up", "draining", "ending", "ended"]
-
-QUEUED: tuple[State, ...] = ("submitting", "pending")
-COMING: tuple[State, ...] = (*QUEUED, "starting")
-LIVE: tuple[State, ...] = (*COMING, "up")
 
 IN_A_ROW = 3
 """After so many allocations that brought no node up, one after the other, their kind is held."""
@@ -61,95 +66,6 @@ REFUSED_PAUSE = 30.0
 
 REMEMBERED = 100
 """Allocations that have ended, for people."""
-
-Standings: TypeAlias = Literal["coming", "trying", "up", "failed", "lost"]
-
-
-@attrs.define
-class Place:
-    """A node of an allocation. Its name is that of its host, unless another allocation has some of the same host."""
-
-    name: str
-    cpus: int
-    host: str = ""
-    supply: Supply = NOTHING
-    state: Standings = "coming"
-    tries: int = 0
-    again: float = 0.0
-    """When it may be tried."""
-    why: str = ""
-    busy: bool = False
-
-
-@attrs.define
-class Allocation:
-    """One allocation, from before it is submitted until Slurm says that it has ended.
-
-    Args:
-        number: Its name in the pool's directory; never used again.
-        kind: The number of its kind.
-        token: Its idempotency key.
-        since: When it came into its state, in seconds since 1970.
-        reason: Why it waits, in Slurm's words.
-        cause: Why it drains, or has ended.
-    """
-
-    number: int
-    kind: int
-    token: str
-    state: State
-    since: float
-    slurm_job: int | None = None
-    reason: str = ""
-    cause: str = ""
-    ends: float | None = None
-    places: dict[str, Place] = attrs.field(factory=dict[str, Place])
-    was_up: bool = False
-    idle_since: float | None = None
-    hopeless_since: float | None = None
-    said: BatchState = attrs.field(factory=BatchState)
-
-    @property
-    def up(self) -> list[Place]:
-        return [place for place in self.places.values() if place.state == "up"]
-
-    def is_busy(self) -> bool:
-        return any(place.busy for place in self.places.values())
-
-    def to(self, state: State, now: float, cause: str = "") -> None:
-        """Enter a state."""
-        self.state, self.since = state, now
-        self.cause = cause or self.cause
-
-
-class Submit(NamedTuple):
-    """Ask Slurm for an allocation."""
-
-    allocation: Allocation
-
-
-class BringUp(NamedTuple):
-    """Use a node."""
-
-    allocation: Allocation
-    place: Place
-
-
-class DrainNodes(NamedTuple):
-    """Start nothing more on the nodes of an allocation."""
-
-    allocation: Allocation
-    cause: str
-
-
-class GiveBack(NamedTuple):
-    """Release the nodes of an allocation and cancel it; or take it from the queue."""
-
-    allocation: Allocation
-    cause: str
-
-
-Order: TypeAlias = Submit | BringUp | DrainNodes | GiveBack
 
 
 def _token() -> str:
@@ -192,12 +108,13 @@ class Rules:
         self._in_a_row = Counter[int]()
         self._not_before = 0.0
         self._ebbing: float | None = None
+        self._spare: float | None = None  # since when other allocations have had room for all that one of them runs
 
     # ---- news ---------------------------------------------------------------------------------------------------
 
     def adopt(self, number: int, kind: int, token: str, job: int | None, now: float) -> Allocation:
         """Take over what an earlier process has submitted."""
-        made = Allocation(number, kind, token, "pending", now, slurm_job=job)
+        made = Allocation(number, kind, token, "pending", now, slurm_job=job, adopted=True)
         self.allocations[number] = made
         self._next = max(self._next, number + 1)
         return made
@@ -220,9 +137,10 @@ class Rules:
 
     def slurm_says(self, it: Allocation, said: BatchState, now: float) -> None:
         """Slurm has said something of it."""
+        is_news = it.said.kind != "unknown" or not it.adopted
         it.said, it.reason = said, said.reason
         if said.final:
-            self._over(it, said, now)
+            self._over(it, said, now, is_news)
             return
         if said.kind == "running" and it.state == "pending":
             it.to("starting", now)
@@ -231,10 +149,11 @@ class Rules:
         elif it.hopeless_since is None:
             it.hopeless_since = now
 
-    def _over(self, it: Allocation, said: BatchState, now: float) -> None:
+    def _over(self, it: Allocation, said: BatchState, now: float, is_news: bool) -> None:
+        """It has ended; where that is no news, it had done so before it was taken over."""
         cancelled = said.kind == "ended" and said.slurm_state == "CANCELLED"
         cause = it.cause or ("Slurm no longer knows it" if said.kind == "gone" else said.description)
-        if it.state not in ("draining", "ending") and not it.was_up and not cancelled:
+        if is_news and it.state not in ("draining", "ending") and not it.was_up and not cancelled:
             self._failed(it, cause)
         self._end(it, cause, now)
 
@@ -254,6 +173,7 @@ class Rules:
         """Its holder is there, and says which nodes it has."""
         if it.state in COMING and not it.places:
             taken = {name for other in self.allocations.values() for name in other.places}
+            taken.update(name for name, _ in self.limits.hosts)
             for place in places:
                 place.host = place.name
                 if place.name in taken:
@@ -280,14 +200,26 @@ class Rules:
         place.again = now + TRY_PAUSE
         place.state = "failed" if place.tries >= TRIES or it.state == "starting" else "lost"
 
-    def looked(self, it: Allocation, busy: Callable[[str], bool], now: float) -> None:
-        """Note which of its nodes have work."""
+    def looked(
+        self, it: Allocation, busy: Callable[[str], bool], now: float, takes_work: Callable[[str], bool] | None = None
+    ) -> None:
+        """Note which of its nodes have work, and which take any."""
         for place in it.up:
             place.busy = busy(place.name)
+            place.takes_work = takes_work is None or takes_work(place.name)
         if it.is_busy():
             it.idle_since = None
         elif it.idle_since is None:
             it.idle_since = now
+
+    def has_spare(self, free_cpus: int, now: float) -> None:
+        """Note how many CPUs have nothing to do while nothing waits; 0 if anything does."""
+        up = self.of("up")
+        cpus = [sum(place.cpus for place in it.up) for it in up]
+        if len(up) < 2 or len({it.kind for it in up}) > 1 or free_cpus < min(cpus):
+            self._spare = None
+        elif self._spare is None:
+            self._spare = now
 
     def pause(self) -> None:
         self.paused = True
@@ -310,6 +242,8 @@ class Rules:
         for it in self.of("up"):
             left = float("inf") if it.ends is None else max(it.ends - self.margin(it) - now, 0.0)
             for place in it.up:
+                if not place.takes_work:
+                    continue
                 gpus, memory = place.supply
                 yield Standing(Room(place.cpus, len(gpus or ()), memory or 0, left), 1)
 
@@ -321,7 +255,7 @@ class Rules:
 
     def orders(self, now: float, needed: Sequence[int]) -> list[Order]:
         """Say what to do now; each order is given once."""
-        found: list[Order] = [*self._shrink(now), *self._withdraw(now, needed)]
+        found: list[Order] = [*self._shrink(now), *self._withdraw(now, needed), *self._gather(now)]
         for it in [*self.allocations.values()]:
             match it.state:
                 case "pending":
@@ -409,6 +343,17 @@ class Rules:
                 yield from self._drain(it, "the pool became smaller", now)
             else:
                 yield self._give_back(it, "the pool became smaller", now)
+
+    def _gather(self, now: float) -> Iterator[Order]:
+        """Drain one allocation whose work others have room for. Else little work, which goes to one node and then to
+        another, would keep all of them."""
+        if self._spare is None or now - self._spare < self.limits.idle_timeout:
+            return
+        self._spare = None
+        if len(self.of(*LIVE)) > max(self.limits.min_allocations, 1):
+            least = min(self.of("up"), key=lambda it: (sum(place.busy for place in it.up), -it.number), default=None)
+            if least is not None:
+                yield from self._drain(least, "other allocations have room for its work", now)
 
     def _withdraw(self, now: float, needed: Sequence[int]) -> Iterator[Order]:
         """Take from the queue what is not needed any more."""

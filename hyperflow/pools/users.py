@@ -64,6 +64,10 @@ class NodeUser(Protocol):
         """Whether it is in use: taken in, and neither lost nor released since."""
         ...
 
+    def takes_work(self, node: str, /) -> bool:
+        """Whether anything may be started there: it is up, and nobody has put it aside."""
+        ...
+
     def demand(self) -> Sequence[Want]:
         """Return what waits for CPUs, the most urgent first."""
         ...

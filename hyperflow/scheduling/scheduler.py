@@ -111,6 +111,7 @@ class Scheduler:
         self.workers = self._crew.workers
         self._choice = Choice(self.pool, self._waiting, self._suspects, self.workers, self._now)
         self.lending = Lending(self.pool, self._guesses, self._crew)
+        self._owed = self.lending.owed
         self._wants = Wants(self._waiting, self._estimates, self.teams, self.workers)
         self._ahead = Ahead(self.pool, self._waiting, self._choice, self._estimates, self.teams, self._crew)
 
@@ -316,8 +317,15 @@ class Scheduler:
         return tasks
 
     def _take_impossible(self) -> list[Task]:
-        """Take the tasks that wait for what is not there any more."""
-        return self._waiting.take_all([key for key in self._waiting.queues if not self.is_possible(key)])
+        """Take the tasks that wait for what is not there any more, or will when their workers have ended."""
+        found = self._waiting.take_all([key for key in self._waiting.queues if not self.is_possible(key)])
+        for worker in self.workers.values():
+            for task in list(worker.queue.values()) if worker.gives_way else ():
+                if task.state is SENT and not self.is_possible(task.asks or task.cpus):
+                    self._take_out(worker, task)
+                    task.state = ENDED
+                    found.append(task)
+        return found
 
     def submit(self, task: Task) -> None:
         """A task is to be run; raises ImpossibleRequest if it can never have what it asks for."""
@@ -526,7 +534,7 @@ class Scheduler:
             if self._waiting.count and not self.paused:
                 self._hand_over()
             self.settle()
-        if self.lending.owed:
+        if self._owed:
             self._collect()
         if self._guesses.promises:
             self._keep_promises()

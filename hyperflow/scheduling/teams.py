@@ -286,6 +286,8 @@ class Teams:
             workers = max(len(team.members), 1)
             places = free // team.cpus if pool.roomiest(team.cpus) is not None else 0
             if places and self._estimates.work(team.function, team.queued) >= worth * workers:
+                if any(type(effect) is Join and effect.team is team for effect in self._effects):
+                    continue  # it would be recalled from under those who are to take it, and they would join again
                 count = -(-team.queued * places // (places + workers))
                 self._recall(team, count)
                 free -= count * team.cpus

@@ -24,6 +24,7 @@ from hyperflow.master.rundir import JobDirectory
 from hyperflow.master.shared import Shared
 from hyperflow.scheduling.choice import Choice
 from hyperflow.scheduling.ledger import Account, Ledger
+from hyperflow.scheduling.lending import OWES, Lending
 from hyperflow.scheduling.reservations import Reservations
 from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.speculation import Guesses
@@ -33,7 +34,7 @@ from hyperflow.scheduling.waiting import Waiting
 from hyperflow.slurm.client import SlurmClient
 from hyperflow.wire import claim_page
 from hyperflow.wire.claim_page import ClaimPage
-from tests.model import lifecycle, locks, master, resources, scheduling, slurmctld, speculation
+from tests.model import lifecycle, locks, master, membership, resources, scheduling, slurmctld, speculation
 
 
 @attrs.frozen
@@ -147,6 +148,47 @@ def wait_for_guesses(self: Guesses, task: Any, places: Any, request: Any) -> lis
 
 
 _promise = Guesses.promise
+
+
+# ---- and nodes that come and go ---------------------------------------------------------------------------------
+
+
+def blame_anyway(self: Scheduler, name: str, blamed: bool = True) -> Any:
+    """What was on a node that is released is a suspect."""
+    return _lose_node(self, name)
+
+
+_lose_node = Scheduler.lose_node
+
+
+def owes_and_goes_on(self: Lending, name: str, count: int, gpus: Any = ()) -> bool:
+    """A node that owes CPUs is not put aside: what becomes free is given out again."""
+    _ask_back(self, name, count, gpus)
+    if name in self.owed:
+        self._pool.take_back(name, OWES)
+    return False
+
+
+_ask_back = Lending.ask_back
+
+
+def take_too_much(self: Lending, name: str, owed: int, gpus: Any = ()) -> None:
+    """All that is free leaves, whatever was asked for."""
+    _take(self, name, max(owed, len(self._pool.nodes[name].free)), gpus)
+
+
+_take = Lending._take
+
+
+def in_use_after_all(self: Ledger, name: str, why: str = "") -> None:
+    """Whatever reason ends for which a node is aside, it is used again."""
+    _take_back(self, name, why)
+    if name in self.aside:
+        for other in list(self._why_aside[name]):
+            _take_back(self, name, other)
+
+
+_take_back = Ledger.take_back
 
 
 # ---- locks ----------------------------------------------------------------------------------------------------------
@@ -274,6 +316,16 @@ BUGS = [
     Bug("nothing is kept", "resources", (resources.STARVED,), Reservations, "keep", nothing_is_kept, 4490),
     Bug("no priorities", "resources", (resources.IN_ORDER, resources.IDLE), Choice, "_first", by_number),
     Bug("guesses go on", "speculation", (speculation.NO_LATER,), Guesses, "promise", wait_for_guesses),
+    Bug("a release is charged", "membership", (membership.UNCHARGED,), Scheduler, "lose_node", blame_anyway),
+    Bug(
+        "owed, and given out", "membership", (scheduling.RETURNED, membership.NOT_OURS, membership.NOT_KEPT),
+        Lending, "ask_back", owes_and_goes_on,
+    ),
+    Bug("too much leaves", "membership", (membership.NOT_OURS,), Lending, "_take", take_too_much),
+    Bug(
+        "drained, and in use", "membership", (scheduling.RETURNED, scheduling.CHOICE),
+        Ledger, "take_back", in_use_after_all, 200,
+    ),
     Bug("lock freed early", "locks", (locks.EXCLUSIVE,), LockManager, "release", free_all_of_the_owner),
     Bug("no overtaking", "locks", (locks.NO_DEADLOCK,), Locks, "stuck", no_overtaking),
     Bug("a dead owner keeps its locks", "locks", (locks.FREED,), WorkerLocks, "worker_gone", forget_the_dead),

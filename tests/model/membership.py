@@ -118,7 +118,9 @@ class MembershipModel(ResourcesModel):
         back, impossible = self.scheduler.lose_node(name, blamed=False)
         impossible = self.singles(impossible)
         told = {t.number for t in (*held, *back)} | {t.number for t in impossible if t.number in there}
-        promise(SETTLED, told == there - shared, "of", there, "on the released node only", told, "are heard of")
+        promise(
+            SETTLED, there - shared <= told <= there, "of", there, "on the released node only", told, "are heard of"
+        )
         promise(CHOICE, all(map(self.is_possible, back)), "what no node can run waits again")
         for task in (*held, *back, *impossible):
             promise(UNCHARGED, (task.past and task.past.lost) == past[task.number], task, "is charged")
@@ -184,11 +186,11 @@ class MembershipModel(ResourcesModel):
 
     def on_reclaim(self, which: int, how_many: int, gpu: int) -> None:
         """A pool wants some of a node back."""
+        self.lends = True
+        self.on_may_come(0)  # who asks for something back says what may come again
         name = pick([name for name in self.nodes if self.sizes[name]], which)
         if name is None:
             return
-        self.lends = True
-        self.on_may_come(0)  # who asks for something back says what may come again
         owed = self.owed[name] = min(self.owed.get(name, 0) + 1 + how_many % self.sizes[name], self.sizes[name])
         self.note_aside(name)
         self.scheduler.reclaim(name, owed - (self.scheduler.lending.owed.get(name, 0)), ("7",) if gpu % 2 else ())

@@ -56,6 +56,7 @@ class FakeUser:
         self.wants: list[Want] = []
         self.nodes: dict[str, PoolNode] = {}
         self.busy: set[str] = set()
+        self.aside: set[str] = set()
         self.drained: list[str] = []
         self.released: list[tuple[str, str]] = []
         self.fails = ""
@@ -80,6 +81,9 @@ class FakeUser:
 
     def is_up(self, node: str) -> bool:
         return node in self.nodes
+
+    def takes_work(self, node: str) -> bool:
+        return node in self.nodes and node not in self.aside
 
     def demand(self) -> Sequence[Want]:
         return self.wants

@@ -17,6 +17,7 @@ CONSTANTS = {
     "hyperflow.pools.rules:TRY_PAUSE": 1.0,
     "hyperflow.pools.allocations:GRACE": 4.0,
     "hyperflow.pools.allocations:RELEASE": 10.0,
+    "hyperflow.pools.allocations:LAST_CANCEL": 4.0,
 }
 
 STEPS = {

@@ -67,7 +67,6 @@ class _Pool:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often."""
     monkeypatch.setattr(module, "LOOK", 0.02)
-    monkeypatch.setattr(module, "BUSY_LOOK", 0.02)
     monkeypatch.setattr(module, "PAUSE", 0.02)
     monkeypatch.setattr("hyperflow.pools.rules.REFUSED_PAUSE", 0.1)
 
@@ -179,6 +178,19 @@ async def test_nodes_are_lost(tmp_path: Path) -> None:
         await _until(lambda: made.rules.of("pending"))
         assert [it.number for it in made.rules.ended] == [1]
         assert not made.rules.held
+
+
+async def test_a_node_is_put_aside(tmp_path: Path) -> None:
+    """What it does not take any more is worth another allocation, though it is up and could do that soon."""
+    pool = _Pool(tmp_path / "pool")
+    pool.user.wants = [Want(PLAIN, 1, 1.0)]
+    async with pool.open() as made:
+        await _until(lambda: made.rules.of("pending"))
+        pool.holder(1, 100, "node1")
+        await _until(lambda: made.rules.of("up"))
+        await _until(lambda: made.need.allocations == (0,))
+        pool.user.aside.add("node1")
+        await _until(lambda: made.rules.of("pending"))
 
 
 async def test_a_node_does_not_start(tmp_path: Path) -> None:

@@ -103,17 +103,23 @@ def test_refused_held_and_resumed(make: Make) -> None:
     """Slurm's refusal of a kind ends the program at its start; a kind that brings no node up is held after three
     allocations, while evaluations wait; another request to Slurm goes on."""
     main = """
+from hyperflow.pools import scripts
+
 async def main(env):
     try:
         async with hf.open_pool_job(hf.NodePool(sbatch=hf.SbatchOptions(partition="nowhere"))):
             pass
     except hf.errors.ConfigurationError as error:
         tell("refused", str(error))
+    tell("dry", await scripts.rehearse(pool_of(env).options, place))
     return await hf.remote_eval(quick, 3)
 """
     program = make(main, "hf.NodePool(sbatch=hf.SbatchOptions(time=5, preamble='exit 3'), idle_timeout=60)")
     with program.start():
         assert "partition" in program.wait("refused")
+        dry = program.wait("dry")
+        assert dry.startswith("#!/bin/bash")
+        assert "to start at" in dry.rpartition("# Slurm says: ")[2]
         info = program.wait_state(lambda info: info["state"] == "held")
         assert "exit code 3" in info["why"]
         assert len(program.jobs()) == 3
@@ -153,6 +159,25 @@ async def main(env):
         program.wait("end")
     program.wait_gone()
     assert program.told("info")[-1]["state"] == "running"
+
+
+def test_slurm_is_away(make: Make) -> None:
+    """What is up goes on without Slurm; the program ends, and its allocation sees that nobody wants it."""
+    main = """
+async def main(env):
+    first = await hf.remote_eval(held, "first")
+    return [first, await hf.remote_eval(quick, 4)]
+"""
+    program = make(main, f"hf.NodePool(sbatch={SMALL}, idle_timeout=60)")
+    with program.start():
+        program.wait_marks("began first")
+        program.cluster.faults.stop_daemon("login", "slurmctld")
+        program.go("first")
+        assert program.wait("result")[1] == 16
+        program.wait("end")
+    program.cluster.faults.start_daemon("login", "slurmctld")
+    program.wait_gone(20)
+    assert any("those that run end by themselves" in text for _, text in program.told("log"))
 
 
 @pytest.mark.parametrize("step", [STEPS["written"], STEPS["submitted"], STEPS["used"], STEPS["given back"]])

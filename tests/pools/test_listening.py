@@ -72,6 +72,9 @@ class User:
     def is_up(self, node: str) -> bool:
         return node in self.nodes
 
+    def takes_work(self, node: str) -> bool:
+        return node in self.nodes
+
     def demand(self) -> Sequence[Want]:
         return []
 

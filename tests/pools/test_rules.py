@@ -7,9 +7,10 @@ import attrs
 import pytest
 
 from hyperflow.pools import rules as module
+from hyperflow.pools.allocation import Allocation, BringUp, DrainNodes, GiveBack, Order, Place, Submit
 from hyperflow.pools.kinds import Kind
 from hyperflow.pools.nodepool import NodePool
-from hyperflow.pools.rules import Allocation, BringUp, DrainNodes, GiveBack, Order, Place, Rules, Submit
+from hyperflow.pools.rules import Rules
 from hyperflow.slurm.queue import BatchState
 from hyperflow.slurm.script import SbatchOptions
 
@@ -141,6 +142,21 @@ def test_held_after_three(how: str) -> None:
     assert not rules.orders(now, [5])
 
 
+def test_adopted() -> None:
+    """What an earlier process has left counts, and is withdrawn if it is not needed; what had ended by then counts not
+    as a failure."""
+    rules = _rules(max_allocations=4, max_queued=1)
+    for number in range(3):
+        rules.slurm_says(rules.adopt(number + 5, 0, f"old{number}", number, 0.0), FAILED, 0.0)
+    assert not rules.held
+    it = rules.adopt(3, 0, "older", 9, 0.0)
+    rules.slurm_says(it, PENDING, 0.0)
+    assert not rules.orders(0.0, [1])
+    rules.slurm_says(it, RUNNING, 0.0)
+    (order,) = rules.orders(0.0, [2])
+    assert order.allocation.number == 8
+
+
 def test_hopeless() -> None:
     """What Slurm cannot start as it is, for minutes, is withdrawn, and its kind held."""
     rules = _rules()
@@ -215,12 +231,34 @@ def test_a_smaller_pool() -> None:
     assert _state(busy) == "up"
 
 
+def test_little_work() -> None:
+    """Where others have had room for the work of an allocation for as long as it would have to be idle, it is drained,
+    also while it is busy, and then given back."""
+    rules = _rules(idle_timeout=10)
+    first, second = _up(rules), _up(rules)
+    for now in (0.0, 5.0):
+        rules.looked(first, lambda _: True, now)
+        rules.looked(second, lambda _: True, now)
+        rules.has_spare(6, now)
+        assert not rules.orders(now, [0])
+    rules.has_spare(3, 8.0)
+    rules.has_spare(4, 9.0)
+    assert not rules.orders(11.0, [0])
+    (order,) = rules.orders(19.0, [0])
+    assert order == DrainNodes(second, "other allocations have room for its work")
+    rules.has_spare(4, 19.0)
+    assert not rules.orders(40.0, [0])
+
+
 def test_two_of_one_machine() -> None:
-    """Nodes of two allocations on one machine have two names."""
+    """Nodes of two allocations on one machine have two names, and others than a host has."""
     rules = _rules()
     first, second = _up(rules), _up(rules)
     names = [(place.name, place.host) for it in (first, second) for place in it.places.values()]
     assert names == [("node1", "node1"), ("node1.102", "node1")]
+    rules = _rules()
+    rules.limits = rules.limits.changed(hosts={"node1": 2})
+    assert list(_up(rules).places) == ["node1.101"]
 
 
 class _History:
@@ -264,6 +302,7 @@ class _History:
         for it in [*rules.allocations.values()]:
             if it.state in ("up", "draining"):
                 rules.looked(it, lambda name, it=it: (it.number, name) in self.busy, self.now)  # type: ignore[misc]
+        rules.has_spare(self.random.choice([0, 4, 100]), self.now)
         for order in rules.orders(self.now, self.need):
             self.check(order)
             self.obey(order)

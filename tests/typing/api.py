@@ -242,6 +242,10 @@ reveal_type(hf.run_job_local(count("a"), cpus=2))  # revealed: int
 reveal_type(hf.run_job_local(count("a"), gpus=["0"], memory="8G", resources={"licence": 4}))  # revealed: int
 hf.run_job_local(count("a"), gpus=2)  # error: gpus
 hf.run_job_slurm(count("a"), gpus=[], memory=8_000_000_000)
+reveal_type(hf.run_job_pool(count("a"), hf.NodePool(hf.SbatchOptions(nodes=2), idle_timeout="5m")))  # revealed: int
+reveal_type(hf.run_job_pool(count("a"), "mine", exclude_nodes="node7"))  # revealed: int
+hf.run_job_pool(count("a"))  # error: pool
+hf.run_job_pool(fetch("x"), "mine")  # error:
 hf.Executor(2, machine={"gpus": ["0"], "memory": "8G"}, gpus=0.5)
 hf.Executor(2, machine={"cpus": 2})  # error: machine
 reveal_type(hf.worker_info().gpus)  # revealed: tuple[str, ...]
