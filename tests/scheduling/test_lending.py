@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from hyperflow.errors import ImpossibleRequest
@@ -9,7 +11,7 @@ from hyperflow.request import Capacity, NodeKind, Request, Want
 from hyperflow.scheduling.lending import Returned
 from hyperflow.scheduling.scheduler import Scheduler
 from hyperflow.scheduling.state import Batch, Fork, Kill, Recall, Retire, Retract, Send, Task
-from hyperflow.wire.numbers import TaskNumber
+from hyperflow.wire.numbers import Seq, TaskNumber
 from tests.scheduling.test_scheduler import QUICK, sent, submit
 
 pytestmark = pytest.mark.unit
@@ -176,6 +178,14 @@ def test_what_may_come() -> None:
         with pytest.raises(ImpossibleRequest) as caught:
             it.submit(Task(9, 1, request=request))
         assert words in str(caught.value)
+    other = Scheduler()
+    other.may_come([NodeKind("main", 4, Capacity(memory=100))])
+    for request, words in {
+        Request(1, gpus=1.0): "none may come that has a GPU",
+        Request(1, memory=200): "the largest node that may come has 100 (main)",
+    }.items():
+        with pytest.raises(ImpossibleRequest, match=re.escape(words)):
+            other.submit(Task(9, 1, request=request))
     assert [task.number for task in it.may_come(kinds[1:])] == [1, 3, 4]
     assert [task.number for task in it.may_come([])] == [2]
     with pytest.raises(ImpossibleRequest, match="no node is up, and none may come"):
@@ -233,6 +243,7 @@ def test_released() -> None:
     worker = task.worker
     assert worker is not None
     other = "b" if worker.node == "a" else "a"
+    it.may_come([NodeKind("main", 1, most=2)])
     assert it.lose_node(other, blamed=False) == ([], [])
     it.add_node(other, range(1))  # the same name comes again, and has given nothing to that worker
     it.ended(worker.number, task.seq)
@@ -240,7 +251,10 @@ def test_released() -> None:
     assert sent(it) == [1]
     assert task.past is None
     (held,) = [one for one in it.workers.values() if one.queue]
-    assert it.lose_node(held.node, blamed=False) == ([], [task])  # there is one node left
+    it.may_come([])
+    (gang,) = [one for one in it.workers.values() if one.elsewhere]
+    assert it.lose_node(gang.elsewhere[0].node, blamed=False) == ([], [task])  # one node is left: that is not enough
+    it.ended(gang.number, Seq(1))
     assert sent(it) == [2]
     (held,) = [one for one in it.workers.values() if one.queue]
     it.answered(held.number, TaskNumber(2), 1.0)
