@@ -49,7 +49,9 @@ class Limits:
     idle_timeout: Annotated[
         str, Parameter(help="An allocation that nobody uses is given back after this: 30m, 2h.")
     ] = "30m"
-    hosts: Annotated[str, Parameter(help="Machines without Slurm, by ssh, with their CPUs: box1=32,box2=8.")] = ""
+    hosts: Annotated[
+        str, Parameter(help="Machines without Slurm, by ssh, with their CPUs: box1=32,box2; all by default.")
+    ] = ""
 
 
 LIMITS = Limits()
@@ -121,12 +123,14 @@ def _options(resources: Resources, limits: Limits) -> NodePool | None:
 def _hosts(text: str) -> dict[str, int | None]:
     found: dict[str, int | None] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        host, _, cpus = part.partition("=")
-        if not cpus.isdecimal() or int(cpus) < 1:
-            raise ConfigurationError(f"--hosts {text}: {part!r} needs its number of CPUs, such as {host or 'box1'}=8")
+        host, said, cpus = part.partition("=")
+        if said and (not cpus.isdecimal() or int(cpus) < 1):
+            raise ConfigurationError(
+                f"--hosts {text}: {part!r} has no number of CPUs; such as {host or 'box1'}=8 is right"
+            )
         if host in found:
             raise ConfigurationError(f"--hosts {text}: {host} is there twice")
-        found[host] = int(cpus)
+        found[host] = int(cpus) if said else None
     return found
 
 

@@ -19,7 +19,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -75,13 +75,16 @@ class Program:
 class Lender:
     """A NodeUser that lends what it is given."""
 
-    def __init__(self, pool: str, home: Path, on_demand: Callable[[], object]) -> None:
+    def __init__(
+        self, pool: str, home: Path, on_demand: Callable[[], object], look: Callable[[PoolNode], Awaitable[int]]
+    ) -> None:
         """Make it.
 
         Args:
             pool: Its name.
             home: Its directory.
             on_demand: Is called when programs want more than there is.
+            look: Finds out how many CPUs a host has; raises LauncherError if it cannot be reached.
         """
         self.lending = Lending()
         self.programs: dict[int, Program] = {}
@@ -90,6 +93,7 @@ class Lender:
         self._pool = pool
         self._home = home
         self._on_demand = on_demand
+        self._look = look
         self._nodes: dict[str, PoolNode] = {}
         self._kinds: Sequence[NodeKind] = ()
         self._left: dict[tuple[int, str], asyncio.Event] = {}  # who has to leave which node
@@ -102,15 +106,14 @@ class Lender:
     # ---- the nodes of the pool (NodeUser) -----------------------------------------------------------------------
 
     async def use(self, node: PoolNode) -> None:
-        if node.cpus is None:
-            raise LauncherError(
-                f"{node.name}: a named pool has to know how many CPUs it lends: say hosts {node.name}=N with a number"
-            )
+        if node.slurm_job is None:  # a holder of Slurm's has said that it is there, and nobody has for a host
+            found = await self._look(node)
+            node = attrs.evolve(node, cpus=node.cpus or found)
         if self._stopping:
             raise LauncherError(f"{node.name} comes too late: the pool {self._pool} {self._stopping}")
         self._nodes[node.name] = node
         self._gone[node.name] = asyncio.Event()
-        self.lending.node_up(node.name, node.cpus, node.supply.gpus or (), node.supply.memory or 0)
+        self.lending.node_up(node.name, node.cpus or 1, node.supply.gpus or (), node.supply.memory or 0)
         self._news.set()
 
     def drain(self, node: str, cause: str) -> None:

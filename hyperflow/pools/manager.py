@@ -36,11 +36,12 @@ from hyperflow.aio import settled
 from hyperflow.config import read_settings
 from hyperflow.control import pools, server
 from hyperflow.control.place import listening
-from hyperflow.errors import ConfigurationError, HyperflowError
+from hyperflow.errors import ConfigurationError, HyperflowError, LauncherError
 from hyperflow.pools import leases, named
 from hyperflow.pools.lender import Lender
 from hyperflow.pools.named import ALLOCATIONS, LEASES, About, Named
 from hyperflow.pools.pool import Pool
+from hyperflow.pools.users import PoolNode
 
 logger = logging.getLogger("hyperflow.pools")
 
@@ -54,12 +55,23 @@ READY = "HYPERFLOW_POOL_READY"
 """The variable with the number of the descriptor by which the manager says that it is there, or why not."""
 
 
+async def _cpus_of(host: PoolNode) -> int:
+    """Return how many CPUs a process has on a host, by ssh; raises LauncherError."""
+    from hyperflow.transports.ssh import Ssh  # noqa: PLC0415 (asyncssh costs 0.1 s, and most pools have no hosts)
+
+    count = "import os; print(len(os.sched_getaffinity(0)))"
+    said = await Ssh(host.host or host.name, read_settings()).output([sys.executable, "-P", "-c", count])
+    if not said.split() or not said.split()[-1].isdecimal():
+        raise LauncherError(f"{host.name}: asked for its number of CPUs, it says {said[:200]!r}")
+    return int(said.split()[-1])
+
+
 class Manager:
     """Holds a pool until somebody stops it. For the control API it is the pool, with programs."""
 
     def __init__(self, pool: Named, held: Pool) -> None:
         self.pool = held
-        self.lender = Lender(pool.name, pool.home, held.wake)
+        self.lender = Lender(pool.name, pool.home, held.wake, _cpus_of)
         self._named = pool
         self._ending = asyncio.Event()
         self._cause = ""

@@ -123,6 +123,21 @@ class Ssh:
             raise
         return made
 
+    async def output(self, command: Sequence[str]) -> str:
+        """Run a command there that takes a moment, and return what it prints; raises LauncherError."""
+        connection = await self._connect()
+        try:
+            async with asyncio.timeout(self.settings.start_timeout):
+                done = await connection.run(shell_line(with_prologue(command, self.settings.prologue)))
+        except (OSError, TimeoutError, asyncssh.Error) as error:
+            raise LauncherError(f"cannot run anything on {self.node}: {explain(error, self.node)}") from error
+        finally:
+            connection.abort()
+        if done.exit_status:
+            said = str(done.stderr or "").strip()[-500:]
+            raise LauncherError(f"{self.node}: {command[0]} ended with {done.exit_status}: {said}")
+        return str(done.stdout or "")
+
     async def _connect(self) -> asyncssh.SSHClientConnection:
         """Connect, at most `handshakes` at a time; try again if the connection is dropped before the login."""
         slots = _slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self.settings.handshakes))

@@ -100,6 +100,12 @@ class FakeEngine:
         return sum(map(len, self.nodes.values()))
 
 
+async def _look(host: PoolNode) -> int:
+    if host.name == "away":
+        raise LauncherError("away does not answer")
+    return 3
+
+
 @attrs.define
 class Place:
     """A pool's directory, and the manager there."""
@@ -110,7 +116,7 @@ class Place:
     @asynccontextmanager
     async def manager(self, *nodes: tuple[str, int]) -> AsyncIterator[Lender]:
         """Lend these nodes within a scope; its end is that of a killed manager."""
-        lender = Lender("mine", self.pool.home, lambda: None)
+        lender = Lender("mine", self.pool.home, lambda: None, _look)
         lender.remember()
         lender.may_come([NodeKind("main", 4)])
         for name, cpus in nodes:
@@ -266,6 +272,20 @@ def test_a_node_that_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert engine.nodes == {}
             assert lender.cpus() == (0, 0)
             assert not lender.is_up("n1")
+
+    asyncio.run(main())
+
+
+def test_hosts_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that cannot be reached is not lent; of one whose CPUs nobody has named, all are."""
+
+    async def main() -> None:
+        async with _place(tmp_path, monkeypatch) as place, place.manager() as lender:
+            with pytest.raises(LauncherError, match="away does not answer"):
+                await lender.use(PoolNode("away", 4))
+            await lender.use(PoolNode("box"))
+            assert lender.cpus() == (3, 0)
+            assert not lender.is_up("away")
 
     asyncio.run(main())
 
