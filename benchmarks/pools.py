@@ -142,15 +142,22 @@ FIXED = {
 }
 
 
+def _changes(samples: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    """Return the samples at which something changes, and the last one."""
+    kept = [each for before, each in pairwise(samples) if before[1:4] != each[1:4]]
+    return [samples[0], *kept, samples[-1]]
+
+
 def _picture(scans: dict[str, dict[str, Any]], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
     from matplotlib import pyplot
 
+    pyplot.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "hyperflow", "font.family": "sans-serif"})
     figure, rows = pyplot.subplots(len(scans), 1, sharex=True, sharey=True, figsize=(9, 2.2 * len(scans)))
     for axes, (name, found) in zip(rows, scans.items(), strict=True):
-        samples: Sequence[Sequence[float]] = found["samples"]
+        samples = _changes(found["samples"])
         times = [sample[0] - found["began"] for sample in samples]
         lines = ((1, "asked", "#999999"), (2, "held", "#3b6fb6"), (3, "busy", "#d1642b"))
         for place, label, colour in lines:

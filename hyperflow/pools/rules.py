@@ -349,10 +349,10 @@ class Rules:
         another, would keep all of them."""
         if self._spare is None or now - self._spare < self.limits.idle_timeout:
             return
-        self._spare = None
         if len(self.of(*LIVE)) > max(self.limits.min_allocations, 1):
             least = min(self.of("up"), key=lambda it: (sum(place.busy for place in it.up), -it.number), default=None)
-            if least is not None:
+            if least is not None and least.is_busy():  # else it is given back for being idle
+                self._spare = None
                 yield from self._drain(least, "other allocations have room for its work", now)
 
     def _withdraw(self, now: float, needed: Sequence[int]) -> Iterator[Order]:

@@ -98,7 +98,7 @@ async def test_a_life(tmp_path: Path) -> None:
 
 async def test_all_is_given_back(tmp_path: Path) -> None:
     """At the end, what waits, what runs and what sbatch is just submitting is cancelled, and the claim has ended."""
-    pool = _Pool(tmp_path / "pool", max_queued=3)
+    pool = _Pool(tmp_path / "pool", max_queued=3, max_allocations=3)
     pool.user.wants = [Want(PLAIN, 12, 60.0)]
     async with pool.open() as made:
         await _until(lambda: len(made.rules.of("pending")) == 3)
