@@ -175,6 +175,7 @@ class Fleet:
         self._loop = asyncio.get_running_loop()
         self._path = sys.path[:]
         self._preload: tuple[str, ...] = ()
+        self._once = set[str]()  # nodes whose machine is not to be used under another name, too
         self._gone: dict[str, asyncio.Future[str]] = {}  # who waits for the end of a node
         self._losing = set[asyncio.Task[None]]()
         self._joining: dict[str, asyncio.Task[LauncherError | str | None]] = {}  # nodes that are being added, by name
@@ -350,9 +351,12 @@ class Fleet:
                     causes.append(cause)
                     break
                 logger.info("%s: reached by %s", plan.node, _name(transport))
+                if plan.once:
+                    self._once.add(link.node)
                 try:
                     return self._take_in(plan, link)
                 except LauncherError as error:
+                    self._once.discard(link.node)
                     causes.append(str(error))
                     await link.close()
                     break
@@ -361,12 +365,10 @@ class Fleet:
         return failure
 
     def _same_machine(self, link: Link) -> str:
-        """Say if a node is in use already, under this name or another one; else nothing."""
+        """Say if a host is in use already, under another name; else nothing."""
         new = link.greeting
-        for node, other in self.links.items():
-            there = other.greeting
-            if node == link.node:
-                return f"{node} is in use already"
+        for node in self._once:
+            there = self.links[node].greeting
             if new is not None and there is not None and new.boot and (new.host, new.boot) == (there.host, there.boot):
                 return (
                     f"{link.node} and {node} are two names of one machine, which is called {new.host}; it is used as "
@@ -488,6 +490,7 @@ class Fleet:
         if (waits := self._gone.pop(link.node, None)) is not None:
             waits.set_result(cause)
         del self.links[link.node]
+        self._once.discard(link.node)
         self.failed_starts.pop(link.node, None)
         self._answered.discard(link.node)
         link.closing = self._end(link.close())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError
 from hyperflow.pools import scripts
-from hyperflow.pools.allocation import COMING
+from hyperflow.pools.allocation import COMING, LIVE, Place
 from hyperflow.pools.allocations import Allocations
 from hyperflow.pools.hosts import UNKNOWN, Hosts
 from hyperflow.pools.journal import Journal
@@ -178,13 +178,27 @@ class Pool:
         return hosts + sum((len(it.places) or rules.kinds[it.kind].nodes) - len(it.up) for it in coming)
 
     def keep_away(self, node: str) -> None:
-        """A person gives a node back: a host is not used again by itself."""
+        """A person gives a node back: it is not used again by itself. An allocation without any other goes back."""
         if self._hosts is not None and node in self._hosts:
             self._hosts.give_back(node)
+        elif (place := self._place(node)) is not None:
+            place.state, place.why, place.busy = "failed", "given back by hand", False
 
     def take_back(self, node: str) -> bool:
-        """A person wants a node again that is not there: try a host now; return whether it is one."""
-        return self._hosts is not None and self._hosts.take_back(node)
+        """A person wants a node again that is not there: try it now; return whether it is one that can be tried."""
+        if self._hosts is not None and self._hosts.take_back(node):
+            return True
+        place = self._place(node)
+        if place is None or place.state not in ("failed", "lost"):
+            return False
+        place.state, place.tries, place.again = "lost", 0, 0.0
+        self.wake()
+        return True
+
+    def _place(self, node: str) -> Place | None:
+        """Return a node of an allocation that has not ended."""
+        live = [] if self._allocations is None else self._allocations.rules.of(*LIVE)
+        return next((place for it in live for place in it.places.values() if place.name == node), None)
 
     def wake(self) -> None:
         """Look at once at what waits."""

@@ -173,6 +173,7 @@ class Rules:
         """Its holder is there, and says which nodes it has."""
         if it.state in COMING and not it.places:
             taken = {name for other in self.allocations.values() for name in other.places}
+            taken.update(name for name, _ in self.limits.hosts)
             for place in places:
                 place.host = place.name
                 if place.name in taken:

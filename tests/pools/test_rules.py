@@ -251,11 +251,14 @@ def test_little_work() -> None:
 
 
 def test_two_of_one_machine() -> None:
-    """Nodes of two allocations on one machine have two names."""
+    """Nodes of two allocations on one machine have two names, and others than a host has."""
     rules = _rules()
     first, second = _up(rules), _up(rules)
     names = [(place.name, place.host) for it in (first, second) for place in it.places.values()]
     assert names == [("node1", "node1"), ("node1.102", "node1")]
+    rules = _rules()
+    rules.limits = rules.limits.changed(hosts={"node1": 2})
+    assert list(_up(rules).places) == ["node1.101"]
 
 
 class _History:
