@@ -111,7 +111,8 @@ class Borrowing:
             stream = await leases.connect(address)
             held = {name: sorted(node.cpus) for name, node in self.nodes.items() if node.cpus}
             pid = os.getpid()
-            stream.write("attach", program=self._program, pid=pid, since=started(pid), held=held)
+            gpus = {name: sorted(node.gpus) for name, node in self.nodes.items() if node.gpus}
+            stream.write("attach", program=self._program, pid=pid, since=started(pid), held=held, gpus=gpus)
             async with asyncio.timeout(WELCOME):
                 line = await stream.read()
             if line is None or line["do"] != "welcome":

@@ -2,14 +2,14 @@
 
 JSON objects, a line each, over a Unix socket in the pool's private directory. "do" says what a line is:
 
-    program -> manager                      manager -> program
-    attach    program, pid, since, held     welcome   pool, pid, kinds
-    demand    waiting, held, idle           kinds     kinds (that may come)
-    returned  node, cpus                    lend      node, cpus, gpus (node: a PoolNode)
-    failed    node, why                     ask       node, cpus (so many)
-    released  node                          drain     node, cause
-                                            gone      node, cause (answered by "released")
-                                            stop      cause
+    program -> manager                         manager -> program
+    attach    program, pid, since, held, gpus  welcome   pool, pid, kinds
+    demand    waiting, held, idle              kinds     kinds (that may come)
+    returned  node, cpus                       lend      node, cpus, gpus (node: a PoolNode)
+    failed    node, why                        ask       node, cpus (so many)
+    released  node                             drain     node, cause
+                                               gone      node, cause (answered by "released")
+                                               stop      cause
 
 `held` and `idle` are CPUs by node: their indices in `attach`, which of them nobody uses counted in `demand`.
 
@@ -230,6 +230,13 @@ def _index(value: object) -> int:
     if type(value) is not int or not 0 <= value < 1 << 16:
         raise Nonsense(f"{value!r} is no CPU")
     return value
+
+
+def names(value: object) -> list[str]:
+    """Read the GPUs of a node; raises Nonsense."""
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in cast("list[object]", value)):
+        raise Nonsense("no list of GPUs")
+    return cast("list[str]", value)
 
 
 def text(line: Line, member: str) -> str:

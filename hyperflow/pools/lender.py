@@ -211,9 +211,11 @@ class Lender:
 
     def _attach(self, line: Line, stream: Stream) -> Program:
         """Take in a program; what it says that it has, it has."""
-        if line["do"] != "attach" or type(line.get("pid")) is not int or not isinstance(line.get("held"), dict):
+        dictionaries = isinstance(line.get("held"), dict) and isinstance(line.get("gpus", {}), dict)
+        if line["do"] != "attach" or type(line.get("pid")) is not int or not dictionaries:
             raise Nonsense("no program says who it is")
         held = {str(node): leases.indices(cpus) for node, cpus in line["held"].items()}
+        gpus = {str(node): leases.names(ids) for node, ids in line.get("gpus", {}).items()}
         pid, began = line["pid"], leases.text(line, "since")
         program = Program(self._following, pid, began, leases.text(line, "program"), time.time(), stream)
         self._following += 1
@@ -226,7 +228,7 @@ class Lender:
         program.greeted = True
         self._tell(program.number, "welcome", pool=self._pool, pid=os.getpid(), kinds=leases.kinds_to_json(self._kinds))
         for node, cpus in held.items():
-            taken = self.lending.holds(program.number, node, cpus)
+            taken = self.lending.holds(program.number, node, cpus, gpus.get(node, ()))
             if taken:  # which cannot be, but for a file that could not be written
                 logger.warning("%s and another program both have CPUs %s of %s", program.name, taken, node)
                 self._tell(program.number, "ask", node=node, cpus=len(taken))
@@ -256,7 +258,7 @@ class Lender:
                 self.lending.wants(number, leases.demand_from_json(line), time.monotonic())
             case "returned":
                 node, cpus = leases.text(line, "node"), leases.indices(line.get("cpus"))
-                if not self.lending.returned(number, node, cpus, list(map(str, line.get("gpus", ())))):
+                if not self.lending.returned(number, node, cpus, leases.names(line.get("gpus", []))):
                     raise Nonsense(f"it returns CPUs of {node} that it does not have")
             case "failed":
                 node = leases.text(line, "node")
@@ -321,7 +323,13 @@ class Lender:
     def _note(self) -> None:
         """Write who has what."""
         rows = [
-            {"pid": each.pid, "started": each.started, "program": each.name, "held": self.lending.held_by(number)}
+            {
+                "pid": each.pid,
+                "started": each.started,
+                "program": each.name,
+                "held": self.lending.held_by(number),
+                "gpus": self.lending.gpus_of(number),
+            }
             for number, each in self.programs.items()
         ]
         try:
@@ -360,7 +368,8 @@ class Lender:
         self.programs[program.number] = program
         self.lending.join(program.number, time.monotonic())
         for node, cpus in row["held"].items():
-            self.lending.holds(program.number, str(node), leases.indices(cpus))
+            gpus = leases.names(row["gpus"].get(node, []))
+            self.lending.holds(program.number, str(node), leases.indices(cpus), gpus)
 
     # ---- the end ------------------------------------------------------------------------------------------------
 

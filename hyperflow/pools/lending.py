@@ -46,6 +46,7 @@ class Lending:
         known = self.nodes.get(name)
         if known is not None:
             ground.holders[: len(known.holders)] = known.holders[:cpus]
+            ground.gpus.update({gpu: holder for gpu, holder in known.gpus.items() if gpu in ground.gpus})
         self.nodes[name] = ground
 
     def close(self, name: str) -> None:
@@ -77,8 +78,8 @@ class Lending:
         borrower.demand = demand
         borrower.note_idle(now)
 
-    def holds(self, number: int, node: str, cpus: Collection[int]) -> list[int]:
-        """A program that was there before us says what it has; return what of it somebody else has."""
+    def holds(self, number: int, node: str, cpus: Collection[int], gpus: Iterable[str] = ()) -> list[int]:
+        """A program that was there before us says what it has; return which of the CPUs somebody else has."""
         ground = self.nodes.get(node)
         if ground is None:  # which comes later
             ground = self.nodes[node] = Ground(node, [], open=False)
@@ -87,6 +88,7 @@ class Lending:
         taken = [index for index in cpus if ground.holders[index] not in (None, number)]
         for index in set(cpus).difference(taken):
             ground.holders[index] = number
+        ground.gpus.update({gpu: number for gpu in gpus if ground.gpus.get(gpu) is None})
         self._count(number, node)
         return sorted(taken)
 
@@ -125,6 +127,12 @@ class Lending:
 
     def held_by(self, number: int) -> dict[str, list[int]]:
         return {name: cpus for name, ground in self.nodes.items() if (cpus := ground.of(number))}
+
+    def gpus_of(self, number: int) -> dict[str, list[str]]:
+        found = {
+            name: [gpu for gpu, who in ground.gpus.items() if who == number] for name, ground in self.nodes.items()
+        }
+        return {name: gpus for name, gpus in found.items() if gpus}
 
     def is_busy(self, node: str) -> bool:
         """Whether anybody has CPUs of a node."""

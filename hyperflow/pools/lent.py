@@ -88,9 +88,9 @@ class Ground:
     def could_serve(self, unit: Unit) -> bool:
         return self.open and self.size_of(unit) <= len(self.holders) and unit.gpus <= len(self.gpus)
 
-    def spare_gpus(self, borrower: int) -> list[str]:
-        """Return those that are free, after those that it has here."""
-        own = [gpu for gpu, holder in self.gpus.items() if holder == borrower]
+    def spare_gpus(self, borrower: int, idle: int) -> list[str]:
+        """Return those that are free, after those that it has here, if it has idle CPUs beside them."""
+        own = [gpu for gpu, holder in self.gpus.items() if holder == borrower] if idle > 0 else []
         return own + [gpu for gpu, holder in self.gpus.items() if holder is None]
 
 

@@ -134,9 +134,11 @@ class Settling:
                 return False  # smaller ones behind it wait until that is done
         return False
 
-    @staticmethod
-    def _has_gpus(ground: Ground, unit: Unit, number: int) -> bool:
-        return not unit.gpus or len(ground.spare_gpus(number)) >= unit.gpus
+    def _has_gpus(self, ground: Ground, unit: Unit, number: int) -> bool:
+        return not unit.gpus or len(self._gpus(ground, number)) >= unit.gpus
+
+    def _gpus(self, ground: Ground, number: int) -> list[str]:
+        return ground.spare_gpus(number, self._idle[number].get(ground.name, 0))
 
     def _free(self, number: int, name: str) -> int:
         """Return how many CPUs of a node a program may have, beside those that are kept for others."""
@@ -151,7 +153,7 @@ class Settling:
         self._count[name] -= len(taken)
         cpus, gpus = self._lent[number, name]
         cpus += taken
-        for gpu in ground.spare_gpus(number)[: unit.gpus]:
+        for gpu in self._gpus(ground, number)[: unit.gpus]:
             if ground.gpus[gpu] is None:
                 ground.gpus[gpu] = number
                 gpus.append(gpu)

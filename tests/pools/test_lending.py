@@ -236,6 +236,21 @@ def test_after_a_new_start() -> None:
     assert lending.settle(0) == [Lend(3, "n", (0,)), Ask(1, "n", 1)] or lending.held_by(3) == {"n": [0]}
 
 
+def test_gpus_after_a_new_start() -> None:
+    """A GPU that a program says that it has is lent to nobody else."""
+    lending = Lending()
+    lending.join(1, 0)
+    assert lending.holds(1, "n", [0], ["0"]) == []
+    lending.node_up("n", 4, ["0", "1"])
+    for number in (2, 3):
+        lending.join(number, 0)
+        lending.wants(number, Demand([Unit(1, gpus=1)]), 0)
+    lending.wants(1, Demand([Unit(1, gpus=1)], {"n": 1}), 0)
+    lent = [move for move in lending.settle(0) if isinstance(move, Lend)]
+    assert [(move.borrower, move.gpus) for move in lent] == [(2, ("1",))]
+    assert lending.gpus_of(1) == {"n": ["0"]}
+
+
 def test_what_is_not_its_own_cannot_be_returned() -> None:
     """A program that returns what it does not have changes nothing."""
     lending = Lending()

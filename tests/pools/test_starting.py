@@ -108,6 +108,16 @@ def test_sigterm_ends_it(pool: Pool) -> None:
     assert named.find("mine").about.cause == "SIGTERM has come"
 
 
+def test_what_a_killed_manager_has_left_can_be_ended(pool: Pool) -> None:
+    """`pool stop` takes over what a killed manager has left, and ends it."""
+    pool("start", "mine", *HOST)
+    pid = _manager()
+    os.kill(pid, signal.SIGKILL)
+    _until_dead(pid)
+    assert "has ended" in pool("stop", "mine")
+    assert "has ended already" in pool("stop", "mine")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
