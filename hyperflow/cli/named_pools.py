@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.pools import named, scripts, starting
 from hyperflow.pools.named import Named
 from hyperflow.pools.nodepool import NodePool
-from hyperflow.saying import age
+from hyperflow.saying import age, printable
 
 NO_RESOURCES = Resources()
 
@@ -93,6 +94,8 @@ def start(
     assert manager is not None
     print(f"pool {name} {what}: {named.options_in_words(pool.about.options)}")
     print(f"  its manager is process {manager.pid} on {manager.host}; its log is {pool.home / named.LOG}")
+    if job := os.environ.get("SLURM_JOB_ID"):
+        print(f"  it ends with Slurm job {printable(job)}, in which this was typed: on a login node it stays")
     for line in _stands(told):
         print(f"  {line}")
     print(f'  in programs here: hyperflow.run_job_pool(job(), "{name}")')
@@ -148,8 +151,9 @@ def _stands(told: Mapping[str, Any]) -> list[str]:
 
 def list_(*, as_json: Json = False) -> int:
     """Show your pools: how they stand, what they have, and who uses them."""
-    there = named.everyone()
-    rows = [_row(pool) for pool in there]
+    unusable: list[dict[str, Any]] = []
+    there = named.everyone(lambda name, why: unusable.append(_unusable_row(name, why)))
+    rows = [*unusable, *(_row(pool) for pool in there)]
     if as_json:
         print(json.dumps({"pools": rows}, indent=2))
         return 0
@@ -160,12 +164,19 @@ def list_(*, as_json: Json = False) -> int:
     for heading in ("pool", "state", "for", "allocations", "CPUs", "lent", "programs", "what"):
         table.add_column(heading, justify="right" if heading in ("CPUs", "lent", "programs") else "left")
     for row in rows:
-        since = age(max(time.time() - row["since"], 0))
+        since = None if row["since"] is None else age(max(time.time() - row["since"], 0))
         counts = (row["cpus"], row["cpus_lent"], row["programs"])
         cells = (row["name"], row["state"], since, row["allocations"], *counts, row["what"])
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in cells))
     print_table(table, sys.stdout)
     return 0
+
+
+def _unusable_row(name: str, why: str) -> dict[str, Any]:
+    """Return what is known of a pool whose directory is damaged, or not private."""
+    unknown = ("since", "host", "allocations", "cpus", "cpus_lent", "programs", "pid")
+    home = str(named.directory() / name)
+    return {"name": name, "state": "unusable", "what": why, "home": home, **dict.fromkeys(unknown)}
 
 
 def _row(pool: Named) -> dict[str, Any]:
@@ -204,6 +215,13 @@ def stop(
     told = starting.stop(pool, now)
     busy = [one for one in told["programs"] if one["cpus"]]
     ended = starting.wait_ended(pool, ENDING_SECONDS if now or not busy else 1.0)
+    if ended is not None and ended.state == "left":
+        print(
+            f"the manager of the pool {name} was killed while it ended; `hyperflow pool stop {name}` again gives back "
+            "what it has left",
+            file=sys.stderr,
+        )
+        return REFUSED
     if ended is not None:
         print(f"pool {name} has ended; its allocations are given back")
         return 0

@@ -140,15 +140,13 @@ def parse(data: bytes, name: str) -> Access:
         if said["format"] != FORMAT:
             raise ValueError(f"its format is {said['format']!r}; this version of hyperflow reads {FORMAT}")
         access = Access(
-            tuple(map(str, said["hosts"])),
-            int(said["port"]),
+            _hosts(said["hosts"]),
+            _port(said["port"]),
             str(said["host_key"]),
             str(said["client_key"]),
             str(said["file"]),
             str(said["log_dir"]),
         )
-        if not access.hosts:
-            raise ValueError("it names no host")
         access.public()
         access.private()
     except (ValueError, KeyError, TypeError, asyncssh.KeyImportError) as error:
@@ -156,6 +154,21 @@ def parse(data: bytes, name: str) -> Access:
             f"{name} is no access file of a pool ({str(error)[:200]}); `hyperflow pool access RUN > FILE` writes one"
         ) from error
     return access
+
+
+def _hosts(value: Any) -> tuple[str, ...]:
+    """Return the names of the head, which people change."""
+    hosts: list[object] = value if isinstance(value, list) else []
+    named = tuple(host for host in hosts if isinstance(host, str) and host)
+    if not named or len(named) < len(hosts):
+        raise ValueError('"hosts" has to be a list of names or addresses, such as ["login1"]')
+    return named
+
+
+def _port(value: Any) -> int:
+    if type(value) is not int or not 0 < value < 1 << 16:
+        raise ValueError(f'"port" is {str(value)[:40]}')
+    return value
 
 
 def is_shared(access: Access) -> bool:

@@ -2,7 +2,8 @@
 
 Guarantees:
 - The connection to the manager is the lease. When the manager is killed, the program goes on with what it has (its
-  nodes are Slurm's, not the manager's), looks for the next manager, and says what it holds.
+  nodes are Slurm's, not the manager's), looks for the next manager, and says what it holds; also what a launcher that
+  ends still has. If it ends before there is one, it leaves a note (`loans`).
 - A node's launcher is started when the first CPU of it is lent, and ends when the last one is returned. A node on which
   it does not start is reported, with the reason, and costs nothing but a warning.
 - What is asked back is returned as evaluations end; nothing that runs is ended.
@@ -17,12 +18,13 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
+from hyperflow._version import __version__
 from hyperflow.aio import settled
 from hyperflow.database.ownership import started
-from hyperflow.errors import ConfigurationError, LauncherError
-from hyperflow.pools import leases, named
+from hyperflow.errors import ConfigurationError, HyperflowError
+from hyperflow.pools import leases, loans, named
 from hyperflow.pools.leases import Line, Nonsense, Stream
 from hyperflow.pools.lent import Demand
 from hyperflow.pools.named import LOG, Named, NoPool
@@ -81,11 +83,21 @@ class Held:
         self.drained = False
 
 
+class Ending(NamedTuple):
+    """What a launcher had that ends: it is returned when nothing of it is left."""
+
+    key: str
+    cpus: list[int]
+    gpus: list[str]
+
+
 class Borrowing:
     """What one program has of a named pool."""
 
     def __init__(self, pool: Named, program: str) -> None:
         self.nodes: dict[str, Held] = {}
+        """By their keys."""
+        self._ending: list[Ending] = []
         self._pool = pool
         self._program = program
         self._engine: Uses = cast(Uses, _Nobody())
@@ -109,25 +121,38 @@ class Borrowing:
         stream: Stream | None = None
         try:
             stream = await leases.connect(address)
-            held = {name: sorted(node.cpus) for name, node in self.nodes.items() if node.cpus}
-            pid = os.getpid()
-            gpus = {name: sorted(node.gpus) for name, node in self.nodes.items() if node.gpus}
-            stream.write("attach", program=self._program, pid=pid, since=started(pid), held=held, gpus=gpus)
+            pid, (held, gpus) = os.getpid(), self._holds()
+            who: dict[str, Any] = {"program": self._program, "pid": pid, "since": started(pid)}
+            stream.write("attach", **who, held=held, gpus=gpus, hyperflow=__version__)
+            self._stream, self._said = stream, None  # what changes from now on is told behind that
             async with asyncio.timeout(WELCOME):
                 line = await stream.read()
             if line is None or line["do"] != "welcome":
                 raise Nonsense("no welcome" if line is None else str(line.get("cause", line["do"])))
             self._kinds = leases.kinds_from_json(line["kinds"])
-        except (OSError, TimeoutError, Nonsense) as error:
+        except (OSError, TimeoutError, Nonsense, KeyError) as error:
+            self._stream = None
             if stream is not None:
+                stream.abort()
                 await stream.close()
             log = self._pool.home / LOG
             raise NoPool(
                 f"the manager of the pool {self._pool.name} (process {address.pid}) does not answer: "
                 f"{str(error) or 'it is stopped, or busy'}; its log is {log}"
             ) from error
-        self._stream, self._said = stream, None
         self._engine.may_come(self._kinds)
+
+    def _holds(self) -> tuple[dict[str, list[int]], dict[str, list[str]]]:
+        """Return the CPUs and GPUs that nobody else may have, by node."""
+        cpus = {key: set(held.cpus) for key, held in self.nodes.items()}
+        gpus = {key: set(held.gpus) for key, held in self.nodes.items()}
+        for each in self._ending:
+            cpus.setdefault(each.key, set()).update(each.cpus)
+            gpus.setdefault(each.key, set()).update(each.gpus)
+        return (
+            {key: sorted(found) for key, found in cpus.items() if found},
+            {key: sorted(found) for key, found in gpus.items() if found},
+        )
 
     async def _run(self) -> None:
         """Do what the manager says until this is cancelled; look for the next one when it ends."""
@@ -166,7 +191,7 @@ class Borrowing:
         try:
             while (line := await stream.read()) is not None:
                 self._heard(line)
-        except (Nonsense, KeyError, TypeError) as error:
+        except (HyperflowError, KeyError, TypeError, ValueError) as error:
             logger.warning("the manager of the pool %s says what makes no sense: %s", self._pool.name, error)
 
     def _heard(self, line: Line) -> None:
@@ -199,10 +224,10 @@ class Borrowing:
     # ---- nodes --------------------------------------------------------------------------------------------------
 
     def _lent(self, node: PoolNode, cpus: Sequence[int], gpus: Sequence[str]) -> None:
-        held = self.nodes.get(node.name)
+        held = self.nodes.get(node.key)
         is_new = held is None
         if held is None:
-            held = self.nodes[node.name] = Held(node)
+            held = self.nodes[node.key] = Held(node)
         held.cpus.update(cpus)
         held.gpus.update(gpus)
         if is_new:
@@ -215,13 +240,14 @@ class Borrowing:
         node, cpus, gpus = held.node, sorted(held.cpus), sorted(held.gpus)
         try:
             name = await self._engine.add(node, cpus, gpus)
-        except (LauncherError, ConfigurationError) as error:
-            if self.nodes.get(node.name) is held:
-                del self.nodes[node.name]
-                logger.warning("%s of the pool %s cannot be used: %s", node.name, self._pool.name, error)
-                self._tell("failed", node=node.name, why=str(error)[:1000])
+        except Exception as error:  # whatever it is, what waits must not wait for this node
+            if self.nodes.get(node.key) is held:
+                expected = isinstance(error, HyperflowError)
+                words = "%s of the pool %s cannot be used: %s"
+                logger.warning(words, node.name, self._pool.name, error, exc_info=None if expected else error)
+                self._failed(held, str(error))
             return
-        if self.nodes.get(node.name) is not held:  # it was taken away meanwhile
+        if self.nodes.get(node.key) is not held:  # it was taken away meanwhile
             await self._engine.release(name, "it was given back")
             return
         held.engine_name = name
@@ -267,22 +293,29 @@ class Borrowing:
         held.cpus.difference_update(cpus)
         held.gpus.difference_update(gpus)
         if held.cpus:
-            self._tell("returned", node=held.node.name, cpus=list(cpus), gpus=list(gpus))
+            self._tell("returned", node=held.node.key, cpus=list(cpus), gpus=list(gpus))
         else:
-            del self.nodes[held.node.name]
-            self._start(self._return_last(held, list(cpus)))
+            del self.nodes[held.node.key]
+            ending = Ending(held.node.key, list(cpus), sorted({*held.gpus, *gpus}))
+            self._ending.append(ending)
+            self._start(self._return_last(held, ending))
 
-    async def _return_last(self, held: Held, cpus: list[int]) -> None:
+    async def _return_last(self, held: Held, ending: Ending) -> None:
         """End the launcher; then its last CPUs are somebody else's."""
         await self._engine.release(held.engine_name, "its CPUs were given back to the pool")
-        self._tell("returned", node=held.node.name, cpus=cpus, gpus=sorted(held.gpus))
+        self._ending.remove(ending)
+        self._tell("returned", node=ending.key, cpus=ending.cpus, gpus=ending.gpus)
 
     def on_node_gone(self, engine_name: str, cause: str) -> None:
         """The engine has lost a node."""
         held = self._named(engine_name)
         if held is not None:
-            del self.nodes[held.node.name]
-            self._tell("failed", node=held.node.name, why=cause)
+            self._failed(held, cause)
+
+    def _failed(self, held: Held, why: str) -> None:
+        """Give back what we know of a node; what was lent meanwhile, and is still to be read, stays ours."""
+        del self.nodes[held.node.key]
+        self._tell("failed", node=held.node.key, cpus=sorted(held.cpus), gpus=sorted(held.gpus), why=why[:1000])
 
     def _named(self, engine_name: str) -> Held | None:
         return next((held for held in self.nodes.values() if held.engine_name == engine_name), None)
@@ -347,8 +380,11 @@ class Borrowing:
 
     async def close(self) -> None:
         """End the lease."""
+        manager_is_gone = self._stream is None or self._stream.has_ended()
         if self._stream is not None:
             await self._stream.close()
+        if manager_is_gone and not self._stopped:
+            loans.note_left(self._pool.home, os.getpid(), self._program)
 
 
 class _Nobody:

@@ -126,7 +126,7 @@ async def _connected(access: Access) -> asyncssh.SSHClientConnection:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT):
                     return await _log_in(host, access)
-            except (OSError, TimeoutError, asyncssh.Error) as error:
+            except (OSError, TimeoutError, asyncssh.Error, UnicodeError) as error:  # the last: no name of a host
                 failures.append((host, error))
         dropped = any(isinstance(error, (asyncssh.ConnectionLost, ConnectionResetError)) for _, error in failures)
         if not dropped or attempt == ATTEMPTS:

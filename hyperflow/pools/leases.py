@@ -3,15 +3,18 @@
 JSON objects, a line each, over a Unix socket in the pool's private directory. "do" says what a line is:
 
     program -> manager                         manager -> program
-    attach    program, pid, since, held, gpus  welcome   pool, pid, kinds
+    attach    program, pid, since, held,       welcome   pool, pid, kinds
+              gpus, hyperflow (its version)
     demand    waiting, held, idle              kinds     kinds (that may come)
-    returned  node, cpus                       lend      node, cpus, gpus (node: a PoolNode)
-    failed    node, why                        ask       node, cpus (so many)
+    returned  node, cpus, gpus                 lend      node, cpus, gpus (node: a PoolNode)
+    failed    node, cpus, gpus, why            ask       node, cpus (so many)
     released  node                             drain     node, cause
                                                gone      node, cause (answered by "released")
                                                stop      cause
 
-`held` and `idle` are CPUs by node: their indices in `attach`, which of them nobody uses counted in `demand`.
+Nodes are called by their keys (PoolNode.key). `held` and `idle` are CPUs by node: their indices in `attach`, which of
+them nobody uses counted in `demand`. What is on its way back is held until it is "returned". "failed" gives back what
+it names: what was lent meanwhile, and has not been read yet, is still the program's.
 
 Guarantees: only a process of the same user is talked to, as the kernel tells it (SO_PEERCRED). A line that is too long,
 is no JSON, or has another form than it should ends that connection and nothing else. Nothing is unpickled.
@@ -33,6 +36,7 @@ from typing import Any, TypeAlias, cast
 
 import attrs
 
+from hyperflow import files
 from hyperflow.control.place import Address, peer, shortened
 from hyperflow.errors import HyperflowError
 from hyperflow.head.capacity import Supply
@@ -79,7 +83,7 @@ class Stream:
         if not data.endswith(b"\n"):
             return None  # it ended within a line
         try:
-            found = json.loads(data)
+            found = files.from_json(data)
         except ValueError:
             raise Nonsense("a line that is no JSON") from None
         if not isinstance(found, dict) or not isinstance(cast(Line, found).get("do"), str):
@@ -94,6 +98,10 @@ class Stream:
     def unsent(self) -> int:
         """Return how many bytes the other end has not taken yet."""
         return self._writer.transport.get_write_buffer_size()
+
+    def has_ended(self) -> bool:
+        """Whether the other end has gone, and all that it said was read."""
+        return self._reader.at_eof()
 
     def abort(self) -> None:
         """End the connection, and leave what was not sent."""

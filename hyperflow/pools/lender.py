@@ -5,9 +5,9 @@ that says who has what.
 
 Guarantees:
 - The end of a connection is the end of the lease: all that the program had is free at once. Its launchers end with it.
-- Before CPUs are lent, the file says so. A manager that comes after a killed one keeps what living programs have for
-  them, until they say themselves what they have, or end. Where the file cannot be written (a full disk), lending goes
-  on, and a warning says what is at risk.
+- Before CPUs are lent, the file says so (`loans`). A manager that comes after a killed one keeps what living programs
+  have for them, until they say themselves what they have, or leave, or end. Where the file cannot be written (a full
+  disk), lending goes on, and a warning says what is at risk.
 - Of a node that is given back, nothing more is lent; who has CPUs there is told to drain it, or to leave it at once,
   and `release` returns when all have left, or their programs have ended.
 """
@@ -15,7 +15,6 @@ Guarantees:
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import time
@@ -26,21 +25,18 @@ from typing import Any
 
 import attrs
 
-from hyperflow import checked_files, files
+from hyperflow._version import __version__
 from hyperflow.checked_files import Damaged
-from hyperflow.errors import LauncherError
-from hyperflow.pools import leases
+from hyperflow.errors import ConfigurationError, LauncherError
+from hyperflow.pools import leases, loans
 from hyperflow.pools.leases import Line, Nonsense, Stream
 from hyperflow.pools.lending import Lending
 from hyperflow.pools.lent import Ask, Lend, Unit
 from hyperflow.pools.named import is_alive
 from hyperflow.pools.users import PoolNode
-from hyperflow.private import Held
 from hyperflow.request import NodeKind, Want
 
 logger = logging.getLogger("hyperflow.pools")
-
-FILE = "lent"
 
 LOOK = 0.5
 """Seconds between two rounds of lending without news: what has been idle for long is asked for."""
@@ -88,19 +84,22 @@ class Lender:
         """
         self.lending = Lending()
         self.programs: dict[int, Program] = {}
-        self.last_wanted = time.time()
-        """When a program last wanted or had anything."""
+        self.last_wanted = time.monotonic()
+        """When a program last wanted or had anything, by a clock that nobody sets."""
         self._pool = pool
         self._home = home
         self._on_demand = on_demand
         self._look = look
-        self._nodes: dict[str, PoolNode] = {}
+        self._nodes: dict[str, PoolNode] = {}  # by their keys, as all that is said of them here and to programs
+        self._keys: dict[str, str] = {}  # by their names in the pool
         self._kinds: Sequence[NodeKind] = ()
         self._left: dict[tuple[int, str], asyncio.Event] = {}  # who has to leave which node
         self._following = 1
         self._news = asyncio.Event()
         self._stopping = ""
         self._told = False
+        self._next_look = 0.0
+        self._is_noted = True  # the file says no more than is so
         self._gone: dict[str, asyncio.Event] = {}
 
     # ---- the nodes of the pool (NodeUser) -----------------------------------------------------------------------
@@ -111,44 +110,52 @@ class Lender:
             node = attrs.evolve(node, cpus=node.cpus or found)
         if self._stopping:
             raise LauncherError(f"{node.name} comes too late: the pool {self._pool} {self._stopping}")
-        self._nodes[node.name] = node
-        self._gone[node.name] = asyncio.Event()
-        self.lending.node_up(node.name, node.cpus or 1, node.supply.gpus or (), node.supply.memory or 0)
+        key = self._keys[node.name] = node.key
+        self._nodes[key] = node
+        self._gone[key] = asyncio.Event()
+        self.lending.node_up(key, node.cpus or 1, node.supply.gpus or (), node.supply.memory or 0)
         self._news.set()
 
+    def _key(self, node: str) -> str:
+        return self._keys.get(node, node)
+
     def drain(self, node: str, cause: str) -> None:
-        self.lending.close(node)
-        for number in self._users(node):
-            self._tell(number, "drain", node=node, cause=cause)
+        key = self._key(node)
+        self.lending.close(key)
+        for number in self._users(key):
+            self._tell(number, "drain", node=key, cause=cause)
 
     async def release(self, node: str, cause: str) -> None:
-        self.lending.close(node)
-        left = [self._left.setdefault((number, node), asyncio.Event()) for number in self._users(node)]
-        for number in self._users(node):
-            self._tell(number, "gone", node=node, cause=cause)
+        key = self._key(node)
+        self.lending.close(key)
+        left = [self._left.setdefault((number, key), asyncio.Event()) for number in self._users(key)]
+        for number in self._users(key):
+            self._tell(number, "gone", node=key, cause=cause)
         with suppress(TimeoutError):
             async with asyncio.timeout(LEAVING):
                 for each in left:
                     await each.wait()
-        self.lending.node_gone(node)
-        self._nodes.pop(node, None)
-        if (gone := self._gone.pop(node, None)) is not None:
+        self.lending.node_gone(key)
+        self._nodes.pop(key, None)
+        if self._keys.get(node) == key:
+            del self._keys[node]
+        if (gone := self._gone.pop(key, None)) is not None:
             gone.set()
         self._note()
 
     async def gone(self, node: str) -> str:
-        if node in self._gone:
-            await self._gone[node].wait()
+        if (gone := self._gone.get(self._key(node))) is not None:
+            await gone.wait()
         return "it was given back"
 
     def is_busy(self, node: str) -> bool:
-        return self.lending.is_busy(node)
+        return self.lending.is_busy(self._key(node))
 
     def is_up(self, node: str) -> bool:
-        return node in self._nodes
+        return self._key(node) in self._nodes
 
     def takes_work(self, node: str) -> bool:
-        return node in self._nodes
+        return self.is_up(node)
 
     def demand(self) -> list[Want]:
         return leases.wants_of(self.waiting())
@@ -176,11 +183,14 @@ class Lender:
                 "since": program.since,
                 "attached": program.stream is not None,
                 "cpus": sum(len(cpus) for cpus in self.lending.held_by(number).values()),
-                "nodes": {node: len(cpus) for node, cpus in self.lending.held_by(number).items()},
+                "nodes": {self._name(key): len(cpus) for key, cpus in self.lending.held_by(number).items()},
                 "wants": sum(unit.number * unit.cpus for unit in self.lending.borrowers[number].demand.waiting),
             }
             for number, program in self.programs.items()
         ]
+
+    def _name(self, key: str) -> str:
+        return self._nodes[key].name if key in self._nodes else key
 
     def cpus(self) -> tuple[int, int]:
         """Return how many CPUs there are, and how many of them are lent."""
@@ -214,6 +224,11 @@ class Lender:
         dictionaries = isinstance(line.get("held"), dict) and isinstance(line.get("gpus", {}), dict)
         if line["do"] != "attach" or type(line.get("pid")) is not int or not dictionaries:
             raise Nonsense("no program says who it is")
+        if line.get("hyperflow") != __version__:
+            theirs = str(line.get("hyperflow"))[:40]
+            raise Nonsense(
+                f"the program has hyperflow {theirs}, the manager {__version__}: stop the pool, start it again"
+            )
         held = {str(node): leases.indices(cpus) for node, cpus in line["held"].items()}
         gpus = {str(node): leases.names(ids) for node, ids in line.get("gpus", {}).items()}
         pid, began = line["pid"], leases.text(line, "since")
@@ -230,8 +245,10 @@ class Lender:
         for node, cpus in held.items():
             taken = self.lending.holds(program.number, node, cpus, gpus.get(node, ()))
             if taken:  # which cannot be, but for a file that could not be written
-                logger.warning("%s and another program both have CPUs %s of %s", program.name, taken, node)
-                self._tell(program.number, "ask", node=node, cpus=len(taken))
+                words = "%s and another program both have CPUs %s of %s: it is told to leave that node"
+                logger.warning(words, program.name, taken, node)
+                self.lending.returned(program.number, node, set(cpus).difference(taken), gpus.get(node, ()))
+                self._tell(program.number, "gone", node=node, cause="another program has CPUs of it that this one had")
         logger.info("program %s (process %d) borrows", program.name, pid)
         if self._stopping:
             self._tell(program.number, "stop", cause=self._stopping)
@@ -245,6 +262,7 @@ class Lender:
     def _forget(self, program: Program) -> None:
         self.programs.pop(program.number, None)
         self.lending.leave(program.number)
+        self._is_noted = False
         for (number, node), left in list(self._left.items()):
             if number == program.number:
                 left.set()
@@ -261,9 +279,10 @@ class Lender:
                 if not self.lending.returned(number, node, cpus, leases.names(line.get("gpus", []))):
                     raise Nonsense(f"it returns CPUs of {node} that it does not have")
             case "failed":
-                node = leases.text(line, "node")
+                node, cpus = leases.text(line, "node"), leases.indices(line.get("cpus"))
                 logger.warning("%s cannot use %s: %s", program.name, node, leases.text(line, "why"))
-                self.lending.cannot_use(number, node)
+                if not self.lending.cannot_use(number, node, cpus, leases.names(line.get("gpus", []))):
+                    raise Nonsense(f"it has failed to use CPUs of {node} that it does not have")
                 asyncio.get_running_loop().call_later(UNFIT_FOR, self.lending.may_use, number, node)
             case "released":
                 if (left := self._left.pop((number, leases.text(line, "node")), None)) is not None:
@@ -293,17 +312,24 @@ class Lender:
                 async with asyncio.timeout(LOOK):
                     await self._news.wait()
             self._news.clear()
-            self._forget_dead()
-            self._settle()
-            if self.waiting() or any(each.held for each in self.lending.borrowers.values()):
-                self.last_wanted = time.time()
-            if self.waiting():
-                self._on_demand()
+            try:
+                self._round()
+            except Exception:  # a mistake of ours: the next round may go well
+                logger.exception("lending has met an error, and goes on")
+                await asyncio.sleep(LOOK)
             await asyncio.sleep(0.01)  # what comes meanwhile is done in one round
+
+    def _round(self) -> None:
+        self._forget_dead()
+        self._settle()
+        if self.waiting() or any(each.held for each in self.lending.borrowers.values()):
+            self.last_wanted = time.monotonic()
+        if self.waiting():
+            self._on_demand()
 
     def _settle(self) -> None:
         moves = self.lending.settle(time.monotonic())
-        if any(isinstance(move, Lend) for move in moves):
+        if not self._is_noted or any(isinstance(move, Lend) for move in moves):
             self._note()
         for move in moves:
             match move:
@@ -314,9 +340,17 @@ class Lender:
                     self._tell(number, "ask", node=name, cpus=count)
 
     def _forget_dead(self) -> None:
-        for program in list(self.programs.values()):
-            if program.stream is None and not is_alive(program.pid, program.started):
+        """Free what a manager before us has lent to programs that have ended since, or have left."""
+        ghosts = [each for each in self.programs.values() if each.stream is None]
+        if not ghosts or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK
+        left = loans.have_left(self._home, [(each.pid, each.name) for each in ghosts])
+        for program in ghosts:
+            if (program.pid, program.name) in left or not is_alive(program.pid, program.started):
                 self._detach(program)
+        if left:
+            loans.forget_notes(self._home)
 
     # ---- what outlives us ---------------------------------------------------------------------------------------
 
@@ -332,32 +366,41 @@ class Lender:
             }
             for number, each in self.programs.items()
         ]
+        self._is_noted = True
         try:
-            with Held.open(self._home) as held:
-                files.write_whole((held / FILE).through, json.dumps(rows).encode(), durable=False)
+            loans.write(self._home, rows)
             self._told = False
-        except OSError as error:
+        except (OSError, ConfigurationError) as error:
             if not self._told:
                 self._told = True
                 logger.warning(
                     "cannot write %s/%s: %s. Lending goes on; but if this manager is killed now, the next one may "
                     "lend CPUs that programs still have. Free space there",
                     self._home,
-                    FILE,
-                    error.strerror or error,
+                    loans.FILE,
+                    getattr(error, "strerror", None) or error,
                 )
 
     def remember(self) -> None:
         """Keep what living programs have, as a manager before us has written it."""
         try:
-            with Held.open(self._home) as held:
-                rows = files.from_json(checked_files.read_private(held / FILE))
-            for row in rows:
+            for row in loans.read(self._home):
                 self._remember(row)
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, Damaged, Nonsense) as error:
-            logger.warning("what was lent before is not known (%s/%s: %s)", self._home, FILE, error)
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            ConfigurationError,
+            Damaged,
+            Nonsense,
+        ) as error:
+            logger.warning("what was lent before is not known (%s/%s: %s)", self._home, loans.FILE, error)
+        self._forget_dead()
+        loans.forget_notes(self._home)  # those of programs that nobody knows
 
     def _remember(self, row: dict[str, Any]) -> None:
         pid, began = int(row["pid"]), str(row["started"])
@@ -380,12 +423,12 @@ class Lender:
         self._stopping = cause
         for number in list(self.programs):
             self._tell(number, "stop", cause=cause)
-        for name in list(self._nodes):
-            self.drain(name, cause)
+        for node in list(self._nodes.values()):
+            self.drain(node.name, cause)
 
     async def release_all(self, cause: str) -> None:
         """Have all programs leave all nodes."""
-        await asyncio.gather(*(self.release(name, cause) for name in list(self._nodes)))
+        await asyncio.gather(*(self.release(node.name, cause) for node in list(self._nodes.values())))
 
     def is_idle(self) -> bool:
         """Whether no program has anything."""

@@ -112,11 +112,11 @@ class Lending:
                 ground.gpus[gpu] = None
         return True
 
-    def cannot_use(self, number: int, node: str) -> None:
-        """A program cannot use a node: it gets nothing more of it, and what it had is free."""
-        if (ground := self.nodes.get(node)) is not None:
-            self.returned(number, node, ground.of(number))
+    def cannot_use(self, number: int, node: str, cpus: Collection[int], gpus: Collection[str] = ()) -> bool:
+        """A program cannot use a node: it gets nothing more of it, and gives these back; False as from `returned`."""
+        if node in self.nodes:
             self.borrowers[number].unfit.add(node)
+        return self.returned(number, node, cpus, gpus)
 
     def may_use(self, number: int, node: str) -> None:
         """It may try again."""

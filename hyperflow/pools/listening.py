@@ -151,7 +151,9 @@ class Listening:
         gone: asyncio.Task[str] | None = None
         try:
             ends = None if request.seconds_left is None else time.time() + request.seconds_left
-            node = PoolNode(name, cpus=request.cpus, ends=ends, transport=Joined(name, member), logs=request.log_dir)
+            node = PoolNode(
+                _key(name), cpus=request.cpus, ends=ends, transport=Joined(name, member), logs=request.log_dir
+            )
             try:
                 await self._user.use(node)
             except HyperflowError as error:
@@ -159,11 +161,11 @@ class Listening:
                 why = str(error)
                 return
             logger.info("node %s has joined", name)
-            gone = asyncio.get_running_loop().create_task(self._user.gone(name))
+            gone = asyncio.get_running_loop().create_task(self._user.gone(_key(name)))
             cause = await self._stays(name, member, request)
             if cause:
                 await self._let_finish(name, member, cause, request)
-                await self._user.release(name, cause)
+                await self._user.release(_key(name), cause)
                 code, why = 0, cause
             else:
                 code, why = (0, AT_THE_END) if member.in_order else (1, "the head has lost its launcher")
@@ -190,7 +192,7 @@ class Listening:
                 return "its user wants it back"
             if due is not None and now >= due:
                 return TIME_LIMIT
-            if self._user.is_busy(name):
+            if self._user.is_busy(_key(name)):
                 since = now
             elif request.idle_timeout is not None and now - since >= request.idle_timeout:
                 return f"it had nothing to do for {request.idle_timeout:g} s"
@@ -204,13 +206,18 @@ class Listening:
         """Let what runs on a node end, as long as there is time."""
         if self._ending.is_set():
             return
-        self._user.drain(name, cause)
+        self._user.drain(_key(name), cause)
         limit = request.seconds_left
         grace = GRACE if limit is None or cause != TIME_LIMIT else min(self._margin, limit / 4) - LAST_MOMENT
         with suppress(TimeoutError):
             async with asyncio.timeout(max(grace, 0.0)):
-                while self._user.is_busy(name) and not member.gone.is_set() and not self._ending.is_set():
+                while self._user.is_busy(_key(name)) and not member.gone.is_set() and not self._ending.is_set():
                     await _first(LOOK, member.gone, self._ending)
+
+
+def _key(name: str) -> str:
+    """Return what the pool calls it: an allocation, or a host, may have a node of the same machine, with that name."""
+    return f"{name} (joined)"
 
 
 async def _first(seconds: float, *events: asyncio.Event) -> None:

@@ -37,7 +37,7 @@ from hyperflow.config import read_settings
 from hyperflow.control import pools, server
 from hyperflow.control.place import listening
 from hyperflow.errors import ConfigurationError, HyperflowError, LauncherError
-from hyperflow.pools import leases, named
+from hyperflow.pools import leases, loans, named
 from hyperflow.pools.lender import Lender
 from hyperflow.pools.named import ALLOCATIONS, LEASES, About, Named
 from hyperflow.pools.pool import Pool
@@ -76,6 +76,8 @@ class Manager:
         self._ending = asyncio.Event()
         self._cause = ""
         self._keeps = pool.about.keeps
+        self.about: About | None = None
+        """What pool.json says, once this process manages the pool: also what was changed, for the next one."""
 
     def info(self) -> dict[str, Any]:
         cpus, lent = self.lender.cpus()
@@ -86,8 +88,11 @@ class Manager:
 
     def set(self, **changes: Any) -> None:
         self.pool.set(**changes)
-        if "min_allocations" in changes:
-            self._keeps = True
+        self._keeps = self._keeps or "min_allocations" in changes
+        if self.about is not None:
+            self.about = attrs.evolve(self.about, options=self.about.options.changed(**changes), keeps=self._keeps)
+            with suppress(ConfigurationError):  # a full disk: it counts until this process ends
+                _write(self._named, self.about)
 
     def pause(self) -> None:
         self.pool.pause()
@@ -118,7 +123,7 @@ class Manager:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK):
                     await self._ending.wait()
-            idle = time.time() - self.lender.last_wanted
+            idle = time.monotonic() - self.lender.last_wanted
             if self._cause and self.lender.is_idle():
                 break
             if self.pool.options.min_allocations and not self._keeps and idle > self.pool.options.idle_timeout:
@@ -171,6 +176,7 @@ async def manage(pool: Named, ready: Any) -> None:
         mine.lender.remember()
         about = attrs.evolve(pool.about, manager=named.this_process(pool.name), ended=None, cause="")
         _write(pool, about)
+        mine.about = about
         for number in (signal.SIGTERM, signal.SIGINT):
             name = signal.Signals(number).name
             asyncio.get_running_loop().add_signal_handler(number, mine.stop, f"{name} has come", True)
@@ -180,7 +186,7 @@ async def manage(pool: Named, ready: Any) -> None:
             mine.lender.stop(f"has ended ({cause})")
             await mine.lender.release_all(cause)
     with suppress(OSError):
-        (pool.home / "lent").unlink(missing_ok=True)
+        (pool.home / loans.FILE).unlink(missing_ok=True)
     _write(pool, attrs.evolve(about, manager=None, ended=time.time(), cause=cause, options=pool.about.options))
 
 

@@ -4,7 +4,8 @@
       mine/
         pool.json        what it may have, since when, and how it ended (a checked file)
         log              what its manager says
-        lent             who has which CPUs, for a manager that comes after a killed one
+        lent, left-...   who has which CPUs, for a manager that comes after a killed one (see `loans`)
+        starting         locked while `hyperflow pool start` is at it
         control/         the manager's control socket (docs/control-api.md)
         leases/          the socket by which programs borrow
         pool/            its allocations (see `journal`)
@@ -21,7 +22,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -187,14 +188,25 @@ def write(home: Path, about: About) -> None:
         files.write_whole((held / FILE).through, with_checksum(KIND, about.to_json(), {}))
 
 
-def everyone() -> list[Named]:
-    """Return all pools, the newest last; those that ended long ago are forgotten."""
+def _nobody(name: str, why: str) -> None:
+    """Do nothing."""
+
+
+def everyone(on_unusable: Callable[[str, str], object] = _nobody) -> list[Named]:
+    """Return all pools, the newest last; those that ended long ago are forgotten.
+
+    `on_unusable` is told the names of those that are damaged, or not private, and why.
+    """
     found: list[Named] = []
     with suppress(OSError):
-        for name in sorted(os.listdir(directory())):
-            with suppress(ConfigurationError):
-                if (one := read(name)) is not None and not _forgotten(one):
-                    found.append(one)
+        for name in sorted(filter(NAME.fullmatch, os.listdir(directory()))):
+            try:
+                one = read(name)
+            except ConfigurationError as error:
+                on_unusable(name, str(error))
+                continue
+            if one is not None and not _forgotten(one):
+                found.append(one)
     return sorted(found, key=lambda one: one.about.since)
 
 

@@ -54,10 +54,10 @@ def bind(address: Address) -> socket.socket:
         except BaseException:
             sock.close()
             raise
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the second: what can be no name of a host
+        why = getattr(error, "strerror", None) or error
         raise ConfigurationError(
-            f"NodePool(listen=...): cannot listen at {address.host} port {address.port}: {error.strerror or error}; "
-            "0 takes a free port"
+            f"NodePool(listen=...): cannot listen at {address.host} port {address.port}: {why}; 0 takes a free port"
         ) from error
     return sock
 

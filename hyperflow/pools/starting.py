@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
 
+from hyperflow import private
 from hyperflow.control.client import NoMaster
 from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.pools import manager, named
@@ -33,10 +36,40 @@ def start(name: str, options: NodePool | None, keeps: bool) -> tuple[Named, str]
         keeps: Whether its least number of allocations is kept while no program wants anything.
 
     Raises:
-        ConfigurationError: A pool of this name runs, here or on another host; there is none and no options are given;
-            or the manager does not start, with the reason.
+        ConfigurationError: A pool of this name runs, here or on another host, or is just being started; there is none
+            and no options are given; or the manager does not start, with the reason.
     """
-    there = named.read(named.check_name(name))
+    if named.read(named.check_name(name)) is None and options is None:
+        raise ConfigurationError(f"pool start {name}: what it may have is missing, such as --nodes 2 --time 8:00:00")
+    with _alone(name):
+        return _start(name, options, keeps)
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """Be the only one who starts this pool, within a scope; raises ConfigurationError if another one does."""
+    home = named.directory() / name
+    lock = -1
+    with suppress(OSError):  # a full disk, which is told when there is something to write; or no such lock there
+        private.make_all(home)
+        with private.Held.open(home) as held:
+            lock = os.open("starting", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=held.number)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise ConfigurationError(
+                f"another `hyperflow pool start {name}` is at it; its log: {home / named.LOG}"
+            ) from None
+    try:
+        yield
+    finally:
+        if lock >= 0:
+            os.close(lock)
+
+
+def _start(name: str, options: NodePool | None, keeps: bool) -> tuple[Named, str]:
+    there = named.read(name)
     if there is not None and there.state in ("running", "elsewhere"):
         raise ConfigurationError(_taken(there))
     if there is not None and there.state == "left":
@@ -47,10 +80,8 @@ def start(name: str, options: NodePool | None, keeps: bool) -> tuple[Named, str]
             )
         return _launched(there), "goes on"
     if options is None:
-        if there is None:
-            raise ConfigurationError(
-                f"pool start {name}: what it may have is missing, such as --nodes 2 --time 8:00:00"
-            )
+        if there is None:  # it was removed just now
+            raise ConfigurationError(f"there is no pool {name} any more")
         options, keeps = there.about.options, there.about.keeps
     pool = Named(name, named.directory() / name, About(options, time.time(), keeps))
     try:

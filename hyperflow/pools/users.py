@@ -39,6 +39,14 @@ class PoolNode:
     transport: Transport | None = None
     logs: str = ""
 
+    @property
+    def key(self) -> str:
+        """What a manager and programs call it: the same after the manager was killed, and no other allocation's.
+
+        (The name is not: which of two allocations on a machine is "node1" is found out anew by the next manager.)
+        """
+        return self.name if self.slurm_job is None else f"{self.host or self.name}#{self.slurm_job}"
+
 
 class NodeUser(Protocol):
     """Uses nodes."""

@@ -1,5 +1,6 @@
 """The access file of a pool: who may read it, what it says, and what is wrong with others."""
 
+import json
 import os
 import stat
 import sys
@@ -54,6 +55,9 @@ def test_what_is_no_access_file(tmp_path: Path, access: Access) -> None:
     path.touch(0o600)
     wrong = [b"", b"[]", b"{}", b"\xff" * 100, access.text().replace('"format": 1', '"format": 2').encode()]
     wrong += [attrs.evolve(access, client_key="x").text().encode(), attrs.evolve(access, hosts=()).text().encode()]
+    said = json.loads(access.text())
+    changes: list[dict[str, object]] = [{"hosts": "login1"}, {"hosts": [5]}, {"port": 70000}, {"port": "22"}]
+    wrong += [json.dumps({**said, **change}).encode() for change in changes]
     for text in wrong:
         path.write_bytes(text)
         with pytest.raises(ConfigurationError, match="hyperflow pool access RUN > FILE"):

@@ -10,9 +10,10 @@ from typing import Any
 import attrs
 import pytest
 
+from hyperflow._version import __version__
 from hyperflow.control.place import listening
 from hyperflow.errors import LauncherError
-from hyperflow.pools import leases, named
+from hyperflow.pools import leases, loans, named
 from hyperflow.pools.borrowing import Borrowing, borrowing
 from hyperflow.pools.lender import Lender
 from hyperflow.pools.named import LEASES, About, Named, NoPool
@@ -33,6 +34,8 @@ class FakeEngine:
     kinds: list[NodeKind] = attrs.field(factory=list[NodeKind])
     stopped: list[tuple[str, float]] = attrs.field(factory=list[tuple[str, float]])
     broken: set[str] = attrs.field(factory=set[str])
+    slow: asyncio.Event | None = None
+    """Until it is set, no launcher that is to end has ended."""
     returned: Callable[[str, Sequence[int], Sequence[str]], object] = print
     gone: Callable[[str, str], object] = print
 
@@ -78,6 +81,8 @@ class FakeEngine:
 
     async def release(self, node: str, cause: str) -> None:
         del cause
+        if self.slow is not None:
+            await self.slow.wait()
         self.nodes.pop(node, None)
         self.busy.pop(node, None)
 
@@ -114,13 +119,13 @@ class Place:
     stack: AsyncExitStack
 
     @asynccontextmanager
-    async def manager(self, *nodes: tuple[str, int]) -> AsyncIterator[Lender]:
+    async def manager(self, *nodes: tuple[str, int] | PoolNode) -> AsyncIterator[Lender]:
         """Lend these nodes within a scope; its end is that of a killed manager."""
         lender = Lender("mine", self.pool.home, lambda: None, _look)
         lender.remember()
         lender.may_come([NodeKind("main", 4)])
-        for name, cpus in nodes:
-            await lender.use(PoolNode(name, cpus))
+        for node in nodes:
+            await lender.use(node if isinstance(node, PoolNode) else PoolNode(*node))
         writers: list[asyncio.StreamWriter] = []
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -222,6 +227,129 @@ def test_a_manager_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     asyncio.run(main())
 
 
+def test_a_launcher_that_ends_while_the_manager_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPUs on their way back are nobody else's for the next manager, until their launcher has ended."""
+
+    async def main() -> None:
+        async with _place(tmp_path, monkeypatch) as place:
+            engine, other = FakeEngine(1, slow=asyncio.Event()), FakeEngine(9)
+            assert engine.slow is not None
+            async with place.manager(("n1", 1)):
+                _, lease = await place.program("program", engine)
+                await _until(lambda: engine.cpus() == 1, "it has one")
+                await place.program("other", other)
+                engine.reclaim("n1", 1)
+                engine.end(1)
+                assert lease.nodes == {}
+            async with place.manager(("n1", 1)) as lender:
+                await _until(lambda: [row["attached"] for row in lender.table()] == [True, True], "both come back")
+                assert sorted(row["cpus"] for row in lender.table()) == [0, 1]
+                assert other.cpus() == 0
+                engine.slow.set()
+                await _until(lambda: other.cpus() == 1, "it is the other one's")
+                assert not engine.stopped
+
+    asyncio.run(main())
+
+
+def test_what_is_returned_while_a_manager_says_welcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What changes after a program has said what it has is told behind that, also before it is answered."""
+
+    async def main() -> None:
+        async with _place(tmp_path, monkeypatch) as place:
+            engine = FakeEngine(2)
+            async with place.manager(("n1", 2)):
+                await place.program("program", engine)
+                await _until(lambda: engine.cpus() == 2, "it has two")
+            lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+            async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                while line := await reader.readline():
+                    lines.put_nowait(json.loads(line))
+                writer.close()
+
+            with listening(place.pool.home / LEASES) as (listener, _):
+                server = await asyncio.start_unix_server(silent, sock=listener)
+                async with asyncio.timeout(10):
+                    assert (await lines.get())["held"] == {"n1": [0, 1]}
+                    engine.reclaim("n1", 1)
+                    engine.end(1)
+                    while (line := await lines.get())["do"] == "demand":
+                        pass
+                assert (line["do"], len(line["cpus"])) == ("returned", 1)
+                server.close()
+                await place.stack.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_killed_first", [True, False])
+def test_who_has_left_has_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_killed_first: bool) -> None:
+    """A process that goes on after its program has left, as a notebook does, has nothing for the next manager."""
+
+    async def main() -> None:
+        async with _place(tmp_path, monkeypatch) as place:
+            engine = FakeEngine(3)
+            async with place.manager(("n1", 4)):
+                program, _ = await place.program("program", engine)
+                await _until(lambda: engine.cpus() == 3, "it has three")
+                if not is_killed_first:
+                    await program.aclose()
+                    await _until(lambda: not loans.read(place.pool.home), "the file says so")
+            await program.aclose()
+            async with place.manager(("n1", 4)) as lender:
+                assert lender.cpus() == (4, 0)
+                assert lender.table() == []
+            assert [path.name for path in place.pool.home.iterdir() if path.name.startswith(loans.LEFT)] == []
+
+    asyncio.run(main())
+
+
+def test_an_allocation_that_has_another_name_for_the_next_manager(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of two allocations on a machine is called by the machine's name may change; what is lent of it does not."""
+
+    async def main() -> None:
+        async with _place(tmp_path, monkeypatch) as place:
+            engine, other = FakeEngine(2), FakeEngine(9)
+            async with place.manager(PoolNode("node1.51", 2, 51, host="node1")):
+                await place.program("program", engine)
+                await _until(lambda: engine.cpus() == 2, "it has both")
+            both = PoolNode("node1", 2, 51, host="node1"), PoolNode("node1.52", 2, 52, host="node1")
+            async with place.manager(*both) as lender:
+                assert lender.cpus() == (4, 2)
+                assert (lender.is_busy("node1"), lender.is_busy("node1.52")) == (True, False)
+                await place.program("other", other)
+                await _until(lambda: other.cpus() == 2, "the rest is lent")
+                assert other.nodes.keys() == {"node1.52"}
+                await lender.release("node1", "its time is over")
+                assert engine.cpus() == 0
+
+    asyncio.run(main())
+
+
+def test_two_that_have_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second to say that it has a CPU is told to leave that node, and keeps what it has of others."""
+
+    async def main() -> None:
+        async with _place(tmp_path, monkeypatch) as place, place.manager(("n1", 2), ("n2", 2)) as lender:
+            writers: list[asyncio.StreamWriter] = []
+            told = b""
+            for held in ({"n1": [0]}, {"n1": [0, 1], "n2": [0]}):
+                reader, writer = await place.stranger()
+                writers.append(writer)
+                writer.write(json.dumps({**ATTACH, "held": held}).encode() + b"\n")
+                told = await reader.readline() + (await reader.readline() if "n2" in held else b"")
+            assert json.loads(told.splitlines()[1])["do"] == "gone"
+            writers[1].write(b'{"do": "released", "node": "n1"}\n{"do": "returned", "node": "n2", "cpus": [0]}\n')
+            await _until(lambda: [row["nodes"] for row in lender.table()] == [{"n1": 1}, {}], "n2 is returned")
+            for writer in writers:
+                writer.close()
+
+    asyncio.run(main())
+
+
 def test_a_pool_that_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine is told to start nothing more, once; what runs goes on to its end; who comes later is told, too."""
 
@@ -290,7 +418,7 @@ def test_hosts_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     asyncio.run(main())
 
 
-ATTACH = {"do": "attach", "program": "bad", "pid": 1, "since": "1", "held": {}}
+ATTACH = {"do": "attach", "program": "bad", "pid": 1, "since": "1", "held": {}, "hyperflow": __version__}
 
 
 @pytest.mark.parametrize(
@@ -300,12 +428,18 @@ ATTACH = {"do": "attach", "program": "bad", "pid": 1, "since": "1", "held": {}}
         [b"\x80\x04\x95\n"],
         [b"x" * (leases.LONGEST + 10) + b"\n"],
         [b"[]\n"],
+        [b"[" * 100_000 + b"\n"],
         [b'{"do": "demand"}\n'],
         [json.dumps({**ATTACH, "held": {"n1": [-1]}}).encode() + b"\n"],
         [json.dumps({**ATTACH, "held": {"n1": [1, 1]}}).encode() + b"\n"],
         [json.dumps({**ATTACH, "held": 5}).encode() + b"\n"],
+        [json.dumps({**ATTACH, "hyperflow": "0.0"}).encode() + b"\n"],
         [json.dumps(ATTACH).encode() + b"\n", b'{"do": "returned", "node": "n1", "cpus": [0]}\n'],
         [json.dumps(ATTACH).encode() + b"\n", b'{"do": "demand", "waiting": [[1]], "held": {}, "idle": {}}\n'],
+        [
+            json.dumps(ATTACH).encode() + b"\n",
+            b'{"do": "demand", "waiting": [[1, 1, 0, 0, NaN]], "held": {}, "idle": {}}\n',
+        ],
         [json.dumps(ATTACH).encode() + b"\n", b'{"do": "demand", "waiting": [], "held": {"n1": -5}, "idle": {}}\n'],
         [json.dumps(ATTACH).encode() + b"\n", b'{"do": "returned", "node": "n1", "cpus": "all", "gpus": 5}\n'],
         [json.dumps(ATTACH).encode() + b"\n", b'{"do": "dance"}\n'],

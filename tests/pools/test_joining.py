@@ -9,6 +9,7 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import attrs
 import pytest
 
 import hyperflow as hf
@@ -159,5 +160,6 @@ async def test_who_cannot_join_is_told_why(tmp_path: Path, monkeypatch: pytest.M
     async with joining(path) as node:
         ended = await node.ended()
         assert (ended.code, "The pool may have ended" in ended.said) == (1, True), ended.said
-    with pytest.raises(LauncherError, match="cannot be reached"):
-        await joining_module.join(access, Joining())
+    for one in (access, attrs.evolve(access, hosts=("a..b",))):
+        with pytest.raises(LauncherError, match="cannot be reached"):
+            await joining_module.join(one, Joining())

@@ -268,13 +268,26 @@ def test_a_node_that_a_program_cannot_use() -> None:
     lending = world.lending
     lending.wants(1, Demand([Unit(9)]), 0)
     lending.settle(0)
-    lending.cannot_use(1, "n0")
+    assert lending.cannot_use(1, "n0", [0, 1])
     assert lending.settle(0) == []
     assert lending.held_by(1) == {"n1": [0, 1]}
     lending.join(2, 0)
     lending.wants(2, Demand([Unit(2)]), 0)
     assert lending.settle(0) == [Lend(2, "n0", (0, 1))]
     assert program.number == 1
+
+
+def test_what_is_lent_while_a_node_fails() -> None:
+    """A program gives back what it knew of; CPUs that it has not heard of yet are its own, and not lent to others."""
+    lending = Lending()
+    lending.node_up("n", 3)
+    lending.join(1, 0)
+    lending.wants(1, Demand([Unit(3)]), 0)
+    assert lending.settle(0) == [Lend(1, "n", (0, 1, 2))]
+    assert lending.cannot_use(1, "n", [0, 1])
+    assert lending.held_by(1) == {"n": [2]}
+    assert not lending.cannot_use(1, "n", [0, 2])
+    assert lending.held_by(1) == {"n": [2]}
 
 
 def test_a_node_that_is_given_back() -> None:

@@ -34,6 +34,12 @@ async def main(env):
 """
 
 
+def _plain(node: str) -> str:
+    """Return the name of a node, which an allocation's node on the same machine may have, too."""
+    assert node.endswith(" (joined)")
+    return node.removesuffix(" (joined)")
+
+
 class User:
     """Uses nodes; the test says whether they are busy."""
 
@@ -51,29 +57,32 @@ class User:
         if self.refuses:
             raise LauncherError(self.refuses)
         assert isinstance(node.transport, Joined), node
-        self.nodes[node.name] = node
-        self.connections[node.name] = await node.transport.start([], self, self.log_dir / f"launcher-{node.name}.log")
+        name = _plain(node.name)
+        self.nodes[name] = node
+        self.connections[name] = await node.transport.start([], self, self.log_dir / f"launcher-{name}.log")
 
     def drain(self, node: str, cause: str) -> None:
+        node = _plain(node)
         self.told.append(f"drain {node}: {cause}")
 
     async def release(self, node: str, cause: str) -> None:
+        node = _plain(node)
         self.told.append(f"release {node}: {cause}")
         self.connections[node].close()
         await self.connections[node].wait_closed()
 
     async def gone(self, node: str) -> str:
         await self.lost.wait()
-        return f"{node} was lost"
+        return f"{_plain(node)} was lost"
 
     def is_busy(self, node: str) -> bool:
-        return node in self.busy
+        return _plain(node) in self.busy
 
     def is_up(self, node: str) -> bool:
-        return node in self.nodes
+        return _plain(node) in self.nodes
 
     def takes_work(self, node: str) -> bool:
-        return node in self.nodes
+        return _plain(node) in self.nodes
 
     def demand(self) -> Sequence[Want]:
         return []

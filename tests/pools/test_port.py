@@ -40,6 +40,13 @@ def test_a_port_that_is_taken() -> None:
             port.bind(port.Address("127.0.0.1", number))
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 70])
+def test_what_is_no_host(host: str) -> None:
+    """What can be no name of a host is refused as one that nobody knows is."""
+    with pytest.raises(ConfigurationError, match="cannot listen at"):
+        port.bind(port.Address(host, 0))
+
+
 def test_how_others_call_this_machine() -> None:
     """One address is told as it is; all of them as the machine's name and the address by which one leaves it."""
     assert port.names("10.0.0.5") == ("10.0.0.5",)

@@ -18,7 +18,7 @@ from hyperflow.cli.main import command_line
 from hyperflow.control import place
 from hyperflow.control.client import Contact
 from hyperflow.errors import ConfigurationError
-from hyperflow.pools import named
+from hyperflow.pools import named, starting
 from tests.helpers import alive, block_until
 
 pytestmark = pytest.mark.process
@@ -97,6 +97,53 @@ def test_the_life_of_a_manager(pool: Pool) -> None:
     assert "ended" in pool("list")
     with pytest.raises(ConfigurationError, match="`hyperflow pool start mine` starts it again"):
         hf.run_job_pool(hf.remote_eval(abs, 1), "mine")
+
+
+def test_what_was_set_outlives_a_manager(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next manager has the limits that were changed; who starts one within an allocation is told how it ends."""
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    assert "it ends with Slurm job 4711" in pool("start", "mine", *HOST)
+    address = place.read(named.find("mine").home)
+    assert address is not None
+    Contact(address).post("/pool/set", max_allocations=7)
+    pid = _manager()
+    os.kill(pid, signal.SIGKILL)
+    _until_dead(pid)
+    pool("start", "mine")
+    assert named.find("mine").about.options.max_allocations == 7
+
+
+def test_two_who_start_one_pool(pool: Pool) -> None:
+    """While one `pool start` is at it, a second one of that name is refused, and changes nothing."""
+    with starting._alone("mine"):  # pyright: ignore[reportPrivateUsage]
+        assert "another `hyperflow pool start mine` is at it" in pool("start", "mine", *HOST, code=1)
+    assert named.everyone() == []
+
+
+def test_a_pool_that_is_damaged_is_shown(pool: Pool, state: Path) -> None:
+    """`pool list` shows what cannot be read, with the reason, beside the others."""
+    home = state / "hyperflow/pools/mine"
+    home.mkdir(parents=True, mode=0o700)
+    (home / named.FILE).write_bytes(b"garbage")
+    (home / named.FILE).chmod(0o600)
+    (row,) = json.loads(pool("list", "--json"))["pools"]
+    assert (row["name"], row["state"]) == ("mine", "unusable")
+    assert "damaged" in row["what"]
+    assert "unusable" in pool("list")
+
+
+def test_a_manager_that_is_killed_while_it_ends(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pool stop` does not say then that all was given back, but what to type."""
+    pool("start", "mine", *HOST)
+    pid = _manager()
+
+    def kill(*_: object) -> dict[str, Any]:
+        os.kill(pid, signal.SIGKILL)
+        _until_dead(pid)
+        return {"programs": []}
+
+    monkeypatch.setattr(starting, "stop", kill)
+    assert "was killed while it ended; `hyperflow pool stop mine` again" in pool("stop", "mine", code=1)
 
 
 def test_sigterm_ends_it(pool: Pool) -> None:
