@@ -89,6 +89,7 @@ class Ending(NamedTuple):
     key: str
     cpus: list[int]
     gpus: list[str]
+    over: asyncio.Event
 
 
 class Borrowing:
@@ -283,6 +284,8 @@ class Borrowing:
         held = self.nodes.pop(name, None)
         if held is not None and held.engine_name:
             await self._engine.release(held.engine_name, cause)
+        for ending in [each for each in self._ending if each.key == name]:
+            await ending.over.wait()
         self._tell("released", node=name)
 
     def on_returned(self, engine_name: str, cpus: Sequence[int], gpus: Sequence[str]) -> None:
@@ -296,7 +299,7 @@ class Borrowing:
             self._tell("returned", node=held.node.key, cpus=list(cpus), gpus=list(gpus))
         else:
             del self.nodes[held.node.key]
-            ending = Ending(held.node.key, list(cpus), sorted({*held.gpus, *gpus}))
+            ending = Ending(held.node.key, list(cpus), sorted({*held.gpus, *gpus}), asyncio.Event())
             self._ending.append(ending)
             self._start(self._return_last(held, ending))
 
@@ -305,6 +308,7 @@ class Borrowing:
         await self._engine.release(held.engine_name, "its CPUs were given back to the pool")
         self._ending.remove(ending)
         self._tell("returned", node=ending.key, cpus=ending.cpus, gpus=ending.gpus)
+        ending.over.set()
 
     def on_node_gone(self, engine_name: str, cause: str) -> None:
         """The engine has lost a node."""

@@ -94,6 +94,7 @@ class Lender:
         self._keys: dict[str, str] = {}  # by their names in the pool
         self._kinds: Sequence[NodeKind] = ()
         self._left: dict[tuple[int, str], asyncio.Event] = {}  # who has to leave which node
+        self._leaving: dict[str, str] = {}  # nodes that all have to leave, and why
         self._following = 1
         self._news = asyncio.Event()
         self._stopping = ""
@@ -128,13 +129,14 @@ class Lender:
     async def release(self, node: str, cause: str) -> None:
         key = self._key(node)
         self.lending.close(key)
-        left = [self._left.setdefault((number, key), asyncio.Event()) for number in self._users(key)]
+        self._leaving[key] = cause
         for number in self._users(key):
             self._tell(number, "gone", node=key, cause=cause)
         with suppress(TimeoutError):
             async with asyncio.timeout(LEAVING):
-                for each in left:
-                    await each.wait()
+                while users := self._users(key):  # also those who come back meanwhile
+                    await self._left.setdefault((users[0], key), asyncio.Event()).wait()
+        self._leaving.pop(key, None)
         self.lending.node_gone(key)
         self._nodes.pop(key, None)
         if self._keys.get(node) == key:
@@ -244,7 +246,9 @@ class Lender:
         self._tell(program.number, "welcome", pool=self._pool, pid=os.getpid(), kinds=leases.kinds_to_json(self._kinds))
         for node, cpus in held.items():
             taken = self.lending.holds(program.number, node, cpus, gpus.get(node, ()))
-            if taken:  # which cannot be, but for a file that could not be written
+            if node in self._leaving:
+                self._tell(program.number, "gone", node=node, cause=self._leaving[node])
+            elif taken:  # which cannot be, but for a file that could not be written
                 words = "%s and another program both have CPUs %s of %s: it is told to leave that node"
                 logger.warning(words, program.name, taken, node)
                 self.lending.returned(program.number, node, set(cpus).difference(taken), gpus.get(node, ()))
@@ -285,7 +289,10 @@ class Lender:
                     raise Nonsense(f"it has failed to use CPUs of {node} that it does not have")
                 asyncio.get_running_loop().call_later(UNFIT_FOR, self.lending.may_use, number, node)
             case "released":
-                if (left := self._left.pop((number, leases.text(line, "node")), None)) is not None:
+                node = leases.text(line, "node")
+                if node in self._leaving:
+                    self.lending.returned(number, node, self.lending.held_by(number).get(node, []))
+                if (left := self._left.pop((number, node), None)) is not None:
                     left.set()
             case _:
                 raise Nonsense(f"nobody knows what {line['do']!r} is")

@@ -404,6 +404,32 @@ def test_a_node_that_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     asyncio.run(main())
 
 
+def test_a_node_that_is_taken_back_from_a_launcher_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To release a node also waits for what is on its way back; that program goes on, and so does one that stays."""
+
+    async def main() -> None:
+        async with _place(tmp_path, monkeypatch) as place, place.manager(("n1", 2)) as lender:
+            engine, other = FakeEngine(1, slow=asyncio.Event()), FakeEngine(1, slow=asyncio.Event())
+            assert engine.slow is not None
+            assert other.slow is not None
+            await place.program("program", engine)
+            await place.program("other", other)
+            await _until(lambda: engine.cpus() == other.cpus() == 1, "each has one")
+            engine.reclaim("n1", 1)
+            engine.end(1)
+            releasing = asyncio.create_task(lender.release("n1", "its time is over"))
+            await asyncio.sleep(0.05)
+            assert not releasing.done()
+            engine.slow.set()
+            await _until(lambda: [row["cpus"] for row in lender.table()] == [0, 1], "the first has left")
+            other.slow.set()
+            await releasing
+            assert len(lender.table()) == 2
+            assert not engine.stopped
+
+    asyncio.run(main())
+
+
 def test_hosts_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that cannot be reached is not lent; of one whose CPUs nobody has named, all are."""
 
@@ -495,7 +521,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: py
         raise OSError(28, "No space left on device")
 
     async def main() -> None:
-        monkeypatch.setattr("hyperflow.pools.lender.files.write_whole", full)
+        monkeypatch.setattr("hyperflow.pools.loans.files.write_whole", full)
         engine = FakeEngine(1)
         await place_program(engine)
 
@@ -505,7 +531,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: py
             place = await stack.enter_async_context(_place(tmp_path, monkeypatch))
             await stack.enter_async_context(place.manager(("n1", 2)))
             await place.program("program", engine)
-            monkeypatch.setattr("hyperflow.pools.lender.files.write_whole", full)
+            monkeypatch.setattr("hyperflow.pools.loans.files.write_whole", full)
             await _until(lambda: engine.cpus() == 1, "it has one")
             engine.waiting = 1
             await _until(lambda: engine.cpus() == 2, "it has two")
