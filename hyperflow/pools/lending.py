@@ -71,6 +71,7 @@ class Lending:
         for ground in self.nodes.values():
             ground.holders = [None if holder == number else holder for holder in ground.holders]
             ground.gpus = {gpu: None if holder == number else holder for gpu, holder in ground.gpus.items()}
+        self._forget_unknown()
 
     def wants(self, number: int, demand: Demand, now: float) -> None:
         """A program says what it needs."""
@@ -82,7 +83,7 @@ class Lending:
         """A program that was there before us says what it has; return which of the CPUs somebody else has."""
         ground = self.nodes.get(node)
         if ground is None:  # which comes later
-            ground = self.nodes[node] = Ground(node, [], open=False)
+            ground = self.nodes[node] = Ground(node, [], open=False, is_known=False)
         size = max(cpus, default=-1) + 1
         ground.holders += [None] * (size - len(ground.holders))
         taken = [index for index in cpus if ground.holders[index] not in (None, number)]
@@ -110,6 +111,7 @@ class Lending:
         for gpu in set(back).intersection(ground.gpus):
             if ground.gpus[gpu] == number:
                 ground.gpus[gpu] = None
+        self._forget_unknown()
         return True
 
     def cannot_use(self, number: int, node: str, cpus: Collection[int], gpus: Collection[str] = ()) -> bool:
@@ -160,6 +162,12 @@ class Lending:
         if not borrower.held[node]:
             del borrower.held[node]
             borrower.asked.pop(node, None)
+
+    def _forget_unknown(self) -> None:
+        """Forget nodes that have never come, and of which nobody has anything any more."""
+        for name in [name for name, ground in self.nodes.items() if not ground.is_known]:
+            if not self.is_busy(name):
+                del self.nodes[name]
 
     @staticmethod
     def _forget_returned(borrower: Borrower, node: str, count: int) -> None:

@@ -73,6 +73,8 @@ class Ground:
     memory: int = 0
     open: bool = True
     """False: nothing more is lent."""
+    is_known: bool = True
+    """False: a program says that it has CPUs there, and no such node has come yet."""
 
     def free(self) -> list[int]:
         return [index for index, holder in enumerate(self.holders) if holder is None]

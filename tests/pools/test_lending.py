@@ -277,6 +277,23 @@ def test_a_node_that_a_program_cannot_use() -> None:
     assert program.number == 1
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_node_that_never_comes(leaves: bool) -> None:
+    """What a program has of a node that only a killed manager knew is forgotten when the program gives it back."""
+    lending = Lending()
+    lending.join(1, 0)
+    lending.node_up("n", 1)
+    assert lending.holds(1, "gone", [0, 5]) == []
+    assert lending.is_busy("gone")
+    if leaves:
+        lending.leave(1)
+    else:
+        assert lending.returned(1, "gone", [0])
+        assert lending.is_busy("gone")
+        assert lending.returned(1, "gone", [5])
+    assert lending.nodes.keys() == {"n"}
+
+
 def test_what_is_lent_while_a_node_fails() -> None:
     """A program gives back what it knew of; CPUs that it has not heard of yet are its own, and not lent to others."""
     lending = Lending()
