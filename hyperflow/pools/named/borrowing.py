@@ -22,10 +22,10 @@ from typing import Any, Protocol, cast
 from hyperflow.aio import settled
 from hyperflow.database.ownership import started
 from hyperflow.errors import ConfigurationError, LauncherError
-from hyperflow.pools import leases, named
-from hyperflow.pools.leases import Line, Nonsense, Stream
-from hyperflow.pools.lent import Demand
-from hyperflow.pools.named import LOG, Named, NoPool
+from hyperflow.pools.named import leases, named
+from hyperflow.pools.named.leases import Line, Nonsense, Stream
+from hyperflow.pools.named.lent import Demand
+from hyperflow.pools.named.named import LOG, Named, NoPool
 from hyperflow.pools.users import PoolNode
 from hyperflow.request import NodeKind, Want
 
