@@ -21,11 +21,11 @@ from hyperflow.flow import Flow
 from hyperflow.head.capacity import Supply
 from hyperflow.head.engine import Engine
 from hyperflow.offers import Offers
-from hyperflow.pools import named
-from hyperflow.pools.borrowing import borrowing
 from hyperflow.pools.in_engine import InEngine
+from hyperflow.pools.named import named
+from hyperflow.pools.named.borrowing import borrowing
+from hyperflow.pools.named.on_loan import OnLoan
 from hyperflow.pools.nodepool import NodePool
-from hyperflow.pools.on_loan import OnLoan
 from hyperflow.pools.pool import Pool
 from hyperflow.program import CONTINUED, ProgramInfo
 from hyperflow.records import record

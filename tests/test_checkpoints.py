@@ -187,15 +187,15 @@ async def test_time_limits_inline() -> None:
 
 
 async def test_nodes_are_told() -> None:
-    """Of the end, of a signal, and of a drain by hand."""
+    """Of the end, of a signal, and of their being drained."""
     told = list[tuple[str, float, float]]()
 
     def write(node: str, parts: list[frames.Bytes]) -> None:
         (part,) = parts
         told.extend((node, *frames.ENDS.unpack(body)) for _, _, body in frames.Reader().feed(bytes(part)))
 
-    drain, aside = Drain(lambda _: None, lambda _: None), {"b": "by hand", "c": "its evaluations failed"}
-    ends = Ends(drain, aside, write)
+    drain = Drain(lambda _: None, lambda _: None)
+    ends = Ends(drain, {"b"}, write)
     ends.tell_new("a")
     assert not told  # nothing is known yet
     drain.expect(End(time.time() + 1000, 100.0))

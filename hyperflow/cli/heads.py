@@ -18,7 +18,7 @@ from hyperflow.errors import ConfigurationError, HyperflowError
 from hyperflow.events import reader, segments
 from hyperflow.events.nodes import NodeState, node_states
 from hyperflow.master import rundir
-from hyperflow.pools import named
+from hyperflow.pools.named import named
 from hyperflow.records import record
 
 EVENTS = segments.NAME

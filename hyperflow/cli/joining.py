@@ -74,8 +74,8 @@ def join(
     idle = None if idle_timeout is None else to_seconds("--idle-timeout", idle_timeout)
     # asyncssh costs 0.1 s, which other commands need not pay
     from hyperflow._job import run_in_new_loop  # noqa: PLC0415
-    from hyperflow.pools import access as access_file  # noqa: PLC0415
-    from hyperflow.pools import joining, walltime  # noqa: PLC0415
+    from hyperflow.pools.joining import access as access_file  # noqa: PLC0415
+    from hyperflow.pools.joining import joining, walltime  # noqa: PLC0415
 
     found = access_file.read(access or _access_of(run, base_dir))
     left = walltime.seconds_left(os.environ) if limit is None else limit
@@ -100,7 +100,7 @@ def access(run: Which = None, *, base_dir: BaseDir = BASE_DIR) -> int:
 
     Whoever has it can run anything as you, at the head and on its nodes: keep the file as you keep a private ssh key.
     """
-    from hyperflow.pools import access as access_file  # noqa: PLC0415 (see above)
+    from hyperflow.pools.joining import access as access_file  # noqa: PLC0415 (see above)
 
     text = access_file.read(_access_of(run, base_dir)).text()
     there = os.fstat(sys.stdout.fileno())
@@ -112,6 +112,6 @@ def access(run: Which = None, *, base_dir: BaseDir = BASE_DIR) -> int:
 
 def _access_of(run: str | None, base_dir: Path) -> Path:
     from hyperflow.cli import heads  # noqa: PLC0415 (see above)
-    from hyperflow.pools.listening import expected_access  # noqa: PLC0415 (see above)
+    from hyperflow.pools.joining.listening import expected_access  # noqa: PLC0415 (see above)
 
     return expected_access(heads.find(run, base_dir))

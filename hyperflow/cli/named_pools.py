@@ -19,8 +19,9 @@ from hyperflow.config import read_settings
 from hyperflow.console.options import Resources
 from hyperflow.console.table import plain_table, print_table
 from hyperflow.errors import ConfigurationError, HyperflowError
-from hyperflow.pools import named, scripts, starting
-from hyperflow.pools.named import Named
+from hyperflow.pools import scripts
+from hyperflow.pools.named import named, starting
+from hyperflow.pools.named.named import Named
 from hyperflow.pools.nodepool import NodePool
 from hyperflow.saying import age, printable
 

@@ -18,7 +18,7 @@ from hyperflow.console.options import Resources
 from hyperflow.console.table import plain_table, print_table
 from hyperflow.control.client import Contact, HeadElsewhere, head
 from hyperflow.errors import ConfigurationError
-from hyperflow.pools import named
+from hyperflow.pools.named import named
 from hyperflow.saying import age, in_short, printable
 from hyperflow.steering import LIMITS
 

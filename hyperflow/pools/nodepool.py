@@ -9,7 +9,7 @@ import attrs
 
 from hyperflow.config import check_cpus
 from hyperflow.errors import ConfigurationError
-from hyperflow.pools import port
+from hyperflow.pools.joining import port
 from hyperflow.saying import unfit_name
 from hyperflow.sizes import to_seconds
 from hyperflow.slurm.script import SbatchOptions

@@ -28,7 +28,7 @@ from hyperflow.slurm.client import PollIntervals, SlurmClient
 from hyperflow.steering import LIMITS
 
 if TYPE_CHECKING:
-    from hyperflow.pools.listening import Listening
+    from hyperflow.pools.joining.listening import Listening
 
 MOST_GPUS = 64
 """GPUs that a node may have that joins by itself, until it is there: more than anybody asks for."""
@@ -106,7 +106,7 @@ class Pool:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._hosts)
             if self.options.listen is not None:
-                from hyperflow.pools.listening import Listening  # noqa: PLC0415 (asyncssh costs 0.1 s)
+                from hyperflow.pools.joining.listening import Listening  # noqa: PLC0415 (asyncssh costs 0.1 s)
 
                 margin = self._settings.end_margin
                 self._listening = Listening(

@@ -24,10 +24,10 @@ from hyperflow._version import __version__
 from hyperflow.aio import settled
 from hyperflow.database.ownership import started
 from hyperflow.errors import ConfigurationError, HyperflowError
-from hyperflow.pools import leases, loans, named
-from hyperflow.pools.leases import Line, Nonsense, Stream
-from hyperflow.pools.lent import Demand
-from hyperflow.pools.named import LOG, Named, NoPool
+from hyperflow.pools.named import leases, loans, named
+from hyperflow.pools.named.leases import Line, Nonsense, Stream
+from hyperflow.pools.named.lent import Demand
+from hyperflow.pools.named.named import LOG, Named, NoPool
 from hyperflow.pools.users import PoolNode
 from hyperflow.request import NodeKind, Want
 

@@ -13,10 +13,10 @@ import pytest
 from hyperflow._version import __version__
 from hyperflow.control.place import listening
 from hyperflow.errors import LauncherError
-from hyperflow.pools import leases, loans, named
-from hyperflow.pools.borrowing import Borrowing, borrowing
-from hyperflow.pools.lender import Lender
-from hyperflow.pools.named import LEASES, About, Named, NoPool
+from hyperflow.pools.named import leases, loans, named
+from hyperflow.pools.named.borrowing import Borrowing, borrowing
+from hyperflow.pools.named.lender import Lender
+from hyperflow.pools.named.named import LEASES, About, Named, NoPool
 from hyperflow.pools.nodepool import NodePool
 from hyperflow.pools.users import PoolNode
 from hyperflow.request import NodeKind, Request, Want
@@ -521,7 +521,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: py
         raise OSError(28, "No space left on device")
 
     async def main() -> None:
-        monkeypatch.setattr("hyperflow.pools.loans.files.write_whole", full)
+        monkeypatch.setattr("hyperflow.pools.named.loans.files.write_whole", full)
         engine = FakeEngine(1)
         await place_program(engine)
 
@@ -531,7 +531,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: py
             place = await stack.enter_async_context(_place(tmp_path, monkeypatch))
             await stack.enter_async_context(place.manager(("n1", 2)))
             await place.program("program", engine)
-            monkeypatch.setattr("hyperflow.pools.loans.files.write_whole", full)
+            monkeypatch.setattr("hyperflow.pools.named.loans.files.write_whole", full)
             await _until(lambda: engine.cpus() == 1, "it has one")
             engine.waiting = 1
             await _until(lambda: engine.cpus() == 2, "it has two")

@@ -7,8 +7,8 @@ import attrs
 import pytest
 
 from hyperflow.errors import ConfigurationError
-from hyperflow.pools import named
-from hyperflow.pools.named import FORGOTTEN_AFTER, About, NoPool
+from hyperflow.pools.named import named
+from hyperflow.pools.named.named import FORGOTTEN_AFTER, About, NoPool
 from hyperflow.pools.nodepool import NodePool
 from hyperflow.slurm.script import SbatchOptions
 

@@ -12,11 +12,11 @@ import asyncssh
 import attrs
 import pytest
 
-from hyperflow.pools import door as door_module
-from hyperflow.pools.access import USER, new_key
-from hyperflow.pools.door import Door
-from hyperflow.pools.join_request import JoinRequest
-from hyperflow.pools.joined import Member
+from hyperflow.pools.joining import door as door_module
+from hyperflow.pools.joining.access import USER, new_key
+from hyperflow.pools.joining.door import Door
+from hyperflow.pools.joining.join_request import JoinRequest
+from hyperflow.pools.joining.joined import Member
 from tests.helpers import wait_until
 
 STRANGERS = 1000

@@ -14,11 +14,11 @@ import pytest
 
 import hyperflow as hf
 from hyperflow.errors import ConfigurationError, LauncherError, WorkerDied
-from hyperflow.pools import access as access_file
-from hyperflow.pools import joining as joining_module
-from hyperflow.pools.joining import Joining
+from hyperflow.pools.joining import access as access_file
+from hyperflow.pools.joining import joining as joining_module
+from hyperflow.pools.joining.joining import Joining
 from tests.helpers import alive, wait_until
-from tests.pools.joins import copied, joining, opened
+from tests.pools.joining.joins import copied, joining, opened
 
 pytestmark = pytest.mark.process
 

@@ -21,11 +21,11 @@ from types import TracebackType
 from typing import Self
 
 from hyperflow.errors import ConfigurationError, HyperflowError
-from hyperflow.pools import access, join_request, port
-from hyperflow.pools.access import Access
-from hyperflow.pools.door import Door
-from hyperflow.pools.join_request import JoinRequest
-from hyperflow.pools.joined import Joined, Member
+from hyperflow.pools.joining import access, join_request, port
+from hyperflow.pools.joining.access import Access
+from hyperflow.pools.joining.door import Door
+from hyperflow.pools.joining.join_request import JoinRequest
+from hyperflow.pools.joining.joined import Joined, Member
 from hyperflow.pools.users import NodeUser, PoolNode
 
 logger = logging.getLogger("hyperflow")

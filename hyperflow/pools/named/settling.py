@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Protocol
 
-from hyperflow.pools.lent import LATER, SOON, TURN, Ask, Borrower, Ground, Lend, Move, Unit
-from hyperflow.pools.shares import Claim, fair
+from hyperflow.pools.named.lent import LATER, SOON, TURN, Ask, Borrower, Ground, Lend, Move, Unit
+from hyperflow.pools.named.shares import Claim, fair
 
 
 class Books(Protocol):

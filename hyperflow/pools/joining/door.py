@@ -7,7 +7,7 @@ Guarantees, whoever connects and whatever he sends:
 - Who does not have the key gets no further than the refusal of an ssh server.
 - Before the login a connection may send BEFORE_LOGIN bytes and has LOGIN_PATIENCE seconds; PENDING of them may be there
   at a time, and RATE begin per second, after the first BURST. Others are closed at once, ACCEPTS per ACCEPT_PAUSE. So
-  strangers take a small part of the head's event loop, and never much of it at a time (tests/pools/test_door.py
+  strangers take a small part of the head's event loop, and never much of it at a time (tests/pools/joining/test_door.py
   measures that); nodes that come while they do have to try again, which they do by themselves.
 - With the key, but without a request to join that makes sense, the connection ends as soon.
 - No file descriptor and no task is left of any of them.
@@ -29,9 +29,9 @@ from collections.abc import Callable
 import asyncssh
 
 from hyperflow.errors import ConfigurationError
-from hyperflow.pools.access import USER
-from hyperflow.pools.join_request import JoinRequest
-from hyperflow.pools.joined import Member, MemberLog
+from hyperflow.pools.joining.access import USER
+from hyperflow.pools.joining.join_request import JoinRequest
+from hyperflow.pools.joining.joined import Member, MemberLog
 
 logger = logging.getLogger("hyperflow")
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from hyperflow.errors import SlurmError
-from hyperflow.pools.walltime import seconds_left
+from hyperflow.pools.joining.walltime import seconds_left
 
 PBS_PRO = """Job Id: 42.server
     Job_Name = x

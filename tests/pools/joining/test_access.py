@@ -11,8 +11,8 @@ import pytest
 
 from hyperflow.cli import joining
 from hyperflow.errors import ConfigurationError
-from hyperflow.pools import access as access_file
-from hyperflow.pools.access import Access, as_text, new_key, public_text
+from hyperflow.pools.joining import access as access_file
+from hyperflow.pools.joining.access import Access, as_text, new_key, public_text
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ class Named:
 
     def manager(self) -> int:
         """Return the process of the manager, as a number here."""
-        (found,) = [each for each in self.cluster.login.processes() if "hyperflow.pools.manager" in each.command]
+        (found,) = [each for each in self.cluster.login.processes() if "hyperflow.pools.named.manager" in each.command]
         return found.pid
 
 

@@ -26,8 +26,8 @@ from collections.abc import Collection, Iterable
 
 import attrs
 
-from hyperflow.pools.lent import Borrower, Demand, Ground, Move
-from hyperflow.pools.settling import Settling
+from hyperflow.pools.named.lent import Borrower, Demand, Ground, Move
+from hyperflow.pools.named.settling import Settling
 
 
 class Lending:

@@ -30,11 +30,11 @@ import attrs
 
 from hyperflow import files
 from hyperflow.errors import ConfigurationError, HyperflowError, LauncherError
-from hyperflow.pools import access as access_file
-from hyperflow.pools import join_request
-from hyperflow.pools.access import Access
-from hyperflow.pools.join_request import JoinRequest
-from hyperflow.pools.joined import END
+from hyperflow.pools.joining import access as access_file
+from hyperflow.pools.joining import join_request
+from hyperflow.pools.joining.access import Access
+from hyperflow.pools.joining.join_request import JoinRequest
+from hyperflow.pools.joining.joined import END
 from hyperflow.saying import in_words, printable
 from hyperflow.transports.process import LAUNCHER, WRITE_AHEAD, ProcessConnection, Spawned
 

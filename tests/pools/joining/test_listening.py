@@ -14,12 +14,12 @@ import attrs
 import pytest
 
 from hyperflow.errors import LauncherError
-from hyperflow.pools import access as access_file
-from hyperflow.pools import listening as listening_module
-from hyperflow.pools.access import USER
-from hyperflow.pools.join_request import JoinRequest
-from hyperflow.pools.joined import END, Joined
-from hyperflow.pools.listening import Listening
+from hyperflow.pools.joining import access as access_file
+from hyperflow.pools.joining import listening as listening_module
+from hyperflow.pools.joining.access import USER
+from hyperflow.pools.joining.join_request import JoinRequest
+from hyperflow.pools.joining.joined import END, Joined
+from hyperflow.pools.joining.listening import Listening
 from hyperflow.pools.users import PoolNode
 from hyperflow.request import NodeKind, Want
 from hyperflow.transports.process import Connection

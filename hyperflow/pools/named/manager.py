@@ -1,6 +1,6 @@
 """The manager of a named pool: a process of the user's by itself, which holds its allocations and lends their nodes.
 
-    python -c "... from hyperflow.pools.manager import main; main()" NAME
+    python -c "... from hyperflow.pools.named.manager import main; main()" NAME
 
 `hyperflow pool start` starts it, in a session of its own: no terminal can hang it up, and its output goes to the pool's
 log. What the pool may have stands in pool.json.
@@ -37,9 +37,9 @@ from hyperflow.config import read_settings
 from hyperflow.control import pools, server
 from hyperflow.control.place import listening
 from hyperflow.errors import ConfigurationError, HyperflowError, LauncherError
-from hyperflow.pools import leases, loans, named
-from hyperflow.pools.lender import Lender
-from hyperflow.pools.named import ALLOCATIONS, LEASES, About, Named
+from hyperflow.pools.named import leases, loans, named
+from hyperflow.pools.named.lender import Lender
+from hyperflow.pools.named.named import ALLOCATIONS, LEASES, About, Named
 from hyperflow.pools.pool import Pool
 from hyperflow.pools.users import PoolNode
 

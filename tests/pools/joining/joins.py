@@ -17,7 +17,7 @@ from hyperflow.config import Settings
 from hyperflow.head.engine import Engine, open_engine
 from hyperflow.options import Options
 from hyperflow.pools.in_engine import InEngine
-from hyperflow.pools.listening import Listening
+from hyperflow.pools.joining.listening import Listening
 from hyperflow.request import NodeKind
 
 

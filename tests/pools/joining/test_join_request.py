@@ -4,7 +4,7 @@ import attrs
 import pytest
 
 from hyperflow.errors import ConfigurationError
-from hyperflow.pools.join_request import JOIN, JoinRequest, fit_name, read, unused_name
+from hyperflow.pools.joining.join_request import JOIN, JoinRequest, fit_name, read, unused_name
 
 
 def test_what_was_said_is_read() -> None:

@@ -40,7 +40,7 @@ from hyperflow import files
 from hyperflow.control.place import Address, peer, shortened
 from hyperflow.errors import HyperflowError
 from hyperflow.head.capacity import Supply
-from hyperflow.pools.lent import Demand, Unit
+from hyperflow.pools.named.lent import Demand, Unit
 from hyperflow.pools.users import PoolNode
 from hyperflow.request import Capacity, NodeKind, Request, Want
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hyperflow.pools.shares import Claim, fair
+from hyperflow.pools.named.shares import Claim, fair
 
 
 @pytest.mark.parametrize(

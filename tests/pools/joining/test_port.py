@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from hyperflow.errors import ConfigurationError
-from hyperflow.pools import port
+from hyperflow.pools.joining import port
 from hyperflow.pools.nodepool import NodePool
 
 

@@ -28,11 +28,11 @@ import attrs
 from hyperflow._version import __version__
 from hyperflow.checked_files import Damaged
 from hyperflow.errors import ConfigurationError, LauncherError
-from hyperflow.pools import leases, loans
-from hyperflow.pools.leases import Line, Nonsense, Stream
-from hyperflow.pools.lending import Lending
-from hyperflow.pools.lent import Ask, Lend, Unit
-from hyperflow.pools.named import is_alive
+from hyperflow.pools.named import leases, loans
+from hyperflow.pools.named.leases import Line, Nonsense, Stream
+from hyperflow.pools.named.lending import Lending
+from hyperflow.pools.named.lent import Ask, Lend, Unit
+from hyperflow.pools.named.named import is_alive
 from hyperflow.pools.users import PoolNode
 from hyperflow.request import NodeKind, Want
 

@@ -18,7 +18,7 @@ from hyperflow.cli.main import command_line
 from hyperflow.control import place
 from hyperflow.control.client import Contact
 from hyperflow.errors import ConfigurationError
-from hyperflow.pools import named, starting
+from hyperflow.pools.named import named, starting
 from tests.helpers import alive, block_until
 
 pytestmark = pytest.mark.process

@@ -19,8 +19,8 @@ import asyncssh
 import attrs
 
 from hyperflow.errors import ConfigurationError, LauncherError
-from hyperflow.pools import join_request
-from hyperflow.pools.join_request import JoinRequest
+from hyperflow.pools.joining import join_request
+from hyperflow.pools.joining.join_request import JoinRequest
 from hyperflow.transports.process import KILL_AFTER, WRITE_AHEAD, CutOff, Receiver
 from hyperflow.wire import frames
 from hyperflow.wire.frames import Bytes, Kind

@@ -6,8 +6,8 @@ from collections import Counter
 import attrs
 import pytest
 
-from hyperflow.pools.lending import Lending
-from hyperflow.pools.lent import LATER, SOON, Ask, Demand, Lend, Move, Unit
+from hyperflow.pools.named.lending import Lending
+from hyperflow.pools.named.lent import LATER, SOON, Ask, Demand, Lend, Move, Unit
 
 
 @attrs.define(eq=False)

@@ -17,8 +17,8 @@ import attrs
 from hyperflow import private
 from hyperflow.control.client import NoMaster
 from hyperflow.errors import ConfigurationError, HyperflowError
-from hyperflow.pools import manager, named
-from hyperflow.pools.named import About, Named
+from hyperflow.pools.named import manager, named
+from hyperflow.pools.named.named import About, Named
 from hyperflow.pools.nodepool import NodePool
 from hyperflow.slurm.commands import clean
 from hyperflow.transports.process import python_command
@@ -114,7 +114,7 @@ def _launched(pool: Named) -> Named:
         )
         try:
             process = subprocess.Popen(
-                [*python_command("hyperflow.pools.manager"), pool.name],
+                [*python_command("hyperflow.pools.named.manager"), pool.name],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
