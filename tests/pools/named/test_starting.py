@@ -111,6 +111,7 @@ def test_what_was_set_outlives_a_manager(pool: Pool, monkeypatch: pytest.MonkeyP
     _until_dead(pid)
     pool("start", "mine")
     assert named.find("mine").about.options.max_allocations == 7
+    pool("stop", "mine")
 
 
 def test_two_who_start_one_pool(pool: Pool) -> None:
@@ -142,8 +143,10 @@ def test_a_manager_that_is_killed_while_it_ends(pool: Pool, monkeypatch: pytest.
         _until_dead(pid)
         return {"programs": []}
 
-    monkeypatch.setattr(starting, "stop", kill)
-    assert "was killed while it ended; `hyperflow pool stop mine` again" in pool("stop", "mine", code=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(starting, "stop", kill)
+        assert "was killed while it ended; `hyperflow pool stop mine` again" in pool("stop", "mine", code=1)
+    assert "has ended" in pool("stop", "mine")
 
 
 def test_sigterm_ends_it(pool: Pool) -> None:
