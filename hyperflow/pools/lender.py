@@ -36,7 +36,7 @@ from hyperflow.pools.lent import Ask, Lend, Unit
 from hyperflow.pools.named import is_alive
 from hyperflow.pools.users import PoolNode
 from hyperflow.private import Held
-from hyperflow.request import NodeKind, Want
+from hyperflow.request import Capacity, NodeKind, Want
 
 logger = logging.getLogger("hyperflow.pools")
 
@@ -149,6 +149,12 @@ class Lender:
 
     def takes_work(self, node: str) -> bool:
         return node in self._nodes
+
+    def found(self, node: str) -> NodeKind | None:
+        there = self._nodes.get(node)
+        if there is None:
+            return None
+        return NodeKind(node, there.cpus or 1, Capacity(there.supply.gpus or (), there.supply.memory or 0))
 
     def demand(self) -> list[Want]:
         return leases.wants_of(self.waiting())

@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-
-import attrs
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from hyperflow.pools.allocation import (
     COMING,
@@ -80,7 +78,6 @@ class Rules:
         limits: NodePool,
         kinds: Sequence[Kind],
         *,
-        margin: float = 0.0,
         first: int = 1,
         token: Callable[[], str] = _token,
     ) -> None:
@@ -89,8 +86,6 @@ class Rules:
         Args:
             limits: May be replaced at any time.
             kinds: The same.
-            margin: So many seconds before its end an allocation is drained; 0 for a minute, or for a quarter of its
-                time if that is less.
             first: The number of the next allocation.
             token: Makes one.
         """
@@ -100,9 +95,10 @@ class Rules:
         self.ended: deque[Allocation] = deque(maxlen=REMEMBERED)
         self.held: dict[int, str] = {}
         """Why, by kind, in Slurm's words where they are Slurm's."""
+        self.gathering: Collection[int] = ()
+        """Kinds of which something waits for several nodes at a time: those that are up are kept for it."""
         self.paused = False
         self.closing = False
-        self._margin = margin
         self._next = first
         self._token = token
         self._in_a_row = Counter[int]()
@@ -182,7 +178,12 @@ class Rules:
             it.ends = ends
             it.to("starting", now)
             cpus = min((place.cpus for place in places), default=0)
-            self.kinds[it.kind] = attrs.evolve(self.kinds[it.kind], seen_cpus=cpus)
+            lasts = ends - now if ends is not None and not it.adopted else 0.0
+            self.has_seen(it, Room(cpus, seconds=max(lasts, 0.0)))
+
+    def has_seen(self, it: Allocation, room: Room) -> None:
+        """A node of it has this; 0 of what nobody knows."""
+        self.kinds[it.kind] = self.kinds[it.kind].having(room)
 
     def node_up(self, it: Allocation, place: Place, now: float) -> None:
         """A node of it is in use."""
@@ -249,7 +250,7 @@ class Rules:
 
     def margin(self, it: Allocation) -> float:
         """Return how many seconds before its end it is drained."""
-        return self._margin or min(60.0, self.kinds[it.kind].seconds / 4)
+        return self.kinds[it.kind].last
 
     # ---- orders -------------------------------------------------------------------------------------------------
 
@@ -314,7 +315,7 @@ class Rules:
             return
         live = len(self.of(*LIVE))
         idle = it.idle_since is not None and now - it.idle_since >= self.limits.idle_timeout
-        if idle and not it.is_busy() and live > self.limits.min_allocations:
+        if idle and not it.is_busy() and live > self.limits.min_allocations and it.kind not in self.gathering:
             yield from self._drain(it, "idle timeout", now)
         else:
             yield from self._bring_up(it, now)

@@ -60,6 +60,7 @@ class FakeUser:
         self.drained: list[str] = []
         self.released: list[tuple[str, str]] = []
         self.fails = ""
+        self.kinds: dict[str, NodeKind] = {}
 
     async def use(self, node: PoolNode) -> None:
         if self.fails:
@@ -84,6 +85,9 @@ class FakeUser:
 
     def takes_work(self, node: str) -> bool:
         return node in self.nodes and node not in self.aside
+
+    def found(self, node: str) -> NodeKind | None:
+        return self.kinds.get(node)
 
     def demand(self) -> Sequence[Want]:
         return self.wants

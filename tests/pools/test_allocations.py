@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from hyperflow.pools.allocations import Allocations
 from hyperflow.pools.claim import Claim
 from hyperflow.pools.journal import Entry, Journal
 from hyperflow.pools.nodepool import NodePool
-from hyperflow.request import PLAIN, Want
+from hyperflow.request import PLAIN, Capacity, NodeKind, Want
 from hyperflow.slurm.client import Watch
 from hyperflow.slurm.queue import BatchState
 from hyperflow.slurm.script import SbatchOptions
@@ -250,3 +251,77 @@ async def test_what_an_earlier_process_left(tmp_path: Path) -> None:
         await _until(lambda: pool.user.nodes)
         assert not made.rules.of("submitting", "pending")
     assert pool.slurm.cancelled == [100]
+
+
+async def test_a_full_disk_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All is cancelled at Slurm all the same, and the program ends as it would have."""
+    pool = _Pool(tmp_path / "pool")
+    pool.user.wants = [Want(PLAIN, 1, 1.0)]
+
+    def full(self: Journal, number: int) -> None:
+        raise ConfigurationError("cannot write journal: No space left on device")
+
+    async with pool.open() as made:
+        await _until(lambda: made.rules.of("pending"))
+        monkeypatch.setattr(Journal, "remove", full)
+    assert pool.slurm.cancelled == [100]
+    assert "cannot forget the allocations of the pool" in caplog.text
+
+
+async def test_mistakes_of_ours(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An error in the start or the release of a node is told; the allocation is given back all the same."""
+    pool = _Pool(tmp_path / "pool", idle_timeout=0.1)
+    pool.user.wants = [Want(PLAIN, 1, 1.0)]
+
+    async def use(node: Any) -> None:
+        pool.user.nodes[node.name] = node
+        if node.name == "node1":
+            raise ZeroDivisionError("a mistake in the start")
+
+    async def release(node: str, cause: str) -> None:
+        raise ZeroDivisionError("a mistake in the release")
+
+    pool.user.use, pool.user.release = use, release  # type: ignore[method-assign]
+    async with pool.open() as made:
+        await _until(lambda: made.rules.of("pending"))
+        pool.user.wants = []
+        pool.holder(1, 100, "node1", "node2")
+        await _until(lambda: made.rules.ended)
+        assert pool.slurm.cancelled == [100]
+    assert "a mistake in the start" in caplog.text
+    assert "a mistake in the release" in caplog.text
+
+
+async def test_what_nodes_have_is_told(tmp_path: Path) -> None:
+    """What a node has is known when it is up: what may come is told again."""
+    pool = _Pool(tmp_path / "pool")
+    pool.user.wants = [Want(PLAIN, 1, 1.0)]
+    pool.user.kinds["node1"] = NodeKind("node1", 4, Capacity(memory=8 << 30))
+    told: list[int] = []
+    async with pool.open() as made:
+        made.on_kinds = lambda: told.append(made.rules.kinds[0].memory)
+        await _until(lambda: made.rules.of("pending"))
+        pool.holder(1, 100, "node1")
+        await _until(lambda: told)
+    assert told == [8 << 30]
+
+
+async def test_looks_that_take_long(tmp_path: Path) -> None:
+    """Where a look at what waits takes long, it is made less often; but soon when an allocation has changed its state."""
+    pool = _Pool(tmp_path / "pool")
+    looks: list[float] = []
+
+    def demand() -> list[Want]:
+        looks.append(time.perf_counter())
+        while time.perf_counter() < looks[-1] + 0.01:
+            pass
+        return [Want(PLAIN, 1, 1.0)]
+
+    pool.user.demand = demand  # type: ignore[method-assign]
+    async with pool.open() as made:
+        await _until(lambda: made.rules.of("pending"))
+        await _until(lambda: len(looks) > 4)
+        pauses = [later - sooner for sooner, later in zip(looks[2:], looks[3:], strict=False)]
+        assert min(pauses) >= 0.2

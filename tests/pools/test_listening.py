@@ -75,6 +75,9 @@ class User:
     def takes_work(self, node: str) -> bool:
         return node in self.nodes
 
+    def found(self, node: str) -> NodeKind | None:
+        return None
+
     def demand(self) -> Sequence[Want]:
         return []
 

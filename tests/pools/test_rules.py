@@ -250,6 +250,17 @@ def test_little_work() -> None:
     assert not rules.orders(40.0, [0])
 
 
+def test_kept_for_several() -> None:
+    """While something waits for several nodes at a time, one that is up is not given back, however long it is idle."""
+    rules = _rules(idle_timeout=10)
+    it = _up(rules)
+    rules.gathering = {0}
+    rules.looked(it, lambda _: False, 0.0)
+    assert not rules.orders(20.0, [0])
+    rules.gathering = ()
+    assert rules.orders(20.0, [0])[0] == DrainNodes(it, "idle timeout")
+
+
 def test_two_of_one_machine() -> None:
     """Nodes of two allocations on one machine have two names, and others than a host has."""
     rules = _rules()
