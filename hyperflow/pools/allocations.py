@@ -100,6 +100,8 @@ class Allocations:
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._told: set[str] = set()
+        self._held: dict[int, str] = {}  # the kinds of which people know that they are held
+        self._words: dict[int, str] = {}  # all that Slurm has said when it refused one
         self._seen: tuple[object, float] = ((), 0.0)  # how allocations stood at the last look at what waits, until when
         self._claim = Claim(0, f"{name}.{time.time_ns()}", options.idle_timeout + GRACE)
         self._adopted = False
@@ -196,9 +198,22 @@ class Allocations:
         for it in [*rules.allocations.values()]:
             self._look_at(it, user, now)
         self._look_at_work(user, now)
+        self._tell_held()
         # The second time, what was idle when it was drained is given back.
         for order in [*rules.orders(now, self.need.allocations), *rules.orders(now, self.need.allocations)]:
             self._carry_out(order, user)
+
+    def _tell_held(self) -> None:
+        """Tell of each kind that is held, once: what needs it waits, and who looks at the program sees nothing else."""
+        held = dict(self.rules.held)
+        for number, why in held.items():
+            if number not in self._held:
+                text = (
+                    "no more allocations of %s are asked for, until `hyperflow pool resume`, which takes other options "
+                    "of sbatch; what needs them waits: %s"
+                )
+                logger.warning(text, self.rules.kinds[number].name, self._words.pop(number, why))
+        self._held = held
 
     def _look_at_work(self, user: NodeUser, now: float) -> None:
         """Find out how many allocations what waits is worth, unless that was done just now and took long."""
@@ -235,7 +250,7 @@ class Allocations:
                 self._ended(it, user)
 
     def _has_learnt(self, it: Allocation, before: Kind) -> None:
-        if self.rules.kinds[it.kind] != before:
+        if self.rules.kinds[it.kind].node_kind(1) != before.node_kind(1):
             self.on_kinds()
 
     def _ended(self, it: Allocation, user: NodeUser) -> None:
@@ -295,7 +310,7 @@ class Allocations:
         except SlurmError as error:
             said = gist(str(error))
             self.rules.refused(it, said, time.time())
-            logger.warning("no more allocations of %s are asked for: %s", kind.name, error)
+            self._words[it.kind] = str(error)
             await self._remove(it)
             return
         logger.info("allocation %d is Slurm job %d (%s)", it.number, job, kind.name)

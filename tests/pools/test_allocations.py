@@ -166,6 +166,20 @@ async def test_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     assert "no more allocations of the default partition are asked for" in caplog.text
 
 
+async def test_held(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A kind that is held because its allocations bring no node up is told once, with the cause and what to type."""
+    pool = _Pool(tmp_path / "pool")
+    pool.user.wants = [Want(PLAIN, 1, 1.0)]
+    async with pool.open() as made:
+        for job in (100, 101, 102):
+            await _until(lambda job=job: made.rules.of("pending") and job in pool.slurm.watches)
+            pool.slurm.watches[job].set(BatchState("ended", "FAILED", exit_code=3))
+        await _until(lambda: made.rules.held)
+        await asyncio.sleep(0.1)
+    (told,) = [each.getMessage() for each in caplog.records if "hyperflow pool resume" in each.getMessage()]
+    assert told.endswith("3 allocations in a row have brought no node up; the last one: " + made.rules.ended[-1].cause)
+
+
 async def test_nodes_are_lost(tmp_path: Path) -> None:
     """A cancel of the allocation by hand ends it, and another one is asked for; its kind is not held."""
     pool = _Pool(tmp_path / "pool")
