@@ -51,8 +51,8 @@ LAST_CANCEL = 20.0
 """Seconds that Slurm has for the cancel at the end of the program. The claim ends what is left."""
 
 LOOK_COST = 20
-"""So many times as long as a look at what waits takes, no other one is made, unless an allocation has changed its state:
-much that waits for many different things takes some time."""
+"""So many times as long as a look at what waits takes, no other one is made, unless an allocation has changed its
+state: much that waits for many different things takes some time."""
 
 PAUSE = 5.0
 """Seconds after an error of the loop."""
@@ -65,7 +65,7 @@ def _nothing() -> None:
 class Allocations:
     """The allocations of one pool. `serving` brings them to a user; `give_back` ends all of them."""
 
-    def __init__(  # noqa: PLR0913 (what a pool has)
+    def __init__(
         self,
         options: NodePool,
         journal: Journal,
@@ -219,7 +219,12 @@ class Allocations:
         """Find out how many allocations what waits is worth, unless that was done just now and took long."""
         rules, began = self.rules, time.perf_counter()
         standing = list(rules.standing(now))
-        stands = [*rules.held], rules.limits, [(it.number, it.state) for it in rules.allocations.values()], len(standing)
+        stands = (
+            [*rules.held],
+            rules.limits,
+            [(it.number, it.state) for it in rules.allocations.values()],
+            len(standing),
+        )
         if self._seen[0] == stands and began < self._seen[1]:
             return
         wants, free = user.demand(), user.free_cpus()

@@ -37,7 +37,8 @@ LONGEST_PAUSE = 600.0
 """At most so many."""
 
 UNKNOWN = 1 << 16
-"""CPUs of a host of which nobody has said how many it has, until it is up: more than anybody asks for."""
+"""Nodes that may join, and CPUs of a host of which nobody has said how many it has, until it is up: more
+than anybody asks for."""
 
 UNKNOWN_GPUS = Capacity(tuple(map(str, range(64))))
 """The same of its GPUs; nor is its memory known."""
@@ -160,8 +161,10 @@ class Hosts:
             host.becomes("starting", host.cause)
             try:
                 await self._user.use(PoolNode(host.name, host.cpus))
-            except Exception as error:  # noqa: BLE001 (whatever it is, the host is tried again)
-                if not isinstance(error, (LauncherError, ConfigurationError)):  # of these: what is preloaded is not there
+            except Exception as error:
+                if not isinstance(
+                    error, (LauncherError, ConfigurationError)
+                ):  # of these: what is preloaded is not there
                     logger.warning("a mistake of hyperflow's, at host %s", host.name, exc_info=error)
                 state, cause = "failed", str(error) or repr(error)
             else:

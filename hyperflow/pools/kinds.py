@@ -10,7 +10,6 @@ from hyperflow.head.capacity import NOTHING, Supply
 from hyperflow.request import Capacity, NodeKind, Request
 from hyperflow.slurm.script import SbatchOptions
 
-
 USUAL_MARGIN = 60.0
 """Seconds before its end in which nothing is started any more; of a short allocation, a quarter of its time."""
 
@@ -49,8 +48,8 @@ class Kind:
         options: What is asked of Slurm.
         said: What the program says that each node has.
         margin: So many seconds before its end nothing is started any more; 0 for the usual.
-        seen: The most that a node of this kind has had: more than was asked for where Slurm grants whole cores or nodes;
-            and what nobody has asked for. Else an allocation would be asked for again and again, for what never fits.
+        seen: The most that a node of this kind has had: more than was asked for where Slurm grants whole cores or
+            nodes; and what nobody has asked for. Else an allocation would be asked for again and again, for what never fits.
     """
 
     number: int

@@ -89,9 +89,7 @@ class Pool:
                 client = await stack.enter_async_context(SlurmClient(self._pace))
                 await client.check(patient=bool(journal.entries))
                 await scripts.check(client, self.options, self.name, self.directory, self._settings.exclude_nodes)
-                self._allocations = Allocations(
-                    self.options, journal, client, self.name, self._settings, self._said
-                )
+                self._allocations = Allocations(self.options, journal, client, self.name, self._settings, self._said)
                 self._allocations.on_kinds = self._tell_kinds
                 stack.push_async_callback(self._allocations.give_back)
             self._stack = stack.pop_all()
@@ -232,6 +230,6 @@ class Pool:
             kinds = [] if self._allocations is None else self._allocations.rules.kinds
             most = self.options.max_allocations
             may_come = [kind.node_kind(most) for kind in kinds]
-            if self.options.listen is not None:  # nobody knows what size they will be
-                may_come.append(NodeKind("a node that joins", UNKNOWN, UNKNOWN_GPUS))
+            if self.options.listen is not None:  # nobody knows what size they will be, and how many
+                may_come.append(NodeKind("a node that joins", UNKNOWN, UNKNOWN_GPUS, UNKNOWN))
             self._user.may_come([*may_come, *(() if self._hosts is None else self._hosts.kinds())])

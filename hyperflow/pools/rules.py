@@ -178,12 +178,13 @@ class Rules:
             it.ends = ends
             it.to("starting", now)
             cpus = min((place.cpus for place in places), default=0)
-            lasts = ends - now if ends is not None and not it.adopted else 0.0
+            lasts = ends - now if ends is not None else 0.0
             self.has_seen(it, Room(cpus, seconds=max(lasts, 0.0)))
 
     def has_seen(self, it: Allocation, room: Room) -> None:
-        """A node of it has this; 0 of what nobody knows."""
-        self.kinds[it.kind] = self.kinds[it.kind].having(room)
+        """A node of it has this; 0 of what nobody knows. (What was taken over may be of another kind.)"""
+        if not it.adopted:
+            self.kinds[it.kind] = self.kinds[it.kind].having(room)
 
     def node_up(self, it: Allocation, place: Place, now: float) -> None:
         """A node of it is in use."""

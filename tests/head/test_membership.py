@@ -248,8 +248,8 @@ async def collected(n: int) -> list[int]:
 
 
 async def test_all_that_can_be_submitted_waits(tmp_path: Path) -> None:
-    """With no node up, maps, batches, streams, commands and what needs two nodes wait for nodes; nodes that are released
-    or lost meanwhile, also the last one, cost no result."""
+    """With no node up, maps, batches, streams, commands and what needs two nodes wait for nodes; nodes that are
+    released or lost meanwhile, also the last one, cost no result."""
     program = hf.ProgramInfo.new(tmp_path / "run")
     async with open_job([], program, settings=Settings(), preload=()) as env:
         engine = cast(Engine, env.evaluator)

@@ -60,6 +60,7 @@ class FakeUser:
         self.drained: list[str] = []
         self.released: list[tuple[str, str]] = []
         self.fails = ""
+        self.coming: list[NodeKind] = []
         self.kinds: dict[str, NodeKind] = {}
 
     async def use(self, node: PoolNode) -> None:
@@ -96,4 +97,4 @@ class FakeUser:
         return 0
 
     def may_come(self, kinds: Sequence[NodeKind]) -> None:
-        pass
+        self.coming = list(kinds)

@@ -1,25 +1,31 @@
 """Tests of the loop of a pool's allocations, with a pretended Slurm and a pretended user of nodes."""
 
 import asyncio
+import itertools
 import json
 import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pytest
 
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError
+from hyperflow.head.capacity import Supply
 from hyperflow.pools import allocations as module
 from hyperflow.pools import claim
 from hyperflow.pools.allocations import Allocations
 from hyperflow.pools.claim import Claim
+from hyperflow.pools.hosts import Hosts
 from hyperflow.pools.journal import Entry, Journal
 from hyperflow.pools.nodepool import NodePool
-from hyperflow.request import PLAIN, Capacity, NodeKind, Want
+from hyperflow.pools.pool import Pool
+from hyperflow.request import PLAIN, Capacity, NodeKind, Request, Want
+from hyperflow.scheduling.ledger import Ledger
+from hyperflow.scheduling.refusals import refusal
 from hyperflow.slurm.client import Watch
 from hyperflow.slurm.queue import BatchState
 from hyperflow.slurm.script import SbatchOptions
@@ -323,7 +329,7 @@ async def test_what_nodes_have_is_told(tmp_path: Path) -> None:
 
 
 async def test_looks_that_take_long(tmp_path: Path) -> None:
-    """Where a look at what waits takes long, it is made less often; but soon when an allocation has changed its state."""
+    """Where a look at what waits takes long, it is made less often; but soon when an allocation changed its state."""
     pool = _Pool(tmp_path / "pool")
     looks: list[float] = []
 
@@ -337,5 +343,27 @@ async def test_looks_that_take_long(tmp_path: Path) -> None:
     async with pool.open() as made:
         await _until(lambda: made.rules.of("pending"))
         await _until(lambda: len(looks) > 4)
-        pauses = [later - sooner for sooner, later in zip(looks[2:], looks[3:], strict=False)]
+        pauses = [later - sooner for sooner, later in itertools.pairwise(looks[2:])]
         assert min(pauses) >= 0.2
+
+
+async def test_what_may_come(tmp_path: Path) -> None:
+    """What is said of nodes counts beforehand; of nodes that join, nobody knows how many there will be."""
+    options = NodePool(SMALL, max_allocations=2, hosts={"box": 8}, listen=0)
+    pool, user = Pool(options, tmp_path / "pool", "test", Settings()), FakeUser()
+    made = Allocations(options, cast(Any, Said(1)), cast(Any, FakeSlurm()), "test", Settings(), Supply(("0",), 8 << 30))
+    pool._user, pool._allocations, pool._hosts = user, made, Hosts(options.hosts, user)
+    pool._tell_kinds()
+    ledger = Ledger()
+    ledger.may_come(user.coming)
+    assert user.coming[0] == NodeKind("the default partition", 4, Capacity(("0",), 8 << 30, 3540.0), 2)
+    for request in (Request(4, gpus=1, nodes=2), Request(8, gpus=2), Request(16, gpus=8, nodes=9, memory=1 << 40)):
+        assert refusal(ledger, request, 0.0) is None
+    ledger.may_come(user.coming[:1])
+    assert refusal(ledger, Request(1, min_time=3600.0), 0.0) is not None
+
+
+class Said(NamedTuple):
+    """What is asked of a journal that is not used."""
+
+    following: int
