@@ -50,6 +50,9 @@ RELEASE = 30.0
 LAST_CANCEL = 20.0
 """Seconds that Slurm has for the cancel at the end of the program. The claim ends what is left."""
 
+NOBODYS_FAULT = ("CANCELLED", "PREEMPTED", "TIMEOUT", "DEADLINE")
+"""How an allocation may end without a fault of what ran there. Its nodes are lost some moments before Slurm says so."""
+
 LOOK_COST = 20
 """So many times as long as a look at what waits takes, no other one is made, unless an allocation has changed its
 state: much that waits for many different things takes some time."""
@@ -262,6 +265,9 @@ class Allocations:
         logger.info("allocation %d (Slurm job %s) has ended: %s", it.number, it.slurm_job, it.cause)
         for place in it.up:
             self._beside(self._release(user, place, it.cause), f"release {place.name}")
+        if it.said.slurm_state in NOBODYS_FAULT:
+            for place in it.places.values():
+                user.forgive(place.name)
         self._watches.pop(it.number, None)
         self._beside(self._remove(it), "forget an allocation")
 

@@ -76,6 +76,9 @@ class InEngine:
     def takes_work(self, node: str) -> bool:
         return self.is_up(node) and self._name(node) not in self._engine.aside.trust.aside
 
+    def forgive(self, node: str) -> None:
+        self._engine.forgive(self._name(node))
+
     def found(self, node: str) -> NodeKind | None:
         account = self._engine.scheduler.pool.nodes.get(self._name(node))
         return None if account is None else NodeKind(node, len(account.ids), account.capacity)

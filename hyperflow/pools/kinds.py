@@ -49,7 +49,8 @@ class Kind:
         said: What the program says that each node has.
         margin: So many seconds before its end nothing is started any more; 0 for the usual.
         seen: The most that a node of this kind has had: more than was asked for where Slurm grants whole cores or
-            nodes; and what nobody has asked for. Else an allocation would be asked for again and again, for what never fits.
+            nodes; and what nobody has asked for. (Else allocations would be asked for again and again, for what fits
+            none.)
     """
 
     number: int

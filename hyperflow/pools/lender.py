@@ -150,6 +150,9 @@ class Lender:
     def takes_work(self, node: str) -> bool:
         return node in self._nodes
 
+    def forgive(self, node: str) -> None:
+        """Do nothing: programs lose nodes by themselves."""
+
     def found(self, node: str) -> NodeKind | None:
         there = self._nodes.get(node)
         if there is None:

@@ -288,6 +288,21 @@ async def test_all_that_can_be_submitted_waits(tmp_path: Path) -> None:
         assert engine.statistics().retried == 0
 
 
+async def test_an_allocation_that_somebody_ended(tmp_path: Path) -> None:
+    """A node that was lost because somebody cancelled its allocation is no charge, however often that happens."""
+    go = tmp_path / "go"
+    async with opened(tmp_path) as engine:
+        running = engine.submit(wait_for, (go,), {}, Options(crash_limit=2))
+        for count in (1, 2, 3):
+            await engine.add_node(plan("n1"))
+            await wait_until(lambda count=count: begun(go) == count, 20.0, "it to begin")  # type: ignore[misc]
+            engine.fleet.links["n1"].give_up("its stream has ended")
+            engine.forgive("n1")
+        go.touch()
+        await engine.add_node(plan("n1"))
+        assert await running == "done"
+
+
 async def test_closed_while_a_node_is_added(tmp_path: Path) -> None:
     """A node that is being added when the run ends is ended, too, and who adds it is told."""
     slow = Late("n1")

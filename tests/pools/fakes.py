@@ -60,6 +60,7 @@ class FakeUser:
         self.drained: list[str] = []
         self.released: list[tuple[str, str]] = []
         self.fails = ""
+        self.forgiven: list[str] = []
         self.coming: list[NodeKind] = []
         self.kinds: dict[str, NodeKind] = {}
 
@@ -86,6 +87,9 @@ class FakeUser:
 
     def takes_work(self, node: str) -> bool:
         return node in self.nodes and node not in self.aside
+
+    def forgive(self, node: str) -> None:
+        self.forgiven.append(node)
 
     def found(self, node: str) -> NodeKind | None:
         return self.kinds.get(node)

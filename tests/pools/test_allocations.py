@@ -199,6 +199,7 @@ async def test_nodes_are_lost(tmp_path: Path) -> None:
         await _until(lambda: made.rules.of("pending"))
         assert [it.number for it in made.rules.ended] == [1]
         assert not made.rules.held
+        assert pool.user.forgiven == ["node1"]
 
 
 async def test_a_node_is_put_aside(tmp_path: Path) -> None:

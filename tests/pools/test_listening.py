@@ -75,6 +75,9 @@ class User:
     def takes_work(self, node: str) -> bool:
         return node in self.nodes
 
+    def forgive(self, node: str) -> None:
+        """Do nothing."""
+
     def found(self, node: str) -> NodeKind | None:
         return None
 
