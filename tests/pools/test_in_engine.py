@@ -7,6 +7,9 @@ from hyperflow.pools.in_engine import InEngine
 from hyperflow.pools.users import PoolNode
 
 
+ANY = cast(Any, object())
+
+
 class Link(NamedTuple):
     """A node of the engine."""
 
@@ -42,15 +45,15 @@ class Engine:
 
 
 async def test_a_name_of_the_engine_comes_again() -> None:
-    """A node that has gone is not taken for the one that has its name in the engine now: that is not released for it."""
+    """A node that has gone is not taken for the one that has its name in the engine now: that stays."""
     engine = Engine()
-    user = InEngine(cast(Any, engine), Settings(transport="ssh"))
-    await user.use(PoolNode("box", slurm_job=1))
-    await user.use(PoolNode("box.102", slurm_job=2, host="box"))
+    user = InEngine(cast(Any, engine), Settings())
+    await user.use(PoolNode("box", slurm_job=1, transport=ANY))
+    await user.use(PoolNode("box.102", slurm_job=2, transport=ANY))
     assert user.is_up("box")
     assert user.is_busy("box.102")
     del engine.links["box"]  # it is lost
-    await user.use(PoolNode("box.103", slurm_job=3, host="box"))
+    await user.use(PoolNode("box.103", slurm_job=3, transport=ANY))
     assert (user.is_up("box"), user.is_busy("box")) == (False, False)
     await user.release("box", "its allocation has ended")
     assert await user.gone("box") == "it is not in use"
