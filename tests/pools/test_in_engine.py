@@ -6,7 +6,6 @@ from hyperflow.config import Settings
 from hyperflow.pools.in_engine import InEngine
 from hyperflow.pools.users import PoolNode
 
-
 ANY = cast(Any, object())
 
 
