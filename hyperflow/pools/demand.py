@@ -47,10 +47,9 @@ class Standing:
     left: float = 1.0
     """The part of their time that nobody has been promised."""
 
-    def take(self, request: Request, seconds: float, number: float, target: float) -> float:
-        """Take on what can be done within the target; return how many evaluations are left."""
-        slots = self.room.slots(request) * self.nodes / request.nodes
-        if not slots or number <= 0:
+    def take(self, slots: float, seconds: float, number: float, target: float) -> float:
+        """Take on what can be done within the target, so many at a time; return how many evaluations are left."""
+        if number <= 0:
             return number
         # Each CPU is at something now, which takes half as long as a whole one on average.
         spare = min(target * self.left, self.room.seconds) - seconds / 2
@@ -83,6 +82,7 @@ def needed(
     shares = [0.0] * len(kinds)
     least = [0] * len(kinds)
     gathering = set[int]()
+    able: dict[Request, list[tuple[Standing, float]]] = {}  # many functions ask for the same
     waiting = unfit = 0
     work = 0.0
     for want in wants:
@@ -94,7 +94,10 @@ def needed(
         if number <= 0 or request.speculative:
             continue
         kind = next((kind for kind in kinds if kind.number not in closed and kind.room().slots(request)), None)
-        there = sum(each.nodes for each in standing if each.room.slots(request))
+        if request not in able:
+            slots_of = ((each, each.room.slots(request) * each.nodes / request.nodes) for each in standing)
+            able[request] = [(each, slots) for each, slots in slots_of if slots]
+        there = sum(each.nodes for each, _ in able[request])
         fits_now = there >= request.nodes
         if kind is None:
             unfit += 0 if fits_now else number
@@ -106,8 +109,8 @@ def needed(
             seconds = target  # one allocation, below; then it is known
         else:
             seconds, left = max(want.seconds, 1e-3), float(number)
-            for each in standing if fits_now else ():
-                left = each.take(request, seconds, left, target)
+            for each, slots in able[request] if fits_now else ():
+                left = each.take(slots, seconds, left, target)
         work += number * (want.seconds or 0.0) * request.cpus * request.nodes
         if left <= _ROUNDING:
             continue

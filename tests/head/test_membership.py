@@ -247,6 +247,7 @@ async def collected(n: int) -> list[int]:
     return [each async for each in hf.remote_stream(count_to, n)]
 
 
+@pytest.mark.process
 async def test_all_that_can_be_submitted_waits(tmp_path: Path) -> None:
     """With no node up, maps, batches, streams, commands and what needs two nodes wait for nodes; nodes that are
     released or lost meanwhile, also the last one, cost no result."""
