@@ -316,7 +316,8 @@ class Rules:
             return
         live = len(self.of(*LIVE))
         idle = it.idle_since is not None and now - it.idle_since >= self.limits.idle_timeout
-        if idle and not it.is_busy() and live > self.limits.min_allocations and it.kind not in self.gathering:
+        kept = it.kind in self.gathering and not self.paused
+        if idle and not it.is_busy() and live > self.limits.min_allocations and not kept:
             yield from self._drain(it, "idle timeout", now)
         else:
             yield from self._bring_up(it, now)

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -368,3 +369,23 @@ class Said(NamedTuple):
     """What is asked of a journal that is not used."""
 
     following: int
+
+
+async def test_cancelled_while_the_directory_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has it then, and the next one can open it."""
+    plain, may_go, begun = Journal.open, threading.Event(), threading.Event()
+
+    def slow(path: Path, owner: str) -> Journal:
+        begun.set()
+        may_go.wait(10)
+        return plain(path, owner)
+
+    monkeypatch.setattr(Journal, "open", slow)
+    opening = asyncio.ensure_future(Pool(NodePool(SMALL), tmp_path / "pool", "test", Settings()).__aenter__())
+    await _until(begun.is_set)
+    opening.cancel()
+    await asyncio.sleep(0)
+    may_go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    plain(tmp_path / "pool", "another").close()

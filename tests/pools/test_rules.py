@@ -251,13 +251,13 @@ def test_little_work() -> None:
 
 
 def test_kept_for_several() -> None:
-    """While something waits for several nodes at a time, one that is up is not given back, however long it is idle."""
+    """While something waits for several nodes at a time, one that is up is not given back, if others may come."""
     rules = _rules(idle_timeout=10)
     it = _up(rules)
     rules.gathering = {0}
     rules.looked(it, lambda _: False, 0.0)
     assert not rules.orders(20.0, [0])
-    rules.gathering = ()
+    rules.pause()  # no other one comes
     assert rules.orders(20.0, [0])[0] == DrainNodes(it, "idle timeout")
 
 
