@@ -56,6 +56,12 @@ TRIES = 3
 TRY_PAUSE = 10.0
 """Seconds between two tries."""
 
+CLOCKS = 30.0
+"""Seconds by which the end of an allocation may be later than its time limit says, else clocks differ."""
+
+SEEN_LATE = 10.0
+"""Seconds after its begin at which a holder is seen at the latest, mostly."""
+
 LAST = 4.0
 """Seconds before the end of an allocation at which what still runs there goes back."""
 
@@ -175,11 +181,20 @@ class Rules:
                 if place.name in taken:
                     place.name = f"{place.host}.{it.slurm_job}"
             it.places = {place.name: place for place in places}
-            it.ends = ends
+            it.ends = ends = self._on_our_clock(it, ends, now)
             it.to("starting", now)
             cpus = min((place.cpus for place in places), default=0)
             lasts = ends - now if ends is not None else 0.0
             self.has_seen(it, Room(cpus, seconds=max(lasts, 0.0)))
+
+    def _on_our_clock(self, it: Allocation, ends: float | None, now: float) -> float | None:
+        """Return when it ends, if its holder was seen as soon as it began. Slurm's clock may not be ours: then it would
+        be over before it begins, and the next one would be asked for at once; or be cut off without a warning."""
+        limit = self.kinds[it.kind].options.time_limit
+        if ends is None or limit is None or it.adopted:
+            return ends
+        is_wrong = ends > now + limit + CLOCKS or ends < now + LAST
+        return now + limit - SEEN_LATE if is_wrong else ends
 
     def has_seen(self, it: Allocation, room: Room) -> None:
         """A node of it has this; 0 of what nobody knows. (What was taken over may be of another kind.)"""

@@ -250,6 +250,18 @@ def test_little_work() -> None:
     assert not rules.orders(40.0, [0])
 
 
+def test_clocks_differ() -> None:
+    """Where Slurm's clock is not ours, an allocation lasts as long as its limit says; one taken over may end soon."""
+    for ends in (-7200.0, 3.0, 10_000.0):
+        rules = _rules()
+        assert _up(rules, ends=ends).ends == 3590.0
+        it = rules.adopt(7, 0, "x", 107, 0.0)
+        rules.started(it, [Place("node2", 4)], ends, 0.0)
+        assert it.ends == ends
+    assert _up(_rules(), ends=3605.0).ends == 3605.0
+    assert _up(_rules(), ends=100.0).ends == 100.0
+
+
 def test_kept_for_several() -> None:
     """While something waits for several nodes at a time, one that is up is not given back, if others may come."""
     rules = _rules(idle_timeout=10)
