@@ -84,8 +84,9 @@ async def open_pool_job(
     if not isinstance(cast(object, pool), NodePool):
         raise ConfigurationError(f"{pool!r} is no pool: hyperflow.NodePool(...) is needed, or the name of a pool")
     place = continued() or program or ProgramInfo.new("hyperflow-runs")
+    said = Supply(offers.gpus, offers.memory)
     async with (
-        Pool(pool, place.log_dir.parent / "pool", place.program_id, chosen) as mine,
+        Pool(pool, place.log_dir.parent / "pool", place.program_id, chosen, said=said) as mine,
         _job.open_job(
             [],
             place,
@@ -96,7 +97,7 @@ async def open_pool_job(
             progress=progress,
             tokens=offers.resources,
         ) as env,
-        mine.serving(InEngine(cast(Engine, env.evaluator), chosen, Supply(offers.gpus, offers.memory))),
+        mine.serving(InEngine(cast(Engine, env.evaluator), chosen, said)),
     ):
         cast(Engine, env.evaluator).pool = mine
         yield env

@@ -196,6 +196,7 @@ class Engine:
         self._membership = of_nodes = Membership(head, self._leave, self._refuse)
         self.add_node, self.drain_node, self.release_node = of_nodes.add, of_nodes.drain, of_nodes.release
         self.resume_node, self.may_come = of_nodes.resume, of_nodes.may_come
+        self.forgive = of_nodes.forgive
         self.lend, self.reclaim = of_nodes.lend, of_nodes.reclaim
         self.demand, self.free_cpus, self.is_busy = of_nodes.demand, of_nodes.free_cpus, of_nodes.is_busy
         self.on_node_gone: Callable[[str, str], object] = _nobody

@@ -396,8 +396,7 @@ class Fleet:
         choice = capacity.choose(
             plan.said, plan.grant if plan.granted else None, found, cpus.ids if cpus.pinned else None
         )
-        if plan.logs:
-            self.logs.add(link.node, plan.logs)
+        self.logs.add(link.node, plan.logs)
         there, ids = choice.capacity, cpus.ids
         link.capacity = there
         if plan.share is not None:

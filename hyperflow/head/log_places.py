@@ -13,8 +13,11 @@ class LogPlaces:
         self._elsewhere: dict[str, str] = {}
 
     def add(self, node: str, directory: str) -> None:
-        """A node has its logs in a directory of its own."""
-        self._elsewhere[node] = directory
+        """A node has its logs in a directory of its own; "" for that of the run, also if its name was there before."""
+        if directory:
+            self._elsewhere[node] = directory
+        else:
+            self._elsewhere.pop(node, None)
 
     def path(self, node: str, name: str) -> str:
         """Return the path of a log, as the node knows it."""

@@ -115,6 +115,13 @@ class Membership:
         if link.closing is not None:
             await asyncio.wait([link.closing])
 
+    def forgive(self, node: str) -> None:
+        """A node was lost because its allocation was ended: no charge against what ran there (`crash_limit`)."""
+        for evaluation in self._head.evaluations.values():
+            past = evaluation.task.past
+            if past is not None and node in past.lost:
+                past.lost.remove(node)
+
     def lend(self, node: str, cpus: Sequence[int], gpus: Sequence[str] = ()) -> None:
         """More of a node is ours now: CPUs, as places in the order of their ids, with their part of its memory.
 

@@ -15,19 +15,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError, HyperflowError, SlurmError
+from hyperflow.head.capacity import NOTHING, Supply
 from hyperflow.pools import claim
 from hyperflow.pools.allocation import Allocation, BringUp, DrainNodes, GiveBack, Order, Place, Submit
 from hyperflow.pools.claim import Claim
 from hyperflow.pools.demand import Need, needed
 from hyperflow.pools.journal import Entry, Journal, kind_text
-from hyperflow.pools.kinds import Kind
+from hyperflow.pools.kinds import Kind, Room
 from hyperflow.pools.nodepool import NodePool
 from hyperflow.pools.rules import Rules
 from hyperflow.pools.scripts import log_of, script
@@ -49,14 +50,33 @@ RELEASE = 30.0
 LAST_CANCEL = 20.0
 """Seconds that Slurm has for the cancel at the end of the program. The claim ends what is left."""
 
+NOBODYS_FAULT = ("CANCELLED", "PREEMPTED", "TIMEOUT", "DEADLINE")
+"""How an allocation may end without a fault of what ran there. Its nodes are lost some moments before Slurm says so."""
+
+LOOK_COST = 20
+"""So many times as long as a look at what waits takes, no other one is made, unless an allocation has changed its
+state: much that waits for many different things takes some time."""
+
 PAUSE = 5.0
 """Seconds after an error of the loop."""
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 class Allocations:
     """The allocations of one pool. `serving` brings them to a user; `give_back` ends all of them."""
 
-    def __init__(self, options: NodePool, journal: Journal, client: SlurmClient, name: str, settings: Settings) -> None:
+    def __init__(
+        self,
+        options: NodePool,
+        journal: Journal,
+        client: SlurmClient,
+        name: str,
+        settings: Settings,
+        said: Supply = NOTHING,
+    ) -> None:
         """Make it.
 
         Args:
@@ -65,9 +85,13 @@ class Allocations:
             client: Open as long as this is used.
             name: In the names of Slurm jobs.
             settings: Which nodes are not used, and how long before its end an allocation is drained.
+            said: What the program says that each node has.
         """
-        kinds = [Kind.of(number, each) for number, each in enumerate(options.sbatch)]
-        self.rules = Rules(options, kinds, margin=settings.end_margin, first=journal.following)
+        self._said = said, settings.end_margin
+        kinds = [Kind.of(number, each, *self._said) for number, each in enumerate(options.sbatch)]
+        self.rules = Rules(options, kinds, first=journal.following)
+        self.on_kinds: Callable[[], object] = _nothing
+        """Called when more is known of what nodes have."""
         self.need = Need((0,) * len(kinds), "nothing waits")
         self.client = client
         self._journal = journal
@@ -79,6 +103,9 @@ class Allocations:
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._told: set[str] = set()
+        self._held: dict[int, str] = {}  # the kinds of which people know that they are held
+        self._words: dict[int, str] = {}  # all that Slurm has said when it refused one
+        self._seen: tuple[object, float] = ((), 0.0)  # how allocations stood at the last look at what waits, until when
         self._claim = Claim(0, f"{name}.{time.time_ns()}", options.idle_timeout + GRACE)
         self._adopted = False
 
@@ -105,7 +132,7 @@ class Allocations:
         try:
             async with asyncio.timeout(LAST_CANCEL):
                 await self._cancel_all()
-        except (TimeoutError, SlurmError) as error:
+        except (TimeoutError, HyperflowError, OSError) as error:
             jobs = [it.slurm_job for it in self.rules.allocations.values() if it.slurm_job is not None]
             why = str(error) or f"no answer within {LAST_CANCEL:g} s"
             text = (
@@ -121,14 +148,14 @@ class Allocations:
             for token, ids in (await self.client.find(unknown)).items():
                 for job in ids[:1]:
                     self.rules.submitted(unknown[token], job, time.time())
-                if not ids:
-                    await self._remove(unknown[token])
-                    del self.rules.allocations[unknown[token].number]
-        live = [it for it in self.rules.allocations.values() if it.slurm_job is not None]
+        live = [it.slurm_job for it in self.rules.allocations.values() if it.slurm_job is not None]
         if live:
-            await self.client.cancel([it.slurm_job for it in live if it.slurm_job is not None])
-        for it in live:
-            await self._remove(it)
+            await self.client.cancel(live)
+        try:
+            for it in [*self.rules.allocations.values()]:
+                await self._remove(it)
+        except (HyperflowError, OSError) as error:  # whoever opens the directory next finds that they have ended
+            self._tell("cannot forget the allocations of the pool, which are cancelled", error)
 
     # ---- for people ---------------------------------------------------------------------------------------------
 
@@ -142,7 +169,7 @@ class Allocations:
         """Ask for something else, of the kinds that are held, or of all; raises ConfigurationError."""
         chosen = set(self.rules.held) or {kind.number for kind in self.rules.kinds}
         self.rules.kinds = [
-            Kind.of(kind.number, kind.options.changed(**changes)) if kind.number in chosen else kind
+            Kind.of(kind.number, kind.options.changed(**changes), *self._said) if kind.number in chosen else kind
             for kind in self.rules.kinds
         ]
 
@@ -173,25 +200,50 @@ class Allocations:
         assert user is not None
         for it in [*rules.allocations.values()]:
             self._look_at(it, user, now)
-        wants = user.demand()
-        rules.has_spare(0 if wants else user.free_cpus(), now)
-        self.need = needed(
-            wants,
-            rules.kinds,
-            list(rules.standing(now)),
-            user.free_cpus(),
-            rules.limits.target_duration,
-            rules.held.keys(),
-        )
+        self._look_at_work(user, now)
+        self._tell_held()
         # The second time, what was idle when it was drained is given back.
         for order in [*rules.orders(now, self.need.allocations), *rules.orders(now, self.need.allocations)]:
             self._carry_out(order, user)
+
+    def _tell_held(self) -> None:
+        """Tell of each kind that is held, once: what needs it waits, and who looks at the program sees nothing else."""
+        held = dict(self.rules.held)
+        for number, why in held.items():
+            if number not in self._held:
+                text = (
+                    "no more allocations of %s are asked for, until `hyperflow pool resume`, which takes other options "
+                    "of sbatch; what needs them waits: %s"
+                )
+                logger.warning(text, self.rules.kinds[number].name, self._words.pop(number, why))
+        self._held = held
+
+    def _look_at_work(self, user: NodeUser, now: float) -> None:
+        """Find out how many allocations what waits is worth, unless that was done just now and took long."""
+        rules, began = self.rules, time.perf_counter()
+        standing = list(rules.standing(now))
+        stands = (
+            [*rules.held],
+            rules.limits,
+            [(it.number, it.state) for it in rules.allocations.values()],
+            len(standing),
+        )
+        if self._seen[0] == stands and began < self._seen[1]:
+            return
+        wants, free = user.demand(), user.free_cpus()
+        rules.has_spare(0 if wants else free, now)
+        self.need = needed(wants, rules.kinds, standing, free, rules.limits.target_duration, rules.held.keys())
+        rules.gathering = self.need.gathering
+        ended = time.perf_counter()
+        self._seen = stands, ended + LOOK_COST * (ended - began)
 
     def _look_at(self, it: Allocation, user: NodeUser, now: float) -> None:
         if it.state in ("pending", "starting") and not it.places:
             report = self._journal.report(it.number)
             if report is not None and report.slurm_job == it.slurm_job:
+                before = self.rules.kinds[it.kind]
                 self.rules.started(it, report.places, report.ends, now)
+                self._has_learnt(it, before)
                 self.client.wake()
         if it.state in ("up", "draining"):
             for place in it.up:
@@ -205,10 +257,17 @@ class Allocations:
             if it.state == "ended":
                 self._ended(it, user)
 
+    def _has_learnt(self, it: Allocation, before: Kind) -> None:
+        if self.rules.kinds[it.kind].node_kind(1) != before.node_kind(1):
+            self.on_kinds()
+
     def _ended(self, it: Allocation, user: NodeUser) -> None:
         logger.info("allocation %d (Slurm job %s) has ended: %s", it.number, it.slurm_job, it.cause)
         for place in it.up:
             self._beside(self._release(user, place, it.cause), f"release {place.name}")
+        if it.said.slurm_state in NOBODYS_FAULT:
+            for place in it.places.values():
+                user.forgive(place.name)
         self._watches.pop(it.number, None)
         self._beside(self._remove(it), "forget an allocation")
 
@@ -262,7 +321,7 @@ class Allocations:
         except SlurmError as error:
             said = gist(str(error))
             self.rules.refused(it, said, time.time())
-            logger.warning("no more allocations of %s are asked for: %s", kind.name, error)
+            self._words[it.kind] = str(error)
             await self._remove(it)
             return
         logger.info("allocation %d is Slurm job %d (%s)", it.number, job, kind.name)
@@ -278,7 +337,7 @@ class Allocations:
         node = PoolNode(place.name, place.cpus, it.slurm_job, place.supply, it.ends, place.host)
         try:
             await user.use(node)
-        except HyperflowError as error:
+        except Exception as error:  # noqa: BLE001 (of ours, too: else nobody would try it again, or give it back)
             self.rules.node_failed(it, place, str(error), time.time())
             self._tell(f"{place.name} of Slurm job {it.slurm_job} cannot be used", error)
             self.client.wake()
@@ -288,11 +347,15 @@ class Allocations:
             await self._release(user, place, it.cause)
             return
         self.rules.node_up(it, place, time.time())
+        if (found := user.found(place.name)) is not None:
+            before, there = self.rules.kinds[it.kind], found.capacity
+            self.rules.has_seen(it, Room(found.cpus, len(there.gpus), there.memory, 0.0))
+            self._has_learnt(it, before)
 
     async def _give_back(self, it: Allocation, cause: str, user: NodeUser) -> None:
         logger.info("allocation %d (Slurm job %s) is given back: %s", it.number, it.slurm_job, cause)
-        for place in it.up:
-            await self._release(user, place, cause)
+        # All at a time: where the allocation ends in a moment, what is not released by then is lost.
+        await asyncio.gather(*(self._release(user, place, cause) for place in it.up))
         self._claim = self._claim._replace(given_back={*self._claim.given_back, it.number})
         await self._write_claim()
         if it.slurm_job is not None:
@@ -300,9 +363,13 @@ class Allocations:
 
     async def _release(self, user: NodeUser, place: Place, cause: str) -> None:
         place.state = "lost"
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(RELEASE):
                 await user.release(place.name, cause)
+        except TimeoutError:
+            pass  # it ends with its allocation
+        except Exception as error:  # noqa: BLE001 (its allocation is given back all the same)
+            self._tell(f"cannot release {place.name}", error)
 
     async def _remove(self, it: Allocation) -> None:
         await self._write(self._journal.remove, it.number)
@@ -324,7 +391,7 @@ class Allocations:
     async def _write_claim(self) -> None:
         try:
             await self._write(claim.write, self._journal.path, self._claim)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 (a full disk, no more threads: the next time it may go well)
             self._tell("cannot renew the claim of the pool, without which its allocations end", error)
 
     # ---- what an earlier process has left -----------------------------------------------------------------------

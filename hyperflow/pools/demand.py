@@ -34,6 +34,8 @@ class Need(NamedTuple):
     why: str
     unfit: int = 0
     """Evaluations that fit no kind which may be asked for now."""
+    gathering: frozenset[int] = frozenset()
+    """Kinds of which something waits for several nodes at a time."""
 
 
 @attrs.define
@@ -45,10 +47,9 @@ class Standing:
     left: float = 1.0
     """The part of their time that nobody has been promised."""
 
-    def take(self, request: Request, seconds: float, number: float, target: float) -> float:
-        """Take on what can be done within the target; return how many evaluations are left."""
-        slots = self.room.slots(request) * self.nodes
-        if not slots or number <= 0:
+    def take(self, slots: float, seconds: float, number: float, target: float) -> float:
+        """Take on what can be done within the target, so many at a time; return how many evaluations are left."""
+        if number <= 0:
             return number
         # Each CPU is at something now, which takes half as long as a whole one on average.
         spare = min(target * self.left, self.room.seconds) - seconds / 2
@@ -80,6 +81,8 @@ def needed(
     """
     shares = [0.0] * len(kinds)
     least = [0] * len(kinds)
+    gathering = set[int]()
+    able: dict[Request, list[tuple[Standing, float]]] = {}  # many functions ask for the same
     waiting = unfit = 0
     work = 0.0
     for want in wants:
@@ -91,26 +94,33 @@ def needed(
         if number <= 0 or request.speculative:
             continue
         kind = next((kind for kind in kinds if kind.number not in closed and kind.room().slots(request)), None)
-        fits_now = any(each.room.slots(request) for each in standing)
+        if request not in able:
+            slots_of = ((each, each.room.slots(request) * each.nodes / request.nodes) for each in standing)
+            able[request] = [(each, slots) for each, slots in slots_of if slots]
+        there = sum(each.nodes for each, _ in able[request])
+        fits_now = there >= request.nodes
         if kind is None:
             unfit += 0 if fits_now else number
             continue
+        if request.nodes > 1:
+            gathering.add(kind.number)
         if want.seconds is None:
             left = 0.0 if fits_now else float(number)
             seconds = target  # one allocation, below; then it is known
         else:
             seconds, left = max(want.seconds, 1e-3), float(number)
-            for each in standing:
-                left = each.take(request, seconds, left, target)
+            for each, slots in able[request] if fits_now else ():
+                left = each.take(slots, seconds, left, target)
         work += number * (want.seconds or 0.0) * request.cpus * request.nodes
         if left <= _ROUNDING:
             continue
         slots = kind.room().slots(request) * kind.nodes
         share = left * request.nodes / slots * min(1.0, seconds / target)
+        share = share if fits_now else max(share - there / kind.nodes, 0.0)
         shares[kind.number] += share if want.seconds is not None else min(share, 1.0 if share else 0.0)
-        least[kind.number] = max(least[kind.number], math.ceil(request.nodes / kind.nodes) if not fits_now else 0)
+        least[kind.number] = max(least[kind.number], 0 if fits_now else math.ceil((request.nodes - there) / kind.nodes))
     counts = tuple(max(math.ceil(share - _ROUNDING), low) for share, low in zip(shares, least, strict=True))
-    return Need(counts, _why(waiting, work, counts, kinds, target, unfit), unfit)
+    return Need(counts, _why(waiting, work, counts, kinds, target, unfit), unfit, frozenset(gathering))
 
 
 def _why(waiting: int, work: float, counts: Sequence[int], kinds: Sequence[Kind], target: float, unfit: int) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ import attrs
 
 from hyperflow.errors import ConfigurationError, LauncherError
 from hyperflow.pools.users import NodeUser, PoolNode
-from hyperflow.request import NodeKind
+from hyperflow.request import Capacity, NodeKind
 
 logger = logging.getLogger("hyperflow")
 
@@ -36,7 +37,11 @@ LONGEST_PAUSE = 600.0
 """At most so many."""
 
 UNKNOWN = 1 << 16
-"""CPUs of a host of which nobody has said how many it has, until it is up: more than anybody asks for."""
+"""Nodes that may join, and CPUs of a host of which nobody has said how many it has, until it is up: more
+than anybody asks for."""
+
+UNKNOWN_GPUS = Capacity(tuple(map(str, range(64))))
+"""The same of its GPUs; nor is its memory known."""
 
 GIVEN_BACK = "given back by hand; `hyperflow node resume` takes it back"
 
@@ -64,10 +69,18 @@ class Host:
     cause: str = ""
     since: float = attrs.field(factory=time.time)
     next_try: float | None = None
+    found: NodeKind | None = None
+    """What it had when it was up."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it for `hyperflow pool info`."""
-        return attrs.asdict(self)
+        return attrs.asdict(self, filter=lambda field, _: field.name != "found")
+
+    def kind(self) -> NodeKind:
+        """Return it as a node that may come."""
+        if self.found is not None:
+            return NodeKind(self.name, self.found.cpus, self.found.capacity._replace(ends=math.inf))
+        return NodeKind(self.name, self.cpus or UNKNOWN, UNKNOWN_GPUS)
 
     def becomes(self, state: str, cause: str = "", pause: float | None = None) -> None:
         """Change the state; after `pause` seconds it is tried again."""
@@ -126,7 +139,7 @@ class Hosts:
 
     def kinds(self) -> list[NodeKind]:
         """Return the hosts as nodes that may come, or come back."""
-        return [NodeKind(host.name, host.cpus or (1 if host.state == "up" else UNKNOWN)) for host in self]
+        return [host.kind() for host in self]
 
     def give_back(self, name: str) -> None:
         """Do not try a host again until `take_back`; the caller has its user release it."""
@@ -148,10 +161,15 @@ class Hosts:
             host.becomes("starting", host.cause)
             try:
                 await self._user.use(PoolNode(host.name, host.cpus))
-            except (LauncherError, ConfigurationError) as error:  # of the second kind: what is preloaded is not there
-                state, cause = "failed", str(error)
+            except Exception as error:
+                if not isinstance(
+                    error, (LauncherError, ConfigurationError)
+                ):  # of these: what is preloaded is not there
+                    logger.warning("a mistake of hyperflow's, at host %s", host.name, exc_info=error)
+                state, cause = "failed", str(error) or repr(error)
             else:
                 pause = self._first
+                host.found = self._user.found(host.name)
                 host.becomes("up")
                 self._on_change()
                 if self._told.pop(host.name, None) is not None:

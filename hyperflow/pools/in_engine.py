@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hyperflow.config import Settings
+from hyperflow.errors import LauncherError
 from hyperflow.head.capacity import NOTHING, Supply
 from hyperflow.head.engine import Engine
 from hyperflow.head.fleet import NodePlan
+from hyperflow.head.link import Link
 from hyperflow.pools.users import PoolNode
 from hyperflow.request import NodeKind, Want
 from hyperflow.transports.process import Transport
@@ -41,7 +43,8 @@ class InEngine:
         self._engine = engine
         self._settings = settings
         self._said = said
-        self._names: dict[str, str] = {}  # the engine's, where it has another one
+        # By our names; the engine may have others. A node of ours may have gone, and its name there be that of another.
+        self._links: dict[str, Link] = {}
 
     async def use(self, node: PoolNode) -> None:
         granted = node.slurm_job is not None
@@ -56,25 +59,40 @@ class InEngine:
             shared=node.transport is not None,  # several may have joined from one machine, each with some of its CPUs
             logs=node.logs,
         )
-        self._names[node.name] = await self._engine.add_node(plan, node.ends)
+        self._links.pop(node.name, None)
+        name = await self._engine.add_node(plan, node.ends)
+        link = self._engine.fleet.links.get(name)
+        if link is None:
+            raise LauncherError(f"{name} was lost as soon as it was there")
+        self._links[node.name] = link
 
     def drain(self, node: str, cause: str) -> None:
-        self._engine.drain_node(self._name(node), cause)
+        if self.is_up(node):
+            self._engine.drain_node(self._name(node), cause)
 
     async def release(self, node: str, cause: str) -> None:
-        await self._engine.release_node(self._name(node), cause)
+        if self.is_up(node):
+            await self._engine.release_node(self._name(node), cause)
 
     async def gone(self, node: str) -> str:
-        return await self._engine.fleet.gone(self._name(node))
+        return await self._engine.fleet.gone(self._name(node)) if self.is_up(node) else "it is not in use"
 
     def is_busy(self, node: str) -> bool:
-        return self._engine.is_busy(self._name(node))
+        return self.is_up(node) and self._engine.is_busy(self._name(node))
 
     def is_up(self, node: str) -> bool:
-        return self._name(node) in self._engine.fleet.links
+        link = self._links.get(node)
+        return link is not None and self._engine.fleet.links.get(link.node) is link
 
     def takes_work(self, node: str) -> bool:
         return self.is_up(node) and self._name(node) not in self._engine.aside.trust.aside
+
+    def forgive(self, node: str) -> None:
+        self._engine.forgive(self._name(node))
+
+    def found(self, node: str) -> NodeKind | None:
+        account = self._engine.scheduler.pool.nodes.get(self._name(node))
+        return None if account is None else NodeKind(node, len(account.ids), account.capacity)
 
     def demand(self) -> Sequence[Want]:
         return self._engine.demand()
@@ -86,4 +104,5 @@ class InEngine:
         self._engine.may_come(kinds)
 
     def _name(self, node: str) -> str:
-        return self._names.get(node, node)
+        link = self._links.get(node)
+        return node if link is None else link.node

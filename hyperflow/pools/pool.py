@@ -13,25 +13,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from hyperflow.aio import settled
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError
+from hyperflow.head.capacity import NOTHING, Supply
 from hyperflow.pools import scripts
 from hyperflow.pools.allocation import COMING, LIVE, Place
 from hyperflow.pools.allocations import Allocations
-from hyperflow.pools.hosts import UNKNOWN, Hosts
+from hyperflow.pools.hosts import UNKNOWN, UNKNOWN_GPUS, Hosts
 from hyperflow.pools.journal import Journal
 from hyperflow.pools.nodepool import FIELDS, NodePool
 from hyperflow.pools.users import NodeUser
-from hyperflow.request import Capacity, NodeKind
+from hyperflow.request import NodeKind
 from hyperflow.slurm import nodelist
 from hyperflow.slurm.client import PollIntervals, SlurmClient
 from hyperflow.steering import LIMITS
 
 if TYPE_CHECKING:
     from hyperflow.pools.joining.listening import Listening
-
-MOST_GPUS = 64
-"""GPUs that a node may have that joins by itself, until it is there: more than anybody asks for."""
 
 
 class Pool:
@@ -54,6 +53,7 @@ class Pool:
         settings: Settings,
         *,
         pace: PollIntervals | None = None,
+        said: Supply = NOTHING,
     ) -> None:
         """Make it.
 
@@ -64,6 +64,7 @@ class Pool:
             name: In the names of its Slurm jobs.
             settings: How nodes are reached.
             pace: How often Slurm is asked.
+            said: What the program says that each node has.
         """
         nodelist.excluded(settings.exclude_nodes)
         self.options = options
@@ -71,6 +72,7 @@ class Pool:
         self.name = name
         self._settings = settings
         self._pace = pace
+        self._said = said
         self._stack = AsyncExitStack()
         self._allocations: Allocations | None = None
         self._hosts: Hosts | None = None
@@ -81,16 +83,28 @@ class Pool:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            journal = await asyncio.to_thread(Journal.open, self.directory, self.name)
+            journal = await self._open_journal()
             stack.callback(journal.close)
             if self.options.sbatch or journal.entries:
                 client = await stack.enter_async_context(SlurmClient(self._pace))
                 await client.check(patient=bool(journal.entries))
                 await scripts.check(client, self.options, self.name, self.directory, self._settings.exclude_nodes)
-                self._allocations = Allocations(self.options, journal, client, self.name, self._settings)
+                self._allocations = Allocations(self.options, journal, client, self.name, self._settings, self._said)
+                self._allocations.on_kinds = self._tell_kinds
                 stack.push_async_callback(self._allocations.give_back)
             self._stack = stack.pop_all()
         return self
+
+    async def _open_journal(self) -> Journal:
+        """Open it in a thread; if cancelled meanwhile, close it again: else nobody else in this process could."""
+        opening = asyncio.ensure_future(asyncio.to_thread(Journal.open, self.directory, self.name))
+        try:
+            await settled(opening)
+        except asyncio.CancelledError:
+            if opening.exception() is None:
+                opening.result().close()
+            raise
+        return opening.result()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -216,6 +230,6 @@ class Pool:
             kinds = [] if self._allocations is None else self._allocations.rules.kinds
             most = self.options.max_allocations
             may_come = [kind.node_kind(most) for kind in kinds]
-            if self.options.listen is not None:  # nobody knows what size they will be
-                may_come.append(NodeKind("a node that joins", UNKNOWN, Capacity(tuple(map(str, range(MOST_GPUS))))))
+            if self.options.listen is not None:  # nobody knows what size they will be, and how many
+                may_come.append(NodeKind("a node that joins", UNKNOWN, UNKNOWN_GPUS, UNKNOWN))
             self._user.may_come([*may_come, *(() if self._hosts is None else self._hosts.kinds())])

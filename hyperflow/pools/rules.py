@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-
-import attrs
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from hyperflow.pools.allocation import (
     COMING,
@@ -58,6 +56,12 @@ TRIES = 3
 TRY_PAUSE = 10.0
 """Seconds between two tries."""
 
+CLOCKS = 30.0
+"""Seconds by which the end of an allocation may be later than its time limit says, else clocks differ."""
+
+SEEN_LATE = 10.0
+"""Seconds after its begin at which a holder is seen at the latest, mostly."""
+
 LAST = 4.0
 """Seconds before the end of an allocation at which what still runs there goes back."""
 
@@ -80,7 +84,6 @@ class Rules:
         limits: NodePool,
         kinds: Sequence[Kind],
         *,
-        margin: float = 0.0,
         first: int = 1,
         token: Callable[[], str] = _token,
     ) -> None:
@@ -89,8 +92,6 @@ class Rules:
         Args:
             limits: May be replaced at any time.
             kinds: The same.
-            margin: So many seconds before its end an allocation is drained; 0 for a minute, or for a quarter of its
-                time if that is less.
             first: The number of the next allocation.
             token: Makes one.
         """
@@ -100,9 +101,10 @@ class Rules:
         self.ended: deque[Allocation] = deque(maxlen=REMEMBERED)
         self.held: dict[int, str] = {}
         """Why, by kind, in Slurm's words where they are Slurm's."""
+        self.gathering: Collection[int] = ()
+        """Kinds of which something waits for several nodes at a time: those that are up are kept for it."""
         self.paused = False
         self.closing = False
-        self._margin = margin
         self._next = first
         self._token = token
         self._in_a_row = Counter[int]()
@@ -179,10 +181,25 @@ class Rules:
                 if place.name in taken:
                     place.name = f"{place.host}.{it.slurm_job}"
             it.places = {place.name: place for place in places}
-            it.ends = ends
+            it.ends = ends = self._on_our_clock(it, ends, now)
             it.to("starting", now)
             cpus = min((place.cpus for place in places), default=0)
-            self.kinds[it.kind] = attrs.evolve(self.kinds[it.kind], seen_cpus=cpus)
+            lasts = ends - now if ends is not None else 0.0
+            self.has_seen(it, Room(cpus, seconds=max(lasts, 0.0)))
+
+    def _on_our_clock(self, it: Allocation, ends: float | None, now: float) -> float | None:
+        """Return when it ends, if its holder was seen as soon as it began. Slurm's clock may not be ours: then it would
+        be over before it begins, and the next one would be asked for at once; or be cut off without a warning."""
+        limit = self.kinds[it.kind].options.time_limit
+        if ends is None or limit is None or it.adopted:
+            return ends
+        is_wrong = ends > now + limit + CLOCKS or ends < now + LAST
+        return now + limit - SEEN_LATE if is_wrong else ends
+
+    def has_seen(self, it: Allocation, room: Room) -> None:
+        """A node of it has this; 0 of what nobody knows. (What was taken over may be of another kind.)"""
+        if not it.adopted:
+            self.kinds[it.kind] = self.kinds[it.kind].having(room)
 
     def node_up(self, it: Allocation, place: Place, now: float) -> None:
         """A node of it is in use."""
@@ -249,7 +266,7 @@ class Rules:
 
     def margin(self, it: Allocation) -> float:
         """Return how many seconds before its end it is drained."""
-        return self._margin or min(60.0, self.kinds[it.kind].seconds / 4)
+        return self.kinds[it.kind].last
 
     # ---- orders -------------------------------------------------------------------------------------------------
 
@@ -314,7 +331,8 @@ class Rules:
             return
         live = len(self.of(*LIVE))
         idle = it.idle_since is not None and now - it.idle_since >= self.limits.idle_timeout
-        if idle and not it.is_busy() and live > self.limits.min_allocations:
+        kept = it.kind in self.gathering and not self.paused
+        if idle and not it.is_busy() and live > self.limits.min_allocations and not kept:
             yield from self._drain(it, "idle timeout", now)
         else:
             yield from self._bring_up(it, now)

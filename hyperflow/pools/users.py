@@ -76,6 +76,12 @@ class NodeUser(Protocol):
         """Whether anything may be started there: it is up, and nobody has put it aside."""
         ...
 
+    def forgive(self, node: str, /) -> None:
+        """A node was lost because its allocation was ended by somebody: that is no charge against what ran there."""
+
+    def found(self, node: str, /) -> NodeKind | None:
+        """What a node that is in use has been found to have; None where no more is known than was said."""
+
     def demand(self) -> Sequence[Want]:
         """Return what waits for CPUs, the most urgent first."""
         ...

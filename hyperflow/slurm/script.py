@@ -54,6 +54,7 @@ _OURS = {
 _TIME = re.compile(r"(?:(\d{1,9})-)?(\d{1,9})(?::(\d{1,9}))?(?::(\d{1,9}))?")
 _MEMORY = re.compile(r"(\d+[KMGT]?)B?", re.IGNORECASE)
 _GPUS = re.compile(r"(?:^|,)(?:gres:)?gpu(?::[A-Za-z][^:,]*)?(?::(\d+))?(?=,|$)")
+_GPU_COUNT = re.compile(r"(?:^|,)(?:[A-Za-z][^:,]*:)?(\d+)(?=,|$)")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
@@ -233,8 +234,14 @@ class SbatchOptions:
 
     @property
     def gpus(self) -> int:
-        """How many GPUs it asks for on each node: `gres="gpu:2"`."""
-        return sum(int(count or 1) for count in _GPUS.findall(self.gres or ""))
+        """How many GPUs it asks for on each node: `gres="gpu:2"`, or extra={"gpus-per-node": "2"} and the like."""
+        if count := sum(int(count or 1) for count in _GPUS.findall(self.gres or "")):
+            return count
+        of_node, of_task, of_job = (
+            sum(map(int, _GPU_COUNT.findall(self.extra.get(name) or "")))
+            for name in ("gpus-per-node", "gpus-per-task", "gpus")
+        )
+        return of_node or of_task * self.ntasks_per_node or -(-of_job // self.nodes)
 
     @property
     def cpus(self) -> int:

@@ -11,3 +11,5 @@ def test_where_logs_are() -> None:
     logs.add("far", "/tmp/own")
     assert (logs.path("near", "a.log"), logs.for_people("near", "a.log")) == ("/run/log/a.log", "/run/log/a.log")
     assert (logs.path("far", "a.log"), logs.for_people("far", "a.log")) == ("/tmp/own/a.log", "far:/tmp/own/a.log")
+    logs.add("far", "")  # the name comes again, where the run's directory is seen
+    assert (logs.path("far", "a.log"), logs.for_people("far", "a.log")) == ("/run/log/a.log", "/run/log/a.log")

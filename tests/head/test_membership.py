@@ -4,13 +4,15 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 import hyperflow as hf
+from hyperflow._job import open_job
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError, ImpossibleRequest, LauncherError
 from hyperflow.events.reader import read
@@ -223,6 +225,83 @@ async def test_the_last_node_is_lost(tmp_path: Path) -> None:
         await engine.add_node(plan("n1"))
         assert await running == "done"
         assert engine.statistics().nodes_lost == 1
+
+
+def square(x: int) -> int:
+    """Evaluated in batches."""
+    return x * x
+
+
+def count_to(n: int) -> Iterator[int]:
+    """Evaluated as a stream."""
+    yield from range(n)
+
+
+def where() -> str:
+    """Evaluated on several nodes."""
+    return hf.worker_info().node
+
+
+async def collected(n: int) -> list[int]:
+    """Return what a stream yields."""
+    return [each async for each in hf.remote_stream(count_to, n)]
+
+
+@pytest.mark.process
+async def test_all_that_can_be_submitted_waits(tmp_path: Path) -> None:
+    """With no node up, maps, batches, streams, commands and what needs two nodes wait for nodes; nodes that are
+    released or lost meanwhile, also the last one, cost no result."""
+    program = hf.ProgramInfo.new(tmp_path / "run")
+    async with open_job([], program, settings=Settings(), preload=()) as env:
+        engine = cast(Engine, env.evaluator)
+        engine.may_come([SMALL])
+
+        async def mapped(count: int) -> list[int]:
+            return await hf.map_concurrently(lambda x: hf.remote_eval(square, x), range(count))
+
+        async def all_of_map(count: int) -> list[int]:
+            return await hf.remote_map(square, range(count))
+
+        async def command() -> int:
+            return (await hf.remote_command(["true"])).returncode
+
+        async def gang() -> str:
+            return await hf.remote_eval(where).using(nodes=2)
+
+        flows = [mapped(20_000), all_of_map(20_000), collected(50), command(), gang()]
+        tasks: list[asyncio.Task[Any]] = [asyncio.ensure_future(flow) for flow in flows]
+        await wait_until(lambda: engine.statistics().waiting > 20_000, 20.0, "all to wait")
+        assert {want.request.nodes for want in engine.demand()} == {1, 2}
+        await engine.add_node(plan("n1", 2))
+        await wait_until(lambda: engine.statistics().done > 100, 20.0, "batches to be under way")
+        await engine.release_node("n1", "it is idle")
+        assert not tasks[0].done()
+        await engine.add_node(plan("n1", 2))
+        done = engine.statistics().done
+        await wait_until(lambda: engine.statistics().done > done + 100, 20.0, "batches to be under way")
+        engine.fleet.links["n1"].give_up("the switch is off")
+        await engine.add_node(plan("n2", 2))
+        await engine.add_node(plan("n1", 2))
+        squares = [x * x for x in range(20_000)]
+        async with asyncio.timeout(60):
+            assert await asyncio.gather(*tasks[:4]) == [squares, squares, list(range(50)), 0]
+            assert await tasks[4] in ("n1", "n2")
+        assert engine.statistics().retried == 0
+
+
+async def test_an_allocation_that_somebody_ended(tmp_path: Path) -> None:
+    """A node that was lost because somebody cancelled its allocation is no charge, however often that happens."""
+    go = tmp_path / "go"
+    async with opened(tmp_path) as engine:
+        running = engine.submit(wait_for, (go,), {}, Options(crash_limit=2))
+        for count in (1, 2, 3):
+            await engine.add_node(plan("n1"))
+            await wait_until(lambda count=count: begun(go) == count, 20.0, "it to begin")  # type: ignore[misc]
+            engine.fleet.links["n1"].give_up("its stream has ended")
+            engine.forgive("n1")
+        go.touch()
+        await engine.add_node(plan("n1"))
+        assert await running == "done"
 
 
 async def test_closed_while_a_node_is_added(tmp_path: Path) -> None:

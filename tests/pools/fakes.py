@@ -60,6 +60,9 @@ class FakeUser:
         self.drained: list[str] = []
         self.released: list[tuple[str, str]] = []
         self.fails = ""
+        self.forgiven: list[str] = []
+        self.coming: list[NodeKind] = []
+        self.kinds: dict[str, NodeKind] = {}
 
     async def use(self, node: PoolNode) -> None:
         if self.fails:
@@ -85,6 +88,12 @@ class FakeUser:
     def takes_work(self, node: str) -> bool:
         return node in self.nodes and node not in self.aside
 
+    def forgive(self, node: str) -> None:
+        self.forgiven.append(node)
+
+    def found(self, node: str) -> NodeKind | None:
+        return self.kinds.get(node)
+
     def demand(self) -> Sequence[Want]:
         return self.wants
 
@@ -92,4 +101,4 @@ class FakeUser:
         return 0
 
     def may_come(self, kinds: Sequence[NodeKind]) -> None:
-        pass
+        self.coming = list(kinds)

@@ -110,7 +110,7 @@ def run(main: Callable[[Any], Awaitable[Any]], pool: hf.NodePool) -> None:
     if step := os.environ.get("TEST_KILL"):
         kill_at(step)
     plain = pools.Pool.__init__
-    pools.Pool.__init__ = lambda self, *args: plain(self, *args, pace=PACE)  # type: ignore[method-assign,assignment,misc]
+    pools.Pool.__init__ = lambda self, *args, **more: plain(self, *args, **more, pace=PACE)  # type: ignore[method-assign,assignment,misc]
     program: ProgramInfo | None
     homes = sorted((place / "runs").glob("*/results.sqlite"))
     if os.environ.get(CONTINUED):

@@ -1,24 +1,32 @@
 """Tests of the loop of a pool's allocations, with a pretended Slurm and a pretended user of nodes."""
 
 import asyncio
+import itertools
 import json
 import logging
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pytest
 
 from hyperflow.config import Settings
 from hyperflow.errors import ConfigurationError
+from hyperflow.head.capacity import Supply
 from hyperflow.pools import allocations as module
 from hyperflow.pools import claim
 from hyperflow.pools.allocations import Allocations
 from hyperflow.pools.claim import Claim
+from hyperflow.pools.hosts import Hosts
 from hyperflow.pools.journal import Entry, Journal
 from hyperflow.pools.nodepool import NodePool
-from hyperflow.request import PLAIN, Want
+from hyperflow.pools.pool import Pool
+from hyperflow.request import PLAIN, Capacity, NodeKind, Request, Want
+from hyperflow.scheduling.ledger import Ledger
+from hyperflow.scheduling.refusals import refusal
 from hyperflow.slurm.client import Watch
 from hyperflow.slurm.queue import BatchState
 from hyperflow.slurm.script import SbatchOptions
@@ -165,6 +173,20 @@ async def test_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     assert "no more allocations of the default partition are asked for" in caplog.text
 
 
+async def test_held(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A kind that is held because its allocations bring no node up is told once, with the cause and what to type."""
+    pool = _Pool(tmp_path / "pool")
+    pool.user.wants = [Want(PLAIN, 1, 1.0)]
+    async with pool.open() as made:
+        for job in (100, 101, 102):
+            await _until(lambda job=job: made.rules.of("pending") and job in pool.slurm.watches)
+            pool.slurm.watches[job].set(BatchState("ended", "FAILED", exit_code=3))
+        await _until(lambda: made.rules.held)
+        await asyncio.sleep(0.1)
+    (told,) = [each.getMessage() for each in caplog.records if "hyperflow pool resume" in each.getMessage()]
+    assert told.endswith("3 allocations in a row have brought no node up; the last one: " + made.rules.ended[-1].cause)
+
+
 async def test_nodes_are_lost(tmp_path: Path) -> None:
     """A cancel of the allocation by hand ends it, and another one is asked for; its kind is not held."""
     pool = _Pool(tmp_path / "pool")
@@ -178,6 +200,7 @@ async def test_nodes_are_lost(tmp_path: Path) -> None:
         await _until(lambda: made.rules.of("pending"))
         assert [it.number for it in made.rules.ended] == [1]
         assert not made.rules.held
+        assert pool.user.forgiven == ["node1"]
 
 
 async def test_a_node_is_put_aside(tmp_path: Path) -> None:
@@ -250,3 +273,119 @@ async def test_what_an_earlier_process_left(tmp_path: Path) -> None:
         await _until(lambda: pool.user.nodes)
         assert not made.rules.of("submitting", "pending")
     assert pool.slurm.cancelled == [100]
+
+
+async def test_a_full_disk_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All is cancelled at Slurm all the same, and the program ends as it would have."""
+    pool = _Pool(tmp_path / "pool")
+    pool.user.wants = [Want(PLAIN, 1, 1.0)]
+
+    def full(self: Journal, number: int) -> None:
+        raise ConfigurationError("cannot write journal: No space left on device")
+
+    async with pool.open() as made:
+        await _until(lambda: made.rules.of("pending"))
+        monkeypatch.setattr(Journal, "remove", full)
+    assert pool.slurm.cancelled == [100]
+    assert "cannot forget the allocations of the pool" in caplog.text
+
+
+async def test_mistakes_of_ours(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An error in the start or the release of a node is told; the allocation is given back all the same."""
+    pool = _Pool(tmp_path / "pool", idle_timeout=0.1)
+    pool.user.wants = [Want(PLAIN, 1, 1.0)]
+
+    async def use(node: Any) -> None:
+        pool.user.nodes[node.name] = node
+        if node.name == "node1":
+            raise ZeroDivisionError("a mistake in the start")
+
+    async def release(node: str, cause: str) -> None:
+        raise ZeroDivisionError("a mistake in the release")
+
+    pool.user.use, pool.user.release = use, release  # type: ignore[method-assign]
+    async with pool.open() as made:
+        await _until(lambda: made.rules.of("pending"))
+        pool.user.wants = []
+        pool.holder(1, 100, "node1", "node2")
+        await _until(lambda: made.rules.ended)
+        assert pool.slurm.cancelled == [100]
+    assert "a mistake in the start" in caplog.text
+    assert "a mistake in the release" in caplog.text
+
+
+async def test_what_nodes_have_is_told(tmp_path: Path) -> None:
+    """What a node has is known when it is up: what may come is told again."""
+    pool = _Pool(tmp_path / "pool")
+    pool.user.wants = [Want(PLAIN, 1, 1.0)]
+    pool.user.kinds["node1"] = NodeKind("node1", 4, Capacity(memory=8 << 30))
+    told: list[int] = []
+    async with pool.open() as made:
+        made.on_kinds = lambda: told.append(made.rules.kinds[0].memory)
+        await _until(lambda: made.rules.of("pending"))
+        pool.holder(1, 100, "node1")
+        await _until(lambda: told)
+    assert told == [8 << 30]
+
+
+async def test_looks_that_take_long(tmp_path: Path) -> None:
+    """Where a look at what waits takes long, it is made less often; but soon when an allocation changed its state."""
+    pool = _Pool(tmp_path / "pool")
+    looks: list[float] = []
+
+    def demand() -> list[Want]:
+        looks.append(time.perf_counter())
+        while time.perf_counter() < looks[-1] + 0.01:
+            pass
+        return [Want(PLAIN, 1, 1.0)]
+
+    pool.user.demand = demand  # type: ignore[method-assign]
+    async with pool.open() as made:
+        await _until(lambda: made.rules.of("pending"))
+        await _until(lambda: len(looks) > 4)
+        pauses = [later - sooner for sooner, later in itertools.pairwise(looks[2:])]
+        assert min(pauses) >= 0.2
+
+
+async def test_what_may_come(tmp_path: Path) -> None:
+    """What is said of nodes counts beforehand; of nodes that join, nobody knows how many there will be."""
+    options = NodePool(SMALL, max_allocations=2, hosts={"box": 8}, listen=0)
+    pool, user = Pool(options, tmp_path / "pool", "test", Settings()), FakeUser()
+    made = Allocations(options, cast(Any, Said(1)), cast(Any, FakeSlurm()), "test", Settings(), Supply(("0",), 8 << 30))
+    pool._user, pool._allocations, pool._hosts = user, made, Hosts(options.hosts, user)
+    pool._tell_kinds()
+    ledger = Ledger()
+    ledger.may_come(user.coming)
+    assert user.coming[0] == NodeKind("the default partition", 4, Capacity(("0",), 8 << 30, 3540.0), 2)
+    for request in (Request(4, gpus=1, nodes=2), Request(8, gpus=2), Request(16, gpus=8, nodes=9, memory=1 << 40)):
+        assert refusal(ledger, request, 0.0) is None
+    ledger.may_come(user.coming[:1])
+    assert refusal(ledger, Request(1, min_time=3600.0), 0.0) is not None
+
+
+class Said(NamedTuple):
+    """What is asked of a journal that is not used."""
+
+    following: int
+
+
+async def test_cancelled_while_the_directory_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has it then, and the next one can open it."""
+    plain, may_go, begun = Journal.open, threading.Event(), threading.Event()
+
+    def slow(path: Path, owner: str) -> Journal:
+        begun.set()
+        may_go.wait(10)
+        return plain(path, owner)
+
+    monkeypatch.setattr(Journal, "open", slow)
+    opening = asyncio.ensure_future(Pool(NodePool(SMALL), tmp_path / "pool", "test", Settings()).__aenter__())
+    await _until(begun.is_set)
+    opening.cancel()
+    await asyncio.sleep(0)
+    may_go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    plain(tmp_path / "pool", "another").close()

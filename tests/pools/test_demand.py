@@ -5,6 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hyperflow.head.capacity import Supply
 from hyperflow.pools.demand import Need, Standing, needed
 from hyperflow.pools.kinds import Kind, Room
 from hyperflow.request import PLAIN, Request, Want
@@ -83,6 +84,32 @@ def test_several_nodes() -> None:
     want = Want(Request(4, nodes=2), 1, 1.0)
     assert _needed(want, kinds=(SMALL,)).allocations == (2,)
     assert _needed(want, kinds=(SMALL.changed(nodes=2),)).allocations == (1,)
+
+
+def test_several_nodes_where_some_are_up() -> None:
+    """Nodes that are up count for what needs several, but they are not enough: the others are asked for, too, and those
+    that are up are kept for it."""
+    for seconds in (None, 0.01, 60.0):
+        need = _needed(Want(Request(4, nodes=2), 1, seconds), kinds=(SMALL,), up=1)
+        assert (need.allocations, need.gathering) == ((1,), {0})
+    assert _needed(Want(Request(4, nodes=2), 1, 0.01), kinds=(SMALL,), up=2).allocations == (0,)
+    assert _needed(Want(Request(4, nodes=2), 1), kinds=(SMALL,), up=2).allocations == (0,)
+
+
+def test_what_a_node_was_seen_to_have() -> None:
+    """Memory and time that nobody asked for are known when a node was there: what does not fit is not asked for again.
+    Nor is what an allocation lasts too short for, when it is up."""
+    want = Want(Request(memory=8 << 30), 1)
+    kind = Kind.of(0, SbatchOptions())
+    assert needed([want], [kind], [], 0, 60.0).allocations == (1,)
+    assert needed([want], [kind.having(Room(1, 0, 4 << 30, 600.0))], [], 0, 60.0) == Need(
+        (0,), "1 evaluation waits; 1 fit no allocation that may be asked for now", 1
+    )
+    assert kind.having(Room(1, 0, 0, 600.0)).having(Room(2, seconds=300.0)).room() == Room(2, 0, 0, 540.0)
+    assert not _needed(Want(Request(min_time=3600.0), 1), kinds=(SMALL,)).allocations[0]
+    assert kind.node_kind(2).capacity.gpus == ()
+    gpus = Kind.of(0, SbatchOptions(nodes=2, ntasks_per_node=3, extra={"gpus-per-task": "a100:2"}))
+    assert (gpus.gpus, Kind.of(0, SMALL, Supply(("0", "1"), 5)).room()) == (6, Room(4, 2, 5, 3540.0))
 
 
 def test_speculation_is_worth_nothing() -> None:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import pytest
 
 from hyperflow.errors import LauncherError
-from hyperflow.pools.hosts import UNKNOWN, Hosts
+from hyperflow.pools.hosts import UNKNOWN, UNKNOWN_GPUS, Hosts
 from hyperflow.pools.users import PoolNode
-from hyperflow.request import NodeKind, Want
+from hyperflow.request import Capacity, NodeKind, Want
 from tests.cluster.cluster import Cluster
 from tests.cluster.runs import prepare
 from tests.helpers import block_until, wait_until
@@ -27,6 +27,7 @@ class Reached:
         self.bad = bad
         self.used: list[PoolNode] = []
         self.tries = Counter[str]()
+        self.kinds: dict[str, NodeKind] = {}
         self._gone: dict[str, asyncio.Future[str]] = {}
 
     async def use(self, node: PoolNode) -> None:
@@ -59,6 +60,13 @@ class Reached:
         """Nothing runs."""
         return not node
 
+    def forgive(self, node: str) -> None:
+        """Do nothing."""
+
+    def found(self, node: str) -> NodeKind | None:
+        """Return what the test says."""
+        return self.kinds.get(node)
+
     def demand(self) -> Sequence[Want]:
         """Nothing waits."""
         return []
@@ -87,7 +95,11 @@ async def test_good_and_bad_hosts() -> None:
         row = hosts.table()[1]
         assert row["cause"] == "it does not accept our keys"
         assert row["next_try"] == row["since"] + NEVER[0]
-        assert hosts.kinds() == [NodeKind("good", 2), NodeKind("bad", UNKNOWN), NodeKind("slow", 4)]
+        assert hosts.kinds() == [
+            NodeKind("good", 2, UNKNOWN_GPUS),
+            NodeKind("bad", UNKNOWN, UNKNOWN_GPUS),
+            NodeKind("slow", 4, UNKNOWN_GPUS),
+        ]
 
 
 async def test_tried_again_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -120,6 +132,35 @@ async def test_lost_and_given_back() -> None:
         assert len(user.used) == 2
         assert hosts.take_back("box")
         await wait_until(lambda: len(user.used) == 3, 5, "it is used again")
+
+
+async def test_what_a_host_has() -> None:
+    """Nobody knows what a host has before it was up; then that counts, also while it is lost: what needs it waits."""
+    user = Reached()
+    user.kinds["box"] = NodeKind("box", 32, Capacity(("0", "1"), 5, 100.0))
+    told: list[NodeKind] = []
+    async with Hosts([("box", None)], user, lambda: told.extend(hosts.kinds()), pauses=NEVER) as hosts:
+        assert hosts.kinds() == [NodeKind("box", UNKNOWN, UNKNOWN_GPUS)]
+        await wait_until(lambda: states(hosts) == {"box": "up"}, 5, "it comes")
+        user.lose("box", "its stream ended")
+        await wait_until(lambda: states(hosts) == {"box": "lost"}, 5, "it is lost")
+        assert told == [NodeKind("box", 32, Capacity(("0", "1"), 5))] * 2
+
+
+async def test_a_mistake_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever goes wrong at a host, it is told, and the host is tried again."""
+    user = Reached()
+    plain, faults = user.use, iter(range(1))
+
+    async def use(node: PoolNode) -> None:
+        if next(faults, None) is not None:
+            raise ZeroDivisionError("a mistake")
+        await plain(node)
+
+    user.use = use  # type: ignore[method-assign]
+    async with Hosts([("box", 2)], user, pauses=SHORT) as hosts:
+        await wait_until(lambda: states(hosts) == {"box": "up"}, 5, "it comes")
+    assert "a mistake of hyperflow's, at host box" in caplog.text
 
 
 async def test_pauses_grow() -> None:

@@ -250,6 +250,29 @@ def test_little_work() -> None:
     assert not rules.orders(40.0, [0])
 
 
+def test_clocks_differ() -> None:
+    """Where Slurm's clock is not ours, an allocation lasts as long as its limit says; one taken over may end soon."""
+    for ends in (-7200.0, 3.0, 10_000.0):
+        rules = _rules()
+        assert _up(rules, ends=ends).ends == 3590.0
+        it = rules.adopt(7, 0, "x", 107, 0.0)
+        rules.started(it, [Place("node2", 4)], ends, 0.0)
+        assert it.ends == ends
+    assert _up(_rules(), ends=3605.0).ends == 3605.0
+    assert _up(_rules(), ends=100.0).ends == 100.0
+
+
+def test_kept_for_several() -> None:
+    """While something waits for several nodes at a time, one that is up is not given back, if others may come."""
+    rules = _rules(idle_timeout=10)
+    it = _up(rules)
+    rules.gathering = {0}
+    rules.looked(it, lambda _: False, 0.0)
+    assert not rules.orders(20.0, [0])
+    rules.pause()  # no other one comes
+    assert rules.orders(20.0, [0])[0] == DrainNodes(it, "idle timeout")
+
+
 def test_two_of_one_machine() -> None:
     """Nodes of two allocations on one machine have two names, and others than a host has."""
     rules = _rules()

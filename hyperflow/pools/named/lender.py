@@ -34,7 +34,7 @@ from hyperflow.pools.named.lending import Lending
 from hyperflow.pools.named.lent import Ask, Lend, Unit
 from hyperflow.pools.named.named import is_alive
 from hyperflow.pools.users import PoolNode
-from hyperflow.request import NodeKind, Want
+from hyperflow.request import Capacity, NodeKind, Want
 
 logger = logging.getLogger("hyperflow.pools")
 
@@ -158,6 +158,15 @@ class Lender:
 
     def takes_work(self, node: str) -> bool:
         return self.is_up(node)
+
+    def forgive(self, node: str) -> None:
+        """Do nothing: programs lose nodes by themselves."""
+
+    def found(self, node: str) -> NodeKind | None:
+        there = self._nodes.get(self._key(node))
+        if there is None:
+            return None
+        return NodeKind(node, there.cpus or 1, Capacity(there.supply.gpus or (), there.supply.memory or 0))
 
     def demand(self) -> list[Want]:
         return leases.wants_of(self.waiting())

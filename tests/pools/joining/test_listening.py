@@ -84,6 +84,12 @@ class User:
     def takes_work(self, node: str) -> bool:
         return _plain(node) in self.nodes
 
+    def forgive(self, node: str) -> None:
+        """Do nothing."""
+
+    def found(self, node: str) -> NodeKind | None:
+        return None
+
     def demand(self) -> Sequence[Want]:
         return []
 
