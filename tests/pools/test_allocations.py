@@ -167,10 +167,10 @@ async def test_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     async with pool.open() as made:
         await _until(lambda: made.rules.held)
         assert made.rules.held == {0: "Invalid account"}
+        await _until(lambda: "no more allocations of the default partition are asked for" in caplog.text)
         pool.slurm.refuses = ""
         made.rules.resume()
         await _until(lambda: pool.slurm.watches)
-    assert "no more allocations of the default partition are asked for" in caplog.text
 
 
 async def test_held(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
