@@ -29,6 +29,7 @@ from hyperflow.pools.nodepool import NodePool
 from hyperflow.pools.pool import Pool
 from hyperflow.program import CONTINUED, ProgramInfo
 from hyperflow.records import record
+from hyperflow.slurm.script import SbatchOptions
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ async def open_pool_job(
             yield env
         return
     if not isinstance(cast(object, pool), NodePool):
-        raise ConfigurationError(f"{pool!r} is no pool: hyperflow.NodePool(...) is needed, or the name of a pool")
+        raise ConfigurationError(_no_pool(pool))
     place = continued() or program or ProgramInfo.new("hyperflow-runs")
     said = Supply(offers.gpus, offers.memory)
     async with (
@@ -122,6 +123,13 @@ async def _borrowing(
         lease.serving(OnLoan(cast(Engine, env.evaluator), settings)),
     ):
         yield env
+
+
+def _no_pool(given: object) -> str:
+    """Say what is needed in place of this."""
+    if isinstance(given, SbatchOptions):
+        return "SbatchOptions(...) is no pool, but what one asks of Slurm: write hyperflow.NodePool(sbatch=...)"
+    return f"{given!r} is no pool: hyperflow.NodePool(...) is needed, or the name of a pool"
 
 
 def continued() -> ProgramInfo | None:

@@ -57,6 +57,7 @@ def info(run: Steered = None, *, base_dir: BaseDir = BASE_DIR, as_json: Json = F
 def set_(
     limit: Annotated[str, Parameter(help=f"One of {', '.join(LIMITS)}.")],
     value: Annotated[str, Parameter(help="Its new value: a number, or a time such as 5m.")],
+    /,
     run: Steered = None,
     *,
     base_dir: BaseDir = BASE_DIR,
@@ -129,9 +130,11 @@ def print_pool(about: Mapping[str, Any], now: float) -> None:
     print(printable(f"pool of {about['run']}: {about['state']}; allocations: {counts or 'none'}"))
     if about["why"]:
         print(printable(f"  {about['why']}"))
+    if about["state"] == "held":
+        print("  `hyperflow pool resume` goes on; --partition, --time and others change what is asked for")
     if about["reason"]:
         more = f"{about['wanted']} more wanted: " if about["wanted"] else ""
-        print(printable(f"  {more}{about['reason']}"))
+        print(printable(f"  {more}{about['reason']}{_stopped_by(about)}"))
     if about["limits"]:
         print(printable("  " + ", ".join(f"{name} {_limit(value)}" for name, value in about["limits"].items())))
     if allocations:
@@ -146,14 +149,25 @@ def print_pool(about: Mapping[str, Any], now: float) -> None:
         _table(("program", "process", "CPUs", "waits for", "for"), map(_program(now), programs))
 
 
+def _stopped_by(about: Mapping[str, Any]) -> str:
+    """Return which limit keeps the pool from what is wanted, if one does."""
+    most = about["limits"].get("max_allocations")
+    live = sum(one["state"] != "ended" for one in about["allocations"])
+    if not about["wanted"] or most is None or live < most:
+        return ""
+    return f"; max_allocations {most} allows no more"
+
+
 def _limit(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _allocation(now: float) -> Callable[[Mapping[str, Any]], list[object]]:
     def row(one: Mapping[str, Any]) -> list[object]:
-        nodes = ", ".join(map(_node, one["nodes"]))
-        times = age(max(now - one["since"], 0)), "" if one["ends"] is None else age(max(one["ends"] - now, 0))
+        over = one["state"] == "ended"  # how its nodes went stands in its cause
+        nodes = ", ".join(str(each["name"]) if over else _node(each) for each in one["nodes"])
+        left = "" if over or one["ends"] is None else age(max(one["ends"] - now, 0))
+        times = age(max(now - one["since"], 0)), left
         why = in_short(one["cause"] or one["reason"])
         return [one["number"], one["kind"], one["state"], one["slurm_job"] or "", nodes, one["cpus"] or "", *times, why]
 

@@ -136,7 +136,9 @@ def _machine(run: Run, history: History) -> list[tuple[str, str]]:
     """Return on what it ran: its nodes with their CPUs."""
     cpus = {event.node: event.cpus for event in history.nodes if event.state == "up"}
     sizes = Counter(cpus.values())
-    told = ", ".join(f"{count} node{'s' * (count != 1)} with {size} CPUs" for size, count in sorted(sizes.items()))
+    told = ", ".join(
+        f"{count} node{'s' * (count != 1)} with {size} CPU{'s' * (size != 1)}" for size, count in sorted(sizes.items())
+    )
     facts = [("machine", told)] if told else []
     figures = run.figures()
     if figures.held:

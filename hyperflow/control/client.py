@@ -89,6 +89,9 @@ class Contact:
         except TimeoutError:
             words = f"process {self.address.pid} has not answered within {patience:g} s: it is stopped, or busy"
             raise Silent(words) from None
+        except ConnectionRefusedError:  # what was killed leaves its socket
+            words = f"process {self.address.pid} has gone: nobody answers at {self.address.path}"
+            raise NoMaster(words) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             words = f"process {self.address.pid} does not answer at {self.address.path}"
             raise NoMaster(f"{words}: {type(error).__name__}: {error}") from error

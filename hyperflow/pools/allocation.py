@@ -47,6 +47,7 @@ class Allocation:
         since: When it came into its state, in seconds since 1970.
         reason: Why it waits, in Slurm's words.
         cause: Why it drains, or has ended.
+        asked: What its kind was called when it was asked for; `hyperflow pool resume --partition` may rename that.
     """
 
     number: int
@@ -60,6 +61,7 @@ class Allocation:
     ends: float | None = None
     places: dict[str, Place] = attrs.field(factory=dict[str, Place])
     adopted: bool = False
+    asked: str = ""
     was_up: bool = False
     idle_since: float | None = None
     hopeless_since: float | None = None

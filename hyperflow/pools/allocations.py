@@ -428,7 +428,7 @@ class Allocations:
         ]
         return {
             "number": it.number,
-            "kind": kind.name,
+            "kind": it.asked,
             "state": it.state,
             "slurm_job": it.slurm_job,
             "reason": it.reason,

@@ -21,7 +21,8 @@ def _kinds(value: object) -> tuple[SbatchOptions, ...]:
         return ()
     if isinstance(value, SbatchOptions):
         return (value,)
-    kinds: tuple[object, ...] = tuple(cast("Iterable[object]", value)) if isinstance(value, Iterable) else (value,)
+    several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+    kinds: tuple[object, ...] = tuple(cast("Iterable[object]", value)) if several else (value,)
     if unfit := [kind for kind in kinds if not isinstance(kind, SbatchOptions)]:
         raise ConfigurationError(
             f"NodePool(sbatch={unfit[0]!r}): hyperflow.SbatchOptions(...) is needed, or a list of them"
@@ -44,7 +45,10 @@ def _hosts(value: object) -> tuple[tuple[str, int | None], ...]:
     for name, cpus in cast("Mapping[object, object]", value).items():
         if not isinstance(name, str) or not name.strip() or unfit_name(name):
             raise ConfigurationError(f"NodePool(hosts=...): {name!r} is no name of a host")
-        check_cpus(cast(Any, cpus))
+        try:
+            check_cpus(cpus)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"NodePool(hosts={{{name!r}: {cpus!r}}}): {error}") from None
     return tuple(cast("Mapping[str, int | None]", value).items())
 
 
@@ -73,12 +77,17 @@ def _listen(value: object) -> int | str | None:
 
 @attrs.frozen
 class NodePool:
-    """What a pool of nodes may have: `NodePool(sbatch=SbatchOptions(ntasks_per_node=64, time="4:00:00"))`.
+    """What a pool of nodes may have: allocations of Slurm, machines that ssh reaches, nodes that join by themselves.
+
+    An example, where `scan()` is a job:
+
+        small = hf.SbatchOptions(nodes=1, ntasks_per_node=64, time="4:00:00")
+        hf.run_job_pool(scan(), hf.NodePool(sbatch=small, max_allocations=5, hosts={"box1": 32, "box2": None}))
 
     Raises ConfigurationError at once for a value that makes no sense.
 
     Args:
-        sbatch: What to ask of Slurm for one allocation, or a list of several kinds; None for hosts only.
+        sbatch: What to ask of Slurm for one allocation, or a list of several kinds; without it, nothing is.
         min_allocations: So many are kept, also while nothing waits.
         max_allocations: So many at most, queued and running ones together.
         max_queued: So many may wait at Slurm at a time.

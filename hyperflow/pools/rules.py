@@ -117,6 +117,7 @@ class Rules:
     def adopt(self, number: int, kind: int, token: str, job: int | None, now: float) -> Allocation:
         """Take over what an earlier process has submitted."""
         made = Allocation(number, kind, token, "pending", now, slurm_job=job, adopted=True)
+        made.asked = self.kinds[kind].name
         self.allocations[number] = made
         self._next = max(self._next, number + 1)
         return made
@@ -407,7 +408,7 @@ class Rules:
                 live = len(self.of(*LIVE))
                 if coming >= needed[kind.number] and live >= self.limits.min_allocations:
                     break
-                made = Allocation(self._next, kind.number, self._token(), "submitting", now)
+                made = Allocation(self._next, kind.number, self._token(), "submitting", now, asked=kind.name)
                 self._next += 1
                 self.allocations[made.number] = made
                 yield Submit(made)

@@ -86,6 +86,33 @@ def test_a_pool_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert said[7].split() == ["box1", "failed", "all", "5", "s", "25", "s", "no", "ssh"]
 
 
+def test_a_limit_that_keeps_it_small(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where more is wanted than may be, the line says which limit it is."""
+    told = {"run": "there", **Held().info()}
+    print_pool({**told, "limits": {"max_allocations": 1}}, NOW)
+    assert "  2 more wanted: 8 evaluations wait; max_allocations 1 allows no more\n" in capsys.readouterr().out
+    ended = {**ALLOCATION, "state": "ended"}
+    print_pool({**told, "limits": {"max_allocations": 1}, "allocations": [ended]}, NOW)
+    assert "allows no more" not in capsys.readouterr().out
+
+
+def test_a_pool_that_is_held(capsys: pytest.CaptureFixture[str]) -> None:
+    """Below the reason stands what to type."""
+    print_pool({"run": "there", **Held().info(), "state": "held", "why": "main: no such partition"}, NOW)
+    said = capsys.readouterr().out.splitlines()
+    assert said[1] == "  main: no such partition"
+    assert said[2].startswith("  `hyperflow pool resume` goes on; --partition")
+
+
+def test_an_allocation_that_has_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its cause says why it ended; its nodes are not called lost, and it has no end before it."""
+    nodes = [{"name": "node1", "state": "lost", "cpus": 4, "busy": False, "why": ""}]
+    ended = {**ALLOCATION, "state": "ended", "nodes": nodes, "cause": "idle timeout"}
+    print_pool({"run": "there", **Held().info(), "allocations": [ended], "hosts": []}, NOW)
+    row = capsys.readouterr().out.splitlines()[5]
+    assert " ".join(row.split()) == "1 main ended 4711 node1 8 1 min idle timeout"
+
+
 @pytest.mark.process
 async def test_orders(tmp_path: Path) -> None:
     """Each order changes the pool of the run that it is for; what makes no sense is refused, and changes nothing."""
@@ -101,6 +128,7 @@ async def test_orders(tmp_path: Path) -> None:
         assert (pool.options.max_allocations, pool.options.idle_timeout) == (5, 300.0)
         said = await hyperflow("pool", "set", "max_alocations", "5", cwd=tmp_path, code=1)
         assert "no limit 'max_alocations'; it has min_allocations, max_allocations" in said
+        assert "LIMIT requires an argument" in await hyperflow("pool", "set", cwd=tmp_path, code=2)
         said = await hyperflow("pool", "set", "max_allocations", "0", cwd=tmp_path, code=1)
         assert "a whole number of at least 1" in said
         assert "pool of" in await hyperflow("pool", "pause", cwd=tmp_path)

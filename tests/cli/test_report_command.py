@@ -57,6 +57,14 @@ def test_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "default-src 'none'" in text.partition("<title>")[0]
 
 
+def test_a_node_with_one_cpu(tmp_path: Path) -> None:
+    """What it ran on is told in numbers that agree with their words."""
+    log = [{**entry, "cpus": 1} if entry.get("state") == "up" else entry for entry in log_of(1, 2)]
+    make_run(tmp_path / "runs", "r1", *log)
+    assert reporting.report("r1", json=tmp_path / "r.json", base_dir=tmp_path / "runs") == 0
+    assert json.loads((tmp_path / "r.json").read_text())["facts"]["machine"] == "1 node with 1 CPU"
+
+
 def test_files_for_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """JSON, a table and a trace at once; without -o no HTML; a run that was killed, whose log is cut, too."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

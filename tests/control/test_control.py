@@ -269,6 +269,15 @@ async def test_a_master_that_dies_meanwhile(tmp_path: Path) -> None:
             await ask(Contact(gone).get, "/jobs")
 
 
+async def test_a_master_that_was_killed(tmp_path: Path) -> None:
+    """A socket that a killed process has left behind: its process has gone."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "s"))
+    left = Contact(place.Address(socket.gethostname(), 7, tmp_path / "s"))
+    with pytest.raises(NoMaster, match="process 7 has gone: nobody answers at"):
+        await ask(left.get, "/jobs")
+
+
 async def test_a_master_that_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A master that takes the question and says nothing is not waited for long by who only looks."""
     monkeypatch.setattr("hyperflow.control.client.GLANCE", 0.05)

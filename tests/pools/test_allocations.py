@@ -171,6 +171,9 @@ async def test_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
         pool.slurm.refuses = ""
         made.rules.resume()
         await _until(lambda: pool.slurm.watches)
+        made.change_kinds({"partition": "other"})
+        assert made.rules.kinds[0].name == "other"
+        assert {row["kind"] for row in made.table()} == {"the default partition"}
 
 
 async def test_held(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
