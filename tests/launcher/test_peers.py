@@ -145,7 +145,7 @@ def test_another_secret(node: Make) -> None:
 
 def test_another_content(node: Make) -> None:
     """What does not have the head's digest is thrown away, and can be had elsewhere."""
-    wrong, right, child = node().holds(DATA[:-1] + b"?"), node().holds(), node()
+    wrong, right, child = node().holds(DATA[:-1] + bytes([DATA[-1] ^ 1])), node().holds(), node()
     child.fetches(wrong)
     until(lambda: child.told, wrong, child)
     assert child.told == ["what has come does not have the head's digest"]

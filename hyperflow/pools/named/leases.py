@@ -108,6 +108,10 @@ class Stream:
         self._writer.transport.abort()
 
     async def close(self) -> None:
+        """End the connection, after what was written. Who has closed it first waits for that."""
+        if self._writer.is_closing():
+            # A second one would wait for the future of the first, and be cancelled if that was.
+            return
         self._writer.close()
         with suppress(OSError):  # the other end was quicker
             await self._writer.wait_closed()
