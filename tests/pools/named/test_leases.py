@@ -1,3 +1,5 @@
+"""Tests of the connection between a program and the manager of a named pool."""
+
 import asyncio
 import contextlib
 from pathlib import Path
