@@ -288,9 +288,7 @@ class Allocations:
         async def told() -> None:
             try:
                 await work
-            except (HyperflowError, OSError) as error:
-                self._tell(f"cannot {what}", error)
-            except Exception as error:  # noqa: BLE001 (a mistake of ours: the pool goes on)
+            except Exception as error:  # noqa: BLE001 (also a mistake of ours: the pool goes on)
                 self._tell(f"cannot {what}", error)
             self.wake()
 
