@@ -95,6 +95,9 @@ from hyperflow.shipping.storing import put as put
 from hyperflow.slurm.script import SbatchOptions as SbatchOptions
 from hyperflow.speculation import Speculation as Speculation
 from hyperflow.speculation import speculate as speculate
+from hyperflow.staging.file import File as File
+from hyperflow.staging.output import Output as Output
+from hyperflow.staging.scratch import scratch as scratch
 from hyperflow.standalone import Executor as Executor
 from hyperflow.streaming import RemoteStream as RemoteStream
 from hyperflow.streaming import remote_stream as remote_stream

@@ -39,7 +39,7 @@ from hyperflow.master.shared import Timeouts
 from hyperflow.master.view import ClusterStatistics, stands
 from hyperflow.offers import Offers
 from hyperflow.options import FailurePolicy, JobOptions, Options
-from hyperflow.pieces import Pieces
+from hyperflow.pieces import Pieces, Receiver
 from hyperflow.program import ProgramInfo
 from hyperflow.progress import display
 from hyperflow.progress.tally import Counted, Snapshot, courses
@@ -149,6 +149,7 @@ class ClusterEvaluator:
     locks: LockManager = attrs.field(factory=LockManager)
     streams: Streams = attrs.field(factory=Streams)
     maps: set[Counted] = attrs.field(factory=set[Counted])
+    receivers: dict[str, Receiver] = attrs.field(factory=dict[str, Receiver])
 
     def statistics(self) -> ClusterStatistics:
         """Count the jobs by state."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hyperflow.guesses import Guess
-    from hyperflow.pieces import Pieces
+    from hyperflow.pieces import Pieces, Receiver
     from hyperflow.program import ProgramInfo
     from hyperflow.progress.tally import Counted, FunctionStatistics
 
@@ -148,6 +148,11 @@ class Evaluator(Protocol):
     @property
     def maps(self) -> set[Counted]:
         """The maps that run, which put themselves in here."""
+        ...
+
+    @property
+    def receivers(self) -> dict[str, Receiver]:
+        """Who takes what evaluations post (`worker.post`), by name."""
         ...
 
     def statistics(self) -> Any: ...  # a Statistics; in a Cluster computation its own record

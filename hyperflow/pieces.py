@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 SMALL = 1 << 20
 """Bytes; that a larger piece was read is told at once."""
@@ -13,6 +13,18 @@ SMALL = 1 << 20
 TOLD_TOGETHER = 8
 """So many small ones that were read are told of together; the generator may be ahead by twice as many, and by more than
 they take (worker/producing.py)."""
+
+
+Receiver: TypeAlias = "Callable[[Any], asyncio.Future[Any] | None]"
+"""Takes what an evaluation posts; where it returns a future, the evaluation may post more when that is done."""
+
+
+class Post(NamedTuple):
+    """Something that an evaluation which is no stream says before its end, to whom it concerns."""
+
+    to: str  # the name of a receiver
+    serial: int  # as its worker counts them
+    content: Any
 
 
 class Pieces:

@@ -36,6 +36,8 @@ COMMANDS = {
     "reporting": ("report",),
     "gc": ("gc",),
     "variables": ("var",),
+    "array": ("array",),
+    "tasks": ("tasks", "output", "wait"),
 }
 """The modules of this room that have an `add_to`, and the commands that each one adds."""
 

@@ -154,6 +154,7 @@ class Engine:
         self._evaluations: dict[TaskNumber, Evaluation] = {}
         self.post_mortems = PostMortems(self.fleet.write)
         self.pieces = PieceTable(self.fleet, self._evaluations)
+        self.receivers = self.pieces.receivers
         self._broadcast = Broadcast(self.fleet.links, settings.node_to_node != "off")
         self.fleet.on_peers = self._broadcast.on_message
         self._orders = Orders(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import logging
 import pickle
 from collections.abc import Mapping
 
 from hyperflow.errors import SerializationError, StreamBroken
 from hyperflow.head.evaluation import Evaluation
 from hyperflow.head.fleet import Fleet
-from hyperflow.pieces import Pieces
+from hyperflow.pieces import Pieces, Post, Receiver
 from hyperflow.saying import in_words
 from hyperflow.scheduling.state import Worker
 from hyperflow.wire import frames
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.numbers import TaskNumber
+
+logger = logging.getLogger("hyperflow")
 
 
 class PieceTable:
@@ -24,6 +27,8 @@ class PieceTable:
         self._fleet = fleet
         self._evaluations = evaluations
         self._open: dict[TaskNumber, Pieces] = {}
+        self.receivers: dict[str, Receiver] = {}
+        """Who takes posts, by name."""
 
     def opened(self, evaluation: Evaluation, pieces: Pieces) -> None:
         """An evaluation produces pieces."""
@@ -42,6 +47,9 @@ class PieceTable:
         for number, _, _, payload, buffers in frames.results(body):
             found = self._fleet.links[worker.node].found(worker.number, buffers) if buffers else []
             pieces, evaluation = self._open.get(number), self._evaluations.get(number)
+            if pieces is None and self.receivers:
+                self._on_post(worker, number, payload, found)
+                continue
             if pieces is None or evaluation is None:
                 continue  # nobody reads it any more
             size = len(payload) + sum(map(len, found))
@@ -55,6 +63,20 @@ class PieceTable:
                 continue
             pieces.more = functools.partial(self._tell, worker, number)
             pieces.arrived(value, size)
+
+    def _on_post(self, worker: Worker, number: TaskNumber, payload: memoryview, found: list[memoryview]) -> None:
+        """An evaluation that is no stream says something; what nobody takes is dropped."""
+        try:
+            post = pickle.loads(payload, buffers=found)
+        except BaseException as error:  # noqa: BLE001 (as below)
+            logger.warning("%s has posted something that cannot be unpickled: %s", worker.name, in_words(error))
+            return
+        receiver = self.receivers.get(post.to) if type(post) is Post else None
+        taken = receiver(post.content) if receiver is not None else None
+        if taken is None:
+            self._tell(worker, number, post.serial)
+        else:
+            taken.add_done_callback(lambda _: self._tell(worker, number, post.serial))
 
     def _tell(self, worker: Worker, number: TaskNumber, read: int) -> None:
         if worker.node in self._fleet.links:

@@ -53,7 +53,7 @@ from hyperflow.locking.keys import shown as shown_key
 from hyperflow.locking.manager import LockManager
 from hyperflow.offers import Offers
 from hyperflow.options import Options
-from hyperflow.pieces import Pieces
+from hyperflow.pieces import Pieces, Receiver
 from hyperflow.program import ProgramInfo
 from hyperflow.progress.tally import Counted, Tally
 from hyperflow.request import Capacity
@@ -243,6 +243,7 @@ class InlineEvaluator:
         self._counts: Counter[str] = Counter()
         self._tally = Tally()
         self.maps: set[Counted] = self._tally.maps
+        self.receivers: dict[str, Receiver] = {}
 
     def statistics(self) -> Statistics:
         counts, pool = self._counts, self.scheduler.pool
@@ -296,6 +297,7 @@ class InlineEvaluator:
         context.run(plots.inline_place.set, self._log_dir)
         if pieces is not None:
             context.run(producing.inline_outlet.set, InlineOutlet(pieces, self._ship))
+        context.run(producing.inline_receivers.set, self.receivers)
         context.run(manager.inside.set, manager.inside.get())
         submitted = InlineCall((fn, args, kwargs), options.seed, stream or (), packed, options.guess)
         self.streams.submitted(submitted)

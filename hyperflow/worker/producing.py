@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from hyperflow.errors import MisuseError, SerializationError
+from hyperflow.pieces import Post, Receiver
 from hyperflow.saying import kind_name
 from hyperflow.shipping import diagnose
 from hyperflow.wire import frames
@@ -57,6 +58,9 @@ class Outlet(Protocol):
 
 inline_outlet: ContextVar[Outlet | None] = ContextVar("hyperflow_inline_outlet", default=None)
 """Where the pieces of a function in the inline environment go."""
+
+inline_receivers: ContextVar[dict[str, Receiver] | None] = ContextVar("hyperflow_inline_receivers", default=None)
+"""Who takes what such a function posts."""
 
 
 def pickled(value: Any, buffers: list[memoryview]) -> bytes:
@@ -103,6 +107,13 @@ class Producer:
         self._unread.append(size)
         if 2 * len(self._unread) >= WINDOW:
             self._client.poll()
+
+    def post(self, to: str, content: Any) -> None:
+        """Send something to a receiver of the head's; block until it may be followed by more."""
+        if self._client.task != self._task:
+            self.begin()
+        self.put(Post(to, self._read + len(self._unread) + 1, content))
+        self.wait()
 
     def wait(self) -> None:
         while not self._has_room:

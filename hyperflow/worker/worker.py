@@ -53,7 +53,7 @@ from hyperflow.worker.lock_client import LockClient
 from hyperflow.worker.log import LONGEST_NAME, Log, MarkedOutput
 from hyperflow.worker.measure import NO_FUNCTION, WORTH, Measure, Sums
 from hyperflow.worker.outcomes import dumps, dumps_result, raised, text, unsendable
-from hyperflow.worker.producing import Outlet, Producer, inline_outlet
+from hyperflow.worker.producing import Outlet, Producer, inline_outlet, inline_receivers
 from hyperflow.worker.quick import PAUSE, QUICK, Rare
 from hyperflow.worker.settling import settle
 from hyperflow.worker.stream import Stream
@@ -141,6 +141,14 @@ def lock_client() -> LockClient | None:
 def outlet() -> Outlet | None:
     """Return where the pieces of a generator go that runs here; None where nothing takes them."""
     return inline_outlet.get() or (None if _worker is None else _worker.producer)
+
+
+def post(to: str, content: Any) -> None:
+    """Say something to a receiver of the head's before the evaluation ends; block while too much is unread."""
+    if _worker is not None:
+        _worker.producer.post(to, content)
+    elif (receivers := inline_receivers.get()) is not None and to in receivers:
+        receivers[to](content)
 
 
 def deadlines() -> Deadlines | None:

@@ -1,0 +1,1 @@
+"""The Job that runs the tasks of an array."""

@@ -1,0 +1,1 @@
+"""Where outputs come home: whole, or not at all."""
