@@ -20,6 +20,10 @@
     ├── NodeLost                       a node went away, and nothing is left to run the evaluation on
     ├── AllocationEnding               the allocation ends soon: the evaluation was not run, or not to its end
     ├── CommandFailed                  an external program ended with a status that was not accepted
+    ├── FileUnavailable                a File cannot be had where it is wanted; says why
+    │   ├── FileMissing (FileNotFoundError)  ... there is no such file, or nothing that fits a pattern
+    │   ├── FileChanged                ... it is not what it was when the program first used it; both states
+    │   └── ScratchFull (OSError)      ... there is no room for it on the node
     ├── Deadlock                       acquiring a lock would have closed a cycle of waiters
     ├── DatabaseError                  the results database cannot be used, or holds something unreadable
     ├── JobFailed                      a job of a Cluster ended without a result (its exceptions arrive as themselves)
@@ -43,6 +47,7 @@ formats its text in `__str__`: attrs hands the fields on.
 
 from __future__ import annotations
 
+import errno
 import signal
 
 import attrs
@@ -359,6 +364,24 @@ class Deadlock(HyperflowError):
             f"{self.wanted}; that would deadlock:{lines}\n"
             "Take all locks that belong together at once: hyperflow.with_locks([...])"
         )
+
+
+class FileUnavailable(HyperflowError):
+    """A File cannot be had where it is wanted: it cannot be read, copied, or fetched."""
+
+
+class FileMissing(FileUnavailable, FileNotFoundError):
+    """There is no such file, or nothing that fits the pattern."""
+
+
+class FileChanged(FileUnavailable):
+    """A file is not what it was when the program first used it; the message tells both states."""
+
+
+class ScratchFull(FileUnavailable, OSError):
+    """There is no room on the node's scratch disk, or in the cache there; the message says what to type."""
+
+    errno = errno.ENOSPC  # pyright: ignore
 
 
 class DatabaseError(HyperflowError):
