@@ -60,6 +60,7 @@ from hyperflow.errors import NodeLost as NodeLost
 from hyperflow.errors import NotInFlow as NotInFlow
 from hyperflow.errors import NothingToReduce as NothingToReduce
 from hyperflow.errors import OutOfMemory as OutOfMemory
+from hyperflow.errors import OutputFailed as OutputFailed
 from hyperflow.errors import RemoteError as RemoteError
 from hyperflow.errors import RunInUse as RunInUse
 from hyperflow.errors import ScratchFull as ScratchFull
