@@ -22,6 +22,9 @@
     ├── CommandFailed                  an external program ended with a status that was not accepted
     ├── OutputFailed                   a file that a command was to make did not come home
     ├── ScratchFull                    a node's scratch directory has no room; another node is tried first
+    ├── FileUnavailable                a File cannot be had where it is wanted; says why
+    │   ├── FileMissing (FileNotFoundError)  ... there is no such file, or nothing that fits the pattern
+    │   └── FileChanged                ... it is not what it was when the program first used it; both states
     ├── Deadlock                       acquiring a lock would have closed a cycle of waiters
     ├── DatabaseError                  the results database cannot be used, or holds something unreadable
     ├── JobFailed                      a job of a Cluster ended without a result (its exceptions arrive as themselves)
@@ -412,6 +415,18 @@ class Deadlock(HyperflowError):
             f"{self.wanted}; that would deadlock:{lines}\n"
             "Take all locks that belong together at once: hyperflow.with_locks([...])"
         )
+
+
+class FileUnavailable(HyperflowError):
+    """A File cannot be had where it is wanted: it cannot be read, copied, or fetched."""
+
+
+class FileMissing(FileUnavailable, FileNotFoundError):
+    """There is no such file, or nothing that fits the pattern."""
+
+
+class FileChanged(FileUnavailable):
+    """A file is not what it was when the program first used it; the message tells both states."""
 
 
 class DatabaseError(HyperflowError):

@@ -39,7 +39,7 @@ from hyperflow.launcher.peers import Peers
 from hyperflow.launcher.post_mortems import PostMortems
 from hyperflow.launcher.teams import HANDLED, Teams
 from hyperflow.launcher.zygote import Zygote
-from hyperflow.wire import findings, frames, machine, messages, processes, survivors
+from hyperflow.wire import findings, frames, machine, messages, processes, scratch, survivors
 from hyperflow.wire.answer_ring import PAGES
 from hyperflow.wire.frames import Kind
 from hyperflow.wire.messages import (
@@ -378,6 +378,7 @@ class Launcher:
         self.setup = setup
         self.alarm = 0.0
         wrong = self.zygote.prepare(setup)
+        scratch.make(setup.scratch, setup.program_id, setup.node, setup.cache)
         survivors.tell_job(self.watched)
         if wrong:
             self.head.send(frames.frame(Kind.FAILED, body=wrong.encode()))
@@ -451,6 +452,7 @@ class Launcher:
             self.alarm = 0.0
             return
         if pid == 0:
+            scratch.worker = number
             self.become_worker(theirs, ours, page, order)
         del mark
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
