@@ -52,7 +52,7 @@ class Wanted:
     on_failure: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Plan:
     """A command as it runs in its sandbox: its words, what is there before, what is taken from there.
 
@@ -69,6 +69,9 @@ class Plan:
     def at_home(self) -> list[Wanted]:
         """Return the outputs that come home."""
         return [wanted for wanted in self.outputs if wanted.keep == "home"]
+
+    def __repr__(self) -> str:
+        return repr(list(self.words))
 
 
 class Planner:
@@ -102,16 +105,24 @@ class Planner:
             for name, given in inputs.items():
                 checked = inside(name, "inputs")
                 self._claim(checked, f"inputs={{{name!r}: ...}}")
-                self.inputs[checked] = self._file(given)
+                self.inputs[checked] = self.file(given)
             return
         for given in inputs:
             text = "" if isinstance(given, File) else os.fspath(given)
             if text and _is_inside(text) and not is_url(text):
                 name = os.path.normpath(text)
                 self._claim(name, f"inputs=[{text!r}]")
-                self.inputs[name] = self._file(given)
+                self.inputs[name] = self.file(given)
             else:
-                self.input(self._file(given))
+                self.input(self.file(given))
+
+    def file(self, given: Given) -> File:
+        """Return what a path or URL means."""
+        if isinstance(given, File):
+            return given
+        text = os.fspath(given)
+        _no_nul(text, "inputs")
+        return File(text if is_url(text) else os.path.join(self.base, text))
 
     def input(self, file: File) -> str:
         """Return what a file is called in the sandbox: the last part of its name, in a numbered directory if need be."""
@@ -174,13 +185,6 @@ class Planner:
         if wanted.kind != "files":
             self._claim(wanted.name, f"output {wanted.asked!r}")
         self.outputs[wanted.asked] = wanted
-
-    def _file(self, given: Given) -> File:
-        if isinstance(given, File):
-            return given
-        text = os.fspath(given)
-        _no_nul(text, "inputs")
-        return File(text if is_url(text) else os.path.join(self.base, text))
 
     def _free(self, name: str) -> str:
         found, number = name, 1
