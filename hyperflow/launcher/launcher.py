@@ -379,7 +379,7 @@ class Launcher:
         self.alarm = 0.0
         wrong = self.zygote.prepare(setup)
         scratch.make(setup.scratch, setup.program_id, setup.node, setup.cache)
-        survivors.tell_job(self.watched)
+        survivors.tell(self.watched)
         if wrong:
             self.head.send(frames.frame(Kind.FAILED, body=wrong.encode()))
             return
@@ -601,6 +601,8 @@ class Launcher:
         """Nothing is left of a worker: tell the head."""
         del self.workers[process.number], self.timed[process.number]
         self.held.pop(process.number, None)
+        if scratch.discard(process.number):
+            os.kill(os.getppid(), signal.SIGCHLD)  # the keeper looks into the trash
         if process.gpus:
             self.let_go_on(process)
         status, reason = process.status if process.status is not None else 70, process.reason
@@ -640,6 +642,7 @@ def main() -> NoReturn:
     os.dup2(2, 1)
     os.close(null)
     watched = survivors.watch()
+    scratch.share()
     processes.adopt_orphans()
     parent = os.getpid()
     pid = os.fork()
@@ -657,5 +660,6 @@ def main() -> NoReturn:
         traceback.print_exc()
         processes.end_descendants()
         code = 70
+    scratch.remove_own()
     survivors.dismiss(watched)
     os._exit(code)
