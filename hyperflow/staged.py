@@ -103,7 +103,7 @@ async def carry_out(plan: Plan, submit: Callable[[Plan, Ticket], Job[tuple[R, st
     with `Sandbox.run`. Raises what that raises; OutputFailed; ConfigurationError for a place that cannot be written.
     """
     env = environment.current()
-    if env.options.nodes is not None and env.options.nodes > 1:
+    if env.options.nodes > 1:
         raise several_nodes(env.options.nodes)
     landings = Landings.of(env)
     landing = landings.open(plan)

@@ -240,7 +240,10 @@ def check(wanted: Wanted) -> None:
 def _precious(place: str) -> str:
     if os.path.ismount(place):
         return "that is a mounted file system"
-    for what, path in (("the program runs in it", os.getcwd()), ("your home directory is in it", os.path.expanduser("~"))):
+    for what, path in (
+        ("the program runs in it", os.getcwd()),
+        ("your home directory is in it", os.path.expanduser("~")),
+    ):
         if os.path.realpath(path).startswith(os.path.realpath(place).rstrip("/") + "/") or os.path.realpath(
             path
         ) == os.path.realpath(place):

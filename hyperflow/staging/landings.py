@@ -20,7 +20,7 @@ from hyperflow.database.ownership import Owner
 from hyperflow.environment import Environment
 from hyperflow.errors import ConfigurationError
 from hyperflow.program import ProgramInfo
-from hyperflow.saying import short
+from hyperflow.saying import short_repr
 from hyperflow.staging import leftovers
 from hyperflow.staging.landing import Landing, as_post
 from hyperflow.staging.naming import Plan, Wanted
@@ -62,8 +62,8 @@ class Landings:
         for wanted in places:
             if (other := self._in_the_way(wanted.place)) is not None:
                 raise ConfigurationError(
-                    f"output {wanted.asked!r} of command {short(list(plan.words))} comes to {wanted.place}, and an output "
-                    f"of command {short(list(other))}, which is under way, does so, too: one would replace the other. "
+                    f"output {wanted.asked!r} of command {short_repr(list(plan.words), 200)} comes to {wanted.place}, and an output "
+                    f"of command {short_repr(list(other), 200)}, which is under way, does so, too: one would replace the other. "
                     "Name another place, or await one before the other"
                 )
         for wanted in places:

@@ -20,7 +20,9 @@ from hyperflow.staging import exchange
 NOTES = "landings"
 """The file in a run's directory that names the directories where its outputs came, a line each."""
 
-_PART = re.compile(r"(\.(?P<name>.+)\.(?P<run>\d{8}-\d{6}-[^.]+)-[0-9a-f]{10,14}\.part)(?P<rest>\.[0-9a-f]{12}(\.old)?)?")
+_PART = re.compile(
+    r"(\.(?P<name>.+)\.(?P<run>\d{8}-\d{6}-[^.]+)-[0-9a-f]{10,14}\.part)(?P<rest>\.[0-9a-f]{12}(\.old)?)?"
+)
 
 
 def visit(directory: str, program: ProgramInfo) -> None:

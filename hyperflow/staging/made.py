@@ -68,7 +68,9 @@ class Made:
         if wanted.kind == "file":
             return [self._file("", real, wanted.name)]
         if not os.path.isdir(real):
-            raise Unfit(f"it is {what_is(real)}, and not a directory; for a file, write it without the slash at its end")
+            raise Unfit(
+                f"it is {what_is(real)}, and not a directory; for a file, write it without the slash at its end"
+            )
         return list(self._tree(real, wanted.name))
 
     def _matches(self, wanted: Wanted) -> list[Found]:

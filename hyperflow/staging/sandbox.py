@@ -154,6 +154,7 @@ class Sandbox:
         except OSError as error:
             if error.errno in FULL:
                 place = str(self.home.parent)
-                raise ScratchFull(worker_info().node, place, f"{what} did not fit", free_at(self.home.parent)) from error
+                raise ScratchFull(
+                    worker_info().node, place, f"{what} did not fit", free_at(self.home.parent)
+                ) from error
             raise
-
