@@ -21,9 +21,10 @@
     ├── AllocationEnding               the allocation ends soon: the evaluation was not run, or not to its end
     ├── CommandFailed                  an external program ended with a status that was not accepted
     ├── OutputFailed                   a file that a command was to make did not come home
-    ├── FileUnavailable                a File cannot be had where it is wanted; says why
-    │   └── FileLost                   ... it was kept on a node that has gone
     ├── ScratchFull                    a node's scratch directory has no room; another node is tried first
+    ├── FileUnavailable                a File cannot be had where it is wanted; says why
+    │   ├── FileMissing (FileNotFoundError)  ... there is no such file, or nothing that fits the pattern
+    │   └── FileChanged                ... it is not what it was when the program first used it; both states
     ├── Deadlock                       acquiring a lock would have closed a cycle of waiters
     ├── DatabaseError                  the results database cannot be used, or holds something unreadable
     ├── JobFailed                      a job of a Cluster ended without a result (its exceptions arrive as themselves)
@@ -369,31 +370,6 @@ class OutputFailed(HyperflowError):
         return text + (f"\nits output is in {self.log_file}" if self.log_file else "")
 
 
-class FileUnavailable(HyperflowError):
-    """A File cannot be had where it is wanted: it cannot be read, copied, or fetched."""
-
-
-@attrs.define(slots=False, repr=False)
-class FileLost(FileUnavailable):
-    """A file that was kept on the node where it was made (`keep="node"`) is not there any more.
-
-    Args:
-        file: Which file.
-        node: The node that had it.
-        why: What has happened to it.
-    """
-
-    file: str
-    node: str
-    why: str
-
-    def __str__(self) -> str:
-        return (
-            f"{self.file} was kept on {self.node}, and cannot be had from there any more: {self.why}. Make it again, "
-            'or have it come home when it is made: hf.Output(..., keep="home")'
-        )
-
-
 @attrs.define(slots=False, repr=False)
 class ScratchFull(HyperflowError):
     """A node's scratch directory has no room for what an evaluation needs there.
@@ -438,6 +414,39 @@ class Deadlock(HyperflowError):
         return (
             f"{self.wanted}; that would deadlock:{lines}\n"
             "Take all locks that belong together at once: hyperflow.with_locks([...])"
+        )
+
+
+class FileUnavailable(HyperflowError):
+    """A File cannot be had where it is wanted: it cannot be read, copied, or fetched."""
+
+
+class FileMissing(FileUnavailable, FileNotFoundError):
+    """There is no such file, or nothing that fits the pattern."""
+
+
+class FileChanged(FileUnavailable):
+    """A file is not what it was when the program first used it; the message tells both states."""
+
+
+@attrs.define(slots=False, repr=False)
+class FileLost(FileUnavailable):
+    """A file that was kept on the node where it was made (`keep="node"`) is not there any more.
+
+    Args:
+        file: Which file.
+        node: The node that had it.
+        why: What has happened to it.
+    """
+
+    file: str
+    node: str
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file} was kept on {self.node}, and cannot be had from there any more: {self.why}. Make it again, "
+            'or have it come home when it is made: hf.Output(..., keep="home")'
         )
 
 
