@@ -24,7 +24,8 @@
     ├── ScratchFull                    a node's scratch directory has no room; another node is tried first
     ├── FileUnavailable                a File cannot be had where it is wanted; says why
     │   ├── FileMissing (FileNotFoundError)  ... there is no such file, or nothing that fits the pattern
-    │   └── FileChanged                ... it is not what it was when the program first used it; both states
+    │   ├── FileChanged                ... it is not what it was when the program first used it; both states
+    │   └── FileLost                   ... it was kept on a node that has gone
     ├── Deadlock                       acquiring a lock would have closed a cycle of waiters
     ├── DatabaseError                  the results database cannot be used, or holds something unreadable
     ├── JobFailed                      a job of a Cluster ended without a result (its exceptions arrive as themselves)
