@@ -21,6 +21,7 @@ from typing import IO, Any
 import attrs
 
 from hyperflow.errors import CommandFailed, ConfigurationError, MisuseError
+from hyperflow.staging.file import File
 from hyperflow.wire import processes
 from hyperflow.wire.machine import THREAD_VARIABLES
 from hyperflow.worker.worker import WorkerInfo, log_line, worker_info
@@ -48,6 +49,8 @@ class CommandResult:
         user: Seconds of CPU time in the program and its children; `system`: in the kernel for them.
         peak_memory: Bytes of resident memory of the largest of them; an upper bound, because Linux counts in the peak
             of the worker that started it (at least 25 MB).
+        files: Its outputs, where it was given some (`remote_command`): by what each was called there; of a pattern, each
+            file by its own name.
     """
 
     argv: tuple[str, ...]
@@ -58,6 +61,7 @@ class CommandResult:
     user: float
     system: float
     peak_memory: int
+    files: Mapping[str, File] = attrs.field(factory=dict[str, File])
 
 
 async def run_command(
@@ -118,9 +122,9 @@ async def run(
         log_line("$ " + " ".join(words))
         began = time.monotonic()
         try:
-            pid = _start(words, (source, out, err), cwd, variables)
+            pid = start(words, (source, out, err), cwd, variables)
         except OSError as error:
-            error.add_note(f"(run_command({words!r}) on {info.node}{_sought(words[0], error, cwd, variables)})")
+            error.add_note(f"(run_command({words!r}) on {info.node}{sought(words[0], error, cwd, variables)})")
             raise
         if capture:
             stack.enter_context(_kept(words[0], [file for file in (out, err) if not isinstance(file, int)]))
@@ -226,7 +230,7 @@ def words_of(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
     return words
 
 
-def _sought(program: str, error: OSError, cwd: str | os.PathLike[str] | None, variables: Mapping[bytes, bytes]) -> str:
+def sought(program: str, error: OSError, cwd: str | os.PathLike[str] | None, variables: Mapping[bytes, bytes]) -> str:
     """Return where a program that could not be started was sought; what the error says itself is not repeated."""
     where = os.fspath(cwd) if cwd is not None else os.getcwd()
     said = f", in {where}" if str(error.filename) != where else ", which was to be its directory"
@@ -270,7 +274,7 @@ def environment_of(info: WorkerInfo, env: Mapping[str, str] | None, threads: int
     return built | {os.fsencode(name): os.fsencode(value) for name, value in more.items()}
 
 
-def _start(
+def start(
     words: list[str],
     streams: tuple[IO[bytes] | int, IO[bytes] | int, IO[bytes] | int],
     cwd: str | os.PathLike[str] | None,
